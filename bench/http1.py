@@ -1,0 +1,45 @@
+"""POST /pub on a kept-alive connection, one request at a time."""
+
+from __future__ import annotations
+
+import re
+
+from bench.link import Link, LoadError
+
+__all__ = ["HttpLink", "pub_request"]
+
+_content_length = re.compile(rb"(?i)\r\ncontent-length: *(\d+) *\r\n")
+
+
+def pub_request(topic: str, body: bytes) -> bytes:
+    head = f"POST /pub?topic={topic} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class HttpLink(Link):
+    """Counts replies that say 200 and OK. Equal ones (same second in the Date) are only compared."""
+
+    _last_good = b""
+
+    def count_replies(self, data: bytes) -> int:
+        if data == self._last_good and not self.rest:
+            return 1
+        data = self.rest + data
+        head_end = data.find(b"\r\n\r\n")
+        if head_end < 0:
+            self.rest = data
+            return 0
+        if not data.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 200\r\n")):
+            raise LoadError(f"the server answered {data[:300]!r}")
+        length = _content_length.search(data, 0, head_end + 2)
+        if not length:
+            raise LoadError(f"no Content-Length in {data[:300]!r}")
+        end = head_end + 4 + int(length[1])
+        if len(data) < end:
+            self.rest = data
+            return 0
+        if data[head_end + 4 :] != b"OK":
+            raise LoadError(f"the server answered {data[head_end + 4 :][:100]!r}")
+        self.rest = b""
+        self._last_good = data
+        return 1

@@ -1,0 +1,85 @@
+"""One measurement: how many messages in how long, and what it cost the server and the load generator.
+
+The load generator reads the server's counters itself, at both ends of the timed part, so that connecting,
+filling queues and checking afterwards are in neither figure.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from bench.procfs import cpu_seconds, machine_cpu_seconds, rss_bytes
+
+__all__ = ["Measurement", "Meter"]
+
+
+@attrs.frozen
+class Measurement:
+    """What one run of one row gave."""
+
+    messages: int
+    seconds: float
+    server_cpu_seconds: float
+    load_cpu_seconds: float
+    rss_bytes: int
+    """Resident memory of the server at the end of the timed part."""
+    machine_cpu_seconds: float = 0.0
+    """CPU of everything on the machine in the timed part."""
+    extra: dict[str, float] = attrs.field(factory=dict)
+    """Figures of this row alone; the unit is the last part of the name, as in `p50_ms`."""
+
+    @property
+    def rate(self) -> float:
+        """Messages a second."""
+        return self.messages / self.seconds if self.seconds else 0.0
+
+    @property
+    def cpu_us(self) -> float:
+        """Server CPU for each message, in microseconds."""
+        return self.server_cpu_seconds * 1e6 / self.messages if self.messages else 0.0
+
+    @property
+    def load_share(self) -> float:
+        """CPU of the load generator as a part of one core: near 1.0 it is the load that was measured."""
+        return self.load_cpu_seconds / self.seconds if self.seconds else 0.0
+
+    @property
+    def others_share(self) -> float:
+        """CPU that neither the server nor the load generator used, as a part of one core."""
+        others = self.machine_cpu_seconds - self.server_cpu_seconds - self.load_cpu_seconds
+        return max(0.0, others / self.seconds) if self.seconds else 0.0
+
+    def to_json(self) -> str:
+        return json.dumps(attrs.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Measurement:
+        """Raises ValueError, TypeError for anything but what `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        return cls(**fields)
+
+
+@attrs.define
+class Meter:
+    """A stop watch that also reads the CPU of the server (all of `pids`) and of this process."""
+
+    pids: Sequence[int]
+    _started: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+    def start(self) -> None:
+        self._started = self._now()
+
+    def stop(self, messages: int, extra: dict[str, float] | None = None) -> Measurement:
+        """Close the timed part, in which `messages` were done."""
+        seconds, server, load, machine = (
+            now - then for now, then in zip(self._now(), self._started, strict=True)
+        )
+        return Measurement(messages, seconds, server, load, rss_bytes(self.pids), machine, extra or {})
+
+    def _now(self) -> tuple[float, float, float, float]:
+        return time.perf_counter(), cpu_seconds(self.pids), time.process_time(), machine_cpu_seconds()

@@ -1,0 +1,246 @@
+"""Brokers under test: how each is started, how it is known to be ready, and how it is ended.
+
+A broker is a command with placeholders: `{port}`, `{http_port}`, `{data_path}`, `{flags}`. One that reports
+where it listens, as nsqd does, is given port 0 and read; any other gets free ports and is ready when it
+accepts a connection. Each start has a data path of its own, made anew on the disk of `data_root` and
+removed afterwards. A broker runs in a process group of its own, and only that group is ever signalled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import attrs
+
+from bench.procfs import group_members
+
+__all__ = ["Broker", "Server", "ServerError", "beanstalkd", "nsqd", "peer"]
+
+START_SECONDS = 20
+STOP_SECONDS = 10
+KEPT_LOG_LINES = 200
+PROJECT = Path(__file__).resolve().parent.parent
+
+_listening = re.compile(r"\b(TCP|HTTP): listening on .*:(\d+)\s*$")
+
+
+class ServerError(Exception):
+    """The broker did not start, or ended while it was needed; the text ends with its last log lines."""
+
+
+@attrs.frozen
+class Broker:
+    """A kind of server that rows can be run against."""
+
+    name: str
+    command: str
+    """With placeholders; run by a shell when `shell` is set."""
+    protocol: str = "nsq"
+    """`nsq` or `beanstalk`: which load fits it."""
+    shell: bool = False
+    reports_ports: bool = False
+    """True: ready when its log says where it listens (both ports). False: when `port` accepts."""
+    disk_flags: str = ""
+    """Put in place of `{flags}` to have every answer wait for the disk; empty if there is no such level."""
+    version: str = ""
+    missing: str = ""
+    """Why it cannot be run here; its rows are then skipped with this text."""
+    default_level: str = ""
+    """What it promises of the disk without `disk_flags`, if the name in the table has to say so."""
+
+    def label(self, *, to_disk: bool = False) -> str:
+        """Its name in the table, with how safe its answers are."""
+        return f"{self.name} {self.disk_flags if to_disk else self.default_level}".strip()
+
+    @property
+    def has_http(self) -> bool:
+        return self.protocol == "nsq" and (self.reports_ports or "{http_port}" in self.command)
+
+
+def nsqd(python: str) -> Broker:
+    """This project's broker, run by that interpreter."""
+    interpreter = shlex.quote(python)
+    command = (
+        f"{interpreter} -m nsqd --tcp-address=127.0.0.1:0 --http-address=127.0.0.1:0"
+        " --data-path={data_path} {flags}"
+    )
+    version = _first_line([python, "-m", "nsqd", "--version"])
+    return Broker("nsqd", command, reports_ports=True, disk_flags="--durability=disk", version=version)
+
+
+def peer(name: str, command: str) -> Broker:
+    """Anything that speaks NSQ V2, started by a shell command."""
+    disk_flags = "--durability=disk" if "{flags}" in command else ""
+    return Broker(name, command, shell=True, disk_flags=disk_flags, version=command)
+
+
+def beanstalkd() -> Broker:
+    """Debian's beanstalkd with its binlog on and its fsync as it is by default, at most every 50 ms."""
+    missing = "" if shutil.which("beanstalkd") else "beanstalkd is not installed (apt-get install beanstalkd)"
+    return Broker(
+        "beanstalkd -b",
+        "beanstalkd -l 127.0.0.1 -p {port} -b {data_path} {flags}",
+        protocol="beanstalk",
+        disk_flags="-f0",
+        version="" if missing else _first_line(["beanstalkd", "-v"]),
+        missing=missing,
+        default_level="(-f50, its default)",
+    )
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown version"
+    return (done.stdout.splitlines() or ["unknown version"])[0]
+
+
+class Server:
+    """One running broker; a context manager that starts and ends it.
+
+    Inside: `port`, `http_port` (0 if it has none), `pids`, `start_seconds` (from exec until it listens).
+    """
+
+    def __init__(self, broker: Broker, data_root: Path, *, to_disk: bool = False) -> None:
+        self.broker = broker
+        self.port = self.http_port = 0
+        self.pids: list[int] = []
+        self.start_seconds = 0.0
+        self._data_root = data_root
+        self._to_disk = to_disk
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready_at = 0.0
+        self._lines: deque[str] = deque(maxlen=KEPT_LOG_LINES)
+        self._ready = threading.Event()
+
+    def __enter__(self) -> Server:
+        """Raises ServerError when it is not listening within `START_SECONDS`."""
+        self._data_path = Path(tempfile.mkdtemp(prefix="data-", dir=self._data_root))
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def check(self) -> None:
+        """Raises ServerError if it has ended."""
+        code = self._process.poll() if self._process else None
+        if code is not None:
+            raise ServerError(f"{self.broker.name} ended with code {code}{self._log_tail()}")
+
+    def _start(self) -> None:
+        if not self.broker.reports_ports:
+            self.port, self.http_port = _free_port(), _free_port() if self.broker.has_http else 0
+        command = self._command()
+        started = time.perf_counter()
+        process = self._process = subprocess.Popen(
+            ["/bin/sh", "-c", command] if self.broker.shell else shlex.split(command),
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        self._reader = threading.Thread(target=self._read_log, args=(process.stdout,), daemon=True)
+        self._reader.start()
+        self._wait_until_ready(started)
+        self.pids = group_members(process.pid)
+
+    def _command(self) -> str:
+        values = {
+            "{port}": str(self.port),
+            "{http_port}": str(self.http_port),
+            "{data_path}": shlex.quote(str(self._data_path)),
+            "{flags}": self.broker.disk_flags if self._to_disk else "",
+        }
+        command = self.broker.command
+        for placeholder, value in values.items():
+            command = command.replace(placeholder, value)
+        return command
+
+    def _wait_until_ready(self, started: float) -> None:
+        deadline = started + START_SECONDS
+        while time.perf_counter() < deadline:
+            if self._ready.wait(0.001) if self.broker.reports_ports else _accepts(self.port):
+                self.start_seconds = (
+                    self._ready_at if self.broker.reports_ports else time.perf_counter()
+                ) - started
+                return
+            self.check()
+        raise ServerError(f"{self.broker.name} does not listen after {START_SECONDS} s{self._log_tail()}")
+
+    def _read_log(self, pipe: IO[bytes]) -> None:
+        """Runs in a thread until the broker closes its end: keeps the last lines, learns the ports."""
+        for raw in pipe:
+            line = raw.decode(errors="replace").rstrip()
+            self._lines.append(line)
+            found = _listening.search(line) if self.broker.reports_ports else None
+            if found and found[1] == "TCP":
+                self.port = int(found[2])
+            elif found:
+                self.http_port = int(found[2])
+            if found and self.port and self.http_port:
+                self._ready_at = time.perf_counter()
+                self._ready.set()
+
+    def _log_tail(self) -> str:
+        return "".join(f"\n    {line}" for line in list(self._lines)[-15:])
+
+    def _end(self) -> None:
+        """SIGTERM, and SIGKILL for what is left of the group; then the data goes."""
+        process = self._process
+        if process is not None:
+            _signal_group(process, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+            self._reader.join(STOP_SECONDS)
+            if process.stdout:
+                process.stdout.close()
+        shutil.rmtree(self._data_path, ignore_errors=True)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal the group; that none of it is left is fine."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        time.sleep(0.001)
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,250 @@
+"""The broker: all topics, one clock, and the rhythm of a round.
+
+A *round* is what the daemon does between two looks at the network:
+
+    advance(now, wall)    the clock of everything that happens in the round
+    ... any calls ...     publish, finish, requeue, subscribe, create, delete
+    commit()              one append for each topic that has something to write
+    pump()                messages go to the outboxes of those who have room
+
+Nothing here waits, and nothing knows of sockets. What may have to wait for a disk is a `Job` in `store.jobs`; when one
+has ended, the daemon goes through `advance`, the job's `done`, `commit` and `pump` as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+from nsqkit.wire.names import is_ephemeral
+
+from nsqd.broker.channel import Channel
+from nsqd.broker.errors import NotFound, Refused
+from nsqd.broker.reading import ReadAheadBudget
+from nsqd.broker.timers import Timers
+from nsqd.broker.topic import EphemeralTopic, LogTopic, Topic
+from nsqd.broker.window import WindowBudget
+from nsqd.log.store import Store
+from nsqd.log.topic_log import Damage
+
+__all__ = ["Broker", "BrokerOptions", "Listener"]
+
+log = logging.getLogger("nsqd.broker")
+
+HOUSEKEEPING_EVERY = 1.0  # seconds
+
+
+@attrs.frozen(kw_only=True)
+class BrokerOptions:
+    """Times in seconds, sizes in messages or bytes; the defaults are nsqd's flags."""
+
+    mem_queue_size: int = 10_000
+    mem_queue_bytes: int = 64 << 20
+    msg_timeout: float = 60.0
+    max_msg_timeout: float = 900.0
+    max_req_timeout: float = 3600.0
+    max_channel_consumers: int = 0
+    sync_on_commit: bool = False  # level `disk`
+    sync_every: int = 2500
+    sync_timeout: float = 2.0
+
+
+class Listener:
+    """Who wants to know what comes and goes (the connections to the registries). Does nothing by itself."""
+
+    def topic_created(self, topic: Topic) -> None: ...
+    def topic_deleted(self, topic: Topic) -> None: ...
+    def channel_created(self, topic: Topic, channel: Channel) -> None: ...
+    def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
+
+
+class Broker:
+    """Topics by name. Not thread-safe: everything is called from one thread."""
+
+    def __init__(self, store: Store, options: BrokerOptions, now: float, wall_ns: int) -> None:
+        self.store = store
+        self.options = options
+        self.now, self.wall_ns = now, wall_ns
+        self.max_msg_timeout = options.max_msg_timeout
+        self.max_delay = options.max_req_timeout
+        self.max_channel_consumers = options.max_channel_consumers
+        self.mem_queue_size = options.mem_queue_size
+        self.mem_queue_bytes = options.mem_queue_bytes
+        self.window_budget = WindowBudget(options.mem_queue_bytes)
+        self.read_ahead = ReadAheadBudget(options.mem_queue_bytes)
+        self.timers = Timers()
+        self.topics: dict[str, Topic] = {}
+        self.listener = Listener()
+        self.lookup_first: Callable[[Topic], bool] = lambda _: False  # True: a new topic waits for `start`
+        self.failures: list[Topic] = []  # topics whose commit failed in this round
+        self.snapshots: deque[LogTopic] = deque()  # whose snapshot has slices to write
+        self._to_commit: dict[Topic, None] = {}
+        self._to_pump: dict[Channel, None] = {}
+        self._last_sync = now
+        self._last_written = 0
+        self.alarm_at = float("inf")
+        for name, recovered in store.topics(wall_ns):
+            self.topics[name] = LogTopic.restore(self, name, recovered, wall_ns)
+        self.timers.set(self, now + HOUSEKEEPING_EVERY)
+
+    # --- topics
+
+    def topic(self, name: str) -> Topic:
+        """The topic of this (valid) name, made when it is not there. `Refused` when the disk says no."""
+        topic = self.topics.get(name)
+        if topic is None:
+            topic = self.topics[name] = self._make_topic(name)
+            topic.started = not self.lookup_first(topic)
+            self.listener.topic_created(topic)
+        return topic
+
+    def _make_topic(self, name: str) -> Topic:
+        if is_ephemeral(name):
+            return EphemeralTopic(self, name)
+        self.refuse_when_full()
+        try:
+            return LogTopic(self, name, self.store.create_topic(name, self.wall_ns))
+        except OSError as error:
+            self.note_write_error(name, error)
+            raise Refused(error.strerror or str(error)) from error
+
+    def existing(self, name: str) -> Topic:
+        """`NotFound` when there is no such topic."""
+        try:
+            return self.topics[name]
+        except KeyError:
+            raise NotFound(name) from None
+
+    def delete_topic(self, name: str) -> None:
+        """`NotFound`; `Refused` when the disk says no."""
+        topic = self.existing(name)
+        topic.commit()
+        if isinstance(topic, LogTopic):
+            try:
+                self.store.delete_topic(topic.log)
+            except OSError as error:
+                raise Refused(error.strerror or str(error)) from error
+            topic.window.close()
+        del self.topics[name]
+        self._to_commit.pop(topic, None)
+        for channel in list(topic.channels.values()):
+            channel.disconnect_all()
+            channel.close()
+        self.listener.topic_deleted(topic)
+
+    def channel_created(self, topic: Topic, channel: Channel) -> None:
+        self.listener.channel_created(topic, channel)
+
+    def channel_deleted(self, topic: Topic, channel: Channel) -> None:
+        self.listener.channel_deleted(topic, channel)
+        if is_ephemeral(topic.name) and not topic.channels:
+            self.delete_topic(topic.name)
+
+    # --- a round
+
+    def advance(self, now: float, wall_ns: int) -> None:
+        """A round begins."""
+        self.now, self.wall_ns = now, wall_ns
+
+    def commit_soon(self, topic: Topic) -> None:
+        self._to_commit[topic] = None
+
+    def pump_soon(self, channel: Channel) -> None:
+        self._to_pump[channel] = None
+
+    def commit(self) -> None:
+        """Write what the round has gathered. Topics whose append failed are in `failures`, see `Topic.failed`."""
+        while self._to_commit:
+            self._to_commit.popitem()[0].commit()
+        if self.options.sync_on_commit:
+            self.store.syncer.want(self.store.syncer.written)
+
+    def end_of_failures(self) -> None:
+        """Everybody concerned has looked at `failures`."""
+        for topic in self.failures:
+            topic.failed.clear()
+        self.failures.clear()
+
+    def pump(self) -> bool:
+        """Hand out messages. True when there is more to hand out at once."""
+        to_pump, self._to_pump = self._to_pump, {}
+        for channel in to_pump:
+            channel.pump()
+        return bool(self._to_pump)
+
+    @property
+    def sync_ticket(self) -> int:
+        """What `synced` must reach for everything that was committed so far to be on the disk; 0 at level `os`."""
+        return self.store.syncer.written if self.options.sync_on_commit else 0
+
+    @property
+    def synced(self) -> int:
+        return self.store.syncer.synced
+
+    # --- time
+
+    def fire_timers(self) -> None:
+        self.timers.fire(self.now)
+
+    def alarm(self, now: float) -> None:
+        """Once a second."""
+        self.timers.set(self, now + HOUSEKEEPING_EVERY)
+        was_full = self.store.full
+        self.store.check_space()
+        if was_full and not self.store.full:
+            log.info("disk: there is room again, publishing goes on")
+        for topic in self.topics.values():
+            if isinstance(topic, LogTopic):
+                topic.keep_house()
+        self._sync_by_time(now)
+
+    def _sync_by_time(self, now: float) -> None:
+        """Level `os`: sync behind everybody's back, by time and by the number of appends."""
+        syncer = self.store.syncer
+        due = now - self._last_sync >= self.options.sync_timeout
+        if syncer.written > syncer.synced and due:
+            self._last_sync = now
+            syncer.want(syncer.written)
+
+    def step_snapshots(self) -> bool:
+        """Write one slice of one snapshot. True when there are more to write."""
+        if self.snapshots and self.snapshots[0].step_snapshot():
+            self.snapshots.popleft()
+        return bool(self.snapshots)
+
+    # --- trouble
+
+    def refuse_when_full(self) -> None:
+        """`Refused` while nothing may be published or created."""
+        if self.store.full is not None:
+            raise Refused(self.store.full)
+
+    def note_write_error(self, topic_name: str, error: OSError) -> None:
+        self.store.failed(error)
+        log.error("TOPIC(%s): failed to write - %s", topic_name, error)
+
+    def note_read_error(self, topic_name: str, error: OSError) -> None:
+        log.error("TOPIC(%s): failed to read - %s; tried again in a second", topic_name, error)
+
+    def note_damage(self, topic_name: str, damage: Damage) -> None:
+        log.error(
+            "TOPIC(%s): %s is damaged at byte %d (%s): %d bytes set aside, messages %d to %d are lost",
+            topic_name,
+            damage.path,
+            damage.offset,
+            damage.reason,
+            damage.size,
+            damage.first,
+            damage.end - 1,
+        )
+
+    # --- the end
+
+    def close(self) -> None:
+        """An orderly stop: everything is written and synced. `OSError` when the disk refuses."""
+        for topic in self.topics.values():
+            if isinstance(topic, LogTopic):
+                topic.close()
+        self.store.close()

@@ -1,0 +1,343 @@
+"""What every channel does, wherever its messages come from: share them out, wait for answers, take them back.
+
+A message of a channel is in exactly one place:
+
+    fresh      not handed out yet; the subclass knows where it is (behind a cursor, or in a queue)
+    in flight  with one subscription
+    requeued   to be handed out again, at once
+    deferred   to be handed out when its time has come
+    settled    finished, or dropped: gone
+
+Sharing. Subscriptions with room stand in a queue. The pump takes the first, gives it its share of what is ready (at
+most `TURN_BYTES`), and puts it back at the end. Requeued messages and fresh ones are taken in turn, so that neither
+waits for all of the other.
+
+A connection that ends gives its messages back: those that the socket never took, without counting the attempt; the
+others at once the first time a message loses its connection. From the second time on a message waits for its time-out,
+so that a consumer that crashes on a message does not burn its attempts in seconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
+
+from nsqd.broker.subscription import InFlight, Subscription
+
+if TYPE_CHECKING:
+    from nsqd.broker.broker import Broker
+    from nsqd.broker.timers import Timers
+
+__all__ = ["Channel", "Entry"]
+
+TURN_BYTES = 64 * 1024
+PUMP_BYTES = 1024 * 1024
+
+Entry = tuple[int, int, bytes | None]
+"""A requeued message: number, attempts so far, and the frame where no log has it."""
+
+
+class Channel:
+    """Base of `LogChannel` and `EphemeralChannel`: they say where fresh messages and bodies come from."""
+
+    def __init__(self, broker: Broker, topic_name: str, name: str) -> None:
+        self.broker = broker
+        self.timers: Timers = broker.timers
+        self.topic_name = topic_name
+        self.name = name
+        self.paused = False
+        self.subscriptions: dict[Subscription, None] = {}
+        self.departed: dict[Subscription, None] = {}
+        self.requeued: deque[Entry] = deque()
+        self.deferred: dict[int, tuple[int, float, bytes | None]] = {}  # number -> attempts, due, frame
+        self._due: list[tuple[float, int]] = []
+        self._hungry: deque[Subscription] = deque()
+        self._lost_once: set[int] = set()
+        self._requeued_turn = False
+        self.alarm_at = math.inf
+        self.message_count = 0  # entered from the topic
+        self.requeue_count = 0  # successful REQs
+        self.timeout_count = 0
+        self.finish_count = 0
+        self.dropped_count = 0  # by emptying, by sampling out, by an ephemeral queue that was full
+        self.damaged_count = 0  # lost by the disk
+        self.delivery_count = 0
+
+    # --- what a subclass says
+
+    @property
+    def fresh(self) -> int:
+        """How many messages were never handed out."""
+        raise NotImplementedError
+
+    @property
+    def backend_depth(self) -> int:
+        """How many of the ready messages are only on disk."""
+        raise NotImplementedError
+
+    def _take_fresh(self, limit: int) -> tuple[int, list[bytes]] | None:
+        """Up to `limit` fresh messages in a row, as (first number, frames). None: none can be had now."""
+        raise NotImplementedError
+
+    def _body(self, entry: Entry) -> bytes | None:
+        """The frame of a requeued message; None while it is being read."""
+        raise NotImplementedError
+
+    def _settled(self, numbers: list[int]) -> None:
+        """These are gone for good. May sort the list."""
+        raise NotImplementedError
+
+    def _parked(self, number: int, attempts: int, delay: float) -> None:
+        """This one waits for another delivery, in `delay` seconds."""
+        raise NotImplementedError
+
+    def _keep_frames(self) -> bool:
+        """Whether what is in flight must keep its frame, as no log has it."""
+        raise NotImplementedError
+
+    # --- numbers for people
+
+    @property
+    def now(self) -> float:
+        return self.broker.now
+
+    @property
+    def depth(self) -> int:
+        """Messages that are ready: neither in flight nor deferred."""
+        return self.fresh + len(self.requeued)
+
+    @property
+    def in_flight_count(self) -> int:
+        return sum(len(s.in_flight) for s in self.subscriptions) + sum(
+            len(s.in_flight) for s in self.departed
+        )
+
+    def in_flight_entries(self) -> Iterator[InFlight]:
+        for subscription in (*self.subscriptions, *self.departed):
+            yield from list(subscription.in_flight.values())
+
+    def has_in_flight(self, message_id: bytes) -> bool:
+        return any(message_id in s.in_flight for s in self.subscriptions) or any(
+            message_id in s.in_flight for s in self.departed
+        )
+
+    # --- sharing out
+
+    def feed(self, subscription: Subscription) -> None:
+        """A subscription may have room now: it takes part in the next pump."""
+        if not subscription.hungry and subscription.room > 0:
+            subscription.hungry = True
+            self._hungry.append(subscription)
+        if subscription.hungry:
+            self.broker.pump_soon(self)
+
+    def pump(self) -> None:
+        """Hand out what is ready to those who have room; `PUMP_BYTES` at the most, then others have their turn."""
+        hungry, budget = self._hungry, PUMP_BYTES
+        while hungry and not self.paused:
+            ready = self.depth
+            if ready <= 0:
+                return
+            if budget <= 0:
+                self.broker.pump_soon(self)
+                return
+            share = max(1, ready // len(hungry))
+            subscription = hungry.popleft()
+            room = subscription.room
+            if room > 0:
+                before = subscription.outbox.size
+                if not self._serve(subscription, min(room, share)):
+                    hungry.appendleft(subscription)  # bodies are being read; the pump is called again then
+                    return
+                budget -= subscription.outbox.size - before + 1
+                if subscription.room > 0:
+                    hungry.append(subscription)
+                    continue
+            subscription.hungry = False
+
+    def _serve(self, subscription: Subscription, limit: int) -> bool:
+        """One turn of one subscription. False when nothing could be had."""
+        self._requeued_turn = not self._requeued_turn
+        if self._requeued_turn and self.requeued and self._serve_requeued(subscription, limit):
+            return True
+        if self._serve_fresh(subscription, limit):
+            return True
+        return bool(self.requeued) and self._serve_requeued(subscription, limit)
+
+    def _serve_fresh(self, subscription: Subscription, limit: int) -> bool:
+        taken = self._take_fresh(limit)
+        if taken is None:
+            return False
+        first, frames = taken
+        if subscription.sample:
+            self._deliver_sampled(subscription, [(first + at, 1, frame) for at, frame in enumerate(frames)])
+            return True
+        now, count = self.broker.now, len(frames)
+        deadline = now + subscription.timeout
+        # All in C: this line and the two in `put` are what a delivery costs.
+        subscription.in_flight.update(
+            zip(
+                [frame[ID] for frame in frames],
+                zip(
+                    range(first, first + count),
+                    repeat(1),
+                    repeat(deadline),
+                    repeat(now + self.broker.max_msg_timeout),
+                    frames if self._keep_frames() else repeat(None),
+                ),
+            )
+        )
+        self._sent(subscription, frames, count, deadline)
+        return True
+
+    def _serve_requeued(self, subscription: Subscription, limit: int) -> bool:
+        entries: list[tuple[int, int, bytes]] = []
+        size, requeued = 0, self.requeued
+        while requeued and len(entries) < limit and size < TURN_BYTES:
+            entry = requeued[0]
+            frame = entry[2] or self._body(entry)
+            if frame is None:
+                break
+            if requeued and requeued[0] is entry:
+                requeued.popleft()
+            entries.append((entry[0], min(entry[1] + 1, MAX_ATTEMPTS), frame))
+            size += len(frame)
+        if entries:
+            self._deliver_sampled(subscription, entries)
+        return bool(entries)
+
+    def _deliver_sampled(self, subscription: Subscription, entries: Iterable[tuple[int, int, bytes]]) -> None:
+        """The way of single messages: other attempts than one, or a client that samples."""
+        now = self.broker.now
+        deadline, limit = now + subscription.timeout, now + self.broker.max_msg_timeout
+        frames, dropped, keep = [], [], self._keep_frames()
+        for number, attempts, frame in entries:
+            if subscription.sampled_out():
+                dropped.append(number)
+                continue
+            out = frame if attempts == 1 else with_attempts(frame, attempts)
+            subscription.in_flight[frame[ID]] = (number, attempts, deadline, limit, out if keep else None)
+            frames.append(out)
+        if dropped:
+            self.dropped_count += len(dropped)
+            self._settled(dropped)
+        if frames:
+            self._sent(subscription, frames, len(frames), deadline)
+
+    def _sent(self, subscription: Subscription, frames: list[bytes], count: int, deadline: float) -> None:
+        subscription.message_count += count
+        self.delivery_count += count
+        if deadline < subscription.alarm_at:
+            self.timers.set(subscription, deadline)
+        subscription.outbox.put(frames, sum(map(len, frames)))
+
+    # --- answers
+
+    def finished(self, numbers: list[int]) -> None:
+        """A client finished these. May sort the list."""
+        self.finish_count += len(numbers)
+        if self._lost_once:
+            self._lost_once.difference_update(numbers)
+        self._settled(numbers)
+
+    def put_back(self, entry: InFlight, delay: float) -> None:
+        """A delivery that came to nothing: it is handed out again, in `delay` seconds."""
+        number, attempts, _, _, frame = entry
+        self._parked(number, attempts, delay)
+        if delay > 0:
+            self.defer(number, attempts, self.now + delay, frame)
+        else:
+            self.requeued.append((number, attempts, frame))
+            self.broker.pump_soon(self)
+
+    def timed_out(self, entry: InFlight) -> None:
+        self.timeout_count += 1
+        self.put_back(entry, 0)
+
+    # --- time
+
+    def defer(self, number: int, attempts: int, due: float, frame: bytes | None) -> None:
+        """Not before `due`."""
+        self.deferred[number] = (attempts, due, frame)
+        heapq.heappush(self._due, (due, number))
+        if due < self.alarm_at:
+            self.timers.set(self, due)
+
+    def alarm(self, now: float) -> None:
+        """Hand over what has become due."""
+        due, deferred = self._due, self.deferred
+        while due and due[0][0] <= now:
+            when, number = heapq.heappop(due)
+            entry = deferred.get(number)
+            if entry is not None and entry[1] == when:
+                del deferred[number]
+                self.requeued.append((number, entry[0], entry[2]))
+        if due:
+            self.timers.set(self, due[0][0])
+        self.broker.pump_soon(self)
+
+    # --- coming and going
+
+    def join(self, subscription: Subscription) -> None:
+        self.subscriptions[subscription] = None
+
+    def leave(self, subscription: Subscription, unsent: set[bytes]) -> None:
+        """A connection has ended. `unsent`: ids of messages that the socket never took."""
+        if self.subscriptions.pop(subscription, 0) == 0:
+            return  # the channel went first
+        subscription.gone = True
+        back: list[Entry] = []
+        keep: dict[bytes, InFlight] = {}
+        for message_id, entry in subscription.in_flight.items():
+            number, attempts, _, _, frame = entry
+            if message_id in unsent:
+                back.append((number, attempts - 1, frame))
+            elif number in self._lost_once:
+                keep[message_id] = entry
+            else:
+                self._lost_once.add(number)
+                self.timed_out(entry)
+        subscription.in_flight = keep
+        self.requeued.extendleft(reversed(back))
+        if keep:
+            self.departed[subscription] = None
+        if back:
+            self.broker.pump_soon(self)
+
+    def forget(self, subscription: Subscription) -> None:
+        """A departed subscription has nothing in flight any more."""
+        self.departed.pop(subscription, None)
+
+    def _clear(self) -> int:
+        """Drop what is in flight, requeued and deferred; returns how many that were."""
+        count = len(self.requeued) + len(self.deferred)
+        for subscription in (*self.subscriptions, *self.departed):
+            count += len(subscription.in_flight)
+            subscription.in_flight.clear()
+        self.departed.clear()
+        self.requeued.clear()
+        self.deferred.clear()
+        self._due.clear()
+        self._lost_once.clear()
+        for subscription in self.subscriptions:
+            self.feed(subscription)
+        return count
+
+    def close(self) -> None:
+        """The channel is gone: nothing of it is wanted any more."""
+
+    def disconnect_all(self) -> None:
+        """The channel is gone: so are its clients."""
+        for subscription in list(self.subscriptions):
+            subscription.gone = True
+            subscription.in_flight.clear()
+            subscription.outbox.client.disconnect()
+        self.subscriptions.clear()
+        self.departed.clear()
+        self._hungry.clear()

@@ -1,0 +1,132 @@
+"""Channels that live in memory only: `#ephemeral` ones, and every channel of an ephemeral topic.
+
+A queue of at most `mem-queue-size` messages and a share of `mem-queue-bytes`; what comes when it is full is dropped,
+and counted. Nothing of it is in any record, and it keeps no segment from being deleted. The one exception is the
+backlog of a topic on disk whose first channel is ephemeral: those messages stand in the queue by number, and their
+bodies are read when they are due; as long as one is missing, its segment stays.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from nsqd.broker.channel import TURN_BYTES, Channel, Entry
+from nsqd.broker.reading import Reader
+
+if TYPE_CHECKING:
+    from nsqd.broker.broker import Broker
+    from nsqd.broker.topic import LogTopic
+
+__all__ = ["EphemeralChannel"]
+
+
+class EphemeralChannel(Channel):
+    """`backlog`: the topic on disk whose backlog it may get; None on an ephemeral topic, which has no log."""
+
+    def __init__(self, broker: Broker, topic_name: str, name: str, backlog: LogTopic | None) -> None:
+        super().__init__(broker, topic_name, name)
+        self._reader = Reader(backlog, lambda: broker.pump_soon(self)) if backlog else None
+        self._queue: deque[tuple[int, bytes | None]] = deque()
+        self._bytes = 0  # of the frames that the channel holds, in flight and deferred ones too
+        self._sizes: dict[int, int] = {}
+        self.auto_delete = False  # from the first client on
+
+    @property
+    def fresh(self) -> int:
+        return len(self._queue)
+
+    @property
+    def backend_depth(self) -> int:
+        return 0
+
+    @property
+    def pinned(self) -> int | None:
+        """The lowest number whose body is still to be read from the log."""
+        return self._queue[0][0] if self._queue and self._queue[0][1] is None else None
+
+    def enqueue(self, first: int, frames: list[bytes]) -> None:
+        """Messages entered from the topic."""
+        self.message_count += len(frames)
+        room = max(0, self.broker.mem_queue_size - len(self._queue))
+        taken = 0
+        for number, frame in enumerate(frames[:room], first):
+            if not self._hold(number, frame):
+                break
+            self._queue.append((number, frame))
+            taken += 1
+        self.dropped_count += len(frames) - taken
+        self.broker.pump_soon(self)
+
+    def enqueue_backlog(self, numbers: list[int], dropped: int) -> None:
+        """The topic's backlog: these are read when their turn comes, `dropped` more found no room."""
+        self.message_count += len(numbers) + dropped
+        self.dropped_count += dropped
+        self._queue.extend((number, None) for number in numbers)
+        self.broker.pump_soon(self)
+
+    def enqueue_deferred(self, number: int, frame: bytes | None, due: float) -> None:
+        self.message_count += 1
+        if frame is None or not self._hold(number, frame):
+            self.dropped_count += 1
+            return
+        self.defer(number, 0, due, frame)
+
+    def _hold(self, number: int, frame: bytes) -> bool:
+        if self._bytes + len(frame) > self.broker.mem_queue_bytes:
+            return False
+        self._bytes += len(frame)
+        self._sizes[number] = len(frame)
+        return True
+
+    def _take_fresh(self, limit: int) -> tuple[int, list[bytes]] | None:
+        queue = self._queue
+        if not queue:
+            return None
+        first, size = queue[0][0], 0
+        frames: list[bytes] = []
+        while queue and len(frames) < limit and size < TURN_BYTES:
+            number, frame = queue[0]
+            if number != first + len(frames):
+                break
+            if frame is None and (frame := self._read(number)) is None:
+                break
+            queue.popleft()
+            frames.append(frame)
+            size += len(frame)
+        return (first, frames) if frames else None
+
+    def _read(self, number: int) -> bytes | None:
+        assert self._reader is not None
+        frame = self._reader.get(number)
+        if frame is None and self._reader.is_lost(number):
+            self._queue.popleft()
+            self.damaged_count += 1
+            self.broker.pump_soon(self)
+        elif frame is not None:
+            self._bytes += len(frame)
+            self._sizes[number] = len(frame)
+        return frame
+
+    def _body(self, entry: Entry) -> bytes | None:
+        raise AssertionError("an ephemeral channel keeps its frames")
+
+    def _keep_frames(self) -> bool:
+        return True
+
+    def _settled(self, numbers: list[int]) -> None:
+        pop = self._sizes.pop
+        self._bytes -= sum([pop(number, 0) for number in numbers])
+
+    def _parked(self, number: int, attempts: int, delay: float) -> None:
+        pass  # nothing of it is kept
+
+    def empty(self) -> None:
+        self.dropped_count += self._clear() + len(self._queue)
+        self._queue.clear()
+        self._sizes.clear()
+        self._bytes = 0
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()

@@ -1,0 +1,177 @@
+"""Bodies that are not in memory: a channel's reads of its topic's log.
+
+The core cannot wait. A read is first tried in place, without waiting for the disk (most of what is asked for is in the
+page cache); only when the system says that it would block does it become a job, and the channel is pumped again when
+it is done. A channel has at most one read under way, and reads ahead up to 1 MiB; all channels together hold a bounded
+number of bytes, and whoever read longest ago loses what it holds (it can be read again).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from nsqd.log.jobs import Job
+from nsqd.log.ranges import RangeSet
+from nsqd.log.topic_log import Piece, ReadPlan, Run
+
+if TYPE_CHECKING:
+    from nsqd.broker.topic import LogTopic
+
+__all__ = ["ReadAheadBudget", "Reader"]
+
+FIRST_READ = 64 * 1024
+LARGEST_READ = 1024 * 1024
+FETCH_READ = 256 * 1024
+RETRY_AFTER = 1.0  # seconds, after an error of the disk
+
+
+class ReadAheadBudget:
+    """Bytes that all readers may hold together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used = 0
+        self._held: OrderedDict[Reader, int] = OrderedDict()
+
+    def holds(self, reader: Reader, size: int) -> None:
+        """A reader now holds `size` bytes."""
+        self.used += size - self._held.pop(reader, 0)
+        if size:
+            self._held[reader] = size
+        while self.used > self.max_bytes and len(self._held) > 1:
+            oldest = next(iter(self._held))
+            oldest.drop()
+
+
+class Reader:
+    """One channel's reads. `wake` is called when a read that was under way has ended."""
+
+    def __init__(self, topic: LogTopic, wake: Callable[[], None]) -> None:
+        self._topic = topic
+        self._wake = wake
+        self._budget = topic.broker.read_ahead
+        self._runs: deque[Run] = deque()  # in a row, for the cursor
+        self._fetched: dict[int, bytes] = {}  # one by one, for what is requeued
+        self._lost = RangeSet()
+        self._size = FIRST_READ
+        self._busy = False
+        self._life = 0  # results of a read that began in an earlier one are thrown away
+        self.alarm_at = math.inf
+
+    # --- for the cursor
+
+    def take(self, number: int, limit: int) -> list[bytes] | None:
+        """Up to `limit` messages in a row from `number` on; None while they are being read."""
+        frames = self._held(number, limit)
+        if frames is None and self._request(number, self._size, None):
+            self._size = min(2 * self._size, LARGEST_READ)
+            frames = self._held(number, limit)
+        return frames
+
+    def _held(self, number: int, limit: int) -> list[bytes] | None:
+        runs = self._runs
+        while runs and runs[0].first + len(runs[0].frames) <= number:
+            runs.popleft()
+        if not runs or runs[0].first > number:
+            if not runs:
+                self._account()
+            return None
+        at = number - runs[0].first
+        return runs[0].frames[at : at + limit]
+
+    # --- for what is requeued
+
+    def get(self, number: int, others: Iterable[int] = ()) -> bytes | None:
+        """One message; None while it is being read, or when it is lost. `others` are wanted soon."""
+        frame = self._fetched.pop(number, None)
+        if frame is None and number not in self._lost:
+            wanted = {number, *others}
+            if self._request(number, FETCH_READ, wanted):
+                frame = self._fetched.pop(number, None)
+        return frame
+
+    def is_lost(self, number: int) -> bool:
+        """Whether the log cannot give this message any more."""
+        return number in self._lost
+
+    # --- reading
+
+    def _request(self, number: int, size: int, wanted: set[int] | None) -> bool:
+        """Read from `number` on. True when it is done, False when it is under way."""
+        if self._busy or self.alarm_at < math.inf:
+            return False
+        plan = self._topic.log.plan(number, size)
+        try:
+            piece = plan.run(wait=False)
+        except OSError as error:
+            self._failed(error)
+            return False
+        if piece is None:
+            self._start(plan, wanted)
+            return False
+        self._accept(plan, piece, wanted)
+        return True
+
+    def _start(self, plan: ReadPlan, wanted: set[int] | None) -> None:
+        self._busy = True
+        life = self._life
+
+        def done(piece: Piece | None) -> None:
+            if life == self._life:
+                self._busy = False
+                assert piece is not None
+                self._accept(plan, piece, wanted)
+                self._wake()
+
+        def failed(error: OSError) -> None:
+            if life == self._life:
+                self._busy = False
+                self._failed(error)
+
+        self._topic.broker.store.jobs.append(Job("read", plan.run, done, failed))
+
+    def _accept(self, plan: ReadPlan, piece: Piece, wanted: set[int] | None) -> None:
+        self._topic.accept_piece(piece)
+        first = piece.runs[0].first if piece.runs else piece.next
+        if first > plan.number:  # damaged, or never written at all
+            self._lost.add(plan.number, first)
+            self._topic.lose(plan.number, first, damaged=True)
+        if wanted is None:
+            self._runs = deque(piece.runs)
+        else:
+            self._fetched = {
+                number: frame
+                for run in piece.runs
+                for number, frame in enumerate(run.frames, run.first)
+                if number in wanted
+            }
+        self._account()
+
+    def _failed(self, error: OSError) -> None:
+        """The disk refuses: that is no damage, so try again later."""
+        self._topic.broker.note_read_error(self._topic.name, error)
+        self._topic.broker.timers.set(self, self._topic.broker.now + RETRY_AFTER)
+
+    def alarm(self, now: float) -> None:
+        self._wake()
+
+    def _account(self) -> None:
+        size = sum(sum(map(len, run.frames)) for run in self._runs) + sum(map(len, self._fetched.values()))
+        self._budget.holds(self, size)
+
+    def drop(self) -> None:
+        """Let go of what is held in memory."""
+        self._runs.clear()
+        self._fetched.clear()
+        self._size = FIRST_READ
+        self._budget.holds(self, 0)
+
+    def close(self) -> None:
+        """What is under way means nothing any more."""
+        self._life += 1
+        self._busy = False
+        self._lost = RangeSet()
+        self.drop()

@@ -1,0 +1,96 @@
+"""The newest messages of a topic in memory: a window on the end of its log.
+
+Dropping a message from the window costs nothing, for the log has it; so it is bounded by simply dropping the oldest:
+`max_messages` for each topic, and a number of bytes for all topics together.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+__all__ = ["Window", "WindowBudget"]
+
+
+class WindowBudget:
+    """Bytes that all windows may hold together. When they would hold more, the ones longest without news shrink first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used = 0
+        self._by_age: OrderedDict[Window, None] = OrderedDict()
+
+    def grew(self, window: Window, size: int) -> None:
+        self.used += size
+        self._by_age[window] = None
+        self._by_age.move_to_end(window)
+        while self.used > self.max_bytes and self._by_age:
+            oldest = next(iter(self._by_age))
+            oldest.drop_bytes(self.used - self.max_bytes)
+            if not oldest.frames:
+                self._by_age.pop(oldest, None)
+
+    def shrank(self, size: int) -> None:
+        self.used -= size
+
+    def forget(self, window: Window) -> None:
+        self._by_age.pop(window, None)
+
+
+class Window:
+    """Frames with the numbers `[base, base + len(frames))`, which is always up to the log's end."""
+
+    __slots__ = ("_budget", "_max_messages", "_slack", "base", "frames", "size")
+
+    def __init__(self, base: int, max_messages: int, budget: WindowBudget) -> None:
+        self.base = base
+        self.frames: list[bytes] = []
+        self.size = 0  # bytes
+        self._max_messages = max_messages
+        self._slack = max_messages // 8  # dropping one at a time would move the whole list each time
+        self._budget = budget
+
+    def extend(self, frames: list[bytes], size: int) -> None:
+        """The log grew by these; `size` is their bytes."""
+        self.frames += frames
+        self.size += size
+        over = len(self.frames) - self._max_messages
+        if over > self._slack or not self._max_messages:
+            self._drop(over)
+        self._budget.grew(self, size)
+
+    def reset(self, base: int) -> None:
+        """The log's end jumped (an append was given up): begin anew there."""
+        self._drop(len(self.frames))
+        self.base = base
+
+    def close(self) -> None:
+        """Its topic is gone."""
+        self._drop(len(self.frames))
+        self._budget.forget(self)
+
+    def get(self, number: int) -> bytes | None:
+        return self.frames[number - self.base] if number >= self.base else None
+
+    def slice(self, number: int, count: int) -> list[bytes]:
+        """Up to `count` frames from `number` on, which must be in the window."""
+        at = number - self.base
+        return self.frames[at : at + count]
+
+    def drop_bytes(self, size: int) -> None:
+        """Drop the oldest until at least `size` bytes are gone, or nothing is left."""
+        count = 0
+        for frame in self.frames:
+            if size <= 0:
+                break
+            size -= len(frame)
+            count += 1
+        self._drop(count)
+
+    def _drop(self, count: int) -> None:
+        if count <= 0:
+            return
+        size = sum(map(len, self.frames[:count]))
+        del self.frames[:count]
+        self.base += count
+        self.size -= size
+        self._budget.shrank(size)

@@ -1,0 +1,87 @@
+"""Message ids that never repeat, whatever happens to the daemon.
+
+An id is 64 bits: 10 of the node and 54 of one counter for the whole daemon. A block of the counter is reserved ahead,
+in a small file that is synced before the first id of the block is used; every start begins behind the last block. So a
+kill or a power loss can only skip numbers. The very first start takes the clock (microseconds since 1970), which is
+far ahead of what an earlier life of a wiped data path can have used.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+
+from nsqd.log.jobs import Job, JobQueue
+from nsqd.log.storage import Storage
+
+__all__ = ["IdSource"]
+
+BLOCK = 1 << 24  # ids
+NODE_SHIFT = 54
+_PATH = "nsqd.ids"
+_CONTENT = re.compile(rb"nsqd ids 1 ([0-9]{1,17})\n")
+
+
+class IdSource:
+    """Hands out ids. `next` is the next one, node bits included; see `take`."""
+
+    def __init__(self, storage: Storage, jobs: JobQueue, node_id: int, wall_ns: int) -> None:
+        assert 0 <= node_id < 1024
+        self._storage, self._jobs = storage, jobs
+        self._base = node_id << NODE_SHIFT
+        self.notes: list[str] = []
+        start = self._reserved() or wall_ns // 1000
+        self.next = self._base + start
+        self._limit = self.next
+        self._renewing = False
+        self._written = start
+        self._lock = threading.Lock()
+        self._reserve(self._limit + BLOCK)
+
+    def take(self, count: int) -> int:
+        """The first of `count` ids in a row. `OSError` when more would have to be reserved and the disk refuses."""
+        first = self.next
+        if first + count > self._limit:
+            self._reserve(first + count + BLOCK)
+        elif first + count > self._limit - BLOCK // 2 and not self._renewing:
+            self._renew()
+        self.next = first + count
+        return first
+
+    def _reserved(self) -> int | None:
+        """The counter that an earlier life reserved up to."""
+        if _PATH not in self._storage.files():
+            return None
+        file = self._storage.open(_PATH)
+        data = file.read(0, 100)
+        file.close()
+        if match := _CONTENT.fullmatch(data):
+            return int(match[1])
+        self.notes.append(f"{_PATH} cannot be read; ids go on from the clock")
+        return None
+
+    def _reserve(self, limit: int) -> None:
+        self._write(limit)
+        self._limit = limit
+
+    def _write(self, limit: int) -> None:
+        """Any thread. The lock keeps a slow writer from putting a lower limit over a higher one."""
+        counter = limit - self._base
+        with self._lock:
+            if counter > self._written:
+                self._storage.replace(_PATH, b"nsqd ids 1 %d\n" % counter)
+                self._written = counter
+
+    def _renew(self) -> None:
+        """Reserve the next block before it is needed, without anybody waiting for it."""
+        limit = self._limit + BLOCK
+        self._renewing = True
+
+        def done(_: object) -> None:
+            self._renewing = False
+            self._limit = max(self._limit, limit)
+
+        def failed(_: OSError) -> None:
+            self._renewing = False  # asked again with the next id
+
+        self._jobs.append(Job("reserve ids", lambda: self._write(limit), done, failed))

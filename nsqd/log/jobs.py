@@ -1,0 +1,43 @@
+"""Work that may wait for a disk, handed by the synchronous core to whoever runs the event loop.
+
+The core cannot await. What may block (a sync, a cold read, a removal) becomes a `Job` in a queue: the daemon runs its
+`work` in a thread and then calls `done` or `failed` on the event loop; a test runs it at once, or late, or never.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+__all__ = ["Job", "JobQueue"]
+
+
+@attrs.define(eq=False)
+class Job:
+    """`work` runs in any thread; `done` gets what it returned, `failed` the `OSError` it raised, both on the loop."""
+
+    name: str
+    work: Callable[[], Any]
+    done: Callable[[Any], None]
+    failed: Callable[[OSError], None]
+
+    def run(self) -> None:
+        """Do it here and now."""
+        try:
+            result = self.work()
+        except OSError as error:
+            self.failed(error)
+        else:
+            self.done(result)
+
+
+class JobQueue(deque[Job]):
+    """Jobs that nobody has started yet, oldest first."""
+
+    def run_all(self) -> None:
+        """Do everything here and now, and what comes of it."""
+        while self:
+            self.popleft().run()

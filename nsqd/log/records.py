@@ -1,0 +1,262 @@
+"""The bytes of the log: file headers and records. Pure functions; `docs/format.md` is the same in prose.
+
+A file (segment or snapshot) is a header and then records, one behind the other. A record is a head with a checksum of
+its own, and a payload with another. The head's salt is the file's, drawn by chance: old bytes that a recycled disk
+block may hold cannot pass for records of this file.
+
+Integers are big-endian. Checksums are CRC-32C.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+import msgpack
+from crc32c import crc32c
+
+__all__ = [
+    "FILE_HEADER_SIZE",
+    "FLOWING",
+    "RECORD_HEAD_SIZE",
+    "VERSION",
+    "FileHeader",
+    "FileKind",
+    "FormatError",
+    "Kind",
+    "NewerFormat",
+    "RecordHead",
+    "decode_changes",
+    "decode_deferred",
+    "encode_changes",
+    "encode_deferred",
+    "encode_record",
+    "find_record",
+    "split_messages",
+]
+
+VERSION: Final = 1
+MARKER: Final = b"\xa7Q"
+MAX_PAYLOAD: Final = 1 << 30  # a length above it is damage, whatever its checksum says
+FLOWING: Final = 1  # flag: these messages went to the channels at once, the mark moved with them
+
+
+class Kind(enum.IntEnum):
+    """Kinds of records. 0 is invalid: a run of zeros is the end of a file."""
+
+    MESSAGES = 1
+    DEFERRED = 2
+    CHANGES = 3
+    SEAL = 4  # ends a snapshot: without it, the snapshot was never finished
+
+
+class FileKind(enum.Enum):
+    """What a file holds, as its first eight bytes say."""
+
+    SEGMENT = b"nsqd.log"
+    SNAPSHOT = b"nsqd.snp"
+
+
+class FormatError(ValueError):
+    """The bytes are not what they should be."""
+
+
+class NewerFormat(FormatError):
+    """A later version of this program wrote the file: it must not be touched."""
+
+
+_FILE = struct.Struct(">8sHHIQQQQ")
+_CRC = struct.Struct(">I")
+FILE_HEADER_SIZE: Final = 64
+_FILE_PADDING = bytes(FILE_HEADER_SIZE - _FILE.size - _CRC.size)
+
+_HEAD = struct.Struct(
+    ">2sBBIIQII"
+)  # marker, kind, flags, salt, payload length, first number, count, payload CRC
+RECORD_HEAD_SIZE: Final = _HEAD.size + _CRC.size  # 32
+_SIZE = struct.Struct(">I")
+_DELAY = struct.Struct(">Q")
+
+
+@attrs.frozen
+class FileHeader:
+    """The first 64 bytes of a segment or a snapshot.
+
+    `generation`: which life of the topic it belongs to. `position`: bytes of the topic's log before this file.
+    `first`: the number that the next message had when the file was made. `created_ns`: wall time, for people.
+    """
+
+    kind: FileKind
+    salt: int
+    generation: int
+    position: int
+    first: int
+    created_ns: int
+
+    def encode(self) -> bytes:
+        head = _FILE.pack(
+            self.kind.value,
+            VERSION,
+            0,
+            self.salt,
+            self.generation,
+            self.position,
+            self.first,
+            self.created_ns,
+        )
+        return head + _CRC.pack(crc32c(head)) + _FILE_PADDING
+
+    @classmethod
+    def decode(cls, data: bytes) -> FileHeader:
+        """From the first bytes of a file. `FormatError` when they are no header, `NewerFormat` for a later version."""
+        if len(data) < FILE_HEADER_SIZE:
+            raise FormatError("the file is shorter than its header")
+        magic, version, _, salt, generation, position, first, created_ns = _FILE.unpack_from(data)
+        if _CRC.unpack_from(data, _FILE.size)[0] != crc32c(data[: _FILE.size]):
+            raise FormatError("the header's checksum does not match")
+        try:
+            kind = FileKind(magic)
+        except ValueError:
+            raise FormatError(f"not a file of this log: it begins with {magic!r}") from None
+        if version > VERSION:
+            raise NewerFormat(f"format version {version}; this program reads up to {VERSION}")
+        return cls(kind, salt, generation, position, first, created_ns)
+
+
+@attrs.frozen
+class RecordHead:
+    """The first 32 bytes of a record.
+
+    `first`: the number of its first message (the next one to come, for a record without messages).
+    `count`: how many messages, or changes. `length`: bytes of the payload.
+    """
+
+    kind: Kind
+    flags: int
+    length: int
+    first: int
+    count: int
+    payload_crc: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole record."""
+        return RECORD_HEAD_SIZE + self.length
+
+    @property
+    def end(self) -> int:
+        """The number that the next message has."""
+        return self.first + self.count if self.kind in (Kind.MESSAGES, Kind.DEFERRED) else self.first
+
+    @property
+    def flowing(self) -> bool:
+        return bool(self.flags & FLOWING)
+
+    @classmethod
+    def decode(cls, data: bytes, offset: int, salt: int) -> RecordHead:
+        """The head at `offset`. `FormatError` when there is none of this file."""
+        if len(data) - offset < RECORD_HEAD_SIZE:
+            raise FormatError("the head of a record is cut off")
+        marker, kind, flags, head_salt, length, first, count, payload_crc = _HEAD.unpack_from(data, offset)
+        if marker != MARKER:
+            raise FormatError("no record begins here")
+        if _CRC.unpack_from(data, offset + _HEAD.size)[0] != crc32c(data[offset : offset + _HEAD.size]):
+            raise FormatError("the checksum of a record's head does not match")
+        if head_salt != salt:
+            raise FormatError("a record of another file")
+        try:
+            known = Kind(kind)
+        except ValueError:
+            raise FormatError(f"a record of unknown kind {kind}") from None
+        if length > MAX_PAYLOAD:
+            raise FormatError(f"a record of {length} bytes")
+        return cls(known, flags, length, first, count, payload_crc)
+
+    def check(self, payload: bytes) -> None:
+        """`FormatError` unless this is the payload that was written."""
+        if crc32c(payload) != self.payload_crc:
+            raise FormatError("the checksum of a record's payload does not match")
+
+
+def encode_record(kind: Kind, flags: int, salt: int, first: int, count: int, payload: bytes) -> bytes:
+    """The head that goes before `payload`."""
+    assert count > 0 or kind is Kind.SEAL
+    assert len(payload) <= MAX_PAYLOAD
+    head = _HEAD.pack(MARKER, kind, flags, salt, len(payload), first, count, crc32c(payload))
+    return head + _CRC.pack(crc32c(head))
+
+
+def find_record(data: bytes, offset: int, salt: int, at_least: int) -> tuple[int, RecordHead] | None:
+    """The first place from `offset` on where a record of this file begins whose number is not under `at_least`."""
+    while (offset := data.find(MARKER, offset)) >= 0:
+        try:
+            head = RecordHead.decode(data, offset, salt)
+        except FormatError:
+            pass
+        else:
+            if head.first >= at_least:
+                return offset, head
+        offset += 1
+    return None
+
+
+def split_messages(payload: bytes, count: int) -> list[bytes]:
+    """The message frames of a MESSAGES record. `FormatError` when they do not add up."""
+    frames, offset, end = [], 0, len(payload)
+    unpack = _SIZE.unpack_from
+    for _ in range(count):
+        if offset + 4 > end:
+            raise FormatError("a record holds fewer messages than its head says")
+        stop = offset + 4 + unpack(payload, offset)[0]
+        frames.append(payload[offset:stop])
+        offset = stop
+    if offset != end:
+        raise FormatError("the messages of a record do not fill it")
+    return frames
+
+
+def encode_deferred(frames: Sequence[bytes], delays_ns: Sequence[int]) -> bytes:
+    """The payload of a DEFERRED record: before each frame its delay, in nanoseconds."""
+    pieces: list[bytes] = []
+    for frame, delay in zip(frames, delays_ns, strict=True):
+        pieces += (_DELAY.pack(delay), frame)
+    return b"".join(pieces)
+
+
+def decode_deferred(payload: bytes, count: int) -> tuple[list[bytes], list[int]]:
+    """Frames and delays of a DEFERRED record. `FormatError` when they do not add up."""
+    frames, delays, offset, end = [], [], 0, len(payload)
+    for _ in range(count):
+        if offset + 12 > end:
+            raise FormatError("a record holds fewer messages than its head says")
+        delays.append(_DELAY.unpack_from(payload, offset)[0])
+        stop = offset + 12 + _SIZE.unpack_from(payload, offset + 8)[0]
+        frames.append(payload[offset + 8 : stop])
+        offset = stop
+    if offset != end:
+        raise FormatError("the messages of a record do not fill it")
+    return frames, delays
+
+
+def encode_changes(changes: Sequence[Sequence[Any]]) -> bytes:
+    """The payload of a CHANGES record: one msgpack array for each change, one behind the other."""
+    packer = msgpack.Packer(autoreset=False)
+    for change in changes:
+        packer.pack(change)
+    return bytes(packer.bytes())
+
+
+def decode_changes(payload: bytes, count: int) -> list[list[Any]]:
+    """The changes of a record. `FormatError` when they cannot be read."""
+    unpacker = msgpack.Unpacker(max_buffer_size=MAX_PAYLOAD, strict_map_key=False)
+    unpacker.feed(payload)
+    try:
+        changes = list(unpacker)
+    except Exception as error:  # msgpack's own errors have no common base
+        raise FormatError(f"changes that are no msgpack: {error}") from error
+    if len(changes) != count:
+        raise FormatError("a record holds another number of changes than its head says")
+    return changes

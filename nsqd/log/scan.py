@@ -1,0 +1,120 @@
+"""Reading the records of a file forward, over damage.
+
+Each record's two checksums are looked at. Behind a bad one the scan looks for the next head that fits (salt, checksum,
+a number that is not lower): found, what lies between is `Damaged` in the middle of the file; not found, the file ends
+in it. A run of zeros up to the end of the file is an end too: some file systems leave it after a power loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from nsqd.log.records import RECORD_HEAD_SIZE, FormatError, RecordHead, find_record
+
+__all__ = ["Damaged", "Found", "scan"]
+
+CHUNK = 1 << 20
+
+
+@attrs.frozen
+class Found:
+    """A whole record: where it begins in the file, its head and its payload."""
+
+    offset: int
+    head: RecordHead
+    payload: bytes
+
+
+@attrs.frozen
+class Damaged:
+    """Bytes `[offset, end)` of the file are no record, and no number is under `first`.
+
+    `next_first`: the number of the record behind them; None when nothing follows in this file.
+    `zeros`: they are only zeros, as after the end of a log.
+    """
+
+    offset: int
+    end: int
+    first: int
+    next_first: int | None
+    zeros: bool
+    reason: str
+
+
+class _Window:
+    """A piece of a file in memory, moved forward as the scan goes on."""
+
+    def __init__(self, read: Callable[[int, int], bytes], limit: int, chunk: int) -> None:
+        self._read, self._limit, self._chunk = read, limit, chunk
+        self.data, self.offset = b"", 0
+
+    def bytes_at(self, offset: int, size: int) -> tuple[bytes, int]:
+        """Some data, and where `offset` is in it: `size` bytes behind it, or up to the limit."""
+        end = min(offset + size, self._limit)
+        if not (self.offset <= offset and end <= self.offset + len(self.data)):
+            self.data = self._read(offset, min(max(size, self._chunk), self._limit - offset))
+            self.offset = offset
+        return self.data, offset - self.offset
+
+
+def scan(
+    read: Callable[[int, int], bytes], offset: int, limit: int, salt: int, first: int, *, chunk: int = CHUNK
+) -> Iterator[Found | Damaged]:
+    """The records in bytes `[offset, limit)` of a file, where no number is under `first`.
+
+    `read(offset, size)` gives bytes of the file; what it raises comes through.
+    """
+    window = _Window(read, limit, chunk)
+    while offset < limit:
+        try:
+            found = _record_at(window, offset, limit, salt, first)
+        except FormatError as error:
+            damaged = _behind(window, offset, limit, salt, first, str(error))
+            yield damaged
+            offset, first = damaged.end, damaged.next_first or first
+        else:
+            yield found
+            offset, first = offset + found.head.size, found.head.end
+
+
+def _record_at(window: _Window, offset: int, limit: int, salt: int, first: int) -> Found:
+    data, at = window.bytes_at(offset, RECORD_HEAD_SIZE)
+    head = RecordHead.decode(data, at, salt)
+    if head.first < first:
+        raise FormatError(f"number {head.first} after {first}")
+    if offset + head.size > limit:
+        raise FormatError("the payload of a record is cut off")
+    data, at = window.bytes_at(offset, head.size)
+    payload = data[at + RECORD_HEAD_SIZE : at + head.size]
+    if len(payload) != head.length:
+        raise FormatError("the payload of a record is cut off")
+    head.check(payload)
+    return Found(offset, head, payload)
+
+
+def _behind(window: _Window, offset: int, limit: int, salt: int, first: int, reason: str) -> Damaged:
+    """What is damaged from `offset` on: up to the next whole record, or to the limit."""
+    zeros = True
+    at = offset + 1
+    while at < limit:
+        data, start = window.bytes_at(at, RECORD_HEAD_SIZE)
+        hit = find_record(data, start, salt, first)
+        if hit is not None:
+            found_at = window.offset + hit[0]
+            try:  # a head alone is no proof: its record must be whole
+                found = _record_at(window, found_at, limit, salt, first)
+            except FormatError:
+                at = found_at + 1
+                continue
+            return Damaged(offset, found_at, first, found.head.first, False, reason)
+        zeros = zeros and not data[start:].strip(b"\0")
+        if window.offset + len(data) >= limit:
+            break
+        if not data:
+            break
+        at = max(at + 1, window.offset + len(data) - RECORD_HEAD_SIZE + 1)
+    first_byte, start = window.bytes_at(offset, 1)
+    zeros = zeros and first_byte[start : start + 1] == b"\0"
+    return Damaged(offset, limit, first, None, zeros, reason)

@@ -1,0 +1,126 @@
+"""Snapshots bound what recovery has to replay.
+
+A snapshot is a small log of its own: the changes that, applied to an empty state, make the state of a topic and its
+durable channels. It is *fuzzy*: slices of at most `SLICE` entries are taken between rounds while the topic goes on.
+Recovery applies it and then replays the topic's log from where the snapshot began, over changes that the slices may
+know already; `state.py` says why that is safe. What moves from one part of the state to another without a record (a
+message whose time has come, a delivery) must move towards parts that are written *later*: so the order of slices is
+part of the contract, see `Topic.snapshot_changes`.
+
+A snapshot counts from the moment it has its real name: its file and the whole log up to its last slice are synced
+before. So it never speaks of messages that a power loss could still take away.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import attrs
+
+from nsqd.log.records import (
+    FILE_HEADER_SIZE,
+    FileHeader,
+    FileKind,
+    FormatError,
+    Kind,
+    decode_changes,
+    encode_changes,
+    encode_record,
+)
+from nsqd.log.scan import Damaged, scan
+from nsqd.log.state import Change, Code, TopicState
+from nsqd.log.storage import File, Storage
+from nsqd.log.topic_log import TopicLog
+
+__all__ = ["KEPT", "SLICE", "SnapshotWriter", "load_snapshot", "snapshot_name"]
+
+SLICE = 1000  # entries of a slice at most
+KEPT = 2  # snapshots that stay: the older one is for the day when the newer one cannot be read
+
+
+def snapshot_name(position: int) -> str:
+    return f"{position:020d}.snap"
+
+
+@attrs.define(eq=False)
+class SnapshotWriter:
+    """A snapshot in the making. Call `step` between rounds until it says that all is written, then run `finish`."""
+
+    log: TopicLog
+    changes: Iterator[list[Change]]
+    position: int
+    _file: File
+    _salt: int
+    _records: int = 0
+
+    @classmethod
+    def begin(cls, log: TopicLog, changes: Iterator[list[Change]]) -> SnapshotWriter:
+        """Begin one at the log's end. `changes`: the slices, oldest kind first, made as they are asked for."""
+        position = log.position
+        log.append((), [(Code.CHECKPOINT,)])
+        path = f"{log.folder}/.{snapshot_name(position)}.new"
+        try:
+            file = log.storage.create(path)
+        except FileExistsError:
+            log.storage.remove(path)
+            file = log.storage.create(path)
+        salt = random.getrandbits(32)
+        header = FileHeader(FileKind.SNAPSHOT, salt, log.generation, position, log.end, log.wall_ns)
+        file.append([header.encode()])
+        log.records_since_snapshot = 0
+        return cls(log, changes, position, file, salt)
+
+    def step(self) -> bool:
+        """Write one slice. True when that was the last one; `OSError` ends the attempt."""
+        changes = next(self.changes, None)
+        if changes is None:
+            seal = encode_record(Kind.SEAL, 0, self._salt, self.log.end, self._records, b"")
+            self._file.append([seal])
+            return True
+        if changes:
+            payload = encode_changes(changes)
+            head = encode_record(Kind.CHANGES, 0, self._salt, self.log.end, len(changes), payload)
+            self._file.append([head, payload])
+            self._records += 1
+        return False
+
+    def finish(self, unsynced: list[File]) -> None:
+        """Make it count. May take long; any thread. `unsynced`: files of the log that were not synced yet."""
+        for file in unsynced:
+            file.sync()
+        self._file.sync()
+        self._file.close()
+        folder, name = self.log.folder, snapshot_name(self.position)
+        self.log.storage.rename(f"{folder}/.{name}.new", f"{folder}/{name}")
+        self.log.storage.sync_folder(folder)
+
+    def abandon(self) -> None:
+        """Forget it: its file has a name that nobody looks at, and the next attempt removes it."""
+        self._file.close()
+
+
+def load_snapshot(storage: Storage, path: str) -> tuple[TopicState, FileHeader]:
+    """The state in a snapshot. `FormatError` when it is not whole, `NewerFormat` for a later version."""
+    file = storage.open(path)
+    try:
+        header = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
+        if header.kind is not FileKind.SNAPSHOT:
+            raise FormatError("not a snapshot")
+        state, records = TopicState(), 0
+        for item in scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0):
+            if isinstance(item, Damaged):
+                raise FormatError(item.reason)
+            if item.head.kind is Kind.SEAL:
+                if item.head.count != records:
+                    raise FormatError("records of the snapshot are missing")
+                state.end = max(state.end, item.head.first)
+                return state, header
+            if item.head.kind is not Kind.CHANGES:
+                raise FormatError("a snapshot holds changes only")
+            for change in decode_changes(item.payload, item.head.count):
+                state.apply(change)
+            records += 1
+        raise FormatError("the snapshot was never finished")
+    finally:
+        file.close()

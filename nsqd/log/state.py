@@ -1,0 +1,228 @@
+"""What a topic's log says: the state of a topic and its durable channels, as one pass over the log leaves it.
+
+Rules that every change keeps:
+
+- **Safe to replay.** A snapshot is taken in slices while the log goes on, and recovery replays the log from the place
+  where the snapshot *began*. So applying a change a second time, or to a state that already knows later ones, ends in
+  the same state: marks only rise, a finished number stays finished, a channel that is gone stays gone.
+- **Finished is final**, for one life of a channel. A channel that is deleted and made again has another generation.
+- A change of an unknown channel is one of a channel that was deleted later: it means nothing any more.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from nsqd.log.ranges import RangeSet
+from nsqd.log.records import FormatError
+
+__all__ = ["Change", "ChannelState", "Code", "Parked", "TopicState", "flat_runs", "unflatten_runs"]
+
+Change = Sequence[Any]
+Parked = tuple[int, int]
+"""(attempts so far, due: wall time in nanoseconds, 0 for at once)"""
+
+
+class Code(enum.IntEnum):
+    """The first item of a change. Its other items stand behind each code."""
+
+    CHECKPOINT = 0  # -                              a snapshot begins here
+    TOPIC_PAUSED = 1  # paused
+    MARK = (
+        2  # mark, now                            messages below it go to the channels; `now`: wall time in ns
+    )
+    TOPIC_EMPTIED = 3  # start, end                  nobody gets these
+    LOST = 4  # start, end, damaged                  nobody can get these: damaged, or never written at all
+    DEFERRED = (
+        5  # number, delay, ...               deferred messages that wait behind the mark (snapshots only)
+    )
+    CHANNEL_CREATED = 16  # generation, name, start
+    CHANNEL_DELETED = 17  # generation
+    CHANNEL_PAUSED = 18  # generation, paused
+    CHANNEL_EMPTIED = 19  # generation, end          everything below is dropped
+    FINISHED = 20  # generation, start, run, gap, run, ...
+    PARKED = 21  # generation, number, attempts, due, ...
+
+
+def flat_runs(ranges: Iterable[tuple[int, int]]) -> list[int]:
+    """Rising ranges as: start, length of the first, gap, length of the second, gap, ... (small numbers pack small)."""
+    out: list[int] = []
+    previous = 0
+    for start, end in ranges:
+        out += (start - previous, end - start)
+        previous = end
+    return out
+
+
+def unflatten_runs(items: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The ranges of `flat_runs`."""
+    end = 0
+    for gap, length in zip(items[::2], items[1::2], strict=True):
+        start = end + gap
+        end = start + length
+        yield start, end
+
+
+@attrs.define
+class ChannelState:
+    """A durable channel.
+
+    `settled`: numbers it needs no more. `parked`: numbers that wait for another delivery, or for their time.
+    `damaged`: how many of the settled ones were never delivered because the disk lost them.
+    """
+
+    name: str
+    generation: int
+    paused: bool = False
+    settled: RangeSet = attrs.field(factory=RangeSet)
+    parked: dict[int, Parked] = attrs.field(factory=dict)
+    damaged: int = 0
+
+    def settle(self, start: int, end: int) -> int:
+        """Needs `[start, end)` no more; returns how many of them were new."""
+        new = self.settled.add(start, end)
+        if self.parked:
+            if end - start <= len(self.parked):
+                for number in range(start, end):
+                    self.parked.pop(number, None)
+            else:
+                self.parked = {n: p for n, p in self.parked.items() if not start <= n < end}
+        return new
+
+    def park(self, number: int, attempts: int, due_ns: int) -> None:
+        if number not in self.settled:
+            self.parked[number] = (attempts, due_ns)
+
+
+@attrs.define
+class TopicState:
+    """A topic: `end` is the number of the next message, `mark` the first one not yet given to channels."""
+
+    end: int = 0
+    mark: int = 0
+    paused: bool = False
+    channels: dict[int, ChannelState] = attrs.field(factory=dict)  # by generation
+    deferred: dict[int, int] = attrs.field(factory=dict)  # behind the mark: number -> delay in ns
+    voids: RangeSet = attrs.field(factory=RangeSet)  # numbers behind the mark that never were messages
+    last_generation: int = 0
+
+    # --- messages
+
+    def messages(self, first: int, count: int, flowing: bool) -> None:
+        """`count` messages were written, the first of them with the number `first`."""
+        self._reach(first)
+        self.end = max(self.end, first + count)
+        if flowing:
+            self.mark = max(self.mark, first + count)
+
+    def deferred_messages(self, first: int, due: Sequence[tuple[int, int]], flowing: bool) -> None:
+        """Deferred messages were written: `due` holds for each its publish time (wall) and its delay, in ns."""
+        self.messages(first, len(due), flowing)
+        for number, (published, delay) in enumerate(due, first):
+            if flowing:
+                self._defer(number, published + delay)
+            else:
+                self.deferred[number] = delay
+
+    def _reach(self, first: int) -> None:
+        """Numbers between the last record and this one were given up: their append failed."""
+        if first > self.end:
+            self.lost(self.end, first, False)
+
+    def _defer(self, number: int, due_ns: int) -> None:
+        for channel in self.channels.values():
+            if number not in channel.parked:  # what is there already is newer
+                channel.park(number, 0, due_ns)
+
+    # --- changes
+
+    def apply(self, change: Change) -> None:
+        """Apply one change of a CHANGES record. `FormatError` for one that this version does not know."""
+        try:
+            handler = _HANDLERS[change[0]]
+        except (KeyError, IndexError):
+            raise FormatError(f"an unknown change: {change!r}") from None
+        handler(self, *change[1:])
+
+    def checkpoint(self) -> None:
+        pass
+
+    def topic_paused(self, paused: bool) -> None:
+        self.paused = paused
+
+    def move_mark(self, mark: int, now_ns: int) -> None:
+        self.mark = max(self.mark, mark)
+        self.end = max(self.end, mark)
+        for number in [n for n in self.deferred if n < mark]:
+            self._defer(number, now_ns + self.deferred.pop(number))
+        self.voids.discard_below(self.mark)
+
+    def topic_emptied(self, start: int, end: int) -> None:
+        for number in [n for n in self.deferred if start <= n < end]:
+            del self.deferred[number]
+        for channel in self.channels.values():
+            channel.settle(start, end)
+        self.move_mark(end, 0)
+
+    def lost(self, start: int, end: int, damaged: bool) -> None:
+        for number in [n for n in self.deferred if start <= n < end]:
+            del self.deferred[number]
+        for channel in self.channels.values():
+            new = channel.settle(start, end)
+            channel.damaged += new if damaged else 0
+        self.end = max(self.end, end)
+        if end > self.mark:
+            self.voids.add(max(start, self.mark), end)
+
+    def deferred_waiting(self, *items: int) -> None:
+        self.deferred.update(zip(items[::2], items[1::2], strict=True))
+
+    def channel_created(self, generation: int, name: str, start: int) -> None:
+        self.last_generation = max(self.last_generation, generation)
+        if generation in self.channels:
+            return
+        channel = self.channels[generation] = ChannelState(name, generation)
+        channel.settled.add(0, start)
+        for begin, end in self.voids:
+            channel.settled.add(max(begin, start), end)
+
+    def channel_deleted(self, generation: int) -> None:
+        self.channels.pop(generation, None)
+
+    def channel_paused(self, generation: int, paused: bool) -> None:
+        if channel := self.channels.get(generation):
+            channel.paused = paused
+
+    def channel_emptied(self, generation: int, end: int) -> None:
+        if channel := self.channels.get(generation):
+            channel.settle(0, end)
+
+    def finished(self, generation: int, *items: int) -> None:
+        if channel := self.channels.get(generation):
+            for start, end in unflatten_runs(items):
+                channel.settle(start, end)
+
+    def parked(self, generation: int, *items: int) -> None:
+        if channel := self.channels.get(generation):
+            for number, attempts, due_ns in zip(items[::3], items[1::3], items[2::3], strict=True):
+                channel.park(number, attempts, due_ns)
+
+
+_HANDLERS: dict[int, Callable[..., None]] = {
+    Code.CHECKPOINT: TopicState.checkpoint,
+    Code.TOPIC_PAUSED: TopicState.topic_paused,
+    Code.MARK: TopicState.move_mark,
+    Code.TOPIC_EMPTIED: TopicState.topic_emptied,
+    Code.LOST: TopicState.lost,
+    Code.DEFERRED: TopicState.deferred_waiting,
+    Code.CHANNEL_CREATED: TopicState.channel_created,
+    Code.CHANNEL_DELETED: TopicState.channel_deleted,
+    Code.CHANNEL_PAUSED: TopicState.channel_paused,
+    Code.CHANNEL_EMPTIED: TopicState.channel_emptied,
+    Code.FINISHED: TopicState.finished,
+    Code.PARKED: TopicState.parked,
+}

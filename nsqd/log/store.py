@@ -1,0 +1,206 @@
+"""The data path: all topics' logs, the ids, the room on the disk.
+
+    nsqd.ids            the reserved message ids
+    nsqd.ballast        a few MB that are given back when the disk is full, so that finishes can still be written
+    nsqd.clean          there while nobody runs, if the last one stopped in order
+    topic-NAME/         a topic: segments, snapshots, damaged bytes that were set aside
+    trash-NUMBER/       a deleted topic that is being removed
+
+`topic-` before the name also makes the legal names `.` and `..` harmless. Ephemeral topics have no folder.
+
+A full disk: publishes are refused while the free space is under the floor (asked once a second, and after every
+ENOSPC). Finishes, deletions and emptyings go on, into the room that the ballast gave back. It heals by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+import attrs
+
+from nsqd.log.ids import IdSource
+from nsqd.log.jobs import Job, JobQueue
+from nsqd.log.recovery import Recovered, recover_topic
+from nsqd.log.storage import Storage
+from nsqd.log.sync import Syncer
+from nsqd.log.topic_log import TopicLog
+
+__all__ = ["ForeignDataPath", "Store", "StoreOptions"]
+
+BALLAST = "nsqd.ballast"
+CLEAN = "nsqd.clean"
+TOPIC = "topic-"
+TRASH = "trash-"
+
+
+class ForeignDataPath(Exception):
+    """The data path holds the files of another program."""
+
+
+@attrs.frozen(kw_only=True)
+class StoreOptions:
+    """Sizes in bytes. `sync_every`: appended messages after which a sync begins, at level `os`."""
+
+    node_id: int = 0
+    max_segment_bytes: int = 100 << 20
+    min_free_space: int = 64 << 20
+    ballast_bytes: int = 4 << 20
+
+
+class Store:
+    """One data path. `notes`: what an operator should know of the start, in sentences."""
+
+    def __init__(self, storage: Storage, options: StoreOptions, wall_ns: int) -> None:
+        self.storage = storage
+        self.options = options
+        self.jobs = JobQueue()
+        self.notes: list[str] = []
+        self.full: str | None = None  # why nothing can be published
+        self.error: str | None = None  # what the last failed write said, until one succeeds
+        self.fatal: OSError | None = None
+        self._refuse_foreign_files()
+        self.clean = CLEAN in storage.files()
+        if self.clean:
+            storage.remove(CLEAN)
+            storage.sync_folder()
+        self.syncer = Syncer(storage, self.jobs, lambda: None, self._sync_failed)
+        self._remove_trash()
+        self.check_space()
+        self.ids = IdSource(storage, self.jobs, options.node_id, wall_ns)
+        self.notes += self.ids.notes
+
+    def _refuse_foreign_files(self) -> None:
+        for name in self.storage.files():
+            if name == "nsqd.dat" or ".diskqueue." in name:
+                raise ForeignDataPath(
+                    f"the data path holds {name}, a file of another nsqd, whose messages this one does not read; "
+                    "give it an empty data path"
+                )
+
+    def _sync_failed(self, error: OSError) -> None:
+        self.fatal = error
+
+    # --- topics
+
+    def topics(self, wall_ns: int) -> Iterator[tuple[str, Recovered]]:
+        """Every topic on the disk, recovered. A folder whose creation was never finished is removed."""
+        for folder in self.storage.folders():
+            if not folder.startswith(TOPIC):
+                continue
+            recovered = recover_topic(
+                self.storage,
+                folder,
+                max_segment_bytes=self.options.max_segment_bytes,
+                wall_ns=wall_ns,
+                clean=self.clean,
+            )
+            if recovered is None:
+                self.storage.remove_folder(folder)
+                continue
+            self.notes += recovered.notes
+            if recovered.log.unsynced:
+                self.syncer.wrote(recovered.log)
+            yield folder.removeprefix(TOPIC), recovered
+
+    def create_topic(self, name: str, wall_ns: int) -> TopicLog:
+        """A new, empty log. `OSError` when the disk refuses; then nothing is left of it."""
+        folder, generation = TOPIC + name, self.ids.take(1)
+        self.storage.make_folder(folder)
+        log = TopicLog(
+            self.storage,
+            folder,
+            generation,
+            max_segment_bytes=self.options.max_segment_bytes,
+            wall_ns=wall_ns,
+        )
+        try:
+            log.roll()
+        except OSError:
+            self._discard(folder)
+            raise
+        self.syncer.wrote(log)
+        return log
+
+    def _discard(self, folder: str) -> None:
+        self.jobs.append(
+            Job("remove", lambda: self.storage.remove_folder(folder), lambda _: None, lambda _: None)
+        )
+
+    def delete_topic(self, log: TopicLog) -> None:
+        """Take a topic's folder away: its name is free at once, its files go later. `OSError` when it stays."""
+        trash = f"{TRASH}{log.generation}"
+        self.storage.rename_folder(log.folder, trash)
+        log.deleted = True
+        log.close()
+        self.syncer.renamed()
+        self.jobs.append(Job("remove", lambda: self._remove(trash), lambda _: None, lambda _: None))
+
+    def _remove(self, trash: str) -> None:
+        self.storage.sync_folder()  # a deletion must not be undone by a power loss when its files are half gone
+        self.storage.remove_folder(trash)
+
+    def _remove_trash(self) -> None:
+        for folder in self.storage.folders():
+            if folder.startswith(TRASH):
+                self._discard(folder)
+
+    # --- room
+
+    @property
+    def health(self) -> str:
+        """`OK`, or `NOK - ` and why."""
+        reason = self.full or self.error
+        return f"NOK - {reason}" if reason else "OK"
+
+    def wrote(self, log: TopicLog) -> int:
+        """An append succeeded; returns its sync ticket."""
+        self.error = None
+        return self.syncer.wrote(log)
+
+    def failed(self, error: OSError) -> None:
+        """An append failed."""
+        self.error = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self._give_ballast_back()
+            self.check_space()
+            self.full = self.full or self.error
+
+    def _give_ballast_back(self) -> None:
+        if BALLAST in self.storage.files():
+            self.storage.remove(BALLAST)
+
+    def check_space(self) -> None:
+        """See whether there is room; ask once a second."""
+        ballast = BALLAST in self.storage.files()
+        need = self.options.min_free_space + (0 if ballast else self.options.ballast_bytes)
+        free = self.storage.free_space()
+        if free < need:
+            if free < self.options.min_free_space or self.full:
+                self.full = f"no space left on device: {free} bytes free, {need} needed"
+            return
+        if not ballast and not self._make_ballast():
+            return
+        if self.full:
+            self.full = self.error = None
+
+    def _make_ballast(self) -> bool:
+        try:
+            file = self.storage.create(BALLAST)
+            try:
+                block = bytes(1 << 20)
+                for _ in range(self.options.ballast_bytes >> 20):
+                    file.append([block])
+            finally:
+                file.close()
+        except OSError:
+            self._give_ballast_back()
+            return False
+        return True
+
+    # --- the end
+
+    def close(self) -> None:
+        """Sync everything and note that the stop was orderly. `OSError` when the disk refuses: then it was not."""
+        self.syncer.sync_now()
+        self.storage.replace(CLEAN, b"stopped in order\n")

@@ -1,0 +1,112 @@
+"""Group sync: everyone who waits shares one, and those who come meanwhile share the next.
+
+`written` counts appends; `synced` says up to which of them the disk has them. One sync runs at a time, in a job. With
+many files dirty, one sync of the whole file system is far cheaper than one for each file (measured: ten times).
+
+A failed sync is final. The system has marked the lost pages clean, so a second try would succeed and mean nothing:
+the daemon must stop and recover from what the disk really holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nsqd.log.jobs import Job, JobQueue
+from nsqd.log.storage import Storage
+from nsqd.log.topic_log import TopicLog
+
+__all__ = ["Syncer"]
+
+MANY_FILES = 8  # from here on the whole file system is synced
+
+
+class Syncer:
+    """Syncs the logs that were written to. `on_synced` is called after each sync, `on_failure` after the fatal one."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        jobs: JobQueue,
+        on_synced: Callable[[], None],
+        on_failure: Callable[[OSError], None],
+    ) -> None:
+        self._storage, self._jobs = storage, jobs
+        self._on_synced, self._on_failure = on_synced, on_failure
+        self._dirty: dict[TopicLog, None] = {}
+        self._root_dirty = False
+        self._running = False
+        self._wanted = 0
+        self.written = 0
+        self.synced = 0
+        self.count = 0  # syncs that were done, for statistics
+
+    def wrote(self, log: TopicLog) -> int:
+        """A log was appended to; returns the ticket that `synced` must reach for it to be on the disk."""
+        self.written += 1
+        self._dirty[log] = None
+        return self.written
+
+    def renamed(self) -> int:
+        """A topic's folder was renamed; returns the ticket, as `wrote` does."""
+        self.written += 1
+        self._root_dirty = True
+        return self.written
+
+    def want(self, ticket: int) -> None:
+        """Somebody waits for this ticket: begin a sync, or let the next one follow the one that runs."""
+        self._wanted = max(self._wanted, ticket)
+        if not self._running and self.synced < self._wanted:
+            self._start()
+
+    def _start(self) -> None:
+        logs = [log for log in self._dirty if not log.deleted]
+        self._dirty.clear()
+        ticket = self.written
+        files = [(log, file) for log in logs for file in log.unsynced]
+        folders = [log for log in logs if log.folder_unsynced]
+        root = self._root_dirty or bool(folders)
+        self._root_dirty = False
+        for log in logs:
+            log.unsynced.clear()
+            log.folder_unsynced = False
+        self._running = True
+
+        def work() -> None:
+            if len(files) + len(folders) > MANY_FILES:
+                self._storage.sync_all()
+                return
+            for log, file in files:
+                self._unless_deleted(log, file.sync)
+            for log in folders:
+                self._unless_deleted(log, lambda log=log: self._storage.sync_folder(log.folder))  # type: ignore[misc]
+            if root:
+                self._storage.sync_folder()
+
+        def done(_: object) -> None:
+            self._running = False
+            self.synced = ticket
+            self.count += 1
+            self._on_synced()
+            self.want(self._wanted)
+
+        self._jobs.append(Job("sync", work, done, self._on_failure))
+
+    @staticmethod
+    def _unless_deleted(log: TopicLog, sync: Callable[[], None]) -> None:
+        """A topic may be deleted while its sync runs: then nobody waits for its bytes any more."""
+        try:
+            sync()
+        except OSError:
+            if not log.deleted:
+                raise
+
+    def sync_now(self) -> None:
+        """Sync everything here and now, for an orderly stop. `OSError` when the disk refuses."""
+        for log in list(self._dirty):
+            for file in list(log.unsynced):
+                if not log.deleted:
+                    file.sync()
+            log.unsynced.clear()
+        self._dirty.clear()
+        self._storage.sync_all()
+        self.synced = self.written

@@ -1,0 +1,196 @@
+"""Listening sockets: from the text of an option to a listener, and from a listener to the text that shows it.
+
+An address is `host:port`, `[::1]:port`, `:port` (every interface) or else the path of a unix socket. Port 0
+lets the system choose. A unix socket left behind by a killed daemon is removed when nobody listens on it;
+anything else that stands at the path stays, and binding fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+from attrs import frozen
+
+__all__ = [
+    "BoundAddress",
+    "accept_forever",
+    "bound_address",
+    "close_listener",
+    "open_listeners",
+    "remote_address",
+]
+
+_BACKLOG = 1024
+_ACCEPT_PAUSE_SECONDS = 0.1
+
+# Out of something, or a client gone before it was accepted: the listener itself is well.
+_PASSING = frozenset(
+    [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EINTR, errno.EPROTO]
+)
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^:/\[\]]*)):(?P<port>[0-9]{1,5})")
+
+_StreamT = TypeVar("_StreamT", bound=trio.abc.AsyncResource)
+
+
+@frozen
+class BoundAddress:
+    """Where a listener really listens."""
+
+    text: str
+    """`127.0.0.1:4150`, `[::]:4150`, or the path of a unix socket."""
+    port: int
+    """-1 for a unix socket."""
+
+
+async def open_listeners(address: str) -> list[trio.SocketListener]:
+    """Bind and listen; one listener for each address the name stands for, `:port` being one for IPv4 and IPv6
+    alike.
+
+    Raises OSError when the name cannot be resolved or an address is taken. Connections wait in the backlog
+    from now on.
+    """
+    split = _split_host_port(address)
+    if split is None:
+        return [_listen_unix(address)]
+    host, port = split
+    if not host:
+        return [_listen_everywhere(port)]
+    return await _listen_tcp(host, port)
+
+
+def _split_host_port(address: str) -> tuple[str, int] | None:
+    match = _HOST_PORT.fullmatch(address)
+    if match is None or int(match["port"]) > 65535:
+        return None
+    return match["v6"] or match["host"] or "", int(match["port"])
+
+
+async def _listen_tcp(host: str, port: int) -> list[trio.SocketListener]:
+    infos = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[trio.SocketListener] = []
+    try:
+        for family, _, _, _, sockaddr in dict.fromkeys(infos):
+            if listeners and port == 0:
+                # One number for all addresses of a name: it is what the daemon tells the others.
+                sockaddr = (sockaddr[0], bound_address(listeners[0]).port, *sockaddr[2:])
+            listeners.append(_listen(family, sockaddr))
+    except OSError:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+    return listeners
+
+
+def _listen_everywhere(port: int) -> trio.SocketListener:
+    """One socket for both families, or for IPv4 where the machine has no IPv6."""
+    try:
+        return _listen(socket.AF_INET6, ("::", port))
+    except OSError as exc:
+        if exc.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return _listen(socket.AF_INET, ("0.0.0.0", port))
+
+
+def _listen(family: int, sockaddr: object) -> trio.SocketListener:
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            everywhere = isinstance(sockaddr, tuple) and sockaddr[0] == "::"
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not everywhere)
+        # The stdlib's bind, not trio's: the address is resolved already, and a unix path blocks on nothing.
+        socket.socket.bind(sock._sock, sockaddr)  # type: ignore[attr-defined,arg-type]
+        sock.listen(_BACKLOG)
+        return trio.SocketListener(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _listen_unix(path: str) -> trio.SocketListener:
+    _remove_stale(path)
+    return _listen(socket.AF_UNIX, path)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a unix socket that nobody listens on."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return  # someone listens with a full backlog, or we may not know: binding will tell
+
+
+def bound_address(listener: trio.SocketListener) -> BoundAddress:
+    """The really bound address of a listener."""
+    if listener.socket.family == socket.AF_UNIX:
+        return BoundAddress(str(listener.socket.getsockname()), -1)
+    name = listener.socket.getsockname()
+    return BoundAddress(_host_port(name), name[1])
+
+
+def remote_address(stream: trio.abc.Stream) -> str:
+    """The client of an accepted stream, as `ip:port`; `@` on a unix socket, and where there is no telling."""
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream) or stream.socket.family == socket.AF_UNIX:
+        return "@"
+    try:
+        return _host_port(stream.socket.getpeername())
+    except OSError:
+        return "@"  # it has gone already
+
+
+def _host_port(name: tuple[str, int]) -> str:
+    host, port = name[0], name[1]
+    if host.startswith("::ffff:") and "." in host:
+        host = host.removeprefix("::ffff:")  # an IPv4 client of a listener for both families
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def close_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> None:
+    """Close a listener and remove its unix socket; closing twice does nothing."""
+    inner = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
+    path = None
+    if (
+        isinstance(inner, trio.SocketListener)
+        and inner.socket.fileno() >= 0
+        and inner.socket.family == socket.AF_UNIX
+    ):
+        path = inner.socket.getsockname()
+    await listener.aclose()
+    if path:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+async def accept_forever(listener: trio.abc.Listener[_StreamT], take: Callable[[_StreamT], None]) -> None:
+    """Hand every accepted stream to `take`, which must not raise; never ends unless cancelled or closed.
+
+    A lack of descriptors or buffers is waited out: the clients wait in the backlog meanwhile.
+    """
+    while True:
+        try:
+            stream = await listener.accept()
+        except OSError as exc:
+            if exc.errno not in _PASSING:
+                raise
+            await trio.sleep(_ACCEPT_PAUSE_SECONDS)
+        else:
+            take(stream)

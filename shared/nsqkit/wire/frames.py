@@ -1,0 +1,120 @@
+"""Frames from nsqd to a client.
+
+    size     int32   of what follows: 4 + len(payload)
+    type     int32   0 response, 1 error, 2 message
+    payload
+
+A message's payload is its head and its body:
+
+    timestamp  int64    nanoseconds since 1970 at publish
+    attempts   uint16   1 on the first delivery
+    id         16 bytes lowercase hex
+    body       1 byte or more
+
+A whole message frame thus has its body from byte 34 on, and only bytes 16 and 17 (attempts) ever change.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+__all__ = [
+    "ATTEMPTS",
+    "BODY",
+    "CLOSE_WAIT",
+    "HEAD",
+    "HEARTBEAT",
+    "ID",
+    "MAX_ATTEMPTS",
+    "OK",
+    "SIZE",
+    "FrameType",
+    "Message",
+    "decode_message",
+    "encode_error",
+    "encode_message",
+    "encode_response",
+    "split_frames",
+    "with_attempts",
+]
+
+
+class FrameType(enum.IntEnum):
+    RESPONSE = 0
+    ERROR = 1
+    MESSAGE = 2
+
+
+HEAD: Final = struct.Struct(">iiqH16s")  # size, type, timestamp, attempts, id
+SIZE: Final = struct.Struct(">I")
+ATTEMPTS: Final = struct.Struct(">H")
+ID: Final = slice(18, 34)
+BODY: Final = 34
+MAX_ATTEMPTS: Final = 0xFFFF  # the field saturates, it never wraps
+
+_PREFIX = struct.Struct(">ii")
+
+
+def encode_response(payload: bytes) -> bytes:
+    return _PREFIX.pack(4 + len(payload), FrameType.RESPONSE) + payload
+
+
+def encode_error(payload: bytes) -> bytes:
+    return _PREFIX.pack(4 + len(payload), FrameType.ERROR) + payload
+
+
+OK: Final = encode_response(b"OK")
+HEARTBEAT: Final = encode_response(b"_heartbeat_")
+CLOSE_WAIT: Final = encode_response(b"CLOSE_WAIT")
+
+
+def encode_message(timestamp_ns: int, attempts: int, message_id: bytes, body: bytes) -> bytes:
+    """A whole message frame. `message_id` has 16 bytes."""
+    return HEAD.pack(BODY - 4 + len(body), FrameType.MESSAGE, timestamp_ns, attempts, message_id) + body
+
+
+def with_attempts(frame: bytes, attempts: int) -> bytes:
+    """The same message frame for another delivery. `attempts` saturates at 65535."""
+    return frame[:16] + ATTEMPTS.pack(min(attempts, MAX_ATTEMPTS)) + frame[18:]
+
+
+@attrs.frozen
+class Message:
+    """A message frame, taken apart."""
+
+    timestamp_ns: int
+    attempts: int
+    id: bytes
+    body: bytes
+
+
+def decode_message(frame: bytes) -> Message:
+    """A whole message frame, taken apart. `ValueError` for anything else."""
+    if len(frame) < BODY:
+        raise ValueError(f"a message frame has {BODY} bytes or more, not {len(frame)}")
+    size, kind, timestamp_ns, attempts, message_id = HEAD.unpack_from(frame)
+    if kind != FrameType.MESSAGE or size != len(frame) - 4:
+        raise ValueError("not a message frame")
+    return Message(timestamp_ns, attempts, message_id, frame[BODY:])
+
+
+def split_frames(buffer: bytes, *, max_size: int = 1 << 30) -> Iterator[tuple[FrameType, bytes]]:
+    """Every whole frame in the buffer, as (type, payload). What is left over begins at the sum of their lengths + 8 each.
+
+    `ValueError` for a size below 4 or above `max_size` and for an unknown type: the stream cannot be followed further.
+    """
+    position, end = 0, len(buffer)
+    while end - position >= _PREFIX.size:
+        size, kind = _PREFIX.unpack_from(buffer, position)
+        if not 4 <= size <= max_size:
+            raise ValueError(f"frame size {size} out of range 4-{max_size}")
+        stop = position + 4 + size
+        if stop > end:
+            return
+        yield FrameType(kind), buffer[position + 8 : stop]
+        position = stop

@@ -1,0 +1,169 @@
+"""What every foreign client must manage with the daemon, whatever library it is written in.
+
+Each function is one scenario and takes the command that starts the library's puppet (see `puppet`). A
+test file names the library, what it can do, and calls them.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from tests.foreign.puppet import Puppet, Report
+from tests.process.checker import make_body
+from tests.process.daemon import Daemon
+from tests.process.waiting import wait_until
+
+__all__ = ["publish_and_consume", "survive_kill", "touch_keeps_a_message", "two_daemons"]
+
+TOPIC, CHANNEL = "foreign.topic", "foreign-channel"
+COUNT = 1_000
+DELAY_MS = 700
+EVERY_BYTE = bytes(range(256))
+
+
+def publish_and_consume(command: Sequence[str], data_path: Path, *, can_defer: bool = True) -> None:
+    """1,000 messages, single, multi and deferred, to two consumers that requeue and touch: byte for byte."""
+    bodies = [make_body("foreign", number, 20 + number % 300) for number in range(COUNT - 2)]
+    bodies += [EVERY_BYTE, bytes(100_000)]
+    deferred = bodies[:50] if can_defer else []
+    singles, multi = bodies[len(deferred) : 400], bodies[400:]
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(data_path))
+        daemon.start()
+        daemon.create_channel(TOPIC, CHANNEL)
+        producer = stack.enter_context(Puppet(command, [daemon.tcp_address]))
+        consumers = [stack.enter_context(Puppet(command, [daemon.tcp_address])) for _ in range(2)]
+        for consumer in consumers:
+            consumer.consume(TOPIC, CHANNEL, requeue_every=10, touch_every=7)
+        sent_at_s = time.monotonic()
+        if deferred:
+            producer.publish("deferred", TOPIC, deferred, delay_ms=DELAY_MS)
+        producer.publish("single", TOPIC, singles)
+        producer.publish("multi", TOPIC, multi)
+        _wait_until_empty(daemon, consumers)
+        reports = [report for consumer in consumers for report in consumer.messages()]
+        stats = daemon.channel_stats(TOPIC, CHANNEL)
+    assert all(consumer.messages() for consumer in consumers)
+    _check_messages(reports, bodies)
+    late = set(deferred)
+    assert all(report["at_s"] >= sent_at_s + DELAY_MS / 1000 for report in reports if report["body"] in late)
+    requeues = sum(1 for report in reports if report["action"] == "requeue")
+    assert requeues > 0
+    assert any(report["action"] == "touch" for report in reports)
+    assert (stats["requeue_count"], stats["timeout_count"]) == (requeues, 0)
+    assert stats["message_count"] == COUNT
+
+
+def touch_keeps_a_message(command: Sequence[str], data_path: Path) -> None:
+    """A message that is touched outlives its time-out of one second: no second offer, and FIN works."""
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(data_path, ["--msg-timeout=1s"]))
+        daemon.start()
+        client = stack.enter_context(Puppet(command, [daemon.tcp_address]))
+        client.publish("single", TOPIC, [b"worked on for long"])
+        client.order("touch_for", topic=TOPIC, channel=CHANNEL, seconds=2.2)
+        report = client.wait_for("message")
+        assert (report["body"], report["attempts"], report["action"]) == (b"worked on for long", 1, "touch")
+        _wait_until_empty(daemon, [client])
+        assert daemon.channel_stats(TOPIC, CHANNEL)["timeout_count"] == 0
+        assert len(client.messages()) == 1
+
+
+def two_daemons(command: Sequence[str], data_path: Path) -> None:
+    """One consumer with connections to two daemons gets the messages of both."""
+    count = 200
+    with contextlib.ExitStack() as stack:
+        daemons = []
+        for name in ("a", "b"):
+            (data_path / name).mkdir()
+            daemons.append(stack.enter_context(Daemon(data_path / name)))
+            daemons[-1].start()
+        consumer = stack.enter_context(Puppet(command, [daemon.tcp_address for daemon in daemons]))
+        consumer.consume(TOPIC, CHANNEL)
+        bodies = []
+        for index, daemon in enumerate(daemons):
+            wait_until(partial(_is_subscribed, daemon), 5.0, "subscribed", describe=consumer.trouble)
+            mine = [make_body(f"daemon{index}", number) for number in range(count)]
+            with Puppet(command, [daemon.tcp_address]) as producer:
+                producer.publish("multi", TOPIC, mine)
+            bodies += mine
+        for daemon in daemons:
+            _wait_until_empty(daemon, [consumer])
+        _check_messages(consumer.messages(), bodies)
+
+
+def survive_kill(command: Sequence[str], data_path: Path, *, reconnects_within_s: float | None) -> None:
+    """Kill the daemon with -9 while the consumer holds messages: nothing is lost, what was held comes again.
+
+    With None for a library that does not reconnect by itself: a new process takes over from the old one.
+    """
+    first = [make_body("first", number) for number in range(100)]
+    second = [make_body("second", number) for number in range(100)]
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(data_path))
+        daemon.start()
+        consumers = [stack.enter_context(Puppet(command, [daemon.tcp_address]))]
+        consumers[0].consume(TOPIC, CHANNEL, in_flight=5, hold_after=50)
+        with Puppet(command, [daemon.tcp_address]) as producer:
+            producer.publish("multi", TOPIC, first)
+            consumers[0].wait_for("holding")
+            wait_until(lambda: _is_at_rest(daemon, consumers[0], left=50), 5.0, "all in flight is held")
+            producer.publish("single", TOPIC, second[:50])  # its OKs: the FINs before it are in the log
+        daemon.kill()
+        consumers[0].order("resume")
+        consumers[0].wait_for("resumed")
+        daemon.start()
+        if reconnects_within_s is None:
+            consumers.append(stack.enter_context(Puppet(command, [daemon.tcp_address])))
+            consumers[1].consume(TOPIC, CHANNEL)
+        with Puppet(command, [daemon.tcp_address]) as producer:
+            producer.publish("single", TOPIC, second[50:])
+        _wait_until_empty(daemon, consumers, (reconnects_within_s or 0) + 10)
+        reports = [report for consumer in consumers for report in consumer.messages()]
+    held = {report["id"] for report in reports if report["action"] == "hold"}
+    finished = [report for report in reports if report["action"] == "finish"]
+    assert collections.Counter(report["body"] for report in finished) == collections.Counter(first + second)
+    assert held
+    assert held <= {report["id"] for report in finished}
+
+
+def _is_at_rest(daemon: Daemon, consumer: Puppet, *, left: int) -> bool:
+    held = sum(1 for report in consumer.messages() if report["action"] == "hold")
+    in_flight = daemon.channel_stats(TOPIC, CHANNEL)["in_flight_count"]
+    return held == in_flight and daemon.unfinished(TOPIC, CHANNEL) == left
+
+
+def _check_messages(reports: Sequence[Report], bodies: Sequence[bytes]) -> None:
+    """Check that each body was finished exactly once, and that attempts and ids follow from the requeues."""
+    finished = [report for report in reports if report["action"] in ("finish", "touch")]
+    assert collections.Counter(report["body"] for report in finished) == collections.Counter(bodies)
+    requeued = {report["id"]: report for report in reports if report["action"] == "requeue"}
+    assert {report["id"] for report in finished} >= set(requeued)
+    for report in finished:
+        again = requeued.get(report["id"])
+        assert report["attempts"] == (1 if again is None else 2), report["id"]
+        assert again is None or again["body"] == report["body"]
+
+
+def _is_subscribed(daemon: Daemon) -> bool:
+    try:
+        return bool(daemon.channel_stats(TOPIC, CHANNEL)["client_count"])
+    except KeyError:
+        return False
+
+
+def _wait_until_empty(daemon: Daemon, consumers: Sequence[Puppet], within_s: float = 15.0) -> None:
+    """Wait until the channel has nothing left; the error tells what daemon and consumers said."""
+    wait_until(
+        lambda: _is_subscribed(daemon) and daemon.unfinished(TOPIC, CHANNEL) == 0,
+        within_s,
+        "the channel is empty",
+        describe=lambda: "\n".join(
+            [str(daemon.stats()), daemon.log_end(), *(consumer.trouble() for consumer in consumers)]
+        ),
+    )

@@ -1,0 +1,27 @@
+"""nsqjs: reader and writer on Node.js."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.foreign import scenarios
+
+pytestmark = pytest.mark.foreign
+
+
+def test_publishes_and_consumes(nsqjs: list[str], tmp_path: Path) -> None:
+    scenarios.publish_and_consume(nsqjs, tmp_path)
+
+
+def test_touch_keeps_a_message(nsqjs: list[str], tmp_path: Path) -> None:
+    scenarios.touch_keeps_a_message(nsqjs, tmp_path)
+
+
+def test_two_daemons(nsqjs: list[str], tmp_path: Path) -> None:
+    scenarios.two_daemons(nsqjs, tmp_path)
+
+
+def test_survives_kill(nsqjs: list[str], tmp_path: Path) -> None:
+    scenarios.survive_kill(nsqjs, tmp_path, reconnects_within_s=5)

@@ -1,0 +1,226 @@
+"""A disk that lies and a disk that is full."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.checker import make_body
+from tests.process.daemon import Daemon
+from tests.process.raw import Disconnected, ErrorFrame, Message, RawClient
+from tests.process.waiting import wait_until
+
+pytestmark = pytest.mark.process
+
+TOPIC, CHANNEL, OTHER = "orders", "watched", "invoices"
+FRAME_HEAD = 4 + 4 + 8 + 2 + 16
+"""Size, type, time stamp, attempts and id stand before a body, on the wire and on disk."""
+BIG = 64_000
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("where", ["body", "frame", "record"])
+def test_flipped_bit_in_the_middle(tmp_path: Path, where: str) -> None:
+    """One damaged message is set aside and reported; all others, and other topics, are untouched."""
+    bodies = [make_body("p", number, 120) for number in range(300)]
+    others = [make_body("q", number, 120) for number in range(300)]
+    victim = 150
+    with Daemon(tmp_path) as daemon:
+        daemon.start()
+        for topic in (TOPIC, OTHER):
+            daemon.create_channel(topic, CHANNEL)
+        with RawClient.connect(daemon.tcp_port) as client:
+            for body in bodies:  # each in a round, and so in a record, of its own
+                client.pub(TOPIC, body)
+            client.mpub(OTHER, others)
+        assert daemon.terminate() == 0
+        back = {"body": -5, "frame": FRAME_HEAD - 10, "record": FRAME_HEAD + 6}[where]
+        _flip_before(tmp_path, bodies[victim], back)
+        before = len(daemon.lines)
+        daemon.start()
+        arrived = _consume_all(daemon, TOPIC)
+        assert arrived == [body for number, body in enumerate(bodies) if number != victim]
+        assert _consume_all(daemon, OTHER) == others
+        assert _reports_damage(daemon, before), daemon.log_end()
+
+        daemon.kill()  # a second restart finds nothing more
+        daemon.start()
+        assert _consume_all(daemon, TOPIC) == []
+        assert daemon.request("GET", "/ping")[0] == 200
+
+
+def test_torn_tail_is_cut(tmp_path: Path) -> None:
+    """Half a record at the end, as a crash leaves it, is cut; the daemon goes on from there."""
+    bodies = [make_body("p", number, 120) for number in range(20)]
+    with Daemon(tmp_path) as daemon:
+        daemon.start()
+        daemon.create_channel(TOPIC, CHANNEL)
+        with RawClient.connect(daemon.tcp_port) as client:
+            for body in bodies:
+                client.pub(TOPIC, body)
+        daemon.kill()
+        log, offset = _find(tmp_path, bodies[-1])
+        os.truncate(log, offset + 50)
+        daemon.start()
+        assert _consume_all(daemon, TOPIC) == bodies[:-1]
+        with RawClient.connect(daemon.tcp_port) as client:
+            client.pub(TOPIC, b"goes on")
+        assert _consume_all(daemon, TOPIC) == [b"goes on"]
+
+
+@pytest.mark.parametrize("left", [6 * MIB, 0], ids=["low", "none"])
+def test_full_disk(small_disk: Path, left: int) -> None:
+    """With little room or none, publishes are refused and consumers drain on; with room it heals."""
+    data_path, filler = small_disk / "data", small_disk / "filler"
+    data_path.mkdir()
+    flags = [f"--min-free-space={8 * MIB}", f"--max-bytes-per-file={MIB}"]
+    with Daemon(data_path, flags) as daemon:
+        daemon.start()
+        daemon.create_channel(TOPIC, CHANNEL)
+        acknowledged = _publish_big(daemon, 0, 40)
+        _fill(filler, left)
+        if left:  # room enough for what comes here: only the limit can refuse it
+            wait_until(
+                lambda: daemon.request("GET", "/ping")[0] == 500, 3.0, "/ping says that it is not well"
+            )
+        refused = _publish_until_refused(daemon, acknowledged)
+        assert not left or refused == acknowledged
+        acknowledged = refused
+        wait_until(lambda: daemon.request("GET", "/ping")[0] == 500, 3.0, "/ping says that it is not well")
+        assert daemon.request("GET", "/ping")[1].startswith(b"NOK - ")
+        assert daemon.stats()["health"].startswith("NOK - ")
+        assert daemon.request("POST", f"/pub?topic={TOPIC}", b"x") == (503, b'{"message":"EXITING"}')
+
+        drained = _consume_all(daemon, TOPIC, at_most=acknowledged // 2)
+        assert drained == [_big(number) for number in range(acknowledged // 2)]
+
+        filler.unlink()
+        wait_until(
+            lambda: daemon.request("GET", "/ping") == (200, b"OK"), 5.0, "healed", describe=daemon.log_end
+        )
+        # What was refused was refused for good: its number is not used again.
+        after = range(refused + 1, refused + 11)
+        with RawClient.connect(daemon.tcp_port) as client:
+            for number in after:
+                client.pub(TOPIC, _big(number))
+        daemon.kill()
+        daemon.start()
+        rest = _consume_all(daemon, TOPIC)
+    assert rest == [_big(number) for number in (*range(acknowledged // 2, acknowledged), *after)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 24 MiB in memory; without the right to mount the test is skipped."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode != 0:
+        pytest.skip(f"cannot mount a small tmpfs: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], capture_output=True, timeout=10, check=True)
+
+
+def _big(number: int) -> bytes:
+    return make_body("big", number, BIG)
+
+
+def _publish_big(daemon: Daemon, first: int, count: int) -> int:
+    """Publish so many large messages; gives the next number."""
+    with RawClient.connect(daemon.tcp_port) as client:
+        for number in range(first, first + count):
+            client.pub(TOPIC, _big(number))
+    return first + count
+
+
+def _publish_until_refused(daemon: Daemon, number: int) -> int:
+    """Publish, from this number on, until the daemon refuses one, and give its number."""
+    deadline = time.monotonic() + 5.0
+    with RawClient.connect(daemon.tcp_port) as client:
+        while time.monotonic() < deadline:
+            try:
+                client.pub(TOPIC, _big(number))
+            except ErrorFrame as error:
+                text = error.text
+                break
+            number += 1
+        else:
+            raise AssertionError(f"it still takes messages, {number} by now\n{daemon.log_end()}")
+        assert text.startswith("E_PUB_FAILED PUB failed "), text
+        with pytest.raises(Disconnected):
+            client.read_frame()
+    return number
+
+
+def _fill(filler: Path, left: int) -> None:
+    """Write until only so many bytes are left, or nothing more goes in."""
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while not left or shutil.disk_usage(filler.parent).free > left:
+            file.write(bytes(65_536))
+
+
+def _consume_all(daemon: Daemon, topic: str, *, at_most: int | None = None) -> list[bytes]:
+    """Consume and finish one at a time, until nothing comes any more or there are enough."""
+    bodies: list[bytes] = []
+    with RawClient.connect(daemon.tcp_port) as client:
+        client.sub(topic, CHANNEL)
+        client.rdy(1)
+        while at_most is None or len(bodies) < at_most:
+            message = _message_or_none(client)
+            if message is None:
+                break
+            bodies.append(message.body)
+            if len(bodies) == at_most:
+                client.rdy(0)
+            client.fin(message.id)
+        assert at_most is None or len(bodies) == at_most
+        # The last FIN has no answer: the channel says when it was taken.
+        wait_until(lambda: daemon.channel_stats(topic, CHANNEL)["in_flight_count"] == 0, 2.0, "finished")
+    return bodies
+
+
+def _message_or_none(client: RawClient) -> Message | None:
+    try:
+        return client.message(0.5)
+    except TimeoutError:
+        return None
+
+
+def _find(data_path: Path, body: bytes) -> tuple[Path, int]:
+    """Find the log file of the topic that has this body, and where in it."""
+    for log in sorted(data_path.rglob("*.log")):
+        offset = log.read_bytes().find(body)
+        if offset >= 0:
+            return log, offset
+    raise AssertionError(f"no log under {data_path} has the body as it was published")
+
+
+def _flip_before(data_path: Path, body: bytes, back: int) -> None:
+    """Flip one bit, `back` bytes before the body (negative: in it)."""
+    log, offset = _find(data_path, body)
+    with log.open("r+b") as file:
+        file.seek(offset - back)
+        (byte,) = file.read(1)
+        file.seek(offset - back)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def _reports_damage(daemon: Daemon, lines_before: int) -> bool:
+    """Tell whether a log line since then, or a number that is not 0 in /stats, speaks of damage."""
+    logged = any("damage" in line.lower() for line in list(daemon.lines)[lines_before:])
+    return logged or re.search(r'"[^"]*damage[^"]*": [1-9]', json.dumps(daemon.stats())) is not None

@@ -1,0 +1,18 @@
+"""Waiting for something that another process will do, with a limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["wait_until"]
+
+
+def wait_until(
+    condition: Callable[[], bool], within_s: float, what: str, *, describe: Callable[[], str] = str
+) -> None:
+    """Ask again and again until it holds. AssertionError with both texts when it does not in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}\n{describe()}"
+        time.sleep(0.02)

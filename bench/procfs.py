@@ -29,14 +29,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def machine_cpu_seconds() -> float:
-    """What all processes of the machine used, and what other guests of its host took from it (steal).
-
-    Without interrupts: on a loopback connection they are the work of both ends, and belong to no process.
+    """What the whole machine used, with interrupts (on loopback those are the work of both ends), and what other
+    guests of its host took from it (steal).
     """
-    user, nice, system, _idle, _iowait, _irq, _softirq, steal, *_ = (
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = (
         int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     )
-    return (user + nice + system + steal) / _TICKS_PER_SECOND
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_SECOND
 
 
 def rss_bytes(pids: Iterable[int]) -> int:

@@ -125,7 +125,7 @@ ROWS = (
         "consume and finish, 100 in flight, 16 connections",
         "rate",
         {
-            "nsq": "sub --conns=16 --rdy=100 --count={single_messages}",
+            "nsq": "sub --conns=16 --rdy=100 --count={batch_messages}",
             "beanstalk": "beanstalk-reserve --conns=16 --depth=100 --count={single_messages}",
         },
     ),

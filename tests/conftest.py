@@ -1,4 +1,4 @@
-"""Options and helpers that every test folder shares.
+"""The options that every test folder shares.
 
 - `--soak` runs the long tests too (those marked `soak`); without it they are skipped, with that reason.
 - The markers `process`, `foreign` and `soak` are declared in `pyproject.toml`; choose with `-m`, for example

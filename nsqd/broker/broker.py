@@ -13,11 +13,11 @@ has ended, the daemon goes through `advance`, the job's `done`, `commit` and `pu
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 
 import attrs
+from nsqkit.logging import get_logger
 from nsqkit.wire.names import is_ephemeral
 
 from nsqd.broker.channel import Channel
@@ -31,7 +31,7 @@ from nsqd.log.topic_log import Damage
 
 __all__ = ["Broker", "BrokerOptions", "Listener"]
 
-log = logging.getLogger("nsqd.broker")
+log = get_logger("broker")
 
 HOUSEKEEPING_EVERY = 1.0  # seconds
 
@@ -76,6 +76,7 @@ class Broker:
         self.read_ahead = ReadAheadBudget(options.mem_queue_bytes)
         self.timers = Timers()
         self.topics: dict[str, Topic] = {}
+        self.topics_by_wire_name: dict[bytes, Topic] = {}  # the same, for those who have only bytes in hand
         self.listener = Listener()
         self.lookup_first: Callable[[Topic], bool] = lambda _: False  # True: a new topic waits for `start`
         self.failures: list[Topic] = []  # topics whose commit failed in this round
@@ -86,7 +87,7 @@ class Broker:
         self._last_written = 0
         self.alarm_at = float("inf")
         for name, recovered in store.topics(wall_ns):
-            self.topics[name] = LogTopic.restore(self, name, recovered, wall_ns)
+            self._add(LogTopic.restore(self, name, recovered, wall_ns))
         self.timers.set(self, now + HOUSEKEEPING_EVERY)
 
     # --- topics
@@ -95,10 +96,15 @@ class Broker:
         """The topic of this (valid) name, made when it is not there. `Refused` when the disk says no."""
         topic = self.topics.get(name)
         if topic is None:
-            topic = self.topics[name] = self._make_topic(name)
+            topic = self._make_topic(name)
+            self._add(topic)
             topic.started = not self.lookup_first(topic)
             self.listener.topic_created(topic)
         return topic
+
+    def _add(self, topic: Topic) -> None:
+        self.topics[topic.name] = topic
+        self.topics_by_wire_name[topic.name.encode()] = topic
 
     def _make_topic(self, name: str) -> Topic:
         if is_ephemeral(name):
@@ -128,6 +134,7 @@ class Broker:
                 raise Refused(error.strerror or str(error)) from error
             topic.window.close()
         del self.topics[name]
+        del self.topics_by_wire_name[name.encode()]
         self._to_commit.pop(topic, None)
         for channel in list(topic.channels.values()):
             channel.disconnect_all()

@@ -30,6 +30,10 @@ class File(Protocol):
     def size(self) -> int:
         """Bytes in the file, as far as this object wrote or found them."""
 
+    @property
+    def broken(self) -> bool:
+        """A failed append could not be cut off: nothing can be appended any more."""
+
     def append(self, buffers: Sequence[bytes]) -> None:
         """Write all the buffers at the end, in one call to the system where it takes them all.
 
@@ -92,10 +96,10 @@ class Storage(Protocol):
         """
 
     def rename(self, path: str, to: str) -> None:
-        """Rename a file inside its folder, over an existing one. Handles that are open keep working."""
+        """Rename a file inside its folder (both are paths), over an existing one. Open handles keep working."""
 
     def remove(self, path: str) -> None:
-        """Remove a file. ENOENT when it is not there. A handle that is open can still read and close."""
+        """Remove a file. ENOENT when it is not there. A handle that is open can still read and close. *Any thread.*"""
 
     def sync_folder(self, folder: str = "") -> None:
         """Make names that were created, renamed or removed in the folder survive a power loss. *Any thread.*"""

@@ -9,10 +9,11 @@ the daemon must stop and recover from what the disk really holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 from nsqd.log.jobs import Job, JobQueue
-from nsqd.log.storage import Storage
+from nsqd.log.storage import File, Storage
 from nsqd.log.topic_log import TopicLog
 
 __all__ = ["Syncer"]
@@ -76,9 +77,11 @@ class Syncer:
                 self._storage.sync_all()
                 return
             for log, file in files:
-                self._unless_deleted(log, file.sync)
+                with _unless_gone(log, file):
+                    file.sync()
             for log in folders:
-                self._unless_deleted(log, lambda log=log: self._storage.sync_folder(log.folder))  # type: ignore[misc]
+                with _unless_gone(log, None):
+                    self._storage.sync_folder(log.folder)
             if root:
                 self._storage.sync_folder()
 
@@ -91,15 +94,6 @@ class Syncer:
 
         self._jobs.append(Job("sync", work, done, self._on_failure))
 
-    @staticmethod
-    def _unless_deleted(log: TopicLog, sync: Callable[[], None]) -> None:
-        """A topic may be deleted while its sync runs: then nobody waits for its bytes any more."""
-        try:
-            sync()
-        except OSError:
-            if not log.deleted:
-                raise
-
     def sync_now(self) -> None:
         """Sync everything here and now, for an orderly stop. `OSError` when the disk refuses."""
         for log in list(self._dirty):
@@ -110,3 +104,13 @@ class Syncer:
         self._dirty.clear()
         self._storage.sync_all()
         self.synced = self.written
+
+
+@contextlib.contextmanager
+def _unless_gone(log: TopicLog, file: File | None) -> Iterator[None]:
+    """A topic may be deleted, or a segment removed, while its sync runs: nobody waits for those bytes any more."""
+    try:
+        yield
+    except OSError:
+        if not log.deleted and (file is None or any(segment.file is file for segment in log.segments)):
+            raise

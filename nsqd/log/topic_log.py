@@ -275,7 +275,7 @@ class TopicLog:
     def _writable_segment(self) -> Segment:
         if self.segments:
             last = self.segments[-1]
-            if last.file.size < self.max_segment_bytes and not getattr(last.file, "broken", False):
+            if last.file.size < self.max_segment_bytes and not last.file.broken:
                 return last
         return self.roll()
 

@@ -99,17 +99,18 @@ def _listen_everywhere(port: int) -> trio.SocketListener:
         return _listen(socket.AF_INET, ("0.0.0.0", port))
 
 
-def _listen(family: int, sockaddr: object) -> trio.SocketListener:
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+def _listen(family: int, sockaddr: tuple[str | int | bytes, ...] | str) -> trio.SocketListener:
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             everywhere = isinstance(sockaddr, tuple) and sockaddr[0] == "::"
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not everywhere)
-        # The stdlib's bind, not trio's: the address is resolved already, and a unix path blocks on nothing.
-        socket.socket.bind(sock._sock, sockaddr)  # type: ignore[attr-defined,arg-type]
+        sock.bind(sockaddr)
         sock.listen(_BACKLOG)
-        return trio.SocketListener(sock)
+        sock.setblocking(False)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     except BaseException:
         sock.close()
         raise

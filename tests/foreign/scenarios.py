@@ -26,11 +26,11 @@ DELAY_MS = 700
 EVERY_BYTE = bytes(range(256))
 
 
-def publish_and_consume(command: Sequence[str], data_path: Path, *, can_defer: bool = True) -> None:
+def publish_and_consume(command: Sequence[str], data_path: Path) -> None:
     """1,000 messages, single, multi and deferred, to two consumers that requeue and touch: byte for byte."""
     bodies = [make_body("foreign", number, 20 + number % 300) for number in range(COUNT - 2)]
     bodies += [EVERY_BYTE, bytes(100_000)]
-    deferred = bodies[:50] if can_defer else []
+    deferred = bodies[:50]
     singles, multi = bodies[len(deferred) : 400], bodies[400:]
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(Daemon(data_path))
@@ -41,8 +41,7 @@ def publish_and_consume(command: Sequence[str], data_path: Path, *, can_defer: b
         for consumer in consumers:
             consumer.consume(TOPIC, CHANNEL, requeue_every=10, touch_every=7)
         sent_at_s = time.monotonic()
-        if deferred:
-            producer.publish("deferred", TOPIC, deferred, delay_ms=DELAY_MS)
+        producer.publish("deferred", TOPIC, deferred, delay_ms=DELAY_MS)
         producer.publish("single", TOPIC, singles)
         producer.publish("multi", TOPIC, multi)
         _wait_until_empty(daemon, consumers)

@@ -9,14 +9,14 @@ kept:
   channel.
 
 Theory of operation. A run is a row of *lives* of the daemon, told apart with `crashed`. An acknowledged
-message must be delivered in some life by the time the channel is drained (I1); what was attempted but
-not acknowledged may come or not, but the messages of one MPUB come all or none (I10). A message is
+message must be delivered in some life by the time the channel is drained; what was attempted but
+not acknowledged may come or not, but the messages of one MPUB come all or none. A message is
 delivered once in one life, unless it was requeued there. A crash brings back what was not finished, or
 whose FIN was not journaled yet: a client knows that it was when a publish that it sent after the FIN on
-the same connection is acknowledged (`journaled`). What comes after that is a violation (I3). Each
-delivery of one message has the same id, time stamp and bytes (I2); its attempts are one more than
-before in the same life, and more than the last journaled value after a crash (I5); it is never earlier
-than its publish plus its delay (I6).
+the same connection is acknowledged (`journaled`). What comes after that is a violation. Each
+delivery of one message has the same id, time stamp and bytes; its attempts are one more than
+before in the same life, and more than the last journaled value after a crash; it is never earlier
+than its publish plus its delay.
 
 For this to be exact, each life must end with its consumers reading what they still have and closing,
 before the next life begins; a frame from a dead daemon that is read late would look like a delivery by

@@ -46,11 +46,11 @@ _MESSAGE_HEAD = struct.Struct(">qH16s")
 _SIZE = struct.Struct(">i")
 
 
-class Disconnected(Exception):  # noqa: N818 - often just what a test wants to see
+class Disconnected(Exception):
     """The peer ended the connection, or it broke."""
 
 
-class ErrorFrame(Exception):  # noqa: N818 - the protocol calls it so
+class ErrorFrame(Exception):
     """The daemon answered with an error frame."""
 
     @property

@@ -112,9 +112,12 @@ def test_full_disk(small_disk: Path, left: int) -> None:
         with RawClient.connect(daemon.tcp_port) as client:
             for number in after:
                 client.pub(TOPIC, _big(number))
+        rest = _consume_all(daemon, TOPIC, at_most=acknowledged - acknowledged // 2 + 5)
         daemon.kill()
         daemon.start()
-        rest = _consume_all(daemon, TOPIC)
+        rest += _consume_all(daemon, TOPIC)
+    # The last FIN before the kill may not have been written yet: that message may come twice, nothing else.
+    rest = [body for body, before in zip(rest, [None, *rest], strict=False) if body != before]
     assert rest == [_big(number) for number in (*range(acknowledged // 2, acknowledged), *after)]
 
 

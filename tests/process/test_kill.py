@@ -55,7 +55,7 @@ def test_kill_9_under_load(tmp_path: Path) -> None:
 
 
 def test_restart_twice_changes_nothing(tmp_path: Path) -> None:
-    """I13: a recovery that is itself killed, or done again, gives the same messages."""
+    """A recovery that is itself killed, or done again, gives the same messages."""
     ledger = Ledger()
     book = ChannelBook(WATCHED, ledger)
     with Daemon(tmp_path) as daemon:

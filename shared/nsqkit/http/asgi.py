@@ -124,6 +124,7 @@ class AsgiApp:
             _log.exception("HTTP: the application crashed in %s %s", request.method, request.path)
         cycle.done.set()
         if not cycle.started:
+            _log.error("HTTP: the application gave no answer to %s %s", request.method, request.path)
             await cycle.answer_crash()
         elif not cycle.complete:
             raise ConnectionError("the application left its response unfinished")

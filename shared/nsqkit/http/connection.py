@@ -76,20 +76,21 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until either side ends it, and close the transport."""
-        reset = True
+        gone = False
         try:
             with self._scope:
                 await self._serve()
             if self._expired and not self._writing:
                 await self._say_timed_out()
-            reset = self._expired and self._writing
         except ConnectionError:
-            pass  # the client went away, or took too much of the budget
+            gone = True  # the client went away or took too much of the budget, or a response broke off
         except Exception:
+            gone = True
             _log.exception("HTTP: connection of %s failed", self.remote)
         finally:
             self._parser.close()
-            self.transport.close(reset=reset)
+            # What was cut in the middle of a response must not look like its end.
+            self.transport.close(reset=gone or self._writing)
 
     def finish(self) -> None:
         """The server stops: go now when idle, else after the request under way."""
@@ -111,6 +112,7 @@ class Connection:
                 return
             self._idle = False
             await self._work_off(data)
+            data = b""  # thousands of idle connections must not keep what they last received
             if not self.keep_alive or (self._stopping and not parser.unfinished):
                 break
             if parser.unfinished:
@@ -203,10 +205,9 @@ class Connection:
                 return
 
     def _call(self, request: Request) -> Response | Awaitable[Response]:
-        """What the handler returns, whatever it does. No coroutine: that would cost every request of the hot
-        path."""
+        """What the handler returns, whatever it does. No coroutine: every plain handler would pay for it."""
         try:
-            return request.refusal or request.route.handler(request)
+            return (request.refusal or request.route.handler)(request)
         except Exception as exc:
             return self._failure(request, exc)
 

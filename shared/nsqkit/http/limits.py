@@ -24,9 +24,6 @@ class Limits:
     drain_bytes: int = field(default=256 * 1024, validator=validators.ge(0))
     """Body that is read and thrown away to keep a connection whose route has no use for a body."""
 
-    body_bytes: int = field(default=1024 * 1024, validator=validators.ge(0))
-    """Body of a request to an ASGI application, which has no routes that say otherwise."""
-
     head_seconds: float = field(default=10.0, validator=validators.gt(0))
     """From a request's first byte (or the accept of the connection) to the end of its head."""
 

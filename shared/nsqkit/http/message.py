@@ -5,8 +5,8 @@ nearly every response carries `X-Nsq-Content-Type` (not /ping, redirects and aut
 `nsq=False`).
 
 A handler may return the same `Response` object again and again. A small one keeps its own rendering for the
-second that its Date header is true for, so that a constant `OK` costs one comparison (measured: 1.6 us less a
-request).
+second that its Date header is true for, so that a constant `OK` costs one comparison (measured: 0.1 us instead
+of 0.7).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 from attrs import define, field
 
 if TYPE_CHECKING:
-    from nsqkit.http.routing import Route
+    from nsqkit.http.routing import Handler, Route
 
 __all__ = [
     "BAD_REQUEST",
@@ -68,7 +68,7 @@ class HttpError(Exception):
         self.code = code
 
 
-class BadQuery(HttpError):  # noqa: N818
+class BadQuery(HttpError):
     """The query string is malformed: a broken percent escape or a semicolon."""
 
     def __init__(self) -> None:
@@ -100,8 +100,8 @@ class Request:
     """The path's parameters: `{"opt": "id"}` for `/config/:opt`."""
     route: Route
     body: bytes = b""
-    refusal: Response | None = None
-    """Set by the server when the body was refused: the answer instead of the handler's."""
+    refusal: Handler | None = None
+    """Set by the server when the body was refused: what answers instead of the route's handler."""
     charged: int = 0
     """Bytes of the body that are counted in the daemon's budget until the response is made."""
 

@@ -26,7 +26,7 @@ from attrs import define, field
 
 from nsqkit.http.limits import ByteBudget, Limits
 from nsqkit.http.message import BAD_REQUEST, Header, Request, Response, decode_path, error, render
-from nsqkit.http.routing import Route
+from nsqkit.http.routing import Handler, Route
 
 __all__ = ["Phase", "RequestParser", "Routes"]
 
@@ -41,6 +41,10 @@ _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?]*")
 _TOO_LARGE = render(error(431, "HEADERS_TOO_BIG"), "1.1", keep_alive=False, head_only=False)
 _EXPECTATION_FAILED = render(error(417, "EXPECTATION_FAILED"), "1.1", keep_alive=False, head_only=False)
 _NO_ROOM = error(503, "SERVICE_UNAVAILABLE")
+
+
+def _no_room(request: Request) -> Response:  # noqa: ARG001
+    return _NO_ROOM
 
 
 class Routes(Protocol):
@@ -61,7 +65,7 @@ class Phase(enum.Enum):
     DEAD = "after a fault: nothing more is read"
 
 
-class _Stop(Exception):  # noqa: N818
+class _Stop(Exception):
     """Leaves llhttp in the middle of its input; the parser is of no use after it."""
 
 
@@ -185,7 +189,7 @@ class RequestParser:
             if self.budget.take(held - request.charged):
                 request.charged = held
             else:
-                self._refuse(request, _NO_ROOM)
+                self._refuse(request, _no_room)
 
     def _die(self, fault: bytes) -> None:
         """Nothing more is read; `fault` is the answer, unless a request was refused: that one has its own."""
@@ -193,9 +197,9 @@ class RequestParser:
             self._dead = True
             self.fault = fault
 
-    def _refuse(self, request: Request, response: Response) -> None:
-        """The request's answer is known without its body; the rest of it is never parsed."""
-        request.refusal = response
+    def _refuse(self, request: Request, refusal: Handler) -> None:
+        """The request is answered without its body; the rest of it is never parsed."""
+        request.refusal = refusal
         self._finish_early(request)
 
     def _finish_early(self, request: Request) -> None:
@@ -323,7 +327,7 @@ class RequestParser:
         if request.route.body_limit is None:
             self._finish_early(request)
         else:
-            self._refuse(request, request.route.refuse_body(request))
+            self._refuse(request, request.route.too_big)
         raise _Stop
 
     def on_body(self, data: bytes) -> None:

@@ -33,6 +33,9 @@ AccessLog = Callable[[Request, int, float], None]
 """Called with the request, the status, and the seconds from the request's last byte to its response."""
 
 
+BODY_TOO_BIG = error(413, "BODY_TOO_BIG")
+
+
 class Exchange(Protocol):
     """What a connection offers a handler that writes its response piece by piece (see `asgi`)."""
 
@@ -58,21 +61,12 @@ class Route:
     body_limit: BodyLimit = None
     """Bytes, or a function of no arguments for a limit that changes while the daemon runs. None: the handler
     has no use for a body, which is thrown away; a very long one ends the connection after the response."""
-    too_big: Response | Handler = field(factory=lambda: error(413, "BODY_TOO_BIG"))
-    """The answer to a body over the limit, or a plain function that makes it (the request has no body
-    then)."""
+    too_big: Handler = field(factory=lambda: _always(BODY_TOO_BIG))
+    """Answers a request whose body is over the limit; the body is empty then."""
     stream: StreamHandler | None = None
     """Called instead of `handler` when the response is to be written piece by piece."""
     access_log: AccessLog | None = None
     """Called for each response; None for a quiet route."""
-
-    def refuse_body(self, request: Request) -> Response:
-        """The answer to a body over the limit."""
-        if isinstance(self.too_big, Response):
-            return self.too_big
-        response = self.too_big(request)
-        assert isinstance(response, Response), "too_big must be a plain function"
-        return response
 
 
 @define(slots=True, eq=False)
@@ -138,14 +132,19 @@ class Router:
         handler: Handler,
         *,
         body_limit: BodyLimit = None,
-        too_big: Response | Handler | None = None,
+        too_big: Response | Handler = BODY_TOO_BIG,
         quiet: bool = False,
     ) -> None:
-        """Register a handler; a `quiet` one is not in the access log. Raises ValueError when the method and
-        path have one already."""
-        route = Route(handler=handler, body_limit=body_limit, access_log=None if quiet else self.access_log)
-        if too_big is not None:
-            route.too_big = too_big
+        """Register a handler, and what answers a body over the limit; a `quiet` one is not in the access log.
+
+        Raises ValueError when the method and path have a handler already.
+        """
+        route = Route(
+            handler=handler,
+            body_limit=body_limit,
+            too_big=_always(too_big) if isinstance(too_big, Response) else too_big,
+            access_log=None if quiet else self.access_log,
+        )
         entry = self._entry(path)
         if method in entry.routes:
             raise ValueError(f"{method} {path} has a handler already")
@@ -174,7 +173,8 @@ class Router:
         found = self._find(path)
         if found is not None and method in found[0].routes:
             return found[0].routes[method], found[1]
-        return self._always(self._missing(method, path, query_string, found[0] if found else None)), {}
+        missing = self._missing(method, path, query_string, found[0] if found else None)
+        return Route(handler=_always(missing), access_log=self.access_log), {}
 
     def _find(self, path: str) -> tuple[_Path, dict[str, str]] | None:
         entry = self._static.get(path)
@@ -215,15 +215,12 @@ class Router:
                     return right
         return None
 
-    def _always(self, response: Response) -> Route:
-        return Route(handler=lambda _request: response, access_log=self.access_log)
-
 
 class Only:
     """An application that gives every request the same answer, without a line in the access log."""
 
     def __init__(self, response: Response) -> None:
-        self._route = Route(handler=lambda _request: response)
+        self._route = Route(handler=_always(response))
 
     def route(
         self,
@@ -234,6 +231,10 @@ class Only:
     ) -> tuple[Route, dict[str, str]]:
         """The one route."""
         return self._route, {}
+
+
+def _always(response: Response) -> Handler:
+    return lambda _request: response
 
 
 def _other_slash(path: str) -> str:

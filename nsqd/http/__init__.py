@@ -1,0 +1,34 @@
+"""The HTTP API of nsqd: publishing, administration, statistics, configuration, a look inside.
+
+`make_router(daemon)` gives the routes for `nsqkit.http.HttpServer`; `daemon` is whatever fits the protocol `Daemon`.
+"""
+
+from nsqd.http.api import make_plain_app, make_router
+from nsqd.http.context import Daemon
+from nsqd.http.memory import MemoryStats, memory_stats
+from nsqd.http.stats import (
+    ChannelStats,
+    ClientStats,
+    Latency,
+    Stats,
+    StatsQuery,
+    TopicStats,
+    collect,
+    in_slices,
+)
+
+__all__ = [
+    "ChannelStats",
+    "ClientStats",
+    "Daemon",
+    "Latency",
+    "MemoryStats",
+    "Stats",
+    "StatsQuery",
+    "TopicStats",
+    "collect",
+    "in_slices",
+    "make_plain_app",
+    "make_router",
+    "memory_stats",
+]

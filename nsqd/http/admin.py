@@ -1,0 +1,110 @@
+"""POST /topic/... and /channel/...: create, delete, empty, pause, unpause.
+
+The answer leaves when what was done is durable. What the disk refuses is a 500; the reason is in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+
+from nsqkit.http import HttpError, Request, Response, error, query, text
+from nsqkit.http.routing import Handler
+from nsqkit.logging import get_logger
+
+from nsqd.broker import Broker, Channel, NotFound, Refused, Topic
+from nsqd.http.context import Daemon, round_of, when_synced
+from nsqd.http.params import any_topic, channel_of_topic, valid_topic
+
+__all__ = ["Admin"]
+
+_log = get_logger(__name__)
+
+_DONE = text("")
+_FAILED = error(500, "INTERNAL_ERROR")
+
+
+class Admin:
+    """The handlers, for one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def routes(self) -> Iterator[tuple[str, Handler]]:
+        """Every path with its handler."""
+        yield "/topic/create", self.create_topic
+        yield "/topic/delete", self.delete_topic
+        yield "/topic/empty", self.empty_topic
+        yield "/topic/pause", lambda request: self.pause_topic(request, True)
+        yield "/topic/unpause", lambda request: self.pause_topic(request, False)
+        yield "/channel/create", self.create_channel
+        yield "/channel/delete", self.delete_channel
+        yield "/channel/empty", self.empty_channel
+        yield "/channel/pause", lambda request: self.pause_channel(request, True)
+        yield "/channel/unpause", lambda request: self.pause_channel(request, False)
+
+    def create_topic(self, request: Request) -> Response | Awaitable[Response]:
+        name = valid_topic(query(request))
+        return self._do(request, lambda broker: broker.topic(name))
+
+    def delete_topic(self, request: Request) -> Response | Awaitable[Response]:
+        name = any_topic(query(request))
+        return self._do(request, lambda broker: broker.delete_topic(_topic(broker, name).name))
+
+    def empty_topic(self, request: Request) -> Response | Awaitable[Response]:
+        name = valid_topic(query(request))
+        return self._do(request, lambda broker: _topic(broker, name).empty())
+
+    def pause_topic(self, request: Request, paused: bool) -> Response | Awaitable[Response]:
+        name = any_topic(query(request))
+        return self._do(request, lambda broker: _topic(broker, name).pause(paused))
+
+    def create_channel(self, request: Request) -> Response | Awaitable[Response]:
+        name, channel = channel_of_topic(query(request))
+        return self._do(request, lambda broker: _topic(broker, name).channel(channel))
+
+    def delete_channel(self, request: Request) -> Response | Awaitable[Response]:
+        return self._do_with_channel(request, lambda topic, channel: topic.delete_channel(channel.name))
+
+    def empty_channel(self, request: Request) -> Response | Awaitable[Response]:
+        return self._do_with_channel(request, lambda topic, channel: topic.empty_channel(channel.name))
+
+    def pause_channel(self, request: Request, paused: bool) -> Response | Awaitable[Response]:
+        return self._do_with_channel(
+            request, lambda topic, channel: topic.pause_channel(channel.name, paused)
+        )
+
+    def _do_with_channel(
+        self, request: Request, action: Callable[[Topic, Channel], object]
+    ) -> Response | Awaitable[Response]:
+        """The same for what needs a channel that is there."""
+        topic_name, channel_name = channel_of_topic(query(request))
+
+        def act(broker: Broker) -> None:
+            topic = _topic(broker, topic_name)
+            action(topic, _channel(topic, channel_name))
+
+        return self._do(request, act)
+
+    def _do(self, request: Request, action: Callable[[Broker], object]) -> Response | Awaitable[Response]:
+        """Do it in a round, and answer when it is durable."""
+        try:
+            with round_of(self._daemon) as broker:
+                action(broker)
+        except Refused as reason:
+            _log.error("HTTP: %s of %s refused - %s", request.path, request.remote, reason)
+            return _FAILED
+        return when_synced(self._daemon, self._daemon.broker.sync_ticket, _DONE, _FAILED)
+
+
+def _topic(broker: Broker, name: str) -> Topic:
+    try:
+        return broker.existing(name)
+    except NotFound:
+        raise HttpError(404, "TOPIC_NOT_FOUND") from None
+
+
+def _channel(topic: Topic, name: str) -> Channel:
+    try:
+        return topic.existing(name)
+    except NotFound:
+        raise HttpError(404, "CHANNEL_NOT_FOUND") from None

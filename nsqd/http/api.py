@@ -1,0 +1,130 @@
+"""All routes of the HTTP API, and the small ones themselves: /ping, /info, /stats.
+
+Every route but /pub and /mpub leaves a line in the access log.
+"""
+
+from __future__ import annotations
+
+import time
+
+from nsqkit.http import Only, Request, Response, Router, error, json_body, query, text
+from nsqkit.http.message import JSON
+from nsqkit.logging import get_logger
+from nsqkit.options import TlsRequired, format_duration
+
+from nsqd.http.admin import Admin
+from nsqd.http.config import Config
+from nsqd.http.context import Daemon
+from nsqd.http.debug import Debug
+from nsqd.http.memory import watch_gc
+from nsqd.http.publish import Publishing
+from nsqd.http.stats import NS_PER_SECOND, StatsQuery, collect
+from nsqd.http.stats_json import stats_json
+from nsqd.http.stats_text import stats_text
+
+__all__ = ["log_access", "make_plain_app", "make_router"]
+
+_log = get_logger(__name__)
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_HEALTHY = text("OK", nsq=False)
+
+
+def make_router(daemon: Daemon) -> Router:
+    """The API of this daemon, for its HTTP and its HTTPS listeners."""
+    watch_gc()
+    router = Router(log_access)
+    api, options = _Api(daemon), daemon.options
+    router.add("GET", "/ping", api.ping)
+    router.add("GET", "/info", api.info)
+    router.add("GET", "/stats", api.stats)
+    publishing = Publishing(daemon)
+    router.add(
+        "POST",
+        "/pub",
+        publishing.pub,
+        body_limit=options.max_msg_size,
+        too_big=error(413, "MSG_TOO_BIG"),
+        quiet=True,
+    )
+    router.add(
+        "POST",
+        "/mpub",
+        publishing.mpub,
+        body_limit=options.max_body_size,
+        too_big=publishing.mpub_too_big,
+        quiet=True,
+    )
+    for path, handler in Admin(daemon).routes():
+        router.add("POST", path, handler)
+    config = Config(daemon)
+    router.add("GET", "/config/:name", config.get)
+    router.add(
+        "PUT",
+        "/config/:name",
+        config.put,
+        body_limit=options.max_msg_size,
+        too_big=error(413, "INVALID_VALUE"),
+    )
+    Debug().add_to(router)
+    return router
+
+
+def make_plain_app(daemon: Daemon, router: Router) -> Router | Only:
+    """What the listener without TLS serves: the API, or with `--tls-required` the hint where it is to be had.
+
+    Ask for it when the ports are bound.
+    """
+    if daemon.options.tls_required is not TlsRequired.YES:
+        return router
+    # With these blanks: clients compare the text.
+    body = b'{"message": "TLS_REQUIRED", "https_port": %d}' % daemon.https_port
+    return Only(Response(403, body, JSON))
+
+
+def log_access(request: Request, status: int, seconds: float) -> None:
+    """A line of the access log; `seconds` from the request's end to its response."""
+    target = request.target.decode("utf-8", "backslashreplace")
+    elapsed = format_duration(int(seconds * NS_PER_SECOND))
+    _log.info("%d %s %s (%s) %s", status, request.method, target, request.remote, elapsed)
+
+
+class _Api:
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def ping(self, request: Request) -> Response:  # noqa: ARG002
+        health = self._daemon.broker.store.health
+        return _HEALTHY if health == "OK" else text(health, 500, nsq=False)
+
+    def info(self, request: Request) -> Response:  # noqa: ARG002
+        daemon, options = self._daemon, self._daemon.options
+        return json_body(
+            {
+                "version": daemon.version,
+                "broadcast_address": options.broadcast_address,
+                "hostname": daemon.hostname,
+                "http_port": daemon.http_port,
+                "tcp_port": daemon.tcp_port,
+                "start_time": daemon.start_time_ns // NS_PER_SECOND,
+                "max_heartbeat_interval": options.max_heartbeat_interval,
+                "max_output_buffer_size": options.max_output_buffer_size,
+                "max_output_buffer_timeout": options.max_output_buffer_timeout,
+                "max_deflate_level": options.max_deflate_level,
+                "topology_zone": options.topology_zone,
+                "topology_region": options.topology_region,
+            }
+        )
+
+    async def stats(self, request: Request) -> Response:
+        params = query(request)
+        asked = StatsQuery(
+            topic=params.get("topic", ""),
+            channel=params.get("channel", ""),
+            include_clients=_BOOLEANS.get(params.get("include_clients", ""), True),
+            include_memory=_BOOLEANS.get(params.get("include_mem", ""), True),
+        )
+        stats = await collect(self._daemon, asked)
+        if params.get("format") == "json":
+            return await stats_json(stats)
+        return text(await stats_text(stats, time.time_ns()))

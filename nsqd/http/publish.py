@@ -1,0 +1,142 @@
+"""POST /pub and /mpub.
+
+/pub is the hot path: a plain function that answers at once, with a response that was made before. Only at level
+`disk` does it return something to wait for.
+
+The order of the checks is part of the API: a body that is too big is refused before the topic is looked at, an empty
+one before a missing topic, and a topic is made before a bad `defer` or a bad batch is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Awaitable, Mapping
+
+from nsqkit.http import HttpError, Request, Response, error, query, text
+from nsqkit.logging import get_logger
+
+from nsqd.broker import Refused
+from nsqd.http.context import Daemon, round_of, when_synced
+from nsqd.http.params import valid_topic
+
+__all__ = ["Publishing", "split_batch", "split_lines"]
+
+_log = get_logger(__name__)
+
+_OK = text("OK")
+_EMPTY = error(400, "MSG_EMPTY")
+_EXITING = error(503, "EXITING")
+_BODY_TOO_BIG = error(413, "BODY_TOO_BIG")
+
+_MODES = {"false": False, "0": False, "true": True, "1": True}
+_INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")  # more digits than 64 bits have are refused anyway
+_NS_PER_MS = 1_000_000
+_SIZE = struct.Struct(">i")
+
+
+class Publishing:
+    """The two handlers, for one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._warned = False
+
+    def pub(self, request: Request) -> Response | Awaitable[Response]:
+        """One message."""
+        body = request.body
+        if not body:
+            return _EMPTY
+        params = query(request)
+        topic = valid_topic(params)
+        if "defer" in params:
+            return self._pub_deferred(topic, body, params["defer"])
+        return self._publish(topic, [body], None)
+
+    def mpub(self, request: Request) -> Response | Awaitable[Response]:
+        """Messages in lines, or as a batch in binary."""
+        params = query(request)
+        topic = valid_topic(params)
+        self._make_topic(topic)
+        options = self._daemon.options
+        if self._is_binary(params):
+            bodies = split_batch(request.body, options.max_msg_size, options.max_body_size)
+        else:
+            bodies = split_lines(request.body, options.max_msg_size)
+        if not bodies:
+            return when_synced(self._daemon, self._daemon.broker.sync_ticket, _OK, _EXITING)
+        return self._publish(topic, bodies, None)
+
+    def mpub_too_big(self, request: Request) -> Response:
+        """The answer to a body over the limit. One that did not announce its length passes the other checks first."""
+        if request.header(b"content-length") is None:
+            try:
+                self._make_topic(valid_topic(query(request)))
+            except HttpError as refusal:
+                return error(refusal.status, refusal.code)
+        return _BODY_TOO_BIG
+
+    def _publish(
+        self, topic: str, bodies: list[bytes], delay_ns: int | None
+    ) -> Response | Awaitable[Response]:
+        try:
+            ticket = self._daemon.publish(topic, bodies, delay_ns)
+        except Refused:  # the broker has logged why
+            return _EXITING
+        return when_synced(self._daemon, ticket, _OK, _EXITING) if ticket else _OK
+
+    def _pub_deferred(self, topic: str, body: bytes, defer: str) -> Response | Awaitable[Response]:
+        self._make_topic(topic)
+        if _INTEGER.fullmatch(defer) is None:
+            raise HttpError(400, "INVALID_DEFER")
+        delay_ns = int(defer) * _NS_PER_MS
+        if not 0 <= delay_ns <= self._daemon.options.max_req_timeout:
+            raise HttpError(400, "INVALID_DEFER")
+        return self._publish(topic, [body], delay_ns or None)
+
+    def _make_topic(self, name: str) -> None:
+        if name in self._daemon.broker.topics:
+            return
+        try:
+            with round_of(self._daemon) as broker:
+                broker.topic(name)
+        except Refused as reason:
+            _log.warning("HTTP: TOPIC(%s) cannot be created - %s", name, reason)
+            raise HttpError(503, "EXITING") from reason
+
+    def _is_binary(self, params: Mapping[str, str]) -> bool:
+        value = params.get("binary", "false")
+        if value not in _MODES and not self._warned:
+            self._warned = True  # once: a producer sends the same with every batch
+            _log.warning("HTTP: binary=%s for /mpub is deprecated, use true or false", value[:20])
+        return _MODES.get(value, True)
+
+
+def split_lines(body: bytes, max_msg_size: int) -> list[bytes]:
+    """The lines without their `\\n`, empty ones left out. `HttpError` when one is longer than `max_msg_size`."""
+    bodies = [line for line in body.split(b"\n") if line]
+    if len(body) > max_msg_size and max(map(len, bodies), default=0) > max_msg_size:
+        raise HttpError(413, "MSG_TOO_BIG")
+    return bodies
+
+
+def split_batch(body: bytes, max_msg_size: int, max_body_size: int) -> list[bytes]:
+    """The messages of a batch: int32 count, then int32 size and the bytes of each. What follows is ignored.
+
+    `HttpError` BAD_BODY for the count (at most as many as fit into `max_body_size`), BAD_MESSAGE for a size.
+    """
+    if len(body) < _SIZE.size:
+        raise HttpError(413, "BAD_BODY")
+    count = _SIZE.unpack_from(body)[0]
+    if not 0 < count <= (max_body_size - _SIZE.size) // (_SIZE.size + 1):
+        raise HttpError(413, "BAD_BODY")
+    bodies = []
+    at, end, size_at = _SIZE.size, len(body), _SIZE.unpack_from
+    for _ in range(count):
+        start = at + _SIZE.size
+        size = size_at(body, at)[0] if start <= end else 0
+        at = start + size
+        if not 0 < size <= max_msg_size or at > end:
+            raise HttpError(413, "BAD_MESSAGE")
+        bodies.append(body[start:at])
+    return bodies

@@ -1,0 +1,109 @@
+"""From published bodies to message frames: the loop that every message passes on its way in.
+
+The 34 bytes before a body are made here once, and are the same on disk and on the wire. Within a batch only the last
+hex digits of the id change from message to message: so a head is packed again only when the size of the body or the
+rest of the id does, and the last three digits come from a table.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import attrs
+from nsqkit.wire import ProtocolError
+from nsqkit.wire.frames import BODY
+
+__all__ = ["Batch", "MultiScan", "frame_of", "parse_batch"]
+
+_HEAD = struct.Struct(">iiqH13s")
+_SIZE = struct.Struct(">I")
+_SIGNED = struct.Struct(">i")
+_HEX3: Final = [b"%03x" % number for number in range(4096)]
+_MESSAGE = 2  # frame type
+
+
+def frame_of(message_id: int, wall_ns: int, body: bytes) -> bytes:
+    """One message frame, as its first delivery sends it."""
+    head = _HEAD.pack(BODY - 4 + len(body), _MESSAGE, wall_ns, 1, b"%013x" % (message_id >> 12))
+    return head + _HEX3[message_id & 4095] + body
+
+
+@attrs.frozen
+class Batch:
+    """Frames of a multi-publish. `size`: their bytes; `body_bytes`: those of the bodies; `end`: where they ended."""
+
+    frames: list[bytes]
+    size: int
+    body_bytes: int
+    end: int
+
+
+def parse_batch(
+    buffer: bytes, position: int, count: int, first_id: int, wall_ns: int, max_size: int
+) -> Batch | None:
+    """`count` messages, each an int32 size and a body, from `position` on; None when the buffer ends too soon.
+
+    `ProtocolError` for a size that is not within 1 to `max_size`.
+    """
+    start, pack, unpack, hex3 = position, _HEAD.pack, _SIZE.unpack_from, _HEX3
+    known_size, block, head = -1, -1, b""
+    frames: list[bytes] = []
+    append = frames.append
+    try:
+        for number in range(first_id, first_id + count):
+            size = unpack(buffer, position)[0]
+            stop = position + 4 + size
+            if size != known_size or number >> 12 != block:
+                if not 0 < size <= max_size:
+                    raise _bad_size(buffer, position, number - first_id, max_size)
+                known_size, block = size, number >> 12
+                head = pack(BODY - 4 + size, _MESSAGE, wall_ns, 1, b"%013x" % block)
+            append(head + hex3[number & 4095] + buffer[position + 4 : stop])
+            position = stop
+    except struct.error:
+        return None
+    if position > len(buffer):
+        return None
+    body_bytes = position - start - 4 * count
+    return Batch(frames, body_bytes + BODY * count, body_bytes, position)
+
+
+def _bad_size(buffer: bytes | bytearray, position: int, index: int, max_size: int) -> ProtocolError:
+    size = _SIGNED.unpack_from(buffer, position)[0]
+    if size <= 0:
+        return ProtocolError("E_BAD_MESSAGE", f"MPUB invalid message({index}) body size {size}")
+    return ProtocolError("E_BAD_MESSAGE", f"MPUB message too big {size} > {max_size}")
+
+
+@attrs.define
+class MultiScan:
+    """Whether a multi-publish that comes in pieces is whole, judged by its inner sizes and never looked at twice.
+
+    The declared size of the whole is only a range check in this protocol: the inner sizes rule.
+    """
+
+    position: int
+    left: int
+    index: int = 0
+
+    def advance(self, buffer: bytearray, max_size: int) -> bool:
+        """Go on with what the buffer has now; True when all messages are there. `ProtocolError` for a bad size."""
+        end, unpack = len(buffer), _SIZE.unpack_from
+        while self.left:
+            if self.position + 4 > end:
+                return False
+            size = unpack(buffer, self.position)[0]
+            if not 0 < size <= max_size:
+                raise _bad_size(buffer, self.position, self.index, max_size)
+            if self.position + 4 + size > end:
+                return False
+            self.position += 4 + size
+            self.left -= 1
+            self.index += 1
+        return True
+
+    @property
+    def in_body(self) -> bool:
+        """Whether the data ended within a message, and not before one. Only for the text of an error."""
+        return False

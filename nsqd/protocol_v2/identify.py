@@ -1,0 +1,165 @@
+"""IDENTIFY: what a client says of itself, and what is agreed.
+
+The JSON is decoded as leniently, and as strictly, as clients have come to expect: keys match whatever their case,
+unknown ones are ignored, null means absent; an integer must be written as one, a string as a string.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+from nsqkit.wire import ProtocolError
+
+__all__ = ["DEFAULT_HEARTBEAT_MS", "Identity", "Limits", "decode_identify"]
+
+DEFAULT_HEARTBEAT_MS = 30_000
+DEFAULT_BUFFER_SIZE = 16_384
+DEFAULT_DEFLATE_LEVEL = 6
+_INT64 = 1 << 63
+_INT32 = 1 << 31
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What the options allow. Times in milliseconds, sizes in bytes."""
+
+    max_heartbeat_interval: int = 60_000
+    output_buffer_timeout: int = 250
+    min_output_buffer_timeout: int = 25
+    max_output_buffer_timeout: int = 30_000
+    max_output_buffer_size: int = 65_536
+    msg_timeout: int = 60_000
+    max_msg_timeout: int = 900_000
+
+
+@attrs.define(kw_only=True)
+class Identity:
+    """A client's own description, after all defaults. Times in milliseconds; a heartbeat of -1 is none."""
+
+    client_id: str = ""
+    hostname: str = ""
+    user_agent: str = ""
+    feature_negotiation: bool = False
+    heartbeat_interval: int = DEFAULT_HEARTBEAT_MS
+    output_buffer_timeout: int = 250
+    output_buffer_size: int = DEFAULT_BUFFER_SIZE
+    sample_rate: int = 0
+    msg_timeout: int = 60_000
+    tls_v1: bool = False
+    snappy: bool = False
+    deflate: bool = False
+    deflate_level: int = 0
+    topology_region: str = ""
+    topology_zone: str = ""
+
+
+_STRINGS = {"client_id", "hostname", "user_agent", "topology_region", "topology_zone"}
+_BOOLEANS = {"feature_negotiation", "tls_v1", "snappy", "deflate"}
+_INTEGERS = {
+    "heartbeat_interval": _INT64,
+    "output_buffer_timeout": _INT64,
+    "output_buffer_size": _INT64,
+    "msg_timeout": _INT64,
+    "deflate_level": _INT64,
+    "sample_rate": _INT32,
+}
+
+
+def decode_identify(body: bytes, limits: Limits) -> Identity:
+    """The body of an IDENTIFY. `ProtocolError` (E_BAD_BODY) when it cannot be read or asks for too much."""
+    given = _fields(body)
+    identity = Identity(**{k: v for k, v in given.items() if k in _STRINGS or k in _BOOLEANS})
+    identity.deflate_level = given.get("deflate_level", 0)
+    identity.heartbeat_interval = _ranged(
+        "heartbeat interval",
+        given.get("heartbeat_interval", 0),
+        1000,
+        limits.max_heartbeat_interval,
+        default=DEFAULT_HEARTBEAT_MS,
+        off=-1,
+    )
+    timeout = _ranged(
+        "output buffer timeout",
+        given.get("output_buffer_timeout", 0),
+        limits.min_output_buffer_timeout,
+        limits.max_output_buffer_timeout,
+        default=limits.output_buffer_timeout,
+        off=0,
+    )
+    size = _ranged(
+        "output buffer size",
+        given.get("output_buffer_size", 0),
+        64,
+        limits.max_output_buffer_size,
+        default=DEFAULT_BUFFER_SIZE,
+        off=1,
+    )
+    identity.output_buffer_size = size
+    identity.output_buffer_timeout = 0 if size == 1 else timeout
+    identity.sample_rate = given.get("sample_rate", 0)
+    if not 0 <= identity.sample_rate <= 99:
+        raise _refused(f"sample rate ({identity.sample_rate}) is invalid")
+    identity.msg_timeout = _ranged(
+        "msg timeout",
+        given.get("msg_timeout", 0),
+        1000,
+        limits.max_msg_timeout,
+        default=limits.msg_timeout,
+    )
+    return identity
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    """The known fields that are there, with the types they must have."""
+    try:
+        decoded = json.loads(body.decode("utf-8", "replace"), parse_constant=_no_constant, strict=True)
+    except (ValueError, RecursionError):
+        raise _undecodable() from None
+    if decoded is None:
+        return {}
+    if not isinstance(decoded, dict):
+        raise _undecodable()
+    out: dict[str, Any] = {}
+    for key, value in decoded.items():
+        name = key.lower()
+        if value is None:
+            continue
+        if name in _STRINGS:
+            good = isinstance(value, str)
+            value = value.encode("utf-8", "replace").decode() if good else value  # lone surrogates
+        elif name in _BOOLEANS:
+            good = isinstance(value, bool)
+        elif name in _INTEGERS:
+            bound = _INTEGERS[name]
+            good = type(value) is int and -bound <= value < bound
+        else:
+            continue
+        if not good:
+            raise _undecodable()
+        out[name] = value
+    return out
+
+
+def _ranged(name: str, value: int, low: int, high: int, *, default: int, off: int | None = None) -> int:
+    """A number within its range; 0 stands for the default, -1 (where allowed) for off."""
+    if value == 0:
+        return default
+    if value == -1 and off is not None:
+        return off
+    if not low <= value <= high:
+        raise _refused(f"{name} ({value}) is invalid")
+    return value
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _undecodable() -> ProtocolError:
+    return ProtocolError("E_BAD_BODY", "IDENTIFY failed to decode JSON body")
+
+
+def _refused(reason: str) -> ProtocolError:
+    return ProtocolError("E_BAD_BODY", f"IDENTIFY {reason}")

@@ -1,0 +1,161 @@
+"""The rhythm of the daemon: between two looks at the network everything happens in one *round*.
+
+    begin()   the broker's clock is set
+    ...       sessions are fed, HTTP handlers call the broker; none of it awaits
+    end()     one append a topic, answers are released, messages handed out, sockets written to
+
+Rounds never nest and never await, whoever runs them: the loop of the plain connections, a task of an encrypted one, an
+HTTP handler, the clock, a job that has ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+from nsqkit.logging import get_logger
+
+from nsqd.broker import Broker
+from nsqd.log.jobs import Job
+from nsqd.protocol_v2.context import Context
+
+__all__ = ["Connection", "Rounds"]
+
+log = get_logger("nsqd")
+
+WORKERS = 8  # jobs that may wait for the disk at the same time
+
+
+class Connection(Protocol):
+    """What a round asks of the driver of a connection."""
+
+    def flush(self) -> None:
+        """Send what the session's outbox holds, or close what is to be closed. Must not raise."""
+
+
+class Rounds:
+    """Runs the broker's rounds, timers and jobs on trio. `on_fatal`: a sync has failed, the daemon must stop."""
+
+    def __init__(self, broker: Broker, context: Context, on_fatal: Callable[[OSError], None]) -> None:
+        self.broker = broker
+        self.context = context
+        self.awake: list[Connection] = []  # who has something to send
+        self.more = False  # messages are left to hand out, without anything having to happen first
+        self._on_fatal = on_fatal
+        self._holding: dict[object, None] = {}  # sessions whose answers wait for a sync
+        self._synced = 0
+        self._sync_waiters: list[tuple[int, trio.Event]] = []
+        self._clock = trio.CancelScope()
+        self._jobs = trio.Event()
+        self._workers = trio.CapacityLimiter(WORKERS)
+
+    # --- a round
+
+    def begin(self) -> None:
+        self.broker.advance(trio.current_time(), time.time_ns())
+
+    def end(self) -> None:
+        broker, context = self.broker, self.context
+        broker.commit()
+        if context.answering:
+            self._release_answers()
+        self.more = broker.pump()
+        if self.awake:
+            awake, self.awake = self.awake, []
+            for connection in awake:
+                connection.flush()
+            self.more = self.more or bool(self.awake)
+        if broker.store.jobs:
+            self._jobs.set()
+        if broker.timers.next() < self._clock.deadline:
+            self._clock.deadline = broker.timers.next()
+        if broker.store.fatal is not None:
+            self._on_fatal(broker.store.fatal)
+
+    def _release_answers(self) -> None:
+        broker, context = self.broker, self.context
+        if broker.failures:
+            for session in context.answering:
+                session.failed_commits()
+            broker.end_of_failures()
+        ticket = broker.sync_ticket
+        if ticket <= broker.synced:
+            ticket = 0
+        answering, context.answering = context.answering, []
+        for session in answering:
+            session.release(ticket)
+            if session.waits_for_sync:
+                self._holding[session] = None
+
+    # --- syncs
+
+    async def synced(self, ticket: int) -> None:
+        """Wait until the disk has everything up to this ticket. Level `os` never waits."""
+        if ticket > self.broker.synced:
+            event = trio.Event()
+            self._sync_waiters.append((ticket, event))
+            await event.wait()
+
+    def _after_sync(self) -> None:
+        self._synced = synced = self.broker.synced
+        for session in list(self._holding):
+            if session.synced(synced):  # type: ignore[attr-defined]
+                del self._holding[session]
+        waiters, self._sync_waiters = self._sync_waiters, []
+        for ticket, event in waiters:
+            if ticket <= synced:
+                event.set()
+            else:
+                self._sync_waiters.append((ticket, event))
+
+    # --- background tasks
+
+    async def run_clock(self) -> None:
+        """Fire the broker's timers when they are due, and go on with what a round has left over."""
+        while True:
+            with trio.CancelScope() as self._clock:
+                self._clock.deadline = self.broker.timers.next()
+                await trio.sleep_forever()
+            if self._clock.cancelled_caught:
+                late = trio.current_time() - self._clock.deadline
+                if late > 1:  # the process was stopped: what can be read comes before what has timed out
+                    for _ in range(3):
+                        await trio.lowlevel.checkpoint()
+                self.begin()
+                self.broker.fire_timers()
+                self.end()
+            await self.go_on()
+
+    async def go_on(self) -> None:
+        """Rounds without input, while there is something to hand out or a snapshot to write."""
+        while self.more or self.broker.snapshots:
+            await trio.lowlevel.checkpoint()
+            self.begin()
+            self.broker.step_snapshots()
+            self.end()
+
+    async def run_jobs(self) -> None:
+        """Start the broker's jobs in threads; what each has to say is a round of its own."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._jobs.wait()
+                self._jobs = trio.Event()
+                while self.broker.store.jobs:
+                    nursery.start_soon(self._run_job, self.broker.store.jobs.popleft())
+
+    async def _run_job(self, job: Job) -> None:
+        try:
+            result = await trio.to_thread.run_sync(job.work, limiter=self._workers)
+        except OSError as error:
+            log.error("%s failed: %s", job.name, error)
+            self.begin()
+            job.failed(error)
+        else:
+            self.begin()
+            job.done(result)
+        if self.broker.synced != self._synced:
+            self._after_sync()
+        self.end()
+        await self.go_on()

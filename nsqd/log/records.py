@@ -253,10 +253,17 @@ def decode_changes(payload: bytes, count: int) -> list[list[Any]]:
     """The changes of a record. `FormatError` when they cannot be read."""
     unpacker = msgpack.Unpacker(max_buffer_size=MAX_PAYLOAD, strict_map_key=False)
     unpacker.feed(payload)
+    changes, end = [], 0
     try:
-        changes = list(unpacker)
+        for change in unpacker:
+            changes.append(change)
+            end = unpacker.tell()
     except Exception as error:  # msgpack's own errors have no common base
         raise FormatError(f"changes that are no msgpack: {error}") from error
     if len(changes) != count:
         raise FormatError("a record holds another number of changes than its head says")
+    if end != len(payload):
+        raise FormatError("the changes of a record do not fill it")
+    if not all(isinstance(change, list) and change for change in changes):
+        raise FormatError("a change that is no array with a code")
     return changes

@@ -144,9 +144,12 @@ class TopicState:
         """Apply one change of a CHANGES record. `FormatError` for one that this version does not know."""
         try:
             handler = _HANDLERS[change[0]]
-        except (KeyError, IndexError):
+        except (KeyError, IndexError, TypeError):
             raise FormatError(f"an unknown change: {change!r}") from None
-        handler(self, *change[1:])
+        try:
+            handler(self, *change[1:])
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"a change with other items than its code has: {change!r}") from error
 
     def checkpoint(self) -> None:
         pass

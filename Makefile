@@ -1,0 +1,65 @@
+# make run    a broker in this folder, from nothing but Python 3.11+ and make
+# make test   everything that is needed to run the tests, and the tests
+# make check  what a change has to pass: format, lint, types, tests
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATA ?= run/nsqd
+PYTEST ?= -n auto --dist loadgroup
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format lint types bench clean
+
+help: ## what can be done here
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$$($(PYTHON) --version) is too old: nsq-trio needs 3.11 or later (make PYTHON=python3.12 ...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: pyproject.toml $(VENV)/.made
+	@echo "installing nsq-trio into $(VENV) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.made
+	@echo "installing nsq-trio and its test tools into $(VENV) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+run: $(VENV)/.run ## set everything up and start a broker here
+	@mkdir -p $(DATA)
+	@printf '\n%s\n' \
+		'nsqd is starting: TCP on 127.0.0.1:4150, HTTP on 127.0.0.1:4151, messages in $(DATA)/' \
+		'In another terminal:' \
+		'' \
+		'  curl -d "hello" "http://127.0.0.1:4151/pub?topic=greetings"              publish a message' \
+		'  curl --data-binary @README.md "http://127.0.0.1:4151/mpub?topic=lines"   publish a file, a line a message' \
+		'  curl "http://127.0.0.1:4151/stats"                                       see what is there' \
+		'' \
+		'Any NSQ client consumes from 127.0.0.1:4150. Ctrl-C stops the broker; its messages stay.' ''
+	@exec $(BIN)/nsqd --data-path=$(DATA) --tcp-address=127.0.0.1:4150 --http-address=127.0.0.1:4151 \
+		--broadcast-address=127.0.0.1 $(ARGS)
+
+test: $(VENV)/.dev ## set everything up and run all tests
+	$(BIN)/pytest $(PYTEST)
+
+check: format lint types test ## format, lint, types, tests: what a change has to pass
+
+format: $(VENV)/.dev ## is everything formatted?
+	$(BIN)/ruff format --check
+
+lint: $(VENV)/.dev ## does the linter have anything to say?
+	$(BIN)/ruff check
+
+types: $(VENV)/.dev ## do the types fit?
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev ## measure (minutes; on a quiet machine)
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what the other targets have made (not your messages in run/)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/foreign/node_modules

@@ -1,0 +1,144 @@
+"""What the core promises, as a model that is simple enough to be believed.
+
+It predicts no delivery: it is told of each and says whether it was allowed, and it knows where every message must be.
+Durable channels are followed exactly. An ephemeral channel may drop what it has no room for, so its model only knows
+what it may still deliver.
+"""
+
+from __future__ import annotations
+
+import attrs
+from nsqkit.wire import Message
+
+__all__ = ["ChannelModel", "Copy", "TopicModel"]
+
+NEVER = float("-inf")
+
+
+@attrs.define(eq=False)
+class Copy:
+    """One message in one channel. `owner`: the consumer that has it in flight; None when that one is gone."""
+
+    id: bytes
+    place: str = "ready"  # or "deferred", "in flight"
+    owner: object = None
+    due: float = NEVER
+    deadline: float = 0.0
+    limit: float = 0.0
+    fewest: int = 0  # attempts so far: a kill may forget those that were never journaled
+    most: int = 0
+    number: int | None = None  # in the log, known from the first delivery on
+    lost_once: bool = False
+    parked: list[tuple[int, float]] = attrs.field(factory=list)  # (attempts, due): the last one journaled, and later
+
+    def park(self, due: float = NEVER) -> None:
+        """It waits for another delivery."""
+        self.place = "deferred" if due > NEVER else "ready"
+        self.due, self.owner = due, None
+        self.parked.append((self.most, due))
+
+
+@attrs.define(eq=False)
+class ChannelModel:
+    """A channel. `finished_lately`: finished, but perhaps not journaled yet."""
+
+    durable: bool
+    paused: bool = False
+    copies: dict[bytes, Copy] = attrs.field(factory=dict)
+    finished: set[bytes] = attrs.field(factory=set)
+    finished_lately: dict[bytes, Copy] = attrs.field(factory=dict)
+    entered: int = 0  # in this life of the daemon
+
+    def enter(self, message_id: bytes, due: float = NEVER) -> None:
+        copy = Copy(message_id)
+        if due > NEVER:
+            copy.park(due)
+        self.copies[message_id] = copy
+        self.entered += 1
+
+    def at(self, place: str) -> list[Copy]:
+        return [copy for copy in self.copies.values() if copy.place == place]
+
+    def delivered(self, message: Message, owner: object, now: float, timeout: float, longest: float) -> Copy:
+        """A frame went to a client: was that allowed?"""
+        assert not self.paused, "delivered while paused"
+        assert message.id not in self.finished, "delivered after it was finished"
+        assert message.id in self.copies, "delivered, but not in this channel"
+        copy = self.copies[message.id]
+        assert copy.place == "ready", f"delivered, but {copy.place} until {max(copy.due, copy.deadline)}"
+        assert copy.fewest + 1 <= message.attempts <= copy.most + 1, (message, copy)
+        copy.place, copy.owner, copy.due = "in flight", owner, NEVER
+        copy.fewest = copy.most = message.attempts
+        copy.deadline, copy.limit = now + timeout, now + longest
+        return copy
+
+    def finish(self, message_id: bytes) -> None:
+        copy = self.copies.pop(message_id)
+        self.finished.add(message_id)
+        self.finished_lately[message_id] = copy
+
+    def leave(self, owner: object, unsent: set[bytes]) -> None:
+        """A connection has ended."""
+        for copy in [copy for copy in self.at("in flight") if copy.owner is owner]:
+            copy.owner = None
+            if copy.id in unsent:
+                copy.most -= 1
+                copy.fewest -= 1
+                copy.place = "ready"
+            elif not copy.lost_once:
+                copy.lost_once = True
+                copy.park()
+
+    def pass_time(self, now: float) -> None:
+        for copy in self.at("in flight"):
+            if copy.deadline <= now:
+                copy.park()
+        for copy in self.at("deferred"):
+            if copy.due <= now:
+                copy.place = "ready"
+
+    def journaled(self) -> None:
+        """Everything that happened so far is in the log."""
+        self.finished_lately.clear()
+        for copy in self.copies.values():
+            del copy.parked[:-1]
+
+    def restarted(self, now: float, settled: set[int], deferred: dict[int, float], *, orderly: bool) -> None:
+        """The daemon was killed. `settled`, `deferred`: what it says of the numbers that it is asked for."""
+        for message_id, copy in self.finished_lately.items():
+            if copy.number not in settled:  # its FIN was not journaled: it comes again
+                self.finished.discard(message_id)
+                self.copies[message_id] = copy
+        self.finished_lately.clear()
+        self.entered = 0
+        for copy in self.copies.values():
+            dues = {due for _, due in copy.parked} or {NEVER}
+            due = max(dues) if copy.number is None else deferred.get(copy.number, NEVER)
+            early = min(dues) <= now
+            assert due in dues or (due == NEVER and early), (due, copy)
+            copy.place = "deferred" if due > now else "ready"
+            copy.due, copy.owner, copy.lost_once = due, None, False
+            if not orderly:
+                copy.fewest = min((attempts for attempts, _ in copy.parked), default=0)
+
+
+@attrs.define(eq=False)
+class TopicModel:
+    """A topic. `backlog`: ids that no channel has got, each with the delay that it has to wait from then on."""
+
+    paused: bool = False
+    backlog: list[tuple[bytes, float | None]] = attrs.field(factory=list)
+    channels: dict[str, ChannelModel] = attrs.field(factory=dict)
+
+    def published(self, ids: list[bytes], delay: float | None, now: float) -> None:
+        self.backlog += [(message_id, delay) for message_id in ids]
+        self.flow(now)
+
+    def flow(self, now: float) -> None:
+        """Unless it is paused, or has no channel, every channel gets what there is."""
+        if self.paused or not self.channels:
+            return
+        for channel in self.channels.values():
+            for message_id, delay in self.backlog:
+                channel.enter(message_id, NEVER if delay is None else now + delay)
+        self.backlog.clear()

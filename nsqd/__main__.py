@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 import trio
-from nsqkit.logging import configure, fatal_line
-from nsqkit.options import OptionError
 
 from nsqd.daemon import Daemon, StartError, banner
 from nsqd.log.records import NewerFormat
 from nsqd.log.store import ForeignDataPath
 from nsqd.options import load, validate
+from nsqkit.logging import configure, fatal_line
+from nsqkit.options import OptionError
 
 __all__ = ["main"]
 

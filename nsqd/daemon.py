@@ -15,19 +15,9 @@ import time
 from collections.abc import Callable, Iterable
 
 import trio
-from nsqkit.listeners import (
-    BoundAddress,
-    accept_forever,
-    bound_address,
-    close_listener,
-    open_listeners,
-    remote_address,
-)
-from nsqkit.logging import LogLevel, get_logger, set_level
-from nsqkit.version import VERSION, version_line
 
 from nsqd.broker import Broker, BrokerOptions, Refused
-from nsqd.http.api import make_server
+from nsqd.http.api import make_plain_app, make_router
 from nsqd.http.stats import ClientStats
 from nsqd.log.files import FileStorage
 from nsqd.log.lock import DataPathLock
@@ -39,6 +29,18 @@ from nsqd.protocol_v2.framing import frame_of
 from nsqd.protocol_v2.identify import Limits
 from nsqd.protocol_v2.plain import PlainConnections
 from nsqd.rounds import Rounds
+from nsqkit.http import ByteBudget, HttpServer
+from nsqkit.http import Limits as HttpLimits
+from nsqkit.listeners import (
+    BoundAddress,
+    accept_forever,
+    bound_address,
+    close_listener,
+    open_listeners,
+    remote_address,
+)
+from nsqkit.logging import LogLevel, get_logger, set_level
+from nsqkit.version import VERSION, version_line
 
 __all__ = ["Daemon", "StartError"]
 
@@ -65,6 +67,7 @@ class Daemon:
         self.tcp_port = self.http_port = self.https_port = -1
         self._failure: OSError | None = None
         self._scope = trio.CancelScope()
+        self._stopping = trio.Event()
         folder = options.data_path or os.getcwd()
         try:
             self._lock = DataPathLock(folder)
@@ -134,25 +137,29 @@ class Daemon:
     async def _serve(
         self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
     ) -> None:
-        server = make_server(self)
+        app = make_plain_app(self, make_router(self))
+        server = HttpServer(
+            app, HttpLimits(stop_seconds=HTTP_GRACE), ByteBudget(self.options.max_buffered_bytes)
+        )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.rounds.run_jobs)
-            nursery.start_soon(self.rounds.run_clock)
-            nursery.start_soon(self.plain.run)
-            for listener in tcp:
-                nursery.start_soon(accept_forever, listener, self._accept)
-            if http:
-                nursery.start_soon(server.run, http)
-            nursery.start_soon(self._watch_signals)
+            for task in (self.rounds.run_jobs, self.rounds.run_clock, self.plain.run, self._watch_signals):
+                nursery.start_soon(task)
             self.rounds.begin()
             self.rounds.end()
-            on_ready()
-            try:
-                await trio.sleep_forever()
-            finally:
+            async with trio.open_nursery() as serving:
+                if http:
+                    await serving.start(server.run, http)
+                async with trio.open_nursery() as accepting:
+                    for listener in tcp:
+                        accepting.start_soon(accept_forever, listener, self._accept)
+                    on_ready()
+                    await self._stopping.wait()
+                    accepting.cancel_scope.cancel()
                 for listener in tcp:
-                    with trio.CancelScope(shield=True):
-                        await close_listener(listener)
+                    await close_listener(listener)
+                self.plain.close_all()
+                server.stop()
+            nursery.cancel_scope.cancel()
 
     def _accept(self, stream: trio.SocketStream) -> None:
         remote = remote_address(stream)
@@ -170,7 +177,7 @@ class Daemon:
         with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             async for number in signals:
                 log.info("%s: stopping", signal.Signals(number).name)
-                self._scope.cancel()
+                self._stopping.set()
 
     def _sync_failed(self, error: OSError) -> None:
         """What a failed sync has lost cannot be known: stop, and recover from what the disk really holds."""
@@ -180,7 +187,6 @@ class Daemon:
             self._scope.cancel()
 
     def _stop(self) -> None:
-        self.plain.close_all()
         if self._failure is None:
             self.rounds.begin()
             self.broker.close()

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Sequence
 
 import attrs
+
 from nsqkit.options import (
     DURATION,
     FLOAT,

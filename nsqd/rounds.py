@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 import trio
-from nsqkit.logging import get_logger
 
 from nsqd.broker import Broker
 from nsqd.log.jobs import Job
 from nsqd.protocol_v2.context import Context
+from nsqkit.logging import get_logger
 
 __all__ = ["Connection", "Rounds"]
 

@@ -17,8 +17,6 @@ from collections import deque
 from collections.abc import Callable
 
 import attrs
-from nsqkit.logging import get_logger
-from nsqkit.wire.names import is_ephemeral
 
 from nsqd.broker.channel import Channel
 from nsqd.broker.errors import NotFound, Refused
@@ -28,6 +26,8 @@ from nsqd.broker.topic import EphemeralTopic, LogTopic, Topic
 from nsqd.broker.window import WindowBudget
 from nsqd.log.store import Store
 from nsqd.log.topic_log import Damage
+from nsqkit.logging import get_logger
+from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["Broker", "BrokerOptions", "Listener"]
 

@@ -26,9 +26,8 @@ from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
-
 from nsqd.broker.subscription import InFlight, Subscription
+from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
 
 if TYPE_CHECKING:
     from nsqd.broker.broker import Broker

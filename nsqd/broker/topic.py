@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from nsqkit.wire.names import is_ephemeral
-
 from nsqd.broker.channel import Channel
 from nsqd.broker.ephemeral import EphemeralChannel
 from nsqd.broker.errors import NotFound, Refused
@@ -32,6 +30,7 @@ from nsqd.log.recovery import Recovered
 from nsqd.log.snapshots import KEPT, SLICE, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
 from nsqd.log.topic_log import Batch, Piece, Segment, TopicLog
+from nsqkit.wire.names import is_ephemeral
 
 if TYPE_CHECKING:
     from nsqd.broker.broker import Broker

@@ -1,9 +1,10 @@
 """The HTTP API of nsqd: publishing, administration, statistics, configuration, a look inside.
 
-`make_router(daemon)` gives the routes for `nsqkit.http.HttpServer`; `daemon` is whatever fits the protocol `Daemon`.
+`make_server(daemon)` gives the server for plain HTTP, `make_router(daemon)` the routes for another one (HTTPS);
+`daemon` is whatever fits the protocol `Daemon`.
 """
 
-from nsqd.http.api import make_plain_app, make_router
+from nsqd.http.api import make_plain_app, make_router, make_server
 from nsqd.http.context import Daemon
 from nsqd.http.memory import MemoryStats, memory_stats
 from nsqd.http.stats import (
@@ -30,5 +31,6 @@ __all__ = [
     "in_slices",
     "make_plain_app",
     "make_router",
+    "make_server",
     "memory_stats",
 ]

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 
-from nsqkit.http import HttpError, Request, Response, error, query, text
-from nsqkit.http.routing import Handler
-from nsqkit.logging import get_logger
-
 from nsqd.broker import Broker, Channel, NotFound, Refused, Topic
 from nsqd.http.context import Daemon, round_of, when_synced
 from nsqd.http.params import any_topic, channel_of_topic, valid_topic
+from nsqkit.http import HttpError, Request, Response, error, query, text
+from nsqkit.http.routing import Handler
+from nsqkit.logging import get_logger
 
 __all__ = ["Admin"]
 

@@ -7,11 +7,6 @@ from __future__ import annotations
 
 import time
 
-from nsqkit.http import Only, Request, Response, Router, error, json_body, query, text
-from nsqkit.http.message import JSON
-from nsqkit.logging import get_logger
-from nsqkit.options import TlsRequired, format_duration
-
 from nsqd.http.admin import Admin
 from nsqd.http.config import Config
 from nsqd.http.context import Daemon
@@ -21,13 +16,34 @@ from nsqd.http.publish import Publishing
 from nsqd.http.stats import NS_PER_SECOND, StatsQuery, collect
 from nsqd.http.stats_json import stats_json
 from nsqd.http.stats_text import stats_text
+from nsqkit.http import (
+    ByteBudget,
+    HttpServer,
+    Only,
+    Request,
+    Response,
+    Router,
+    error,
+    json_body,
+    query,
+    text,
+)
+from nsqkit.http.message import JSON
+from nsqkit.logging import get_logger
+from nsqkit.options import TlsRequired, format_duration
 
-__all__ = ["log_access", "make_plain_app", "make_router"]
+__all__ = ["log_access", "make_plain_app", "make_router", "make_server"]
 
 _log = get_logger(__name__)
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _HEALTHY = text("OK", nsq=False)
+
+
+def make_server(daemon: Daemon) -> HttpServer:
+    """The server for the listener without TLS. Ask for it when the ports are bound."""
+    app = make_plain_app(daemon, make_router(daemon))
+    return HttpServer(app, budget=ByteBudget(daemon.options.max_buffered_bytes))
 
 
 def make_router(daemon: Daemon) -> Router:

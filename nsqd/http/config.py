@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import msgspec
-from nsqkit.http import HttpError, Request, Response, json_body, text
-from nsqkit.logging import get_logger
-from nsqkit.options import FLOATS, STRING, LogLevel, option_value
 
 from nsqd.http.context import Daemon
 from nsqd.http.gojson import go_float
+from nsqkit.http import HttpError, Request, Response, json_body, text
+from nsqkit.logging import get_logger
+from nsqkit.options import FLOATS, STRING, LogLevel, option_value
 
 __all__ = ["Config"]
 

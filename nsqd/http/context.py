@@ -14,11 +14,10 @@ import contextlib
 from collections.abc import Awaitable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from nsqkit.http import Response
-from nsqkit.logging import LogLevel, get_logger
-
 from nsqd.broker import Broker, Refused
 from nsqd.options import NsqdOptions
+from nsqkit.http import Response
+from nsqkit.logging import LogLevel, get_logger
 
 if TYPE_CHECKING:
     from nsqd.http.stats import ClientStats

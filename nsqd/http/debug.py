@@ -20,10 +20,10 @@ from types import FrameType
 
 import attrs
 import trio
-from nsqkit.http import Request, Response, Router, query, text
-from nsqkit.http.message import HTML
 
 from nsqd.http.memory import memory_stats
+from nsqkit.http import Request, Response, Router, query, text
+from nsqkit.http.message import HTML
 
 __all__ = ["Debug"]
 

@@ -13,12 +13,11 @@ import re
 import struct
 from collections.abc import Awaitable, Mapping
 
-from nsqkit.http import HttpError, Request, Response, error, query, text
-from nsqkit.logging import get_logger
-
 from nsqd.broker import Refused
 from nsqd.http.context import Daemon, round_of, when_synced
 from nsqd.http.params import valid_topic
+from nsqkit.http import HttpError, Request, Response, error, query, text
+from nsqkit.logging import get_logger
 
 __all__ = ["Publishing", "split_batch", "split_lines"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import attrs
 import msgspec
-from nsqkit.http import Response, json_body
 
 from nsqd.http.gojson import go_float
 from nsqd.http.stats import NS_PER_SECOND, ChannelStats, ClientStats, Latency, Stats, TopicStats, in_slices
+from nsqkit.http import Response, json_body
 
 __all__ = ["stats_json"]
 

@@ -6,10 +6,10 @@ import platform
 import time
 
 import attrs
-from nsqkit.options import format_duration
 
 from nsqd.http.memory import MemoryStats
 from nsqd.http.stats import NS_PER_SECOND, ChannelStats, ClientStats, Latency, Stats, TopicStats, in_slices
+from nsqkit.options import format_duration
 
 __all__ = ["stats_text"]
 

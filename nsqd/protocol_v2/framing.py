@@ -11,6 +11,7 @@ import struct
 from typing import Final
 
 import attrs
+
 from nsqkit.wire import ProtocolError
 from nsqkit.wire.frames import BODY
 

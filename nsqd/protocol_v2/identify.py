@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import attrs
+
 from nsqkit.wire import ProtocolError
 
 __all__ = ["DEFAULT_HEARTBEAT_MS", "Identity", "Limits", "decode_identify"]

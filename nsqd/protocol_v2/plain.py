@@ -16,12 +16,12 @@ import socket
 from typing import Final
 
 import trio
-from nsqkit.logging import get_logger
 
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.session import Session
 from nsqd.protocol_v2.unsent import unsent_frames
 from nsqd.rounds import Rounds
+from nsqkit.logging import get_logger
 
 __all__ = ["PlainConnections"]
 
@@ -81,9 +81,10 @@ class PlainConnections:
 
     def close_all(self) -> None:
         """The daemon stops: every connection is closed, without a frame."""
+        self.rounds.begin()
         for connection in list(self.connections.values()):
             connection.close()
-        self.epoll.close()
+        self.rounds.end()
 
 
 class _Connection:

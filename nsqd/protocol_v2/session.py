@@ -18,6 +18,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from nsqd.broker import NotInFlight, NotOwner, Outbox, Refused, Subscription, Topic
+from nsqd.protocol_v2.framing import MultiScan, frame_of, parse_batch
+from nsqd.protocol_v2.identify import DEFAULT_HEARTBEAT_MS, Identity, decode_identify
 from nsqkit.wire import (
     CLOSE_WAIT,
     COMMANDS,
@@ -34,10 +37,6 @@ from nsqkit.wire import (
 )
 from nsqkit.wire.commands import MAX_LINE
 from nsqkit.wire.frames import ID
-
-from nsqd.broker import NotInFlight, NotOwner, Outbox, Refused, Subscription, Topic
-from nsqd.protocol_v2.framing import MultiScan, frame_of, parse_batch
-from nsqd.protocol_v2.identify import DEFAULT_HEARTBEAT_MS, Identity, decode_identify
 
 if TYPE_CHECKING:
     from nsqd.protocol_v2.context import Context

@@ -10,12 +10,12 @@ import math
 from typing import Final
 
 import trio
-from nsqkit.logging import get_logger
 
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.session import Session
 from nsqd.protocol_v2.unsent import unsent_frames
 from nsqd.rounds import Rounds
+from nsqkit.logging import get_logger
 
 __all__ = ["serve_stream"]
 

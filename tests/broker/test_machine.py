@@ -495,6 +495,7 @@ def run(examples: int, steps: int) -> None:
             print_blob=True,
             derandomize=False,
             database=None,
+            report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -1,0 +1,228 @@
+"""A daemon without sockets round a real broker in memory, and a client that says exactly the bytes it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import attrs
+import trio
+from nsqkit.http import HttpServer
+from nsqkit.listeners import bound_address, open_listeners
+from nsqkit.logging import LogLevel
+from nsqkit.wire import encode_message
+
+from nsqd.broker import Broker, BrokerOptions, Outbox, Refused, Subscription
+from nsqd.http import ClientStats, make_server
+from nsqd.log.faulty import FaultyStorage
+from nsqd.log.memory import MemoryStorage
+from nsqd.log.store import Store, StoreOptions
+from nsqd.options import NsqdOptions
+
+PATIENCE_SECONDS = 10
+START_NS = 1_700_000_000 * 10**9
+
+
+class FakeDaemon:
+    """`run_jobs = False` holds back every sync; `run_pending` lets them go. `failing` makes appends fail."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.options = NsqdOptions(**{"broadcast_address": "b.example", **changes})
+        self.memory = MemoryStorage()
+        self.storage = FaultyStorage(self.memory)
+        store = Store(self.storage, StoreOptions(min_free_space=1 << 20, ballast_bytes=1 << 20), START_NS)
+        on_disk = self.options.durability == "disk"
+        self.broker = Broker(store, BrokerOptions(sync_on_commit=on_disk, msg_timeout=60), 1000.0, START_NS)
+        self.tcp_port, self.http_port, self.https_port = 4150, 4151, 4152
+        self.start_time_ns = START_NS
+        self.hostname, self.version = "h.example", "1.4.0"
+        self.connected: list[ClientStats] = []
+        self.run_jobs = True
+        self.in_round = False
+        self.rounds = 0
+        self.log_level_set: list[LogLevel] = []
+        self._changed = trio.Event()
+        self._next_id = 0
+
+    def clients(self) -> Iterable[ClientStats]:
+        return iter(self.connected)
+
+    def round(self) -> None:
+        assert not self.in_round, "rounds do not nest"
+        self.in_round = True
+        self.rounds += 1
+        self.broker.advance(self.broker.now + 0.25, self.broker.wall_ns + 250_000_000)
+
+    def end_round(self) -> None:
+        self.broker.commit()
+        self.broker.end_of_failures()
+        self.broker.pump()
+        self.in_round = False
+        if self.run_jobs:
+            self.run_pending()
+
+    def run_pending(self) -> None:
+        self.broker.store.jobs.run_all()
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def synced(self, ticket: int) -> None:
+        while self.broker.synced < ticket:
+            if self.broker.store.fatal is not None:
+                raise Refused(str(self.broker.store.fatal))
+            await self._changed.wait()
+
+    def publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> int:
+        self.round()
+        try:
+            self.broker.refuse_when_full()
+            topic = self.broker.topic(topic_name)
+            frames = [encode_message(self.broker.wall_ns, 1, self._message_id(), body) for body in bodies]
+            batch = topic.batch
+            if delay_ns is None:
+                topic.publish(frames, sum(map(len, frames)), sum(map(len, bodies)))
+            else:
+                for frame, body in zip(frames, bodies, strict=True):
+                    topic.publish_deferred(frame, delay_ns, len(body))
+            self.broker.commit()
+            if batch in topic.failed:
+                raise Refused(topic.failed[batch])
+            return self.broker.sync_ticket
+        finally:
+            self.end_round()
+
+    def _message_id(self) -> bytes:
+        self._next_id += 1
+        return b"%016x" % self._next_id
+
+    def set_log_level(self, level: LogLevel) -> None:
+        self.options.log_level = level
+        self.log_level_set.append(level)
+
+    def set_lookupd_addresses(self, addresses: list[str]) -> None:
+        self.options.nsqlookupd_tcp_addresses = addresses
+
+    # --- for tests
+
+    def put(self, topic: str, *bodies: bytes, delay_ns: int | None = None) -> None:
+        self.publish(topic, list(bodies), delay_ns)
+
+    def make(self, topic: str, *channels: str) -> None:
+        self.round()
+        for channel in channels:
+            self.broker.topic(topic).channel(channel)
+        self.broker.topic(topic)
+        self.end_round()
+
+    def subscribe(self, topic: str, channel: str, rdy: int = 0) -> Subscription:
+        class Socket:
+            def wake(self) -> None: ...
+            def disconnect(self) -> None: ...
+
+        self.round()
+        outbox = Outbox(Socket(), 1 << 20)
+        subscription = self.broker.topic(topic).subscribe(channel, outbox, timeout=60)
+        subscription.set_rdy(rdy)
+        self.end_round()
+        return subscription
+
+
+@attrs.define
+class Answer:
+    status: int
+    headers: dict[str, str]
+    """Names as on the wire."""
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+@attrs.define
+class Client:
+    """One connection; requests one after the other."""
+
+    stream: trio.SocketStream
+    buffer: bytes = b""
+
+    async def get(self, target: str) -> Answer:
+        return await self.ask("GET", target)
+
+    async def post(self, target: str, body: bytes = b"") -> Answer:
+        return await self.ask("POST", target, body)
+
+    async def put(self, target: str, body: bytes = b"") -> Answer:
+        return await self.ask("PUT", target, body)
+
+    async def ask(self, method: str, target: str, body: bytes = b"") -> Answer:
+        head = f"{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+        return await self.send(head.encode() + body)
+
+    async def post_chunked(self, target: str, body: bytes) -> Answer:
+        head = f"POST {target} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        return await self.send(head + chunk + b"0\r\n\r\n")
+
+    async def send(self, data: bytes) -> Answer:
+        await self.stream.send_all(data)
+        return await self.answer()
+
+    async def answer(self) -> Answer:
+        with trio.fail_after(PATIENCE_SECONDS):
+            while b"\r\n\r\n" not in self.buffer:
+                await self._more()
+            head, _, rest = self.buffer.partition(b"\r\n\r\n")
+            first, *lines = head.decode().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            size = int(headers["Content-Length"])
+            self.buffer = rest
+            while len(self.buffer) < size:
+                await self._more()
+        body, self.buffer = self.buffer[:size], self.buffer[size:]
+        return Answer(int(first.split(" ")[1]), headers, body)
+
+    async def _more(self) -> None:
+        data = await self.stream.receive_some(1 << 20)
+        assert data, f"the server closed; so far: {self.buffer!r}"
+        self.buffer += data
+
+
+@contextlib.asynccontextmanager
+async def serving(daemon: FakeDaemon) -> AsyncIterator[Client]:
+    """The real server on a loopback port, and a client connected to it."""
+    async with open_server(daemon) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            yield Client(stream)
+
+
+@contextlib.asynccontextmanager
+async def open_server(daemon: FakeDaemon) -> AsyncIterator[int]:
+    """The real server; the port that it listens on."""
+    server: HttpServer = make_server(daemon)
+    listeners = await open_listeners("127.0.0.1:0")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: server.run(listeners, task_status=task_status))
+        yield bound_address(listeners[0]).port
+        nursery.cancel_scope.cancel()
+
+
+def client_stats(**changes: Any) -> ClientStats:
+    """A connected client of a host `c`, as it is before it does anything."""
+    values = {
+        "client_id": "c",
+        "hostname": "c.example",
+        "remote_address": "10.0.0.7:5000",
+        "state": 0,
+        "connect_time": int(time.time()) - 61,
+        **changes,
+    }
+    return ClientStats(**values)

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from nsqd.broker import Broker, BrokerOptions, Refused
-from nsqd.http.api import make_plain_app, make_router
+from nsqd.broker import Broker, BrokerOptions, Refused, Topic
+from nsqd.http.api import make_server
 from nsqd.http.stats import ClientStats
 from nsqd.log.files import FileStorage
 from nsqd.log.lock import DataPathLock
@@ -29,8 +29,6 @@ from nsqd.protocol_v2.framing import frame_of
 from nsqd.protocol_v2.identify import Limits
 from nsqd.protocol_v2.plain import PlainConnections
 from nsqd.rounds import Rounds
-from nsqkit.http import ByteBudget, HttpServer
-from nsqkit.http import Limits as HttpLimits
 from nsqkit.listeners import (
     BoundAddress,
     accept_forever,
@@ -48,7 +46,6 @@ log = get_logger("nsqd")
 
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
-HTTP_GRACE = 1.0  # seconds that a request under way gets when the daemon stops
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -137,10 +134,7 @@ class Daemon:
     async def _serve(
         self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
     ) -> None:
-        app = make_plain_app(self, make_router(self))
-        server = HttpServer(
-            app, HttpLimits(stop_seconds=HTTP_GRACE), ByteBudget(self.options.max_buffered_bytes)
-        )
+        server = make_server(self)
         async with trio.open_nursery() as nursery:
             for task in (self.rounds.run_jobs, self.rounds.run_clock, self.plain.run, self._watch_signals):
                 nursery.start_soon(task)
@@ -211,6 +205,19 @@ class Daemon:
     def publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> int:
         """Publish and commit; returns the sync ticket. `Refused` says why it cannot be done."""
         self.rounds.begin()
+        try:
+            topic, batch = self._publish(topic_name, bodies, delay_ns)
+            self.broker.commit()
+            failed = topic.failed.get(batch)
+            ticket = self.broker.sync_ticket
+        finally:
+            self.rounds.end()
+        if failed is not None:
+            self.broker.end_of_failures()
+            raise Refused(failed)
+        return ticket
+
+    def _publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> tuple[Topic, int]:
         broker = self.broker
         topic = broker.topic(topic_name)
         broker.refuse_when_full()
@@ -218,21 +225,14 @@ class Daemon:
             first = broker.store.ids.take(len(bodies))
         except OSError as error:
             raise Refused(error.strerror or str(error)) from error
+        batch = topic.batch
         frames = [frame_of(number, broker.wall_ns, body) for number, body in enumerate(bodies, first)]
-        batch, size = topic.batch, sum(map(len, bodies))
         if delay_ns:
             for frame, body in zip(frames, bodies, strict=True):
                 topic.publish_deferred(frame, delay_ns, len(body))
         else:
-            topic.publish(frames, sum(map(len, frames)), size)
-        broker.commit()
-        failed = topic.failed.get(batch)
-        ticket = broker.sync_ticket
-        self.rounds.end()
-        if failed is not None:
-            broker.end_of_failures()
-            raise Refused(failed)
-        return ticket
+            topic.publish(frames, sum(map(len, frames)), sum(map(len, bodies)))
+        return topic, batch
 
     def set_log_level(self, level: LogLevel) -> None:
         self.options.log_level = level

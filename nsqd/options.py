@@ -5,8 +5,6 @@
 of its own, for a daemon locks its data path before it complains about values.
 """
 
-# ruff: noqa: RUF009 - option() makes an attrs field with a factory, not a default that instances share
-
 from __future__ import annotations
 
 import hashlib

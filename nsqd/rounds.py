@@ -25,6 +25,8 @@ __all__ = ["Connection", "Rounds"]
 
 log = get_logger("nsqd")
 
+STOPPED = 2.0  # seconds between two rounds, which housekeeping alone keeps under 1.1
+READ_FIRST = 1.0  # seconds at the most
 WORKERS = 8  # jobs that may wait for the disk at the same time
 
 
@@ -43,6 +45,9 @@ class Rounds:
         self.context = context
         self.awake: list[Connection] = []  # who has something to send
         self.more = False  # messages are left to hand out, without anything having to happen first
+        self.input_waits: Callable[[], bool] = lambda: (
+            False
+        )  # whether a connection has bytes that nobody has read
         self._on_fatal = on_fatal
         self._holding: dict[object, None] = {}  # sessions whose answers wait for a sync
         self._synced = 0
@@ -56,7 +61,8 @@ class Rounds:
     def begin(self) -> None:
         self.broker.advance(trio.current_time(), time.time_ns())
 
-    def end(self) -> None:
+    def end(self, *, goes_on: bool = False) -> None:
+        """`goes_on`: the caller looks at `more` by itself, and nobody else need go on with what is left over."""
         broker, context = self.broker, self.context
         broker.commit()
         if context.answering:
@@ -66,11 +72,12 @@ class Rounds:
             awake, self.awake = self.awake, []
             for connection in awake:
                 connection.flush()
-            self.more = self.more or bool(self.awake)
+        self.more = self.more or bool(self.awake) or broker.has_work
         if broker.store.jobs:
             self._jobs.set()
-        if broker.timers.next() < self._clock.deadline:
-            self._clock.deadline = broker.timers.next()
+        wake = broker.now if self.more and not goes_on else broker.timers.next()
+        if wake < self._clock.deadline:
+            self._clock.deadline = wake
         if broker.store.fatal is not None:
             self._on_fatal(broker.store.fatal)
 
@@ -119,14 +126,19 @@ class Rounds:
                 self._clock.deadline = self.broker.timers.next()
                 await trio.sleep_forever()
             if self._clock.cancelled_caught:
-                late = trio.current_time() - self._clock.deadline
-                if late > 1:  # the process was stopped: what can be read comes before what has timed out
-                    for _ in range(3):
-                        await trio.lowlevel.checkpoint()
+                if trio.current_time() - self.broker.now > STOPPED:
+                    await self._read_first()
                 self.begin()
                 self.broker.fire_timers()
                 self.end()
             await self.go_on()
+
+    async def _read_first(self) -> None:
+        """The process was stopped for a while: what can be read comes before what has timed out."""
+        with trio.move_on_after(READ_FIRST):
+            await trio.lowlevel.checkpoint()
+            while self.input_waits():
+                await trio.lowlevel.checkpoint()
 
     async def go_on(self) -> None:
         """Rounds without input, while there is something to hand out or a snapshot to write."""
@@ -134,7 +146,7 @@ class Rounds:
             await trio.lowlevel.checkpoint()
             self.begin()
             self.broker.step_snapshots()
-            self.end()
+            self.end(goes_on=True)
 
     async def run_jobs(self) -> None:
         """Start the broker's jobs in threads; what each has to say is a round of its own."""

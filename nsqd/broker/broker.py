@@ -84,10 +84,13 @@ class Broker:
         self._to_commit: dict[Topic, None] = {}
         self._to_pump: dict[Channel, None] = {}
         self._last_sync = now
-        self._last_written = 0
+        self._unsynced_messages = 0
+        self._busy: dict[LogTopic, None] = {}  # written to since housekeeping last saw them at rest
         self.alarm_at = float("inf")
         for name, recovered in store.topics(wall_ns):
-            self._add(LogTopic.restore(self, name, recovered, wall_ns))
+            topic = LogTopic.restore(self, name, recovered, wall_ns)
+            self._add(topic)
+            self._busy[topic] = None
         self.timers.set(self, now + HOUSEKEEPING_EVERY)
 
     # --- topics
@@ -139,6 +142,7 @@ class Broker:
         for channel in list(topic.channels.values()):
             channel.disconnect_all()
             channel.close()
+        topic.channels.clear()  # their clients have yet to leave
         self.listener.topic_deleted(topic)
 
     def channel_created(self, topic: Topic, channel: Channel) -> None:
@@ -165,7 +169,9 @@ class Broker:
         """Write what the round has gathered. Topics whose append failed are in `failures`, see `Topic.failed`."""
         while self._to_commit:
             self._to_commit.popitem()[0].commit()
-        if self.options.sync_on_commit:
+        if self.options.sync_on_commit or self._unsynced_messages >= self.options.sync_every:
+            self._unsynced_messages = 0
+            self._last_sync = self.now
             self.store.syncer.want(self.store.syncer.written)
 
     def end_of_failures(self) -> None:
@@ -180,6 +186,11 @@ class Broker:
         for channel in to_pump:
             channel.pump()
         return bool(self._to_pump)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a round would do something, without anything new having happened."""
+        return bool(self._to_commit or self._to_pump)
 
     @property
     def sync_ticket(self) -> int:
@@ -202,13 +213,24 @@ class Broker:
         self.store.check_space()
         if was_full and not self.store.full:
             log.info("disk: there is room again, publishing goes on")
-        for topic in self.topics.values():
-            if isinstance(topic, LogTopic):
-                topic.keep_house()
+        busy, self._busy = self._busy, {}
+        for topic in busy:
+            if not topic.log.deleted and topic.keep_house():
+                self._busy[topic] = None
         self._sync_by_time(now)
 
+    def wrote(self, topic: LogTopic, messages: int) -> None:
+        """A topic's log has grown, by this many messages among other things."""
+        self.store.wrote(topic.log)
+        self._busy[topic] = None
+        self._unsynced_messages += messages
+
+    def look_after(self, topic: LogTopic) -> None:
+        """There may be something to do for the next housekeeping."""
+        self._busy[topic] = None
+
     def _sync_by_time(self, now: float) -> None:
-        """Level `os`: sync behind everybody's back, by time and by the number of appends."""
+        """Level `os`: what few messages have changed is synced by time, behind everybody's back."""
         syncer = self.store.syncer
         due = now - self._last_sync >= self.options.sync_timeout
         if syncer.written > syncer.synced and due:

@@ -189,7 +189,9 @@ class Channel:
                     repeat(deadline),
                     repeat(now + self.broker.max_msg_timeout),
                     frames if self._keep_frames() else repeat(None),
+                    strict=False,
                 ),
+                strict=False,
             )
         )
         self._sent(subscription, frames, count, deadline)
@@ -337,6 +339,8 @@ class Channel:
             subscription.gone = True
             subscription.in_flight.clear()
             subscription.outbox.client.disconnect()
+        for subscription in self.departed:
+            subscription.in_flight.clear()
         self.subscriptions.clear()
         self.departed.clear()
         self._hungry.clear()

@@ -49,6 +49,8 @@ class EphemeralChannel(Channel):
         """Messages entered from the topic."""
         self.message_count += len(frames)
         room = max(0, self.broker.mem_queue_size - len(self._queue))
+        if room < len(frames) and not self.paused:  # what is handed over at once needs no queue
+            room = max(room, sum(s.room for s in self._hungry) - len(self._queue))
         taken = 0
         for number, frame in enumerate(frames[:room], first):
             if not self._hold(number, frame):

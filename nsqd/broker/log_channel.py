@@ -52,7 +52,9 @@ class LogChannel(Channel):
         channel.paused = state.paused
         channel.settled = state.settled
         channel.damaged_count = state.damaged
-        channel.cursor = channel.floor
+        channel.cursor = min(
+            channel.floor, topic.mark
+        )  # numbers that were given up may be settled behind the mark
         for start, end in state.settled:
             channel.skip.add(max(start, channel.cursor), min(end, topic.mark))
         if state.parked:

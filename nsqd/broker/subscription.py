@@ -59,7 +59,7 @@ class Subscription:
 
     def sampled_out(self) -> bool:
         """Whether this message is one of those that a sampling client does not get."""
-        return self.sample > 0 and random.randrange(100) > self.sample  # noqa: S311
+        return self.sample > 0 and random.randrange(100) > self.sample
 
     # --- commands of the client
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -244,8 +244,7 @@ class LogTopic(Topic):
 
     def changed(self, channel: LogChannel) -> None:
         """A channel has something for the next append."""
-        if not self._changed and not self._pending_bytes:
-            self.broker.commit_soon(self)
+        self.broker.commit_soon(self)
         self._changed[channel] = None
 
     def commit(self) -> None:
@@ -255,22 +254,27 @@ class LogTopic(Topic):
         changes = [change for channel in changed for change in channel.collect_changes(full)]
         batches = self._take_pending()
         if not batches and not changes:
+            self._still_changed(changed)
             return
         flowing, first = self.flowing, self.log.end
         try:
             self.log.append(batches, changes, flowing=flowing)
         except OSError as error:
             self._commit_failed(error, batches, first)
-            for channel in changed:
-                self._changed[channel] = None
+            self._still_changed(changed)
             return
-        store.wrote(self.log)
+        self.broker.wrote(self, sum(len(batch.frames) for batch in batches))
         for channel in changed:
             channel.changes_written(full)
-            if channel.has_unwritten:
-                self._changed[channel] = None
+        self._still_changed(changed)
         if batches:
             self._written(batches, first, flowing)
+
+    def _still_changed(self, channels: Iterable[LogChannel]) -> None:
+        """What could not be written goes with a later append; housekeeping asks for one."""
+        for channel in channels:
+            if channel.has_unwritten:
+                self._changed[channel] = None
 
     def _commit_failed(self, error: OSError, batches: list[Batch], first: int) -> None:
         self.broker.note_write_error(self.name, error)
@@ -333,7 +337,7 @@ class LogTopic(Topic):
         except OSError as error:
             self.broker.note_write_error(self.name, error)
             raise Refused(error.strerror or str(error)) from error
-        self.broker.store.wrote(self.log)
+        self.broker.wrote(self, 0)
 
     def _try_change(self, changes: list[Change]) -> None:
         """Write changes that recovery would come to by itself, if the disk takes them."""
@@ -344,23 +348,27 @@ class LogTopic(Topic):
         """Move the mark to the end, for the channels that are there; returns the change that says so."""
         mark, self.mark = self.mark, self.log.end
         change = (Code.MARK, self.log.end, self.broker.wall_ns)
+        elsewhere = RangeSet(self.voids)  # numbers that no queue gets: never messages, or deferred ones
+        messages = self.mark - mark - elsewhere.count
         self._pass_voids(self.log.end)
         passed = sorted(number for number in self._deferred if number < self.log.end)
+        for number in passed:
+            elsewhere.add(number, number + 1)
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
-                channel.entered(self.mark - mark)
+                channel.entered(messages)
             elif isinstance(channel, EphemeralChannel):
-                self._backlog_to(channel, mark, RangeSet((number, number + 1) for number in passed))
+                self._backlog_to(channel, mark, elsewhere)
         for number in passed:
             self._enter_deferred(number, self.window.get(number))
         for channel in self.channels.values():
             self.broker.pump_soon(channel)
         return [change]
 
-    def _backlog_to(self, channel: EphemeralChannel, mark: int, deferred: RangeSet) -> None:
+    def _backlog_to(self, channel: EphemeralChannel, mark: int, elsewhere: RangeSet) -> None:
         room = max(0, self.broker.mem_queue_size - channel.fresh)
-        waiting = self.log.end - mark - deferred.count_between(mark, self.log.end)
-        numbers = list(islice((n for n in range(mark, self.log.end) if n not in deferred), room))
+        waiting = self.log.end - mark - elsewhere.count
+        numbers = list(islice((n for n in range(mark, self.log.end) if n not in elsewhere), room))
         channel.enqueue_backlog(numbers, waiting - len(numbers))
 
     def _pass_voids(self, mark: int) -> None:
@@ -476,9 +484,14 @@ class LogTopic(Topic):
                 floor = min(floor, pinned)
         return floor
 
-    def keep_house(self) -> None:
-        """Once a second: remove segments that nobody needs, begin a snapshot when one is due."""
+    def keep_house(self) -> bool:
+        """Once a second, while there may be something to do; True when there may be more the next time.
+
+        Write what an earlier append could not, remove segments that nobody needs, begin a snapshot when one is due.
+        """
         store = self.broker.store
+        if self._changed:
+            self.broker.commit_soon(self)
         floor = self.floor
         idle = self.log.position == self._last_position
         self._last_position = self.log.position
@@ -489,6 +502,7 @@ class LogTopic(Topic):
             self.log.drop(segments)
             self._remove_segments(segments)
         self._last_position = self.log.position
+        return not idle or bool(self._changed) or self._snapshot is not None or bool(segments)
 
     def _remove_segments(self, segments: list[Segment]) -> None:
         """The finishes that made them superfluous must be on the disk before they go."""
@@ -531,7 +545,7 @@ class LogTopic(Topic):
         except OSError as error:
             self.broker.note_write_error(self.name, error)
             return
-        self.broker.store.wrote(self.log)
+        self.broker.wrote(self, 0)
         self._snapshot_position = self._snapshot.position
         self.broker.snapshots.append(self)
 
@@ -558,6 +572,7 @@ class LogTopic(Topic):
         writer, self._snapshot = self._snapshot, None
         if writer is None:
             return
+        self.broker.look_after(self)
         self.log.snapshots.append(writer.position)
         old, self.log.snapshots = self.log.snapshots[:-KEPT], self.log.snapshots[-KEPT:]
         storage, paths = self.log.storage, [f"{self.log.folder}/{snapshot_name(at)}" for at in old]

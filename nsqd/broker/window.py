@@ -12,7 +12,7 @@ __all__ = ["Window", "WindowBudget"]
 
 
 class WindowBudget:
-    """Bytes that all windows may hold together. When they would hold more, the ones longest without news shrink first."""
+    """Bytes that all windows may hold together. Those longest without news shrink first."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

@@ -109,11 +109,11 @@ class _Api:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
 
-    def ping(self, request: Request) -> Response:  # noqa: ARG002
+    def ping(self, request: Request) -> Response:
         health = self._daemon.broker.store.health
         return _HEALTHY if health == "OK" else text(health, 500, nsq=False)
 
-    def info(self, request: Request) -> Response:  # noqa: ARG002
+    def info(self, request: Request) -> Response:
         daemon, options = self._daemon, self._daemon.options
         return json_body(
             {

@@ -91,7 +91,7 @@ def set_block_rate(request: Request) -> Response:
     return _DONE
 
 
-def free_memory(request: Request) -> Response:  # noqa: ARG001
+def free_memory(request: Request) -> Response:
     """Collect garbage, and give what the C library holds back to the system."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # there where the C library is glibc

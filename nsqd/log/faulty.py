@@ -122,7 +122,7 @@ class CrashAt:
         self._fault = fault or Die()
         self._among = among
 
-    def __call__(self, operation: str, path: str) -> Fault | None:  # noqa: ARG002
+    def __call__(self, operation: str, path: str) -> Fault | None:
         if operation not in self._among:
             return None
         self._left -= 1

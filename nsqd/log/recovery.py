@@ -2,28 +2,33 @@
 
 The newest snapshot that can be read, then the log from the place where that snapshot began. What is damaged on the way
 is set aside and its numbers are reported; a torn tail is cut off, for nothing behind it was ever acknowledged at level
-`disk`, nor written before a kill at level `os`. No error of the system (EIO, too many open files) is taken for damage:
-it comes through, and the daemon does not start on a guess.
+`disk`, nor written before a kill at level `os`. A file of a newer format is refused before anything is touched. No
+error of the system (EIO, too many open files) is taken for damage: it comes through, and the daemon does not start on a
+guess.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 import attrs
 
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
+    RECORD_HEAD_SIZE,
     FileHeader,
     FileKind,
     FormatError,
     Kind,
     NewerFormat,
+    RecordHead,
     decode_changes,
 )
 from nsqd.log.records import decode_deferred as decode_deferred_payload
 from nsqd.log.scan import Damaged, Found, scan
 from nsqd.log.snapshots import load_snapshot, snapshot_name
 from nsqd.log.state import TopicState
-from nsqd.log.storage import Storage
+from nsqd.log.storage import File, Storage
 from nsqd.log.topic_log import Damage, Segment, TopicLog, segment_name
 
 __all__ = ["Recovered", "recover_topic"]
@@ -33,7 +38,8 @@ __all__ = ["Recovered", "recover_topic"]
 class Recovered:
     """A topic as its files tell it.
 
-    `damage`: numbers that cannot be read. `notes`: what an operator should know, in sentences.
+    `damage`: numbers that cannot be read. `notes`: what an operator should know, in sentences. `next`: the number that
+    the replay expects; what a record leaves out was given up, or is damaged.
     """
 
     log: TopicLog
@@ -42,6 +48,7 @@ class Recovered:
     notes: list[str] = attrs.field(factory=list)
     torn_bytes: int = 0
     replayed_bytes: int = 0
+    next: int = 0
 
 
 def recover_topic(
@@ -53,12 +60,17 @@ def recover_topic(
     """
     log = TopicLog(storage, folder, 0, max_segment_bytes=max_segment_bytes, wall_ns=wall_ns)
     recovered = Recovered(log, TopicState())
-    _open_segments(recovered, clean)
-    if not log.segments:
-        return None
-    position = _load_newest_snapshot(recovered)
-    _replay(recovered, position)
-    log.end = recovered.state.end
+    try:
+        _open_segments(recovered, clean)
+        position = _load_newest_snapshot(recovered)
+        if not (log.segments or log.snapshots or recovered.damage):
+            return None
+        _replay(recovered, position)
+        log.end = recovered.state.end
+        _reach(recovered, position)
+    except BaseException:
+        log.close()
+        raise
     log.folder_unsynced = not clean
     if not clean:
         log.unsynced.update(segment.file for segment in log.segments)
@@ -67,7 +79,10 @@ def recover_topic(
 
 def _open_segments(recovered: Recovered, clean: bool) -> None:
     log = recovered.log
-    for name in log.storage.files(log.folder):
+    headers = _read_headers(log)
+    generations = [header.generation for header in headers.values() if isinstance(header, FileHeader)]
+    log.generation = Counter(generations).most_common(1)[0][0] if generations else 0
+    for name, header in headers.items():
         if not name.endswith(".log"):
             continue
         path = f"{log.folder}/{name}"
@@ -75,18 +90,68 @@ def _open_segments(recovered: Recovered, clean: bool) -> None:
         if not clean:
             file.forget_cached()
         try:
-            header = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
-            if header.kind is not FileKind.SEGMENT or segment_name(header.position) != name:
-                raise FormatError("not the segment that its name says")
+            if isinstance(header, FormatError):
+                header = _header_from_record(file, name, log.generation, header)
+                recovered.notes.append(
+                    f"{path}: its header is damaged; its name and first record serve instead"
+                )
+            _check_header(header, name, log.generation)
+        except FormatError as error:
+            _set_segment_aside(recovered, path, file, error)
+            continue
+        except BaseException:
+            file.close()
+            raise
+        log.segments.append(Segment(file, path, header.position, header.first, header.salt))
+
+
+def _read_headers(log: TopicLog) -> dict[str, FileHeader | FormatError]:
+    """The headers of all segments and snapshots, by name. `NewerFormat` before anything was touched."""
+    headers: dict[str, FileHeader | FormatError] = {}
+    for name in log.storage.files(log.folder):
+        if not name.endswith((".log", ".snap")):
+            continue
+        path = f"{log.folder}/{name}"
+        file = log.storage.open(path)
+        try:
+            headers[name] = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
         except NewerFormat as error:
             raise NewerFormat(f"{path}: {error}") from None
         except FormatError as error:
+            headers[name] = error
+        finally:
             file.close()
-            log.storage.rename(path, f"{path}.damaged")
-            recovered.notes.append(f"{path}: {error}; set aside as {name}.damaged")
-            continue
-        log.generation = header.generation
-        log.segments.append(Segment(file, path, header.position, header.first, header.salt))
+    return headers
+
+
+def _header_from_record(file: File, name: str, generation: int, error: FormatError) -> FileHeader:
+    """What a damaged header must have said: the name has its position, the first record the rest. Or `error`."""
+    data = file.read(FILE_HEADER_SIZE, RECORD_HEAD_SIZE)
+    salt = int.from_bytes(data[4:8])
+    position = name.removesuffix(".log")
+    try:
+        head = RecordHead.decode(data, 0, salt)
+    except FormatError:
+        raise error from None
+    if not position.isascii() or not position.isdigit():
+        raise error
+    return FileHeader(FileKind.SEGMENT, salt, generation, int(position), head.first, 0)
+
+
+def _check_header(header: FileHeader, name: str, generation: int) -> None:
+    if header.kind is not FileKind.SEGMENT or segment_name(header.position) != name:
+        raise FormatError("not the segment that its name says")
+    if header.generation != generation:
+        raise FormatError("it belongs to another topic")
+
+
+def _set_segment_aside(recovered: Recovered, path: str, file: File, error: FormatError) -> None:
+    size = file.size
+    file.close()
+    recovered.log.storage.rename(path, f"{path}.damaged")
+    recovered.notes.append(f"{path}: {error}; set aside as {path.rpartition('/')[2]}.damaged")
+    if size > FILE_HEADER_SIZE:  # it was more than a creation that was never finished
+        recovered.damage.append(Damage(path, 0, size, 0, 0, str(error)))
 
 
 def _load_newest_snapshot(recovered: Recovered) -> int:
@@ -107,41 +172,71 @@ def _load_newest_snapshot(recovered: Recovered) -> int:
         log.snapshots.insert(0, header.position)
         if len(log.snapshots) == 1:
             recovered.state = state
+            recovered.next = header.first
     if log.snapshots:
         return log.snapshots[-1]
+    if not log.segments:
+        return 0
     first = log.segments[0]
     if first.position:
         recovered.notes.append(
             f"{log.folder}: no snapshot can be read, and the log begins at byte {first.position}"
         )
         recovered.state.end = recovered.state.mark = first.first
+    recovered.next = first.first
     return first.position
 
 
 def _replay(recovered: Recovered, position: int) -> None:
-    log, state = recovered.log, recovered.state
+    log = recovered.log
     for at, segment in enumerate(log.segments):
-        if segment.end <= position and segment is not log.segments[-1]:
+        last = at + 1 == len(log.segments)
+        if not last:
+            _cut_leftovers(recovered, segment, log.segments[at + 1])
+        if segment.end <= position:
             continue
         if segment.position > position:
             _note_gap(recovered, segment, f"the log from byte {position} to {segment.position} is missing")
         offset = max(FILE_HEADER_SIZE, position - segment.position)
-        last = at + 1 == len(log.segments)
-        for item in scan(segment.file.read, offset, segment.file.size, segment.salt, 0):
+        limit = segment.file.size
+        for item in scan(segment.file.read, offset, limit, segment.salt, 0):
             if isinstance(item, Damaged):
                 _damaged(recovered, segment, item, last)
             else:
                 _apply(recovered, segment, item)
         recovered.replayed_bytes += segment.file.size - offset
         position = segment.end
-        if not last and log.segments[at + 1].first > state.end:
+        if not last and log.segments[at + 1].position == position:
             # The numbers that an append gave up at the end of a segment; had it been damage, it was noted above.
-            state.lost(state.end, log.segments[at + 1].first, False)
+            _give_up(recovered, log.segments[at + 1].first)
+
+
+def _cut_leftovers(recovered: Recovered, segment: Segment, following: Segment) -> None:
+    """An append failed and could not be cut back: the next segment began where the last whole one had ended."""
+    size = following.position - segment.position
+    if not FILE_HEADER_SIZE <= size < segment.file.size:
+        return
+    left = segment.file.size - size
+    damage = Damage(
+        segment.path, size, left, following.first, following.first, "left by an append that failed"
+    )
+    recovered.log.keep_damaged(damage)
+    segment.file.truncate(size)
+    recovered.notes.append(f"{segment.path}: cut off {left} bytes at the end, {damage.reason}")
+
+
+def _give_up(recovered: Recovered, first: int) -> None:
+    """The next record begins with `first`: what was expected before it was given up by an append that failed."""
+    if first > recovered.next:
+        recovered.state.lost(recovered.next, first, False)
+        recovered.next = first
 
 
 def _apply(recovered: Recovered, segment: Segment, found: Found) -> None:
     state, head = recovered.state, found.head
     segment.remember(head.first, found.offset)
+    _give_up(recovered, head.first)
+    recovered.next = max(recovered.next, head.end)
     if head.kind is Kind.MESSAGES:
         state.messages(head.first, head.count, head.flowing)
     elif head.kind is Kind.DEFERRED:
@@ -156,12 +251,14 @@ def _apply(recovered: Recovered, segment: Segment, found: Found) -> None:
 
 
 def _damaged(recovered: Recovered, segment: Segment, item: Damaged, last: bool) -> None:
-    log, state = recovered.log, recovered.state
+    log = recovered.log
     size = item.end - item.offset
     if item.next_first is None and last:
         recovered.torn_bytes += size
         if not item.zeros:
-            log.keep_damaged(Damage(segment.path, item.offset, size, state.end, state.end, item.reason))
+            log.keep_damaged(
+                Damage(segment.path, item.offset, size, recovered.next, recovered.next, item.reason)
+            )
         segment.file.truncate(item.offset)
         what = "zeros" if item.zeros else f"({item.reason}; kept in a .damaged file)"
         recovered.notes.append(f"{segment.path}: cut off {size} bytes at the end, {what}")
@@ -170,21 +267,45 @@ def _damaged(recovered: Recovered, segment: Segment, item: Damaged, last: bool) 
     if end is None:  # up to the next segment
         following = log.segments[log.segments.index(segment) + 1]
         end = following.first
-    damage = Damage(segment.path, item.offset, size, state.end, end, item.reason)
+    damage = Damage(segment.path, item.offset, size, recovered.next, max(recovered.next, end), item.reason)
     log.keep_damaged(damage)
-    recovered.damage.append(damage)
-    recovered.notes.append(
-        f"{segment.path}: {size} bytes at {item.offset} are damaged ({item.reason}), set aside; "
-        f"{max(0, end - state.end)} messages are lost"
+    _lose(
+        recovered,
+        damage,
+        f"{segment.path}: {size} bytes at {item.offset} are damaged ({item.reason}), set aside",
     )
-    if end > state.end:
-        state.lost(state.end, end, True)
 
 
 def _note_gap(recovered: Recovered, segment: Segment, reason: str) -> None:
-    state = recovered.state
-    damage = Damage(segment.path, 0, 0, state.end, max(state.end, segment.first), reason)
+    end = max(recovered.next, segment.first)
+    damage = Damage(segment.path, 0, 0, recovered.next, end, reason)
+    _lose(recovered, damage, f"{recovered.log.folder}: {reason}")
+
+
+def _lose(recovered: Recovered, damage: Damage, what: str) -> None:
     recovered.damage.append(damage)
-    recovered.notes.append(f"{recovered.log.folder}: {reason}; {damage.end - damage.first} messages are lost")
+    recovered.notes.append(f"{what}; {damage.end - damage.first} messages are lost")
     if damage.end > damage.first:
-        state.lost(damage.first, damage.end, True)
+        recovered.state.lost(damage.first, damage.end, True)
+        recovered.next = damage.end
+
+
+def _reach(recovered: Recovered, position: int) -> None:
+    """See to it that the log ends behind its snapshot: the next replay begins there and would skip what lies before.
+
+    Also a log whose segments are all gone gets one.
+    """
+    log = recovered.log
+    if log.segments and log.position >= position:
+        return
+    end, where = 0, log.folder
+    if log.segments:
+        last = log.segments[-1]
+        where, end = last.path, last.first
+        for item in scan(last.file.read, FILE_HEADER_SIZE, last.file.size, last.salt, last.first):
+            end = item.head.end if isinstance(item, Found) else end
+    if position:
+        begin = log.position if log.segments else 0
+        reason = f"the log from byte {begin} to {position} is missing"
+        _lose(recovered, Damage(where, 0, 0, end, max(end, log.end), reason), f"{log.folder}: {reason}")
+    log.roll(position)

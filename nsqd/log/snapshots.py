@@ -107,8 +107,8 @@ def load_snapshot(storage: Storage, path: str) -> tuple[TopicState, FileHeader]:
         header = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
         if header.kind is not FileKind.SNAPSHOT:
             raise FormatError("not a snapshot")
-        state, records = TopicState(), 0
-        for item in scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0):
+        state = TopicState()
+        for records, item in enumerate(scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0)):
             if isinstance(item, Damaged):
                 raise FormatError(item.reason)
             if item.head.kind is Kind.SEAL:
@@ -120,7 +120,6 @@ def load_snapshot(storage: Storage, path: str) -> tuple[TopicState, FileHeader]:
                 raise FormatError("a snapshot holds changes only")
             for change in decode_changes(item.payload, item.head.count):
                 state.apply(change)
-            records += 1
         raise FormatError("the snapshot was never finished")
     finally:
         file.close()

@@ -64,11 +64,11 @@ class Syncer:
         self._dirty.clear()
         ticket = self.written
         files = [(log, file) for log in logs for file in log.unsynced]
+        sizes = [file.size for _, file in files]
         folders = [log for log in logs if log.folder_unsynced]
         root = self._root_dirty or bool(folders)
         self._root_dirty = False
         for log in logs:
-            log.unsynced.clear()
             log.folder_unsynced = False
         self._running = True
 
@@ -87,6 +87,10 @@ class Syncer:
 
         def done(_: object) -> None:
             self._running = False
+            # Not before: who must not go on without these files (a snapshot, a removal) syncs them too.
+            for (log, file), size in zip(files, sizes, strict=True):
+                if file.size == size:
+                    log.unsynced.discard(file)
             self.synced = ticket
             self.count += 1
             self._on_synced()

@@ -103,10 +103,15 @@ class Segment:
         return self.position + self.file.size
 
     def remember(self, number: int, offset: int) -> None:
-        """Note where the record of a number begins, if it is far enough behind the last note."""
-        if offset - self.offsets[-1] >= INDEX_EVERY:
-            self.numbers.append(number)
-            self.offsets.append(offset)
+        """Note where the record of a number begins, if no other note is near."""
+        at = len(self.offsets)
+        if offset < self.offsets[-1]:  # a reader far behind, where the replay has left no notes
+            at = bisect_right(self.offsets, offset)
+            if self.offsets[at] - offset < INDEX_EVERY:
+                return
+        if offset - self.offsets[at - 1] >= INDEX_EVERY:
+            self.numbers.insert(at, number)
+            self.offsets.insert(at, offset)
 
     def offset_of(self, number: int) -> tuple[int, int]:
         """(offset, number) of a record that is not behind the one with `number`."""
@@ -279,9 +284,13 @@ class TopicLog:
                 return last
         return self.roll()
 
-    def roll(self) -> Segment:
-        """Begin a new segment. It is born under a name that recovery does not look at, and renamed when it is whole."""
-        position = self.segments[-1].end if self.segments else 0
+    def roll(self, position: int | None = None) -> Segment:
+        """Begin a new segment. It is born under a name that recovery does not look at, and renamed when it is whole.
+
+        `position`: where, if not at the end of the last one.
+        """
+        if position is None:
+            position = self.segments[-1].end if self.segments else 0
         name = segment_name(position)
         temporary = f"{self.folder}/.{name}.new"
         try:

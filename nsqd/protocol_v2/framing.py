@@ -86,9 +86,15 @@ class MultiScan:
 
     position: int
     left: int
+    limit: int  # where all the messages must have ended
     index: int = 0
 
-    def advance(self, buffer: bytearray, max_size: int) -> bool:
+    def move(self, distance: int) -> None:
+        """The buffer begins elsewhere now."""
+        self.position += distance
+        self.limit += distance
+
+    def advance(self, buffer: bytes | bytearray, max_size: int) -> bool:
         """Go on with what the buffer has now; True when all messages are there. `ProtocolError` for a bad size."""
         end, unpack = len(buffer), _SIZE.unpack_from
         while self.left:
@@ -97,14 +103,13 @@ class MultiScan:
             size = unpack(buffer, self.position)[0]
             if not 0 < size <= max_size:
                 raise _bad_size(buffer, self.position, self.index, max_size)
+            if self.position + 4 + size > self.limit:
+                raise ProtocolError(
+                    "E_BAD_BODY", "MPUB body too big, its messages are longer than --max-body-size"
+                )
             if self.position + 4 + size > end:
                 return False
             self.position += 4 + size
             self.left -= 1
             self.index += 1
         return True
-
-    @property
-    def in_body(self) -> bool:
-        """Whether the data ended within a message, and not before one. Only for the text of an error."""
-        return False

@@ -44,6 +44,7 @@ class PlainConnections:
         self.context = context
         self.rounds = rounds
         self.epoll = select.epoll()
+        rounds.input_waits = self.input_waits
         self.connections: dict[int, _Connection] = {}
         # One buffer for all: a new one of this size for each read would cost more than the read.
         self.buffer = memoryview(bytearray(CHUNK))
@@ -56,6 +57,10 @@ class PlainConnections:
         self.context.sessions[connection.session] = None
         self.epoll.register(connection.fd, _IN)
         self.rounds.end()
+
+    def input_waits(self) -> bool:
+        """Whether a connection has something that was not read yet."""
+        return any(what & _IN for _, what in self.epoll.poll(0, EVENTS))
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -74,7 +79,7 @@ class PlainConnections:
                     connection = connections.get(fd)
                     if connection is not None:
                         connection.on_event(what)
-                rounds.end()
+                rounds.end(goes_on=True)
                 if rounds.broker.now > slice_end:
                     await trio.lowlevel.checkpoint()
                     slice_end = trio.current_time() + SLICE
@@ -176,6 +181,8 @@ class _Connection:
             return
         if sent == len(data):
             self.session.sent(sent)
+            if self._events != _IN:
+                self._watch()
             return
         self._sending, self._taken, self._rest = items, sent, memoryview(data)[sent:]
         self.session.blocked(True)

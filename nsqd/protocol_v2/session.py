@@ -47,6 +47,7 @@ __all__ = ["Session"]
 log = get_logger("client")
 
 MAGIC_TIMEOUT: Final = 10.0  # seconds until the first four bytes must be there
+CLOSE_TIMEOUT: Final = 30.0  # seconds until the last answers must have been taken
 OUTBOX_MARK: Final = 128 * 1024  # bytes that wait for the socket, above which no more messages come
 ANSWERS_MARK: Final = 1024 * 1024  # bytes that wait for the socket, above which nothing more is read
 
@@ -85,7 +86,8 @@ class Session:
         self._partial = bytearray()
         self._need = 0
         self._scan: MultiScan | None = None
-        self._unsure: list[tuple[int, Topic, int]] = []  # answers that hang on a commit: index, topic, batch
+        # Answers that hang on a commit: index, topic, batch, command.
+        self._unsure: list[tuple[int, Topic, int, str]] = []
         self._must_sync = False  # the answers of this round wait for a sync
         self._held: deque[tuple[int, list[bytes], bool]] = deque()
         self._listed = False  # in the context's list of sessions with answers
@@ -123,7 +125,8 @@ class Session:
             self._partial += data
             self.context.buffered += len(data)
             if len(self._partial) < self._need or not self._partial_is_whole():
-                return self._check_buffered()
+                self._check_buffered()
+                return
             data = bytes(self._partial)
             self._forget_partial()
         try:
@@ -141,11 +144,10 @@ class Session:
 
     def eof(self) -> None:
         """The client has closed its side: what it sent before has been worked through."""
-        if self._partial and not self.closing:
-            if text := self._cut_off():
-                self._fail(ProtocolError(*text))
-                return
-        self.closing = True
+        if self._partial and not self.closing and (text := self._cut_off()):
+            self._fail(ProtocolError(*text))
+            return
+        self._close_soon()
         self._list()
 
     def _run(self, data: bytes) -> int:
@@ -178,7 +180,7 @@ class Session:
             except Incomplete as incomplete:
                 self._need = newline + 1 - position + incomplete.need
                 if self._scan is not None:
-                    self._scan.position -= position
+                    self._scan.move(-position)
                 break
             subscription = self.subscription
         if position and self._heartbeat:
@@ -396,7 +398,7 @@ class Session:
             len(data) >= start
             and 0 < (size := _SIZE.unpack_from(data, position)[0]) <= self.context.max_msg_size
         ):
-            stop = start + size
+            stop: int = start + size
             if len(data) < stop:
                 raise Incomplete(4 + size)
         else:
@@ -411,7 +413,7 @@ class Session:
         except (Refused, OSError) as error:
             raise ProtocolError("E_PUB_FAILED", f"PUB failed {_reason(error)}") from error
         topic.publish([frame], len(frame), stop - start)
-        self._published(topic, 1)
+        self._published(topic, 1, "PUB")
         return stop
 
     def _dpub(self, words: list[bytes], data: bytes, position: int) -> int:
@@ -437,7 +439,7 @@ class Session:
             topic.publish_deferred(frame, delay_ms * 1_000_000, stop - start)
         else:
             topic.publish([frame], len(frame), stop - start)
-        self._published(topic, 1)
+        self._published(topic, 1, "DPUB")
         return stop
 
     def _message_body(self, data: bytes, position: int, name: str) -> tuple[int, int]:
@@ -452,26 +454,33 @@ class Session:
         context, broker = self.context, self.broker
         try:
             topic = context.topic(words[1])
-            count = self._message_count(data, position)
+            count, whole_at = self._message_count(data, position)
+            if len(data) < whole_at:
+                self._wait_for_batch(data, position, count)
             broker.refuse_when_full()
             first_id = broker.store.ids.take(count)
         except (Refused, OSError) as error:
             raise ProtocolError("E_MPUB_FAILED", f"MPUB failed {_reason(error)}") from error
-        start = position + 8
-        batch = parse_batch(data, start, count, first_id, broker.wall_ns, context.max_msg_size)
-        if batch is None:
-            self._scan = MultiScan(start, count)
-            raise Incomplete(8)
-        if batch.end - position - 4 > context.max_body_size:
-            raise ProtocolError(
-                "E_BAD_BODY", f"MPUB body too big {batch.end - position - 4} > {context.max_body_size}"
-            )
+        batch = parse_batch(data, position + 8, count, first_id, broker.wall_ns, context.max_msg_size)
+        if batch is None or batch.end - position - 4 > context.max_body_size:
+            self._wait_for_batch(data, position, count)
+        assert batch is not None
         topic.publish(batch.frames, batch.size, batch.body_bytes)
-        self._published(topic, count)
+        self._published(topic, count, "MPUB")
         return batch.end
 
-    def _message_count(self, data: bytes, position: int) -> int:
-        """The head of a multi-publish: its declared size, which is only checked for its range, and the count."""
+    def _wait_for_batch(self, data: bytes, position: int, count: int) -> None:
+        """`Incomplete` when the messages are not all there; `ProtocolError` when what is there cannot be right."""
+        scan = MultiScan(position + 8, count, position + 4 + self.context.max_body_size)
+        if not scan.advance(data, self.context.max_msg_size):
+            self._scan = scan
+            raise Incomplete(8)
+
+    def _message_count(self, data: bytes, position: int) -> tuple[int, int]:
+        """The head of a multi-publish: how many messages, and where they should end.
+
+        Its declared size is only checked for its range, the inner sizes rule.
+        """
         limit = self.context.max_body_size
         if len(data) < position + 4:
             raise Incomplete(4)
@@ -482,10 +491,10 @@ class Session:
             raise ProtocolError("E_BAD_BODY", f"MPUB body too big {size} > {limit}")
         if len(data) < position + 8:
             raise Incomplete(8)
-        count: int = _SIZE.unpack_from(data, position + 4)[0]
+        count = int(_SIZE.unpack_from(data, position + 4)[0])
         if not 0 < count <= (limit - 4) // 5:
             raise ProtocolError("E_BAD_BODY", f"MPUB invalid message count {count}")
-        return count
+        return count, position + 4 + size
 
     def _topic_name(self, name: bytes, code: str, command: str) -> str:
         text = name.decode("latin-1")
@@ -493,10 +502,10 @@ class Session:
             raise ProtocolError(code, f"{command} topic name {quote(name)} is not valid")
         return text
 
-    def _published(self, topic: Topic, count: int) -> None:
+    def _published(self, topic: Topic, count: int, command: str) -> None:
         counts = self.pub_counts
         counts[topic.name] = counts.get(topic.name, 0) + count
-        self._unsure.append((len(self.answers), topic, topic.batch))
+        self._unsure.append((len(self.answers), topic, topic.batch, command))
         self._must_sync = True
         self._answer(OK)
 
@@ -521,17 +530,23 @@ class Session:
         """A fatal error: its frame, and then the end."""
         log.info("[%s] %s", self.remote, error.payload.decode("utf-8", "replace"))
         self._answer(encode_error(error.payload))
-        self.closing = True
+        self._close_soon()
         if self._partial:
             self._forget_partial()
 
+    def _close_soon(self) -> None:
+        """Close when everything is sent, or when the client has not taken it for too long."""
+        self.closing = True
+        self._deadline = min(self._deadline, self.broker.now + CLOSE_TIMEOUT)
+        self.broker.timers.set(self, self._deadline)
+
     def failed_commits(self) -> None:
         """Appends of this round failed: answer with the error from the first publish on that was in one."""
-        for index, topic, batch in self._unsure:
+        for index, topic, batch, command in self._unsure:
             reason = topic.failed.get(batch)
             if reason is not None:
                 del self.answers[index:]
-                self._fail(ProtocolError("E_PUB_FAILED", f"PUB failed {reason}"))
+                self._fail(ProtocolError(f"E_{command}_FAILED", f"{command} failed {reason}"))
                 return
 
     def release(self, ticket: int) -> None:
@@ -598,7 +613,7 @@ class Session:
 
     def alarm(self, now: float) -> None:
         """A heartbeat is due, or the client has been silent, or has not taken anything, for too long."""
-        if self.closed or self.closing:
+        if self.closed:
             return
         if now >= self._deadline:
             log.info("[%s] closing: no command within the time limit", self.remote)
@@ -608,7 +623,7 @@ class Session:
             log.info("[%s] closing: it takes nothing we send", self.remote)
             self.disconnect()
             return
-        if now >= self._next_heartbeat:
+        if now >= self._next_heartbeat and not self.closing:
             self._next_heartbeat = now + self._heartbeat
             if self._magic:
                 self.outbox.put([HEARTBEAT], len(HEARTBEAT))

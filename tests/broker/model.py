@@ -29,7 +29,8 @@ class Copy:
     most: int = 0
     number: int | None = None  # in the log, known from the first delivery on
     lost_once: bool = False
-    parked: list[tuple[int, float]] = attrs.field(factory=list)  # (attempts, due): the last one journaled, and later
+    parked: list[tuple[int, float]] = attrs.field(factory=lambda: [(0, NEVER)])
+    """(attempts, due): the last ones that were journaled, and those since"""
 
     def park(self, due: float = NEVER) -> None:
         """It waits for another delivery."""
@@ -50,9 +51,8 @@ class ChannelModel:
     entered: int = 0  # in this life of the daemon
 
     def enter(self, message_id: bytes, due: float = NEVER) -> None:
-        copy = Copy(message_id)
-        if due > NEVER:
-            copy.park(due)
+        copy = Copy(message_id, "deferred" if due > NEVER else "ready", due=due)
+        copy.parked = [(0, due)]
         self.copies[message_id] = copy
         self.entered += 1
 
@@ -112,14 +112,16 @@ class ChannelModel:
         self.finished_lately.clear()
         self.entered = 0
         for copy in self.copies.values():
-            dues = {due for _, due in copy.parked} or {NEVER}
+            dues = {due for _, due in copy.parked}
             due = max(dues) if copy.number is None else deferred.get(copy.number, NEVER)
             early = min(dues) <= now
             assert due in dues or (due == NEVER and early), (due, copy)
             copy.place = "deferred" if due > now else "ready"
             copy.due, copy.owner, copy.lost_once = due, None, False
+            fewest = min(attempts for attempts, at in copy.parked if at <= max(due, now))
+            copy.parked = [(fewest, due)]
             if not orderly:
-                copy.fewest = min((attempts for attempts, _ in copy.parked), default=0)
+                copy.fewest = fewest
 
 
 @attrs.define(eq=False)

@@ -27,12 +27,13 @@ Entry = Callable[[TopicState], None]
 
 
 def summary(state: TopicState) -> dict[str, Any]:
-    """All that a restart must bring back. What lies below the mark is no void any more."""
+    """All that a restart must bring back. What lies below the mark is no void, and a mark passes voids by itself."""
     voids = RangeSet(state.voids)
-    voids.discard_below(state.mark)
+    mark = voids.end_of(state.mark)
+    voids.discard_below(mark)
     return {
         "end": state.end,
-        "mark": state.mark,
+        "mark": mark,
         "paused": state.paused,
         "deferred": dict(state.deferred),
         "voids": list(voids),

@@ -9,7 +9,6 @@ ended. No websockets.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -18,10 +17,11 @@ from attrs import define, field
 
 from nsqkit.http.message import Request, Response, connection_line, date_line, error, render, status_line
 from nsqkit.http.routing import AccessLog, Exchange, Route
+from nsqkit.logging import get_logger
 
 __all__ = ["AsgiApp"]
 
-_log = logging.getLogger("nsqkit.http")
+_log = get_logger("http")
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -54,10 +54,10 @@ class AsgiApp:
 
     def route(
         self,
-        method: str,  # noqa: ARG002
-        raw_path: bytes,  # noqa: ARG002
-        path: str,  # noqa: ARG002
-        query_string: bytes,  # noqa: ARG002
+        method: str,
+        raw_path: bytes,
+        path: str,
+        query_string: bytes,
     ) -> tuple[Route, dict[str, str]]:
         """Everything goes to the application."""
         return self._route, {}

@@ -14,7 +14,6 @@ bounded while: closing a socket with unread input resets it, and a reset destroy
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable
 from time import perf_counter
@@ -26,10 +25,11 @@ from nsqkit.http.limits import ByteBudget, Limits
 from nsqkit.http.message import HttpError, Request, Response, error, render
 from nsqkit.http.parser import Phase, RequestParser, Routes
 from nsqkit.http.transport import Transport
+from nsqkit.logging import get_logger
 
 __all__ = ["Connection"]
 
-_log = logging.getLogger("nsqkit.http")
+_log = get_logger("http")
 
 _RECEIVE_BYTES = 16 * 1024
 _RECEIVE_CHUNKED_BYTES = 64 * 1024

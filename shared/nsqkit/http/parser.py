@@ -43,7 +43,7 @@ _EXPECTATION_FAILED = render(error(417, "EXPECTATION_FAILED"), "1.1", keep_alive
 _NO_ROOM = error(503, "SERVICE_UNAVAILABLE")
 
 
-def _no_room(request: Request) -> Response:  # noqa: ARG001
+def _no_room(request: Request) -> Response:
     return _NO_ROOM
 
 

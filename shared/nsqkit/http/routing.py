@@ -224,10 +224,10 @@ class Only:
 
     def route(
         self,
-        method: str,  # noqa: ARG002
-        raw_path: bytes,  # noqa: ARG002
-        path: str,  # noqa: ARG002
-        query_string: bytes,  # noqa: ARG002
+        method: str,
+        raw_path: bytes,
+        path: str,
+        query_string: bytes,
     ) -> tuple[Route, dict[str, str]]:
         """The one route."""
         return self._route, {}

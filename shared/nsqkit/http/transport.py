@@ -126,7 +126,7 @@ class StreamTransport:
         except _GONE:
             return b""
 
-    def send_now(self, data: bytes) -> int:  # noqa: ARG002
+    def send_now(self, data: bytes) -> int:
         """See Transport."""
         return 0
 

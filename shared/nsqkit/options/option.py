@@ -92,7 +92,7 @@ class ConfigValue:
 def option(
     default: Any = attrs.NOTHING,
     *,
-    help: str,  # noqa: A002 - the field's word for it
+    help: str,
     group: str = "General",
     kind: Kind | None = None,
     factory: Callable[[], Any] | None = None,

@@ -64,8 +64,14 @@ _DIGITS = re.compile(rb"[0-9]*")
 def parse_number(text: bytes) -> int:
     """A count or a time in milliseconds, as commands carry it: decimal digits only; nothing at all is 0.
 
-    `ValueError` for anything else. A number past 64 bits comes back as it is, for the caller's range check.
+    `ValueError` for anything else. A number past 64 bits comes back as it is, for the caller's range check; one of more
+    than 64 digits as some number of that size that is the same modulo 2^64.
     """
     if _DIGITS.fullmatch(text) is None:
         raise ValueError(f"not a number: {text!r}")
-    return int(text[:40] or b"0") if len(text) <= 40 else 10**40
+    digits = text.lstrip(b"0")
+    if len(digits) <= 64:
+        return int(digits or b"0")
+    return 10**64 + int(
+        digits[-64:]
+    )  # 10^64 is a multiple of 2^64; and a whole line of digits is too long for int()

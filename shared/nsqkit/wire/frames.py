@@ -104,7 +104,7 @@ def decode_message(frame: bytes) -> Message:
 
 
 def split_frames(buffer: bytes, *, max_size: int = 1 << 30) -> Iterator[tuple[FrameType, bytes]]:
-    """Every whole frame in the buffer, as (type, payload). What is left over begins at the sum of their lengths + 8 each.
+    """Every whole frame in the buffer, as (type, payload); each took its payload's length and 8 bytes.
 
     `ValueError` for a size below 4 or above `max_size` and for an unknown type: the stream cannot be followed further.
     """

@@ -10,10 +10,6 @@ from typing import Any
 
 import attrs
 import trio
-from nsqkit.http import HttpServer
-from nsqkit.listeners import bound_address, open_listeners
-from nsqkit.logging import LogLevel
-from nsqkit.wire import encode_message
 
 from nsqd.broker import Broker, BrokerOptions, Outbox, Refused, Subscription
 from nsqd.http import ClientStats, make_server
@@ -21,6 +17,10 @@ from nsqd.log.faulty import FaultyStorage
 from nsqd.log.memory import MemoryStorage
 from nsqd.log.store import Store, StoreOptions
 from nsqd.options import NsqdOptions
+from nsqkit.http import HttpServer
+from nsqkit.listeners import bound_address, open_listeners
+from nsqkit.logging import LogLevel
+from nsqkit.wire import encode_message
 
 PATIENCE_SECONDS = 10
 START_NS = 1_700_000_000 * 10**9

@@ -15,7 +15,7 @@ from nsqd.log.faulty import Fail
 from nsqkit.http import HttpError
 from nsqkit.wire import decode_message
 
-from .fake_daemon import Answer, FakeDaemon, open_server, serving
+from .fake_daemon import Answer, FakeDaemon, serving
 
 MAX_MSG, MAX_BODY = 100, 1000
 MAX_DEFER_MS = 3_600_000
@@ -80,6 +80,7 @@ async def test_pub_delivers_any_bytes() -> None:
         ("/pub?topic=t&defer=0x10", b"x", 400, "INVALID_DEFER", True),
         ("/pub?topic=t&defer=1_0", b"x", 400, "INVALID_DEFER", True),
         ("/pub?topic=t&defer=%201", b"x", 400, "INVALID_DEFER", True),
+        ("/pub?topic=t&defer=+1", b"x", 400, "INVALID_DEFER", True),
         ("/pub?topic=t&defer=%D9%A1", b"x", 400, "INVALID_DEFER", True),
         ("/pub?topic=t&defer=-1", b"x", 400, "INVALID_DEFER", True),
         (f"/pub?topic=t&defer={MAX_DEFER_MS + 1}", b"x", 400, "INVALID_DEFER", True),
@@ -106,7 +107,7 @@ async def test_pub_to_an_ephemeral_topic() -> None:
     assert daemon.broker.topics["t#ephemeral"].depth == 1
 
 
-@pytest.mark.parametrize("defer", ["1", "+1", "0001", "0" * 30 + "1", str(MAX_DEFER_MS)])
+@pytest.mark.parametrize("defer", ["1", "%2B1", "0001", "0" * 30 + "1", str(MAX_DEFER_MS)])
 async def test_pub_deferred(defer: str) -> None:
     daemon = small()
     consumer = daemon.subscribe("t", "c", rdy=10)
@@ -114,10 +115,10 @@ async def test_pub_deferred(defer: str) -> None:
         assert_ok(await client.post(f"/pub?topic=t&defer={defer}", b"later"))
     assert delivered(consumer) == []
     (entry,) = consumer.channel.deferred.values()
-    assert entry[1] == pytest.approx(daemon.broker.now + int(defer) / 1000)
+    assert entry[1] == pytest.approx(daemon.broker.now + int(defer.replace("%2B", "")) / 1000)
 
 
-@pytest.mark.parametrize("defer", ["0", "-0", "+0"])
+@pytest.mark.parametrize("defer", ["0", "-0", "%2B0"])
 async def test_pub_deferred_by_nothing_is_delivered_at_once(defer: str) -> None:
     daemon = small()
     consumer = daemon.subscribe("t", "c", rdy=10)
@@ -243,13 +244,18 @@ def test_lines_of_the_longest_size() -> None:
 
 @pytest.mark.parametrize(
     ("target", "body"),
-    [("/pub?topic=t", b"x"), ("/pub?topic=t&defer=9", b"x"), ("/mpub?topic=t", b"a\nb"), ("/mpub?topic=t", b"")],
+    [
+        ("/pub?topic=t", b"x"),
+        ("/pub?topic=t&defer=9", b"x"),
+        ("/mpub?topic=t", b"a\nb"),
+        ("/mpub?topic=t", b""),
+    ],
 )
 async def test_level_disk_answers_after_the_sync(target: str, body: bytes) -> None:
     daemon = small(durability="disk")
     daemon.run_jobs = False
     answers: list[Answer] = []
-    async with open_server(daemon), serving(daemon) as client:
+    async with serving(daemon) as client:
 
         async def ask() -> None:
             answers.append(await client.post(target, body))

@@ -139,6 +139,7 @@ class Channel:
     def pump(self) -> None:
         """Hand out what is ready to those who have room; `PUMP_BYTES` at the most, then others have their turn."""
         hungry, budget = self._hungry, PUMP_BYTES
+        share = turns = 0
         while hungry and not self.paused:
             ready = self.depth
             if ready <= 0:
@@ -146,7 +147,10 @@ class Channel:
             if budget <= 0:
                 self.broker.pump_soon(self)
                 return
-            share = max(1, ready // len(hungry))
+            if not turns:  # once a lap: shares that shrink with what is left would favour the first
+                turns = len(hungry)
+                share = max(1, ready // turns)
+            turns -= 1
             subscription = hungry.popleft()
             room = subscription.room
             if room > 0:

@@ -66,6 +66,7 @@ class Store:
             storage.sync_folder()
         self.syncer = Syncer(storage, self.jobs, lambda: None, self._sync_failed)
         self._remove_trash()
+        self._remove_short_ballast()
         self.check_space()
         self.ids = IdSource(storage, self.jobs, options.node_id, wall_ns)
         self.notes += self.ids.notes
@@ -163,8 +164,20 @@ class Store:
         self.error = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             self._give_ballast_back()
-            self.check_space()
-            self.full = self.full or self.error
+            self.full = self.full or self.error  # until `check_space` finds room, also for a new ballast
+
+    def _remove_short_ballast(self) -> None:
+        """A part of one, whose making a kill has cut short, would be taken for a whole one for ever."""
+        if BALLAST in self.storage.files():
+            file = self.storage.open(BALLAST)
+            size = file.size
+            file.close()
+            if size < self._ballast_blocks << 20:
+                self.storage.remove(BALLAST)
+
+    @property
+    def _ballast_blocks(self) -> int:
+        return self.options.ballast_bytes >> 20
 
     def _give_ballast_back(self) -> None:
         if BALLAST in self.storage.files():
@@ -189,7 +202,7 @@ class Store:
             file = self.storage.create(BALLAST)
             try:
                 block = bytes(1 << 20)
-                for _ in range(self.options.ballast_bytes >> 20):
+                for _ in range(self._ballast_blocks):
                     file.append([block])
             finally:
                 file.close()

@@ -169,7 +169,8 @@ class Session:
             newline = data.find(b"\n", position, position + MAX_LINE)
             if newline < 0:
                 if end - position >= MAX_LINE:
-                    self.closed = True
+                    log.info("[%s] closing: a line without an end", self.remote)
+                    self.disconnect()
                 self._need = 0
                 break
             line = data[position : newline - 1 if data[newline - 1 : newline] == b"\r" else newline]
@@ -615,6 +616,12 @@ class Session:
         """A heartbeat is due, or the client has been silent, or has not taken anything, for too long."""
         if self.closed:
             return
+        if now >= self._next_heartbeat and not self.closing:
+            self._next_heartbeat = now + self._heartbeat
+            if self._magic:
+                self.outbox.put([HEARTBEAT], len(HEARTBEAT))
+        if not self.wants_input and not self.closing:  # it is we who do not listen
+            self._deadline = max(self._deadline, now + 2 * self._heartbeat)
         if now >= self._deadline:
             log.info("[%s] closing: no command within the time limit", self.remote)
             self.disconnect()
@@ -623,10 +630,6 @@ class Session:
             log.info("[%s] closing: it takes nothing we send", self.remote)
             self.disconnect()
             return
-        if now >= self._next_heartbeat and not self.closing:
-            self._next_heartbeat = now + self._heartbeat
-            if self._magic:
-                self.outbox.put([HEARTBEAT], len(HEARTBEAT))
         self._set_alarm()
 
     # --- the end

@@ -24,7 +24,7 @@ from nsqd.log.store import StoreOptions
 from tests.broker.harness import Consumer, Harness, conserved
 from tests.broker.model import ChannelModel, Copy, TopicModel
 
-MAX_MSG_TIMEOUT = 8.0
+MAX_MSG_TIMEOUT = 3.5
 
 topics = st.sampled_from(["a", "b"])
 channels = st.sampled_from(["c", "d", "e#ephemeral"])
@@ -366,20 +366,22 @@ class CoreMachine(RuleBasedStateMachine):
         self.harness.heal()
         self.broken = False
 
-    @rule()
-    def kill(self) -> None:
-        self.boot(orderly=False)
+    @rule(back=st.booleans())
+    def kill(self, back: bool) -> None:
+        """`back`: the clients connect again."""
+        self.boot(orderly=False, back=back)
 
-    @rule()
-    def restart(self) -> None:
+    @rule(back=st.booleans())
+    def restart(self, back: bool) -> None:
         """An orderly stop. With a full disk it writes finishes only, as a kill would have left it."""
         self.harness.heal()
         if self.harness.broker.store.full:
             self.advance(1.0)  # until it has noticed that there is room again
             self.everything_is_where_it_should_be()
-        self.boot(orderly=True)
+        self.boot(orderly=True, back=back)
 
-    def boot(self, *, orderly: bool) -> None:
+    def boot(self, *, orderly: bool, back: bool) -> None:
+        clients = [(c.subscription.channel, c.subscription.rdy) for c in self.harness.consumers]
         if orderly:
             self.harness.restart()
         else:
@@ -396,6 +398,8 @@ class CoreMachine(RuleBasedStateMachine):
             assert not orderly or settled == numbers
             deferred = {number: due for number, (_, due, _) in channel.deferred.items()}
             model.restarted(self.now, settled, deferred, orderly=orderly)
+        for channel, rdy in clients if back else ():
+            self.subscribe(channel.topic_name, channel.name, rdy, 3.0, taking=True)
 
     # --- what must hold
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import random
-from collections.abc import Callable
+from itertools import count
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from nsqd.log.faulty import WRITES, Crash, CrashAt, Die, FaultyStorage
+from nsqd.log.faulty import WRITES, Break, Crash, CrashAt, Die, Fail, FaultyStorage
 from nsqd.log.memory import MemoryStorage
+from nsqd.log.ranges import RangeSet
 from nsqd.log.snapshots import KEPT, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
 from nsqd.log.store import Store, StoreOptions
@@ -24,21 +27,22 @@ WALL_NS = 1_700_000_000_000_000_000
 class LogMachine(RuleBasedStateMachine):
     """A log against what was written to it, and what of that was synced.
 
-    `sent`: every message that was ever written, by its unique body. `there`: by number, as the log must have them
-    after a kill. `synced`: those that a power loss must not take. `snapshot_floor`: numbers below it may be gone.
+    `there`: messages by number, as the log must have them after a kill. `synced`: those that a power loss must not
+    take. `perhaps`: what a broken append may have left. `finished`: what the channel needs no more, and `finished_synced`: what of it a power loss must not take.
     """
 
     @initialize()
     def create(self) -> None:
-        self.storage = MemoryStorage()
+        self.memory = MemoryStorage()
+        self.storage = FaultyStorage(self.memory)
         store = open_store(self.storage)
         self.log = store.create_topic("t", WALL_NS)
         store.syncer.want(store.syncer.written)
         store.jobs.run_all()
-        self.sent: set[bytes] = set()
+        self.bodies = count()  # so that no two messages are the same, whatever their numbers
         self.there: dict[int, bytes] = {}
         self.synced: dict[int, bytes] = {}
-        self.released = 0
+        self.perhaps: dict[int, bytes] = {}
         self.writer: SnapshotWriter | None = None
         self.change((Code.CHANNEL_CREATED, 1, "ch", 0))
         self.finished: set[int] = set()
@@ -49,12 +53,25 @@ class LogMachine(RuleBasedStateMachine):
     def publish(self, sizes: list[int], deferred: bool) -> None:
         batches, number = [], self.log.end
         for size in sizes:
-            made = [frame(n, b"message %d" % (len(self.sent) + at)) for at, n in enumerate(range(number, number + size))]
-            self.sent.update(made)
+            made = [frame(n, b"message %d" % next(self.bodies)) for n in range(number, number + size)]
             batches.append(Batch(made, [9] * size if deferred else None))
             self.there.update(enumerate(made, number))
             number += size
         self.log.append(batches, flowing=True)
+
+    @rule(part=st.none() | st.integers(0, 200))
+    def publish_fails(self, part: int | None) -> None:
+        """I15: nothing is left of it, unless the cut back fails too: then it may be there after a restart."""
+        fault = Fail(errno.ENOSPC) if part is None else Break(errno.EIO, part)
+        self.storage.fault = lambda operation, path: fault if operation == "append" else None
+        first = self.log.end
+        made = [frame(first + at, b"message %d" % next(self.bodies)) for at in range(2)]
+        with pytest.raises(OSError):
+            self.log.append([Batch(made)], flowing=True)
+        self.storage.fault = lambda operation, path: None
+        assert self.log.end == first + 2
+        if part is not None:
+            self.perhaps.update(enumerate(made, first))
 
     @rule(luck=st.randoms(use_true_random=False))
     def finish(self, luck: random.Random) -> None:
@@ -89,10 +106,11 @@ class LogMachine(RuleBasedStateMachine):
         if self.writer is None:
             self.writer = SnapshotWriter.begin(self.log, self._slices())
 
-    def _slices(self):  # type: ignore[no-untyped-def]
+    def _slices(self) -> Iterator[list[Change]]:
         yield [(Code.MARK, self.log.end, 0)]
         yield [(Code.CHANNEL_CREATED, 1, "ch", 0)]
-        yield [(Code.FINISHED, 1, *flat_runs((n, n + 1) for n in sorted(self.finished | set(range(self.released)))))]
+        finished = RangeSet((number, number + 1) for number in self.finished)
+        yield [(Code.FINISHED, 1, *flat_runs(finished))]
 
     @rule()
     def step_snapshot(self) -> None:
@@ -120,39 +138,41 @@ class LogMachine(RuleBasedStateMachine):
         for segment in gone:
             segment.file.close()
             self.storage.remove(segment.path)
-        self.released = self.log.segments[0].first
         for numbers in (self.there, self.synced):
-            for number in [n for n in numbers if n < self.released]:
+            for number in [n for n in numbers if n < self.log.segments[0].first]:
                 del numbers[number]
 
     @rule()
     def kill(self) -> None:
         """I1, I3: whatever was appended is there, and nothing else."""
-        self._restart(self.storage.kill())
-        assert self._read() == self.there
-        assert self._settled() == self.finished | set(range(self.released)) & self._settled()
-        assert not self.found.damage
+        self._restart(self.memory.kill())
+        now = self._read()
+        assert self.there.items() <= now.items() <= self.there.items() | self.perhaps.items()
+        self.there = now
+        assert not self._settled() & (now.keys() - self.finished), "something is missing for the channel"
+        assert self._settled() >= self.finished
+        assert not self._reported() & self.there.keys()
 
     @rule(luck=st.randoms(use_true_random=False))
     def lose_power(self, luck: random.Random) -> None:
         """I1, I2: whatever was synced is there; of the rest some may be, unchanged."""
         end = self.log.end
-        self._restart(self.storage.crash(luck))
+        self._restart(self.memory.crash(luck))
         now = self._read()
         assert now.items() >= self.synced.items(), "something synced was lost"
-        assert now.items() <= self.there.items(), "a phantom, or another message under its number"
-        assert max(now, default=-1) < self.log.end <= max(end, self.log.end)
-        reported = {n for damage in self.found.damage for n in range(damage.first, damage.end)}
-        assert not reported & self.synced.keys()
+        known = self.there.items() | self.perhaps.items()
+        assert now.items() <= known, "a phantom, or another message under its number"
+        assert max(now, default=-1) < self.log.end <= end
+        assert not self._reported() & self.synced.keys()
         settled = self._settled()
-        assert settled >= self.finished_synced & set(range(self.log.end))
-        self.there, self.synced = now, dict(now)
-        self.finished = {n for n in self.finished if n in settled} | {n for n in settled if n >= self.released}
+        assert settled >= self.finished_synced, "I3: something finished comes again"
+        assert not settled & (now.keys() - self.finished), "something is missing for the channel"
+        self.there, self.finished = now, settled
         self.sync()
 
     def _restart(self, storage: MemoryStorage) -> None:
-        self.storage, self.writer = storage, None
-        self.found = recovered(storage, max_segment_bytes=self.log.max_segment_bytes)
+        self.memory, self.storage, self.writer = storage, FaultyStorage(storage), None
+        self.found = recovered(self.storage, max_segment_bytes=self.log.max_segment_bytes)
         self.log = self.found.log
         files = everything(storage)
         again = recovered(storage)
@@ -161,6 +181,9 @@ class LogMachine(RuleBasedStateMachine):
 
     def _read(self) -> dict[int, bytes]:
         return read_all(self.log, self.log.segments[0].first)
+
+    def _reported(self) -> set[int]:
+        return {n for damage in self.found.damage for n in range(damage.first, damage.end)}
 
     def _settled(self) -> set[int]:
         settled = self.found.state.channels[1].settled
@@ -254,7 +277,7 @@ def test_die_at_operation(act: Act, fault: Die, power: bool) -> None:
         store.jobs.run_all()
         before, first_id = read_all(log), store.ids.next
         storage.fault = CrashAt(number, fault, among=WRITES)
-        died, written = False, {}
+        died = False
         try:
             act(store, log)
         except Crash:

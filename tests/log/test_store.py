@@ -137,7 +137,7 @@ class TestRoom:
         store.failed(caught.value)
         assert BALLAST not in storage.files()
         assert store.full
-        assert store.health.startswith("NOK - no space left")
+        assert store.health.lower().startswith("nok - no space left")
         append(log, 10)  # a finish can be written
 
     def test_under_the_floor_it_is_full(self) -> None:
@@ -145,12 +145,13 @@ class TestRoom:
         storage = MemoryStorage(capacity=10 * MIB)
         store = open_store(storage, min_free_space=3 * MIB)
         assert store.health == "OK"
-        storage.create("other").append([bytes(7 * MIB)])
+        other = storage.create("other")
+        other.append([bytes(7 * MIB)])
         store.check_space()
         assert store.health.startswith("NOK - no space left on device")
-        storage.remove("other")
+        other.truncate(0)
         store.check_space()
-        assert store.health == "NOK - " + store.full if store.full else store.health == "OK"
+        assert store.health == "OK"
 
     def test_it_heals_when_there_is_room_for_the_ballast_too(self) -> None:
         storage = MemoryStorage(capacity=10 * MIB)

@@ -17,7 +17,7 @@ help: ## what can be done here
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$$($(PYTHON) --version) is too old: nsq-trio needs 3.11 or later (make PYTHON=python3.12 ...)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.run: pyproject.toml $(VENV)/.made
@@ -32,7 +32,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.made
 
 run: $(VENV)/.run ## set everything up and start a broker here
 	@mkdir -p $(DATA)
-	@printf '\n%s\n' \
+	@printf '%s\n' '' \
 		'nsqd is starting: TCP on 127.0.0.1:4150, HTTP on 127.0.0.1:4151, messages in $(DATA)/' \
 		'In another terminal:' \
 		'' \

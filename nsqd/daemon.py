@@ -22,6 +22,11 @@ from nsqd.http.stats import ClientStats
 from nsqd.log.files import FileStorage
 from nsqd.log.lock import DataPathLock
 from nsqd.log.store import Store, StoreOptions
+from nsqd.lookup import Registries
+from nsqd.lookup.http_fetch import HttpFetch, HttpFetchOptions
+from nsqd.lookup.known_channels import KnownChannels, query_bound
+from nsqd.lookup.peer import PeerOptions
+from nsqd.lookup.protocol import encode_identify
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.client_stats import client_stats
 from nsqd.protocol_v2.context import Context
@@ -114,6 +119,14 @@ class Daemon:
         self.rounds = Rounds(self.broker, self.context, self._sync_failed)
         self.plain = PlainConnections(self.context, self.rounds)
 
+    def _discover(self) -> None:
+        """Find the registries only now: what recovery has brought is told to each when it is connected."""
+        options = self.options
+        self.registries = Registries(
+            self.broker, self.rounds, _peer_options(options, self.hostname), _known_channels(options)
+        )
+        self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
+
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` when a sync failed, `StartError` when it cannot start."""
         with self._scope:
@@ -125,6 +138,7 @@ class Daemon:
             self.options.broadcast_tcp_port = self.options.broadcast_tcp_port or max(self.tcp_port, 0)
             self.options.broadcast_http_port = self.options.broadcast_http_port or max(self.http_port, 0)
             self._recover()
+            self._discover()
             _tune_garbage_collection()
             await self._serve(tcp, http, on_ready)
         self._stop()
@@ -136,7 +150,13 @@ class Daemon:
     ) -> None:
         server = make_server(self)
         async with trio.open_nursery() as nursery:
-            for task in (self.rounds.run_jobs, self.rounds.run_clock, self.plain.run, self._watch_signals):
+            for task in (
+                self.rounds.run_jobs,
+                self.rounds.run_clock,
+                self.plain.run,
+                self.registries.run,
+                self._watch_signals,
+            ):
                 nursery.start_soon(task)
             self.rounds.begin()
             self.rounds.end()
@@ -240,6 +260,7 @@ class Daemon:
 
     def set_lookupd_addresses(self, addresses: list[str]) -> None:
         self.options.nsqlookupd_tcp_addresses = addresses
+        self.registries.set_addresses(addresses)
 
 
 def _broker_options(options: NsqdOptions) -> BrokerOptions:
@@ -266,6 +287,29 @@ def _limits(options: NsqdOptions) -> Limits:
         msg_timeout=options.msg_timeout // MILLISECOND,
         max_msg_timeout=options.max_msg_timeout // MILLISECOND,
     )
+
+
+def _peer_options(options: NsqdOptions, hostname: str) -> PeerOptions:
+    fields: dict[str, str | int] = {
+        "broadcast_address": options.broadcast_address,
+        "hostname": hostname,
+        "http_port": options.broadcast_http_port,
+        "tcp_port": options.broadcast_tcp_port,
+        "topology_region": options.topology_region,
+        "topology_zone": options.topology_zone,
+        "version": VERSION,
+    }
+    return PeerOptions(encode_identify(fields), max_reply_size=options.max_body_size)
+
+
+def _known_channels(options: NsqdOptions) -> KnownChannels:
+    times = HttpFetchOptions(
+        connect_timeout=options.http_client_connect_timeout / SECOND,
+        request_timeout=options.http_client_request_timeout / SECOND,
+        tls_root_ca_file=options.tls_root_ca_file,
+        tls_min_version=options.tls_min_version,
+    )
+    return KnownChannels(HttpFetch(times), query_bound(times.connect_timeout, times.request_timeout))
 
 
 async def _listen(address: str) -> list[trio.SocketListener]:

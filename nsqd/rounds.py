@@ -67,6 +67,8 @@ class Rounds:
         broker.commit()
         if context.answering:
             self._release_answers()
+        if broker.failures:
+            broker.end_of_failures()
         self.more = broker.pump()
         if self.awake:
             awake, self.awake = self.awake, []
@@ -86,7 +88,6 @@ class Rounds:
         if broker.failures:
             for session in context.answering:
                 session.failed_commits()
-            broker.end_of_failures()
         ticket = broker.sync_ticket
         if ticket <= broker.synced:
             ticket = 0

@@ -303,6 +303,10 @@ class Channel:
             number, attempts, _, _, frame = entry
             if message_id in unsent:
                 back.append((number, attempts - 1, frame))
+                if (
+                    attempts > 1
+                ):  # a snapshot that is being written may have looked for it here and there in vain
+                    self._parked(number, attempts - 1, 0)
             elif number in self._lost_once:
                 keep[message_id] = entry
             else:

@@ -139,6 +139,7 @@ class Reader:
         if first > plan.number:  # damaged, or never written at all
             self._lost.add(plan.number, first)
             self._topic.lose(plan.number, first, damaged=True)
+            self._wake()  # whoever asked got nothing, and there may be more behind it
         if wanted is None:
             self._runs = deque(piece.runs)
         else:

@@ -28,6 +28,8 @@ __all__ = ["InFlight", "Subscription"]
 
 InFlight = tuple[int, int, float, float, bytes | None]
 
+CAPPED_SLACK = 100
+
 _NOT_THERE: InFlight = (-1, 0, 0.0, 0.0, None)
 
 
@@ -95,9 +97,20 @@ class Subscription:
         deadline = self.channel.now + self.timeout
         if deadline > limit:
             deadline = limit
-            heapq.heappush(self._capped, (limit, message_id))
+            self._cap(limit, message_id)
         self.in_flight[message_id] = (number, attempts, deadline, limit, frame)
         self.channel.timers.set(self, deadline)
+
+    def _cap(self, limit: float, message_id: bytes) -> None:
+        """Note that this one comes back at its limit. Notes on what was answered since must not pile up."""
+        if len(self._capped) > 2 * len(self.in_flight) + CAPPED_SLACK:
+            live = {
+                (when, noted)
+                for when, noted in self._capped
+                if self.in_flight.get(noted, _NOT_THERE)[2] == when
+            }
+            self._capped = sorted(live)  # a sorted list is a heap
+        heapq.heappush(self._capped, (limit, message_id))
 
     def close_window(self) -> None:
         """CLS: nothing more is delivered."""

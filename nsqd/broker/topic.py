@@ -275,6 +275,7 @@ class LogTopic(Topic):
         for channel in channels:
             if channel.has_unwritten:
                 self._changed[channel] = None
+                self.broker.look_after(self)
 
     def _commit_failed(self, error: OSError, batches: list[Batch], first: int) -> None:
         self.broker.note_write_error(self.name, error)

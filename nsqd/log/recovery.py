@@ -15,13 +15,11 @@ import attrs
 
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
-    RECORD_HEAD_SIZE,
     FileHeader,
     FileKind,
     FormatError,
     Kind,
     NewerFormat,
-    RecordHead,
     decode_changes,
 )
 from nsqd.log.records import decode_deferred as decode_deferred_payload
@@ -79,7 +77,7 @@ def recover_topic(
 
 def _open_segments(recovered: Recovered, clean: bool) -> None:
     log = recovered.log
-    headers = _read_headers(log)
+    headers = _read_headers(log, clean)
     generations = [header.generation for header in headers.values() if isinstance(header, FileHeader)]
     log.generation = Counter(generations).most_common(1)[0][0] if generations else 0
     for name, header in headers.items():
@@ -87,8 +85,6 @@ def _open_segments(recovered: Recovered, clean: bool) -> None:
             continue
         path = f"{log.folder}/{name}"
         file = log.storage.open(path)
-        if not clean:
-            file.forget_cached()
         try:
             if isinstance(header, FormatError):
                 header = _header_from_record(file, name, log.generation, header)
@@ -105,7 +101,7 @@ def _open_segments(recovered: Recovered, clean: bool) -> None:
         log.segments.append(Segment(file, path, header.position, header.first, header.salt))
 
 
-def _read_headers(log: TopicLog) -> dict[str, FileHeader | FormatError]:
+def _read_headers(log: TopicLog, clean: bool) -> dict[str, FileHeader | FormatError]:
     """The headers of all segments and snapshots, by name. `NewerFormat` before anything was touched."""
     headers: dict[str, FileHeader | FormatError] = {}
     for name in log.storage.files(log.folder):
@@ -113,6 +109,8 @@ def _read_headers(log: TopicLog) -> dict[str, FileHeader | FormatError]:
             continue
         path = f"{log.folder}/{name}"
         file = log.storage.open(path)
+        if not clean:
+            file.forget_cached()
         try:
             headers[name] = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
         except NewerFormat as error:
@@ -126,16 +124,16 @@ def _read_headers(log: TopicLog) -> dict[str, FileHeader | FormatError]:
 
 def _header_from_record(file: File, name: str, generation: int, error: FormatError) -> FileHeader:
     """What a damaged header must have said: the name has its position, the first record the rest. Or `error`."""
-    data = file.read(FILE_HEADER_SIZE, RECORD_HEAD_SIZE)
-    salt = int.from_bytes(data[4:8])
+    salt = int.from_bytes(file.read(FILE_HEADER_SIZE + 4, 4))
     position = name.removesuffix(".log")
-    try:
-        head = RecordHead.decode(data, 0, salt)
-    except FormatError:
-        raise error from None
+    record = next(scan(file.read, FILE_HEADER_SIZE, file.size, salt, 0), None)
+    if not isinstance(
+        record, Found
+    ):  # a head alone will not do: a torn record is cut, and then nothing is left of it
+        raise error
     if not position.isascii() or not position.isdigit():
         raise error
-    return FileHeader(FileKind.SEGMENT, salt, generation, int(position), head.first, 0)
+    return FileHeader(FileKind.SEGMENT, salt, generation, int(position), record.head.first, 0)
 
 
 def _check_header(header: FileHeader, name: str, generation: int) -> None:

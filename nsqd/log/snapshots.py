@@ -13,6 +13,7 @@ before. So it never speaks of messages that a power loss could still take away.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 
@@ -67,9 +68,14 @@ class SnapshotWriter:
             file = log.storage.create(path)
         salt = random.getrandbits(32)
         header = FileHeader(FileKind.SNAPSHOT, salt, log.generation, position, log.end, log.wall_ns)
-        file.append([header.encode()])
+        writer = cls(log, changes, position, file, salt)
+        try:
+            file.append([header.encode()])
+        except OSError:
+            writer.abandon()
+            raise
         log.records_since_snapshot = 0
-        return cls(log, changes, position, file, salt)
+        return writer
 
     def step(self) -> bool:
         """Write one slice. True when that was the last one; `OSError` ends the attempt."""
@@ -96,8 +102,10 @@ class SnapshotWriter:
         self.log.storage.sync_folder(folder)
 
     def abandon(self) -> None:
-        """Forget it: its file has a name that nobody looks at, and the next attempt removes it."""
+        """Forget it. Its file goes at once, for it may be a full disk that ended the attempt."""
         self._file.close()
+        with contextlib.suppress(OSError):  # it has a name that nobody looks at
+            self.log.storage.remove(f"{self.log.folder}/.{snapshot_name(self.position)}.new")
 
 
 def load_snapshot(storage: Storage, path: str) -> tuple[TopicState, FileHeader]:

@@ -90,6 +90,7 @@ class Session:
         self._unsure: list[tuple[int, Topic, int, str]] = []
         self._must_sync = False  # the answers of this round wait for a sync
         self._held: deque[tuple[int, list[bytes], bool]] = deque()
+        self._held_bytes = 0
         self._listed = False  # in the context's list of sessions with answers
         self._heartbeat = DEFAULT_HEARTBEAT_MS / 1000  # seconds, 0: none
         self._next_heartbeat = self.broker.now + self._heartbeat
@@ -106,17 +107,23 @@ class Session:
     def disconnect(self) -> None:
         """The channel is gone."""
         self.closed = True
+        self._shut_window()
         self._wake()
+
+    def _shut_window(self) -> None:
+        """Whoever is about to go gets no more messages."""
+        if self.subscription is not None:
+            self.subscription.close_window()
 
     # --- input
 
     @property
     def wants_input(self) -> bool:
-        """Whether reading makes sense now: not while too many answers wait for the socket."""
+        """Whether reading makes sense now: not while too many answers wait for the socket, or for the disk."""
         return (
             not self.closing
             and not self.closed
-            and self.outbox.size < (OUTBOX_MARK if self.context.crowded else ANSWERS_MARK)
+            and self.outbox.size + self._held_bytes < (OUTBOX_MARK if self.context.crowded else ANSWERS_MARK)
         )
 
     def feed(self, data: bytes) -> None:
@@ -538,6 +545,7 @@ class Session:
     def _close_soon(self) -> None:
         """Close when everything is sent, or when the client has not taken it for too long."""
         self.closing = True
+        self._shut_window()
         self._deadline = min(self._deadline, self.broker.now + CLOSE_TIMEOUT)
         self.broker.timers.set(self, self._deadline)
 
@@ -556,6 +564,7 @@ class Session:
         self._unsure.clear()
         if ticket and (self._must_sync or self._held):
             self._held.append((ticket, self.answers, self.subscription is not None))
+            self._held_bytes += sum(map(len, self.answers))
         else:
             self._send_answers(self.answers, self.subscription is not None)
         self.answers = []
@@ -567,6 +576,7 @@ class Session:
         """A sync has ended: let go what waited for it. True when nothing is held any more."""
         while self._held and self._held[0][0] <= ticket:
             _, answers, subscribed = self._held.popleft()
+            self._held_bytes -= sum(map(len, answers))
             self._send_answers(answers, subscribed)
         if not self._held and self.closing:
             self._wake()

@@ -77,6 +77,8 @@ class _StreamConnection:
                     nursery.cancel_scope.cancel()
             except* (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
+            except* Exception:
+                log.exception("[%s] closing after an error of ours", self.session.remote)
 
     def flush(self) -> None:
         """The end of a round: there may be something to send, or the end to come."""
@@ -100,8 +102,6 @@ class _StreamConnection:
                 session.eof()
             rounds.end()
             self._to_send.set()
-            if rounds.more:
-                await rounds.go_on()
 
     async def _write(self) -> None:
         session = self.session
@@ -120,15 +120,17 @@ class _StreamConnection:
     async def _send(self, items: list[bytes]) -> None:
         session, rounds = self.session, self.rounds
         data = b"".join(items)
-        self._sending, self._taken = items, 0
+        self._sending = items
         self.context.buffered += len(data)
-        session.blocked(True)
         try:
             for at in range(0, len(data), CHUNK):
                 piece = data[at : at + CHUNK]
+                # How much of a piece was taken is not known when its send fails: it counts as delivered, all of it.
+                self._taken = at + len(piece)
+                rounds.begin()
+                session.blocked(True)
+                rounds.end()
                 await self.stream.send_all(piece)
-                self._taken += len(piece)
-                session.blocked(at + CHUNK < len(data))
         finally:
             self.context.buffered -= len(data)
         self._sending = []
@@ -136,6 +138,7 @@ class _StreamConnection:
         session.blocked(False)
         session.sent(len(data))
         rounds.end()
+        self._may_read.set()
 
     async def _linger(self) -> None:
         """Let the client read the last error: closing with unread input would destroy it."""

@@ -1,7 +1,7 @@
 """A driver for the synchronous core: a storage in memory, a clock that is moved by hand, clients that are lists.
 
 `Harness.round` is one round of the daemon, until nothing moves any more: timers, commit, pump, jobs, sockets. Two
-things can be held back: jobs (`run_jobs = False`, `run_job` runs one of them), and a client's socket (`taking = False`).
+things can be held back: jobs (`run_jobs = False`; `run_job` runs one), and a client's socket (`taking = False`).
 Seconds go by in steps that floats hold exactly (halves, quarters), so tests may compare moments with `==`.
 """
 
@@ -11,16 +11,17 @@ import errno
 import itertools
 
 import attrs
-from nsqkit.wire import Message, decode_message, encode_message
 
 from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Subscription, Topic
 from nsqd.log.faulty import Fail, Fault, FaultyStorage
 from nsqd.log.jobs import Job
 from nsqd.log.memory import MemoryStorage
 from nsqd.log.store import Store, StoreOptions
+from nsqkit.wire import Message, decode_message, encode_message
 
 WALL_NS = 1_700_000_000 * 10**9
 SECOND_NS = 10**9
+MAX_LAPS = 10_000
 
 
 @attrs.define(eq=False)
@@ -236,8 +237,10 @@ class Harness:
         broker.advance(self.now, self.wall_ns)
         broker.fire_timers()
         self._commit()
-        busy = True
+        busy, laps = True, 0
         while busy:
+            laps += 1
+            assert laps < MAX_LAPS, "the round never ends"
             busy = broker.pump()
             if self.run_jobs and broker.store.jobs:
                 broker.store.jobs.run_all()
@@ -280,6 +283,16 @@ class Harness:
 
     def heal(self) -> None:
         self.storage.fault = lambda _operation, _path: None
+
+    def corrupt(self, body: bytes, topic: str = "t") -> None:
+        """Change a byte of this body where it lies in the topic's log."""
+        folder = self.memory._folder(f"topic-{topic}")
+        for content in folder.names.values():
+            at = content.data.find(body)  # type: ignore[union-attr]
+            if at >= 0:
+                content.data[at] ^= 0xFF  # type: ignore[union-attr]
+                return
+        raise AssertionError(f"{body!r} is in no segment")
 
     def snapshot(self, topic: str = "t") -> None:
         """Take a whole snapshot of a durable topic."""

@@ -8,6 +8,7 @@ what it may still deliver.
 from __future__ import annotations
 
 import attrs
+
 from nsqkit.wire import Message
 
 __all__ = ["ChannelModel", "Copy", "TopicModel"]

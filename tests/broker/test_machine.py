@@ -14,17 +14,17 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from nsqkit.wire.names import is_ephemeral
 
 from nsqd.broker import Channel, Refused
 from nsqd.broker import topic as topic_module
 from nsqd.broker.log_channel import LogChannel
 from nsqd.broker.topic import LogTopic
 from nsqd.log.store import StoreOptions
+from nsqkit.wire.names import is_ephemeral
 from tests.broker.harness import Consumer, Harness, conserved
 from tests.broker.model import ChannelModel, Copy, TopicModel
 
-MAX_MSG_TIMEOUT = 3.5
+MAX_MSG_TIMEOUT = 3.0
 
 topics = st.sampled_from(["a", "b"])
 channels = st.sampled_from(["c", "d", "e#ephemeral"])
@@ -138,7 +138,7 @@ class CoreMachine(RuleBasedStateMachine):
         name=topics,
         channel=channels,
         rdy=st.sampled_from([0, 1, 2, 10]),
-        timeout=st.sampled_from([2.0, 3.0]),
+        timeout=st.sampled_from([2.0, 6.0]),
         taking=st.sampled_from([True, True, False]),
     )
     def subscribe(self, name: str, channel: str, rdy: int, timeout: float, taking: bool) -> None:
@@ -321,12 +321,12 @@ class CoreMachine(RuleBasedStateMachine):
         self.harness.round()
 
     @precondition(has_topics)
-    @rule(name=topics)
-    def begin_snapshot(self, name: str) -> None:
+    @rule(name=topics, steps=st.sampled_from([0, 1, 5, 1000]))
+    def begin_snapshot(self, name: str, steps: int) -> None:
         topic = self.harness.broker.topics.get(name)
         if isinstance(topic, LogTopic) and topic._snapshot is None:
             topic.begin_snapshot()
-        self.harness.round()
+        self.step_snapshots(steps)
 
     @rule(count=st.sampled_from([1, 2, 50]))
     def step_snapshots(self, count: int) -> None:
@@ -467,12 +467,12 @@ class CoreMachine(RuleBasedStateMachine):
         harness.round()
         self.everything_is_where_it_should_be()
         for _ in range(4):
-            self.advance(4.0)
+            self.advance(8.0)
             self.everything_is_where_it_should_be()
         for consumer in list(harness.consumers):
             self.disconnect(harness.consumers.index(consumer))
             self.everything_is_where_it_should_be()
-        self.advance(4.0)
+        self.advance(8.0)
         self.everything_is_where_it_should_be()
         for name, topic in list(self.model.items()):
             for channel_name in list(topic.channels):
@@ -483,7 +483,7 @@ class CoreMachine(RuleBasedStateMachine):
         consumer = self.harness.consumers[-1]
         model = self.model[name].channels[channel]
         self.everything_is_where_it_should_be()
-        while model.at("in flight"):
+        while consumer.in_flight:
             self.finish(len(self.harness.consumers) - 1, 1000)
             self.everything_is_where_it_should_be()
         assert not model.durable or not model.copies, "lost"
@@ -515,7 +515,7 @@ def run(examples: int, steps: int) -> None:
 
 
 def test_the_core_keeps_its_promises() -> None:
-    run(examples=800, steps=40)
+    run(examples=500, steps=40)
 
 
 @pytest.mark.soak

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nsqkit.wire.frames import encode_message
-
 from nsqd.log.recovery import Recovered, recover_topic
 from nsqd.log.storage import Storage
 from nsqd.log.topic_log import Batch, TopicLog
+from nsqkit.wire.frames import encode_message
 
 FOLDER = "topic-t"
 GENERATION = 7
@@ -92,5 +91,3 @@ def everything(storage: Storage) -> dict[str, bytes]:
     folders: Sequence[str] = ["", *storage.folders()]
     paths = [f"{folder}/{name}" if folder else name for folder in folders for name in storage.files(folder)]
     return {path: content(storage, path) for path in paths}
-
-

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import random
-from itertools import count
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 from hypothesis import settings
@@ -28,7 +28,8 @@ class LogMachine(RuleBasedStateMachine):
     """A log against what was written to it, and what of that was synced.
 
     `there`: messages by number, as the log must have them after a kill. `synced`: those that a power loss must not
-    take. `perhaps`: what a broken append may have left. `finished`: what the channel needs no more, and `finished_synced`: what of it a power loss must not take.
+    take. `perhaps`: what a broken append may have left. `finished`: what the channel needs no more, and
+    `finished_synced`: what of it a power loss must not take.
     """
 
     @initialize()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def in_order(ranges: RangeSet) -> bool:
     """Neither empty, nor touching, nor overlapping."""
     items = list(ranges)
     return all(start < end for start, end in items) and all(
-        end < start for (_, end), (start, _) in zip(items, items[1:], strict=False)
+        end < start for (_, end), (start, _) in itertools.pairwise(items)
     )
 
 

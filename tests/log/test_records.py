@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
+import re
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -30,6 +33,7 @@ from nsqd.log.records import (
     find_record,
     split_messages,
 )
+from nsqd.log.state import Code
 from tests.log.samples import frame, frames
 
 U64 = st.integers(0, 2**64 - 1)
@@ -116,9 +120,7 @@ class TestRecordHead:
         head.check(payload)
 
     def test_only_messages_have_numbers(self) -> None:
-        ends = {
-            kind: RecordHead.decode(encode_record(kind, 0, 1, 10, 5, b""), 0, 1).end for kind in Kind
-        }
+        ends = {kind: RecordHead.decode(encode_record(kind, 0, 1, 10, 5, b""), 0, 1).end for kind in Kind}
         assert ends == {Kind.MESSAGES: 15, Kind.DEFERRED: 15, Kind.CHANGES: 10, Kind.SEAL: 10}
 
     @pytest.mark.parametrize("size", range(RECORD_HEAD_SIZE))
@@ -256,3 +258,35 @@ def test_any_bytes_as_changes(data: bytes, count: int) -> None:
 def test_a_change_is_an_array_with_a_code(data: bytes) -> None:
     with pytest.raises(FormatError):
         decode_changes(data, 1)
+
+
+class TestFixedBytes:
+    """Version 1 as it stands on people's disks. These bytes never change; `docs/format.md` describes them."""
+
+    def test_file_header(self) -> None:
+        assert HEADER.encode() == bytes.fromhex(
+            "6e7371642e6c6f67 0001 0000 00c0ffee 0000000000000003 0000000000001000 0000000000000011"
+            "17979cfe362a0000 63687acd 000000000000000000000000"
+        )
+
+    def test_record(self) -> None:
+        payload = encode_deferred([frame(17, b"hi", timestamp_ns=5)], [1000])
+        assert encode_record(Kind.DEFERRED, FLOWING, SALT, 17, 1, payload) == bytes.fromhex(
+            "a751 02 01 00c0ffee 0000002c 0000000000000011 00000001 73214440 ca68da5f"
+        )
+        assert payload == bytes.fromhex(
+            "00000000000003e8 00000020 00000002 0000000000000005 000130303030303030303030303030303131 6869"
+        )
+
+    def test_changes(self) -> None:
+        changes = [(Code.CHANNEL_CREATED, 1, "ch", 7), (Code.MARK, 300, 2**40), (Code.TOPIC_PAUSED, True)]
+        assert encode_changes(changes) == bytes.fromhex(
+            "94 10 01 a26368 07   93 02 cd012c cf0000010000000000   92 01 c3"
+        )
+
+    @pytest.mark.parametrize("kind", [Code, Kind])
+    def test_the_documentation_names_every_number(self, kind: type[enum.IntEnum]) -> None:
+        text = Path(__file__).parents[2].joinpath("docs/format.md").read_text()
+        table = text.split(f"| {kind.__name__.lower()} | name |")[1].split("\n\n")[0]
+        rows = dict(re.findall(r"^\| (\d+) \| `([A-Z_]+)` \|", table, re.MULTILINE))
+        assert rows == {str(member.value): member.name for member in kind}

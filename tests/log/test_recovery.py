@@ -281,6 +281,20 @@ class TestFlippedBits:
                 assert found.notes
                 assert_nothing_changes(storage)
 
+    def test_a_header_and_a_torn_first_record(self) -> None:
+        """I13: nothing of the file serves, so the first restart sets it aside, not the second one."""
+        made = model()
+        last = segments(made.storage)[-1]
+        first = next(w for w in made.written if w.path == last)
+        put(
+            made.storage,
+            last,
+            bytes(FILE_HEADER_SIZE) + content(made.storage, last)[FILE_HEADER_SIZE : first.end - 1],
+        )
+        recovered(made.storage)
+        assert last not in segments(made.storage)
+        assert_nothing_changes(made.storage)
+
     def test_in_a_log_of_one_file(self) -> None:
         """I1: a topic is never thrown away because its only file has a damaged header."""
         storage = MemoryStorage()
@@ -543,7 +557,11 @@ class TestNewerFormat:
         position = made.log.position
         suffix = "log" if kind is FileKind.SEGMENT else "snap"
         path = f"{FOLDER}/{position:020d}.{suffix}"
-        put(made.storage, path, newer(FileHeader(kind, 1, made.log.generation, position, 0, 0)) + b"new things")
+        put(
+            made.storage,
+            path,
+            newer(FileHeader(kind, 1, made.log.generation, position, 0, 0)) + b"new things",
+        )
         before = everything(made.storage)
         with pytest.raises(NewerFormat, match=f"{path}: format version {VERSION + 1}"):
             recovered(made.storage)

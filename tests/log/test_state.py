@@ -231,7 +231,11 @@ def test_recovery_comes_to_the_state_that_the_topic_had(before: list[tuple[str, 
 
 @settings(max_examples=150, deadline=None)
 @given(operations, st.lists(st.integers(0, 2), max_size=20), operations)
-@example([("publish", 0, 0), ("create", 0, 0)], [0, 0, 0, 3], [("publish", 0, 0), ("give_up", 0, 0), ("publish", 0, 0)])
+@example(
+    [("publish", 0, 0), ("create", 0, 0)],
+    [0, 0, 0, 3],
+    [("publish", 0, 0), ("give_up", 0, 0), ("publish", 0, 0)],
+)
 def test_a_fuzzy_snapshot_and_a_replay_make_the_same_state(
     before: list[tuple[str, int, int]], moments: list[int], during: list[tuple[str, int, int]]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -59,9 +60,7 @@ class TestAppend:
         faulty = FaultyStorage(MemoryStorage())
         log = new_log(faulty)
         before = faulty.counts["append"]
-        log.append(
-            [Batch(frames(0, 2)), Batch(frames(2, 1), [5])], [(Code.TOPIC_PAUSED, True)], flowing=True
-        )
+        log.append([Batch(frames(0, 2)), Batch(frames(2, 1), [5])], [(Code.TOPIC_PAUSED, True)], flowing=True)
         assert faulty.counts["append"] == before + 1
         heads = [item.head for item in records(log)]
         assert [(head.kind, head.first, head.count) for head in heads] == [
@@ -341,7 +340,7 @@ class TestDamageOnRead:
         _, log, bad = self.damaged()
         (damage,) = read(log, 2).damage
         assert (damage.first, damage.end, damage.size) == (2, 4, len(bad))
-        assert damage.path == segments(log.storage)[0]  # type: ignore[arg-type]
+        assert damage.path == segments(log.storage)[0]
         assert "payload" in damage.reason
 
     def test_its_bytes_are_set_aside_once(self) -> None:
@@ -386,7 +385,7 @@ class TestIndex:
     def test_appending_builds_it(self) -> None:
         log = self.long_log()
         offsets = log.segments[0].offsets
-        assert all(b - a >= INDEX_EVERY for a, b in zip(offsets, offsets[1:], strict=False))
+        assert all(b - a >= INDEX_EVERY for a, b in itertools.pairwise(offsets))
         assert len(offsets) == 10
         plan = log.plan(30, 1)
         assert plan.first <= 30

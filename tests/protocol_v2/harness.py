@@ -13,7 +13,6 @@ import struct
 from typing import Any
 
 import attrs
-from nsqkit.wire import FrameType, Message, decode_message, encode_error, encode_response
 
 from nsqd.broker import Broker, BrokerOptions, Channel
 from nsqd.log.faulty import Fail, Fault, FaultyStorage
@@ -23,6 +22,7 @@ from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.session import Session
 from nsqd.protocol_v2.unsent import unsent_frames
 from nsqd.rounds import Rounds
+from nsqkit.wire import FrameType, Message, decode_message, encode_error, encode_response
 
 MAGIC = b"  V2"
 WALL_NS = 1_700_000_000 * 10**9

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from nsqkit.wire import HEARTBEAT, OK
 
 from nsqd.protocol_v2.session import CLOSE_TIMEOUT, MAGIC_TIMEOUT
+from nsqkit.wire import HEARTBEAT, OK
 from tests.protocol_v2.harness import Machine, error, fin, identify, mpub, pub, sized, sub
 
 SECOND = identify(heartbeat_interval=1000)

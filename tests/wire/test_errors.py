@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nsqkit.wire import FATAL, ProtocolError, error_text, quote
 
 NOT_FATAL = {"E_FIN_FAILED", "E_REQ_FAILED", "E_TOUCH_FAILED"}
@@ -62,6 +63,7 @@ def test_quote(name: bytes, quoted: str) -> None:
     assert quote(name) == quoted
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_a_quoted_name_is_one_printable_line(name: bytes) -> None:
     quoted = quote(name)
@@ -69,6 +71,7 @@ def test_a_quoted_name_is_one_printable_line(name: bytes) -> None:
     assert quoted.isprintable()
 
 
+@settings(deadline=None)
 @given(st.binary(), st.binary())
 def test_different_names_are_quoted_differently(one: bytes, other: bytes) -> None:
     assert (quote(one) == quote(other)) == (one == other)

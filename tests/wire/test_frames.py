@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nsqkit.wire import (
     CLOSE_WAIT,
     HEARTBEAT,
@@ -47,14 +48,18 @@ def test_exact_bytes(frame: bytes, data: str) -> None:
     assert frame == bytes.fromhex(data)
 
 
+@settings(deadline=None)
 @given(INT64, ATTEMPTS, IDS, st.binary())
-def test_a_message_comes_apart_again(timestamp_ns: int, attempts: int, message_id: bytes, body: bytes) -> None:
+def test_a_message_comes_apart_again(
+    timestamp_ns: int, attempts: int, message_id: bytes, body: bytes
+) -> None:
     frame = encode_message(timestamp_ns, attempts, message_id, body)
     assert decode_message(frame) == Message(timestamp_ns, attempts, message_id, body)
     assert frame[ID] == message_id
     assert frame[BODY:] == body
 
 
+@settings(deadline=None)
 @given(INT64, ATTEMPTS, IDS, st.binary(), st.integers(0, 1 << 20))
 def test_attempts_are_all_that_changes(
     timestamp_ns: int, attempts: int, message_id: bytes, body: bytes, again: int
@@ -81,6 +86,7 @@ def test_no_message(frame: bytes) -> None:
         decode_message(frame)
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES), st.data())
 def test_whole_frames_come_out_of_any_cut(pieces: list[tuple[FrameType, bytes]], data: st.DataObject) -> None:
     encode = {FrameType.RESPONSE: encode_response, FrameType.ERROR: encode_error}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nsqkit.wire import EPHEMERAL, is_ephemeral, is_valid_name
 
 ALPHABET = "abcxyzABCXYZ0123456789._-"
@@ -48,6 +49,7 @@ def test_invalid(name: str) -> None:
     assert not is_valid_name(name)
 
 
+@settings(deadline=None)
 @given(st.text(ALPHABET, min_size=1, max_size=80), st.booleans())
 def test_the_length_counts_the_suffix(stem: str, ephemeral: bool) -> None:
     name = stem + EPHEMERAL if ephemeral else stem
@@ -55,6 +57,7 @@ def test_the_length_counts_the_suffix(stem: str, ephemeral: bool) -> None:
     assert is_ephemeral(name) == ephemeral
 
 
+@settings(deadline=None)
 @given(st.text(max_size=70) | st.from_regex(r"[.a-zA-Z0-9_-]+(#ephemeral)?", fullmatch=True))
 def test_it_is_the_rule_of_the_protocol(name: str) -> None:
     rule = re.compile(r"^[.a-zA-Z0-9_-]+(#ephemeral)?\Z", re.ASCII)

@@ -7,8 +7,8 @@ import sys
 
 import attrs
 import pytest
+from nsqkit.http.profiling import Profiling
 
-from nsqd.http.debug import Debug
 from nsqd.http.memory import memory_stats, watch_gc
 
 from .fake_daemon import FakeDaemon, serving
@@ -52,7 +52,7 @@ async def test_symbols_can_be_posted_for() -> None:
 
 
 async def test_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsqd.http.debug._SAMPLE_EVERY_SECONDS", 0.001)
+    monkeypatch.setattr("nsqkit.http.profiling._SAMPLE_EVERY_SECONDS", 0.001)
     async with serving(FakeDaemon()) as client:
         answer = await client.get("/debug/pprof/profile?seconds=1")
     assert answer.status == 200
@@ -64,7 +64,7 @@ async def test_profile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_one_profile_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Debug, "__init__", lambda debug: setattr(debug, "_profiling", True))
+    monkeypatch.setattr(Profiling, "_profiling", property(lambda _: True, lambda _, now: None), raising=False)
     async with serving(FakeDaemon()) as client:
         answer = await client.get("/debug/pprof/profile")
     assert answer.status == 500

@@ -1,0 +1,342 @@
+"""One registry, from connect to the next connect, on a clock that jumps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from nsqd.lookup.peer import Peer, PeerOptions
+from nsqd.lookup.protocol import HttpAddress, encode_identify
+from tests.nsqd.lookup.fake_registry import FakeRegistry, good, reply
+
+FIELDS: dict[str, str | int] = {
+    "broadcast_address": "b.example",
+    "http_port": 4151,
+    "tcp_port": 4150,
+    "version": "1.4.0",
+}
+settled = trio.testing.wait_all_tasks_blocked
+
+
+@attrs.define
+class FakeTopic:
+    channels: dict[str, None] = attrs.field(factory=dict)
+
+
+@attrs.define(eq=False)
+class Setting:
+    """A peer, the registry that it speaks to, and the topics that it tells of."""
+
+    peer: Peer
+    registry: FakeRegistry
+    topics: dict[str, FakeTopic]
+
+    def create_topic(self, name: str) -> None:
+        self.topics[name] = FakeTopic()
+        self.peer.topic_created(name)
+
+    def delete_topic(self, name: str) -> None:
+        del self.topics[name]
+        self.peer.topic_deleted(name)
+
+    def create_channel(self, topic: str, name: str) -> None:
+        self.topics[topic].channels[name] = None
+        self.peer.channel_created(topic, name)
+
+    def delete_channel(self, topic: str, name: str) -> None:
+        del self.topics[topic].channels[name]
+        self.peer.channel_deleted(topic, name)
+
+
+@asynccontextmanager
+async def running(
+    topics: dict[str, list[str]] | None = None,
+    *,
+    answer: Callable[[str], bytes | None] = good,
+    refusing: bool = False,
+    hears: bool = True,
+) -> AsyncIterator[Setting]:
+    """A peer that has had the time to do what it does at once."""
+    async with trio.open_nursery() as nursery:
+        registry = FakeRegistry(nursery, answer=answer, refusing=refusing, hears=hears)
+        options = PeerOptions(encode_identify(FIELDS), 1000, lambda: registry.connect)
+        there = {name: FakeTopic(dict.fromkeys(channels)) for name, channels in (topics or {}).items()}
+        peer = Peer("r.example:4160", there, options)
+        nursery.start_soon(peer.run)
+        await settled()
+        yield Setting(peer, registry, there)
+        nursery.cancel_scope.cancel()
+
+
+def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.levelname for record in caplog.records]
+
+
+class TestConnected:
+    async def test_identify_and_replay(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with running({"a": ["x", "y#ephemeral"], "b": [], "e#ephemeral": ["z"]}) as s:
+            assert s.registry.identities == [FIELDS]
+            assert s.registry.said[0] == "IDENTIFY"
+            assert sorted(s.registry.said[1:]) == [
+                "REGISTER a x",
+                "REGISTER a y#ephemeral",
+                "REGISTER b",
+                "REGISTER e#ephemeral z",
+            ]
+            assert s.peer.identified
+            assert s.peer.http == HttpAddress("r.example", 4161)
+
+    async def test_replay_of_many_in_batches(self, autojump_clock: trio.testing.MockClock) -> None:
+        topics = {f"t{number}": ["c", "d"] for number in range(1234)}
+        async with running(topics) as s:
+            assert len(s.registry.said) == 1 + 2 * 1234
+            assert len(s.registry.registered) == 3 * 1234
+
+    async def test_ping_every_15_seconds(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with running() as s:
+            began = trio.current_time()
+            await trio.sleep(50)
+            assert s.registry.times_of("PING") == [began + 15, began + 30, began + 45]
+            assert len(s.registry.attempts) == 1
+
+    async def test_pings_go_on_under_a_steady_stream_of_changes(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with running() as s:
+            for number in range(40):
+                s.create_topic(f"t{number}")
+                await trio.sleep(1)
+            assert len(s.registry.times_of("PING")) == 2
+
+    async def test_changes_are_told_at_once(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with running() as s:
+            began = trio.current_time()
+            s.create_topic("t")
+            await settled()
+            s.create_channel("t", "c")
+            await settled()
+            s.delete_channel("t", "c")
+            await settled()
+            s.create_channel("t", "d")
+            s.delete_topic("t")
+            await settled()
+            assert s.registry.commands[1:] == [
+                (began, "REGISTER t"),
+                (began, "REGISTER t c"),
+                (began, "UNREGISTER t c"),
+                (began, "UNREGISTER t"),
+            ]
+
+    async def test_changes_while_an_answer_is_awaited(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with running() as s:
+            s.registry.answer = lambda command: None
+            s.create_topic("a")
+            await settled()
+            s.create_topic("b")
+            s.create_topic("c")
+            s.delete_topic("b")
+            s.create_channel("c", "x")
+            s.registry.answer = good
+            await s.registry.streams[0].send_all(reply(b"OK"))
+            await settled()
+            assert s.registry.said[1:] == ["REGISTER a", "REGISTER c x"]
+
+    async def test_changes_during_the_replay(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with running({f"t{number}": [] for number in range(700)}) as s:
+            await s.registry.hang_up()
+            held = trio.Event()
+
+            def answer(command: str) -> bytes | None:
+                held.set()
+                return None if command == "REGISTER t499" else good(command)
+
+            s.registry.answer = answer
+            await held.wait()
+            await settled()
+            s.delete_topic("t10")  # told already
+            s.delete_topic("t600")  # not yet
+            s.create_topic("new")
+            s.registry.answer = good
+            await s.registry.streams[0].send_all(reply(b"OK"))
+            await settled()
+            assert s.registry.registered == {(name, "") for name in s.topics}
+            assert "UNREGISTER t600" not in s.registry.said
+
+    async def test_no_broadcast_address(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def answer(command: str) -> bytes | None:
+            return reply(b"{}") if command == "IDENTIFY" else good(command)
+
+        async with running({"t": []}, answer=answer) as s:
+            assert s.peer.identified
+            assert s.peer.http is None
+            assert s.registry.said == ["IDENTIFY", "REGISTER t"]
+        assert "gives no broadcast address" in caplog.text
+
+    async def test_answers_that_come_byte_by_byte(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with running() as s:
+            s.registry.answer = lambda command: None
+            for name in "ab":
+                s.create_topic(name)
+            await settled()
+            for byte in reply(b"OK") * 2:
+                await trio.sleep(0.15)
+                await s.registry.streams[0].send_all(bytes([byte]))
+            await trio.sleep(5)
+            assert len(s.registry.attempts) == 1
+            assert s.peer.identified
+
+    async def test_close(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with running() as s:
+            s.peer.close()
+            await settled()
+            assert (s.registry.ended, s.peer.identified, s.peer.http) == (1, False, None)
+            await trio.sleep(60)
+            assert len(s.registry.attempts) == 1
+            assert s.registry.said == ["IDENTIFY"]  # no farewell
+
+
+class TestTrouble:
+    async def test_comes_back_when_the_registry_does(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        async with running({"t": ["c"]}, refusing=True) as s:
+            await trio.sleep(60)
+            pauses = [b - a for a, b in zip(s.registry.attempts, s.registry.attempts[1:], strict=False)]
+            assert all(0.1 <= pause <= 3 for pause in pauses)
+            assert all(pause >= 1.5 for pause in pauses[6:])
+            s.registry.refusing = False
+            await trio.sleep(3)
+            assert s.peer.identified
+            assert s.registry.registered == {("t", ""), ("t", "c")}
+        assert caplog.messages == [
+            "LOOKUPD(r.example:4160): connecting",
+            "LOOKUPD(r.example:4160): refused; trying again until it answers",
+            "LOOKUPD(r.example:4160): connected",
+        ]
+
+    async def test_replays_after_a_loss_what_is_true_by_then(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with running({"a": ["x"], "b": []}) as s:
+            await trio.sleep(100)
+            s.registry.refusing = True
+            await s.registry.hang_up()
+            await settled()
+            assert not s.peer.identified
+            s.delete_topic("b")
+            s.create_topic("c")
+            s.create_channel("a", "y")
+            s.delete_channel("a", "x")
+            s.registry.refusing = False
+            s.registry.commands.clear()
+            await trio.sleep(0.3)  # a long life: it begins with the shortest pause
+            assert s.registry.said[0] == "IDENTIFY"
+            assert sorted(s.registry.said[1:]) == ["REGISTER a y", "REGISTER c"]
+
+    async def test_a_loss_is_noticed_while_there_is_nothing_to_say(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with running() as s:
+            await trio.sleep(5)
+            await s.registry.hang_up()
+            await trio.sleep(0.2)
+            assert len(s.registry.attempts) == 2
+            assert s.peer.identified
+
+    @pytest.mark.parametrize("silent_on", ["IDENTIFY", "REGISTER t", "PING"])
+    async def test_silence(self, autojump_clock: trio.testing.MockClock, silent_on: str) -> None:
+        def answer(command: str) -> bytes | None:
+            return None if command == silent_on else good(command)
+
+        async with running({"t": []}, answer=answer) as s:
+            await trio.sleep(15.5)
+            asked = s.registry.times_of(silent_on)[0]
+            await trio.sleep(5)
+            assert s.registry.ended >= 1
+            again = s.registry.attempts[1]
+            assert asked + 1.1 <= again <= asked + 1.2
+
+    async def test_a_registry_that_does_not_read(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with running({"t": []}, hears=False) as s:
+            assert not s.peer.identified
+            await trio.sleep(1.3)
+            assert len(s.registry.attempts) == 2
+
+    @pytest.mark.parametrize(
+        ("command", "said", "logged"),
+        [
+            ("IDENTIFY", reply(b"E_INVALID"), "E_INVALID"),
+            ("IDENTIFY", reply(b"E_BAD_BODY IDENTIFY missing fields"), "E_BAD_BODY IDENTIFY missing fields"),
+            ("IDENTIFY", reply(b"OK"), "failed to parse the reply to IDENTIFY - OK"),
+            ("IDENTIFY", reply(b"x" * 1001), "reply of 1001 bytes, where 0 to 1000 are allowed"),
+            ("IDENTIFY", b"HTTP/1.1 400 Bad Request\r\n", "reply of 1213486160 bytes"),
+            (
+                "REGISTER t",
+                reply(b"E_BAD_TOPIC REGISTER topic name 't' is not valid"),
+                "E_BAD_TOPIC REGISTER",
+            ),
+            ("REGISTER t", reply(b"OK") * 2, "it speaks without being asked"),
+            ("PING", b"\xff\xff\xff\xff", "reply of -1 bytes"),
+        ],
+    )
+    async def test_what_it_should_not_say(
+        self,
+        autojump_clock: trio.testing.MockClock,
+        caplog: pytest.LogCaptureFixture,
+        command: str,
+        said: bytes,
+        logged: str,
+    ) -> None:
+        async with running({"t": []}, answer=lambda c: said if c == command else good(c)) as s:
+            await trio.sleep(15.05)
+            assert s.registry.ended >= 1
+            s.registry.answer = good
+            await trio.sleep(3)
+            assert s.peer.identified
+        errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert logged in errors[0]
+
+    async def test_babbling(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with running() as s:
+            await trio.sleep(3.5)
+            await s.registry.streams[0].send_all(reply(b"news"))
+            await trio.sleep(0.2)
+            assert len(s.registry.attempts) == 2
+        assert "it speaks without being asked" in caplog.text
+
+    async def test_one_that_always_breaks_off_is_not_asked_ever_faster(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        def answer(command: str) -> bytes | None:
+            return reply(b"E_BAD_TOPIC no") if command == "REGISTER t" else good(command)
+
+        async with running({"t": []}, answer=answer) as s:
+            await trio.sleep(60)
+            assert 20 <= len(s.registry.attempts) <= 50
+
+    async def test_an_error_in_here_is_logged_once_and_ends_nothing(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with running() as s:
+
+            async def broken(address: str) -> trio.abc.Stream:
+                raise ZeroDivisionError
+
+            s.peer._connect = broken
+            await s.registry.hang_up()
+            await trio.sleep(20)
+            s.peer._connect = s.registry.connect
+            await trio.sleep(3)
+            assert s.peer.identified
+        assert caplog.messages.count("LOOKUPD(r.example:4160): unexpected") == 1

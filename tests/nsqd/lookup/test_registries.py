@@ -1,0 +1,365 @@
+"""All registries round a real broker in memory: who is told, who is asked, and who never waits."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from nsqd.lookup.known_channels import KnownChannels
+from nsqd.lookup.peer import PeerOptions
+from nsqd.lookup.protocol import HttpAddress, encode_identify
+from nsqd.lookup.registries import CHANNELS_A_ROUND, Registries
+from tests.broker.harness import Harness
+from tests.nsqd.lookup.fake_registry import FakeRegistry
+
+settled = trio.testing.wait_all_tasks_blocked
+BOUND = 7.0
+ALL = ("a:4160", "b:4160", "c:4160")
+
+
+@attrs.define
+class HarnessRounds:
+    """Rounds as the daemon makes them."""
+
+    harness: Harness
+    running: bool = False
+
+    def begin(self) -> None:
+        assert not self.running, "rounds do not nest"
+        self.running = True
+        self.harness.broker.advance(self.harness.now, self.harness.wall_ns)
+
+    def end(self) -> None:
+        self.running = False
+        self.harness.round()
+
+
+class Cluster:
+    """A broker with its registries, which know `channels` (by topic) and answer over HTTP after `http_seconds`."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.harness = Harness()
+        self.fakes = {address: FakeRegistry(nursery) for address in ALL}
+        self.channels: dict[str, list[str]] = {}
+        self.http_seconds = 0.0
+        self.asked: list[tuple[str, str]] = []
+        options = PeerOptions(encode_identify({"version": "1"}), 1000, lambda: self._connect)
+        known = KnownChannels(self._fetch, BOUND)
+        self.rounds = HarnessRounds(self.harness)
+        self.registries = Registries(self.harness.broker, self.rounds, options, known)
+
+    async def _connect(self, address: str) -> trio.abc.Stream:
+        return await self.fakes[address].connect(address)
+
+    async def _fetch(self, scheme: str, registry: HttpAddress, topic: str) -> tuple[int, bytes]:
+        self.asked.append((registry.host, topic))
+        await trio.sleep(self.http_seconds)
+        return 200, json.dumps({"channels": self.channels.get(topic, [])}).encode()
+
+    def channel_names(self, topic: str = "t") -> set[str]:
+        return set(self.harness.broker.topics[topic].channels)
+
+
+@asynccontextmanager
+async def cluster(*addresses: str) -> AsyncIterator[Cluster]:
+    """Running, and connected to these registries if they take connections."""
+    async with trio.open_nursery() as nursery:
+        made = Cluster(nursery)
+        made.registries.set_addresses(addresses)
+        nursery.start_soon(made.registries.run)
+        await settled()
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+class TestWhoIsTold:
+    async def test_every_registry_of_everything(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with cluster(*ALL) as c:
+            topic = c.harness.broker.topic("t")
+            topic.channel("x")
+            topic.channel("y#ephemeral")
+            await settled()
+            topic.delete_channel("x")
+            c.harness.broker.topic("e#ephemeral").channel("z")
+            await settled()
+            c.harness.broker.delete_topic("t")
+            await settled()
+            for fake in c.fakes.values():
+                assert sorted(fake.said[1:3]) == ["REGISTER t x", "REGISTER t y#ephemeral"]
+                assert fake.said[3:] == [
+                    "UNREGISTER t x",
+                    "REGISTER e#ephemeral z",
+                    "UNREGISTER t y#ephemeral",
+                    "UNREGISTER t",
+                ]
+                assert fake.registered == {("e#ephemeral", ""), ("e#ephemeral", "z")}
+
+    async def test_an_ephemeral_topic_that_goes_with_its_last_channel(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster("a:4160") as c:
+            consumer = c.harness.subscribe("z#ephemeral", topic="e#ephemeral")
+            await settled()
+            c.harness.disconnect(consumer)
+            await settled()
+            assert c.fakes["a:4160"].said[1:] == [
+                "REGISTER e#ephemeral z#ephemeral",
+                "UNREGISTER e#ephemeral z#ephemeral",
+                "UNREGISTER e#ephemeral",
+            ]
+
+    async def test_what_was_recovered(self, autojump_clock: trio.testing.MockClock) -> None:
+        harness = Harness()
+        harness.create("c", "t")
+        harness.restart()
+        async with trio.open_nursery() as nursery:
+            fake = FakeRegistry(nursery)
+            options = PeerOptions(encode_identify({}), 1000, lambda: fake.connect)
+
+            async def fetch(scheme: str, registry: HttpAddress, topic: str) -> tuple[int, bytes]:
+                raise AssertionError("nobody asks for a topic that is not new")
+
+            known = KnownChannels(fetch, BOUND)
+            registries = Registries(harness.broker, HarnessRounds(harness), options, known)
+            registries.set_addresses(["a:4160"])
+            nursery.start_soon(registries.run)
+            await settled()
+            assert fake.said == ["IDENTIFY", "REGISTER t c"]
+            assert harness.broker.topics["t"].started
+            nursery.cancel_scope.cancel()
+
+    @pytest.mark.parametrize("trouble", ["silent", "deaf", "refusing"])
+    async def test_a_bad_one_delays_no_other(
+        self, autojump_clock: trio.testing.MockClock, trouble: str
+    ) -> None:
+        async with cluster() as c:
+            bad, good = c.fakes["a:4160"], c.fakes["b:4160"]
+            if trouble == "silent":
+                bad.answer = lambda command: None
+            bad.hears = trouble != "deaf"
+            bad.refusing = trouble == "refusing"
+            c.registries.set_addresses(["a:4160", "b:4160"])
+            await settled()
+            for number in range(20):
+                began = trio.current_time()
+                c.harness.broker.topic(f"t{number}")
+                await settled()
+                assert good.commands[-1] == (began, f"REGISTER t{number}")
+                await trio.sleep(0.5)
+            assert c.registries.identified == ["b:4160"]
+
+
+class TestWhichThereAre:
+    async def test_reconfiguration(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with cluster("a:4160", "b:4160") as c:
+            c.harness.broker.topic("t")
+            await settled()
+            c.registries.set_addresses(["c:4160", "b:4160", "c:4160"])
+            await settled()
+            assert c.registries.identified == ["b:4160", "c:4160"]
+            a, b, new = c.fakes.values()
+            assert (a.ended, b.ended, len(b.attempts), len(new.attempts)) == (1, 0, 1, 1)
+            assert new.said == ["IDENTIFY", "REGISTER t"]
+            c.harness.broker.topic("u")
+            await trio.sleep(60)
+            assert "REGISTER u" in b.said
+            assert "REGISTER u" in new.said
+            assert "REGISTER u" not in a.said
+            assert len(a.attempts) == 1
+
+    async def test_removed_and_added_again(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with cluster("a:4160") as c:
+            c.registries.set_addresses([])
+            c.registries.set_addresses(["a:4160"])
+            await settled()
+            assert (c.fakes["a:4160"].ended, len(c.fakes["a:4160"].attempts)) == (1, 2)
+            assert c.registries.identified == ["a:4160"]
+
+    async def test_one_that_is_not_reached_is_removed(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with cluster() as c:
+            c.fakes["a:4160"].refusing = True
+            c.registries.set_addresses(["a:4160"])
+            await trio.sleep(5)
+            c.registries.set_addresses([])
+            attempts = len(c.fakes["a:4160"].attempts)
+            await trio.sleep(60)
+            assert len(c.fakes["a:4160"].attempts) == attempts
+
+    async def test_the_end_closes_all_and_says_nothing(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with trio.open_nursery() as nursery:
+            c = Cluster(nursery)
+            c.registries.set_addresses(ALL)
+            async with trio.open_nursery() as inner:
+                inner.start_soon(c.registries.run)
+                await settled()
+                c.harness.broker.topic("t").start()
+                await settled()
+                inner.cancel_scope.cancel()
+            await settled()
+            assert [fake.ended for fake in c.fakes.values()] == [1, 1, 1]
+            assert {tuple(fake.said) for fake in c.fakes.values()} == {("IDENTIFY", "REGISTER t")}
+            assert c.harness.broker.topic("late").started
+
+
+class TestNewTopic:
+    async def test_gets_the_channels_that_registries_know(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster(*ALL) as c:
+            c.channels["t"] = ["x", "y", "z#ephemeral"]
+            topic = c.harness.broker.topic("t")
+            assert not topic.started
+            await settled()
+            assert topic.started
+            assert c.channel_names() == {"x", "y"}
+            assert len(c.asked) == 3
+            assert {("t", "x"), ("t", "y")} <= c.fakes["a:4160"].registered
+
+    async def test_what_is_published_meanwhile_goes_to_all_of_them_in_order(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster("a:4160") as c:
+            c.channels["t"] = ["x", "y"]
+            c.http_seconds = 3
+            assert c.harness.publish(b"1", b"2").acknowledged
+            own = c.harness.subscribe("own", rdy=10)
+            await trio.sleep(2)
+            assert c.harness.publish(b"3").acknowledged
+            c.harness.defer(b"later", 5.0)
+            assert own.bodies() == []
+            await trio.sleep(2)
+            c.harness.publish(b"4")
+            consumers = [own, c.harness.subscribe("x", rdy=10), c.harness.subscribe("y", rdy=10)]
+            for consumer in consumers:
+                assert consumer.bodies() == [b"1", b"2", b"3", b"4"]
+            c.harness.advance(6)
+            assert [consumer.bodies() for consumer in consumers] == [[b"later"]] * 3
+
+    @pytest.mark.parametrize("name", ["t", "t#ephemeral"])
+    async def test_a_registry_that_hangs(self, autojump_clock: trio.testing.MockClock, name: str) -> None:
+        async with cluster("a:4160") as c:
+            c.http_seconds = 1000
+            began = trio.current_time()
+            c.harness.publish(b"1", topic=name)
+            channel = "own" + name[1:]
+            consumer = c.harness.subscribe(channel, topic=name, rdy=10)
+            await trio.sleep(BOUND - 0.1)
+            c.harness.publish(b"2", topic=name)
+            assert consumer.bodies() == []
+            await trio.sleep(0.2)
+            assert consumer.bodies() == [b"1", b"2"]
+            c.harness.publish(b"3", topic=name)
+            assert consumer.bodies() == [b"3"]
+            assert trio.current_time() - began < BOUND + 1
+            assert c.channel_names(name) == {channel}
+
+    async def test_without_a_registry_nothing_waits(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with cluster("a:4160", "b:4160") as c:
+            for fake in c.fakes.values():
+                fake.refusing = True
+                await fake.hang_up()
+            await settled()
+            consumer = c.harness.subscribe("c", rdy=10)
+            for number in range(10):
+                assert c.harness.publish(b"%d" % number).acknowledged
+                await trio.sleep(1)
+            assert consumer.bodies() == [b"%d" % number for number in range(10)]
+            assert c.asked == []
+
+    async def test_one_without_a_broadcast_address_is_not_asked(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster() as c:
+            c.fakes["a:4160"].answer = lambda command: (
+                b"\0\0\0\x02{}" if command == "IDENTIFY" else b"\0\0\0\2OK"
+            )
+            c.registries.set_addresses(["a:4160"])
+            await settled()
+            assert c.registries.identified == ["a:4160"]
+            assert c.harness.broker.topic("t").started
+
+    async def test_losing_all_registries_touches_no_delivery(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster(*ALL) as c:
+            consumer = c.harness.subscribe("c", rdy=10)
+            await settled()
+            c.harness.publish(b"1")
+            for fake in c.fakes.values():
+                fake.refusing = True
+                await fake.hang_up()
+            c.harness.publish(b"2")
+            await settled()
+            c.harness.publish(b"3")
+            assert consumer.bodies() == [b"1", b"2", b"3"]
+
+    async def test_deleted_while_it_waits(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with cluster("a:4160") as c:
+            c.channels["t"] = ["x"]
+            c.http_seconds = 3
+            topic = c.harness.broker.topic("t")
+            await trio.sleep(1)
+            c.harness.broker.delete_topic("t")
+            await trio.sleep(5)
+            assert "t" not in c.harness.broker.topics
+            assert not topic.channels
+            assert not topic.started
+
+    async def test_deleted_and_made_again_while_it_waits(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster("a:4160") as c:
+            c.channels["t"] = ["x"]
+            c.http_seconds = 3
+            c.harness.broker.topic("t")
+            await trio.sleep(2)
+            c.harness.broker.delete_topic("t")
+            again = c.harness.broker.topic("t")
+            await trio.sleep(2)
+            assert not again.started  # the first question has ended, and was not about this one
+            assert not again.channels
+            await trio.sleep(2)
+            assert again.started
+            assert set(again.channels) == {"x"}
+
+    async def test_very_many_channels_come_in_several_rounds(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster("a:4160") as c:
+            c.channels["t"] = [f"c{number}" for number in range(3 * CHANNELS_A_ROUND + 1)]
+            topic = c.harness.broker.topic("t")
+            await settled()
+            assert topic.started
+            assert len(topic.channels) == 3 * CHANNELS_A_ROUND + 1
+
+    async def test_a_disk_that_refuses_is_asked_again(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with cluster("a:4160") as c:
+            c.channels["t"] = ["x"]
+            c.http_seconds = 3
+            c.harness.publish(b"1")
+            consumer = c.harness.subscribe("own", rdy=10)
+            c.harness.fail("append", errno.EIO)
+            await trio.sleep(6)
+            refused = consumer.bodies() == []
+            c.harness.heal()
+            await trio.sleep(2)
+            assert refused
+            assert consumer.bodies() == [b"1"]
+        assert "TOPIC(t): failed to start, tried again" in caplog.text
+
+    async def test_a_crash_while_it_waits_loses_nothing(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with cluster("a:4160") as c:
+            c.http_seconds = 3
+            c.harness.publish(b"1")
+            c.harness.create("own")
+            c.harness.kill()
+            assert c.harness.subscribe("own", rdy=10).bodies() == [b"1"]

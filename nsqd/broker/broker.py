@@ -13,42 +13,24 @@ has ended, the daemon goes through `advance`, the job's `done`, `commit` and `pu
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Callable
 
-import attrs
-
 from nsqd.broker.channel import Channel
+from nsqd.broker.common import BrokerOptions, Common, Pumping
+from nsqd.broker.ephemeral_topic import EphemeralTopic
 from nsqd.broker.errors import NotFound, Refused
-from nsqd.broker.reading import ReadAheadBudget
-from nsqd.broker.timers import Timers
-from nsqd.broker.topic import EphemeralTopic, LogTopic, Topic
-from nsqd.broker.window import WindowBudget
+from nsqd.broker.log_topic import LogTopic
+from nsqd.broker.topic import Topic
 from nsqd.log.store import Store
-from nsqd.log.topic_log import Damage
 from nsqkit.logging import get_logger
 from nsqkit.wire.names import is_ephemeral
 
-__all__ = ["Broker", "BrokerOptions", "Listener"]
+__all__ = ["Broker", "Listener"]
 
 log = get_logger("broker")
 
 HOUSEKEEPING_EVERY = 1.0  # seconds
-
-
-@attrs.frozen(kw_only=True)
-class BrokerOptions:
-    """Times in seconds, sizes in messages or bytes; the defaults are nsqd's flags."""
-
-    mem_queue_size: int = 10_000
-    mem_queue_bytes: int = 64 << 20
-    msg_timeout: float = 60.0
-    max_msg_timeout: float = 900.0
-    max_req_timeout: float = 3600.0
-    max_channel_consumers: int = 0
-    sync_on_commit: bool = False  # level `disk`
-    sync_every: int = 2500
-    sync_timeout: float = 2.0
 
 
 class Listener:
@@ -60,37 +42,21 @@ class Listener:
     def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
 
 
-class Broker:
+class Broker(Common):
     """Topics by name. Not thread-safe: everything is called from one thread."""
 
     def __init__(self, store: Store, options: BrokerOptions, now: float, wall_ns: int) -> None:
-        self.store = store
-        self.options = options
-        self.now, self.wall_ns = now, wall_ns
-        self.max_msg_timeout = options.max_msg_timeout
-        self.max_delay = options.max_req_timeout
-        self.max_channel_consumers = options.max_channel_consumers
-        self.mem_queue_size = options.mem_queue_size
-        self.mem_queue_bytes = options.mem_queue_bytes
-        self.window_budget = WindowBudget(options.mem_queue_bytes)
-        self.read_ahead = ReadAheadBudget(options.mem_queue_bytes)
-        self.timers = Timers()
+        super().__init__(store, options, now, wall_ns)
         self.topics: dict[str, Topic] = {}
         self.topics_by_wire_name: dict[bytes, Topic] = {}  # the same, for those who have only bytes in hand
         self.listener = Listener()
         self.lookup_first: Callable[[Topic], bool] = lambda _: False  # True: a new topic waits for `start`
-        self.failures: list[Topic] = []  # topics whose commit failed in this round
-        self.snapshots: deque[LogTopic] = deque()  # whose snapshot has slices to write
-        self._to_commit: dict[Topic, None] = {}
-        self._to_pump: dict[Channel, None] = {}
         self._last_sync = now
-        self._unsynced_messages = 0
-        self._busy: dict[LogTopic, None] = {}  # written to since housekeeping last saw them at rest
-        self.alarm_at = float("inf")
+        self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):
             topic = LogTopic.restore(self, name, recovered, wall_ns)
             self._add(topic)
-            self._busy[topic] = None
+            self.look_after(topic.keeper)
         self.timers.set(self, now + HOUSEKEEPING_EVERY)
 
     # --- topics
@@ -145,25 +111,22 @@ class Broker:
         topic.channels.clear()  # their clients have yet to leave
         self.listener.topic_deleted(topic)
 
-    def channel_created(self, topic: Topic, channel: Channel) -> None:
-        self.listener.channel_created(topic, channel)
+    def channel_created(self, topic_name: str, channel: Pumping) -> None:
+        assert isinstance(channel, Channel)
+        self.listener.channel_created(self.topics[topic_name], channel)
 
-    def channel_deleted(self, topic: Topic, channel: Channel) -> None:
+    def channel_deleted(self, topic_name: str, channel: Pumping) -> None:
+        assert isinstance(channel, Channel)
+        topic = self.topics[topic_name]
         self.listener.channel_deleted(topic, channel)
-        if is_ephemeral(topic.name) and not topic.channels:
-            self.delete_topic(topic.name)
+        if is_ephemeral(topic_name) and not topic.channels:
+            self.delete_topic(topic_name)
 
     # --- a round
 
     def advance(self, now: float, wall_ns: int) -> None:
         """A round begins."""
         self.now, self.wall_ns = now, wall_ns
-
-    def commit_soon(self, topic: Topic) -> None:
-        self._to_commit[topic] = None
-
-    def pump_soon(self, channel: Channel) -> None:
-        self._to_pump[channel] = None
 
     def commit(self) -> None:
         """Write what the round has gathered. Topics whose append failed are in `failures`, see `Topic.failed`."""
@@ -214,20 +177,10 @@ class Broker:
         if was_full and not self.store.full:
             log.info("disk: there is room again, publishing goes on")
         busy, self._busy = self._busy, {}
-        for topic in busy:
-            if not topic.log.deleted and topic.keep_house():
-                self._busy[topic] = None
+        for keeper in busy:
+            if keeper.keep_house():
+                self._busy[keeper] = None
         self._sync_by_time(now)
-
-    def wrote(self, topic: LogTopic, messages: int) -> None:
-        """A topic's log has grown, by this many messages among other things."""
-        self.store.wrote(topic.log)
-        self._busy[topic] = None
-        self._unsynced_messages += messages
-
-    def look_after(self, topic: LogTopic) -> None:
-        """There may be something to do for the next housekeeping."""
-        self._busy[topic] = None
 
     def _sync_by_time(self, now: float) -> None:
         """Level `os`: what few messages have changed is synced by time, behind everybody's back."""
@@ -242,32 +195,6 @@ class Broker:
         if self.snapshots and self.snapshots[0].step_snapshot():
             self.snapshots.popleft()
         return bool(self.snapshots)
-
-    # --- trouble
-
-    def refuse_when_full(self) -> None:
-        """`Refused` while nothing may be published or created."""
-        if self.store.full is not None:
-            raise Refused(self.store.full)
-
-    def note_write_error(self, topic_name: str, error: OSError) -> None:
-        self.store.failed(error)
-        log.error("TOPIC(%s): failed to write - %s", topic_name, error)
-
-    def note_read_error(self, topic_name: str, error: OSError) -> None:
-        log.error("TOPIC(%s): failed to read - %s; tried again in a second", topic_name, error)
-
-    def note_damage(self, topic_name: str, damage: Damage) -> None:
-        log.error(
-            "TOPIC(%s): %s is damaged at byte %d (%s): %d bytes set aside, messages %d to %d are lost",
-            topic_name,
-            damage.path,
-            damage.offset,
-            damage.reason,
-            damage.size,
-            damage.first,
-            damage.end - 1,
-        )
 
     # --- the end
 

@@ -26,11 +26,11 @@ from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import TYPE_CHECKING
 
+from nsqd.broker.common import Common
 from nsqd.broker.subscription import InFlight, Subscription
 from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
 
 if TYPE_CHECKING:
-    from nsqd.broker.broker import Broker
     from nsqd.broker.timers import Timers
 
 __all__ = ["Channel", "Entry"]
@@ -45,7 +45,7 @@ Entry = tuple[int, int, bytes | None]
 class Channel:
     """Base of `LogChannel` and `EphemeralChannel`: they say where fresh messages and bodies come from."""
 
-    def __init__(self, broker: Broker, topic_name: str, name: str) -> None:
+    def __init__(self, broker: Common, topic_name: str, name: str) -> None:
         self.broker = broker
         self.timers: Timers = broker.timers
         self.topic_name = topic_name

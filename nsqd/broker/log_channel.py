@@ -22,7 +22,7 @@ from nsqd.log.ranges import RangeSet, runs
 from nsqd.log.state import Change, ChannelState, Code, Parked, flat_runs
 
 if TYPE_CHECKING:
-    from nsqd.broker.topic import LogTopic
+    from nsqd.broker.log_topic import LogTopic
 
 __all__ = ["LogChannel"]
 

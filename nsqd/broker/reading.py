@@ -9,7 +9,7 @@ number of bytes, and whoever read longest ago loses what it holds (it can be rea
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -18,32 +18,14 @@ from nsqd.log.ranges import RangeSet
 from nsqd.log.topic_log import Piece, ReadPlan, Run
 
 if TYPE_CHECKING:
-    from nsqd.broker.topic import LogTopic
+    from nsqd.broker.log_topic import LogTopic
 
-__all__ = ["ReadAheadBudget", "Reader"]
+__all__ = ["Reader"]
 
 FIRST_READ = 64 * 1024
 LARGEST_READ = 1024 * 1024
 FETCH_READ = 256 * 1024
 RETRY_AFTER = 1.0  # seconds, after an error of the disk
-
-
-class ReadAheadBudget:
-    """Bytes that all readers may hold together."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.used = 0
-        self._held: OrderedDict[Reader, int] = OrderedDict()
-
-    def holds(self, reader: Reader, size: int) -> None:
-        """A reader now holds `size` bytes."""
-        self.used += size - self._held.pop(reader, 0)
-        if size:
-            self._held[reader] = size
-        while self.used > self.max_bytes and len(self._held) > 1:
-            oldest = next(iter(self._held))
-            oldest.drop()
 
 
 class Reader:

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from nsqd.broker import Channel, Topic
-from nsqd.broker.topic import LogTopic
+from nsqd.broker.log_topic import LogTopic
 from nsqd.http.context import Daemon
 from nsqd.http.memory import MemoryStats, memory_stats
 

@@ -37,6 +37,7 @@ from nsqd.log.topic_log import TopicLog
 __all__ = ["KEPT", "SLICE", "SnapshotWriter", "load_snapshot", "snapshot_name"]
 
 SLICE = 1000  # entries of a slice at most
+TEMPORARY = ".snap.new"  # always the same, so that a kill leaves one of them at most
 KEPT = 2  # snapshots that stay: the older one is for the day when the newer one cannot be read
 
 
@@ -60,7 +61,7 @@ class SnapshotWriter:
         """Begin one at the log's end. `changes`: the slices, oldest kind first, made as they are asked for."""
         position = log.position
         log.append((), [(Code.CHECKPOINT,)])
-        path = f"{log.folder}/.{snapshot_name(position)}.new"
+        path = f"{log.folder}/{TEMPORARY}"
         try:
             file = log.storage.create(path)
         except FileExistsError:
@@ -93,19 +94,18 @@ class SnapshotWriter:
 
     def finish(self, unsynced: list[File]) -> None:
         """Make it count. May take long; any thread. `unsynced`: files of the log that were not synced yet."""
-        for file in unsynced:
-            file.sync()
+        self.log.sync_files(unsynced)
         self._file.sync()
         self._file.close()
         folder, name = self.log.folder, snapshot_name(self.position)
-        self.log.storage.rename(f"{folder}/.{name}.new", f"{folder}/{name}")
+        self.log.storage.rename(f"{folder}/{TEMPORARY}", f"{folder}/{name}")
         self.log.storage.sync_folder(folder)
 
     def abandon(self) -> None:
         """Forget it. Its file goes at once, for it may be a full disk that ended the attempt."""
         self._file.close()
         with contextlib.suppress(OSError):  # it has a name that nobody looks at
-            self.log.storage.remove(f"{self.log.folder}/.{snapshot_name(self.position)}.new")
+            self.log.storage.remove(f"{self.log.folder}/{TEMPORARY}")
 
 
 def load_snapshot(storage: Storage, path: str) -> tuple[TopicState, FileHeader]:

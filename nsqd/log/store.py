@@ -68,8 +68,18 @@ class Store:
         self._remove_trash()
         self._remove_short_ballast()
         self.check_space()
-        self.ids = IdSource(storage, self.jobs, options.node_id, wall_ns)
+        self.ids = self._open_ids(wall_ns)
         self.notes += self.ids.notes
+
+    def _open_ids(self, wall_ns: int) -> IdSource:
+        """The ids; on a disk that is full to the last byte the ballast makes the room that this needs."""
+        try:
+            return IdSource(self.storage, self.jobs, self.options.node_id, wall_ns)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._give_ballast_back()
+            return IdSource(self.storage, self.jobs, self.options.node_id, wall_ns)
 
     def _refuse_foreign_files(self) -> None:
         for name in self.storage.files():

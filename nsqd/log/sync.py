@@ -9,11 +9,10 @@ the daemon must stop and recover from what the disk really holds.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from nsqd.log.jobs import Job, JobQueue
-from nsqd.log.storage import File, Storage
+from nsqd.log.storage import Storage
 from nsqd.log.topic_log import TopicLog
 
 __all__ = ["Syncer"]
@@ -77,11 +76,9 @@ class Syncer:
                 self._storage.sync_all()
                 return
             for log, file in files:
-                with _unless_gone(log, file):
-                    file.sync()
+                log.sync_files([file])
             for log in folders:
-                with _unless_gone(log, None):
-                    self._storage.sync_folder(log.folder)
+                log.sync_folder()
             if root:
                 self._storage.sync_folder()
 
@@ -108,13 +105,3 @@ class Syncer:
         self._dirty.clear()
         self._storage.sync_all()
         self.synced = self.written
-
-
-@contextlib.contextmanager
-def _unless_gone(log: TopicLog, file: File | None) -> Iterator[None]:
-    """A topic may be deleted, or a segment removed, while its sync runs: nobody waits for those bytes any more."""
-    try:
-        yield
-    except OSError:
-        if not log.deleted and (file is None or any(segment.file is file for segment in log.segments)):
-            raise

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -292,7 +292,7 @@ class TopicLog:
         if position is None:
             position = self.segments[-1].end if self.segments else 0
         name = segment_name(position)
-        temporary = f"{self.folder}/.{name}.new"
+        temporary = f"{self.folder}/.log.new"  # always the same, so that a kill leaves one of them at most
         try:
             file = self.storage.create(temporary)
         except FileExistsError:
@@ -361,6 +361,26 @@ class TopicLog:
         for segment in segments:
             self.segments.remove(segment)
             self.unsynced.discard(segment.file)
+
+    def sync_files(self, files: Iterable[File]) -> None:
+        """Sync some of its files; *any thread*.
+
+        The topic may be deleted, or a segment removed, meanwhile: then nobody waits for those bytes any more.
+        """
+        for file in files:
+            try:
+                file.sync()
+            except OSError:
+                if not self.deleted and any(segment.file is file for segment in self.segments):
+                    raise
+
+    def sync_folder(self) -> None:
+        """Sync the names of its files; *any thread*."""
+        try:
+            self.storage.sync_folder(self.folder)
+        except OSError:
+            if not self.deleted:
+                raise
 
     def close(self) -> None:
         for segment in self.segments:

@@ -293,7 +293,7 @@ class Session:
         self._deadline = now + 2 * self._heartbeat if self._heartbeat else math.inf
         self._set_alarm()
         if identity.feature_negotiation:
-            answer = json.dumps(self.context.negotiate(identity), separators=(",", ":"))
+            answer = json.dumps(self.context.negotiate(identity), separators=(",", ":"), ensure_ascii=False)
             self._answer(encode_response(answer.encode()))
         else:
             self._answer(OK)

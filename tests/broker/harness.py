@@ -296,7 +296,7 @@ class Harness:
 
     def snapshot(self, topic: str = "t") -> None:
         """Take a whole snapshot of a durable topic."""
-        self.broker.existing(topic).begin_snapshot()  # type: ignore[attr-defined]
+        self.broker.existing(topic).keeper.begin_snapshot()  # type: ignore[attr-defined]
         while self.broker.step_snapshots():
             pass
         self.round()

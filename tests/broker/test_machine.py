@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nsqd.broker import Channel, Refused
-from nsqd.broker import topic as topic_module
+from nsqd.broker import keeper as keeper_module
 from nsqd.broker.log_channel import LogChannel
-from nsqd.broker.topic import LogTopic
+from nsqd.broker.log_topic import LogTopic
 from nsqd.log.store import StoreOptions
 from nsqkit.wire.names import is_ephemeral
 from tests.broker.harness import Consumer, Harness, conserved
@@ -324,8 +324,8 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(name=topics, steps=st.sampled_from([0, 1, 5, 1000]))
     def begin_snapshot(self, name: str, steps: int) -> None:
         topic = self.harness.broker.topics.get(name)
-        if isinstance(topic, LogTopic) and topic._snapshot is None:
-            topic.begin_snapshot()
+        if isinstance(topic, LogTopic) and not topic.keeper.has_snapshot_in_hand:
+            topic.keeper.begin_snapshot()
         self.step_snapshots(steps)
 
     @rule(count=st.sampled_from([1, 2, 50]))
@@ -493,7 +493,7 @@ class CoreMachine(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots of few entries take many steps, too."""
-    monkeypatch.setattr(topic_module, "SLICE", 2)
+    monkeypatch.setattr(keeper_module, "SLICE", 2)
 
 
 def run(examples: int, steps: int) -> None:

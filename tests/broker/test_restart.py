@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from nsqd.broker import topic as topic_module
+from nsqd.broker import keeper as keeper_module
 from nsqd.broker.log_channel import LogChannel
-from nsqd.broker.topic import LogTopic
+from nsqd.broker.log_topic import LogTopic
 from tests.broker.harness import Harness
 
 Stop = Callable[[Harness], None]
@@ -125,7 +125,7 @@ class TestAttempts:
 
     def test_what_went_back_unsent_during_a_snapshot(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It moves from in flight to requeued without a record, against the order in which a snapshot is written."""
-        monkeypatch.setattr(topic_module, "SLICE", 1)
+        monkeypatch.setattr(keeper_module, "SLICE", 1)
         harness = Harness()
         other = harness.subscribe()
         consumer = harness.subscribe(rdy=2)
@@ -137,7 +137,7 @@ class TestAttempts:
         harness.requeue(consumer, b)
         topic = harness.topic()
         assert isinstance(topic, LogTopic)
-        topic.begin_snapshot()
+        topic.keeper.begin_snapshot()
         for _ in range(3):  # the topic, the channel, what is requeued: next is what is in flight
             harness.broker.step_snapshots()
         harness.disconnect(consumer)
@@ -268,7 +268,7 @@ class TestSnapshots:
 
     @pytest.mark.parametrize("slice_", [1, 3, 1000])
     def test_they_say_what_the_log_says(self, slice_: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(topic_module, "SLICE", slice_)
+        monkeypatch.setattr(keeper_module, "SLICE", slice_)
         plain, with_snapshot = self.busy(), self.busy()
         with_snapshot.snapshot()
         plain.kill()
@@ -292,7 +292,7 @@ class TestSnapshots:
         before = self.picture(harness)
         topic = harness.topic()
         assert isinstance(topic, LogTopic)
-        topic.begin_snapshot()
+        topic.keeper.begin_snapshot()
         harness.broker.step_snapshots()
         harness.fail("append", path=".snap")
         while harness.broker.step_snapshots():
@@ -308,7 +308,7 @@ class TestSnapshots:
         harness = self.busy()
         topic = harness.topic()
         assert isinstance(topic, LogTopic)
-        topic.begin_snapshot()
+        topic.keeper.begin_snapshot()
         harness.broker.step_snapshots()
         harness.broker.delete_topic("t")
         while harness.broker.step_snapshots():

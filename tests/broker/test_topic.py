@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from nsqd.broker import Broker, Channel, Listener, NotFound, Refused, Topic
-from nsqd.broker.topic import LogTopic
+from nsqd.broker.log_topic import LogTopic
 from tests.broker.harness import SECOND_NS, Harness, conserved
 
 

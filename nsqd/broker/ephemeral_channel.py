@@ -12,11 +12,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from nsqd.broker.channel import TURN_BYTES, Channel, Entry
+from nsqd.broker.common import Common
 from nsqd.broker.reading import Reader
 
 if TYPE_CHECKING:
-    from nsqd.broker.broker import Broker
-    from nsqd.broker.topic import LogTopic
+    from nsqd.broker.log_topic import LogTopic
 
 __all__ = ["EphemeralChannel"]
 
@@ -24,13 +24,12 @@ __all__ = ["EphemeralChannel"]
 class EphemeralChannel(Channel):
     """`backlog`: the topic on disk whose backlog it may get; None on an ephemeral topic, which has no log."""
 
-    def __init__(self, broker: Broker, topic_name: str, name: str, backlog: LogTopic | None) -> None:
+    def __init__(self, broker: Common, topic_name: str, name: str, backlog: LogTopic | None) -> None:
         super().__init__(broker, topic_name, name)
         self._reader = Reader(backlog, lambda: broker.pump_soon(self)) if backlog else None
         self._queue: deque[tuple[int, bytes | None]] = deque()
         self._bytes = 0  # of the frames that the channel holds, in flight and deferred ones too
         self._sizes: dict[int, int] = {}
-        self.auto_delete = False  # from the first client on
 
     @property
     def fresh(self) -> int:

@@ -1,0 +1,138 @@
+"""What all topics and channels of a broker have in common.
+
+One clock, the limits, the budgets of memory, the store; and the lists of what the end of the round has to do: topics
+that have something to write, channels that have something to hand out. `Broker` is one of these; topics and channels
+know no more of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import attrs
+
+from nsqd.broker.errors import Refused
+from nsqd.broker.read_ahead import ReadAheadBudget
+from nsqd.broker.timers import Timers
+from nsqd.broker.window import WindowBudget
+from nsqd.log.store import Store
+from nsqd.log.topic_log import Damage, TopicLog
+from nsqkit.logging import get_logger
+
+__all__ = ["BrokerOptions", "Common"]
+
+log = get_logger("broker")
+
+
+@attrs.frozen(kw_only=True)
+class BrokerOptions:
+    """Times in seconds, sizes in messages or bytes; the defaults are nsqd's flags."""
+
+    mem_queue_size: int = 10_000
+    mem_queue_bytes: int = 64 << 20
+    msg_timeout: float = 60.0
+    max_msg_timeout: float = 900.0
+    max_req_timeout: float = 3600.0
+    max_channel_consumers: int = 0
+    sync_on_commit: bool = False  # level `disk`
+    sync_every: int = 2500
+    sync_timeout: float = 2.0
+
+
+class Committing(Protocol):
+    """A topic, as the end of a round sees it."""
+
+    failed: dict[int, str]
+
+    def commit(self) -> None: ...
+
+
+class Pumping(Protocol):
+    """A channel, as the end of a round sees it."""
+
+    name: str
+
+    def pump(self) -> None: ...
+
+
+class Keeping(Protocol):
+    """A topic's keeper, as housekeeping sees it."""
+
+    def keep_house(self) -> bool: ...
+    def step_snapshot(self) -> bool: ...
+
+
+class Common:
+    """See the module. `now`: seconds of a monotonic clock; `wall_ns`: wall time; both stand still within a round."""
+
+    def __init__(self, store: Store, options: BrokerOptions, now: float, wall_ns: int) -> None:
+        self.store = store
+        self.options = options
+        self.now, self.wall_ns = now, wall_ns
+        self.max_msg_timeout = options.max_msg_timeout
+        self.max_delay = options.max_req_timeout
+        self.max_channel_consumers = options.max_channel_consumers
+        self.mem_queue_size = options.mem_queue_size
+        self.mem_queue_bytes = options.mem_queue_bytes
+        self.window_budget = WindowBudget(options.mem_queue_bytes)
+        self.read_ahead = ReadAheadBudget(options.mem_queue_bytes)
+        self.timers = Timers()
+        self.failures: list[Committing] = []  # topics whose commit failed in this round
+        self.snapshots: deque[Keeping] = deque()  # whose snapshot has slices to write
+        self._to_commit: dict[Committing, None] = {}
+        self._to_pump: dict[Pumping, None] = {}
+        self._busy: dict[Keeping, None] = {}  # there may be something to do for the next housekeeping
+        self._unsynced_messages = 0
+
+    # --- what the end of the round has to do
+
+    def commit_soon(self, topic: Committing) -> None:
+        self._to_commit[topic] = None
+
+    def pump_soon(self, channel: Pumping) -> None:
+        self._to_pump[channel] = None
+
+    def look_after(self, keeper: Keeping) -> None:
+        """There may be something to do for the next housekeeping."""
+        self._busy[keeper] = None
+
+    def wrote(self, topic_log: TopicLog, keeper: Keeping, messages: int) -> None:
+        """A topic's log has grown, by this many messages among other things."""
+        self.store.wrote(topic_log)
+        self._busy[keeper] = None
+        self._unsynced_messages += messages
+
+    # --- what comes and goes
+
+    def channel_created(self, topic_name: str, channel: Pumping) -> None:
+        raise NotImplementedError
+
+    def channel_deleted(self, topic_name: str, channel: Pumping) -> None:
+        raise NotImplementedError
+
+    # --- trouble
+
+    def refuse_when_full(self) -> None:
+        """`Refused` while nothing may be published or created."""
+        if self.store.full is not None:
+            raise Refused(self.store.full)
+
+    def note_write_error(self, topic_name: str, error: OSError) -> None:
+        self.store.failed(error)
+        log.error("TOPIC(%s): failed to write - %s", topic_name, error)
+
+    def note_read_error(self, topic_name: str, error: OSError) -> None:
+        log.error("TOPIC(%s): failed to read - %s; tried again in a second", topic_name, error)
+
+    def note_damage(self, topic_name: str, damage: Damage) -> None:
+        log.error(
+            "TOPIC(%s): %s is damaged at byte %d (%s): %d bytes set aside, messages %d to %d are lost",
+            topic_name,
+            damage.path,
+            damage.offset,
+            damage.reason,
+            damage.size,
+            damage.first,
+            damage.end - 1,
+        )

@@ -1,0 +1,197 @@
+"""Keeping house for one topic on disk: snapshots, and segments that nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from nsqd.broker.common import Common
+from nsqd.broker.log_channel import LogChannel
+from nsqd.log.jobs import Job
+from nsqd.log.snapshots import KEPT, SLICE, SnapshotWriter, snapshot_name
+from nsqd.log.state import Change, Code, flat_runs
+from nsqd.log.topic_log import Segment
+
+if TYPE_CHECKING:
+    from nsqd.broker.log_topic import LogTopic
+
+__all__ = ["Keeper", "snapshot_changes"]
+
+SNAPSHOT_BYTES = 64 << 20
+SNAPSHOT_RECORDS = 200_000
+IDLE_TRIM_BYTES = 1 << 20  # a topic whose messages are all finished keeps no more than this on disk
+
+_T = TypeVar("_T")
+
+
+class Keeper:
+    """Looked at once a second while there may be something to do."""
+
+    def __init__(self, topic: LogTopic) -> None:
+        self.topic = topic
+        self.log = topic.log
+        self._common: Common = topic.broker
+        self._snapshot: SnapshotWriter | None = None
+        self._snapshot_position = (
+            self.log.snapshots[-1] if self.log.snapshots else self.log.segments[0].position
+        )
+        self._last_position = self.log.position
+
+    def want_snapshot(self) -> None:
+        """Make one at the next opportunity, however little has changed."""
+        self._snapshot_position = -SNAPSHOT_BYTES
+
+    @property
+    def has_snapshot_in_hand(self) -> bool:
+        return self._snapshot is not None
+
+    def keep_house(self) -> bool:
+        """Once a second, while there may be something to do; True when there may be more the next time.
+
+        Write what an earlier append could not, remove segments that nobody needs, begin a snapshot when one is due.
+        """
+        if self.log.deleted:
+            return False
+        store = self._common.store
+        if self.topic.has_changes:
+            self._common.commit_soon(self.topic)
+        floor = self.topic.floor
+        idle = self.log.position == self._last_position
+        self._last_position = self.log.position
+        if self._snapshot is None and store.full is None and self._snapshot_due(floor, idle):
+            self.begin_snapshot()
+        segments = self.log.releasable(floor)
+        if segments:
+            self.log.drop(segments)
+            self._remove_segments(segments)
+        self._last_position = self.log.position
+        return not idle or self.topic.has_changes or self._snapshot is not None or bool(segments)
+
+    def _remove_segments(self, segments: list[Segment]) -> None:
+        """The finishes that made them superfluous must be on the disk before they go."""
+        unsynced, storage = list(self.log.unsynced), self.log.storage
+
+        def work() -> None:
+            self.log.sync_files(unsynced)
+            for segment in segments:
+                segment.file.close()
+                storage.remove(segment.path)
+
+        self._common.store.jobs.append(Job("remove", work, lambda _: None, self._sync_failed))
+
+    def _sync_failed(self, error: OSError) -> None:
+        if not self.log.deleted:
+            self._common.store.fatal = error  # a failed sync is final
+
+    def _snapshot_due(self, floor: int, idle: bool) -> bool:
+        log = self.log
+        if log.position - self._snapshot_position >= SNAPSHOT_BYTES:
+            return True
+        if log.records_since_snapshot >= SNAPSHOT_RECORDS:
+            return True
+        if not idle or floor < log.end or log.bytes_on_disk <= IDLE_TRIM_BYTES:
+            return False
+        # Nothing in the log is needed by a channel. A new segment and two snapshots in it let the old ones go.
+        if log.segments[-1].file.size > IDLE_TRIM_BYTES:
+            try:
+                log.roll()
+            except OSError as error:
+                self._common.note_write_error(self.topic.name, error)
+                return False
+        return True
+
+    def begin_snapshot(self) -> None:
+        self.topic.commit()
+        try:
+            self._snapshot = SnapshotWriter.begin(self.log, snapshot_changes(self.topic))
+        except OSError as error:
+            self._common.note_write_error(self.topic.name, error)
+            return
+        self._common.wrote(self.log, self, 0)
+        self._snapshot_position = self._snapshot.position
+        self._common.snapshots.append(self)
+
+    def step_snapshot(self) -> bool:
+        """Write one slice; True when there is no more to do between rounds."""
+        writer = self._snapshot
+        if writer is None or self.log.deleted:
+            return True
+        try:
+            if not writer.step():
+                return False
+        except OSError as error:
+            self._common.note_write_error(self.topic.name, error)
+            writer.abandon()
+            self._snapshot = None
+            return True
+        unsynced = list(self.log.unsynced)
+        self._common.store.jobs.append(
+            Job("snapshot", lambda: writer.finish(unsynced), self._snapshot_done, self._snapshot_failed)
+        )
+        return True
+
+    def _snapshot_done(self, _: object) -> None:
+        writer, self._snapshot = self._snapshot, None
+        if writer is None:
+            return
+        self._common.look_after(self)
+        self.log.snapshots.append(writer.position)
+        old, self.log.snapshots = self.log.snapshots[:-KEPT], self.log.snapshots[-KEPT:]
+        storage, paths = self.log.storage, [f"{self.log.folder}/{snapshot_name(at)}" for at in old]
+
+        def work() -> None:
+            for path in paths:
+                storage.remove(path)
+
+        self._common.store.jobs.append(Job("remove", work, lambda _: None, lambda _: None))
+
+    def _snapshot_failed(self, error: OSError) -> None:
+        self._snapshot = None
+        self._sync_failed(error)
+
+
+def snapshot_changes(topic: LogTopic) -> Iterator[list[Change]]:
+    """The topic as changes, in slices.
+
+    The order is part of the contract: what moves without a record (a deferred message behind the mark into the
+    channels' tables, from there into the queue, from there in flight) moves to a place that is written later, and
+    what is finished meanwhile has a record behind the snapshot's position.
+    """
+    yield [
+        (Code.TOPIC_PAUSED, topic.paused),
+        (Code.MARK, topic.mark, 0),
+        *((Code.LOST, start, end, False) for start, end in topic.voids),
+    ]
+    for numbers in _slices(list(topic.deferred)):
+        items = [x for n in numbers if n in topic.deferred for x in (n, topic.deferred[n])]
+        yield [(Code.DEFERRED, *items)] if items else []
+    for channel in list(topic.channels.values()):
+        if isinstance(channel, LogChannel):
+            yield from _channel_changes(topic.broker, channel)
+
+
+def _channel_changes(common: Common, channel: LogChannel) -> Iterator[list[Change]]:
+    generation = channel.generation
+    yield [
+        (Code.CHANNEL_CREATED, generation, channel.name, 0),
+        (Code.CHANNEL_PAUSED, generation, channel.paused),
+    ]
+    for numbers in _slices(list(channel.deferred)):
+        items: list[int] = []
+        for number in numbers:
+            if entry := channel.deferred.get(number):
+                due_ns = common.wall_ns + max(0, int((entry[1] - common.now) * 1e9))
+                items += (number, entry[0], due_ns)
+        yield [(Code.PARKED, generation, *items)] if items else []
+    for entries in _slices([(n, attempts) for n, attempts, _ in channel.requeued]):
+        yield [(Code.PARKED, generation, *(x for n, attempts in entries for x in (n, attempts, 0)))]
+    in_flight = [(n, attempts) for n, attempts, *_ in channel.in_flight_entries() if attempts > 1]
+    for entries in _slices(in_flight):
+        yield [(Code.PARKED, generation, *(x for n, attempts in entries for x in (n, attempts, 0)))]
+    for ranges in _slices(list(channel.settled)):
+        yield [(Code.FINISHED, generation, *flat_runs(ranges))]
+
+
+def _slices(items: list[_T]) -> Iterator[list[_T]]:
+    for at in range(0, len(items), SLICE):
+        yield items[at : at + SLICE]

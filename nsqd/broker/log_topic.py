@@ -1,0 +1,334 @@
+"""Topics on disk: one log, and a *mark* in it.
+
+Messages below the mark belong to the channels; messages behind it wait for the topic to have a channel, to be unpaused,
+to be started. While the topic *flows* (started, unpaused, with a channel) the mark is the log's end.
+
+What a round published, finished and requeued gathers here; `commit` writes it with one append. Nothing is offered to a
+channel before that append has returned. A change of the topic's shape (a channel comes or goes, pause, empty) is an
+append of its own, made at once: when the call returns, it is written; when it raises, it has not happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from itertools import islice
+
+from nsqd.broker.channel import Channel
+from nsqd.broker.common import Common
+from nsqd.broker.ephemeral_channel import EphemeralChannel
+from nsqd.broker.errors import Refused
+from nsqd.broker.keeper import Keeper
+from nsqd.broker.log_channel import LogChannel
+from nsqd.broker.topic import Topic
+from nsqd.broker.window import Window
+from nsqd.log.ranges import RangeSet
+from nsqd.log.recovery import Recovered
+from nsqd.log.state import Change, Code
+from nsqd.log.topic_log import Batch, Piece, TopicLog
+from nsqkit.wire.frames import BODY
+from nsqkit.wire.names import is_ephemeral
+
+__all__ = ["LogTopic"]
+
+
+class LogTopic(Topic):
+    """A topic on disk."""
+
+    def __init__(self, broker: Common, name: str, log: TopicLog) -> None:
+        super().__init__(broker, name)
+        self.log = log
+        self.mark = log.end
+        self.window = Window(log.end, broker.mem_queue_size, broker.window_budget)
+        self.voids = RangeSet()  # numbers behind the mark that never were messages
+        self.deferred: dict[int, int] = {}  # behind the mark: number -> delay in ns
+        self._changed: dict[LogChannel, None] = {}
+        self._last_generation = 0
+        self.keeper = Keeper(self)
+
+    @classmethod
+    def restore(cls, broker: Common, name: str, recovered: Recovered, wall_ns: int) -> LogTopic:
+        """As recovery found it."""
+        state = recovered.state
+        topic = cls(broker, name, recovered.log)
+        topic.mark, topic.paused = min(state.mark, state.end), state.paused
+        topic.deferred, topic._last_generation = state.deferred, state.last_generation
+        topic.voids = state.voids
+        topic.voids.discard_below(topic.mark)
+        for channel_state in state.channels.values():
+            channel = LogChannel.restore(topic, channel_state, wall_ns)
+            topic.channels[channel.name] = channel
+        for number in [n for n in state.deferred if n < topic.mark]:  # the record of the mark was lost
+            topic._enter_deferred(number, None)
+        if recovered.damage:
+            lost: list[Change] = [
+                (Code.LOST, d.first, d.end, True) for d in recovered.damage if d.end > d.first
+            ]
+            topic.keeper.want_snapshot()  # so that the next start need not look at it again
+            topic._try_change(lost)
+        if topic.flowing and topic.mark < topic.log.end:
+            topic._try_change(topic._flow())
+        return topic
+
+    @property
+    def depth(self) -> int:
+        return self.log.end - self.mark - self.voids.count
+
+    @property
+    def backend_depth(self) -> int:
+        return max(0, min(self.depth, self.window.base - self.mark))
+
+    # --- the append of a round
+
+    def changed(self, channel: LogChannel) -> None:
+        """A channel has something for the next append."""
+        self.broker.commit_soon(self)
+        self._changed[channel] = None
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether something waits for the next append."""
+        return bool(self._changed)
+
+    def commit(self) -> None:
+        store = self.broker.store
+        full = store.full is not None
+        changed, self._changed = self._changed, {}
+        changes = [change for channel in changed for change in channel.collect_changes(full)]
+        batches = self._take_pending()
+        if not batches and not changes:
+            self._still_changed(changed)
+            return
+        flowing, first = self.flowing, self.log.end
+        try:
+            self.log.append(batches, changes, flowing=flowing)
+        except OSError as error:
+            self._commit_failed(error, batches, first)
+            self._still_changed(changed)
+            return
+        self.broker.wrote(self.log, self.keeper, sum(len(batch.frames) for batch in batches))
+        for channel in changed:
+            channel.changes_written(full)
+        self._still_changed(changed)
+        if batches:
+            self._written(batches, first, flowing)
+
+    def _still_changed(self, channels: Iterable[LogChannel]) -> None:
+        """What could not be written goes with a later append; housekeeping asks for one."""
+        for channel in channels:
+            if channel.has_unwritten:
+                self._changed[channel] = None
+                self.broker.look_after(self.keeper)
+
+    def _commit_failed(self, error: OSError, batches: list[Batch], first: int) -> None:
+        self.broker.note_write_error(self.name, error)
+        self.failed[self.batch - 1] = error.strerror or str(error)
+        self.broker.failures.append(self)
+        for batch in batches:
+            self.message_count -= len(batch.frames)
+            self.message_bytes -= sum(len(frame) - BODY for frame in batch.frames)
+        if self.log.end > first:
+            self.window.reset(self.log.end)
+            self.voids.add(first, self.log.end)
+            if self.flowing:
+                self._pass_voids(self.log.end)
+                self.mark = self.log.end
+
+    def _written(self, batches: list[Batch], first: int, flowing: bool) -> None:
+        end, number = self.log.end, first
+        if flowing:
+            self.mark = end
+        for batch in batches:
+            self.window.extend(batch.frames, sum(map(len, batch.frames)))
+            if batch.delays is not None:
+                self.deferred.update(
+                    zip(range(number, number + len(batch.frames)), batch.delays, strict=True)
+                )
+            if flowing:
+                self._enter(number, batch)
+            number += len(batch.frames)
+
+    def _enter(self, first: int, batch: Batch) -> None:
+        """Messages that were just written go to every channel."""
+        for channel in self.channels.values():
+            if isinstance(channel, LogChannel):
+                channel.entered(len(batch.frames))
+            elif batch.delays is None:
+                assert isinstance(channel, EphemeralChannel)
+                channel.enqueue(first, batch.frames)
+        if batch.delays is not None:
+            for number, frame in enumerate(batch.frames, first):
+                self._enter_deferred(number, frame)
+
+    def _enter_deferred(self, number: int, frame: bytes | None) -> None:
+        """The mark has passed a deferred message: its time begins now."""
+        due = self.broker.now + self.deferred.pop(number) / 1e9
+        for channel in self.channels.values():
+            if isinstance(channel, LogChannel):
+                channel.entered_deferred(number, due)
+            elif isinstance(channel, EphemeralChannel):
+                channel.enqueue_deferred(number, frame, due)
+
+    # --- changes of shape
+
+    def _change(self, changes: list[Change]) -> None:
+        """Write changes now, behind what has gathered. `Refused` when the disk says no."""
+        if not changes:
+            return
+        self.commit()
+        try:
+            self.log.append((), changes)
+        except OSError as error:
+            self.broker.note_write_error(self.name, error)
+            raise Refused(error.strerror or str(error)) from error
+        self.broker.wrote(self.log, self.keeper, 0)
+
+    def _try_change(self, changes: list[Change]) -> None:
+        """Write changes that recovery would come to by itself, if the disk takes them."""
+        with contextlib.suppress(Refused):
+            self._change(changes)
+
+    def _flow(self) -> list[Change]:
+        """Move the mark to the end, for the channels that are there; returns the change that says so."""
+        mark, self.mark = self.mark, self.log.end
+        change = (Code.MARK, self.log.end, self.broker.wall_ns)
+        elsewhere = RangeSet(self.voids)  # numbers that no queue gets: never messages, or deferred ones
+        messages = self.mark - mark - elsewhere.count
+        self._pass_voids(self.log.end)
+        passed = sorted(number for number in self.deferred if number < self.log.end)
+        for number in passed:
+            elsewhere.add(number, number + 1)
+        for channel in self.channels.values():
+            if isinstance(channel, LogChannel):
+                channel.entered(messages)
+            elif isinstance(channel, EphemeralChannel):
+                self._backlog_to(channel, mark, elsewhere)
+        for number in passed:
+            self._enter_deferred(number, self.window.get(number))
+        for channel in self.channels.values():
+            self.broker.pump_soon(channel)
+        return [change]
+
+    def _backlog_to(self, channel: EphemeralChannel, mark: int, elsewhere: RangeSet) -> None:
+        room = max(0, self.broker.mem_queue_size - channel.fresh)
+        waiting = self.log.end - mark - elsewhere.count
+        numbers = list(islice((n for n in range(mark, self.log.end) if n not in elsewhere), room))
+        channel.enqueue_backlog(numbers, waiting - len(numbers))
+
+    def _pass_voids(self, mark: int) -> None:
+        """The mark is about to pass numbers that never were messages."""
+        for start, end in self.voids:
+            for channel in self.channels.values():
+                if isinstance(channel, LogChannel) and start < mark:
+                    channel.void(start, min(end, mark))
+        self.voids.discard_below(mark)
+
+    def _make_channel(self, name: str) -> Channel:
+        self.broker.refuse_when_full()
+        self.commit()
+        channel: Channel
+        changes: list[Change] = []
+        if is_ephemeral(name):
+            channel = EphemeralChannel(self.broker, self.name, name, self)
+        else:
+            self._last_generation += 1
+            channel = LogChannel(self, name, self._last_generation, self.mark)
+            changes.append((Code.CHANNEL_CREATED, channel.generation, name, self.mark))
+        if self.started and not self.paused and self.mark < self.log.end:
+            changes.append((Code.MARK, self.log.end, self.broker.wall_ns))
+        self._change(changes)
+        self.channels[name] = channel
+        if self.flowing and self.mark < self.log.end:
+            self._flow()
+        self.broker.channel_created(self.name, channel)
+        return channel
+
+    def _set_paused(self, paused: bool) -> None:
+        changes: list[Change] = [(Code.TOPIC_PAUSED, paused)]
+        self.commit()
+        flows = not paused and self.started and bool(self.channels) and self.mark < self.log.end
+        if flows:
+            changes.append((Code.MARK, self.log.end, self.broker.wall_ns))
+        self._change(changes)
+        self.paused = paused
+        if flows:
+            self._flow()
+
+    def start(self) -> None:
+        self.commit()
+        if not self.paused and self.channels and self.mark < self.log.end:
+            self._change([(Code.MARK, self.log.end, self.broker.wall_ns)])
+            self.started = True
+            self._flow()
+        self.started = True
+
+    def empty(self) -> None:
+        self.commit()
+        start, end = self.mark, self.log.end
+        if start == end:
+            return
+        self._change([(Code.TOPIC_EMPTIED, start, end)])
+        self.mark = end
+        self.voids.discard_below(end)
+        self.deferred.clear()
+        for channel in self.channels.values():
+            if isinstance(channel, LogChannel):
+                channel.void(start, end)
+
+    def empty_channel(self, name: str) -> None:
+        channel = self.existing(name)
+        if isinstance(channel, LogChannel):
+            self.commit()
+            self._change([(Code.CHANNEL_EMPTIED, channel.generation, self.mark)])
+            channel.empty()
+        elif isinstance(channel, EphemeralChannel):
+            channel.empty()
+
+    def pause_channel(self, name: str, paused: bool) -> None:
+        channel = self.existing(name)
+        if isinstance(channel, LogChannel) and channel.paused != paused:
+            self._change([(Code.CHANNEL_PAUSED, channel.generation, paused)])
+        channel.paused = paused
+        self.broker.pump_soon(channel)
+
+    def _remove_channel(self, channel: Channel) -> None:
+        if isinstance(channel, LogChannel):
+            self._change([(Code.CHANNEL_DELETED, channel.generation)])
+            self._changed.pop(channel, None)
+        del self.channels[channel.name]
+        channel.disconnect_all()
+        channel.close()
+
+    # --- reading
+
+    def accept_piece(self, piece: Piece) -> None:
+        """A read has ended: keep what it learned of the log."""
+        self.log.accept(piece)
+        for damage in piece.damage:
+            self.broker.note_damage(self.name, damage)
+            self.lose(damage.first, damage.end, damaged=True)
+
+    def lose(self, start: int, end: int, *, damaged: bool) -> None:
+        """The log cannot give these numbers any more: no channel waits for them."""
+        for channel in self.channels.values():
+            if isinstance(channel, LogChannel):
+                channel.lose(start, end, damaged)
+        self._try_change([(Code.LOST, start, end, damaged)])
+
+    @property
+    def floor(self) -> int:
+        """The lowest number that anybody needs."""
+        floor = self.mark
+        for channel in self.channels.values():
+            if isinstance(channel, LogChannel):
+                floor = min(floor, channel.floor)
+            elif isinstance(channel, EphemeralChannel) and (pinned := channel.pinned) is not None:
+                floor = min(floor, pinned)
+        return floor
+
+    def close(self) -> None:
+        """An orderly stop: what is in flight and what is finished is written."""
+        for channel in self.channels.values():
+            if isinstance(channel, LogChannel):
+                channel.park_in_flight()
+        self.commit()

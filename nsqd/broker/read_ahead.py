@@ -1,0 +1,33 @@
+"""How much all channels together may have read ahead of their consumers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Protocol
+
+__all__ = ["ReadAheadBudget"]
+
+
+class Holder(Protocol):
+    """Something that holds bytes which can be read again."""
+
+    def drop(self) -> None:
+        """Let go of what is held in memory, and tell the budget."""
+
+
+class ReadAheadBudget:
+    """Bytes that all readers may hold together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used = 0
+        self._held: OrderedDict[Holder, int] = OrderedDict()
+
+    def holds(self, reader: Holder, size: int) -> None:
+        """A reader now holds `size` bytes."""
+        self.used += size - self._held.pop(reader, 0)
+        if size:
+            self._held[reader] = size
+        while self.used > self.max_bytes and len(self._held) > 1:
+            oldest = next(iter(self._held))
+            oldest.drop()

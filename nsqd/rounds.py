@@ -25,7 +25,7 @@ __all__ = ["Connection", "Rounds"]
 
 log = get_logger("nsqd")
 
-STOPPED = 2.0  # seconds between two rounds, which housekeeping alone keeps under 1.1
+LATE = 0.1  # seconds; whoever looks at the clock so late was stopped, or has been very busy
 READ_FIRST = 1.0  # seconds at the most
 WORKERS = 8  # jobs that may wait for the disk at the same time
 
@@ -127,7 +127,7 @@ class Rounds:
                 self._clock.deadline = self.broker.timers.next()
                 await trio.sleep_forever()
             if self._clock.cancelled_caught:
-                if trio.current_time() - self.broker.now > STOPPED:
+                if trio.current_time() - self.broker.timers.next() > LATE:
                     await self._read_first()
                 self.begin()
                 self.broker.fire_timers()
@@ -135,7 +135,7 @@ class Rounds:
             await self.go_on()
 
     async def _read_first(self) -> None:
-        """The process was stopped for a while: what can be read comes before what has timed out."""
+        """What came in while nobody looked (the process was stopped) comes before what has timed out meanwhile."""
         with trio.move_on_after(READ_FIRST):
             await trio.lowlevel.checkpoint()
             while self.input_waits():

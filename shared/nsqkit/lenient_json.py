@@ -1,7 +1,8 @@
 """JSON objects from peers, decoded as leniently, and as strictly, as NSQ's clients and daemons have come to expect.
 
-Keys match whatever their case, unknown ones are ignored, the last of several counts, null means absent (also in place of
-the whole object). A string must be written as one, a boolean as one, an integer as one (no `1.0`, no `1e3`) of 64 bits.
+Keys match whatever their case, unknown ones are ignored, the last of several counts, null means absent (also in place
+of the whole object). A string must be written as one, a boolean as one, an integer as one (no `1.0`, no `1e3`) of 64
+bits.
 Bytes that are no UTF-8 and halves of surrogate pairs become U+FFFD.
 """
 
@@ -44,7 +45,7 @@ def _checked(name: str, value: Any, wanted: type) -> Any:
         raise ValueError(f"{name} is no {wanted.__name__}")
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
-    if not -_INT64 <= value < _INT64:
+    if isinstance(value, int) and not -_INT64 <= value < _INT64:
         raise ValueError(f"{name} is out of range")
     return value
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import attrs
 import pytest
+
+from nsqd import options as module
+from nsqd.options import NsqdOptions, default_node_id, load, validate
 from nsqkit.options import (
     BOOL,
     DURATION,
@@ -30,9 +33,6 @@ from nsqkit.options import (
     options_of,
 )
 from nsqkit.version import VERSION
-
-from nsqd import options as module
-from nsqd.options import NsqdOptions, default_node_id, load, validate
 
 HOST = object()
 """Stands for this machine's name in the table."""

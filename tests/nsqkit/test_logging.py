@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
+
 from nsqkit.logging import LogLevel, configure, fatal_line, get_logger, set_level, stamped_line
 
 LINE = re.compile(r"\[nsqd\] (\d{4}/\d\d/\d\d \d\d:\d\d:\d\d)\.(\d{6}) ([A-Z]+): (.*)")

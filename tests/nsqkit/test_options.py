@@ -12,6 +12,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nsqkit.options import (
     DURATION,
     FLOATS,

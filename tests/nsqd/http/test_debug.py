@@ -7,9 +7,9 @@ import sys
 
 import attrs
 import pytest
-from nsqkit.http.profiling import Profiling
 
 from nsqd.http.memory import memory_stats, watch_gc
+from nsqkit.http.profiling import Profiling
 
 from .fake_daemon import FakeDaemon, serving
 

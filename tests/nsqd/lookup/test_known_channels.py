@@ -86,6 +86,15 @@ async def test_failures_are_logged_and_the_others_count(
     assert logged in record.getMessage()
 
 
+async def test_a_failure_without_words_is_logged_with_those_of_its_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = OSError()
+    error.__cause__ = ValueError("certificate verify failed")
+    assert await ask({A.host: error}, A) == set()
+    assert "channels of t - certificate verify failed" in caplog.text
+
+
 async def test_sent_on_to_https() -> None:
     answers = {A.host: (403, b'{"https_port":4443}'), f"https:{A.host}:4443": channels("x")}
     assert await ask(answers, A) == {"x"}

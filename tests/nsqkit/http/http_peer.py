@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 import h11
 import trio
 from attrs import define, field
+from trio.testing import memory_stream_pair
+
 from nsqkit.http import ByteBudget, HttpServer, Limits, Request, Response, Router, error, query, text
 from nsqkit.http.parser import Routes
 from nsqkit.listeners import bound_address, open_listeners
-from trio.testing import memory_stream_pair
 
 PATIENCE_SECONDS = 10
 

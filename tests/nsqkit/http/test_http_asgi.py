@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 from http_peer import chunked, get, post, serving
+
 from nsqkit.http import AsgiApp, ByteBudget, HttpServer, Limits
 from nsqkit.listeners import bound_address, open_listeners
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+
 from nsqkit.listeners import accept_forever, bound_address, close_listener, open_listeners, remote_address
 
 

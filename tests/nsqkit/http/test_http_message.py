@@ -5,6 +5,7 @@ import time
 
 import pytest
 from http_peer import small_api
+
 from nsqkit.http import BadQuery, Request, Response, error, json_body, query, text
 from nsqkit.http.message import date_line, render
 

@@ -6,6 +6,7 @@ import pytest
 from http_peer import BAD_REQUEST, LIMIT, chunked, echo, get, post, small_api
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nsqkit.http import text
 from nsqkit.http.limits import ByteBudget, Limits
 from nsqkit.http.message import Request, Response

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import trio
 from http_peer import LIMIT, Client, chunked, echo, get, post, serving, small_api
+
 from nsqkit.http import Only, Request, Response, Router, error, query
 
 

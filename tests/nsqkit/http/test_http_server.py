@@ -21,6 +21,7 @@ from http_peer import (
     settle,
     small_api,
 )
+
 from nsqkit.http import ByteBudget, HttpServer, Limits, Request, Response, Router, serve, text
 from nsqkit.listeners import bound_address, open_listeners
 

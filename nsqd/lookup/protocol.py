@@ -1,0 +1,138 @@
+"""The client's side of nsqlookupd's protocol V1, without any I/O: commands as bytes, replies out of bytes.
+
+Rules:
+
+- A connection begins with the four bytes of `MAGIC`; the registry never speaks first.
+- Every command gets exactly one reply, in order: an int32 size and so many bytes. There is no frame type; an error is
+  told by its text.
+- What a registry sends is believed in nothing: a reply larger than the limit, and bytes that nobody asked for, end the
+  connection.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+import msgspec
+
+__all__ = [
+    "MAGIC",
+    "PING",
+    "HttpAddress",
+    "RegistryError",
+    "Replies",
+    "check_reply",
+    "encode_identify",
+    "encode_register",
+    "encode_unregister",
+    "parse_identity",
+]
+
+MAGIC: Final = b"  V1"
+PING: Final = b"PING\n"
+HIGHEST_PORT = 65535
+
+_SIZE = struct.Struct(">i")
+_SHOWN = 200  # bytes of a registry's text that go into the log
+
+
+class RegistryError(Exception):
+    """The conversation with a registry cannot go on; the text says why."""
+
+
+@attrs.frozen
+class HttpAddress:
+    """Where a registry answers HTTP, by what it says of itself."""
+
+    host: str
+    port: int
+
+
+def encode_identify(fields: Mapping[str, str | int]) -> bytes:
+    """IDENTIFY; the keys are sorted, as they always were on this wire."""
+    body = msgspec.json.encode(dict(fields), order="sorted")
+    return b"IDENTIFY\n" + _SIZE.pack(len(body)) + body
+
+
+def encode_register(topic: str, channel: str | None = None) -> bytes:
+    """REGISTER of a channel with its topic, or of a topic alone."""
+    return _name_command("REGISTER", topic, channel)
+
+
+def encode_unregister(topic: str, channel: str | None = None) -> bytes:
+    """UNREGISTER of a channel, or of a topic with all its channels."""
+    return _name_command("UNREGISTER", topic, channel)
+
+
+def _name_command(command: str, topic: str, channel: str | None) -> bytes:
+    names = topic if channel is None else f"{topic} {channel}"
+    return f"{command} {names}\n".encode()
+
+
+@attrs.define
+class _Identity:
+    broadcast_address: str = ""
+    http_port: int = 0
+
+
+def parse_identity(reply: bytes) -> HttpAddress | None:
+    """The reply to IDENTIFY: where to ask over HTTP; None when it says nothing that could be used.
+
+    `RegistryError` for an error, and for what is no JSON object of these fields.
+    """
+    check_reply(reply)
+    try:
+        identity = msgspec.json.decode(reply, type=_Identity)
+    except (ValueError, RecursionError) as error:
+        raise RegistryError(f"failed to parse the reply to IDENTIFY - {_shown(reply)}") from error
+    if not identity.broadcast_address or not 0 < identity.http_port <= HIGHEST_PORT:
+        return None
+    return HttpAddress(identity.broadcast_address, identity.http_port)
+
+
+def check_reply(reply: bytes) -> None:
+    """`RegistryError` when the reply says that the command failed. All errors of this protocol are fatal."""
+    if reply.startswith(b"E_"):
+        raise RegistryError(_shown(reply))
+
+
+def _shown(reply: bytes) -> str:
+    return reply[:_SHOWN].decode(errors="replace")
+
+
+@attrs.define
+class Replies:
+    """Cuts what a registry sends into replies. `max_size`: bytes of one reply; never more than that is kept."""
+
+    max_size: int
+    awaited: int = 0
+    """Replies that are still to come."""
+    _buffer: bytearray = attrs.field(factory=bytearray, init=False)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The replies that are whole by now. `RegistryError` when they break the rules."""
+        self._buffer += data
+        replies: list[bytes] = []
+        position = 0
+        while (reply := self._reply_at(position)) is not None:
+            replies.append(reply)
+            position += _SIZE.size + len(reply)
+        del self._buffer[:position]
+        self.awaited -= len(replies)
+        if self.awaited < 0 or (self._buffer and not self.awaited):
+            raise RegistryError("it speaks without being asked")
+        return replies
+
+    def _reply_at(self, position: int) -> bytes | None:
+        start = position + _SIZE.size
+        if len(self._buffer) < start:
+            return None
+        (size,) = _SIZE.unpack_from(self._buffer, position)
+        if not 0 <= size <= self.max_size:
+            raise RegistryError(f"reply of {size} bytes, where 0 to {self.max_size} are allowed")
+        if len(self._buffer) < start + size:
+            return None
+        return bytes(self._buffer[start : start + size])

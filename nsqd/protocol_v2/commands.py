@@ -1,0 +1,344 @@
+"""What each command of the V2 protocol does.
+
+A command gets the session, the words of its line, the data, and the position behind the line; it returns the position
+where the next command begins. What is wrong is a `ProtocolError`; what is not all there yet is `Incomplete`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from nsqd.broker import NotInFlight, NotOwner, Refused, Topic
+from nsqd.protocol_v2.framing import MultiScan, frame_of, parse_batch
+from nsqd.protocol_v2.identify import decode_identify
+from nsqkit.logging import get_logger
+from nsqkit.wire import (
+    CLOSE_WAIT,
+    COMMANDS,
+    OK,
+    ProtocolError,
+    State,
+    encode_response,
+    is_valid_name,
+    parse_number,
+    quote,
+)
+
+if TYPE_CHECKING:
+    from nsqd.protocol_v2.session import Session
+
+__all__ = ["HANDLERS", "Incomplete", "finish"]
+
+log = get_logger("client")
+
+_SIZE = struct.Struct(">i")
+
+
+class Incomplete(Exception):
+    """The command is not whole yet. `need`: bytes behind its line without which looking again is useless."""
+
+    def __init__(self, need: int) -> None:
+        self.need = need
+
+
+def _sized(data: bytes, position: int, limit: int, code: str, what: str, big: str) -> tuple[int, int]:
+    """Bounds of a body behind an int32 size. `Incomplete` while it is not there."""
+    if len(data) < position + 4:
+        raise Incomplete(4)
+    size = _SIZE.unpack_from(data, position)[0]
+    if size <= 0:
+        raise ProtocolError(code, f"{what} size {size}")
+    if size > limit:
+        raise ProtocolError(code, f"{big} {size} > {limit}")
+    stop = position + 4 + size
+    if len(data) < stop:
+        raise Incomplete(4 + size)
+    return position + 4, stop
+
+
+def _identify(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    start, stop = _sized(
+        data,
+        position,
+        session.context.max_body_size,
+        "E_BAD_BODY",
+        "IDENTIFY invalid body",
+        "IDENTIFY body too big",
+    )
+    identity = decode_identify(data[start:stop], session.context.limits)
+    session.identified(identity)
+    if identity.feature_negotiation:
+        answer = json.dumps(session.context.negotiate(identity), separators=(",", ":"), ensure_ascii=False)
+        session.answer(encode_response(answer.encode()))
+    else:
+        session.answer(OK)
+    log.debug("[%s] IDENTIFY: %s", session.remote, identity)
+    return stop
+
+
+def _auth(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    if len(words) != 1:
+        raise ProtocolError("E_INVALID", "AUTH invalid number of parameters")
+    limit = session.context.max_body_size
+    _sized(data, position, limit, "E_BAD_BODY", "AUTH invalid body", "AUTH body too big")
+    raise ProtocolError("E_AUTH_DISABLED", "AUTH disabled")
+
+
+def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    if not session.heartbeat:
+        raise ProtocolError("E_INVALID", "cannot SUB with heartbeats disabled")
+    if len(words) < 3:
+        raise ProtocolError("E_INVALID", "SUB insufficient number of parameters")
+    topic_name = _topic_name(words[1], "E_BAD_TOPIC", "SUB")
+    channel_name = words[2].decode("latin-1")
+    if not is_valid_name(channel_name):
+        raise ProtocolError("E_BAD_CHANNEL", f"SUB channel name {quote(words[2])} is not valid")
+    timeout, sample = session.identity.msg_timeout / 1000, session.identity.sample_rate
+    try:
+        topic = session.broker.topic(topic_name)
+        subscription = topic.subscribe(channel_name, session.outbox, timeout, sample)
+    except Refused as error:
+        raise ProtocolError("E_SUB_FAILED", f"SUB failed {error}") from error
+    subscription.held = True
+    session.topic, session.subscription = topic, subscription
+    session.state = State.SUBSCRIBED
+    session.must_sync = True
+    session.answer(OK)
+    return position
+
+
+def _rdy(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    text = words[1] if len(words) > 1 else b"1"
+    try:
+        count = parse_number(text)
+    except ValueError:
+        raise ProtocolError("E_INVALID", b"RDY could not parse count " + text) from None
+    count = _wrap_int64(count)
+    if not 0 <= count <= session.context.max_rdy_count:
+        limit = session.context.max_rdy_count
+        raise ProtocolError("E_INVALID", f"RDY count {count} out of range 0-{limit}")
+    assert session.subscription is not None
+    session.subscription.set_rdy(count)
+    return position
+
+
+def finish(session: Session, ids: list[bytes]) -> None:
+    assert session.subscription is not None
+    for message_id in session.subscription.finish(ids):
+        reason = session.subscription.why_missing(message_id)
+        session.answer_error("E_FIN_FAILED", b"FIN " + message_id + b" failed " + str(reason).encode())
+
+
+def _fin(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    if len(words) < 2:
+        raise ProtocolError("E_INVALID", "FIN insufficient number of params")
+    finish(session, [_message_id(words[1])])
+    return position
+
+
+def _req(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    if len(words) < 3:
+        raise ProtocolError("E_INVALID", "REQ insufficient number of params")
+    message_id = _message_id(words[1])
+    try:
+        delay_ms = parse_number(words[2])
+    except ValueError:
+        raise ProtocolError("E_INVALID", b"REQ could not parse timeout " + words[2]) from None
+    delay = min(delay_ms, session.context.max_req_timeout_ms) / 1000
+    assert session.subscription is not None
+    try:
+        session.subscription.requeue(message_id, delay)
+    except (NotInFlight, NotOwner) as error:
+        session.answer_error("E_REQ_FAILED", b"REQ " + message_id + b" failed " + str(error).encode())
+    return position
+
+
+def _touch(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    if len(words) < 2:
+        raise ProtocolError("E_INVALID", "TOUCH insufficient number of params")
+    message_id = _message_id(words[1])
+    assert session.subscription is not None
+    try:
+        session.subscription.touch(message_id)
+    except (NotInFlight, NotOwner) as error:
+        session.answer_error("E_TOUCH_FAILED", b"TOUCH " + message_id + b" failed " + str(error).encode())
+    return position
+
+
+def _cls(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    assert session.subscription is not None
+    session.subscription.close_window()
+    session.state = State.CLOSING
+    session.answer(CLOSE_WAIT)
+    return position
+
+
+def _nop(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    return position
+
+
+def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    if len(words) < 2:
+        raise ProtocolError("E_INVALID", "PUB insufficient number of parameters")
+    topic = session.context.topics.get(words[1])
+    if topic is None:
+        _topic_name(words[1], "E_BAD_TOPIC", "PUB")
+    # The usual case of `_sized`, in place: a single publish costs little enough for this to show.
+    start = position + 4
+    if (
+        len(data) >= start
+        and 0 < (size := _SIZE.unpack_from(data, position)[0]) <= session.context.max_msg_size
+    ):
+        stop: int = start + size
+        if len(data) < stop:
+            raise Incomplete(4 + size)
+    else:
+        start, stop = _message_body(session, data, position, "PUB")
+    try:
+        if topic is None:
+            topic = session.context.topic(words[1])
+        broker = session.broker
+        if broker.store.full is not None:
+            broker.refuse_when_full()
+        frame = frame_of(broker.store.ids.take(1), broker.wall_ns, data[start:stop])
+    except (Refused, OSError) as error:
+        raise ProtocolError("E_PUB_FAILED", f"PUB failed {_reason(error)}") from error
+    topic.publish([frame], len(frame), stop - start)
+    _published(session, topic, 1, "PUB")
+    return stop
+
+
+def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    if len(words) < 3:
+        raise ProtocolError("E_INVALID", "DPUB insufficient number of parameters")
+    _topic_name(words[1], "E_BAD_TOPIC", "DPUB")
+    try:
+        delay_ms = parse_number(words[2])
+    except ValueError:
+        raise ProtocolError("E_INVALID", b"DPUB could not parse timeout " + words[2]) from None
+    limit_ms = session.context.max_req_timeout_ms
+    if delay_ms > limit_ms:
+        text = words[2][:64].decode()
+        raise ProtocolError("E_INVALID", f"DPUB timeout {text} out of range 0-{limit_ms}")
+    start, stop = _message_body(session, data, position, "DPUB")
+    try:
+        topic = session.context.topic(words[1])
+        session.broker.refuse_when_full()
+        frame = frame_of(session.broker.store.ids.take(1), session.broker.wall_ns, data[start:stop])
+    except (Refused, OSError) as error:
+        raise ProtocolError("E_DPUB_FAILED", f"DPUB failed {_reason(error)}") from error
+    if delay_ms:
+        topic.publish_deferred(frame, delay_ms * 1_000_000, stop - start)
+    else:
+        topic.publish([frame], len(frame), stop - start)
+    _published(session, topic, 1, "DPUB")
+    return stop
+
+
+def _message_body(session: Session, data: bytes, position: int, name: str) -> tuple[int, int]:
+    limit = session.context.max_msg_size
+    invalid, big = f"{name} invalid message body", f"{name} message too big"
+    return _sized(data, position, limit, "E_BAD_MESSAGE", invalid, big)
+
+
+def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+    if len(words) < 2:
+        raise ProtocolError("E_INVALID", "MPUB insufficient number of parameters")
+    _topic_name(words[1], "E_BAD_TOPIC", "E_BAD_TOPIC MPUB")
+    context, broker = session.context, session.broker
+    try:
+        topic = context.topic(words[1])
+        count, whole_at = _message_count(session, data, position)
+        if len(data) < whole_at:
+            _wait_for_batch(session, data, position, count)
+        broker.refuse_when_full()
+        first_id = broker.store.ids.take(count)
+    except (Refused, OSError) as error:
+        raise ProtocolError("E_MPUB_FAILED", f"MPUB failed {_reason(error)}") from error
+    batch = parse_batch(data, position + 8, count, first_id, broker.wall_ns, context.max_msg_size)
+    if batch is None or batch.end - position - 4 > context.max_body_size:
+        _wait_for_batch(session, data, position, count)
+    assert batch is not None
+    topic.publish(batch.frames, batch.size, batch.body_bytes)
+    _published(session, topic, count, "MPUB")
+    return batch.end
+
+
+def _wait_for_batch(session: Session, data: bytes, position: int, count: int) -> None:
+    """`Incomplete` when the messages are not all there; `ProtocolError` when what is there cannot be right."""
+    scan = MultiScan(position + 8, count, position + 4 + session.context.max_body_size)
+    if not scan.advance(data, session.context.max_msg_size):
+        session.scan = scan
+        raise Incomplete(8)
+
+
+def _message_count(session: Session, data: bytes, position: int) -> tuple[int, int]:
+    """The head of a multi-publish: how many messages, and where they should end.
+
+    Its declared size is only checked for its range, the inner sizes rule.
+    """
+    limit = session.context.max_body_size
+    if len(data) < position + 4:
+        raise Incomplete(4)
+    size = _SIZE.unpack_from(data, position)[0]
+    if size <= 0:
+        raise ProtocolError("E_BAD_BODY", f"MPUB invalid body size {size}")
+    if size > limit:
+        raise ProtocolError("E_BAD_BODY", f"MPUB body too big {size} > {limit}")
+    if len(data) < position + 8:
+        raise Incomplete(8)
+    count = int(_SIZE.unpack_from(data, position + 4)[0])
+    if not 0 < count <= (limit - 4) // 5:
+        raise ProtocolError("E_BAD_BODY", f"MPUB invalid message count {count}")
+    return count, position + 4 + size
+
+
+def _topic_name(name: bytes, code: str, command: str) -> str:
+    text = name.decode("latin-1")
+    if not is_valid_name(text):
+        raise ProtocolError(code, f"{command} topic name {quote(name)} is not valid")
+    return text
+
+
+def _published(session: Session, topic: Topic, count: int, command: str) -> None:
+    counts = session.pub_counts
+    counts[topic.name] = counts.get(topic.name, 0) + count
+    session.unsure.append((len(session.answers), topic, topic.batch, command))
+    session.must_sync = True
+    session.answer(OK)
+
+
+def _message_id(text: bytes) -> bytes:
+    if len(text) != 16:
+        raise ProtocolError("E_INVALID", "invalid message ID")
+    return text
+
+
+def _wrap_int64(number: int) -> int:
+    """A count past 64 bits wraps, as clients may have come to see it."""
+    number &= (1 << 64) - 1
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+HANDLERS: Final[dict[bytes, Callable[[Session, list[bytes], bytes, int], int]]] = {
+    b"IDENTIFY": _identify,
+    b"AUTH": _auth,
+    b"SUB": _sub,
+    b"RDY": _rdy,
+    b"FIN": _fin,
+    b"REQ": _req,
+    b"TOUCH": _touch,
+    b"CLS": _cls,
+    b"NOP": _nop,
+    b"PUB": _pub,
+    b"MPUB": _mpub,
+    b"DPUB": _dpub,
+}
+assert HANDLERS.keys() == COMMANDS.keys()

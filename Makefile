@@ -1,15 +1,15 @@
-# make run    a broker in this folder, from nothing but Python 3.11+ and make
+# make run    five nodes in this folder, from nothing but Python 3.11+ and make
 # make test   everything that is needed to run the tests, and the tests
 # make check  what a change has to pass: format, lint, types, tests
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DATA ?= run/nsqd
+DATA ?= run/nsqd1
 PYTEST ?= -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types bench clean
+.PHONY: help run nsqd test check format lint types bench clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,7 +22,7 @@ $(VENV)/.made:
 
 $(VENV)/.run: pyproject.toml $(VENV)/.made
 	@echo "installing nsq-trio into $(VENV) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[run]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.made
@@ -30,17 +30,27 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.made
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/.run
 
-run: $(VENV)/.run ## set everything up and start a broker here
-	@mkdir -p $(DATA)
+run: $(VENV)/.run ## set everything up and start five nodes here: 3 nsqd, 2 nsqlookupd
+	@mkdir -p run/nsqd1 run/nsqd2 run/nsqd3 run/files
 	@printf '%s\n' '' \
-		'nsqd is starting: TCP on 127.0.0.1:4150, HTTP on 127.0.0.1:4151, messages in $(DATA)/' \
+		'Starting five nodes on 127.0.0.1, one log for all of them below:' \
+		'' \
+		'  nsqd        TCP 4150, 4250, 4350   HTTP 4151, 4251, 4351   messages in run/nsqd1, run/nsqd2, run/nsqd3' \
+		'  nsqlookupd  TCP 4160, 4260         HTTP 4161, 4261' \
+		'' \
 		'In another terminal:' \
 		'' \
-		'  curl -d "hello" "http://127.0.0.1:4151/pub?topic=greetings"              publish a message' \
-		'  curl --data-binary @README.md "http://127.0.0.1:4151/mpub?topic=lines"   publish a file, a line a message' \
-		'  curl "http://127.0.0.1:4151/stats"                                       see what is there' \
+		'  curl -d "hello" "http://127.0.0.1:4151/pub?topic=greetings"             publish a message to the first nsqd' \
+		'  $(BIN)/nsq_tail --topic=greetings --lookupd-http-address=127.0.0.1:4161    see what arrives on any of them' \
+		'  $(BIN)/nsq_to_file --topic=greetings --lookupd-http-address=127.0.0.1:4161 --output-dir=run/files' \
+		'  curl "http://127.0.0.1:4161/lookup?topic=greetings"                     who has the topic' \
+		'  curl "http://127.0.0.1:4151/stats"                                      what is on the first nsqd' \
 		'' \
-		'Any NSQ client consumes from 127.0.0.1:4150. Ctrl-C stops the broker; its messages stay.' ''
+		'Any NSQ client finds all of them through 127.0.0.1:4161 and 4261. Ctrl-C stops them; the messages stay.' ''
+	@PATH="$(CURDIR)/$(BIN):$$PATH" honcho start --no-prefix -f deploy/Procfile || [ $$? -eq 130 ]
+
+nsqd: $(VENV)/.run ## set everything up and start one broker alone
+	@mkdir -p $(DATA)
 	@exec $(BIN)/nsqd --data-path=$(DATA) --tcp-address=127.0.0.1:4150 --http-address=127.0.0.1:4151 \
 		--broadcast-address=127.0.0.1 $(ARGS)
 

@@ -96,12 +96,15 @@ class Rounds:
             session.release(ticket)
             if session.waits_for_sync:
                 self._holding[session] = None
+                broker.want_sync()
 
     # --- syncs
 
     async def synced(self, ticket: int) -> None:
         """Wait until the disk has everything up to this ticket. Level `os` never waits."""
         if ticket > self.broker.synced:
+            self.broker.want_sync()
+            self._jobs.set()
             event = trio.Event()
             self._sync_waiters.append((ticket, event))
             await event.wait()

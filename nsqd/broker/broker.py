@@ -132,10 +132,8 @@ class Broker(Common):
         """Write what the round has gathered. Topics whose append failed are in `failures`, see `Topic.failed`."""
         while self._to_commit:
             self._to_commit.popitem()[0].commit()
-        if self.options.sync_on_commit or self._unsynced_messages >= self.options.sync_every:
-            self._unsynced_messages = 0
-            self._last_sync = self.now
-            self.store.syncer.want(self.store.syncer.written)
+        if self._unsynced_messages >= self.options.sync_every:
+            self.want_sync()
 
     def end_of_failures(self) -> None:
         """Everybody concerned has looked at `failures`."""
@@ -159,6 +157,12 @@ class Broker(Common):
     def sync_ticket(self) -> int:
         """What `synced` must reach for everything that was committed so far to be on the disk; 0 at level `os`."""
         return self.store.syncer.written if self.options.sync_on_commit else 0
+
+    def want_sync(self) -> None:
+        """Somebody waits for `sync_ticket`. Finishes alone make nobody wait, and are synced by time."""
+        self._unsynced_messages = 0
+        self._last_sync = self.now
+        self.store.syncer.want(self.store.syncer.written)
 
     @property
     def synced(self) -> int:

@@ -70,6 +70,10 @@ class FakeDaemon:
         self._changed = trio.Event()
 
     async def synced(self, ticket: int) -> None:
+        if self.broker.synced < ticket:
+            self.broker.want_sync()
+            if self.run_jobs:
+                self.run_pending()
         while self.broker.synced < ticket:
             if self.broker.store.fatal is not None:
                 raise Refused(str(self.broker.store.fatal))

@@ -4,8 +4,8 @@
     size    int32, only where a body follows
     body
 
-Nothing is checked here but what would put the stream out of step: an empty body, a name with a blank in it, a number
-that is not one. Whether a name is valid or a body too big is for the broker to say.
+Nothing is checked here but what would put the stream out of step: an empty body, a name with a blank in it, a
+number that is not one. Whether a name is valid or a body too big is for the broker to say.
 """
 
 from __future__ import annotations

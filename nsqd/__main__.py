@@ -10,6 +10,7 @@ from nsqd.daemon import Daemon, StartError, banner
 from nsqd.log.records import NewerFormat
 from nsqd.log.store import ForeignDataPath
 from nsqd.options import load, validate
+from nsqkit.descriptors import raise_descriptor_limit
 from nsqkit.logging import configure, fatal_line
 from nsqkit.options import OptionError
 
@@ -23,6 +24,7 @@ def main() -> None:
         daemon = Daemon(options)
         validate(options)
         configure(options.log_level, options.log_prefix)
+        raise_descriptor_limit()
         banner(options)
         trio.run(daemon.run)
     except (StartError, OptionError, ForeignDataPath, NewerFormat) as error:

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from nsqd.broker import Broker, Channel, NotFound, Refused, Topic
 from nsqd.http.context import Daemon, round_of, when_synced
-from nsqd.http.params import any_topic, channel_of_topic, valid_topic
+from nsqd.http.params import valid_topic
 from nsqkit.http import HttpError, Request, Response, error, query, text
+from nsqkit.http.params import any_param, channel_of_topic
 from nsqkit.http.routing import Handler
 from nsqkit.logging import get_logger
 
@@ -46,7 +47,7 @@ class Admin:
         return self._do(request, lambda broker: broker.topic(name))
 
     def delete_topic(self, request: Request) -> Response | Awaitable[Response]:
-        name = any_topic(query(request))
+        name = any_param(query(request), "topic")
         return self._do(request, lambda broker: broker.delete_topic(_topic(broker, name).name))
 
     def empty_topic(self, request: Request) -> Response | Awaitable[Response]:
@@ -54,7 +55,7 @@ class Admin:
         return self._do(request, lambda broker: _topic(broker, name).empty())
 
     def pause_topic(self, request: Request, paused: bool) -> Response | Awaitable[Response]:
-        name = any_topic(query(request))
+        name = any_param(query(request), "topic")
         return self._do(request, lambda broker: _topic(broker, name).pause(paused))
 
     def create_channel(self, request: Request) -> Response | Awaitable[Response]:

@@ -7,7 +7,8 @@ Rules:
   before its channels elsewhere are known, or the limit of the question has passed; its publishers and subscribers are
   answered at once all the same, and what is published meanwhile waits in the topic.
 - The broker is changed in rounds only, and a topic that was deleted (and perhaps made again) while its channels were
-  asked for is left alone: what counts is the object, not the name.
+  asked for is left alone: what counts is the object, not the name. A channel of it that is deleted meanwhile stays
+  deleted, whatever the registries say: they may know it from this nsqd itself.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ class Registries(Listener):
         self._peer_options = peer_options
         self._query = query
         self._peers: dict[str, Peer] = {}
+        self._deleted: dict[
+            Topic, set[str]
+        ] = {}  # of each topic that is asked for: channels deleted meanwhile
         self._nursery: trio.Nursery | None = None
         broker.listener = self
         broker.lookup_first = self.lookup_first
@@ -96,6 +100,8 @@ class Registries(Listener):
             peer.channel_created(topic.name, channel.name)
 
     def channel_deleted(self, topic: Topic, channel: Channel) -> None:
+        if topic in self._deleted:
+            self._deleted[topic].add(channel.name)
         for peer in self._peers.values():
             peer.channel_deleted(topic.name, channel.name)
 
@@ -109,15 +115,19 @@ class Registries(Listener):
         """Whether the topic has to wait; then it is started by a task that asks for its channels."""
         if self._nursery is None or not any(peer.http for peer in self._peers.values()):
             return False
+        self._deleted[topic] = set()
         self._nursery.start_soon(self._prepare, topic)
         return True
 
     async def _prepare(self, topic: Topic) -> None:
-        names = sorted(await self.known_channels(topic.name))
-        for at in range(0, len(names), CHANNELS_A_ROUND):
-            with self._round():
-                self._create_channels(topic, names[at : at + CHANNELS_A_ROUND])
-            await trio.lowlevel.checkpoint()
+        try:
+            names = sorted(await self.known_channels(topic.name))
+            for at in range(0, len(names), CHANNELS_A_ROUND):
+                with self._round():
+                    self._create_channels(topic, names[at : at + CHANNELS_A_ROUND])
+                await trio.lowlevel.checkpoint()
+        finally:
+            del self._deleted[topic]
         while True:
             if self._start(topic):
                 return
@@ -128,7 +138,8 @@ class Registries(Listener):
             return
         try:
             for name in names:
-                topic.channel(name)
+                if name not in self._deleted[topic]:
+                    topic.channel(name)
         except Refused as reason:
             log.error("TOPIC(%s): channels that the registries know are not created - %s", topic.name, reason)
 

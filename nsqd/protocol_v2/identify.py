@@ -6,11 +6,11 @@ unknown ones are ignored, null means absent; an integer must be written as one, 
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import attrs
 
+from nsqkit.lenient_json import decode_object
 from nsqkit.wire import ProtocolError
 
 __all__ = ["DEFAULT_HEARTBEAT_MS", "Identity", "Limits", "decode_identify"]
@@ -18,7 +18,6 @@ __all__ = ["DEFAULT_HEARTBEAT_MS", "Identity", "Limits", "decode_identify"]
 DEFAULT_HEARTBEAT_MS = 30_000
 DEFAULT_BUFFER_SIZE = 16_384
 DEFAULT_DEFLATE_LEVEL = 6
-_INT64 = 1 << 63
 _INT32 = 1 << 31
 
 
@@ -59,12 +58,17 @@ class Identity:
 _STRINGS = {"client_id", "hostname", "user_agent", "topology_region", "topology_zone"}
 _BOOLEANS = {"feature_negotiation", "tls_v1", "snappy", "deflate"}
 _INTEGERS = {
-    "heartbeat_interval": _INT64,
-    "output_buffer_timeout": _INT64,
-    "output_buffer_size": _INT64,
-    "msg_timeout": _INT64,
-    "deflate_level": _INT64,
-    "sample_rate": _INT32,
+    "heartbeat_interval",
+    "output_buffer_timeout",
+    "output_buffer_size",
+    "msg_timeout",
+    "deflate_level",
+    "sample_rate",
+}
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(_STRINGS, str),
+    **dict.fromkeys(_BOOLEANS, bool),
+    **dict.fromkeys(_INTEGERS, int),
 }
 
 
@@ -115,32 +119,12 @@ def decode_identify(body: bytes, limits: Limits) -> Identity:
 def _fields(body: bytes) -> dict[str, Any]:
     """The known fields that are there, with the types they must have."""
     try:
-        decoded = json.loads(body.decode("utf-8", "replace"), parse_constant=_no_constant, strict=True)
-    except (ValueError, RecursionError):
+        fields = decode_object(body, _TYPES)
+    except ValueError:
         raise _undecodable() from None
-    if decoded is None:
-        return {}
-    if not isinstance(decoded, dict):
+    if not -_INT32 <= fields.get("sample_rate", 0) < _INT32:
         raise _undecodable()
-    out: dict[str, Any] = {}
-    for key, value in decoded.items():
-        name = key.lower()
-        if value is None:
-            continue
-        if name in _STRINGS:
-            good = isinstance(value, str)
-            value = value.encode("utf-8", "replace").decode() if good else value  # lone surrogates
-        elif name in _BOOLEANS:
-            good = isinstance(value, bool)
-        elif name in _INTEGERS:
-            bound = _INTEGERS[name]
-            good = type(value) is int and -bound <= value < bound
-        else:
-            continue
-        if not good:
-            raise _undecodable()
-        out[name] = value
-    return out
+    return fields
 
 
 def _ranged(name: str, value: int, low: int, high: int, *, default: int, off: int | None = None) -> int:
@@ -152,10 +136,6 @@ def _ranged(name: str, value: int, low: int, high: int, *, default: int, off: in
     if not low <= value <= high:
         raise _refused(f"{name} ({value}) is invalid")
     return value
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _undecodable() -> ProtocolError:

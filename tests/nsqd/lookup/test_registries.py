@@ -312,6 +312,24 @@ class TestNewTopic:
             assert not topic.channels
             assert not topic.started
 
+    async def test_a_channel_deleted_while_it_waits_stays_deleted(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        """A registry that knows it, perhaps from this nsqd itself, does not bring it back."""
+        async with cluster("a:4160") as c:
+            c.channels["t"] = ["deleted", "made.again", "x"]
+            c.http_seconds = 3
+            topic = c.harness.broker.topic("t")
+            for name in ("deleted", "made.again"):
+                topic.channel(name)
+            await trio.sleep(1)
+            for name in ("deleted", "made.again"):
+                topic.delete_channel(name)
+            topic.channel("made.again")
+            await trio.sleep(3)
+            assert topic.started
+            assert c.channel_names() == {"made.again", "x"}
+
     async def test_deleted_and_made_again_while_it_waits(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:

@@ -1,0 +1,1 @@
+"""The registry daemon: tells consumers which nsqd has a topic."""

@@ -1,0 +1,161 @@
+"""nsqlookupd, put together: the registry, the listeners, and the order of start and stop.
+
+Start: bind the listeners, then serve; the registry is empty and fills as the nsqds register. Stop, on SIGTERM or
+SIGINT: accept nothing more, close the nsqds' connections, finish the HTTP requests that are under way. There is nothing
+to save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import trio
+
+from nsqkit.listeners import (
+    BoundAddress,
+    accept_forever,
+    bound_address,
+    close_listener,
+    open_listeners,
+    remote_address,
+)
+from nsqkit.logging import get_logger
+from nsqkit.version import VERSION, version_line
+from nsqlookupd.connections import Connections, tune
+from nsqlookupd.http import make_server
+from nsqlookupd.options import LookupdOptions
+from nsqlookupd.protocol_v1 import Context
+from nsqlookupd.registry import Registry
+
+__all__ = ["Daemon", "StartError", "banner"]
+
+log = get_logger("nsqlookupd")
+
+SECOND = 1_000_000_000
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text is for the operator."""
+
+
+class Daemon:
+    """One nsqlookupd: `run` serves until a signal, `stop`, or the failure of a listener."""
+
+    def __init__(self, options: LookupdOptions) -> None:
+        self.options = options
+        self.tcp_port = self.http_port = -1
+        """Those really bound; -1 for a unix socket, and before `run`."""
+        self.registry = Registry(
+            inactive_after=options.inactive_producer_timeout / SECOND,
+            tombstone_lifetime=options.tombstone_lifetime / SECOND,
+        )
+        self._stopping = trio.Event()
+
+    def stop(self) -> None:
+        """Begin to stop; `run` returns soon."""
+        self._stopping.set()
+
+    async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Serve. `StartError` when it cannot start, `OSError` when a listener failed."""
+        failure: OSError | None = None
+        # Signals first: whoever read that it listens may stop it.
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+            async with contextlib.AsyncExitStack() as stack:
+                tcp = await _listen(self.options.tcp_address, stack)
+                http = await _listen(self.options.http_address, stack)
+                self.tcp_port = _announce("TCP", tcp).port
+                self.http_port = _announce("HTTP", http).port
+                _tune_garbage_collection()
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._watch, signals)
+                        await self._serve(tcp, http, on_ready)
+                        nursery.cancel_scope.cancel()
+                except* OSError as errors:
+                    failure = _first(errors)
+        if failure is not None:
+            raise failure
+        log.info("NSQLOOKUPD: bye")
+
+    async def _serve(
+        self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
+    ) -> None:
+        server = make_server(self.registry)
+        connections = Connections(Context(registry=self.registry, identity=self._identity()))
+        async with trio.open_nursery() as serving:
+            await serving.start(server.run, http)
+            async with trio.open_nursery() as clients:
+
+                def take(stream: trio.SocketStream) -> None:
+                    tune(stream.socket)
+                    clients.start_soon(connections.serve, stream, remote_address(stream))
+
+                for listener in tcp:
+                    clients.start_soon(accept_forever, listener, take)
+                on_ready()
+                await self._stopping.wait()
+                clients.cancel_scope.cancel()
+            server.stop()
+
+    async def _watch(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            log.info("%s: stopping", signal.Signals(number).name)
+            self.stop()
+
+    def _identity(self) -> bytes:
+        """What is told an nsqd that identifies itself, keys sorted."""
+        return msgspec.json.encode(
+            {
+                "broadcast_address": self.options.broadcast_address,
+                "hostname": socket.gethostname(),
+                "http_port": self.http_port,
+                "tcp_port": self.tcp_port,
+                "version": VERSION,
+            }
+        )
+
+
+def banner() -> None:
+    """The first line of the log: what runs here."""
+    log.info("%s", version_line("nsqlookupd"))
+
+
+async def _listen(address: str, stack: contextlib.AsyncExitStack) -> list[trio.SocketListener]:
+    """Bind; the stack closes the listeners when all is over, however that is."""
+    try:
+        listeners = await open_listeners(address)
+    except OSError as error:
+        raise StartError(f"listen ({address}) failed - {error}") from error
+    for listener in listeners:
+        stack.push_async_callback(_close, listener)
+    return listeners
+
+
+async def _close(listener: trio.SocketListener) -> None:
+    with trio.CancelScope(shield=True):
+        await close_listener(listener)
+
+
+def _announce(name: str, listeners: list[trio.SocketListener]) -> BoundAddress:
+    addresses = [bound_address(listener) for listener in listeners]
+    for address in addresses:
+        log.info("%s: listening on %s", name, address.text)
+    return addresses[0]
+
+
+def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _tune_garbage_collection() -> None:
+    """What lives now lives on; and a registry of many names is no garbage, however often it is looked through."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)

@@ -1,0 +1,68 @@
+"""POST /topic/... and /channel/...: create, delete, tombstone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from nsqkit.http import HttpError, Request, Response, query, text
+from nsqkit.http.params import any_param, channel_of_topic, valid_param
+from nsqkit.http.routing import Handler
+from nsqkit.logging import get_logger
+from nsqlookupd.registry import Full, Registry
+
+__all__ = ["Admin"]
+
+_log = get_logger(__name__)
+
+_DONE = text("")
+
+
+class Admin:
+    """The handlers, for one registry and its clock."""
+
+    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._clock = clock
+
+    def routes(self) -> Iterator[tuple[str, Handler]]:
+        """Every path with its handler."""
+        yield "/topic/create", self.create_topic
+        yield "/topic/delete", self.delete_topic
+        yield "/topic/tombstone", self.tombstone
+        yield "/channel/create", self.create_channel
+        yield "/channel/delete", self.delete_channel
+
+    def create_topic(self, request: Request) -> Response:
+        topic = valid_param(query(request), "topic")
+        return self._create(lambda: self._registry.create_topic(topic))
+
+    def create_channel(self, request: Request) -> Response:
+        topic, channel = channel_of_topic(query(request))
+        return self._create(lambda: self._registry.create_channel(topic, channel))
+
+    def _create(self, create: Callable[[], None]) -> Response:
+        try:
+            create()
+        except Full as reason:
+            _log.error("HTTP: nothing can be created - %s", reason)
+            raise HttpError(503, "TOO_MANY_REGISTRATIONS") from reason
+        return _DONE
+
+    def delete_topic(self, request: Request) -> Response:
+        """A topic that is not there is as good as deleted."""
+        self._registry.delete_topic(any_param(query(request), "topic"))
+        return _DONE
+
+    def delete_channel(self, request: Request) -> Response:
+        topic, channel = channel_of_topic(query(request))
+        if not self._registry.delete_channel(topic, channel):
+            raise HttpError(404, "CHANNEL_NOT_FOUND")
+        return _DONE
+
+    def tombstone(self, request: Request) -> Response:
+        """A topic or node that is not there is as good as hidden."""
+        params = query(request)
+        topic, node = any_param(params, "topic"), any_param(params, "node")
+        hidden = self._registry.tombstone(topic, node, self._clock())
+        _log.info("DB: %d producers of topic %s tombstoned at node %s", hidden, topic, node)
+        return _DONE

@@ -1,0 +1,86 @@
+"""All routes of the HTTP API, and those that only ask: /ping, /info, /topics, /channels, /lookup, /nodes, /debug."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import trio
+
+from nsqkit.http import HttpError, HttpServer, Request, Response, Router, error, json_body, query, text
+from nsqkit.http.params import any_param
+from nsqkit.http.profiling import Profiling
+from nsqkit.logging import get_logger
+from nsqkit.options import format_duration
+from nsqkit.version import VERSION
+from nsqlookupd.http.admin import Admin
+from nsqlookupd.http.forms import debug_json, lookup_form, nodes_json
+from nsqlookupd.registry import Registry
+
+__all__ = ["make_router", "make_server"]
+
+_log = get_logger(__name__)
+
+_MOST_SHOWN = 200_000
+"""Entries of /debug, some 300 bytes each: one answer must not take all memory."""
+_TOO_MANY = error(503, "TOO_MANY_REGISTRATIONS")
+
+
+def make_server(registry: Registry, clock: Callable[[], float] = trio.current_time) -> HttpServer:
+    """The server of this registry's API; `clock` is the registry's."""
+    return HttpServer(make_router(registry, clock))
+
+
+def make_router(registry: Registry, clock: Callable[[], float] = trio.current_time) -> Router:
+    """The routes of this registry's API."""
+    router = Router(_log_access)
+    api = _Api(registry, clock)
+    router.add("GET", "/ping", lambda _: text("OK", nsq=False))
+    router.add("GET", "/info", lambda _: json_body({"version": VERSION}))
+    router.add("GET", "/topics", api.topics)
+    router.add("GET", "/channels", api.channels)
+    router.add("GET", "/lookup", api.lookup)
+    router.add("GET", "/nodes", api.nodes)
+    router.add("GET", "/debug", api.debug)
+    for path, handler in Admin(registry, clock).routes():
+        router.add("POST", path, handler)
+    Profiling().add_to(router, index="/debug/pprof")
+    return router
+
+
+class _Api:
+    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._clock = clock
+
+    def topics(self, request: Request) -> Response:
+        query(request)  # a malformed one is refused here too
+        return json_body({"topics": self._registry.topics()})
+
+    def channels(self, request: Request) -> Response:
+        topic = any_param(query(request), "topic")
+        return json_body({"channels": self._registry.channels(topic)})
+
+    def lookup(self, request: Request) -> Response:
+        topic = any_param(query(request), "topic")
+        found = self._registry.lookup(topic, self._clock())
+        if found is None:
+            raise HttpError(404, "TOPIC_NOT_FOUND")
+        return json_body(lookup_form(found))
+
+    async def nodes(self, request: Request) -> Response:
+        query(request)
+        return json_body(await nodes_json(self._registry, self._clock()))
+
+    async def debug(self, request: Request) -> Response:
+        query(request)
+        # Each producer is shown once more for itself.
+        if self._registry.registration_count + len(self._registry.producers()) > _MOST_SHOWN:
+            return _TOO_MANY
+        return json_body(await debug_json(self._registry, self._clock(), time.time_ns()))
+
+
+def _log_access(request: Request, status: int, seconds: float) -> None:
+    target = request.target.decode("utf-8", "backslashreplace")
+    elapsed = format_duration(int(seconds * 1e9))
+    _log.info("%d %s %s (%s) %s", status, request.method, target, request.remote, elapsed)

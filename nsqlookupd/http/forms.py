@@ -1,0 +1,100 @@
+"""The JSON of producers, in /lookup, /nodes and /debug. The order of the keys is part of it.
+
+The latter two may be long: they are encoded a slice at a time, and other tasks have their turn between. What comes and
+goes meanwhile is in it or is not; each entry is whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import trio
+
+from nsqlookupd.registry import Found, Producer, ProducerInfo, Registry
+
+__all__ = ["debug_json", "lookup_form", "nodes_json"]
+
+NEVER_NS = -6795364578871345152
+"""How NSQ shows a time that was never set."""
+_SLICE = 2_000  # names or entries, some ms
+
+_encode = msgspec.json.encode
+
+
+def lookup_form(found: Found) -> dict[str, Any]:
+    """What is found in a look-up, for `json_body`."""
+    return {"channels": found.channels, "producers": [_form(info) for info in found.producers]}
+
+
+def _form(info: ProducerInfo) -> dict[str, Any]:
+    return {
+        "remote_address": info.remote_address,
+        "hostname": info.hostname,
+        "broadcast_address": info.broadcast_address,
+        "tcp_port": info.tcp_port,
+        "http_port": info.http_port,
+        "version": info.version,
+        "topology_zone": info.topology_zone,
+        "topology_region": info.topology_region,
+    }
+
+
+async def nodes_json(registry: Registry, now: float) -> msgspec.Raw:
+    """The active producers, each with its topics and whether it is tombstoned in them."""
+    pieces, weight = [], 0
+    for producer in registry.nodes(now):
+        pieces.append(_encode(_node(registry, producer, now)))
+        weight += 1 + len(producer.topics)
+        if weight >= _SLICE:
+            await trio.lowlevel.checkpoint()
+            weight = 0
+    return msgspec.Raw(b'{"producers":[' + b",".join(pieces) + b"]}")
+
+
+def _node(registry: Registry, producer: Producer, now: float) -> dict[str, Any]:
+    topics = list(producer.topics)
+    tombstones = [registry.is_tombstoned(producer, topic, now) for topic in topics]
+    return {**_form(producer.info), "tombstones": tombstones, "topics": topics}
+
+
+async def debug_json(registry: Registry, now: float, wall_ns: int) -> msgspec.Raw:
+    """Everything that has producers, by `category:topic:channel`.
+
+    `now` and `wall_ns` are the same moment on the registry's clock and on the wall.
+    """
+    origin_ns = wall_ns - _ns(now)
+    rows = [(key, list(producers)) for key, producers in registry.registered()]
+    pieces, weight = [], 0
+    for (category, topic, channel), producers in rows:
+        entries = []
+        for producer in producers:
+            tombstoned_at = producer.topics.get(topic) if category == "topic" else None
+            entries.append(_entry(producer, tombstoned_at, origin_ns))
+            weight += 1
+            if weight >= _SLICE:
+                await trio.lowlevel.checkpoint()
+                weight = 0
+        pieces.append(_encode(f"{category}:{topic}:{channel}") + b":" + _encode(entries))
+    return msgspec.Raw(b"{" + b",".join(pieces) + b"}")
+
+
+def _entry(producer: Producer, tombstoned_at: float | None, origin_ns: int) -> dict[str, Any]:
+    info = producer.info
+    return {
+        "broadcast_address": info.broadcast_address,
+        "hostname": info.hostname,
+        "http_port": info.http_port,
+        "id": info.remote_address,
+        "last_update": origin_ns + _ns(producer.last_update),
+        "tcp_port": info.tcp_port,
+        "tombstoned": tombstoned_at is not None,
+        "tombstoned_at": NEVER_NS if tombstoned_at is None else origin_ns + _ns(tombstoned_at),
+        "topology_region": info.topology_region,
+        "topology_zone": info.topology_zone,
+        "version": info.version,
+    }
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1_000_000_000)

@@ -1,0 +1,278 @@
+"""The driver round the sessions: time limits, clients that do not read, what a disconnect does. Over memory streams and
+trio's mock clock, and over TCP where the kernel's buffers matter."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from nsqkit.listeners import accept_forever, bound_address, open_listeners, remote_address
+from nsqlookupd import connections as module
+from nsqlookupd.connections import COMMAND_SECONDS, MAGIC_SECONDS, WRITE_SECONDS, Connections, tune
+from nsqlookupd.protocol_v1 import Context, Session
+from nsqlookupd.registry import Registry
+from tests.nsqlookupd.peer import IDENTITY, Client, answers, identify
+
+MAGIC = b"  V1"
+
+
+@attrs.define
+class Serving:
+    """A driver and clients of it."""
+
+    nursery: trio.Nursery
+    context: Context = attrs.field(factory=lambda: Context(registry=Registry(), identity=IDENTITY))
+    driver: Connections = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.driver = Connections(self.context)
+
+    def connect(self) -> Client:
+        mine, theirs = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.driver.serve, theirs, "192.0.2.7:50000")
+        return Client(mine)
+
+    async def settled(self, count: int) -> None:
+        """Return when so many are served, the producers of all others gone."""
+        with trio.fail_after(600):
+            while self.driver.count != count:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Serving]:
+    async with trio.open_nursery() as nursery:
+        yield Serving(nursery)
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def over_tcp(serving: Serving) -> AsyncIterator[Client]:
+    [listener] = await open_listeners("127.0.0.1:0")
+
+    def take(stream: trio.SocketStream) -> None:
+        tune(stream.socket)
+        serving.nursery.start_soon(serving.driver.serve, stream, remote_address(stream))
+
+    async with listener, trio.open_nursery() as nursery:
+        nursery.start_soon(accept_forever, listener, take)
+        async with await trio.open_tcp_stream("127.0.0.1", bound_address(listener).port) as stream:
+            yield Client(stream)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_conversation(serving: Serving) -> None:
+    client = serving.connect()
+    assert await client.ask(MAGIC + identify()) == IDENTITY
+    assert await client.ask(b"REGISTER t c\n") == b"OK"
+    assert serving.context.registry.channels("t") == ["c"]
+    assert await client.ask(b"x\n") == b"E_INVALID invalid command x"
+    assert await client.ended()
+    await client.stream.aclose()
+    await serving.settled(0)
+
+
+async def test_a_disconnect_removes_the_producer(serving: Serving) -> None:
+    client = serving.connect()
+    await client.ask(MAGIC + identify())
+    assert len(serving.context.registry.producers()) == 1
+    await client.stream.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    assert serving.context.registry.producers() == []
+
+
+async def test_an_end_of_sending_removes_the_producer_before_the_answers_are_read(serving: Serving) -> None:
+    async with over_tcp(serving) as client:
+        await client.send(MAGIC + identify() + b"PING\n" * 3 + b"IDENTIFY\n")
+        await client.stream.send_eof()
+        await serving.settled(0)
+        assert serving.context.registry.producers() == []
+        assert [await client.read() for _ in range(5)] == [
+            IDENTITY, b"OK", b"OK", b"OK", b"E_INVALID cannot IDENTIFY again",
+        ]  # fmt: skip
+        assert await client.ended()
+
+
+async def test_half_a_body_and_the_end(serving: Serving) -> None:
+    async with over_tcp(serving) as client:
+        await client.send(MAGIC + identify()[:-1])
+        await client.stream.send_eof()
+        assert await client.read() == b"E_BAD_BODY IDENTIFY failed to read body"
+        assert await client.ended()
+
+
+async def test_the_last_error_is_not_lost_to_what_follows_it(serving: Serving) -> None:
+    async with over_tcp(serving) as client:
+        await client.send(MAGIC + b"bad\n" + b"x" * 100_000)
+        assert await client.read() == b"E_INVALID invalid command bad"
+        assert await client.ended()
+
+
+async def test_one_who_never_stops_talking_after_the_error_is_cut_off(
+    serving: Serving, autojump_clock: trio.testing.MockClock
+) -> None:
+    client = serving.connect()
+    assert await client.ask(MAGIC + b"bad\n") == b"E_INVALID invalid command bad"
+    began = trio.current_time()
+    with contextlib.suppress(trio.BrokenResourceError):
+        while True:
+            await client.send(b"x")
+            await trio.sleep(0.1)
+    assert trio.current_time() - began <= module.LINGER_SECONDS + 0.2
+
+
+async def test_silence_before_the_magic_bytes(
+    serving: Serving, autojump_clock: trio.testing.MockClock
+) -> None:
+    client = serving.connect()
+    await client.send(b"  V")
+    await trio.sleep(MAGIC_SECONDS - 0.1)
+    assert serving.driver.count == 1
+    await trio.sleep(0.2)
+    assert serving.driver.count == 0
+    assert await client.ended()
+
+
+async def test_silence_between_commands_is_allowed(
+    serving: Serving, autojump_clock: trio.testing.MockClock
+) -> None:
+    client = serving.connect()
+    await client.ask(MAGIC + identify())
+    await trio.sleep(80_000)
+    assert await client.ask(b"PING\n") == b"OK"
+
+
+@pytest.mark.parametrize("beginning", [b"PIN", b"IDENTIFY\n", b"IDENTIFY\n\0\0\0\x09{"])
+async def test_half_a_command(
+    serving: Serving, autojump_clock: trio.testing.MockClock, beginning: bytes
+) -> None:
+    client = serving.connect()
+    assert await client.ask(MAGIC + b"PING\n") == b"OK"
+    await trio.sleep(1000)
+    await client.send(beginning)
+    await trio.sleep(COMMAND_SECONDS - 0.1)
+    assert serving.driver.count == 1
+    await client.send(b"G")  # a little more is not enough
+    await trio.sleep(0.2)
+    assert serving.driver.count == 0
+
+
+async def test_each_command_has_its_own_time(
+    serving: Serving, autojump_clock: trio.testing.MockClock
+) -> None:
+    client = serving.connect()
+    await client.send(MAGIC + b"PI")
+    for _ in range(5):
+        await trio.sleep(COMMAND_SECONDS * 0.9)
+        assert await client.ask(b"NG\nPI") == b"OK"
+
+
+async def test_a_client_that_never_reads_is_cut_off(
+    serving: Serving, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A lockstep stream holds nothing: the very first answer finds no room.
+    mine, theirs = trio.testing.lockstep_stream_pair()
+    serving.nursery.start_soon(serving.driver.serve, theirs, "192.0.2.7:50000")
+    await mine.send_all(MAGIC + identify() + b"PING\n")
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(serving.context.registry.producers()) == 1
+    await trio.sleep(WRITE_SECONDS - 0.1)
+    assert serving.driver.count == 1
+    await trio.sleep(0.2)
+    assert serving.driver.count == 0
+    assert serving.context.registry.producers() == []
+    assert serving.context.buffered == 0
+    assert any("does not read" in record.getMessage() for record in caplog.records)
+
+
+async def test_it_goes_on_reading_while_answers_are_not_read_and_stops_at_the_mark(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_UNSENT", 60_000)
+    mine, theirs = trio.testing.lockstep_stream_pair()
+    serving.nursery.start_soon(serving.driver.serve, theirs, "192.0.2.7:50000")
+    client, count = Client(mine), 50_000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, MAGIC + b"PING\n" * count)
+        await trio.testing.wait_all_tasks_blocked()
+        assert module.MOST_UNSENT < serving.context.buffered < module.MOST_UNSENT + 6 * module.CHUNK / 5 + 6
+        for _ in range(count):
+            assert await client.read() == b"OK"
+    await trio.testing.wait_all_tasks_blocked()
+    assert serving.context.buffered == 0
+
+
+async def test_who_sends_everything_before_it_reads_is_served(serving: Serving) -> None:
+    count = 100_000
+    async with over_tcp(serving) as client:
+        await client.send(MAGIC + identify() + b"".join(b"REGISTER t%d\n" % n for n in range(count)))
+        assert await client.read() == IDENTITY
+        for _ in range(count):
+            assert await client.read() == b"OK"
+    assert len(serving.context.registry.topics()) == count
+
+
+async def test_little_unsent_is_allowed_when_others_hold_much(serving: Serving) -> None:
+    serving.context.buffered = serving.context.max_buffered + 1
+    client = serving.connect()
+    assert await client.ask(MAGIC + b"PING\n") == b"OK"
+    serving.context.buffered = 0
+
+
+async def test_too_many_connections(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    serving.driver = Connections(serving.context, most=1)
+    first = serving.connect()
+    assert await first.ask(MAGIC + b"PING\n") == b"OK"
+    assert await serving.connect().ended()
+    assert any("refused" in record.getMessage() for record in caplog.records)
+    assert await first.ask(b"PING\n") == b"OK"
+    await first.stream.aclose()
+    await serving.settled(0)
+    assert await serving.connect().ask(MAGIC + b"PING\n") == b"OK"
+
+
+async def test_an_error_of_ours_ends_one_connection(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    healthy, sick = serving.connect(), serving.connect()
+    await healthy.ask(MAGIC + identify())
+    feed = Session.feed
+
+    def broken(session: Session, data: bytes, now: float) -> bytes:
+        if b"CRASH" in data:
+            raise ZeroDivisionError("on purpose")
+        return feed(session, data, now)
+
+    monkeypatch.setattr(Session, "feed", broken)
+    await sick.ask(MAGIC + identify())
+    await sick.send(b"CRASH\n")
+    assert await sick.ended()
+    await serving.settled(1)
+    assert len(serving.context.registry.producers()) == 1
+    assert await healthy.ask(b"PING\n") == b"OK"
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR and r.exc_info]
+
+
+async def test_keepalive(serving: Serving) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as mine,
+    ):
+        tune(trio.socket.from_stdlib_socket(mine))
+        assert mine.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert mine.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        tune(trio.socket.from_stdlib_socket(ours))
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+
+
+def test_the_frames_of_the_tests_are_those_of_the_wire() -> None:
+    assert answers(b"OK") == b"\x00\x00\x00\x02\x4f\x4b"

@@ -1,0 +1,83 @@
+"""The options of nsqlookupd: names, kinds and defaults, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsqkit.options import (
+    BOOL,
+    DURATION,
+    HIDDEN,
+    LOG_LEVEL,
+    STRING,
+    Kind,
+    LogLevel,
+    OptionError,
+    options_of,
+)
+from nsqlookupd.options import LookupdOptions, load, validate
+
+SECOND = 1_000_000_000
+
+# flag, config name, kind, default
+TABLE: list[tuple[str, str, Kind, Any]] = [
+    ("verbose", HIDDEN, BOOL, False),
+    ("log-level", "log_level", LOG_LEVEL, LogLevel.INFO),
+    ("log-prefix", "log_prefix", STRING, "[nsqlookupd] "),
+    ("tcp-address", "tcp_address", STRING, "0.0.0.0:4160"),
+    ("http-address", "http_address", STRING, "0.0.0.0:4161"),
+    ("broadcast-address", "broadcast_address", STRING, os.uname().nodename),
+    ("inactive-producer-timeout", "inactive_producer_timeout", DURATION, 300 * SECOND),
+    ("tombstone-lifetime", "tombstone_lifetime", DURATION, 45 * SECOND),
+]
+
+
+def test_the_table() -> None:
+    options = LookupdOptions()
+    declared = [
+        (o.flag, o.config_name, o.kind, getattr(options, o.field)) for o in options_of(LookupdOptions)
+    ]
+    assert declared == TABLE
+    validate(options)
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "lookupd.toml"
+    path.write_text('tcp_address = "a:1"\nhttp_address = "b:2"\ntombstone_lifetime = 1500\nunknown = 1\n')
+    options = load(["-config", str(path), "--http-address=c:3", "-inactive-producer-timeout", "1h"])
+    assert (options.tcp_address, options.http_address) == ("a:1", "c:3")
+    assert options.tombstone_lifetime == 1_500_000_000
+    assert options.inactive_producer_timeout == 3600 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"tcp_address": ""}, "--tcp-address must not be empty"),
+        ({"http_address": ""}, "--http-address must not be empty"),
+        ({"tombstone_lifetime": -1}, "--tombstone-lifetime must be at least 0"),
+        ({"inactive_producer_timeout": -1}, "--inactive-producer-timeout must be at least 0"),
+    ],
+)
+def test_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(text)):
+        validate(LookupdOptions(**changes))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load(["-version", "--tcp-address=x"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"nsqlookupd v1\.4\.0 \(built w/python3\.[\d.]+\)\n", capsys.readouterr().out)
+
+
+def test_a_wrong_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load(["-data-path=x"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("flag provided but not defined: -data-path\n")

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import trio
 
@@ -67,7 +67,8 @@ class Daemon:
         self.hostname = socket.gethostname()
         self.start_time_ns = time.time_ns()
         self.tcp_port = self.http_port = self.https_port = -1
-        self._failure: OSError | None = None
+        self._failure: OSError | None = None  # of a sync: nothing may be written any more
+        self._listener_failure: OSError | None = None
         self._scope = trio.CancelScope()
         self._stopping = trio.Event()
         folder = options.data_path or os.getcwd()
@@ -128,8 +129,9 @@ class Daemon:
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serve. Returns after an orderly stop; `OSError` when a sync failed, `StartError` when it cannot start."""
-        with self._scope:
+        """Serve. Returns after an orderly stop; `OSError` when a sync or a listener failed; `StartError`."""
+        # Signals first: whoever reads that it listens may stop it.
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals, self._scope:
             tcp = await _listen(self.options.tcp_address)
             http = await _listen(self.options.http_address) if self.options.http_address else []
             self.tcp_port = _announce("TCP", tcp).port
@@ -140,13 +142,17 @@ class Daemon:
             self._recover()
             self._discover()
             _tune_garbage_collection()
-            await self._serve(tcp, http, on_ready)
+            await self._serve(tcp, http, signals, on_ready)
         self._stop()
-        if self._failure is not None:
-            raise self._failure
+        if failure := self._failure or self._listener_failure:
+            raise failure
 
     async def _serve(
-        self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
+        self,
+        tcp: list[trio.SocketListener],
+        http: list[trio.SocketListener],
+        signals: AsyncIterator[int],
+        on_ready: Callable[[], None],
     ) -> None:
         server = make_server(self)
         async with trio.open_nursery() as nursery:
@@ -155,9 +161,9 @@ class Daemon:
                 self.rounds.run_clock,
                 self.plain.run,
                 self.registries.run,
-                self._watch_signals,
             ):
                 nursery.start_soon(task)
+            nursery.start_soon(self._watch_signals, signals)
             self.rounds.begin()
             self.rounds.end()
             async with trio.open_nursery() as serving:
@@ -165,7 +171,7 @@ class Daemon:
                     await serving.start(server.run, http)
                 async with trio.open_nursery() as accepting:
                     for listener in tcp:
-                        accepting.start_soon(accept_forever, listener, self._accept)
+                        accepting.start_soon(self._accept_from, listener)
                     on_ready()
                     await self._stopping.wait()
                     accepting.cancel_scope.cancel()
@@ -174,6 +180,14 @@ class Daemon:
                 self.plain.close_all()
                 server.stop()
             nursery.cancel_scope.cancel()
+
+    async def _accept_from(self, listener: trio.SocketListener) -> None:
+        try:
+            await accept_forever(listener, self._accept)
+        except OSError as error:
+            log.critical("TCP: listener failed - %s; stopping", error)
+            self._listener_failure = error
+            self._stopping.set()
 
     def _accept(self, stream: trio.SocketStream) -> None:
         remote = remote_address(stream)
@@ -187,11 +201,10 @@ class Daemon:
 
     # --- stop
 
-    async def _watch_signals(self) -> None:
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
-            async for number in signals:
-                log.info("%s: stopping", signal.Signals(number).name)
-                self._stopping.set()
+    async def _watch_signals(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            log.info("%s: stopping", signal.Signals(number).name)
+            self._stopping.set()
 
     def _sync_failed(self, error: OSError) -> None:
         """What a failed sync has lost cannot be known: stop, and recover from what the disk really holds."""

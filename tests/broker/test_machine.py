@@ -24,7 +24,7 @@ from nsqkit.wire.names import is_ephemeral
 from tests.broker.harness import Consumer, Harness, conserved
 from tests.broker.model import ChannelModel, Copy, TopicModel
 
-MAX_MSG_TIMEOUT = 3.0
+MAX_MSG_TIMEOUT = 7.0  # not under the longest time-out: IDENTIFY refuses such a one
 
 topics = st.sampled_from(["a", "b"])
 channels = st.sampled_from(["c", "d", "e#ephemeral"])

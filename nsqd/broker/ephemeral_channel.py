@@ -9,11 +9,12 @@ bodies are read when they are due; as long as one is missing, its segment stays.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from nsqd.broker.channel import TURN_BYTES, Channel, Entry
 from nsqd.broker.common import Common
-from nsqd.broker.reading import Reader
+from nsqd.broker.reading import FETCH_AHEAD, Reader
 
 if TYPE_CHECKING:
     from nsqd.broker.log_topic import LogTopic
@@ -42,7 +43,7 @@ class EphemeralChannel(Channel):
     @property
     def pinned(self) -> int | None:
         """The lowest number whose body is still to be read from the log."""
-        return self._queue[0][0] if self._queue and self._queue[0][1] is None else None
+        return next((number for number, frame in self._queue if frame is None), None)
 
     def enqueue(self, first: int, frames: list[bytes]) -> None:
         """Messages entered from the topic."""
@@ -99,7 +100,7 @@ class EphemeralChannel(Channel):
 
     def _read(self, number: int) -> bytes | None:
         assert self._reader is not None
-        frame = self._reader.get(number)
+        frame = self._reader.get(number, (n for n, f in islice(self._queue, FETCH_AHEAD) if f is None))
         if frame is None and self._reader.is_lost(number):
             self._queue.popleft()
             self.damaged_count += 1

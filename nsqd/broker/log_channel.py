@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from nsqd.broker.channel import TURN_BYTES, Channel, Entry
-from nsqd.broker.reading import Reader
+from nsqd.broker.reading import FETCH_AHEAD, Reader
 from nsqd.log.ranges import RangeSet, runs
 from nsqd.log.state import Change, ChannelState, Code, Parked, flat_runs
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from nsqd.broker.log_topic import LogTopic
 
 __all__ = ["LogChannel"]
-
-FETCH_AHEAD = 1000  # requeued messages whose bodies one read may bring
 
 
 class LogChannel(Channel):
@@ -124,14 +122,12 @@ class LogChannel(Channel):
 
     def _body(self, entry: Entry) -> bytes | None:
         number = entry[0]
-        frame = self.topic.window.get(number)
-        if frame is None:
-            frame = self.reader.get(number, (e[0] for e in islice(self.requeued, FETCH_AHEAD)))
-            if frame is None and self.reader.is_lost(number):
-                self.requeued.popleft()
-                self.damaged_count += 1
-                self._settled([number])
-                self.broker.pump_soon(self)
+        frame = self.reader.get(number, (e[0] for e in islice(self.requeued, FETCH_AHEAD)))
+        if frame is None and self.reader.is_lost(number):
+            self.requeued.popleft()
+            self.damaged_count += 1
+            self._settled([number])
+            self.broker.pump_soon(self)
         return frame
 
     def _keep_frames(self) -> bool:

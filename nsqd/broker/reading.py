@@ -25,6 +25,7 @@ __all__ = ["Reader"]
 FIRST_READ = 64 * 1024
 LARGEST_READ = 1024 * 1024
 FETCH_READ = 256 * 1024
+FETCH_AHEAD = 1000  # messages wanted one by one that one read may bring
 RETRY_AFTER = 1.0  # seconds, after an error of the disk
 
 
@@ -68,7 +69,7 @@ class Reader:
 
     def get(self, number: int, others: Iterable[int] = ()) -> bytes | None:
         """One message; None while it is being read, or when it is lost. `others` are wanted soon."""
-        frame = self._fetched.pop(number, None)
+        frame = self._topic.window.get(number) or self._fetched.pop(number, None)
         if frame is None and number not in self._lost:
             wanted = {number, *others}
             if self._request(number, FETCH_READ, wanted):

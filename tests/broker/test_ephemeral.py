@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from nsqd.broker import NotFound
+from nsqd.log.store import StoreOptions
 from tests.broker.harness import Harness, conserved
 
 
@@ -111,6 +112,20 @@ class TestBacklog:
             harness.snapshot()
             harness.advance(1)
         assert harness.drain(harness.subscribe("c#ephemeral", rdy=3)) == bodies
+
+    def test_a_second_one_behind_live_messages_is_kept_on_disk_too(self) -> None:
+        """I1: what was gathered while the topic was paused stands behind messages that are in memory."""
+        harness = Harness(StoreOptions(max_segment_bytes=300))
+        harness.create("c#ephemeral")
+        live = harness.publish_many(3)
+        harness.topic().pause(True)
+        gathered = harness.publish_many(20)
+        harness.topic().pause(False)
+        for _ in range(4):
+            harness.snapshot()
+            harness.advance(1)
+        harness.topic().window.reset(harness.topic().log.end)
+        assert harness.drain(harness.subscribe("c#ephemeral", rdy=3)) == live + gathered
 
     def test_deferred_ones_keep_their_delay(self) -> None:
         harness = Harness()

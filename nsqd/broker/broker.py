@@ -206,8 +206,15 @@ class Broker(Common):
     # --- the end
 
     def close(self) -> None:
-        """An orderly stop: everything is written and synced. `OSError` when the disk refuses."""
+        """An orderly stop: everything is written and synced. `OSError` when the disk refuses: then it was not."""
+        failure: OSError | None = None
         for topic in self.topics.values():
             if isinstance(topic, LogTopic):
-                topic.close()
+                try:
+                    topic.close()
+                except OSError as error:
+                    failure = error
+        if failure is not None:
+            self.store.syncer.sync_now()
+            raise failure
         self.store.close()

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from itertools import repeat
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING
 
 from nsqd.broker.common import Common
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "Entry"]
 
 TURN_BYTES = 64 * 1024
+OWNERS_ASKED = 200
 PUMP_BYTES = 1024 * 1024
 
 Entry = tuple[int, int, bytes | None]
@@ -56,7 +57,7 @@ class Channel:
         self.requeued: deque[Entry] = deque()
         self.deferred: dict[int, tuple[int, float, bytes | None]] = {}  # number -> attempts, due, frame
         self._due: list[tuple[float, int]] = []
-        self._hungry: deque[Subscription] = deque()
+        self._hungry: OrderedDict[Subscription, None] = OrderedDict()
         self._lost_once: set[int] = set()
         self._requeued_turn = False
         self.alarm_at = math.inf
@@ -122,9 +123,9 @@ class Channel:
             yield from list(subscription.in_flight.values())
 
     def has_in_flight(self, message_id: bytes) -> bool:
-        return any(message_id in s.in_flight for s in self.subscriptions) or any(
-            message_id in s.in_flight for s in self.departed
-        )
+        """Whether some client has it; looked for with `OWNERS_ASKED` of them, for a flood of bad ids must cost little."""
+        owners = islice(chain(self.subscriptions, self.departed), OWNERS_ASKED)
+        return any(message_id in owner.in_flight for owner in owners)
 
     # --- sharing out
 
@@ -132,7 +133,7 @@ class Channel:
         """A subscription may have room now: it takes part in the next pump."""
         if not subscription.hungry and subscription.room > 0:
             subscription.hungry = True
-            self._hungry.append(subscription)
+            self._hungry[subscription] = None
         if subscription.hungry:
             self.broker.pump_soon(self)
 
@@ -151,16 +152,17 @@ class Channel:
                 turns = len(hungry)
                 share = max(1, ready // turns)
             turns -= 1
-            subscription = hungry.popleft()
+            subscription = hungry.popitem(last=False)[0]
             room = subscription.room
             if room > 0:
                 before = subscription.outbox.size
                 if not self._serve(subscription, min(room, share)):
-                    hungry.appendleft(subscription)  # bodies are being read; the pump is called again then
-                    return
+                    hungry[subscription] = None
+                    hungry.move_to_end(subscription, last=False)
+                    return  # bodies are being read; the pump is called again then
                 budget -= subscription.outbox.size - before + 1
                 if subscription.room > 0:
-                    hungry.append(subscription)
+                    hungry[subscription] = None
                     continue
             subscription.hungry = False
 
@@ -297,15 +299,15 @@ class Channel:
         if self.subscriptions.pop(subscription, 0) == 0:
             return  # the channel went first
         subscription.gone = True
+        subscription.hungry = False
+        self._hungry.pop(subscription, None)
         back: list[Entry] = []
         keep: dict[bytes, InFlight] = {}
         for message_id, entry in subscription.in_flight.items():
             number, attempts, _, _, frame = entry
             if message_id in unsent:
                 back.append((number, attempts - 1, frame))
-                if (
-                    attempts > 1
-                ):  # a snapshot that is being written may have looked for it here and there in vain
+                if attempts > 1:  # a snapshot in the making may have looked for it here and there in vain
                     self._parked(number, attempts - 1, 0)
             elif number in self._lost_once:
                 keep[message_id] = entry
@@ -316,6 +318,8 @@ class Channel:
         self.requeued.extendleft(reversed(back))
         if keep:
             self.departed[subscription] = None
+        else:
+            self.timers.cancel(subscription)
         if back:
             self.broker.pump_soon(self)
 
@@ -352,3 +356,7 @@ class Channel:
         self.subscriptions.clear()
         self.departed.clear()
         self._hungry.clear()
+        self.requeued.clear()
+        self.deferred.clear()
+        self._due.clear()
+        self.timers.cancel(self)

@@ -10,7 +10,7 @@ from nsqd.broker.log_channel import LogChannel
 from nsqd.log.jobs import Job
 from nsqd.log.snapshots import KEPT, SLICE, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
-from nsqd.log.topic_log import Segment
+from nsqd.log.topic_log import Segment, SyncError
 
 if TYPE_CHECKING:
     from nsqd.broker.log_topic import LogTopic
@@ -19,6 +19,7 @@ __all__ = ["Keeper", "snapshot_changes"]
 
 SNAPSHOT_BYTES = 64 << 20
 SNAPSHOT_RECORDS = 200_000
+FULL_TRIM_BYTES = 64 << 10  # and no more than this when the disk is full
 IDLE_TRIM_BYTES = 1 << 20  # a topic whose messages are all finished keeps no more than this on disk
 
 _T = TypeVar("_T")
@@ -58,7 +59,8 @@ class Keeper:
         floor = self.topic.floor
         idle = self.log.position == self._last_position
         self._last_position = self.log.position
-        if self._snapshot is None and store.full is None and self._snapshot_due(floor, idle):
+        due = self._would_make_room(floor) if store.full is not None else self._snapshot_due(floor, idle)
+        if self._snapshot is None and due:
             self.begin_snapshot()
         segments = self.log.releasable(floor)
         if segments:
@@ -69,19 +71,23 @@ class Keeper:
 
     def _remove_segments(self, segments: list[Segment]) -> None:
         """The finishes that made them superfluous must be on the disk before they go."""
-        unsynced, storage = list(self.log.unsynced), self.log.storage
+        unsynced = list(self.log.unsynced)
 
         def work() -> None:
             self.log.sync_files(unsynced)
             for segment in segments:
                 segment.file.close()
-                storage.remove(segment.path)
+            self.log.remove_files(segment.path for segment in segments)
 
-        self._common.store.jobs.append(Job("remove", work, lambda _: None, self._sync_failed))
+        self._common.store.jobs.append(Job("remove", work, lambda _: None, self._failed))
 
-    def _sync_failed(self, error: OSError) -> None:
-        if not self.log.deleted:
-            self._common.store.fatal = error  # a failed sync is final
+    def _failed(self, error: OSError) -> None:
+        """A failed sync is final. Anything else can be tried again."""
+        if isinstance(error, SyncError):
+            self._common.store.fatal = error
+        elif not self.log.deleted:
+            self._common.note_write_error(self.topic.name, error)
+            self._common.look_after(self)
 
     def _snapshot_due(self, floor: int, idle: bool) -> bool:
         log = self.log
@@ -89,10 +95,24 @@ class Keeper:
             return True
         if log.records_since_snapshot >= SNAPSHOT_RECORDS:
             return True
-        if not idle or floor < log.end or log.bytes_on_disk <= IDLE_TRIM_BYTES:
+        return idle and self._all_finished(floor, IDLE_TRIM_BYTES)
+
+    def _would_make_room(self, floor: int) -> bool:
+        """On a full disk: a snapshot is small, and may be what keeps finished messages from being removed."""
+        segments = self.log.segments
+        return (len(segments) > 1 and segments[1].first <= floor) or self._all_finished(
+            floor, FULL_TRIM_BYTES
+        )
+
+    def _all_finished(self, floor: int, size: int) -> bool:
+        """Nothing in the log is needed by a channel, and it is larger than `size`.
+
+        Then a new segment and two snapshots in it let the old ones go.
+        """
+        log = self.log
+        if floor < log.end or log.bytes_on_disk <= size:
             return False
-        # Nothing in the log is needed by a channel. A new segment and two snapshots in it let the old ones go.
-        if log.segments[-1].file.size > IDLE_TRIM_BYTES:
+        if log.segments[-1].file.size > size:
             try:
                 log.roll()
             except OSError as error:
@@ -114,7 +134,11 @@ class Keeper:
     def step_snapshot(self) -> bool:
         """Write one slice; True when there is no more to do between rounds."""
         writer = self._snapshot
-        if writer is None or self.log.deleted:
+        if writer is None:
+            return True
+        if self.log.deleted:
+            writer.abandon()
+            self._snapshot = None
             return True
         try:
             if not writer.step():
@@ -137,17 +161,18 @@ class Keeper:
         self._common.look_after(self)
         self.log.snapshots.append(writer.position)
         old, self.log.snapshots = self.log.snapshots[:-KEPT], self.log.snapshots[-KEPT:]
-        storage, paths = self.log.storage, [f"{self.log.folder}/{snapshot_name(at)}" for at in old]
-
-        def work() -> None:
-            for path in paths:
-                storage.remove(path)
-
-        self._common.store.jobs.append(Job("remove", work, lambda _: None, lambda _: None))
+        paths = [f"{self.log.folder}/{snapshot_name(at)}" for at in old]
+        if paths:
+            self._common.store.jobs.append(
+                Job("remove", lambda: self.log.remove_files(paths), lambda _: None, self._failed)
+            )
 
     def _snapshot_failed(self, error: OSError) -> None:
-        self._snapshot = None
-        self._sync_failed(error)
+        writer, self._snapshot = self._snapshot, None
+        if writer is not None:
+            writer.abandon()
+            self.want_snapshot()
+        self._failed(error)
 
 
 def snapshot_changes(topic: LogTopic) -> Iterator[list[Change]]:

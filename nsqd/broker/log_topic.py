@@ -11,6 +11,7 @@ append of its own, made at once: when the call returns, it is written; when it r
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterable
 from itertools import islice
 
@@ -44,6 +45,7 @@ class LogTopic(Topic):
         self.deferred: dict[int, int] = {}  # behind the mark: number -> delay in ns
         self._changed: dict[LogChannel, None] = {}
         self._last_generation = 0
+        self._noted_damage: set[tuple[str, int]] = set()
         self.keeper = Keeper(self)
 
     @classmethod
@@ -305,8 +307,11 @@ class LogTopic(Topic):
         """A read has ended: keep what it learned of the log."""
         self.log.accept(piece)
         for damage in piece.damage:
-            self.broker.note_damage(self.name, damage)
-            self.lose(damage.first, damage.end, damaged=True)
+            place = (damage.path, damage.offset)
+            if place not in self._noted_damage:  # every read that passes it meets it again
+                self._noted_damage.add(place)
+                self.broker.note_damage(self.name, damage)
+                self.lose(damage.first, damage.end, damaged=True)
 
     def lose(self, start: int, end: int, *, damaged: bool) -> None:
         """The log cannot give these numbers any more: no channel waits for them."""
@@ -327,8 +332,10 @@ class LogTopic(Topic):
         return floor
 
     def close(self) -> None:
-        """An orderly stop: what is in flight and what is finished is written."""
+        """An orderly stop: what is in flight and what is finished is written. `OSError` when it cannot be."""
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
                 channel.park_in_flight()
         self.commit()
+        if self.failed or self.has_changes:
+            raise OSError(errno.EIO, f"TOPIC({self.name}): not everything could be written")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Reader"]
 
 FIRST_READ = 64 * 1024
+MAX_FETCHED = 2 * 1024 * 1024
+INLINE_READS = 4  # reads in place that a channel may do in one round; then they are jobs
 LARGEST_READ = 1024 * 1024
 FETCH_READ = 256 * 1024
 FETCH_AHEAD = 1000  # messages wanted one by one that one read may bring
@@ -41,6 +43,8 @@ class Reader:
         self._lost = RangeSet()
         self._size = FIRST_READ
         self._busy = False
+        self._round = -math.inf
+        self._reads = 0
         self._life = 0  # results of a read that began in an earlier one are thrown away
         self.alarm_at = math.inf
 
@@ -88,7 +92,7 @@ class Reader:
             return False
         plan = self._topic.log.plan(number, size)
         try:
-            piece = plan.run(wait=False)
+            piece = plan.run(wait=False) if self._may_read_here() else None
         except OSError as error:
             self._failed(error)
             return False
@@ -97,6 +101,13 @@ class Reader:
             return False
         self._accept(plan, piece, wanted)
         return True
+
+    def _may_read_here(self) -> bool:
+        now = self._topic.broker.now
+        if now != self._round:
+            self._round, self._reads = now, 0
+        self._reads += 1
+        return self._reads <= INLINE_READS
 
     def _start(self, plan: ReadPlan, wanted: set[int] | None) -> None:
         self._busy = True
@@ -126,12 +137,12 @@ class Reader:
         if wanted is None:
             self._runs = deque(piece.runs)
         else:
-            self._fetched = {
-                number: frame
+            self._fetched.update(
+                (number, frame)
                 for run in piece.runs
                 for number, frame in enumerate(run.frames, run.first)
                 if number in wanted
-            }
+            )
         self._account()
 
     def _failed(self, error: OSError) -> None:
@@ -143,8 +154,11 @@ class Reader:
         self._wake()
 
     def _account(self) -> None:
-        size = sum(sum(map(len, run.frames)) for run in self._runs) + sum(map(len, self._fetched.values()))
-        self._budget.holds(self, size)
+        size = sum(sum(map(len, run.frames)) for run in self._runs)
+        fetched = sum(map(len, self._fetched.values()))
+        while fetched > MAX_FETCHED and len(self._fetched) > 1:  # the oldest are those that nobody came for
+            fetched -= len(self._fetched.pop(next(iter(self._fetched))))
+        self._budget.holds(self, size + fetched)
 
     def drop(self) -> None:
         """Let go of what is held in memory."""

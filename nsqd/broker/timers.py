@@ -37,6 +37,10 @@ class Timers:
             alarm.alarm_at = when
             heapq.heappush(self._heap, (when, next(self._order), alarm))
 
+    def cancel(self, alarm: Alarm) -> None:
+        """Do not call it any more. What it holds should be let go: its entry stays until its moment."""
+        alarm.alarm_at = math.inf
+
     def next(self) -> float:
         """The earliest moment; `math.inf` when there is none."""
         return self._heap[0][0] if self._heap else math.inf

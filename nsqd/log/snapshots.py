@@ -93,19 +93,25 @@ class SnapshotWriter:
         return False
 
     def finish(self, unsynced: list[File]) -> None:
-        """Make it count. May take long; any thread. `unsynced`: files of the log that were not synced yet."""
+        """Make it count. May take long; any thread. `unsynced`: files of the log that were not synced yet.
+
+        `SyncError` when the log cannot be synced; any other `OSError` ends only this attempt.
+        """
         self.log.sync_files(unsynced)
         self._file.sync()
         self._file.close()
         folder, name = self.log.folder, snapshot_name(self.position)
-        self.log.storage.rename(f"{folder}/{TEMPORARY}", f"{folder}/{name}")
-        self.log.storage.sync_folder(folder)
+        with self.log.names:
+            if self.log.deleted:
+                return
+            self.log.storage.rename(f"{folder}/{TEMPORARY}", f"{folder}/{name}")
+        self.log.sync_folder()
 
     def abandon(self) -> None:
         """Forget it. Its file goes at once, for it may be a full disk that ended the attempt."""
         self._file.close()
         with contextlib.suppress(OSError):  # it has a name that nobody looks at
-            self.log.storage.remove(f"{self.log.folder}/{TEMPORARY}")
+            self.log.remove_files([f"{self.log.folder}/{TEMPORARY}"])
 
 
 def load_snapshot(storage: Storage, path: str) -> tuple[TopicState, FileHeader]:

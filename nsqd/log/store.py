@@ -14,6 +14,7 @@ ENOSPC). Finishes, deletions and emptyings go on, into the room that the ballast
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator
 
@@ -66,7 +67,7 @@ class Store:
             storage.sync_folder()
         self.syncer = Syncer(storage, self.jobs, lambda: None, self._sync_failed)
         self._remove_trash()
-        self._remove_short_ballast()
+        self._ballast = self._has_ballast()
         self.check_space()
         self.ids = self._open_ids(wall_ns)
         self.notes += self.ids.notes
@@ -141,8 +142,9 @@ class Store:
     def delete_topic(self, log: TopicLog) -> None:
         """Take a topic's folder away: its name is free at once, its files go later. `OSError` when it stays."""
         trash = f"{TRASH}{log.generation}"
-        self.storage.rename_folder(log.folder, trash)
-        log.deleted = True
+        with log.names:
+            self.storage.rename_folder(log.folder, trash)
+            log.deleted = True
         log.close()
         self.syncer.renamed()
         self.jobs.append(Job("remove", lambda: self._remove(trash), lambda _: None, lambda _: None))
@@ -176,28 +178,33 @@ class Store:
             self._give_ballast_back()
             self.full = self.full or self.error  # until `check_space` finds room, also for a new ballast
 
-    def _remove_short_ballast(self) -> None:
-        """A part of one, whose making a kill has cut short, would be taken for a whole one for ever."""
-        if BALLAST in self.storage.files():
-            file = self.storage.open(BALLAST)
-            size = file.size
-            file.close()
-            if size < self._ballast_blocks << 20:
-                self.storage.remove(BALLAST)
+    def _has_ballast(self) -> bool:
+        """Whether there is a whole one. A part, whose making a kill has cut short, would count as whole for ever."""
+        if BALLAST not in self.storage.files():
+            return False
+        file = self.storage.open(BALLAST)
+        size = file.size
+        file.close()
+        return size >= self._ballast_blocks << 20
 
     @property
     def _ballast_blocks(self) -> int:
         return self.options.ballast_bytes >> 20
 
     def _give_ballast_back(self) -> None:
-        if BALLAST in self.storage.files():
-            self.storage.remove(BALLAST)
+        if self._ballast:
+            self._ballast = False
+            with contextlib.suppress(OSError):
+                self.storage.remove(BALLAST)
 
     def check_space(self) -> None:
-        """See whether there is room; ask once a second."""
-        ballast = BALLAST in self.storage.files()
+        """See whether there is room; ask once a second. Needs no descriptor, and never raises."""
+        ballast = self._ballast
         need = self.options.min_free_space + (0 if ballast else self.options.ballast_bytes)
-        free = self.storage.free_space()
+        try:
+            free = self.storage.free_space()
+        except OSError:
+            return  # asked again in a second
         if free < need:
             if free < self.options.min_free_space or self.full:
                 self.full = f"no space left on device: {free} bytes free, {need} needed"
@@ -209,7 +216,10 @@ class Store:
 
     def _make_ballast(self) -> bool:
         try:
+            with contextlib.suppress(FileNotFoundError):  # it was to be given back, but could not be removed
+                self.storage.remove(BALLAST)
             file = self.storage.create(BALLAST)
+            self._ballast = True
             try:
                 block = bytes(1 << 20)
                 for _ in range(self._ballast_blocks):

@@ -16,6 +16,7 @@ reading; a segment that was there at the start has none at first, and is searche
 from __future__ import annotations
 
 import random
+import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
@@ -38,7 +39,7 @@ from nsqd.log.scan import Damaged, Found, scan
 from nsqd.log.state import Change
 from nsqd.log.storage import File, Storage
 
-__all__ = ["Batch", "Damage", "Piece", "ReadPlan", "Run", "Segment", "TopicLog", "segment_name"]
+__all__ = ["Batch", "Damage", "Piece", "ReadPlan", "Run", "Segment", "SyncError", "TopicLog", "segment_name"]
 
 INDEX_EVERY = 64 * 1024
 WRITE_BACK_EVERY = 4 * 1024 * 1024  # so that no write ever finds the page cache full of dirty pages
@@ -195,6 +196,10 @@ def messages_of(found: Found) -> Run | None:
     return None
 
 
+class SyncError(OSError):
+    """A sync of the log failed: what is on the disk cannot be known any more."""
+
+
 class TopicLog:
     """The log of one life of a topic, open for reading and appending.
 
@@ -216,6 +221,9 @@ class TopicLog:
         self.unsynced: set[File] = set()
         self.folder_unsynced = True
         self.deleted = False
+        # Held while a worker renames or removes a file by its path, and while the folder gives its name to another
+        # life of the topic: a job that comes late must not hit that one's files.
+        self.names = threading.Lock()
         self.set_aside: set[str] = set()
         self.records_since_snapshot = 0
 
@@ -370,9 +378,16 @@ class TopicLog:
         for file in files:
             try:
                 file.sync()
-            except OSError:
+            except OSError as error:
                 if not self.deleted and any(segment.file is file for segment in self.segments):
-                    raise
+                    raise SyncError(*error.args) from error
+
+    def remove_files(self, paths: Iterable[str]) -> None:
+        """Remove some of its files; *any thread*. Does nothing once the topic is deleted."""
+        with self.names:
+            if not self.deleted:
+                for path in paths:
+                    self.storage.remove(path)
 
     def sync_folder(self) -> None:
         """Sync the names of its files; *any thread*."""

@@ -18,6 +18,7 @@ __all__ = ["DEFAULT_HEARTBEAT_MS", "Identity", "Limits", "decode_identify"]
 DEFAULT_HEARTBEAT_MS = 30_000
 DEFAULT_BUFFER_SIZE = 16_384
 DEFAULT_DEFLATE_LEVEL = 6
+MAX_TEXT = 1024  # characters of what a client says of itself
 _INT32 = 1 << 31
 
 
@@ -124,7 +125,8 @@ def _fields(body: bytes) -> dict[str, Any]:
         raise _undecodable() from None
     if not -_INT32 <= fields.get("sample_rate", 0) < _INT32:
         raise _undecodable()
-    return fields
+    # They are shown, and kept as long as the connection lives.
+    return {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def _ranged(name: str, value: int, low: int, high: int, *, default: int, off: int | None = None) -> int:

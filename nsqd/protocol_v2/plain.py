@@ -213,9 +213,17 @@ class _Connection:
     def _watch(self) -> None:
         """Tell the epoll what we wait for now."""
         events = (_OUT if self._rest else 0) | (_IN if self._lingers or self.session.wants_input else 0)
-        if events != self._events and self.fd >= 0:
-            self._events = events
+        if events == self._events or self.fd < 0:
+            return
+        if (
+            not events
+        ):  # a hang-up is reported whatever is asked for: nothing to be told means not to be there
+            self.server.epoll.unregister(self.fd)
+        elif not self._events:
+            self.server.epoll.register(self.fd, events)
+        else:
             self.server.epoll.modify(self.fd, events)
+        self._events = events
 
     # --- the end
 
@@ -241,11 +249,14 @@ class _Connection:
     def close(self) -> None:
         if self.fd < 0:
             return
-        self.server.epoll.unregister(self.fd)
+        if self._events:
+            self.server.epoll.unregister(self.fd)
         del self.server.connections[self.fd]
         self.fd = -1
         self.server.context.buffered -= len(self._rest)
         unsent = unsent_frames(self._sending, self._taken) + self.session.outbox.take()
+        self._sending, self._rest = [], memoryview(b"")
+        self.server.context.broker.timers.cancel(self)
         self.session.end(unsent)
         self.server.context.sessions.pop(self.session, None)
         self.sock.close()

@@ -388,6 +388,7 @@ class Session:
         """The connection is gone. `unsent`: frames that the socket never took, whole or in part."""
         self.closed = True
         self._forget_partial()
+        self.broker.timers.cancel(self)
         self._held.clear()
         if self.subscription is not None and self.topic is not None:
             ids = {frame[ID] for frame in unsent if frame[4:8] == b"\0\0\0\x02"}

@@ -1,0 +1,1 @@
+"""Failing tests that prove the findings of a review; each states what should hold."""

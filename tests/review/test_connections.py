@@ -1,0 +1,49 @@
+"""Findings in the sessions and their drivers. Every test here states what should hold, and fails today."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+
+import trio
+
+from tests.protocol_v2.harness import MAGIC, Machine, identify, pub, sized, sub
+from tests.protocol_v2.serving import serving
+
+
+async def _closed_connections_keep_nothing() -> int:
+    async with serving("plain") as server:
+        producer = await server.connect()
+        for _ in range(3):
+            await producer.send(pub(b"x" * 1_000_000))
+        await producer.frames(3)
+        alive = []
+        for _ in range(3):
+            peer = await server.connect(MAGIC + identify(msg_timeout=900_000) + sub() + b"RDY 2500\n")
+            await server.settled()
+            (connection,) = [c for c in server._plain.connections.values() if c.session is peer.session]
+            alive.append(weakref.ref(connection))
+            del connection
+            server.peers.remove(peer)
+            await peer.close()
+            del peer
+            await server.settled()
+        assert len(server._plain.connections) == 1
+        gc.collect()
+        return sum(len(c._rest) for ref in alive if (c := ref()) is not None)
+
+
+def test_a_closed_connection_keeps_no_unsent_bytes() -> None:
+    """A time-out in the heap holds the subscription, its session, its driver and the frames it was sending."""
+    assert trio.run(_closed_connections_keep_nothing) == 0
+
+
+def test_what_a_client_says_of_itself_is_bounded() -> None:
+    """IDENTIFY strings live as long as the connection, and count against nothing."""
+    machine = Machine()
+    for _ in range(4):
+        body = json.dumps({"user_agent": "\U0001f600" + "x" * 5_000_000}, ensure_ascii=False).encode()
+        machine.client().send(b"IDENTIFY\n" + sized(body))
+    kept = sum(len(s.identity.user_agent) for s in machine.context.sessions)
+    assert kept <= machine.context.buffered + 4 * 64 * 1024

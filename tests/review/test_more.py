@@ -1,0 +1,107 @@
+"""Further findings in the core. Every test here states what should hold, and fails today."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+import trio
+
+from nsqd.log.faulty import Fail, Fault
+from tests.broker.harness import Harness
+from tests.protocol_v2.harness import MAGIC, pub
+from tests.protocol_v2.serving import serving
+
+
+def test_a_late_snapshot_spares_the_next_life_of_the_topic() -> None:
+    """The job that finishes a snapshot runs after the topic was deleted and made again, and takes a snapshot itself."""
+    h = Harness()
+    h.create()
+    h.publish(b"a")
+    h.run_jobs = False
+    h.topic().keeper.begin_snapshot()  # type: ignore[attr-defined]
+    while h.broker.step_snapshots():
+        pass
+    h.broker.advance(h.now, h.wall_ns)
+    h.broker.delete_topic("t")
+    h.round()
+    h.create()
+    h.publish(b"b")
+    h.topic().keeper.begin_snapshot()  # type: ignore[attr-defined]
+    h.run_job()
+    while h.broker.step_snapshots():
+        pass
+    while h.jobs:
+        h.run_job()
+    assert h.broker.store.fatal is None
+
+
+def test_an_orderly_stop_that_could_not_write_is_none() -> None:
+    """The last append fails: the finish in it is lost, so the stop must not be called clean."""
+    h = Harness()
+    h.create()
+    consumer = h.subscribe(rdy=5)
+    h.publish(b"a")
+    consumer.subscription.finish(consumer.in_flight)
+    h.fail("append", errno.EIO)
+    with pytest.raises(OSError):
+        h.broker.close()
+
+
+def test_no_descriptors_and_no_room_do_not_end_the_daemon() -> None:
+    """ENOSPC asks for the ballast, and the ballast for a descriptor: the publish is refused, nothing is raised."""
+    h = Harness()
+    h.create()
+    receipt = h.send(b"x")
+
+    def fault(operation: str, path: str) -> Fault | None:
+        if operation == "append" and "topic-" in path:
+            return Fail(errno.ENOSPC)
+        return Fail(errno.EMFILE) if operation == "files" and not path else None
+
+    h.storage.fault = fault
+    h.round()
+    assert receipt.error
+
+
+def test_damage_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message near a damaged one is handed out again and again; its neighbour is not lost anew each time."""
+    h = Harness(mem_queue_size=0)
+    h.create()
+    h.publish(b"damaged-one")
+    h.publish(b"b")
+    h.corrupt(b"damaged-one")
+    reported = []
+    monkeypatch.setattr(h.broker, "note_damage", lambda name, damage: reported.append(damage))
+    consumer = h.subscribe(rdy=1)
+    for _ in range(50):
+        h.requeue(consumer, consumer.in_flight[0])
+    assert [m.body for m in consumer.received] == [b"b"] * 51
+    assert len(reported) <= 2
+
+
+async def _reads_while_a_sync_lasts() -> int:
+    async with serving("plain", sync_on_commit=True) as server:
+        server.broker.store.syncer.want = lambda ticket: None  # type: ignore[method-assign]  # it lasts
+        ours, theirs = socket.socketpair(socket.AF_UNIX)
+        ours.setblocking(False)
+        server._plain.add(ours, "@", "")
+        (connection,) = server._plain.connections.values()
+        reads = 0
+        eof = connection.session.eof
+
+        def counted() -> None:
+            nonlocal reads
+            reads += 1
+            eof()
+
+        connection.session.eof = counted  # type: ignore[method-assign]
+        theirs.sendall(MAGIC + pub(b"x"))
+        theirs.close()
+        await trio.sleep(0.3)
+        return reads
+
+
+def test_a_client_that_left_costs_nothing_while_a_sync_lasts() -> None:
+    assert trio.run(_reads_while_a_sync_lasts) <= 3

@@ -1,0 +1,28 @@
+"""A finding on the real daemon. It states what should hold, and fails today."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.process.daemon import Daemon
+
+pytestmark = pytest.mark.process
+
+
+def test_a_flood_of_connections_does_not_end_the_daemon(tmp_path: Path) -> None:
+    """All descriptors are taken by clients: new ones wait, nsqd goes on."""
+    with Daemon(tmp_path) as daemon:
+        daemon.start()
+        assert daemon.process is not None
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (100, 100))
+        socks = [socket.create_connection(("127.0.0.1", daemon.tcp_port)) for _ in range(110)]
+        time.sleep(3)
+        code = daemon.process.poll()
+        for sock in socks:
+            sock.close()
+        assert code is None, daemon.log_end(15)

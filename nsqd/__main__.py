@@ -21,10 +21,10 @@ def main() -> None:
     """Run until SIGTERM or SIGINT. Exit code 0 after an orderly stop, 1 when it cannot start or go on."""
     options = load(sys.argv[1:])
     try:
+        raise_descriptor_limit()
         daemon = Daemon(options)
         validate(options)
         configure(options.log_level, options.log_prefix)
-        raise_descriptor_limit()
         banner(options)
         trio.run(daemon.run)
     except (StartError, OptionError, ForeignDataPath, NewerFormat) as error:

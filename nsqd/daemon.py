@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 import time
@@ -49,6 +50,8 @@ __all__ = ["Daemon", "StartError"]
 
 log = get_logger("nsqd")
 
+RESERVED_DESCRIPTORS = 400  # for the log's files and for HTTP: clients must not be able to take them all
+MIN_CONNECTIONS = 16
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -77,6 +80,8 @@ class Daemon:
         except OSError as error:
             raise StartError(f"failed to lock data-path: {error.strerror}") from error
         self._storage = FileStorage(folder)
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_connections = max(MIN_CONNECTIONS, descriptors - RESERVED_DESCRIPTORS)
 
     # --- start
 
@@ -190,6 +195,12 @@ class Daemon:
             self._stopping.set()
 
     def _accept(self, stream: trio.SocketStream) -> None:
+        if len(self.plain.connections) >= self._max_connections:
+            log.warning(
+                "TCP: %d connections, as many as the limit of descriptors allows", self._max_connections
+            )
+            stream.socket.close()
+            return
         remote = remote_address(stream)
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)

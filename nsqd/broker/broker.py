@@ -105,6 +105,8 @@ class Broker(Common):
             except OSError as error:
                 raise Refused(error.strerror or str(error)) from error
             topic.window.close()
+        else:
+            topic.empty()
         del self.topics[name]
         del self.topics_by_wire_name[name.encode()]
         self._to_commit.pop(topic, None)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "Entry"]
 
 TURN_BYTES = 64 * 1024
-OWNERS_ASKED = 200
+OWNERS_ASKED = 64
 PUMP_BYTES = 1024 * 1024
 
 Entry = tuple[int, int, bytes | None]
@@ -123,7 +123,7 @@ class Channel:
             yield from list(subscription.in_flight.values())
 
     def has_in_flight(self, message_id: bytes) -> bool:
-        """Whether some client has it; looked for with `OWNERS_ASKED` of them, for a flood of bad ids must cost little."""
+        """Whether some client has it; a few are asked, for a flood of bad ids must cost little."""
         owners = islice(chain(self.subscriptions, self.departed), OWNERS_ASKED)
         return any(message_id in owner.in_flight for owner in owners)
 

@@ -40,6 +40,21 @@ class BrokerOptions:
     sync_timeout: float = 2.0
 
 
+@attrs.define
+class ByteCount:
+    """What all ephemeral topics and channels hold together, which may be `limit` bytes."""
+
+    limit: int
+    used: int = 0
+
+    def take(self, size: int) -> bool:
+        """False when it would be too much."""
+        if self.used + size > self.limit:
+            return False
+        self.used += size
+        return True
+
+
 class Committing(Protocol):
     """A topic, as the end of a round sees it."""
 
@@ -77,6 +92,7 @@ class Common:
         self.mem_queue_bytes = options.mem_queue_bytes
         self.window_budget = WindowBudget(options.mem_queue_bytes)
         self.read_ahead = ReadAheadBudget(options.mem_queue_bytes)
+        self.ephemeral = ByteCount(options.mem_queue_bytes)
         self.timers = Timers()
         self.failures: list[Committing] = []  # topics whose commit failed in this round
         self.snapshots: deque[Keeping] = deque()  # whose snapshot has slices to write

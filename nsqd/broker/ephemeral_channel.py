@@ -1,7 +1,7 @@
 """Channels that live in memory only: `#ephemeral` ones, and every channel of an ephemeral topic.
 
-A queue of at most `mem-queue-size` messages and a share of `mem-queue-bytes`; what comes when it is full is dropped,
-and counted. Nothing of it is in any record, and it keeps no segment from being deleted. The one exception is the
+A queue of at most `mem-queue-size` messages, and `mem-queue-bytes` for all such queues; what comes when it is full is
+dropped, and counted. Nothing of it is in any record, and it keeps no segment from being deleted. The one exception is the
 backlog of a topic on disk whose first channel is ephemeral: those messages stand in the queue by number, and their
 bodies are read when they are due; as long as one is missing, its segment stays.
 """
@@ -9,6 +9,7 @@ bodies are read when they are due; as long as one is missing, its segment stays.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ class EphemeralChannel(Channel):
         super().__init__(broker, topic_name, name)
         self._reader = Reader(backlog, lambda: broker.pump_soon(self)) if backlog else None
         self._queue: deque[tuple[int, bytes | None]] = deque()
-        self._bytes = 0  # of the frames that the channel holds, in flight and deferred ones too
-        self._sizes: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}  # of the frames that it holds, in flight and deferred ones too
+        self._unread: set[int] = set()  # whose bodies are still to be read from the log
 
     @property
     def fresh(self) -> int:
@@ -43,7 +44,7 @@ class EphemeralChannel(Channel):
     @property
     def pinned(self) -> int | None:
         """The lowest number whose body is still to be read from the log."""
-        return next((number for number, frame in self._queue if frame is None), None)
+        return min(self._unread, default=None)
 
     def enqueue(self, first: int, frames: list[bytes]) -> None:
         """Messages entered from the topic."""
@@ -65,19 +66,22 @@ class EphemeralChannel(Channel):
         self.message_count += len(numbers) + dropped
         self.dropped_count += dropped
         self._queue.extend((number, None) for number in numbers)
+        self._unread.update(numbers)
         self.broker.pump_soon(self)
 
     def enqueue_deferred(self, number: int, frame: bytes | None, due: float) -> None:
+        """A deferred message entered; without its frame (it is of a backlog) its body is read when it is due."""
         self.message_count += 1
-        if frame is None or not self._hold(number, frame):
+        if frame is None and self._reader is not None and len(self._unread) < self.broker.mem_queue_size:
+            self._unread.add(number)
+        elif frame is None or not self._hold(number, frame):
             self.dropped_count += 1
             return
         self.defer(number, 0, due, frame)
 
     def _hold(self, number: int, frame: bytes) -> bool:
-        if self._bytes + len(frame) > self.broker.mem_queue_bytes:
+        if not self.broker.ephemeral.take(len(frame)):
             return False
-        self._bytes += len(frame)
         self._sizes[number] = len(frame)
         return True
 
@@ -99,36 +103,54 @@ class EphemeralChannel(Channel):
         return (first, frames) if frames else None
 
     def _read(self, number: int) -> bytes | None:
-        assert self._reader is not None
-        frame = self._reader.get(number, (n for n, f in islice(self._queue, FETCH_AHEAD) if f is None))
-        if frame is None and self._reader.is_lost(number):
+        """The body of the first message of the queue, from the log."""
+        frame = self._from_log(number, (n for n, f in islice(self._queue, FETCH_AHEAD) if f is None))
+        if frame is None and number not in self._unread:
             self._queue.popleft()
-            self.damaged_count += 1
-            self.broker.pump_soon(self)
-        elif frame is not None:
-            self._bytes += len(frame)
-            self._sizes[number] = len(frame)
         return frame
 
     def _body(self, entry: Entry) -> bytes | None:
-        raise AssertionError("an ephemeral channel keeps its frames")
+        """That of the first requeued one."""
+        frame = self._from_log(entry[0], (n for n, _, f in islice(self.requeued, FETCH_AHEAD) if f is None))
+        if frame is None and entry[0] not in self._unread:
+            self.requeued.popleft()
+        return frame
+
+    def _from_log(self, number: int, others: Iterable[int]) -> bytes | None:
+        """None while it is being read, or, when it is no more in `_unread`, because it is lost."""
+        assert self._reader is not None
+        frame = self._reader.get(number, others)
+        if frame is not None:
+            self._unread.discard(number)
+            self._sizes[number] = len(frame)
+            self.broker.ephemeral.used += len(frame)  # it is on its way out
+        elif self._reader.is_lost(number):
+            self._unread.discard(number)
+            self.damaged_count += 1
+            self.broker.pump_soon(self)
+        return frame
 
     def _keep_frames(self) -> bool:
         return True
 
     def _settled(self, numbers: list[int]) -> None:
         pop = self._sizes.pop
-        self._bytes -= sum([pop(number, 0) for number in numbers])
+        self.broker.ephemeral.used -= sum([pop(number, 0) for number in numbers])
 
     def _parked(self, number: int, attempts: int, delay: float) -> None:
         pass  # nothing of it is kept
 
     def empty(self) -> None:
         self.dropped_count += self._clear() + len(self._queue)
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._queue.clear()
+        self._unread.clear()
+        self.broker.ephemeral.used -= sum(self._sizes.values())
         self._sizes.clear()
-        self._bytes = 0
 
     def close(self) -> None:
+        self._let_go()
         if self._reader is not None:
             self._reader.close()

@@ -35,21 +35,20 @@ class EphemeralTopic(Topic):
         for batch in self._take_pending():
             delays: Sequence[int | None] = batch.delays or [None] * len(batch.frames)
             for frame, delay in zip(batch.frames, delays, strict=True):
-                size = self._backlog_bytes + len(frame)
                 room = self.flowing or len(self._backlog) < self.broker.mem_queue_size
-                if not room or size > self.broker.mem_queue_bytes:
+                if not room or not self.broker.ephemeral.take(len(frame)):
                     self.dropped_count += 1
                     continue
                 self._backlog.append((frame, delay))
-                self._backlog_bytes = size
+                self._backlog_bytes += len(frame)
         self._flow()
 
     def _flow(self) -> None:
         if not self.flowing:
             return
         run: list[bytes] = []
-        first = self._next
-        for frame, delay in self._backlog:
+        first, backlog = self._next, self._take_backlog()
+        for frame, delay in backlog:
             if delay is None:
                 run.append(frame)
             else:
@@ -60,8 +59,13 @@ class EphemeralTopic(Topic):
                 run, first = [], self._next + 1
             self._next += 1
         self._enter(first, run)
-        self._backlog.clear()
+
+    def _take_backlog(self) -> deque[tuple[bytes, int | None]]:
+        """The channels count what they hold themselves."""
+        self.broker.ephemeral.used -= self._backlog_bytes
         self._backlog_bytes = 0
+        backlog, self._backlog = self._backlog, deque()
+        return backlog
 
     def _enter(self, first: int, frames: list[bytes]) -> None:
         for channel in self._ephemeral():
@@ -92,8 +96,7 @@ class EphemeralTopic(Topic):
 
     def empty(self) -> None:
         self.commit()
-        self._backlog.clear()
-        self._backlog_bytes = 0
+        self._take_backlog()
 
     def empty_channel(self, name: str) -> None:
         self.commit()

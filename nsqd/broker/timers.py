@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Alarm", "Timers"]
 
@@ -24,31 +24,44 @@ class Alarm(Protocol):
         """The moment has come (or passed)."""
 
 
+_Entry = list[Any]
+"""[when, order, alarm or None]: a list, so that a cancelled one can let go of what it would have called."""
+
+
 class Timers:
     """Moments in seconds of the broker's monotonic clock."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Alarm]] = []
+        self._heap: list[_Entry] = []
+        self._entries: dict[Alarm, _Entry] = {}
         self._order = itertools.count()
 
     def set(self, alarm: Alarm, when: float) -> None:
         """Call it at `when`, unless it is to be called earlier anyway (it will then ask again)."""
         if when < alarm.alarm_at:
+            self.cancel(alarm)
             alarm.alarm_at = when
-            heapq.heappush(self._heap, (when, next(self._order), alarm))
+            entry = self._entries[alarm] = [when, next(self._order), alarm]
+            heapq.heappush(self._heap, entry)
 
     def cancel(self, alarm: Alarm) -> None:
-        """Do not call it any more. What it holds should be let go: its entry stays until its moment."""
+        """Do not call it any more, and let go of it."""
         alarm.alarm_at = math.inf
+        entry = self._entries.pop(alarm, None)
+        if entry is not None:
+            entry[2] = None
 
     def next(self) -> float:
         """The earliest moment; `math.inf` when there is none."""
-        return self._heap[0][0] if self._heap else math.inf
+        heap = self._heap
+        while heap and heap[0][2] is None:
+            heapq.heappop(heap)
+        return float(heap[0][0]) if heap else math.inf
 
     def fire(self, now: float) -> None:
         """Call all whose moment has come."""
-        while self._heap and self._heap[0][0] <= now:
-            when, _, alarm = heapq.heappop(self._heap)
-            if alarm.alarm_at == when:  # else it was set to an earlier moment, and has fired
-                alarm.alarm_at = math.inf
-                alarm.alarm(now)
+        while self.next() <= now:
+            alarm: Alarm = heapq.heappop(self._heap)[2]
+            del self._entries[alarm]
+            alarm.alarm_at = math.inf
+            alarm.alarm(now)

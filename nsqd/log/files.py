@@ -13,9 +13,9 @@ Rules:
 Theory of operation. There may be more open files than descriptors, so a file borrows its descriptor for
 each call from a table, which keeps the least recently used ones open and opens a closed one again. The table
 therefore follows every rename; a file whose name is gone keeps its descriptor until it is closed. A
-descriptor that somebody uses is never closed. Neither is one with unsynced appends while there is any other,
-because a descriptor opened afterwards may not be told about writes that were lost before; if all are such,
-the oldest is synced first.
+descriptor that somebody uses is never closed. Neither is one with unsynced appends, because a descriptor
+opened afterwards may not be told about writes that were lost before: there are rather more descriptors than
+meant, until the next sync. Only when the process has none left is the oldest of these synced, and closed.
 
 Two locks. `_lock` guards the table and is never held over a call that may wait for the disk: an append whose
 descriptor is open takes no other. `names` is held while a name is turned into a descriptor or changed, and by
@@ -536,16 +536,16 @@ class _FileTable:
 
     def _make_room(self) -> None:
         while len(self._held) >= self._limit:
-            # All in use or orphans: rather one too many than an error or a wait.
-            if not self._evict():
+            # All in use, orphans or unsynced: rather one too many than an error, or a wait for the disk.
+            if not self._evict(only_synced=True):
                 return
 
-    def _evict(self) -> bool:
+    def _evict(self, *, only_synced: bool = False) -> bool:
         """Close one descriptor that nobody uses; false when there is none."""
         # Nobody may open the file again before an error of the sync is noted.
         with self.names:
             with self._lock:
-                file = self._victim()
+                file = self._victim(only_synced)
                 if file is None:
                     return False
                 unsynced = file.changes != file.synced_changes
@@ -555,14 +555,14 @@ class _FileTable:
             _close(descriptor)
             return True
 
-    def _victim(self) -> _OpenFile | None:
+    def _victim(self, only_synced: bool) -> _OpenFile | None:
         oldest_unsynced = None
         for file in self._held:
             if file.users or file.orphan:
                 continue
             if file.changes == file.synced_changes:
                 return file
-            oldest_unsynced = oldest_unsynced or file
+            oldest_unsynced = oldest_unsynced or (None if only_synced else file)
         return oldest_unsynced
 
     def _files_at(self, path: str) -> list[_OpenFile]:

@@ -10,6 +10,7 @@ number that is not one. Whether a name is valid or a body too big is for the bro
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,7 @@ def _sized(body: bytes) -> bytes:
     return _SIZE.pack(len(body)) + body
 
 
+@functools.lru_cache(maxsize=1024)
 def _word(name: str) -> bytes:
     """A name that stays one word of its line; a newline in it would smuggle in a second command."""
     word = name.encode()

@@ -1,0 +1,85 @@
+"""A client library for NSQ, on trio and on asyncio (through anyio).
+
+`Consumer` receives the messages of a channel, `Producer` publishes; `ClientOptions` has their settings, and
+every error stands below `NSQError`. `docs/client.md` has recipes.
+"""
+
+from nsqkit.client.address import Address
+from nsqkit.client.connection import Connection, Connector, open_connection
+from nsqkit.client.consumer import Consumer, Handler
+from nsqkit.client.errors import (
+    AlreadyAnswered,
+    AuthDisabled,
+    AuthError,
+    AuthFailed,
+    AuthFirst,
+    BadBody,
+    BadChannel,
+    BadMessage,
+    BadProtocol,
+    BadTopic,
+    ConnectionFailed,
+    ConnectionLost,
+    DeferredPublishFailed,
+    FinishFailed,
+    IdentifyFailed,
+    Invalid,
+    MultiPublishFailed,
+    NotConnected,
+    NSQError,
+    ProtocolViolation,
+    PublishFailed,
+    RequeueFailed,
+    ServerError,
+    SubscribeFailed,
+    TouchFailed,
+    Unauthorized,
+    UncertainPublish,
+)
+from nsqkit.client.message import Message
+from nsqkit.client.options import ClientOptions, parse_client_option
+from nsqkit.client.producer import Producer, ProducerStats
+from nsqkit.client.stats import ConnectionStats, ConsumerStats
+
+__all__ = [
+    "Address",
+    "AlreadyAnswered",
+    "AuthDisabled",
+    "AuthError",
+    "AuthFailed",
+    "AuthFirst",
+    "BadBody",
+    "BadChannel",
+    "BadMessage",
+    "BadProtocol",
+    "BadTopic",
+    "ClientOptions",
+    "Connection",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "ConnectionStats",
+    "Connector",
+    "Consumer",
+    "ConsumerStats",
+    "DeferredPublishFailed",
+    "FinishFailed",
+    "Handler",
+    "IdentifyFailed",
+    "Invalid",
+    "Message",
+    "MultiPublishFailed",
+    "NSQError",
+    "NotConnected",
+    "Producer",
+    "ProducerStats",
+    "ProtocolViolation",
+    "PublishFailed",
+    "RequeueFailed",
+    "ServerError",
+    "SubscribeFailed",
+    "TouchFailed",
+    "Unauthorized",
+    "UncertainPublish",
+    "open_connection",
+    "parse_client_option",
+]

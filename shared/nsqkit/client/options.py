@@ -1,0 +1,235 @@
+"""The settings of consumers and producers.
+
+Lengths of time are seconds (int or float). As text, in `parse_client_option`, they are Go's (`90s`, `250ms`)
+or whole milliseconds, so that what follows `--consumer-opt` and `--producer-opt` of NSQ's tools can be handed
+on as it is.
+
+TLS, snappy and deflate are not offered yet.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from nsqkit.options.durations import parse_duration
+from nsqkit.version import VERSION
+
+__all__ = ["BACKOFF_STRATEGIES", "ClientOptions", "parse_client_option"]
+
+BACKOFF_STRATEGIES: Final = ("exponential", "full_jitter")
+MAX_IN_FLIGHT: Final = 1_000_000
+MAX_ATTEMPTS: Final = 0xFFFF
+LARGEST_FRAME: Final = 256 * 1024 * 1024
+"""Bytes: the bound on one frame where `max_msg_size` sets none."""
+
+_KIND = "nsqkit.client.option"
+_SECOND_NS = 1_000_000_000
+
+
+def _seconds_from_text(text: str) -> float:
+    if text.lstrip("-").isdecimal():
+        return int(text) / 1000
+    return parse_duration(text) / _SECOND_NS
+
+
+def _bool_from_text(text: str) -> bool:
+    words = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
+    if text.lower() not in words:
+        raise ValueError(f"neither true nor false: {text!r}")
+    return words[text.lower()]
+
+
+def _size_from_text(text: str) -> int:
+    return int(text)
+
+
+def _between(low: float, high: float, *also: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{field.name} is a number, not {value!r}")
+        if value not in also and not low <= value <= high:
+            raise ValueError(f"{field.name} must be between {low:g} and {high:g}, not {value:g}")
+
+    return check
+
+
+def _seconds(default: float, low: float, high: float, *also: float) -> Any:
+    return attrs.field(
+        default=default, validator=_between(low, high, *also), metadata={_KIND: _seconds_from_text}
+    )
+
+
+def _whole(default: int, low: int, high: float, *also: int) -> Any:
+    validators = [attrs.validators.instance_of(int), _between(low, high, *also)]
+    return attrs.field(default=default, validator=validators, metadata={_KIND: _size_from_text})
+
+
+def _fraction(default: float) -> Any:
+    return attrs.field(default=default, validator=_between(0, 1), metadata={_KIND: float})
+
+
+def _text(default: str = "", **arguments: Any) -> Any:
+    if "factory" not in arguments:
+        arguments["default"] = default
+    return attrs.field(metadata={_KIND: str}, **arguments)
+
+
+def _flag(default: bool) -> Any:
+    return attrs.field(
+        default=default, validator=attrs.validators.instance_of(bool), metadata={_KIND: _bool_from_text}
+    )
+
+
+def _short_host_name() -> str:
+    return socket.gethostname().split(".", 1)[0]
+
+
+@attrs.frozen(kw_only=True)
+class ClientOptions:
+    """Settings of a consumer or a producer, checked: `ValueError` for a value out of its range.
+
+    Instances do not change: `attrs.evolve(options, max_in_flight=100)` makes another.
+    """
+
+    # The connection.
+    dial_timeout: float = _seconds(1.0, 0.001, 300)
+    """For the whole way from a name to an identified connection, each step."""
+    read_timeout: float = _seconds(60.0, 0.1, 300)
+    """A connection that brings nothing for so long, not even a heartbeat, is dead."""
+    write_timeout: float = _seconds(5.0, 0.1, 300)
+    """A send that takes longer ends the connection. (go-nsq: 1 s, too short for a broker that waits for its disk.)"""
+    local_addr: str = _text()
+    """The local address to connect from."""
+    client_id: str = _text(factory=_short_host_name)
+    hostname: str = _text(factory=socket.gethostname)
+    user_agent: str = _text(f"nsqkit/{VERSION}")
+    topology_region: str = _text()
+    topology_zone: str = _text()
+    heartbeat_interval: float = _seconds(30.0, 1, 300, -1, -0.001)
+    """How often nsqd asks whether we are there; at most `read_timeout`. -1: never (producers only)."""
+    sample_rate: int = _whole(0, 0, 99)
+    """Percent of the channel's messages to get; **the others are dropped by nsqd**. 0: all."""
+    output_buffer_size: int = _whole(16384, 64, 1 << 30, -1, 0)
+    """Bytes that nsqd gathers before it sends."""
+    output_buffer_timeout: float = _seconds(0.25, 0.001, 300, -1, -0.001, 0)
+    """How long nsqd may hold a message back to send it with others."""
+    msg_timeout: float = _seconds(0.0, 1, 86400, 0)
+    """How long nsqd waits for an answer before it delivers a message again. 0: as nsqd is set (60 s)."""
+    max_msg_size: int = _whole(0, 0, LARGEST_FRAME)
+    """A larger frame ends the connection. 0: 256 MiB."""
+    auth_secret: str = _text(repr=False)
+    """Sent with AUTH when nsqd asks for it."""
+    reconnect_delay: float = _seconds(0.1, 0.001, 60)
+    """Before the second try to connect; doubled with each further one."""
+    max_reconnect_delay: float = _seconds(15.0, 0.001, 3600)
+
+    # The registries.
+    lookupd_poll_interval: float = _seconds(60.0, 0.01, 300)
+    lookupd_poll_jitter: float = _fraction(0.3)
+    """The first interval is longer by up to this part of it, by chance, so that not all clients ask at once."""
+    lookupd_poll_timeout: float = _seconds(60.0, 0.001, 300)
+    skip_lookupd_authorization: bool = _flag(True)
+    """In spite of its name, which is go-nsq's: True sends `auth_secret` to the registries, as a bearer token."""
+
+    # Consuming.
+    max_in_flight: int = _whole(1, 0, MAX_IN_FLIGHT)
+    """Messages that may be unanswered at a time, over all connections. 0: pause."""
+    max_attempts: int = _whole(5, 0, MAX_ATTEMPTS)
+    """A message delivered more often goes to `on_giving_up`, not to the handler. 0: never."""
+    default_requeue_delay: float = _seconds(90.0, 0, 3600)
+    """Times the attempts: how long a failed message waits."""
+    max_requeue_delay: float = _seconds(900.0, 0, 3600)
+    backoff_strategy: str = _text("exponential", validator=attrs.validators.in_(BACKOFF_STRATEGIES))
+    """`exponential`: the multiplier times 2 to the level. `full_jitter`: by chance between 0 and that."""
+    backoff_multiplier: float = _seconds(1.0, 0, 3600)
+    max_backoff_duration: float = _seconds(120.0, 0, 3600)
+    """0: no backoff at all."""
+    low_rdy_idle_timeout: float = _seconds(10.0, 1, 300)
+    """With more connections than `max_in_flight`: one that brings nothing for so long makes room for another,"""
+    low_rdy_timeout: float = _seconds(30.0, 1, 300)
+    """and so does one that had its turn for so long."""
+    rdy_redistribute_interval: float = _seconds(5.0, 0.001, 5)
+    auto_touch: bool = _flag(True)
+    """Touch at half of its time-out what is not answered yet, up to nsqd's `--max-msg-timeout`."""
+    stop_timeout: float = _seconds(30.0, 0, 3600)
+    """How long a stop waits for the handlers that run."""
+    close_timeout: float = _seconds(2.0, 0.001, 60)
+    """How long the end of a connection may take."""
+
+    # Publishing.
+    publish_timeout: float = _seconds(30.0, 0.001, 3600)
+    """A publish that is not answered by then fails."""
+    max_publishes_in_air: int = _whole(10_000, 1, MAX_IN_FLIGHT)
+    """Publishes that wait for an answer; further ones wait before they are sent."""
+    max_bytes_in_air: int = _whole(16 * 1024 * 1024, 1, LARGEST_FRAME)
+    """Their bytes, likewise. One larger publish goes alone."""
+    at_least_once: bool = _flag(True)
+    """Send again what was sent and not answered when a connection broke; see `Producer`."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.heartbeat_interval > self.read_timeout:
+            raise ValueError(
+                f"heartbeat_interval ({self.heartbeat_interval:g} s) is above read_timeout ({self.read_timeout:g} s)"
+            )
+
+    def identify_fields(self) -> dict[str, Any]:
+        """The body of IDENTIFY; times in milliseconds."""
+        return {
+            "client_id": self.client_id,
+            "hostname": self.hostname,
+            "user_agent": self.user_agent,
+            "feature_negotiation": True,
+            "heartbeat_interval": _ms_or_off(self.heartbeat_interval),
+            "sample_rate": self.sample_rate,
+            "output_buffer_size": self.output_buffer_size,
+            "output_buffer_timeout": _ms_or_off(self.output_buffer_timeout),
+            "msg_timeout": _ms_or_off(self.msg_timeout),
+            "topology_region": self.topology_region,
+            "topology_zone": self.topology_zone,
+        }
+
+    def requeue_delay(self, attempts: int) -> float:
+        """Seconds that a message of so many attempts waits when nothing else was asked for."""
+        return min(self.default_requeue_delay * attempts, self.max_requeue_delay)
+
+    def reconnect_delay_after(self, failures: int, chance: float) -> float:
+        """Seconds before the next try after so many failures in a row; `chance` is in [0, 1)."""
+        delay = self.reconnect_delay * 2.0 ** min(failures - 1, 30)
+        return min(delay, self.max_reconnect_delay) * (0.75 + chance / 4)
+
+
+def _ms_or_off(seconds: float) -> int:
+    return -1 if seconds < 0 else math.ceil(seconds * 1000)
+
+
+def parse_client_option(text: str, options: ClientOptions | None = None) -> ClientOptions:
+    """The options with one of them changed, given as `name,value`; a name alone is true.
+
+    The names are the fields of `ClientOptions`, which are go-nsq's. Raises `ValueError` for an unknown name or
+    a bad value.
+
+    >>> parse_client_option("max_in_flight,200").max_in_flight
+    200
+    >>> parse_client_option("default_requeue_delay,1m30s").default_requeue_delay
+    90.0
+    """
+    name, comma, value = text.partition(",")
+    name = name.strip().replace("-", "_")
+    parse = _PARSERS.get(name)
+    if parse is None:
+        raise ValueError(f"unknown option {name!r} (known: {', '.join(_PARSERS)})")
+    try:
+        parsed = parse(value.strip() if comma else "true")
+        return attrs.evolve(options or ClientOptions(), **{name: parsed})
+    except ValueError as error:
+        raise ValueError(f"bad value for {name}: {error}") from None
+
+
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    field.name: field.metadata[_KIND] for field in attrs.fields(ClientOptions) if _KIND in field.metadata
+}

@@ -1,0 +1,298 @@
+"""Which nsqd has a topic: ask all registries (nsqlookupd) over HTTP, and merge what they say.
+
+    discovery = Discovery(["127.0.0.1:4161", "https://lookup.example.org:4161"])
+    nodes = await discovery.lookup("orders")         # once
+    async for nodes in discovery.watch("orders"):    # now, and then every interval
+        ...
+
+Rules:
+
+- All registries are asked at once, each with the same time-out: a dead one delays nobody but itself.
+- nsqds are told apart by (broadcast address, TCP port), as everywhere in NSQ.
+- **What is known stays known.** A registry that fails counts with its last answer: losing registries, or all
+  of them, takes no nsqd from a consumer. A 404 is an answer ("no such topic here"), not a failure.
+- Everything is bounded: an answer's bytes, the nsqds in it, the questions whose answers are kept.
+
+Runs on trio and on asyncio. httpx is imported at the first request, not before.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random as _random
+import urllib.parse
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import anyio
+import attrs
+
+__all__ = ["Discovery", "DiscoveryFailed", "Fetch", "Node", "registry_url"]
+
+ACCEPT: Final = "application/vnd.nsq; version=1.0"
+MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes
+MAX_NODES: Final = 10_000  # in one answer
+MAX_QUESTIONS: Final = 1_000  # whose last answers are kept
+FIRST_RETRY_S: Final = 1.0
+"""After a round in which nobody answered; doubled up to the interval."""
+LEAST_BETWEEN_S: Final = 1.0
+"""Between two rounds, however often an extra one is asked for."""
+
+Fetch = Callable[[str, Mapping[str, str], float], Awaitable[tuple[int, bytes]]]
+"""GET of a URL with these headers within so many seconds: status and body. Any `Exception` is a failure."""
+
+_log = logging.getLogger("nsq.discovery")
+
+
+def _distinct(addresses: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(addresses))
+
+
+class DiscoveryFailed(Exception):
+    """No registry answered, and nothing is known from before. The text names each with its error."""
+
+
+@attrs.frozen(order=True)
+class Node:
+    """One nsqd, as a registry describes it."""
+
+    broadcast_address: str
+    tcp_port: int
+    http_port: int = attrs.field(default=0, eq=False)
+    hostname: str = attrs.field(default="", eq=False)
+    version: str = attrs.field(default="", eq=False)
+    topology_region: str = attrs.field(default="", eq=False)
+    topology_zone: str = attrs.field(default="", eq=False)
+
+    @property
+    def tcp_address(self) -> str:
+        """`host:port`, where clients connect to; an IPv6 address is bracketed."""
+        host = self.broadcast_address
+        return f"[{host}]:{self.tcp_port}" if ":" in host else f"{host}:{self.tcp_port}"
+
+
+@attrs.define(eq=False)
+class Discovery:
+    """A set of registries, asked together. Raises `ValueError` for an address that is none."""
+
+    addresses: Sequence[str] = attrs.field(converter=_distinct)
+    """`host:port`, or a URL; see `registry_url`."""
+    interval: float = attrs.field(default=60.0, kw_only=True)
+    """Seconds between the polls of `watch`."""
+    jitter: float = attrs.field(default=0.3, kw_only=True)
+    """The first interval is longer by up to this part of it, by chance."""
+    timeout: float = attrs.field(default=60.0, kw_only=True)
+    """Seconds for one request."""
+    bearer: str = attrs.field(default="", kw_only=True, repr=False)
+    """Sent as `Authorization: Bearer ...` if not empty."""
+    fetch: Fetch = attrs.field(default=None, kw_only=True, repr=False)
+    random: _random.Random = attrs.field(factory=_random.Random, kw_only=True, repr=False)
+    failures: dict[str, str] = attrs.field(factory=dict, init=False)
+    """The registries that did not answer when they were asked last, with the reason."""
+    _known: OrderedDict[tuple[str, str], dict[str, Any]] = attrs.field(factory=OrderedDict, init=False)
+    _extra: set[anyio.Event] = attrs.field(factory=set, init=False)
+    """One for each `watch` that waits."""
+
+    def __attrs_post_init__(self) -> None:
+        if not self.addresses:
+            raise ValueError("no address of a registry")
+        for address in self.addresses:
+            registry_url(address, "lookup")
+        if self.fetch is None:
+            self.fetch = _fetch_with_httpx
+
+    async def lookup(self, topic: str) -> list[Node]:
+        """The nsqds that have the topic, sorted. `DiscoveryFailed` if nobody answers and nothing is known."""
+        return _merged_nodes(await self._ask_all("lookup", topic))
+
+    async def nodes(self) -> list[Node]:
+        """All nsqds, sorted. `DiscoveryFailed` as for `lookup`."""
+        return _merged_nodes(await self._ask_all("nodes"))
+
+    async def topics(self) -> list[str]:
+        """The names of all topics, sorted. `DiscoveryFailed` as for `lookup`."""
+        answers = await self._ask_all("topics")
+        return sorted({name for answer in answers for name in _strings(answer.get("topics"))})
+
+    async def channels(self, topic: str) -> list[str]:
+        """The names of the topic's channels, sorted. `DiscoveryFailed` as for `lookup`."""
+        answers = await self._ask_all("channels", topic)
+        return sorted({name for answer in answers for name in _strings(answer.get("channels"))})
+
+    def poll_soon(self) -> None:
+        """Have a running `watch` ask again now, for example because a connection was lost. At most once a second."""
+        for extra in self._extra:
+            extra.set()
+
+    async def watch(self, topic: str | None = None) -> AsyncIterator[list[Node]]:
+        """Ask at once and then every interval, for ever; yields the whole merged list after each round.
+
+        Without a topic: all nsqds. While nobody answers and nothing is known, nothing is yielded, and it asks
+        again sooner.
+        """
+        failed_rounds = 0
+        extra_wait = self.random.random() * self.jitter * self.interval
+        while True:
+            try:
+                nodes = await (self.nodes() if topic is None else self.lookup(topic))
+            except DiscoveryFailed:
+                nodes = None
+            if nodes is not None:
+                yield nodes
+            failed_rounds = failed_rounds + 1 if len(self.failures) == len(self.addresses) else 0
+            wait = self.interval + extra_wait
+            if failed_rounds:
+                wait = min(wait, FIRST_RETRY_S * 2.0 ** min(failed_rounds - 1, 30))
+            else:
+                extra_wait = 0.0
+            await self._wait(wait)
+
+    # Inside.
+
+    async def _wait(self, seconds: float) -> None:
+        at_least = min(seconds, LEAST_BETWEEN_S)
+        extra = anyio.Event()
+        self._extra.add(extra)
+        try:
+            await anyio.sleep(at_least)
+            with anyio.move_on_after(seconds - at_least):
+                await extra.wait()
+        finally:
+            self._extra.discard(extra)
+
+    async def _ask_all(self, what: str, topic: str = "") -> list[dict[str, Any]]:
+        """What each registry says or said last; those that never answered are left out."""
+        known = self._remember(what, topic)
+        async with anyio.create_task_group() as group:
+            for address in self.addresses:
+                group.start_soon(self._ask, address, what, topic, known)
+        if not known:
+            reasons = "; ".join(f"{address}: {reason}" for address, reason in self.failures.items())
+            raise DiscoveryFailed(f"no registry answered ({reasons})")
+        return list(known.values())
+
+    def _remember(self, what: str, topic: str) -> dict[str, Any]:
+        known = self._known.setdefault((what, topic), {})
+        self._known.move_to_end((what, topic))
+        if len(self._known) > MAX_QUESTIONS:
+            self._known.popitem(last=False)
+        return known
+
+    async def _ask(self, address: str, what: str, topic: str, known: dict[str, Any]) -> None:
+        url = registry_url(address, what, topic)
+        headers = {"Accept": ACCEPT}
+        if self.bearer:
+            headers["Authorization"] = f"Bearer {self.bearer}"
+        try:
+            with anyio.fail_after(self.timeout):
+                status, body = await self.fetch(url, headers, self.timeout)
+            known[address] = _parse(status, body)
+        except Exception as error:
+            self._failed(address, _reason_of(error, self.timeout))
+        else:
+            if self.failures.pop(address, None) is not None:
+                _log.info("LOOKUPD(%s): answers again", address)
+
+    def _failed(self, address: str, reason: str) -> None:
+        if address not in self.failures:  # once for each time that it goes away, not for each poll
+            _log.warning("LOOKUPD(%s): no answer: %s", address, reason)
+        self.failures[address] = reason
+
+
+def registry_url(address: str, what: str, topic: str = "") -> str:
+    """The URL of a question (`lookup`, `topics`, `nodes`, `channels`) to the registry at this address.
+
+    An address is `host:port` or a URL with a port; without a scheme it is `http`. A path stands for the
+    default `/lookup` and is used as it is; the other questions go to its last `/lookup` replaced, or else to
+    one below it. A query is kept. Raises `ValueError` for an address without a port and for other schemes.
+    """
+    parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"a registry is asked over http or https, not {parts.scheme}: {address!r}")
+    if not parts.hostname or parts.port is None:
+        raise ValueError(f"missing port in address {address!r}")
+    path = parts.path.rstrip("/") or "/lookup"
+    if what != "lookup":
+        path = f"{path.removesuffix('/lookup')}/{what}"
+    query = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+    if topic:
+        query.append(("topic", topic))
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, urllib.parse.urlencode(query), ""))
+
+
+def _parse(status: int, body: bytes) -> dict[str, Any]:
+    if status == 404:
+        return {}
+    if status != 200:
+        raise ValueError(f"status {status}")
+    answer = json.loads(body)
+    if isinstance(answer, dict) and isinstance(answer.get("data"), dict):
+        answer = answer["data"]  # the envelope of old registries
+    if not isinstance(answer, dict):
+        raise ValueError("the answer is no JSON object")
+    return answer
+
+
+def _merged_nodes(answers: list[dict[str, Any]]) -> list[Node]:
+    merged: dict[Node, Node] = {}
+    for answer in answers:
+        producers = answer.get("producers")
+        for fields in producers[:MAX_NODES] if isinstance(producers, list) else ():
+            node = _node(fields)
+            if node is not None:
+                merged[node] = node
+    return sorted(merged)
+
+
+def _node(fields: Any) -> Node | None:
+    """None for what no client could connect to."""
+    if not isinstance(fields, dict):
+        return None
+    host, port = fields.get("broadcast_address"), fields.get("tcp_port")
+    if not isinstance(host, str) or not host or not isinstance(port, int) or not 1 <= port <= 65535:
+        return None
+    http_port = fields.get("http_port")
+    return Node(
+        host,
+        port,
+        http_port=http_port if isinstance(http_port, int) else 0,
+        **{name: str(fields.get(name) or "") for name in _TEXTS},
+    )
+
+
+_TEXTS = ("hostname", "version", "topology_region", "topology_zone")
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _reason_of(error: Exception, timeout: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"nothing within {timeout:g} s"
+    return str(error) or type(error).__name__
+
+
+async def _fetch_with_httpx(url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
+    """The one place that knows httpx. A client for each request: polls are a minute apart."""
+    import httpx
+
+    # Only https needs the system's certificates, and loading them takes longer than the whole request.
+    verify = url.startswith("https:")
+    limits = httpx.Timeout(timeout_s)
+    async with (
+        httpx.AsyncClient(verify=verify, timeout=limits, trust_env=False, follow_redirects=True) as client,
+        client.stream("GET", url, headers=dict(headers)) as response,
+    ):
+        body, length = bytearray(), 0
+        async for piece in response.aiter_bytes():
+            length += len(piece)
+            if (
+                length <= MAX_ANSWER
+            ):  # else read on, within the time-out: httpx's generators must run to their ends
+                body += piece
+        if length > MAX_ANSWER:
+            raise ValueError(f"an answer of more than {MAX_ANSWER} bytes")
+        return response.status_code, bytes(body)

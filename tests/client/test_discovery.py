@@ -1,0 +1,296 @@
+"""Discovery: several registries, merged, with what is known kept."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import random
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+
+from nsqkit import discovery as module
+from nsqkit.client import Consumer
+from nsqkit.discovery import Discovery, DiscoveryFailed, Node, registry_url
+from tests.client.fake import both_backends, fake_nsqd, run, run_mocked
+
+
+def producer(host: str, port: int = 4150) -> dict[str, Any]:
+    return {"broadcast_address": host, "tcp_port": port, "http_port": port + 1, "version": "1.3.0"}
+
+
+@attrs.define(eq=False)
+class FakeRegistries:
+    """What each host answers: a JSON value, a status, an exception, or None for never."""
+
+    answers: dict[str, Any]
+    asked: list[tuple[float, str]] = attrs.field(factory=list)
+    headers: list[Mapping[str, str]] = attrs.field(factory=list)
+
+    async def fetch(self, url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
+        self.asked.append((anyio.current_time(), url))
+        self.headers.append(headers)
+        answer = self.answers[url.split("/")[2].split(":")[0]]
+        if answer is None:
+            await anyio.sleep_forever()
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, int):
+            return answer, b'{"message":"TOPIC_NOT_FOUND"}'
+        return 200, json.dumps(answer).encode()
+
+
+def of(registries: FakeRegistries, **settings: Any) -> Discovery:
+    addresses = [f"{host}:4161" for host in registries.answers]
+    return Discovery(addresses, fetch=registries.fetch, random=random.Random(1), **settings)
+
+
+@pytest.mark.parametrize(
+    ("address", "what", "url"),
+    [
+        ("h:4161", "lookup", "http://h:4161/lookup?topic=a%23b"),
+        ("http://h:4161/", "lookup", "http://h:4161/lookup?topic=a%23b"),
+        ("https://h:1/x/lookup?k=v", "lookup", "https://h:1/x/lookup?k=v&topic=a%23b"),
+        ("https://h:1/x/lookup?k=v", "topics", "https://h:1/x/topics?k=v&topic=a%23b"),
+        ("[::1]:4161", "nodes", "http://[::1]:4161/nodes?topic=a%23b"),
+    ],
+)
+def test_addresses_become_urls(address: str, what: str, url: str) -> None:
+    """Scheme optional, path and query kept."""
+    assert registry_url(address, what, "a#b") == url
+
+
+@pytest.mark.parametrize("address", ["", "h", "http://h", "ftp://h:1", "http://:1", "h:x"])
+def test_bad_addresses_are_refused_at_once(address: str) -> None:
+    """A port is needed."""
+    with pytest.raises(ValueError):
+        Discovery([address])
+
+
+@both_backends
+def test_answers_are_merged_by_address_and_port(backend: str) -> None:
+    """All registries are asked; the old envelope is understood; what nobody could connect to is left out."""
+    registries = FakeRegistries(
+        {
+            "r1": {"producers": [producer("a"), producer("b")]},
+            "r2": {"data": {"producers": [producer("b"), producer("b", 5150), {"broadcast_address": ""}, 7]}},
+            "r3": 404,
+        }
+    )
+
+    async def main() -> None:
+        discovery = of(registries, bearer="sesame")
+        nodes = await discovery.lookup("t")
+        assert [node.tcp_address for node in nodes] == ["a:4150", "b:4150", "b:5150"]
+        assert nodes[0].http_port == 4151
+        assert discovery.failures == {}
+        assert registries.headers[0] == {
+            "Accept": "application/vnd.nsq; version=1.0",
+            "Authorization": "Bearer sesame",
+        }
+
+    run(main, backend)
+
+
+def test_registries_are_asked_at_once_and_a_dead_one_delays_nobody_for_long() -> None:
+    """Each has its own time-out, and they run side by side."""
+    registries = FakeRegistries({"r1": None, "r2": None, "r3": {"producers": [producer("a")]}})
+
+    async def main() -> None:
+        start = anyio.current_time()
+        assert await of(registries, timeout=5).lookup("t") == [Node("a", 4150)]
+        assert anyio.current_time() - start == pytest.approx(5, abs=0.01)
+        assert [time - start for time, _ in registries.asked] == pytest.approx([0, 0, 0], abs=0.01)
+
+    run_mocked(main)
+
+
+@both_backends
+def test_what_is_known_stays_known(backend: str) -> None:
+    """When some fail, and when all fail; but a 404 is an answer."""
+    registries = FakeRegistries({"r1": {"producers": [producer("a")]}, "r2": {"producers": [producer("b")]}})
+
+    async def main() -> None:
+        discovery = of(registries)
+        both = [Node("a", 4150), Node("b", 4150)]
+        assert await discovery.lookup("t") == both
+        registries.answers["r1"] = OSError("refused")
+        assert await discovery.lookup("t") == both
+        assert discovery.failures == {"r1:4161": "refused"}
+        registries.answers["r2"] = 500
+        assert await discovery.lookup("t") == both
+        registries.answers["r2"] = 404
+        assert await discovery.lookup("t") == both[:1]
+        registries.answers["r2"] = OSError("refused")
+        with pytest.raises(DiscoveryFailed, match="r1:4161: refused"):
+            await discovery.lookup("other")
+
+    run(main, backend)
+
+
+@both_backends
+@pytest.mark.parametrize("answer", [[], "x", {"producers": 7}, {"producers": [None, [], {"tcp_port": 1}]}])
+def test_strange_answers_are_no_nodes(backend: str, answer: Any) -> None:
+    """Neither an exception nor a node."""
+
+    async def main() -> None:
+        discovery = of(FakeRegistries({"r1": answer, "r2": {"producers": []}}))
+        assert await discovery.lookup("t") == []
+
+    run(main, backend)
+
+
+@both_backends
+def test_topics_nodes_and_channels(backend: str) -> None:
+    """Merged and sorted as well."""
+    registries = FakeRegistries(
+        {
+            "r1": {"topics": ["b", "a", 3], "channels": ["x"], "producers": [producer("a")]},
+            "r2": {"topics": ["c"], "channels": ["y"], "producers": []},
+        }
+    )
+
+    async def main() -> None:
+        discovery = of(registries)
+        assert await discovery.topics() == ["a", "b", "c"]
+        assert await discovery.channels("a") == ["x", "y"]
+        assert await discovery.nodes() == [Node("a", 4150)]
+
+    run(main, backend)
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest question is forgotten; an answer's nodes are limited."""
+    monkeypatch.setattr(module, "MAX_QUESTIONS", 3)
+    monkeypatch.setattr(module, "MAX_NODES", 2)
+    registries = FakeRegistries({"r1": {"producers": [producer(f"h{n}") for n in range(5)]}})
+
+    async def main() -> None:
+        discovery = of(registries)
+        for topic in "abcd":
+            assert len(await discovery.lookup(topic)) == 2
+        registries.answers["r1"] = OSError("gone")
+        assert len(await discovery.lookup("b")) == 2
+        with pytest.raises(DiscoveryFailed):
+            await discovery.lookup("a")
+
+    run(main)
+
+
+def test_watching_polls_at_once_then_with_jitter_then_every_interval() -> None:
+    """And once more when asked, but not more than once a second."""
+    registries = FakeRegistries({"r1": {"producers": [producer("a")]}})
+
+    async def main() -> None:
+        discovery = of(registries, interval=60, jitter=0.3)
+        start = anyio.current_time()
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                async for nodes in discovery.watch("t"):
+                    assert nodes == [Node("a", 4150)]
+
+            group.start_soon(watch)
+            await anyio.sleep(200)
+            for _ in range(5):
+                discovery.poll_soon()
+            await anyio.sleep(30)
+            group.cancel_scope.cancel()
+        times = [time - start for time, _ in registries.asked]
+        assert times[0] == 0
+        assert 60 <= times[1] <= 78
+        assert times[2] - times[1] == pytest.approx(60)
+        assert times[4] == pytest.approx(200, abs=0.01)
+        assert len(times) == 5
+
+    run_mocked(main)
+
+
+def test_watching_asks_sooner_while_nobody_answers() -> None:
+    """A consumer may start before its registries do."""
+    registries = FakeRegistries({"r1": OSError("refused")})
+
+    async def main() -> None:
+        start = anyio.current_time()
+        with anyio.move_on_after(100):
+            async for _ in of(registries).watch("t"):
+                raise AssertionError("nothing is known")
+        times = [time - start for time, _ in registries.asked]
+        assert times[:5] == pytest.approx([0, 1, 3, 7, 15], abs=0.01)
+
+    run_mocked(main)
+
+
+def test_a_consumer_follows_the_registries() -> None:
+    """New nsqds are connected, lost ones are asked for, and a registry that is gone takes nothing away."""
+    registries = FakeRegistries({"r1": {"producers": [producer("a", 1)]}})
+
+    async def main() -> None:
+        discovery = of(registries, interval=10)
+        async with fake_nsqd(heartbeat_s=20) as nsqd:
+            consumer = Consumer("t", "c", discovery=discovery, connect=nsqd.connect)
+            async with consumer:
+                first = await nsqd.peer()
+                registries.answers["r1"] = {"producers": [producer("b", 2)]}
+                second = await nsqd.peer(20)
+                assert (first.address.port, second.address.port) == (1, 2)
+                assert not first.ended.is_set()  # missing in an answer: not disconnected
+                registries.answers["r1"] = OSError("gone")
+                await anyio.sleep(100)
+                assert len(consumer.stats().connections) == 2
+                polls = len(registries.asked)
+                await first.close()  # and not listed any more: not tried again
+                await anyio.sleep(2)
+                assert len(registries.asked) > polls
+                await second.close()  # listed when the registry was last heard: tried again
+                third = await nsqd.peer(20)
+                assert third.address.port == 2
+                await anyio.sleep(20)
+                assert [link.address for link in consumer.stats().connections] == ["b:2"]
+
+    run_mocked(main)
+
+
+class _Registry(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, self.headers["Accept"]))  # type: ignore[attr-defined]
+        body = json.dumps({"producers": [producer("a")]}).encode() if "good" in self.path else b"x" * 2_000
+        body = b"{}" if "missing" in self.path else body
+        self.send_response(200 if "missing" not in self.path else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@both_backends
+def test_over_real_http(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpx on the loopback: path, headers, bounded answers, nobody there."""
+    monkeypatch.setattr(module, "MAX_ANSWER", 1_000)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
+    server.seen = []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    address = f"127.0.0.1:{server.server_port}"
+
+    async def main() -> None:
+        discovery = Discovery([address, "127.0.0.1:1"], timeout=5)
+        assert await discovery.lookup("good") == [Node("a", 4150)]
+        assert list(discovery.failures) == ["127.0.0.1:1"]
+        assert await discovery.lookup("missing") == []
+        with pytest.raises(DiscoveryFailed, match="more than 1000 bytes"):
+            await discovery.lookup("large")
+
+    try:
+        run(main, backend)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert server.seen[0] == ("/lookup?topic=good", "application/vnd.nsq; version=1.0")  # type: ignore[attr-defined]

@@ -1,0 +1,111 @@
+"""Settings, and how the tools' texts become settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from nsqkit.client import ClientOptions, parse_client_option
+
+DOCUMENTED = {
+    "dial_timeout": 1.0,
+    "read_timeout": 60.0,
+    "lookupd_poll_interval": 60.0,
+    "lookupd_poll_jitter": 0.3,
+    "lookupd_poll_timeout": 60.0,
+    "max_requeue_delay": 900.0,
+    "default_requeue_delay": 90.0,
+    "backoff_strategy": "exponential",
+    "max_backoff_duration": 120.0,
+    "backoff_multiplier": 1.0,
+    "max_attempts": 5,
+    "low_rdy_idle_timeout": 10.0,
+    "low_rdy_timeout": 30.0,
+    "rdy_redistribute_interval": 5.0,
+    "heartbeat_interval": 30.0,
+    "sample_rate": 0,
+    "output_buffer_size": 16384,
+    "output_buffer_timeout": 0.25,
+    "max_in_flight": 1,
+    "msg_timeout": 0.0,
+    "max_msg_size": 0,
+    "auth_secret": "",
+    "skip_lookupd_authorization": True,
+    "topology_region": "",
+    "topology_zone": "",
+    "local_addr": "",
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_defaults_are_those_of_other_libraries(name: str) -> None:
+    """Same names, same values."""
+    assert getattr(ClientOptions(), name) == DOCUMENTED[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("max_in_flight,200", "max_in_flight", 200),
+        ("dial_timeout,2s", "dial_timeout", 2.0),
+        ("dial_timeout,250", "dial_timeout", 0.25),
+        ("max_backoff_duration,1m30s", "max_backoff_duration", 90.0),
+        ("heartbeat_interval,-1", "heartbeat_interval", -0.001),
+        ("lookupd_poll_jitter,0.5", "lookupd_poll_jitter", 0.5),
+        ("client_id,a,b", "client_id", "a,b"),
+        ("backoff_strategy,full_jitter", "backoff_strategy", "full_jitter"),
+        ("skip_lookupd_authorization,false", "skip_lookupd_authorization", False),
+        ("auto_touch", "auto_touch", True),
+        ("max-attempts,0", "max_attempts", 0),
+    ],
+)
+def test_options_are_read_from_text(text: str, name: str, value: object) -> None:
+    """Go's durations or milliseconds."""
+    assert getattr(parse_client_option(text), name) == value
+
+
+def test_options_add_up() -> None:
+    """One after the other."""
+    options = parse_client_option("max_in_flight,7", parse_client_option("sample_rate,50"))
+    assert (options.max_in_flight, options.sample_rate) == (7, 50)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense,1",
+        "max_in_flight",
+        "max_in_flight,-1",
+        "max_in_flight,x",
+        "max_in_flight,1.5",
+        "dial_timeout,0",
+        "sample_rate,100",
+        "read_timeout,6m",
+        "read_timeout,10s",
+        "backoff_strategy,linear",
+        "auto_touch,perhaps",
+        "lookupd_poll_jitter,2",
+        "lookupd_poll_jitter,nan",
+        "tls_v1,true",
+        "snappy,true",
+        "heartbeat_interval,2m",
+    ],
+)
+def test_bad_options_are_refused(text: str) -> None:
+    """Unknown names, wrong types, values out of range, and what is not offered yet."""
+    with pytest.raises(ValueError):
+        parse_client_option(text)
+
+
+def test_the_secret_is_not_shown() -> None:
+    """In no log line."""
+    assert "sesame" not in repr(ClientOptions(auth_secret="sesame"))
+
+
+@pytest.mark.parametrize("field", [field.name for field in attrs.fields(ClientOptions)])
+def test_every_option_is_documented(field: str) -> None:
+    """In the table of docs/client.md."""
+    assert f"`{field}`" in (Path(__file__).parents[2] / "docs" / "client.md").read_text()

@@ -1,8 +1,8 @@
 """Channels that live in memory only: `#ephemeral` ones, and every channel of an ephemeral topic.
 
 A queue of at most `mem-queue-size` messages, and `mem-queue-bytes` for all such queues; what comes when it is full is
-dropped, and counted. Nothing of it is in any record, and it keeps no segment from being deleted. The one exception is the
-backlog of a topic on disk whose first channel is ephemeral: those messages stand in the queue by number, and their
+dropped, and counted. Nothing of it is in any record, and it keeps no segment from being deleted. The one exception is
+the backlog of a topic on disk whose first channel is ephemeral: those messages stand in the queue by number, and their
 bodies are read when they are due; as long as one is missing, its segment stays.
 """
 

@@ -1,7 +1,5 @@
 """Flags, configuration file, help and bounds, on an options class that has every kind."""
 
-# ruff: noqa: RUF009 - option() makes an attrs field with a factory, not a default that instances share
-
 from __future__ import annotations
 
 import re

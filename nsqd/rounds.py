@@ -55,6 +55,7 @@ class Rounds:
         self._clock = trio.CancelScope()
         self._jobs = trio.Event()
         self._workers = trio.CapacityLimiter(WORKERS)
+        self._syncer = trio.CapacityLimiter(1)
 
     # --- a round
 
@@ -149,6 +150,7 @@ class Rounds:
         while self.more or self.broker.snapshots:
             await trio.lowlevel.checkpoint()
             self.begin()
+            self.broker.fire_timers()
             self.broker.step_snapshots()
             self.end(goes_on=True)
 
@@ -163,7 +165,9 @@ class Rounds:
 
     async def _run_job(self, job: Job) -> None:
         try:
-            result = await trio.to_thread.run_sync(job.work, limiter=self._workers)
+            # Reads that hang must not hold back the sync that publishers wait for.
+            limiter = self._syncer if job.name == "sync" else self._workers
+            result = await trio.to_thread.run_sync(job.work, limiter=limiter)
         except OSError as error:
             log.error("%s failed: %s", job.name, error)
             self.begin()

@@ -24,6 +24,8 @@ __all__ = ["BrokerOptions", "Common"]
 
 log = get_logger("broker")
 
+NOTE_EVERY = 1.0  # seconds between two lines on the same error: a disk that refuses does so each round
+
 
 @attrs.frozen(kw_only=True)
 class BrokerOptions:
@@ -100,6 +102,8 @@ class Common:
         self._to_pump: dict[Pumping, None] = {}
         self._busy: dict[Keeping, None] = {}  # there may be something to do for the next housekeeping
         self._unsynced_messages = 0
+        self._noted_errno: int | None = None
+        self._noted_at = 0.0
 
     # --- what the end of the round has to do
 
@@ -136,7 +140,9 @@ class Common:
 
     def note_write_error(self, topic_name: str, error: OSError) -> None:
         self.store.failed(error)
-        log.error("TOPIC(%s): failed to write - %s", topic_name, error)
+        if error.errno != self._noted_errno or self.now - self._noted_at >= NOTE_EVERY:
+            self._noted_errno, self._noted_at = error.errno, self.now
+            log.error("TOPIC(%s): failed to write - %s", topic_name, error)
 
     def note_read_error(self, topic_name: str, error: OSError) -> None:
         log.error("TOPIC(%s): failed to read - %s; tried again in a second", topic_name, error)

@@ -38,6 +38,8 @@ from typing import IO, Any
 
 import attrs
 
+from tests.process.ports import free_port
+
 __all__ = ["HOST", "Daemon", "DaemonError"]
 
 HOST = "127.0.0.1"
@@ -56,9 +58,9 @@ class Daemon:
     data_path: Path
     flags: Sequence[str] = ()
     ready_within_s: float = 10.0
-    tcp_port: int = 0
-    """0 until the first start: the daemon chooses."""
-    http_port: int = 0
+    tcp_port: int = attrs.field(factory=free_port)
+    """The same over all its lives, as is the other one."""
+    http_port: int = attrs.field(factory=free_port)
     process: subprocess.Popen[str] | None = None
     lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LINES_KEPT))
     """The log lines of all lives of this daemon, oldest first."""

@@ -1,0 +1,183 @@
+"""nsq_tail: show the messages of topics as they come, like `tail -f`.
+
+How it works: one consumer for each topic, all on the same channel, which by default is a new ephemeral one, so
+that nobody's messages are taken away. Each message is one write to stdout, then it is finished. What is
+written small is written in place when stdout can take it; anything else in a worker thread, so that a reader
+who falls asleep (a pager) stops the messages, but not the heartbeats.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import sys
+from functools import partial
+
+import attrs
+import trio
+
+from nsqkit.client import ClientOptions, Consumer
+from nsqkit.logging import LogLevel, configure, get_logger
+from nsqkit.options import STRINGS, OptionError, check_bounds, load, option
+from nsqkit.version import version_line
+from nsqtools.common import (
+    ConsumerFlags,
+    Fatal,
+    check_names,
+    check_sources,
+    client_options,
+    handle_signals,
+    refuse,
+    run,
+)
+
+__all__ = ["TailFlags", "main"]
+
+PROGRAM = "nsq_tail"
+_SYNOPSIS = "shows the messages of topics as they come"
+_EXAMPLE = """
+# everything that is published to a topic from now on, from one nsqd
+nsq_tail --topic=orders --nsqd-tcp-address=127.0.0.1:4150
+# the next ten messages of two topics in the whole cluster
+nsq_tail --topic=orders --topic=returns --print-topic -n 10 --lookupd-http-address=127.0.0.1:4161
+"""
+
+_log = get_logger(__name__)
+
+
+@attrs.define(kw_only=True)
+class TailFlags(ConsumerFlags):
+    """The flags of nsq_tail."""
+
+    topics: list[str] = option(kind=STRINGS, flag="topic", placeholder="TOPIC", help="A topic to show.")
+    channel: str = option(
+        "",
+        placeholder="CHANNEL",
+        help="Channel to consume. Without it an ephemeral one of its own (tail012345#ephemeral): it gets a "
+        "copy of what is published from then on, and goes away with this program. On a channel that others "
+        "consume it takes messages away from them.",
+    )
+    n: int = option(
+        0,
+        help="Stop when so many messages of one of the topics were shown; 0: never. (Here these messages are "
+        "finished before the end; NSQ's own nsq_tail leaves the last one to be delivered again.)",
+    )
+    max_in_flight: int = option(
+        200, minimum=1, help="Messages on their way at a time, for each topic; never more than -n."
+    )
+    print_topic: bool = option(False, help="Begin each line with the topic: 'orders | ...'.")
+
+
+def main() -> None:
+    """Show messages until a signal comes or enough were shown: exit code 0. 1: stdout cannot be written."""
+    flags = load(
+        TailFlags,
+        sys.argv[1:],
+        program=PROGRAM,
+        version=version_line(PROGRAM, built_with=False),
+        synopsis=_SYNOPSIS,
+        example=_EXAMPLE,
+        config_file=False,
+    )
+    try:
+        options = validate(flags)
+    except OptionError as error:
+        refuse(error)
+    configure(LogLevel.INFO, "")
+    run(Tail(flags, options).run)
+
+
+def validate(flags: TailFlags) -> ClientOptions:
+    """Refuse (`OptionError`) what cannot work, choose the channel, and give the options of the consumers."""
+    check_sources(flags)
+    if not flags.topics:
+        raise OptionError("--topic required")
+    if not flags.channel:
+        flags.channel = f"tail{random.randrange(1_000_000):06d}#ephemeral"
+    check_names("topic", flags.topics)
+    check_names("channel", [flags.channel])
+    check_bounds(flags)
+    if 0 < flags.n < flags.max_in_flight:
+        flags.max_in_flight = flags.n
+    texts = ["max_attempts,0", *flags.consumer_opts]
+    options = client_options(PROGRAM, texts, max_in_flight=flags.max_in_flight)
+    if options.heartbeat_interval <= 0:
+        raise OptionError("a consumer cannot do without heartbeats")
+    return options
+
+
+@attrs.define(eq=False)
+class Tail:
+    """The running program."""
+
+    flags: TailFlags
+    options: ClientOptions
+    stdout: int = 1
+    """The descriptor that messages are written to."""
+    _consumers: list[Consumer] = attrs.field(factory=list)
+    _busy: trio.Lock = attrs.field(factory=trio.Lock)
+    """Held while a thread writes, so that lines do not mix."""
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            leave = nursery.cancel_scope.cancel
+            await nursery.start(partial(handle_signals, self._stop, leave, grace=self.options.stop_timeout))
+            async with trio.open_nursery() as topics:
+                for topic in dict.fromkeys(self.flags.topics):
+                    _log.info("Adding consumer for topic: %s", topic)
+                    topics.start_soon(self._show_topic, self._add_consumer(topic), topics.cancel_scope)
+            leave()
+
+    def _add_consumer(self, topic: str) -> Consumer:
+        consumer = Consumer(
+            topic,
+            self.flags.channel,
+            nsqd_tcp_addresses=self.flags.nsqd_tcp_addresses,
+            lookupd_http_addresses=self.flags.lookupd_http_addresses,
+            options=self.options,
+        )
+        self._consumers.append(consumer)
+        return consumer
+
+    def _stop(self) -> None:
+        for consumer in self._consumers:
+            consumer.stop()
+
+    async def _show_topic(self, consumer: Consumer, all_topics: trio.CancelScope) -> None:
+        prefix = f"{consumer.topic} | ".encode() if self.flags.print_topic else b""
+        shown = 0
+        async with consumer:
+            async for message in consumer:
+                await self._show(b"%b%b\n" % (prefix, message.body))
+                message.finish()
+                shown += 1
+                if shown == self.flags.n:
+                    all_topics.cancel()
+                    return
+
+    async def _show(self, line: bytes) -> None:
+        try:
+            if len(line) <= select.PIPE_BUF and not self._busy.locked() and _is_ready(self.stdout):
+                _write(self.stdout, line)
+            else:
+                async with self._busy:
+                    await trio.to_thread.run_sync(_write, self.stdout, line, abandon_on_cancel=True)
+        except OSError as error:
+            raise Fatal(f"failed to write to stdout - {error.strerror or error}") from error
+
+
+def _is_ready(descriptor: int) -> bool:
+    """Whether `PIPE_BUF` bytes can be written without waiting."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+r"""to_nsq: publish what comes in on stdin, a record a message.
+
+How it works: stdin is read in pieces in a worker thread, cut into records at the delimiter, and each record is
+published with a PUB to every nsqd. The next one is not sent before all of them have said OK.
+
+With a rate, a bucket fills with so many tokens a second, and holds at most one second's worth of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import Final
+
+import attrs
+import trio
+
+from nsqkit.client import ClientOptions, NSQError, Producer
+from nsqkit.logging import LogLevel, configure, get_logger
+from nsqkit.options import STRING, STRINGS, OptionError, load, option
+from nsqtools.common import (
+    CLIENT_OPTIONS,
+    Fatal,
+    check_names,
+    check_nsqd_addresses,
+    client_options,
+    handle_signals,
+    refuse,
+    run,
+)
+
+__all__ = ["Records", "Throttle", "ToNsqFlags", "main"]
+
+PROGRAM = "to_nsq"
+PIECE: Final = 64 * 1024  # bytes of one read
+LONGEST_RECORD: Final = 64 * 1024 * 1024  # bytes: far above what any nsqd takes
+_SYNOPSIS = "publishes what comes in on stdin, a record a message"
+_EXAMPLE = r"""
+# each line of a log file is a message
+tail -n +1 -f app.log | to_nsq --topic=app_log --nsqd-tcp-address=127.0.0.1:4150
+# the same to two nsqds (each gets all of it), at most 1000 messages a second, records separated by tabs
+to_nsq --topic=rows --delimiter="$(printf '\t')" --rate=1000 \
+    --nsqd-tcp-address=10.0.0.1:4150 --nsqd-tcp-address=10.0.0.2:4150 < rows.tsv
+"""
+_DELIMITER: Final = attrs.evolve(STRING, to_text=lambda text: repr(text)[1:-1])
+
+_log = get_logger(__name__)
+
+
+@attrs.define(kw_only=True)
+class ToNsqFlags:
+    """The flags of to_nsq."""
+
+    topic: str = option("", placeholder="TOPIC", help="Topic to publish to.")
+    nsqd_tcp_addresses: list[str] = option(
+        kind=STRINGS,
+        flag="nsqd-tcp-address",
+        placeholder="HOST:PORT",
+        help="An nsqd to publish to. Every record goes to all of them.",
+    )
+    delimiter: str = option(
+        "\n",
+        kind=_DELIMITER,
+        placeholder="BYTE",
+        help="The one byte that ends a record. Empty records are skipped. The last record may stand without "
+        "one. (NSQ's own to_nsq cuts the last byte from such a record.)",
+    )
+    rate: int = option(
+        0,
+        help="Messages a second at most; 0: no limit. What was not used of it can be used within a second.",
+    )
+    producer_opts: list[str] = option(
+        kind=CLIENT_OPTIONS,
+        flag="producer-opt",
+        help="An option of the client library by its go-nsq name: --producer-opt=dial_timeout,3s; a name "
+        "alone means true. An nsqd that is away is waited for, for publish_timeout (here 5 s), and a record "
+        "whose answer was lost is sent again, so it may be there twice; at_least_once,false ends the program "
+        "instead.",
+    )
+
+
+def main() -> None:
+    """Publish until stdin ends or a signal comes: exit code 0. 1: a record could not be published."""
+    flags = load(
+        ToNsqFlags,
+        sys.argv[1:],
+        program=PROGRAM,
+        synopsis=_SYNOPSIS,
+        example=_EXAMPLE,
+        config_file=False,
+    )
+    try:
+        options = validate(flags)
+    except OptionError as error:
+        refuse(error)
+    configure(LogLevel.INFO, "")
+    run(Pump(flags, options).run)
+
+
+def validate(flags: ToNsqFlags) -> ClientOptions:
+    """Refuse (`OptionError`) what cannot work, and give the options of the producers."""
+    if not flags.topic:
+        raise OptionError("--topic required")
+    if len(os.fsencode(flags.delimiter)) != 1:
+        raise OptionError("--delimiter must be a single byte")
+    if not flags.nsqd_tcp_addresses:
+        raise OptionError("--nsqd-tcp-address required")
+    check_names("topic", [flags.topic])
+    check_nsqd_addresses(flags.nsqd_tcp_addresses)
+    return client_options(PROGRAM, ["publish_timeout,5s", *flags.producer_opts])
+
+
+@attrs.define(eq=False)
+class Pump:
+    """The running program."""
+
+    flags: ToNsqFlags
+    options: ClientOptions
+    stdin: int = 0
+    """The descriptor that records are read from."""
+    _producers: dict[str, Producer] = attrs.field(factory=dict)
+    _reading: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Cancelled by a signal: the record that is being published is the last one."""
+    _publishing: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(handle_signals, self._reading.cancel, self._leave)
+            async with self._connected():
+                with self._reading:
+                    await self._publish_all()
+            nursery.cancel_scope.cancel()
+
+    def _leave(self) -> None:
+        self._publishing.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            for address in dict.fromkeys(self.flags.nsqd_tcp_addresses):
+                producer = Producer(nsqd_tcp_addresses=[address], options=self.options)
+                self._producers[address] = await stack.enter_async_context(producer)
+            yield
+
+    async def _publish_all(self) -> None:
+        throttle = None
+        if self.flags.rate > 0:
+            _log.info("Throttling messages rate to max:%d/second", self.flags.rate)
+            throttle = Throttle(self.flags.rate, trio.current_time())
+        records = Records(os.fsencode(self.flags.delimiter))
+        while piece := await self._read():
+            await self._publish_each(records.feed(piece), throttle)
+        await self._publish_each(records.end(), throttle)
+
+    async def _read(self) -> bytes:
+        try:
+            return await trio.to_thread.run_sync(os.read, self.stdin, PIECE, abandon_on_cancel=True)
+        except OSError as error:
+            raise Fatal(f"failed to read stdin - {error.strerror or error}") from error
+
+    async def _publish_each(self, records: list[bytes], throttle: Throttle | None) -> None:
+        for record in records:
+            if throttle is not None:
+                await trio.sleep_until(throttle.take(trio.current_time()))
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with trio.CancelScope(shield=True) as self._publishing:  # an orderly stop waits for the answer
+                await self._publish(record)
+
+    async def _publish(self, record: bytes) -> None:
+        async with trio.open_nursery() as nursery:
+            for address, producer in self._producers.items():
+                nursery.start_soon(self._publish_to, address, producer, record)
+
+    async def _publish_to(self, address: str, producer: Producer, record: bytes) -> None:
+        try:
+            await producer.publish(self.flags.topic, record)
+        except NSQError as error:
+            raise Fatal(f"failed to publish to {address} - {error}") from error
+
+
+@attrs.define(eq=False)
+class Records:
+    """Cuts a stream of bytes into records; empty ones are left out."""
+
+    delimiter: bytes
+    longest: int = LONGEST_RECORD
+    _begun: list[bytes] = attrs.field(factory=list)
+    _size: int = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The records that these bytes complete. `Fatal` when one is too long."""
+        first, *others = data.split(self.delimiter)
+        self._begin(first)
+        complete: list[bytes] = []
+        for part in others:
+            complete += self.end()
+            self._begin(part)
+        return complete
+
+    def end(self) -> list[bytes]:
+        """The record that was begun, if any."""
+        record = b"".join(self._begun)
+        self._begun.clear()
+        self._size = 0
+        return [record] if record else []
+
+    def _begin(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > self.longest:
+            raise Fatal(f"a record of more than {self.longest} bytes: is --delimiter right?")
+        self._begun.append(part)
+
+
+@attrs.define(eq=False)
+class Throttle:
+    """A bucket of tokens: `rate` come in each second, as many fit in, and one is there at the start."""
+
+    rate: int
+    _as_of: float
+    """Seconds: when `_tokens` was right."""
+    _tokens: float = 1.0
+
+    def take(self, now: float) -> float:
+        """Take a token; gives the time at which it may be used, `now` or later."""
+        self._tokens = min(self._tokens + (now - self._as_of) * self.rate, self.rate) - 1
+        self._as_of = now
+        return now if self._tokens >= 0 else now - self._tokens / self.rate
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""The files of one topic, with a clock that the tests move."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import stat
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from nsqtools.nsq_to_file.files import FileSettings, Instant, TopicFiles
+
+
+@attrs.define
+class Clock:
+    """Both clocks at once; an hour of it gives a new name."""
+
+    seconds: float = 0.0
+
+    @property
+    def now(self) -> Instant:
+        """The time."""
+        return Instant(self.seconds, self.seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """At the beginning of an hour."""
+    return Clock()
+
+
+def template_at(now: float) -> str:
+    """One name an hour."""
+    return f"t<REV>.{int(now) // 3600}.log"
+
+
+def make(folder: Path, *, work: bool = False, **changes: Any) -> TopicFiles:
+    """Files in `out`, or on their way there from `work`."""
+    out = folder / "out"
+    settings = FileSettings(output_dir=out, work_dir=folder / "work" if work else out, **changes)
+    return TopicFiles(settings, template_at)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below, by their path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_records_are_lines(tmp_path: Path, clock: Clock) -> None:
+    """Written at once, counted as synced after the sync."""
+    files = make(tmp_path)
+    files.write([b"one", b"two"], clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\ntwo\n"}
+    assert files.synced == 0
+    files.sync()
+    assert files.synced == 2
+
+
+def test_names_without_revision(tmp_path: Path, clock: Clock) -> None:
+    """When nothing needs them."""
+    files = make(tmp_path, revisions=False)
+    files.write([b"one"], clock.now)
+    assert contents(tmp_path) == {"out/t.0.log": b"one\n"}
+
+
+def test_modes(tmp_path: Path, clock: Clock) -> None:
+    """0666 and the umask for files, 0770 for folders."""
+    old = os.umask(0o022)
+    try:
+        make(tmp_path / "deep").write([b"one"], clock.now)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "deep/out/t-000000.0.log").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "deep/out").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "deep").stat().st_mode) == 0o750
+
+
+def test_new_name_begins_a_new_file(tmp_path: Path, clock: Clock) -> None:
+    """What was written to the old one is synced by its end."""
+    files = make(tmp_path)
+    files.write([b"one"], clock.now)
+    clock.seconds = 3600
+    files.write([b"two"], clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\n", "out/t-000000.1.log": b"two\n"}
+    assert files.synced == 1
+
+
+def test_appends_where_it_may(tmp_path: Path, clock: Clock) -> None:
+    """After a restart, and after a hang-up."""
+    files = make(tmp_path)
+    files.write([b"one"], clock.now)
+    files.close()
+    files.write([b"two"], clock.now)
+    files.close()
+    make(tmp_path).write([b"three"], clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\ntwo\nthree\n"}
+
+
+def test_half_a_line_spoils_no_other(tmp_path: Path, clock: Clock) -> None:
+    """It was left by a process that was killed while it wrote."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/t-000000.0.log").write_bytes(b"one\ntw")
+    make(tmp_path).write([b"two"], clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\ntw\ntwo\n"}
+
+
+@pytest.mark.parametrize("changes", [{"gzip_level": 6}, {"rotate_interval": 60.0}])
+def test_leaves_existing_files_alone(tmp_path: Path, clock: Clock, changes: dict[str, Any]) -> None:
+    """Compressed, or with an interval, files are new."""
+    (tmp_path / "out").mkdir()
+    for number in range(2):
+        (tmp_path / f"out/t-00000{number}.0.log").write_bytes(b"old")
+    files = make(tmp_path, **changes)
+    files.write([b"one"], clock.now)
+    files.close()
+    files.write([b"two"], clock.now)
+    files.close()
+    found = contents(tmp_path)
+    assert list(found) == [f"out/t-00000{number}.0.log" for number in range(4)]
+    assert found["out/t-000000.0.log"] == found["out/t-000001.0.log"] == b"old"
+
+
+def test_rotation_by_size(tmp_path: Path, clock: Clock) -> None:
+    """A file is complete when there is more in it than the size, in the midst of a batch, too."""
+    files = make(tmp_path, rotate_size=8)
+    files.write([b"123", b"456", b"789", b"abc", b"def", b"ghi", b"j"], clock.now)
+    assert contents(tmp_path) == {
+        "out/t-000000.0.log": b"123\n456\n789\n",
+        "out/t-000001.0.log": b"abc\ndef\nghi\n",
+        "out/t-000002.0.log": b"j\n",
+    }
+    assert files.synced == 6
+
+
+def test_rotation_by_size_counts_what_is_there(tmp_path: Path, clock: Clock) -> None:
+    """A full file is passed over, one with room is appended to."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/t-000000.0.log").write_bytes(b"12345678\n")
+    (tmp_path / "out/t-000001.0.log").write_bytes(b"123456\n")
+    files = make(tmp_path, rotate_size=8)
+    files.write([b"a", b"b"], clock.now)
+    assert contents(tmp_path) == {
+        "out/t-000000.0.log": b"12345678\n",
+        "out/t-000001.0.log": b"123456\na\n",
+        "out/t-000002.0.log": b"b\n",
+    }
+
+
+def test_rotation_by_size_counts_before_compression(tmp_path: Path, clock: Clock) -> None:
+    """The size is that of the records."""
+    files = make(tmp_path, rotate_size=1000, gzip_level=9)
+    files.write([b"x" * 1000, b"y"], clock.now)
+    files.close()
+    assert [gzip.decompress(data) for data in contents(tmp_path).values()] == [b"x" * 1000 + b"\n", b"y\n"]
+
+
+def test_rotation_by_interval(tmp_path: Path, clock: Clock) -> None:
+    """Longer than the interval, by the clock that nobody sets."""
+    files = make(tmp_path, rotate_interval=60.0)
+    files.write([b"one"], clock.now)
+    clock.seconds = 60
+    files.write([b"two"], clock.now)
+    clock.seconds = 61
+    files.write([b"three"], clock.now)
+    files.write([b"four"], Instant(0.0, 121.0))
+    assert contents(tmp_path) == {
+        "out/t-000000.0.log": b"one\ntwo\n",
+        "out/t-000001.0.log": b"three\nfour\n",
+    }
+
+
+def test_revisions_begin_anew_with_the_name(tmp_path: Path, clock: Clock) -> None:
+    """They count within one name."""
+    files = make(tmp_path, rotate_size=1)
+    files.write([b"one", b"two"], clock.now)
+    clock.seconds = 3600
+    files.write([b"three"], clock.now)
+    assert list(contents(tmp_path)) == ["out/t-000000.0.log", "out/t-000000.1.log", "out/t-000001.0.log"]
+
+
+def test_tick_makes_empty_files(tmp_path: Path, clock: Clock) -> None:
+    """One for each period without a message."""
+    files = make(tmp_path)
+    files.tick(clock.now)
+    files.tick(clock.now)
+    clock.seconds = 3600
+    files.tick(clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"", "out/t-000000.1.log": b""}
+
+
+def test_tick_skips_empty_files(tmp_path: Path, clock: Clock) -> None:
+    """It completes what is due, and begins nothing."""
+    files = make(tmp_path, work=True, skip_empty=True)
+    files.tick(clock.now)
+    assert contents(tmp_path) == {}
+    files.write([b"one"], clock.now)
+    clock.seconds = 3600
+    files.tick(clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\n"}
+    files.write([b"two"], clock.now)
+    assert contents(tmp_path)["work/t-000000.1.log"] == b"two\n"
+
+
+@pytest.mark.parametrize("changes", [{"rotate_interval": 10.0}, {"rotate_size": 3}])
+def test_tick_rotates(tmp_path: Path, clock: Clock, changes: dict[str, Any]) -> None:
+    """An idle topic's file is completed, too."""
+    files = make(tmp_path, **changes)
+    files.write([b"one"], clock.now)
+    clock.seconds = 11
+    files.tick(clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\n", "out/t-000001.0.log": b""}
+
+
+def test_gzip_is_readable_after_each_sync(tmp_path: Path, clock: Clock) -> None:
+    """Each sync ends a member; what comes after it is not there yet, or incomplete."""
+    files = make(tmp_path, gzip_level=6)
+    path = tmp_path / "out/t-000000.0.log"
+    files.write([b"one"], clock.now)
+    files.sync()
+    assert gzip.decompress(path.read_bytes()) == b"one\n"
+    files.write([os.urandom(100_000)], clock.now)
+    assert zlib.decompressobj(31).decompress(path.read_bytes()) == b"one\n"
+    files.write([b"two"], clock.now)
+    files.sync()
+    files.close()
+    text = gzip.decompress(path.read_bytes())
+    assert text.startswith(b"one\n")
+    assert text.endswith(b"two\n")
+    assert len(text) == 100_009
+
+
+def test_empty_gzip_file(tmp_path: Path, clock: Clock) -> None:
+    """One that gzip can read."""
+    files = make(tmp_path, gzip_level=6)
+    files.tick(clock.now)
+    files.close()
+    data = (tmp_path / "out/t-000000.0.log").read_bytes()
+    assert data
+    assert gzip.decompress(data) == b""
+
+
+def test_sync_without_records_writes_nothing(tmp_path: Path, clock: Clock) -> None:
+    """A tick of an idle compressed file adds no members."""
+    files = make(tmp_path, gzip_level=6)
+    files.write([b"one"], clock.now)
+    files.sync()
+    before = contents(tmp_path)
+    files.sync()
+    files.close()
+    assert contents(tmp_path) == before
+
+
+def test_work_dir(tmp_path: Path, clock: Clock) -> None:
+    """A file shows up in its place when it is complete."""
+    files = make(tmp_path, work=True)
+    files.write([b"one"], clock.now)
+    assert contents(tmp_path) == {"work/t-000000.0.log": b"one\n"}
+    clock.seconds = 3600
+    files.write([b"two"], clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\n", "work/t-000000.1.log": b"two\n"}
+    files.close()
+    files.write([b"three"], clock.now)  # the name is taken, in the other folder
+    assert contents(tmp_path) == {
+        "out/t-000000.0.log": b"one\n",
+        "out/t-000000.1.log": b"two\n",
+        "work/t-000001.1.log": b"three\n",
+    }
+
+
+def test_move_never_replaces(tmp_path: Path, clock: Clock) -> None:
+    """What somebody else has put there meanwhile stays, and ours gets the next free number."""
+    files = make(tmp_path, work=True)
+    files.write([b"one"], clock.now)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/t-000000.0.log").write_bytes(b"other")
+    (tmp_path / "out/t-000001.0.log").write_bytes(b"another")
+    files.close()
+    assert contents(tmp_path) == {
+        "out/t-000000.0.log": b"other",
+        "out/t-000001.0.log": b"another",
+        "out/t-000002.0.log": b"one\n",
+    }
+
+
+def test_goes_on_in_the_work_dir(tmp_path: Path, clock: Clock) -> None:
+    """What a killed process has left there is appended to, and gets to its place in the end."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/t-000000.0.log").write_bytes(b"one\n")
+    files = make(tmp_path, work=True)
+    files.write([b"two"], clock.now)
+    files.close()
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\ntwo\n"}
+
+
+def test_folders_in_names(tmp_path: Path, clock: Clock) -> None:
+    """They are made where they are missing, on both sides."""
+    out, work = tmp_path / "out", tmp_path / "work"
+    files = TopicFiles(FileSettings(output_dir=out, work_dir=work), lambda now: "a/b/t<REV>.log")
+    files.write([b"one"], clock.now)
+    files.close()
+    assert contents(tmp_path) == {"out/a/b/t-000000.log": b"one\n"}
+
+
+FAULTS: list[tuple[str, Callable[[TopicFiles, Instant], None]]] = [
+    ("write", lambda files, now: files.write([b"two"], now)),
+    ("fsync", lambda files, now: files.sync()),
+    ("fsync", lambda files, now: files.close()),
+    ("link", lambda files, now: files.close()),
+]
+
+
+@pytest.mark.parametrize(("call", "what"), FAULTS)
+def test_failures_count_nothing_as_synced(
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    what: Callable[[TopicFiles, Instant], None],
+) -> None:
+    """The error comes out; a record in question is not called safe."""
+    files = make(tmp_path, work=True)
+    files.write([b"one"], clock.now)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "injected")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="injected"):
+        what(files, clock.now)
+    assert files.synced == (1 if call == "link" else 0)
+
+
+def test_what_is_synced_and_when(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file and the folder that it is new in; before a move its contents, before the old name goes the new one."""
+    calls: list[str] = []
+
+    def record(call: str, real: Callable[..., Any]) -> None:
+        def recorded(*arguments: Any) -> None:
+            last = arguments[-1]
+            path = os.readlink(f"/proc/self/fd/{last}") if isinstance(last, int) else str(last)
+            calls.append(f"{call} {os.path.relpath(path, tmp_path)}")
+            real(*arguments)
+
+        monkeypatch.setattr(os, call, recorded)
+
+    for call in ("fsync", "link", "unlink"):
+        record(call, getattr(os, call))
+    files = make(tmp_path, work=True)
+    files.write([b"one"], clock.now)
+    assert calls == []
+    files.sync()
+    assert calls == ["fsync work/t-000000.0.log", "fsync work"]
+    files.sync()
+    assert len(calls) == 2
+    files.write([b"two"], clock.now)
+    files.close()
+    assert calls[2:] == [
+        "fsync work/t-000000.0.log",
+        "link out/t-000000.0.log",
+        "fsync out",
+        "unlink work/t-000000.0.log",
+    ]
+
+
+def test_short_writes(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel did not take is written again."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
+    make(tmp_path).write([b"0123456789"], clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"0123456789\n"}

@@ -1,0 +1,246 @@
+"""The command lines of the three tools: what is refused, with which words and which exit code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from nsqkit.client import ClientOptions
+from nsqkit.options import OptionError
+from nsqkit.version import VERSION
+from nsqtools import nsq_tail, to_nsq
+from nsqtools.common import client_options
+from nsqtools.nsq_to_file import program as nsq_to_file
+from nsqtools.nsq_to_file.options import load, validate
+
+NSQD = "-nsqd-tcp-address=127.0.0.1:4150"
+LOOKUPD = "--lookupd-http-address=127.0.0.1:4161"
+STAMPED = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (.*)\n")
+
+NOT_BOTH = "use --nsqd-tcp-address or --lookupd-http-address not both"
+ONE_OF_BOTH = "--nsqd-tcp-address or --lookupd-http-address required"
+NO_TOPIC = "--lookupd-http-address must be specified when no --topic specified"
+NO_REV = "missing <REV> in --filename-format when gzip, rotation, or work dir enabled ('<TOPIC>.log')"
+
+MAINS: dict[str, Callable[[], None]] = {
+    "nsq_tail": nsq_tail.main,
+    "to_nsq": to_nsq.main,
+    "nsq_to_file": nsq_to_file.main,
+}
+
+REFUSED = [
+    ("nsq_tail", ["-topic=t"], ONE_OF_BOTH),
+    ("nsq_tail", ["-topic=t", NSQD, LOOKUPD], NOT_BOTH),
+    ("nsq_tail", [NSQD], "--topic required"),
+    ("nsq_tail", [NSQD, "-topic=a b"], "--topic is invalid: 'a b'"),
+    ("nsq_tail", [NSQD, "-topic=t", "-channel=a b"], "--channel is invalid: 'a b'"),
+    (
+        "nsq_tail",
+        ["-topic=t", "-nsqd-tcp-address=here"],
+        "--nsqd-tcp-address: missing port in address 'here'",
+    ),
+    (
+        "nsq_tail",
+        ["-topic=t", "-lookupd-http-address=x"],
+        "--lookupd-http-address: missing port in address 'x'",
+    ),
+    ("nsq_tail", ["-topic=t", NSQD, "-max-in-flight=0"], "--max-in-flight must be at least 1, not 0"),
+    (
+        "nsq_tail",
+        ["-topic=t", NSQD, "-consumer-opt=heartbeat_interval,90s"],
+        "heartbeat_interval (90 s) is above read_timeout (60 s)",
+    ),
+    (
+        "nsq_tail",
+        ["-topic=t", NSQD, "-consumer-opt=heartbeat_interval,-1"],
+        "a consumer cannot do without heartbeats",
+    ),
+    ("to_nsq", [NSQD], "--topic required"),
+    ("to_nsq", ["-topic=t"], "--nsqd-tcp-address required"),
+    ("to_nsq", ["-topic=t", NSQD, "-delimiter=ab"], "--delimiter must be a single byte"),
+    ("to_nsq", ["-topic=t", NSQD, "-delimiter="], "--delimiter must be a single byte"),
+    ("to_nsq", ["-topic=t", NSQD, "-delimiter=\u00e9"], "--delimiter must be a single byte"),
+    ("to_nsq", ["-topic=a b", NSQD], "--topic is invalid: 'a b'"),
+    ("nsq_to_file", ["-topic=t", NSQD, "x", "-y"], "unknown arguments: [x -y]"),
+    ("nsq_to_file", ["-topic=t", NSQD, "-channel="], "--channel is required"),
+    ("nsq_to_file", ["-topic=t"], ONE_OF_BOTH),
+    ("nsq_to_file", ["-topic=t", NSQD, LOOKUPD], NOT_BOTH),
+    (
+        "nsq_to_file",
+        ["-topic=t", NSQD, "-gzip-level=10"],
+        "invalid --gzip-level value (10), should be 1-9",
+    ),
+    ("nsq_to_file", ["-topic=t", NSQD, "-gzip-level=0"], "invalid --gzip-level value (0), should be 1-9"),
+    ("nsq_to_file", [LOOKUPD], "--topic or --topic-pattern required"),
+    ("nsq_to_file", [NSQD, "-topic-pattern=x"], NO_TOPIC),
+    ("nsq_to_file", ["-topic=t", NSQD, "-log-level=loud"], "--log-level is invalid"),
+    ("nsq_to_file", ["-topic=t", NSQD, "-sync-interval=0"], "--sync-interval should be positive"),
+    (
+        "nsq_to_file",
+        ["-topic=t", NSQD, "-http-client-connect-timeout=-1s"],
+        "--http-client-connect-timeout should be positive",
+    ),
+    (
+        "nsq_to_file",
+        ["-topic=t", NSQD, "-http-client-request-timeout=0"],
+        "--http-client-request-timeout should be positive",
+    ),
+    (
+        "nsq_to_file",
+        ["-topic=t", NSQD, "-topic-pattern=("],
+        "--topic-pattern is invalid: missing ), unterminated subpattern at position 0",
+    ),
+    ("nsq_to_file", ["-topic=t", NSQD, "-filename-format=<TOPIC>.log", "-gzip"], NO_REV),
+    ("nsq_to_file", ["-topic=t", NSQD, "-filename-format=<TOPIC>.log", "-rotate-size=5"], NO_REV),
+    ("nsq_to_file", ["-topic=t", NSQD, "-filename-format=<TOPIC>.log", "-rotate-interval=5s"], NO_REV),
+    ("nsq_to_file", ["-topic=t", NSQD, "-filename-format=<TOPIC>.log", "-work-dir=/w"], NO_REV),
+]
+
+MISTAKES = [
+    ("nsq_tail", ["-nope"], "flag provided but not defined: -nope\n"),
+    ("nsq_tail", ["-n"], "flag needs an argument: -n\n"),
+    ("nsq_tail", ["-n=x"], 'invalid value "x" for flag -n: parse error\n'),
+    ("nsq_tail", ["-print-topic=x"], 'invalid boolean value "x" for -print-topic: parse error\n'),
+    ("nsq_tail", ["-consumer-opt=nope,1"], 'invalid value "nope,1" for flag -consumer-opt: unknown option'),
+    ("nsq_to_file", ["-consumer-opt=nope"], 'invalid value "nope" for flag -consumer-opt: unknown option'),
+    ("nsq_to_file", ["-consumer-opt", "max_attempts,x"], 'invalid value "max_attempts,x" for flag'),
+    ("nsq_to_file", ["-sync-interval=30"], 'invalid value "30" for flag -sync-interval: parse error\n'),
+    ("to_nsq", ["-version"], "flag provided but not defined: -version\n"),
+    ("to_nsq", ["-producer-opt=sample_rate,100"], 'invalid value "sample_rate,100" for flag -producer-opt'),
+]
+
+
+def call(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Call the program's main as the console script does; gives the exit code."""
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    with pytest.raises(SystemExit) as ended:
+        MAINS[name]()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(("name", "words", "text"), REFUSED)
+def test_refused_values(
+    name: str,
+    words: list[str],
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line with a time stamp, and exit code 1."""
+    assert call(name, words, monkeypatch) == 1
+    out, err = capsys.readouterr()
+    match = STAMPED.fullmatch(err)
+    assert match is not None, err
+    assert (out, match[1]) == ("", text)
+
+
+@pytest.mark.parametrize(("name", "words", "text"), MISTAKES)
+def test_mistakes(
+    name: str,
+    words: list[str],
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The mistake, then the whole help, on stderr; exit code 2."""
+    assert call(name, words, monkeypatch) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(text)
+    assert f"\n{name} - " in err
+
+
+@pytest.mark.parametrize("name", ["nsq_tail", "nsq_to_file"])
+def test_version(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On stdout, and it wins over everything that parses."""
+    assert call(name, ["-version", "word"], monkeypatch) == 0
+    assert capsys.readouterr() == (f"{name} v{VERSION}\n", "")
+
+
+@pytest.mark.parametrize("name", MAINS)
+def test_help_teaches(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has an example, the option of the client library, and no line that wraps in a wide terminal."""
+    assert call(name, ["-h"], monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"{name} - ")
+    assert f"  {name} --topic" in err or f"| {name} --topic" in err
+    assert "max_attempts" in err or name == "to_nsq"
+    assert max(map(len, err.splitlines())) <= 115
+
+
+def test_own_values_win_over_client_options() -> None:
+    """--max-in-flight and the user agent are applied last."""
+    texts = ["max_in_flight,7", "user_agent,me", "max-attempts,3"]
+    options = client_options("nsq_tail", texts, max_in_flight=200)
+    assert options.max_in_flight == 200
+    assert options.user_agent == f"nsq_tail/{VERSION} nsqkit/{VERSION}"
+    assert options.max_attempts == 3
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_client_options_in_any_order(swap: bool) -> None:
+    """Two that limit each other are compared only when both are known."""
+    texts = ["heartbeat_interval,90s", "read_timeout,2m"]
+    options = client_options("x", texts[::-1] if swap else texts)
+    assert (options.heartbeat_interval, options.read_timeout) == (90, 120)
+
+
+def test_messages_are_never_given_up_by_default() -> None:
+    """Unless a limit is asked for."""
+    parsed = load(["-topic=t", NSQD])
+    assert validate(parsed.options, parsed.arguments).max_attempts == 0
+    parsed = load(["-topic=t", NSQD, "-consumer-opt=max_attempts,9"])
+    assert validate(parsed.options, parsed.arguments).max_attempts == 9
+
+
+def tail_options(**changes: object) -> tuple[nsq_tail.TailFlags, ClientOptions]:
+    """Flags that are in order but for the changes."""
+    flags = nsq_tail.TailFlags(topics=["t"], nsqd_tcp_addresses=["127.0.0.1:4150"])
+    for name, value in changes.items():
+        setattr(flags, name, value)
+    return flags, nsq_tail.validate(flags)
+
+
+@pytest.mark.parametrize(
+    ("n", "max_in_flight", "expected"), [(0, 200, 200), (10, 200, 10), (200, 200, 200), (500, 200, 200)]
+)
+def test_tail_asks_for_no_more_than_it_shows(n: int, max_in_flight: int, expected: int) -> None:
+    """max-in-flight is lowered to n."""
+    _, options = tail_options(n=n, max_in_flight=max_in_flight)
+    assert options.max_in_flight == expected
+
+
+def test_tail_has_a_channel_of_its_own() -> None:
+    """Ephemeral, and by chance."""
+    names = {tail_options()[0].channel for _ in range(20)}
+    assert all(re.fullmatch(r"tail\d{6}#ephemeral", name) for name in names)
+    assert len(names) > 1
+
+
+def test_same_folder_twice_is_no_work_dir() -> None:
+    """However it is spelled."""
+    parsed = load(["-topic=t", NSQD, "-output-dir=/x/y", "-work-dir=/x/./y/", "-filename-format=<TOPIC>"])
+    validate(parsed.options, parsed.arguments)
+    assert not parsed.options.moves
+
+
+def test_folders_must_be_on_one_file_system(tmp_path: object) -> None:
+    """A file is moved by a link: found out at the start, not after the first hour."""
+    parsed = load(["-topic=t", NSQD, f"-output-dir={tmp_path}", "-work-dir=/dev/shm/nsq-to-file-test"])
+    if not nsq_to_file.Path("/dev/shm").is_mount():
+        pytest.skip("/dev/shm is not a file system of its own")
+    with pytest.raises(OptionError, match="same file system"):
+        nsq_to_file.prepare_folders(parsed.options)
+    nsq_to_file.Path("/dev/shm/nsq-to-file-test").rmdir()
+
+
+def test_folder_that_cannot_be_made(tmp_path: object) -> None:
+    """Said at the start."""
+    parsed = load(["-topic=t", NSQD, "-output-dir=/proc/nothing/here"])
+    with pytest.raises(OptionError, match="failed to make /proc/nothing"):
+        nsq_to_file.prepare_folders(parsed.options)

@@ -337,6 +337,7 @@ class LogTopic(Topic):
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
                 channel.park_in_flight()
+        batch = self.batch
         self.commit()
-        if self.failed or self.has_changes:
+        if batch in self.failed or self.has_changes:
             raise OSError(errno.EIO, f"TOPIC({self.name}): not everything could be written")

@@ -11,7 +11,7 @@ import attrs
 __all__ = ["LONGEST", "SHORTEST", "Backoff"]
 
 SHORTEST: Final = 0.1  # seconds
-LONGEST: Final = 3.0
+LONGEST: Final = 2.5  # so that a registry that is back knows everything within 3 s
 
 
 @attrs.define

@@ -3,7 +3,7 @@
 Rules:
 
 - Every read and every write has a second. Whatever goes wrong (silence, an error, garbage, the end of the stream), the
-  connection is closed and made anew, after a pause that grows from 0.1 s to 3 s.
+  connection is closed and made anew, after a pause that grows from 0.1 s to 2.5 s.
 - After every connect the registry is told all there is; then what comes and goes, at once and in batches; and a PING
   every 15 s, by which it knows that this nsqd lives.
 - The callers of `topic_created` and the like never wait: they note the change and wake the task.

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import Any
 
 import ansq
 import attrs
+from ansq.tcp.exceptions import ConnectionClosedError
 
-from tests.foreign._child import TOUCH_EVERY_S, Policy, main, report_message
+from tests.foreign._child import TOUCH_EVERY_S, Addresses, Policy, main, report_message
+
+LOOK_UP_EVERY_MS = 500
 
 
 @attrs.define
 class Ansq:
     """One writer and one reader, each made when it is needed first."""
 
-    addresses: list[str]
+    addresses: Addresses
     _writer: Any = None
     _reader: Any = None
     _task: asyncio.Task[None] | None = None
@@ -24,7 +28,7 @@ class Ansq:
     async def publish(self, how: str, topic: str, bodies: list[bytes], delay_ms: int) -> None:
         """Send all at once and wait for each answer."""
         if self._writer is None:
-            self._writer = await ansq.create_writer(nsqd_tcp_addresses=self.addresses)
+            self._writer = await ansq.create_writer(nsqd_tcp_addresses=self.addresses.nsqds)
         if how == "multi":
             answers = [await self._writer.mpub(topic, *bodies)]
         elif how == "deferred":
@@ -37,12 +41,16 @@ class Ansq:
 
     async def consume(self, topic: str, channel: str, in_flight: int, policy: Policy) -> None:
         """Start the reader and a task that answers; ansq gives each connection RDY 1, we ask for more."""
-        # What the library sends as message time-out counts, not the daemon's flag.
-        features = ansq.ConnectionFeatures(msg_timeout=1_000 if policy.touch_for_s else 60_000)
+        # What the library sends as message time-out counts, not the daemon's flag. With registries a lost connection
+        # makes it throw away unseen what it has of others: that shall not take a minute to come again.
+        msg_timeout_ms = 1_000 if policy.touch_for_s else 5_000 if self.addresses.lookupds else 60_000
+        features = ansq.ConnectionFeatures(msg_timeout=msg_timeout_ms)
         self._reader = await ansq.create_reader(
             topic,
             channel,
-            nsqd_tcp_addresses=self.addresses,
+            nsqd_tcp_addresses=self.addresses.nsqds,
+            lookupd_http_addresses=self.addresses.lookupds,
+            lookupd_poll_interval=LOOK_UP_EVERY_MS,
             connection_options=ansq.ConnectionOptions(features=features),
         )
         self._task = asyncio.create_task(_answer_all(self._reader, policy))
@@ -57,12 +65,17 @@ async def _answer_all(reader: Any, policy: Policy) -> None:
             continue
         action = policy.decide(message.attempts)
         report_message(message.id, message.attempts, message.body, action)
-        if action == "requeue":
-            await message.req(0)
-        elif action != "hold":
-            if action == "touch":
-                await message.touch()
-            await message.fin()
+        with contextlib.suppress(ConnectionClosedError):  # the message comes again
+            await _answer(message, action)
+
+
+async def _answer(message: Any, action: str) -> None:
+    if action == "requeue":
+        await message.req(0)
+    elif action != "hold":
+        if action == "touch":
+            await message.touch()
+        await message.fin()
 
 
 async def _touch_for(message: Any, seconds: float) -> None:
@@ -76,4 +89,4 @@ async def _touch_for(message: Any, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Ansq(sys.argv[1:])))
+    asyncio.run(main(Ansq(Addresses.parse(sys.argv[1:]))))

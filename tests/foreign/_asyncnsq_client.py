@@ -1,27 +1,30 @@
 """The puppet of asyncnsq, an older library on asyncio, unmaintained since 2019.
 
-What still works with it on Python 3.11 and later: publishing (single, multi, deferred) and reading from
-one nsqd. What does not, and is not the daemon's doing: a reader of several nsqds sends RDY before SUB
-on all connections but the first, and a reader whose connection ended never connects again.
+What still works with it on Python 3.11 and later: publishing (single, multi, deferred), reading from one
+nsqd, and reading from all nsqds that one registry, chosen by chance, knows when it subscribes. What does
+not, and is not the daemon's doing: a reader of several nsqds by address sends RDY before SUB on all
+connections but the first, registries are asked once and never again, and a reader whose connection ended
+never connects again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import Any
 
 import asyncnsq  # type: ignore[import-untyped]
 import attrs
 
-from tests.foreign._child import TOUCH_EVERY_S, Policy, main, report_message
+from tests.foreign._child import TOUCH_EVERY_S, Addresses, Policy, main, report_message
 
 
 @attrs.define
 class Asyncnsq:
     """One writer and one reader, each made when it is needed first."""
 
-    addresses: list[str]
+    addresses: Addresses
     _writer: Any = None
     _reader: Any = None
     _task: asyncio.Task[None] | None = None
@@ -29,7 +32,7 @@ class Asyncnsq:
     async def publish(self, how: str, topic: str, bodies: list[bytes], delay_ms: int) -> None:
         """Send all at once and wait for each answer."""
         if self._writer is None:
-            host, port = self.addresses[0].split(":")
+            host, port = self.addresses.nsqds[0].split(":")
             self._writer = await asyncnsq.create_writer(host=host, port=int(port))
         if how == "multi":
             answers = [await self._writer.mpub(topic, *bodies)]
@@ -44,7 +47,9 @@ class Asyncnsq:
     async def consume(self, topic: str, channel: str, in_flight: int, policy: Policy) -> None:
         """Start the reader and a task that answers."""
         self._reader = await asyncnsq.create_reader(
-            nsqd_tcp_addresses=self.addresses, max_in_flight=in_flight
+            nsqd_tcp_addresses=self.addresses.nsqds,
+            lookupd_http_addresses=[tuple(address.split(":")) for address in self.addresses.lookupds],
+            max_in_flight=in_flight,
         )
         await self._reader.subscribe(topic, channel)
         self._task = asyncio.create_task(_answer_all(self._reader, policy))
@@ -57,12 +62,17 @@ async def _answer_all(reader: Any, policy: Policy) -> None:
             continue
         action = policy.decide(message.attempts)
         report_message(message.message_id, message.attempts, message.body, action)
-        if action == "requeue":
-            await message.req(0)
-        elif action != "hold":
-            if action == "touch":
-                await message.touch()
-            await message.fin()
+        with contextlib.suppress(AssertionError):  # its connection is gone: the message comes again
+            await _answer(message, action)
+
+
+async def _answer(message: Any, action: str) -> None:
+    if action == "requeue":
+        await message.req(0)
+    elif action != "hold":
+        if action == "touch":
+            await message.touch()
+        await message.fin()
 
 
 async def _touch_for(message: Any, seconds: float) -> None:
@@ -76,4 +86,4 @@ async def _touch_for(message: Any, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Asyncnsq(sys.argv[1:])))
+    asyncio.run(main(Asyncnsq(Addresses.parse(sys.argv[1:]))))

@@ -1,7 +1,7 @@
-"""The part of a puppet that all libraries in Python share: orders in, reports out, what to do with a
-message.
+"""The part of a puppet that all libraries in Python share: addresses and orders in, reports out, what to do
+with a message.
 
-A library's script makes a `Library`, and `main` leads it. See `puppet` for the orders and reports.
+A library's script makes a `Library`, and `main` leads it. See `puppet` for the arguments, orders and reports.
 """
 
 from __future__ import annotations
@@ -10,13 +10,29 @@ import asyncio
 import base64
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
 
-__all__ = ["Library", "Policy", "main", "report", "report_message"]
+__all__ = ["Addresses", "Library", "Policy", "main", "report", "report_message"]
 
 TOUCH_EVERY_S = 0.5
+LOOKUPD = "--lookupd="
+
+
+@attrs.frozen
+class Addresses:
+    """Where the library connects to, each `host:port`: nsqds, or registries that know them (for consuming only)."""
+
+    nsqds: list[str]
+    lookupds: list[str]
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Addresses:
+        """Take them from the command line, without the program's name."""
+        lookupds = [word.removeprefix(LOOKUPD) for word in words if word.startswith(LOOKUPD)]
+        return cls([word for word in words if not word.startswith(LOOKUPD)], lookupds)
 
 
 @attrs.define

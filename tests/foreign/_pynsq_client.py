@@ -9,14 +9,14 @@ from typing import Any
 import attrs
 import nsq  # type: ignore[import-untyped]
 
-from tests.foreign._child import TOUCH_EVERY_S, Policy, main, report_message
+from tests.foreign._child import TOUCH_EVERY_S, Addresses, Policy, main, report_message
 
 
 @attrs.define
 class Pynsq:
     """One Writer and one Reader, each made when it is needed first."""
 
-    addresses: list[str]
+    addresses: Addresses
     _writer: Any = None
     _reader: Any = None
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
@@ -24,8 +24,8 @@ class Pynsq:
     async def publish(self, how: str, topic: str, bodies: list[bytes], delay_ms: int) -> None:
         """Send all at once; pynsq calls back with each answer."""
         if self._writer is None:
-            self._writer = nsq.Writer(self.addresses)
-            await _until_connected(self._writer, len(self.addresses))
+            self._writer = nsq.Writer(self.addresses.nsqds)
+            await _until_connected(self._writer, len(self.addresses.nsqds))
         if how == "multi":
             await self._answer(self._writer.mpub, topic, bodies)
         elif how == "deferred":
@@ -39,10 +39,12 @@ class Pynsq:
             topic,
             channel,
             message_handler=lambda message: self._handle(message, policy),
-            nsqd_tcp_addresses=self.addresses,
+            nsqd_tcp_addresses=self.addresses.nsqds,
+            lookupd_http_addresses=self.addresses.lookupds,
+            lookupd_poll_interval=1,
             max_in_flight=in_flight,
         )
-        await _until_connected(self._reader, len(self.addresses))
+        await _until_connected(self._reader, len(self.addresses.nsqds))
 
     async def _answer(self, publish: Any, *args: Any) -> None:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -88,4 +90,4 @@ async def _until_connected(client: Any, count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Pynsq(sys.argv[1:])))
+    asyncio.run(main(Pynsq(Addresses.parse(sys.argv[1:]))))

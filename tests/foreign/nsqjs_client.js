@@ -5,7 +5,10 @@ const readline = require('readline')
 const { Reader, Writer } = require('nsqjs')
 
 const TOUCH_EVERY_MS = 500
-const addresses = process.argv.slice(2)
+const LOOKUPD = '--lookupd='
+const words = process.argv.slice(2)
+const addresses = words.filter((word) => !word.startsWith(LOOKUPD))
+const lookupds = words.filter((word) => word.startsWith(LOOKUPD)).map((word) => word.slice(LOOKUPD.length))
 const policy = { requeueEvery: 0, touchEvery: 0, holdAfter: 0, touchForMs: 0, seen: 0, holding: false }
 let writer = null
 let reader = null
@@ -83,7 +86,8 @@ async function publish({ how, topic, bodies, delay_ms: delayMs }) {
 function consume({ topic, channel, in_flight: maxInFlight }) {
   let waiting = addresses.length
   // The interval of looking for nsqlookupds is also that of reconnecting, in seconds.
-  reader = new Reader(topic, channel, { nsqdTCPAddresses: addresses, maxInFlight, lookupdPollInterval: 1 })
+  const discovery = { nsqdTCPAddresses: addresses, lookupdHTTPAddresses: lookupds, lookupdPollInterval: 1 }
+  reader = new Reader(topic, channel, { ...discovery, maxInFlight })
   reader.on('message', handle)
   reader.on('error', (error) => process.stderr.write(`${error}\n`))
   reader.on('nsqd_connected', () => {
@@ -91,6 +95,7 @@ function consume({ topic, channel, in_flight: maxInFlight }) {
     if (waiting === 0) report('subscribed')
   })
   reader.connect()
+  if (waiting === 0) report('subscribed')
 }
 
 function obey(order) {

@@ -5,12 +5,15 @@ few orders on standard input and reports on standard output, so that one set of 
 all. The process of its own keeps the library's event loop, its warnings and its faults away from the
 tests.
 
+Arguments: the nsqds' addresses, and the registries' as `--lookupd=host:port`; with registries alone a consumer
+connects to what they know, now and later.
+
 Orders, one JSON object a line (bodies are base64):
 
 - `publish` with `how` (`single`, `multi` or `deferred`), `topic`, `bodies`, `delay_ms`: reports
   `published` when all are acknowledged.
 - `consume` with `topic`, `channel`, `in_flight`, `requeue_every`, `touch_every`, `hold_after`: reports
-  `subscribed`, and then each message.
+  `subscribed` (with registries: when it has begun to look for nsqds), and then each message.
 - `touch_for` with `topic`, `channel`, `seconds`: keeps the first message so long, touching it twice a
   second, then finishes it and reports it.
 - `resume`: forget what is held, answer again what comes; reports `resumed`.
@@ -53,8 +56,10 @@ class Puppet:
     """One process with a foreign client in it; use it in a `with` block, which ends the process."""
 
     command: Sequence[str]
-    """What to run; the addresses of the daemons (`host:port`) come after it."""
+    """What to run; the addresses of the daemons come after it."""
     addresses: Sequence[str]
+    lookupds: Sequence[str] = ()
+    """The registries' HTTP addresses, for a library that is to find its nsqds by itself."""
     past: list[Report] = attrs.field(factory=list)
     """All reports read so far."""
     _process: subprocess.Popen[str] | None = None
@@ -65,7 +70,7 @@ class Puppet:
         """Start the process and wait until it is connected."""
         guard = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
         self._process = subprocess.Popen(
-            [*guard, *self.command, *self.addresses],
+            [*guard, *self.command, *self.addresses, *(f"--lookupd={each}" for each in self.lookupds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

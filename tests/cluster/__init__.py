@@ -1,0 +1,1 @@
+"""Tests of a whole cluster: several nsqds and nsqlookupds, each a process of its own."""

@@ -128,11 +128,6 @@ class Subscription:
 
     # --- time
 
-    def delivered(self, deadline: float) -> None:
-        """Messages with this deadline went into flight."""
-        if deadline < self.alarm_at:
-            self.channel.timers.set(self, deadline)
-
     def alarm(self, now: float) -> None:
         """Take back what has not been answered in time."""
         late = []

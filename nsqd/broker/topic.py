@@ -32,7 +32,6 @@ class Topic:
         self.batch = 0
         self.failed: dict[int, str] = {}  # commits of this round that failed, and why
         self._pending: list[Batch] = []
-        self._pending_count = 0
         self._pending_bytes = 0
         self._open_bytes = 0
 
@@ -101,14 +100,13 @@ class Topic:
     def _gathered(self, count: int, size: int, body_bytes: int) -> None:
         if not self._pending_bytes:
             self.broker.commit_soon(self)
-        self._pending_count += count
         self._pending_bytes += size
         self.message_count += count
         self.message_bytes += body_bytes
 
     def _take_pending(self) -> list[Batch]:
         batches, self._pending = self._pending, []
-        self._pending_count = self._pending_bytes = self._open_bytes = 0
+        self._pending_bytes = self._open_bytes = 0
         self.batch += 1
         return batches
 

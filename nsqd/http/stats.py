@@ -103,6 +103,7 @@ class ChannelStats:
     in_flight_count: int
     deferred_count: int
     message_count: int
+    delivery_count: int
     requeue_count: int
     timeout_count: int
     finish_count: int
@@ -224,6 +225,7 @@ def _channel_stats(channel: Channel, clients: list[ClientStats] | None) -> Chann
         in_flight_count=channel.in_flight_count,
         deferred_count=len(channel.deferred),
         message_count=channel.message_count,
+        delivery_count=channel.delivery_count,
         requeue_count=channel.requeue_count,
         timeout_count=channel.timeout_count,
         finish_count=channel.finish_count,

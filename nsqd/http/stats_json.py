@@ -60,6 +60,8 @@ def _topic(topic: TopicStats, asked: str) -> dict[str, Any]:
 
 def _channel(channel: ChannelStats, asked: str) -> dict[str, Any]:
     clients = channel.clients
+    # Of three counters by the consumer's place. Without a topology all deliveries are "global"; a 0 is left out.
+    global_count = {"global_msg_count": channel.delivery_count} if channel.delivery_count else {}
     return {
         "channel_name": channel.name,
         "depth": channel.depth,
@@ -67,6 +69,7 @@ def _channel(channel: ChannelStats, asked: str) -> dict[str, Any]:
         "in_flight_count": channel.in_flight_count,
         "deferred_count": channel.deferred_count,
         "message_count": channel.message_count,
+        **global_count,
         "requeue_count": channel.requeue_count,
         "timeout_count": channel.timeout_count,
         "client_count": channel.client_count,

@@ -339,6 +339,28 @@ def stats_with(**changes: Any) -> Stats:
 MEASURED = Latency(7, [(1.0, 2.5e9), (0.99, 3_700_000.0), (0.5, 0.0)])
 
 
+async def test_deliveries_are_global_ones_and_none_are_left_out() -> None:
+    daemon = FakeDaemon()
+    daemon.publish("t", [b"a", b"b", b"c"], None)
+    before = await stats_of_channel(daemon, "t", "c")
+    assert "global_msg_count" not in before
+    subscription = daemon.subscribe("t", "c", rdy=2)
+    daemon.round()
+    daemon.end_round()
+    after = await stats_of_channel(daemon, "t", "c")
+    assert subscription.message_count == after["global_msg_count"] == 2
+    keys = list(after)
+    assert keys[keys.index("message_count") + 1] == "global_msg_count"
+
+
+async def stats_of_channel(daemon: FakeDaemon, topic: str, channel: str) -> Any:
+    daemon.round()
+    daemon.broker.topic(topic).channel(channel)
+    daemon.end_round()
+    stats = await stats_of(daemon, f"&topic={topic}&channel={channel}")
+    return stats["topics"][0]["channels"][0]
+
+
 async def test_latencies_in_json() -> None:
     stats = stats_with(topics=[topic_of(latency=MEASURED, channels=[channel_of(latency=MEASURED)])])
     shown = (

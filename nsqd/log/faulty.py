@@ -20,7 +20,7 @@ from typing import Final, NoReturn, TypeAlias, TypeVar
 
 import attrs
 
-from nsqd.log.files import os_error, split_path, temporary_name
+from nsqd.log.paths import os_error, split_path, temporary_name
 from nsqd.log.storage import File, Storage
 
 __all__ = [

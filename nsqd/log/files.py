@@ -28,40 +28,18 @@ import contextlib
 import ctypes
 import errno
 import os
-import stat
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import attrs
+from nsqd.log.file_table import FileTable
+from nsqd.log.open_file import OpenFile
+from nsqd.log.paths import check_name, os_error, split_path, temporary_name
+from nsqd.log.system_calls import libc
 
-__all__ = ["FileStorage", "check_name", "os_error", "split_path", "temporary_name"]
-
-# writev takes this many buffers at most (IOV_MAX of Linux).
-_BUFFERS_PER_WRITE = 1024
+__all__ = ["FileStorage"]
 
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
-
-_SYNC_FILE_RANGE_WRITE = 2
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-_libc.syncfs.argtypes = [ctypes.c_int]
-
-
-# A read that must not wait needs a buffer to read into. A fresh one for each read of 1 MiB costs 0.8 ms of
-# page faults, one that is kept 0.04 ms; a read is seldom larger than this.
-_SCRATCH_SIZE = 1024 * 1024
-
-
-class _Scratch(threading.local):
-    """One buffer for each thread that reads without waiting."""
-
-    def __init__(self) -> None:
-        self.buffer = bytearray(_SCRATCH_SIZE)
-
-
-_scratch = _Scratch()
 
 
 class FileStorage:
@@ -77,7 +55,7 @@ class FileStorage:
         self._root = os.fspath(root)
         # Held open for good: syncfs reports the lost writes that its descriptor has not been told of yet.
         self._root_descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
-        self._table = _FileTable(self._root, max_descriptors)
+        self._table = FileTable(self._root, max_descriptors)
         self._replacing: set[str] = set()
         self._replaced = threading.Condition()
         self._sync_lock = threading.Lock()
@@ -125,11 +103,11 @@ class FileStorage:
                     os.unlink(f"{path}/{name}")
             os.rmdir(path)
 
-    def create(self, path: str) -> _OpenFile:
+    def create(self, path: str) -> OpenFile:
         split_path(path)
         return self._table.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
-    def open(self, path: str) -> _OpenFile:
+    def open(self, path: str) -> OpenFile:
         split_path(path)
         return self._table.open(path, os.O_RDWR)
 
@@ -169,7 +147,7 @@ class FileStorage:
             if self._sync_errno:
                 raise os_error(self._sync_errno, self._root)
             covered = self._table.changes()
-            if _libc.syncfs(self._root_descriptor) != 0:
+            if libc.syncfs(self._root_descriptor) != 0:
                 self._sync_errno = ctypes.get_errno()
                 raise os_error(self._sync_errno, self._root)
             self._table.note_synced(covered)
@@ -210,426 +188,3 @@ class FileStorage:
             with self._replaced:
                 self._replacing.discard(path)
                 self._replaced.notify_all()
-
-
-@attrs.define(eq=False)
-class _OpenFile:
-    """One open file. The fields from `location` on belong to the table."""
-
-    path: str
-    size: int
-    _table: _FileTable
-    # Where the file is now: renames change it, `path` stays.
-    location: str
-    # -1 while it has none.
-    descriptor: int = -1
-    # Calls that are using the descriptor at this moment.
-    users: int = 0
-    closed: bool = False
-    # Its name is gone: a closed descriptor could not be opened again.
-    orphan: bool = False
-    # Appends and cuts so far, and how many of them a sync has covered.
-    changes: int = 0
-    synced_changes: int = 0
-    # Of the first sync that failed, 0 while none has.
-    sync_errno: int = 0
-    # A cut after a failed append has failed: the end is unknown.
-    broken: bool = False
-    _sync_lock: threading.Lock = attrs.field(factory=threading.Lock)
-
-    def append(self, buffers: Sequence[bytes]) -> None:
-        total = sum(map(len, buffers))
-        table = self._table
-        descriptor = table.borrow(self)
-        try:
-            if self.broken:
-                raise os_error(errno.EIO, self.path)
-            if total == 0:
-                return
-            try:
-                # Nearly every append is one call that takes everything.
-                if len(buffers) > _BUFFERS_PER_WRITE or os.pwritev(descriptor, buffers, self.size) != total:
-                    self._write_in_pieces(descriptor, buffers, total)
-            except BaseException:
-                self._cut_back(descriptor)
-                raise
-            self.size += total
-            self.changes += 1
-        finally:
-            table.give_back(self)
-
-    def _write_in_pieces(self, descriptor: int, buffers: Sequence[bytes], total: int) -> None:
-        """Write all the buffers from `size` on, however little the system takes at a time."""
-        rest: list[bytes | memoryview] = [buffer for buffer in buffers if buffer]
-        first, done = 0, 0
-        while done < total:
-            written = os.pwritev(descriptor, rest[first : first + _BUFFERS_PER_WRITE], self.size + done)
-            if written == 0:
-                raise os_error(errno.ENOSPC, self.path)
-            done += written
-            while first < len(rest) and written >= len(rest[first]):
-                written -= len(rest[first])
-                first += 1
-            if written:
-                rest[first] = memoryview(rest[first])[written:]
-
-    def _cut_back(self, descriptor: int) -> None:
-        try:
-            os.ftruncate(descriptor, self.size)
-        except OSError:
-            self.broken = True
-
-    def read(self, offset: int, size: int, *, wait: bool = True) -> bytes:
-        if offset < 0 or size < 0:
-            raise os_error(errno.EINVAL, self.path)
-        table = self._table
-        descriptor = table.borrow(self)
-        try:
-            expected = min(size, self.size - offset)
-            if expected <= 0:
-                return b""
-            if wait or not table.can_read_cached:
-                return _read_all(descriptor, offset, expected)
-            return self._read_cached(descriptor, offset, expected)
-        finally:
-            table.give_back(self)
-
-    def _read_cached(self, descriptor: int, offset: int, size: int) -> bytes:
-        buffer = _scratch.buffer if size <= _SCRATCH_SIZE else bytearray(size)
-        view = memoryview(buffer)[:size]
-        try:
-            count = os.preadv(descriptor, [view], offset, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            # This file system cannot say; the answer will not change, so it is asked no more.
-            self._table.can_read_cached = False
-            return _read_all(descriptor, offset, size)
-        if count < size:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), self.path)
-        return bytes(view)
-
-    def truncate(self, size: int) -> None:
-        descriptor = self._table.borrow(self)
-        try:
-            if not 0 <= size <= self.size:
-                raise os_error(errno.EINVAL, self.path)
-            os.ftruncate(descriptor, size)
-            self.size = size
-            self.changes += 1
-        finally:
-            self._table.give_back(self)
-
-    def sync(self) -> None:
-        # One at a time: of two at once the kernel would tell only one of a lost write.
-        with self._sync_lock:
-            descriptor = self._table.borrow(self)
-            try:
-                if not self.sync_errno:
-                    self.sync_descriptor(descriptor)
-                if self.sync_errno:
-                    raise os_error(self.sync_errno, self.path)
-            finally:
-                self._table.give_back(self)
-
-    def sync_descriptor(self, descriptor: int) -> None:
-        """Sync through a descriptor that nobody can close meanwhile; an error goes to `sync_errno`."""
-        # Counted before: what is appended during the sync may not be covered by it.
-        covered = self.changes
-        try:
-            os.fdatasync(descriptor)
-        except OSError as error:
-            self.sync_errno = error.errno or errno.EIO
-        else:
-            self._table.note_synced([(self, covered)])
-
-    def start_writeback(self, offset: int, size: int) -> None:
-        # The system takes a size of 0 for "to the end".
-        if size <= 0:
-            return
-        with contextlib.suppress(OSError):
-            descriptor = self._table.borrow(self)
-            try:
-                _libc.sync_file_range(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
-            finally:
-                self._table.give_back(self)
-
-    def forget_cached(self) -> None:
-        with contextlib.suppress(OSError):
-            descriptor = self._table.borrow(self)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                self._table.give_back(self)
-
-    def close(self) -> None:
-        self._table.release(self)
-
-
-class _FileTable:
-    """All open files of one storage: where they are, and the descriptors that some of them hold."""
-
-    def __init__(self, root: str, limit: int) -> None:
-        self.names = threading.RLock()
-        # False once the file system said that it knows no RWF_NOWAIT.
-        self.can_read_cached = True
-        self._root = root
-        self._limit = limit
-        self._lock = threading.Lock()
-        # Files with a descriptor, the least recently used first.
-        self._held: OrderedDict[_OpenFile, None] = OrderedDict()
-        # Files that still have a name, by their folder.
-        self._named: dict[str, set[_OpenFile]] = {}
-
-    def borrow(self, file: _OpenFile) -> int:
-        """The file's descriptor, not to be closed before `give_back`. EBADF for a closed file."""
-        with self._lock:
-            if file.descriptor >= 0 and not file.closed:
-                file.users += 1
-                self._held.move_to_end(file)
-                return file.descriptor
-        return self._borrow_reopened(file)
-
-    def give_back(self, file: _OpenFile) -> None:
-        with self._lock:
-            file.users -= 1
-            if file.users or not file.closed:
-                return
-            descriptor = self._take_descriptor(file)
-        _close(descriptor)
-
-    def _borrow_reopened(self, file: _OpenFile) -> int:
-        with self.names:
-            with self._lock:
-                if file.closed:
-                    raise os_error(errno.EBADF, file.path)
-                if file.descriptor >= 0:
-                    file.users += 1
-                    return file.descriptor
-            if file.orphan:
-                raise os_error(errno.ENOENT, file.path)
-            self._make_room()
-            descriptor = self.open_descriptor(self._full(file.location), os.O_RDWR)
-            with self._lock:
-                if not file.closed:
-                    self._give_descriptor(file, descriptor)
-                    file.users += 1
-                    return descriptor
-            _close(descriptor)
-            raise os_error(errno.EBADF, file.path)
-
-    def release(self, file: _OpenFile) -> None:
-        """Close a file, or leave it to the last user of its descriptor."""
-        descriptor = -1
-        with self._lock:
-            if file.closed:
-                return
-            file.closed = True
-            self._forget_name(file)
-            if file.descriptor >= 0 and not file.users:
-                descriptor = self._take_descriptor(file)
-        if descriptor >= 0:
-            _close(descriptor)
-
-    def close(self) -> None:
-        with self._lock:
-            files = [*self._held, *(file for folder in self._named.values() for file in folder)]
-        for file in files:
-            self.release(file)
-
-    def open(self, path: str, flags: int) -> _OpenFile:
-        with self.names:
-            self._make_room()
-            descriptor = self.open_descriptor(self._full(path), flags)
-            try:
-                size = os.fstat(descriptor).st_size
-            except BaseException:
-                _close(descriptor)
-                raise
-            file = _OpenFile(path, size, self, path)
-            with self._lock:
-                self._give_descriptor(file, descriptor)
-                self._named.setdefault(_folder_of(path), set()).add(file)
-            return file
-
-    def open_descriptor(self, full_path: str, flags: int) -> int:
-        """Open; when the process or the system has no descriptor left, free one of ours and try once more."""
-        try:
-            return os.open(full_path, flags, _FILE_MODE)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._evict():
-                raise
-        return os.open(full_path, flags, _FILE_MODE)
-
-    def rename(self, path: str, to: str) -> None:
-        with self.names:
-            # A name that belongs to a folder is none of a file.
-            if stat.S_ISDIR(os.stat(self._full(path), follow_symlinks=False).st_mode):
-                raise os_error(errno.EISDIR, path)
-            if path == to:
-                return
-            with self._orphaned(to):
-                os.rename(self._full(path), self._full(to))
-            with self._lock:
-                for file in self._files_at(path):
-                    file.location = to
-
-    def remove(self, path: str) -> None:
-        with self.names, self._orphaned(path):
-            os.unlink(self._full(path))
-
-    def rename_folder(self, folder: str, to: str) -> None:
-        with self.names:
-            # The system would put it in the place of an empty folder.
-            if os.path.lexists(self._full(to)):
-                raise os_error(errno.EEXIST, to)
-            if not stat.S_ISDIR(os.stat(self._full(folder), follow_symlinks=False).st_mode):
-                raise os_error(errno.ENOTDIR, folder)
-            os.rename(self._full(folder), self._full(to))
-            with self._lock:
-                files = self._named.pop(folder, set())
-                for file in files:
-                    file.location = f"{to}/{file.location.partition('/')[2]}"
-                if files:
-                    self._named[to] = files
-
-    def orphan_folder(self, folder: str) -> None:
-        """The folder's files are about to go. Descriptors are not opened for it: there might be many."""
-        with self.names, self._lock:
-            for file in self._named.pop(folder, set()):
-                file.orphan = True
-
-    @contextlib.contextmanager
-    def _orphaned(self, path: str) -> Iterator[None]:
-        """Give the open files at `path` a descriptor to keep, while the block takes their name away."""
-        borrowed: list[_OpenFile] = []
-        try:
-            with self._lock:
-                files = self._files_at(path)
-            for file in files:
-                try:
-                    self.borrow(file)
-                except OSError as error:
-                    # Closed meanwhile, or its name went without us: nothing to keep.
-                    if error.errno not in (errno.EBADF, errno.ENOENT):
-                        raise
-                else:
-                    borrowed.append(file)
-            yield
-            with self._lock:
-                for file in files:
-                    self._forget_name(file)
-                    file.orphan = True
-        finally:
-            for file in borrowed:
-                self.give_back(file)
-
-    def changes(self) -> list[tuple[_OpenFile, int]]:
-        """What a sync of everything that begins now will cover."""
-        with self._lock:
-            return [(file, file.changes) for file in self._held]
-
-    def note_synced(self, covered: list[tuple[_OpenFile, int]]) -> None:
-        with self._lock:
-            for file, changes in covered:
-                file.synced_changes = max(file.synced_changes, changes)
-
-    def _make_room(self) -> None:
-        while len(self._held) >= self._limit:
-            # All in use, orphans or unsynced: rather one too many than an error, or a wait for the disk.
-            if not self._evict(only_synced=True):
-                return
-
-    def _evict(self, *, only_synced: bool = False) -> bool:
-        """Close one descriptor that nobody uses; false when there is none."""
-        # Nobody may open the file again before an error of the sync is noted.
-        with self.names:
-            with self._lock:
-                file = self._victim(only_synced)
-                if file is None:
-                    return False
-                unsynced = file.changes != file.synced_changes
-                descriptor = self._take_descriptor(file)
-            if unsynced and not file.sync_errno:
-                file.sync_descriptor(descriptor)
-            _close(descriptor)
-            return True
-
-    def _victim(self, only_synced: bool) -> _OpenFile | None:
-        oldest_unsynced = None
-        for file in self._held:
-            if file.users or file.orphan:
-                continue
-            if file.changes == file.synced_changes:
-                return file
-            oldest_unsynced = oldest_unsynced or (None if only_synced else file)
-        return oldest_unsynced
-
-    def _files_at(self, path: str) -> list[_OpenFile]:
-        return [file for file in self._named.get(_folder_of(path), ()) if file.location == path]
-
-    def _forget_name(self, file: _OpenFile) -> None:
-        folder = _folder_of(file.location)
-        files = self._named.get(folder)
-        if files is not None:
-            files.discard(file)
-            if not files:
-                del self._named[folder]
-
-    def _give_descriptor(self, file: _OpenFile, descriptor: int) -> None:
-        file.descriptor = descriptor
-        self._held[file] = None
-
-    def _take_descriptor(self, file: _OpenFile) -> int:
-        descriptor, file.descriptor = file.descriptor, -1
-        del self._held[file]
-        return descriptor
-
-    def _full(self, path: str) -> str:
-        return f"{self._root}/{path}"
-
-
-def split_path(path: str) -> tuple[str, str]:
-    """Folder ("" for the root) and name of a path. EINVAL when it is not `name` or `folder/name`."""
-    folder, slash, name = path.rpartition("/")
-    if slash:
-        check_name(folder)
-    check_name(name)
-    return folder, name
-
-
-def check_name(name: str) -> None:
-    """Raise EINVAL for what is not one plain component of a path."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise os_error(errno.EINVAL, name)
-
-
-def temporary_name(name: str) -> str:
-    """What a file is called while `replace` writes it."""
-    return f".{name}.tmp"
-
-
-def os_error(number: int, path: str) -> OSError:
-    """The `OSError` (of the fitting subclass) that the operating system would raise."""
-    return OSError(number, os.strerror(number), path)
-
-
-def _folder_of(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def _read_all(descriptor: int, offset: int, size: int) -> bytes:
-    data = os.pread(descriptor, size, offset)
-    # The system may return less than it has; nothing at all means that the file ends here.
-    while len(data) < size:
-        more = os.pread(descriptor, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
-
-
-def _close(descriptor: int) -> None:
-    # It is gone in any case, and lost writes are the business of sync.
-    with contextlib.suppress(OSError):
-        os.close(descriptor)

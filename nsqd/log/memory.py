@@ -30,7 +30,7 @@ from typing import TypeAlias
 
 import attrs
 
-from nsqd.log.files import check_name, os_error, split_path, temporary_name
+from nsqd.log.paths import check_name, os_error, split_path, temporary_name
 
 __all__ = ["Chunk", "Keep", "MemoryStorage"]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from nsqd.log import files
+from nsqd.log import system_calls
 from nsqd.log.faulty import (
     OPERATIONS,
     WRITES,
@@ -1039,7 +1039,7 @@ class TestLostWrites:
             return -1
 
         with monkeypatch.context() as patch:
-            patch.setattr(files._libc, "syncfs", failed)
+            patch.setattr(system_calls.libc, "syncfs", failed)
             with fails_with(errno.EIO):
                 file_storage.sync_all()
         with fails_with(errno.EIO):

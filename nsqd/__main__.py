@@ -6,7 +6,7 @@ import sys
 
 import trio
 
-from nsqd.daemon import Daemon, StartError, banner
+from nsqd.daemon import Daemon, StartError, banner, refuse_unsupported
 from nsqd.log.records import NewerFormat
 from nsqd.log.store import ForeignDataPath
 from nsqd.options import load, validate
@@ -24,6 +24,7 @@ def main() -> None:
         raise_descriptor_limit()
         daemon = Daemon(options)
         validate(options)
+        refuse_unsupported(options)
         configure(options.log_level, options.log_prefix)
         banner(options)
         trio.run(daemon.run)

@@ -44,9 +44,10 @@ from nsqkit.listeners import (
     remote_address,
 )
 from nsqkit.logging import LogLevel, get_logger, set_level
+from nsqkit.options import TlsRequired
 from nsqkit.version import VERSION, version_line
 
-__all__ = ["Daemon", "StartError"]
+__all__ = ["Daemon", "StartError", "banner", "refuse_unsupported"]
 
 log = get_logger("nsqd")
 
@@ -357,8 +358,33 @@ def _tune_garbage_collection() -> None:
     gc.set_threshold(100_000, 50, 50)
 
 
+def refuse_unsupported(options: NsqdOptions) -> None:
+    """`StartError` for options that promise protection which this version does not have yet.
+
+    Running on without TLS or without authorization would be the worst answer to somebody who asked for them.
+    """
+    if options.tls_cert or options.tls_key or options.tls_required is not TlsRequired.NO:
+        raise StartError("TLS is not supported by this version yet; start without the --tls-... options")
+    if options.auth_http_addresses:
+        raise StartError(
+            "authorization is not supported by this version yet; start without --auth-http-address"
+        )
+
+
+def _unsupported(options: NsqdOptions) -> list[str]:
+    """Flags that were given and do nothing yet, and harm nobody by it."""
+    given = {
+        "--statsd-address": options.statsd_address,
+        "--e2e-processing-latency-percentile": options.e2e_processing_latency_percentiles,
+        "--enable-experiment": options.enable_experiment,
+    }
+    return [flag for flag, value in given.items() if value]
+
+
 def banner(options: NsqdOptions) -> None:
     """The first lines of the log: what runs here."""
     log.info("%s", version_line("nsqd"))
     log.info("ID: %d", options.node_id)
     log.info("data path: %s, durability: %s", os.path.abspath(options.data_path or "."), options.durability)
+    for flag in _unsupported(options):
+        log.warning("%s has no effect in this version yet", flag)

@@ -307,17 +307,29 @@ class NsqdOptions:
     )
 
     # --- Compression ---
-    deflate: bool = option(True, group="Compression", help="Let clients compress with deflate.")
+    deflate: bool = option(
+        True,
+        group="Compression",
+        help="Let clients compress with deflate. Not in this version yet: they are told no.",
+    )
     max_deflate_level: int = option(
         6,
         group="Compression",
         help="The highest deflate level that a client can ask for, 1 to 9: smaller output for more CPU.",
     )
-    snappy: bool = option(True, group="Compression", help="Let clients compress with snappy.")
+    snappy: bool = option(
+        True,
+        group="Compression",
+        help="Let clients compress with snappy. Not in this version yet: they are told no.",
+    )
 
     # --- TLS ---
     tls_cert: str = option(
-        "", group="TLS", placeholder="PATH", help="Certificate file (PEM). With --tls-key it switches TLS on."
+        "",
+        group="TLS",
+        placeholder="PATH",
+        help="Certificate file (PEM). With --tls-key it switches TLS on. Not in this version yet: nsqd "
+        "refuses to start.",
     )
     tls_key: str = option("", group="TLS", placeholder="PATH", help="Key file (PEM) of the certificate.")
     tls_required: TlsRequired = option(
@@ -349,7 +361,7 @@ class NsqdOptions:
         group="Authorization",
         placeholder="ADDRESS",
         help="A server that decides what each client may do: host:port or a full URL. With one, clients "
-        "must AUTH.",
+        "must AUTH. Not in this version yet: nsqd refuses to start.",
     )
     auth_http_request_method: str = option(
         "get", group="Authorization", placeholder="METHOD", help="How to ask it: get or post."
@@ -360,7 +372,8 @@ class NsqdOptions:
         "",
         group="Metrics",
         placeholder="ADDRESS",
-        help="host:port of a statsd daemon to send counters and gauges to, over UDP. Empty: none.",
+        help="host:port of a statsd daemon to send counters and gauges to, over UDP. Empty: none. "
+        "Not in this version yet.",
     )
     statsd_prefix: str = option(
         "nsq.%s",
@@ -381,7 +394,8 @@ class NsqdOptions:
         kind=FLOATS,
         flag="e2e-processing-latency-percentile",
         group="Metrics",
-        help="Measure the time from publish to finish at these quantiles, each in (0, 1]: 0.99,0.95,0.5.",
+        help="Measure the time from publish to finish at these quantiles, each in (0, 1]: 0.99,0.95,0.5. "
+        "Not in this version yet.",
     )
     e2e_processing_latency_window_time: int = option(
         "10m",

@@ -20,6 +20,7 @@ from nsqd.broker import Outbox, Refused, Subscription, Topic
 from nsqd.protocol_v2.commands import HANDLERS, Incomplete, finish
 from nsqd.protocol_v2.framing import MultiScan
 from nsqd.protocol_v2.identify import DEFAULT_HEARTBEAT_MS, Identity
+from nsqkit.logging import get_logger
 from nsqkit.wire import (
     COMMANDS,
     HEARTBEAT,
@@ -33,7 +34,6 @@ from nsqkit.wire.frames import ID
 
 if TYPE_CHECKING:
     from nsqd.protocol_v2.context import Context
-from nsqkit.logging import get_logger
 
 __all__ = ["Session"]
 

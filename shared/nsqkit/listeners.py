@@ -12,8 +12,9 @@ import errno
 import os
 import re
 import socket
+import ssl
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import trio
@@ -26,6 +27,7 @@ __all__ = [
     "close_listener",
     "open_listeners",
     "remote_address",
+    "with_tls",
 ]
 
 _BACKLOG = 1024
@@ -163,6 +165,14 @@ def _host_port(name: tuple[str, int]) -> str:
     if host.startswith("::ffff:") and "." in host:
         host = host.removeprefix("::ffff:")  # an IPv4 client of a listener for both families
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def with_tls(
+    listeners: Iterable[trio.SocketListener], context: ssl.SSLContext
+) -> list[trio.SSLListener[trio.SocketStream]]:
+    """The same listeners, for streams of TLS; whoever accepts has to see to an end of the handshake."""
+    # What HTTPS clients do: they close without the farewell of TLS.
+    return [trio.SSLListener(listener, context, https_compatible=True) for listener in listeners]
 
 
 async def close_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> None:

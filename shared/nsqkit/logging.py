@@ -1,13 +1,15 @@
-"""Log lines of the daemons, in NSQ's form, on the standard library's logging.
+"""Log lines of the daemons, in NSQ's form or as JSON, on the standard library's logging.
 
     [nsqd] 2026/11/22 12:12:19.512345 INFO: TCP: listening on 127.0.0.1:4150
+    {"time":"2026-11-22T12:12:19.512345Z","level":"INFO","daemon":"nsqd","logger":"nsqd","message":"TCP: listening ..."}
 
 Rules:
 
 - A module takes its logger with `get_logger(__name__)` and passes arguments, not formatted text:
   `log.info("TCP: listening on %s", address)`. Nothing is formatted below the level.
 - One record is one line. Names and errors in it may come from a peer, so control characters in the message
-  are escaped: nobody can forge a line. Only a traceback of our own spans lines.
+  are escaped: nobody can forge a line. Only a traceback of our own spans lines; as JSON it stands in `exception`.
+- No secret in a line: not what a client sent with AUTH, and addresses only without a user's name and password.
 - Never a line for each message that the broker carries.
 
 How it works: all loggers of the project hang below one called `nsq`, whose level is the program's. One
@@ -15,18 +17,34 @@ handler stands on the root logger, so that warnings of the libraries below come 
 their chatter (httpx tells of every request at INFO) stays out. The level can be changed while the program
 runs.
 
-What is written before the options are known (fatal start-up errors) goes through `fatal_line`.
+What is written before logging is set up (fatal start-up errors) goes through `fatal_line`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from enum import IntEnum
-from typing import TextIO
+from typing import Final, TextIO
 
-__all__ = ["LogLevel", "configure", "fatal_line", "get_logger", "set_level", "stamped_line"]
+__all__ = [
+    "JSON",
+    "LOG_FORMATS",
+    "TEXT",
+    "LogLevel",
+    "configure",
+    "fatal_line",
+    "get_logger",
+    "set_level",
+    "stamped_line",
+]
+
+TEXT: Final = "text"
+JSON: Final = "json"
+LOG_FORMATS: Final = (TEXT, JSON)
+"""The words of `--log-format`."""
 
 _PROJECT = "nsq"
 
@@ -63,18 +81,19 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(f"{_PROJECT}.{name}")
 
 
-def configure(level: LogLevel, prefix: str, stream: TextIO | None = None) -> None:
+def configure(level: LogLevel, prefix: str, stream: TextIO | None = None, *, log_format: str = TEXT) -> None:
     """Send all log lines to `stream` (default: stderr as it is now), each beginning with `prefix`.
 
-    Called once by a program at its start; called again it replaces what it set up before. A library never
-    calls it.
+    `log_format` is one of `LOG_FORMATS`; JSON has the name in the prefix under `daemon`.
+
+    Called once by a program at its start; called again it replaces what it set up before. A library never calls it.
     """
     _leave_out_what_no_line_shows()
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(old)
     handler = _Handler(sys.stderr if stream is None else stream)
-    handler.setFormatter(_Formatter(prefix))
+    handler.setFormatter(_formatter(prefix, log_format))
     root.addHandler(handler)
     set_level(level)
 
@@ -85,9 +104,10 @@ def set_level(level: LogLevel) -> None:
     logging.getLogger().setLevel(max(level, LogLevel.WARNING) * 10)
 
 
-def fatal_line(prefix: str, reason: str) -> str:
+def fatal_line(prefix: str, reason: str, log_format: str = TEXT) -> str:
     """The line, with its newline, that a daemon leaves on stderr when it cannot start."""
-    return f"{prefix}{_stamp(time.time())} FATAL: {_on_one_line(reason)}\n"
+    record = logging.LogRecord(_PROJECT, logging.CRITICAL, "", 0, "%s", (reason,), None)
+    return _formatter(prefix, log_format).format(record) + "\n"
 
 
 def stamped_line(text: str) -> str:
@@ -99,15 +119,12 @@ class _Handler(logging.StreamHandler[TextIO]):
     """A type of its own, so that `configure` finds the handler it has put up before."""
 
 
+def _formatter(prefix: str, log_format: str) -> logging.Formatter:
+    return _JsonFormatter(prefix) if log_format == JSON else _Formatter(prefix)
+
+
 class _Formatter(logging.Formatter):
     """Writes a record as one line; keeps the text of the current second, which many lines share."""
-
-    _LEVEL_NAMES = (
-        (logging.CRITICAL, "FATAL"),
-        (logging.ERROR, "ERROR"),
-        (logging.WARNING, "WARNING"),
-        (logging.INFO, "INFO"),
-    )
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
@@ -120,18 +137,48 @@ class _Formatter(logging.Formatter):
         if second != self._second:
             self._second = second
             self._second_stamp = _seconds_stamp(second)
-        level = self._level_name(record.levelno)
+        level = _level_name(record.levelno)
         text = _on_one_line(record.getMessage())
         line = f"{self._prefix}{self._second_stamp}.{micros:06d} {level}: {text}"
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
         return line
 
-    def _level_name(self, number: int) -> str:
-        for least, name in self._LEVEL_NAMES:
-            if number >= least:
-                return name
-        return "DEBUG"
+
+class _JsonFormatter(logging.Formatter):
+    """Writes a record as one JSON object, in ASCII; times are UTC, as RFC 3339 has them."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._daemon = prefix.strip("[] ")
+
+    def format(self, record: logging.LogRecord) -> str:
+        second, micros = _split(record.created)
+        fields = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{micros:06d}Z",
+            "level": _level_name(record.levelno),
+            "daemon": self._daemon,
+            "logger": record.name.removeprefix(f"{_PROJECT}."),
+            "message": _without_surrogates(record.getMessage()),
+        }
+        if record.exc_info:
+            fields["exception"] = _without_surrogates(self.formatException(record.exc_info))
+        return json.dumps(fields, separators=(",", ":"))
+
+
+_LEVEL_NAMES: Final = (
+    (logging.CRITICAL, "FATAL"),
+    (logging.ERROR, "ERROR"),
+    (logging.WARNING, "WARNING"),
+    (logging.INFO, "INFO"),
+)
+
+
+def _level_name(number: int) -> str:
+    for least, name in _LEVEL_NAMES:
+        if number >= least:
+            return name
+    return "DEBUG"
 
 
 def _leave_out_what_no_line_shows() -> None:
@@ -141,11 +188,6 @@ def _leave_out_what_no_line_shows() -> None:
     logging.logMultiprocessing = False
     logging._srcfile = None  # no walk up the stack to find the caller
     logging.raiseExceptions = False  # a stderr that is gone must not cost more than the line
-
-
-def _stamp(now: float) -> str:
-    second, micros = _split(now)
-    return f"{_seconds_stamp(second)}.{micros:06d}"
 
 
 def _split(now: float) -> tuple[int, int]:
@@ -165,3 +207,8 @@ def _on_one_line(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def _without_surrogates(text: str) -> str:
+    """Halves of pairs, as file names may have them, are no JSON."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -21,6 +21,7 @@ from nsqkit.client import (
     ProtocolViolation,
     open_connection,
 )
+from nsqkit.client.protocol import Request
 from nsqkit.wire import encode
 from tests.client.fake import both_backends, fake_nsqd, run, run_mocked, stream_pair
 
@@ -133,6 +134,38 @@ def test_auth_without_a_secret_fails(backend: str) -> None:
     run(main, backend)
 
 
+@both_backends
+def test_no_answer_is_lost_between_the_halves(backend: str) -> None:
+    """Cancelled by what the first half led to: the second half was received, and is handed over."""
+
+    async def main() -> None:
+        async with fake_nsqd(answers={"PUB": None}) as nsqd:
+            connection = await open_connection(HERE, ClientOptions(), connector=nsqd.connect)
+            requests = [Request("PUB") for _ in range(40)]
+            for request in requests:
+                connection.protocol.ask(request, encode.pub("t", b"x"))
+            halves: list[list[Any]] = []
+
+            def take(events: list[Any]) -> None:
+                halves.append(events)
+                scope.cancel()
+
+            peer = await nsqd.peer()
+            async with anyio.create_task_group() as group:
+
+                async def answer_all() -> None:
+                    await peer.take(41)
+                    peer.frame(wire.OK * 40)
+
+                group.start_soon(answer_all)
+                with anyio.CancelScope() as scope:
+                    await connection.run(take, in_halves=True)
+            assert halves == [requests[:20], requests[20:]]
+            await connection.abort()
+
+    run(main, backend)
+
+
 def test_a_send_that_takes_too_long_ends_the_connection() -> None:
     """The other side does not read: write_timeout."""
 
@@ -231,7 +264,7 @@ def test_the_reason_of_a_reset_in_the_middle_of_a_body_is_found() -> None:
             group.start_soon(listener.serve, serve)
             port = listener.extra(anyio.abc.SocketAttribute.local_port)
             connection = await open_connection(Address("127.0.0.1", port), ClientOptions())
-            connection.protocol.publish("PUB", encode.pub("t", b"x" * 20_000_000), None)
+            connection.protocol.ask(Request("PUB"), encode.pub("t", b"x" * 20_000_000))
             with pytest.raises(BadMessage, match="too big"):
                 await connection.run(lambda events: None)
             await connection.abort()

@@ -36,6 +36,14 @@ DOCUMENTED = {
     "topology_region": "",
     "topology_zone": "",
     "local_addr": "",
+    "tls_v1": False,
+    "tls_root_ca_file": "",
+    "tls_insecure_skip_verify": False,
+    "tls_cert": "",
+    "tls_key": "",
+    "snappy": False,
+    "deflate": False,
+    "deflate_level": 6,
 }
 
 
@@ -59,6 +67,11 @@ def test_defaults_are_those_of_other_libraries(name: str) -> None:
         ("skip_lookupd_authorization,false", "skip_lookupd_authorization", False),
         ("auto_touch", "auto_touch", True),
         ("max-attempts,0", "max_attempts", 0),
+        ("tls_v1,true", "tls_v1", True),
+        ("tls-root-ca-file,/ca.pem", "tls_root_ca_file", "/ca.pem"),
+        ("tls_min_version,tls1.3", "tls_min_version", "tls1.3"),
+        ("snappy", "snappy", True),
+        ("deflate_level,9", "deflate_level", 9),
     ],
 )
 def test_options_are_read_from_text(text: str, name: str, value: object) -> None:
@@ -89,15 +102,23 @@ def test_options_add_up() -> None:
         "auto_touch,perhaps",
         "lookupd_poll_jitter,2",
         "lookupd_poll_jitter,nan",
-        "tls_v1,true",
-        "snappy,true",
+        "tls_v1,perhaps",
+        "tls_min_version,ssl3.0",
+        "deflate_level,0",
+        "deflate_level,10",
         "heartbeat_interval,2m",
     ],
 )
 def test_bad_options_are_refused(text: str) -> None:
-    """Unknown names, wrong types, values out of range, and what is not offered yet."""
+    """Unknown names, wrong types, and values out of range."""
     with pytest.raises(ValueError):
         parse_client_option(text)
+
+
+def test_there_is_one_compression_or_none() -> None:
+    """nsqd would refuse both."""
+    with pytest.raises(ValueError, match="not both"):
+        parse_client_option("deflate,true", parse_client_option("snappy,true"))
 
 
 def test_the_secret_is_not_shown() -> None:

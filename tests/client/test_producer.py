@@ -3,6 +3,7 @@
 # ruff: noqa: SIM117 - what stands inside belongs to what stands outside
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -213,6 +214,22 @@ def test_a_publish_without_any_nsqd_fails_after_its_time_with_the_reason() -> No
     run_mocked(main)
 
 
+def test_an_nsqd_that_works_for_a_moment_is_tried_again_soon() -> None:
+    """Each time, as long as it answers something: the pauses grow only while it does not."""
+
+    async def main() -> None:
+        async with fake_nsqd() as nsqd:
+            async with producer_of(nsqd, reconnect_delay=1, max_reconnect_delay=60) as producer:
+                for _ in range(5):
+                    await producer.publish("t", b"x")
+                    peer = await nsqd.peer()
+                    await peer.close()
+                pauses = [later - sooner for sooner, later in itertools.pairwise(nsqd.attempts)]
+                assert max(pauses) <= 1.01
+
+    run_mocked(main)
+
+
 def test_a_publish_that_is_never_answered_fails_as_uncertain() -> None:
     """The connection lives, the answer does not come."""
 
@@ -264,6 +281,25 @@ def test_back_pressure_bounds_what_waits() -> None:
                         peer.frame(wire.OK)
                         await anyio.sleep(0.1)
                 assert [int(body) for body in peer.bodies[1:]] == list(range(10))
+
+    run_mocked(main)
+
+
+def test_answers_make_room_for_bytes() -> None:
+    """Round after round as many are in the air as the bytes allow."""
+
+    async def main() -> None:
+        async with fake_nsqd(answers={"PUB": None}, heartbeat_s=20) as nsqd:
+            async with producer_of(nsqd, max_bytes_in_air=200) as producer:
+                peer = await identified(nsqd)
+                async with anyio.create_task_group() as group:
+                    for _ in range(6):
+                        group.start_soon(producer.publish, "t", b"x" * 60)
+                    for _ in range(3):
+                        await anyio.sleep(1)
+                        assert producer.stats().in_air == 2
+                        peer.frame(wire.OK * 2)
+                assert producer.stats().published == 6
 
     run_mocked(main)
 
@@ -340,6 +376,72 @@ def test_leaving_waits_for_what_other_tasks_publish(backend: str) -> None:
                 while not producer.stats().queued:
                     await anyio.lowlevel.checkpoint()
             assert producer.stats().published == 1
+
+    run(main, backend)
+
+
+@both_backends
+def test_leaving_does_not_wait_for_publishes_that_were_given_up(backend: str) -> None:
+    """A publish of another task that is cancelled while the block waits for its answer."""
+
+    async def main() -> None:
+        async with fake_nsqd(answers={"PUB": None}) as nsqd, anyio.create_task_group() as group:
+            async with producer_of(nsqd) as producer:
+                peer = await identified(nsqd)
+                group.start_soon(give_up, producer)
+                await peer.expect("PUB t")
+            assert producer.stats().published == 0
+
+    async def give_up(producer: Producer) -> None:
+        with anyio.move_on_after(0.02) as scope:
+            await producer.publish("t", b"x")
+        assert scope.cancelled_caught
+
+    run(main, backend)
+
+
+@both_backends
+def test_nsqd_gets_the_next_publishes_while_half_of_the_answers_are_worked_through(backend: str) -> None:
+    """All answered at once: the next ones leave in two sends, so that neither side waits for the other."""
+
+    async def main() -> None:
+        async with fake_nsqd(answers={"PUB": None}) as nsqd, producer_of(nsqd) as producer:
+            peer = await identified(nsqd)
+
+            async def publish_twice() -> None:
+                await producer.publish("t", b"1")
+                await producer.publish("t", b"2")
+
+            async with anyio.create_task_group() as group:
+                for _ in range(100):
+                    group.start_soon(publish_twice)
+                await peer.take(100)
+                before = peer.sends
+                peer.frame(wire.OK * 100)
+                await peer.take(100)
+                assert peer.sends - before == 2
+                peer.frame(wire.OK * 100)
+            assert producer.stats().published == 200
+
+    run(main, backend)
+
+
+@both_backends
+def test_answers_count_that_came_with_the_end(backend: str) -> None:
+    """Many in one piece, and the connection broken right behind: what was answered is not sent again."""
+
+    async def main() -> None:
+        async with fake_nsqd(answers={"PUB": None}) as nsqd:
+            async with producer_of(nsqd, at_least_once=False) as producer:
+                peer = await identified(nsqd)
+                async with anyio.create_task_group() as group:
+                    for _ in range(100):
+                        group.start_soon(producer.publish, "t", b"1")
+                    await peer.take(100)
+                    peer.frame(wire.OK * 100)
+                    await peer.close()
+                stats = producer.stats()
+                assert (stats.published, stats.failed, stats.resent) == (100, 0, 0)
 
     run(main, backend)
 

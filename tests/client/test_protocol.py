@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nsqkit import wire
 from nsqkit.client.errors import BadTopic, FinishFailed, ProtocolViolation, ServerError
-from nsqkit.client.protocol import Answer, ClientProtocol, Error, Features, Heartbeat, Phase
+from nsqkit.client.protocol import OK, ClientProtocol, Error, Features, Heartbeat, Phase, Request
 
 ID = b"0123456789abcdef"
 
@@ -38,12 +38,37 @@ def test_answers_belong_to_commands_in_order() -> None:
     """Messages and heartbeats may come between."""
     protocol = opened()
     protocol.sub("t", "c")
-    protocol.publish("PUB", b"PUB t\n\0\0\0\1x", "first")
+    first = Request("PUB")
+    protocol.ask(first, b"PUB t\n\0\0\0\1x")
     events = protocol.receive(wire.OK + wire.HEARTBEAT + wire.encode_message(7, 2, ID, b"m") + wire.OK)
-    assert [type(event) for event in events] == [Answer, Heartbeat, wire.Message, Answer]
-    assert events[0].pending.command == "SUB"
+    assert [type(event) for event in events] == [Request, Heartbeat, wire.Message, Request]
+    assert events[0].command == "SUB"
     assert events[2] == wire.Message(7, 2, ID, b"m")
-    assert events[3].pending.context == "first"
+    assert events[3] is first
+    assert first.answer == OK
+
+
+def test_a_run_of_oks_answers_as_many_publishes() -> None:
+    """With a heartbeat in it, and a last one that is not whole."""
+    protocol = opened()
+    requests = [Request("PUB") for _ in range(7)]
+    for request in requests:
+        protocol.ask(request, b"...")
+    protocol.data_to_send()
+    events = protocol.receive(wire.OK * 4 + wire.HEARTBEAT + wire.OK * 2 + wire.OK[:7])
+    assert events == [*requests[:4], Heartbeat(), *requests[4:6]]
+    assert [request.answer for request in requests] == [OK] * 6 + [b""]
+    assert protocol.unanswered() == ([requests[6]], [])
+    assert protocol.receive(wire.OK[7:]) == [requests[6]]
+
+
+def test_a_run_of_more_oks_than_publishes_breaks_it() -> None:
+    """The stream is out of step; none of them can be believed."""
+    protocol = opened()
+    protocol.ask(Request("PUB"), b"...")
+    with pytest.raises(ProtocolViolation, match="an answer to nothing"):
+        protocol.receive(wire.OK * 2)
+    assert protocol.phase is Phase.BROKEN
 
 
 def test_a_heartbeat_is_answered_unasked() -> None:
@@ -79,28 +104,29 @@ def test_cls_is_sent_once_and_ends_in_close_wait() -> None:
 def test_an_error_that_leaves_the_connection_open_belongs_to_no_command() -> None:
     """The publish behind it still gets its own answer."""
     protocol = opened()
-    protocol.publish("PUB", b"...", 1)
+    publish = Request("PUB")
+    protocol.ask(publish, b"...")
     frame = wire.encode_error(b"E_FIN_FAILED FIN 0123456789abcdef failed ID not in flight")
     events = protocol.receive(frame + wire.OK)
     assert isinstance(events[0], Error)
     assert isinstance(events[0].error, FinishFailed)
-    assert events[0].pending is None
-    assert events[1].pending.context == 1
+    assert events[0].request is None
+    assert events[1] is publish
 
 
 def test_after_a_fatal_error_what_stood_behind_was_not_executed() -> None:
     """And nothing more is understood or sent."""
     protocol = opened()
-    for number in range(3):
-        protocol.publish("PUB", b"...", number)
+    requests = [Request("PUB") for _ in range(3)]
+    for request in requests:
+        protocol.ask(request, b"...")
     protocol.data_to_send()
     events = protocol.receive(wire.OK + wire.encode_error(b"E_BAD_TOPIC PUB topic name") + wire.OK)
-    assert [event.pending.context for event in events] == [0, 1]
+    assert events[0] is requests[0]
+    assert events[1].request is requests[1]
     assert isinstance(events[1].error, BadTopic)
     assert protocol.phase is Phase.REFUSED
-    unknown, not_executed = protocol.unanswered()
-    assert unknown == []
-    assert [pending.context for pending in not_executed] == [2]
+    assert protocol.unanswered() == ([], [requests[2]])
     protocol.send(b"NOP\n")
     assert protocol.data_to_send() == b""
     assert protocol.receive(wire.OK) == []
@@ -109,14 +135,13 @@ def test_after_a_fatal_error_what_stood_behind_was_not_executed() -> None:
 def test_a_lost_connection_parts_what_was_taken_from_what_was_not() -> None:
     """Only what was given out can have reached nsqd."""
     protocol = opened()
-    protocol.publish("PUB", b"a", "a")
-    protocol.publish("PUB", b"b", "b")
+    first, second, third = (Request("PUB") for _ in range(3))
+    protocol.ask(first, b"a")
+    protocol.ask(second, b"b")
     protocol.data_to_send()
-    protocol.publish("PUB", b"c", "c")
+    protocol.ask(third, b"c")
     protocol.receive(wire.OK)
-    unknown, not_executed = protocol.unanswered()
-    assert [pending.context for pending in unknown] == ["b"]
-    assert [pending.context for pending in not_executed] == ["c"]
+    assert protocol.unanswered() == ([second], [third])
 
 
 @pytest.mark.parametrize(
@@ -169,9 +194,9 @@ def scene() -> ClientProtocol:
 
 def describe(events: list[Any]) -> list[str]:
     return [str(event) for event in events if isinstance(event, wire.Message | Heartbeat)] + [
-        event.pending.command if isinstance(event, Answer) else event.error.text
+        event.command if isinstance(event, Request) else event.error.text
         for event in events
-        if isinstance(event, Answer | Error)
+        if isinstance(event, Request | Error)
     ]
 
 

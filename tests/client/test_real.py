@@ -15,6 +15,7 @@ import pytest
 from nsqkit.client import BadMessage, BadTopic, Consumer, Invalid, Message, Producer, open_connection
 from nsqkit.client.address import Address
 from nsqkit.client.options import ClientOptions
+from nsqkit.client.protocol import Request
 from nsqkit.wire import encode
 from tests.client.fake import both_backends, run
 from tests.process.daemon import Daemon
@@ -274,7 +275,7 @@ def test_nsqd_s_errors_are_typed(daemon: Daemon, backend: str) -> None:
     async def main() -> None:
         for command, error in ((b"PUB bad$topic\n\0\0\0\1x", BadTopic), (b"RDY 1\n", Invalid)):
             connection = await open_connection(Address.parse(daemon.tcp_address), ClientOptions())
-            connection.protocol.publish("PUB", command, None)
+            connection.protocol.ask(Request("PUB"), command)
             with pytest.raises(error):
                 await connection.run(lambda events: None)
             await connection.abort()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import pytest
 
-from nsqkit.logging import LogLevel, configure, fatal_line, get_logger, set_level, stamped_line
+from nsqkit.logging import JSON, LogLevel, configure, fatal_line, get_logger, set_level, stamped_line
 
 LINE = re.compile(r"\[nsqd\] (\d{4}/\d\d/\d\d \d\d:\d\d:\d\d)\.(\d{6}) ([A-Z]+): (.*)")
 
@@ -147,6 +149,70 @@ def test_fatal_line() -> None:
     assert match is not None
     assert (match[3], match[4]) == ("FATAL", r"failed to instantiate nsqd - --node-id must be [0,1024)\nx")
     assert line.endswith("x\n")
+
+
+def _json_lines(output: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+@pytest.fixture
+def json_output(output: io.StringIO) -> io.StringIO:
+    configure(LogLevel.INFO, "[nsqd] ", output, log_format=JSON)
+    return output
+
+
+def test_json_has_time_level_daemon_logger_and_message(json_output: io.StringIO) -> None:
+    log = get_logger("nsqd.http.api")
+    record = log.makeRecord(log.name, logging.WARNING, "", 0, "took %s", ("long",), None)
+    record.created = 1_795_349_539.25
+    log.handle(record)
+    assert json_output.getvalue() == (
+        '{"time":"2026-11-22T12:12:19.250000Z","level":"WARNING","daemon":"nsqd",'
+        '"logger":"nsqd.http.api","message":"took long"}\n'
+    )
+
+
+def test_json_is_one_line_whatever_stands_in_it(json_output: io.StringIO) -> None:
+    text = 'a\n{"level":"FATAL"}\r\x1b[2J\x00\u2028é"\\'
+    get_logger("nsqd").info("topic %s", text)
+    assert json_output.getvalue().isascii()
+    assert [line["message"] for line in _json_lines(json_output)] == [f"topic {text}"]
+
+
+def test_json_has_no_halves_of_surrogate_pairs() -> None:
+    """Names of files may have them; parsers do not take them."""
+    assert json.loads(fatal_line("[nsqd] ", "file a\udcff", JSON))["message"] == r"file a\udcff"
+
+
+def test_json_keeps_a_traceback_in_the_line(json_output: io.StringIO) -> None:
+    try:
+        raise RuntimeError("no")
+    except RuntimeError:
+        get_logger("nsqd").exception("a session crashed")
+    [line] = _json_lines(json_output)
+    assert (line["level"], line["message"]) == ("ERROR", "a session crashed")
+    assert line["exception"].startswith("Traceback (most recent call last):\n")
+    assert line["exception"].endswith("RuntimeError: no")
+
+
+def test_json_of_every_level_and_of_libraries(json_output: io.StringIO) -> None:
+    set_level(LogLevel.DEBUG)
+    _log_at_every_level(get_logger("x"))
+    logging.getLogger("httpx").warning("w")
+    lines = _json_lines(json_output)
+    assert [line["level"] for line in lines] == ["DEBUG", "INFO", "WARNING", "ERROR", "FATAL", "WARNING"]
+    assert [line["logger"] for line in lines] == ["x"] * 5 + ["httpx"]
+
+
+def test_fatal_line_as_json() -> None:
+    line = fatal_line("[nsqlookupd] ", "failed to\ninstantiate", JSON)
+    found = json.loads(line)
+    assert line.count("\n") == 1
+    assert (found["level"], found["daemon"], found["message"]) == (
+        "FATAL",
+        "nsqlookupd",
+        "failed to\ninstantiate",
+    )
 
 
 def test_stamped_line() -> None:

@@ -5,7 +5,7 @@ every error stands below `NSQError`. `docs/client.md` has recipes.
 """
 
 from nsqkit.client.address import Address
-from nsqkit.client.connection import Connection, Connector, open_connection
+from nsqkit.client.connection import Connection
 from nsqkit.client.consumer import Consumer, Handler
 from nsqkit.client.errors import (
     AlreadyAnswered,
@@ -37,6 +37,7 @@ from nsqkit.client.errors import (
     UncertainPublish,
 )
 from nsqkit.client.message import Message
+from nsqkit.client.opening import Connector, open_connection
 from nsqkit.client.options import ClientOptions, parse_client_option
 from nsqkit.client.producer import Producer, ProducerStats
 from nsqkit.client.stats import ConnectionStats, ConsumerStats

@@ -29,10 +29,10 @@ import anyio
 import attrs
 
 from nsqkit.client.address import Address
-from nsqkit.client.connection import Connector, open_tcp
 from nsqkit.client.flow import Flow
 from nsqkit.client.link import ConsumerLink
 from nsqkit.client.message import Message
+from nsqkit.client.opening import Connector, open_tcp
 from nsqkit.client.options import ClientOptions
 from nsqkit.client.reconnect import discovery_for
 from nsqkit.client.stats import ConsumerStats, Counters

@@ -17,7 +17,7 @@ from nsqkit.client.address import Address
 from nsqkit.client.connection import Connection
 from nsqkit.client.errors import NSQError, ServerError
 from nsqkit.client.message import Message
-from nsqkit.client.protocol import Answer, Error, Event, Phase
+from nsqkit.client.protocol import Error, Event, Phase, Request
 from nsqkit.client.reconnect import stay_connected
 from nsqkit.client.stats import ConnectionStats
 from nsqkit.wire import encode
@@ -209,7 +209,7 @@ class ConsumerLink:
             for event in events:
                 if isinstance(event, Error):
                     self._on_error(event)
-                elif isinstance(event, Answer) and event.pending.command == "SUB":
+                elif isinstance(event, Request) and event.command == "SUB":
                     self._subscribed = True
             self._end_if_done()
 

@@ -3,8 +3,6 @@
 Lengths of time are seconds (int or float). As text, in `parse_client_option`, they are Go's (`90s`, `250ms`)
 or whole milliseconds, so that what follows `--consumer-opt` and `--producer-opt` of NSQ's tools can be handed
 on as it is.
-
-TLS, snappy and deflate are not offered yet.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from typing import Any, Final
 
 import attrs
 
+from nsqkit.options import TlsVersion
 from nsqkit.options.durations import parse_duration
 from nsqkit.version import VERSION
 
@@ -26,6 +25,13 @@ MAX_IN_FLIGHT: Final = 1_000_000
 MAX_ATTEMPTS: Final = 0xFFFF
 LARGEST_FRAME: Final = 256 * 1024 * 1024
 """Bytes: the bound on one frame where `max_msg_size` sets none."""
+
+TLS_MIN_VERSIONS: Final = {
+    "tls1.0": TlsVersion.TLS1_0,
+    "tls1.1": TlsVersion.TLS1_1,
+    "tls1.2": TlsVersion.TLS1_2,
+    "tls1.3": TlsVersion.TLS1_3,
+}
 
 _KIND = "nsqkit.client.option"
 _SECOND_NS = 1_000_000_000
@@ -128,6 +134,26 @@ class ClientOptions:
     """Before the second try to connect; doubled with each further one."""
     max_reconnect_delay: float = _seconds(15.0, 0.001, 3600)
 
+    # Protection and compression.
+    tls_v1: bool = _flag(False)
+    """Speak TLS, or not at all. The other `tls_` options say how; alone they do nothing."""
+    tls_root_ca_file: str = _text()
+    """Authorities to trust (PEM). Empty: the system's."""
+    tls_insecure_skip_verify: bool = _flag(False)
+    """Take any certificate of nsqd's for good: for tests."""
+    tls_cert: str = _text()
+    """Our own certificate and its chain (PEM), for an nsqd that asks for one,"""
+    tls_key: str = _text()
+    """and its key."""
+    tls_min_version: str = _text("tls1.2", validator=attrs.validators.in_(TLS_MIN_VERSIONS))
+    """`tls1.0` to `tls1.3`; never less than 1.2 is spoken."""
+    snappy: bool = _flag(False)
+    """Compress with snappy if nsqd does so,"""
+    deflate: bool = _flag(False)
+    """or with deflate; not both."""
+    deflate_level: int = _whole(6, 1, 9)
+    """1: fast, 9: small. nsqd may allow less."""
+
     # The registries.
     lookupd_poll_interval: float = _seconds(60.0, 0.01, 300)
     lookupd_poll_jitter: float = _fraction(0.3)
@@ -172,6 +198,8 @@ class ClientOptions:
     """Send again what was sent and not answered when a connection broke; see `Producer`."""
 
     def __attrs_post_init__(self) -> None:
+        if self.snappy and self.deflate:
+            raise ValueError("snappy or deflate, not both")
         if self.heartbeat_interval > self.read_timeout:
             raise ValueError(
                 f"heartbeat_interval ({self.heartbeat_interval:g} s) is above read_timeout ({self.read_timeout:g} s)"
@@ -189,6 +217,10 @@ class ClientOptions:
             "output_buffer_size": self.output_buffer_size,
             "output_buffer_timeout": _ms_or_off(self.output_buffer_timeout),
             "msg_timeout": _ms_or_off(self.msg_timeout),
+            "tls_v1": self.tls_v1,
+            "snappy": self.snappy,
+            "deflate": self.deflate,
+            "deflate_level": self.deflate_level,
             "topology_region": self.topology_region,
             "topology_zone": self.topology_zone,
         }

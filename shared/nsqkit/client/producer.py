@@ -18,15 +18,15 @@ import logging
 import math
 import random as _random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import attrs
 
 from nsqkit.client.address import Address
-from nsqkit.client.connection import Connection, Connector, open_tcp
+from nsqkit.client.connection import Connection
 from nsqkit.client.errors import (
     ConnectionFailed,
     DeferredPublishFailed,
@@ -37,8 +37,10 @@ from nsqkit.client.errors import (
     UncertainPublish,
 )
 from nsqkit.client.message import Message
+from nsqkit.client.opening import Connector, open_tcp
 from nsqkit.client.options import ClientOptions
-from nsqkit.client.protocol import Answer, Error, Event, Pending
+from nsqkit.client.parking import Parking, parking_here
+from nsqkit.client.protocol import OK, Error, Event, Request
 from nsqkit.client.reconnect import discovery_for, stay_connected
 from nsqkit.discovery import Discovery
 from nsqkit.wire import encode, is_valid_name
@@ -51,7 +53,6 @@ LIVED_S: Final = 1.0
 """A connection that lived so long, or answered something, was a good one: the next try comes soon."""
 MOST_LOSSES: Final = 5
 """A publish at which so many connections broke, one after the other, is more likely their cause than their victim."""
-
 _NO_ROOM = (PublishFailed, MultiPublishFailed, DeferredPublishFailed)
 """What one nsqd could not take (its disk is full, say), another one may."""
 
@@ -74,11 +75,11 @@ class ProducerStats:
 
 
 @attrs.define(eq=False)
-class _Request:
-    command: str
+class _Publish(Request):
+    """One publish, from its call to its end."""
+
     data: bytes
     deadline: float
-    done: anyio.Event
     error: NSQError | None = None
     in_air: bool = False
     uncertain: bool = False
@@ -144,15 +145,19 @@ class Producer:
             raise ValueError("neither an nsqd_tcp_address nor a lookupd_http_address")
         self._connect = connect
         self._random = random or _random.Random()
-        self._queue: deque[_Request] = deque()
+        self._queue: deque[_Publish] = deque()
         self._queued_bytes = 0
         self._waiting: deque[_Waiter] = deque()  # those who wait for room in the queue
-        self._open: dict[_Request, None] = {}  # all that are not done, the oldest first
+        self._open: dict[_Publish, Awaitable[None]] = {}
+        """All that are not done, the oldest first, and the place (of `_parking`) where each one's publisher waits."""
         self._links: dict[Address, _Link] = {}
         self._ready: list[_Link] = []
         self._reachable: set[Address] = set()
         self._last_trouble = "not connected yet"
         self._published = self._failed = self._resent = self._connects = 0
+        self._parking: Parking
+        self._publish_timeout = self.options.publish_timeout
+        self._all_done: anyio.Event | None = None
         self._context: contextlib.AbstractAsyncContextManager[Producer] | None = None
         self._closed = False
 
@@ -197,11 +202,11 @@ class Producer:
     async def _publish(self, command: str, data: bytes) -> None:
         if self._context is None or self._closed:
             raise NotConnected("the producer is closed" if self._closed else "use `async with producer:`")
-        deadline = anyio.current_time() + self.options.publish_timeout
-        if self._waiting or not self._has_room(len(data)):
+        deadline = self._parking.now() + self._publish_timeout
+        if self._waiting or (self._queue and not self._has_room(len(data))):
             await self._wait_for_room(len(data), deadline)
-        request = _Request(command, data, deadline, self._make_event())
-        self._open[request] = None
+        request = _Publish(command, data, deadline)
+        place = self._open[request] = self._parking.new()
         link = None if self._queue else self._choose(request)
         if link is not None:
             link.send(request)
@@ -209,7 +214,7 @@ class Producer:
             self._queue.append(request)
             self._queued_bytes += len(data)
         try:
-            await request.done.wait()
+            await place
         except BaseException:
             self._abandon(request)
             raise
@@ -257,15 +262,15 @@ class Producer:
             if link is not None:
                 link.send(request)
             else:
-                self._done(request, request.refusal)  # nothing happens if its publisher gave it up
+                self._fail(request, request.refusal)
         if self._waiting and self._has_room(0):
             self._wake_next()
 
-    def _is_hopeless(self, request: _Request) -> bool:
+    def _is_hopeless(self, request: _Publish) -> bool:
         """Whether all who are there have refused it: it must not hold up those behind it."""
         return bool(self._ready) and all(link.nsqd in request.refused_by for link in self._ready)
 
-    def _choose(self, request: _Request) -> _Link | None:
+    def _choose(self, request: _Publish) -> _Link | None:
         """The connection with the fewest requests in the air that has room for this one."""
         if len(self._ready) == 1:
             only = self._ready[0]
@@ -279,18 +284,32 @@ class Producer:
             self._ready.append(best)
         return best
 
-    def _done(self, request: _Request, error: NSQError | None = None) -> None:
-        if request not in self._open:
-            return  # given up by its publisher meanwhile
-        del self._open[request]
-        if error is None:
-            self._published += 1
-        else:
-            self._failed += 1
-        request.error = error
-        request.done.set()
+    def _answered(self, requests: list[_Publish]) -> None:
+        """A publisher is told if it still waits."""
+        pop, leave = self._open.pop, self._parking.leave
+        for request in requests:
+            if request.answer != OK:
+                self._fail(request, UncertainPublish(f"a strange answer: {request.answer[:100]!r}"))
+            elif (place := pop(request, None)) is not None:
+                self._published += 1
+                leave(place)
+        self._note_all_done()
 
-    def _refused(self, request: _Request, error: NSQError, nsqd: Address) -> None:
+    def _fail(self, request: _Publish, error: NSQError | None) -> None:
+        """It failed; nothing happens if its publisher gave it up."""
+        place = self._open.pop(request, None)
+        if place is not None:
+            self._failed += 1
+            request.error = error
+            self._parking.leave(place)
+            self._note_all_done()
+
+    def _note_all_done(self) -> None:
+        """For `_wait_for_answers`."""
+        if self._all_done is not None and not self._open:
+            self._all_done.set()
+
+    def _refused(self, request: _Publish, error: NSQError, nsqd: Address) -> None:
         """One nsqd said no. If it had no room, another one may have."""
         request.refused_by = (*request.refused_by, nsqd)
         request.refusal = error
@@ -298,9 +317,9 @@ class Producer:
         if isinstance(error, _NO_ROOM) and not self._is_hopeless(request):
             self._send_again([request])
         else:
-            self._done(request, error)
+            self._fail(request, error)
 
-    def _send_again(self, requests: Sequence[_Request]) -> None:
+    def _send_again(self, requests: Sequence[_Publish]) -> None:
         """To the front of the queue, in their order; room in it or not."""
         requests = [request for request in requests if request in self._open]
         self._resent += len(requests)
@@ -308,18 +327,19 @@ class Producer:
         self._queued_bytes += sum(len(request.data) for request in requests)
         self._dispatch()
 
-    def _abandon(self, request: _Request) -> None:
+    def _abandon(self, request: _Publish) -> None:
         """Its publisher was cancelled: it is not sent any more if it waits in the queue."""
         self._open.pop(request, None)
+        self._note_all_done()
         self._dispatch()
 
-    def _expire(self, request: _Request, why: str) -> None:
+    def _expire(self, request: _Publish, why: str) -> None:
         """Nobody answers for it any more."""
         if request.in_air or request.uncertain:
             error: NSQError = UncertainPublish(f"{request.command}: {why}; it may have been accepted")
         else:
             error = NotConnected(f"{request.command}: {why}: {self._last_trouble}")
-        self._done(request, error)
+        self._fail(request, error)
         self._dispatch()
 
     # Inside: the life of the whole.
@@ -327,7 +347,7 @@ class Producer:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[Producer]:
         trouble: Exception | None = None
-        self._make_event = type(anyio.Event())  # the backend's own class: anyio.Event() looks it up each time
+        self._parking = parking_here()
         async with anyio.create_task_group() as group:
             self._group = group
             for address in self._fixed:
@@ -353,7 +373,8 @@ class Producer:
     async def _wait_for_answers(self) -> None:
         """Of other tasks that still publish; each has its time-out."""
         while self._open:
-            await next(iter(self._open)).done.wait()
+            self._all_done = anyio.Event()
+            await self._all_done.wait()
 
     async def _keep_time(self) -> None:
         """Every publish has the same time-out: the oldest is the first to be due."""
@@ -391,7 +412,7 @@ class _Link:
         self._connection: Connection | None = None
         self._answered = False
 
-    def can_take(self, request: _Request) -> bool:
+    def can_take(self, request: _Publish) -> bool:
         """Whether its window has room, and it has not refused this one before."""
         options = self._producer.options
         return self.nsqd not in request.refused_by and (
@@ -402,12 +423,12 @@ class _Link:
             )
         )
 
-    def send(self, request: _Request) -> None:
+    def send(self, request: _Publish) -> None:
         assert self._connection is not None
         request.in_air = True
         self.in_air += 1
         self._bytes_in_air += len(request.data)
-        self._connection.protocol.publish(request.command, request.data, request)
+        self._connection.protocol.ask(request, request.data)
         self._connection.flush()
 
     async def keep_connected(self) -> None:
@@ -434,7 +455,7 @@ class _Link:
         producer._ready.append(self)
         producer._dispatch()
         try:
-            await connection.run(self._on_events)
+            await connection.run(self._on_events, in_halves=True)
         except NSQError as error:
             self._note(error)
             _log.warning("%s", producer._last_trouble)
@@ -452,41 +473,34 @@ class _Link:
         self._producer._last_trouble = text if isinstance(error, ConnectionFailed) else f"{self.nsqd}: {text}"
 
     def _on_events(self, events: list[Event]) -> None:
-        for event in events:
-            if event.__class__ is Answer:
-                self._answered = True
-                request = self._landed(event.pending)
-                if event.payload == b"OK":
-                    self._producer._done(request)
-                else:
-                    self._producer._done(
-                        request, UncertainPublish(f"a strange answer: {event.payload[:100]!r}")
-                    )
-            elif event.__class__ is Error and event.pending is not None:
-                self._producer._refused(self._landed(event.pending), event.error, self.nsqd)
-        if self._producer._queue or self._producer._waiting:
-            self._producer._dispatch()
-
-    def _landed(self, pending: Pending) -> _Request:
-        request: _Request = pending.context
-        self.in_air -= 1
-        self._bytes_in_air -= len(request.data)
-        return request
+        producer = self._producer
+        answered = [event for event in events if event.__class__ is _Publish]
+        if answered:
+            self._answered = True
+            self.in_air -= len(answered)
+            self._bytes_in_air -= sum([len(request.data) for request in answered])
+            producer._answered(answered)
+        if len(answered) != len(events):
+            for event in events:
+                if isinstance(event, Error) and isinstance(event.request, _Publish):
+                    producer._refused(event.request, event.error, self.nsqd)
+        if producer._queue or producer._waiting:
+            producer._dispatch()
 
     def _recover(self, connection: Connection) -> None:
         """Send again what was not answered, or say that nobody knows."""
         producer = self._producer
-        unknown, not_executed = connection.protocol.unanswered()
-        for pending in (*unknown, *not_executed):
-            pending.context.in_air = False
-        for pending in unknown[:1]:
-            pending.context.losses += 1
-        for pending in unknown:
-            pending.context.uncertain = True
-            if not producer.options.at_least_once or pending.context.losses >= MOST_LOSSES:
-                text = f"{pending.command}: {producer._last_trouble}; it may have been accepted"
-                producer._done(pending.context, UncertainPublish(text))
-        producer._send_again([pending.context for pending in (*unknown, *not_executed)])
+        unknown, not_executed = cast(tuple[list[_Publish], list[_Publish]], connection.protocol.unanswered())
+        for request in (*unknown, *not_executed):
+            request.in_air = False
+        for request in unknown[:1]:
+            request.losses += 1
+        for request in unknown:
+            request.uncertain = True
+            if not producer.options.at_least_once or request.losses >= MOST_LOSSES:
+                text = f"{request.command}: {producer._last_trouble}; it may have been accepted"
+                producer._fail(request, UncertainPublish(text))
+        producer._send_again([*unknown, *not_executed])
 
 
 @functools.lru_cache(maxsize=1024)

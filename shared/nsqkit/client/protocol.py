@@ -18,14 +18,16 @@ Rules:
 - A heartbeat is answered here, unasked, so that nobody can forget it.
 - What nsqd sends is not believed: frame sizes are bounded, an answer that nobody waits for is an error.
 
-`receive` is the hot path of a consumer: a chunk of 64 KiB holds hundreds of messages, and each costs one
-`unpack_from` and one slice. Small commands gather in a list and leave as one piece of bytes.
+`receive` is the hot path. A consumer's chunk of 64 KiB holds hundreds of messages, and each costs one
+`unpack_from` and one slice; a producer's chunk is a run of `OK`s, which is matched as a whole. Small commands
+gather in a list and leave as one piece of bytes.
 """
 
 from __future__ import annotations
 
 import enum
 import json
+import re
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -37,7 +39,7 @@ from nsqkit import wire
 from nsqkit.client.errors import ProtocolViolation, ServerError, server_error
 from nsqkit.wire import encode, frames
 
-__all__ = ["Answer", "ClientProtocol", "Error", "Event", "Features", "Heartbeat", "Pending", "Phase"]
+__all__ = ["OK", "ClientProtocol", "Error", "Event", "Features", "Heartbeat", "Phase", "Request"]
 
 DEFAULT_MAX_FRAME: Final = 256 * 1024 * 1024
 HTTP: Final = int.from_bytes(b"HTTP", "big")
@@ -45,6 +47,9 @@ _PREFIX = struct.Struct(">ii")
 _HEAD = frames.HEAD
 _BODY = frames.BODY
 _MESSAGE = int(wire.FrameType.MESSAGE)
+_OKS = re.compile(b"(?:%b)+" % re.escape(wire.OK))
+
+OK: Final = b"OK"
 
 
 class Phase(enum.Enum):
@@ -71,6 +76,10 @@ class Features:
     msg_timeout: float = 60.0
     max_msg_timeout: float = 900.0
     auth_required: bool = False
+    tls_v1: bool = False
+    snappy: bool = False
+    deflate: bool = False
+    deflate_level: int = 6
 
     @classmethod
     def parse(cls, payload: bytes) -> Features:
@@ -85,6 +94,10 @@ class Features:
                 msg_timeout=_positive(fields.get("msg_timeout", 60_000)) / 1000,
                 max_msg_timeout=_positive(fields.get("max_msg_timeout", 900_000)) / 1000,
                 auth_required=bool(fields.get("auth_required", False)),
+                tls_v1=bool(fields.get("tls_v1", False)),
+                snappy=bool(fields.get("snappy", False)),
+                deflate=bool(fields.get("deflate", False)),
+                deflate_level=min(9, _positive(fields.get("deflate_level", 6))),
             )
         except (ValueError, AttributeError, TypeError) as error:
             raise ProtocolViolation(f"bad answer to IDENTIFY: {payload[:200]!r}") from error
@@ -97,27 +110,23 @@ def _positive(value: Any) -> int:
 
 
 @attrs.define(eq=False)
-class Pending:
-    """A command that waits for its answer. `context` is whatever the caller gave with it."""
+class Request:
+    """A command that is answered; once its response frame has come, the event that says so.
+
+    Subclasses may hold whatever the caller wants to have at hand then.
+    """
 
     command: str
-    context: Any = None
-
-
-@attrs.define(eq=False)
-class Answer:
-    """A response frame, and the command that it answers."""
-
-    pending: Pending
-    payload: bytes
+    answer: bytes = attrs.field(default=b"", init=False)
+    """The payload of the response frame."""
 
 
 @attrs.frozen
 class Error:
-    """An error frame. `pending`: the command that failed; None when it is none of those that are answered."""
+    """An error frame. `request`: the command that failed; None when it is none of those that are answered."""
 
     error: ServerError
-    pending: Pending | None = None
+    request: Request | None = None
 
 
 @attrs.frozen
@@ -125,7 +134,7 @@ class Heartbeat:
     """nsqd asked whether we are there; the answer is in `data_to_send` already."""
 
 
-Event = Answer | Error | Heartbeat | Any
+Event = Request | Error | Heartbeat | Any
 """The last: what `make_message` made."""
 
 _HEARTBEAT = Heartbeat()
@@ -158,7 +167,7 @@ class ClientProtocol:
         max_frame: int = DEFAULT_MAX_FRAME,
     ) -> None:
         self.phase = Phase.OPEN
-        self.pending: deque[Pending] = deque()
+        self.pending: deque[Request] = deque()
         """Commands without their answers, in order."""
         self.taken = 0
         """How many of them, from the first on, were given out by `data_to_send`: nsqd may have got those."""
@@ -173,25 +182,30 @@ class ClientProtocol:
 
     def identify(self, fields: dict[str, Any]) -> None:
         """Queue IDENTIFY. Nothing else may be sent before its answer."""
-        self._ask("IDENTIFY", encode.identify(fields))
+        self.ask(Request("IDENTIFY"), encode.identify(fields))
 
     def auth(self, secret: str) -> None:
         """Queue AUTH."""
-        self._ask("AUTH", encode.auth(secret))
+        self.ask(Request("AUTH"), encode.auth(secret))
 
     def sub(self, topic: str, channel: str) -> None:
         """Queue SUB; RDY may follow at once."""
-        self._ask("SUB", encode.sub(topic, channel))
+        self.ask(Request("SUB"), encode.sub(topic, channel))
         self.phase = Phase.SUBSCRIBED
 
-    def publish(self, command: str, data: bytes, context: Any) -> None:
-        """Queue a whole PUB, MPUB or DPUB; its answer comes with a `Pending` that has this context."""
-        self._ask(command, data, context)
+    def ask(self, request: Request, data: bytes) -> None:
+        """Queue a whole command that is answered: a PUB, MPUB or DPUB. `request` is the event of its answer."""
+        self.pending.append(request)
+        self._out.append(data)
+
+    def expect(self, what: str) -> None:
+        """nsqd will answer what no command has asked for: it says OK at the end of each upgrade."""
+        self.ask(Request(what), b"")
 
     def cls(self) -> None:
         """Queue CLS, once, on a subscribed connection; elsewhere nothing happens."""
         if self.phase is Phase.SUBSCRIBED:
-            self._ask("CLS", encode.CLS)
+            self.ask(Request("CLS"), encode.CLS)
             self.phase = Phase.CLOSING
 
     # Commands that are not.
@@ -234,7 +248,7 @@ class ClientProtocol:
             self._keep(data[rest:])
         return events
 
-    def unanswered(self) -> tuple[list[Pending], list[Pending]]:
+    def unanswered(self) -> tuple[list[Request], list[Request]]:
         """Once it is over: the commands whose fate is unknown, and those that were certainly not executed.
 
         After a fatal error frame nothing is unknown.
@@ -259,6 +273,9 @@ class ClientProtocol:
             if kind == _MESSAGE and size >= _BODY - 4:
                 _, _, timestamp_ns, attempts, message_id = head(data, at)
                 add(make(timestamp_ns, attempts, message_id, data[at + _BODY : stop]))
+            elif size == 6 and self.phase is Phase.OPEN and (oks := _OKS.match(data, at)):
+                stop = oks.end()
+                self._accepted((stop - at) // len(wire.OK), events)
             else:
                 add(self._other_frame(kind, data[at + 8 : stop]))
                 if self.phase in _OVER:
@@ -276,6 +293,17 @@ class ClientProtocol:
             if 4 <= size <= self._max_frame:
                 self._need = 4 + size
 
+    def _accepted(self, count: int, events: list[Event]) -> None:
+        """So many of the commands that wait were answered with OK."""
+        pending = self.pending
+        if count > len(pending):
+            raise self._out_of_step(f"an answer to nothing: {OK!r}")
+        for _ in range(count):
+            request = pending.popleft()
+            request.answer = OK
+            events.append(request)
+        self.taken = max(0, self.taken - count)
+
     def _other_frame(self, kind: int, payload: bytes) -> Event:
         if kind == wire.FrameType.RESPONSE:
             return self._response(payload)
@@ -289,12 +317,13 @@ class ClientProtocol:
             return _HEARTBEAT
         if not self.pending:
             raise self._out_of_step(f"an answer to nothing: {payload[:100]!r}")
-        pending = self._pop()
-        if pending.command == "CLS":
+        request = self._pop()
+        if request.command == "CLS":
             if payload != b"CLOSE_WAIT":
                 raise self._out_of_step(f"a strange answer to CLS: {payload[:100]!r}")
             self.phase = Phase.CLOSE_WAIT
-        return Answer(pending, payload)
+        request.answer = payload
+        return request
 
     def _error(self, payload: bytes) -> Event:
         error = server_error(payload)
@@ -306,13 +335,9 @@ class ClientProtocol:
             return Error(error, self._pop())
         return Error(error)
 
-    def _pop(self) -> Pending:
+    def _pop(self) -> Request:
         self.taken = max(0, self.taken - 1)
         return self.pending.popleft()
-
-    def _ask(self, command: str, data: bytes, context: Any = None) -> None:
-        self.pending.append(Pending(command, context))
-        self._out.append(data)
 
     def _out_of_step(self, why: str) -> ProtocolViolation:
         self.phase = Phase.BROKEN

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 
 from nsqkit.client.address import Address
-from nsqkit.client.connection import Connection, Connector, MakeMessage, open_connection
+from nsqkit.client.connection import Connection
 from nsqkit.client.errors import NSQError
+from nsqkit.client.opening import Connector, MakeMessage, open_connection
 from nsqkit.client.options import ClientOptions
 from nsqkit.discovery import Discovery
 

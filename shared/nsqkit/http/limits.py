@@ -24,8 +24,11 @@ class Limits:
     drain_bytes: int = field(default=256 * 1024, validator=validators.ge(0))
     """Body that is read and thrown away to keep a connection whose route has no use for a body."""
 
+    handshake_seconds: float = field(default=5.0, validator=validators.gt(0))
+    """From the accept of a connection to the end of its TLS handshake."""
+
     head_seconds: float = field(default=10.0, validator=validators.gt(0))
-    """From a request's first byte (or the accept of the connection) to the end of its head."""
+    """From a request's first byte (or the accept of the connection, or its TLS handshake) to the end of its head."""
 
     body_seconds: float = field(default=30.0, validator=validators.gt(0))
     """From the end of the head to the end of the body, plus a second for each `slowest_bytes_per_second`."""

@@ -15,6 +15,7 @@ and ends only it.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Sequence
 
@@ -28,9 +29,13 @@ from nsqkit.http.message import error, render
 from nsqkit.http.parser import Routes
 from nsqkit.http.transport import SocketTransport, StreamTransport, Transport
 from nsqkit.listeners import accept_forever, close_listener, remote_address
+from nsqkit.logging import get_logger
 
 __all__ = ["HttpServer", "serve"]
 
+_log = get_logger("http")
+
+_THROWN_AWAY_BYTES = 64 * 1024
 _FULL = error(503, "TOO_MANY_CONNECTIONS")
 
 
@@ -44,6 +49,8 @@ class HttpServer:
     """Shared with whatever else of the daemon holds clients' bytes."""
 
     _connections: set[Connection] = field(factory=set, init=False)
+    _handshakes: int = field(default=0, init=False)
+    """Clients that have no connection here yet."""
     _stopping: trio.Event = field(factory=trio.Event, init=False)
     _changed: trio.Event = field(factory=trio.Event, init=False)
     """Set, and replaced, when the first connection comes or the last one goes."""
@@ -51,7 +58,7 @@ class HttpServer:
     @property
     def connection_count(self) -> int:
         """Clients connected now."""
-        return len(self._connections)
+        return len(self._connections) + self._handshakes
 
     async def run(
         self,
@@ -88,8 +95,10 @@ class HttpServer:
 
     async def serve_stream(self, stream: trio.abc.Stream, *, remote: str, secure: bool = False) -> None:
         """Serve one connection on a stream of trio's, in the caller's task, while `run` runs; closes the
-        stream."""
+        stream. The handshake of a TLS stream has its own limit of time."""
         try:
+            if isinstance(stream, trio.SSLStream) and not await self._shake_hands(stream, remote):
+                return
             await self._serve(StreamTransport(stream), remote, secure=secure)
             with trio.move_on_after(self.limits.linger_seconds):
                 await stream.aclose()
@@ -110,6 +119,36 @@ class HttpServer:
 
         await accept_forever(listener, take)
 
+    async def _shake_hands(self, stream: trio.SSLStream[trio.abc.Stream], remote: str) -> bool:
+        if self._stopping.is_set() or self.connection_count >= self.limits.connections:
+            return False
+        self._handshakes += 1
+        try:
+            with trio.move_on_after(self.limits.handshake_seconds) as scope:
+                await stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            _log.info("HTTPS: handshake with %s failed - %s", remote, error.__cause__ or "it has gone")
+            await self._tell_why(stream)
+            return False
+        finally:
+            self._handshakes -= 1
+        if scope.cancelled_caught:
+            _log.info("HTTPS: handshake with %s took too long", remote)
+        return not scope.cancelled_caught
+
+    async def _tell_why(self, stream: trio.SSLStream[trio.abc.Stream]) -> None:
+        """Send TLS's own words for the failure, such as that a certificate is missing: trio keeps them for itself."""
+        outgoing = getattr(stream, "_outgoing", None)  # not public, and missed by nobody but the client
+        if outgoing is None:
+            return
+        transport, alert = stream.transport_stream, outgoing.read()
+        with trio.move_on_after(self.limits.linger_seconds), contextlib.suppress(trio.BrokenResourceError):
+            await transport.send_all(alert)
+            if isinstance(transport, trio.abc.HalfCloseableStream):
+                await transport.send_eof()
+                while await transport.receive_some(_THROWN_AWAY_BYTES):
+                    pass  # to close with unread input would reset the connection, and the alert with it
+
     def _take_socket(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
         remote = remote_address(stream)
         transport = SocketTransport(socket.socket(fileno=stream.socket.detach()))
@@ -117,7 +156,7 @@ class HttpServer:
 
     async def _serve(self, transport: Transport, remote: str, *, secure: bool) -> None:
         connection = Connection(transport, self.app, self.limits, self.budget, remote, secure)
-        if self._stopping.is_set() or len(self._connections) >= self.limits.connections:
+        if self._stopping.is_set() or self.connection_count >= self.limits.connections:
             await self._refuse(transport)
             return
         self._connections.add(connection)

@@ -1,0 +1,52 @@
+"""The places of `parking.py` on trio: imported only where trio runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import attrs
+from trio import lowlevel
+
+__all__ = ["TrioParking", "is_here"]
+
+
+def is_here() -> bool:
+    """Whether this is a task of trio's."""
+    return lowlevel.in_trio_task()
+
+
+@attrs.define(eq=False)
+class TrioPlace:
+    """Rescheduled exactly once: trio breaks down on a second time, or on one after a cancellation."""
+
+    _task: lowlevel.Task | None = None
+    _is_left: bool = False
+
+    # The iterators of trio's own coroutines are handed on: one frame less in each switch.
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        if self._is_left:
+            return lowlevel.checkpoint().__await__()  # noqa: ASYNC105
+        self._task = lowlevel.current_task()
+        return lowlevel.wait_task_rescheduled(self._cancel).__await__()  # noqa: ASYNC105
+
+    def leave(self) -> None:
+        task, self._task, self._is_left = self._task, None, True
+        if task is not None:
+            lowlevel.reschedule(task)
+
+    def _cancel(self, _: object) -> lowlevel.Abort:
+        self._task = None
+        return lowlevel.Abort.SUCCEEDED
+
+
+class TrioParking:
+    """A place is a task that trio was told to leave alone."""
+
+    def __init__(self) -> None:
+        self.now: Callable[[], float] = lowlevel.current_clock().current_time
+        self.new = TrioPlace
+
+    def leave(self, place: TrioPlace) -> None:
+        place.leave()

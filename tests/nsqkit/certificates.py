@@ -1,0 +1,61 @@
+"""Certificates for a test: an authority, what it has signed, and files and contexts of it."""
+
+from __future__ import annotations
+
+import ssl
+import warnings
+from pathlib import Path
+
+import trustme
+from attrs import define, field
+
+__all__ = ["Certificates"]
+
+
+@define
+class Certificates:
+    """A server on loopback, a client of its authority and a client of nobody's, in a folder of their own."""
+
+    folder: Path
+    authority: trustme.CA = field(factory=trustme.CA)
+    stranger: trustme.CA = field(factory=trustme.CA)
+    server: trustme.LeafCert = field(init=False)
+    client: trustme.LeafCert = field(init=False)
+    unknown_client: trustme.LeafCert = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.server = self.authority.issue_cert("127.0.0.1", "localhost")
+        self.client = self.authority.issue_cert("client@example.org", common_name="known")
+        self.unknown_client = self.stranger.issue_cert("client@example.org", common_name="unknown")
+        self.authority.cert_pem.write_to_path(str(self.root_ca_file))
+        self.server.private_key_pem.write_to_path(str(self.key_file))
+        chain = b"".join(pem.bytes() for pem in self.server.cert_chain_pems)
+        Path(self.cert_file).write_bytes(chain)
+
+    @property
+    def cert_file(self) -> str:
+        return str(self.folder / "cert.pem")
+
+    @property
+    def key_file(self) -> str:
+        return str(self.folder / "key.pem")
+
+    @property
+    def root_ca_file(self) -> str:
+        return str(self.folder / "ca.pem")
+
+    def client_context(
+        self, certificate: trustme.LeafCert | None = None, version: ssl.TLSVersion | None = None
+    ) -> ssl.SSLContext:
+        """Trusts the authority, shows the certificate; speaks every version, or one only."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        self.authority.configure_trust(context)
+        if certificate is not None:
+            certificate.configure_cert(context)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = version or ssl.TLSVersion.TLSv1
+            if version is not None:
+                context.maximum_version = version
+        return context

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import trio
 
-from nsqd.daemon import Daemon, StartError, banner, refuse_unsupported
+from nsqd.daemon import Daemon, StartError, banner
+from nsqd.importing import ImportRefused, prepare_start, run_import
 from nsqd.log.records import NewerFormat
 from nsqd.log.store import ForeignDataPath
-from nsqd.options import load, validate
+from nsqd.options import NsqdOptions, load, validate
 from nsqkit.descriptors import raise_descriptor_limit
 from nsqkit.logging import configure, fatal_line
 from nsqkit.options import OptionError
@@ -18,24 +20,37 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT. Exit code 0 after an orderly stop, 1 when it cannot start or go on."""
+    """Run until SIGTERM or SIGINT. Exit code 0 after an orderly stop, 1 when it cannot start or go on.
+
+    With `--import` bring in another data path instead, and end; `run_import` says with which exit codes.
+    """
     options = load(sys.argv[1:])
     try:
         raise_descriptor_limit()
+        if options.import_path:
+            sys.exit(_import(options))
         daemon = Daemon(options)
         validate(options)
-        refuse_unsupported(options)
-        configure(options.log_level, options.log_prefix)
+        prepare_start(options.data_path or os.getcwd(), options.node_id)
+        daemon.load_certificates()
+        configure(options.log_level, options.log_prefix, log_format=options.log_format)
         banner(options)
         trio.run(daemon.run)
-    except (StartError, OptionError, ForeignDataPath, NewerFormat) as error:
-        _fatal(f"failed to instantiate nsqd - {error}")
+    except (StartError, OptionError, ForeignDataPath, ImportRefused, NewerFormat) as error:
+        _fatal(f"failed to instantiate nsqd - {error}", options.log_format)
     except OSError as error:
-        _fatal(f"failed to go on - {error}")
+        _fatal(f"failed to go on - {error}", options.log_format)
 
 
-def _fatal(reason: str) -> None:
-    sys.stderr.write(fatal_line("[nsqd] ", reason))
+def _import(options: NsqdOptions) -> int:
+    validate(options)
+    configure(options.log_level, options.log_prefix, log_format=options.log_format)
+    banner(options)
+    return run_import(options)
+
+
+def _fatal(reason: str, log_format: str) -> None:
+    sys.stderr.write(fatal_line("[nsqd] ", reason, log_format))
     sys.exit(1)
 
 

@@ -12,29 +12,36 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import trio
 
-from nsqd.broker import Broker, BrokerOptions, Refused, Topic
-from nsqd.http.api import make_server
+from nsqd.auth import Authorizer
+from nsqd.broker import Broker, BrokerOptions, Place, Refused, Topic
+from nsqd.drain import Drain
+from nsqd.http.api import make_servers
 from nsqd.http.stats import ClientStats
 from nsqd.log.files import FileStorage
 from nsqd.log.lock import DataPathLock
 from nsqd.log.store import Store, StoreOptions
 from nsqd.lookup import Registries
-from nsqd.lookup.http_fetch import HttpFetch, HttpFetchOptions
+from nsqd.lookup.http_fetch import HttpFetch
 from nsqd.lookup.known_channels import KnownChannels, query_bound
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
-from nsqd.options import NsqdOptions
+from nsqd.metrics.pulse import Pulse
+from nsqd.metrics.statsd import Statsd
+from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
+from nsqd.protocol_v2.authorization import AuthQueries
 from nsqd.protocol_v2.client_stats import client_stats
+from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.framing import frame_of
 from nsqd.protocol_v2.identify import Limits
-from nsqd.protocol_v2.plain import PlainConnections
 from nsqd.rounds import Rounds
+from nsqkit.http.fetch import Fetcher, FetchOptions
 from nsqkit.listeners import (
     BoundAddress,
     accept_forever,
@@ -42,12 +49,15 @@ from nsqkit.listeners import (
     close_listener,
     open_listeners,
     remote_address,
+    with_tls,
 )
 from nsqkit.logging import LogLevel, get_logger, set_level
 from nsqkit.options import TlsRequired
+from nsqkit.systemd import keep_informed
+from nsqkit.tls import TlsConfigError, client_context, server_context
 from nsqkit.version import VERSION, version_line
 
-__all__ = ["Daemon", "StartError", "banner", "refuse_unsupported"]
+__all__ = ["Daemon", "StartError", "banner"]
 
 log = get_logger("nsqd")
 
@@ -56,6 +66,7 @@ MIN_CONNECTIONS = 16
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DRAIN_SIGNAL = signal.SIGUSR1
 
 
 class StartError(Exception):
@@ -71,6 +82,8 @@ class Daemon:
         self.hostname = socket.gethostname()
         self.start_time_ns = time.time_ns()
         self.tcp_port = self.http_port = self.https_port = -1
+        self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
+        self.authorizer = Authorizer(options, Fetcher(_fetch_options(options)))
         self._failure: OSError | None = None  # of a sync: nothing may be written any more
         self._listener_failure: OSError | None = None
         self._scope = trio.CancelScope()
@@ -85,6 +98,26 @@ class Daemon:
         self._max_connections = max(MIN_CONNECTIONS, descriptors - RESERVED_DESCRIPTORS)
 
     # --- start
+
+    def load_certificates(self) -> None:
+        """Make the TLS context, where the options ask for one. To be called before `run`. `StartError`."""
+        options = self.options
+        try:
+            if options.tls_cert or options.tls_key:
+                self.tls_context = server_context(
+                    options.tls_cert,
+                    options.tls_key,
+                    client_auth_policy=options.tls_client_auth_policy,
+                    root_ca_file=options.tls_root_ca_file,
+                    min_version=options.tls_min_version,
+                )
+        except TlsConfigError as error:
+            raise StartError(f"failed to build TLS config - {error}") from error
+        try:
+            if options.tls_root_ca_file:  # to be used later, when others are asked; to be good now
+                client_context(root_ca_file=options.tls_root_ca_file)
+        except TlsConfigError as error:
+            raise StartError(f"failed to build client TLS config - {error}") from error
 
     def _recover(self) -> None:
         options = self.options
@@ -122,9 +155,18 @@ class Daemon:
             max_buffered_bytes=options.max_buffered_bytes,
             topology_region=options.topology_region,
             topology_zone=options.topology_zone,
+            tls=self.tls_context,
+            tls_required=options.tls_required is not TlsRequired.NO,
+            snappy=options.snappy,
+            deflate=options.deflate,
         )
         self.rounds = Rounds(self.broker, self.context, self._sync_failed)
-        self.plain = PlainConnections(self.context, self.rounds)
+        self.connections = Connections(self.context, self.rounds)
+        self.drain = Drain(self.broker, options.drain_timeout / SECOND, self._stopping.set)
+        self.auth_queries = AuthQueries(self.authorizer, self.rounds)
+        if self.authorizer.enabled:
+            self.context.ask = self.auth_queries.ask
+        self.pulse = Pulse(lambda: store.syncer.count)
 
     def _discover(self) -> None:
         """Find the registries only now: what recovery has brought is told to each when it is connected."""
@@ -137,36 +179,53 @@ class Daemon:
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` when a sync or a listener failed; `StartError`."""
         # Signals first: whoever reads that it listens may stop it.
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals, self._scope:
+        with trio.open_signal_receiver(*STOP_SIGNALS, DRAIN_SIGNAL) as signals, self._scope:
             tcp = await _listen(self.options.tcp_address)
             http = await _listen(self.options.http_address) if self.options.http_address else []
+            https = await self._listen_with_tls()
             self.tcp_port = _announce("TCP", tcp).port
             if http:
                 self.http_port = _announce("HTTP", http).port
+            if https:
+                self.https_port = _announce("HTTPS", https).port
             self.options.broadcast_tcp_port = self.options.broadcast_tcp_port or max(self.tcp_port, 0)
             self.options.broadcast_http_port = self.options.broadcast_http_port or max(self.http_port, 0)
             self._recover()
             self._discover()
             _tune_garbage_collection()
-            await self._serve(tcp, http, signals, on_ready)
+            await self._serve(tcp, http, https, signals, on_ready)
         self._stop()
         if failure := self._failure or self._listener_failure:
             raise failure
+
+    async def _listen_with_tls(self) -> list[trio.SocketListener]:
+        options = self.options
+        assert self.tls_context is not None or not (options.tls_cert or options.tls_key), (
+            "load_certificates first"
+        )
+        if self.tls_context is None or not options.https_address:
+            return []
+        return await _listen(options.https_address)
 
     async def _serve(
         self,
         tcp: list[trio.SocketListener],
         http: list[trio.SocketListener],
+        https: list[trio.SocketListener],
         signals: AsyncIterator[int],
         on_ready: Callable[[], None],
     ) -> None:
-        server = make_server(self)
+        plain_server, tls_server = make_servers(self)
         async with trio.open_nursery() as nursery:
             for task in (
                 self.rounds.run_jobs,
                 self.rounds.run_clock,
-                self.plain.run,
+                self.connections.run,
+                self.auth_queries.run,
+                self.drain.run,
                 self.registries.run,
+                self.pulse.run,
+                *([Statsd(self).run] if self.options.statsd_address else []),
             ):
                 nursery.start_soon(task)
             nursery.start_soon(self._watch_signals, signals)
@@ -174,17 +233,22 @@ class Daemon:
             self.rounds.end()
             async with trio.open_nursery() as serving:
                 if http:
-                    await serving.start(server.run, http)
+                    await serving.start(plain_server.run, http)
+                if https:
+                    assert self.tls_context is not None
+                    await serving.start(tls_server.run, with_tls(https, self.tls_context))
                 async with trio.open_nursery() as accepting:
                     for listener in tcp:
                         accepting.start_soon(self._accept_from, listener)
                     on_ready()
+                    nursery.start_soon(keep_informed, self._stopping, f"TCP {self.options.tcp_address}")
                     await self._stopping.wait()
                     accepting.cancel_scope.cancel()
                 for listener in tcp:
                     await close_listener(listener)
-                self.plain.close_all()
-                server.stop()
+                self.connections.close_all()
+                plain_server.stop()
+                tls_server.stop()
             nursery.cancel_scope.cancel()
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:
@@ -196,7 +260,7 @@ class Daemon:
             self._stopping.set()
 
     def _accept(self, stream: trio.SocketStream) -> None:
-        if len(self.plain.connections) >= self._max_connections:
+        if len(self.connections.connections) >= self._max_connections:
             log.warning(
                 "TCP: %d connections, as many as the limit of descriptors allows", self._max_connections
             )
@@ -209,12 +273,15 @@ class Daemon:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         remote_ip = remote.rpartition(":")[0].strip("[]")
-        self.plain.add(sock, remote, remote_ip)
+        self.connections.add(sock, remote, remote_ip)
 
     # --- stop
 
     async def _watch_signals(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
+            if number == DRAIN_SIGNAL:
+                self.drain.begin()
+                continue
             log.info("%s: stopping", signal.Signals(number).name)
             self._stopping.set()
 
@@ -234,6 +301,10 @@ class Daemon:
         log.info("NSQ: bye")
 
     # --- what the HTTP API asks of the daemon
+
+    @property
+    def connection_count(self) -> int:
+        return len(self.context.sessions)
 
     def clients(self) -> Iterable[ClientStats]:
         return [client_stats(session) for session in self.context.sessions]
@@ -264,8 +335,8 @@ class Daemon:
 
     def _publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> tuple[Topic, int]:
         broker = self.broker
+        broker.refuse_publishing()
         topic = broker.topic(topic_name)
-        broker.refuse_when_full()
         try:
             first = broker.store.ids.take(len(bodies))
         except OSError as error:
@@ -289,6 +360,8 @@ class Daemon:
 
 
 def _broker_options(options: NsqdOptions) -> BrokerOptions:
+    measured = bool(options.e2e_processing_latency_percentiles)
+    by_place = TOPOLOGY_AWARE in options.enable_experiment
     return BrokerOptions(
         mem_queue_size=options.mem_queue_size,
         mem_queue_bytes=options.mem_queue_bytes,
@@ -299,6 +372,8 @@ def _broker_options(options: NsqdOptions) -> BrokerOptions:
         sync_on_commit=options.durability == "disk",
         sync_every=options.sync_every,
         sync_timeout=options.sync_timeout / SECOND,
+        latency_window=options.e2e_processing_latency_window_time / SECOND if measured else 0.0,
+        place=Place(options.topology_region, options.topology_zone) if by_place else None,
     )
 
 
@@ -328,13 +403,18 @@ def _peer_options(options: NsqdOptions, hostname: str) -> PeerOptions:
 
 
 def _known_channels(options: NsqdOptions) -> KnownChannels:
-    times = HttpFetchOptions(
+    times = _fetch_options(options)
+    return KnownChannels(HttpFetch(Fetcher(times)), query_bound(times.connect_timeout, times.request_timeout))
+
+
+def _fetch_options(options: NsqdOptions) -> FetchOptions:
+    """For requests to registries; those to the auth servers are made in the same way."""
+    return FetchOptions(
         connect_timeout=options.http_client_connect_timeout / SECOND,
         request_timeout=options.http_client_request_timeout / SECOND,
         tls_root_ca_file=options.tls_root_ca_file,
         tls_min_version=options.tls_min_version,
     )
-    return KnownChannels(HttpFetch(times), query_bound(times.connect_timeout, times.request_timeout))
 
 
 async def _listen(address: str) -> list[trio.SocketListener]:
@@ -358,33 +438,8 @@ def _tune_garbage_collection() -> None:
     gc.set_threshold(100_000, 50, 50)
 
 
-def refuse_unsupported(options: NsqdOptions) -> None:
-    """`StartError` for options that promise protection which this version does not have yet.
-
-    Running on without TLS or without authorization would be the worst answer to somebody who asked for them.
-    """
-    if options.tls_cert or options.tls_key or options.tls_required is not TlsRequired.NO:
-        raise StartError("TLS is not supported by this version yet; start without the --tls-... options")
-    if options.auth_http_addresses:
-        raise StartError(
-            "authorization is not supported by this version yet; start without --auth-http-address"
-        )
-
-
-def _unsupported(options: NsqdOptions) -> list[str]:
-    """Flags that were given and do nothing yet, and harm nobody by it."""
-    given = {
-        "--statsd-address": options.statsd_address,
-        "--e2e-processing-latency-percentile": options.e2e_processing_latency_percentiles,
-        "--enable-experiment": options.enable_experiment,
-    }
-    return [flag for flag, value in given.items() if value]
-
-
 def banner(options: NsqdOptions) -> None:
     """The first lines of the log: what runs here."""
     log.info("%s", version_line("nsqd"))
     log.info("ID: %d", options.node_id)
     log.info("data path: %s, durability: %s", os.path.abspath(options.data_path or "."), options.durability)
-    for flag in _unsupported(options):
-        log.warning("%s has no effect in this version yet", flag)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from nsqkit.logging import LOG_FORMATS, TEXT
 from nsqkit.options import (
     DURATION,
     FLOAT,
@@ -32,9 +33,10 @@ from nsqkit.options import (
 from nsqkit.options import load as load_options
 from nsqkit.version import version_line
 
-__all__ = ["DURABILITY_LEVELS", "NsqdOptions", "default_node_id", "load", "validate"]
+__all__ = ["DURABILITY_LEVELS", "TOPOLOGY_AWARE", "NsqdOptions", "default_node_id", "load", "validate"]
 
 DURABILITY_LEVELS = ("os", "disk")
+TOPOLOGY_AWARE = "topology-aware-consumption"
 
 _SYNOPSIS = "takes messages from producers, keeps them, and pushes them to consumers"
 _EXAMPLE = """
@@ -82,6 +84,11 @@ class NsqdOptions:
         LogLevel.INFO, help="Least serious lines to log: debug, info, warn, error or fatal."
     )
     log_prefix: str = option("[nsqd] ", help="What every log line begins with.")
+    log_format: str = option(
+        TEXT,
+        placeholder="FORMAT",
+        help="Form of the log lines: text, or json, one JSON object a line. Not known to the original.",
+    )
     node_id: int = option(
         config_name="id",
         factory=default_node_id,
@@ -164,6 +171,15 @@ class NsqdOptions:
         help="Existing folder for everything that must survive a restart; one nsqd to a folder. Empty: the "
         "current folder.",
     )
+    import_path: str = option(
+        "",
+        flag="import",
+        config_name=HIDDEN,
+        group="Queues and disk",
+        placeholder="PATH",
+        help="Import the data path of the original nsqd, which must not run, into --data-path, and end. "
+        "PATH is not changed.",
+    )
     durability: str = option(
         "os",
         group="Queues and disk",
@@ -211,6 +227,14 @@ class NsqdOptions:
         placeholder="BYTES",
         minimum=0,
         help="Refuse to take messages while the disk has less room than this; consumers go on. 0: never.",
+    )
+    drain_timeout: int = option(
+        "0s",
+        kind=DURATION,
+        group="Queues and disk",
+        minimum=0,
+        help="How long a drain (POST /drain, or SIGUSR1) may wait for consumers before nsqd stops and keeps the rest "
+        "on disk. 0: as long as it takes.",
     )
     queue_scan_worker_pool_max: int = option(4, group="Queues and disk", help=_NO_EFFECT)
     queue_scan_selection_count: int = option(20, group="Queues and disk", help=_NO_EFFECT)
@@ -310,7 +334,7 @@ class NsqdOptions:
     deflate: bool = option(
         True,
         group="Compression",
-        help="Let clients compress with deflate. Not in this version yet: they are told no.",
+        help="Let clients compress with deflate.",
     )
     max_deflate_level: int = option(
         6,
@@ -320,7 +344,7 @@ class NsqdOptions:
     snappy: bool = option(
         True,
         group="Compression",
-        help="Let clients compress with snappy. Not in this version yet: they are told no.",
+        help="Let clients compress with snappy.",
     )
 
     # --- TLS ---
@@ -328,17 +352,21 @@ class NsqdOptions:
         "",
         group="TLS",
         placeholder="PATH",
-        help="Certificate file (PEM). With --tls-key it switches TLS on. Not in this version yet: nsqd "
-        "refuses to start.",
+        help="Certificate file (PEM), with the chain behind it. With --tls-key it switches TLS on.",
     )
-    tls_key: str = option("", group="TLS", placeholder="PATH", help="Key file (PEM) of the certificate.")
+    tls_key: str = option(
+        "", group="TLS", placeholder="PATH", help="Key file (PEM) of the certificate, not encrypted."
+    )
     tls_required: TlsRequired = option(
         TlsRequired.NO,
         group="TLS",
         help="Turn away clients without TLS, over TCP and HTTP. tcp-https: plain HTTP stays open.",
     )
     tls_min_version: TlsVersion = option(
-        TlsVersion.TLS1_0, group="TLS", help="The oldest version to accept: tls1.0, tls1.1, tls1.2 or tls1.3."
+        TlsVersion.TLS1_0,
+        group="TLS",
+        help="The oldest version to accept: tls1.0, tls1.1, tls1.2 or tls1.3. Below tls1.2 weak signatures "
+        "are accepted, too.",
     )
     tls_client_auth_policy: str = option(
         "",
@@ -361,7 +389,7 @@ class NsqdOptions:
         group="Authorization",
         placeholder="ADDRESS",
         help="A server that decides what each client may do: host:port or a full URL. With one, clients "
-        "must AUTH. Not in this version yet: nsqd refuses to start.",
+        "must AUTH. The HTTP interface asks nobody.",
     )
     auth_http_request_method: str = option(
         "get", group="Authorization", placeholder="METHOD", help="How to ask it: get or post."
@@ -372,8 +400,7 @@ class NsqdOptions:
         "",
         group="Metrics",
         placeholder="ADDRESS",
-        help="host:port of a statsd daemon to send counters and gauges to, over UDP. Empty: none. "
-        "Not in this version yet.",
+        help="host:port of a statsd daemon to send counters and gauges to, over UDP. Empty: none.",
     )
     statsd_prefix: str = option(
         "nsq.%s",
@@ -394,8 +421,7 @@ class NsqdOptions:
         kind=FLOATS,
         flag="e2e-processing-latency-percentile",
         group="Metrics",
-        help="Measure the time from publish to finish at these quantiles, each in (0, 1]: 0.99,0.95,0.5. "
-        "Not in this version yet.",
+        help="Measure the time from publish to finish at these quantiles, each in (0, 1]: 0.99,0.95,0.5.",
     )
     e2e_processing_latency_window_time: int = option(
         "10m",
@@ -412,6 +438,8 @@ def validate(options: NsqdOptions) -> None:
     A client certificate policy makes TLS required; `sync_every` of 1 (or 0) makes the durability `disk`.
     Files and addresses are not looked at.
     """
+    if options.log_format not in LOG_FORMATS:
+        raise OptionError(f"--log-format must be {' or '.join(LOG_FORMATS)}")
     if not 1 <= options.max_deflate_level <= 9:
         raise OptionError("--max-deflate-level must be [1,9]")
     if not 0 <= options.node_id < 1024:

@@ -4,8 +4,8 @@
     ...       sessions are fed, HTTP handlers call the broker; none of it awaits
     end()     one append a topic, answers are released, messages handed out, sockets written to
 
-Rounds never nest and never await, whoever runs them: the loop of the plain connections, a task of an encrypted one, an
-HTTP handler, the clock, a job that has ended.
+Rounds never nest and never await, whoever runs them: the loop of the connections, an HTTP handler, the clock, a job
+that has ended.
 """
 
 from __future__ import annotations

@@ -20,18 +20,18 @@ def main() -> None:
     options = load(sys.argv[1:])
     try:
         validate(options)
-        configure(options.log_level, options.log_prefix)
+        configure(options.log_level, options.log_prefix, log_format=options.log_format)
         raise_descriptor_limit()
         banner()
         trio.run(Daemon(options).run)
     except (StartError, OptionError) as error:
-        _fatal(f"failed to instantiate nsqlookupd - {error}")
+        _fatal(f"failed to instantiate nsqlookupd - {error}", options.log_format)
     except OSError as error:
-        _fatal(f"failed to go on - {error}")
+        _fatal(f"failed to go on - {error}", options.log_format)
 
 
-def _fatal(reason: str) -> None:
-    sys.stderr.write(fatal_line("[nsqlookupd] ", reason))
+def _fatal(reason: str, log_format: str) -> None:
+    sys.stderr.write(fatal_line("[nsqlookupd] ", reason, log_format))
     sys.exit(1)
 
 

@@ -45,13 +45,19 @@ class Connections:
     """All connections of a daemon."""
 
     def __init__(self, context: Context, most: int = MOST_CONNECTIONS) -> None:
-        self.count = 0
         self._context = context
         self._most = most
 
+    @property
+    def count(self) -> int:
+        """How many there are now."""
+        return self._context.traffic.connections
+
     async def serve(self, stream: trio.abc.HalfCloseableStream, remote: str) -> None:
         """Serve one client until either side ends it, and close the stream. Raises nothing but cancellation."""
-        self.count += 1
+        traffic = self._context.traffic
+        traffic.connections += 1
+        traffic.connections_total += 1
         try:
             if self.count > self._most:
                 log.error("TCP: client(%s) refused: %d are connected", remote, self.count - 1)
@@ -62,7 +68,7 @@ class Connections:
         except Exception:
             log.exception("[%s] closing after an error of ours", remote)
         finally:
-            self.count -= 1
+            traffic.connections -= 1
             await trio.aclose_forcefully(stream)
 
 

@@ -25,6 +25,7 @@ from nsqkit.listeners import (
     remote_address,
 )
 from nsqkit.logging import get_logger
+from nsqkit.systemd import keep_informed
 from nsqkit.version import VERSION, version_line
 from nsqlookupd.connections import Connections, tune
 from nsqlookupd.http import make_server
@@ -86,8 +87,9 @@ class Daemon:
     async def _serve(
         self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
     ) -> None:
-        server = make_server(self.registry)
-        connections = Connections(Context(registry=self.registry, identity=self._identity()))
+        context = Context(registry=self.registry, identity=self._identity())
+        server = make_server(self.registry, traffic=context.traffic)
+        connections = Connections(context)
         async with trio.open_nursery() as serving:
             await serving.start(server.run, http)
             async with trio.open_nursery() as clients:
@@ -99,6 +101,7 @@ class Daemon:
                 for listener in tcp:
                     clients.start_soon(accept_forever, listener, take)
                 on_ready()
+                serving.start_soon(keep_informed, self._stopping, f"TCP {self.options.tcp_address}")
                 await self._stopping.wait()
                 clients.cancel_scope.cancel()
             server.stop()

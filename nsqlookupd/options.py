@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from nsqkit.logging import LOG_FORMATS, TEXT
 from nsqkit.options import DURATION, HIDDEN, STRING, LogLevel, OptionError, check_bounds, option
 from nsqkit.options import load as load_options
 from nsqkit.version import version_line
@@ -54,6 +55,11 @@ class LookupdOptions:
         LogLevel.INFO, help="Least serious lines to log: debug, info, warn, error or fatal."
     )
     log_prefix: str = option("[nsqlookupd] ", help="What every log line begins with.")
+    log_format: str = option(
+        TEXT,
+        placeholder="FORMAT",
+        help="Form of the log lines: text, or json, one JSON object a line. Not known to the original.",
+    )
 
     # --- Network ---
     tcp_address: str = option(
@@ -99,4 +105,6 @@ def validate(options: LookupdOptions) -> None:
     for flag, address in (("tcp", options.tcp_address), ("http", options.http_address)):
         if not address:
             raise OptionError(f"--{flag}-address must not be empty")
+    if options.log_format not in LOG_FORMATS:
+        raise OptionError(f"--log-format must be {' or '.join(LOG_FORMATS)}")
     check_bounds(options)

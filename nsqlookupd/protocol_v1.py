@@ -30,6 +30,7 @@ from nsqkit.logging import get_logger
 from nsqkit.wire import ProtocolError, is_valid_name
 from nsqkit.wire.commands import MAX_LINE
 from nsqlookupd.registry import Full, Producer, ProducerInfo, Registry
+from nsqlookupd.traffic import Traffic
 
 __all__ = ["MAGIC_V1", "MAX_FIELD", "MAX_IDENTIFY", "Context", "Phase", "Session"]
 
@@ -86,6 +87,7 @@ class Context:
     max_buffered: int = 64 << 20
     """Bytes that all connections together may hold in long bodies and unsent answers."""
     buffered: int = 0
+    traffic: Traffic = attrs.field(factory=Traffic)
 
 
 class Session:
@@ -169,7 +171,9 @@ class Session:
         name, *params = line.strip(_WHITE_SPACE).split(" ")
         command = _COMMANDS.get(name)
         if command is None:
+            self._context.traffic.commands["unknown"] += 1
             raise ProtocolError("E_INVALID", f"invalid command {name}")
+        self._context.traffic.commands[name] += 1
         answer = command(self, params, now)
         if answer is not None:
             answers.append(answer)

@@ -109,6 +109,8 @@ class Registry:
         self.registration_count = 0
         self._producers: dict[Producer, None] = {}
         self._topics: dict[str, _Key] = {}
+        self._tombstones: dict[tuple[Producer, str], float] = {}
+        """When they were set, the oldest first: to count them. What counts for look-ups stands in the producer."""
         self._channels: dict[str, dict[str, _Key]] = {}
         """By topic; a topic need not have a key for its channels to have theirs. No empty dict is in it."""
 
@@ -169,6 +171,7 @@ class Registry:
             self.registration_count -= len(channels)
         for topic in producer.topics:
             del self._topics[topic].producers[producer]
+            self._tombstones.pop((producer, topic), None)
         self.registration_count -= len(producer.topics)
         producer.topics.clear()
         producer.channels.clear()
@@ -209,6 +212,8 @@ class Registry:
         hidden = [p for p in key.producers if p.info.node == node] if key is not None else []
         for producer in hidden:
             producer.topics[topic] = now
+            self._tombstones.pop((producer, topic), None)
+            self._tombstones[producer, topic] = now
         return len(hidden)
 
     # --- what is asked
@@ -250,6 +255,26 @@ class Registry:
         since = producer.topics[topic]
         return since is not None and now - since < self.tombstone_lifetime
 
+    @property
+    def topic_count(self) -> int:
+        """How many topics there are, with producers or without."""
+        return len(self._topics)
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels of all topics there are, with producers or without."""
+        return self.key_count - len(self._topics)
+
+    def tombstone_count(self, now: float) -> int:
+        """How many tombstones hide something now. Costs as much as have come to their end since the last call."""
+        tombstones = self._tombstones
+        while tombstones:
+            key, since = next(iter(tombstones.items()))
+            if now - since < self.tombstone_lifetime:
+                break
+            del tombstones[key]
+        return len(tombstones)
+
     def registered(self) -> Iterator[tuple[tuple[str, str, str], Iterable[Producer]]]:
         """(category, topic, channel) and producers of everything that has producers, for a look inside.
 
@@ -290,6 +315,7 @@ class Registry:
         if topic in producer.topics:
             assert topic not in producer.channels, "registered for a channel, but not for its topic"
             del producer.topics[topic]
+            self._tombstones.pop((producer, topic), None)
             del self._topics[topic].producers[producer]
             self.registration_count -= 1
 

@@ -7,6 +7,7 @@ from nsqd.broker.errors import NotFound, NotInFlight, NotOwner, Refused
 from nsqd.broker.outbox import Client, Outbox
 from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic import Topic
+from nsqd.broker.topology import Nearness, Place
 
 __all__ = [
     "Broker",
@@ -14,10 +15,12 @@ __all__ = [
     "Channel",
     "Client",
     "Listener",
+    "Nearness",
     "NotFound",
     "NotInFlight",
     "NotOwner",
     "Outbox",
+    "Place",
     "Refused",
     "Subscription",
     "Topic",

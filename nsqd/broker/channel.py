@@ -27,7 +27,10 @@ from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING
 
 from nsqd.broker.common import Common
+from nsqd.broker.latency import ChannelLatency
+from nsqd.broker.oldest import PublishTime
 from nsqd.broker.subscription import InFlight, Subscription
+from nsqd.broker.topology import HungryQueue, NearestFirst, Nearness
 from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ class Channel:
         self.requeued: deque[Entry] = deque()
         self.deferred: dict[int, tuple[int, float, bytes | None]] = {}  # number -> attempts, due, frame
         self._due: list[tuple[float, int]] = []
-        self._hungry: OrderedDict[Subscription, None] = OrderedDict()
+        self._hungry: HungryQueue = NearestFirst() if broker.options.place else OrderedDict()
         self._lost_once: set[int] = set()
         self._requeued_turn = False
         self.alarm_at = math.inf
@@ -68,6 +71,9 @@ class Channel:
         self.dropped_count = 0  # by emptying, by sampling out, by an ephemeral queue that was full
         self.damaged_count = 0  # lost by the disk
         self.delivery_count = 0
+        self._departed_deliveries = [0 for _ in Nearness]  # to those who have left
+        window = broker.options.latency_window
+        self.latency = ChannelLatency(window, broker.now) if window else None
 
     # --- what a subclass says
 
@@ -79,6 +85,10 @@ class Channel:
     @property
     def backend_depth(self) -> int:
         """How many of the ready messages are only on disk."""
+        raise NotImplementedError
+
+    def oldest(self) -> PublishTime:
+        """When the oldest of its unfinished messages was published."""
         raise NotImplementedError
 
     def _take_fresh(self, limit: int) -> tuple[int, list[bytes]] | None:
@@ -117,6 +127,13 @@ class Channel:
         return sum(len(s.in_flight) for s in self.subscriptions) + sum(
             len(s.in_flight) for s in self.departed
         )
+
+    def deliveries_to(self, nearness: Nearness) -> int:
+        """How many of the deliveries went to consumers there. Without topology-aware consumption all are elsewhere."""
+        if self.broker.options.place is None:
+            return self.delivery_count if nearness is Nearness.ELSEWHERE else 0
+        present = sum(s.message_count for s in self.subscriptions if s.nearness is nearness)
+        return self._departed_deliveries[nearness] + present
 
     def in_flight_entries(self) -> Iterator[InFlight]:
         for subscription in (*self.subscriptions, *self.departed):
@@ -185,6 +202,8 @@ class Channel:
             return True
         now, count = self.broker.now, len(frames)
         deadline = now + subscription.timeout
+        if self.latency is not None:
+            self.latency.handed_out(range(first, first + count), frames)
         # All in C: this line and the two in `put` are what a delivery costs.
         subscription.in_flight.update(
             zip(
@@ -223,11 +242,13 @@ class Channel:
         """The way of single messages: other attempts than one, or a client that samples."""
         now = self.broker.now
         deadline, limit = now + subscription.timeout, now + self.broker.max_msg_timeout
-        frames, dropped, keep = [], [], self._keep_frames()
+        frames, dropped, keep, latency = [], [], self._keep_frames(), self.latency
         for number, attempts, frame in entries:
             if subscription.sampled_out():
                 dropped.append(number)
                 continue
+            if latency is not None:
+                latency.handed_out((number,), (frame,))
             out = frame if attempts == 1 else with_attempts(frame, attempts)
             subscription.in_flight[frame[ID]] = (number, attempts, deadline, limit, out if keep else None)
             frames.append(out)
@@ -249,6 +270,8 @@ class Channel:
     def finished(self, numbers: list[int]) -> None:
         """A client finished these. May sort the list."""
         self.finish_count += len(numbers)
+        if self.latency is not None:
+            self.latency.finished(numbers, self.broker.now, self.broker.wall_ns)
         if self._lost_once:
             self._lost_once.difference_update(numbers)
         self._settled(numbers)
@@ -256,6 +279,8 @@ class Channel:
     def put_back(self, entry: InFlight, delay: float) -> None:
         """A delivery that came to nothing: it is handed out again, in `delay` seconds."""
         number, attempts, _, _, frame = entry
+        if self.latency is not None:
+            self.latency.came_back(number)
         self._parked(number, attempts, delay)
         if delay > 0:
             self.defer(number, attempts, self.now + delay, frame)
@@ -301,12 +326,15 @@ class Channel:
         subscription.gone = True
         subscription.hungry = False
         self._hungry.pop(subscription, None)
+        self._departed_deliveries[subscription.nearness] += subscription.message_count
         back: list[Entry] = []
         keep: dict[bytes, InFlight] = {}
         for message_id, entry in subscription.in_flight.items():
             number, attempts, _, _, frame = entry
             if message_id in unsent:
                 back.append((number, attempts - 1, frame))
+                if self.latency is not None:
+                    self.latency.came_back(number)
                 if attempts > 1:  # a snapshot in the making may have looked for it here and there in vain
                     self._parked(number, attempts - 1, 0)
             elif number in self._lost_once:
@@ -338,6 +366,8 @@ class Channel:
         self.deferred.clear()
         self._due.clear()
         self._lost_once.clear()
+        if self.latency is not None:
+            self.latency.clear()
         for subscription in self.subscriptions:
             self.feed(subscription)
         return count

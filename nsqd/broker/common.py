@@ -15,6 +15,7 @@ import attrs
 from nsqd.broker.errors import Refused
 from nsqd.broker.read_ahead import ReadAheadBudget
 from nsqd.broker.timers import Timers
+from nsqd.broker.topology import Place
 from nsqd.broker.window import WindowBudget
 from nsqd.log.store import Store
 from nsqd.log.topic_log import Damage, TopicLog
@@ -40,6 +41,8 @@ class BrokerOptions:
     sync_on_commit: bool = False  # level `disk`
     sync_every: int = 2500
     sync_timeout: float = 2.0
+    latency_window: float = 0.0  # how far back latencies are measured; 0: they are not
+    place: Place | None = None  # with topology-aware consumption: where this daemon is
 
 
 @attrs.define
@@ -96,6 +99,7 @@ class Common:
         self.read_ahead = ReadAheadBudget(options.mem_queue_bytes)
         self.ephemeral = ByteCount(options.mem_queue_bytes)
         self.timers = Timers()
+        self.refusal: str | None = None  # why nothing may be published, whatever the disk says
         self.failures: list[Committing] = []  # topics whose commit failed in this round
         self.snapshots: deque[Keeping] = deque()  # whose snapshot has slices to write
         self._to_commit: dict[Committing, None] = {}
@@ -137,6 +141,12 @@ class Common:
         """`Refused` while nothing may be published or created."""
         if self.store.full is not None:
             raise Refused(self.store.full)
+
+    def refuse_publishing(self) -> None:
+        """`Refused` while nothing may be published."""
+        if self.refusal is not None:
+            raise Refused(self.refusal)
+        self.refuse_when_full()
 
     def note_write_error(self, topic_name: str, error: OSError) -> None:
         self.store.failed(error)

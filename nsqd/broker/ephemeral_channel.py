@@ -8,13 +8,16 @@ bodies are read when they are due; as long as one is missing, its segment stays.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from nsqd.broker.channel import TURN_BYTES, Channel, Entry
 from nsqd.broker.common import Common
+from nsqd.broker.latency import published_ns
+from nsqd.broker.oldest import Oldest, PublishTime
 from nsqd.broker.reading import FETCH_AHEAD, Reader
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ class EphemeralChannel(Channel):
     def __init__(self, broker: Common, topic_name: str, name: str, backlog: LogTopic | None) -> None:
         super().__init__(broker, topic_name, name)
         self._reader = Reader(backlog, lambda: broker.pump_soon(self)) if backlog else None
+        self._oldest = Oldest(backlog) if backlog else None
         self._queue: deque[tuple[int, bytes | None]] = deque()
         self._sizes: dict[int, int] = {}  # of the frames that it holds, in flight and deferred ones too
         self._unread: set[int] = set()  # whose bodies are still to be read from the log
@@ -40,6 +44,26 @@ class EphemeralChannel(Channel):
     @property
     def backend_depth(self) -> int:
         return 0
+
+    def oldest(self) -> PublishTime:
+        number = min(min(self._sizes, default=math.inf), min(self._unread, default=math.inf))
+        if number == math.inf:
+            return None
+        if number in self._unread:
+            assert self._oldest is not None
+            return self._oldest.ask(int(number))
+        frame = self._frame_of(int(number))
+        return None if frame is None else published_ns(frame)
+
+    def _frame_of(self, number: int) -> bytes | None:
+        """The frame of the oldest message that it holds, wherever that is."""
+        if self._queue and self._queue[0][0] == number:
+            return self._queue[0][1]
+        if number in self.deferred:
+            return self.deferred[number][2]
+        waiting = ((entry[0], entry[2]) for entry in self.requeued)
+        given = ((entry[0], entry[4]) for entry in self.in_flight_entries())
+        return next((frame for other, frame in chain(waiting, given) if other == number), None)
 
     @property
     def pinned(self) -> int | None:

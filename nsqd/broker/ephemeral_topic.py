@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from nsqd.broker.channel import Channel
 from nsqd.broker.common import Common
 from nsqd.broker.ephemeral_channel import EphemeralChannel
+from nsqd.broker.latency import published_ns
+from nsqd.broker.oldest import PublishTime
 from nsqd.broker.topic import Topic
 
 __all__ = ["EphemeralTopic"]
@@ -21,7 +23,6 @@ class EphemeralTopic(Topic):
         self._backlog: deque[tuple[bytes, int | None]] = deque()
         self._backlog_bytes = 0
         self._next = 0
-        self.dropped_count = 0
 
     @property
     def depth(self) -> int:
@@ -30,6 +31,9 @@ class EphemeralTopic(Topic):
     @property
     def backend_depth(self) -> int:
         return 0
+
+    def oldest(self) -> PublishTime:
+        return published_ns(self._backlog[0][0]) if self._backlog else None
 
     def commit(self) -> None:
         for batch in self._take_pending():
@@ -96,7 +100,7 @@ class EphemeralTopic(Topic):
 
     def empty(self) -> None:
         self.commit()
-        self._take_backlog()
+        self.dropped_count += len(self._take_backlog())
 
     def empty_channel(self, name: str) -> None:
         self.commit()

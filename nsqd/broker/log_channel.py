@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from nsqd.broker.channel import TURN_BYTES, Channel, Entry
+from nsqd.broker.oldest import Oldest, PublishTime
 from nsqd.broker.reading import FETCH_AHEAD, Reader
 from nsqd.log.ranges import RangeSet, runs
 from nsqd.log.state import Change, ChannelState, Code, Parked, flat_runs
@@ -39,6 +40,7 @@ class LogChannel(Channel):
         self.settled = RangeSet()
         self.settled.add(0, start)
         self.reader = Reader(topic, self._wake)
+        self._oldest = Oldest(topic)
         self._finished: list[int] = []  # since the last append
         self._unwritten = RangeSet()  # settled, but no append has said so yet
         self._unwritten_parked: dict[int, Parked] = {}
@@ -92,6 +94,10 @@ class LogChannel(Channel):
         fresh = max(0, end - self.cursor - self.skip.count_between(self.cursor, end))
         requeued = sum(1 for number, _, _ in islice(self.requeued, 10_000) if number < base)
         return min(fresh + requeued, self.depth)
+
+    def oldest(self) -> PublishTime:
+        number = self.settled.end_of(0)
+        return self._oldest.ask(number) if number < self.topic.mark else None
 
     # --- where messages come from
 

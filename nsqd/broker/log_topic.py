@@ -21,6 +21,7 @@ from nsqd.broker.ephemeral_channel import EphemeralChannel
 from nsqd.broker.errors import Refused
 from nsqd.broker.keeper import Keeper
 from nsqd.broker.log_channel import LogChannel
+from nsqd.broker.oldest import Oldest, PublishTime
 from nsqd.broker.topic import Topic
 from nsqd.broker.window import Window
 from nsqd.log.ranges import RangeSet
@@ -47,6 +48,7 @@ class LogTopic(Topic):
         self._last_generation = 0
         self._noted_damage: set[tuple[str, int]] = set()
         self.keeper = Keeper(self)
+        self._oldest = Oldest(self)
 
     @classmethod
     def restore(cls, broker: Common, name: str, recovered: Recovered, wall_ns: int) -> LogTopic:
@@ -79,6 +81,9 @@ class LogTopic(Topic):
     @property
     def backend_depth(self) -> int:
         return max(0, min(self.depth, self.window.base - self.mark))
+
+    def oldest(self) -> PublishTime:
+        return self._oldest.ask(self.voids.end_of(self.mark)) if self.depth else None
 
     # --- the append of a round
 
@@ -270,7 +275,9 @@ class LogTopic(Topic):
         start, end = self.mark, self.log.end
         if start == end:
             return
+        waiting = self.depth
         self._change([(Code.TOPIC_EMPTIED, start, end)])
+        self.dropped_count += waiting
         self.mark = end
         self.voids.discard_below(end)
         self.deferred.clear()

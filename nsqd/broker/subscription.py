@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nsqd.broker.errors import NotInFlight, NotOwner
+from nsqd.broker.topology import Nearness
 
 if TYPE_CHECKING:
     from nsqd.broker.channel import Channel
@@ -41,6 +42,7 @@ class Subscription:
     outbox: Outbox
     timeout: float
     sample: int = 0
+    nearness: Nearness = Nearness.ELSEWHERE
     rdy: int = 0
     in_flight: dict[bytes, InFlight] = attrs.field(factory=dict)  # by message id
     gone: bool = False  # the connection has ended

@@ -8,8 +8,10 @@ from __future__ import annotations
 from nsqd.broker.channel import Channel
 from nsqd.broker.common import Common
 from nsqd.broker.errors import NotFound, Refused
+from nsqd.broker.oldest import PublishTime
 from nsqd.broker.outbox import Outbox
 from nsqd.broker.subscription import Subscription
+from nsqd.broker.topology import Nearness, Place
 from nsqd.log.topic_log import Batch
 from nsqkit.wire.names import is_ephemeral
 
@@ -29,6 +31,7 @@ class Topic:
         self.started = True
         self.message_count = 0
         self.message_bytes = 0
+        self.dropped_count = 0  # by emptying, by an ephemeral queue that was full
         self.batch = 0
         self.failed: dict[int, str] = {}  # commits of this round that failed, and why
         self._pending: list[Batch] = []
@@ -44,6 +47,10 @@ class Topic:
 
     @property
     def backend_depth(self) -> int:
+        raise NotImplementedError
+
+    def oldest(self) -> PublishTime:
+        """When the oldest of those messages was published."""
         raise NotImplementedError
 
     def commit(self) -> None:
@@ -126,13 +133,20 @@ class Topic:
         except KeyError:
             raise NotFound(name) from None
 
-    def subscribe(self, name: str, outbox: Outbox, timeout: float, sample: int = 0) -> Subscription:
-        """Add a client to a channel, which is made when it is not there. `Refused` when it has all it may have."""
+    def subscribe(
+        self, name: str, outbox: Outbox, timeout: float, sample: int = 0, place: Place | None = None
+    ) -> Subscription:
+        """Add a client to a channel, which is made when it is not there. `Refused` when it has all it may have.
+
+        `place`: where it says it is; None when it has not said anything of itself.
+        """
         channel = self.channel(name)
         limit = self.broker.max_channel_consumers
         if limit and len(channel.subscriptions) >= limit:
             raise Refused(f"consumers for {self.name}:{name} exceeds limit of {limit}")
-        subscription = Subscription(channel, outbox, timeout, sample)
+        here = self.broker.options.place
+        nearness = here.nearness_of(place) if here is not None else Nearness.ELSEWHERE
+        subscription = Subscription(channel, outbox, timeout, sample, nearness)
         channel.join(subscription)
         return subscription
 

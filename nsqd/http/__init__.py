@@ -1,10 +1,9 @@
 """The HTTP API of nsqd: publishing, administration, statistics, configuration, a look inside.
 
-`make_server(daemon)` gives the server for plain HTTP, `make_router(daemon)` the routes for another one (HTTPS);
-`daemon` is whatever fits the protocol `Daemon`.
+`make_servers(daemon)` gives the servers for plain HTTP and for HTTPS; `daemon` is whatever fits the protocol `Daemon`.
 """
 
-from nsqd.http.api import make_plain_app, make_router, make_server
+from nsqd.http.api import make_plain_app, make_router, make_servers
 from nsqd.http.context import Daemon
 from nsqd.http.memory import MemoryStats, memory_stats
 from nsqd.http.stats import (
@@ -31,6 +30,6 @@ __all__ = [
     "in_slices",
     "make_plain_app",
     "make_router",
-    "make_server",
+    "make_servers",
     "memory_stats",
 ]

@@ -12,6 +12,7 @@ from nsqd.http.config import Config
 from nsqd.http.context import Daemon
 from nsqd.http.debug import Debug
 from nsqd.http.memory import watch_gc
+from nsqd.http.metrics import Metrics
 from nsqd.http.publish import Publishing
 from nsqd.http.stats import NS_PER_SECOND, StatsQuery, collect
 from nsqd.http.stats_json import stats_json
@@ -32,18 +33,24 @@ from nsqkit.http.message import JSON
 from nsqkit.logging import get_logger
 from nsqkit.options import TlsRequired, format_duration
 
-__all__ = ["log_access", "make_plain_app", "make_router", "make_server"]
+__all__ = ["log_access", "make_plain_app", "make_router", "make_servers"]
 
 _log = get_logger(__name__)
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _HEALTHY = text("OK", nsq=False)
+_DRAINING = text("OK - draining", nsq=False)
+_DONE = text("")
 
 
-def make_server(daemon: Daemon) -> HttpServer:
-    """The server for the listener without TLS. Ask for it when the ports are bound."""
-    app = make_plain_app(daemon, make_router(daemon))
-    return HttpServer(app, budget=ByteBudget(daemon.options.max_buffered_bytes))
+def make_servers(daemon: Daemon) -> tuple[HttpServer, HttpServer]:
+    """The server for the listeners without TLS, and the one for those with it. Ask for them when the ports are bound.
+
+    Both have the same routes, and one budget for what clients have them hold.
+    """
+    router = make_router(daemon)
+    budget = ByteBudget(daemon.options.max_buffered_bytes)
+    return HttpServer(make_plain_app(daemon, router), budget=budget), HttpServer(router, budget=budget)
 
 
 def make_router(daemon: Daemon) -> Router:
@@ -53,7 +60,9 @@ def make_router(daemon: Daemon) -> Router:
     api, options = _Api(daemon), daemon.options
     router.add("GET", "/ping", api.ping)
     router.add("GET", "/info", api.info)
+    router.add("POST", "/drain", api.drain)
     router.add("GET", "/stats", api.stats)
+    router.add("GET", "/metrics", Metrics(daemon).get)
     publishing = Publishing(daemon)
     router.add(
         "POST",
@@ -94,7 +103,7 @@ def make_plain_app(daemon: Daemon, router: Router) -> Router | Only:
     if daemon.options.tls_required is not TlsRequired.YES:
         return router
     # With these blanks: clients compare the text.
-    body = b'{"message": "TLS_REQUIRED", "https_port": %d}' % daemon.https_port
+    body = b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(daemon.https_port, 0)
     return Only(Response(403, body, JSON))
 
 
@@ -111,7 +120,13 @@ class _Api:
 
     def ping(self, request: Request) -> Response:
         health = self._daemon.broker.store.health
-        return _HEALTHY if health == "OK" else text(health, 500, nsq=False)
+        if health != "OK":
+            return text(health, 500, nsq=False)
+        return _DRAINING if self._daemon.drain.active else _HEALTHY
+
+    def drain(self, request: Request) -> Response:
+        self._daemon.drain.begin()
+        return _DONE
 
     def info(self, request: Request) -> Response:
         daemon, options = self._daemon, self._daemon.options
@@ -142,5 +157,5 @@ class _Api:
         )
         stats = await collect(self._daemon, asked)
         if params.get("format") == "json":
-            return await stats_json(stats)
+            return await stats_json(stats, time.time_ns())
         return text(await stats_text(stats, time.time_ns()))

@@ -20,7 +20,9 @@ from nsqkit.http import Response
 from nsqkit.logging import LogLevel, get_logger
 
 if TYPE_CHECKING:
+    from nsqd.drain import Drain
     from nsqd.http.stats import ClientStats
+    from nsqd.metrics.pulse import Pulse
 
 __all__ = ["Daemon", "round_of", "when_synced"]
 
@@ -48,6 +50,14 @@ class Daemon(Protocol):
     def hostname(self) -> str: ...
     @property
     def version(self) -> str: ...
+
+    @property
+    def drain(self) -> Drain: ...
+    @property
+    def pulse(self) -> Pulse: ...
+    @property
+    def connection_count(self) -> int:
+        """TCP connections."""
 
     def clients(self) -> Iterable[ClientStats]:
         """Every TCP connection, whatever it does. Read to its end at once."""

@@ -14,7 +14,6 @@ The names are those of another runtime. What they mean here (all are ints, none 
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import sys
 from collections import deque
@@ -22,9 +21,9 @@ from time import perf_counter_ns
 
 import attrs
 
-__all__ = ["MemoryStats", "memory_stats", "watch_gc"]
+from nsqkit.memory import resident_and_data
 
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+__all__ = ["MemoryStats", "memory_stats", "watch_gc"]
 
 
 @attrs.frozen(kw_only=True)
@@ -74,7 +73,7 @@ def watch_gc() -> None:
 
 def memory_stats() -> MemoryStats:
     """The figures now. Costs some 50 us."""
-    resident, data = _resident_and_data()
+    resident, data = resident_and_data()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     pauses = _pauses.percentiles(100, 99, 95)
     return MemoryStats(
@@ -88,13 +87,3 @@ def memory_stats() -> MemoryStats:
         next_gc_bytes=max(0, gc.get_threshold()[0] - gc.get_count()[0]),
         gc_total_runs=sum(generation["collections"] for generation in gc.get_stats()),
     )
-
-
-def _resident_and_data() -> tuple[int, int]:
-    """Bytes; zeros where there is no /proc."""
-    try:
-        with open("/proc/self/statm", "rb") as statm:
-            pages = statm.read().split()
-    except OSError:
-        return 0, 0
-    return int(pages[1]) * _PAGE_BYTES, int(pages[5]) * _PAGE_BYTES

@@ -95,6 +95,7 @@ class Publishing:
             return
         try:
             with round_of(self._daemon) as broker:
+                broker.refuse_publishing()
                 broker.topic(name)
         except Refused as reason:
             _log.warning("HTTP: TOPIC(%s) cannot be created - %s", name, reason)

@@ -1,8 +1,8 @@
 """The daemon's state in plain figures: what `/stats` shows and what metrics are made of.
 
-`collect` takes them from the broker. It works through the topics a slice at a time and lets other tasks run between
-two slices, so ten thousand topics hold nobody up; a topic's own figures fit one another, those of two topics may be
-some milliseconds apart. Clients are gone through once, not once for each channel.
+`collect` takes them from the broker. It works through the channels a slice at a time and lets other tasks run between
+two slices, so ten thousand of them hold nobody up; a channel's own figures fit one another, those of two channels may
+be some milliseconds apart. Clients are gone through once, not once for each channel.
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ from typing import TypeVar
 import attrs
 import trio
 
-from nsqd.broker import Channel, Topic
+from nsqd.broker import Channel, Nearness, Topic
+from nsqd.broker.draining import Left, what_is_left
 from nsqd.broker.log_topic import LogTopic
+from nsqd.broker.quantiles import Sketch
 from nsqd.http.context import Daemon
 from nsqd.http.memory import MemoryStats, memory_stats
+from nsqd.http.oldest import PlaceKey, publish_times
 
 __all__ = [
     "ChannelStats",
     "ClientStats",
+    "DrainStats",
     "Latency",
+    "Pace",
     "Stats",
     "StatsQuery",
     "TopicStats",
@@ -32,7 +37,10 @@ __all__ = [
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-SLICE = 50  # topics, or clients: about a millisecond
+SLICE = 50  # topics, channels or clients: about a millisecond
+LATENCY_WEIGHT = (
+    20  # of a channel whose latency is measured: merging its samples takes a fraction of a millisecond
+)
 
 ChannelKey = tuple[str, str]
 """Names of a topic and of one of its channels."""
@@ -104,6 +112,10 @@ class ChannelStats:
     deferred_count: int
     message_count: int
     delivery_count: int
+    zone_local_count: int = 0
+    """Of the deliveries, those to consumers in this daemon's zone."""
+    region_local_count: int = 0
+    """And in another zone of its region."""
     requeue_count: int
     timeout_count: int
     finish_count: int
@@ -113,6 +125,12 @@ class ChannelStats:
     clients: list[ClientStats] | None
     paused: bool
     latency: Latency = NOT_MEASURED
+    oldest_ns: int | None = None
+    """When the oldest unfinished message was published; None: there is none, or it is not known."""
+
+    def oldest_age(self, now_ns: int) -> float | None:
+        """Seconds since that publish."""
+        return _age(self.oldest_ns, now_ns)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -126,8 +144,19 @@ class TopicStats:
     message_count: int
     message_bytes: int
     disk_bytes: int
+    dropped_count: int = 0
     paused: bool
     latency: Latency = NOT_MEASURED
+    oldest_ns: int | None = None
+    """The same of the messages that no channel has got yet."""
+
+    def oldest_age(self, now_ns: int) -> float | None:
+        """Seconds since that publish."""
+        return _age(self.oldest_ns, now_ns)
+
+
+def _age(published_ns: int | None, now_ns: int) -> float | None:
+    return None if published_ns is None else max(0, now_ns - published_ns) / NS_PER_SECOND
 
 
 @attrs.frozen(kw_only=True)
@@ -138,6 +167,7 @@ class StatsQuery:
     channel: str = ""
     include_clients: bool = True
     include_memory: bool = True
+    include_ages: bool = True
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -156,6 +186,16 @@ class Stats:
     producers: list[ClientStats] | None
     memory: MemoryStats | None
     durability: str
+    draining: DrainStats | None = None
+    """While it is being drained."""
+
+
+@attrs.frozen
+class DrainStats:
+    """A drain that is under way. `left`: the places that hold messages."""
+
+    since_ns: int
+    left: list[Left]
 
 
 async def collect(daemon: Daemon, query: StatsQuery) -> Stats:
@@ -174,50 +214,69 @@ async def collect(daemon: Daemon, query: StatsQuery) -> Stats:
         producers=producers,
         memory=memory_stats() if query.include_memory else None,
         durability=daemon.options.durability,
+        draining=_drain_stats(daemon),
     )
+
+
+def _drain_stats(daemon: Daemon) -> DrainStats | None:
+    if not daemon.drain.active:
+        return None
+    return DrainStats(daemon.drain.since_ns, list(what_is_left(daemon.broker)))
 
 
 async def _collect_topics(
     daemon: Daemon, query: StatsQuery, clients: Mapping[ChannelKey, list[ClientStats]]
 ) -> list[TopicStats]:
     topics = daemon.broker.topics
-
-    def one(name: str) -> TopicStats | None:
+    percentiles = daemon.options.e2e_processing_latency_percentiles
+    found, pace = [], Pace()
+    asked = [topics[query.topic]] if query.topic else list(topics.values())
+    oldest = await publish_times(asked) if query.include_ages else {}
+    for name in [query.topic] if query.topic else sorted(topics):
         topic = topics.get(name)  # it may have gone since the names were taken
-        return None if topic is None else _topic_stats(topic, query, clients)
+        if topic is not None and (not query.channel or query.channel in topic.channels):
+            found.append(await _topic_stats(topic, query, clients, percentiles, oldest, pace))
+    return found
 
-    found = await in_slices([query.topic] if query.topic else sorted(topics), one)
-    return [topic for topic in found if topic is not None]
 
-
-def _topic_stats(
-    topic: Topic, query: StatsQuery, clients: Mapping[ChannelKey, list[ClientStats]]
-) -> TopicStats | None:
-    """None when the channel that is asked for is not there."""
-    if not query.channel:
-        channels = [topic.channels[name] for name in sorted(topic.channels)]
-    elif query.channel in topic.channels:
-        channels = [topic.channels[query.channel]]
-    else:
-        return None
+async def _topic_stats(
+    topic: Topic,
+    query: StatsQuery,
+    clients: Mapping[ChannelKey, list[ClientStats]],
+    percentiles: Sequence[float],
+    oldest: Mapping[PlaceKey, int],
+    pace: Pace,
+) -> TopicStats:
+    channels, samples = [], Sketch()
+    for name, channel in sorted(topic.channels.items()):
+        its_samples = channel.latency.samples(channel.now) if channel.latency is not None else None
+        if its_samples is not None and its_samples.count:
+            samples.merge(its_samples)
+            await pace.did(LATENCY_WEIGHT)
+        if query.channel in ("", name):
+            its_clients = clients.get((topic.name, name), []) if query.include_clients else None
+            latency = _latency(its_samples, percentiles)
+            channels.append(_channel_stats(channel, its_clients, latency, oldest.get((topic.name, name))))
+        await pace.did(1)
+    await pace.did(1)
     return TopicStats(
         name=topic.name,
-        channels=[
-            _channel_stats(
-                channel, clients.get((topic.name, channel.name), []) if query.include_clients else None
-            )
-            for channel in channels
-        ],
+        channels=channels,
         depth=topic.depth,
         backend_depth=topic.backend_depth,
         message_count=topic.message_count,
         message_bytes=topic.message_bytes,
         disk_bytes=topic.log.bytes_on_disk if isinstance(topic, LogTopic) else 0,
+        dropped_count=topic.dropped_count,
         paused=topic.paused,
+        latency=_latency(samples, percentiles),
+        oldest_ns=oldest.get((topic.name, "")),
     )
 
 
-def _channel_stats(channel: Channel, clients: list[ClientStats] | None) -> ChannelStats:
+def _channel_stats(
+    channel: Channel, clients: list[ClientStats] | None, latency: Latency, oldest_ns: int | None
+) -> ChannelStats:
     return ChannelStats(
         name=channel.name,
         depth=channel.depth,
@@ -226,6 +285,8 @@ def _channel_stats(channel: Channel, clients: list[ClientStats] | None) -> Chann
         deferred_count=len(channel.deferred),
         message_count=channel.message_count,
         delivery_count=channel.delivery_count,
+        zone_local_count=channel.deliveries_to(Nearness.ZONE),
+        region_local_count=channel.deliveries_to(Nearness.REGION),
         requeue_count=channel.requeue_count,
         timeout_count=channel.timeout_count,
         finish_count=channel.finish_count,
@@ -234,7 +295,15 @@ def _channel_stats(channel: Channel, clients: list[ClientStats] | None) -> Chann
         client_count=len(channel.subscriptions),
         clients=clients,
         paused=channel.paused,
+        latency=latency,
+        oldest_ns=oldest_ns,
     )
+
+
+def _latency(samples: Sketch | None, percentiles: Sequence[float]) -> Latency:
+    if samples is None or not percentiles:
+        return NOT_MEASURED
+    return Latency(samples.count, [(quantile, samples.quantile(quantile)) for quantile in percentiles])
 
 
 def _by_channel(clients: Iterable[ClientStats]) -> dict[ChannelKey, list[ClientStats]]:
@@ -245,11 +314,25 @@ def _by_channel(clients: Iterable[ClientStats]) -> dict[ChannelKey, list[ClientS
     return groups
 
 
-async def in_slices(items: Sequence[_T], function: Callable[[_T], _R]) -> list[_R]:
-    """`function` of every item, with a checkpoint after every `SLICE` of them."""
-    results: list[_R] = []
-    for start in range(0, len(items), SLICE):
-        if start:
+class Pace:
+    """For long work on the event loop: others have their turn after every `SLICE` items."""
+
+    def __init__(self) -> None:
+        self._left = SLICE
+
+    async def did(self, items: int) -> None:
+        """So much is done. A checkpoint when that makes a slice."""
+        self._left -= items
+        if self._left <= 0:
+            self._left = SLICE
             await trio.lowlevel.checkpoint()
-        results += map(function, items[start : start + SLICE])
+
+
+async def in_slices(items: Sequence[_T], function: Callable[[_T], _R], pace: Pace | None = None) -> list[_R]:
+    """`function` of every item, with a checkpoint after every slice. `pace`: of the longer work round it."""
+    pace = pace or Pace()
+    results: list[_R] = []
+    for item in items:
+        results.append(function(item))
+        await pace.did(1)
     return results

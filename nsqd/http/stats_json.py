@@ -1,7 +1,8 @@
 """`/stats?format=json`: the figures of `stats` as the field's tools read them.
 
-The order of the keys is the original's. Keys of our own stand at the end of an object: `durability`; of a topic
-`disk_bytes`; of a channel `dropped_count` and `damaged_count`.
+The order of the keys is the original's. Keys of our own stand at the end of an object: `durability`, and `draining`
+while that is under way; of a topic `disk_bytes`; of a channel `dropped_count` and `damaged_count`; of both
+`oldest_unfinished_ms`, how long ago the oldest message was published, where there is one and that is known.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ import attrs
 import msgspec
 
 from nsqd.http.gojson import go_float
-from nsqd.http.stats import NS_PER_SECOND, ChannelStats, ClientStats, Latency, Stats, TopicStats, in_slices
+from nsqd.http.stats import (
+    NS_PER_SECOND,
+    ChannelStats,
+    ClientStats,
+    DrainStats,
+    Latency,
+    Pace,
+    Stats,
+    TopicStats,
+    in_slices,
+)
 from nsqkit.http import Response, json_body
 
 __all__ = ["stats_json"]
@@ -20,9 +31,9 @@ __all__ = ["stats_json"]
 _encode = msgspec.json.encode
 
 
-async def stats_json(stats: Stats) -> Response:
-    """The whole answer. Gives way where there is much to encode."""
-    asked = stats.query.topic
+async def stats_json(stats: Stats, now_ns: int) -> Response:
+    """The whole answer; `now_ns` is the wall time for ages. Gives way where there is much to encode."""
+    asked, pace = stats.query.topic, Pace()
     value: dict[str, Any] = {
         "version": stats.version,
         "health": stats.health,
@@ -30,24 +41,29 @@ async def stats_json(stats: Stats) -> Response:
         "topics": None,
     }
     if stats.topics is not None:
-        value["topics"] = await in_slices(
-            stats.topics, lambda topic: msgspec.Raw(_encode(_topic(topic, asked)))
-        )
+        value["topics"] = [await _topic(topic, now_ns, asked, pace) for topic in stats.topics]
     if stats.memory is not None:
         value["memory"] = attrs.asdict(stats.memory)
     value["producers"] = None
     if stats.producers:
         value["producers"] = await in_slices(
-            stats.producers, lambda client: msgspec.Raw(_encode(_client(client, asked)))
+            stats.producers, lambda client: msgspec.Raw(_encode(_client(client, asked))), pace
         )
     value["durability"] = stats.durability
+    if stats.draining is not None:
+        value["draining"] = _draining(stats.draining)
     return json_body(value)
 
 
-def _topic(topic: TopicStats, asked: str) -> dict[str, Any]:
-    return {
+async def _topic(topic: TopicStats, now_ns: int, asked: str, pace: Pace) -> msgspec.Raw:
+    channels = []
+    for channel in topic.channels:
+        channels.append(msgspec.Raw(_encode(_channel(channel, now_ns, asked))))
+        await pace.did(1 + len(channel.clients or ()))
+    await pace.did(1)
+    value = {
         "topic_name": topic.name,
-        "channels": [_channel(channel, asked) for channel in topic.channels],
+        "channels": channels,
         "depth": topic.depth,
         "backend_depth": topic.backend_depth,
         "message_count": topic.message_count,
@@ -55,13 +71,13 @@ def _topic(topic: TopicStats, asked: str) -> dict[str, Any]:
         "paused": topic.paused,
         "e2e_processing_latency": _latency(topic.latency),
         "disk_bytes": topic.disk_bytes,
+        **_age(topic.oldest_age(now_ns)),
     }
+    return msgspec.Raw(_encode(value))
 
 
-def _channel(channel: ChannelStats, asked: str) -> dict[str, Any]:
+def _channel(channel: ChannelStats, now_ns: int, asked: str) -> dict[str, Any]:
     clients = channel.clients
-    # Of three counters by the consumer's place. Without a topology all deliveries are "global"; a 0 is left out.
-    global_count = {"global_msg_count": channel.delivery_count} if channel.delivery_count else {}
     return {
         "channel_name": channel.name,
         "depth": channel.depth,
@@ -69,7 +85,7 @@ def _channel(channel: ChannelStats, asked: str) -> dict[str, Any]:
         "in_flight_count": channel.in_flight_count,
         "deferred_count": channel.deferred_count,
         "message_count": channel.message_count,
-        **global_count,
+        **_by_place(channel),
         "requeue_count": channel.requeue_count,
         "timeout_count": channel.timeout_count,
         "client_count": channel.client_count,
@@ -78,7 +94,36 @@ def _channel(channel: ChannelStats, asked: str) -> dict[str, Any]:
         "e2e_processing_latency": _latency(channel.latency),
         "dropped_count": channel.dropped_count,
         "damaged_count": channel.damaged_count,
+        **_age(channel.oldest_age(now_ns)),
     }
+
+
+def _age(seconds: float | None) -> dict[str, int]:
+    return {} if seconds is None else {"oldest_unfinished_ms": int(seconds * 1000)}
+
+
+def _draining(drain: DrainStats) -> dict[str, Any]:
+    """What is left, and of that what does not go by itself, with its reason."""
+    return {
+        "since": drain.since_ns // NS_PER_SECOND,
+        "messages_left": sum(left.messages for left in drain.left),
+        "stuck": [
+            {"topic": left.topic, "channel": left.channel, "messages": left.messages, "reason": left.stuck}
+            for left in drain.left
+            if left.stuck
+        ],
+    }
+
+
+def _by_place(channel: ChannelStats) -> dict[str, int]:
+    """Deliveries by the consumer's place; without topology-aware consumption all are "global". A 0 is left out."""
+    near = channel.zone_local_count + channel.region_local_count
+    counts = {
+        "zone_local_msg_count": channel.zone_local_count,
+        "region_local_msg_count": channel.region_local_count,
+        "global_msg_count": channel.delivery_count - near,
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _client(client: ClientStats, asked: str) -> dict[str, Any]:

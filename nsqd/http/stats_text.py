@@ -8,7 +8,17 @@ import time
 import attrs
 
 from nsqd.http.memory import MemoryStats
-from nsqd.http.stats import NS_PER_SECOND, ChannelStats, ClientStats, Latency, Stats, TopicStats, in_slices
+from nsqd.http.stats import (
+    NS_PER_SECOND,
+    ChannelStats,
+    ClientStats,
+    DrainStats,
+    Latency,
+    Pace,
+    Stats,
+    TopicStats,
+    in_slices,
+)
 from nsqkit.options import format_duration
 
 __all__ = ["stats_text"]
@@ -16,10 +26,10 @@ __all__ = ["stats_text"]
 
 async def stats_text(stats: Stats, now_ns: int) -> str:
     """The whole page; `now_ns` is the wall time for uptime and ages. Gives way where there is much to write."""
-    now, asked = now_ns // NS_PER_SECOND, stats.query.topic
-    topics = await in_slices(stats.topics or [], lambda topic: _topic(topic, now, asked))
+    now, asked, pace = now_ns // NS_PER_SECOND, stats.query.topic, Pace()
+    topics = [await _topic(topic, now, asked, pace) for topic in stats.topics or ()]
     producers = await in_slices(
-        stats.producers or [], lambda client: "   " + _client(client, now, asked) + "\n"
+        stats.producers or [], lambda client: "   " + _client(client, now, asked) + "\n", pace
     )
     return "".join(
         (
@@ -40,7 +50,16 @@ def _head(stats: Stats, now_ns: int) -> str:
         f"start_time {_rfc3339(stats.start_time_ns // NS_PER_SECOND)}\n"
         f"uptime {uptime}\n"
         f"\nHealth: {stats.health}\n"
-    )
+    ) + ("" if stats.draining is None else _draining(stats.draining))
+
+
+def _draining(drain: DrainStats) -> str:
+    lines = [
+        f"   [{left.topic:<15}] [{left.channel:<25}] {left.messages} messages stay: {left.stuck}\n"
+        for left in drain.left
+        if left.stuck
+    ]
+    return f"\nDraining: {sum(left.messages for left in drain.left)} messages left\n" + "".join(lines)
 
 
 def _rfc3339(seconds: int) -> str:
@@ -55,13 +74,18 @@ def _memory(memory: MemoryStats) -> str:
     return "\nMemory:\n" + "".join(lines)
 
 
-def _topic(topic: TopicStats, now: int, asked: str) -> str:
+async def _topic(topic: TopicStats, now: int, asked: str, pace: Pace) -> str:
     start = "*P " if topic.paused else "   "
     line = (
         f"\n{start}[{topic.name:<15}] depth: {topic.depth:<5} be-depth: {topic.backend_depth:<5} "
         f"msgs: {topic.message_count:<8} e2e%: {_latency(topic.latency)}\n"
     )
-    return line + "".join([_channel(channel, now, asked) for channel in topic.channels])
+    await pace.did(1)
+    channels = []
+    for channel in topic.channels:
+        channels.append(_channel(channel, now, asked))
+        await pace.did(1 + len(channel.clients or ()))
+    return line + "".join(channels)
 
 
 def _channel(channel: ChannelStats, now: int, asked: str) -> str:

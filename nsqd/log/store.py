@@ -27,7 +27,7 @@ from nsqd.log.storage import Storage
 from nsqd.log.sync import Syncer
 from nsqd.log.topic_log import TopicLog
 
-__all__ = ["ForeignDataPath", "Store", "StoreOptions"]
+__all__ = ["ForeignDataPath", "Store", "StoreOptions", "is_of_the_original"]
 
 BALLAST = "nsqd.ballast"
 CLEAN = "nsqd.clean"
@@ -37,6 +37,11 @@ TRASH = "trash-"
 
 class ForeignDataPath(Exception):
     """The data path holds the files of another program."""
+
+
+def is_of_the_original(name: str) -> bool:
+    """Whether a file of this name in a data path is one of the original nsqd."""
+    return name == "nsqd.dat" or ".diskqueue." in name
 
 
 @attrs.frozen(kw_only=True)
@@ -84,10 +89,10 @@ class Store:
 
     def _refuse_foreign_files(self) -> None:
         for name in self.storage.files():
-            if name == "nsqd.dat" or ".diskqueue." in name:
+            if is_of_the_original(name):
                 raise ForeignDataPath(
-                    f"the data path holds {name}, a file of another nsqd, whose messages this one does not read; "
-                    "give it an empty data path"
+                    f"the data path holds {name}, a file of the original nsqd; give it another data path, and bring "
+                    "the messages over with --import"
                 )
 
     def _sync_failed(self, error: OSError) -> None:

@@ -14,7 +14,8 @@ import attrs
 import msgspec
 import trio
 
-from nsqd.lookup.protocol import HIGHEST_PORT, HttpAddress
+from nsqd.lookup.protocol import HttpAddress
+from nsqkit.http.fetch import https_port, reason_of
 from nsqkit.logging import get_logger
 from nsqkit.wire.names import is_ephemeral, is_valid_name
 
@@ -36,11 +37,6 @@ class QueryError(Exception):
 @attrs.define
 class _Channels:
     channels: list[str] | None = None
-
-
-@attrs.define
-class _Forbidden:
-    https_port: int = 0
 
 
 def query_bound(connect_timeout: float, request_timeout: float) -> float:
@@ -74,32 +70,15 @@ class KnownChannels:
             channels = await self._channels(registry, topic)
         except Exception as error:  # an HTTP client has many kinds; whatever it was, the topic starts without
             log.error(
-                "LOOKUPD(%s:%d): channels of %s - %s", registry.host, registry.port, topic, _reason(error)
+                "LOOKUPD(%s:%d): channels of %s - %s", registry.host, registry.port, topic, reason_of(error)
             )
         else:
             found |= {name for name in channels if is_valid_name(name) and not is_ephemeral(name)}
 
     async def _channels(self, registry: HttpAddress, topic: str) -> list[str]:
         status, body = await self._fetch("http", registry, topic)
-        if status == 403 and (port := _https_port(body)):
+        if status == 403 and (port := https_port(body)):
             status, body = await self._fetch("https", attrs.evolve(registry, port=port), topic)
         if status != 200:
             raise QueryError(f"status {status}")
         return msgspec.json.decode(body, type=_Channels).channels or []
-
-
-def _reason(error: BaseException) -> str:
-    """What is said by the first of an error and its causes that says anything: what TLS refuses comes wrapped."""
-    cause: BaseException | None = error
-    while cause is not None and not str(cause):
-        cause = cause.__cause__ or cause.__context__
-    return str(cause or type(error).__name__)
-
-
-def _https_port(body: bytes) -> int:
-    """The port that a refusal sends to; 0 when there is none."""
-    try:
-        port = msgspec.json.decode(body, type=_Forbidden).https_port
-    except (ValueError, RecursionError):
-        return 0
-    return port if 0 < port <= HIGHEST_PORT else 0

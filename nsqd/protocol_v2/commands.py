@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from nsqd.broker import NotInFlight, NotOwner, Refused, Topic
-from nsqd.protocol_v2.framing import MultiScan, frame_of, parse_batch
+from nsqd.protocol_v2.framing import Incomplete, MultiScan, frame_of, parse_batch
 from nsqd.protocol_v2.identify import decode_identify
+from nsqd.protocol_v2.layers import Upgrade
 from nsqkit.logging import get_logger
 from nsqkit.wire import (
     CLOSE_WAIT,
@@ -30,18 +31,11 @@ from nsqkit.wire import (
 if TYPE_CHECKING:
     from nsqd.protocol_v2.session import Session
 
-__all__ = ["HANDLERS", "Incomplete", "finish"]
+__all__ = ["HANDLERS", "finish"]
 
 log = get_logger("client")
 
 _SIZE = struct.Struct(">i")
-
-
-class Incomplete(Exception):
-    """The command is not whole yet. `need`: bytes behind its line without which looking again is useless."""
-
-    def __init__(self, need: int) -> None:
-        self.need = need
 
 
 def _sized(data: bytes, position: int, limit: int, code: str, what: str, big: str) -> tuple[int, int]:
@@ -69,12 +63,18 @@ def _identify(session: Session, words: list[bytes], data: bytes, position: int) 
         "IDENTIFY body too big",
     )
     identity = decode_identify(data[start:stop], session.context.limits)
+    # Layers are put in once: a client that says IDENTIFY again keeps those that it has.
+    upgrade = session.context.upgrade_for(identity) if session.layers is None else Upgrade()
     session.identified(identity)
     if identity.feature_negotiation:
-        answer = json.dumps(session.context.negotiate(identity), separators=(",", ":"), ensure_ascii=False)
+        answer = json.dumps(
+            session.context.negotiated(identity, upgrade), separators=(",", ":"), ensure_ascii=False
+        )
         session.answer(encode_response(answer.encode()))
     else:
         session.answer(OK)
+    if upgrade:
+        session.upgrade_to(upgrade)
     log.debug("[%s] IDENTIFY: %s", session.remote, identity)
     return stop
 
@@ -83,8 +83,9 @@ def _auth(session: Session, words: list[bytes], data: bytes, position: int) -> i
     if len(words) != 1:
         raise ProtocolError("E_INVALID", "AUTH invalid number of parameters")
     limit = session.context.max_body_size
-    _sized(data, position, limit, "E_BAD_BODY", "AUTH invalid body", "AUTH body too big")
-    raise ProtocolError("E_AUTH_DISABLED", "AUTH disabled")
+    start, stop = _sized(data, position, limit, "E_BAD_BODY", "AUTH invalid body", "AUTH body too big")
+    session.authorization.begin(session, data[start:stop])
+    return stop
 
 
 def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> int:
@@ -96,10 +97,12 @@ def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> in
     channel_name = words[2].decode("latin-1")
     if not is_valid_name(channel_name):
         raise ProtocolError("E_BAD_CHANNEL", f"SUB channel name {quote(words[2])} is not valid")
+    if session.context.ask is not None:
+        session.authorization.check(session, "SUB", topic_name, channel_name)
     timeout, sample = session.identity.msg_timeout / 1000, session.identity.sample_rate
     try:
         topic = session.broker.topic(topic_name)
-        subscription = topic.subscribe(channel_name, session.outbox, timeout, sample)
+        subscription = topic.subscribe(channel_name, session.outbox, timeout, sample, session.place)
     except Refused as error:
         raise ProtocolError("E_SUB_FAILED", f"SUB failed {error}") from error
     subscription.held = True
@@ -197,12 +200,14 @@ def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> in
             raise Incomplete(4 + size)
     else:
         start, stop = _message_body(session, data, position, "PUB")
+    if session.context.ask is not None:
+        session.authorization.check(session, "PUB", words[1].decode())
     try:
+        broker = session.broker
+        if broker.store.full is not None or broker.refusal is not None:
+            broker.refuse_publishing()
         if topic is None:
             topic = session.context.topic(words[1])
-        broker = session.broker
-        if broker.store.full is not None:
-            broker.refuse_when_full()
         frame = frame_of(broker.store.ids.take(1), broker.wall_ns, data[start:stop])
     except (Refused, OSError) as error:
         raise ProtocolError("E_PUB_FAILED", f"PUB failed {_reason(error)}") from error
@@ -224,9 +229,11 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
         text = words[2][:64].decode()
         raise ProtocolError("E_INVALID", f"DPUB timeout {text} out of range 0-{limit_ms}")
     start, stop = _message_body(session, data, position, "DPUB")
+    if session.context.ask is not None:
+        session.authorization.check(session, "DPUB", words[1].decode())
     try:
+        session.broker.refuse_publishing()
         topic = session.context.topic(words[1])
-        session.broker.refuse_when_full()
         frame = frame_of(session.broker.store.ids.take(1), session.broker.wall_ns, data[start:stop])
     except (Refused, OSError) as error:
         raise ProtocolError("E_DPUB_FAILED", f"DPUB failed {_reason(error)}") from error
@@ -249,12 +256,16 @@ def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
         raise ProtocolError("E_INVALID", "MPUB insufficient number of parameters")
     _topic_name(words[1], "E_BAD_TOPIC", "E_BAD_TOPIC MPUB")
     context, broker = session.context, session.broker
+    if context.ask is not None:
+        session.authorization.check(session, "MPUB", words[1].decode())
     try:
+        if broker.refusal is not None:
+            broker.refuse_publishing()
         topic = context.topic(words[1])
         count, whole_at = _message_count(session, data, position)
         if len(data) < whole_at:
             _wait_for_batch(session, data, position, count)
-        broker.refuse_when_full()
+        broker.refuse_publishing()
         first_id = broker.store.ids.take(count)
     except (Refused, OSError) as error:
         raise ProtocolError("E_MPUB_FAILED", f"MPUB failed {_reason(error)}") from error

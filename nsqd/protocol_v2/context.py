@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from nsqd.broker import Broker, Topic
 from nsqd.protocol_v2.identify import DEFAULT_DEFLATE_LEVEL, Identity, Limits
+from nsqd.protocol_v2.layers import Upgrade
+from nsqkit.wire import ProtocolError
 
 if TYPE_CHECKING:
     from nsqd.protocol_v2.session import Session
@@ -30,7 +34,12 @@ class Context:
     max_buffered_bytes: int = 256 << 20
     topology_region: str = ""
     topology_zone: str = ""
+    tls: ssl.SSLContext | None = None
     tls_required: bool = False
+    snappy: bool = True
+    deflate: bool = True
+    ask: Callable[[Session], None] | None = None
+    """Asks an auth server about a session; None where everybody may do everything."""
     buffered: int = 0
     sessions: dict[Session, None] = attrs.field(factory=dict)
     answering: list[Session] = attrs.field(factory=list)
@@ -48,20 +57,34 @@ class Context:
         """Whether so much is buffered that nobody gets more than a little."""
         return self.buffered > self.max_buffered_bytes
 
-    def negotiate(self, identity: Identity) -> dict[str, Any]:
+    def upgrade_for(self, identity: Identity) -> Upgrade:
+        """What a client asked for, as far as it is to be had. `ProtocolError` for both compressions."""
+        if not identity.feature_negotiation:
+            return Upgrade()
+        snappy, deflate = self.snappy and identity.snappy, self.deflate and identity.deflate
+        if snappy and deflate:
+            raise ProtocolError("E_IDENTIFY_FAILED", "cannot enable both deflate and snappy compression")
+        level = self._deflate_level(identity) if deflate else 0
+        return Upgrade(tls=self.tls is not None and identity.tls_v1, snappy=snappy, deflate_level=level)
+
+    def _deflate_level(self, identity: Identity) -> int:
+        asked = identity.deflate_level if identity.deflate and self.deflate else 0
+        return min(asked if asked > 0 else DEFAULT_DEFLATE_LEVEL, self.max_deflate_level)
+
+    def negotiated(self, identity: Identity, upgrade: Upgrade) -> dict[str, Any]:
         """What the daemon and a client agree on: the answer to IDENTIFY, in its order of keys."""
         return {
             "max_rdy_count": self.max_rdy_count,
             "version": self.version,
             "max_msg_timeout": self.limits.max_msg_timeout,
             "msg_timeout": identity.msg_timeout,
-            "tls_v1": False,
-            "deflate": False,
-            "deflate_level": min(DEFAULT_DEFLATE_LEVEL, self.max_deflate_level),
+            "tls_v1": upgrade.tls,
+            "deflate": upgrade.deflate_level > 0,
+            "deflate_level": self._deflate_level(identity),
             "max_deflate_level": self.max_deflate_level,
-            "snappy": False,
+            "snappy": upgrade.snappy,
             "sample_rate": identity.sample_rate,
-            "auth_required": False,
+            "auth_required": self.ask is not None,
             "output_buffer_size": identity.output_buffer_size,
             "output_buffer_timeout": identity.output_buffer_timeout,
             "topology_region": self.topology_region,

@@ -15,13 +15,20 @@ import attrs
 from nsqkit.wire import ProtocolError
 from nsqkit.wire.frames import BODY
 
-__all__ = ["Batch", "MultiScan", "frame_of", "parse_batch"]
+__all__ = ["Batch", "Incomplete", "MultiScan", "frame_of", "parse_batch"]
 
 _HEAD = struct.Struct(">iiqH13s")
 _SIZE = struct.Struct(">I")
 _SIGNED = struct.Struct(">i")
 _HEX3: Final = [b"%03x" % number for number in range(4096)]
 _MESSAGE = 2  # frame type
+
+
+class Incomplete(Exception):
+    """A command cannot be carried out yet. `need`: bytes behind its line without which looking again is useless."""
+
+    def __init__(self, need: int) -> None:
+        self.need = need
 
 
 def frame_of(message_id: int, wall_ns: int, body: bytes) -> bytes:

@@ -16,10 +16,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from nsqd.broker import Outbox, Refused, Subscription, Topic
-from nsqd.protocol_v2.commands import HANDLERS, Incomplete, finish
-from nsqd.protocol_v2.framing import MultiScan
+from nsqd.auth import AuthState
+from nsqd.broker import Outbox, Place, Refused, Subscription, Topic
+from nsqd.protocol_v2.authorization import Authorization
+from nsqd.protocol_v2.commands import HANDLERS, finish
+from nsqd.protocol_v2.framing import Incomplete, MultiScan
 from nsqd.protocol_v2.identify import DEFAULT_HEARTBEAT_MS, Identity
+from nsqd.protocol_v2.layers import Layers, Upgrade
 from nsqkit.logging import get_logger
 from nsqkit.wire import (
     COMMANDS,
@@ -58,12 +61,17 @@ class Session:
         self.remote_ip = remote_ip
         self.outbox = Outbox(self, OUTBOX_MARK)
         self.identity = Identity(client_id=remote_ip, hostname=remote_ip)
+        self.place: Place | None = None  # unknown before IDENTIFY
         self.state = State.INIT
         self.subscription: Subscription | None = None
         self.topic: Topic | None = None
         self.pub_counts: dict[str, int] = {}
         self.connected_at = context.broker.wall_ns // 1_000_000_000
         self.answers: list[bytes] = []
+        self.upgrade: Upgrade | None = None  # agreed on: its driver puts the layers in when all is said
+        self.layers: Layers | None = None
+        self.authorization = Authorization()
+        self.paused = False  # nothing more is read until somebody else has done something
         self.closing = False  # nothing more is read; it closes when all is sent
         self.closed = False  # close it at once
         self._wake = wake
@@ -98,11 +106,54 @@ class Session:
     def identified(self, identity: Identity) -> None:
         """The client has said who it is, and what it wants."""
         self.identity = identity
+        self.place = Place(identity.topology_region, identity.topology_zone)
         self.heartbeat = max(identity.heartbeat_interval, 0) / 1000
         now = self.broker.now
         self._next_heartbeat = now + self.heartbeat if self.heartbeat else math.inf
         self._deadline = now + 2 * self.heartbeat if self.heartbeat else math.inf
         self._set_alarm()
+
+    # --- what somebody else has to do before the session reads on
+
+    def upgrade_to(self, upgrade: Upgrade) -> None:
+        """TLS or a compression is agreed on. When `all_said`, the driver puts the layers in."""
+        self.upgrade, self.paused = upgrade, True
+
+    @property
+    def all_said(self) -> bool:
+        """Whether every answer so far has been taken by the socket."""
+        return not self.answers and not self._held and not self.outbox.size
+
+    def take_unread(self) -> bytes:
+        """What came behind the IDENTIFY: it is for the layers."""
+        unread = bytes(self._partial)
+        self._forget_partial()
+        return unread
+
+    def upgraded(self, layers: Layers) -> None:
+        self.upgrade, self.layers, self.paused = None, layers, False
+
+    def upgrade_failed(self, reason: str) -> None:
+        self.upgrade, self.paused = None, False
+        self._fail(ProtocolError("E_IDENTIFY_FAILED", f"IDENTIFY failed {reason}"))
+
+    def ask_for_authorization(self) -> None:
+        """Its secret goes to an auth server; `authorized` has the answer."""
+        assert self.context.ask is not None
+        self.paused = True
+        self.context.ask(self)
+
+    def authorized(self, state: AuthState | None) -> None:
+        """The auth server's answer; None: there is none that could be believed. Call it within a round."""
+        if self.closed:
+            return
+        self.paused = False
+        try:
+            self.authorization.answered(self, state)
+        except ProtocolError as error:
+            self._fail(error)
+            return
+        self.feed(b"")
 
     def _shut_window(self) -> None:
         """Whoever is about to go gets no more messages."""
@@ -117,15 +168,16 @@ class Session:
         return (
             not self.closing
             and not self.closed
+            and not self.paused
             and self.outbox.size + self._held_bytes < (OUTBOX_MARK if self.context.crowded else ANSWERS_MARK)
         )
 
     def feed(self, data: bytes) -> None:
         """Work through what the socket gave, as far as it holds whole commands. Call it within a round."""
-        if self._partial:
+        if self._partial or self.paused:
             self._partial += data
             self.context.buffered += len(data)
-            if len(self._partial) < self._need or not self._partial_is_whole():
+            if self.paused or len(self._partial) < self._need or not self._partial_is_whole():
                 self._check_buffered()
                 return
             data = bytes(self._partial)
@@ -161,7 +213,7 @@ class Session:
             self._check_magic(data[:4])
             position = 4
         subscription = self.subscription
-        while position < end and not self.closing and not self.closed:
+        while position < end and not self.closing and not self.closed and not self.paused:
             if subscription is not None and (run := _FINS(data, position)):
                 stop = run.end()
                 finish(self, [data[at : at + 16] for at in range(position + 4, stop, _FIN_LENGTH)])
@@ -244,7 +296,7 @@ class Session:
     def _execute(self, words: list[bytes], data: bytes, position: int) -> int:
         """One command whose line has ended at `position`; returns where the next one begins."""
         name = words[0]
-        if self.context.tls_required and name != b"IDENTIFY":
+        if self.context.tls_required and name != b"IDENTIFY" and not self.secure:
             raise ProtocolError("E_INVALID", b"cannot " + name + b" in current state (TLS required)")
         handler = HANDLERS.get(name)
         if handler is None:
@@ -255,6 +307,11 @@ class Session:
                 return position
             raise ProtocolError("E_INVALID", f"cannot {command.name} in current state")
         return handler(self, words, data, position)
+
+    @property
+    def secure(self) -> bool:
+        """Whether TLS protects it."""
+        return self.layers is not None and self.layers.tls is not None
 
     # --- answers
 

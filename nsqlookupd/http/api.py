@@ -15,7 +15,9 @@ from nsqkit.options import format_duration
 from nsqkit.version import VERSION
 from nsqlookupd.http.admin import Admin
 from nsqlookupd.http.forms import debug_json, lookup_form, nodes_json
+from nsqlookupd.http.metrics import Metrics
 from nsqlookupd.registry import Registry
+from nsqlookupd.traffic import Traffic
 
 __all__ = ["make_router", "make_server"]
 
@@ -26,14 +28,21 @@ _MOST_SHOWN = 200_000
 _TOO_MANY = error(503, "TOO_MANY_REGISTRATIONS")
 
 
-def make_server(registry: Registry, clock: Callable[[], float] = trio.current_time) -> HttpServer:
-    """The server of this registry's API; `clock` is the registry's."""
-    return HttpServer(make_router(registry, clock))
+def make_server(
+    registry: Registry, clock: Callable[[], float] = trio.current_time, traffic: Traffic | None = None
+) -> HttpServer:
+    """The server of this registry's API; `clock` is the registry's, `traffic` what comes in beside HTTP."""
+    return HttpServer(make_router(registry, clock, traffic or Traffic()))
 
 
-def make_router(registry: Registry, clock: Callable[[], float] = trio.current_time) -> Router:
+def make_router(registry: Registry, clock: Callable[[], float], traffic: Traffic) -> Router:
     """The routes of this registry's API."""
-    router = Router(_log_access)
+
+    def answered(request: Request, status: int, seconds: float) -> None:
+        traffic.requests[status] += 1
+        _log_access(request, status, seconds)
+
+    router = Router(answered)
     api = _Api(registry, clock)
     router.add("GET", "/ping", lambda _: text("OK", nsq=False))
     router.add("GET", "/info", lambda _: json_body({"version": VERSION}))
@@ -42,6 +51,7 @@ def make_router(registry: Registry, clock: Callable[[], float] = trio.current_ti
     router.add("GET", "/lookup", api.lookup)
     router.add("GET", "/nodes", api.nodes)
     router.add("GET", "/debug", api.debug)
+    router.add("GET", "/metrics", Metrics(registry, clock, traffic).get)
     for path, handler in Admin(registry, clock).routes():
         router.add("POST", path, handler)
     Profiling().add_to(router, index="/debug/pprof")

@@ -12,7 +12,7 @@ import itertools
 
 import attrs
 
-from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Subscription, Topic
+from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Place, Subscription, Topic
 from nsqd.log.faulty import Fail, Fault, FaultyStorage
 from nsqd.log.jobs import Job
 from nsqd.log.memory import MemoryStorage
@@ -177,12 +177,13 @@ class Harness:
         timeout: float = 60.0,
         sample: int = 0,
         mark: int = 1 << 20,
+        place: Place | None = None,
     ) -> Consumer:
         """A new client, with its window open for `rdy` messages. `mark`: bytes in its outbox above which it is full."""
         consumer = Consumer()
         consumer.outbox = Outbox(consumer, mark)
         self.broker.advance(self.now, self.wall_ns)
-        consumer.subscription = self.topic(topic).subscribe(channel, consumer.outbox, timeout, sample)
+        consumer.subscription = self.topic(topic).subscribe(channel, consumer.outbox, timeout, sample, place)
         self.consumers.append(consumer)
         consumer.subscription.set_rdy(rdy)
         self.round()

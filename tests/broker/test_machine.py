@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsqd.broker import Channel, Refused
+from nsqd.broker import Channel, Place, Refused
 from nsqd.broker import keeper as keeper_module
 from nsqd.broker.log_channel import LogChannel
 from nsqd.broker.log_topic import LogTopic
@@ -24,6 +24,7 @@ from nsqkit.wire.names import is_ephemeral
 from tests.broker.harness import Consumer, Harness, conserved
 from tests.broker.model import ChannelModel, Copy, TopicModel
 
+PLACES = [Place("eu", "eu-1"), Place("eu", "eu-2"), None]
 MAX_MSG_TIMEOUT = 7.0  # not under the longest time-out: IDENTIFY refuses such a one
 
 topics = st.sampled_from(["a", "b"])
@@ -38,11 +39,21 @@ class CoreMachine(RuleBasedStateMachine):
     @initialize(
         mem_queue_size=st.sampled_from([0, 1, 3, 10_000]),
         segment_bytes=st.sampled_from([700, 3000, 1 << 20]),
+        latency_window=st.sampled_from([0.0, 8.0]),
+        place=st.sampled_from([None, PLACES[0]]),
         busy=st.booleans(),
     )
-    def start(self, mem_queue_size: int, segment_bytes: int, busy: bool) -> None:
+    def start(
+        self, mem_queue_size: int, segment_bytes: int, latency_window: float, place: Place | None, busy: bool
+    ) -> None:
         options = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=segment_bytes)
-        self.harness = Harness(options, mem_queue_size=mem_queue_size, max_msg_timeout=MAX_MSG_TIMEOUT)
+        self.harness = Harness(
+            options,
+            mem_queue_size=mem_queue_size,
+            max_msg_timeout=MAX_MSG_TIMEOUT,
+            latency_window=latency_window,
+            place=place,
+        )
         self.model: dict[str, TopicModel] = {}
         self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
         self.seen: dict[Consumer, int] = {}
@@ -145,7 +156,8 @@ class CoreMachine(RuleBasedStateMachine):
         try:
             self.harness.topic(name)
             self.model.setdefault(name, TopicModel())
-            consumer = self.harness.subscribe(channel, topic=name, timeout=timeout, mark=300)
+            place = PLACES[len(self.harness.consumers) % len(PLACES)]
+            consumer = self.harness.subscribe(channel, topic=name, timeout=timeout, mark=300, place=place)
         except Refused:
             self.harness.round()
             return
@@ -439,6 +451,9 @@ class CoreMachine(RuleBasedStateMachine):
         assert channel.in_flight_count == len(model.at("in flight"))
         assert 0 <= channel.backend_depth <= channel.depth
         assert channel.paused == model.paused
+        if channel.latency is not None:
+            assert set(channel.latency._published) == {entry[0] for entry in channel.in_flight_entries()}
+        self.check_oldest(channel, model)
         if isinstance(channel, LogChannel):
             assert channel.depth == len(model.at("ready"))
             assert len(channel.deferred) == len(model.at("deferred"))
@@ -449,6 +464,16 @@ class CoreMachine(RuleBasedStateMachine):
         else:
             assert conserved(channel)
             assert channel.depth <= len(model.at("ready"))
+
+    def check_oldest(self, channel: Channel, model: ChannelModel) -> None:
+        unfinished = model.at("ready") + model.at("in flight") + model.at("deferred")
+        answer = channel.oldest()
+        if isinstance(channel, LogChannel):
+            assert (answer is None) == (not unfinished)
+        if isinstance(answer, int):
+            assert answer in [self.sent[copy.id][0] for copy in unfinished]
+            if isinstance(channel, LogChannel):
+                assert answer == min(self.sent[copy.id][0] for copy in unfinished)
 
     def teardown(self) -> None:
         """Heal everything, then drain: nothing that was acknowledged is missing."""

@@ -19,6 +19,9 @@ __all__ = ["Addresses", "Library", "Policy", "main", "report", "report_message"]
 
 TOUCH_EVERY_S = 0.5
 LOOKUPD = "--lookupd="
+LAYER = "--layer="
+CA = "--ca="
+SECRET = "--secret="
 
 
 @attrs.frozen
@@ -27,12 +30,22 @@ class Addresses:
 
     nsqds: list[str]
     lookupds: list[str]
+    layers: list[str]
+    """Of `tls`, `snappy`, `deflate`: what a connection is to have."""
+    ca: str
+    """The file with the authority of the nsqds' certificates."""
+    secret: str
+    """For AUTH; empty: none."""
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Addresses:
         """Take them from the command line, without the program's name."""
-        lookupds = [word.removeprefix(LOOKUPD) for word in words if word.startswith(LOOKUPD)]
-        return cls([word for word in words if not word.startswith(LOOKUPD)], lookupds)
+
+        def all_of(prefix: str) -> list[str]:
+            return [word.removeprefix(prefix) for word in words if word.startswith(prefix)]
+
+        nsqds = [word for word in words if not word.startswith("--")]
+        return cls(nsqds, all_of(LOOKUPD), all_of(LAYER), "".join(all_of(CA)), "".join(all_of(SECRET)))
 
 
 @attrs.define

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from typing import Any
 
@@ -24,7 +25,7 @@ class Pynsq:
     async def publish(self, how: str, topic: str, bodies: list[bytes], delay_ms: int) -> None:
         """Send all at once; pynsq calls back with each answer."""
         if self._writer is None:
-            self._writer = nsq.Writer(self.addresses.nsqds)
+            self._writer = nsq.Writer(self.addresses.nsqds, **self._features())
             await _until_connected(self._writer, len(self.addresses.nsqds))
         if how == "multi":
             await self._answer(self._writer.mpub, topic, bodies)
@@ -43,8 +44,20 @@ class Pynsq:
             lookupd_http_addresses=self.addresses.lookupds,
             lookupd_poll_interval=1,
             max_in_flight=in_flight,
+            **self._features(),
         )
         await _until_connected(self._reader, len(self.addresses.nsqds))
+
+    def _features(self) -> dict[str, Any]:
+        features: dict[str, Any] = {}
+        if "tls" in self.addresses.layers:
+            tls = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": self.addresses.ca}
+            features |= {"tls_v1": True, "tls_options": tls}
+        for compression in {"snappy", "deflate"} & set(self.addresses.layers):
+            features[compression] = True
+        if self.addresses.secret:
+            features["auth_secret"] = self.addresses.secret
+        return features
 
     async def _answer(self, publish: Any, *args: Any) -> None:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

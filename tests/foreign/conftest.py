@@ -25,7 +25,7 @@ def nsqjs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     with lock_path.open("w") as lock:  # several pytest workers, one installation
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_installed():
-            command = [npm, "ci", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"]
+            command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=100, check=False)
             if done.returncode != 0:
                 pytest.fail(f"npm ci failed: {done.stderr.strip()[-500:]}")

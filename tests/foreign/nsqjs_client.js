@@ -1,14 +1,20 @@
 // The puppet of nsqjs, the library for Node.js. See puppet.py for the orders and reports.
 'use strict'
 
+const fs = require('fs')
 const readline = require('readline')
 const { Reader, Writer } = require('nsqjs')
 
 const TOUCH_EVERY_MS = 500
 const LOOKUPD = '--lookupd='
 const words = process.argv.slice(2)
-const addresses = words.filter((word) => !word.startsWith(LOOKUPD))
-const lookupds = words.filter((word) => word.startsWith(LOOKUPD)).map((word) => word.slice(LOOKUPD.length))
+const allOf = (prefix) => words.filter((word) => word.startsWith(prefix)).map((word) => word.slice(prefix.length))
+const addresses = words.filter((word) => !word.startsWith('--'))
+const lookupds = allOf(LOOKUPD)
+const layers = allOf('--layer=')
+const features = { snappy: layers.includes('snappy'), deflate: layers.includes('deflate') }
+if (layers.includes('tls')) Object.assign(features, { tls: true, ca: fs.readFileSync(allOf('--ca=')[0]) })
+if (allOf('--secret=').length) features.authSecret = allOf('--secret=')[0]
 const policy = { requeueEvery: 0, touchEvery: 0, holdAfter: 0, touchForMs: 0, seen: 0, holding: false }
 let writer = null
 let reader = null
@@ -55,7 +61,7 @@ function touchFor(message, end) {
 function connectWriter() {
   return new Promise((resolve, reject) => {
     const [host, port] = addresses[0].split(':')
-    writer = new Writer(host, Number(port))
+    writer = new Writer(host, Number(port), features)
     writer.on('ready', resolve)
     writer.on('error', reject)
     writer.connect()
@@ -87,7 +93,7 @@ function consume({ topic, channel, in_flight: maxInFlight }) {
   let waiting = addresses.length
   // The interval of looking for nsqlookupds is also that of reconnecting, in seconds.
   const discovery = { nsqdTCPAddresses: addresses, lookupdHTTPAddresses: lookupds, lookupdPollInterval: 1 }
-  reader = new Reader(topic, channel, { ...discovery, maxInFlight })
+  reader = new Reader(topic, channel, { ...discovery, ...features, maxInFlight })
   reader.on('message', handle)
   reader.on('error', (error) => process.stderr.write(`${error}\n`))
   reader.on('nsqd_connected', () => {

@@ -6,7 +6,8 @@ all. The process of its own keeps the library's event loop, its warnings and its
 tests.
 
 Arguments: the nsqds' addresses, and the registries' as `--lookupd=host:port`; with registries alone a consumer
-connects to what they know, now and later.
+connects to what they know, now and later. Where the library can: `--layer=tls` with `--ca=FILE`, `--layer=snappy`,
+`--layer=deflate`, and `--secret=SECRET` for AUTH.
 
 Orders, one JSON object a line (bodies are base64):
 

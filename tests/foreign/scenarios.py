@@ -6,6 +6,7 @@ test file names the library, what it can do, and calls them.
 
 from __future__ import annotations
 
+import base64
 import collections
 import contextlib
 import time
@@ -14,11 +15,20 @@ from functools import partial
 from pathlib import Path
 
 from tests.foreign.puppet import Puppet, Report
+from tests.nsqkit.certificates import Certificates
+from tests.process.auth_server import AuthServer
 from tests.process.checker import make_body
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
 
-__all__ = ["publish_and_consume", "survive_kill", "touch_keeps_a_message", "two_daemons"]
+__all__ = [
+    "publish_and_consume",
+    "survive_kill",
+    "through_layers",
+    "touch_keeps_a_message",
+    "two_daemons",
+    "with_a_secret",
+]
 
 TOPIC, CHANNEL = "foreign.topic", "foreign-channel"
 COUNT = 1_000
@@ -26,14 +36,14 @@ DELAY_MS = 700
 EVERY_BYTE = bytes(range(256))
 
 
-def publish_and_consume(command: Sequence[str], data_path: Path) -> None:
+def publish_and_consume(command: Sequence[str], data_path: Path, flags: Sequence[str] = ()) -> None:
     """1,000 messages, single, multi and deferred, to two consumers that requeue and touch: byte for byte."""
     bodies = [make_body("foreign", number, 20 + number % 300) for number in range(COUNT - 2)]
     bodies += [EVERY_BYTE, bytes(100_000)]
     deferred = bodies[:50]
     singles, multi = bodies[len(deferred) : 400], bodies[400:]
     with contextlib.ExitStack() as stack:
-        daemon = stack.enter_context(Daemon(data_path))
+        daemon = stack.enter_context(Daemon(data_path, flags))
         daemon.start()
         daemon.create_channel(TOPIC, CHANNEL)
         producer = stack.enter_context(Puppet(command, [daemon.tcp_address]))
@@ -56,6 +66,42 @@ def publish_and_consume(command: Sequence[str], data_path: Path) -> None:
     assert any(report["action"] == "touch" for report in reports)
     assert (stats["requeue_count"], stats["timeout_count"]) == (requeues, 0)
     assert stats["message_count"] == COUNT
+
+
+def through_layers(command: Sequence[str], data_path: Path, layers: Sequence[str]) -> None:
+    """The same with each connection through TLS, a compression, or both; and the daemon says that it was so."""
+    certificates = Certificates(data_path)
+    tls = [f"--tls-cert={certificates.cert_file}", f"--tls-key={certificates.key_file}", "--https-address="]
+    data = data_path / "data"
+    data.mkdir()
+    words = [*command, f"--ca={certificates.root_ca_file}", *(f"--layer={layer}" for layer in layers)]
+    publish_and_consume(words, data, tls)
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(data, tls))
+        daemon.start()
+        client = stack.enter_context(Puppet(words, [daemon.tcp_address]))
+        client.consume(TOPIC, CHANNEL)
+        wait_until(partial(_is_subscribed, daemon), 5.0, "subscribed", describe=client.trouble)
+        (stats,) = daemon.clients(TOPIC, CHANNEL)
+        assert [layer for layer in ("tls", "snappy", "deflate") if stats[layer]] == sorted(
+            layers, key="tls snappy deflate".index
+        )
+
+
+def with_a_secret(command: Sequence[str], data_path: Path) -> None:
+    """Whoever has the right secret publishes and consumes; who has another one does neither."""
+    with AuthServer({"open sesame": ["subscribe", "publish"]}) as server:
+        flags = [f"--auth-http-address={server.address}"]
+        publish_and_consume([*command, "--secret=open sesame"], data_path, flags)
+        with contextlib.ExitStack() as stack:
+            daemon = stack.enter_context(Daemon(data_path, flags))
+            daemon.start()
+            thief = stack.enter_context(Puppet([*command, "--secret=open barley"], [daemon.tcp_address]))
+            body = base64.b64encode(b"x").decode()
+            thief.order("publish", how="single", topic="other", bodies=[body], delay_ms=0)
+            with contextlib.suppress(AssertionError):  # a library may say so, or try again without end
+                assert thief.wait_for("published", "publish_failed", within_s=3)["report"] == "publish_failed"
+            assert "other" not in [topic["topic_name"] for topic in daemon.stats()["topics"]]
 
 
 def touch_keeps_a_message(command: Sequence[str], data_path: Path) -> None:

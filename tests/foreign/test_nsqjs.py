@@ -10,9 +10,20 @@ from tests.foreign import scenarios
 
 pytestmark = pytest.mark.foreign
 
+LAYERS = [["tls"], ["snappy"], ["deflate"], ["tls", "snappy"], ["tls", "deflate"]]
+
 
 def test_publishes_and_consumes(nsqjs: list[str], tmp_path: Path) -> None:
     scenarios.publish_and_consume(nsqjs, tmp_path)
+
+
+@pytest.mark.parametrize("layers", LAYERS, ids="+".join)
+def test_through_layers(nsqjs: list[str], tmp_path: Path, layers: list[str]) -> None:
+    scenarios.through_layers(nsqjs, tmp_path, layers)
+
+
+def test_with_a_secret(nsqjs: list[str], tmp_path: Path) -> None:
+    scenarios.with_a_secret(nsqjs, tmp_path)
 
 
 def test_touch_keeps_a_message(nsqjs: list[str], tmp_path: Path) -> None:

@@ -11,11 +11,22 @@ from tests.foreign import scenarios
 
 pytestmark = pytest.mark.foreign
 
+LAYERS = [["tls"], ["snappy"], ["deflate"], ["tls", "snappy"], ["tls", "deflate"]]
+
 COMMAND = [sys.executable, "-W", "ignore", "-m", "tests.foreign._pynsq_client"]
 
 
 def test_publishes_and_consumes(tmp_path: Path) -> None:
     scenarios.publish_and_consume(COMMAND, tmp_path)
+
+
+@pytest.mark.parametrize("layers", LAYERS, ids="+".join)
+def test_through_layers(tmp_path: Path, layers: list[str]) -> None:
+    scenarios.through_layers(COMMAND, tmp_path, layers)
+
+
+def test_with_a_secret(tmp_path: Path) -> None:
+    scenarios.with_a_secret(COMMAND, tmp_path)
 
 
 def test_touch_keeps_a_message(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ MINUTE = 60 * SECOND
 TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("log-level", None, LOG_LEVEL, 2),
     ("log-prefix", None, STRING, "[nsqd] "),
+    ("log-format", None, STRING, "text"),
     ("verbose", HIDDEN, BOOL, False),
     ("node-id", "id", INT, HOST),
     ("worker-id", HIDDEN, BOOL, False),
@@ -100,7 +101,9 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     # beyond the original's
     ("mem-queue-bytes", None, INT, 67108864),
     ("durability", None, STRING, "os"),
+    ("import", HIDDEN, STRING, ""),
     ("min-free-space", None, INT, 67108864),
+    ("drain-timeout", None, DURATION, 0),
     ("max-buffered-bytes", None, INT, 268435456),
 ]
 SAMPLES = {
@@ -118,7 +121,9 @@ SAMPLES = {
 
 def test_the_table_is_complete() -> None:
     assert {row[0] for row in TABLE} == {option.flag for option in options_of(NsqdOptions)}
-    assert len({option.config_name for option in options_of(NsqdOptions)} - {HIDDEN}) == len(TABLE) - 2
+    assert len({option.config_name for option in options_of(NsqdOptions)} - {HIDDEN}) == sum(
+        row[1] != HIDDEN for row in TABLE
+    )
 
 
 @pytest.mark.parametrize(("flag", "config_name", "kind", "default"), TABLE, ids=[row[0] for row in TABLE])
@@ -292,6 +297,7 @@ class TestValidate:
                 NsqdOptions(tls_client_auth_policy="require"),
                 "cannot require TLS client connections without TLS key and cert",
             ),
+            (NsqdOptions(log_format="xml"), "--log-format must be text or json"),
             (NsqdOptions(durability="none"), "--durability must be os or disk, not 'none'"),
             (NsqdOptions(durability=""), "--durability must be os or disk, not ''"),
             (NsqdOptions(durability="none", sync_every=1), "--durability must be os or disk, not 'none'"),

@@ -29,6 +29,7 @@ TABLE: list[tuple[str, str, Kind, Any]] = [
     ("verbose", HIDDEN, BOOL, False),
     ("log-level", "log_level", LOG_LEVEL, LogLevel.INFO),
     ("log-prefix", "log_prefix", STRING, "[nsqlookupd] "),
+    ("log-format", "log_format", STRING, "text"),
     ("tcp-address", "tcp_address", STRING, "0.0.0.0:4160"),
     ("http-address", "http_address", STRING, "0.0.0.0:4161"),
     ("broadcast-address", "broadcast_address", STRING, os.uname().nodename),
@@ -60,6 +61,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     [
         ({"tcp_address": ""}, "--tcp-address must not be empty"),
         ({"http_address": ""}, "--http-address must not be empty"),
+        ({"log_format": "xml"}, "--log-format must be text or json"),
         ({"tombstone_lifetime": -1}, "--tombstone-lifetime must be at least 0"),
         ({"inactive_producer_timeout": -1}, "--inactive-producer-timeout must be at least 0"),
     ],

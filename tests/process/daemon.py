@@ -190,6 +190,13 @@ class Daemon:
         stats: dict[str, Any] = json.loads(body)
         return stats
 
+    def clients(self, topic: str, channel: str) -> list[dict[str, Any]]:
+        """Give the clients of one channel, as /stats shows them."""
+        status, body = self.request("GET", f"/stats?format=json&topic={topic}&channel={channel}")
+        assert status == 200, (status, body)
+        found: list[dict[str, Any]] = json.loads(body)["topics"][0]["channels"][0]["clients"]
+        return found
+
     def channel_stats(self, topic: str, channel: str) -> dict[str, Any]:
         """Give the statistics of one channel; KeyError when there is none of that name."""
         for found in self._topic_stats(topic)["channels"]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import time
 from collections import deque
@@ -136,6 +137,11 @@ class RawClient:
         """Close the socket. Twice is fine."""
         self.sock.close()
 
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """After an IDENTIFY that agreed on it: the handshake, and its OK. `ssl.SSLError` when it fails."""
+        self.sock = context.wrap_socket(self.sock, server_hostname="127.0.0.1")
+        assert self.response() == b"OK"
+
     # Commands that are answered.
 
     def identify(self, **fields: Any) -> dict[str, Any] | None:
@@ -193,7 +199,7 @@ class RawClient:
         self.sock.settimeout(self.timeout_s)
         try:
             self.sock.sendall(data)
-        except TimeoutError:
+        except (TimeoutError, ssl.SSLError):
             raise
         except OSError as error:
             raise Disconnected(str(error)) from error
@@ -264,7 +270,7 @@ class RawClient:
         self.sock.settimeout(max(0.001, deadline - time.monotonic()))
         try:
             data = self.sock.recv(262_144)
-        except TimeoutError:
+        except (TimeoutError, ssl.SSLError):
             raise
         except OSError as error:
             raise Disconnected(str(error)) from error

@@ -27,8 +27,20 @@ def start(*flags: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--auth-http-address=127.0.0.1:1"], "authorization is not supported by this version yet"),
-        (["--tls-cert=c.pem", "--tls-key=k.pem"], "TLS is not supported by this version yet"),
+        (
+            ["--tls-cert=/c.pem", "--tls-key=/k.pem"],
+            "failed to build TLS config - /c.pem: No such file or directory",
+        ),
+        (
+            ["--tls-cert=/c.pem"],
+            "failed to build TLS config - a certificate file (/c.pem) without a key file",
+        ),
+        (
+            ["--tls-root-ca-file=/ca.pem"],
+            "failed to build client TLS config - /ca.pem: No such file or directory",
+        ),
+        (["--auth-http-request-method=put"], "--auth-http-request-method must be post or get"),
+        (["--log-format=xml"], "--log-format must be text or json"),
         (["--tls-required"], "cannot require TLS client connections without TLS key and cert"),
         (
             ["--tls-client-auth-policy=require"],

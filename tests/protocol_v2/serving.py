@@ -1,8 +1,4 @@
-"""A broker behind each of the drivers, and clients that talk to it over real connections.
-
-    plain     `PlainConnections` on loopback sockets
-    stream    `serve_stream` on loopback sockets
-    memory    `serve_stream` on streams in memory, where a send ends only when the other side has read it all
+"""A broker behind its real driver, and clients that talk to it over loopback, with each of the layers in between.
 
 Socket buffers are small, so that a client that does not read blocks its connection soon.
 """
@@ -21,63 +17,61 @@ import trio.testing
 from nsqd.broker import Broker, BrokerOptions
 from nsqd.log.memory import MemoryStorage
 from nsqd.log.store import Store, StoreOptions
+from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
-from nsqd.protocol_v2.plain import PlainConnections
 from nsqd.protocol_v2.session import Session
-from nsqd.protocol_v2.streams import serve_stream
 from nsqd.rounds import Rounds
 from nsqkit.wire import Message, decode_message
 from tests.protocol_v2.harness import MAGIC, VERSION
+from tests.protocol_v2.layered import LayeredStream, server_tls
 
-DRIVERS = ["plain", "stream", "memory"]
+LAYERS = ["plain", "tls", "snappy", "deflate", "tls+snappy", "tls+deflate"]
 BUFFER = 16 * 1024  # bytes that a socket is to hold in either direction; the kernel takes a few times as much
 WALL_NS = 1_700_000_000 * 10**9
 
 
 class Server:
-    """A daemon's inside, with one driver."""
+    """A daemon's inside. `layers`: what its clients ask for, one of `LAYERS`."""
 
-    def __init__(self, driver: str, nursery: trio.Nursery, **options: object) -> None:
+    def __init__(self, layers: str, nursery: trio.Nursery, **options: object) -> None:
         store = Store(MemoryStorage(), StoreOptions(min_free_space=0, ballast_bytes=0), WALL_NS)
         broker_options = BrokerOptions(**options)  # type: ignore[arg-type]
         self.broker = Broker(store, broker_options, trio.current_time(), WALL_NS)
-        self.context = Context(broker=self.broker, version=VERSION)
+        self.context = Context(broker=self.broker, version=VERSION, tls=server_tls())
         self.rounds = Rounds(self.broker, self.context, self._fatal)
-        self.driver = driver
+        self.layers = layers
         self.peers: list[Peer] = []
-        self._nursery = nursery
-        self._plain = PlainConnections(self.context, self.rounds)
+        self._connections = Connections(self.context, self.rounds)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=300)
         nursery.start_soon(self.rounds.run_jobs)
         nursery.start_soon(self.rounds.run_clock)
-        nursery.start_soon(self._plain.run)
+        nursery.start_soon(self._connections.run)
 
     @staticmethod
     def _fatal(error: OSError) -> None:
         raise error
 
-    async def connect(self, greeting: bytes = MAGIC, driver: str = "", buffer: int = BUFFER) -> Peer:
-        """A new client, which has sent the greeting; its `session` is the daemon's side.
+    async def connect(self, greeting: bytes = MAGIC, layers: str = "", buffer: int = BUFFER) -> Peer:
+        """A new client, which has sent the greeting, and upgraded if that is a right one; its `session` is the
+        daemon's side.
 
         `buffer`: bytes that its sockets are to hold.
         """
-        driver = driver or self.driver
         before = set(self.context.sessions)
-        stream = self._memory() if driver == "memory" else self._loopback(driver, buffer)
+        stream = LayeredStream(self._loopback(buffer))
         await trio.testing.wait_all_tasks_blocked()
         (session,) = set(self.context.sessions) - before
+        if greeting:
+            await stream.send_all(greeting)
+        layers = layers or self.layers
+        if greeting == MAGIC and layers != "plain":
+            names = {"tls": "tls_v1"}
+            await stream.upgrade(**{names.get(layer, layer): True for layer in layers.split("+")})
         peer = Peer(stream, session)
         self.peers.append(peer)
-        if greeting:
-            await peer.send(greeting)
         return peer
 
-    def _memory(self) -> trio.abc.HalfCloseableStream:
-        ours, theirs = trio.testing.lockstep_stream_pair()
-        self._nursery.start_soon(serve_stream, ours, self.context, self.rounds, "peer:1", "peer")
-        return theirs
-
-    def _loopback(self, driver: str, buffer: int) -> trio.abc.HalfCloseableStream:
+    def _loopback(self, buffer: int) -> trio.SocketStream:
         theirs = socket.socket()
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         theirs.connect(self._listener.getsockname())
@@ -85,11 +79,7 @@ class Server:
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if driver == "plain":
-            self._plain.add(ours, "peer:1", "peer")
-        else:
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-            self._nursery.start_soon(serve_stream, stream, self.context, self.rounds, "peer:1", "peer")
+        self._connections.add(ours, "peer:1", "peer")
         return trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
 
     async def settled(self) -> None:
@@ -102,14 +92,14 @@ class Server:
             for peer in self.peers:
                 await peer.close()
         self._listener.close()
-        self._plain.close_all()
+        self._connections.close_all()
 
 
 @attrs.define(eq=False)
 class Peer:
     """A client of the server."""
 
-    stream: trio.abc.HalfCloseableStream
+    stream: LayeredStream
     session: Session
     was_reset: bool = False
     _data: bytearray = attrs.field(factory=bytearray)
@@ -156,11 +146,11 @@ class Peer:
 
 
 @asynccontextmanager
-async def serving(driver: str, limit: float = 10.0, **options: object) -> AsyncIterator[Server]:
+async def serving(layers: str, limit: float = 30.0, **options: object) -> AsyncIterator[Server]:
     """A server for the time of a test, which must end within `limit` seconds."""
     with trio.fail_after(limit):
         async with trio.open_nursery() as nursery:
-            server = Server(driver, nursery, **options)
+            server = Server(layers, nursery, **options)
             try:
                 yield server
             finally:

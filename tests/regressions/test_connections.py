@@ -22,14 +22,14 @@ async def _closed_connections_keep_nothing() -> int:
         for _ in range(3):
             peer = await server.connect(MAGIC + identify(msg_timeout=900_000) + sub() + b"RDY 2500\n")
             await server.settled()
-            (connection,) = [c for c in server._plain.connections.values() if c.session is peer.session]
+            (connection,) = [c for c in server._connections.connections.values() if c.session is peer.session]
             alive.append(weakref.ref(connection))
             del connection
             server.peers.remove(peer)
             await peer.close()
             del peer
             await server.settled()
-        assert len(server._plain.connections) == 1
+        assert len(server._connections.connections) == 1
         gc.collect()
         return sum(len(c._rest) for ref in alive if (c := ref()) is not None)
 

@@ -86,8 +86,8 @@ async def _reads_while_a_sync_lasts() -> int:
         server.broker.store.syncer.want = lambda ticket: None  # type: ignore[method-assign]  # it lasts
         ours, theirs = socket.socketpair(socket.AF_UNIX)
         ours.setblocking(False)
-        server._plain.add(ours, "@", "")
-        (connection,) = server._plain.connections.values()
+        server._connections.add(ours, "@", "")
+        (connection,) = server._connections.connections.values()
         reads = 0
         eof = connection.session.eof
 

@@ -11,13 +11,14 @@ from typing import Any
 import attrs
 import trio
 
-from nsqd.broker import Broker, BrokerOptions, Outbox, Refused, Subscription
-from nsqd.http import ClientStats, make_server
+from nsqd.broker import Broker, BrokerOptions, Outbox, Place, Refused, Subscription
+from nsqd.drain import Drain
+from nsqd.http import ClientStats, make_servers
 from nsqd.log.faulty import FaultyStorage
 from nsqd.log.memory import MemoryStorage
 from nsqd.log.store import Store, StoreOptions
+from nsqd.metrics.pulse import Pulse
 from nsqd.options import NsqdOptions
-from nsqkit.http import HttpServer
 from nsqkit.listeners import bound_address, open_listeners
 from nsqkit.logging import LogLevel
 from nsqkit.wire import encode_message
@@ -29,17 +30,27 @@ START_NS = 1_700_000_000 * 10**9
 class FakeDaemon:
     """`run_jobs = False` holds back every sync; `run_pending` lets them go. `failing` makes appends fail."""
 
+    place: Place | None = None
+
     def __init__(self, **changes: Any) -> None:
         self.options = NsqdOptions(**{"broadcast_address": "b.example", **changes})
         self.memory = MemoryStorage()
         self.storage = FaultyStorage(self.memory)
         store = Store(self.storage, StoreOptions(min_free_space=1 << 20, ballast_bytes=1 << 20), START_NS)
         on_disk = self.options.durability == "disk"
-        self.broker = Broker(store, BrokerOptions(sync_on_commit=on_disk, msg_timeout=60), 1000.0, START_NS)
+        options = BrokerOptions(
+            sync_on_commit=on_disk,
+            msg_timeout=60,
+            latency_window=600 if self.options.e2e_processing_latency_percentiles else 0,
+            place=self.place,
+        )
+        self.broker = Broker(store, options, 1000.0, START_NS)
         self.tcp_port, self.http_port, self.https_port = 4150, 4151, 4152
         self.start_time_ns = START_NS
         self.hostname, self.version = "h.example", "1.4.0"
         self.connected: list[ClientStats] = []
+        self.drain = Drain(self.broker, 0, lambda: None)
+        self.pulse = Pulse(lambda: self.broker.store.syncer.count)
         self.run_jobs = True
         self.in_round = False
         self.rounds = 0
@@ -49,6 +60,10 @@ class FakeDaemon:
 
     def clients(self) -> Iterable[ClientStats]:
         return iter(self.connected)
+
+    @property
+    def connection_count(self) -> int:
+        return len(self.connected)
 
     def round(self) -> None:
         assert not self.in_round, "rounds do not nest"
@@ -82,7 +97,7 @@ class FakeDaemon:
     def publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> int:
         self.round()
         try:
-            self.broker.refuse_when_full()
+            self.broker.refuse_publishing()
             topic = self.broker.topic(topic_name)
             frames = [encode_message(self.broker.wall_ns, 1, self._message_id(), body) for body in bodies]
             batch = topic.batch
@@ -121,14 +136,14 @@ class FakeDaemon:
         self.broker.topic(topic)
         self.end_round()
 
-    def subscribe(self, topic: str, channel: str, rdy: int = 0) -> Subscription:
+    def subscribe(self, topic: str, channel: str, rdy: int = 0, place: Place | None = None) -> Subscription:
         class Socket:
             def wake(self) -> None: ...
             def disconnect(self) -> None: ...
 
         self.round()
         outbox = Outbox(Socket(), 1 << 20)
-        subscription = self.broker.topic(topic).subscribe(channel, outbox, timeout=60)
+        subscription = self.broker.topic(topic).subscribe(channel, outbox, timeout=60, place=place)
         subscription.set_rdy(rdy)
         self.end_round()
         return subscription
@@ -211,7 +226,7 @@ async def serving(daemon: FakeDaemon) -> AsyncIterator[Client]:
 @contextlib.asynccontextmanager
 async def open_server(daemon: FakeDaemon) -> AsyncIterator[int]:
     """The real server; the port that it listens on."""
-    server: HttpServer = make_server(daemon)
+    server, _ = make_servers(daemon)
     listeners = await open_listeners("127.0.0.1:0")
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: server.run(listeners, task_status=task_status))

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from nsqd.http import make_plain_app, make_router
+from nsqd.http import make_plain_app, make_router, make_servers
+from nsqkit.http import Only, Router
 from nsqkit.options import TlsRequired
 
 from .fake_daemon import FakeDaemon, serving
@@ -134,6 +135,21 @@ def test_tls_not_required_for_http(required: TlsRequired) -> None:
     daemon = FakeDaemon(tls_required=required)
     router = make_router(daemon)
     assert make_plain_app(daemon, router) is router
+
+
+def test_https_is_open_whatever_is_required_of_http() -> None:
+    daemon = FakeDaemon(tls_required=TlsRequired.YES)
+    plain, secure = make_servers(daemon)
+    assert isinstance(plain.app, Only)
+    assert isinstance(secure.app, Router)
+    assert plain.budget is secure.budget
+
+
+async def test_tls_required_without_https() -> None:
+    daemon = FakeDaemon(tls_required=TlsRequired.YES)
+    daemon.https_port = -1
+    async with serving(daemon) as client:
+        assert (await client.get("/ping")).body == b'{"message": "TLS_REQUIRED", "https_port": 0}'
 
 
 async def test_access_log(caplog: pytest.LogCaptureFixture) -> None:

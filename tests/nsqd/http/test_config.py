@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nsqd.http.gojson import go_float
+from nsqd.options import NsqdOptions
 from nsqkit.http import json_body
-from nsqkit.options import LogLevel, TlsRequired, TlsVersion
+from nsqkit.options import HIDDEN, LogLevel, TlsRequired, TlsVersion, options_of
 
 from .fake_daemon import FakeDaemon, serving
 
@@ -49,6 +50,15 @@ async def test_get(name: str, option: str, value: object, shown: bytes, content_
     assert (answer.status, answer.body) == (200, shown)
     assert answer.headers.get("Content-Type") == content_type
     assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
+
+
+async def test_every_option_can_be_seen() -> None:
+    names = [option.config_name for option in options_of(NsqdOptions) if option.config_name != HIDDEN]
+    assert len(names) > 50
+    async with serving(FakeDaemon()) as client:
+        assert {name: (await client.get(f"/config/{name}")).status for name in names} == dict.fromkeys(
+            names, 200
+        )
 
 
 @pytest.mark.parametrize(

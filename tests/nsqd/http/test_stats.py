@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from nsqd.broker import Place
 from nsqd.http import Latency, StatsQuery, TopicStats, collect
 from nsqd.http.stats import SLICE, ChannelStats, Stats, in_slices
 from nsqd.http.stats_json import stats_json
@@ -95,6 +97,55 @@ async def stats_of(daemon: FakeDaemon, query: str = "") -> Any:
 
 
 # --- the figures
+
+
+async def test_latencies_of_channels_and_of_their_topic() -> None:
+    daemon = FakeDaemon(e2e_processing_latency_percentiles=[1.0, 0.5])
+    fast, slow = daemon.subscribe("t", "fast", rdy=9), daemon.subscribe("t", "slow", rdy=9)
+    daemon.make("t", "idle")
+    daemon.put("t", b"1", b"2", b"3")
+    for subscription in (fast, slow):
+        daemon.round()
+        subscription.finish(list(subscription.in_flight))
+        daemon.end_round()
+    (topic,) = (await stats_of(daemon))["topics"]
+    shown = {channel["channel_name"]: channel["e2e_processing_latency"] for channel in topic["channels"]}
+    assert shown == {
+        "fast": {
+            "count": 3,
+            "percentiles": [{"quantile": 1, "value": 250_000_000}, {"quantile": 0.5, "value": 250_000_000}],
+        },
+        "slow": {
+            "count": 3,
+            "percentiles": [{"quantile": 1, "value": 500_000_000}, {"quantile": 0.5, "value": 500_000_000}],
+        },
+        "idle": {"count": 0, "percentiles": [{"quantile": 1, "value": 0}, {"quantile": 0.5, "value": 0}]},
+    }
+    whole = {
+        "count": 6,
+        "percentiles": [{"quantile": 1, "value": 500_000_000}, {"quantile": 0.5, "value": 250_000_000}],
+    }
+    assert topic["e2e_processing_latency"] == whole
+    (topic,) = (await stats_of(daemon, "topic=t&channel=fast"))["topics"]
+    assert [channel["channel_name"] for channel in topic["channels"]] == ["fast"]
+    assert topic["e2e_processing_latency"] == whole, "the topic's is that of all its channels"
+
+
+async def test_deliveries_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeDaemon, "place", Place("eu", "eu-1"))
+    daemon = FakeDaemon()
+    daemon.subscribe("t", "c", rdy=2, place=Place("eu", "eu-1"))
+    daemon.subscribe("t", "c", rdy=3, place=Place("eu", "eu-2"))
+    daemon.put("t", *[b"x"] * 5)
+    (channel,) = (await stats_of(daemon))["topics"][0]["channels"]
+    assert (channel["zone_local_msg_count"], channel["region_local_msg_count"]) == (2, 3)
+    assert "global_msg_count" not in channel, "a 0 is left out"
+    keys = list(channel)
+    assert keys[keys.index("message_count") :][:3] == [
+        "message_count",
+        "zone_local_msg_count",
+        "region_local_msg_count",
+    ]
 
 
 async def test_figures() -> None:
@@ -367,7 +418,7 @@ async def test_latencies_in_json() -> None:
         b'"e2e_processing_latency":{"count":7,"percentiles":[{"quantile":1,"value":2500000000},'
         b'{"quantile":0.99,"value":3700000},{"quantile":0.5,"value":0}]}'
     )
-    assert (await stats_json(stats)).body.count(shown) == 2
+    assert (await stats_json(stats, START_NS)).body.count(shown) == 2
 
 
 # --- the exact text
@@ -540,6 +591,16 @@ async def run_beside(function: Callable[[], Any]) -> tuple[Any, int]:
     return result, turns
 
 
+async def test_a_topic_of_many_channels_holds_nobody_up() -> None:
+    daemon = FakeDaemon()
+    daemon.make("t", *[f"c{number:03}" for number in range(SLICE * 4)])
+    stats, turns = await run_beside(lambda: collect(daemon, StatsQuery()))
+    assert len(stats.topics[0].channels) == SLICE * 4
+    assert turns >= 2
+    assert (await run_beside(lambda: stats_json(stats, START_NS)))[1] >= 2
+    assert (await run_beside(lambda: stats_text(stats, START_NS)))[1] >= 2
+
+
 async def test_slices_keep_the_order_and_give_way() -> None:
     items = list(range(SLICE * 3 + 1))
     result, turns = await run_beside(lambda: in_slices(items, lambda n: n * 2))
@@ -554,7 +615,7 @@ async def test_many_topics_hold_nobody_up() -> None:
     stats, turns = await run_beside(lambda: collect(daemon, StatsQuery()))
     assert len(stats.topics) == SLICE * 4
     assert turns >= 2
-    assert (await run_beside(lambda: stats_json(stats)))[1] >= 2
+    assert (await run_beside(lambda: stats_json(stats, START_NS)))[1] >= 2
     assert (await run_beside(lambda: stats_text(stats, START_NS)))[1] >= 2
 
 
@@ -577,3 +638,45 @@ async def test_a_topic_that_goes_meanwhile_is_left_out() -> None:
         daemon.end_round()
     assert found[0].topics is not None
     assert len(found[0].topics) == SLICE * 4 - 1
+
+
+# --- beyond the original's
+
+
+async def test_how_old_the_oldest_unfinished_message_is() -> None:
+    """Of a topic that no channel has got it from, and of each channel; nothing where nothing waits."""
+    daemon = FakeDaemon()
+    daemon.make("t", "c")
+    daemon.put("t", b"x")
+    daemon.put("lonely", b"x")
+    daemon.make("idle", "c")
+    later = START_NS + 90 * 10**9
+    stats = json.loads((await stats_json(await collect(daemon, StatsQuery()), later)).body)
+    idle, lonely, other = stats["topics"]
+    assert "oldest_unfinished_ms" not in idle
+    assert "oldest_unfinished_ms" not in idle["channels"][0]
+    assert lonely["oldest_unfinished_ms"] == pytest.approx(90_000, abs=1000)
+    assert "oldest_unfinished_ms" not in other
+    assert other["channels"][0]["oldest_unfinished_ms"] == pytest.approx(90_000, abs=1000)
+
+
+async def test_a_drain() -> None:
+    daemon = FakeDaemon()
+    daemon.make("t", "c")
+    daemon.put("t", b"x", b"y")
+    daemon.put("lonely", b"x")
+    async with serving(daemon) as client:
+        assert "draining" not in json.loads((await client.get("/stats?format=json")).body)
+        assert "Draining" not in (await client.get("/stats")).text
+        assert (await client.post("/drain")).status == 200
+        drain = json.loads((await client.get("/stats?format=json")).body)["draining"]
+        assert drain["messages_left"] == 3
+        assert drain["stuck"] == [
+            {"topic": "lonely", "channel": "", "messages": 1, "reason": "no channel"},
+            {"topic": "t", "channel": "c", "messages": 2, "reason": "no consumer"},
+        ]
+        said = (await client.get("/stats")).text
+        assert "\nDraining: 3 messages left\n" in said
+        assert "2 messages stay: no consumer" in said
+        assert (await client.get("/ping")).text == "OK - draining"
+        assert (await client.post("/pub?topic=t", b"z")).status == 503

@@ -11,8 +11,9 @@ import httpx
 import pytest
 import trio
 
-from nsqd.lookup.http_fetch import MAX_BODY, AnswerTooLarge, HttpFetch, HttpFetchOptions
+from nsqd.lookup.http_fetch import HttpFetch
 from nsqd.lookup.protocol import HttpAddress
+from nsqkit.http.fetch import MAX_BODY, AnswerTooLarge, Fetcher, FetchOptions
 
 
 @asynccontextmanager
@@ -49,7 +50,7 @@ def response(status: str, body: bytes) -> bytes:
 
 
 async def fetch(port: int, topic: str = "t", request_timeout: float = 5.0) -> tuple[int, bytes]:
-    fetch_one = HttpFetch(HttpFetchOptions(request_timeout=request_timeout))
+    fetch_one = HttpFetch(Fetcher(FetchOptions(request_timeout=request_timeout)))
     return await fetch_one("http", HttpAddress("127.0.0.1", port), topic)
 
 
@@ -109,7 +110,7 @@ async def test_garbage() -> None:
 @pytest.mark.parametrize("host", ["", "a b", "x" * 80, "a/../b"])
 async def test_a_host_that_is_none(host: str) -> None:
     with pytest.raises((httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError)):
-        await HttpFetch(HttpFetchOptions(request_timeout=2))("http", HttpAddress(host, 1), "t")
+        await HttpFetch(Fetcher(FetchOptions(request_timeout=2)))("http", HttpAddress(host, 1), "t")
 
 
 def test_httpx_is_not_imported_before_it_is_needed() -> None:

@@ -1,0 +1,14 @@
+"""Authorization: asking the auth servers what a client may do, and keeping to it.
+
+    authorizer = Authorizer(options, fetcher)
+    state = await authorizer.query(AuthRequest(secret=secret, remote_ip="10.0.0.7"))
+    if not state.allows("orders", "billing"): ...
+
+Asked once when a client authenticates, and again when the answer has expired; every check in between is a look-up in
+memory.
+"""
+
+from nsqd.auth.authorizer import Authorizer, AuthRequest
+from nsqd.auth.state import AuthFailed, Authorization, AuthState
+
+__all__ = ["AuthFailed", "AuthRequest", "AuthState", "Authorization", "Authorizer"]

@@ -1,0 +1,142 @@
+"""What an auth server has answered: who a client is, and what it may do until when."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+import msgspec
+
+from nsqd.auth.pattern import Budget, Pattern, PatternError, compile_pattern
+
+__all__ = ["AuthFailed", "AuthState", "Authorization", "parse_answer"]
+
+_REMEMBERED = 100  # names of one client; one more and all are forgotten
+_LONGEST_SECONDS: Final = 10.0 * 365 * 24 * 3600
+_SHOWN = 100  # characters of the server's text that go into the log
+
+
+class AuthFailed(Exception):
+    """Nobody gets in. The text says why: for the log, never for the client; there is no secret in it."""
+
+
+@attrs.frozen
+class Authorization:
+    """One entry of an answer: topics, channels, and what may be done with them."""
+
+    topic: Pattern
+    channels: tuple[Pattern, ...]
+    subscribe: bool
+    publish: bool
+
+    def allows(self, topic: str, channel: str) -> bool:
+        """Whether it covers subscribing to the channel or, without one, publishing to the topic.
+
+        Who may publish must have a channel pattern that is found in the empty name, as with the original.
+        """
+        if not (self.subscribe if channel else self.publish):
+            return False
+        return self.topic(topic) and any(pattern(channel) for pattern in self.channels)
+
+
+@attrs.define(eq=False)
+class AuthState:
+    """A client's authorizations."""
+
+    identity: str
+    identity_url: str
+    authorizations: tuple[Authorization, ...]
+    expires: float
+    """On trio's clock."""
+    _allowed: set[tuple[str, str]] = attrs.field(factory=set, init=False, repr=False)
+    """What was found before: a publisher asks with every command. What is denied ends the client anyway."""
+
+    @property
+    def permission_count(self) -> int:
+        """What the answer to AUTH says; 0: the client is authorized to nothing."""
+        return len(self.authorizations)
+
+    def is_expired(self, now: float) -> bool:
+        """Whether the server must be asked again; `now` on trio's clock."""
+        return now >= self.expires
+
+    def allows(self, topic: str, channel: str) -> bool:
+        """Whether the client may subscribe to the channel or, with an empty one, publish to the topic.
+
+        Names are valid ones.
+        """
+        if (topic, channel) in self._allowed:
+            return True
+        if not any(entry.allows(topic, channel) for entry in self.authorizations):
+            return False
+        if len(self._allowed) >= _REMEMBERED:
+            self._allowed.clear()
+        self._allowed.add((topic, channel))
+        return True
+
+
+@attrs.define
+class _Entry:
+    topic: str | None = ""
+    channels: list[str | None] | None = None
+    permissions: list[str | None] | None = None
+
+
+@attrs.define
+class _Answer:
+    ttl: int | None = 0
+    authorizations: list[_Entry | None] | None = None
+    identity: str | None = ""
+    identity_url: str | None = ""
+
+
+def parse_answer(body: bytes, now: float) -> AuthState:
+    """The state that an answer received at `now` gives; the list of authorizations may be empty. `AuthFailed`."""
+    try:
+        decoded = msgspec.json.decode(body.decode("utf-8", "replace"))
+        answer = msgspec.convert(_with_small_keys(decoded), type=_Answer)
+    except (ValueError, RecursionError) as error:
+        raise AuthFailed(f"bad JSON - {_shown(str(error))}") from error
+    if not answer.ttl or answer.ttl <= 0:
+        raise AuthFailed(f"invalid TTL {answer.ttl or 0} (must be >0)")
+    budget = Budget()
+    return AuthState(
+        identity=answer.identity or "",
+        identity_url=answer.identity_url or "",
+        authorizations=tuple(
+            _authorization(entry or _Entry(), budget) for entry in answer.authorizations or ()
+        ),
+        expires=now + min(float(answer.ttl), _LONGEST_SECONDS),
+    )
+
+
+def _with_small_keys(value: Any) -> Any:
+    """The same with keys in small letters: the original matches them whatever their case."""
+    if isinstance(value, dict):
+        return {key.lower(): _with_small_keys(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_small_keys(item) for item in value]
+    return value
+
+
+def _authorization(entry: _Entry, budget: Budget) -> Authorization:
+    permissions = set(entry.permissions or ())
+    for permission in permissions - {"subscribe", "publish"}:
+        raise AuthFailed(f"unknown permission {_shown(permission or '')!r}")
+    return Authorization(
+        topic=_pattern("topic", entry.topic, budget),
+        channels=tuple(_pattern("channel", channel, budget) for channel in entry.channels or ()),
+        subscribe="subscribe" in permissions,
+        publish="publish" in permissions,
+    )
+
+
+def _pattern(of: str, text: str | None, budget: Budget) -> Pattern:
+    try:
+        return compile_pattern(text or "", budget)
+    except PatternError as error:
+        raise AuthFailed(f"unable to compile {of} {_shown(text or '')!r} - {error}") from error
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

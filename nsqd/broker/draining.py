@@ -1,0 +1,61 @@
+"""What a broker still holds, place by place, and what keeps it from going: for one that is to be emptied.
+
+Messages go by being finished. They do not go by themselves from a topic without a channel, from a channel without a
+consumer, from what is paused, and from what is deferred until its time has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nsqd.broker.channel import Channel
+from nsqd.broker.topic import Topic
+
+if TYPE_CHECKING:
+    from nsqd.broker.broker import Broker
+
+__all__ = ["Left", "what_is_left"]
+
+
+@attrs.frozen
+class Left:
+    """Messages in one place. `channel`: empty for those that a topic has not given to any channel.
+
+    `stuck`: why they do not go by themselves (`no channel`, `no consumer`, `paused`, `deferred`); empty: they do.
+    """
+
+    topic: str
+    channel: str
+    messages: int
+    stuck: str
+
+
+def what_is_left(broker: Broker) -> Iterator[Left]:
+    """By the names of topics and channels; places with nothing in them are left out."""
+    for name in sorted(broker.topics):
+        topic = broker.topics.get(name)
+        if topic is None:  # gone since the names were taken
+            continue
+        if topic.depth:
+            yield Left(name, "", topic.depth, _why_topic(topic))
+        for channel in list(topic.channels.values()):
+            messages = channel.depth + channel.in_flight_count + len(channel.deferred)
+            if messages:
+                yield Left(name, channel.name, messages, _why_channel(channel))
+
+
+def _why_topic(topic: Topic) -> str:
+    if topic.paused:
+        return "paused"
+    return "" if topic.channels else "no channel"
+
+
+def _why_channel(channel: Channel) -> str:
+    if channel.paused:
+        return "paused"
+    if not channel.subscriptions:
+        return "no consumer"
+    return "" if channel.depth or channel.in_flight_count else "deferred"

@@ -1,0 +1,118 @@
+"""The journal of an import, `nsqd.import` in the data path: what has been done, and what a start must know of it.
+
+One JSON object, replaced whole and synced before what it announces happens:
+
+    version       1
+    source        the folder that is imported, for people
+    fingerprint   of its files, see `Source`
+    complete      whether all topics are there
+    problems      topic -> what of it could not be read, in sentences
+    highest       the highest imported ids, one for each beginning of three digits
+
+A topic's problems and ids are in it before the topic is: so an import that goes on needs not look at it again.
+"""
+
+from __future__ import annotations
+
+import time
+
+import attrs
+import msgspec
+
+from nsqd.log.files import FileStorage
+from nsqd.log.ids import NODE_SHIFT, IdSource
+from nsqd.log.jobs import JobQueue
+from nsqd.log.storage import Storage
+
+__all__ = ["JOURNAL", "ImportRefused", "Journal", "prepare_start"]
+
+JOURNAL = "nsqd.import"
+VERSION = 1
+LOWEST_ROOM = 1 << 52  # ids that must be left to the counter: at a million a second, for 140 years
+_COUNTER = (1 << NODE_SHIFT) - 1
+
+
+class ImportRefused(Exception):
+    """The import, or a start after it, would do harm; the text is for the operator."""
+
+
+@attrs.define(kw_only=True)
+class Journal:
+    """See the module."""
+
+    version: int = VERSION
+    source: str
+    fingerprint: str
+    complete: bool = False
+    problems: dict[str, list[str]] = attrs.field(factory=dict)
+    highest: dict[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def load(cls, storage: Storage) -> Journal | None:
+        """The one in this data path, None where there is none. `ImportRefused` for one that cannot be read."""
+        if JOURNAL not in storage.files():
+            return None
+        file = storage.open(JOURNAL)
+        try:
+            data = file.read(0, file.size)
+        finally:
+            file.close()
+        try:
+            journal = msgspec.json.decode(data, type=cls)
+        except ValueError as error:
+            raise ImportRefused(f"{JOURNAL} in the data path cannot be read: {error}") from error
+        if journal.version > VERSION:
+            raise ImportRefused(f"{JOURNAL} in the data path is of a newer version: {journal.version}")
+        return journal
+
+    def save(self, storage: Storage) -> None:
+        storage.replace(JOURNAL, msgspec.json.encode(self) + b"\n")
+
+    def note_topic(self, topic: str, problems: list[str], highest: dict[str, str]) -> None:
+        """Learn of a topic that is written; a second time when it had to be written again."""
+        if problems:
+            self.problems[topic] = problems
+        for prefix, message_id in highest.items():
+            self.highest[prefix] = max(message_id, self.highest.get(prefix, ""))
+
+    def highest_counter(self, node_id: int) -> int | None:
+        """The highest counter in imported ids that could be ids of this node; None where there are none."""
+        numbers = (int(message_id, 16) for message_id in self.highest.values())
+        counters = [number & _COUNTER for number in numbers if number >> NODE_SHIFT == node_id]
+        return max(counters, default=None)
+
+
+def prepare_start(data_path: str, node_id: int) -> None:
+    """What has to be done before nsqd starts on a data path, which is locked: nothing, where nothing was imported.
+
+    `ImportRefused` when the import is not complete, or when the ids of this node could repeat imported ones.
+    """
+    storage = FileStorage(data_path)
+    try:
+        journal = Journal.load(storage)
+        if journal is None:
+            return
+        if not journal.complete:
+            raise ImportRefused(
+                f"the import of {journal.source} is not complete: finish it with --import={journal.source}"
+            )
+        skip_imported_ids(storage, journal, node_id)
+    finally:
+        storage.close()
+
+
+def skip_imported_ids(storage: Storage, journal: Journal, node_id: int) -> None:
+    """Move the counter of this node behind all imported ids that look like its own."""
+    highest = journal.highest_counter(node_id)
+    if highest is None:
+        return
+    ids = IdSource(storage, JobQueue(), node_id, time.time_ns())
+    missing = highest + 1 - (ids.next & _COUNTER)
+    if missing <= 0:
+        return
+    if highest > _COUNTER - LOWEST_ROOM:
+        raise ImportRefused(
+            f"imported messages have ids that begin like those of --node-id={node_id}, and leave too little room "
+            "behind them: start with another --node-id"
+        )
+    ids.take(missing)

@@ -1,0 +1,58 @@
+"""The last messages of a queue, so that what the original has written twice is imported once.
+
+After a kill the original reads again what it had read since its last sync, and so writes it a second time into the
+queues of the channels, or has it in two queues. The two are close together: a few thousand messages with its default
+settings. Without this a consumer could have both in flight at the same time, under one id.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["ID", "RECENT", "Recent"]
+
+RECENT = 1 << 16  # messages of a queue to remember
+TOTAL = 1 << 19  # of all queues of a topic: about 100 MB at the most
+
+ID: Final = slice(10, 26)  # in a message of the original, without its length
+
+
+class Recent:
+    """Remembers between `size` and twice as many messages of a queue, by their ids and timestamps."""
+
+    def __init__(self, queues: int) -> None:
+        self._size = max(1, min(RECENT, TOTAL // max(1, queues)))
+        self._new: set[bytes] = set()
+        self._old: set[bytes] = set()
+
+    def add(self, messages: list[bytes]) -> list[bytes]:
+        """Remember these; returns those of them that were not known yet, also not from further up in the list."""
+        keys = _keys(messages)
+        distinct = set(keys)
+        if len(distinct) < len(keys) or self._knows_some(distinct):
+            messages = [message for key, message in zip(keys, messages, strict=True) if self._is_new(key)]
+        self._new |= distinct
+        if len(self._new) >= self._size:
+            self._old, self._new = self._new, set()
+        return messages
+
+    def known(self, messages: list[bytes]) -> list[int]:
+        """Places in the list of those that are known."""
+        keys = _keys(messages)
+        if not self._knows_some(set(keys)):
+            return []
+        return [at for at, key in enumerate(keys) if key in self._new or key in self._old]
+
+    def _knows_some(self, keys: set[bytes]) -> bool:
+        return not (self._new.isdisjoint(keys) and self._old.isdisjoint(keys))
+
+    def _is_new(self, key: bytes) -> bool:
+        if key in self._new or key in self._old:
+            return False
+        self._new.add(key)
+        return True
+
+
+def _keys(messages: list[bytes]) -> list[bytes]:
+    """An id that comes again with another timestamp (a clock was set back) is another message."""
+    return [message[:8] + message[ID] for message in messages]

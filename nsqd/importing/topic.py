@@ -1,0 +1,184 @@
+"""One topic of the original becomes one of ours: its queues, one behind the other, in a log of its own.
+
+The records are those that the broker writes; the package says how they are laid out. Nothing here is atomic: the whole
+log is made in a folder that nobody reads, and belongs to the caller when it is synced.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import attrs
+
+from nsqd.importing.disk_queue import DiskQueue
+from nsqd.importing.recent import ID, Recent
+from nsqd.importing.source import SourceTopic
+from nsqd.log.ranges import runs
+from nsqd.log.state import Change, Code, flat_runs
+from nsqd.log.storage import File
+from nsqd.log.topic_log import Batch, TopicLog
+from nsqkit.wire.frames import FrameType
+
+__all__ = ["QueueReport", "TopicImport"]
+
+LENGTH_BYTES = 4  # before each message in the source
+
+_PREFIX = struct.Struct(">ii")
+_FRESH: Final = b"\0\1"  # attempts, as a first delivery has them
+_NEVER: Final = b"\0\0"  # attempts, as a message has them that was never delivered
+
+
+@attrs.define
+class QueueReport:
+    """What became of one queue. `channel`: None for the topic's own. `size`: bytes in the source.
+
+    `repeated`: messages that were there twice.
+    """
+
+    topic: str
+    channel: str | None
+    messages: int = 0
+    size: int = 0
+    delivered_before: int = 0
+    repeated: int = 0
+    notes: list[str] = attrs.field(factory=list)
+    problems: list[str] = attrs.field(factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.topic if self.channel is None else f"{self.topic}:{self.channel}"
+
+
+class TopicImport:
+    """Write one topic into an empty log with `write`. `queues`: by the channel's name, None for the topic's own.
+
+    `tick` is called with messages and bytes as they are written. `highest`: the highest ids, see `Journal`.
+    """
+
+    def __init__(
+        self,
+        topic: SourceTopic,
+        queues: dict[str | None, DiskQueue],
+        log: TopicLog,
+        tick: Callable[[int, int], None],
+    ) -> None:
+        self._topic, self._queues, self._log, self._tick = topic, queues, log, tick
+        self.highest: dict[str, str] = {}
+        self.reports: list[QueueReport] = []  # of the channels in their order, then of the topic's own queue
+        self._recent: dict[int, Recent] = {}  # by the channel's generation
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be read, each with the name of its queue."""
+        return [f"{report.name}: {problem}" for report in self.reports for problem in report.problems]
+
+    def write(self) -> None:
+        """Write everything, and sync it. `OSError` when the disk refuses, or a file of the source cannot be opened."""
+        log = self._log
+        ends = []
+        for generation, name in enumerate(self._topic.channels, 1):
+            log.append((), [(Code.CHANNEL_CREATED, generation, name, log.end)])
+            self._write_channel(name, generation)
+            ends.append(log.end)
+        log.append((), list(self._shape(ends)))
+        self._write_backlog()
+        self._sync()
+        log.sync_folder()
+
+    def _shape(self, ends: Iterable[int]) -> Iterable[Change]:
+        """What is left to say when the queues of all channels are written. `ends`: of each, in the log."""
+        mark = self._log.end
+        for generation, (end, channel) in enumerate(zip(ends, self._topic.channels.values(), strict=True), 1):
+            if end < mark:
+                yield (Code.FINISHED, generation, *flat_runs([(end, mark)]))
+            if channel.paused:
+                yield (Code.CHANNEL_PAUSED, generation, True)
+        yield (Code.TOPIC_PAUSED, self._topic.paused)
+        yield (Code.MARK, mark, 0)
+
+    # --- queues
+
+    def _write_channel(self, name: str, generation: int) -> None:
+        report = self._report(name)
+        recent = self._recent[generation] = Recent(len(self._topic.channels))
+        for messages in self._batches(report, recent):
+            parked = _parked(messages, generation, self._log.end)
+            report.delivered_before += (len(parked[0]) - 2) // 3 if parked else 0
+            self._append(messages, parked, report)
+
+    def _write_backlog(self) -> None:
+        """The topic's own queue. It goes to the channels at once where the original would have given it to them."""
+        flowing = bool(self._topic.channels) and not self._topic.paused
+        report = self._report(None)
+        for messages in self._batches(report, Recent(1)):
+            finished = list(self._had_by_channels(messages)) if flowing else []
+            self._append(messages, finished, report, flowing=flowing)
+
+    def _had_by_channels(self, messages: list[bytes]) -> Iterable[Change]:
+        """The changes that keep what is in a channel's own queue already from being delivered there again."""
+        for generation, recent in self._recent.items():
+            if known := recent.known(messages):
+                self.reports[generation - 1].repeated += len(known)
+                numbers = [self._log.end + at for at in known]
+                yield (Code.FINISHED, generation, *flat_runs(runs(numbers)))
+
+    def _report(self, channel: str | None) -> QueueReport:
+        report = QueueReport(self._topic.name, channel)
+        self.reports.append(report)
+        return report
+
+    def _batches(self, report: QueueReport, recent: Recent) -> Iterator[list[bytes]]:
+        """The messages of the queue that the report is about, each once."""
+        queue = self._queues.get(report.channel)
+        if queue is None:
+            return
+        for found in queue.batches():
+            messages = recent.add(found)
+            report.repeated += len(found) - len(messages)
+            if messages:
+                yield messages
+        report.notes, report.problems = queue.notes, queue.problems
+
+    def _append(
+        self, messages: list[bytes], changes: list[Change], report: QueueReport, *, flowing: bool = False
+    ) -> None:
+        log = self._log
+        log.append([Batch([_frame(message) for message in messages])], changes, flowing=flowing)
+        if len(log.unsynced) > 1:  # a segment is full
+            self._sync(but=log.segments[-1].file)
+        size = sum(map(len, messages)) + LENGTH_BYTES * len(messages)
+        report.messages += len(messages)
+        report.size += size
+        self._note_ids(messages)
+        self._tick(len(messages), size)
+
+    def _note_ids(self, messages: list[bytes]) -> None:
+        ids = [message[ID] for message in messages]
+        low, high = min(ids), max(ids)
+        for message_id in (high,) if low[:3] == high[:3] else ids:
+            text = message_id.decode("ascii")
+            if text > self.highest.get(text[:3], ""):
+                self.highest[text[:3]] = text
+
+    def _sync(self, but: File | None = None) -> None:
+        """Sync what was not synced yet, but for the file that is still written to."""
+        unsynced = self._log.unsynced
+        for file in [file for file in unsynced if file is not but]:
+            file.sync()
+            unsynced.discard(file)
+
+
+def _frame(message: bytes) -> bytes:
+    """The message frame of a message as the original keeps it."""
+    return _PREFIX.pack(len(message) + 4, FrameType.MESSAGE) + message[:8] + _FRESH + message[10:]
+
+
+def _parked(messages: list[bytes], generation: int, first: int) -> list[Change]:
+    """The change that says which of them were delivered before, and how often; none when none was."""
+    items: list[int] = []
+    for number, message in enumerate(messages, first):
+        if message[8:10] != _NEVER:
+            items += (number, int.from_bytes(message[8:10]), 0)
+    return [(Code.PARKED, generation, *items)] if items else []

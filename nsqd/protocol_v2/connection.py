@@ -1,0 +1,388 @@
+"""One socket and its session, between them nothing or the layers of an upgrade.
+
+On a plain connection a frame is on its way when the socket took its first byte; what the socket never took goes back to
+the channel. Under TLS or compression a frame counts as taken when it is encoded. They are encoded `PIECE` bytes at a
+time, as the socket takes them; input is decoded `CHUNK` bytes a turn, however little it was compressed to.
+
+An upgrade. The session has agreed to one and reads nothing more; its answer has left. The bytes behind the IDENTIFY
+are for the new layers. With TLS the handshake comes first, and must be over in `HANDSHAKE` seconds; nothing else is
+sent meanwhile. Then one OK through each new layer, and the session goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+from typing import TYPE_CHECKING, Final
+
+from nsqd.protocol_v2.layers import LayerError, Layers
+from nsqd.protocol_v2.session import Session
+from nsqd.protocol_v2.unsent import unsent_frames
+from nsqkit.logging import get_logger
+from nsqkit.wire import OK
+
+if TYPE_CHECKING:
+    from nsqd.protocol_v2.connections import Connections
+
+__all__ = ["CHUNK", "HANDSHAKE", "Connection"]
+
+log = get_logger("client")
+
+CHUNK: Final = 256 * 1024
+PIECE: Final = 64 * 1024
+HANDSHAKE: Final = 5.0  # seconds
+LINGER: Final = 2.0  # seconds for a client to read the last error before the connection is torn down
+LINGER_BYTES: Final = 1 << 20
+
+_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_NOTHING: Final = memoryview(b"")
+
+
+class Connection:
+    """See the module."""
+
+    def __init__(self, server: Connections, sock: socket.socket, remote: str, remote_ip: str) -> None:
+        self.server = server
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.session = Session(server.context, remote, remote_ip, self._wake)
+        self.layers: Layers | None = None
+        self._sending: list[bytes] = []  # the frames that are on their way
+        self._taken = 0  # bytes of them that are, as unsent_frames wants it
+        self._unencoded = _NOTHING  # of these frames
+        self._encoding = 0  # bytes of these frames, which the session is told of when all are sent
+        self._rest = _NOTHING  # bytes that the socket did not take
+        self._events = _IN
+        self._lingers = False
+        self._lingered = 0
+        self.alarm_at = math.inf
+        log.info("TCP: new client(%s)", remote)
+
+    def _wake(self) -> None:
+        self.server.rounds.awake.append(self)
+
+    def on_event(self, what: int) -> None:
+        """The socket can be read or written. An error of ours ends this connection only."""
+        try:
+            if what & _OUT and (self._rest or self._unencoded):
+                self._continue()
+            if what & ~_OUT and self.fd in self.server.connections:
+                self._read()
+        except LayerError as error:
+            self._undecodable(error)
+        except Exception:
+            self._broken()
+
+    def _broken(self) -> None:
+        log.exception("[%s] closing after an error of ours", self.session.remote)
+        self.close()
+
+    def _undecodable(self, error: LayerError) -> None:
+        log.info("[%s] closing: %s", self.session.remote, error)
+        if self.layers is not None:
+            self._transmit(self.layers.encode(b""))  # TLS has a word for it
+        self.close()
+
+    # --- reading
+
+    def _read(self) -> None:
+        if self._rest and not self._lingers and not self.session.wants_input:
+            self._watch()  # since the last look more has gathered than the socket takes
+            return
+        buffer = self.server.buffer
+        try:
+            count = self.sock.recv_into(buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        session = self.session
+        if self._lingers:
+            self._discard(count)
+        elif self.layers is not None:
+            self.layers.feed(bytes(buffer[:count]))
+            self._decode(at_end=not count)
+        elif not count:
+            session.eof()
+            self._watch()
+        else:
+            session.feed(bytes(buffer[:count]))
+            if not session.wants_input:
+                self._watch()
+
+    def _discard(self, count: int) -> None:
+        """Bytes behind a fatal error: read and thrown away, so that the error is not lost to a reset."""
+        self._lingered += count
+        if not count or self._lingered > LINGER_BYTES:
+            self.close()
+
+    def read_on(self) -> None:
+        """Bytes were left over when others had their turn, or when the session wanted none."""
+        if self.fd < 0 or self._lingers:
+            return
+        try:
+            self._decode()
+        except LayerError as error:
+            self._undecodable(error)
+        except Exception:
+            self._broken()
+
+    def _decode(self, *, at_end: bool = False) -> None:
+        """Feed the session what the layers have. `at_end`: nothing more comes from the socket."""
+        layers, session = self.layers, self.session
+        assert layers is not None
+        if not layers.ready and not self._shake_hands():
+            if at_end:
+                self.close()
+            return
+        budget = CHUNK
+        while budget > 0 and session.wants_input and (data := layers.decode(budget)):
+            session.feed(data)
+            budget -= len(data)
+        if budget <= 0 and session.wants_input:
+            self.server.read_on_soon(self)
+        elif session.wants_input and (at_end or layers.ended):
+            session.eof()
+        self._transmit(layers.encode(b""))  # what TLS answers by itself
+        self._watch()
+
+    # --- writing
+
+    def flush(self) -> None:
+        """Send what waits, as much as the socket takes."""
+        if self.fd < 0:
+            return
+        try:
+            if not self._rest and not self._unencoded:
+                self._send()
+            if self._events != _IN:
+                self._watch()
+            if self.fd < 0:
+                return
+            if self.session.finished:
+                self._finish()
+            elif self.session.upgrade is not None and self.layers is None and self.session.all_said:
+                self._upgrade()
+        except LayerError as error:
+            self._undecodable(error)
+        except Exception:
+            self._broken()
+
+    def _send(self) -> None:
+        if self.layers is not None and not self.layers.ready:
+            return
+        items = self.session.outbox.take()
+        if not items:
+            return
+        data = items[0] if len(items) == 1 else b"".join(items)
+        if self.layers is not None:
+            self._sending, self._taken = items, 0
+            self._unencoded, self._encoding = memoryview(data), len(data)
+            self._encode()
+            return
+        try:
+            sent = self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._sending, self._taken = items, 0
+            self.close()
+            return
+        if sent == len(data):
+            self.session.sent(sent)
+            return
+        self._sending, self._taken, self._rest = items, sent, memoryview(data)[sent:]
+        self.session.blocked(True)
+        self.server.context.buffered += len(self._rest)
+        self.session.sent(sent)
+        self._watch()
+
+    def _encode(self) -> None:
+        """The next piece of what is to be sent through the layers."""
+        assert self.layers is not None
+        piece, self._unencoded = bytes(self._unencoded[:PIECE]), self._unencoded[PIECE:]
+        self._taken += len(piece)
+        self._transmit(self.layers.encode(piece))
+        if not self._rest:
+            self._all_encoded_sent()
+        self._watch()
+
+    def _transmit(self, data: bytes) -> None:
+        """Bytes that are encoded, or TLS's own."""
+        if not data or self.fd < 0:
+            return
+        context, sent = self.server.context, 0
+        if not self._rest:
+            try:
+                sent = self.sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                self.close()
+                return
+        if sent < len(data):
+            context.buffered += len(data) - sent
+            self._rest = memoryview(bytes(self._rest) + data[sent:])
+            self.session.blocked(True)
+        self._watch()
+
+    def _continue(self) -> None:
+        """The socket takes more."""
+        if not self._rest:
+            self._encode()
+            self._wake()
+            return
+        try:
+            sent = self.sock.send(self._rest)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        self.server.context.buffered -= sent
+        self._rest = self._rest[sent:]
+        self.session.blocked(bool(self._rest))
+        if self.layers is not None:
+            if not self._rest:
+                self._all_encoded_sent()
+                self._wake()
+                self._watch()
+            return
+        self._taken += sent
+        if not self._rest:
+            self._sending = []
+        self.session.sent(sent)
+        if not self._rest:
+            self._wake()
+            self._watch()
+
+    def _all_encoded_sent(self) -> None:
+        """The socket has all that is encoded; when that is all there was, the session hears of it."""
+        if self._unencoded or self.fd < 0:
+            return
+        size, self._encoding, self._sending = self._encoding, 0, []
+        self.session.sent(size)
+
+    def _watch(self) -> None:
+        """Tell the epoll what we wait for now."""
+        if self.fd < 0:
+            return
+        wants_input = self._lingers or self.session.wants_input
+        events = (_OUT if self._rest or self._unencoded else 0) | (
+            _IN if wants_input or self._handshaking else 0
+        )
+        if events == self._events:
+            return
+        if not events:  # a hang-up is reported whatever is asked for: to hear nothing is not to be there
+            self.server.epoll.unregister(self.fd)
+        elif not self._events:
+            self.server.epoll.register(self.fd, events)
+        else:
+            self.server.epoll.modify(self.fd, events)
+        if self.layers is not None and events & _IN and not self._events & _IN:
+            self.server.read_on_soon(self)  # there may be something left of what was read before
+        self._events = events
+
+    # --- upgrades
+
+    @property
+    def _handshaking(self) -> bool:
+        return self.layers is not None and not self.layers.ready
+
+    def _upgrade(self) -> None:
+        """The answer to IDENTIFY has left: put the layers in."""
+        session, context = self.session, self.server.context
+        assert session.upgrade is not None
+        layers = self.layers = Layers(session.upgrade, context.tls)
+        if self._handshaking:
+            context.broker.timers.set(self, context.broker.now + HANDSHAKE)
+        else:
+            self._upgraded()
+        if unread := session.take_unread():
+            layers.feed(unread)
+            self.server.read_on_soon(self)
+        self._watch()
+
+    def _shake_hands(self) -> bool:
+        """Go on with the TLS handshake; True when it is done, and the session reads again."""
+        layers = self.layers
+        assert layers is not None
+        try:
+            done = layers.handshake()
+        except LayerError as error:
+            self._handshake_failed(str(error))
+            return False
+        if done:
+            self._upgraded()
+        else:
+            self._transmit(layers.encode(b""))
+            self._watch()
+        return done
+
+    def _upgraded(self) -> None:
+        """Say so, with an OK through each of the new layers."""
+        layers, session = self.layers, self.session
+        assert layers is not None
+        said = layers.encode(OK) if layers.upgrade.tls else b""
+        if layers.upgrade.compresses:
+            layers.compress()
+            said += layers.encode(OK)
+        self._transmit(said)
+        self.server.context.broker.timers.cancel(self)
+        session.upgraded(layers)
+        self._wake()  # a heartbeat may have waited
+
+    def _handshake_failed(self, reason: str) -> None:
+        """TLS says why in its own words, if it can, and then a frame says it in clear."""
+        layers = self.layers
+        assert layers is not None
+        alert, self.layers = layers.encode(b""), None
+        self._transmit(alert)
+        self.server.context.broker.timers.cancel(self)
+        self.session.upgrade_failed(reason)
+
+    # --- the end
+
+    def _finish(self) -> None:
+        """Everything is said: close, but let the client read it first."""
+        if self.session.closed:
+            self.close()
+        if self._lingers or self.fd < 0:
+            return
+        self._lingers = True
+        try:
+            if self.layers is not None:
+                self._transmit(self.layers.goodbye())
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self._watch()
+        broker = self.server.context.broker
+        broker.timers.set(self, broker.now + LINGER)
+
+    def alarm(self, now: float) -> None:
+        """The client had its time: for the handshake, or to read the last error."""
+        if self._handshaking:
+            self._handshake_failed("i/o timeout")
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """At once. Frames that were never on their way go back to where they came from."""
+        if self.fd < 0:
+            return
+        if self._events:
+            self.server.epoll.unregister(self.fd)
+        del self.server.connections[self.fd]
+        self.fd = -1
+        self.server.context.buffered -= len(self._rest)
+        unsent = unsent_frames(self._sending, self._taken) + self.session.outbox.take()
+        self._sending, self._rest, self._unencoded = [], _NOTHING, _NOTHING
+        self.server.context.broker.timers.cancel(self)
+        self.session.end(unsent)
+        self.server.context.sessions.pop(self.session, None)
+        self.sock.close()
+        log.info("PROTOCOL(V2): [%s] exiting", self.session.remote)

@@ -1,0 +1,103 @@
+"""All client connections, in one task: an epoll of its own, inside trio's.
+
+A task for each connection costs a trip through the scheduler for each chunk that comes in. Here one task waits for
+the epoll's own descriptor, then works through everything that is ready with plain calls, as one round. That halves the
+CPU of a small publish (measured: 10 to 14 us against 17 to 29). TLS and compression are plain calls as well, so the
+connections that have them live here, too.
+
+It is fair: at most `EVENTS` connections and `CHUNK` bytes of each make a round, and when rounds have gone on for
+`SLICE` seconds the other tasks have their turn. An error in one session ends that session only.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import Final
+
+import trio
+
+from nsqd.protocol_v2.connection import CHUNK, Connection
+from nsqd.protocol_v2.context import Context
+from nsqd.rounds import Rounds
+
+__all__ = ["Connections"]
+
+EVENTS: Final = 64
+SLICE: Final = 0.002  # seconds
+SPIN: Final = 20  # empty looks before going to sleep: waking up an idle core takes longer than they do
+
+_IN = select.EPOLLIN
+
+
+class Connections:
+    """Serves the connections that are handed to `add`."""
+
+    def __init__(self, context: Context, rounds: Rounds) -> None:
+        self.context = context
+        self.rounds = rounds
+        self.epoll = select.epoll()
+        rounds.input_waits = self.input_waits
+        self.connections: dict[int, Connection] = {}
+        # One buffer for all: a new one of this size for each read would cost more than the read.
+        self.buffer = memoryview(bytearray(CHUNK))
+        self._undecoded: dict[Connection, None] = {}
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.epoll.register(self._bell, _IN)
+
+    def add(self, sock: socket.socket, remote: str, remote_ip: str) -> None:
+        """Take over a connected, non-blocking socket."""
+        self.rounds.begin()
+        connection = Connection(self, sock, remote, remote_ip)
+        self.connections[connection.fd] = connection
+        self.context.sessions[connection.session] = None
+        self.epoll.register(connection.fd, _IN)
+        self.rounds.end()
+
+    def input_waits(self) -> bool:
+        """Whether a connection has something that was not read yet."""
+        return any(what & _IN for _, what in self.epoll.poll(0, EVENTS))
+
+    def read_on_soon(self, connection: Connection) -> None:
+        """It has bytes that were read and not decoded: no event of its socket will tell."""
+        if not self._undecoded:
+            os.eventfd_write(self._bell, 1)
+        self._undecoded[connection] = None
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        poll, connections, rounds = self.epoll.poll, self.connections, self.rounds
+        while True:
+            await trio.lowlevel.wait_readable(self.epoll.fileno())
+            idle, slice_end = 0, trio.current_time() + SLICE
+            while idle <= SPIN:
+                events = poll(0, EVENTS)
+                if not events and not rounds.more:
+                    idle += 1
+                    continue
+                idle = 0
+                rounds.begin()
+                for fd, what in events:
+                    connection = connections.get(fd)
+                    if connection is not None:
+                        connection.on_event(what)
+                    elif fd == self._bell:
+                        self._read_on()
+                rounds.end(goes_on=True)
+                if rounds.broker.now > slice_end:
+                    await trio.lowlevel.checkpoint()
+                    slice_end = trio.current_time() + SLICE
+
+    def _read_on(self) -> None:
+        os.eventfd_read(self._bell)
+        undecoded, self._undecoded = self._undecoded, {}
+        for connection in undecoded:
+            connection.read_on()
+
+    def close_all(self) -> None:
+        """The daemon stops: every connection is closed, without a frame."""
+        self.rounds.begin()
+        for connection in list(self.connections.values()):
+            connection.close()
+        self.rounds.end()

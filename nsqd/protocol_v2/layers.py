@@ -1,0 +1,179 @@
+"""What lies between a socket and its session when a client asked for more than a plain connection. No I/O.
+
+    socket  <->  TLS  <->  snappy or deflate  <->  session
+
+`Layers` is the stack of one connection: `feed` it what the socket gave and `decode` a little at a time; `encode` what
+the session says. Both directions are plain calls, so the connections with layers live in the same loop as all others.
+
+TLS is OpenSSL on two buffers in memory. Until `handshake` has returned True nothing can be encoded or decoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import Final
+
+import attrs
+
+from nsqkit.wire.compression import (
+    CompressionError,
+    Decoder,
+    DeflateDecoder,
+    DeflateEncoder,
+    Encoder,
+    SnappyDecoder,
+    SnappyEncoder,
+)
+
+__all__ = ["LayerError", "Layers", "Upgrade"]
+
+_RECORD: Final = 16_384  # bytes that one TLS record carries
+
+
+class LayerError(Exception):
+    """What the peer sends cannot be decoded, or its handshake failed. The text is for the log, and for the peer."""
+
+
+@attrs.frozen(kw_only=True)
+class Upgrade:
+    """What a client and the daemon have agreed on in an IDENTIFY. `deflate_level`: 0 is no deflate."""
+
+    tls: bool = False
+    snappy: bool = False
+    deflate_level: int = 0
+
+    @property
+    def compresses(self) -> bool:
+        return self.snappy or self.deflate_level > 0
+
+    def __bool__(self) -> bool:
+        return self.tls or self.compresses
+
+
+class _Tls:
+    """The server's side of one TLS connection."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.object = context.wrap_bio(self._in, self._out, server_side=True)
+        self.ended = False
+
+    def handshake(self) -> bool:
+        """Go on with it; True when it is done. `LayerError`."""
+        try:
+            self.object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise LayerError(error.reason or str(error)) from error
+        return True
+
+    def feed(self, data: bytes) -> None:
+        self._in.write(data)
+
+    def decode(self, limit: int) -> bytes:
+        out: list[bytes] = []
+        size = 0
+        while size < limit and not self.ended:
+            try:
+                data = self.object.read(_RECORD)
+            except ssl.SSLWantReadError:
+                break
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                data = b""
+            except ssl.SSLError as error:
+                raise LayerError(error.reason or str(error)) from error
+            self.ended = not data
+            out.append(data)
+            size += len(data)
+        return b"".join(out)
+
+    def encode(self, data: bytes) -> bytes:
+        if data:
+            try:
+                self.object.write(data)
+            except ssl.SSLError as error:
+                raise LayerError(error.reason or str(error)) from error
+        return self._out.read()
+
+    def goodbye(self) -> bytes:
+        """The record that says that nothing more comes."""
+        with contextlib.suppress(ssl.SSLError):  # it waits for the peer's, which nobody reads
+            self.object.unwrap()
+        return self._out.read()
+
+
+class Layers:
+    """The stack of one connection. `tls`: the context of the daemon, where TLS was agreed on."""
+
+    def __init__(self, upgrade: Upgrade, tls: ssl.SSLContext | None) -> None:
+        self.upgrade = upgrade
+        self._tls: _Tls | None = None
+        if upgrade.tls:
+            assert tls is not None
+            self._tls = _Tls(tls)
+        self._encoder: Encoder | None = None
+        self._decoder: Decoder | None = None
+        self._handshaken = not upgrade.tls
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """For what /stats shows of it."""
+        return self._tls.object if self._tls is not None else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the handshake, if there is one, is done."""
+        return self._handshaken
+
+    def handshake(self) -> bool:
+        """Go on with what was fed; True when it is done. `LayerError`. What is to be sent is in `encode(b"")`."""
+        if not self._handshaken:
+            assert self._tls is not None
+            self._handshaken = self._tls.handshake()
+        return self._handshaken
+
+    def compress(self) -> None:
+        """From here on, in both directions."""
+        if self.upgrade.snappy:
+            self._encoder, self._decoder = SnappyEncoder(), SnappyDecoder()
+        elif self.upgrade.deflate_level:
+            self._encoder, self._decoder = DeflateEncoder(self.upgrade.deflate_level), DeflateDecoder()
+
+    def feed(self, data: bytes) -> None:
+        """What the socket gave."""
+        if self._tls is not None:
+            self._tls.feed(data)
+        elif self._decoder is not None:
+            self._decoder.feed(data)
+
+    def decode(self, limit: int) -> bytes:
+        """What it stands for, about `limit` bytes at the most; empty: nothing is left of it. `LayerError`."""
+        if self._decoder is None:
+            assert self._tls is not None
+            return self._tls.decode(limit)
+        try:
+            plain = self._decoder.decode(limit)
+            # Bytes of a compressed stream may stand for nothing: that is not its end.
+            while not plain and self._tls is not None and (data := self._tls.decode(limit)):
+                self._decoder.feed(data)
+                plain = self._decoder.decode(limit)
+        except CompressionError as error:
+            raise LayerError(str(error)) from error
+        return plain
+
+    @property
+    def ended(self) -> bool:
+        """Whether the peer has said, in one of the layers, that nothing more comes."""
+        return bool(self._tls and self._tls.ended) or bool(self._decoder and self._decoder.ended)
+
+    def encode(self, data: bytes) -> bytes:
+        """The bytes for the socket, and with them what TLS itself has to say."""
+        if data and self._encoder is not None:
+            data = self._encoder.encode(data)
+        return data if self._tls is None else self._tls.encode(data)
+
+    def goodbye(self) -> bytes:
+        """The last bytes for the socket."""
+        return self._tls.goodbye() if self._tls is not None and self._handshaken else b""

@@ -1,0 +1,63 @@
+"""GET /metrics: the page for Prometheus. As many series however much is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from nsqkit.exposition import Family, counter, gauge, label_set, program, render
+from nsqkit.http import Request, Response, query
+from nsqlookupd.registry import Registry
+from nsqlookupd.traffic import Traffic
+
+__all__ = ["Metrics", "metrics_page"]
+
+
+class Metrics:
+    """The handler, for one registry and its clock."""
+
+    def __init__(self, registry: Registry, clock: Callable[[], float], traffic: Traffic) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._traffic = traffic
+
+    async def get(self, request: Request) -> Response:
+        query(request)  # a malformed one is refused here too
+        return await metrics_page(self._registry, self._clock(), self._traffic)
+
+
+async def metrics_page(registry: Registry, now: float, traffic: Traffic) -> Response:
+    """The whole page; `now` is the registry's time."""
+    return await render([*_of_the_registry(registry, now), *_of_the_daemon(traffic)])
+
+
+def _of_the_registry(registry: Registry, now: float) -> Iterator[Family]:
+    yield gauge("nsqlookupd_topics", "Topics, with producers or without.", registry.topic_count)
+    yield gauge(
+        "nsqlookupd_channels", "Channels of all topics, with producers or without.", registry.channel_count
+    )
+    yield gauge(
+        "nsqlookupd_registrations",
+        "Pairs of a producer and a topic or channel that it has.",
+        registry.registration_count,
+    )
+    yield gauge("nsqlookupd_producers", "Connected nsqds.", len(registry.producers()))
+    yield gauge(
+        "nsqlookupd_nodes",
+        "Of these, those that were heard of lately: what /nodes shows.",
+        len(registry.nodes(now)),
+    )
+    yield gauge(
+        "nsqlookupd_tombstones", "Producers that are hidden in a topic.", registry.tombstone_count(now)
+    )
+
+
+def _of_the_daemon(traffic: Traffic) -> Iterator[Family]:
+    yield gauge("nsqlookupd_connections", "Open TCP connections.", traffic.connections)
+    yield counter(
+        "nsqlookupd_connections_total", "TCP connections since the start.", traffic.connections_total
+    )
+    commands = [(label_set({"command": name}), count) for name, count in sorted(traffic.commands.items())]
+    yield counter("nsqlookupd_commands_total", "Commands of nsqds, by name.", commands)
+    requests = [(label_set({"code": str(code)}), count) for code, count in sorted(traffic.requests.items())]
+    yield counter("nsqlookupd_http_requests_total", "HTTP requests, by the status of the answer.", requests)
+    yield from program("nsqlookupd")

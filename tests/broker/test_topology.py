@@ -1,0 +1,146 @@
+"""Consumers that are near come first, and those that are far get what is left."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsqd.broker import Nearness, Place
+
+from .harness import Consumer, Harness, conserved
+
+HERE = Place(region="eu", zone="eu-1")
+ZONE, REGION, FAR = Place("eu", "eu-1"), Place("eu", "eu-2"), Place("us", "us-1")
+
+
+def preferring(**options: object) -> Harness:
+    return Harness(place=HERE, **options)
+
+
+def counts(harness: Harness) -> tuple[int, int, int]:
+    channel = harness.channel()
+    return tuple(channel.deliveries_to(nearness) for nearness in Nearness)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("here", "client", "nearness"),
+    [
+        (HERE, ZONE, Nearness.ZONE),
+        (HERE, REGION, Nearness.REGION),
+        (HERE, FAR, Nearness.ELSEWHERE),
+        (HERE, Place("us", "eu-1"), Nearness.ZONE),
+        (HERE, Place("", ""), Nearness.ELSEWHERE),
+        (HERE, None, Nearness.ELSEWHERE),
+        (Place("", ""), Place("", ""), Nearness.ZONE),
+        (Place("", "z"), Place("", ""), Nearness.REGION),
+        (Place("", ""), None, Nearness.ELSEWHERE),
+    ],
+)
+def test_what_is_near(here: Place, client: Place | None, nearness: Nearness) -> None:
+    assert here.nearness_of(client) is nearness
+
+
+def test_the_nearest_with_room_gets_the_next_message() -> None:
+    harness = preferring()
+    far = harness.subscribe(rdy=10, place=FAR)
+    region = harness.subscribe(rdy=2, place=REGION)
+    zone = harness.subscribe(rdy=3, place=ZONE)
+    bodies = harness.publish_many(8)
+    assert zone.bodies() == bodies[:3]
+    assert region.bodies() == bodies[3:5]
+    assert far.bodies() == bodies[5:]
+    assert counts(harness) == (3, 2, 3)
+    harness.finish(zone)
+    harness.publish(b"again")
+    assert zone.bodies() == [b"again"]
+
+
+def test_alike_consumers_share() -> None:
+    harness = preferring()
+    zones = [harness.subscribe(rdy=100, place=ZONE) for _ in range(4)]
+    far = harness.subscribe(rdy=100, place=FAR)
+    harness.publish_many(100)
+    assert [len(zone.bodies()) for zone in zones] == [25, 25, 25, 25]
+    assert far.bodies() == []
+
+
+def test_nobody_starves_while_there_is_more_than_the_near_ones_take() -> None:
+    harness = preferring()
+    zone = harness.subscribe(rdy=1, place=ZONE)
+    others = [harness.subscribe(rdy=1, place=place) for place in (REGION, FAR, None)]
+    harness.publish_many(40)
+    for _ in range(9):
+        for consumer in (zone, *others):
+            harness.finish(consumer)
+    assert [len(consumer.received) for consumer in (zone, *others)] == [10, 10, 10, 10]
+
+
+def test_a_near_one_that_is_slow_to_read_holds_nobody_up() -> None:
+    harness = preferring()
+    zone = harness.subscribe(rdy=1000, place=ZONE, mark=100)
+    zone.taking = False
+    far = harness.subscribe(rdy=1000, place=FAR)
+    for number in range(20):
+        harness.publish(b"%020d" % number)
+    assert len(far.received) >= 15
+    assert len(zone.unsent) + len(far.received) == 20
+
+
+def test_requeued_and_old_messages_go_to_the_nearest_too() -> None:
+    harness = preferring(mem_queue_size=0)
+    harness.create()
+    harness.publish_many(20)
+    far = harness.subscribe(rdy=5, place=FAR)
+    assert len(far.bodies()) == 5
+    zone = harness.subscribe(rdy=100, place=ZONE)
+    assert len(zone.bodies()) == 15
+    harness.requeue(far, far.in_flight[0])
+    assert (len(zone.bodies()), far.bodies()) == (1, [])
+
+
+def test_what_was_delivered_to_those_who_have_left_still_counts() -> None:
+    harness = preferring()
+    zone = harness.subscribe(rdy=3, place=ZONE)
+    harness.publish_many(3)
+    harness.disconnect(zone)
+    region = harness.subscribe(rdy=1, place=REGION)
+    harness.finish(region)
+    assert counts(harness) == (3, 2, 0)
+    harness.disconnect(region)
+    assert counts(harness) == (3, 2, 0)
+    assert harness.channel().delivery_count == 5
+
+
+def test_without_the_experiment_all_are_alike() -> None:
+    harness = Harness()
+    zone = harness.subscribe(rdy=100, place=ZONE)
+    far = harness.subscribe(rdy=100, place=FAR)
+    harness.publish_many(10)
+    assert (len(zone.received), len(far.received)) == (5, 5)
+    assert counts(harness) == (0, 0, 10)
+
+
+@given(
+    rdys=st.lists(st.tuples(st.sampled_from([ZONE, REGION, FAR, None]), st.integers(0, 5)), max_size=6),
+    messages=st.integers(1, 30),
+)
+def test_a_message_goes_far_only_when_no_near_one_has_room(
+    rdys: list[tuple[Place | None, int]], messages: int
+) -> None:
+    harness = preferring()
+    consumers: list[Consumer] = [harness.subscribe(rdy=rdy, place=place) for place, rdy in rdys]
+    harness.create()
+    harness.publish_many(messages)
+    left = messages
+    for nearness in Nearness:
+        alike = [c for c in consumers if c.subscription.nearness is nearness]
+        room = sum(consumer.subscription.rdy for consumer in alike)
+        assert sum(len(consumer.received) for consumer in alike) == min(left, room)
+        left -= min(left, room)
+    assert harness.channel().depth == left
+    for consumer in itertools.islice(consumers, 3):
+        harness.disconnect(consumer)
+    assert conserved(harness.channel())

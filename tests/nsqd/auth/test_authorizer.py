@@ -1,0 +1,375 @@
+"""Asking real HTTP servers: what is sent, which answers count, and that no server can keep a client waiting."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from attrs import define, field
+
+from nsqd.auth import AuthFailed, Authorizer, AuthRequest, AuthState
+from nsqd.options import NsqdOptions
+from nsqkit.http.fetch import MAX_BODY, Fetcher, FetchOptions
+from nsqkit.listeners import with_tls
+from tests.nsqkit.certificates import Certificates
+
+SECRET = "s3cr3t"
+REQUEST = AuthRequest(secret=SECRET, remote_ip="10.0.0.7")
+GOOD = b'{"ttl":60,"identity":"joe","authorizations":[{"topic":"t","channels":[".*"],"permissions":["publish"]}]}'
+
+
+def response(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    lines = "".join(f"{line}\r\n" for line in headers)
+    return f"HTTP/1.1 {status}\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@define
+class AuthServer:
+    """Says the same to everybody; `then` keeps the connection open behind it."""
+
+    said: bytes = response(GOOD)
+    stays: bool = False
+    port: int = 0
+    requests: list[tuple[str, dict[str, str], bytes]] = field(factory=list)
+    """First line, headers, body."""
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        data = b""
+        try:
+            while b"\r\n\r\n" not in data:
+                data += await _some(stream)
+            head, _, body = data.partition(b"\r\n\r\n")
+            first, *lines = head.decode().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            while len(body) < int(headers.get("content-length", "0")):
+                body += await _some(stream)
+            self.requests.append((first, headers, body))
+            await stream.send_all(self.said)
+            if self.stays:
+                await trio.sleep_forever()
+        except trio.BrokenResourceError:
+            pass
+
+
+async def _some(stream: trio.abc.Stream) -> bytes:
+    data = await stream.receive_some(1 << 16)
+    if not data:
+        raise trio.BrokenResourceError
+    return bytes(data)
+
+
+@asynccontextmanager
+async def running(*servers: AuthServer, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        for server in servers:
+            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            server.port = listeners[0].socket.getsockname()[1]
+            served = listeners if tls is None else with_tls(listeners, tls)
+            nursery.start_soon(trio.serve_listeners, server.serve, served)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def authorizer(
+    *addresses: str, method: str = "get", request_timeout: float = 5.0, root_ca_file: str = ""
+) -> Authorizer:
+    options = NsqdOptions(auth_http_addresses=list(addresses), auth_http_request_method=method)
+    fetch = Fetcher(FetchOptions(request_timeout=request_timeout, tls_root_ca_file=root_ca_file))
+    return Authorizer(options, fetch)
+
+
+async def test_an_answer_is_a_state() -> None:
+    server = AuthServer()
+    async with running(server):
+        before = trio.current_time()
+        state = await authorizer(server.address).query(REQUEST)
+    assert isinstance(state, AuthState)
+    assert (state.identity, state.permission_count, state.allows("t", "")) == ("joe", 1, True)
+    assert before + 60 <= state.expires <= trio.current_time() + 60
+
+
+@pytest.mark.parametrize(
+    ("request_", "query"),
+    [
+        (REQUEST, "common_name=&remote_ip=10.0.0.7&secret=s3cr3t&tls=false"),
+        (
+            AuthRequest(secret=b"a b&c=\xff/+~", remote_ip="::1", tls=True, common_name="Jörg <x>"),
+            "common_name=J%C3%B6rg+%3Cx%3E&remote_ip=%3A%3A1&secret=a+b%26c%3D%FF%2F%2B~&tls=true",
+        ),
+        (AuthRequest(secret=b"x", remote_ip=""), "common_name=&remote_ip=&secret=x&tls=false"),
+    ],
+)
+async def test_get(request_: AuthRequest, query: str) -> None:
+    server = AuthServer()
+    async with running(server):
+        await authorizer(server.address).query(request_)
+    [(first, headers, body)] = server.requests
+    assert (first, body) == (f"GET /auth?{query} HTTP/1.1", b"")
+    assert headers["accept"] == "application/vnd.nsq; version=1.0"
+    assert headers["host"] == server.address
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [("/check", "/check?common_name="), ("/check?a=b", "/check?a=b?common_name="), ("", "/?common_name=")],
+)
+async def test_a_full_url_is_taken_as_it_is(path: str, line: str) -> None:
+    """The question mark comes behind it whatever it has already, as with the original."""
+    server = AuthServer()
+    async with running(server):
+        await authorizer(f"http://{server.address}{path}").query(REQUEST)
+    assert server.requests[0][0].startswith(f"GET {line}")
+
+
+async def test_post() -> None:
+    server = AuthServer()
+    async with running(server):
+        await authorizer(server.address, method="post").query(
+            AuthRequest(secret=b"s\xff<", remote_ip="10.0.0.7", tls=True, common_name="cn")
+        )
+    [(first, headers, body)] = server.requests
+    assert first == "POST /auth HTTP/1.1"
+    assert headers["content-type"] == "application/json"
+    text = '{"common_name":["cn"],"remote_ip":["10.0.0.7"],"secret":["s\ufffd\\u003c"],"tls":["true"]}'
+    assert body == text.encode()
+
+
+async def test_user_and_password_of_a_url_are_used(caplog: pytest.LogCaptureFixture) -> None:
+    server = AuthServer(response(b"", "500 Internal Server Error"))
+    async with running(server):
+        with pytest.raises(AuthFailed):
+            await authorizer(f"http://joe:pass@{server.address}/auth?key=k3y").query(REQUEST)
+    assert server.requests[0][1]["authorization"] == "Basic am9lOnBhc3M="
+    assert f"AUTH: http://{server.address}/auth - status 500" in caplog.messages
+    assert not any("pass" in line or "k3y" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://joe:pa/ss@h:1/", "http://joe:pass@h:99999/", "joe:pass@[::/auth"]
+)
+async def test_an_address_that_is_none_is_not_repeated(
+    caplog: pytest.LogCaptureFixture, address: str
+) -> None:
+    with pytest.raises(AuthFailed):
+        await authorizer(address, request_timeout=1.0).query(REQUEST)
+    assert len(caplog.messages) == 1
+    assert "pa" not in caplog.messages[0].removesuffix("this address and this request make no valid URL")
+
+
+@pytest.mark.parametrize("start", [0, 1, 2])
+async def test_round_the_list_from_a_random_one(monkeypatch: pytest.MonkeyPatch, start: int) -> None:
+    bad, worse, good = AuthServer(response(b"", "403 Forbidden")), AuthServer(b"what?\r\n\r\n"), AuthServer()
+    servers = (bad, worse, good)
+    monkeypatch.setattr(random, "randrange", lambda count: start)
+    async with running(*servers):
+        state = await authorizer(*[server.address for server in servers]).query(REQUEST)
+    assert state.identity == "joe"
+    assert [len(server.requests) for server in servers] == [start <= 0, start <= 1, 1]
+
+
+async def test_addresses_may_change() -> None:
+    server = AuthServer()
+    options = NsqdOptions()
+    asked = Authorizer(options, Fetcher(FetchOptions()))
+    assert not asked.enabled
+    with pytest.raises(AuthFailed):
+        await asked.query(REQUEST)
+    async with running(server):
+        options.auth_http_addresses = [server.address]
+        assert asked.enabled
+        assert (await asked.query(REQUEST)).identity == "joe"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (response(GOOD, "201 Created"), "status 201"),
+        (response(GOOD, "404 Not Found"), "status 404"),
+        (response(GOOD, "403 Forbidden"), "status 403"),
+        (response(b'{"https_port":0}', "403 Forbidden"), "status 403"),
+        (response(b"", "302 Found", "Location: http://127.0.0.1:1/auth"), "status 302"),
+        (response(b'{"ttl":1.0}'), "bad JSON"),
+        (response(b'{"ttl":0}'), "invalid TTL 0"),
+        (response(GOOD.replace(b"publish", b"everything")), "unknown permission 'everything'"),
+        (response(GOOD.replace(b'"t"', b'"("')), "unable to compile topic '('"),
+        (response(GOOD.replace(b".*", b"*")), "unable to compile channel '*'"),
+        (response(GOOD)[:-1], "peer closed connection"),
+        (b"", "Server disconnected"),
+        (b"NSQ what?\r\n\r\n", "illegal status line"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (MAX_BODY + 1) + GOOD, "more than 1048576 bytes"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000, "Receive buffer too long"),
+    ],
+)
+async def test_answers_that_let_nobody_in(said: bytes, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    server = AuthServer(said)
+    async with running(server):
+        with pytest.raises(AuthFailed, match="no auth server has given a usable answer"):
+            await authorizer(server.address).query(REQUEST)
+    [line] = [record.getMessage() for record in caplog.records if record.name.startswith("nsq.")]
+    assert line.startswith(f"AUTH: {server.address} - ")
+    assert reason in line
+    assert SECRET not in line
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "no such host.example:80", "http://", "ftp://127.0.0.1/x", ""]
+)
+async def test_nobody_there(address: str) -> None:
+    with pytest.raises(AuthFailed):
+        await authorizer(address, request_timeout=2.0).query(REQUEST)
+
+
+async def _raises_nothing_but_auth_failed(asked: Authorizer) -> None:
+    with pytest.raises(AuthFailed):
+        await asked.query(REQUEST)
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"], ids=["silent", "in the middle"]
+)
+async def test_a_slow_server_is_left_in_time(said: bytes) -> None:
+    server = AuthServer(said, stays=True)
+    async with running(server):
+        before = trio.current_time()
+        await _raises_nothing_but_auth_failed(authorizer(server.address, request_timeout=0.2))
+        assert trio.current_time() - before < 2
+
+
+async def test_a_drip_is_left_in_time() -> None:
+    """Each byte keeps a read time-out from passing; the request as a whole has a limit, too."""
+
+    async def drip(stream: trio.SocketStream) -> None:
+        try:
+            await _some(stream)
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")
+            while True:
+                await stream.send_all(b" ")
+                await trio.sleep(0.02)
+        except (trio.BrokenResourceError, OSError):
+            pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, drip, 0)
+        address = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        before = trio.current_time()
+        await _raises_nothing_but_auth_failed(authorizer(address, request_timeout=0.3))
+        assert trio.current_time() - before < 2
+        nursery.cancel_scope.cancel()
+
+
+@define
+class Silence:
+    """What a fetcher is to the authorizer, with nobody at the other end."""
+
+    asked: int = 0
+    at_once: int = 0
+    most: int = 0
+
+    async def __call__(self, url: str, **_: object) -> tuple[int, bytes]:
+        self.asked += 1
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        try:
+            await trio.sleep(20)
+        finally:
+            self.at_once -= 1
+        raise OSError("nobody")
+
+
+async def test_many_silent_servers_are_left_in_time_altogether(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    silence = Silence()
+    options = NsqdOptions(auth_http_addresses=[f"a{number}:80" for number in range(10)])
+    before = trio.current_time()
+    await _raises_nothing_but_auth_failed(Authorizer(options, silence))  # type: ignore[arg-type]
+    assert trio.current_time() - before == 30
+    assert silence.asked == 2
+
+
+async def test_a_crowd_waits_for_its_turn_and_not_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    silence = Silence()
+    asked = Authorizer(NsqdOptions(auth_http_addresses=["a:80"]), silence)  # type: ignore[arg-type]
+    before = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(300):
+            nursery.start_soon(_raises_nothing_but_auth_failed, asked)
+    assert trio.current_time() - before == 30
+    assert silence.most == 64
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def _server_context(certificates: Certificates) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificates.server.configure_cert(context)
+    return context
+
+
+async def test_https_with_the_root_ca_file(certificates: Certificates) -> None:
+    server = AuthServer()
+    async with running(server, tls=_server_context(certificates)):
+        trusting = authorizer(f"https://{server.address}/auth", root_ca_file=certificates.root_ca_file)
+        assert (await trusting.query(REQUEST)).identity == "joe"
+        await _raises_nothing_but_auth_failed(authorizer(f"https://{server.address}/auth"))
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+@pytest.mark.parametrize("form", ["{}", "http://{}/auth"])
+async def test_a_server_with_tls_only_is_asked_over_tls(
+    certificates: Certificates, method: str, form: str
+) -> None:
+    secure = AuthServer()
+    async with running(secure, tls=_server_context(certificates)):
+        said = json.dumps({"message": "TLS_REQUIRED", "https_port": secure.port}).encode()
+        plain = AuthServer(response(said, "403 Forbidden"))
+        async with running(plain):
+            asked = authorizer(
+                form.format(plain.address), method=method, root_ca_file=certificates.root_ca_file
+            )
+            assert (await asked.query(REQUEST)).identity == "joe"
+    assert [request[0] for request in plain.requests] == [request[0] for request in secure.requests]
+    assert [request[2] for request in plain.requests] == [request[2] for request in secure.requests]
+
+
+async def test_over_tls_a_403_is_final(certificates: Certificates) -> None:
+    secure = AuthServer(response(b'{"https_port":1}', "403 Forbidden"))
+    async with running(secure, tls=_server_context(certificates)):
+        asked = authorizer(f"https://{secure.address}/auth", root_ca_file=certificates.root_ca_file)
+        await _raises_nothing_but_auth_failed(asked)
+    assert len(secure.requests) == 1
+
+
+async def test_a_root_ca_file_that_is_gone_lets_nobody_in(tmp_path: Path) -> None:
+    asked = authorizer("https://127.0.0.1:1/auth", root_ca_file=str(tmp_path / "gone.pem"))
+    await _raises_nothing_but_auth_failed(asked)
+
+
+async def test_the_secret_is_in_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Of ours, and of nothing of httpx that the daemons show (from WARNING on)."""
+    server = AuthServer(response(SECRET.encode()))
+    with caplog.at_level(logging.DEBUG, "nsq"):
+        async with running(server):
+            for method in ("get", "post"):
+                await _raises_nothing_but_auth_failed(authorizer(server.address, method=method))
+        long = AuthRequest(secret=SECRET * 20_000, remote_ip="")
+        with pytest.raises(AuthFailed):
+            await authorizer(server.address).query(long)
+    shown = [r for r in caplog.records if r.name.startswith("nsq") or r.levelno >= logging.WARNING]
+    assert len(shown) == 3
+    assert not any(SECRET in record.getMessage() for record in shown)
+    assert SECRET not in repr(long)

@@ -12,10 +12,11 @@ Rules:
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, NoReturn
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, NoReturn, TypeVar
 
 import attrs
 import trio
@@ -23,8 +24,8 @@ import trio
 from nsqkit.client import Address, ClientOptions, parse_client_option
 from nsqkit.discovery import registry_url
 from nsqkit.logging import get_logger, stamped_line
-from nsqkit.options import STRINGS, OptionError, option
-from nsqkit.version import VERSION
+from nsqkit.options import STRINGS, OptionError, load, option
+from nsqkit.version import VERSION, version_line
 from nsqkit.wire import is_valid_name
 
 __all__ = [
@@ -33,11 +34,15 @@ __all__ = [
     "Fatal",
     "check_names",
     "check_nsqd_addresses",
+    "check_positive",
     "check_sources",
     "client_options",
+    "consumer_options",
     "handle_signals",
+    "read_flags",
     "refuse",
     "run",
+    "write_all",
 ]
 
 _log = get_logger(__name__)
@@ -93,27 +98,45 @@ class ConsumerFlags:
     )
 
 
-def check_sources(flags: ConsumerFlags) -> None:
+FlagsT = TypeVar("FlagsT", bound=attrs.AttrsInstance)
+
+
+def read_flags(cls: type[FlagsT], *, program: str, synopsis: str, example: str) -> FlagsT:
+    """The flags of this process, or its end: after `--help`, `--version` or a mistake. Values are not checked."""
+    return load(
+        cls,
+        sys.argv[1:],
+        program=program,
+        version=version_line(program, built_with=False),
+        synopsis=synopsis,
+        example=example,
+        config_file=False,
+    )
+
+
+def check_sources(
+    nsqds: Sequence[str], registries: Sequence[str], nsqd_flag: str = "nsqd-tcp-address"
+) -> None:
     """Refuse (`OptionError`) anything but addresses of exactly one kind."""
-    if not flags.nsqd_tcp_addresses and not flags.lookupd_http_addresses:
-        raise OptionError("--nsqd-tcp-address or --lookupd-http-address required")
-    if flags.nsqd_tcp_addresses and flags.lookupd_http_addresses:
-        raise OptionError("use --nsqd-tcp-address or --lookupd-http-address not both")
-    check_nsqd_addresses(flags.nsqd_tcp_addresses)
-    for address in flags.lookupd_http_addresses:
+    if not nsqds and not registries:
+        raise OptionError(f"--{nsqd_flag} or --lookupd-http-address required")
+    if nsqds and registries:
+        raise OptionError(f"use --{nsqd_flag} or --lookupd-http-address not both")
+    check_nsqd_addresses(nsqds, nsqd_flag)
+    for address in registries:
         try:
             registry_url(address, "lookup")
         except ValueError as error:
             raise OptionError(f"--lookupd-http-address: {error}") from None
 
 
-def check_nsqd_addresses(addresses: Iterable[str]) -> None:
+def check_nsqd_addresses(addresses: Iterable[str], flag: str = "nsqd-tcp-address") -> None:
     """Refuse (`OptionError`) what is not host and port."""
     for address in addresses:
         try:
             Address.parse(address)
         except ValueError as error:
-            raise OptionError(f"--nsqd-tcp-address: {error}") from None
+            raise OptionError(f"--{flag}: {error}") from None
 
 
 def check_names(flag: str, names: Iterable[str]) -> None:
@@ -121,6 +144,21 @@ def check_names(flag: str, names: Iterable[str]) -> None:
     for name in names:
         if not is_valid_name(name):
             raise OptionError(f"--{flag} is invalid: {name!r}")
+
+
+def check_positive(flags: attrs.AttrsInstance, *names: str) -> None:
+    """Refuse (`OptionError`) 0 and less of these flags, in the words that scripts look for."""
+    for name in names:
+        if getattr(flags, name.replace("-", "_")) <= 0:
+            raise OptionError(f"--{name} should be positive")
+
+
+def consumer_options(program: str, flags: ConsumerFlags, *, max_in_flight: int) -> ClientOptions:
+    """The options of a tool's consumers: as `client_options`, and no message is ever given up."""
+    options = client_options(program, ["max_attempts,0", *flags.consumer_opts], max_in_flight=max_in_flight)
+    if options.heartbeat_interval <= 0:
+        raise OptionError("a consumer cannot do without heartbeats")
+    return options
 
 
 def client_options(program: str, texts: Iterable[str], **fixed: Any) -> ClientOptions:
@@ -149,15 +187,21 @@ def refuse(reason: object) -> NoReturn:
     sys.exit(1)
 
 
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    """Run a tool on trio to its end. A `Fatal` in it, however deep, is logged and ends the program with 1."""
+def run(main: Callable[[], Awaitable[None]], tell: Callable[[str], object] | None = None) -> None:
+    """Run a tool on trio to its end. A `Fatal` in it, however deep, ends the program with 1.
+
+    Its text is logged, or given to `tell`.
+    """
     reason: Fatal | None = None
     try:
         trio.run(main)
     except* Fatal as group:
         reason = _first(group)
     if reason is not None:
-        _log.critical("%s", reason)
+        if tell is None:
+            _log.critical("%s", reason)
+        else:
+            tell(str(reason))
         sys.exit(1)
 
 
@@ -165,6 +209,12 @@ def _first(group: BaseExceptionGroup[Fatal]) -> Fatal:
     for error in group.exceptions:
         return _first(error) if isinstance(error, BaseExceptionGroup) else error
     raise AssertionError("a group is never empty")
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it, waiting as long as that takes: for a worker thread, or where it is known not to wait."""
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 async def handle_signals(

@@ -8,10 +8,8 @@ who falls asleep (a pager) stops the messages, but not the heartbeats.
 
 from __future__ import annotations
 
-import os
 import random
 import select
-import sys
 from functools import partial
 
 import attrs
@@ -19,17 +17,18 @@ import trio
 
 from nsqkit.client import ClientOptions, Consumer
 from nsqkit.logging import LogLevel, configure, get_logger
-from nsqkit.options import STRINGS, OptionError, check_bounds, load, option
-from nsqkit.version import version_line
+from nsqkit.options import STRINGS, OptionError, check_bounds, option
 from nsqtools.common import (
     ConsumerFlags,
     Fatal,
     check_names,
     check_sources,
-    client_options,
+    consumer_options,
     handle_signals,
+    read_flags,
     refuse,
     run,
+    write_all,
 )
 
 __all__ = ["TailFlags", "main"]
@@ -71,15 +70,7 @@ class TailFlags(ConsumerFlags):
 
 def main() -> None:
     """Show messages until a signal comes or enough were shown: exit code 0. 1: stdout cannot be written."""
-    flags = load(
-        TailFlags,
-        sys.argv[1:],
-        program=PROGRAM,
-        version=version_line(PROGRAM, built_with=False),
-        synopsis=_SYNOPSIS,
-        example=_EXAMPLE,
-        config_file=False,
-    )
+    flags = read_flags(TailFlags, program=PROGRAM, synopsis=_SYNOPSIS, example=_EXAMPLE)
     try:
         options = validate(flags)
     except OptionError as error:
@@ -90,7 +81,7 @@ def main() -> None:
 
 def validate(flags: TailFlags) -> ClientOptions:
     """Refuse (`OptionError`) what cannot work, choose the channel, and give the options of the consumers."""
-    check_sources(flags)
+    check_sources(flags.nsqd_tcp_addresses, flags.lookupd_http_addresses)
     if not flags.topics:
         raise OptionError("--topic required")
     if not flags.channel:
@@ -100,11 +91,7 @@ def validate(flags: TailFlags) -> ClientOptions:
     check_bounds(flags)
     if 0 < flags.n < flags.max_in_flight:
         flags.max_in_flight = flags.n
-    texts = ["max_attempts,0", *flags.consumer_opts]
-    options = client_options(PROGRAM, texts, max_in_flight=flags.max_in_flight)
-    if options.heartbeat_interval <= 0:
-        raise OptionError("a consumer cannot do without heartbeats")
-    return options
+    return consumer_options(PROGRAM, flags, max_in_flight=flags.max_in_flight)
 
 
 @attrs.define(eq=False)
@@ -159,10 +146,10 @@ class Tail:
     async def _show(self, line: bytes) -> None:
         try:
             if len(line) <= select.PIPE_BUF and not self._busy.locked() and _is_ready(self.stdout):
-                _write(self.stdout, line)
+                write_all(self.stdout, line)
             else:
                 async with self._busy:
-                    await trio.to_thread.run_sync(_write, self.stdout, line, abandon_on_cancel=True)
+                    await trio.to_thread.run_sync(write_all, self.stdout, line, abandon_on_cancel=True)
         except OSError as error:
             raise Fatal(f"failed to write to stdout - {error.strerror or error}") from error
 
@@ -172,11 +159,6 @@ def _is_ready(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(0))
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 if __name__ == "__main__":

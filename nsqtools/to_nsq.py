@@ -12,13 +12,14 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
 
 from nsqkit.client import ClientOptions, NSQError, Producer
-from nsqkit.logging import LogLevel, configure, get_logger
+from nsqkit.logging import get_logger
 from nsqkit.options import STRING, STRINGS, OptionError, load, option
 from nsqtools.common import (
     CLIENT_OPTIONS,
@@ -30,6 +31,7 @@ from nsqtools.common import (
     refuse,
     run,
 )
+from nsqtools.progress import Figures, Progress
 
 __all__ = ["Records", "Throttle", "ToNsqFlags", "main"]
 
@@ -95,8 +97,10 @@ def main() -> None:
         options = validate(flags)
     except OptionError as error:
         refuse(error)
-    configure(LogLevel.INFO, "")
-    run(Pump(flags, options).run)
+    pump = Pump(flags, options)
+    # Beside what somebody types, a line that moves is in the way.
+    with Progress(PROGRAM, pump.figures, wanted=not os.isatty(pump.stdin)) as progress:
+        run(partial(pump.run, progress))
 
 
 def validate(flags: ToNsqFlags) -> ClientOptions:
@@ -124,14 +128,21 @@ class Pump:
     _reading: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     """Cancelled by a signal: the record that is being published is the last one."""
     _publishing: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _done: int = 0
+    _in_flight: int = 0
 
-    async def run(self) -> None:
+    async def run(self, progress: Progress) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(handle_signals, self._reading.cancel, self._leave)
+            nursery.start_soon(progress.run)
             async with self._connected():
                 with self._reading:
                     await self._publish_all()
             nursery.cancel_scope.cancel()
+
+    def figures(self) -> Figures:
+        """For the progress line."""
+        return Figures(self._done, self._in_flight)
 
     def _leave(self) -> None:
         self._publishing.cancel()
@@ -166,7 +177,9 @@ class Pump:
                 await trio.sleep_until(throttle.take(trio.current_time()))
             await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(shield=True) as self._publishing:  # an orderly stop waits for the answer
+                self._in_flight = 1
                 await self._publish(record)
+                self._done, self._in_flight = self._done + 1, 0
 
     async def _publish(self, record: bytes) -> None:
         async with trio.open_nursery() as nursery:

@@ -26,7 +26,7 @@ from nsqkit.options import (
     option,
 )
 from nsqkit.version import version_line
-from nsqtools.common import ConsumerFlags, check_names, check_sources, client_options
+from nsqtools.common import ConsumerFlags, check_names, check_positive, check_sources, consumer_options
 
 __all__ = ["PROGRAM", "ToFileFlags", "load", "validate"]
 
@@ -195,8 +195,8 @@ def validate(flags: ToFileFlags, arguments: Sequence[str]) -> ClientOptions:
         raise OptionError(f"unknown arguments: [{' '.join(arguments)}]")
     if not flags.channel:
         raise OptionError("--channel is required")
-    _check_positive(flags)
-    check_sources(flags)
+    check_positive(flags, "http-client-connect-timeout", "http-client-request-timeout", "sync-interval")
+    check_sources(flags.nsqd_tcp_addresses, flags.lookupd_http_addresses)
     if not 1 <= flags.gzip_level <= 9:
         raise OptionError(f"invalid --gzip-level value ({flags.gzip_level}), should be 1-9")
     if not flags.topics and not flags.topic_pattern:
@@ -205,17 +205,7 @@ def validate(flags: ToFileFlags, arguments: Sequence[str]) -> ClientOptions:
         raise OptionError("--lookupd-http-address must be specified when no --topic specified")
     _check_names(flags)
     check_bounds(flags)
-    texts = ["max_attempts,0", *flags.consumer_opts]
-    options = client_options(PROGRAM, texts, max_in_flight=flags.max_in_flight)
-    if options.heartbeat_interval <= 0:
-        raise OptionError("a consumer cannot do without heartbeats")
-    return options
-
-
-def _check_positive(flags: ToFileFlags) -> None:
-    for name in ("http-client-connect-timeout", "http-client-request-timeout", "sync-interval"):
-        if getattr(flags, name.replace("-", "_")) <= 0:
-            raise OptionError(f"--{name} should be positive")
+    return consumer_options(PROGRAM, flags, max_in_flight=flags.max_in_flight)
 
 
 def _check_names(flags: ToFileFlags) -> None:

@@ -15,14 +15,15 @@ import trio
 
 from nsqkit.client import ClientOptions, Consumer
 from nsqkit.discovery import Discovery, DiscoveryFailed
-from nsqkit.logging import configure, get_logger
+from nsqkit.logging import get_logger
 from nsqkit.options import OptionError
 from nsqkit.wire import is_valid_name
 from nsqtools.common import handle_signals, refuse, run
 from nsqtools.nsq_to_file.archive import Archive
 from nsqtools.nsq_to_file.files import FileSettings, TopicFiles, make_folders
 from nsqtools.nsq_to_file.names import format_time, host_identifier, name_template
-from nsqtools.nsq_to_file.options import ToFileFlags, load, validate
+from nsqtools.nsq_to_file.options import PROGRAM, ToFileFlags, load, validate
+from nsqtools.progress import Figures, Progress
 
 __all__ = ["main"]
 
@@ -44,8 +45,9 @@ def main() -> None:
         settings = prepare_folders(flags)
     except OptionError as error:
         refuse(error)
-    configure(flags.log_level, flags.log_prefix)
-    run(Program(flags, options, settings).run)
+    program = Program(flags, options, settings)
+    with Progress(PROGRAM, program.figures, flags.log_level, flags.log_prefix) as progress:
+        run(partial(program.run, progress))
 
 
 def prepare_folders(flags: ToFileFlags) -> FileSettings:
@@ -85,15 +87,24 @@ class Program:
     def __attrs_post_init__(self) -> None:
         self._pattern = re.compile(self.flags.topic_pattern)
 
-    async def run(self) -> None:
+    async def run(self, progress: Progress) -> None:
         async with trio.open_nursery() as nursery:
             leave = nursery.cancel_scope.cancel
             grace = self.options.stop_timeout + LAST_SYNC_S
             await nursery.start(partial(handle_signals, self._stop, leave, self._hang_up, grace=grace))
+            nursery.start_soon(progress.run)
             async with trio.open_nursery() as archives:
                 with self._finding:
                     await (self._given_topics if self.flags.topics else self._find_topics)(archives)
             leave()
+
+    def figures(self) -> Figures:
+        """For the progress line; done is what is on disk."""
+        archives = self._archives.values()
+        return Figures(
+            sum(archive.files.synced for archive in archives),
+            sum(archive.consumer.stats().in_flight for archive in archives),
+        )
 
     def _start(self, topics: list[str], archives: trio.Nursery) -> None:
         """Begin with those that match and have no archive yet."""

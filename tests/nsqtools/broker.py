@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
 
-__all__ = ["bodies", "clients", "publish", "wait_finished", "wait_subscribed"]
+__all__ = ["bodies", "clients", "fill", "publish", "wait_finished", "wait_subscribed"]
 
 
 def bodies(first: int, last: int) -> list[bytes]:
@@ -20,6 +20,12 @@ def publish(nsqd: Daemon, topic: str, messages: Sequence[bytes]) -> None:
     """Publish a batch, and see that it was accepted."""
     status, answer = nsqd.request("POST", f"/mpub?topic={topic}", b"\n".join(messages))
     assert (status, answer) == (200, b"OK")
+
+
+def fill(nsqd: Daemon, topic: str, channel: str, messages: Sequence[bytes]) -> None:
+    """Publish a batch for a consumer that is still to come."""
+    nsqd.create_channel(topic, channel)
+    publish(nsqd, topic, messages)
 
 
 def clients(nsqd: Daemon, topic: str, channel: str) -> list[dict[str, object]]:

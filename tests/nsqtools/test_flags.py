@@ -1,4 +1,4 @@
-"""The command lines of the three tools: what is refused, with which words and which exit code."""
+"""The command lines of the tools: what is refused, with which words and which exit code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import pytest
 from nsqkit.client import ClientOptions
 from nsqkit.options import OptionError
 from nsqkit.version import VERSION
-from nsqtools import nsq_tail, to_nsq
+from nsqtools import nsq_stat, nsq_tail, nsq_to_http, nsq_to_nsq, to_nsq
 from nsqtools.common import client_options
 from nsqtools.nsq_to_file import program as nsq_to_file
 from nsqtools.nsq_to_file.options import load, validate
+from nsqtools.nsq_to_http.options import ToHttpFlags, parse_headers
+from nsqtools.nsq_to_nsq.options import NsqToNsqFlags
+from nsqtools.nsq_to_nsq.options import validate as validate_nsq_to_nsq
 
 NSQD = "-nsqd-tcp-address=127.0.0.1:4150"
 LOOKUPD = "--lookupd-http-address=127.0.0.1:4161"
@@ -29,7 +32,22 @@ MAINS: dict[str, Callable[[], None]] = {
     "nsq_tail": nsq_tail.main,
     "to_nsq": to_nsq.main,
     "nsq_to_file": nsq_to_file.main,
+    "nsq_stat": nsq_stat.main,
+    "nsq_to_http": nsq_to_http.main,
+    "nsq_to_nsq": nsq_to_nsq.main,
 }
+
+NSQD_HTTP = "-nsqd-http-address=127.0.0.1:4151"
+POST = "-post=http://127.0.0.1/"
+STAT = ["-topic=t", "-channel=c"]
+TO_HTTP = ["-topic=t", NSQD]
+TO_NSQ = ["-topic=t", NSQD, "-destination-nsqd-tcp-address=127.0.0.2:4150"]
+BOTH_REQUIRED = "--topic and --channel are required"
+NO_SCHEME = "error - address should not contain scheme"
+NO_HEADER = "--header value format should be 'key=value', with a colon between them ('Name: value'), not "
+HTTP_MODES = "--mode must be one of round-robin, hostpool, epsilon-greedy, multicast, not 'hostpol'"
+NSQ_MODES = "--mode must be one of round-robin, hostpool, epsilon-greedy, not 'multicast'"
+CIRCLE = "messages would go round in circles: 127.0.0.1:4150 is both a source and a destination"
 
 REFUSED = [
     ("nsq_tail", ["-topic=t"], ONE_OF_BOTH),
@@ -97,6 +115,75 @@ REFUSED = [
     ("nsq_to_file", ["-topic=t", NSQD, "-filename-format=<TOPIC>.log", "-rotate-size=5"], NO_REV),
     ("nsq_to_file", ["-topic=t", NSQD, "-filename-format=<TOPIC>.log", "-rotate-interval=5s"], NO_REV),
     ("nsq_to_file", ["-topic=t", NSQD, "-filename-format=<TOPIC>.log", "-work-dir=/w"], NO_REV),
+    ("nsq_stat", [NSQD_HTTP, "-topic=t"], BOTH_REQUIRED),
+    ("nsq_stat", [NSQD_HTTP, "-channel=t"], BOTH_REQUIRED),
+    ("nsq_stat", [NSQD_HTTP, *STAT, "-interval=0"], "--interval should be positive"),
+    ("nsq_stat", [NSQD_HTTP, *STAT, "-count=0"], "--count should be positive"),
+    ("nsq_stat", [NSQD_HTTP, *STAT, "-count=-1"], "--count should be positive"),
+    (
+        "nsq_stat",
+        [NSQD_HTTP, *STAT, "-http-client-connect-timeout=0"],
+        "--http-client-connect-timeout should be positive",
+    ),
+    ("nsq_stat", STAT, "--nsqd-http-address or --lookupd-http-address required"),
+    (
+        "nsq_stat",
+        [NSQD_HTTP, LOOKUPD, *STAT],
+        "use --nsqd-http-address or --lookupd-http-address not both",
+    ),
+    ("nsq_stat", [*STAT, "-nsqd-http-address=http://a:1"], f"--nsqd-http-address {NO_SCHEME}"),
+    ("nsq_stat", [*STAT, "-lookupd-http-address=https://a:1"], f"--lookupd-http-address {NO_SCHEME}"),
+    ("nsq_stat", [*STAT, "-nsqd-http-address=a"], "--nsqd-http-address: missing port in address 'a'"),
+    ("nsq_stat", ["-topic=a b", "-channel=c", NSQD_HTTP], "--topic is invalid: 'a b'"),
+    ("nsq_to_http", [NSQD, POST], BOTH_REQUIRED),
+    ("nsq_to_http", [*TO_HTTP, POST, "-channel="], BOTH_REQUIRED),
+    ("nsq_to_http", ["-topic=t", POST], ONE_OF_BOTH),
+    ("nsq_to_http", [*TO_HTTP, LOOKUPD, POST], NOT_BOTH),
+    ("nsq_to_http", TO_HTTP, "--get or --post required"),
+    ("nsq_to_http", [*TO_HTTP, POST, "-get=http://a/%s"], "use --get or --post not both"),
+    ("nsq_to_http", [*TO_HTTP, "-get=http://a/"], "invalid GET address - must be a printf string"),
+    ("nsq_to_http", [*TO_HTTP, "-get=http://a/%s%s"], "invalid GET address - must be a printf string"),
+    ("nsq_to_http", [*TO_HTTP, "-post=ftp://a/"], "--post: not the URL of an HTTP server: 'ftp://a/'"),
+    ("nsq_to_http", [*TO_HTTP, "-post=a:80"], "--post: not the URL of an HTTP server: 'a:80'"),
+    (
+        "nsq_to_http",
+        [*TO_HTTP, "-get=http://a:x/%s"],
+        "--get: not the URL of an HTTP server: 'http://a:x/%s'",
+    ),
+    ("nsq_to_http", [*TO_HTTP, POST, "-mode=hostpol"], HTTP_MODES),
+    ("nsq_to_http", [*TO_HTTP, POST, "-sample=1.1"], "ERROR: --sample must be between 0.0 and 1.0"),
+    ("nsq_to_http", [*TO_HTTP, POST, "-sample=-0.1"], "ERROR: --sample must be between 0.0 and 1.0"),
+    (
+        "nsq_to_http",
+        [*TO_HTTP, "-get=http://a/%s", "-content-type=text/x"],
+        "--content-type only used with --post",
+    ),
+    ("nsq_to_http", [*TO_HTTP, POST, "-content-type="], "--content-type requires a value when used"),
+    ("nsq_to_http", [*TO_HTTP, POST, "-header=a=b"], f"{NO_HEADER}'a=b'"),
+    ("nsq_to_http", [*TO_HTTP, POST, "-header=a b: c"], f"{NO_HEADER}'a b: c'"),
+    ("nsq_to_http", [*TO_HTTP, POST, "-header=a: b\r\nc: d"], NO_HEADER + r"'a: b\r\nc: d'"),
+    ("nsq_to_http", [*TO_HTTP, POST, "-n=0"], "--n must be between 1 and 10000, not 0"),
+    (
+        "nsq_to_http",
+        [*TO_HTTP, POST, "-http-client-request-timeout=0"],
+        "--http-client-request-timeout should be positive",
+    ),
+    ("nsq_to_nsq", [NSQD], BOTH_REQUIRED),
+    ("nsq_to_nsq", [*TO_NSQ, "-channel="], BOTH_REQUIRED),
+    ("nsq_to_nsq", [*TO_NSQ, "-topic=/"], "--topic is invalid: '/'"),
+    ("nsq_to_nsq", [*TO_NSQ, "-destination-topic=/"], "--destination-topic is invalid: '/'"),
+    ("nsq_to_nsq", [*TO_NSQ, "-channel=/"], "--channel is invalid: '/'"),
+    ("nsq_to_nsq", ["-topic=t"], ONE_OF_BOTH),
+    ("nsq_to_nsq", [*TO_NSQ, LOOKUPD], NOT_BOTH),
+    ("nsq_to_nsq", ["-topic=t", NSQD], "--destination-nsqd-tcp-address required"),
+    (
+        "nsq_to_nsq",
+        [*TO_NSQ, "-destination-nsqd-tcp-address=a"],
+        "--destination-nsqd-tcp-address: missing port in address 'a'",
+    ),
+    ("nsq_to_nsq", [*TO_NSQ, "-mode=multicast"], NSQ_MODES),
+    ("nsq_to_nsq", [*TO_NSQ, "-require-json-value=x"], "--require-json-value needs --require-json-field"),
+    ("nsq_to_nsq", [*TO_NSQ, "-destination-nsqd-tcp-address=127.0.0.1:4150"], CIRCLE),
 ]
 
 MISTAKES = [
@@ -109,6 +196,11 @@ MISTAKES = [
     ("nsq_to_file", ["-consumer-opt", "max_attempts,x"], 'invalid value "max_attempts,x" for flag'),
     ("nsq_to_file", ["-sync-interval=30"], 'invalid value "30" for flag -sync-interval: parse error\n'),
     ("to_nsq", ["-version"], "flag provided but not defined: -version\n"),
+    ("nsq_stat", ["-count=x"], 'invalid value "x" for flag -count: parse error\n'),
+    ("nsq_to_http", ["-consumer-opt=nope"], 'invalid value "nope" for flag -consumer-opt: unknown option'),
+    ("nsq_to_http", ["-sample=x"], 'invalid value "x" for flag -sample: parse error\n'),
+    ("nsq_to_nsq", ["-consumer-opt=nope"], 'invalid value "nope" for flag -consumer-opt: unknown option'),
+    ("nsq_to_nsq", ["-producer-opt=nope"], 'invalid value "nope" for flag -producer-opt: unknown option'),
     ("to_nsq", ["-producer-opt=sample_rate,100"], 'invalid value "sample_rate,100" for flag -producer-opt'),
 ]
 
@@ -154,7 +246,7 @@ def test_mistakes(
     assert f"\n{name} - " in err
 
 
-@pytest.mark.parametrize("name", ["nsq_tail", "nsq_to_file"])
+@pytest.mark.parametrize("name", sorted(MAINS.keys() - {"to_nsq"}))
 def test_version(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On stdout, and it wins over everything that parses."""
     assert call(name, ["-version", "word"], monkeypatch) == 0
@@ -169,7 +261,7 @@ def test_help_teaches(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert out == ""
     assert err.startswith(f"{name} - ")
     assert f"  {name} --topic" in err or f"| {name} --topic" in err
-    assert "max_attempts" in err or name == "to_nsq"
+    assert "max_attempts" in err or name in ("to_nsq", "nsq_stat")
     assert max(map(len, err.splitlines())) <= 115
 
 
@@ -196,6 +288,45 @@ def test_messages_are_never_given_up_by_default() -> None:
     assert validate(parsed.options, parsed.arguments).max_attempts == 0
     parsed = load(["-topic=t", NSQD, "-consumer-opt=max_attempts,9"])
     assert validate(parsed.options, parsed.arguments).max_attempts == 9
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([], {"Content-Type": "application/octet-stream"}),
+        (["A:b:c", "a: d "], {"Content-Type": "application/octet-stream", "a": "d"}),
+        (["content-type: text/x"], {"content-type": "text/x"}),
+        (["A:"], {"Content-Type": "application/octet-stream", "A": ""}),
+    ],
+)
+def test_headers(headers: list[str], expected: dict[str, str]) -> None:
+    """The last of several of one name counts; the tool's own can be replaced."""
+    flags = ToHttpFlags(topic="t", nsqd_tcp_addresses=["a:1"], post=["http://a/"], headers=headers)
+    assert parse_headers(flags) == expected
+
+
+def test_a_circle_is_seen_only_where_there_is_one() -> None:
+    """Another topic, or another nsqd, is none."""
+    flags = NsqToNsqFlags(
+        topics=["t"],
+        nsqd_tcp_addresses=["a:1"],
+        destination_nsqd_tcp_addresses=["a:1"],
+        destination_topic="u",
+    )
+    validate_nsq_to_nsq(flags)
+    flags.topics.append("u")
+    with pytest.raises(OptionError, match="round in circles"):
+        validate_nsq_to_nsq(flags)
+
+
+def test_forwarders_never_give_up_and_wait_for_a_while() -> None:
+    """Unless they are told otherwise."""
+    flags = NsqToNsqFlags(topics=["t"], nsqd_tcp_addresses=["a:1"], destination_nsqd_tcp_addresses=["b:1"])
+    consuming, publishing = validate_nsq_to_nsq(flags)
+    assert (consuming.max_attempts, consuming.max_in_flight) == (0, 200)
+    assert (publishing.publish_timeout, publishing.at_least_once) == (15.0, True)
+    flags.producer_opts = ["publish_timeout,1s"]
+    assert validate_nsq_to_nsq(flags)[1].publish_timeout == 1.0
 
 
 def tail_options(**changes: object) -> tuple[nsq_tail.TailFlags, ClientOptions]:

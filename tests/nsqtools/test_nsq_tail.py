@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsqkit.version import VERSION
-from tests.nsqtools.broker import bodies, clients, publish, wait_finished, wait_subscribed
+from tests.nsqtools.broker import bodies, clients, fill, publish, wait_finished, wait_subscribed
 from tests.nsqtools.tool import Tool, command, run_tool
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
@@ -121,3 +121,26 @@ def test_many_messages(shared_nsqd: Daemon, topic: str) -> None:
     done = run_tool("nsq_tail", f"-topic={topic}", "-channel=c", "-n=5000", address(shared_nsqd))
     assert (done.returncode, done.stdout.splitlines()) == (0, sent)
     assert shared_nsqd.unfinished(topic, "c") == 0
+
+
+def test_killed_in_mid_stream(nsqd: Daemon, tmp_path: Path) -> None:
+    """kill -9 of the tool, twice, and of nsqd: every message is shown; at no time is one in neither place."""
+    sent = bodies(0, 20_000)
+    fill(nsqd, "t", "c", sent)
+    in_mid_stream = 0
+    flags = ["-consumer-opt=msg_timeout,1s", "-consumer-opt=max_reconnect_delay,200ms", "-max-in-flight=20"]
+    with Tool(tmp_path, "nsq_tail", "-topic=t", "-channel=c", address(nsqd), *flags) as tail:
+        for number in (1_000, 6_000):
+            tail.wait_for_output(sent[number])
+            tail.kill()
+            in_mid_stream += sent[-1] not in tail.output
+            assert len(set(tail.output.split())) + nsqd.unfinished("t", "c") >= len(sent)
+            tail.start()
+        tail.wait_for_output(sent[12_000])
+        nsqd.kill()
+        in_mid_stream += sent[-1] not in tail.output
+        nsqd.start()
+        wait_finished(nsqd, "t", "c")
+        assert tail.terminate() == 0
+    assert set(sent) <= set(tail.output.split())
+    assert in_mid_stream

@@ -137,6 +137,19 @@ def test_nsqd_comes_back(nsqd: Daemon, tmp_path: Path) -> None:
     assert list(dict.fromkeys(found)) == sent
 
 
+def test_killed_in_mid_stream(nsqd: Daemon, tmp_path: Path) -> None:
+    """kill -9: what is published is the beginning of the stream, without a hole and each record once."""
+    sent = bodies(0, 20_000)
+    (tmp_path / "stream").write_bytes(b"\n".join(sent))
+    with (tmp_path / "stream").open("rb") as stream:
+        with Tool(tmp_path, "to_nsq", "-topic=t", address(nsqd), stdin=stream.fileno()) as tool:
+            wait_until(lambda: _held(nsqd, "t") > 200, 10.0, "some messages")
+            tool.kill()
+        count = _held(nsqd, "t")
+        assert count < len(sent)
+        assert published(nsqd, "t") == sent[:count]
+
+
 def test_introduces_itself(shared_nsqd: Daemon, topic: str, tmp_path: Path) -> None:
     """As the tool that it is."""
     with Tool(tmp_path, "to_nsq", f"-topic={topic}", address(shared_nsqd), stdin=subprocess.PIPE) as tool:

@@ -1,0 +1,149 @@
+"""The flags of nsq_to_http, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections.abc import Iterable
+from typing import Final
+
+import attrs
+
+from nsqkit.client import ClientOptions
+from nsqkit.options import DURATION, STRINGS, OptionError, check_bounds, option
+from nsqtools.common import check_names, check_positive, check_sources, consumer_options
+from nsqtools.hosts import CHOICES
+from nsqtools.timings import StatusFlags
+
+__all__ = ["EXAMPLE", "MULTICAST", "PROGRAM", "SYNOPSIS", "ToHttpFlags", "parse_headers", "validate"]
+
+PROGRAM: Final = "nsq_to_http"
+MULTICAST: Final = "multicast"
+_OCTETS: Final = "application/octet-stream"
+SYNOPSIS: Final = "hands the messages of a topic to HTTP servers, each message a request"
+EXAMPLE: Final = """
+# each message as the body of a POST, to two servers by turns; one that fails is left alone for a while
+nsq_to_http --topic=orders --nsqd-tcp-address=127.0.0.1:4150 \\
+    --post=http://10.0.0.1:8080/orders --post=http://10.0.0.2:8080/orders --content-type=application/json
+# each message as a part of the URL of a GET
+nsq_to_http --topic=clicks --lookupd-http-address=127.0.0.1:4161 --get='http://10.0.0.1/count?click=%s'
+
+A message is finished only when a server has said yes: any 2xx to a POST, 200 to a GET. Everything else (no
+connection, no answer in time, another status) requeues it, to be tried again after default_requeue_delay times
+the attempts, and slows the whole down (backoff). It is never given up. So a server may get a message twice, but
+none is lost.
+SIGTERM and SIGINT wait for the requests that are on their way, and end.
+"""
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_FORMAT: Final = "--header value format should be 'key=value'"
+
+
+@attrs.define(kw_only=True)
+class ToHttpFlags(StatusFlags):
+    """The flags of nsq_to_http; the groups are those of the help."""
+
+    topic: str = option("", placeholder="TOPIC", help="Topic to consume.")
+    channel: str = option("nsq_to_http", placeholder="CHANNEL", help="Channel to consume.")
+    max_in_flight: int = option(
+        200, minimum=1, help="Messages that may be here at a time; more than -n wait here, not in nsqd."
+    )
+    n: int = option(100, minimum=1, maximum=10_000, help="Requests on their way at a time.")
+    sample: float = option(
+        1.0,
+        placeholder="PART",
+        help="The part of the messages to send, from 0.0 to 1.0, chosen by chance. The others are finished "
+        "without being sent.",
+    )
+
+    post: list[str] = option(
+        kind=STRINGS, group="Where to", placeholder="URL", help="A server to POST message bodies to."
+    )
+    get: list[str] = option(
+        kind=STRINGS,
+        group="Where to",
+        placeholder="URL",
+        help="A server to GET from, instead of --post. The one %s in the URL is replaced by the message body, "
+        "escaped as in a query (a blank is a '+').",
+    )
+    mode: str = option(
+        "hostpool",
+        group="Where to",
+        placeholder="MODE",
+        help="Which of several servers gets a message. round-robin: by turns. hostpool: by turns, but one that "
+        "failed is left alone for 30s, then for twice as long each time, up to 15m. epsilon-greedy: as hostpool, "
+        "but fast ones get more. multicast: each message goes to every server, one after the other; when one "
+        "fails, all of them get it again later. (NSQ's own nsq_to_http takes any unknown word, such as a "
+        "misspelt one, for multicast; here that is an error.)",
+    )
+    content_type: str = option(
+        _OCTETS, group="Where to", placeholder="TYPE", help="The Content-Type of a POST."
+    )
+    headers: list[str] = option(
+        kind=STRINGS,
+        flag="header",
+        group="Where to",
+        placeholder="NAME:VALUE",
+        help="A header to add to each request, or to replace one of its own with: --header='X-Token: abc'.",
+    )
+    http_client_connect_timeout: int = option(
+        "2s", kind=DURATION, group="Where to", help="For connecting to a server."
+    )
+    http_client_request_timeout: int = option(
+        "20s",
+        kind=DURATION,
+        group="Where to",
+        help="For a whole request, redirects included. A message that takes longer than nsqd waits "
+        "(msg_timeout) is touched meanwhile.",
+    )
+
+
+def validate(flags: ToHttpFlags) -> ClientOptions:
+    """Refuse (`OptionError`) what cannot work, and give the options of the consumer."""
+    if not flags.topic or not flags.channel:
+        raise OptionError("--topic and --channel are required")
+    if flags.content_type != _OCTETS and flags.get:
+        raise OptionError("--content-type only used with --post")
+    if not flags.content_type:
+        raise OptionError("--content-type requires a value when used")
+    check_sources(flags.nsqd_tcp_addresses, flags.lookupd_http_addresses)
+    if not flags.get and not flags.post:
+        raise OptionError("--get or --post required")
+    if flags.get and flags.post:
+        raise OptionError("use --get or --post not both")
+    if any(url.count("%s") != 1 for url in flags.get):
+        raise OptionError("invalid GET address - must be a printf string")
+    _check_urls("get", flags.get)
+    _check_urls("post", flags.post)
+    if flags.mode not in (*CHOICES, MULTICAST):
+        raise OptionError(f"--mode must be one of {', '.join((*CHOICES, MULTICAST))}, not {flags.mode!r}")
+    if not 0.0 <= flags.sample <= 1.0:
+        raise OptionError("ERROR: --sample must be between 0.0 and 1.0")
+    parse_headers(flags)
+    check_names("topic", [flags.topic])
+    check_names("channel", [flags.channel])
+    check_positive(flags, "http-client-connect-timeout", "http-client-request-timeout")
+    check_bounds(flags)
+    return consumer_options(PROGRAM, flags, max_in_flight=flags.max_in_flight)
+
+
+def parse_headers(flags: ToHttpFlags) -> dict[str, str]:
+    """Names and values of `--header`, and the content type of a POST. `OptionError` for what is no header."""
+    headers = {"Content-Type": flags.content_type} if flags.post else {}
+    for text in flags.headers:
+        name, colon, value = (part.strip() for part in text.partition(":"))
+        if not colon or not _TOKEN.fullmatch(name) or not value.isprintable() or not value.isascii():
+            raise OptionError(f"{_HEADER_FORMAT}, with a colon between them ('Name: value'), not {text!r}")
+        headers = {old: kept for old, kept in headers.items() if old.lower() != name.lower()} | {name: value}
+    return headers
+
+
+def _check_urls(flag: str, urls: Iterable[str]) -> None:
+    for url in urls:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise OptionError(f"--{flag}: not the URL of an HTTP server: {url!r}")

@@ -1,0 +1,172 @@
+"""Which messages pass, and what of them: by the fields of the JSON object that a body is. Pure functions.
+
+Without any rule a body passes unchanged, byte for byte, whatever it is; also with a required field alone. Only a
+whitelist makes a new body.
+
+Reading is Go's, as the senders of this field expect: bytes that are no UTF-8 and halves of surrogate pairs become
+U+FFFD, the last of several equal keys counts, NaN is no JSON, a number beyond the range of a float is none either.
+With one difference: **integers of 64 bits stay what they are**. (Go reads every number as a float, so that an id such
+as 9007199254740993 comes out as another one.)
+
+Writing is Go's, to the byte: keys sorted at every level, no blanks, `<`, `>`, `&` and the two line separators of
+Unicode escaped, integral numbers without a fraction, others as the shortest text that gives the same float.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection
+from decimal import Decimal
+from typing import Any, Final, NoReturn
+
+import attrs
+
+from nsqkit.options import FLOAT
+
+__all__ = ["Filter", "NotPassed", "Unreadable", "to_json"]
+
+_INT64: Final = 1 << 63
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_LONGEST_INT: Final = len(str(-_INT64))
+_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+
+
+class NotPassed(Exception):
+    """The message is not for the destination: it is dropped. The text is why; empty if that needs no line."""
+
+
+class Unreadable(Exception):
+    """It cannot be told whether the message is for the destination: it must be kept."""
+
+
+@attrs.frozen(kw_only=True)
+class Filter:
+    """The rules of one run."""
+
+    required_field: str = ""
+    """Empty: none is required."""
+    required_value: str = ""
+    """Empty: any value will do."""
+    whitelist: Collection[str] = ()
+    """Empty: all fields, and the body as it is."""
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it matters what bodies are."""
+        return bool(self.required_field or self.whitelist)
+
+    def apply(self, body: bytes) -> bytes:
+        """What to publish for this body. Raises `NotPassed`, `Unreadable`."""
+        if not self.looks_inside:
+            return body
+        fields = _read_object(body)
+        if self.required_field:
+            self._check_required(fields)
+        if not self.whitelist:
+            return body
+        chosen = {name: _whole_if_integral(fields[name]) for name in self.whitelist if name in fields}
+        return to_json(chosen).encode()
+
+    def _check_required(self, fields: dict[str, Any]) -> None:
+        if self.required_field not in fields:
+            if self.required_value:
+                raise Unreadable(f"there is no field {self.required_field!r} to check the value of")
+            raise NotPassed
+        if self.required_value and not _equals(fields[self.required_field], self.required_value):
+            raise NotPassed
+
+
+def _equals(value: Any, text: str) -> bool:
+    """Whether a field has this value: as a string, or as a number if it is one."""
+    if isinstance(value, str):
+        return value == text
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        number = FLOAT.from_text(text)
+    except ValueError:
+        return False
+    if isinstance(value, int) and text.lstrip("+-").isdigit():
+        return value == int(text)
+    return bool(value == number)
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(
+            body.decode("utf-8", "replace"),
+            parse_constant=_refuse_constant,
+            parse_float=_read_float,
+            parse_int=_read_integer,
+        )
+    except RecursionError:
+        raise Unreadable("its JSON is nested too deeply") from None
+    except ValueError as error:
+        raise NotPassed(f"it is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise NotPassed("it is no JSON object")
+    return value
+
+
+def _read_integer(text: str) -> int | float:
+    if len(text) <= _LONGEST_INT and -_INT64 <= (value := int(text)) < _INT64:
+        return value
+    return _read_float(text)
+
+
+def _read_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"a number out of range: {text[:30]}")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def _whole_if_integral(value: Any) -> Any:
+    """As the original does with the fields themselves, and not with what is nested in them."""
+    if isinstance(value, float) and value.is_integer() and -_INT64 <= value < _INT64:
+        return int(value)
+    return value
+
+
+def to_json(value: Any) -> str:
+    """JSON as Go writes it, of what was read here. Raises `Unreadable` when it is nested too deeply."""
+    try:
+        return _write(value)
+    except RecursionError:
+        raise Unreadable("its JSON is nested too deeply") from None
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, dict):
+        fields = sorted((_clean(name), field) for name, field in value.items())
+        return "{" + ",".join(f"{_write(name)}:{_write(field)}" for name, field in fields) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_write, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(_clean(value), ensure_ascii=False).translate(_ESCAPES)
+    if isinstance(value, float):
+        return _write_float(value)
+    return json.dumps(value)  # an integer, true, false, null
+
+
+def _write_float(value: float) -> str:
+    if value == 0 or 1e-6 <= abs(value) < 1e21:
+        text = format(Decimal(repr(value)), "f")
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return repr(value).replace("e-0", "e-")
+
+
+def _clean(text: str) -> str:
+    return _SURROGATE.sub("\ufffd", text)

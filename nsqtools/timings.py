@@ -1,0 +1,100 @@
+"""The lines that `--status-every` asks for: how long the last so many requests took.
+
+    [aggregate]: finished 250 - 99th: 11.39ms - 95th: 11.39ms - avg: 10.76ms
+
+With several hosts there is a line for each of them as well, `[HOST]: ...`, after so many of its own. Only
+what succeeded is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from nsqkit.logging import get_logger
+from nsqkit.options import option
+from nsqtools.common import ConsumerFlags
+
+__all__ = ["StatusFlags", "StatusLines", "Timings"]
+
+TOO_FEW: Final = 100
+"""Below this many, a 99th percentile is only the slowest of them."""
+
+_log = get_logger(__name__)
+
+
+@attrs.define(kw_only=True)
+class StatusFlags(ConsumerFlags):
+    """The flags of every consumer that writes these lines."""
+
+    status_every: int = option(
+        250,
+        minimum=0,
+        maximum=1_000_000,
+        help="Log how long requests took (99th and 95th percentile, average) after every so many; 0: never.",
+    )
+
+
+@attrs.define(eq=False)
+class Timings:
+    """The times of requests to one host, or to all of them."""
+
+    prefix: str
+    every: int
+    _seconds: list[float] = attrs.field(factory=list)
+
+    def add(self, seconds: float) -> str | None:
+        """Count one; gives the line when it completes a row of `every`."""
+        self._seconds.append(seconds)
+        if len(self._seconds) < self.every:
+            return None
+        ordered = sorted(self._seconds)
+        self._seconds.clear()
+        average = sum(ordered) / len(ordered)
+        return (
+            f"[{self.prefix}]: finished {len(ordered)}"
+            f" - 99th: {_percentile(ordered, 99) * 1000:.2f}ms"
+            f" - 95th: {_percentile(ordered, 95) * 1000:.2f}ms"
+            f" - avg: {average * 1000:.2f}ms"
+        )
+
+
+@attrs.define(eq=False)
+class StatusLines:
+    """The times of requests to some hosts, each and together, written to the log."""
+
+    hosts: Sequence[str]
+    every: int
+    """0: nothing is counted or written."""
+    _all: Timings = attrs.field(init=False)
+    _each: dict[str, Timings] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._all = Timings("aggregate", self.every)
+        several = len(self.hosts) > 1
+        self._each = {host: Timings(host, self.every) for host in self.hosts if several}
+        if 0 < self.every < TOO_FEW:
+            _log.warning("--status-every=%d: percentiles of less than %d say little", self.every, TOO_FEW)
+
+    def add(self, host: str, seconds: float) -> None:
+        """A request to a host took so long; for a message that is not done with that."""
+        if self.every and host in self._each:
+            _tell(self._each[host].add(seconds))
+
+    def add_all(self, seconds: float) -> None:
+        """A message took so long."""
+        if self.every:
+            _tell(self._all.add(seconds))
+
+
+def _tell(line: str | None) -> None:
+    if line is not None:
+        _log.info("%s", line)
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    """The least of the times that so many percent of them do not exceed."""
+    return ordered[math.ceil(len(ordered) * percent / 100) - 1]

@@ -1,0 +1,168 @@
+"""Which bodies pass nsq_to_nsq, and what of them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsqtools.nsq_to_nsq.json_filter import Filter, NotPassed, Unreadable, to_json
+
+NOT_OBJECTS = [b"", b"x", b"1", b"null", b"[]", b'"a"', b'{"a":1', b'{"a":NaN}', b'{"a":1e999}', b'{"a":1}{}']
+
+
+@given(st.binary())
+def test_no_rules_change_nothing(body: bytes) -> None:
+    """Whatever a body is."""
+    assert Filter().apply(body) == body
+
+
+@pytest.mark.parametrize("body", NOT_OBJECTS)
+@pytest.mark.parametrize("rules", [Filter(required_field="a"), Filter(whitelist=["a"])])
+def test_what_is_no_object_is_dropped(rules: Filter, body: bytes) -> None:
+    """With a reason for the log."""
+    with pytest.raises(NotPassed, match="it is no JSON"):
+        rules.apply(body)
+
+
+def test_required_field() -> None:
+    """Any value will do, and the body passes byte for byte."""
+    rules = Filter(required_field="a")
+    body = b' { "b" : 1.0, "a" : null , "c": "<" } '
+    assert rules.apply(body) == body
+    with pytest.raises(NotPassed) as dropped:
+        rules.apply(b'{"b":1}')
+    assert str(dropped.value) == "", "it is what the rule is for: no line in the log"
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (b'{"a":"x"}', "x"),
+        (b'{"a":"12"}', "12"),
+        (b'{"a":12}', "12"),
+        (b'{"a":12.0}', "12"),
+        (b'{"a":12}', "1.2e1"),
+        (b'{"a":-0.5}', "-.5"),
+        (b'{"a":9007199254740993}', "9007199254740993"),
+        (b'{"a":1e22}', "10000000000000000000000"),
+        ('{"a":"ä"}'.encode(), "ä"),
+        (b'{"a":1,"a":2}', "2"),
+    ],
+)
+def test_required_value(body: bytes, wanted: str) -> None:
+    """A string as it is, a number as a number."""
+    assert Filter(required_field="a", required_value=wanted).apply(body) == body
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (b'{"a":"X"}', "x"),
+        (b'{"a":"12.0"}', "12"),
+        (b'{"a":13}', "12"),
+        (b'{"a":9007199254740993}', "9007199254740992"),
+        (b'{"a":true}', "true"),
+        (b'{"a":true}', "1"),
+        (b'{"a":null}', "null"),
+        (b'{"a":[1]}', "1"),
+        (b'{"a":1}', "one"),
+        (b'{"a":1}', "0_1"),
+        (b'{"a":1}', "1 "),
+    ],
+)
+def test_other_values_are_dropped(body: bytes, wanted: str) -> None:
+    """Without a line; other types than these two never match."""
+    with pytest.raises(NotPassed, match=r"^$"):
+        Filter(required_field="a", required_value=wanted).apply(body)
+
+
+def test_missing_field_whose_value_matters() -> None:
+    """An error, not a drop."""
+    with pytest.raises(Unreadable, match="no field 'a'"):
+        Filter(required_field="a", required_value="x").apply(b'{"b":1}')
+
+
+@pytest.mark.parametrize(
+    ("body", "published"),
+    [
+        ('{"b":1,"a":2,"x":3}', '{"a":2,"b":1}'),
+        ('{"x":3}', "{}"),
+        ('{"a":1.0}', '{"a":1}'),
+        ('{"a":-0.0}', '{"a":0}'),
+        ('{"a":[-0.0]}', '{"a":[-0]}'),
+        ('{"a":6.458916304923773e16}', '{"a":64589163049237728}'),
+        ('{"a":[6.458916304923773e16]}', '{"a":[64589163049237730]}'),
+        ('{"a":1e22}', '{"a":1e+22}'),
+        ('{"a":1e20}', '{"a":100000000000000000000}'),
+        ('{"a":1e21}', '{"a":1e+21}'),
+        ('{"a":12345678901234567890}', '{"a":12345678901234567000}'),
+        ('{"a":9007199254740993}', '{"a":9007199254740993}'),
+        ('{"a":-9223372036854775808}', '{"a":-9223372036854775808}'),
+        ('{"a":0.000001}', '{"a":0.000001}'),
+        ('{"a":0.0000001}', '{"a":1e-7}'),
+        ('{"a":1.5e-10}', '{"a":1.5e-10}'),
+        ('{"a":3.14}', '{"a":3.14}'),
+        ('{"a":"<a href=\'x\'>&\\u2028\\u2029"}', '{"a":"\\u003ca href=\'x\'\\u003e\\u0026\\u2028\\u2029"}'),
+        (
+            '{"a":"\\u00e4\\/\\"\\\\\\n\\r\\t\\b\\f\\u0001\\u007f"}',
+            '{"a":"ä/\\"\\\\\\n\\r\\t\\b\\f\\u0001\x7f"}',
+        ),
+        ('{"a":"\\ud800"}', '{"a":"\ufffd"}'),
+        ('{"a":"\\ud83d\\ude00"}', '{"a":"😀"}'),
+        (
+            '{"a":{"z":[1,2.50,null,true,{"y":0,"b":"&"}],"a":false}}',
+            '{"a":{"a":false,"z":[1,2.5,null,true,{"b":"\\u0026","y":0}]}}',
+        ),
+        ('{"a":1,"a":2}', '{"a":2}'),
+    ],
+)
+def test_whitelist_writes_as_go_does(body: str, published: str) -> None:
+    """To the byte; but integers of 64 bits stay exact."""
+    assert Filter(whitelist=["b", "a"]).apply(body.encode()).decode() == published
+
+
+def test_bytes_that_are_no_utf8() -> None:
+    """Become U+FFFD in a new body, and stay in one that passes."""
+    assert Filter(whitelist=["a"]).apply(b'{"a":"x\xff"}') == '{"a":"x\ufffd"}'.encode()
+    assert Filter(required_field="a").apply(b'{"a":"x\xff"}') == b'{"a":"x\xff"}'
+
+
+def test_both_rules() -> None:
+    """The required field need not be on the whitelist."""
+    rules = Filter(required_field="a", required_value="1", whitelist=["b"])
+    assert rules.apply(b'{"a":1,"b":2}') == b'{"b":2}'
+
+
+def test_nested_too_deeply() -> None:
+    """It may be all right: it is kept, not dropped."""
+    with pytest.raises(Unreadable, match="too deeply"):
+        Filter(whitelist=["a"]).apply(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(-(2**53), 2**53)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text("ab<é"), values, max_size=3),
+)
+
+
+@given(JSON)
+def test_what_is_written_means_the_same(value: object) -> None:
+    """To any other reader."""
+    text = to_json(value)
+    assert json.loads(text) == value
+    assert not set(text) & set("<>&\u2028\u2029")
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_floats_are_exact(value: float) -> None:
+    """Read again they are the same, sign of zero included."""
+    again = float(to_json(value))
+    assert (again, math.copysign(1, again)) == (value, math.copysign(1, value))

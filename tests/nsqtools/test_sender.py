@@ -1,0 +1,204 @@
+"""One message, one request: what counts as taken, and what goes over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+import trio
+
+from nsqkit.http import Request, Response, text
+from nsqkit.version import VERSION
+from nsqtools.http_client import HttpFailed
+from nsqtools.nsq_to_http.sender import Sender, open_sender
+from tests.nsqtools.http_target import Target, never
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    """A server."""
+    with Target() as target:
+        yield target
+
+
+def sending(
+    *, is_get: bool = False, timeout_s: float = 5.0, headers: dict[str, str] | None = None
+) -> AbstractAsyncContextManager[Sender]:
+    """A sender."""
+    return open_sender(
+        "nsq_to_http",
+        is_get=is_get,
+        headers=headers or {},
+        connect_timeout_s=1.0,
+        timeout_s=timeout_s,
+    )
+
+
+def header(request: Request, name: bytes) -> bytes | None:
+    """One header."""
+    return request.header(name)
+
+
+async def test_post(target: Target) -> None:
+    """The body byte for byte; connections are kept."""
+    async with sending(headers={"Content-Type": "a/b", "X-Token": "t"}) as sender:
+        for body in (b"one", b"\x00\xff\r\n", b"x" * 300_000):
+            await sender.send(target.url("/in?a=%20b"), body)
+    assert target.bodies == [b"one", b"\x00\xff\r\n", b"x" * 300_000]
+    request = target.requests[0]
+    assert (request.method, request.target) == ("POST", b"/in?a=%20b")
+    assert header(request, b"user-agent") == f"nsq_to_http v{VERSION}".encode()
+    assert (header(request, b"content-type"), header(request, b"x-token")) == (b"a/b", b"t")
+    assert len({request.remote for request in target.requests}) == 1
+
+
+async def test_own_user_agent(target: Target) -> None:
+    """In any letters."""
+    async with sending(headers={"user-agent": "me"}) as sender:
+        await sender.send(target.url(), b"x")
+    found = [value for name, value in target.requests[0].headers if name == b"user-agent"]
+    assert found == [b"me"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"a b+c&d=e/f?g#h%", b"a+b%2Bc%26d%3De%2Ff%3Fg%23h%25"),
+        (b"-_.~'*()!", b"-_.~%27%2A%28%29%21"),
+        (b"\x00\xff\n", b"%00%FF%0A"),
+    ],
+)
+async def test_get(target: Target, body: bytes, expected: bytes) -> None:
+    """The body escaped as in a query; the rest of the URL stays as it is."""
+    async with sending(is_get=True) as sender:
+        await sender.send(target.url("/p%2Fq?x=%s&y=%20"), body)
+    assert target.requests[0].target == b"/p%2Fq?x=" + expected + b"&y=%20"
+    assert target.requests[0].body == b""
+    assert header(target.requests[0], b"content-type") is None
+
+
+@pytest.mark.parametrize(
+    ("status", "post", "get"),
+    [(200, True, True), (204, True, False), (299, True, False), (300, False, False), (404, False, False)],
+)
+async def test_statuses(target: Target, status: int, post: bool, get: bool) -> None:
+    """Any 2xx to a POST, only 200 to a GET."""
+    target.answer = lambda request: Response(status)
+    for is_get, taken, url in ((False, post, target.url()), (True, get, target.url("/%s"))):
+        async with sending(is_get=is_get) as sender:
+            if taken:
+                await sender.send(url, b"x")
+            else:
+                with pytest.raises(HttpFailed, match=f"got status code {status}"):
+                    await sender.send(url, b"x")
+
+
+def redirect(status: int, to: str) -> Response:
+    """Elsewhere."""
+    return Response(status, headers=((b"Location", to.encode()),))
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "body"),
+    [(301, "POST", b"x"), (302, "POST", b"x"), (307, "POST", b"x"), (308, "POST", b"x"), (303, "GET", b"")],
+)
+async def test_redirects_do_not_lose_the_body(target: Target, status: int, method: str, body: bytes) -> None:
+    """Only "see other" means that it was taken."""
+    target.answer = lambda request: redirect(status, "/there") if request.path == "/" else text("OK")
+    async with sending(headers={"Content-Type": "a/b"}) as sender:
+        await sender.send(target.url("/"), b"x")
+    assert [request.path for request in target.requests] == ["/", "/there"]
+    assert (target.requests[1].method, target.requests[1].body) == (method, body)
+
+
+async def test_redirects_of_a_get(target: Target) -> None:
+    """Are followed."""
+    target.answer = lambda request: redirect(301, "/there?x") if request.path == "/" else text("OK")
+    async with sending(is_get=True) as sender:
+        await sender.send(target.url("/?%s"), b"x")
+    assert [request.target for request in target.requests] == [b"/?x", b"/there?x"]
+
+
+async def test_endless_redirects(target: Target) -> None:
+    """Have an end."""
+    target.answer = lambda request: redirect(307, "/")
+    async with sending() as sender:
+        with pytest.raises(HttpFailed, match="more than 10 redirects"):
+            await sender.send(target.url(), b"x")
+    assert len(target.requests) == 11
+
+
+async def test_cookies_are_not_kept(target: Target) -> None:
+    """Each message is on its own."""
+    target.answer = lambda request: Response(200, headers=((b"Set-Cookie", b"a=b"),))
+    async with sending() as sender:
+        await sender.send(target.url(), b"x")
+        await sender.send(target.url(), b"x")
+    assert header(target.requests[1], b"cookie") is None
+
+
+async def test_no_answer(target: Target) -> None:
+    """A time-out for the whole, whatever the server does."""
+    target.answer = never
+    async with sending(timeout_s=0.2) as sender:
+        with pytest.raises(HttpFailed, match="no answer in time"):
+            await sender.send(target.url(), b"x")
+
+
+async def test_answer_without_end(nursery: trio.Nursery) -> None:
+    """The head alone, or a trickle of bytes, is no answer."""
+
+    async def trickle(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while True:
+                try:
+                    await stream.send_all(b"x")
+                except trio.BrokenResourceError:
+                    return
+                await trio.sleep(0.02)
+
+    listeners = await nursery.start(trio.serve_tcp, trickle, 0)
+    port = listeners[0].socket.getsockname()[1]
+    async with sending(timeout_s=0.3) as sender:
+        with pytest.raises(HttpFailed, match="no answer in time"):
+            await sender.send(f"http://127.0.0.1:{port}/", b"x")
+
+
+async def test_nobody_there(target: Target) -> None:
+    """Said with the address; and it works again when somebody is."""
+    async with sending() as sender:
+        await sender.send(target.url(), b"1")
+        target.stop()
+        for _ in range(3):
+            with pytest.raises(HttpFailed, match=f"127.0.0.1:{target.port}"):
+                await sender.send(target.url(), b"2")
+        target.start()
+        await sender.send(target.url(), b"3")
+    assert target.bodies == [b"1", b"3"]
+
+
+async def test_connection_that_breaks(nursery: trio.Nursery) -> None:
+    """Before, and in the middle of, an answer: not taken."""
+    answers = iter([b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", b"220 smtp.example.org\r\n"])
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(next(answers))
+
+    listeners = await nursery.start(trio.serve_tcp, hang_up, 0)
+    port = listeners[0].socket.getsockname()[1]
+    async with sending() as sender:
+        for _ in range(3):
+            with pytest.raises(HttpFailed):
+                await sender.send(f"http://127.0.0.1:{port}/", b"x")
+
+
+async def test_message_too_long_for_a_url(target: Target) -> None:
+    """An error like any other."""
+    async with sending(is_get=True) as sender:
+        with pytest.raises(HttpFailed, match="URL too long"):
+            await sender.send(target.url("/?%s"), b"x" * 100_000)

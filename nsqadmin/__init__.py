@@ -1,0 +1,1 @@
+"""nsqadmin: shows and steers a whole cluster of nsqds in a browser, and as JSON."""

@@ -1,0 +1,103 @@
+"""GET /api/...: each answer is asked from the daemons anew, and says in `message` who did not answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from nsqadmin.api.forms import channel_form, counter_form, counter_key, node_form, topic_form
+from nsqadmin.cluster.live import UnknownChannel, UnknownNode
+from nsqadmin.cluster.merge import by_closeness
+from nsqadmin.cluster.slices import Slices
+from nsqadmin.console import Console
+from nsqadmin.upstream import Warnings
+from nsqkit.http import HttpError, Request, Response, json_body, query
+
+__all__ = ["Reader"]
+
+_encode = msgspec.json.encode
+
+
+class Reader:
+    """The handlers, for one console."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.live
+
+    async def topics(self, request: Request) -> Response:
+        """The names of all topics, or the inactive topics with their channels."""
+        warnings = Warnings()
+        if query(request).get("inactive") == "true":
+            inactive = await self._live.inactive_topics(warnings)
+            named = {name: channels or None for name, channels in inactive.items()}
+            return json_body({"topics": named, "message": warnings.message})
+        names = await self._live.topics(warnings)
+        return json_body({"topics": names or None, "message": warnings.message})
+
+    async def topic(self, request: Request) -> Response:
+        """One topic over all nodes."""
+        warnings = Warnings()
+        topic = await self._live.topic(request.params["topic"], warnings)
+        return json_body({**topic_form(topic), "message": warnings.message})
+
+    async def channel(self, request: Request) -> Response:
+        """One channel over all nodes, with its clients. An unknown one is a 500, as consoles have always had it."""
+        warnings = Warnings()
+        try:
+            channel = await self._live.channel(request.params["topic"], request.params["channel"], warnings)
+        except UnknownChannel:
+            raise HttpError(500, "INTERNAL_ERROR") from None
+        if channel.clients is not None:
+            channel.clients = by_closeness(channel.clients)
+        return json_body({**channel_form(channel, time.time()), "message": warnings.message})
+
+    async def nodes(self, request: Request) -> Response:
+        """All nodes."""
+        warnings = Warnings()
+        nodes = await self._live.nodes(warnings)
+        return json_body({"nodes": [node_form(node) for node in nodes] or None, "message": warnings.message})
+
+    async def node(self, request: Request) -> Response:
+        """One node with its topics, channels and clients."""
+        warnings = Warnings()
+        address = request.params["node"]
+        try:
+            topics = await self._live.node(address, warnings)
+        except UnknownNode:
+            raise HttpError(404, "NODE_NOT_FOUND") from None
+        channels = [channel for topic in topics for channel in topic.channels or ()]
+        now = time.time()
+        return json_body(
+            {
+                "node": address,
+                "topics": await _in_slices(topics, lambda topic: topic_form(topic, now)) if topics else None,
+                "total_messages": sum(topic.message_count for topic in topics),
+                "total_clients": sum(len(channel.clients or ()) for channel in channels),
+                "message": warnings.message,
+            }
+        )
+
+    async def counter(self, request: Request) -> Response:
+        """The message counts of every channel of every node."""
+        warnings = Warnings()
+        channels = await self._live.node_channels(warnings)
+        slices, counts = Slices(), []
+        for channel in channels:
+            # A name twice cannot be: an nsqd has each channel once, and each nsqd is there once.
+            counts.append(_encode(counter_key(channel)) + b":" + _encode(counter_form(channel)))
+            await slices.turn()
+        stats = msgspec.Raw(b"{" + b",".join(counts) + b"}")
+        return json_body({"stats": stats, "message": warnings.message})
+
+
+async def _in_slices(items: list[Any], form: Callable[[Any], dict[str, Any]]) -> list[msgspec.Raw]:
+    """Each item encoded; other tasks have their turn between."""
+    slices, encoded = Slices(), []
+    for item in items:
+        encoded.append(msgspec.Raw(_encode(form(item))))
+        await slices.turn()
+    return encoded

@@ -1,0 +1,144 @@
+"""Pictures from Graphite, where the daemons' statsd figures go there: the names of the series, and the addresses.
+
+A name is the statsd prefix with the node in it (`*` for all), then `topic.T.KEY`, `topic.T.channel.C.KEY` or `mem.KEY`,
+the parts cleaned as statsd cleans them, all of it inside the format of a counter or a gauge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlencode, urlsplit
+
+from attrs import define
+
+from nsqadmin.options import AdminOptions
+from nsqadmin.pages.spans import SpanLink
+from nsqadmin.pages.visit import Visit
+
+__all__ = [
+    "Graph",
+    "GraphitePanel",
+    "channel_graphs",
+    "graphite_origin",
+    "graphite_panel",
+    "node_graphs",
+    "topic_graphs",
+]
+
+INTERVALS = ("1h", "2h", "12h", "24h", "48h", "168h", "off")
+USUAL = "2h"
+_SIZE = {"width": "560", "height": "220"}
+_LOOK = {"bgcolor": "00000000", "fgcolor": "808890", "fontSize": "9", "hideGrid": "false", "yMin": "0"}
+
+
+@define(frozen=True)
+class Graph:
+    """One picture: some series of one kind."""
+
+    title: str
+    keys: Sequence[tuple[str, str, bool]]
+    """Of each: its label, its name without prefix and format, and whether it is a counter (else a gauge)."""
+    node: str = "*"
+
+
+@define(frozen=True)
+class Image:
+    """One picture on a page."""
+
+    title: str
+    address: str
+
+
+@define(frozen=True)
+class GraphitePanel:
+    """The part of a page that shows them."""
+
+    spans: list[SpanLink]
+    images: list[Image]
+
+
+def topic_graphs(topic: str) -> list[Graph]:
+    """Of a topic, over all nodes."""
+    base = f"topic.{_clean(topic)}"
+    return [
+        Graph("Messages published", [("messages", f"{base}.message_count", True)]),
+        Graph("Depth", [("depth", f"{base}.depth", False), ("on disk", f"{base}.backend_depth", False)]),
+    ]
+
+
+def channel_graphs(topic: str, channel: str) -> list[Graph]:
+    """Of a channel, over all nodes."""
+    base = f"topic.{_clean(topic)}.channel.{_clean(channel)}"
+    waiting = ("depth", "in_flight_count", "deferred_count")
+    counted = ("message_count", "requeue_count", "timeout_count")
+    return [
+        Graph("Messages, requeued, timed out", [(_label(key), f"{base}.{key}", True) for key in counted]),
+        Graph("Depth, in flight, deferred", [(_label(key), f"{base}.{key}", False) for key in waiting]),
+        Graph("Consumers", [("consumers", f"{base}.clients", False)]),
+    ]
+
+
+def node_graphs(address: str) -> list[Graph]:
+    """Of the memory of one node."""
+    sizes = ("heap_in_use_bytes", "heap_idle_bytes", "heap_released_bytes", "next_gc_bytes")
+    pauses = ("gc_pause_usec_95", "gc_pause_usec_99", "gc_pause_usec_100")
+    return [
+        Graph("Memory", [(_label(key), f"mem.{key}", False) for key in sizes], address),
+        Graph("Objects", [("objects", "mem.heap_objects", False)], address),
+        Graph(
+            "Pauses of the garbage collector", [(_label(key), f"mem.{key}", False) for key in pauses], address
+        ),
+        Graph("Garbage collections", [("runs", "mem.gc_runs", True)], address),
+    ]
+
+
+def graphite_panel(visit: Visit, graphs: Iterable[Graph]) -> GraphitePanel | None:
+    """What a page shows of Graphite; None when none is configured. The query's `t` says how far back."""
+    options = visit.console.options
+    if not options.graphite_url:
+        return None
+    chosen = visit.params.get("t", "")
+    chosen = chosen if chosen in INTERVALS else USUAL
+    rest = {key: value for key, value in visit.params.items() if key != "t"}
+    links = [
+        SpanLink(each, each, f"{visit.here}?{urlencode({**rest, 't': each})}", each == chosen)
+        for each in INTERVALS
+    ]
+    if chosen == "off":
+        return GraphitePanel(links, [])
+    return GraphitePanel(
+        links, [Image(graph.title, _address(visit, options, graph, chosen)) for graph in graphs]
+    )
+
+
+def graphite_origin(options: AdminOptions) -> str:
+    """Where pictures come from, for the policy of the pages; empty when it is this console or nowhere."""
+    if not options.graphite_url or options.proxy_graphite:
+        return ""
+    parts = urlsplit(options.graphite_url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _address(visit: Visit, options: AdminOptions, graph: Graph, interval: str) -> str:
+    base = visit.console.base_path if options.proxy_graphite else options.graphite_url.rstrip("/")
+    query = [("target", _target(options, graph.node, *key)) for key in graph.keys]
+    query += [("from", f"-{interval}"), ("until", "-1min"), *_SIZE.items(), *_LOOK.items()]
+    return f"{base}/render?{urlencode(query)}"
+
+
+def _target(options: AdminOptions, node: str, label: str, key: str, counter: bool) -> str:
+    prefix = options.statsd_prefix.replace("%s", re.sub(r"[.:]", "_", node))
+    if prefix and not prefix.endswith("."):
+        prefix += "."
+    template = options.statsd_counter_format if counter else options.statsd_gauge_format
+    return f'alias(sumSeries({template.replace("%s", prefix + key)}),"{label}")'
+
+
+def _clean(name: str) -> str:
+    """A name as statsd keeps it."""
+    return re.sub(r"[^a-zA-Z0-9\-_.]", "", re.sub(r"\s+", "_", name).replace("/", "-"))
+
+
+def _label(key: str) -> str:
+    return key.removesuffix("_count").removesuffix("_bytes").replace("_", " ")

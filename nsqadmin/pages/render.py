@@ -1,0 +1,154 @@
+"""From a page's template and values to the response: what all pages share, and the policy that protects them.
+
+- **Policy.** Scripts, styles, fonts and data come from this console alone; nothing in markup runs or styles, so that a
+  name that slipped through unescaped could do nothing. The one script in the page carries a number used once. Pictures
+  may also come from Graphite where it is configured. No other site may frame a page.
+- **Globals.** The page says, in JavaScript variables, what some scripts of others read from an nsqadmin: version,
+  Graphite and statsd options, the registries, whether the reader is an administrator, the base path.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.responses import Response
+
+from nsqadmin.cluster.views import Problem
+from nsqadmin.console import Console
+from nsqadmin.options import AdminOptions
+from nsqadmin.pages import human
+from nsqadmin.pages.assets import asset_versions
+from nsqadmin.pages.graphite import graphite_origin
+from nsqadmin.pages.visit import Page, Visit
+
+__all__ = ["Renderer", "script_globals"]
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+_SECOND_NS = 1_000_000_000
+_IN_SCRIPT = str.maketrans(
+    {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+)
+
+
+@define(frozen=True)
+class ProblemRow:
+    """A daemon that does not answer, in words."""
+
+    address: str
+    text: str
+    since: str
+
+
+@define
+class Renderer:
+    """Renders every page of one console."""
+
+    console: Console
+    _environment: Environment = field(init=False)
+    _versions: dict[str, str] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._versions = asset_versions()
+        self._environment = _environment()
+
+    def response(self, visit: Visit, page: Page) -> Response:
+        """Make the page. Nothing here waits."""
+        nonce = secrets.token_urlsafe(16)
+        template = self._environment.get_template(page.template)
+        text = template.render({**self._shared(visit, nonce), "section": page.section, **page.values})
+        return Response(text, headers=_headers(self.console.options, nonce), media_type="text/html")
+
+    def _shared(self, visit: Visit, nonce: str) -> dict[str, Any]:
+        options, snapshot = self.console.options, visit.snapshot
+        age = max(0.0, time.time() - snapshot.at) if snapshot.at else 0.0
+        return {
+            "url": visit.url,
+            "here": visit.path,
+            "static": self._static_link(visit.url),
+            "nonce": nonce,
+            "script_globals": script_globals(options, self.console.version, is_admin=visit.is_admin),
+            "version": self.console.version,
+            "user_is_admin": visit.is_admin,
+            "asked": bool(snapshot.at),
+            "age_ms": round(age * 1000),
+            "age_text": human.duration_text(age),
+            "every_ms": options.poll_interval // 1_000_000,
+            "problems": [_problem_row(each, time.time()) for each in snapshot.problems],
+            "graphite": None,
+        }
+
+    def _static_link(self, url: Callable[[str], str]) -> Callable[..., str]:
+        def static(name: str, *, versioned: bool = True) -> str:
+            version = self._versions[
+                name
+            ]  # a KeyError here is a template that names a file that is not there
+            return url(f"/static/{name}") + (f"?v={version}" if versioned else "")
+
+        return static
+
+
+def script_globals(options: AdminOptions, version: str, *, is_admin: bool) -> list[tuple[str, Markup]]:
+    """The variables of the page's script, their values as JavaScript that is safe inside a script element."""
+    values: dict[str, object] = {
+        "USER_AGENT": f"nsqadmin/v{version}",
+        "VERSION": version,
+        "GRAPHITE_URL": "" if options.proxy_graphite else options.graphite_url,
+        "GRAPH_ENABLED": bool(options.graphite_url),
+        "STATSD_COUNTER_FORMAT": options.statsd_counter_format,
+        "STATSD_GAUGE_FORMAT": options.statsd_gauge_format,
+        "STATSD_INTERVAL": options.statsd_interval // _SECOND_NS,
+        "STATSD_PREFIX": options.statsd_prefix,
+        "NSQLOOKUPD": list(options.lookupd_http_addresses),
+        "IS_ADMIN": is_admin,
+        "BASE_PATH": options.base_path,
+    }
+    # Not HTML's escapes, which a script does not know: JSON's, for everything that means something in markup.
+    return [(name, Markup(json.dumps(value).translate(_IN_SCRIPT))) for name, value in values.items()]  # noqa: S704
+
+
+def _headers(options: AdminOptions, nonce: str) -> dict[str, str]:
+    images = f"'self' {graphite_origin(options)}".strip()
+    policy = (
+        f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; font-src 'self'; "
+        f"connect-src 'self'; img-src {images}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    return {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
+
+
+def _problem_row(problem: Problem, now: float) -> ProblemRow:
+    since = f"since {time.strftime('%H:%M:%S', time.localtime(problem.since))}"
+    age = human.duration_text(now - problem.since)
+    return ProblemRow(problem.address, f"({problem.kind}): {problem.error}", f"{since}, for {age}")
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, compiled: not when somebody waits for the first page."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=human.number, rate=human.rate, bytes=human.bytes_text)
+    environment.globals.update(nanoseconds=human.nanoseconds, percent=human.percent, age=human.duration_text)
+    for name in environment.list_templates():
+        environment.get_template(name)
+    return environment

@@ -1,0 +1,121 @@
+// Buttons that change the cluster: ask first, send to the API, say what came of it.
+//
+// A button says everything itself: data-do (method), data-url, data-body (JSON), data-title, data-text,
+// data-verb, data-done, data-type (a name that has to be typed) and data-then (where to go afterwards).
+(() => {
+  "use strict";
+  const TIMEOUT_MS = 20000;
+  const STAYS_MS = 6000;
+  const KEY = "console_told";
+
+  const dialog = document.getElementById("ask");
+  const part = (name) => dialog.querySelector(`[data-part="${name}"]`);
+  const toasts = document.getElementById("toasts");
+  let pending = null;
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-do]");
+    if (button) ask({ ...button.dataset }); // a copy: the button changes when the page is renewed
+  });
+
+  function ask(action) {
+    pending = action;
+    part("title").textContent = action.title;
+    part("text").textContent = action.text || "";
+    part("field").hidden = !action.type;
+    part("name").textContent = action.type || "";
+    part("typed").value = "";
+    part("ok").textContent = action.verb;
+    part("ok").classList.toggle("danger", Boolean(action.type));
+    check();
+    dialog.returnValue = "";
+    dialog.showModal();
+    (action.type ? part("typed") : part("ok")).focus();
+  }
+
+  function check() {
+    part("ok").disabled = Boolean(pending.type) && part("typed").value !== pending.type;
+  }
+
+  part("typed").addEventListener("input", check);
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog || event.target.closest("[data-cancel]")) dialog.close("cancel");
+  });
+  dialog.addEventListener("close", () => {
+    if (dialog.returnValue === "ok") send(pending);
+  });
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!form.dataset.create) return;
+    event.preventDefault();
+    const topic = form.elements.topic.value.trim();
+    const channel = form.elements.channel.value.trim();
+    const done = channel ? `Channel ${channel} of topic ${topic} created` : `Topic ${topic} created`;
+    send({ do: "POST", url: form.dataset.create, body: JSON.stringify({ topic, channel }), done }).then((went) => {
+      if (went) form.reset();
+    });
+  });
+
+  async function send(action) {
+    let answer = {};
+    try {
+      const response = await fetch(action.url, {
+        method: action.do,
+        headers: { Accept: "application/vnd.nsq; version=1.0", "Content-Type": "application/json" },
+        credentials: "same-origin",
+        body: action.body,
+        signal: AbortSignal.timeout(TIMEOUT_MS),
+      });
+      answer = await response.json().catch(() => ({}));
+      if (!response.ok) throw new Error(answer.message || `the console answered ${response.status}`);
+    } catch (error) {
+      const text = error.name === "TimeoutError" ? `no answer within ${TIMEOUT_MS / 1000} s` : error.message;
+      tell("bad", `Not done: ${text}`);
+      return false;
+    }
+    const result = answer.message ? ["warn", `${action.done}, but: ${answer.message}`] : ["good", action.done];
+    if (action.then) {
+      remember(result);
+      location.assign(action.then);
+    } else {
+      tell(...result);
+      document.dispatchEvent(new Event("console:refresh"));
+    }
+    return true;
+  }
+
+  function tell(kind, text) {
+    const box = document.createElement("div");
+    box.className = `notice ${kind}`;
+    if (kind === "bad") box.setAttribute("role", "alert");
+    const words = document.createElement("div");
+    words.textContent = text;
+    const close = document.createElement("button");
+    close.className = "cross";
+    close.textContent = "×";
+    close.setAttribute("aria-label", "Dismiss");
+    close.addEventListener("click", () => box.remove());
+    box.append(words, close);
+    toasts.append(box);
+    while (toasts.children.length > 4) toasts.firstChild.remove();
+    if (kind === "good") setTimeout(() => box.remove(), STAYS_MS);
+  }
+
+  // Said on the next page, when the one that it was said of is gone.
+  function remember(result) {
+    try {
+      sessionStorage.setItem(KEY, JSON.stringify(result));
+    } catch {
+      // it is not said then
+    }
+  }
+
+  try {
+    const told = JSON.parse(sessionStorage.getItem(KEY));
+    sessionStorage.removeItem(KEY);
+    if (told) tell(...told);
+  } catch {
+    // nothing to say
+  }
+})();

@@ -1,0 +1,205 @@
+// Draws the history of what the page shows: <figure data-chart="ADDRESS" data-lines="in out"> and a .plot in it.
+// The address answers {"at":[unix seconds],"lines":{"in":[values or null]}}.
+(() => {
+  "use strict";
+  const LOOKS = {
+    in: { label: "in", color: "--in", fill: true },
+    out: { label: "out", color: "--out" },
+    depth: { label: "ready", color: "--in", fill: true },
+    in_flight: { label: "in flight", color: "--out" },
+    deferred: { label: "deferred", color: "--third" },
+    timeouts: { label: "timed out", color: "--bad" },
+    requeues: { label: "requeued", color: "--third" },
+    consumers: { label: "consumers", color: "--accent" },
+    clients: { label: "consumers", color: "--accent" },
+  };
+  const drawn = new Map();
+  let asked = new Map();
+
+  const color = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
+
+  // Canvas knows no light-dark(): let the browser work the colour out on an element.
+  const probe = document.createElement("i");
+  probe.hidden = true;
+  document.body.append(probe);
+  function resolved(name) {
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
+  }
+
+  function short(value) {
+    if (value === null || value === undefined) return "–";
+    const size = Math.abs(value);
+    if (size >= 1e9) return `${(value / 1e9).toFixed(1)}G`;
+    if (size >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
+    if (size >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
+    if (size >= 100 || Number.isInteger(value)) return Math.round(value).toLocaleString("en");
+    return value.toFixed(size >= 10 ? 1 : 2);
+  }
+
+  const clock = (seconds) => {
+    const date = new Date(seconds * 1000);
+    const parts = [date.getHours(), date.getMinutes()];
+    if (date.getSeconds()) parts.push(date.getSeconds());
+    return parts.map((part) => String(part).padStart(2, "0")).join(":");
+  };
+
+  function ask(address) {
+    if (!asked.has(address)) {
+      asked.set(
+        address,
+        fetch(address, { credentials: "same-origin", signal: AbortSignal.timeout(20000) }).then((response) => {
+          if (!response.ok) throw new Error(`the console answered ${response.status}`);
+          return response.json();
+        }),
+      );
+    }
+    return asked.get(address);
+  }
+
+  function options(figure, names, plot) {
+    const ink = resolved("--ink-3");
+    const line = resolved("--line");
+    const axis = { stroke: ink, font: `11px ${color("--sans")}`, ticks: { show: false } };
+    return {
+      width: plot.clientWidth,
+      height: plot.clientHeight,
+      padding: [8, 18, 0, 0],
+      legend: { show: false },
+      cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 }, sync: { key: "console" } },
+      scales: { y: { range: (_u, _low, high) => [0, Math.max(1, high * 1.12)] } },
+      axes: [
+        { ...axis, grid: { show: false }, space: 64, size: 26, values: (_u, ticks) => ticks.map(clock) },
+        {
+          ...axis,
+          grid: { stroke: line, width: 1 },
+          size: 46,
+          space: 38,
+          values: (_u, ticks) => ticks.map(short),
+        },
+      ],
+      series: [
+        {},
+        ...names.map((name) => {
+          const look = LOOKS[name] || { label: name, color: "--in" };
+          const stroke = resolved(look.color);
+          const fill = look.fill ? stroke.replace("rgb(", "rgba(").replace(")", ", 0.10)") : undefined;
+          return { label: look.label, stroke, fill, width: 1.6, points: { show: false } };
+        }),
+      ],
+      hooks: { setCursor: [(u) => showTip(figure, u)] },
+    };
+  }
+
+  function showTip(figure, u) {
+    let tip = figure.querySelector(".chart-tip");
+    const index = u.cursor.idx;
+    if (index === null || index === undefined || u.cursor.left < 0 || !figure.matches(":hover")) {
+      tip?.remove();
+      return;
+    }
+    if (!tip) {
+      tip = document.createElement("div");
+      tip.className = "chart-tip";
+      tip.setAttribute("aria-hidden", "true");
+      figure.append(tip);
+    }
+    const rows = [new Date(u.data[0][index] * 1000).toLocaleTimeString()];
+    tip.replaceChildren(Object.assign(document.createElement("div"), { textContent: rows[0] }));
+    u.series.slice(1).forEach((series, n) => {
+      const row = document.createElement("div");
+      const mark = document.createElement("i");
+      mark.className = "swatch";
+      mark.style.color = series.stroke(u, n + 1);
+      const value = document.createElement("b");
+      value.textContent = short(u.data[n + 1][index]);
+      row.append(mark, series.label, value);
+      tip.append(row);
+    });
+    const box = figure.getBoundingClientRect();
+    const over = u.over.getBoundingClientRect();
+    const left = over.left - box.left + u.cursor.left;
+    tip.style.left = `${left > box.width / 2 ? left - tip.offsetWidth - 12 : left + 12}px`;
+    tip.style.top = `${over.top - box.top + 6}px`;
+  }
+
+  function legend(figure, names, data) {
+    const list = figure.querySelector(".legend");
+    if (!list) return;
+    const words = [];
+    list.replaceChildren(
+      ...names.map((name) => {
+        const look = LOOKS[name] || { label: name, color: "--in" };
+        const item = document.createElement("li");
+        const mark = document.createElement("i");
+        mark.className = "swatch";
+        mark.style.color = `var(${look.color})`;
+        const value = document.createElement("b");
+        value.textContent = short(last(data.lines[name]));
+        item.append(mark, look.label, value);
+        words.push(`${look.label} ${value.textContent}`);
+        return item;
+      }),
+    );
+    const plot = figure.querySelector(".plot");
+    plot.setAttribute("aria-label", `${plot.dataset.title}: ${words.join(", ")} now`);
+  }
+
+  function last(values = []) {
+    for (let n = values.length - 1; n >= 0; n -= 1) if (values[n] !== null) return values[n];
+    return null;
+  }
+
+  async function draw(figure, anew) {
+    const plot = figure.querySelector(".plot");
+    const names = figure.dataset.lines.split(" ");
+    let data;
+    try {
+      data = await ask(figure.dataset.chart);
+    } catch (error) {
+      console.warn(`chart: ${error.message}`);
+      return;
+    }
+    if (!figure.isConnected) return;
+    const present = names.filter((name) => data.lines[name]);
+    const table = [data.at, ...present.map((name) => data.lines[name])];
+    legend(figure, present, data);
+    let chart = drawn.get(figure);
+    if (chart && (anew || chart.names !== present.join())) {
+      chart.plot.destroy();
+      chart = null;
+    }
+    if (chart) {
+      chart.plot.setData(table);
+    } else {
+      plot.replaceChildren();
+      drawn.set(figure, { plot: new uPlot(options(figure, present, plot), table, plot), names: present.join() });
+    }
+  }
+
+  function drawAll(anew) {
+    asked = new Map();
+    const figures = document.querySelectorAll("figure[data-chart]");
+    for (const [figure, chart] of drawn) {
+      if (figure.isConnected) continue;
+      chart.plot.destroy();
+      drawn.delete(figure);
+    }
+    for (const figure of figures) draw(figure, anew);
+  }
+
+  let resizing = 0;
+  addEventListener("resize", () => {
+    cancelAnimationFrame(resizing);
+    resizing = requestAnimationFrame(() => {
+      for (const [figure, chart] of drawn) {
+        const plot = figure.querySelector(".plot");
+        chart.plot.setSize({ width: plot.clientWidth, height: plot.clientHeight });
+      }
+    });
+  });
+  document.addEventListener("console:updated", () => drawAll(false));
+  document.addEventListener("console:theme", () => drawAll(true));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll(true));
+  drawAll(false);
+})();

@@ -1,0 +1,86 @@
+"""The files of the pages, at /static/NAME and /fonts/NAME: one flat folder, in memory after its first use.
+
+A browser asks again with the tag of what it has; a link with `?v=...`, which changes with the file, is kept for a year.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import attrs
+
+from nsqkit.http import Request, Response, text
+
+__all__ = ["StaticFiles"]
+
+SHIPPED = Path(__file__).parent / "static"
+
+_TYPES = {
+    ".js": b"text/javascript; charset=utf-8",
+    ".css": b"text/css; charset=utf-8",
+    ".html": b"text/html; charset=utf-8",
+    ".txt": b"text/plain; charset=utf-8",
+    ".json": b"application/json",
+    ".map": b"application/json",
+    ".svg": b"image/svg+xml",
+    ".png": b"image/png",
+    ".ico": b"image/x-icon",
+    ".woff": b"font/woff",
+    ".woff2": b"font/woff2",
+    ".ttf": b"font/ttf",
+    ".eot": b"application/vnd.ms-fontobject",
+}
+_LARGEST = 8 * 1024 * 1024  # bytes of a file
+_YEAR = b"public, max-age=31536000, immutable"
+_ASK_AGAIN = b"no-cache"
+
+
+@attrs.define(eq=False)
+class StaticFiles:
+    """The handler, for one folder."""
+
+    folder: Path = SHIPPED
+    keep: bool = True
+    """Whether a file is read once only; not while somebody works on it."""
+    _known: dict[str, tuple[bytes, bytes]] = attrs.field(factory=dict, init=False)
+    """Content and tag by name."""
+
+    def get(self, request: Request) -> Response:
+        """GET /static/:asset."""
+        name = request.params["asset"]
+        found = self._find(name)
+        if found is None:
+            return text("NOT_FOUND", 404)
+        content, tag = found
+        lasting = request.query_string.startswith(b"v=") and self.keep
+        headers = (
+            (b"ETag", tag),
+            (b"Cache-Control", _YEAR if lasting else _ASK_AGAIN),
+            (b"X-Content-Type-Options", b"nosniff"),
+        )
+        if request.header(b"if-none-match") == tag:
+            return Response(304, headers=headers)
+        kind = _TYPES.get(Path(name).suffix, b"application/octet-stream")
+        return Response(200, content, kind, headers)
+
+    def _find(self, name: str) -> tuple[bytes, bytes] | None:
+        known = self._known.get(name)
+        if known is None:
+            known = self._read(name)
+            if known is not None and self.keep:
+                self._known[name] = known
+        return known
+
+    def _read(self, name: str) -> tuple[bytes, bytes] | None:
+        """None for what is not in the folder itself, and for what is hidden there."""
+        path = self.folder / name
+        if name.startswith(".") or path.name != name or "\0" in name:
+            return None
+        try:
+            if not path.is_file() or path.stat().st_size > _LARGEST:
+                return None
+            content = path.read_bytes()
+        except OSError:
+            return None
+        return content, b'"%s"' % hashlib.sha256(content).hexdigest()[:16].encode()

@@ -1,0 +1,77 @@
+"""Pictures of the console for the documents, from a cluster that runs for a few minutes.
+
+python -m tests.browser.screenshots docs/images [SECONDS]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+import attrs
+from playwright.sync_api import Browser
+
+from tests.browser.scene import Scene
+
+__all__ = ["PICTURES", "Picture", "take"]
+
+WARM_UP_S = 240.0
+"""So that the charts have something to show."""
+
+
+@attrs.frozen
+class Picture:
+    """One picture."""
+
+    name: str
+    path: str
+    scheme: Literal["light", "dark"]
+    width: int = 1320
+    height: int = 900
+    scale: float = 1.0
+
+
+PICTURES = (
+    Picture("console-light", "/?sort=in", "light", height=1130),
+    Picture("console-dark", "/?sort=in", "dark", height=1130),
+    Picture("channel-light", "/topics/payments/fraud-check", "light", height=1130),
+    Picture("channel-dark", "/topics/payments/fraud-check", "dark", height=1130),
+    Picture("phone-light", "/?sort=in", "light", width=390, height=844, scale=2.0),
+    Picture("phone-dark", "/topics/payments/fraud-check", "dark", width=390, height=844, scale=2.0),
+)
+
+
+def take(browser: Browser, scene: Scene, picture: Picture, folder: Path) -> Path:
+    """Take one picture."""
+    page = browser.new_page(
+        viewport={"width": picture.width, "height": picture.height},
+        color_scheme=picture.scheme,
+        device_scale_factor=picture.scale,
+    )
+    page.goto(scene.url(picture.path))
+    page.wait_for_selector("#pulse[data-state=live]")
+    page.wait_for_selector(".plot canvas")
+    page.evaluate("document.fonts.ready")
+    path = folder / f"{picture.name}.png"
+    page.screenshot(path=path)
+    page.close()
+    return path
+
+
+def main(folder: Path, warm_up_s: float) -> None:
+    """Set the scene, wait, take all pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as data, Scene(Path(data), ("--poll-interval=2s",)) as scene:
+        print(f"the cluster runs for {warm_up_s:.0f} s before it is shown")
+        time.sleep(warm_up_s)
+        with scene.browser() as browser:
+            for picture in PICTURES:
+                path = take(browser, scene, picture, folder)
+                print(f"{path} ({path.stat().st_size // 1024} KiB)")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else WARM_UP_S)

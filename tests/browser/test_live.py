@@ -1,0 +1,123 @@
+"""Pages renew themselves, find and sort while one types, and keep what one is doing."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import expect
+
+from tests.browser.conftest import OpenPage, StartConsole, live, renewed
+from tests.browser.scene import Scene
+
+pytestmark = [pytest.mark.browser, pytest.mark.process, pytest.mark.xdist_group("browser")]
+
+
+def test_figures_change_without_a_reload(open_page: OpenPage) -> None:
+    page = live(open_page("/topics/clickstream"))
+    page.evaluate("window.same = true")
+    place = page.locator(".tiles .note").first
+    before = place.inner_text()
+    expect(place).not_to_have_text(before)
+    assert page.evaluate("window.same")
+
+
+def test_charts_are_drawn_and_say_their_numbers(open_page: OpenPage) -> None:
+    page = live(open_page("/"))
+    expect(page.locator("#plot-rates canvas")).to_be_visible()
+    expect(page.locator("#legend-rates")).to_contain_text("in")
+    label = page.get_attribute("#plot-rates", "aria-label") or ""
+    assert label.startswith("Messages per second: in ")
+    page.hover("#plot-rates .u-over")
+    expect(page.locator("#chart-rates .chart-tip")).to_contain_text("out")
+    page.click(".segments >> text=1 h")
+    page.wait_for_url("**span=1h**")
+    expect(page.locator("#chart-rates")).to_have_attribute("data-chart", "/series?span=1h")
+
+
+def test_typing_finds_topics_and_keeps_the_cursor(open_page: OpenPage) -> None:
+    page = live(open_page("/"))
+    names = page.locator("tbody th a")
+    page.locator("input[type=search]").press_sequentially("re", delay=30)
+    expect(names).to_have_text(["clickstream", "image.resize"])
+    page.locator("input[type=search]").press_sequentially("s", delay=30)
+    expect(names).to_have_text(["image.resize"])
+    renewed(page)
+    assert page.input_value("input[type=search]") == "res"
+    assert page.evaluate("document.activeElement.type") == "search"
+    assert "q=res" in page.url
+
+
+def test_a_filter_and_an_order_stay_over_polls_and_in_the_history(open_page: OpenPage) -> None:
+    page = live(open_page("/"))
+    page.select_option("select[name=show]", "idle")
+    expect(page.locator("tbody th a", has_text="orders")).to_have_count(0)
+    expect(page.locator("tbody th a", has_text="invoices")).to_have_count(1)
+    page.select_option("select[name=show]", "")
+    expect(page.locator("tbody th a", has_text="orders")).to_have_count(1)
+    page.click("thead >> text=Messages")
+    expect(page.locator("th[aria-sort=descending]")).to_have_text("Messages")
+    page.click("thead >> text=Messages")
+    expect(page.locator("th[aria-sort=ascending]")).to_have_text("Messages")
+    page.go_back()
+    expect(page.locator("th[aria-sort=descending]")).to_have_text("Messages")
+
+
+def test_what_was_opened_stays_open(open_page: OpenPage, scene: Scene) -> None:
+    page = live(open_page(f"/nodes/127.0.0.1:{scene.cluster.nsqds[0].http_port}"))
+    details = page.locator("details").first
+    details.locator("summary").click()
+    renewed(page)
+    assert details.get_attribute("open") is not None
+    expect(details.locator("li").first).to_be_visible()
+
+
+def test_the_theme_is_switched_and_remembered(open_page: OpenPage) -> None:
+    page = live(open_page("/", scheme="light"))
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.click("[data-theme-switch]")
+    dark = page.evaluate(background)
+    assert dark != light
+    page.goto(page.url.replace("/?", "/nodes?") if "?" in page.url else page.url + "nodes")
+    assert page.evaluate(background) == dark
+    page.click("[data-theme-switch]")
+    assert page.evaluate(background) == light
+
+
+def test_the_counter_counts(open_page: OpenPage) -> None:
+    page = live(open_page("/counter", reduced_motion="no-preference"))
+    output = page.locator("#counter-value")
+    first = output.inner_text()
+    expect(output).not_to_have_text(first)
+    renewed(page)
+    assert int(output.inner_text().replace(",", "")) > int(first.replace(",", "")) + 20
+
+
+def test_a_console_that_goes_and_comes_back_is_noticed(
+    open_page: OpenPage, start_console: StartConsole
+) -> None:
+    console = start_console()
+    page = live(open_page("/", home=console.url, watched=False))
+    assert console.terminate(within_s=3.0) == 0
+    expect(page.locator("#pulse")).to_have_attribute("data-state", "lost")
+    expect(page.locator("#pulse")).to_contain_text("No connection")
+    console.start()
+    expect(page.locator("#pulse")).to_have_attribute("data-state", "live")
+    expect(page.locator("tbody th a").first).to_be_visible()
+
+
+def test_a_node_that_does_not_answer_is_named(
+    open_page: OpenPage, scene: Scene, start_console: StartConsole
+) -> None:
+    console = start_console("--http-client-request-timeout=500ms")
+    page = live(open_page("/nodes", home=console.url))
+    expect(page.locator("tbody tr")).to_have_count(3)
+    silent = scene.cluster.nsqds[2]
+    with silent.stop_cont():
+        notice = page.locator("section[aria-labelledby=problems-title]")
+        expect(notice).to_contain_text(f"127.0.0.1:{silent.http_port}")
+        expect(notice).to_contain_text("One daemon does not answer.")
+        expect(page.locator("tr.trouble")).to_contain_text("no answer")
+    expect(notice).to_have_count(0)

@@ -1,0 +1,92 @@
+"""Every page, in light and dark, on a wide screen and a phone: nobody is kept from using it, and it fits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from tests.browser.conftest import ARTEFACTS, AXE, PHONE, WIDE, OpenPage, live
+from tests.browser.scene import Scene
+
+pytestmark = [pytest.mark.browser, pytest.mark.process, pytest.mark.xdist_group("browser")]
+
+PAGES = {
+    "front": "/",
+    "front-found-nothing": "/?q=nothing-of-this-name",
+    "topic": "/topics/payments",
+    "topic-unknown": "/topics/not-yet-there",
+    "channel": "/topics/webhooks/deliver",
+    "channel-ephemeral": "/topics/clickstream/metrics%23ephemeral",
+    "channel-idle": "/topics/invoices/archive",
+    "nodes": "/nodes",
+    "node": "/nodes/{node}",
+    "lookup": "/lookup",
+    "counter": "/counter",
+}
+LOOKS: tuple[tuple[str, Literal["light", "dark"], tuple[int, int]], ...] = (
+    ("light", "light", WIDE),
+    ("dark", "dark", WIDE),
+    ("phone", "dark", PHONE),
+)
+AXE_RUN = """async () => {
+    const {violations} = await axe.run();
+    return violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html} ${node.failureSummary}`));
+}"""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_for_everybody(scene: Scene, open_page: OpenPage, name: str) -> None:
+    node = f"127.0.0.1:{scene.cluster.nsqds[0].http_port}"
+    page = live(open_page(PAGES[name].format(node=node)))
+    page.evaluate(AXE.read_text())
+    ARTEFACTS.mkdir(exist_ok=True)
+    for look, scheme, (width, height) in LOOKS:
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": height})
+        if page.query_selector("figure[data-chart]"):
+            page.wait_for_selector(".plot canvas")
+        page.screenshot(path=ARTEFACTS / f"{name}-{look}.png", full_page=True)
+        assert page.evaluate(AXE_RUN) == [], look
+        widths: list[int] = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        assert widths[0] <= widths[1], f"{look}: the page is wider than the screen"
+
+
+def test_everything_can_be_reached_with_the_keyboard(open_page: OpenPage) -> None:
+    page = live(open_page("/"))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate("(document.activeElement.textContent || document.activeElement.name).trim()")
+        )
+    for name in ("Nodes", "Lookup", "Counter", "1 h", "q", "Depth", "orders"):
+        assert name in reached
+
+
+def test_pages_can_be_read_without_scripts(open_page: OpenPage) -> None:
+    page = open_page("/?sort=name", java_script_enabled=False)
+    names = [each.inner_text() for each in page.query_selector_all("tbody th a")]
+    assert "orders" in names
+    page.click("thead >> text=Messages")
+    assert page.get_attribute("th[aria-sort]", "aria-sort") == "descending"
+    page.fill("input[type=search]", "CLICK")
+    page.press("input[type=search]", "Enter")
+    assert [each.inner_text() for each in page.query_selector_all("tbody th a")] == ["clickstream"]
+
+
+def test_the_first_load_is_small(open_page: OpenPage, scene: Scene) -> None:
+    sizes: dict[str, int] = {}
+    page = open_page("about:blank", home="", watched=False)
+    page.on(
+        "response",
+        lambda response: sizes.update({response.url: int(response.headers.get("content-length", 0))}),
+    )
+    page.goto(scene.url("/"))
+    live(page)
+    assert len(sizes) >= 9
+    assert sum(sizes.values()) < 140_000, sizes

@@ -1,0 +1,85 @@
+"""Daemons that are only a table: for tests of what is asked, without a socket and on a clock of the test's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import msgspec
+import trio
+
+from nsqadmin.options import AdminOptions
+from nsqadmin.upstream import Upstream, UpstreamError
+
+__all__ = ["FakeUpstream", "channel", "node", "topic"]
+
+
+@attrs.define(eq=False)
+class FakeUpstream(Upstream):
+    """Answers from `answers`; whoever is in `hanging` says nothing, whoever is not in the table refuses."""
+
+    answers: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    """By address, then by path. A value is sent as JSON."""
+    hanging: dict[str, trio.Event] = attrs.field(factory=dict)
+    """Answer when the event is set."""
+    asked: Counter[str] = attrs.field(factory=Counter)
+    """How often, by address and path."""
+    params: list[Mapping[str, str]] = attrs.field(factory=list)
+
+    @classmethod
+    def make(cls, **options: Any) -> FakeUpstream:
+        """One with these options."""
+        return cls(AdminOptions(**options))
+
+    async def get(self, address: str, path: str, params: Mapping[str, str] | None = None) -> bytes:
+        """As `Upstream.get`."""
+        self.asked[f"{address}{path}"] += 1
+        self.params.append(params or {})
+        await trio.lowlevel.checkpoint()
+        if address in self.hanging:
+            await self.hanging[address].wait()
+        answer = self.answers.get(address, {}).get(path)
+        if answer is None:
+            raise UpstreamError(f"{address}{path}: connection refused")
+        made = answer(params) if callable(answer) else answer
+        return msgspec.json.encode(made)
+
+    def registry(self, address: str, nodes: list[dict[str, Any]], topics: list[str] | None = None) -> None:
+        """Have a registry that knows these."""
+        names = topics if topics is not None else sorted({name for each in nodes for name in each["topics"]})
+        self.answers[address] = {"/nodes": {"producers": nodes}, "/topics": {"topics": names}}
+
+    def nsqd(self, address: str, *topics: dict[str, Any], start_time: int = 1) -> None:
+        """Have an nsqd with these topics."""
+        host, _, port = address.partition(":")
+        self.answers[address] = {
+            "/stats": {"version": "1.4.0", "health": "OK", "start_time": start_time, "topics": list(topics)},
+            "/info": {"broadcast_address": host, "http_port": int(port), "tcp_port": 1, "hostname": host},
+        }
+
+
+def node(address: str, *topics: str) -> dict[str, Any]:
+    """An nsqd in /nodes."""
+    host, _, port = address.partition(":")
+    return {
+        "broadcast_address": host,
+        "hostname": host,
+        "http_port": int(port),
+        "tcp_port": int(port) - 1,
+        "remote_address": "r:1",
+        "version": "1.4.0",
+        "topics": list(topics),
+        "tombstones": [False] * len(topics),
+    }
+
+
+def topic(name: str, *channels: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """A topic in /stats."""
+    return {"topic_name": name, "channels": list(channels), **values}
+
+
+def channel(name: str, **values: Any) -> dict[str, Any]:
+    """A channel in /stats."""
+    return {"channel_name": name, "clients": None, **values}

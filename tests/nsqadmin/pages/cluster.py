@@ -1,0 +1,292 @@
+"""A cluster that exists on paper only: snapshots for the pages to show, a picture and a history that give them out.
+
+console = fake_console(snapshot(topic("orders", channels=[channel("orders", "audit", depth=7)])))
+page = get(console, "/topics/orders")
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import attrs
+import trio
+
+from nsqadmin.cluster.history import Kind, Series, Span
+from nsqadmin.cluster.model import ALL_NODES, ChannelStats, ClientStats, Node, NodeTopic, TopicStats
+from nsqadmin.cluster.views import ChannelView, NodeView, Problem, Snapshot, TopicView, Totals
+from nsqadmin.console import Console
+from nsqadmin.options import AdminOptions
+from nsqadmin.upstream import UpstreamFailed, Warnings
+
+__all__ = [
+    "NODE",
+    "NOW",
+    "FakeHistory",
+    "FakeLive",
+    "FakePicture",
+    "channel",
+    "client",
+    "fake_console",
+    "node",
+    "problem",
+    "snapshot",
+    "topic",
+]
+
+NOW = 1_790_000_000.0
+NODE = "10.0.0.1:4151"
+
+
+def client(hostname: str = "worker-1", **values: Any) -> ClientStats:
+    """A consumer."""
+    usual = {
+        "remote_address": "10.1.0.7:50312",
+        "client_id": hostname,
+        "user_agent": "nsq-trio/1.4.0",
+        "connect_ts": int(NOW) - 90,
+        "ready_count": 200,
+        "node": NODE,
+    }
+    return ClientStats(hostname=hostname, **{**usual, **values})
+
+
+def channel(
+    topic: str,
+    name: str,
+    *,
+    nodes: Sequence[str] = (NODE,),
+    no_consumer_since: float | None = None,
+    in_rate: float | None = 0.0,
+    out_rate: float | None = 0.0,
+    requeues_per_minute: int = 0,
+    timeouts_per_minute: int = 0,
+    **stats: Any,
+) -> ChannelView:
+    """A channel; each node has all of what is given as its statistics, for simplicity."""
+    parts = [
+        ChannelStats(name, topic_name=topic, node=each, hostname=f"host-{each.partition(':')[0]}", **stats)
+        for each in nodes
+    ]
+    total = ChannelStats(name, topic_name=topic, node=ALL_NODES, nodes=parts, **stats)
+    return ChannelView(
+        name=name,
+        topic=topic,
+        stats=total,
+        in_rate=in_rate,
+        out_rate=out_rate,
+        requeues_per_minute=requeues_per_minute,
+        timeouts_per_minute=timeouts_per_minute,
+        no_consumer_since=no_consumer_since,
+    )
+
+
+def topic(
+    name: str,
+    channels: Iterable[ChannelView] = (),
+    *,
+    nodes: Sequence[str] = (NODE,),
+    in_rate: float | None = 0.0,
+    out_rate: float | None = 0.0,
+    **stats: Any,
+) -> TopicView:
+    """A topic with its channels, which count towards it."""
+    held = {each.name: each for each in channels}
+    parts = [
+        TopicStats(
+            name,
+            node=each,
+            hostname=f"host-{each.partition(':')[0]}",
+            channels=[
+                part for held_one in held.values() for part in held_one.stats.nodes or () if part.node == each
+            ],
+            **stats,
+        )
+        for each in nodes
+    ]
+    total = TopicStats(name, node=ALL_NODES, nodes=parts, **stats)
+    return TopicView(
+        name=name,
+        stats=total,
+        channels=held,
+        in_rate=in_rate,
+        out_rate=out_rate,
+        in_flight_count=sum(each.stats.in_flight_count for each in held.values()),
+        deferred_count=sum(each.stats.deferred_count for each in held.values()),
+        client_count=sum(each.stats.client_count for each in held.values()),
+        channel_depth=sum(each.stats.depth for each in held.values()),
+        requeues_per_minute=sum(each.requeues_per_minute for each in held.values()),
+        timeouts_per_minute=sum(each.timeouts_per_minute for each in held.values()),
+        oldest_unfinished_ms=None,
+    )
+
+
+def problem(address: str = NODE, *, kind: str = "nsqd", error: str = "no answer within 5 s") -> Problem:
+    """A daemon that has not answered for a minute."""
+    return Problem(kind=kind, address=address, error=error, since=NOW - 60, answered_at=NOW - 65)
+
+
+def node(
+    address: str = NODE,
+    topics: Iterable[TopicView] = (),
+    *,
+    trouble: Problem | None = None,
+    tombstoned: Iterable[str] = (),
+    health: str = "OK",
+    **values: Any,
+) -> NodeView:
+    """A node with its part of these topics."""
+    host, _, port = address.rpartition(":")
+    held = {
+        part.topic_name: part for each in topics for part in each.stats.nodes or () if part.node == address
+    }
+    usual: dict[str, Any] = {
+        "hostname": f"host-{host}",
+        "version": "1.4.0",
+        "remote_addresses": ["10.9.0.1:4161/10.0.0.1:40312", "10.9.0.2:4161/10.0.0.1:40313"],
+        "topics": [NodeTopic(name, tombstoned=name in set(tombstoned)) for name in held],
+    }
+    return NodeView(
+        node=Node(broadcast_address=host, http_port=int(port), tcp_port=int(port) - 1, **{**usual, **values}),
+        topics=held,
+        answered_at=NOW,
+        problem=trouble,
+        depth=sum(part.depth + sum(each.depth for each in part.channels or ()) for part in held.values()),
+        in_flight_count=0,
+        client_count=0,
+        message_count=sum(part.message_count for part in held.values()),
+        in_rate=0.0,
+        out_rate=0.0,
+        health=health,
+        start_time=int(NOW) - 3_700,
+    )
+
+
+def snapshot(
+    *topics: TopicView,
+    nodes: Iterable[NodeView] | None = None,
+    problems: Iterable[Problem] = (),
+    at: float = NOW,
+) -> Snapshot:
+    """One moment; without `nodes`, of the one node that has everything."""
+    by_name = {each.name: each for each in sorted(topics, key=lambda each: each.name)}
+    present = [node(NODE, by_name.values())] if nodes is None and by_name else list(nodes or ())
+    channels = [each for held in by_name.values() for each in held.channels.values()]
+    totals = Totals(
+        topics=len(by_name),
+        channels=len(channels),
+        nodes=len(present),
+        clients=sum(each.client_count for each in by_name.values()),
+        depth=sum(each.stats.depth + each.channel_depth for each in by_name.values()),
+        message_count=sum(each.stats.message_count for each in by_name.values()),
+        in_rate=sum(each.in_rate or 0.0 for each in by_name.values()),
+        out_rate=sum(each.out_rate or 0.0 for each in by_name.values()),
+        idle_channels=sum(each.no_consumer_since is not None for each in channels),
+    )
+    return Snapshot(
+        at=at,
+        topics=by_name,
+        nodes={each.address: each for each in present},
+        totals=totals,
+        problems=tuple(problems),
+    )
+
+
+@attrs.define
+class FakePicture:
+    """Gives out one snapshot, and the next when the test says so."""
+
+    snapshot: Snapshot
+    clients: list[ClientStats] = attrs.field(factory=list)
+    hangs: bool = False
+    """Daemons that are asked for consumers never answer."""
+    news: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def at(self) -> float:
+        return self.snapshot.at
+
+    def show(self, snapshot: Snapshot) -> None:
+        """End a poll."""
+        self.snapshot = snapshot
+        self.news.set()
+        self.news = trio.Event()
+
+    async def next(self) -> Snapshot:
+        await self.news.wait()
+        return self.snapshot
+
+    async def channel_clients(self, topic: str, channel: str) -> list[ClientStats]:
+        if self.hangs:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return self.clients
+
+    async def node_clients(self, address: str) -> dict[tuple[str, str], list[ClientStats]]:
+        if self.hangs:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        view = self.snapshot.nodes.get(address)
+        found: dict[tuple[str, str], list[ClientStats]] = {}
+        for held in view.topics.values() if view else ():
+            for each in held.channels or ():
+                found[held.topic_name, each.channel_name] = self.clients
+        return found
+
+
+@attrs.define
+class FakeHistory:
+    """The same row of numbers for everything."""
+
+    values: Sequence[float] = ()
+    step: float = 5.0
+    asked: list[tuple[Kind, str, str, Span]] = attrs.field(factory=list)
+
+    def series(self, kind: Kind, topic: str = "", channel: str = "", span: Span = Span.MINUTES) -> Series:
+        self.asked.append((kind, topic, channel, span))
+        times = array("d", (NOW - self.step * n for n in range(len(self.values) - 1, -1, -1)))
+        return Series(times, array("d", self.values))
+
+    def sparklines(self, kind: Kind, topics: list[str], points: int = 60) -> dict[str, array[float]]:
+        return {name: array("d", self.values[-points:]) for name in topics}
+
+
+@attrs.define
+class FakeLive:
+    """The registries."""
+
+    inactive: Mapping[str, list[str]] = attrs.field(factory=dict)
+    fails: bool = False
+    hangs: bool = False
+    asked: int = 0
+
+    async def inactive_topics(self, warnings: Warnings) -> dict[str, list[str]]:
+        self.asked += 1
+        await trio.lowlevel.checkpoint()
+        if self.hangs:
+            await trio.sleep_forever()
+        if self.fails:
+            raise UpstreamFailed("nsqlookupd", ["10.9.0.1:4161: connection refused"])
+        return dict(self.inactive)
+
+
+def fake_console(
+    shown: Snapshot,
+    *,
+    clients: Iterable[ClientStats] = (),
+    hangs: bool = False,
+    history: FakeHistory | None = None,
+    live: FakeLive | None = None,
+    **options: Any,
+) -> Console:
+    """A console that shows this."""
+    if "nsqd_http_addresses" not in options:
+        options.setdefault("lookupd_http_addresses", ["10.9.0.1:4161", "10.9.0.2:4161"])
+    return Console(
+        options=AdminOptions(**options),
+        picture=cast(Any, FakePicture(shown, list(clients), hangs)),
+        history=cast(Any, history or FakeHistory()),
+        live=cast(Any, live or FakeLive()),
+        actions=cast(Any, None),
+    )

@@ -1,0 +1,161 @@
+"""The page of a channel: how it is doing, on which nodes, and who consumes."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from nsqadmin.cluster.model import Latency, Percentile
+from nsqadmin.pages.channels import pace_of
+from nsqadmin.pages.human import UNKNOWN
+from tests.nsqadmin.pages.cluster import NODE, NOW, channel, client, fake_console, snapshot, topic
+from tests.nsqadmin.pages.reading import fetch
+
+OTHER = "10.0.0.2:4151"
+
+
+async def test_counters_of_each_node_and_of_all() -> None:
+    held = channel(
+        "orders",
+        "mail",
+        nodes=[NODE, OTHER],
+        depth=12,
+        backend_depth=2,
+        in_flight_count=3,
+        deferred_count=4,
+        requeue_count=5,
+        timeout_count=6,
+        message_count=70,
+        client_count=8,
+        zone_local_msg_count=60,
+        region_local_msg_count=30,
+        global_msg_count=10,
+    )
+    page = await fetch(fake_console(snapshot(topic("orders", [held]))), "/topics/orders/mail")
+    figures = ["12", "10 + 2", "3", "4", "5", "6", "70", "8", "", UNKNOWN]
+    assert page.rows("orders / mail on each node") == [
+        [f"host-10.0.0.1 {NODE}", *figures],
+        [f"host-10.0.0.2 {OTHER}", *figures],
+    ]
+    words = "60 % in the same zone, 30 % in the same region, 10 % elsewhere"
+    assert [each["title"] for each in page.all("span", class_="share")] == [words] * 3
+
+
+async def test_no_delivery_column_without_delivery_counts() -> None:
+    page = await fetch(fake_console(snapshot(topic("a", [channel("a", "b")]))), "/topics/a/b")
+    assert "Delivered to" not in page.text
+
+
+async def test_latency_is_shown_for_each_quantile() -> None:
+    latency = Latency(9, [Percentile(0.99, 3e6, 3.4e6, 1e6, 8e6, 5), Percentile(0.5, 1e5)])
+    held = channel("a", "b", e2e_processing_latency=latency)
+    page = await fetch(fake_console(snapshot(topic("a", [held]))), "/topics/a/b")
+    quantiles = page.all("span", class_="quantile")
+    assert [each.text for each in quantiles] == ["99 % 3.40 ms", "50 % 100 µs"]
+    assert quantiles[0]["title"] == "1.00 ms to 8.00 ms over the nodes"
+
+
+async def test_consumers_with_what_they_agreed_on() -> None:
+    clients = [
+        client(
+            "worker-1",
+            in_flight_count=2,
+            finish_count=30,
+            requeue_count=1,
+            message_count=33,
+            sample_rate=10,
+            tls=True,
+            tls_version="TLS 1.3",
+            tls_cipher_suite="TLS_AES_128_GCM_SHA256",
+            deflate=True,
+            authed=True,
+            auth_identity="ann",
+            auth_identity_url="https://people.example/ann",
+            topology_region="eu",
+            topology_zone="a",
+            node_topology_region="eu",
+            node_topology_zone="a",
+        ),
+        client("worker-2", snappy=True, topology_region="eu", node_topology_region="eu", connect_ts=0),
+    ]
+    held = channel("a", "b", client_count=2)
+    page = await fetch(fake_console(snapshot(topic("a", [held])), clients=clients), "/topics/a/b")
+    first, second = page.rows("Consumers of a / b")
+    assert first[0] == "worker-1 sampled 10 % TLS Deflate ann 10.1.0.7:50312"
+    assert first[1:8] == ["nsq-trio/1.4.0", NODE, "2", "200", "30", "1", "33"]
+    assert first[9] == "eu / a (same zone)"
+    assert second[0] == "worker-2 Snappy 10.1.0.7:50312"
+    assert second[8:] == [UNKNOWN, "eu (same region)"]
+    assert page.one("span", class_="badge", title="TLS 1.3, TLS_AES_128_GCM_SHA256").text == "TLS"
+    assert page.one("a", href="https://people.example/ann").text == "ann"
+
+
+async def test_an_identity_leads_to_web_pages_only() -> None:
+    clients = [client(authed=True, auth_identity="eve", auth_identity_url="javascript:alert(1)")]
+    page = await fetch(
+        fake_console(snapshot(topic("a", [channel("a", "b", client_count=1)])), clients=clients),
+        "/topics/a/b",
+    )
+    assert "eve" in page.text
+    assert not [each for each in page.all("a") if each["href"].startswith("javascript")]
+
+
+async def test_thousands_of_consumers_are_pages_with_a_search() -> None:
+    clients = [client(f"worker-{n:05}", remote_address=f"10.1.0.7:{n}") for n in range(50_000)]
+    held = channel("a", "b", client_count=50_000)
+    console = fake_console(snapshot(topic("a", [held])), clients=clients)
+    page = await fetch(console, "/topics/a/b")
+    assert len(page.rows("Consumers of a / b")) == 50
+    assert "1\N{EN DASH}50 of 50,000" in page.text
+    found = await fetch(console, "/topics/a/b?q=worker-49999")
+    assert len(found.rows("Consumers of a / b")) == 1
+
+
+async def test_nodes_that_hang_do_not_keep_the_page(autojump_clock: trio.testing.MockClock) -> None:
+    held = channel("a", "b", client_count=3, depth=17)
+    page = await fetch(fake_console(snapshot(topic("a", [held])), hangs=True), "/topics/a/b")
+    assert "No list of consumers yet" in page.text
+    assert "17" in page.one("dl").text
+
+
+async def test_a_channel_without_consumers_says_since_when() -> None:
+    held = channel("a", "b", depth=9, no_consumer_since=NOW - 7_500)
+    page = await fetch(fake_console(snapshot(topic("a", [held]))), "/topics/a/b")
+    assert "none for 2 h 5 min" in page.one("dl").text
+    assert "nobody has for 2 h 5 min" in page.text
+    assert page.one("h1").text == "b no consumer"
+
+
+async def test_the_oldest_unfinished_message_is_shown_where_it_is_known() -> None:
+    for oldest, text in ((200_000, "3 min 20 s"), (None, UNKNOWN)):
+        shown = snapshot(topic("a", [channel("a", "b", client_count=1, oldest_unfinished_ms=oldest)]))
+        page = await fetch(fake_console(shown), "/topics/a/b")
+        tiles = {each.one("dt").text: each.all("dd")[0].text for each in page.one("dl").all("div")}
+        assert tiles["Oldest unfinished"] == text
+
+
+def test_a_backlog_is_drained_or_falls_behind() -> None:
+    drained = pace_of(channel("a", "b", depth=600, in_rate=5.0, out_rate=15.0), NOW)
+    assert (drained.drained_in, drained.falling_behind) == ("1 min", False)
+    behind = pace_of(channel("a", "b", depth=600, in_rate=15.0, out_rate=5.0), NOW)
+    assert (behind.drained_in, behind.falling_behind) == ("", True)
+    even = pace_of(channel("a", "b", depth=600, in_rate=5.0, out_rate=5.0), NOW)
+    assert (even.drained_in, even.falling_behind) == ("", False)
+    unknown = pace_of(channel("a", "b", depth=600, in_rate=None, out_rate=None), NOW)
+    assert (unknown.drained_in, unknown.falling_behind) == ("", False)
+
+
+async def test_an_unknown_channel_is_waited_for() -> None:
+    for path in ("/topics/a/unheard-of", "/topics/unheard-of/b"):
+        page = await fetch(fake_console(snapshot(topic("a", [channel("a", "b")]))), path)
+        assert "No node has this channel" in page.text
+
+
+async def test_buttons_act_on_the_channel() -> None:
+    page = await fetch(
+        fake_console(snapshot(topic("a", [channel("a", "b#ephemeral")]))), "/topics/a/b%23ephemeral"
+    )
+    for button in page.one("div", class_="actions").all("button"):
+        assert button["data-url"] == "/api/topics/a/b%23ephemeral"
+    assert page.one("button", data_do="DELETE")["data-then"] == "/topics/a"
+    assert page.one("button", data_do="DELETE")["data-type"] == "b#ephemeral"

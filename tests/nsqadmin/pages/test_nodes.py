@@ -1,0 +1,145 @@
+"""The pages of nodes, of the registries, and the counter."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from tests.nsqadmin.pages.cluster import (
+    NODE,
+    FakeLive,
+    channel,
+    client,
+    fake_console,
+    node,
+    problem,
+    snapshot,
+    topic,
+)
+from tests.nsqadmin.pages.reading import fetch
+
+OTHER = "10.0.0.2:4151"
+
+
+async def test_all_nodes_with_what_is_odd_about_them() -> None:
+    held = topic("orders", nodes=[NODE, OTHER], depth=3, message_count=40)
+    nodes = [
+        node(NODE, [held], topology_region="eu", topology_zone="a"),
+        node(
+            OTHER,
+            [held],
+            version="1.3.0",
+            out_of_date=True,
+            remote_addresses=["10.9.0.1:4161/10.0.0.2:9"],
+            tombstoned=["orders"],
+            trouble=problem(OTHER),
+        ),
+    ]
+    page = await fetch(fake_console(snapshot(held, nodes=nodes)), "/nodes")
+    first, second = page.rows("All nodes")
+    assert first == [
+        "host-10.0.0.1 10.0.0.1", "4150", "4151", "1.4.0", "3", "0", "40", "0", "eu", "a", "2", "1 orders"
+    ]  # fmt: skip
+    assert second[0] == "host-10.0.0.2 no answer 10.0.0.2"
+    assert second[10:] == ["1 of 2", "1 orders orders tombstoned"]
+    assert (
+        page.one("span", class_="warn", title="Lower than the highest version in the cluster").text == "1.3.0"
+    )
+
+
+async def test_without_registries_there_is_no_column_for_them() -> None:
+    shown = snapshot(topic("a"))
+    page = await fetch(fake_console(shown, nsqd_http_addresses=[NODE]), "/nodes")
+    assert "Registries" not in page.text
+    assert "As they are configured" in page.text
+
+
+async def test_an_unhealthy_node_says_why() -> None:
+    shown = snapshot(nodes=[node(health="NOK - disk is full")])
+    for path in ("/nodes", f"/nodes/{NODE}"):
+        page = await fetch(fake_console(shown), path)
+        assert page.one("span", class_="badge", title="NOK - disk is full").text == "unhealthy"
+
+
+async def test_no_nodes() -> None:
+    assert "No nsqd has announced itself" in (await fetch(fake_console(snapshot()), "/nodes")).text
+
+
+async def test_a_node_shows_topics_channels_and_consumers() -> None:
+    held = topic("orders", [channel("orders", "mail", depth=5, client_count=12)], depth=3, message_count=40)
+    shown = snapshot(held, nodes=[node(NODE, [held], tombstoned=["orders"])])
+    clients = [client(f"w{n}") for n in range(12)]
+    page = await fetch(fake_console(shown, clients=clients), f"/nodes/{NODE}")
+    rows = page.rows("Topics on this node")
+    assert rows[0][:4] == ["orders tombstoned", "3", "3 + 0", "40"]
+    assert rows[1][:9] == ["mail", "5", "5 + 0", "0", "0", "0", "0", "0", "12"]
+    details = page.one("details")
+    assert details.one("summary").text == "12 consumers"
+    assert len(details.all("li")) == 11
+    assert details.all("li")[-1].text == "2 more"
+    assert "up for 1 h 1 min" in page.one("dl").text
+    assert page.one("button", class_="cross", data_do="DELETE")["data-url"] == "/api/nodes/10.0.0.1%3A4151"
+
+
+async def test_a_node_with_many_topics_has_pages() -> None:
+    held = [topic(f"t{n:04}", [channel(f"t{n:04}", "c")]) for n in range(1_000)]
+    page = await fetch(fake_console(snapshot(*held)), f"/nodes/{NODE}?page=2")
+    assert page.rows("Topics on this node")[0][0] == "t0025"
+    assert "26\N{EN DASH}50 of 1,000" in page.text
+
+
+async def test_a_node_that_hangs_still_has_its_page(autojump_clock: trio.testing.MockClock) -> None:
+    held = topic("orders", [channel("orders", "mail", client_count=2)])
+    page = await fetch(fake_console(snapshot(held), hangs=True), f"/nodes/{NODE}")
+    assert page.rows("Topics on this node")[1][0] == "mail"
+
+
+async def test_an_unknown_node() -> None:
+    assert "No such node" in (await fetch(fake_console(snapshot()), f"/nodes/{NODE}")).text
+
+
+async def test_the_registries_and_what_they_alone_know() -> None:
+    shown = snapshot(problems=[problem("10.9.0.2:4161", kind="nsqlookupd", error="connection refused")])
+    console = fake_console(shown, live=FakeLive({"old": ["a", "b"], "older": []}))
+    page = await fetch(console, "/lookup")
+    registries = [each.text for each in page.one("ul", class_="list").all("li")]
+    assert registries == ["10.9.0.1:4161 answers", "10.9.0.2:4161 no answer connection refused"]
+    assert [each.text for each in page.one("ul", class_="tree").all("a")] == ["old", "a", "b", "older"]
+    crosses = page.one("ul", class_="tree").all("button")
+    assert [each["data-url"] for each in crosses] == [
+        "/api/topics/old",
+        "/api/topics/old/a",
+        "/api/topics/old/b",
+        "/api/topics/older",
+    ]
+    form = page.one("form", class_="create")
+    assert form["data-create"] == "/api/topics"
+    assert [each["name"] for each in form.all("input")] == ["topic", "channel"]
+
+
+async def test_registries_that_fail_are_named() -> None:
+    page = await fetch(fake_console(snapshot(), live=FakeLive(fails=True)), "/lookup")
+    assert "10.9.0.1:4161: connection refused" in page.text
+    assert "Every topic that the registries know" not in page.text
+
+
+async def test_registries_that_hang_do_not_keep_the_page(autojump_clock: trio.testing.MockClock) -> None:
+    page = await fetch(fake_console(snapshot(), live=FakeLive(hangs=True)), "/lookup")
+    assert "did not answer within 4 s" in page.text
+
+
+async def test_without_registries_the_page_says_so() -> None:
+    page = await fetch(fake_console(snapshot(), nsqd_http_addresses=[NODE]), "/lookup")
+    assert "No registries" in page.text
+    assert not page.all("form", class_="create")
+
+
+async def test_the_counter_adds_up_what_channels_were_given() -> None:
+    shown = snapshot(
+        topic("a", [channel("a", "b", message_count=1_000_000, in_rate=10.0)], message_count=5),
+        topic("c", [channel("c", "d", message_count=234_567, in_rate=2.5)]),
+    )
+    page = await fetch(fake_console(shown), "/counter")
+    assert page.one("output").text == "1,234,567"
+    assert page.one("div", id="counter")["data-count"] == "1234567"
+    assert page.one("div", id="counter")["data-rate"] == "12.500"

@@ -1,0 +1,76 @@
+"""A whole console in this process, and a browser's or a script's requests to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import attrs
+import httpx
+import trio
+
+from nsqadmin.console import Console
+from nsqadmin.daemon import make_console
+from nsqadmin.notify import Notifier
+from nsqadmin.options import AdminOptions, validate
+from nsqadmin.pages import pages
+from nsqadmin.site import Site
+from nsqkit.http import HttpServer
+from nsqkit.listeners import bound_address, open_listeners
+
+__all__ = ["Browser", "serving"]
+
+
+@attrs.define(eq=False)
+class Browser:
+    """Sends requests to a console."""
+
+    console: Console
+    address: str
+    client: httpx.AsyncClient
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        """Send one request; a body that is not bytes is sent as JSON. Nothing is compressed unless asked for."""
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        return await self.client.request(
+            method,
+            f"http://{self.address}{path}",
+            content=content,
+            headers={"Accept-Encoding": "identity", **(headers or {})},
+        )
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        """GET, with these headers."""
+        return await self.ask("GET", path, headers=headers)
+
+    async def json(self, path: str) -> Any:
+        """GET what must be a 200, in JSON."""
+        response = await self.get(path)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "application/json; charset=utf-8"
+        return response.json()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    *, lookupds: Sequence[str] = (), nsqds: Sequence[str] = (), poll: bool = False, **options: Any
+) -> AsyncIterator[Browser]:
+    """A console for these daemons; with `poll` it keeps its picture up to date."""
+    told = AdminOptions(lookupd_http_addresses=list(lookupds), nsqd_http_addresses=list(nsqds), **options)
+    validate(told)
+    console = make_console(told)
+    notifier = Notifier(console.live.upstream)
+    listeners = await open_listeners("127.0.0.1:0")
+    address = bound_address(listeners[0]).text
+    async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as client:
+        nursery.start_soon(notifier.run)
+        if poll:
+            nursery.start_soon(console.picture.run)
+        await nursery.start(HttpServer(Site(console, notifier, pages(console))).run, listeners)
+        yield Browser(console, address, client)
+        await console.live.upstream.aclose()
+        nursery.cancel_scope.cancel()

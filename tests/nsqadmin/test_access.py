@@ -1,0 +1,97 @@
+"""Who may act, and who may use /config."""
+
+from __future__ import annotations
+
+import pytest
+
+from nsqadmin.access import check_config_client, check_same_site, is_admin
+from nsqadmin.options import AdminOptions
+from nsqkit.http import HttpError, Request, Route, text
+
+USER = b"x-forwarded-user"
+
+
+def request(remote: str = "127.0.0.1:5", *headers: tuple[bytes, bytes]) -> Request:
+    route = Route(handler=lambda _: text(""))
+    return Request("POST", b"/x", "/x", b"", list(headers), "1.1", remote, False, True, {}, route)
+
+
+class TestAdministrators:
+    def test_without_a_list_everybody_is_one(self) -> None:
+        assert is_admin(AdminOptions(), [])
+        assert is_admin(AdminOptions(), [(USER, b"eve")])
+
+    def test_with_a_list_the_header_must_name_one_of_it(self) -> None:
+        options = AdminOptions(admin_users=["ann", "zoé"])
+        assert is_admin(options, [(b"host", b"x"), (USER, b"ann")])
+        assert is_admin(options, [(USER, "zoé".encode())])
+        for headers in ([], [(USER, b"")], [(USER, b"Ann")], [(USER, b"ann ")], [(b"user", b"ann")]):
+            assert not is_admin(options, headers)
+
+    def test_the_header_can_have_another_name(self) -> None:
+        options = AdminOptions(admin_users=["ann"], acl_http_header="X-Who")
+        assert is_admin(options, [(b"x-who", b"ann")])
+        assert not is_admin(options, [(USER, b"ann")])
+
+    def test_a_list_with_an_empty_name_lets_nobody_in_who_is_not_signed_in(self) -> None:
+        assert not is_admin(AdminOptions(admin_users=["ann"]), [(USER, b"")])
+
+    def test_two_such_headers_are_nobody(self) -> None:
+        assert not is_admin(AdminOptions(admin_users=["ann"]), [(USER, b"eve"), (USER, b"ann")])
+        assert not is_admin(AdminOptions(admin_users=["ann"]), [(USER, b"ann"), (USER, b"ann")])
+
+
+class TestOtherSites:
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [],
+            [(b"sec-fetch-site", b"same-origin"), (b"origin", b"null")],
+            [(b"sec-fetch-site", b"none")],
+            [(b"host", b"console:4171"), (b"origin", b"http://Console:4171")],
+        ],
+    )
+    def test_the_own_site_and_scripts_pass(self, headers: list[tuple[bytes, bytes]]) -> None:
+        check_same_site(request("1.1.1.1:1", *headers))
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [(b"sec-fetch-site", b"cross-site")],
+            [(b"sec-fetch-site", b"")],
+            [(b"host", b"console"), (b"origin", b"null")],
+            [(b"host", b"console"), (b"origin", b"http://console.evil.example")],
+            [(b"host", b"console:4171"), (b"origin", b"http://console:80")],
+            [(b"origin", b"http://")],
+            [(b"host", b"c"), (b"origin", b"http://\xff")],
+        ],
+    )
+    def test_other_sites_are_refused(self, headers: list[tuple[bytes, bytes]]) -> None:
+        with pytest.raises(HttpError) as refused:
+            check_same_site(request("1.1.1.1:1", *headers))
+        assert (refused.value.status, refused.value.code) == (403, "FORBIDDEN")
+
+
+class TestConfigClients:
+    def status(self, remote: str, cidr: str) -> int:
+        try:
+            check_config_client(AdminOptions(allow_config_from_cidr=cidr), request(remote))
+        except HttpError as error:
+            return error.status
+        return 200
+
+    @pytest.mark.parametrize(
+        ("remote", "cidr", "status"),
+        [
+            ("127.0.0.1:1", "127.0.0.1/8", 200),
+            ("127.9.9.9:1", "127.0.0.1/8", 200),
+            ("10.0.0.1:1", "127.0.0.1/8", 403),
+            ("10.0.0.1:1", "", 200),
+            ("[::1]:1", "127.0.0.1/8", 403),
+            ("[::1]:1", "::1/128", 200),
+            ("@", "127.0.0.1/8", 400),
+            ("@", "", 200),
+        ],
+    )
+    def test_where_a_client_is_decides(self, remote: str, cidr: str, status: int) -> None:
+        assert self.status(remote, cidr) == status

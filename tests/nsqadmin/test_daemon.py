@@ -1,0 +1,83 @@
+"""The life of the daemon, from its listener to its end."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from nsqadmin import daemon as daemon_module
+from nsqadmin.daemon import Daemon, StartError
+from nsqadmin.options import AdminOptions, validate
+from nsqkit.http import HttpServer
+from tests.nsqadmin.scripted import dead_address
+
+
+@pytest.fixture(autouse=True)
+def collector_as_it_was() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*before)
+
+
+def made(**values: Any) -> Daemon:
+    options = AdminOptions(
+        **{"nsqd_http_addresses": [dead_address()], "http_address": "127.0.0.1:0", **values}
+    )
+    validate(options)
+    return Daemon(options)
+
+
+async def test_it_serves_from_ready_to_stop() -> None:
+    daemon, ready = made(), trio.Event()
+    async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as client:
+        nursery.start_soon(daemon.run, ready.set)
+        await ready.wait()
+        assert daemon.http_port > 0
+        response = await client.get(f"http://127.0.0.1:{daemon.http_port}/ping")
+        assert response.text == "OK"
+        daemon.stop()
+    with pytest.raises(OSError, match="attempts to connect"):
+        await trio.open_tcp_stream("127.0.0.1", daemon.http_port)
+
+
+async def test_it_serves_a_unix_socket_and_removes_it(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    daemon, ready = made(http_address=str(path)), trio.Event()
+    transport = httpx.AsyncHTTPTransport(uds=str(path))
+    async with trio.open_nursery() as nursery, httpx.AsyncClient(transport=transport) as client:
+        nursery.start_soon(daemon.run, ready.set)
+        await ready.wait()
+        assert daemon.http_port == -1
+        assert (await client.get("http://console/ping")).text == "OK"
+        daemon.stop()
+    assert not path.exists()
+
+
+async def test_an_address_that_is_taken_is_told() -> None:
+    first, ready = made(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.run, ready.set)
+        await ready.wait()
+        address = f"127.0.0.1:{first.http_port}"
+        with pytest.raises(StartError, match=rf"listen \({address}\) failed - "):
+            await made(http_address=address).run()
+        first.stop()
+
+
+async def test_a_listener_that_fails_ends_it_with_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(HttpServer):
+        async def run(self, listeners: Any, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+            task_status.started()
+            await trio.lowlevel.checkpoint()
+            raise OSError("the listener broke")
+
+    monkeypatch.setattr(daemon_module, "HttpServer", Failing)
+    with trio.fail_after(5), pytest.raises(OSError, match="the listener broke"):
+        await made().run()

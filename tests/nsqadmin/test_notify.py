@@ -1,0 +1,187 @@
+"""The webhook: who did what, told to one URL, whatever becomes of it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+import trio
+
+from nsqadmin.notify import Event, Notifier, report
+from nsqadmin.options import AdminOptions
+from nsqadmin.upstream import Upstream
+from nsqkit.http import Request, Response, Route, error, text
+from tests.nsqadmin.scripted import Script, dead_address, producer, scripted
+from tests.nsqadmin.serving import Browser, serving
+
+ALL_ACTIONS = [
+    ("POST", "/api/topics", {"topic": "t"}, [("create_topic", "t", None, None)]),
+    (
+        "POST",
+        "/api/topics",
+        {"topic": "t", "channel": "c"},
+        [("create_topic", "t", None, None), ("create_channel", "t", "c", None)],
+    ),
+    ("DELETE", "/api/topics/t", None, [("delete_topic", "t", None, None)]),
+    ("DELETE", "/api/topics/t/c", None, [("delete_channel", "t", "c", None)]),
+    *[
+        ("POST", path, {"action": action}, [(f"{action}_{what}", "t", channel, None)])
+        for action in ("pause", "unpause", "empty")
+        for what, path, channel in (("topic", "/api/topics/t", None), ("channel", "/api/topics/t/c", "c"))
+    ],
+]
+
+
+class Receiver:
+    """A webhook that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self._news = trio.Event()
+
+    def __call__(self, request: Request) -> Response:
+        assert request.header(b"content-type") == b"application/json"
+        self.heard.append(json.loads(request.body))
+        self._news.set()
+        self._news = trio.Event()
+        return text("thanks", 202)
+
+    async def wait(self, count: int) -> list[dict[str, Any]]:
+        """Give what was heard, once there is so much."""
+        with trio.fail_after(5):
+            while len(self.heard) < count:
+                await self._news.wait()
+        return self.heard
+
+
+async def cluster(script: Script) -> str:
+    """A registry with one nsqd that takes everything."""
+    registry, nsqd = await script.daemon(), await script.nsqd({"topics": []})
+    registry.on("/lookup", {"producers": [producer(nsqd)]})
+    for daemon in (registry, nsqd):
+        for what in ("topic", "channel"):
+            for action in ("create", "delete", "pause", "unpause", "empty"):
+                daemon.on(f"/{what}/{action}")
+    return registry.address
+
+
+class TestReports:
+    @pytest.mark.parametrize(("method", "path", "body", "expected"), ALL_ACTIONS)
+    async def test_every_action_is_reported(
+        self, method: str, path: str, body: Any, expected: list[Any]
+    ) -> None:
+        receiver = Receiver()
+        async with scripted() as script:
+            hook = await script.daemon()
+            hook.on("/hook", receiver)
+            registry = await cluster(script)
+            async with serving(
+                lookupds=[registry], notification_http_endpoint=f"http://{hook.address}/hook"
+            ) as browser:
+                assert (await browser.ask(method, path, body)).status_code == 200
+                heard = await receiver.wait(len(expected))
+        told = [(each["action"], each["topic"], each.get("channel"), each.get("node")) for each in heard]
+        assert told == expected
+
+    async def test_a_report_says_who_and_from_where(self) -> None:
+        receiver = Receiver()
+        async with scripted() as script:
+            hook = await script.daemon()
+            hook.on("/hook", receiver)
+            registry = await cluster(script)
+            async with serving(
+                lookupds=[registry], notification_http_endpoint=f"http://{hook.address}/hook"
+            ) as browser:
+                headers = {
+                    "Authorization": "Basic YW5uOnNlY3JldA==",
+                    "User-Agent": "test/1",
+                    "X-Scheme": "https",
+                }
+                await browser.ask("DELETE", "/api/topics/t?x=1", headers=headers)
+                [told] = await receiver.wait(1)
+        assert list(told) == ["action", "topic", "timestamp", "user", "remote_ip", "user_agent", "url", "via"]
+        assert told["user"] == "ann"
+        assert told["remote_ip"].startswith("127.0.0.1:")
+        assert told["user_agent"] == "test/1"
+        assert told["url"] == f"https://{browser.address}/api/topics/t?x=1"
+        assert told["via"] == socket.gethostname()
+        assert isinstance(told["timestamp"], int)
+
+    async def test_pausing_is_told_even_when_it_failed_but_deleting_is_not(self) -> None:
+        receiver = Receiver()
+        async with scripted() as script:
+            hook, registry = await script.daemon(), await script.daemon()
+            hook.on("/hook", receiver)
+            registry.on("/lookup", error(404, "TOPIC_NOT_FOUND"))
+            async with serving(
+                lookupds=[registry.address], notification_http_endpoint=f"http://{hook.address}/hook"
+            ) as browser:
+                assert (await browser.ask("DELETE", "/api/topics/t")).status_code == 502
+                assert (await browser.ask("POST", "/api/topics/t", {"action": "pause"})).status_code == 502
+                heard = await receiver.wait(1)
+        assert [each["action"] for each in heard] == ["pause_topic"]
+
+    async def test_a_receiver_that_is_dead_or_refuses_harms_nobody(self) -> None:
+        receiver = Receiver()
+        async with scripted() as script:
+            hook = await script.daemon()
+            registry = await cluster(script)
+
+            async def act(browser: Browser) -> None:
+                assert (await browser.ask("DELETE", "/api/topics/t")).json() == {"message": ""}
+
+            dead = f"http://{dead_address()}/hook"
+            async with serving(lookupds=[registry], notification_http_endpoint=dead) as browser:
+                await act(browser)
+            async with serving(
+                lookupds=[registry], notification_http_endpoint=f"http://{hook.address}/hook"
+            ) as browser:
+                await act(browser)  # refused with a 404
+                hook.on("/hook", receiver)
+                await act(browser)
+                assert await receiver.wait(1)
+
+
+async def test_when_the_receiver_hangs_the_newest_reports_are_dropped_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    endpoint = f"http://{dead_address()}/hook"
+    upstream = Upstream(AdminOptions(notification_http_endpoint=endpoint))
+    notifier = Notifier(upstream)  # and nobody sends
+    for number in range(1_001):
+        notifier.notify(request_with(), Event("delete_topic", f"t{number}"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "NOTIFY: delete_topic t1000 is not reported: 1000 reports wait already"
+    ]
+
+
+def request_with(*headers: tuple[bytes, bytes]) -> Request:
+    return Request(
+        "POST",
+        b"/x",
+        "/x",
+        b"",
+        list(headers),
+        "1.1",
+        "1.2.3.4:5",
+        False,
+        True,
+        {},
+        Route(handler=lambda _: text("")),
+    )
+
+
+def test_empty_fields_are_left_out() -> None:
+    told = report(request_with(), Event("tombstone_topic_producer", "t", node="n:1"), now=12.9)
+    assert told["node"] == "n:1"
+    assert told["timestamp"] == 12
+    assert "channel" not in told
+    assert "user" not in told
+    assert told["user_agent"] == ""
+
+
+@pytest.mark.parametrize("value", [b"Basic !!!", b"Basic YW5u", b"Bearer YW5uOng=", b""])
+def test_what_is_no_basic_authentication_names_nobody(value: bytes) -> None:
+    assert "user" not in report(request_with((b"authorization", value)), Event("x", "t"), now=0)

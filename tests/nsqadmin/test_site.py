@@ -1,0 +1,231 @@
+"""What is found where: base path, files, compression, /config, /ping."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsqadmin.compression import compressed_app
+from nsqadmin.site import PAGES
+from nsqkit.logging import LogLevel, set_level
+from tests.nsqadmin.scripted import dead_address, scripted
+from tests.nsqadmin.serving import serving
+
+DEAD = dead_address()
+
+
+class TestBasePath:
+    async def test_everything_lives_below_it_and_nothing_beside_it(self) -> None:
+        async with scripted() as script:
+            registry = await script.daemon()
+            registry.on("/topics", {"topics": ["a"]})
+            async with serving(lookupds=[registry.address], base_path="adm/") as browser:
+                for path in ("/adm", "/adm/topics", "/adm/ping", "/adm/api/topics", "/adm/config/base_path"):
+                    assert (await browser.get(path)).status_code == 200, path
+                assert (await browser.get("/adm/static/console.css")).status_code == 200
+                for path in ("/", "/topics", "/ping", "/api/topics", "/static/console.css", "/admin", "/ad"):
+                    assert (await browser.get(path)).status_code == 404, path
+                assert (await browser.get("/adm/config/base_path")).text == "/adm"
+
+    async def test_slashes_too_many_lead_to_the_right_place(self) -> None:
+        async with serving(nsqds=[DEAD], base_path="/adm") as browser:
+            for path, right in (
+                ("/adm/", "/adm"),
+                ("/adm/ping/", "/adm/ping"),
+                ("/adm/topics/", "/adm/topics"),
+            ):
+                response = await browser.get(path)
+                assert (response.status_code, response.headers["location"]) == (301, right)
+
+    @pytest.mark.parametrize("path", PAGES)
+    async def test_slashes_letters_and_methods_are_looked_after_on_every_page(self, path: str) -> None:
+        right = "/adm" + path.replace(":", "x").rstrip("/")
+        async with serving(nsqds=[DEAD], base_path="/adm") as browser:
+            wrong = await browser.ask("POST", right)
+            slash = await browser.get(f"{right}/?q=1")
+            letters = await browser.get(right.replace("/adm", "/ADM"))
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, OPTIONS")
+        assert (slash.status_code, slash.headers["location"]) == (301, f"{right}?q=1")
+        assert (letters.status_code, letters.headers["location"]) == (301, right)
+
+    async def test_ping_says_ok(self) -> None:
+        async with serving(nsqds=[DEAD]) as browser:
+            response = await browser.get("/ping")
+        assert (response.status_code, response.text) == (200, "OK")
+        assert "x-nsq-content-type" not in response.headers
+
+
+class TestFiles:
+    async def test_they_come_with_type_and_tag_and_are_kept_if_their_link_has_a_version(self) -> None:
+        async with serving(nsqds=[DEAD]) as browser:
+            first = await browser.get("/static/console.css")
+            again = await browser.get("/fonts/console.css", **{"If-None-Match": first.headers["etag"]})
+            lasting = await browser.get("/static/console.css?v=1")
+        assert first.headers["content-type"] == "text/css; charset=utf-8"
+        assert first.headers["cache-control"] == "no-cache"
+        assert first.headers["x-content-type-options"] == "nosniff"
+        assert (again.status_code, again.content) == (304, b"")
+        assert "immutable" in lasting.headers["cache-control"]
+
+    @pytest.mark.parametrize("name", ["none.css", "..%2Foptions.py", ".hidden", "a%00b"])
+    async def test_what_is_no_file_of_theirs_is_not_found(self, name: str) -> None:
+        async with serving(nsqds=[DEAD]) as browser:
+            response = await browser.get(f"/static/{name}")
+        assert response.status_code == 404
+        if "%2F" not in name:
+            assert response.text == "NOT_FOUND"
+
+    async def test_who_works_on_them_sees_changes_at_once(self, tmp_path: Path) -> None:
+        file = tmp_path / "x.map"
+        file.write_text("{}")
+        async with serving(nsqds=[DEAD], dev_static_dir=str(tmp_path)) as browser:
+            first = await browser.get("/static/x.map?v=1")
+            file.write_text("{} ")
+            second = await browser.get("/static/x.map?v=1")
+        assert first.headers["content-type"] == "application/json"
+        assert first.headers["cache-control"] == "no-cache"
+        assert (first.text, second.text) == ("{}", "{} ")
+
+
+class TestCompression:
+    @pytest.mark.parametrize(
+        "path", ["/", "/ping", "/api/topics", "/none", "/api/none", "/static/console.css"]
+    )
+    async def test_every_answer_comes_as_the_client_asks_for_it(self, path: str) -> None:
+        async with scripted() as script:
+            registry = await script.daemon()
+            registry.on("/topics", {"topics": [f"topic{number}" for number in range(20_000)]})
+            async with serving(lookupds=[registry.address]) as browser:
+                plain = await browser.get(path)
+                request = browser.client.build_request(
+                    "GET",
+                    f"http://{browser.address}{path}",
+                    headers={"Accept-Encoding": "br, gzip;q=0.1, deflate"},
+                )
+                response = await browser.client.send(request, stream=True)
+                body = b"".join([piece async for piece in response.aiter_raw()])
+        assert "content-encoding" not in plain.headers
+        assert response.headers["content-encoding"] == "gzip"
+        assert response.headers["vary"] == "Accept-Encoding"
+        assert response.headers["content-type"] == plain.headers["content-type"]
+        assert int(response.headers["content-length"]) == len(body)
+        unpacked = gzip.decompress(body)
+        assert unpacked == plain.content or path == "/"  # pages carry a nonce each
+
+    async def test_deflate_is_a_raw_stream(self) -> None:
+        async with serving(nsqds=[DEAD]) as browser:
+            request = browser.client.build_request(
+                "GET", f"http://{browser.address}/ping", headers={"Accept-Encoding": "deflate, gzip"}
+            )
+            response = await browser.client.send(request, stream=True)
+            body = b"".join([piece async for piece in response.aiter_raw()])
+        assert response.headers["content-encoding"] == "deflate"
+        assert zlib.decompress(body, -15) == b"OK"
+
+    async def test_what_comes_piece_by_piece_is_left_as_it_is(self) -> None:
+        sent: list[Any] = []
+
+        async def streaming(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+            await send({"type": "http.response.body", "body": b"now", "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        async def keep(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "headers": [(b"accept-encoding", b"gzip")]}
+        await compressed_app(streaming)(scope, lambda: None, keep)  # type: ignore[arg-type, return-value]
+        assert sent == [
+            {"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]},
+            {"type": "http.response.body", "body": b"now", "more_body": True},
+            {"type": "http.response.body", "body": b"", "more_body": False},
+        ]
+
+    async def test_an_answer_without_a_body_stays_one(self) -> None:
+        async with serving(nsqds=[DEAD]) as browser:
+            response = await browser.ask("OPTIONS", "/ping", headers={"Accept-Encoding": "gzip"})
+        assert (response.status_code, response.headers["content-length"]) == (200, "0")
+        assert "content-encoding" not in response.headers
+
+
+class TestConfig:
+    """GET and PUT /config/:opt."""
+
+    async def test_options_are_shown_by_the_names_of_the_file(self) -> None:
+        async with serving(nsqds=[DEAD], statsd_prefix="p.%s") as browser:
+            assert (await browser.get("/config/statsd_prefix")).text == "p.%s"
+            assert await browser.json("/config/nsqd_http_addresses") == [DEAD]
+            assert await browser.json("/config/statsd_interval") == 60_000_000_000
+            assert await browser.json("/config/proxy_graphite") is False
+            for unknown in ("none", "version", "config", "verbose", "lookupd_http_addresses"):
+                response = await browser.get(f"/config/{unknown}")
+                assert (response.status_code, response.text) == (400, '{"message":"INVALID_OPTION"}')
+
+    async def test_the_registries_can_be_changed_while_it_runs(self) -> None:
+        async with scripted() as script:
+            registry = await script.daemon()
+            registry.on("/topics", {"topics": ["a"]})
+            async with serving(lookupds=[DEAD]) as browser:
+                response = await browser.ask("PUT", "/config/nsqlookupd_http_addresses", [registry.address])
+                assert response.json() == [registry.address]
+                assert (await browser.json("/api/topics"))["topics"] == ["a"]
+
+    async def test_the_log_level_can_be_changed_while_it_runs(self) -> None:
+        async with serving(nsqds=[DEAD]) as browser:
+            try:
+                response = await browser.ask("PUT", "/config/log_level", b"Error")
+                assert response.json() == 4
+                assert await browser.json("/config/log_level") == 4
+                assert logging.getLogger("nsq").level == logging.ERROR
+            finally:
+                set_level(LogLevel.INFO)
+
+    @pytest.mark.parametrize(
+        ("name", "body", "status", "code"),
+        [
+            ("log_level", b"loud", 400, "INVALID_VALUE"),
+            ("log_level", b"", 413, "INVALID_VALUE"),
+            ("log_level", b"x" * (1024 * 1024 + 1), 413, "INVALID_VALUE"),
+            ("nsqlookupd_http_addresses", b"{}", 400, "INVALID_VALUE"),
+            ("nsqlookupd_http_addresses", b'["http://a:1"]', 400, "INVALID_VALUE"),
+            ("statsd_prefix", b"x", 400, "INVALID_OPTION"),
+            ("none", b"x", 400, "INVALID_OPTION"),
+        ],
+    )
+    async def test_what_cannot_be_set_is_refused(
+        self, name: str, body: bytes, status: int, code: str
+    ) -> None:
+        async with serving(lookupds=[DEAD]) as browser:
+            response = await browser.ask("PUT", f"/config/{name}", body)
+            kept = await browser.json("/config/nsqlookupd_http_addresses")
+        assert (response.status_code, response.text) == (
+            status,
+            json.dumps({"message": code}).replace(" ", ""),
+        )
+        assert kept == [DEAD]
+
+    async def test_clients_from_elsewhere_and_other_sites_may_not(self) -> None:
+        async with serving(nsqds=[DEAD], allow_config_from_cidr="10.0.0.0/8") as browser:
+            for response in (
+                await browser.get("/config/log_level"),
+                await browser.ask("PUT", "/config/log_level", b"info"),
+                await browser.ask("PUT", "/config/log_level", b"x" * (1024 * 1024 + 1)),
+            ):
+                assert (response.status_code, response.text) == (403, '{"message":"FORBIDDEN"}')
+        async with serving(nsqds=[DEAD]) as browser:
+            headers = {"Sec-Fetch-Site": "cross-site"}
+            response = await browser.ask("PUT", "/config/log_level", b"info", headers)
+            assert response.status_code == 403
+
+    async def test_paths_and_methods_that_are_not_there(self) -> None:
+        async with serving(nsqds=[DEAD]) as browser:
+            assert (await browser.get("/config")).status_code == 404
+            assert (await browser.get("/config/")).status_code == 404
+            response = await browser.ask("POST", "/config/log_level", b"info")
+            assert (response.status_code, response.headers["allow"]) == (405, "GET, OPTIONS, PUT")

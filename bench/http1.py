@@ -25,21 +25,33 @@ class HttpLink(Link):
         if data == self._last_good and not self.rest:
             return 1
         data = self.rest + data
-        head_end = data.find(b"\r\n\r\n")
-        if head_end < 0:
+        body_at, end = _extent(data)
+        if not end or len(data) < end:
             self.rest = data
             return 0
-        if not data.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 200\r\n")):
-            raise LoadError(f"the server answered {data[:300]!r}")
-        length = _content_length.search(data, 0, head_end + 2)
-        if not length:
-            raise LoadError(f"no Content-Length in {data[:300]!r}")
-        end = head_end + 4 + int(length[1])
-        if len(data) < end:
-            self.rest = data
-            return 0
-        if data[head_end + 4 :] != b"OK":
-            raise LoadError(f"the server answered {data[head_end + 4 :][:100]!r}")
+        if data[body_at:] != b"OK":
+            raise LoadError(f"the server answered {data[body_at:][:100]!r}")
         self.rest = b""
         self._last_good = data
         return 1
+
+    def read_reply(self) -> bytes:
+        """Wait for one reply that says 200, and give its body."""
+        data, body_at, end = b"", 0, 0
+        while not end or len(data) < end:
+            data += self.receive()
+            body_at, end = _extent(data)
+        return data[body_at:end]
+
+
+def _extent(data: bytes) -> tuple[int, int]:
+    """Where the body of a reply begins and ends; zeros while its head has not fully come."""
+    head_end = data.find(b"\r\n\r\n")
+    if head_end < 0:
+        return 0, 0
+    if not data.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 200\r\n")):
+        raise LoadError(f"the server answered {data[:300]!r}")
+    length = _content_length.search(data, 0, head_end + 2)
+    if not length:
+        raise LoadError(f"no Content-Length in {data[:300]!r}")
+    return head_end + 4, head_end + 4 + int(length[1])

@@ -108,7 +108,11 @@ class Producer:
         if count:
             self.budget -= count
             self.waiting += count
-            self.link.send(self.request * count)
+            self.link.send(self.requests(count))
+
+    def requests(self, count: int) -> bytes:
+        """The next so many."""
+        return self.request * count
 
 
 class Loop:
@@ -135,6 +139,13 @@ class Loop:
         turn = self.turn
         while not finished():
             turn()
+
+    def serve_for(self, seconds: float) -> None:
+        """Like `run_for`, but nothing has to come in this time."""
+        end = time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            for descriptor, _ in self._poller.poll(left):
+                self._handlers[descriptor]()
 
     def close(self) -> None:
         self._poller.close()

@@ -15,7 +15,9 @@ import attrs
 
 from bench.procfs import cpu_seconds, machine_cpu_seconds, rss_bytes
 
-__all__ = ["Measurement", "Meter"]
+__all__ = ["Measurement", "Meter", "percentiles"]
+
+PERCENTILES = (50, 99, 99.9)
 
 
 @attrs.frozen
@@ -83,3 +85,11 @@ class Meter:
 
     def _now(self) -> tuple[float, float, float, float]:
         return time.perf_counter(), cpu_seconds(self.pids), time.process_time(), machine_cpu_seconds()
+
+
+def percentiles(samples: Sequence[float], prefix: str = "") -> dict[str, float]:
+    """`p50_ms`, `p99_ms` and `p99.9_ms` of durations in seconds."""
+    ordered = sorted(samples)
+    return {
+        f"{prefix}p{percent:g}_ms": ordered[int(len(ordered) * percent / 100)] * 1e3 for percent in PERCENTILES
+    }

@@ -42,10 +42,10 @@ def mpub_command(topic: str, body: bytes, batch: int) -> bytes:
 class NsqLink(Link):
     """A connection that has said who it is."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, identify: bytes = IDENTIFY_BODY) -> None:
         super().__init__(port)
         try:
-            self.send(b"  V2IDENTIFY\n%s%s" % (struct.pack(">I", len(IDENTIFY_BODY)), IDENTIFY_BODY))
+            self.send(b"  V2IDENTIFY\n%s%s" % (struct.pack(">I", len(identify)), identify))
             self.expect_ok()
         except BaseException:
             self.close()

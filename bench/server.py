@@ -28,12 +28,24 @@ import attrs
 
 from bench.procfs import group_members
 
-__all__ = ["Broker", "Server", "ServerError", "beanstalkd", "nsqd", "peer"]
+__all__ = ["Broker", "Server", "ServerError", "beanstalkd", "nats", "nsqd", "peer", "redis"]
 
 START_SECONDS = 20
+RESTART_SECONDS = 120
+"""With data that may have to be read first."""
 STOP_SECONDS = 10
 KEPT_LOG_LINES = 200
 PROJECT = Path(__file__).resolve().parent.parent
+
+# A question that each kind of broker answers as soon as it is at work, and how the answer begins.
+QUESTIONS = {
+    "nsq": (b"  V2IDENTIFY\n\0\0\0\2{}", b"\0\0\0\6\0\0\0\0OK"),
+    "beanstalk": (b"list-tubes\r\n", b"OK "),
+    "redis": (b"PING\r\n", b"+PONG"),
+    "nats": (b"", b"INFO "),
+}
+# Where Debian has daemons; not everybody's PATH has it.
+DAEMONS = f"{os.environ.get('PATH', '')}:/usr/sbin"
 
 _listening = re.compile(r"\b(TCP|HTTP): listening on .*:(\d+)\s*$")
 
@@ -50,7 +62,7 @@ class Broker:
     command: str
     """With placeholders; run by a shell when `shell` is set."""
     protocol: str = "nsq"
-    """`nsq` or `beanstalk`: which load fits it."""
+    """`nsq`, `beanstalk`, `redis` or `nats`: which load fits it."""
     shell: bool = False
     reports_ports: bool = False
     """True: ready when its log says where it listens (both ports). False: when `port` accepts."""
@@ -59,6 +71,8 @@ class Broker:
     version: str = ""
     missing: str = ""
     """Why it cannot be run here; its rows are then skipped with this text."""
+    no_disk: str = ""
+    """Why there is no such level."""
     default_level: str = ""
     """What it promises of the disk without `disk_flags`, if the name in the table has to say so."""
 
@@ -90,16 +104,53 @@ def peer(name: str, command: str) -> Broker:
 
 def beanstalkd() -> Broker:
     """Debian's beanstalkd with its binlog on and its fsync as it is by default, at most every 50 ms."""
-    missing = "" if shutil.which("beanstalkd") else "beanstalkd is not installed (apt-get install beanstalkd)"
+    missing, version = _installed("beanstalkd", "-v", "beanstalkd")
     return Broker(
         "beanstalkd -b",
         "beanstalkd -l 127.0.0.1 -p {port} -b {data_path} {flags}",
         protocol="beanstalk",
         disk_flags="-f0",
-        version="" if missing else _first_line(["beanstalkd", "-v"]),
+        version=version,
         missing=missing,
         default_level="(-f50, its default)",
     )
+
+
+def redis() -> Broker:
+    """Debian's Redis with its append-only file on and nothing else written; fsync once a second, its default."""
+    missing, version = _installed("redis-server", "--version", "redis-server")
+    return Broker(
+        "Redis streams",
+        "redis-server --bind 127.0.0.1 --port {port} --dir {data_path} --save '' --daemonize no"
+        " --appendonly yes --appendfsync everysec {flags}",
+        protocol="redis",
+        disk_flags="--appendfsync always",
+        version=version,
+        missing=missing,
+        default_level="(AOF, everysec)",
+    )
+
+
+def nats() -> Broker:
+    """Debian's nats-server with JetStream on files; fsync every two minutes, its default."""
+    missing, version = _installed("nats-server", "--version", "nats-server")
+    return Broker(
+        "NATS JetStream",
+        "nats-server -a 127.0.0.1 -p {port} -js -sd {data_path}",
+        protocol="nats",
+        version=version,
+        missing=missing,
+        no_disk="it has no level with an fsync before the answer (nats-server 2.10 has one)",
+        default_level="(file, fsync every 2 min)",
+    )
+
+
+def _installed(program: str, version_flag: str, package: str) -> tuple[str, str]:
+    """Why it cannot be run, or an empty text and its version."""
+    path = shutil.which(program, path=DAEMONS)
+    if path is None:
+        return f"{program} is not installed (apt-get install {package})", ""
+    return "", _first_line([path, version_flag])
 
 
 def _first_line(command: list[str]) -> str:
@@ -114,15 +165,16 @@ class Server:
     """One running broker; a context manager that starts and ends it.
 
     Inside: `port`, `http_port` (0 if it has none), `pids`, `start_seconds` (from exec until it listens).
+    `flags` are put in the place of `{flags}`.
     """
 
-    def __init__(self, broker: Broker, data_root: Path, *, to_disk: bool = False) -> None:
+    def __init__(self, broker: Broker, data_root: Path, *, flags: str = "") -> None:
         self.broker = broker
         self.port = self.http_port = 0
         self.pids: list[int] = []
         self.start_seconds = 0.0
         self._data_root = data_root
-        self._to_disk = to_disk
+        self._flags = flags
         self._process: subprocess.Popen[bytes] | None = None
         self._ready_at = 0.0
         self._lines: deque[str] = deque(maxlen=KEPT_LOG_LINES)
@@ -143,6 +195,24 @@ class Server:
     ) -> None:
         self._end()
 
+    def restart_cold(self) -> None:
+        """End it in order and start it on the same data, which has left the page cache; wait until it answers.
+
+        `start_seconds` is then the time from exec to its first answer. Raises ServerError.
+        """
+        self._stop()
+        _drop_from_page_cache(self._data_path)
+        self.port = self.http_port = 0
+        self._ready.clear()
+        started = time.perf_counter()
+        self._start()
+        question, answer = QUESTIONS[self.broker.protocol]
+        while not _answers(self.port, question, answer):
+            self.check()
+            if time.perf_counter() - started > RESTART_SECONDS:
+                raise ServerError(f"{self.broker.name} does not answer after {RESTART_SECONDS} s")
+        self.start_seconds = time.perf_counter() - started
+
     def check(self) -> None:
         """Raises ServerError if it has ended."""
         code = self._process.poll() if self._process else None
@@ -157,6 +227,7 @@ class Server:
         process = self._process = subprocess.Popen(
             ["/bin/sh", "-c", command] if self.broker.shell else shlex.split(command),
             cwd=PROJECT,
+            env=os.environ | {"PATH": DAEMONS},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -173,7 +244,7 @@ class Server:
             "{port}": str(self.port),
             "{http_port}": str(self.http_port),
             "{data_path}": shlex.quote(str(self._data_path)),
-            "{flags}": self.broker.disk_flags if self._to_disk else "",
+            "{flags}": self._flags,
         }
         command = self.broker.command
         for placeholder, value in values.items():
@@ -209,18 +280,22 @@ class Server:
         return "".join(f"\n    {line}" for line in list(self._lines)[-15:])
 
     def _end(self) -> None:
-        """SIGTERM, and SIGKILL for what is left of the group; then the data goes."""
-        process = self._process
-        if process is not None:
-            _signal_group(process, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
-            self._reader.join(STOP_SECONDS)
-            if process.stdout:
-                process.stdout.close()
+        self._stop()
         shutil.rmtree(self._data_path, ignore_errors=True)
+
+    def _stop(self) -> None:
+        """SIGTERM, and SIGKILL for what is left of the group."""
+        process = self._process
+        if process is None:
+            return
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+        self._reader.join(STOP_SECONDS)
+        if process.stdout:
+            process.stdout.close()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -238,6 +313,28 @@ def _accepts(port: int) -> bool:
         time.sleep(0.001)
         return False
     return True
+
+
+def _answers(port: int, question: bytes, answer: bytes) -> bool:
+    """Whether it gives this answer now."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=RESTART_SECONDS) as sock:
+            sock.sendall(question)
+            if sock.recv(1 << 12).startswith(answer):
+                return True
+    except OSError:
+        pass
+    time.sleep(0.01)
+    return False
+
+
+def _drop_from_page_cache(folder: Path) -> None:
+    """Write everything in it to the disk and forget it, so that it has to be read again."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _free_port() -> int:

@@ -162,7 +162,12 @@ class Daemon:
         )
         self.rounds = Rounds(self.broker, self.context, self._sync_failed)
         self.connections = Connections(self.context, self.rounds)
-        self.drain = Drain(self.broker, options.drain_timeout / SECOND, self._stopping.set)
+        self.drain = Drain(
+            self.broker,
+            options.drain_timeout / SECOND,
+            stop=self._stopping.set,
+            answers_wait=lambda: self.rounds.holds_answers,
+        )
         self.auth_queries = AuthQueries(self.authorizer, self.rounds)
         if self.authorizer.enabled:
             self.context.ask = self.auth_queries.ask
@@ -179,6 +184,9 @@ class Daemon:
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` when a sync or a listener failed; `StartError`."""
         # Signals first: whoever reads that it listens may stop it.
+        for number in (*STOP_SIGNALS, DRAIN_SIGNAL):
+            # What trio restores at the end: an impatient second signal must not cut the last write short.
+            signal.signal(number, signal.SIG_IGN)
         with trio.open_signal_receiver(*STOP_SIGNALS, DRAIN_SIGNAL) as signals, self._scope:
             tcp = await _listen(self.options.tcp_address)
             http = await _listen(self.options.http_address) if self.options.http_address else []
@@ -273,7 +281,11 @@ class Daemon:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         remote_ip = remote.rpartition(":")[0].strip("[]")
-        self.connections.add(sock, remote, remote_ip)
+        try:
+            self.connections.add(sock, remote, remote_ip)
+        except OSError as error:  # of the epoll: the limit of watched descriptors
+            log.warning("TCP: failed to take %s - %s", remote, error)
+            sock.close()
 
     # --- stop
 

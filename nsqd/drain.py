@@ -30,13 +30,24 @@ NAMED: Final = 10  # places in a line of the log
 
 
 class Drain:
-    """One for the daemon. `timeout`: seconds, 0 for no end. `stop` ends the daemon."""
+    """One for the daemon. `timeout`: seconds, 0 for no end. `stop` ends the daemon.
 
-    def __init__(self, broker: Broker, timeout: float, stop: Callable[[], None]) -> None:
+    `answers_wait`: whether somebody has not been told yet that what was published is safe.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        timeout: float,
+        *,
+        stop: Callable[[], None],
+        answers_wait: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.since_ns = 0  # wall time; 0: not draining
         self._broker = broker
         self._timeout = timeout or math.inf
         self._stop = stop
+        self._answers_wait = answers_wait
         self._begun = trio.Event()
 
     @property
@@ -57,7 +68,7 @@ class Drain:
         await self._begun.wait()
         with trio.move_on_after(self._timeout):
             tell_at = trio.current_time() + TELL_EVERY
-            while next(what_is_left(self._broker), None) is not None:
+            while next(what_is_left(self._broker), None) is not None or self._answers_wait():
                 await trio.sleep(LOOK_EVERY)
                 if trio.current_time() >= tell_at:
                     tell_at += TELL_EVERY
@@ -65,7 +76,10 @@ class Drain:
         if next(what_is_left(self._broker), None) is None:
             log.info("drain: nothing is left; stopping")
         else:
-            log.warning("drain: stopping after --drain-timeout; kept on disk: %s", self._tell())
+            log.warning(
+                "drain: stopping after --drain-timeout; what is not #ephemeral stays on disk: %s",
+                self._tell(),
+            )
         self._stop()
 
     def _tell(self) -> str:

@@ -99,6 +99,11 @@ class Rounds:
                 self._holding[session] = None
                 broker.want_sync()
 
+    @property
+    def holds_answers(self) -> bool:
+        """Whether answers wait for a sync."""
+        return bool(self._holding)
+
     # --- syncs
 
     async def synced(self, ticket: int) -> None:

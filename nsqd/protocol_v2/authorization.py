@@ -27,6 +27,8 @@ __all__ = ["AuthQueries", "Authorization"]
 
 log = get_logger("client")
 
+MAX_SECRET = 16 * 1024  # bytes: it is kept as long as the connection lives, and goes into a URL
+
 
 @attrs.define
 class Authorization:
@@ -42,6 +44,8 @@ class Authorization:
             raise ProtocolError("E_INVALID", "AUTH already set")
         if session.context.ask is None:
             raise ProtocolError("E_AUTH_DISABLED", "AUTH disabled")
+        if len(secret) > MAX_SECRET:
+            raise ProtocolError("E_AUTH_FAILED", "AUTH failed")
         self.secret, self._greets = secret, True
         session.ask_for_authorization()
 
@@ -94,6 +98,8 @@ class AuthQueries:
 
     async def _ask(self, session: Session) -> None:
         state: AuthState | None = None
+        if session.closed:
+            return
         try:
             state = await self._authorizer.query(_request(session))
         except AuthFailed as error:
@@ -101,7 +107,11 @@ class AuthQueries:
         except Exception:  # an error of ours lets nobody in, and ends nothing else
             log.exception("[%s] AUTH failed", session.remote)
         self._rounds.begin()
-        session.authorized(state)
+        try:
+            session.authorized(state)
+        except Exception:
+            log.exception("[%s] closing after an error of ours", session.remote)
+            session.disconnect()
         self._rounds.end()
         await self._rounds.go_on()
 

@@ -87,8 +87,10 @@ class Connection:
     # --- reading
 
     def _read(self) -> None:
-        if self._rest and not self._lingers and not self.session.wants_input:
+        if not self._wants_bytes:
             self._watch()  # since the last look more has gathered than the socket takes
+            return
+        if self in self.server.unfinished:  # it has enough, and its turn comes
             return
         buffer = self.server.buffer
         try:
@@ -109,6 +111,8 @@ class Connection:
             self._watch()
         else:
             session.feed(bytes(buffer[:count]))
+            if session.more:
+                self.server.read_on_soon(self)
             if not session.wants_input:
                 self._watch()
 
@@ -123,7 +127,12 @@ class Connection:
         if self.fd < 0 or self._lingers:
             return
         try:
-            self._decode()
+            if self.session.more and self.session.wants_input:
+                self.session.feed(b"")
+            if self.session.more and self.session.wants_input:
+                self.server.read_on_soon(self)
+            elif self.layers is not None:
+                self._decode()
         except LayerError as error:
             self._undecodable(error)
         except Exception:
@@ -134,14 +143,14 @@ class Connection:
         layers, session = self.layers, self.session
         assert layers is not None
         if not layers.ready and not self._shake_hands():
-            if at_end:
-                self.close()
+            if at_end and self.layers is not None:
+                self._handshake_failed("EOF")
             return
         budget = CHUNK
-        while budget > 0 and session.wants_input and (data := layers.decode(budget)):
+        while budget > 0 and session.wants_input and not session.more and (data := layers.decode(budget)):
             session.feed(data)
             budget -= len(data)
-        if budget <= 0 and session.wants_input:
+        if (budget <= 0 or session.more) and session.wants_input:
             self.server.read_on_soon(self)
         elif session.wants_input and (at_end or layers.ended):
             session.eof()
@@ -180,6 +189,7 @@ class Connection:
         if self.layers is not None:
             self._sending, self._taken = items, 0
             self._unencoded, self._encoding = memoryview(data), len(data)
+            self.server.context.buffered += len(data)
             self._encode()
             return
         try:
@@ -204,6 +214,7 @@ class Connection:
         assert self.layers is not None
         piece, self._unencoded = bytes(self._unencoded[:PIECE]), self._unencoded[PIECE:]
         self._taken += len(piece)
+        self.server.context.buffered -= len(piece)
         self._transmit(self.layers.encode(piece))
         if not self._rest:
             self._all_encoded_sent()
@@ -224,8 +235,9 @@ class Connection:
                 return
         if sent < len(data):
             context.buffered += len(data) - sent
+            if not self._rest:
+                self.session.blocked(True)
             self._rest = memoryview(bytes(self._rest) + data[sent:])
-            self.session.blocked(True)
         self._watch()
 
     def _continue(self) -> None:
@@ -243,7 +255,7 @@ class Connection:
             return
         self.server.context.buffered -= sent
         self._rest = self._rest[sent:]
-        self.session.blocked(bool(self._rest))
+        self.session.blocked(bool(self._rest or self._unencoded))
         if self.layers is not None:
             if not self._rest:
                 self._all_encoded_sent()
@@ -260,7 +272,10 @@ class Connection:
 
     def _all_encoded_sent(self) -> None:
         """The socket has all that is encoded; when that is all there was, the session hears of it."""
-        if self._unencoded or self.fd < 0:
+        if self.fd < 0:
+            return
+        self.session.blocked(bool(self._unencoded))
+        if self._unencoded:
             return
         size, self._encoding, self._sending = self._encoding, 0, []
         self.session.sent(size)
@@ -269,10 +284,7 @@ class Connection:
         """Tell the epoll what we wait for now."""
         if self.fd < 0:
             return
-        wants_input = self._lingers or self.session.wants_input
-        events = (_OUT if self._rest or self._unencoded else 0) | (
-            _IN if wants_input or self._handshaking else 0
-        )
+        events = (_OUT if self._rest or self._unencoded else 0) | (_IN if self._wants_bytes else 0)
         if events == self._events:
             return
         if not events:  # a hang-up is reported whatever is asked for: to hear nothing is not to be there
@@ -281,9 +293,16 @@ class Connection:
             self.server.epoll.register(self.fd, events)
         else:
             self.server.epoll.modify(self.fd, events)
-        if self.layers is not None and events & _IN and not self._events & _IN:
+        if (self.layers is not None or self.session.more) and events & _IN and not self._events & _IN:
             self.server.read_on_soon(self)  # there may be something left of what was read before
         self._events = events
+
+    @property
+    def _wants_bytes(self) -> bool:
+        """Whether the socket is to be read. Not while TLS's own answers pile up, which nobody takes."""
+        if self.layers is not None and len(self._rest) > 2 * PIECE:
+            return False
+        return self._lingers or self.session.wants_input or self._handshaking
 
     # --- upgrades
 
@@ -341,7 +360,10 @@ class Connection:
         alert, self.layers = layers.encode(b""), None
         self._transmit(alert)
         self.server.context.broker.timers.cancel(self)
-        self.session.upgrade_failed(reason)
+        if self._rest:  # of a handshake that was not even taken: a frame behind it means nothing
+            self.close()
+        if self.fd >= 0:
+            self.session.upgrade_failed(reason)
 
     # --- the end
 
@@ -351,10 +373,12 @@ class Connection:
             self.close()
         if self._lingers or self.fd < 0:
             return
+        if self.layers is not None:
+            self._transmit(self.layers.goodbye())
+            if self._rest or self.fd < 0:
+                return
         self._lingers = True
         try:
-            if self.layers is not None:
-                self._transmit(self.layers.goodbye())
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.close()
@@ -378,11 +402,12 @@ class Connection:
             self.server.epoll.unregister(self.fd)
         del self.server.connections[self.fd]
         self.fd = -1
-        self.server.context.buffered -= len(self._rest)
+        self.server.context.buffered -= len(self._rest) + len(self._unencoded)
         unsent = unsent_frames(self._sending, self._taken) + self.session.outbox.take()
         self._sending, self._rest, self._unencoded = [], _NOTHING, _NOTHING
         self.server.context.broker.timers.cancel(self)
         self.session.end(unsent)
+        self.layers = None
         self.server.context.sessions.pop(self.session, None)
         self.sock.close()
         log.info("PROTOCOL(V2): [%s] exiting", self.session.remote)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+from time import monotonic
 from typing import Final
 
 import trio
@@ -42,7 +43,7 @@ class Connections:
         self.connections: dict[int, Connection] = {}
         # One buffer for all: a new one of this size for each read would cost more than the read.
         self.buffer = memoryview(bytearray(CHUNK))
-        self._undecoded: dict[Connection, None] = {}
+        self.unfinished: dict[Connection, None] = {}  # who has read more than it has worked through
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll.register(self._bell, _IN)
 
@@ -60,17 +61,17 @@ class Connections:
         return any(what & _IN for _, what in self.epoll.poll(0, EVENTS))
 
     def read_on_soon(self, connection: Connection) -> None:
-        """It has bytes that were read and not decoded: no event of its socket will tell."""
-        if not self._undecoded:
+        """It has bytes that were read and not worked through: no event of its socket will tell."""
+        if not self.unfinished:
             os.eventfd_write(self._bell, 1)
-        self._undecoded[connection] = None
+        self.unfinished[connection] = None
 
     async def run(self) -> None:
         """Serve until cancelled."""
         poll, connections, rounds = self.epoll.poll, self.connections, self.rounds
         while True:
             await trio.lowlevel.wait_readable(self.epoll.fileno())
-            idle, slice_end = 0, trio.current_time() + SLICE
+            idle, slice_end = 0, monotonic() + SLICE
             while idle <= SPIN:
                 events = poll(0, EVENTS)
                 if not events and not rounds.more:
@@ -84,16 +85,26 @@ class Connections:
                         connection.on_event(what)
                     elif fd == self._bell:
                         self._read_on()
+                    if monotonic() > slice_end:  # many large reads: the rest is a round of its own
+                        rounds.end(goes_on=True)
+                        await trio.lowlevel.checkpoint()
+                        slice_end = monotonic() + SLICE
+                        rounds.begin()
                 rounds.end(goes_on=True)
-                if rounds.broker.now > slice_end:
+                if monotonic() > slice_end:
                     await trio.lowlevel.checkpoint()
-                    slice_end = trio.current_time() + SLICE
+                    slice_end = monotonic() + SLICE
 
     def _read_on(self) -> None:
         os.eventfd_read(self._bell)
-        undecoded, self._undecoded = self._undecoded, {}
-        for connection in undecoded:
+        until = monotonic() + SLICE
+        for connection in list(self.unfinished):  # whose turn does not come now is first in the next round
+            del self.unfinished[connection]
             connection.read_on()
+            if monotonic() > until:
+                break
+        if self.unfinished:
+            os.eventfd_write(self._bell, 1)
 
     def close_all(self) -> None:
         """The daemon stops: every connection is closed, without a frame."""

@@ -55,22 +55,37 @@ class _Tls:
     """The server's side of one TLS connection."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
+        # OpenSSL's buffer never shrinks: it gets little at a time, and what is left waits here.
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._waiting = b""
         self.object = context.wrap_bio(self._in, self._out, server_side=True)
         self.ended = False
 
     def handshake(self) -> bool:
         """Go on with it; True when it is done. `LayerError`."""
-        try:
-            self.object.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLError as error:
-            raise LayerError(error.reason or str(error)) from error
-        return True
+        while True:
+            try:
+                self.object.do_handshake()
+            except ssl.SSLWantReadError:
+                if not self._more():
+                    return False
+            except ssl.SSLError as error:
+                raise LayerError(error.reason or str(error)) from error
+            else:
+                return True
 
     def feed(self, data: bytes) -> None:
-        self._in.write(data)
+        self._waiting = self._waiting + data if self._waiting else data
+        if not self._in.pending:
+            self._more()
+
+    def _more(self) -> bool:
+        """Give it the next of what waits. False: nothing does."""
+        if not self._waiting:
+            return False
+        self._in.write(self._waiting[:_RECORD])
+        self._waiting = self._waiting[_RECORD:]
+        return True
 
     def decode(self, limit: int) -> bytes:
         out: list[bytes] = []
@@ -79,10 +94,14 @@ class _Tls:
             try:
                 data = self.object.read(_RECORD)
             except ssl.SSLWantReadError:
+                if self._more():
+                    continue
                 break
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 data = b""
             except ssl.SSLError as error:
+                if out:  # what was whole counts; it fails again at the next look
+                    break
                 raise LayerError(error.reason or str(error)) from error
             self.ended = not data
             out.append(data)

@@ -45,6 +45,7 @@ log = get_logger("client")
 MAGIC_TIMEOUT: Final = 10.0  # seconds until the first four bytes must be there
 CLOSE_TIMEOUT: Final = 30.0  # seconds until the last answers must have been taken
 OUTBOX_MARK: Final = 128 * 1024  # bytes that wait for the socket, above which no more messages come
+TURN: Final = 4096  # commands that are carried out before others have their turn: some milliseconds
 ANSWERS_MARK: Final = 1024 * 1024  # bytes that wait for the socket, above which nothing more is read
 
 _FINS = re.compile(rb"(?:FIN [0-9a-f]{16}\n)+").match
@@ -72,6 +73,7 @@ class Session:
         self.layers: Layers | None = None
         self.authorization = Authorization()
         self.paused = False  # nothing more is read until somebody else has done something
+        self.more = False  # whole commands are left, for another turn: `feed` it nothing
         self.closing = False  # nothing more is read; it closes when all is sent
         self.closed = False  # close it at once
         self._wake = wake
@@ -154,6 +156,7 @@ class Session:
             self._fail(error)
             return
         self.feed(b"")
+        self._wake()  # to be read again, also where nothing was answered
 
     def _shut_window(self) -> None:
         """Whoever is about to go gets no more messages."""
@@ -205,7 +208,7 @@ class Session:
 
     def _run(self, data: bytes) -> int:
         """Work through whole commands; returns how many bytes they took."""
-        position, end = 0, len(data)
+        position, end, left = 0, len(data), TURN
         if not self._magic:
             if end < 4:
                 self._need = 4
@@ -213,7 +216,8 @@ class Session:
             self._check_magic(data[:4])
             position = 4
         subscription = self.subscription
-        while position < end and not self.closing and not self.closed and not self.paused:
+        while position < end and left and not self.closing and not self.closed and not self.paused:
+            left -= 1
             if subscription is not None and (run := _FINS(data, position)):
                 stop = run.end()
                 finish(self, [data[at : at + 16] for at in range(position + 4, stop, _FIN_LENGTH)])
@@ -237,6 +241,7 @@ class Session:
                     self.scan.move(-position)
                 break
             subscription = self.subscription
+        self.more = not left and position < end
         if position and self.heartbeat:
             self._deadline = self.broker.now + 2 * self.heartbeat
         return position
@@ -447,6 +452,8 @@ class Session:
         self._forget_partial()
         self.broker.timers.cancel(self)
         self._held.clear()
+        self.layers = None  # large, and in a circle of references
+        self.authorization.secret = b""
         if self.subscription is not None and self.topic is not None:
             ids = {frame[ID] for frame in unsent if frame[4:8] == b"\0\0\0\x02"}
             self.topic.unsubscribe(self.subscription, ids)

@@ -9,9 +9,6 @@ from typing import Any, Literal
 
 import attrs
 import pytest
-
-pytest.importorskip("playwright", reason="playwright is not installed")
-
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 from tests.browser.admin import AdminDaemon

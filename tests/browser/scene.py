@@ -36,7 +36,12 @@ QUIET = [
     "--no-first-run",
     "--force-color-profile=srgb",
 ]
-NSQD_FLAGS = ["--topology-region=eu", "--topology-zone=eu-1a", "--e2e-processing-latency-percentile=0.99,0.5"]
+NSQD_FLAGS = [
+    "--topology-region=eu",
+    "--topology-zone=eu-1a",
+    "--enable-experiment=topology-aware-consumption",
+    "--e2e-processing-latency-percentile=0.99,0.5",
+]
 LEFT_BEHIND = ("imports-2024", "nightly")
 """A topic with a channel that only the registries know."""
 

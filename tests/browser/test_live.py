@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("playwright", reason="playwright is not installed")
-
 from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenPage, StartConsole, live, renewed

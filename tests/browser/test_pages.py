@@ -6,8 +6,6 @@ from typing import Literal
 
 import pytest
 
-pytest.importorskip("playwright", reason="playwright is not installed")
-
 from tests.browser.conftest import ARTEFACTS, AXE, PHONE, WIDE, OpenPage, live
 from tests.browser.scene import Scene
 

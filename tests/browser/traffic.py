@@ -129,7 +129,12 @@ def _never_answer(address: str) -> None:
     topic, channel = STUCK
     with RawClient.connect(int(address.rpartition(":")[2]), timeout_s=3600.0) as client:
         client.identify(
-            hostname="hooks-2.eu.example", client_id="hooks-2", user_agent="home-made/0.1", msg_timeout=4000
+            hostname="hooks-2.eu.example",
+            client_id="hooks-2",
+            user_agent="home-made/0.1",
+            msg_timeout=4000,
+            topology_region="eu",
+            topology_zone="eu-1a",
         )
         client.sub(topic, channel)
         client.rdy(3)

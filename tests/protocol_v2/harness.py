@@ -244,6 +244,10 @@ class Client:
         self.machine.rounds.begin()
         self.session.feed(data)
         self.machine.settle()
+        while self.session.more and self.session.wants_input:
+            self.machine.rounds.begin()
+            self.session.feed(b"")
+            self.machine.settle()
         return self
 
     def send_in_pieces(self, data: bytes, size: int = 1) -> Client:

@@ -122,36 +122,48 @@ class SnappyDecoder:
         self._buffer = self._buffer + data if self._buffer else data
 
     def decode(self, limit: int) -> bytes:
-        """See Decoder."""
+        """See Decoder. What stands before damage is given first."""
         out: list[bytes] = []
-        size, position, buffer = 0, 0, self._buffer
-        while size < limit and len(buffer) - position >= _HEAD:
-            kind = buffer[position]
-            start = position + _HEAD
-            stop = start + int.from_bytes(buffer[position + 1 : start], "little")
-            if kind in (_COMPRESSED, _UNCOMPRESSED):
-                if stop - start > MAX_SNAPPY_CHUNK:
-                    raise CompressionError("a snappy chunk is too long")
-                if stop > len(buffer):
-                    break
-                block = _snappy_block(kind, buffer[start:stop])
-                out.append(block)
-                size += len(block)
-            elif kind == _IDENTIFIER:
-                if stop - start != len(_SNAPPY_IDENTIFIER) - _HEAD:
-                    raise CompressionError("a snappy identifier of another kind")
-                if stop > len(buffer):
-                    break
-                if buffer[position:stop] != _SNAPPY_IDENTIFIER:
-                    raise CompressionError("a snappy identifier of another kind")
-            elif kind < _FIRST_SKIPPABLE:
-                raise CompressionError(f"a snappy chunk of the unknown type {kind:#04x}")
-            elif stop > len(buffer):
-                self._skip = stop - len(buffer)
-                stop = len(buffer)
-            position = stop
-        self._buffer = buffer[position:]
+        try:
+            self._decode(limit, out)
+        except CompressionError:
+            if not out:
+                raise
         return b"".join(out)
+
+    def _decode(self, limit: int, out: list[bytes]) -> None:
+        size, position, buffer = 0, 0, self._buffer
+        try:
+            while size < limit and len(buffer) - position >= _HEAD:
+                kind = buffer[position]
+                start = position + _HEAD
+                stop = start + int.from_bytes(buffer[position + 1 : start], "little")
+                _check_head(kind, stop - start)
+                if stop > len(buffer):
+                    if kind < _FIRST_SKIPPABLE or kind == _IDENTIFIER:
+                        break
+                    self._skip = stop - len(buffer)
+                    stop = len(buffer)
+                elif kind in (_COMPRESSED, _UNCOMPRESSED):
+                    out.append(_snappy_block(kind, buffer[start:stop]))
+                    size += len(out[-1])
+                elif kind == _IDENTIFIER and buffer[position:stop] != _SNAPPY_IDENTIFIER:
+                    raise CompressionError("a snappy identifier of another kind")
+                position = stop
+        finally:
+            self._buffer = buffer[position:]
+
+
+def _check_head(kind: int, size: int) -> None:
+    """What can be said of a chunk before it is there."""
+    if kind in (_COMPRESSED, _UNCOMPRESSED):
+        if size > MAX_SNAPPY_CHUNK:
+            raise CompressionError("a snappy chunk is too long")
+    elif kind == _IDENTIFIER:
+        if size != len(_SNAPPY_IDENTIFIER) - _HEAD:
+            raise CompressionError("a snappy identifier of another kind")
+    elif kind < _FIRST_SKIPPABLE:
+        raise CompressionError(f"a snappy chunk of the unknown type {kind:#04x}")
 
 
 def _snappy_block(kind: int, data: bytes) -> bytes:
@@ -169,7 +181,9 @@ def _snappy_block(kind: int, data: bytes) -> bytes:
 
 def _decompressed(data: bytes) -> bytes:
     try:
-        if cramjam.snappy.decompress_raw_len(data) > SNAPPY_BLOCK:  # asked first: it is what would be allocated
+        if (
+            cramjam.snappy.decompress_raw_len(data) > SNAPPY_BLOCK
+        ):  # asked first: it is what would be allocated
             raise CompressionError("a snappy chunk stands for more than 64 KiB")
         return bytes(cramjam.snappy.decompress_raw(data))
     except cramjam.DecompressionError as error:

@@ -49,7 +49,7 @@ class FakeDaemon:
         self.start_time_ns = START_NS
         self.hostname, self.version = "h.example", "1.4.0"
         self.connected: list[ClientStats] = []
-        self.drain = Drain(self.broker, 0, lambda: None)
+        self.drain = Drain(self.broker, 0, stop=lambda: None)
         self.pulse = Pulse(lambda: self.broker.store.syncer.count)
         self.run_jobs = True
         self.in_round = False

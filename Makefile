@@ -7,12 +7,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= run/nsqd1
 PYTEST ?= -n auto --dist loadgroup
+PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help run nsqd test check format lint types bench clean
+.PHONY: help run nsqd test check format lint types bench screenshots install uninstall clean
 
 help: ## what can be done here
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -30,13 +31,14 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.made
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/.run
 
-run: $(VENV)/.run ## set everything up and start five nodes here: 3 nsqd, 2 nsqlookupd
+run: $(VENV)/.run ## set everything up and start five nodes here and the console: 3 nsqd, 2 nsqlookupd, nsqadmin
 	@mkdir -p run/nsqd1 run/nsqd2 run/nsqd3 run/files
 	@printf '%s\n' '' \
 		'Starting five nodes on 127.0.0.1, one log for all of them below:' \
 		'' \
 		'  nsqd        TCP 4150, 4250, 4350   HTTP 4151, 4251, 4351   messages in run/nsqd1, run/nsqd2, run/nsqd3' \
 		'  nsqlookupd  TCP 4160, 4260         HTTP 4161, 4261' \
+		'  nsqadmin    the console: http://127.0.0.1:4171/' \
 		'' \
 		'In another terminal:' \
 		'' \
@@ -68,8 +70,17 @@ lint: $(VENV)/.dev ## does the linter have anything to say?
 types: $(VENV)/.dev ## do the types fit?
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev ## measure (minutes; on a quiet machine)
+bench: $(VENV)/.dev ## measure everything, draw the curves (half an hour, on a quiet machine; ARGS=--quick)
 	$(BIN)/python -m bench $(ARGS)
 
+screenshots: $(VENV)/.dev ## take the pictures in docs/images anew (five minutes; needs Chromium)
+	$(BIN)/python -m tests.browser.screenshots docs/images $(ARGS)
+
+install: ## install for all users, with systemd units (as root; PREFIX=/usr/local DESTDIR=)
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' deploy/install.sh install
+
+uninstall: ## take that away again, but not configuration and messages
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' deploy/install.sh uninstall
+
 clean: ## remove what the other targets have made (not your messages in run/)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/foreign/node_modules
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/foreign/node_modules tests/artefacts

@@ -1,7 +1,7 @@
 """Measure the broker: `python -m bench [--quick] [--only NAME] [--peer 'CMD with {port}']...`.
 
-Prints a Markdown table; keeps it and a JSON file with every run in bench/results/. Exit code 1 if a row
-failed, 2 if a broker could not be started at all.
+Prints Markdown tables; keeps them, a JSON file with every run and the pictures of the curves in bench/results/.
+Exit code 1 if a row failed, 2 if a broker could not be started at all.
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
 
-from bench import report
+from bench.curves import CURVES
+from bench.docs import DocsError, write_docs, write_pictures
 from bench.machine import facts
-from bench.rows import FULL, QUICK, ROWS
+from bench.report import Drawn, Point, Results, to_markdown
+from bench.rows import FULL, QUICK, ROWS, TAILS
 from bench.runner import run_row
-from bench.server import Broker, Server, ServerError, beanstalkd, nsqd, peer
+from bench.server import PROJECT, Broker, Server, ServerError, beanstalkd, nats, nsqd, peer, redis
+from nsqkit.descriptors import raise_descriptor_limit
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = PROJECT / "docs"
+NAMES = [item.name for item in (*ROWS, *TAILS, *CURVES)]
+OTHERS: dict[str, Callable[[], Broker]] = {"beanstalkd": beanstalkd, "redis": redis, "nats": nats}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,39 +38,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # brokers are ended on the way out
-    rows = [row for row in ROWS if not options.only or row.name in options.only]
-    brokers = _brokers(options)
-    scale = QUICK if options.quick else FULL
-    if options.runs:
-        scale = attrs.evolve(scale, runs=options.runs)
+    raise_descriptor_limit()
     RESULTS.mkdir(exist_ok=True)
     data_root = Path(tempfile.mkdtemp(prefix="run-", dir=options.data_root or RESULTS)).resolve()
     try:
-        machine = facts(options.python, data_root)
-        started = time.perf_counter()
-        _warm_up(brokers, data_root)
-        table = [run_row(row, brokers, scale, data_root, _progress) for row in rows]
-        seconds = time.perf_counter() - started
+        results = _measure(options, data_root)
     except ServerError as error:
         print(error, file=sys.stderr)
         return 2
     finally:
         shutil.rmtree(data_root, ignore_errors=True)
-    table = [cells for cells in table if cells]
-    text = report.to_markdown(machine, scale, brokers, table, seconds)
+    _keep(results)
+    if options.write_docs:
+        try:
+            write_docs(results, DOCS)
+        except DocsError as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 1 if results.failed else 0
+
+
+def _measure(options: argparse.Namespace, data_root: Path) -> Results:
+    machine = facts(options.python, data_root)
+    started = time.perf_counter()
+    brokers = _brokers(options)
+    scale = QUICK if options.quick else FULL
+    if options.runs:
+        scale = attrs.evolve(scale, runs=options.runs)
+    _warm_up(brokers, data_root)
+    rows, tails = (
+        [
+            cells
+            for row in group
+            if _wanted(options, row.name) and (cells := run_row(row, brokers, scale, data_root, _progress))
+        ]
+        for group in (ROWS, TAILS)
+    )
+    curves = [
+        Drawn(
+            curve,
+            [
+                Point(x, series, run_row(row, brokers[:1], scale, data_root, _progress)[0])
+                for x, series, row in curve.points(quick=options.quick, large=options.full_log)
+            ],
+        )
+        for curve in CURVES
+        if _wanted(options, curve.name)
+    ]
+    return Results(machine, scale, brokers, rows, time.perf_counter() - started, tails, curves)
+
+
+def _wanted(options: argparse.Namespace, name: str) -> bool:
+    return not options.only or name in options.only
+
+
+def _keep(results: Results) -> None:
     path = RESULTS / time.strftime("%Y-%m-%d-%H%M%S")
-    path.with_suffix(".md").write_text(text)
-    path.with_suffix(".json").write_text(report.to_json(machine, scale, brokers, table, seconds))
-    print(text)
+    path.with_suffix(".md").write_text(to_markdown(results, path.name))
+    path.with_suffix(".json").write_text(results.to_json())
+    write_pictures(results, path)
+    print(to_markdown(results))
     print(f"kept in {path}.md and .json", file=sys.stderr)
-    return 1 if any(cell.failed for cells in table for cell in cells) else 0
 
 
 def _brokers(options: argparse.Namespace) -> list[Broker]:
     """The one under test first, then what it is compared with."""
     tested = peer("broker", options.broker) if options.broker else nsqd(options.python)
     peers = [peer(f"peer {number}", command) for number, command in enumerate(options.peer, 1)]
-    return [tested, *peers, *([] if options.no_beanstalkd else [beanstalkd()])]
+    return [tested, *peers, *(make() for name, make in OTHERS.items() if name not in options.without)]
 
 
 def _warm_up(brokers: Sequence[Broker], data_root: Path) -> None:
@@ -94,9 +135,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[row.name for row in ROWS],
+        choices=NAMES,
         metavar="NAME",
-        help=f"only this row (may be repeated): {', '.join(row.name for row in ROWS)}",
+        help=f"only this row or curve (may be repeated): {', '.join(NAMES)}",
     )
     parser.add_argument("--runs", type=_positive, help="runs of each row (default 3, with --quick 1)")
     parser.add_argument(
@@ -110,7 +151,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--broker", metavar="CMD", help="test this broker instead of nsqd: a command as for --peer"
     )
-    parser.add_argument("--no-beanstalkd", action="store_true", help="do not compare with beanstalkd")
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        choices=list(OTHERS),
+        help="do not compare with this one (may be repeated)",
+    )
+    parser.add_argument(
+        "--no-beanstalkd",
+        action="append_const",
+        dest="without",
+        const="beanstalkd",
+        help="short for --without=beanstalkd",
+    )
+    parser.add_argument(
+        "--write-docs",
+        action="store_true",
+        help="put tables and pictures into docs/performance.md: only for a run of everything on a quiet machine",
+    )
+    parser.add_argument("--full-log", action="store_true", help="the curve of the log's size up to 10 GB")
     parser.add_argument(
         "--python", default=sys.executable, help="interpreter that runs nsqd (default: this one)"
     )

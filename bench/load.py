@@ -19,7 +19,10 @@ from bench import load_nsq, load_peers, load_rest, load_tail
 from bench.link import LoadError
 from bench.meter import Meter
 
-__all__ = ["KINDS", "main"]
+__all__ = ["HTTP_KINDS", "KINDS", "main"]
+
+HTTP_KINDS = {"http-pub", "nuisance-stats"}
+"""Loads whose PORT is that of HTTP."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,7 +55,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--topics", type=int, default=1, help="so many of them")
     parser.add_argument("--channels", type=int, default=1, help="so many of each topic")
     parser.add_argument("--count", type=int, default=1_000_000, help="messages")
-    parser.add_argument("--most-mb", type=float, default=1e6, help="fewer messages if they are larger altogether")
+    parser.add_argument(
+        "--most-mb", type=float, default=1e6, help="fewer messages if they are larger altogether"
+    )
     parser.add_argument("--add-mb", type=float, default=0.0, help="publish as much more")
     parser.add_argument("--there", action="store_true", help="consume what is there, publish nothing")
     parser.add_argument("--more", action="store_true", help="with --there: there is more than --count")

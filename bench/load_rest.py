@@ -10,9 +10,9 @@ import attrs
 
 from bench.link import LoadError
 from bench.load_common import Load, open_loop
+from bench.load_nsq import create_channels, queue_of
 from bench.meter import Measurement, Meter
 from bench.nsq import NsqLink
-from bench.load_nsq import create_channels, queue_of
 
 __all__ = ["KINDS"]
 

@@ -17,11 +17,11 @@ import time
 import attrs
 
 from bench.http1 import HttpLink
-from bench.link import LoadError
-from bench.load_common import Load, body_of, open_link, open_loop
-from bench.load_nsq import queue_of
+from bench.link import LoadError, Producer
+from bench.load_common import Load, body_of, open_link, open_links, open_loop, start
+from bench.load_nsq import create_channels, queue_of
 from bench.meter import Measurement, Meter, percentiles
-from bench.nsq import RESPONSE, Consumer, NsqLink, pub_command
+from bench.nsq import RESPONSE, Consumer, NsqLink, mpub_command, pub_command
 
 __all__ = ["KINDS"]
 
@@ -123,6 +123,19 @@ def nuisance_drain(options: argparse.Namespace, meter: Meter) -> Measurement:
     return meter.stop(done)
 
 
+def nuisance_publish(options: argparse.Namespace, meter: Meter) -> Measurement:
+    """Publish batches to a topic that has no consumer, one on its way on each connection, without end."""
+    os.nice(NICENESS)
+    create_channels(options.port, options)
+    request = mpub_command(options.topic, body_of(options), options.batch)
+    producers = [Producer(link, request) for link in open_links(NsqLink, options)]
+    loop = open_loop(options, producers)
+    start(producers)
+    _say_started()
+    while True:
+        loop.turn()
+
+
 def nuisance_stats(options: argparse.Namespace, meter: Meter) -> Measurement:
     """GET /stats?format=json, the next when the last has come; PORT is the HTTP port."""
     os.nice(NICENESS)
@@ -138,4 +151,9 @@ def _say_started() -> None:
     print("started", flush=True)
 
 
-KINDS: dict[str, Load] = {"tail": tail, "nuisance-drain": nuisance_drain, "nuisance-stats": nuisance_stats}
+KINDS: dict[str, Load] = {
+    "tail": tail,
+    "nuisance-drain": nuisance_drain,
+    "nuisance-publish": nuisance_publish,
+    "nuisance-stats": nuisance_stats,
+}

@@ -91,5 +91,6 @@ def percentiles(samples: Sequence[float], prefix: str = "") -> dict[str, float]:
     """`p50_ms`, `p99_ms` and `p99.9_ms` of durations in seconds."""
     ordered = sorted(samples)
     return {
-        f"{prefix}p{percent:g}_ms": ordered[int(len(ordered) * percent / 100)] * 1e3 for percent in PERCENTILES
+        f"{prefix}p{percent:g}_ms": ordered[int(len(ordered) * percent / 100)] * 1e3
+        for percent in PERCENTILES
     }

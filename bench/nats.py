@@ -81,9 +81,7 @@ class NatsLink(Link):
 
     def make_stream(self, stream: str) -> None:
         """A stream on files, and a durable consumer that begins at its first message."""
-        self.ask(
-            f"$JS.API.STREAM.CREATE.{stream}", {"name": stream, "subjects": [stream], "storage": "file"}
-        )
+        self.ask(f"$JS.API.STREAM.CREATE.{stream}", {"name": stream, "subjects": [stream], "storage": "file"})
         config = {
             "durable_name": DURABLE,
             "ack_policy": "explicit",

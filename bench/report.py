@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from bench.curves import Curve, Series
 from bench.machine import Facts
 from bench.meter import Measurement
 from bench.rows import Scale
-from bench.runner import Cell
+from bench.runner import CONTROL, Cell
 from bench.server import Broker
 
-__all__ = ["to_json", "to_markdown"]
+__all__ = ["Drawn", "Point", "Results", "median_cpu_us", "median_rate", "to_markdown"]
+
+RATES = ("rate", "drain")
 
 FULL_CORE = 0.95
 OTHERS_SHARE = 0.2
@@ -23,52 +26,140 @@ HEADER = (
     "| work | broker | result | lowest to highest | CPU a message | RSS | load CPU | ratio | CPU ratio |",
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
 )
+TAIL_HEADER = (
+    "| what goes on | broker | when | OK, p50 / p99 / p99.9 ms | delivery, p50 / p99 / p99.9 ms "
+    "| longest stretch of the loop, ms of CPU |",
+    "| --- | --- | --- | ---: | ---: | ---: |",
+)
 
 
-def to_markdown(
-    facts: Facts, scale: Scale, brokers: Sequence[Broker], rows: Sequence[Sequence[Cell]], seconds: float
-) -> str:
-    """`rows` holds the cells of each row; the first broker is the one under test, the ratios are its."""
-    lines = [*_preamble(facts, scale, brokers, seconds), "", *HEADER]
-    notes: list[str] = []
-    for cells in rows:
+@attrs.frozen
+class Point:
+    """One point of a line of a curve."""
+
+    x: int
+    series: Series
+    cell: Cell
+
+
+@attrs.frozen
+class Drawn:
+    """A curve with its points."""
+
+    curve: Curve
+    points: Sequence[Point]
+
+
+@attrs.frozen
+class Results:
+    """All that a run of the benchmark has given. In each row the first cell is that of the broker under test."""
+
+    facts: Facts
+    scale: Scale
+    brokers: Sequence[Broker]
+    rows: Sequence[Sequence[Cell]]
+    seconds: float
+    """That it took."""
+    tails: Sequence[Sequence[Cell]] = ()
+    curves: Sequence[Drawn] = ()
+
+    @property
+    def failed(self) -> bool:
+        return any(cell.failed for cell in self._cells())
+
+    def _cells(self) -> list[Cell]:
+        points = [point.cell for curve in self.curves for point in curve.points]
+        return [*(cell for cells in (*self.rows, *self.tails) for cell in cells), *points]
+
+    def to_json(self) -> str:
+        """Every single measurement, with the medians beside them."""
+        content = {
+            "facts": attrs.asdict(self.facts),
+            "scale": attrs.asdict(self.scale),
+            "brokers": [attrs.asdict(broker) for broker in self.brokers],
+            "seconds": self.seconds,
+            "rows": [_json_cell(cell) for cell in self._cells()],
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+
+def to_markdown(results: Results, pictures: str = "") -> str:
+    """`pictures`: the folder that holds those of the curves, if they are to be shown."""
+    parts = [_preamble(results)]
+    if results.rows:
+        parts.append(_table(results))
+    if results.tails:
+        parts.append(["## Tail latency", "", *_tail_table(results.tails)])
+    parts += [_curve(drawn, pictures) for drawn in results.curves]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _table(results: Results) -> list[str]:
+    lines, notes = [*HEADER], []
+    for cells in results.rows:
         for cell in cells:
-            lines.append(_table_line(cell, cells[0] if cells[0].broker is brokers[0] else None))
-            notes.extend(
-                f"- {cell.row.name}, {cell.broker.label(to_disk=cell.row.to_disk)}: {note}"
-                for note in _notes(cell)
-            )
-    if notes:
-        lines += ["", "Notes", "", *notes]
-    return "\n".join(lines) + "\n"
+            lines.append(_table_line(cell, cells[0] if cells[0].broker is results.brokers[0] else None))
+            notes += [f"- {cell.row.name}, {_label(cell)}: {note}" for note in _notes(cell)]
+    return lines + (["", "Notes", "", *notes] if notes else [])
 
 
-def to_json(
-    facts: Facts, scale: Scale, brokers: Sequence[Broker], rows: Sequence[Sequence[Cell]], seconds: float
-) -> str:
-    """Every single measurement, with the medians beside them."""
-    content = {
-        "facts": attrs.asdict(facts),
-        "scale": attrs.asdict(scale),
-        "brokers": [attrs.asdict(broker) for broker in brokers],
-        "seconds": seconds,
-        "rows": [_json_cell(cell) for cells in rows for cell in cells],
-    }
-    return json.dumps(content, indent=1) + "\n"
+def _tail_table(tails: Sequence[Sequence[Cell]]) -> list[str]:
+    lines = [*TAIL_HEADER]
+    for cell in (cell for cells in tails for cell in cells):
+        start = f"| {cell.row.title} | {_label(cell)} |"
+        if cell.measurements and not cell.failed:
+            idle, busy = _tail_cells(cell, CONTROL), _tail_cells(cell, "")
+            lines += [f"{start} before | {idle} |", f"{start} meanwhile | {busy} |"]
+        else:
+            lines.append(f"{start} {_reason(cell)} | | | |")
+    return lines
+
+
+def _tail_cells(cell: Cell, prefix: str) -> str:
+    columns = [
+        " / ".join(
+            f"{_extra(cell, f'{prefix}{kind}_{percent}_ms'):.2f}" for percent in ("p50", "p99", "p99.9")
+        )
+        for kind in ("publish", "delivery")
+    ]
+    stretch = f"{prefix}stretch_ms"
+    columns.append(f"{_extra(cell, stretch):.1f}" if stretch in cell.measurements[0].extra else "")
+    return " | ".join(columns)
+
+
+def _curve(drawn: Drawn, pictures: str) -> list[str]:
+    curve = drawn.curve
+    lines = [f"## {curve.title}", ""]
+    if pictures:
+        lines += [f"![{curve.title}]({pictures}/{curve.name}.svg)", ""]
+    lines += [f"| {curve.axis} | work | rate | lowest to highest | CPU a message | RSS |"]
+    lines += ["| ---: | --- | ---: | ---: | ---: | ---: |"]
+    for point in drawn.points:
+        start, cell = f"| {point.x:,} | {point.series.title} |", point.cell
+        if cell.failed or not cell.measurements:
+            lines.append(f"{start} {_reason(cell)} | | | |")
+            continue
+        rss = f"{_median(cell, lambda m: m.rss_bytes) / 2**20:.0f} MiB"
+        answers = f", answers after {_extra(cell, 'start_ms'):.0f} ms" if cell.row.cold else ""
+        lines.append(
+            f"{start} {median_rate(cell):,.0f}/s{answers} | {_spread(cell, lambda m: m.rate, ',.0f')} | "
+            f"{median_cpu_us(cell):.2f} us | {rss} |"
+        )
+    return lines
 
 
 def _json_cell(cell: Cell) -> dict[str, object]:
     content: dict[str, object] = {
         "row": cell.row.name,
         "title": cell.row.title,
-        "broker": cell.broker.label(to_disk=cell.row.to_disk),
+        "broker": _label(cell),
     }
     if cell.skipped or cell.failed:
         return content | ({"skipped": cell.skipped} if cell.skipped else {"failed": cell.failed})
     return content | {
         "median": {
-            "rate": _median(cell, lambda m: m.rate),
-            "server_cpu_us": _median(cell, lambda m: m.cpu_us),
+            "rate": median_rate(cell),
+            "server_cpu_us": median_cpu_us(cell),
             "rss_bytes": _median(cell, lambda m: m.rss_bytes),
             "load_share": _median(cell, lambda m: m.load_share),
             "others_share": _median(cell, lambda m: m.others_share),
@@ -78,7 +169,8 @@ def _json_cell(cell: Cell) -> dict[str, object]:
     }
 
 
-def _preamble(facts: Facts, scale: Scale, brokers: Sequence[Broker], seconds: float) -> list[str]:
+def _preamble(results: Results) -> list[str]:
+    facts, scale = results.facts, results.scale
     runs = f"median of {scale.runs} runs" if scale.runs > 1 else "1 run"
     return [
         f"# Benchmark of {facts.date}",
@@ -87,22 +179,23 @@ def _preamble(facts: Facts, scale: Scale, brokers: Sequence[Broker], seconds: fl
         f"load average {facts.load_average:.2f} at the start",
         f"- interpreter: {facts.interpreter}, {facts.python}",
         f"- packages: {', '.join(f'{name} {number}' for name, number in facts.packages.items())}",
-        f"- commit {facts.commit}; data on {facts.file_system}; {runs}; {seconds:.0f} s in all",
-        *[f"- {broker.label()}: {broker.missing or broker.version or broker.command}" for broker in brokers],
+        f"- commit {facts.commit}; data on {facts.file_system}; {runs}; {results.seconds:.0f} s in all",
+        *[
+            f"- {broker.label()}: {broker.missing or broker.version or broker.command}"
+            for broker in results.brokers
+        ],
     ]
 
 
 def _table_line(cell: Cell, tested: Cell | None) -> str:
-    start = f"| {cell.row.title} | {cell.broker.label(to_disk=cell.row.to_disk)} |"
-    if cell.skipped:
-        return f"{start} skipped: {cell.skipped} | | | | | | |"
-    if cell.failed:
-        return f"{start} FAILED: {cell.failed.splitlines()[0]} | | | | | | |"
+    start = f"| {cell.row.title} | {_label(cell)} |"
+    if cell.skipped or cell.failed:
+        return f"{start} {_reason(cell)} | | | | | | |"
     rss = f"{_median(cell, lambda m: m.rss_bytes) / 2**20:.0f} MiB"
     result, spread = _result(cell)
-    if cell.row.measures != "rate":
+    if cell.row.measures not in RATES:
         return f"{start} {result} | {spread} | | {rss} | | {_ratio(cell, tested)} | |"
-    cpu = f"{_median(cell, lambda m: m.cpu_us):.2f} us"
+    cpu = f"{median_cpu_us(cell):.2f} us"
     share = _median(cell, lambda m: m.load_share)
     load = f"{share:.0%}{' (!)' if _load_bound(cell) else ''}"
     return (
@@ -115,7 +208,10 @@ def _result(cell: Cell) -> tuple[str, str]:
     """The figure of the row as text, and its lowest and highest."""
     match cell.row.measures:
         case "rate":
-            return f"{_median(cell, lambda m: m.rate):,.0f}/s", _spread(cell, lambda m: m.rate, ",.0f")
+            return f"{median_rate(cell):,.0f}/s", _spread(cell, lambda m: m.rate, ",.0f")
+        case "drain":
+            text = f"{median_rate(cell):,.0f}/s; answers after {_extra(cell, 'start_ms'):,.0f} ms"
+            return text, _spread(cell, lambda m: m.rate, ",.0f")
         case "start":
             return f"{_extra(cell, 'start_ms'):.0f} ms", _spread(cell, lambda m: m.extra["start_ms"], ".0f")
         case "latency":
@@ -124,7 +220,10 @@ def _result(cell: Cell) -> tuple[str, str]:
         case _:
             full = f"{_median(cell, lambda m: m.rss_bytes) / 2**20:.0f} MiB"
             spread = _spread(cell, lambda m: m.rss_bytes / 2**20, ".0f")
-            return f"{_extra(cell, 'rss_at_start_mib'):.0f} MiB, then {full}", spread
+            text = f"{_extra(cell, 'rss_at_start_mib'):.0f} MiB, then {full}"
+            if cell.row.measures == "rest":
+                text += f", {_median(cell, lambda m: m.server_cpu_seconds / m.seconds):.1%} of a core"
+            return text, spread
 
 
 def _ratio(cell: Cell, tested: Cell | None) -> str:
@@ -132,8 +231,8 @@ def _ratio(cell: Cell, tested: Cell | None) -> str:
     if tested is None or cell is tested or not tested.measurements:
         return ""
     match cell.row.measures:
-        case "rate":
-            return _quotient(_median(tested, lambda m: m.rate), _median(cell, lambda m: m.rate))
+        case "rate" | "drain":
+            return _quotient(_median(tested, lambda m: m.rate), median_rate(cell))
         case "start":
             return _quotient(_extra(cell, "start_ms"), _extra(tested, "start_ms"))
         case "latency":
@@ -146,7 +245,7 @@ def _cpu_ratio(cell: Cell, tested: Cell | None) -> str:
     """How many times the CPU of the tested broker this one takes for a message."""
     if tested is None or cell is tested or not tested.measurements:
         return ""
-    return _quotient(_median(cell, lambda m: m.cpu_us), _median(tested, lambda m: m.cpu_us))
+    return _quotient(median_cpu_us(cell), median_cpu_us(tested))
 
 
 def _notes(cell: Cell) -> list[str]:
@@ -168,7 +267,7 @@ def _notes(cell: Cell) -> list[str]:
     repeated = max(m.extra.get("repeated_ids", 0) for m in cell.measurements)
     if repeated:
         notes.append(f"{repeated:.0f} messages came with an id that had come before")
-    if cell.row.measures == "rate" and _load_bound(cell):
+    if cell.row.measures in RATES and _load_bound(cell):
         notes.append(
             "(!) the load generator was at its limit: the broker may do more; its CPU a message holds"
         )
@@ -179,6 +278,25 @@ def _load_bound(cell: Cell) -> bool:
     """Whether the load generator had no CPU left while the broker still had some."""
     shares = ((m.load_share, m.server_cpu_seconds / m.seconds) for m in cell.measurements)
     return any(load >= FULL_CORE and server < FULL_CORE for load, server in shares)
+
+
+def median_rate(cell: Cell) -> float:
+    """Messages a second."""
+    return _median(cell, lambda m: m.rate)
+
+
+def median_cpu_us(cell: Cell) -> float:
+    """The broker's CPU for a message, in microseconds."""
+    return _median(cell, lambda m: m.cpu_us)
+
+
+def _label(cell: Cell) -> str:
+    return cell.broker.label(to_disk=cell.row.to_disk)
+
+
+def _reason(cell: Cell) -> str:
+    """Why there are no figures."""
+    return f"FAILED: {cell.failed.splitlines()[0]}" if cell.failed else f"skipped: {cell.skipped}"
 
 
 def _quotient(over: float, under: float) -> str:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["FULL", "QUICK", "ROWS", "Row", "Scale"]
+__all__ = ["FULL", "QUICK", "ROWS", "TAILS", "Row", "Scale"]
 
 
 @attrs.frozen
 class Scale:
-    """How long a run lasts."""
+    """How long a run lasts, and how large the things are."""
 
     runs: int
     seconds: float
@@ -23,6 +23,19 @@ class Scale:
     """Of rows that consume one message a time."""
     latency_samples: int
     sync_rounds: int
+    drain_messages: int
+    """Queued on the disk before a cold start; every broker."""
+    large_drain_messages: int
+    """The same, of which only NSQ brokers are asked."""
+    idle_connections: int
+    rest_seconds: float
+    """How long the broker's CPU at rest is watched."""
+    tail_seconds: float
+    tail_backlog: int
+    """Messages of a topic whose 16 channels are drained beside the latencies."""
+    curve_messages: int
+    curve_mb: int
+    """Of large messages no more than this is published."""
     queued_messages: int = 1_000_000
     """Of the memory row: the same at every scale, because it is the figure itself."""
 
@@ -34,9 +47,30 @@ FULL = Scale(
     single_messages=200_000,
     latency_samples=2000,
     sync_rounds=200,
+    drain_messages=1_000_000,
+    large_drain_messages=5_000_000,
+    idle_connections=10_000,
+    rest_seconds=5.0,
+    tail_seconds=5.0,
+    tail_backlog=750_000,
+    curve_messages=500_000,
+    curve_mb=500,
 )
 QUICK = Scale(
-    runs=1, seconds=0.8, batch_messages=500_000, single_messages=50_000, latency_samples=1000, sync_rounds=60
+    runs=1,
+    seconds=0.5,
+    batch_messages=400_000,
+    single_messages=32_000,
+    latency_samples=1000,
+    sync_rounds=60,
+    drain_messages=96_000,
+    large_drain_messages=500_000,
+    idle_connections=1_000,
+    rest_seconds=1.0,
+    tail_seconds=1.0,
+    tail_backlog=300_000,
+    curve_messages=50_000,
+    curve_mb=50,
 )
 
 
@@ -47,8 +81,17 @@ class Row:
     name: str
     title: str
     measures: str
-    """`rate`, `latency`, `start` (time until it listens) or `memory` (RSS after the load)."""
+    """`rate`, `latency`, `start` (time until it listens), `memory` (RSS after the load), `rest` (RSS and CPU
+    during the load), `drain` (rate, with the times until it answers and until the first message) or `tail`."""
     loads: dict[str, str]
+    before: dict[str, str] = attrs.field(factory=dict)
+    """Loads that are run first, outside of every figure."""
+    beside: str = ""
+    """A nuisance that is at work meanwhile; only of rows that measure `tail`, which are first run without it."""
+    cold: bool = False
+    """Whether the broker is ended after `before` and started again with nothing of its data in the page cache."""
+    flags: str = ""
+    """More flags; brokers without a place for flags skip the row. What `tail` compares with has none of them."""
     to_disk: bool = False
     http: bool = False
 
@@ -58,13 +101,25 @@ ROWS = (
         "start",
         "start: from exec until it listens",
         "start",
-        {"nsq": "", "beanstalk": ""},
+        {"nsq": "", "beanstalk": "", "redis": "", "nats": ""},
     ),
     Row(
         "mpub",
         "publish, batches of 200, 2 connections",
         "rate",
         {"nsq": "mpub --conns=2 --count={batch_messages}"},
+    ),
+    Row(
+        "mpub-0",
+        "the same, a topic without a channel",
+        "rate",
+        {"nsq": "mpub --conns=2 --channels=0 --count={batch_messages}"},
+    ),
+    Row(
+        "mpub-4",
+        "the same, a topic with 4 channels",
+        "rate",
+        {"nsq": "mpub --conns=2 --channels=4 --count={batch_messages}"},
     ),
     Row(
         "sub",
@@ -85,6 +140,8 @@ ROWS = (
         {
             "nsq": "pub --conns=1 --seconds={seconds}",
             "beanstalk": "beanstalk-put --conns=1 --seconds={seconds}",
+            "redis": "redis-add --conns=1 --seconds={seconds}",
+            "nats": "nats-publish --conns=1 --seconds={seconds}",
         },
     ),
     Row(
@@ -94,6 +151,8 @@ ROWS = (
         {
             "nsq": "pub --conns=16 --seconds={seconds}",
             "beanstalk": "beanstalk-put --conns=16 --seconds={seconds}",
+            "redis": "redis-add --conns=16 --seconds={seconds}",
+            "nats": "nats-publish --conns=16 --seconds={seconds}",
         },
     ),
     Row(
@@ -109,6 +168,8 @@ ROWS = (
         {
             "nsq": "pub --conns=16 --depth=100 --seconds={seconds}",
             "beanstalk": "beanstalk-put --conns=16 --depth=100 --seconds={seconds}",
+            "redis": "redis-add --conns=16 --depth=100 --seconds={seconds}",
+            "nats": "nats-publish --conns=16 --depth=100 --seconds={seconds}",
         },
     ),
     Row(
@@ -118,6 +179,8 @@ ROWS = (
         {
             "nsq": "sub --conns=16 --rdy=1 --count={single_messages}",
             "beanstalk": "beanstalk-reserve --conns=16 --count={single_messages}",
+            "redis": "redis-read --conns=16 --count={single_messages}",
+            "nats": "nats-pull --conns=16 --count={single_messages}",
         },
     ),
     Row(
@@ -127,7 +190,35 @@ ROWS = (
         {
             "nsq": "sub --conns=16 --rdy=100 --count={batch_messages}",
             "beanstalk": "beanstalk-reserve --conns=16 --depth=100 --count={single_messages}",
+            "redis": "redis-read --conns=16 --depth=100 --count={single_messages}",
+            "nats": "nats-pull --conns=16 --depth=100 --count={single_messages}",
         },
+    ),
+    Row(
+        "drain",
+        "a backlog of {drain_messages:,} from disk after a cold start, 100 in flight, 16 connections",
+        "drain",
+        {
+            "nsq": "sub --there --conns=16 --rdy=100 --count={drain_messages}",
+            "beanstalk": "beanstalk-reserve --there --conns=16 --depth=100 --count={drain_messages}",
+            "redis": "redis-read --there --conns=16 --depth=100 --count={drain_messages}",
+            "nats": "nats-pull --there --conns=16 --depth=100 --count={drain_messages}",
+        },
+        before={
+            "nsq": "mpub --conns=16 --count={drain_messages}",
+            "beanstalk": "beanstalk-fill --conns=16 --depth=100 --count={drain_messages}",
+            "redis": "redis-fill --conns=16 --depth=100 --count={drain_messages}",
+            "nats": "nats-fill --conns=16 --depth=100 --count={drain_messages}",
+        },
+        cold=True,
+    ),
+    Row(
+        "drain-large",
+        "a backlog of {large_drain_messages:,} from disk after a cold start, RDY 2500, 2 connections",
+        "drain",
+        {"nsq": "sub --there --conns=2 --rdy=2500 --count={large_drain_messages}"},
+        before={"nsq": "mpub --conns=2 --count={large_drain_messages}"},
+        cold=True,
     ),
     Row(
         "http",
@@ -140,7 +231,11 @@ ROWS = (
         "latency",
         "publish to delivery, idle broker",
         "latency",
-        {"nsq": "latency --size=100 --count={latency_samples}"},
+        {
+            "nsq": "latency --size=100 --count={latency_samples}",
+            "redis": "redis-latency --size=100 --count={latency_samples}",
+            "nats": "nats-latency --size=100 --count={latency_samples}",
+        },
     ),
     Row(
         "memory",
@@ -149,7 +244,27 @@ ROWS = (
         {
             "nsq": "mpub --conns=2 --count={queued_messages}",
             "beanstalk": "beanstalk-fill --conns=16 --depth=100 --count={queued_messages}",
+            "redis": "redis-fill --conns=16 --depth=100 --count={queued_messages}",
+            "nats": "nats-fill --conns=16 --depth=100 --count={queued_messages}",
         },
+    ),
+    Row(
+        "memory-topics",
+        "memory at start, and with 1,000 topics of one channel each",
+        "memory",
+        {"nsq": "topics --topics=1000"},
+    ),
+    Row(
+        "rest-connections",
+        "at rest: {idle_connections:,} consumers of one channel",
+        "rest",
+        {"nsq": "rest --conns={idle_connections} --seconds={rest_seconds}"},
+    ),
+    Row(
+        "rest-channels",
+        "at rest: 1,000 channels with one consumer each",
+        "rest",
+        {"nsq": "rest --conns=1000 --topics=1000 --seconds={rest_seconds}"},
     ),
     Row(
         "disk",
@@ -158,7 +273,45 @@ ROWS = (
         {
             "nsq": "pub --conns=64 --seconds={seconds}",
             "beanstalk": "beanstalk-put --conns=64 --seconds={seconds}",
+            "redis": "redis-add --conns=64 --seconds={seconds}",
+            "nats": "nats-publish --conns=64 --seconds={seconds}",
         },
         to_disk=True,
+    ),
+)
+
+TAIL_LOAD = {"nsq": "tail --seconds={tail_seconds}"}
+
+TAILS = (
+    Row(
+        "tail-drain",
+        "another topic's backlog is drained",
+        "tail",
+        TAIL_LOAD,
+        before={"nsq": "mpub --topic=large --channels=16 --count={tail_backlog}"},
+        beside="nuisance-drain --topic=large --channels=16 --count={tail_backlog}",
+    ),
+    Row(
+        "tail-publish",
+        "another topic is published to, in batches of 200 on 2 connections",
+        "tail",
+        TAIL_LOAD,
+        beside="nuisance-publish --topic=large",
+    ),
+    Row(
+        "tail-roll",
+        "a new segment after every 64 kB",
+        "tail",
+        TAIL_LOAD,
+        flags="--max-bytes-per-file=65536",
+    ),
+    Row(
+        "tail-stats",
+        "statistics of 1,000 channels are asked for all the time",
+        "tail",
+        TAIL_LOAD,
+        before={"nsq": "topics --topics=1000 --topic=other"},
+        beside="nuisance-stats",
+        http=True,
     ),
 )

@@ -47,6 +47,7 @@ QUESTIONS = {
 # Where Debian has daemons; not everybody's PATH has it.
 DAEMONS = f"{os.environ.get('PATH', '')}:/usr/sbin"
 
+_stretch = re.compile(r"^longest stretch: ([0-9.]+)$")
 _listening = re.compile(r"\b(TCP|HTTP): listening on .*:(\d+)\s*$")
 
 
@@ -75,10 +76,16 @@ class Broker:
     """Why there is no such level."""
     default_level: str = ""
     """What it promises of the disk without `disk_flags`, if the name in the table has to say so."""
+    traced_command: str = ""
+    """The same with a watch on its loop, see `Server.longest_stretch`."""
 
     def label(self, *, to_disk: bool = False) -> str:
         """Its name in the table, with how safe its answers are."""
         return f"{self.name} {self.disk_flags if to_disk else self.default_level}".strip()
+
+    def traced(self) -> Broker:
+        """The same with a watch on its loop, if there is such a command."""
+        return attrs.evolve(self, command=self.traced_command) if self.traced_command else self
 
     @property
     def has_http(self) -> bool:
@@ -88,12 +95,15 @@ class Broker:
 def nsqd(python: str) -> Broker:
     """This project's broker, run by that interpreter."""
     interpreter = shlex.quote(python)
-    command = (
-        f"{interpreter} -m nsqd --tcp-address=127.0.0.1:0 --http-address=127.0.0.1:0"
-        " --data-path={data_path} {flags}"
+    flags = "--tcp-address=127.0.0.1:0 --http-address=127.0.0.1:0 --data-path={data_path} {flags}"
+    return Broker(
+        "nsqd",
+        f"{interpreter} -m nsqd {flags}",
+        reports_ports=True,
+        disk_flags="--durability=disk",
+        version=_first_line([python, "-m", "nsqd", "--version"]),
+        traced_command=f"{interpreter} -m bench.traced {flags}",
     )
-    version = _first_line([python, "-m", "nsqd", "--version"])
-    return Broker("nsqd", command, reports_ports=True, disk_flags="--durability=disk", version=version)
 
 
 def peer(name: str, command: str) -> Broker:
@@ -179,6 +189,8 @@ class Server:
         self._ready_at = 0.0
         self._lines: deque[str] = deque(maxlen=KEPT_LOG_LINES)
         self._ready = threading.Event()
+        self._stretch = 0.0
+        self._stretch_known = threading.Event()
 
     def __enter__(self) -> Server:
         """Raises ServerError when it is not listening within `START_SECONDS`."""
@@ -212,6 +224,19 @@ class Server:
             if time.perf_counter() - started > RESTART_SECONDS:
                 raise ServerError(f"{self.broker.name} does not answer after {RESTART_SECONDS} s")
         self.start_seconds = time.perf_counter() - started
+
+    def longest_stretch(self) -> float | None:
+        """Seconds of CPU that its loop took at most between two looks at the network, since this was last asked.
+
+        None if the broker is not one that tells; ServerError if it does not tell.
+        """
+        if not self.broker.traced_command or self._process is None:
+            return None
+        self._stretch_known.clear()
+        self._process.send_signal(signal.SIGUSR2)
+        if not self._stretch_known.wait(STOP_SECONDS):
+            raise ServerError(f"{self.broker.name} does not tell about its loop{self._log_tail()}")
+        return self._stretch
 
     def check(self) -> None:
         """Raises ServerError if it has ended."""
@@ -267,6 +292,9 @@ class Server:
         for raw in pipe:
             line = raw.decode(errors="replace").rstrip()
             self._lines.append(line)
+            if stretch := _stretch.search(line):
+                self._stretch = float(stretch[1])
+                self._stretch_known.set()
             found = _listening.search(line) if self.broker.reports_ports else None
             if found and found[1] == "TCP":
                 self.port = int(found[2])

@@ -24,7 +24,7 @@ from bench.link import Link, LoadError
 from bench.machine import Facts, measure_sync
 from bench.meter import Measurement
 from bench.nsq import Consumer, NsqLink, count_distinct
-from bench.report import to_json, to_markdown
+from bench.report import Results, to_markdown
 from bench.rows import FULL, QUICK, ROWS, Scale
 from bench.runner import Cell, run_row
 from bench.server import Broker, Server, ServerError, peer
@@ -301,7 +301,7 @@ def test_a_row_that_fails_shows_its_reason(tmp_path: Path) -> None:
     cells = run_row(row, [peer("b", python_command(script)), missing], QUICK, tmp_path, lambda _: None)
     assert "closed" in cells[0].failed or "reset" in cells[0].failed
     assert cells[1].skipped == "not installed"
-    text = to_markdown(FACTS, QUICK, [cell.broker for cell in cells], [cells], 1.0)
+    text = to_markdown(Results(FACTS, QUICK, [cell.broker for cell in cells], [cells], 1.0))
     assert "FAILED: " in text
     assert "skipped: not installed" in text
 
@@ -316,28 +316,28 @@ def test_the_table_has_medians_and_ratios() -> None:
         Cell(row, tested, [Measurement(n, 1.0, n * 5e-6, 0.5, 1 << 20) for n in (100_000, 300_000, 200_000)]),
         Cell(row, other, [Measurement(100_000, 1.0, 1.0, 0.99, 2 << 20)]),
     ]
-    lines = to_markdown(FACTS, FULL, [tested, other], [cells], 1.0).splitlines()
+    lines = to_markdown(Results(FACTS, FULL, [tested, other], [cells], 1.0)).splitlines()
     mine, theirs = (next(line for line in lines if f"| {name} |" in line) for name in ("mine", "theirs"))
     assert "| 200,000/s | 100,000 to 300,000 | 5.00 us | 1 MiB | 50% |" in mine
     assert theirs.endswith("| 100,000/s |  | 10.00 us | 2 MiB | 99% | 2.00 | 2.00 |")
-    assert '"rate": 200000.0' in to_json(FACTS, FULL, [tested, other], [cells], 1.0)
+    assert '"rate": 200000.0' in Results(FACTS, FULL, [tested, other], [cells], 1.0).to_json()
 
 
 def test_other_processes_are_mentioned() -> None:
     row = next(row for row in ROWS if row.name == "pub-16")
     broker = Broker("mine", "")
     disturbed = Measurement(1000, 2.0, 1.0, 1.0, 1 << 20, machine_cpu_seconds=3.0)
-    text = to_markdown(FACTS, FULL, [broker], [[Cell(row, broker, [disturbed])]], 1.0)
+    text = to_markdown(Results(FACTS, FULL, [broker], [[Cell(row, broker, [disturbed])]], 1.0))
     assert "up to 50% of a core" in text
     quiet = attrs.evolve(disturbed, machine_cpu_seconds=2.1)
-    assert "of a core" not in to_markdown(FACTS, FULL, [broker], [[Cell(row, broker, [quiet])]], 1.0)
+    assert "of a core" not in to_markdown(Results(FACTS, FULL, [broker], [[Cell(row, broker, [quiet])]], 1.0))
 
 
 def test_a_load_without_cpu_left_is_marked() -> None:
     row = next(row for row in ROWS if row.name == "pub-16")
     broker = Broker("mine", "")
     cells = [Cell(row, broker, [Measurement(1000, 1.0, 0.5, 0.99, 1 << 20)])]
-    assert "99% (!)" in to_markdown(FACTS, FULL, [broker], [cells], 1.0)
+    assert "99% (!)" in to_markdown(Results(FACTS, FULL, [broker], [cells], 1.0))
 
 
 @pytest.mark.parametrize("scale", [FULL, QUICK])

@@ -1,0 +1,113 @@
+"""The curves: how rate and CPU of a message change with one quantity. Data, as the rows are."""
+
+from __future__ import annotations
+
+import attrs
+
+from bench.rows import Row
+
+__all__ = ["CURVES", "Curve", "Series"]
+
+
+@attrs.frozen
+class Series:
+    """One line of a curve. `{x}` in `load` and `before` is the quantity, the rest as in rows."""
+
+    title: str
+    load: str
+    before: str = ""
+
+
+@attrs.frozen
+class Curve:
+    """One quantity, and the work that is done at each of its values."""
+
+    name: str
+    title: str
+    axis: str
+    """What the quantity is, with its unit."""
+    values: tuple[int, ...]
+    quick_values: tuple[int, ...]
+    series: tuple[Series, ...]
+    large_values: tuple[int, ...] = ()
+    """Only with `--full-log`."""
+
+    def points(self, *, quick: bool, large: bool) -> list[tuple[int, Series, Row]]:
+        """Every value with every line, and the row that measures it."""
+        values = self.quick_values if quick else self.values + (self.large_values if large else ())
+        return [(x, series, self._row(x, series)) for x in values for series in self.series]
+
+    def _row(self, x: int, series: Series) -> Row:
+        before = {"nsq": series.before.replace("{x}", str(x))} if series.before else {}
+        return Row(
+            f"{self.name}={x}",
+            f"{self.title}: {series.title}, {x:,} {self.axis}",
+            "drain" if before else "rate",
+            {"nsq": series.load.replace("{x}", str(x))},
+            before=before,
+            cold=bool(before),
+        )
+
+
+CURVES = (
+    Curve(
+        "topics",
+        "Number of topics",
+        "topics, one channel each",
+        (1, 10, 100, 1_000),
+        (1, 1_000),
+        (
+            Series(
+                "publish one at a time, 16 connections, to one topic after the other",
+                "pub --conns=16 --topics={x} --seconds={seconds}",
+            ),
+        ),
+    ),
+    Curve(
+        "connections",
+        "Number of connections",
+        "connections",
+        (1, 4, 16, 64, 256, 1_000),
+        (1, 16, 1_000),
+        (
+            Series("publish one at a time", "pub --conns={x} --seconds={seconds}"),
+            Series(
+                "consume and finish, 100 in flight on each",
+                "sub --conns={x} --rdy=100 --count={curve_messages}",
+            ),
+        ),
+    ),
+    Curve(
+        "log",
+        "Size of the log",
+        "MB in the log behind what is consumed",
+        (0, 10, 100, 1_000),
+        (0, 100),
+        (
+            Series(
+                "consume and finish after a cold start, RDY 2500, 2 connections",
+                "sub --there --more --conns=2 --rdy=2500 --count={curve_messages}",
+                before="mpub --conns=2 --count={curve_messages} --add-mb={x}",
+            ),
+        ),
+        large_values=(10_000,),
+    ),
+    Curve(
+        "size",
+        "Size of a message",
+        "bytes in a message",
+        (10, 100, 1_000, 10_000, 100_000, 1_000_000),
+        (10, 1_000, 1_000_000),
+        (
+            Series(
+                "publish, batches of 200 or 4 MB, 2 connections",
+                "mpub --conns=2 --size={x} --count={curve_messages} --most-mb={curve_mb}",
+            ),
+            Series("publish one at a time, 16 connections", "pub --conns=16 --size={x} --seconds={seconds}"),
+            Series(
+                "consume and finish, RDY 2500, 2 connections",
+                "sub --conns=2 --rdy=2500 --size={x} --count={curve_messages} --most-mb={curve_mb}",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,48 @@
+"""nsqd with a watch on its loop: `python -m bench.traced FLAGS OF NSQD`.
+
+Measures the longest stretch of CPU that the loop takes between two looks at the network: everything that has come in
+meanwhile waits for so long at least. CPU time of the loop's thread, not time on the wall: what other processes took
+of the machine is not in it. At SIGUSR2 it writes `longest stretch: SECONDS` to stderr and begins anew.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from functools import partial
+
+import attrs
+import trio
+
+from nsqd.__main__ import main
+
+__all__ = ["Stretches"]
+
+
+@attrs.define(eq=False)
+class Stretches(trio.abc.Instrument):
+    """Trio calls it round each wait for the network."""
+
+    longest: float = 0.0
+    """Seconds."""
+    _began: float = attrs.field(factory=time.thread_time)
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._began = time.thread_time()
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.longest = max(self.longest, time.thread_time() - self._began)
+
+    def report(self, *_: object) -> None:
+        """The handler of the signal."""
+        sys.stderr.write(f"longest stretch: {self.longest:.6f}\n")
+        sys.stderr.flush()
+        self.longest, self._began = 0.0, time.thread_time()
+
+
+if __name__ == "__main__":
+    stretches = Stretches()
+    signal.signal(signal.SIGUSR2, stretches.report)
+    vars(trio)["run"] = partial(trio.run, instruments=[stretches])  # what nsqd calls
+    main()

@@ -1,0 +1,124 @@
+"""Writes the example configuration files beside it from what the daemons themselves say of their options.
+
+    python deploy/config/examples.py            # after a change of the options
+    python deploy/config/examples.py --check    # exit code 1 when a file is not what it would be
+
+Each option stands there once, commented out, with its default: `#name = value`. Prose has a blank after the `#`. An
+option whose default depends on the machine shows an example instead, and its help says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from nsqkit.options import BOOL, DURATION, FLOAT, FLOATS, HIDDEN, INT, STRINGS, Kind, Option, options_of
+
+FOLDER = Path(__file__).parent
+WIDTH = 100
+PROGRAMS = {
+    "nsqd": "nsqd.options:NsqdOptions",
+    "nsqlookupd": "nsqlookupd.options:LookupdOptions",
+    "nsqadmin": "nsqadmin.options:AdminOptions",
+}
+EXAMPLES = {
+    "broadcast_address": '"{program}1.example.org"',
+    "id": "1",
+    "nsqlookupd_tcp_addresses": '["nsqlookupd1.example.org:4160", "nsqlookupd2.example.org:4160"]',
+    "nsqlookupd_http_addresses": '["nsqlookupd1.example.org:4161", "nsqlookupd2.example.org:4161"]',
+}
+"""Instead of the default: it is computed, or empty and says nothing."""
+HEAD = """\
+Configuration of {program}: everything is commented out and has its default, or an example where it says so.
+
+Take the # away from what you change. A flag on the command line wins over this file; a name that
+{program} does not know is ignored. Durations are texts such as "250ms" or "1m30s", or whole
+milliseconds. `{program} --help` says the same of the flags.
+"""
+
+
+def example(program: str) -> str:
+    """The whole file for a program."""
+    cls = options_class(program)
+    blocks = [_comment(HEAD.format(program=program))]
+    shown = [option for option in options_of(cls) if option.config_name != HIDDEN]
+    for group in dict.fromkeys(option.group for option in shown):
+        blocks.append(f"\n# --- {group} ---\n")
+        blocks += [_entry(program, option, cls()) for option in shown if option.group == group]
+    return "\n".join(blocks)
+
+
+def options_class(program: str) -> type[attrs.AttrsInstance]:
+    """The class in which the program declares its options."""
+    module, _, name = PROGRAMS[program].partition(":")
+    cls: type[attrs.AttrsInstance] = getattr(importlib.import_module(module), name)
+    return cls
+
+
+def toml_value(kind: Kind, value: Any) -> str:
+    """A value as it is written in the file."""
+    if kind is STRINGS:
+        return json.dumps(value)
+    if kind is FLOATS:
+        return f"[{', '.join(map(FLOAT.to_text, value))}]"
+    text = kind.to_text(value)
+    if kind in (BOOL, INT) or text in ("true", "false"):
+        return text
+    if kind is DURATION:
+        return f'"{_short(text)}"'
+    return json.dumps(text.lower() if kind.words else text)
+
+
+def _short(duration: str) -> str:
+    """`1m0s` as people write it: `1m`."""
+    for tail in ("m0s", "h0m"):
+        if duration.endswith(tail):
+            duration = duration[:-2]
+    return duration
+
+
+def _entry(program: str, option: Option, defaults: attrs.AttrsInstance) -> str:
+    name = option.config_name
+    if name in EXAMPLES:
+        text, value = f"{option.help} An example:", EXAMPLES[name].format(program=program)
+    else:
+        text, value = option.help, toml_value(option.kind, getattr(defaults, option.field))
+    return f"{_comment(text)}#{name} = {value}\n"
+
+
+def _comment(text: str) -> str:
+    return "".join(f"{line}\n" for line in _comment_lines(text.split("\n")))
+
+
+def _comment_lines(paragraphs: Iterable[str]) -> Iterator[str]:
+    for paragraph in paragraphs:
+        yield from textwrap.wrap(paragraph, WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _differs(program: str) -> bool:
+    path, wanted = FOLDER / f"{program}.toml", example(program)
+    found = path.read_text() if path.exists() else ""
+    sys.stdout.writelines(
+        difflib.unified_diff(found.splitlines(True), wanted.splitlines(True), str(path), "as it should be")
+    )
+    return found != wanted
+
+
+def main() -> None:
+    """Write the files, or check them."""
+    if "--check" in sys.argv[1:]:
+        sys.exit(sum(_differs(program) for program in PROGRAMS))
+    for program in PROGRAMS:
+        (FOLDER / f"{program}.toml").write_text(example(program))
+
+
+if __name__ == "__main__":
+    main()

@@ -130,7 +130,7 @@ def _positive(text: str) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the broker.")
     parser.add_argument(
-        "--quick", action="store_true", help="one short run of each row, under a minute in all"
+        "--quick", action="store_true", help="everything once and short: about two minutes in all"
     )
     parser.add_argument(
         "--only",
@@ -168,7 +168,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--write-docs",
         action="store_true",
-        help="put tables and pictures into docs/performance.md: only for a run of everything on a quiet machine",
+        help="put tables and pictures into docs/performance.md (not together with --only)",
     )
     parser.add_argument("--full-log", action="store_true", help="the curve of the log's size up to 10 GB")
     parser.add_argument(
@@ -179,7 +179,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="disk for the brokers' data (default: bench/results, beside the code)",
     )
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.write_docs and options.only:
+        parser.error("--write-docs is for everything: it takes no --only")
+    return options
 
 
 if __name__ == "__main__":

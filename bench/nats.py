@@ -71,13 +71,25 @@ class NatsLink(Link):
     def ask(self, subject: str, question: dict[str, Any] | None = None) -> dict[str, Any]:
         """One request to the JetStream API; LoadError for an error."""
         self.send(self.publish_command(subject, json.dumps(question).encode() if question else b""))
-        data = b""
-        while not (data.endswith(b"\r\n") and data.count(b"\r\n") >= 2):
-            data += self.receive()
-        answer: dict[str, Any] = json.loads(data.partition(b"\r\n")[2])
+        answer: dict[str, Any] = json.loads(self._next_payload())
         if "error" in answer:
             raise LoadError(f"the server answered {answer['error']}")
         return answer
+
+    def _next_payload(self) -> bytes:
+        """Of the message that comes next; PINGs before it are answered."""
+        data = self.rest
+        while True:
+            while data.startswith(b"PING\r\n"):
+                self.send(b"PONG\r\n")
+                data = data[6:]
+            if not _begins_well(data):
+                raise LoadError(f"the server answered {data[:200]!r}")
+            head, ended, body = data.partition(b"\r\n")
+            if ended and len(body) >= (end := int(head.split()[-1])) + 2:
+                self.rest = body[end + 2 :]
+                return body[:end]
+            data += self.receive()
 
     def make_stream(self, stream: str) -> None:
         """A stream on files, and a durable consumer that begins at its first message."""

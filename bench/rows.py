@@ -205,7 +205,7 @@ ROWS = (
             "nats": "nats-pull --there --conns=16 --depth=100 --count={drain_messages}",
         },
         before={
-            "nsq": "mpub --conns=16 --count={drain_messages}",
+            "nsq": "mpub --conns=2 --count={drain_messages}",
             "beanstalk": "beanstalk-fill --conns=16 --depth=100 --count={drain_messages}",
             "redis": "redis-fill --conns=16 --depth=100 --count={drain_messages}",
             "nats": "nats-fill --conns=16 --depth=100 --count={drain_messages}",

@@ -18,48 +18,22 @@ import attrs
 import pytest
 
 from bench import load, procfs
-from bench.beanstalk import BeanstalkLink, Worker
-from bench.http1 import HttpLink
+from bench.beanstalk import Worker
+from bench.curves import CURVES
 from bench.link import Link, LoadError
 from bench.machine import Facts, measure_sync
 from bench.meter import Measurement
-from bench.nsq import Consumer, NsqLink, count_distinct
+from bench.nsq import Consumer, count_distinct
 from bench.report import Results, to_markdown
-from bench.rows import FULL, QUICK, ROWS, Scale
+from bench.rows import FULL, QUICK, ROWS, TAILS, Scale
 from bench.runner import Cell, run_row
+from bench.scripted import ScriptedBeanstalk, ScriptedHttp, ScriptedNsq, cut, read_all
 from bench.server import Broker, Server, ServerError, peer
 
 BODY = b"x" * 20
 OK = b"\x00\x00\x00\x06\x00\x00\x00\x00OK"
 HEARTBEAT = struct.pack(">ii", 15, 0) + b"_heartbeat_"
 REPLY = b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 2\r\n\r\nOK"
-
-
-class Script:
-    """Mixed into a link: reads what the test gives it, keeps what is sent."""
-
-    def __init__(self) -> None:
-        self.rest = b""
-        self.sent = b""
-        self.incoming: list[bytes] = []
-
-    def send(self, data: bytes) -> None:
-        self.sent += data
-
-    def receive(self) -> bytes:
-        return self.incoming.pop(0)
-
-
-class ScriptedNsq(Script, NsqLink):
-    pass
-
-
-class ScriptedHttp(Script, HttpLink):
-    pass
-
-
-class ScriptedBeanstalk(Script, BeanstalkLink):
-    pass
 
 
 def error_frame(text: bytes) -> bytes:
@@ -72,15 +46,6 @@ def message_frame(number: int, body: bytes = BODY) -> bytes:
 
 def fins(*numbers: int) -> bytes:
     return b"".join(b"FIN %016x\n" % number for number in numbers)
-
-
-def read_all(handler: Consumer | Worker, link: Script) -> None:
-    while link.incoming:
-        handler.readable()
-
-
-def cut(data: bytes, size: int) -> list[bytes]:
-    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 @pytest.mark.parametrize("size", range(1, 60))
@@ -342,8 +307,10 @@ def test_a_load_without_cpu_left_is_marked() -> None:
 
 @pytest.mark.parametrize("scale", [FULL, QUICK])
 def test_every_row_names_a_load_that_exists(scale: Scale) -> None:
-    for row in ROWS:
-        for arguments in filter(None, row.loads.values()):
+    curves = [row for curve in CURVES for _, _, row in curve.points(quick=scale is QUICK, large=True)]
+    for row in (*ROWS, *TAILS, *curves):
+        loads = [*row.loads.values(), *row.before.values(), row.beside]
+        for arguments in filter(None, loads):
             kind, *options = arguments.format(**attrs.asdict(scale)).split()
             assert load._parse([kind, "1", *options]).kind == kind
 

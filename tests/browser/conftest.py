@@ -46,7 +46,9 @@ class Watch:
             self.errors.append(f"asked a stranger: {request.url}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="package"
+)  # a browser that stays would keep an event loop running, in the way of others
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A cluster with traffic, and a console for it."""
     if find_chromium() is None:
@@ -55,7 +57,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield scene
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="package"
+)  # a browser that stays would keep an event loop running, in the way of others
 def browser(scene: Scene) -> Iterator[Browser]:
     """A Chromium."""
     with scene.browser() as browser:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
@@ -177,6 +178,23 @@ def test_a_stop_is_orderly_with_clients_connected(machine: Machine) -> None:
     assert sorted(consume(machine, 100)) == sorted(bodies(100))
 
 
+def test_a_data_path_that_root_has_made(machine: Machine) -> None:
+    """As an import makes one: systemd gives it to the service's user."""
+    machine.run("install", "-d", "-m", "700", "/var/lib/private", "/var/lib/private/nsqd")
+    by_root = "nsqd --data-path=/var/lib/private/nsqd & trap 'kill $!; wait $!' EXIT; read -r _ </run/go"
+    machine.run("mkfifo", "/run/go")
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(machine.run, "sh", "-c", by_root)
+        wait_until(lambda: answers(machine), 10.0, "it serves", describe=machine.journal)
+        publish(machine, 10)
+        machine.run("sh", "-c", "echo >/run/go")
+        done.result(30)
+    assert machine.run("stat", "--format=%u", "/var/lib/private/nsqd/nsqd.ids") == "0\n"
+    machine.systemctl("start", "nsqd")
+    assert machine.run("stat", "--format=%u", "/var/lib/private/nsqd/nsqd.ids") != "0\n"
+    assert consume(machine, 10) == bodies(10)
+
+
 def test_a_drained_nsqd_stays_down(machine: Machine) -> None:
     """It ends by itself when its last message is finished, and systemd does not start it again."""
     machine.systemctl("start", "nsqd")
@@ -238,6 +256,13 @@ def bodies(count: int) -> list[bytes]:
 def send_signal(machine: Machine, name: str) -> None:
     """To nsqd itself."""
     machine.run("sh", "-c", f"kill -{name} {machine.property('nsqd', 'MainPID')}")
+
+
+def answers(machine: Machine) -> bool:
+    try:
+        return request(machine, "GET", "/ping")[0] == 200
+    except OSError:
+        return False
 
 
 def publish(machine: Machine, count: int) -> None:

@@ -130,7 +130,7 @@ def _positive(text: str) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the broker.")
     parser.add_argument(
-        "--quick", action="store_true", help="everything once and short: about two minutes in all"
+        "--quick", action="store_true", help="everything once and short: two to three minutes in all"
     )
     parser.add_argument(
         "--only",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import select
 import socket
 import ssl
 import statistics
@@ -40,6 +41,7 @@ BATCH = 200
 SINGLE_CONNECTIONS = 16
 OK_SIZE = 10
 HEAD = 34
+STALL_SECONDS = 20
 
 
 class Link:
@@ -65,7 +67,9 @@ class Link:
             self._encoder, self._decoder = SnappyEncoder(), SnappyDecoder()
         if answer["deflate"]:
             self._encoder, self._decoder = DeflateEncoder(answer["deflate_level"]), DeflateDecoder()
-        if self._encoder is not None:
+        if self._decoder is not None:
+            early, self._buffer = self._buffer, b""  # what came with the answer is compressed
+            self._decoder.feed(early)
             self.read(OK_SIZE)
         self.sent_bytes = 0
 
@@ -85,7 +89,7 @@ class Link:
     def receive(self) -> bytes:
         """What there is, at least a byte."""
         while True:
-            if self._decoder is not None and (data := self._decoder.decode(1 << 20)):
+            if self._decoder is not None and (data := b"".join(iter(self._decode, b""))):
                 return data
             raw = self._sock.recv(1 << 18)
             if not raw:
@@ -93,6 +97,18 @@ class Link:
             if self._decoder is None:
                 return raw
             self._decoder.feed(raw)
+
+    def _decode(self) -> bytes:
+        assert self._decoder is not None
+        return self._decoder.decode(1 << 20)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something was read from the socket that is not given yet."""
+        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def close(self) -> None:
         self._sock.close()
@@ -121,7 +137,7 @@ def consume(links: Sequence[Link], topic: str, count: int, meter: Meter) -> Meas
         link.send(b"RDY 2500\n")
     left, rests = count, dict.fromkeys(links, b"")
     while left > 0:
-        for link in links:
+        for link in _readable(links):  # one of them may have had all that were left
             data = rests[link] + link.receive()
             frames, fins = len(data) // (HEAD + len(BODY_SAMPLE)), []
             for at in range(0, frames * (HEAD + len(BODY_SAMPLE)), HEAD + len(BODY_SAMPLE)):
@@ -136,6 +152,12 @@ def consume(links: Sequence[Link], topic: str, count: int, meter: Meter) -> Meas
         link.send(b"RDY 0\n" + pub_command("barrier", b"x"))
         link.read(OK_SIZE)
     return meter.stop(count)
+
+
+def _readable(links: Sequence[Link]) -> list[Link]:
+    """Those that have something, at least one; what TLS holds decrypted counts."""
+    ready = [link for link in links if link.has_more]
+    return ready or select.select(links, [], [], STALL_SECONDS)[0]
 
 
 def publish_singles(links: Sequence[Link], topic: str, bodies: Sequence[bytes], meter: Meter) -> Measurement:

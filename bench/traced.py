@@ -36,9 +36,13 @@ class Stretches(trio.abc.Instrument):
 
     def report(self, *_: object) -> None:
         """The handler of the signal."""
-        sys.stderr.write(f"longest stretch: {self.longest:.6f}\n")
+        longest = self.longest
+        self.longest, self._began = (
+            0.0,
+            time.thread_time(),
+        )  # first: the next signal may come as soon as it is written
+        sys.stderr.write(f"longest stretch: {longest:.6f}\n")
         sys.stderr.flush()
-        self.longest, self._began = 0.0, time.thread_time()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import os
 import ssl
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlencode
 
 import attrs
@@ -27,11 +27,11 @@ import trio
 from nsqadmin.addresses import host_and_port, join_host_port
 from nsqadmin.options import AdminOptions
 from nsqkit.http import ByteBudget
+from nsqkit.http.fetch import ACCEPT, https_port
 from nsqkit.tls import TlsConfigError, client_context
 
 __all__ = ["MAX_BODY", "Upstream", "UpstreamError"]
 
-ACCEPT: Final = "application/vnd.nsq; version=1.0"
 MAX_BODY = 64 * 1024 * 1024  # bytes; 50,000 clients of one nsqd are some 35 MB
 MAX_PARALLEL = 64
 _MAX_SHOWN = 512
@@ -44,10 +44,6 @@ Params = Mapping[str, str]
 
 class UpstreamError(Exception):
     """A daemon did not answer, or did not answer 200."""
-
-
-class _HttpsPort(msgspec.Struct):
-    https_port: int
 
 
 @attrs.define(eq=False)
@@ -105,7 +101,7 @@ class Upstream:
             raise UpstreamError(f"{method} {path}: bad address {address!r}: {error}") from error
         headers = {"Accept": ACCEPT}
         status, _, body = await self._send(method, f"http://{address}{target}", headers)
-        if status == HTTPStatus.FORBIDDEN and (port := _https_port(body)):
+        if status == HTTPStatus.FORBIDDEN and (port := https_port(body)):
             secure = join_host_port(host, port)
             status, _, body = await self._send(method, f"https://{secure}{target}", headers)
         if status != HTTPStatus.OK:
@@ -187,14 +183,6 @@ def _tls_context(options: AdminOptions) -> ssl.SSLContext:
     if options.http_client_tls_cert:
         context.load_cert_chain(options.http_client_tls_cert, options.http_client_tls_key)
     return context
-
-
-def _https_port(body: bytes) -> int:
-    try:
-        port = msgspec.json.decode(body, type=_HttpsPort).https_port
-    except msgspec.MsgspecError:
-        return 0
-    return port if 0 < port <= 65535 else 0
 
 
 def _refusal(status: int, body: bytes) -> str:

@@ -23,7 +23,7 @@ from nsqkit.tls import client_context
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["AnswerTooLarge", "FetchOptions", "Fetcher", "https_port", "reason_of"]
+__all__ = ["ACCEPT", "AnswerTooLarge", "FetchOptions", "Fetcher", "https_port", "reason_of"]
 
 ACCEPT: Final = "application/vnd.nsq; version=1.0"
 MAX_BODY: Final = 1 << 20

@@ -66,7 +66,7 @@ def test_a_gigabyte_of_backlog(tmp_path: Path) -> None:
         workers.start("publisher", load.publish)
         workers.start("consumer", load.consume)
         time.sleep(1.0)
-        assert load.published and load.finished, workers.errors
+        assert min(load.published, load.finished) > 0, workers.errors
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.wait(STOPS_WITHIN_S) == 0

@@ -73,7 +73,8 @@ class Rounds:
         self.more = broker.pump()
         if self.awake:
             awake, self.awake = self.awake, []
-            for connection in awake:
+            # The last woken have messages, the first have answers: more hangs on a message (20 us of its latency).
+            for connection in reversed(awake):
                 connection.flush()
         self.more = self.more or bool(self.awake) or broker.has_work
         if broker.store.jobs:

@@ -31,7 +31,7 @@ from nsqkit.wire import (
 if TYPE_CHECKING:
     from nsqd.protocol_v2.session import Session
 
-__all__ = ["HANDLERS", "finish"]
+__all__ = ["ALLOWED", "BEFORE_TLS", "Handler", "finish"]
 
 log = get_logger("client")
 
@@ -107,7 +107,7 @@ def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> in
         raise ProtocolError("E_SUB_FAILED", f"SUB failed {error}") from error
     subscription.held = True
     session.topic, session.subscription = topic, subscription
-    session.state = State.SUBSCRIBED
+    session.enter(State.SUBSCRIBED)
     session.must_sync = True
     session.answer(OK)
     return position
@@ -174,12 +174,12 @@ def _touch(session: Session, words: list[bytes], data: bytes, position: int) -> 
 def _cls(session: Session, words: list[bytes], data: bytes, position: int) -> int:
     assert session.subscription is not None
     session.subscription.close_window()
-    session.state = State.CLOSING
+    session.enter(State.CLOSING)
     session.answer(CLOSE_WAIT)
     return position
 
 
-def _nop(session: Session, words: list[bytes], data: bytes, position: int) -> int:
+def _ignore(session: Session, words: list[bytes], data: bytes, position: int) -> int:
     return position
 
 
@@ -338,7 +338,9 @@ def _reason(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-HANDLERS: Final[dict[bytes, Callable[[Session, list[bytes], bytes, int], int]]] = {
+Handler = Callable[["Session", list[bytes], bytes, int], int]
+
+_HANDLERS: Final[dict[bytes, Handler]] = {
     b"IDENTIFY": _identify,
     b"AUTH": _auth,
     b"SUB": _sub,
@@ -347,9 +349,22 @@ HANDLERS: Final[dict[bytes, Callable[[Session, list[bytes], bytes, int], int]]] 
     b"REQ": _req,
     b"TOUCH": _touch,
     b"CLS": _cls,
-    b"NOP": _nop,
+    b"NOP": _ignore,
     b"PUB": _pub,
     b"MPUB": _mpub,
     b"DPUB": _dpub,
 }
-assert HANDLERS.keys() == COMMANDS.keys()
+assert _HANDLERS.keys() == COMMANDS.keys()
+
+ALLOWED: Final[dict[State, dict[bytes, Handler]]] = {
+    state: {
+        name: _HANDLERS[name] if state in command.states else _ignore
+        for name, command in COMMANDS.items()
+        if state in command.states or state in command.ignored
+    }
+    for state in State
+}
+"""What may be said in each state of a connection."""
+
+BEFORE_TLS: Final[dict[bytes, Handler]] = {b"IDENTIFY": _identify}
+"""What may be said before TLS, where TLS is required."""

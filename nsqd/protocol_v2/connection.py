@@ -87,11 +87,13 @@ class Connection:
     # --- reading
 
     def _read(self) -> None:
-        if not self._wants_bytes:
-            self._watch()  # since the last look more has gathered than the socket takes
-            return
-        if self in self.server.unfinished:  # it has enough, and its turn comes
-            return
+        session = self.session
+        if session.more or self.layers is not None:
+            if not self._wants_bytes:
+                self._watch()  # since the last look more has gathered than the socket takes
+                return
+            if self in self.server.unfinished:  # it has enough, and its turn comes
+                return
         buffer = self.server.buffer
         try:
             count = self.sock.recv_into(buffer)
@@ -100,7 +102,6 @@ class Connection:
         except OSError:
             self.close()
             return
-        session = self.session
         if self._lingers:
             self._discard(count)
         elif self.layers is not None:

@@ -2,7 +2,7 @@
 
 The 34 bytes before a body are made here once, and are the same on disk and on the wire. Within a batch only the last
 hex digits of the id change from message to message: so a head is packed again only when the size of the body or the
-rest of the id does, and the last three digits come from a table.
+rest of the id does, and the last three digits come from a table, in runs.
 """
 
 from __future__ import annotations
@@ -54,21 +54,24 @@ def parse_batch(
 
     `ProtocolError` for a size that is not within 1 to `max_size`.
     """
-    start, pack, unpack, hex3 = position, _HEAD.pack, _SIZE.unpack_from, _HEX3
-    known_size, block, head = -1, -1, b""
+    start, pack, unpack = position, _HEAD.pack, _SIZE.unpack_from
     frames: list[bytes] = []
     append = frames.append
     try:
-        for number in range(first_id, first_id + count):
-            size = unpack(buffer, position)[0]
-            stop = position + 4 + size
-            if size != known_size or number >> 12 != block:
-                if not 0 < size <= max_size:
-                    raise _bad_size(buffer, position, number - first_id, max_size)
-                known_size, block = size, number >> 12
-                head = pack(BODY - 4 + size, _MESSAGE, wall_ns, 1, b"%013x" % block)
-            append(head + hex3[number & 4095] + buffer[position + 4 : stop])
-            position = stop
+        while len(frames) < count:  # ids that differ in their last digits only
+            number = first_id + len(frames)
+            block, last = b"%013x" % (number >> 12), number & 4095
+            known_size, head = -1, b""
+            for digits in _HEX3[last : last + count - len(frames)]:
+                size = unpack(buffer, position)[0]
+                if size != known_size:
+                    if not 0 < size <= max_size:
+                        raise _bad_size(buffer, position, len(frames), max_size)
+                    known_size, head = size, pack(BODY - 4 + size, _MESSAGE, wall_ns, 1, block)
+                position += 4
+                stop = position + size
+                append(head + digits + buffer[position:stop])
+                position = stop
     except struct.error:
         return None
     if position > len(buffer):

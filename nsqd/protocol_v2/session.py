@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from nsqd.auth import AuthState
 from nsqd.broker import Outbox, Place, Refused, Subscription, Topic
 from nsqd.protocol_v2.authorization import Authorization
-from nsqd.protocol_v2.commands import HANDLERS, finish
+from nsqd.protocol_v2.commands import ALLOWED, BEFORE_TLS, finish
 from nsqd.protocol_v2.framing import Incomplete, MultiScan
 from nsqd.protocol_v2.identify import DEFAULT_HEARTBEAT_MS, Identity
 from nsqd.protocol_v2.layers import Layers, Upgrade
@@ -64,6 +64,7 @@ class Session:
         self.identity = Identity(client_id=remote_ip, hostname=remote_ip)
         self.place: Place | None = None  # unknown before IDENTIFY
         self.state = State.INIT
+        self._commands = BEFORE_TLS if context.tls_required else ALLOWED[State.INIT]
         self.subscription: Subscription | None = None
         self.topic: Topic | None = None
         self.pub_counts: dict[str, int] = {}
@@ -76,7 +77,7 @@ class Session:
         self.more = False  # whole commands are left, for another turn: `feed` it nothing
         self.closing = False  # nothing more is read; it closes when all is sent
         self.closed = False  # close it at once
-        self._wake = wake
+        self.wake = wake
         self._magic = False
         self._partial = bytearray()
         self._need = 0
@@ -96,14 +97,11 @@ class Session:
 
     # --- what the core asks of a client
 
-    def wake(self) -> None:
-        self._wake()
-
     def disconnect(self) -> None:
         """The channel is gone."""
         self.closed = True
         self._shut_window()
-        self._wake()
+        self.wake()
 
     def identified(self, identity: Identity) -> None:
         """The client has said who it is, and what it wants."""
@@ -114,6 +112,11 @@ class Session:
         self._next_heartbeat = now + self.heartbeat if self.heartbeat else math.inf
         self._deadline = now + 2 * self.heartbeat if self.heartbeat else math.inf
         self._set_alarm()
+
+    def enter(self, state: State) -> None:
+        """From now on other commands are allowed."""
+        self.state = state
+        self._commands = ALLOWED[state] if self.secure or not self.context.tls_required else BEFORE_TLS
 
     # --- what somebody else has to do before the session reads on
 
@@ -134,6 +137,7 @@ class Session:
 
     def upgraded(self, layers: Layers) -> None:
         self.upgrade, self.layers, self.paused = None, layers, False
+        self.enter(self.state)
 
     def upgrade_failed(self, reason: str) -> None:
         self.upgrade, self.paused = None, False
@@ -156,7 +160,7 @@ class Session:
             self._fail(error)
             return
         self.feed(b"")
-        self._wake()  # to be read again, also where nothing was answered
+        self.wake()  # to be read again, also where nothing was answered
 
     def _shut_window(self) -> None:
         """Whoever is about to go gets no more messages."""
@@ -168,12 +172,10 @@ class Session:
     @property
     def wants_input(self) -> bool:
         """Whether reading makes sense now: not while too many answers wait for the socket, or for the disk."""
-        return (
-            not self.closing
-            and not self.closed
-            and not self.paused
-            and self.outbox.size + self._held_bytes < (OUTBOX_MARK if self.context.crowded else ANSWERS_MARK)
-        )
+        if self.closing or self.closed or self.paused:
+            return False
+        waiting = self.outbox.size + self._held_bytes
+        return waiting < OUTBOX_MARK or (waiting < ANSWERS_MARK and not self.context.crowded)
 
     def feed(self, data: bytes) -> None:
         """Work through what the socket gave, as far as it holds whole commands. Call it within a round."""
@@ -230,11 +232,12 @@ class Session:
                     self.disconnect()
                 self._need = 0
                 break
-            line = data[position : newline - 1 if data[newline - 1 : newline] == b"\r" else newline]
-            if newline == position:
-                line = b""
+            words = data[position:newline].removesuffix(b"\r").split(b" ")
+            handler = self._commands.get(words[0])
+            if handler is None:
+                raise self._refuse(words[0])
             try:
-                position = self._execute(line.split(b" "), data, newline + 1)
+                position = handler(self, words, data, newline + 1)
             except Incomplete as incomplete:
                 self._need = newline + 1 - position + incomplete.need
                 if self.scan is not None:
@@ -298,20 +301,13 @@ class Session:
 
     # --- commands
 
-    def _execute(self, words: list[bytes], data: bytes, position: int) -> int:
-        """One command whose line has ended at `position`; returns where the next one begins."""
-        name = words[0]
-        if self.context.tls_required and name != b"IDENTIFY" and not self.secure:
-            raise ProtocolError("E_INVALID", b"cannot " + name + b" in current state (TLS required)")
-        handler = HANDLERS.get(name)
-        if handler is None:
-            raise ProtocolError("E_INVALID", b"invalid command " + name)
-        command = COMMANDS[name]
-        if self.state not in command.states:
-            if self.state in command.ignored:
-                return position
-            raise ProtocolError("E_INVALID", f"cannot {command.name} in current state")
-        return handler(self, words, data, position)
+    def _refuse(self, name: bytes) -> ProtocolError:
+        """Why a command is not among those that are allowed now."""
+        if self.context.tls_required and not self.secure:
+            return ProtocolError("E_INVALID", b"cannot " + name + b" in current state (TLS required)")
+        if name not in COMMANDS:
+            return ProtocolError("E_INVALID", b"invalid command " + name)
+        return ProtocolError("E_INVALID", b"cannot " + name + b" in current state")
 
     @property
     def secure(self) -> bool:
@@ -364,15 +360,15 @@ class Session:
         """The round is committed. `ticket`: the sync that its publishes wait for, 0 for none."""
         self._listed = False
         self.unsure.clear()
+        answers, self.answers = self.answers, []
         if ticket and (self.must_sync or self._held):
-            self._held.append((ticket, self.answers, self.subscription is not None))
-            self._held_bytes += sum(map(len, self.answers))
+            self._held.append((ticket, answers, self.subscription is not None))
+            self._held_bytes += sum(map(len, answers))
         else:
-            self._send_answers(self.answers, self.subscription is not None)
-        self.answers = []
+            self._send_answers(answers, self.subscription is not None)
         self.must_sync = False
         if self.closing:
-            self._wake()
+            self.wake()
 
     def synced(self, ticket: int) -> bool:
         """A sync has ended: let go what waited for it. True when nothing is held any more."""
@@ -381,7 +377,7 @@ class Session:
             self._held_bytes -= sum(map(len, answers))
             self._send_answers(answers, subscribed)
         if not self._held and self.closing:
-            self._wake()
+            self.wake()
         return not self._held
 
     @property

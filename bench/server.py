@@ -217,7 +217,7 @@ class Server:
         self.port = self.http_port = 0
         self._ready.clear()
         started = time.perf_counter()
-        self._start()
+        self._start(RESTART_SECONDS)
         question, answer = QUESTIONS[self.broker.protocol]
         while not _answers(self.port, question, answer):
             self.check()
@@ -244,7 +244,7 @@ class Server:
         if code is not None:
             raise ServerError(f"{self.broker.name} ended with code {code}{self._log_tail()}")
 
-    def _start(self) -> None:
+    def _start(self, patience_seconds: float = START_SECONDS) -> None:
         if not self.broker.reports_ports:
             self.port, self.http_port = _free_port(), _free_port() if self.broker.has_http else 0
         command = self._command()
@@ -261,7 +261,7 @@ class Server:
         assert process.stdout is not None
         self._reader = threading.Thread(target=self._read_log, args=(process.stdout,), daemon=True)
         self._reader.start()
-        self._wait_until_ready(started)
+        self._wait_until_ready(started, patience_seconds)
         self.pids = group_members(process.pid)
 
     def _command(self) -> str:
@@ -276,8 +276,8 @@ class Server:
             command = command.replace(placeholder, value)
         return command
 
-    def _wait_until_ready(self, started: float) -> None:
-        deadline = started + START_SECONDS
+    def _wait_until_ready(self, started: float, patience_seconds: float) -> None:
+        deadline = started + patience_seconds
         while time.perf_counter() < deadline:
             if self._ready.wait(0.001) if self.broker.reports_ports else _accepts(self.port):
                 self.start_seconds = (
@@ -285,7 +285,7 @@ class Server:
                 ) - started
                 return
             self.check()
-        raise ServerError(f"{self.broker.name} does not listen after {START_SECONDS} s{self._log_tail()}")
+        raise ServerError(f"{self.broker.name} does not listen after {patience_seconds} s{self._log_tail()}")
 
     def _read_log(self, pipe: IO[bytes]) -> None:
         """Runs in a thread until the broker closes its end: keeps the last lines, learns the ports."""

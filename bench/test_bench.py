@@ -256,6 +256,20 @@ def test_a_broker_that_ends_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+def test_a_restart_has_the_patience_of_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here less than that of a first start; there is data to be read, so it is more."""
+    listens_once = "import pathlib, sys, time; path = pathlib.Path(sys.argv[1], 'x')\n"
+    listens_once += f"if path.exists(): time.sleep(60)\npath.touch()\n{LISTENER}"
+    broker = peer("b", f"{python_command(listens_once)} {{data_path}}")
+    monkeypatch.setattr("bench.server.RESTART_SECONDS", 0.2)
+    with (
+        Server(broker, tmp_path) as running,
+        pytest.raises(ServerError, match=r"does not listen after 0\.2 s"),
+    ):
+        running.restart_cold()
+
+
+@pytest.mark.process
 def test_a_row_that_fails_shows_its_reason(tmp_path: Path) -> None:
     """The listener accepts but never answers IDENTIFY properly: it is killed while the load waits."""
     script = LISTENER.replace(

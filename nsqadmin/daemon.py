@@ -22,14 +22,13 @@ from nsqadmin.options import AdminOptions
 from nsqadmin.pages import pages
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
-from nsqkit.http import HttpServer, Request
+from nsqkit.http import HttpServer
+from nsqkit.http.access import access_log
 from nsqkit.listeners import bound_address, close_listener, open_listeners
 from nsqkit.logging import get_logger
-from nsqkit.options import format_duration
 from nsqkit.systemd import keep_informed
-from nsqkit.version import version_line
 
-__all__ = ["Daemon", "StartError", "banner", "make_console", "tune_garbage_collection"]
+__all__ = ["Daemon", "StartError", "make_console", "tune_garbage_collection"]
 
 log = get_logger("nsqadmin")
 
@@ -82,7 +81,7 @@ class Daemon:
         signals: AsyncIterator[int],
         on_ready: Callable[[], None],
     ) -> None:
-        site = Site(self.console, self._notifier, pages(self.console), _log_access)
+        site = Site(self.console, self._notifier, pages(self.console), access_log(log))
         server = HttpServer(site)
         stopping = self.console.stopping
         async with trio.open_nursery() as background:
@@ -127,17 +126,6 @@ def make_console(options: AdminOptions) -> Console:
         live=live,
         actions=Actions(live),
     )
-
-
-def banner() -> None:
-    """The first line of the log: what runs here."""
-    log.info("%s", version_line("nsqadmin"))
-
-
-def _log_access(request: Request, status: int, seconds: float) -> None:
-    target = request.target.decode("utf-8", "backslashreplace")
-    elapsed = format_duration(int(seconds * NS_PER_SECOND))
-    log.info("%d %s %s (%s) %s", status, request.method, target, request.remote, elapsed)
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> OSError:

@@ -13,8 +13,8 @@ from nsqd.log.records import NewerFormat
 from nsqd.log.store import ForeignDataPath
 from nsqd.options import NsqdOptions, load, validate
 from nsqkit.descriptors import raise_descriptor_limit
-from nsqkit.logging import configure, fatal_line
-from nsqkit.options import OptionError
+from nsqkit.logging import configure
+from nsqkit.runner import fatal_errors
 
 __all__ = ["main"]
 
@@ -25,7 +25,7 @@ def main() -> None:
     With `--import` bring in another data path instead, and end; `run_import` says with which exit codes.
     """
     options = load(sys.argv[1:])
-    try:
+    with fatal_errors("nsqd", options.log_format, StartError, ForeignDataPath, ImportRefused, NewerFormat):
         raise_descriptor_limit()
         if options.import_path:
             sys.exit(_import(options))
@@ -36,10 +36,6 @@ def main() -> None:
         configure(options.log_level, options.log_prefix, log_format=options.log_format)
         banner(options)
         trio.run(daemon.run)
-    except (StartError, OptionError, ForeignDataPath, ImportRefused, NewerFormat) as error:
-        _fatal(f"failed to instantiate nsqd - {error}", options.log_format)
-    except OSError as error:
-        _fatal(f"failed to go on - {error}", options.log_format)
 
 
 def _import(options: NsqdOptions) -> int:
@@ -47,11 +43,6 @@ def _import(options: NsqdOptions) -> int:
     configure(options.log_level, options.log_prefix, log_format=options.log_format)
     banner(options)
     return run_import(options)
-
-
-def _fatal(reason: str, log_format: str) -> None:
-    sys.stderr.write(fatal_line("[nsqd] ", reason, log_format))
-    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ from nsqkit.listeners import (
 )
 from nsqkit.logging import get_logger
 from nsqkit.systemd import keep_informed
-from nsqkit.version import VERSION, version_line
+from nsqkit.version import VERSION
 from nsqlookupd.connections import Connections, tune
 from nsqlookupd.http import make_server
 from nsqlookupd.options import LookupdOptions
 from nsqlookupd.protocol_v1 import Context
 from nsqlookupd.registry import Registry
 
-__all__ = ["Daemon", "StartError", "banner"]
+__all__ = ["Daemon", "StartError"]
 
 log = get_logger("nsqlookupd")
 
@@ -122,11 +122,6 @@ class Daemon:
                 "version": VERSION,
             }
         )
-
-
-def banner() -> None:
-    """The first line of the log: what runs here."""
-    log.info("%s", version_line("nsqlookupd"))
 
 
 async def _listen(address: str, stack: contextlib.AsyncExitStack) -> list[trio.SocketListener]:

@@ -17,6 +17,7 @@ import attrs
 import httpx
 
 from nsqkit.discovery import ACCEPT, MAX_ANSWER
+from nsqkit.http.fetch import IDENTITY, https_hint, read_answer
 from nsqtools.http_client import HttpFailed, bounded, make_client
 
 __all__ = ["Fetcher", "open_fetcher"]
@@ -36,8 +37,7 @@ class Fetcher:
         """Status (always 200) and body. Raises `HttpFailed`."""
         with bounded(url, min(timeout_s, self.timeout_s)):
             status, body = await self._get(url, headers)
-            https = _https_url(url, body) if status == 403 else None
-            if https is not None:
+            if https := https_hint(url, status, body):
                 status, body = await self._get(https, headers)
         if status != 200:
             raise HttpFailed(f"got response {_status_text(status)} {_quoted(body)}")
@@ -55,15 +55,7 @@ class Fetcher:
         return answer
 
     async def _get(self, url: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        async with self.client.stream("GET", url, headers=dict(headers)) as response:
-            body, length = bytearray(), 0
-            async for piece in response.aiter_bytes():
-                length += len(piece)
-                if length <= MAX_ANSWER:  # else read on, within the time-out: the connection is used again
-                    body += piece
-            if length > MAX_ANSWER:
-                raise HttpFailed(f"{url}: an answer of more than {MAX_ANSWER} bytes")
-            return response.status_code, bytes(body)
+        return await read_answer(self.client.stream("GET", url, headers={**headers, **IDENTITY}), MAX_ANSWER)
 
 
 @contextlib.asynccontextmanager
@@ -71,18 +63,6 @@ async def open_fetcher(connect_timeout_s: float, timeout_s: float) -> AsyncItera
     """A fetcher with these limits for connecting and for a whole answer."""
     async with make_client(connect_timeout_s, timeout_s) as client:
         yield Fetcher(client, timeout_s)
-
-
-def _https_url(url: str, body: bytes) -> str | None:
-    """Where a daemon that wants https listens for it; None if it does not say."""
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    port = answer.get("https_port") if isinstance(answer, dict) else None
-    if not url.startswith("http:") or type(port) is not int or not 0 < port < 65536:
-        return None
-    return str(httpx.URL(url).copy_with(scheme="https", port=port))
 
 
 def _status_text(status: int) -> str:

@@ -16,6 +16,8 @@ from typing import Any, Final
 import httpx
 import trio
 
+from nsqkit.http.fetch import AnswerTooLarge, reason_of
+
 __all__ = ["HttpFailed", "bounded", "make_client"]
 
 IDLE_S: Final = 4.0
@@ -53,15 +55,5 @@ def bounded(url: str, timeout_s: float) -> Iterator[None]:
     except (httpx.TimeoutException, trio.TooSlowError) as error:
         what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no answer"
         raise HttpFailed(f"{url}: {what} in time") from error
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        raise HttpFailed(f"{url}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """Its text; of one without a text that of its cause (a certificate's fault hides three steps down)."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if str(cause):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
+    except (httpx.HTTPError, httpx.InvalidURL, AnswerTooLarge, OSError) as error:
+        raise HttpFailed(f"{url}: {reason_of(error)}") from error

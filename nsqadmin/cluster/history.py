@@ -112,7 +112,10 @@ class _Ring:
 
 @attrs.define(eq=False)
 class History:
-    """What was, of everything that there is now. The picture adds rows: `note`, `note_total`, then `close_row`."""
+    """What was, of everything that there is now.
+
+    The picture adds rows: `note`, `note_total`, then `close_row` or `drop_row`.
+    """
 
     interval_s: float = 5.0
     """Between two rows, about."""
@@ -199,6 +202,10 @@ class History:
                 for column, value in enumerate(figures):
                     sums[column] += value
             await slices.turn()
+
+    def drop_row(self) -> None:
+        """End the row without keeping it: its rates are not known, and zeros would not be true."""
+        self._noted.clear()
 
     async def _close_minute(self, slices: Slices) -> None:
         rows, sums = self._minute_rows, self._minute

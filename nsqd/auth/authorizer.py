@@ -10,14 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
-from urllib.parse import quote_plus, urlsplit
+from urllib.parse import quote_plus
 
 import attrs
 import trio
 
 from nsqd.auth.state import AuthFailed, AuthState, parse_answer
 from nsqkit.http import json_body
-from nsqkit.http.fetch import Fetcher, https_port, reason_of
+from nsqkit.http.fetch import Fetcher, https_hint, reason_of
 from nsqkit.logging import get_logger
 
 __all__ = ["AuthRequest", "Authorizer"]
@@ -77,8 +77,8 @@ class Authorizer:
     async def _ask(self, address: str, request: AuthRequest) -> AuthState:
         url = address if "://" in address else f"http://{address}/auth"
         status, body = await self._send(url, request)
-        if status == 403 and not url.startswith("https:") and (port := https_port(body)):
-            status, body = await self._send(_over_tls(url, port), request)
+        if secure := https_hint(url, status, body):
+            status, body = await self._send(secure, request)
         if status != 200:
             raise AuthFailed(f"status {status}")
         return parse_answer(body, trio.current_time())
@@ -117,15 +117,6 @@ def _json(request: AuthRequest) -> bytes:
             for name, value in _fields(request)
         }
     ).body
-
-
-def _over_tls(url: str, port: int) -> str:
-    """The same place over https, on another port."""
-    parts = urlsplit(url)
-    user, at, host_port = parts.netloc.rpartition("@")
-    bare, colon, last = host_port.rpartition(":")
-    host = bare if colon and last.isdigit() else host_port
-    return parts._replace(scheme="https", netloc=f"{user}{at}{host}:{port}").geturl()
 
 
 def _shown(address: str) -> str:

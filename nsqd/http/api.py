@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 
 from nsqd.http.admin import Admin
-from nsqd.http.config import Config
 from nsqd.http.context import Daemon
 from nsqd.http.debug import Debug
 from nsqd.http.memory import watch_gc
@@ -29,11 +28,13 @@ from nsqkit.http import (
     query,
     text,
 )
+from nsqkit.http.access import access_log
+from nsqkit.http.config import Config, read_addresses, read_log_level
 from nsqkit.http.message import JSON
 from nsqkit.logging import get_logger
-from nsqkit.options import TlsRequired, format_duration
+from nsqkit.options import TlsRequired
 
-__all__ = ["log_access", "make_plain_app", "make_router", "make_servers"]
+__all__ = ["make_plain_app", "make_router", "make_servers"]
 
 _log = get_logger(__name__)
 
@@ -56,7 +57,7 @@ def make_servers(daemon: Daemon) -> tuple[HttpServer, HttpServer]:
 def make_router(daemon: Daemon) -> Router:
     """The API of this daemon, for its HTTP and its HTTPS listeners."""
     watch_gc()
-    router = Router(log_access)
+    router = Router(access_log(_log))
     api, options = _Api(daemon), daemon.options
     router.add("GET", "/ping", api.ping)
     router.add("GET", "/info", api.info)
@@ -82,11 +83,11 @@ def make_router(daemon: Daemon) -> Router:
     )
     for path, handler in Admin(daemon).routes():
         router.add("POST", path, handler)
-    config = Config(daemon)
-    router.add("GET", "/config/:name", config.get)
+    config = _config(daemon)
+    router.add("GET", "/config/:opt", config.get)
     router.add(
         "PUT",
-        "/config/:name",
+        "/config/:opt",
         config.put,
         body_limit=options.max_msg_size,
         too_big=error(413, "INVALID_VALUE"),
@@ -107,11 +108,14 @@ def make_plain_app(daemon: Daemon, router: Router) -> Router | Only:
     return Only(Response(403, body, JSON))
 
 
-def log_access(request: Request, status: int, seconds: float) -> None:
-    """A line of the access log; `seconds` from the request's end to its response."""
-    target = request.target.decode("utf-8", "backslashreplace")
-    elapsed = format_duration(int(seconds * NS_PER_SECOND))
-    _log.info("%d %s %s (%s) %s", status, request.method, target, request.remote, elapsed)
+def _config(daemon: Daemon) -> Config:
+    return Config(
+        daemon.options,
+        {
+            "log_level": lambda body: daemon.set_log_level(read_log_level(body)),
+            "nsqlookupd_tcp_addresses": lambda body: daemon.set_lookupd_addresses(read_addresses(body)),
+        },
+    )
 
 
 class _Api:

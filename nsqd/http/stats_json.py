@@ -12,7 +12,6 @@ from typing import Any
 import attrs
 import msgspec
 
-from nsqd.http.gojson import go_float
 from nsqd.http.stats import (
     NS_PER_SECOND,
     ChannelStats,
@@ -24,6 +23,7 @@ from nsqd.http.stats import (
     TopicStats,
     in_slices,
 )
+from nsqkit.gojson import float_text
 from nsqkit.http import Response, json_body
 
 __all__ = ["stats_json"]
@@ -164,5 +164,8 @@ def _latency(latency: Latency) -> dict[str, Any]:
     percentiles = latency.percentiles
     if percentiles is None:
         return {"count": latency.count, "percentiles": None}
-    rows = [{"quantile": go_float(quantile), "value": go_float(ns)} for quantile, ns in percentiles]
+    rows = [
+        {"quantile": msgspec.Raw(float_text(quantile)), "value": msgspec.Raw(float_text(ns))}
+        for quantile, ns in percentiles
+    ]
     return {"count": latency.count, "percentiles": rows}

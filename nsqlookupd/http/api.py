@@ -8,10 +8,10 @@ from collections.abc import Callable
 import trio
 
 from nsqkit.http import HttpError, HttpServer, Request, Response, Router, error, json_body, query, text
+from nsqkit.http.access import access_log
 from nsqkit.http.params import any_param
 from nsqkit.http.profiling import Profiling
 from nsqkit.logging import get_logger
-from nsqkit.options import format_duration
 from nsqkit.version import VERSION
 from nsqlookupd.http.admin import Admin
 from nsqlookupd.http.forms import debug_json, lookup_form, nodes_json
@@ -37,10 +37,11 @@ def make_server(
 
 def make_router(registry: Registry, clock: Callable[[], float], traffic: Traffic) -> Router:
     """The routes of this registry's API."""
+    leave_line = access_log(_log)
 
     def answered(request: Request, status: int, seconds: float) -> None:
         traffic.requests[status] += 1
-        _log_access(request, status, seconds)
+        leave_line(request, status, seconds)
 
     router = Router(answered)
     api = _Api(registry, clock)
@@ -88,9 +89,3 @@ class _Api:
         if self._registry.registration_count + len(self._registry.producers()) > _MOST_SHOWN:
             return _TOO_MANY
         return json_body(await debug_json(self._registry, self._clock(), time.time_ns()))
-
-
-def _log_access(request: Request, status: int, seconds: float) -> None:
-    target = request.target.decode("utf-8", "backslashreplace")
-    elapsed = format_duration(int(seconds * 1e9))
-    _log.info("%d %s %s (%s) %s", status, request.method, target, request.remote, elapsed)

@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Collection
-from decimal import Decimal
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import attrs
 
+from nsqkit.gojson import float_text
+from nsqkit.lenient_json import refuse_constant, without_surrogates
 from nsqkit.options import FLOAT
 
 __all__ = ["Filter", "NotPassed", "Unreadable", "to_json"]
 
 _INT64: Final = 1 << 63
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LONGEST_INT: Final = len(str(-_INT64))
 _ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
@@ -100,7 +99,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(
             body.decode("utf-8", "replace"),
-            parse_constant=_refuse_constant,
+            parse_constant=refuse_constant,
             parse_float=_read_float,
             parse_int=_read_integer,
         )
@@ -126,10 +125,6 @@ def _read_float(text: str) -> float:
     return value
 
 
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
 # --- writing ------------------------------------------------------------------------------------------------
 
 
@@ -150,23 +145,12 @@ def to_json(value: Any) -> str:
 
 def _write(value: Any) -> str:
     if isinstance(value, dict):
-        fields = sorted((_clean(name), field) for name, field in value.items())
+        fields = sorted((without_surrogates(name), field) for name, field in value.items())
         return "{" + ",".join(f"{_write(name)}:{_write(field)}" for name, field in fields) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_write, value)) + "]"
     if isinstance(value, str):
-        return json.dumps(_clean(value), ensure_ascii=False).translate(_ESCAPES)
+        return json.dumps(without_surrogates(value), ensure_ascii=False).translate(_ESCAPES)
     if isinstance(value, float):
-        return _write_float(value)
+        return float_text(value)
     return json.dumps(value)  # an integer, true, false, null
-
-
-def _write_float(value: float) -> str:
-    if value == 0 or 1e-6 <= abs(value) < 1e21:
-        text = format(Decimal(repr(value)), "f")
-        return text.rstrip("0").rstrip(".") if "." in text else text
-    return repr(value).replace("e-0", "e-")
-
-
-def _clean(text: str) -> str:
-    return _SURROGATE.sub("\ufffd", text)

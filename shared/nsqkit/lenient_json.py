@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-__all__ = ["decode_object"]
+__all__ = ["decode_object", "refuse_constant", "without_surrogates"]
 
 _INT64 = 1 << 63
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -25,7 +25,7 @@ def decode_object(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
     `fields` maps names in lower case to `str`, `bool` or `int`.
     """
     try:
-        decoded = json.loads(body.decode("utf-8", "replace"), parse_constant=_refuse_constant)
+        decoded = json.loads(body.decode("utf-8", "replace"), parse_constant=refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if decoded is None:
@@ -44,11 +44,17 @@ def _checked(name: str, value: Any, wanted: type) -> Any:
     if type(value) is not wanted:  # not isinstance: True is no integer
         raise ValueError(f"{name} is no {wanted.__name__}")
     if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
+        return without_surrogates(value)
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
         raise ValueError(f"{name} is out of range")
     return value
 
 
-def _refuse_constant(text: str) -> NoReturn:
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for each half of a pair."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def refuse_constant(text: str) -> NoReturn:
+    """For `json.loads` as `parse_constant`: NaN and the infinities are no JSON."""
     raise ValueError(f"{text} is not JSON")

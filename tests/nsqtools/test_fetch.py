@@ -8,6 +8,7 @@ import httpx
 import pytest
 import trio
 
+from nsqkit.http import text
 from nsqtools import fetch
 from nsqtools.fetch import Fetcher, open_fetcher
 from nsqtools.http_client import HttpFailed
@@ -16,7 +17,14 @@ from tests.nsqtools.http_target import Target, never
 
 def fetcher(handle: Callable[[httpx.Request], httpx.Response]) -> Fetcher:
     """One whose answers come from a function."""
-    return Fetcher(httpx.AsyncClient(transport=httpx.MockTransport(handle)), 5.0)
+
+    def over_the_wire(request: httpx.Request) -> httpx.Response:
+        answer = handle(request)
+        # One made of its content counts as read already; from a server's nobody has read.
+        unread = httpx.ByteStream(answer.content)
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=unread)
+
+    return Fetcher(httpx.AsyncClient(transport=httpx.MockTransport(over_the_wire)), 5.0)
 
 
 async def test_object() -> None:
@@ -27,6 +35,16 @@ async def test_object() -> None:
         return httpx.Response(200, json={"a": 1})
 
     assert await fetcher(handle).object("http://a:1/stats") == {"a": 1}
+
+
+async def test_connections_are_kept() -> None:
+    """And answers are not compressed, so that their bytes can be counted."""
+    with Target() as target:
+        async with open_fetcher(5.0, 5.0) as real:
+            for _ in range(3):
+                assert await real.fetch(target.url("/ping"), {}, 5.0) == (200, b"OK")
+    assert len({request.remote for request in target.requests}) == 1
+    assert {request.header(b"accept-encoding") for request in target.requests} == {b"identity"}
 
 
 async def test_https_where_a_daemon_wants_it() -> None:
@@ -85,10 +103,14 @@ async def test_what_is_no_answer(response: httpx.Response, reason: str) -> None:
 
 
 async def test_answers_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not fill memory."""
+    """Do not fill memory, and the next question has its answer."""
     monkeypatch.setattr(fetch, "MAX_ANSWER", 10)
-    with pytest.raises(HttpFailed, match="more than 10 bytes"):
-        await fetcher(lambda request: httpx.Response(200, content=b'{"a":"bcdef"}')).object("http://a:1/")
+    with Target(answer=lambda request: text("x" * 1_000_000)) as target:
+        async with open_fetcher(5.0, 5.0) as real:
+            with pytest.raises(HttpFailed, match=rf"{target.port}/: an answer of more than 10 bytes"):
+                await real.object(target.url("/"))
+            target.answer = lambda request: text("{}")
+            assert await real.object(target.url("/")) == {}
 
 
 async def test_nobody_there_and_no_answer() -> None:

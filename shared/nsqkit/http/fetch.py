@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import attrs
 import msgspec
@@ -23,9 +25,21 @@ from nsqkit.tls import client_context
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["ACCEPT", "AnswerTooLarge", "FetchOptions", "Fetcher", "https_port", "reason_of"]
+__all__ = [
+    "ACCEPT",
+    "IDENTITY",
+    "AnswerTooLarge",
+    "FetchOptions",
+    "Fetcher",
+    "https_hint",
+    "https_port",
+    "read_answer",
+    "reason_of",
+]
 
 ACCEPT: Final = "application/vnd.nsq; version=1.0"
+IDENTITY: Final = {"Accept-Encoding": "identity"}
+"""Undecoded bytes are counted, so that a small compressed answer cannot become a large one."""
 MAX_BODY: Final = 1 << 20
 _HIGHEST_PORT = 65535
 
@@ -69,11 +83,10 @@ class Fetcher:
         """Status and body. Raises `trio.TooSlowError`, `AnswerTooLarge`, `nsqkit.tls.TlsConfigError`, and what httpx
         raises."""
         client = await self._client("https" if str(url).lower().startswith("https:") else "http")
-        # Undecoded bytes are counted, so that a small compressed answer cannot become a large one.
-        all_headers = {"Accept": ACCEPT, "Accept-Encoding": "identity", **(headers or {})}
+        all_headers = {"Accept": ACCEPT, **IDENTITY, **(headers or {})}
         with trio.fail_after(self._options.request_timeout or float("inf")):
             request = client.stream(method, url, headers=all_headers, content=content)
-            return await _answer(request, self._options.max_body)
+            return await read_answer(request, self._options.max_body)
 
     async def load(self) -> None:
         """See that `import httpx` costs nothing from now on."""
@@ -96,6 +109,20 @@ def https_port(body: bytes) -> int:
     return port if 0 < port <= _HIGHEST_PORT else 0
 
 
+def https_hint(url: str, status: int, body: bytes) -> str:
+    """Where a daemon with `--tls-required` that answers so is to be asked instead: the same place over https.
+
+    Empty when it does not say, and over https, where a 403 is final.
+    """
+    if status != HTTPStatus.FORBIDDEN or url.lower().startswith("https:") or not (port := https_port(body)):
+        return ""
+    parts = urlsplit(url)
+    user, at, host_port = parts.netloc.rpartition("@")
+    bare, colon, last = host_port.rpartition(":")
+    host = bare if colon and last.isdigit() else host_port
+    return parts._replace(scheme="https", netloc=f"{user}{at}{host}:{port}").geturl()
+
+
 def reason_of(error: BaseException) -> str:
     """What is said by the first of an error and its causes that says anything: what TLS refuses comes wrapped."""
     cause: BaseException | None = error
@@ -109,7 +136,8 @@ class _Forbidden:
     https_port: int = 0
 
 
-async def _answer(request: Any, max_body: int) -> tuple[int, bytes]:
+async def read_answer(request: Any, max_body: int) -> tuple[int, bytes]:
+    """Status and body of what httpx's `stream` is about to ask, with `IDENTITY` among its headers. `AnswerTooLarge`."""
     body = bytearray()
     with trio.CancelScope() as scope:
         async with request as response:

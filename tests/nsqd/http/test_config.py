@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nsqd.http.gojson import go_float
 from nsqd.options import NsqdOptions
-from nsqkit.http import json_body
 from nsqkit.options import HIDDEN, LogLevel, TlsRequired, TlsVersion, options_of
 
 from .fake_daemon import FakeDaemon, serving
@@ -137,22 +135,3 @@ async def test_options_that_cannot_be_set() -> None:
     async with serving(FakeDaemon()) as client:
         answer = await client.put("/config/max_msg_size", b"1")
     assert (answer.status, answer.body) == (400, b'{"message":"INVALID_OPTION"}')
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (0.0, b"0"),
-        (1.0, b"1"),
-        (-2.5, b"-2.5"),
-        (0.1, b"0.1"),
-        (123456789.0, b"123456789"),
-        (1e-6, b"0.000001"),
-        (1e-7, b"1e-7"),
-        (2.5e-12, b"2.5e-12"),
-        (1e20, b"100000000000000000000"),
-        (1e21, b"1e+21"),
-    ],
-)
-def test_floats(value: float, shown: bytes) -> None:
-    assert json_body([go_float(value)]).body == b"[%b]" % shown

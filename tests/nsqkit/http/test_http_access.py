@@ -1,0 +1,28 @@
+"""The access log: a line a response."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+from http_peer import get, serving, small_api
+
+from nsqkit.http.access import access_log
+from nsqkit.logging import get_logger
+
+
+async def test_a_line_tells_who_asked_what_and_how_long_it_took(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="nsq"):
+        async with serving(small_api(log=access_log(get_logger("some.daemon")))) as it:
+            client = await it.connect()
+            await client.ask(get("/ping?a=b%20c"))
+            await client.ask(get("/nowhere", "DELETE"))
+    who = r"\(192\.0\.2\.1:5\) [\d.]+(\u00b5s|ms)"
+    expected = [rf"200 GET /ping\?a=b%20c {who}", rf"404 DELETE /nowhere {who}"]
+    assert len(caplog.records) == len(expected)
+    for record, line in zip(caplog.records, expected, strict=True):
+        assert (record.name, record.levelname) == ("nsq.some.daemon", "INFO")
+        assert re.fullmatch(line, record.getMessage())

@@ -14,7 +14,7 @@ import trio
 from nsqadmin.cluster.flow import Flow, LastMinute, Name, flows_between
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.merge import merge_topic, oldest, place
-from nsqadmin.cluster.model import ChannelStats, Node, TopicStats
+from nsqadmin.cluster.model import ChannelStats, Draining, Node, TopicStats
 from nsqadmin.cluster.slices import Slices
 from nsqadmin.cluster.views import ChannelView, NodeView, Problem, Snapshot, TopicView, Totals
 from nsqadmin.upstream.answers import Stats
@@ -38,6 +38,7 @@ class NodeState:
     problem: Problem | None = None
     health: str = ""
     start_time: int = 0
+    draining: Draining | None = None
 
     @property
     def moving(self) -> dict[Name, Flow] | None:
@@ -56,6 +57,7 @@ class NodeState:
             self.flows = await flows_between(self.topics, topics, self.gap_s, slices)
         self.topics, self.answered_at, self.received_at = topics, at, received_at
         self.health, self.start_time = stats.health, stats.start_time
+        self.draining = stats.draining
 
 
 @attrs.define(eq=False)
@@ -254,6 +256,7 @@ async def _node_view(state: NodeState, slices: Slices) -> NodeView:
         out_rate=None if flows is None else sum([flow.out_rate for flow in flows.values()]),
         health=state.health,
         start_time=state.start_time,
+        draining=state.draining,
     )
 
 

@@ -19,10 +19,12 @@ __all__ = [
     "ALL_NODES",
     "ChannelStats",
     "ClientStats",
+    "Draining",
     "Latency",
     "Node",
     "NodeTopic",
     "Percentile",
+    "StuckPlace",
     "TopicStats",
 ]
 
@@ -169,6 +171,30 @@ class NodeTopic(msgspec.Struct, gc=False, frozen=True):
 
     topic: str
     tombstoned: bool = False
+
+
+class StuckPlace(msgspec.Struct, gc=False, frozen=True):
+    """Messages on a draining nsqd that do not go by themselves."""
+
+    topic: str
+    channel: str
+    """Empty: they are in the topic itself."""
+    messages: int
+    reason: str
+    """In the nsqd's words: `no channel`, `no consumer`, `paused`, `deferred`."""
+
+
+class Draining(msgspec.Struct, gc=False, frozen=True):
+    """An nsqd takes no more messages, and ends when the last one is finished."""
+
+    since: int = 0
+    """Unix seconds; 0 when unknown."""
+    messages_left: int | None = None
+    """None when unknown; then nothing is known of `stuck` either."""
+    stuck: tuple[StuckPlace, ...] = ()
+    """A few of them, by topic and channel."""
+    more_stuck: int = 0
+    """How many places there are besides."""
 
 
 class Node(msgspec.Struct, gc=False):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nsqadmin.cluster.model import ChannelStats, Node, TopicStats
+from nsqadmin.cluster.model import ChannelStats, Draining, Node, TopicStats
 
 __all__ = ["ChannelView", "NodeView", "Problem", "Snapshot", "TopicView", "Totals"]
 
@@ -100,6 +100,8 @@ class NodeView(msgspec.Struct, frozen=True, gc=False):
     """`OK` or `NOK - <reason>`, in its own words; empty when it has never answered."""
     start_time: int
     """Unix seconds; 0 when unknown."""
+    draining: Draining | None = None
+    """What it said last of that; None: it did not drain."""
 
     @property
     def address(self) -> str:

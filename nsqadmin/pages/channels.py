@@ -12,7 +12,7 @@ from nsqadmin.cluster.views import ChannelView
 from nsqadmin.pages.asking import channel_actions
 from nsqadmin.pages.graphite import channel_graphs, graphite_panel
 from nsqadmin.pages.human import UNKNOWN, duration_text
-from nsqadmin.pages.marks import Mark, channel_marks, client_marks, silent_mark, stats_marks
+from nsqadmin.pages.marks import Mark, channel_marks, client_marks, part_marks
 from nsqadmin.pages.spans import series_link, span_links
 from nsqadmin.pages.tables import Column, read_choice, take
 from nsqadmin.pages.visit import Page, Visit
@@ -176,7 +176,7 @@ def _node_row(visit: Visit, stats: ChannelStats) -> ChannelNodeRow:
         visit.node_url(stats.node),
         stats.hostname or stats.node,
         stats.node if stats.hostname else "",
-        [*stats_marks(stats), *silent_mark(node, visit.snapshot.at)],
+        part_marks(stats, node, visit.snapshot.at),
     )
 
 

@@ -19,7 +19,7 @@ __all__ = [
     "channel_marks",
     "client_marks",
     "node_marks",
-    "silent_mark",
+    "part_marks",
     "stats_marks",
     "topic_marks",
 ]
@@ -79,14 +79,30 @@ def node_marks(node: NodeView, now: float) -> list[Mark]:
         marks.append(Mark("no answer", "bad", f"{node.problem.error}, for {_age(now, node.problem.since)}"))
     elif node.health and node.health != "OK":
         marks.append(Mark("unhealthy", "bad", node.health))
-    return marks
+    return [*marks, *_draining_marks(node, with_amount=True)]
 
 
-def silent_mark(node: NodeView | None, now: float) -> list[Mark]:
-    """For what is shown of a node that does not answer any more."""
-    if node is None or node.problem is None:
+def part_marks(stats: ChannelStats | TopicStats, node: NodeView | None, now: float) -> list[Mark]:
+    """What is special about the part of a topic or channel that is on one node, and about the node."""
+    marks = stats_marks(stats)
+    if node is None:
+        return marks
+    if node.problem is not None:
+        age = _age(now, node.problem.since)
+        marks.append(Mark("old figures", "bad", f"The node does not answer for {age}"))
+    return [*marks, *_draining_marks(node)]
+
+
+def _draining_marks(node: NodeView, *, with_amount: bool = False) -> list[Mark]:
+    drain = node.draining
+    if drain is None:
         return []
-    return [Mark("old figures", "bad", f"The node does not answer for {_age(now, node.problem.since)}")]
+    if node.problem is not None:
+        return [Mark("was draining", "warn", "It may have ended, as it should after a drain")]
+    title = "It takes no more messages, and ends when the last one is finished"
+    if drain.messages_left is None or not with_amount:
+        return [Mark("draining", "warn", title)]
+    return [Mark(f"draining, {number_text(drain.messages_left)} left", "warn", title)]
 
 
 def client_marks(client: ClientStats) -> list[Mark]:

@@ -11,6 +11,7 @@ from nsqadmin.cluster.model import ChannelStats, ClientStats, TopicStats
 from nsqadmin.cluster.views import NodeView
 from nsqadmin.pages.asking import Action, tombstone
 from nsqadmin.pages.channels import CLIENTS_SECONDS, ClientRow, client_row
+from nsqadmin.pages.draining import drain_panel
 from nsqadmin.pages.graphite import graphite_panel, node_graphs
 from nsqadmin.pages.marks import Mark, alarm, node_marks, stats_marks
 from nsqadmin.pages.tables import Column, read_choice, take
@@ -141,6 +142,7 @@ async def node_page(visit: Visit) -> Page:
     }
     if view is not None:
         values["sums"] = _sums(view)
+        values["drain"] = drain_panel(visit, view)
         values |= await _topics_table(visit, view)
     return Page("node.html", "nodes", values)
 

@@ -15,8 +15,7 @@ from nsqadmin.pages.marks import (
     alarm,
     attention,
     channel_marks,
-    silent_mark,
-    stats_marks,
+    part_marks,
     topic_marks,
 )
 from nsqadmin.pages.spans import series_link, span_links
@@ -154,6 +153,7 @@ class FrontPage:
         self._snapshot: Snapshot | None = None
         self._topics: list[TopicView] = []
         self._attention: list[Attention] = []
+        self._draining_nodes = 0
 
     async def __call__(self, visit: Visit) -> Page:
         """Show search, order and page that the address asks for."""
@@ -176,6 +176,7 @@ class FrontPage:
         ]
         values = {
             "totals": visit.snapshot.totals,
+            "draining_nodes": self._draining_nodes,
             "table": table,
             "rows": rows,
             "filters": TOPIC_FILTERS,
@@ -190,6 +191,9 @@ class FrontPage:
         if snapshot is not self._snapshot:
             self._topics = list(snapshot.topics.values())
             self._attention = attention(self._topics)
+            self._draining_nodes = sum(
+                node.draining is not None and node.problem is None for node in snapshot.nodes.values()
+            )
             self._snapshot = snapshot
 
 
@@ -233,7 +237,7 @@ def _node_row(visit: Visit, stats: TopicStats) -> TopicNodeRow:
         visit.node_url(stats.node),
         stats.hostname or stats.node,
         stats.node if stats.hostname else "",
-        [*stats_marks(stats), *silent_mark(node, visit.snapshot.at)],
+        part_marks(stats, node, visit.snapshot.at),
         tombstone(visit, stats.topic_name, stats.node),
     )
 

@@ -11,8 +11,9 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from nsqadmin.cluster.model import TopicStats
+from nsqadmin.cluster.model import Draining, TopicStats
 from nsqadmin.upstream.client import Upstream, UpstreamError
+from nsqadmin.upstream.draining import read_draining
 
 __all__ = ["Info", "Producer", "Stats", "channels", "info", "lookup", "nodes", "stats", "topics"]
 
@@ -56,12 +57,23 @@ class Stats(msgspec.Struct):
     health: str = ""
     start_time: int = 0
     topics: list[TopicStats] | None = None
+    draining: Draining | None = None
+    """None: it does not drain."""
 
 
-class _SlicedStats(msgspec.Struct):
+class _StatsHead(msgspec.Struct, kw_only=True):
     version: str = ""
     health: str = ""
     start_time: int = 0
+    draining: msgspec.Raw = msgspec.Raw()
+    """Whatever it is: garbage in it must not cost the rest of the answer."""
+
+
+class _WholeStats(_StatsHead, kw_only=True):
+    topics: list[TopicStats] | None = None
+
+
+class _SlicedStats(_StatsHead, kw_only=True):
     topics: list[msgspec.Raw] | None = None
 
 
@@ -127,7 +139,8 @@ async def stats(
     body = await upstream.get(nsqd, "/stats", params)
     try:
         if len(body) <= _SMALL:
-            return msgspec.json.decode(body, type=Stats)
+            whole = msgspec.json.decode(body, type=_WholeStats)
+            return _stats(whole, whole.topics)
         return await trio.to_thread.run_sync(_decode_sliced, body)
     except msgspec.MsgspecError as error:
         raise UpstreamError(f"GET http://{nsqd}/stats: not the answer of an nsqd: {error}") from error
@@ -139,7 +152,11 @@ def _decode_sliced(body: bytes) -> Stats:
     if outer.topics is not None:
         decode = msgspec.json.Decoder(TopicStats).decode
         found = [decode(topic) for topic in outer.topics]
-    return Stats(outer.version, outer.health, outer.start_time, found)
+    return _stats(outer, found)
+
+
+def _stats(head: _StatsHead, topics: list[TopicStats] | None) -> Stats:
+    return Stats(head.version, head.health, head.start_time, topics, read_draining(head.draining))
 
 
 async def _ask(

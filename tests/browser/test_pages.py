@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
 
-from tests.browser.conftest import ARTEFACTS, AXE, PHONE, WIDE, OpenPage, live
+from tests.browser.conftest import OpenPage, live
+from tests.browser.looks import check_looks
 from tests.browser.scene import Scene
 
 pytestmark = [pytest.mark.browser, pytest.mark.process, pytest.mark.xdist_group("browser")]
@@ -24,32 +23,13 @@ PAGES = {
     "lookup": "/lookup",
     "counter": "/counter",
 }
-LOOKS: tuple[tuple[str, Literal["light", "dark"], tuple[int, int]], ...] = (
-    ("light", "light", WIDE),
-    ("dark", "dark", WIDE),
-    ("phone", "dark", PHONE),
-)
-AXE_RUN = """async () => {
-    const {violations} = await axe.run();
-    return violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html} ${node.failureSummary}`));
-}"""
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_for_everybody(scene: Scene, open_page: OpenPage, name: str) -> None:
     node = f"127.0.0.1:{scene.cluster.nsqds[0].http_port}"
     page = live(open_page(PAGES[name].format(node=node)))
-    page.evaluate(AXE.read_text())
-    ARTEFACTS.mkdir(exist_ok=True)
-    for look, scheme, (width, height) in LOOKS:
-        page.emulate_media(color_scheme=scheme)
-        page.set_viewport_size({"width": width, "height": height})
-        if page.query_selector("figure[data-chart]"):
-            page.wait_for_selector(".plot canvas")
-        page.screenshot(path=ARTEFACTS / f"{name}-{look}.png", full_page=True)
-        assert page.evaluate(AXE_RUN) == [], look
-        widths: list[int] = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-        assert widths[0] <= widths[1], f"{look}: the page is wider than the screen"
+    check_looks(page, name)
 
 
 def test_everything_can_be_reached_with_the_keyboard(open_page: OpenPage) -> None:

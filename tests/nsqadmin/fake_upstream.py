@@ -51,11 +51,17 @@ class FakeUpstream(Upstream):
         names = topics if topics is not None else sorted({name for each in nodes for name in each["topics"]})
         self.answers[address] = {"/nodes": {"producers": nodes}, "/topics": {"topics": names}}
 
-    def nsqd(self, address: str, *topics: dict[str, Any], start_time: int = 1) -> None:
-        """Have an nsqd with these topics."""
+    def nsqd(self, address: str, *topics: dict[str, Any], start_time: int = 1, **stats: Any) -> None:
+        """Have an nsqd with these topics; `stats` are more keys of its /stats."""
         host, _, port = address.partition(":")
         self.answers[address] = {
-            "/stats": {"version": "1.4.0", "health": "OK", "start_time": start_time, "topics": list(topics)},
+            "/stats": {
+                "version": "1.4.0",
+                "health": "OK",
+                "start_time": start_time,
+                "topics": list(topics),
+                **stats,
+            },
             "/info": {"broadcast_address": host, "http_port": int(port), "tcp_port": 1, "hostname": host},
         }
 

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from nsqadmin.cluster.history import Kind, Series, Span
-from nsqadmin.cluster.model import ALL_NODES, ChannelStats, ClientStats, Node, NodeTopic, TopicStats
+from nsqadmin.cluster.model import ALL_NODES, ChannelStats, ClientStats, Draining, Node, NodeTopic, TopicStats
 from nsqadmin.cluster.views import ChannelView, NodeView, Problem, Snapshot, TopicView, Totals
 from nsqadmin.console import Console
 from nsqadmin.options import AdminOptions
@@ -134,6 +134,7 @@ def node(
     trouble: Problem | None = None,
     tombstoned: Iterable[str] = (),
     health: str = "OK",
+    draining: Draining | None = None,
     **values: Any,
 ) -> NodeView:
     """A node with its part of these topics."""
@@ -160,6 +161,7 @@ def node(
         out_rate=0.0,
         health=health,
         start_time=int(NOW) - 3_700,
+        draining=draining,
     )
 
 

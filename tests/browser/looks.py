@@ -1,0 +1,36 @@
+"""How a page looks to everybody: in light and dark, on a wide screen and a phone, and to those who cannot see it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from playwright.sync_api import Page
+
+from tests.browser.conftest import ARTEFACTS, AXE, PHONE, WIDE
+
+__all__ = ["check_looks"]
+
+LOOKS: tuple[tuple[str, Literal["light", "dark"], tuple[int, int]], ...] = (
+    ("light", "light", WIDE),
+    ("dark", "dark", WIDE),
+    ("phone", "dark", PHONE),
+)
+AXE_RUN = """async () => {
+    const {violations} = await axe.run();
+    return violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html} ${node.failureSummary}`));
+}"""
+
+
+def check_looks(page: Page, name: str) -> None:
+    """Nobody is kept from using the page, and it fits. Pictures of it are kept under this name."""
+    page.evaluate(AXE.read_text())
+    ARTEFACTS.mkdir(exist_ok=True)
+    for look, scheme, (width, height) in LOOKS:
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": height})
+        if page.query_selector("figure[data-chart]"):
+            page.wait_for_selector(".plot canvas")
+        page.screenshot(path=ARTEFACTS / f"{name}-{look}.png", full_page=True)
+        assert page.evaluate(AXE_RUN) == [], (name, look)
+        widths: list[int] = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        assert widths[0] <= widths[1], f"{name}, {look}: the page is wider than the screen"

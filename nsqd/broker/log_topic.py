@@ -100,8 +100,10 @@ class LogTopic(Topic):
     def commit(self) -> None:
         store = self.broker.store
         full = store.full is not None
-        changed, self._changed = self._changed, {}
-        changes = [change for channel in changed for change in channel.collect_changes(full)]
+        changed, changes = self._changed, []
+        if changed:
+            self._changed = {}
+            changes = [change for channel in changed for change in channel.collect_changes(full)]
         batches = self._take_pending()
         if not batches and not changes:
             self._still_changed(changed)
@@ -113,10 +115,11 @@ class LogTopic(Topic):
             self._commit_failed(error, batches, first)
             self._still_changed(changed)
             return
-        self.broker.wrote(self.log, self.keeper, sum(len(batch.frames) for batch in batches))
-        for channel in changed:
-            channel.changes_written(full)
-        self._still_changed(changed)
+        self.broker.wrote(self.log, self.keeper, self.log.end - first)
+        if changed:
+            for channel in changed:
+                channel.changes_written(full)
+            self._still_changed(changed)
         if batches:
             self._written(batches, first, flowing)
 

@@ -18,8 +18,9 @@ _LARGE = 4 << 20
 def keep_freed_memory() -> None:
     """Use the memory of large buffers again, up to 8 MiB of it, where glibc would give it back each time.
 
-    Reads of the log and large messages come in buffers of up to a megabyte. Fresh memory for each costs a page fault
-    for every 4 KiB: without them, consuming from the log takes a fifth less CPU.
+    Sockets are read into buffers of a quarter of a megabyte, the log into such of a whole one. Fresh memory for each
+    costs a page fault for every 4 KiB: without them, consuming from the log takes a fifth less CPU, and a read of a
+    socket 1 us, not 13.
     """
     if hasattr(libc, "mallopt"):  # other C libraries have their own ways
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)

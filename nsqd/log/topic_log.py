@@ -246,7 +246,9 @@ class TopicLog:
         `flowing`: the messages go to the channels at once. `OSError`: nothing was written, and the numbers that the
         messages would have had are given up.
         """
-        messages = sum(len(batch.frames) for batch in batches)
+        messages = 0
+        for batch in batches:
+            messages += len(batch.frames)
         try:
             segment = self._writable_segment()
             buffers, notes = self._encode(segment, batches, changes, flowing)

@@ -186,28 +186,26 @@ def _ignore(session: Session, words: list[bytes], data: bytes, position: int) ->
 def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> int:
     if len(words) < 2:
         raise ProtocolError("E_INVALID", "PUB insufficient number of parameters")
-    topic = session.context.topics.get(words[1])
+    context = session.context
+    topic = context.topics.get(words[1])
     if topic is None:
         _topic_name(words[1], "E_BAD_TOPIC", "PUB")
     # The usual case of `_sized`, in place: a single publish costs little enough for this to show.
     start = position + 4
-    if (
-        len(data) >= start
-        and 0 < (size := _SIZE.unpack_from(data, position)[0]) <= session.context.max_msg_size
-    ):
+    if len(data) >= start and 0 < (size := _SIZE.unpack_from(data, position)[0]) <= context.max_msg_size:
         stop: int = start + size
         if len(data) < stop:
             raise Incomplete(4 + size)
     else:
         start, stop = _message_body(session, data, position, "PUB")
-    if session.context.ask is not None:
+    if context.ask is not None:
         session.authorization.check(session, "PUB", words[1].decode())
+    broker = context.broker
     try:
-        broker = session.broker
         if broker.store.full is not None or broker.refusal is not None:
             broker.refuse_publishing()
         if topic is None:
-            topic = session.context.topic(words[1])
+            topic = context.topic(words[1])
         frame = frame_of(broker.store.ids.take(1), broker.wall_ns, data[start:stop])
     except (Refused, OSError) as error:
         raise ProtocolError("E_PUB_FAILED", f"PUB failed {_reason(error)}") from error

@@ -94,24 +94,23 @@ class Connection:
                 return
             if self in self.server.unfinished:  # it has enough, and its turn comes
                 return
-        buffer = self.server.buffer
         try:
-            count = self.sock.recv_into(buffer)
+            data = self.sock.recv(CHUNK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.close()
             return
         if self._lingers:
-            self._discard(count)
+            self._discard(len(data))
         elif self.layers is not None:
-            self.layers.feed(bytes(buffer[:count]))
-            self._decode(at_end=not count)
-        elif not count:
+            self.layers.feed(data)
+            self._decode(at_end=not data)
+        elif not data:
             session.eof()
             self._watch()
         else:
-            session.feed(bytes(buffer[:count]))
+            session.feed(data)
             if session.more:
                 self.server.read_on_soon(self)
             if not session.wants_input:
@@ -169,16 +168,22 @@ class Connection:
                 self._send()
             if self._events != _IN:
                 self._watch()
-            if self.fd < 0:
-                return
-            if self.session.finished:
-                self._finish()
-            elif self.session.upgrade is not None and self.layers is None and self.session.all_said:
-                self._upgrade()
+            session = self.session
+            if session.paused or session.closing or session.closed:
+                self._turn()
         except LayerError as error:
             self._undecodable(error)
         except Exception:
             self._broken()
+
+    def _turn(self) -> None:
+        """The session reads nothing more: when all is said, the connection ends, or gets its layers."""
+        if self.fd < 0:
+            return
+        if self.session.finished:
+            self._finish()
+        elif self.session.upgrade is not None and self.layers is None and self.session.all_said:
+            self._upgrade()
 
     def _send(self) -> None:
         if self.layers is not None and not self.layers.ready:

@@ -24,7 +24,7 @@ from typing import Final
 
 import trio
 
-from nsqd.protocol_v2.connection import CHUNK, Connection
+from nsqd.protocol_v2.connection import Connection
 from nsqd.protocol_v2.context import Context
 from nsqd.rounds import Rounds
 
@@ -46,8 +46,6 @@ class Connections:
         self.epoll = select.epoll()
         rounds.input_waits = self.input_waits
         self.connections: dict[int, Connection] = {}
-        # One buffer for all: a new one of this size for each read would cost more than the read.
-        self.buffer = memoryview(bytearray(CHUNK))
         self.unfinished: dict[Connection, None] = {}  # who has read more than it has worked through
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll.register(self._bell, _IN)

@@ -393,6 +393,17 @@ class TestNodes:
         assert node["topology_zone"] == "z"
         assert "topology_region" not in node
 
+    async def test_a_node_that_drains_is_told_with_the_same_keys_as_any_other(self) -> None:
+        drain = {"since": 1_790_000_000, "messages_left": 3, "stuck": []}
+        async with scripted() as script:
+            draining = await script.nsqd({**stats_answer(topic_answer("t")), "draining": drain})
+            other = await script.nsqd(stats_answer(topic_answer("t")))
+            async with serving(nsqds=[draining.address, other.address]) as browser:
+                first, second = (await browser.json("/api/nodes"))["nodes"]
+                shown = await browser.json(f"/api/nodes/{draining.address}")
+        assert list(first) == list(second)
+        assert list(shown) == ["node", "topics", "total_messages", "total_clients", "message"]
+
     async def test_none_are_null(self) -> None:
         async with scripted() as script:
             registry = await script.daemon()

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from nsqadmin.cluster.model import Draining, StuckPlace
 from nsqadmin.console import Console
 from tests.nsqadmin.pages.cluster import (
     NODE,
@@ -49,6 +50,9 @@ def console_with(name: str, **options: Any) -> Console:
             remote_addresses=[name, name],
             tombstoned=[name],
             health=name,
+            draining=Draining(
+                int(NOW) - 60, 5, (StuckPlace(name, name, 4, name), StuckPlace(name, "", 1, name))
+            ),
         )
     ]
     clients = [

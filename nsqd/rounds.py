@@ -173,6 +173,7 @@ class Rounds:
         try:
             # Reads that hang must not hold back the sync that publishers wait for.
             limiter = self._syncer if job.name == "sync" else self._workers
+            job.begin()
             result = await trio.to_thread.run_sync(job.work, limiter=limiter)
         except OSError as error:
             log.error("%s failed: %s", job.name, error)

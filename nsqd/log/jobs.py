@@ -17,15 +17,24 @@ __all__ = ["Job", "JobQueue"]
 
 @attrs.define(eq=False)
 class Job:
-    """`work` runs in any thread; `done` gets what it returned, `failed` the `OSError` it raised, both on the loop."""
+    """`work` runs in any thread; `done` gets what it returned, `failed` the `OSError` it raised, both on the loop.
+
+    `begin` is called on the loop right before `work`, which may be long after the job was made.
+    """
 
     name: str
     work: Callable[[], Any]
     done: Callable[[Any], None]
     failed: Callable[[OSError], None]
+    begin: Callable[[], None] = lambda: None
 
     def run(self) -> None:
         """Do it here and now."""
+        self.begin()
+        self.finish()
+
+    def finish(self) -> None:
+        """Do here and now what comes after `begin`."""
         try:
             result = self.work()
         except OSError as error:

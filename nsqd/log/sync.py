@@ -1,4 +1,4 @@
-"""Group sync: everyone who waits shares one, and those who come meanwhile share the next.
+"""Group sync: everyone who waits when it begins shares one, and those who come meanwhile share the next.
 
 `written` counts appends; `synced` says up to which of them the disk has them. One sync runs at a time, in a job. With
 many files dirty, one sync of the whole file system is far cheaper than one for each file (measured: ten times).
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nsqd.log.jobs import Job, JobQueue
-from nsqd.log.storage import Storage
+from nsqd.log.storage import File, Storage
 from nsqd.log.topic_log import TopicLog
 
 __all__ = ["Syncer"]
@@ -36,6 +36,11 @@ class Syncer:
         self._root_dirty = False
         self._running = False
         self._wanted = 0
+        # Of the sync that runs: up to where it reaches, and what it syncs.
+        self._ticket = 0
+        self._files: list[tuple[TopicLog, File, int]] = []
+        self._folders: list[TopicLog] = []
+        self._root = False
         self.written = 0
         self.synced = 0
         self.count = 0  # syncs that were done, for statistics
@@ -59,41 +64,43 @@ class Syncer:
             self._start()
 
     def _start(self) -> None:
+        self._running = True
+        self._jobs.append(Job("sync", self._sync, self._done, self._on_failure, self._begin))
+
+    def _begin(self) -> None:
+        """What is written by now is in it: also what came after the job was made."""
         logs = [log for log in self._dirty if not log.deleted]
         self._dirty.clear()
-        ticket = self.written
-        files = [(log, file) for log in logs for file in log.unsynced]
-        sizes = [file.size for _, file in files]
-        folders = [log for log in logs if log.folder_unsynced]
-        root = self._root_dirty or bool(folders)
+        self._ticket = self.written
+        self._files = [(log, file, file.size) for log in logs for file in log.unsynced]
+        self._folders = [log for log in logs if log.folder_unsynced]
+        self._root = self._root_dirty or bool(self._folders)
         self._root_dirty = False
         for log in logs:
             log.folder_unsynced = False
-        self._running = True
 
-        def work() -> None:
-            if len(files) + len(folders) > MANY_FILES:
-                self._storage.sync_all()
-                return
-            for log, file in files:
-                log.sync_files([file])
-            for log in folders:
-                log.sync_folder()
-            if root:
-                self._storage.sync_folder()
+    def _sync(self) -> None:
+        """Any thread."""
+        if len(self._files) + len(self._folders) > MANY_FILES:
+            self._storage.sync_all()
+            return
+        for log, file, _ in self._files:
+            log.sync_files([file])
+        for log in self._folders:
+            log.sync_folder()
+        if self._root:
+            self._storage.sync_folder()
 
-        def done(_: object) -> None:
-            self._running = False
-            # Not before: who must not go on without these files (a snapshot, a removal) syncs them too.
-            for (log, file), size in zip(files, sizes, strict=True):
-                if file.size == size:
-                    log.unsynced.discard(file)
-            self.synced = ticket
-            self.count += 1
-            self._on_synced()
-            self.want(self._wanted)
-
-        self._jobs.append(Job("sync", work, done, self._on_failure))
+    def _done(self, _: object) -> None:
+        self._running = False
+        # Not before: who must not go on without these files (a snapshot, a removal) syncs them too.
+        for log, file, size in self._files:
+            if file.size == size:
+                log.unsynced.discard(file)
+        self.synced = self._ticket
+        self.count += 1
+        self._on_synced()
+        self.want(self._wanted)
 
     def sync_now(self) -> None:
         """Sync everything here and now, for an orderly stop. `OSError` when the disk refuses."""

@@ -67,7 +67,7 @@ class Connection:
         try:
             if what & _OUT and (self._rest or self._unencoded):
                 self._continue()
-            if what & ~_OUT and self.fd in self.server.connections:
+            if what & ~_OUT and self.fd >= 0:
                 self._read()
         except LayerError as error:
             self._undecodable(error)

@@ -55,11 +55,13 @@ class TestSharing:
         log = setting.log()
         first = setting.write(log)
         setting.syncer.want(first)
+        sync = setting.jobs.popleft()
+        sync.begin()
         late = [setting.write(log), setting.write(log)]
         for ticket in late:
             setting.syncer.want(ticket)
-        assert len(setting.jobs) == 1
-        setting.jobs.popleft().run()
+        assert not setting.jobs
+        sync.finish()
         assert setting.synced == [first]
         assert setting.syncer.synced < late[0]
         setting.jobs.run_all()
@@ -186,8 +188,10 @@ class TestWhatIsUnsynced:
         setting = Setting()
         log = setting.log()
         setting.syncer.want(setting.write(log))
+        sync = setting.jobs.popleft()
+        sync.begin()
         late = setting.write(log)
-        setting.jobs.run_all()
+        sync.finish()
         assert log.unsynced
         setting.syncer.want(late)
         setting.jobs.run_all()

@@ -16,6 +16,7 @@ import attrs
 
 from nsqd.broker import Broker, BrokerOptions, Channel
 from nsqd.log.faulty import Fail, Fault, FaultyStorage
+from nsqd.log.jobs import Job
 from nsqd.log.memory import MemoryStorage
 from nsqd.log.store import Store, StoreOptions
 from nsqd.protocol_v2.context import Context
@@ -149,12 +150,21 @@ class Machine:
                 self.rounds.begin()
                 self.rounds.end()
 
+    def begin_job(self) -> Job:
+        """The oldest job begins."""
+        job = self.broker.store.jobs.popleft()
+        job.begin()
+        return job
+
     def run_job(self) -> None:
         """The oldest job, and the round that it makes."""
-        job = self.broker.store.jobs.popleft()
+        self.finish_job(self.begin_job())
+
+    def finish_job(self, job: Job) -> None:
+        """A job has ended, and the round that it makes."""
         before = self.broker.synced
         self.rounds.begin()
-        job.run()
+        job.finish()
         if self.broker.synced != before:
             self.rounds._after_sync()
         self.rounds.end()

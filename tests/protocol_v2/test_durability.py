@@ -67,14 +67,24 @@ def test_a_sync_lets_go_only_what_it_covers() -> None:
     """What came while a sync ran waits for the next one."""
     machine = disk()
     one = machine.client().send(pub(b"one"))
-    two = machine.client().send(pub(b"two"))  # written while the sync for `one` is under way
+    sync = machine.begin_job()
+    two = machine.client().send(pub(b"two"))
     one.send(pub(b"three"))
-    machine.run_job()
+    machine.finish_job(sync)
     assert one.answers() == [OK]
     assert two.answers() == []
     machine.run_job()
     assert one.answers() == [OK]
     assert two.answers() == [OK]
+
+
+def test_what_comes_before_a_sync_begins_is_in_it() -> None:
+    """A sync that could not begin at once is for all who have come meanwhile."""
+    machine = disk()
+    clients = [machine.client().send(pub(b"x")) for _ in range(3)]
+    machine.run_job()
+    assert [client.answers() for client in clients] == [[OK]] * 3
+    assert not machine.broker.store.jobs
 
 
 def test_messages_and_heartbeats_pass() -> None:

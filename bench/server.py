@@ -224,6 +224,7 @@ class Server:
             if time.perf_counter() - started > RESTART_SECONDS:
                 raise ServerError(f"{self.broker.name} does not answer after {RESTART_SECONDS} s")
         self.start_seconds = time.perf_counter() - started
+        _drop_from_page_cache(self._data_path)  # and what the start has read
 
     def longest_stretch(self) -> float | None:
         """Seconds of CPU that its loop took at most between two looks at the network, since this was last asked.

@@ -19,10 +19,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import trio
 
 from nsqd.auth import Authorizer
+from nsqd.auth_queries import AuthQueries
 from nsqd.broker import Broker, BrokerOptions, Place, Refused, Topic
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
-from nsqd.http.stats import ClientStats
 from nsqd.log.files import FileStorage
 from nsqd.log.lock import DataPathLock
 from nsqd.log.store import Store, StoreOptions
@@ -35,8 +35,7 @@ from nsqd.lookup.protocol import encode_identify
 from nsqd.metrics.pulse import Pulse
 from nsqd.metrics.statsd import Statsd
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
-from nsqd.protocol_v2.authorization import AuthQueries
-from nsqd.protocol_v2.client_stats import client_stats
+from nsqd.protocol_v2.client_stats import ClientStats, client_stats
 from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.framing import frame_of

@@ -8,7 +8,6 @@ from nsqd.http.context import Daemon
 from nsqd.http.memory import MemoryStats, memory_stats
 from nsqd.http.stats import (
     ChannelStats,
-    ClientStats,
     Latency,
     Stats,
     StatsQuery,
@@ -19,7 +18,6 @@ from nsqd.http.stats import (
 
 __all__ = [
     "ChannelStats",
-    "ClientStats",
     "Daemon",
     "Latency",
     "MemoryStats",

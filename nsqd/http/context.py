@@ -21,8 +21,8 @@ from nsqkit.logging import LogLevel, get_logger
 
 if TYPE_CHECKING:
     from nsqd.drain import Drain
-    from nsqd.http.stats import ClientStats
     from nsqd.metrics.pulse import Pulse
+    from nsqd.protocol_v2.client_stats import ClientStats
 
 __all__ = ["Daemon", "round_of", "when_synced"]
 

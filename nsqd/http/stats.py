@@ -20,10 +20,10 @@ from nsqd.broker.quantiles import Sketch
 from nsqd.http.context import Daemon
 from nsqd.http.memory import MemoryStats, memory_stats
 from nsqd.http.oldest import PlaceKey, publish_times
+from nsqd.protocol_v2.client_stats import ClientStats
 
 __all__ = [
     "ChannelStats",
-    "ClientStats",
     "DrainStats",
     "Latency",
     "Pace",
@@ -57,48 +57,6 @@ class Latency:
 
 
 NOT_MEASURED = Latency()
-
-
-@attrs.define(kw_only=True, eq=False)
-class ClientStats:
-    """One TCP connection."""
-
-    client_id: str
-    hostname: str
-    remote_address: str
-    """`ip:port`; `@` on a unix socket."""
-    state: int
-    """0 init (also of one that only publishes), 2 connected, 3 subscribed, 4 closing."""
-    connect_time: int
-    """Unix time, seconds."""
-    version: str = "V2"
-    subscribed: ChannelKey | None = None
-    ready_count: int = 0
-    in_flight_count: int = 0
-    message_count: int = 0
-    finish_count: int = 0
-    requeue_count: int = 0
-    sample_rate: int = 0
-    deflate: bool = False
-    snappy: bool = False
-    user_agent: str = ""
-    authed: bool = False
-    auth_identity: str = ""
-    auth_identity_url: str = ""
-    topology_zone: str = ""
-    topology_region: str = ""
-    pub_counts: Mapping[str, int] = attrs.field(factory=dict)
-    """Messages published, by topic."""
-    tls: bool = False
-    tls_cipher_suite: str = ""
-    tls_version: str = ""
-    """`TLS1.0` to `TLS1.3`."""
-
-    def shown_pub_count(self, topic: str) -> tuple[str, int] | None:
-        """The one entry of `pub_counts` that is shown: that of the topic asked for, without one just any."""
-        if topic:
-            return (topic, self.pub_counts[topic]) if topic in self.pub_counts else None
-        return next(iter(self.pub_counts.items()), None)
 
 
 @attrs.frozen(kw_only=True, eq=False)

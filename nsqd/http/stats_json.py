@@ -15,7 +15,6 @@ import msgspec
 from nsqd.http.stats import (
     NS_PER_SECOND,
     ChannelStats,
-    ClientStats,
     DrainStats,
     Latency,
     Pace,
@@ -23,6 +22,7 @@ from nsqd.http.stats import (
     TopicStats,
     in_slices,
 )
+from nsqd.protocol_v2.client_stats import ClientStats
 from nsqkit.gojson import float_text
 from nsqkit.http import Response, json_body
 

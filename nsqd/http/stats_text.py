@@ -11,7 +11,6 @@ from nsqd.http.memory import MemoryStats
 from nsqd.http.stats import (
     NS_PER_SECOND,
     ChannelStats,
-    ClientStats,
     DrainStats,
     Latency,
     Pace,
@@ -19,6 +18,7 @@ from nsqd.http.stats import (
     TopicStats,
     in_slices,
 )
+from nsqd.protocol_v2.client_stats import ClientStats
 from nsqkit.options import format_duration
 
 __all__ = ["stats_text"]

@@ -11,21 +11,15 @@ import json
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 
-from nsqd.auth import AuthFailed, Authorizer, AuthRequest, AuthState
+from nsqd.auth import AuthState
 from nsqd.protocol_v2.framing import Incomplete
-from nsqkit.logging import get_logger
-from nsqkit.tls import peer_common_name
 from nsqkit.wire import ProtocolError, encode_response
 
 if TYPE_CHECKING:
     from nsqd.protocol_v2.session import Session
-    from nsqd.rounds import Rounds
 
-__all__ = ["AuthQueries", "Authorization"]
-
-log = get_logger("client")
+__all__ = ["Authorization"]
 
 MAX_SECRET = 16 * 1024  # bytes: it is kept as long as the connection lives, and goes into a URL
 
@@ -76,51 +70,3 @@ class Authorization:
             raise Incomplete(0)
         if not state.allows(topic, channel):
             raise ProtocolError("E_UNAUTHORIZED", f'AUTH failed for {command} on "{topic}" "{channel}"')
-
-
-class AuthQueries:
-    """Asks the auth servers, each question in a task of its own."""
-
-    def __init__(self, authorizer: Authorizer, rounds: Rounds) -> None:
-        self._authorizer = authorizer
-        self._rounds = rounds
-        self._nursery: trio.Nursery | None = None
-
-    async def run(self) -> None:
-        """Answer questions until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            await trio.sleep_forever()
-
-    def ask(self, session: Session) -> None:
-        """`session.authorized` gets the answer, in a round of its own."""
-        assert self._nursery is not None
-        self._nursery.start_soon(self._ask, session)
-
-    async def _ask(self, session: Session) -> None:
-        state: AuthState | None = None
-        if session.closed:
-            return
-        try:
-            state = await self._authorizer.query(_request(session))
-        except AuthFailed as error:
-            log.warning("[%s] AUTH failed - %s", session.remote, error)
-        except Exception:  # an error of ours lets nobody in, and ends nothing else
-            log.exception("[%s] AUTH failed", session.remote)
-        self._rounds.begin()
-        try:
-            session.authorized(state)
-        except Exception:
-            log.exception("[%s] closing after an error of ours", session.remote)
-            session.disconnect()
-        self._rounds.end()
-        await self._rounds.go_on()
-
-
-def _request(session: Session) -> AuthRequest:
-    tls = session.layers.tls if session.layers is not None else None
-    return AuthRequest(
-        secret=session.authorization.secret,
-        remote_ip=session.remote_ip,
-        tls=tls is not None,
-        common_name=peer_common_name(tls) if tls is not None else "",
-    )

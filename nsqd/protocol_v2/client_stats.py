@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from nsqd.http.stats import ClientStats
+import attrs
+
 from nsqd.protocol_v2.layers import Layers
 from nsqd.protocol_v2.session import Session
 from nsqkit.tls import cipher_suite_name, tls_version_name
 
-__all__ = ["client_stats"]
+__all__ = ["ClientStats", "client_stats"]
+
+
+@attrs.define(kw_only=True, eq=False)
+class ClientStats:
+    """One TCP connection."""
+
+    client_id: str
+    hostname: str
+    remote_address: str
+    """`ip:port`; `@` on a unix socket."""
+    state: int
+    """0 init (also of one that only publishes), 2 connected, 3 subscribed, 4 closing."""
+    connect_time: int
+    """Unix time, seconds."""
+    version: str = "V2"
+    subscribed: tuple[str, str] | None = None
+    """Names of a topic and of one of its channels."""
+    ready_count: int = 0
+    in_flight_count: int = 0
+    message_count: int = 0
+    finish_count: int = 0
+    requeue_count: int = 0
+    sample_rate: int = 0
+    deflate: bool = False
+    snappy: bool = False
+    user_agent: str = ""
+    authed: bool = False
+    auth_identity: str = ""
+    auth_identity_url: str = ""
+    topology_zone: str = ""
+    topology_region: str = ""
+    pub_counts: Mapping[str, int] = attrs.field(factory=dict)
+    """Messages published, by topic."""
+    tls: bool = False
+    tls_cipher_suite: str = ""
+    tls_version: str = ""
+    """`TLS1.0` to `TLS1.3`."""
+
+    def shown_pub_count(self, topic: str) -> tuple[str, int] | None:
+        """The one entry of `pub_counts` that is shown: that of the topic asked for, without one just any."""
+        if topic:
+            return (topic, self.pub_counts[topic]) if topic in self.pub_counts else None
+        return next(iter(self.pub_counts.items()), None)
 
 
 def client_stats(session: Session) -> ClientStats:

@@ -14,7 +14,8 @@ import pytest
 import trio
 
 from nsqd.auth.state import parse_answer
-from nsqd.protocol_v2.authorization import MAX_SECRET, AuthQueries
+from nsqd.auth_queries import AuthQueries
+from nsqd.protocol_v2.authorization import MAX_SECRET
 from nsqd.protocol_v2.connection import CHUNK, Connection
 from nsqd.protocol_v2.session import TURN, Session
 from nsqkit.wire import OK

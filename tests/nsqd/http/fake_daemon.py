@@ -13,12 +13,13 @@ import trio
 
 from nsqd.broker import Broker, BrokerOptions, Outbox, Place, Refused, Subscription
 from nsqd.drain import Drain
-from nsqd.http import ClientStats, make_servers
+from nsqd.http import make_servers
 from nsqd.log.faulty import FaultyStorage
 from nsqd.log.memory import MemoryStorage
 from nsqd.log.store import Store, StoreOptions
 from nsqd.metrics.pulse import Pulse
 from nsqd.options import NsqdOptions
+from nsqd.protocol_v2.client_stats import ClientStats
 from nsqkit.listeners import bound_address, open_listeners
 from nsqkit.logging import LogLevel
 from nsqkit.wire import encode_message

@@ -90,7 +90,7 @@ def test_import_then_consume_with_pynsq(paths: Paths) -> None:
 
 def test_it_goes_on_after_kills(tmp_path: Path) -> None:
     """A daemon does not start before it is complete; then everything is there, once."""
-    topics = [f"topic-{number}" for number in range(40)]
+    topics = [f"topic-{number}" for number in range(400)]  # enough to be in time on a busy machine
     paths = Paths(tmp_path, topics)
     for count in (1, 3, 1, 5):
         assert paths.bring_and_stop(count, signal.SIGKILL)[0] == -signal.SIGKILL
@@ -108,7 +108,7 @@ def test_it_goes_on_after_kills(tmp_path: Path) -> None:
 
 
 def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
-    paths = Paths(tmp_path, [f"topic-{number}" for number in range(40)])
+    paths = Paths(tmp_path, [f"topic-{number}" for number in range(400)])  # enough to be in time on a busy machine
     code, said = paths.bring_and_stop(1, signal.SIGINT)
     assert code == 130
     assert said.endswith("WARNING: interrupted; the same command goes on\n")

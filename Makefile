@@ -42,11 +42,15 @@ run: $(VENV)/.run ## set everything up and start five nodes here and the console
 		'' \
 		'In another terminal:' \
 		'' \
-		'  curl -d "hello" "http://127.0.0.1:4151/pub?topic=greetings"             publish a message to the first nsqd' \
-		'  $(BIN)/nsq_tail --topic=greetings --lookupd-http-address=127.0.0.1:4161    see what arrives on any of them' \
-		'  $(BIN)/nsq_to_file --topic=greetings --lookupd-http-address=127.0.0.1:4161 --output-dir=run/files' \
-		'  curl "http://127.0.0.1:4161/lookup?topic=greetings"                     who has the topic' \
-		'  curl "http://127.0.0.1:4151/stats"                                      what is on the first nsqd' \
+		'  publish a message to the first nsqd:' \
+		'    curl -d "hello" "http://127.0.0.1:4151/pub?topic=greetings"' \
+		'  see what arrives on any of them, until Ctrl-C:' \
+		'    $(BIN)/nsq_tail --topic=greetings --lookupd-http-address=127.0.0.1:4161' \
+		'  archive it, until Ctrl-C (a file is there after 30 s):' \
+		'    $(BIN)/nsq_to_file --topic=greetings --lookupd-http-address=127.0.0.1:4161 --output-dir=run/files' \
+		'  who has the topic, and what is on the first nsqd:' \
+		'    curl "http://127.0.0.1:4161/lookup?topic=greetings"' \
+		'    curl "http://127.0.0.1:4151/stats"' \
 		'' \
 		'Any NSQ client finds all of them through 127.0.0.1:4161 and 4261. Ctrl-C stops them; the messages stay.' ''
 	@PATH="$(CURDIR)/$(BIN):$$PATH" honcho start --no-prefix -f deploy/Procfile || [ $$? -eq 130 ]

@@ -70,7 +70,7 @@ class AdminOptions:
         config_name="nsqlookupd_http_addresses",
         group="Cluster",
         placeholder="ADDRESS",
-        help="HTTP address (host:port) of an nsqlookupd; may be given many times. Either these, or nsqds.",
+        help="HTTP address (host:port) of an nsqlookupd. Either these, or nsqds.",
     )
     nsqd_http_addresses: list[str] = option(
         kind=STRINGS,
@@ -78,7 +78,7 @@ class AdminOptions:
         config_name="nsqd_http_addresses",
         group="Cluster",
         placeholder="ADDRESS",
-        help="HTTP address (host:port) of an nsqd; may be given many times. Either these, or nsqlookupds.",
+        help="HTTP address (host:port) of an nsqd. Either these, or nsqlookupds.",
     )
     poll_interval: int = option(
         "5s",
@@ -124,7 +124,7 @@ class AdminOptions:
         flag="admin-user",
         group="Access",
         placeholder="NAME",
-        help="Who may change things; may be given many times. Without any, everybody may.",
+        help="Who may change things. Without any, everybody may.",
     )
     allow_config_from_cidr: str = option(
         "127.0.0.1/8",

@@ -77,14 +77,14 @@ class Drain:
             log.info("drain: nothing is left; stopping")
         else:
             log.warning(
-                "drain: stopping after --drain-timeout; what is not #ephemeral stays on disk: %s",
+                "drain: stopping after --drain-timeout; what is not #ephemeral stays on disk; %s",
                 self._tell(),
             )
         self._stop()
 
     def _tell(self) -> str:
         left = list(what_is_left(self._broker))
-        text = f"{sum(each.messages for each in left)} messages left"
+        text = f"messages left: {sum(each.messages for each in left)}"
         stuck = [f"{each.topic}/{each.channel or '-'}: {each.stuck}" for each in left if each.stuck]
         if stuck:
             text += f", not going by themselves: {', '.join(stuck[:NAMED])}"

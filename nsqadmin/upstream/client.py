@@ -27,8 +27,10 @@ import trio
 from nsqadmin.addresses import host_and_port, join_host_port
 from nsqadmin.options import AdminOptions
 from nsqkit.http import ByteBudget
+from nsqkit.http.access import CONSOLE
 from nsqkit.http.fetch import ACCEPT, https_port
 from nsqkit.tls import TlsConfigError, client_context
+from nsqkit.version import VERSION
 
 __all__ = ["MAX_BODY", "Upstream", "UpstreamError"]
 
@@ -99,7 +101,7 @@ class Upstream:
             host, _ = host_and_port(address)  # it may come from a request, or from whoever registered an nsqd
         except ValueError as error:
             raise UpstreamError(f"{method} {path}: bad address {address!r}: {error}") from error
-        headers = {"Accept": ACCEPT}
+        headers = {"Accept": ACCEPT, "User-Agent": f"{CONSOLE}{VERSION}"}
         status, _, body = await self._send(method, f"http://{address}{target}", headers)
         if status == HTTPStatus.FORBIDDEN and (port := https_port(body)):
             secure = join_host_port(host, port)

@@ -55,11 +55,11 @@ def _head(stats: Stats, now_ns: int) -> str:
 
 def _draining(drain: DrainStats) -> str:
     lines = [
-        f"   [{left.topic:<15}] [{left.channel:<25}] {left.messages} messages stay: {left.stuck}\n"
+        f"   [{left.topic:<15}] [{left.channel:<25}] stuck: {left.messages}, {left.stuck}\n"
         for left in drain.left
         if left.stuck
     ]
-    return f"\nDraining: {sum(left.messages for left in drain.left)} messages left\n" + "".join(lines)
+    return f"\nDraining, messages left: {sum(left.messages for left in drain.left)}\n" + "".join(lines)
 
 
 def _rfc3339(seconds: int) -> str:

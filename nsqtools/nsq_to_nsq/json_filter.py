@@ -5,8 +5,8 @@ whitelist makes a new body.
 
 Reading is Go's, as the senders of this field expect: bytes that are no UTF-8 and halves of surrogate pairs become
 U+FFFD, the last of several equal keys counts, NaN is no JSON, a number beyond the range of a float is none either.
-With one difference: **integers of 64 bits stay what they are**. (Go reads every number as a float, so that an id such
-as 9007199254740993 comes out as another one.)
+With one difference: **integers of 64 bits, signed or not, stay what they are**. (Go reads every number as a float, so
+that an id such as 9007199254740993 comes out as another one.)
 
 Writing is Go's, to the byte: keys sorted at every level, no blanks, `<`, `>`, `&` and the two line separators of
 Unicode escaped, integral numbers without a fraction, others as the shortest text that gives the same float.
@@ -27,8 +27,8 @@ from nsqkit.options import FLOAT
 
 __all__ = ["Filter", "NotPassed", "Unreadable", "to_json"]
 
-_INT64: Final = 1 << 63
-_LONGEST_INT: Final = len(str(-_INT64))
+_LOWEST, _HIGHEST = -(1 << 63), (1 << 64) - 1
+_LONGEST_INT: Final = len(str(_LOWEST))
 _ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -113,7 +113,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
 
 
 def _read_integer(text: str) -> int | float:
-    if len(text) <= _LONGEST_INT and -_INT64 <= (value := int(text)) < _INT64:
+    if len(text) <= _LONGEST_INT and _LOWEST <= (value := int(text)) <= _HIGHEST:
         return value
     return _read_float(text)
 
@@ -130,7 +130,7 @@ def _read_float(text: str) -> float:
 
 def _whole_if_integral(value: Any) -> Any:
     """As the original does with the fields themselves, and not with what is nested in them."""
-    if isinstance(value, float) and value.is_integer() and -_INT64 <= value < _INT64:
+    if isinstance(value, float) and value.is_integer() and _LOWEST <= value < -_LOWEST:
         return int(value)
     return value
 

@@ -71,7 +71,8 @@ class NsqToNsqFlags(StatusFlags):
         group="What",
         placeholder="NAME",
         help="Publish a new JSON object that has only the fields that are listed so. Without this flag bodies pass "
-        "byte for byte. (Integers of 64 bits stay exact; NSQ's own nsq_to_nsq rounds those above 2^53.)",
+        "byte for byte. (Integers of 64 bits, signed or not, stay exact; NSQ's own nsq_to_nsq rounds those above "
+        "2^53.)",
     )
 
     destination_nsqd_tcp_addresses: list[str] = option(

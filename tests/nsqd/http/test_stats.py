@@ -676,7 +676,7 @@ async def test_a_drain() -> None:
             {"topic": "t", "channel": "c", "messages": 2, "reason": "no consumer"},
         ]
         said = (await client.get("/stats")).text
-        assert "\nDraining: 3 messages left\n" in said
-        assert "2 messages stay: no consumer" in said
+        assert "\nDraining, messages left: 3\n" in said
+        assert "stuck: 2, no consumer" in said
         assert (await client.get("/ping")).text == "OK - draining"
         assert (await client.post("/pub?topic=t", b"z")).status == 503

@@ -26,3 +26,23 @@ async def test_a_line_tells_who_asked_what_and_how_long_it_took(
     for record, line in zip(caplog.records, expected, strict=True):
         assert (record.name, record.levelname) == ("nsq.some.daemon", "INFO")
         assert re.fullmatch(line, record.getMessage())
+
+
+async def test_what_a_console_reads_is_for_debugging(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It asks every few seconds; what it changes, and what goes wrong, is told like anybody's."""
+    agent = "User-Agent: nsqadmin/1.4.0"
+    with caplog.at_level(logging.DEBUG, logger="nsq"):
+        async with serving(small_api(log=access_log(get_logger("some.daemon")))) as it:
+            client = await it.connect()
+            await client.ask(get("/ping", "GET", agent))
+            await client.ask(get("/nowhere", "GET", agent))
+            await client.ask(get("/ping", "GET", "User-Agent: curl/8"))
+            await client.ask(get("/nowhere", "DELETE", agent))
+    assert [(r.levelname, r.getMessage()[:5]) for r in caplog.records if r.name == "nsq.some.daemon"] == [
+        ("DEBUG", "200 G"),
+        ("INFO", "404 G"),
+        ("INFO", "200 G"),
+        ("INFO", "404 D"),
+    ]

@@ -13,7 +13,10 @@ set -eu
 PREFIX=${PREFIX:-/usr/local}
 DESTDIR=${DESTDIR:-}
 SYSCONFDIR=${SYSCONFDIR:-/etc}
-UNITDIR=${UNITDIR:-$PREFIX/lib/systemd/system}
+case $PREFIX in # where systemd looks by itself
+    /usr | /usr/local) UNITDIR=${UNITDIR:-$PREFIX/lib/systemd/system} ;;
+    *) UNITDIR=${UNITDIR:-$SYSCONFDIR/systemd/system} ;;
+esac
 PYTHON=${PYTHON:-python3}
 
 home=$PREFIX/lib/nsq-trio

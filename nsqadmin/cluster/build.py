@@ -88,10 +88,10 @@ class Builder:
         seen = {state.node.http_address: await _node_view(state, slices) for state in nodes}
         totals = await _totals(topics.values(), seen.values(), slices, known=flows is not None)
         self._note_total(totals, flows or {})
-        if flows is not None:
+        if flows is None and any(state.problem is None for state in nodes):
+            self.history.drop_row()  # the first look at the cluster, or at what came back: a rate takes two
+        else:
             await self.history.close_row(now, slices)
-        else:  # the first look at the cluster, or at what came back: a rate takes two
-            self.history.drop_row()
         return Snapshot(now, topics, seen, totals, tuple(problems))
 
     async def _count_last_minute(self, new: Sequence[NodeState], slices: Slices) -> None:

@@ -49,7 +49,7 @@ def read_draining(told: msgspec.Raw) -> Draining | None:
         return None
     try:
         drain = _decode(told)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Draining()
     listed = drain.stuck or []
     read = (_read_place(each) for each in listed[:MAX_STUCK])
@@ -60,6 +60,6 @@ def read_draining(told: msgspec.Raw) -> Draining | None:
 def _read_place(told: msgspec.Raw) -> StuckPlace | None:
     try:
         place = _decode_place(told)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return StuckPlace(place.topic, place.channel, place.messages, place.reason)

@@ -396,7 +396,9 @@ class TopicLog:
         try:
             self.storage.sync_folder(self.folder)
         except OSError:
-            if not self.deleted:
+            with self.names:  # a deletion that has moved the folder away may not have said so yet
+                deleted = self.deleted
+            if not deleted:
                 raise
 
     def close(self) -> None:

@@ -88,12 +88,11 @@ class Connection:
 
     def _read(self) -> None:
         session = self.session
-        if session.more or self.layers is not None:
-            if not self._wants_bytes:
-                self._watch()  # since the last look more has gathered than the socket takes
-                return
-            if self in self.server.unfinished:  # it has enough, and its turn comes
-                return
+        if not self._wants_bytes:
+            self._watch()  # since the last look more has gathered than the socket takes
+            return
+        if (session.more or self.layers is not None) and self in self.server.unfinished:
+            return  # it has enough, and its turn comes
         try:
             data = self.sock.recv(CHUNK)
         except (BlockingIOError, InterruptedError):
@@ -133,6 +132,8 @@ class Connection:
                 self.server.read_on_soon(self)
             elif self.layers is not None:
                 self._decode()
+            elif not self.session.wants_input:
+                self._watch()  # who lets it go on looks at what is left over
         except LayerError as error:
             self._undecodable(error)
         except Exception:
@@ -306,9 +307,9 @@ class Connection:
     @property
     def _wants_bytes(self) -> bool:
         """Whether the socket is to be read. Not while TLS's own answers pile up, which nobody takes."""
-        if self.layers is not None and len(self._rest) > 2 * PIECE:
-            return False
-        return self._lingers or self.session.wants_input or self._handshaking
+        if self._lingers or self.session.wants_input or self._handshaking:
+            return self.layers is None or len(self._rest) <= 2 * PIECE
+        return False
 
     # --- upgrades
 

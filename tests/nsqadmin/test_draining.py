@@ -110,3 +110,13 @@ def test_of_many_places_a_few_are_kept_and_the_rest_counted() -> None:
     assert found is not None
     assert [place.channel for place in found.stuck] == [f"c{n}" for n in range(MAX_STUCK)]
     assert found.more_stuck == 20_000 - MAX_STUCK
+
+
+DEEP = b"[" * 20_000 + b"]" * 20_000
+
+
+@pytest.mark.parametrize(
+    "told", [b'{"x":' + DEEP + b"}", b'{"since":1,"messages_left":1,"stuck":[' + DEEP + b"]}"]
+)
+def test_mad_nesting_is_a_drain_too(told: bytes) -> None:
+    assert read_draining(msgspec.Raw(told)) is not None

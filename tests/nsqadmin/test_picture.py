@@ -238,6 +238,26 @@ class TestRates:
         assert list(history.series(Kind.DEPTH).values) == [30.0, 30.0]
         assert list(history.series(Kind.DEPTH, "t", "c", Span.HOURS).values) == []
 
+    async def test_an_outage_of_the_only_nsqd_is_in_the_chart(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        """Not a straight line from the last rate before it to the first one behind it."""
+        async with stage(**nsqds(ONE)) as it:
+            for count in (0, 500):
+                it.upstream.nsqd(ONE, topic("t", channel("c", message_count=count), message_count=count))
+                await it.round(after_s=5)
+            answers = it.upstream.answers.pop(ONE)
+            for _ in range(12):
+                await it.round(after_s=5)
+            it.upstream.answers[ONE] = answers
+            it.upstream.nsqd(ONE, topic("t", channel("c", message_count=7000), message_count=7000))
+            await it.round(after_s=5)
+            came = it.picture.history.series(Kind.IN_RATE, "t")
+        pairs = zip(came.times, came.values, strict=True)
+        during = [value for at, value in pairs if START + 10 < at < START + 75]
+        assert len(during) == 12
+        assert max(during) == 0.0
+
 
 class TestWhatPagesPeople:
     async def test_since_when_a_channel_has_no_consumer(self, autojump_clock: trio.testing.MockClock) -> None:

@@ -67,7 +67,9 @@ def test_a_drain_that_takes_too_long(tmp_path: Path) -> None:
         daemon.request("POST", "/drain")
         assert daemon.wait(10) == 0
         said = daemon.log_end()
-        assert "stopping after --drain-timeout; what is not #ephemeral stays on disk; messages left: 6" in said
+        assert (
+            "stopping after --drain-timeout; what is not #ephemeral stays on disk; messages left: 6" in said
+        )
         assert "t/lonely: no consumer" in said
         assert "t/paused: paused" in said
         daemon.start()

@@ -1,4 +1,4 @@
-"""Findings in the sessions and their drivers. Every test here states what should hold, and fails today."""
+"""Findings in the sessions and their drivers. Every test here states what should hold, and failed once."""
 
 from __future__ import annotations
 

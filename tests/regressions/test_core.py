@@ -1,4 +1,4 @@
-"""Findings in the core and the log. Every test here states what should hold, and fails today."""
+"""Findings in the core and the log: every test here states what should hold, and failed once."""
 
 from __future__ import annotations
 
@@ -236,3 +236,37 @@ def test_finishing_what_is_not_there_costs_little_however_many_clients_there_are
         victim.why_missing(message_id)
     took = time.perf_counter() - began
     assert took * 12 < 0.2
+
+
+def test_a_topic_that_goes_while_its_folder_is_synced_is_no_failed_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed sync stops the daemon; but nobody waits for the folder of a topic that is deleted."""
+    storage = FileStorage(tmp_path)
+    store = Store(storage, StoreOptions(min_free_space=0, ballast_bytes=0), WALL_NS)
+    log = store.create_topic("t", WALL_NS)
+    store.syncer.want(store.syncer.written)
+    (job,) = (job for job in store.jobs if job.name == "sync")
+    job.begin()
+    errors: list[OSError] = []
+
+    def work() -> None:
+        try:
+            job.work()
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    rename = storage.rename_folder
+
+    def rename_and_sync(folder: str, to: str) -> None:
+        rename(folder, to)
+        thread.start()  # the sync goes on right here, before the log is known to be deleted
+        thread.join(0.3)
+
+    monkeypatch.setattr(storage, "rename_folder", rename_and_sync)
+    store.delete_topic(log)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert not errors
+    storage.close()

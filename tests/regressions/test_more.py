@@ -1,4 +1,4 @@
-"""Further findings in the core. Every test here states what should hold, and fails today."""
+"""Further findings in the core. Every test here states what should hold, and failed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finding on the real daemon. It states what should hold, and fails today."""
+"""A finding on the real daemon. It states what should hold, and failed once."""
 
 from __future__ import annotations
 

@@ -108,7 +108,9 @@ def test_it_goes_on_after_kills(tmp_path: Path) -> None:
 
 
 def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
-    paths = Paths(tmp_path, [f"topic-{number}" for number in range(400)])  # enough to be in time on a busy machine
+    paths = Paths(
+        tmp_path, [f"topic-{number}" for number in range(400)]
+    )  # enough to be in time on a busy machine
     code, said = paths.bring_and_stop(1, signal.SIGINT)
     assert code == 130
     assert said.endswith("WARNING: interrupted; the same command goes on\n")

@@ -1,0 +1,111 @@
+"""Who has a turn, and when: looking at the network must not starve others, nor must what was read be forgotten."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import threading
+
+import pytest
+import trio
+import trio.testing
+
+from nsqd.auth.state import parse_answer
+from nsqd.log.topic_log import TopicLog
+from nsqd.protocol_v2 import connections
+from nsqd.protocol_v2.session import Session
+from nsqkit.wire import OK
+from tests.protocol_v2.harness import pub, sized
+from tests.protocol_v2.serving import serving
+
+EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
+
+
+class InStep:
+    """The epoll of a client that is there again 40 us after each answer; a look takes 1 us of this clock."""
+
+    def __init__(self) -> None:
+        self.now, self.looks = 1000.0, 0
+        self.readable = os.eventfd(1)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def fileno(self) -> int:
+        return self.readable
+
+    def poll(self, timeout: float = -1, maxevents: int = -1) -> list[tuple[int, int]]:
+        self.now += 1e-6
+        self.looks += 1
+        return [] if self.looks % 40 else [(10_000, select.EPOLLIN)]
+
+
+async def test_beside_a_client_in_step_others_have_their_turns_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publish at level `disk` takes about six steps of other tasks (job, thread, answer), an HTTP request two."""
+    epoll = InStep()
+    monkeypatch.setattr(connections, "monotonic", epoll.monotonic)
+    async with serving("plain") as server:
+        server._connections.epoll = epoll  # type: ignore[assignment]  # its task has not begun yet
+        await trio.lowlevel.checkpoint()
+        while epoll.looks < 1000:
+            await trio.lowlevel.checkpoint()
+        began = epoll.now
+        for _ in range(6):
+            await trio.lowlevel.checkpoint()
+        assert epoll.now - began <= 3e-3
+    os.close(epoll.readable)
+
+
+async def test_publishes_behind_auth_are_taken_though_the_client_has_closed_its_side() -> None:
+    """Commands that were read before its end are carried out, also those that wait for an auth server."""
+    async with serving("plain") as server:
+        asked: list[Session] = []
+        server.context.ask = asked.append
+        peer = await server.connect()
+        # more than a turn of commands, then AUTH, then a publish
+        await peer.send(b"NOP\n" * 4100 + b"AUTH\n" + sized(b"secret") + pub(b"x"))
+        await peer.stream.raw.send_eof()
+        await server.settled()
+        (session,) = asked
+        answer = json.dumps({"ttl": 60, "authorizations": [EVERYTHING]}).encode()
+        server.rounds.begin()
+        session.authorized(parse_answer(answer, trio.current_time()))
+        server.rounds.end()
+        assert OK in await peer.all()
+        assert server.broker.existing("t").message_count == 1
+
+
+async def test_what_is_left_of_a_read_is_carried_out_when_the_answers_before_it_have_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everything comes in one read: 40 publishes, turns of 16, a mark of 10 answers that wait for the disk."""
+    monkeypatch.setattr("nsqd.protocol_v2.session.TURN", 16)
+    monkeypatch.setattr("nsqd.protocol_v2.session.OUTBOX_MARK", 100)
+    monkeypatch.setattr("nsqd.protocol_v2.session.ANSWERS_MARK", 100)
+    async with serving("plain", sync_on_commit=True) as server:
+        peer = await server.connect()
+        await server.settled()
+        await peer.send(pub(b"x") * 40)
+        assert await peer.frames(40) == [OK] * 40
+
+
+async def test_a_publisher_that_is_far_ahead_of_a_slow_disk_gets_all_its_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same with the real limits: it is stopped at the mark, and goes on after the sync."""
+    disk, sync, count = threading.Event(), TopicLog.sync_files, 120_000
+
+    def slow_sync(log: TopicLog, files: object) -> None:
+        disk.wait(10)
+        sync(log, files)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TopicLog, "sync_files", slow_sync)
+    async with serving("plain", sync_on_commit=True, limit=60) as server:
+        peer = await server.connect(buffer=4 << 20)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.send, pub(b"x") * count)
+            await server.settled()
+            assert not peer.session.wants_input
+            disk.set()
+            assert await peer.frames(count) == [OK] * count

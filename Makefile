@@ -74,7 +74,7 @@ lint: $(VENV)/.dev ## does the linter have anything to say?
 types: $(VENV)/.dev ## do the types fit?
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev ## measure everything, draw the curves (half an hour, on a quiet machine; ARGS=--quick)
+bench: $(VENV)/.dev ## measure everything, draw the curves (a quarter of an hour, on a quiet machine; ARGS=--quick)
 	$(BIN)/python -m bench $(ARGS)
 
 screenshots: $(VENV)/.dev ## take the pictures in docs/images anew (five minutes; needs Chromium)

@@ -91,8 +91,8 @@ class Connection:
         if not self._wants_bytes:
             self._watch()  # since the last look more has gathered than the socket takes
             return
-        if (session.more or self.layers is not None) and self in self.server.unfinished:
-            return  # it has enough, and its turn comes
+        if self in self.server.unfinished:  # it has enough, and its turn comes
+            return
         try:
             data = self.sock.recv(CHUNK)
         except (BlockingIOError, InterruptedError):
@@ -171,14 +171,14 @@ class Connection:
                 self._watch()
             session = self.session
             if session.paused or session.closing or session.closed:
-                self._turn()
+                self._when_all_is_said()
         except LayerError as error:
             self._undecodable(error)
         except Exception:
             self._broken()
 
-    def _turn(self) -> None:
-        """The session reads nothing more: when all is said, the connection ends, or gets its layers."""
+    def _when_all_is_said(self) -> None:
+        """The session reads nothing more: the connection ends, or gets its layers."""
         if self.fd < 0:
             return
         if self.session.finished:

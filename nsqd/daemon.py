@@ -356,10 +356,10 @@ class Daemon:
         batch = topic.batch
         frames = [frame_of(number, broker.wall_ns, body) for number, body in enumerate(bodies, first)]
         if delay_ns:
-            for frame, body in zip(frames, bodies, strict=True):
-                topic.publish_deferred(frame, delay_ns, len(body))
+            for frame in frames:
+                topic.publish_deferred(frame, delay_ns)
         else:
-            topic.publish(frames, sum(map(len, frames)), sum(map(len, bodies)))
+            topic.publish(frames, sum(map(len, frames)))
         return topic, batch
 
     def set_log_level(self, level: LogLevel) -> None:

@@ -95,8 +95,7 @@ class Rounds:
             ticket = 0
         answering, context.answering = context.answering, []
         for session in answering:
-            session.release(ticket)
-            if session.waits_for_sync:
+            if session.release(ticket):
                 self._holding[session] = None
                 broker.want_sync()
 

@@ -28,7 +28,6 @@ from nsqd.log.ranges import RangeSet
 from nsqd.log.recovery import Recovered
 from nsqd.log.state import Change, Code
 from nsqd.log.topic_log import Batch, Piece, TopicLog
-from nsqkit.wire.frames import BODY
 from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["LogTopic"]
@@ -134,9 +133,7 @@ class LogTopic(Topic):
         self.broker.note_write_error(self.name, error)
         self.failed[self.batch - 1] = error.strerror or str(error)
         self.broker.failures.append(self)
-        for batch in batches:
-            self.message_count -= len(batch.frames)
-            self.message_bytes -= sum(len(frame) - BODY for frame in batch.frames)
+        self._count(batches, -1)
         if self.log.end > first:
             self.window.reset(self.log.end)
             self.voids.add(first, self.log.end)
@@ -149,7 +146,7 @@ class LogTopic(Topic):
         if flowing:
             self.mark = end
         for batch in batches:
-            self.window.extend(batch.frames, sum(map(len, batch.frames)))
+            self.window.extend(batch.frames, batch.size)
             if batch.delays is not None:
                 self.deferred.update(
                     zip(range(number, number + len(batch.frames)), batch.delays, strict=True)

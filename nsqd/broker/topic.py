@@ -13,6 +13,7 @@ from nsqd.broker.outbox import Outbox
 from nsqd.broker.subscription import Subscription
 from nsqd.broker.topology import Nearness, Place
 from nsqd.log.topic_log import Batch
+from nsqkit.wire.frames import BODY
 from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["Topic"]
@@ -35,8 +36,6 @@ class Topic:
         self.batch = 0
         self.failed: dict[int, str] = {}  # commits of this round that failed, and why
         self._pending: list[Batch] = []
-        self._pending_bytes = 0
-        self._open_bytes = 0
 
     # --- what a kind of topic says
 
@@ -86,36 +85,38 @@ class Topic:
     def flowing(self) -> bool:
         return self.started and not self.paused and bool(self.channels)
 
-    def publish(self, frames: list[bytes], size: int, body_bytes: int) -> None:
-        """Take messages as whole frames; `size`: their bytes, `body_bytes`: those of their bodies.
+    def publish(self, frames: list[bytes], size: int) -> None:
+        """Take messages as whole frames, of `size` bytes together.
 
         They are written with the round's commit, all or none of them.
         """
-        if self._pending and self._pending[-1].delays is None and self._open_bytes < RECORD_BYTES:
-            self._pending[-1].frames += frames
-            self._open_bytes += size
+        if self._pending:
+            last = self._pending[-1]
+            if last.delays is None and last.size < RECORD_BYTES:
+                last.frames += frames
+                last.size += size
+                return
         else:
-            self._pending.append(Batch(frames))
-            self._open_bytes = size
-        self._gathered(len(frames), size, body_bytes)
-
-    def publish_deferred(self, frame: bytes, delay_ns: int, body_bytes: int) -> None:
-        """Take one message that is to be delivered after a delay."""
-        self._pending.append(Batch([frame], [delay_ns]))
-        self._gathered(1, len(frame), body_bytes)
-
-    def _gathered(self, count: int, size: int, body_bytes: int) -> None:
-        if not self._pending_bytes:
             self.broker.commit_soon(self)
-        self._pending_bytes += size
-        self.message_count += count
-        self.message_bytes += body_bytes
+        self._pending.append(Batch(frames, size))
+
+    def publish_deferred(self, frame: bytes, delay_ns: int) -> None:
+        """Take one message that is to be delivered after a delay."""
+        self.broker.commit_soon(self)
+        self._pending.append(Batch([frame], len(frame), [delay_ns]))
 
     def _take_pending(self) -> list[Batch]:
         batches, self._pending = self._pending, []
-        self._pending_bytes = self._open_bytes = 0
         self.batch += 1
+        self._count(batches, 1)
         return batches
+
+    def _count(self, batches: list[Batch], sign: int) -> None:
+        """These were published; with -1: they were not, after all."""
+        for batch in batches:
+            count = len(batch.frames)
+            self.message_count += sign * count
+            self.message_bytes += sign * (batch.size - BODY * count)
 
     # --- channels
 

@@ -145,7 +145,7 @@ class TopicImport:
         self, messages: list[bytes], changes: list[Change], report: QueueReport, *, flowing: bool = False
     ) -> None:
         log = self._log
-        log.append([Batch([_frame(message) for message in messages])], changes, flowing=flowing)
+        log.append([Batch.of([_frame(message) for message in messages])], changes, flowing=flowing)
         if len(log.unsynced) > 1:  # a segment is full
             self._sync(but=log.segments[-1].file)
         size = sum(map(len, messages)) + LENGTH_BYTES * len(messages)

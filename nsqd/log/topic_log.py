@@ -54,11 +54,18 @@ def segment_name(position: int) -> str:
 class Batch:
     """Messages that become one record: whole after a crash, or not there at all.
 
-    `frames`: as they go on the wire. `delays`: for deferred messages, each one's delay in nanoseconds.
+    `frames`: as they go on the wire. `size`: their bytes. `delays`: for deferred messages, each one's delay in
+    nanoseconds.
     """
 
     frames: list[bytes]
+    size: int
     delays: list[int] | None = None
+
+    @classmethod
+    def of(cls, frames: list[bytes], delays: list[int] | None = None) -> Batch:
+        """For those who have not counted the bytes."""
+        return cls(frames, sum(map(len, frames)), delays)
 
 
 @attrs.frozen

@@ -209,7 +209,7 @@ def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> in
         frame = frame_of(broker.store.ids.take(1), broker.wall_ns, data[start:stop])
     except (Refused, OSError) as error:
         raise ProtocolError("E_PUB_FAILED", f"PUB failed {_reason(error)}") from error
-    topic.publish([frame], len(frame), stop - start)
+    topic.publish([frame], len(frame))
     _published(session, topic, 1, "PUB")
     return stop
 
@@ -236,9 +236,9 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     except (Refused, OSError) as error:
         raise ProtocolError("E_DPUB_FAILED", f"DPUB failed {_reason(error)}") from error
     if delay_ms:
-        topic.publish_deferred(frame, delay_ms * 1_000_000, stop - start)
+        topic.publish_deferred(frame, delay_ms * 1_000_000)
     else:
-        topic.publish([frame], len(frame), stop - start)
+        topic.publish([frame], len(frame))
     _published(session, topic, 1, "DPUB")
     return stop
 
@@ -271,7 +271,7 @@ def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     if batch is None or batch.end - position - 4 > context.max_body_size:
         _wait_for_batch(session, data, position, count)
     assert batch is not None
-    topic.publish(batch.frames, batch.size, batch.body_bytes)
+    topic.publish(batch.frames, batch.size)
     _published(session, topic, count, "MPUB")
     return batch.end
 

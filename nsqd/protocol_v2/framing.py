@@ -17,7 +17,8 @@ from nsqkit.wire.frames import BODY
 
 __all__ = ["Batch", "Incomplete", "MultiScan", "frame_of", "parse_batch"]
 
-_HEAD = struct.Struct(">iiqH13s")
+_HEAD = struct.Struct(">iiqH16s")
+_HEAD_WITHOUT_DIGITS = struct.Struct(">iiqH13s")
 _SIZE = struct.Struct(">I")
 _SIGNED = struct.Struct(">i")
 _HEX3: Final = [b"%03x" % number for number in range(4096)]
@@ -33,17 +34,15 @@ class Incomplete(Exception):
 
 def frame_of(message_id: int, wall_ns: int, body: bytes) -> bytes:
     """One message frame, as its first delivery sends it."""
-    head = _HEAD.pack(BODY - 4 + len(body), _MESSAGE, wall_ns, 1, b"%013x" % (message_id >> 12))
-    return head + _HEX3[message_id & 4095] + body
+    return _HEAD.pack(BODY - 4 + len(body), _MESSAGE, wall_ns, 1, b"%016x" % message_id) + body
 
 
 @attrs.frozen
 class Batch:
-    """Frames of a multi-publish. `size`: their bytes; `body_bytes`: those of the bodies; `end`: where they ended."""
+    """Frames of a multi-publish. `size`: their bytes; `end`: where they ended in the buffer."""
 
     frames: list[bytes]
     size: int
-    body_bytes: int
     end: int
 
 
@@ -54,7 +53,7 @@ def parse_batch(
 
     `ProtocolError` for a size that is not within 1 to `max_size`.
     """
-    start, pack, unpack = position, _HEAD.pack, _SIZE.unpack_from
+    start, pack, unpack = position, _HEAD_WITHOUT_DIGITS.pack, _SIZE.unpack_from
     frames: list[bytes] = []
     append = frames.append
     try:
@@ -76,8 +75,7 @@ def parse_batch(
         return None
     if position > len(buffer):
         return None
-    body_bytes = position - start - 4 * count
-    return Batch(frames, body_bytes + BODY * count, body_bytes, position)
+    return Batch(frames, position - start + (BODY - 4) * count, position)
 
 
 def _bad_size(buffer: bytes | bytearray, position: int, index: int, max_size: int) -> ProtocolError:

@@ -356,8 +356,11 @@ class Session:
                 self._fail(ProtocolError(f"E_{command}_FAILED", f"{command} failed {reason}"))
                 return
 
-    def release(self, ticket: int) -> None:
-        """The round is committed. `ticket`: the sync that its publishes wait for, 0 for none."""
+    def release(self, ticket: int) -> bool:
+        """The round is committed. `ticket`: the sync that its publishes wait for, 0 for none.
+
+        True while answers are held.
+        """
         self._listed = False
         self.unsure.clear()
         answers, self.answers = self.answers, []
@@ -369,6 +372,7 @@ class Session:
         self.must_sync = False
         if self.closing:
             self.wake()
+        return bool(self._held)
 
     def synced(self, ticket: int) -> bool:
         """A sync has ended: let go what waited for it. True when nothing is held any more."""
@@ -379,10 +383,6 @@ class Session:
         if not self._held and self.closing:
             self.wake()
         return not self._held
-
-    @property
-    def waits_for_sync(self) -> bool:
-        return bool(self._held)
 
     def _send_answers(self, answers: list[bytes], subscribed: bool) -> None:
         if answers:

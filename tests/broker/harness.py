@@ -133,7 +133,7 @@ class Harness:
         """Publish without a round."""
         frames = [self._frame(body) for body in bodies]
         target = self.topic(topic)
-        target.publish(frames, sum(map(len, frames)), sum(map(len, bodies)))
+        target.publish(frames, sum(map(len, frames)))
         return self._receipt(target, frames)
 
     def publish(self, *bodies: bytes, topic: str = "t") -> Receipt:
@@ -151,7 +151,7 @@ class Harness:
     def defer(self, body: bytes, delay: float, topic: str = "t") -> Receipt:
         """Publish one message with a delay in seconds, and do a round."""
         frame, target = self._frame(body), self.topic(topic)
-        target.publish_deferred(frame, int(delay * SECOND_NS), len(body))
+        target.publish_deferred(frame, int(delay * SECOND_NS))
         receipt = self._receipt(target, [frame])
         self.round()
         return receipt

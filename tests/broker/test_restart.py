@@ -229,7 +229,7 @@ class TestDeferred:
         topic = harness.topic()
         for number in range(300):
             frame = harness._frame(b"%d" % number)
-            topic.publish_deferred(frame, 5 * 10**9, 1)
+            topic.publish_deferred(frame, 5 * 10**9)
         harness.round()
         channel = harness.channel()
         assert len(channel.deferred) == 300

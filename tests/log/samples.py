@@ -35,7 +35,7 @@ def append(log: TopicLog, *sizes: int, flowing: bool = False) -> None:
     """One append with a batch of so many messages for each of `sizes`."""
     batches, number = [], log.end
     for size in sizes:
-        batches.append(Batch(frames(number, size)))
+        batches.append(Batch.of(frames(number, size)))
         number += size
     log.append(batches, flowing=flowing)
 

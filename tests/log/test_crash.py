@@ -55,7 +55,7 @@ class LogMachine(RuleBasedStateMachine):
         batches, number = [], self.log.end
         for size in sizes:
             made = [frame(n, b"message %d" % next(self.bodies)) for n in range(number, number + size)]
-            batches.append(Batch(made, [9] * size if deferred else None))
+            batches.append(Batch.of(made, [9] * size if deferred else None))
             self.there.update(enumerate(made, number))
             number += size
         self.log.append(batches, flowing=True)
@@ -68,7 +68,7 @@ class LogMachine(RuleBasedStateMachine):
         first = self.log.end
         made = [frame(first + at, b"message %d" % next(self.bodies)) for at in range(2)]
         with pytest.raises(OSError):
-            self.log.append([Batch(made)], flowing=True)
+            self.log.append([Batch.of(made)], flowing=True)
         self.storage.fault = lambda operation, path: None
         assert self.log.end == first + 2
         if part is not None:
@@ -215,7 +215,7 @@ def create(store: Store, log: TopicLog) -> None:
 
 def some_appends(store: Store, log: TopicLog) -> None:
     append(log, 2)
-    log.append([Batch([frame(log.end)], [5])], [(Code.TOPIC_PAUSED, True)])
+    log.append([Batch.of([frame(log.end)], [5])], [(Code.TOPIC_PAUSED, True)])
 
 
 def roll(store: Store, log: TopicLog) -> None:

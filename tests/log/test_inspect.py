@@ -38,7 +38,7 @@ def log(storage: FileStorage) -> TopicLog:
     log.append((), [CREATED])
     append(log, 2, flowing=True)
     log.roll()
-    log.append([Batch([frame(2, b"late \xff\n'", timestamp_ns=1_700_000_000_123_456_789)], [90 * 10**9])])
+    log.append([Batch.of([frame(2, b"late \xff\n'", timestamp_ns=1_700_000_000_123_456_789)], [90 * 10**9])])
     log.roll()
     append(log, 2)
     append(log, 1)

@@ -63,7 +63,7 @@ class Model:
     def batch(self, count: int, delay: int | None = None) -> None:
         first = self.log.end
         sent = frames(first, count)
-        self._append([Batch(sent, None if delay is None else [delay] * count)], ())
+        self._append([Batch.of(sent, None if delay is None else [delay] * count)], ())
         self.messages.update(enumerate(sent, first))
 
     def change(self, *changes: Change) -> None:

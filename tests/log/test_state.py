@@ -91,7 +91,7 @@ class History:
 
     def publish(self, a: int, b: int) -> None:
         first, count, flowing = self.log.end, a % 4 + 1, self.flowing
-        batch = Batch([frame(number) for number in range(first, first + count)])
+        batch = Batch.of([frame(number) for number in range(first, first + count)])
         self.log.append([batch], flowing=flowing)
         self._enter(lambda state: state.messages(first, count, flowing))
 
@@ -99,7 +99,7 @@ class History:
         first, count, flowing, delay = self.log.end, a % 3 + 1, self.flowing, b + 1
         sent = [frame(number, timestamp_ns=self.now) for number in range(first, first + count)]
         due = [(self.now, delay)] * count
-        self.log.append([Batch(sent, [delay] * count)], flowing=flowing)
+        self.log.append([Batch.of(sent, [delay] * count)], flowing=flowing)
         self._enter(lambda state: state.deferred_messages(first, due, flowing))
 
     def give_up(self, a: int, b: int) -> None:
@@ -107,7 +107,7 @@ class History:
         first, flowing = self.log.end, self.flowing
         self.fail = True
         with pytest.raises(OSError):
-            self.log.append([Batch([frame(0)] * (a % 3 + 1))], flowing=flowing)
+            self.log.append([Batch.of([frame(0)] * (a % 3 + 1))], flowing=flowing)
         self.fail = False
         end = self.log.end
         self._enter(lambda state: state.lost(first, end, False))

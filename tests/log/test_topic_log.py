@@ -60,7 +60,7 @@ class TestAppend:
         faulty = FaultyStorage(MemoryStorage())
         log = new_log(faulty)
         before = faulty.counts["append"]
-        log.append([Batch(frames(0, 2)), Batch(frames(2, 1), [5])], [(Code.TOPIC_PAUSED, True)], flowing=True)
+        log.append([Batch.of(frames(0, 2)), Batch.of(frames(2, 1), [5])], [(Code.TOPIC_PAUSED, True)], flowing=True)
         assert faulty.counts["append"] == before + 1
         heads = [item.head for item in records(log)]
         assert [(head.kind, head.first, head.count) for head in heads] == [
@@ -87,7 +87,7 @@ class TestAppend:
         log = new_log(faulty, max_segment_bytes=100 << 20)
         body = frame(0, bytes(1 << 20))
         for _ in range(10):
-            log.append([Batch([body])])
+            log.append([Batch.of([body])])
         assert faulty.counts["start_writeback"] == 10 * (1 << 20) // WRITE_BACK_EVERY
 
 
@@ -230,7 +230,7 @@ class TestRead:
 
     def test_deferred_messages_are_messages(self) -> None:
         log = new_log(MemoryStorage())
-        log.append([Batch(frames(0, 2), [5, 6])])
+        log.append([Batch.of(frames(0, 2), [5, 6])])
         assert read_all(log) == dict(enumerate(frames(0, 2)))
 
     def test_changes_are_passed_over(self) -> None:
@@ -280,7 +280,7 @@ class TestRead:
         storage = MemoryStorage()
         log = new_log(storage)
         for _ in range(3):
-            log.append([Batch([frame(log.end, bytes(100_000))])])
+            log.append([Batch.of([frame(log.end, bytes(100_000))])])
 
         class Cold:
             """Only the first bytes are in memory."""
@@ -301,7 +301,7 @@ class TestRead:
     def test_without_waiting_nothing_is_searched_for_long(self) -> None:
         log = new_log(MemoryStorage(), max_segment_bytes=100 << 20)
         for _ in range(6):
-            log.append([Batch([frame(log.end, bytes(1 << 20))])])
+            log.append([Batch.of([frame(log.end, bytes(1 << 20))])])
         segment = log.segments[0]
         del segment.numbers[1:], segment.offsets[1:]  # as after a start
         assert log.plan(5, 1).run(wait=False) is None
@@ -379,7 +379,7 @@ class TestIndex:
     def long_log(self) -> TopicLog:
         log = new_log(MemoryStorage(), max_segment_bytes=100 << 20)
         for _ in range(40):
-            log.append([Batch([frame(log.end, bytes(20_000))])])
+            log.append([Batch.of([frame(log.end, bytes(20_000))])])
         return log
 
     def test_appending_builds_it(self) -> None:

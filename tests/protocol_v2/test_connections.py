@@ -92,7 +92,7 @@ async def test_what_others_publish_goes_on_by_itself(server: Server) -> None:
     server.rounds.begin()
     ids = server.broker.store.ids
     frames = [frame_of(ids.take(1), WALL_NS, b"x" * 5000) for _ in range(2000)]
-    server.broker.topic("t").publish(frames, sum(map(len, frames)), 2000 * 5000)
+    server.broker.topic("t").publish(frames, sum(map(len, frames)))
     server.rounds.end()
     with trio.fail_after(6):  # seconds; one a megabyte if only housekeeping moves it
         for _ in range(2000):

@@ -116,7 +116,7 @@ def test_deferred_messages_out_of_order_do_not_stop_the_loop() -> None:
     topic = h.topic()
     h.broker.advance(h.now, h.wall_ns)
     for _ in range(20_000):
-        topic.publish_deferred(h._frame(b"x" * 200), int(rng.random() * 50e9) + 10**9, 200)
+        topic.publish_deferred(h._frame(b"x" * 200), int(rng.random() * 50e9) + 10**9)
     h.round()
     h.advance(60.0)
     assert h.channel().depth == 20_000
@@ -161,7 +161,7 @@ def test_publishing_to_many_topics_does_not_sync_in_the_loop(
     monkeypatch.setattr(os, "fdatasync", fdatasync)
     for topic in topics:
         frame = encode_message(WALL_NS, 1, b"%016x" % broker.store.ids.take(1), b"x")
-        topic.publish([frame], len(frame), 1)
+        topic.publish([frame], len(frame))
     broker.commit()
     storage.close()
     assert inline == 0

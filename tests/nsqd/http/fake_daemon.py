@@ -103,10 +103,10 @@ class FakeDaemon:
             frames = [encode_message(self.broker.wall_ns, 1, self._message_id(), body) for body in bodies]
             batch = topic.batch
             if delay_ns is None:
-                topic.publish(frames, sum(map(len, frames)), sum(map(len, bodies)))
+                topic.publish(frames, sum(map(len, frames)))
             else:
-                for frame, body in zip(frames, bodies, strict=True):
-                    topic.publish_deferred(frame, delay_ns, len(body))
+                for frame in frames:
+                    topic.publish_deferred(frame, delay_ns)
             self.broker.commit()
             if batch in topic.failed:
                 raise Refused(topic.failed[batch])

@@ -29,6 +29,14 @@ __all__ = ["EphemeralChannel"]
 class EphemeralChannel(Channel):
     """`backlog`: the topic on disk whose backlog it may get; None on an ephemeral topic, which has no log."""
 
+    __slots__ = (
+        "_oldest",
+        "_queue",
+        "_reader",
+        "_sizes",
+        "_unread",
+    )
+
     def __init__(self, broker: Common, topic_name: str, name: str, backlog: LogTopic | None) -> None:
         super().__init__(broker, topic_name, name)
         self._reader = Reader(backlog, lambda: broker.pump_soon(self)) if backlog else None

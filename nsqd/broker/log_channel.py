@@ -31,6 +31,19 @@ __all__ = ["LogChannel"]
 class LogChannel(Channel):
     """A channel with a name, a generation and a start, as its `CHANNEL_CREATED` record says."""
 
+    __slots__ = (
+        "_finished",
+        "_oldest",
+        "_unwritten",
+        "_unwritten_parked",
+        "cursor",
+        "generation",
+        "reader",
+        "settled",
+        "skip",
+        "topic",
+    )
+
     def __init__(self, topic: LogTopic, name: str, generation: int, start: int) -> None:
         super().__init__(topic.broker, topic.name, name)
         self.topic = topic

@@ -31,7 +31,7 @@ from nsqkit.wire import (
 if TYPE_CHECKING:
     from nsqd.protocol_v2.session import Session
 
-__all__ = ["ALLOWED", "BEFORE_TLS", "finish"]
+__all__ = ["ALLOWED", "BEFORE_TLS", "Handler", "finish"]
 
 log = get_logger("client")
 
@@ -336,9 +336,9 @@ def _reason(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-_Handler = Callable[["Session", list[bytes], bytes, int], int]
+Handler = Callable[["Session", list[bytes], bytes, int], int]
 
-_HANDLERS: Final[dict[bytes, _Handler]] = {
+_HANDLERS: Final[dict[bytes, Handler]] = {
     b"IDENTIFY": _identify,
     b"AUTH": _auth,
     b"SUB": _sub,
@@ -354,7 +354,7 @@ _HANDLERS: Final[dict[bytes, _Handler]] = {
 }
 assert _HANDLERS.keys() == COMMANDS.keys()
 
-ALLOWED: Final[dict[State, dict[bytes, _Handler]]] = {
+ALLOWED: Final[dict[State, dict[bytes, Handler]]] = {
     state: {
         name: _HANDLERS[name] if state in command.states else _ignore
         for name, command in COMMANDS.items()
@@ -364,5 +364,5 @@ ALLOWED: Final[dict[State, dict[bytes, _Handler]]] = {
 }
 """What may be said in each state of a connection."""
 
-BEFORE_TLS: Final[dict[bytes, _Handler]] = {b"IDENTIFY": _identify}
+BEFORE_TLS: Final[dict[bytes, Handler]] = {b"IDENTIFY": _identify}
 """What may be said before TLS, where TLS is required."""

@@ -60,7 +60,9 @@ class TestAppend:
         faulty = FaultyStorage(MemoryStorage())
         log = new_log(faulty)
         before = faulty.counts["append"]
-        log.append([Batch.of(frames(0, 2)), Batch.of(frames(2, 1), [5])], [(Code.TOPIC_PAUSED, True)], flowing=True)
+        log.append(
+            [Batch.of(frames(0, 2)), Batch.of(frames(2, 1), [5])], [(Code.TOPIC_PAUSED, True)], flowing=True
+        )
         assert faulty.counts["append"] == before + 1
         heads = [item.head for item in records(log)]
         assert [(head.kind, head.first, head.count) for head in heads] == [

@@ -15,6 +15,7 @@ import trio
 
 from nsqd.auth.state import parse_answer
 from nsqd.auth_queries import AuthQueries
+from nsqd.protocol_v2 import connection
 from nsqd.protocol_v2.authorization import MAX_SECRET
 from nsqd.protocol_v2.connection import CHUNK, Connection
 from nsqd.protocol_v2.session import TURN, Session
@@ -217,12 +218,12 @@ async def test_the_end_of_a_client_in_the_handshake_has_its_error(server: Server
 
 
 async def test_a_bad_hello_that_lies_in_the_socket_already(
-    server: Server, caplog: pytest.LogCaptureFixture
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was read before the layers' own turn had come."""
     peer = await server.connect()
     head = identify(feature_negotiation=True, tls_v1=True)
-    server._connections.buffer = memoryview(bytearray(len(head)))
+    monkeypatch.setattr(connection, "CHUNK", len(head))
     await peer.send(head + b"this is no TLS hello at all")
     said = b""
     while data := await peer.stream.raw.receive_some():

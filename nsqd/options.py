@@ -212,7 +212,8 @@ class NsqdOptions:
         2500,
         group="Queues and disk",
         minimum=0,
-        help="Sync to the disk after this many messages, at most every 0.1 s. 1 is the same as --durability=disk.",
+        help="Sync to the disk after this many messages of a topic, at most every 0.1 s. 1 is the same as "
+        "--durability=disk.",
     )
     sync_timeout: int = option(
         "2s",

@@ -4,8 +4,9 @@
     ...       sessions are fed, HTTP handlers call the broker; none of it awaits
     end()     one append a topic, answers are released, messages handed out, sockets written to
 
-Rounds never nest and never await, whoever runs them: the loop of the connections, an HTTP handler, the clock, a job
-that has ended.
+Rounds never nest, and nothing in them awaits, whoever runs them: the loop of the connections, an HTTP handler, the
+clock, a job that has ended. The one exception: when the connections' part was long, others have their turn before its
+end; a round of theirs that comes in between ends it with its own.
 """
 
 from __future__ import annotations

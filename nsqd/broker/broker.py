@@ -137,7 +137,7 @@ class Broker(Common):
         """Write what the round has gathered. Topics whose append failed are in `failures`, see `Topic.failed`."""
         while self._to_commit:
             self._to_commit.popitem()[0].commit()
-        if self._unsynced_messages >= self.options.sync_every and self.now - self._last_sync >= SYNC_PACE:
+        if self._sync_due and self.now - self._last_sync >= SYNC_PACE:
             self.want_sync()
 
     def end_of_failures(self) -> None:
@@ -165,7 +165,7 @@ class Broker(Common):
 
     def want_sync(self) -> None:
         """Somebody waits for `sync_ticket`. Finishes alone make nobody wait, and are synced by time."""
-        self._unsynced_messages = 0
+        self._sync_due = False
         self._last_sync = self.now
         self.store.syncer.want(self.store.syncer.written)
 

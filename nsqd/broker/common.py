@@ -105,7 +105,7 @@ class Common:
         self._to_commit: dict[Committing, None] = {}
         self._to_pump: dict[Pumping, None] = {}
         self._busy: dict[Keeping, None] = {}  # there may be something to do for the next housekeeping
-        self._unsynced_messages = 0
+        self._sync_due = False  # by the number of messages, see `sync_every`
         self._noted_errno: int | None = None
         self._noted_at = 0.0
 
@@ -125,7 +125,9 @@ class Common:
         """A topic's log has grown, by this many messages among other things."""
         self.store.wrote(topic_log)
         self._busy[keeper] = None
-        self._unsynced_messages += messages
+        topic_log.unsynced_messages += messages
+        if topic_log.unsynced_messages >= self.options.sync_every:
+            self._sync_due = True
 
     # --- what comes and goes
 

@@ -46,7 +46,7 @@ def is_of_the_original(name: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class StoreOptions:
-    """Sizes in bytes. `sync_every`: appended messages after which a sync begins, at level `os`."""
+    """Sizes in bytes."""
 
     node_id: int = 0
     max_segment_bytes: int = 100 << 20

@@ -78,6 +78,7 @@ class Syncer:
         self._root_dirty = False
         for log in logs:
             log.folder_unsynced = False
+            log.unsynced_messages = 0
 
     def _sync(self) -> None:
         """Any thread."""

@@ -25,7 +25,6 @@ import attrs
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
     FLOWING,
-    RECORD_HEAD_SIZE,
     FileHeader,
     FileKind,
     Kind,
@@ -226,6 +225,7 @@ class TopicLog:
         self.segments: list[Segment] = []
         self.snapshots: list[int] = []
         self.unsynced: set[File] = set()
+        self.unsynced_messages = 0  # since the last sync began
         self.folder_unsynced = True
         self.deleted = False
         # Held while a worker renames or removes a file by its path, and while the folder gives its name to another
@@ -253,46 +253,44 @@ class TopicLog:
         `flowing`: the messages go to the channels at once. `OSError`: nothing was written, and the numbers that the
         messages would have had are given up.
         """
-        messages = 0
-        for batch in batches:
-            messages += len(batch.frames)
+        number = self.end
         try:
             segment = self._writable_segment()
-            buffers, notes = self._encode(segment, batches, changes, flowing)
-            offset = segment.file.size
-            segment.file.append(buffers)
-        except OSError:
-            self.end += messages
-            raise
-        self.end += messages
+            buffers = self._encode(segment.salt, batches, changes, flowing)
+            file, offset = segment.file, segment.file.size
+            file.append(buffers)
+        finally:
+            for batch in batches:
+                self.end += len(batch.frames)
         self.records_since_snapshot += len(buffers) // 2
-        self.unsynced.add(segment.file)
-        for number, at in notes:
-            segment.remember(number, offset + at)
-        if segment.file.size - segment.written_back >= WRITE_BACK_EVERY:
-            segment.file.start_writeback(segment.written_back, segment.file.size - segment.written_back)
-            segment.written_back = segment.file.size
+        self.unsynced.add(file)
+        if file.size - segment.offsets[-1] >= INDEX_EVERY:
+            for batch, head, payload in zip(batches, buffers[::2], buffers[1::2], strict=False):
+                segment.remember(number, offset)
+                number += len(batch.frames)
+                offset += len(head) + len(payload)
+        if file.size - segment.written_back >= WRITE_BACK_EVERY:
+            file.start_writeback(segment.written_back, file.size - segment.written_back)
+            segment.written_back = file.size
 
     def _encode(
-        self, segment: Segment, batches: Sequence[Batch], changes: Sequence[Change], flowing: bool
-    ) -> tuple[list[bytes], list[tuple[int, int]]]:
-        """Heads and payloads in turn, and for each record with messages (number, bytes before it)."""
+        self, salt: int, batches: Sequence[Batch], changes: Sequence[Change], flowing: bool
+    ) -> list[bytes]:
+        """Heads and payloads in turn, those of the changes last."""
         buffers: list[bytes] = []
-        notes = []
-        number, size, flags = self.end, 0, FLOWING if flowing else 0
+        number, flags = self.end, FLOWING if flowing else 0
         for batch in batches:
-            if batch.delays is None:
-                kind, payload = Kind.MESSAGES, b"".join(batch.frames)
+            frames = batch.frames
+            if batch.delays is not None:
+                kind, payload = Kind.DEFERRED, encode_deferred(frames, batch.delays)
             else:
-                kind, payload = Kind.DEFERRED, encode_deferred(batch.frames, batch.delays)
-            notes.append((number, size))
-            buffers += (encode_record(kind, flags, segment.salt, number, len(batch.frames), payload), payload)
-            number += len(batch.frames)
-            size += RECORD_HEAD_SIZE + len(payload)
+                kind, payload = Kind.MESSAGES, frames[0] if len(frames) == 1 else b"".join(frames)
+            buffers += (encode_record(kind, flags, salt, number, len(frames), payload), payload)
+            number += len(frames)
         if changes:
             payload = encode_changes(changes)
-            buffers += (encode_record(Kind.CHANGES, 0, segment.salt, number, len(changes), payload), payload)
-        return buffers, notes
+            buffers += (encode_record(Kind.CHANGES, 0, salt, number, len(changes), payload), payload)
+        return buffers
 
     def _writable_segment(self) -> Segment:
         if self.segments:

@@ -99,7 +99,8 @@ class Connections:
                         connection.on_event(what)
                     elif fd == self._bell:
                         self._read_on()
-                    if monotonic() > slice_end:  # many large reads: the rest is a round of its own
+                    if monotonic() > slice_end:  # large reads: they are written in a turn of their own
+                        await trio.lowlevel.checkpoint()
                         rounds.end(goes_on=True)
                         await trio.lowlevel.checkpoint()
                         slice_end = monotonic() + SLICE

@@ -12,11 +12,12 @@ import trio
 import trio.testing
 
 from nsqd.auth.state import parse_answer
+from nsqd.broker.log_topic import LogTopic
 from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2 import connections
 from nsqd.protocol_v2.session import Session
 from nsqkit.wire import OK
-from tests.protocol_v2.harness import pub, sized
+from tests.protocol_v2.harness import mpub, pub, sized
 from tests.protocol_v2.serving import serving
 
 EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
@@ -55,6 +56,40 @@ async def test_beside_a_client_in_step_others_have_their_turns_soon(monkeypatch:
             await trio.lowlevel.checkpoint()
         assert epoll.now - began <= 3e-3
     os.close(epoll.readable)
+
+
+async def test_a_large_batch_is_parsed_in_one_turn_and_written_in_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """5 MB of small messages held everybody up for the sum of both."""
+    turns, seen = 0, {}
+    publish, commit = LogTopic.publish, LogTopic.commit
+
+    def published(topic: LogTopic, frames: list[bytes], size: int) -> None:
+        seen["publish"] = turns
+        publish(topic, frames, size)
+
+    def committed(topic: LogTopic) -> None:
+        seen["commit"] = turns
+        commit(topic)
+
+    monkeypatch.setattr(LogTopic, "publish", published)
+    monkeypatch.setattr(LogTopic, "commit", committed)
+    monkeypatch.setattr(connections, "SLICE", -1.0)  # whatever it was, it was long
+    async with serving("plain") as server, trio.open_nursery() as nursery:
+        peer = await server.connect()
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(count)
+        await peer.send(mpub(b"a", b"b"))
+        assert await peer.frames(1) == [OK]
+        nursery.cancel_scope.cancel()
+    assert seen["commit"] > seen["publish"] > 0
 
 
 async def test_publishes_behind_auth_are_taken_though_the_client_has_closed_its_side() -> None:

@@ -61,6 +61,10 @@ CURVES = (
                 "publish one at a time, 16 connections, to one topic after the other",
                 "pub --conns=16 --topics={x} --seconds={seconds}",
             ),
+            Series(
+                "publish, batches of 200, 2 connections, to one topic after the other",
+                "mpub --conns=2 --topics={x} --count={batch_messages}",
+            ),
         ),
     ),
     Curve(

@@ -12,7 +12,7 @@ from contextlib import closing
 import attrs
 
 from bench.http1 import HttpLink, pub_request
-from bench.link import LoadError, Producer
+from bench.link import UNLIMITED, LoadError, Producer
 from bench.load_common import Load, body_of, open_link, open_links, open_loop, publish_for, start
 from bench.meter import Measurement, Meter, percentiles
 from bench.nsq import Consumer, NsqLink, count_distinct, mpub_command, pub_command
@@ -88,13 +88,7 @@ def pub(options: argparse.Namespace, meter: Meter) -> Measurement:
     create_channels(options.port, options)
     body, links = body_of(options), open_links(NsqLink, options)
     requests = [pub_command(topic, body) for topic in _topics(options)]
-    if len(requests) == 1:
-        return publish_for(options, meter, [Producer(link, requests[0], options.depth) for link in links])
-    producers = [
-        RoundRobin(link, b"", options.depth, turns=turns)
-        for link, turns in zip(links, _turns(requests, len(links)), strict=True)
-    ]
-    return publish_for(options, meter, producers)
+    return publish_for(options, meter, _producers(links, requests, options.depth))
 
 
 @attrs.define
@@ -105,6 +99,18 @@ class RoundRobin(Producer):
 
     def requests(self, count: int) -> bytes:
         return b"".join(itertools.islice(self.turns, count))
+
+
+def _producers(
+    links: Sequence[NsqLink], requests: Sequence[bytes], depth: int, budget: int = UNLIMITED
+) -> list[Producer]:
+    """One for each link; each sends all the requests round and round, `budget` of them at the most."""
+    if len(requests) == 1:
+        return [Producer(link, requests[0], depth, budget) for link in links]
+    return [
+        RoundRobin(link, b"", depth, budget, turns=turns)
+        for link, turns in zip(links, _turns(requests, len(links)), strict=True)
+    ]
 
 
 def _turns(requests: Sequence[bytes], links: int) -> list[Iterator[bytes]]:
@@ -183,9 +189,9 @@ def _mpub_producers(options: argparse.Namespace) -> list[Producer]:
     """Producers that together publish `count` messages, rounded up to whole batches on each connection."""
     batch = _batch(options)
     links = [open_link(NsqLink, options) for _ in range(min(options.conns, MOST_FILLING))]
-    request = mpub_command(options.topic, body_of(options), batch)
+    requests = [mpub_command(topic, body_of(options), batch) for topic in _topics(options)]
     budget = -(-_count(options) // (batch * len(links)))
-    return [Producer(link, request, options.depth, budget) for link in links]
+    return _producers(links, requests, options.depth, budget)
 
 
 def _count(options: argparse.Namespace) -> int:

@@ -87,11 +87,11 @@ class Connection:
     # --- reading
 
     def _read(self) -> None:
-        session, unfinished = self.session, self.server.unfinished
-        if self.layers is not None and not self._wants_bytes:
+        session = self.session
+        if not self._wants_bytes:
             self._watch()  # since the last look more has gathered than the socket takes
             return
-        if unfinished and self in unfinished:  # it has enough, and its turn comes
+        if self in self.server.unfinished:  # it has enough, and its turn comes
             return
         try:
             data = self.sock.recv(CHUNK)

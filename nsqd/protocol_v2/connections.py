@@ -10,7 +10,9 @@ spent looking, for that long at the most, with a turn for all other tasks betwee
 an end to it. Clients that work in step with the daemon (one message, one answer) get half as much again out of it, and
 an idle daemon sleeps.
 
-It is fair: at most `EVENTS` connections and `CHUNK` bytes of each make a round, and when rounds have gone on for
+A round looks at the network twice: what has become ready while it was at work is in it, too.
+
+It is fair: at most `EVENTS` connections and `CHUNK` bytes of each come of a look, and when rounds have gone on for
 `SLICE` seconds the other tasks have their turn. An error in one session ends that session only.
 """
 
@@ -113,7 +115,7 @@ class Connections:
     def _looks(self, events: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
         """What is ready; and of a busy network also what has become so while that was worked through.
 
-        It makes rounds larger: 16 lone publishers get 7 % more out of it.
+        16 lone publishers get 7 % more out of it.
         """
         yield events
         if len(events) > 1:

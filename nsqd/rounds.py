@@ -102,8 +102,8 @@ class Rounds:
 
     @property
     def holds_answers(self) -> bool:
-        """Whether answers wait for a sync."""
-        return bool(self._holding)
+        """Whether answers wait: for a sync, or for the end of a long round."""
+        return bool(self._holding or self.context.answering)
 
     # --- syncs
 

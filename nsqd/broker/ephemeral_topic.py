@@ -116,3 +116,4 @@ class EphemeralTopic(Topic):
     def _remove_channel(self, channel: Channel) -> None:
         del self.channels[channel.name]
         channel.disconnect_all()
+        channel.close()

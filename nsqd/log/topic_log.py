@@ -259,9 +259,10 @@ class TopicLog:
             buffers = self._encode(segment.salt, batches, changes, flowing)
             file, offset = segment.file, segment.file.size
             file.append(buffers)
-        finally:
-            for batch in batches:
-                self.end += len(batch.frames)
+        except OSError:
+            self._use_up(batches)
+            raise
+        self._use_up(batches)
         self.records_since_snapshot += len(buffers) // 2
         self.unsynced.add(file)
         if file.size - segment.offsets[-1] >= INDEX_EVERY:
@@ -272,6 +273,11 @@ class TopicLog:
         if file.size - segment.written_back >= WRITE_BACK_EVERY:
             file.start_writeback(segment.written_back, file.size - segment.written_back)
             segment.written_back = file.size
+
+    def _use_up(self, batches: Sequence[Batch]) -> None:
+        """Written or given up: nobody else gets these numbers."""
+        for batch in batches:
+            self.end += len(batch.frames)
 
     def _encode(
         self, salt: int, batches: Sequence[Batch], changes: Sequence[Change], flowing: bool

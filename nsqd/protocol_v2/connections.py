@@ -135,6 +135,8 @@ class Connections:
     def close_all(self) -> None:
         """The daemon stops: every connection is closed, without a frame."""
         self.rounds.begin()
+        self.rounds.end()  # also of a long round whose end was still to come: its answers leave
+        self.rounds.begin()
         for connection in list(self.connections.values()):
             connection.close()
         self.rounds.end()

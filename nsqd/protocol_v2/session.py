@@ -54,11 +54,12 @@ _FINS = re.compile(rb"(?:FIN [0-9a-f]{16}\n)+").match
 _FIN_LENGTH: Final = 21
 
 
-@attrs.define(
-    eq=False
-)  # which also gives it slots: a tenth of the CPU of a lone publish, as it has many fields
+@attrs.define(eq=False, repr=False)  # its text would hold secrets, and all other sessions
 class Session:
-    """`remote`: the peer's address for people. `wake` is called when the outbox has something to send."""
+    """`remote`: the peer's address for people. `wake` is called when the outbox has something to send.
+
+    With so many fields it is the slots of attrs that count: a tenth of our CPU for a lone publish.
+    """
 
     context: Context
     remote: str

@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from nsqd.log.faulty import Fail, Fault
+from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2.session import Session
 from tests.broker.harness import Harness
-from tests.protocol_v2.harness import MAGIC, pub
+from tests.protocol_v2.harness import MAGIC, Machine, pub, sized
 from tests.protocol_v2.serving import serving
 
 
@@ -105,3 +106,50 @@ async def _reads_while_a_sync_lasts(monkeypatch: pytest.MonkeyPatch) -> int:
 
 def test_a_client_that_left_costs_nothing_while_a_sync_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trio.run(_reads_while_a_sync_lasts, monkeypatch) <= 3
+
+
+def test_a_deleted_channel_of_an_ephemeral_topic_gives_its_memory_back() -> None:
+    harness = Harness()
+    harness.create("c", topic="t#ephemeral")
+    harness.publish(b"x" * 1000, b"y" * 1000, topic="t#ephemeral")
+    harness.topic("t#ephemeral").delete_channel("c")
+    assert harness.broker.ephemeral.used == 0
+
+
+def test_clients_that_come_and_go_do_not_use_up_the_memory_of_ephemeral_queues() -> None:
+    """What each left unfinished was counted for ever; in the end every message for such a queue was dropped."""
+    harness = Harness(mem_queue_bytes=10_000)
+    got = []
+    for _ in range(20):
+        consumer = harness.subscribe("c#ephemeral", topic="t#ephemeral", rdy=1)
+        harness.publish(b"x" * 1000, topic="t#ephemeral")
+        got.append(len(consumer.bodies()))
+        harness.disconnect(consumer)
+    assert got == [1] * 20
+
+
+def test_after_memory_has_run_out_a_topic_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of the messages were given up, but nobody was told: from then on the pump span."""
+    harness = Harness()
+    consumer = harness.subscribe(rdy=100)
+
+    def exhausted(*_: object, **__: object) -> list[bytes]:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TopicLog, "_encode", exhausted)
+        harness.send(b"lost", b"lost too")
+        with pytest.raises(MemoryError):
+            harness.broker.commit()
+    harness._receipts.clear()
+    harness.publish(b"one")
+    harness.publish(b"two")
+    assert consumer.bodies() == [b"one", b"two"]
+
+
+def test_the_text_of_a_session_is_short_and_holds_no_secret() -> None:
+    machine = Machine()
+    client = machine.client().send((b"AUTH\n" + sized(b"my-secret-token"))[:-3])
+    text = repr(client.session.feed)
+    assert "my-secret" not in text
+    assert len(text) < 1000

@@ -6,19 +6,23 @@ import json
 import os
 import select
 import threading
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import pytest
 import trio
 import trio.testing
 
 from nsqd.auth.state import parse_answer
+from nsqd.broker.draining import what_is_left
 from nsqd.broker.log_topic import LogTopic
+from nsqd.drain import Drain
 from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2 import connections
 from nsqd.protocol_v2.session import Session
 from nsqkit.wire import OK
 from tests.protocol_v2.harness import mpub, pub, sized
-from tests.protocol_v2.serving import serving
+from tests.protocol_v2.serving import Server, serving
 
 EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
 
@@ -58,38 +62,98 @@ async def test_beside_a_client_in_step_others_have_their_turns_soon(monkeypatch:
     os.close(epoll.readable)
 
 
+class Turns(trio.abc.Instrument):
+    """Counts the scheduler's."""
+
+    count = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
 async def test_a_large_batch_is_parsed_in_one_turn_and_written_in_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """5 MB of small messages held everybody up for the sum of both."""
-    turns, seen = 0, {}
+    turns, seen = Turns(), {}
     publish, commit = LogTopic.publish, LogTopic.commit
 
     def published(topic: LogTopic, frames: list[bytes], size: int) -> None:
-        seen["publish"] = turns
+        seen["publish"] = turns.count
         publish(topic, frames, size)
 
     def committed(topic: LogTopic) -> None:
-        seen["commit"] = turns
+        seen["commit"] = turns.count
         commit(topic)
 
     monkeypatch.setattr(LogTopic, "publish", published)
     monkeypatch.setattr(LogTopic, "commit", committed)
     monkeypatch.setattr(connections, "SLICE", -1.0)  # whatever it was, it was long
-    async with serving("plain") as server, trio.open_nursery() as nursery:
+    async with serving("plain") as server:
         peer = await server.connect()
-
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await trio.lowlevel.checkpoint()
-
-        nursery.start_soon(count)
+        trio.lowlevel.add_instrument(turns)
         await peer.send(mpub(b"a", b"b"))
         assert await peer.frames(1) == [OK]
-        nursery.cancel_scope.cancel()
     assert seen["commit"] > seen["publish"] > 0
+
+
+def in_the_turn_before_the_end(
+    monkeypatch: pytest.MonkeyPatch, server: Server, act: Callable[[], Awaitable[None]]
+) -> None:
+    """Somebody acts once, between the first part of a long round and its end."""
+    acted = False
+
+    async def checkpoint() -> None:
+        nonlocal acted
+        if not acted and any(topic._pending for topic in server.broker.topics.values()):
+            acted = True
+            await act()
+        await trio.lowlevel.checkpoint()
+
+    lowlevel = SimpleNamespace(checkpoint=checkpoint, wait_readable=trio.lowlevel.wait_readable)
+    monkeypatch.setattr(connections, "trio", SimpleNamespace(lowlevel=lowlevel))
+    monkeypatch.setattr(connections, "SLICE", -1.0)
+
+
+@pytest.mark.parametrize("topic", ["t", "t#ephemeral"])
+async def test_a_drain_waits_for_the_end_of_a_long_round(monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
+    """It stopped with a batch that was acknowledged a moment later."""
+    stopped = trio.Event()
+    async with serving("plain") as server, trio.open_nursery() as nursery:
+        drain = Drain(server.broker, 0, stop=stopped.set, answers_wait=lambda: server.rounds.holds_answers)
+        nursery.start_soon(drain.run)
+
+        async def begin_the_drain() -> None:
+            drain.begin()
+            await trio.lowlevel.checkpoint()
+
+        peer = await server.connect()
+        await server.settled()
+        in_the_turn_before_the_end(monkeypatch, server, begin_the_drain)
+        await peer.send(mpub(b"a", b"b", topic=topic))
+        assert await peer.frame() == OK
+        await server.settled()
+        assert drain.active
+        assert list(what_is_left(server.broker))
+        assert not stopped.is_set()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stop_tells_publishers_of_a_long_round_what_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They heard nothing, so they published the whole batch again, elsewhere."""
+    async with serving("plain") as server:
+
+        async def stop() -> None:
+            server._connections.close_all()
+
+        peer = await server.connect()
+        await server.settled()
+        in_the_turn_before_the_end(monkeypatch, server, stop)
+        await peer.send(mpub(b"a", b"b"))
+        assert await peer.all() == [OK]
+        assert server.broker.existing("t").message_count == 2
 
 
 async def test_publishes_behind_auth_are_taken_though_the_client_has_closed_its_side() -> None:

@@ -44,6 +44,7 @@ class Rounds:
     def __init__(self, broker: Broker, context: Context, on_fatal: Callable[[OSError], None]) -> None:
         self.broker = broker
         self.context = context
+        context.look_at_clock = self.begin
         self.awake: list[Connection] = []  # who has something to send
         self.more = False  # messages are left to hand out, without anything having to happen first
         self.input_waits: Callable[[], bool] = lambda: (

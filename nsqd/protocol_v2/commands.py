@@ -151,6 +151,8 @@ def _req(session: Session, words: list[bytes], data: bytes, position: int) -> in
     except ValueError:
         raise ProtocolError("E_INVALID", b"REQ could not parse timeout " + words[2]) from None
     delay = min(delay_ms, session.context.max_req_timeout_ms) / 1000
+    if delay > 0:
+        session.context.look_at_clock()
     assert session.subscription is not None
     try:
         session.subscription.requeue(message_id, delay)
@@ -236,6 +238,7 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     except (Refused, OSError) as error:
         raise ProtocolError("E_DPUB_FAILED", f"DPUB failed {_reason(error)}") from error
     if delay_ms:
+        session.context.look_at_clock()
         topic.publish_deferred(frame, delay_ms * 1_000_000)
     else:
         topic.publish([frame], len(frame))

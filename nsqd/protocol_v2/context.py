@@ -40,6 +40,9 @@ class Context:
     deflate: bool = True
     ask: Callable[[Session], None] | None = None
     """Asks an auth server about a session; None where everybody may do everything."""
+    look_at_clock: Callable[[], None] = lambda: None
+    """Sets the broker's clock, which stands still within a round: for delays, which must not begin before they were
+    asked for."""
     buffered: int = 0
     sessions: dict[Session, None] = attrs.field(factory=dict)
     answering: list[Session] = attrs.field(factory=list)

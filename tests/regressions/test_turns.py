@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 
@@ -21,7 +23,7 @@ from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2 import connections
 from nsqd.protocol_v2.session import Session
 from nsqkit.wire import OK
-from tests.protocol_v2.harness import mpub, pub, sized
+from tests.protocol_v2.harness import dpub, mpub, pub, sized, sub
 from tests.protocol_v2.serving import Server, serving
 
 EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
@@ -60,6 +62,37 @@ async def test_beside_a_client_in_step_others_have_their_turns_soon(monkeypatch:
             await trio.lowlevel.checkpoint()
         assert epoll.now - began <= 3e-3
     os.close(epoll.readable)
+
+
+@pytest.mark.parametrize("command", ["DPUB", "REQ"])
+async def test_a_delay_begins_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """It began with the round that took it in: too early, when it came while that was at work."""
+    delay, sent_at = 5.0, 0.0
+    publish = LogTopic.publish
+
+    def slow_publish(topic: LogTopic, frames: list[bytes], size: int) -> None:
+        nonlocal sent_at
+        publish(topic, frames, size)
+        if not sent_at:
+            time.sleep(0.02)
+            sent_at = trio.current_time()
+            os.write(late.stream.raw.socket.fileno(), asked)
+
+    async with serving("plain") as server:
+        channel = server.broker.topic("t").channel("c")
+        one, other, late = [await server.connect() for _ in range(3)]
+        await one.send(pub(b"x"))
+        await late.send(sub() + b"RDY 1\n")
+        assert await late.frame() == OK
+        asked = dpub(b"x", 5000) if command == "DPUB" else b"REQ " + (await late.message()).id + b" 5000\n"
+        await server.settled()
+        monkeypatch.setattr(LogTopic, "publish", slow_publish)
+        monkeypatch.setattr(connections, "SLICE", math.inf)
+        for peer in (one, other):  # at once, so that they are in one round
+            os.write(peer.stream.raw.socket.fileno(), pub(b"x"))
+        await server.settled()
+        ((_, due, _),) = channel.deferred.values()
+    assert due >= sent_at + delay
 
 
 class Turns(trio.abc.Instrument):

@@ -84,8 +84,11 @@ class Keeping(Protocol):
 
 
 class Common:
-    """See the module. `now`: seconds of a monotonic clock; `wall_ns`: wall time; both stand still within a
-    round, but for commands with a delay."""
+    """See the module.
+
+    `now`: seconds of a monotonic clock; `wall_ns`: wall time. Both stand still within a round, but for commands with a
+    delay.
+    """
 
     def __init__(self, store: Store, options: BrokerOptions, now: float, wall_ns: int) -> None:
         self.store = store

@@ -113,7 +113,5 @@ class EphemeralTopic(Topic):
         channel.paused = paused
         self.broker.pump_soon(channel)
 
-    def _remove_channel(self, channel: Channel) -> None:
-        del self.channels[channel.name]
-        channel.disconnect_all()
-        channel.close()
+    def _channel_goes(self, channel: Channel) -> None:
+        """Nothing of it was ever written."""

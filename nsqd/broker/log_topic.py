@@ -301,13 +301,10 @@ class LogTopic(Topic):
         channel.paused = paused
         self.broker.pump_soon(channel)
 
-    def _remove_channel(self, channel: Channel) -> None:
+    def _channel_goes(self, channel: Channel) -> None:
         if isinstance(channel, LogChannel):
             self._change([(Code.CHANNEL_DELETED, channel.generation)])
             self._changed.pop(channel, None)
-        del self.channels[channel.name]
-        channel.disconnect_all()
-        channel.close()
 
     # --- reading
 

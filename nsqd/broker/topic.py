@@ -72,7 +72,8 @@ class Topic:
     def pause_channel(self, name: str, paused: bool) -> None:
         raise NotImplementedError
 
-    def _remove_channel(self, channel: Channel) -> None:
+    def _channel_goes(self, channel: Channel) -> None:
+        """Write that it is deleted, where that is written. `Refused` when the disk says no: then it stays."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -170,5 +171,8 @@ class Topic:
     def delete_channel(self, name: str) -> None:
         """`NotFound`; `Refused` when the disk says no."""
         channel = self.existing(name)
-        self._remove_channel(channel)
+        self._channel_goes(channel)
+        del self.channels[name]
+        channel.disconnect_all()
+        channel.close()
         self.broker.channel_deleted(self.name, channel)

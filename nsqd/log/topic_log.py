@@ -290,7 +290,7 @@ class TopicLog:
             if batch.delays is not None:
                 kind, payload = Kind.DEFERRED, encode_deferred(frames, batch.delays)
             else:
-                kind, payload = Kind.MESSAGES, frames[0] if len(frames) == 1 else b"".join(frames)
+                kind, payload = Kind.MESSAGES, b"".join(frames)
             buffers += (encode_record(kind, flags, salt, number, len(frames), payload), payload)
             number += len(frames)
         if changes:

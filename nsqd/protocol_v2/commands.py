@@ -231,6 +231,8 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     start, stop = _message_body(session, data, position, "DPUB")
     if session.context.ask is not None:
         session.authorization.check(session, "DPUB", words[1].decode())
+    if delay_ms:
+        session.context.look_at_clock()  # before the message has its time: after a restart that one counts
     try:
         session.broker.refuse_publishing()
         topic = session.context.topic(words[1])
@@ -238,7 +240,6 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     except (Refused, OSError) as error:
         raise ProtocolError("E_DPUB_FAILED", f"DPUB failed {_reason(error)}") from error
     if delay_ms:
-        session.context.look_at_clock()
         topic.publish_deferred(frame, delay_ms * 1_000_000)
     else:
         topic.publish([frame], len(frame))

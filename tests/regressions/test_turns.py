@@ -22,7 +22,7 @@ from nsqd.drain import Drain
 from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2 import connections
 from nsqd.protocol_v2.session import Session
-from nsqkit.wire import OK
+from nsqkit.wire import OK, decode_message
 from tests.protocol_v2.harness import dpub, mpub, pub, sized, sub
 from tests.protocol_v2.serving import Server, serving
 
@@ -67,19 +67,20 @@ async def test_beside_a_client_in_step_others_have_their_turns_soon(monkeypatch:
 @pytest.mark.parametrize("command", ["DPUB", "REQ"])
 async def test_a_delay_begins_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     """It began with the round that took it in: too early, when it came while that was at work."""
-    delay, sent_at = 5.0, 0.0
+    delay, sent_at, wall_ns = 5.0, 0.0, 0
     publish = LogTopic.publish
 
     def slow_publish(topic: LogTopic, frames: list[bytes], size: int) -> None:
-        nonlocal sent_at
+        nonlocal sent_at, wall_ns
         publish(topic, frames, size)
         if not sent_at:
             time.sleep(0.02)
-            sent_at = trio.current_time()
+            sent_at, wall_ns = trio.current_time(), time.time_ns()
             os.write(late.stream.raw.socket.fileno(), asked)
 
     async with serving("plain") as server:
-        channel = server.broker.topic("t").channel("c")
+        topic = server.broker.topic("t")
+        channel = topic.channel("c")
         one, other, late = [await server.connect() for _ in range(3)]
         await one.send(pub(b"x"))
         await late.send(sub() + b"RDY 1\n")
@@ -93,6 +94,9 @@ async def test_a_delay_begins_when_it_was_asked_for(monkeypatch: pytest.MonkeyPa
         await server.settled()
         ((_, due, _),) = channel.deferred.values()
     assert due >= sent_at + delay
+    if command == "DPUB":  # after a restart it is due by its time of publishing
+        assert isinstance(topic, LogTopic)
+        assert max(decode_message(frame).timestamp_ns for frame in topic.window.frames) >= wall_ns
 
 
 class Turns(trio.abc.Instrument):

@@ -23,13 +23,13 @@ import logging
 import random as _random
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
 import attrs
 
-__all__ = ["Discovery", "DiscoveryFailed", "Fetch", "Node", "registry_url"]
+__all__ = ["Discovery", "DiscoveryFailed", "Fetch", "Node", "Watch", "registry_url"]
 
 ACCEPT: Final = "application/vnd.nsq; version=1.0"
 MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes
@@ -126,41 +126,15 @@ class Discovery:
         for extra in self._extra:
             extra.set()
 
-    async def watch(self, topic: str | None = None) -> AsyncIterator[list[Node]]:
-        """Ask at once and then every interval, for ever; yields the whole merged list after each round.
+    def watch(self, topic: str | None = None) -> Watch:
+        """Ask at once and then every interval, for ever; gives the whole merged list after each round.
 
-        Without a topic: all nsqds. While nobody answers and nothing is known, nothing is yielded, and it asks
+        Without a topic: all nsqds. While nobody answers and nothing is known, nothing is given, and it asks
         again sooner.
         """
-        failed_rounds = 0
-        extra_wait = self.random.random() * self.jitter * self.interval
-        while True:
-            try:
-                nodes = await (self.nodes() if topic is None else self.lookup(topic))
-            except DiscoveryFailed:
-                nodes = None
-            if nodes is not None:
-                yield nodes
-            failed_rounds = failed_rounds + 1 if len(self.failures) == len(self.addresses) else 0
-            wait = self.interval + extra_wait
-            if failed_rounds:
-                wait = min(wait, FIRST_RETRY_S * 2.0 ** min(failed_rounds - 1, 30))
-            else:
-                extra_wait = 0.0
-            await self._wait(wait)
+        return Watch(self, topic)
 
     # Inside.
-
-    async def _wait(self, seconds: float) -> None:
-        at_least = min(seconds, LEAST_BETWEEN_S)
-        extra = anyio.Event()
-        self._extra.add(extra)
-        try:
-            await anyio.sleep(at_least)
-            with anyio.move_on_after(seconds - at_least):
-                await extra.wait()
-        finally:
-            self._extra.discard(extra)
 
     async def _ask_all(self, what: str, topic: str = "") -> list[dict[str, Any]]:
         """What each registry says or said last; those that never answered are left out."""
@@ -199,6 +173,62 @@ class Discovery:
         if address not in self.failures:  # once for each time that it goes away, not for each poll
             _log.warning("LOOKUPD(%s): no answer: %s", address, reason)
         self.failures[address] = reason
+
+
+@attrs.define(eq=False)
+class Watch:
+    """The rounds of `Discovery.watch`, an iterator and no generator: whoever leaves it has nothing to close."""
+
+    _discovery: Discovery
+    _topic: str | None
+    _extra_wait: float = attrs.field(init=False)
+    """Seconds, until a round has succeeded."""
+    _failed_rounds: int = attrs.field(default=0, init=False)
+    _asked_before: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        discovery = self._discovery
+        self._extra_wait = discovery.random.random() * discovery.jitter * discovery.interval
+
+    def __aiter__(self) -> Watch:
+        return self
+
+    async def __anext__(self) -> list[Node]:
+        while True:
+            if self._asked_before:
+                await self._wait()
+            self._asked_before = True
+            nodes = await self._ask()
+            if nodes is not None:
+                return nodes
+
+    async def _ask(self) -> list[Node] | None:
+        discovery, topic = self._discovery, self._topic
+        try:
+            nodes = await (discovery.nodes() if topic is None else discovery.lookup(topic))
+        except DiscoveryFailed:
+            nodes = None
+        all_failed = len(discovery.failures) == len(discovery.addresses)
+        self._failed_rounds = self._failed_rounds + 1 if all_failed else 0
+        return nodes
+
+    async def _wait(self) -> None:
+        """Until the next round is due, or asked for by `poll_soon`."""
+        discovery = self._discovery
+        seconds = discovery.interval + self._extra_wait
+        if self._failed_rounds:
+            seconds = min(seconds, FIRST_RETRY_S * 2.0 ** min(self._failed_rounds - 1, 30))
+        else:
+            self._extra_wait = 0.0
+        at_least = min(seconds, LEAST_BETWEEN_S)
+        extra = anyio.Event()
+        discovery._extra.add(extra)
+        try:
+            await anyio.sleep(at_least)
+            with anyio.move_on_after(seconds - at_least):
+                await extra.wait()
+        finally:
+            discovery._extra.discard(extra)
 
 
 def registry_url(address: str, what: str, topic: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import json
 import random
@@ -223,6 +224,44 @@ def test_watching_asks_sooner_while_nobody_answers() -> None:
         assert times[:5] == pytest.approx([0, 1, 3, 7, 15], abs=0.01)
 
     run_mocked(main)
+
+
+@both_backends
+def test_whoever_leaves_a_watch_has_nothing_to_close(backend: str) -> None:
+    """As with any iterator: an event loop would complain (a warning is an error here) of a generator left open."""
+    registries = FakeRegistries({"r1": {"producers": [producer("a")]}})
+
+    async def main() -> None:
+        async for nodes in of(registries).watch("t"):
+            assert nodes == [Node("a", 4150)]
+            break
+        gc.collect()
+
+    run(main, backend)
+
+
+@both_backends
+def test_a_consumer_stopped_while_a_registry_thinks_leaves_nothing_open(backend: str) -> None:
+    """It takes the answer, sees that it has stopped, and ends, without a generator left behind."""
+    asked, answer = anyio.Event(), anyio.Event()
+
+    async def fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
+        asked.set()
+        await answer.wait()
+        return 200, json.dumps({"producers": [producer("a")]}).encode()
+
+    async def main() -> None:
+        async with fake_nsqd() as nsqd:
+            discovery = Discovery(["r1:1"], fetch=fetch)
+            async with Consumer("t", "c", discovery=discovery, connect=nsqd.connect) as consumer:
+                await asked.wait()
+                consumer.stop()
+                answer.set()
+                await anyio.sleep(0.05)
+                gc.collect()
+                assert not consumer.stats().connections
+
+    run(main, backend)
 
 
 def test_a_consumer_follows_the_registries() -> None:

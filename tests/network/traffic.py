@@ -38,11 +38,13 @@ ANSWER_S = 2.0
 HEARTBEAT_MS = 1000
 SILENCE_S = 3.0
 """Without a heartbeat for so long, the connection is dead."""
-MSG_TIMEOUT_MS = 6000
-"""Longer than any connection lives without a word: on one connection no message comes twice because of it."""
 HELD_SHARE = 0.02
 HELD_S = SILENCE_S + 1.0
 """So many messages are answered so much later: whenever a connection breaks, some are known to be in flight."""
+MSG_TIMEOUT_MS = int(1000 * (SILENCE_S + HELD_S + SILENCE_S + 2.0))
+"""Longer than a message and its answer take on a connection that lives: each is under way, over a network that loses
+most of it, for as long as a connection may be silent, and between them the message is held. So on one connection no
+message comes twice."""
 DRAINED_S = 30.0
 
 _LOST = (Disconnected, OSError)

@@ -1,8 +1,6 @@
 """One socket and its session, between them nothing or the layers of an upgrade.
 
-On a plain connection a frame is on its way when the socket took its first byte; what the socket never took goes back to
-the channel. Under TLS or compression a frame counts as taken when it is encoded. They are encoded `PIECE` bytes at a
-time, as the socket takes them; input is decoded `CHUNK` bytes a turn, however little it was compressed to.
+Input is decoded `CHUNK` bytes a turn, however little it was compressed to. What is sent goes through `Output`.
 
 An upgrade. The session has agreed to one and reads nothing more; its answer has left. The bytes behind the IDENTIFY
 are for the new layers. With TLS the handshake comes first, and must be over in `HANDSHAKE` seconds; nothing else is
@@ -11,14 +9,15 @@ sent meanwhile. Then one OK through each new layer, and the session goes on.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import select
 import socket
 from typing import TYPE_CHECKING, Final
 
 from nsqd.protocol_v2.layers import LayerError, Layers
+from nsqd.protocol_v2.output import Gone, Output
 from nsqd.protocol_v2.session import Session
-from nsqd.protocol_v2.unsent import unsent_frames
 from nsqkit.logging import get_logger
 from nsqkit.wire import OK
 
@@ -30,13 +29,11 @@ __all__ = ["CHUNK", "HANDSHAKE", "Connection"]
 log = get_logger("client")
 
 CHUNK: Final = 256 * 1024
-PIECE: Final = 64 * 1024
 HANDSHAKE: Final = 5.0  # seconds
 LINGER: Final = 2.0  # seconds for a client to read the last error before the connection is torn down
 LINGER_BYTES: Final = 1 << 20
 
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
-_NOTHING: Final = memoryview(b"")
 
 
 class Connection:
@@ -47,41 +44,40 @@ class Connection:
         self.sock = sock
         self.fd = sock.fileno()
         self.session = Session(server.context, remote, remote_ip, self._wake)
-        self.layers: Layers | None = None
-        self._sending: list[bytes] = []  # the frames that are on their way
-        self._taken = 0  # bytes of them that are, as unsent_frames wants it
-        self._unencoded = _NOTHING  # of these frames
-        self._encoding = 0  # bytes of these frames, which the session is told of when all are sent
-        self._rest = _NOTHING  # bytes that the socket did not take
+        self.output = Output(sock, self.session, server.context)
         self._events = _IN
         self._lingers = False
         self._lingered = 0
         self.alarm_at = math.inf
         log.info("TCP: new client(%s)", remote)
 
+    @property
+    def layers(self) -> Layers | None:
+        """What an upgrade has put between the socket and the session."""
+        return self.output.layers
+
     def _wake(self) -> None:
         self.server.rounds.awake.append(self)
 
     def on_event(self, what: int) -> None:
-        """The socket can be read or written. An error of ours ends this connection only."""
+        """The socket can be read or written."""
         try:
-            if what & _OUT and (self._rest or self._unencoded):
+            if what & _OUT and self.output.waits:
                 self._continue()
-            if what & ~_OUT and self.fd >= 0:
+            if what & ~_OUT:
                 self._read()
-        except LayerError as error:
-            self._undecodable(error)
-        except Exception:
-            self._broken()
+        except Exception as error:
+            self._failed(error)
 
-    def _broken(self) -> None:
-        log.exception("[%s] closing after an error of ours", self.session.remote)
-        self.close()
-
-    def _undecodable(self, error: LayerError) -> None:
-        log.info("[%s] closing: %s", self.session.remote, error)
-        if self.layers is not None:
-            self._transmit(self.layers.encode(b""))  # TLS has a word for it
+    def _failed(self, error: Exception) -> None:
+        """It ends this connection only, also when the error is ours."""
+        if isinstance(error, LayerError):
+            log.info("[%s] closing: %s", self.session.remote, error)
+            if self.layers is not None:
+                with contextlib.suppress(Gone):
+                    self.output.transmit(self.layers.encode(b""))  # TLS has a word for it
+        elif not isinstance(error, Gone):
+            log.error("[%s] closing after an error of ours", self.session.remote, exc_info=error)
         self.close()
 
     # --- reading
@@ -134,10 +130,8 @@ class Connection:
                 self._decode()
             elif not self.session.wants_input:
                 self._watch()  # who lets it go on looks at what is left over
-        except LayerError as error:
-            self._undecodable(error)
-        except Exception:
-            self._broken()
+        except Exception as error:
+            self._failed(error)
 
     def _decode(self, *, at_end: bool = False) -> None:
         """Feed the session what the layers have. `at_end`: nothing more comes from the socket."""
@@ -156,7 +150,6 @@ class Connection:
         elif session.wants_input and (at_end or layers.ended):
             session.eof()
         self._transmit(layers.encode(b""))  # what TLS answers by itself
-        self._watch()
 
     # --- writing
 
@@ -165,133 +158,39 @@ class Connection:
         if self.fd < 0:
             return
         try:
-            if not self._rest and not self._unencoded:
-                self._send()
-            if self._events != _IN:
+            self.output.send()
+            if self._events != _IN or self.output.waits:
                 self._watch()
             session = self.session
             if session.paused or session.closing or session.closed:
                 self._when_all_is_said()
-        except LayerError as error:
-            self._undecodable(error)
-        except Exception:
-            self._broken()
+        except Exception as error:
+            self._failed(error)
 
     def _when_all_is_said(self) -> None:
         """The session reads nothing more: the connection ends, or gets its layers."""
-        if self.fd < 0:
-            return
         if self.session.finished:
             self._finish()
         elif self.session.upgrade is not None and self.layers is None and self.session.all_said:
             self._upgrade()
 
-    def _send(self) -> None:
-        if self.layers is not None and not self.layers.ready:
-            return
-        items = self.session.outbox.take()
-        if not items:
-            return
-        data = items[0] if len(items) == 1 else b"".join(items)
-        if self.layers is not None:
-            self._sending, self._taken = items, 0
-            self._unencoded, self._encoding = memoryview(data), len(data)
-            self.server.context.buffered += len(data)
-            self._encode()
-            return
-        try:
-            sent = self.sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            self._sending, self._taken = items, 0
-            self.close()
-            return
-        if sent == len(data):
-            self.session.sent(sent)
-            return
-        self._sending, self._taken, self._rest = items, sent, memoryview(data)[sent:]
-        self.session.blocked(True)
-        self.server.context.buffered += len(self._rest)
-        self.session.sent(sent)
-        self._watch()
-
-    def _encode(self) -> None:
-        """The next piece of what is to be sent through the layers."""
-        assert self.layers is not None
-        piece, self._unencoded = bytes(self._unencoded[:PIECE]), self._unencoded[PIECE:]
-        self._taken += len(piece)
-        self.server.context.buffered -= len(piece)
-        self._transmit(self.layers.encode(piece))
-        if not self._rest:
-            self._all_encoded_sent()
+    def _continue(self) -> None:
+        """The socket takes more."""
+        self.output.go_on()
+        if not self.output.waits:
+            self._wake()
         self._watch()
 
     def _transmit(self, data: bytes) -> None:
-        """Bytes that are encoded, or TLS's own."""
-        if not data or self.fd < 0:
-            return
-        context, sent = self.server.context, 0
-        if not self._rest:
-            try:
-                sent = self.sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError:
-                self.close()
-                return
-        if sent < len(data):
-            context.buffered += len(data) - sent
-            if not self._rest:
-                self.session.blocked(True)
-            self._rest = memoryview(bytes(self._rest) + data[sent:])
+        """Bytes of the layers."""
+        self.output.transmit(data)
         self._watch()
-
-    def _continue(self) -> None:
-        """The socket takes more."""
-        if not self._rest:
-            self._encode()
-            self._wake()
-            return
-        try:
-            sent = self.sock.send(self._rest)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self.close()
-            return
-        self.server.context.buffered -= sent
-        self._rest = self._rest[sent:]
-        self.session.blocked(bool(self._rest or self._unencoded))
-        if self.layers is not None:
-            if not self._rest:
-                self._all_encoded_sent()
-                self._wake()
-                self._watch()
-            return
-        self._taken += sent
-        if not self._rest:
-            self._sending = []
-        self.session.sent(sent)
-        if not self._rest:
-            self._wake()
-            self._watch()
-
-    def _all_encoded_sent(self) -> None:
-        """The socket has all that is encoded; when that is all there was, the session hears of it."""
-        if self.fd < 0:
-            return
-        self.session.blocked(bool(self._unencoded))
-        if self._unencoded:
-            return
-        size, self._encoding, self._sending = self._encoding, 0, []
-        self.session.sent(size)
 
     def _watch(self) -> None:
         """Tell the epoll what we wait for now."""
         if self.fd < 0:
             return
-        events = (_OUT if self._rest or self._unencoded else 0) | (_IN if self._wants_bytes else 0)
+        events = (_OUT if self.output.waits else 0) | (_IN if self._wants_bytes else 0)
         if events == self._events:
             return
         if not events:  # a hang-up is reported whatever is asked for: to hear nothing is not to be there
@@ -306,10 +205,9 @@ class Connection:
 
     @property
     def _wants_bytes(self) -> bool:
-        """Whether the socket is to be read. Not while TLS's own answers pile up, which nobody takes."""
-        if self._lingers or self.session.wants_input or self._handshaking:
-            return self.layers is None or len(self._rest) <= 2 * PIECE
-        return False
+        """Whether the socket is to be read."""
+        wanted = self._lingers or self.session.wants_input or self._handshaking
+        return wanted and not self.output.clogged
 
     # --- upgrades
 
@@ -321,7 +219,7 @@ class Connection:
         """The answer to IDENTIFY has left: put the layers in."""
         session, context = self.session, self.server.context
         assert session.upgrade is not None
-        layers = self.layers = Layers(session.upgrade, context.tls)
+        layers = self.output.layers = Layers(session.upgrade, context.tls)
         if self._handshaking:
             context.broker.timers.set(self, context.broker.now + HANDSHAKE)
         else:
@@ -344,7 +242,6 @@ class Connection:
             self._upgraded()
         else:
             self._transmit(layers.encode(b""))
-            self._watch()
         return done
 
     def _upgraded(self) -> None:
@@ -364,12 +261,12 @@ class Connection:
         """TLS says why in its own words, if it can, and then a frame says it in clear."""
         layers = self.layers
         assert layers is not None
-        alert, self.layers = layers.encode(b""), None
-        self._transmit(alert)
+        alert, self.output.layers = layers.encode(b""), None
         self.server.context.broker.timers.cancel(self)
-        if self._rest:  # of a handshake that was not even taken: a frame behind it means nothing
+        self._transmit(alert)
+        if self.output.waits:  # of a handshake that was not even taken: a frame behind it means nothing
             self.close()
-        if self.fd >= 0:
+        else:
             self.session.upgrade_failed(reason)
 
     # --- the end
@@ -378,11 +275,12 @@ class Connection:
         """Everything is said: close, but let the client read it first."""
         if self.session.closed:
             self.close()
-        if self._lingers or self.fd < 0:
+            return
+        if self._lingers:
             return
         if self.layers is not None:
             self._transmit(self.layers.goodbye())
-            if self._rest or self.fd < 0:
+            if self.output.waits:
                 return
         self._lingers = True
         try:
@@ -396,10 +294,13 @@ class Connection:
 
     def alarm(self, now: float) -> None:
         """The client had its time: for the handshake, or to read the last error."""
-        if self._handshaking:
-            self._handshake_failed("i/o timeout")
-        else:
-            self.close()
+        try:
+            if self._handshaking:
+                self._handshake_failed("i/o timeout")
+            else:
+                self.close()
+        except Exception as error:
+            self._failed(error)
 
     def close(self) -> None:
         """At once. Frames that were never on their way go back to where they came from."""
@@ -409,12 +310,8 @@ class Connection:
             self.server.epoll.unregister(self.fd)
         del self.server.connections[self.fd]
         self.fd = -1
-        self.server.context.buffered -= len(self._rest) + len(self._unencoded)
-        unsent = unsent_frames(self._sending, self._taken) + self.session.outbox.take()
-        self._sending, self._rest, self._unencoded = [], _NOTHING, _NOTHING
         self.server.context.broker.timers.cancel(self)
-        self.session.end(unsent)
-        self.layers = None
+        self.session.end(self.output.abandon())
         self.server.context.sessions.pop(self.session, None)
         self.sock.close()
         log.info("PROTOCOL(V2): [%s] exiting", self.session.remote)

@@ -20,8 +20,8 @@ from nsqd.log.jobs import Job
 from nsqd.log.memory import MemoryStorage
 from nsqd.log.store import Store, StoreOptions
 from nsqd.protocol_v2.context import Context
+from nsqd.protocol_v2.output import unsent_frames
 from nsqd.protocol_v2.session import Session
-from nsqd.protocol_v2.unsent import unsent_frames
 from nsqd.rounds import Rounds
 from nsqkit.wire import FrameType, Message, decode_message, encode_error, encode_response
 

@@ -31,7 +31,7 @@ async def _closed_connections_keep_nothing() -> int:
             await server.settled()
         assert len(server._connections.connections) == 1
         gc.collect()
-        return sum(len(c._rest) for ref in alive if (c := ref()) is not None)
+        return sum(c.output.waits for ref in alive if (c := ref()) is not None)
 
 
 def test_a_closed_connection_keeps_no_unsent_bytes() -> None:

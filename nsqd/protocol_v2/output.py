@@ -1,0 +1,149 @@
+"""The frames of one session on their way to its socket, in clear or through the layers of an upgrade.
+
+In clear a frame is on its way when the socket took its first byte; what the socket never took goes back to the
+channel. Through layers a frame counts as taken when it is encoded. They are encoded `PIECE` bytes at a time, as the
+socket takes them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from nsqd.protocol_v2.context import Context
+from nsqd.protocol_v2.layers import Layers
+from nsqd.protocol_v2.session import Session
+
+__all__ = ["PIECE", "Gone", "Output", "unsent_frames"]
+
+PIECE: Final = 64 * 1024
+
+_NOTHING: Final = memoryview(b"")
+
+
+class Gone(Exception):
+    """The socket takes nothing more: the peer has gone."""
+
+
+class Output:
+    """What a connection sends. Whoever calls it looks at `waits` then: the rest is sent by `go_on`."""
+
+    def __init__(self, sock: socket.socket, session: Session, context: Context) -> None:
+        self.layers: Layers | None = None
+        self._sock = sock
+        self._session = session
+        self._context = context
+        self._frames: list[bytes] = []  # on their way
+        self._taken = 0  # bytes of them that the socket has, or the layers
+        self._unencoded = _NOTHING  # bytes of them that the layers have not
+        self._rest = _NOTHING  # bytes that the socket has not: of frames in clear, or encoded
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits until the socket takes more."""
+        return bool(self._rest or self._unencoded)
+
+    @property
+    def clogged(self) -> bool:
+        """Whether TLS's own answers pile up, which nobody takes: no reason to read what it would answer next."""
+        return self.layers is not None and len(self._rest) > 2 * PIECE
+
+    def send(self) -> None:
+        """What the session's outbox holds; nothing while something waits. `Gone`, `LayerError`."""
+        if self._rest or self._unencoded or (self.layers is not None and not self.layers.ready):
+            return
+        frames = self._session.outbox.take()
+        if not frames:
+            return
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        self._frames, self._taken = frames, 0
+        if self.layers is not None:
+            self._unencoded = memoryview(data)
+            self._context.buffered += len(data)
+            self._encode()
+            return
+        sent = self._offer(data)
+        if sent < len(data):
+            self._taken, self._rest = sent, memoryview(data)[sent:]
+            self._context.buffered += len(self._rest)
+            self._session.blocked(True)
+        else:
+            self._frames = []
+        self._session.sent(sent)
+
+    def go_on(self) -> None:
+        """The socket takes more. `Gone`, `LayerError`."""
+        if not self._rest:
+            self._encode()
+            return
+        sent = self._offer(self._rest)
+        if not sent:
+            return
+        self._context.buffered -= sent
+        self._rest = self._rest[sent:]
+        self._session.blocked(self.waits)
+        if self.layers is None:
+            self._taken += sent
+            if not self._rest:
+                self._frames = []
+            self._session.sent(sent)
+        elif not self._rest:
+            self._all_encoded_sent()
+
+    def transmit(self, data: bytes) -> None:
+        """Bytes that are encoded, or TLS's own, behind those that wait. `Gone`."""
+        if not data:
+            return
+        sent = 0 if self._rest else self._offer(data)
+        if sent < len(data):
+            self._context.buffered += len(data) - sent
+            if not self._rest:
+                self._session.blocked(True)
+            self._rest = memoryview(bytes(self._rest) + data[sent:])
+
+    def abandon(self) -> list[bytes]:
+        """The connection ends. Returns the frames that were never on their way."""
+        self._context.buffered -= len(self._rest) + len(self._unencoded)
+        unsent = unsent_frames(self._frames, self._taken) + self._session.outbox.take()
+        self._frames, self._rest, self._unencoded = [], _NOTHING, _NOTHING
+        self.layers = None
+        return unsent
+
+    def _encode(self) -> None:
+        """The next piece of the frames, through the layers."""
+        assert self.layers is not None
+        piece, self._unencoded = bytes(self._unencoded[:PIECE]), self._unencoded[PIECE:]
+        self._taken += len(piece)
+        self._context.buffered -= len(piece)
+        self.transmit(self.layers.encode(piece))
+        if not self._rest:
+            self._all_encoded_sent()
+
+    def _all_encoded_sent(self) -> None:
+        """The socket has all that is encoded; when that is all of the frames, the session hears of it."""
+        self._session.blocked(bool(self._unencoded))
+        if self._frames and not self._unencoded:
+            self._frames = []
+            self._session.sent(self._taken)
+
+    def _offer(self, data: bytes | memoryview) -> int:
+        """How many bytes of it the socket takes now. `Gone`."""
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise Gone from error
+
+
+def unsent_frames(sending: Sequence[bytes], taken: int) -> list[bytes]:
+    """Of the frames that were being sent, those of which the socket took not one byte.
+
+    `taken`: how many bytes of them all, one behind the other, it took.
+    """
+    for index, frame in enumerate(sending):
+        if taken <= 0:
+            return list(sending[index:])
+        taken -= len(frame)
+    return []

@@ -222,6 +222,27 @@ def test_a_wrong_configuration_is_said_and_not_tried_for_ever(machine: Machine) 
     assert machine.property("nsqd", "NRestarts") == "0"
 
 
+def test_a_wrong_value_in_its_file_is_said_until_it_is_mended(machine: Machine) -> None:
+    """Nobody has to start it then."""
+    path = "/etc/nsq/nsqd.toml"
+    example = machine.run("cat", path)
+    machine.write(f"{DROP_IN}/test.conf", IMPATIENT)
+    machine.systemctl("daemon-reload")
+    try:
+        machine.write(path, 'max_msg_size = "many"\n')
+        machine.run("systemctl", "start", "--no-block", "nsqd")
+        wait_until(
+            lambda: int(machine.property("nsqd", "NRestarts")) >= 2,
+            15.0,
+            "it is tried again",
+            describe=machine.journal,
+        )
+        assert "value many for field max_msg_size" in machine.journal("nsqd", lines=400)
+    finally:
+        machine.write(path, example)
+    machine.wait_for("nsqd", "ActiveState", "active")
+
+
 def test_installing_again_keeps_the_configuration(machine: Machine) -> None:
     path = "/etc/nsq/nsqlookupd.toml"
     example = machine.run("cat", path)
@@ -244,6 +265,15 @@ def test_installing_into_a_folder_for_a_package(machine: Machine) -> None:
     machine.run("make", "-C", "/src", "uninstall", "PREFIX=/opt/nsq", "UNITDIR=/opt/units")
     assert machine.run("find", "/opt", "-type", "f") == ""
     assert machine.run("find", "/opt", "-type", "l") == ""
+
+
+def test_units_are_installed_where_systemd_looks(machine: Machine) -> None:
+    """Below a prefix of one's own it would not."""
+    machine.run("make", "-C", "/src", "install", "DESTDIR=/tmp/package", "PREFIX=/opt/nsq")
+    assert machine.run("ls", "/tmp/package/etc/systemd/system").split() == sorted(
+        path.name for path in (ROOT / "deploy/systemd").glob("*.service")
+    )
+    machine.run("rm", "-rf", "/tmp/package")
 
 
 # Inside.

@@ -158,8 +158,7 @@ class Connection:
         if self.fd < 0:
             return
         try:
-            self.output.send()
-            if self._events != _IN or self.output.waits:
+            if self.output.send() or self._events != _IN:
                 self._watch()
             session = self.session
             if session.paused or session.closing or session.closed:

@@ -27,7 +27,7 @@ class Gone(Exception):
 
 
 class Output:
-    """What a connection sends. Whoever calls it looks at `waits` then: the rest is sent by `go_on`."""
+    """What a connection sends. Where something `waits` after a call, `go_on` sends it when the socket takes more."""
 
     def __init__(self, sock: socket.socket, session: Session, context: Context) -> None:
         self.layers: Layers | None = None
@@ -49,28 +49,29 @@ class Output:
         """Whether TLS's own answers pile up, which nobody takes: no reason to read what it would answer next."""
         return self.layers is not None and len(self._rest) > 2 * PIECE
 
-    def send(self) -> None:
-        """What the session's outbox holds; nothing while something waits. `Gone`, `LayerError`."""
+    def send(self) -> bool:
+        """What the session's outbox holds; nothing while something waits. Returns `waits`. `Gone`, `LayerError`."""
         if self._rest or self._unencoded or (self.layers is not None and not self.layers.ready):
-            return
+            return self.waits
         frames = self._session.outbox.take()
         if not frames:
-            return
+            return False
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         self._frames, self._taken = frames, 0
         if self.layers is not None:
             self._unencoded = memoryview(data)
             self._context.buffered += len(data)
             self._encode()
-            return
+            return self.waits
         sent = self._offer(data)
-        if sent < len(data):
+        if waits := sent < len(data):
             self._taken, self._rest = sent, memoryview(data)[sent:]
             self._context.buffered += len(self._rest)
             self._session.blocked(True)
         else:
             self._frames = []
         self._session.sent(sent)
+        return waits
 
     def go_on(self) -> None:
         """The socket takes more. `Gone`, `LayerError`."""

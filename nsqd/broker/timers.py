@@ -59,9 +59,17 @@ class Timers:
         return float(heap[0][0]) if heap else math.inf
 
     def fire(self, now: float) -> None:
-        """Call all whose moment has come."""
+        """Call all whose moment has come, once: whoever asks for a moment that has passed is called the next time."""
+        begun = next(self._order)
+        asked_again: list[_Entry] = []
         while self.next() <= now:
-            alarm: Alarm = heapq.heappop(self._heap)[2]
+            entry = heapq.heappop(self._heap)
+            if entry[1] > begun:
+                asked_again.append(entry)
+                continue
+            alarm: Alarm = entry[2]
             del self._entries[alarm]
             alarm.alarm_at = math.inf
             alarm.alarm(now)
+        for entry in asked_again:
+            heapq.heappush(self._heap, entry)

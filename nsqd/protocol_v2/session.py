@@ -438,9 +438,9 @@ class Session:
         """A heartbeat is due, or the client has been silent, or has not taken anything, for too long."""
         if self.closed:
             return
-        if now >= self._next_heartbeat and not self.closing:
+        if now >= self._next_heartbeat:
             self._next_heartbeat = now + self.heartbeat
-            if self._magic:
+            if self._magic and not self.closing:
                 self.outbox.put([HEARTBEAT], len(HEARTBEAT))
         if not self.wants_input and not self.closing:  # it is we who do not listen
             self._deadline = max(self._deadline, now + 2 * self.heartbeat)

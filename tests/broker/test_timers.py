@@ -66,15 +66,6 @@ def test_an_earlier_moment_takes_the_place_of_a_later_one() -> None:
     assert alarm.calls == [2.0], "the later moments mean nothing any more"
 
 
-def test_who_was_called_may_ask_again() -> None:
-    timers = Timers()
-    alarm = Alarm(timers, [1.5, 4.0])
-    timers.set(alarm, 1.0)
-    timers.fire(2.0)
-    assert alarm.calls == [2.0, 2.0], "what is due at once is done at once"
-    assert timers.next() == 4.0
-
-
 def test_a_moment_set_twice_fires_once() -> None:
     timers = Timers()
     alarm = Alarm(timers)
@@ -82,3 +73,29 @@ def test_a_moment_set_twice_fires_once() -> None:
     timers.set(alarm, 1.0)
     timers.fire(1.0)
     assert alarm.calls == [1.0]
+
+
+def test_who_asks_for_a_moment_that_has_passed_is_called_the_next_time() -> None:
+    """So nobody can keep the others from their turn."""
+    timers = Timers()
+    alarm, other = Alarm(timers, again=[1.0, 1.0]), Alarm(timers)
+    timers.set(alarm, 1.0)
+    timers.set(other, 2.0)
+    timers.fire(3.0)
+    assert (len(alarm.calls), len(other.calls)) == (1, 1)
+    assert timers.next() == 1.0
+    timers.fire(3.0)
+    timers.fire(3.0)
+    assert len(alarm.calls) == 3
+    assert timers.next() == math.inf
+
+
+def test_who_asks_again_and_is_cancelled_is_not_called() -> None:
+    timers = Timers()
+    alarm, other = Alarm(timers, again=[1.0]), Alarm(timers)
+    timers.set(alarm, 1.0)
+    timers.fire(3.0)
+    timers.set(other, 1.0)
+    timers.cancel(alarm)
+    timers.fire(3.0)
+    assert (len(alarm.calls), len(other.calls)) == (1, 1)

@@ -23,7 +23,7 @@ from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2 import connections
 from nsqd.protocol_v2.session import Session
 from nsqkit.wire import OK, decode_message
-from tests.protocol_v2.harness import dpub, mpub, pub, sized, sub
+from tests.protocol_v2.harness import Machine, dpub, error, identify, mpub, pub, sized, sub
 from tests.protocol_v2.serving import Server, serving
 
 EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
@@ -245,3 +245,36 @@ async def test_a_publisher_that_is_far_ahead_of_a_slow_disk_gets_all_its_answers
             assert not peer.session.wants_input
             disk.set()
             assert await peer.frames(count) == [OK] * count
+
+
+@pytest.mark.timeout(20)
+def test_a_heartbeat_due_behind_a_fatal_error_holds_nobody_up() -> None:
+    """It is not sent any more; its moment, once passed, must not come again and again within one round."""
+    machine = Machine()
+    client = machine.client().send(identify(heartbeat_interval=1000))
+    assert client.answers() == [OK]
+    client.taking = False
+    client.send(b"BOGUS\n")
+    machine.advance(0.875)
+    client.session.blocked(True)  # the socket took a part
+    machine.advance(0.25)
+    assert not client.closed
+    assert machine.broker.timers.next() > machine.now
+    client.take()
+    assert client.answers() == [error("E_INVALID invalid command BOGUS")]
+    assert client.closed
+
+
+@pytest.mark.timeout(20)
+async def test_a_client_that_lingers_over_its_heartbeat_holds_nobody_up(autojump_clock: object) -> None:
+    """It has got a fatal error shortly before, and does not close its side."""
+    async with serving("plain") as server:
+        lingering, other = await server.connect(), await server.connect()
+        await lingering.send(identify(heartbeat_interval=1000))
+        await lingering.frames(1)
+        await trio.sleep(0.9)
+        await lingering.send(b"BOGUS\n")
+        await lingering.frames(1)
+        await trio.sleep(0.5)
+        await other.send(pub(b"x"))
+        assert await other.frames(1) == [OK]

@@ -17,6 +17,7 @@ from typing import Final
 import attrs
 
 from nsqkit.wire.compression import (
+    SNAPPY_WRITTEN,
     CompressionError,
     Decoder,
     DeflateDecoder,
@@ -189,9 +190,15 @@ class Layers:
 
     def encode(self, data: bytes) -> bytes:
         """The bytes for the socket, and with them what TLS itself has to say."""
-        if data and self._encoder is not None:
-            data = self._encoder.encode(data)
-        return data if self._tls is None else self._tls.encode(data)
+        encoder, tls = self._encoder, self._tls
+        if (
+            data and tls is not None and self.upgrade.snappy and encoder is not None
+        ):  # a record for each chunk
+            blocks = (data[at : at + SNAPPY_WRITTEN] for at in range(0, len(data), SNAPPY_WRITTEN))
+            return b"".join(tls.encode(encoder.encode(block)) for block in blocks)
+        if data and encoder is not None:
+            data = encoder.encode(data)
+        return data if tls is None else tls.encode(data)
 
     def goodbye(self) -> bytes:
         """The last bytes for the socket."""

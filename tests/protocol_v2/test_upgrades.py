@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import ssl
 import zlib
 from collections.abc import AsyncIterator
@@ -14,8 +15,9 @@ import trio
 import nsqd.protocol_v2.connection as connection_module
 from nsqd.protocol_v2.client_stats import client_stats
 from nsqd.protocol_v2.connection import CHUNK
+from nsqd.protocol_v2.layers import Layers, Upgrade
 from nsqkit.wire import HEARTBEAT, OK
-from nsqkit.wire.compression import SnappyEncoder
+from nsqkit.wire.compression import SnappyDecoder, SnappyEncoder
 from tests.protocol_v2.harness import Machine, error, fin, identify, pub, sub
 from tests.protocol_v2.layered import AUTHORITY, client_tls, server_tls
 from tests.protocol_v2.serving import Peer, Server, serving
@@ -47,6 +49,31 @@ async def still_works(server: Server) -> None:
 async def handshake_and_ok(peer: Peer, context: ssl.SSLContext) -> None:
     await peer.stream.start_tls(context)
     assert await peer.frame() == OK
+
+
+def test_a_record_of_tls_holds_whole_chunks_of_snappy() -> None:
+    """pynsq takes a read that holds no whole chunk for an error, and closes the connection."""
+    layers = Layers(Upgrade(tls=True, snappy=True), server_tls())
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_tls().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    while not layers.handshake():
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        layers.feed(outgoing.read())
+        layers.handshake()
+        incoming.write(layers.encode(b""))
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    layers.compress()
+    said = os.urandom(100_000)
+    incoming.write(layers.encode(OK) + layers.encode(said[:17_000]) + layers.encode(said[17_000:]))
+    decoder, heard = SnappyDecoder(), b""
+    while len(heard) < len(OK + said):
+        decoder.feed(client.read(65_536))  # never more than one record
+        decoded = decoder.decode(1 << 20)
+        assert decoded
+        heard += decoded
+    assert heard == OK + said
 
 
 # --- what is agreed on

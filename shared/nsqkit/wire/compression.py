@@ -23,6 +23,7 @@ from crc32c import crc32c
 
 __all__ = [
     "MAX_SNAPPY_CHUNK",
+    "SNAPPY_WRITTEN",
     "CompressionError",
     "Decoder",
     "DeflateDecoder",
@@ -39,6 +40,9 @@ _HEAD: Final = 4  # bytes of a chunk before its data
 _CRC: Final = 4
 SNAPPY_BLOCK: Final = 65_536
 """Bytes that one chunk stands for, at the most."""
+SNAPPY_WRITTEN: Final = 16_384 - len(_SNAPPY_IDENTIFIER) - _HEAD - _CRC
+"""Bytes that a chunk of ours stands for, at the most: it fits into one TLS record. pynsq takes a read that holds no
+whole chunk for an error, and closes."""
 MAX_SNAPPY_CHUNK: Final = _CRC + 32 + SNAPPY_BLOCK + SNAPPY_BLOCK // 6
 """Bytes of a chunk's data, at the most: what the worst 64 KiB are compressed to."""
 _NOT_WORTH_IT: Final = 7 / 8  # compressed to more than this, data goes as it is
@@ -81,7 +85,7 @@ def _masked_crc(data: bytes) -> int:
 
 
 class SnappyEncoder:
-    """Writes the identifier once, and a chunk for each 64 KiB."""
+    """Writes the identifier once, and a chunk for each `SNAPPY_WRITTEN` bytes."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -90,8 +94,8 @@ class SnappyEncoder:
         """See Encoder."""
         out = [] if self._begun else [_SNAPPY_IDENTIFIER]
         self._begun = True
-        for start in range(0, len(data), SNAPPY_BLOCK):
-            out += _snappy_chunk(data[start : start + SNAPPY_BLOCK])
+        for start in range(0, len(data), SNAPPY_WRITTEN):
+            out += _snappy_chunk(data[start : start + SNAPPY_WRITTEN])
         return b"".join(out)
 
 

@@ -377,7 +377,6 @@ def _broker_options(options: NsqdOptions) -> BrokerOptions:
     return BrokerOptions(
         mem_queue_size=options.mem_queue_size,
         mem_queue_bytes=options.mem_queue_bytes,
-        msg_timeout=options.msg_timeout / SECOND,
         max_msg_timeout=options.max_msg_timeout / SECOND,
         max_req_timeout=options.max_req_timeout / SECOND,
         max_channel_consumers=options.max_channel_consumers,

@@ -209,6 +209,7 @@ class Broker(Common):
 
     def close(self) -> None:
         """An orderly stop: everything is written and synced. `OSError` when the disk refuses: then it was not."""
+        self.store.full = None  # nothing is published any more: what room there is is for this
         failure: OSError | None = None
         for topic in self.topics.values():
             if isinstance(topic, LogTopic):

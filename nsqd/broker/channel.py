@@ -282,7 +282,7 @@ class Channel:
             frames.append(out)
         if dropped:
             self.dropped_count += len(dropped)
-            self._settled(dropped)
+            self._gone(dropped)
         if frames:
             self._sent(subscription, frames, len(frames), deadline)
 
@@ -300,6 +300,10 @@ class Channel:
         self.finish_count += len(numbers)
         if self.latency is not None:
             self.latency.finished(numbers, self.broker.now, self.broker.wall_ns)
+        self._gone(numbers)
+
+    def _gone(self, numbers: list[int]) -> None:
+        """Nobody waits for these any more. May sort the list."""
         if self._lost_once:
             self._lost_once.difference_update(numbers)
         self._settled(numbers)

@@ -34,7 +34,6 @@ class BrokerOptions:
 
     mem_queue_size: int = 10_000
     mem_queue_bytes: int = 64 << 20
-    msg_timeout: float = 60.0
     max_msg_timeout: float = 900.0
     max_req_timeout: float = 3600.0
     max_channel_consumers: int = 0

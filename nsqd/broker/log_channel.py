@@ -145,7 +145,7 @@ class LogChannel(Channel):
         if frame is None and self.reader.is_lost(number):
             self.requeued.popleft()
             self.damaged_count += 1
-            self._settled([number])
+            self._gone([number])
             self.broker.pump_soon(self)
         return frame
 

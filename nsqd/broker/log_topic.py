@@ -343,5 +343,7 @@ class LogTopic(Topic):
                 channel.park_in_flight()
         batch = self.batch
         self.commit()
+        if self.has_changes:  # what makes room may find some, where the ballast was
+            self.commit()
         if batch in self.failed or self.has_changes:
             raise OSError(errno.EIO, f"TOPIC({self.name}): not everything could be written")

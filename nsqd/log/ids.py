@@ -23,9 +23,14 @@ _CONTENT = re.compile(rb"nsqd ids 1 ([0-9]{1,17})\n")
 
 
 class IdSource:
-    """Hands out ids. `next` is the next one, node bits included; see `take`."""
+    """Hands out ids. `next` is the next one, node bits included; see `take`. `OSError` when nothing can be reserved.
 
-    def __init__(self, storage: Storage, jobs: JobQueue, node_id: int, wall_ns: int) -> None:
+    `reserve`: False leaves that to the first `take`.
+    """
+
+    def __init__(
+        self, storage: Storage, jobs: JobQueue, node_id: int, wall_ns: int, *, reserve: bool = True
+    ) -> None:
         assert 0 <= node_id < 1024
         self._storage, self._jobs = storage, jobs
         self._base = node_id << NODE_SHIFT
@@ -36,7 +41,8 @@ class IdSource:
         self._renewing = False
         self._written = start
         self._lock = threading.Lock()
-        self._reserve(self._limit + BLOCK)
+        if reserve:
+            self._reserve(self._limit + BLOCK)
 
     def take(self, count: int) -> int:
         """The first of `count` ids in a row. `OSError` when more would have to be reserved and the disk refuses."""

@@ -283,6 +283,7 @@ def _note_gap(recovered: Recovered, segment: Segment, reason: str) -> None:
 def _lose(recovered: Recovered, damage: Damage, what: str) -> None:
     recovered.damage.append(damage)
     recovered.notes.append(f"{what}; {damage.end - damage.first} messages are lost")
+    recovered.state.incomplete = True
     if damage.end > damage.first:
         recovered.state.lost(damage.first, damage.end, True)
         recovered.next = damage.end

@@ -109,6 +109,8 @@ class TopicState:
     deferred: dict[int, int] = attrs.field(factory=dict)  # behind the mark: number -> delay in ns
     voids: RangeSet = attrs.field(factory=RangeSet)  # numbers behind the mark that never were messages
     last_generation: int = 0
+    incomplete: bool = False
+    """Records are missing. Where messages flowed to a channel that nothing tells of, they wait for the next one."""
 
     # --- messages
 
@@ -116,17 +118,20 @@ class TopicState:
         """`count` messages were written, the first of them with the number `first`."""
         self._reach(first)
         self.end = max(self.end, first + count)
-        if flowing:
+        if self._flows(flowing):
             self.mark = max(self.mark, first + count)
 
     def deferred_messages(self, first: int, due: Sequence[tuple[int, int]], flowing: bool) -> None:
         """Deferred messages were written: `due` holds for each its publish time (wall) and its delay, in ns."""
         self.messages(first, len(due), flowing)
         for number, (published, delay) in enumerate(due, first):
-            if flowing:
+            if self._flows(flowing):
                 self._defer(number, published + delay)
             else:
                 self.deferred[number] = delay
+
+    def _flows(self, flowing: bool) -> bool:
+        return flowing and (bool(self.channels) or not self.incomplete)
 
     def _reach(self, first: int) -> None:
         """Numbers between the last record and this one were given up: their append failed."""

@@ -26,6 +26,7 @@ from nsqd.log.recovery import Recovered, recover_topic
 from nsqd.log.storage import Storage
 from nsqd.log.sync import Syncer
 from nsqd.log.topic_log import TopicLog
+from nsqkit.wire.names import is_valid_name
 
 __all__ = ["ForeignDataPath", "Store", "StoreOptions", "is_of_the_original"]
 
@@ -78,14 +79,18 @@ class Store:
         self.notes += self.ids.notes
 
     def _open_ids(self, wall_ns: int) -> IdSource:
-        """The ids; on a disk that is full to the last byte the ballast makes the room that this needs."""
-        try:
-            return IdSource(self.storage, self.jobs, self.options.node_id, wall_ns)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            self._give_ballast_back()
-            return IdSource(self.storage, self.jobs, self.options.node_id, wall_ns)
+        """The ids; on a disk that is full to the last byte the ballast makes the room that this needs.
+
+        Where there is none either, the first publish that finds room reserves some.
+        """
+        for _ in range(2):
+            try:
+                return IdSource(self.storage, self.jobs, self.options.node_id, wall_ns)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self._give_ballast_back()
+        return IdSource(self.storage, self.jobs, self.options.node_id, wall_ns, reserve=False)
 
     def _refuse_foreign_files(self) -> None:
         for name in self.storage.files():
@@ -105,6 +110,9 @@ class Store:
         for folder in self.storage.folders():
             if not folder.startswith(TOPIC):
                 continue
+            if not is_valid_name(folder.removeprefix(TOPIC)):
+                self.notes.append(f"{folder}: left alone, it has no topic's name")
+                continue
             recovered = recover_topic(
                 self.storage,
                 folder,
@@ -113,7 +121,10 @@ class Store:
                 clean=self.clean,
             )
             if recovered is None:
-                self.storage.remove_folder(folder)
+                if self.storage.files(folder):
+                    self.notes.append(f"{folder}: left alone, its files are not those of a topic")
+                else:
+                    self.storage.remove_folder(folder)
                 continue
             self.notes += recovered.notes
             if recovered.log.unsynced:
@@ -211,8 +222,7 @@ class Store:
         except OSError:
             return  # asked again in a second
         if free < need:
-            if free < self.options.min_free_space or self.full:
-                self.full = f"no space left on device: {free} bytes free, {need} needed"
+            self.full = f"no space left on device: {free} bytes free, {need} needed"
             return
         if not ballast and not self._make_ballast():
             return

@@ -13,7 +13,7 @@ import attrs
 from nsqkit.lenient_json import decode_object
 from nsqkit.wire import ProtocolError
 
-__all__ = ["DEFAULT_HEARTBEAT_MS", "Identity", "Limits", "decode_identify"]
+__all__ = ["DEFAULT_HEARTBEAT_MS", "Identity", "Limits", "decode_identify", "unidentified"]
 
 DEFAULT_HEARTBEAT_MS = 30_000
 DEFAULT_BUFFER_SIZE = 16_384
@@ -54,6 +54,16 @@ class Identity:
     deflate_level: int = 0
     topology_region: str = ""
     topology_zone: str = ""
+
+
+def unidentified(remote_ip: str, limits: Limits) -> Identity:
+    """What holds of a client that has not said anything of itself."""
+    return Identity(
+        client_id=remote_ip,
+        hostname=remote_ip,
+        msg_timeout=limits.msg_timeout,
+        output_buffer_timeout=limits.output_buffer_timeout,
+    )
 
 
 _STRINGS = {"client_id", "hostname", "user_agent", "topology_region", "topology_zone"}

@@ -23,7 +23,7 @@ from nsqd.broker import Broker, Outbox, Place, Refused, Subscription, Topic
 from nsqd.protocol_v2.authorization import Authorization
 from nsqd.protocol_v2.commands import ALLOWED, BEFORE_TLS, Handler, finish
 from nsqd.protocol_v2.framing import Incomplete, MultiScan
-from nsqd.protocol_v2.identify import DEFAULT_HEARTBEAT_MS, Identity
+from nsqd.protocol_v2.identify import DEFAULT_HEARTBEAT_MS, Identity, unidentified
 from nsqd.protocol_v2.layers import Layers, Upgrade
 from nsqkit.logging import get_logger
 from nsqkit.wire import (
@@ -102,7 +102,7 @@ class Session:
     def __attrs_post_init__(self) -> None:
         self.broker = broker = self.context.broker
         self.outbox = Outbox(self, OUTBOX_MARK)
-        self.identity = Identity(client_id=self.remote_ip, hostname=self.remote_ip)
+        self.identity = unidentified(self.remote_ip, self.context.limits)
         self._commands = BEFORE_TLS if self.context.tls_required else ALLOWED[State.INIT]
         self.connected_at = broker.wall_ns // 1_000_000_000
         self._next_heartbeat = broker.now + self.heartbeat

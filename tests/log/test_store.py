@@ -68,6 +68,24 @@ class TestTopics:
         assert topics(store) == {}
         assert storage.folders() == []
 
+    @pytest.mark.parametrize("name", ["notes.txt", "00000000000000000000.log.damaged"])
+    def test_one_with_the_files_of_others_stays(self, name: str) -> None:
+        storage = MemoryStorage()
+        storage.make_folder("topic-notes")
+        storage.create(f"topic-notes/{name}").append([b"do not lose this"])
+        store = open_store(storage)
+        assert topics(store) == {}
+        assert store.notes == ["topic-notes: left alone, its files are not those of a topic"]
+        assert content(storage, f"topic-notes/{name}") == b"do not lose this"
+
+    def test_one_whose_name_is_none_of_a_topic_stays(self) -> None:
+        storage = MemoryStorage()
+        open_store(storage).create_topic("no topic", WALL_NS)
+        store = open_store(storage)
+        assert topics(store) == {}
+        assert store.notes == ["topic-no topic: left alone, it has no topic's name"]
+        assert storage.files("topic-no topic")
+
     def test_other_folders_stay(self) -> None:
         storage = MemoryStorage()
         storage.make_folder("lost+found")
@@ -167,6 +185,32 @@ class TestRoom:
         assert store.full is None
         assert store.health == "OK"
         assert len(content(storage, BALLAST)) == MIB
+
+    def test_a_restart_does_not_forget_it(self) -> None:
+        """I15: without the ballast there is no room to publish into."""
+        storage = MemoryStorage(capacity=10 * MIB)
+        store = open_store(storage, min_free_space=3 * MIB)
+        other = storage.create("other")
+        other.append([bytes(13 * MIB // 2)])
+        store.failed(OSError(errno.ENOSPC, "no space left on device"))
+        assert store.full
+        assert open_store(storage, min_free_space=3 * MIB).full
+
+    def test_it_starts_without_a_free_byte(self) -> None:
+        """So that messages can be consumed, and topics be deleted. Ids are reserved when there is room."""
+        storage = MemoryStorage(capacity=2 * MIB)
+        open_store(storage, ballast_bytes=0, min_free_space=MIB)
+        other = storage.create("other")
+        other.append([bytes(storage.free_space())])
+        store = open_store(storage, ballast_bytes=0, min_free_space=MIB)
+        assert store.full
+        with pytest.raises(OSError, match=r"(?i)no space"):
+            store.ids.take(1)
+        other.truncate(0)
+        store.check_space()
+        assert store.full is None
+        first = store.ids.take(1)
+        assert open_store(storage, min_free_space=0).ids.take(1) > first
 
     def test_another_error_is_told_until_a_write_succeeds(self) -> None:
         store = open_store(MemoryStorage())

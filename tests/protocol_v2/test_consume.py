@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nsqd.protocol_v2.identify import Limits
 from nsqd.protocol_v2.session import OUTBOX_MARK
 from nsqkit.wire import CLOSE_WAIT, OK, decode_message
 from tests.protocol_v2.harness import Client, Machine, error, fin, identify, is_message, mpub, pub, sized, sub
@@ -304,7 +305,7 @@ def test_touch_begins_the_time_out_anew() -> None:
 
 def test_the_time_out_of_identify_rules() -> None:
     """I4."""
-    machine = machine_with(1, msg_timeout=5.0)
+    machine = machine_with(1, limits=Limits(msg_timeout=5000))
     client = machine.consumer(msg_timeout=2000)
     client.send(b"RDY 1\n")
     assert len(client.messages()) == 1
@@ -312,6 +313,18 @@ def test_the_time_out_of_identify_rules() -> None:
     assert client.messages() == []
     machine.advance(0.125)
     assert len(client.messages()) == 1
+
+
+def test_who_has_not_said_who_he_is_has_the_time_out_of_the_options() -> None:
+    """I4. As everybody who asks for none has."""
+    machine = machine_with(2, limits=Limits(msg_timeout=5000))
+    for client in (machine.consumer(), machine.consumer(client_id="x")):
+        assert len(client.send(b"RDY 1\n").messages()) == 1
+    machine.advance(4.875)
+    channel = machine.channel()
+    assert (channel.timeout_count, channel.in_flight_count) == (0, 2)
+    machine.advance(0.125)
+    assert channel.timeout_count == 2
 
 
 # --- CLS

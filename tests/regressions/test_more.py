@@ -12,8 +12,67 @@ from nsqd.log.faulty import Fail, Fault
 from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2.session import Session
 from tests.broker.harness import Harness
-from tests.protocol_v2.harness import MAGIC, Machine, pub, sized
+from tests.protocol_v2.harness import MAGIC, Machine, mpub, pub, sized
 from tests.protocol_v2.serving import serving
+
+
+def test_a_backlog_is_there_when_the_record_of_its_first_channel_is_damaged() -> None:
+    """I1: what came before is whole, and was never delivered. It waits for the next channel."""
+    h = Harness()
+    h.publish_many(100)
+    h.defer(b"later", 5.0)
+    h.create("first-channel")
+    h.publish(b"one more")
+    h.defer(b"later, too", 5.0)
+    h.corrupt(b"first-channel")
+    h.kill()
+    assert h.topic().depth == 103
+
+
+def test_numbers_of_messages_that_were_sampled_out_are_forgotten() -> None:
+    """I12: those, too, that had lost a connection before."""
+    machine = Machine()
+    machine.consumer()  # keeps the channel
+    machine.client().send(mpub(*[b"x"] * 1000))
+    machine.consumer().send(b"RDY 2500\n").drop()
+    machine.consumer(sample_rate=1).send(b"RDY 2500\n")
+    channel = machine.channel()
+    assert channel.dropped_count > 800
+    assert len(channel._lost_once) == channel.in_flight_count
+
+
+def _stopped_with_a_full_disk(room: int | None) -> Harness:
+    """`room`: bytes that are left."""
+    h = Harness()
+    h.create()
+    for body in (b"finished", b"in a minute", b"in flight"):
+        h.publish(body)
+    consumer = h.subscribe(rdy=3)
+    finished, requeued, _ = consumer.in_flight
+    h.broker.store.full = "no space left on device: 1 bytes free, 2 needed"
+    h.memory.capacity = None if room is None else h.memory._used + room
+    consumer.subscription.finish([finished])
+    consumer.subscription.requeue(requeued, 60.0)
+    return h
+
+
+def test_a_stop_with_less_room_than_there_should_be_keeps_delays_and_attempts() -> None:
+    """I5, I6."""
+    h = _stopped_with_a_full_disk(None)
+    h.restart()
+    assert (h.channel().depth, len(h.channel().deferred)) == (1, 1)
+    consumer = h.subscribe(rdy=1)
+    assert [(message.body, message.attempts) for message in consumer.new()] == [(b"in flight", 2)]
+
+
+def test_a_stop_on_a_full_disk_keeps_what_is_finished() -> None:
+    """I3: there is room for that, but for nothing more."""
+    h = _stopped_with_a_full_disk(48)
+    with pytest.raises(OSError, match="not everything"):
+        h.broker.close()
+    h.memory.capacity = None
+    h.kill()
+    assert h.channel().depth == 2
 
 
 def test_a_late_snapshot_spares_the_next_life_of_the_topic() -> None:

@@ -10,9 +10,10 @@ Rules:
 - A trouble is logged as an error when it begins; the attempts that follow show at level debug only.
 
 Theory of operation. There is one state that matters to others: `identified`, from the reply to IDENTIFY to the end of
-the connection, and `http` with it. While identified the task says what `Announcements` has for it, until there is no
-more, and then listens: for the wake-up call, for the time of the next PING, or for the registry, which has nothing to
-say now. So a registry that goes away is noticed at once and not only at the next command.
+the connection. While identified the task says what `Announcements` has for it, until there is no more, and then
+listens: for the wake-up call, for the time of the next PING, or for the registry, which has nothing to say now. So a
+registry that goes away is noticed at once and not only at the next command. `http`, where it answers HTTP by its last
+reply to IDENTIFY, outlives the connection: its HTTP side may well answer while this one is cut.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class Peer:
         self._announcements.restart()
 
     def _end(self) -> None:
-        self.identified, self.http = False, None
+        self.identified = False
         self._announcements.clear()
 
     async def _inform(self, link: _Link) -> None:

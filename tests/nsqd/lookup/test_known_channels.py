@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
-from nsqd.lookup.known_channels import ASKING, WITHOUT_LIMIT, KnownChannels, query_bound
+from nsqd.lookup.known_channels import (
+    ASKING,
+    BRIEF_SECONDS,
+    TRIAL_EVERY,
+    TURN_SECONDS,
+    WITHOUT_LIMIT,
+    KnownChannels,
+    query_bound,
+)
 from nsqd.lookup.protocol import HttpAddress
 
 A, B, C = (HttpAddress(f"{name}.example", 4161) for name in "abc")
@@ -118,35 +127,159 @@ async def test_the_limit_passes(
     began = trio.current_time()
     assert await ask({A.host: 1000.0, B.host: channels("x")}, A, B) == {"x"}
     assert trio.current_time() == began + 7
-    assert caplog.messages == ["TOPIC(t): not all registries told its channels in time"]
+    assert caplog.messages == ["LOOKUPD(a.example:4161): channels of t - no answer in time"]
 
 
-async def test_many_topics_take_turns_within_the_same_limit(autojump_clock: trio.testing.MockClock) -> None:
-    asking, most, asked = 0, 0, 0
+@attrs.define
+class Slow:
+    """Registries that know `x` of every topic. `seconds`: until an answer, by host; what fails is an error instead."""
 
-    async def fetch(scheme: str, registry: HttpAddress, topic: str) -> Answer:
-        nonlocal asking, most, asked
-        asking, asked = asking + 1, asked + 1
-        most = max(most, asking)
+    seconds: dict[str, float | Exception]
+    asked: list[str] = attrs.field(factory=list)
+    """Whoever was asked, once for each topic."""
+    most: int = 0
+    """Questions that were on the way at the same time."""
+    _asking: int = 0
+
+    async def fetch(self, scheme: str, registry: HttpAddress, topic: str) -> Answer:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(registry.host)
+        self._asking += 1
+        self.most = max(self.most, self._asking)
         try:
-            await trio.sleep(3)
+            seconds = self.seconds[registry.host]
+            if isinstance(seconds, Exception):
+                raise seconds
+            await trio.sleep(seconds)
         finally:
-            asking -= 1
+            self._asking -= 1
         return channels("x")
 
-    known = KnownChannels(fetch, bound=7)
-    found: list[set[str]] = []
+
+async def start_many(known: KnownChannels, count: int, *registries: HttpAddress) -> list[float]:
+    """So many topics at once: for each that has its channels the seconds that it took."""
+    began = trio.current_time()
+    took = []
 
     async def one(topic: str) -> None:
-        found.append(await known.ask([A], topic))
+        if await known.ask(registries, topic):
+            took.append(trio.current_time() - began)
 
-    began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        for number in range(4 * ASKING):
+        for number in range(count):
             nursery.start_soon(one, f"t{number}")
-    assert trio.current_time() == began + 7
-    assert (most, asked) == (ASKING, 3 * ASKING)
-    assert sum(map(bool, found)) == 2 * ASKING
+    return took
+
+
+async def seconds_for(known: KnownChannels, *registries: HttpAddress) -> float:
+    """What one topic waits."""
+    began = trio.current_time()
+    await known.ask(registries, "t")
+    return trio.current_time() - began
+
+
+class TestManyTopicsAtOnce:
+    async def test_wait_for_their_turn_at_a_registry_that_answers(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        slow = Slow({A.host: 3.0})
+        took = await start_many(KnownChannels(slow.fetch, bound=7), 6 * ASKING, A)
+        assert len(took) == 6 * ASKING
+        assert (slow.most, max(took)) == (ASKING, 18)
+
+    async def test_wait_no_longer_than_the_limits(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        slow = Slow({A.host: 6.5})
+        turns = int(TURN_SECONDS / 6.5) + 1
+        took = await start_many(KnownChannels(slow.fetch, bound=7), turns * ASKING + 1, A)
+        assert len(took) == turns * ASKING
+        assert max(took) <= TURN_SECONDS + 7
+        assert len(caplog.messages) == 1
+        assert caplog.messages[0].endswith("no answer in time")
+
+    async def test_have_the_channels_of_a_healthy_registry_beside_a_dead_one(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        slow = Slow({A.host: 1000.0, B.host: 0.1})
+        began = trio.current_time()
+        assert len(await start_many(KnownChannels(slow.fetch, bound=7), 20 * ASKING, A, B)) == 20 * ASKING
+        assert slow.asked.count(B.host) == 20 * ASKING
+        assert trio.current_time() - began == 7  # a dead one costs all of them no more than one of them
+
+    async def test_one_lost_question_is_no_silence(self, autojump_clock: trio.testing.MockClock) -> None:
+        async def fetch(scheme: str, registry: HttpAddress, topic: str) -> Answer:
+            await trio.sleep(1000 if topic == "t0" else 3)
+            return channels("x")
+
+        assert len(await start_many(KnownChannels(fetch, bound=7), 6 * ASKING, A)) == 6 * ASKING - 1
+
+
+class TestSilentRegistry:
+    async def test_later_topics_wait_for_it_only_briefly(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        known = KnownChannels(Slow({A.host: 1000.0}).fetch, bound=7)
+        assert await seconds_for(known, A) == 7
+        assert [await seconds_for(known, A) for _ in range(2)] == [BRIEF_SECONDS] * 2
+        assert await start_many(known, 5 * ASKING, A) == []
+        assert trio.current_time() == 7 + 3 * BRIEF_SECONDS
+
+    async def test_has_all_the_time_again_when_it_has_answered(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        slow = Slow({A.host: 1000.0})
+        known = KnownChannels(slow.fetch, bound=7)
+        await known.ask([A], "t")
+        slow.seconds[A.host] = 0.5
+        assert await known.ask([A], "t") == {"x"}
+        slow.seconds[A.host] = 6.0
+        assert await known.ask([A], "t") == {"x"}
+
+    async def test_that_is_only_slow_is_found_again(self, autojump_clock: trio.testing.MockClock) -> None:
+        slow = Slow({A.host: 1000.0})
+        known = KnownChannels(slow.fetch, bound=7)
+        await known.ask([A], "t")
+        slow.seconds[A.host] = 6.0
+        assert await known.ask([A], "t") == set()
+        await trio.sleep(TRIAL_EVERY)
+        assert await known.ask([A], "t") == {"x"}
+        assert await known.ask([A], "t") == {"x"}
+
+    async def test_one_topic_in_a_while_tries_it_in_earnest(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        known = KnownChannels(Slow({A.host: 1000.0}).fetch, bound=7)
+        waits = [await seconds_for(known, A) for _ in range(12)]
+        assert waits == [7, *[BRIEF_SECONDS] * 3] * 3
+
+    async def test_an_error_at_once_is_no_silence(self, autojump_clock: trio.testing.MockClock) -> None:
+        slow = Slow({A.host: OSError("refused")})
+        known = KnownChannels(slow.fetch, bound=7)
+        await known.ask([A], "t")
+        slow.seconds[A.host] = 6.0
+        assert await known.ask([A], "t") == {"x"}
+
+    async def test_a_late_error_is(self, autojump_clock: trio.testing.MockClock) -> None:
+        async def fetch(scheme: str, registry: HttpAddress, topic: str) -> Answer:
+            await trio.sleep(2)
+            raise OSError("no route")
+
+        known = KnownChannels(fetch, bound=7)
+        assert [await seconds_for(known, A) for _ in range(2)] == [2, BRIEF_SECONDS]
+
+    async def test_delays_no_question_to_another(self, autojump_clock: trio.testing.MockClock) -> None:
+        known = KnownChannels(Slow({A.host: 1000.0, B.host: 6.0}).fetch, bound=7)
+        for _ in range(3):
+            assert await known.ask([A, B], "t") == {"x"}
+
+    async def test_is_forgotten_when_it_is_a_registry_no_more(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        known = KnownChannels(Slow({A.host: 1000.0, B.host: 0.0}).fetch, bound=7)
+        await known.ask([A], "t")
+        await known.ask([B], "t")
+        assert await seconds_for(known, A) == 7
 
 
 def test_bound() -> None:

@@ -197,7 +197,7 @@ class TestConnected:
         async with running() as s:
             s.peer.close()
             await settled()
-            assert (s.registry.ended, s.peer.identified, s.peer.http) == (1, False, None)
+            assert (s.registry.ended, s.peer.identified) == (1, False)
             await trio.sleep(60)
             assert len(s.registry.attempts) == 1
             assert s.registry.said == ["IDENTIFY"]  # no farewell
@@ -241,6 +241,21 @@ class TestTrouble:
             await trio.sleep(0.3)  # a long life: it begins with the shortest pause
             assert s.registry.said[0] == "IDENTIFY"
             assert sorted(s.registry.said[1:]) == ["REGISTER a y", "REGISTER c"]
+
+    async def test_its_http_address_is_remembered_when_the_connection_is_lost(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with running() as s:
+            s.registry.refusing = True
+            await s.registry.hang_up()
+            await trio.sleep(100)
+            assert not s.peer.identified
+            assert s.peer.http == HttpAddress("r.example", 4161)
+            s.registry.answer = lambda command: reply(b"{}") if command == "IDENTIFY" else good(command)
+            s.registry.refusing = False
+            await trio.sleep(3)
+            assert s.peer.identified
+            assert s.peer.http is None  # what it says of itself last counts
 
     async def test_a_loss_is_noticed_while_there_is_nothing_to_say(
         self, autojump_clock: trio.testing.MockClock

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from nsqd.lookup.known_channels import KnownChannels
+from nsqd.lookup.known_channels import BRIEF_SECONDS, KnownChannels
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import HttpAddress, encode_identify
 from nsqd.lookup.registries import CHANNELS_A_ROUND, Registries
@@ -260,17 +260,52 @@ class TestNewTopic:
             assert trio.current_time() - began < BOUND + 1
             assert c.channel_names(name) == {channel}
 
-    async def test_without_a_registry_nothing_waits(self, autojump_clock: trio.testing.MockClock) -> None:
-        async with cluster("a:4160", "b:4160") as c:
-            for fake in c.fakes.values():
-                fake.refusing = True
-                await fake.hang_up()
+    async def test_with_a_registry_that_was_never_reached_nothing_waits(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster() as c:
+            c.fakes["a:4160"].refusing = True
+            c.registries.set_addresses(["a:4160"])
             await settled()
             consumer = c.harness.subscribe("c", rdy=10)
             for number in range(10):
                 assert c.harness.publish(b"%d" % number).acknowledged
                 await trio.sleep(1)
             assert consumer.bodies() == [b"%d" % number for number in range(10)]
+            assert c.asked == []
+
+    async def test_gets_its_channels_while_the_connection_to_the_registry_is_cut(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        """Its HTTP side may well answer."""
+        async with cluster("a:4160") as c:
+            c.channels["t"] = ["x", "y"]
+            c.fakes["a:4160"].refusing = True
+            await c.fakes["a:4160"].hang_up()
+            await settled()
+            assert c.registries.identified == []
+            c.harness.publish(b"1")
+            await settled()
+            consumers = [c.harness.subscribe(name, rdy=1) for name in ("x", "y")]
+            assert [consumer.bodies() for consumer in consumers] == [[b"1"]] * 2
+
+    async def test_waits_briefly_for_a_registry_that_is_gone(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster("a:4160") as c:
+            c.fakes["a:4160"].refusing = True
+            await c.fakes["a:4160"].hang_up()
+            c.http_seconds = 1000
+            c.harness.broker.topic("first")
+            await trio.sleep(BOUND + 0.1)
+            topic = c.harness.broker.topic("t")
+            await trio.sleep(BRIEF_SECONDS + 0.1)
+            assert topic.started
+
+    async def test_asks_nobody_who_was_removed(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with cluster("a:4160") as c:
+            c.registries.set_addresses([])
+            assert c.harness.broker.topic("t").started
             assert c.asked == []
 
     async def test_one_without_a_broadcast_address_is_not_asked(

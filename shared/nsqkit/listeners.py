@@ -1,8 +1,10 @@
 """Listening sockets: from the text of an option to a listener, and from a listener to the text that shows it.
 
-An address is `host:port`, `[::1]:port`, `:port` (every interface) or else the path of a unix socket. Port 0
-lets the system choose. A unix socket left behind by a killed daemon is removed when nobody listens on it;
-anything else that stands at the path stays, and binding fails.
+An address is `host:port` or `[::1]:port`, and the path of a unix socket where it is neither: what Go's
+`net.SplitHostPort` takes is never a path, so that a mistyped port is an error and no socket file. No host, and
+the addresses `0.0.0.0` and `::`, stand for every interface, in IPv4 and IPv6. A port is a number or a service's
+name; 0, or none, lets the system choose. A unix socket left behind by a killed daemon is removed when nobody
+listens on it; anything else that stands at the path stays, and binding fails.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ _ACCEPT_PAUSE_SECONDS = 0.1
 _PASSING = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EINTR, errno.EPROTO]
 )
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^:/\[\]]*)):(?P<port>[0-9]{1,5})")
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[^:\[\]]*)")
+_EVERYWHERE = frozenset(["0.0.0.0", "::"])
 
 _StreamT = TypeVar("_StreamT", bound=trio.abc.AsyncResource)
 
@@ -53,33 +56,37 @@ class BoundAddress:
 
 
 async def open_listeners(address: str) -> list[trio.SocketListener]:
-    """Bind and listen; one listener for each address the name stands for, `:port` being one for IPv4 and IPv6
-    alike.
+    """Bind and listen; one listener for each address the name stands for, every interface being one for IPv4 and
+    IPv6 alike.
 
-    Raises OSError when the name cannot be resolved or an address is taken. Connections wait in the backlog
+    Raises OSError when the host or the port is unknown or an address is taken. Connections wait in the backlog
     from now on.
     """
-    split = _split_host_port(address)
-    if split is None:
-        return [_listen_unix(address)]
-    host, port = split
-    if not host:
-        return [_listen_everywhere(port)]
-    return await _listen_tcp(host, port)
-
-
-def _split_host_port(address: str) -> tuple[str, int] | None:
     match = _HOST_PORT.fullmatch(address)
-    if match is None or int(match["port"]) > 65535:
-        return None
-    return match["v6"] or match["host"] or "", int(match["port"])
+    if match is None:
+        return [_listen_unix(address)]
+    return await _listen_tcp(match["v6"] or match["host"], _port_number(match["port"]))
+
+
+def _port_number(text: str) -> int:
+    if not text:
+        return 0
+    try:
+        number = int(text) if text.isdigit() else socket.getservbyname(text, "tcp")
+    except (OSError, ValueError):
+        number = -1
+    if not 0 <= number <= 65535:
+        raise OSError(errno.EINVAL, f"unknown port {text!r}")
+    return number
 
 
 async def _listen_tcp(host: str, port: int) -> list[trio.SocketListener]:
-    infos = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = await _resolve(host, port)
+    if any(sockaddr[0] in _EVERYWHERE for _, sockaddr in addresses):
+        return [_listen_everywhere(port)]
     listeners: list[trio.SocketListener] = []
     try:
-        for family, _, _, _, sockaddr in dict.fromkeys(infos):
+        for family, sockaddr in addresses:
             if listeners and port == 0:
                 # One number for all addresses of a name: it is what the daemon tells the others.
                 sockaddr = (sockaddr[0], bound_address(listeners[0]).port, *sockaddr[2:])
@@ -89,6 +96,17 @@ async def _listen_tcp(host: str, port: int) -> list[trio.SocketListener]:
             listener.socket.close()
         raise
     return listeners
+
+
+async def _resolve(host: str, port: int) -> list[tuple[int, tuple[str | int | bytes, ...]]]:
+    """Families and socket addresses, each once."""
+    try:
+        infos = await trio.socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except ValueError as error:  # it cannot be encoded
+        raise OSError(errno.EINVAL, f"invalid host {host!r}") from error
+    return list(dict.fromkeys((info[0], info[4]) for info in infos))
 
 
 def _listen_everywhere(port: int) -> trio.SocketListener:

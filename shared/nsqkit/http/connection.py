@@ -109,6 +109,7 @@ class Connection:
         while True:
             data = await transport.receive(_RECEIVE_BYTES if not parser.unfinished else self._receive_bytes())
             if not data:
+                await self._answer_broken_off()
                 return
             self._idle = False
             await self._work_off(data)
@@ -123,6 +124,12 @@ class Connection:
                 self.deadline = trio.current_time() + self.limits.idle_seconds
         if parser.phase is Phase.DEAD:
             await self._linger()
+
+    async def _answer_broken_off(self) -> None:
+        """The client's input has ended, perhaps in the middle of a body; it may still hear the answer."""
+        self._parser.break_off()
+        await self._answer(self._parser.ready)
+        await self._flush()
 
     def _receive_bytes(self) -> int:
         remaining = self._parser.body_remaining

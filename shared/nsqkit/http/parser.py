@@ -4,7 +4,10 @@ No socket and no clock. `feed` takes what came from the network, works through o
 rest; whole requests gather in `ready`. What llhttp refuses (bare line feeds, Content-Length beside
 Transfer-Encoding, two lengths, obsolete folding, spaces before the colon) becomes `fault`: the bytes to
 answer with before the connection is closed. `fault` comes after every request in `ready`, for it was sent
-after them.
+after them. In a body there is a request already, which is answered instead: 500, also when the input ends.
+
+llhttp knows a list of methods; any other word is a method, too, which no route has. llhttp is fed another one in
+its place, provided that the word came in one piece and not behind another request.
 
 Added here: size of the head and number of headers; Host present once and well-formed; versions 1.0 and 1.1
 only; no transfer coding but chunked, and none in 1.0; the body's limit, which the route decides as soon as
@@ -36,15 +39,21 @@ _CHUNKED_SLICE = 16 * 1024
 # RFC 3986: a registered name, an IPv4 address or an IP literal in brackets, then perhaps a port. No
 # allow-list: clients use whatever address leads here.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Za-z:._~%-]+\])(?::[0-9]*)?")
+_METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?]*")
 
 _TOO_LARGE = render(error(431, "HEADERS_TOO_BIG"), "1.1", keep_alive=False, head_only=False)
 _EXPECTATION_FAILED = render(error(417, "EXPECTATION_FAILED"), "1.1", keep_alive=False, head_only=False)
 _NO_ROOM = error(503, "SERVICE_UNAVAILABLE")
+_BROKEN_OFF = error(500, "INTERNAL_ERROR")
 
 
 def _no_room(request: Request) -> Response:
     return _NO_ROOM
+
+
+def _broken_off(request: Request) -> Response:
+    return _BROKEN_OFF
 
 
 class Routes(Protocol):
@@ -94,6 +103,8 @@ class RequestParser:
     """llhttp took an upgrade for the end of HTTP and left the body out."""
     _replaying: bool = field(default=False, init=False)
 
+    _other_method: bytes = field(default=b"", init=False)
+    """The present request's, when llhttp was fed another one."""
     _target: bytes = field(default=b"", init=False)
     _headers: list[Header] = field(factory=list, init=False)
     _head_bytes: int = field(default=0, init=False)
@@ -138,17 +149,29 @@ class RequestParser:
         size = self._slice_bytes() if len(data) > _HEAD_SLICE else _HEAD_SLICE
         piece, rest = (data, b"") if len(data) <= size else (data[:size], data[size:])
         received = self._received
+        begins = not self.unfinished
         try:
             self._llhttp.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
             rest = piece[upgrade.args[0] :] + rest
             if self._body_skipped:
                 self._replay_head()
+        except httptools.HttpParserInvalidMethodError:
+            other = _METHOD.match(piece) if begins and not self.ready else None
+            if other is not None:
+                return self._feed_other_method(other[1], data)
+            self._die(BAD_REQUEST)
         except httptools.HttpParserError:
+            self.break_off()
             self._die(BAD_REQUEST)
         if self.unfinished and not self._dead:
             self._check_unfinished(piece, progress=self._received > received)
         return b"" if self._dead else rest
+
+    def break_off(self) -> None:
+        """Nothing more can be read: a request whose body is not whole becomes `ready`, to be refused."""
+        if self._request is not None and not self._dead:
+            self._refuse(self._request, _broken_off)
 
     def close(self) -> None:
         """Forget an unfinished request and give its bytes back; break the cycle with llhttp."""
@@ -157,6 +180,13 @@ class RequestParser:
             self.budget.give(self._request.charged)
             self._request = None
         self._llhttp = None  # type: ignore[assignment]
+
+    def _feed_other_method(self, method: bytes, data: bytes) -> bytes:
+        """Begin again with a parser that is told of a method it knows."""
+        self.unfinished = False
+        self._other_method = method
+        self._llhttp = httptools.HttpRequestParser(self)
+        return self.feed(b"POST" + data[len(method) :])
 
     def _replay_head(self) -> None:
         """Go on with a parser that has seen the body's framing and no word of an upgrade."""
@@ -198,11 +228,10 @@ class RequestParser:
             self.fault = fault
 
     def _refuse(self, request: Request, refusal: Handler) -> None:
-        """The request is answered without its body; the rest of it is never parsed."""
-        request.refusal = refusal
-        self._finish_early(request)
-
-    def _finish_early(self, request: Request) -> None:
+        """The request is answered without its body, the rest of which is never parsed: by `refusal`, or as ever
+        where the route has no use for a body."""
+        if request.route.body_limit is not None:
+            request.refusal = refusal
         request.body = b""
         request.keep_alive = False
         self.budget.give(request.charged)
@@ -258,7 +287,7 @@ class RequestParser:
         if path is None:
             self._stop(BAD_REQUEST)
         assert path is not None
-        method = llhttp.get_method().decode()
+        method = (self._other_method or llhttp.get_method()).decode()
         route, params = self.routes.route(method, raw_path, path, query_string)
         request = self._request = Request(
             method,
@@ -313,21 +342,19 @@ class RequestParser:
             self.limits.drain_bytes if limit is None else limit if isinstance(limit, int) else limit()
         )
         if self._length > self._body_limit:
-            self._oversized(request)
+            self._decline_body(request)
         expect = self._expect
         if expect is not None and request.version == "1.1":
             if expect.lower() != b"100-continue":
                 self._stop(_EXPECTATION_FAILED)
+            if limit is None:
+                self._decline_body(request)
             self.wants_continue = True
         self._body_skipped = self._llhttp.should_upgrade()
 
-    def _oversized(self, request: Request) -> None:
-        """Over its route's limit. A route without use for a body (`None`) answers as ever, then the client is
-        cut."""
-        if request.route.body_limit is None:
-            self._finish_early(request)
-        else:
-            self._refuse(request, request.route.too_big)
+    def _decline_body(self, request: Request) -> None:
+        """It is too long, or the client asks first where nobody reads it."""
+        self._refuse(request, request.route.too_big)
         raise _Stop
 
     def on_body(self, data: bytes) -> None:
@@ -336,7 +363,7 @@ class RequestParser:
         self.wants_continue = False
         self._received += len(data)
         if self._received > self._body_limit:
-            self._oversized(request)
+            self._decline_body(request)
         if request.route.body_limit is None:
             return
         if not self._body:
@@ -358,7 +385,7 @@ class RequestParser:
         self.ready.append(request)
         self._request = None
         self._body = b""
-        self._target = b""
+        self._target = self._other_method = b""
         self._headers = []
         self._head_bytes = 0
         self._host = self._expect = None

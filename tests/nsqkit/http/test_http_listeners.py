@@ -22,8 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("127.0.0.1:0", "127.0.0.1:{}"),
         ("[::1]:0", "[::1]:{}"),
+        ("127.0.0.1:", "127.0.0.1:{}"),
         (":0", "[::]:{}"),
-        ("0.0.0.0:0", "0.0.0.0:{}"),
+        ("0.0.0.0:0", "[::]:{}"),
     ],
 )
 async def test_tcp(address: str, text: str) -> None:
@@ -35,13 +36,44 @@ async def test_tcp(address: str, text: str) -> None:
     await close_listener(listener)
 
 
-async def test_every_interface_means_both_families_and_shows_ipv4_clients_as_such() -> None:
-    [listener] = await open_listeners(":0")
-    for host, remote in (("127.0.0.1", "127.0.0.1:{}"), ("::1", "[::1]:{}")):
-        async with await trio.open_tcp_stream(host, bound_address(listener).port) as client:
+EVERYWHERE = pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]", "[]"])
+
+
+@EVERYWHERE
+async def test_every_interface_means_both_families_and_shows_ipv4_clients_as_such(host: str) -> None:
+    [listener] = await open_listeners(f"{host}:0")
+    for client_host, remote in (("127.0.0.1", "127.0.0.1:{}"), ("::1", "[::1]:{}")):
+        async with await trio.open_tcp_stream(client_host, bound_address(listener).port) as client:
             stream = await listener.accept()
             assert remote_address(stream) == remote.format(client.socket.getsockname()[1])
             await stream.aclose()
+    await close_listener(listener)
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("taken", ["127.0.0.1", "[::1]"])
+async def test_every_interface_needs_a_port_that_is_free_in_both_families(host: str, taken: str) -> None:
+    [listener] = await open_listeners(f"{taken}:0")
+    with pytest.raises(OSError, match="in use"):
+        await open_listeners(f"{host}:{bound_address(listener).port}")
+    await close_listener(listener)
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+async def test_every_interface_of_a_machine_without_ipv6(
+    host: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutIpv6(socket.socket):
+        def __init__(self, family: int = -1, *args: int, **kwargs: int) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(number, os.strerror(number))
+            super().__init__(family, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "socket", WithoutIpv6)
+    [listener] = await open_listeners(f"{host}:0")
+    bound = bound_address(listener)
+    assert bound.text == f"0.0.0.0:{bound.port}"
     await close_listener(listener)
 
 
@@ -105,7 +137,45 @@ async def test_stale_unix_socket_is_removed_and_nothing_else(folder: Path) -> No
         await open_listeners(str(folder / "missing" / "a.sock"))
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:99999", "a:b:1", "host:", "plain"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:99999",
+        "127.0.0.1:-1",
+        "127.0.0.1:+1",
+        "127.0.0.1:no-such-service",
+        ":\u00b2",
+        pytest.param(":" + "1" * 5000, id="very-long"),
+        "file:a.sock",
+    ],
+)
+async def test_wrong_port_is_an_error_and_no_path(
+    address: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(OSError, match="unknown port"):
+        await open_listeners(address)
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "/run/" + "x" * 64])
+async def test_host_that_cannot_be_a_name(host: str) -> None:
+    with pytest.raises(OSError, match="invalid host"):
+        await open_listeners(f"{host}:0")
+
+
+async def test_port_may_be_the_name_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(name: str, protocol: str) -> int:
+        assert (name, protocol) == ("nsqd", "tcp")
+        return 0
+
+    monkeypatch.setattr(socket, "getservbyname", look_up)
+    [listener] = await open_listeners("127.0.0.1:nsqd")
+    assert bound_address(listener).port > 0
+    await close_listener(listener)
+
+
+@pytest.mark.parametrize("address", ["a:b:1", "plain", "[::1]", "[a]b:1", "a]:1"])
 async def test_what_is_no_host_and_port_is_a_path(
     address: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

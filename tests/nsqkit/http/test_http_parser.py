@@ -130,10 +130,9 @@ CL_TE = get("/pub", "POST", "Content-Length: 3", "Transfer-Encoding: chunked") +
         get("/pub", "POST", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
         get("/pub", "POST", "Transfer-Encoding: identity") + b"0\r\n\r\n",
         b"POST /pub HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        get("/pub", "POST", "Transfer-Encoding: chunked") + b"2\nab\n",
-        get("/pub", "POST", "Transfer-Encoding: chunked") + b"2\r\nabc\r\n",
-        get("/pub", "POST", "Transfer-Encoding: chunked") + b"zz\r\n",
-        get("/pub", "POST", "Transfer-Encoding: chunked") + b"ffffffffffffffffff\r\n",
+        b"F\xc3\xa9 /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2 Debian-2\r\n",
+        b"EHLO mail.example\r\n",
     ],
 )
 def test_bad_request_after_a_good_one(data: bytes, step: int | None) -> None:
@@ -145,6 +144,73 @@ def test_bad_request_after_a_good_one(data: bytes, step: int | None) -> None:
         assert [r.path for r in requests] == (["/ping"] if before else [])
         assert parser.feed(get("/ping")) == b""
         assert parser.ready == []
+
+
+@STEPS
+@pytest.mark.parametrize(
+    "body", [b"2\nab\n", b"2\r\nabc\r\n", b"zz\r\n", b"ffffffffffffffffff\r\n", b"0\r\nX : 1\r\n"]
+)
+def test_body_that_is_malformed_is_refused_as_one_that_cannot_be_read(body: bytes, step: int | None) -> None:
+    budget = ByteBudget()
+    for target, refused in (("/pub", True), ("/topic/create?topic=t", False)):
+        parser = make(budget=budget)
+        data = get("/ping") + get(target, "POST", "Transfer-Encoding: chunked") + body
+        ping, request = feed_all(parser, data, step)
+        assert ping.refusal is None
+        assert (request.refusal is not None) is refused
+        if refused:
+            assert (refusal(request).status, refusal(request).body) == (500, b'{"message":"INTERNAL_ERROR"}')
+        assert (request.body, request.keep_alive) == (b"", False)
+        assert (parser.phase, parser.fault) == (Phase.DEAD, None)
+        assert parser.feed(get("/ping")) == b""
+        assert parser.ready == []
+    assert budget.used == 0
+
+
+@STEPS
+@pytest.mark.parametrize("data", [post("/pub", b"abc")[:-1], chunked("/pub", b"abc")[:-2]])
+def test_body_that_ends_early_is_refused(data: bytes, step: int | None) -> None:
+    budget = ByteBudget()
+    parser = make(budget=budget)
+    assert feed_all(parser, data, step) == []
+    parser.break_off()
+    [request] = parser.ready
+    assert refusal(request).status == 500
+    assert (request.body, request.keep_alive, budget.used) == (b"", False, 0)
+
+
+@pytest.mark.parametrize("data", [b"", get("/ping"), b"GET /ping HT", b"  V2"])
+def test_end_outside_of_a_body_leaves_nothing_to_answer(data: bytes) -> None:
+    parser = make()
+    feed_all(parser, data, 1)
+    parser.break_off()
+    assert parser.ready == []
+
+
+@pytest.mark.parametrize("method", ["FOO", "get", "GETX", "B", "x-!#$%&'*+.^_`|~", "A" * 4000])
+def test_any_word_is_a_method(method: str) -> None:
+    parser = make()
+    head = get("/config/id?a=b", method)
+    for data in (
+        head,
+        post("/pub", b"abc").replace(b"POST", method.encode()),
+        chunked("/pub", b"abc").replace(b"POST", method.encode()),
+        get("/pub", method, "Connection: Upgrade", "Upgrade: h2c", body=b"abc"),
+    ):
+        requests = feed_all(parser, data)
+        assert [(r.method, r.target, r.keep_alive) for r in requests] == [(method, requests[0].target, True)]
+        assert parser.phase is Phase.IDLE
+        assert [r.method for r in feed_all(parser, get("/ping"))] == ["GET"]
+    response = requests[0].route.handler(requests[0])
+    assert isinstance(response, Response)
+    assert (response.status, dict(response.headers)[b"Allow"]) == (405, b"OPTIONS, POST")
+
+
+def test_unusual_method_in_pieces_or_behind_another_request_is_refused() -> None:
+    for step in (1, None):
+        parser = make()
+        feed_all(parser, get("/ping") + get("/ping", "FOO"), step)
+        assert parser.fault == BAD_REQUEST
 
 
 @STEPS
@@ -235,6 +301,19 @@ def test_expect_continue(step: int | None) -> None:
     [request] = feed_all(parser, b"abc")
     assert request.body == b"abc"
     assert not parser.wants_continue
+
+
+@STEPS
+@pytest.mark.parametrize("target", ["/topic/create?topic=t", "/nowhere", "/ping"])
+def test_expect_continue_is_answered_at_once_where_nobody_reads_the_body(
+    target: str, step: int | None
+) -> None:
+    for framing in ("Content-Length: 3", "Transfer-Encoding: chunked"):
+        parser = make()
+        [request] = feed_all(parser, get(target, "POST", framing, "Expect: 100-continue"), step)
+        assert (request.refusal, request.keep_alive) == (None, False)
+        assert not parser.wants_continue
+        assert parser.phase is Phase.DEAD
 
 
 def test_expect_anything_else_is_417() -> None:

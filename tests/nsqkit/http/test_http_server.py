@@ -130,6 +130,40 @@ async def test_expect_continue(tcp: bool) -> None:
 
 
 @BOTH
+async def test_nobody_is_asked_for_a_body_that_nobody_reads(tcp: bool) -> None:
+    async with serving(small_api(), tcp=tcp) as it:
+        for target, status in (("/nowhere", 404), ("/ping", 405), ("/topic/create?topic=t", 200)):
+            client = await it.connect()
+            answer = await client.ask(get(target, "POST", "Content-Length: 3", "Expect: 100-continue"))
+            assert (answer.status, answer.headers[b"Connection"]) == (status, b"close")
+            await client.send(b"abc")  # as one that does not wait for long
+            assert await client.rest() == b""
+
+
+async def test_client_that_ends_in_the_middle_of_a_body_is_answered() -> None:
+    async with serving(small_api(), tcp=True) as it:
+        for request in (post("/pub", b"abc")[:-1], chunked("/pub", b"abc")[:-1]):
+            client = await it.connect()
+            await client.send(get("/ping") + request)
+            assert isinstance(client.stream, trio.SocketStream)
+            await client.stream.send_eof()
+            assert (await client.answer()).body == b"OK"
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (500, b'{"message":"INTERNAL_ERROR"}')
+            assert await client.rest() == b""
+
+
+@BOTH
+async def test_unusual_method_is_not_allowed_and_the_connection_goes_on(tcp: bool) -> None:
+    async with serving(small_api(), tcp=tcp) as it:
+        client = await it.connect()
+        answer = await client.ask(get("/ping", "get"))
+        assert (answer.status, answer.headers[b"Allow"]) == (405, b"GET, OPTIONS")
+        assert (await client.ask(get("/nowhere", "FOO", body=b"abc"))).status == 404
+        assert (await client.ask(get("/ping"))).body == b"OK"
+
+
+@BOTH
 async def test_http_1_0(tcp: bool) -> None:
     async with serving(small_api(), tcp=tcp) as it:
         client = await it.connect()

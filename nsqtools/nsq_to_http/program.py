@@ -12,6 +12,7 @@ import trio
 from nsqkit.client import ClientOptions, Consumer, Message
 from nsqkit.logging import get_logger
 from nsqkit.options import OptionError
+from nsqkit.seldom import Seldom
 from nsqtools.common import handle_signals, read_flags, refuse, run
 from nsqtools.hosts import Pool, make_pool
 from nsqtools.http_client import HttpFailed
@@ -24,9 +25,8 @@ from nsqtools.nsq_to_http.options import (
     parse_headers,
     validate,
 )
-from nsqtools.nsq_to_http.sender import Sender, open_sender
+from nsqtools.nsq_to_http.sender import Sender, Unsendable, open_sender
 from nsqtools.progress import Figures, Progress
-from nsqtools.seldom import Seldom
 from nsqtools.timings import StatusLines
 
 __all__ = ["Forwarder", "main"]
@@ -71,10 +71,11 @@ class Forwarder:
         began = trio.current_time()
         try:
             await self._forward(message.body)
-        except HttpFailed as error:
+        except (HttpFailed, Unsendable) as error:
             self.failures += 1
             self._trouble.tell(trio.current_time(), "%r is requeued - %s", message, error)
-            message.requeue()
+            # Only a server's trouble slows the others down.
+            message.requeue(backoff=isinstance(error, HttpFailed))
         else:
             self.status.add_all(trio.current_time() - began)
             message.finish()

@@ -22,9 +22,9 @@ import trio
 
 from nsqkit.client import BadBody, BadMessage, Consumer, Message, NSQError
 from nsqkit.logging import get_logger
+from nsqkit.seldom import Seldom
 from nsqtools.nsq_to_nsq.destinations import Destinations
 from nsqtools.nsq_to_nsq.json_filter import Filter, NotPassed, Unreadable
-from nsqtools.seldom import Seldom
 from nsqtools.timings import StatusLines
 
 __all__ = ["Relay"]

@@ -7,10 +7,16 @@
 
 Rules:
 
-- All registries are asked at once, each with the same time-out: a dead one delays nobody but itself.
+- All registries are asked at once, each with the same time-out. Whoever asks once gets what all of them say. A
+  `watch` asks again anyway, and does not wait for the slow: once one has answered, the others have
+  `OTHERS_S` more, and who is later counts as failed. So one that hangs holds up nobody.
 - nsqds are told apart by (broadcast address, TCP port), as everywhere in NSQ.
 - **What is known stays known.** A registry that fails counts with its last answer: losing registries, or all
   of them, takes no nsqd from a consumer. A 404 is an answer ("no such topic here"), not a failure.
+- **What was lost is looked for.** A registry forgets an nsqd with its connection, and has it again a moment after
+  its restart. So a `watch` asks again 1, 2, 4 ... seconds after a connection was lost (`poll_soon`), up to the
+  interval. It is the registries that are asked, not the nsqd: a topic that was deleted there, or a node that was
+  tombstoned, looks to its clients like one that restarts, and connecting to it would create the topic again.
 - Everything is bounded: an answer's bytes, the nsqds in it, the questions whose answers are kept.
 
 Runs on trio and on asyncio. httpx is imported at the first request, not before.
@@ -20,8 +26,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random as _random
 import urllib.parse
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
@@ -36,7 +44,9 @@ MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes
 MAX_NODES: Final = 10_000  # in one answer
 MAX_QUESTIONS: Final = 1_000  # whose last answers are kept
 FIRST_RETRY_S: Final = 1.0
-"""After a round in which nobody answered; doubled up to the interval."""
+"""After a round that was asked for, or in which nobody answered, or somebody again; doubled up to the interval."""
+OTHERS_S: Final = 1.0
+"""How long a `watch` waits for the other registries when one has answered."""
 LEAST_BETWEEN_S: Final = 1.0
 """Between two rounds, however often an extra one is asked for."""
 
@@ -92,8 +102,7 @@ class Discovery:
     failures: dict[str, str] = attrs.field(factory=dict, init=False)
     """The registries that did not answer when they were asked last, with the reason."""
     _known: OrderedDict[tuple[str, str], dict[str, Any]] = attrs.field(factory=OrderedDict, init=False)
-    _extra: set[anyio.Event] = attrs.field(factory=set, init=False)
-    """One for each `watch` that waits."""
+    _watches: weakref.WeakSet[Watch] = attrs.field(factory=weakref.WeakSet, init=False)
 
     def __attrs_post_init__(self) -> None:
         if not self.addresses:
@@ -105,11 +114,11 @@ class Discovery:
 
     async def lookup(self, topic: str) -> list[Node]:
         """The nsqds that have the topic, sorted. `DiscoveryFailed` if nobody answers and nothing is known."""
-        return _merged_nodes(await self._ask_all("lookup", topic))
+        return await self._nodes(topic)
 
     async def nodes(self) -> list[Node]:
         """All nsqds, sorted. `DiscoveryFailed` as for `lookup`."""
-        return _merged_nodes(await self._ask_all("nodes"))
+        return await self._nodes(None)
 
     async def topics(self) -> list[str]:
         """The names of all topics, sorted. `DiscoveryFailed` as for `lookup`."""
@@ -122,9 +131,12 @@ class Discovery:
         return sorted({name for answer in answers for name in _strings(answer.get("channels"))})
 
     def poll_soon(self) -> None:
-        """Have a running `watch` ask again now, for example because a connection was lost. At most once a second."""
-        for extra in self._extra:
-            extra.set()
+        """Have every `watch` ask again now and then 1, 2, 4 ... s later, up to the interval: a connection was lost.
+
+        At most once a second, however often this is called.
+        """
+        for watch in self._watches:
+            watch.ask_soon()
 
     def watch(self, topic: str | None = None) -> Watch:
         """Ask at once and then every interval, for ever; gives the whole merged list after each round.
@@ -136,12 +148,33 @@ class Discovery:
 
     # Inside.
 
-    async def _ask_all(self, what: str, topic: str = "") -> list[dict[str, Any]]:
-        """What each registry says or said last; those that never answered are left out."""
+    async def _nodes(self, topic: str | None, *, others_s: float = math.inf) -> list[Node]:
+        """Those that have the topic; without one all of them."""
+        what = "nodes" if topic is None else "lookup"
+        return _merged_nodes(await self._ask_all(what, topic or "", others_s=others_s))
+
+    async def _ask_all(
+        self, what: str, topic: str = "", *, others_s: float = math.inf
+    ) -> list[dict[str, Any]]:
+        """What each registry says or said last; those that never answered are left out.
+
+        When one has answered, the others have so many seconds more.
+        """
         known = self._remember(what, topic)
+        late = set(self.addresses)
         async with anyio.create_task_group() as group:
+
+            async def ask(address: str) -> None:
+                answered = await self._ask(address, what, topic, known)
+                late.discard(address)
+                if answered:
+                    scope = group.cancel_scope
+                    scope.deadline = min(scope.deadline, anyio.current_time() + others_s)
+
             for address in self.addresses:
-                group.start_soon(self._ask, address, what, topic, known)
+                group.start_soon(ask, address)
+        for address in sorted(late):
+            self._failed(address, f"nothing within {others_s:g} s of another's answer")
         if not known:
             reasons = "; ".join(f"{address}: {reason}" for address, reason in self.failures.items())
             raise DiscoveryFailed(f"no registry answered ({reasons})")
@@ -154,7 +187,8 @@ class Discovery:
             self._known.popitem(last=False)
         return known
 
-    async def _ask(self, address: str, what: str, topic: str, known: dict[str, Any]) -> None:
+    async def _ask(self, address: str, what: str, topic: str, known: dict[str, Any]) -> bool:
+        """Whether it answered; its answer is in `known` then."""
         url = registry_url(address, what, topic)
         headers = {"Accept": ACCEPT}
         if self.bearer:
@@ -165,9 +199,10 @@ class Discovery:
             known[address] = _parse(status, body)
         except Exception as error:
             self._failed(address, _reason_of(error, self.timeout))
-        else:
-            if self.failures.pop(address, None) is not None:
-                _log.info("LOOKUPD(%s): answers again", address)
+            return False
+        if self.failures.pop(address, None) is not None:
+            _log.info("LOOKUPD(%s): answers again", address)
+        return True
 
     def _failed(self, address: str, reason: str) -> None:
         if address not in self.failures:  # once for each time that it goes away, not for each poll
@@ -182,13 +217,19 @@ class Watch:
     _discovery: Discovery
     _topic: str | None
     _extra_wait: float = attrs.field(init=False)
-    """Seconds, until a round has succeeded."""
-    _failed_rounds: int = attrs.field(default=0, init=False)
+    """Seconds that the first interval is longer."""
+    _retry_s: float = attrs.field(default=math.inf, init=False)
+    """Until the next round, where that is less than the interval; doubled with each."""
+    _all_failed: bool = attrs.field(default=False, init=False)
+    """Whether nobody answered in the last round."""
     _asked_before: bool = attrs.field(default=False, init=False)
+    _wanted: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when a round was asked for that has not begun."""
 
     def __attrs_post_init__(self) -> None:
         discovery = self._discovery
         self._extra_wait = discovery.random.random() * discovery.jitter * discovery.interval
+        discovery._watches.add(self)
 
     def __aiter__(self) -> Watch:
         return self
@@ -202,33 +243,33 @@ class Watch:
             if nodes is not None:
                 return nodes
 
+    def ask_soon(self) -> None:
+        """For `Discovery.poll_soon`. In a round, it is the next one that is meant."""
+        self._wanted.set()
+
     async def _ask(self) -> list[Node] | None:
-        discovery, topic = self._discovery, self._topic
+        discovery = self._discovery
+        self._wanted = anyio.Event()
         try:
-            nodes = await (discovery.nodes() if topic is None else discovery.lookup(topic))
+            nodes = await discovery._nodes(self._topic, others_s=OTHERS_S)
         except DiscoveryFailed:
             nodes = None
         all_failed = len(discovery.failures) == len(discovery.addresses)
-        self._failed_rounds = self._failed_rounds + 1 if all_failed else 0
+        if all_failed != self._all_failed:  # all gone; or just back, and not told of every nsqd yet
+            self._all_failed, self._retry_s = all_failed, FIRST_RETRY_S
         return nodes
 
     async def _wait(self) -> None:
         """Until the next round is due, or asked for by `poll_soon`."""
-        discovery = self._discovery
-        seconds = discovery.interval + self._extra_wait
-        if self._failed_rounds:
-            seconds = min(seconds, FIRST_RETRY_S * 2.0 ** min(self._failed_rounds - 1, 30))
-        else:
-            self._extra_wait = 0.0
+        interval = self._discovery.interval
+        seconds = min(interval + self._extra_wait, self._retry_s)
         at_least = min(seconds, LEAST_BETWEEN_S)
-        extra = anyio.Event()
-        discovery._extra.add(extra)
-        try:
-            await anyio.sleep(at_least)
-            with anyio.move_on_after(seconds - at_least):
-                await extra.wait()
-        finally:
-            discovery._extra.discard(extra)
+        await anyio.sleep(at_least)
+        with anyio.move_on_after(seconds - at_least):
+            await self._wanted.wait()
+        self._retry_s = FIRST_RETRY_S if self._wanted.is_set() else 2 * self._retry_s
+        if seconds >= interval:
+            self._extra_wait = 0.0
 
 
 def registry_url(address: str, what: str, topic: str = "") -> str:

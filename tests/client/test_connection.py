@@ -21,6 +21,7 @@ from nsqkit.client import (
     ProtocolViolation,
     open_connection,
 )
+from nsqkit.client.opening import open_tcp
 from nsqkit.client.protocol import Request
 from nsqkit.wire import encode
 from tests.client.fake import both_backends, fake_nsqd, run, run_mocked, stream_pair
@@ -65,6 +66,22 @@ def test_nobody_there_is_said_with_the_address(backend: str) -> None:
             await open_connection(Address("127.0.0.1", port), ClientOptions())
 
     run(main, backend)
+
+
+@both_backends
+@pytest.mark.parametrize("local_addr", ["127.0.0.2", "127.0.0.2:0"])
+def test_the_address_to_connect_from_can_be_chosen(backend: str, local_addr: str) -> None:
+    """As a host, or with go-nsq's port that stands for any."""
+
+    async def main() -> None:
+        there = Address(*nsqd.getsockname())
+        async with await open_tcp(there, ClientOptions(local_addr=local_addr)):
+            stream, (host, _port) = nsqd.accept()
+            stream.close()
+            assert host == "127.0.0.2"
+
+    with socket.create_server(("127.0.0.1", 0)) as nsqd:
+        run(main, backend)
 
 
 def test_an_nsqd_that_takes_no_connection_is_given_up_after_the_dial_timeout() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -597,6 +598,38 @@ def test_refused_answers_are_counted(backend: str) -> None:
                 assert not peer.ended.is_set()
 
     run(main, backend)
+
+
+@pytest.mark.parametrize("what", ["giving up on", "took too long", "E_FIN_FAILED"])
+def test_a_stream_of_bad_messages_fills_no_log(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One line a second of each kind, which says for how many it stands; the numbers are in the statistics."""
+
+    def messages(peer: Peer, count: int) -> None:
+        for number in range(count):
+            if what == "E_FIN_FAILED":
+                peer.frame(wire.encode_error(b"E_FIN_FAILED FIN 0123 failed ID not in flight"))
+            else:
+                peer.message(f"m{number}", attempts=9 if what == "giving up on" else 1)
+
+    async def main() -> None:
+        async with fake_nsqd(heartbeat_s=25) as nsqd:
+            consumer = consumer_of(
+                nsqd, handler=lambda message: anyio.sleep(100), max_in_flight=200, auto_touch=False
+            )
+            async with running(consumer):
+                peer = await ready(nsqd, 200)
+                messages(peer, 100)
+                await anyio.sleep(70)
+                messages(peer, 1)
+                await anyio.sleep(70)
+                stats = consumer.stats()
+                assert stats.given_up + stats.timed_out + stats.failed_answers == 101
+
+    with caplog.at_level(logging.INFO, "nsq.client"):
+        run_mocked(main)
+    first, second = [text for text in caplog.messages if what in text]
+    assert "more since" not in first
+    assert second.endswith("(and 99 more since the last such line)")
 
 
 @both_backends

@@ -100,6 +100,21 @@ def test_a_lost_connection_s_turn_goes_on() -> None:
     assert sum(link.rdy for link in links[1:]) == 1
 
 
+def test_one_that_comes_and_goes_keeps_nobody_from_their_turn() -> None:
+    """Redistribution comes when it is due, whatever happens before."""
+    flow, links = flow_of(4, max_in_flight=1)
+    flapping = FakeLink()
+    for second in range(200):
+        now = float(second)
+        if flow.next_at <= now:
+            flow.tick(now)
+        if second % 3 == 0:
+            flow.add(flapping, now)
+        if second % 3 == 2:
+            flow.remove(flapping, now)
+    assert min(link.sent.count(1) for link in links) >= 3
+
+
 def test_backoff_goes_up_and_down() -> None:
     """The sequence of the levels: RDY 0 everywhere, then 1 on one connection."""
     pauses: list[tuple[int, float]] = []

@@ -72,11 +72,23 @@ def test_defaults_are_those_of_other_libraries(name: str) -> None:
         ("tls_min_version,tls1.3", "tls_min_version", "tls1.3"),
         ("snappy", "snappy", True),
         ("deflate_level,9", "deflate_level", 9),
+        ("local_addr,", "local_addr", ""),
+        ("local_addr,127.0.0.1", "local_addr", "127.0.0.1"),
+        ("local_addr,127.0.0.1:0", "local_addr", "127.0.0.1"),
+        ("local_addr,eth0.example.org:0", "local_addr", "eth0.example.org"),
+        ("local_addr,::1", "local_addr", "::1"),
+        ("local_addr,[fe80::1%eth0]:0", "local_addr", "fe80::1%eth0"),
     ],
 )
 def test_options_are_read_from_text(text: str, name: str, value: object) -> None:
     """Go's durations or milliseconds."""
     assert getattr(parse_client_option(text), name) == value
+
+
+def test_a_local_address_is_refused_where_it_is_set() -> None:
+    """Not at each try to connect."""
+    with pytest.raises(ValueError, match="a local address is host or host:0, not 'no/address'"):
+        ClientOptions(local_addr="no/address")
 
 
 def test_options_add_up() -> None:
@@ -107,6 +119,13 @@ def test_options_add_up() -> None:
         "deflate_level,0",
         "deflate_level,10",
         "heartbeat_interval,2m",
+        "local_addr,no/address",
+        "local_addr,127.0.0.1:",
+        "local_addr,127.0.0.1:4150",
+        "local_addr,:0",
+        "local_addr,::1:0:",
+        "local_addr,[::1",
+        "local_addr,[::x]:0",
     ],
 )
 def test_bad_options_are_refused(text: str) -> None:

@@ -17,6 +17,7 @@ from nsqkit.client import (
     NotConnected,
     Producer,
     PublishFailed,
+    ServerError,
     UncertainPublish,
 )
 from tests.client.fake import FakeNsqd, Peer, both_backends, fake_nsqd, run, run_mocked
@@ -164,6 +165,20 @@ def test_a_bad_publish_fails_alone(backend: str) -> None:
             assert [str(error) for error in errors] == ["E_BAD_MESSAGE PUB message too big 2 > 1"]
             stats = producer.stats()
             assert (stats.published, stats.failed) == (2, 1)
+
+    run(main, backend)
+
+
+@both_backends
+def test_an_error_that_nobody_knows_is_an_answer_too(backend: str) -> None:
+    """The publish fails at once with what nsqd said, instead of being sent again until its time-out."""
+
+    async def main() -> None:
+        refusal = wire.encode_error(b"E_QUOTA topic t is over its quota")
+        async with fake_nsqd(answers={"PUB": refusal}) as nsqd, producer_of(nsqd) as producer:
+            with pytest.raises(ServerError, match="E_QUOTA topic t is over its quota"):
+                await producer.publish("t", b"x")
+            assert producer.stats().resent == 0
 
     run(main, backend)
 

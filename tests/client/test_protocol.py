@@ -132,6 +132,21 @@ def test_after_a_fatal_error_what_stood_behind_was_not_executed() -> None:
     assert protocol.receive(wire.OK) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "belongs"), [(b"E_NEW no more of these", True), (b"E_SUB_FAILED no", False)]
+)
+def test_an_unknown_error_answers_the_first_command(text: bytes, belongs: bool) -> None:
+    """Whatever it was, it can be meant; unlike one that is known to answer others only."""
+    protocol = opened()
+    requests = [Request("PUB") for _ in range(2)]
+    for request in requests:
+        protocol.ask(request, b"...")
+    protocol.data_to_send()
+    [event] = protocol.receive(wire.encode_error(text))
+    assert event.request is (requests[0] if belongs else None)
+    assert protocol.unanswered() == ([], requests[1:] if belongs else requests)
+
+
 def test_a_lost_connection_parts_what_was_taken_from_what_was_not() -> None:
     """Only what was given out can have reached nsqd."""
     protocol = opened()

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.process
 
 TOPIC, CHANNEL = "orders", "audit"
 FOUND_S = 5.0
+BACK_S = 15.0
 DRAINED_S = 15.0
 MANY = 100
 PUBLISHERS = 4
@@ -52,13 +53,14 @@ class Receiver:
     cluster: Cluster
     note: Callable[[Message], None]
     """Called with every message, in the other thread; it is finished afterwards."""
+    poll_s: float = POLL_S
     discovery: Discovery = attrs.field(init=False)
     consumer: Consumer = attrs.field(init=False)
     _run: Future[None] = attrs.field(init=False)
 
     def __enter__(self) -> Receiver:
         """Begin to consume."""
-        self.discovery = Discovery(self.cluster.lookupd_http_addresses, interval=POLL_S)
+        self.discovery = Discovery(self.cluster.lookupd_http_addresses, interval=self.poll_s)
         self.consumer = Consumer(
             TOPIC, CHANNEL, discovery=self.discovery, handler=self.note, max_in_flight=60
         )
@@ -246,6 +248,34 @@ def test_losing_all_registries_touches_no_delivery(cluster: Cluster, portal: Blo
         receiver.wait_connected(cluster.nsqds)
         wait_until(lambda: b"from the new one" in came, 1.0, "the new one's message")
         assert receiver.stats().connects == 5, "something connected anew for no reason"
+
+
+def test_an_nsqd_that_restarts_is_found_long_before_the_next_poll(
+    cluster: Cluster, portal: BlockingPortal
+) -> None:
+    """The registries have forgotten it when the consumer asks what became of it, and a minute is the usual interval."""
+    cluster.create_channel(TOPIC, CHANNEL)
+    cluster.wait_listed(TOPIC, cluster.nsqds, within_s=2.0)
+    came: set[bytes] = set()
+    with Receiver(portal, cluster, lambda message: came.add(message.body), poll_s=60.0) as receiver:
+        receiver.wait_connected(cluster.nsqds)
+        hit, *others = cluster.nsqds
+        hit.kill()
+        receiver.wait_connected(others)
+        cluster.wait_listed(TOPIC, others, within_s=2.0)
+        hit.start()
+        receiver.wait_connected(cluster.nsqds, within_s=BACK_S)
+        _publish_to_each(cluster.nsqds, "after a restart", came, within_s=1.0)
+
+
+def test_a_registry_that_hangs_holds_up_nobody(cluster: Cluster, portal: BlockingPortal) -> None:
+    """It takes connections and answers nothing: consumers find their nsqds through the other one."""
+    cluster.create_channel(TOPIC, CHANNEL)
+    cluster.wait_listed(TOPIC, cluster.nsqds, within_s=2.0)
+    hung, _ = cluster.registries
+    with hung.stop_cont(), Receiver(portal, cluster, lambda message: None) as receiver:
+        receiver.wait_connected(cluster.nsqds)
+        assert list(receiver.discovery.failures) == [f"127.0.0.1:{hung.http_port}"]
 
 
 def test_a_topic_that_is_made_later_is_found(cluster: Cluster, portal: BlockingPortal) -> None:

@@ -1,4 +1,4 @@
-"""The lines of --status-every, and lines that come seldom."""
+"""The lines of --status-every."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 
 import pytest
 
-from nsqtools.seldom import Seldom
 from nsqtools.timings import StatusLines, Timings
 
 
@@ -53,15 +52,3 @@ def test_several_hosts_have(caplog: pytest.LogCaptureFixture) -> None:
 def test_switched_off(caplog: pytest.LogCaptureFixture) -> None:
     """0: nothing at all."""
     assert status_lines(caplog, ["a", "b"], 0) == []
-
-
-def test_one_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
-    """The others are counted, and told of with the next one."""
-    seldom = Seldom(logging.getLogger("nsq.test"))
-    for now in (0.0, 0.1, 0.9, 1.0, 1.5, 9.0):
-        seldom.tell(now, "at %.1f", now)
-    assert [record.getMessage() for record in caplog.records] == [
-        "at 0.0",
-        "at 1.0 (and 2 more since the last such line)",
-        "at 9.0 (and 1 more since the last such line)",
-    ]

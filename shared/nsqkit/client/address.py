@@ -1,10 +1,15 @@
-"""Addresses of nsqd: `host:port`, with IPv6 addresses in brackets."""
+"""Addresses of nsqd: `host:port`, with IPv6 addresses in brackets. And the one to connect from."""
 
 from __future__ import annotations
 
+import ipaddress
+import re
+
 import attrs
 
-__all__ = ["Address"]
+__all__ = ["Address", "local_host"]
+
+_LOCAL = re.compile(r"(?:\[(?P<ip>.*)\]|(?P<name>[\w.-]+))(?::0)?")
 
 
 @attrs.frozen(order=True)
@@ -30,3 +35,25 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def local_host(text: str) -> str:
+    """The host of an address to connect from: `host`, or as go-nsq has it `host:0`. Empty: any.
+
+    `ValueError` for anything else, for a port other than 0 as well: an nsqd that is connected to again would find
+    it in use by the connection before.
+    """
+    if not text or _is_ip(text):  # a bare IPv6 address, too
+        return text
+    match = _LOCAL.fullmatch(text)
+    if match is None or (match["name"] is None and not _is_ip(match["ip"])):
+        raise ValueError(f"a local address is host or host:0, not {text!r}")
+    return match["name"] or match["ip"]
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

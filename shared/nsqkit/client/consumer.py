@@ -37,6 +37,7 @@ from nsqkit.client.options import ClientOptions
 from nsqkit.client.reconnect import discovery_for
 from nsqkit.client.stats import ConsumerStats, Counters
 from nsqkit.discovery import Discovery
+from nsqkit.seldom import Seldom
 from nsqkit.wire import is_valid_name
 
 __all__ = ["Consumer", "Handler"]
@@ -128,6 +129,9 @@ class Consumer:
         self._links: dict[Address, ConsumerLink] = {}
         self._reachable: set[Address] = set()  # what the registries said last
         self._counters = Counters()
+        self._hopeless = Seldom(_log)  # the lines about messages above max_attempts,
+        self._too_late = Seldom(_log)  # about those that nsqd took back,
+        self._refusals = Seldom(_log, logging.INFO)  # about answers that it refused
         self._stopping = False
         self._leaving = False
         self._context: contextlib.AbstractAsyncContextManager[Consumer] | None = None
@@ -373,7 +377,8 @@ class Consumer:
         self._counters.given_up += 1
         hook, longest = self._on_giving_up, self.options.max_requeue_delay
         if hook is None:
-            _log.warning(
+            self._hopeless.tell(
+                anyio.current_time(),
                 "%s/%s: giving up on %r after %d attempts; requeued for %g s (set on_giving_up to decide otherwise)",
                 *(self.topic, self.channel, message, message.attempts, longest),
             )

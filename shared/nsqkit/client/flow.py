@@ -192,9 +192,15 @@ class Flow:
     # Redistribution.
 
     def _plan(self, now: float) -> None:
-        """Look again some time as long as some connection cannot have its RDY."""
+        """Look again some time as long as some connection cannot have its RDY.
+
+        A time that is set stands: a connection that comes and goes must not put it off for ever.
+        """
         needed = len(self.links) > self.max_in_flight > 0 or (self.level > 0 and len(self.links) > 1)
-        self._redistribute_at = now + self.options.rdy_redistribute_interval if needed else math.inf
+        if not needed:
+            self._redistribute_at = math.inf
+        elif not now < self._redistribute_at < math.inf:
+            self._redistribute_at = now + self.options.rdy_redistribute_interval
 
     def _redistribute(self, now: float) -> None:
         if self._resume_at is not None:

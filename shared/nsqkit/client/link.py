@@ -151,7 +151,7 @@ class ConsumerLink:
                 if can_touch or not touches:  # all behind it are due later
                     break
             elif message._held_until <= now:
-                self._let_go(message)
+                self._let_go(message, now)
             else:
                 self.touch(message)
         return look_at
@@ -164,7 +164,7 @@ class ConsumerLink:
     # Inside.
 
     def _is_wanted(self) -> bool:
-        """A registry's nsqd that is lost is tried again only while the registries list it."""
+        """A registry's nsqd that is lost is tried again only while they list it; they are asked again soon."""
         return not self._consumer._stopping and (self._fixed or self.nsqd in self._consumer._reachable)
 
     def _note(self, error: NSQError) -> None:
@@ -215,8 +215,11 @@ class ConsumerLink:
 
     def _on_error(self, event: Error) -> None:
         if not event.error.fatal:
-            self._consumer._counters.failed_answers += 1
-            _log.info("%s/%s: %s: %s", self._consumer.topic, self._consumer.channel, self.nsqd, event.error)
+            consumer, now = self._consumer, anyio.current_time()
+            consumer._counters.failed_answers += 1
+            consumer._refusals.tell(
+                now, "%s/%s: %s: %s", consumer.topic, consumer.channel, self.nsqd, event.error
+            )
 
     def _take(self, messages: list[Message]) -> None:
         assert self.connection is not None
@@ -245,11 +248,13 @@ class ConsumerLink:
         assert self.connection is not None
         return message._delivered_at + self.connection.features.max_msg_timeout
 
-    def _let_go(self, message: Message) -> None:
+    def _let_go(self, message: Message, now: float) -> None:
         del self._in_flight[message.id]
         message.timed_out = True
         self._consumer._counters.timed_out += 1
-        _log.warning("%s/%s: %r took too long", self._consumer.topic, self._consumer.channel, message)
+        self._consumer._too_late.tell(
+            now, "%s/%s: %r took too long", self._consumer.topic, self._consumer.channel, message
+        )
         self._end_if_done()
 
     def _answer(self, message: Message, command: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import attrs
 
+from nsqkit.client.address import local_host
 from nsqkit.options import TlsVersion
 from nsqkit.options.durations import parse_duration
 from nsqkit.version import VERSION
@@ -109,8 +110,8 @@ class ClientOptions:
     """A connection that brings nothing for so long, not even a heartbeat, is dead."""
     write_timeout: float = _seconds(5.0, 0.1, 300)
     """A send that takes longer ends the connection. (go-nsq: 1 s, too short for a broker that waits for its disk.)"""
-    local_addr: str = _text()
-    """The local address to connect from."""
+    local_addr: str = _text(converter=local_host)
+    """The local address to connect from: `host`, or `host:0` as go-nsq has it."""
     client_id: str = _text(factory=_short_host_name)
     hostname: str = _text(factory=socket.gethostname)
     user_agent: str = _text(f"nsqkit/{VERSION}")

@@ -12,9 +12,9 @@ Rules:
   and NOP have no answer. So the commands that wait for one stand in a queue, and a response belongs to the
   first of them.
 - An error frame that leaves the connection open (FIN, REQ, TOUCH that came too late) belongs to no command in
-  the queue. Any other ends the connection and belongs to the first command in the queue if it can be its, else
-  to none: nsqd works through commands in order and stops at the bad one, so **whatever stood behind it was not
-  executed**.
+  the queue. Any other ends the connection and belongs to the first command in the queue if it can be its (an
+  unknown one can), else to none: nsqd works through commands in order and stops at the bad one, so **whatever
+  stood behind it was not executed**.
 - A heartbeat is answered here, unasked, so that nobody can forget it.
 - What nsqd sends is not believed: frame sizes are bounded, an answer that nobody waits for is an error.
 
@@ -331,7 +331,7 @@ class ClientProtocol:
             return Error(error)
         self.phase = Phase.REFUSED
         self._out.clear()
-        if self.pending and error.code in _ANSWERED_BY.get(self.pending[0].command, _PUBLISH_ERRORS):
+        if self.pending and _can_answer(error.code, self.pending[0].command):
             return Error(error, self._pop())
         return Error(error)
 
@@ -343,6 +343,11 @@ class ClientProtocol:
         self.phase = Phase.BROKEN
         self._out.clear()
         return ProtocolViolation(why)
+
+
+def _can_answer(code: str, command: str) -> bool:
+    """A code that is not known can be any command's."""
+    return code not in wire.FATAL or code in _ANSWERED_BY.get(command, _PUBLISH_ERRORS)
 
 
 def _size_trouble(size: int, longest: int) -> str:

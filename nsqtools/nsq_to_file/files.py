@@ -6,12 +6,14 @@ Rules:
   finished. It grows after an fsync of the file (and of the folders that it is new in), never before.
 - Any `OSError` is final: nothing is tried again after a failed write or fsync, and whoever uses this ends.
 - Nothing is ever overwritten or cut. An existing file is appended to, if that is allowed, or left alone.
+- A file that will be moved has one writer, though names may be shared by topics and processes: the writer holds
+  a lock (`flock`, which ends with the process) from before its first byte until the old name is gone.
 
 Which file? The name's template comes from the time. A file of that name is opened in `work_dir`; while it
-cannot be used (it exists and must not, or it is too large already) the next revision is tried, which starts
-at 0 for every new template. A file is complete when its template is not the present one any more, when it was
-open for `rotate_interval`, or when more than `rotate_size` bytes (before compression) are in it. A complete
-file is moved to `output_dir` by a hard link and an unlink: a link never replaces a file.
+cannot be used (it exists and must not, it is too large already, or somebody else's) the next revision is tried,
+which starts at 0 for every new template. A file is complete when its template is not the present one any more,
+when it was open for `rotate_interval`, or when more than `rotate_size` bytes (before compression) are in it. A
+complete file is moved to `output_dir` by a hard link and an unlink: a link never replaces a file.
 
 Compressed, each sync ends a gzip member, so that a file is readable up to the last sync whatever happens.
 
@@ -21,6 +23,7 @@ newline comes first: the half stays visible as a line of its own, and spoils no 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import zlib
 from collections.abc import Callable, Iterable
@@ -135,10 +138,11 @@ class TopicFiles:
         file, self._file = self._file, None
         if file is None:
             return
-        file.close()
+        file.complete()
         self.synced = self._written
         if self.settings.moves:
             self._move(file.path)
+        os.close(file.descriptor)  # and with it the lock
 
     # Inside.
 
@@ -190,7 +194,7 @@ class TopicFiles:
         except FileExistsError:
             return None
         size = os.fstat(descriptor).st_size
-        if 0 < settings.rotate_size < size:
+        if (settings.moves and not _lock(descriptor, path)) or 0 < settings.rotate_size < size:
             os.close(descriptor)
             return None
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
@@ -245,11 +249,11 @@ class _OpenFile:
             _sync_folder(self.path.parent)
             self._folder_synced = True
 
-    def close(self) -> None:
+    def complete(self) -> None:
+        """All of it is on disk; nothing follows."""
         if self.gzip_level and not self._has_members and self._member is None:
             self.write(b"")  # an empty file in gzip's own form
         self.sync()
-        os.close(self.descriptor)
 
     def _end_member(self) -> None:
         if self._member is not None:
@@ -262,6 +266,15 @@ def make_folders(folder: Path) -> None:
     if not folder.is_dir():
         make_folders(folder.parent)
         folder.mkdir(_FOLDER_MODE, exist_ok=True)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Make this file ours. False: somebody else writes to it, or has moved it since it was opened."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

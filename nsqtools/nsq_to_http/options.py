@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from nsqkit.client import ClientOptions
-from nsqkit.options import DURATION, STRINGS, OptionError, check_bounds, option
+from nsqkit.options import DURATION, FLOAT, STRINGS, OptionError, check_bounds, option
 from nsqtools.common import check_names, check_positive, check_sources, consumer_options
 from nsqtools.hosts import CHOICES
 from nsqtools.timings import StatusFlags
@@ -39,6 +39,14 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_FORMAT: Final = "--header value format should be 'key=value'"
 
 
+def _number(text: str) -> float:
+    """Go takes these words for numbers, so that they are bad values, and no mistakes in writing."""
+    return float(text) if text.lower().lstrip("+-") in ("nan", "inf", "infinity") else FLOAT.from_text(text)
+
+
+_NUMBER: Final = attrs.evolve(FLOAT, from_text=_number)
+
+
 @attrs.define(kw_only=True)
 class ToHttpFlags(StatusFlags):
     """The flags of nsq_to_http; the groups are those of the help."""
@@ -51,6 +59,7 @@ class ToHttpFlags(StatusFlags):
     n: int = option(100, minimum=1, maximum=10_000, help="Requests on their way at a time.")
     sample: float = option(
         1.0,
+        kind=_NUMBER,
         placeholder="PART",
         help="The part of the messages to send, from 0.0 to 1.0, chosen by chance. The others are finished "
         "without being sent.",
@@ -64,7 +73,8 @@ class ToHttpFlags(StatusFlags):
         group="Where to",
         placeholder="URL",
         help="A server to GET from, instead of --post. The one %s in the URL is replaced by the message body, "
-        "escaped as in a query (a blank is a '+').",
+        "escaped as in a query (a blank is a '+'). A message that makes a URL longer than 65,536 bytes cannot be "
+        "sent: it is requeued each time that it comes, with a line in the log.",
     )
     mode: str = option(
         "hostpool",

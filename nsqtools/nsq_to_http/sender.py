@@ -3,17 +3,20 @@
 Rules:
 
 - Connections are kept alive: at most as many as requests may be on their way, to each server.
-- A request has one time-out for all of it, redirects and the last byte of the answer included; connecting has a
-  shorter one of its own. The body of an answer is read, so that the connection can be used again, and thrown away.
+- A request has one time-out for all of it, redirects included; connecting has a shorter one of its own.
+- The status is the answer. The body is read, so that the connection can be used again, and thrown away. A body that is
+  cut off, malformed, longer than `MOST_READ` or not there in time changes nothing but that: the connection is closed.
 - **A redirect never loses the body.** 301 and 302 are followed with the same method and body, as 307 and 308
   are; only 303 ("see other": it was taken, look there) is followed with a GET. Browsers, and NSQ's own tool,
   turn a POST that meets a 301 into a GET without a body, and would call that a success.
-- Everything that goes wrong is an `HttpFailed`.
+- Everything that goes wrong is an `HttpFailed`; but a message that makes no URL (httpx takes 65,536 characters) is
+  `Unsendable`, for no server is to blame for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
@@ -21,14 +24,21 @@ from typing import Final
 
 import attrs
 import httpx
+import trio
 
 from nsqkit.version import VERSION
 from nsqtools.http_client import HttpFailed, bounded, make_client
 
-__all__ = ["Sender", "open_sender"]
+__all__ = ["MOST_READ", "Sender", "Unsendable", "open_sender"]
 
 MOST_REDIRECTS: Final = 10
+MOST_READ: Final = 1 << 20
+"""Bytes of a body; for more, a new connection costs less."""
 _BODY_KEPT: Final = (301, 302)
+
+
+class Unsendable(Exception):
+    """No request can be made of this message; the text says why."""
 
 
 @attrs.define(eq=False)
@@ -45,13 +55,19 @@ class Sender:
     one used is used next, so that few connections serve a small load."""
 
     async def send(self, url: str, body: bytes) -> None:
-        """Returns when the server has taken the message; raises `HttpFailed`. `url` has a `%s` for a GET."""
+        """Returns when the server has taken the message. `url` has a `%s` for a GET.
+
+        Raises `HttpFailed`, `Unsendable`.
+        """
         client = self._free.pop() if self._free else self.make_client()
+        deadline = trio.current_time() + self.timeout_s
         try:
             with bounded(url, self.timeout_s):
-                status = await _exchange(client, self._request(client, url, body))
+                response = await _exchange(client, self._request(client, url, body))
+            await _throw_away_body(response, deadline)
         finally:
             self._free.append(client)
+        status = response.status_code
         if status != 200 if self.is_get else not 200 <= status < 300:
             raise HttpFailed(f"{url}: got status code {status}")
 
@@ -61,23 +77,22 @@ class Sender:
             await self._free.pop().aclose()
 
     def _request(self, client: httpx.AsyncClient, url: str, body: bytes) -> httpx.Request:
-        if self.is_get:
+        if not self.is_get:
+            return client.build_request("POST", url, content=body)
+        try:
             return client.build_request("GET", url.replace("%s", urllib.parse.quote_plus(body)))
-        return client.build_request("POST", url, content=body)
+        except httpx.InvalidURL as error:
+            raise Unsendable(f"{url}: this message makes no URL: {error}") from error
 
 
-async def _exchange(client: httpx.AsyncClient, request: httpx.Request) -> int:
-    """The status of the last answer, redirects followed."""
+async def _exchange(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """The last answer, redirects followed; its body is still to be read."""
     for _ in range(MOST_REDIRECTS + 1):
         response = await client.send(request, stream=True)
-        try:
-            async for _piece in response.aiter_raw():
-                pass
-        finally:
-            await response.aclose()
         following = response.next_request
         if following is None:
-            return response.status_code
+            return response
+        await _throw_away_body(response)
         if response.status_code in _BODY_KEPT and following.method != request.method:
             following = httpx.Request(
                 request.method,
@@ -88,6 +103,19 @@ async def _exchange(client: httpx.AsyncClient, request: httpx.Request) -> int:
             )
         request = following
     raise HttpFailed(f"{request.url}: more than {MOST_REDIRECTS} redirects")
+
+
+async def _throw_away_body(response: httpx.Response, deadline: float = math.inf) -> None:
+    """Read to the end, or close the connection where that is not possible."""
+    size = 0
+    try:
+        with trio.CancelScope(deadline=deadline) as scope, contextlib.suppress(httpx.HTTPError):
+            async for piece in response.aiter_raw():
+                size += len(piece)
+                if size > MOST_READ:
+                    scope.cancel()  # leaving the loop would leave httpx's generators to the garbage collector
+    finally:
+        await response.aclose()
 
 
 @contextlib.asynccontextmanager

@@ -5,8 +5,9 @@ whitelist makes a new body.
 
 Reading is Go's, as the senders of this field expect: bytes that are no UTF-8 and halves of surrogate pairs become
 U+FFFD, the last of several equal keys counts, NaN is no JSON, a number beyond the range of a float is none either.
-With one difference: **integers of 64 bits, signed or not, stay what they are**. (Go reads every number as a float, so
-that an id such as 9007199254740993 comes out as another one.)
+With two differences. **Integers of 64 bits, signed or not, stay what they are**. (Go reads every number as a float, so
+that an id such as 9007199254740993 comes out as another one.) And what is nested deeper than Python can follow counts
+as no JSON: 900 levels are sure. (In Go it is what has more than 10,000.)
 
 Writing is Go's, to the byte: keys sorted at every level, no blanks, `<`, `>`, `&` and the two line separators of
 Unicode escaped, integral numbers without a fraction, others as the shortest text that gives the same float.
@@ -29,6 +30,7 @@ __all__ = ["Filter", "NotPassed", "Unreadable", "to_json"]
 
 _LOWEST, _HIGHEST = -(1 << 63), (1 << 64) - 1
 _LONGEST_INT: Final = len(str(_LOWEST))
+_TOO_DEEP: Final = "it is no JSON: nested too deeply"
 _ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -104,7 +106,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
             parse_int=_read_integer,
         )
     except RecursionError:
-        raise Unreadable("its JSON is nested too deeply") from None
+        raise NotPassed(_TOO_DEEP) from None
     except ValueError as error:
         raise NotPassed(f"it is no JSON: {error}") from None
     if not isinstance(value, dict):
@@ -136,21 +138,35 @@ def _whole_if_integral(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """JSON as Go writes it, of what was read here. Raises `Unreadable` when it is nested too deeply."""
+    """JSON as Go writes it, of what was read here. Raises `NotPassed` when it is nested too deeply."""
+    pieces: list[str] = []
     try:
-        return _write(value)
+        _write(value, pieces)
     except RecursionError:
-        raise Unreadable("its JSON is nested too deeply") from None
+        raise NotPassed(_TOO_DEEP) from None
+    return "".join(pieces)
 
 
-def _write(value: Any) -> str:
+def _write(value: Any, pieces: list[str]) -> None:
+    """Takes one level of Python's recursion for each of the value, as reading does: what was read can be written."""
     if isinstance(value, dict):
-        fields = sorted((without_surrogates(name), field) for name, field in value.items())
-        return "{" + ",".join(f"{_write(name)}:{_write(field)}" for name, field in fields) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_write, value)) + "]"
-    if isinstance(value, str):
-        return json.dumps(without_surrogates(value), ensure_ascii=False).translate(_ESCAPES)
-    if isinstance(value, float):
-        return float_text(value)
-    return json.dumps(value)  # an integer, true, false, null
+        fields = {without_surrogates(name): field for name, field in value.items()}
+        for number, name in enumerate(sorted(fields)):
+            pieces += ("," if number else "{", _string(name), ":")
+            _write(fields[name], pieces)
+        pieces.append("}" if fields else "{}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            pieces.append("," if number else "[")
+            _write(item, pieces)
+        pieces.append("]" if value else "[]")
+    elif isinstance(value, str):
+        pieces.append(_string(without_surrogates(value)))
+    elif isinstance(value, float):
+        pieces.append(float_text(value))
+    else:
+        pieces.append(json.dumps(value))  # an integer, true, false, null
+
+
+def _string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).translate(_ESCAPES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import os
 import stat
@@ -300,6 +301,73 @@ def test_goes_on_in_the_work_dir(tmp_path: Path, clock: Clock) -> None:
     files.write([b"two"], clock.now)
     files.close()
     assert contents(tmp_path) == {"out/t-000000.0.log": b"one\ntwo\n"}
+
+
+def test_two_in_the_same_work_dir(tmp_path: Path, clock: Clock) -> None:
+    """Two processes, or two topics, with one name: each has files of its own, and moves only those."""
+    one, two = make(tmp_path, work=True, rotate_size=6), make(tmp_path, work=True, rotate_size=6)
+    for number in range(4):
+        one.write([b"one %d" % number], clock.now)
+        two.write([b"two %d" % number], clock.now)
+    one.close()
+    two.close()
+    assert contents(tmp_path) == {
+        "out/t-000000.0.log": b"one 0\none 1\n",
+        "out/t-000001.0.log": b"two 0\ntwo 1\n",
+        "out/t-000002.0.log": b"one 2\none 3\n",
+        "out/t-000003.0.log": b"two 2\ntwo 3\n",
+    }
+
+
+def test_half_a_line_of_another_is_not_ours(tmp_path: Path, clock: Clock) -> None:
+    """A file that somebody else writes to is left alone, whatever is in it at the moment."""
+    (tmp_path / "work").mkdir()
+    path = tmp_path / "work/t-000000.0.log"
+    with path.open("wb", buffering=0) as other:
+        other.write(b"hal")
+        fcntl.flock(other, fcntl.LOCK_EX)
+        make(tmp_path, work=True).write([b"one"], clock.now)
+        assert contents(tmp_path) == {"work/t-000000.0.log": b"hal", "work/t-000001.0.log": b"one\n"}
+
+
+def test_file_that_is_moved_while_it_is_opened(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is complete, and gets nothing more."""
+    other = make(tmp_path, work=True)
+    other.write([b"one"], clock.now)
+    real = os.open
+
+    def open_slowly(path: Any, *arguments: int) -> int:
+        descriptor = real(path, *arguments)
+        if str(path).endswith("work/t-000000.0.log"):
+            other.close()
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_slowly)
+    files = make(tmp_path, work=True)
+    files.write([b"two"], clock.now)
+    files.close()
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\n", "out/t-000001.0.log": b"two\n"}
+
+
+def test_the_old_name_goes_before_the_lock(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can go on with a file in the midst of its move."""
+    files, other = make(tmp_path, work=True), make(tmp_path, work=True)
+    files.write([b"one"], clock.now)
+    real = os.link
+
+    def link_slowly(*arguments: Any) -> None:
+        monkeypatch.setattr(os, "link", real)
+        other.write([b"two"], clock.now)
+        real(*arguments)
+
+    monkeypatch.setattr(os, "link", link_slowly)
+    files.close()
+    other.close()
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"one\n", "out/t-000001.0.log": b"two\n"}
 
 
 def test_folders_in_names(tmp_path: Path, clock: Clock) -> None:

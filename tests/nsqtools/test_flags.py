@@ -153,6 +153,8 @@ REFUSED = [
     ("nsq_to_http", [*TO_HTTP, POST, "-mode=hostpol"], HTTP_MODES),
     ("nsq_to_http", [*TO_HTTP, POST, "-sample=1.1"], "ERROR: --sample must be between 0.0 and 1.0"),
     ("nsq_to_http", [*TO_HTTP, POST, "-sample=-0.1"], "ERROR: --sample must be between 0.0 and 1.0"),
+    ("nsq_to_http", [*TO_HTTP, POST, "-sample=NaN"], "ERROR: --sample must be between 0.0 and 1.0"),
+    ("nsq_to_http", [*TO_HTTP, POST, "-sample=-inf"], "ERROR: --sample must be between 0.0 and 1.0"),
     (
         "nsq_to_http",
         [*TO_HTTP, "-get=http://a/%s", "-content-type=text/x"],

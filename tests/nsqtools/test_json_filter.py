@@ -139,10 +139,36 @@ def test_both_rules() -> None:
     assert rules.apply(b'{"a":1,"b":2}') == b'{"b":2}'
 
 
-def test_nested_too_deeply() -> None:
-    """It may be all right: it is kept, not dropped."""
-    with pytest.raises(Unreadable, match="too deeply"):
-        Filter(whitelist=["a"]).apply(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+def nested(levels: int, opening: str, closing: str) -> bytes:
+    """An object with a field of so many levels."""
+    return ('{"a":' + opening * levels + "1" + closing * levels + "}").encode()
+
+
+EACH_KIND = [("[", "]"), ('{"b":', "}")]
+
+
+@pytest.mark.parametrize(("opening", "closing"), EACH_KIND)
+def test_nested_deeply(opening: str, closing: str) -> None:
+    """What is read is written, too."""
+    body = nested(900, opening, closing)
+    assert Filter(required_field="a").apply(body) == body
+    assert Filter(whitelist=["a"]).apply(body) == body
+
+
+@pytest.mark.parametrize("rules", [Filter(required_field="a", required_value="x"), Filter(whitelist=["a"])])
+@pytest.mark.parametrize(("opening", "closing"), EACH_KIND)
+def test_nested_too_deeply(rules: Filter, opening: str, closing: str) -> None:
+    """It is dropped as what is no JSON: it could only come again for ever."""
+    with pytest.raises(NotPassed, match="it is no JSON: nested too deeply"):
+        rules.apply(nested(100_000, opening, closing))
+
+
+def test_names_that_are_no_unicode() -> None:
+    """They become the same name; the last one counts."""
+    assert (
+        Filter(whitelist=["a"]).apply(rb'{"a":{"\ud800":{"x":1},"\ud801":{}}}').decode()
+        == '{"a":{"\ufffd":{}}}'
+    )
 
 
 JSON = st.recursive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import signal
 import zlib
@@ -197,6 +198,54 @@ def test_work_dir_and_hang_up(shared_nsqd: Daemon, topic: str, tmp_path: Path) -
         ("x-000001", b"1\n"),
         ("x-000002", b"2\n"),
     ]
+    assert files(tmp_path / "work") == []
+
+
+def test_two_in_the_same_folders(shared_nsqd: Daemon, topic: str, tmp_path: Path) -> None:
+    """Two processes, each with two topics, and one name for all: every message in one file, and all files moved."""
+    topics = [topic, f"{topic}_other"]
+    shared = [
+        f"-topic={topics[1]}",
+        f"-work-dir={tmp_path}/work",
+        "-filename-format=x<REV>",
+        "-rotate-size=1000",
+    ]
+    for name in topics:
+        shared_nsqd.create_channel(name, CHANNEL)
+    with contextlib.ExitStack() as stack:
+        tools = []
+        for place in "ab":
+            (tmp_path / place).mkdir()
+            flags = [f"-output-dir={tmp_path}/out", "-max-in-flight=10", *shared]
+            tools.append(stack.enter_context(make_tool(tmp_path / place, shared_nsqd, topic, *flags)))
+        wait_until(
+            lambda: all(len(clients(shared_nsqd, name, CHANNEL)) == 2 for name in topics),
+            10.0,
+            "both are there",
+        )
+        for name in topics:
+            publish(shared_nsqd, name, bodies(0, 500))
+        wait_until(
+            lambda: not any(shared_nsqd.channel_stats(name, CHANNEL)["depth"] for name in topics),
+            10.0,
+            "all are taken",
+        )
+        assert [tool.terminate() for tool in tools] == [0, 0]
+    assert files(tmp_path / "work") == []
+    assert Counter(lines(tmp_path / "out")) == Counter(2 * bodies(0, 500))
+    assert len(files(tmp_path / "out")) > 8
+
+
+def test_work_dir_of_a_killed_tool(shared_nsqd: Daemon, topic: str, tmp_path: Path) -> None:
+    """Its lock has gone with it: the next one goes on in its file."""
+    with make_tool(tmp_path, shared_nsqd, topic, f"-work-dir={tmp_path}/work", NEVER) as tool:
+        publish(shared_nsqd, topic, [b"one"])
+        wait_for_lines(tmp_path / "work", 1)
+        tool.kill()
+        tool.start()
+        wait_for_lines(tmp_path / "work", 2)
+        assert tool.terminate() == 0
+    assert [path.read_bytes() for path in files(tmp_path / "out")] == [b"one\none\n"]
     assert files(tmp_path / "work") == []
 
 

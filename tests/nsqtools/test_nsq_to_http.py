@@ -98,6 +98,22 @@ def test_get(shared_nsqd: Daemon, topic: str, tmp_path: Path, target: Target) ->
     assert sorted(map(unquote_to_bytes, found)) == sorted(sent)
 
 
+def test_get_of_a_message_too_long_for_a_url(
+    shared_nsqd: Daemon, topic: str, tmp_path: Path, target: Target
+) -> None:
+    """It is kept, and said why; no server is to blame for it, and no other message waits for it."""
+    fill(shared_nsqd, topic, CHANNEL, [b"x" * 70_000, b"1", b"2"])
+    flags = [f"-get={target.url('/?m=%s')}", "-n=1", "-consumer-opt=default_requeue_delay,1h"]
+    with make_tool(tmp_path, shared_nsqd, topic, *flags) as tool:
+        wait_until(lambda: shared_nsqd.unfinished(topic, CHANNEL) == 1, 10.0, "the others are finished")
+        assert tool.terminate() == 0
+        assert "70000 bytes> is requeued - " in tool.log
+        assert f"{target.url('/?m=%s')}: this message makes no URL: URL too long" in tool.log
+        assert "backing off" not in tool.log
+    assert [request.query_string for request in target.requests] == [b"m=1", b"m=2"]
+    assert shared_nsqd.channel_stats(topic, CHANNEL)["requeue_count"] == 1
+
+
 @pytest.mark.parametrize("status", [500, 304, 404])
 def test_refused_messages_come_again(
     shared_nsqd: Daemon, topic: str, tmp_path: Path, target: Target, status: int

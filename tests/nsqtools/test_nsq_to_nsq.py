@@ -116,6 +116,7 @@ def test_destination_topic_and_json(
         b'{"id":1.5,"kind":"b"}',
         b"x",
         b'{"id":"<","kind":"a"}',
+        b'{"kind":"a","id":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ]
     fill(shared_nsqd, topic, CHANNEL, sent)
     rules = ["-require-json-field=kind", "-require-json-value=a", "-whitelist-json-field=id"]
@@ -127,6 +128,7 @@ def test_destination_topic_and_json(
         assert tool.terminate() == 0
         assert "ERROR: <Message " in tool.log
         assert "is dropped - it is no JSON" in tool.log
+    assert shared_nsqd.channel_stats(topic, CHANNEL)["requeue_count"] == 0
     assert sorted(contents(destination, other)) == [b'{"id":"\\u003c"}', b'{"id":9007199254740993}']
     assert held(destination, topic) == 0
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
+import attrs
 import pytest
 import trio
 
 from nsqkit.http import Request, Response, text
 from nsqkit.version import VERSION
 from nsqtools.http_client import HttpFailed
-from nsqtools.nsq_to_http.sender import Sender, open_sender
+from nsqtools.nsq_to_http.sender import MOST_READ, Sender, Unsendable, open_sender
 from tests.nsqtools.http_target import Target, never
+
+LONGEST_URL = 65_536
 
 
 @pytest.fixture
@@ -146,13 +151,91 @@ async def test_no_answer(target: Target) -> None:
             await sender.send(target.url(), b"x")
 
 
-async def test_answer_without_end(nursery: trio.Nursery) -> None:
-    """The head alone, or a trickle of bytes, is no answer."""
+@attrs.define(eq=False)
+class RawServer:
+    """Answers everything with the same bytes; then it closes the connection, or waits for more."""
+
+    answer: bytes
+    close: bool
+    connections: int = 0
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """One connection."""
+        self.connections += 1
+        async with stream:
+            try:
+                while await stream.receive_some():
+                    await stream.send_all(self.answer)
+                    if self.close:
+                        return
+            except trio.BrokenResourceError:
+                return
+
+
+async def listen(nursery: trio.Nursery, serve: Callable[[trio.SocketStream], Awaitable[None]]) -> str:
+    """The URL of this server."""
+    listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+    return f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/%s"
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+CUT = {
+    "too short": HEAD + b"Content-Length: 10\r\n\r\nabc",
+    "chunk too short": CHUNKED + b"5\r\nabc",
+    "no last chunk": CHUNKED + b"3\r\nabc\r\n",
+}
+UNFIT = {
+    "chunk without size": CHUNKED + b"xyz\r\nabc\r\n0\r\n\r\n",
+    "too long": HEAD + b"Content-Length: %d\r\n\r\n" % (2 * MOST_READ) + b"x" * (MOST_READ + 1),
+}
+
+
+@pytest.mark.parametrize("is_get", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "close"),
+    [(answer, True) for answer in CUT.values()] + [(answer, False) for answer in UNFIT.values()],
+    ids=[*CUT, *UNFIT],
+)
+async def test_status_is_the_answer(nursery: trio.Nursery, answer: bytes, close: bool, is_get: bool) -> None:
+    """Whatever becomes of the body: the message was taken. The connection is not used again."""
+    server = RawServer(answer, close)
+    url = await listen(nursery, server.serve)
+    async with sending(is_get=is_get) as sender:
+        for count in (1, 2):
+            await sender.send(url, b"x")
+            assert server.connections == count
+
+
+async def test_status_that_says_no_with_a_cut_body(nursery: trio.Nursery) -> None:
+    """It is the reason, not the body."""
+    refusal = CUT["too short"].replace(b"200 OK", b"503 No")
+    url = await listen(nursery, RawServer(refusal, close=True).serve)
+    async with sending() as sender:
+        with pytest.raises(HttpFailed, match="got status code 503"):
+            await sender.send(url, b"x")
+
+
+async def test_redirect_with_a_cut_body(target: Target, nursery: trio.Nursery) -> None:
+    """Is followed."""
+    head = b"HTTP/1.1 307 There\r\nLocation: %s\r\nContent-Length: 10\r\n\r\nabc"
+    server = RawServer(head % target.url("/there").encode(), close=True)
+    url = await listen(nursery, server.serve)
+    async with sending() as sender:
+        await sender.send(url, b"x")
+    assert [(request.path, request.body) for request in target.requests] == [("/there", b"x")]
+
+
+async def test_body_without_end(nursery: trio.Nursery) -> None:
+    """A trickle of bytes is read until the time-out, and counts as taken."""
+    connections = 0
 
     async def trickle(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
         async with stream:
             await stream.receive_some()
-            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            await stream.send_all(HEAD + b"Content-Length: 1000\r\n\r\n")
             while True:
                 try:
                     await stream.send_all(b"x")
@@ -160,11 +243,21 @@ async def test_answer_without_end(nursery: trio.Nursery) -> None:
                     return
                 await trio.sleep(0.02)
 
-    listeners = await nursery.start(trio.serve_tcp, trickle, 0)
-    port = listeners[0].socket.getsockname()[1]
-    async with sending(timeout_s=0.3) as sender:
+    url = await listen(nursery, trickle)
+    async with sending(timeout_s=0.2) as sender:
+        for count in (1, 2):
+            began = trio.current_time()
+            await sender.send(url, b"x")
+            assert 0.2 <= trio.current_time() - began < 5.0
+            assert connections == count
+
+
+async def test_head_without_end(nursery: trio.Nursery) -> None:
+    """A status line alone is no answer."""
+    url = await listen(nursery, RawServer(HEAD, close=False).serve)
+    async with sending(timeout_s=0.2) as sender:
         with pytest.raises(HttpFailed, match="no answer in time"):
-            await sender.send(f"http://127.0.0.1:{port}/", b"x")
+            await sender.send(url, b"x")
 
 
 async def test_nobody_there(target: Target) -> None:
@@ -181,24 +274,22 @@ async def test_nobody_there(target: Target) -> None:
 
 
 async def test_connection_that_breaks(nursery: trio.Nursery) -> None:
-    """Before, and in the middle of, an answer: not taken."""
-    answers = iter([b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", b"220 smtp.example.org\r\n"])
-
-    async def hang_up(stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.receive_some()
-            await stream.send_all(next(answers))
-
-    listeners = await nursery.start(trio.serve_tcp, hang_up, 0)
-    port = listeners[0].socket.getsockname()[1]
+    """Before, and in the middle of, the head of an answer: not taken. Nor is what is no HTTP."""
     async with sending() as sender:
-        for _ in range(3):
+        for answer in (b"", HEAD, b"220 smtp.example.org\r\n"):
+            url = await listen(nursery, RawServer(answer, close=True).serve)
             with pytest.raises(HttpFailed):
-                await sender.send(f"http://127.0.0.1:{port}/", b"x")
+                await sender.send(url, b"x")
 
 
-async def test_message_too_long_for_a_url(target: Target) -> None:
-    """An error like any other."""
+async def test_message_too_long_for_a_url(nursery: trio.Nursery) -> None:
+    """Is never sent, and that is no server's fault; what just fits is sent."""
+    server = RawServer(HEAD + b"Content-Length: 0\r\n\r\n", close=True)
+    url = await listen(nursery, server.serve)
+    longest = LONGEST_URL - len(url) + len("%s")
     async with sending(is_get=True) as sender:
-        with pytest.raises(HttpFailed, match="URL too long"):
-            await sender.send(target.url("/?%s"), b"x" * 100_000)
+        with pytest.raises(Unsendable, match=re.escape(f"{url}: this message makes no URL: URL too long")):
+            await sender.send(url, b"x" * (longest + 1))
+        assert server.connections == 0
+        await sender.send(url, b"x" * longest)
+    assert server.connections == 1

@@ -1,7 +1,7 @@
 """Responses in gzip or deflate, for clients that list one of them: the first that is listed, weights ignored.
 
 "deflate" is a raw deflate stream. What is long is compressed in a worker thread. Answers sent piece by piece
-stay as they are: they are live.
+stay as they are: they are live. So do those that say what their bytes are: encoded already, or a range of others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 AsgiApplication = Callable[[Any, Receive, Send], Awaitable[None]]
 
 _WINDOW_BITS = {b"gzip": 31, b"deflate": -15}
+_FIXED = frozenset([b"content-encoding", b"content-range"])
 _LEVEL = 5
 _LONG = 64 * 1024  # bytes; a millisecond's work
 
@@ -39,7 +40,7 @@ def _compressing(handler: Handler) -> Handler:
         response = handler(request)
         whole = await response if inspect.isawaitable(response) else response
         coding = _coding(request.header(b"accept-encoding"))
-        if not whole.body or not coding:
+        if not whole.body or not coding or any(name.lower() in _FIXED for name, _ in whole.headers):
             return whole
         return attrs.evolve(
             whole,

@@ -1,16 +1,19 @@
-"""POST and DELETE /api/...: who may act, what the body says, the action, the report of it."""
+"""POST and DELETE /api/...: who may act, what the body says, the action, the report of it.
+
+A body is read as the original's decoder does: the first JSON value of it and nothing behind, and that as
+`nsqkit.lenient_json` says.
+"""
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import msgspec
+import json
 
 from nsqadmin.access import check_admin, user_of
 from nsqadmin.actions import STATE_ACTIONS
 from nsqadmin.console import Console
 from nsqadmin.notify import Event, Notifier
 from nsqkit.http import HttpError, Request, Response, json_body
+from nsqkit.lenient_json import decode_object
 from nsqkit.logging import get_logger
 from nsqkit.wire.names import is_valid_name
 
@@ -18,20 +21,8 @@ __all__ = ["Actor"]
 
 _log = get_logger(__name__)
 
-_BodyT = TypeVar("_BodyT")
-
-
-class _Create(msgspec.Struct):
-    topic: str = ""
-    channel: str = ""
-
-
-class _Change(msgspec.Struct):
-    action: str = ""
-
-
-class _Tombstone(msgspec.Struct):
-    topic: str = ""
+_JSON_SPACE = " \t\r\n"
+_scan_value = json.JSONDecoder().raw_decode
 
 
 class Actor:
@@ -45,21 +36,21 @@ class Actor:
     async def create(self, request: Request) -> Response:
         """POST /api/topics."""
         check_admin(self._console.options, request)
-        body = _decode(request, _Create)
-        if not is_valid_name(body.topic):
+        topic, channel = _decode(request, "topic", "channel")
+        if not is_valid_name(topic):
             raise HttpError(400, "INVALID_TOPIC")
-        if body.channel and not is_valid_name(body.channel):
+        if channel and not is_valid_name(channel):
             raise HttpError(400, "INVALID_CHANNEL")
-        message = await self._actions.create(body.topic, body.channel)
-        self._report(request, Event("create_topic", body.topic))
-        if body.channel:
-            self._report(request, Event("create_channel", body.topic, body.channel))
+        message = await self._actions.create(topic, channel)
+        self._report(request, Event("create_topic", topic))
+        if channel:
+            self._report(request, Event("create_channel", topic, channel))
         return self._done(message)
 
     async def change(self, request: Request) -> Response:
         """POST /api/topics/:topic and /api/topics/:topic/:channel."""
         check_admin(self._console.options, request)
-        action = _decode(request, _Change).action
+        [action] = _decode(request, "action")
         if action not in STATE_ACTIONS:
             raise HttpError(400, "INVALID_ACTION")
         topic, channel = request.params["topic"], request.params.get("channel", "")
@@ -93,8 +84,8 @@ class Actor:
         """DELETE /api/nodes/:node."""
         check_admin(self._console.options, request)
         try:
-            topic = msgspec.json.decode(request.body, type=_Tombstone).topic
-        except msgspec.MsgspecError:
+            [topic] = _decode(request, "topic")
+        except HttpError:
             raise HttpError(400, "INVALID_BODY") from None
         if not is_valid_name(topic):
             raise HttpError(400, "INVALID_TOPIC")
@@ -115,10 +106,16 @@ class Actor:
         return json_body({"message": message})
 
 
-def _decode(request: Request, kind: type[_BodyT]) -> _BodyT:
-    if not request.body:
+def _decode(request: Request, *fields: str) -> list[str]:
+    """These fields of the body's object, each empty if it is not there. `HttpError` 400 with what is wrong."""
+    text = request.body.decode("utf-8", "replace").lstrip(_JSON_SPACE)
+    if not text:
         raise HttpError(400, "EOF")
     try:
-        return msgspec.json.decode(request.body, type=kind)
-    except msgspec.MsgspecError as error:
+        _, end = _scan_value(text)
+        found = decode_object(text[:end].encode(), dict.fromkeys(fields, str))
+    except RecursionError:
+        raise HttpError(400, "nested too deeply") from None
+    except ValueError as error:
         raise HttpError(400, str(error)) from error
+    return [found.get(field, "") for field in fields]

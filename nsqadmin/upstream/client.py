@@ -1,11 +1,12 @@
-"""One request to one daemon, with everything bounded: time, bytes, and how many are under way.
+"""One request to one daemon, with everything bounded: time, bytes, and (see `connections`) how many are under way.
 
 Rules:
 
 - What goes wrong is an `UpstreamError`, whose text is for people.
+- The time limit is for all of a request: waiting for a place among those who ask the same daemon is part of it.
 - Only a 200 is an answer. A 403 whose JSON names an `https_port` is asked again over https at that port: so answers an
   nsqd that wants TLS.
-- Answers are not compressed, so that a small one cannot become a large one; no proxy of the environment is used.
+- No answer is unpacked here, so that a small one cannot become a large one; no proxy of the environment is used.
 - Questions reuse connections; each change goes over a connection of its own, as one that was kept may have died with
   its daemon, and a change must not be sent twice.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -26,26 +28,40 @@ import trio
 
 from nsqadmin.addresses import host_and_port, join_host_port
 from nsqadmin.options import AdminOptions
+from nsqadmin.upstream.connections import Connections
 from nsqkit.http import ByteBudget
 from nsqkit.http.access import CONSOLE
 from nsqkit.http.fetch import ACCEPT, https_port
-from nsqkit.tls import TlsConfigError, client_context
+from nsqkit.http.message import Header
+from nsqkit.tls import TlsConfigError
 from nsqkit.version import VERSION
 
-__all__ = ["MAX_BODY", "Upstream", "UpstreamError"]
+__all__ = ["MAX_BODY", "Answer", "Upstream", "UpstreamError"]
 
 MAX_BODY = 64 * 1024 * 1024  # bytes; 50,000 clients of one nsqd are some 35 MB
-MAX_PARALLEL = 64
 _MAX_SHOWN = 512
 """Bytes of a refusal's body that are told."""
-_KEPT_OPEN_S = 60.0
 NS_PER_SECOND = 1_000_000_000
 
 Params = Mapping[str, str]
 
+_USER_AGENT: Header = b"User-Agent", f"{CONSOLE}{VERSION}".encode()
+_IDENTITY: Header = b"Accept-Encoding", b"identity"
+
 
 class UpstreamError(Exception):
     """A daemon did not answer, or did not answer 200."""
+
+
+@attrs.frozen
+class Answer:
+    """What came back, whatever its status."""
+
+    status: int
+    headers: list[Header]
+    """As they came, in their order."""
+    body: bytes
+    """As it came: see its Content-Encoding."""
 
 
 @attrs.define(eq=False)
@@ -56,10 +72,11 @@ class Upstream:
     max_body: int = MAX_BODY
     budget: ByteBudget = attrs.field(factory=ByteBudget)
     """Bytes of all answers that are being read."""
-    _slots: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_PARALLEL), init=False)
-    _making: trio.Lock = attrs.field(factory=trio.Lock, init=False)
-    _clients: dict[tuple[str, bool], httpx.AsyncClient] = attrs.field(factory=dict, init=False)
-    """By scheme, and whether connections are kept."""
+    _connections: Connections = attrs.field(init=False)
+    _turn: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._connections = Connections(self.options)
 
     async def get(self, address: str, path: str, params: Params | None = None) -> bytes:
         """Ask the daemon at `host:port`. Raises `UpstreamError`."""
@@ -71,29 +88,22 @@ class Upstream:
 
     async def send_json(self, url: str, value: Any) -> None:
         """POST JSON to any URL; any status of 200 to 299 will do. Raises `UpstreamError`."""
-        status, _, body = await self._send(
-            "POST", url, {"Content-Type": "application/json"}, content=msgspec.json.encode(value)
-        )
-        if not 200 <= status < 300:
-            raise UpstreamError(_refusal(status, body))
+        headers = [_USER_AGENT, _IDENTITY, (b"Content-Type", b"application/json")]
+        answer = await self._send("POST", url, headers, content=msgspec.json.encode(value))
+        if not 200 <= answer.status < 300:
+            raise UpstreamError(_refusal(answer))
 
     async def get_url(self, url: str) -> bytes:
         """GET of any URL. Raises `UpstreamError`."""
-        status, _, body = await self._send("GET", url, {})
-        if status != HTTPStatus.OK:
-            raise UpstreamError(_refusal(status, body))
-        return body
+        return _body_of_ok(await self._send("GET", url, [_USER_AGENT, _IDENTITY]))
 
-    async def forward(self, url: str, headers: Mapping[str, str]) -> tuple[int, bytes, bytes]:
-        """GET of any URL: status, content type and body, whatever they are. Raises `UpstreamError`."""
+    async def forward(self, url: str, headers: Iterable[Header]) -> Answer:
+        """GET of any URL with these headers and no other but those that HTTP needs. Raises `UpstreamError`."""
         return await self._send("GET", url, headers)
 
     async def aclose(self) -> None:
         """Close what connections are kept."""
-        clients = list(self._clients.values())
-        self._clients.clear()
-        for client in clients:
-            await client.aclose()
+        await self._connections.aclose()
 
     async def _request(self, method: str, address: str, path: str, params: Params) -> bytes:
         target = f"{path}?{urlencode(params)}" if params else path
@@ -101,38 +111,34 @@ class Upstream:
             host, _ = host_and_port(address)  # it may come from a request, or from whoever registered an nsqd
         except ValueError as error:
             raise UpstreamError(f"{method} {path}: bad address {address!r}: {error}") from error
-        headers = {"Accept": ACCEPT, "User-Agent": f"{CONSOLE}{VERSION}"}
-        status, _, body = await self._send(method, f"http://{address}{target}", headers)
-        if status == HTTPStatus.FORBIDDEN and (port := https_port(body)):
+        headers = [_USER_AGENT, _IDENTITY, (b"Accept", ACCEPT.encode())]
+        answer = await self._send(method, f"http://{address}{target}", headers)
+        if answer.status == HTTPStatus.FORBIDDEN and (port := https_port(answer.body)):
             secure = join_host_port(host, port)
-            status, _, body = await self._send(method, f"https://{secure}{target}", headers)
-        if status != HTTPStatus.OK:
-            raise UpstreamError(_refusal(status, body))
-        return body
+            answer = await self._send(method, f"https://{secure}{target}", headers)
+        return _body_of_ok(answer)
 
-    async def _send(
-        self, method: str, url: str, headers: Mapping[str, str], content: bytes = b""
-    ) -> tuple[int, bytes, bytes]:
-        """Status, content type and body, or `UpstreamError`: the one place where foreign errors come in."""
+    async def _send(self, method: str, url: str, headers: Iterable[Header], content: bytes = b"") -> Answer:
+        """The answer, or `UpstreamError`: the one place where foreign errors come in."""
+        async with self._turn:
+            pass  # hundreds are asked at once, each with some 0.3 ms of work: others run in between
         limit = self.options.http_client_request_timeout / NS_PER_SECOND
         try:
-            client = await self._client(url.partition(":")[0], keep=method == "GET")
-            async with self._slots:
-                with trio.fail_after(limit or float("inf")):
-                    return await self._exchange(client, method, url, headers, content)
+            with trio.fail_after(limit or float("inf")):
+                async with self._connections.client(url, keep=method == "GET") as client:
+                    return await self._exchange(
+                        client.stream(method, url, headers=list(headers), content=content)
+                    )
         except trio.TooSlowError:
             raise UpstreamError(f"{method} {url}: no answer within {limit:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, TlsConfigError, OSError, ValueError) as error:
             raise UpstreamError(f"{method} {url}: {_reason(error)}") from error
 
-    async def _exchange(
-        self, client: httpx.AsyncClient, method: str, url: str, headers: Mapping[str, str], content: bytes
-    ) -> tuple[int, bytes, bytes]:
+    async def _exchange(self, request: AbstractAsyncContextManager[httpx.Response]) -> Answer:
         body = bytearray()
         reason = ""
         with trio.CancelScope() as scope:
-            headers = {**headers, "Accept-Encoding": "identity"}
-            async with client.stream(method, url, headers=headers, content=content) as response:
+            async with request as response:
                 try:
                     async for piece in response.aiter_raw():
                         # Raising here would leave httpx's generators to the garbage collector; a cancelled scope
@@ -149,53 +155,24 @@ class Upstream:
                     self.budget.give(len(body))
         if reason:
             raise ValueError(reason)
-        kind = response.headers.get("content-type", "").encode("latin-1", "replace")
-        return response.status_code, kind, bytes(body)
-
-    async def _client(self, scheme: str, *, keep: bool) -> httpx.AsyncClient:
-        key = scheme, keep
-        if key not in self._clients:
-            async with self._making:
-                if key not in self._clients:
-                    self._clients[key] = await self._make_client(scheme, keep=keep)
-        return self._clients[key]
-
-    async def _make_client(self, scheme: str, *, keep: bool) -> httpx.AsyncClient:
-        verify: ssl.SSLContext | bool = False  # plain HTTP has no use for certificates
-        if scheme == "https":
-            verify = await trio.to_thread.run_sync(_tls_context, self.options)  # some 20 ms
-        connect = self.options.http_client_connect_timeout / NS_PER_SECOND or None
-        return httpx.AsyncClient(
-            verify=verify,
-            trust_env=False,
-            timeout=httpx.Timeout(None, connect=connect),
-            limits=httpx.Limits(
-                max_connections=None,
-                max_keepalive_connections=MAX_PARALLEL if keep else 0,
-                keepalive_expiry=_KEPT_OPEN_S,
-            ),
-        )
+        return Answer(response.status_code, response.headers.raw, bytes(body))
 
 
-def _tls_context(options: AdminOptions) -> ssl.SSLContext:
-    context = client_context(root_ca_file=options.http_client_tls_root_ca_file)
-    if options.http_client_tls_insecure_skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if options.http_client_tls_cert:
-        context.load_cert_chain(options.http_client_tls_cert, options.http_client_tls_key)
-    return context
+def _body_of_ok(answer: Answer) -> bytes:
+    if answer.status != HTTPStatus.OK:
+        raise UpstreamError(_refusal(answer))
+    return answer.body
 
 
-def _refusal(status: int, body: bytes) -> str:
+def _refusal(answer: Answer) -> str:
     """In the words in which the field's consoles tell it."""
     try:
-        phrase = HTTPStatus(status).phrase
+        phrase = HTTPStatus(answer.status).phrase
     except ValueError:
         phrase = ""
-    shown = body[:_MAX_SHOWN].decode("utf-8", "replace")
+    shown = answer.body[:_MAX_SHOWN].decode("utf-8", "replace")
     quoted = msgspec.json.encode(shown).decode()
-    return f"got response {status} {phrase} {quoted}"
+    return f"got response {answer.status} {phrase} {quoted}"
 
 
 def _reason(error: BaseException) -> str:

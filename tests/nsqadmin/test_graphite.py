@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
+import trio
 
 from nsqkit.http import Request, Response, error, json_body
-from tests.nsqadmin.scripted import dead_address, scripted
-from tests.nsqadmin.serving import serving
+from nsqkit.listeners import bound_address, open_listeners
+from tests.nsqadmin.scripted import Script, dead_address, scripted
+from tests.nsqadmin.serving import Browser, serving
 
 RATE = "/api/graphite?metric=rate&target=sumSeries(x)"
 
@@ -68,6 +74,23 @@ class TestRate:
         assert (response.status_code, response.json()) == (400, {"message": code})
 
 
+@contextlib.asynccontextmanager
+async def render(answer: Response) -> AsyncIterator[tuple[Browser, Script]]:
+    """A console before a Graphite that answers this."""
+    async with scripted() as script:
+        graphite = await script.daemon()
+        graphite.on("/render", answer)
+        url = f"http://{graphite.address}"
+        async with serving(nsqds=[dead_address()], graphite_url=url, proxy_graphite=True) as browser:
+            yield browser, script
+
+
+async def raw(browser: Browser, headers: dict[str, str]) -> tuple[httpx.Response, bytes]:
+    """What /render answers, and its body as it came."""
+    async with browser.client.stream("GET", f"http://{browser.address}/render", headers=headers) as response:
+        return response, b"".join([piece async for piece in response.aiter_raw()])
+
+
 class TestRender:
     async def test_it_is_handed_on_as_it_came(self) -> None:
         heard: list[Request] = []
@@ -91,6 +114,142 @@ class TestRender:
         assert request.header(b"host") == browser.address.encode()
         assert request.header(b"x-forwarded-for") == b"1.1.1.1, 127.0.0.1"
         assert request.header(b"authorization") == b"Basic YW5uOnNlQGNyZXQ="
+
+    async def test_the_browser_s_headers_go_on_but_for_those_of_its_connection(self) -> None:
+        async with render(Response(200)) as (browser, script):
+            await browser.client.get(
+                f"http://{browser.address}/render",
+                headers=[
+                    ("Accept", "image/png"), ("Accept-Encoding", "br"), ("Accept-Language", "de"),
+                    ("Authorization", "Basic YTpi"), ("Cookie", "s=1"), ("If-None-Match", '"x"'),
+                    ("User-Agent", "Mozilla"), ("X-Two", "a"), ("X-Two", "b"),
+                    ("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-For", "2.2.2.2"),
+                    ("Connection", "keep-alive, X-Hop"), ("Connection", "x-other"), ("X-Hop", "1"), ("X-Other", "1"),
+                    ("Keep-Alive", "timeout=5"), ("Proxy-Authorization", "Basic YTpi"), ("Proxy-Anything", "1"),
+                    ("TE", "trailers"), ("Trailer", "X"), ("Content-Length", "0"), ("Expect", "100-continue"),
+                ],
+            )  # fmt: skip
+        [request] = script.requests
+        assert sorted(request.headers) == [
+            (b"accept", b"image/png"),
+            (b"accept-encoding", b"br"),
+            (b"accept-language", b"de"),
+            (b"authorization", b"Basic YTpi"),
+            (b"cookie", b"s=1"),
+            (b"host", browser.address.encode()),
+            (b"if-none-match", b'"x"'),
+            (b"user-agent", b"Mozilla"),
+            (b"x-forwarded-for", b"1.1.1.1, 2.2.2.2, 127.0.0.1"),
+            (b"x-two", b"a"),
+            (b"x-two", b"b"),
+        ]
+
+    async def test_a_body_and_what_would_frame_one_stay_here(self) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"GET /smuggled HTTP/1.1\r\n\r\n"
+
+        async with render(Response(200)) as (browser, script):
+            response = await browser.client.request(
+                "GET", f"http://{browser.address}/render", content=chunks()
+            )
+        assert response.status_code == 200
+        [request] = script.requests
+        assert (request.body, request.target) == (b"", b"/render")
+        assert not {b"transfer-encoding", b"content-length"} & {name for name, _ in request.headers}
+
+    async def test_graphite_s_headers_come_back_but_for_those_of_its_connection(self) -> None:
+        told = (
+            (b"ETag", b'"x"'),
+            (b"Cache-Control", b"max-age=60"),
+            (b"Content-Disposition", b"attachment; filename=g.png"),
+            (b"Set-Cookie", b"a=1; Path=/"),
+            (b"Set-Cookie", b"b=2; Path=/"),
+            (b"WWW-Authenticate", b'Basic realm="graphite"'),
+        )
+        hops = (
+            (b"Connection", b"close, X-Hop"),
+            (b"X-Hop", b"1"),
+            (b"Keep-Alive", b"timeout=5"),
+            (b"Proxy-Authenticate", b"Basic"),
+            (b"Trailer", b"X"),
+            (b"Upgrade", b"h2c"),
+        )
+        answer = Response(401, b"no", b"image/png", (*told, *hops), nsq=False)
+        async with render(answer) as (browser, _):
+            response = await browser.get("/render")
+        assert (response.status_code, response.content) == (401, b"no")
+        own = {b"content-security-policy", b"x-content-type-options", b"date"}
+        assert [header for header in response.headers.raw if header[0].lower() not in own] == [
+            (b"Content-Type", b"image/png"),
+            *told,
+            (b"Content-Length", b"2"),
+        ]
+        assert len(response.headers.get_list("date")) == 1
+
+    async def test_a_condition_is_graphite_s_to_judge_and_redirects_are_the_browser_s_to_follow(self) -> None:
+        for answer in (
+            Response(304, headers=((b"ETag", b'"x"'),)),
+            Response(302, headers=((b"Location", b"/login?next=/render"),)),
+        ):
+            async with render(answer) as (browser, script):
+                response = await browser.get("/render", **{"Accept-Encoding": "gzip"})
+            assert (response.status_code, response.content, len(script.calls)) == (answer.status, b"", 1)
+            [(name, value)] = answer.headers
+            assert response.headers[name.decode()] == value.decode()
+
+    async def test_what_graphite_has_compressed_comes_as_it_is(self) -> None:
+        packed = gzip.compress(b"[]")
+        answer = Response(200, packed, b"application/json", ((b"Content-Encoding", b"gzip"),))
+        async with render(answer) as (browser, script):
+            response, body = await raw(browser, {"Accept-Encoding": "gzip, deflate"})
+        assert (response.headers["content-encoding"], body) == ("gzip", packed)
+        assert response.headers["content-length"] == str(len(packed))
+        assert script.requests[0].header(b"accept-encoding") == b"gzip, deflate"
+
+    async def test_what_it_has_not_is_compressed_here(self) -> None:
+        async with render(Response(200, b"[]", b"application/json")) as (browser, _):
+            response, body = await raw(browser, {"Accept-Encoding": "gzip"})
+        assert response.headers["content-encoding"] == "gzip"
+        assert gzip.decompress(body) == b"[]"
+
+    async def test_a_range_is_not_compressed(self) -> None:
+        answer = Response(206, b"NG", b"image/png", ((b"Content-Range", b"bytes 1-2/3"),))
+        async with render(answer) as (browser, script):
+            response, body = await raw(browser, {"Accept-Encoding": "gzip", "Range": "bytes=1-2"})
+        assert (response.status_code, body) == (206, b"NG")
+        assert "content-encoding" not in response.headers
+        assert script.requests[0].header(b"range") == b"bytes=1-2"
+
+    async def test_a_document_of_graphite_cannot_act_in_the_console_s_name(self) -> None:
+        weaker = ((b"Content-Security-Policy", b"script-src *"), (b"X-Content-Type-Options", b"none"))
+        async with render(Response(200, b"<script>", b"text/html", weaker)) as (browser, _):
+            response = await browser.get("/render")
+        assert response.headers.get_list("content-security-policy") == ["sandbox", "script-src *"]
+        assert response.headers.get_list("x-content-type-options")[0] == "nosniff"
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
+            b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nX y: z\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
+        ],
+    )
+    async def test_an_answer_that_is_no_good_http_is_502(self, answer: bytes) -> None:
+        async def say_it(stream: trio.SocketStream) -> None:
+            async with stream:
+                await stream.receive_some()
+                await stream.send_all(answer)
+
+        async with trio.open_nursery() as nursery:
+            listeners = await open_listeners("127.0.0.1:0")
+            nursery.start_soon(trio.serve_listeners, say_it, listeners)
+            url = f"http://{bound_address(listeners[0]).text}"
+            async with serving(nsqds=[dead_address()], graphite_url=url, proxy_graphite=True) as browser:
+                assert (await browser.get("/render")).status_code == 502
+            nursery.cancel_scope.cancel()
 
     async def test_its_errors_are_handed_on_and_without_it_there_is_502(self) -> None:
         async with scripted() as script:

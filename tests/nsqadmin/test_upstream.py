@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import Upstream, UpstreamError, UpstreamFailed, Warnings, answers, ask_all
-from nsqadmin.upstream.client import MAX_PARALLEL
+from nsqadmin.upstream.connections import MAX_PER_DAEMON
 from nsqkit.http import ByteBudget, HttpServer, Request, Response, json_body, text
 from nsqkit.listeners import bound_address, open_listeners
 from nsqkit.tls import REQUIRE_VERIFY, server_context
@@ -100,8 +102,71 @@ class TestErrors:
             assert await up.get(daemon.address, "/x") == b""
 
 
+@attrs.define(eq=False)
+class SilentDaemons:
+    """They take connections and never answer, as a stopped host does."""
+
+    addresses: list[str] = attrs.field(factory=list)
+    connections: int = 0
+    all_are_asked: trio.Event = attrs.field(factory=trio.Event)
+
+    async def take(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            self.connections += 1
+            if self.connections >= len(self.addresses):
+                self.all_are_asked.set()
+            await trio.sleep_forever()
+
+
+@contextlib.asynccontextmanager
+async def silent_daemons(number: int) -> AsyncIterator[SilentDaemons]:
+    silent = SilentDaemons()
+    async with trio.open_nursery() as nursery:
+        for _ in range(number):
+            listeners = await open_listeners("127.0.0.1:0")
+            silent.addresses.append(bound_address(listeners[0]).text)
+            await nursery.start(trio.serve_listeners, silent.take, listeners)
+        yield silent
+        nursery.cancel_scope.cancel()
+
+
 class TestManyAtOnce:
-    async def test_no_more_than_some_are_under_way(self) -> None:
+    async def test_a_hundred_that_hang_are_asked_at_once_and_the_one_that_answers_is_not_held_up(
+        self,
+    ) -> None:
+        async with (
+            silent_daemons(100) as silent,
+            scripted() as script,
+            upstream(http_client_request_timeout=0) as up,
+            trio.open_nursery() as askers,
+        ):
+            daemon = await script.daemon()
+            daemon.on("/x", text("there"))
+            with trio.fail_after(5):
+                for address in silent.addresses:
+                    askers.start_soon(up.get, address, "/x")
+                await silent.all_are_asked.wait()
+                assert await up.get(daemon.address, "/x") == b"there"
+            askers.cancel_scope.cancel()
+
+    async def test_others_have_their_turns_while_a_hundred_are_asked(self) -> None:
+        turns = 0
+
+        async def take_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with silent_daemons(100) as silent, upstream() as up, trio.open_nursery() as nursery:
+            nursery.start_soon(take_turns)
+            for address in silent.addresses:
+                nursery.start_soon(up.get, address, "/x")
+            await silent.all_are_asked.wait()
+            nursery.cancel_scope.cancel()
+        assert turns >= 100
+
+    async def test_one_daemon_is_asked_some_questions_at_a_time(self) -> None:
         waiting = 0
         most = 0
         go = trio.Event()
@@ -111,7 +176,7 @@ class TestManyAtOnce:
                 nonlocal waiting, most
                 waiting += 1
                 most = max(most, waiting)
-                if waiting == MAX_PARALLEL:
+                if waiting == MAX_PER_DAEMON:
                     go.set()
                 await go.wait()
                 waiting -= 1
@@ -125,10 +190,21 @@ class TestManyAtOnce:
             address = bound_address(listeners[0]).text
             await nursery.start(HttpServer(Slow(address, Script(nursery))).run, listeners)
             async with trio.open_nursery() as askers:
-                for _ in range(MAX_PARALLEL + 30):
+                for _ in range(MAX_PER_DAEMON + 30):
                     askers.start_soon(up.get, address, "/x")
             nursery.cancel_scope.cancel()
-        assert most == MAX_PARALLEL
+        assert most == MAX_PER_DAEMON
+
+    async def test_whoever_waits_for_a_place_waits_no_longer_than_the_time_limit(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        began = trio.current_time()
+        async with silent_daemons(1) as silent, upstream(http_client_connect_timeout=0) as up:
+            [address] = silent.addresses
+            async with trio.open_nursery() as askers:
+                for _ in range(2 * MAX_PER_DAEMON):
+                    askers.start_soon(error_of, up.get(address, "/x"))
+        assert trio.current_time() - began == pytest.approx(5.0)
 
     async def test_questions_reuse_a_connection_and_changes_do_not(self) -> None:
         async with scripted() as script, upstream() as up:
@@ -141,6 +217,14 @@ class TestManyAtOnce:
         remotes = [request.remote for request in script.requests]
         assert len(set(remotes[:3])) == 1
         assert len(set(remotes)) == 4
+
+    async def test_a_cookie_of_one_answer_does_not_go_with_the_next_question(self) -> None:
+        async with scripted() as script, upstream() as up:
+            daemon = await script.daemon()
+            daemon.on("/x", Response(200, headers=((b"Set-Cookie", b"session=ann"),)))
+            for _ in range(2):
+                assert (await up.forward(f"http://{daemon.address}/x", [])).status == 200
+        assert [request.header(b"cookie") for request in script.requests] == [None, None]
 
 
 class TestFanOut:

@@ -33,7 +33,7 @@ from nsqd.lookup.known_channels import KnownChannels, query_bound
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
 from nsqd.metrics.pulse import Pulse
-from nsqd.metrics.statsd import Statsd
+from nsqd.metrics.statsd import Statsd, expand_prefix
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats, client_stats
 from nsqd.protocol_v2.connections import Connections
@@ -61,7 +61,7 @@ __all__ = ["Daemon", "StartError", "banner"]
 
 log = get_logger("nsqd")
 
-RESERVED_DESCRIPTORS = 400  # for the log's files and for HTTP: clients must not be able to take them all
+RESERVED_DESCRIPTORS = 500  # for the log's files and for HTTP: clients must not be able to take them all
 MIN_CONNECTIONS = 16
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
@@ -180,6 +180,7 @@ class Daemon:
             self.broker, self.rounds, _peer_options(options, self.hostname), _known_channels(options)
         )
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
+        self.registries.hold_recovered()
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` when a sync or a listener failed; `StartError`."""
@@ -198,6 +199,9 @@ class Daemon:
                 self.https_port = _announce("HTTPS", https).port
             self.options.broadcast_tcp_port = self.options.broadcast_tcp_port or max(self.tcp_port, 0)
             self.options.broadcast_http_port = self.options.broadcast_http_port or max(self.http_port, 0)
+            self.options.statsd_prefix = expand_prefix(  # /config shows what is in force
+                self.options.statsd_prefix, self.options.broadcast_address, self.options.broadcast_http_port
+            )
             self._recover()
             self._discover()
             _tune_memory()

@@ -65,6 +65,7 @@ class Peer:
     def __init__(self, address: str, topics: Mapping[str, HasChannels], options: PeerOptions) -> None:
         self.address = address
         self.identified = False
+        self.reached = trio.Event()  # it has been identified once
         self.http: HttpAddress | None = None
         self._options = options
         self._connect = options.make_connect()
@@ -143,6 +144,7 @@ class Peer:
         if http is None:
             log.error("LOOKUPD(%s): gives no broadcast address, not asked for channels", self.address)
         self.identified, self.http = True, http
+        self.reached.set()
         self._in_trouble = self._surprised = False
         self._announcements.restart()
 

@@ -41,7 +41,6 @@ class FakeDaemon:
         on_disk = self.options.durability == "disk"
         options = BrokerOptions(
             sync_on_commit=on_disk,
-            msg_timeout=60,
             latency_window=600 if self.options.e2e_processing_latency_percentiles else 0,
             place=self.place,
         )

@@ -15,7 +15,7 @@ import trio.testing
 from nsqd.lookup.known_channels import BRIEF_SECONDS, KnownChannels
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import HttpAddress, encode_identify
-from nsqd.lookup.registries import CHANNELS_A_ROUND, Registries
+from nsqd.lookup.registries import CHANNELS_A_ROUND, FOUND_WITHIN, Registries
 from tests.broker.harness import Harness
 from tests.nsqd.lookup.fake_registry import FakeRegistry
 
@@ -44,8 +44,8 @@ class HarnessRounds:
 class Cluster:
     """A broker with its registries, which know `channels` (by topic) and answer over HTTP after `http_seconds`."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self.harness = Harness()
+    def __init__(self, nursery: trio.Nursery, harness: Harness | None = None) -> None:
+        self.harness = harness or Harness()
         self.fakes = {address: FakeRegistry(nursery) for address in ALL}
         self.channels: dict[str, list[str]] = {}
         self.http_seconds = 0.0
@@ -416,3 +416,65 @@ class TestNewTopic:
             c.harness.create("own")
             c.harness.kill()
             assert c.harness.subscribe("own", rdy=10).bodies() == [b"1"]
+
+
+class TestRecoveredTopic:
+    """One that was published to, and then came a stop: perhaps before the registries were asked for its channels."""
+
+    @staticmethod
+    def recovered() -> Harness:
+        harness = Harness()
+        assert harness.publish(b"1").acknowledged
+        harness.kill()
+        return harness
+
+    async def test_gets_the_channels_that_registries_know(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            c = Cluster(nursery, self.recovered())
+            c.channels["t"] = ["x", "y"]
+            c.registries.set_addresses(["a:4160"])
+            c.registries.hold_recovered()
+            early = c.harness.subscribe("x", rdy=10)
+            assert early.bodies() == []
+            nursery.start_soon(c.registries.run)
+            await trio.sleep(1)
+            assert early.bodies() == [b"1"]
+            assert c.harness.subscribe("y", rdy=10).bodies() == [b"1"]
+            nursery.cancel_scope.cancel()
+
+    async def test_waits_for_no_registry_for_long(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with trio.open_nursery() as nursery:
+            c = Cluster(nursery, self.recovered())
+            c.fakes["a:4160"].refusing = True
+            c.registries.set_addresses(["a:4160"])
+            c.registries.hold_recovered()
+            nursery.start_soon(c.registries.run)
+            consumer = c.harness.subscribe("x", rdy=10)
+            await trio.sleep(FOUND_WITHIN - 0.1)
+            assert consumer.bodies() == []
+            await trio.sleep(0.2)
+            assert consumer.bodies() == [b"1"]
+            nursery.cancel_scope.cancel()
+
+    async def test_waits_for_nobody_where_there_is_no_registry(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            c = Cluster(nursery, self.recovered())
+            c.registries.hold_recovered()
+            assert c.harness.subscribe("x", rdy=10).bodies() == [b"1"]
+            nursery.cancel_scope.cancel()
+
+    async def test_that_had_a_channel_waits_for_nobody(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with trio.open_nursery() as nursery:
+            harness = Harness()
+            harness.create("x")
+            harness.publish(b"1")
+            harness.kill()
+            c = Cluster(nursery, harness)
+            c.registries.set_addresses(["a:4160"])
+            c.registries.hold_recovered()
+            assert c.harness.subscribe("x", rdy=10).bodies() == [b"1"]
+            nursery.cancel_scope.cancel()

@@ -78,14 +78,18 @@ class EphemeralChannel(Channel):
         """The lowest number whose body is still to be read from the log."""
         return min(self._unread, default=None)
 
+    def room_for(self, count: int) -> int:
+        """How many of so many messages find room."""
+        room = max(0, self.broker.mem_queue_size - len(self._queue))
+        if room < count and not self.paused:  # what is handed over at once needs no queue
+            room = max(room, sum(s.room for s in self._hungry) - len(self._queue))
+        return min(room, count)
+
     def enqueue(self, first: int, frames: list[bytes]) -> None:
         """Messages entered from the topic."""
         self.message_count += len(frames)
-        room = max(0, self.broker.mem_queue_size - len(self._queue))
-        if room < len(frames) and not self.paused:  # what is handed over at once needs no queue
-            room = max(room, sum(s.room for s in self._hungry) - len(self._queue))
         taken = 0
-        for number, frame in enumerate(frames[:room], first):
+        for number, frame in enumerate(frames[: self.room_for(len(frames))], first):
             if not self._hold(number, frame):
                 break
             self._queue.append((number, frame))
@@ -104,9 +108,9 @@ class EphemeralChannel(Channel):
     def enqueue_deferred(self, number: int, frame: bytes | None, due: float) -> None:
         """A deferred message entered; without its frame (it is of a backlog) its body is read when it is due."""
         self.message_count += 1
-        if frame is None and self._reader is not None and len(self._unread) < self.broker.mem_queue_size:
+        if frame is None:  # the topic had all their numbers, too
             self._unread.add(number)
-        elif frame is None or not self._hold(number, frame):
+        elif not self._hold(number, frame):
             self.dropped_count += 1
             return
         self.defer(number, 0, due, frame)

@@ -218,8 +218,8 @@ class LogTopic(Topic):
         return [change]
 
     def _backlog_to(self, channel: EphemeralChannel, mark: int, elsewhere: RangeSet) -> None:
-        room = max(0, self.broker.mem_queue_size - channel.fresh)
         waiting = self.log.end - mark - elsewhere.count
+        room = channel.room_for(waiting)
         numbers = list(islice((n for n in range(mark, self.log.end) if n not in elsewhere), room))
         channel.enqueue_backlog(numbers, waiting - len(numbers))
 

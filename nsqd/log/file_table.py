@@ -186,6 +186,11 @@ class FileTable:
             for file, changes in covered:
                 file.synced_changes = max(file.synced_changes, changes)
 
+    def trim(self) -> None:
+        """After a sync: close what is beyond the limit, and was kept open because it was not synced."""
+        while len(self._held) > self._limit and self._evict(only_synced=True):
+            pass
+
     def _make_room(self) -> None:
         while len(self._held) >= self._limit:
             # All in use, orphans or unsynced: rather one too many than an error, or a wait for the disk.

@@ -151,6 +151,7 @@ class FileStorage:
                 self._sync_errno = ctypes.get_errno()
                 raise os_error(self._sync_errno, self._root)
             self._table.note_synced(covered)
+            self._table.trim()
 
     def free_space(self) -> int:
         status = os.statvfs(self._root)

@@ -156,6 +156,7 @@ class OpenFile:
                     raise os_error(self.sync_errno, self.path)
             finally:
                 self._table.give_back(self)
+        self._table.trim()
 
     def sync_descriptor(self, descriptor: int) -> None:
         """Sync through a descriptor that nobody can close meanwhile; an error goes to `sync_errno`."""

@@ -105,9 +105,12 @@ class Syncer:
 
     def sync_now(self) -> None:
         """Sync everything here and now, for an orderly stop. `OSError` when the disk refuses."""
+        many = (
+            sum(len(log.unsynced) for log in self._dirty) > MANY_FILES
+        )  # then one sync of everything is faster
         for log in list(self._dirty):
             for file in list(log.unsynced):
-                if not log.deleted:
+                if not log.deleted and not many:
                     file.sync()
             log.unsynced.clear()
         self._dirty.clear()

@@ -272,16 +272,17 @@ class Connection:
 
     def _finish(self) -> None:
         """Everything is said: close, but let the client read it first."""
+        if self._lingers:
+            return
         if self.session.closed:
             self.close()
-            return
-        if self._lingers:
             return
         if self.layers is not None:
             self._transmit(self.layers.goodbye())
             if self.output.waits:
                 return
         self._lingers = True
+        self._end_session()
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -310,7 +311,12 @@ class Connection:
         del self.server.connections[self.fd]
         self.fd = -1
         self.server.context.broker.timers.cancel(self)
-        self.session.end(self.output.abandon())
-        self.server.context.sessions.pop(self.session, None)
+        if not self._lingers:
+            self._end_session()
         self.sock.close()
         log.info("PROTOCOL(V2): [%s] exiting", self.session.remote)
+
+    def _end_session(self) -> None:
+        """It is no client any more, also while it has yet to read the last error."""
+        self.session.end(self.output.abandon())
+        self.server.context.sessions.pop(self.session, None)

@@ -127,6 +127,25 @@ class TestBacklog:
         harness.topic().window.reset(harness.topic().log.end)
         assert harness.drain(harness.subscribe("c#ephemeral", rdy=3)) == live + gathered
 
+    @pytest.mark.parametrize("restart", [False, True])
+    @pytest.mark.parametrize("mem_queue_size", [0, 2, 5])
+    def test_what_is_handed_over_at_once_needs_no_queue(self, mem_queue_size: int, restart: bool) -> None:
+        """Gathered while the topic was paused; deferred messages need no room in the queue either."""
+        harness = Harness(mem_queue_size=mem_queue_size)
+        harness.topic().pause(True)
+        bodies = harness.publish_many(5)
+        harness.defer(b"later", 5)
+        if restart:
+            harness.restart()
+        consumer = harness.subscribe("c#ephemeral", rdy=10)
+        assert consumer.bodies() == []
+        harness.topic().pause(False)
+        harness.round()
+        assert consumer.bodies() == bodies
+        harness.advance(5)
+        assert consumer.bodies() == [b"later"]
+        assert harness.channel("c#ephemeral").dropped_count == 0
+
     def test_deferred_ones_keep_their_delay(self) -> None:
         harness = Harness()
         harness.publish(b"a")

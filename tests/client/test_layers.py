@@ -27,7 +27,13 @@ from nsqkit.client import (
     open_connection,
 )
 from nsqkit.client.layers import CompressedStream
-from nsqkit.wire.compression import DeflateDecoder, DeflateEncoder, SnappyDecoder, SnappyEncoder
+from nsqkit.wire.compression import (
+    SNAPPY_WRITTEN,
+    DeflateDecoder,
+    DeflateEncoder,
+    SnappyDecoder,
+    SnappyEncoder,
+)
 from tests.client.fake import both_backends, run, run_mocked, stream_pair
 from tests.client.layered import ADDRESS, AUTHORITY, LayeredNsqd, server_tls, write_client_pem, write_pem
 
@@ -450,7 +456,7 @@ def test_others_get_their_turn_while_much_is_decoded(backend: str) -> None:
             got = 0
             while got < 1 << 20:
                 got += len(await stream.receive(65536))
-            assert turns >= 15
+            assert turns >= (1 << 20) // (65_536 + SNAPPY_WRITTEN)  # a piece may hold a whole chunk more
             group.cancel_scope.cancel()
         await theirs.aclose()
         with pytest.raises(anyio.EndOfStream):

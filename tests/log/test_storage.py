@@ -970,6 +970,7 @@ class TestLostWrites:
         storage.create("c").append([b"x"])
         assert (a.descriptor >= 0, b.descriptor >= 0, calls.count) == (True, True, 0)
         a.sync()
+        assert a.descriptor == -1, "one too many, and now it can go"
         b.sync()
         storage.create("d")
         assert (a.descriptor, b.descriptor, calls.count) == (-1, -1, 2)

@@ -8,7 +8,8 @@ import weakref
 
 import trio
 
-from tests.protocol_v2.harness import MAGIC, Machine, identify, pub, sized, sub
+from nsqkit.wire import OK
+from tests.protocol_v2.harness import MAGIC, Machine, error, identify, pub, sized, sub
 from tests.protocol_v2.serving import serving
 
 
@@ -47,3 +48,22 @@ def test_what_a_client_says_of_itself_is_bounded() -> None:
         machine.client().send(b"IDENTIFY\n" + sized(body))
     kept = sum(len(s.identity.user_agent) for s in machine.context.sessions)
     assert kept <= machine.context.buffered + 4 * 64 * 1024
+
+
+async def _consumer_that_lingers() -> tuple[int, int, bool]:
+    async with serving("plain") as server:
+        producer, consumer = await server.connect(), await server.connect()
+        await consumer.send(sub() + b"RDY 1\n")
+        await producer.send(pub(b"x"))
+        assert (await consumer.frames(2))[0] == OK
+        await consumer.send(b"BOGUS\n")
+        assert await consumer.frame() == error("E_INVALID invalid command BOGUS")
+        await server.settled()  # it does not close its side
+        channel = server.context.broker.topics["t"].channels["c"]
+        gone = consumer.session not in server.context.sessions
+        return len(channel.subscriptions), channel.in_flight_count, gone
+
+
+def test_behind_a_fatal_error_nobody_is_a_consumer_any_more() -> None:
+    """Its messages and its place are free at once, also while it has yet to read the error and to close."""
+    assert trio.run(_consumer_that_lingers) == (0, 0, True)

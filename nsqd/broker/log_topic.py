@@ -342,9 +342,9 @@ class LogTopic(Topic):
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
                 channel.park_in_flight()
-        batch = self.batch
+        batch, publishes = self.batch, bool(self._pending)
         self.commit()
         if self.has_changes:  # what makes room may find some, where the ballast was
             self.commit()
-        if batch in self.failed or self.has_changes:
+        if (publishes and batch in self.failed) or self.has_changes:
             raise OSError(errno.EIO, f"TOPIC({self.name}): not everything could be written")

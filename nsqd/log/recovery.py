@@ -146,6 +146,10 @@ def _check_header(header: FileHeader, name: str, generation: int) -> None:
 def _set_segment_aside(recovered: Recovered, path: str, file: File, error: FormatError) -> None:
     size = file.size
     file.close()
+    if size <= FILE_HEADER_SIZE:  # its creation was never finished
+        recovered.log.storage.remove(path)
+        recovered.notes.append(f"{path}: {error}; removed, it holds nothing")
+        return
     recovered.log.storage.rename(path, f"{path}.damaged")
     recovered.notes.append(f"{path}: {error}; set aside as {path.rpartition('/')[2]}.damaged")
     if size > FILE_HEADER_SIZE:  # it was more than a creation that was never finished
@@ -181,6 +185,7 @@ def _load_newest_snapshot(recovered: Recovered) -> int:
             f"{log.folder}: no snapshot can be read, and the log begins at byte {first.position}"
         )
         recovered.state.end = recovered.state.mark = first.first
+        recovered.state.incomplete = True
     recovered.next = first.first
     return first.position
 

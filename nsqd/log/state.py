@@ -193,6 +193,7 @@ class TopicState:
         self.last_generation = max(self.last_generation, generation)
         if generation in self.channels:
             return
+        self.move_mark(start, 0)  # where it was then, also if the records that moved it there are missing
         channel = self.channels[generation] = ChannelState(name, generation)
         channel.settled.add(0, start)
         for begin, end in self.voids:

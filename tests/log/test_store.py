@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import random
 
 import pytest
 
 from nsqd.log.faulty import Crash, CrashAt, Fail, FaultyStorage
 from nsqd.log.memory import MemoryStorage
+from nsqd.log.records import FILE_HEADER_SIZE
 from nsqd.log.recovery import Recovered
 from nsqd.log.storage import Storage
 from nsqd.log.store import BALLAST, CLEAN, ForeignDataPath, Store, StoreOptions
@@ -67,6 +69,24 @@ class TestTopics:
         store = open_store(storage)
         assert topics(store) == {}
         assert storage.folders() == []
+
+    @pytest.mark.parametrize("data", [b"", bytes(FILE_HEADER_SIZE)])
+    def test_one_whose_making_a_power_loss_cut_short_can_be_made_again(self, data: bytes) -> None:
+        """The name of its first segment is on the disk, and its header is not."""
+        storage = MemoryStorage()
+        storage.make_folder("topic-t")
+        storage.create("topic-t/00000000000000000000.log").append([data])
+        store = open_store(storage)
+        assert topics(store) == {}
+        store.create_topic("t", WALL_NS)
+
+    @pytest.mark.parametrize("seed", range(30))
+    def test_one_can_be_made_again_whatever_a_power_loss_left_of_it(self, seed: int) -> None:
+        storage = MemoryStorage()
+        open_store(storage).create_topic("t", WALL_NS)
+        store = open_store(storage.crash(random.Random(seed)))
+        if "t" not in topics(store):
+            store.create_topic("t", WALL_NS)
 
     @pytest.mark.parametrize("name", ["notes.txt", "00000000000000000000.log.damaged"])
     def test_one_with_the_files_of_others_stays(self, name: str) -> None:

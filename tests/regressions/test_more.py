@@ -16,19 +16,6 @@ from tests.protocol_v2.harness import MAGIC, Machine, mpub, pub, sized
 from tests.protocol_v2.serving import serving
 
 
-def test_a_backlog_is_there_when_the_record_of_its_first_channel_is_damaged() -> None:
-    """I1: what came before is whole, and was never delivered. It waits for the next channel."""
-    h = Harness()
-    h.publish_many(100)
-    h.defer(b"later", 5.0)
-    h.create("first-channel")
-    h.publish(b"one more")
-    h.defer(b"later, too", 5.0)
-    h.corrupt(b"first-channel")
-    h.kill()
-    assert h.topic().depth == 103
-
-
 def test_numbers_of_messages_that_were_sampled_out_are_forgotten() -> None:
     """I12: those, too, that had lost a connection before."""
     machine = Machine()

@@ -180,7 +180,6 @@ class Daemon:
             self.broker, self.rounds, _peer_options(options, self.hostname), _known_channels(options)
         )
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
-        self.registries.hold_recovered()
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` when a sync or a listener failed; `StartError`."""
@@ -388,6 +387,7 @@ def _broker_options(options: NsqdOptions) -> BrokerOptions:
         sync_every=options.sync_every,
         sync_timeout=options.sync_timeout / SECOND,
         latency_window=options.e2e_processing_latency_window_time / SECOND if measured else 0.0,
+        has_registries=bool(options.nsqlookupd_tcp_addresses),
         place=Place(options.topology_region, options.topology_zone) if by_place else None,
     )
 

@@ -41,6 +41,7 @@ class BrokerOptions:
     sync_every: int = 2500
     sync_timeout: float = 2.0
     latency_window: float = 0.0  # how far back latencies are measured; 0: they are not
+    has_registries: bool = False  # recovered topics that never flowed wait for `start`, as new ones do
     place: Place | None = None  # with topology-aware consumption: where this daemon is
 
 

@@ -58,7 +58,7 @@ class LogTopic(Topic):
         topic.deferred, topic._last_generation = state.deferred, state.last_generation
         topic.voids = state.voids
         topic.voids.discard_below(topic.mark)
-        topic.untouched = topic.log.end > topic.mark == topic._last_generation == 0
+        topic.started = not (broker.options.has_registries and topic.log.end > topic.mark == 0)
         for channel_state in state.channels.values():
             channel = LogChannel.restore(topic, channel_state, wall_ns)
             topic.channels[channel.name] = channel

@@ -30,7 +30,6 @@ class Topic:
         self.channels: dict[str, Channel] = {}
         self.paused = False
         self.started = True
-        self.untouched = False  # recovered, with messages and without having had a durable channel
         self.message_count = 0
         self.message_bytes = 0
         self.dropped_count = 0  # by emptying, by an ephemeral queue that was full

@@ -6,7 +6,7 @@ Rules:
 - Losing all registries touches no delivery. A topic that is created while at least one can be asked is not started
   before its channels elsewhere are known, or the limit of the question has passed; its publishers and subscribers are
   answered at once all the same, and what is published meanwhile waits in the topic. A stop may come before the answer:
-  so the same holds for topics that recovery brings without their ever having had a channel.
+  so the same holds for topics that recovery brings without any of their messages having gone to a channel.
 - The broker is changed in rounds only, and a topic that was deleted (and perhaps made again) while its channels were
   asked for is left alone: what counts is the object, not the name. A channel of it that is deleted meanwhile stays
   deleted, whatever the registries say: they may know it from this nsqd itself.
@@ -56,7 +56,6 @@ class Registries(Listener):
             Topic, set[str]
         ] = {}  # of each topic that is asked for: channels deleted meanwhile
         self._nursery: trio.Nursery | None = None
-        self._recovered: list[Topic] = []  # those that have to wait
         broker.listener = self
         broker.lookup_first = self.lookup_first
 
@@ -123,23 +122,16 @@ class Registries(Listener):
         self._nursery.start_soon(self._prepare, topic)
         return True
 
-    def hold_recovered(self) -> None:
-        """Have the topics wait that recovery has brought, and that may never have been asked for."""
-        if self._peers:
-            self._recovered = [topic for topic in self._broker.topics.values() if topic.untouched]
-        for topic in self._recovered:
-            topic.started = False
-            self._deleted[topic] = set()
-
     async def _prepare_recovered(self) -> None:
-        """Ask for them as soon as the registries are there."""
+        """Ask for those that recovery has not started, as soon as the registries are there."""
         assert self._nursery is not None
-        recovered, self._recovered = self._recovered, []
-        if not recovered:
-            return
-        with trio.move_on_after(FOUND_WITHIN):
-            for peer in list(self._peers.values()):
-                await peer.reached.wait()
+        recovered = [topic for topic in self._broker.topics.values() if not topic.started]
+        for topic in recovered:
+            self._deleted[topic] = set()
+        if recovered:
+            with trio.move_on_after(FOUND_WITHIN):
+                for peer in list(self._peers.values()):
+                    await peer.reached.wait()
         for topic in recovered:
             self._nursery.start_soon(self._prepare, topic)
 

@@ -422,26 +422,32 @@ class TestRecoveredTopic:
     """One that was published to, and then came a stop: perhaps before the registries were asked for its channels."""
 
     @staticmethod
-    def recovered() -> Harness:
-        harness = Harness()
+    def recovered(*channels: str) -> Harness:
+        """`channels`: those that its consumers have made before the answer."""
+        harness = Harness(has_registries=True)
+        topic = harness.topic()
+        topic.started = False  # the registries are asked
         assert harness.publish(b"1").acknowledged
+        for channel in channels:
+            harness.create(channel)
         harness.kill()
         return harness
 
+    @pytest.mark.parametrize("channels", [[], ["own"]])
     async def test_gets_the_channels_that_registries_know(
-        self, autojump_clock: trio.testing.MockClock
+        self, autojump_clock: trio.testing.MockClock, channels: list[str]
     ) -> None:
         async with trio.open_nursery() as nursery:
-            c = Cluster(nursery, self.recovered())
+            c = Cluster(nursery, self.recovered(*channels))
             c.channels["t"] = ["x", "y"]
             c.registries.set_addresses(["a:4160"])
-            c.registries.hold_recovered()
-            early = c.harness.subscribe("x", rdy=10)
+            early = c.harness.subscribe("own", rdy=10)
             assert early.bodies() == []
             nursery.start_soon(c.registries.run)
             await trio.sleep(1)
             assert early.bodies() == [b"1"]
-            assert c.harness.subscribe("y", rdy=10).bodies() == [b"1"]
+            for name in ("x", "y"):
+                assert c.harness.subscribe(name, rdy=10).bodies() == [b"1"]
             nursery.cancel_scope.cancel()
 
     async def test_waits_for_no_registry_for_long(self, autojump_clock: trio.testing.MockClock) -> None:
@@ -449,7 +455,6 @@ class TestRecoveredTopic:
             c = Cluster(nursery, self.recovered())
             c.fakes["a:4160"].refusing = True
             c.registries.set_addresses(["a:4160"])
-            c.registries.hold_recovered()
             nursery.start_soon(c.registries.run)
             consumer = c.harness.subscribe("x", rdy=10)
             await trio.sleep(FOUND_WITHIN - 0.1)
@@ -458,23 +463,22 @@ class TestRecoveredTopic:
             assert consumer.bodies() == [b"1"]
             nursery.cancel_scope.cancel()
 
-    async def test_waits_for_nobody_where_there_is_no_registry(
-        self, autojump_clock: trio.testing.MockClock
-    ) -> None:
+    async def test_that_is_deleted_while_it_waits(self, autojump_clock: trio.testing.MockClock) -> None:
         async with trio.open_nursery() as nursery:
             c = Cluster(nursery, self.recovered())
-            c.registries.hold_recovered()
-            assert c.harness.subscribe("x", rdy=10).bodies() == [b"1"]
+            c.channels["t"] = ["x"]
+            c.registries.set_addresses(["a:4160"])
+            nursery.start_soon(c.registries.run)
+            c.harness.broker.delete_topic("t")
+            await trio.sleep(1)
+            assert "t" not in c.harness.broker.topics
             nursery.cancel_scope.cancel()
 
-    async def test_that_had_a_channel_waits_for_nobody(self, autojump_clock: trio.testing.MockClock) -> None:
-        async with trio.open_nursery() as nursery:
-            harness = Harness()
+    @pytest.mark.parametrize("has_registries", [False, True])
+    async def test_that_flowed_or_has_no_registry_waits_for_nobody(self, has_registries: bool) -> None:
+        harness = Harness(has_registries=has_registries)
+        if has_registries:
             harness.create("x")
-            harness.publish(b"1")
-            harness.kill()
-            c = Cluster(nursery, harness)
-            c.registries.set_addresses(["a:4160"])
-            c.registries.hold_recovered()
-            assert c.harness.subscribe("x", rdy=10).bodies() == [b"1"]
-            nursery.cancel_scope.cancel()
+        harness.publish(b"1")
+        harness.kill()
+        assert harness.subscribe("x", rdy=10).bodies() == [b"1"]

@@ -8,8 +8,9 @@
 Rules:
 
 - All registries are asked at once, each with the same time-out. Whoever asks once gets what all of them say. A
-  `watch` asks again anyway, and does not wait for the slow: once one has answered, the others have
-  `OTHERS_S` more, and who is later counts as failed. So one that hangs holds up nobody.
+  `watch` does not wait for the slow: once one has answered, the others have `OTHERS_S` more. Who is later is asked
+  again while the watch waits for its next round, and what it says then is given at once. So one that hangs holds
+  up nobody, and one that is slow is heard.
 - nsqds are told apart by (broadcast address, TCP port), as everywhere in NSQ.
 - **What is known stays known.** A registry that fails counts with its last answer: losing registries, or all
   of them, takes no nsqd from a consumer. A 404 is an answer ("no such topic here"), not a failure.
@@ -148,33 +149,41 @@ class Discovery:
 
     # Inside.
 
-    async def _nodes(self, topic: str | None, *, others_s: float = math.inf) -> list[Node]:
-        """Those that have the topic; without one all of them."""
+    async def _nodes(self, topic: str | None, late: set[str] | None = None) -> list[Node]:
+        """Those that have the topic; without one all of them. For `late` see `_ask_all`."""
         what = "nodes" if topic is None else "lookup"
-        return _merged_nodes(await self._ask_all(what, topic or "", others_s=others_s))
+        return _merged_nodes(await self._ask_all(what, topic or "", late))
+
+    async def _nodes_with(self, address: str, topic: str | None) -> list[Node] | None:
+        """The same, when this registry has been asked alone; None if it does not answer."""
+        what = "nodes" if topic is None else "lookup"
+        known = self._remember(what, topic or "")
+        answered = await self._ask(address, what, topic or "", known)
+        return _merged_nodes(list(known.values())) if answered else None
 
     async def _ask_all(
-        self, what: str, topic: str = "", *, others_s: float = math.inf
+        self, what: str, topic: str = "", late: set[str] | None = None
     ) -> list[dict[str, Any]]:
         """What each registry says or said last; those that never answered are left out.
 
-        When one has answered, the others have so many seconds more.
+        With `late`: when one has answered, the others have `OTHERS_S` more, and `late` gets those who had need of more.
         """
         known = self._remember(what, topic)
-        late = set(self.addresses)
+        others_s = math.inf if late is None else OTHERS_S
+        silent = set(self.addresses)
         async with anyio.create_task_group() as group:
 
             async def ask(address: str) -> None:
                 answered = await self._ask(address, what, topic, known)
-                late.discard(address)
+                silent.discard(address)
                 if answered:
                     scope = group.cancel_scope
                     scope.deadline = min(scope.deadline, anyio.current_time() + others_s)
 
             for address in self.addresses:
                 group.start_soon(ask, address)
-        for address in sorted(late):
-            self._failed(address, f"nothing within {others_s:g} s of another's answer")
+        if late is not None:
+            late |= silent
         if not known:
             reasons = "; ".join(f"{address}: {reason}" for address, reason in self.failures.items())
             raise DiscoveryFailed(f"no registry answered ({reasons})")
@@ -223,6 +232,8 @@ class Watch:
     _all_failed: bool = attrs.field(default=False, init=False)
     """Whether nobody answered in the last round."""
     _asked_before: bool = attrs.field(default=False, init=False)
+    _late: set[str] = attrs.field(factory=set, init=False)
+    """Registries that are still to be heard in this round."""
     _wanted: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set when a round was asked for that has not begun."""
 
@@ -236,8 +247,8 @@ class Watch:
 
     async def __anext__(self) -> list[Node]:
         while True:
-            if self._asked_before:
-                await self._wait()
+            if self._asked_before and (late_nodes := await self._wait()):
+                return late_nodes
             self._asked_before = True
             nodes = await self._ask()
             if nodes is not None:
@@ -250,8 +261,9 @@ class Watch:
     async def _ask(self) -> list[Node] | None:
         discovery = self._discovery
         self._wanted = anyio.Event()
+        self._late.clear()
         try:
-            nodes = await discovery._nodes(self._topic, others_s=OTHERS_S)
+            nodes = await discovery._nodes(self._topic, self._late)
         except DiscoveryFailed:
             nodes = None
         all_failed = len(discovery.failures) == len(discovery.addresses)
@@ -259,7 +271,28 @@ class Watch:
             self._all_failed, self._retry_s = all_failed, FIRST_RETRY_S
         return nodes
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> list[Node] | None:
+        """Until the next round is due; or until somebody who was late is heard: all nodes then."""
+        heard: list[Node] | None = None
+        async with anyio.create_task_group() as group:
+
+            async def hear(address: str) -> None:
+                nonlocal heard
+                nodes = await self._discovery._nodes_with(address, self._topic)
+                self._late.discard(address)
+                if nodes is not None:
+                    heard = nodes
+                    group.cancel_scope.cancel()
+
+            for address in self._late:
+                group.start_soon(hear, address)
+            await self._sleep()
+            group.cancel_scope.cancel()
+            for address in sorted(self._late):
+                self._discovery._failed(address, "nothing before the next round")
+        return heard
+
+    async def _sleep(self) -> None:
         """Until the next round is due, or asked for by `poll_soon`."""
         interval = self._discovery.interval
         seconds = min(interval + self._extra_wait, self._retry_s)

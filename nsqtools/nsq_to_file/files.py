@@ -23,6 +23,7 @@ newline comes first: the half stays visible as a line of its own, and spoils no 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import zlib
@@ -40,6 +41,7 @@ _log = get_logger(__name__)
 
 _GZIP_FORMAT = 31  # what zlib calls its largest window with a gzip head
 _FOLDER_MODE = 0o770
+_NO_LOCKS = frozenset([errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])  # said by file systems without
 _FILE_MODE = 0o666
 
 
@@ -193,8 +195,9 @@ class TopicFiles:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _FILE_MODE)
         except FileExistsError:
             return None
-        size = os.fstat(descriptor).st_size
-        if (settings.moves and not _lock(descriptor, path)) or 0 < settings.rotate_size < size:
+        ours = not settings.moves or _lock(descriptor, path)
+        size = os.fstat(descriptor).st_size  # of a file that nobody else writes to any more
+        if not ours or 0 < settings.rotate_size < size:
             os.close(descriptor)
             return None
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
@@ -269,11 +272,19 @@ def make_folders(folder: Path) -> None:
 
 
 def _lock(descriptor: int, path: Path) -> bool:
-    """Make this file ours. False: somebody else writes to it, or has moved it since it was opened."""
+    """Make this file ours. False: somebody else writes to it, or has moved it, perhaps half, since it was opened."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _log.warning("%s: no locks on this file system, so nobody else may write there", path.parent)
+    status = os.fstat(descriptor)
+    try:
+        return status.st_nlink == 1 and os.path.samestat(status, os.stat(path))
+    except FileNotFoundError:
         return False
 
 

@@ -40,6 +40,7 @@ _PASSING = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EINTR, errno.EPROTO]
 )
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[^:\[\]]*)")
+_NOT_HERE = frozenset([errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
 _EVERYWHERE = frozenset(["0.0.0.0", "::"])
 
 _StreamT = TypeVar("_StreamT", bound=trio.abc.AsyncResource)
@@ -85,12 +86,20 @@ async def _listen_tcp(host: str, port: int) -> list[trio.SocketListener]:
     if any(sockaddr[0] in _EVERYWHERE for _, sockaddr in addresses):
         return [_listen_everywhere(port)]
     listeners: list[trio.SocketListener] = []
+    not_here: OSError | None = None
     try:
         for family, sockaddr in addresses:
             if listeners and port == 0:
                 # One number for all addresses of a name: it is what the daemon tells the others.
                 sockaddr = (sockaddr[0], bound_address(listeners[0]).port, *sockaddr[2:])
-            listeners.append(_listen(family, sockaddr))
+            try:
+                listeners.append(_listen(family, sockaddr))
+            except OSError as error:  # `localhost` has an IPv6 address also where the machine has none
+                if error.errno not in _NOT_HERE:
+                    raise
+                not_here = error
+        if not listeners and not_here is not None:
+            raise not_here
     except OSError:
         for listener in listeners:
             listener.socket.close()

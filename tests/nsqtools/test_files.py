@@ -446,3 +446,54 @@ def test_short_writes(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
     make(tmp_path).write([b"0123456789"], clock.now)
     assert contents(tmp_path) == {"out/t-000000.0.log": b"0123456789\n"}
+
+
+def test_half_a_line_written_before_the_lock_was_free(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner wrote on between our opening and its end: what counts is the size that the file has then."""
+    path = tmp_path / "work" / "t-000000.0.log"
+    path.parent.mkdir()
+    path.write_bytes(b"whole\n")
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        path.write_bytes(b"whole\nhal")
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    make(tmp_path, work=True).write([b"next"], clock.now)
+    assert path.read_bytes() == b"whole\nhal\nnext\n"
+
+
+def test_file_that_a_killed_one_had_half_moved(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its name in the output folder already, and nothing is added to it."""
+    work, out = (tmp_path / name / "t-000000.0.log" for name in ("work", "out"))
+    for path in (work, out):
+        path.parent.mkdir()
+    work.write_bytes(b"of another\n")
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not out.exists():
+            os.link(work, out)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    files = make(tmp_path, work=True)
+    files.write([b"ours"], clock.now)
+    files.close()
+    assert contents(out.parent) == {"t-000000.0.log": b"of another\n", "t-000001.0.log": b"ours\n"}
+
+
+def test_file_system_without_locks(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    files = make(tmp_path, work=True)
+    files.write([b"x"], clock.now)
+    files.close()
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"x\n"}

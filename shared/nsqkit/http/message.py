@@ -206,6 +206,10 @@ def _unquote(raw: bytes) -> str:
     return (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "replace")
 
 
+_WITHOUT_BODY = frozenset([204, 304])
+"""A length would be that of the body another answer has."""
+
+
 def render(response: Response, version: str, *, keep_alive: bool, head_only: bool) -> bytes:
     """The bytes of a response. With `head_only` (an answer to HEAD) the body's length is told, not the
     body."""
@@ -216,7 +220,7 @@ def render(response: Response, version: str, *, keep_alive: bool, head_only: boo
         b"X-Nsq-Content-Type: nsq; version=1.0\r\n" if response.nsq else b"",
         *[b"%b: %b\r\n" % header for header in response.headers],
         date_line(),
-        b"Content-Length: %d\r\n" % len(body),
+        b"Content-Length: %d\r\n" % len(body) if response.status not in _WITHOUT_BODY else b"",
         connection_line(version, keep_alive=keep_alive),
         b"\r\n",
         b"" if head_only else body,

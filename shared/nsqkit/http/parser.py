@@ -1,13 +1,10 @@
 """Bytes in, requests out: llhttp (through httptools) with the bounds and the checks that it does not make.
 
 No socket and no clock. `feed` takes what came from the network, works through one slice of it and returns the
-rest; whole requests gather in `ready`. What llhttp refuses (bare line feeds, Content-Length beside
+rest; whole requests gather in `ready`. What llhttp refuses (unknown methods, bare line feeds, Content-Length beside
 Transfer-Encoding, two lengths, obsolete folding, spaces before the colon) becomes `fault`: the bytes to
 answer with before the connection is closed. `fault` comes after every request in `ready`, for it was sent
 after them. In a body there is a request already, which is answered instead: 500, also when the input ends.
-
-llhttp knows a list of methods; any other word is a method, too, which no route has. llhttp is fed another one in
-its place, provided that the word came in one piece and not behind another request.
 
 Added here: size of the head and number of headers; Host present once and well-formed; versions 1.0 and 1.1
 only; no transfer coding but chunked, and none in 1.0; the body's limit, which the route decides as soon as
@@ -39,7 +36,6 @@ _CHUNKED_SLICE = 16 * 1024
 # RFC 3986: a registered name, an IPv4 address or an IP literal in brackets, then perhaps a port. No
 # allow-list: clients use whatever address leads here.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Za-z:._~%-]+\])(?::[0-9]*)?")
-_METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?]*")
 
 _TOO_LARGE = render(error(431, "HEADERS_TOO_BIG"), "1.1", keep_alive=False, head_only=False)
@@ -103,8 +99,6 @@ class RequestParser:
     """llhttp took an upgrade for the end of HTTP and left the body out."""
     _replaying: bool = field(default=False, init=False)
 
-    _other_method: bytes = field(default=b"", init=False)
-    """The present request's, when llhttp was fed another one."""
     _target: bytes = field(default=b"", init=False)
     _headers: list[Header] = field(factory=list, init=False)
     _head_bytes: int = field(default=0, init=False)
@@ -149,18 +143,12 @@ class RequestParser:
         size = self._slice_bytes() if len(data) > _HEAD_SLICE else _HEAD_SLICE
         piece, rest = (data, b"") if len(data) <= size else (data[:size], data[size:])
         received = self._received
-        begins = not self.unfinished
         try:
             self._llhttp.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
             rest = piece[upgrade.args[0] :] + rest
             if self._body_skipped:
                 self._replay_head()
-        except httptools.HttpParserInvalidMethodError:
-            other = _METHOD.match(piece) if begins and not self.ready else None
-            if other is not None:
-                return self._feed_other_method(other[1], data)
-            self._die(BAD_REQUEST)
         except httptools.HttpParserError:
             self.break_off()
             self._die(BAD_REQUEST)
@@ -180,13 +168,6 @@ class RequestParser:
             self.budget.give(self._request.charged)
             self._request = None
         self._llhttp = None  # type: ignore[assignment]
-
-    def _feed_other_method(self, method: bytes, data: bytes) -> bytes:
-        """Begin again with a parser that is told of a method it knows."""
-        self.unfinished = False
-        self._other_method = method
-        self._llhttp = httptools.HttpRequestParser(self)
-        return self.feed(b"POST" + data[len(method) :])
 
     def _replay_head(self) -> None:
         """Go on with a parser that has seen the body's framing and no word of an upgrade."""
@@ -287,7 +268,7 @@ class RequestParser:
         if path is None:
             self._stop(BAD_REQUEST)
         assert path is not None
-        method = (self._other_method or llhttp.get_method()).decode()
+        method = llhttp.get_method().decode()
         route, params = self.routes.route(method, raw_path, path, query_string)
         request = self._request = Request(
             method,
@@ -385,7 +366,7 @@ class RequestParser:
         self.ready.append(request)
         self._request = None
         self._body = b""
-        self._target = self._other_method = b""
+        self._target = b""
         self._headers = []
         self._head_bytes = 0
         self._host = self._expect = None

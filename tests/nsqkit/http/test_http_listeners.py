@@ -221,3 +221,27 @@ async def test_accepting_survives_a_lack_of_descriptors(
 async def test_accepting_does_not_hide_other_errors() -> None:
     with pytest.raises(OSError, match="on purpose"):
         await accept_forever(Flaky(errno.EINVAL), lambda stream: None)
+
+
+async def test_name_with_an_address_that_the_machine_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`localhost` in /etc/hosts is ::1, too, also where IPv6 is switched off."""
+
+    async def getaddrinfo(*_words: object, **_settings: object) -> list[object]:
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+    [listener] = await open_listeners("localhost:0")
+    assert bound_address(listener).text.startswith("127.0.0.1:")
+    await close_listener(listener)
+
+
+async def test_name_with_no_address_that_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def getaddrinfo(*_words: object, **_settings: object) -> list[object]:
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(OSError, match="assign"):
+        await open_listeners("elsewhere:0")

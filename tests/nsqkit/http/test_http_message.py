@@ -102,3 +102,10 @@ def test_kept_rendering_gets_a_new_date(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(time, "time", lambda: 86400.9)
     assert b"Date: Fri, 02 Jan 1970 00:00:00 GMT\r\n" in response.rendered()
     assert response.rendered() is response.rendered()
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_no_length_is_told_where_there_can_be_no_body(status: int) -> None:
+    wire = render(Response(status, headers=((b"ETag", b'"x"'),)), "1.1", keep_alive=True, head_only=False)
+    assert b"Content-Length" not in wire
+    assert wire.endswith(b"\r\n\r\n")

@@ -154,16 +154,6 @@ async def test_client_that_ends_in_the_middle_of_a_body_is_answered() -> None:
 
 
 @BOTH
-async def test_unusual_method_is_not_allowed_and_the_connection_goes_on(tcp: bool) -> None:
-    async with serving(small_api(), tcp=tcp) as it:
-        client = await it.connect()
-        answer = await client.ask(get("/ping", "get"))
-        assert (answer.status, answer.headers[b"Allow"]) == (405, b"GET, OPTIONS")
-        assert (await client.ask(get("/nowhere", "FOO", body=b"abc"))).status == 404
-        assert (await client.ask(get("/ping"))).body == b"OK"
-
-
-@BOTH
 async def test_http_1_0(tcp: bool) -> None:
     async with serving(small_api(), tcp=tcp) as it:
         client = await it.connect()

@@ -274,8 +274,7 @@ def test_a_registry_that_hangs_holds_up_nobody(cluster: Cluster, portal: Blockin
     cluster.wait_listed(TOPIC, cluster.nsqds, within_s=2.0)
     hung, _ = cluster.registries
     with hung.stop_cont(), Receiver(portal, cluster, lambda message: None) as receiver:
-        receiver.wait_connected(cluster.nsqds)
-        assert list(receiver.discovery.failures) == [f"127.0.0.1:{hung.http_port}"]
+        receiver.wait_connected(cluster.nsqds)  # long before the request to the other one has run out
 
 
 def test_a_topic_that_is_made_later_is_found(cluster: Cluster, portal: BlockingPortal) -> None:

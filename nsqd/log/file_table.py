@@ -60,7 +60,7 @@ class FileTable:
                     return file.descriptor
             if file.orphan:
                 raise os_error(errno.ENOENT, file.path)
-            self._make_room()
+            self.trim(room=1)
             descriptor = self.open_descriptor(self._full(file.location), os.O_RDWR)
             with self._lock:
                 if not file.closed:
@@ -91,7 +91,7 @@ class FileTable:
 
     def open(self, path: str, flags: int) -> OpenFile:
         with self.names:
-            self._make_room()
+            self.trim(room=1)
             descriptor = self.open_descriptor(self._full(path), flags)
             try:
                 size = os.fstat(descriptor).st_size
@@ -186,16 +186,13 @@ class FileTable:
             for file, changes in covered:
                 file.synced_changes = max(file.synced_changes, changes)
 
-    def trim(self) -> None:
-        """After a sync: close what is beyond the limit, and was kept open because it was not synced."""
-        while len(self._held) > self._limit and self._evict(only_synced=True):
-            pass
+    def trim(self, room: int = 0) -> None:
+        """Close what is beyond the limit, and may be closed now; `room`: for so many more.
 
-    def _make_room(self) -> None:
-        while len(self._held) >= self._limit:
-            # All in use, orphans or unsynced: rather one too many than an error, or a wait for the disk.
-            if not self._evict(only_synced=True):
-                return
+        Where all are in use, orphans or unsynced: rather one too many than an error, or a wait for the disk.
+        """
+        while len(self._held) + room > self._limit and self._evict(only_synced=True):
+            pass
 
     def _evict(self, *, only_synced: bool = False) -> bool:
         """Close one descriptor that nobody uses; false when there is none."""

@@ -152,8 +152,7 @@ def _set_segment_aside(recovered: Recovered, path: str, file: File, error: Forma
         return
     recovered.log.storage.rename(path, f"{path}.damaged")
     recovered.notes.append(f"{path}: {error}; set aside as {path.rpartition('/')[2]}.damaged")
-    if size > FILE_HEADER_SIZE:  # it was more than a creation that was never finished
-        recovered.damage.append(Damage(path, 0, size, 0, 0, str(error)))
+    recovered.damage.append(Damage(path, 0, size, 0, 0, str(error)))
 
 
 def _load_newest_snapshot(recovered: Recovered) -> int:

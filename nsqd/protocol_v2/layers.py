@@ -191,14 +191,12 @@ class Layers:
     def encode(self, data: bytes) -> bytes:
         """The bytes for the socket, and with them what TLS itself has to say."""
         encoder, tls = self._encoder, self._tls
-        if (
-            data and tls is not None and self.upgrade.snappy and encoder is not None
-        ):  # a record for each chunk
-            blocks = (data[at : at + SNAPPY_WRITTEN] for at in range(0, len(data), SNAPPY_WRITTEN))
-            return b"".join(tls.encode(encoder.encode(block)) for block in blocks)
-        if data and encoder is not None:
-            data = encoder.encode(data)
-        return data if tls is None else tls.encode(data)
+        if tls is None:
+            return encoder.encode(data) if data and encoder is not None else data
+        if not data or encoder is None:
+            return tls.encode(data)
+        size = SNAPPY_WRITTEN if self.upgrade.snappy else len(data)  # a record for each chunk
+        return b"".join(tls.encode(encoder.encode(data[at : at + size])) for at in range(0, len(data), size))
 
     def goodbye(self) -> bytes:
         """The last bytes for the socket."""

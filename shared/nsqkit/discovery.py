@@ -151,14 +151,12 @@ class Discovery:
 
     async def _nodes(self, topic: str | None, late: set[str] | None = None) -> list[Node]:
         """Those that have the topic; without one all of them. For `late` see `_ask_all`."""
-        what = "nodes" if topic is None else "lookup"
-        return _merged_nodes(await self._ask_all(what, topic or "", late))
+        return _merged_nodes(await self._ask_all(*_question(topic), late))
 
     async def _nodes_with(self, address: str, topic: str | None) -> list[Node] | None:
         """The same, when this registry has been asked alone; None if it does not answer."""
-        what = "nodes" if topic is None else "lookup"
-        known = self._remember(what, topic or "")
-        answered = await self._ask(address, what, topic or "", known)
+        known = self._remember(*_question(topic))
+        answered = await self._ask(address, *_question(topic), known)
         return _merged_nodes(list(known.values())) if answered else None
 
     async def _ask_all(
@@ -324,6 +322,11 @@ def registry_url(address: str, what: str, topic: str = "") -> str:
     if topic:
         query.append(("topic", topic))
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, urllib.parse.urlencode(query), ""))
+
+
+def _question(topic: str | None) -> tuple[str, str]:
+    """What is asked for nodes: where, and of which topic."""
+    return ("nodes", "") if topic is None else ("lookup", topic)
 
 
 def _parse(status: int, body: bytes) -> dict[str, Any]:

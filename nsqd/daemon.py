@@ -32,8 +32,6 @@ from nsqd.lookup.http_fetch import HttpFetch
 from nsqd.lookup.known_channels import KnownChannels, query_bound
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
-from nsqd.metrics.pulse import Pulse
-from nsqd.metrics.statsd import Statsd, expand_prefix
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats, client_stats
 from nsqd.protocol_v2.connections import Connections
@@ -41,6 +39,8 @@ from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.framing import frame_of
 from nsqd.protocol_v2.identify import Limits
 from nsqd.rounds import Rounds
+from nsqd.stats.loop_lag import EventLoopLag
+from nsqd.stats.statsd import Statsd, expand_prefix
 from nsqkit.http.fetch import Fetcher, FetchOptions
 from nsqkit.listeners import (
     BoundAddress,
@@ -171,7 +171,7 @@ class Daemon:
         self.auth_queries = AuthQueries(self.authorizer, self.rounds)
         if self.authorizer.enabled:
             self.context.ask = self.auth_queries.ask
-        self.pulse = Pulse(lambda: store.syncer.count)
+        self.loop_lag = EventLoopLag(lambda: store.syncer.count)
 
     def _discover(self) -> None:
         """Find the registries only now: what recovery has brought is told to each when it is connected."""
@@ -235,7 +235,7 @@ class Daemon:
                 self.auth_queries.run,
                 self.drain.run,
                 self.registries.run,
-                self.pulse.run,
+                self.loop_lag.run,
                 *([Statsd(self).run] if self.options.statsd_address else []),
             ):
                 nursery.start_soon(task)

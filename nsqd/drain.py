@@ -2,7 +2,7 @@
 
 A draining nsqd takes no more messages: publishers are told so, and go to another one. It stays known to the registries,
 so consumers find it and go on; when nothing is left it stops, as after SIGTERM, and leaves the registries. What cannot
-go by itself (see `nsqd.broker.draining`) is named in `/stats`; when `--drain-timeout` has passed it stops all the same,
+go by itself (see `nsqd.stats.remaining`) is named in `/stats`; when `--drain-timeout` has passed it stops all the same,
 and keeps that on disk.
 """
 
@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from nsqd.broker import Broker
-from nsqd.broker.draining import what_is_left
+from nsqd.stats.remaining import what_is_left
 from nsqkit.logging import get_logger
 
 __all__ = ["REFUSAL", "Drain"]

@@ -10,12 +10,12 @@ import time
 from nsqd.http.admin import Admin
 from nsqd.http.context import Daemon
 from nsqd.http.debug import Debug
-from nsqd.http.memory import watch_gc
-from nsqd.http.metrics import Metrics
 from nsqd.http.publish import Publishing
-from nsqd.http.stats import NS_PER_SECOND, StatsQuery, collect
-from nsqd.http.stats_json import stats_json
-from nsqd.http.stats_text import stats_text
+from nsqd.stats.as_json import stats_json
+from nsqd.stats.as_text import stats_text
+from nsqd.stats.collect import NS_PER_SECOND, StatsQuery, collect
+from nsqd.stats.memory import watch_gc
+from nsqd.stats.prometheus import metrics_page
 from nsqkit.http import (
     ByteBudget,
     HttpServer,
@@ -63,7 +63,7 @@ def make_router(daemon: Daemon) -> Router:
     router.add("GET", "/info", api.info)
     router.add("POST", "/drain", api.drain)
     router.add("GET", "/stats", api.stats)
-    router.add("GET", "/metrics", Metrics(daemon).get)
+    router.add("GET", "/metrics", api.metrics)
     publishing = Publishing(daemon)
     router.add(
         "POST",
@@ -163,3 +163,7 @@ class _Api:
         if params.get("format") == "json":
             return await stats_json(stats, time.time_ns())
         return text(await stats_text(stats, time.time_ns()))
+
+    async def metrics(self, request: Request) -> Response:
+        query(request)  # a malformed one is refused here too
+        return await metrics_page(self._daemon, time.time_ns())

@@ -11,31 +11,23 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Iterator
+from typing import Protocol
 
 from nsqd.broker import Broker, Refused
-from nsqd.options import NsqdOptions
+from nsqd.drain import Drain
+from nsqd.stats.source import StatsSource
 from nsqkit.http import Response
 from nsqkit.logging import LogLevel, get_logger
-
-if TYPE_CHECKING:
-    from nsqd.drain import Drain
-    from nsqd.metrics.pulse import Pulse
-    from nsqd.protocol_v2.client_stats import ClientStats
 
 __all__ = ["Daemon", "round_of", "when_synced"]
 
 _log = get_logger(__name__)
 
 
-class Daemon(Protocol):
+class Daemon(StatsSource, Protocol):
     """The daemon as the HTTP API sees it. Ports are those really bound; -1 for a unix socket."""
 
-    @property
-    def broker(self) -> Broker: ...
-    @property
-    def options(self) -> NsqdOptions: ...
     @property
     def tcp_port(self) -> int: ...
     @property
@@ -43,24 +35,9 @@ class Daemon(Protocol):
     @property
     def https_port(self) -> int: ...
     @property
-    def start_time_ns(self) -> int:
-        """Wall time, nanoseconds since 1970."""
-
-    @property
     def hostname(self) -> str: ...
     @property
-    def version(self) -> str: ...
-
-    @property
     def drain(self) -> Drain: ...
-    @property
-    def pulse(self) -> Pulse: ...
-    @property
-    def connection_count(self) -> int:
-        """TCP connections."""
-
-    def clients(self) -> Iterable[ClientStats]:
-        """Every TCP connection, whatever it does. Read to its end at once."""
 
     def round(self) -> None:
         """A round begins: the broker's clock is set. Cheap."""

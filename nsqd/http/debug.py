@@ -9,7 +9,7 @@ import re
 
 import attrs
 
-from nsqd.http.memory import memory_stats
+from nsqd.stats.memory import memory_stats
 from nsqkit.http import Request, Response, Router, query, text
 from nsqkit.http.profiling import Profiling
 

@@ -1,6 +1,6 @@
 """What the topic log needs of a file system: a folder of folders of files that only grow at their end.
 
-Three implementations pass one conformance suite (`tests/log/test_storage.py`):
+Three implementations pass one conformance suite (`tests/nsqd/testing/test_storage.py`):
 
 - `FileStorage` (`files.py`): the real thing.
 - `MemoryStorage` (`memory.py`): knows what was synced and what was not, and can lose the difference.

@@ -9,8 +9,8 @@ import weakref
 import trio
 
 from nsqkit.wire import OK
-from tests.protocol_v2.harness import MAGIC, Machine, error, identify, pub, sized, sub
-from tests.protocol_v2.serving import serving
+from tests.nsqd.protocol_v2.harness import MAGIC, Machine, error, identify, pub, sized, sub
+from tests.nsqd.protocol_v2.serving import serving
 
 
 async def _closed_connections_keep_nothing() -> int:

@@ -17,7 +17,7 @@ from nsqd.broker import Broker, BrokerOptions, Outbox
 from nsqd.log.files import FileStorage
 from nsqd.log.store import Store, StoreOptions
 from nsqkit.wire import encode_message
-from tests.broker.harness import WALL_NS, Consumer, Harness
+from tests.nsqd.broker.harness import WALL_NS, Consumer, Harness
 
 
 def small_segments(**options: object) -> Harness:

@@ -8,10 +8,10 @@ import random
 import pytest
 
 from nsqd.broker.log_channel import LogChannel
-from nsqd.log.faulty import Fail, Fault
 from nsqd.log.records import FILE_HEADER_SIZE
 from nsqd.log.store import StoreOptions
-from tests.broker.harness import Consumer, Harness
+from nsqd.testing.faulty_storage import Fail, Fault
+from tests.nsqd.broker.harness import Consumer, Harness
 
 SMALL_SEGMENTS = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=8192)
 

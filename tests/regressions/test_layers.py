@@ -20,8 +20,8 @@ from nsqd.protocol_v2.authorization import MAX_SECRET
 from nsqd.protocol_v2.connection import CHUNK, Connection
 from nsqd.protocol_v2.session import TURN, Session
 from nsqkit.wire import OK
-from tests.protocol_v2.harness import Machine, error, identify, mpub, pub, sized, sub
-from tests.protocol_v2.serving import Peer, Server, serving
+from tests.nsqd.protocol_v2.harness import Machine, error, identify, mpub, pub, sized, sub
+from tests.nsqd.protocol_v2.serving import Peer, Server, serving
 
 EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
 ALLOWED = json.dumps({"ttl": 60, "authorizations": [EVERYTHING]}).encode()

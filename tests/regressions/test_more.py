@@ -8,12 +8,12 @@ import socket
 import pytest
 import trio
 
-from nsqd.log.faulty import Fail, Fault
 from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2.session import Session
-from tests.broker.harness import Harness
-from tests.protocol_v2.harness import MAGIC, Machine, mpub, pub, sized
-from tests.protocol_v2.serving import serving
+from nsqd.testing.faulty_storage import Fail, Fault
+from tests.nsqd.broker.harness import Harness
+from tests.nsqd.protocol_v2.harness import MAGIC, Machine, mpub, pub, sized
+from tests.nsqd.protocol_v2.serving import serving
 
 
 def test_numbers_of_messages_that_were_sampled_out_are_forgotten() -> None:

@@ -16,15 +16,15 @@ import trio
 import trio.testing
 
 from nsqd.auth.state import parse_answer
-from nsqd.broker.draining import what_is_left
 from nsqd.broker.log_topic import LogTopic
 from nsqd.drain import Drain
 from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2 import connections
 from nsqd.protocol_v2.session import Session
+from nsqd.stats.remaining import what_is_left
 from nsqkit.wire import OK, decode_message
-from tests.protocol_v2.harness import Machine, dpub, error, identify, mpub, pub, sized, sub
-from tests.protocol_v2.serving import Server, serving
+from tests.nsqd.protocol_v2.harness import Machine, dpub, error, identify, mpub, pub, sized, sub
+from tests.nsqd.protocol_v2.serving import Server, serving
 
 EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
 

@@ -14,12 +14,12 @@ import trio
 from nsqd.broker import Broker, BrokerOptions, Outbox, Place, Refused, Subscription
 from nsqd.drain import Drain
 from nsqd.http import make_servers
-from nsqd.log.faulty import FaultyStorage
-from nsqd.log.memory import MemoryStorage
 from nsqd.log.store import Store, StoreOptions
-from nsqd.metrics.pulse import Pulse
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.stats.loop_lag import EventLoopLag
+from nsqd.testing.faulty_storage import FaultyStorage
+from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.listeners import bound_address, open_listeners
 from nsqkit.logging import LogLevel
 from nsqkit.wire import encode_message
@@ -50,7 +50,7 @@ class FakeDaemon:
         self.hostname, self.version = "h.example", "1.4.0"
         self.connected: list[ClientStats] = []
         self.drain = Drain(self.broker, 0, stop=lambda: None)
-        self.pulse = Pulse(lambda: self.broker.store.syncer.count)
+        self.loop_lag = EventLoopLag(lambda: self.broker.store.syncer.count)
         self.run_jobs = True
         self.in_round = False
         self.rounds = 0

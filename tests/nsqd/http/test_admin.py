@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from nsqd.broker import Channel, Topic
-from nsqd.log.faulty import Fail
+from nsqd.testing.faulty_storage import Fail
 
 from .fake_daemon import Answer, FakeDaemon, serving
 

@@ -8,7 +8,7 @@ import sys
 import attrs
 import pytest
 
-from nsqd.http.memory import memory_stats, watch_gc
+from nsqd.stats.memory import memory_stats, watch_gc
 from nsqkit.http.profiling import Profiling
 
 from .fake_daemon import FakeDaemon, serving

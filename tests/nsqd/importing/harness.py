@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nsqd.importing import ImportOptions, Outcome, import_data_path
-from nsqd.log.memory import MemoryStorage
 from nsqd.log.storage import Storage
 from nsqd.log.store import StoreOptions
+from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.wire import Message as Delivered
-from tests.broker.harness import WALL_NS, Harness
+from tests.nsqd.broker.harness import WALL_NS, Harness
 from tests.nsqd.importing.original import Message
 
 SEGMENT_BYTES = 2000

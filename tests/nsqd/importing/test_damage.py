@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nsqd.importing import disk_queue
 from nsqd.importing.disk_queue import Damaged, DiskQueue, Meta, SourceFile, scan
 from nsqd.importing.source import Source
-from nsqd.log.memory import MemoryStorage
+from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.importing import original
 from tests.nsqd.importing.harness import boot, bring, delivered, drain, sorted_by_id
 from tests.nsqd.importing.original import Ids, Message, write_metadata, write_queue

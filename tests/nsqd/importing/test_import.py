@@ -9,8 +9,8 @@ import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsqd.log.memory import MemoryStorage
-from tests.broker.harness import Harness
+from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.broker.harness import Harness
 from tests.nsqd.importing.harness import boot, bring, delivered, drain, sorted_by_id
 from tests.nsqd.importing.original import DiskQueue, Ids, Message, write_metadata
 

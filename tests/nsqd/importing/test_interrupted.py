@@ -11,8 +11,8 @@ import pytest
 
 from nsqd.importing import ImportRefused
 from nsqd.importing.journal import Journal
-from nsqd.log.faulty import WRITES, Crash, CrashAt, Die, Fail, Fault, FaultyStorage
-from nsqd.log.memory import MemoryStorage
+from nsqd.testing.faulty_storage import WRITES, Crash, CrashAt, Die, Fail, Fault, FaultyStorage
+from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.importing.harness import boot, bring, delivered, drain, sorted_by_id
 from tests.nsqd.importing.original import Ids, Message, write_metadata, write_queue
 

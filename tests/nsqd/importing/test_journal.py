@@ -8,12 +8,12 @@ import pytest
 
 from nsqd.importing import ImportRefused, prepare_start
 from nsqd.importing.journal import JOURNAL, LOWEST_ROOM, Journal
-from nsqd.log.faulty import WRITES, Crash, CrashAt, FaultyStorage
 from nsqd.log.files import FileStorage
 from nsqd.log.ids import BLOCK, NODE_SHIFT
-from nsqd.log.memory import MemoryStorage
 from nsqd.log.store import Store, StoreOptions
-from tests.broker.harness import WALL_NS
+from nsqd.testing.faulty_storage import WRITES, Crash, CrashAt, FaultyStorage
+from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.broker.harness import WALL_NS
 from tests.nsqd.importing.harness import bring
 from tests.nsqd.importing.original import Ids, Message, write_metadata, write_queue
 

@@ -11,11 +11,11 @@ import pytest
 
 from nsqd.importing import ImportOptions, ImportRefused, import_data_path
 from nsqd.importing.source import Source
-from nsqd.log.memory import MemoryStorage
-from tests.broker.harness import WALL_NS
-from tests.log.samples import new_log
+from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.broker.harness import WALL_NS
 from tests.nsqd.importing.harness import boot, bring
 from tests.nsqd.importing.original import Ids, write_metadata, write_queue
+from tests.nsqd.log.samples import new_log
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from nsqd.lookup.known_channels import BRIEF_SECONDS, KnownChannels
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import HttpAddress, encode_identify
 from nsqd.lookup.registries import CHANNELS_A_ROUND, FOUND_WITHIN, Registries
-from tests.broker.harness import Harness
+from tests.nsqd.broker.harness import Harness
 from tests.nsqd.lookup.fake_registry import FakeRegistry
 
 settled = trio.testing.wait_all_tasks_blocked

@@ -1,0 +1,198 @@
+"""The command `nsqd-log`: check the files of a data path, or print what stands in one. It changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from nsqd.log.records import NewerFormat
+from nsqd.log.scan import Damaged
+from nsqd.log_tool.inspect import FileReport, LogFile, Progress, check, find_files, gaps, read_records
+from nsqkit.version import version_line
+
+__all__ = ["main"]
+
+_EXAMPLES = """\
+examples:
+  nsqd-log verify /var/lib/nsqd                     every file of a daemon's data path
+  nsqd-log verify /var/lib/nsqd/topic-orders        one topic
+  nsqd-log dump /var/lib/nsqd/topic-orders/00000000000000000000.log
+  nsqd-log dump --bodies --json FILE | jq .messages[].body
+
+Nothing is ever written, and the daemon may run meanwhile.
+exit status: 0 all is well, 1 there is damage, 2 something could not be read
+"""
+_VERIFY = """\
+Read every record of every file and compare its checksums.
+
+What is printed of a file:
+  /var/lib/nsqd/topic-orders/00000000000000000000.log: 2 records, 10 messages, 1160 bytes
+    damaged: 81 bytes at 574 (the checksum of a record's payload does not match)
+
+A file that ends in half a record was cut off by a kill or a power loss; the next start of the daemon cuts the rest off
+and keeps a copy. Files that an earlier start has set aside (*.damaged) are listed and not counted.
+"""
+_DUMP = """\
+Print the records of a file, one a line: position, kind, first number, count, flags, and changes with their names.
+
+  64  CHANGES   first=0 count=1  CHANNEL_CREATED(generation=1, name='archive', start=0)
+ 130  MESSAGES  first=0 count=2  flowing
+
+The position counts the bytes of the topic's whole log; in other files than segments (.log) those of the file.
+Files that were set aside (*.damaged) have no header: records are searched for, as far as they can be told.
+"""
+_REDRAW_S = 0.2
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with these arguments (the process's own by default) and exit."""
+    options = _parser().parse_args(argv)
+    try:
+        status = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nsqd-log",
+        description="Look into the files that nsqd keeps its messages in.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version_line("nsqd-log", built_with=False))
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    raw = argparse.RawDescriptionHelpFormatter
+    verify = commands.add_parser("verify", help="check files", description=_VERIFY, formatter_class=raw)
+    verify.add_argument("paths", metavar="PATH", nargs="+", help="a data path, a topic's folder, or a file")
+    verify.set_defaults(run=_verify)
+    dump = commands.add_parser("dump", help="print records", description=_DUMP, formatter_class=raw)
+    dump.add_argument("path", metavar="PATH", help="a file, or a topic's folder")
+    dump.add_argument("--bodies", action="store_true", help="also ids, timestamps and bodies of messages")
+    dump.add_argument("--json", action="store_true", help="one JSON object a line")
+    dump.set_defaults(run=_dump)
+    return parser
+
+
+def _verify(options: argparse.Namespace) -> int:
+    progress = _on_terminal()
+    reports: list[FileReport] = []
+    missing: list[str] = []
+    failed = False
+    for path in options.paths:
+        try:
+            files = find_files(path)
+            for file in files:
+                report = check(file, progress)
+                if report is not None:
+                    _clear_line(progress)
+                    print("\n".join(_report_lines(report)))
+                    reports.append(report)
+            missing += gaps(files)
+        except OSError as error:
+            _clear_line(progress)
+            print(f"nsqd-log: {error}", file=sys.stderr)
+            failed = True
+    for line in missing:
+        print(line)
+    damages = sum(len(report.damage) for report in reports) + len(missing)
+    records, messages = sum(r.records for r in reports), sum(r.messages for r in reports)
+    counts = [_count(len(reports), "file"), _count(records, "record"), _count(messages, "message")]
+    print(", ".join([*counts, _count(damages, "damaged place") if damages else "no damage"]))
+    return 2 if failed else 1 if damages else 0
+
+
+def _report_lines(report: FileReport) -> list[str]:
+    counts = [
+        _count(report.records, "record"),
+        _count(report.messages, "message"),
+        _count(report.size, "byte"),
+    ]
+    lines = [f"{report.path}: {', '.join(counts)}"]
+    lines += [f"  {note}" for note in report.notes]
+    for damage in report.damage:
+        lines.append(f"  damaged: {damage.end - damage.offset} bytes at {damage.offset} ({damage.reason})")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _dump(options: argparse.Namespace) -> int:
+    status = 0
+    try:
+        paths = find_files(options.path)
+        for path in paths:
+            if len(paths) > 1 and not options.json:
+                print(f"{path}:")
+            status |= _dump_file(path, options)
+    except (OSError, NewerFormat) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        print(f"nsqd-log: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _dump_file(path: str, options: argparse.Namespace) -> int:
+    file = LogFile.open(path)
+    status = 0
+    try:
+        if file.header_problem is not None and not file.set_aside:
+            print(f"nsqd-log: {path}: {file.header_problem}; searching for records", file=sys.stderr)
+            status = 1
+        for item in read_records(file):
+            if isinstance(item, Damaged):
+                status = status if item.zeros or file.set_aside else 1
+                print(_damage_as_json(item) if options.json else _damage_as_text(item))
+            elif options.json:
+                print(json.dumps(item.as_json(bodies=options.bodies)))
+            else:
+                print("\n".join(item.as_text(bodies=options.bodies)))
+    finally:
+        file.close()
+    return status
+
+
+def _damage_as_text(damage: Damaged) -> str:
+    what = "zeros" if damage.zeros else f"DAMAGED: {damage.reason}"
+    return f"{'':>12}  {damage.end - damage.offset} bytes at {damage.offset} of the file: {what}"
+
+
+def _damage_as_json(damage: Damaged) -> str:
+    out = {"offset": damage.offset, "bytes": damage.end - damage.offset, "zeros": damage.zeros}
+    return json.dumps(out | {"damaged": damage.reason})
+
+
+def _on_terminal() -> Progress | None:
+    """Shows how far a long check has come, where somebody looks."""
+    if not sys.stderr.isatty():
+        return None
+    shown = time.monotonic()
+
+    def show(path: str, done: int, size: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= _REDRAW_S:
+            shown = time.monotonic()
+            print(f"\r\x1b[K{100 * done // max(size, 1):3d} %  {path}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _clear_line(progress: Progress | None) -> None:
+    if progress is not None:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""`/stats?format=json`: the figures of `stats` as the field's tools read them.
+
+The order of the keys is the original's. Keys of our own stand at the end of an object: `durability`, and `draining`
+while that is under way; of a topic `disk_bytes`; of a channel `dropped_count` and `damaged_count`; of both
+`oldest_unfinished_ms`, how long ago the oldest message was published, where there is one and that is known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import msgspec
+
+from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.stats.collect import (
+    NS_PER_SECOND,
+    ChannelStats,
+    DrainStats,
+    Latency,
+    Pace,
+    Stats,
+    TopicStats,
+    in_slices,
+)
+from nsqkit.gojson import float_text
+from nsqkit.http import Response, json_body
+
+__all__ = ["stats_json"]
+
+_encode = msgspec.json.encode
+
+
+async def stats_json(stats: Stats, now_ns: int) -> Response:
+    """The whole answer; `now_ns` is the wall time for ages. Gives way where there is much to encode."""
+    asked, pace = stats.query.topic, Pace()
+    value: dict[str, Any] = {
+        "version": stats.version,
+        "health": stats.health,
+        "start_time": stats.start_time_ns // NS_PER_SECOND,
+        "topics": None,
+    }
+    if stats.topics is not None:
+        value["topics"] = [await _topic(topic, now_ns, asked, pace) for topic in stats.topics]
+    if stats.memory is not None:
+        value["memory"] = attrs.asdict(stats.memory)
+    value["producers"] = None
+    if stats.producers:
+        value["producers"] = await in_slices(
+            stats.producers, lambda client: msgspec.Raw(_encode(_client(client, asked))), pace
+        )
+    value["durability"] = stats.durability
+    if stats.draining is not None:
+        value["draining"] = _draining(stats.draining)
+    return json_body(value)
+
+
+async def _topic(topic: TopicStats, now_ns: int, asked: str, pace: Pace) -> msgspec.Raw:
+    channels = []
+    for channel in topic.channels:
+        channels.append(msgspec.Raw(_encode(_channel(channel, now_ns, asked))))
+        await pace.did(1 + len(channel.clients or ()))
+    await pace.did(1)
+    value = {
+        "topic_name": topic.name,
+        "channels": channels,
+        "depth": topic.depth,
+        "backend_depth": topic.backend_depth,
+        "message_count": topic.message_count,
+        "message_bytes": topic.message_bytes,
+        "paused": topic.paused,
+        "e2e_processing_latency": _latency(topic.latency),
+        "disk_bytes": topic.disk_bytes,
+        **_age(topic.oldest_age(now_ns)),
+    }
+    return msgspec.Raw(_encode(value))
+
+
+def _channel(channel: ChannelStats, now_ns: int, asked: str) -> dict[str, Any]:
+    clients = channel.clients
+    return {
+        "channel_name": channel.name,
+        "depth": channel.depth,
+        "backend_depth": channel.backend_depth,
+        "in_flight_count": channel.in_flight_count,
+        "deferred_count": channel.deferred_count,
+        "message_count": channel.message_count,
+        **_by_place(channel),
+        "requeue_count": channel.requeue_count,
+        "timeout_count": channel.timeout_count,
+        "client_count": channel.client_count,
+        "clients": None if clients is None else [_client(client, asked) for client in clients],
+        "paused": channel.paused,
+        "e2e_processing_latency": _latency(channel.latency),
+        "dropped_count": channel.dropped_count,
+        "damaged_count": channel.damaged_count,
+        **_age(channel.oldest_age(now_ns)),
+    }
+
+
+def _age(seconds: float | None) -> dict[str, int]:
+    return {} if seconds is None else {"oldest_unfinished_ms": int(seconds * 1000)}
+
+
+def _draining(drain: DrainStats) -> dict[str, Any]:
+    """What is left, and of that what does not go by itself, with its reason."""
+    return {
+        "since": drain.since_ns // NS_PER_SECOND,
+        "messages_left": sum(left.messages for left in drain.left),
+        "stuck": [
+            {"topic": left.topic, "channel": left.channel, "messages": left.messages, "reason": left.stuck}
+            for left in drain.left
+            if left.stuck
+        ],
+    }
+
+
+def _by_place(channel: ChannelStats) -> dict[str, int]:
+    """Deliveries by the consumer's place; without topology-aware consumption all are "global". A 0 is left out."""
+    near = channel.zone_local_count + channel.region_local_count
+    counts = {
+        "zone_local_msg_count": channel.zone_local_count,
+        "region_local_msg_count": channel.region_local_count,
+        "global_msg_count": channel.delivery_count - near,
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _client(client: ClientStats, asked: str) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "client_id": client.client_id,
+        "hostname": client.hostname,
+        "version": client.version,
+        "remote_address": client.remote_address,
+        "state": client.state,
+        "ready_count": client.ready_count,
+        "in_flight_count": client.in_flight_count,
+        "message_count": client.message_count,
+        "finish_count": client.finish_count,
+        "requeue_count": client.requeue_count,
+        "connect_ts": client.connect_time,
+        "sample_rate": client.sample_rate,
+        "deflate": client.deflate,
+        "snappy": client.snappy,
+        "user_agent": client.user_agent,
+    }
+    for name in ("authed", "auth_identity", "auth_identity_url"):
+        if set_to := getattr(client, name):
+            value[name] = set_to
+    value["topology_zone"] = client.topology_zone
+    value["topology_region"] = client.topology_region
+    published = client.shown_pub_count(asked)
+    if published is not None:
+        value["pub_counts"] = [{"topic": published[0], "count": published[1]}]
+    value["tls"] = client.tls
+    value["tls_cipher_suite"] = client.tls_cipher_suite
+    value["tls_version"] = client.tls_version
+    value["tls_negotiated_protocol"] = ""
+    value["tls_negotiated_protocol_is_mutual"] = client.tls
+    return value
+
+
+def _latency(latency: Latency) -> dict[str, Any]:
+    percentiles = latency.percentiles
+    if percentiles is None:
+        return {"count": latency.count, "percentiles": None}
+    rows = [
+        {"quantile": msgspec.Raw(float_text(quantile)), "value": msgspec.Raw(float_text(ns))}
+        for quantile, ns in percentiles
+    ]
+    return {"count": latency.count, "percentiles": rows}

@@ -1,0 +1,296 @@
+"""The daemon's state in plain figures: what `/stats` shows and what metrics are made of.
+
+`collect` takes them from the broker. It works through the channels a slice at a time and lets other tasks run between
+two slices, so ten thousand of them hold nobody up; a channel's own figures fit one another, those of two channels may
+be some milliseconds apart. Clients are gone through once, not once for each channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import attrs
+import trio
+
+from nsqd.broker import Channel, Nearness, Topic
+from nsqd.broker.log_topic import LogTopic
+from nsqd.broker.quantiles import Sketch
+from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.stats.memory import MemoryStats, memory_stats
+from nsqd.stats.oldest import PlaceKey, publish_times
+from nsqd.stats.remaining import Left, what_is_left
+from nsqd.stats.source import StatsSource
+
+__all__ = [
+    "ChannelStats",
+    "DrainStats",
+    "Latency",
+    "Pace",
+    "Stats",
+    "StatsQuery",
+    "TopicStats",
+    "collect",
+    "in_slices",
+]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+SLICE = 50  # topics, channels or clients: about a millisecond
+LATENCY_WEIGHT = (
+    20  # of a channel whose latency is measured: merging its samples takes a fraction of a millisecond
+)
+
+ChannelKey = tuple[str, str]
+"""Names of a topic and of one of its channels."""
+
+NS_PER_SECOND = 1_000_000_000
+
+
+@attrs.frozen
+class Latency:
+    """From publish to finish. `percentiles`: (quantile, nanoseconds) in the option's order; None: not measured."""
+
+    count: int = 0
+    percentiles: Sequence[tuple[float, float]] | None = None
+
+
+NOT_MEASURED = Latency()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ChannelStats:
+    """One channel. `clients` is None when they were not asked for; `client_count` is right all the same."""
+
+    name: str
+    depth: int
+    backend_depth: int
+    in_flight_count: int
+    deferred_count: int
+    message_count: int
+    delivery_count: int
+    zone_local_count: int = 0
+    """Of the deliveries, those to consumers in this daemon's zone."""
+    region_local_count: int = 0
+    """And in another zone of its region."""
+    requeue_count: int
+    timeout_count: int
+    finish_count: int
+    dropped_count: int
+    damaged_count: int
+    client_count: int
+    clients: list[ClientStats] | None
+    paused: bool
+    latency: Latency = NOT_MEASURED
+    oldest_ns: int | None = None
+    """When the oldest unfinished message was published; None: there is none, or it is not known."""
+
+    def oldest_age(self, now_ns: int) -> float | None:
+        """Seconds since that publish."""
+        return _age(self.oldest_ns, now_ns)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TopicStats:
+    """One topic; channels by name. `disk_bytes`: the size of its log."""
+
+    name: str
+    channels: list[ChannelStats]
+    depth: int
+    backend_depth: int
+    message_count: int
+    message_bytes: int
+    disk_bytes: int
+    dropped_count: int = 0
+    paused: bool
+    latency: Latency = NOT_MEASURED
+    oldest_ns: int | None = None
+    """The same of the messages that no channel has got yet."""
+
+    def oldest_age(self, now_ns: int) -> float | None:
+        """Seconds since that publish."""
+        return _age(self.oldest_ns, now_ns)
+
+
+def _age(published_ns: int | None, now_ns: int) -> float | None:
+    return None if published_ns is None else max(0, now_ns - published_ns) / NS_PER_SECOND
+
+
+@attrs.frozen(kw_only=True)
+class StatsQuery:
+    """What is asked for. An empty name: all."""
+
+    topic: str = ""
+    channel: str = ""
+    include_clients: bool = True
+    include_memory: bool = True
+    include_ages: bool = True
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Stats:
+    """The answer to `query`.
+
+    `topics`: by name; None when the one asked for does not exist. `producers`: clients that have published, to any
+    topic; None when there are none, or clients were not asked for, or the topic does not exist.
+    """
+
+    query: StatsQuery
+    version: str
+    health: str
+    start_time_ns: int
+    topics: list[TopicStats] | None
+    producers: list[ClientStats] | None
+    memory: MemoryStats | None
+    durability: str
+    draining: DrainStats | None = None
+    """While it is being drained."""
+
+
+@attrs.frozen
+class DrainStats:
+    """A drain that is under way. `left`: the places that hold messages."""
+
+    since_ns: int
+    left: list[Left]
+
+
+async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
+    """The figures that are asked for. Gives way where there are many."""
+    topics = producers = None
+    if not query.topic or query.topic in daemon.broker.topics:
+        clients = list(daemon.clients()) if query.include_clients else []
+        producers = [client for client in clients if client.pub_counts] or None
+        topics = await _collect_topics(daemon, query, _by_channel(clients))
+    return Stats(
+        query=query,
+        version=daemon.version,
+        health=daemon.broker.store.health,
+        start_time_ns=daemon.start_time_ns,
+        topics=topics,
+        producers=producers,
+        memory=memory_stats() if query.include_memory else None,
+        durability=daemon.options.durability,
+        draining=_drain_stats(daemon),
+    )
+
+
+def _drain_stats(daemon: StatsSource) -> DrainStats | None:
+    if not daemon.drain.active:
+        return None
+    return DrainStats(daemon.drain.since_ns, list(what_is_left(daemon.broker)))
+
+
+async def _collect_topics(
+    daemon: StatsSource, query: StatsQuery, clients: Mapping[ChannelKey, list[ClientStats]]
+) -> list[TopicStats]:
+    topics = daemon.broker.topics
+    percentiles = daemon.options.e2e_processing_latency_percentiles
+    found, pace = [], Pace()
+    asked = [topics[query.topic]] if query.topic else list(topics.values())
+    oldest = await publish_times(asked) if query.include_ages else {}
+    for name in [query.topic] if query.topic else sorted(topics):
+        topic = topics.get(name)  # it may have gone since the names were taken
+        if topic is not None and (not query.channel or query.channel in topic.channels):
+            found.append(await _topic_stats(topic, query, clients, percentiles, oldest, pace))
+    return found
+
+
+async def _topic_stats(
+    topic: Topic,
+    query: StatsQuery,
+    clients: Mapping[ChannelKey, list[ClientStats]],
+    percentiles: Sequence[float],
+    oldest: Mapping[PlaceKey, int],
+    pace: Pace,
+) -> TopicStats:
+    channels, samples = [], Sketch()
+    for name, channel in sorted(topic.channels.items()):
+        its_samples = channel.latency.samples(channel.now) if channel.latency is not None else None
+        if its_samples is not None and its_samples.count:
+            samples.merge(its_samples)
+            await pace.did(LATENCY_WEIGHT)
+        if query.channel in ("", name):
+            its_clients = clients.get((topic.name, name), []) if query.include_clients else None
+            latency = _latency(its_samples, percentiles)
+            channels.append(_channel_stats(channel, its_clients, latency, oldest.get((topic.name, name))))
+        await pace.did(1)
+    await pace.did(1)
+    return TopicStats(
+        name=topic.name,
+        channels=channels,
+        depth=topic.depth,
+        backend_depth=topic.backend_depth,
+        message_count=topic.message_count,
+        message_bytes=topic.message_bytes,
+        disk_bytes=topic.log.bytes_on_disk if isinstance(topic, LogTopic) else 0,
+        dropped_count=topic.dropped_count,
+        paused=topic.paused,
+        latency=_latency(samples, percentiles),
+        oldest_ns=oldest.get((topic.name, "")),
+    )
+
+
+def _channel_stats(
+    channel: Channel, clients: list[ClientStats] | None, latency: Latency, oldest_ns: int | None
+) -> ChannelStats:
+    return ChannelStats(
+        name=channel.name,
+        depth=channel.depth,
+        backend_depth=channel.backend_depth,
+        in_flight_count=channel.in_flight_count,
+        deferred_count=len(channel.deferred),
+        message_count=channel.message_count,
+        delivery_count=channel.delivery_count,
+        zone_local_count=channel.deliveries_to(Nearness.ZONE),
+        region_local_count=channel.deliveries_to(Nearness.REGION),
+        requeue_count=channel.requeue_count,
+        timeout_count=channel.timeout_count,
+        finish_count=channel.finish_count,
+        dropped_count=channel.dropped_count,
+        damaged_count=channel.damaged_count,
+        client_count=len(channel.subscriptions),
+        clients=clients,
+        paused=channel.paused,
+        latency=latency,
+        oldest_ns=oldest_ns,
+    )
+
+
+def _latency(samples: Sketch | None, percentiles: Sequence[float]) -> Latency:
+    if samples is None or not percentiles:
+        return NOT_MEASURED
+    return Latency(samples.count, [(quantile, samples.quantile(quantile)) for quantile in percentiles])
+
+
+def _by_channel(clients: Iterable[ClientStats]) -> dict[ChannelKey, list[ClientStats]]:
+    groups: dict[ChannelKey, list[ClientStats]] = {}
+    for client in clients:
+        if client.subscribed is not None:
+            groups.setdefault(client.subscribed, []).append(client)
+    return groups
+
+
+class Pace:
+    """For long work on the event loop: others have their turn after every `SLICE` items."""
+
+    def __init__(self) -> None:
+        self._left = SLICE
+
+    async def did(self, items: int) -> None:
+        """So much is done. A checkpoint when that makes a slice."""
+        self._left -= items
+        if self._left <= 0:
+            self._left = SLICE
+            await trio.lowlevel.checkpoint()
+
+
+async def in_slices(items: Sequence[_T], function: Callable[[_T], _R], pace: Pace | None = None) -> list[_R]:
+    """`function` of every item, with a checkpoint after every slice. `pace`: of the longer work round it."""
+    pace = pace or Pace()
+    results: list[_R] = []
+    for item in items:
+        results.append(function(item))
+        await pace.did(1)
+    return results

@@ -1,0 +1,202 @@
+"""GET /metrics: nsqd's page for Prometheus, every family of it, and where its figures come from.
+
+The figures are those of `/stats` (`nsqd.stats.collect`), taken in slices. An age that is not known yet is left out.
+
+Labels are the names of topics and channels and a few fixed words: nothing that a client says of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Final, Generic, TypeVar
+
+import attrs
+
+from nsqd.stats.collect import (
+    NS_PER_SECOND,
+    ChannelStats,
+    Latency,
+    Pace,
+    Stats,
+    StatsQuery,
+    TopicStats,
+    collect,
+)
+from nsqd.stats.source import StatsSource
+from nsqkit.exposition import Family, Sample, counter, gauge, label_set, program, render
+from nsqkit.http import Response
+
+__all__ = ["metrics_page"]
+
+_Stats = TypeVar("_Stats")
+_QUERY = StatsQuery(include_clients=False, include_memory=False)
+
+
+@attrs.frozen
+class _Row(Generic[_Stats]):
+    """A topic or channel with its labels."""
+
+    labels: str
+    stats: _Stats
+    age: float | None
+    """Of its oldest message, in seconds; None: there is none, or it is not known."""
+
+
+_TopicRow = _Row[TopicStats]
+_ChannelRow = _Row[ChannelStats]
+
+
+async def metrics_page(daemon: StatsSource, now_ns: int) -> Response:
+    """The whole page; `now_ns` is the wall time for ages. Gives way where there is much to collect or to write."""
+    stats = await collect(daemon, _QUERY)
+    topics, channels = await _rows(stats, now_ns)
+    return await render(
+        chain(
+            _of_the_daemon(daemon, stats, len(topics), len(channels)),
+            _of_topics(topics),
+            _of_channels(channels, by_place=daemon.broker.options.place is not None),
+        )
+    )
+
+
+async def _rows(stats: Stats, now_ns: int) -> tuple[list[_TopicRow], list[_ChannelRow]]:
+    topics: list[_TopicRow] = []
+    channels: list[_ChannelRow] = []
+    pace = Pace()
+    for topic in stats.topics or ():
+        topics.append(_TopicRow(label_set({"topic": topic.name}), topic, topic.oldest_age(now_ns)))
+        for channel in topic.channels:
+            labels = label_set({"topic": topic.name, "channel": channel.name})
+            channels.append(_ChannelRow(labels, channel, channel.oldest_age(now_ns)))
+            await pace.did(1)
+        await pace.did(1)
+    return topics, channels
+
+
+# --- the families
+
+
+def _of_the_daemon(daemon: StatsSource, stats: Stats, topics: int, channels: int) -> Iterator[Family]:
+    syncer, loop_lag = daemon.broker.store.syncer, daemon.loop_lag
+    yield gauge(
+        "nsqd_healthy", "1 while /ping says OK, 0 while writing to the disk fails.", int(stats.health == "OK")
+    )
+    yield gauge("nsqd_topics", "Topics.", topics)
+    yield gauge("nsqd_channels", "Channels, of all topics.", channels)
+    yield gauge("nsqd_connections", "TCP connections of producers and consumers.", daemon.connection_count)
+    yield counter("nsqd_syncs_total", "Syncs of the logs to the disk.", syncer.count)
+    yield gauge(
+        "nsqd_unsynced_appends", "Appends to logs that are not synced yet.", syncer.written - syncer.synced
+    )
+    if loop_lag.last_sync is not None:
+        yield gauge(
+            "nsqd_last_sync_time_seconds",
+            "When the last sync ended, in seconds since 1970.",
+            loop_lag.last_sync,
+        )
+    yield loop_lag.histogram.family(
+        "nsqd_loop_lag_seconds", "How late the event loop runs what is due, looked at once a second."
+    )
+    yield from program("nsqd")
+
+
+def _of_topics(rows: list[_TopicRow]) -> Iterator[Family]:
+    for name, kind, text, value in _TOPIC_FAMILIES:
+        yield Family(f"nsqd_topic_{name}", kind, text, _samples(rows, value))
+    text = "Time since the oldest message that no channel has got yet was published."
+    yield gauge("nsqd_topic_oldest_message_age_seconds", text, _ages(rows))
+    yield from _latencies("nsqd_topic", [(r.labels, r.stats.latency) for r in rows if r.stats.latency.count])
+
+
+def _of_channels(rows: list[_ChannelRow], *, by_place: bool) -> Iterator[Family]:
+    for name, kind, text, value in _CHANNEL_FAMILIES:
+        yield Family(f"nsqd_channel_{name}", kind, text, _samples(rows, value))
+    text = "Messages sent to consumers, each time they were sent, by where the consumer is."
+    yield counter("nsqd_channel_deliveries_total", text, _deliveries(rows, by_place))
+    text = "Time since the oldest message that is not finished was published."
+    yield gauge("nsqd_channel_oldest_message_age_seconds", text, _ages(rows))
+    yield from _latencies(
+        "nsqd_channel", [(r.labels, r.stats.latency) for r in rows if r.stats.latency.count]
+    )
+
+
+def _samples(rows: list[_Row[_Stats]], value: Callable[[_Stats], float]) -> Iterator[Sample]:
+    return ((row.labels, value(row.stats)) for row in rows)
+
+
+def _ages(rows: list[_Row[_Stats]]) -> Iterator[Sample]:
+    return ((row.labels, row.age) for row in rows if row.age is not None)
+
+
+def _deliveries(rows: list[_ChannelRow], by_place: bool) -> Iterator[Sample]:
+    for row in rows:
+        zone, region = row.stats.zone_local_count, row.stats.region_local_count
+        labels = row.labels[:-1]
+        yield f'{labels},place="global"}}', row.stats.delivery_count - zone - region
+        if by_place:
+            yield f'{labels},place="zone"}}', zone
+            yield f'{labels},place="region"}}', region
+
+
+def _latencies(prefix: str, rows: list[tuple[str, Latency]]) -> Iterator[Family]:
+    """Nothing where none is measured."""
+    samples = (
+        (f'{labels[:-1]},quantile="{quantile:g}"}}', ns / NS_PER_SECOND)
+        for labels, latency in rows
+        for quantile, ns in latency.percentiles or ()
+    )
+    if rows:
+        text = "Time from publish to finish, of the messages finished lately."
+        yield Family(f"{prefix}_e2e_latency_seconds", "summary", text, samples)
+
+
+_TOPIC_FAMILIES: Final[Sequence[tuple[str, str, str, Callable[[TopicStats], float]]]] = (
+    ("messages_total", "counter", "Messages published to the topic.", lambda t: t.message_count),
+    ("message_bytes_total", "counter", "Bytes of their bodies.", lambda t: t.message_bytes),
+    (
+        "dropped_messages_total",
+        "counter",
+        "Messages that no channel had got yet, dropped: the topic was emptied, or is ephemeral and was full.",
+        lambda t: t.dropped_count,
+    ),
+    (
+        "depth",
+        "gauge",
+        "Messages that no channel has got yet: the topic has none, or is paused.",
+        lambda t: t.depth,
+    ),
+    ("backend_depth", "gauge", "Of these, how many are on disk only.", lambda t: t.backend_depth),
+    ("log_bytes", "gauge", "Size of the topic's log on disk.", lambda t: t.disk_bytes),
+    ("paused", "gauge", "1 while the topic is paused.", lambda t: int(t.paused)),
+)
+
+_CHANNEL_FAMILIES: Final[Sequence[tuple[str, str, str, Callable[[ChannelStats], float]]]] = (
+    ("messages_total", "counter", "Messages that came from the topic.", lambda c: c.message_count),
+    ("finished_messages_total", "counter", "Messages finished (FIN).", lambda c: c.finish_count),
+    ("requeues_total", "counter", "Messages given back by consumers (REQ).", lambda c: c.requeue_count),
+    (
+        "timeouts_total",
+        "counter",
+        "Deliveries that were not answered in time, or whose connection ended.",
+        lambda c: c.timeout_count,
+    ),
+    (
+        "dropped_messages_total",
+        "counter",
+        "Messages dropped: the channel was emptied, a consumer samples, an ephemeral channel was full.",
+        lambda c: c.dropped_count,
+    ),
+    (
+        "damaged_messages_total",
+        "counter",
+        "Messages that could not be read back from the disk.",
+        lambda c: c.damaged_count,
+    ),
+    ("depth", "gauge", "Messages ready for a consumer.", lambda c: c.depth),
+    ("backend_depth", "gauge", "Of these, how many are on disk only.", lambda c: c.backend_depth),
+    ("in_flight_messages", "gauge", "Messages that consumers work on.", lambda c: c.in_flight_count),
+    ("deferred_messages", "gauge", "Messages that are not due yet.", lambda c: c.deferred_count),
+    ("clients", "gauge", "Consumers.", lambda c: c.client_count),
+    ("paused", "gauge", "1 while the channel is paused.", lambda c: int(c.paused)),
+)

@@ -1,0 +1,47 @@
+"""What the figures are taken from: the daemon, as far as statistics look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from nsqd.broker import Broker
+from nsqd.options import NsqdOptions
+from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.stats.loop_lag import EventLoopLag
+
+__all__ = ["DrainState", "StatsSource"]
+
+
+class DrainState(Protocol):
+    """Whether the daemon is being drained, and since when (wall time, nanoseconds since 1970)."""
+
+    @property
+    def active(self) -> bool: ...
+    @property
+    def since_ns(self) -> int: ...
+
+
+class StatsSource(Protocol):
+    """The daemon as `/stats`, `/metrics` and statsd see it."""
+
+    @property
+    def broker(self) -> Broker: ...
+    @property
+    def options(self) -> NsqdOptions: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def start_time_ns(self) -> int:
+        """Wall time, nanoseconds since 1970."""
+
+    @property
+    def drain(self) -> DrainState: ...
+    @property
+    def loop_lag(self) -> EventLoopLag: ...
+    @property
+    def connection_count(self) -> int:
+        """TCP connections of clients."""
+
+    def clients(self) -> Iterable[ClientStats]:
+        """Every TCP connection, whether it is subscribed or not. Iterate to the end without an `await`."""

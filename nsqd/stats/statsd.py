@@ -1,0 +1,226 @@
+"""Pushes to a statsd daemon: counters and gauges over UDP.
+
+Rules:
+
+- A push every `--statsd-interval`, the first one interval after the start. Counters are what was added since the last
+  push; of what is new, all of it. A topic that was deleted and made again counts from its new beginning.
+- Lines are packed into datagrams of at most `--statsd-udp-packet-size` bytes; only a line that is longer by itself gets
+  a longer one. The datagrams of one push are spread over the interval less a second (over half of it when it is
+  shorter than two seconds), so that the receiver's socket buffer need not take them all at once.
+- Nothing waits for the network. The address is looked up anew for each push, so a daemon that moves is found again;
+  when that fails, or takes too long, the error is logged and nothing is lost: the next push carries the counters.
+- What the socket does not take at once is dropped, as it would be on its way.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from nsqd.stats.collect import (
+    NS_PER_SECOND,
+    ChannelStats,
+    Latency,
+    Pace,
+    Stats,
+    StatsQuery,
+    TopicStats,
+    collect,
+)
+from nsqd.stats.memory import MemoryStats
+from nsqd.stats.source import StatsSource
+from nsqkit.logging import get_logger
+from nsqkit.wire.names import is_ephemeral
+
+__all__ = ["Resolver", "Statsd", "datagrams", "expand_prefix"]
+
+_log = get_logger("statsd")
+
+LOOKUP_SECONDS = 5.0
+SHORTEST_INTERVAL = 0.1  # seconds: collecting must not become all that the daemon does
+MARGIN_SECONDS = 1.0  # of an interval in which nothing is sent
+
+_SocketAddress = tuple[int, Any]
+"""A family, and an address of it."""
+Resolve = Callable[[str, str], Awaitable[Sequence[tuple[int, int, int, str, Any]]]]
+"""From a host and a port to what `socket.getaddrinfo` says, which is not empty."""
+
+
+def expand_prefix(prefix: str, host: str, port: int) -> str:
+    """What every name begins with: `%s` stands for the daemon's address, with `_` for what separates names."""
+    if not prefix:
+        return ""
+    address = f"{host}:{port}".replace(".", "_").replace(":", "_")
+    prefix = prefix.replace("%s", address)
+    return prefix if prefix.endswith(".") else prefix + "."
+
+
+def datagrams(lines: list[bytes], size: int) -> list[bytes]:
+    """The lines in as few datagrams of at most `size` bytes as their order allows."""
+    packed: list[bytes] = []
+    waiting: list[bytes] = []
+    used = 0
+    for line in lines:
+        if waiting and used + len(line) > size:
+            packed.append(b"".join(waiting))
+            waiting, used = [], 0
+        waiting.append(line)
+        used += len(line)
+    if waiting:
+        packed.append(b"".join(waiting))
+    return packed
+
+
+class Statsd:
+    """The pushes of one daemon. Make it when the ports are bound and the broadcast port is known."""
+
+    def __init__(self, daemon: StatsSource, resolve: Resolve | None = None) -> None:
+        self._daemon = daemon
+        self._resolve = resolve or Resolver()
+        options = daemon.options
+        self._interval = max(options.statsd_interval / NS_PER_SECOND, SHORTEST_INTERVAL)
+        self._packet_size = options.statsd_udp_packet_size
+        prefix = expand_prefix(options.statsd_prefix, options.broadcast_address, options.broadcast_http_port)
+        self._lines = _Lines(prefix)
+
+    async def run(self) -> None:
+        """Until it is cancelled. Never raises for what goes wrong outside."""
+        next_at = trio.current_time()
+        while True:
+            next_at = max(next_at + self._interval, trio.current_time())
+            await trio.sleep_until(next_at)
+            try:
+                await self._push()
+            except OSError as error:
+                _log.error("STATSD: failed to send to %s - %s", self._daemon.options.statsd_address, error)
+
+    async def _push(self) -> None:
+        address = await self._look_up()
+        if address is None:
+            return
+        query = StatsQuery(
+            include_clients=False,
+            include_memory=self._daemon.options.statsd_mem_stats,
+            include_ages=False,
+        )
+        stats = await collect(self._daemon, query)
+        lines = await self._lines.of(stats, exclude_ephemeral=self._daemon.options.statsd_exclude_ephemeral)
+        await self._send(address, datagrams(lines, self._packet_size))
+
+    async def _look_up(self) -> _SocketAddress | None:
+        text = self._daemon.options.statsd_address
+        host, colon, port = text.rpartition(":")
+        if not colon or not port:
+            self._failed_to_look_up(text, "an address is host:port")
+            return None
+        try:
+            with trio.fail_after(min(LOOKUP_SECONDS, self._interval)):
+                found = await self._resolve(host.strip("[]"), port)
+        except (OSError, UnicodeError) as error:  # the latter for what no name can be
+            self._failed_to_look_up(text, str(error))
+            return None
+        except trio.TooSlowError:
+            self._failed_to_look_up(text, "it takes too long")
+            return None
+        return found[0][0], found[0][4]
+
+    def _failed_to_look_up(self, text: str, reason: str) -> None:
+        _log.error("STATSD: failed to look up %s - %s; tried again with the next push", text, reason)
+
+    async def _send(self, address: _SocketAddress, packed: list[bytes]) -> None:
+        family, target = address
+        interval = self._interval
+        spread = interval - MARGIN_SECONDS if interval >= 2 * MARGIN_SECONDS else interval / 2
+        began = trio.current_time()
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            for at, datagram in enumerate(packed):
+                await trio.sleep_until(began + spread * at / len(packed))
+                try:
+                    sock.sendto(datagram, target)
+                except BlockingIOError:
+                    continue
+
+
+@attrs.define
+class Resolver:
+    """Asks the system, in a thread. One question that hangs holds that thread; the next one waits for it."""
+
+    _thread: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+
+    async def __call__(self, host: str, port: str) -> Sequence[tuple[int, int, int, str, Any]]:
+        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_DGRAM)
+        return await trio.to_thread.run_sync(ask, limiter=self._thread, abandon_on_cancel=True)
+
+
+@attrs.define
+class _Lines:
+    """The lines of a push, and what the counters were at the last one."""
+
+    prefix: str
+    _last: dict[str, int] = attrs.field(factory=dict)
+    _now: dict[str, int] = attrs.field(factory=dict)
+
+    async def of(self, stats: Stats, *, exclude_ephemeral: bool) -> list[bytes]:
+        """Topics and their channels by name, then memory. Gives way where there is much to write."""
+        lines: list[bytes] = []
+        pace = Pace()
+        self._now = {}
+        for topic in stats.topics or ():
+            if exclude_ephemeral and is_ephemeral(topic.name):
+                continue
+            lines += self._topic(topic)
+            for channel in topic.channels:
+                if not (exclude_ephemeral and is_ephemeral(channel.name)):
+                    lines += self._channel(topic.name, channel)
+                    await pace.did(1)
+            await pace.did(1)
+        if stats.memory is not None:
+            lines += self._memory(stats.memory)
+        self._last = self._now
+        return lines
+
+    def _topic(self, topic: TopicStats) -> Iterator[bytes]:
+        name = f"topic.{topic.name}"
+        yield self._count(f"{name}.message_count", topic.message_count)
+        yield self._count(f"{name}.message_bytes", topic.message_bytes)
+        yield self._gauge(f"{name}.depth", topic.depth)
+        yield self._gauge(f"{name}.backend_depth", topic.backend_depth)
+        yield from self._latency(name, topic.latency)
+
+    def _channel(self, topic_name: str, channel: ChannelStats) -> Iterator[bytes]:
+        name = f"topic.{topic_name}.channel.{channel.name}"
+        yield self._count(f"{name}.message_count", channel.message_count)
+        yield self._gauge(f"{name}.depth", channel.depth)
+        yield self._gauge(f"{name}.backend_depth", channel.backend_depth)
+        yield self._gauge(f"{name}.in_flight_count", channel.in_flight_count)
+        yield self._gauge(f"{name}.deferred_count", channel.deferred_count)
+        yield self._count(f"{name}.requeue_count", channel.requeue_count)
+        yield self._count(f"{name}.timeout_count", channel.timeout_count)
+        yield self._gauge(f"{name}.clients", channel.client_count)
+        yield from self._latency(name, channel.latency)
+
+    def _latency(self, name: str, latency: Latency) -> Iterator[bytes]:
+        for quantile, ns in latency.percentiles or ():
+            yield self._gauge(f"{name}.e2e_processing_latency_{quantile * 100:.0f}", int(ns))
+
+    def _memory(self, memory: MemoryStats) -> Iterator[bytes]:
+        for name, value in attrs.asdict(memory).items():
+            if name == "gc_total_runs":
+                yield self._count("mem.gc_runs", value)
+            else:
+                yield self._gauge(f"mem.{name}", value)
+
+    def _gauge(self, name: str, value: int) -> bytes:
+        return f"{self.prefix}{name}:{value}|g\n".encode()
+
+    def _count(self, name: str, value: int) -> bytes:
+        before = self._last.get(name, 0)
+        self._now[name] = value
+        added = value - before if value >= before else value  # less than before: it was made anew
+        return f"{self.prefix}{name}:{added}|c\n".encode()

@@ -1,0 +1,337 @@
+"""A driver for the synchronous core: a storage in memory, a clock that is moved by hand, clients that are lists.
+
+`Harness.round` is one round of the daemon, until nothing moves any more: timers, commit, pump, jobs, sockets. Two
+things can be held back: jobs (`run_jobs = False`; `run_job` runs one), and a client's socket (`taking = False`).
+Seconds go by in steps that floats hold exactly (halves, quarters), so tests may compare moments with `==`.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+
+import attrs
+
+from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Place, Subscription, Topic
+from nsqd.log.jobs import Job
+from nsqd.log.store import Store, StoreOptions
+from nsqd.testing.faulty_storage import Fail, Fault, FaultyStorage
+from nsqd.testing.memory_storage import MemoryStorage
+from nsqkit.wire import Message, decode_message, encode_message
+
+WALL_NS = 1_700_000_000 * 10**9
+SECOND_NS = 10**9
+MAX_LAPS = 10_000
+
+
+@attrs.define(eq=False)
+class Receipt:
+    """What a producer knows of one publish. `error` is None before the round and when it was acknowledged."""
+
+    topic: Topic
+    batch: int
+    ids: list[bytes]
+    error: str | None = None
+    done: bool = False
+
+    @property
+    def acknowledged(self) -> bool:
+        return self.done and self.error is None
+
+
+@attrs.define(eq=False)
+class Consumer:
+    """A client. `received`: what its socket took; what waits in front of the socket is `unsent`."""
+
+    subscription: Subscription = attrs.field(init=False)
+    outbox: Outbox = attrs.field(init=False)
+    received: list[Message] = attrs.field(factory=list)
+    taking: bool = True
+    awake: bool = False
+    disconnected: bool = False
+    _read: int = 0
+
+    def wake(self) -> None:
+        assert not self.awake, "asked once until the connection has looked"
+        self.awake = True
+
+    def disconnect(self) -> None:
+        self.disconnected = True
+
+    def take(self) -> bool:
+        """The socket takes what waits. True when that was something."""
+        if not self.taking or not self.outbox.items:
+            return False
+        self.received += map(decode_message, self.outbox.take())
+        self.awake = False
+        self.outbox.size = 0
+        self.subscription.channel.feed(self.subscription)
+        return True
+
+    @property
+    def unsent(self) -> list[Message]:
+        return [decode_message(frame) for frame in self.outbox.items]
+
+    def new(self) -> list[Message]:
+        """What was received since the last call."""
+        messages = self.received[self._read :]
+        self._read = len(self.received)
+        return messages
+
+    def bodies(self) -> list[bytes]:
+        """The bodies of what was received since the last call."""
+        return [message.body for message in self.new()]
+
+    @property
+    def in_flight(self) -> list[bytes]:
+        return list(self.subscription.in_flight)
+
+
+class Harness:
+    """One data path, one daemon at a time."""
+
+    def __init__(self, store_options: StoreOptions | None = None, **options: object) -> None:
+        self.store_options = store_options or StoreOptions(min_free_space=0, ballast_bytes=0)
+        self.options = BrokerOptions(**options)  # type: ignore[arg-type]
+        self.memory = MemoryStorage()
+        self.storage = FaultyStorage(self.memory)
+        self.now = 100.0
+        self.run_jobs = True
+        self.consumers: list[Consumer] = []
+        self._receipts: list[Receipt] = []
+        self._names = itertools.count()
+        self.broker = self._boot()
+
+    def _boot(self) -> Broker:
+        store = Store(self.storage, self.store_options, self.wall_ns)
+        return Broker(store, self.options, self.now, self.wall_ns)
+
+    @property
+    def wall_ns(self) -> int:
+        return WALL_NS + int(self.now * SECOND_NS)
+
+    @property
+    def jobs(self) -> list[Job]:
+        return list(self.broker.store.jobs)
+
+    def topic(self, name: str = "t") -> Topic:
+        return self.broker.topic(name)
+
+    def channel(self, name: str = "c", topic: str = "t") -> Channel:
+        """The channel, which must be there."""
+        return self.broker.existing(topic).existing(name)
+
+    def create(self, channel: str = "c", topic: str = "t") -> Channel:
+        """Make a channel."""
+        made = self.topic(topic).channel(channel)
+        self.round()
+        return made
+
+    # --- producers
+
+    def send(self, *bodies: bytes, topic: str = "t") -> Receipt:
+        """Publish without a round."""
+        frames = [self._frame(body) for body in bodies]
+        target = self.topic(topic)
+        target.publish(frames, sum(map(len, frames)))
+        return self._receipt(target, frames)
+
+    def publish(self, *bodies: bytes, topic: str = "t") -> Receipt:
+        """Publish in one piece, and do a round."""
+        receipt = self.send(*bodies, topic=topic)
+        self.round()
+        return receipt
+
+    def publish_many(self, count: int, topic: str = "t") -> list[bytes]:
+        """Publish `m0`, `m1`, ... in one piece; returns these bodies."""
+        bodies = [b"m%d" % number for number in range(count)]
+        assert self.publish(*bodies, topic=topic).acknowledged
+        return bodies
+
+    def defer(self, body: bytes, delay: float, topic: str = "t") -> Receipt:
+        """Publish one message with a delay in seconds, and do a round."""
+        frame, target = self._frame(body), self.topic(topic)
+        target.publish_deferred(frame, int(delay * SECOND_NS))
+        receipt = self._receipt(target, [frame])
+        self.round()
+        return receipt
+
+    def _frame(self, body: bytes) -> bytes:
+        self.broker.advance(self.now, self.wall_ns)
+        message_id = b"%016x" % self.broker.store.ids.take(1)
+        return encode_message(self.wall_ns, 1, message_id, body)
+
+    def _receipt(self, topic: Topic, frames: list[bytes]) -> Receipt:
+        receipt = Receipt(topic, topic.batch, [frame[18:34] for frame in frames])
+        self._receipts.append(receipt)
+        return receipt
+
+    # --- consumers
+
+    def subscribe(
+        self,
+        channel: str = "c",
+        *,
+        topic: str = "t",
+        rdy: int = 0,
+        timeout: float = 60.0,
+        sample: int = 0,
+        mark: int = 1 << 20,
+        place: Place | None = None,
+    ) -> Consumer:
+        """A new client, with its window open for `rdy` messages. `mark`: bytes in its outbox above which it is full."""
+        consumer = Consumer()
+        consumer.outbox = Outbox(consumer, mark)
+        self.broker.advance(self.now, self.wall_ns)
+        consumer.subscription = self.topic(topic).subscribe(channel, consumer.outbox, timeout, sample, place)
+        self.consumers.append(consumer)
+        consumer.subscription.set_rdy(rdy)
+        self.round()
+        return consumer
+
+    def rdy(self, consumer: Consumer, count: int) -> None:
+        consumer.subscription.set_rdy(count)
+        self.round()
+
+    def finish(self, consumer: Consumer, *ids: bytes) -> list[bytes]:
+        """FIN for these, or for all that it has in flight; returns those that were not in flight."""
+        missing = consumer.subscription.finish(list(ids) or consumer.in_flight)
+        self.round()
+        return missing
+
+    def requeue(self, consumer: Consumer, message_id: bytes, delay: float = 0.0) -> None:
+        consumer.subscription.requeue(message_id, delay)
+        self.round()
+
+    def touch(self, consumer: Consumer, message_id: bytes) -> None:
+        self.broker.advance(self.now, self.wall_ns)
+        consumer.subscription.touch(message_id)
+        self.round()
+
+    def disconnect(self, consumer: Consumer) -> None:
+        """Its connection ends; what its socket never took goes back."""
+        self.consumers.remove(consumer)
+        topic = self.broker.topics.get(consumer.subscription.channel.topic_name)
+        unsent = {message.id for message in consumer.unsent}
+        if topic is not None:
+            topic.unsubscribe(consumer.subscription, unsent)
+        self.round()
+
+    def take(self, consumer: Consumer) -> None:
+        """Its socket takes again."""
+        consumer.taking = True
+        self.round()
+
+    def drain(self, consumer: Consumer) -> list[bytes]:
+        """Finish whatever comes until nothing more does; returns all bodies."""
+        bodies = consumer.bodies()
+        while consumer.in_flight:
+            self.finish(consumer)
+            bodies += consumer.bodies()
+        return bodies
+
+    # --- time and rounds
+
+    def round(self) -> None:
+        """One round, and as many pumps as there is something to do for."""
+        broker = self.broker
+        broker.advance(self.now, self.wall_ns)
+        broker.fire_timers()
+        self._commit()
+        busy, laps = True, 0
+        while busy:
+            laps += 1
+            assert laps < MAX_LAPS, "the round never ends"
+            busy = broker.pump()
+            if self.run_jobs and broker.store.jobs:
+                broker.store.jobs.run_all()
+                self._commit()
+                busy = True
+            for consumer in list(self.consumers):
+                busy = consumer.take() or busy
+        self._commit()  # a pump may have learned that messages are lost, or sampled some out
+
+    def _commit(self) -> None:
+        self.broker.commit()
+        for receipt in self._receipts:
+            receipt.done, receipt.error = True, receipt.topic.failed.get(receipt.batch)
+        self._receipts.clear()
+        self.broker.end_of_failures()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and do a round."""
+        self.now += seconds
+        self.round()
+
+    def run_job(self, at: int = 0) -> Job:
+        """Run one job that was held back, and do a round."""
+        job = self.broker.store.jobs[at]
+        del self.broker.store.jobs[at]
+        self.broker.advance(self.now, self.wall_ns)
+        job.run()
+        self.round()
+        return job
+
+    # --- trouble
+
+    def fail(self, operation: str, number: int = errno.ENOSPC, path: str = "topic-") -> None:
+        """From now on this operation fails on paths that hold `path`, until `heal`."""
+
+        def fault(name: str, where: str) -> Fault | None:
+            return Fail(number) if name == operation and path in where else None
+
+        self.storage.fault = fault
+
+    def heal(self) -> None:
+        self.storage.fault = lambda _operation, _path: None
+
+    def corrupt(self, body: bytes, topic: str = "t") -> None:
+        """Change a byte of this body where it lies in the topic's log."""
+        folder = self.memory._folder(f"topic-{topic}")
+        for content in folder.names.values():
+            at = content.data.find(body)  # type: ignore[union-attr]
+            if at >= 0:
+                content.data[at] ^= 0xFF  # type: ignore[union-attr]
+                return
+        raise AssertionError(f"{body!r} is in no segment")
+
+    def snapshot(self, topic: str = "t") -> None:
+        """Take a whole snapshot of a durable topic."""
+        self.broker.existing(topic).keeper.begin_snapshot()  # type: ignore[attr-defined]
+        while self.broker.step_snapshots():
+            pass
+        self.round()
+
+    # --- the end of a daemon, and the next one
+
+    def kill(self) -> None:
+        """`kill -9`, and a start: what was written is there, and nothing else."""
+        cold = self.memory.cold
+        self.memory = self.memory.kill()
+        self.memory.cold = cold
+        self._start()
+
+    def restart(self) -> None:
+        """An orderly stop, and a start."""
+        self.broker.close()
+        self.kill()
+
+    def _start(self) -> None:
+        self.storage = FaultyStorage(self.memory)
+        self.consumers.clear()
+        self._receipts.clear()
+        self.broker = self._boot()
+        self.round()
+
+
+def conserved(channel: Channel) -> bool:
+    """Everything that entered the channel is somewhere (I9). Holds for a channel made in this life of the daemon."""
+    counted = (
+        channel.finish_count
+        + channel.dropped_count
+        + channel.damaged_count
+        + channel.depth
+        + channel.in_flight_count
+        + len(channel.deferred)
+    )
+    return counted == channel.message_count

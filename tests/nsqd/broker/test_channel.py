@@ -1,0 +1,511 @@
+"""The life of a message in a channel, as a table; then how channels share out and what they count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from nsqd.broker import Channel, NotFound, NotInFlight, NotOwner, Refused
+from tests.nsqd.broker.harness import Consumer, Harness, conserved
+
+STATES = ("fresh", "in flight", "requeued", "deferred", "departed", "settled")
+
+TIMEOUT = 10.0
+
+# (state, event) -> the state after it, and the error that the client gets
+LIFE: dict[tuple[str, str], tuple[str, str]] = {
+    ("fresh", "delivery"): ("in flight", ""),
+    ("fresh", "FIN"): ("fresh", "not in flight"),
+    ("fresh", "REQ 0"): ("fresh", "not in flight"),
+    ("fresh", "REQ 5"): ("fresh", "not in flight"),
+    ("fresh", "TOUCH"): ("fresh", "not in flight"),
+    ("fresh", "FIN by another"): ("fresh", "not in flight"),
+    ("fresh", "time-out"): ("fresh", ""),
+    ("fresh", "disconnect"): ("fresh", ""),
+    ("fresh", "empty"): ("settled", ""),
+    ("fresh", "kill"): ("fresh", ""),
+    ("fresh", "restart"): ("fresh", ""),
+    ("in flight", "delivery"): ("in flight", ""),
+    ("in flight", "FIN"): ("settled", ""),
+    ("in flight", "REQ 0"): ("requeued", ""),
+    ("in flight", "REQ 5"): ("deferred", ""),
+    ("in flight", "TOUCH"): ("in flight", ""),
+    ("in flight", "FIN by another"): ("in flight", "not owner"),
+    ("in flight", "time-out"): ("requeued", ""),
+    ("in flight", "disconnect"): ("requeued", ""),
+    ("in flight", "empty"): ("settled", ""),
+    ("in flight", "kill"): ("fresh", ""),
+    ("in flight", "restart"): ("requeued", ""),
+    ("requeued", "delivery"): ("in flight", ""),
+    ("requeued", "FIN"): ("requeued", "not in flight"),
+    ("requeued", "REQ 0"): ("requeued", "not in flight"),
+    ("requeued", "REQ 5"): ("requeued", "not in flight"),
+    ("requeued", "TOUCH"): ("requeued", "not in flight"),
+    ("requeued", "FIN by another"): ("requeued", "not in flight"),
+    ("requeued", "time-out"): ("requeued", ""),
+    ("requeued", "disconnect"): ("requeued", ""),
+    ("requeued", "empty"): ("settled", ""),
+    ("requeued", "kill"): ("requeued", ""),
+    ("requeued", "restart"): ("requeued", ""),
+    ("deferred", "delivery"): ("deferred", ""),
+    ("deferred", "FIN"): ("deferred", "not in flight"),
+    ("deferred", "REQ 0"): ("deferred", "not in flight"),
+    ("deferred", "REQ 5"): ("deferred", "not in flight"),
+    ("deferred", "TOUCH"): ("deferred", "not in flight"),
+    ("deferred", "FIN by another"): ("deferred", "not in flight"),
+    ("deferred", "time-out"): ("requeued", ""),  # its own time has come meanwhile
+    ("deferred", "disconnect"): ("deferred", ""),
+    ("deferred", "empty"): ("settled", ""),
+    ("deferred", "kill"): ("deferred", ""),
+    ("deferred", "restart"): ("deferred", ""),
+    ("departed", "delivery"): ("departed", ""),
+    ("departed", "FIN"): ("departed", "not owner"),
+    ("departed", "REQ 0"): ("departed", "not owner"),
+    ("departed", "REQ 5"): ("departed", "not owner"),
+    ("departed", "TOUCH"): ("departed", "not owner"),
+    ("departed", "FIN by another"): ("departed", "not owner"),
+    ("departed", "time-out"): ("requeued", ""),
+    ("departed", "disconnect"): ("departed", ""),
+    ("departed", "empty"): ("settled", ""),
+    ("departed", "kill"): ("requeued", ""),  # the first loss was journaled
+    ("departed", "restart"): ("requeued", ""),
+    ("settled", "delivery"): ("settled", ""),
+    ("settled", "FIN"): ("settled", "not in flight"),
+    ("settled", "REQ 0"): ("settled", "not in flight"),
+    ("settled", "REQ 5"): ("settled", "not in flight"),
+    ("settled", "TOUCH"): ("settled", "not in flight"),
+    ("settled", "FIN by another"): ("settled", "not in flight"),
+    ("settled", "time-out"): ("settled", ""),
+    ("settled", "disconnect"): ("settled", ""),
+    ("settled", "empty"): ("settled", ""),
+    ("settled", "kill"): ("settled", ""),
+    ("settled", "restart"): ("settled", ""),
+}
+
+
+class Scene:
+    """One message in a channel with two clients, `owner` and `another`, whose windows are closed."""
+
+    def __init__(self, channel: str) -> None:
+        self.harness = Harness(max_msg_timeout=60.0)
+        self.name = channel
+        self.another = self.harness.subscribe(channel, timeout=TIMEOUT)
+        self.owner = self.harness.subscribe(channel, timeout=TIMEOUT)
+        (self.id,) = self.harness.publish(b"body").ids
+
+    @property
+    def channel(self) -> Channel:
+        return self.harness.channel(self.name)
+
+    def put_into(self, state: str) -> None:
+        if state == "fresh":
+            return
+        self._deliver()
+        if state == "requeued":
+            self.harness.requeue(self.owner, self.id)
+        elif state == "deferred":
+            self.harness.requeue(self.owner, self.id, 5.0)
+        elif state == "settled":
+            self.harness.finish(self.owner)
+        elif state == "departed":
+            for _ in range(2):
+                self.harness.disconnect(self.owner)
+                self.owner = self.harness.subscribe(self.name, timeout=TIMEOUT)
+                if not self.channel.in_flight_count:
+                    self._deliver()
+
+    def _deliver(self) -> None:
+        self.harness.rdy(self.owner, 1)
+        self.harness.rdy(self.owner, 0)
+
+    @property
+    def state(self) -> str:
+        channel = self.channel
+        places = {
+            "in flight": sum(len(s.in_flight) for s in channel.subscriptions),
+            "departed": sum(len(s.in_flight) for s in channel.departed),
+            "requeued": len(channel.requeued),
+            "deferred": len(channel.deferred),
+            "fresh": channel.fresh,
+        }
+        found = [place for place, count in places.items() for _ in range(count)]
+        assert len(found) <= 1, "in one place only"
+        assert channel.depth == places["fresh"] + places["requeued"]
+        return found[0] if found else "settled"
+
+    # --- events
+
+    def delivery(self) -> None:
+        self._deliver()
+
+    def fin(self) -> None:
+        self._fin(self.owner)
+
+    def fin_by_another(self) -> None:
+        self._fin(self.another)
+
+    def _fin(self, consumer: Consumer) -> None:
+        if self.harness.finish(consumer, self.id):
+            raise consumer.subscription.why_missing(self.id)
+
+    def req_0(self) -> None:
+        self.harness.requeue(self.owner, self.id, 0)
+
+    def req_5(self) -> None:
+        self.harness.requeue(self.owner, self.id, 5.0)
+
+    def touch(self) -> None:
+        self.harness.touch(self.owner, self.id)
+
+    def time_out(self) -> None:
+        self.harness.advance(TIMEOUT)
+
+    def disconnect(self) -> None:
+        self.harness.disconnect(self.owner)
+
+    def empty(self) -> None:
+        self.harness.topic().empty_channel(self.name)
+        self.harness.round()
+
+    def kill(self) -> None:
+        self.harness.kill()
+
+    def restart(self) -> None:
+        self.harness.restart()
+
+
+EVENTS: dict[str, Callable[[Scene], None]] = {
+    "delivery": Scene.delivery,
+    "FIN": Scene.fin,
+    "FIN by another": Scene.fin_by_another,
+    "REQ 0": Scene.req_0,
+    "REQ 5": Scene.req_5,
+    "TOUCH": Scene.touch,
+    "time-out": Scene.time_out,
+    "disconnect": Scene.disconnect,
+    "empty": Scene.empty,
+    "kill": Scene.kill,
+    "restart": Scene.restart,
+}
+ERRORS = {"not in flight": NotInFlight, "not owner": NotOwner}
+
+
+def test_the_table_is_whole() -> None:
+    assert set(LIFE) == {(state, event) for state in STATES for event in EVENTS}
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "event"),
+    [("c", state, event) for state, event in LIFE]
+    # Nothing of an ephemeral channel is kept over a stop.
+    + [("c#ephemeral", state, event) for state, event in LIFE if event not in ("kill", "restart")],
+)
+def test_life_of_a_message(name: str, state: str, event: str) -> None:
+    after, error = LIFE[state, event]
+    scene = Scene(name)
+    scene.put_into(state)
+    assert scene.state == state
+    if error:
+        with pytest.raises(ERRORS[error]):
+            EVENTS[event](scene)
+    else:
+        EVENTS[event](scene)
+    assert scene.state == after
+    if event not in ("kill", "restart"):
+        assert conserved(scene.channel)
+
+
+@pytest.mark.parametrize("name", ["c", "c#ephemeral"])
+@pytest.mark.parametrize("state", [state for state in STATES if state != "settled"])
+def test_whatever_is_not_settled_is_delivered_once_more(name: str, state: str) -> None:
+    scene = Scene(name)
+    scene.put_into(state)
+    scene.owner.new()
+    scene.harness.disconnect(scene.owner)
+    scene.harness.rdy(scene.another, 10)
+    if not scene.another.received:
+        assert scene.state in ("deferred", "departed")
+        scene.harness.advance(TIMEOUT)
+    assert scene.another.bodies() == [b"body"]
+    scene.harness.finish(scene.another)
+    assert scene.state == "settled"
+
+
+class TestSharing:
+    def test_consumers_get_fair_shares(self) -> None:
+        harness = Harness()
+        consumers = [harness.subscribe(rdy=100) for _ in range(4)]
+        harness.publish_many(200)
+        assert [len(consumer.new()) for consumer in consumers] == [50] * 4
+
+    def test_what_does_not_divide_evenly_differs_by_one(self) -> None:
+        harness = Harness()
+        consumers = [harness.subscribe(rdy=100) for _ in range(4)]
+        harness.publish_many(203)
+        assert sorted(len(consumer.new()) for consumer in consumers) == [50, 51, 51, 51]
+
+    def test_small_windows_are_filled_in_turn(self) -> None:
+        harness = Harness()
+        harness.create()
+        harness.publish_many(1000)
+        consumers = [harness.subscribe(rdy=0) for _ in range(5)]
+        for consumer in consumers:
+            consumer.subscription.set_rdy(10)
+        counts = [0] * len(consumers)
+        for _ in range(10):
+            harness.round()
+            for at, consumer in enumerate(consumers):
+                counts[at] += len(consumer.new())
+                consumer.subscription.finish(consumer.in_flight)
+        assert counts == [100] * 5
+
+    def test_one_message_at_a_time_goes_round(self) -> None:
+        harness = Harness()
+        consumers = [harness.subscribe(rdy=1) for _ in range(3)]
+        for _ in range(30):
+            harness.publish(b"x")
+            for consumer in consumers:
+                if consumer.in_flight:
+                    harness.finish(consumer)
+        assert [len(consumer.new()) for consumer in consumers] == [10] * 3
+
+    def test_large_bodies_are_shared_in_turns_of_bounded_bytes(self) -> None:
+        harness = Harness()
+        consumers = [harness.subscribe(rdy=100, mark=1 << 30) for _ in range(2)]
+        harness.publish(*[bytes(40_000)] * 100)
+        counts = [len(consumer.new()) for consumer in consumers]
+        assert sum(counts) == 100
+        assert max(counts) - min(counts) <= 2, "the first turn does not take it all"
+
+    def test_requeued_and_fresh_come_in_turn(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=20)
+        harness.publish_many(20)
+        old = {message.id for message in consumer.new()}
+        harness.rdy(consumer, 1)
+        for message_id in old:
+            harness.requeue(consumer, message_id)
+        harness.publish_many(20)
+        order = []
+        while consumer.in_flight:
+            order += [message.id in old for message in consumer.new()]
+            harness.finish(consumer)
+        assert sorted(order) == [False] * 20 + [True] * 20
+        # The first was in flight already, and one kind ends before the other.
+        assert order[1:-1] == [True, False] * 19
+
+    def test_order_is_kept_while_nothing_is_requeued(self) -> None:
+        harness = Harness(mem_queue_size=7)
+        harness.create()
+        bodies = [body for _ in range(5) for body in harness.publish_many(20)]
+        consumer = harness.subscribe(rdy=3)
+        assert harness.drain(consumer) == bodies
+
+    def test_one_blocked_consumer_stops_no_other(self) -> None:
+        harness = Harness()
+        blocked = harness.subscribe(rdy=1000, mark=1)
+        blocked.taking = False
+        harness.publish(b"first")
+        other = harness.subscribe(rdy=10)
+        bodies = harness.publish_many(100)
+        stuck = [message.body for message in blocked.unsent]
+        assert len(stuck) <= 2
+        assert sorted(harness.drain(other) + stuck) == sorted([b"first", *bodies])
+        assert conserved(harness.channel())
+
+    def test_one_blocked_channel_stops_no_other(self) -> None:
+        harness = Harness(mem_queue_size=1)
+        blocked = harness.subscribe("blocked", rdy=1000, mark=1)
+        blocked.taking = False
+        free = harness.subscribe("free", rdy=10)
+        bodies = harness.publish_many(100)
+        assert harness.drain(free) == bodies
+        harness.take(blocked)
+        assert harness.drain(blocked) == bodies
+
+
+class TestPause:
+    def test_nothing_is_delivered_while_paused(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=10)
+        harness.topic().pause_channel("c", True)
+        harness.publish(b"a", b"b")
+        harness.rdy(consumer, 5)
+        harness.advance(1)
+        assert (consumer.received, harness.channel().depth) == ([], 2)
+        harness.topic().pause_channel("c", False)
+        harness.round()
+        assert consumer.bodies() == [b"a", b"b"]
+
+    def test_answers_and_time_outs_go_on(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=4, timeout=10)
+        a, b, c, _ = harness.publish(b"a", b"b", b"c", b"d").ids
+        harness.topic().pause_channel("c", True)
+        harness.finish(consumer, a)
+        harness.requeue(consumer, b, 5)
+        harness.now += 6
+        harness.touch(consumer, c)
+        channel = harness.channel()
+        assert (channel.depth, channel.in_flight_count, len(channel.deferred)) == (1, 2, 0)
+        harness.advance(5)
+        assert (channel.depth, channel.in_flight_count, channel.timeout_count) == (2, 1, 1)
+        assert len(consumer.received) == 4
+
+    @pytest.mark.parametrize("paused", [True, False])
+    def test_it_survives_a_kill(self, paused: bool) -> None:
+        harness = Harness()
+        harness.create()
+        harness.topic().pause_channel("c", True)
+        harness.topic().pause_channel("c", paused)
+        harness.kill()
+        assert harness.channel().paused is paused
+
+    def test_pausing_what_is_not_there(self) -> None:
+        with pytest.raises(NotFound):
+            Harness().topic().pause_channel("c", True)
+
+
+class TestEmpty:
+    @pytest.mark.parametrize("name", ["c", "c#ephemeral"])
+    def test_everything_goes_and_delivery_goes_on(self, name: str) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(name, rdy=2)
+        ids = harness.publish(b"a", b"b", b"c", b"d").ids
+        harness.requeue(consumer, ids[0], 5)
+        harness.defer(b"later", 5)
+        assert len(consumer.in_flight) == 2
+        harness.topic().empty_channel(name)
+        harness.round()
+        channel = harness.channel(name)
+        assert (channel.depth, channel.in_flight_count, len(channel.deferred)) == (0, 0, 0)
+        assert channel.message_count == 5, "counters stay"
+        assert harness.finish(consumer, ids[1]) == [ids[1]], "its FIN comes too late"
+        consumer.new()
+        harness.publish(b"new", b"newer")
+        assert consumer.bodies() == [b"new", b"newer"], "the window is free again"
+        harness.advance(10)
+        assert consumer.bodies() == []
+        assert conserved(channel)
+
+    def test_it_survives_a_kill(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=1)
+        (first, *_) = harness.publish(b"a", b"b").ids
+        harness.requeue(consumer, first, 5)
+        harness.topic().empty_channel("c")
+        harness.kill()
+        channel = harness.channel()
+        assert (channel.depth, len(channel.deferred)) == (0, 0)
+
+    def test_other_channels_keep_theirs(self) -> None:
+        harness = Harness()
+        harness.create("c")
+        harness.create("d")
+        harness.publish(b"a", b"b")
+        harness.topic().empty_channel("c")
+        assert (harness.channel("c").depth, harness.channel("d").depth) == (0, 2)
+
+
+class TestDelete:
+    def test_its_clients_are_disconnected(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=1)
+        (message_id, _) = harness.publish(b"a", b"b").ids
+        harness.topic().delete_channel("c")
+        assert consumer.disconnected
+        assert harness.finish(consumer, message_id) == [message_id]
+        with pytest.raises(NotInFlight):
+            harness.touch(consumer, message_id)
+        harness.rdy(consumer, 10)
+        harness.disconnect(consumer)
+        with pytest.raises(NotFound):
+            harness.channel()
+
+    def test_made_again_it_is_new(self) -> None:
+        harness = Harness()
+        harness.create("other")
+        harness.create("c")
+        harness.publish(b"old")
+        harness.topic().delete_channel("c")
+        harness.create("c")
+        assert harness.channel().depth == 0
+        harness.publish(b"new")
+        harness.kill()
+        assert harness.channel().depth == 1
+        assert harness.drain(harness.subscribe(rdy=5)) == [b"new"]
+
+    @pytest.mark.parametrize("stop", [Harness.kill, Harness.restart])
+    def test_it_survives_a_restart(self, stop: Callable[[Harness], None]) -> None:
+        harness = Harness()
+        harness.create()
+        harness.publish(b"old")
+        harness.topic().delete_channel("c")
+        stop(harness)
+        assert harness.topic().channels == {}
+
+    def test_what_a_departed_client_had_in_flight_is_forgotten(self) -> None:
+        harness = Harness()
+        for _ in range(2):
+            consumer = harness.subscribe(rdy=1, timeout=10)
+            if not harness.channel().message_count:
+                harness.publish(b"a")
+            harness.disconnect(consumer)
+        assert harness.channel().in_flight_count == 1
+        harness.broker.delete_topic("t")
+        harness.advance(10)
+        assert harness.broker.store.health == "OK", "nothing is written to the log of a topic that is gone"
+
+
+class TestConsumers:
+    def test_there_may_be_a_limit(self) -> None:
+        harness = Harness(max_channel_consumers=2)
+        first, _ = harness.subscribe(), harness.subscribe()
+        with pytest.raises(Refused, match=r"consumers for t:c exceeds limit of 2"):
+            harness.subscribe()
+        assert len(harness.channel().subscriptions) == 2
+        harness.subscribe("other")
+        harness.disconnect(first)
+        assert harness.subscribe(rdy=1).subscription.rdy == 1
+
+    def test_a_sampling_client_finishes_the_rest(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=10_000, sample=30)
+        harness.publish_many(2000)
+        channel = harness.channel()
+        got = len(consumer.new())
+        assert 400 < got < 900, "about thirty in a hundred"
+        assert (channel.depth, channel.dropped_count) == (0, 2000 - got)
+        assert conserved(channel)
+        harness.finish(consumer)
+        harness.kill()
+        assert harness.channel().depth == 0, "what was sampled out is finished"
+
+    def test_without_sampling_everything_comes(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=1000, sample=0)
+        assert harness.publish_many(500) == consumer.bodies()
+
+
+class TestCounters:
+    def test_each_counts_its_own(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=3, timeout=10)
+        a, b, _ = harness.publish(b"a", b"b", b"c").ids
+        harness.finish(consumer, a)
+        harness.requeue(consumer, b)
+        harness.advance(10)
+        channel, client = harness.channel(), consumer.subscription
+        assert (channel.message_count, channel.finish_count) == (3, 1)
+        assert (channel.requeue_count, channel.timeout_count) == (1, 2)
+        assert (client.message_count, client.finish_count, client.requeue_count) == (6, 1, 1)
+        assert channel.delivery_count == 6
+
+    def test_after_a_restart_they_begin_anew(self) -> None:
+        harness = Harness()
+        harness.create()
+        harness.publish(b"a", b"b")
+        harness.restart()
+        channel, topic = harness.channel(), harness.topic()
+        assert (channel.depth, channel.message_count, topic.message_count) == (2, 0, 0)

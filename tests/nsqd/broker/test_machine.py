@@ -1,0 +1,549 @@
+"""The whole core against a model: any order of commands, faults and restarts, checked after every step.
+
+After each step, for every channel: what is in flight, deferred and ready is exactly what the model says (nothing lost,
+nothing double, no depth below zero), and every frame that went out was allowed to. At the end everything is healed and
+drained, and all that was acknowledged has been finished or was dropped by a command.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from nsqd.broker import Channel, Place, Refused
+from nsqd.broker import keeper as keeper_module
+from nsqd.broker.log_channel import LogChannel
+from nsqd.broker.log_topic import LogTopic
+from nsqd.log.store import StoreOptions
+from nsqkit.wire.names import is_ephemeral
+from tests.nsqd.broker.harness import Consumer, Harness, conserved
+from tests.nsqd.broker.model import ChannelModel, Copy, TopicModel
+
+PLACES = [Place("eu", "eu-1"), Place("eu", "eu-2"), None]
+MAX_MSG_TIMEOUT = 7.0  # not under the longest time-out: IDENTIFY refuses such a one
+
+topics = st.sampled_from(["a", "b"])
+channels = st.sampled_from(["c", "d", "e#ephemeral"])
+picks = st.integers(0, 30)
+delays = st.sampled_from([0.5, 1.0, 3.0])
+
+
+class CoreMachine(RuleBasedStateMachine):
+    """Rules that do not fit the moment (no such topic, nothing in flight) are passed over by preconditions."""
+
+    @initialize(
+        mem_queue_size=st.sampled_from([0, 1, 3, 10_000]),
+        segment_bytes=st.sampled_from([700, 3000, 1 << 20]),
+        latency_window=st.sampled_from([0.0, 8.0]),
+        place=st.sampled_from([None, PLACES[0]]),
+        busy=st.booleans(),
+    )
+    def start(
+        self, mem_queue_size: int, segment_bytes: int, latency_window: float, place: Place | None, busy: bool
+    ) -> None:
+        options = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=segment_bytes)
+        self.harness = Harness(
+            options,
+            mem_queue_size=mem_queue_size,
+            max_msg_timeout=MAX_MSG_TIMEOUT,
+            latency_window=latency_window,
+            place=place,
+        )
+        self.model: dict[str, TopicModel] = {}
+        self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
+        self.seen: dict[Consumer, int] = {}
+        self.closing: set[Consumer] = set()
+        self.broken = False
+        self.count = 0
+        if busy:
+            self.subscribe("a", "c", 3, 3.0, taking=True)
+            self.publish("a", 5, lone=False)
+
+    # --- helpers
+
+    @property
+    def now(self) -> float:
+        return self.harness.now
+
+    def model_of(self, consumer: Consumer) -> ChannelModel:
+        channel = consumer.subscription.channel
+        return self.model[channel.topic_name].channels[channel.name]
+
+    def pairs(self) -> Iterator[tuple[Channel, ChannelModel]]:
+        for name, topic in self.model.items():
+            for channel_name, model in topic.channels.items():
+                yield self.harness.channel(channel_name, name), model
+
+    def consumer(self, pick: int) -> Consumer:
+        return self.harness.consumers[pick % len(self.harness.consumers)]
+
+    def has_consumers(self) -> bool:
+        return bool(self.harness.consumers)
+
+    def has_topics(self) -> bool:
+        return bool(self.model)
+
+    def in_flight(self) -> list[tuple[Consumer, Copy]]:
+        """Messages that a client has and may answer."""
+        out = []
+        for consumer in self.harness.consumers:
+            unsent = {message.id for message in consumer.unsent}
+            for copy in self.model_of(consumer).at("in flight"):
+                if copy.owner is consumer and copy.id not in unsent:
+                    out.append((consumer, copy))
+        return out
+
+    def answered(self, pick: int) -> tuple[Consumer, Copy] | None:
+        entries = self.in_flight()
+        return entries[pick % len(entries)] if entries else None
+
+    def bodies(self, count: int) -> list[bytes]:
+        self.count += count
+        return [b"%d" % number * (number % 50) for number in range(self.count, self.count + count)]
+
+    # --- publishing
+
+    def refused(self, name: str) -> bool:
+        """What a connection asks before it publishes. Makes the topic."""
+        try:
+            self.harness.broker.refuse_when_full()
+            self.harness.topic(name)
+        except Refused:
+            return True
+        self.model.setdefault(name, TopicModel())
+        return False
+
+    @rule(name=topics, count=st.sampled_from([1, 1, 2, 5]), lone=st.booleans())
+    def publish(self, name: str, count: int, lone: bool) -> None:
+        if self.refused(name):
+            return
+        bodies = self.bodies(count)
+        pieces = [[body] for body in bodies] if lone else [bodies]
+        receipts = [self.harness.send(*piece, topic=name) for piece in pieces]
+        stamp = self.harness.wall_ns
+        self.harness.round()
+        for receipt, piece in zip(receipts, pieces, strict=True):
+            self.sent.update(zip(receipt.ids, [(stamp, body) for body in piece], strict=True))
+            if receipt.acknowledged:
+                self.model[name].published(receipt.ids, None, self.now)
+
+    @rule(name=topics, delay=delays)
+    def defer(self, name: str, delay: float) -> None:
+        if self.refused(name):
+            return
+        (body,) = self.bodies(1)
+        stamp = self.harness.wall_ns
+        receipt = self.harness.defer(body, delay, topic=name)
+        self.sent[receipt.ids[0]] = (stamp, body)
+        if receipt.acknowledged:
+            self.model[name].published(receipt.ids, delay, self.now)
+
+    # --- consumers
+
+    @rule(
+        name=topics,
+        channel=channels,
+        rdy=st.sampled_from([0, 1, 2, 10]),
+        timeout=st.sampled_from([2.0, 6.0]),
+        taking=st.sampled_from([True, True, False]),
+    )
+    def subscribe(self, name: str, channel: str, rdy: int, timeout: float, taking: bool) -> None:
+        try:
+            self.harness.topic(name)
+            self.model.setdefault(name, TopicModel())
+            place = PLACES[len(self.harness.consumers) % len(PLACES)]
+            consumer = self.harness.subscribe(channel, topic=name, timeout=timeout, mark=300, place=place)
+        except Refused:
+            self.harness.round()
+            return
+        self.model_channel(name, channel)
+        self.seen[consumer] = 0
+        consumer.taking = taking
+        self.harness.rdy(consumer, rdy)
+
+    def model_channel(self, name: str, channel: str) -> None:
+        topic = self.model[name]
+        if channel not in topic.channels:
+            topic.channels[channel] = ChannelModel(durable=not is_ephemeral(channel))
+            topic.flow(self.now)
+
+    @precondition(has_consumers)
+    @rule(pick=picks, rdy=st.sampled_from([0, 1, 3, 10]))
+    def rdy(self, pick: int, rdy: int) -> None:
+        if self.consumer(pick) not in self.closing:
+            self.harness.rdy(self.consumer(pick), rdy)
+
+    @precondition(has_consumers)
+    @rule(pick=picks)
+    def close_window(self, pick: int) -> None:
+        consumer = self.consumer(pick)
+        consumer.subscription.close_window()
+        self.closing.add(consumer)
+        self.harness.round()
+
+    @precondition(has_consumers)
+    @rule(pick=picks, taking=st.booleans())
+    def socket(self, pick: int, taking: bool) -> None:
+        self.consumer(pick).taking = taking
+        self.harness.round()
+
+    @precondition(has_consumers)
+    @rule(pick=picks)
+    def disconnect(self, pick: int) -> None:
+        consumer = self.consumer(pick)
+        channel, model = consumer.subscription.channel, self.model_of(consumer)
+        model.leave(consumer, {message.id for message in consumer.unsent})
+        self.harness.disconnect(consumer)
+        if not model.durable and not channel.subscriptions:
+            del self.model[channel.topic_name].channels[channel.name]
+
+    # --- answers
+
+    @precondition(has_consumers)
+    @rule(pick=picks, count=st.sampled_from([1, 2, 20]))
+    def finish(self, pick: int, count: int) -> None:
+        consumer = self.consumer(pick)
+        model = self.model_of(consumer)
+        ids = [copy.id for owner, copy in self.in_flight() if owner is consumer][:count]
+        for message_id in ids:
+            model.finish(message_id)
+        if ids:
+            assert self.harness.finish(consumer, *ids, *ids) == ids, "the second time it is not in flight"
+
+    @precondition(has_consumers)
+    @rule(pick=picks, delay=st.one_of(st.just(0.0), delays))
+    def requeue(self, pick: int, delay: float) -> None:
+        if entry := self.answered(pick):
+            consumer, copy = entry
+            copy.park(self.now + delay if delay else float("-inf"))
+            self.harness.requeue(consumer, copy.id, delay)
+
+    @precondition(has_consumers)
+    @rule(pick=picks)
+    def touch(self, pick: int) -> None:
+        if entry := self.answered(pick):
+            consumer, copy = entry
+            copy.deadline = min(self.now + consumer.subscription.timeout, copy.limit)
+            self.harness.touch(consumer, copy.id)
+
+    # --- topics and channels
+
+    @rule(name=topics)
+    def create_topic(self, name: str) -> None:
+        try:
+            self.harness.topic(name)
+        except Refused:
+            return
+        self.model.setdefault(name, TopicModel())
+        self.harness.round()
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels)
+    def create_channel(self, name: str, channel: str) -> None:
+        if name not in self.model:
+            return
+        try:
+            self.harness.create(channel, name)
+        except Refused:
+            self.harness.round()
+            return
+        self.model_channel(name, channel)
+
+    @precondition(has_topics)
+    @rule(name=topics, paused=st.booleans())
+    def pause_topic(self, name: str, paused: bool) -> None:
+        if name in self.model and self.change(lambda: self.harness.topic(name).pause(paused)):
+            self.model[name].paused = paused
+            self.model[name].flow(self.now)
+
+    @precondition(has_topics)
+    @rule(name=topics)
+    def empty_topic(self, name: str) -> None:
+        if name in self.model and self.change(self.harness.topic(name).empty):
+            self.model[name].backlog.clear()
+
+    @precondition(has_topics)
+    @rule(name=topics)
+    def delete_topic(self, name: str) -> None:
+        if name in self.model and self.change(lambda: self.harness.broker.delete_topic(name)):
+            del self.model[name]
+            self.end_of_channel(name)
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels, paused=st.booleans())
+    def pause_channel(self, name: str, channel: str, paused: bool) -> None:
+        if model := self.channel_model(name, channel):
+            was, model.paused = model.paused, False  # what comes before the call may still be delivered
+            if self.change(lambda: self.harness.topic(name).pause_channel(channel, paused)):
+                model.paused = paused
+            else:
+                model.paused = was
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels)
+    def empty_channel(self, name: str, channel: str) -> None:
+        model = self.channel_model(name, channel)
+        if model and self.change(lambda: self.harness.topic(name).empty_channel(channel)):
+            model.finished.update(model.copies)
+            model.copies.clear()
+            model.finished_lately.clear()
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels)
+    def delete_channel(self, name: str, channel: str) -> None:
+        if self.channel_model(name, channel) and self.change(
+            lambda: self.harness.topic(name).delete_channel(channel)
+        ):
+            del self.model[name].channels[channel]
+            self.end_of_channel(name, channel)
+
+    def channel_model(self, name: str, channel: str) -> ChannelModel | None:
+        topic = self.model.get(name)
+        return topic.channels.get(channel) if topic else None
+
+    def change(self, call: object) -> bool:
+        """Whether a command was done. A model that follows it knows what may be delivered from then on."""
+        try:
+            call()  # type: ignore[operator]
+        except Refused:
+            assert self.broken or self.harness.broker.store.full
+            return False
+        return True
+
+    def end_of_channel(self, name: str, channel: str | None = None) -> None:
+        """Its clients were told to go; they do."""
+        for consumer in list(self.harness.consumers):
+            gone = consumer.subscription.channel
+            if gone.topic_name == name and channel in (None, gone.name):
+                assert consumer.disconnected
+                self.harness.disconnect(consumer)
+
+    # --- time, disk, restarts
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 4.0]))
+    def advance(self, seconds: float) -> None:
+        self.harness.now += seconds
+        for _, model in self.pairs():
+            model.pass_time(self.now)
+        self.harness.round()
+
+    @precondition(has_topics)
+    @rule(name=topics, steps=st.sampled_from([0, 1, 5, 1000]))
+    def begin_snapshot(self, name: str, steps: int) -> None:
+        topic = self.harness.broker.topics.get(name)
+        if isinstance(topic, LogTopic) and not topic.keeper.has_snapshot_in_hand:
+            topic.keeper.begin_snapshot()
+        self.step_snapshots(steps)
+
+    @rule(count=st.sampled_from([1, 2, 50]))
+    def step_snapshots(self, count: int) -> None:
+        for _ in range(count):
+            self.harness.broker.step_snapshots()
+        self.harness.round()
+
+    @precondition(has_topics)
+    @rule(name=topics)
+    def roll(self, name: str) -> None:
+        if name in self.model and not self.broken:
+            topic = self.harness.topic(name)
+            assert isinstance(topic, LogTopic)
+            topic.log.roll()
+        self.harness.round()
+
+    @rule(cold=st.booleans())
+    def hold_reads(self, cold: bool) -> None:
+        self.harness.memory.cold = cold
+        self.harness.run_jobs = not cold
+        self.harness.round()
+
+    @precondition(lambda self: self.harness.jobs)
+    @rule(pick=picks)
+    def run_job(self, pick: int) -> None:
+        self.harness.run_job(pick % len(self.harness.jobs))
+
+    @precondition(lambda self: not self.broken)
+    @rule(number=st.sampled_from([errno.ENOSPC, errno.EIO]))
+    def break_disk(self, number: int) -> None:
+        self.harness.fail("append", number)
+        self.broken = True
+
+    @precondition(lambda self: self.broken)
+    @rule()
+    def heal_disk(self) -> None:
+        self.harness.heal()
+        self.broken = False
+
+    @rule(back=st.booleans())
+    def kill(self, back: bool) -> None:
+        """`back`: the clients connect again."""
+        self.boot(orderly=False, back=back)
+
+    @rule(back=st.booleans())
+    def restart(self, back: bool) -> None:
+        """An orderly stop. With a full disk it writes finishes only, as a kill would have left it."""
+        self.harness.heal()
+        if self.harness.broker.store.full:
+            self.advance(1.0)  # until it has noticed that there is room again
+            self.everything_is_where_it_should_be()
+        self.boot(orderly=True, back=back)
+
+    def boot(self, *, orderly: bool, back: bool) -> None:
+        clients = [(c.subscription.channel, c.subscription.rdy) for c in self.harness.consumers]
+        if orderly:
+            self.harness.restart()
+        else:
+            self.harness.kill()
+        self.broken = False
+        self.seen.clear()
+        self.closing.clear()
+        for topic in self.model.values():
+            topic.channels = {name: model for name, model in topic.channels.items() if model.durable}
+        for channel, model in self.pairs():
+            assert isinstance(channel, LogChannel)
+            numbers = {copy.number for copy in model.finished_lately.values() if copy.number is not None}
+            settled = {number for number in numbers if number in channel.settled}
+            assert not orderly or settled == numbers
+            deferred = {number: due for number, (_, due, _) in channel.deferred.items()}
+            model.restarted(self.now, settled, deferred, orderly=orderly)
+        for channel, rdy in clients if back else ():
+            self.subscribe(channel.topic_name, channel.name, rdy, 3.0, taking=True)
+
+    # --- what must hold
+
+    def observe(self, consumer: Consumer) -> None:
+        """Look at what went out to a client since the last step."""
+        out = [*consumer.received, *consumer.unsent][self.seen[consumer] :]
+        if not out:
+            return
+        self.seen[consumer] += len(out)
+        model, subscription = self.model_of(consumer), consumer.subscription
+        assert consumer not in self.closing, "delivered to a closing client"
+        for message in out:
+            copy = model.delivered(message, consumer, self.now, subscription.timeout, MAX_MSG_TIMEOUT)
+            assert self.sent[message.id] == (message.timestamp_ns, message.body), "mutated"
+            copy.number = subscription.in_flight[message.id][0]
+        assert len(subscription.in_flight) <= subscription.rdy, "more than its window"
+
+    @invariant()
+    def everything_is_where_it_should_be(self) -> None:
+        broker = self.harness.broker
+        assert broker.store.fatal is None
+        assert set(broker.topics) == set(self.model)
+        for consumer in self.harness.consumers:
+            self.observe(consumer)
+        for name, topic in self.model.items():
+            real = broker.topics[name]
+            assert set(real.channels) == set(topic.channels)
+            assert (real.paused, real.depth) == (topic.paused, len(topic.backlog))
+            assert 0 <= real.backend_depth <= real.depth
+        for channel, model in self.pairs():
+            self.check_channel(channel, model)
+
+    def check_channel(self, channel: Channel, model: ChannelModel) -> None:
+        for subscription in channel.subscriptions:
+            owned = {copy.id for copy in model.at("in flight") if copy.owner is subscription.outbox.client}
+            assert set(subscription.in_flight) == owned
+        assert channel.in_flight_count == len(model.at("in flight"))
+        assert 0 <= channel.backend_depth <= channel.depth
+        assert channel.paused == model.paused
+        if channel.latency is not None:
+            assert set(channel.latency._published) == {entry[0] for entry in channel.in_flight_entries()}
+        self.check_oldest(channel, model)
+        if isinstance(channel, LogChannel):
+            assert channel.depth == len(model.at("ready"))
+            assert len(channel.deferred) == len(model.at("deferred"))
+            assert channel.message_count == model.entered
+            assert channel.damaged_count == 0
+            if not channel.has_unwritten:
+                model.journaled()
+        else:
+            assert conserved(channel)
+            assert channel.depth <= len(model.at("ready"))
+
+    def check_oldest(self, channel: Channel, model: ChannelModel) -> None:
+        unfinished = model.at("ready") + model.at("in flight") + model.at("deferred")
+        answer = channel.oldest()
+        if isinstance(channel, LogChannel):
+            assert (answer is None) == (not unfinished)
+        if isinstance(answer, int):
+            assert answer in [self.sent[copy.id][0] for copy in unfinished]
+            if isinstance(channel, LogChannel):
+                assert answer == min(self.sent[copy.id][0] for copy in unfinished)
+
+    def teardown(self) -> None:
+        """Heal everything, then drain: nothing that was acknowledged is missing."""
+        if not hasattr(self, "harness"):
+            return
+        harness = self.harness
+        harness.heal()
+        harness.memory.cold, harness.run_jobs = False, True
+        harness.round()
+        self.everything_is_where_it_should_be()
+        for name in self.model:
+            self.create_channel(name, "c")
+            self.pause_topic(name, paused=False)
+            for channel in self.model[name].channels:
+                self.pause_channel(name, channel, paused=False)
+        harness.round()
+        self.everything_is_where_it_should_be()
+        for _ in range(4):
+            self.advance(8.0)
+            self.everything_is_where_it_should_be()
+        for consumer in list(harness.consumers):
+            self.disconnect(harness.consumers.index(consumer))
+            self.everything_is_where_it_should_be()
+        self.advance(8.0)
+        self.everything_is_where_it_should_be()
+        for name, topic in list(self.model.items()):
+            for channel_name in list(topic.channels):
+                self.drain(name, channel_name)
+
+    def drain(self, name: str, channel: str) -> None:
+        self.subscribe(name, channel, 50, 3.0, taking=True)
+        consumer = self.harness.consumers[-1]
+        model = self.model[name].channels[channel]
+        self.everything_is_where_it_should_be()
+        while consumer.in_flight:
+            self.finish(len(self.harness.consumers) - 1, 1000)
+            self.everything_is_where_it_should_be()
+        assert not model.durable or not model.copies, "lost"
+        assert consumer.subscription.channel.depth == 0
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots of few entries take many steps, too."""
+    monkeypatch.setattr(keeper_module, "SLICE", 2)
+
+
+def run(examples: int, steps: int) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(
+        CoreMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            print_blob=True,
+            derandomize=False,
+            database=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_the_core_keeps_its_promises() -> None:
+    run(examples=500, steps=40)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_the_core_keeps_its_promises_for_long() -> None:
+    run(examples=10_000, steps=80)

@@ -1,0 +1,329 @@
+"""What a daemon finds of the one before it: after an orderly stop, and after `kill -9`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from nsqd.broker import keeper as keeper_module
+from nsqd.broker.log_channel import LogChannel
+from nsqd.broker.log_topic import LogTopic
+from tests.nsqd.broker.harness import Harness
+
+Stop = Callable[[Harness], None]
+either = pytest.mark.parametrize("stop", [Harness.kill, Harness.restart])
+
+
+class TestMessages:
+    @either
+    def test_nothing_that_was_acknowledged_is_lost(self, stop: Stop) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=10)
+        bodies = harness.publish_many(30)
+        done = consumer.bodies()
+        harness.finish(consumer)
+        stop(harness)
+        assert harness.channel().depth == 20
+        assert sorted(done + harness.drain(harness.subscribe(rdy=50))) == sorted(bodies)
+
+    @either
+    def test_what_was_not_committed_was_not_acknowledged(self, stop: Stop) -> None:
+        harness = Harness()
+        harness.create()
+        receipt = harness.send(b"a")
+        stop(harness)
+        assert not receipt.acknowledged
+        assert harness.channel().depth == (1 if stop is Harness.restart else 0)
+
+    @either
+    def test_ids_and_times_stay(self, stop: Stop) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=5)
+        harness.publish_many(5)
+        before = {(m.id, m.timestamp_ns, m.body) for m in consumer.received}
+        harness.now += 1000
+        stop(harness)
+        consumer = harness.subscribe(rdy=5)
+        assert {(m.id, m.timestamp_ns, m.body) for m in consumer.received} == before
+
+    @either
+    def test_new_ids_are_higher(self, stop: Stop) -> None:
+        harness = Harness()
+        ids = []
+        for _ in range(5):
+            ids += harness.publish(b"a").ids
+            stop(harness)
+        assert ids == sorted(set(ids))
+
+    @either
+    def test_many_restarts_change_nothing(self, stop: Stop) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=4)
+        harness.publish_many(10)
+        harness.requeue(consumer, consumer.in_flight[0], 50.0)
+        stop(harness)
+        sizes = {name: self.size(harness, name) for name in harness.memory.files("topic-t")}
+        for _ in range(5):
+            harness.kill()
+            assert {name: self.size(harness, name) for name in harness.memory.files("topic-t")} == sizes
+            assert (harness.channel().depth, len(harness.channel().deferred)) == (9, 1)
+            assert harness.broker.store.notes == []
+
+    def size(self, harness: Harness, name: str) -> int:
+        file = harness.memory.open(f"topic-t/{name}")
+        file.close()
+        return file.size
+
+    @either
+    def test_finished_in_any_order_stays_finished(self, stop: Stop) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=1000)
+        harness.publish_many(200)
+        chance = random.Random(3)
+        finished = set(chance.sample(consumer.in_flight, 120))
+        for message_id in finished:
+            consumer.subscription.finish([message_id])
+        harness.round()
+        stop(harness)
+        consumer = harness.subscribe(rdy=1000)
+        assert len(consumer.received) == 80
+        assert not finished & {message.id for message in consumer.received}
+
+
+class TestAttempts:
+    def test_a_kill_keeps_what_requeues_and_time_outs_wrote(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=3, timeout=5)
+        a, b, _ = harness.publish(b"a", b"b", b"c").ids
+        harness.requeue(consumer, a)
+        harness.requeue(consumer, b)
+        harness.requeue(consumer, b)
+        harness.advance(5)
+        harness.kill()
+        consumer = harness.subscribe(rdy=3)
+        assert {m.body: m.attempts for m in consumer.new()} == {b"a": 3, b"b": 4, b"c": 2}
+
+    def test_an_orderly_stop_keeps_those_in_flight_too(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=2)
+        a, _ = harness.publish(b"a", b"b").ids
+        harness.requeue(consumer, a)
+        harness.restart()
+        consumer = harness.subscribe(rdy=2)
+        assert {m.body: m.attempts for m in consumer.new()} == {b"a": 3, b"b": 2}
+
+    def test_unsent_ones_count_no_delivery(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=1)
+        consumer.taking = False
+        harness.publish(b"a")
+        harness.disconnect(consumer)
+        harness.restart()
+        assert [m.attempts for m in harness.subscribe(rdy=1).new()] == [1]
+
+    def test_what_went_back_unsent_during_a_snapshot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It moves from in flight to requeued without a record, against the order in which a snapshot is written."""
+        monkeypatch.setattr(keeper_module, "SLICE", 1)
+        harness = Harness()
+        other = harness.subscribe()
+        consumer = harness.subscribe(rdy=2)
+        a, b = harness.publish(b"a", b"b").ids
+        harness.requeue(consumer, a)
+        consumer.taking = False
+        harness.requeue(consumer, a)  # two attempts are journaled, the third waits at the socket
+        consumer.subscription.rdy = 0
+        harness.requeue(consumer, b)
+        topic = harness.topic()
+        assert isinstance(topic, LogTopic)
+        topic.keeper.begin_snapshot()
+        for _ in range(3):  # the topic, the channel, what is requeued: next is what is in flight
+            harness.broker.step_snapshots()
+        harness.disconnect(consumer)
+        assert other.received == []
+        while harness.broker.step_snapshots():
+            pass
+        harness.round()
+        harness.kill()
+        consumer = harness.subscribe(rdy=2)
+        assert {m.body: m.attempts for m in consumer.new()} == {b"a": 3, b"b": 2}
+
+
+class TestDeferred:
+    @either
+    @pytest.mark.parametrize("published", [True, False])
+    def test_they_keep_their_time(self, published: bool, stop: Stop) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=1)
+        if published:
+            harness.defer(b"a", 60)
+        else:
+            harness.requeue(consumer, harness.publish(b"a").ids[0], 60)
+        harness.advance(20)
+        stop(harness)
+        channel = harness.channel()
+        assert (channel.depth, len(channel.deferred)) == (0, 1)
+        consumer = harness.subscribe(rdy=1)
+        harness.advance(39.75)
+        assert consumer.new() == []
+        harness.advance(0.25)
+        assert [m.attempts for m in consumer.new()] == [1 if published else 2]
+
+    @either
+    def test_what_became_due_meanwhile_is_ready(self, stop: Stop) -> None:
+        harness = Harness()
+        harness.create()
+        harness.defer(b"a", 60)
+        harness.now += 100
+        stop(harness)
+        assert harness.channel().depth == 1
+
+    @either
+    @pytest.mark.parametrize("why", ["paused", "no channel"])
+    def test_the_clock_begins_when_the_channel_gets_it(self, why: str, stop: Stop) -> None:
+        harness = Harness()
+        if why == "paused":
+            harness.create()
+            harness.topic().pause(True)
+        harness.defer(b"a", 60)
+        harness.advance(500)
+        stop(harness)
+        assert harness.topic().depth == 1
+        consumer = harness.subscribe(rdy=1)
+        harness.topic().pause(False)
+        harness.round()
+        channel = harness.channel()
+        assert (channel.message_count, channel.depth, len(channel.deferred)) == (1, 0, 1)
+        harness.advance(30)
+        stop(harness)
+        consumer = harness.subscribe(rdy=1)
+        harness.advance(29.75)
+        assert consumer.new() == []
+        harness.advance(0.25)
+        assert [m.body for m in consumer.new()] == [b"a"]
+
+    def test_each_channel_has_its_own_copy(self) -> None:
+        harness = Harness()
+        first, second = harness.subscribe("c", rdy=1), harness.subscribe("d", rdy=1)
+        (message_id,) = harness.defer(b"a", 10).ids
+        harness.advance(10)
+        harness.finish(first, message_id)
+        harness.kill()
+        assert (harness.channel("c").depth, harness.channel("d").depth) == (0, 1)
+        assert second.received[0].attempts == 1
+
+    def test_a_clock_that_leapt_hides_no_message_for_years(self) -> None:
+        harness = Harness(max_req_timeout=100.0)
+        harness.create()
+        harness.defer(b"a", 60)
+        harness.now -= 90  # the wall went back while the daemon was down
+        harness.kill()
+        consumer = harness.subscribe(rdy=1)
+        harness.advance(100)
+        assert consumer.bodies() == [b"a"]
+
+    def test_many_are_small_entries(self) -> None:
+        harness = Harness(mem_queue_size=10)
+        harness.create()
+        topic = harness.topic()
+        for number in range(300):
+            frame = harness._frame(b"%d" % number)
+            topic.publish_deferred(frame, 5 * 10**9)
+        harness.round()
+        channel = harness.channel()
+        assert len(channel.deferred) == 300
+        assert {frame for _, _, frame in channel.deferred.values()} == {None}
+        harness.kill()
+        harness.advance(5)
+        assert len(harness.drain(harness.subscribe(rdy=7))) == 300
+
+
+class TestSnapshots:
+    def busy(self) -> Harness:
+        """All kinds of places are taken."""
+        harness = Harness()
+        harness.create("late")
+        consumer = harness.subscribe("c", rdy=20)
+        ids = harness.publish(*[b"%d" % number for number in range(30)]).ids
+        harness.finish(consumer, *ids[0:20:3])
+        harness.requeue(consumer, ids[1], 30.0)
+        consumer.subscription.rdy = 0
+        harness.requeue(consumer, ids[2])
+        harness.topic().pause(True)
+        harness.publish(b"behind the mark")
+        harness.defer(b"deferred behind the mark", 7.0)
+        harness.topic().pause_channel("late", True)
+        return harness
+
+    def picture(self, harness: Harness) -> dict[str, object]:
+        topic = harness.topic()
+        out: dict[str, object] = {"depth": topic.depth, "paused": topic.paused}
+        for name, channel in topic.channels.items():
+            assert isinstance(channel, LogChannel)
+            deferred = {number: entry[:2] for number, entry in channel.deferred.items()}
+            attempts = {number: attempts for number, attempts, _ in channel.requeued}
+            out[name] = (channel.paused, channel.depth, deferred, attempts, list(channel.settled))
+        return out
+
+    @pytest.mark.parametrize("slice_", [1, 3, 1000])
+    def test_they_say_what_the_log_says(self, slice_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(keeper_module, "SLICE", slice_)
+        plain, with_snapshot = self.busy(), self.busy()
+        with_snapshot.snapshot()
+        plain.kill()
+        with_snapshot.kill()
+        assert self.picture(with_snapshot) == self.picture(plain)
+        files = with_snapshot.memory.files("topic-t")
+        assert sum(name.endswith(".snap") for name in files) == 1
+        with_snapshot.kill()
+        assert self.picture(with_snapshot) == self.picture(plain)
+
+    def test_two_are_kept(self) -> None:
+        harness = self.busy()
+        for number in range(5):
+            harness.publish(b"%d" % number)
+            harness.snapshot()
+        files = harness.memory.files("topic-t")
+        assert sum(name.endswith(".snap") for name in files) == 2
+
+    def test_one_that_fails_is_given_up(self) -> None:
+        harness = self.busy()
+        before = self.picture(harness)
+        topic = harness.topic()
+        assert isinstance(topic, LogTopic)
+        topic.keeper.begin_snapshot()
+        harness.broker.step_snapshots()
+        harness.fail("append", path=".snap")
+        while harness.broker.step_snapshots():
+            pass
+        harness.heal()
+        assert self.picture(harness) == before
+        harness.advance(1)
+        harness.snapshot()
+        harness.kill()
+        assert sum(name.endswith(".snap") for name in harness.memory.files("topic-t")) == 1
+
+    def test_a_topic_deleted_meanwhile(self) -> None:
+        harness = self.busy()
+        topic = harness.topic()
+        assert isinstance(topic, LogTopic)
+        topic.keeper.begin_snapshot()
+        harness.broker.step_snapshots()
+        harness.broker.delete_topic("t")
+        while harness.broker.step_snapshots():
+            pass
+        harness.round()
+        assert harness.broker.store.fatal is None
+        assert harness.broker.store.health == "OK"
+        harness.kill()
+        assert harness.broker.topics == {}
+
+
+def test_an_orderly_stop_needs_the_disk() -> None:
+    harness = Harness()
+    harness.create()
+    harness.publish(b"a")
+    harness.fail("sync_all", path="")
+    with pytest.raises(OSError, match="No space left"):
+        harness.broker.close()

@@ -1,0 +1,173 @@
+"""I2: an id is never given twice, whatever happens to the daemon."""
+
+from __future__ import annotations
+
+import errno
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsqd.log import ids as ids_module
+from nsqd.log.ids import BLOCK, NODE_SHIFT, IdSource
+from nsqd.log.jobs import JobQueue
+from nsqd.testing.faulty_storage import Crash, CrashAt, Die, Fail, FaultyStorage
+from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.log.samples import content, put
+
+WALL_NS = 1_700_000_000_000_000_000
+NOW = WALL_NS // 1000
+
+
+def source(storage: MemoryStorage | FaultyStorage, wall_ns: int = WALL_NS, node_id: int = 0) -> IdSource:
+    return IdSource(storage, JobQueue(), node_id, wall_ns)
+
+
+def reserved(storage: MemoryStorage) -> int:
+    return int(content(storage, "nsqd.ids").split()[-1])
+
+
+class TestStart:
+    def test_the_first_one_takes_the_clock(self) -> None:
+        assert source(MemoryStorage()).take(1) == NOW
+
+    def test_every_other_one_begins_behind_what_was_reserved(self) -> None:
+        storage = MemoryStorage()
+        first = source(storage).take(5)
+        again = source(storage, wall_ns=0).take(1)  # a clock that leaps does not matter
+        assert again == first + BLOCK
+
+    def test_node_bits(self) -> None:
+        storage = MemoryStorage()
+        assert source(storage, node_id=1023).take(1) == (1023 << NODE_SHIFT) + NOW
+        assert reserved(storage) == NOW + BLOCK
+        assert source(storage, node_id=3).take(1) == (3 << NODE_SHIFT) + NOW + BLOCK
+
+    @pytest.mark.parametrize("data", [b"", b"nsqd ids 2 5\n", b"nsqd ids 1 x\n", b"\0" * 20, b"nsqd ids 1 5"])
+    def test_a_file_that_cannot_be_read_is_told(self, data: bytes) -> None:
+        storage = MemoryStorage()
+        put(storage, "nsqd.ids", data)
+        ids = source(storage)
+        assert ids.take(1) == NOW
+        assert any("nsqd.ids" in note for note in ids.notes)
+
+    def test_an_error_is_no_damage(self) -> None:
+        storage = MemoryStorage()
+        source(storage)
+        with pytest.raises(OSError):
+            source(FaultyStorage(storage, lambda op, path: Fail(errno.EMFILE) if op == "open" else None))
+
+    def test_nothing_is_given_before_the_disk_has_its_block(self) -> None:
+        with pytest.raises(OSError):
+            source(
+                FaultyStorage(
+                    MemoryStorage(), lambda op, path: Fail(errno.ENOSPC) if op == "replace" else None
+                )
+            )
+
+
+class TestTake:
+    def test_ids_come_in_a_row(self) -> None:
+        ids = source(MemoryStorage())
+        assert [ids.take(3), ids.take(1), ids.take(2)] == [NOW, NOW + 3, NOW + 4]
+
+    def test_more_than_a_block_at_once(self) -> None:
+        storage = MemoryStorage()
+        ids = source(storage)
+        first = ids.take(3 * BLOCK)
+        assert ids.take(1) == first + 3 * BLOCK
+        assert reserved(storage) > first + 3 * BLOCK
+
+    def test_the_next_block_is_reserved_in_the_background(self) -> None:
+        storage = FaultyStorage(MemoryStorage())
+        jobs = JobQueue()
+        ids = IdSource(storage, jobs, 0, WALL_NS)
+        ids.take(BLOCK // 2)
+        assert not jobs
+        ids.take(1)
+        ids.take(1)
+        assert len(jobs) == 1
+        jobs.run_all()
+        count = storage.counts["replace"]
+        ids.take(BLOCK // 2)
+        assert storage.counts["replace"] == count, "nobody waited"
+
+    def test_a_background_reservation_that_failed_is_tried_again(self) -> None:
+        storage = FaultyStorage(MemoryStorage())
+        jobs = JobQueue()
+        ids = IdSource(storage, jobs, 0, WALL_NS)
+        ids.take(BLOCK // 2 + 1)
+        storage.fault = lambda operation, path: Fail(errno.EIO)
+        jobs.run_all()
+        ids.take(1)
+        assert len(jobs) == 1
+
+    def test_a_disk_that_refuses_gives_no_ids_beyond_the_block(self) -> None:
+        storage = FaultyStorage(MemoryStorage())
+        ids = source(storage)
+        first = ids.take(BLOCK)
+        storage.fault = lambda operation, path: Fail(errno.ENOSPC)
+        with pytest.raises(OSError):
+            ids.take(1)
+        storage.fault = lambda operation, path: None
+        assert ids.take(1) == first + BLOCK
+
+    def test_a_late_background_writer_does_not_lower_the_limit(self) -> None:
+        storage = MemoryStorage()
+        jobs = JobQueue()
+        ids = IdSource(storage, jobs, 0, WALL_NS)
+        ids.take(BLOCK // 2 + 1)
+        ids.take(5 * BLOCK)  # overtakes the job that waits
+        high = reserved(storage)
+        jobs.run_all()
+        assert reserved(storage) == high
+        end = ids.next
+        assert source(storage).take(1) >= end
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["take", "take many", "take a block", "job", "kill", "power", "die", "fail"]),
+        max_size=25,
+    ),
+    st.integers(0, 2**32),
+)
+def test_no_id_repeats_over_any_life(events: list[str], seed: int) -> None:
+    """Renewals race with reservations in place, and the daemon dies at any point between."""
+    rng = random.Random(seed)
+    inner, jobs = MemoryStorage(), JobQueue()
+    storage = FaultyStorage(inner)
+    ids = IdSource(storage, jobs, 0, WALL_NS)
+    used_up_to = 0
+    sizes = {"take": 1, "take many": BLOCK // 3, "take a block": BLOCK + 5}
+    for event in events:
+        storage.fault = lambda operation, path: None
+        if event == "die":
+            storage.fault = CrashAt(0, Die(after=rng.random() < 0.5), among=["replace"])
+            event = rng.choice(["take", "take many", "take a block", "job"])
+        elif event == "fail":
+            storage.fault = lambda operation, path: Fail(errno.EIO) if operation == "replace" else None
+            event = "take many"
+        try:
+            if event in sizes:
+                first = ids.take(sizes[event])
+                assert first >= used_up_to
+                used_up_to = first + sizes[event]
+            elif event == "job" and jobs:
+                jobs.popleft().run()
+        except OSError:
+            pass
+        except Crash:
+            event = "kill"
+        if event in ("kill", "power"):
+            inner = inner.kill() if event == "kill" else inner.crash(rng)
+            storage, jobs = FaultyStorage(inner), JobQueue()
+            ids = IdSource(storage, jobs, 0, WALL_NS + rng.randrange(-(10**15), 10**15))
+
+
+def test_the_file_is_the_one_in_the_documentation() -> None:
+    storage = MemoryStorage()
+    source(storage)
+    assert content(storage, ids_module._PATH) == b"nsqd ids 1 %d\n" % (NOW + BLOCK)

@@ -1,0 +1,208 @@
+"""Group sync: who shares which one, and that a failed one is the last."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from nsqd.log.jobs import JobQueue
+from nsqd.log.snapshots import SnapshotWriter
+from nsqd.log.sync import MANY_FILES, Syncer
+from nsqd.log.topic_log import TopicLog
+from nsqd.testing.faulty_storage import Fail, FaultyStorage
+from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.log.samples import append, new_log, read_all, recovered
+
+
+class Setting:
+    def __init__(self) -> None:
+        self.memory = MemoryStorage()
+        self.storage = FaultyStorage(self.memory)
+        self.jobs = JobQueue()
+        self.synced: list[int] = []
+        self.errors: list[OSError] = []
+        self.syncer = Syncer(
+            self.storage, self.jobs, lambda: self.synced.append(self.syncer.synced), self.errors.append
+        )
+
+    def log(self, name: str = "topic-t") -> TopicLog:
+        log = new_log(self.storage, name)
+        self.syncer.wrote(log)
+        return log
+
+    def write(self, log: TopicLog) -> int:
+        append(log, 1)
+        return self.syncer.wrote(log)
+
+    def messages_after_power_loss(self, name: str = "topic-t") -> int:
+        return len(read_all(recovered(self.memory.crash(), name).log))
+
+
+class TestSharing:
+    def test_all_who_wait_share_one(self) -> None:
+        setting = Setting()
+        log = setting.log()
+        tickets = [setting.write(log) for _ in range(3)]
+        setting.syncer.want(tickets[0])
+        setting.syncer.want(tickets[2])
+        setting.jobs.run_all()
+        assert setting.synced == [tickets[2]]
+        assert setting.messages_after_power_loss() == 3
+
+    def test_who_comes_meanwhile_shares_the_next(self) -> None:
+        setting = Setting()
+        log = setting.log()
+        first = setting.write(log)
+        setting.syncer.want(first)
+        sync = setting.jobs.popleft()
+        sync.begin()
+        late = [setting.write(log), setting.write(log)]
+        for ticket in late:
+            setting.syncer.want(ticket)
+        assert not setting.jobs
+        sync.finish()
+        assert setting.synced == [first]
+        assert setting.syncer.synced < late[0]
+        setting.jobs.run_all()
+        assert setting.synced == [first, late[1]]
+        assert setting.syncer.count == 2
+        assert setting.messages_after_power_loss() == 3
+
+    def test_what_is_on_the_disk_already_needs_none(self) -> None:
+        setting = Setting()
+        ticket = setting.write(setting.log())
+        setting.syncer.want(ticket)
+        setting.jobs.run_all()
+        setting.syncer.want(ticket)
+        assert not setting.jobs
+
+    def test_nobody_waits_and_nothing_is_synced(self) -> None:
+        setting = Setting()
+        setting.write(setting.log())
+        assert not setting.jobs
+
+    @pytest.mark.parametrize("count", [1, MANY_FILES + 1])
+    def test_many_files_are_synced_together(self, count: int) -> None:
+        setting = Setting()
+        names = [f"topic-{at}" for at in range(count)]
+        for name in names:
+            ticket = setting.write(setting.log(name))
+        setting.syncer.want(ticket)
+        setting.jobs.run_all()
+        assert setting.storage.counts["sync_all"] == (count > 1)
+        assert all(setting.messages_after_power_loss(name) == 1 for name in names)
+
+    def test_a_file_that_is_synced_is_not_synced_again(self) -> None:
+        setting = Setting()
+        one, other = setting.log("topic-1"), setting.log("topic-2")
+        setting.syncer.want(setting.write(one))
+        setting.jobs.run_all()
+        before = setting.storage.counts["sync"]
+        setting.syncer.want(setting.write(other))
+        setting.jobs.run_all()
+        assert setting.storage.counts["sync"] == before + 1
+
+
+class TestFailure:
+    def test_it_is_final(self) -> None:
+        """The system has forgotten what was lost: a second success would mean nothing."""
+        setting = Setting()
+        log = setting.log()
+        setting.syncer.want(setting.write(log))
+        setting.storage.fault = lambda operation, path: Fail(errno.EIO) if operation == "sync" else None
+        setting.jobs.run_all()
+        setting.storage.fault = lambda operation, path: None
+        assert [error.errno for error in setting.errors] == [errno.EIO]
+        setting.syncer.want(setting.write(log))
+        assert not setting.jobs
+        assert setting.synced == []
+
+    def test_an_orderly_stop_says_so(self) -> None:
+        setting = Setting()
+        setting.write(setting.log())
+        setting.storage.fault = lambda operation, path: Fail(errno.EIO) if operation == "sync" else None
+        with pytest.raises(OSError):
+            setting.syncer.sync_now()
+        assert setting.syncer.synced == 0
+
+
+class TestWhatGoesMeanwhile:
+    @pytest.mark.parametrize("when", ["before", "meanwhile"])
+    def test_a_topic_that_is_deleted_is_no_failure(self, when: str) -> None:
+        setting = Setting()
+        log, other = setting.log(), setting.log("topic-2")
+        ticket = setting.write(log)
+        setting.write(other)
+        if when == "meanwhile":
+            setting.syncer.want(ticket + 1)
+        setting.storage.rename_folder(log.folder, "trash-1")
+        log.deleted = True
+        log.close()
+        setting.syncer.want(setting.syncer.renamed())
+        setting.jobs.run_all()
+        assert not setting.errors
+        assert setting.memory.crash().folders() == ["topic-2", "trash-1"]
+        assert setting.messages_after_power_loss("topic-2") == 1
+
+    def test_a_segment_that_is_released_is_no_failure(self) -> None:
+        setting = Setting()
+        log = setting.log()
+        setting.write(log)
+        log.roll()
+        setting.syncer.want(setting.write(log))
+        old = log.segments[0]
+        log.drop([old])
+        old.file.close()
+        setting.storage.remove(old.path)
+        setting.jobs.run_all()
+        assert not setting.errors
+        assert setting.synced
+
+    def test_an_error_of_a_living_file_is_one(self) -> None:
+        setting = Setting()
+        log = setting.log()
+        setting.syncer.want(setting.write(log))
+        log.segments[0].file.close()
+        setting.jobs.run_all()
+        assert setting.errors
+
+
+class TestWhatIsUnsynced:
+    def test_a_file_counts_as_unsynced_until_its_sync_has_ended(self) -> None:
+        """I1: a snapshot that is finished meanwhile must not speak of what a power loss still takes away."""
+        setting = Setting()
+        log = setting.log()
+        setting.syncer.want(setting.write(log))
+        setting.jobs.run_all()
+        setting.write(log)
+        writer = SnapshotWriter.begin(log, iter([]))
+        setting.syncer.want(setting.syncer.wrote(log))
+        assert writer.step()
+        writer.finish(list(log.unsynced))  # the sync has not even begun
+        found = recovered(setting.memory.crash())
+        assert found.log.snapshots
+        assert sorted(read_all(found.log)) == [0, 1]
+
+    def test_what_was_written_during_a_sync_is_unsynced_after_it(self) -> None:
+        setting = Setting()
+        log = setting.log()
+        setting.syncer.want(setting.write(log))
+        sync = setting.jobs.popleft()
+        sync.begin()
+        late = setting.write(log)
+        sync.finish()
+        assert log.unsynced
+        setting.syncer.want(late)
+        setting.jobs.run_all()
+        assert not log.unsynced
+        assert setting.messages_after_power_loss() == 2
+
+    def test_an_orderly_stop_syncs_everything(self) -> None:
+        setting = Setting()
+        log = setting.log()
+        ticket = setting.write(log)
+        setting.syncer.sync_now()
+        assert setting.syncer.synced == ticket
+        assert not log.unsynced
+        assert setting.messages_after_power_loss() == 1

@@ -1,0 +1,258 @@
+"""AUTH, and what it allows: who asks, when, and what is answered meanwhile. The auth server is played by the test."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nsqd.auth.state import AuthState, parse_answer
+from nsqd.protocol_v2.client_stats import client_stats
+from nsqd.protocol_v2.session import Session
+from nsqkit.wire import CLOSE_WAIT, OK
+from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, identify, mpub, pub, sized, sub
+
+EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
+FIRST = "E_AUTH_FIRST AUTH required before "
+FAILED = error("E_AUTH_FAILED AUTH failed")
+
+
+def auth(secret: bytes = b"secret") -> bytes:
+    return b"AUTH\n" + sized(secret)
+
+
+class Guarded(Machine):
+    """A daemon with an auth server that answers when the test says so."""
+
+    def __init__(self, **options: Any) -> None:
+        self.asked: list[Session] = []
+        super().__init__(ask=self.asked.append, **options)
+
+    def state(self, *authorizations: dict[str, Any], ttl: int = 60, **fields: str) -> AuthState:
+        answer = {"ttl": ttl, "authorizations": authorizations, **fields}
+        return parse_answer(json.dumps(answer).encode(), self.now)
+
+    def decide(self, *authorizations: dict[str, Any], ttl: int = 60, **fields: str) -> None:
+        """The oldest question is answered."""
+        self._answer(self.state(*authorizations, ttl=ttl, **fields))
+
+    def refuse(self) -> None:
+        """The oldest question gets no answer that could be believed."""
+        self._answer(None)
+
+    def _answer(self, state: AuthState | None) -> None:
+        session = self.asked.pop(0)
+        self.rounds.begin()
+        session.authorized(state)
+        self.settle()
+
+    def authorized(self, *authorizations: dict[str, Any], ttl: int = 60) -> Client:
+        client = self.client().send(auth())
+        self.decide(*authorizations, ttl=ttl)
+        client.answers()
+        return client
+
+
+def test_the_answer_to_auth() -> None:
+    machine = Guarded()
+    client = machine.client().send(identify(feature_negotiation=True))
+    assert client.json()["auth_required"] is True
+    client.send(auth(b"open sesame"))
+    assert client.new() == []
+    assert machine.asked[0].authorization.secret == b"open sesame"
+    machine.decide(EVERYTHING, EVERYTHING, identity="ali", identity_url="http://ali")
+    (frame,) = client.answers()
+    assert frame[8:] == b'{"identity":"ali","identity_url":"http://ali","permission_count":2}'
+    stats = client_stats(client.session)
+    assert (stats.authed, stats.auth_identity, stats.auth_identity_url) == (True, "ali", "http://ali")
+    assert b"open sesame".decode() not in repr(client.session.authorization)
+
+
+def test_without_auth_servers_it_is_disabled() -> None:
+    client = Machine().client().send(identify(feature_negotiation=True))
+    assert client.json()["auth_required"] is False
+    client.send(auth())
+    assert client.answers() == [error("E_AUTH_DISABLED AUTH disabled")]
+    assert client.closed
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (b"AUTH x\n" + sized(b"s"), "E_INVALID AUTH invalid number of parameters"),
+        (b"AUTH\n\0\0\0\0", "E_BAD_BODY AUTH invalid body size 0"),
+        (b"AUTH\n\x7f\0\0\0", f"E_BAD_BODY AUTH body too big {0x7F000000} > {5 << 20}"),
+        (sub() + auth(), f"{FIRST}SUB"),
+    ],
+)
+def test_what_is_wrong_with_the_command(command: bytes, reason: str) -> None:
+    machine = Guarded()
+    client = machine.client().send(command)
+    assert client.answers() == [error(reason)]
+    assert client.closed
+    assert not machine.asked
+
+
+@pytest.mark.parametrize("body", [b"\0\0\0\5ab", b"\0\0"])
+def test_a_body_that_is_cut_off(body: bytes) -> None:
+    client = Guarded().client().send(b"AUTH\n" + body).eof()
+    size = " size" if len(body) < 4 else ""
+    assert client.answers() == [error(f"E_BAD_BODY AUTH failed to read body{size}")]
+
+
+def test_only_once_and_only_before_sub() -> None:
+    machine = Guarded()
+    client = machine.authorized(EVERYTHING).send(auth())
+    assert client.answers() == [error("E_INVALID AUTH already set")]
+    client = machine.authorized(EVERYTHING).send(sub() + auth())
+    assert client.answers() == [OK, error("E_INVALID cannot AUTH in current state")]
+
+
+def test_no_authorizations() -> None:
+    machine = Guarded()
+    client = machine.client().send(auth())
+    machine.decide()
+    assert client.answers() == [error("E_UNAUTHORIZED AUTH no authorizations found")]
+    assert client.closed
+
+
+def test_a_server_that_is_no_use_lets_nobody_in() -> None:
+    machine = Guarded()
+    client = machine.client().send(auth() + pub(b"x"))
+    machine.refuse()
+    assert client.answers() == [FAILED]
+    assert client.closed
+    assert not machine.broker.topics
+
+
+# --- checks
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(pub(b"x"), "PUB"), (mpub(b"x"), "MPUB"), (dpub(b"x", 5), "DPUB"), (sub(), "SUB")]
+)
+def test_nothing_without_auth(command: bytes, name: str) -> None:
+    machine = Guarded()
+    client = machine.client().send(b"NOP\n" + command)
+    assert client.answers() == [error(FIRST + name)]
+    assert not machine.broker.topics
+
+
+@pytest.mark.parametrize(
+    ("authorization", "publishes", "subscribes"),
+    [
+        (EVERYTHING, True, True),
+        ({**EVERYTHING, "permissions": ["publish"]}, True, False),
+        ({**EVERYTHING, "permissions": ["subscribe"]}, False, True),
+        ({**EVERYTHING, "permissions": []}, False, False),
+        ({**EVERYTHING, "topic": "^t$"}, True, True),
+        ({**EVERYTHING, "topic": "^other$"}, False, False),
+        ({**EVERYTHING, "channels": ["^c$"]}, False, True),
+        ({**EVERYTHING, "channels": ["^d$", "c"]}, False, True),
+        ({**EVERYTHING, "channels": ["^d$"]}, False, False),
+        ({**EVERYTHING, "channels": []}, False, False),
+    ],
+)
+def test_what_an_authorization_allows(
+    authorization: dict[str, Any], publishes: bool, subscribes: bool
+) -> None:
+    for name, command in (("PUB", pub(b"x")), ("MPUB", mpub(b"x")), ("DPUB", dpub(b"x", 1))):
+        client = Guarded().authorized(authorization).send(command)
+        refused = error(f'E_UNAUTHORIZED AUTH failed for {name} on "t" ""')
+        assert client.answers() == [OK if publishes else refused]
+        assert client.closed is not publishes
+    client = Guarded().authorized(authorization).send(sub())
+    refused = error('E_UNAUTHORIZED AUTH failed for SUB on "t" "c"')
+    assert client.answers() == [OK if subscribes else refused]
+
+
+def test_one_of_several_is_enough() -> None:
+    machine = Guarded()
+    client = machine.authorized({**EVERYTHING, "topic": "^a"}, {**EVERYTHING, "topic": "b$"})
+    assert client.send(pub(b"x", "axe") + pub(b"x", "bob") + pub(b"x", "abc")).answers() == [OK] * 3
+
+
+def test_bad_names_are_told_first_and_multi_publishes_before_their_body() -> None:
+    client = Guarded().client().send(pub(b"x", "no/name"))
+    assert client.answers() == [error('E_BAD_TOPIC PUB topic name "no/name" is not valid')]
+    client = Guarded().client().send(b"MPUB t\n")
+    assert client.answers() == [error(FIRST + "MPUB")]
+    client = Guarded().client().send(b"PUB t\n\0\0\0\1")
+    assert client.answers() == []
+    assert client.send(b"x").answers() == [error(FIRST + "PUB")]
+
+
+def test_rdy_and_the_like_are_not_checked() -> None:
+    machine = Guarded()
+    client = machine.authorized({**EVERYTHING, "permissions": ["subscribe"]}, ttl=1)
+    client.send(sub())
+    assert client.answers() == [OK]
+    machine.advance(5)
+    assert client.send(b"RDY 1\nNOP\nCLS\n").answers() == [CLOSE_WAIT]
+
+
+# --- while it is asked
+
+
+def test_nothing_is_read_while_a_server_is_asked() -> None:
+    machine = Guarded()
+    client = machine.client().send(auth() + pub(b"one") + pub(b"two")[:-1])
+    assert client.new() == []
+    assert not client.session.wants_input
+    client.machine.rounds.begin()
+    client.session.feed(b"o")  # read before the driver knew
+    machine.settle()
+    machine.decide(EVERYTHING)
+    frames = client.answers()
+    assert frames[1:] == [OK, OK]
+    assert client.session.wants_input
+
+
+def test_an_answer_that_has_expired_is_asked_for_again() -> None:
+    machine = Guarded()
+    client = machine.authorized(EVERYTHING, ttl=5)
+    machine.advance(4.875)
+    assert client.send(pub(b"x")).answers() == [OK]
+    machine.advance(0.125)
+    client.send(pub(b"y") + mpub(b"z", b"z") + b"NOP\n")
+    assert client.answers() == []
+    assert len(machine.asked) == 1
+    machine.decide(EVERYTHING, ttl=5)
+    assert client.answers() == [OK, OK]
+    assert machine.broker.topics["t"].message_count == 4
+    machine.advance(5)
+    client.send(sub())
+    machine.decide({**EVERYTHING, "permissions": ["publish"]})
+    assert client.answers() == [error('E_UNAUTHORIZED AUTH failed for SUB on "t" "c"')]
+
+
+def test_asked_again_and_refused() -> None:
+    machine = Guarded()
+    client = machine.authorized(EVERYTHING, ttl=1)
+    machine.advance(2)
+    client.send(pub(b"x"))
+    machine.refuse()
+    assert client.answers() == [FAILED]
+    client = machine.authorized(EVERYTHING, ttl=1)
+    machine.advance(2)
+    client.send(pub(b"x"))
+    machine.decide()
+    assert client.answers() == [error('E_UNAUTHORIZED AUTH failed for PUB on "t" ""')]
+
+
+def test_a_client_that_has_gone_meanwhile() -> None:
+    machine = Guarded()
+    client = machine.client().send(auth())
+    client.drop()
+    machine.decide(EVERYTHING)
+    assert client.new() == []
+
+
+def test_heartbeats_go_on_and_it_is_not_the_client_that_is_silent() -> None:
+    machine = Guarded()
+    client = machine.client().send(identify(heartbeat_interval=1000) + auth())
+    client.answers()
+    machine.advance(10)
+    assert len(client.answers()) == 10
+    assert not client.closed

@@ -50,7 +50,7 @@ class AuthQueries:
             log.exception("[%s] closing after an error of ours", session.remote)
             session.disconnect()
         self._rounds.end()
-        await self._rounds.go_on()
+        await self._rounds.run_pending()
 
 
 def _request(session: Session) -> AuthRequest:

@@ -20,7 +20,7 @@ import trio
 
 from nsqd.auth import Authorizer
 from nsqd.auth_queries import AuthQueries
-from nsqd.broker import Broker, BrokerOptions, Place, Refused, Topic
+from nsqd.broker import Broker, BrokerOptions, Refused, Topic, Topology
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
 from nsqd.log.files import FileStorage
@@ -388,7 +388,7 @@ def _broker_options(options: NsqdOptions) -> BrokerOptions:
         sync_timeout=options.sync_timeout / SECOND,
         latency_window=options.e2e_processing_latency_window_time / SECOND if measured else 0.0,
         has_registries=bool(options.nsqlookupd_tcp_addresses),
-        place=Place(options.topology_region, options.topology_zone) if by_place else None,
+        topology=Topology(options.topology_region, options.topology_zone) if by_place else None,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from nsqd.broker import Broker
-from nsqd.stats.remaining import what_is_left
+from nsqd.stats.remaining import remaining
 from nsqkit.logging import get_logger
 
 __all__ = ["REFUSAL", "Drain"]
@@ -68,12 +68,12 @@ class Drain:
         await self._begun.wait()
         with trio.move_on_after(self._timeout):
             tell_at = trio.current_time() + TELL_EVERY
-            while next(what_is_left(self._broker), None) is not None or self._answers_wait():
+            while next(remaining(self._broker), None) is not None or self._answers_wait():
                 await trio.sleep(LOOK_EVERY)
                 if trio.current_time() >= tell_at:
                     tell_at += TELL_EVERY
                     log.info("drain: %s", self._tell())
-        if next(what_is_left(self._broker), None) is None:
+        if next(remaining(self._broker), None) is None:
             log.info("drain: nothing is left; stopping")
         else:
             log.warning(
@@ -83,9 +83,9 @@ class Drain:
         self._stop()
 
     def _tell(self) -> str:
-        left = list(what_is_left(self._broker))
+        left = list(remaining(self._broker))
         text = f"messages left: {sum(each.messages for each in left)}"
-        stuck = [f"{each.topic}/{each.channel or '-'}: {each.stuck}" for each in left if each.stuck]
+        stuck = [f"{each.topic}/{each.channel or '-'}: {each.blocked_by}" for each in left if each.blocked_by]
         if stuck:
             text += f", not going by themselves: {', '.join(stuck[:NAMED])}"
         return text + (f" and {len(stuck) - NAMED} more places" if len(stuck) > NAMED else "")

@@ -44,7 +44,7 @@ class Rounds:
     def __init__(self, broker: Broker, context: Context, on_fatal: Callable[[OSError], None]) -> None:
         self.broker = broker
         self.context = context
-        context.look_at_clock = self.begin
+        context.refresh_clock = self.begin
         self.awake: list[Connection] = []  # who has something to send
         self.more = False  # messages are left to hand out, without anything having to happen first
         self.input_waits: Callable[[], bool] = lambda: (
@@ -143,7 +143,7 @@ class Rounds:
                 self.begin()
                 self.broker.fire_timers()
                 self.end()
-            await self.go_on()
+            await self.run_pending()
 
     async def _read_first(self) -> None:
         """What came in while nobody looked (the process was stopped) comes before what has timed out meanwhile."""
@@ -152,7 +152,7 @@ class Rounds:
             while self.input_waits():
                 await trio.lowlevel.checkpoint()
 
-    async def go_on(self) -> None:
+    async def run_pending(self) -> None:
         """Rounds without input, while there is something to hand out or a snapshot to write."""
         while self.more or self.broker.snapshots:
             await trio.lowlevel.checkpoint()
@@ -186,4 +186,4 @@ class Rounds:
         if self.broker.synced != self._synced:
             self._after_sync()
         self.end()
-        await self.go_on()
+        await self.run_pending()

@@ -2,12 +2,12 @@
 
 from nsqd.broker.broker import Broker, Listener
 from nsqd.broker.channel import Channel
-from nsqd.broker.common import BrokerOptions
+from nsqd.broker.context import BrokerOptions
 from nsqd.broker.errors import NotFound, NotInFlight, NotOwner, Refused
+from nsqd.broker.locality import Locality, Topology
 from nsqd.broker.outbox import Client, Outbox
 from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic import Topic
-from nsqd.broker.topology import Nearness, Place
 
 __all__ = [
     "Broker",
@@ -15,13 +15,13 @@ __all__ = [
     "Channel",
     "Client",
     "Listener",
-    "Nearness",
+    "Locality",
     "NotFound",
     "NotInFlight",
     "NotOwner",
     "Outbox",
-    "Place",
     "Refused",
     "Subscription",
     "Topic",
+    "Topology",
 ]

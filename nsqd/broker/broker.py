@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 
 from nsqd.broker.channel import Channel
-from nsqd.broker.common import BrokerOptions, Common, Pumping
+from nsqd.broker.context import BrokerContext, BrokerOptions, Pumping
 from nsqd.broker.ephemeral_topic import EphemeralTopic
 from nsqd.broker.errors import NotFound, Refused
 from nsqd.broker.log_topic import LogTopic
@@ -45,7 +45,7 @@ class Listener:
     def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
 
 
-class Broker(Common):
+class Broker(BrokerContext):
     """Topics by name. Not thread-safe: everything is called from one thread."""
 
     def __init__(self, store: Store, options: BrokerOptions, now: float, wall_ns: int) -> None:
@@ -59,7 +59,7 @@ class Broker(Common):
         for name, recovered in store.topics(wall_ns):
             topic = LogTopic.restore(self, name, recovered, wall_ns)
             self._add(topic)
-            self.look_after(topic.keeper)
+            self.schedule_maintenance(topic.retention)
         self.timers.set(self, now + HOUSEKEEPING_EVERY)
 
     # --- topics
@@ -186,9 +186,9 @@ class Broker(Common):
         if was_full and not self.store.full:
             log.info("disk: there is room again, publishing goes on")
         busy, self._busy = self._busy, {}
-        for keeper in busy:
-            if keeper.keep_house():
-                self._busy[keeper] = None
+        for retention in busy:
+            if retention.maintain():
+                self._busy[retention] = None
         self._sync_by_time(now)
 
     def _sync_by_time(self, now: float) -> None:

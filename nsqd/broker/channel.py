@@ -26,11 +26,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING
 
-from nsqd.broker.common import Common
+from nsqd.broker.context import BrokerContext
 from nsqd.broker.latency import ChannelLatency
+from nsqd.broker.locality import LocalFirst, Locality, WaitingQueue
 from nsqd.broker.oldest import PublishTime
 from nsqd.broker.subscription import InFlight, Subscription
-from nsqd.broker.topology import HungryQueue, NearestFirst, Nearness
 from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
 
 if TYPE_CHECKING:
@@ -52,17 +52,17 @@ class Channel:
     # With more than 30 attributes Python would give each channel a dict of its own: twice the memory to go through.
     __slots__ = (
         "__weakref__",
-        "_departed_deliveries",
+        "_deliveries_to_disconnected",
         "_due",
-        "_hungry",
-        "_lost_once",
+        "_redelivered_after_disconnect",
         "_requeued_turn",
+        "_waiting",
         "alarm_at",
         "broker",
         "damaged_count",
         "deferred",
         "delivery_count",
-        "departed",
+        "disconnected",
         "dropped_count",
         "finish_count",
         "latency",
@@ -77,19 +77,19 @@ class Channel:
         "topic_name",
     )
 
-    def __init__(self, broker: Common, topic_name: str, name: str) -> None:
+    def __init__(self, broker: BrokerContext, topic_name: str, name: str) -> None:
         self.broker = broker
         self.timers: Timers = broker.timers
         self.topic_name = topic_name
         self.name = name
         self.paused = False
         self.subscriptions: dict[Subscription, None] = {}
-        self.departed: dict[Subscription, None] = {}
+        self.disconnected: dict[Subscription, None] = {}
         self.requeued: deque[Entry] = deque()
         self.deferred: dict[int, tuple[int, float, bytes | None]] = {}  # number -> attempts, due, frame
         self._due: list[tuple[float, int]] = []
-        self._hungry: HungryQueue = NearestFirst() if broker.options.place else OrderedDict()
-        self._lost_once: set[int] = set()
+        self._waiting: WaitingQueue = LocalFirst() if broker.options.topology else OrderedDict()
+        self._redelivered_after_disconnect: set[int] = set()
         self._requeued_turn = False
         self.alarm_at = math.inf
         self.message_count = 0  # entered from the topic
@@ -99,7 +99,7 @@ class Channel:
         self.dropped_count = 0  # by emptying, by sampling out, by an ephemeral queue that was full
         self.damaged_count = 0  # lost by the disk
         self.delivery_count = 0
-        self._departed_deliveries = [0 for _ in Nearness]  # to those who have left
+        self._deliveries_to_disconnected = [0 for _ in Locality]  # to those who have left
         window = broker.options.latency_window
         self.latency = ChannelLatency(window, broker.now) if window else None
 
@@ -127,11 +127,11 @@ class Channel:
         """The frame of a requeued message; None while it is being read."""
         raise NotImplementedError
 
-    def _settled(self, numbers: list[int]) -> None:
+    def _settled(self, seqs: list[int]) -> None:
         """These are gone for good. May sort the list."""
         raise NotImplementedError
 
-    def _parked(self, number: int, attempts: int, delay: float) -> None:
+    def _awaits_redelivery(self, seq: int, attempts: int, delay: float) -> None:
         """This one waits for another delivery, in `delay` seconds."""
         raise NotImplementedError
 
@@ -153,40 +153,40 @@ class Channel:
     @property
     def in_flight_count(self) -> int:
         return sum(len(s.in_flight) for s in self.subscriptions) + sum(
-            len(s.in_flight) for s in self.departed
+            len(s.in_flight) for s in self.disconnected
         )
 
-    def deliveries_to(self, nearness: Nearness) -> int:
+    def deliveries_to(self, locality: Locality) -> int:
         """How many of the deliveries went to consumers there. Without topology-aware consumption all are elsewhere."""
-        if self.broker.options.place is None:
-            return self.delivery_count if nearness is Nearness.ELSEWHERE else 0
-        present = sum(s.message_count for s in self.subscriptions if s.nearness is nearness)
-        return self._departed_deliveries[nearness] + present
+        if self.broker.options.topology is None:
+            return self.delivery_count if locality is Locality.REMOTE else 0
+        present = sum(s.message_count for s in self.subscriptions if s.locality is locality)
+        return self._deliveries_to_disconnected[locality] + present
 
     def in_flight_entries(self) -> Iterator[InFlight]:
-        for subscription in (*self.subscriptions, *self.departed):
+        for subscription in (*self.subscriptions, *self.disconnected):
             yield from list(subscription.in_flight.values())
 
     def has_in_flight(self, message_id: bytes) -> bool:
         """Whether some client has it; a few are asked, for a flood of bad ids must cost little."""
-        owners = islice(chain(self.subscriptions, self.departed), OWNERS_ASKED)
+        owners = islice(chain(self.subscriptions, self.disconnected), OWNERS_ASKED)
         return any(message_id in owner.in_flight for owner in owners)
 
     # --- sharing out
 
-    def feed(self, subscription: Subscription) -> None:
+    def offer(self, subscription: Subscription) -> None:
         """A subscription may have room now: it takes part in the next pump."""
-        if not subscription.hungry and subscription.room > 0:
-            subscription.hungry = True
-            self._hungry[subscription] = None
-        if subscription.hungry:
+        if not subscription.waiting and subscription.room > 0:
+            subscription.waiting = True
+            self._waiting[subscription] = None
+        if subscription.waiting:
             self.broker.pump_soon(self)
 
     def pump(self) -> None:
         """Hand out what is ready to those who have room; `PUMP_BYTES` at the most, then others have their turn."""
-        hungry, budget = self._hungry, PUMP_BYTES
+        waiting, budget = self._waiting, PUMP_BYTES
         share = turns = 0
-        while hungry and not self.paused:
+        while waiting and not self.paused:
             ready = self.depth
             if ready <= 0:
                 return
@@ -194,22 +194,22 @@ class Channel:
                 self.broker.pump_soon(self)
                 return
             if not turns:  # once a lap: shares that shrink with what is left would favour the first
-                turns = len(hungry)
+                turns = len(waiting)
                 share = max(1, ready // turns)
             turns -= 1
-            subscription = hungry.popitem(last=False)[0]
+            subscription = waiting.popitem(last=False)[0]
             room = subscription.room
             if room > 0:
                 before = subscription.outbox.size
                 if not self._serve(subscription, min(room, share)):
-                    hungry[subscription] = None
-                    hungry.move_to_end(subscription, last=False)
+                    waiting[subscription] = None
+                    waiting.move_to_end(subscription, last=False)
                     return  # bodies are being read; the pump is called again then
                 budget -= subscription.outbox.size - before + 1
                 if subscription.room > 0:
-                    hungry[subscription] = None
+                    waiting[subscription] = None
                     continue
-            subscription.hungry = False
+            subscription.waiting = False
 
     def _serve(self, subscription: Subscription, limit: int) -> bool:
         """One turn of one subscription. False when nothing could be had."""
@@ -271,14 +271,14 @@ class Channel:
         now = self.broker.now
         deadline, limit = now + subscription.timeout, now + self.broker.max_msg_timeout
         frames, dropped, keep, latency = [], [], self._keep_frames(), self.latency
-        for number, attempts, frame in entries:
+        for seq, attempts, frame in entries:
             if subscription.sampled_out():
-                dropped.append(number)
+                dropped.append(seq)
                 continue
             if latency is not None:
-                latency.handed_out((number,), (frame,))
+                latency.handed_out((seq,), (frame,))
             out = frame if attempts == 1 else with_attempts(frame, attempts)
-            subscription.in_flight[frame[ID]] = (number, attempts, deadline, limit, out if keep else None)
+            subscription.in_flight[frame[ID]] = (seq, attempts, deadline, limit, out if keep else None)
             frames.append(out)
         if dropped:
             self.dropped_count += len(dropped)
@@ -295,41 +295,41 @@ class Channel:
 
     # --- answers
 
-    def finished(self, numbers: list[int]) -> None:
+    def finished(self, seqs: list[int]) -> None:
         """A client finished these. May sort the list."""
-        self.finish_count += len(numbers)
+        self.finish_count += len(seqs)
         if self.latency is not None:
-            self.latency.finished(numbers, self.broker.now, self.broker.wall_ns)
-        self._gone(numbers)
+            self.latency.finished(seqs, self.broker.now, self.broker.wall_ns)
+        self._gone(seqs)
 
-    def _gone(self, numbers: list[int]) -> None:
+    def _gone(self, seqs: list[int]) -> None:
         """Nobody waits for these any more. May sort the list."""
-        if self._lost_once:
-            self._lost_once.difference_update(numbers)
-        self._settled(numbers)
+        if self._redelivered_after_disconnect:
+            self._redelivered_after_disconnect.difference_update(seqs)
+        self._settled(seqs)
 
-    def put_back(self, entry: InFlight, delay: float) -> None:
+    def requeue(self, entry: InFlight, delay: float) -> None:
         """A delivery that came to nothing: it is handed out again, in `delay` seconds."""
-        number, attempts, _, _, frame = entry
+        seq, attempts, _, _, frame = entry
         if self.latency is not None:
-            self.latency.came_back(number)
-        self._parked(number, attempts, delay)
+            self.latency.forget(seq)
+        self._awaits_redelivery(seq, attempts, delay)
         if delay > 0:
-            self.defer(number, attempts, self.now + delay, frame)
+            self.defer(seq, attempts, self.now + delay, frame)
         else:
-            self.requeued.append((number, attempts, frame))
+            self.requeued.append((seq, attempts, frame))
             self.broker.pump_soon(self)
 
     def timed_out(self, entry: InFlight) -> None:
         self.timeout_count += 1
-        self.put_back(entry, 0)
+        self.requeue(entry, 0)
 
     # --- time
 
-    def defer(self, number: int, attempts: int, due: float, frame: bytes | None) -> None:
+    def defer(self, seq: int, attempts: int, due: float, frame: bytes | None) -> None:
         """Not before `due`."""
-        self.deferred[number] = (attempts, due, frame)
-        heapq.heappush(self._due, (due, number))
+        self.deferred[seq] = (attempts, due, frame)
+        heapq.heappush(self._due, (due, seq))
         if due < self.alarm_at:
             self.timers.set(self, due)
 
@@ -337,11 +337,11 @@ class Channel:
         """Hand over what has become due."""
         due, deferred = self._due, self.deferred
         while due and due[0][0] <= now:
-            when, number = heapq.heappop(due)
-            entry = deferred.get(number)
+            when, seq = heapq.heappop(due)
+            entry = deferred.get(seq)
             if entry is not None and entry[1] == when:
-                del deferred[number]
-                self.requeued.append((number, entry[0], entry[2]))
+                del deferred[seq]
+                self.requeued.append((seq, entry[0], entry[2]))
         if due:
             self.timers.set(self, due[0][0])
         self.broker.pump_soon(self)
@@ -351,33 +351,33 @@ class Channel:
     def join(self, subscription: Subscription) -> None:
         self.subscriptions[subscription] = None
 
-    def leave(self, subscription: Subscription, unsent: set[bytes]) -> None:
+    def detach(self, subscription: Subscription, unsent: set[bytes]) -> None:
         """A connection has ended. `unsent`: ids of messages that the socket never took."""
         if self.subscriptions.pop(subscription, 0) == 0:
             return  # the channel went first
         subscription.gone = True
-        subscription.hungry = False
-        self._hungry.pop(subscription, None)
-        self._departed_deliveries[subscription.nearness] += subscription.message_count
+        subscription.waiting = False
+        self._waiting.pop(subscription, None)
+        self._deliveries_to_disconnected[subscription.locality] += subscription.message_count
         back: list[Entry] = []
         keep: dict[bytes, InFlight] = {}
         for message_id, entry in subscription.in_flight.items():
-            number, attempts, _, _, frame = entry
+            seq, attempts, _, _, frame = entry
             if message_id in unsent:
-                back.append((number, attempts - 1, frame))
+                back.append((seq, attempts - 1, frame))
                 if self.latency is not None:
-                    self.latency.came_back(number)
+                    self.latency.forget(seq)
                 if attempts > 1:  # a snapshot in the making may have looked for it here and there in vain
-                    self._parked(number, attempts - 1, 0)
-            elif number in self._lost_once:
+                    self._awaits_redelivery(seq, attempts - 1, 0)
+            elif seq in self._redelivered_after_disconnect:
                 keep[message_id] = entry
             else:
-                self._lost_once.add(number)
+                self._redelivered_after_disconnect.add(seq)
                 self.timed_out(entry)
         subscription.in_flight = keep
         self.requeued.extendleft(reversed(back))
         if keep:
-            self.departed[subscription] = None
+            self.disconnected[subscription] = None
         else:
             self.timers.cancel(subscription)
         if back:
@@ -385,23 +385,23 @@ class Channel:
 
     def forget(self, subscription: Subscription) -> None:
         """A departed subscription has nothing in flight any more."""
-        self.departed.pop(subscription, None)
+        self.disconnected.pop(subscription, None)
 
     def _clear(self) -> int:
         """Drop what is in flight, requeued and deferred; returns how many that were."""
         count = len(self.requeued) + len(self.deferred)
-        for subscription in (*self.subscriptions, *self.departed):
+        for subscription in (*self.subscriptions, *self.disconnected):
             count += len(subscription.in_flight)
             subscription.in_flight.clear()
-        self.departed.clear()
+        self.disconnected.clear()
         self.requeued.clear()
         self.deferred.clear()
         self._due.clear()
-        self._lost_once.clear()
+        self._redelivered_after_disconnect.clear()
         if self.latency is not None:
             self.latency.clear()
         for subscription in self.subscriptions:
-            self.feed(subscription)
+            self.offer(subscription)
         return count
 
     def close(self) -> None:
@@ -413,11 +413,11 @@ class Channel:
             subscription.gone = True
             subscription.in_flight.clear()
             subscription.outbox.client.disconnect()
-        for subscription in self.departed:
+        for subscription in self.disconnected:
             subscription.in_flight.clear()
         self.subscriptions.clear()
-        self.departed.clear()
-        self._hungry.clear()
+        self.disconnected.clear()
+        self._waiting.clear()
         self.requeued.clear()
         self.deferred.clear()
         self._due.clear()

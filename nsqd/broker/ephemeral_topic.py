@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from nsqd.broker.channel import Channel
-from nsqd.broker.common import Common
+from nsqd.broker.context import BrokerContext
 from nsqd.broker.ephemeral_channel import EphemeralChannel
 from nsqd.broker.latency import published_ns
 from nsqd.broker.oldest import PublishTime
@@ -18,7 +18,7 @@ __all__ = ["EphemeralTopic"]
 class EphemeralTopic(Topic):
     """A topic in memory. While it does not flow it keeps at most `mem-queue-size` messages, the oldest ones."""
 
-    def __init__(self, broker: Common, name: str) -> None:
+    def __init__(self, broker: BrokerContext, name: str) -> None:
         super().__init__(broker, name)
         self._backlog: deque[tuple[bytes, int | None]] = deque()
         self._backlog_bytes = 0

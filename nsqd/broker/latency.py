@@ -33,23 +33,23 @@ class ChannelLatency:
         self._older, self._younger = Sketch(), Sketch()
         self._published: dict[int, int] = {}  # of what is in flight, by number
 
-    def handed_out(self, numbers: Iterable[int], frames: Iterable[bytes]) -> None:
+    def handed_out(self, seqs: Iterable[int], frames: Iterable[bytes]) -> None:
         """These are in flight from now on."""
-        self._published.update(zip(numbers, map(published_ns, frames), strict=False))
+        self._published.update(zip(seqs, map(published_ns, frames), strict=False))
 
-    def came_back(self, number: int) -> None:
+    def forget(self, seq: int) -> None:
         """It was not finished."""
-        self._published.pop(number, None)
+        self._published.pop(seq, None)
 
     def clear(self) -> None:
         """Nothing is in flight any more. What was measured stays."""
         self._published.clear()
 
-    def finished(self, numbers: list[int], now: float, wall_ns: int) -> None:
+    def finished(self, seqs: list[int], now: float, wall_ns: int) -> None:
         """A clock on the wall that was set back makes no negative times."""
         self._turn(now)
         take = self._published.pop
-        self._younger.extend([max(0, wall_ns - take(number, wall_ns)) for number in numbers])
+        self._younger.extend([max(0, wall_ns - take(seq, wall_ns)) for seq in seqs])
 
     def samples(self, now: float) -> Sketch:
         """All of the window: a sketch of its own, in nanoseconds."""

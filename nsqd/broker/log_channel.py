@@ -17,10 +17,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from nsqd.broker.channel import TURN_BYTES, Channel, Entry
+from nsqd.broker.log_reader import FETCH_AHEAD, LogReader
 from nsqd.broker.oldest import Oldest, PublishTime
-from nsqd.broker.reading import FETCH_AHEAD, Reader
 from nsqd.log.ranges import RangeSet, runs
-from nsqd.log.state import Change, ChannelState, Code, Parked, flat_runs
+from nsqd.log.state import AwaitingRedelivery, Change, ChannelState, Code, flat_runs
 
 if TYPE_CHECKING:
     from nsqd.broker.log_topic import LogTopic
@@ -35,7 +35,7 @@ class LogChannel(Channel):
         "_finished",
         "_oldest",
         "_unwritten",
-        "_unwritten_parked",
+        "_unwritten_awaiting",
         "cursor",
         "generation",
         "reader",
@@ -52,11 +52,11 @@ class LogChannel(Channel):
         self.skip = RangeSet()
         self.settled = RangeSet()
         self.settled.add(0, start)
-        self.reader = Reader(topic, self._wake)
+        self.reader = LogReader(topic, self._wake)
         self._oldest = Oldest(topic)
         self._finished: list[int] = []  # since the last append
         self._unwritten = RangeSet()  # settled, but no append has said so yet
-        self._unwritten_parked: dict[int, Parked] = {}
+        self._unwritten_awaiting: dict[int, AwaitingRedelivery] = {}
 
     @classmethod
     def restore(cls, topic: LogTopic, state: ChannelState, wall_ns: int) -> LogChannel:
@@ -66,24 +66,24 @@ class LogChannel(Channel):
         channel.settled = state.settled
         channel.damaged_count = state.damaged
         channel.cursor = min(
-            channel.floor, topic.mark
+            channel.floor, topic.high_watermark
         )  # numbers that were given up may be settled behind the mark
         for start, end in state.settled:
-            channel.skip.add(max(start, channel.cursor), min(end, topic.mark))
-        if state.parked:
-            for start, end in runs(list(state.parked)):
+            channel.skip.add(max(start, channel.cursor), min(end, topic.high_watermark))
+        if state.awaiting_redelivery:
+            for start, end in runs(list(state.awaiting_redelivery)):
                 channel.skip.add(max(start, channel.cursor), end)
-            for number in sorted(state.parked):
-                channel._restore_parked(number, *state.parked[number], wall_ns)
+            for seq in sorted(state.awaiting_redelivery):
+                channel._restore_awaiting(seq, *state.awaiting_redelivery[seq], wall_ns)
         return channel
 
-    def _restore_parked(self, number: int, attempts: int, due_ns: int, wall_ns: int) -> None:
+    def _restore_awaiting(self, seq: int, attempts: int, due_ns: int, wall_ns: int) -> None:
         delay = (due_ns - wall_ns) / 1e9
         if due_ns == 0 or delay <= 0:
-            self.requeued.append((number, attempts, None))
+            self.requeued.append((seq, attempts, None))
         else:
             delay = min(delay, self.broker.max_delay)  # a clock that leapt must not hide a message for years
-            self.defer(number, attempts, self.now + delay, None)
+            self.defer(seq, attempts, self.now + delay, None)
 
     def _wake(self) -> None:
         self.broker.pump_soon(self)
@@ -98,24 +98,24 @@ class LogChannel(Channel):
 
     @property
     def fresh(self) -> int:
-        return self.topic.mark - self.cursor - self.skip.count
+        return self.topic.high_watermark - self.cursor - self.skip.count
 
     @property
     def backend_depth(self) -> int:
         base = self.topic.window.base
-        end = min(base, self.topic.mark)
+        end = min(base, self.topic.high_watermark)
         fresh = max(0, end - self.cursor - self.skip.count_between(self.cursor, end))
-        requeued = sum(1 for number, _, _ in islice(self.requeued, 10_000) if number < base)
+        requeued = sum(1 for seq, _, _ in islice(self.requeued, 10_000) if seq < base)
         return min(fresh + requeued, self.depth)
 
     def oldest(self) -> PublishTime:
-        number = self.settled.end_of(0)
-        return self._oldest.ask(number) if number < self.topic.mark else None
+        seq = self.settled.end_of(0)
+        return self._oldest.ask(seq) if seq < self.topic.high_watermark else None
 
     # --- where messages come from
 
     def _take_fresh(self, limit: int) -> tuple[int, list[bytes]] | None:
-        cursor, stop = self.cursor, self.topic.mark
+        cursor, stop = self.cursor, self.topic.high_watermark
         if self.skip:
             start, end = self.skip.first_range()
             if start <= cursor:
@@ -140,12 +140,12 @@ class LogChannel(Channel):
         return cursor, frames
 
     def _body(self, entry: Entry) -> bytes | None:
-        number = entry[0]
-        frame = self.reader.get(number, (e[0] for e in islice(self.requeued, FETCH_AHEAD)))
-        if frame is None and self.reader.is_lost(number):
+        seq = entry[0]
+        frame = self.reader.get(seq, (e[0] for e in islice(self.requeued, FETCH_AHEAD)))
+        if frame is None and self.reader.is_lost(seq):
             self.requeued.popleft()
             self.damaged_count += 1
-            self._gone([number])
+            self._gone([seq])
             self.broker.pump_soon(self)
         return frame
 
@@ -154,25 +154,25 @@ class LogChannel(Channel):
 
     # --- what the mark brings
 
-    def entered(self, count: int) -> None:
+    def advanced(self, count: int) -> None:
         """The mark moved over this many messages."""
         self.message_count += count
-        if self._hungry:
+        if self._waiting:
             self.broker.pump_soon(self)
 
-    def entered_deferred(self, number: int, due: float) -> None:
-        """The mark moved over a deferred message (counted by `entered`)."""
-        self.skip.add(number, number + 1)
-        self.defer(number, 0, due, None)
+    def entered_deferred(self, seq: int, due: float) -> None:
+        """The mark moved over a deferred message (counted by `advanced`)."""
+        self.skip.add(seq, seq + 1)
+        self.defer(seq, 0, due, None)
 
-    def void(self, start: int, end: int) -> None:
+    def skip_aborted(self, start: int, end: int) -> None:
         """The mark moved over numbers that never were messages."""
         self.settled.add(start, end)
         self.skip.add(max(start, self.cursor), end)
 
     def lose(self, start: int, end: int, damaged: bool) -> None:
         """Numbers that nobody can deliver any more: what of them is still fresh goes."""
-        start, end = max(start, self.cursor), min(end, self.topic.mark)
+        start, end = max(start, self.cursor), min(end, self.topic.high_watermark)
         for gap_start, gap_end in self.skip.gaps(start, end):  # the rest waits elsewhere, or is settled
             self.skip.add(gap_start, gap_end)
             self.settled.add(gap_start, gap_end)
@@ -183,13 +183,13 @@ class LogChannel(Channel):
 
     # --- what changes
 
-    def _settled(self, numbers: list[int]) -> None:
-        self._finished += numbers
+    def _settled(self, seqs: list[int]) -> None:
+        self._finished += seqs
         self.topic.changed(self)
 
-    def _parked(self, number: int, attempts: int, delay: float) -> None:
+    def _awaits_redelivery(self, seq: int, attempts: int, delay: float) -> None:
         due_ns = self.broker.wall_ns + int(delay * 1e9) if delay > 0 else 0
-        self._unwritten_parked[number] = (attempts, due_ns)
+        self._unwritten_awaiting[seq] = (attempts, due_ns)
         self.topic.changed(self)
 
     def collect_changes(self, full: bool) -> list[Change]:
@@ -202,10 +202,10 @@ class LogChannel(Channel):
             self._finished = []
         if self._unwritten:
             changes.append((Code.FINISHED, self.generation, *flat_runs(self._unwritten)))
-        if self._unwritten_parked and not full:
+        if self._unwritten_awaiting and not full:
             items: list[int] = []
-            for number, (attempts, due_ns) in self._unwritten_parked.items():
-                items += (number, attempts, due_ns)
+            for seq, (attempts, due_ns) in self._unwritten_awaiting.items():
+                items += (seq, attempts, due_ns)
             changes.append((Code.PARKED, self.generation, *items))
         return changes
 
@@ -214,26 +214,26 @@ class LogChannel(Channel):
         if self._unwritten:
             self._unwritten = RangeSet()
         if not full:
-            self._unwritten_parked.clear()
+            self._unwritten_awaiting.clear()
 
     @property
     def has_unwritten(self) -> bool:
-        return bool(self._unwritten or self._unwritten_parked)
+        return bool(self._unwritten or self._unwritten_awaiting)
 
-    def park_in_flight(self) -> None:
+    def requeue_in_flight(self) -> None:
         """An orderly stop: what is in flight is journaled with its attempts."""
-        for number, attempts, _, _, _ in self.in_flight_entries():
-            self._parked(number, attempts, 0)
+        for seq, attempts, _, _, _ in self.in_flight_entries():
+            self._awaits_redelivery(seq, attempts, 0)
 
     def empty(self) -> None:
         """Drop everything up to the mark. The record is the topic's business."""
         self.dropped_count += self._clear() + self.fresh
-        self.cursor = self.topic.mark
+        self.cursor = self.topic.high_watermark
         self.skip.discard_below(self.cursor)
         self.settled.add(0, self.cursor)
         self._finished = []
         self._unwritten = RangeSet()
-        self._unwritten_parked.clear()
+        self._unwritten_awaiting.clear()
         self.reader.close()
 
     def close(self) -> None:

@@ -16,18 +16,18 @@ from collections.abc import Iterable
 from itertools import islice
 
 from nsqd.broker.channel import Channel
-from nsqd.broker.common import Common
+from nsqd.broker.context import BrokerContext
 from nsqd.broker.ephemeral_channel import EphemeralChannel
 from nsqd.broker.errors import Refused
-from nsqd.broker.keeper import Keeper
 from nsqd.broker.log_channel import LogChannel
 from nsqd.broker.oldest import Oldest, PublishTime
+from nsqd.broker.retention import Retention
 from nsqd.broker.topic import Topic
 from nsqd.broker.window import Window
 from nsqd.log.ranges import RangeSet
 from nsqd.log.recovery import Recovered
 from nsqd.log.state import Change, Code
-from nsqd.log.topic_log import Batch, Piece, TopicLog
+from nsqd.log.topic_log import Batch, ReadResult, TopicLog
 from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["LogTopic"]
@@ -36,54 +36,54 @@ __all__ = ["LogTopic"]
 class LogTopic(Topic):
     """A topic on disk."""
 
-    def __init__(self, broker: Common, name: str, log: TopicLog) -> None:
+    def __init__(self, broker: BrokerContext, name: str, log: TopicLog) -> None:
         super().__init__(broker, name)
         self.log = log
-        self.mark = log.end
+        self.high_watermark = log.end
         self.window = Window(log.end, broker.mem_queue_size, broker.window_budget)
-        self.voids = RangeSet()  # numbers behind the mark that never were messages
+        self.aborted = RangeSet()  # numbers behind the mark that never were messages
         self.deferred: dict[int, int] = {}  # behind the mark: number -> delay in ns
         self._changed: dict[LogChannel, None] = {}
         self._last_generation = 0
         self._noted_damage: set[tuple[str, int]] = set()
-        self.keeper = Keeper(self)
+        self.retention = Retention(self)
         self._oldest = Oldest(self)
 
     @classmethod
-    def restore(cls, broker: Common, name: str, recovered: Recovered, wall_ns: int) -> LogTopic:
+    def restore(cls, broker: BrokerContext, name: str, recovered: Recovered, wall_ns: int) -> LogTopic:
         """As recovery found it."""
         state = recovered.state
         topic = cls(broker, name, recovered.log)
-        topic.mark, topic.paused = min(state.mark, state.end), state.paused
+        topic.high_watermark, topic.paused = min(state.high_watermark, state.end), state.paused
         topic.deferred, topic._last_generation = state.deferred, state.last_generation
-        topic.voids = state.voids
-        topic.voids.discard_below(topic.mark)
-        topic.started = not (broker.options.has_registries and topic.log.end > topic.mark == 0)
+        topic.aborted = state.aborted
+        topic.aborted.discard_below(topic.high_watermark)
+        topic.started = not (broker.options.has_registries and topic.log.end > topic.high_watermark == 0)
         for channel_state in state.channels.values():
             channel = LogChannel.restore(topic, channel_state, wall_ns)
             topic.channels[channel.name] = channel
-        for number in [n for n in state.deferred if n < topic.mark]:  # the record of the mark was lost
-            topic._enter_deferred(number, None)
+        for seq in [n for n in state.deferred if n < topic.high_watermark]:  # the record of the mark was lost
+            topic._enter_deferred(seq, None)
         if recovered.damage:
             lost: list[Change] = [
                 (Code.LOST, d.first, d.end, True) for d in recovered.damage if d.end > d.first
             ]
-            topic.keeper.want_snapshot()  # so that the next start need not look at it again
+            topic.retention.want_snapshot()  # so that the next start need not look at it again
             topic._try_change(lost)
-        if topic.flowing and topic.mark < topic.log.end:
+        if topic.flowing and topic.high_watermark < topic.log.end:
             topic._try_change(topic._flow())
         return topic
 
     @property
     def depth(self) -> int:
-        return self.log.end - self.mark - self.voids.count
+        return self.log.end - self.high_watermark - self.aborted.count
 
     @property
     def backend_depth(self) -> int:
-        return max(0, min(self.depth, self.window.base - self.mark))
+        return max(0, min(self.depth, self.window.base - self.high_watermark))
 
     def oldest(self) -> PublishTime:
-        return self._oldest.ask(self.voids.end_of(self.mark)) if self.depth else None
+        return self._oldest.ask(self.aborted.end_of(self.high_watermark)) if self.depth else None
 
     # --- the append of a round
 
@@ -115,7 +115,7 @@ class LogTopic(Topic):
             self._commit_failed(error, batches, first)
             self._still_changed(changed)
             return
-        self.broker.wrote(self.log, self.keeper, self.log.end - first)
+        self.broker.wrote(self.log, self.retention, self.log.end - first)
         if changed:
             for channel in changed:
                 channel.changes_written(full)
@@ -128,7 +128,7 @@ class LogTopic(Topic):
         for channel in channels:
             if channel.has_unwritten:
                 self._changed[channel] = None
-                self.broker.look_after(self.keeper)
+                self.broker.schedule_maintenance(self.retention)
 
     def _commit_failed(self, error: OSError, batches: list[Batch], first: int) -> None:
         self.broker.note_write_error(self.name, error)
@@ -137,45 +137,43 @@ class LogTopic(Topic):
         self._count(batches, -1)
         if self.log.end > first:
             self.window.reset(self.log.end)
-            self.voids.add(first, self.log.end)
+            self.aborted.add(first, self.log.end)
             if self.flowing:
                 self._pass_voids(self.log.end)
-                self.mark = self.log.end
+                self.high_watermark = self.log.end
 
     def _written(self, batches: list[Batch], first: int, flowing: bool) -> None:
-        end, number = self.log.end, first
+        end, seq = self.log.end, first
         if flowing:
-            self.mark = end
+            self.high_watermark = end
         for batch in batches:
             self.window.extend(batch.frames, batch.size)
             if batch.delays is not None:
-                self.deferred.update(
-                    zip(range(number, number + len(batch.frames)), batch.delays, strict=True)
-                )
+                self.deferred.update(zip(range(seq, seq + len(batch.frames)), batch.delays, strict=True))
             if flowing:
-                self._enter(number, batch)
-            number += len(batch.frames)
+                self._enter(seq, batch)
+            seq += len(batch.frames)
 
     def _enter(self, first: int, batch: Batch) -> None:
         """Messages that were just written go to every channel."""
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
-                channel.entered(len(batch.frames))
+                channel.advanced(len(batch.frames))
             elif batch.delays is None:
                 assert isinstance(channel, EphemeralChannel)
                 channel.enqueue(first, batch.frames)
         if batch.delays is not None:
-            for number, frame in enumerate(batch.frames, first):
-                self._enter_deferred(number, frame)
+            for seq, frame in enumerate(batch.frames, first):
+                self._enter_deferred(seq, frame)
 
-    def _enter_deferred(self, number: int, frame: bytes | None) -> None:
+    def _enter_deferred(self, seq: int, frame: bytes | None) -> None:
         """The mark has passed a deferred message: its time begins now."""
-        due = self.broker.now + self.deferred.pop(number) / 1e9
+        due = self.broker.now + self.deferred.pop(seq) / 1e9
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
-                channel.entered_deferred(number, due)
+                channel.entered_deferred(seq, due)
             elif isinstance(channel, EphemeralChannel):
-                channel.enqueue_deferred(number, frame, due)
+                channel.enqueue_deferred(seq, frame, due)
 
     # --- changes of shape
 
@@ -189,7 +187,7 @@ class LogTopic(Topic):
         except OSError as error:
             self.broker.note_write_error(self.name, error)
             raise Refused(error.strerror or str(error)) from error
-        self.broker.wrote(self.log, self.keeper, 0)
+        self.broker.wrote(self.log, self.retention, 0)
 
     def _try_change(self, changes: list[Change]) -> None:
         """Write changes that recovery would come to by itself, if the disk takes them."""
@@ -198,38 +196,38 @@ class LogTopic(Topic):
 
     def _flow(self) -> list[Change]:
         """Move the mark to the end, for the channels that are there; returns the change that says so."""
-        mark, self.mark = self.mark, self.log.end
+        high_watermark, self.high_watermark = self.high_watermark, self.log.end
         change = (Code.MARK, self.log.end, self.broker.wall_ns)
-        elsewhere = RangeSet(self.voids)  # numbers that no queue gets: never messages, or deferred ones
-        messages = self.mark - mark - elsewhere.count
+        elsewhere = RangeSet(self.aborted)  # numbers that no queue gets: never messages, or deferred ones
+        messages = self.high_watermark - high_watermark - elsewhere.count
         self._pass_voids(self.log.end)
-        passed = sorted(number for number in self.deferred if number < self.log.end)
-        for number in passed:
-            elsewhere.add(number, number + 1)
+        passed = sorted(seq for seq in self.deferred if seq < self.log.end)
+        for seq in passed:
+            elsewhere.add(seq, seq + 1)
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
-                channel.entered(messages)
+                channel.advanced(messages)
             elif isinstance(channel, EphemeralChannel):
-                self._backlog_to(channel, mark, elsewhere)
-        for number in passed:
-            self._enter_deferred(number, self.window.get(number))
+                self._backlog_to(channel, high_watermark, elsewhere)
+        for seq in passed:
+            self._enter_deferred(seq, self.window.get(seq))
         for channel in self.channels.values():
             self.broker.pump_soon(channel)
         return [change]
 
-    def _backlog_to(self, channel: EphemeralChannel, mark: int, elsewhere: RangeSet) -> None:
-        waiting = self.log.end - mark - elsewhere.count
+    def _backlog_to(self, channel: EphemeralChannel, high_watermark: int, elsewhere: RangeSet) -> None:
+        waiting = self.log.end - high_watermark - elsewhere.count
         room = channel.room_for(waiting)
-        numbers = list(islice((n for n in range(mark, self.log.end) if n not in elsewhere), room))
-        channel.enqueue_backlog(numbers, waiting - len(numbers))
+        seqs = list(islice((n for n in range(high_watermark, self.log.end) if n not in elsewhere), room))
+        channel.enqueue_backlog(seqs, waiting - len(seqs))
 
-    def _pass_voids(self, mark: int) -> None:
+    def _pass_voids(self, high_watermark: int) -> None:
         """The mark is about to pass numbers that never were messages."""
-        for start, end in self.voids:
+        for start, end in self.aborted:
             for channel in self.channels.values():
-                if isinstance(channel, LogChannel) and start < mark:
-                    channel.void(start, min(end, mark))
-        self.voids.discard_below(mark)
+                if isinstance(channel, LogChannel) and start < high_watermark:
+                    channel.skip_aborted(start, min(end, high_watermark))
+        self.aborted.discard_below(high_watermark)
 
     def _make_channel(self, name: str) -> Channel:
         if not is_ephemeral(name):  # which writes nothing
@@ -241,13 +239,13 @@ class LogTopic(Topic):
             channel = EphemeralChannel(self.broker, self.name, name, self)
         else:
             self._last_generation += 1
-            channel = LogChannel(self, name, self._last_generation, self.mark)
-            changes.append((Code.CHANNEL_CREATED, channel.generation, name, self.mark))
-        if self.started and not self.paused and self.mark < self.log.end:
+            channel = LogChannel(self, name, self._last_generation, self.high_watermark)
+            changes.append((Code.CHANNEL_CREATED, channel.generation, name, self.high_watermark))
+        if self.started and not self.paused and self.high_watermark < self.log.end:
             changes.append((Code.MARK, self.log.end, self.broker.wall_ns))
         self._change(changes)
         self.channels[name] = channel
-        if self.flowing and self.mark < self.log.end:
+        if self.flowing and self.high_watermark < self.log.end:
             self._flow()
         self.broker.channel_created(self.name, channel)
         return channel
@@ -255,7 +253,7 @@ class LogTopic(Topic):
     def _set_paused(self, paused: bool) -> None:
         changes: list[Change] = [(Code.TOPIC_PAUSED, paused)]
         self.commit()
-        flows = not paused and self.started and bool(self.channels) and self.mark < self.log.end
+        flows = not paused and self.started and bool(self.channels) and self.high_watermark < self.log.end
         if flows:
             changes.append((Code.MARK, self.log.end, self.broker.wall_ns))
         self._change(changes)
@@ -265,7 +263,7 @@ class LogTopic(Topic):
 
     def start(self) -> None:
         self.commit()
-        if not self.paused and self.channels and self.mark < self.log.end:
+        if not self.paused and self.channels and self.high_watermark < self.log.end:
             self._change([(Code.MARK, self.log.end, self.broker.wall_ns)])
             self.started = True
             self._flow()
@@ -273,24 +271,24 @@ class LogTopic(Topic):
 
     def empty(self) -> None:
         self.commit()
-        start, end = self.mark, self.log.end
+        start, end = self.high_watermark, self.log.end
         if start == end:
             return
         waiting = self.depth
         self._change([(Code.TOPIC_EMPTIED, start, end)])
         self.dropped_count += waiting
-        self.mark = end
-        self.voids.discard_below(end)
+        self.high_watermark = end
+        self.aborted.discard_below(end)
         self.deferred.clear()
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
-                channel.void(start, end)
+                channel.skip_aborted(start, end)
 
     def empty_channel(self, name: str) -> None:
         channel = self.existing(name)
         if isinstance(channel, LogChannel):
             self.commit()
-            self._change([(Code.CHANNEL_EMPTIED, channel.generation, self.mark)])
+            self._change([(Code.CHANNEL_EMPTIED, channel.generation, self.high_watermark)])
             channel.empty()
         elif isinstance(channel, EphemeralChannel):
             channel.empty()
@@ -309,13 +307,13 @@ class LogTopic(Topic):
 
     # --- reading
 
-    def accept_piece(self, piece: Piece) -> None:
+    def accept_read(self, result: ReadResult) -> None:
         """A read has ended: keep what it learned of the log."""
-        self.log.accept(piece)
-        for damage in piece.damage:
-            place = (damage.path, damage.offset)
-            if place not in self._noted_damage:  # every read that passes it meets it again
-                self._noted_damage.add(place)
+        self.log.accept(result)
+        for damage in result.damage:
+            topology = (damage.path, damage.offset)
+            if topology not in self._noted_damage:  # every read that passes it meets it again
+                self._noted_damage.add(topology)
                 self.broker.note_damage(self.name, damage)
                 self.lose(damage.first, damage.end, damaged=True)
 
@@ -329,7 +327,7 @@ class LogTopic(Topic):
     @property
     def floor(self) -> int:
         """The lowest number that anybody needs."""
-        floor = self.mark
+        floor = self.high_watermark
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
                 floor = min(floor, channel.floor)
@@ -341,7 +339,7 @@ class LogTopic(Topic):
         """An orderly stop: what is in flight and what is finished is written. `OSError` when it cannot be."""
         for channel in self.channels.values():
             if isinstance(channel, LogChannel):
-                channel.park_in_flight()
+                channel.requeue_in_flight()
         batch, publishes = self.batch, bool(self._pending)
         self.commit()
         if self.has_changes:  # what makes room may find some, where the ballast was

@@ -29,13 +29,13 @@ class OldestRead:
 
     def run(self) -> int | None:
         """Nanoseconds since 1970; None when it cannot be read. *Any thread*; `OSError`."""
-        piece = self._plan.run()
+        result = self._plan.run()
         # With damage in between it is the next one that can be read.
-        return published_ns(piece.runs[0].frames[0]) if piece is not None and piece.runs else None
+        return published_ns(result.runs[0].frames[0]) if result is not None and result.runs else None
 
     def learned(self, published: int) -> None:
         """`run` has said so: remember it. In the broker's thread."""
-        self._memory.learn(self._plan.number, published)
+        self._memory.learn(self._plan.seq, published)
 
 
 PublishTime = int | OldestRead | None
@@ -51,18 +51,18 @@ class Oldest:
         self._topic = topic
         self._known = (-1, 0)  # number, publish time
 
-    def ask(self, number: int) -> PublishTime:
+    def ask(self, seq: int) -> PublishTime:
         """When this message, which must be in the log, was published. None once the topic is deleted."""
-        if self._known[0] == number:
+        if self._known[0] == seq:
             return self._known[1]
-        frame = self._topic.window.get(number)
+        frame = self._topic.window.get(seq)
         if frame is None and self._topic.log.deleted:
             return None
         if frame is None:
-            return OldestRead(self, self._topic.log.plan(number, 1))
+            return OldestRead(self, self._topic.log.plan(seq, 1))
         published = published_ns(frame)
-        self.learn(number, published)
+        self.learn(seq, published)
         return published
 
-    def learn(self, number: int, published: int) -> None:
-        self._known = (number, published)
+    def learn(self, seq: int, published: int) -> None:
+        self._known = (seq, published)

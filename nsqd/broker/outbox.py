@@ -18,15 +18,15 @@ class Client(Protocol):
 
 
 class Outbox:
-    """Frames that wait for the socket. Above `mark` bytes a subscription gets no more messages."""
+    """Frames that wait for the socket. Above `limit` bytes a subscription gets no more messages."""
 
-    __slots__ = ("_awake", "client", "items", "mark", "size")
+    __slots__ = ("_awake", "client", "items", "limit", "size")
 
-    def __init__(self, client: Client, mark: int) -> None:
+    def __init__(self, client: Client, limit: int) -> None:
         self.client = client
         self.items: list[bytes] = []
         self.size = 0  # bytes in `items`, and those that the socket did not take yet
-        self.mark = mark
+        self.limit = limit
         self._awake = False
 
     def put(self, frames: list[bytes], size: int) -> None:

@@ -1,6 +1,6 @@
 """One client's place on a channel: its window (RDY) and the messages it has in flight.
 
-An entry in flight is a tuple `(number, attempts, deadline, limit, frame)`: `limit` is the moment that no TOUCH can
+An entry in flight is a tuple `(seq, attempts, deadline, limit, frame)`: `limit` is the moment that no TOUCH can
 pass; `frame` is kept only where no log has it (ephemeral channels). All of a client's deliveries have the same
 time-out, so the table, a dict, is sorted by deadline by itself: a delivery goes to its end, and so does a TOUCH. Only
 a TOUCH that hits the limit has a nearer deadline than its place says; those few are in a small heap as well.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nsqd.broker.errors import NotInFlight, NotOwner
-from nsqd.broker.topology import Nearness
+from nsqd.broker.locality import Locality
 
 if TYPE_CHECKING:
     from nsqd.broker.channel import Channel
@@ -42,11 +42,11 @@ class Subscription:
     outbox: Outbox
     timeout: float
     sample: int = 0
-    nearness: Nearness = Nearness.ELSEWHERE
+    locality: Locality = Locality.REMOTE
     rdy: int = 0
     in_flight: dict[bytes, InFlight] = attrs.field(factory=dict)  # by message id
     gone: bool = False  # the connection has ended
-    hungry: bool = False  # in the channel's queue of those that may take messages
+    waiting: bool = False  # in the channel's queue of those that may take messages
     held: bool = False  # its SUB is not answered yet, so nothing may be delivered
     message_count: int = 0  # deliveries
     finish_count: int = 0
@@ -57,7 +57,7 @@ class Subscription:
     @property
     def room(self) -> int:
         """How many messages it may get now. 0 or less: none."""
-        if self.held or self.gone or self.outbox.size >= self.outbox.mark:
+        if self.held or self.gone or self.outbox.size >= self.outbox.limit:
             return 0
         return self.rdy - len(self.in_flight)
 
@@ -69,20 +69,20 @@ class Subscription:
 
     def set_rdy(self, count: int) -> None:
         self.rdy = count
-        self.channel.feed(self)
+        self.channel.offer(self)
 
     def finish(self, ids: list[bytes]) -> list[bytes]:
         """FIN for several messages; returns those ids that were not in flight here."""
         pop = self.in_flight.pop
-        numbers = [pop(message_id, _NOT_THERE)[0] for message_id in ids]
+        seqs = [pop(message_id, _NOT_THERE)[0] for message_id in ids]
         missing: list[bytes] = []
-        if -1 in numbers:
-            missing = [message_id for message_id, number in zip(ids, numbers, strict=True) if number < 0]
-            numbers = [number for number in numbers if number >= 0]
-        if numbers:
-            self.finish_count += len(numbers)
-            self.channel.finished(numbers)
-            self.channel.feed(self)
+        if -1 in seqs:
+            missing = [message_id for message_id, seq in zip(ids, seqs, strict=True) if seq < 0]
+            seqs = [seq for seq in seqs if seq >= 0]
+        if seqs:
+            self.finish_count += len(seqs)
+            self.channel.finished(seqs)
+            self.channel.offer(self)
         return missing
 
     def requeue(self, message_id: bytes, delay: float) -> None:
@@ -90,17 +90,17 @@ class Subscription:
         entry = self._pop(message_id)
         self.requeue_count += 1
         self.channel.requeue_count += 1
-        self.channel.put_back(entry, delay)
-        self.channel.feed(self)
+        self.channel.requeue(entry, delay)
+        self.channel.offer(self)
 
     def touch(self, message_id: bytes) -> None:
         """TOUCH: the time-out begins anew, but never passes the limit. `NotInFlight`, `NotOwner`."""
-        number, attempts, _, limit, frame = self._pop(message_id)
+        seq, attempts, _, limit, frame = self._pop(message_id)
         deadline = self.channel.now + self.timeout
         if deadline > limit:
             deadline = limit
             self._cap(limit, message_id)
-        self.in_flight[message_id] = (number, attempts, deadline, limit, frame)
+        self.in_flight[message_id] = (seq, attempts, deadline, limit, frame)
         self.channel.timers.set(self, deadline)
 
     def _cap(self, limit: float, message_id: bytes) -> None:
@@ -147,7 +147,7 @@ class Subscription:
             if entry_or_none is not None:
                 self.channel.timed_out(entry_or_none)
         if late:
-            self.channel.feed(self)
+            self.channel.offer(self)
         self._next_alarm()
 
     def _next_alarm(self) -> None:

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from nsqd.broker.channel import Channel
-from nsqd.broker.common import Common
+from nsqd.broker.context import BrokerContext
 from nsqd.broker.errors import NotFound, Refused
+from nsqd.broker.locality import Locality, Topology
 from nsqd.broker.oldest import PublishTime
 from nsqd.broker.outbox import Outbox
 from nsqd.broker.subscription import Subscription
-from nsqd.broker.topology import Nearness, Place
 from nsqd.log.topic_log import Batch
 from nsqkit.wire.frames import BODY
 from nsqkit.wire.names import is_ephemeral
@@ -24,7 +24,7 @@ RECORD_BYTES = 1 << 20  # messages of several publishes share a record up to abo
 class Topic:
     """Base of both kinds. `batch` is the number of the commit that what is published now belongs to."""
 
-    def __init__(self, broker: Common, name: str) -> None:
+    def __init__(self, broker: BrokerContext, name: str) -> None:
         self.broker = broker
         self.name = name
         self.channels: dict[str, Channel] = {}
@@ -136,19 +136,19 @@ class Topic:
             raise NotFound(name) from None
 
     def subscribe(
-        self, name: str, outbox: Outbox, timeout: float, sample: int = 0, place: Place | None = None
+        self, name: str, outbox: Outbox, timeout: float, sample: int = 0, topology: Topology | None = None
     ) -> Subscription:
         """Add a client to a channel, which is made when it is not there. `Refused` when it has all it may have.
 
-        `place`: where it says it is; None when it has not said anything of itself.
+        `topology`: where it says it is; None when it has not said anything of itself.
         """
         channel = self.channel(name)
         limit = self.broker.max_channel_consumers
         if limit and len(channel.subscriptions) >= limit:
             raise Refused(f"consumers for {self.name}:{name} exceeds limit of {limit}")
-        here = self.broker.options.place
-        nearness = here.nearness_of(place) if here is not None else Nearness.ELSEWHERE
-        subscription = Subscription(channel, outbox, timeout, sample, nearness)
+        here = self.broker.options.topology
+        locality = here.locality_of(topology) if here is not None else Locality.REMOTE
+        subscription = Subscription(channel, outbox, timeout, sample, locality)
         channel.join(subscription)
         return subscription
 
@@ -158,7 +158,7 @@ class Topic:
         An ephemeral channel goes with its last client.
         """
         channel = subscription.channel
-        channel.leave(subscription, unsent)
+        channel.detach(subscription, unsent)
         alone = not channel.subscriptions and self.channels.get(channel.name) is channel
         if alone and is_ephemeral(channel.name):
             self.delete_channel(channel.name)

@@ -68,12 +68,12 @@ class Window:
         self._drop(len(self.frames))
         self._budget.forget(self)
 
-    def get(self, number: int) -> bytes | None:
-        return self.frames[number - self.base] if number >= self.base else None
+    def get(self, seq: int) -> bytes | None:
+        return self.frames[seq - self.base] if seq >= self.base else None
 
-    def slice(self, number: int, count: int) -> list[bytes]:
-        """Up to `count` frames from `number` on, which must be in the window."""
-        at = number - self.base
+    def slice(self, seq: int, count: int) -> list[bytes]:
+        """Up to `count` frames from `seq` on, which must be in the window."""
+        at = seq - self.base
         return self.frames[at : at + count]
 
     def drop_bytes(self, size: int) -> None:

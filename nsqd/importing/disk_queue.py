@@ -91,11 +91,11 @@ class SourceFile:
         end = min(offset + size, self.size)
         pieces = []
         while offset < end:
-            piece = os.pread(self._descriptor, end - offset, offset)
-            if not piece:
+            result = os.pread(self._descriptor, end - offset, offset)
+            if not result:
                 raise OSError(errno.EIO, "the file has become shorter")
-            pieces.append(piece)
-            offset += len(piece)
+            pieces.append(result)
+            offset += len(result)
         return b"".join(pieces)
 
     def close(self) -> None:

@@ -89,14 +89,14 @@ class TopicImport:
 
     def _shape(self, ends: Iterable[int]) -> Iterable[Change]:
         """What is left to say when the queues of all channels are written. `ends`: of each, in the log."""
-        mark = self._log.end
+        high_watermark = self._log.end
         for generation, (end, channel) in enumerate(zip(ends, self._topic.channels.values(), strict=True), 1):
-            if end < mark:
-                yield (Code.FINISHED, generation, *flat_runs([(end, mark)]))
+            if end < high_watermark:
+                yield (Code.FINISHED, generation, *flat_runs([(end, high_watermark)]))
             if channel.paused:
                 yield (Code.CHANNEL_PAUSED, generation, True)
         yield (Code.TOPIC_PAUSED, self._topic.paused)
-        yield (Code.MARK, mark, 0)
+        yield (Code.MARK, high_watermark, 0)
 
     # --- queues
 
@@ -104,9 +104,9 @@ class TopicImport:
         report = self._report(name)
         recent = self._recent[generation] = Recent(len(self._topic.channels))
         for messages in self._batches(report, recent):
-            parked = _parked(messages, generation, self._log.end)
-            report.delivered_before += (len(parked[0]) - 2) // 3 if parked else 0
-            self._append(messages, parked, report)
+            awaiting_redelivery = _awaits_redelivery(messages, generation, self._log.end)
+            report.delivered_before += (len(awaiting_redelivery[0]) - 2) // 3 if awaiting_redelivery else 0
+            self._append(messages, awaiting_redelivery, report)
 
     def _write_backlog(self) -> None:
         """The topic's own queue. It goes to the channels at once where the original would have given it to them."""
@@ -175,7 +175,7 @@ def _frame(message: bytes) -> bytes:
     return _PREFIX.pack(len(message) + 4, FrameType.MESSAGE) + message[:8] + _FRESH + message[10:]
 
 
-def _parked(messages: list[bytes], generation: int, first: int) -> list[Change]:
+def _awaits_redelivery(messages: list[bytes], generation: int, first: int) -> list[Change]:
     """The change that says which of them were delivered before, and how often; none when none was."""
     items: list[int] = []
     for number, message in enumerate(messages, first):

@@ -23,7 +23,7 @@ from nsqd.log.records import (
     decode_changes,
 )
 from nsqd.log.records import decode_deferred as decode_deferred_payload
-from nsqd.log.scan import Damaged, Found, scan
+from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.snapshots import load_snapshot, snapshot_name
 from nsqd.log.state import TopicState
 from nsqd.log.storage import File, Storage
@@ -128,7 +128,7 @@ def _header_from_record(file: File, name: str, generation: int, error: FormatErr
     position = name.removesuffix(".log")
     record = next(scan(file.read, FILE_HEADER_SIZE, file.size, salt, 0), None)
     if not isinstance(
-        record, Found
+        record, Record
     ):  # a head alone will not do: a torn record is cut, and then nothing is left of it
         raise error
     if not position.isascii() or not position.isdigit():
@@ -183,7 +183,7 @@ def _load_newest_snapshot(recovered: Recovered) -> int:
         recovered.notes.append(
             f"{log.folder}: no snapshot can be read, and the log begins at byte {first.position}"
         )
-        recovered.state.end = recovered.state.mark = first.first
+        recovered.state.end = recovered.state.high_watermark = first.first
         recovered.state.incomplete = True
     recovered.next = first.first
     return first.position
@@ -234,19 +234,19 @@ def _give_up(recovered: Recovered, first: int) -> None:
         recovered.next = first
 
 
-def _apply(recovered: Recovered, segment: Segment, found: Found) -> None:
-    state, head = recovered.state, found.head
-    segment.remember(head.first, found.offset)
+def _apply(recovered: Recovered, segment: Segment, record: Record) -> None:
+    state, head = recovered.state, record.head
+    segment.remember(head.first, record.offset)
     _give_up(recovered, head.first)
     recovered.next = max(recovered.next, head.end)
     if head.kind is Kind.MESSAGES:
         state.messages(head.first, head.count, head.flowing)
     elif head.kind is Kind.DEFERRED:
-        frames, delays = decode_deferred_payload(found.payload, head.count)
+        frames, delays = decode_deferred_payload(record.payload, head.count)
         published = (int.from_bytes(frame[8:16]) for frame in frames)
         state.deferred_messages(head.first, list(zip(published, delays, strict=True)), head.flowing)
     elif head.kind is Kind.CHANGES:
-        for change in decode_changes(found.payload, head.count):
+        for change in decode_changes(record.payload, head.count):
             state.apply(change)
     else:
         raise FormatError(f"{segment.path}: a record of kind {head.kind.name} has no place in a segment")
@@ -306,7 +306,7 @@ def _reach(recovered: Recovered, position: int) -> None:
         last = log.segments[-1]
         where, end = last.path, last.first
         for item in scan(last.file.read, FILE_HEADER_SIZE, last.file.size, last.salt, last.first):
-            end = item.head.end if isinstance(item, Found) else end
+            end = item.head.end if isinstance(item, Record) else end
     if position:
         begin = log.position if log.segments else 0
         reason = f"the log from byte {begin} to {position} is missing"

@@ -13,13 +13,13 @@ import attrs
 
 from nsqd.log.records import RECORD_HEAD_SIZE, FormatError, RecordHead, find_record
 
-__all__ = ["Damaged", "Found", "scan"]
+__all__ = ["Damaged", "Record", "scan"]
 
 CHUNK = 1 << 20
 
 
 @attrs.frozen
-class Found:
+class Record:
     """A whole record: where it begins in the file, its head and its payload."""
 
     offset: int
@@ -61,7 +61,7 @@ class _Window:
 
 def scan(
     read: Callable[[int, int], bytes], offset: int, limit: int, salt: int, first: int, *, chunk: int = CHUNK
-) -> Iterator[Found | Damaged]:
+) -> Iterator[Record | Damaged]:
     """The records in bytes `[offset, limit)` of a file, where no number is under `first`.
 
     `read(offset, size)` gives bytes of the file; what it raises comes through.
@@ -69,17 +69,17 @@ def scan(
     window = _Window(read, limit, chunk)
     while offset < limit:
         try:
-            found = _record_at(window, offset, limit, salt, first)
+            record = _record_at(window, offset, limit, salt, first)
         except FormatError as error:
             damaged = _behind(window, offset, limit, salt, first, str(error))
             yield damaged
             offset, first = damaged.end, damaged.next_first or first
         else:
-            yield found
-            offset, first = offset + found.head.size, found.head.end
+            yield record
+            offset, first = offset + record.head.size, record.head.end
 
 
-def _record_at(window: _Window, offset: int, limit: int, salt: int, first: int) -> Found:
+def _record_at(window: _Window, offset: int, limit: int, salt: int, first: int) -> Record:
     data, at = window.bytes_at(offset, RECORD_HEAD_SIZE)
     head = RecordHead.decode(data, at, salt)
     if head.first < first:
@@ -91,7 +91,7 @@ def _record_at(window: _Window, offset: int, limit: int, salt: int, first: int) 
     if len(payload) != head.length:
         raise FormatError("the payload of a record is cut off")
     head.check(payload)
-    return Found(offset, head, payload)
+    return Record(offset, head, payload)
 
 
 def _behind(window: _Window, offset: int, limit: int, salt: int, first: int, reason: str) -> Damaged:
@@ -104,11 +104,11 @@ def _behind(window: _Window, offset: int, limit: int, salt: int, first: int, rea
         if hit is not None:
             found_at = window.offset + hit[0]
             try:  # a head alone is no proof: its record must be whole
-                found = _record_at(window, found_at, limit, salt, first)
+                record = _record_at(window, found_at, limit, salt, first)
             except FormatError:
                 at = found_at + 1
                 continue
-            return Damaged(offset, found_at, first, found.head.first, False, reason)
+            return Damaged(offset, found_at, first, record.head.first, False, reason)
         zeros = zeros and not data[start:].strip(b"\0")
         if window.offset + len(data) >= limit:
             break

@@ -20,10 +20,18 @@ import attrs
 from nsqd.log.ranges import RangeSet
 from nsqd.log.records import FormatError
 
-__all__ = ["Change", "ChannelState", "Code", "Parked", "TopicState", "flat_runs", "unflatten_runs"]
+__all__ = [
+    "AwaitingRedelivery",
+    "Change",
+    "ChannelState",
+    "Code",
+    "TopicState",
+    "flat_runs",
+    "unflatten_runs",
+]
 
 Change = Sequence[Any]
-Parked = tuple[int, int]
+AwaitingRedelivery = tuple[int, int]
 """(attempts so far, due: wall time in nanoseconds, 0 for at once)"""
 
 
@@ -71,7 +79,7 @@ def unflatten_runs(items: Sequence[int]) -> Iterator[tuple[int, int]]:
 class ChannelState:
     """A durable channel.
 
-    `settled`: numbers it needs no more. `parked`: numbers that wait for another delivery, or for their time.
+    `settled`: message numbers that it needs no more. `awaiting_redelivery`: those that wait for another delivery.
     `damaged`: how many of the settled ones were never delivered because the disk lost them.
     """
 
@@ -79,35 +87,37 @@ class ChannelState:
     generation: int
     paused: bool = False
     settled: RangeSet = attrs.field(factory=RangeSet)
-    parked: dict[int, Parked] = attrs.field(factory=dict)
+    awaiting_redelivery: dict[int, AwaitingRedelivery] = attrs.field(factory=dict)
     damaged: int = 0
 
     def settle(self, start: int, end: int) -> int:
         """Needs `[start, end)` no more; returns how many of them were new."""
         new = self.settled.add(start, end)
-        if self.parked:
-            if end - start <= len(self.parked):
-                for number in range(start, end):
-                    self.parked.pop(number, None)
+        if self.awaiting_redelivery:
+            if end - start <= len(self.awaiting_redelivery):
+                for seq in range(start, end):
+                    self.awaiting_redelivery.pop(seq, None)
             else:
-                self.parked = {n: p for n, p in self.parked.items() if not start <= n < end}
+                self.awaiting_redelivery = {
+                    n: p for n, p in self.awaiting_redelivery.items() if not start <= n < end
+                }
         return new
 
-    def park(self, number: int, attempts: int, due_ns: int) -> None:
-        if number not in self.settled:
-            self.parked[number] = (attempts, due_ns)
+    def park(self, seq: int, attempts: int, due_ns: int) -> None:
+        if seq not in self.settled:
+            self.awaiting_redelivery[seq] = (attempts, due_ns)
 
 
 @attrs.define
 class TopicState:
-    """A topic: `end` is the number of the next message, `mark` the first one not yet given to channels."""
+    """A topic: `end` is the number of the next message, `high_watermark` the first one not yet given to channels."""
 
     end: int = 0
-    mark: int = 0
+    high_watermark: int = 0
     paused: bool = False
     channels: dict[int, ChannelState] = attrs.field(factory=dict)  # by generation
     deferred: dict[int, int] = attrs.field(factory=dict)  # behind the mark: number -> delay in ns
-    voids: RangeSet = attrs.field(factory=RangeSet)  # numbers behind the mark that never were messages
+    aborted: RangeSet = attrs.field(factory=RangeSet)  # numbers behind the mark that never were messages
     last_generation: int = 0
     incomplete: bool = False
     """Records are missing. Where messages flowed to a channel that nothing tells of, they wait for the next one."""
@@ -119,16 +129,16 @@ class TopicState:
         self._reach(first)
         self.end = max(self.end, first + count)
         if self._flows(flowing):
-            self.mark = max(self.mark, first + count)
+            self.high_watermark = max(self.high_watermark, first + count)
 
     def deferred_messages(self, first: int, due: Sequence[tuple[int, int]], flowing: bool) -> None:
         """Deferred messages were written: `due` holds for each its publish time (wall) and its delay, in ns."""
         self.messages(first, len(due), flowing)
-        for number, (published, delay) in enumerate(due, first):
+        for seq, (published, delay) in enumerate(due, first):
             if self._flows(flowing):
-                self._defer(number, published + delay)
+                self._defer(seq, published + delay)
             else:
-                self.deferred[number] = delay
+                self.deferred[seq] = delay
 
     def _flows(self, flowing: bool) -> bool:
         return flowing and (bool(self.channels) or not self.incomplete)
@@ -138,10 +148,10 @@ class TopicState:
         if first > self.end:
             self.lost(self.end, first, False)
 
-    def _defer(self, number: int, due_ns: int) -> None:
+    def _defer(self, seq: int, due_ns: int) -> None:
         for channel in self.channels.values():
-            if number not in channel.parked:  # what is there already is newer
-                channel.park(number, 0, due_ns)
+            if seq not in channel.awaiting_redelivery:  # what is there already is newer
+                channel.park(seq, 0, due_ns)
 
     # --- changes
 
@@ -162,29 +172,29 @@ class TopicState:
     def topic_paused(self, paused: bool) -> None:
         self.paused = paused
 
-    def move_mark(self, mark: int, now_ns: int) -> None:
-        self.mark = max(self.mark, mark)
-        self.end = max(self.end, mark)
-        for number in [n for n in self.deferred if n < mark]:
-            self._defer(number, now_ns + self.deferred.pop(number))
-        self.voids.discard_below(self.mark)
+    def move_mark(self, high_watermark: int, now_ns: int) -> None:
+        self.high_watermark = max(self.high_watermark, high_watermark)
+        self.end = max(self.end, high_watermark)
+        for seq in [n for n in self.deferred if n < high_watermark]:
+            self._defer(seq, now_ns + self.deferred.pop(seq))
+        self.aborted.discard_below(self.high_watermark)
 
     def topic_emptied(self, start: int, end: int) -> None:
-        for number in [n for n in self.deferred if start <= n < end]:
-            del self.deferred[number]
+        for seq in [n for n in self.deferred if start <= n < end]:
+            del self.deferred[seq]
         for channel in self.channels.values():
             channel.settle(start, end)
         self.move_mark(end, 0)
 
     def lost(self, start: int, end: int, damaged: bool) -> None:
-        for number in [n for n in self.deferred if start <= n < end]:
-            del self.deferred[number]
+        for seq in [n for n in self.deferred if start <= n < end]:
+            del self.deferred[seq]
         for channel in self.channels.values():
             new = channel.settle(start, end)
             channel.damaged += new if damaged else 0
         self.end = max(self.end, end)
-        if end > self.mark:
-            self.voids.add(max(start, self.mark), end)
+        if end > self.high_watermark:
+            self.aborted.add(max(start, self.high_watermark), end)
 
     def deferred_waiting(self, *items: int) -> None:
         self.deferred.update(zip(items[::2], items[1::2], strict=True))
@@ -196,7 +206,7 @@ class TopicState:
         self.move_mark(start, 0)  # where it was then, also if the records that moved it there are missing
         channel = self.channels[generation] = ChannelState(name, generation)
         channel.settled.add(0, start)
-        for begin, end in self.voids:
+        for begin, end in self.aborted:
             channel.settled.add(max(begin, start), end)
 
     def channel_deleted(self, generation: int) -> None:
@@ -215,10 +225,10 @@ class TopicState:
             for start, end in unflatten_runs(items):
                 channel.settle(start, end)
 
-    def parked(self, generation: int, *items: int) -> None:
+    def awaiting_redelivery(self, generation: int, *items: int) -> None:
         if channel := self.channels.get(generation):
-            for number, attempts, due_ns in zip(items[::3], items[1::3], items[2::3], strict=True):
-                channel.park(number, attempts, due_ns)
+            for seq, attempts, due_ns in zip(items[::3], items[1::3], items[2::3], strict=True):
+                channel.park(seq, attempts, due_ns)
 
 
 _HANDLERS: dict[int, Callable[..., None]] = {
@@ -233,5 +243,5 @@ _HANDLERS: dict[int, Callable[..., None]] = {
     Code.CHANNEL_PAUSED: TopicState.channel_paused,
     Code.CHANNEL_EMPTIED: TopicState.channel_emptied,
     Code.FINISHED: TopicState.finished,
-    Code.PARKED: TopicState.parked,
+    Code.PARKED: TopicState.awaiting_redelivery,
 }

@@ -34,11 +34,21 @@ from nsqd.log.records import (
     encode_record,
     split_messages,
 )
-from nsqd.log.scan import Damaged, Found, scan
+from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.state import Change
 from nsqd.log.storage import File, Storage
 
-__all__ = ["Batch", "Damage", "Piece", "ReadPlan", "Run", "Segment", "SyncError", "TopicLog", "segment_name"]
+__all__ = [
+    "Batch",
+    "Damage",
+    "MessageRun",
+    "ReadPlan",
+    "ReadResult",
+    "Segment",
+    "SyncError",
+    "TopicLog",
+    "segment_name",
+]
 
 INDEX_EVERY = 64 * 1024
 WRITE_BACK_EVERY = 4 * 1024 * 1024  # so that no write ever finds the page cache full of dirty pages
@@ -68,7 +78,7 @@ class Batch:
 
 
 @attrs.frozen
-class Run:
+class MessageRun:
     """Messages with rising numbers from `first` on."""
 
     first: int
@@ -96,12 +106,12 @@ class Segment:
     position: int
     first: int
     salt: int
-    numbers: list[int] = attrs.field(factory=list)
+    seqs: list[int] = attrs.field(factory=list)
     offsets: list[int] = attrs.field(factory=list)
     written_back: int = 0  # offset up to which the system was asked to write
 
     def __attrs_post_init__(self) -> None:
-        self.numbers.append(self.first)
+        self.seqs.append(self.first)
         self.offsets.append(FILE_HEADER_SIZE)
 
     @property
@@ -109,7 +119,7 @@ class Segment:
         """Position behind its last byte."""
         return self.position + self.file.size
 
-    def remember(self, number: int, offset: int) -> None:
+    def remember(self, seq: int, offset: int) -> None:
         """Note where the record of a number begins, if no other note is near."""
         at = len(self.offsets)
         if offset < self.offsets[-1]:  # a reader far behind, where the replay has left no notes
@@ -117,24 +127,24 @@ class Segment:
             if self.offsets[at] - offset < INDEX_EVERY:
                 return
         if offset - self.offsets[at - 1] >= INDEX_EVERY:
-            self.numbers.insert(at, number)
+            self.seqs.insert(at, seq)
             self.offsets.insert(at, offset)
 
-    def offset_of(self, number: int) -> tuple[int, int]:
-        """(offset, number) of a record that is not behind the one with `number`."""
-        at = max(0, bisect_right(self.numbers, number) - 1)
-        return self.offsets[at], self.numbers[at]
+    def offset_of(self, seq: int) -> tuple[int, int]:
+        """(offset, number) of a record that is not behind the one with `seq`."""
+        at = max(0, bisect_right(self.seqs, seq) - 1)
+        return self.offsets[at], self.seqs[at]
 
 
 @attrs.define(eq=False)
-class Piece:
+class ReadResult:
     """What a read found: messages from the asked number on, notes for the index, damage met on the way.
 
     `next`: the number to go on with.
     """
 
     segment: Segment
-    runs: list[Run]
+    runs: list[MessageRun]
     next: int
     notes: list[tuple[int, int]]
     damage: list[Damage]
@@ -148,23 +158,23 @@ class ReadPlan:
     offset: int
     first: int  # no number from `offset` on is under it
     limit: int  # bytes of the file that are whole
-    number: int
+    seq: int
     end: int  # the first number behind the segment
     max_bytes: int
 
-    def run(self, *, wait: bool = True) -> Piece | None:
-        """Read about `max_bytes` of messages from `number` on.
+    def run(self, *, wait: bool = True) -> ReadResult | None:
+        """Read about `max_bytes` of messages from `seq` on.
 
         None with `wait=False` when the disk would have to be waited for, or searched for long.
         """
-        piece = Piece(self.segment, [], self.end, [], [])
+        result = ReadResult(self.segment, [], self.end, [], [])
         try:
-            self._fill(piece, wait)
+            self._fill(result, wait)
         except BlockingIOError:
-            return piece if piece.runs else None
-        return piece
+            return result if result.runs else None
+        return result
 
-    def _fill(self, piece: Piece, wait: bool) -> None:
+    def _fill(self, result: ReadResult, wait: bool) -> None:
         file = self.segment.file
         stop = None if wait else self.offset + INLINE_SCAN
         taken = 0
@@ -177,28 +187,28 @@ class ReadPlan:
             if isinstance(item, Damaged):
                 end = self.end if item.next_first is None else item.next_first
                 where = (self.segment.path, item.offset, item.end - item.offset, item.first, end, item.reason)
-                piece.damage.append(Damage(*where))
+                result.damage.append(Damage(*where))
                 continue
             run = messages_of(item)
-            piece.notes.append((item.head.first, item.offset))
-            if run is not None and item.head.end > self.number:
-                skip = max(0, self.number - run.first)
-                piece.runs.append(Run(run.first + skip, run.frames[skip:]) if skip else run)
-                piece.next = item.head.end
+            result.notes.append((item.head.first, item.offset))
+            if run is not None and item.head.end > self.seq:
+                skip = max(0, self.seq - run.first)
+                result.runs.append(MessageRun(run.first + skip, run.frames[skip:]) if skip else run)
+                result.next = item.head.end
                 taken += item.head.length
                 if taken >= self.max_bytes:
                     return
             elif stop is not None and item.offset > stop:
                 raise BlockingIOError
-        piece.next = self.end
+        result.next = self.end
 
 
-def messages_of(found: Found) -> Run | None:
+def messages_of(record: Record) -> MessageRun | None:
     """The messages of a record; None for a record of another kind."""
-    if found.head.kind is Kind.MESSAGES:
-        return Run(found.head.first, split_messages(found.payload, found.head.count))
-    if found.head.kind is Kind.DEFERRED:
-        return Run(found.head.first, decode_deferred(found.payload, found.head.count)[0])
+    if record.head.kind is Kind.MESSAGES:
+        return MessageRun(record.head.first, split_messages(record.payload, record.head.count))
+    if record.head.kind is Kind.DEFERRED:
+        return MessageRun(record.head.first, decode_deferred(record.payload, record.head.count)[0])
     return None
 
 
@@ -253,7 +263,7 @@ class TopicLog:
         `flowing`: the messages go to the channels at once. `OSError`: nothing was written, and the numbers that the
         messages would have had are given up.
         """
-        number = self.end
+        seq = self.end
         try:
             segment = self._writable_segment()
             buffers = self._encode(segment.salt, batches, changes, flowing)
@@ -267,8 +277,8 @@ class TopicLog:
         self.unsynced.add(file)
         if file.size - segment.offsets[-1] >= INDEX_EVERY:
             for batch, head, payload in zip(batches, buffers[::2], buffers[1::2], strict=False):
-                segment.remember(number, offset)
-                number += len(batch.frames)
+                segment.remember(seq, offset)
+                seq += len(batch.frames)
                 offset += len(head) + len(payload)
         if file.size - segment.written_back >= WRITE_BACK_EVERY:
             file.start_writeback(segment.written_back, file.size - segment.written_back)
@@ -284,18 +294,18 @@ class TopicLog:
     ) -> list[bytes]:
         """Heads and payloads in turn, those of the changes last."""
         buffers: list[bytes] = []
-        number, flags = self.end, FLOWING if flowing else 0
+        seq, flags = self.end, FLOWING if flowing else 0
         for batch in batches:
             frames = batch.frames
             if batch.delays is not None:
                 kind, payload = Kind.DEFERRED, encode_deferred(frames, batch.delays)
             else:
                 kind, payload = Kind.MESSAGES, b"".join(frames)
-            buffers += (encode_record(kind, flags, salt, number, len(frames), payload), payload)
-            number += len(frames)
+            buffers += (encode_record(kind, flags, salt, seq, len(frames), payload), payload)
+            seq += len(frames)
         if changes:
             payload = encode_changes(changes)
-            buffers += (encode_record(Kind.CHANGES, 0, salt, number, len(changes), payload), payload)
+            buffers += (encode_record(Kind.CHANGES, 0, salt, seq, len(changes), payload), payload)
         return buffers
 
     def _writable_segment(self) -> Segment:
@@ -335,20 +345,20 @@ class TopicLog:
 
     # --- reading
 
-    def plan(self, number: int, max_bytes: int) -> ReadPlan:
-        """A read of messages from `number` on, which must be in the log (`first <= number < end`)."""
-        assert number < self.end, "nothing is behind the end of the log"
-        at = bisect_right(self.segments, number, key=lambda segment: segment.first) - 1
+    def plan(self, seq: int, max_bytes: int) -> ReadPlan:
+        """A read of messages from `seq` on, which must be in the log (`first <= seq < end`)."""
+        assert seq < self.end, "nothing is behind the end of the log"
+        at = bisect_right(self.segments, seq, key=lambda segment: segment.first) - 1
         segment = self.segments[max(at, 0)]
         end = self.segments[at + 1].first if at + 1 < len(self.segments) else self.end
-        offset, first = segment.offset_of(number)
-        return ReadPlan(segment, offset, first, segment.file.size, number, end, max_bytes)
+        offset, first = segment.offset_of(seq)
+        return ReadPlan(segment, offset, first, segment.file.size, seq, end, max_bytes)
 
-    def accept(self, piece: Piece) -> None:
+    def accept(self, result: ReadResult) -> None:
         """Keep what a read has learned: notes for the index; damaged bytes go into a file of their own."""
-        for number, offset in piece.notes:
-            piece.segment.remember(number, offset)
-        for damage in piece.damage:
+        for seq, offset in result.notes:
+            result.segment.remember(seq, offset)
+        for damage in result.damage:
             self.keep_damaged(damage)
 
     def keep_damaged(self, damage: Damage) -> None:

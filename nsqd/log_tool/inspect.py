@@ -33,16 +33,16 @@ from nsqd.log.records import (
     decode_deferred,
     split_messages,
 )
-from nsqd.log.scan import Damaged, Found, scan
+from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.state import Code, TopicState, unflatten_runs
 from nsqkit.wire.frames import BODY, HEAD
 
 __all__ = [
+    "FileRecord",
     "FileReport",
     "LogFile",
     "Message",
     "Progress",
-    "Record",
     "check",
     "find_files",
     "gaps",
@@ -80,7 +80,7 @@ class Message:
 
 
 @attrs.frozen
-class Record:
+class FileRecord:
     """One record. `offset`: in its file. `position`: in the topic's log, for a record of a segment.
 
     `problem`: why its payload cannot be believed (only where records are searched for without a header).
@@ -245,7 +245,7 @@ def find_files(path: str) -> list[str]:
     return found
 
 
-def read_records(file: LogFile, progress: Progress | None = None) -> Iterator[Record | Damaged]:
+def read_records(file: LogFile, progress: Progress | None = None) -> Iterator[FileRecord | Damaged]:
     """The records of a file and what lies damaged between them, in order."""
     if file.header is None or file.set_aside:
         yield from _search(file)
@@ -256,9 +256,9 @@ def read_records(file: LogFile, progress: Progress | None = None) -> Iterator[Re
         limit = file.size
         torn: Damaged | None = None
         for item in scan(file.read, offset, limit, file.header.salt, first):
-            if isinstance(item, Found):
+            if isinstance(item, Record):
                 position = None if base is None else base + item.offset
-                yield Record(item.offset, position, item.head, item.payload)
+                yield FileRecord(item.offset, position, item.head, item.payload)
                 offset, first = item.offset + item.head.size, item.head.end
                 if progress is not None:
                     progress(file.path, offset, limit)
@@ -274,7 +274,7 @@ def read_records(file: LogFile, progress: Progress | None = None) -> Iterator[Re
         yield torn
 
 
-def _search(file: LogFile) -> Iterator[Record | Damaged]:
+def _search(file: LogFile) -> Iterator[FileRecord | Damaged]:
     """Records of any file: whatever has a head with a right checksum."""
     data = file.read(0, file.size)
     offset = end = 0
@@ -296,7 +296,7 @@ def _search(file: LogFile) -> Iterator[Record | Damaged]:
                 head.check(payload)
             except FormatError as error:
                 problem = str(error)
-        yield Record(offset, None, head, payload, problem)
+        yield FileRecord(offset, None, head, payload, problem)
         # Behind a payload that cannot be believed, its length cannot either: a whole record may begin inside it.
         offset = end = offset + (head.size if problem is None else RECORD_HEAD_SIZE)
         if problem is not None:

@@ -152,7 +152,7 @@ def _req(session: Session, words: list[bytes], data: bytes, position: int) -> in
         raise ProtocolError("E_INVALID", b"REQ could not parse timeout " + words[2]) from None
     delay = min(delay_ms, session.context.max_req_timeout_ms) / 1000
     if delay > 0:
-        session.context.look_at_clock()
+        session.context.refresh_clock()
     assert session.subscription is not None
     try:
         session.subscription.requeue(message_id, delay)
@@ -232,7 +232,7 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     if session.context.ask is not None:
         session.authorization.check(session, "DPUB", words[1].decode())
     if delay_ms:
-        session.context.look_at_clock()  # before the message has its time: after a restart that one counts
+        session.context.refresh_clock()  # before the message has its time: after a restart that one counts
     try:
         session.broker.refuse_publishing()
         topic = session.context.topic(words[1])
@@ -319,7 +319,7 @@ def _topic_name(name: bytes, code: str, command: str) -> str:
 def _published(session: Session, topic: Topic, count: int, command: str) -> None:
     counts = session.pub_counts
     counts[topic.name] = counts.get(topic.name, 0) + count
-    session.unsure.append((len(session.answers), topic, topic.batch, command))
+    session.unconfirmed_publishes.append((len(session.answers), topic, topic.batch, command))
     session.must_sync = True
     session.answer(OK)
 

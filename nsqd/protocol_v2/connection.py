@@ -16,7 +16,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from nsqd.protocol_v2.layers import LayerError, Layers
-from nsqd.protocol_v2.output import Gone, Output
+from nsqd.protocol_v2.output import Output, PeerClosed
 from nsqd.protocol_v2.session import Session
 from nsqkit.logging import get_logger
 from nsqkit.wire import OK
@@ -74,9 +74,9 @@ class Connection:
         if isinstance(error, LayerError):
             log.info("[%s] closing: %s", self.session.remote, error)
             if self.layers is not None:
-                with contextlib.suppress(Gone):
+                with contextlib.suppress(PeerClosed):
                     self.output.transmit(self.layers.encode(b""))  # TLS has a word for it
-        elif not isinstance(error, Gone):
+        elif not isinstance(error, PeerClosed):
             log.error("[%s] closing after an error of ours", self.session.remote, exc_info=error)
         self.close()
 
@@ -117,7 +117,7 @@ class Connection:
         if not count or self._lingered > LINGER_BYTES:
             self.close()
 
-    def read_on(self) -> None:
+    def resume(self) -> None:
         """Bytes were left over when others had their turn, or when the session wanted none."""
         if self.fd < 0 or self._lingers:
             return
@@ -162,20 +162,20 @@ class Connection:
                 self._watch()
             session = self.session
             if session.paused or session.closing or session.closed:
-                self._when_all_is_said()
+                self._on_flushed()
         except Exception as error:
             self._failed(error)
 
-    def _when_all_is_said(self) -> None:
+    def _on_flushed(self) -> None:
         """The session reads nothing more: the connection ends, or gets its layers."""
         if self.session.finished:
             self._finish()
-        elif self.session.upgrade is not None and self.layers is None and self.session.all_said:
+        elif self.session.upgrade is not None and self.layers is None and self.session.flushed:
             self._upgrade()
 
     def _continue(self) -> None:
         """The socket takes more."""
-        self.output.go_on()
+        self.output.run_pending()
         if not self.output.waits:
             self._wake()
         self._watch()
@@ -206,7 +206,7 @@ class Connection:
     def _wants_bytes(self) -> bool:
         """Whether the socket is to be read."""
         wanted = self._lingers or self.session.wants_input or self._handshaking
-        return wanted and not self.output.clogged
+        return wanted and not self.output.backpressured
 
     # --- upgrades
 

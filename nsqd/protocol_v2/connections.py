@@ -52,8 +52,8 @@ class Connections:
         rounds.input_waits = self.input_waits
         self.connections: dict[int, Connection] = {}
         self.unfinished: dict[Connection, None] = {}  # who has read more than it has worked through
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.epoll.register(self._bell, _IN)
+        self.wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.epoll.register(self.wakeup_fd, _IN)
 
     def add(self, sock: socket.socket, remote: str, remote_ip: str) -> None:
         """Take over a connected, non-blocking socket."""
@@ -71,7 +71,7 @@ class Connections:
     def read_on_soon(self, connection: Connection) -> None:
         """It has bytes that were read and not worked through: no event of its socket will tell."""
         if not self.unfinished:
-            os.eventfd_write(self._bell, 1)
+            os.eventfd_write(self.wakeup_fd, 1)
         self.unfinished[connection] = None
 
     async def run(self) -> None:
@@ -99,7 +99,7 @@ class Connections:
                     connection = connections.get(fd)
                     if connection is not None:
                         connection.on_event(what)
-                    elif fd == self._bell:
+                    elif fd == self.wakeup_fd:
                         self._read_on()
                     if monotonic() > slice_end:  # large reads: they are written in a turn of their own
                         await trio.lowlevel.checkpoint()
@@ -122,15 +122,15 @@ class Connections:
             yield self.epoll.poll(0, EVENTS)
 
     def _read_on(self) -> None:
-        os.eventfd_read(self._bell)
+        os.eventfd_read(self.wakeup_fd)
         until = monotonic() + SLICE
         for connection in list(self.unfinished):  # whose turn does not come now is first in the next round
             del self.unfinished[connection]
-            connection.read_on()
+            connection.resume()
             if monotonic() > until:
                 break
         if self.unfinished:
-            os.eventfd_write(self._bell, 1)
+            os.eventfd_write(self.wakeup_fd, 1)
 
     def close_all(self) -> None:
         """The daemon stops: every connection is closed, without a frame."""

@@ -40,7 +40,7 @@ class Context:
     deflate: bool = True
     ask: Callable[[Session], None] | None = None
     """Asks an auth server about a session; None where everybody may do everything."""
-    look_at_clock: Callable[[], None] = lambda: None
+    refresh_clock: Callable[[], None] = lambda: None
     """Sets the broker's clock, which stands still within a round: for delays, which must not begin before they were
     asked for."""
     buffered: int = 0
@@ -56,7 +56,7 @@ class Context:
         return self.topics.get(name) or self.broker.topic(name.decode("ascii"))
 
     @property
-    def crowded(self) -> bool:
+    def over_memory_limit(self) -> bool:
         """Whether so much is buffered that nobody gets more than a little."""
         return self.buffered > self.max_buffered_bytes
 

@@ -15,19 +15,19 @@ from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.layers import Layers
 from nsqd.protocol_v2.session import Session
 
-__all__ = ["PIECE", "Gone", "Output", "unsent_frames"]
+__all__ = ["PIECE", "Output", "PeerClosed", "unsent_frames"]
 
 PIECE: Final = 64 * 1024
 
 _NOTHING: Final = memoryview(b"")
 
 
-class Gone(Exception):
+class PeerClosed(Exception):
     """The socket takes nothing more: the peer has gone."""
 
 
 class Output:
-    """What a connection sends. Where something `waits` after a call, `go_on` sends it when the socket takes more."""
+    """What a connection sends. Where something `waits` after a call, `run_pending` sends it when the socket takes more."""
 
     def __init__(self, sock: socket.socket, session: Session, context: Context) -> None:
         self.layers: Layers | None = None
@@ -45,12 +45,12 @@ class Output:
         return bool(self._rest or self._unencoded)
 
     @property
-    def clogged(self) -> bool:
+    def backpressured(self) -> bool:
         """Whether TLS's own answers pile up, which nobody takes: no reason to read what it would answer next."""
         return self.layers is not None and len(self._rest) > 2 * PIECE
 
     def send(self) -> bool:
-        """What the session's outbox holds; nothing while something waits. Returns `waits`. `Gone`, `LayerError`."""
+        """What the session's outbox holds; nothing while something waits. Returns `waits`. `PeerClosed`, `LayerError`."""
         if self._rest or self._unencoded or (self.layers is not None and not self.layers.ready):
             return self.waits
         frames = self._session.outbox.take()
@@ -73,8 +73,8 @@ class Output:
         self._session.sent(sent)
         return waits
 
-    def go_on(self) -> None:
-        """The socket takes more. `Gone`, `LayerError`."""
+    def run_pending(self) -> None:
+        """The socket takes more. `PeerClosed`, `LayerError`."""
         if not self._rest:
             self._encode()
             return
@@ -93,7 +93,7 @@ class Output:
             self._all_encoded_sent()
 
     def transmit(self, data: bytes) -> None:
-        """Bytes that are encoded, or TLS's own, behind those that wait. `Gone`."""
+        """Bytes that are encoded, or TLS's own, behind those that wait. `PeerClosed`."""
         if not data:
             return
         sent = 0 if self._rest else self._offer(data)
@@ -129,13 +129,13 @@ class Output:
             self._session.sent(self._taken)
 
     def _offer(self, data: bytes | memoryview) -> int:
-        """How many bytes of it the socket takes now. `Gone`."""
+        """How many bytes of it the socket takes now. `PeerClosed`."""
         try:
             return self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            raise Gone from error
+            raise PeerClosed from error
 
 
 def unsent_frames(sending: Sequence[bytes], taken: int) -> list[bytes]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from nsqd.auth import AuthState
-from nsqd.broker import Broker, Outbox, Place, Refused, Subscription, Topic
+from nsqd.broker import Broker, Outbox, Refused, Subscription, Topic, Topology
 from nsqd.protocol_v2.authorization import Authorization
 from nsqd.protocol_v2.commands import ALLOWED, BEFORE_TLS, Handler, finish
 from nsqd.protocol_v2.framing import Incomplete, MultiScan
@@ -46,9 +46,9 @@ log = get_logger("client")
 
 MAGIC_TIMEOUT: Final = 10.0  # seconds until the first four bytes must be there
 CLOSE_TIMEOUT: Final = 30.0  # seconds until the last answers must have been taken
-OUTBOX_MARK: Final = 128 * 1024  # bytes that wait for the socket, above which no more messages come
+OUTBOX_LIMIT: Final = 128 * 1024  # bytes that wait for the socket, above which no more messages come
 TURN: Final = 4096  # commands that are carried out before others have their turn: some milliseconds
-ANSWERS_MARK: Final = 1024 * 1024  # bytes that wait for the socket, above which nothing more is read
+ANSWERS_LIMIT: Final = 1024 * 1024  # bytes that wait for the socket, above which nothing more is read
 
 _FINS = re.compile(rb"(?:FIN [0-9a-f]{16}\n)+").match
 _FIN_LENGTH: Final = 21
@@ -68,7 +68,7 @@ class Session:
     broker: Broker = attrs.field(init=False)
     outbox: Outbox = attrs.field(init=False)
     identity: Identity = attrs.field(init=False)
-    place: Place | None = None  # unknown before IDENTIFY
+    place: Topology | None = None  # unknown before IDENTIFY
     state: State = State.INIT
     _commands: dict[bytes, Handler] = attrs.field(init=False)
     subscription: Subscription | None = None
@@ -87,7 +87,7 @@ class Session:
     _partial: bytearray = attrs.field(factory=bytearray)
     _need: int = 0
     scan: MultiScan | None = None
-    unsure: list[tuple[int, Topic, int, str]] = attrs.field(factory=list)
+    unconfirmed_publishes: list[tuple[int, Topic, int, str]] = attrs.field(factory=list)
     """Answers that hang on a commit: index, topic, batch, command."""
     must_sync: bool = False  # the answers of this round wait for a sync
     _held: deque[tuple[int, list[bytes], bool]] = attrs.field(factory=deque)
@@ -101,7 +101,7 @@ class Session:
 
     def __attrs_post_init__(self) -> None:
         self.broker = broker = self.context.broker
-        self.outbox = Outbox(self, OUTBOX_MARK)
+        self.outbox = Outbox(self, OUTBOX_LIMIT)
         self.identity = unidentified(self.remote_ip, self.context.limits)
         self._commands = BEFORE_TLS if self.context.tls_required else ALLOWED[State.INIT]
         self.connected_at = broker.wall_ns // 1_000_000_000
@@ -120,7 +120,7 @@ class Session:
     def identified(self, identity: Identity) -> None:
         """The client has said who it is, and what it wants."""
         self.identity = identity
-        self.place = Place(identity.topology_region, identity.topology_zone)
+        self.place = Topology(identity.topology_region, identity.topology_zone)
         self.heartbeat = max(identity.heartbeat_interval, 0) / 1000
         now = self.broker.now
         self._next_heartbeat = now + self.heartbeat if self.heartbeat else math.inf
@@ -135,11 +135,11 @@ class Session:
     # --- what somebody else has to do before the session reads on
 
     def upgrade_to(self, upgrade: Upgrade) -> None:
-        """TLS or a compression is agreed on. When `all_said`, the driver puts the layers in."""
+        """TLS or a compression is agreed on. When `flushed`, the driver puts the layers in."""
         self.upgrade, self.paused = upgrade, True
 
     @property
-    def all_said(self) -> bool:
+    def flushed(self) -> bool:
         """Whether every answer so far has been taken by the socket."""
         return not self.answers and not self._held and not self.outbox.size
 
@@ -189,7 +189,7 @@ class Session:
         if self.closing or self.closed or self.paused:
             return False
         waiting = self.outbox.size + self._held_bytes
-        return waiting < OUTBOX_MARK or (waiting < ANSWERS_MARK and not self.context.crowded)
+        return waiting < OUTBOX_LIMIT or (waiting < ANSWERS_LIMIT and not self.context.over_memory_limit)
 
     def feed(self, data: bytes) -> None:
         """Work through what the socket gave, as far as it holds whole commands. Call it within a round."""
@@ -363,7 +363,7 @@ class Session:
 
     def failed_commits(self) -> None:
         """Appends of this round failed: answer with the error from the first publish on that was in one."""
-        for index, topic, batch, command in self.unsure:
+        for index, topic, batch, command in self.unconfirmed_publishes:
             reason = topic.failed.get(batch)
             if reason is not None:
                 del self.answers[index:]
@@ -376,7 +376,7 @@ class Session:
         True while answers are held.
         """
         self._listed = False
-        self.unsure.clear()
+        self.unconfirmed_publishes.clear()
         answers, self.answers = self.answers, []
         if ticket and (self.must_sync or self._held):
             self._held.append((ticket, answers, self.subscription is not None))
@@ -403,14 +403,14 @@ class Session:
             self.outbox.put(answers, sum(map(len, answers)))
         if subscribed and self.subscription is not None and self.subscription.held:
             self.subscription.held = False
-            self.subscription.channel.feed(self.subscription)
+            self.subscription.channel.offer(self.subscription)
 
     def sent(self, size: int) -> None:
         """The socket took this many bytes."""
         self.outbox.size -= size
         subscription = self.subscription
-        if subscription is not None and not subscription.hungry:
-            subscription.channel.feed(subscription)
+        if subscription is not None and not subscription.waiting:
+            subscription.channel.offer(subscription)
 
     def blocked(self, blocked: bool) -> None:
         """The socket took only a part (True), or everything (False). Called after each try: any part is progress."""

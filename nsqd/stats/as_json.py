@@ -108,9 +108,14 @@ def _draining(drain: DrainStats) -> dict[str, Any]:
         "since": drain.since_ns // NS_PER_SECOND,
         "messages_left": sum(left.messages for left in drain.left),
         "stuck": [
-            {"topic": left.topic, "channel": left.channel, "messages": left.messages, "reason": left.stuck}
+            {
+                "topic": left.topic,
+                "channel": left.channel,
+                "messages": left.messages,
+                "reason": left.blocked_by,
+            }
             for left in drain.left
-            if left.stuck
+            if left.blocked_by
         ],
     }
 

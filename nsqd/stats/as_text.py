@@ -55,9 +55,9 @@ def _head(stats: Stats, now_ns: int) -> str:
 
 def _draining(drain: DrainStats) -> str:
     lines = [
-        f"   [{left.topic:<15}] [{left.channel:<25}] stuck: {left.messages}, {left.stuck}\n"
+        f"   [{left.topic:<15}] [{left.channel:<25}] stuck: {left.messages}, {left.blocked_by}\n"
         for left in drain.left
-        if left.stuck
+        if left.blocked_by
     ]
     return f"\nDraining, messages left: {sum(left.messages for left in drain.left)}\n" + "".join(lines)
 

@@ -13,13 +13,13 @@ from typing import TypeVar
 import attrs
 import trio
 
-from nsqd.broker import Channel, Nearness, Topic
+from nsqd.broker import Channel, Locality, Topic
 from nsqd.broker.log_topic import LogTopic
 from nsqd.broker.quantiles import Sketch
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.memory import MemoryStats, memory_stats
 from nsqd.stats.oldest import PlaceKey, publish_times
-from nsqd.stats.remaining import Left, what_is_left
+from nsqd.stats.remaining import Remaining, remaining
 from nsqd.stats.source import StatsSource
 
 __all__ = [
@@ -153,7 +153,7 @@ class DrainStats:
     """A drain that is under way. `left`: the places that hold messages."""
 
     since_ns: int
-    left: list[Left]
+    left: list[Remaining]
 
 
 async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
@@ -179,7 +179,7 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
 def _drain_stats(daemon: StatsSource) -> DrainStats | None:
     if not daemon.drain.active:
         return None
-    return DrainStats(daemon.drain.since_ns, list(what_is_left(daemon.broker)))
+    return DrainStats(daemon.drain.since_ns, list(remaining(daemon.broker)))
 
 
 async def _collect_topics(
@@ -243,8 +243,8 @@ def _channel_stats(
         deferred_count=len(channel.deferred),
         message_count=channel.message_count,
         delivery_count=channel.delivery_count,
-        zone_local_count=channel.deliveries_to(Nearness.ZONE),
-        region_local_count=channel.deliveries_to(Nearness.REGION),
+        zone_local_count=channel.deliveries_to(Locality.ZONE),
+        region_local_count=channel.deliveries_to(Locality.REGION),
         requeue_count=channel.requeue_count,
         timeout_count=channel.timeout_count,
         finish_count=channel.finish_count,

@@ -55,7 +55,7 @@ async def metrics_page(daemon: StatsSource, now_ns: int) -> Response:
         chain(
             _of_the_daemon(daemon, stats, len(topics), len(channels)),
             _of_topics(topics),
-            _of_channels(channels, by_place=daemon.broker.options.place is not None),
+            _of_channels(channels, by_place=daemon.broker.options.topology is not None),
         )
     )
 

@@ -17,34 +17,34 @@ from nsqd.broker.topic import Topic
 if TYPE_CHECKING:
     from nsqd.broker.broker import Broker
 
-__all__ = ["Left", "what_is_left"]
+__all__ = ["Remaining", "remaining"]
 
 
 @attrs.frozen
-class Left:
+class Remaining:
     """Messages in one place. `channel`: empty for those that a topic has not given to any channel.
 
-    `stuck`: why they do not go by themselves (`no channel`, `no consumer`, `paused`, `deferred`); empty: they do.
+    `blocked_by`: why they are not consumed by themselves (`no channel`, `no consumer`, `paused`, `deferred`); empty: they are.
     """
 
     topic: str
     channel: str
     messages: int
-    stuck: str
+    blocked_by: str
 
 
-def what_is_left(broker: Broker) -> Iterator[Left]:
+def remaining(broker: Broker) -> Iterator[Remaining]:
     """By the names of topics and channels; places with nothing in them are left out."""
     for name in sorted(broker.topics):
         topic = broker.topics.get(name)
         if topic is None:  # gone since the names were taken
             continue
         if topic.depth:
-            yield Left(name, "", topic.depth, _why_topic(topic))
+            yield Remaining(name, "", topic.depth, _why_topic(topic))
         for channel in list(topic.channels.values()):
             messages = channel.depth + channel.in_flight_count + len(channel.deferred)
             if messages:
-                yield Left(name, channel.name, messages, _why_channel(channel))
+                yield Remaining(name, channel.name, messages, _why_channel(channel))
 
 
 def _why_topic(topic: Topic) -> str:

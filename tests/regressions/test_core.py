@@ -105,7 +105,7 @@ def test_churn_on_an_idle_channel_leaves_nothing_behind() -> None:
     h.create()
     for _ in range(1000):
         h.disconnect(h.subscribe(rdy=1))
-    assert len(h.channel()._hungry) <= 10
+    assert len(h.channel()._waiting) <= 10
 
 
 def test_deferred_messages_out_of_order_do_not_stop_the_loop() -> None:
@@ -198,7 +198,7 @@ def test_a_topic_deleted_during_its_snapshot_leaves_no_open_file(tmp_path: Path)
     for _ in range(20):
         topic = broker.topic("t")
         topic.channel("c")
-        topic.keeper.begin_snapshot()  # type: ignore[attr-defined]
+        topic.retention.begin_snapshot()  # type: ignore[attr-defined]
         broker.step_snapshots()
         broker.delete_topic("t")
         while broker.step_snapshots():

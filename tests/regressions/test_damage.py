@@ -114,7 +114,7 @@ def history(chance: random.Random) -> Harness:
         kind = chance.random()
         if kind < 0.35:
             padding = b"." * chance.choice([0, 300])
-            h.publish(*[b"%d %d %s" % (step, number, padding) for number in range(chance.randrange(1, 5))])
+            h.publish(*[b"%d %d %s" % (step, seq, padding) for seq in range(chance.randrange(1, 5))])
         elif kind < 0.5:
             h.defer(b"%d" % step, chance.choice([1.0, 5.0]))
         elif kind < 0.7:
@@ -149,9 +149,9 @@ def waiting(h: Harness) -> dict[str, int]:
         assert topic is not None
         assert topic.depth >= 0
         assert channel.fresh >= 0
-        fresh = [n for n in range(channel.cursor, channel.topic.mark) if n not in channel.skip]
-        for number in (*fresh, *channel.deferred, *(entry[0] for entry in channel.requeued)):
-            assert number not in channel.settled
+        fresh = [n for n in range(channel.cursor, channel.topic.high_watermark) if n not in channel.skip]
+        for seq in (*fresh, *channel.deferred, *(entry[0] for entry in channel.requeued)):
+            assert seq not in channel.settled
         counts[channel.name] = channel.depth + len(channel.deferred)
     return counts
 

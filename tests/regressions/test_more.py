@@ -25,7 +25,7 @@ def test_numbers_of_messages_that_were_sampled_out_are_forgotten() -> None:
     machine.consumer(sample_rate=1).send(b"RDY 2500\n")
     channel = machine.channel()
     assert channel.dropped_count > 800
-    assert len(channel._lost_once) == channel.in_flight_count
+    assert len(channel._redelivered_after_disconnect) == channel.in_flight_count
 
 
 def _stopped_with_a_full_disk(room: int | None) -> Harness:
@@ -68,7 +68,7 @@ def test_a_late_snapshot_spares_the_next_life_of_the_topic() -> None:
     h.create()
     h.publish(b"a")
     h.run_jobs = False
-    h.topic().keeper.begin_snapshot()  # type: ignore[attr-defined]
+    h.topic().retention.begin_snapshot()  # type: ignore[attr-defined]
     while h.broker.step_snapshots():
         pass
     h.broker.advance(h.now, h.wall_ns)
@@ -76,7 +76,7 @@ def test_a_late_snapshot_spares_the_next_life_of_the_topic() -> None:
     h.round()
     h.create()
     h.publish(b"b")
-    h.topic().keeper.begin_snapshot()  # type: ignore[attr-defined]
+    h.topic().retention.begin_snapshot()  # type: ignore[attr-defined]
     h.run_job()
     while h.broker.step_snapshots():
         pass

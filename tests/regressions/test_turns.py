@@ -21,7 +21,7 @@ from nsqd.drain import Drain
 from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2 import connections
 from nsqd.protocol_v2.session import Session
-from nsqd.stats.remaining import what_is_left
+from nsqd.stats.remaining import remaining
 from nsqkit.wire import OK, decode_message
 from tests.nsqd.protocol_v2.harness import Machine, dpub, error, identify, mpub, pub, sized, sub
 from tests.nsqd.protocol_v2.serving import Server, serving
@@ -171,7 +171,7 @@ async def test_a_drain_waits_for_the_end_of_a_long_round(monkeypatch: pytest.Mon
         assert await peer.frame() == OK
         await server.settled()
         assert drain.active
-        assert list(what_is_left(server.broker))
+        assert list(remaining(server.broker))
         assert not stopped.is_set()
         nursery.cancel_scope.cancel()
 
@@ -217,8 +217,8 @@ async def test_what_is_left_of_a_read_is_carried_out_when_the_answers_before_it_
 ) -> None:
     """Everything comes in one read: 40 publishes, turns of 16, a mark of 10 answers that wait for the disk."""
     monkeypatch.setattr("nsqd.protocol_v2.session.TURN", 16)
-    monkeypatch.setattr("nsqd.protocol_v2.session.OUTBOX_MARK", 100)
-    monkeypatch.setattr("nsqd.protocol_v2.session.ANSWERS_MARK", 100)
+    monkeypatch.setattr("nsqd.protocol_v2.session.OUTBOX_LIMIT", 100)
+    monkeypatch.setattr("nsqd.protocol_v2.session.ANSWERS_LIMIT", 100)
     async with serving("plain", sync_on_commit=True) as server:
         peer = await server.connect()
         await server.settled()

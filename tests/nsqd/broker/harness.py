@@ -12,7 +12,7 @@ import itertools
 
 import attrs
 
-from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Place, Subscription, Topic
+from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Subscription, Topic, Topology
 from nsqd.log.jobs import Job
 from nsqd.log.store import Store, StoreOptions
 from nsqd.testing.faulty_storage import Fail, Fault, FaultyStorage
@@ -65,7 +65,7 @@ class Consumer:
         self.received += map(decode_message, self.outbox.take())
         self.awake = False
         self.outbox.size = 0
-        self.subscription.channel.feed(self.subscription)
+        self.subscription.channel.offer(self.subscription)
         return True
 
     @property
@@ -144,7 +144,7 @@ class Harness:
 
     def publish_many(self, count: int, topic: str = "t") -> list[bytes]:
         """Publish `m0`, `m1`, ... in one piece; returns these bodies."""
-        bodies = [b"m%d" % number for number in range(count)]
+        bodies = [b"m%d" % seq for seq in range(count)]
         assert self.publish(*bodies, topic=topic).acknowledged
         return bodies
 
@@ -176,14 +176,16 @@ class Harness:
         rdy: int = 0,
         timeout: float = 60.0,
         sample: int = 0,
-        mark: int = 1 << 20,
-        place: Place | None = None,
+        limit: int = 1 << 20,
+        topology: Topology | None = None,
     ) -> Consumer:
-        """A new client, with its window open for `rdy` messages. `mark`: bytes in its outbox above which it is full."""
+        """A new client, with its window open for `rdy` messages. `limit`: bytes in its outbox above which it is full."""
         consumer = Consumer()
-        consumer.outbox = Outbox(consumer, mark)
+        consumer.outbox = Outbox(consumer, limit)
         self.broker.advance(self.now, self.wall_ns)
-        consumer.subscription = self.topic(topic).subscribe(channel, consumer.outbox, timeout, sample, place)
+        consumer.subscription = self.topic(topic).subscribe(
+            channel, consumer.outbox, timeout, sample, topology
+        )
         self.consumers.append(consumer)
         consumer.subscription.set_rdy(rdy)
         self.round()
@@ -274,11 +276,11 @@ class Harness:
 
     # --- trouble
 
-    def fail(self, operation: str, number: int = errno.ENOSPC, path: str = "topic-") -> None:
+    def fail(self, operation: str, seq: int = errno.ENOSPC, path: str = "topic-") -> None:
         """From now on this operation fails on paths that hold `path`, until `heal`."""
 
         def fault(name: str, where: str) -> Fault | None:
-            return Fail(number) if name == operation and path in where else None
+            return Fail(seq) if name == operation and path in where else None
 
         self.storage.fault = fault
 
@@ -297,7 +299,7 @@ class Harness:
 
     def snapshot(self, topic: str = "t") -> None:
         """Take a whole snapshot of a durable topic."""
-        self.broker.existing(topic).keeper.begin_snapshot()  # type: ignore[attr-defined]
+        self.broker.existing(topic).retention.begin_snapshot()  # type: ignore[attr-defined]
         while self.broker.step_snapshots():
             pass
         self.round()

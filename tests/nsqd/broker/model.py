@@ -21,23 +21,23 @@ class Copy:
     """One message in one channel. `owner`: the consumer that has it in flight; None when that one is gone."""
 
     id: bytes
-    place: str = "ready"  # or "deferred", "in flight"
+    topology: str = "ready"  # or "deferred", "in flight"
     owner: object = None
     due: float = NEVER
     deadline: float = 0.0
     limit: float = 0.0
     fewest: int = 0  # attempts so far: a kill may forget those that were never journaled
     most: int = 0
-    number: int | None = None  # in the log, known from the first delivery on
+    seq: int | None = None  # in the log, known from the first delivery on
     lost_once: bool = False
-    parked: list[tuple[int, float]] = attrs.field(factory=lambda: [(0, NEVER)])
+    awaiting_redelivery: list[tuple[int, float]] = attrs.field(factory=lambda: [(0, NEVER)])
     """(attempts, due): the last ones that were journaled, and those since"""
 
     def park(self, due: float = NEVER) -> None:
         """It waits for another delivery."""
-        self.place = "deferred" if due > NEVER else "ready"
+        self.topology = "deferred" if due > NEVER else "ready"
         self.due, self.owner = due, None
-        self.parked.append((self.most, due))
+        self.awaiting_redelivery.append((self.most, due))
 
 
 @attrs.define(eq=False)
@@ -49,16 +49,16 @@ class ChannelModel:
     copies: dict[bytes, Copy] = attrs.field(factory=dict)
     finished: set[bytes] = attrs.field(factory=set)
     finished_lately: dict[bytes, Copy] = attrs.field(factory=dict)
-    entered: int = 0  # in this life of the daemon
+    advanced: int = 0  # in this life of the daemon
 
     def enter(self, message_id: bytes, due: float = NEVER) -> None:
         copy = Copy(message_id, "deferred" if due > NEVER else "ready", due=due)
-        copy.parked = [(0, due)]
+        copy.awaiting_redelivery = [(0, due)]
         self.copies[message_id] = copy
-        self.entered += 1
+        self.advanced += 1
 
-    def at(self, place: str) -> list[Copy]:
-        return [copy for copy in self.copies.values() if copy.place == place]
+    def at(self, topology: str) -> list[Copy]:
+        return [copy for copy in self.copies.values() if copy.topology == topology]
 
     def delivered(self, message: Message, owner: object, now: float, timeout: float, longest: float) -> Copy:
         """A frame went to a client: was that allowed?"""
@@ -66,9 +66,11 @@ class ChannelModel:
         assert message.id not in self.finished, "delivered after it was finished"
         assert message.id in self.copies, "delivered, but not in this channel"
         copy = self.copies[message.id]
-        assert copy.place == "ready", f"delivered, but {copy.place} until {max(copy.due, copy.deadline)}"
+        assert copy.topology == "ready", (
+            f"delivered, but {copy.topology} until {max(copy.due, copy.deadline)}"
+        )
         assert copy.fewest + 1 <= message.attempts <= copy.most + 1, (message, copy)
-        copy.place, copy.owner, copy.due = "in flight", owner, NEVER
+        copy.topology, copy.owner, copy.due = "in flight", owner, NEVER
         copy.fewest = copy.most = message.attempts
         copy.deadline, copy.limit = now + timeout, now + longest
         return copy
@@ -85,7 +87,7 @@ class ChannelModel:
             if copy.id in unsent:
                 copy.most -= 1
                 copy.fewest -= 1
-                copy.place = "ready"
+                copy.topology = "ready"
             elif not copy.lost_once:
                 copy.lost_once = True
                 copy.park()
@@ -96,31 +98,31 @@ class ChannelModel:
                 copy.park()
         for copy in self.at("deferred"):
             if copy.due <= now:
-                copy.place = "ready"
+                copy.topology = "ready"
 
     def journaled(self) -> None:
         """Everything that happened so far is in the log."""
         self.finished_lately.clear()
         for copy in self.copies.values():
-            del copy.parked[:-1]
+            del copy.awaiting_redelivery[:-1]
 
     def restarted(self, now: float, settled: set[int], deferred: dict[int, float], *, orderly: bool) -> None:
         """The daemon was killed. `settled`, `deferred`: what it says of the numbers that it is asked for."""
         for message_id, copy in self.finished_lately.items():
-            if copy.number not in settled:  # its FIN was not journaled: it comes again
+            if copy.seq not in settled:  # its FIN was not journaled: it comes again
                 self.finished.discard(message_id)
                 self.copies[message_id] = copy
         self.finished_lately.clear()
-        self.entered = 0
+        self.advanced = 0
         for copy in self.copies.values():
-            dues = {due for _, due in copy.parked}
-            due = max(dues) if copy.number is None else deferred.get(copy.number, NEVER)
+            dues = {due for _, due in copy.awaiting_redelivery}
+            due = max(dues) if copy.seq is None else deferred.get(copy.seq, NEVER)
             early = min(dues) <= now
             assert due in dues or (due == NEVER and early), (due, copy)
-            copy.place = "deferred" if due > now else "ready"
+            copy.topology = "deferred" if due > now else "ready"
             copy.due, copy.owner, copy.lost_once = due, None, False
-            fewest = min(attempts for attempts, at in copy.parked if at <= max(due, now))
-            copy.parked = [(fewest, due)]
+            fewest = min(attempts for attempts, at in copy.awaiting_redelivery if at <= max(due, now))
+            copy.awaiting_redelivery = [(fewest, due)]
             if not orderly:
                 copy.fewest = fewest
 

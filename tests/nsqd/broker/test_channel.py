@@ -9,7 +9,7 @@ import pytest
 from nsqd.broker import Channel, NotFound, NotInFlight, NotOwner, Refused
 from tests.nsqd.broker.harness import Consumer, Harness, conserved
 
-STATES = ("fresh", "in flight", "requeued", "deferred", "departed", "settled")
+STATES = ("fresh", "in flight", "requeued", "deferred", "disconnected", "settled")
 
 TIMEOUT = 10.0
 
@@ -59,17 +59,17 @@ LIFE: dict[tuple[str, str], tuple[str, str]] = {
     ("deferred", "empty"): ("settled", ""),
     ("deferred", "kill"): ("deferred", ""),
     ("deferred", "restart"): ("deferred", ""),
-    ("departed", "delivery"): ("departed", ""),
-    ("departed", "FIN"): ("departed", "not owner"),
-    ("departed", "REQ 0"): ("departed", "not owner"),
-    ("departed", "REQ 5"): ("departed", "not owner"),
-    ("departed", "TOUCH"): ("departed", "not owner"),
-    ("departed", "FIN by another"): ("departed", "not owner"),
-    ("departed", "time-out"): ("requeued", ""),
-    ("departed", "disconnect"): ("departed", ""),
-    ("departed", "empty"): ("settled", ""),
-    ("departed", "kill"): ("requeued", ""),  # the first loss was journaled
-    ("departed", "restart"): ("requeued", ""),
+    ("disconnected", "delivery"): ("disconnected", ""),
+    ("disconnected", "FIN"): ("disconnected", "not owner"),
+    ("disconnected", "REQ 0"): ("disconnected", "not owner"),
+    ("disconnected", "REQ 5"): ("disconnected", "not owner"),
+    ("disconnected", "TOUCH"): ("disconnected", "not owner"),
+    ("disconnected", "FIN by another"): ("disconnected", "not owner"),
+    ("disconnected", "time-out"): ("requeued", ""),
+    ("disconnected", "disconnect"): ("disconnected", ""),
+    ("disconnected", "empty"): ("settled", ""),
+    ("disconnected", "kill"): ("requeued", ""),  # the first loss was journaled
+    ("disconnected", "restart"): ("requeued", ""),
     ("settled", "delivery"): ("settled", ""),
     ("settled", "FIN"): ("settled", "not in flight"),
     ("settled", "REQ 0"): ("settled", "not in flight"),
@@ -108,7 +108,7 @@ class Scene:
             self.harness.requeue(self.owner, self.id, 5.0)
         elif state == "settled":
             self.harness.finish(self.owner)
-        elif state == "departed":
+        elif state == "disconnected":
             for _ in range(2):
                 self.harness.disconnect(self.owner)
                 self.owner = self.harness.subscribe(self.name, timeout=TIMEOUT)
@@ -124,12 +124,12 @@ class Scene:
         channel = self.channel
         places = {
             "in flight": sum(len(s.in_flight) for s in channel.subscriptions),
-            "departed": sum(len(s.in_flight) for s in channel.departed),
+            "disconnected": sum(len(s.in_flight) for s in channel.disconnected),
             "requeued": len(channel.requeued),
             "deferred": len(channel.deferred),
             "fresh": channel.fresh,
         }
-        found = [place for place, count in places.items() for _ in range(count)]
+        found = [topology for topology, count in places.items() for _ in range(count)]
         assert len(found) <= 1, "in one place only"
         assert channel.depth == places["fresh"] + places["requeued"]
         return found[0] if found else "settled"
@@ -225,7 +225,7 @@ def test_whatever_is_not_settled_is_delivered_once_more(name: str, state: str) -
     scene.harness.disconnect(scene.owner)
     scene.harness.rdy(scene.another, 10)
     if not scene.another.received:
-        assert scene.state in ("deferred", "departed")
+        assert scene.state in ("deferred", "disconnected")
         scene.harness.advance(TIMEOUT)
     assert scene.another.bodies() == [b"body"]
     scene.harness.finish(scene.another)
@@ -272,7 +272,7 @@ class TestSharing:
 
     def test_large_bodies_are_shared_in_turns_of_bounded_bytes(self) -> None:
         harness = Harness()
-        consumers = [harness.subscribe(rdy=100, mark=1 << 30) for _ in range(2)]
+        consumers = [harness.subscribe(rdy=100, limit=1 << 30) for _ in range(2)]
         harness.publish(*[bytes(40_000)] * 100)
         counts = [len(consumer.new()) for consumer in consumers]
         assert sum(counts) == 100
@@ -304,7 +304,7 @@ class TestSharing:
 
     def test_one_blocked_consumer_stops_no_other(self) -> None:
         harness = Harness()
-        blocked = harness.subscribe(rdy=1000, mark=1)
+        blocked = harness.subscribe(rdy=1000, limit=1)
         blocked.taking = False
         harness.publish(b"first")
         other = harness.subscribe(rdy=10)
@@ -316,7 +316,7 @@ class TestSharing:
 
     def test_one_blocked_channel_stops_no_other(self) -> None:
         harness = Harness(mem_queue_size=1)
-        blocked = harness.subscribe("blocked", rdy=1000, mark=1)
+        blocked = harness.subscribe("blocked", rdy=1000, limit=1)
         blocked.taking = False
         free = harness.subscribe("free", rdy=10)
         bodies = harness.publish_many(100)

@@ -16,8 +16,8 @@ class TestOverflow:
     def test_the_newest_are_dropped_and_counted(self, topic: str) -> None:
         harness = Harness(mem_queue_size=2)
         harness.create("c#ephemeral", topic)
-        for number in range(6):
-            harness.publish(b"%d" % number, topic=topic)
+        for seq in range(6):
+            harness.publish(b"%d" % seq, topic=topic)
         channel = harness.channel("c#ephemeral", topic)
         assert (channel.depth, channel.message_count, channel.dropped_count) == (2, 6, 4)
         assert channel.backend_depth == 0
@@ -71,8 +71,8 @@ class TestOverflow:
 
     def test_a_topic_without_a_channel_keeps_the_oldest(self) -> None:
         harness = Harness(mem_queue_size=3)
-        for number in range(6):
-            harness.publish(b"%d" % number, topic="t#ephemeral")
+        for seq in range(6):
+            harness.publish(b"%d" % seq, topic="t#ephemeral")
         topic = harness.topic("t#ephemeral")
         assert (topic.depth, topic.backend_depth, topic.message_count) == (3, 0, 6)
         assert harness.drain(harness.subscribe(topic="t#ephemeral", rdy=10)) == [b"0", b"1", b"2"]

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsqd.broker import Channel, Place, Refused
-from nsqd.broker import keeper as keeper_module
+from nsqd.broker import Channel, Refused, Topology
+from nsqd.broker import retention as keeper_module
 from nsqd.broker.log_channel import LogChannel
 from nsqd.broker.log_topic import LogTopic
 from nsqd.log.store import StoreOptions
@@ -24,7 +24,7 @@ from nsqkit.wire.names import is_ephemeral
 from tests.nsqd.broker.harness import Consumer, Harness, conserved
 from tests.nsqd.broker.model import ChannelModel, Copy, TopicModel
 
-PLACES = [Place("eu", "eu-1"), Place("eu", "eu-2"), None]
+PLACES = [Topology("eu", "eu-1"), Topology("eu", "eu-2"), None]
 MAX_MSG_TIMEOUT = 7.0  # not under the longest time-out: IDENTIFY refuses such a one
 
 topics = st.sampled_from(["a", "b"])
@@ -40,11 +40,16 @@ class CoreMachine(RuleBasedStateMachine):
         mem_queue_size=st.sampled_from([0, 1, 3, 10_000]),
         segment_bytes=st.sampled_from([700, 3000, 1 << 20]),
         latency_window=st.sampled_from([0.0, 8.0]),
-        place=st.sampled_from([None, PLACES[0]]),
+        topology=st.sampled_from([None, PLACES[0]]),
         busy=st.booleans(),
     )
     def start(
-        self, mem_queue_size: int, segment_bytes: int, latency_window: float, place: Place | None, busy: bool
+        self,
+        mem_queue_size: int,
+        segment_bytes: int,
+        latency_window: float,
+        topology: Topology | None,
+        busy: bool,
     ) -> None:
         options = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=segment_bytes)
         self.harness = Harness(
@@ -52,7 +57,7 @@ class CoreMachine(RuleBasedStateMachine):
             mem_queue_size=mem_queue_size,
             max_msg_timeout=MAX_MSG_TIMEOUT,
             latency_window=latency_window,
-            place=place,
+            topology=topology,
         )
         self.model: dict[str, TopicModel] = {}
         self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
@@ -104,7 +109,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def bodies(self, count: int) -> list[bytes]:
         self.count += count
-        return [b"%d" % number * (number % 50) for number in range(self.count, self.count + count)]
+        return [b"%d" % seq * (seq % 50) for seq in range(self.count, self.count + count)]
 
     # --- publishing
 
@@ -124,11 +129,11 @@ class CoreMachine(RuleBasedStateMachine):
             return
         bodies = self.bodies(count)
         pieces = [[body] for body in bodies] if lone else [bodies]
-        receipts = [self.harness.send(*piece, topic=name) for piece in pieces]
+        receipts = [self.harness.send(*result, topic=name) for result in pieces]
         stamp = self.harness.wall_ns
         self.harness.round()
-        for receipt, piece in zip(receipts, pieces, strict=True):
-            self.sent.update(zip(receipt.ids, [(stamp, body) for body in piece], strict=True))
+        for receipt, result in zip(receipts, pieces, strict=True):
+            self.sent.update(zip(receipt.ids, [(stamp, body) for body in result], strict=True))
             if receipt.acknowledged:
                 self.model[name].published(receipt.ids, None, self.now)
 
@@ -156,8 +161,10 @@ class CoreMachine(RuleBasedStateMachine):
         try:
             self.harness.topic(name)
             self.model.setdefault(name, TopicModel())
-            place = PLACES[len(self.harness.consumers) % len(PLACES)]
-            consumer = self.harness.subscribe(channel, topic=name, timeout=timeout, mark=300, place=place)
+            topology = PLACES[len(self.harness.consumers) % len(PLACES)]
+            consumer = self.harness.subscribe(
+                channel, topic=name, timeout=timeout, limit=300, topology=topology
+            )
         except Refused:
             self.harness.round()
             return
@@ -336,8 +343,8 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(name=topics, steps=st.sampled_from([0, 1, 5, 1000]))
     def begin_snapshot(self, name: str, steps: int) -> None:
         topic = self.harness.broker.topics.get(name)
-        if isinstance(topic, LogTopic) and not topic.keeper.has_snapshot_in_hand:
-            topic.keeper.begin_snapshot()
+        if isinstance(topic, LogTopic) and not topic.retention.has_snapshot_in_hand:
+            topic.retention.begin_snapshot()
         self.step_snapshots(steps)
 
     @rule(count=st.sampled_from([1, 2, 50]))
@@ -367,9 +374,9 @@ class CoreMachine(RuleBasedStateMachine):
         self.harness.run_job(pick % len(self.harness.jobs))
 
     @precondition(lambda self: not self.broken)
-    @rule(number=st.sampled_from([errno.ENOSPC, errno.EIO]))
-    def break_disk(self, number: int) -> None:
-        self.harness.fail("append", number)
+    @rule(seq=st.sampled_from([errno.ENOSPC, errno.EIO]))
+    def break_disk(self, seq: int) -> None:
+        self.harness.fail("append", seq)
         self.broken = True
 
     @precondition(lambda self: self.broken)
@@ -405,10 +412,10 @@ class CoreMachine(RuleBasedStateMachine):
             topic.channels = {name: model for name, model in topic.channels.items() if model.durable}
         for channel, model in self.pairs():
             assert isinstance(channel, LogChannel)
-            numbers = {copy.number for copy in model.finished_lately.values() if copy.number is not None}
-            settled = {number for number in numbers if number in channel.settled}
-            assert not orderly or settled == numbers
-            deferred = {number: due for number, (_, due, _) in channel.deferred.items()}
+            seqs = {copy.seq for copy in model.finished_lately.values() if copy.seq is not None}
+            settled = {seq for seq in seqs if seq in channel.settled}
+            assert not orderly or settled == seqs
+            deferred = {seq: due for seq, (_, due, _) in channel.deferred.items()}
             model.restarted(self.now, settled, deferred, orderly=orderly)
         for channel, rdy in clients if back else ():
             self.subscribe(channel.topic_name, channel.name, rdy, 3.0, taking=True)
@@ -426,7 +433,7 @@ class CoreMachine(RuleBasedStateMachine):
         for message in out:
             copy = model.delivered(message, consumer, self.now, subscription.timeout, MAX_MSG_TIMEOUT)
             assert self.sent[message.id] == (message.timestamp_ns, message.body), "mutated"
-            copy.number = subscription.in_flight[message.id][0]
+            copy.seq = subscription.in_flight[message.id][0]
         assert len(subscription.in_flight) <= subscription.rdy, "more than its window"
 
     @invariant()
@@ -457,7 +464,7 @@ class CoreMachine(RuleBasedStateMachine):
         if isinstance(channel, LogChannel):
             assert channel.depth == len(model.at("ready"))
             assert len(channel.deferred) == len(model.at("deferred"))
-            assert channel.message_count == model.entered
+            assert channel.message_count == model.advanced
             assert channel.damaged_count == 0
             if not channel.has_unwritten:
                 model.journaled()

@@ -74,8 +74,8 @@ def test_an_earlier_life_is_remembered() -> None:
     harness = Harness(StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=4096))
     harness.create()
     began = harness.now
-    for number in range(200):
-        harness.publish(b"%0100d" % number)
+    for seq in range(200):
+        harness.publish(b"%0100d" % seq)
         harness.advance(0.25)
     harness.kill()
     assert published_at(harness.channel()) == began

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nsqd.broker import keeper as keeper_module
+from nsqd.broker import retention as keeper_module
 from nsqd.broker.log_channel import LogChannel
 from nsqd.broker.log_topic import LogTopic
 from tests.nsqd.broker.harness import Harness
@@ -137,7 +137,7 @@ class TestAttempts:
         harness.requeue(consumer, b)
         topic = harness.topic()
         assert isinstance(topic, LogTopic)
-        topic.keeper.begin_snapshot()
+        topic.retention.begin_snapshot()
         for _ in range(3):  # the topic, the channel, what is requeued: next is what is in flight
             harness.broker.step_snapshots()
         harness.disconnect(consumer)
@@ -227,8 +227,8 @@ class TestDeferred:
         harness = Harness(mem_queue_size=10)
         harness.create()
         topic = harness.topic()
-        for number in range(300):
-            frame = harness._frame(b"%d" % number)
+        for seq in range(300):
+            frame = harness._frame(b"%d" % seq)
             topic.publish_deferred(frame, 5 * 10**9)
         harness.round()
         channel = harness.channel()
@@ -245,7 +245,7 @@ class TestSnapshots:
         harness = Harness()
         harness.create("late")
         consumer = harness.subscribe("c", rdy=20)
-        ids = harness.publish(*[b"%d" % number for number in range(30)]).ids
+        ids = harness.publish(*[b"%d" % seq for seq in range(30)]).ids
         harness.finish(consumer, *ids[0:20:3])
         harness.requeue(consumer, ids[1], 30.0)
         consumer.subscription.rdy = 0
@@ -261,8 +261,8 @@ class TestSnapshots:
         out: dict[str, object] = {"depth": topic.depth, "paused": topic.paused}
         for name, channel in topic.channels.items():
             assert isinstance(channel, LogChannel)
-            deferred = {number: entry[:2] for number, entry in channel.deferred.items()}
-            attempts = {number: attempts for number, attempts, _ in channel.requeued}
+            deferred = {seq: entry[:2] for seq, entry in channel.deferred.items()}
+            attempts = {seq: attempts for seq, attempts, _ in channel.requeued}
             out[name] = (channel.paused, channel.depth, deferred, attempts, list(channel.settled))
         return out
 
@@ -281,8 +281,8 @@ class TestSnapshots:
 
     def test_two_are_kept(self) -> None:
         harness = self.busy()
-        for number in range(5):
-            harness.publish(b"%d" % number)
+        for seq in range(5):
+            harness.publish(b"%d" % seq)
             harness.snapshot()
         files = harness.memory.files("topic-t")
         assert sum(name.endswith(".snap") for name in files) == 2
@@ -292,7 +292,7 @@ class TestSnapshots:
         before = self.picture(harness)
         topic = harness.topic()
         assert isinstance(topic, LogTopic)
-        topic.keeper.begin_snapshot()
+        topic.retention.begin_snapshot()
         harness.broker.step_snapshots()
         harness.fail("append", path=".snap")
         while harness.broker.step_snapshots():
@@ -308,7 +308,7 @@ class TestSnapshots:
         harness = self.busy()
         topic = harness.topic()
         assert isinstance(topic, LogTopic)
-        topic.keeper.begin_snapshot()
+        topic.retention.begin_snapshot()
         harness.broker.step_snapshots()
         harness.broker.delete_topic("t")
         while harness.broker.step_snapshots():

@@ -61,13 +61,13 @@ class TestWindow:
         harness.rdy(consumer, 1)
         assert consumer.received == []
         consumer.subscription.held = False
-        harness.channel().feed(consumer.subscription)
+        harness.channel().offer(consumer.subscription)
         harness.round()
         assert consumer.bodies() == [b"a"]
 
     def test_a_full_outbox_gets_no_more_until_the_socket_took_some(self) -> None:
         harness = Harness()
-        consumer = harness.subscribe(rdy=1000, mark=100)
+        consumer = harness.subscribe(rdy=1000, limit=100)
         consumer.taking = False
         for _ in range(20):
             harness.publish(b"x" * 40)
@@ -373,7 +373,7 @@ class TestDisconnect:
         harness.advance(0.5)
         assert [message.attempts for message in third.new()] == [3]
         channel = harness.channel(name)
-        assert (channel.timeout_count, len(channel.departed)) == (2, 0)
+        assert (channel.timeout_count, len(channel.disconnected)) == (2, 0)
         assert conserved(channel)
 
     def test_a_finished_message_is_no_loss(self) -> None:
@@ -384,7 +384,7 @@ class TestDisconnect:
             harness.finish(consumer)
             harness.disconnect(consumer)
         assert harness.channel().timeout_count == 0
-        assert not harness.channel().departed
+        assert not harness.channel().disconnected
 
     def test_others_go_on(self) -> None:
         harness = Harness()
@@ -401,5 +401,5 @@ class TestDisconnect:
         harness.rdy(consumer, 10)
         assert harness.finish(consumer, message_id) == [message_id]
         assert harness.channel().depth == 2
-        harness.channel().leave(consumer.subscription, set())
+        harness.channel().detach(consumer.subscription, set())
         assert conserved(harness.channel())

@@ -25,8 +25,8 @@ def test_a_few_messages_of_each_of_many_topics_wait_for_their_time() -> None:
     """Counted together they would be synced all the time: a tenth of the CPU with 1,000 topics."""
     harness = Harness(sync_every=10, sync_timeout=2.0)
     for _ in range(9):
-        for number in range(5):
-            harness.publish(b"x", topic=f"t{number}")
+        for seq in range(5):
+            harness.publish(b"x", topic=f"t{seq}")
         harness.now += 0.1
     assert syncs(harness) == 0
     harness.now += 2.0

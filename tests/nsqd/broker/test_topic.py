@@ -91,12 +91,12 @@ class TestPublish:
         harness.round()
         assert harness.storage.counts["append"] == before + 1
 
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-    def test_a_failed_append_is_told_and_leaves_nothing(self, number: int) -> None:
+    @pytest.mark.parametrize("seq", [errno.ENOSPC, errno.EIO])
+    def test_a_failed_append_is_told_and_leaves_nothing(self, seq: int) -> None:
         harness = Harness()
         consumer = harness.subscribe(rdy=10)
         harness.publish(b"a")
-        harness.fail("append", number)
+        harness.fail("append", seq)
         receipts = [harness.send(b"b", b"c"), harness.send(b"d")]
         harness.round()
         assert [receipt.error is not None for receipt in receipts] == [True, True]
@@ -193,15 +193,15 @@ class TestPublish:
         harness.create("c", "u")
         assert set(harness.broker.topics) == {"t", "u"}
 
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+    @pytest.mark.parametrize("seq", [errno.ENOSPC, errno.EIO])
     @pytest.mark.parametrize("seconds_at_rest", [0, 5])
-    def test_finishes_stay_applied_and_are_written_later(self, number: int, seconds_at_rest: int) -> None:
+    def test_finishes_stay_applied_and_are_written_later(self, seq: int, seconds_at_rest: int) -> None:
         harness = Harness()
         consumer = harness.subscribe(rdy=2)
         bodies = harness.publish_many(4)
         for _ in range(seconds_at_rest):
             harness.advance(1)
-        harness.fail("append", number)
+        harness.fail("append", seq)
         harness.finish(consumer)
         assert (harness.channel().finish_count, consumer.bodies()) == (2, bodies), "consumers drain on"
         harness.finish(consumer)

@@ -11,7 +11,7 @@ from tests.nsqd.broker.harness import Harness
 
 
 def frames(count: int, size: int = 10, first: int = 0) -> list[bytes]:
-    return [b"%0*d" % (size, number) for number in range(first, first + count)]
+    return [b"%0*d" % (size, seq) for seq in range(first, first + count)]
 
 
 def extend(window: Window, new: list[bytes]) -> None:
@@ -23,7 +23,7 @@ class TestWindow:
         window = Window(7, 100, WindowBudget(1000))
         extend(window, frames(5))
         assert window.get(6) is None
-        assert [window.get(number) for number in range(7, 12)] == frames(5)
+        assert [window.get(seq) for seq in range(7, 12)] == frames(5)
         assert window.slice(9, 2) == frames(2, first=2)
         assert window.slice(11, 100) == frames(1, first=4)
 
@@ -31,8 +31,8 @@ class TestWindow:
     def test_the_newest_stay(self, most: int) -> None:
         budget = WindowBudget(1 << 20)
         window = Window(0, most, budget)
-        for number in range(300):
-            extend(window, frames(1, first=number))
+        for seq in range(300):
+            extend(window, frames(1, first=seq))
         assert most <= len(window.frames) <= most + most // 8 or len(window.frames) == 300
         assert window.base + len(window.frames) == 300
         assert window.frames == frames(300)[window.base :]

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import trio
 
-from nsqd.broker import Broker, BrokerOptions, Outbox, Place, Refused, Subscription
+from nsqd.broker import Broker, BrokerOptions, Outbox, Refused, Subscription, Topology
 from nsqd.drain import Drain
 from nsqd.http import make_servers
 from nsqd.log.store import Store, StoreOptions
@@ -31,7 +31,7 @@ START_NS = 1_700_000_000 * 10**9
 class FakeDaemon:
     """`run_jobs = False` holds back every sync; `run_pending` lets them go. `failing` makes appends fail."""
 
-    place: Place | None = None
+    topology: Topology | None = None
 
     def __init__(self, **changes: Any) -> None:
         self.options = NsqdOptions(**{"broadcast_address": "b.example", **changes})
@@ -42,7 +42,7 @@ class FakeDaemon:
         options = BrokerOptions(
             sync_on_commit=on_disk,
             latency_window=600 if self.options.e2e_processing_latency_percentiles else 0,
-            place=self.place,
+            topology=self.topology,
         )
         self.broker = Broker(store, options, 1000.0, START_NS)
         self.tcp_port, self.http_port, self.https_port = 4150, 4151, 4152
@@ -136,14 +136,16 @@ class FakeDaemon:
         self.broker.topic(topic)
         self.end_round()
 
-    def subscribe(self, topic: str, channel: str, rdy: int = 0, place: Place | None = None) -> Subscription:
+    def subscribe(
+        self, topic: str, channel: str, rdy: int = 0, topology: Topology | None = None
+    ) -> Subscription:
         class Socket:
             def wake(self) -> None: ...
             def disconnect(self) -> None: ...
 
         self.round()
         outbox = Outbox(Socket(), 1 << 20)
-        subscription = self.broker.topic(topic).subscribe(channel, outbox, timeout=60, place=place)
+        subscription = self.broker.topic(topic).subscribe(channel, outbox, timeout=60, topology=topology)
         subscription.set_rdy(rdy)
         self.end_round()
         return subscription

@@ -14,13 +14,13 @@ GENERATION = 7
 SEGMENT_BYTES = 1 << 20
 
 
-def frame(number: int, body: bytes = b"", timestamp_ns: int = 0) -> bytes:
+def frame(seq: int, body: bytes = b"", timestamp_ns: int = 0) -> bytes:
     """A message frame whose id is its number; without a body it gets one that names the number."""
-    return encode_message(timestamp_ns, 1, b"%016x" % number, body or b"body %d" % number)
+    return encode_message(timestamp_ns, 1, b"%016x" % seq, body or b"body %d" % seq)
 
 
 def frames(first: int, count: int) -> list[bytes]:
-    return [frame(number) for number in range(first, first + count)]
+    return [frame(seq) for seq in range(first, first + count)]
 
 
 def new_log(storage: Storage, folder: str = FOLDER, max_segment_bytes: int = SEGMENT_BYTES) -> TopicLog:
@@ -33,10 +33,10 @@ def new_log(storage: Storage, folder: str = FOLDER, max_segment_bytes: int = SEG
 
 def append(log: TopicLog, *sizes: int, flowing: bool = False) -> None:
     """One append with a batch of so many messages for each of `sizes`."""
-    batches, number = [], log.end
+    batches, seq = [], log.end
     for size in sizes:
-        batches.append(Batch.of(frames(number, size)))
-        number += size
+        batches.append(Batch.of(frames(seq, size)))
+        seq += size
     log.append(batches, flowing=flowing)
 
 
@@ -49,17 +49,17 @@ def recovered(storage: Storage, folder: str = FOLDER, max_segment_bytes: int = S
 def read_all(log: TopicLog, first: int = 0, max_bytes: int = 1 << 20) -> dict[int, bytes]:
     """Every message that the log gives from `first` on, by its number."""
     out: dict[int, bytes] = {}
-    number = first
-    while number < log.end:
-        piece = log.plan(number, max_bytes).run()
-        assert piece is not None
-        log.accept(piece)
-        for run in piece.runs:
+    seq = first
+    while seq < log.end:
+        result = log.plan(seq, max_bytes).run()
+        assert result is not None
+        log.accept(result)
+        for run in result.runs:
             for at, message in enumerate(run.frames, run.first):
                 assert at not in out, "a number was given twice"
                 out[at] = message
-        assert piece.next > number, "a read must get on"
-        number = piece.next
+        assert result.next > seq, "a read must get on"
+        seq = result.next
     return out
 
 

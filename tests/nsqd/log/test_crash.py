@@ -52,12 +52,12 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), deferred=st.booleans())
     def publish(self, sizes: list[int], deferred: bool) -> None:
-        batches, number = [], self.log.end
+        batches, seq = [], self.log.end
         for size in sizes:
-            made = [frame(n, b"message %d" % next(self.bodies)) for n in range(number, number + size)]
+            made = [frame(n, b"message %d" % next(self.bodies)) for n in range(seq, seq + size)]
             batches.append(Batch.of(made, [9] * size if deferred else None))
-            self.there.update(enumerate(made, number))
-            number += size
+            self.there.update(enumerate(made, seq))
+            seq += size
         self.log.append(batches, flowing=True)
 
     @rule(part=st.none() | st.integers(0, 200))
@@ -110,7 +110,7 @@ class LogMachine(RuleBasedStateMachine):
     def _slices(self) -> Iterator[list[Change]]:
         yield [(Code.MARK, self.log.end, 0)]
         yield [(Code.CHANNEL_CREATED, 1, "ch", 0)]
-        finished = RangeSet((number, number + 1) for number in self.finished)
+        finished = RangeSet((seq, seq + 1) for seq in self.finished)
         yield [(Code.FINISHED, 1, *flat_runs(finished))]
 
     @rule()
@@ -139,9 +139,9 @@ class LogMachine(RuleBasedStateMachine):
         for segment in gone:
             segment.file.close()
             self.storage.remove(segment.path)
-        for numbers in (self.there, self.synced):
-            for number in [n for n in numbers if n < self.log.segments[0].first]:
-                del numbers[number]
+        for seqs in (self.there, self.synced):
+            for seq in [n for n in seqs if n < self.log.segments[0].first]:
+                del seqs[seq]
 
     @rule()
     def kill(self) -> None:
@@ -194,7 +194,7 @@ class LogMachine(RuleBasedStateMachine):
     def numbers_rise(self) -> None:
         firsts = [segment.first for segment in self.log.segments]
         assert firsts == sorted(firsts)
-        assert all(number < self.log.end for number in self.there)
+        assert all(seq < self.log.end for seq in self.there)
 
 
 LogMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
@@ -266,7 +266,7 @@ def stop(store: Store, log: TopicLog) -> None:
 @pytest.mark.parametrize("act", [create, some_appends, roll, snapshot, delete, retain, take_ids, stop])
 def test_die_at_operation(act: Act, fault: Die, power: bool) -> None:
     """I1, I2, I10, I13: at each write, sync, rename and removal on the way, what was there before is there after."""
-    number = 0
+    seq = 0
     while True:
         inner = MemoryStorage()
         storage = FaultyStorage(inner)
@@ -277,14 +277,14 @@ def test_die_at_operation(act: Act, fault: Die, power: bool) -> None:
         store.syncer.want(store.syncer.wrote(log))
         store.jobs.run_all()
         before, first_id = read_all(log), store.ids.next
-        storage.fault = CrashAt(number, fault, among=WRITES)
+        storage.fault = CrashAt(seq, fault, among=WRITES)
         died = False
         try:
             act(store, log)
         except Crash:
             died = True
         written = {n: frame(n) for n in range(log.end + 10)}
-        after = inner.crash(random.Random(number)) if power else inner.kill()
+        after = inner.crash(random.Random(seq)) if power else inner.kill()
         again = open_store(after)
         found = dict(again.topics(WALL_NS))
         again.jobs.run_all()
@@ -307,13 +307,13 @@ def test_die_at_operation(act: Act, fault: Die, power: bool) -> None:
         assert third == {name: topic.log.end for name, topic in found.items()}
         if not died:
             return
-        number += 1
+        seq += 1
 
 
 @pytest.mark.parametrize("part", [None, 5])
 def test_die_at_every_operation_of_a_start(part: int | None) -> None:
     """I13: a start that dies is one that never was."""
-    number = 0
+    seq = 0
     while True:
         inner = MemoryStorage()
         log = open_store(inner).create_topic("t", WALL_NS)
@@ -322,7 +322,7 @@ def test_die_at_every_operation_of_a_start(part: int | None) -> None:
         file = inner.open(log.segments[-1].path)
         file.truncate(file.size - 3)
         inner = inner.kill()
-        storage = FaultyStorage(inner, CrashAt(number, Die(part=part)))
+        storage = FaultyStorage(inner, CrashAt(seq, Die(part=part)))
         died = False
         try:
             dict(open_store(storage).topics(WALL_NS))
@@ -332,4 +332,4 @@ def test_die_at_every_operation_of_a_start(part: int | None) -> None:
         assert sorted(read_all(after["t"].log)) == [0, 1, 2]
         if not died:
             return
-        number += 1
+        seq += 1

@@ -182,13 +182,13 @@ class TestFindRecord:
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=8))
 def test_messages_round_trip(bodies: list[bytes]) -> None:
-    sent = [frame(number, body) for number, body in enumerate(bodies)]
+    sent = [frame(seq, body) for seq, body in enumerate(bodies)]
     assert split_messages(b"".join(sent), len(sent)) == sent
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=50), U64), max_size=8))
 def test_deferred_messages_round_trip(sent: list[tuple[bytes, int]]) -> None:
-    wire = [frame(number, body) for number, (body, _) in enumerate(sent)]
+    wire = [frame(seq, body) for seq, (body, _) in enumerate(sent)]
     delays = [delay for _, delay in sent]
     assert decode_deferred(encode_deferred(wire, delays), len(sent)) == (wire, delays)
 

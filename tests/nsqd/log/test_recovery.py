@@ -91,10 +91,10 @@ class Model:
 def model() -> Model:
     made = Model()
     made.change((Code.CHANNEL_CREATED, 1, "ch", 0))
-    for number in range(10):
-        made.batch(number % 3 + 1, delay=5 if number % 4 == 3 else None)
-        if number % 3 == 0:
-            made.change((Code.FINISHED, 1, *flat_runs([(number, number + 1)])))
+    for seq in range(10):
+        made.batch(seq % 3 + 1, delay=5 if seq % 4 == 3 else None)
+        if seq % 3 == 0:
+            made.change((Code.FINISHED, 1, *flat_runs([(seq, seq + 1)])))
     return made
 
 
@@ -104,7 +104,7 @@ def clone(storage: MemoryStorage) -> MemoryStorage:
 
 
 def lost(found: Recovered) -> set[int]:
-    return {number for damage in found.damage for number in range(damage.first, damage.end)}
+    return {seq for damage in found.damage for seq in range(damage.first, damage.end)}
 
 
 def assert_nothing_changes(storage: MemoryStorage) -> None:
@@ -187,11 +187,11 @@ class TestTorn:
             put(storage, last, data[:size])
             here = [w for w in made.written if w.path == last]
             kept = [w for w in made.written if w.path != last or w.end <= size]
-            numbers = {n for w in kept for n in range(w.first, w.first + w.count)}
+            seqs = {n for w in kept for n in range(w.first, w.first + w.count)}
             whole = max([w.end for w in here if w.end <= size], default=FILE_HEADER_SIZE)
             found = recovered(storage)
-            assert read_all(found.log) == {n: made.messages[n] for n in numbers}
-            assert found.log.end == max(numbers) + 1
+            assert read_all(found.log) == {n: made.messages[n] for n in seqs}
+            assert found.log.end == max(seqs) + 1
             assert found.torn_bytes == size - whole
             assert not found.damage
             assert bool(found.notes) == (size != whole)
@@ -205,10 +205,10 @@ class TestTorn:
             storage = clone(made.storage)
             put(storage, last, content(made.storage, last)[:size])
             found = recovered(storage)
-            numbers = {n for w in made.written if w.path != last for n in range(w.first, w.first + w.count)}
-            assert read_all(found.log) == {n: made.messages[n] for n in numbers}
+            seqs = {n for w in made.written if w.path != last for n in range(w.first, w.first + w.count)}
+            assert read_all(found.log) == {n: made.messages[n] for n in seqs}
             append(found.log, 1)
-            assert len(read_all(recovered(storage).log)) == len(numbers) + 1
+            assert len(read_all(recovered(storage).log)) == len(seqs) + 1
 
     @pytest.mark.parametrize("count", [1, 31, 4096])
     def test_zeros_at_the_end_are_cut_without_a_copy(self, count: int) -> None:
@@ -569,9 +569,9 @@ class TestNewerFormat:
 
 
 class TestErrorsAreNoDamage:
-    @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES])
+    @pytest.mark.parametrize("seq", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES])
     @pytest.mark.parametrize("operation", ["open", "read", "files"])
-    def test_each_of_them_comes_through_and_nothing_is_touched(self, operation: str, number: int) -> None:
+    def test_each_of_them_comes_through_and_nothing_is_touched(self, operation: str, seq: int) -> None:
         made = model()
         made.snapshot()
         before = everything(made.storage)
@@ -580,15 +580,15 @@ class TestErrorsAreNoDamage:
         count = faulty.counts[operation]
         assert count
         for at in range(count):
-            faulty = FaultyStorage(made.storage, fail_at(operation, at, number))
+            faulty = FaultyStorage(made.storage, fail_at(operation, at, seq))
             with pytest.raises(OSError) as caught:
                 recover_topic(faulty, FOLDER, max_segment_bytes=SEGMENT)
-            assert caught.value.errno == number
+            assert caught.value.errno == seq
             assert everything(made.storage) == before
 
 
-def fail_at(operation: str, number: int, error: int) -> Callable[[str, str], Fail | None]:
-    left = [number]
+def fail_at(operation: str, seq: int, error: int) -> Callable[[str, str], Fail | None]:
+    left = [seq]
 
     def fault(asked: str, path: str) -> Fail | None:
         if asked != operation:

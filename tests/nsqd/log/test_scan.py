@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsqd.log.records import FLOWING, RECORD_HEAD_SIZE, Kind, encode_record
-from nsqd.log.scan import Damaged, Found, scan
+from nsqd.log.scan import Damaged, Record, scan
 from tests.nsqd.log.samples import frames
 
 SALT = 77
@@ -32,15 +32,15 @@ def reader(data: bytes) -> Callable[[int, int], bytes]:
     return lambda offset, size: data[offset : offset + size]
 
 
-def scanned(data: bytes, chunk: int = 1 << 20, first: int = 0) -> list[Found | Damaged]:
+def scanned(data: bytes, chunk: int = 1 << 20, first: int = 0) -> list[Record | Damaged]:
     return list(scan(reader(data), START, len(data), SALT, first, chunk=chunk))
 
 
-def found(items: list[Found | Damaged]) -> list[int]:
-    return [item.head.first for item in items if isinstance(item, Found)]
+def found(items: list[Record | Damaged]) -> list[int]:
+    return [item.head.first for item in items if isinstance(item, Record)]
 
 
-def damage(items: list[Found | Damaged]) -> list[Damaged]:
+def damage(items: list[Record | Damaged]) -> list[Damaged]:
     return [item for item in items if isinstance(item, Damaged)]
 
 
@@ -185,7 +185,7 @@ def test_errors_of_the_system_come_through() -> None:
     def read(offset: int, size: int) -> bytes:
         raise OSError(errno.EIO, "input/output error")
 
-    items: Iterator[Found | Damaged] = scan(read, START, len(DATA), SALT, 0)
+    items: Iterator[Record | Damaged] = scan(read, START, len(DATA), SALT, 0)
     with pytest.raises(OSError, match="input/output"):
         next(items)
 

@@ -28,17 +28,22 @@ Entry = Callable[[TopicState], None]
 
 def summary(state: TopicState) -> dict[str, Any]:
     """All that a restart must bring back. What lies below the mark is no void, and a mark passes voids by itself."""
-    voids = RangeSet(state.voids)
-    mark = voids.end_of(state.mark)
-    voids.discard_below(mark)
+    aborted = RangeSet(state.aborted)
+    high_watermark = aborted.end_of(state.high_watermark)
+    aborted.discard_below(high_watermark)
     return {
         "end": state.end,
-        "mark": mark,
+        "high_watermark": high_watermark,
         "paused": state.paused,
         "deferred": dict(state.deferred),
-        "voids": list(voids),
+        "aborted": list(aborted),
         "channels": {
-            generation: (channel.name, channel.paused, list(channel.settled), dict(channel.parked))
+            generation: (
+                channel.name,
+                channel.paused,
+                list(channel.settled),
+                dict(channel.awaiting_redelivery),
+            )
             for generation, channel in state.channels.items()
         },
     }
@@ -48,20 +53,20 @@ def slices(state: TopicState) -> Iterator[list[Change]]:
     """The state as changes, in the order that a topic writes them, each slice made when it is asked for."""
     yield [
         (Code.TOPIC_PAUSED, state.paused),
-        (Code.MARK, state.mark, 0),
-        *((Code.LOST, start, end, False) for start, end in state.voids),
+        (Code.MARK, state.high_watermark, 0),
+        *((Code.LOST, start, end, False) for start, end in state.aborted),
     ]
-    for number in list(state.deferred):
-        yield [(Code.DEFERRED, number, state.deferred[number])] if number in state.deferred else []
+    for seq in list(state.deferred):
+        yield [(Code.DEFERRED, seq, state.deferred[seq])] if seq in state.deferred else []
     for channel in list(state.channels.values()):
         generation = channel.generation
         yield [
             (Code.CHANNEL_CREATED, generation, channel.name, 0),
             (Code.CHANNEL_PAUSED, generation, channel.paused),
         ]
-        for number in list(channel.parked):
-            parked = channel.parked.get(number)
-            yield [(Code.PARKED, generation, number, *parked)] if parked else []
+        for seq in list(channel.awaiting_redelivery):
+            awaiting_redelivery = channel.awaiting_redelivery.get(seq)
+            yield [(Code.PARKED, generation, seq, *awaiting_redelivery)] if awaiting_redelivery else []
         for start, end in list(channel.settled):
             yield [(Code.FINISHED, generation, *flat_runs([(start, end)]))]
 
@@ -91,13 +96,13 @@ class History:
 
     def publish(self, a: int, b: int) -> None:
         first, count, flowing = self.log.end, a % 4 + 1, self.flowing
-        batch = Batch.of([frame(number) for number in range(first, first + count)])
+        batch = Batch.of([frame(seq) for seq in range(first, first + count)])
         self.log.append([batch], flowing=flowing)
         self._enter(lambda state: state.messages(first, count, flowing))
 
     def defer(self, a: int, b: int) -> None:
         first, count, flowing, delay = self.log.end, a % 3 + 1, self.flowing, b + 1
-        sent = [frame(number, timestamp_ns=self.now) for number in range(first, first + count)]
+        sent = [frame(seq, timestamp_ns=self.now) for seq in range(first, first + count)]
         due = [(self.now, delay)] * count
         self.log.append([Batch.of(sent, [delay] * count)], flowing=flowing)
         self._enter(lambda state: state.deferred_messages(first, due, flowing))
@@ -112,14 +117,14 @@ class History:
         end = self.log.end
         self._enter(lambda state: state.lost(first, end, False))
         if flowing:
-            self.truth.mark = end
+            self.truth.high_watermark = end
 
     def create(self, a: int, b: int) -> None:
         if len(self.truth.channels) == 3:
             return
         self.generation += 1
         changes: list[Change] = [
-            (Code.CHANNEL_CREATED, self.generation, f"ch{self.generation}", self.truth.mark)
+            (Code.CHANNEL_CREATED, self.generation, f"ch{self.generation}", self.truth.high_watermark)
         ]
         if not self.truth.paused:
             changes.append((Code.MARK, self.log.end, self.now))
@@ -140,22 +145,22 @@ class History:
         self.change(*changes)
 
     def empty(self, a: int, b: int) -> None:
-        if self.truth.mark < self.log.end:
-            self.change((Code.TOPIC_EMPTIED, self.truth.mark, self.log.end))
+        if self.truth.high_watermark < self.log.end:
+            self.change((Code.TOPIC_EMPTIED, self.truth.high_watermark, self.log.end))
 
     def empty_channel(self, a: int, b: int) -> None:
         if self.truth.channels:
-            self.change((Code.CHANNEL_EMPTIED, self._channel(a), self.truth.mark))
+            self.change((Code.CHANNEL_EMPTIED, self._channel(a), self.truth.high_watermark))
 
     def finish(self, a: int, b: int) -> None:
-        if numbers := self._open_numbers(a):
-            chosen = RangeSet((n, n + 1) for n in numbers[b % len(numbers) :][: a % 4 + 1])
+        if seqs := self._open_numbers(a):
+            chosen = RangeSet((n, n + 1) for n in seqs[b % len(seqs) :][: a % 4 + 1])
             self.change((Code.FINISHED, self._channel(a), *flat_runs(chosen)))
 
     def park(self, a: int, b: int) -> None:
-        if numbers := self._open_numbers(a):
-            number = numbers[b % len(numbers)]
-            self.change((Code.PARKED, self._channel(a), number, a % 5, self.now + b))
+        if seqs := self._open_numbers(a):
+            seq = seqs[b % len(seqs)]
+            self.change((Code.PARKED, self._channel(a), seq, a % 5, self.now + b))
 
     def lose(self, a: int, b: int) -> None:
         if self.log.end:
@@ -179,7 +184,7 @@ class History:
         if not self.truth.channels:
             return []
         settled = self.truth.channels[self._channel(a)].settled
-        return [n for start, end in settled.gaps(0, self.truth.mark) for n in range(start, end)]
+        return [n for start, end in settled.gaps(0, self.truth.high_watermark) for n in range(start, end)]
 
     def snapshot(self, moments: Sequence[int], operations: Sequence[tuple[str, int, int]]) -> None:
         """Take one while the operations go on: `moments` says how many of them come before each slice."""
@@ -291,13 +296,13 @@ class TestChannels:
     def test_finished_is_final(self) -> None:
         """I3: what waits elsewhere is forgotten with it, and an older change does not bring it back."""
         state = with_channel((Code.PARKED, 1, 4, 2, 99), (Code.FINISHED, 1, 4, 1), (Code.PARKED, 1, 4, 3, 0))
-        assert state.channels[1].parked == {}
+        assert state.channels[1].awaiting_redelivery == {}
         assert list(state.channels[1].settled) == [(4, 5)]
 
     @pytest.mark.parametrize("end", [3, 1000])
     def test_settling_takes_what_is_parked(self, end: int) -> None:
         state = with_channel((Code.PARKED, 1, 1, 1, 0, 5, 1, 0, 2000, 1, 0), (Code.CHANNEL_EMPTIED, 1, end))
-        assert sorted(state.channels[1].parked) == [n for n in (1, 5, 2000) if n >= end]
+        assert sorted(state.channels[1].awaiting_redelivery) == [n for n in (1, 5, 2000) if n >= end]
 
     def test_a_channel_begins_at_its_start(self) -> None:
         state = TopicState()
@@ -336,7 +341,7 @@ class TestDeferred:
         """I6"""
         state = with_channel()
         state.deferred_messages(0, [(100, 5), (200, 6)], True)
-        assert state.channels[1].parked == {0: (0, 105), 1: (0, 206)}
+        assert state.channels[1].awaiting_redelivery == {0: (0, 105), 1: (0, 206)}
         assert not state.deferred
 
     def test_behind_the_mark_their_time_begins_when_it_passes(self) -> None:
@@ -345,14 +350,14 @@ class TestDeferred:
         state.deferred_messages(0, [(100, 5), (200, 6)], False)
         assert state.deferred == {0: 5, 1: 6}
         state.apply((Code.MARK, 1, 1000))
-        assert state.channels[1].parked == {0: (0, 1005)}
+        assert state.channels[1].awaiting_redelivery == {0: (0, 1005)}
         assert state.deferred == {1: 6}
 
     def test_what_was_requeued_since_keeps_its_attempts(self) -> None:
         """I5"""
         state = with_channel((Code.PARKED, 1, 0, 3, 50))
         state.deferred_messages(0, [(100, 5)], True)
-        assert state.channels[1].parked == {0: (3, 50)}
+        assert state.channels[1].awaiting_redelivery == {0: (3, 50)}
 
     @pytest.mark.parametrize("change", [(Code.TOPIC_EMPTIED, 0, 2), (Code.LOST, 0, 2, True)])
     def test_dropped_ones_wait_no_more(self, change: Change) -> None:
@@ -366,19 +371,19 @@ class TestDeferred:
 class TestMark:
     def test_it_only_rises(self) -> None:
         state = with_channel((Code.MARK, 5, 0), (Code.MARK, 3, 0))
-        assert (state.mark, state.end) == (5, 5)
+        assert (state.high_watermark, state.end) == (5, 5)
 
     def test_flowing_messages_move_it(self) -> None:
         state = TopicState()
         state.messages(0, 3, True)
         state.messages(3, 4, False)
-        assert (state.mark, state.end) == (3, 7)
+        assert (state.high_watermark, state.end) == (3, 7)
 
     def test_emptying_moves_it_to_the_end(self) -> None:
         state = with_channel()
         state.messages(0, 4, False)
         state.apply((Code.TOPIC_EMPTIED, 0, 4))
-        assert (state.mark, list(state.channels[1].settled)) == (4, [(0, 4)])
+        assert (state.high_watermark, list(state.channels[1].settled)) == (4, [(0, 4)])
 
 
 @pytest.mark.parametrize(

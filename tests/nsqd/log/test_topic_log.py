@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FileKind, Kind
-from nsqd.log.scan import Found, scan
+from nsqd.log.scan import Record, scan
 from nsqd.log.state import Code
-from nsqd.log.topic_log import INDEX_EVERY, WRITE_BACK_EVERY, Batch, Piece, TopicLog, segment_name
+from nsqd.log.topic_log import INDEX_EVERY, WRITE_BACK_EVERY, Batch, ReadResult, TopicLog, segment_name
 from nsqd.testing.faulty_storage import Break, Fail, Fault, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.log.samples import (
@@ -31,20 +31,20 @@ from tests.nsqd.log.samples import (
 )
 
 
-def records(log: TopicLog) -> list[Found]:
+def records(log: TopicLog) -> list[Record]:
     """Every record of the log as it stands in the files."""
     out = []
     for segment in log.segments:
         for item in scan(segment.file.read, FILE_HEADER_SIZE, segment.file.size, segment.salt, 0):
-            assert isinstance(item, Found)
+            assert isinstance(item, Record)
             out.append(item)
     return out
 
 
-def read(log: TopicLog, number: int, max_bytes: int = 1) -> Piece:
-    piece = log.plan(number, max_bytes).run()
-    assert piece is not None
-    return piece
+def read(log: TopicLog, seq: int, max_bytes: int = 1) -> ReadResult:
+    result = log.plan(seq, max_bytes).run()
+    assert result is not None
+    return result
 
 
 class TestAppend:
@@ -207,22 +207,20 @@ class TestRead:
         log = new_log(MemoryStorage(), max_segment_bytes=segment_bytes)
         for sizes in appends:
             append(log, *sizes)
-        number = data.draw(st.integers(0, log.end - 1))
-        assert read_all(log, number, max_bytes) == dict(enumerate(frames(number, log.end - number), number))
+        seq = data.draw(st.integers(0, log.end - 1))
+        assert read_all(log, seq, max_bytes) == dict(enumerate(frames(seq, log.end - seq), seq))
         if data.draw(st.booleans()):
             log = recovered(log.storage.kill()).log  # type: ignore[attr-defined]
-            assert read_all(log, number, max_bytes) == dict(
-                enumerate(frames(number, log.end - number), number)
-            )
+            assert read_all(log, seq, max_bytes) == dict(enumerate(frames(seq, log.end - seq), seq))
 
     def test_a_read_stops_near_its_size(self) -> None:
         log = new_log(MemoryStorage())
         for _ in range(100):
             append(log, 1)
-        piece = read(log, 10, 300)
-        assert piece.runs[0].first == 10
-        assert len(piece.runs) == -(-300 // len(frame(10)))
-        assert piece.next == 10 + len(piece.runs)
+        result = read(log, 10, 300)
+        assert result.runs[0].first == 10
+        assert len(result.runs) == -(-300 // len(frame(10)))
+        assert result.next == 10 + len(result.runs)
 
     def test_from_the_middle_of_a_batch(self) -> None:
         log = new_log(MemoryStorage())
@@ -248,9 +246,9 @@ class TestRead:
         append(log, 2)
         plan = log.plan(0, 1 << 20)
         append(log, 2)
-        piece = plan.run()
-        assert piece is not None
-        assert (len(piece.runs), piece.next) == (1, 2)
+        result = plan.run()
+        assert result is not None
+        assert (len(result.runs), result.next) == (1, 2)
 
     def test_numbers_that_were_given_up_are_passed_over(self) -> None:
         storage = FaultyStorage(MemoryStorage())
@@ -260,8 +258,8 @@ class TestRead:
             append(log, 4)
         storage.fault = lambda operation, path: None
         append(log, 1)
-        piece = read(log, 1)
-        assert (piece.runs[0].first, piece.next, piece.damage) == (4, 5, [])
+        result = read(log, 1)
+        assert (result.runs[0].first, result.next, result.damage) == (4, 5, [])
 
     def test_behind_the_end_nothing_can_be_asked_for(self) -> None:
         log = new_log(MemoryStorage())
@@ -296,20 +294,20 @@ class TestRead:
                 return self.inner.read(offset, size, wait=wait)
 
         log.segments[0].file = Cold()  # type: ignore[assignment]
-        piece = log.plan(0, 1).run(wait=False)
-        assert piece is not None
-        assert (len(piece.runs), piece.next) == (1, 1)
+        result = log.plan(0, 1).run(wait=False)
+        assert result is not None
+        assert (len(result.runs), result.next) == (1, 1)
 
     def test_without_waiting_nothing_is_searched_for_long(self) -> None:
         log = new_log(MemoryStorage(), max_segment_bytes=100 << 20)
         for _ in range(6):
             log.append([Batch.of([frame(log.end, bytes(1 << 20))])])
         segment = log.segments[0]
-        del segment.numbers[1:], segment.offsets[1:]  # as after a start
+        del segment.seqs[1:], segment.offsets[1:]  # as after a start
         assert log.plan(5, 1).run(wait=False) is None
-        piece = read(log, 5)
-        assert piece.runs[0].first == 5
-        log.accept(piece)
+        result = read(log, 5)
+        assert result.runs[0].first == 5
+        log.accept(result)
         assert log.plan(5, 1).run(wait=False) is not None
 
     def test_an_error_of_the_disk_is_no_damage(self) -> None:
@@ -347,19 +345,19 @@ class TestDamageOnRead:
 
     def test_its_bytes_are_set_aside_once(self) -> None:
         storage, log, bad = self.damaged()
-        piece = read(log, 2)
-        log.accept(piece)
-        path = f"{piece.damage[0].path}.{piece.damage[0].offset}.damaged"
+        result = read(log, 2)
+        log.accept(result)
+        path = f"{result.damage[0].path}.{result.damage[0].offset}.damaged"
         assert len(content(storage, path)) == len(bad)
         storage.remove(path)
-        log.accept(piece)
+        log.accept(result)
         assert path.rpartition("/")[2] not in storage.files(FOLDER)
 
     def test_setting_aside_may_fail(self) -> None:
         storage, log, _ = self.damaged()
-        piece = read(log, 2)
+        result = read(log, 2)
         log.storage = FaultyStorage(storage, lambda operation, path: Fail(errno.EMFILE))
-        log.accept(piece)
+        log.accept(result)
         assert not any(name.endswith(".damaged") for name in storage.files(FOLDER))
 
     def test_at_the_end_of_a_segment(self) -> None:
@@ -376,7 +374,7 @@ class TestDamageOnRead:
 
 class TestIndex:
     def notes(self, log: TopicLog) -> list[int]:
-        return log.segments[0].numbers
+        return log.segments[0].seqs
 
     def long_log(self) -> TopicLog:
         log = new_log(MemoryStorage(), max_segment_bytes=100 << 20)
@@ -396,7 +394,7 @@ class TestIndex:
     def test_reading_builds_it_again(self) -> None:
         log = recovered(self.long_log().storage.kill()).log  # type: ignore[attr-defined]
         segment = log.segments[0]
-        del segment.numbers[1:], segment.offsets[1:]
+        del segment.seqs[1:], segment.offsets[1:]
         read_all(log)
         assert len(segment.offsets) == 10
 
@@ -404,11 +402,11 @@ class TestIndex:
         """A snapshot lets the replay begin in the middle: what is before it is searched only once too."""
         log = self.long_log()
         segment = log.segments[0]
-        del segment.numbers[1:8], segment.offsets[1:8]
+        del segment.seqs[1:8], segment.offsets[1:8]
         read_all(log)
         assert len(segment.offsets) >= 9
         assert segment.offsets == sorted(segment.offsets)
-        assert segment.numbers == sorted(segment.numbers)
+        assert segment.seqs == sorted(segment.seqs)
         assert log.plan(20, 1).first > 15
 
 
@@ -437,9 +435,9 @@ class TestRetention:
         """I1"""
         log = self.log()
         log.snapshots = [log.position, log.position]
-        for number in range(log.end + 1):
-            kept = log.segments[len(log.releasable(number)) :]
-            assert kept[0].first <= number
+        for seq in range(log.end + 1):
+            kept = log.segments[len(log.releasable(seq)) :]
+            assert kept[0].first <= seq
         assert log.releasable(log.segments[1].first - 1) == []
         assert log.releasable(log.segments[1].first) == log.segments[:1]
 
@@ -460,5 +458,5 @@ class TestRetention:
         log = self.log()
         log.drop(log.segments[:2])
         first = log.segments[0].first
-        piece = read(log, 0)
-        assert (piece.runs[0].first if piece.runs else piece.next) == first
+        result = read(log, 0)
+        assert (result.runs[0].first if result.runs else result.next) == first

@@ -17,7 +17,7 @@ from nsqd.log.snapshots import SnapshotWriter
 from nsqd.log.state import Change, Code
 from nsqd.log.topic_log import Batch, TopicLog
 from nsqd.log_tool import __main__ as command
-from nsqd.log_tool.inspect import LogFile, Record, check, find_files, gaps, read_records
+from nsqd.log_tool.inspect import FileRecord, LogFile, check, find_files, gaps, read_records
 from tests.nsqd.log.samples import FOLDER, append, flip, frame, new_log
 from tests.nsqd.log.test_recovery import newer
 
@@ -65,7 +65,7 @@ def run(*argv: str) -> int:
     return ended.value.code
 
 
-def items(path: str | Path) -> list[Record | Damaged]:
+def items(path: str | Path) -> list[FileRecord | Damaged]:
     file = LogFile.open(str(path))
     try:
         return list(read_records(file))
@@ -346,7 +346,7 @@ class TestSetAside:
         path = tmp_path / "x.damaged"
         path.write_bytes(b"junk" + pieces[0] + b"\xa7Q more junk" + pieces[1] + b"end")
         found = items(path)
-        assert [item.head.first for item in found if isinstance(item, Record)] == [0, 0, 3, 5]
+        assert [item.head.first for item in found if isinstance(item, FileRecord)] == [0, 0, 3, 5]
         assert [item.offset for item in found if isinstance(item, Damaged)] == [
             0,
             4 + len(pieces[0]),
@@ -357,8 +357,8 @@ class TestSetAside:
         path = tmp_path / "x.damaged"
         path.write_bytes((tmp_path / segment(log, 2)).read_bytes()[FILE_HEADER_SIZE:-1])
         whole, torn = items(path)
-        assert isinstance(whole, Record)
-        assert isinstance(torn, Record)
+        assert isinstance(whole, FileRecord)
+        assert isinstance(torn, FileRecord)
         assert torn.problem == "the payload of a record is cut off"
         assert "problem" in torn.as_json(bodies=True)
 
@@ -366,7 +366,7 @@ class TestSetAside:
     def test_garbage(self, tmp_path: Path, data: bytes) -> None:
         path = tmp_path / "x.damaged"
         path.write_bytes(data)
-        assert not any(isinstance(item, Record) for item in items(path))
+        assert not any(isinstance(item, FileRecord) for item in items(path))
         assert run("dump", str(path)) == 0
 
     def test_a_segment_whose_header_is_damaged_is_searched(

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from nsqd.protocol_v2.framing import frame_of
-from nsqd.protocol_v2.session import ANSWERS_MARK, OUTBOX_MARK, Session
+from nsqd.protocol_v2.session import ANSWERS_LIMIT, OUTBOX_LIMIT, Session
 from nsqkit.wire import OK
 from tests.nsqd.protocol_v2.harness import error, fin, identify, mpub, pub, sub
 from tests.nsqd.protocol_v2.serving import BUFFER, LAYERS, WALL_NS, Peer, Server, serving
@@ -250,8 +250,8 @@ async def test_a_reader_that_never_reads(server: Server) -> None:
     for _ in range(3):
         await publish(server, *[pub(NOISE)] * 5)
         await server.settled()
-        assert stuck.session.outbox.size <= OUTBOX_MARK + MEGABYTE + 34
-        assert server.context.buffered <= OUTBOX_MARK + MEGABYTE + 34
+        assert stuck.session.outbox.size <= OUTBOX_LIMIT + MEGABYTE + 34
+        assert server.context.buffered <= OUTBOX_LIMIT + MEGABYTE + 34
     taken = server.broker.existing("t").existing("c").in_flight_count
     assert taken <= 3
     await other.send(sub() + b"RDY 2500\n")
@@ -269,7 +269,7 @@ async def test_a_hundred_thousand_publishes_before_an_answer_is_read(server: Ser
     """I12: no deadlock, and no answer is lost."""
     peer = await server.connect()
     await peer.send(pub(b"x") * 100_000)
-    assert peer.session.outbox.size <= ANSWERS_MARK + BUFFER
+    assert peer.session.outbox.size <= ANSWERS_LIMIT + BUFFER
     left = 100_000 * len(OK)
     while left:
         left -= len(await peer.stream.receive_some(1 << 20))
@@ -287,7 +287,7 @@ async def test_reading_goes_on_when_the_answers_were_taken(server: Server) -> No
         nursery.start_soon(peer.send, fin(NOBODY) * count)
         while peer.session.wants_input:
             await server.settled()
-        assert ANSWERS_MARK <= peer.session.outbox.size < 2 * ANSWERS_MARK
+        assert ANSWERS_LIMIT <= peer.session.outbox.size < 2 * ANSWERS_LIMIT
         left = count * len(FIN_FAILED)
         while left:
             left -= len(await peer.stream.receive_some(1 << 20))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nsqd.protocol_v2.identify import Limits
-from nsqd.protocol_v2.session import OUTBOX_MARK
+from nsqd.protocol_v2.session import OUTBOX_LIMIT
 from nsqkit.wire import CLOSE_WAIT, OK, decode_message
 from tests.nsqd.protocol_v2.harness import (
     Client,
@@ -400,7 +400,7 @@ def test_a_client_that_takes_nothing_gets_no_more_than_its_outbox_holds() -> Non
     producer = machine.client()
     for _ in range(20):
         producer.send(b"PUB t\n" + sized(bytes(1 << 20)))
-    assert stuck.session.outbox.size <= OUTBOX_MARK + (1 << 20) + 34
+    assert stuck.session.outbox.size <= OUTBOX_LIMIT + (1 << 20) + 34
     other.send(b"RDY 2500\n")
     assert len(other.messages()) == 20 - len(stuck.session.outbox.items)
     assert producer.answers() == [OK] * 20
@@ -427,7 +427,7 @@ def test_a_crowded_daemon_reads_less() -> None:
     machine = machine_with(0, max_buffered_bytes=1000)
     client = machine.consumer()
     client.taking = False
-    while client.session.outbox.size < OUTBOX_MARK:
+    while client.session.outbox.size < OUTBOX_LIMIT:
         client.send(fin(b"0" * 16) * 1000)
     assert client.session.wants_input
     machine.context.buffered = 1001

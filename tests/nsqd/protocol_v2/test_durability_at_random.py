@@ -46,7 +46,7 @@ class History:
         elif what < 0.55:
             self.delete()
         elif what < 0.62:
-            self.keep_house()
+            self.maintain()
         elif what < 0.8:
             self.begin_job()
         else:
@@ -71,7 +71,7 @@ class History:
             self.machine.settle()
             self.lives[topic] += 1
 
-    def keep_house(self) -> None:
+    def maintain(self) -> None:
         """A second goes by: snapshots are written, segments are released."""
         self.machine.advance(1.0)
         while self.machine.broker.snapshots:

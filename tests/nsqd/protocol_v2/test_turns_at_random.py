@@ -131,8 +131,8 @@ class Promises:
     def begin_snapshot(self, topic_name: str) -> None:
         topic = self.machine.broker.existing(topic_name)
         assert isinstance(topic, LogTopic)
-        if not topic.keeper.has_snapshot_in_hand:
-            topic.keeper.begin_snapshot()
+        if not topic.retention.has_snapshot_in_hand:
+            topic.retention.begin_snapshot()
 
     def time_goes_by(self, _: str) -> None:
         self.machine.now += self.chance.choice([0.0, 0.125, 1.0])

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from nsqd.broker import Place
+from nsqd.broker import Topology
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
 from nsqd.stats.collect import SLICE, ChannelStats, Latency, Stats, StatsQuery, TopicStats, collect, in_slices
@@ -130,10 +130,10 @@ async def test_latencies_of_channels_and_of_their_topic() -> None:
 
 
 async def test_deliveries_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeDaemon, "place", Place("eu", "eu-1"))
+    monkeypatch.setattr(FakeDaemon, "topology", Topology("eu", "eu-1"))
     daemon = FakeDaemon()
-    daemon.subscribe("t", "c", rdy=2, place=Place("eu", "eu-1"))
-    daemon.subscribe("t", "c", rdy=3, place=Place("eu", "eu-2"))
+    daemon.subscribe("t", "c", rdy=2, topology=Topology("eu", "eu-1"))
+    daemon.subscribe("t", "c", rdy=3, topology=Topology("eu", "eu-2"))
     daemon.put("t", *[b"x"] * 5)
     (channel,) = (await stats_of(daemon))["topics"][0]["channels"]
     assert (channel["zone_local_msg_count"], channel["region_local_msg_count"]) == (2, 3)

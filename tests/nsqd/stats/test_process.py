@@ -154,7 +154,7 @@ def test_near_consumers_come_first(nsqd: Daemon) -> None:
     assert [region.message().body for _ in range(3)] == [b"3", b"4", b"5"]
     assert {far.message().body, nobody.message().body} == {b"6", b"7"}
     channel = nsqd.channel_stats("t", "c")
-    counts = [channel[f"{place}_msg_count"] for place in ("zone_local", "region_local", "global")]
+    counts = [channel[f"{topology}_msg_count"] for topology in ("zone_local", "region_local", "global")]
     assert counts == [3, 3, 2]
     for client in clients:
         client.close()

@@ -13,7 +13,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from nsqd.broker import Place
+from nsqd.broker import Topology
 from nsqd.stats import oldest
 from nsqd.stats.prometheus import metrics_page
 from nsqd.testing.faulty_storage import Fail
@@ -171,10 +171,10 @@ async def test_latencies_only_where_they_are_measured() -> None:
 
 
 async def test_deliveries_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeDaemon, "place", Place("eu", "eu-1"))
+    monkeypatch.setattr(FakeDaemon, "topology", Topology("eu", "eu-1"))
     daemon = FakeDaemon()
-    daemon.subscribe("a", "ch", rdy=2, place=Place("eu", "eu-1"))
-    daemon.subscribe("a", "ch", rdy=3, place=Place("eu", "eu-2"))
+    daemon.subscribe("a", "ch", rdy=2, topology=Topology("eu", "eu-1"))
+    daemon.subscribe("a", "ch", rdy=3, topology=Topology("eu", "eu-2"))
     daemon.subscribe("a", "ch", rdy=9)
     daemon.put("a", *[b"x"] * 10)
     found = await series_of(daemon)

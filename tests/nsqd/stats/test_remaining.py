@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from nsqd.broker import Refused
-from nsqd.stats.remaining import Left, what_is_left
+from nsqd.stats.remaining import Remaining, remaining
 from tests.nsqd.protocol_v2.harness import Machine, dpub, error, fin, mpub, pub, sub
 
 
-def left(machine: Machine) -> list[Left]:
-    return list(what_is_left(machine.broker))
+def left(machine: Machine) -> list[Remaining]:
+    return list(remaining(machine.broker))
 
 
 def test_nothing_is_left_where_nothing_was() -> None:
@@ -25,24 +25,24 @@ def test_each_place_with_its_reason() -> None:
     producer.send(mpub(b"a", b"b", topic="lonely"))
     consumer = machine.consumer(rdy=1)
     producer.send(mpub(b"a", b"b", b"c"))
-    assert left(machine) == [Left("lonely", "", 2, "no channel"), Left("t", "c", 3, "")]
+    assert left(machine) == [Remaining("lonely", "", 2, "no channel"), Remaining("t", "c", 3, "")]
     machine.broker.existing("t").pause_channel("c", True)
-    assert left(machine)[1] == Left("t", "c", 3, "paused")
+    assert left(machine)[1] == Remaining("t", "c", 3, "paused")
     machine.broker.existing("t").pause_channel("c", False)
     consumer.drop()
-    assert left(machine)[1] == Left("t", "c", 3, "no consumer")
+    assert left(machine)[1] == Remaining("t", "c", 3, "no consumer")
     machine.broker.existing("lonely").pause(True)
-    assert left(machine)[0] == Left("lonely", "", 2, "paused")
+    assert left(machine)[0] == Remaining("lonely", "", 2, "paused")
 
 
 def test_what_is_deferred_waits_for_its_time() -> None:
     machine = Machine()
     consumer = machine.consumer(rdy=5)
     machine.client().send(dpub(b"later", 1000))
-    assert left(machine) == [Left("t", "c", 1, "deferred")]
+    assert left(machine) == [Remaining("t", "c", 1, "deferred")]
     machine.advance(1)
     (message,) = consumer.messages()
-    assert left(machine) == [Left("t", "c", 1, "")]
+    assert left(machine) == [Remaining("t", "c", 1, "")]
     consumer.send(fin(message.id))
     assert left(machine) == []
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from nsqd.log.jobs import Job
 from nsqd.log.ranges import RangeSet
-from nsqd.log.topic_log import Piece, ReadPlan, Run
+from nsqd.log.topic_log import MessageRun, ReadPlan, ReadResult
 
 if TYPE_CHECKING:
     from nsqd.broker.log_topic import LogTopic
 
-__all__ = ["Reader"]
+__all__ = ["LogReader"]
 
 FIRST_READ = 64 * 1024
 MAX_FETCHED = 2 * 1024 * 1024
@@ -31,14 +31,14 @@ FETCH_AHEAD = 1000  # messages wanted one by one that one read may bring
 RETRY_AFTER = 1.0  # seconds, after an error of the disk
 
 
-class Reader:
+class LogReader:
     """One channel's reads. `wake` is called when a read that was under way has ended."""
 
     def __init__(self, topic: LogTopic, wake: Callable[[], None]) -> None:
         self._topic = topic
         self._wake = wake
         self._budget = topic.broker.read_ahead
-        self._runs: deque[Run] = deque()  # in a row, for the cursor
+        self._runs: deque[MessageRun] = deque()  # in a row, for the cursor
         self._fetched: dict[int, bytes] = {}  # one by one, for what is requeued
         self._lost = RangeSet()
         self._size = FIRST_READ
@@ -50,56 +50,56 @@ class Reader:
 
     # --- for the cursor
 
-    def take(self, number: int, limit: int) -> list[bytes] | None:
-        """Up to `limit` messages in a row from `number` on; None while they are being read."""
-        frames = self._held(number, limit)
-        if frames is None and self._request(number, self._size, None):
+    def take(self, seq: int, limit: int) -> list[bytes] | None:
+        """Up to `limit` messages in a row from `seq` on; None while they are being read."""
+        frames = self._held(seq, limit)
+        if frames is None and self._request(seq, self._size, None):
             self._size = min(2 * self._size, LARGEST_READ)
-            frames = self._held(number, limit)
+            frames = self._held(seq, limit)
         return frames
 
-    def _held(self, number: int, limit: int) -> list[bytes] | None:
+    def _held(self, seq: int, limit: int) -> list[bytes] | None:
         runs = self._runs
-        while runs and runs[0].first + len(runs[0].frames) <= number:
+        while runs and runs[0].first + len(runs[0].frames) <= seq:
             runs.popleft()
-        if not runs or runs[0].first > number:
+        if not runs or runs[0].first > seq:
             if not runs:
                 self._account()
             return None
-        at = number - runs[0].first
+        at = seq - runs[0].first
         return runs[0].frames[at : at + limit]
 
     # --- for what is requeued
 
-    def get(self, number: int, others: Iterable[int] = ()) -> bytes | None:
+    def get(self, seq: int, others: Iterable[int] = ()) -> bytes | None:
         """One message; None while it is being read, or when it is lost. `others` are wanted soon."""
-        frame = self._topic.window.get(number) or self._fetched.pop(number, None)
-        if frame is None and number not in self._lost:
-            wanted = {number, *others}
-            if self._request(number, FETCH_READ, wanted):
-                frame = self._fetched.pop(number, None)
+        frame = self._topic.window.get(seq) or self._fetched.pop(seq, None)
+        if frame is None and seq not in self._lost:
+            wanted = {seq, *others}
+            if self._request(seq, FETCH_READ, wanted):
+                frame = self._fetched.pop(seq, None)
         return frame
 
-    def is_lost(self, number: int) -> bool:
+    def is_lost(self, seq: int) -> bool:
         """Whether the log cannot give this message any more."""
-        return number in self._lost
+        return seq in self._lost
 
     # --- reading
 
-    def _request(self, number: int, size: int, wanted: set[int] | None) -> bool:
-        """Read from `number` on. True when it is done, False when it is under way."""
+    def _request(self, seq: int, size: int, wanted: set[int] | None) -> bool:
+        """Read from `seq` on. True when it is done, False when it is under way."""
         if self._busy or self.alarm_at < math.inf:
             return False
-        plan = self._topic.log.plan(number, size)
+        plan = self._topic.log.plan(seq, size)
         try:
-            piece = plan.run(wait=False) if self._may_read_here() else None
+            result = plan.run(wait=False) if self._may_read_here() else None
         except OSError as error:
             self._failed(error)
             return False
-        if piece is None:
+        if result is None:
             self._start(plan, wanted)
             return False
-        self._accept(plan, piece, wanted)
+        self._accept(plan, result, wanted)
         return True
 
     def _may_read_here(self) -> bool:
@@ -113,11 +113,11 @@ class Reader:
         self._busy = True
         life = self._life
 
-        def done(piece: Piece | None) -> None:
+        def done(result: ReadResult | None) -> None:
             if life == self._life:
                 self._busy = False
-                assert piece is not None
-                self._accept(plan, piece, wanted)
+                assert result is not None
+                self._accept(plan, result, wanted)
                 self._wake()
 
         def failed(error: OSError) -> None:
@@ -127,21 +127,21 @@ class Reader:
 
         self._topic.broker.store.jobs.append(Job("read", plan.run, done, failed))
 
-    def _accept(self, plan: ReadPlan, piece: Piece, wanted: set[int] | None) -> None:
-        self._topic.accept_piece(piece)
-        first = piece.runs[0].first if piece.runs else piece.next
-        if first > plan.number:  # damaged, or never written at all
-            self._lost.add(plan.number, first)
-            self._topic.lose(plan.number, first, damaged=True)
+    def _accept(self, plan: ReadPlan, result: ReadResult, wanted: set[int] | None) -> None:
+        self._topic.accept_read(result)
+        first = result.runs[0].first if result.runs else result.next
+        if first > plan.seq:  # damaged, or never written at all
+            self._lost.add(plan.seq, first)
+            self._topic.lose(plan.seq, first, damaged=True)
             self._wake()  # whoever asked got nothing, and there may be more behind it
         if wanted is None:
-            self._runs = deque(piece.runs)
+            self._runs = deque(result.runs)
         else:
             self._fetched.update(
-                (number, frame)
-                for run in piece.runs
-                for number, frame in enumerate(run.frames, run.first)
-                if number in wanted
+                (seq, frame)
+                for run in result.runs
+                for seq, frame in enumerate(run.frames, run.first)
+                if seq in wanted
             )
         self._account()
 

@@ -13,15 +13,15 @@ from typing import Protocol
 import attrs
 
 from nsqd.broker.errors import Refused
+from nsqd.broker.locality import Topology
 from nsqd.broker.read_ahead import ReadAheadBudget
 from nsqd.broker.timers import Timers
-from nsqd.broker.topology import Place
 from nsqd.broker.window import WindowBudget
 from nsqd.log.store import Store
 from nsqd.log.topic_log import Damage, TopicLog
 from nsqkit.logging import get_logger
 
-__all__ = ["BrokerOptions", "Common"]
+__all__ = ["BrokerContext", "BrokerOptions"]
 
 log = get_logger("broker")
 
@@ -42,7 +42,7 @@ class BrokerOptions:
     sync_timeout: float = 2.0
     latency_window: float = 0.0  # how far back latencies are measured; 0: they are not
     has_registries: bool = False  # recovered topics that never flowed wait for `start`, as new ones do
-    place: Place | None = None  # with topology-aware consumption: where this daemon is
+    topology: Topology | None = None  # with topology-aware consumption: where this daemon is
 
 
 @attrs.define
@@ -79,11 +79,11 @@ class Pumping(Protocol):
 class Keeping(Protocol):
     """A topic's keeper, as housekeeping sees it."""
 
-    def keep_house(self) -> bool: ...
+    def maintain(self) -> bool: ...
     def step_snapshot(self) -> bool: ...
 
 
-class Common:
+class BrokerContext:
     """See the module.
 
     `now`: seconds of a monotonic clock; `wall_ns`: wall time. Both stand still within a round, but for commands with a
@@ -121,14 +121,14 @@ class Common:
     def pump_soon(self, channel: Pumping) -> None:
         self._to_pump[channel] = None
 
-    def look_after(self, keeper: Keeping) -> None:
+    def schedule_maintenance(self, retention: Keeping) -> None:
         """There may be something to do for the next housekeeping."""
-        self._busy[keeper] = None
+        self._busy[retention] = None
 
-    def wrote(self, topic_log: TopicLog, keeper: Keeping, messages: int) -> None:
+    def wrote(self, topic_log: TopicLog, retention: Keeping, messages: int) -> None:
         """A topic's log has grown, by this many messages among other things."""
         self.store.wrote(topic_log)
-        self._busy[keeper] = None
+        self._busy[retention] = None
         topic_log.unsynced_messages += messages
         if topic_log.unsynced_messages >= self.options.sync_every:
             self._sync_due = True

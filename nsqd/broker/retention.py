@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from nsqd.broker.common import Common
+from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_channel import LogChannel
 from nsqd.log.jobs import Job
 from nsqd.log.snapshots import KEPT, SLICE, SnapshotWriter, snapshot_name
@@ -15,7 +15,7 @@ from nsqd.log.topic_log import Segment, SyncError
 if TYPE_CHECKING:
     from nsqd.broker.log_topic import LogTopic
 
-__all__ = ["Keeper", "snapshot_changes"]
+__all__ = ["Retention", "snapshot_changes"]
 
 SNAPSHOT_BYTES = 64 << 20
 SNAPSHOT_RECORDS = 200_000
@@ -25,13 +25,13 @@ IDLE_TRIM_BYTES = 1 << 20  # a topic whose messages are all finished keeps no mo
 _T = TypeVar("_T")
 
 
-class Keeper:
+class Retention:
     """Looked at once a second while there may be something to do."""
 
     def __init__(self, topic: LogTopic) -> None:
         self.topic = topic
         self.log = topic.log
-        self._common: Common = topic.broker
+        self._common: BrokerContext = topic.broker
         self._snapshot: SnapshotWriter | None = None
         self._snapshot_position = (
             self.log.snapshots[-1] if self.log.snapshots else self.log.segments[0].position
@@ -46,7 +46,7 @@ class Keeper:
     def has_snapshot_in_hand(self) -> bool:
         return self._snapshot is not None
 
-    def keep_house(self) -> bool:
+    def maintain(self) -> bool:
         """Once a second, while there may be something to do; True when there may be more the next time.
 
         Write what an earlier append could not, remove segments that nobody needs, begin a snapshot when one is due.
@@ -87,7 +87,7 @@ class Keeper:
             self._common.store.fatal = error
         elif not self.log.deleted:
             self._common.note_write_error(self.topic.name, error)
-            self._common.look_after(self)
+            self._common.schedule_maintenance(self)
 
     def _snapshot_due(self, floor: int, idle: bool) -> bool:
         log = self.log
@@ -158,7 +158,7 @@ class Keeper:
         writer, self._snapshot = self._snapshot, None
         if writer is None:
             return
-        self._common.look_after(self)
+        self._common.schedule_maintenance(self)
         self.log.snapshots.append(writer.position)
         old, self.log.snapshots = self.log.snapshots[:-KEPT], self.log.snapshots[-KEPT:]
         paths = [f"{self.log.folder}/{snapshot_name(at)}" for at in old]
@@ -184,29 +184,29 @@ def snapshot_changes(topic: LogTopic) -> Iterator[list[Change]]:
     """
     yield [
         (Code.TOPIC_PAUSED, topic.paused),
-        (Code.MARK, topic.mark, 0),
-        *((Code.LOST, start, end, False) for start, end in topic.voids),
+        (Code.MARK, topic.high_watermark, 0),
+        *((Code.LOST, start, end, False) for start, end in topic.aborted),
     ]
-    for numbers in _slices(list(topic.deferred)):
-        items = [x for n in numbers if n in topic.deferred for x in (n, topic.deferred[n])]
+    for seqs in _slices(list(topic.deferred)):
+        items = [x for n in seqs if n in topic.deferred for x in (n, topic.deferred[n])]
         yield [(Code.DEFERRED, *items)] if items else []
     for channel in list(topic.channels.values()):
         if isinstance(channel, LogChannel):
             yield from _channel_changes(topic.broker, channel)
 
 
-def _channel_changes(common: Common, channel: LogChannel) -> Iterator[list[Change]]:
+def _channel_changes(common: BrokerContext, channel: LogChannel) -> Iterator[list[Change]]:
     generation = channel.generation
     yield [
         (Code.CHANNEL_CREATED, generation, channel.name, 0),
         (Code.CHANNEL_PAUSED, generation, channel.paused),
     ]
-    for numbers in _slices(list(channel.deferred)):
+    for seqs in _slices(list(channel.deferred)):
         items: list[int] = []
-        for number in numbers:
-            if entry := channel.deferred.get(number):
+        for seq in seqs:
+            if entry := channel.deferred.get(seq):
                 due_ns = common.wall_ns + max(0, int((entry[1] - common.now) * 1e9))
-                items += (number, entry[0], due_ns)
+                items += (seq, entry[0], due_ns)
         yield [(Code.PARKED, generation, *items)] if items else []
     for entries in _slices([(n, attempts) for n, attempts, _ in channel.requeued]):
         yield [(Code.PARKED, generation, *(x for n, attempts in entries for x in (n, attempts, 0)))]

@@ -8,46 +8,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsqd.broker import Nearness, Place
+from nsqd.broker import Locality, Topology
 
 from .harness import Consumer, Harness, conserved
 
-HERE = Place(region="eu", zone="eu-1")
-ZONE, REGION, FAR = Place("eu", "eu-1"), Place("eu", "eu-2"), Place("us", "us-1")
+HERE = Topology(region="eu", zone="eu-1")
+ZONE, REGION, FAR = Topology("eu", "eu-1"), Topology("eu", "eu-2"), Topology("us", "us-1")
 
 
 def preferring(**options: object) -> Harness:
-    return Harness(place=HERE, **options)
+    return Harness(topology=HERE, **options)
 
 
 def counts(harness: Harness) -> tuple[int, int, int]:
     channel = harness.channel()
-    return tuple(channel.deliveries_to(nearness) for nearness in Nearness)  # type: ignore[return-value]
+    return tuple(channel.deliveries_to(locality) for locality in Locality)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
-    ("here", "client", "nearness"),
+    ("here", "client", "locality"),
     [
-        (HERE, ZONE, Nearness.ZONE),
-        (HERE, REGION, Nearness.REGION),
-        (HERE, FAR, Nearness.ELSEWHERE),
-        (HERE, Place("us", "eu-1"), Nearness.ZONE),
-        (HERE, Place("", ""), Nearness.ELSEWHERE),
-        (HERE, None, Nearness.ELSEWHERE),
-        (Place("", ""), Place("", ""), Nearness.ZONE),
-        (Place("", "z"), Place("", ""), Nearness.REGION),
-        (Place("", ""), None, Nearness.ELSEWHERE),
+        (HERE, ZONE, Locality.ZONE),
+        (HERE, REGION, Locality.REGION),
+        (HERE, FAR, Locality.REMOTE),
+        (HERE, Topology("us", "eu-1"), Locality.ZONE),
+        (HERE, Topology("", ""), Locality.REMOTE),
+        (HERE, None, Locality.REMOTE),
+        (Topology("", ""), Topology("", ""), Locality.ZONE),
+        (Topology("", "z"), Topology("", ""), Locality.REGION),
+        (Topology("", ""), None, Locality.REMOTE),
     ],
 )
-def test_what_is_near(here: Place, client: Place | None, nearness: Nearness) -> None:
-    assert here.nearness_of(client) is nearness
+def test_what_is_near(here: Topology, client: Topology | None, locality: Locality) -> None:
+    assert here.locality_of(client) is locality
 
 
 def test_the_nearest_with_room_gets_the_next_message() -> None:
     harness = preferring()
-    far = harness.subscribe(rdy=10, place=FAR)
-    region = harness.subscribe(rdy=2, place=REGION)
-    zone = harness.subscribe(rdy=3, place=ZONE)
+    far = harness.subscribe(rdy=10, topology=FAR)
+    region = harness.subscribe(rdy=2, topology=REGION)
+    zone = harness.subscribe(rdy=3, topology=ZONE)
     bodies = harness.publish_many(8)
     assert zone.bodies() == bodies[:3]
     assert region.bodies() == bodies[3:5]
@@ -60,8 +60,8 @@ def test_the_nearest_with_room_gets_the_next_message() -> None:
 
 def test_alike_consumers_share() -> None:
     harness = preferring()
-    zones = [harness.subscribe(rdy=100, place=ZONE) for _ in range(4)]
-    far = harness.subscribe(rdy=100, place=FAR)
+    zones = [harness.subscribe(rdy=100, topology=ZONE) for _ in range(4)]
+    far = harness.subscribe(rdy=100, topology=FAR)
     harness.publish_many(100)
     assert [len(zone.bodies()) for zone in zones] == [25, 25, 25, 25]
     assert far.bodies() == []
@@ -69,8 +69,8 @@ def test_alike_consumers_share() -> None:
 
 def test_nobody_starves_while_there_is_more_than_the_near_ones_take() -> None:
     harness = preferring()
-    zone = harness.subscribe(rdy=1, place=ZONE)
-    others = [harness.subscribe(rdy=1, place=place) for place in (REGION, FAR, None)]
+    zone = harness.subscribe(rdy=1, topology=ZONE)
+    others = [harness.subscribe(rdy=1, topology=topology) for topology in (REGION, FAR, None)]
     harness.publish_many(40)
     for _ in range(9):
         for consumer in (zone, *others):
@@ -80,11 +80,11 @@ def test_nobody_starves_while_there_is_more_than_the_near_ones_take() -> None:
 
 def test_a_near_one_that_is_slow_to_read_holds_nobody_up() -> None:
     harness = preferring()
-    zone = harness.subscribe(rdy=1000, place=ZONE, mark=100)
+    zone = harness.subscribe(rdy=1000, topology=ZONE, limit=100)
     zone.taking = False
-    far = harness.subscribe(rdy=1000, place=FAR)
-    for number in range(20):
-        harness.publish(b"%020d" % number)
+    far = harness.subscribe(rdy=1000, topology=FAR)
+    for seq in range(20):
+        harness.publish(b"%020d" % seq)
     assert len(far.received) >= 15
     assert len(zone.unsent) + len(far.received) == 20
 
@@ -93,9 +93,9 @@ def test_requeued_and_old_messages_go_to_the_nearest_too() -> None:
     harness = preferring(mem_queue_size=0)
     harness.create()
     harness.publish_many(20)
-    far = harness.subscribe(rdy=5, place=FAR)
+    far = harness.subscribe(rdy=5, topology=FAR)
     assert len(far.bodies()) == 5
-    zone = harness.subscribe(rdy=100, place=ZONE)
+    zone = harness.subscribe(rdy=100, topology=ZONE)
     assert len(zone.bodies()) == 15
     harness.requeue(far, far.in_flight[0])
     assert (len(zone.bodies()), far.bodies()) == (1, [])
@@ -103,10 +103,10 @@ def test_requeued_and_old_messages_go_to_the_nearest_too() -> None:
 
 def test_what_was_delivered_to_those_who_have_left_still_counts() -> None:
     harness = preferring()
-    zone = harness.subscribe(rdy=3, place=ZONE)
+    zone = harness.subscribe(rdy=3, topology=ZONE)
     harness.publish_many(3)
     harness.disconnect(zone)
-    region = harness.subscribe(rdy=1, place=REGION)
+    region = harness.subscribe(rdy=1, topology=REGION)
     harness.finish(region)
     assert counts(harness) == (3, 2, 0)
     harness.disconnect(region)
@@ -116,8 +116,8 @@ def test_what_was_delivered_to_those_who_have_left_still_counts() -> None:
 
 def test_without_the_experiment_all_are_alike() -> None:
     harness = Harness()
-    zone = harness.subscribe(rdy=100, place=ZONE)
-    far = harness.subscribe(rdy=100, place=FAR)
+    zone = harness.subscribe(rdy=100, topology=ZONE)
+    far = harness.subscribe(rdy=100, topology=FAR)
     harness.publish_many(10)
     assert (len(zone.received), len(far.received)) == (5, 5)
     assert counts(harness) == (0, 0, 10)
@@ -128,15 +128,15 @@ def test_without_the_experiment_all_are_alike() -> None:
     messages=st.integers(1, 30),
 )
 def test_a_message_goes_far_only_when_no_near_one_has_room(
-    rdys: list[tuple[Place | None, int]], messages: int
+    rdys: list[tuple[Topology | None, int]], messages: int
 ) -> None:
     harness = preferring()
-    consumers: list[Consumer] = [harness.subscribe(rdy=rdy, place=place) for place, rdy in rdys]
+    consumers: list[Consumer] = [harness.subscribe(rdy=rdy, topology=topology) for topology, rdy in rdys]
     harness.create()
     harness.publish_many(messages)
     left = messages
-    for nearness in Nearness:
-        alike = [c for c in consumers if c.subscription.nearness is nearness]
+    for locality in Locality:
+        alike = [c for c in consumers if c.subscription.locality is locality]
         room = sum(consumer.subscription.rdy for consumer in alike)
         assert sum(len(consumer.received) for consumer in alike) == min(left, room)
         left -= min(left, room)

@@ -81,12 +81,12 @@ class TestBehindTheWindow:
     def test_deferred_ones_too(self, mem_queue_size: int, cold: bool, segment_bytes: int) -> None:
         harness = self.harness(mem_queue_size, cold, segment_bytes)
         consumer = harness.subscribe(rdy=100)
-        for number in range(20):
-            harness.defer(b"d%d" % number, 5.0)
-            harness.publish(b"m%d" % number)
-        assert consumer.bodies() == [b"m%d" % number for number in range(20)]
+        for seq in range(20):
+            harness.defer(b"d%d" % seq, 5.0)
+            harness.publish(b"m%d" % seq)
+        assert consumer.bodies() == [b"m%d" % seq for seq in range(20)]
         harness.advance(5)
-        assert sorted(consumer.bodies()) == sorted(b"d%d" % number for number in range(20))
+        assert sorted(consumer.bodies()) == sorted(b"d%d" % seq for seq in range(20))
 
     def test_channels_read_on_their_own(self, mem_queue_size: int, cold: bool, segment_bytes: int) -> None:
         harness = self.harness(mem_queue_size, cold, segment_bytes)
@@ -247,7 +247,7 @@ class TestTrouble:
         harness.memory.cold = cold
         harness.create("c")
         harness.create("d")
-        bodies = [b"body-%d" % number for number in range(10)]
+        bodies = [b"body-%d" % seq for seq in range(10)]
         for body in bodies:
             harness.publish(body)
         harness.corrupt(bodies[bad])
@@ -281,7 +281,7 @@ class TestTrouble:
         harness = Harness(mem_queue_size=0)
         harness.memory.cold = cold
         consumer = harness.subscribe(rdy=10)
-        ids = [harness.publish(b"body-%d" % number).ids[0] for number in range(3)]
+        ids = [harness.publish(b"body-%d" % seq).ids[0] for seq in range(3)]
         harness.rdy(consumer, 0)
         for message_id in ids:
             harness.requeue(consumer, message_id)
@@ -296,8 +296,8 @@ class TestTrouble:
     def test_after_a_kill_the_damage_is_known(self) -> None:
         harness = Harness(mem_queue_size=0)
         harness.create()
-        for number in range(5):
-            harness.publish(b"body-%d" % number)
+        for seq in range(5):
+            harness.publish(b"body-%d" % seq)
         harness.corrupt(b"body-2")
         harness.kill()
         channel = harness.channel()

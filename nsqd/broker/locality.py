@@ -5,7 +5,7 @@ A consumer is in the daemon's own zone when it names the same zone, else in its 
 one of them has room, then those in the region, then the others. So whoever is far gets what the near ones leave: there
 is no promise beyond that, and no order of messages.
 
-`NearestFirst` is a channel's queue of those that have room, in the place of the plain one: without the experiment none
+`LocalFirst` is a channel's queue of those that have room, in the place of the plain one: without the experiment none
 is made, and nothing looks at places.
 """
 
@@ -22,34 +22,34 @@ import attrs
 if TYPE_CHECKING:
     from nsqd.broker.subscription import Subscription
 
-__all__ = ["HungryQueue", "NearestFirst", "Nearness", "Place"]
+__all__ = ["LocalFirst", "Locality", "Topology", "WaitingQueue"]
 
 
-class Nearness(enum.IntEnum):
+class Locality(enum.IntEnum):
     """Where a consumer is, seen from the daemon; the nearest has the lowest number."""
 
     ZONE = 0
     REGION = 1
-    ELSEWHERE = 2
+    REMOTE = 2
 
 
 @attrs.frozen
-class Place:
+class Topology:
     """Where the daemon or a client says it is."""
 
     region: str
     zone: str
 
-    def nearness_of(self, client: Place | None) -> Nearness:
+    def locality_of(self, client: Topology | None) -> Locality:
         """None: a client that has not said anything of itself."""
         if client is None:
-            return Nearness.ELSEWHERE
+            return Locality.REMOTE
         if client.zone == self.zone:
-            return Nearness.ZONE
-        return Nearness.REGION if client.region == self.region else Nearness.ELSEWHERE
+            return Locality.ZONE
+        return Locality.REGION if client.region == self.region else Locality.REMOTE
 
 
-class HungryQueue(Protocol):
+class WaitingQueue(Protocol):
     """What a channel does with those that have room: the part of `OrderedDict` that it needs."""
 
     def __len__(self) -> int: ...
@@ -61,11 +61,11 @@ class HungryQueue(Protocol):
     def clear(self) -> None: ...
 
 
-class NearestFirst:
+class LocalFirst:
     """A queue for each nearness, as one. Length and first are those of the nearest queue with somebody in it."""
 
     def __init__(self) -> None:
-        self._queues: list[OrderedDict[Subscription, None]] = [OrderedDict() for _ in Nearness]
+        self._queues: list[OrderedDict[Subscription, None]] = [OrderedDict() for _ in Locality]
 
     def __len__(self) -> int:
         return len(self._nearest())
@@ -74,16 +74,16 @@ class NearestFirst:
         return chain.from_iterable(self._queues)
 
     def __setitem__(self, subscription: Subscription, value: None, /) -> None:
-        self._queues[subscription.nearness][subscription] = value
+        self._queues[subscription.locality][subscription] = value
 
     def popitem(self, last: bool = True) -> tuple[Subscription, None]:
         return self._nearest().popitem(last)
 
     def move_to_end(self, subscription: Subscription, /, last: bool = True) -> None:
-        self._queues[subscription.nearness].move_to_end(subscription, last)
+        self._queues[subscription.locality].move_to_end(subscription, last)
 
     def pop(self, subscription: Subscription, default: None, /) -> None:
-        self._queues[subscription.nearness].pop(subscription, default)
+        self._queues[subscription.locality].pop(subscription, default)
 
     def clear(self) -> None:
         for queue in self._queues:

@@ -27,7 +27,7 @@ class PeerClosed(Exception):
 
 
 class Output:
-    """What a connection sends. Where something `waits` after a call, `run_pending` sends it when the socket takes more."""
+    """What a connection sends. If something `waits` after a call, `run_pending` sends it when the socket takes more."""
 
     def __init__(self, sock: socket.socket, session: Session, context: Context) -> None:
         self.layers: Layers | None = None
@@ -50,7 +50,7 @@ class Output:
         return self.layers is not None and len(self._rest) > 2 * PIECE
 
     def send(self) -> bool:
-        """What the session's outbox holds; nothing while something waits. Returns `waits`. `PeerClosed`, `LayerError`."""
+        """Send what the session's outbox holds, unless something waits. Returns `waits`. `PeerClosed`, `LayerError`."""
         if self._rest or self._unencoded or (self.layers is not None and not self.layers.ready):
             return self.waits
         frames = self._session.outbox.take()

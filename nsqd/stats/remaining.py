@@ -24,7 +24,7 @@ __all__ = ["Remaining", "remaining"]
 class Remaining:
     """Messages in one place. `channel`: empty for those that a topic has not given to any channel.
 
-    `blocked_by`: why they are not consumed by themselves (`no channel`, `no consumer`, `paused`, `deferred`); empty: they are.
+    `blocked_by`: why they do not drain by themselves (`no channel`, `no consumer`, `paused`, `deferred`), else empty.
     """
 
     topic: str

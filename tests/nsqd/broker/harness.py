@@ -179,7 +179,7 @@ class Harness:
         limit: int = 1 << 20,
         topology: Topology | None = None,
     ) -> Consumer:
-        """A new client, with its window open for `rdy` messages. `limit`: bytes in its outbox above which it is full."""
+        """A new client with `rdy` messages of window. `limit`: bytes in its outbox above which it is full."""
         consumer = Consumer()
         consumer.outbox = Outbox(consumer, limit)
         self.broker.advance(self.now, self.wall_ns)

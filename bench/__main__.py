@@ -24,7 +24,7 @@ from bench.report import Drawn, Point, Results, to_markdown
 from bench.rows import FULL, QUICK, ROWS, TAILS
 from bench.runner import run_row
 from bench.server import PROJECT, Broker, Server, ServerError, beanstalkd, nats, nsqd, peer, redis
-from nsqkit.descriptors import raise_descriptor_limit
+from nsqkit.service.descriptors import raise_descriptor_limit
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = PROJECT / "docs"

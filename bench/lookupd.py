@@ -26,7 +26,7 @@ from bench.link import LoadError
 from bench.machine import facts
 from bench.procfs import cpu_seconds, rss_bytes
 from bench.server import Broker, Server, ServerError
-from nsqkit.descriptors import raise_descriptor_limit
+from nsqkit.service.descriptors import raise_descriptor_limit
 
 READ_SECONDS = 60
 COMMON = "common"

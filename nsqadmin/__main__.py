@@ -6,13 +6,13 @@ import sys
 
 from nsqadmin.daemon import Daemon, StartError
 from nsqadmin.options import load, validate
-from nsqkit.runner import run_daemon
+from nsqkit.service.runner import run_daemon
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT; `nsqkit.runner` says with which exit codes."""
+    """Run until SIGTERM or SIGINT; `nsqkit.service.runner` says with which exit codes."""
     options = load(sys.argv[1:])
     run_daemon("nsqadmin", options, validate, Daemon, StartError)
 

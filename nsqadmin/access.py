@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from nsqadmin.addresses import host_and_port
 from nsqadmin.options import AdminOptions
-from nsqkit.http import HttpError, Request
+from nsqkit.service.http import HttpError, Request
 
 __all__ = ["check_admin", "check_config_client", "check_same_site", "is_admin", "user_of"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import attrs
 import trio
 
-from nsqkit.http import Request, Response, Route
-from nsqkit.http.routing import Handler
+from nsqkit.service.http import Request, Response, Route
+from nsqkit.service.http.routing import Handler
 
 __all__ = ["compressed_app", "compressed_route"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from nsqadmin.access import check_config_client, check_same_site
 from nsqadmin.addresses import host_and_port
 from nsqadmin.console import Console
-from nsqkit.http import Request, Response, error
-from nsqkit.http import config as shared
 from nsqkit.logging import set_level
+from nsqkit.service.http import Request, Response, error
+from nsqkit.service.http import config as shared
 
 __all__ = ["MAX_BODY", "Config"]
 

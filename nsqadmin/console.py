@@ -50,5 +50,5 @@ class Console:
 
     def is_admin(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether the request with these headers may change things. Raw headers, names in lower case: those of a
-        `nsqkit.http.Request`, or `request.headers.raw` of starlette."""
+        `nsqkit.service.http.Request`, or `request.headers.raw` of starlette."""
         return is_admin(self.options, headers)

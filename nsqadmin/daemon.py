@@ -22,11 +22,11 @@ from nsqadmin.options import AdminOptions
 from nsqadmin.pages import pages
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
-from nsqkit.http import HttpServer
-from nsqkit.http.access import access_log
-from nsqkit.listeners import bound_address, close_listener, open_listeners
 from nsqkit.logging import get_logger
-from nsqkit.systemd import keep_informed
+from nsqkit.service.http import HttpServer
+from nsqkit.service.http.access import access_log
+from nsqkit.service.listeners import bound_address, close_listener, open_listeners
+from nsqkit.service.systemd import keep_informed
 
 __all__ = ["Daemon", "StartError", "make_console", "tune_garbage_collection"]
 

@@ -18,9 +18,9 @@ import msgspec
 from nsqadmin.addresses import host_and_port
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import Upstream, UpstreamError
-from nsqkit.http import HttpError, Request, Response, json_body, query
-from nsqkit.http.message import Header
 from nsqkit.logging import get_logger
+from nsqkit.service.http import HttpError, Request, Response, json_body, query
+from nsqkit.service.http.message import Header
 
 __all__ = ["Graphite"]
 

@@ -17,8 +17,8 @@ import attrs
 import trio
 
 from nsqadmin.upstream import Upstream, UpstreamError
-from nsqkit.http import Request
 from nsqkit.logging import get_logger
+from nsqkit.service.http import Request
 
 __all__ = ["Event", "Notifier"]
 

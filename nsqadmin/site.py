@@ -15,8 +15,8 @@ from nsqadmin.compression import AsgiApplication, Receive, Send, compressed_app,
 from nsqadmin.console import Console
 from nsqadmin.notify import Notifier
 from nsqadmin.static_files import StaticFiles
-from nsqkit.http import AsgiApp, Request, Response, Route, Router
-from nsqkit.http.routing import AccessLog
+from nsqkit.service.http import AsgiApp, Request, Response, Route, Router
+from nsqkit.service.http.routing import AccessLog
 
 __all__ = ["Site"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from nsqkit.http import Request, Response, text
+from nsqkit.service.http import Request, Response, text
 
 __all__ = ["StaticFiles"]
 

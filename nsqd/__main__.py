@@ -12,9 +12,9 @@ from nsqd.importing import ImportRefused, prepare_start, run_import
 from nsqd.log.records import NewerFormat
 from nsqd.log.store import ForeignDataPath
 from nsqd.options import NsqdOptions, load, validate
-from nsqkit.descriptors import raise_descriptor_limit
 from nsqkit.logging import configure
-from nsqkit.runner import fatal_errors
+from nsqkit.service.descriptors import raise_descriptor_limit
+from nsqkit.service.runner import fatal_errors
 
 __all__ = ["main"]
 

@@ -41,8 +41,10 @@ from nsqd.protocol_v2.identify import Limits
 from nsqd.rounds import Rounds
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.stats.statsd import Statsd, expand_prefix
-from nsqkit.http.fetch import Fetcher, FetchOptions
-from nsqkit.listeners import (
+from nsqkit.fetch import Fetcher, FetchOptions
+from nsqkit.logging import LogLevel, get_logger, set_level
+from nsqkit.options import TlsRequired
+from nsqkit.service.listeners import (
     BoundAddress,
     accept_forever,
     bound_address,
@@ -51,9 +53,7 @@ from nsqkit.listeners import (
     remote_address,
     with_tls,
 )
-from nsqkit.logging import LogLevel, get_logger, set_level
-from nsqkit.options import TlsRequired
-from nsqkit.systemd import keep_informed
+from nsqkit.service.systemd import keep_informed
 from nsqkit.tls import TlsConfigError, client_context, server_context
 from nsqkit.version import VERSION, version_line
 

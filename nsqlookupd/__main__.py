@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from nsqkit.runner import run_daemon
+from nsqkit.service.runner import run_daemon
 from nsqlookupd.daemon import Daemon, StartError
 from nsqlookupd.options import load, validate
 
@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT; `nsqkit.runner` says with which exit codes."""
+    """Run until SIGTERM or SIGINT; `nsqkit.service.runner` says with which exit codes."""
     options = load(sys.argv[1:])
     run_daemon("nsqlookupd", options, validate, Daemon, StartError)
 

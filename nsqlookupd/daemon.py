@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import trio
 
-from nsqkit.listeners import (
+from nsqkit.logging import get_logger
+from nsqkit.service.listeners import (
     BoundAddress,
     accept_forever,
     bound_address,
@@ -24,8 +25,7 @@ from nsqkit.listeners import (
     open_listeners,
     remote_address,
 )
-from nsqkit.logging import get_logger
-from nsqkit.systemd import keep_informed
+from nsqkit.service.systemd import keep_informed
 from nsqkit.version import VERSION
 from nsqlookupd.connections import Connections, tune
 from nsqlookupd.http import make_server

@@ -25,8 +25,8 @@ from typing import Any, Final
 
 import attrs
 
-from nsqkit.lenient_json import decode_object
 from nsqkit.logging import get_logger
+from nsqkit.service.lenient_json import decode_object
 from nsqkit.wire import ProtocolError, is_valid_name
 from nsqkit.wire.commands import MAX_LINE
 from nsqlookupd.registry import Full, Producer, ProducerInfo, Registry

@@ -17,7 +17,7 @@ import attrs
 import httpx
 
 from nsqkit.discovery import ACCEPT, MAX_ANSWER
-from nsqkit.http.fetch import IDENTITY, https_hint, read_answer
+from nsqkit.fetch import IDENTITY, https_hint, read_answer
 from nsqtools.http_client import HttpFailed, bounded, make_client
 
 __all__ = ["Fetcher", "open_fetcher"]

@@ -16,7 +16,7 @@ from typing import Any, Final
 import httpx
 import trio
 
-from nsqkit.http.fetch import AnswerTooLarge, reason_of
+from nsqkit.fetch import AnswerTooLarge, reason_of
 
 __all__ = ["HttpFailed", "bounded", "make_client"]
 

@@ -1,7 +1,7 @@
 """POST and DELETE /api/...: who may act, what the body says, the action, the report of it.
 
 A body is read as the original's decoder does: the first JSON value of it and nothing behind, and that as
-`nsqkit.lenient_json` says.
+`nsqkit.service.lenient_json` says.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from nsqadmin.access import check_admin, user_of
 from nsqadmin.actions import STATE_ACTIONS
 from nsqadmin.console import Console
 from nsqadmin.notify import Event, Notifier
-from nsqkit.http import HttpError, Request, Response, json_body
-from nsqkit.lenient_json import decode_object
 from nsqkit.logging import get_logger
+from nsqkit.service.http import HttpError, Request, Response, json_body
+from nsqkit.service.lenient_json import decode_object
 from nsqkit.wire.names import is_valid_name
 
 __all__ = ["Actor"]

@@ -14,7 +14,7 @@ from nsqadmin.cluster.merge import by_closeness
 from nsqadmin.cluster.slices import Slices
 from nsqadmin.console import Console
 from nsqadmin.upstream import Warnings
-from nsqkit.http import HttpError, Request, Response, json_body, query
+from nsqkit.service.http import HttpError, Request, Response, json_body, query
 
 __all__ = ["Reader"]
 

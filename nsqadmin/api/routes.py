@@ -11,7 +11,7 @@ from nsqadmin.console import Console
 from nsqadmin.graphite import Graphite
 from nsqadmin.notify import Notifier
 from nsqadmin.upstream import UpstreamFailed
-from nsqkit.http import Request, Response, Router, error, text
+from nsqkit.service.http import Request, Response, Router, error, text
 
 __all__ = ["add_api"]
 

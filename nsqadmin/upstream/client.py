@@ -29,10 +29,10 @@ import trio
 from nsqadmin.addresses import host_and_port, join_host_port
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream.connections import Connections
-from nsqkit.http import ByteBudget
-from nsqkit.http.access import CONSOLE
-from nsqkit.http.fetch import ACCEPT, https_port
-from nsqkit.http.message import Header
+from nsqkit.fetch import ACCEPT, https_port
+from nsqkit.service.http import ByteBudget
+from nsqkit.service.http.access import CONSOLE
+from nsqkit.service.http.message import Header
 from nsqkit.tls import TlsConfigError
 from nsqkit.version import VERSION
 

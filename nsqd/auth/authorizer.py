@@ -1,7 +1,7 @@
 """Asking the auth servers: one after the other from a random one on, until one has given a usable answer.
 
 A slow server, one that is down and one that talks nonsense let nobody in. The bounds: one request as long as the
-options for HTTP requests say, a whole question `MAX_SECONDS`, an answer of `nsqkit.http.fetch.MAX_BODY` bytes, and
+options for HTTP requests say, a whole question `MAX_SECONDS`, an answer of `nsqkit.fetch.MAX_BODY` bytes, and
 `ASKING` questions at a time; the wait for a turn counts as part of the question.
 """
 
@@ -16,9 +16,9 @@ import attrs
 import trio
 
 from nsqd.auth.state import AuthFailed, AuthState, parse_answer
-from nsqkit.http import json_body
-from nsqkit.http.fetch import Fetcher, https_hint, reason_of
+from nsqkit.fetch import Fetcher, https_hint, reason_of
 from nsqkit.logging import get_logger
+from nsqkit.service.http import json_body
 
 __all__ = ["AuthRequest", "Authorizer"]
 

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from nsqd.broker import Broker, Channel, NotFound, Refused, Topic
 from nsqd.http.context import Daemon, round_of, when_synced
 from nsqd.http.params import valid_topic
-from nsqkit.http import HttpError, Request, Response, error, query, text
-from nsqkit.http.params import any_param, channel_of_topic
-from nsqkit.http.routing import Handler
 from nsqkit.logging import get_logger
+from nsqkit.service.http import HttpError, Request, Response, error, query, text
+from nsqkit.service.http.params import any_param, channel_of_topic
+from nsqkit.service.http.routing import Handler
 
 __all__ = ["Admin"]
 

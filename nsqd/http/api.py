@@ -16,7 +16,9 @@ from nsqd.stats.as_text import stats_text
 from nsqd.stats.collect import NS_PER_SECOND, StatsQuery, collect
 from nsqd.stats.memory import watch_gc
 from nsqd.stats.prometheus import metrics_page
-from nsqkit.http import (
+from nsqkit.logging import get_logger
+from nsqkit.options import TlsRequired
+from nsqkit.service.http import (
     ByteBudget,
     HttpServer,
     Only,
@@ -28,11 +30,9 @@ from nsqkit.http import (
     query,
     text,
 )
-from nsqkit.http.access import access_log
-from nsqkit.http.config import Config, read_addresses, read_log_level
-from nsqkit.http.message import JSON
-from nsqkit.logging import get_logger
-from nsqkit.options import TlsRequired
+from nsqkit.service.http.access import access_log
+from nsqkit.service.http.config import Config, read_addresses, read_log_level
+from nsqkit.service.http.message import JSON
 
 __all__ = ["make_plain_app", "make_router", "make_servers"]
 

@@ -17,8 +17,8 @@ from typing import Protocol
 from nsqd.broker import Broker, Refused
 from nsqd.drain import Drain
 from nsqd.stats.source import StatsSource
-from nsqkit.http import Response
 from nsqkit.logging import LogLevel, get_logger
+from nsqkit.service.http import Response
 
 __all__ = ["Daemon", "round_of", "when_synced"]
 

@@ -10,8 +10,8 @@ import re
 import attrs
 
 from nsqd.stats.memory import memory_stats
-from nsqkit.http import Request, Response, Router, query, text
-from nsqkit.http.profiling import Profiling
+from nsqkit.service.http import Request, Response, Router, query, text
+from nsqkit.service.http.profiling import Profiling
 
 __all__ = ["Debug"]
 

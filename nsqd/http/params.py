@@ -1,14 +1,14 @@
 """The parameter `topic` of nsqd's endpoints for topics alone and of /pub: they say `INVALID_TOPIC`.
 
-Those of channels say `INVALID_ARG_TOPIC`, as `nsqkit.http.params` does.
+Those of channels say `INVALID_ARG_TOPIC`, as `nsqkit.service.http.params` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nsqkit.http import HttpError
-from nsqkit.http.params import any_param
+from nsqkit.service.http import HttpError
+from nsqkit.service.http.params import any_param
 from nsqkit.wire.names import is_valid_name
 
 __all__ = ["valid_topic"]

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Mapping
 from nsqd.broker import Refused
 from nsqd.http.context import Daemon, round_of, when_synced
 from nsqd.http.params import valid_topic
-from nsqkit.http import HttpError, Request, Response, error, query, text
 from nsqkit.logging import get_logger
+from nsqkit.service.http import HttpError, Request, Response, error, query, text
 
 __all__ = ["Publishing", "split_batch", "split_lines"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nsqd.lookup.protocol import HttpAddress
-from nsqkit.http.fetch import Fetcher
+from nsqkit.fetch import Fetcher
 
 __all__ = ["HttpFetch"]
 

@@ -25,7 +25,7 @@ import msgspec
 import trio
 
 from nsqd.lookup.protocol import HttpAddress
-from nsqkit.http.fetch import https_port, reason_of
+from nsqkit.fetch import https_port, reason_of
 from nsqkit.logging import get_logger
 from nsqkit.wire.names import is_ephemeral, is_valid_name
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from nsqkit.lenient_json import decode_object
+from nsqkit.service.lenient_json import decode_object
 from nsqkit.wire import ProtocolError
 
 __all__ = ["DEFAULT_HEARTBEAT_MS", "Identity", "Limits", "decode_identify", "unidentified"]

@@ -23,8 +23,8 @@ from nsqd.stats.collect import (
     TopicStats,
     in_slices,
 )
-from nsqkit.gojson import float_text
-from nsqkit.http import Response, json_body
+from nsqkit.service.gojson import float_text
+from nsqkit.service.http import Response, json_body
 
 __all__ = ["stats_json"]
 

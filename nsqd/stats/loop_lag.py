@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import trio
 
-from nsqkit.exposition import Histogram
+from nsqkit.service.exposition import Histogram
 
 __all__ = ["EventLoopLag"]
 

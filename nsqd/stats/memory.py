@@ -21,7 +21,7 @@ from time import perf_counter_ns
 
 import attrs
 
-from nsqkit.memory import resident_and_data
+from nsqkit.service.memory import resident_and_data
 
 __all__ = ["MemoryStats", "memory_stats", "watch_gc"]
 

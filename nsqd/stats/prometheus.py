@@ -24,8 +24,8 @@ from nsqd.stats.collect import (
     collect,
 )
 from nsqd.stats.source import StatsSource
-from nsqkit.exposition import Family, Sample, counter, gauge, label_set, program, render
-from nsqkit.http import Response
+from nsqkit.service.exposition import Family, Sample, counter, gauge, label_set, program, render
+from nsqkit.service.http import Response
 
 __all__ = ["metrics_page"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from nsqkit.http import HttpError, Request, Response, query, text
-from nsqkit.http.params import any_param, channel_of_topic, valid_param
-from nsqkit.http.routing import Handler
 from nsqkit.logging import get_logger
+from nsqkit.service.http import HttpError, Request, Response, query, text
+from nsqkit.service.http.params import any_param, channel_of_topic, valid_param
+from nsqkit.service.http.routing import Handler
 from nsqlookupd.registry import Full, Registry
 
 __all__ = ["Admin"]

@@ -7,11 +7,21 @@ from collections.abc import Callable
 
 import trio
 
-from nsqkit.http import HttpError, HttpServer, Request, Response, Router, error, json_body, query, text
-from nsqkit.http.access import access_log
-from nsqkit.http.params import any_param
-from nsqkit.http.profiling import Profiling
 from nsqkit.logging import get_logger
+from nsqkit.service.http import (
+    HttpError,
+    HttpServer,
+    Request,
+    Response,
+    Router,
+    error,
+    json_body,
+    query,
+    text,
+)
+from nsqkit.service.http.access import access_log
+from nsqkit.service.http.params import any_param
+from nsqkit.service.http.profiling import Profiling
 from nsqkit.version import VERSION
 from nsqlookupd.http.admin import Admin
 from nsqlookupd.http.forms import debug_json, lookup_form, nodes_json

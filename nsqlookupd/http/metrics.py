@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from nsqkit.exposition import Family, counter, gauge, label_set, program, render
-from nsqkit.http import Request, Response, query
+from nsqkit.service.exposition import Family, counter, gauge, label_set, program, render
+from nsqkit.service.http import Request, Response, query
 from nsqlookupd.registry import Registry
 from nsqlookupd.traffic import Traffic
 

@@ -22,9 +22,9 @@ from typing import Any, Final
 
 import attrs
 
-from nsqkit.gojson import float_text
-from nsqkit.lenient_json import refuse_constant, without_surrogates
 from nsqkit.options import FLOAT
+from nsqkit.service.gojson import float_text
+from nsqkit.service.lenient_json import refuse_constant, without_surrogates
 
 __all__ = ["Filter", "NotPassed", "Unreadable", "to_json"]
 

@@ -22,8 +22,8 @@ from urllib.parse import parse_qsl
 import attrs
 import trio
 
-from nsqkit.http import HttpServer, Request, Response, Route
-from nsqkit.listeners import bound_address, open_listeners
+from nsqkit.service.http import HttpServer, Request, Response, Route
+from nsqkit.service.listeners import bound_address, open_listeners
 
 __all__ = ["Addresses", "BigCluster"]
 

@@ -19,8 +19,8 @@ from typing import Any
 import attrs
 import trio
 
-from nsqkit.http import HttpServer, Request, Response, Route, error, json_body, text
-from nsqkit.listeners import bound_address, open_listeners
+from nsqkit.service.http import HttpServer, Request, Response, Route, error, json_body, text
+from nsqkit.service.listeners import bound_address, open_listeners
 from tests.process.ports import free_port
 
 __all__ = ["Script", "ScriptedDaemon", "dead_address", "info", "producer", "scripted"]

@@ -17,8 +17,8 @@ from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions, validate
 from nsqadmin.pages import pages
 from nsqadmin.site import Site
-from nsqkit.http import HttpServer
-from nsqkit.listeners import bound_address, open_listeners
+from nsqkit.service.http import HttpServer
+from nsqkit.service.listeners import bound_address, open_listeners
 
 __all__ = ["Browser", "serving"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from nsqadmin.access import check_config_client, check_same_site, is_admin
 from nsqadmin.options import AdminOptions
-from nsqkit.http import HttpError, Request, Route, text
+from nsqkit.service.http import HttpError, Request, Route, text
 
 USER = b"x-forwarded-user"
 

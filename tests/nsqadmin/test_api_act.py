@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nsqkit.http import error
+from nsqkit.service.http import error
 from tests.nsqadmin.scripted import Script, ScriptedDaemon, dead_address, producer, scripted
 from tests.nsqadmin.serving import serving
 

@@ -14,7 +14,7 @@ import trio
 from nsqadmin import daemon as daemon_module
 from nsqadmin.daemon import Daemon, StartError
 from nsqadmin.options import AdminOptions, validate
-from nsqkit.http import HttpServer
+from nsqkit.service.http import HttpServer
 from tests.nsqadmin.scripted import dead_address
 
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import trio
 
-from nsqkit.http import Request, Response, error, json_body
-from nsqkit.listeners import bound_address, open_listeners
+from nsqkit.service.http import Request, Response, error, json_body
+from nsqkit.service.listeners import bound_address, open_listeners
 from tests.nsqadmin.scripted import Script, dead_address, scripted
 from tests.nsqadmin.serving import Browser, serving
 

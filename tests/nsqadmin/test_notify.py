@@ -12,7 +12,7 @@ import trio
 from nsqadmin.notify import Event, Notifier, report
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import Upstream
-from nsqkit.http import Request, Response, Route, error, text
+from nsqkit.service.http import Request, Response, Route, error, text
 from tests.nsqadmin.scripted import Script, dead_address, producer, scripted
 from tests.nsqadmin.serving import Browser, serving
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from nsqkit.listeners import accept_forever, bound_address, open_listeners, remote_address
+from nsqkit.service.listeners import accept_forever, bound_address, open_listeners, remote_address
 from nsqlookupd import connections as module
 from nsqlookupd.connections import COMMAND_SECONDS, MAGIC_SECONDS, WRITE_SECONDS, Connections, tune
 from nsqlookupd.protocol_v1 import Context, Session

@@ -13,7 +13,7 @@ import attrs
 import pytest
 import trio
 
-from nsqkit.listeners import bound_address, open_listeners
+from nsqkit.service.listeners import bound_address, open_listeners
 from nsqlookupd.http import api, make_server
 from nsqlookupd.registry import Limits, ProducerInfo, Registry
 from tests.nsqd.http.fake_daemon import Client
@@ -390,7 +390,7 @@ async def test_profiler_pages(http: Api) -> None:
 
 
 async def test_profile(http: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsqkit.http.profiling._SAMPLE_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("nsqkit.service.http.profiling._SAMPLE_EVERY_SECONDS", 0.01)
     answer = await http.client.get("/debug/pprof/profile?seconds=1")
     assert answer.status == 200
     assert all(re.fullmatch(r".*\.py:\d+\) \d+", line) for line in answer.text.splitlines())

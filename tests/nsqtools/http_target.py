@@ -20,8 +20,8 @@ from typing import Any
 import attrs
 import trio
 
-from nsqkit.http import HttpServer, Limits, Request, Response, Route, text
-from nsqkit.listeners import open_listeners
+from nsqkit.service.http import HttpServer, Limits, Request, Response, Route, text
+from nsqkit.service.listeners import open_listeners
 from tests.process.ports import free_port
 
 __all__ = ["Target", "late", "never"]

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import trio
 
-from nsqkit.http import text
+from nsqkit.service.http import text
 from nsqtools import fetch
 from nsqtools.fetch import Fetcher, open_fetcher
 from nsqtools.http_client import HttpFailed

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nsqkit.http import Request, Response, json_body, text
+from nsqkit.service.http import Request, Response, json_body, text
 from nsqtools.nsq_stat import HEADER, Sample, line
 from tests.nsqtools.broker import bodies, fill, publish
 from tests.nsqtools.http_target import Target

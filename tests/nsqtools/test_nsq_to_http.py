@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from nsqkit.http import Request, Response, text
+from nsqkit.service.http import Request, Response, text
 from nsqkit.version import VERSION
 from tests.nsqtools.broker import bodies, clients, fill, publish, wait_finished, wait_subscribed
 from tests.nsqtools.http_target import Target, late, never

@@ -11,7 +11,7 @@ import attrs
 import pytest
 import trio
 
-from nsqkit.http import Request, Response, text
+from nsqkit.service.http import Request, Response, text
 from nsqkit.version import VERSION
 from nsqtools.http_client import HttpFailed
 from nsqtools.nsq_to_http.sender import MOST_READ, Sender, Unsendable, open_sender

@@ -16,8 +16,8 @@ from attrs import define, field
 
 from nsqd.auth import AuthFailed, Authorizer, AuthRequest, AuthState
 from nsqd.options import NsqdOptions
-from nsqkit.http.fetch import MAX_BODY, Fetcher, FetchOptions
-from nsqkit.listeners import with_tls
+from nsqkit.fetch import MAX_BODY, Fetcher, FetchOptions
+from nsqkit.service.listeners import with_tls
 from tests.nsqkit.certificates import Certificates
 
 SECRET = "s3cr3t"

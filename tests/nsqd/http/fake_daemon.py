@@ -20,8 +20,8 @@ from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.testing.faulty_storage import FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
-from nsqkit.listeners import bound_address, open_listeners
 from nsqkit.logging import LogLevel
+from nsqkit.service.listeners import bound_address, open_listeners
 from nsqkit.wire import encode_message
 
 PATIENCE_SECONDS = 10

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from nsqd.http import make_plain_app, make_router, make_servers
-from nsqkit.http import Only, Router
 from nsqkit.options import TlsRequired
+from nsqkit.service.http import Only, Router
 
 from .fake_daemon import FakeDaemon, serving
 

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from nsqd.stats.memory import memory_stats, watch_gc
-from nsqkit.http.profiling import Profiling
+from nsqkit.service.http.profiling import Profiling
 
 from .fake_daemon import FakeDaemon, serving
 
@@ -52,7 +52,7 @@ async def test_symbols_can_be_posted_for() -> None:
 
 
 async def test_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsqkit.http.profiling._SAMPLE_EVERY_SECONDS", 0.001)
+    monkeypatch.setattr("nsqkit.service.http.profiling._SAMPLE_EVERY_SECONDS", 0.001)
     async with serving(FakeDaemon()) as client:
         answer = await client.get("/debug/pprof/profile?seconds=1")
     assert answer.status == 200

@@ -12,7 +12,7 @@ import trio.testing
 from nsqd.broker import Subscription
 from nsqd.http.publish import split_batch, split_lines
 from nsqd.testing.faulty_storage import Fail
-from nsqkit.http import HttpError
+from nsqkit.service.http import HttpError
 from nsqkit.wire import decode_message
 
 from .fake_daemon import Answer, FakeDaemon, serving

@@ -13,7 +13,7 @@ import trio
 
 from nsqd.lookup.http_fetch import HttpFetch
 from nsqd.lookup.protocol import HttpAddress
-from nsqkit.http.fetch import MAX_BODY, AnswerTooLarge, Fetcher, FetchOptions
+from nsqkit.fetch import MAX_BODY, AnswerTooLarge, Fetcher, FetchOptions
 
 
 @asynccontextmanager

@@ -1,0 +1,38 @@
+"""The access log of the daemons' HTTP APIs.
+
+A line a response at level INFO; at DEBUG for what a console reads, which asks all daemons every few seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from nsqkit.options import format_duration
+from nsqkit.service.http.message import Request
+from nsqkit.service.http.routing import AccessLog
+
+__all__ = ["CONSOLE", "access_log"]
+
+CONSOLE: Final = "nsqadmin/"
+"""How a console's User-Agent begins."""
+
+_NS_PER_SECOND = 1_000_000_000
+_BAD_REQUEST = 400
+
+
+def access_log(logger: logging.Logger) -> AccessLog:
+    """Leaves a line a response: `200 GET /ping (10.0.0.7:51234) 120.5µs`, the time from request's end to response."""
+
+    def leave_line(request: Request, status: int, seconds: float) -> None:
+        target = request.target.decode("utf-8", "backslashreplace")
+        elapsed = format_duration(int(seconds * _NS_PER_SECOND))
+        level = logging.DEBUG if status < _BAD_REQUEST and _is_look_of_console(request) else logging.INFO
+        logger.log(level, "%d %s %s (%s) %s", status, request.method, target, request.remote, elapsed)
+
+    return leave_line
+
+
+def _is_look_of_console(request: Request) -> bool:
+    agent = request.header(b"user-agent") or b""
+    return request.method == "GET" and agent.startswith(CONSOLE.encode())

@@ -1,0 +1,318 @@
+"""One client connection: the loop that reads, lets handlers answer, and sends.
+
+Requests are answered one after the other, in order. What a slice of input brought forth is answered with one
+send, tried at once; only what the kernel did not take waits, under a deadline. Pipelined requests are worked
+off without going back to the event loop, up to `Limits.pipelined` of them.
+
+Time: `deadline` says until when the present phase (head, body, idle, a write) may last; the server's sweeper
+calls `expire` when it has passed. While a handler works there is none: its time is the daemon's business.
+
+End: `finish` (the server stops) ends an idle connection at once and lets a busy one answer what it has begun.
+A client that is refused in the middle of sending hears its answer, then its bytes are thrown away for a
+bounded while: closing a socket with unread input resets it, and a reset destroys the answer on its way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable
+from time import perf_counter
+
+import trio
+from attrs import define, field
+
+from nsqkit.logging import get_logger
+from nsqkit.service.http.limits import ByteBudget, Limits
+from nsqkit.service.http.message import HttpError, Request, Response, error, render
+from nsqkit.service.http.parser import Phase, RequestParser, Routes
+from nsqkit.service.http.transport import Transport
+
+__all__ = ["Connection"]
+
+_log = get_logger("http")
+
+_RECEIVE_BYTES = 16 * 1024
+_RECEIVE_CHUNKED_BYTES = 64 * 1024
+_RECEIVE_BODY_BYTES = 256 * 1024
+_GATHER_BYTES = 64 * 1024
+_PUSHBACK_BYTES = 16 * 1024
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CRASHED = error(500, "INTERNAL_ERROR")
+_TIMED_OUT = error(408, "REQUEST_TIMEOUT")
+
+
+@define(slots=True, eq=False)
+class Connection:
+    """A client, from its first byte to the close. It never raises for what a client or a handler does."""
+
+    transport: Transport
+    routes: Routes
+    limits: Limits
+    budget: ByteBudget
+    remote: str
+    secure: bool = False
+
+    deadline: float = field(default=math.inf, init=False)
+    """On trio's clock."""
+    keep_alive: bool = field(default=True, init=False)
+    """Whether the connection goes on after the response at hand."""
+
+    _parser: RequestParser = field(init=False)
+    _scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    _out: list[bytes] = field(factory=list, init=False)
+    _out_bytes: int = field(default=0, init=False)
+    _idle: bool = field(default=True, init=False)
+    _stopping: bool = field(default=False, init=False)
+    _expired: bool = field(default=False, init=False)
+    _writing: bool = field(default=False, init=False)
+    _phase: Phase = field(default=Phase.IDLE, init=False)
+    _body_began: float = field(default=0.0, init=False)
+    _pushback: bytes = field(default=b"", init=False)
+    """Read while a streaming handler watched for the client's end: the next requests."""
+
+    def __attrs_post_init__(self) -> None:
+        self._parser = RequestParser(self.routes, self.limits, self.budget, self.remote, self.secure)
+
+    async def run(self) -> None:
+        """Serve the client until either side ends it, and close the transport."""
+        gone = False
+        try:
+            with self._scope:
+                await self._serve()
+            if self._expired and not self._writing:
+                await self._say_timed_out()
+        except ConnectionError:
+            gone = True  # the client went away or took too much of the budget, or a response broke off
+        except Exception:
+            gone = True
+            _log.exception("HTTP: connection of %s failed", self.remote)
+        finally:
+            self._parser.close()
+            # What was cut in the middle of a response must not look like its end.
+            self.transport.close(reset=gone or self._writing)
+
+    def finish(self) -> None:
+        """The server stops: go now when idle, else after the request under way."""
+        self._stopping = True
+        if self._idle:
+            self._scope.cancel()
+
+    def expire(self) -> None:
+        """The deadline has passed: cut the client."""
+        self._expired = True
+        self._scope.cancel()
+
+    async def _serve(self) -> None:
+        transport, parser = self.transport, self._parser
+        self.deadline = trio.current_time() + self.limits.head_seconds
+        while True:
+            data = await transport.receive(_RECEIVE_BYTES if not parser.unfinished else self._receive_bytes())
+            if not data:
+                await self._answer_broken_off()
+                return
+            self._idle = False
+            await self._work_off(data)
+            data = b""  # thousands of idle connections must not keep what they last received
+            if not self.keep_alive or (self._stopping and not parser.unfinished):
+                break
+            if parser.unfinished:
+                self._begin_wait_for_rest()
+            else:
+                self._idle = True
+                self._phase = Phase.IDLE
+                self.deadline = trio.current_time() + self.limits.idle_seconds
+        if parser.phase is Phase.DEAD:
+            await self._linger()
+
+    async def _answer_broken_off(self) -> None:
+        """The client's input has ended, perhaps in the middle of a body; it may still hear the answer."""
+        self._parser.break_off()
+        await self._answer(self._parser.ready)
+        await self._flush()
+
+    def _receive_bytes(self) -> int:
+        remaining = self._parser.body_remaining
+        if remaining > _RECEIVE_BYTES:
+            return min(remaining, _RECEIVE_BODY_BYTES)
+        return _RECEIVE_BYTES if self._parser.phase is Phase.HEAD or remaining else _RECEIVE_CHUNKED_BYTES
+
+    def _begin_wait_for_rest(self) -> None:
+        """A request is there in part: its head has a fixed time, its body one that grows with its size."""
+        phase = self._parser.phase
+        now = trio.current_time()
+        if phase is not self._phase:
+            self._phase = phase
+            self._body_began = now
+            self.deadline = now + self.limits.head_seconds
+        if phase is Phase.BODY:
+            self.deadline = self._body_began + self.limits.body_time(self._parser.body_size)
+
+    async def _work_off(self, data: bytes) -> None:
+        """Parse and answer all of `data`, and what of it must go out."""
+        parser = self._parser
+        answered = 0
+        while data:
+            data = parser.feed(data)
+            ready = parser.ready
+            if ready:
+                parser.ready = []
+                answered += len(ready)
+                self._phase = Phase.IDLE
+                await self._answer(ready)
+                if not self.keep_alive:
+                    break
+                if answered >= self.limits.pipelined:
+                    answered = 0
+                    await self._give_way()
+            if self._pushback:
+                data += self._pushback
+                self._pushback = b""
+        if parser.fault is not None and self.keep_alive:
+            self._gather(parser.fault)
+            self.keep_alive = False
+        elif parser.wants_continue:
+            parser.wants_continue = False
+            self._gather(_CONTINUE)
+        if self._out:
+            rest = self._send_now()
+            if rest:
+                await self._send_rest(rest)
+
+    async def _give_way(self) -> None:
+        await self._flush()
+        self.deadline = math.inf
+        await trio.lowlevel.checkpoint()
+
+    async def _answer(self, requests: list[Request]) -> None:
+        for request in requests:
+            access_log = request.route.access_log
+            started = perf_counter() if access_log is not None else 0.0
+            self.keep_alive = request.keep_alive and not self._stopping
+            try:
+                if request.route.stream is not None and request.refusal is None:
+                    await self._before_waiting()
+                    status = await request.route.stream(request, self)
+                else:
+                    response = self._call(request)
+                    if not isinstance(response, Response):
+                        await self._before_waiting()
+                        response = await self._wait_for(request, response)
+                    status = response.status
+                    self._gather(self._render(request, response))
+            finally:
+                if request.charged:
+                    self.budget.give(request.charged)
+                    request.charged = 0
+            if access_log is not None:
+                access_log(request, status, perf_counter() - started)
+            if self._out_bytes > _GATHER_BYTES:
+                await self._flush()
+            if not self.keep_alive:
+                return
+
+    def _call(self, request: Request) -> Response | Awaitable[Response]:
+        """What the handler returns, whatever it does. No coroutine: every plain handler would pay for it."""
+        try:
+            return (request.refusal or request.route.handler)(request)
+        except Exception as exc:
+            return self._failure(request, exc)
+
+    async def _wait_for(self, request: Request, answer: Awaitable[Response]) -> Response:
+        try:
+            response = await answer
+            if not isinstance(response, Response):
+                raise TypeError(f"a handler returned {type(response).__name__}, not a Response")
+            return response
+        except Exception as exc:
+            return self._failure(request, exc)
+
+    def _failure(self, request: Request, exc: Exception) -> Response:
+        """The answer for a handler that raised."""
+        if isinstance(exc, HttpError):
+            return error(exc.status, exc.code)
+        _log.error("HTTP: %s %s of %s crashed", request.method, request.path, self.remote, exc_info=exc)
+        return _CRASHED
+
+    def _render(self, request: Request, response: Response) -> bytes:
+        if self.keep_alive and request.version == "1.1" and request.method != "HEAD":
+            return response.rendered()
+        head_only = request.method == "HEAD"
+        return render(response, request.version, keep_alive=self.keep_alive, head_only=head_only)
+
+    async def _before_waiting(self) -> None:
+        """Earlier answers do not wait for a slow one."""
+        await self._flush()
+        self.deadline = math.inf
+
+    def _gather(self, wire: bytes) -> None:
+        self._out.append(wire)
+        self._out_bytes += len(wire)
+
+    async def _flush(self) -> None:
+        if self._out:
+            rest = self._send_now()
+            if rest:
+                await self._send_rest(rest)
+
+    def _send_now(self) -> memoryview | None:
+        """Send what was gathered as far as the kernel takes it; returns what it did not take."""
+        out = self._out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        self._out = []
+        self._out_bytes = 0
+        sent = self.transport.send_now(data)
+        return memoryview(data)[sent:] if sent < len(data) else None
+
+    async def _send_rest(self, rest: memoryview) -> None:
+        """Wait for a slow client, within the budget and the time for writes."""
+        size = len(rest)
+        if not self.budget.take(size):
+            raise ConnectionError("the daemon holds as many unsent bytes as it may")
+        self._writing = True
+        self.deadline = trio.current_time() + self.limits.write_time(size)
+        try:
+            await self.transport.send_all(rest)
+        finally:
+            self.budget.give(size)
+        self._writing = False
+        self.deadline = math.inf
+
+    async def send(self, data: bytes) -> None:
+        """For streaming handlers, see `routing.Exchange`."""
+        self._gather(data)
+        await self._flush()
+
+    async def wait_disconnect(self) -> None:
+        """For streaming handlers, see `routing.Exchange`. Only one task at a time may call it."""
+        data = self.transport.receive_now()
+        while True:
+            if data is None:
+                data = await self.transport.receive(4096)
+            if not data:
+                self.keep_alive = False
+                return
+            self._pushback += data
+            if len(self._pushback) > _PUSHBACK_BYTES:
+                await trio.sleep_forever()
+            data = None
+
+    async def _say_timed_out(self) -> None:
+        if self._parser.phase in (Phase.HEAD, Phase.BODY):
+            self._gather(render(_TIMED_OUT, "1.1", keep_alive=False, head_only=False))
+            with trio.move_on_after(self.limits.linger_seconds):
+                await self._flush()
+
+    async def _linger(self) -> None:
+        """Throw away what the refused client still sends, for a bounded while, until it has seen our end."""
+        self._idle = True
+        self.deadline = math.inf
+        if self._stopping or not await self.transport.end():
+            return
+        left = self.limits.linger_bytes
+        with trio.move_on_after(self.limits.linger_seconds):
+            while left > 0:
+                data = await self.transport.receive(_RECEIVE_CHUNKED_BYTES)
+                if not data:
+                    return
+                left -= len(data)

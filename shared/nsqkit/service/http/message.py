@@ -1,0 +1,261 @@
+"""Requests and responses: plain values, and how a response looks on the wire.
+
+Conventions of the NSQ daemons: errors are `{"message":"CODE"}`, compact JSON without a final newline, and
+nearly every response carries `X-Nsq-Content-Type` (not /ping, redirects and automatic OPTIONS: those say
+`nsq=False`).
+
+A handler may return the same `Response` object again and again. A small one keeps its own rendering for the
+second that its Date header is true for, so that a constant `OK` costs one comparison (measured: 0.1 us instead
+of 0.7).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from attrs import define, field
+
+if TYPE_CHECKING:
+    from nsqkit.service.http.routing import Handler, Route
+
+__all__ = [
+    "BAD_REQUEST",
+    "BadQuery",
+    "Header",
+    "HttpError",
+    "Request",
+    "Response",
+    "decode_path",
+    "error",
+    "json_body",
+    "query",
+    "render",
+    "text",
+]
+
+Header = tuple[bytes, bytes]
+
+TEXT = b"text/plain; charset=utf-8"
+JSON = b"application/json; charset=utf-8"
+HTML = b"text/html; charset=utf-8"
+
+# What cannot be parsed is answered with these very bytes: clients of the TCP protocol that came to the wrong
+# port recognise them, and they are the original's.
+BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"400 Bad Request"
+)
+
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_CACHED_QUERY_BYTES = 256
+_CACHED_RESPONSE_BYTES = 1024
+
+
+class HttpError(Exception):
+    """A handler may raise it instead of returning an error response."""
+
+    def __init__(self, status: int, code: str) -> None:
+        super().__init__(f"{status} {code}")
+        self.status = status
+        self.code = code
+
+
+class BadQuery(HttpError):
+    """The query string is malformed: a broken percent escape or a semicolon."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "INVALID_REQUEST")
+
+
+@define(slots=True, eq=False)
+class Request:
+    """One request, its body read whole."""
+
+    method: str
+    target: bytes
+    """As on the request line."""
+    path: str
+    """Percent-decoded, without the query; bytes that are not UTF-8 show as U+FFFD."""
+    query_string: bytes
+    """What stands after the first `?`, raw."""
+    headers: list[Header]
+    """(name in lower case, value), in the order of arrival; trailers of a chunked body are dropped."""
+    version: str
+    """`1.1` or `1.0`."""
+    remote: str
+    """`ip:port`; `@` for a client on a unix socket."""
+    secure: bool
+    """Whether it came over TLS."""
+    keep_alive: bool
+    """Whether the client lets the connection stay open."""
+    params: Mapping[str, str]
+    """The path's parameters: `{"opt": "id"}` for `/config/:opt`."""
+    route: Route
+    body: bytes = b""
+    refusal: Handler | None = None
+    """Set by the server when the body was refused: what answers instead of the route's handler."""
+    charged: int = 0
+    """Bytes of the body that are counted in the daemon's budget until the response is made."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, its name given in lower case."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+@define(slots=True, eq=False)
+class Response:
+    """A whole response. Framing headers, Date and Connection are the server's business."""
+
+    status: int
+    body: bytes = b""
+    content_type: bytes | None = None
+    headers: tuple[Header, ...] = ()
+    nsq: bool = True
+    """Whether it carries `X-Nsq-Content-Type`."""
+    _rendered: bytes = field(default=b"", init=False)
+    _rendered_second: int = field(default=-1, init=False)
+
+    def rendered(self) -> bytes:
+        """On the wire, for HTTP/1.1 and a connection that stays open."""
+        second = int(time.time())
+        if self._rendered_second == second:
+            return self._rendered
+        wire = render(self, "1.1", keep_alive=True, head_only=False)
+        if len(wire) <= _CACHED_RESPONSE_BYTES:
+            self._rendered, self._rendered_second = wire, second
+        return wire
+
+
+def text(body: str | bytes, status: int = 200, *, nsq: bool = True) -> Response:
+    """A plain text response; an empty one has no content type."""
+    data = body.encode() if isinstance(body, str) else body
+    return Response(status, data, TEXT if data else None, nsq=nsq)
+
+
+def json_body(value: Any, status: int = 200, *, nsq: bool = True) -> Response:
+    """A JSON response, compact; `<`, `>` and `&` are escaped, as browsers of old want it.
+
+    Takes what msgspec encodes: dicts, lists, attrs objects, strings, numbers. A float keeps its `.0`: whoever
+    wants an integral float to print as `1` passes an int.
+    """
+    data = msgspec.json.encode(value)
+    for raw, escaped in _JSON_ESCAPES:
+        if raw in data:
+            data = data.replace(raw, escaped)
+    return Response(status, data, JSON, nsq=nsq)
+
+
+# Outside of strings none of these bytes stands in JSON, so replacing them blindly is right.
+_JSON_ESCAPES = (
+    (b"<", b"\\u003c"),
+    (b">", b"\\u003e"),
+    (b"&", b"\\u0026"),
+    ("\u2028".encode(), b"\\u2028"),
+    ("\u2029".encode(), b"\\u2029"),
+)
+
+
+def error(status: int, code: str, headers: tuple[Header, ...] = ()) -> Response:
+    """`{"message":"CODE"}`."""
+    return Response(status, b'{"message":' + msgspec.json.encode(code) + b"}", JSON, headers)
+
+
+def query(request: Request) -> Mapping[str, str]:
+    """The parameters of the query string: the first value of each name, percent-decoded, `+` read as a blank.
+
+    Raises BadQuery for a broken percent escape and for any `;`.
+    """
+    raw = request.query_string
+    return _parse_query_cached(raw) if len(raw) <= _CACHED_QUERY_BYTES else _parse_query(raw)
+
+
+def _parse_query(raw: bytes) -> Mapping[str, str]:
+    if b";" in raw or _BAD_ESCAPE.search(raw):
+        raise BadQuery
+    values: dict[str, str] = {}
+    for pair in raw.split(b"&"):
+        if pair:
+            name, _, value = pair.partition(b"=")
+            values.setdefault(_unquote(name.replace(b"+", b" ")), _unquote(value.replace(b"+", b" ")))
+    return MappingProxyType(values)
+
+
+# A producer sends the same query with every message.
+_parse_query_cached = functools.lru_cache(maxsize=1024)(_parse_query)
+
+
+def decode_path(raw: bytes) -> str | None:
+    """A percent-decoded path; None when an escape is broken."""
+    if b"%" not in raw:
+        return raw.decode("ascii", "replace")
+    return None if _BAD_ESCAPE.search(raw) else _unquote(raw)
+
+
+def _unquote(raw: bytes) -> str:
+    return (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "replace")
+
+
+_WITHOUT_BODY = frozenset([204, 304])
+"""A length would be that of the body another answer has."""
+
+
+def render(response: Response, version: str, *, keep_alive: bool, head_only: bool) -> bytes:
+    """The bytes of a response. With `head_only` (an answer to HEAD) the body's length is told, not the
+    body."""
+    body = response.body
+    parts = [
+        status_line(response.status, version),
+        b"Content-Type: %b\r\n" % response.content_type if response.content_type is not None else b"",
+        b"X-Nsq-Content-Type: nsq; version=1.0\r\n" if response.nsq else b"",
+        *[b"%b: %b\r\n" % header for header in response.headers],
+        date_line(),
+        b"Content-Length: %d\r\n" % len(body) if response.status not in _WITHOUT_BODY else b"",
+        connection_line(version, keep_alive=keep_alive),
+        b"\r\n",
+        b"" if head_only else body,
+    ]
+    return b"".join(parts)
+
+
+def status_line(status: int, version: str) -> bytes:
+    """`HTTP/1.1 200 OK` and the end of the line."""
+    return b"HTTP/%b %d %b\r\n" % (version.encode(), status, _REASONS.get(status, b"Status"))
+
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+def connection_line(version: str, *, keep_alive: bool) -> bytes:
+    """The Connection header where it differs from the version's default, else nothing."""
+    if keep_alive:
+        return b"" if version == "1.1" else b"Connection: keep-alive\r\n"
+    return b"Connection: close\r\n"
+
+
+def date_line() -> bytes:
+    """The Date header of this second."""
+    return _date_line(int(time.time()))
+
+
+@functools.lru_cache(maxsize=2)
+def _date_line(second: int) -> bytes:
+    # Not strftime: it would speak the user's language.
+    t = time.gmtime(second)
+    day, month = _DAYS[t.tm_wday], _MONTHS[t.tm_mon - 1]
+    date = f"{day}, {t.tm_mday:02} {month} {t.tm_year} {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"
+    return b"Date: " + date.encode() + b"\r\n"
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

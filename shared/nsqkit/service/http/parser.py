@@ -1,0 +1,381 @@
+"""Bytes in, requests out: llhttp (through httptools) with the bounds and the checks that it does not make.
+
+No socket and no clock. `feed` takes what came from the network, works through one slice of it and returns the
+rest; whole requests gather in `ready`. What llhttp refuses (unknown methods, bare line feeds, Content-Length beside
+Transfer-Encoding, two lengths, obsolete folding, spaces before the colon) becomes `fault`: the bytes to
+answer with before the connection is closed. `fault` comes after every request in `ready`, for it was sent
+after them. In a body there is a request already, which is answered instead: 500, also when the input ends.
+
+Added here: size of the head and number of headers; Host present once and well-formed; versions 1.0 and 1.1
+only; no transfer coding but chunked, and none in 1.0; the body's limit, which the route decides as soon as
+the head is there; the daemon's budget for bodies that arrive in pieces. Upgrades are ignored, as RFC 9110
+lets a server do.
+
+The slice bounds what one feed can bring forth: 4 KiB of pipelined heads are some 200 requests at most. llhttp
+cannot be paused through httptools, so the input is what gets cut.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Protocol
+
+import httptools
+from attrs import define, field
+
+from nsqkit.service.http.limits import ByteBudget, Limits
+from nsqkit.service.http.message import BAD_REQUEST, Header, Request, Response, decode_path, error, render
+from nsqkit.service.http.routing import Handler, Route
+
+__all__ = ["Phase", "RequestParser", "Routes"]
+
+_HEAD_SLICE = 4 * 1024
+_CHUNKED_SLICE = 16 * 1024
+
+# RFC 3986: a registered name, an IPv4 address or an IP literal in brackets, then perhaps a port. No
+# allow-list: clients use whatever address leads here.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Za-z:._~%-]+\])(?::[0-9]*)?")
+_ABSOLUTE = re.compile(rb"(?i:https?)://[^/?]*")
+
+_TOO_LARGE = render(error(431, "HEADERS_TOO_BIG"), "1.1", keep_alive=False, head_only=False)
+_EXPECTATION_FAILED = render(error(417, "EXPECTATION_FAILED"), "1.1", keep_alive=False, head_only=False)
+_NO_ROOM = error(503, "SERVICE_UNAVAILABLE")
+_BROKEN_OFF = error(500, "INTERNAL_ERROR")
+
+
+def _no_room(request: Request) -> Response:
+    return _NO_ROOM
+
+
+def _broken_off(request: Request) -> Response:
+    return _BROKEN_OFF
+
+
+class Routes(Protocol):
+    """What a parser asks an application: where a request goes, as soon as its head is there."""
+
+    def route(
+        self, method: str, raw_path: bytes, path: str, query_string: bytes
+    ) -> tuple[Route, dict[str, str]]:
+        """The route (one that answers 404 where there is none) and the path's parameters."""
+
+
+class Phase(enum.Enum):
+    """Where in a request the last byte fed was."""
+
+    IDLE = "between requests"
+    HEAD = "in a head"
+    BODY = "in a body"
+    DEAD = "after a fault: nothing more is read"
+
+
+class _Stop(Exception):
+    """Leaves llhttp in the middle of its input; the parser is of no use after it."""
+
+
+@define(slots=True, eq=False)
+class RequestParser:
+    """The requests of one connection."""
+
+    routes: Routes
+    limits: Limits
+    budget: ByteBudget
+    remote: str
+    secure: bool = False
+
+    ready: list[Request] = field(factory=list, init=False)
+    """Whole requests, in order. Whoever takes them gives their `charged` bytes back to the budget."""
+    fault: bytes | None = field(default=None, init=False)
+    wants_continue: bool = field(default=False, init=False)
+    """The client waits for `100 Continue` before it sends the body."""
+
+    _llhttp: httptools.HttpRequestParser = field(init=False)
+    unfinished: bool = field(default=False, init=False)
+    """A part of a request was fed, and its end not yet."""
+
+    _dead: bool = field(default=False, init=False)
+    _body_skipped: bool = field(default=False, init=False)
+    """llhttp took an upgrade for the end of HTTP and left the body out."""
+    _replaying: bool = field(default=False, init=False)
+
+    _target: bytes = field(default=b"", init=False)
+    _headers: list[Header] = field(factory=list, init=False)
+    _head_bytes: int = field(default=0, init=False)
+    """Bytes fed since the head began, or since the last piece of body."""
+    _host: bytes | None = field(default=None, init=False)
+    _good_host: bytes | None = field(default=None, init=False)
+    _length: int = field(default=0, init=False)
+    _chunked: bool = field(default=False, init=False)
+    _expect: bytes | None = field(default=None, init=False)
+
+    _request: Request | None = field(default=None, init=False)
+    _body: bytes | bytearray = field(default=b"", init=False)
+    _received: int = field(default=0, init=False)
+    _body_limit: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._llhttp = httptools.HttpRequestParser(self)
+
+    @property
+    def phase(self) -> Phase:
+        """Where the input stands."""
+        if self._dead:
+            return Phase.DEAD
+        if not self.unfinished:
+            return Phase.IDLE
+        return Phase.HEAD if self._request is None else Phase.BODY
+
+    @property
+    def body_size(self) -> int:
+        """Bytes of the present request's body, as far as they are known: announced, or received."""
+        return max(self._length, self._received)
+
+    @property
+    def body_remaining(self) -> int:
+        """Announced bytes of the present body that are still to come."""
+        return self._length - self._received if self._request is not None else 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Parse a slice of `data`; returns the rest, to be fed when what is `ready` was dealt with."""
+        if self._dead:
+            return b""
+        size = self._slice_bytes() if len(data) > _HEAD_SLICE else _HEAD_SLICE
+        piece, rest = (data, b"") if len(data) <= size else (data[:size], data[size:])
+        received = self._received
+        try:
+            self._llhttp.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = piece[upgrade.args[0] :] + rest
+            if self._body_skipped:
+                self._replay_head()
+        except httptools.HttpParserError:
+            self.break_off()
+            self._die(BAD_REQUEST)
+        if self.unfinished and not self._dead:
+            self._check_unfinished(piece, progress=self._received > received)
+        return b"" if self._dead else rest
+
+    def break_off(self) -> None:
+        """Nothing more can be read: a request whose body is not whole becomes `ready`, to be refused."""
+        if self._request is not None and not self._dead:
+            self._refuse(self._request, _broken_off)
+
+    def close(self) -> None:
+        """Forget an unfinished request and give its bytes back; break the cycle with llhttp."""
+        self._dead = True
+        if self._request is not None:
+            self.budget.give(self._request.charged)
+            self._request = None
+        self._llhttp = None  # type: ignore[assignment]
+
+    def _replay_head(self) -> None:
+        """Go on with a parser that has seen the body's framing and no word of an upgrade."""
+        framing = b"Transfer-Encoding: chunked" if self._chunked else b"Content-Length: %d" % self._length
+        self._body_skipped = False
+        self._replaying = True
+        self._llhttp = httptools.HttpRequestParser(self)
+        self._llhttp.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+
+    def _slice_bytes(self) -> int:
+        if self._request is None:
+            return _HEAD_SLICE
+        return _CHUNKED_SLICE if self._chunked else max(self.body_remaining, 1)
+
+    def _check_unfinished(self, piece: bytes, *, progress: bool) -> None:
+        """After a piece that ended inside a request: count what is held and what makes no progress."""
+        self._head_bytes = len(piece) if progress else self._head_bytes + len(piece)
+        if self._head_bytes > self.limits.head_bytes and not progress:
+            self._die(_TOO_LARGE)
+        elif self._request is not None:
+            self._charge(self._request)
+        elif piece[-1:] == b"\n" and self._target and self._llhttp.get_http_version() == "0.0":
+            # A line without a version, for whose headers llhttp would wait. Seen on the first line of a
+            # connection only, where a client of another protocol shows; later, llhttp has an older version.
+            self._die(BAD_REQUEST)
+
+    def _charge(self, request: Request) -> None:
+        held = len(self._body)
+        if held > request.charged:
+            if self.budget.take(held - request.charged):
+                request.charged = held
+            else:
+                self._refuse(request, _no_room)
+
+    def _die(self, fault: bytes) -> None:
+        """Nothing more is read; `fault` is the answer, unless a request was refused: that one has its own."""
+        if not self._dead:
+            self._dead = True
+            self.fault = fault
+
+    def _refuse(self, request: Request, refusal: Handler) -> None:
+        """The request is answered without its body, the rest of which is never parsed: by `refusal`, or as ever
+        where the route has no use for a body."""
+        if request.route.body_limit is not None:
+            request.refusal = refusal
+        request.body = b""
+        request.keep_alive = False
+        self.budget.give(request.charged)
+        request.charged = 0
+        self._body, self._request = b"", None
+        self._dead = True
+        self.wants_continue = False
+        self.ready.append(request)
+
+    # llhttp calls what follows.
+
+    def on_message_begin(self) -> None:
+        self.unfinished = True
+
+    def on_url(self, url: bytes) -> None:
+        if not self._replaying:
+            self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._request is not None:
+            return  # a trailer, or the head of a replay
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        self._headers.append((name, value))
+        if name in _FRAMING:
+            self._framing_header(name, value)
+
+    def _framing_header(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            if self._host is not None:
+                self._stop(BAD_REQUEST)
+            self._host = value
+        elif name == b"content-length":
+            self._length = int(value)  # llhttp let only digits through, and no second one
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                self._stop(BAD_REQUEST)
+            self._chunked = True
+        else:
+            self._expect = value
+
+    def on_headers_complete(self) -> None:
+        if self._replaying:
+            self._replaying = False
+            return
+        llhttp = self._llhttp
+        version = llhttp.get_http_version()
+        self._check_head(version)
+        raw_path, _, query_string = self._target.partition(b"?")
+        if raw_path[:1] != b"/":
+            raw_path, query_string = self._unusual_target(raw_path, query_string)
+        path = decode_path(raw_path)
+        if path is None:
+            self._stop(BAD_REQUEST)
+        assert path is not None
+        method = llhttp.get_method().decode()
+        route, params = self.routes.route(method, raw_path, path, query_string)
+        request = self._request = Request(
+            method,
+            self._target,
+            path,
+            query_string,
+            self._headers,
+            version,
+            self.remote,
+            self.secure,
+            llhttp.should_keep_alive(),
+            params,
+            route,
+        )
+        if self._length or self._chunked:
+            self._expect_body(request, route)
+
+    def _check_head(self, version: str) -> None:
+        if version != "1.1" and (version != "1.0" or self._chunked):
+            self._stop(BAD_REQUEST)
+        host = self._host
+        if host is None:
+            if version == "1.1":
+                self._stop(BAD_REQUEST)
+        elif host != self._good_host:
+            if _HOST.fullmatch(host) is None:
+                self._stop(BAD_REQUEST)
+            self._good_host = host
+        if len(self._headers) > self.limits.header_count or self._head_size() > self.limits.head_bytes:
+            self._stop(_TOO_LARGE)
+
+    def _head_size(self) -> int:
+        # A head within the slice is within the limit, unless that is set below the slice.
+        if self._head_bytes == 0 and self.limits.head_bytes >= _HEAD_SLICE:
+            return 0
+        return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)
+
+    def _unusual_target(self, raw_path: bytes, query_string: bytes) -> tuple[bytes, bytes]:
+        """Of a target that is no path: `*` (OPTIONS), or an absolute URL, as proxies are sent."""
+        if raw_path == b"*":
+            return raw_path, query_string
+        absolute = _ABSOLUTE.match(self._target)
+        if absolute is None:
+            self._stop(BAD_REQUEST)
+        assert absolute is not None
+        raw_path, _, query_string = self._target[absolute.end() :].partition(b"?")
+        return raw_path or b"/", query_string
+
+    def _expect_body(self, request: Request, route: Route) -> None:
+        limit = route.body_limit
+        self._body_limit = (
+            self.limits.drain_bytes if limit is None else limit if isinstance(limit, int) else limit()
+        )
+        if self._length > self._body_limit:
+            self._decline_body(request)
+        expect = self._expect
+        if expect is not None and request.version == "1.1":
+            if expect.lower() != b"100-continue":
+                self._stop(_EXPECTATION_FAILED)
+            if limit is None:
+                self._decline_body(request)
+            self.wants_continue = True
+        self._body_skipped = self._llhttp.should_upgrade()
+
+    def _decline_body(self, request: Request) -> None:
+        """It is too long, or the client asks first where nobody reads it."""
+        self._refuse(request, request.route.too_big)
+        raise _Stop
+
+    def on_body(self, data: bytes) -> None:
+        request = self._request
+        assert request is not None
+        self.wants_continue = False
+        self._received += len(data)
+        if self._received > self._body_limit:
+            self._decline_body(request)
+        if request.route.body_limit is None:
+            return
+        if not self._body:
+            self._body = data
+        else:
+            # Not a list of pieces: chunks of two bytes would cost twenty-five times what they are counted
+            # for.
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += data
+
+    def on_message_complete(self) -> None:
+        if self._body_skipped:
+            return
+        request = self._request
+        assert request is not None
+        body = self._body
+        request.body = body if isinstance(body, bytes) else bytes(body)
+        self.ready.append(request)
+        self._request = None
+        self._body = b""
+        self._target = b""
+        self._headers = []
+        self._head_bytes = 0
+        self._host = self._expect = None
+        self._length = self._received = 0
+        self._chunked = self.unfinished = self.wants_continue = False
+
+    def _stop(self, fault: bytes) -> None:
+        self._die(fault)
+        raise _Stop
+
+
+_FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding", b"expect"])

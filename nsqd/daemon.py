@@ -20,7 +20,7 @@ import trio
 
 from nsqd.auth import Authorizer
 from nsqd.auth_queries import AuthQueries
-from nsqd.broker import Broker, BrokerOptions, Refused, Topic, Topology
+from nsqd.broker import Broker, BrokerOptions, Refused, Topology
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
 from nsqd.log.files import FileStorage
@@ -36,7 +36,6 @@ from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats, client_stats
 from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
-from nsqd.protocol_v2.framing import frame_of
 from nsqd.protocol_v2.identify import Limits
 from nsqd.rounds import Rounds
 from nsqd.stats.loop_lag import EventLoopLag
@@ -171,7 +170,7 @@ class Daemon:
         self.auth_queries = AuthQueries(self.authorizer, self.rounds)
         if self.authorizer.enabled:
             self.context.ask = self.auth_queries.ask
-        self.loop_lag = EventLoopLag(lambda: store.syncer.count)
+        self.loop_lag = EventLoopLag(lambda: self.broker.sync_count)
 
     def _discover(self) -> None:
         """Find the registries only now: what recovery has brought is told to each when it is connected."""
@@ -337,9 +336,10 @@ class Daemon:
         """Publish and commit; returns the sync ticket. `Refused` says why it cannot be done."""
         self.rounds.begin()
         try:
-            topic, batch = self._publish(topic_name, bodies, delay_ns)
+            topic = self.broker.topic_to_publish(topic_name)
+            commit_number = self.broker.publish(topic, bodies, delay_ns or 0)
             self.broker.commit()
-            failed = topic.failed.get(batch)
+            failed = topic.failed.get(commit_number)
             ticket = self.broker.sync_ticket
         finally:
             self.rounds.end()
@@ -347,23 +347,6 @@ class Daemon:
             self.broker.end_of_failures()
             raise Refused(failed)
         return ticket
-
-    def _publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> tuple[Topic, int]:
-        broker = self.broker
-        broker.refuse_publishing()
-        topic = broker.topic(topic_name)
-        try:
-            first = broker.store.ids.take(len(bodies))
-        except OSError as error:
-            raise Refused(error.strerror or str(error)) from error
-        batch = topic.batch
-        frames = [frame_of(number, broker.wall_ns, body) for number, body in enumerate(bodies, first)]
-        if delay_ns:
-            for frame in frames:
-                topic.publish_deferred(frame, delay_ns)
-        else:
-            topic.publish(frames, sum(map(len, frames)))
-        return topic, batch
 
     def set_log_level(self, level: LogLevel) -> None:
         self.options.log_level = level

@@ -59,7 +59,7 @@ class Drain:
         if self.active:
             return
         self.since_ns = time.time_ns()
-        self._broker.refusal = REFUSAL
+        self._broker.stop_publishing(REFUSAL)
         self._begun.set()
         log.info("drain: nothing more is taken; %s", self._tell())
 

@@ -70,7 +70,7 @@ class Rounds:
         broker.commit()
         if context.answering:
             self._release_answers()
-        if broker.failures:
+        if broker.has_failures:
             broker.end_of_failures()
         self.more = broker.pump()
         if self.awake:
@@ -79,17 +79,17 @@ class Rounds:
             for connection in reversed(awake):
                 connection.flush()
         self.more = self.more or bool(self.awake) or broker.has_work
-        if broker.store.jobs:
+        if broker.jobs:
             self._jobs.set()
         wake = broker.now if self.more and not goes_on else broker.timers.next()
         if wake < self._clock.deadline:
             self._clock.deadline = wake
-        if broker.store.fatal is not None:
-            self._on_fatal(broker.store.fatal)
+        if broker.fatal is not None:
+            self._on_fatal(broker.fatal)
 
     def _release_answers(self) -> None:
         broker, context = self.broker, self.context
-        if broker.failures:
+        if broker.has_failures:
             for session in context.answering:
                 session.failed_commits()
         ticket = broker.sync_ticket
@@ -154,7 +154,7 @@ class Rounds:
 
     async def run_pending(self) -> None:
         """Rounds without input, while there is something to hand out or a snapshot to write."""
-        while self.more or self.broker.snapshots:
+        while self.more or self.broker.has_snapshots:
             await trio.lowlevel.checkpoint()
             self.begin()
             self.broker.fire_timers()
@@ -167,8 +167,8 @@ class Rounds:
             while True:
                 await self._jobs.wait()
                 self._jobs = trio.Event()
-                while self.broker.store.jobs:
-                    nursery.start_soon(self._run_job, self.broker.store.jobs.popleft())
+                while self.broker.jobs:
+                    nursery.start_soon(self._run_job, self.broker.jobs.popleft())
 
     async def _run_job(self, job: Job) -> None:
         try:

@@ -1,43 +1,47 @@
-"""The broker: all topics, one clock, and the rhythm of a round.
+"""The broker: all topics, one clock, one door for publishing, and the rhythm of a round.
 
 A *round* is what the daemon does between two looks at the network:
 
-    advance(now, wall)    the clock of everything that happens in the round
+    advance(now, wall)    set the clock for everything that happens in the round
     ... any calls ...     publish, finish, requeue, subscribe, create, delete
     commit()              one append for each topic that has something to write
-    pump()                messages go to the outboxes of those who have room
+    pump()                messages go to the outboxes of consumers that have room
 
-Nothing here waits, and nothing knows of sockets. What may have to wait for a disk is a `Job` in `store.jobs`; when one
-has ended, the daemon goes through `advance`, the job's `done`, `commit` and `pump` as well.
+Nothing here waits, and nothing knows of sockets. What may have to wait for a disk is a `Job` in `jobs`; when one has
+ended, the daemon goes through `advance`, the job's `done`, `commit` and `pump` as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nsqd.broker.channel import Channel
-from nsqd.broker.context import BrokerContext, BrokerOptions, Pumping
-from nsqd.broker.ephemeral_topic import EphemeralTopic
+from nsqd.broker.context import BrokerContext, BrokerOptions
 from nsqd.broker.errors import NotFound, Refused
-from nsqd.broker.log_topic import LogTopic
+from nsqd.broker.log_view import LogView
+from nsqd.broker.restore import restore_topic
+from nsqd.broker.retention import Retention
+from nsqd.broker.timers import Timers
 from nsqd.broker.topic import Topic
+from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
+from nsqd.log.jobs import JobQueue
 from nsqd.log.store import Store
+from nsqd.log.topic_log import TopicLog
 from nsqkit.logging import get_logger
+from nsqkit.wire.frames import message_frame
 from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["Broker", "Listener"]
 
 log = get_logger("broker")
 
-HOUSEKEEPING_EVERY = 1.0  # seconds
-SYNC_PACE = (
-    0.1  # seconds between syncs that nobody waits for: one after the other would cost a fifth of the CPU
-)
+MAINTENANCE_INTERVAL = 1.0  # seconds
+SYNC_INTERVAL = 0.1  # seconds between syncs that nobody waits for: back to back they would cost a fifth of the CPU
 
 
 class Listener:
-    """Who wants to know what comes and goes (the connections to the registries). Does nothing by itself."""
+    """Told of every topic and channel that is made or deleted (the registries are). Does nothing by itself."""
 
     def topic_created(self, topic: Topic) -> None: ...
     def topic_deleted(self, topic: Topic) -> None: ...
@@ -45,48 +49,91 @@ class Listener:
     def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
 
 
-class Broker(BrokerContext):
-    """Topics by name. Not thread-safe: everything is called from one thread."""
+class Broker:
+    """Topics by name. Not thread-safe: everything is called on one thread."""
 
     def __init__(self, store: Store, options: BrokerOptions, now: float, wall_ns: int) -> None:
-        super().__init__(store, options, now, wall_ns)
+        self.store = store
+        self.context = BrokerContext(store, options, now, wall_ns)
         self.topics: dict[str, Topic] = {}
-        self.topics_by_wire_name: dict[bytes, Topic] = {}  # the same, for those who have only bytes in hand
+        self.topics_by_wire_name: dict[bytes, Topic] = {}  # the same, for sessions: they have bytes
+        self.retentions: dict[str, Retention] = {}  # of topics on disk, by name
         self.listener = Listener()
         self.lookup_first: Callable[[Topic], bool] = lambda _: False  # True: a new topic waits for `start`
         self._last_sync = now
         self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):
-            topic = LogTopic.restore(self, name, recovered, wall_ns)
-            self._add(topic)
-            self.schedule_maintenance(topic.retention)
-        self.timers.set(self, now + HOUSEKEEPING_EVERY)
+            topic = restore_topic(self.context, self, name, recovered)
+            self._add(topic, recovered.log)
+            if recovered.damage:  # so that the next start need not look at it again
+                self.retentions[name].want_snapshot()
+            self.context.schedule_maintenance(name)
+        self.context.timers.set(self, now + MAINTENANCE_INTERVAL)
+
+    # --- what the daemon round it looks at
+
+    @property
+    def options(self) -> BrokerOptions:
+        return self.context.options
+
+    @property
+    def now(self) -> float:
+        """Seconds of a monotonic clock."""
+        return self.context.now
+
+    @property
+    def wall_ns(self) -> int:
+        """Wall time, nanoseconds since 1970."""
+        return self.context.wall_ns
+
+    @property
+    def timers(self) -> Timers:
+        return self.context.timers
+
+    @property
+    def jobs(self) -> JobQueue:
+        """Work that may wait for the disk, to be run in threads."""
+        return self.store.jobs
+
+    @property
+    def fatal(self) -> OSError | None:
+        """A sync that failed: the daemon must stop."""
+        return self.store.fatal
+
+    @property
+    def health(self) -> str:
+        """`OK`, or `NOK - ` and the reason."""
+        return self.store.health
 
     # --- topics
 
     def topic(self, name: str) -> Topic:
-        """The topic of this (valid) name, made when it is not there. `Refused` when the disk says no."""
+        """The topic of this (valid) name, made when it is not there. `Refused` when the disk refuses."""
         topic = self.topics.get(name)
         if topic is None:
             topic = self._make_topic(name)
-            self._add(topic)
             topic.started = not self.lookup_first(topic)
             self.listener.topic_created(topic)
         return topic
 
-    def _add(self, topic: Topic) -> None:
-        self.topics[topic.name] = topic
-        self.topics_by_wire_name[topic.name.encode()] = topic
-
     def _make_topic(self, name: str) -> Topic:
         if is_ephemeral(name):
-            return EphemeralTopic(self, name)
-        self.refuse_when_full()
+            return self._add(Topic(self.context, self, name, MemoryTopicStore(self.context)), None)
+        self.context.refuse_when_full()
         try:
-            return LogTopic(self, name, self.store.create_topic(name, self.wall_ns))
+            topic_log = self.store.create_topic(name, self.context.wall_ns)
         except OSError as error:
-            self.note_write_error(name, error)
+            self.context.report_write_error(name, error)
             raise Refused(error.strerror or str(error)) from error
+        view = LogView(self.context, name, topic_log)
+        return self._add(Topic(self.context, self, name, LogTopicStore(view)), topic_log)
+
+    def _add(self, topic: Topic, topic_log: TopicLog | None) -> Topic:
+        self.topics[topic.name] = topic
+        self.topics_by_wire_name[topic.name.encode()] = topic
+        if topic_log is not None:
+            self.retentions[topic.name] = Retention(self.context, topic, topic_log)
+        return topic
 
     def existing(self, name: str) -> Topic:
         """`NotFound` when there is no such topic."""
@@ -96,82 +143,136 @@ class Broker(BrokerContext):
             raise NotFound(name) from None
 
     def delete_topic(self, name: str) -> None:
-        """`NotFound`; `Refused` when the disk says no."""
+        """`NotFound`; `Refused` when the disk refuses."""
         topic = self.existing(name)
         topic.commit()
-        if isinstance(topic, LogTopic):
+        if name in self.retentions:
             try:
-                self.store.delete_topic(topic.log)
+                self.store.delete_topic(self.retentions[name].log)
             except OSError as error:
                 raise Refused(error.strerror or str(error)) from error
-            topic.window.close()
-        else:
-            topic.empty()
+            del self.retentions[name]
         del self.topics[name]
         del self.topics_by_wire_name[name.encode()]
-        self._to_commit.pop(topic, None)
-        for channel in list(topic.channels.values()):
-            channel.disconnect_all()
-            channel.close()
-        topic.channels.clear()  # their clients have yet to leave
+        self.context.to_commit.pop(name, None)
+        self.context.to_maintain.pop(name, None)
+        topic.delete()
         self.listener.topic_deleted(topic)
 
-    def channel_created(self, topic_name: str, channel: Pumping) -> None:
-        assert isinstance(channel, Channel)
-        self.listener.channel_created(self.topics[topic_name], channel)
+    def channel_created(self, topic: Topic, channel: Channel) -> None:
+        self.listener.channel_created(topic, channel)
 
-    def channel_deleted(self, topic_name: str, channel: Pumping) -> None:
-        assert isinstance(channel, Channel)
-        topic = self.topics[topic_name]
+    def channel_deleted(self, topic: Topic, channel: Channel) -> None:
         self.listener.channel_deleted(topic, channel)
-        if is_ephemeral(topic_name) and not topic.channels:
-            self.delete_topic(topic_name)
+        if is_ephemeral(topic.name) and not topic.channels:
+            self.delete_topic(topic.name)
+
+    # --- publishing
+
+    def topic_to_publish(self, name: str) -> Topic:
+        """As `topic`, but `Refused` also while nothing may be published: then no topic is made."""
+        self.context.refuse_publishing()
+        return self.topics.get(name) or self.topic(name)
+
+    def publish(self, topic: Topic, bodies: Sequence[bytes], delay_ns: int = 0) -> int:
+        """Publish messages with the round's commit, all or none; `delay_ns`: deliver them after that delay.
+
+        Returns the number of the commit: when it fails, `topic.failed` has the reason under it. `Refused` while
+        nothing may be published. Nothing is validated here.
+        """
+        first_id = self.reserve_ids(len(bodies))
+        wall_ns = self.context.wall_ns
+        frames = [message_frame(number, wall_ns, body) for number, body in enumerate(bodies, first_id)]
+        if delay_ns:
+            for frame in frames:
+                topic.publish_deferred(frame, delay_ns)
+        else:
+            topic.publish(frames, sum(map(len, frames)))
+        return topic.commit_number
+
+    def reserve_ids(self, count: int) -> int:
+        """The first of `count` message ids in a row. `Refused` while nothing may be published.
+
+        For a caller that makes the frames itself while it parses a batch, and publishes them with `publish_frames`.
+        """
+        self.context.refuse_publishing()
+        try:
+            return self.store.ids.take(count)
+        except OSError as error:
+            raise Refused(error.strerror or str(error)) from error
+
+    def publish_frames(self, topic: Topic, frames: list[bytes], size: int) -> int:
+        """As `publish`, for whole frames with ids of `reserve_ids` and this round's time; `size`: their bytes."""
+        topic.publish(frames, size)
+        return topic.commit_number
+
+    def stop_publishing(self, reason: str) -> None:
+        """From now on every publish is refused with this reason."""
+        self.context.refusal = reason
 
     # --- a round
 
     def advance(self, now: float, wall_ns: int) -> None:
         """A round begins."""
-        self.now, self.wall_ns = now, wall_ns
+        self.context.now, self.context.wall_ns = now, wall_ns
 
     def commit(self) -> None:
-        """Write what the round has gathered. Topics whose append failed are in `failures`, see `Topic.failed`."""
-        while self._to_commit:
-            self._to_commit.popitem()[0].commit()
-        if self._sync_due and self.now - self._last_sync >= SYNC_PACE:
+        """Write what the round has gathered. A publish whose append failed is found by `Topic.failed`."""
+        to_commit = self.context.to_commit
+        while to_commit:
+            self.topics[to_commit.popitem()[0]].commit()
+        if self.context.sync_due and self.now - self._last_sync >= SYNC_INTERVAL:
             self.want_sync()
 
+    @property
+    def has_failures(self) -> bool:
+        """Whether a commit of this round has failed."""
+        return bool(self.context.failures)
+
     def end_of_failures(self) -> None:
-        """Everybody concerned has looked at `failures`."""
-        for topic in self.failures:
-            topic.failed.clear()
-        self.failures.clear()
+        """All publishers have been told: forget the failures of this round."""
+        for failed in self.context.failures:
+            failed.clear()
+        self.context.failures.clear()
 
     def pump(self) -> bool:
-        """Hand out messages. True when there is more to hand out at once."""
-        to_pump, self._to_pump = self._to_pump, {}
+        """Deliver messages. True when there is more to deliver at once."""
+        to_pump, self.context.to_pump = self.context.to_pump, {}
         for channel in to_pump:
             channel.pump()
-        return bool(self._to_pump)
+        return bool(self.context.to_pump)
 
     @property
     def has_work(self) -> bool:
         """Whether a round would do something, without anything new having happened."""
-        return bool(self._to_commit or self._to_pump)
+        return bool(self.context.to_commit or self.context.to_pump)
+
+    # --- syncs
 
     @property
     def sync_ticket(self) -> int:
-        """What `synced` must reach for everything that was committed so far to be on the disk; 0 at level `os`."""
+        """What `synced` must reach for everything committed so far to be on the disk; 0 at level `os`."""
         return self.store.syncer.written if self.options.sync_on_commit else 0
-
-    def want_sync(self) -> None:
-        """Somebody waits for `sync_ticket`. Finishes alone make nobody wait, and are synced by time."""
-        self._sync_due = False
-        self._last_sync = self.now
-        self.store.syncer.want(self.store.syncer.written)
 
     @property
     def synced(self) -> int:
         return self.store.syncer.synced
+
+    @property
+    def unsynced_appends(self) -> int:
+        """How many appends are not on the disk yet."""
+        return self.store.syncer.written - self.store.syncer.synced
+
+    @property
+    def sync_count(self) -> int:
+        """How many syncs have been done."""
+        return self.store.syncer.count
+
+    def want_sync(self) -> None:
+        """Someone waits for `sync_ticket`. Finishes alone make nobody wait, and are synced by time."""
+        self.context.sync_due = False
+        self._last_sync = self.now
+        self.store.syncer.want(self.store.syncer.written)
 
     # --- time
 
@@ -179,31 +280,35 @@ class Broker(BrokerContext):
         self.timers.fire(self.now)
 
     def alarm(self, now: float) -> None:
-        """Once a second."""
-        self.timers.set(self, now + HOUSEKEEPING_EVERY)
+        """Once a second: free space, maintenance of the logs, a sync by time."""
+        self.timers.set(self, now + MAINTENANCE_INTERVAL)
         was_full = self.store.full
         self.store.check_space()
         if was_full and not self.store.full:
-            log.info("disk: there is room again, publishing goes on")
-        busy, self._busy = self._busy, {}
-        for retention in busy:
-            if retention.maintain():
-                self._busy[retention] = None
+            log.info("disk: free space recovered, publishing resumes")
+        to_maintain, self.context.to_maintain = self.context.to_maintain, {}
+        for name in to_maintain:
+            if self.retentions[name].maintain():
+                self.context.schedule_maintenance(name)
         self._sync_by_time(now)
 
     def _sync_by_time(self, now: float) -> None:
-        """Level `os`: what few messages have changed is synced by time, behind everybody's back."""
-        syncer = self.store.syncer
-        due = now - self._last_sync >= self.options.sync_timeout
-        if syncer.written > syncer.synced and due:
+        """Level `os`: what few messages have changed is synced within `sync_timeout`, though nobody waits for it."""
+        if self.unsynced_appends and now - self._last_sync >= self.options.sync_timeout:
             self._last_sync = now
-            syncer.want(syncer.written)
+            self.store.syncer.want(self.store.syncer.written)
+
+    @property
+    def has_snapshots(self) -> bool:
+        """Whether `step_snapshots` has something to write."""
+        return bool(self.context.snapshots)
 
     def step_snapshots(self) -> bool:
         """Write one slice of one snapshot. True when there are more to write."""
-        if self.snapshots and self.snapshots[0].step_snapshot():
-            self.snapshots.popleft()
-        return bool(self.snapshots)
+        snapshots = self.context.snapshots
+        if snapshots and snapshots[0].step_snapshot():
+            snapshots.popleft()
+        return bool(snapshots)
 
     # --- the end
 
@@ -211,12 +316,11 @@ class Broker(BrokerContext):
         """An orderly stop: everything is written and synced. `OSError` when the disk refuses: then it was not."""
         self.store.full = None  # nothing is published any more: what room there is is for this
         failure: OSError | None = None
-        for topic in self.topics.values():
-            if isinstance(topic, LogTopic):
-                try:
-                    topic.close()
-                except OSError as error:
-                    failure = error
+        for name in self.retentions:
+            try:
+                self.topics[name].close()
+            except OSError as error:
+                failure = error
         if failure is not None:
             self.store.syncer.sync_now()
             raise failure

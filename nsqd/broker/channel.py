@@ -1,238 +1,178 @@
-"""What every channel does, wherever its messages come from: share them out, wait for answers, take them back.
+"""A channel: it delivers the messages of its backlog, waits for answers, and takes back what was not finished.
 
-A message of a channel is in exactly one place:
+The numbers that a channel keeps, and how they exclude one another. Every message has a sequence number (`seq`). From
+the channel's start on, each seq below the topic's high watermark is in exactly one of these:
 
-    fresh      not handed out yet; the subclass knows where it is (behind a cursor, or in a queue)
-    in flight  with one subscription
-    requeued   to be handed out again, at once
-    deferred   to be handed out when its time has come
-    settled    finished, or dropped: gone
+    ready      never delivered: at or beyond the backlog's *cursor*, and not in the ranges that it skips
+    in flight  in the table of exactly one subscription, connected or not
+    requeued   delivered before, and waiting in `requeued` to be delivered again
+    deferred   waiting in `deferred` for its time; it was delivered before, or published with a delay
+    settled    finished, dropped, lost or aborted (numbers given up by a failed append never were messages)
 
-Sharing. Subscriptions with room stand in a queue. The pump takes the first, gives it its share of what is ready (at
-most `TURN_BYTES`), and puts it back at the end. Requeued messages and fresh ones are taken in turn, so that neither
-waits for all of the other.
+What is in flight, requeued or deferred is never settled, and is below the cursor or skipped by it. `invariant` asserts
+all of this. `nsqd.broker.life.LIFE` has the events that take a message from one state to another.
+
+Requeued messages and ready ones are taken in turn, so that neither waits for all of the other.
 
 A connection that ends gives its messages back: those that the socket never took, without counting the attempt; the
 others at once the first time a message loses its connection. From the second time on a message waits for its time-out,
-so that a consumer that crashes on a message does not burn its attempts in seconds.
+so that a consumer that crashes on a message does not use up its attempts in seconds.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Iterable, Mapping
+from itertools import islice, repeat
 
+from nsqd.broker.backlog import FETCH_AHEAD, TURN_BYTES, Backlog
 from nsqd.broker.context import BrokerContext
+from nsqd.broker.deferred import Deferred
+from nsqd.broker.delivery import Delivery
+from nsqd.broker.errors import NotInFlight, NotOwner
 from nsqd.broker.latency import ChannelLatency
-from nsqd.broker.locality import LocalFirst, Locality, WaitingQueue
+from nsqd.broker.locality import Locality, Topology
 from nsqd.broker.oldest import PublishTime
+from nsqd.broker.outbox import Outbox
 from nsqd.broker.subscription import InFlight, Subscription
+from nsqd.log.ranges import RangeSet
 from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
 
-if TYPE_CHECKING:
-    from nsqd.broker.timers import Timers
-
-__all__ = ["Channel", "Entry"]
-
-TURN_BYTES = 64 * 1024
-OWNERS_ASKED = 64
-PUMP_BYTES = 1024 * 1024
-
-Entry = tuple[int, int, bytes | None]
-"""A requeued message: number, attempts so far, and the frame where no log has it."""
+__all__ = ["Channel"]
 
 
 class Channel:
-    """Base of `LogChannel` and `EphemeralChannel`: they say where fresh messages and bodies come from."""
+    """One channel of a topic. `backlog` holds its messages, `delivery` says whose turn it is."""
 
-    # With more than 30 attributes Python would give each channel a dict of its own: twice the memory to go through.
+    # Slots: a channel among ten thousand is gone through once a second, and a dict each would double its memory.
     __slots__ = (
         "__weakref__",
-        "_deliveries_to_disconnected",
-        "_due",
         "_redelivered_after_disconnect",
         "_requeued_turn",
-        "_waiting",
         "alarm_at",
-        "broker",
-        "damaged_count",
+        "backlog",
+        "context",
+        "counts",
         "deferred",
-        "delivery_count",
-        "disconnected",
-        "dropped_count",
-        "finish_count",
+        "delivery",
         "latency",
-        "message_count",
         "name",
         "paused",
-        "requeue_count",
         "requeued",
-        "subscriptions",
-        "timeout_count",
-        "timers",
         "topic_name",
     )
 
-    def __init__(self, broker: BrokerContext, topic_name: str, name: str) -> None:
-        self.broker = broker
-        self.timers: Timers = broker.timers
+    def __init__(self, context: BrokerContext, topic_name: str, name: str, backlog: Backlog) -> None:
+        self.context = context
         self.topic_name = topic_name
         self.name = name
+        self.backlog = backlog
+        self.counts = backlog.counts
+        backlog.wake = self._wake
+        self.delivery = Delivery(by_locality=context.options.topology is not None)
         self.paused = False
-        self.subscriptions: dict[Subscription, None] = {}
-        self.disconnected: dict[Subscription, None] = {}
-        self.requeued: deque[Entry] = deque()
-        self.deferred: dict[int, tuple[int, float, bytes | None]] = {}  # number -> attempts, due, frame
-        self._due: list[tuple[float, int]] = []
-        self._waiting: WaitingQueue = LocalFirst() if broker.options.topology else OrderedDict()
-        self._redelivered_after_disconnect: set[int] = set()
+        self.requeued: deque[tuple[int, int]] = deque()  # (seq, attempts so far)
+        self.deferred = Deferred()
         self._requeued_turn = False
+        self._redelivered_after_disconnect: set[int] = set()
         self.alarm_at = math.inf
-        self.message_count = 0  # entered from the topic
-        self.requeue_count = 0  # successful REQs
-        self.timeout_count = 0
-        self.finish_count = 0
-        self.dropped_count = 0  # by emptying, by sampling out, by an ephemeral queue that was full
-        self.damaged_count = 0  # lost by the disk
-        self.delivery_count = 0
-        self._deliveries_to_disconnected = [0 for _ in Locality]  # to those who have left
-        window = broker.options.latency_window
-        self.latency = ChannelLatency(window, broker.now) if window else None
+        window = context.options.latency_window
+        self.latency = ChannelLatency(window, context.now) if window else None
 
-    # --- what a subclass says
+    def _wake(self) -> None:
+        self.context.pump_soon(self)
 
-    @property
-    def fresh(self) -> int:
-        """How many messages were never handed out."""
-        raise NotImplementedError
-
-    @property
-    def backend_depth(self) -> int:
-        """How many of the ready messages are only on disk."""
-        raise NotImplementedError
-
-    def oldest(self) -> PublishTime:
-        """When the oldest of its unfinished messages was published."""
-        raise NotImplementedError
-
-    def _take_fresh(self, limit: int) -> tuple[int, list[bytes]] | None:
-        """Up to `limit` fresh messages in a row, as (first number, frames). None: none can be had now."""
-        raise NotImplementedError
-
-    def _body(self, entry: Entry) -> bytes | None:
-        """The frame of a requeued message; None while it is being read."""
-        raise NotImplementedError
-
-    def _settled(self, seqs: list[int]) -> None:
-        """These are gone for good. May sort the list."""
-        raise NotImplementedError
-
-    def _awaits_redelivery(self, seq: int, attempts: int, delay: float) -> None:
-        """This one waits for another delivery, in `delay` seconds."""
-        raise NotImplementedError
-
-    def _keep_frames(self) -> bool:
-        """Whether what is in flight must keep its frame, as no log has it."""
-        raise NotImplementedError
-
-    # --- numbers for people
-
-    @property
-    def now(self) -> float:
-        return self.broker.now
+    # --- figures
 
     @property
     def depth(self) -> int:
-        """Messages that are ready: neither in flight nor deferred."""
-        return self.fresh + len(self.requeued)
+        """Messages that can be delivered: neither in flight nor deferred."""
+        return self.backlog.ready + len(self.requeued)
+
+    @property
+    def backend_depth(self) -> int:
+        """How many of those are on disk only. The first 10,000 requeued ones are looked at."""
+        on_disk = self.backlog.on_disk_only(seq for seq, _ in islice(self.requeued, 10_000))
+        return min(on_disk, self.depth)
 
     @property
     def in_flight_count(self) -> int:
-        return sum(len(s.in_flight) for s in self.subscriptions) + sum(
-            len(s.in_flight) for s in self.disconnected
-        )
+        return self.delivery.in_flight_count
+
+    @property
+    def subscriptions(self) -> dict[Subscription, None]:
+        """The connected clients."""
+        return self.delivery.subscriptions
+
+    def oldest(self) -> PublishTime:
+        """When the oldest message that is not settled was published."""
+        return self.backlog.oldest()
 
     def deliveries_to(self, locality: Locality) -> int:
-        """How many of the deliveries went to consumers there. Without topology-aware consumption all are elsewhere."""
-        if self.broker.options.topology is None:
-            return self.delivery_count if locality is Locality.REMOTE else 0
-        present = sum(s.message_count for s in self.subscriptions if s.locality is locality)
-        return self._deliveries_to_disconnected[locality] + present
+        """How many deliveries went to consumers there. Without topology-aware consumption all are remote."""
+        if self.context.options.topology is None:
+            return self.counts.delivered if locality is Locality.REMOTE else 0
+        return self.delivery.deliveries_to(locality)
 
-    def in_flight_entries(self) -> Iterator[InFlight]:
-        for subscription in (*self.subscriptions, *self.disconnected):
-            yield from list(subscription.in_flight.values())
+    # --- messages that come from the topic
 
-    def has_in_flight(self, message_id: bytes) -> bool:
-        """Whether some client has it; a few are asked, for a flood of bad ids must cost little."""
-        owners = islice(chain(self.subscriptions, self.disconnected), OWNERS_ASKED)
-        return any(message_id in owner.in_flight for owner in owners)
+    def enter(self, first: int, frames: list[bytes]) -> None:
+        """Messages were published and written; their seqs rise from `first` on."""
+        self.backlog.enter(first, frames, self._demand)
+        if self.delivery.has_waiting:
+            self.context.pump_soon(self)
 
-    # --- sharing out
+    def advance(self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes]) -> None:
+        """The topic hands over what it has gathered; see `Backlog.advance`."""
+        self.backlog.advance(start, end, elsewhere, held, self._demand)
+
+    def enter_deferred(self, seq: int, frame: bytes | None, due: float) -> None:
+        """A message that was published with a delay: its time begins now."""
+        self.counts.entered += 1
+        if self.backlog.enter_deferred(seq, frame):
+            self.defer(seq, 0, due)
+        else:
+            self.counts.dropped += 1
+
+    def _demand(self) -> int:
+        """How many messages would be delivered at once."""
+        return 0 if self.paused else self.delivery.demand
+
+    # --- delivery
 
     def offer(self, subscription: Subscription) -> None:
         """A subscription may have room now: it takes part in the next pump."""
-        if not subscription.waiting and subscription.room > 0:
-            subscription.waiting = True
-            self._waiting[subscription] = None
-        if subscription.waiting:
-            self.broker.pump_soon(self)
+        if self.delivery.offer(subscription):
+            self.context.pump_soon(self)
 
     def pump(self) -> None:
-        """Hand out what is ready to those who have room; `PUMP_BYTES` at the most, then others have their turn."""
-        waiting, budget = self._waiting, PUMP_BYTES
-        share = turns = 0
-        while waiting and not self.paused:
-            ready = self.depth
-            if ready <= 0:
-                return
-            if budget <= 0:
-                self.broker.pump_soon(self)
-                return
-            if not turns:  # once a lap: shares that shrink with what is left would favour the first
-                turns = len(waiting)
-                share = max(1, ready // turns)
-            turns -= 1
-            subscription = waiting.popitem(last=False)[0]
-            room = subscription.room
-            if room > 0:
-                before = subscription.outbox.size
-                if not self._serve(subscription, min(room, share)):
-                    waiting[subscription] = None
-                    waiting.move_to_end(subscription, last=False)
-                    return  # bodies are being read; the pump is called again then
-                budget -= subscription.outbox.size - before + 1
-                if subscription.room > 0:
-                    waiting[subscription] = None
-                    continue
-            subscription.waiting = False
+        """Deliver to those who have room."""
+        if self.delivery.pump(self):
+            self.context.pump_soon(self)
 
-    def _serve(self, subscription: Subscription, limit: int) -> bool:
+    def serve(self, subscription: Subscription, limit: int) -> bool:
         """One turn of one subscription. False when nothing could be had."""
         self._requeued_turn = not self._requeued_turn
         if self._requeued_turn and self.requeued and self._serve_requeued(subscription, limit):
             return True
-        if self._serve_fresh(subscription, limit):
+        if self._serve_ready(subscription, limit):
             return True
         return bool(self.requeued) and self._serve_requeued(subscription, limit)
 
-    def _serve_fresh(self, subscription: Subscription, limit: int) -> bool:
-        taken = self._take_fresh(limit)
+    def _serve_ready(self, subscription: Subscription, limit: int) -> bool:
+        taken = self.backlog.take(limit)
         if taken is None:
             return False
         first, frames = taken
         if subscription.sample:
-            self._deliver_sampled(subscription, [(first + at, 1, frame) for at, frame in enumerate(frames)])
+            self._deliver(subscription, [(first + at, 1, frame) for at, frame in enumerate(frames)])
             return True
-        now, count = self.broker.now, len(frames)
+        now, count = self.context.now, len(frames)
         deadline = now + subscription.timeout
         if self.latency is not None:
-            self.latency.handed_out(range(first, first + count), frames)
-        # All in C: this line and the two in `put` are what a delivery costs.
+            self.latency.delivered(range(first, first + count), frames)
+        # No loop in Python: this and the two lines of `Outbox.put` are what a delivery costs.
         subscription.in_flight.update(
             zip(
                 [frame[ID] for frame in frames],
@@ -240,8 +180,7 @@ class Channel:
                     range(first, first + count),
                     repeat(1),
                     repeat(deadline),
-                    repeat(now + self.broker.max_msg_timeout),
-                    frames if self._keep_frames() else repeat(None),
+                    repeat(now + self.context.options.max_msg_timeout),
                     strict=False,
                 ),
                 strict=False,
@@ -254,171 +193,209 @@ class Channel:
         entries: list[tuple[int, int, bytes]] = []
         size, requeued = 0, self.requeued
         while requeued and len(entries) < limit and size < TURN_BYTES:
-            entry = requeued[0]
-            frame = entry[2] or self._body(entry)
+            seq, attempts = requeued[0]
+            frame = self.backlog.body(seq, (seq for seq, _ in islice(requeued, FETCH_AHEAD)))
             if frame is None:
+                if self.backlog.is_lost(seq):
+                    requeued.popleft()
+                    self.counts.damaged += 1
+                    self._settle([seq])
+                    self.context.pump_soon(self)
                 break
-            if requeued and requeued[0] is entry:
-                requeued.popleft()
-            entries.append((entry[0], min(entry[1] + 1, MAX_ATTEMPTS), frame))
+            requeued.popleft()
+            entries.append((seq, min(attempts + 1, MAX_ATTEMPTS), frame))
             size += len(frame)
         if entries:
-            self._deliver_sampled(subscription, entries)
+            self._deliver(subscription, entries)
         return bool(entries)
 
-    def _deliver_sampled(self, subscription: Subscription, entries: Iterable[tuple[int, int, bytes]]) -> None:
-        """The way of single messages: other attempts than one, or a client that samples."""
-        now = self.broker.now
-        deadline, limit = now + subscription.timeout, now + self.broker.max_msg_timeout
-        frames, dropped, keep, latency = [], [], self._keep_frames(), self.latency
+    def _deliver(self, subscription: Subscription, entries: Iterable[tuple[int, int, bytes]]) -> None:
+        """Deliver one by one, as (seq, attempts, frame): other attempts than one, or a client that samples."""
+        now = self.context.now
+        deadline, limit = now + subscription.timeout, now + self.context.options.max_msg_timeout
+        frames, sampled_out, latency = [], [], self.latency
         for seq, attempts, frame in entries:
-            if subscription.sampled_out():
-                dropped.append(seq)
+            if subscription.is_sampled_out():
+                sampled_out.append(seq)
                 continue
             if latency is not None:
-                latency.handed_out((seq,), (frame,))
-            out = frame if attempts == 1 else with_attempts(frame, attempts)
-            subscription.in_flight[frame[ID]] = (seq, attempts, deadline, limit, out if keep else None)
-            frames.append(out)
-        if dropped:
-            self.dropped_count += len(dropped)
-            self._gone(dropped)
+                latency.delivered((seq,), (frame,))
+            subscription.in_flight[frame[ID]] = (seq, attempts, deadline, limit)
+            frames.append(frame if attempts == 1 else with_attempts(frame, attempts))
+        if sampled_out:
+            self.counts.dropped += len(sampled_out)
+            self._settle(sampled_out)
         if frames:
             self._sent(subscription, frames, len(frames), deadline)
 
     def _sent(self, subscription: Subscription, frames: list[bytes], count: int, deadline: float) -> None:
         subscription.message_count += count
-        self.delivery_count += count
+        self.counts.delivered += count
         if deadline < subscription.alarm_at:
-            self.timers.set(subscription, deadline)
+            self.context.timers.set(subscription, deadline)
         subscription.outbox.put(frames, sum(map(len, frames)))
 
-    # --- answers
+    # --- what consumers answer
 
-    def finished(self, seqs: list[int]) -> None:
-        """A client finished these. May sort the list."""
-        self.finish_count += len(seqs)
-        if self.latency is not None:
-            self.latency.finished(seqs, self.broker.now, self.broker.wall_ns)
-        self._gone(seqs)
+    def set_rdy(self, subscription: Subscription, count: int) -> None:
+        subscription.rdy = count
+        self.offer(subscription)
 
-    def _gone(self, seqs: list[int]) -> None:
-        """Nobody waits for these any more. May sort the list."""
+    def finish(self, subscription: Subscription, ids: list[bytes]) -> list[bytes]:
+        """FIN for several messages; returns the ids that were not in flight at this client."""
+        seqs, missing = subscription.take(ids)
+        if seqs:
+            subscription.finish_count += len(seqs)
+            self.counts.finished += len(seqs)
+            if self.latency is not None:
+                self.latency.finished(seqs, self.context.now, self.context.wall_ns)
+            self._settle(seqs)
+            self.offer(subscription)
+        return missing
+
+    def requeue(self, subscription: Subscription, message_id: bytes, delay: float) -> None:
+        """REQ. `delay` in seconds; 0: at once. `NotInFlight`, `NotOwner`."""
+        entry = subscription.in_flight.pop(message_id, None)
+        if entry is None:
+            raise self.why_missing(message_id)
+        subscription.requeue_count += 1
+        self.counts.requeued += 1
+        self._take_back(entry, delay)
+        self.offer(subscription)
+
+    def touch(self, subscription: Subscription, message_id: bytes) -> None:
+        """TOUCH: the time-out begins anew, but never passes the limit. `NotInFlight`, `NotOwner`."""
+        deadline = subscription.touch(message_id, self.context.now)
+        if deadline is None:
+            raise self.why_missing(message_id)
+        self.context.timers.set(subscription, deadline)
+
+    def why_missing(self, message_id: bytes) -> NotInFlight | NotOwner:
+        """The error for an id that is not in flight at the client that answered it."""
+        return NotOwner() if self.delivery.has_in_flight(message_id) else NotInFlight()
+
+    def _settle(self, seqs: list[int]) -> None:
+        """These are needed no more. May sort the list."""
         if self._redelivered_after_disconnect:
             self._redelivered_after_disconnect.difference_update(seqs)
-        self._settled(seqs)
+        self.backlog.settle(seqs)
 
-    def requeue(self, entry: InFlight, delay: float) -> None:
-        """A delivery that came to nothing: it is handed out again, in `delay` seconds."""
-        seq, attempts, _, _, frame = entry
+    def _take_back(self, entry: InFlight, delay: float) -> None:
+        """A delivery that came to nothing: deliver the message again, in `delay` seconds."""
+        seq, attempts, _, _ = entry
         if self.latency is not None:
             self.latency.forget(seq)
-        self._awaits_redelivery(seq, attempts, delay)
+        self.backlog.await_redelivery(seq, attempts, delay)
         if delay > 0:
-            self.defer(seq, attempts, self.now + delay, frame)
+            self.defer(seq, attempts, self.context.now + delay)
         else:
-            self.requeued.append((seq, attempts, frame))
-            self.broker.pump_soon(self)
-
-    def timed_out(self, entry: InFlight) -> None:
-        self.timeout_count += 1
-        self.requeue(entry, 0)
+            self.requeued.append((seq, attempts))
+            self.context.pump_soon(self)
 
     # --- time
 
-    def defer(self, seq: int, attempts: int, due: float, frame: bytes | None) -> None:
-        """Not before `due`."""
-        self.deferred[seq] = (attempts, due, frame)
-        heapq.heappush(self._due, (due, seq))
+    def defer(self, seq: int, attempts: int, due: float) -> None:
+        """Deliver this message not before `due`."""
+        self.deferred.add(seq, attempts, due)
         if due < self.alarm_at:
-            self.timers.set(self, due)
+            self.context.timers.set(self, due)
 
     def alarm(self, now: float) -> None:
-        """Hand over what has become due."""
-        due, deferred = self._due, self.deferred
-        while due and due[0][0] <= now:
-            when, seq = heapq.heappop(due)
-            entry = deferred.get(seq)
-            if entry is not None and entry[1] == when:
-                del deferred[seq]
-                self.requeued.append((seq, entry[0], entry[2]))
-        if due:
-            self.timers.set(self, due[0][0])
-        self.broker.pump_soon(self)
+        """Requeue the deferred messages that have become due."""
+        self.requeued.extend(self.deferred.pop_due(now))
+        if self.deferred.next_due < math.inf:
+            self.context.timers.set(self, self.deferred.next_due)
+        self.context.pump_soon(self)
+
+    def _timed_out(self, subscription: Subscription, entries: list[InFlight]) -> None:
+        """A subscription has not answered these in time."""
+        self.counts.timed_out += len(entries)
+        for entry in entries:
+            self._take_back(entry, 0)
+        if entries:
+            self.offer(subscription)
+        if subscription.in_flight:
+            self.context.timers.set(subscription, subscription.next_timeout)
+        elif subscription.disconnected:
+            self.delivery.disconnected.pop(subscription, None)
 
     # --- coming and going
 
-    def join(self, subscription: Subscription) -> None:
-        self.subscriptions[subscription] = None
+    def subscribe(
+        self, outbox: Outbox, timeout: float, sample: int = 0, topology: Topology | None = None
+    ) -> Subscription:
+        """Add a client. `timeout` in seconds, `sample` in percent (0: all messages); `topology`: where it is."""
+        here = self.context.options.topology
+        locality = here.locality_of(topology) if here is not None else Locality.REMOTE
+        subscription = Subscription(outbox, timeout, self._timed_out, sample, locality)
+        self.delivery.add(subscription)
+        return subscription
 
     def detach(self, subscription: Subscription, unsent: set[bytes]) -> None:
         """A connection has ended. `unsent`: ids of messages that the socket never took."""
-        if self.subscriptions.pop(subscription, 0) == 0:
-            return  # the channel went first
-        subscription.gone = True
-        subscription.waiting = False
-        self._waiting.pop(subscription, None)
-        self._deliveries_to_disconnected[subscription.locality] += subscription.message_count
-        back: list[Entry] = []
-        keep: dict[bytes, InFlight] = {}
+        if not self.delivery.remove(subscription):
+            return  # the channel was deleted first
+        back: list[tuple[int, int]] = []
+        kept: dict[bytes, InFlight] = {}
         for message_id, entry in subscription.in_flight.items():
-            seq, attempts, _, _, frame = entry
+            seq, attempts, _, _ = entry
             if message_id in unsent:
-                back.append((seq, attempts - 1, frame))
+                back.append((seq, attempts - 1))
                 if self.latency is not None:
                     self.latency.forget(seq)
-                if attempts > 1:  # a snapshot in the making may have looked for it here and there in vain
-                    self._awaits_redelivery(seq, attempts - 1, 0)
+                if attempts > 1:  # a snapshot in the making may have missed it, here and there
+                    self.backlog.await_redelivery(seq, attempts - 1, 0)
             elif seq in self._redelivered_after_disconnect:
-                keep[message_id] = entry
+                kept[message_id] = entry
             else:
                 self._redelivered_after_disconnect.add(seq)
-                self.timed_out(entry)
-        subscription.in_flight = keep
+                self.counts.timed_out += 1
+                self._take_back(entry, 0)
+        subscription.in_flight = kept
         self.requeued.extendleft(reversed(back))
-        if keep:
-            self.disconnected[subscription] = None
+        if kept:
+            self.delivery.disconnected[subscription] = None
         else:
-            self.timers.cancel(subscription)
+            self.context.timers.cancel(subscription)
         if back:
-            self.broker.pump_soon(self)
+            self.context.pump_soon(self)
 
-    def forget(self, subscription: Subscription) -> None:
-        """A departed subscription has nothing in flight any more."""
-        self.disconnected.pop(subscription, None)
+    def record_in_flight(self) -> None:
+        """An orderly stop: what is in flight is recorded with its attempts, and delivered again after the start."""
+        for seq, attempts, _, _ in self.delivery.in_flight():
+            self.backlog.await_redelivery(seq, attempts, 0)
 
-    def _clear(self) -> int:
-        """Drop what is in flight, requeued and deferred; returns how many that were."""
-        count = len(self.requeued) + len(self.deferred)
-        for subscription in (*self.subscriptions, *self.disconnected):
-            count += len(subscription.in_flight)
+    def empty(self) -> None:
+        """Drop all messages. The record of it is the topic's."""
+        self.counts.dropped += len(self.requeued) + len(self.deferred) + self.in_flight_count
+        for subscription in (*self.subscriptions, *self.delivery.disconnected):
             subscription.in_flight.clear()
-        self.disconnected.clear()
+        self.delivery.disconnected.clear()
+        self._forget_all()
+        self.counts.dropped += self.backlog.empty()
+        for subscription in self.subscriptions:
+            self.offer(subscription)
+
+    def close(self) -> None:
+        """The channel is deleted: its clients are disconnected, and nothing of it is wanted any more."""
+        self.delivery.clear()
+        self._forget_all()
+        self.context.timers.cancel(self)
+        self.backlog.close()
+
+    def _forget_all(self) -> None:
         self.requeued.clear()
         self.deferred.clear()
-        self._due.clear()
         self._redelivered_after_disconnect.clear()
         if self.latency is not None:
             self.latency.clear()
-        for subscription in self.subscriptions:
-            self.offer(subscription)
-        return count
 
-    def close(self) -> None:
-        """The channel is gone: nothing of it is wanted any more."""
+    # --- checks
 
-    def disconnect_all(self) -> None:
-        """The channel is gone: so are its clients."""
-        for subscription in list(self.subscriptions):
-            subscription.gone = True
-            subscription.in_flight.clear()
-            subscription.outbox.client.disconnect()
-        for subscription in self.disconnected:
-            subscription.in_flight.clear()
-        self.subscriptions.clear()
-        self.disconnected.clear()
-        self._waiting.clear()
-        self.requeued.clear()
-        self.deferred.clear()
-        self._due.clear()
-        self.timers.cancel(self)
+    def invariant(self) -> None:
+        """Assert what the module says of the numbers of a channel. For tests: it looks at every message."""
+        in_flight = [entry[0] for entry in self.delivery.in_flight()]
+        waiting = [*in_flight, *(seq for seq, _ in self.requeued), *self.deferred]
+        assert len(set(waiting)) == len(waiting), "a message is in two places"
+        assert self.backlog.ready >= 0
+        self.backlog.invariant(set(waiting))

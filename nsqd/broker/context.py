@@ -1,8 +1,8 @@
-"""What all topics and channels of a broker have in common.
+"""What all topics and channels of one broker share: the clock, the options, memory budgets, and the work of a round.
 
-One clock, the limits, the budgets of memory, the store; and the lists of what the end of the round has to do: topics
-that have something to write, channels that have something to hand out. `Broker` is one of these; topics and channels
-know no more of it.
+During a round topics and channels register what the end of the round has to do: topics that have something to append
+(`commit_soon`), channels that have something to deliver (`pump_soon`), logs that need maintenance
+(`schedule_maintenance`). `Broker` works these lists off. Topics and channels know the broker only through this object.
 """
 
 from __future__ import annotations
@@ -21,149 +21,132 @@ from nsqd.log.store import Store
 from nsqd.log.topic_log import Damage, TopicLog
 from nsqkit.logging import get_logger
 
-__all__ = ["BrokerContext", "BrokerOptions"]
+__all__ = ["BrokerContext", "BrokerOptions", "ByteBudget"]
 
 log = get_logger("broker")
 
-NOTE_EVERY = 1.0  # seconds between two lines on the same error: a disk that refuses does so each round
+WRITE_ERROR_INTERVAL = 1.0  # seconds between two log lines on the same error: a failing disk fails every round
 
 
 @attrs.frozen(kw_only=True)
 class BrokerOptions:
-    """Times in seconds, sizes in messages or bytes; the defaults are nsqd's flags."""
+    """Times in seconds, sizes in messages or bytes. The defaults are those of nsqd's flags."""
 
     mem_queue_size: int = 10_000
     mem_queue_bytes: int = 64 << 20
     max_msg_timeout: float = 900.0
     max_req_timeout: float = 3600.0
     max_channel_consumers: int = 0
-    sync_on_commit: bool = False  # level `disk`
+    sync_on_commit: bool = False  # durability level `disk`
     sync_every: int = 2500
     sync_timeout: float = 2.0
-    latency_window: float = 0.0  # how far back latencies are measured; 0: they are not
-    has_registries: bool = False  # recovered topics that never flowed wait for `start`, as new ones do
-    topology: Topology | None = None  # with topology-aware consumption: where this daemon is
+    latency_window: float = 0.0  # how far back latencies are measured; 0: not at all
+    has_registries: bool = False  # recovered topics that never flowed wait for `start`, as new topics do
+    topology: Topology | None = None  # this daemon's location, with topology-aware consumption only
 
 
 @attrs.define
-class ByteCount:
-    """What all ephemeral topics and channels hold together, which may be `limit` bytes."""
+class ByteBudget:
+    """Bytes that all ephemeral topics and channels together may hold in memory."""
 
     limit: int
     used: int = 0
 
     def take(self, size: int) -> bool:
-        """False when it would be too much."""
+        """Reserve `size` bytes; False, and nothing reserved, when that would exceed the limit."""
         if self.used + size > self.limit:
             return False
         self.used += size
         return True
 
-
-class Committing(Protocol):
-    """A topic, as the end of a round sees it."""
-
-    failed: dict[int, str]
-
-    def commit(self) -> None: ...
+    def release(self, size: int) -> None:
+        self.used -= size
 
 
-class Pumping(Protocol):
+class Pumpable(Protocol):
     """A channel, as the end of a round sees it."""
-
-    name: str
 
     def pump(self) -> None: ...
 
 
-class Keeping(Protocol):
-    """A topic's keeper, as housekeeping sees it."""
+class Snapshotting(Protocol):
+    """A topic's retention with a snapshot under way."""
 
-    def maintain(self) -> bool: ...
-    def step_snapshot(self) -> bool: ...
+    def step_snapshot(self) -> bool:
+        """Write one slice; True when nothing more can be done between rounds."""
 
 
 class BrokerContext:
-    """See the module.
+    """`now`: seconds of a monotonic clock; `wall_ns`: wall time in nanoseconds since 1970.
 
-    `now`: seconds of a monotonic clock; `wall_ns`: wall time. Both stand still within a round, but for commands with a
-    delay.
+    Both stand still during a round, except before commands with a delay.
     """
 
     def __init__(self, store: Store, options: BrokerOptions, now: float, wall_ns: int) -> None:
         self.store = store
         self.options = options
         self.now, self.wall_ns = now, wall_ns
-        self.max_msg_timeout = options.max_msg_timeout
-        self.max_delay = options.max_req_timeout
-        self.max_channel_consumers = options.max_channel_consumers
-        self.mem_queue_size = options.mem_queue_size
-        self.mem_queue_bytes = options.mem_queue_bytes
         self.window_budget = WindowBudget(options.mem_queue_bytes)
         self.read_ahead = ReadAheadBudget(options.mem_queue_bytes)
-        self.ephemeral = ByteCount(options.mem_queue_bytes)
+        self.ephemeral_bytes = ByteBudget(options.mem_queue_bytes)
         self.timers = Timers()
-        self.refusal: str | None = None  # why nothing may be published, whatever the disk says
-        self.failures: list[Committing] = []  # topics whose commit failed in this round
-        self.snapshots: deque[Keeping] = deque()  # whose snapshot has slices to write
-        self._to_commit: dict[Committing, None] = {}
-        self._to_pump: dict[Pumping, None] = {}
-        self._busy: dict[Keeping, None] = {}  # there may be something to do for the next housekeeping
-        self._sync_due = False  # by the number of messages, see `sync_every`
-        self._noted_errno: int | None = None
-        self._noted_at = 0.0
+        self.refusal: str | None = None  # why publishing is refused, apart from a full disk
+        self.failures: list[dict[int, str]] = []  # `Topic.failed` of those whose commit failed in this round
+        self.to_commit: dict[str, None] = {}  # names of topics, in the order of their first publish
+        self.to_pump: dict[Pumpable, None] = {}
+        self.to_maintain: dict[str, None] = {}  # names of topics whose log may have something to release
+        self.snapshots: deque[Snapshotting] = deque()  # whose snapshot has slices to write
+        self.sync_due = False  # `sync_every` messages are unsynced
+        self._reported_errno: int | None = None
+        self._reported_at = 0.0
 
-    # --- what the end of the round has to do
+    # --- work for the end of the round
 
-    def commit_soon(self, topic: Committing) -> None:
-        self._to_commit[topic] = None
+    def commit_soon(self, topic_name: str) -> None:
+        """This topic has something for the round's append."""
+        self.to_commit[topic_name] = None
 
-    def pump_soon(self, channel: Pumping) -> None:
-        self._to_pump[channel] = None
+    def pump_soon(self, channel: Pumpable) -> None:
+        """This channel may have something to deliver."""
+        self.to_pump[channel] = None
 
-    def schedule_maintenance(self, retention: Keeping) -> None:
-        """There may be something to do for the next housekeeping."""
-        self._busy[retention] = None
+    def schedule_maintenance(self, topic_name: str) -> None:
+        """This topic's log is looked at by the next maintenance, within a second."""
+        self.to_maintain[topic_name] = None
 
-    def wrote(self, topic_log: TopicLog, retention: Keeping, messages: int) -> None:
-        """A topic's log has grown, by this many messages among other things."""
+    def wrote(self, topic_name: str, topic_log: TopicLog, messages: int) -> None:
+        """A topic's log has grown, by `messages` messages among other records."""
         self.store.wrote(topic_log)
-        self._busy[retention] = None
+        self.to_maintain[topic_name] = None
         topic_log.unsynced_messages += messages
         if topic_log.unsynced_messages >= self.options.sync_every:
-            self._sync_due = True
+            self.sync_due = True
 
-    # --- what comes and goes
-
-    def channel_created(self, topic_name: str, channel: Pumping) -> None:
-        raise NotImplementedError
-
-    def channel_deleted(self, topic_name: str, channel: Pumping) -> None:
-        raise NotImplementedError
-
-    # --- trouble
+    # --- refusals and errors
 
     def refuse_when_full(self) -> None:
-        """`Refused` while nothing may be published or created."""
+        """Raise `Refused` while the disk is full: nothing may be published or created."""
         if self.store.full is not None:
             raise Refused(self.store.full)
 
     def refuse_publishing(self) -> None:
-        """`Refused` while nothing may be published."""
+        """Raise `Refused` while nothing may be published: the disk is full, or the daemon drains."""
         if self.refusal is not None:
             raise Refused(self.refusal)
-        self.refuse_when_full()
+        if self.store.full is not None:
+            raise Refused(self.store.full)
 
-    def note_write_error(self, topic_name: str, error: OSError) -> None:
+    def report_write_error(self, topic_name: str, error: OSError) -> None:
         self.store.failed(error)
-        if error.errno != self._noted_errno or self.now - self._noted_at >= NOTE_EVERY:
-            self._noted_errno, self._noted_at = error.errno, self.now
+        repeated = error.errno == self._reported_errno
+        if not repeated or self.now - self._reported_at >= WRITE_ERROR_INTERVAL:
+            self._reported_errno, self._reported_at = error.errno, self.now
             log.error("TOPIC(%s): failed to write - %s", topic_name, error)
 
-    def note_read_error(self, topic_name: str, error: OSError) -> None:
-        log.error("TOPIC(%s): failed to read - %s; tried again in a second", topic_name, error)
+    def report_read_error(self, topic_name: str, error: OSError) -> None:
+        log.error("TOPIC(%s): failed to read - %s; retrying in a second", topic_name, error)
 
-    def note_damage(self, topic_name: str, damage: Damage) -> None:
+    def report_damage(self, topic_name: str, damage: Damage) -> None:
         log.error(
             "TOPIC(%s): %s is damaged at byte %d (%s): %d bytes set aside, messages %d to %d are lost",
             topic_name,

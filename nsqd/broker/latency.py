@@ -12,16 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nsqd.broker.oldest import published_ns
 from nsqd.broker.quantiles import Sketch
 
-__all__ = ["ChannelLatency", "published_ns"]
-
-_TIMESTAMP = slice(8, 16)  # of a message frame
-
-
-def published_ns(frame: bytes) -> int:
-    """When a message was published, in nanoseconds since 1970."""
-    return int.from_bytes(frame[_TIMESTAMP], "big", signed=True)
+__all__ = ["ChannelLatency"]
 
 
 class ChannelLatency:
@@ -33,7 +27,7 @@ class ChannelLatency:
         self._older, self._younger = Sketch(), Sketch()
         self._published: dict[int, int] = {}  # of what is in flight, by number
 
-    def handed_out(self, seqs: Iterable[int], frames: Iterable[bytes]) -> None:
+    def delivered(self, seqs: Iterable[int], frames: Iterable[bytes]) -> None:
         """These are in flight from now on."""
         self._published.update(zip(seqs, map(published_ns, frames), strict=False))
 

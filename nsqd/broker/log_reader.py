@@ -2,8 +2,8 @@
 
 The core cannot wait. A read is first tried in place, without waiting for the disk (most of what is asked for is in the
 page cache); only when the system says that it would block does it become a job, and the channel is pumped again when
-it is done. A channel has at most one read under way, and reads ahead up to 1 MiB; all channels together hold a bounded
-number of bytes, and whoever read longest ago loses what it holds (it can be read again).
+it is done. A channel has at most one read under way, and reads ahead up to 1 MiB. All channels together hold a bounded
+number of bytes: the one that read longest ago drops what it holds, as it can be read again.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
+from nsqd.broker.log_view import LogView
 from nsqd.log.jobs import Job
 from nsqd.log.ranges import RangeSet
 from nsqd.log.topic_log import MessageRun, ReadPlan, ReadResult
-
-if TYPE_CHECKING:
-    from nsqd.broker.log_topic import LogTopic
 
 __all__ = ["LogReader"]
 
@@ -27,17 +24,16 @@ MAX_FETCHED = 2 * 1024 * 1024
 INLINE_READS = 4  # reads in place that a channel may do in one round; then they are jobs
 LARGEST_READ = 1024 * 1024
 FETCH_READ = 256 * 1024
-FETCH_AHEAD = 1000  # messages wanted one by one that one read may bring
 RETRY_AFTER = 1.0  # seconds, after an error of the disk
 
 
 class LogReader:
     """One channel's reads. `wake` is called when a read that was under way has ended."""
 
-    def __init__(self, topic: LogTopic, wake: Callable[[], None]) -> None:
-        self._topic = topic
+    def __init__(self, view: LogView, wake: Callable[[], None]) -> None:
+        self._view = view
         self._wake = wake
-        self._budget = topic.broker.read_ahead
+        self._budget = view.context.read_ahead
         self._runs: deque[MessageRun] = deque()  # in a row, for the cursor
         self._fetched: dict[int, bytes] = {}  # one by one, for what is requeued
         self._lost = RangeSet()
@@ -71,11 +67,11 @@ class LogReader:
 
     # --- for what is requeued
 
-    def get(self, seq: int, others: Iterable[int] = ()) -> bytes | None:
-        """One message; None while it is being read, or when it is lost. `others` are wanted soon."""
-        frame = self._topic.window.get(seq) or self._fetched.pop(seq, None)
+    def get(self, seq: int, wanted_soon: Iterable[int] = ()) -> bytes | None:
+        """One message; None while it is being read, or when it is lost."""
+        frame = self._view.window.get(seq) or self._fetched.pop(seq, None)
         if frame is None and seq not in self._lost:
-            wanted = {seq, *others}
+            wanted = {seq, *wanted_soon}
             if self._request(seq, FETCH_READ, wanted):
                 frame = self._fetched.pop(seq, None)
         return frame
@@ -90,7 +86,7 @@ class LogReader:
         """Read from `seq` on. True when it is done, False when it is under way."""
         if self._busy or self.alarm_at < math.inf:
             return False
-        plan = self._topic.log.plan(seq, size)
+        plan = self._view.log.plan(seq, size)
         try:
             result = plan.run(wait=False) if self._may_read_here() else None
         except OSError as error:
@@ -103,7 +99,7 @@ class LogReader:
         return True
 
     def _may_read_here(self) -> bool:
-        now = self._topic.broker.now
+        now = self._view.context.now
         if now != self._round:
             self._round, self._reads = now, 0
         self._reads += 1
@@ -125,15 +121,15 @@ class LogReader:
                 self._busy = False
                 self._failed(error)
 
-        self._topic.broker.store.jobs.append(Job("read", plan.run, done, failed))
+        self._view.context.store.jobs.append(Job("read", plan.run, done, failed))
 
     def _accept(self, plan: ReadPlan, result: ReadResult, wanted: set[int] | None) -> None:
-        self._topic.accept_read(result)
+        self._view.accept(result)
         first = result.runs[0].first if result.runs else result.next
         if first > plan.seq:  # damaged, or never written at all
             self._lost.add(plan.seq, first)
-            self._topic.lose(plan.seq, first, damaged=True)
-            self._wake()  # whoever asked got nothing, and there may be more behind it
+            self._view.on_loss(plan.seq, first, True)
+            self._wake()  # the caller got nothing, and there may be more after it
         if wanted is None:
             self._runs = deque(result.runs)
         else:
@@ -147,8 +143,8 @@ class LogReader:
 
     def _failed(self, error: OSError) -> None:
         """The disk refuses: that is no damage, so try again later."""
-        self._topic.broker.note_read_error(self._topic.name, error)
-        self._topic.broker.timers.set(self, self._topic.broker.now + RETRY_AFTER)
+        self._view.context.report_read_error(self._view.topic_name, error)
+        self._view.context.timers.set(self, self._view.context.now + RETRY_AFTER)
 
     def alarm(self, now: float) -> None:
         self._wake()
@@ -156,19 +152,19 @@ class LogReader:
     def _account(self) -> None:
         size = sum(sum(map(len, run.frames)) for run in self._runs)
         fetched = sum(map(len, self._fetched.values()))
-        while fetched > MAX_FETCHED and len(self._fetched) > 1:  # the oldest are those that nobody came for
+        while fetched > MAX_FETCHED and len(self._fetched) > 1:  # the oldest are those that were not asked for again
             fetched -= len(self._fetched.pop(next(iter(self._fetched))))
         self._budget.holds(self, size + fetched)
 
     def drop(self) -> None:
-        """Let go of what is held in memory."""
+        """Drop what is held in memory."""
         self._runs.clear()
         self._fetched.clear()
         self._size = FIRST_READ
         self._budget.holds(self, 0)
 
     def close(self) -> None:
-        """What is under way means nothing any more."""
+        """Drop what is held, and ignore the result of a read that is under way."""
         self._life += 1
         self._busy = False
         self._lost = RangeSet()

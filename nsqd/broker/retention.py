@@ -1,37 +1,35 @@
-"""Keeping house for one topic on disk: snapshots, and segments that nobody needs any more."""
+"""Retention of one topic's log: snapshots that bound recovery, and the removal of segments that are needed no more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext
-from nsqd.broker.log_channel import LogChannel
+from nsqd.broker.topic import Topic
 from nsqd.log.jobs import Job
 from nsqd.log.snapshots import KEPT, SLICE, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
-from nsqd.log.topic_log import Segment, SyncError
-
-if TYPE_CHECKING:
-    from nsqd.broker.log_topic import LogTopic
+from nsqd.log.topic_log import Segment, SyncError, TopicLog
 
 __all__ = ["Retention", "snapshot_changes"]
 
 SNAPSHOT_BYTES = 64 << 20
 SNAPSHOT_RECORDS = 200_000
-FULL_TRIM_BYTES = 64 << 10  # and no more than this when the disk is full
 IDLE_TRIM_BYTES = 1 << 20  # a topic whose messages are all finished keeps no more than this on disk
+FULL_TRIM_BYTES = 64 << 10  # and no more than this while the disk is full
 
 _T = TypeVar("_T")
 
 
 class Retention:
-    """Looked at once a second while there may be something to do."""
+    """Maintained once a second while there may be something to do. `log`: the topic's."""
 
-    def __init__(self, topic: LogTopic) -> None:
+    def __init__(self, context: BrokerContext, topic: Topic, log: TopicLog) -> None:
+        self._context = context
         self.topic = topic
-        self.log = topic.log
-        self._common: BrokerContext = topic.broker
+        self.log = log
         self._snapshot: SnapshotWriter | None = None
         self._snapshot_position = (
             self.log.snapshots[-1] if self.log.snapshots else self.log.segments[0].position
@@ -39,7 +37,7 @@ class Retention:
         self._last_position = self.log.position
 
     def want_snapshot(self) -> None:
-        """Make one at the next opportunity, however little has changed."""
+        """Take one at the next maintenance, however little has changed."""
         self._snapshot_position = -SNAPSHOT_BYTES
 
     @property
@@ -49,13 +47,13 @@ class Retention:
     def maintain(self) -> bool:
         """Once a second, while there may be something to do; True when there may be more the next time.
 
-        Write what an earlier append could not, remove segments that nobody needs, begin a snapshot when one is due.
+        Write what an earlier append could not, remove segments that are not needed, begin a snapshot when one is due.
         """
         if self.log.deleted:
             return False
-        store = self._common.store
-        if self.topic.has_changes:
-            self._common.commit_soon(self.topic)
+        store = self._context.store
+        if self.topic.store.has_changes:
+            self._context.commit_soon(self.topic.name)
         floor = self.topic.floor
         idle = self.log.position == self._last_position
         self._last_position = self.log.position
@@ -67,10 +65,10 @@ class Retention:
             self.log.drop(segments)
             self._remove_segments(segments)
         self._last_position = self.log.position
-        return not idle or self.topic.has_changes or self._snapshot is not None or bool(segments)
+        return not idle or self.topic.store.has_changes or self._snapshot is not None or bool(segments)
 
     def _remove_segments(self, segments: list[Segment]) -> None:
-        """The finishes that made them superfluous must be on the disk before they go."""
+        """First the finishes that made them unneeded must be on the disk, or a power loss would need them again."""
         unsynced = list(self.log.unsynced)
 
         def work() -> None:
@@ -79,15 +77,15 @@ class Retention:
                 segment.file.close()
             self.log.remove_files(segment.path for segment in segments)
 
-        self._common.store.jobs.append(Job("remove", work, lambda _: None, self._failed))
+        self._context.store.jobs.append(Job("remove", work, lambda _: None, self._failed))
 
     def _failed(self, error: OSError) -> None:
         """A failed sync is final. Anything else can be tried again."""
         if isinstance(error, SyncError):
-            self._common.store.fatal = error
+            self._context.store.fatal = error
         elif not self.log.deleted:
-            self._common.note_write_error(self.topic.name, error)
-            self._common.schedule_maintenance(self)
+            self._context.report_write_error(self.topic.name, error)
+            self._context.schedule_maintenance(self.topic.name)
 
     def _snapshot_due(self, floor: int, idle: bool) -> bool:
         log = self.log
@@ -116,7 +114,7 @@ class Retention:
             try:
                 log.roll()
             except OSError as error:
-                self._common.note_write_error(self.topic.name, error)
+                self._context.report_write_error(self.topic.name, error)
                 return False
         return True
 
@@ -125,11 +123,11 @@ class Retention:
         try:
             self._snapshot = SnapshotWriter.begin(self.log, snapshot_changes(self.topic))
         except OSError as error:
-            self._common.note_write_error(self.topic.name, error)
+            self._context.report_write_error(self.topic.name, error)
             return
-        self._common.wrote(self.log, self, 0)
+        self._context.wrote(self.topic.name, self.log, 0)
         self._snapshot_position = self._snapshot.position
-        self._common.snapshots.append(self)
+        self._context.snapshots.append(self)
 
     def step_snapshot(self) -> bool:
         """Write one slice; True when there is no more to do between rounds."""
@@ -144,12 +142,12 @@ class Retention:
             if not writer.step():
                 return False
         except OSError as error:
-            self._common.note_write_error(self.topic.name, error)
+            self._context.report_write_error(self.topic.name, error)
             writer.abandon()
             self._snapshot = None
             return True
         unsynced = list(self.log.unsynced)
-        self._common.store.jobs.append(
+        self._context.store.jobs.append(
             Job("snapshot", lambda: writer.finish(unsynced), self._snapshot_done, self._snapshot_failed)
         )
         return True
@@ -158,12 +156,12 @@ class Retention:
         writer, self._snapshot = self._snapshot, None
         if writer is None:
             return
-        self._common.schedule_maintenance(self)
+        self._context.schedule_maintenance(self.topic.name)
         self.log.snapshots.append(writer.position)
         old, self.log.snapshots = self.log.snapshots[:-KEPT], self.log.snapshots[-KEPT:]
         paths = [f"{self.log.folder}/{snapshot_name(at)}" for at in old]
         if paths:
-            self._common.store.jobs.append(
+            self._context.store.jobs.append(
                 Job("remove", lambda: self.log.remove_files(paths), lambda _: None, self._failed)
             )
 
@@ -175,7 +173,7 @@ class Retention:
         self._failed(error)
 
 
-def snapshot_changes(topic: LogTopic) -> Iterator[list[Change]]:
+def snapshot_changes(topic: Topic) -> Iterator[list[Change]]:
     """The topic as changes, in slices.
 
     The order is part of the contract: what moves without a record (a deferred message behind the mark into the
@@ -184,37 +182,32 @@ def snapshot_changes(topic: LogTopic) -> Iterator[list[Change]]:
     """
     yield [
         (Code.TOPIC_PAUSED, topic.paused),
-        (Code.MARK, topic.high_watermark, 0),
+        (Code.MARK, topic.store.high_watermark, 0),
         *((Code.LOST, start, end, False) for start, end in topic.aborted),
     ]
     for seqs in _slices(list(topic.deferred)):
         items = [x for n in seqs if n in topic.deferred for x in (n, topic.deferred[n])]
         yield [(Code.DEFERRED, *items)] if items else []
     for channel in list(topic.channels.values()):
-        if isinstance(channel, LogChannel):
-            yield from _channel_changes(topic.broker, channel)
+        yield from _channel_changes(topic.context, channel)
 
 
-def _channel_changes(common: BrokerContext, channel: LogChannel) -> Iterator[list[Change]]:
-    generation = channel.generation
-    yield [
-        (Code.CHANNEL_CREATED, generation, channel.name, 0),
-        (Code.CHANNEL_PAUSED, generation, channel.paused),
-    ]
+def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[Change]]:
+    """Of a channel in memory nothing is recorded: all of these are empty then."""
+    record = channel.backlog.record
+    yield record(Code.CHANNEL_CREATED, channel.name, 0) + record(Code.CHANNEL_PAUSED, channel.paused)
     for seqs in _slices(list(channel.deferred)):
         items: list[int] = []
         for seq in seqs:
             if entry := channel.deferred.get(seq):
-                due_ns = common.wall_ns + max(0, int((entry[1] - common.now) * 1e9))
+                due_ns = context.wall_ns + max(0, int((entry[1] - context.now) * 1e9))
                 items += (seq, entry[0], due_ns)
-        yield [(Code.PARKED, generation, *items)] if items else []
-    for entries in _slices([(n, attempts) for n, attempts, _ in channel.requeued]):
-        yield [(Code.PARKED, generation, *(x for n, attempts in entries for x in (n, attempts, 0)))]
-    in_flight = [(n, attempts) for n, attempts, *_ in channel.in_flight_entries() if attempts > 1]
-    for entries in _slices(in_flight):
-        yield [(Code.PARKED, generation, *(x for n, attempts in entries for x in (n, attempts, 0)))]
-    for ranges in _slices(list(channel.settled)):
-        yield [(Code.FINISHED, generation, *flat_runs(ranges))]
+        yield record(Code.PARKED, *items) if items else []
+    in_flight = [(seq, attempts) for seq, attempts, *_ in channel.delivery.in_flight() if attempts > 1]
+    for entries in (*_slices(list(channel.requeued)), *_slices(in_flight)):
+        yield record(Code.PARKED, *(item for seq, attempts in entries for item in (seq, attempts, 0)))
+    for ranges in _slices(list(channel.backlog.settled)):
+        yield record(Code.FINISHED, *flat_runs(ranges))
 
 
 def _slices(items: list[_T]) -> Iterator[list[_T]]:

@@ -1,93 +1,102 @@
-"""What every topic does, wherever it keeps its messages: take publishes, and have channels.
+"""A topic: it takes publishes, writes them with one append a round, and gives them to its channels.
 
-`LogTopic` keeps them on disk, `EphemeralTopic` in memory.
+Messages below the *high watermark* belong to the channels; those from it on wait for the topic to have a channel, to be
+unpaused, to be started. While the topic *flows* (started, unpaused, with a channel) the high watermark is the end of
+the log.
+
+What a round published, finished and requeued is gathered, and `commit` writes it with one append. Nothing is offered to
+a channel before that append has returned. A change of the topic's shape (a channel is made or deleted, pause, empty) is
+an append of its own, made at once: when the call returns, it is written; when it raises, it has not happened.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from typing import Protocol
+
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.errors import NotFound, Refused
-from nsqd.broker.locality import Locality, Topology
+from nsqd.broker.locality import Topology
 from nsqd.broker.oldest import PublishTime
 from nsqd.broker.outbox import Outbox
 from nsqd.broker.subscription import Subscription
+from nsqd.broker.topic_store import TopicStore
+from nsqd.log.ranges import RangeSet
+from nsqd.log.state import Change, Code
 from nsqd.log.topic_log import Batch
 from nsqkit.wire.frames import BODY
 from nsqkit.wire.names import is_ephemeral
 
-__all__ = ["Topic"]
+__all__ = ["Topic", "TopicListener"]
 
 RECORD_BYTES = 1 << 20  # messages of several publishes share a record up to about this size
 
 
-class Topic:
-    """Base of both kinds. `batch` is the number of the commit that what is published now belongs to."""
+class TopicListener(Protocol):
+    """Who has to know of a topic's channels: the broker."""
 
-    def __init__(self, broker: BrokerContext, name: str) -> None:
-        self.broker = broker
+    def channel_created(self, topic: Topic, channel: Channel) -> None: ...
+    def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
+
+
+class Topic:
+    """One topic. `commit_number`: of the commit that what is published now belongs to.
+
+    `failed`: for the commits of this round that failed, why.
+    """
+
+    def __init__(self, context: BrokerContext, listener: TopicListener, name: str, store: TopicStore) -> None:
+        self.context = context
         self.name = name
+        self.store = store
+        store.on_loss = self._lose
         self.channels: dict[str, Channel] = {}
         self.paused = False
         self.started = True
         self.message_count = 0
         self.message_bytes = 0
-        self.dropped_count = 0  # by emptying, by an ephemeral queue that was full
-        self.batch = 0
-        self.failed: dict[int, str] = {}  # commits of this round that failed, and why
+        self.dropped_count = 0  # by emptying, by an ephemeral topic that was full
+        self.commit_number = 0
+        self.failed: dict[int, str] = {}
+        # From the high watermark on:
+        self.aborted = RangeSet()  # seqs that never were messages
+        self.deferred: dict[int, int] = {}  # seq -> delay in nanoseconds
+        self.last_generation = 0  # of its channels, as records number them
+        self._listener = listener
         self._pending: list[Batch] = []
 
-    # --- what a kind of topic says
+    # --- figures
 
     @property
     def depth(self) -> int:
-        """Messages that no channel has got yet."""
-        raise NotImplementedError
+        """Messages that no channel has been given."""
+        return self.store.end - self.store.high_watermark - self.aborted.count
 
     @property
     def backend_depth(self) -> int:
-        raise NotImplementedError
+        """How many of them are on disk only."""
+        return max(0, min(self.depth, self.store.on_disk_only(self.store.high_watermark)))
 
     def oldest(self) -> PublishTime:
-        """When the oldest of those messages was published."""
-        raise NotImplementedError
+        """When the oldest of them was published."""
+        return self.store.oldest(self.aborted.end_of(self.store.high_watermark)) if self.depth else None
 
-    def commit(self) -> None:
-        """Write what has gathered, and offer it to the channels. Failures are in `failed`."""
-        raise NotImplementedError
-
-    def _make_channel(self, name: str) -> Channel:
-        raise NotImplementedError
-
-    def _set_paused(self, paused: bool) -> None:
-        raise NotImplementedError
-
-    def empty(self) -> None:
-        """Drop what no channel has got yet. `Refused` when the disk does."""
-        raise NotImplementedError
-
-    def empty_channel(self, name: str) -> None:
-        raise NotImplementedError
-
-    def pause_channel(self, name: str, paused: bool) -> None:
-        raise NotImplementedError
-
-    def _channel_goes(self, channel: Channel) -> None:
-        """Write that it is deleted, where that is written. `Refused` when the disk says no: then it stays."""
-        raise NotImplementedError
-
-    def start(self) -> None:
-        """Its channels elsewhere are known: let the messages flow."""
-        raise NotImplementedError
-
-    # --- publishing
+    @property
+    def floor(self) -> int:
+        """The lowest seq that the log must keep."""
+        floors = [channel.backlog.floor for channel in self.channels.values()]
+        return int(min([self.store.high_watermark, *floors]))
 
     @property
     def flowing(self) -> bool:
         return self.started and not self.paused and bool(self.channels)
 
+    # --- publishing
+
     def publish(self, frames: list[bytes], size: int) -> None:
-        """Take messages as whole frames, of `size` bytes together.
+        """Take messages as whole frames, `size` bytes together.
 
         They are written with the round's commit, all or none of them.
         """
@@ -98,17 +107,39 @@ class Topic:
                 last.size += size
                 return
         else:
-            self.broker.commit_soon(self)
+            self.context.commit_soon(self.name)
         self._pending.append(Batch(frames, size))
 
     def publish_deferred(self, frame: bytes, delay_ns: int) -> None:
         """Take one message that is to be delivered after a delay."""
-        self.broker.commit_soon(self)
+        self.context.commit_soon(self.name)
         self._pending.append(Batch([frame], len(frame), [delay_ns]))
+
+    def commit(self) -> None:
+        """Write what has been gathered, and offer it to the channels. See `failed` for a failure."""
+        store = self.store
+        changes = store.collect_changes()
+        batches = self._take_pending()
+        if not batches and not changes:
+            store.changes_done(written=False)
+            return
+        flowing = self.flowing
+        self.dropped_count += store.admit(batches, flowing=flowing)
+        first = store.end
+        try:
+            store.append(batches, changes, flowing=flowing)
+        except OSError as error:
+            self._commit_failed(error, batches, first)
+            store.changes_done(written=False)
+            return
+        store.changes_done(written=True)
+        for batch in batches:
+            self._written(first, batch, flowing)
+            first += len(batch.frames)
 
     def _take_pending(self) -> list[Batch]:
         batches, self._pending = self._pending, []
-        self.batch += 1
+        self.commit_number += 1
         self._count(batches, 1)
         return batches
 
@@ -119,13 +150,146 @@ class Topic:
             self.message_count += sign * count
             self.message_bytes += sign * (batch.size - BODY * count)
 
+    def _commit_failed(self, error: OSError, batches: list[Batch], first: int) -> None:
+        self.context.report_write_error(self.name, error)
+        self.failed[self.commit_number - 1] = error.strerror or str(error)
+        self.context.failures.append(self.failed)
+        self._count(batches, -1)
+        if self.store.end > first:
+            self.store.abort()
+            self.aborted.add(first, self.store.end)
+            if self.flowing:
+                self._skip_aborted()
+                self.store.advance(self.store.end)
+
+    def _written(self, first: int, batch: Batch, flowing: bool) -> None:
+        self.store.keep(first, batch)
+        if batch.delays is not None:
+            self.deferred.update(zip(range(first, first + len(batch.frames)), batch.delays, strict=True))
+        if not flowing:
+            return
+        if batch.delays is None:
+            for channel in self.channels.values():
+                channel.enter(first, batch.frames)
+        else:
+            for seq, frame in enumerate(batch.frames, first):
+                self._enter_deferred(seq, frame)
+
+    def _enter_deferred(self, seq: int, frame: bytes | None) -> None:
+        """The high watermark has passed a deferred message: its time begins now."""
+        due = self.context.now + self.deferred.pop(seq) / 1e9
+        for channel in self.channels.values():
+            channel.enter_deferred(seq, frame, due)
+
+    # --- changes of shape
+
+    def _change(self, changes: list[Change]) -> None:
+        """Write changes now, after what has been gathered. `Refused` when the disk refuses."""
+        if not changes:
+            return
+        self.commit()
+        try:
+            self.store.append((), changes)
+        except OSError as error:
+            self.context.report_write_error(self.name, error)
+            raise Refused(error.strerror or str(error)) from error
+
+    def try_change(self, changes: list[Change]) -> None:
+        """Write changes that recovery would come to by itself, if the disk takes them."""
+        with contextlib.suppress(Refused):
+            self._change(changes)
+
+    def flow_change(self) -> Change:
+        """The record that the high watermark has risen to the log's end."""
+        return (Code.MARK, self.store.end, self.context.wall_ns)
+
+    def flow(self) -> None:
+        """Give the channels everything that has been gathered. The record of it is the caller's."""
+        start, end = self.store.high_watermark, self.store.end
+        elsewhere = RangeSet(self.aborted)  # seqs that are not ready: never messages, or deferred
+        self._skip_aborted()
+        passed = sorted(seq for seq in self.deferred if seq < end)
+        for seq in passed:
+            elsewhere.add(seq, seq + 1)
+        deferred_frames = {seq: self.store.frame(seq) for seq in passed}
+        held = self.store.advance(end)
+        for channel in self.channels.values():
+            channel.advance(start, end, elsewhere, held)
+        for seq in passed:
+            self._enter_deferred(seq, deferred_frames[seq])
+        for channel in self.channels.values():
+            self.context.pump_soon(channel)
+
+    def _skip_aborted(self) -> None:
+        """The high watermark is about to pass all seqs that never were messages."""
+        for start, end in self.aborted:
+            for channel in self.channels.values():
+                channel.backlog.skip_aborted(start, end)
+        self.aborted = RangeSet()
+
+    def start(self) -> None:
+        """Its channels elsewhere are known: let the messages flow. `Refused` when the disk refuses."""
+        self.commit()
+        if not self.paused and self.channels and self.has_backlog:
+            self._change([self.flow_change()])
+            self.started = True
+            self.flow()
+        self.started = True
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether there are seqs that the channels have not been given, aborted ones included."""
+        return self.store.high_watermark < self.store.end
+
+    def pause(self, paused: bool) -> None:
+        """`Refused` when the disk refuses."""
+        if paused == self.paused:
+            return
+        changes: list[Change] = [(Code.TOPIC_PAUSED, paused)]
+        self.commit()
+        flows = not paused and self.started and bool(self.channels) and self.has_backlog
+        if flows:
+            changes.append(self.flow_change())
+        self._change(changes)
+        self.paused = paused
+        if flows:
+            self.flow()
+
+    def empty(self) -> None:
+        """Drop what no channel has been given. `Refused` when the disk refuses."""
+        self.commit()
+        start, end = self.store.high_watermark, self.store.end
+        if start == end:
+            return
+        waiting = self.depth
+        self._change([(Code.TOPIC_EMPTIED, start, end)])
+        self.dropped_count += waiting
+        self.store.advance(end)
+        self.aborted = RangeSet()
+        self.deferred.clear()
+        for channel in self.channels.values():
+            channel.backlog.skip_aborted(start, end)
+
     # --- channels
 
     def channel(self, name: str) -> Channel:
-        """The channel of this name, made when it is not there. `Refused` when the disk says no."""
-        channel = self.channels.get(name)
-        if channel is None:
-            channel = self._make_channel(name)
+        """The channel of this name, made when it is not there. `Refused` when the disk refuses."""
+        return self.channels.get(name) or self._make_channel(name)
+
+    def _make_channel(self, name: str) -> Channel:
+        self.commit()
+        backlog = self.store.new_backlog(name, self.last_generation + 1)
+        changes = backlog.record(Code.CHANNEL_CREATED, name, self.store.high_watermark)
+        flows = self.started and not self.paused and self.has_backlog
+        if changes:
+            self.last_generation += 1
+        if flows:
+            changes.append(self.flow_change())
+        self._change(changes)
+        channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
+        if flows and self.has_backlog:
+            self.flow()
+        self._listener.channel_created(self, channel)
         return channel
 
     def existing(self, name: str) -> Channel:
@@ -135,44 +299,75 @@ class Topic:
         except KeyError:
             raise NotFound(name) from None
 
+    def pause_channel(self, name: str, paused: bool) -> None:
+        """`NotFound`; `Refused` when the disk refuses."""
+        channel = self.existing(name)
+        if channel.paused != paused:
+            self._change(channel.backlog.record(Code.CHANNEL_PAUSED, paused))
+        channel.paused = paused
+        self.context.pump_soon(channel)
+
+    def empty_channel(self, name: str) -> None:
+        """`NotFound`; `Refused` when the disk refuses."""
+        channel = self.existing(name)
+        self.commit()
+        self._change(channel.backlog.record(Code.CHANNEL_EMPTIED, self.store.high_watermark))
+        channel.empty()
+
+    def delete_channel(self, name: str) -> None:
+        """`NotFound`; `Refused` when the disk refuses."""
+        channel = self.existing(name)
+        self._change(channel.backlog.record(Code.CHANNEL_DELETED))
+        del self.channels[name]
+        channel.close()
+        self._listener.channel_deleted(self, channel)
+
     def subscribe(
         self, name: str, outbox: Outbox, timeout: float, sample: int = 0, topology: Topology | None = None
-    ) -> Subscription:
-        """Add a client to a channel, which is made when it is not there. `Refused` when it has all it may have.
+    ) -> tuple[Channel, Subscription]:
+        """Add a client to a channel, which is made when it is not there.
 
-        `topology`: where it says it is; None when it has not said anything of itself.
+        `timeout` in seconds, `sample` in percent (0: all messages); `topology`: where the client says it is. `Refused`
+        when the channel has all the consumers that it may have.
         """
         channel = self.channel(name)
-        limit = self.broker.max_channel_consumers
+        limit = self.context.options.max_channel_consumers
         if limit and len(channel.subscriptions) >= limit:
             raise Refused(f"consumers for {self.name}:{name} exceeds limit of {limit}")
-        here = self.broker.options.topology
-        locality = here.locality_of(topology) if here is not None else Locality.REMOTE
-        subscription = Subscription(channel, outbox, timeout, sample, locality)
-        channel.join(subscription)
-        return subscription
+        return channel, channel.subscribe(outbox, timeout, sample, topology)
 
-    def unsubscribe(self, subscription: Subscription, unsent: set[bytes]) -> None:
+    def unsubscribe(self, channel: Channel, subscription: Subscription, unsent: set[bytes]) -> None:
         """A connection has ended; `unsent`: ids of messages that the socket never took.
 
-        An ephemeral channel goes with its last client.
+        An ephemeral channel is deleted with its last client.
         """
-        channel = subscription.channel
         channel.detach(subscription, unsent)
         alone = not channel.subscriptions and self.channels.get(channel.name) is channel
         if alone and is_ephemeral(channel.name):
             self.delete_channel(channel.name)
 
-    def pause(self, paused: bool) -> None:
-        """`Refused` when the disk says no."""
-        if paused != self.paused:
-            self._set_paused(paused)
+    # --- the log
 
-    def delete_channel(self, name: str) -> None:
-        """`NotFound`; `Refused` when the disk says no."""
-        channel = self.existing(name)
-        self._channel_goes(channel)
-        del self.channels[name]
-        channel.disconnect_all()
-        channel.close()
-        self.broker.channel_deleted(self.name, channel)
+    def _lose(self, start: int, end: int, damaged: bool) -> None:
+        """The log cannot give these messages any more."""
+        for channel in self.channels.values():
+            channel.backlog.lose(start, end, damaged)
+        self.try_change([(Code.LOST, start, end, damaged)])
+
+    def close(self) -> None:
+        """An orderly stop: what is in flight and what is finished is written. `OSError` when it cannot be."""
+        for channel in self.channels.values():
+            channel.record_in_flight()
+        number, publishes = self.commit_number, bool(self._pending)
+        self.commit()
+        if self.store.has_changes:  # what makes room may have found some, where the ballast was
+            self.commit()
+        if (publishes and number in self.failed) or self.store.has_changes:
+            raise OSError(errno.EIO, f"TOPIC({self.name}): not everything could be written")
+
+    def delete(self) -> None:
+        """The broker has deleted it: disconnect its clients, release what it holds."""
+        self.store.close()
+        for channel in list(self.channels.values()):
+            channel.close()
+        self.channels.clear()  # their clients have yet to unsubscribe

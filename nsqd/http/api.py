@@ -123,7 +123,7 @@ class _Api:
         self._daemon = daemon
 
     def ping(self, request: Request) -> Response:
-        health = self._daemon.broker.store.health
+        health = self._daemon.broker.health
         if health != "OK":
             return text(health, 500, nsq=False)
         return _DRAINING if self._daemon.drain.active else _HEALTHY

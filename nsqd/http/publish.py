@@ -95,8 +95,7 @@ class Publishing:
             return
         try:
             with round_of(self._daemon) as broker:
-                broker.refuse_publishing()
-                broker.topic(name)
+                broker.topic_to_publish(name)
         except Refused as reason:
             _log.warning("HTTP: TOPIC(%s) cannot be created - %s", name, reason)
             raise HttpError(503, "EXITING") from reason

@@ -79,11 +79,11 @@ def client_stats(session: Session) -> ClientStats:
             "auth_identity": state.identity,
             "auth_identity_url": state.identity_url,
         }
-    if subscription is None or subscription.gone:
+    if session.channel is None or subscription is None or subscription.disconnected:
         return ClientStats(**common)
     return ClientStats(
         **common,
-        subscribed=(subscription.channel.topic_name, subscription.channel.name),
+        subscribed=(session.channel.topic_name, session.channel.name),
         ready_count=subscription.rdy,
         in_flight_count=len(subscription.in_flight),
         message_count=subscription.message_count,

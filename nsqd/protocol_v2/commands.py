@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from nsqd.broker import NotInFlight, NotOwner, Refused, Topic
-from nsqd.protocol_v2.framing import Incomplete, MultiScan, frame_of, parse_batch
+from nsqd.protocol_v2.framing import Incomplete, MultiScan, parse_batch
 from nsqd.protocol_v2.identify import decode_identify
 from nsqd.protocol_v2.layers import Upgrade
 from nsqkit.logging import get_logger
@@ -102,11 +102,11 @@ def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> in
     timeout, sample = session.identity.msg_timeout / 1000, session.identity.sample_rate
     try:
         topic = session.broker.topic(topic_name)
-        subscription = topic.subscribe(channel_name, session.outbox, timeout, sample, session.place)
+        channel, subscription = topic.subscribe(channel_name, session.outbox, timeout, sample, session.place)
     except Refused as error:
         raise ProtocolError("E_SUB_FAILED", f"SUB failed {error}") from error
-    subscription.held = True
-    session.topic, session.subscription = topic, subscription
+    subscription.awaiting_commit = True
+    session.topic, session.channel, session.subscription = topic, channel, subscription
     session.enter(State.SUBSCRIBED)
     session.must_sync = True
     session.answer(OK)
@@ -123,15 +123,18 @@ def _rdy(session: Session, words: list[bytes], data: bytes, position: int) -> in
     if not 0 <= count <= session.context.max_rdy_count:
         limit = session.context.max_rdy_count
         raise ProtocolError("E_INVALID", f"RDY count {count} out of range 0-{limit}")
+    assert session.channel is not None
     assert session.subscription is not None
-    session.subscription.set_rdy(count)
+    session.channel.set_rdy(session.subscription, count)
     return position
 
 
 def finish(session: Session, ids: list[bytes]) -> None:
+    channel = session.channel
+    assert channel is not None
     assert session.subscription is not None
-    for message_id in session.subscription.finish(ids):
-        reason = session.subscription.why_missing(message_id)
+    for message_id in channel.finish(session.subscription, ids):
+        reason = channel.why_missing(message_id)
         session.answer_error("E_FIN_FAILED", b"FIN " + message_id + b" failed " + str(reason).encode())
 
 
@@ -153,9 +156,10 @@ def _req(session: Session, words: list[bytes], data: bytes, position: int) -> in
     delay = min(delay_ms, session.context.max_req_timeout_ms) / 1000
     if delay > 0:
         session.context.refresh_clock()
+    assert session.channel is not None
     assert session.subscription is not None
     try:
-        session.subscription.requeue(message_id, delay)
+        session.channel.requeue(session.subscription, message_id, delay)
     except (NotInFlight, NotOwner) as error:
         session.answer_error("E_REQ_FAILED", b"REQ " + message_id + b" failed " + str(error).encode())
     return position
@@ -165,9 +169,10 @@ def _touch(session: Session, words: list[bytes], data: bytes, position: int) -> 
     if len(words) < 2:
         raise ProtocolError("E_INVALID", "TOUCH insufficient number of params")
     message_id = _message_id(words[1])
+    assert session.channel is not None
     assert session.subscription is not None
     try:
-        session.subscription.touch(message_id)
+        session.channel.touch(session.subscription, message_id)
     except (NotInFlight, NotOwner) as error:
         session.answer_error("E_TOUCH_FAILED", b"TOUCH " + message_id + b" failed " + str(error).encode())
     return position
@@ -202,17 +207,13 @@ def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> in
         start, stop = _message_body(session, data, position, "PUB")
     if context.ask is not None:
         session.authorization.check(session, "PUB", words[1].decode())
-    broker = context.broker
     try:
-        if broker.store.full is not None or broker.refusal is not None:
-            broker.refuse_publishing()
         if topic is None:
-            topic = context.topic(words[1])
-        frame = frame_of(broker.store.ids.take(1), broker.wall_ns, data[start:stop])
-    except (Refused, OSError) as error:
-        raise ProtocolError("E_PUB_FAILED", f"PUB failed {_reason(error)}") from error
-    topic.publish([frame], len(frame))
-    _published(session, topic, 1, "PUB")
+            topic = context.broker.topic_to_publish(words[1].decode("ascii"))
+        commit_number = context.broker.publish(topic, [data[start:stop]])
+    except Refused as error:
+        raise ProtocolError("E_PUB_FAILED", f"PUB failed {error}") from error
+    _published(session, topic, commit_number, 1, "PUB")
     return stop
 
 
@@ -234,16 +235,11 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     if delay_ms:
         session.context.refresh_clock()  # before the message has its time: after a restart that one counts
     try:
-        session.broker.refuse_publishing()
-        topic = session.context.topic(words[1])
-        frame = frame_of(session.broker.store.ids.take(1), session.broker.wall_ns, data[start:stop])
-    except (Refused, OSError) as error:
-        raise ProtocolError("E_DPUB_FAILED", f"DPUB failed {_reason(error)}") from error
-    if delay_ms:
-        topic.publish_deferred(frame, delay_ms * 1_000_000)
-    else:
-        topic.publish([frame], len(frame))
-    _published(session, topic, 1, "DPUB")
+        topic = session.broker.topic_to_publish(words[1].decode("ascii"))
+        commit_number = session.broker.publish(topic, [data[start:stop]], delay_ms * 1_000_000)
+    except Refused as error:
+        raise ProtocolError("E_DPUB_FAILED", f"DPUB failed {error}") from error
+    _published(session, topic, commit_number, 1, "DPUB")
     return stop
 
 
@@ -261,22 +257,19 @@ def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     if context.ask is not None:
         session.authorization.check(session, "MPUB", words[1].decode())
     try:
-        if broker.refusal is not None:
-            broker.refuse_publishing()
-        topic = context.topic(words[1])
+        topic = context.topics.get(words[1]) or broker.topic_to_publish(words[1].decode("ascii"))
         count, whole_at = _message_count(session, data, position)
         if len(data) < whole_at:
             _wait_for_batch(session, data, position, count)
-        broker.refuse_publishing()
-        first_id = broker.store.ids.take(count)
-    except (Refused, OSError) as error:
-        raise ProtocolError("E_MPUB_FAILED", f"MPUB failed {_reason(error)}") from error
+        first_id = broker.reserve_ids(count)
+    except Refused as error:
+        raise ProtocolError("E_MPUB_FAILED", f"MPUB failed {error}") from error
     batch = parse_batch(data, position + 8, count, first_id, broker.wall_ns, context.max_msg_size)
     if batch is None or batch.end - position - 4 > context.max_body_size:
         _wait_for_batch(session, data, position, count)
     assert batch is not None
-    topic.publish(batch.frames, batch.size)
-    _published(session, topic, count, "MPUB")
+    commit_number = broker.publish_frames(topic, batch.frames, batch.size)
+    _published(session, topic, commit_number, count, "MPUB")
     return batch.end
 
 
@@ -316,10 +309,10 @@ def _topic_name(name: bytes, code: str, command: str) -> str:
     return text
 
 
-def _published(session: Session, topic: Topic, count: int, command: str) -> None:
+def _published(session: Session, topic: Topic, commit_number: int, count: int, command: str) -> None:
     counts = session.pub_counts
     counts[topic.name] = counts.get(topic.name, 0) + count
-    session.unconfirmed_publishes.append((len(session.answers), topic, topic.batch, command))
+    session.unconfirmed_publishes.append((len(session.answers), topic, commit_number, command))
     session.must_sync = True
     session.answer(OK)
 
@@ -334,10 +327,6 @@ def _wrap_int64(number: int) -> int:
     """A count past 64 bits wraps, as clients may have come to see it."""
     number &= (1 << 64) - 1
     return number - (1 << 64) if number >> 63 else number
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 Handler = Callable[["Session", list[bytes], bytes, int], int]

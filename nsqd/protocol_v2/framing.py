@@ -15,9 +15,8 @@ import attrs
 from nsqkit.wire import ProtocolError
 from nsqkit.wire.frames import BODY
 
-__all__ = ["Batch", "Incomplete", "MultiScan", "frame_of", "parse_batch"]
+__all__ = ["Batch", "Incomplete", "MultiScan", "parse_batch"]
 
-_HEAD = struct.Struct(">iiqH16s")
 _HEAD_WITHOUT_DIGITS = struct.Struct(">iiqH13s")
 _SIZE = struct.Struct(">I")
 _SIGNED = struct.Struct(">i")
@@ -30,11 +29,6 @@ class Incomplete(Exception):
 
     def __init__(self, need: int) -> None:
         self.need = need
-
-
-def frame_of(message_id: int, wall_ns: int, body: bytes) -> bytes:
-    """One message frame, as its first delivery sends it."""
-    return _HEAD.pack(BODY - 4 + len(body), _MESSAGE, wall_ns, 1, b"%016x" % message_id) + body
 
 
 @attrs.frozen

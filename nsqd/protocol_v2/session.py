@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from nsqd.auth import AuthState
-from nsqd.broker import Broker, Outbox, Refused, Subscription, Topic, Topology
+from nsqd.broker import Broker, Channel, Outbox, Refused, Subscription, Topic, Topology
 from nsqd.protocol_v2.authorization import Authorization
 from nsqd.protocol_v2.commands import ALLOWED, BEFORE_TLS, Handler, finish
 from nsqd.protocol_v2.framing import Incomplete, MultiScan
@@ -71,6 +71,7 @@ class Session:
     place: Topology | None = None  # unknown before IDENTIFY
     state: State = State.INIT
     _commands: dict[bytes, Handler] = attrs.field(init=False)
+    channel: Channel | None = None
     subscription: Subscription | None = None
     topic: Topic | None = None
     pub_counts: dict[str, int] = attrs.field(factory=dict)
@@ -401,16 +402,18 @@ class Session:
     def _send_answers(self, answers: list[bytes], subscribed: bool) -> None:
         if answers:
             self.outbox.put(answers, sum(map(len, answers)))
-        if subscribed and self.subscription is not None and self.subscription.held:
-            self.subscription.held = False
-            self.subscription.channel.offer(self.subscription)
+        if subscribed and self.subscription is not None and self.subscription.awaiting_commit:
+            self.subscription.awaiting_commit = False
+            assert self.channel is not None
+            self.channel.offer(self.subscription)
 
     def sent(self, size: int) -> None:
         """The socket took this many bytes."""
         self.outbox.size -= size
         subscription = self.subscription
         if subscription is not None and not subscription.waiting:
-            subscription.channel.offer(subscription)
+            assert self.channel is not None
+            self.channel.offer(subscription)
 
     def blocked(self, blocked: bool) -> None:
         """The socket took only a part (True), or everything (False). Called after each try: any part is progress."""
@@ -464,6 +467,6 @@ class Session:
         self._held.clear()
         self.layers = None  # large, and in a circle of references
         self.authorization.secret = b""
-        if self.subscription is not None and self.topic is not None:
+        if self.subscription is not None and self.channel is not None and self.topic is not None:
             ids = {frame[ID] for frame in unsent if frame[4:8] == b"\0\0\0\x02"}
-            self.topic.unsubscribe(self.subscription, ids)
+            self.topic.unsubscribe(self.channel, self.subscription, ids)

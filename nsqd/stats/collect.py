@@ -14,7 +14,6 @@ import attrs
 import trio
 
 from nsqd.broker import Channel, Locality, Topic
-from nsqd.broker.log_topic import LogTopic
 from nsqd.broker.quantiles import Sketch
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.memory import MemoryStats, memory_stats
@@ -166,7 +165,7 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
     return Stats(
         query=query,
         version=daemon.version,
-        health=daemon.broker.store.health,
+        health=daemon.broker.health,
         start_time_ns=daemon.start_time_ns,
         topics=topics,
         producers=producers,
@@ -207,7 +206,7 @@ async def _topic_stats(
 ) -> TopicStats:
     channels, samples = [], Sketch()
     for name, channel in sorted(topic.channels.items()):
-        its_samples = channel.latency.samples(channel.now) if channel.latency is not None else None
+        its_samples = channel.latency.samples(channel.context.now) if channel.latency is not None else None
         if its_samples is not None and its_samples.count:
             samples.merge(its_samples)
             await pace.did(LATENCY_WEIGHT)
@@ -224,7 +223,7 @@ async def _topic_stats(
         backend_depth=topic.backend_depth,
         message_count=topic.message_count,
         message_bytes=topic.message_bytes,
-        disk_bytes=topic.log.bytes_on_disk if isinstance(topic, LogTopic) else 0,
+        disk_bytes=topic.store.bytes_on_disk,
         dropped_count=topic.dropped_count,
         paused=topic.paused,
         latency=_latency(samples, percentiles),
@@ -241,15 +240,15 @@ def _channel_stats(
         backend_depth=channel.backend_depth,
         in_flight_count=channel.in_flight_count,
         deferred_count=len(channel.deferred),
-        message_count=channel.message_count,
-        delivery_count=channel.delivery_count,
+        message_count=channel.counts.entered,
+        delivery_count=channel.counts.delivered,
         zone_local_count=channel.deliveries_to(Locality.ZONE),
         region_local_count=channel.deliveries_to(Locality.REGION),
-        requeue_count=channel.requeue_count,
-        timeout_count=channel.timeout_count,
-        finish_count=channel.finish_count,
-        dropped_count=channel.dropped_count,
-        damaged_count=channel.damaged_count,
+        requeue_count=channel.counts.requeued,
+        timeout_count=channel.counts.timed_out,
+        finish_count=channel.counts.finished,
+        dropped_count=channel.counts.dropped,
+        damaged_count=channel.counts.damaged,
         client_count=len(channel.subscriptions),
         clients=clients,
         paused=channel.paused,

@@ -78,16 +78,16 @@ async def _rows(stats: Stats, now_ns: int) -> tuple[list[_TopicRow], list[_Chann
 
 
 def _of_the_daemon(daemon: StatsSource, stats: Stats, topics: int, channels: int) -> Iterator[Family]:
-    syncer, loop_lag = daemon.broker.store.syncer, daemon.loop_lag
+    broker, loop_lag = daemon.broker, daemon.loop_lag
     yield gauge(
         "nsqd_healthy", "1 while /ping says OK, 0 while writing to the disk fails.", int(stats.health == "OK")
     )
     yield gauge("nsqd_topics", "Topics.", topics)
     yield gauge("nsqd_channels", "Channels, of all topics.", channels)
     yield gauge("nsqd_connections", "TCP connections of producers and consumers.", daemon.connection_count)
-    yield counter("nsqd_syncs_total", "Syncs of the logs to the disk.", syncer.count)
+    yield counter("nsqd_syncs_total", "Syncs of the logs to the disk.", broker.sync_count)
     yield gauge(
-        "nsqd_unsynced_appends", "Appends to logs that are not synced yet.", syncer.written - syncer.synced
+        "nsqd_unsynced_appends", "Appends to logs that are not synced yet.", broker.unsynced_appends
     )
     if loop_lag.last_sync is not None:
         yield gauge(

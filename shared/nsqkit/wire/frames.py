@@ -39,6 +39,7 @@ __all__ = [
     "encode_error",
     "encode_message",
     "encode_response",
+    "message_frame",
     "split_frames",
     "with_attempts",
 ]
@@ -58,6 +59,11 @@ BODY: Final = 34
 MAX_ATTEMPTS: Final = 0xFFFF  # the field saturates, it never wraps
 
 _PREFIX = struct.Struct(">ii")
+
+
+def message_frame(message_id: int, timestamp_ns: int, body: bytes) -> bytes:
+    """A whole message frame, as the first delivery sends it."""
+    return HEAD.pack(BODY - 4 + len(body), FrameType.MESSAGE, timestamp_ns, 1, b"%016x" % message_id) + body
 
 
 def encode_response(payload: bytes) -> bytes:

@@ -29,7 +29,7 @@ class Receipt:
     """What a producer knows of one publish. `error` is None before the round and when it was acknowledged."""
 
     topic: Topic
-    batch: int
+    commit_number: int
     ids: list[bytes]
     error: str | None = None
     done: bool = False
@@ -43,6 +43,7 @@ class Receipt:
 class Consumer:
     """A client. `received`: what its socket took; what waits in front of the socket is `unsent`."""
 
+    channel: Channel = attrs.field(init=False)
     subscription: Subscription = attrs.field(init=False)
     outbox: Outbox = attrs.field(init=False)
     received: list[Message] = attrs.field(factory=list)
@@ -65,7 +66,7 @@ class Consumer:
         self.received += map(decode_message, self.outbox.take())
         self.awake = False
         self.outbox.size = 0
-        self.subscription.channel.offer(self.subscription)
+        self.channel.offer(self.subscription)
         return True
 
     @property
@@ -162,7 +163,7 @@ class Harness:
         return encode_message(self.wall_ns, 1, message_id, body)
 
     def _receipt(self, topic: Topic, frames: list[bytes]) -> Receipt:
-        receipt = Receipt(topic, topic.batch, [frame[18:34] for frame in frames])
+        receipt = Receipt(topic, topic.commit_number, [frame[18:34] for frame in frames])
         self._receipts.append(receipt)
         return receipt
 
@@ -183,40 +184,40 @@ class Harness:
         consumer = Consumer()
         consumer.outbox = Outbox(consumer, limit)
         self.broker.advance(self.now, self.wall_ns)
-        consumer.subscription = self.topic(topic).subscribe(
+        consumer.channel, consumer.subscription = self.topic(topic).subscribe(
             channel, consumer.outbox, timeout, sample, topology
         )
         self.consumers.append(consumer)
-        consumer.subscription.set_rdy(rdy)
+        consumer.channel.set_rdy(consumer.subscription, rdy)
         self.round()
         return consumer
 
     def rdy(self, consumer: Consumer, count: int) -> None:
-        consumer.subscription.set_rdy(count)
+        consumer.channel.set_rdy(consumer.subscription, count)
         self.round()
 
     def finish(self, consumer: Consumer, *ids: bytes) -> list[bytes]:
         """FIN for these, or for all that it has in flight; returns those that were not in flight."""
-        missing = consumer.subscription.finish(list(ids) or consumer.in_flight)
+        missing = consumer.channel.finish(consumer.subscription, list(ids) or consumer.in_flight)
         self.round()
         return missing
 
     def requeue(self, consumer: Consumer, message_id: bytes, delay: float = 0.0) -> None:
-        consumer.subscription.requeue(message_id, delay)
+        consumer.channel.requeue(consumer.subscription, message_id, delay)
         self.round()
 
     def touch(self, consumer: Consumer, message_id: bytes) -> None:
         self.broker.advance(self.now, self.wall_ns)
-        consumer.subscription.touch(message_id)
+        consumer.channel.touch(consumer.subscription, message_id)
         self.round()
 
     def disconnect(self, consumer: Consumer) -> None:
         """Its connection ends; what its socket never took goes back."""
         self.consumers.remove(consumer)
-        topic = self.broker.topics.get(consumer.subscription.channel.topic_name)
+        topic = self.broker.topics.get(consumer.channel.topic_name)
         unsent = {message.id for message in consumer.unsent}
         if topic is not None:
-            topic.unsubscribe(consumer.subscription, unsent)
+            topic.unsubscribe(consumer.channel, consumer.subscription, unsent)
         self.round()
 
     def take(self, consumer: Consumer) -> None:
@@ -256,7 +257,7 @@ class Harness:
     def _commit(self) -> None:
         self.broker.commit()
         for receipt in self._receipts:
-            receipt.done, receipt.error = True, receipt.topic.failed.get(receipt.batch)
+            receipt.done, receipt.error = True, receipt.topic.failed.get(receipt.commit_number)
         self._receipts.clear()
         self.broker.end_of_failures()
 
@@ -299,7 +300,7 @@ class Harness:
 
     def snapshot(self, topic: str = "t") -> None:
         """Take a whole snapshot of a durable topic."""
-        self.broker.existing(topic).retention.begin_snapshot()  # type: ignore[attr-defined]
+        self.broker.retentions[topic].begin_snapshot()
         while self.broker.step_snapshots():
             pass
         self.round()
@@ -329,11 +330,11 @@ class Harness:
 def conserved(channel: Channel) -> bool:
     """Everything that entered the channel is somewhere (I9). Holds for a channel made in this life of the daemon."""
     counted = (
-        channel.finish_count
-        + channel.dropped_count
-        + channel.damaged_count
+        channel.counts.finished
+        + channel.counts.dropped
+        + channel.counts.damaged
         + channel.depth
         + channel.in_flight_count
         + len(channel.deferred)
     )
-    return counted == channel.message_count
+    return counted == channel.counts.entered

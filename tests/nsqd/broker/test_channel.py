@@ -350,7 +350,7 @@ class TestPause:
         channel = harness.channel()
         assert (channel.depth, channel.in_flight_count, len(channel.deferred)) == (1, 2, 0)
         harness.advance(5)
-        assert (channel.depth, channel.in_flight_count, channel.timeout_count) == (2, 1, 1)
+        assert (channel.depth, channel.in_flight_count, channel.counts.timed_out) == (2, 1, 1)
         assert len(consumer.received) == 4
 
     @pytest.mark.parametrize("paused", [True, False])
@@ -380,7 +380,7 @@ class TestEmpty:
         harness.round()
         channel = harness.channel(name)
         assert (channel.depth, channel.in_flight_count, len(channel.deferred)) == (0, 0, 0)
-        assert channel.message_count == 5, "counters stay"
+        assert channel.counts.entered == 5, "counters stay"
         assert harness.finish(consumer, ids[1]) == [ids[1]], "its FIN comes too late"
         consumer.new()
         harness.publish(b"new", b"newer")
@@ -449,7 +449,7 @@ class TestDelete:
         harness = Harness()
         for _ in range(2):
             consumer = harness.subscribe(rdy=1, timeout=10)
-            if not harness.channel().message_count:
+            if not harness.channel().counts.entered:
                 harness.publish(b"a")
             harness.disconnect(consumer)
         assert harness.channel().in_flight_count == 1
@@ -476,7 +476,7 @@ class TestConsumers:
         channel = harness.channel()
         got = len(consumer.new())
         assert 400 < got < 900, "about thirty in a hundred"
-        assert (channel.depth, channel.dropped_count) == (0, 2000 - got)
+        assert (channel.depth, channel.counts.dropped) == (0, 2000 - got)
         assert conserved(channel)
         harness.finish(consumer)
         harness.kill()
@@ -497,10 +497,10 @@ class TestCounters:
         harness.requeue(consumer, b)
         harness.advance(10)
         channel, client = harness.channel(), consumer.subscription
-        assert (channel.message_count, channel.finish_count) == (3, 1)
-        assert (channel.requeue_count, channel.timeout_count) == (1, 2)
+        assert (channel.counts.entered, channel.counts.finished) == (3, 1)
+        assert (channel.counts.requeued, channel.counts.timed_out) == (1, 2)
         assert (client.message_count, client.finish_count, client.requeue_count) == (6, 1, 1)
-        assert channel.delivery_count == 6
+        assert channel.counts.delivered == 6
 
     def test_after_a_restart_they_begin_anew(self) -> None:
         harness = Harness()
@@ -508,4 +508,4 @@ class TestCounters:
         harness.publish(b"a", b"b")
         harness.restart()
         channel, topic = harness.channel(), harness.topic()
-        assert (channel.depth, channel.message_count, topic.message_count) == (2, 0, 0)
+        assert (channel.depth, channel.counts.entered, topic.message_count) == (2, 0, 0)

@@ -19,7 +19,7 @@ class TestOverflow:
         for seq in range(6):
             harness.publish(b"%d" % seq, topic=topic)
         channel = harness.channel("c#ephemeral", topic)
-        assert (channel.depth, channel.message_count, channel.dropped_count) == (2, 6, 4)
+        assert (channel.depth, channel.counts.entered, channel.counts.dropped) == (2, 6, 4)
         assert channel.backend_depth == 0
         assert conserved(channel)
         assert harness.drain(harness.subscribe("c#ephemeral", topic=topic, rdy=10)) == [b"0", b"1"]
@@ -29,7 +29,7 @@ class TestOverflow:
         harness.create("c#ephemeral")
         harness.publish_many(6)
         channel = harness.channel("c#ephemeral")
-        assert (channel.depth, channel.message_count, channel.dropped_count) == (2, 6, 4)
+        assert (channel.depth, channel.counts.entered, channel.counts.dropped) == (2, 6, 4)
 
     def test_a_durable_channel_beside_it_loses_nothing(self) -> None:
         harness = Harness(mem_queue_size=2)
@@ -46,18 +46,18 @@ class TestOverflow:
             bodies = harness.publish_many(5)
             assert consumer.bodies() == bodies
             harness.finish(consumer)
-        assert harness.channel("c#ephemeral").dropped_count == 0
+        assert harness.channel("c#ephemeral").counts.dropped == 0
 
     def test_bytes_are_bounded_too(self) -> None:
         harness = Harness(mem_queue_bytes=10_000)
         consumer = harness.subscribe("c#ephemeral", rdy=3)
         harness.publish(*[bytes(1000)] * 20)
         channel = harness.channel("c#ephemeral")
-        assert channel.dropped_count == 11
+        assert channel.counts.dropped == 11
         assert len(harness.drain(consumer)) == 9
         assert conserved(channel)
         harness.publish(*[bytes(1000)] * 9)
-        assert channel.dropped_count == 11, "what is finished makes room"
+        assert channel.counts.dropped == 11, "what is finished makes room"
 
     def test_what_was_sampled_out_or_emptied_makes_room(self) -> None:
         harness = Harness(mem_queue_bytes=10_000)
@@ -66,7 +66,7 @@ class TestOverflow:
             harness.publish(*[bytes(1000)] * 9)
             harness.topic().empty_channel("c#ephemeral")
         channel = harness.channel("c#ephemeral")
-        assert (channel.depth, channel.dropped_count) == (0, 27)
+        assert (channel.depth, channel.counts.dropped) == (0, 27)
         assert conserved(channel)
 
     def test_a_topic_without_a_channel_keeps_the_oldest(self) -> None:
@@ -89,7 +89,7 @@ class TestBacklog:
         channel = harness.channel("c#ephemeral")
         harness.publish(b"new")
         assert harness.drain(consumer) == [*bodies[:mem_queue_size], b"new"]
-        assert channel.message_count == 21
+        assert channel.counts.entered == 21
         assert conserved(channel)
 
     def test_numbers_that_an_append_gave_up_are_no_part_of_it(self) -> None:
@@ -102,7 +102,7 @@ class TestBacklog:
         consumer = harness.subscribe("c#ephemeral", rdy=5)
         assert consumer.bodies() == [b"a", b"b"]
         channel = harness.channel("c#ephemeral")
-        assert (channel.message_count, channel.damaged_count) == (2, 0)
+        assert (channel.counts.entered, channel.counts.damaged) == (2, 0)
 
     def test_it_is_read_while_it_lasts(self) -> None:
         harness = Harness()
@@ -144,7 +144,7 @@ class TestBacklog:
         assert consumer.bodies() == bodies
         harness.advance(5)
         assert consumer.bodies() == [b"later"]
-        assert harness.channel("c#ephemeral").dropped_count == 0
+        assert harness.channel("c#ephemeral").counts.dropped == 0
 
     def test_deferred_ones_keep_their_delay(self) -> None:
         harness = Harness()

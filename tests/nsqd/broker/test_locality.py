@@ -111,7 +111,7 @@ def test_what_was_delivered_to_those_who_have_left_still_counts() -> None:
     assert counts(harness) == (3, 2, 0)
     harness.disconnect(region)
     assert counts(harness) == (3, 2, 0)
-    assert harness.channel().delivery_count == 5
+    assert harness.channel().counts.delivered == 5
 
 
 def test_without_the_experiment_all_are_alike() -> None:

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from nsqd.broker.log_channel import LogChannel
+from nsqd.broker.log_backlog import LogBacklog
 from nsqd.log.store import StoreOptions
 from tests.nsqd.broker.harness import Harness, conserved
 
@@ -42,7 +42,7 @@ class TestBehindTheWindow:
         consumer = harness.subscribe(rdy=9)
         assert harness.drain(consumer) == bodies
         assert len({message.id for message in consumer.received}) == 210
-        assert (channel.depth, channel.backend_depth, channel.damaged_count) == (0, 0, 0)
+        assert (channel.depth, channel.backend_depth, channel.counts.damaged) == (0, 0, 0)
         assert conserved(channel)
 
     def test_from_the_disk_into_the_window_without_a_gap(
@@ -226,7 +226,7 @@ class TestTrouble:
         assert consumer.received == [], "it is tried again in a second"
         harness.advance(1)
         assert consumer.bodies() == bodies
-        assert harness.channel().damaged_count == 0
+        assert harness.channel().counts.damaged == 0
 
     def test_an_error_in_a_job_is_no_damage_either(self) -> None:
         harness = cold_harness()
@@ -256,7 +256,7 @@ class TestTrouble:
             consumer = harness.subscribe(name, rdy=3)
             assert harness.drain(consumer) == kept
             channel = harness.channel(name)
-            assert (channel.damaged_count, channel.depth) == (1, 0)
+            assert (channel.counts.damaged, channel.depth) == (1, 0)
             assert conserved(channel)
         harness.publish(b"new")
         assert harness.drain(consumer) == [b"new"]
@@ -272,7 +272,7 @@ class TestTrouble:
         harness.corrupt(b"only-one")
         consumer = harness.subscribe(rdy=3)
         assert harness.drain(consumer) == []
-        assert (harness.channel().damaged_count, harness.channel().depth) == (1, 0)
+        assert (harness.channel().counts.damaged, harness.channel().depth) == (1, 0)
         harness.publish(b"new")
         assert harness.drain(consumer) == [b"new"]
 
@@ -290,7 +290,7 @@ class TestTrouble:
         harness.rdy(consumer, 10)
         assert consumer.bodies() == [b"body-0", b"body-2"]
         channel = harness.channel()
-        assert (channel.damaged_count, channel.depth) == (1, 0)
+        assert (channel.counts.damaged, channel.depth) == (1, 0)
         assert conserved(channel)
 
     def test_after_a_kill_the_damage_is_known(self) -> None:
@@ -301,10 +301,10 @@ class TestTrouble:
         harness.corrupt(b"body-2")
         harness.kill()
         channel = harness.channel()
-        assert (channel.depth, channel.damaged_count) == (4, 1)
+        assert (channel.depth, channel.counts.damaged) == (4, 1)
         assert harness.drain(harness.subscribe(rdy=2)) == [b"body-0", b"body-1", b"body-3", b"body-4"]
         harness.kill()
-        assert harness.channel().damaged_count == 1, "counted once"
+        assert harness.channel().counts.damaged == 1, "counted once"
 
 
 class TestSegments:
@@ -335,7 +335,7 @@ class TestSegments:
         for name in ("quick", "slow"):
             channel = harness.channel(name)
             assert isinstance(channel, LogChannel)
-            assert (channel.depth, channel.damaged_count) == (0, 0)
+            assert (channel.depth, channel.counts.damaged) == (0, 0)
 
     def test_finishes_that_could_not_be_written_let_none_go(self) -> None:
         harness = Harness(SMALL_SEGMENTS, mem_queue_size=0)

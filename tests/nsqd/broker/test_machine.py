@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from nsqd.broker import Channel, Refused, Topology
 from nsqd.broker import retention as keeper_module
-from nsqd.broker.log_channel import LogChannel
+from nsqd.broker.log_backlog import LogBacklog
 from nsqd.broker.log_topic import LogTopic
 from nsqd.log.store import StoreOptions
 from nsqkit.wire.names import is_ephemeral
@@ -76,7 +76,7 @@ class CoreMachine(RuleBasedStateMachine):
         return self.harness.now
 
     def model_of(self, consumer: Consumer) -> ChannelModel:
-        channel = consumer.subscription.channel
+        channel = consumer.channel
         return self.model[channel.topic_name].channels[channel.name]
 
     def pairs(self) -> Iterator[tuple[Channel, ChannelModel]]:
@@ -203,7 +203,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     def disconnect(self, pick: int) -> None:
         consumer = self.consumer(pick)
-        channel, model = consumer.subscription.channel, self.model_of(consumer)
+        channel, model = consumer.channel, self.model_of(consumer)
         model.leave(consumer, {message.id for message in consumer.unsent})
         self.harness.disconnect(consumer)
         if not model.durable and not channel.subscriptions:
@@ -325,7 +325,7 @@ class CoreMachine(RuleBasedStateMachine):
     def end_of_channel(self, name: str, channel: str | None = None) -> None:
         """Its clients were told to go; they do."""
         for consumer in list(self.harness.consumers):
-            gone = consumer.subscription.channel
+            gone = consumer.channel
             if gone.topic_name == name and channel in (None, gone.name):
                 assert consumer.disconnected
                 self.harness.disconnect(consumer)
@@ -464,8 +464,8 @@ class CoreMachine(RuleBasedStateMachine):
         if isinstance(channel, LogChannel):
             assert channel.depth == len(model.at("ready"))
             assert len(channel.deferred) == len(model.at("deferred"))
-            assert channel.message_count == model.advanced
-            assert channel.damaged_count == 0
+            assert channel.counts.entered == model.advanced
+            assert channel.counts.damaged == 0
             if not channel.has_unwritten:
                 model.journaled()
         else:
@@ -519,7 +519,7 @@ class CoreMachine(RuleBasedStateMachine):
             self.finish(len(self.harness.consumers) - 1, 1000)
             self.everything_is_where_it_should_be()
         assert not model.durable or not model.copies, "lost"
-        assert consumer.subscription.channel.depth == 0
+        assert consumer.channel.depth == 0
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from nsqd.broker import retention as keeper_module
-from nsqd.broker.log_channel import LogChannel
+from nsqd.broker.log_backlog import LogBacklog
 from nsqd.broker.log_topic import LogTopic
 from tests.nsqd.broker.harness import Harness
 
@@ -194,7 +194,7 @@ class TestDeferred:
         harness.topic().pause(False)
         harness.round()
         channel = harness.channel()
-        assert (channel.message_count, channel.depth, len(channel.deferred)) == (1, 0, 1)
+        assert (channel.counts.entered, channel.depth, len(channel.deferred)) == (1, 0, 1)
         harness.advance(30)
         stop(harness)
         consumer = harness.subscribe(rdy=1)

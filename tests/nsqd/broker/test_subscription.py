@@ -94,7 +94,7 @@ class TestFinish:
         unknown = b"0" * 16
         assert harness.finish(another, ids[0]) == [ids[0]]
         assert harness.finish(consumer, ids[0], unknown, ids[0], ids[1]) == [unknown, ids[0]]
-        assert harness.channel().finish_count == 2
+        assert harness.channel().counts.finished == 2
         assert consumer.subscription.finish_count == 2
         assert isinstance(consumer.subscription.why_missing(unknown), NotInFlight)
 
@@ -108,7 +108,7 @@ class TestFinish:
         ids = harness.publish(*[b"x"] * 100).ids
         for step in (7, 3, 1):
             harness.finish(consumer, *[i for i in ids[::step] if i in consumer.subscription.in_flight])
-        assert harness.channel().finish_count == 100
+        assert harness.channel().counts.finished == 100
         harness.kill()
         assert harness.channel().depth == 0
 
@@ -121,7 +121,7 @@ class TestRequeue:
         (message_id,) = harness.publish(b"a").ids
         harness.requeue(consumer, message_id)
         assert [message.attempts for message in consumer.new()] == [1, 2]
-        assert harness.channel(name).requeue_count == 1
+        assert harness.channel(name).counts.requeued == 1
 
     @pytest.mark.parametrize("name", CHANNELS)
     @pytest.mark.parametrize("delay", [0.25, 1.0, 60.0, 3600.0])
@@ -176,7 +176,7 @@ class TestTouch:
         assert len(consumer.new()) == 2
         harness.advance(0.5)
         assert consumer.bodies() == [b"touched"]
-        assert harness.channel().timeout_count == 1
+        assert harness.channel().counts.timed_out == 1
 
     def test_one_that_hits_the_limit_does_not_wait_behind_others(self) -> None:
         harness = Harness(max_msg_timeout=12.0)
@@ -246,7 +246,7 @@ class TestTimeOut:
             harness.advance(0.25)
             assert consumer.bodies() == [b"%d" % second]
             harness.advance(0.75)
-        assert harness.channel(name).timeout_count == 4
+        assert harness.channel(name).counts.timed_out == 4
 
     def test_each_client_has_its_own(self) -> None:
         harness = Harness()
@@ -341,7 +341,7 @@ class TestDisconnect:
             (b"b", 1),
             (b"c", 1),
         ]
-        assert harness.channel(name).timeout_count == 0
+        assert harness.channel(name).counts.timed_out == 0
 
     def test_unsent_after_a_requeue(self) -> None:
         harness = Harness()
@@ -373,7 +373,7 @@ class TestDisconnect:
         harness.advance(0.5)
         assert [message.attempts for message in third.new()] == [3]
         channel = harness.channel(name)
-        assert (channel.timeout_count, len(channel.disconnected)) == (2, 0)
+        assert (channel.counts.timed_out, len(channel.disconnected)) == (2, 0)
         assert conserved(channel)
 
     def test_a_finished_message_is_no_loss(self) -> None:
@@ -383,7 +383,7 @@ class TestDisconnect:
             harness.publish(b"a")
             harness.finish(consumer)
             harness.disconnect(consumer)
-        assert harness.channel().timeout_count == 0
+        assert harness.channel().counts.timed_out == 0
         assert not harness.channel().disconnected
 
     def test_others_go_on(self) -> None:

@@ -102,7 +102,7 @@ class TestPublish:
         assert [receipt.error is not None for receipt in receipts] == [True, True]
         topic, channel = harness.topic(), harness.channel()
         assert (topic.message_count, topic.message_bytes, topic.depth) == (1, 1, 0)
-        assert (channel.message_count, channel.depth, channel.in_flight_count) == (1, 0, 1)
+        assert (channel.counts.entered, channel.depth, channel.in_flight_count) == (1, 0, 1)
         assert harness.broker.store.health.startswith("NOK - ")
         harness.heal()
         harness.advance(1)
@@ -147,7 +147,7 @@ class TestPublish:
         assert harness.broker.store.notes == []
         harness.topic().pause(False)
         assert harness.drain(harness.subscribe(rdy=10)) == [b"a", b"b", b"c"]
-        assert harness.channel().damaged_count == 0
+        assert harness.channel().counts.damaged == 0
 
     def test_given_up_numbers_behind_the_mark_make_no_depth_below_zero(self) -> None:
         harness = Harness()
@@ -173,7 +173,7 @@ class TestPublish:
         harness.publish(b"b")
         durable, ephemeral = harness.subscribe("c", rdy=10), harness.subscribe("d#ephemeral", rdy=10)
         assert durable.bodies() == [b"a", b"b"]
-        assert harness.channel("c").message_count == 2
+        assert harness.channel("c").counts.entered == 2
         assert ephemeral.bodies() == []
 
     def test_while_the_disk_is_full_nothing_is_made(self) -> None:
@@ -203,7 +203,7 @@ class TestPublish:
             harness.advance(1)
         harness.fail("append", seq)
         harness.finish(consumer)
-        assert (harness.channel().finish_count, consumer.bodies()) == (2, bodies), "consumers drain on"
+        assert (harness.channel().counts.finished, consumer.bodies()) == (2, bodies), "consumers drain on"
         harness.finish(consumer)
         harness.heal()
         harness.advance(1)

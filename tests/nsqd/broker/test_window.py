@@ -101,5 +101,5 @@ def test_bytes_of_the_whole_daemon_are_bounded() -> None:
         assert harness.channel(topic=name).depth == 100
         consumer = harness.subscribe(topic=name, rdy=7)
         assert harness.drain(consumer) == [bytes(100)] * 100
-        assert harness.channel(topic=name).damaged_count == 0
+        assert harness.channel(topic=name).counts.damaged == 0
     assert harness.broker.read_ahead.used <= 20_000

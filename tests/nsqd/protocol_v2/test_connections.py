@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from nsqd.protocol_v2.framing import frame_of
+from nsqkit.wire.frames import message_frame
 from nsqd.protocol_v2.session import ANSWERS_LIMIT, OUTBOX_LIMIT, Session
 from nsqkit.wire import OK
 from tests.nsqd.protocol_v2.harness import error, fin, identify, mpub, pub, sub

@@ -178,7 +178,7 @@ def test_a_run_of_fins(piece: int, end: bytes) -> None:
     client.send_in_pieces(b"".join(b"FIN " + message_id + end for message_id in ids), piece)
     assert client.answers() == []
     channel = machine.channel()
-    assert (channel.finish_count, channel.in_flight_count, channel.depth) == (20, 0, 0)
+    assert (channel.counts.finished, channel.in_flight_count, channel.depth) == (20, 0, 0)
 
 
 def test_fin_twice() -> None:
@@ -189,7 +189,7 @@ def test_fin_twice() -> None:
     client.send(fin(one) + fin(one, two, one, three, two))
     assert client.answers() == [failed("FIN", message_id, NOT_IN_FLIGHT) for message_id in (one, one, two)]
     assert not client.closed
-    assert machine.channel().finish_count == 3
+    assert machine.channel().counts.finished == 3
 
 
 def test_fin_of_anothers() -> None:
@@ -333,9 +333,9 @@ def test_who_has_not_said_who_he_is_has_the_time_out_of_the_options() -> None:
         assert len(client.send(b"RDY 1\n").messages()) == 1
     machine.advance(4.875)
     channel = machine.channel()
-    assert (channel.timeout_count, channel.in_flight_count) == (0, 2)
+    assert (channel.counts.timed_out, channel.in_flight_count) == (0, 2)
     machine.advance(0.125)
-    assert channel.timeout_count == 2
+    assert channel.counts.timed_out == 2
 
 
 # --- CLS
@@ -441,7 +441,7 @@ def test_sampling_discards() -> None:
     count = len(client.messages())
     assert 100 < count < 400
     channel = machine.channel()
-    assert (channel.depth, channel.in_flight_count, channel.dropped_count) == (0, count, 2000 - count)
+    assert (channel.depth, channel.in_flight_count, channel.counts.dropped) == (0, count, 2000 - count)
 
 
 def test_two_identities_on_one_channel() -> None:

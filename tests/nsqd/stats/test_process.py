@@ -106,7 +106,7 @@ def test_what_statsd_gets(nsqd: Daemon, receiver: socket.socket) -> None:
     expected += [(f"mem.{key}", kind) for key, kind in MEMORY_KEYS]
     assert [(name, kind) for name, _, kind in lines] == expected
     assert total["topic.t.message_bytes"] == 5
-    assert total["topic.t.channel.c.message_count"] == 3
+    assert total["topic.t.channel.c.counts.entered"] == 3
     assert total["topic.t.channel.d#ephemeral.depth"] == 3
     assert total["topic.t.channel.c.in_flight_count"] == 2
     assert total["topic.t.channel.c.clients"] == 1

@@ -1,0 +1,242 @@
+"""The backlog of a durable channel: a cursor into the topic's log, and the set of what is settled.
+
+    settled seqs, as ranges           a seq below `cursor` that is not settled is in flight, requeued or deferred
+    ------------------------ cursor
+    ready: up to the high watermark, without the seqs in `skip`
+
+`skip` holds seqs at or beyond the cursor that must not be delivered as ready: deferred messages (they entered the
+channel's deferred table when the high watermark passed them), aborted ones, and, after a restart, those that are
+settled already or await redelivery.
+
+What changes is written with the topic's next append: settled seqs as ranges, and for what awaits redelivery its
+attempts and its due time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from nsqd.broker.backlog import TURN_BYTES, ChannelCounts
+from nsqd.broker.log_reader import LogReader
+from nsqd.broker.log_view import LogView
+from nsqd.broker.oldest import Oldest, PublishTime
+from nsqd.log.ranges import RangeSet, runs
+from nsqd.log.state import AwaitingRedelivery, Change, ChannelState, Code, flat_runs
+
+__all__ = ["LogBacklog"]
+
+
+class LogBacklog:
+    """`generation`: the channel's number in the log's records. It begins at `start`."""
+
+    __slots__ = (
+        "_oldest",
+        "_to_settle",
+        "_unwritten",
+        "_unwritten_awaiting",
+        "counts",
+        "cursor",
+        "generation",
+        "reader",
+        "settled",
+        "skip",
+        "view",
+        "wake",
+    )
+
+    def __init__(self, view: LogView, generation: int, start: int) -> None:
+        self.view = view
+        self.generation = generation
+        self.cursor = start
+        self.skip = RangeSet()
+        self.settled = RangeSet()
+        self.settled.add(0, start)
+        self.counts = ChannelCounts()
+        self.wake: Callable[[], None] = lambda: None
+        self.reader = LogReader(view, lambda: self.wake())
+        self._oldest = Oldest(view)
+        self._to_settle: list[int] = []  # since the last append
+        self._unwritten = RangeSet()  # settled, but no append has said so yet
+        self._unwritten_awaiting: dict[int, AwaitingRedelivery] = {}
+
+    @classmethod
+    def restore(cls, view: LogView, state: ChannelState) -> LogBacklog:
+        """As recovery found it, without what awaits redelivery: that is the channel's."""
+        backlog = cls(view, state.generation, 0)
+        backlog.settled = state.settled
+        backlog.counts.damaged = state.damaged
+        high_watermark = view.high_watermark
+        # Seqs that were given up may be settled beyond the high watermark.
+        backlog.cursor = min(backlog.settled.end_of(0), high_watermark)
+        for start, end in state.settled:
+            backlog.skip.add(max(start, backlog.cursor), min(end, high_watermark))
+        for start, end in runs(list(state.awaiting_redelivery)) if state.awaiting_redelivery else ():
+            backlog.skip.add(max(start, backlog.cursor), end)
+        return backlog
+
+    # --- how much
+
+    @property
+    def ready(self) -> int:
+        return self.view.high_watermark - self.cursor - self.skip.count
+
+    def on_disk_only(self, requeued: Iterable[int]) -> int:
+        base = self.view.window.base
+        end = min(base, self.view.high_watermark)
+        ready = max(0, end - self.cursor - self.skip.count_between(self.cursor, end))
+        return ready + sum(1 for seq in requeued if seq < base)
+
+    def oldest(self) -> PublishTime:
+        seq = self.settled.end_of(0)
+        return self._oldest.ask(seq) if seq < self.view.high_watermark else None
+
+    @property
+    def floor(self) -> float:
+        """The lowest seq that is not settled as far as the log says: what a crash now would make it need again."""
+        floor = self.settled.end_of(0)
+        return min(floor, self._unwritten.first_range()[0]) if self._unwritten else floor
+
+    # --- bodies
+
+    def take(self, limit: int) -> tuple[int, list[bytes]] | None:
+        cursor, stop = self.cursor, self.view.high_watermark
+        if self.skip:
+            start, end = self.skip.first_range()
+            if start <= cursor:
+                cursor = self.cursor = end
+                self.skip.discard_below(end)
+                start = self.skip.first_range()[0] if self.skip else stop
+            stop = min(stop, start)
+        limit = min(limit, stop - cursor)
+        if limit <= 0:
+            return None
+        window = self.view.window
+        if cursor >= window.base:
+            frames = window.slice(cursor, limit)
+        else:
+            cold = self.reader.take(cursor, limit)
+            if cold is None:
+                return None
+            frames = cold
+        if sum(map(len, frames)) > TURN_BYTES:
+            frames = _up_to(frames, TURN_BYTES)
+        self.cursor = cursor + len(frames)
+        return cursor, frames
+
+    def body(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
+        return self.reader.get(seq, wanted_soon)
+
+    def is_lost(self, seq: int) -> bool:
+        return self.reader.is_lost(seq)
+
+    # --- messages that come
+
+    def enter(self, first: int, frames: list[bytes], demand: Callable[[], int]) -> None:
+        self.counts.entered += len(frames)
+
+    def enter_deferred(self, seq: int, frame: bytes | None) -> bool:
+        self.skip.add(seq, seq + 1)
+        return True
+
+    def advance(
+        self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
+    ) -> None:
+        self.counts.entered += end - start - elsewhere.count
+
+    def skip_aborted(self, start: int, end: int) -> None:
+        self.settled.add(start, end)
+        self.skip.add(max(start, self.cursor), end)
+
+    def lose(self, start: int, end: int, damaged: bool) -> None:
+        start, end = max(start, self.cursor), min(end, self.view.high_watermark)
+        for gap_start, gap_end in self.skip.gaps(start, end):  # the others are settled, or wait in the channel
+            self.skip.add(gap_start, gap_end)
+            self.settled.add(gap_start, gap_end)
+            if damaged:
+                self.counts.damaged += gap_end - gap_start
+            else:
+                self.counts.dropped += gap_end - gap_start
+
+    # --- what becomes of them
+
+    def settle(self, seqs: list[int]) -> None:
+        self._to_settle += seqs
+        self.view.record_soon(self)
+
+    def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
+        due_ns = self.view.context.wall_ns + int(delay * 1e9) if delay > 0 else 0
+        self._unwritten_awaiting[seq] = (attempts, due_ns)
+        self.view.record_soon(self)
+
+    def empty(self) -> int:
+        ready = self.ready
+        self.cursor = self.view.high_watermark
+        self.skip.discard_below(self.cursor)
+        self.settled.add(0, self.cursor)
+        self._to_settle = []
+        self._unwritten = RangeSet()
+        self._unwritten_awaiting.clear()
+        self.reader.close()
+        return ready
+
+    def close(self) -> None:
+        self.view.changed.pop(self, None)
+        self.reader.close()
+
+    # --- records
+
+    def record(self, code: Code, *items: object) -> list[Change]:
+        return [(code, self.generation, *items)]
+
+    def collect_changes(self, full: bool) -> list[Change]:
+        """What the next append has to say. With a `full` disk only what makes room."""
+        changes: list[Change] = []
+        if self._to_settle:
+            for start, end in runs(self._to_settle):
+                self.settled.add(start, end)
+                self._unwritten.add(start, end)
+            self._to_settle = []
+        if self._unwritten:
+            changes.append((Code.FINISHED, self.generation, *flat_runs(self._unwritten)))
+        if self._unwritten_awaiting and not full:
+            items: list[int] = []
+            for seq, (attempts, due_ns) in self._unwritten_awaiting.items():
+                items += (seq, attempts, due_ns)
+            changes.append((Code.PARKED, self.generation, *items))
+        return changes
+
+    def changes_written(self, full: bool) -> None:
+        """The append that held `collect_changes` succeeded."""
+        if self._unwritten:
+            self._unwritten = RangeSet()
+        if not full:
+            self._unwritten_awaiting.clear()
+
+    @property
+    def has_unwritten(self) -> bool:
+        return bool(self._unwritten or self._unwritten_awaiting)
+
+    # --- checks
+
+    def invariant(self, waiting: set[int]) -> None:
+        settled = RangeSet(self.settled)
+        for seq in self._to_settle:
+            assert settled.add(seq, seq + 1) == 1, f"{seq} was settled twice"
+        assert not any(seq in settled for seq in waiting), "a message that waits is settled"
+        assert all(seq < self.cursor or seq in self.skip for seq in waiting), "a message that waits is ready, too"
+        below = sum(1 for seq in waiting if seq < self.cursor)
+        assert settled.count_between(0, self.cursor) + below == self.cursor, "a message below the cursor is nowhere"
+        skipped = sum(1 for seq in waiting if seq in self.skip)
+        for start, end in self.skip:
+            assert self.cursor <= start < end <= self.view.high_watermark, "it skips what it does not have"
+            skipped += settled.count_between(start, end)
+        assert skipped == self.skip.count, "a skipped message is nowhere"
+
+
+def _up_to(frames: list[bytes], size: int) -> list[bytes]:
+    """The first frames, at least one, up to about `size` bytes."""
+    for count, frame in enumerate(frames, 1):
+        size -= len(frame)
+        if size <= 0:
+            return frames[:count]
+    return frames

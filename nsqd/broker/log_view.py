@@ -1,0 +1,60 @@
+"""One topic's log, as its channels read it: the newest messages in memory, the others on disk.
+
+Messages below the *high watermark* belong to the channels; those from it on wait for the topic to have a channel, to be
+unpaused, to be started. Backlogs hold this object instead of the topic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from nsqd.broker.context import BrokerContext
+from nsqd.broker.window import Window
+from nsqd.log.state import Change
+from nsqd.log.topic_log import ReadResult, TopicLog
+
+__all__ = ["LogView", "Recorder"]
+
+
+class Recorder(Protocol):
+    """Something whose changes go with the topic's next append."""
+
+    def collect_changes(self, full: bool) -> list[Change]:
+        """What the next append has to say. With a `full` disk only what makes room."""
+
+    def changes_written(self, full: bool) -> None:
+        """The append that held them succeeded."""
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether something is left for a later append."""
+
+
+class LogView:
+    """`on_loss(start, end, damaged)` is called when the log turns out not to have these messages any more."""
+
+    def __init__(self, context: BrokerContext, topic_name: str, log: TopicLog) -> None:
+        self.context = context
+        self.topic_name = topic_name
+        self.log = log
+        self.high_watermark = log.end
+        self.window = Window(log.end, context.options.mem_queue_size, context.window_budget)
+        self.changed: dict[Recorder, None] = {}
+        self.on_loss: Callable[[int, int, bool], None] = lambda _start, _end, _damaged: None
+        self._reported: set[tuple[str, int]] = set()  # damaged places: every read that passes one meets it again
+
+    def record_soon(self, recorder: Recorder) -> None:
+        """This backlog has something for the topic's next append."""
+        self.changed[recorder] = None
+        self.context.commit_soon(self.topic_name)
+
+    def accept(self, result: ReadResult) -> None:
+        """A read has ended: keep what it learned about the log, and settle what turned out to be lost."""
+        self.log.accept(result)
+        for damage in result.damage:
+            place = (damage.path, damage.offset)
+            if place not in self._reported:
+                self._reported.add(place)
+                self.context.report_damage(self.topic_name, damage)
+                self.on_loss(damage.first, damage.end, True)

@@ -1,0 +1,211 @@
+"""The backlog of a channel that lives in memory only: an `#ephemeral` one, or any channel of an ephemeral topic.
+
+A queue of at most `mem-queue-size` messages, and `mem-queue-bytes` for all such queues together. What does not fit is
+dropped and counted. Nothing of it is recorded, and it keeps no segment of the log from being removed. The one exception
+is the backlog of a topic on disk whose first channel is ephemeral: those messages are in the queue by seq, and their
+bodies are read from the log when their turn comes; until then their segment stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+
+from nsqd.broker.backlog import FETCH_AHEAD, TURN_BYTES, ChannelCounts
+from nsqd.broker.context import BrokerContext
+from nsqd.broker.log_reader import LogReader
+from nsqd.broker.log_view import LogView
+from nsqd.broker.oldest import Oldest, PublishTime, published_ns
+from nsqd.log.ranges import RangeSet
+from nsqd.log.state import Change, Code
+
+__all__ = ["MemoryBacklog"]
+
+_NOTHING_SETTLED = RangeSet()
+
+
+class MemoryBacklog:
+    """`source`: the log whose backlog it may get; None on an ephemeral topic, which has no log."""
+
+    __slots__ = (
+        "_budget",
+        "_frames",
+        "_oldest",
+        "_queue",
+        "_queue_size",
+        "_reader",
+        "_unread",
+        "counts",
+        "wake",
+    )
+
+    def __init__(self, context: BrokerContext, source: LogView | None) -> None:
+        self.counts = ChannelCounts()
+        self.wake: Callable[[], None] = lambda: None
+        self._budget = context.ephemeral_bytes
+        self._queue_size = context.options.mem_queue_size
+        self._reader = LogReader(source, lambda: self.wake()) if source else None
+        self._oldest = Oldest(source) if source else None
+        self._queue: deque[int] = deque()  # ready seqs
+        self._frames: dict[int, bytes] = {}  # of all messages it holds: ready, in flight, requeued, deferred
+        self._unread: set[int] = set()  # held by seq only: their bodies are still in the log
+
+    # --- how much
+
+    @property
+    def ready(self) -> int:
+        return len(self._queue)
+
+    def on_disk_only(self, requeued: Iterable[int]) -> int:
+        return 0
+
+    def oldest(self) -> PublishTime:
+        held, unread = min(self._frames, default=math.inf), min(self._unread, default=math.inf)
+        if unread < held:
+            assert self._oldest is not None
+            return self._oldest.ask(int(unread))
+        return published_ns(self._frames[int(held)]) if held < math.inf else None
+
+    @property
+    def floor(self) -> float:
+        """The lowest seq whose body is still to be read from the log."""
+        return min(self._unread, default=math.inf)
+
+    # --- bodies
+
+    def take(self, limit: int) -> tuple[int, list[bytes]] | None:
+        queue = self._queue
+        if not queue:
+            return None
+        first, size = queue[0], 0
+        frames: list[bytes] = []
+        while queue and len(frames) < limit and size < TURN_BYTES:
+            seq = queue[0]
+            if seq != first + len(frames):
+                break
+            frame = self._frames.get(seq) or self._read(seq, islice(queue, FETCH_AHEAD))
+            if frame is None:
+                if seq not in self._unread:  # lost
+                    queue.popleft()
+                    self.counts.damaged += 1
+                    self.wake()
+                break
+            queue.popleft()
+            frames.append(frame)
+            size += len(frame)
+        return (first, frames) if frames else None
+
+    def body(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
+        return self._frames.get(seq) or self._read(seq, wanted_soon)
+
+    def is_lost(self, seq: int) -> bool:
+        return self._reader is not None and self._reader.is_lost(seq)
+
+    def _read(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
+        """From the log. None while it is being read, or (then it is unread no more) because it is lost."""
+        assert self._reader is not None
+        unread = self._unread
+        frame = self._reader.get(seq, (each for each in wanted_soon if each in unread))
+        if frame is not None:
+            unread.discard(seq)
+            self._frames[seq] = frame
+            self._budget.used += len(frame)  # over the limit, too: it is on its way out
+        elif self._reader.is_lost(seq):
+            unread.discard(seq)
+        return frame
+
+    # --- messages that come
+
+    def _room_for(self, count: int, demand: Callable[[], int]) -> int:
+        """How many of so many messages find room."""
+        room = max(0, self._queue_size - len(self._queue))
+        if room < count:  # what is delivered at once needs no queue
+            room = max(room, demand() - len(self._queue))
+        return min(room, count)
+
+    def enter(self, first: int, frames: list[bytes], demand: Callable[[], int]) -> None:
+        self.counts.entered += len(frames)
+        taken = 0
+        for seq, frame in enumerate(frames[: self._room_for(len(frames), demand)], first):
+            if not self._hold(seq, frame):
+                break
+            self._queue.append(seq)
+            taken += 1
+        self.counts.dropped += len(frames) - taken
+
+    def enter_deferred(self, seq: int, frame: bytes | None) -> bool:
+        if frame is None:  # in the log: all seqs of a backlog are taken
+            self._unread.add(seq)
+            return True
+        return self._hold(seq, frame)
+
+    def advance(
+        self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
+    ) -> None:
+        count = end - start - elsewhere.count
+        room = self._room_for(count, demand)
+        self.counts.entered += count
+        taken = 0
+        for seq in islice((n for n in range(start, end) if n not in elsewhere), room):
+            frame = held.get(seq)
+            if frame is None:
+                self._unread.add(seq)
+            elif not self._hold(seq, frame):
+                break
+            self._queue.append(seq)
+            taken += 1
+        self.counts.dropped += count - taken
+
+    def _hold(self, seq: int, frame: bytes) -> bool:
+        if not self._budget.take(len(frame)):
+            return False
+        self._frames[seq] = frame
+        return True
+
+    def skip_aborted(self, start: int, end: int) -> None:
+        """Such seqs never come here."""
+
+    def lose(self, start: int, end: int, damaged: bool) -> None:
+        """Found out, and counted, when the body is read."""
+
+    # --- what becomes of them
+
+    def settle(self, seqs: list[int]) -> None:
+        pop, size = self._frames.pop, 0
+        for seq in seqs:
+            size += len(pop(seq, b""))
+        self._budget.release(size)
+
+    def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
+        """Nothing of it is recorded."""
+
+    def empty(self) -> int:
+        ready = len(self._queue)
+        self._queue.clear()
+        self._unread.clear()
+        self._budget.release(sum(map(len, self._frames.values())))
+        self._frames.clear()
+        return ready
+
+    def close(self) -> None:
+        self.empty()
+        if self._reader is not None:
+            self._reader.close()
+
+    # --- records
+
+    @property
+    def settled(self) -> RangeSet:
+        return _NOTHING_SETTLED
+
+    def record(self, code: Code, *items: object) -> list[Change]:
+        return []
+
+    # --- checks
+
+    def invariant(self, waiting: set[int]) -> None:
+        assert waiting.isdisjoint(self._queue), "a message that waits is ready, too"
+        assert {*waiting, *self._queue} == {*self._frames, *self._unread}, "a frame without a message"
+        assert self._unread.isdisjoint(self._frames)

@@ -1,0 +1,58 @@
+"""A topic as recovery has found it. What was requeued is ready at once, what was deferred keeps its time."""
+
+from __future__ import annotations
+
+from nsqd.broker.channel import Channel
+from nsqd.broker.context import BrokerContext
+from nsqd.broker.log_view import LogView
+from nsqd.broker.topic import Topic, TopicListener
+from nsqd.broker.topic_store import LogTopicStore
+from nsqd.log.recovery import Recovered
+from nsqd.log.state import Change, ChannelState, Code
+
+__all__ = ["restore_topic"]
+
+
+def restore_topic(context: BrokerContext, listener: TopicListener, name: str, recovered: Recovered) -> Topic:
+    """The topic, not known to the broker yet. Changes that recovery came to are recorded, if the disk takes them."""
+    state = recovered.state
+    view = LogView(context, name, recovered.log)
+    view.high_watermark = min(state.high_watermark, state.end)
+    store = LogTopicStore(view)
+    topic = Topic(context, listener, name, store)
+    topic.paused = state.paused
+    topic.deferred, topic.last_generation = state.deferred, state.last_generation
+    topic.aborted = state.aborted
+    topic.aborted.discard_below(view.high_watermark)
+    topic.started = not (context.options.has_registries and view.log.end > view.high_watermark == 0)
+    for channel_state in state.channels.values():
+        channel = Channel(context, name, channel_state.name, store.restored_backlog(channel_state))
+        channel.paused = channel_state.paused
+        topic.channels[channel.name] = channel
+        _restore_waiting(channel, channel_state)
+    # The record of the high watermark was lost, but not that the messages had flowed.
+    for seq in [seq for seq in topic.deferred if seq < view.high_watermark]:
+        due = context.now + topic.deferred.pop(seq) / 1e9
+        for channel in topic.channels.values():
+            channel.backlog.enter_deferred(seq, None)
+            channel.defer(seq, 0, due)
+    if recovered.damage:
+        lost: list[Change] = [(Code.LOST, d.first, d.end, True) for d in recovered.damage if d.end > d.first]
+        topic.try_change(lost)
+    if topic.flowing and topic.has_backlog:
+        changes = [topic.flow_change()]
+        topic.flow()
+        topic.try_change(changes)
+    return topic
+
+
+def _restore_waiting(channel: Channel, state: ChannelState) -> None:
+    context = channel.context
+    for seq in sorted(state.awaiting_redelivery):
+        attempts, due_ns = state.awaiting_redelivery[seq]
+        delay = (due_ns - context.wall_ns) / 1e9
+        if due_ns == 0 or delay <= 0:
+            channel.requeued.append((seq, attempts))
+        else:
+            # A clock that leapt must not hide a message for years.
+            channel.defer(seq, attempts, context.now + min(delay, context.options.max_req_timeout))

@@ -1,0 +1,272 @@
+"""Where a topic keeps its messages: in a log on disk, or (`#ephemeral` topics) in memory.
+
+A topic is written once, over the protocol `TopicStore`. Both stores hand out seqs in order and know the high watermark;
+they differ in what an append costs, what it survives, and which backlogs a channel gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from nsqd.broker.backlog import Backlog
+from nsqd.broker.context import BrokerContext
+from nsqd.broker.log_backlog import LogBacklog
+from nsqd.broker.log_view import LogView, Recorder
+from nsqd.broker.memory_backlog import MemoryBacklog
+from nsqd.broker.oldest import Oldest, PublishTime, published_ns
+from nsqd.log.state import Change, ChannelState
+from nsqd.log.topic_log import Batch, TopicLog
+from nsqkit.wire.names import is_ephemeral
+
+__all__ = ["LogTopicStore", "MemoryTopicStore", "TopicStore"]
+
+
+class TopicStore(Protocol):
+    """The messages of one topic."""
+
+    on_loss: Callable[[int, int, bool], None]
+    """Called with (start, end, damaged) when messages turn out to be lost."""
+
+    @property
+    def end(self) -> int:
+        """The seq of the next message."""
+
+    @property
+    def high_watermark(self) -> int:
+        """The first seq that the channels have not been given."""
+
+    def on_disk_only(self, start: int) -> int:
+        """How many of the seqs from `start` on are not in memory."""
+
+    def oldest(self, seq: int) -> PublishTime:
+        """When the message with this seq was published: the oldest that no channel has been given."""
+
+    @property
+    def bytes_on_disk(self) -> int: ...
+
+    # --- appending
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether a channel waits for the next append."""
+
+    def collect_changes(self) -> list[Change]:
+        """What the channels have to say in the next append; then call `changes_done`."""
+
+    def changes_done(self, *, written: bool) -> None:
+        """Whether the append that held them succeeded. What is left goes with a later one."""
+
+    def admit(self, batches: Sequence[Batch], *, flowing: bool) -> int:
+        """Remove the messages for which there is no room from the batches; returns how many."""
+
+    def append(self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False) -> None:
+        """Write, with one call to the system. `flowing`: the high watermark rises with it.
+
+        `OSError`: nothing was written, and the seqs that the messages would have had are given up.
+        """
+
+    def keep(self, first: int, batch: Batch) -> None:
+        """These were written, with seqs from `first` on: keep what memory is to have of them."""
+
+    def frame(self, seq: int) -> bytes | None:
+        """The frame of a message that no channel has been given, if it is in memory."""
+
+    def advance(self, end: int) -> Mapping[int, bytes]:
+        """The high watermark rises to `end`. Returns the frames that only this store had."""
+
+    def abort(self) -> None:
+        """Seqs were given up by a failed append."""
+
+    # --- channels
+
+    def new_backlog(self, channel_name: str, generation: int) -> Backlog:
+        """The backlog of a new channel, from the high watermark on. `Refused` when the disk is full."""
+
+    def close(self) -> None:
+        """The topic is deleted."""
+
+
+class LogTopicStore:
+    """A topic on disk."""
+
+    def __init__(self, view: LogView) -> None:
+        self.view = view
+        self._context = view.context
+        self._oldest = Oldest(view)
+        self._collected: dict[Recorder, None] = {}
+        self._full = False  # whether the disk was full when changes were collected
+
+    @property
+    def on_loss(self) -> Callable[[int, int, bool], None]:
+        return self.view.on_loss
+
+    @on_loss.setter
+    def on_loss(self, call: Callable[[int, int, bool], None]) -> None:
+        self.view.on_loss = call
+
+    @property
+    def log(self) -> TopicLog:
+        return self.view.log
+
+    @property
+    def end(self) -> int:
+        return self.view.log.end
+
+    @property
+    def high_watermark(self) -> int:
+        return self.view.high_watermark
+
+    def on_disk_only(self, start: int) -> int:
+        return self.view.window.base - start
+
+    def oldest(self, seq: int) -> PublishTime:
+        return self._oldest.ask(seq)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return self.view.log.bytes_on_disk
+
+    # --- appending
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(self.view.changed)
+
+    def collect_changes(self) -> list[Change]:
+        if not self.view.changed:
+            return []
+        self._full = self._context.store.full is not None
+        self._collected, self.view.changed = self.view.changed, {}
+        return [change for recorder in self._collected for change in recorder.collect_changes(self._full)]
+
+    def changes_done(self, *, written: bool) -> None:
+        if not self._collected:
+            return
+        collected, self._collected = self._collected, {}
+        for recorder in collected:
+            if written:
+                recorder.changes_written(self._full)
+            if recorder.has_unwritten:  # maintenance asks for another append
+                self.view.changed[recorder] = None
+                self._context.schedule_maintenance(self.view.topic_name)
+
+    def admit(self, batches: Sequence[Batch], *, flowing: bool) -> int:
+        return 0
+
+    def append(self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False) -> None:
+        log = self.view.log
+        first = log.end
+        log.append(batches, changes, flowing=flowing)
+        if flowing:
+            self.view.high_watermark = log.end
+        self._context.wrote(self.view.topic_name, log, log.end - first)
+
+    def keep(self, first: int, batch: Batch) -> None:
+        self.view.window.extend(batch.frames, batch.size)
+
+    def frame(self, seq: int) -> bytes | None:
+        return self.view.window.get(seq)
+
+    def advance(self, end: int) -> Mapping[int, bytes]:
+        self.view.high_watermark = end
+        return {}
+
+    def abort(self) -> None:
+        self.view.window.reset(self.view.log.end)
+
+    # --- channels
+
+    def new_backlog(self, channel_name: str, generation: int) -> Backlog:
+        if is_ephemeral(channel_name):
+            return MemoryBacklog(self._context, self.view)
+        self._context.refuse_when_full()
+        return LogBacklog(self.view, generation, self.view.high_watermark)
+
+    def restored_backlog(self, state: ChannelState) -> Backlog:
+        """The backlog of a channel that recovery has found."""
+        return LogBacklog.restore(self.view, state)
+
+    def close(self) -> None:
+        self.view.window.close()
+
+
+class MemoryTopicStore:
+    """A topic in memory. While it does not flow it keeps at most `mem-queue-size` messages, the oldest ones."""
+
+    def __init__(self, context: BrokerContext) -> None:
+        self.on_loss: Callable[[int, int, bool], None] = lambda _start, _end, _damaged: None
+        self.end = 0
+        self.high_watermark = 0
+        self._context = context
+        self._held: dict[int, bytes] = {}  # what no channel has been given
+
+    def on_disk_only(self, start: int) -> int:
+        return 0
+
+    def oldest(self, seq: int) -> PublishTime:
+        return published_ns(self._held[seq])
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return 0
+
+    # --- appending
+
+    @property
+    def has_changes(self) -> bool:
+        return False
+
+    def collect_changes(self) -> list[Change]:
+        return []
+
+    def changes_done(self, *, written: bool) -> None:
+        """There are none."""
+
+    def admit(self, batches: Sequence[Batch], *, flowing: bool) -> int:
+        budget, room = self._context.ephemeral_bytes, self._context.options.mem_queue_size - len(self._held)
+        taken = dropped = 0
+        for batch in batches:
+            admitted = []
+            for at, frame in enumerate(batch.frames):
+                if (flowing or room > 0) and budget.take(len(frame)):
+                    admitted.append(at)
+                    taken += len(frame)
+                    room -= 1
+            if len(admitted) < len(batch.frames):
+                dropped += len(batch.frames) - len(admitted)
+                batch.delays = batch.delays and [batch.delays[at] for at in admitted]
+                batch.frames = [batch.frames[at] for at in admitted]
+                batch.size = sum(map(len, batch.frames))
+        if flowing:  # the channels count what they hold themselves
+            budget.release(taken)
+        return dropped
+
+    def append(self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False) -> None:
+        self.end += sum(len(batch.frames) for batch in batches)
+        if flowing:
+            self.high_watermark = self.end
+
+    def keep(self, first: int, batch: Batch) -> None:
+        if first >= self.high_watermark:
+            self._held.update(zip(range(first, first + len(batch.frames)), batch.frames, strict=True))
+
+    def frame(self, seq: int) -> bytes | None:
+        return self._held.get(seq)
+
+    def advance(self, end: int) -> Mapping[int, bytes]:
+        held, self._held = self._held, {}
+        self._context.ephemeral_bytes.release(sum(map(len, held.values())))
+        self.high_watermark = end
+        return held
+
+    def abort(self) -> None:
+        raise AssertionError("an append to memory does not fail")
+
+    # --- channels
+
+    def new_backlog(self, channel_name: str, generation: int) -> Backlog:
+        return MemoryBacklog(self._context, None)
+
+    def close(self) -> None:
+        self.advance(self.end)

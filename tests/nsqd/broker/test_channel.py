@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -509,3 +511,23 @@ class TestCounters:
         harness.restart()
         channel, topic = harness.channel(), harness.topic()
         assert (channel.depth, channel.message_count, topic.message_count) == (2, 0, 0)
+
+
+def test_subscriptions_that_come_and_go_leave_no_entries_in_the_queue_of_waiting_consumers() -> None:
+    harness = Harness()
+    harness.create()
+    for _ in range(1000):
+        harness.disconnect(harness.subscribe(rdy=1))
+    assert len(harness.channel()._hungry) <= 10
+
+
+def test_a_deleted_channel_is_freed_though_it_had_deferred_messages() -> None:
+    harness = Harness()
+    harness.create()
+    for n in range(100):
+        harness.defer(b"x", 3000.0 + n)
+    gone = weakref.ref(harness.channel())
+    harness.topic().delete_channel("c")
+    harness.round()
+    gc.collect()
+    assert gone() is None

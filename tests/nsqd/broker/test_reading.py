@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import random
+import time
 
 import pytest
 
+from nsqd.broker import Outbox
 from nsqd.broker.log_channel import LogChannel
 from nsqd.log.store import StoreOptions
-from tests.nsqd.broker.harness import Harness, conserved
+from tests.nsqd.broker.harness import Consumer, Harness, conserved
 
 SMALL_SEGMENTS = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=600)
 
@@ -391,3 +394,48 @@ def test_read_ahead_of_all_channels_is_bounded() -> None:
     for consumer in consumers:
         assert len(harness.drain(consumer)) == 500
     assert harness.channel("a").depth == 0
+
+
+def longest_pump(harness: Harness, channel: str) -> float:
+    """Seconds of one `Broker.pump`, with one consumer that wants 2,500."""
+    consumer = Consumer()
+    consumer.outbox = Outbox(consumer, 128 * 1024)
+    consumer.subscription = harness.topic().subscribe(channel, consumer.outbox, 60.0)
+    consumer.subscription.set_rdy(2500)
+    harness.broker.advance(harness.now, harness.wall_ns)
+    began = time.perf_counter()
+    harness.broker.pump()
+    took = time.perf_counter() - began
+    assert consumer.outbox.items
+    return took
+
+
+def test_deferred_messages_out_of_order_do_not_stop_the_loop() -> None:
+    """20,000 deferred bodies that only the disk has come due in another order than they were published."""
+    harness = Harness(mem_queue_size=100)
+    harness.create()
+    rng = random.Random(1)
+    topic = harness.topic()
+    harness.broker.advance(harness.now, harness.wall_ns)
+    for _ in range(20_000):
+        topic.publish_deferred(harness._frame(b"x" * 200), int(rng.random() * 50e9) + 10**9)
+    harness.round()
+    harness.advance(60.0)
+    assert harness.channel().depth == 20_000
+    assert longest_pump(harness, "c") < 0.2
+
+
+def test_damage_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message near a damaged one is handed out again and again; its neighbour is not lost anew each time."""
+    harness = Harness(mem_queue_size=0)
+    harness.create()
+    harness.publish(b"damaged-one")
+    harness.publish(b"b")
+    harness.corrupt(b"damaged-one")
+    reported = []
+    monkeypatch.setattr(harness.broker, "note_damage", lambda name, damage: reported.append(damage))
+    consumer = harness.subscribe(rdy=1)
+    for _ in range(50):
+        harness.requeue(consumer, consumer.in_flight[0])
+    assert [m.body for m in consumer.received] == [b"b"] * 51
+    assert len(reported) <= 2

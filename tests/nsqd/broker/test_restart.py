@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import pytest
 from nsqd.broker import keeper as keeper_module
 from nsqd.broker.log_channel import LogChannel
 from nsqd.broker.log_topic import LogTopic
+from nsqd.testing.faulty_storage import Fail, Fault
 from tests.nsqd.broker.harness import Harness
 
 Stop = Callable[[Harness], None]
@@ -327,3 +329,67 @@ def test_an_orderly_stop_needs_the_disk() -> None:
     harness.fail("sync_all", path="")
     with pytest.raises(OSError, match="No space left"):
         harness.broker.close()
+
+
+def with_a_full_disk(room: int | None) -> Harness:
+    """`room`: bytes that are left."""
+    harness = Harness()
+    harness.create()
+    for body in (b"finished", b"in a minute", b"in flight"):
+        harness.publish(body)
+    consumer = harness.subscribe(rdy=3)
+    finished, requeued, _ = consumer.in_flight
+    harness.broker.store.full = "no space left on device: 1 bytes free, 2 needed"
+    harness.memory.capacity = None if room is None else harness.memory._used + room
+    consumer.subscription.finish([finished])
+    consumer.subscription.requeue(requeued, 60.0)
+    return harness
+
+
+def test_a_stop_with_less_free_space_than_demanded_keeps_delays_and_attempts() -> None:
+    """I5, I6."""
+    harness = with_a_full_disk(None)
+    harness.restart()
+    assert (harness.channel().depth, len(harness.channel().deferred)) == (1, 1)
+    consumer = harness.subscribe(rdy=1)
+    assert [(message.body, message.attempts) for message in consumer.new()] == [(b"in flight", 2)]
+
+
+def test_a_stop_on_a_full_disk_keeps_finished_messages_finished() -> None:
+    """I3: there is room for that, but for nothing more."""
+    harness = with_a_full_disk(48)
+    with pytest.raises(OSError, match="not everything"):
+        harness.broker.close()
+    harness.memory.capacity = None
+    harness.kill()
+    assert harness.channel().depth == 2
+
+
+def test_a_stop_whose_last_append_fails_raises() -> None:
+    """The last append fails: the finish in it is lost, so the stop must not be called clean."""
+    harness = Harness()
+    harness.create()
+    consumer = harness.subscribe(rdy=5)
+    harness.publish(b"a")
+    consumer.subscription.finish(consumer.in_flight)
+    harness.fail("append", errno.EIO)
+    with pytest.raises(OSError):
+        harness.broker.close()
+
+
+def test_a_stop_that_writes_everything_at_the_second_attempt_is_clean() -> None:
+    """The ballast has made room for what is finished."""
+    harness = Harness()
+    consumer = harness.subscribe(rdy=5)
+    harness.publish(b"a", b"b")
+    consumer.subscription.finish(consumer.in_flight)
+    failures = [Fail(errno.ENOSPC)]
+
+    def fault(operation: str, path: str) -> Fault | None:
+        return failures.pop() if operation == "append" and "topic-" in path and failures else None
+
+    harness.storage.fault = fault
+    harness.restart()
+    assert not failures
+    assert harness.broker.store.clean
+    assert harness.channel().depth == 0

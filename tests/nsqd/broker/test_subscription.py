@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from nsqd.broker import NotInFlight, NotOwner
+from nsqd.broker import NotInFlight, NotOwner, Outbox
 from nsqkit.wire.frames import MAX_ATTEMPTS
 from tests.nsqd.broker.harness import Harness, conserved
 
@@ -403,3 +405,20 @@ class TestDisconnect:
         assert harness.channel().depth == 2
         harness.channel().leave(consumer.subscription, set())
         assert conserved(harness.channel())
+
+
+def test_finishing_unknown_ids_costs_the_same_however_many_subscriptions_there_are() -> None:
+    """One chunk of bogus FINs on a channel with 2,000 subscribers."""
+    harness = Harness()
+    harness.create()
+    consumers = []
+    for _ in range(2000):
+        consumer = Outbox(None, 1 << 20)  # type: ignore[arg-type]
+        consumers.append(harness.topic().subscribe("c", consumer, 60.0))
+    victim = consumers[0]
+    ids = [b"%016x" % n for n in range(1000)]  # a chunk of 256 KiB holds 12,000
+    began = time.perf_counter()
+    for message_id in victim.finish(ids):
+        victim.why_missing(message_id)
+    took = time.perf_counter() - began
+    assert took * 12 < 0.2

@@ -8,6 +8,8 @@ import pytest
 
 from nsqd.broker import Broker, Channel, Listener, NotFound, Refused, Topic
 from nsqd.broker.log_topic import LogTopic
+from nsqd.log.topic_log import TopicLog
+from nsqd.testing.faulty_storage import Fail, Fault
 from tests.nsqd.broker.harness import SECOND_NS, Harness, conserved
 
 
@@ -473,3 +475,40 @@ def test_the_clock_of_a_message_is_the_wall() -> None:
     harness.publish(b"a")
     assert consumer.received[0].timestamp_ns == harness.wall_ns
     assert consumer.received[0].timestamp_ns % SECOND_NS == SECOND_NS // 2
+
+
+def test_a_publish_with_neither_room_nor_descriptors_is_refused() -> None:
+    """ENOSPC asks for the ballast, and the ballast for a descriptor: the publish is refused, nothing is raised."""
+    harness = Harness()
+    harness.create()
+    receipt = harness.send(b"x")
+
+    def fault(operation: str, path: str) -> Fault | None:
+        if operation == "append" and "topic-" in path:
+            return Fail(errno.ENOSPC)
+        return Fail(errno.EMFILE) if operation == "files" and not path else None
+
+    harness.storage.fault = fault
+    harness.round()
+    assert receipt.error
+
+
+def test_a_topic_delivers_again_after_a_commit_that_ran_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The numbers of the messages were given up, but nobody was told: from then on the pump span."""
+    harness = Harness()
+    consumer = harness.subscribe(rdy=100)
+
+    def exhausted(*_: object, **__: object) -> list[bytes]:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TopicLog, "_encode", exhausted)
+        harness.send(b"lost", b"lost too")
+        with pytest.raises(MemoryError):
+            harness.broker.commit()
+    harness._receipts.clear()
+    harness.publish(b"one")
+    harness.publish(b"two")
+    assert consumer.bodies() == [b"one", b"two"]

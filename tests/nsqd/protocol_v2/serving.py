@@ -16,6 +16,7 @@ import trio.testing
 
 from nsqd.broker import Broker, BrokerOptions
 from nsqd.log.store import Store, StoreOptions
+from nsqd.protocol_v2.connection import Connection
 from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.session import Session
@@ -70,6 +71,11 @@ class Server:
         peer = Peer(stream, session)
         self.peers.append(peer)
         return peer
+
+    def connection_of(self, peer: Peer) -> Connection:
+        """The daemon's side of a client."""
+        (found,) = [c for c in self._connections.connections.values() if c.session is peer.session]
+        return found
 
     def _loopback(self, buffer: int) -> trio.SocketStream:
         theirs = socket.socket()

@@ -7,12 +7,12 @@ import json
 import os
 import ssl
 import zlib
-from collections.abc import AsyncIterator
 
 import pytest
 import trio
 
 import nsqd.protocol_v2.connection as connection_module
+from nsqd.protocol_v2 import connection
 from nsqd.protocol_v2.client_stats import client_stats
 from nsqd.protocol_v2.connection import CHUNK
 from nsqd.protocol_v2.layers import Layers, Upgrade
@@ -24,12 +24,6 @@ from tests.nsqd.protocol_v2.serving import Peer, Server, serving
 
 LAYERED = ["tls", "snappy", "deflate", "tls+snappy", "tls+deflate"]
 CERTIFICATE_WANTED = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving("plain", limit=60) as server:
-        yield server
 
 
 async def ask(peer: Peer, **fields: object) -> dict[str, object]:
@@ -368,3 +362,28 @@ async def test_a_client_says_goodbye_in_tls(server: Server) -> None:
     await peer.send(pub(b"x"))
     await peer.stream.say_goodbye()
     assert await peer.all() == [OK]
+
+
+async def test_a_client_that_closes_its_side_in_the_handshake_gets_an_error(server: Server) -> None:
+    peer = await server.connect()
+    await peer.send(identify(feature_negotiation=True, tls_v1=True))
+    await peer.frame()
+    await peer.stream.raw.send_all(b"\x16\x03\x01")
+    await server.settled()
+    await peer.stream.send_eof()
+    assert await peer.all() == [error("E_IDENTIFY_FAILED IDENTIFY failed EOF")]
+
+
+async def test_a_bad_hello_that_is_in_the_socket_already_gets_an_error(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read before the layers' own turn had come."""
+    peer = await server.connect()
+    head = identify(feature_negotiation=True, tls_v1=True)
+    monkeypatch.setattr(connection, "CHUNK", len(head))
+    await peer.send(head + b"this is no TLS hello at all")
+    said = b""
+    while data := await peer.stream.raw.receive_some():
+        said += data
+    assert b"E_IDENTIFY_FAILED IDENTIFY failed" in said
+    assert "error of ours" not in caplog.text

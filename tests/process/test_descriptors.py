@@ -1,4 +1,4 @@
-"""A finding on the real daemon. It states what should hold, and failed once."""
+"""nsqd that has no descriptors left."""
 
 from __future__ import annotations
 

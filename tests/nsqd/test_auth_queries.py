@@ -13,6 +13,7 @@ from nsqd.auth_queries import AuthQueries
 from nsqd.protocol_v2.session import Session
 from tests.nsqd.protocol_v2.harness import sized
 from tests.nsqd.protocol_v2.serving import Server
+from tests.timing import patience
 
 
 async def test_an_internal_error_after_the_answer_of_an_auth_server_ends_one_connection_only(
@@ -44,6 +45,6 @@ async def test_an_internal_error_after_the_answer_of_an_auth_server_ends_one_con
         await peer.all()
         assert peer.session.closed
         await other.send(b"AUTH\n" + sized(b"s"))
-        with trio.fail_after(5):
+        with trio.fail_after(patience(5)):
             await other.frame()
         nursery.cancel_scope.cancel()

@@ -23,8 +23,9 @@ from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.listeners import bound_address, open_listeners
 from nsqkit.logging import LogLevel
 from nsqkit.wire import encode_message
+from tests.timing import patience
 
-PATIENCE_SECONDS = 10
+WITHIN_S = 10
 START_NS = 1_700_000_000 * 10**9
 
 
@@ -195,7 +196,7 @@ class Client:
         return await self.answer()
 
     async def answer(self) -> Answer:
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(WITHIN_S)):
             while b"\r\n\r\n" not in self.buffer:
                 await self._more()
             head, _, rest = self.buffer.partition(b"\r\n\r\n")

@@ -18,6 +18,7 @@ from nsqd.testing.faulty_storage import Fail, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.broker.harness import WALL_NS
 from tests.nsqd.log.samples import append, new_log, read_all, recovered
+from tests.timing import patience
 
 
 class Setting:
@@ -241,7 +242,7 @@ def test_deleting_a_topic_during_the_sync_of_its_folder_is_no_failed_sync(
 
     monkeypatch.setattr(storage, "rename_folder", rename_and_sync)
     store.delete_topic(log)
-    thread.join(5)
+    thread.join(patience(5))
     assert not thread.is_alive()
     assert not errors
     storage.close()

@@ -16,6 +16,7 @@ from nsqd.protocol_v2.session import Session
 from nsqkit.wire import CLOSE_WAIT, OK
 from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, identify, mpub, pub, sized, sub
 from tests.nsqd.protocol_v2.serving import Server, serving
+from tests.timing import patience
 
 EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
 EVERYTHING_ALLOWED = json.dumps({"ttl": 60, "authorizations": [EVERYTHING]}).encode()
@@ -289,7 +290,7 @@ async def test_an_authorization_that_expires_in_the_middle_of_a_multi_publish(
     await server.settled()
     allow(server, asked.pop())
     await peer.send(command[40:])
-    with trio.fail_after(5):
+    with trio.fail_after(patience(5)):
         assert await peer.frame() == OK
 
 

@@ -16,6 +16,7 @@ from tests.nsqkit import promtool
 from tests.process.daemon import Daemon
 from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -49,7 +50,7 @@ MEMORY_KEYS = [
 def receiver() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
+        sock.settimeout(patience(10))
         yield sock
 
 

@@ -37,7 +37,9 @@ __all__ = ["Broker", "Listener"]
 log = get_logger("broker")
 
 MAINTENANCE_INTERVAL = 1.0  # seconds
-SYNC_INTERVAL = 0.1  # seconds between syncs that nobody waits for: back to back they would cost a fifth of the CPU
+SYNC_INTERVAL = (
+    0.1  # seconds between syncs that nobody waits for: back to back they would cost a fifth of the CPU
+)
 
 
 class Listener:
@@ -288,7 +290,8 @@ class Broker:
             log.info("disk: free space recovered, publishing resumes")
         to_maintain, self.context.to_maintain = self.context.to_maintain, {}
         for name in to_maintain:
-            if self.retentions[name].maintain():
+            retention = self.retentions.get(name)  # a job of a deleted topic may have asked for it
+            if retention is not None and retention.maintain():
                 self.context.schedule_maintenance(name)
         self._sync_by_time(now)
 

@@ -25,7 +25,9 @@ __all__ = ["BrokerContext", "BrokerOptions", "ByteBudget"]
 
 log = get_logger("broker")
 
-WRITE_ERROR_INTERVAL = 1.0  # seconds between two log lines on the same error: a failing disk fails every round
+WRITE_ERROR_INTERVAL = (
+    1.0  # seconds between two log lines on the same error: a failing disk fails every round
+)
 
 
 @attrs.frozen(kw_only=True)

@@ -149,7 +149,9 @@ class LogBacklog:
 
     def lose(self, start: int, end: int, damaged: bool) -> None:
         start, end = max(start, self.cursor), min(end, self.view.high_watermark)
-        for gap_start, gap_end in self.skip.gaps(start, end):  # the others are settled, or wait in the channel
+        for gap_start, gap_end in self.skip.gaps(
+            start, end
+        ):  # the others are settled, or wait in the channel
             self.skip.add(gap_start, gap_end)
             self.settled.add(gap_start, gap_end)
             if damaged:
@@ -223,9 +225,13 @@ class LogBacklog:
         for seq in self._to_settle:
             assert settled.add(seq, seq + 1) == 1, f"{seq} was settled twice"
         assert not any(seq in settled for seq in waiting), "a message that waits is settled"
-        assert all(seq < self.cursor or seq in self.skip for seq in waiting), "a message that waits is ready, too"
+        assert all(seq < self.cursor or seq in self.skip for seq in waiting), (
+            "a message that waits is ready, too"
+        )
         below = sum(1 for seq in waiting if seq < self.cursor)
-        assert settled.count_between(0, self.cursor) + below == self.cursor, "a message below the cursor is nowhere"
+        assert settled.count_between(0, self.cursor) + below == self.cursor, (
+            "a message below the cursor is nowhere"
+        )
         skipped = sum(1 for seq in waiting if seq in self.skip)
         for start, end in self.skip:
             assert self.cursor <= start < end <= self.view.high_watermark, "it skips what it does not have"

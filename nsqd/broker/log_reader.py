@@ -152,7 +152,9 @@ class LogReader:
     def _account(self) -> None:
         size = sum(sum(map(len, run.frames)) for run in self._runs)
         fetched = sum(map(len, self._fetched.values()))
-        while fetched > MAX_FETCHED and len(self._fetched) > 1:  # the oldest are those that were not asked for again
+        while (
+            fetched > MAX_FETCHED and len(self._fetched) > 1
+        ):  # the oldest are those that were not asked for again
             fetched -= len(self._fetched.pop(next(iter(self._fetched))))
         self._budget.holds(self, size + fetched)
 

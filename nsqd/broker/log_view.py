@@ -42,7 +42,9 @@ class LogView:
         self.window = Window(log.end, context.options.mem_queue_size, context.window_budget)
         self.changed: dict[Recorder, None] = {}
         self.on_loss: Callable[[int, int, bool], None] = lambda _start, _end, _damaged: None
-        self._reported: set[tuple[str, int]] = set()  # damaged places: every read that passes one meets it again
+        self._reported: set[tuple[str, int]] = (
+            set()
+        )  # damaged places: every read that passes one meets it again
 
     def record_soon(self, recorder: Recorder) -> None:
         """This backlog has something for the topic's next append."""

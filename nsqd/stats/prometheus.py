@@ -86,9 +86,7 @@ def _of_the_daemon(daemon: StatsSource, stats: Stats, topics: int, channels: int
     yield gauge("nsqd_channels", "Channels, of all topics.", channels)
     yield gauge("nsqd_connections", "TCP connections of producers and consumers.", daemon.connection_count)
     yield counter("nsqd_syncs_total", "Syncs of the logs to the disk.", broker.sync_count)
-    yield gauge(
-        "nsqd_unsynced_appends", "Appends to logs that are not synced yet.", broker.unsynced_appends
-    )
+    yield gauge("nsqd_unsynced_appends", "Appends to logs that are not synced yet.", broker.unsynced_appends)
     if loop_lag.last_sync is not None:
         yield gauge(
             "nsqd_last_sync_time_seconds",

@@ -13,12 +13,11 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 from tests.browser.admin import AdminDaemon
 from tests.browser.scene import Scene, find_chromium
+from tests.timing import patience
 
 AXE = Path(__file__).parent / "vendored" / "axe.min.js"
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-WAIT_MS = 10_000.0
-
-expect.set_options(timeout=WAIT_MS)
+WAIT_S = 10.0
 
 WIDE = (1320, 900)
 PHONE = (390, 844)
@@ -104,7 +103,8 @@ def open_page(scene: Scene, browser: Browser, start_console: object) -> Iterator
     ) -> Page:
         more.setdefault("reduced_motion", "reduce")
         page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, **more)
-        page.set_default_timeout(WAIT_MS)
+        page.set_default_timeout(1000 * patience(WAIT_S))
+        expect.set_options(timeout=1000 * patience(WAIT_S))
         pages.append(page)
         if watched:
             watches.append(Watch(home))

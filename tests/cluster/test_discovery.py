@@ -14,6 +14,7 @@ from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
 from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -68,7 +69,7 @@ def test_an_nsqd_that_starts_before_its_registries(tmp_path: Path) -> None:
             client.sub(TOPIC, CHANNEL)
             client.rdy(1)
             client.pub(TOPIC, b"nobody to ask")
-            assert client.message(GONE_S).body == b"nobody to ask"
+            assert client.message(patience(GONE_S)).body == b"nobody to ask"
         for registry in cluster.registries:
             registry.start()
         cluster.wait_listed(TOPIC, [lonely], FILLED_S)
@@ -90,7 +91,7 @@ def test_a_killed_nsqd_is_gone_at_once_and_back_soon(cluster: Cluster) -> None:
     cluster.wait_listed(TOPIC, others, GONE_S)
     cluster.wait_listed("its.own", [], GONE_S)
     cluster.wait_known(others, GONE_S)
-    assert time.monotonic() - killed_at_s < GONE_S
+    assert time.monotonic() - killed_at_s < patience(GONE_S)
     for registry in cluster.registries:
         assert registry.lookup("its.own") == {"channels": [CHANNEL], "producers": []}
     victim.start()
@@ -131,7 +132,7 @@ def test_a_registry_that_was_held_lists_everyone_once(cluster: Cluster) -> None:
         began_s = time.monotonic()
         cluster.create_channel("made.meanwhile", CHANNEL)
         cluster.wait_listed("made.meanwhile", cluster.nsqds, STARTED_S, at=[other])
-        assert time.monotonic() - began_s < STARTED_S
+        assert time.monotonic() - began_s < patience(STARTED_S)
         # By then each nsqd has given up the connection that it had, and tried another one.
         for nsqd in cluster.nsqds:
             wait_until(partial(_has_given_up, nsqd, held), 5.0, "given up", describe=nsqd.log_end)
@@ -160,7 +161,7 @@ def test_losing_all_registries_touches_no_delivery(cluster: Cluster) -> None:
                 client.sub("made.meanwhile", CHANNEL)
                 client.rdy(1)
                 client.pub("made.meanwhile", b"at once")
-                assert client.message(1.0).body == b"at once"
+                assert client.message(patience(1)).body == b"at once"
         for registry in cluster.registries:
             registry.start()
         cluster.wait_listed(TOPIC, cluster.nsqds, FILLED_S)
@@ -353,7 +354,8 @@ def test_a_registry_that_is_gone_hides_no_channel(cluster: Cluster) -> None:
 
 def test_a_registry_that_is_silent_hides_no_channel_and_delays_no_publisher(tmp_path: Path) -> None:
     """The new topic waits for it no longer than the time-outs say, and has what the other one knew."""
-    timeouts = ["--http-client-connect-timeout=500ms", "--http-client-request-timeout=500ms"]
+    timeout_s = 2.0
+    timeouts = [f"--http-client-{what}-timeout={timeout_s}s" for what in ("connect", "request")]
     with Cluster(tmp_path, nsqd_flags=timeouts) as cluster:
         cluster.start()
         cluster.wait_known(cluster.nsqds, STARTED_S)
@@ -364,10 +366,10 @@ def test_a_registry_that_is_silent_hides_no_channel_and_delays_no_publisher(tmp_
             began_s = time.monotonic()
             for number in range(100):
                 client.pub(TOPIC, b"%d" % number)
-            assert time.monotonic() - began_s < 0.5
+            assert time.monotonic() - began_s < timeout_s, "they waited for the registry"
             wait_until(
                 lambda: _has_channels(second, [CHANNEL]) and second.unfinished(TOPIC, CHANNEL) == 100,
-                1.0 + STARTED_S,
+                timeout_s + STARTED_S,
                 "the channel is there",
             )
             bodies = _all_messages(second, TOPIC, CHANNEL, 100)
@@ -386,7 +388,7 @@ def _round_trips(clients: list[RawClient], word: str, *, rounds: int, for_s: flo
         for client in clients:
             client.pub(TOPIC, body)
         for client in clients:
-            message = client.message(1.0)
+            message = client.message(patience(1))
             assert (message.body, message.attempts) == (body, 1)
             client.fin(message.id)
         number += 1

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from tests.timing import patience
+
 __all__ = ["ROOT", "cached", "debian_root", "missing_tools", "wheels"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -53,7 +55,7 @@ def _why_no_namespaces() -> str:
         ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "true"],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=patience(20),
         check=False,
     )
     return f"no namespaces can be made here: {tried.stderr.strip()[:200]}" if tried.returncode else ""
@@ -132,5 +134,5 @@ def _download(requirements: list[str], folder: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(600), check=False)
     assert done.returncode == 0, f"{command[0]} failed:\n{done.stderr[-4000:]}"

@@ -34,6 +34,7 @@ import attrs
 from tests.deploy.base import ROOT, cached, debian_root, missing_tools, wheels
 from tests.network.namespaces import entered
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 __all__ = ["ADDRESS", "Engine", "why_not"]
 
@@ -81,7 +82,7 @@ class Engine:
             yield engine
         finally:
             process.kill()
-            process.wait(20)
+            process.wait(patience(20))
 
     def docker(self, *words: str) -> str:
         """Run docker and give its output; AssertionError with what it said when it fails."""
@@ -95,7 +96,7 @@ class Engine:
     def run_inside(self, *command: str) -> None:
         """Run a command where the engine and the containers' processes are."""
         enter = ["nsenter", "-t", str(self.inside), "--net", "--mount", "--pid", "--"]
-        subprocess.run([*enter, *command], check=True, timeout=COMMAND_S)
+        subprocess.run([*enter, *command], check=True, timeout=patience(COMMAND_S))
 
     def network(self) -> AbstractContextManager[None]:
         """Be on the engine's host, for the calling thread."""
@@ -112,7 +113,7 @@ class Engine:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=COMMAND_S,
+            timeout=patience(COMMAND_S),
             check=False,
             env={**os.environ, **settings, "DOCKER_CONFIG": str(self.path), **(environment or {})},
         )
@@ -187,7 +188,7 @@ def _fetch_compose(folder: Path) -> None:
         [*pip, "--require-hashes", f"--dest={folder}", f"--requirement={wanted}"],
         capture_output=True,
         text=True,
-        timeout=COMMAND_S,
+        timeout=patience(COMMAND_S),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -25,6 +25,7 @@ import attrs
 from tests.deploy.base import ROOT, debian_root, wheels
 from tests.network.namespaces import entered
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 __all__ = ["Machine"]
 
@@ -60,7 +61,7 @@ class Machine:
             yield machine
         finally:
             container.kill()
-            container.wait(10)
+            container.wait(patience(10))
             if container.stdout is not None:
                 container.stdout.close()
 
@@ -74,7 +75,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=COMMAND_S,
+            timeout=patience(COMMAND_S),
             check=False,
             cwd="/",
             env={

@@ -13,6 +13,7 @@ import pytest
 from tests.deploy.engine import ADDRESS, Engine, why_not
 from tests.foreign.puppet import Puppet
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900), pytest.mark.xdist_group("hosts")]
 
@@ -144,7 +145,7 @@ def request(
 ) -> bytes:
     """One HTTP request from the engine's host; its answer is good."""
     with engine.network():
-        connection = http.client.HTTPConnection(host, port, timeout=10)
+        connection = http.client.HTTPConnection(host, port, timeout=patience(10))
         try:
             connection.request(method, target, body)
             response = connection.getresponse()

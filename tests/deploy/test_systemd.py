@@ -17,6 +17,7 @@ from tests.deploy.configuration import configuration
 from tests.deploy.machine import Machine
 from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600), pytest.mark.xdist_group("hosts")]
 
@@ -127,7 +128,7 @@ def test_tls_with_a_key_that_only_root_may_read(machine: Machine) -> None:
     client.configure_cert(context)
     with (
         machine.network(),
-        socket.create_connection(("127.0.0.1", 4152), 5) as plain,
+        socket.create_connection(("127.0.0.1", 4152), patience(5)) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
     ):
         secure.sendall(b"GET /ping HTTP/1.1\r\nHost: nsqd\r\nConnection: close\r\n\r\n")
@@ -169,7 +170,7 @@ def test_a_stop_is_orderly_with_clients_connected(machine: Machine) -> None:
         held = [client.message().body for _ in range(10)]
         began_s = time.monotonic()
         machine.systemctl("stop", "nsqd")
-        assert time.monotonic() - began_s < 10
+        assert time.monotonic() - began_s < patience(10)
     assert held == bodies(10)
     assert machine.property("nsqd", "Result") == "success"
     assert machine.property("nsqd", "ExecMainStatus") == "0"
@@ -322,7 +323,7 @@ def request(
 ) -> tuple[int, bytes]:
     """One HTTP request to a daemon on the machine."""
     with machine.network():
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience(5))
         try:
             connection.request(method, target, body)
             response = connection.getresponse()

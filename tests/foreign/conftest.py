@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.timing import patience
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -26,7 +28,9 @@ def nsqjs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_installed():
             command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=100, check=False)
+            done = subprocess.run(
+                command, cwd=HERE, capture_output=True, text=True, timeout=patience(100), check=False
+            )
             if done.returncode != 0:
                 pytest.fail(f"npm ci failed: {done.stderr.strip()[-500:]}")
     return [node, str(HERE / "nsqjs_client.js")]

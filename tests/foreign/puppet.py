@@ -45,6 +45,8 @@ from typing import IO, Any
 
 import attrs
 
+from tests.timing import patience
+
 __all__ = ["Puppet", "Report"]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,9 +124,10 @@ class Puppet:
 
     def wait_for(self, *names: str, within_s: float = 15.0) -> Report:
         """Read reports up to the first of one of these names, and give it."""
+        within_s = patience(within_s)
         deadline = time.monotonic() + within_s
         while True:
-            report = self._next_report(deadline, f"no report {' or '.join(names)} within {within_s} s")
+            report = self._next_report(deadline, f"no report {' or '.join(names)} within {within_s:.1f} s")
             if report["report"] in names:
                 return report
 
@@ -155,7 +158,9 @@ class Puppet:
             raise AssertionError(f"{otherwise}\n{self.trouble()}") from None
         if report is None:
             self._reports.put(None)
-            raise AssertionError(f"it ended with {self._running().wait(5)}: {otherwise}\n{self.trouble()}")
+            raise AssertionError(
+                f"it ended with {self._running().wait(patience(5))}: {otherwise}\n{self.trouble()}"
+            )
         self._enter(report)
         return report
 
@@ -179,9 +184,9 @@ class Puppet:
     def _end(self, grace_s: float = 0.0) -> None:
         process = self._running()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(grace_s)
+            process.wait(patience(grace_s))
         process.kill()
-        process.wait(5)
+        process.wait(patience(5))
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError):

@@ -39,6 +39,7 @@ from typing import Final
 import attrs
 
 from tests.network.namespaces import entered
+from tests.timing import patience
 
 __all__ = ["Host", "Lan", "why_not"]
 
@@ -57,7 +58,7 @@ def why_not() -> str:
     if missing:
         return f"not installed: {', '.join(missing)}"
     tried = subprocess.run(
-        ["unshare", "--net", "nft", TABLE], capture_output=True, text=True, check=False, timeout=10
+        ["unshare", "--net", "nft", TABLE], capture_output=True, text=True, check=False, timeout=patience(10)
     )
     return tried.stderr.strip() and f"no namespaces or no nftables: {tried.stderr.strip()[:200]}"
 
@@ -206,11 +207,11 @@ class Lan:
 
 def _end(process: subprocess.Popen[str]) -> None:
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=patience(10))
 
 
 def _run(*command: str) -> None:
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(20), check=False
     )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"

@@ -16,6 +16,7 @@ from nsqadmin.daemon import Daemon, StartError
 from nsqadmin.options import AdminOptions, validate
 from nsqkit.service.http import HttpServer
 from tests.nsqadmin.scripted import dead_address
+from tests.timing import patience
 
 
 @pytest.fixture(autouse=True)
@@ -79,5 +80,5 @@ async def test_a_listener_that_fails_ends_it_with_that_error(monkeypatch: pytest
             raise OSError("the listener broke")
 
     monkeypatch.setattr(daemon_module, "HttpServer", Failing)
-    with trio.fail_after(5), pytest.raises(OSError, match="the listener broke"):
+    with trio.fail_after(patience(5)), pytest.raises(OSError, match="the listener broke"):
         await made().run()

@@ -15,6 +15,7 @@ from nsqadmin.upstream import Upstream
 from nsqkit.service.http import Request, Response, Route, error, text
 from tests.nsqadmin.scripted import Script, dead_address, producer, scripted
 from tests.nsqadmin.serving import Browser, serving
+from tests.timing import patience
 
 ALL_ACTIONS = [
     ("POST", "/api/topics", {"topic": "t"}, [("create_topic", "t", None, None)]),
@@ -50,7 +51,7 @@ class Receiver:
 
     async def wait(self, count: int) -> list[dict[str, Any]]:
         """Give what was heard, once there is so much."""
-        with trio.fail_after(5):
+        with trio.fail_after(patience(5)):
             while len(self.heard) < count:
                 await self._news.wait()
         return self.heard

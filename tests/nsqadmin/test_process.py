@@ -16,6 +16,7 @@ from tests.nsqadmin.admin import AdminDaemon
 from tests.process.daemon import HOST
 from tests.process.ports import free_port
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -245,6 +246,6 @@ class TestLife:
 
 
 def _open_stream(port: int) -> socket.socket:
-    stream = socket.create_connection((HOST, port), 5.0)
+    stream = socket.create_connection((HOST, port), patience(5))
     stream.sendall(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
     return stream

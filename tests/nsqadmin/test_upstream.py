@@ -21,6 +21,7 @@ from nsqkit.service.listeners import bound_address, open_listeners
 from nsqkit.tls import REQUIRE_VERIFY, server_context
 from tests.nsqadmin.big_cluster import BigCluster
 from tests.nsqadmin.scripted import Script, ScriptedDaemon, dead_address, scripted
+from tests.timing import patience
 
 MILLISECOND = 1_000_000
 
@@ -142,7 +143,7 @@ class TestManyAtOnce:
         ):
             daemon = await script.daemon()
             daemon.on("/x", text("there"))
-            with trio.fail_after(5):
+            with trio.fail_after(patience(5)):
                 for address in silent.addresses:
                     askers.start_soon(up.get, address, "/x")
                 await silent.all_are_asked.wait()

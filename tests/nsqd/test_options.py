@@ -33,6 +33,7 @@ from nsqkit.options import (
     options_of,
 )
 from nsqkit.version import VERSION
+from tests.timing import patience
 
 HOST = object()
 """Stands for this machine's name in the table."""
@@ -363,7 +364,7 @@ class TestValidate:
 def test_start_up_leaves_heavy_modules_alone() -> None:
     code = "import sys, nsqd.options; nsqd.options.load([]); print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=patience(30)
     )
     loaded = set(done.stdout.split())
     assert "nsqkit.options" in loaded

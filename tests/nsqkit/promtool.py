@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from tests.timing import patience
+
 __all__ = ["check", "needs_promtool"]
 
 _PROMTOOL = shutil.which("promtool")
@@ -20,7 +22,7 @@ def check(page: bytes) -> None:
     """`promtool check metrics` must have nothing to say of the page."""
     assert _PROMTOOL is not None
     done = subprocess.run(
-        [_PROMTOOL, "check", "metrics"], input=page, capture_output=True, timeout=30, check=False
+        [_PROMTOOL, "check", "metrics"], input=page, capture_output=True, timeout=patience(30), check=False
     )
     said = (done.stdout + done.stderr).decode()
     assert (done.returncode, said) == (0, ""), said

@@ -9,7 +9,9 @@ from typing import Any
 import attrs
 import trio
 
-PATIENCE_SECONDS = 10
+from tests.timing import patience
+
+WITHIN_S = 10
 
 IDENTITY = b'{"broadcast_address":"l","hostname":"h","http_port":4161,"tcp_port":4160,"version":"1.4.0"}'
 PRODUCER = {"broadcast_address": "n1", "tcp_port": 4150, "http_port": 4151, "version": "1.3.0"}
@@ -38,7 +40,7 @@ class Client:
     buffer: bytes = b""
 
     async def send(self, data: bytes) -> None:
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(WITHIN_S)):
             await self.stream.send_all(data)
 
     async def read(self) -> bytes:
@@ -52,11 +54,11 @@ class Client:
 
     async def ended(self) -> bool:
         """Whether the server has closed, without another answer."""
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(WITHIN_S)):
             return not self.buffer and not await self.stream.receive_some(1)
 
     async def _take(self, size: int) -> bytes:
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(WITHIN_S)):
             while len(self.buffer) < size:
                 data = await self.stream.receive_some(65536)
                 assert data, f"the server closed; so far: {self.buffer!r}"

@@ -18,6 +18,7 @@ from nsqlookupd import daemon as module
 from nsqlookupd.daemon import Daemon, StartError
 from nsqlookupd.options import LookupdOptions
 from tests.nsqlookupd.peer import Client, identify
+from tests.timing import patience
 
 
 @attrs.define
@@ -31,7 +32,7 @@ class Running:
     http: list[trio.SocketListener] = attrs.field(factory=list)
 
     async def wait(self) -> None:
-        with trio.fail_after(5):
+        with trio.fail_after(patience(5)):
             await self.ended.wait()
 
 
@@ -63,7 +64,7 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
 
             opened.clear()
             nursery.start_soon(run)
-            with trio.fail_after(5):
+            with trio.fail_after(patience(5)):
                 await ready.wait()
             running.tcp, running.http = opened
             return running

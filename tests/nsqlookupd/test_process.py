@@ -6,7 +6,6 @@ import re
 import resource
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,9 +45,7 @@ def test_a_producer_comes_and_goes(lookupd: LookupDaemon) -> None:
         assert lookupd.producers("orders") == ["127.0.0.1:7"]
         [node] = lookupd.nodes()
         assert (node["remote_address"], node["topics"]) == (nsqd.local_address, ["orders"])
-    began = time.monotonic()
-    wait_until(lambda: lookupd.nodes() == [], 2.0, "the producer is gone")
-    assert time.monotonic() - began < 1.0
+    wait_until(lambda: lookupd.nodes() == [], 1.0, "the producer is gone")
     found = lookupd.lookup("orders")
     assert found == {"channels": ["shop"], "producers": []}
 
@@ -85,10 +82,8 @@ def test_a_signal_ends_it_well_and_soon(lookupd: LookupDaemon, number: signal.Si
         silent.send(b"IDENTIFY\n")
         half.sendall(b"GET /lookup?top")
         assert lookupd.process is not None
-        began = time.monotonic()
         lookupd.process.send_signal(number)
-        assert lookupd.wait(5.0) == 0
-        assert time.monotonic() - began < 2.0
+        assert lookupd.wait(2.0) == 0
         assert nsqd.sock.recv(1) == b""
     assert lookupd.log_end(1).endswith("bye\n")
 

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
+from tests.timing import patience
+
 
 def loaded_by(module: str) -> set[str]:
     """The top-level packages that importing it brings in."""
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(30), check=True
     )
     return set(done.stdout.split())
 

@@ -23,12 +23,13 @@ import trio
 from nsqkit.service.http import HttpServer, Limits, Request, Response, Route, text
 from nsqkit.service.listeners import open_listeners
 from tests.process.ports import free_port
+from tests.timing import patience
 
 __all__ = ["Target", "late", "never"]
 
 HOST = "127.0.0.1"
 LARGEST_BODY = 4 << 20
-PATIENCE_S = 10.0
+WITHIN_S = 10.0
 
 Answer = Callable[[Request], Response | Awaitable[Response]]
 
@@ -84,13 +85,13 @@ class Target:
         self._ready.clear()
         self._thread = threading.Thread(target=trio.run, args=(self._serve,), daemon=True)
         self._thread.start()
-        assert self._ready.wait(PATIENCE_S), "it does not listen"
+        assert self._ready.wait(patience(WITHIN_S)), "it does not listen"
 
     def stop(self) -> None:
         """End it at once; whoever waits for an answer sees the connection end."""
         if self._thread is not None:
             self._end()
-            self._thread.join(PATIENCE_S)
+            self._thread.join(patience(WITHIN_S))
             assert not self._thread.is_alive()
             self._thread = None
 

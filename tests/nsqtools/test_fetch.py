@@ -13,6 +13,7 @@ from nsqtools import fetch
 from nsqtools.fetch import Fetcher, open_fetcher
 from nsqtools.http_client import HttpFailed
 from tests.nsqtools.http_target import Target, never
+from tests.timing import patience
 
 
 def fetcher(handle: Callable[[httpx.Request], httpx.Response]) -> Fetcher:
@@ -117,7 +118,7 @@ async def test_nobody_there_and_no_answer() -> None:
     """Both within their times."""
     with Target(answer=never) as target:
         async with open_fetcher(0.2, 0.2) as real:
-            with trio.fail_after(5), pytest.raises(HttpFailed, match="no answer in time"):
+            with trio.fail_after(patience(5)), pytest.raises(HttpFailed, match="no answer in time"):
                 await real.object(target.url("/stats"))
             target.stop()
             with pytest.raises(HttpFailed, match=str(target.port)):

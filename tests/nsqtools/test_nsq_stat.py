@@ -20,6 +20,7 @@ from tests.nsqtools.tool import Tool, command, run_tool
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 FAST = "-interval=50ms"
 
@@ -168,7 +169,11 @@ def test_stdout_that_cannot_be_written(target: Target) -> None:
     flags = ["-topic=t", "-channel=c", "-interval=1ms", f"-nsqd-http-address={HOST}:{target.port}"]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            command("nsq_stat", *flags), stdout=full, stderr=subprocess.PIPE, timeout=15, check=False
+            command("nsq_stat", *flags),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=patience(15),
+            check=False,
         )
     assert done.returncode == 1
     assert b"ERROR: failed to write to stdout - No space left on device" in done.stderr
@@ -182,7 +187,7 @@ def test_stdout_that_cannot_be_written(target: Target) -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.3)
             process.terminate()
-            assert process.wait(10.0) == 0
+            assert process.wait(patience(10)) == 0
         finally:
             process.kill()
             os.close(reading)

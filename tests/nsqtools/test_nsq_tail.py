@@ -13,6 +13,7 @@ from tests.nsqtools.broker import bodies, clients, fill, publish, wait_finished,
 from tests.nsqtools.tool import Tool, command, run_tool
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -88,7 +89,11 @@ def test_stdout_that_cannot_be_written(shared_nsqd: Daemon, topic: str) -> None:
     flags = [f"-topic={topic}", "-channel=c", address(shared_nsqd)]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            command("nsq_tail", *flags), stdout=full, stderr=subprocess.PIPE, timeout=15, check=False
+            command("nsq_tail", *flags),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=patience(15),
+            check=False,
         )
     assert done.returncode == 1
     assert b"FATAL: failed to write to stdout - No space left on device" in done.stderr
@@ -107,7 +112,7 @@ def test_reader_that_sleeps(shared_nsqd: Daemon, topic: str) -> None:
             wait_until(lambda: shared_nsqd.unfinished(topic, "c") < 20, 10.0, "some are shown")
             assert process.poll() is None
             process.terminate()
-            assert process.wait(10.0) == 0
+            assert process.wait(patience(10)) == 0
         finally:
             process.kill()
     assert shared_nsqd.unfinished(topic, "c") >= 18

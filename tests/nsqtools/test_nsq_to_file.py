@@ -23,7 +23,7 @@ pytestmark = pytest.mark.process
 CHANNEL = "nsq_to_file"
 NEVER = "-sync-interval=1h"
 IN_FLIGHT = 20
-PATIENCE_S = 45.0  # a stream with few in flight syncs a thousand times, on whatever disk there is
+WITHIN_S = 45.0  # a stream with few in flight syncs a thousand times, on whatever disk there is
 
 
 def make_tool(tmp_path: Path, nsqd: Daemon, topic: str, *flags: str) -> Tool:
@@ -66,7 +66,7 @@ def wait_for_lines(folder: Path, count: int) -> None:
     """Wait until there are so many."""
     wait_until(
         lambda: len(lines(folder)) >= count,
-        PATIENCE_S,
+        WITHIN_S,
         f"{count} lines",
         describe=lambda: str(len(lines(folder))),
     )
@@ -282,7 +282,7 @@ def test_killed_in_mid_stream(nsqd: Daemon, tmp_path: Path, flags: list[str]) ->
             nothing_lost(nsqd, sent, tmp_path / "out")
             tool.start()
         wait_for_lines(tmp_path / "out", len(sent))
-        wait_until(lambda: nsqd.unfinished("t", CHANNEL) <= IN_FLIGHT, PATIENCE_S, "few are left")
+        wait_until(lambda: nsqd.unfinished("t", CHANNEL) <= IN_FLIGHT, WITHIN_S, "few are left")
         assert tool.terminate() == 0
     wait_until(lambda: nsqd.channel_stats("t", CHANNEL)["in_flight_count"] == 0, 15.0, "nothing in flight")
     if left := nsqd.unfinished("t", CHANNEL):

@@ -18,6 +18,7 @@ from tests.nsqtools.broker import bodies, fill, publish
 from tests.nsqtools.http_target import Target
 from tests.nsqtools.tool import command
 from tests.process.daemon import Daemon
+from tests.timing import patience
 
 WITHIN_S = 15.0
 
@@ -72,7 +73,7 @@ class Terminal:
 
     def wait_for(self, pattern: str) -> None:
         """Read until this was shown."""
-        deadline = time.monotonic() + WITHIN_S
+        deadline = time.monotonic() + patience(WITHIN_S)
         while not re.search(pattern, self.text):
             assert time.monotonic() < deadline, f"{pattern} was not shown\n{self.text[-2000:]}"
             self._read(0.1)
@@ -80,7 +81,7 @@ class Terminal:
     def terminate(self) -> int:
         """SIGTERM; gives the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + WITHIN_S
+        deadline = time.monotonic() + patience(WITHIN_S)
         while self.process.poll() is None:
             assert time.monotonic() < deadline, "it does not end"
             self._read(0.05)
@@ -150,4 +151,4 @@ def test_to_nsq(shared_nsqd: Daemon, topic: str) -> None:
         terminal.process.stdin.flush()
         terminal.wait_for(r"to_nsq  2 messages  \d+/s  0 in flight")
         terminal.process.stdin.close()
-        assert terminal.process.wait(WITHIN_S) == 0
+        assert terminal.process.wait(patience(WITHIN_S)) == 0

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 __all__ = ["Tool", "run_tool"]
 
@@ -36,7 +37,7 @@ def run_tool(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a tool to its end."""
     return subprocess.run(
-        command(name, *flags), input=stdin, capture_output=True, timeout=within_s, check=False
+        command(name, *flags), input=stdin, capture_output=True, timeout=patience(within_s), check=False
     )
 
 
@@ -101,11 +102,11 @@ class Tool:
 
     def wait(self, within_s: float = WITHIN_S) -> int:
         """Wait for the end and give the exit code."""
-        process = self.running
+        process, within_s = self.running, patience(within_s)
         try:
             code = process.wait(within_s)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"not ended within {within_s} s\n{self._describe()}") from None
+            raise AssertionError(f"not ended within {within_s:.1f} s\n{self._describe()}") from None
         self._gone()
         return code
 
@@ -114,7 +115,7 @@ class Tool:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
-            self.process.wait(5.0)
+            self.process.wait(patience(5))
             self._gone()
 
     def _gone(self) -> None:

@@ -15,7 +15,7 @@ Rules:
 - No process stays behind: leaving the `with` block kills it, and on Linux the kernel does so when the
   process that runs the tests dies first (`setpriv --pdeathsig`; that looks at the *thread* that started
   it, so start daemons from a thread that lives as long as the test).
-- All waiting has a limit, and all output kept is bounded.
+- All waiting has a limit, in seconds on a quiet machine (`patience`), and all output kept is bounded.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from typing import IO, Any
 import attrs
 
 from tests.process.ports import free_port
+from tests.timing import patience
 
 __all__ = ["HOST", "Daemon", "DaemonError"]
 
@@ -84,7 +85,7 @@ class Daemon:
         """Start the daemon and wait until it is ready. Raises `DaemonError` when it ends or stays silent."""
         assert self.process is None, "it is running already"
         self.launch()
-        deadline = time.monotonic() + self.ready_within_s
+        deadline = time.monotonic() + patience(self.ready_within_s)
         try:
             self._wait_for_listeners(deadline)
             self._wait_for_ping(deadline)
@@ -136,12 +137,12 @@ class Daemon:
 
     def wait(self, within_s: float = 10.0) -> int:
         """Wait for the end and give the exit code (negative: the signal that ended it)."""
-        process = self._running()
+        process, within_s = self._running(), patience(within_s)
         try:
             process.wait(within_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise DaemonError(f"not ended within {within_s} s\n{self.log_end()}") from None
+            raise DaemonError(f"not ended within {within_s:.1f} s\n{self.log_end()}") from None
         return self._reap(5.0)
 
     @contextlib.contextmanager
@@ -169,7 +170,7 @@ class Daemon:
         self, method: str, target: str, body: bytes | None = None, *, within_s: float = 5.0
     ) -> tuple[int, bytes]:
         """Make one HTTP request on a connection of its own: status and body. OSError when nobody answers."""
-        connection = http.client.HTTPConnection(HOST, self.http_port, timeout=within_s)
+        connection = http.client.HTTPConnection(HOST, self.http_port, timeout=patience(within_s))
         try:
             connection.request(method, target, body)
             response = connection.getresponse()
@@ -223,7 +224,7 @@ class Daemon:
         raise KeyError(topic)
 
     def _reap(self, within_s: float) -> int:
-        process = self._running()
+        process, within_s = self._running(), patience(within_s)
         code = process.wait(within_s)
         if self._reader is not None:
             self._reader.join(within_s)  # so that the last lines are in before anyone looks at them
@@ -254,7 +255,9 @@ class Daemon:
                 code = self._reap(5.0)
                 raise DaemonError(f"ended with exit code {code} before it listened\n{self.log_end()}")
             if time.monotonic() >= deadline:
-                raise DaemonError(f"does not listen after {self.ready_within_s} s\n{self.log_end()}")
+                raise DaemonError(
+                    f"does not listen after {patience(self.ready_within_s):.1f} s\n{self.log_end()}"
+                )
         self.tcp_port, self.http_port = self._announced["TCP"], self._announced["HTTP"]
 
     def _listens(self, within_s: float) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, Final
 import attrs
 
 from tests.process.daemon import HOST, Daemon
+from tests.timing import patience
 
 __all__ = ["Announcer", "LookupDaemon"]
 
@@ -81,7 +82,7 @@ class Announcer:
     @classmethod
     def connect(cls, port: int, within_s: float = 5.0) -> Announcer:
         """Connect over TCP; the limit is for every later read, too."""
-        announcer = cls(socket.create_connection((HOST, port), within_s))
+        announcer = cls(socket.create_connection((HOST, port), patience(within_s)))
         announcer.send(b"  V1")
         return announcer
 

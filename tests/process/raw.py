@@ -25,6 +25,8 @@ from typing import Any, Final
 
 import attrs
 
+from tests.timing import patience
+
 __all__ = [
     "Disconnected",
     "ErrorFrame",
@@ -107,7 +109,10 @@ def dpub_command(topic: str, delay_ms: int, body: bytes) -> bytes:
 
 @attrs.define(eq=False)
 class RawClient:
-    """One connection, its magic sent. Every wait ends after `timeout_s` unless a call says otherwise."""
+    """One connection, its magic sent.
+
+    Every wait ends after `timeout_s`, as seconds on a quiet machine; a limit that a call gives is not scaled.
+    """
 
     sock: socket.socket
     timeout_s: float = 5.0
@@ -117,7 +122,7 @@ class RawClient:
     @classmethod
     def connect(cls, port: int, *, host: str = "127.0.0.1", timeout_s: float = 5.0) -> RawClient:
         """Connect and send the magic. OSError when nobody listens."""
-        sock = socket.create_connection((host, port), timeout=timeout_s)
+        sock = socket.create_connection((host, port), timeout=patience(timeout_s))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = cls(sock, timeout_s)
         client.send(b"  V2")
@@ -196,7 +201,7 @@ class RawClient:
 
     def send(self, data: bytes) -> None:
         """Send these bytes, whatever they are."""
-        self.sock.settimeout(self.timeout_s)
+        self.sock.settimeout(patience(self.timeout_s))
         try:
             self.sock.sendall(data)
         except (TimeoutError, ssl.SSLError):
@@ -243,7 +248,7 @@ class RawClient:
     # Inside.
 
     def _deadline(self, timeout_s: float | None) -> float:
-        return time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        return time.monotonic() + (patience(self.timeout_s) if timeout_s is None else timeout_s)
 
     def _next_frame(self, deadline: float) -> Frame:
         while True:

@@ -15,6 +15,7 @@ import pytest
 from tests.process.daemon import Daemon
 from tests.process.raw import RawClient
 from tests.process.workload import Workers
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -50,7 +51,7 @@ class Load:
 
 
 def test_a_gigabyte_of_backlog(tmp_path: Path) -> None:
-    """Under load it stops within 5 s, after a stop and after a kill it listens within 2 s, and nothing is lost."""
+    """Under load nsqd stops within 5 s, after a stop and a kill it listens after 2 s of CPU, and nothing is lost."""
     with Daemon(tmp_path) as daemon:
         daemon.start()
         daemon.create_channel(TOPIC, CHANNEL)
@@ -87,4 +88,4 @@ def _start(daemon: Daemon) -> None:
     stat = Path(f"/proc/{daemon.process.pid}/stat").read_text()
     user, system = stat.rpartition(")")[2].split()[11:13]
     # Of its own time: the clock on the wall would count what else the machine has to do.
-    assert (int(user) + int(system)) / os.sysconf("SC_CLK_TCK") < LISTENS_WITHIN_S
+    assert (int(user) + int(system)) / os.sysconf("SC_CLK_TCK") < patience(LISTENS_WITHIN_S)

@@ -18,6 +18,7 @@ from tests.process.checker import make_body
 from tests.process.daemon import Daemon
 from tests.process.raw import Disconnected, ErrorFrame, Message, RawClient
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -128,7 +129,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience(10), check=False)
     except FileNotFoundError:
         pytest.skip("there is no mount command")
     if done.returncode != 0:
@@ -136,7 +137,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], capture_output=True, timeout=10, check=True)
+        subprocess.run(
+            ["umount", "--lazy", str(place)], capture_output=True, timeout=patience(10), check=True
+        )
 
 
 def _big(number: int) -> bytes:
@@ -153,7 +156,7 @@ def _publish_big(daemon: Daemon, first: int, count: int) -> int:
 
 def _publish_until_refused(daemon: Daemon, number: int) -> int:
     """Publish, from this number on, until the daemon refuses one, and give its number."""
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + patience(5)
     with RawClient.connect(daemon.tcp_port) as client:
         while time.monotonic() < deadline:
             try:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.timing import patience
+
 
 def start(*flags: str) -> tuple[int, str]:
     """Start an nsqd that is expected to end at once; gives its exit code and what it said."""
@@ -19,7 +21,7 @@ def start(*flags: str) -> tuple[int, str]:
         "--http-address=127.0.0.1:0",
         *flags,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(20), check=False)
     return done.returncode, done.stderr
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.nsqkit.certificates import Certificates
 from tests.process.daemon import Daemon
 from tests.process.raw import Disconnected, ErrorFrame, RawClient
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -129,6 +130,6 @@ def test_handshakes_that_stall_hold_nobody_up(tmp_path: Path, certificates: Cert
                 client.pub("t", b"meanwhile")
         assert not ends
         for thread in threads:
-            thread.join(20)
+            thread.join(patience(20))
     assert len(ends) == len(threads)
-    assert all(4.5 < seconds < 8 for seconds in ends)
+    assert all(4.5 < seconds < patience(8) for seconds in ends)

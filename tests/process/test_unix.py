@@ -17,6 +17,7 @@ import pytest
 
 from nsqkit.wire import OK, decode_message
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def ask(folder: Path, target: str) -> Any:
 
 def connect(folder: Path) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(5)
+    client.settimeout(patience(5))
     client.connect(f"{folder}/tcp")
     client.sendall(b"  V2")
     return client
@@ -82,5 +83,5 @@ def test_a_message_through_unix_sockets_and_a_kill(tmp_path: Path) -> None:
         assert [shown["remote_address"] for shown in clients] == ["@"]
         client.sendall(b"FIN " + message.id + b"\n")
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(patience(10)) == 0
     assert not (tmp_path / "tcp").exists()

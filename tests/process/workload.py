@@ -18,6 +18,7 @@ import attrs
 
 from tests.process.checker import Answer, ChannelBook, Key, Ledger, make_body
 from tests.process.raw import Disconnected, RawClient, dpub_command, mpub_command, pub_command
+from tests.timing import patience
 
 __all__ = ["Consumer", "Publisher", "Workers"]
 
@@ -42,7 +43,7 @@ class Workers:
 
     def join(self, within_s: float = 10.0) -> None:
         """Wait for all of them. One that does not end is an error."""
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + patience(within_s)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():

@@ -13,6 +13,10 @@ import itertools
 import attrs
 
 from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Subscription, Topic, Topology
+from nsqd.broker.log_backlog import LogBacklog
+from nsqd.broker.log_view import LogView
+from nsqd.broker.memory_backlog import MemoryBacklog
+from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
 from nsqd.log.jobs import Job
 from nsqd.log.store import Store, StoreOptions
 from nsqd.testing.faulty_storage import Fail, Fault, FaultyStorage
@@ -325,6 +329,32 @@ class Harness:
         self._receipts.clear()
         self.broker = self._boot()
         self.round()
+
+
+def view_of(topic: Topic) -> LogView:
+    """The log of a topic on disk, as its channels see it."""
+    assert isinstance(topic.store, LogTopicStore)
+    return topic.store.view
+
+
+def log_backlog(channel: Channel) -> LogBacklog:
+    """The backlog of a durable channel."""
+    assert isinstance(channel.backlog, LogBacklog)
+    return channel.backlog
+
+
+def deferred_of(channel: Channel) -> dict[int, tuple[int, float]]:
+    """seq -> (attempts, due)."""
+    entries = {seq: channel.deferred.get(seq) for seq in channel.deferred}
+    return {seq: entry for seq, entry in entries.items() if entry is not None}
+
+
+def held_bytes(place: Topic | Channel) -> int:
+    """Bytes of messages that only memory has."""
+    held = place.store if isinstance(place, Topic) else place.backlog
+    if isinstance(held, MemoryTopicStore):
+        return sum(map(len, held._held.values()))
+    return sum(map(len, held._frames.values())) if isinstance(held, MemoryBacklog) else 0
 
 
 def conserved(channel: Channel) -> bool:

@@ -21,7 +21,7 @@ class Copy:
     """One message in one channel. `owner`: the consumer that has it in flight; None when that one is gone."""
 
     id: bytes
-    topology: str = "ready"  # or "deferred", "in flight"
+    state: str = "ready"  # or "deferred", "in flight"
     owner: object = None
     due: float = NEVER
     deadline: float = 0.0
@@ -35,7 +35,7 @@ class Copy:
 
     def park(self, due: float = NEVER) -> None:
         """It waits for another delivery."""
-        self.topology = "deferred" if due > NEVER else "ready"
+        self.state = "deferred" if due > NEVER else "ready"
         self.due, self.owner = due, None
         self.awaiting_redelivery.append((self.most, due))
 
@@ -57,8 +57,8 @@ class ChannelModel:
         self.copies[message_id] = copy
         self.advanced += 1
 
-    def at(self, topology: str) -> list[Copy]:
-        return [copy for copy in self.copies.values() if copy.topology == topology]
+    def at(self, state: str) -> list[Copy]:
+        return [copy for copy in self.copies.values() if copy.state == state]
 
     def delivered(self, message: Message, owner: object, now: float, timeout: float, longest: float) -> Copy:
         """A frame went to a client: was that allowed?"""
@@ -66,11 +66,9 @@ class ChannelModel:
         assert message.id not in self.finished, "delivered after it was finished"
         assert message.id in self.copies, "delivered, but not in this channel"
         copy = self.copies[message.id]
-        assert copy.topology == "ready", (
-            f"delivered, but {copy.topology} until {max(copy.due, copy.deadline)}"
-        )
+        assert copy.state == "ready", f"delivered, but {copy.state} until {max(copy.due, copy.deadline)}"
         assert copy.fewest + 1 <= message.attempts <= copy.most + 1, (message, copy)
-        copy.topology, copy.owner, copy.due = "in flight", owner, NEVER
+        copy.state, copy.owner, copy.due = "in flight", owner, NEVER
         copy.fewest = copy.most = message.attempts
         copy.deadline, copy.limit = now + timeout, now + longest
         return copy
@@ -87,7 +85,7 @@ class ChannelModel:
             if copy.id in unsent:
                 copy.most -= 1
                 copy.fewest -= 1
-                copy.topology = "ready"
+                copy.state = "ready"
             elif not copy.lost_once:
                 copy.lost_once = True
                 copy.park()
@@ -98,7 +96,7 @@ class ChannelModel:
                 copy.park()
         for copy in self.at("deferred"):
             if copy.due <= now:
-                copy.topology = "ready"
+                copy.state = "ready"
 
     def journaled(self) -> None:
         """Everything that happened so far is in the log."""
@@ -119,7 +117,7 @@ class ChannelModel:
             due = max(dues) if copy.seq is None else deferred.get(copy.seq, NEVER)
             early = min(dues) <= now
             assert due in dues or (due == NEVER and early), (due, copy)
-            copy.topology = "deferred" if due > now else "ready"
+            copy.state = "deferred" if due > now else "ready"
             copy.due, copy.owner, copy.lost_once = due, None, False
             fewest = min(attempts for attempts, at in copy.awaiting_redelivery if at <= max(due, now))
             copy.awaiting_redelivery = [(fewest, due)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -124,12 +126,12 @@ class Scene:
         channel = self.channel
         places = {
             "in flight": sum(len(s.in_flight) for s in channel.subscriptions),
-            "disconnected": sum(len(s.in_flight) for s in channel.disconnected),
+            "disconnected": sum(len(s.in_flight) for s in channel.delivery.disconnected),
             "requeued": len(channel.requeued),
             "deferred": len(channel.deferred),
-            "fresh": channel.fresh,
+            "fresh": channel.backlog.ready,
         }
-        found = [topology for topology, count in places.items() for _ in range(count)]
+        found = [place for place, count in places.items() for _ in range(count)]
         assert len(found) <= 1, "in one place only"
         assert channel.depth == places["fresh"] + places["requeued"]
         return found[0] if found else "settled"
@@ -147,7 +149,7 @@ class Scene:
 
     def _fin(self, consumer: Consumer) -> None:
         if self.harness.finish(consumer, self.id):
-            raise consumer.subscription.why_missing(self.id)
+            raise consumer.channel.why_missing(self.id)
 
     def req_0(self) -> None:
         self.harness.requeue(self.owner, self.id, 0)
@@ -251,13 +253,13 @@ class TestSharing:
         harness.publish_many(1000)
         consumers = [harness.subscribe(rdy=0) for _ in range(5)]
         for consumer in consumers:
-            consumer.subscription.set_rdy(10)
+            consumer.channel.set_rdy(consumer.subscription, 10)
         counts = [0] * len(consumers)
         for _ in range(10):
             harness.round()
             for at, consumer in enumerate(consumers):
                 counts[at] += len(consumer.new())
-                consumer.subscription.finish(consumer.in_flight)
+                consumer.channel.finish(consumer.subscription, consumer.in_flight)
         assert counts == [100] * 5
 
     def test_one_message_at_a_time_goes_round(self) -> None:
@@ -509,3 +511,23 @@ class TestCounters:
         harness.restart()
         channel, topic = harness.channel(), harness.topic()
         assert (channel.depth, channel.counts.entered, topic.message_count) == (2, 0, 0)
+
+
+def test_subscriptions_that_come_and_go_leave_no_entries_in_the_queue_of_waiting_consumers() -> None:
+    harness = Harness()
+    harness.create()
+    for _ in range(1000):
+        harness.disconnect(harness.subscribe(rdy=1))
+    assert len(harness.channel().delivery._queues[0]) <= 10
+
+
+def test_a_deleted_channel_is_freed_though_it_had_deferred_messages() -> None:
+    harness = Harness()
+    harness.create()
+    for n in range(100):
+        harness.defer(b"x", 3000.0 + n)
+    gone = weakref.ref(harness.channel())
+    harness.topic().delete_channel("c")
+    harness.round()
+    gc.collect()
+    assert gone() is None

@@ -145,7 +145,7 @@ def test_nothing_is_kept_of_what_is_not_in_flight() -> None:
 
 def test_a_clock_set_back_makes_no_negative_times() -> None:
     latency = ChannelLatency(WINDOW, 0.0)
-    latency.handed_out([1], [encode_message(5 * SECOND_NS, 1, b"0" * 16, b"x")])
+    latency.delivered([1], [encode_message(5 * SECOND_NS, 1, b"0" * 16, b"x")])
     latency.finished([1], 1.0, 2 * SECOND_NS)
     assert latency.samples(1.0).quantile(1.0) == 0
 
@@ -154,7 +154,7 @@ def test_the_window_turns_by_halves() -> None:
     latency = ChannelLatency(10.0, 100.0)
 
     def finish(at: float) -> None:
-        latency.handed_out([1], [encode_message(0, 1, b"0" * 16, b"x")])
+        latency.delivered([1], [encode_message(0, 1, b"0" * 16, b"x")])
         latency.finished([1], at, int(at * SECOND_NS))
 
     finish(101.0)

@@ -15,13 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsqd.broker import Channel, Refused, Topology
-from nsqd.broker import retention as keeper_module
-from nsqd.broker.log_backlog import LogBacklog
-from nsqd.broker.log_topic import LogTopic
+from nsqd.broker import Channel, Refused, Topology, retention
 from nsqd.log.store import StoreOptions
 from nsqkit.wire.names import is_ephemeral
-from tests.nsqd.broker.harness import Consumer, Harness, conserved
+from tests.nsqd.broker.harness import Consumer, Harness, conserved, deferred_of, log_backlog
 from tests.nsqd.broker.model import ChannelModel, Copy, TopicModel
 
 PLACES = [Topology("eu", "eu-1"), Topology("eu", "eu-2"), None]
@@ -116,7 +113,7 @@ class CoreMachine(RuleBasedStateMachine):
     def refused(self, name: str) -> bool:
         """What a connection asks before it publishes. Makes the topic."""
         try:
-            self.harness.broker.refuse_when_full()
+            self.harness.broker.context.refuse_when_full()
             self.harness.topic(name)
         except Refused:
             return True
@@ -342,9 +339,9 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(has_topics)
     @rule(name=topics, steps=st.sampled_from([0, 1, 5, 1000]))
     def begin_snapshot(self, name: str, steps: int) -> None:
-        topic = self.harness.broker.topics.get(name)
-        if isinstance(topic, LogTopic) and not topic.retention.has_snapshot_in_hand:
-            topic.retention.begin_snapshot()
+        retention = self.harness.broker.retentions.get(name)
+        if retention is not None and not retention.has_snapshot_in_hand:
+            retention.begin_snapshot()
         self.step_snapshots(steps)
 
     @rule(count=st.sampled_from([1, 2, 50]))
@@ -357,9 +354,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(name=topics)
     def roll(self, name: str) -> None:
         if name in self.model and not self.broken:
-            topic = self.harness.topic(name)
-            assert isinstance(topic, LogTopic)
-            topic.log.roll()
+            self.harness.broker.retentions[name].log.roll()
         self.harness.round()
 
     @rule(cold=st.booleans())
@@ -400,7 +395,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.boot(orderly=True, back=back)
 
     def boot(self, *, orderly: bool, back: bool) -> None:
-        clients = [(c.subscription.channel, c.subscription.rdy) for c in self.harness.consumers]
+        clients = [(c.channel, c.subscription.rdy) for c in self.harness.consumers]
         if orderly:
             self.harness.restart()
         else:
@@ -411,11 +406,10 @@ class CoreMachine(RuleBasedStateMachine):
         for topic in self.model.values():
             topic.channels = {name: model for name, model in topic.channels.items() if model.durable}
         for channel, model in self.pairs():
-            assert isinstance(channel, LogChannel)
             seqs = {copy.seq for copy in model.finished_lately.values() if copy.seq is not None}
-            settled = {seq for seq in seqs if seq in channel.settled}
+            settled = {seq for seq in seqs if seq in channel.backlog.settled}
             assert not orderly or settled == seqs
-            deferred = {seq: due for seq, (_, due, _) in channel.deferred.items()}
+            deferred = {seq: due for seq, (_, due) in deferred_of(channel).items()}
             model.restarted(self.now, settled, deferred, orderly=orderly)
         for channel, rdy in clients if back else ():
             self.subscribe(channel.topic_name, channel.name, rdy, 3.0, taking=True)
@@ -459,14 +453,15 @@ class CoreMachine(RuleBasedStateMachine):
         assert 0 <= channel.backend_depth <= channel.depth
         assert channel.paused == model.paused
         if channel.latency is not None:
-            assert set(channel.latency._published) == {entry[0] for entry in channel.in_flight_entries()}
+            assert set(channel.latency._published) == {entry[0] for entry in channel.delivery.in_flight()}
         self.check_oldest(channel, model)
-        if isinstance(channel, LogChannel):
+        channel.invariant()
+        if model.durable:
             assert channel.depth == len(model.at("ready"))
             assert len(channel.deferred) == len(model.at("deferred"))
             assert channel.counts.entered == model.advanced
             assert channel.counts.damaged == 0
-            if not channel.has_unwritten:
+            if not log_backlog(channel).has_unwritten:
                 model.journaled()
         else:
             assert conserved(channel)
@@ -475,11 +470,11 @@ class CoreMachine(RuleBasedStateMachine):
     def check_oldest(self, channel: Channel, model: ChannelModel) -> None:
         unfinished = model.at("ready") + model.at("in flight") + model.at("deferred")
         answer = channel.oldest()
-        if isinstance(channel, LogChannel):
+        if model.durable:
             assert (answer is None) == (not unfinished)
         if isinstance(answer, int):
             assert answer in [self.sent[copy.id][0] for copy in unfinished]
-            if isinstance(channel, LogChannel):
+            if model.durable:
                 assert answer == min(self.sent[copy.id][0] for copy in unfinished)
 
     def teardown(self) -> None:
@@ -525,7 +520,7 @@ class CoreMachine(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots of few entries take many steps, too."""
-    monkeypatch.setattr(keeper_module, "SLICE", 2)
+    monkeypatch.setattr(retention, "SLICE", 2)
 
 
 def run(examples: int, steps: int) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 
 import pytest
 
-from nsqd.broker import retention as keeper_module
-from nsqd.broker.log_backlog import LogBacklog
-from nsqd.broker.log_topic import LogTopic
-from tests.nsqd.broker.harness import Harness
+from nsqd.broker import retention
+from nsqd.testing.faulty_storage import Fail, Fault
+from tests.nsqd.broker.harness import Harness, deferred_of
 
 Stop = Callable[[Harness], None]
 either = pytest.mark.parametrize("stop", [Harness.kill, Harness.restart])
@@ -84,7 +84,7 @@ class TestMessages:
         chance = random.Random(3)
         finished = set(chance.sample(consumer.in_flight, 120))
         for message_id in finished:
-            consumer.subscription.finish([message_id])
+            consumer.channel.finish(consumer.subscription, [message_id])
         harness.round()
         stop(harness)
         consumer = harness.subscribe(rdy=1000)
@@ -125,7 +125,7 @@ class TestAttempts:
 
     def test_what_went_back_unsent_during_a_snapshot(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It moves from in flight to requeued without a record, against the order in which a snapshot is written."""
-        monkeypatch.setattr(keeper_module, "SLICE", 1)
+        monkeypatch.setattr(retention, "SLICE", 1)
         harness = Harness()
         other = harness.subscribe()
         consumer = harness.subscribe(rdy=2)
@@ -135,9 +135,7 @@ class TestAttempts:
         harness.requeue(consumer, a)  # two attempts are journaled, the third waits at the socket
         consumer.subscription.rdy = 0
         harness.requeue(consumer, b)
-        topic = harness.topic()
-        assert isinstance(topic, LogTopic)
-        topic.retention.begin_snapshot()
+        harness.broker.retentions["t"].begin_snapshot()
         for _ in range(3):  # the topic, the channel, what is requeued: next is what is in flight
             harness.broker.step_snapshots()
         harness.disconnect(consumer)
@@ -233,7 +231,6 @@ class TestDeferred:
         harness.round()
         channel = harness.channel()
         assert len(channel.deferred) == 300
-        assert {frame for _, _, frame in channel.deferred.values()} == {None}
         harness.kill()
         harness.advance(5)
         assert len(harness.drain(harness.subscribe(rdy=7))) == 300
@@ -260,15 +257,13 @@ class TestSnapshots:
         topic = harness.topic()
         out: dict[str, object] = {"depth": topic.depth, "paused": topic.paused}
         for name, channel in topic.channels.items():
-            assert isinstance(channel, LogChannel)
-            deferred = {seq: entry[:2] for seq, entry in channel.deferred.items()}
-            attempts = {seq: attempts for seq, attempts, _ in channel.requeued}
-            out[name] = (channel.paused, channel.depth, deferred, attempts, list(channel.settled))
+            deferred, attempts = deferred_of(channel), dict(channel.requeued)
+            out[name] = (channel.paused, channel.depth, deferred, attempts, list(channel.backlog.settled))
         return out
 
     @pytest.mark.parametrize("slice_", [1, 3, 1000])
     def test_they_say_what_the_log_says(self, slice_: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(keeper_module, "SLICE", slice_)
+        monkeypatch.setattr(retention, "SLICE", slice_)
         plain, with_snapshot = self.busy(), self.busy()
         with_snapshot.snapshot()
         plain.kill()
@@ -290,9 +285,7 @@ class TestSnapshots:
     def test_one_that_fails_is_given_up(self) -> None:
         harness = self.busy()
         before = self.picture(harness)
-        topic = harness.topic()
-        assert isinstance(topic, LogTopic)
-        topic.retention.begin_snapshot()
+        harness.broker.retentions["t"].begin_snapshot()
         harness.broker.step_snapshots()
         harness.fail("append", path=".snap")
         while harness.broker.step_snapshots():
@@ -306,9 +299,7 @@ class TestSnapshots:
 
     def test_a_topic_deleted_meanwhile(self) -> None:
         harness = self.busy()
-        topic = harness.topic()
-        assert isinstance(topic, LogTopic)
-        topic.retention.begin_snapshot()
+        harness.broker.retentions["t"].begin_snapshot()
         harness.broker.step_snapshots()
         harness.broker.delete_topic("t")
         while harness.broker.step_snapshots():
@@ -327,3 +318,67 @@ def test_an_orderly_stop_needs_the_disk() -> None:
     harness.fail("sync_all", path="")
     with pytest.raises(OSError, match="No space left"):
         harness.broker.close()
+
+
+def with_a_full_disk(room: int | None) -> Harness:
+    """`room`: bytes that are left."""
+    harness = Harness()
+    harness.create()
+    for body in (b"finished", b"in a minute", b"in flight"):
+        harness.publish(body)
+    consumer = harness.subscribe(rdy=3)
+    finished, requeued, _ = consumer.in_flight
+    harness.broker.store.full = "no space left on device: 1 bytes free, 2 needed"
+    harness.memory.capacity = None if room is None else harness.memory._used + room
+    consumer.channel.finish(consumer.subscription, [finished])
+    consumer.channel.requeue(consumer.subscription, requeued, 60.0)
+    return harness
+
+
+def test_a_stop_with_less_free_space_than_demanded_keeps_delays_and_attempts() -> None:
+    """I5, I6."""
+    harness = with_a_full_disk(None)
+    harness.restart()
+    assert (harness.channel().depth, len(harness.channel().deferred)) == (1, 1)
+    consumer = harness.subscribe(rdy=1)
+    assert [(message.body, message.attempts) for message in consumer.new()] == [(b"in flight", 2)]
+
+
+def test_a_stop_on_a_full_disk_keeps_finished_messages_finished() -> None:
+    """I3: there is room for that, but for nothing more."""
+    harness = with_a_full_disk(48)
+    with pytest.raises(OSError, match="not everything"):
+        harness.broker.close()
+    harness.memory.capacity = None
+    harness.kill()
+    assert harness.channel().depth == 2
+
+
+def test_a_stop_whose_last_append_fails_raises() -> None:
+    """The last append fails: the finish in it is lost, so the stop must not be called clean."""
+    harness = Harness()
+    harness.create()
+    consumer = harness.subscribe(rdy=5)
+    harness.publish(b"a")
+    consumer.channel.finish(consumer.subscription, consumer.in_flight)
+    harness.fail("append", errno.EIO)
+    with pytest.raises(OSError):
+        harness.broker.close()
+
+
+def test_a_stop_that_writes_everything_at_the_second_attempt_is_clean() -> None:
+    """The ballast has made room for what is finished."""
+    harness = Harness()
+    consumer = harness.subscribe(rdy=5)
+    harness.publish(b"a", b"b")
+    consumer.channel.finish(consumer.subscription, consumer.in_flight)
+    failures = [Fail(errno.ENOSPC)]
+
+    def fault(operation: str, path: str) -> Fault | None:
+        return failures.pop() if operation == "append" and "topic-" in path and failures else None
+
+    harness.storage.fault = fault
+    harness.restart()
+    assert not failures
+    assert harness.broker.store.clean
+    assert harness.channel().depth == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nsqd.broker.broker import SYNC_PACE
+from nsqd.broker.broker import SYNC_INTERVAL
 from tests.nsqd.broker.harness import Harness
 
 
@@ -51,6 +51,6 @@ def test_one_sync_after_the_other_has_its_pace() -> None:
     harness.publish_many(10)
     harness.publish_many(10)
     assert syncs(harness) == 1
-    harness.now += 2 * SYNC_PACE
+    harness.now += 2 * SYNC_INTERVAL
     harness.round()
     assert syncs(harness) == 2

@@ -7,7 +7,8 @@ import errno
 import pytest
 
 from nsqd.broker import Broker, Channel, Listener, NotFound, Refused, Topic
-from nsqd.broker.log_topic import LogTopic
+from nsqd.log.topic_log import TopicLog
+from nsqd.testing.faulty_storage import Fail, Fault
 from tests.nsqd.broker.harness import SECOND_NS, Harness, conserved
 
 
@@ -87,7 +88,7 @@ class TestPublish:
         before = harness.storage.counts["append"]
         for body in (b"c", b"d"):
             harness.send(body)
-        consumer.subscription.finish(consumer.in_flight)
+        consumer.channel.finish(consumer.subscription, consumer.in_flight)
         harness.round()
         assert harness.storage.counts["append"] == before + 1
 
@@ -116,13 +117,12 @@ class TestPublish:
         harness.create()
         harness.publish(b"a")
         topic = harness.topic()
-        assert isinstance(topic, LogTopic)
-        end = topic.log.end
+        end = topic.store.end
         harness.fail("append", errno.EIO)
         lost = harness.publish(b"b", b"c")
         harness.heal()
         kept = harness.publish(b"d")
-        assert topic.log.end == end + 3
+        assert topic.store.end == end + 3
         assert not set(lost.ids) & set(kept.ids)
 
     @pytest.mark.parametrize("flowing", [True, False])
@@ -185,10 +185,10 @@ class TestPublish:
             with pytest.raises(Refused):
                 make()
         with pytest.raises(Refused):
-            harness.broker.refuse_when_full()
+            harness.broker.context.refuse_when_full()
         harness.heal()
         harness.advance(1)
-        harness.broker.refuse_when_full()
+        harness.broker.context.refuse_when_full()
         harness.create("d")
         harness.create("c", "u")
         assert set(harness.broker.topics) == {"t", "u"}
@@ -357,7 +357,7 @@ class TestDelete:
         harness.broker.listener = log = Log()
         new = harness.topic(topic)
         harness.round()
-        old.unsubscribe(consumer.subscription, set())
+        old.unsubscribe(consumer.channel, consumer.subscription, set())
         harness.round()
         assert harness.broker.topics == {topic: new}
         assert log.events == [("topic created", topic)]
@@ -473,3 +473,40 @@ def test_the_clock_of_a_message_is_the_wall() -> None:
     harness.publish(b"a")
     assert consumer.received[0].timestamp_ns == harness.wall_ns
     assert consumer.received[0].timestamp_ns % SECOND_NS == SECOND_NS // 2
+
+
+def test_a_publish_with_neither_room_nor_descriptors_is_refused() -> None:
+    """ENOSPC asks for the ballast, and the ballast for a descriptor: the publish is refused, nothing is raised."""
+    harness = Harness()
+    harness.create()
+    receipt = harness.send(b"x")
+
+    def fault(operation: str, path: str) -> Fault | None:
+        if operation == "append" and "topic-" in path:
+            return Fail(errno.ENOSPC)
+        return Fail(errno.EMFILE) if operation == "files" and not path else None
+
+    harness.storage.fault = fault
+    harness.round()
+    assert receipt.error
+
+
+def test_a_topic_delivers_again_after_a_commit_that_ran_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The numbers of the messages were given up, but nobody was told: from then on the pump span."""
+    harness = Harness()
+    consumer = harness.subscribe(rdy=100)
+
+    def exhausted(*_: object, **__: object) -> list[bytes]:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TopicLog, "_encode", exhausted)
+        harness.send(b"lost", b"lost too")
+        with pytest.raises(MemoryError):
+            harness.broker.commit()
+    harness._receipts.clear()
+    harness.publish(b"one")
+    harness.publish(b"two")
+    assert consumer.bodies() == [b"one", b"two"]

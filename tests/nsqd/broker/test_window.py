@@ -96,10 +96,10 @@ def test_bytes_of_the_whole_daemon_are_bounded() -> None:
     for name in ("a", "b", "c"):
         harness.create(topic=name)
         harness.publish(*[bytes(100)] * 100, topic=name)
-    assert harness.broker.window_budget.used <= 10_000
+    assert harness.broker.context.window_budget.used <= 10_000
     for name in ("a", "b", "c"):
         assert harness.channel(topic=name).depth == 100
         consumer = harness.subscribe(topic=name, rdy=7)
         assert harness.drain(consumer) == [bytes(100)] * 100
         assert harness.channel(topic=name).counts.damaged == 0
-    assert harness.broker.read_ahead.used <= 20_000
+    assert harness.broker.context.read_ahead.used <= 20_000

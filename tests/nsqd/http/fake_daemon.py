@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import trio
 
-from nsqd.broker import Broker, BrokerOptions, Outbox, Refused, Subscription, Topology
+from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Refused, Subscription, Topology
 from nsqd.drain import Drain
 from nsqd.http import make_servers
 from nsqd.log.store import Store, StoreOptions
@@ -22,10 +22,35 @@ from nsqd.testing.faulty_storage import FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.logging import LogLevel
 from nsqkit.service.listeners import bound_address, open_listeners
-from nsqkit.wire import encode_message
+from tests.timing import patience
 
-PATIENCE_SECONDS = 10
+WITHIN_S = 10
 START_NS = 1_700_000_000 * 10**9
+
+
+@attrs.define(eq=False)
+class Consumer:
+    """A client of a channel."""
+
+    channel: Channel
+    subscription: Subscription
+
+    @property
+    def in_flight(self) -> list[bytes]:
+        return list(self.subscription.in_flight)
+
+    @property
+    def outbox(self) -> Outbox:
+        return self.subscription.outbox
+
+    def set_rdy(self, count: int) -> None:
+        self.channel.set_rdy(self.subscription, count)
+
+    def finish(self, ids: list[bytes]) -> None:
+        assert self.channel.finish(self.subscription, ids) == []
+
+    def requeue(self, message_id: bytes, delay: float) -> None:
+        self.channel.requeue(self.subscription, message_id, delay)
 
 
 class FakeDaemon:
@@ -56,7 +81,6 @@ class FakeDaemon:
         self.rounds = 0
         self.log_level_set: list[LogLevel] = []
         self._changed = trio.Event()
-        self._next_id = 0
 
     def clients(self) -> Iterable[ClientStats]:
         return iter(self.connected)
@@ -97,25 +121,14 @@ class FakeDaemon:
     def publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> int:
         self.round()
         try:
-            self.broker.refuse_publishing()
-            topic = self.broker.topic(topic_name)
-            frames = [encode_message(self.broker.wall_ns, 1, self._message_id(), body) for body in bodies]
-            batch = topic.batch
-            if delay_ns is None:
-                topic.publish(frames, sum(map(len, frames)))
-            else:
-                for frame in frames:
-                    topic.publish_deferred(frame, delay_ns)
+            topic = self.broker.topic_to_publish(topic_name)
+            commit_number = self.broker.publish(topic, bodies, delay_ns or 0)
             self.broker.commit()
-            if batch in topic.failed:
-                raise Refused(topic.failed[batch])
+            if commit_number in topic.failed:
+                raise Refused(topic.failed[commit_number])
             return self.broker.sync_ticket
         finally:
             self.end_round()
-
-    def _message_id(self) -> bytes:
-        self._next_id += 1
-        return b"%016x" % self._next_id
 
     def set_log_level(self, level: LogLevel) -> None:
         self.options.log_level = level
@@ -136,19 +149,17 @@ class FakeDaemon:
         self.broker.topic(topic)
         self.end_round()
 
-    def subscribe(
-        self, topic: str, channel: str, rdy: int = 0, topology: Topology | None = None
-    ) -> Subscription:
+    def subscribe(self, topic: str, channel: str, rdy: int = 0, topology: Topology | None = None) -> Consumer:
         class Socket:
             def wake(self) -> None: ...
             def disconnect(self) -> None: ...
 
         self.round()
         outbox = Outbox(Socket(), 1 << 20)
-        subscription = self.broker.topic(topic).subscribe(channel, outbox, timeout=60, topology=topology)
-        subscription.set_rdy(rdy)
+        consumer = Consumer(*self.broker.topic(topic).subscribe(channel, outbox, 60, topology=topology))
+        consumer.set_rdy(rdy)
         self.end_round()
-        return subscription
+        return consumer
 
 
 @attrs.define
@@ -197,7 +208,7 @@ class Client:
         return await self.answer()
 
     async def answer(self) -> Answer:
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(WITHIN_S)):
             while b"\r\n\r\n" not in self.buffer:
                 await self._more()
             head, _, rest = self.buffer.partition(b"\r\n\r\n")

@@ -14,6 +14,7 @@ from nsqd.http.publish import split_batch, split_lines
 from nsqd.testing.faulty_storage import Fail
 from nsqkit.service.http import HttpError
 from nsqkit.wire import decode_message
+from tests.nsqd.broker.harness import deferred_of
 
 from .fake_daemon import Answer, FakeDaemon, serving
 
@@ -114,7 +115,7 @@ async def test_pub_deferred(defer: str) -> None:
     async with serving(daemon) as client:
         assert_ok(await client.post(f"/pub?topic=t&defer={defer}", b"later"))
     assert delivered(consumer) == []
-    (entry,) = consumer.channel.deferred.values()
+    (entry,) = deferred_of(consumer.channel).values()
     assert entry[1] == pytest.approx(daemon.broker.now + int(defer.replace("%2B", "")) / 1000)
 
 

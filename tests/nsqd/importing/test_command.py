@@ -14,6 +14,7 @@ from tests.foreign.puppet import Puppet
 from tests.nsqd.importing.original import Ids, Message, write_metadata, write_queue
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -42,7 +43,7 @@ class Paths:
     def bring(self, *flags: str) -> tuple[int, str]:
         """Import; exit code and what it said."""
         done = subprocess.run(
-            [*self.command, *flags], capture_output=True, text=True, timeout=60, check=False
+            [*self.command, *flags], capture_output=True, text=True, timeout=patience(60), check=False
         )
         assert "Traceback" not in done.stderr
         return done.returncode, done.stderr
@@ -57,7 +58,7 @@ class Paths:
                     break
             process.send_signal(number)
             said = process.stderr.read()
-            return process.wait(10), said
+            return process.wait(patience(10)), said
 
     def start(self) -> Daemon:
         return Daemon(self.new)

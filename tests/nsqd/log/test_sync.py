@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import threading
+from pathlib import Path
 
 import pytest
 
+from nsqd.log.files import FileStorage
 from nsqd.log.jobs import JobQueue
 from nsqd.log.snapshots import SnapshotWriter
+from nsqd.log.store import Store, StoreOptions
 from nsqd.log.sync import MANY_FILES, Syncer
 from nsqd.log.topic_log import TopicLog
 from nsqd.testing.faulty_storage import Fail, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.broker.harness import WALL_NS
 from tests.nsqd.log.samples import append, new_log, read_all, recovered
+from tests.timing import patience
 
 
 class Setting:
@@ -206,3 +212,37 @@ class TestWhatIsUnsynced:
         assert setting.syncer.synced == ticket
         assert not log.unsynced
         assert setting.messages_after_power_loss() == 1
+
+
+def test_deleting_a_topic_during_the_sync_of_its_folder_is_no_failed_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed sync stops the daemon; but nobody waits for the folder of a topic that is deleted."""
+    storage = FileStorage(tmp_path)
+    store = Store(storage, StoreOptions(min_free_space=0, ballast_bytes=0), WALL_NS)
+    log = store.create_topic("t", WALL_NS)
+    store.syncer.want(store.syncer.written)
+    (job,) = (job for job in store.jobs if job.name == "sync")
+    job.begin()
+    errors: list[OSError] = []
+
+    def work() -> None:
+        try:
+            job.work()
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    rename = storage.rename_folder
+
+    def rename_and_sync(folder: str, to: str) -> None:
+        rename(folder, to)
+        thread.start()  # the sync goes on right here, before the log is known to be deleted
+        thread.join(0.3)
+
+    monkeypatch.setattr(storage, "rename_folder", rename_and_sync)
+    store.delete_topic(log)
+    thread.join(patience(5))
+    assert not thread.is_alive()
+    assert not errors
+    storage.close()

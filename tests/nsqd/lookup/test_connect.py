@@ -13,6 +13,7 @@ import trio.testing
 
 from nsqd.lookup.connect import CONNECT_SECONDS, AddressInfo, Connector
 from nsqd.lookup.protocol import RegistryError
+from tests.timing import patience
 
 
 @asynccontextmanager
@@ -79,9 +80,10 @@ async def test_a_silent_address_costs_its_second_and_the_next_one_is_tried() -> 
             async with listening() as port:
                 infos = [info("127.0.0.1", silent), info("127.0.0.1", port)]
                 began = trio.current_time()
-                async with await Connector(lambda *_: infos)("r.example:4160") as stream:
-                    assert stream.socket.getpeername()[1] == port
-                assert CONNECT_SECONDS <= trio.current_time() - began < CONNECT_SECONDS + 1
+                with trio.fail_after(patience(CONNECT_SECONDS + 1)):
+                    async with await Connector(lambda *_: infos)("r.example:4160") as stream:
+                        assert stream.socket.getpeername()[1] == port
+                assert trio.current_time() >= began + CONNECT_SECONDS
 
 
 async def test_no_such_name() -> None:

@@ -16,6 +16,7 @@ import trio.testing
 
 from nsqd.broker import Broker, BrokerOptions
 from nsqd.log.store import Store, StoreOptions
+from nsqd.protocol_v2.connection import Connection
 from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.session import Session
@@ -24,6 +25,7 @@ from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.wire import Message, decode_message
 from tests.nsqd.protocol_v2.harness import MAGIC, VERSION
 from tests.nsqd.protocol_v2.layered import LayeredStream, server_tls
+from tests.timing import patience
 
 LAYERS = ["plain", "tls", "snappy", "deflate", "tls+snappy", "tls+deflate"]
 BUFFER = 16 * 1024  # bytes that a socket is to hold in either direction; the kernel takes a few times as much
@@ -70,6 +72,11 @@ class Server:
         peer = Peer(stream, session)
         self.peers.append(peer)
         return peer
+
+    def connection_of(self, peer: Peer) -> Connection:
+        """The daemon's side of a client."""
+        (found,) = [c for c in self._connections.connections.values() if c.session is peer.session]
+        return found
 
     def _loopback(self, buffer: int) -> trio.SocketStream:
         theirs = socket.socket()
@@ -147,8 +154,8 @@ class Peer:
 
 @asynccontextmanager
 async def serving(layers: str, limit: float = 30.0, **options: object) -> AsyncIterator[Server]:
-    """A server for the time of a test, which must end within `limit` seconds."""
-    with trio.fail_after(limit):
+    """A server for the time of a test, which must end within `limit` seconds (of a quiet machine)."""
+    with trio.fail_after(patience(limit)):
         async with trio.open_nursery() as nursery:
             server = Server(layers, nursery, **options)
             try:

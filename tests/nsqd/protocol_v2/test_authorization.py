@@ -6,14 +6,20 @@ import json
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from nsqd.auth.state import AuthState, parse_answer
+from nsqd.protocol_v2.authorization import MAX_SECRET
 from nsqd.protocol_v2.client_stats import client_stats
 from nsqd.protocol_v2.session import Session
 from nsqkit.wire import CLOSE_WAIT, OK
 from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, identify, mpub, pub, sized, sub
+from tests.nsqd.protocol_v2.serving import Server, serving
+from tests.timing import patience
 
 EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
+EVERYTHING_ALLOWED = json.dumps({"ttl": 60, "authorizations": [EVERYTHING]}).encode()
 FIRST = "E_AUTH_FIRST AUTH required before "
 FAILED = error("E_AUTH_FAILED AUTH failed")
 
@@ -256,3 +262,57 @@ def test_heartbeats_go_on_and_it_is_not_the_client_that_is_silent() -> None:
     machine.advance(10)
     assert len(client.answers()) == 10
     assert not client.closed
+
+
+def allow(server: Server, session: Session) -> None:
+    """The auth server lets the client do everything."""
+    server.rounds.begin()
+    session.authorized(parse_answer(EVERYTHING_ALLOWED, trio.current_time()))
+    server.rounds.end()
+
+
+@pytest.mark.parametrize("layers", ["plain", "tls", "deflate"])
+async def test_an_authorization_that_expires_in_the_middle_of_a_multi_publish(
+    server: Server, layers: str
+) -> None:
+    """When it was there again the connection was never read again."""
+    asked: list[Session] = []
+    server.context.ask = asked.append
+    peer = await server.connect(layers=layers)
+    await peer.send(auth())
+    await server.settled()
+    allow(server, asked.pop())
+    await peer.frame()
+    assert peer.session.authorization.state is not None
+    peer.session.authorization.state.expires = 0
+    command = mpub(b"one", b"two" * 1000)
+    await peer.send(command[:40])
+    await server.settled()
+    allow(server, asked.pop())
+    await peer.send(command[40:])
+    with trio.fail_after(patience(5)):
+        assert await peer.frame() == OK
+
+
+def test_a_secret_that_is_too_long_is_refused_unasked() -> None:
+    """Megabytes of it were kept as long as the connection lived, and escaped for a URL."""
+    machine = Guarded()
+    client = machine.client().send(auth(b"s" * (MAX_SECRET + 1)))
+    assert client.answers() == [FAILED]
+    assert not machine.asked
+
+
+async def test_a_publish_after_auth_is_taken_though_the_client_has_closed_its_side() -> None:
+    """Commands that were read before its end are carried out, also those that wait for an auth server."""
+    async with serving("plain") as server:
+        asked: list[Session] = []
+        server.context.ask = asked.append
+        peer = await server.connect()
+        # more than a turn of commands, then AUTH, then a publish
+        await peer.send(b"NOP\n" * 4100 + auth() + pub(b"x"))
+        await peer.stream.raw.send_eof()
+        await server.settled()
+        (session,) = asked
+        allow(server, session)
+        assert OK in await peer.all()
+        assert server.broker.existing("t").message_count == 1

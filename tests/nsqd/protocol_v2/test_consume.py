@@ -451,3 +451,15 @@ def test_two_identities_on_one_channel() -> None:
         client.new()
         client.send(b"RDY 2\n")
     assert sorted(clients[0].bodies() + clients[1].bodies()) == [b"m0", b"m1", b"m2", b"m3"]
+
+
+def test_sampled_out_messages_leave_no_redelivery_marks() -> None:
+    """I12: those, too, that had lost a connection before."""
+    machine = Machine()
+    machine.consumer()  # keeps the channel
+    machine.client().send(mpub(*[b"x"] * 1000))
+    machine.consumer().send(b"RDY 2500\n").drop()
+    machine.consumer(sample_rate=1).send(b"RDY 2500\n")
+    channel = machine.channel()
+    assert channel.counts.dropped > 800
+    assert len(channel._redelivered_after_disconnect) == channel.in_flight_count

@@ -74,7 +74,7 @@ class History:
     def maintain(self) -> None:
         """A second goes by: snapshots are written, segments are released."""
         self.machine.advance(1.0)
-        while self.machine.broker.snapshots:
+        while self.machine.broker.has_snapshots:
             self.machine.rounds.begin()
             self.machine.broker.step_snapshots()
             self.machine.rounds.end()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import trio
+import trio.testing
 
 from nsqd.protocol_v2.session import CLOSE_TIMEOUT, MAGIC_TIMEOUT
 from nsqkit.wire import HEARTBEAT, OK
 from tests.nsqd.protocol_v2.harness import Machine, error, fin, identify, mpub, pub, sized, sub
+from tests.nsqd.protocol_v2.serving import serving
 
 SECOND = identify(heartbeat_interval=1000)
 
@@ -203,3 +206,38 @@ def test_timers_go_with_their_sessions() -> None:
     machine.advance(61)
     assert len(machine.broker.timers._heap) < 5
     assert not machine.context.sessions
+
+
+@pytest.mark.timeout(20)
+def test_a_heartbeat_that_is_due_after_a_fatal_error_is_due_once() -> None:
+    """It is not sent any more; its moment, once passed, must not come again and again within one round."""
+    machine = Machine()
+    client = machine.client().send(identify(heartbeat_interval=1000))
+    assert client.answers() == [OK]
+    client.taking = False
+    client.send(b"BOGUS\n")
+    machine.advance(0.875)
+    client.session.blocked(True)  # the socket took a part
+    machine.advance(0.25)
+    assert not client.closed
+    assert machine.broker.timers.next() > machine.now
+    client.take()
+    assert client.answers() == [error("E_INVALID invalid command BOGUS")]
+    assert client.closed
+
+
+@pytest.mark.timeout(20)
+async def test_a_client_that_stays_connected_after_a_fatal_error_delays_no_other(
+    autojump_clock: object,
+) -> None:
+    """It has got a fatal error shortly before, and does not close its side."""
+    async with serving("plain") as server:
+        lingering, other = await server.connect(), await server.connect()
+        await lingering.send(identify(heartbeat_interval=1000))
+        await lingering.frames(1)
+        await trio.sleep(0.9)
+        await lingering.send(b"BOGUS\n")
+        await lingering.frames(1)
+        await trio.sleep(0.5)
+        await other.send(pub(b"x"))
+        assert await other.frames(1) == [OK]

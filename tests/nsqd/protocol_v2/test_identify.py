@@ -293,3 +293,13 @@ def test_the_largest_body() -> None:
     assert client.answers() == [OK]
     client.send(b"IDENTIFY\n" + sized(b"{}" + b" " * 99))
     assert client.answers() == [error("E_BAD_BODY IDENTIFY body too big 101 > 100")]
+
+
+def test_the_strings_of_identify_are_bounded_or_counted() -> None:
+    """IDENTIFY strings live as long as the connection, and count against nothing."""
+    machine = Machine()
+    for _ in range(4):
+        body = json.dumps({"user_agent": "\U0001f600" + "x" * 5_000_000}, ensure_ascii=False).encode()
+        machine.client().send(b"IDENTIFY\n" + sized(body))
+    kept = sum(len(s.identity.user_agent) for s in machine.context.sessions)
+    assert kept <= machine.context.buffered + 4 * 64 * 1024

@@ -12,16 +12,13 @@ import attrs
 import pytest
 
 from nsqd.broker import NotFound, Refused
-from nsqd.broker.ephemeral_channel import EphemeralChannel
-from nsqd.broker.ephemeral_topic import EphemeralTopic
-from nsqd.broker.log_topic import LogTopic
 from nsqd.daemon import Daemon
 from nsqd.log.jobs import Job
 from nsqd.log.recovery import recover_topic
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.wire import HEARTBEAT, OK, decode_message
 from nsqkit.wire.frames import BODY
-from tests.nsqd.broker.harness import conserved
+from tests.nsqd.broker.harness import conserved, held_bytes, view_of
 from tests.nsqd.log.samples import read_all
 from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, fin, is_message, mpub, pub, sub
 
@@ -129,10 +126,9 @@ class Promises:
             self.tickets.append((ticket, topic, bodies))
 
     def begin_snapshot(self, topic_name: str) -> None:
-        topic = self.machine.broker.existing(topic_name)
-        assert isinstance(topic, LogTopic)
-        if not topic.retention.has_snapshot_in_hand:
-            topic.retention.begin_snapshot()
+        retention = self.machine.broker.retentions[topic_name]
+        if not retention.has_snapshot_in_hand:
+            retention.begin_snapshot()
 
     def time_goes_by(self, _: str) -> None:
         self.machine.now += self.chance.choice([0.0, 0.125, 1.0])
@@ -153,7 +149,7 @@ class Promises:
     def look(self) -> None:
         broker = self.machine.broker
         assert not self.machine.context.answering
-        assert not broker.failures
+        assert not broker.has_failures
         for client, waiting in self.waiting.items():
             for frame in said(client):
                 topic, bodies = waiting.pop(0)
@@ -176,9 +172,9 @@ class Promises:
 
     def look_at(self, name: str) -> None:
         topic = self.machine.broker.existing(name)
-        assert isinstance(topic, LogTopic)
-        assert topic.window.base + len(topic.window.frames) == topic.log.end
-        logged = [frame[BODY:] for frame in read_all(topic.log).values()]
+        view = view_of(topic)
+        assert view.window.base + len(view.window.frames) == topic.store.end
+        logged = [frame[BODY:] for frame in read_all(view.log).values()]
         assert (topic.message_count, topic.message_bytes) == (len(logged), sum(map(len, logged)))
         assert self.promised[name] <= set(logged)
         assert not self.refused.intersection(logged)
@@ -318,9 +314,7 @@ class Shapes:
         """What all queues in memory hold."""
         topics = self.machine.broker.topics.values()
         channels = [channel for topic in topics for channel in topic.channels.values()]
-        return sum(t._backlog_bytes for t in topics if isinstance(t, EphemeralTopic)) + sum(
-            sum(c._sizes.values()) for c in channels if isinstance(c, EphemeralChannel)
-        )
+        return sum(held_bytes(each) for each in (*topics, *channels))
 
 
 @pytest.mark.parametrize("sync_on_commit", [False, True])
@@ -331,11 +325,11 @@ def test_topics_and_channels_may_go_meanwhile(seed: int, sync_on_commit: bool) -
     for _ in range(150):
         shapes.round()
         assert not shapes.machine.context.answering
-        assert not broker.failures
-        assert broker.ephemeral.used == shapes.ephemeral_bytes
+        assert not broker.has_failures
+        assert broker.context.ephemeral_bytes.used == shapes.ephemeral_bytes
         for topic in broker.topics.values():
             for channel in topic.channels.values():
-                assert not any(s.gone or s.outbox.client.closed for s in channel.subscriptions)  # type: ignore[attr-defined]
+                assert not any(s.disconnected or s.outbox.client.closed for s in channel.subscriptions)  # type: ignore[attr-defined]
     shapes.machine.heal()
     shapes.machine.run_jobs = True
     shapes.machine.settle()

@@ -7,12 +7,12 @@ import json
 import os
 import ssl
 import zlib
-from collections.abc import AsyncIterator
 
 import pytest
 import trio
 
 import nsqd.protocol_v2.connection as connection_module
+from nsqd.protocol_v2 import connection
 from nsqd.protocol_v2.client_stats import client_stats
 from nsqd.protocol_v2.connection import CHUNK
 from nsqd.protocol_v2.layers import Layers, Upgrade
@@ -21,15 +21,10 @@ from nsqkit.wire.compression import SnappyDecoder, SnappyEncoder
 from tests.nsqd.protocol_v2.harness import Machine, error, fin, identify, pub, sub
 from tests.nsqd.protocol_v2.layered import AUTHORITY, client_tls, server_tls
 from tests.nsqd.protocol_v2.serving import Peer, Server, serving
+from tests.timing import patience
 
 LAYERED = ["tls", "snappy", "deflate", "tls+snappy", "tls+deflate"]
 CERTIFICATE_WANTED = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving("plain", limit=60) as server:
-        yield server
 
 
 async def ask(peer: Peer, **fields: object) -> dict[str, object]:
@@ -193,7 +188,8 @@ async def test_commands_that_come_with_the_identify_are_compressed(server: Serve
 
 
 @pytest.mark.parametrize("layers", LAYERED)
-async def test_heartbeats_come_through(layers: str) -> None:
+async def test_heartbeats_come_through(layers: str, autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02  # the kernel has its time to pass bytes on
     async with serving("plain") as server:
         stream = (await server.connect()).stream
         names = {"tls": "tls_v1"}
@@ -344,7 +340,7 @@ async def test_a_bomb(server: Server, layers: str) -> None:
         assert await other.frame() == OK
         assert server.context.buffered < 2 * CHUNK
     assert "t" not in server.broker.topics, "all of the bomb went off before anybody else had a turn"
-    with trio.fail_after(60):
+    with trio.fail_after(patience(60)):
         assert await peer.frame() == OK
 
 
@@ -368,3 +364,28 @@ async def test_a_client_says_goodbye_in_tls(server: Server) -> None:
     await peer.send(pub(b"x"))
     await peer.stream.say_goodbye()
     assert await peer.all() == [OK]
+
+
+async def test_a_client_that_closes_its_side_in_the_handshake_gets_an_error(server: Server) -> None:
+    peer = await server.connect()
+    await peer.send(identify(feature_negotiation=True, tls_v1=True))
+    await peer.frame()
+    await peer.stream.raw.send_all(b"\x16\x03\x01")
+    await server.settled()
+    await peer.stream.send_eof()
+    assert await peer.all() == [error("E_IDENTIFY_FAILED IDENTIFY failed EOF")]
+
+
+async def test_a_bad_hello_that_is_in_the_socket_already_gets_an_error(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read before the layers' own turn had come."""
+    peer = await server.connect()
+    head = identify(feature_negotiation=True, tls_v1=True)
+    monkeypatch.setattr(connection, "CHUNK", len(head))
+    await peer.send(head + b"this is no TLS hello at all")
+    said = b""
+    while data := await peer.stream.raw.receive_some():
+        said += data
+    assert b"E_IDENTIFY_FAILED IDENTIFY failed" in said
+    assert "error of ours" not in caplog.text

@@ -181,7 +181,7 @@ async def test_dropped_and_timed_out() -> None:
 
 async def test_the_queue_on_disk_is_told_apart() -> None:
     daemon = FakeDaemon()
-    daemon.broker.mem_queue_size = 0
+    daemon.broker.context.options = attrs.evolve(daemon.broker.options, mem_queue_size=0)
     daemon.make("a", "ch")
     daemon.put("a", b"1", b"2")
     (topic,) = (await stats_of(daemon))["topics"]
@@ -321,7 +321,7 @@ async def test_exact_json() -> None:
     ]
     async with serving(daemon) as client:
         answer = await client.get("/stats?format=json&include_mem=false")
-    disk = {name: topic.log.bytes_on_disk for name, topic in daemon.broker.topics.items()}  # type: ignore[attr-defined]
+    disk = {name: topic.store.bytes_on_disk for name, topic in daemon.broker.topics.items()}
     off = '{"count":0,"percentiles":null}'
     shown_client = (
         '{"client_id":"c","hostname":"\\u003ch\\u003e","version":"V2","remote_address":"10.0.0.7:5000","state":3,'
@@ -397,7 +397,7 @@ async def test_deliveries_are_global_ones_and_none_are_left_out() -> None:
     daemon.round()
     daemon.end_round()
     after = await stats_of_channel(daemon, "t", "c")
-    assert subscription.message_count == after["global_msg_count"] == 2
+    assert subscription.subscription.message_count == after["global_msg_count"] == 2
     keys = list(after)
     assert keys[keys.index("message_count") + 1] == "global_msg_count"
 

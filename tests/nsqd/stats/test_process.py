@@ -16,6 +16,7 @@ from tests.nsqkit import promtool
 from tests.process.daemon import Daemon
 from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -49,7 +50,7 @@ MEMORY_KEYS = [
 def receiver() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
+        sock.settimeout(patience(10))
         yield sock
 
 
@@ -106,7 +107,7 @@ def test_what_statsd_gets(nsqd: Daemon, receiver: socket.socket) -> None:
     expected += [(f"mem.{key}", kind) for key, kind in MEMORY_KEYS]
     assert [(name, kind) for name, _, kind in lines] == expected
     assert total["topic.t.message_bytes"] == 5
-    assert total["topic.t.channel.c.counts.entered"] == 3
+    assert total["topic.t.channel.c.message_count"] == 3
     assert total["topic.t.channel.d#ephemeral.depth"] == 3
     assert total["topic.t.channel.c.in_flight_count"] == 2
     assert total["topic.t.channel.c.clients"] == 1

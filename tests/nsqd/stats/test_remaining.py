@@ -53,7 +53,7 @@ def test_a_draining_broker_takes_nothing(topic: str) -> None:
     machine = Machine()
     consumer = machine.consumer(rdy=5)
     machine.client().send(pub(b"before"))
-    machine.broker.refusal = "draining"
+    machine.broker.stop_publishing("draining")
     for name, command in (
         ("PUB", pub(b"x", topic)),
         ("MPUB", mpub(b"x", topic=topic)),
@@ -67,12 +67,12 @@ def test_a_draining_broker_takes_nothing(topic: str) -> None:
     consumer.send(fin(message.id))
     assert left(machine) == []
     with pytest.raises(Refused, match="draining"):
-        machine.broker.refuse_publishing()
+        machine.broker.context.refuse_publishing()
 
 
 def test_consumers_may_still_come() -> None:
     machine = Machine()
     machine.client().send(mpub(b"a", b"b"))
-    machine.broker.refusal = "draining"
+    machine.broker.stop_publishing("draining")
     consumer = machine.client().send(sub() + b"RDY 2\n")
     assert len(consumer.new()) == 3

@@ -36,6 +36,7 @@ from nsqd.testing.faulty_storage import (
     FlipBit,
 )
 from nsqd.testing.memory_storage import Chunk, MemoryStorage
+from tests.timing import patience
 
 
 @pytest.fixture
@@ -734,7 +735,7 @@ print("checked")
             [*unshare, f'{mount} && exec "$2" -c "$3" "$1"', "sh", root, sys.executable, self.SCRIPT],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=patience(30),
         )
         assert (run.returncode, run.stdout) == (0, "checked\n"), run.stderr
 
@@ -826,13 +827,13 @@ class TestDescriptors:
 
         def slow(real: Callable[..., bytes], *args: Any) -> bytes:
             reading.set()
-            assert closed.wait(10)
+            assert closed.wait(patience(10))
             return real(*args)
 
         Calls(monkeypatch, "pread", slow)
         with ThreadPoolExecutor(1) as pool:
             result = pool.submit(file.read, 0, 3)
-            assert reading.wait(10)
+            assert reading.wait(patience(10))
             file.close()
             assert file.descriptor >= 0
             closed.set()

@@ -30,6 +30,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from nsqkit import wire
 from nsqkit.client import Address, ClientOptions
+from tests.timing import patience
 
 BACKENDS = ("trio", "asyncio")
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -47,7 +48,7 @@ def run(test: Callable[[], Awaitable[None]], backend: str = "trio") -> None:
     """Run it on this backend, bounded."""
 
     async def bounded() -> None:
-        with anyio.fail_after(20):
+        with anyio.fail_after(patience(20)):
             await test()
 
     anyio.run(bounded, backend=backend)

@@ -19,6 +19,7 @@ from nsqkit.client.protocol import Request
 from nsqkit.wire import encode
 from tests.nsqkit.client.fake import both_backends, run
 from tests.process.daemon import Daemon
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -108,7 +109,7 @@ def test_kill_9_and_restart_lose_nothing(daemon: Daemon, backend: str) -> None:
                     daemon.start()
                 await anyio.sleep(0.2)
                 over.set()
-                with anyio.fail_after(10):
+                with anyio.fail_after(patience(10)):
                     while not published <= seen or producer.stats().in_air:
                         await anyio.sleep(0.02)
                 consumer.stop()

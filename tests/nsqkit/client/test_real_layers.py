@@ -31,6 +31,7 @@ from nsqkit.client.options import ClientOptions
 from tests.nsqkit.client.fake import both_backends, run
 from tests.nsqkit.client.layered import CERTIFICATE, write_client_pem, write_pem
 from tests.process.daemon import Daemon
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -146,7 +147,7 @@ def test_kill_9_and_restart_over_tls_and_snappy(tmp_path: Path, backend: str) ->
                     if life < 2:
                         daemon.kill()
                         daemon.start()
-                with anyio.fail_after(10):
+                with anyio.fail_after(patience(10)):
                     while len(seen) < 150:
                         await anyio.sleep(0.02)
                 assert producer.stats().connects == 3

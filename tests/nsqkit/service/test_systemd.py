@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from nsqkit.service.systemd import ServiceManager, keep_informed
+from tests.timing import patience
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ async def test_an_abstract_socket() -> None:
 async def test_without_systemd_nothing_happens(given: dict[str, str]) -> None:
     manager = ServiceManager.from_environment({**given, "WATCHDOG_USEC": "1000000"})
     assert manager.address is None
-    with trio.fail_after(1):
+    with trio.fail_after(patience(1)):
         await keep_informed(trio.Event(), "", manager)
 
 

@@ -13,8 +13,9 @@ from trio.testing import memory_stream_pair
 from nsqkit.service.http import ByteBudget, HttpServer, Limits, Request, Response, Router, error, query, text
 from nsqkit.service.http.parser import Routes
 from nsqkit.service.listeners import bound_address, open_listeners
+from tests.timing import patience
 
-PATIENCE_SECONDS = 10
+WITHIN_S = 10
 
 BAD_REQUEST = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
@@ -54,7 +55,7 @@ class Client:
         return Answer(status, headers, rest[:size], head)
 
     async def _more(self) -> bytes:
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(WITHIN_S)):
             data = await self.stream.receive_some(65536)
         assert data, f"the server closed; so far: {self.buffer!r}"
         return bytes(data)
@@ -62,7 +63,7 @@ class Client:
     async def rest(self) -> bytes:
         """All that comes until the server closes."""
         data = self.buffer
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(WITHIN_S)):
             while piece := await self.stream.receive_some(65536):
                 data += piece
         return data
@@ -80,7 +81,7 @@ class Client:
         while True:
             event = conn.next_event()
             if event is h11.NEED_DATA:
-                with trio.fail_after(PATIENCE_SECONDS):
+                with trio.fail_after(patience(WITHIN_S)):
                     conn.receive_data(await self.stream.receive_some(65536))
             elif isinstance(event, h11.Response):
                 response = event
@@ -133,7 +134,7 @@ async def serving(
 
 async def settle(server: HttpServer, most: int = 0) -> None:
     """Wait until at most so many clients are connected: the kernel tells of their end when it likes."""
-    with trio.fail_after(PATIENCE_SECONDS):
+    with trio.fail_after(patience(WITHIN_S)):
         while server.connection_count > most:  # noqa: ASYNC110
             await trio.sleep(0.01)
 

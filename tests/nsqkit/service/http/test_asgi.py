@@ -10,6 +10,7 @@ import trio.testing
 from nsqkit.service.http import AsgiApp, ByteBudget, HttpServer, Limits
 from nsqkit.service.listeners import bound_address, open_listeners
 from tests.nsqkit.service.http.http_peer import chunked, get, post, serving
+from tests.timing import patience
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -218,7 +219,7 @@ async def test_sending_waits_for_a_slow_client_and_ends_with_it() -> None:
         assert app.sent == sent < 50_000_000
         assert 0 < budget.used < 200_000
         await client.stream.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(patience(5)):
             await app.ended.wait()
         assert "ConnectionError" in app.events
         await trio.testing.wait_all_tasks_blocked()
@@ -232,7 +233,7 @@ async def test_client_that_reads_no_stream_is_cut() -> None:
     ) as it:
         client = await it.connect()
         await client.send(get("/flood"))
-        with trio.fail_after(5):
+        with trio.fail_after(patience(5)):
             await app.ended.wait()
 
 
@@ -247,7 +248,7 @@ async def test_events_end_when_the_client_goes(tcp: bool) -> None:
             data += await client.stream.receive_some()
         assert not app.ended.is_set()
         await client.stream.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(patience(5)):
             await app.ended.wait()
 
 
@@ -289,7 +290,7 @@ async def test_lifespan_and_stop_of_a_stream(nursery: trio.Nursery) -> None:
         await stream.send_all(get("/events_stream"))
         await stream.receive_some()
         server.stop()
-        with trio.fail_after(2):
+        with trio.fail_after(patience(2)):
             await done.wait()
     assert app.events == ["lifespan.startup", "lifespan.shutdown"]
 

@@ -14,7 +14,8 @@ from nsqkit.service.http import HttpServer, Limits, Request, Router, text
 from nsqkit.service.listeners import bound_address, open_listeners, with_tls
 from nsqkit.tls import server_context
 from tests.nsqkit.certificates import Certificates
-from tests.nsqkit.service.http.http_peer import PATIENCE_SECONDS, Client, get, post, settle, small_api
+from tests.nsqkit.service.http.http_peer import WITHIN_S, Client, get, post, settle, small_api
+from tests.timing import patience
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +102,16 @@ async def test_a_stalled_handshake_is_cut_and_holds_nobody_up(
     certificates: Certificates, caplog: pytest.LogCaptureFixture, said: bytes
 ) -> None:
     with caplog.at_level(logging.INFO, "nsq"):
-        async with https(certificates, limits=Limits(handshake_seconds=0.3)) as (server, port):
+        async with https(certificates, limits=Limits(handshake_seconds=1.5)) as (server, port):
             stalled = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(20)]
             for stream in stalled:
                 if said:
                     await stream.send_all(said)
             client = await connect(port, certificates.client_context())
-            before = trio.current_time()
             assert (await client.ask(get("/ping"))).body == b"OK"
-            assert trio.current_time() - before < 0.25
+            assert server.connection_count == 21, "the answer came while the others were stalled"
             for stream in stalled:
-                with trio.fail_after(PATIENCE_SECONDS):
+                with trio.fail_after(patience(WITHIN_S)):
                     assert await stream.receive_some(1) == b""
                 await stream.aclose()
             assert server.connection_count == 1
@@ -129,7 +129,7 @@ async def test_what_is_no_tls(certificates: Certificates, said: bytes) -> None:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
             await stream.send_all(said)
-            with trio.fail_after(PATIENCE_SECONDS):
+            with trio.fail_after(patience(WITHIN_S)):
                 with suppress(trio.BrokenResourceError):
                     assert not (await stream.receive_some(100)).startswith(b"HTTP")
         client = await connect(port, certificates.client_context())
@@ -150,11 +150,11 @@ async def test_a_client_that_goes_in_the_middle(certificates: Certificates) -> N
 async def test_handshakes_count_as_connections(certificates: Certificates) -> None:
     async with https(certificates, limits=Limits(connections=2)) as (server, port):
         held = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(patience(WITHIN_S)):
             while server.connection_count < 2:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         third = await trio.open_tcp_stream("127.0.0.1", port)
-        with trio.fail_after(2):
+        with trio.fail_after(patience(2)):
             assert await third.receive_some(1) == b""
         for stream in (*held, third):
             await stream.aclose()
@@ -180,6 +180,6 @@ async def test_a_stop_waits_for_a_request_and_for_no_handshake(certificates: Cer
         server.stop()
         assert (await client.answer()).body == b"slow"
         assert await client.rest() == b""
-    assert trio.current_time() - before < 2
+    assert trio.current_time() - before < Limits().handshake_seconds
     await silent.aclose()
     await trio.aclose_forcefully(client.stream)

@@ -1,12 +1,10 @@
-"""Who has a turn, and when: looking at the network must not starve others, nor must what was read be forgotten."""
+"""Turns of the event loop: polling sockets and long rounds leave turns to other tasks, and nothing is forgotten."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import select
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
@@ -15,18 +13,14 @@ import pytest
 import trio
 import trio.testing
 
-from nsqd.auth.state import parse_answer
-from nsqd.broker.log_topic import LogTopic
+from nsqd.broker.topic import Topic
 from nsqd.drain import Drain
-from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2 import connections
-from nsqd.protocol_v2.session import Session
 from nsqd.stats.remaining import remaining
 from nsqkit.wire import OK, decode_message
-from tests.nsqd.protocol_v2.harness import Machine, dpub, error, identify, mpub, pub, sized, sub
+from tests.nsqd.broker.harness import deferred_of, view_of
+from tests.nsqd.protocol_v2.harness import dpub, mpub, pub, sub
 from tests.nsqd.protocol_v2.serving import Server, serving
-
-EVERYTHING = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
 
 
 class InStep:
@@ -48,7 +42,9 @@ class InStep:
         return [] if self.looks % 40 else [(10_000, select.EPOLLIN)]
 
 
-async def test_beside_a_client_in_step_others_have_their_turns_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_tasks_have_their_turns_beside_a_client_in_lockstep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A publish at level `disk` takes about six steps of other tasks (job, thread, answer), an HTTP request two."""
     epoll = InStep()
     monkeypatch.setattr(connections, "monotonic", epoll.monotonic)
@@ -65,12 +61,14 @@ async def test_beside_a_client_in_step_others_have_their_turns_soon(monkeypatch:
 
 
 @pytest.mark.parametrize("command", ["DPUB", "REQ"])
-async def test_a_delay_begins_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+async def test_a_delay_begins_when_its_command_was_sent(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     """It began with the round that took it in: too early, when it came while that was at work."""
     delay, sent_at, wall_ns = 5.0, 0.0, 0
-    publish = LogTopic.publish
+    publish = Topic.publish
 
-    def slow_publish(topic: LogTopic, frames: list[bytes], size: int) -> None:
+    def slow_publish(topic: Topic, frames: list[bytes], size: int) -> None:
         nonlocal sent_at, wall_ns
         publish(topic, frames, size)
         if not sent_at:
@@ -87,16 +85,15 @@ async def test_a_delay_begins_when_it_was_asked_for(monkeypatch: pytest.MonkeyPa
         assert await late.frame() == OK
         asked = dpub(b"x", 5000) if command == "DPUB" else b"REQ " + (await late.message()).id + b" 5000\n"
         await server.settled()
-        monkeypatch.setattr(LogTopic, "publish", slow_publish)
+        monkeypatch.setattr(Topic, "publish", slow_publish)
         monkeypatch.setattr(connections, "SLICE", math.inf)
         for peer in (one, other):  # at once, so that they are in one round
             os.write(peer.stream.raw.socket.fileno(), pub(b"x"))
         await server.settled()
-        ((_, due, _),) = channel.deferred.values()
+        ((_, due),) = deferred_of(channel).values()
     assert due >= sent_at + delay
     if command == "DPUB":  # after a restart it is due by its time of publishing
-        assert isinstance(topic, LogTopic)
-        assert max(decode_message(frame).timestamp_ns for frame in topic.window.frames) >= wall_ns
+        assert max(decode_message(frame).timestamp_ns for frame in view_of(topic).window.frames) >= wall_ns
 
 
 class Turns(trio.abc.Instrument):
@@ -111,20 +108,20 @@ class Turns(trio.abc.Instrument):
 async def test_a_large_batch_is_parsed_in_one_turn_and_written_in_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """5 MB of small messages held everybody up for the sum of both."""
+    """5 MB of small messages held all other clients up for the sum of both."""
     turns, seen = Turns(), {}
-    publish, commit = LogTopic.publish, LogTopic.commit
+    publish, commit = Topic.publish, Topic.commit
 
-    def published(topic: LogTopic, frames: list[bytes], size: int) -> None:
+    def published(topic: Topic, frames: list[bytes], size: int) -> None:
         seen["publish"] = turns.count
         publish(topic, frames, size)
 
-    def committed(topic: LogTopic) -> None:
+    def committed(topic: Topic) -> None:
         seen["commit"] = turns.count
         commit(topic)
 
-    monkeypatch.setattr(LogTopic, "publish", published)
-    monkeypatch.setattr(LogTopic, "commit", committed)
+    monkeypatch.setattr(Topic, "publish", published)
+    monkeypatch.setattr(Topic, "commit", committed)
     monkeypatch.setattr(connections, "SLICE", -1.0)  # whatever it was, it was long
     async with serving("plain") as server:
         peer = await server.connect()
@@ -176,10 +173,10 @@ async def test_a_drain_waits_for_the_end_of_a_long_round(monkeypatch: pytest.Mon
         nursery.cancel_scope.cancel()
 
 
-async def test_a_stop_tells_publishers_of_a_long_round_what_is_written(
+async def test_a_stop_answers_the_publishers_of_a_long_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They heard nothing, so they published the whole batch again, elsewhere."""
+    """Without an answer they published the whole batch again, elsewhere."""
     async with serving("plain") as server:
 
         async def stop() -> None:
@@ -191,90 +188,3 @@ async def test_a_stop_tells_publishers_of_a_long_round_what_is_written(
         await peer.send(mpub(b"a", b"b"))
         assert await peer.all() == [OK]
         assert server.broker.existing("t").message_count == 2
-
-
-async def test_publishes_behind_auth_are_taken_though_the_client_has_closed_its_side() -> None:
-    """Commands that were read before its end are carried out, also those that wait for an auth server."""
-    async with serving("plain") as server:
-        asked: list[Session] = []
-        server.context.ask = asked.append
-        peer = await server.connect()
-        # more than a turn of commands, then AUTH, then a publish
-        await peer.send(b"NOP\n" * 4100 + b"AUTH\n" + sized(b"secret") + pub(b"x"))
-        await peer.stream.raw.send_eof()
-        await server.settled()
-        (session,) = asked
-        answer = json.dumps({"ttl": 60, "authorizations": [EVERYTHING]}).encode()
-        server.rounds.begin()
-        session.authorized(parse_answer(answer, trio.current_time()))
-        server.rounds.end()
-        assert OK in await peer.all()
-        assert server.broker.existing("t").message_count == 1
-
-
-async def test_what_is_left_of_a_read_is_carried_out_when_the_answers_before_it_have_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Everything comes in one read: 40 publishes, turns of 16, a mark of 10 answers that wait for the disk."""
-    monkeypatch.setattr("nsqd.protocol_v2.session.TURN", 16)
-    monkeypatch.setattr("nsqd.protocol_v2.session.OUTBOX_LIMIT", 100)
-    monkeypatch.setattr("nsqd.protocol_v2.session.ANSWERS_LIMIT", 100)
-    async with serving("plain", sync_on_commit=True) as server:
-        peer = await server.connect()
-        await server.settled()
-        await peer.send(pub(b"x") * 40)
-        assert await peer.frames(40) == [OK] * 40
-
-
-async def test_a_publisher_that_is_far_ahead_of_a_slow_disk_gets_all_its_answers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The same with the real limits: it is stopped at the mark, and goes on after the sync."""
-    disk, sync, count = threading.Event(), TopicLog.sync_files, 120_000
-
-    def slow_sync(log: TopicLog, files: object) -> None:
-        disk.wait(10)
-        sync(log, files)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(TopicLog, "sync_files", slow_sync)
-    async with serving("plain", sync_on_commit=True, limit=60) as server:
-        peer = await server.connect(buffer=4 << 20)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(peer.send, pub(b"x") * count)
-            await server.settled()
-            assert not peer.session.wants_input
-            disk.set()
-            assert await peer.frames(count) == [OK] * count
-
-
-@pytest.mark.timeout(20)
-def test_a_heartbeat_due_behind_a_fatal_error_holds_nobody_up() -> None:
-    """It is not sent any more; its moment, once passed, must not come again and again within one round."""
-    machine = Machine()
-    client = machine.client().send(identify(heartbeat_interval=1000))
-    assert client.answers() == [OK]
-    client.taking = False
-    client.send(b"BOGUS\n")
-    machine.advance(0.875)
-    client.session.blocked(True)  # the socket took a part
-    machine.advance(0.25)
-    assert not client.closed
-    assert machine.broker.timers.next() > machine.now
-    client.take()
-    assert client.answers() == [error("E_INVALID invalid command BOGUS")]
-    assert client.closed
-
-
-@pytest.mark.timeout(20)
-async def test_a_client_that_lingers_over_its_heartbeat_holds_nobody_up(autojump_clock: object) -> None:
-    """It has got a fatal error shortly before, and does not close its side."""
-    async with serving("plain") as server:
-        lingering, other = await server.connect(), await server.connect()
-        await lingering.send(identify(heartbeat_interval=1000))
-        await lingering.frames(1)
-        await trio.sleep(0.9)
-        await lingering.send(b"BOGUS\n")
-        await lingering.frames(1)
-        await trio.sleep(0.5)
-        await other.send(pub(b"x"))
-        assert await other.frames(1) == [OK]

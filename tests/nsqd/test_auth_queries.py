@@ -1,0 +1,50 @@
+"""Questions to an auth server on behalf of sessions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import trio
+
+from nsqd.auth.state import parse_answer
+from nsqd.auth_queries import AuthQueries
+from nsqd.protocol_v2.session import Session
+from tests.nsqd.protocol_v2.harness import sized
+from tests.nsqd.protocol_v2.serving import Server
+from tests.timing import patience
+
+
+async def test_an_internal_error_after_the_answer_of_an_auth_server_ends_one_connection_only(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    class EverythingAllowed:
+        async def query(self, request: object) -> Any:
+            rule = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
+            return parse_answer(
+                json.dumps({"ttl": 60, "authorizations": [rule]}).encode(), trio.current_time()
+            )
+
+    peer, other = await server.connect(), await server.connect()
+    feed = Session.feed
+
+    def broken(session: Session, data: bytes) -> None:
+        if session is peer.session and not data:
+            raise RuntimeError("a bug")
+        feed(session, data)
+
+    monkeypatch.setattr(Session, "feed", broken)
+    async with trio.open_nursery() as nursery:
+        queries = AuthQueries(EverythingAllowed(), server.rounds)  # type: ignore[arg-type]
+        nursery.start_soon(queries.run)
+        await server.settled()
+        server.context.ask = queries.ask
+        await peer.send(b"AUTH\n" + sized(b"s"))
+        await peer.all()
+        assert peer.session.closed
+        await other.send(b"AUTH\n" + sized(b"s"))
+        with trio.fail_after(patience(5)):
+            await other.frame()
+        nursery.cancel_scope.cancel()

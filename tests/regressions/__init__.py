@@ -1,1 +1,0 @@
-"""Failing tests that prove the findings of a review; each states what should hold."""

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from nsqd.broker import Channel, Locality, Topic
-from nsqd.broker.quantiles import Sketch
+from nsqd.broker.latency import LatencyHistogram
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.memory import MemoryStats, memory_stats
 from nsqd.stats.oldest import PlaceKey, publish_times
@@ -204,7 +204,7 @@ async def _topic_stats(
     oldest: Mapping[PlaceKey, int],
     pace: Pace,
 ) -> TopicStats:
-    channels, samples = [], Sketch()
+    channels, samples = [], LatencyHistogram()
     for name, channel in sorted(topic.channels.items()):
         its_samples = channel.latency.samples(channel.context.now) if channel.latency is not None else None
         if its_samples is not None and its_samples.count:
@@ -257,7 +257,7 @@ def _channel_stats(
     )
 
 
-def _latency(samples: Sketch | None, percentiles: Sequence[float]) -> Latency:
+def _latency(samples: LatencyHistogram | None, percentiles: Sequence[float]) -> Latency:
     if samples is None or not percentiles:
         return NOT_MEASURED
     return Latency(samples.count, [(quantile, samples.quantile(quantile)) for quantile in percentiles])

@@ -278,7 +278,7 @@ class NsqdOptions(DaemonOptions):
         "",
         placeholder="POLICY",
         help="Request a certificate from clients. require: any certificate. require-verify: one signed by "
-        "the root CA. Makes TLS required.",
+        "an authority of --tls-root-ca-file. Makes TLS required.",
     )
     tls_root_ca_file: FilePath = option(
         "", help="File (PEM) with the certificate authorities to trust. Empty: those of the system."
@@ -321,12 +321,14 @@ class NsqdOptions(DaemonOptions):
     WITHOUT_EFFECT: ClassVar = NO_EFFECT
 
     worker_id: bool = option(
-        False, config_name=HIDDEN, help="Use --node-id. (No effect in the original either.)"
+        False, config_name=HIDDEN, help="Use --node-id instead. It has no effect in the original, either."
     )
     queue_scan_worker_pool_max: int = option(
-        4, help="Most workers that look for expired messages, in the original."
+        4, help="In the original, the most workers that look for expired messages."
     )
-    queue_scan_selection_count: int = option(20, help="Channels that these workers look at in one pass.")
+    queue_scan_selection_count: int = option(
+        20, help="In the original, the channels that these workers look at in one pass."
+    )
 
 
 def validate(options: NsqdOptions) -> None:

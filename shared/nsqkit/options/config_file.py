@@ -73,8 +73,9 @@ def _check_keys(path: str, table: dict[str, Any], options: Collection[Option]) -
         hint = f" (only a flag: --{spelled_as_flag[first].flag})"
     else:
         visible = [option for option in options if option.config_name != HIDDEN]
-        names = {option.flag.replace("-", "_"): option.config_name for option in visible}
-        hint = did_you_mean(first, names | {option.config_name: option.config_name for option in visible})
+        spellings = {option.flag.replace("-", "_"): option.config_name for option in visible}
+        spellings |= {option.config_name: option.config_name for option in visible}
+        hint = did_you_mean(first, spellings, spellings)
     more = f", and {others} more" if others else ""
     raise ConfigFileError(f"failed to load config file {path} - unknown key {first!r}{hint}{more}")
 

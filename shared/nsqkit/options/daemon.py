@@ -28,7 +28,7 @@ class DaemonOptions:
     WITHOUT_EFFECT: ClassVar = NO_EFFECT
 
     verbose: bool = option(
-        False, config_name=HIDDEN, help="Use --log-level. (No effect in the original either.)"
+        False, config_name=HIDDEN, help="Use --log-level instead. It has no effect in the original, either."
     )
 
     origins: dict[str, str] = attrs.field(init=False, factory=dict, eq=False, repr=False)

@@ -101,9 +101,9 @@ def _find(by_flag: dict[str, Option], name: str) -> Option:
         return option
     if name in _HELP:
         raise HelpRequestedError
-    names = {option.config_name.replace("_", "-"): f"--{flag}" for flag, option in by_flag.items()}
-    names |= {flag: f"--{flag}" for flag in by_flag}
-    raise FlagError(f"flag provided but not defined: -{name}{did_you_mean(name, names)}")
+    spellings = {option.config_name.replace("_", "-"): f"--{flag}" for flag, option in by_flag.items()}
+    spellings |= {flag: f"--{flag}" for flag in by_flag}
+    raise FlagError(f"flag provided but not defined: -{name}{did_you_mean(name, spellings, spellings)}")
 
 
 def _set(values: dict[str, Any], option: Option, text: str) -> None:

@@ -83,7 +83,7 @@ def parse(
             raise ExitError(0, stdout=f"{version}\n")
         flags.check_no_arguments()
         path = values.pop(_CONFIG.field, "")
-        from_file = read_config_file(path, options_of(cls), values) if path else {}
+        from_file = read_config_file(path, options, values) if path else {}
     except HelpRequestedError:
         from nsqkit.options.usage import usage  # here, because it is seldom needed
 

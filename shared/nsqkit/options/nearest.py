@@ -9,14 +9,16 @@ __all__ = ["did_you_mean"]
 _SIMILARITY = 0.6  # difflib's own threshold: one wrong letter in a word of three is still found
 
 
-def did_you_mean(word: str, names: Mapping[str, str] | Iterable[str]) -> str:
+def did_you_mean(word: str, names: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
     """` (did you mean NAME?)` for the name most similar to `word`, or an empty text if none is similar.
 
-    Case does not matter. With a mapping, its keys are compared, and the value of the most similar one is shown.
+    Case does not matter. `shown` has the text to show for a name, where it is not the name itself.
     """
     import difflib  # here, because only mistakes need it
 
-    shown = names if isinstance(names, Mapping) else {name: name for name in names}
-    by_folded = {name.lower(): text for name, text in shown.items()}
+    by_folded = {name.lower(): name for name in names}
     found = difflib.get_close_matches(word.lower(), by_folded, n=1, cutoff=_SIMILARITY)
-    return f" (did you mean {by_folded[found[0]]}?)" if found else ""
+    if not found:
+        return ""
+    name = by_folded[found[0]]
+    return f" (did you mean {(shown or {}).get(name, name)}?)"

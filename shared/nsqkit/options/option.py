@@ -59,8 +59,8 @@ class Group:
 
 _GENERAL = Group("General")  # of the options before the first heading of a class
 NO_EFFECT: Final = Group("Accepted without effect")
-"""Options of the original that change nothing here. They come last in the help, and the configuration file may
-have them, whatever their value."""
+"""Options of the original that change nothing here. They come last in the help. The configuration file may have
+them, even those that are `HIDDEN`."""
 
 
 @attrs.frozen(kw_only=True)

@@ -10,7 +10,7 @@ from http_peer import get, serving
 
 from nsqkit.http import Router
 from nsqkit.http.config import Config, read_addresses, read_log_level
-from nsqkit.options import FLOATS, STRINGS, LogLevel, option
+from nsqkit.options import LogLevel, option
 
 INVALID_OPTION = 400, b'{"message":"INVALID_OPTION"}'
 INVALID_VALUE = 400, b'{"message":"INVALID_VALUE"}'
@@ -20,8 +20,8 @@ NO_VALUE = 413, b'{"message":"INVALID_VALUE"}'
 @attrs.define
 class Options:
     name: str = option("<n>", help="")
-    shares: list[float] = option(kind=FLOATS, factory=lambda: [1.0, 0.5, 1e-7], help="")
-    registries: list[str] = option(kind=STRINGS, factory=list, help="")
+    shares: list[float] = option(factory=lambda: [1.0, 0.5, 1e-7], help="")
+    registries: list[str] = option(factory=list, help="")
     level: LogLevel = option(LogLevel.INFO, help="")
 
 

@@ -39,15 +39,15 @@ from nsqkit.version import version_line
 
 __all__ = ["AdminOptions", "load", "normal_base_path", "validate"]
 
-_SYNOPSIS = "shows and steers a cluster of nsqds in a browser"
+_SYNOPSIS = "web console that shows and administers a cluster of nsqds"
 _EXAMPLE = """
-# a cluster with registries: they tell which nsqds there are
+# a cluster with nsqlookupds: they tell which nsqds there are
 nsqadmin --lookupd-http-address=127.0.0.1:4161
-# a single nsqd, without any
+# a single nsqd without nsqlookupd
 nsqadmin --nsqd-http-address=127.0.0.1:4151
-# behind a proxy that signs people in, only two of whom may change things
+# behind an authenticating proxy; only two users may make changes
 nsqadmin --lookupd-http-address=lookup:4161 --base-path=/nsq --admin-user=ann --admin-user=bob
-# then look at http://127.0.0.1:4171/
+# then open http://127.0.0.1:4171/
 """
 
 

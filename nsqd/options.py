@@ -47,9 +47,9 @@ TOPOLOGY_AWARE = "topology-aware-consumption"
 
 _SYNOPSIS = "takes messages from producers, keeps them, and pushes them to consumers"
 _EXAMPLE = """
-# a single broker that keeps its files in /var/lib/nsqd
+# a single broker with its files in /var/lib/nsqd
 nsqd --data-path=/var/lib/nsqd
-# one of many: consumers find it through nsqlookupd
+# one of several: consumers find it through nsqlookupd
 nsqd --data-path=/var/lib/nsqd --lookupd-tcp-address=10.0.0.5:4160 --broadcast-address=10.0.0.7
 # then, from any shell
 curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=greetings'
@@ -220,7 +220,9 @@ class NsqdOptions(DaemonOptions):
         minimum=0,
         help="Highest RDY count, that is, number of messages that a consumer can have in flight.",
     )
-    max_channel_consumers: int = option(0, minimum=0, help="Most consumers of one channel. 0: no limit.")
+    max_channel_consumers: int = option(
+        0, minimum=0, help="Maximum number of consumers of one channel. 0: no limit."
+    )
     max_heartbeat_interval: Duration = option(
         1 * MINUTE, minimum=0, help="Longest time between heartbeats that a client can ask for."
     )
@@ -324,10 +326,10 @@ class NsqdOptions(DaemonOptions):
         False, config_name=HIDDEN, help="Use --node-id instead. It has no effect in the original, either."
     )
     queue_scan_worker_pool_max: int = option(
-        4, help="In the original, the most workers that look for expired messages."
+        4, help="In the original, the maximum number of workers that look for expired messages."
     )
     queue_scan_selection_count: int = option(
-        20, help="In the original, the channels that these workers look at in one pass."
+        20, help="In the original, the number of channels that these workers look at in one pass."
     )
 
 

@@ -27,13 +27,13 @@ from nsqkit.version import version_line
 
 __all__ = ["LookupdOptions", "load", "validate"]
 
-_SYNOPSIS = "knows which nsqd has which topic, and tells consumers"
+_SYNOPSIS = "registry: tells consumers which nsqds have a topic"
 _EXAMPLE = """
-# one registry; two or three of them, on hosts of their own, make a cluster that does not depend on one
+# one registry; for high availability run two or three, on different hosts
 nsqlookupd
-# every nsqd announces itself to all of them
+# every nsqd registers with all of them
 nsqd --lookupd-tcp-address=127.0.0.1:4160 --data-path=/var/lib/nsqd
-# who has a topic?
+# which nsqds have a topic?
 curl 'http://127.0.0.1:4161/lookup?topic=greetings'
 """
 

@@ -45,7 +45,7 @@ HEADER: Final = (
     "------rate------+----------------depth----------------+--------------metadata---------------\n"
     "ingress  egress |   total     mem    disk inflt   def |     req     t-o         msgs clients\n"
 )
-_SYNOPSIS = "shows the traffic of a channel, summed over all nsqds, a line an interval"
+_SYNOPSIS = "shows the traffic of a channel, summed over all nsqds, one line per interval"
 _EXAMPLE = """
 # every 2 seconds, over all nsqds of the cluster that have the topic
 nsq_stat --topic=orders --channel=billing --lookupd-http-address=127.0.0.1:4161
@@ -53,11 +53,10 @@ nsq_stat --topic=orders --channel=billing --lookupd-http-address=127.0.0.1:4161
 nsq_stat --topic=orders --channel=billing --interval=10s --count=5 \\
     --nsqd-http-address=10.0.0.1:4151 --nsqd-http-address=10.0.0.2:4151
 
-Columns: messages published to the channel and finished by it, a second; ready messages (of them in memory, and
-on disk only), in flight, deferred; requeued, timed out, published since its nsqds started; consumers.
-Exit code 1 as soon as one of the addresses or nsqds gives no answer.
+Columns: messages published to and finished by the channel per second; ready messages (in total, in memory, on
+disk only), in flight, deferred; requeued, timed out, published since the nsqds started; consumers.
+Exits with code 1 as soon as one of the addresses or nsqds does not respond.
 """
-_SECOND_NS: Final = 1_000_000_000
 _STDOUT: Final = 1
 
 
@@ -168,7 +167,7 @@ class Stat:
         flags = self.flags
         async with (
             open_fetcher(
-                flags.http_client_connect_timeout / _SECOND_NS, flags.http_client_request_timeout / _SECOND_NS
+                flags.http_client_connect_timeout / SECOND, flags.http_client_request_timeout / SECOND
             ) as fetcher,
             trio.open_nursery() as nursery,
         ):
@@ -179,7 +178,7 @@ class Stat:
 
     async def _show(self, cluster: Cluster) -> None:
         """Sample at even times; a sample that takes longer than an interval moves the later ones."""
-        interval_s = self.flags.interval / _SECOND_NS
+        interval_s = self.flags.interval / SECOND
         before: Sample | None = None
         taken = 0
         while True:

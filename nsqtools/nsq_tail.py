@@ -36,9 +36,9 @@ from nsqtools.common import (
 __all__ = ["TailFlags", "main"]
 
 PROGRAM = "nsq_tail"
-_SYNOPSIS = "shows the messages of topics as they come"
+_SYNOPSIS = "prints the messages of topics as they arrive"
 _EXAMPLE = """
-# everything that is published to a topic from now on, from one nsqd
+# all messages published to a topic from now on, on one nsqd
 nsq_tail --topic=orders --nsqd-tcp-address=127.0.0.1:4150
 # the next ten messages of two topics in the whole cluster
 nsq_tail --topic=orders --topic=returns --print-topic -n 10 --lookupd-http-address=127.0.0.1:4161
@@ -64,7 +64,7 @@ class TailFlags(ConsumerFlags):
         "finished before; the original's nsq_tail leaves the last one to be delivered again.)",
     )
     max_in_flight: int = option(
-        200, minimum=1, help="Most messages of each topic in flight; never more than -n."
+        200, minimum=1, help="Maximum number of messages of each topic in flight, or -n if that is lower."
     )
     print_topic: bool = option(False, help="Begin each line with the topic: 'orders | ...'.")
 

@@ -40,11 +40,11 @@ __all__ = ["Records", "Throttle", "ToNsqFlags", "main"]
 PROGRAM = "to_nsq"
 PIECE: Final = 64 * 1024  # bytes of one read
 LONGEST_RECORD: Final = 64 * 1024 * 1024  # bytes: far above what any nsqd takes
-_SYNOPSIS = "publishes what comes in on stdin, a record a message"
+_SYNOPSIS = "publishes the records read from stdin, one message each"
 _EXAMPLE = r"""
 # each line of a log file is a message
 tail -n +1 -f app.log | to_nsq --topic=app_log --nsqd-tcp-address=127.0.0.1:4150
-# the same to two nsqds (each gets all of it), at most 1000 messages a second, records separated by tabs
+# records separated by tabs, each to both nsqds, at most 1000 messages per second
 to_nsq --topic=rows --delimiter="$(printf '\t')" --rate=1000 \
     --nsqd-tcp-address=10.0.0.1:4150 --nsqd-tcp-address=10.0.0.2:4150 < rows.tsv
 """
@@ -65,11 +65,13 @@ class ToNsqFlags:
     )
     delimiter: Annotated[str, _DELIMITER] = option(
         "\n",
-        help="The byte that ends a record; the last record may lack it. Empty records are skipped. (The "
-        "original's to_nsq cuts off the last byte of a record without it.)",
+        help="The byte that ends a record. Empty records are skipped. The last record may lack it. (The "
+        "original's to_nsq then cuts off the last byte of the record.)",
     )
     rate: int = option(
-        0, help="Most messages per second. What is left of one second can be used in the next. 0: no limit."
+        0,
+        help="Maximum number of messages per second; what is left of one second can be used in the next. 0: "
+        "no limit.",
     )
     producer_opts: ClientOptionTexts = option(
         flag="producer-opt",

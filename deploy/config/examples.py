@@ -38,10 +38,9 @@ EXAMPLES = {
 """Shown instead of the default, which is computed, or empty and not instructive."""
 HEAD = """\
 Configuration of {program}. Everything is commented out and has its default, or an example where it says so.
-
-Remove the # in front of what you change. A flag on the command line takes precedence over this file; an
-unknown name is an error. Durations are strings such as "250ms" or "1m30s", or integers of milliseconds.
-`{program} --help` describes the same options as flags.
+Remove the # in front of what you change. A flag on the command line takes precedence over this file. \
+A name that {program} does not know is an error. Durations are strings such as "250ms" or "1m30s", or integers of \
+milliseconds. `{program} --help` describes the same options as flags.
 """
 
 
@@ -100,7 +99,9 @@ def _comment(text: str) -> str:
 
 def _comment_lines(paragraphs: Iterable[str]) -> Iterator[str]:
     for paragraph in paragraphs:
-        yield from textwrap.wrap(paragraph, WIDTH, initial_indent="# ", subsequent_indent="# ")
+        yield from textwrap.wrap(
+            paragraph, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+        )
 
 
 def _differs(program: str) -> bool:

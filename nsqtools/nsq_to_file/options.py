@@ -44,17 +44,17 @@ from nsqtools.common import (
 __all__ = ["PROGRAM", "ToFileFlags", "load", "validate"]
 
 PROGRAM: Final = "nsq_to_file"
-_SYNOPSIS = "writes the messages of topics to files, a line a message"
+_SYNOPSIS = "writes the messages of topics to files, one line each"
 _EXAMPLE = """
 # one topic of one nsqd into /var/log/nsq, a new compressed file every hour
 nsq_to_file --topic=orders --nsqd-tcp-address=127.0.0.1:4150 --output-dir=/var/log/nsq --gzip
-# all topics of the cluster whose name ends in _log; files appear there only when they are complete
+# all topics of the cluster whose name ends in _log; files are moved to /archive/done when they are complete
 nsq_to_file --topic-pattern='_log$' --lookupd-http-address=127.0.0.1:4161 --rotate-size=100000000 \\
     --output-dir=/archive/done --work-dir=/archive/in-progress
 
-A message is finished only when its bytes are on disk (fsync). Until then nsqd keeps it, and whatever ends
-this program, it is delivered again: a line may be there twice, but none is missing.
-SIGHUP closes the files (for logrotate); SIGTERM and SIGINT write what is here, and end.
+A message is finished only when it has been synced to disk (fsync). If the program ends before that, it is
+delivered again: a line may be there twice, but none is missing.
+SIGHUP closes the files (for logrotate). SIGTERM and SIGINT write and sync received messages, then exit.
 """
 
 
@@ -108,8 +108,8 @@ class ToFileFlags(ConsumerFlags):
     max_in_flight: int = option(
         200,
         minimum=1,
-        help="Most messages of a topic in flight. After this many, files are synced, so a higher number "
-        "means fewer syncs.",
+        help="Maximum number of messages of a topic in flight. After this many, files are synced, so a "
+        "higher number means fewer syncs.",
     )
 
     FILES: ClassVar = Group("Files")

@@ -27,19 +27,18 @@ __all__ = ["EXAMPLE", "MULTICAST", "PROGRAM", "SYNOPSIS", "ToHttpFlags", "parse_
 PROGRAM: Final = "nsq_to_http"
 MULTICAST: Final = "multicast"
 _OCTETS: Final = "application/octet-stream"
-SYNOPSIS: Final = "hands the messages of a topic to HTTP servers, each message a request"
+SYNOPSIS: Final = "sends the messages of a topic to HTTP servers, one request each"
 EXAMPLE: Final = """
-# each message as the body of a POST, to two servers by turns; one that fails is left alone for a while
+# each message as the body of a POST, to two servers in turn; one that fails is skipped for a while
 nsq_to_http --topic=orders --nsqd-tcp-address=127.0.0.1:4150 \\
     --post=http://10.0.0.1:8080/orders --post=http://10.0.0.2:8080/orders --content-type=application/json
-# each message as a part of the URL of a GET
+# each message as part of the URL of a GET
 nsq_to_http --topic=clicks --lookupd-http-address=127.0.0.1:4161 --get='http://10.0.0.1/count?click=%s'
 
-A message is finished only when a server has said yes: any 2xx to a POST, 200 to a GET. Everything else (no
-connection, no answer in time, another status) requeues it, to be tried again after default_requeue_delay times
-the attempts, and slows the whole down (backoff). It is never given up. So a server may get a message twice, but
-none is lost.
-SIGTERM and SIGINT wait for the requests that are on their way, and end.
+A message is finished only when a server has accepted it: with any 2xx to a POST, with 200 to a GET. Otherwise
+(no connection, timeout, another status) it is requeued for default_requeue_delay times its attempts, and
+consumption slows down (backoff). It is never given up, so a server may get a message twice, but none is lost.
+SIGTERM and SIGINT wait for the requests in progress, then the program exits.
 """
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -61,9 +60,9 @@ class ToHttpFlags(StatusFlags):
     topic: Topic = option("", help="Topic to consume. Required.")
     channel: Channel = option("nsq_to_http", help="Channel to consume.")
     max_in_flight: int = option(
-        200, minimum=1, help="Most messages in flight. If it is above -n, some wait here instead of in nsqd."
+        200, minimum=1, help="Maximum number of messages in flight. Those above -n wait here, not in nsqd."
     )
-    n: int = option(100, minimum=1, maximum=10_000, help="Most requests at a time.")
+    n: int = option(100, minimum=1, maximum=10_000, help="Maximum number of concurrent requests.")
     sample: Annotated[float, _PART] = option(
         1.0,
         help="Share of the messages to send, from 0.0 to 1.0, chosen at random. The others are finished "

@@ -25,20 +25,20 @@ from nsqtools.timings import StatusFlags
 __all__ = ["EXAMPLE", "PROGRAM", "SYNOPSIS", "NsqToNsqFlags", "validate"]
 
 PROGRAM: Final = "nsq_to_nsq"
-SYNOPSIS: Final = "publishes the messages of topics again, to other nsqds"
+SYNOPSIS: Final = "publishes the messages of topics to other nsqds"
 EXAMPLE: Final = """
-# a topic of this cluster into the nsqds of another one, by turns; one that fails is left alone for a while
+# a topic of this cluster to the nsqds of another one, in turn; one that fails is skipped for a while
 nsq_to_nsq --topic=orders --lookupd-http-address=127.0.0.1:4161 \\
     --destination-nsqd-tcp-address=10.1.0.1:4150 --destination-nsqd-tcp-address=10.1.0.2:4150
-# only messages whose JSON has {"country": "fr"}, and only two of their fields, into a topic of another name
+# only messages whose JSON has {"country": "fr"}, and only two of their fields, to another topic
 nsq_to_nsq --topic=orders --nsqd-tcp-address=127.0.0.1:4150 --destination-topic=orders_fr \\
     --require-json-field=country --require-json-value=fr --whitelist-json-field=id --whitelist-json-field=total \\
     --destination-nsqd-tcp-address=10.1.0.1:4150
 
-A message is finished here only when its destination has said OK. If that fails it is requeued, to be tried again
-after default_requeue_delay times the attempts, and the whole is slowed down (backoff). It is never given up. So
-a message may be there twice, but none is lost.
-SIGTERM and SIGINT wait for what is on its way, and end.
+A message is finished only when its destination has responded OK. After a failure it is requeued for
+default_requeue_delay times its attempts, and consumption slows down (backoff). It is never given up, so it may be
+published twice, but none is lost.
+SIGTERM and SIGINT wait for the publishes in progress, then the program exits.
 """
 
 
@@ -52,7 +52,9 @@ class NsqToNsqFlags(StatusFlags):
     topics: list[Topic] = option(flag="topic", help="Topic to consume. Required.")
     channel: Channel = option("nsq_to_nsq", help="Channel to consume.")
     max_in_flight: int = option(
-        200, minimum=1, help="Most messages of a topic that are received but not yet published."
+        200,
+        minimum=1,
+        help="Maximum number of messages of a topic in flight: received, but not yet published.",
     )
 
     WHAT: ClassVar = Group("What")

@@ -69,7 +69,11 @@ def _entry(option: Option, defaults: attrs.AttrsInstance, has_file: bool) -> str
     text = option.help
     if has_file and option.config_name not in (HIDDEN, option.flag.replace("-", "_")):
         text += f" In the file: {option.config_name}."
-    return head + "\n" + textwrap.fill(text, _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    indent = " " * 8
+    filled = textwrap.fill(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+    return f"{head}\n{filled}"
 
 
 def _default(option: Option, defaults: attrs.AttrsInstance) -> str:

@@ -70,7 +70,7 @@ class ToNsqFlags:
     )
     rate: int = option(
         0,
-        help="Maximum number of messages per second; what is left of one second can be used in the next. 0: "
+        help="Maximum number of messages per second; the unused rest of one second can be used in the next. 0: "
         "no limit.",
     )
     producer_opts: ClientOptionTexts = option(

@@ -36,8 +36,8 @@ nsq_to_nsq --topic=orders --nsqd-tcp-address=127.0.0.1:4150 --destination-topic=
     --destination-nsqd-tcp-address=10.1.0.1:4150
 
 A message is finished only when its destination has responded OK. After a failure it is requeued for
-default_requeue_delay times its attempts, and consumption slows down (backoff). It is never given up, so it may be
-published twice, but none is lost.
+default_requeue_delay times its attempts, and consumption slows down (backoff). It is never given up, so it may
+be published twice, but it is not lost.
 SIGTERM and SIGINT wait for the publishes in progress, then the program exits.
 """
 

@@ -70,12 +70,12 @@ def load(argv: Sequence[str]) -> NsqdOptions:
 
 
 def host_name() -> str:
-    """What this machine calls itself."""
+    """The name of this host."""
     return os.uname().nodename
 
 
 def default_node_id() -> int:
-    """A number below 1024 that a host keeps and that hosts seldom share."""
+    """A number below 1024, derived from the host name: the same at each start, and rarely that of another host."""
     digest = hashlib.md5(os.fsencode(host_name()), usedforsecurity=False).digest()
     return zlib.crc32(digest) % 1024
 

@@ -51,7 +51,7 @@ def load(argv: Sequence[str]) -> LookupdOptions:
 
 
 def host_name() -> str:
-    """What this machine calls itself."""
+    """The name of this host."""
     return os.uname().nodename
 
 

@@ -690,7 +690,7 @@ class TestDeclaration:
         for kind in (LOG_LEVEL, TLS_VERSION, TLS_REQUIRED):
             values = {kind.from_text(word) for word in kind.words}
             assert len(values) == len(kind.words)
-            assert len(values) == len(type(kind.from_text(kind.words[0])))
+            assert len(values) == len(type(kind.from_text(kind.words[0])).__members__)
 
     @pytest.mark.parametrize("annotation", [bytes, dict[str, str], list[int], int | str])
     def test_an_annotation_without_a_kind_is_an_error(self, annotation: Any) -> None:

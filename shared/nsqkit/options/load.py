@@ -20,20 +20,19 @@ from nsqkit.options.config_file import ConfigFileError, ConfigValueError, read_c
 from nsqkit.options.daemon import DaemonOptions
 from nsqkit.options.flags import FlagError, HelpRequestedError, parse_flags
 from nsqkit.options.kinds import BOOL, STRING, FatalValueError
-from nsqkit.options.option import HIDDEN, Option, options_of
+from nsqkit.options.option import GENERAL, HIDDEN, Option, options_of
 
 __all__ = ["ExitError", "load", "parse"]
 
 OptionsT = TypeVar("OptionsT", bound=attrs.AttrsInstance)
 
-_GENERAL = "General"
 _VERSION = Option(
     field="-version",  # no attribute's name, so that no field has it
     flag="version",
     config_name=HIDDEN,
     kind=BOOL,
     help="Print the version and exit.",
-    group=_GENERAL,
+    group=GENERAL.title,
     placeholder="",
 )
 _CONFIG = Option(
@@ -42,7 +41,7 @@ _CONFIG = Option(
     config_name=HIDDEN,
     kind=STRING,
     help="TOML file with options.",
-    group=_GENERAL,
+    group=GENERAL.title,
     placeholder="PATH",
 )
 

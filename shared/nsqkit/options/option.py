@@ -31,6 +31,7 @@ from nsqkit.options.annotations import read_annotation
 from nsqkit.options.kinds import Kind
 
 __all__ = [
+    "GENERAL",
     "HIDDEN",
     "NO_EFFECT",
     "ConfigValue",
@@ -57,7 +58,8 @@ class Group:
     title: str
 
 
-_GENERAL = Group("General")  # of the options before the first heading of a class
+GENERAL: Final = Group("General")
+"""Of the options before the first heading of a class."""
 NO_EFFECT: Final = Group("Accepted without effect")
 """Options of the original that change nothing here. They come last in the help. The configuration file may have
 them, even those that are `HIDDEN`."""
@@ -140,13 +142,13 @@ def options_of(cls: type[attrs.AttrsInstance]) -> tuple[Option, ...]:
     fields = attrs.fields_dict(cls)
     found: list[Option] = []
     for base in reversed(cls.__mro__):
-        group = _GENERAL
+        group = GENERAL
         for name in inspect.get_annotations(base):
-            declared = base.__dict__[name]
-            if isinstance(declared, Group):
-                group = declared
-            elif _METADATA_KEY in fields[name].metadata:
-                found.append(_option(fields[name], hints[name], group))
+            heading, field = vars(base).get(name), fields.get(name)
+            if isinstance(heading, Group):
+                group = heading
+            elif field is not None and _METADATA_KEY in field.metadata:
+                found.append(_option(field, hints[name], group))
     return tuple(found)
 
 

@@ -1,7 +1,7 @@
 """The options of nsqadmin: what can be set, what it is by default, and which values are refused.
 
-Durations are nanoseconds. `load` reads command line and file, `validate` looks at the values. Which daemons are asked
-decides the mode: with registries, they tell which nsqds there are; without, the nsqds are those that are named.
+`load` reads command line and file, `validate` looks at the values. The mode depends on the daemons that are given:
+with nsqlookupds, they tell which nsqds there are; without, the nsqds are those that are given.
 """
 
 from __future__ import annotations
@@ -11,27 +11,43 @@ import posixpath
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 
 from nsqadmin.addresses import host_and_port
-from nsqkit.logging import LOG_FORMATS, TEXT
-from nsqkit.options import DURATION, HIDDEN, STRINGS, LogLevel, OptionError, check_bounds, option
+from nsqkit.options import (
+    HOUR,
+    MILLISECOND,
+    MINUTE,
+    SECOND,
+    Address,
+    Bytes,
+    DaemonOptions,
+    Duration,
+    FilePath,
+    Group,
+    OptionError,
+    Url,
+    check_values,
+    option,
+    refusal,
+)
 from nsqkit.options import load as load_options
 from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import version_line
 
 __all__ = ["AdminOptions", "load", "normal_base_path", "validate"]
 
-_SYNOPSIS = "shows and steers a cluster of nsqds in a browser"
+_SYNOPSIS = "web console that shows and administers a cluster of nsqds"
 _EXAMPLE = """
-# a cluster with registries: they tell which nsqds there are
+# a cluster with nsqlookupds: they tell which nsqds there are
 nsqadmin --lookupd-http-address=127.0.0.1:4161
-# a single nsqd, without any
+# a single nsqd without nsqlookupd
 nsqadmin --nsqd-http-address=127.0.0.1:4151
-# behind a proxy that signs people in, only two of whom may change things
+# behind an authenticating proxy; only two users may make changes
 nsqadmin --lookupd-http-address=lookup:4161 --base-path=/nsq --admin-user=ann --admin-user=bob
-# then look at http://127.0.0.1:4171/
+# then open http://127.0.0.1:4171/
 """
 
 
@@ -48,132 +64,105 @@ def load(argv: Sequence[str]) -> AdminOptions:
 
 
 @attrs.define(kw_only=True)
-class AdminOptions:
-    """Every option of nsqadmin; the groups are those of the help."""
+class AdminOptions(DaemonOptions):
+    """Every option of nsqadmin."""
 
-    # --- General ---
-    verbose: bool = option(False, config_name=HIDDEN, help="Accepted, no effect here.")
-    log_level: LogLevel = option(
-        LogLevel.INFO, help="Least serious lines to log: debug, info, warn, error or fatal."
-    )
-    log_prefix: str = option("[nsqadmin] ", help="What every log line begins with.")
-    log_format: str = option(
-        TEXT,
-        placeholder="FORMAT",
-        help="Form of the log lines: text, or json, one JSON object a line. Not known to the original.",
-    )
+    log_prefix: str = option("[nsqadmin] ", help="Prefix of every log line.")
 
-    # --- Cluster ---
-    lookupd_http_addresses: list[str] = option(
-        kind=STRINGS,
+    CLUSTER: ClassVar = Group("Cluster")
+
+    lookupd_http_addresses: list[Address] = option(
         flag="lookupd-http-address",
         config_name="nsqlookupd_http_addresses",
-        group="Cluster",
-        placeholder="ADDRESS",
-        help="HTTP address (host:port) of an nsqlookupd. Either these, or nsqds.",
+        help="HTTP address (host:port) of an nsqlookupd. Give either these or nsqds.",
     )
-    nsqd_http_addresses: list[str] = option(
-        kind=STRINGS,
+    nsqd_http_addresses: list[Address] = option(
         flag="nsqd-http-address",
-        config_name="nsqd_http_addresses",
-        group="Cluster",
-        placeholder="ADDRESS",
-        help="HTTP address (host:port) of an nsqd. Either these, or nsqlookupds.",
+        help="HTTP address (host:port) of an nsqd. Give either these or nsqlookupds.",
     )
-    poll_interval: int = option(
-        "5s",
-        kind=DURATION,
-        group="Cluster",
-        minimum=100_000_000,
-        maximum=3_600_000_000_000,
-        help="How often every daemon is asked for what the pages show.",
+    poll_interval: Duration = option(
+        5 * SECOND,
+        minimum=100 * MILLISECOND,
+        maximum=1 * HOUR,
+        help="How often every daemon is asked for the data that the pages show.",
     )
-    history_bytes: int = option(
-        64 * 1024 * 1024,
-        group="Cluster",
-        placeholder="BYTES",
+    history_bytes: Bytes = option(
+        64 << 20,
         minimum=0,
-        help="Memory for the rates and depths of the last hours; the more topics are busy, the shorter they reach "
-        "back.",
+        help="Memory for rates and depths of the last hours. The more topics are busy, the less time it "
+        "covers.",
     )
 
-    # --- Web ---
-    http_address: str = option(
-        "0.0.0.0:4171",
-        group="Web",
-        placeholder="ADDRESS",
-        help="Where the console listens: host:port, or a path for a unix socket.",
+    WEB: ClassVar = Group("Web")
+
+    http_address: Address = option(
+        "0.0.0.0:4171", help="Address of the console: host:port, or the path of a unix socket."
     )
-    base_path: str = option("/", group="Web", placeholder="PATH", help="Path below which everything is.")
-    dev_static_dir: str = option(
-        "",
-        group="Web",
-        placeholder="PATH",
-        help="Folder with other files for /static: for who works on them.",
+    base_path: str = option("/", placeholder="PATH", help="URL path under which all pages are.")
+    dev_static_dir: FilePath = option(
+        "", help="Directory to serve /static from instead of the built-in files, for development."
     )
 
-    # --- Access ---
+    ACCESS: ClassVar = Group("Access")
+
     acl_http_header: str = option(
         "X-Forwarded-User",
-        group="Access",
         placeholder="NAME",
-        help="Request header in which a proxy in front says who is signed in.",
+        help="Request header in which an authenticating proxy names the user.",
     )
     admin_users: list[str] = option(
-        kind=STRINGS,
         flag="admin-user",
-        group="Access",
         placeholder="NAME",
-        help="Who may change things. Without any, everybody may.",
+        help="User who may make changes. If none is given, everybody may.",
     )
     allow_config_from_cidr: str = option(
         "127.0.0.1/8",
-        group="Access",
         placeholder="CIDR",
-        help="Clients that may use /config. Empty: all.",
+        help="Network of the clients that may use /config. Empty: all clients.",
     )
 
-    # --- Requests to other daemons ---
-    http_client_connect_timeout: int = option(
-        "2s", kind=DURATION, group="Requests", minimum=0, help="Limit for a connection; 0: none."
+    REQUESTS: ClassVar = Group("Requests")
+
+    http_client_connect_timeout: Duration = option(
+        2 * SECOND, minimum=0, help="Time to connect to an nsqd or nsqlookupd. 0: no limit."
     )
-    http_client_request_timeout: int = option(
-        "5s", kind=DURATION, group="Requests", minimum=0, help="Limit for a whole request; 0: none."
+    http_client_request_timeout: Duration = option(
+        5 * SECOND, minimum=0, help="Time for a whole request to one of them. 0: no limit."
     )
     http_client_tls_insecure_skip_verify: bool = option(
-        False, group="Requests", help="Believe any certificate of an nsqd or nsqlookupd. For tests."
+        False, help="Do not verify the certificates of nsqds and nsqlookupds. For tests."
     )
-    http_client_tls_root_ca_file: str = option(
+    http_client_tls_root_ca_file: FilePath = option(
         "",
-        group="Requests",
-        placeholder="PATH",
-        help="Certificates (PEM) of the authorities that are believed.",
+        help="File (PEM) with the certificate authorities to trust for nsqds and nsqlookupds. Empty: those "
+        "of the system.",
     )
-    http_client_tls_cert: str = option(
-        "", group="Requests", placeholder="PATH", help="Certificate (PEM) shown to other daemons."
+    http_client_tls_cert: FilePath = option(
+        "", help="Client certificate file (PEM) for requests to nsqds and nsqlookupds."
     )
-    http_client_tls_key: str = option("", group="Requests", placeholder="PATH", help="Its key.")
-    notification_http_endpoint: str = option(
-        "", group="Requests", placeholder="URL", help="Where every change is reported, as JSON by POST."
+    http_client_tls_key: FilePath = option("", help="Private key file (PEM) of this certificate.")
+    notification_http_endpoint: Url = option(
+        "", help="Where to report every change that is made here, as JSON with POST. Empty: nowhere."
     )
 
-    # --- Graphite ---
-    graphite_url: str = option(
-        "",
-        group="Graphite",
-        placeholder="URL",
-        help="Graphite with the daemons' statsd figures. Empty: none.",
+    GRAPHITE: ClassVar = Group("Graphite")
+
+    graphite_url: Url = option(
+        "", help="Base URL of the Graphite server that has the statsd metrics of the nsqds. Empty: none."
     )
-    proxy_graphite: bool = option(False, group="Graphite", help="Hand /render on to it.")
-    statsd_prefix: str = option("nsq.%s", group="Graphite", help="As nsqd's; %s stands for the node.")
+    proxy_graphite: bool = option(False, help="Forward requests for /render to the Graphite server.")
+    statsd_prefix: str = option(
+        "nsq.%s", help="Must be as --statsd-prefix of the nsqds. %s is replaced by the address of an nsqd."
+    )
     statsd_counter_format: str = option(
-        "stats.counters.%s.count", group="Graphite", help="How statsd names a counter in Graphite."
+        "stats.counters.%s.count",
+        help="Name of a counter in Graphite. %s is replaced by the name of the metric.",
     )
     statsd_gauge_format: str = option(
-        "stats.gauges.%s", group="Graphite", help="How statsd names a gauge in Graphite."
+        "stats.gauges.%s", help="Name of a gauge in Graphite. %s is replaced by the name of the metric."
     )
-    statsd_interval: int = option(
-        "1m", kind=DURATION, group="Graphite", minimum=1_000_000_000, help="As nsqd's."
+    statsd_interval: Duration = option(
+        1 * MINUTE, minimum=1 * SECOND, help="Must be as --statsd-interval of the nsqds."
     )
 
     @property
@@ -190,24 +179,22 @@ def validate(options: AdminOptions) -> None:
     _check_mode(options)
     _check_tls(options)
     if not options.http_address:
-        raise OptionError("--http-address must not be empty")
-    if options.log_format not in LOG_FORMATS:
-        raise OptionError(f"--log-format must be {' or '.join(LOG_FORMATS)}")
+        raise refusal(options, "http_address", "--http-address must not be empty")
     if options.allow_config_from_cidr:
         try:
             ipaddress.ip_network(options.allow_config_from_cidr, strict=False)
         except ValueError as error:
-            raise OptionError(f"failed to parse --allow-config-from-cidr - {error}") from error
-    for flag, url in (
-        ("graphite-url", options.graphite_url),
-        ("notification-http-endpoint", options.notification_http_endpoint),
-    ):
+            reason = f"failed to parse --allow-config-from-cidr - {error}"
+            raise refusal(options, "allow_config_from_cidr", reason) from error
+    for field in ("graphite_url", "notification_http_endpoint"):
+        url = getattr(options, field)
         if url and not url.startswith(("http://", "https://")):
-            raise OptionError(f"--{flag} must begin with http:// or https://, not {url!r}")
+            flag = field.replace("_", "-")
+            raise refusal(options, field, f"--{flag} must begin with http:// or https://, not {url!r}")
     if options.proxy_graphite and not options.graphite_url:
-        raise OptionError("--proxy-graphite needs --graphite-url")
+        raise refusal(options, "proxy_graphite", "--proxy-graphite needs --graphite-url")
     options.base_path = normal_base_path(options.base_path)
-    check_bounds(options)
+    check_values(options)
 
 
 def _check_mode(options: AdminOptions) -> None:
@@ -215,15 +202,14 @@ def _check_mode(options: AdminOptions) -> None:
         raise OptionError("use --nsqd-http-address or --lookupd-http-address not both")
     if not options.lookupd_http_addresses and not options.nsqd_http_addresses:
         raise OptionError("--nsqd-http-address or --lookupd-http-address required")
-    for flag, addresses in (
-        ("lookupd-http-address", options.lookupd_http_addresses),
-        ("nsqd-http-address", options.nsqd_http_addresses),
-    ):
-        for address in addresses:
+    for kind in ("lookupd", "nsqd"):
+        field = f"{kind}_http_addresses"
+        for address in getattr(options, field):
             try:
                 host_and_port(address)
             except ValueError as error:
-                raise OptionError(f"failed to resolve --{flag} ({address}) - {error}") from error
+                reason = f"failed to resolve --{kind}-http-address ({address}) - {error}"
+                raise refusal(options, field, reason) from error
 
 
 def _check_tls(options: AdminOptions) -> None:
@@ -232,27 +218,32 @@ def _check_tls(options: AdminOptions) -> None:
         raise OptionError("--http-client-tls-key must be specified with --http-client-tls-cert")
     if key and not cert:
         raise OptionError("--http-client-tls-cert must be specified with --http-client-tls-key")
-    for flag, path in (("cert", cert), ("key", key), ("root-ca-file", options.http_client_tls_root_ca_file)):
-        if path:
-            _check_readable(flag, path)
+    for name in ("cert", "key", "root_ca_file"):
+        _check_readable(options, f"http_client_tls_{name}")
     if cert:
         try:
             ssl.create_default_context().load_cert_chain(cert, key)
         except (OSError, ssl.SSLError) as error:
-            raise OptionError(f"failed to load --http-client-tls-cert {cert!r}: {error}") from error
+            reason = f"failed to load --http-client-tls-cert {cert!r}: {error}"
+            raise refusal(options, "http_client_tls_cert", reason) from error
     if authority := options.http_client_tls_root_ca_file:
         try:
             client_context(root_ca_file=authority)
         except TlsConfigError as error:
-            raise OptionError(f"--http-client-tls-root-ca-file: {error}") from error
+            reason = f"--http-client-tls-root-ca-file: {error}"
+            raise refusal(options, "http_client_tls_root_ca_file", reason) from error
 
 
-def _check_readable(flag: str, path: str) -> None:
+def _check_readable(options: AdminOptions, field: str) -> None:
+    path = getattr(options, field)
+    if not path:
+        return
     try:
         with Path(path).open("rb"):
             pass
     except OSError as error:
-        raise OptionError(f"failed to read --http-client-tls-{flag} - {error}") from error
+        reason = f"failed to read --{field.replace('_', '-')} - {error}"
+        raise refusal(options, field, reason) from error
 
 
 def normal_base_path(path: str) -> str:

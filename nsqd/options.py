@@ -1,8 +1,8 @@
 """The options of nsqd: what can be set, what it is by default, and which values are refused.
 
-`NsqdOptions` is the list of them. Names are those of `/config` and of the configuration file, except
-`node_id` (there: `id`). Durations are nanoseconds. `load` reads command line and file; `validate` is a step
-of its own, for a daemon locks its data path before it complains about values.
+`NsqdOptions` is the list of them. Names are those of `/config` and of the configuration file, except `node_id`
+(there: `id`). `load` reads command line and file; `validate` is a step of its own, because a daemon locks its data
+path before it complains about values.
 """
 
 from __future__ import annotations
@@ -11,24 +11,31 @@ import hashlib
 import os
 import zlib
 from collections.abc import Sequence
+from typing import ClassVar
 
 import attrs
 
-from nsqkit.logging import LOG_FORMATS, TEXT
 from nsqkit.options import (
-    DURATION,
     FLOAT,
-    FLOATS,
     HIDDEN,
-    INT,
-    STRING,
-    STRINGS,
-    LogLevel,
+    HOUR,
+    MILLISECOND,
+    MINUTE,
+    NO_EFFECT,
+    SECOND,
+    Address,
+    Bytes,
+    DaemonOptions,
+    Duration,
+    FilePath,
+    Group,
     OptionError,
+    Port,
     TlsRequired,
     TlsVersion,
-    check_bounds,
+    check_values,
     option,
+    refusal,
 )
 from nsqkit.options import load as load_options
 from nsqkit.version import version_line
@@ -40,14 +47,13 @@ TOPOLOGY_AWARE = "topology-aware-consumption"
 
 _SYNOPSIS = "takes messages from producers, keeps them, and pushes them to consumers"
 _EXAMPLE = """
-# a single broker that keeps its files in /var/lib/nsqd
+# a single broker with its files in /var/lib/nsqd
 nsqd --data-path=/var/lib/nsqd
-# one of many: consumers find it through nsqlookupd
+# one of several: consumers find it through nsqlookupd
 nsqd --data-path=/var/lib/nsqd --lookupd-tcp-address=10.0.0.5:4160 --broadcast-address=10.0.0.7
 # then, from any shell
 curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=greetings'
 """
-_NO_EFFECT = "Accepted, no effect here."
 _HIGHEST_PORT = 65535
 
 
@@ -64,407 +70,292 @@ def load(argv: Sequence[str]) -> NsqdOptions:
 
 
 def host_name() -> str:
-    """What this machine calls itself."""
+    """The name of this host."""
     return os.uname().nodename
 
 
 def default_node_id() -> int:
-    """A number below 1024 that a host keeps and that hosts seldom share."""
+    """A number below 1024, derived from the host name: the same at each start, and rarely that of another host."""
     digest = hashlib.md5(os.fsencode(host_name()), usedforsecurity=False).digest()
     return zlib.crc32(digest) % 1024
 
 
 @attrs.define(kw_only=True)
-class NsqdOptions:
-    """Every option of nsqd; the groups are those of the help."""
+class NsqdOptions(DaemonOptions):
+    """Every option of nsqd."""
 
-    # --- General ---
-    verbose: bool = option(False, config_name=HIDDEN, help=_NO_EFFECT)
-    log_level: LogLevel = option(
-        LogLevel.INFO, help="Least serious lines to log: debug, info, warn, error or fatal."
-    )
-    log_prefix: str = option("[nsqd] ", help="What every log line begins with.")
-    log_format: str = option(
-        TEXT,
-        placeholder="FORMAT",
-        help="Form of the log lines: text, or json, one JSON object a line. Not known to the original.",
-    )
+    log_prefix: str = option("[nsqd] ", help="Prefix of every log line.")
     node_id: int = option(
-        config_name="id",
         factory=default_node_id,
-        kind=INT,
-        help="Number of this nsqd in [0,1024), part of every message id: give each nsqd of a cluster its "
-        "own. The default is computed from the host name.",
+        config_name="id",
+        help="Number of this nsqd, 0 to 1023, and part of every message id: each nsqd of a cluster needs "
+        "its own. The default is derived from the host name.",
     )
-    worker_id: bool = option(False, config_name=HIDDEN, help=_NO_EFFECT)
 
-    # --- Network ---
-    tcp_address: str = option(
-        "0.0.0.0:4150",
-        group="Network",
-        placeholder="ADDRESS",
-        help="Where clients connect: host:port, or a path for a unix socket.",
+    NETWORK: ClassVar = Group("Network")
+
+    tcp_address: Address = option(
+        "0.0.0.0:4150", help="Address for clients: host:port, or the path of a unix socket."
     )
-    http_address: str = option(
+    http_address: Address = option(
         "0.0.0.0:4151",
-        group="Network",
-        placeholder="ADDRESS",
-        help="Where the HTTP interface listens: host:port, or a path for a unix socket. Empty: nowhere.",
+        help="Address of the HTTP API: host:port, or the path of a unix socket. Empty: no HTTP.",
     )
-    https_address: str = option(
+    https_address: Address = option(
         "0.0.0.0:4152",
-        group="Network",
-        placeholder="ADDRESS",
-        help="The same over TLS; used only with --tls-cert and --tls-key. Empty: nowhere.",
+        help="Address of the HTTP API over TLS, used only with --tls-cert and --tls-key. Empty: no HTTPS.",
     )
-    http_client_connect_timeout: int = option(
-        "2s",
-        kind=DURATION,
-        group="Network",
-        help="How long to try to connect when asking an nsqlookupd or an authorization server over HTTP.",
+    http_client_connect_timeout: Duration = option(
+        2 * SECOND, help="Time to connect to an nsqlookupd or an auth server, for a request over HTTP."
     )
-    http_client_request_timeout: int = option(
-        "5s", kind=DURATION, group="Network", help="How long such a request may take altogether."
-    )
+    http_client_request_timeout: Duration = option(5 * SECOND, help="Time for the whole of such a request.")
 
-    # --- Discovery ---
-    nsqlookupd_tcp_addresses: list[str] = option(
-        kind=STRINGS,
+    DISCOVERY: ClassVar = Group("Discovery")
+
+    nsqlookupd_tcp_addresses: list[Address] = option(
         flag="lookupd-tcp-address",
-        group="Discovery",
-        placeholder="ADDRESS",
-        help="An nsqlookupd to announce this nsqd and its topics to, so that consumers find them.",
+        help="TCP address of an nsqlookupd. This nsqd registers with it, so that consumers find its topics.",
     )
     broadcast_address: str = option(
         factory=host_name,
-        kind=STRING,
-        group="Discovery",
         placeholder="HOST",
-        help="Host name or address under which others reach this nsqd; the nsqlookupds pass it on.",
+        help="Host name or address under which clients reach this nsqd. The nsqlookupds hand it out.",
     )
-    broadcast_tcp_port: int = option(
+    broadcast_tcp_port: Port = option(
         0,
-        group="Discovery",
-        placeholder="PORT",
         minimum=0,
         maximum=_HIGHEST_PORT,
-        help="TCP port to announce, e.g. outside of a container. 0: the one it listens on.",
+        help="TCP port to register, if clients need another one than nsqd listens on, as with containers. "
+        "0: the port it listens on.",
     )
-    broadcast_http_port: int = option(
-        0,
-        group="Discovery",
-        placeholder="PORT",
-        minimum=0,
-        maximum=_HIGHEST_PORT,
-        help="HTTP port to announce. 0: the one it listens on.",
+    broadcast_http_port: Port = option(
+        0, minimum=0, maximum=_HIGHEST_PORT, help="HTTP port to register. 0: the port it listens on."
     )
     topology_region: str = option(
-        "", group="Discovery", help="Region (say, a data centre) that this nsqd stands in."
+        "", help="Region of this nsqd, such as a data centre, for topology-aware-consumption."
     )
-    topology_zone: str = option("", group="Discovery", help="Zone within the region.")
+    topology_zone: str = option("", help="Zone of this nsqd within its region.")
 
-    # --- Queues and disk ---
-    data_path: str = option(
-        "",
-        group="Queues and disk",
-        placeholder="PATH",
-        help="Existing folder for everything that must survive a restart; one nsqd to a folder. Empty: the "
-        "current folder.",
+    QUEUES_AND_DISK: ClassVar = Group("Queues and disk")
+
+    data_path: FilePath = option(
+        "", help="Existing directory for messages and metadata, one per nsqd. Empty: the current directory."
     )
-    import_path: str = option(
+    import_path: FilePath = option(
         "",
         flag="import",
         config_name=HIDDEN,
-        group="Queues and disk",
-        placeholder="PATH",
-        help="Import the data path of the original nsqd, which must not run, into --data-path, and end. "
-        "PATH is not changed.",
+        help="Import the data path of an nsqd of the original, which must be stopped, into --data-path, and "
+        "exit. PATH is not modified.",
     )
     durability: str = option(
         "os",
-        group="Queues and disk",
-        placeholder="LEVEL",
-        help="What an OK to a producer means. os: written to the operating system, survives a killed "
-        "process. disk: synced to the disk, survives a power loss, and takes longer.",
+        choices=DURABILITY_LEVELS,
+        help="What OK to a producer guarantees. os: written to the operating system, survives a crash of "
+        "nsqd. disk: synced to disk, survives a power loss, but takes longer.",
     )
     mem_queue_size: int = option(
         10000,
-        group="Queues and disk",
         minimum=0,
-        help="Messages of a topic to hold in memory, beside the disk. 0: read them all back from disk.",
+        help="Messages of each topic to keep in memory in addition to disk. 0: read every message back from "
+        "disk.",
     )
-    mem_queue_bytes: int = option(
+    mem_queue_bytes: Bytes = option(
         64 << 20,
-        group="Queues and disk",
-        placeholder="BYTES",
         minimum=0,
-        help="Memory for message bodies in the whole daemon. What does not fit is read back from disk.",
+        help="Memory for message bodies, for the whole daemon. Messages beyond it are read back from disk.",
     )
-    max_bytes_per_file: int = option(
+    max_bytes_per_file: Bytes = option(
         104857600,
-        group="Queues and disk",
-        placeholder="BYTES",
         minimum=1,
-        help="Size at which a topic's log goes on in a new file; a file is deleted once all in it is "
-        "finished.",
+        help="Size at which a topic's log continues in a new file. A file is deleted when all of its "
+        "messages are finished.",
     )
     sync_every: int = option(
         2500,
-        group="Queues and disk",
         minimum=0,
-        help="Sync to the disk after this many messages of a topic, at most every 0.1 s. 1 is the same as "
+        help="Sync a topic to disk after this many messages, but at most every 100 ms. 0 or 1: as "
         "--durability=disk.",
     )
-    sync_timeout: int = option(
-        "2s",
-        kind=DURATION,
-        group="Queues and disk",
-        minimum=1,
-        help="Sync at the latest after this time, when something was written.",
+    sync_timeout: Duration = option(
+        2 * SECOND, minimum=1, help="Longest time that written data stays unsynced."
     )
-    min_free_space: int = option(
+    min_free_space: Bytes = option(
         64 << 20,
-        group="Queues and disk",
-        placeholder="BYTES",
         minimum=0,
-        help="Refuse to take messages while the disk has less room than this; consumers go on. 0: never.",
+        help="Refuse publishes while the disk has less free space than this; consumers continue. 0: never.",
     )
-    drain_timeout: int = option(
-        "0s",
-        kind=DURATION,
-        group="Queues and disk",
+    drain_timeout: Duration = option(
+        0,
         minimum=0,
-        help="How long a drain (POST /drain, or SIGUSR1) may wait for consumers before nsqd stops and keeps the rest "
-        "on disk. 0: as long as it takes.",
-    )
-    queue_scan_worker_pool_max: int = option(4, group="Queues and disk", help=_NO_EFFECT)
-    queue_scan_selection_count: int = option(20, group="Queues and disk", help=_NO_EFFECT)
-
-    # --- Messages ---
-    msg_timeout: int = option(
-        "1m",
-        kind=DURATION,
-        group="Messages",
-        minimum=1,
-        help="How long a consumer has to finish a message before it goes to another one. Consumers can ask "
-        "for a time of their own.",
-    )
-    max_msg_timeout: int = option(
-        "15m",
-        kind=DURATION,
-        group="Messages",
-        minimum=1,
-        help="The longest time that a consumer can ask for, and can stretch to by touching a message.",
-    )
-    max_msg_size: int = option(
-        1048576, group="Messages", placeholder="BYTES", minimum=1, help="The largest message body."
-    )
-    max_body_size: int = option(
-        5242880,
-        group="Messages",
-        placeholder="BYTES",
-        minimum=1,
-        help="The largest command body: a batch of messages (MPUB), IDENTIFY, AUTH.",
-    )
-    max_req_timeout: int = option(
-        "1h",
-        kind=DURATION,
-        group="Messages",
-        minimum=0,
-        help="The longest delay for a requeued message and for one published with a delay.",
+        help="How long a drain (POST /drain, or SIGUSR1) waits for consumers before nsqd exits with the "
+        "rest on disk. 0: no limit.",
     )
 
-    # --- Clients ---
+    MESSAGES: ClassVar = Group("Messages")
+
+    msg_timeout: Duration = option(
+        1 * MINUTE,
+        minimum=1,
+        help="Time for a consumer to finish a message before it is requeued. Consumers can ask for another "
+        "time.",
+    )
+    max_msg_timeout: Duration = option(
+        15 * MINUTE,
+        minimum=1,
+        help="Longest message timeout that a consumer can ask for, or reach by touching a message.",
+    )
+    max_msg_size: Bytes = option(1048576, minimum=1, help="Largest message body.")
+    max_body_size: Bytes = option(
+        5242880, minimum=1, help="Largest command body: a batch of messages (MPUB), IDENTIFY, AUTH."
+    )
+    max_req_timeout: Duration = option(
+        1 * HOUR, minimum=0, help="Longest delay of a requeued message, and of one published with a delay."
+    )
+
+    CLIENTS: ClassVar = Group("Clients")
+
     max_rdy_count: int = option(
         2500,
-        group="Clients",
         minimum=0,
-        help="The most messages that a consumer can ask to be sent before it has finished any (RDY).",
+        help="Highest RDY count, that is, number of messages that a consumer can have in flight.",
     )
     max_channel_consumers: int = option(
-        0, group="Clients", minimum=0, help="The most consumers on one channel. 0: no limit."
+        0, minimum=0, help="Maximum number of consumers of one channel. 0: no limit."
     )
-    max_heartbeat_interval: int = option(
-        "1m",
-        kind=DURATION,
-        group="Clients",
-        minimum=0,
-        help="The longest time between heartbeats that a client can ask for.",
+    max_heartbeat_interval: Duration = option(
+        1 * MINUTE, minimum=0, help="Longest time between heartbeats that a client can ask for."
     )
-    max_buffered_bytes: int = option(
+    max_buffered_bytes: Bytes = option(
         256 << 20,
-        group="Clients",
-        placeholder="BYTES",
         minimum=1,
-        help="Memory, in the whole daemon, for commands that have not fully arrived and answers that have "
-        "not yet been read.",
+        help="Memory, for the whole daemon, for commands that have not fully arrived and responses that "
+        "clients have not read yet.",
     )
-    max_output_buffer_size: int = option(
-        65536,
-        group="Clients",
-        placeholder="BYTES",
+    max_output_buffer_size: Bytes = option(
+        65536, minimum=0, help="Largest output buffer that a client can ask for."
+    )
+    max_output_buffer_timeout: Duration = option(
+        30 * SECOND, minimum=0, help="Longest time that a client can ask for to have its output buffered."
+    )
+    min_output_buffer_timeout: Duration = option(
+        25 * MILLISECOND,
         minimum=0,
-        help="The largest output buffer that a client can ask for.",
+        help="Shortest time that a client can ask for to have its output buffered.",
     )
-    max_output_buffer_timeout: int = option(
-        "30s",
-        kind=DURATION,
-        group="Clients",
+    output_buffer_timeout: Duration = option(
+        250 * MILLISECOND,
         minimum=0,
-        help="The longest time that a client can ask for to have its output gathered.",
-    )
-    min_output_buffer_timeout: int = option(
-        "25ms", kind=DURATION, group="Clients", minimum=0, help="The shortest such time."
-    )
-    output_buffer_timeout: int = option(
-        "250ms",
-        kind=DURATION,
-        group="Clients",
-        minimum=0,
-        help="That time for clients that do not ask. It never makes an idle consumer wait.",
+        help="That time for clients that ask for none. It does not delay messages to an idle consumer.",
     )
     enable_experiment: list[str] = option(
-        kind=STRINGS,
-        group="Clients",
         placeholder="NAME",
-        help="Switch on something new. topology-aware-consumption: prefer consumers of the same zone, then "
-        "of the same region.",
+        help="Enable an experimental feature. topology-aware-consumption: prefer consumers in the same "
+        "zone, then in the same region.",
     )
 
-    # --- Compression ---
-    deflate: bool = option(
-        True,
-        group="Compression",
-        help="Let clients compress with deflate.",
-    )
+    COMPRESSION: ClassVar = Group("Compression")
+
+    deflate: bool = option(True, help="Let clients compress with deflate.")
     max_deflate_level: int = option(
-        6,
-        group="Compression",
-        help="The highest deflate level that a client can ask for, 1 to 9: smaller output for more CPU.",
+        6, help="Highest deflate level that a client can ask for, 1 (fast) to 9 (small)."
     )
-    snappy: bool = option(
-        True,
-        group="Compression",
-        help="Let clients compress with snappy.",
-    )
+    snappy: bool = option(True, help="Let clients compress with snappy.")
 
-    # --- TLS ---
-    tls_cert: str = option(
-        "",
-        group="TLS",
-        placeholder="PATH",
-        help="Certificate file (PEM), with the chain behind it. With --tls-key it switches TLS on.",
+    TLS: ClassVar = Group("TLS")
+
+    tls_cert: FilePath = option(
+        "", help="Certificate file (PEM), including the chain. With --tls-key it enables TLS."
     )
-    tls_key: str = option(
-        "", group="TLS", placeholder="PATH", help="Key file (PEM) of the certificate, not encrypted."
-    )
+    tls_key: FilePath = option("", help="Private key file (PEM) of the certificate, not encrypted.")
     tls_required: TlsRequired = option(
-        TlsRequired.NO,
-        group="TLS",
-        help="Turn away clients without TLS, over TCP and HTTP. tcp-https: plain HTTP stays open.",
+        TlsRequired.NO, help="Refuse clients without TLS, over TCP and HTTP. tcp-https: allow plain HTTP."
     )
     tls_min_version: TlsVersion = option(
         TlsVersion.TLS1_0,
-        group="TLS",
-        help="The oldest version to accept: tls1.0, tls1.1, tls1.2 or tls1.3. Below tls1.2 weak signatures "
-        "are accepted, too.",
+        help="Oldest version to accept: tls1.0, tls1.1, tls1.2 or tls1.3. Below tls1.2 weak signatures are "
+        "accepted, too.",
     )
     tls_client_auth_policy: str = option(
         "",
-        group="TLS",
         placeholder="POLICY",
-        help="Ask clients for a certificate. require: any will do. require-verify: one signed by the root "
-        "CA. Makes TLS required.",
+        help="Request a certificate from clients. require: any certificate. require-verify: one signed by "
+        "an authority of --tls-root-ca-file. Makes TLS required.",
     )
-    tls_root_ca_file: str = option(
-        "",
-        group="TLS",
-        placeholder="PATH",
-        help="File (PEM) with the authorities whose certificates are trusted.",
+    tls_root_ca_file: FilePath = option(
+        "", help="File (PEM) with the certificate authorities to trust. Empty: those of the system."
     )
 
-    # --- Authorization ---
-    auth_http_addresses: list[str] = option(
-        kind=STRINGS,
+    AUTHORIZATION: ClassVar = Group("Authorization")
+
+    auth_http_addresses: list[Address] = option(
         flag="auth-http-address",
-        group="Authorization",
-        placeholder="ADDRESS",
-        help="A server that decides what each client may do: host:port or a full URL. With one, clients "
-        "must AUTH. The HTTP interface asks nobody.",
+        help="Auth server, which decides what each client may do: host:port or a URL. Clients must then "
+        "send AUTH. The HTTP API is not covered.",
     )
     auth_http_request_method: str = option(
-        "get", group="Authorization", placeholder="METHOD", help="How to ask it: get or post."
+        "get", choices=("post", "get"), help="HTTP method for requests to the auth server."
     )
 
-    # --- Metrics ---
-    statsd_address: str = option(
-        "",
-        group="Metrics",
-        placeholder="ADDRESS",
-        help="host:port of a statsd daemon to send counters and gauges to, over UDP. Empty: none.",
+    METRICS: ClassVar = Group("Metrics")
+
+    statsd_address: Address = option(
+        "", help="statsd daemon to send metrics to: host:port, UDP. Empty: none."
     )
     statsd_prefix: str = option(
         "nsq.%s",
-        group="Metrics",
-        help="What every metric's name begins with; %s stands for the broadcast address and HTTP port.",
+        help="Prefix of the name of every metric. %s is replaced by the broadcast address and HTTP port.",
     )
-    statsd_interval: int = option(
-        "1m", kind=DURATION, group="Metrics", minimum=1, help="Time between two pushes."
-    )
-    statsd_mem_stats: bool = option(True, group="Metrics", help="Send figures on memory too.")
-    statsd_udp_packet_size: int = option(
-        508, group="Metrics", placeholder="BYTES", minimum=1, help="The largest datagram."
-    )
+    statsd_interval: Duration = option(1 * MINUTE, minimum=1, help="Time between two pushes to statsd.")
+    statsd_mem_stats: bool = option(True, help="Send metrics of memory use, too.")
+    statsd_udp_packet_size: Bytes = option(508, minimum=1, help="Largest datagram to statsd.")
     statsd_exclude_ephemeral: bool = option(
-        False, group="Metrics", help="Leave out topics and channels that end in #ephemeral."
+        False, help="Send no metrics of ephemeral topics and channels (names that end in #ephemeral)."
     )
     e2e_processing_latency_percentiles: list[float] = option(
-        kind=FLOATS,
         flag="e2e-processing-latency-percentile",
-        group="Metrics",
         help="Measure the time from publish to finish at these quantiles, each in (0, 1]: 0.99,0.95,0.5.",
     )
-    e2e_processing_latency_window_time: int = option(
-        "10m",
-        kind=DURATION,
-        group="Metrics",
-        minimum=1,
-        help="How far back these measurements reach.",
+    e2e_processing_latency_window_time: Duration = option(
+        10 * MINUTE, minimum=1, help="Period that these measurements cover."
+    )
+
+    WITHOUT_EFFECT: ClassVar = NO_EFFECT
+
+    worker_id: bool = option(
+        False, config_name=HIDDEN, help="Use --node-id instead. It has no effect in the original, either."
+    )
+    queue_scan_worker_pool_max: int = option(
+        4, help="In the original, the maximum number of workers that look for expired messages."
+    )
+    queue_scan_selection_count: int = option(
+        20, help="In the original, the number of channels that these workers look at in one pass."
     )
 
 
 def validate(options: NsqdOptions) -> None:
-    """Refuse what nsqd cannot run with (`OptionError`), and fill in what one option implies for another.
+    """Refuse values that nsqd cannot run with (`OptionError`), and set what one option implies for another.
 
     A client certificate policy makes TLS required; `sync_every` of 1 (or 0) makes the durability `disk`.
     Files and addresses are not looked at.
     """
-    if options.log_format not in LOG_FORMATS:
-        raise OptionError(f"--log-format must be {' or '.join(LOG_FORMATS)}")
     if not 1 <= options.max_deflate_level <= 9:
-        raise OptionError("--max-deflate-level must be [1,9]")
+        raise refusal(options, "max_deflate_level", "--max-deflate-level must be [1,9]")
     if not 0 <= options.node_id < 1024:
-        raise OptionError("--node-id must be [0,1024)")
-    _settle_tls(options)
-    if options.auth_http_request_method not in ("get", "post"):
-        raise OptionError("--auth-http-request-method must be post or get")
+        raise refusal(options, "node_id", "--node-id must be [0,1024)")
+    _require_tls(options)
     for percentile in options.e2e_processing_latency_percentiles:
         if not 0 < percentile <= 1:
-            raise OptionError(f"invalid E2E processing latency percentile: {FLOAT.to_text(percentile)}")
-    _settle_durability(options)
-    check_bounds(options)
+            reason = f"invalid E2E processing latency percentile: {FLOAT.to_text(percentile)}"
+            raise refusal(options, "e2e_processing_latency_percentiles", reason)
+    check_values(options)
+    if options.sync_every in (0, 1):
+        options.durability = "disk"
 
 
-def _settle_tls(options: NsqdOptions) -> None:
+def _require_tls(options: NsqdOptions) -> None:
     if options.tls_client_auth_policy and options.tls_required is TlsRequired.NO:
         options.tls_required = TlsRequired.YES
     has_certificate = options.tls_cert or options.tls_key  # one without the other fails when they are loaded
     if options.tls_required is not TlsRequired.NO and not has_certificate:
         raise OptionError("cannot require TLS client connections without TLS key and cert")
-
-
-def _settle_durability(options: NsqdOptions) -> None:
-    if options.durability not in DURABILITY_LEVELS:
-        raise OptionError(f"--durability must be os or disk, not {options.durability!r}")
-    if options.sync_every in (0, 1):
-        options.durability = "disk"

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Final, NoReturn, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -24,14 +24,18 @@ import trio
 from nsqkit.client import Address, ClientOptions, parse_client_option
 from nsqkit.discovery import registry_url
 from nsqkit.logging import get_logger, stamped_line
-from nsqkit.options import STRINGS, OptionError, load, option
+from nsqkit.options import STRINGS, Group, OptionError, load, option
 from nsqkit.version import VERSION, version_line
 from nsqkit.wire import is_valid_name
 
 __all__ = [
-    "CLIENT_OPTIONS",
+    "WHERE_FROM",
+    "Channel",
+    "ClientOptionTexts",
     "ConsumerFlags",
     "Fatal",
+    "HostPort",
+    "Topic",
     "check_names",
     "check_nsqd_addresses",
     "check_positive",
@@ -64,37 +68,38 @@ def _check_client_option(text: str) -> list[str]:
     return [text]
 
 
-CLIENT_OPTIONS: Final = attrs.evolve(STRINGS, from_text=_check_client_option, placeholder="NAME,VALUE")
+ClientOptionTexts: TypeAlias = Annotated[
+    list[str], attrs.evolve(STRINGS, from_text=_check_client_option, placeholder="NAME,VALUE")
+]
 """For `--consumer-opt` and `--producer-opt`: a list of texts, each of them checked."""
+HostPort: TypeAlias = Annotated[str, "HOST:PORT"]
+Topic: TypeAlias = Annotated[str, "TOPIC"]
+Channel: TypeAlias = Annotated[str, "CHANNEL"]
+WHERE_FROM: Final = Group("Where from")
 
 
 @attrs.define(kw_only=True)
 class ConsumerFlags:
     """The flags of every tool that consumes."""
 
-    nsqd_tcp_addresses: list[str] = option(
-        kind=STRINGS,
+    SOURCE: ClassVar = WHERE_FROM
+
+    nsqd_tcp_addresses: list[HostPort] = option(
         flag="nsqd-tcp-address",
-        group="Where from",
-        placeholder="HOST:PORT",
-        help="An nsqd to consume from. It need not run yet: connecting is tried again until it does.",
+        help="TCP address of an nsqd to consume from. If it cannot be reached, connecting is tried again "
+        "until it can.",
     )
-    lookupd_http_addresses: list[str] = option(
-        kind=STRINGS,
+    lookupd_http_addresses: list[HostPort] = option(
         flag="lookupd-http-address",
-        group="Where from",
-        placeholder="HOST:PORT",
-        help="An nsqlookupd to ask for the nsqds that have the topic, instead of --nsqd-tcp-address. All are "
-        "asked, and what they say is put together.",
+        help="HTTP address of an nsqlookupd, to consume from all nsqds that have the topic, instead of "
+        "--nsqd-tcp-address. With several, the nsqds that any of them knows.",
     )
-    consumer_opts: list[str] = option(
-        kind=CLIENT_OPTIONS,
+    consumer_opts: ClientOptionTexts = option(
         flag="consumer-opt",
-        group="Where from",
-        help="An option of the client library by its go-nsq name: --consumer-opt=msg_timeout,2m; a name alone "
-        "means true. Unknown ones are errors. One default differs from go-nsq's: max_attempts is 0, so no "
-        "message is ever given up. With a limit, what is above it is logged and comes again after "
-        "max_requeue_delay; nothing is dropped.",
+        help="Option of the client library by its go-nsq name: --consumer-opt=msg_timeout,2m. A name alone "
+        "means true. One default differs from go-nsq's: max_attempts is 0, so that no message is ever given "
+        "up. With a limit, a message above it is logged and delivered again after max_requeue_delay; "
+        "nothing is dropped.",
     )
 
 
@@ -110,7 +115,6 @@ def read_flags(cls: type[FlagsT], *, program: str, synopsis: str, example: str) 
         version=version_line(program, built_with=False),
         synopsis=synopsis,
         example=example,
-        config_file=False,
     )
 
 

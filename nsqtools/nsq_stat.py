@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote_plus
 
 import attrs
@@ -18,9 +18,13 @@ import trio
 
 from nsqkit.discovery import Discovery, DiscoveryFailed
 from nsqkit.logging import LogLevel, configure, stamped_line
-from nsqkit.options import DURATION, INT, STRINGS, OptionError, option
+from nsqkit.options import SECOND, Duration, OptionError, option
 from nsqtools.common import (
+    WHERE_FROM,
+    Channel,
     Fatal,
+    HostPort,
+    Topic,
     check_names,
     check_positive,
     check_sources,
@@ -41,7 +45,7 @@ HEADER: Final = (
     "------rate------+----------------depth----------------+--------------metadata---------------\n"
     "ingress  egress |   total     mem    disk inflt   def |     req     t-o         msgs clients\n"
 )
-_SYNOPSIS = "shows the traffic of a channel, summed over all nsqds, a line an interval"
+_SYNOPSIS = "shows the traffic of a channel, summed over all nsqds, one line per interval"
 _EXAMPLE = """
 # every 2 seconds, over all nsqds of the cluster that have the topic
 nsq_stat --topic=orders --channel=billing --lookupd-http-address=127.0.0.1:4161
@@ -49,11 +53,10 @@ nsq_stat --topic=orders --channel=billing --lookupd-http-address=127.0.0.1:4161
 nsq_stat --topic=orders --channel=billing --interval=10s --count=5 \\
     --nsqd-http-address=10.0.0.1:4151 --nsqd-http-address=10.0.0.2:4151
 
-Columns: messages published to the channel and finished by it, a second; ready messages (of them in memory, and
-on disk only), in flight, deferred; requeued, timed out, published since its nsqds started; consumers.
-Exit code 1 as soon as one of the addresses or nsqds gives no answer.
+Columns: messages published to and finished by the channel per second; ready messages (in total, in memory, on
+disk only), in flight, deferred; requeued, timed out, published since the nsqds started; consumers.
+Exits with code 1 as soon as one of the addresses or nsqds does not respond.
 """
-_SECOND_NS: Final = 1_000_000_000
 _STDOUT: Final = 1
 
 
@@ -61,35 +64,30 @@ _STDOUT: Final = 1
 class StatFlags:
     """The flags of nsq_stat."""
 
-    topic: str = option("", placeholder="TOPIC", help="Topic to show.")
-    channel: str = option("", placeholder="CHANNEL", help="Channel to show.")
-    interval: int = option("2s", kind=DURATION, help="Time between two lines; rates are over this time.")
+    topic: Topic = option("", help="Topic to show. Required.")
+    channel: Channel = option("", help="Channel to show. Required.")
+    interval: Duration = option(2 * SECOND, help="Time between two lines, over which rates are computed.")
     count: int | None = option(
         None,
-        kind=INT,
-        placeholder="N",
-        help="Lines to show. Without it: until a signal comes. (The end comes with the last line; NSQ's own nsq_stat "
-        "waits one more interval.)",
+        help="Lines to show. If not given: until a signal. (The program exits after the last line; the "
+        "original's nsq_stat waits one more interval.)",
     )
-    nsqd_http_addresses: list[str] = option(
-        kind=STRINGS,
-        flag="nsqd-http-address",
-        group="Where from",
-        placeholder="HOST:PORT",
-        help="An nsqd to ask.",
+
+    SOURCE: ClassVar = WHERE_FROM
+
+    nsqd_http_addresses: list[HostPort] = option(
+        flag="nsqd-http-address", help="HTTP address of an nsqd to ask."
     )
-    lookupd_http_addresses: list[str] = option(
-        kind=STRINGS,
+    lookupd_http_addresses: list[HostPort] = option(
         flag="lookupd-http-address",
-        group="Where from",
-        placeholder="HOST:PORT",
-        help="An nsqlookupd to ask for the nsqds that have the topic, instead of --nsqd-http-address.",
+        help="HTTP address of an nsqlookupd, to ask all nsqds that have the topic, instead of "
+        "--nsqd-http-address.",
     )
-    http_client_connect_timeout: int = option(
-        "2s", kind=DURATION, group="Where from", help="For connecting to one of them."
+    http_client_connect_timeout: Duration = option(
+        2 * SECOND, help="Time to connect to an nsqd or nsqlookupd."
     )
-    http_client_request_timeout: int = option(
-        "5s", kind=DURATION, group="Where from", help="For a whole answer."
+    http_client_request_timeout: Duration = option(
+        5 * SECOND, help="Time for a whole request to one of them."
     )
 
 
@@ -169,7 +167,7 @@ class Stat:
         flags = self.flags
         async with (
             open_fetcher(
-                flags.http_client_connect_timeout / _SECOND_NS, flags.http_client_request_timeout / _SECOND_NS
+                flags.http_client_connect_timeout / SECOND, flags.http_client_request_timeout / SECOND
             ) as fetcher,
             trio.open_nursery() as nursery,
         ):
@@ -180,7 +178,7 @@ class Stat:
 
     async def _show(self, cluster: Cluster) -> None:
         """Sample at even times; a sample that takes longer than an interval moves the later ones."""
-        interval_s = self.flags.interval / _SECOND_NS
+        interval_s = self.flags.interval / SECOND
         before: Sample | None = None
         taken = 0
         while True:

@@ -17,10 +17,12 @@ import trio
 
 from nsqkit.client import ClientOptions, Consumer
 from nsqkit.logging import LogLevel, configure, get_logger
-from nsqkit.options import STRINGS, OptionError, check_bounds, option
+from nsqkit.options import OptionError, check_values, option
 from nsqtools.common import (
+    Channel,
     ConsumerFlags,
     Fatal,
+    Topic,
     check_names,
     check_sources,
     consumer_options,
@@ -34,9 +36,9 @@ from nsqtools.common import (
 __all__ = ["TailFlags", "main"]
 
 PROGRAM = "nsq_tail"
-_SYNOPSIS = "shows the messages of topics as they come"
+_SYNOPSIS = "prints the messages of topics as they arrive"
 _EXAMPLE = """
-# everything that is published to a topic from now on, from one nsqd
+# all messages published to a topic from now on, on one nsqd
 nsq_tail --topic=orders --nsqd-tcp-address=127.0.0.1:4150
 # the next ten messages of two topics in the whole cluster
 nsq_tail --topic=orders --topic=returns --print-topic -n 10 --lookupd-http-address=127.0.0.1:4161
@@ -49,21 +51,20 @@ _log = get_logger(__name__)
 class TailFlags(ConsumerFlags):
     """The flags of nsq_tail."""
 
-    topics: list[str] = option(kind=STRINGS, flag="topic", placeholder="TOPIC", help="A topic to show.")
-    channel: str = option(
+    topics: list[Topic] = option(flag="topic", help="Topic to show. Required.")
+    channel: Channel = option(
         "",
-        placeholder="CHANNEL",
-        help="Channel to consume. Without it an ephemeral one of its own (tail012345#ephemeral): it gets a "
-        "copy of what is published from then on, and goes away with this program. On a channel that others "
-        "consume it takes messages away from them.",
+        help="Channel to consume. On a channel with other consumers, each message goes to only one of them. "
+        "Empty: a new ephemeral channel (tail012345#ephemeral), which gets a copy of every message "
+        "published from then on and is deleted when the program exits.",
     )
     n: int = option(
         0,
-        help="Stop when so many messages of one of the topics were shown; 0: never. (Here these messages are "
-        "finished before the end; NSQ's own nsq_tail leaves the last one to be delivered again.)",
+        help="Exit when this many messages of one of the topics have been shown. 0: never. (All of them are "
+        "finished before; the original's nsq_tail leaves the last one to be delivered again.)",
     )
     max_in_flight: int = option(
-        200, minimum=1, help="Messages on their way at a time, for each topic; never more than -n."
+        200, minimum=1, help="Maximum number of messages of each topic in flight, or -n if that is lower."
     )
     print_topic: bool = option(False, help="Begin each line with the topic: 'orders | ...'.")
 
@@ -88,7 +89,7 @@ def validate(flags: TailFlags) -> ClientOptions:
         flags.channel = f"tail{random.randrange(1_000_000):06d}#ephemeral"
     check_names("topic", flags.topics)
     check_names("channel", [flags.channel])
-    check_bounds(flags)
+    check_values(flags)
     if 0 < flags.n < flags.max_in_flight:
         flags.max_in_flight = flags.n
     return consumer_options(PROGRAM, flags, max_in_flight=flags.max_in_flight)

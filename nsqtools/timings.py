@@ -34,7 +34,8 @@ class StatusFlags(ConsumerFlags):
         250,
         minimum=0,
         maximum=1_000_000,
-        help="Log how long requests took (99th and 95th percentile, average) after every so many; 0: never.",
+        help="Requests after which a log line says how long they took (99th and 95th percentile, average). "
+        "0: never.",
     )
 
 

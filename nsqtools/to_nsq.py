@@ -13,17 +13,19 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Final
+from typing import Annotated, Final
 
 import attrs
 import trio
 
 from nsqkit.client import ClientOptions, NSQError, Producer
 from nsqkit.logging import get_logger
-from nsqkit.options import STRING, STRINGS, OptionError, load, option
+from nsqkit.options import STRING, OptionError, load, option
 from nsqtools.common import (
-    CLIENT_OPTIONS,
+    ClientOptionTexts,
     Fatal,
+    HostPort,
+    Topic,
     check_names,
     check_nsqd_addresses,
     client_options,
@@ -38,15 +40,15 @@ __all__ = ["Records", "Throttle", "ToNsqFlags", "main"]
 PROGRAM = "to_nsq"
 PIECE: Final = 64 * 1024  # bytes of one read
 LONGEST_RECORD: Final = 64 * 1024 * 1024  # bytes: far above what any nsqd takes
-_SYNOPSIS = "publishes what comes in on stdin, a record a message"
+_SYNOPSIS = "publishes the records read from stdin, one message each"
 _EXAMPLE = r"""
 # each line of a log file is a message
 tail -n +1 -f app.log | to_nsq --topic=app_log --nsqd-tcp-address=127.0.0.1:4150
-# the same to two nsqds (each gets all of it), at most 1000 messages a second, records separated by tabs
+# records separated by tabs, each to both nsqds, at most 1000 messages per second
 to_nsq --topic=rows --delimiter="$(printf '\t')" --rate=1000 \
     --nsqd-tcp-address=10.0.0.1:4150 --nsqd-tcp-address=10.0.0.2:4150 < rows.tsv
 """
-_DELIMITER: Final = attrs.evolve(STRING, to_text=lambda text: repr(text)[1:-1])
+_DELIMITER: Final = attrs.evolve(STRING, placeholder="BYTE", to_text=lambda text: repr(text)[1:-1])
 
 _log = get_logger(__name__)
 
@@ -55,31 +57,28 @@ _log = get_logger(__name__)
 class ToNsqFlags:
     """The flags of to_nsq."""
 
-    topic: str = option("", placeholder="TOPIC", help="Topic to publish to.")
-    nsqd_tcp_addresses: list[str] = option(
-        kind=STRINGS,
+    topic: Topic = option("", help="Topic to publish to. Required.")
+    nsqd_tcp_addresses: list[HostPort] = option(
         flag="nsqd-tcp-address",
-        placeholder="HOST:PORT",
-        help="An nsqd to publish to. Every record goes to all of them.",
+        help="TCP address of an nsqd to publish to. Required. With several, every record is published to "
+        "all of them.",
     )
-    delimiter: str = option(
+    delimiter: Annotated[str, _DELIMITER] = option(
         "\n",
-        kind=_DELIMITER,
-        placeholder="BYTE",
-        help="The one byte that ends a record. Empty records are skipped. The last record may stand without "
-        "one. (NSQ's own to_nsq cuts the last byte from such a record.)",
+        help="The byte that ends a record. Empty records are skipped. The last record may lack it. (The "
+        "original's to_nsq then cuts off the last byte of the record.)",
     )
     rate: int = option(
         0,
-        help="Messages a second at most; 0: no limit. What was not used of it can be used within a second.",
+        help="Maximum number of messages per second; the unused rest of one second can be used in the next. 0: "
+        "no limit.",
     )
-    producer_opts: list[str] = option(
-        kind=CLIENT_OPTIONS,
+    producer_opts: ClientOptionTexts = option(
         flag="producer-opt",
-        help="An option of the client library by its go-nsq name: --producer-opt=dial_timeout,3s; a name "
-        "alone means true. An nsqd that is away is waited for, for publish_timeout (here 5 s), and a record "
-        "whose answer was lost is sent again, so it may be there twice; at_least_once,false ends the program "
-        "instead.",
+        help="Option of the client library by its go-nsq name: --producer-opt=dial_timeout,3s. A name alone "
+        "means true. While an nsqd cannot be reached, a record waits for publish_timeout (here 5 s). A "
+        "record whose response was lost is published again, so it may be there twice; with "
+        "at_least_once,false the program exits instead.",
     )
 
 
@@ -91,7 +90,6 @@ def main() -> None:
         program=PROGRAM,
         synopsis=_SYNOPSIS,
         example=_EXAMPLE,
-        config_file=False,
     )
     try:
         options = validate(flags)

@@ -1,10 +1,10 @@
-"""Writes the example configuration files beside it from what the daemons themselves say of their options.
+"""Writes the example configuration files beside it, from the declarations of the daemons' options.
 
     python deploy/config/examples.py            # after a change of the options
     python deploy/config/examples.py --check    # exit code 1 when a file is not what it would be
 
-Each option stands there once, commented out, with its default: `#name = value`. Prose has a blank after the `#`. An
-option whose default depends on the machine shows an example instead, and its help says so.
+Each option is there once, commented out, with its default: `#name = value`. Prose has a space after the `#`. An option
+whose default depends on the machine shows an example instead, and its help says so.
 """
 
 from __future__ import annotations
@@ -35,13 +35,12 @@ EXAMPLES = {
     "nsqlookupd_tcp_addresses": '["nsqlookupd1.example.org:4160", "nsqlookupd2.example.org:4160"]',
     "nsqlookupd_http_addresses": '["nsqlookupd1.example.org:4161", "nsqlookupd2.example.org:4161"]',
 }
-"""Instead of the default: it is computed, or empty and says nothing."""
+"""Shown instead of the default, which is computed, or empty and not instructive."""
 HEAD = """\
-Configuration of {program}: everything is commented out and has its default, or an example where it says so.
-
-Take the # away from what you change. A flag on the command line wins over this file; a name that
-{program} does not know is ignored. Durations are texts such as "250ms" or "1m30s", or whole
-milliseconds. `{program} --help` says the same of the flags.
+Configuration of {program}. Everything is commented out and has its default, or an example where it says so.
+Remove the # in front of what you change. A flag on the command line takes precedence over this file. \
+A name that {program} does not know is an error. Durations are strings such as "250ms" or "1m30s", or integers of \
+milliseconds. `{program} --help` describes the same options as flags.
 """
 
 
@@ -100,7 +99,9 @@ def _comment(text: str) -> str:
 
 def _comment_lines(paragraphs: Iterable[str]) -> Iterator[str]:
     for paragraph in paragraphs:
-        yield from textwrap.wrap(paragraph, WIDTH, initial_indent="# ", subsequent_indent="# ")
+        yield from textwrap.wrap(
+            paragraph, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+        )
 
 
 def _differs(program: str) -> bool:

@@ -1,6 +1,6 @@
 """The flags of nsq_to_file, and which of their values are refused.
 
-Durations are nanoseconds. `load` reads the command line, `validate` looks at the values.
+`load` reads the command line, `validate` looks at the values.
 """
 
 from __future__ import annotations
@@ -8,40 +8,53 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, ClassVar, Final
 
 import attrs
 
 from nsqkit.client import ClientOptions
 from nsqkit.options import (
-    DURATION,
     LOG_LEVEL,
-    STRINGS,
+    MINUTE,
+    SECOND,
+    Bytes,
+    Duration,
     FatalValueError,
+    FilePath,
+    Group,
     LogLevel,
     OptionError,
-    Parsed,
-    check_bounds,
-    load_parsed,
+    check_values,
+    did_you_mean,
     option,
 )
+from nsqkit.options import load as load_options
 from nsqkit.version import version_line
-from nsqtools.common import ConsumerFlags, check_names, check_positive, check_sources, consumer_options
+from nsqtools.common import (
+    WHERE_FROM,
+    Channel,
+    ConsumerFlags,
+    Topic,
+    check_names,
+    check_positive,
+    check_sources,
+    consumer_options,
+)
 
 __all__ = ["PROGRAM", "ToFileFlags", "load", "validate"]
 
 PROGRAM: Final = "nsq_to_file"
-_SYNOPSIS = "writes the messages of topics to files, a line a message"
+_SYNOPSIS = "writes the messages of topics to files, one line each"
 _EXAMPLE = """
 # one topic of one nsqd into /var/log/nsq, a new compressed file every hour
 nsq_to_file --topic=orders --nsqd-tcp-address=127.0.0.1:4150 --output-dir=/var/log/nsq --gzip
-# all topics of the cluster whose name ends in _log; files appear there only when they are complete
+# all topics of the cluster whose name ends in _log; files are moved to /archive/done when they are complete
 nsq_to_file --topic-pattern='_log$' --lookupd-http-address=127.0.0.1:4161 --rotate-size=100000000 \\
     --output-dir=/archive/done --work-dir=/archive/in-progress
 
-A message is finished only when its bytes are on disk (fsync). Until then nsqd keeps it, and whatever ends
-this program, it is delivered again: a line may be there twice, but none is missing.
-SIGHUP closes the files (for logrotate); SIGTERM and SIGINT write what is here, and end.
+A message is finished only when it has been synced to disk (fsync). If the program ends before that, it is
+delivered again: a line may be there twice, but none is missing.
+SIGHUP closes the files (for logrotate). SIGTERM and SIGINT write and sync received messages, then exit.
 """
 
 
@@ -49,133 +62,111 @@ def _log_level(text: str) -> LogLevel:
     try:
         return LogLevel.parse(text)
     except ValueError:
-        raise FatalValueError("--log-level is invalid") from None
+        raise FatalValueError(f"--log-level is invalid{did_you_mean(text, LOG_LEVEL.words)}") from None
 
 
 _LOG_LEVEL: Final = attrs.evolve(LOG_LEVEL, from_text=_log_level)
 
 
-def load(argv: Sequence[str]) -> Parsed[ToFileFlags]:
-    """Flags and further words of this command line (without the program's name), or the end of the program."""
-    return load_parsed(
+def load(argv: Sequence[str]) -> ToFileFlags:
+    """The flags of this command line (without the program's name), or the end of the program."""
+    return load_options(
         ToFileFlags,
         argv,
         program=PROGRAM,
         version=version_line(PROGRAM, built_with=False),
         synopsis=_SYNOPSIS,
         example=_EXAMPLE,
-        config_file=False,
     )
 
 
 @attrs.define(kw_only=True)
 class ToFileFlags(ConsumerFlags):
-    """The flags of nsq_to_file; the groups are those of the help."""
+    """The flags of nsq_to_file."""
 
-    log_level: LogLevel = option(
-        LogLevel.INFO,
-        kind=_LOG_LEVEL,
-        help="Least serious lines to log: debug, info, warn, error or fatal.",
+    log_level: Annotated[LogLevel, _LOG_LEVEL] = option(
+        LogLevel.INFO, help="Least severe level to log: debug, info, warn, error or fatal."
     )
-    log_prefix: str = option("[nsq_to_file] ", help="What every log line begins with.")
+    log_prefix: str = option("[nsq_to_file] ", help="Prefix of every log line.")
 
-    # --- What ---
-    topics: list[str] = option(
-        kind=STRINGS, flag="topic", group="What", placeholder="TOPIC", help="A topic to write."
-    )
+    WHAT: ClassVar = Group("What")
+
+    topics: list[Topic] = option(flag="topic", help="Topic to write.")
     topic_pattern: str = option(
         "",
-        group="What",
         placeholder="REGEXP",
-        help="Write only topics in whose name this is found (Python's regular expressions). Without --topic: "
-        "all such topics that the nsqlookupds know.",
+        help="Write only topics whose name contains a match of this regular expression (Python's). Without "
+        "--topic: all such topics that the nsqlookupds know.",
     )
-    topic_refresh: int = option(
-        "1m",
-        kind=DURATION,
-        group="What",
+    topic_refresh: Duration = option(
+        1 * MINUTE,
         minimum=1,
-        help="How often the nsqlookupds are asked for topics, when no --topic is given: at the start, and then "
-        "so often. (NSQ's own nsq_to_file asks for the first time only after this time.)",
+        help="Without --topic: time between two requests to the nsqlookupds for topics. The first one is "
+        "sent at start. (The original's nsq_to_file sends the first one after this time.)",
     )
-    channel: str = option("nsq_to_file", group="What", placeholder="CHANNEL", help="Channel to consume.")
+    channel: Channel = option("nsq_to_file", help="Channel to consume.")
     max_in_flight: int = option(
         200,
-        group="What",
         minimum=1,
-        help="Messages of a topic that may be unfinished at a time. So many are written before a sync at the "
-        "latest: more of them, fewer syncs.",
+        help="Maximum number of messages of a topic in flight. After this many, files are synced, so a "
+        "higher number means fewer syncs.",
     )
 
-    # --- Files ---
-    output_dir: str = option("/tmp", group="Files", placeholder="PATH", help="Where files are when complete.")  # noqa: S108
-    work_dir: str = option(
+    FILES: ClassVar = Group("Files")
+
+    output_dir: FilePath = option("/tmp", help="Directory for completed files.")  # noqa: S108
+    work_dir: FilePath = option(
         "",
-        group="Files",
-        placeholder="PATH",
-        help="Where files are while they are written; on the same file system. Empty: --output-dir. A "
-        "completed file is moved without ever replacing another. What a killed program left here stays here, "
-        "unless it can be gone on with (without --gzip and --rotate-interval).",
+        help="Directory for files that are being written, on the same file system. A completed file is "
+        "moved to --output-dir, and never replaces another. Files of a killed program are continued if "
+        "possible (without --gzip and --rotate-interval), otherwise left here. Empty: --output-dir.",
     )
     filename_format: str = option(
         "<TOPIC>.<HOST><REV>.<DATETIME>.log",
-        group="Files",
         placeholder="NAME",
-        help="Names of files below --output-dir, with folders, if it has a '/'. <TOPIC>, <HOST> "
-        "(--host-identifier), <PID>, <DATETIME> (--datetime-format) are replaced; <REV> is a number (-000000) "
-        "that makes names unique, and must be there with --gzip, --rotate-size, --rotate-interval and "
-        "--work-dir.",
+        help="Path of a file below --output-dir. <TOPIC>, <HOST> (--host-identifier), <PID> and <DATETIME> "
+        "(--datetime-format) are replaced. <REV> becomes a number (-000000) that makes the name unique; it "
+        "is required with --gzip, --rotate-size, --rotate-interval and --work-dir.",
     )
     datetime_format: str = option(
         "%Y-%m-%d_%H",
-        group="Files",
         placeholder="FORMAT",
-        help="As for strftime, local time: %Y %y %m %d %H %I %M %S %p %B %b %A %a %Z %z %%. When it changes, a "
-        "new file is begun.",
+        help="Format of <DATETIME>, as for strftime, in local time: %Y %y %m %d %H %I %M %S %p %B %b %A %a "
+        "%Z %z %%. When the result changes, a new file begins.",
     )
     host_identifier: str = option(
-        "",
-        group="Files",
-        placeholder="TEXT",
-        help="What <HOST> stands for. <SHORT_HOST> and <HOSTNAME> in it are replaced. Empty: <SHORT_HOST>.",
+        "", help="Text for <HOST>. <SHORT_HOST> and <HOSTNAME> in it are replaced. Empty: <SHORT_HOST>."
     )
     gzip: bool = option(
         False,
-        group="Files",
-        help="Compress, and end names in .gz. A file is a row of gzip members, one for each sync, so that what "
-        "is synced can always be read.",
+        help="Compress files, with names in .gz. Each sync ends a gzip member, so that everything synced "
+        "can be read.",
     )
-    gzip_level: int = option(6, group="Files", help="1 (fast) to 9 (small).")
-    skip_empty_files: bool = option(
-        False, group="Files", help="Make a file only for a message, not for every period without one."
+    gzip_level: int = option(6, help="Compression level, 1 (fast) to 9 (small).")
+    skip_empty_files: bool = option(False, help="Create no file for a period without messages.")
+
+    WHEN: ClassVar = Group("When")
+
+    rotate_size: Bytes = option(
+        0, minimum=0, help="Begin a new file when a file has this size (before compression). 0: never."
+    )
+    rotate_interval: Duration = option(
+        0, minimum=0, help="Begin a new file when a file has been open for this time. 0: never."
+    )
+    sync_interval: Duration = option(
+        30 * SECOND,
+        help="Longest time between two syncs to disk; messages are finished after a sync. Files are also "
+        "synced when no more messages may be in flight, and when they are closed. Must be below "
+        "--msg-timeout of nsqd.",
     )
 
-    # --- When ---
-    rotate_size: int = option(
-        0,
-        group="When",
-        placeholder="BYTES",
-        minimum=0,
-        help="Begin a new file after so many bytes; 0: never.",
+    LOOKUP: ClassVar = WHERE_FROM
+
+    http_client_connect_timeout: Duration = option(
+        2 * SECOND, help="Time to connect to an nsqlookupd, to ask for topics."
     )
-    rotate_interval: int = option(
-        "0s", kind=DURATION, group="When", minimum=0, help="Begin a new file after this time; 0: never."
-    )
-    sync_interval: int = option(
-        "30s",
-        kind=DURATION,
-        group="When",
-        help="Write to disk (fsync) and finish messages at least so often. Also when no more may be in flight, "
-        "and when a file is closed. Keep it below nsqd's --msg-timeout.",
-    )
-    http_client_connect_timeout: int = option(
-        "2s", kind=DURATION, group="Where from", help="For connecting to an nsqlookupd, to ask for topics."
-    )
-    http_client_request_timeout: int = option(
-        "5s",
-        kind=DURATION,
-        group="Where from",
-        help="For its answer. (Both together are the limit of one question.)",
+    http_client_request_timeout: Duration = option(
+        5 * SECOND, help="Time for its response. The limit of a whole request is the sum of both."
     )
 
     @property
@@ -189,10 +180,8 @@ class ToFileFlags(ConsumerFlags):
         return bool(self.work_dir) and os.path.abspath(self.work_dir) != os.path.abspath(self.output_dir)
 
 
-def validate(flags: ToFileFlags, arguments: Sequence[str]) -> ClientOptions:
+def validate(flags: ToFileFlags) -> ClientOptions:
     """Refuse (`OptionError`) what cannot work, and give the options of the consumers. No file is touched."""
-    if arguments:
-        raise OptionError(f"unknown arguments: [{' '.join(arguments)}]")
     if not flags.channel:
         raise OptionError("--channel is required")
     check_positive(flags, "http-client-connect-timeout", "http-client-request-timeout", "sync-interval")
@@ -204,7 +193,7 @@ def validate(flags: ToFileFlags, arguments: Sequence[str]) -> ClientOptions:
     if not flags.topics and not flags.lookupd_http_addresses:
         raise OptionError("--lookupd-http-address must be specified when no --topic specified")
     _check_names(flags)
-    check_bounds(flags)
+    check_values(flags)
     return consumer_options(PROGRAM, flags, max_in_flight=flags.max_in_flight)
 
 

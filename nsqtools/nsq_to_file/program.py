@@ -38,10 +38,9 @@ _log = get_logger(__name__)
 
 def main() -> None:
     """Write until a signal comes: exit code 0. 1: something cannot be written, or the flags do not fit."""
-    parsed = load(sys.argv[1:])
-    flags = parsed.options
+    flags = load(sys.argv[1:])
     try:
-        options = validate(flags, parsed.arguments)
+        options = validate(flags)
         settings = prepare_folders(flags)
     except OptionError as error:
         refuse(error)

@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 import urllib.parse
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, ClassVar, Final
 
 import attrs
 
 from nsqkit.client import ClientOptions
-from nsqkit.options import DURATION, FLOAT, STRINGS, OptionError, check_bounds, option
-from nsqtools.common import check_names, check_positive, check_sources, consumer_options
+from nsqkit.options import FLOAT, SECOND, Duration, Group, OptionError, Url, check_values, option
+from nsqtools.common import (
+    Channel,
+    Topic,
+    check_names,
+    check_positive,
+    check_sources,
+    consumer_options,
+)
 from nsqtools.hosts import CHOICES
 from nsqtools.timings import StatusFlags
 
@@ -20,19 +27,18 @@ __all__ = ["EXAMPLE", "MULTICAST", "PROGRAM", "SYNOPSIS", "ToHttpFlags", "parse_
 PROGRAM: Final = "nsq_to_http"
 MULTICAST: Final = "multicast"
 _OCTETS: Final = "application/octet-stream"
-SYNOPSIS: Final = "hands the messages of a topic to HTTP servers, each message a request"
+SYNOPSIS: Final = "sends the messages of a topic to HTTP servers, one request each"
 EXAMPLE: Final = """
-# each message as the body of a POST, to two servers by turns; one that fails is left alone for a while
+# each message as the body of a POST, to two servers in turn; one that fails is skipped for a while
 nsq_to_http --topic=orders --nsqd-tcp-address=127.0.0.1:4150 \\
     --post=http://10.0.0.1:8080/orders --post=http://10.0.0.2:8080/orders --content-type=application/json
-# each message as a part of the URL of a GET
+# each message as part of the URL of a GET
 nsq_to_http --topic=clicks --lookupd-http-address=127.0.0.1:4161 --get='http://10.0.0.1/count?click=%s'
 
-A message is finished only when a server has said yes: any 2xx to a POST, 200 to a GET. Everything else (no
-connection, no answer in time, another status) requeues it, to be tried again after default_requeue_delay times
-the attempts, and slows the whole down (backoff). It is never given up. So a server may get a message twice, but
-none is lost.
-SIGTERM and SIGINT wait for the requests that are on their way, and end.
+A message is finished only when a server has accepted it: with any 2xx to a POST, with 200 to a GET. Otherwise
+(no connection, timeout, another status) it is requeued for default_requeue_delay times its attempts, and
+consumption slows down (backoff). It is never given up, so a server may get a message twice, but none is lost.
+SIGTERM and SIGINT wait for the requests in progress, then the program exits.
 """
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -40,71 +46,57 @@ _HEADER_FORMAT: Final = "--header value format should be 'key=value'"
 
 
 def _number(text: str) -> float:
-    """Go takes these words for numbers, so that they are bad values, and no mistakes in writing."""
+    """Go accepts these words as numbers, so they are refused as values (exit code 1), not as flags (2)."""
     return float(text) if text.lower().lstrip("+-") in ("nan", "inf", "infinity") else FLOAT.from_text(text)
 
 
-_NUMBER: Final = attrs.evolve(FLOAT, from_text=_number)
+_PART: Final = attrs.evolve(FLOAT, from_text=_number, placeholder="PART")
 
 
 @attrs.define(kw_only=True)
 class ToHttpFlags(StatusFlags):
-    """The flags of nsq_to_http; the groups are those of the help."""
+    """The flags of nsq_to_http."""
 
-    topic: str = option("", placeholder="TOPIC", help="Topic to consume.")
-    channel: str = option("nsq_to_http", placeholder="CHANNEL", help="Channel to consume.")
+    topic: Topic = option("", help="Topic to consume. Required.")
+    channel: Channel = option("nsq_to_http", help="Channel to consume.")
     max_in_flight: int = option(
-        200, minimum=1, help="Messages that may be here at a time; more than -n wait here, not in nsqd."
+        200, minimum=1, help="Maximum number of messages in flight. Those above -n wait here, not in nsqd."
     )
-    n: int = option(100, minimum=1, maximum=10_000, help="Requests on their way at a time.")
-    sample: float = option(
+    n: int = option(100, minimum=1, maximum=10_000, help="Maximum number of concurrent requests.")
+    sample: Annotated[float, _PART] = option(
         1.0,
-        kind=_NUMBER,
-        placeholder="PART",
-        help="The part of the messages to send, from 0.0 to 1.0, chosen by chance. The others are finished "
+        help="Share of the messages to send, from 0.0 to 1.0, chosen at random. The others are finished "
         "without being sent.",
     )
 
-    post: list[str] = option(
-        kind=STRINGS, group="Where to", placeholder="URL", help="A server to POST message bodies to."
-    )
-    get: list[str] = option(
-        kind=STRINGS,
-        group="Where to",
-        placeholder="URL",
-        help="A server to GET from, instead of --post. The one %s in the URL is replaced by the message body, "
-        "escaped as in a query (a blank is a '+'). A message that makes a URL longer than 65,536 bytes cannot be "
-        "sent: it is requeued each time that it comes, with a line in the log.",
+    WHERE_TO: ClassVar = Group("Where to")
+
+    post: list[Url] = option(help="URL to POST message bodies to.")
+    get: list[Url] = option(
+        help="URL to GET, instead of --post. The one %s in it is replaced by the message body, escaped as "
+        "in a query (a space becomes '+'). A message whose URL is longer than 65,536 bytes is not sent: it "
+        "is requeued and logged each time that it is delivered.",
     )
     mode: str = option(
         "hostpool",
-        group="Where to",
-        placeholder="MODE",
-        help="Which of several servers gets a message. round-robin: by turns. hostpool: by turns, but one that "
-        "failed is left alone for 30s, then for twice as long each time, up to 15m. epsilon-greedy: as hostpool, "
-        "but fast ones get more. multicast: each message goes to every server, one after the other; when one "
-        "fails, all of them get it again later. (NSQ's own nsq_to_http takes any unknown word, such as a "
-        "misspelt one, for multicast; here that is an error.)",
+        choices=(*CHOICES, MULTICAST),
+        help="How to choose among several servers. round-robin: in turn. hostpool: in turn, but one that "
+        "failed is skipped for 30s, and for twice as long after each further failure, up to 15m. "
+        "epsilon-greedy: as hostpool, but fast ones get more messages. multicast: each message goes to "
+        "every server, one after the other; if one fails, all of them get it again later. (Any other word "
+        "means multicast in the original's nsq_to_http; here it is an error.)",
     )
-    content_type: str = option(
-        _OCTETS, group="Where to", placeholder="TYPE", help="The Content-Type of a POST."
-    )
+    content_type: str = option(_OCTETS, placeholder="TYPE", help="Content-Type of a POST.")
     headers: list[str] = option(
-        kind=STRINGS,
         flag="header",
-        group="Where to",
         placeholder="NAME:VALUE",
-        help="A header to add to each request, or to replace one of its own with: --header='X-Token: abc'.",
+        help="Header to add to each request, or to replace a default one: --header='X-Token: abc'.",
     )
-    http_client_connect_timeout: int = option(
-        "2s", kind=DURATION, group="Where to", help="For connecting to a server."
-    )
-    http_client_request_timeout: int = option(
-        "20s",
-        kind=DURATION,
-        group="Where to",
-        help="For a whole request, redirects included. A message that takes longer than nsqd waits "
-        "(msg_timeout) is touched meanwhile.",
+    http_client_connect_timeout: Duration = option(2 * SECOND, help="Time to connect to a server.")
+    http_client_request_timeout: Duration = option(
+        20 * SECOND,
+        help="Time for a whole request, including redirects. If it is longer than nsqd waits for the "
+        "message (msg_timeout), the message is touched meanwhile.",
     )
 
 
@@ -125,15 +117,13 @@ def validate(flags: ToHttpFlags) -> ClientOptions:
         raise OptionError("invalid GET address - must be a printf string")
     _check_urls("get", flags.get)
     _check_urls("post", flags.post)
-    if flags.mode not in (*CHOICES, MULTICAST):
-        raise OptionError(f"--mode must be one of {', '.join((*CHOICES, MULTICAST))}, not {flags.mode!r}")
     if not 0.0 <= flags.sample <= 1.0:
         raise OptionError("ERROR: --sample must be between 0.0 and 1.0")
     parse_headers(flags)
     check_names("topic", [flags.topic])
     check_names("channel", [flags.channel])
     check_positive(flags, "http-client-connect-timeout", "http-client-request-timeout")
-    check_bounds(flags)
+    check_values(flags)
     return consumer_options(PROGRAM, flags, max_in_flight=flags.max_in_flight)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, ClassVar, Final, TypeAlias
 
 import attrs
 
 from nsqkit.client import ClientOptions
-from nsqkit.options import STRINGS, OptionError, check_bounds, option
+from nsqkit.options import Group, OptionError, check_values, option
 from nsqtools.common import (
-    CLIENT_OPTIONS,
+    Channel,
+    ClientOptionTexts,
+    HostPort,
+    Topic,
     check_names,
     check_nsqd_addresses,
     check_sources,
@@ -22,84 +25,78 @@ from nsqtools.timings import StatusFlags
 __all__ = ["EXAMPLE", "PROGRAM", "SYNOPSIS", "NsqToNsqFlags", "validate"]
 
 PROGRAM: Final = "nsq_to_nsq"
-SYNOPSIS: Final = "publishes the messages of topics again, to other nsqds"
+SYNOPSIS: Final = "publishes the messages of topics to other nsqds"
 EXAMPLE: Final = """
-# a topic of this cluster into the nsqds of another one, by turns; one that fails is left alone for a while
+# a topic of this cluster to the nsqds of another one, in turn; one that fails is skipped for a while
 nsq_to_nsq --topic=orders --lookupd-http-address=127.0.0.1:4161 \\
     --destination-nsqd-tcp-address=10.1.0.1:4150 --destination-nsqd-tcp-address=10.1.0.2:4150
-# only messages whose JSON has {"country": "fr"}, and only two of their fields, into a topic of another name
+# only messages whose JSON has {"country": "fr"}, and only two of their fields, to another topic
 nsq_to_nsq --topic=orders --nsqd-tcp-address=127.0.0.1:4150 --destination-topic=orders_fr \\
     --require-json-field=country --require-json-value=fr --whitelist-json-field=id --whitelist-json-field=total \\
     --destination-nsqd-tcp-address=10.1.0.1:4150
 
-A message is finished here only when its destination has said OK. If that fails it is requeued, to be tried again
-after default_requeue_delay times the attempts, and the whole is slowed down (backoff). It is never given up. So
-a message may be there twice, but none is lost.
-SIGTERM and SIGINT wait for what is on its way, and end.
+A message is finished only when its destination has responded OK. After a failure it is requeued for
+default_requeue_delay times its attempts, and consumption slows down (backoff). It is never given up, so it may
+be published twice, but it is not lost.
+SIGTERM and SIGINT wait for the publishes in progress, then the program exits.
 """
+
+
+_Name: TypeAlias = Annotated[str, "NAME"]
 
 
 @attrs.define(kw_only=True)
 class NsqToNsqFlags(StatusFlags):
-    """The flags of nsq_to_nsq; the groups are those of the help."""
+    """The flags of nsq_to_nsq."""
 
-    topics: list[str] = option(kind=STRINGS, flag="topic", placeholder="TOPIC", help="A topic to consume.")
-    channel: str = option("nsq_to_nsq", placeholder="CHANNEL", help="Channel to consume.")
+    topics: list[Topic] = option(flag="topic", help="Topic to consume. Required.")
+    channel: Channel = option("nsq_to_nsq", help="Channel to consume.")
     max_in_flight: int = option(
         200,
         minimum=1,
-        help="Messages of a topic that may be on their way at a time: received, and not yet in their destination.",
+        help="Maximum number of messages of a topic in flight: received, but not yet published.",
     )
 
-    require_json_field: str = option(
+    WHAT: ClassVar = Group("What")
+
+    require_json_field: _Name = option(
         "",
-        group="What",
-        placeholder="NAME",
-        help="Pass only messages that are a JSON object with this field. Others are dropped (finished); those that are "
-        "no JSON object with a line in the log.",
+        help="Publish only messages that are a JSON object with this field. Others are finished without "
+        "being published; those that are no JSON object are logged.",
     )
     require_json_value: str = option(
         "",
-        group="What",
         placeholder="VALUE",
-        help="Pass only messages whose --require-json-field is this string or number. A message without the field is "
-        "an error then: it is requeued, and not dropped.",
+        help="Publish only messages in which --require-json-field is this string or number. A message "
+        "without the field is then an error: it is requeued.",
     )
-    whitelist_json_fields: list[str] = option(
-        kind=STRINGS,
+    whitelist_json_fields: list[_Name] = option(
         flag="whitelist-json-field",
-        group="What",
-        placeholder="NAME",
-        help="Publish a new JSON object that has only the fields that are listed so. Without this flag bodies pass "
-        "byte for byte. (Integers of 64 bits, signed or not, stay exact; NSQ's own nsq_to_nsq rounds those above "
-        "2^53.)",
+        help="Publish a JSON object with only this field of the message, or these fields. Without it, "
+        "bodies are not changed. (Integers of 64 bits, signed or not, stay exact; the original's nsq_to_nsq "
+        "rounds those above 2^53.)",
     )
 
-    destination_nsqd_tcp_addresses: list[str] = option(
-        kind=STRINGS,
+    WHERE_TO: ClassVar = Group("Where to")
+
+    destination_nsqd_tcp_addresses: list[HostPort] = option(
         flag="destination-nsqd-tcp-address",
-        group="Where to",
-        placeholder="HOST:PORT",
-        help="An nsqd to publish to. Each message goes to one of them; one that is not connected is passed over "
-        "as long as another one is.",
+        help="TCP address of an nsqd to publish to. Required. With several, each message goes to one of "
+        "them; one that is not connected is skipped as long as another one is.",
     )
-    destination_topic: str = option(
-        "", group="Where to", placeholder="TOPIC", help="Topic to publish to. Empty: of the same name."
-    )
+    destination_topic: Topic = option("", help="Topic to publish to. Empty: the topic of the message.")
     mode: str = option(
         "hostpool",
-        group="Where to",
-        placeholder="MODE",
-        help="Which of several nsqds gets a message. round-robin: by turns. hostpool: by turns, but one that failed "
-        "is left alone for 30s, then for twice as long each time, up to 15m. epsilon-greedy: as hostpool, but fast "
-        "ones get more. (NSQ's own nsq_to_nsq takes any other word for round-robin; here it is an error.)",
+        choices=CHOICES,
+        help="How to choose among several nsqds. round-robin: in turn. hostpool: in turn, but one that "
+        "failed is skipped for 30s, and for twice as long after each further failure, up to 15m. "
+        "epsilon-greedy: as hostpool, but fast ones get more messages. (Any other word means round-robin in "
+        "the original's nsq_to_nsq; here it is an error.)",
     )
-    producer_opts: list[str] = option(
-        kind=CLIENT_OPTIONS,
+    producer_opts: ClientOptionTexts = option(
         flag="producer-opt",
-        group="Where to",
-        help="An option of the client library, for publishing: --producer-opt=dial_timeout,3s. A message waits for "
-        "its OK, and for the connection, for publish_timeout (here 15 s).",
+        help="Option of the client library for publishing: --producer-opt=dial_timeout,3s. A message waits "
+        "for its OK, including for a connection, for publish_timeout (here 15 s).",
     )
 
 
@@ -115,12 +112,10 @@ def validate(flags: NsqToNsqFlags) -> tuple[ClientOptions, ClientOptions]:
     if not flags.destination_nsqd_tcp_addresses:
         raise OptionError("--destination-nsqd-tcp-address required")
     check_nsqd_addresses(flags.destination_nsqd_tcp_addresses, "destination-nsqd-tcp-address")
-    if flags.mode not in CHOICES:
-        raise OptionError(f"--mode must be one of {', '.join(CHOICES)}, not {flags.mode!r}")
     if flags.require_json_value and not flags.require_json_field:
         raise OptionError("--require-json-value needs --require-json-field")
     _check_no_circle(flags)
-    check_bounds(flags)
+    check_values(flags)
     consuming = consumer_options(PROGRAM, flags, max_in_flight=flags.max_in_flight)
     return consuming, client_options(PROGRAM, ["publish_timeout,15s", *flags.producer_opts])
 

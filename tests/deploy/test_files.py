@@ -48,7 +48,7 @@ def test_an_example_shows_the_defaults(program: str, tmp_path: Path) -> None:
         "\n".join(line.removeprefix("#") for line in text.splitlines() if not line.startswith("# "))
     )
     cls = options_class(program)
-    read = parse(cls, [f"--config={path}"], program=program).options
+    read = parse(cls, [f"--config={path}"], program=program)
     for name in settings(program, only_defaults=True):
         assert option_value(read, name).value == option_value(cls(), name).value, name
 

@@ -104,6 +104,28 @@ def test_what_makes_no_sense_is_refused_with_its_name(values: dict[str, object],
 
 
 @pytest.mark.parametrize(
+    ("toml", "key"),
+    [
+        ('nsqlookupd_http_addresses = ["nowhere"]', "nsqlookupd_http_addresses"),
+        ('allow_config_from_cidr = "nowhere"', "allow_config_from_cidr"),
+        ('http_address = ""', "http_address"),
+        ('graphite_url = "graphite:80"', "graphite_url"),
+        ("proxy_graphite = true", "proxy_graphite"),
+        ('http_client_tls_root_ca_file = "/nonexistent"', "http_client_tls_root_ca_file"),
+        ('log_format = "xml"', "log_format"),
+        ("poll_interval = 0", "poll_interval"),
+    ],
+)
+def test_a_refused_value_names_the_file_and_the_key(toml: str, key: str, tmp_path: Path) -> None:
+    path = tmp_path / "nsqadmin.cfg"
+    path.write_text(toml)
+    argv = [f"--config={path}"] + [LOOKUPD] * (not key.startswith("nsqlookupd"))
+    with pytest.raises(OptionError) as refused:
+        validate(load(argv))
+    assert str(refused.value).endswith(f" ({key} in {path})")
+
+
+@pytest.mark.parametrize(
     ("given", "normal"),
     [("", "/"), ("/", "/"), ("adm", "/adm"), ("adm/", "/adm"), ("//a//b/../c/", "/a/c"), ("/..", "/")],
 )

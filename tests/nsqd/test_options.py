@@ -164,8 +164,7 @@ def test_every_option_is_explained_in_few_words() -> None:
     for option in options_of(NsqdOptions):
         assert option.help.endswith(".")
         assert len(option.help) <= 184, option.flag
-    without_effect = {option.flag for option in options_of(NsqdOptions) if "no effect here" in option.help}
-    assert without_effect == {
+    assert {option.flag for option in options_of(NsqdOptions) if option.no_effect} == {
         "verbose",
         "worker-id",
         "queue-scan-worker-pool-max",
@@ -174,10 +173,14 @@ def test_every_option_is_explained_in_few_words() -> None:
 
 
 def test_worker_id_takes_no_value(capsys: pytest.CaptureFixture[str]) -> None:
-    assert load(["-worker-id", "7", "-verbose"]).verbose is False
-    with pytest.raises(SystemExit):
-        load(["-worker-id=7"])
-    assert 'invalid boolean value "7" for -worker-id: parse error' in capsys.readouterr().err
+    for argv, line in (
+        (["-worker-id", "7", "-verbose"], "unknown arguments: [7 -verbose] (-worker-id takes no value)"),
+        (["-worker-id=7"], 'invalid boolean value "7" for -worker-id: parse error'),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            load(argv)
+        assert caught.value.code == 2
+        assert capsys.readouterr().err == f"{line}; see nsqd --help\n"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,6 +213,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         "TLS",
         "Authorization",
         "Metrics",
+        "Accepted without effect",
     ]
 
 
@@ -218,9 +222,7 @@ def test_configuration_file(tmp_path: Path) -> None:
     path.write_text(
         """
         id = 5
-        node_id = 6
         nsqlookupd_tcp_addresses = ["127.0.0.1:4160"]
-        lookupd_tcp_address = ["127.0.0.1:1"]
         max_msg_timeout = 1000
         e2e_processing_latency_percentiles = [1.0, 0.99]
         tls_required = "tcp-https"
@@ -238,6 +240,30 @@ def test_configuration_file(tmp_path: Path) -> None:
         log_level=LogLevel.DEBUG,
         max_msg_size=77,
     )
+
+
+@pytest.mark.parametrize(
+    ("toml", "reason"),
+    [
+        ("max_deflate_level = 0", "--max-deflate-level must be [1,9] (max_deflate_level in {path})"),
+        ("id = 1024", "--node-id must be [0,1024) (id in {path})"),
+        (
+            "e2e_processing_latency_percentiles = [2.0]",
+            "invalid E2E processing latency percentile: 2 (e2e_processing_latency_percentiles in {path})",
+        ),
+        (
+            'durability = "dsik"',
+            "--durability must be os or disk, not 'dsik' (did you mean disk?) (durability in {path})",
+        ),
+        ("msg_timeout = 0", "--msg-timeout must be at least 1ns, not 0s (msg_timeout in {path})"),
+    ],
+)
+def test_a_refused_value_names_the_file_and_the_key(toml: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "nsqd.cfg"
+    path.write_text(toml)
+    with pytest.raises(OptionError) as caught:
+        validate(load([f"-config={path}"]))
+    assert str(caught.value) == reason.format(path=path)
 
 
 # crc32(md5(name)) % 1024, worked out with Perl
@@ -272,7 +298,7 @@ class TestValidate:
             (NsqdOptions(max_deflate_level=0, node_id=-1), "--max-deflate-level must be [1,9]"),
             (
                 NsqdOptions(auth_http_request_method="GET"),
-                "--auth-http-request-method must be post or get",
+                "--auth-http-request-method must be post or get, not 'GET' (did you mean get?)",
             ),
             (
                 NsqdOptions(e2e_processing_latency_percentiles=[1.0, 1.5]),
@@ -298,7 +324,7 @@ class TestValidate:
                 NsqdOptions(tls_client_auth_policy="require"),
                 "cannot require TLS client connections without TLS key and cert",
             ),
-            (NsqdOptions(log_format="xml"), "--log-format must be text or json"),
+            (NsqdOptions(log_format="xml"), "--log-format must be text or json, not 'xml'"),
             (NsqdOptions(durability="none"), "--durability must be os or disk, not 'none'"),
             (NsqdOptions(durability=""), "--durability must be os or disk, not ''"),
             (NsqdOptions(durability="none", sync_every=1), "--durability must be os or disk, not 'none'"),
@@ -370,6 +396,7 @@ def test_start_up_leaves_heavy_modules_alone() -> None:
     assert "nsqkit.options" in loaded
     assert not loaded & {
         "tomllib",
+        "difflib",
         "importlib.metadata",
         "socket",
         "trio",

@@ -26,10 +26,10 @@ SECOND = 1_000_000_000
 
 # flag, config name, kind, default
 TABLE: list[tuple[str, str, Kind, Any]] = [
-    ("verbose", HIDDEN, BOOL, False),
     ("log-level", "log_level", LOG_LEVEL, LogLevel.INFO),
-    ("log-prefix", "log_prefix", STRING, "[nsqlookupd] "),
     ("log-format", "log_format", STRING, "text"),
+    ("verbose", HIDDEN, BOOL, False),
+    ("log-prefix", "log_prefix", STRING, "[nsqlookupd] "),
     ("tcp-address", "tcp_address", STRING, "0.0.0.0:4160"),
     ("http-address", "http_address", STRING, "0.0.0.0:4161"),
     ("broadcast-address", "broadcast_address", STRING, os.uname().nodename),
@@ -49,7 +49,7 @@ def test_the_table() -> None:
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "lookupd.toml"
-    path.write_text('tcp_address = "a:1"\nhttp_address = "b:2"\ntombstone_lifetime = 1500\nunknown = 1\n')
+    path.write_text('tcp_address = "a:1"\nhttp_address = "b:2"\ntombstone_lifetime = 1500\nverbose = true\n')
     options = load(["-config", str(path), "--http-address=c:3", "-inactive-producer-timeout", "1h"])
     assert (options.tcp_address, options.http_address) == ("a:1", "c:3")
     assert options.tombstone_lifetime == 1_500_000_000
@@ -61,7 +61,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     [
         ({"tcp_address": ""}, "--tcp-address must not be empty"),
         ({"http_address": ""}, "--http-address must not be empty"),
-        ({"log_format": "xml"}, "--log-format must be text or json"),
+        ({"log_format": "xml"}, "--log-format must be text or json, not 'xml'"),
         ({"tombstone_lifetime": -1}, "--tombstone-lifetime must be at least 0"),
         ({"inactive_producer_timeout": -1}, "--inactive-producer-timeout must be at least 0"),
     ],
@@ -82,4 +82,5 @@ def test_a_wrong_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         load(["-data-path=x"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("flag provided but not defined: -data-path\n")
+    line = "flag provided but not defined: -data-path; see nsqlookupd --help\n"
+    assert capsys.readouterr().err == line

@@ -21,7 +21,8 @@ from anyio.streams.tls import TLSStream
 from nsqkit import tls
 from nsqkit.client.address import Address
 from nsqkit.client.errors import ConnectionFailed, ConnectionLost, ProtocolViolation
-from nsqkit.client.options import TLS_MIN_VERSIONS, ClientOptions
+from nsqkit.client.options import ClientOptions
+from nsqkit.options import TLS_VERSIONS
 from nsqkit.wire.compression import (
     CompressionError,
     Decoder,
@@ -61,7 +62,7 @@ async def start_tls(stream: ByteStream, address: Address, options: ClientOptions
 
 def _context(options: ClientOptions) -> ssl.SSLContext:
     context = tls.client_context(
-        root_ca_file=options.tls_root_ca_file, min_version=TLS_MIN_VERSIONS[options.tls_min_version]
+        root_ca_file=options.tls_root_ca_file, min_version=TLS_VERSIONS[options.tls_min_version]
     )
     if options.tls_insecure_skip_verify:
         context.check_hostname = False

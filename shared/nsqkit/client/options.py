@@ -1,22 +1,20 @@
 """The settings of consumers and producers.
 
-Lengths of time are seconds (int or float). As text, in `parse_client_option`, they are Go's (`90s`, `250ms`)
-or whole milliseconds, so that what follows `--consumer-opt` and `--producer-opt` of NSQ's tools can be handed
-on as it is.
+Times are seconds (int or float). As text, in `parse_client_option`, they are Go's durations (`90s`, `250ms`) or whole
+milliseconds, as in the values of `--consumer-opt` and `--producer-opt` of NSQ's tools.
 """
 
 from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import attrs
 
 from nsqkit.client.address import local_host
-from nsqkit.options import TlsVersion
-from nsqkit.options.durations import parse_duration
+from nsqkit.options import SECOND, TLS_VERSIONS, did_you_mean, parse_duration
 from nsqkit.version import VERSION
 
 __all__ = ["BACKOFF_STRATEGIES", "ClientOptions", "parse_client_option"]
@@ -27,21 +25,13 @@ MAX_ATTEMPTS: Final = 0xFFFF
 LARGEST_FRAME: Final = 256 * 1024 * 1024
 """Bytes: the bound on one frame where `max_msg_size` sets none."""
 
-TLS_MIN_VERSIONS: Final = {
-    "tls1.0": TlsVersion.TLS1_0,
-    "tls1.1": TlsVersion.TLS1_1,
-    "tls1.2": TlsVersion.TLS1_2,
-    "tls1.3": TlsVersion.TLS1_3,
-}
-
 _KIND = "nsqkit.client.option"
-_SECOND_NS = 1_000_000_000
 
 
 def _seconds_from_text(text: str) -> float:
     if text.lstrip("-").isdecimal():
         return int(text) / 1000
-    return parse_duration(text) / _SECOND_NS
+    return parse_duration(text) / SECOND
 
 
 def _bool_from_text(text: str) -> bool:
@@ -61,6 +51,15 @@ def _between(low: float, high: float, *also: float) -> Callable[[Any, attrs.Attr
             raise ValueError(f"{field.name} is a number, not {value!r}")
         if value not in also and not low <= value <= high:
             raise ValueError(f"{field.name} must be between {low:g} and {high:g}, not {value:g}")
+
+    return check
+
+
+def _one_of(words: Collection[str]) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value not in words:
+            hint = did_you_mean(str(value), words)
+            raise ValueError(f"{field.name} must be one of {', '.join(words)}, not {value!r}{hint}")
 
     return check
 
@@ -105,98 +104,98 @@ class ClientOptions:
 
     # The connection.
     dial_timeout: float = _seconds(1.0, 0.001, 300)
-    """For the whole way from a name to an identified connection, each step."""
+    """For each step from a host name to an identified connection."""
     read_timeout: float = _seconds(60.0, 0.1, 300)
-    """A connection that brings nothing for so long, not even a heartbeat, is dead."""
+    """A connection on which nothing arrives for this time, not even a heartbeat, is closed."""
     write_timeout: float = _seconds(5.0, 0.1, 300)
     """A send that takes longer ends the connection. (go-nsq: 1 s, too short for a broker that waits for its disk.)"""
     local_addr: str = _text(converter=local_host)
-    """The local address to connect from: `host`, or `host:0` as go-nsq has it."""
+    """The local address to connect from: `host`, or `host:0` as in go-nsq."""
     client_id: str = _text(factory=_short_host_name)
     hostname: str = _text(factory=socket.gethostname)
     user_agent: str = _text(f"nsqkit/{VERSION}")
     topology_region: str = _text()
     topology_zone: str = _text()
     heartbeat_interval: float = _seconds(30.0, 1, 300, -1, -0.001)
-    """How often nsqd asks whether we are there; at most `read_timeout`. -1: never (producers only)."""
+    """Time between nsqd's heartbeats; at most `read_timeout`. -1: none (producers only)."""
     sample_rate: int = _whole(0, 0, 99)
-    """Percent of the channel's messages to get; **the others are dropped by nsqd**. 0: all."""
+    """Percentage of the channel's messages to receive; **nsqd drops the others**. 0: all."""
     output_buffer_size: int = _whole(16384, 64, 1 << 30, -1, 0)
-    """Bytes that nsqd gathers before it sends."""
+    """Bytes that nsqd buffers before it sends."""
     output_buffer_timeout: float = _seconds(0.25, 0.001, 300, -1, -0.001, 0)
-    """How long nsqd may hold a message back to send it with others."""
+    """How long nsqd may buffer a message to send it together with others."""
     msg_timeout: float = _seconds(0.0, 1, 86400, 0)
-    """How long nsqd waits for an answer before it delivers a message again. 0: as nsqd is set (60 s)."""
+    """How long nsqd waits for an answer before it delivers a message again. 0: nsqd's own setting (60 s)."""
     max_msg_size: int = _whole(0, 0, LARGEST_FRAME)
-    """A larger frame ends the connection. 0: 256 MiB."""
+    """Bytes; a larger frame closes the connection. 0: 256 MiB."""
     auth_secret: str = _text(repr=False)
     """Sent with AUTH when nsqd asks for it."""
     reconnect_delay: float = _seconds(0.1, 0.001, 60)
-    """Before the second try to connect; doubled with each further one."""
+    """Before the second attempt to connect; doubled with each further one."""
     max_reconnect_delay: float = _seconds(15.0, 0.001, 3600)
 
-    # Protection and compression.
+    # TLS and compression.
     tls_v1: bool = _flag(False)
-    """Speak TLS, or not at all. The other `tls_` options say how; alone they do nothing."""
+    """Require TLS. The other `tls_` options have no effect without it."""
     tls_root_ca_file: str = _text()
-    """Authorities to trust (PEM). Empty: the system's."""
+    """File (PEM) with the certificate authorities to trust. Empty: those of the system."""
     tls_insecure_skip_verify: bool = _flag(False)
-    """Take any certificate of nsqd's for good: for tests."""
+    """Do not verify the certificate of nsqd. For tests."""
     tls_cert: str = _text()
-    """Our own certificate and its chain (PEM), for an nsqd that asks for one,"""
+    """Client certificate file (PEM) with its chain, for an nsqd that asks for one."""
     tls_key: str = _text()
-    """and its key."""
-    tls_min_version: str = _text("tls1.2", validator=attrs.validators.in_(TLS_MIN_VERSIONS))
-    """`tls1.0` to `tls1.3`; never less than 1.2 is spoken."""
+    """Private key file (PEM) of the client certificate."""
+    tls_min_version: str = _text("tls1.2", validator=_one_of(TLS_VERSIONS))
+    """`tls1.0` to `tls1.3`; below `tls1.2` counts as `tls1.2`."""
     snappy: bool = _flag(False)
-    """Compress with snappy if nsqd does so,"""
+    """Compress with snappy if nsqd allows it. Not together with deflate."""
     deflate: bool = _flag(False)
-    """or with deflate; not both."""
+    """Compress with deflate if nsqd allows it."""
     deflate_level: int = _whole(6, 1, 9)
-    """1: fast, 9: small. nsqd may allow less."""
+    """1 (fast) to 9 (small). nsqd may limit it."""
 
     # The registries.
     lookupd_poll_interval: float = _seconds(60.0, 0.01, 300)
     lookupd_poll_jitter: float = _fraction(0.3)
-    """The first interval is longer by up to this part of it, by chance, so that not all clients ask at once."""
+    """The first interval is longer by a random part of it up to this one, so that not all clients ask at once."""
     lookupd_poll_timeout: float = _seconds(60.0, 0.001, 300)
     skip_lookupd_authorization: bool = _flag(True)
-    """In spite of its name, which is go-nsq's: True sends `auth_secret` to the registries, as a bearer token."""
+    """Despite its name, which is go-nsq's: True sends `auth_secret` to the registries, as a bearer token."""
 
     # Consuming.
     max_in_flight: int = _whole(1, 0, MAX_IN_FLIGHT)
-    """Messages that may be unanswered at a time, over all connections. 0: pause."""
+    """Most unanswered messages at a time, over all connections. 0: pause."""
     max_attempts: int = _whole(5, 0, MAX_ATTEMPTS)
-    """A message delivered more often goes to `on_giving_up`, not to the handler. 0: never."""
+    """A message delivered more often than this goes to `on_giving_up`, not to the handler. 0: no limit."""
     default_requeue_delay: float = _seconds(90.0, 0, 3600)
-    """Times the attempts: how long a failed message waits."""
+    """A failed message waits for this, multiplied by its attempts, up to `max_requeue_delay`."""
     max_requeue_delay: float = _seconds(900.0, 0, 3600)
-    backoff_strategy: str = _text("exponential", validator=attrs.validators.in_(BACKOFF_STRATEGIES))
-    """`exponential`: the multiplier times 2 to the level. `full_jitter`: by chance between 0 and that."""
+    backoff_strategy: str = _text("exponential", validator=_one_of(BACKOFF_STRATEGIES))
+    """`exponential`: the multiplier times 2 to the level. `full_jitter`: random, between 0 and that."""
     backoff_multiplier: float = _seconds(1.0, 0, 3600)
     max_backoff_duration: float = _seconds(120.0, 0, 3600)
-    """0: no backoff at all."""
+    """0: no backoff."""
     low_rdy_idle_timeout: float = _seconds(10.0, 1, 300)
-    """With more connections than `max_in_flight`: one that brings nothing for so long makes room for another,"""
+    """With more connections than `max_in_flight`: time without a message after which a connection loses its turn."""
     low_rdy_timeout: float = _seconds(30.0, 1, 300)
-    """and so does one that had its turn for so long."""
+    """With more connections than `max_in_flight`: longest turn of a connection."""
     rdy_redistribute_interval: float = _seconds(5.0, 0.001, 5)
     auto_touch: bool = _flag(True)
-    """Touch at half of its time-out what is not answered yet, up to nsqd's `--max-msg-timeout`."""
+    """Touch an unanswered message at half of its timeout, up to nsqd's `--max-msg-timeout`."""
     stop_timeout: float = _seconds(30.0, 0, 3600)
-    """How long a stop waits for the handlers that run."""
+    """How long a stop waits for running handlers."""
     close_timeout: float = _seconds(2.0, 0.001, 60)
-    """How long the end of a connection may take."""
+    """How long closing a connection may take."""
 
     # Publishing.
     publish_timeout: float = _seconds(30.0, 0.001, 3600)
-    """A publish that is not answered by then fails."""
+    """A publish that is not answered within this time fails."""
     max_publishes_in_air: int = _whole(10_000, 1, MAX_IN_FLIGHT)
-    """Publishes that wait for an answer; further ones wait before they are sent."""
+    """Most publishes without a response yet; further ones wait before they are sent."""
     max_bytes_in_air: int = _whole(16 * 1024 * 1024, 1, LARGEST_FRAME)
-    """Their bytes, likewise. One larger publish goes alone."""
+    """Most bytes of such publishes. A larger one is sent alone."""
     at_least_once: bool = _flag(True)
-    """Send again what was sent and not answered when a connection broke; see `Producer`."""
+    """Publish again what was sent but not answered when a connection broke; see `Producer`."""
 
     def __attrs_post_init__(self) -> None:
         if self.snappy and self.deflate:
@@ -227,11 +226,11 @@ class ClientOptions:
         }
 
     def requeue_delay(self, attempts: int) -> float:
-        """Seconds that a message of so many attempts waits when nothing else was asked for."""
+        """Seconds that a message with this number of attempts waits if no other delay is asked for."""
         return min(self.default_requeue_delay * attempts, self.max_requeue_delay)
 
     def reconnect_delay_after(self, failures: int, chance: float) -> float:
-        """Seconds before the next try after so many failures in a row; `chance` is in [0, 1)."""
+        """Seconds before the next attempt after this many failures in a row; `chance` is in [0, 1)."""
         delay = self.reconnect_delay * 2.0 ** min(failures - 1, 30)
         return min(delay, self.max_reconnect_delay) * (0.75 + chance / 4)
 
@@ -255,7 +254,8 @@ def parse_client_option(text: str, options: ClientOptions | None = None) -> Clie
     name = name.strip().replace("-", "_")
     parse = _PARSERS.get(name)
     if parse is None:
-        raise ValueError(f"unknown option {name!r} (known: {', '.join(_PARSERS)})")
+        hint = did_you_mean(name, _PARSERS) or f" (known: {', '.join(_PARSERS)})"
+        raise ValueError(f"unknown option {name!r}{hint}")
     try:
         parsed = parse(value.strip() if comma else "true")
         return attrs.evolve(options or ClientOptions(), **{name: parsed})

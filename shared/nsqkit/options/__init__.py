@@ -4,7 +4,17 @@ A program declares one attrs class with `option()` and calls `load`. See `option
 """
 
 from nsqkit.logging import LogLevel
-from nsqkit.options.durations import format_duration, parse_duration
+from nsqkit.options.annotations import Address, Bytes, Duration, FilePath, Port, Url
+from nsqkit.options.checks import OptionError, check_values, refusal
+from nsqkit.options.daemon import DaemonOptions
+from nsqkit.options.durations import (
+    HOUR,
+    MILLISECOND,
+    MINUTE,
+    SECOND,
+    format_duration,
+    parse_duration,
+)
 from nsqkit.options.kinds import (
     BOOL,
     DURATION,
@@ -16,18 +26,20 @@ from nsqkit.options.kinds import (
     STRINGS,
     TLS_REQUIRED,
     TLS_VERSION,
+    TLS_VERSIONS,
     FatalValueError,
     Kind,
     TlsRequired,
     TlsVersion,
 )
-from nsqkit.options.load import ExitError, Parsed, load, load_parsed, parse
+from nsqkit.options.load import ExitError, load, parse
+from nsqkit.options.nearest import did_you_mean
 from nsqkit.options.option import (
     HIDDEN,
+    NO_EFFECT,
     ConfigValue,
+    Group,
     Option,
-    OptionError,
-    check_bounds,
     find_option,
     option,
     option_value,
@@ -40,30 +52,44 @@ __all__ = [
     "FLOAT",
     "FLOATS",
     "HIDDEN",
+    "HOUR",
     "INT",
     "LOG_LEVEL",
+    "MILLISECOND",
+    "MINUTE",
+    "NO_EFFECT",
+    "SECOND",
     "STRING",
     "STRINGS",
     "TLS_REQUIRED",
     "TLS_VERSION",
+    "TLS_VERSIONS",
+    "Address",
+    "Bytes",
     "ConfigValue",
+    "DaemonOptions",
+    "Duration",
     "ExitError",
     "FatalValueError",
+    "FilePath",
+    "Group",
     "Kind",
     "LogLevel",
     "Option",
     "OptionError",
-    "Parsed",
+    "Port",
     "TlsRequired",
     "TlsVersion",
-    "check_bounds",
+    "Url",
+    "check_values",
+    "did_you_mean",
     "find_option",
     "format_duration",
     "load",
-    "load_parsed",
     "option",
     "option_value",
     "options_of",
     "parse",
     "parse_duration",
+    "refusal",
 ]

@@ -1,45 +1,50 @@
-"""The configuration file of a daemon: TOML, one key for each option, unknown keys ignored.
+"""The configuration file of a daemon: TOML, with one key for each option.
 
-Only top-level keys count. A value may be written as TOML has it or, for everything but texts, as a string
-in the form of the flag; a duration may be an integer of milliseconds.
+All keys are on the top level. A value may be written as TOML has it or, for all kinds but texts, as a string in
+the form of the flag; a duration may be an integer of milliseconds.
+
+The original ignores a key that it does not know. Here it is an error: a misspelt `mem_queue_size` would leave the
+default in effect without anybody noticing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
+from nsqkit.options.nearest import did_you_mean
 from nsqkit.options.option import HIDDEN, Option
 
 __all__ = ["LONGEST_FILE", "ConfigFileError", "ConfigValueError", "read_config_file"]
 
 LONGEST_FILE = 1 << 20
-"""Bytes: more than any list of addresses needs. A device or a wrong file is noticed, not read on and on."""
+"""Bytes: more than any list of addresses needs. A device or a wrong file is noticed after so many."""
 
 
 class ConfigFileError(Exception):
-    """The file cannot be opened, read or understood, or has a word that its option does not know."""
+    """The file cannot be read or parsed, has an unknown key, or a word that its option does not know."""
 
 
 class ConfigValueError(Exception):
     """The file gives an option a value of the wrong type."""
 
 
-def read_config_file(path: str, options: Iterable[Option]) -> dict[str, Any]:
-    """The values that the file at `path` has for these options, by their fields.
+def read_config_file(path: str, options: Collection[Option], given: Collection[str] = ()) -> dict[str, Any]:
+    """The values that the file at `path` has, by the options' fields, without the fields in `given`.
 
     Raises `ConfigFileError` or `ConfigValueError` with the whole reason for the user.
     """
     table = _load(path)
+    _check_keys(path, table, options)
     return {
-        option.field: _value(option, table[option.config_name])
+        option.field: _value(path, option, table[option.config_name])
         for option in options
-        if option.config_name != HIDDEN and option.config_name in table
+        if option.config_name != HIDDEN and option.config_name in table and option.field not in given
     }
 
 
 def _load(path: str) -> dict[str, Any]:
-    import tomllib  # here, for most starts have no configuration file
+    import tomllib  # here, because most programs start without a configuration file
 
     try:
         with open(path, "rb") as file:
@@ -53,13 +58,38 @@ def _load(path: str) -> dict[str, Any]:
         raise ConfigFileError(f"failed to load config file {path} - {error}") from error
 
 
-def _value(option: Option, value: Any) -> Any:
+def _check_keys(path: str, table: dict[str, Any], options: Collection[Option]) -> None:
+    """Raise `ConfigFileError` if no option has one of these names."""
+    spelled_as_flag = {option.flag.replace("-", "_"): option for option in options}
+    known = {option.config_name for option in options} - {HIDDEN}
+    known |= {key for key, option in spelled_as_flag.items() if option.no_effect}
+    unknown = [key for key in table if key not in known]
+    if not unknown:
+        return
+    first, others = unknown[0], len(unknown) - 1
+    if isinstance(table[first], dict):
+        hint = " (a section: all keys are on the top level)"
+    elif first in spelled_as_flag and spelled_as_flag[first].config_name == HIDDEN:
+        hint = f" (only a flag: --{spelled_as_flag[first].flag})"
+    else:
+        visible = [option for option in options if option.config_name != HIDDEN]
+        spellings = {option.flag.replace("-", "_"): option.config_name for option in visible}
+        spellings |= {option.config_name: option.config_name for option in visible}
+        hint = did_you_mean(first, spellings, spellings)
+    more = f", and {others} more" if others else ""
+    raise ConfigFileError(f"failed to load config file {path} - unknown key {first!r}{hint}{more}")
+
+
+def _value(path: str, option: Option, value: Any) -> Any:
     try:
         return option.kind.from_toml(value)
     except ValueError as error:
         shown = {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
-        if option.kind.words:
-            raise ConfigFileError(f"failed parsing {option.config_name} {shown}") from error
+        if words := option.kind.words:
+            expected = f"expected {', '.join(words)}{did_you_mean(shown, words)}"
+            raise ConfigFileError(
+                f"failed parsing {option.config_name} {shown} - {expected} (in {path})"
+            ) from error
         raise ConfigValueError(
-            f"ERROR: Resolve failed to coerce value {shown} for field {option.config_name} - {error}"
+            f"ERROR: Resolve failed to coerce value {shown} for field {option.config_name} - {error} (in {path})"
         ) from error

@@ -1,14 +1,29 @@
-"""Lengths of time as flags, configuration files and `/config` have them.
+"""Durations as flags, configuration files and `/config` have them.
 
-A duration is an **int of nanoseconds** everywhere in the programs. Its text is Go's: decimal numbers with a
-unit, one after the other (`300ms`, `1.5h`, `1h2m3.5s`), with an optional sign before the whole.
+A duration is an **int of nanoseconds** everywhere in the programs. Its text is Go's: one or more decimal numbers,
+each with a unit (`300ms`, `1.5h`, `1h2m3.5s`), with an optional sign in front.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Final
 
-__all__ = ["INT64_MAX", "INT64_MIN", "format_duration", "parse_duration"]
+__all__ = [
+    "HOUR",
+    "INT64_MAX",
+    "INT64_MIN",
+    "MILLISECOND",
+    "MINUTE",
+    "SECOND",
+    "format_duration",
+    "parse_duration",
+]
+
+MILLISECOND: Final = 1_000_000
+SECOND: Final = 1_000 * MILLISECOND
+MINUTE: Final = 60 * SECOND
+HOUR: Final = 60 * MINUTE
 
 INT64_MAX = (1 << 63) - 1
 INT64_MIN = -(1 << 63)
@@ -18,31 +33,32 @@ _NANOSECONDS = {
     "ns": 1,
     "us": 1_000,
     _MICROSECOND: 1_000,
-    "\u03bcs": 1_000,  # the Greek letter, which keyboards give more often than the micro sign
-    "ms": 1_000_000,
-    "s": 1_000_000_000,
-    "m": 60_000_000_000,
-    "h": 3_600_000_000_000,
+    "\u03bcs": 1_000,  # the Greek letter, which is easier to type than the micro sign
+    "ms": MILLISECOND,
+    "s": SECOND,
+    "m": MINUTE,
+    "h": HOUR,
 }
 _LONGEST = 100  # characters: enough for every unit once, and converting thousands of digits would take long
+_NUMBER = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
 _PART = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]+)")
 
 
 def parse_duration(text: str) -> int:
-    """Nanoseconds of a duration in Go's form.
+    """Nanoseconds of a duration in Go's form; fractions of a nanosecond are cut off.
 
-    What is finer than a nanosecond is cut off. A number without a unit is an error, except 0. Raises
-    `ValueError` for anything else and for what 64 bits do not hold (292 years).
+    A number without a unit is an error, except 0. Raises `ValueError` for anything that is no duration and for one
+    of more than 64 bits (292 years).
     """
     if len(text) > _LONGEST:
-        raise ValueError(f"duration too long: more than {_LONGEST} characters")
+        raise ValueError(f"duration of more than {_LONGEST} characters")
     unsigned = text[1:] if text[:1] in ("+", "-") else text
     if unsigned == "0":
         return 0
     total = sum(_parts(text, unsigned))
     signed = -total if text.startswith("-") else total
     if not INT64_MIN <= signed <= INT64_MAX:
-        raise ValueError(f"duration out of range: {text}")
+        raise ValueError("duration out of range, the longest is 292 years")
     return signed
 
 
@@ -52,15 +68,16 @@ def _parts(text: str, unsigned: str) -> list[int]:
     while at < len(unsigned):
         match = _PART.match(unsigned, at)
         if match is None:
-            raise ValueError(f"invalid duration: {text} (a unit is missing, as in 5s, 250ms, 1h30m)")
+            example = f"{text}s" if at == 0 and _NUMBER.fullmatch(unsigned) else "5s, 250ms or 1h30m"
+            raise ValueError(f"duration without a unit: write {example}")
         whole, fraction, unit = match.groups(default="")
         scale = _NANOSECONDS.get(unit)
         if scale is None or not (whole or fraction):
-            raise ValueError(f"invalid duration: {text} (units are ns, us, ms, s, m, h)")
+            raise ValueError("no duration: write 5s, 250ms or 1h30m")
         parts.append(int(whole or "0") * scale + int(fraction or "0") * scale // 10 ** len(fraction))
         at = match.end()
     if not parts:
-        raise ValueError("invalid duration: empty")
+        raise ValueError("empty duration")
     return parts
 
 

@@ -1,10 +1,11 @@
 """The kinds of values that an option can have: how each is read from a flag, from a TOML file, and shown.
 
-A `Kind` is a row of functions. A program that needs one of its own (a list whose words are checked, say)
-makes it with `attrs.evolve(STRINGS, from_text=...)`. Kinds are compared by identity: `kind is DURATION`.
+A `Kind` is a set of functions. A program that needs one of its own (a list whose items are checked, say) makes
+it with `attrs.evolve(STRINGS, from_text=...)`. Kinds are compared by identity: `kind is DURATION`.
 
-All functions raise `ValueError` with a short reason for what they do not take. For flags the words are Go's
-(`parse error`, `value out of range`), for scripts match on them; for files they say what was expected.
+All functions raise `ValueError` with a short reason for a value that they do not accept. For flags the reason
+begins as Go's does (`parse error`, `value out of range`), because scripts match on it; for files it says what was
+expected.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -30,6 +31,7 @@ __all__ = [
     "STRINGS",
     "TLS_REQUIRED",
     "TLS_VERSION",
+    "TLS_VERSIONS",
     "FatalValueError",
     "Kind",
     "TlsRequired",
@@ -56,29 +58,29 @@ class TlsVersion(IntEnum):
 
 
 class FatalValueError(ValueError):
-    """A flag's value that ends the program with exit code 1 and this one line, not with 2 and the usage."""
+    """A flag's value that ends the program with exit code 1 and this line, where other mistakes have 2."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Kind:
-    """How values of one kind are read and shown. A value is whatever the functions say it is."""
+    """How values of one kind are read and shown."""
 
     name: str
-    """For whoever shows values, e.g. `duration`."""
+    """E.g. `duration`."""
     placeholder: str
-    """What stands for the value in the help."""
+    """For the value, in the help."""
     from_text: Callable[[str], Any]
-    """One flag's text -> value. With `merge` it is called for each time that the flag is given."""
+    """Text of one flag -> value. With `merge` it is called once for each time that the flag is given."""
     from_toml: Callable[[Any], Any]
-    """What the TOML parser gave -> value."""
+    """Result of the TOML parser -> value."""
     to_text: Callable[[Any], str]
     """Value -> text, as in the help. Empty: nothing to show."""
     boolean: bool = False
     """The flag alone means true, and its value can only follow a `=`."""
     merge: Callable[[Any, Any], Any] | None = None
-    """The value so far, one more -> both, for flags that may be given many times. None: the last one wins."""
-    words: bool = False
-    """The value is one of a few words (a wrong one in a file is reported as such)."""
+    """Value so far, another one -> both, for flags that may be given several times. None: the last one wins."""
+    words: tuple[str, ...] = ()
+    """The texts of all values, if there are only a few."""
 
 
 # --- from flags ---------------------------------------------------------------------------------------------
@@ -90,13 +92,14 @@ _INTEGER = re.compile(
 )
 _LONGEST_NUMBER = 100  # 64 bits take 64 binary digits; converting thousands of them would take long
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_TLS_VERSIONS = {
-    "": TlsVersion.TLS1_0,
+TLS_VERSIONS: Final = {
     "tls1.0": TlsVersion.TLS1_0,
     "tls1.1": TlsVersion.TLS1_1,
     "tls1.2": TlsVersion.TLS1_2,
     "tls1.3": TlsVersion.TLS1_3,
 }
+"""By their words in options."""
+_TLS_REQUIRED = {"false": TlsRequired.NO, "tcp-https": TlsRequired.TCP_HTTPS, "true": TlsRequired.YES}
 
 
 def _bool_from_text(text: str) -> bool:
@@ -127,8 +130,8 @@ def _within_int64(value: int) -> int:
 def _duration_from_text(text: str) -> int:
     try:
         return parse_duration(text)
-    except ValueError:
-        raise ValueError("parse error") from None
+    except ValueError as error:
+        raise ValueError(f"parse error ({error})") from None
 
 
 def _float_from_text(text: str) -> float:
@@ -155,9 +158,9 @@ def _floats_in_order(text: str) -> list[float]:
 
 
 def _tls_version_from_text(text: str) -> TlsVersion:
-    version = _TLS_VERSIONS.get(text.lower())
+    version = TLS_VERSIONS.get(text.lower() or "tls1.0")
     if version is None:
-        raise ValueError("unknown TLS version (tls1.0, tls1.1, tls1.2, tls1.3)")
+        raise ValueError(f"unknown TLS version ({', '.join(TLS_VERSIONS)})")
     return version
 
 
@@ -171,9 +174,8 @@ def _tls_required_from_text(text: str) -> TlsRequired:
 
 
 def _bool_from_toml(value: object) -> bool:
-    if value in (True, False) and isinstance(
-        value, int
-    ):  # 0 and 1 too, as they are among the words of the flag
+    # 0 and 1 too, because the flag accepts them (the original inverts them: not copied).
+    if isinstance(value, int) and value in (0, 1):
         return bool(value)
     if isinstance(value, str) and value in _TRUE_WORDS | _FALSE_WORDS:
         return value in _TRUE_WORDS
@@ -254,12 +256,8 @@ def _float_to_text(value: float) -> str:
     return repr(value).removesuffix(".0")
 
 
-def _tls_version_to_text(value: TlsVersion) -> str:
-    return next(word for word, version in _TLS_VERSIONS.items() if word and version == value)
-
-
-def _tls_required_to_text(value: TlsRequired) -> str:
-    return {TlsRequired.NO: "false", TlsRequired.TCP_HTTPS: "tcp-https", TlsRequired.YES: "true"}[value]
+def _word_of(value: IntEnum, words: dict[str, Any]) -> str:
+    return next(word for word, meaning in words.items() if meaning is value)
 
 
 # --- the kinds ----------------------------------------------------------------------------------------------
@@ -326,7 +324,7 @@ LOG_LEVEL = Kind(
     from_text=LogLevel.parse,
     from_toml=_log_level_from_toml,
     to_text=lambda level: level.name,
-    words=True,
+    words=("debug", "info", "warn", "error", "fatal"),
 )
 """A `LogLevel`."""
 TLS_VERSION = Kind(
@@ -334,8 +332,8 @@ TLS_VERSION = Kind(
     placeholder="VERSION",
     from_text=_tls_version_from_text,
     from_toml=_tls_version_from_toml,
-    to_text=_tls_version_to_text,
-    words=True,
+    to_text=lambda value: _word_of(value, TLS_VERSIONS),
+    words=tuple(TLS_VERSIONS),
 )
 """A `TlsVersion`; an empty text is TLS 1.0."""
 TLS_REQUIRED = Kind(
@@ -343,8 +341,8 @@ TLS_REQUIRED = Kind(
     placeholder="[=tcp-https]",
     from_text=_tls_required_from_text,
     from_toml=_tls_required_from_toml,
-    to_text=_tls_required_to_text,
+    to_text=lambda value: _word_of(value, _TLS_REQUIRED),
     boolean=True,
-    words=True,
+    words=tuple(_TLS_REQUIRED),
 )
 """A `TlsRequired`."""

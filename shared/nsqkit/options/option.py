@@ -1,157 +1,166 @@
 """Declaring the options of a program: one attrs class, one `option()` for each field.
 
-    @attrs.define(kw_only=True, eq=False)
+    @attrs.define(kw_only=True)
     class Options:
-        tcp_address: str = option("0.0.0.0:4160", group="Network", help="Where nsqd's connect.")
-        tombstone_lifetime: int = option("45s", kind=DURATION, group="Registry", help="...")
+        NETWORK: ClassVar = Group("Network")
+
+        tcp_address: Address = option("0.0.0.0:4160", help="Address for nsqds.")
+
+        REGISTRY: ClassVar = Group("Registry")
+
+        tombstone_lifetime: Duration = option(45 * SECOND, minimum=0, help="...")
 
 The field's name gives the flag (`--tombstone-lifetime`) and the name in the configuration file and in
-`/config` (`tombstone_lifetime`), unless told otherwise. The class is an ordinary one: tests make instances
-with keywords, and a daemon changes an option at run time by assigning to it.
+`/config` (`tombstone_lifetime`), unless told otherwise. Its annotation gives the kind of its values and the
+placeholder in the help: see `annotations.py`. Its group in the help is the `Group` above it in the class. The
+class is an ordinary one: tests make instances with keywords, and a daemon changes an option at run time by
+assigning to it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 import attrs
 
-from nsqkit.logging import LogLevel
-from nsqkit.options.kinds import (
-    BOOL,
-    FLOAT,
-    INT,
-    LOG_LEVEL,
-    STRING,
-    TLS_REQUIRED,
-    TLS_VERSION,
-    Kind,
-    TlsRequired,
-    TlsVersion,
-)
+from nsqkit.options.annotations import read_annotation
+from nsqkit.options.kinds import Kind
 
 __all__ = [
+    "GENERAL",
     "HIDDEN",
+    "NO_EFFECT",
     "ConfigValue",
+    "Group",
     "Option",
-    "OptionError",
-    "check_bounds",
     "find_option",
     "option",
     "option_value",
     "options_of",
 ]
 
-HIDDEN = ""
+HIDDEN: Final = ""
 """As `config_name`: the option is only a flag, neither in the configuration file nor in `/config`."""
 
+ValueT = TypeVar("ValueT")
 _METADATA_KEY = "nsqkit.option"
-_KIND_OF_TYPE: dict[type, Kind] = {
-    bool: BOOL,
-    int: INT,
-    float: FLOAT,
-    str: STRING,
-    LogLevel: LOG_LEVEL,
-    TlsVersion: TLS_VERSION,
-    TlsRequired: TLS_REQUIRED,
-}
+_NOT_GIVEN: Any = attrs.NOTHING
 
 
-class OptionError(Exception):
-    """Values of options that the program cannot run with; the text is for the user."""
+@attrs.frozen
+class Group:
+    """A heading in the help, for the options that follow it in the class, up to the next one."""
+
+    title: str
+
+
+GENERAL: Final = Group("General")
+"""Of the options before the first heading of a class."""
+NO_EFFECT: Final = Group("Accepted without effect")
+"""Options of the original that change nothing here. They come last in the help. The configuration file may have
+them, even those that are `HIDDEN`."""
 
 
 @attrs.frozen(kw_only=True)
 class Option:
-    """What is known of an option beside its value."""
+    """What is known of an option besides its value."""
 
     field: str
     """Name of the attribute."""
     flag: str
-    """Without dashes in front."""
+    """Without leading dashes."""
     config_name: str
     """In the configuration file and in `/config`; `HIDDEN` for none."""
     kind: Kind
     help: str
     group: str
+    """Title of its group in the help."""
     placeholder: str
+    """For the value, in the help."""
     minimum: int | None = None
     maximum: int | None = None
+    choices: tuple[str, ...] = ()
+    """The only values, if there are any here."""
+
+    @property
+    def no_effect(self) -> bool:
+        """Whether the value changes nothing."""
+        return self.group == NO_EFFECT.title
 
 
 @attrs.frozen
 class ConfigValue:
-    """An option's value as it is now, with the kind that says how to show it."""
+    """The current value of an option, with the kind that says how to show it."""
 
     kind: Kind
     value: Any
 
 
 def option(
-    default: Any = attrs.NOTHING,
+    default: ValueT = _NOT_GIVEN,
     *,
     help: str,
-    group: str = "General",
-    kind: Kind | None = None,
-    factory: Callable[[], Any] | None = None,
+    factory: Callable[[], ValueT] | None = None,
     flag: str | None = None,
     config_name: str | None = None,
     placeholder: str | None = None,
     minimum: int | None = None,
     maximum: int | None = None,
-) -> Any:
+    choices: Iterable[str] = (),
+) -> ValueT:
     """Declare a field of an options class.
 
-    `default` is a value of the kind, or its text for a duration (`"1m"`); None means unset; left out for a
-    kind that collects, it is the empty list. `factory` computes it when an instance is made. `kind` may be
-    left out where the default's type tells it (bool, int, float, str, log level, TLS version, TLS
-    required). `minimum` and `maximum` are what `check_bounds` holds ints and durations to.
+    `default` is a value of the field's type; None means unset. `factory` computes it when an instance is made.
+    Without either, the default is an empty list. `minimum`, `maximum` (of ints and durations) and `choices` (of
+    texts) are enforced by `check_values`, not when the command line is read.
     """
-    if kind is None:
-        kind = _kind_of(default)
-    if factory is None and kind.merge is not None:
-        values = () if default is attrs.NOTHING else tuple(default)
-        factory = functools.partial(list, values)
-    elif isinstance(default, str):
-        default = kind.from_text(default)
-    details = functools.partial(
-        Option,
-        kind=kind,
-        help=help,
-        group=group,
-        placeholder=kind.placeholder if placeholder is None else placeholder,
-        minimum=minimum,
-        maximum=maximum,
-    )
-    metadata = {_METADATA_KEY: (details, flag, config_name)}
+    details = {
+        "help": help,
+        "flag": flag,
+        "config_name": config_name,
+        "placeholder": placeholder or "|".join(choices) or None,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": tuple(choices),
+    }
+    metadata = {_METADATA_KEY: {name: value for name, value in details.items() if value is not None}}
+    if factory is None and default is attrs.NOTHING:
+        return attrs.field(factory=list, metadata=metadata)  # type: ignore[return-value]
     if factory is not None:
         return attrs.field(factory=factory, metadata=metadata)
     return attrs.field(default=default, metadata=metadata)
 
 
-def _kind_of(default: Any) -> Kind:
-    kind = _KIND_OF_TYPE.get(type(default))
-    if kind is None:
-        raise TypeError(f"an option with the default {default!r} needs a kind")
-    return kind
-
-
 @functools.cache
 def options_of(cls: type[attrs.AttrsInstance]) -> tuple[Option, ...]:
-    """The options of a class in the order of their declaration."""
-    return tuple(_completed(field) for field in attrs.fields(cls) if _METADATA_KEY in field.metadata)
+    """The options of a class in the order of their declaration, those of its base classes first."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = attrs.fields_dict(cls)
+    found: list[Option] = []
+    for base in reversed(cls.__mro__):
+        group = GENERAL
+        for name in inspect.get_annotations(base):
+            heading, field = vars(base).get(name), fields.get(name)
+            if isinstance(heading, Group):
+                group = heading
+            elif field is not None and _METADATA_KEY in field.metadata:
+                found.append(_option(field, hints[name], group))
+    return tuple(found)
 
 
-def _completed(field: attrs.Attribute[Any]) -> Option:
-    details, flag, config_name = field.metadata[_METADATA_KEY]
-    made: Option = details(
-        field=field.name,
-        flag=field.name.replace("_", "-") if flag is None else flag,
-        config_name=field.name if config_name is None else config_name,
-    )
-    return made
+def _option(field: attrs.Attribute[Any], hint: Any, group: Group) -> Option:
+    kind, placeholder = read_annotation(hint)
+    details = {
+        "flag": field.name.replace("_", "-"),
+        "config_name": field.name,
+        "placeholder": placeholder,
+        **field.metadata[_METADATA_KEY],
+    }
+    return Option(field=field.name, kind=kind, group=group.title, **details)
 
 
 def find_option(cls: type[attrs.AttrsInstance], config_name: str) -> Option:
@@ -167,27 +176,3 @@ def option_value(options: attrs.AttrsInstance, config_name: str) -> ConfigValue:
     """What `/config/NAME` shows, in the values of the programs; `KeyError` for a name that is not visible."""
     found = find_option(type(options), config_name)
     return ConfigValue(found.kind, getattr(options, found.field))
-
-
-def check_bounds(options: attrs.AttrsInstance) -> None:
-    """Raise `OptionError` for the first value outside the minimum and maximum of its declaration."""
-    for candidate in options_of(type(options)):
-        value = getattr(options, candidate.field)
-        if value is not None:
-            _check_bound(candidate, value)
-
-
-def _check_bound(candidate: Option, value: int) -> None:
-    show = candidate.kind.to_text
-    low, high = candidate.minimum, candidate.maximum
-    too_low = low is not None and value < low
-    too_high = high is not None and value > high
-    if not too_low and not too_high:
-        return
-    if low is not None and high is not None:
-        bounds = f"between {show(low)} and {show(high)}"
-    elif low is not None:
-        bounds = f"at least {show(low)}"
-    else:
-        bounds = f"at most {show(high)}"
-    raise OptionError(f"--{candidate.flag} must be {bounds}, not {show(value)}")

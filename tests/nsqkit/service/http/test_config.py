@@ -7,7 +7,7 @@ import logging
 import attrs
 import pytest
 
-from nsqkit.options import FLOATS, STRINGS, LogLevel, option
+from nsqkit.options import LogLevel, option
 from nsqkit.service.http import Router
 from nsqkit.service.http.config import Config, read_addresses, read_log_level
 from tests.nsqkit.service.http.http_peer import get, serving
@@ -20,8 +20,8 @@ NO_VALUE = 413, b'{"message":"INVALID_VALUE"}'
 @attrs.define
 class Options:
     name: str = option("<n>", help="")
-    shares: list[float] = option(kind=FLOATS, factory=lambda: [1.0, 0.5, 1e-7], help="")
-    registries: list[str] = option(kind=STRINGS, factory=list, help="")
+    shares: list[float] = option(factory=lambda: [1.0, 0.5, 1e-7], help="")
+    registries: list[str] = option(factory=list, help="")
     level: LogLevel = option(LogLevel.INFO, help="")
 
 

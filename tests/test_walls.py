@@ -68,8 +68,3 @@ def test_programs_do_not_know_one_another(program: str) -> None:
 
 def test_what_is_shared_knows_no_program() -> None:
     assert not breaches(files_in("shared/nsqkit"), *PROGRAMS, "tests", "bench")
-
-
-def test_the_client_library_needs_nothing_of_the_service() -> None:
-    files = (path for path in files_in("shared/nsqkit") if "service" not in path.parts)
-    assert not breaches(files, "nsqkit.service")

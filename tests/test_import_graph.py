@@ -36,6 +36,7 @@ KNOWN_TWO_WAY = {
     frozenset({"nsqadmin.cluster", "nsqadmin.upstream"}),
     frozenset({"nsqd.protocol_v2", "nsqd.rounds"}),
 }
+KNOWN_HTTP_LIBRARY_USERS = {"nsqadmin.upstream.client", "nsqadmin.upstream.connections"}
 
 Graph = Mapping[str, set[str]]
 """A name -> the names it depends on."""
@@ -146,6 +147,17 @@ def test_nothing_of_the_client_library_imports_the_service(graph: Graph) -> None
         if any(other.startswith("nsqkit.service") for other in imported)
     }
     assert not importers
+
+
+def test_one_module_knows_the_http_library() -> None:
+    """Others make their requests through it."""
+    libraries = {"httpx", "httpcore"}
+    importers = {
+        module
+        for module, path in modules(PACKAGES).items()
+        if any(name.partition(".")[0] in libraries for name in imported_names(module, path))
+    }
+    assert importers == {"nsqkit.http_client", *KNOWN_HTTP_LIBRARY_USERS}
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import attrs
 import trio
 
 from nsqkit.client import ClientOptions, Consumer, Message
+from nsqkit.http_client import HttpFailed
 from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqkit.options import OptionError
 from nsqtools.common import handle_signals, read_flags, refuse, run
 from nsqtools.hosts import Pool, make_pool
-from nsqtools.http_client import HttpFailed
 from nsqtools.nsq_to_http.options import (
     EXAMPLE,
     MULTICAST,

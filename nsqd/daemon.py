@@ -54,7 +54,8 @@ from nsqkit.service.listeners import (
     with_tls,
 )
 from nsqkit.service.systemd import keep_informed
-from nsqkit.tls import TlsConfigError, client_context, server_context
+from nsqkit.service.tls import server_context
+from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import VERSION, version_line
 
 __all__ = ["Daemon", "StartError", "banner"]

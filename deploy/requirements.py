@@ -12,7 +12,11 @@ def requirements(root: Path = Path()) -> list[str]:
     """Of both distributions, with all extras of nsqkit; nsqkit itself is in `shared/`."""
     programs, library = (_project(root / folder) for folder in (".", "shared"))
     extras = library["optional-dependencies"].values()
-    needed = [*programs["dependencies"], *library["dependencies"], *(text for extra in extras for text in extra)]
+    needed = [
+        *programs["dependencies"],
+        *library["dependencies"],
+        *(text for extra in extras for text in extra),
+    ]
     return sorted({text for text in needed if not text.startswith("nsqkit")})
 
 

@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Final, Unpack
 
 import anyio
 import attrs
@@ -33,7 +33,7 @@ from nsqkit.client.flow import Flow
 from nsqkit.client.link import ConsumerContext, ConsumerLink
 from nsqkit.client.message import Message
 from nsqkit.client.opening import Connector, open_tcp
-from nsqkit.client.options import ClientOptions
+from nsqkit.client.options import ClientOptions, OptionChanges
 from nsqkit.client.reconnect import discovery_for
 from nsqkit.client.stats import ConsumerStats
 from nsqkit.discovery import Discovery
@@ -101,7 +101,7 @@ class Consumer:
         connect: Connector = open_tcp,
         discovery: Discovery | None = None,
         random: _random.Random | None = None,
-        **changes: Any,
+        **changes: Unpack[OptionChanges],
     ) -> None:
         if not is_valid_name(topic):
             raise ValueError(f"not a topic name: {topic!r}")

@@ -21,14 +21,14 @@ $(VENV)/.made:
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.run: pyproject.toml $(VENV)/.made
+$(VENV)/.run: pyproject.toml shared/pyproject.toml $(VENV)/.made
 	@echo "installing nsq-trio into $(VENV) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[run]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e ./shared -e '.[run]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.made
+$(VENV)/.dev: pyproject.toml shared/pyproject.toml $(VENV)/.made
 	@echo "installing nsq-trio and its test tools into $(VENV) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e ./shared -e '.[dev]'
 	@touch $@ $(VENV)/.run
 
 run: $(VENV)/.run ## set everything up and start five nodes here and the console: 3 nsqd, 2 nsqlookupd, nsqadmin

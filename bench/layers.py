@@ -27,14 +27,8 @@ import trustme
 from bench.meter import Measurement, Meter
 from bench.nsq import pub_command
 from bench.server import Broker, Server, ServerError, nsqd
-from nsqkit.wire.compression import (
-    Decoder,
-    DeflateDecoder,
-    DeflateEncoder,
-    Encoder,
-    SnappyDecoder,
-    SnappyEncoder,
-)
+from nsqkit.wire.compression import Decoder, DeflateDecoder, DeflateEncoder, Encoder
+from nsqkit.wire.snappy import SnappyDecoder, SnappyEncoder
 
 LAYERS = ("plain", "snappy", "deflate", "tls", "tls+snappy", "tls+deflate")
 BATCH = 200

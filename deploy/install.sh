@@ -27,7 +27,7 @@ print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["scripts"])')
 
 do_install() {
     "$PYTHON" -m venv "$DESTDIR$home"
-    "$DESTDIR$home/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade .
+    "$DESTDIR$home/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade ./shared .
     [ -z "$DESTDIR" ] || forget_destdir
     mkdir -p "$DESTDIR$PREFIX/bin" "$DESTDIR$UNITDIR" "$DESTDIR$SYSCONFDIR/nsq"
     for command in $commands; do

@@ -8,7 +8,7 @@ from nsqd.auth import AuthFailed, Authorizer, AuthRequest, AuthState
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
 from nsqkit.logging import get_logger
-from nsqkit.tls import peer_common_name
+from nsqkit.service.tls import peer_common_name
 
 __all__ = ["AuthQueries"]
 

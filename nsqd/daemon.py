@@ -7,6 +7,7 @@ that are under way, write and sync everything.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import resource
@@ -28,7 +29,6 @@ from nsqd.log.lock import DataPathLock
 from nsqd.log.store import Store, StoreOptions
 from nsqd.log.system_calls import keep_freed_memory
 from nsqd.lookup import Registries
-from nsqd.lookup.http_fetch import HttpFetch
 from nsqd.lookup.known_channels import KnownChannels, query_bound
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
@@ -40,7 +40,7 @@ from nsqd.protocol_v2.identify import Limits
 from nsqd.rounds import Rounds
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.stats.statsd import Statsd, expand_prefix
-from nsqkit.fetch import Fetcher, FetchOptions
+from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
 from nsqkit.options import TlsRequired
 from nsqkit.service.listeners import (
@@ -53,7 +53,8 @@ from nsqkit.service.listeners import (
     with_tls,
 )
 from nsqkit.service.systemd import keep_informed
-from nsqkit.tls import TlsConfigError, client_context, server_context
+from nsqkit.service.tls import server_context
+from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import VERSION, version_line
 
 __all__ = ["Daemon", "StartError", "banner"]
@@ -82,7 +83,7 @@ class Daemon:
         self.start_time_ns = time.time_ns()
         self.tcp_port = self.http_port = self.https_port = -1
         self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
-        self.authorizer = Authorizer(options, Fetcher(_fetch_options(options)))
+        self.authorizer = Authorizer(options, HttpClient(_http_options(options)))
         self._failure: OSError | None = None  # of a sync: nothing may be written any more
         self._listener_failure: OSError | None = None
         self._scope = trio.CancelScope()
@@ -401,17 +402,18 @@ def _peer_options(options: NsqdOptions, hostname: str) -> PeerOptions:
 
 
 def _known_channels(options: NsqdOptions) -> KnownChannels:
-    times = _fetch_options(options)
-    return KnownChannels(HttpFetch(Fetcher(times)), query_bound(times.connect_timeout, times.request_timeout))
+    limits = _http_options(options)
+    return KnownChannels(HttpClient(limits).ask, query_bound(limits.connect_timeout, limits.request_timeout))
 
 
-def _fetch_options(options: NsqdOptions) -> FetchOptions:
-    """For requests to registries; those to the auth servers are made in the same way."""
-    return FetchOptions(
+def _http_options(options: NsqdOptions) -> HttpOptions:
+    """For requests to registries and to auth servers."""
+    return HttpOptions(
         connect_timeout=options.http_client_connect_timeout / SECOND,
         request_timeout=options.http_client_request_timeout / SECOND,
-        tls_root_ca_file=options.tls_root_ca_file,
-        tls_min_version=options.tls_min_version,
+        tls=functools.partial(
+            client_context, root_ca_file=options.tls_root_ca_file, min_version=options.tls_min_version
+        ),
     )
 
 

@@ -1,8 +1,6 @@
-"""GET for the HTTP APIs of nsqd and nsqlookupd.
+"""GET for the HTTP APIs of nsqd and nsqlookupd, over connections that are kept open.
 
-A `Fetcher.fetch` can stand in for the one of `nsqkit.discovery`. Any status but 200 is an `HttpFailed`; with one
-exception, the daemons' own: a 403 over http whose body is `{"https_port": N}` is asked again over https there.
-Answers are bounded in bytes and in time.
+A `Fetcher.fetch` can be the `fetch` of a `nsqkit.discovery.Discovery`. Any status but 200 is an `HttpFailed`.
 """
 
 from __future__ import annotations
@@ -10,42 +8,40 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 import attrs
-import httpx
 
-from nsqkit.discovery import ACCEPT, MAX_ANSWER
-from nsqkit.fetch import IDENTITY, https_hint, read_answer
-from nsqtools.http_client import HttpFailed, bounded, make_client
+from nsqkit.discovery import MAX_ANSWER
+from nsqkit.http_client import HttpClient, HttpFailed, HttpOptions
 
 __all__ = ["Fetcher", "open_fetcher"]
 
-_SHOWN: Final = 200  # bytes of an answer in an error
+_MAX_IDLE = 1_000  # connections: one for each node of a large cluster
 
 
 @attrs.define(eq=False)
 class Fetcher:
-    """Asks over kept-alive connections; any number of tasks may."""
+    """Asks daemons; any number of tasks may use it."""
 
-    client: httpx.AsyncClient
-    timeout_s: float
-    """For a whole answer."""
+    client: HttpClient
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds for a whole answer."""
+        return self.client.options.request_timeout
 
     async def fetch(self, url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
-        """Status (always 200) and body. Raises `HttpFailed`."""
-        with bounded(url, min(timeout_s, self.timeout_s)):
-            status, body = await self._get(url, headers)
-            if https := https_hint(url, status, body):
-                status, body = await self._get(https, headers)
-        if status != 200:
-            raise HttpFailed(f"got response {_status_text(status)} {_quoted(body)}")
-        return status, body
+        """Status (always 200) and body. The time-out is the client's. Raises `HttpFailed`."""
+        try:
+            answer = await self.client.ask(url, headers=headers)
+        except HttpFailed as error:
+            raise HttpFailed(f"{url}: {error}") from error
+        return answer.status, answer.body_of_ok()
 
     async def object(self, url: str) -> dict[str, Any]:
         """The JSON object at a URL. Raises `HttpFailed`."""
-        _, body = await self.fetch(url, {"Accept": ACCEPT}, self.timeout_s)
+        _, body = await self.fetch(url, {}, self.timeout_s)
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -54,23 +50,19 @@ class Fetcher:
             raise HttpFailed(f"{url}: the answer is no JSON object")
         return answer
 
-    async def _get(self, url: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        return await read_answer(self.client.stream("GET", url, headers={**headers, **IDENTITY}), MAX_ANSWER)
-
 
 @contextlib.asynccontextmanager
 async def open_fetcher(connect_timeout_s: float, timeout_s: float) -> AsyncIterator[Fetcher]:
     """A fetcher with these limits for connecting and for a whole answer."""
-    async with make_client(connect_timeout_s, timeout_s) as client:
-        yield Fetcher(client, timeout_s)
-
-
-def _status_text(status: int) -> str:
+    client = HttpClient(
+        HttpOptions(
+            connect_timeout=connect_timeout_s,
+            request_timeout=timeout_s,
+            max_body=MAX_ANSWER,
+            max_idle=_MAX_IDLE,
+        )
+    )
     try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
-
-
-def _quoted(body: bytes) -> str:
-    return json.dumps(body[:_SHOWN].decode("utf-8", "replace"))
+        yield Fetcher(client)
+    finally:
+        await client.aclose()

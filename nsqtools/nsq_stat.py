@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from nsqkit.discovery import Discovery, DiscoveryFailed
+from nsqkit.http_client import HttpFailed
 from nsqkit.logging import LogLevel, configure, stamped_line
 from nsqkit.options import SECOND, Duration, OptionError, option
 from nsqtools.common import (
@@ -35,7 +36,6 @@ from nsqtools.common import (
     write_all,
 )
 from nsqtools.fetch import Fetcher, open_fetcher
-from nsqtools.http_client import HttpFailed
 
 __all__ = ["HEADER", "Sample", "StatFlags", "line", "main"]
 

@@ -86,11 +86,6 @@ def test_shared_code_imports_no_program() -> None:
     assert not breaches(files_in("shared/nsqkit"), *PROGRAMS, "tests", "bench")
 
 
-def test_the_client_library_needs_nothing_of_the_service() -> None:
-    files = (path for path in files_in("shared/nsqkit") if "service" not in path.parts)
-    assert not breaches(files, "nsqkit.service")
-
-
 def test_an_import_inside_a_function_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "nsqd" / "broker" / "x.py"
     path.parent.mkdir(parents=True)

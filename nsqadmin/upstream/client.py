@@ -29,7 +29,7 @@ import trio
 from nsqadmin.addresses import host_and_port, join_host_port
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream.connections import Connections
-from nsqkit.fetch import ACCEPT, https_port
+from nsqkit.http_client import ACCEPT, https_port
 from nsqkit.service.http import ByteBudget
 from nsqkit.service.http.access import CONSOLE
 from nsqkit.service.http.message import Header

@@ -1,8 +1,8 @@
 """Asking the auth servers: one after the other from a random one on, until one has given a usable answer.
 
-A slow server, one that is down and one that talks nonsense let nobody in. The bounds: one request as long as the
-options for HTTP requests say, a whole question `MAX_SECONDS`, an answer of `nsqkit.fetch.MAX_BODY` bytes, and
-`ASKING` questions at a time; the wait for a turn counts as part of the question.
+A server that is slow, down, or gives an answer that cannot be used authorizes nobody. The bounds: one request as long
+as the options for HTTP requests say, a whole query `MAX_SECONDS`, an answer of `nsqkit.http_client.MAX_BODY` bytes,
+and `ASKING` queries at a time; the wait for a turn counts as part of the query.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from nsqd.auth.state import AuthFailed, AuthState, parse_answer
-from nsqkit.fetch import Fetcher, https_hint, reason_of
+from nsqkit.http_client import Answer, HttpClient, HttpFailed, InvalidUrl
 from nsqkit.logging import get_logger
 from nsqkit.service.http import json_body
 
@@ -50,9 +50,9 @@ class AuthOptions(Protocol):
 class Authorizer:
     """Asks; one for the daemon."""
 
-    def __init__(self, options: AuthOptions, fetch: Fetcher) -> None:
+    def __init__(self, options: AuthOptions, client: HttpClient) -> None:
         self._options = options
-        self._fetch = fetch
+        self._client = client
         self._turns = trio.CapacityLimiter(ASKING)
 
     @property
@@ -68,26 +68,26 @@ class Authorizer:
                 for address in _from_a_random_one(addresses):
                     try:
                         return await self._ask(address, request)
-                    except (
-                        Exception
-                    ) as error:  # an HTTP client has many kinds; whatever it was, it is no answer
-                        log.error("AUTH: %s - %s", _shown(address), _reason(error))
+                    except InvalidUrl:
+                        log.error(
+                            "AUTH: %s - this address and this request make no valid URL", _shown(address)
+                        )
+                    except (HttpFailed, AuthFailed) as error:
+                        log.error("AUTH: %s - %s", _shown(address), error)
         raise AuthFailed("no auth server has given a usable answer")
 
     async def _ask(self, address: str, request: AuthRequest) -> AuthState:
         url = address if "://" in address else f"http://{address}/auth"
-        status, body = await self._send(url, request)
-        if secure := https_hint(url, status, body):
-            status, body = await self._send(secure, request)
-        if status != 200:
-            raise AuthFailed(f"status {status}")
-        return parse_answer(body, trio.current_time())
+        answer = await self._send(url, request)
+        if answer.status != 200:
+            raise AuthFailed(f"status {answer.status}")
+        return parse_answer(answer.body, trio.current_time())
 
-    async def _send(self, url: str, request: AuthRequest) -> tuple[int, bytes]:
+    async def _send(self, url: str, request: AuthRequest) -> Answer:
         if self._options.auth_http_request_method == "post":
             headers = {"Content-Type": "application/json"}
-            return await self._fetch(url, method="POST", headers=headers, content=_json(request))
-        return await self._fetch(f"{url}?{_query(request)}")
+            return await self._client.ask(url, method="POST", headers=headers, content=_json(request))
+        return await self._client.ask(f"{url}?{_query(request)}")
 
 
 def _from_a_random_one(addresses: Sequence[str]) -> Iterator[str]:
@@ -123,9 +123,3 @@ def _shown(address: str) -> str:
     """An address for the log: without a user's name and password, and without a query."""
     before, scheme, rest = address.rpartition("://")
     return f"{before}{scheme}{rest.rpartition('@')[2].split('?')[0]}"
-
-
-def _reason(error: Exception) -> str:
-    if type(error).__name__ == "InvalidURL":  # httpx repeats what it cannot read, and that may be a password
-        return "this address and this request make no valid URL"
-    return reason_of(error)

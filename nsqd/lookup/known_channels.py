@@ -25,11 +25,11 @@ import msgspec
 import trio
 
 from nsqd.lookup.protocol import HttpAddress
-from nsqkit.fetch import https_port, reason_of
+from nsqkit.http_client import Answer, HttpFailed, http_url
 from nsqkit.logging import get_logger
 from nsqkit.wire.names import is_ephemeral, is_valid_name
 
-__all__ = ["Fetch", "KnownChannels", "query_bound"]
+__all__ = ["Ask", "KnownChannels", "query_bound"]
 
 log = get_logger("nsqd")
 
@@ -39,8 +39,8 @@ BRIEF_SECONDS: Final = 1.0
 TRIAL_EVERY: Final = 10.0  # seconds
 WITHOUT_LIMIT: Final = 30.0  # seconds, where the options set no limit
 
-Fetch = Callable[[str, HttpAddress, str], Awaitable[tuple[int, bytes]]]
-"""(`http` or `https`, registry, topic) -> status and body of `/channels`. Raises whatever it likes."""
+Ask = Callable[[str], Awaitable[Answer]]
+"""GET of a URL, as `HttpClient.ask` does it. Raises `HttpFailed`."""
 
 
 class QueryError(Exception):
@@ -62,15 +62,15 @@ def query_bound(connect_timeout: float, request_timeout: float) -> float:
 class KnownChannels:
     """Asks; one for the daemon. `bound`: seconds for a question to one registry."""
 
-    def __init__(self, fetch: Fetch, bound: float) -> None:
-        self._fetch = fetch
+    def __init__(self, ask: Ask, bound: float) -> None:
+        self._ask = ask
         self._bound = bound
         self._lines: dict[HttpAddress, _Line] = {}
 
     async def ask(self, registries: Sequence[HttpAddress], topic: str) -> set[str]:
         """Names of durable channels: what was found when all have answered, or were given up."""
         self._lines = {
-            registry: self._lines.get(registry) or _Line(registry, self._fetch, self._bound)
+            registry: self._lines.get(registry) or _Line(registry, self._ask, self._bound)
             for registry in registries
         }
         found: set[str] = set()
@@ -83,9 +83,9 @@ class KnownChannels:
 class _Line:
     """To one registry: who is asking, and who waits for a turn."""
 
-    def __init__(self, registry: HttpAddress, fetch: Fetch, bound: float) -> None:
+    def __init__(self, registry: HttpAddress, ask: Ask, bound: float) -> None:
         self._registry = registry
-        self._fetch = fetch
+        self._ask = ask
         self._bound = bound
         self._turns = trio.CapacityLimiter(ASKING)
         self._silent = False
@@ -96,24 +96,19 @@ class _Line:
         """Add to `found` what the registry knows, if it answers in time. Never raises."""
         try:
             channels = await self._channels(topic)
-        except Exception as error:  # an HTTP client has many kinds; whatever it was, the topic starts without
-            log.error(
-                "LOOKUPD(%s:%d): channels of %s - %s",
-                self._registry.host,
-                self._registry.port,
-                topic,
-                reason_of(error),
-            )
+        except (HttpFailed, QueryError, msgspec.MsgspecError, RecursionError) as error:
+            registry = self._registry
+            log.error("LOOKUPD(%s:%d): channels of %s - %s", registry.host, registry.port, topic, error)
         else:
             found |= {name for name in channels if is_valid_name(name) and not is_ephemeral(name)}
 
     async def _channels(self, topic: str) -> list[str]:
-        status, body = await self._in_turn(topic)
-        if status != 200:
-            raise QueryError(f"status {status}")
-        return msgspec.json.decode(body, type=_Channels).channels or []
+        answer = await self._in_turn(topic)
+        if answer.status != 200:
+            raise QueryError(f"status {answer.status}")
+        return msgspec.json.decode(answer.body, type=_Channels).channels or []
 
-    async def _in_turn(self, topic: str) -> tuple[int, bytes]:
+    async def _in_turn(self, topic: str) -> Answer:
         came_at = trio.current_time()
         with trio.move_on_after(BRIEF_SECONDS if self._silent else TURN_SECONDS) as scope:
             async with self._turns:
@@ -129,10 +124,12 @@ class _Line:
         self._next_trial = now + TRIAL_EVERY
         return now + self._bound
 
-    async def _answer(self, topic: str) -> tuple[int, bytes]:
+    async def _answer(self, topic: str) -> Answer:
         asked_at = trio.current_time()
         try:
-            answer = await self._status_and_body(topic)
+            answer = await self._ask(
+                http_url(self._registry.host, self._registry.port, "/channels", {"topic": topic})
+            )
         except BaseException:
             # What fails at once delays nobody, and says nothing of the next question.
             if self._answered_at <= asked_at < trio.current_time() - BRIEF_SECONDS:
@@ -140,9 +137,3 @@ class _Line:
             raise
         self._silent, self._answered_at = False, trio.current_time()
         return answer
-
-    async def _status_and_body(self, topic: str) -> tuple[int, bytes]:
-        status, body = await self._fetch("http", self._registry, topic)
-        if status == 403 and (port := https_port(body)):
-            return await self._fetch("https", attrs.evolve(self._registry, port=port), topic)
-        return status, body

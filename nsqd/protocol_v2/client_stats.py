@@ -9,7 +9,7 @@ import attrs
 
 from nsqd.protocol_v2.layers import Layers
 from nsqd.protocol_v2.session import Session
-from nsqkit.tls import cipher_suite_name, tls_version_name
+from nsqkit.service.tls import cipher_suite_name, tls_version_name
 
 __all__ = ["ClientStats", "client_stats"]
 

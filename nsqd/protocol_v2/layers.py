@@ -16,16 +16,8 @@ from typing import Final
 
 import attrs
 
-from nsqkit.wire.compression import (
-    SNAPPY_WRITTEN,
-    CompressionError,
-    Decoder,
-    DeflateDecoder,
-    DeflateEncoder,
-    Encoder,
-    SnappyDecoder,
-    SnappyEncoder,
-)
+from nsqkit.wire.compression import CompressionError, Decoder, DeflateDecoder, DeflateEncoder, Encoder
+from nsqkit.wire.snappy import SNAPPY_WRITTEN, SnappyDecoder, SnappyEncoder
 
 __all__ = ["LayerError", "Layers", "Upgrade"]
 

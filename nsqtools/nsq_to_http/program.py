@@ -10,12 +10,11 @@ import attrs
 import trio
 
 from nsqkit.client import ClientOptions, Consumer, Message
-from nsqkit.logging import get_logger
+from nsqkit.http_client import HttpFailed
+from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqkit.options import OptionError
-from nsqkit.seldom import Seldom
 from nsqtools.common import handle_signals, read_flags, refuse, run
 from nsqtools.hosts import Pool, make_pool
-from nsqtools.http_client import HttpFailed
 from nsqtools.nsq_to_http.options import (
     EXAMPLE,
     MULTICAST,
@@ -61,7 +60,7 @@ class Forwarder:
     """The part of the messages that are sent."""
     random: _random.Random = attrs.field(factory=_random.Random)
     failures: int = 0
-    _trouble: Seldom = attrs.field(factory=lambda: Seldom(_log))
+    _trouble: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log))
 
     async def handle(self, message: Message) -> None:
         """Finishes it when it is where it should be; requeues it otherwise."""
@@ -73,7 +72,7 @@ class Forwarder:
             await self._forward(message.body)
         except (HttpFailed, Unsendable) as error:
             self.failures += 1
-            self._trouble.tell(trio.current_time(), "%r is requeued - %s", message, error)
+            self._trouble.log(trio.current_time(), "%r is requeued - %s", message, error)
             # Only a server's trouble slows the others down.
             message.requeue(backoff=isinstance(error, HttpFailed))
         else:

@@ -21,8 +21,7 @@ import attrs
 import trio
 
 from nsqkit.client import BadBody, BadMessage, Consumer, Message, NSQError
-from nsqkit.logging import get_logger
-from nsqkit.seldom import Seldom
+from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqtools.nsq_to_nsq.destinations import Destinations
 from nsqtools.nsq_to_nsq.json_filter import Filter, NotPassed, Unreadable
 from nsqtools.timings import StatusLines
@@ -58,8 +57,8 @@ class Relay:
     """Messages that were requeued, each time that they were."""
     _arrived: deque[Message] = attrs.field(factory=deque)
     _idle: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
-    _trouble: Seldom = attrs.field(factory=lambda: Seldom(_log))
-    _drops: Seldom = attrs.field(factory=lambda: Seldom(_log, logging.ERROR))
+    _trouble: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log))
+    _drops: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log, logging.ERROR))
 
     def stop(self) -> None:
         """Bring what is here to its end, and end. Returns at once."""
@@ -103,7 +102,7 @@ class Relay:
             return _Passing(message, self.filter.apply(message.body))
         except NotPassed as reason:
             if str(reason):
-                self._drops.tell(trio.current_time(), "%r is dropped - %s", message, reason)
+                self._drops.log(trio.current_time(), "%r is dropped - %s", message, reason)
             message.finish()
         except Unreadable as error:
             self._requeue(message, error)
@@ -132,6 +131,6 @@ class Relay:
 
     def _requeue(self, message: Message, error: Exception) -> None:
         self.failures += 1
-        self._trouble.tell(trio.current_time(), "%r is requeued - %s", message, error)
+        self._trouble.log(trio.current_time(), "%r is requeued - %s", message, error)
         if not message.answered:
             message.requeue()

@@ -20,7 +20,7 @@ Rules:
   tombstoned, looks to its clients like one that restarts, and connecting to it would create the topic again.
 - Everything is bounded: an answer's bytes, the nsqds in it, the questions whose answers are kept.
 
-Runs on trio and on asyncio. httpx is imported at the first request, not before.
+Runs on trio and on asyncio.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ from typing import Any, Final
 import anyio
 import attrs
 
+from nsqkit.http_client import ACCEPT, HttpClient, HttpOptions
+
 __all__ = ["Discovery", "DiscoveryFailed", "Fetch", "Node", "Watch", "registry_url"]
 
-ACCEPT: Final = "application/vnd.nsq; version=1.0"
 MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes
+MAX_REDIRECTS: Final = 10
 MAX_NODES: Final = 10_000  # in one answer
 MAX_QUESTIONS: Final = 1_000  # whose last answers are kept
 FIRST_RETRY_S: Final = 1.0
@@ -111,7 +113,7 @@ class Discovery:
         for address in self.addresses:
             registry_url(address, "lookup")
         if self.fetch is None:
-            self.fetch = _fetch_with_httpx
+            self.fetch = _fetch
 
     async def lookup(self, topic: str) -> list[Node]:
         """The nsqds that have the topic, sorted. `DiscoveryFailed` if nobody answers and nothing is known."""
@@ -382,24 +384,13 @@ def _reason_of(error: Exception, timeout: float) -> str:
     return str(error) or type(error).__name__
 
 
-async def _fetch_with_httpx(url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
-    """The one place that knows httpx. A client for each request: polls are a minute apart."""
-    import httpx
-
-    # Only https needs the system's certificates, and loading them takes longer than the whole request.
-    verify = url.startswith("https:")
-    limits = httpx.Timeout(timeout_s)
-    async with (
-        httpx.AsyncClient(verify=verify, timeout=limits, trust_env=False, follow_redirects=True) as client,
-        client.stream("GET", url, headers=dict(headers)) as response,
-    ):
-        body, length = bytearray(), 0
-        async for piece in response.aiter_bytes():
-            length += len(piece)
-            if (
-                length <= MAX_ANSWER
-            ):  # else read on, within the time-out: httpx's generators must run to their ends
-                body += piece
-        if length > MAX_ANSWER:
-            raise ValueError(f"an answer of more than {MAX_ANSWER} bytes")
-        return response.status_code, bytes(body)
+async def _fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
+    """A client for each request: polls are a minute apart."""
+    options = HttpOptions(
+        connect_timeout=timeout_s,
+        request_timeout=timeout_s,
+        max_body=MAX_ANSWER,
+        max_redirects=MAX_REDIRECTS,
+    )
+    answer = await HttpClient(options).ask(url, headers=headers)
+    return answer.status, answer.body

@@ -29,11 +29,14 @@ import time
 from enum import IntEnum
 from typing import Final, TextIO
 
+import attrs
+
 __all__ = [
     "JSON",
     "LOG_FORMATS",
     "TEXT",
     "LogLevel",
+    "RateLimitedLogger",
     "configure",
     "fatal_line",
     "get_logger",
@@ -45,6 +48,9 @@ TEXT: Final = "text"
 JSON: Final = "json"
 LOG_FORMATS: Final = (TEXT, JSON)
 """The words of `--log-format`."""
+
+BETWEEN_LINES_S: Final = 1.0
+"""Between two lines of a `RateLimitedLogger`."""
 
 _PROJECT = "nsq"
 
@@ -113,6 +119,30 @@ def fatal_line(prefix: str, reason: str, log_format: str = TEXT) -> str:
 def stamped_line(text: str) -> str:
     """The line, with its newline, with which a command-line tool ends: `YYYY/MM/DD HH:MM:SS text`."""
     return f"{_seconds_stamp(int(time.time()))} {_on_one_line(text)}\n"
+
+
+@attrs.define(eq=False)
+class RateLimitedLogger:
+    """Logs at most one line a second, so that a stream of bad messages does not fill a disk."""
+
+    logger: logging.Logger
+    level: int = logging.WARNING
+    _next_at: float = attrs.field(default=float("-inf"), init=False)
+    _suppressed: int = attrs.field(default=0, init=False)
+
+    def log(self, now: float, text: str, *values: object) -> None:
+        """Log a line, or count it: the next line that is logged says how many were left out.
+
+        `now`: seconds of any monotonic clock.
+        """
+        if now < self._next_at:
+            self._suppressed += 1
+            return
+        if self._suppressed:
+            text += " (and %d more since the last such line)"
+            values += (self._suppressed,)
+        self.logger.log(self.level, text, *values)
+        self._next_at, self._suppressed = now + BETWEEN_LINES_S, 0
 
 
 class _Handler(logging.StreamHandler[TextIO]):

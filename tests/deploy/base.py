@@ -4,7 +4,7 @@ The cache is `~/.cache/nsq-trio-tests` (or below `$XDG_CACHE_HOME`). It holds, e
 digest of what it was made from:
 
 - `debian-DIGEST/`: the root of a minimal Debian, made by mmdebstrap (some 20 s, 200 MB);
-- `wheels-DIGEST/`: what `pip install .` of this project needs there, so that nothing in a test needs the
+- `wheels-DIGEST/`: what `pip install ./shared .` of this project needs there, so that nothing in a test needs the
   network.
 
 Nothing in it is ever changed; whatever uses a root puts a layer of its own over it.
@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -109,10 +110,11 @@ def _make_debian(folder: Path) -> None:
 
 
 def _requirements() -> list[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed: list[str] = runpy.run_path(str(ROOT / "deploy/requirements.py"))["requirements"](ROOT)
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     # pip looks at the markers for the Python that runs it, and newer ones do not need this.
     older = ["typing-extensions"]
-    return sorted([*project["project"]["dependencies"], *project["build-system"]["requires"], *older])
+    return sorted([*needed, *build, *older])
 
 
 def _download(requirements: list[str], folder: Path) -> None:

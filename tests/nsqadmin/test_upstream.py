@@ -18,7 +18,7 @@ from nsqadmin.upstream import Upstream, UpstreamError, UpstreamFailed, Warnings,
 from nsqadmin.upstream.connections import MAX_PER_DAEMON
 from nsqkit.service.http import ByteBudget, HttpServer, Request, Response, json_body, text
 from nsqkit.service.listeners import bound_address, open_listeners
-from nsqkit.tls import REQUIRE_VERIFY, server_context
+from nsqkit.service.tls import REQUIRE_VERIFY, server_context
 from tests.nsqadmin.big_cluster import BigCluster
 from tests.nsqadmin.scripted import Script, ScriptedDaemon, dead_address, scripted
 from tests.timing import patience

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import trustme
 from attrs import define, field
 
-__all__ = ["Certificates"]
+__all__ = ["Certificates", "shake_hands"]
 
 
 @define
@@ -59,3 +60,17 @@ class Certificates:
             if version is not None:
                 context.maximum_version = version
         return context
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
+    """The server's side, when both are content; ssl.SSLError."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    for _ in range(4):
+        for side in (theirs, ours):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                if side is ours:
+                    return ours
+    raise AssertionError("no end")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import platform
+import re
 import tomllib
 from pathlib import Path
+
+import pytest
 
 from nsqkit.version import VERSION, version_line
 
 
-def test_is_the_version_of_the_distribution() -> None:
-    pyproject = Path(__file__).parents[2] / "pyproject.toml"
-    assert tomllib.loads(pyproject.read_text())["project"]["version"] == VERSION
+@pytest.mark.parametrize("folder", [".", "shared"])
+def test_is_the_version_of_both_distributions(folder: str) -> None:
+    root = Path(__file__).parents[2] / folder
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text())
+    assert pyproject["project"]["dynamic"] == ["version"]
+    source = root / pyproject["tool"]["hatch"]["version"]["path"]
+    found = re.search(pyproject["tool"]["hatch"]["version"]["pattern"], source.read_text())
+    assert found is not None
+    assert found["version"] == VERSION
 
 
 def test_daemons_say_what_they_were_built_with() -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from nsqkit.service.http import Request, Response, json_body, text
 from nsqtools.nsq_stat import HEADER, Sample, line
+from tests.nsqkit.http_target import Target
 from tests.nsqtools.broker import bodies, fill, publish
-from tests.nsqtools.http_target import Target
 from tests.nsqtools.tool import Tool, command, run_tool
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
@@ -259,7 +259,7 @@ def test_cluster(tmp_path: Path) -> None:
             code, _, err = stat("-topic=t", "-channel=c", "-http-client-request-timeout=300ms", *where)
         assert code == 1
         assert err.startswith(f"ERROR: failed to get nsqd stats - http://{HOST}:{two.http_port}/stats?"), err
-        assert err.endswith("no answer in time\n")
+        assert err.endswith("no answer within 0.3 s\n")
         second.kill()
         code, _, err = stat("-topic=t", "-channel=c", FAST, "-count=1", *where)
         assert code == 1

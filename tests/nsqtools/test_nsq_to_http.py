@@ -14,8 +14,8 @@ import pytest
 
 from nsqkit.service.http import Request, Response, text
 from nsqkit.version import VERSION
+from tests.nsqkit.http_target import Target, late, never
 from tests.nsqtools.broker import bodies, clients, fill, publish, wait_finished, wait_subscribed
-from tests.nsqtools.http_target import Target, late, never
 from tests.nsqtools.tool import Tool
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
@@ -151,7 +151,7 @@ def test_no_answer_within_the_time_out(
     fill(shared_nsqd, topic, CHANNEL, [b"x"])
     flags = [f"-post={target.url()}", "-http-client-request-timeout=300ms"]
     with make_tool(tmp_path, shared_nsqd, topic, *flags) as tool:
-        tool.wait_for_log("no answer in time")
+        tool.wait_for_log("no answer within 0.3 s")
         assert shared_nsqd.unfinished(topic, CHANNEL) == 1
         target.answer = lambda request: text("OK")
         wait_for_bodies(target, 1)

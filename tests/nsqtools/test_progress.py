@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from nsqtools.progress import Figures, Progress, Rate
+from tests.nsqkit.http_target import Target
 from tests.nsqtools.broker import bodies, fill, publish
-from tests.nsqtools.http_target import Target
 from tests.nsqtools.tool import command
 from tests.process.daemon import Daemon
 from tests.timing import patience

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.nsqkit.http_target import Target
 from tests.nsqtools.broker import bodies, fill, wait_finished
-from tests.nsqtools.http_target import Target
 from tests.nsqtools.tool import Tool, run_tool
 from tests.process.daemon import HOST, Daemon
 from tests.process.ports import free_port

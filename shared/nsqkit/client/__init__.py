@@ -38,7 +38,7 @@ from nsqkit.client.errors import (
 )
 from nsqkit.client.message import Message
 from nsqkit.client.opening import Connector, open_connection
-from nsqkit.client.options import ClientOptions, parse_client_option
+from nsqkit.client.options import ClientOptions, OptionChanges, parse_client_option
 from nsqkit.client.producer import Producer, ProducerStats
 from nsqkit.client.stats import ConnectionStats, ConsumerStats
 
@@ -71,6 +71,7 @@ __all__ = [
     "MultiPublishFailed",
     "NSQError",
     "NotConnected",
+    "OptionChanges",
     "Producer",
     "ProducerStats",
     "ProtocolViolation",

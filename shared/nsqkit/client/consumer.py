@@ -23,21 +23,21 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Final, Unpack
 
 import anyio
 import attrs
 
 from nsqkit.client.address import Address
 from nsqkit.client.flow import Flow
-from nsqkit.client.link import ConsumerLink
+from nsqkit.client.link import ConsumerContext, ConsumerLink
 from nsqkit.client.message import Message
 from nsqkit.client.opening import Connector, open_tcp
-from nsqkit.client.options import ClientOptions
+from nsqkit.client.options import ClientOptions, OptionChanges
 from nsqkit.client.reconnect import discovery_for
-from nsqkit.client.stats import ConsumerStats, Counters
+from nsqkit.client.stats import ConsumerStats
 from nsqkit.discovery import Discovery
-from nsqkit.seldom import Seldom
+from nsqkit.logging import RateLimitedLogger
 from nsqkit.wire import is_valid_name
 
 __all__ = ["Consumer", "Handler"]
@@ -101,7 +101,7 @@ class Consumer:
         connect: Connector = open_tcp,
         discovery: Discovery | None = None,
         random: _random.Random | None = None,
-        **changes: Any,
+        **changes: Unpack[OptionChanges],
     ) -> None:
         if not is_valid_name(topic):
             raise ValueError(f"not a topic name: {topic!r}")
@@ -109,33 +109,51 @@ class Consumer:
             raise ValueError(f"not a channel name: {channel!r}")
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        self.topic = topic
-        self.channel = channel
-        self.options = attrs.evolve(options or ClientOptions(), **changes)
-        if self.options.heartbeat_interval <= 0:
+        settings = attrs.evolve(options or ClientOptions(), **changes)
+        if settings.heartbeat_interval <= 0:
             raise ValueError("a consumer cannot do without heartbeats")
         self._fixed = [Address.parse(text) for text in nsqd_tcp_addresses]
-        self._discovery = discovery or discovery_for(lookupd_http_addresses, self.options)
-        if not self._fixed and self._discovery is None:
+        discovery = discovery or discovery_for(lookupd_http_addresses, settings)
+        if not self._fixed and discovery is None:
             raise ValueError("neither an nsqd_tcp_address nor a lookupd_http_address")
         self._handler = handler
         self._concurrency = concurrency
         self._on_giving_up = on_giving_up
-        self._connect = connect
-        self._random = random or _random.Random()
-        self._flow = Flow(self.options, self._random, self._log_pause, self._log_normal)
+        random = random or _random.Random()
+        self._context = ConsumerContext(
+            topic=topic,
+            channel=channel,
+            options=settings,
+            connect=connect,
+            random=random,
+            discovery=discovery,
+            flow=Flow(settings, random, self._log_pause, self._log_normal),
+            on_messages=self._enqueue,
+            on_link_end=self._link_ended,
+            wake_timer=self._wake_timer,
+        )
         self._queue: deque[Message] = deque()
         self._idle: deque[anyio.Event] = deque()
         self._links: dict[Address, ConsumerLink] = {}
-        self._reachable: set[Address] = set()  # what the registries said last
-        self._counters = Counters()
-        self._hopeless = Seldom(_log)  # the lines about messages above max_attempts,
-        self._too_late = Seldom(_log)  # about those that nsqd took back,
-        self._refusals = Seldom(_log, logging.INFO)  # about answers that it refused
-        self._stopping = False
+        self._giving_up_log = RateLimitedLogger(_log)
         self._leaving = False
-        self._context: contextlib.AbstractAsyncContextManager[Consumer] | None = None
+        self._running_context: contextlib.AbstractAsyncContextManager[Consumer] | None = None
         self._yield_at = 0.0
+
+    @property
+    def topic(self) -> str:
+        """The topic that is consumed."""
+        return self._context.topic
+
+    @property
+    def channel(self) -> str:
+        """The channel that is consumed."""
+        return self._context.channel
+
+    @property
+    def options(self) -> ClientOptions:
+        """The settings as they are now; see `change_max_in_flight`."""
+        return self._context.options
 
     # Running.
 
@@ -147,16 +165,16 @@ class Consumer:
             await self._drained.wait()
 
     async def __aenter__(self) -> Consumer:
-        if self._context is not None:
+        if self._running_context is not None:
             raise RuntimeError("a Consumer runs once; make another one")
-        self._context = self._running()
-        return await self._context.__aenter__()
+        self._running_context = self._running()
+        return await self._running_context.__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        assert self._context is not None
-        return await self._context.__aexit__(kind, error, trace)
+        assert self._running_context is not None
+        return await self._running_context.__aexit__(kind, error, trace)
 
     def stop(self) -> None:
         """Stop in good order: take no more messages, let the handlers finish those that are here, then end.
@@ -164,32 +182,31 @@ class Consumer:
         Returns at once; call it from the consumer's own event loop. `run`, or the `async for`, ends when
         nothing is left, at the latest after `stop_timeout`; what is unanswered then goes back to nsqd.
         """
-        if self._stopping:
+        if self._context.stopping:
             return
-        self._stopping = True
-        if self._context is not None:
-            self._flow.stop()
+        self._context.stopping = True
+        if self._running_context is not None:
+            self._context.flow.stop()
             for link in list(self._links.values()):
                 link.stop()
             self._stop_at = anyio.current_time() + self.options.stop_timeout
-            self._timer.set()
+            self._wake_timer()
             self._check_drained()
 
     def change_max_in_flight(self, count: int) -> None:
         """From now on so many messages at a time; 0 pauses. `ValueError` when out of range."""
-        self.options = attrs.evolve(self.options, max_in_flight=count)
-        self._flow.options = self.options
-        self._flow.change_max_in_flight(count, anyio.current_time())
-        self._timer.set()
+        self._context.options = self._context.flow.options = attrs.evolve(self.options, max_in_flight=count)
+        self._context.flow.change_max_in_flight(count, anyio.current_time())
+        self._wake_timer()
 
     def stats(self) -> ConsumerStats:
         """A snapshot of counters and connections."""
         return ConsumerStats(
-            **attrs.asdict(self._counters),
+            **attrs.asdict(self._context.counters),
             queued=len(self._queue),
             in_flight=sum(link.unanswered for link in self._links.values()),
-            backoff_level=self._flow.level,
-            is_starved=self._flow.is_starved,
+            backoff_level=self._context.flow.level,
+            is_starved=self._context.flow.is_starved,
             connections=tuple(link.stats() for link in self._links.values() if link.connection is not None),
         )
 
@@ -198,7 +215,7 @@ class Consumer:
     def __aiter__(self) -> Consumer:
         if self._handler is not None:
             raise TypeError("this consumer has a handler; its messages go there")
-        if self._context is None:
+        if self._running_context is None:
             raise RuntimeError("iterate inside `async with consumer:`")
         return self
 
@@ -224,13 +241,13 @@ class Consumer:
             try:
                 async with anyio.create_task_group() as work:
                     work.start_soon(self._keep_time)
-                    if self._discovery is not None:
-                        work.start_soon(self._discover, self._discovery)
+                    if self._context.discovery is not None:
+                        work.start_soon(self._discover, self._context.discovery)
                     for _ in range(self._concurrency if self._handler else 0):
                         work.start_soon(self._work)
                     for address in self._fixed:
                         self._start_link(address, fixed=True)
-                    if self._stopping:  # stop() came before the start
+                    if self._context.stopping:  # stop() came before the start
                         self._drained.set()
                     try:
                         yield self
@@ -253,8 +270,8 @@ class Consumer:
 
     def _leave(self) -> None:
         """Everything that is still unanswered goes back, and the connections close. Each has its own bound."""
-        self._stopping = self._leaving = True
-        self._flow.stop()
+        self._context.stopping = self._leaving = True
+        self._context.flow.stop()
         self._queue.clear()
         for link in list(self._links.values()):
             link.leave()
@@ -263,7 +280,7 @@ class Consumer:
     def _check_drained(self) -> None:
         """After a stop: everything answered, no worker at work? Then those who wait are told that none will come."""
         at_work = self._handler is not None and len(self._idle) < self._concurrency
-        if self._stopping and not self._links and not self._queue and not at_work:
+        if self._context.stopping and not self._links and not self._queue and not at_work:
             self._drained.set()
             self._wake_all()
 
@@ -275,15 +292,15 @@ class Consumer:
 
     async def _discover(self, discovery: Discovery) -> None:
         async for nodes in discovery.watch(self.topic):
-            self._reachable = {Address(node.broadcast_address, node.tcp_port) for node in nodes}
-            if self._stopping:
+            self._context.listed = {Address(node.broadcast_address, node.tcp_port) for node in nodes}
+            if self._context.stopping:
                 return
-            for address in self._reachable:
+            for address in self._context.listed:
                 self._start_link(address, fixed=False)
 
     def _start_link(self, address: Address, *, fixed: bool) -> None:
-        if address not in self._links and not self._stopping:
-            link = self._links[address] = ConsumerLink(self, address, fixed=fixed)
+        if address not in self._links and not self._context.stopping:
+            link = self._links[address] = ConsumerLink(self._context, address, fixed=fixed)
             self._groups.start_soon(link.keep_connected)
 
     def _link_ended(self, link: ConsumerLink) -> None:
@@ -293,8 +310,8 @@ class Consumer:
 
     # Inside: messages.
 
-    def _arrived(self, messages: list[Message]) -> None:
-        self._counters.received += len(messages)
+    def _enqueue(self, messages: list[Message]) -> None:
+        self._context.counters.received += len(messages)
         self._queue.extend(messages)
         for _ in range(min(len(messages), len(self._idle))):
             self._idle.popleft().set()
@@ -312,7 +329,7 @@ class Consumer:
                     if message.answered:  # meanwhile the consumer was left
                         continue
                 return message
-            if self._leaving or (self._stopping and self._drained.is_set()):
+            if self._leaving or (self._context.stopping and self._drained.is_set()):
                 return None
             arrived = anyio.Event()
             self._idle.append(arrived)
@@ -374,10 +391,10 @@ class Consumer:
 
     async def _give_up(self, message: Message) -> None:
         """The handler is not called any more. Never a silent discard."""
-        self._counters.given_up += 1
+        self._context.counters.given_up += 1
         hook, longest = self._on_giving_up, self.options.max_requeue_delay
         if hook is None:
-            self._hopeless.tell(
+            self._giving_up_log.log(
                 anyio.current_time(),
                 "%s/%s: giving up on %r after %d attempts; requeued for %g s (set on_giving_up to decide otherwise)",
                 *(self.topic, self.channel, message, message.attempts, longest),
@@ -403,7 +420,7 @@ class Consumer:
     async def _keep_time(self) -> None:
         while True:
             now = anyio.current_time()
-            self._flow.tick(now)
+            self._context.flow.tick(now)
             touch_at = min((link.touch_what_is_due(now) for link in self._links.values()), default=math.inf)
             if now >= self._stop_at:
                 self._stop_at = math.inf
@@ -412,14 +429,17 @@ class Consumer:
                 self._drained.set()
                 self._check_drained()
             self._timer = anyio.Event()
-            wait_s = min(self._flow.next_at, touch_at, self._stop_at) - now
+            wait_s = min(self._context.flow.next_at, touch_at, self._stop_at) - now
             with anyio.move_on_after(wait_s if wait_s < math.inf else None):
                 await self._timer.wait()
 
-    def _log_pause(self, level: int, pause_s: float) -> None:
+    def _wake_timer(self) -> None:
         self._timer.set()
+
+    def _log_pause(self, level: int, pause_s: float) -> None:
+        self._wake_timer()
         _log.warning("%s/%s: backing off for %.3g s (level %d)", self.topic, self.channel, pause_s, level)
 
     def _log_normal(self) -> None:
-        self._timer.set()
+        self._wake_timer()
         _log.info("%s/%s: backoff is over", self.topic, self.channel)

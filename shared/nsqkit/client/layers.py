@@ -3,7 +3,7 @@
     socket  <->  TLS  <->  snappy or deflate  <->  Connection
 
 TLS is anyio's; here is the context that it gets from the options. `CompressedStream` runs the codecs of
-`nsqkit.wire.compression` over any stream. Imported when a connection asks for a layer, not before: all that is
+`nsqkit.wire` over any stream. Imported when a connection asks for a layer, not before: all that is
 needed for it costs a third of the import of the whole library.
 """
 
@@ -23,15 +23,7 @@ from nsqkit.client.address import Address
 from nsqkit.client.errors import ConnectionFailed, ConnectionLost, ProtocolViolation
 from nsqkit.client.options import ClientOptions
 from nsqkit.options import TLS_VERSIONS
-from nsqkit.wire.compression import (
-    CompressionError,
-    Decoder,
-    DeflateDecoder,
-    DeflateEncoder,
-    Encoder,
-    SnappyDecoder,
-    SnappyEncoder,
-)
+from nsqkit.wire.compression import CompressionError, Decoder, DeflateDecoder, DeflateEncoder, Encoder
 
 __all__ = ["CompressedStream", "compressed", "start_tls"]
 
@@ -76,8 +68,17 @@ def compressed(
     stream: ByteStream, received: bytes, codec: Literal["snappy", "deflate"], level: int
 ) -> CompressedStream:
     """This stream from here on, with what was read of it already. `level`: of deflate, 1 to 9."""
-    encoder: Encoder = SnappyEncoder() if codec == "snappy" else DeflateEncoder(level)
-    decoder: Decoder = SnappyDecoder() if codec == "snappy" else DeflateDecoder()
+    encoder: Encoder
+    decoder: Decoder
+    if codec == "snappy":
+        from nsqkit.wire.snappy import (  # not everybody has the packages that it needs
+            SnappyDecoder,
+            SnappyEncoder,
+        )
+
+        encoder, decoder = SnappyEncoder(), SnappyDecoder()
+    else:
+        encoder, decoder = DeflateEncoder(level), DeflateDecoder()
     decoder.feed(received)
     return CompressedStream(stream, encoder, decoder)
 

@@ -1,39 +1,71 @@
-"""One nsqd of a consumer: its connections, one after the other, and what is unanswered on the present one.
+"""One nsqd of a consumer: its connections, one after the other, and the unanswered messages of the current one.
 
-A part of `consumer.py`, which it uses freely: the consumer has what is common to all nsqds (the queue, the
-flow, the counters), a link what belongs to one. A link is a `flow.Link`, which is given its RDY, and an
-`Answerer`, which takes the answers of its messages.
+`ConsumerContext` holds what all links of a consumer share: options, flow, counters, and the calls by which a link
+reports to its consumer. A link is a `flow.Link`, which is given its RDY, and a `message.Answerer`, which takes the
+answers to its messages.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+import random as _random
+from collections.abc import Callable
 
 import anyio
+import attrs
 
 from nsqkit.client.address import Address
 from nsqkit.client.connection import Connection
 from nsqkit.client.errors import NSQError, ServerError
+from nsqkit.client.flow import Flow
 from nsqkit.client.message import Message
+from nsqkit.client.opening import Connector
+from nsqkit.client.options import ClientOptions
 from nsqkit.client.protocol import Error, Event, Phase, Request
 from nsqkit.client.reconnect import stay_connected
-from nsqkit.client.stats import ConnectionStats
+from nsqkit.client.stats import ConnectionStats, Counters
+from nsqkit.discovery import Discovery
+from nsqkit.logging import RateLimitedLogger
 from nsqkit.wire import encode
 
-if TYPE_CHECKING:
-    from nsqkit.client.consumer import Consumer
-
-__all__ = ["ConsumerLink"]
+__all__ = ["ConsumerContext", "ConsumerLink"]
 
 _log = logging.getLogger("nsq.client.consumer")
+
+
+@attrs.define(eq=False, kw_only=True)
+class ConsumerContext:
+    """What the links of one consumer share."""
+
+    topic: str
+    channel: str
+    options: ClientOptions
+    connect: Connector
+    random: _random.Random
+    discovery: Discovery | None
+    flow: Flow
+    on_messages: Callable[[list[Message]], None]
+    """Called with messages that are to be handled, in the order of their arrival."""
+    on_link_end: Callable[[ConsumerLink], None]
+    """Called when a link will not connect again."""
+    wake_timer: Callable[[], None]
+    """Have the consumer ask all links again when they have something to touch."""
+    counters: Counters = attrs.field(factory=Counters)
+    listed: set[Address] = attrs.field(factory=set)
+    """The nsqds in the latest answer of the registries."""
+    stopping: bool = False
+    """No link connects again, and none logs why its connection ended."""
+    timeout_log: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log))
+    """Messages that nsqd took back."""
+    refusal_log: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log, logging.INFO))
+    """Answers that nsqd refused."""
 
 
 class ConsumerLink:
     """One nsqd of a consumer, over all its connections; a `flow.Link` and an `Answerer`."""
 
-    def __init__(self, consumer: Consumer, nsqd: Address, *, fixed: bool) -> None:
+    def __init__(self, context: ConsumerContext, nsqd: Address, *, fixed: bool) -> None:
         self.nsqd = nsqd
         self.address = str(nsqd)
         self.connection: Connection | None = None
@@ -41,7 +73,7 @@ class ConsumerLink:
         self.rdy = 0
         self.rdy_since = 0.0
         self.last_message_at = 0.0
-        self._consumer = consumer
+        self._context = context
         self._fixed = fixed
         self._in_flight: dict[bytes, Message] = {}
         """In the order of `_held_until`, but for what was touched near the end of its longest time."""
@@ -67,28 +99,28 @@ class ConsumerLink:
     # As an Answerer.
 
     def finish(self, message: Message) -> None:
-        consumer = self._consumer
+        context = self._context
         if self.connection is None or message._delivered_at < self._connected_at or self._leaving:
-            consumer._counters.lost_answers += 1
+            context.counters.lost_answers += 1
             return
-        if consumer._flow.level:
-            consumer._flow.succeeded(anyio.current_time())
-        consumer._counters.finished += 1
+        if context.flow.level:
+            context.flow.succeeded(anyio.current_time())
+        context.counters.finished += 1
         self._answer(message, b"FIN %b\n" % message.id)
 
     def requeue(self, message: Message, delay_s: float | None, *, backoff: bool) -> None:
-        consumer = self._consumer
+        context = self._context
         if self._in_flight.get(message.id) is not message or self._leaving:
-            consumer._counters.lost_answers += 1
+            context.counters.lost_answers += 1
             return
         now = anyio.current_time()
         if backoff:
-            consumer._flow.failed(now)
+            context.flow.failed(now)
         else:
-            consumer._flow.neutral(now)
+            context.flow.neutral(now)
         if delay_s is None:
-            delay_s = consumer.options.requeue_delay(message.attempts)
-        consumer._counters.requeued += 1
+            delay_s = context.options.requeue_delay(message.attempts)
+        context.counters.requeued += 1
         self._answer(message, encode.req(message.id, math.ceil(delay_s * 1000)))
 
     def touch(self, message: Message) -> None:
@@ -100,21 +132,21 @@ class ConsumerLink:
 
     async def keep_connected(self) -> None:
         """Connect, consume, and again, until the consumer stops. Shielded: its end is `stop` or `leave`."""
-        consumer = self._consumer
+        context = self._context
         try:
             with self._scope:
                 await stay_connected(
                     self.nsqd,
-                    consumer.options,
-                    connector=consumer._connect,
+                    context.options,
+                    connector=context.connect,
                     make_message=Message,
-                    random=consumer._random,
+                    random=context.random,
                     serve=self._serve,
                     goes_on=self._is_wanted,
                     on_failure=self._note,
                 )
         finally:
-            consumer._link_ended(self)
+            context.on_link_end(self)
 
     def stop(self) -> None:
         """No more messages; the connection ends when those that are here are answered."""
@@ -135,13 +167,13 @@ class ConsumerLink:
         self._give_back(list(self._in_flight.values()))
         self._end_if_done()
         connection.flush()
-        self._scope.deadline = anyio.current_time() + self._consumer.options.close_timeout
+        self._scope.deadline = anyio.current_time() + self._context.options.close_timeout
 
     def touch_what_is_due(self, now: float) -> float:
         """Touch what is past half of its time, let go what nsqd has taken back; say when to look again."""
         if self.connection is None or self._leaving:
             return math.inf
-        touches, half = self._consumer.options.auto_touch, self.connection.features.msg_timeout / 2
+        touches, half = self._context.options.auto_touch, self.connection.features.msg_timeout / 2
         look_at = now + half
         for message in list(self._in_flight.values()):
             can_touch = touches and message._held_until < self._longest_hold(message)
@@ -165,10 +197,10 @@ class ConsumerLink:
 
     def _is_wanted(self) -> bool:
         """A registry's nsqd that is lost is tried again only while they list it; they are asked again soon."""
-        return not self._consumer._stopping and (self._fixed or self.nsqd in self._consumer._reachable)
+        return not self._context.stopping and (self._fixed or self.nsqd in self._context.listed)
 
     def _note(self, error: NSQError) -> None:
-        self._consumer._counters.failed_connects += 1
+        self._context.counters.failed_connects += 1
 
     async def _serve(self, connection: Connection) -> bool:
         """One connection from its beginning to its end; whether it ever worked."""
@@ -179,25 +211,25 @@ class ConsumerLink:
                 await connection.close()
             else:
                 await connection.abort()
-            if self._consumer._discovery is not None:
-                self._consumer._discovery.poll_soon()
+            if self._context.discovery is not None:
+                self._context.discovery.poll_soon()
 
     async def _consume(self, connection: Connection) -> bool:
-        consumer = self._consumer
-        connection.protocol.sub(consumer.topic, consumer.channel)
+        context = self._context
+        connection.protocol.sub(context.topic, context.channel)
         self.connection, self._messages, self._subscribed = connection, 0, False
         self._connected_at = anyio.current_time()
-        consumer._counters.connects += 1
-        consumer._flow.add(self, self._connected_at)
-        consumer._timer.set()
+        context.counters.connects += 1
+        context.flow.add(self, self._connected_at)
+        context.wake_timer()
         try:
             await connection.run(self._on_events)
         except NSQError as error:
-            if not consumer._stopping:
-                _log.warning("%s/%s: %s", consumer.topic, consumer.channel, _with_address(error, self.nsqd))
+            if not context.stopping:
+                _log.warning("%s/%s: %s", context.topic, context.channel, _with_address(error, self.nsqd))
         finally:
             self.connection = None
-            consumer._flow.remove(self, anyio.current_time())
+            context.flow.remove(self, anyio.current_time())
             self._forget_all()
         return self._subscribed
 
@@ -215,10 +247,10 @@ class ConsumerLink:
 
     def _on_error(self, event: Error) -> None:
         if not event.error.fatal:
-            consumer, now = self._consumer, anyio.current_time()
-            consumer._counters.failed_answers += 1
-            consumer._refusals.tell(
-                now, "%s/%s: %s: %s", consumer.topic, consumer.channel, self.nsqd, event.error
+            context, now = self._context, anyio.current_time()
+            context.counters.failed_answers += 1
+            context.refusal_log.log(
+                now, "%s/%s: %s: %s", context.topic, context.channel, self.nsqd, event.error
             )
 
     def _take(self, messages: list[Message]) -> None:
@@ -236,7 +268,7 @@ class ConsumerLink:
         if self._leaving:
             self._give_back(messages)
         else:
-            self._consumer._arrived(messages)
+            self._context.on_messages(messages)
 
     def _hold(self, message: Message, now: float) -> None:
         """A TOUCH is sent: nsqd waits anew, but no longer than its longest time since the delivery."""
@@ -251,9 +283,9 @@ class ConsumerLink:
     def _let_go(self, message: Message, now: float) -> None:
         del self._in_flight[message.id]
         message.timed_out = True
-        self._consumer._counters.timed_out += 1
-        self._consumer._too_late.tell(
-            now, "%s/%s: %r took too long", self._consumer.topic, self._consumer.channel, message
+        self._context.counters.timed_out += 1
+        self._context.timeout_log.log(
+            now, "%s/%s: %r took too long", self._context.topic, self._context.channel, message
         )
         self._end_if_done()
 
@@ -275,7 +307,7 @@ class ConsumerLink:
             message.answered = True
             self._in_flight.pop(message.id, None)
             self.connection.protocol.send(encode.req(message.id, 0))
-            self._consumer._counters.requeued += 1
+            self._context.counters.requeued += 1
 
     def _end_if_done(self) -> None:
         """After a stop: when nsqd has said that no more will come and nothing is unanswered, it is over."""

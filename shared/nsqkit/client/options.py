@@ -6,10 +6,11 @@ milliseconds, as in the values of `--consumer-opt` and `--producer-opt` of NSQ's
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import socket
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import attrs
 
@@ -17,7 +18,7 @@ from nsqkit.client.address import local_host
 from nsqkit.options import SECOND, TLS_VERSIONS, did_you_mean, parse_duration
 from nsqkit.version import VERSION
 
-__all__ = ["BACKOFF_STRATEGIES", "ClientOptions", "parse_client_option"]
+__all__ = ["BACKOFF_STRATEGIES", "ClientOptions", "OptionChanges", "parse_client_option"]
 
 BACKOFF_STRATEGIES: Final = ("exponential", "full_jitter")
 MAX_IN_FLIGHT: Final = 1_000_000
@@ -89,6 +90,10 @@ def _flag(default: bool) -> Any:
     return attrs.field(
         default=default, validator=attrs.validators.instance_of(bool), metadata={_KIND: _bool_from_text}
     )
+
+
+def _snappy_is_installed() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("cramjam", "crc32c"))
 
 
 def _short_host_name() -> str:
@@ -200,6 +205,10 @@ class ClientOptions:
     def __attrs_post_init__(self) -> None:
         if self.snappy and self.deflate:
             raise ValueError("snappy or deflate, not both")
+        if self.snappy and not _snappy_is_installed():
+            raise ValueError(
+                "snappy needs packages that are not installed: pip install 'nsqkit[compression]'"
+            )
         if self.heartbeat_interval > self.read_timeout:
             raise ValueError(
                 f"heartbeat_interval ({self.heartbeat_interval:g} s) is above read_timeout ({self.read_timeout:g} s)"
@@ -233,6 +242,59 @@ class ClientOptions:
         """Seconds before the next attempt after this many failures in a row; `chance` is in [0, 1)."""
         delay = self.reconnect_delay * 2.0 ** min(failures - 1, 30)
         return min(delay, self.max_reconnect_delay) * (0.75 + chance / 4)
+
+
+class OptionChanges(TypedDict, total=False):
+    """The fields of `ClientOptions` as keyword arguments, so that type checkers refuse a wrong name or type."""
+
+    dial_timeout: float
+    read_timeout: float
+    write_timeout: float
+    local_addr: str
+    client_id: str
+    hostname: str
+    user_agent: str
+    topology_region: str
+    topology_zone: str
+    heartbeat_interval: float
+    sample_rate: int
+    output_buffer_size: int
+    output_buffer_timeout: float
+    msg_timeout: float
+    max_msg_size: int
+    auth_secret: str
+    reconnect_delay: float
+    max_reconnect_delay: float
+    tls_v1: bool
+    tls_root_ca_file: str
+    tls_insecure_skip_verify: bool
+    tls_cert: str
+    tls_key: str
+    tls_min_version: str
+    snappy: bool
+    deflate: bool
+    deflate_level: int
+    lookupd_poll_interval: float
+    lookupd_poll_jitter: float
+    lookupd_poll_timeout: float
+    skip_lookupd_authorization: bool
+    max_in_flight: int
+    max_attempts: int
+    default_requeue_delay: float
+    max_requeue_delay: float
+    backoff_strategy: str
+    backoff_multiplier: float
+    max_backoff_duration: float
+    low_rdy_idle_timeout: float
+    low_rdy_timeout: float
+    rdy_redistribute_interval: float
+    auto_touch: bool
+    stop_timeout: float
+    close_timeout: float
+    publish_timeout: float
+    max_publishes_in_air: int
+    max_bytes_in_air: int
+    at_least_once: bool
 
 
 def _ms_or_off(seconds: float) -> int:

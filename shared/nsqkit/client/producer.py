@@ -20,7 +20,7 @@ import random as _random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Final, Unpack, cast
 
 import anyio
 import attrs
@@ -38,7 +38,7 @@ from nsqkit.client.errors import (
 )
 from nsqkit.client.message import Message
 from nsqkit.client.opening import Connector, open_tcp
-from nsqkit.client.options import ClientOptions
+from nsqkit.client.options import ClientOptions, OptionChanges
 from nsqkit.client.parking import Parking, parking_here
 from nsqkit.client.protocol import OK, Error, Event, Request
 from nsqkit.client.reconnect import discovery_for, stay_connected
@@ -136,7 +136,7 @@ class Producer:
         connect: Connector = open_tcp,
         discovery: Discovery | None = None,
         random: _random.Random | None = None,
-        **changes: Any,
+        **changes: Unpack[OptionChanges],
     ) -> None:
         self.options = attrs.evolve(options or ClientOptions(), **changes)
         self._fixed = [Address.parse(text) for text in nsqd_tcp_addresses]

@@ -8,6 +8,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from attrs import define, field
 
 from nsqd.auth import AuthFailed, Authorizer, AuthRequest, AuthState
 from nsqd.options import NsqdOptions
-from nsqkit.fetch import MAX_BODY, Fetcher, FetchOptions
+from nsqkit.http_client import MAX_BODY, Answer, HttpClient, HttpFailed, HttpOptions
 from nsqkit.service.listeners import with_tls
+from nsqkit.tls import client_context
 from tests.nsqkit.certificates import Certificates
 from tests.timing import patience
 
@@ -86,8 +88,8 @@ def authorizer(
     *addresses: str, method: str = "get", request_timeout: float = 5.0, root_ca_file: str = ""
 ) -> Authorizer:
     options = NsqdOptions(auth_http_addresses=list(addresses), auth_http_request_method=method)
-    fetch = Fetcher(FetchOptions(request_timeout=request_timeout, tls_root_ca_file=root_ca_file))
-    return Authorizer(options, fetch)
+    tls = partial(client_context, root_ca_file=root_ca_file)
+    return Authorizer(options, HttpClient(HttpOptions(request_timeout=request_timeout, tls=tls)))
 
 
 async def test_an_answer_is_a_state() -> None:
@@ -182,7 +184,7 @@ async def test_round_the_list_from_a_random_one(monkeypatch: pytest.MonkeyPatch,
 async def test_addresses_may_change() -> None:
     server = AuthServer()
     options = NsqdOptions()
-    asked = Authorizer(options, Fetcher(FetchOptions()))
+    asked = Authorizer(options, HttpClient(HttpOptions()))
     assert not asked.enabled
     with pytest.raises(AuthFailed):
         await asked.query(REQUEST)
@@ -269,13 +271,13 @@ async def test_a_drip_is_left_in_time() -> None:
 
 @define
 class Silence:
-    """What a fetcher is to the authorizer, with nobody at the other end."""
+    """What an HTTP client is to the authorizer, with nobody at the other end."""
 
     asked: int = 0
     at_once: int = 0
     most: int = 0
 
-    async def __call__(self, url: str, **_: object) -> tuple[int, bytes]:
+    async def ask(self, url: str, **_: object) -> Answer:
         self.asked += 1
         self.at_once += 1
         self.most = max(self.most, self.at_once)
@@ -283,7 +285,7 @@ class Silence:
             await trio.sleep(20)
         finally:
             self.at_once -= 1
-        raise OSError("nobody")
+        raise HttpFailed("nobody")
 
 
 async def test_many_silent_servers_are_left_in_time_altogether(
@@ -359,7 +361,7 @@ async def test_a_root_ca_file_that_is_gone_lets_nobody_in(tmp_path: Path) -> Non
 
 
 async def test_the_secret_is_in_no_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Of ours, and of nothing of httpx that the daemons show (from WARNING on)."""
+    """Of ours, and of nothing of httpcore that the daemons show (from WARNING on)."""
     server = AuthServer(response(SECRET.encode()))
     with caplog.at_level(logging.DEBUG, "nsq"):
         async with running(server):

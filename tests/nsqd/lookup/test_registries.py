@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import parse_qs, urlsplit
 
 import attrs
 import pytest
@@ -14,8 +15,9 @@ import trio.testing
 
 from nsqd.lookup.known_channels import BRIEF_SECONDS, KnownChannels
 from nsqd.lookup.peer import PeerOptions
-from nsqd.lookup.protocol import HttpAddress, encode_identify
+from nsqd.lookup.protocol import encode_identify
 from nsqd.lookup.registries import CHANNELS_A_ROUND, FOUND_WITHIN, Registries
+from nsqkit.http_client import Answer
 from tests.nsqd.broker.harness import Harness
 from tests.nsqd.lookup.fake_registry import FakeRegistry
 
@@ -51,17 +53,19 @@ class Cluster:
         self.http_seconds = 0.0
         self.asked: list[tuple[str, str]] = []
         options = PeerOptions(encode_identify({"version": "1"}), 1000, lambda: self._connect)
-        known = KnownChannels(self._fetch, BOUND)
+        known = KnownChannels(self._ask, BOUND)
         self.rounds = HarnessRounds(self.harness)
         self.registries = Registries(self.harness.broker, self.rounds, options, known)
 
     async def _connect(self, address: str) -> trio.abc.Stream:
         return await self.fakes[address].connect(address)
 
-    async def _fetch(self, scheme: str, registry: HttpAddress, topic: str) -> tuple[int, bytes]:
-        self.asked.append((registry.host, topic))
+    async def _ask(self, url: str) -> Answer:
+        parts = urlsplit(url)
+        topic = parse_qs(parts.query)["topic"][0]
+        self.asked.append((str(parts.hostname), topic))
         await trio.sleep(self.http_seconds)
-        return 200, json.dumps({"channels": self.channels.get(topic, [])}).encode()
+        return Answer(200, [], json.dumps({"channels": self.channels.get(topic, [])}).encode())
 
     def channel_names(self, topic: str = "t") -> set[str]:
         return set(self.harness.broker.topics[topic].channels)
@@ -123,10 +127,10 @@ class TestWhoIsTold:
             fake = FakeRegistry(nursery)
             options = PeerOptions(encode_identify({}), 1000, lambda: fake.connect)
 
-            async def fetch(scheme: str, registry: HttpAddress, topic: str) -> tuple[int, bytes]:
+            async def ask(url: str) -> Answer:
                 raise AssertionError("nobody asks for a topic that is not new")
 
-            known = KnownChannels(fetch, BOUND)
+            known = KnownChannels(ask, BOUND)
             registries = Registries(harness.broker, HarnessRounds(harness), options, known)
             registries.set_addresses(["a:4160"])
             nursery.start_soon(registries.run)

@@ -12,14 +12,8 @@ import trio
 import trustme
 
 from nsqkit.wire import OK
-from nsqkit.wire.compression import (
-    Decoder,
-    DeflateDecoder,
-    DeflateEncoder,
-    Encoder,
-    SnappyDecoder,
-    SnappyEncoder,
-)
+from nsqkit.wire.compression import Decoder, DeflateDecoder, DeflateEncoder, Encoder
+from nsqkit.wire.snappy import SnappyDecoder, SnappyEncoder
 from tests.nsqd.protocol_v2.harness import identify
 
 AUTHORITY = trustme.CA()

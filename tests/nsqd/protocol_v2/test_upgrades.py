@@ -17,7 +17,7 @@ from nsqd.protocol_v2.client_stats import client_stats
 from nsqd.protocol_v2.connection import CHUNK
 from nsqd.protocol_v2.layers import Layers, Upgrade
 from nsqkit.wire import HEARTBEAT, OK
-from nsqkit.wire.compression import SnappyDecoder, SnappyEncoder
+from nsqkit.wire.snappy import SnappyDecoder, SnappyEncoder
 from tests.nsqd.protocol_v2.harness import Machine, error, fin, identify, pub, sub
 from tests.nsqd.protocol_v2.layered import AUTHORITY, client_tls, server_tls
 from tests.nsqd.protocol_v2.serving import Peer, Server, serving

@@ -25,12 +25,8 @@ from anyio.streams.tls import TLSStream
 from nsqkit import wire
 from nsqkit.client import Address, ClientOptions
 from nsqkit.client.layers import CompressedStream
-from nsqkit.wire.compression import (
-    DeflateDecoder,
-    DeflateEncoder,
-    SnappyDecoder,
-    SnappyEncoder,
-)
+from nsqkit.wire.compression import DeflateDecoder, DeflateEncoder
+from nsqkit.wire.snappy import SnappyDecoder, SnappyEncoder
 from tests.nsqkit.client.fake import FEATURES, MemoryStream, stream_pair
 
 ADDRESS = Address("nsqd.test", 4150)

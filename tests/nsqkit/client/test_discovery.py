@@ -454,7 +454,7 @@ def registry_over_http() -> Iterator[http.server.ThreadingHTTPServer]:
 
 @both_backends
 def test_over_real_http(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """httpx on the loopback: path, headers, bounded answers, nobody there."""
+    """Over the loopback: path, headers, bounded answers, nobody there."""
     monkeypatch.setattr(module, "MAX_ANSWER", 1_000)
 
     async def main() -> None:

@@ -27,13 +27,8 @@ from nsqkit.client import (
     open_connection,
 )
 from nsqkit.client.layers import CompressedStream
-from nsqkit.wire.compression import (
-    SNAPPY_WRITTEN,
-    DeflateDecoder,
-    DeflateEncoder,
-    SnappyDecoder,
-    SnappyEncoder,
-)
+from nsqkit.wire.compression import DeflateDecoder, DeflateEncoder
+from nsqkit.wire.snappy import SNAPPY_WRITTEN, SnappyDecoder, SnappyEncoder
 from tests.nsqkit.client.fake import both_backends, run, run_mocked, stream_pair
 from tests.nsqkit.client.layered import (
     ADDRESS,

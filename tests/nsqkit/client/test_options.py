@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from typing import get_type_hints
 
 import attrs
 import pytest
 
-from nsqkit.client import ClientOptions, parse_client_option
+from nsqkit.client import ClientOptions, OptionChanges, parse_client_option
 
 DOCUMENTED = {
     "dial_timeout": 1.0,
@@ -149,3 +151,21 @@ def test_the_secret_is_not_shown() -> None:
 def test_every_option_is_documented(field: str) -> None:
     """In the table of docs/client.md."""
     assert f"`{field}`" in (Path(__file__).parents[3] / "docs" / "client.md").read_text()
+
+
+def test_keyword_arguments_are_the_options() -> None:
+    """Those that type checkers know, with their types."""
+    assert get_type_hints(OptionChanges) == {
+        field.name: get_type_hints(ClientOptions)[field.name] for field in attrs.fields(ClientOptions)
+    }
+
+
+@pytest.mark.parametrize("missing", ["cramjam", "crc32c"])
+def test_snappy_without_its_packages(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name)
+    )
+    with pytest.raises(ValueError, match=r"pip install 'nsqkit\[compression\]'"):
+        ClientOptions(snappy=True)
+    ClientOptions(deflate=True)

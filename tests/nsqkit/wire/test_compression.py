@@ -13,16 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsqkit.wire import OK
-from nsqkit.wire.compression import (
-    MAX_SNAPPY_CHUNK,
-    CompressionError,
-    Decoder,
-    DeflateDecoder,
-    DeflateEncoder,
-    Encoder,
-    SnappyDecoder,
-    SnappyEncoder,
-)
+from nsqkit.wire.compression import CompressionError, Decoder, DeflateDecoder, DeflateEncoder, Encoder
+from nsqkit.wire.snappy import MAX_SNAPPY_CHUNK, SnappyDecoder, SnappyEncoder
 
 IDENTIFIER = bytes.fromhex("ff060000734e61507059")
 MARKER = b"\0\0\xff\xff"

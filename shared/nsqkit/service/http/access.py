@@ -9,8 +9,7 @@ import logging
 from typing import Final
 
 from nsqkit.options import format_duration
-from nsqkit.service.http.message import Request
-from nsqkit.service.http.routing import AccessLog
+from nsqkit.service.http.message import AccessLog, Request
 
 __all__ = ["CONSOLE", "access_log"]
 

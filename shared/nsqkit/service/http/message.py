@@ -1,4 +1,4 @@
-"""Requests and responses: plain values, and how a response looks on the wire.
+"""Requests, responses, and the route that leads from one to the other: plain values, and a response's bytes.
 
 Conventions of the NSQ daemons: errors are `{"message":"CODE"}`, compact JSON without a final newline, and
 nearly every response carries `X-Nsq-Content-Type` (not /ping, redirects and automatic OPTIONS: those say
@@ -14,25 +14,29 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from attrs import define, field
 
-if TYPE_CHECKING:
-    from nsqkit.service.http.routing import Handler, Route
-
 __all__ = [
     "BAD_REQUEST",
+    "BODY_TOO_BIG",
+    "AccessLog",
     "BadQuery",
+    "BodyLimit",
+    "Exchange",
+    "Handler",
     "Header",
     "HttpError",
     "Request",
     "Response",
+    "Route",
+    "StreamHandler",
     "decode_path",
     "error",
     "json_body",
@@ -169,6 +173,51 @@ _JSON_ESCAPES = (
 def error(status: int, code: str, headers: tuple[Header, ...] = ()) -> Response:
     """`{"message":"CODE"}`."""
     return Response(status, b'{"message":' + msgspec.json.encode(code) + b"}", JSON, headers)
+
+
+Handler = Callable[[Request], Response | Awaitable[Response]]
+BodyLimit = int | Callable[[], int] | None
+AccessLog = Callable[[Request, int, float], None]
+"""Called with the request, the status, and the seconds from the request's last byte to its response."""
+
+
+class Exchange(Protocol):
+    """What a connection offers a handler that writes its response piece by piece (see `asgi`)."""
+
+    keep_alive: bool
+    """Whether the connection goes on after this response; the handler may clear it."""
+
+    async def send(self, data: bytes) -> None:
+        """Send, waiting while the client is slower. Raises ConnectionError when it is gone."""
+
+    async def wait_disconnect(self) -> None:
+        """Return when the client is gone, or never."""
+
+
+StreamHandler = Callable[[Request, Exchange], Awaitable[int]]
+"""Answers through the exchange and returns the status it sent."""
+
+BODY_TOO_BIG = error(413, "BODY_TOO_BIG")
+
+
+def _body_too_big(request: Request) -> Response:
+    return BODY_TOO_BIG
+
+
+@define(slots=True, eq=False, kw_only=True)
+class Route:
+    """One handler and how much of a body it is given."""
+
+    handler: Handler
+    body_limit: BodyLimit = None
+    """Bytes, or a function of no arguments for a limit that changes while the daemon runs. None: the handler
+    has no use for a body, which is thrown away; a very long one ends the connection after the response."""
+    too_big: Handler = _body_too_big
+    """Answers a request whose body is over the limit; the body is empty then."""
+    stream: StreamHandler | None = None
+    """Called instead of `handler` when the response is to be written piece by piece."""
+    access_log: AccessLog | None = None
+    """Called for each response; None for a quiet route."""
 
 
 def query(request: Request) -> Mapping[str, str]:

@@ -25,8 +25,17 @@ import httptools
 from attrs import define, field
 
 from nsqkit.service.http.limits import ByteBudget, Limits
-from nsqkit.service.http.message import BAD_REQUEST, Header, Request, Response, decode_path, error, render
-from nsqkit.service.http.routing import Handler, Route
+from nsqkit.service.http.message import (
+    BAD_REQUEST,
+    Handler,
+    Header,
+    Request,
+    Response,
+    Route,
+    decode_path,
+    error,
+    render,
+)
 
 __all__ = ["Phase", "RequestParser", "Routes"]
 

@@ -17,56 +17,24 @@ no task switch.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
 from urllib.parse import quote
 
 from attrs import define, field
 
-from nsqkit.service.http.message import HTML, Request, Response, error
+from nsqkit.service.http.message import (
+    BODY_TOO_BIG,
+    HTML,
+    AccessLog,
+    BodyLimit,
+    Exchange,
+    Handler,
+    Response,
+    Route,
+    StreamHandler,
+    error,
+)
 
 __all__ = ["AccessLog", "Exchange", "Handler", "Only", "Route", "Router", "StreamHandler"]
-
-Handler = Callable[[Request], Response | Awaitable[Response]]
-BodyLimit = int | Callable[[], int] | None
-AccessLog = Callable[[Request, int, float], None]
-"""Called with the request, the status, and the seconds from the request's last byte to its response."""
-
-
-BODY_TOO_BIG = error(413, "BODY_TOO_BIG")
-
-
-class Exchange(Protocol):
-    """What a connection offers a handler that writes its response piece by piece (see `asgi`)."""
-
-    keep_alive: bool
-    """Whether the connection goes on after this response; the handler may clear it."""
-
-    async def send(self, data: bytes) -> None:
-        """Send, waiting while the client is slower. Raises ConnectionError when it is gone."""
-
-    async def wait_disconnect(self) -> None:
-        """Return when the client is gone, or never."""
-
-
-StreamHandler = Callable[[Request, Exchange], Awaitable[int]]
-"""Answers through the exchange and returns the status it sent."""
-
-
-@define(slots=True, eq=False, kw_only=True)
-class Route:
-    """One handler and how much of a body it is given."""
-
-    handler: Handler
-    body_limit: BodyLimit = None
-    """Bytes, or a function of no arguments for a limit that changes while the daemon runs. None: the handler
-    has no use for a body, which is thrown away; a very long one ends the connection after the response."""
-    too_big: Handler = field(factory=lambda: _always(BODY_TOO_BIG))
-    """Answers a request whose body is over the limit; the body is empty then."""
-    stream: StreamHandler | None = None
-    """Called instead of `handler` when the response is to be written piece by piece."""
-    access_log: AccessLog | None = None
-    """Called for each response; None for a quiet route."""
 
 
 @define(slots=True, eq=False)

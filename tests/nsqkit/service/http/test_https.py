@@ -12,7 +12,7 @@ import trio
 
 from nsqkit.service.http import HttpServer, Limits, Request, Router, text
 from nsqkit.service.listeners import bound_address, open_listeners, with_tls
-from nsqkit.tls import server_context
+from nsqkit.service.tls import server_context
 from tests.nsqkit.certificates import Certificates
 from tests.nsqkit.service.http.http_peer import WITHIN_S, Client, get, post, settle, small_api
 from tests.timing import patience

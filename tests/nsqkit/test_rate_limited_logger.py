@@ -6,14 +6,14 @@ import logging
 
 import pytest
 
-from nsqkit.seldom import Seldom
+from nsqkit.logging import RateLimitedLogger
 
 
 def test_one_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
     """The others are counted, and told of with the next one."""
-    seldom = Seldom(logging.getLogger("nsq.test"))
+    logger = RateLimitedLogger(logging.getLogger("nsq.test"))
     for now in (0.0, 0.1, 0.9, 1.0, 1.5, 9.0):
-        seldom.tell(now, "at %.1f", now)
+        logger.log(now, "at %.1f", now)
     assert [record.getMessage() for record in caplog.records] == [
         "at 0.0",
         "at 1.0 (and 2 more since the last such line)",

@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Print what nsq-trio and its library nsqkit need of others, one requirement a line. From the project's folder."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+
+def requirements(root: Path = Path()) -> list[str]:
+    """Of both distributions, with all extras of nsqkit; nsqkit itself is in `shared/`."""
+    programs, library = (_project(root / folder) for folder in (".", "shared"))
+    extras = library["optional-dependencies"].values()
+    needed = [
+        *programs["dependencies"],
+        *library["dependencies"],
+        *(text for extra in extras for text in extra),
+    ]
+    return sorted({text for text in needed if not text.startswith("nsqkit")})
+
+
+def _project(folder: Path) -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    return project
+
+
+if __name__ == "__main__":
+    print(*requirements(), sep="\n")

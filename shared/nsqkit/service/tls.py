@@ -1,0 +1,220 @@
+"""TLS contexts out of the options' files, and what a finished handshake tells.
+
+    context = server_context("cert.pem", "key.pem", client_auth_policy="require-verify", root_ca_file="ca.pem")
+    listener = trio.SSLListener(plain_listener, context, https_compatible=True)
+
+Rules:
+
+- What cannot be loaded is told with the name of its file (`TlsConfigError`); nothing is asked at a terminal.
+- A policy that cannot be kept is an error at the start, never a daemon that asks for less.
+
+Client certificates. `require-verify` takes certificates that a trusted authority has signed. `require` takes any:
+the client proves that it has the key of its certificate, and nobody vouches for what the certificate says. The
+standard library cannot ask for a certificate without verifying it: OpenSSL can, with a callback that has the last
+word. So `require` sets that callback through ctypes on the context's own `SSL_CTX`, whose address is the first field
+of CPython's context object, in the very library that the module `_ssl` is linked with. As nobody has promised that
+this stays so, `server_context` then tries the finished context in memory: a client with a certificate that nobody
+has signed must come in, one without must not. A Python where that fails gives `TlsConfigError`.
+
+Old versions. OpenSSL 3 speaks TLS 1.0 and 1.1 at security level 0 only, so a least version below 1.2 sets that level
+for the context. Cipher suites without forward secrecy stay out all the same, but signatures of certificates by SHA-1
+and short keys are taken then. `client_context` never goes below TLS 1.2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ssl
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from nsqkit.options import TlsVersion
+from nsqkit.tls import TlsConfigError, load_certificate, load_root_ca
+
+if TYPE_CHECKING:
+    import trio
+
+__all__ = [
+    "REQUIRE",
+    "REQUIRE_VERIFY",
+    "cipher_suite_name",
+    "peer_common_name",
+    "server_context",
+    "tls_version_name",
+]
+
+REQUIRE: Final = "require"
+REQUIRE_VERIFY: Final = "require-verify"
+
+# The standard library's own choice, and the suites of TLS 1.0 and 1.1 (AES with SHA-1) behind them.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!eNULL:!aDSS:!AESCCM"
+_OLD_VERSIONS_ALLOWED = "@SECLEVEL=0:"
+
+
+def server_context(
+    cert_file: str,
+    key_file: str,
+    *,
+    client_auth_policy: str = "",
+    root_ca_file: str = "",
+    min_version: TlsVersion = TlsVersion.TLS1_0,
+) -> ssl.SSLContext:
+    """The context of a server with this certificate chain and key (PEM files). `TlsConfigError`.
+
+    Policies: `require` (any client certificate), `require-verify` (one that leads to the root CA file, or to the
+    system's authorities without one); all other words ask for none. The root CA file must be good in any case.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _set_min_version(context, min_version)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    # A certificate in the root CA file is trusted by being there, even when another one has signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    load_certificate(context, cert_file, key_file)
+    if root_ca_file:
+        load_root_ca(context, root_ca_file)
+    if client_auth_policy == REQUIRE_VERIFY:
+        if not root_ca_file:
+            context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
+        context.verify_mode = ssl.CERT_REQUIRED
+    elif client_auth_policy == REQUIRE:
+        context.verify_mode = ssl.CERT_REQUIRED
+        _accept_any_certificate(context)
+        _check_any_certificate(context, cert_file, key_file)
+    return context
+
+
+def _set_min_version(context: ssl.SSLContext, version: TlsVersion) -> None:
+    if version >= TlsVersion.TLS1_2:
+        context.set_ciphers(_CIPHERS)
+        context.minimum_version = ssl.TLSVersion(version)
+        return
+    context.set_ciphers(_OLD_VERSIONS_ALLOWED + _CIPHERS)
+    with warnings.catch_warnings():
+        # The operator asks for it, or has left NSQ's default.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion(version)
+
+
+# --- a certificate from the client, whoever has signed it
+
+_VerifyCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_accept_chain = _VerifyCallback(lambda _store, _argument: 1)  # lives as long as any context may call it
+
+
+def _accept_any_certificate(context: ssl.SSLContext) -> None:
+    """Replace the verification of the client's chain by a yes. The proof that it has the key stays."""
+    try:
+        set_callback: Callable[..., None] = _openssl().SSL_CTX_set_cert_verify_callback
+    except (AttributeError, OSError, ImportError) as error:
+        raise TlsConfigError(_no_policy("OpenSSL's functions cannot be reached")) from error
+    if sys.implementation.name != "cpython":
+        raise TlsConfigError(_no_policy("it is not CPython"))
+    handle = ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
+    set_callback(handle, _accept_chain, None)
+
+
+def _openssl() -> Any:
+    import _ssl
+
+    library = ctypes.CDLL(_ssl.__file__)  # looks a name up in what the module is linked with, too
+    library.SSL_CTX_set_cert_verify_callback.restype = None
+    return library
+
+
+def _check_any_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    """See that the context does what the policy says; our own certificate serves as one that nobody has to trust."""
+    for with_certificate in (True, False):
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname = False
+        client.verify_mode = ssl.CERT_NONE
+        client.set_ciphers("ALL:@SECLEVEL=0")
+        if with_certificate:
+            client.load_cert_chain(cert_file, key_file)
+        if _handshakes(context, client) is not with_certificate:
+            raise TlsConfigError(_no_policy("OpenSSL's verification could not be replaced"))
+
+
+def _no_policy(reason: str) -> str:
+    return (
+        f"client auth policy {REQUIRE!r} is not to be had with this Python ({reason}); use {REQUIRE_VERIFY!r}"
+    )
+
+
+def _handshakes(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> bool:
+    """Whether the server is content with the client, in memory."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = server_context.wrap_bio(to_server, to_client, server_side=True)
+    client = client_context.wrap_bio(to_client, to_server)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    try:
+        for side in _turns(server, client):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                if side is server:
+                    return True
+    except ssl.SSLError:
+        return False
+    return False
+
+
+def _turns(server: ssl.SSLObject, client: ssl.SSLObject) -> Iterator[ssl.SSLObject]:
+    for _ in range(4):  # TLS 1.2 takes two, TLS 1.3 one
+        yield server
+        yield client
+
+
+# --- what a handshake has brought
+
+# The names that Go has for what OpenSSL may choose here. Those of TLS 1.3 are numbers in /stats, as in NSQ.
+_SUITES: Final = {
+    "ECDHE-ECDSA-AES128-GCM-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305": "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-ECDSA-AES128-SHA": "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "ECDHE-ECDSA-AES128-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "ECDHE-ECDSA-AES256-SHA": "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "ECDHE-ECDSA-AES256-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384",
+    "ECDHE-RSA-AES128-GCM-SHA256": "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-RSA-CHACHA20-POLY1305": "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-RSA-AES128-SHA": "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "ECDHE-RSA-AES128-SHA256": "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+    "ECDHE-RSA-AES256-SHA": "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "ECDHE-RSA-AES256-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA384",
+    "TLS_AES_128_GCM_SHA256": "Unknown 4865",
+    "TLS_AES_256_GCM_SHA384": "Unknown 4866",
+    "TLS_CHACHA20_POLY1305_SHA256": "Unknown 4867",
+}
+
+_VERSIONS: Final = {"TLSv1": "TLS1.0", "TLSv1.1": "TLS1.1", "TLSv1.2": "TLS1.2", "TLSv1.3": "TLS1.3"}
+
+
+def cipher_suite_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:
+    """The cipher suite as `/stats` has it: `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`, `Unknown 4865`; "" before one is
+    agreed on."""
+    cipher = session.cipher()
+    return _SUITES.get(cipher[0], cipher[0]) if cipher else ""
+
+
+def tls_version_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:
+    """`TLS1.0` to `TLS1.3`, as `/stats` has it; "" before the handshake."""
+    version = session.version()
+    return _VERSIONS.get(version, version) if version else ""
+
+
+def peer_common_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:
+    """The common name in the client's certificate, the last one if there are several; "" without one.
+
+    With the policy `require` nobody has verified it: the client may have called itself anything.
+    """
+    try:
+        # A dict of rows of pairs, which the types of the standard library do not say in full.
+        certificate: Mapping[str, Any] = session.getpeercert() or {}
+    except ValueError:  # of a certificate that OpenSSL took and Python cannot read; SSLError is one too
+        return ""
+    names = [value for row in certificate.get("subject", ()) for name, value in row if name == "commonName"]
+    return str(names[-1]) if names else ""

@@ -1,0 +1,148 @@
+"""Snappy in its framing format, without any I/O. Needs the extra `compression` of nsqkit.
+
+Chunks of one byte type, three bytes length (little-endian), and the data: 0x00 compressed and 0x01 as it is, both
+behind a masked CRC-32C of what they stand for, which is 64 KiB at most; 0xff the identifier of the stream, which some
+clients repeat before every command; 0x80 to 0xfe to be skipped; anything else is an error.
+Source: the "Snappy framing format description" that comes with the reference implementation.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import cramjam
+from crc32c import crc32c
+
+from nsqkit.wire.compression import CompressionError
+
+__all__ = ["MAX_SNAPPY_CHUNK", "SNAPPY_WRITTEN", "SnappyDecoder", "SnappyEncoder"]
+
+_SNAPPY_IDENTIFIER: Final = b"\xff\x06\x00\x00sNaPpY"
+_COMPRESSED, _UNCOMPRESSED, _IDENTIFIER = 0x00, 0x01, 0xFF
+_FIRST_SKIPPABLE: Final = 0x80
+_HEAD: Final = 4  # bytes of a chunk before its data
+_CRC: Final = 4
+SNAPPY_BLOCK: Final = 65_536
+"""Bytes that one chunk stands for, at the most."""
+SNAPPY_WRITTEN: Final = 16_384 - len(_SNAPPY_IDENTIFIER) - _HEAD - _CRC
+"""Bytes that a chunk of ours stands for, at the most: it fits into one TLS record. pynsq takes a read that holds no
+whole chunk for an error, and closes."""
+MAX_SNAPPY_CHUNK: Final = _CRC + 32 + SNAPPY_BLOCK + SNAPPY_BLOCK // 6
+"""Bytes of a chunk's data, at the most: what the worst 64 KiB are compressed to."""
+_NOT_WORTH_IT: Final = 7 / 8  # compressed to more than this, data goes as it is
+_SMALL: Final = 32  # bytes that compress to nothing smaller
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class SnappyEncoder:
+    """Writes the identifier once, and a chunk for each `SNAPPY_WRITTEN` bytes."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def encode(self, data: bytes) -> bytes:
+        """See Encoder."""
+        out = [] if self._begun else [_SNAPPY_IDENTIFIER]
+        self._begun = True
+        for start in range(0, len(data), SNAPPY_WRITTEN):
+            out += _snappy_chunk(data[start : start + SNAPPY_WRITTEN])
+        return b"".join(out)
+
+
+def _snappy_chunk(block: bytes) -> list[bytes]:
+    kind, data = _UNCOMPRESSED, block
+    if len(block) > _SMALL:
+        compressed = bytes(cramjam.snappy.compress_raw(block))
+        if len(compressed) < len(block) * _NOT_WORTH_IT:
+            kind, data = _COMPRESSED, compressed
+    head = kind | (_CRC + len(data)) << 8
+    return [head.to_bytes(4, "little"), _masked_crc(block).to_bytes(4, "little"), data]
+
+
+class SnappyDecoder:
+    """Chunk by chunk; holds at most one that is not whole, and what the last `feed` brought."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._buffer = b""
+        self._skip = 0  # bytes of a chunk that is to be passed over
+
+    def feed(self, data: bytes) -> None:
+        """See Decoder."""
+        if self._skip:
+            passed = min(self._skip, len(data))
+            self._skip -= passed
+            data = data[passed:]
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def decode(self, limit: int) -> bytes:
+        """See Decoder. What stands before damage is given first."""
+        out: list[bytes] = []
+        try:
+            self._decode(limit, out)
+        except CompressionError:
+            if not out:
+                raise
+        return b"".join(out)
+
+    def _decode(self, limit: int, out: list[bytes]) -> None:
+        size, position, buffer = 0, 0, self._buffer
+        try:
+            while size < limit and len(buffer) - position >= _HEAD:
+                kind = buffer[position]
+                start = position + _HEAD
+                stop = start + int.from_bytes(buffer[position + 1 : start], "little")
+                _check_head(kind, stop - start)
+                if stop > len(buffer):
+                    if kind < _FIRST_SKIPPABLE or kind == _IDENTIFIER:
+                        break
+                    self._skip = stop - len(buffer)
+                    stop = len(buffer)
+                elif kind in (_COMPRESSED, _UNCOMPRESSED):
+                    out.append(_snappy_block(kind, buffer[start:stop]))
+                    size += len(out[-1])
+                elif kind == _IDENTIFIER and buffer[position:stop] != _SNAPPY_IDENTIFIER:
+                    raise CompressionError("a snappy identifier of another kind")
+                position = stop
+        finally:
+            self._buffer = buffer[position:]
+
+
+def _check_head(kind: int, size: int) -> None:
+    """What can be said of a chunk before it is there."""
+    if kind in (_COMPRESSED, _UNCOMPRESSED):
+        if size > MAX_SNAPPY_CHUNK:
+            raise CompressionError("a snappy chunk is too long")
+    elif kind == _IDENTIFIER:
+        if size != len(_SNAPPY_IDENTIFIER) - _HEAD:
+            raise CompressionError("a snappy identifier of another kind")
+    elif kind < _FIRST_SKIPPABLE:
+        raise CompressionError(f"a snappy chunk of the unknown type {kind:#04x}")
+
+
+def _snappy_block(kind: int, data: bytes) -> bytes:
+    if len(data) < _CRC:
+        raise CompressionError("a snappy chunk without its checksum")
+    block = data[_CRC:]
+    if kind == _COMPRESSED:
+        block = _decompressed(block)
+    if len(block) > SNAPPY_BLOCK:
+        raise CompressionError("a snappy chunk stands for more than 64 KiB")
+    if _masked_crc(block) != int.from_bytes(data[:_CRC], "little"):
+        raise CompressionError("a snappy chunk with a wrong checksum")
+    return block
+
+
+def _decompressed(data: bytes) -> bytes:
+    try:
+        if (
+            cramjam.snappy.decompress_raw_len(data) > SNAPPY_BLOCK
+        ):  # asked first: it is what would be allocated
+            raise CompressionError("a snappy chunk stands for more than 64 KiB")
+        return bytes(cramjam.snappy.decompress_raw(data))
+    except cramjam.DecompressionError as error:
+        raise CompressionError(f"a damaged snappy chunk: {error}") from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from nsqd.log.jobs import Job
 from nsqd.log.ranges import RangeSet
-from nsqd.log.topic_log import MessageRun, ReadPlan, ReadResult
+from nsqd.log.segment import MessageRun, ReadPlan, ReadResult
 
 if TYPE_CHECKING:
     from nsqd.broker.log_topic import LogTopic

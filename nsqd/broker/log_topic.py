@@ -26,8 +26,9 @@ from nsqd.broker.topic import Topic
 from nsqd.broker.window import Window
 from nsqd.log.ranges import RangeSet
 from nsqd.log.recovery import Recovered
+from nsqd.log.segment import ReadResult
 from nsqd.log.state import Change, Code
-from nsqd.log.topic_log import Batch, ReadResult, TopicLog
+from nsqd.log.topic_log import Batch, TopicLog
 from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["LogTopic"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nsqd.broker.latency import published_ns
-from nsqd.log.topic_log import ReadPlan
+from nsqd.log.segment import ReadPlan
 
 if TYPE_CHECKING:
     from nsqd.broker.log_topic import LogTopic

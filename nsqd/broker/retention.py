@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_channel import LogChannel
 from nsqd.log.jobs import Job
+from nsqd.log.segment import Segment
 from nsqd.log.snapshots import KEPT, SLICE, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
-from nsqd.log.topic_log import Segment, SyncError
+from nsqd.log.topic_log import SyncError
 
 if TYPE_CHECKING:
     from nsqd.broker.log_topic import LogTopic

@@ -24,7 +24,7 @@ from nsqd.auth_queries import AuthQueries
 from nsqd.broker import Broker, BrokerOptions, Refused, Topology
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.lock import DataPathLock
 from nsqd.log.store import Store, StoreOptions
 from nsqd.log.system_calls import keep_freed_memory

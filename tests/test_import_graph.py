@@ -21,7 +21,6 @@ PACKAGES = {
 }
 
 KNOWN_CIRCLES = {
-    frozenset({"nsqd.log.file_table", "nsqd.log.open_file"}),
     frozenset({"nsqd.protocol_v2.connection", "nsqd.protocol_v2.connections"}),
     frozenset(f"nsqd.protocol_v2.{name}" for name in ("authorization", "commands", "context", "session")),
 }

@@ -17,8 +17,9 @@ from nsqd.broker.locality import Topology
 from nsqd.broker.read_ahead import ReadAheadBudget
 from nsqd.broker.timers import Timers
 from nsqd.broker.window import WindowBudget
+from nsqd.log.segment import Damage
 from nsqd.log.store import Store
-from nsqd.log.topic_log import Damage, TopicLog
+from nsqd.log.topic_log import TopicLog
 from nsqkit.logging import get_logger
 
 __all__ = ["BrokerContext", "BrokerOptions", "ByteBudget"]

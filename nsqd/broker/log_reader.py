@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from nsqd.broker.log_view import LogView
 from nsqd.log.jobs import Job
 from nsqd.log.ranges import RangeSet
-from nsqd.log.topic_log import MessageRun, ReadPlan, ReadResult
+from nsqd.log.segment import MessageRun, ReadPlan, ReadResult
 
 __all__ = ["LogReader"]
 

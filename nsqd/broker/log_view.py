@@ -11,8 +11,9 @@ from typing import Protocol
 
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.window import Window
+from nsqd.log.segment import ReadResult
 from nsqd.log.state import Change
-from nsqd.log.topic_log import ReadResult, TopicLog
+from nsqd.log.topic_log import TopicLog
 
 __all__ = ["LogView", "Recorder"]
 

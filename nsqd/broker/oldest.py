@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 
 from nsqd.broker.log_view import LogView
-from nsqd.log.topic_log import ReadPlan
+from nsqd.log.segment import ReadPlan
 
 __all__ = ["Oldest", "OldestRead", "PublishTime", "published_ns"]
 

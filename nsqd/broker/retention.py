@@ -9,9 +9,10 @@ from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.topic import Topic
 from nsqd.log.jobs import Job
+from nsqd.log.segment import Segment
 from nsqd.log.snapshots import KEPT, SLICE, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
-from nsqd.log.topic_log import Segment, SyncError, TopicLog
+from nsqd.log.topic_log import SyncError, TopicLog
 
 __all__ = ["Retention", "snapshot_changes"]
 

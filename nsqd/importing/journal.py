@@ -19,7 +19,7 @@ import time
 import attrs
 import msgspec
 
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.ids import NODE_SHIFT, IdSource
 from nsqd.log.jobs import JobQueue
 from nsqd.log.storage import Storage

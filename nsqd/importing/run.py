@@ -24,7 +24,7 @@ from nsqd.importing.disk_queue import DiskQueue
 from nsqd.importing.journal import ImportRefused, Journal
 from nsqd.importing.source import Source, SourceTopic
 from nsqd.importing.topic import QueueReport, TopicImport
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.ids import IdSource
 from nsqd.log.jobs import JobQueue
 from nsqd.log.lock import DataPathLock

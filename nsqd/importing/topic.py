@@ -16,8 +16,8 @@ from nsqd.importing.disk_queue import DiskQueue
 from nsqd.importing.recent import ID, Recent
 from nsqd.importing.source import SourceTopic
 from nsqd.log.ranges import runs
+from nsqd.log.segment import Segment
 from nsqd.log.state import Change, Code, flat_runs
-from nsqd.log.storage import File
 from nsqd.log.topic_log import Batch, TopicLog
 from nsqkit.wire.frames import FrameType
 
@@ -84,7 +84,7 @@ class TopicImport:
             ends.append(log.end)
         log.append((), list(self._shape(ends)))
         self._write_backlog()
-        self._sync()
+        self._sync(log.unsynced)
         log.sync_folder()
 
     def _shape(self, ends: Iterable[int]) -> Iterable[Change]:
@@ -147,7 +147,7 @@ class TopicImport:
         log = self._log
         log.append([Batch.of([_frame(message) for message in messages])], changes, flowing=flowing)
         if len(log.unsynced) > 1:  # a segment is full
-            self._sync(but=log.segments[-1].file)
+            self._sync(log.unsynced[:-1])
         size = sum(map(len, messages)) + LENGTH_BYTES * len(messages)
         report.messages += len(messages)
         report.size += size
@@ -162,12 +162,10 @@ class TopicImport:
             if text > self.highest.get(text[:3], ""):
                 self.highest[text[:3]] = text
 
-    def _sync(self, but: File | None = None) -> None:
-        """Sync what was not synced yet, but for the file that is still written to."""
-        unsynced = self._log.unsynced
-        for file in [file for file in unsynced if file is not but]:
-            file.sync()
-            unsynced.discard(file)
+    def _sync(self, segments: list[Segment]) -> None:
+        self._log.sync_files(segments)
+        for segment in segments:
+            self._log.note_synced(segment, segment.file.size)
 
 
 def _frame(message: bytes) -> bytes:

@@ -8,8 +8,8 @@ far ahead of what an earlier life of a wiped data path can have used.
 
 from __future__ import annotations
 
+import errno
 import re
-import threading
 
 from nsqd.log.jobs import Job, JobQueue
 from nsqd.log.storage import Storage
@@ -26,6 +26,9 @@ class IdSource:
     """Hands out ids. `next` is the next one, node bits included; see `take`. `OSError` when nothing can be reserved.
 
     `reserve`: False leaves that to the first `take`.
+
+    Everything runs in the event loop's thread, but for the writing of a block that is reserved in the background.
+    While a worker writes one, nothing else is written: a slow writer would put its lower limit over a higher one.
     """
 
     def __init__(
@@ -38,14 +41,16 @@ class IdSource:
         start = self._reserved() or wall_ns // 1000
         self.next = self._base + start
         self._limit = self.next
-        self._renewing = False
-        self._written = start
-        self._lock = threading.Lock()
+        self._renewing = False  # a job is made
+        self._writing = False  # and a worker runs it
         if reserve:
             self._reserve(self._limit + BLOCK)
 
     def take(self, count: int) -> int:
-        """The first of `count` ids in a row. `OSError` when more would have to be reserved and the disk refuses."""
+        """The first of `count` ids in a row. `OSError` when more would have to be reserved and the disk refuses.
+
+        EAGAIN when the block in use is exhausted before a worker has written the next one, half a block later.
+        """
         first = self.next
         if first + count > self._limit:
             self._reserve(first + count + BLOCK)
@@ -63,31 +68,35 @@ class IdSource:
         file.close()
         if match := _CONTENT.fullmatch(data):
             return int(match[1])
-        self.notes.append(f"{_PATH} cannot be read; ids go on from the clock")
+        self.notes.append(f"{_PATH} cannot be read; ids continue from the clock")
         return None
 
     def _reserve(self, limit: int) -> None:
+        if self._writing:
+            raise OSError(errno.EAGAIN, "the disk has not written the next block of ids yet")
         self._write(limit)
         self._limit = limit
 
     def _write(self, limit: int) -> None:
-        """Any thread. The lock keeps a slow writer from putting a lower limit over a higher one."""
-        counter = limit - self._base
-        with self._lock:
-            if counter > self._written:
-                self._storage.replace(_PATH, b"nsqd ids 1 %d\n" % counter)
-                self._written = counter
+        self._storage.replace(_PATH, b"nsqd ids 1 %d\n" % (limit - self._base))
 
     def _renew(self) -> None:
         """Reserve the next block before it is needed, without anybody waiting for it."""
         limit = self._limit + BLOCK
         self._renewing = True
 
+        def begin() -> None:
+            self._writing = limit > self._limit  # else it was overtaken by a `_reserve`
+
+        def work() -> None:
+            if self._writing:
+                self._write(limit)
+
         def done(_: object) -> None:
-            self._renewing = False
+            self._renewing = self._writing = False
             self._limit = max(self._limit, limit)
 
         def failed(_: OSError) -> None:
-            self._renewing = False  # asked again with the next id
+            self._renewing = self._writing = False  # asked again with the next id
 
-        self._jobs.append(Job("reserve ids", lambda: self._write(limit), done, failed))
+        self._jobs.append(Job("reserve ids", work, done, failed, begin))

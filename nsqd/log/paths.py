@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-__all__ = ["check_name", "folder_of", "os_error", "split_path", "temporary_name"]
+__all__ = ["check_name", "os_error", "split_path", "temporary_name"]
 
 
 def split_path(path: str) -> tuple[str, str]:
@@ -31,7 +31,3 @@ def temporary_name(name: str) -> str:
 def os_error(number: int, path: str) -> OSError:
     """The `OSError` (of the fitting subclass) that the operating system would raise."""
     return OSError(number, os.strerror(number), path)
-
-
-def folder_of(path: str) -> str:
-    return path.rpartition("/")[0]

@@ -10,6 +10,7 @@ guess.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 
 import attrs
 
@@ -24,10 +25,12 @@ from nsqd.log.records import (
 )
 from nsqd.log.records import decode_deferred as decode_deferred_payload
 from nsqd.log.scan import Damaged, Record, scan
+from nsqd.log.segment import Damage, Segment, segment_name
 from nsqd.log.snapshots import load_snapshot, snapshot_name
 from nsqd.log.state import TopicState
 from nsqd.log.storage import File, Storage
-from nsqd.log.topic_log import Damage, Segment, TopicLog, segment_name
+from nsqd.log.topic_log import TopicLog
+from nsqd.log.writers import Writers
 
 __all__ = ["Recovered", "recover_topic"]
 
@@ -50,16 +53,25 @@ class Recovered:
 
 
 def recover_topic(
-    storage: Storage, folder: str, *, max_segment_bytes: int, wall_ns: int = 0, clean: bool = False
+    storage: Storage,
+    folder: str,
+    *,
+    max_segment_bytes: int,
+    wall_ns: int = 0,
+    clean: bool = False,
+    writers: Writers | None = None,
 ) -> Recovered | None:
     """Open the topic in `folder`; None when it holds nothing (its creation was never finished).
 
-    `clean`: the daemon stopped in order, so what memory holds of the files is what the disk holds.
+    `clean`: the daemon stopped in order, so what memory holds of the files is what the disk holds. `writers`: see
+    `TopicLog`. `NewerFormat`; `OSError`.
+
+    Files are open only while they are read, one at a time. Those that had to be cut stay open until they are synced.
     """
-    log = TopicLog(storage, folder, 0, max_segment_bytes=max_segment_bytes, wall_ns=wall_ns)
+    log = TopicLog(storage, folder, 0, max_segment_bytes=max_segment_bytes, wall_ns=wall_ns, writers=writers)
     recovered = Recovered(log, TopicState())
     try:
-        _open_segments(recovered, clean)
+        _find_segments(recovered, clean)
         position = _load_newest_snapshot(recovered)
         if not (log.segments or log.snapshots or recovered.damage):
             return None
@@ -70,68 +82,62 @@ def recover_topic(
         log.close()
         raise
     log.folder_unsynced = not clean
-    if not clean:
-        log.unsynced.update(segment.file for segment in log.segments)
     return recovered
 
 
-def _open_segments(recovered: Recovered, clean: bool) -> None:
+def _find_segments(recovered: Recovered, clean: bool) -> None:
     log = recovered.log
     headers = _read_headers(log, clean)
-    generations = [header.generation for header in headers.values() if isinstance(header, FileHeader)]
+    generations = [header.generation for header, _ in headers.values() if isinstance(header, FileHeader)]
     log.generation = Counter(generations).most_common(1)[0][0] if generations else 0
-    for name, header in headers.items():
+    for name, (header, file) in headers.items():
         if not name.endswith(".log"):
             continue
         path = f"{log.folder}/{name}"
-        file = log.storage.open(path)
         try:
             if isinstance(header, FormatError):
-                header = _header_from_record(file, name, log.generation, header)
+                header = _header_from_record(log.storage, path, log.generation, header)
                 recovered.notes.append(
                     f"{path}: its header is damaged; its name and first record serve instead"
                 )
             _check_header(header, name, log.generation)
         except FormatError as error:
-            _set_segment_aside(recovered, path, file, error)
+            _set_segment_aside(recovered, path, file.size, error)
             continue
-        except BaseException:
-            file.close()
-            raise
-        log.segments.append(Segment(file, path, header.position, header.first, header.salt))
+        synced = file.size if clean else 0
+        log.segments.append(Segment(file, path, header.position, header.first, header.salt, synced))
 
 
-def _read_headers(log: TopicLog, clean: bool) -> dict[str, FileHeader | FormatError]:
-    """The headers of all segments and snapshots, by name. `NewerFormat` before anything was touched."""
-    headers: dict[str, FileHeader | FormatError] = {}
+def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | FormatError, File]]:
+    """The headers of all segments and snapshots and their (closed) files, by name.
+
+    `NewerFormat` before anything was touched.
+    """
+    headers: dict[str, tuple[FileHeader | FormatError, File]] = {}
     for name in log.storage.files(log.folder):
         if not name.endswith((".log", ".snap")):
             continue
         path = f"{log.folder}/{name}"
-        file = log.storage.open(path)
-        if not clean:
-            file.forget_cached()
-        try:
-            headers[name] = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
-        except NewerFormat as error:
-            raise NewerFormat(f"{path}: {error}") from None
-        except FormatError as error:
-            headers[name] = error
-        finally:
-            file.close()
+        with closing(log.storage.open(path)) as file:
+            if not clean:
+                file.forget_cached()
+            try:
+                headers[name] = FileHeader.decode(file.read(0, FILE_HEADER_SIZE)), file
+            except NewerFormat as error:
+                raise NewerFormat(f"{path}: {error}") from None
+            except FormatError as error:
+                headers[name] = error, file
     return headers
 
 
-def _header_from_record(file: File, name: str, generation: int, error: FormatError) -> FileHeader:
+def _header_from_record(storage: Storage, path: str, generation: int, error: FormatError) -> FileHeader:
     """What a damaged header must have said: the name has its position, the first record the rest. Or `error`."""
-    salt = int.from_bytes(file.read(FILE_HEADER_SIZE + 4, 4))
-    position = name.removesuffix(".log")
-    record = next(scan(file.read, FILE_HEADER_SIZE, file.size, salt, 0), None)
-    if not isinstance(
-        record, Record
-    ):  # a head alone will not do: a torn record is cut, and then nothing is left of it
-        raise error
-    if not position.isascii() or not position.isdigit():
+    with closing(storage.open(path)) as file:
+        salt = int.from_bytes(file.read(FILE_HEADER_SIZE + 4, 4))
+        record = next(scan(file.read, FILE_HEADER_SIZE, file.size, salt, 0), None)
+    position = path.rpartition("/")[2].removesuffix(".log")
+    # A head alone will not do: a torn record is cut, and then nothing is left of it.
+    if not isinstance(record, Record) or not position.isascii() or not position.isdigit():
         raise error
     return FileHeader(FileKind.SEGMENT, salt, generation, int(position), record.head.first, 0)
 
@@ -143,9 +149,7 @@ def _check_header(header: FileHeader, name: str, generation: int) -> None:
         raise FormatError("it belongs to another topic")
 
 
-def _set_segment_aside(recovered: Recovered, path: str, file: File, error: FormatError) -> None:
-    size = file.size
-    file.close()
+def _set_segment_aside(recovered: Recovered, path: str, size: int, error: FormatError) -> None:
     if size <= FILE_HEADER_SIZE:  # its creation was never finished
         recovered.log.storage.remove(path)
         recovered.notes.append(f"{path}: {error}; removed, it holds nothing")
@@ -201,11 +205,12 @@ def _replay(recovered: Recovered, position: int) -> None:
             _note_gap(recovered, segment, f"the log from byte {position} to {segment.position} is missing")
         offset = max(FILE_HEADER_SIZE, position - segment.position)
         limit = segment.file.size
-        for item in scan(segment.file.read, offset, limit, segment.salt, 0):
-            if isinstance(item, Damaged):
-                _damaged(recovered, segment, item, last)
-            else:
-                _apply(recovered, segment, item)
+        with closing(log.storage.open(segment.path)) as file:
+            for item in scan(file.read, offset, limit, segment.salt, 0):
+                if isinstance(item, Damaged):
+                    _damaged(recovered, segment, item, last)
+                else:
+                    _apply(recovered, segment, item)
         recovered.replayed_bytes += segment.file.size - offset
         position = segment.end
         if not last and log.segments[at + 1].position == position:
@@ -223,7 +228,7 @@ def _cut_leftovers(recovered: Recovered, segment: Segment, following: Segment) -
         segment.path, size, left, following.first, following.first, "left by an append that failed"
     )
     recovered.log.keep_damaged(damage)
-    segment.file.truncate(size)
+    recovered.log.cut(segment, size)
     recovered.notes.append(f"{segment.path}: cut off {left} bytes at the end, {damage.reason}")
 
 
@@ -261,7 +266,7 @@ def _damaged(recovered: Recovered, segment: Segment, item: Damaged, last: bool) 
             log.keep_damaged(
                 Damage(segment.path, item.offset, size, recovered.next, recovered.next, item.reason)
             )
-        segment.file.truncate(item.offset)
+        log.cut(segment, item.offset)
         what = "zeros" if item.zeros else f"({item.reason}; kept in a .damaged file)"
         recovered.notes.append(f"{segment.path}: cut off {size} bytes at the end, {what}")
         return
@@ -305,8 +310,9 @@ def _reach(recovered: Recovered, position: int) -> None:
     if log.segments:
         last = log.segments[-1]
         where, end = last.path, last.first
-        for item in scan(last.file.read, FILE_HEADER_SIZE, last.file.size, last.salt, last.first):
-            end = item.head.end if isinstance(item, Record) else end
+        with closing(log.storage.open(last.path)) as file:
+            for item in scan(file.read, FILE_HEADER_SIZE, file.size, last.salt, last.first):
+                end = item.head.end if isinstance(item, Record) else end
     if position:
         begin = log.position if log.segments else 0
         reason = f"the log from byte {begin} to {position} is missing"

@@ -30,6 +30,7 @@ from nsqd.log.records import (
     encode_record,
 )
 from nsqd.log.scan import Damaged, scan
+from nsqd.log.segment import Segment
 from nsqd.log.state import Change, Code, TopicState
 from nsqd.log.storage import File, Storage
 from nsqd.log.topic_log import TopicLog
@@ -37,7 +38,7 @@ from nsqd.log.topic_log import TopicLog
 __all__ = ["KEPT", "SLICE", "SnapshotWriter", "load_snapshot", "snapshot_name"]
 
 SLICE = 1000  # entries of a slice at most
-TEMPORARY = ".snap.new"  # always the same, so that a kill leaves one of them at most
+TEMPORARY = ".snap.new"
 KEPT = 2  # snapshots that stay: the older one is for the day when the newer one cannot be read
 
 
@@ -61,12 +62,7 @@ class SnapshotWriter:
         """Begin one at the log's end. `changes`: the slices, oldest kind first, made as they are asked for."""
         position = log.position
         log.append((), [(Code.CHECKPOINT,)])
-        path = f"{log.folder}/{TEMPORARY}"
-        try:
-            file = log.storage.create(path)
-        except FileExistsError:
-            log.storage.remove(path)
-            file = log.storage.create(path)
+        file = log.create_temporary(f"{log.folder}/{TEMPORARY}")
         salt = random.getrandbits(32)
         header = FileHeader(FileKind.SNAPSHOT, salt, log.generation, position, log.end, log.wall_ns)
         writer = cls(log, changes, position, file, salt)
@@ -92,8 +88,8 @@ class SnapshotWriter:
             self._records += 1
         return False
 
-    def finish(self, unsynced: list[File]) -> None:
-        """Make it count. May take long; any thread. `unsynced`: files of the log that were not synced yet.
+    def finish(self, unsynced: list[Segment]) -> None:
+        """Make it count. May take long; any thread. `unsynced`: those of the log when the last slice was written.
 
         `SyncError` when the log cannot be synced; any other `OSError` ends only this attempt.
         """

@@ -2,13 +2,15 @@
 
 Three implementations pass one conformance suite (`tests/nsqd/testing/test_storage.py`):
 
-- `FileStorage` (`files.py`): the real thing.
-- `MemoryStorage` (`memory.py`): knows what was synced and what was not, and can lose the difference.
-- `FaultyStorage` (`faulty.py`): wraps another one and fails where a test says so.
+- `FileStorage` (`file_storage.py`): the real thing.
+- `MemoryStorage` (in `nsqd/testing`): knows what was synced and what was not, and can lose the difference.
+- `FaultyStorage` (in `nsqd/testing`): wraps another one and fails where a test says so.
 
-Paths are `folder/name`, or `name` for a file in the root; `/` never stands in a name. Errors are `OSError` with the
-errno of the operating system, as from the calls themselves. Everything may be called from the event loop's thread;
-what is marked *any thread* also from worker threads, at the same time.
+Paths are `folder/name`, or `name` for a file in the root; `/` never occurs in a name. Errors are `OSError` with the
+errno of the operating system, as from the calls themselves.
+
+Everything may be called from the event loop's thread; what is marked *any thread* also from worker threads, at the
+same time. An open file is owned by one thread at a time: by the one that opened it, until it hands it over.
 """
 
 from __future__ import annotations
@@ -20,15 +22,19 @@ __all__ = ["File", "Storage"]
 
 
 class File(Protocol):
-    """One file. Its descriptor comes and goes behind the scenes (a least-recently-used cache of them)."""
+    """One open file, that is, one descriptor until `close`. Several may be open on the same file, each with its own."""
 
     @property
     def path(self) -> str:
-        """Where it is, as it was opened."""
+        """Where it is, as it was opened: a later rename changes nothing here."""
 
     @property
     def size(self) -> int:
         """Bytes in the file, as far as this object wrote or found them."""
+
+    @property
+    def closed(self) -> bool:
+        """`close` was called."""
 
     @property
     def broken(self) -> bool:
@@ -43,7 +49,7 @@ class File(Protocol):
         """
 
     def read(self, offset: int, size: int, *, wait: bool = True) -> bytes:
-        """Up to `size` bytes from `offset`; fewer only at the end of the file. *Any thread.*
+        """Up to `size` bytes from `offset`; fewer only at the end of the file.
 
         With `wait=False` it raises `BlockingIOError` when the bytes are not in memory (RWF_NOWAIT), instead of
         waiting for the disk.
@@ -53,7 +59,10 @@ class File(Protocol):
         """Cut the file to `size` bytes."""
 
     def sync(self) -> None:
-        """Make all that was appended before this call survive a power loss (fdatasync). *Any thread.*"""
+        """Make all that was appended before this call survive a power loss (fdatasync). *Any thread*, also several.
+
+        An error is final: every later sync of the file raises it again, and asks the system no more.
+        """
 
     def start_writeback(self, offset: int, size: int) -> None:
         """Ask the system to begin writing these bytes to the disk, without waiting for it. Never raises."""
@@ -62,7 +71,11 @@ class File(Protocol):
         """Drop clean cached pages, so that later reads show what the disk really holds. Never raises."""
 
     def close(self) -> None:
-        """Let go of the descriptor. Closing twice is fine; using a closed file raises EBADF."""
+        """Let go of the descriptor; `path`, `size` and `broken` stay. Never raises, never waits. *Any thread.*
+
+        Closing twice is fine; using a closed file raises EBADF. While another thread syncs the file, its descriptor
+        stays open until that sync has ended.
+        """
 
 
 class Storage(Protocol):
@@ -87,19 +100,22 @@ class Storage(Protocol):
         """A new empty file. EEXIST when it is there."""
 
     def open(self, path: str) -> File:
-        """An existing file, for reading and appending. ENOENT when it is not there."""
+        """An existing file, for reading and appending. ENOENT when it is not there. *Any thread.*"""
 
     def replace(self, path: str, data: bytes) -> None:
         """Make `path` hold `data`, all or nothing over a power loss (new file, fsync, rename, fsync of the folder).
 
-        *Any thread.*
+        *Any thread*, but for one path only one at a time.
         """
 
     def rename(self, path: str, to: str) -> None:
-        """Rename a file inside its folder (both are paths), over an existing one. Open handles keep working."""
+        """Rename a file inside its folder (both are paths), over an existing one. Open files keep working.
+
+        *Any thread.*
+        """
 
     def remove(self, path: str) -> None:
-        """Remove a file. ENOENT when it is not there. A handle that is open can still read and close. *Any thread.*"""
+        """Remove a file. ENOENT when it is not there. An open file can still be used. *Any thread.*"""
 
     def sync_folder(self, folder: str = "") -> None:
         """Make names that were created, renamed or removed in the folder survive a power loss. *Any thread.*"""

@@ -7,15 +7,10 @@
     trash-NUMBER/       a deleted topic that is being removed
 
 `topic-` before the name also makes the legal names `.` and `..` harmless. Ephemeral topics have no folder.
-
-A full disk: publishes are refused while the free space is under the floor (asked once a second, and after every
-ENOSPC). Finishes, deletions and emptyings go on, into the room that the ballast gave back. It heals by itself.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 from collections.abc import Iterator
 
 import attrs
@@ -23,14 +18,15 @@ import attrs
 from nsqd.log.ids import IdSource
 from nsqd.log.jobs import Job, JobQueue
 from nsqd.log.recovery import Recovered, recover_topic
+from nsqd.log.space import DISK_FULL, Space
 from nsqd.log.storage import Storage
 from nsqd.log.sync import Syncer
 from nsqd.log.topic_log import TopicLog
+from nsqd.log.writers import Writers
 from nsqkit.wire.names import is_valid_name
 
-__all__ = ["ForeignDataPath", "Store", "StoreOptions", "is_of_the_original"]
+__all__ = ["CLEAN", "TOPIC", "ForeignDataPath", "Store", "StoreOptions", "is_of_the_original"]
 
-BALLAST = "nsqd.ballast"
 CLEAN = "nsqd.clean"
 TOPIC = "topic-"
 TRASH = "trash-"
@@ -47,24 +43,26 @@ def is_of_the_original(name: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class StoreOptions:
-    """Sizes in bytes."""
+    """Sizes in bytes. `max_writers`: open files to append to; more only while they are unsynced."""
 
     node_id: int = 0
     max_segment_bytes: int = 100 << 20
     min_free_space: int = 64 << 20
     ballast_bytes: int = 4 << 20
+    max_writers: int = 256
 
 
 class Store:
-    """One data path. `notes`: what an operator should know of the start, in sentences."""
+    """One data path. `notes`: what an operator should know of the start, in sentences.
+
+    `clean`: the last daemon stopped in order. `fatal`: the sync that failed; the daemon must stop.
+    """
 
     def __init__(self, storage: Storage, options: StoreOptions, wall_ns: int) -> None:
         self.storage = storage
         self.options = options
         self.jobs = JobQueue()
         self.notes: list[str] = []
-        self.full: str | None = None  # why nothing can be published
-        self.error: str | None = None  # what the last failed write said, until one succeeds
         self.fatal: OSError | None = None
         self._refuse_foreign_files()
         self.clean = CLEAN in storage.files()
@@ -72,9 +70,9 @@ class Store:
             storage.remove(CLEAN)
             storage.sync_folder()
         self.syncer = Syncer(storage, self.jobs, lambda: None, self._sync_failed)
+        self.writers = Writers(options.max_writers)
         self._remove_trash()
-        self._ballast = self._has_ballast()
-        self.check_space()
+        self.space = Space(storage, options.min_free_space, options.ballast_bytes)
         self.ids = self._open_ids(wall_ns)
         self.notes += self.ids.notes
 
@@ -87,9 +85,9 @@ class Store:
             try:
                 return IdSource(self.storage, self.jobs, self.options.node_id, wall_ns)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in DISK_FULL:
                     raise
-                self._give_ballast_back()
+                self.space.give_ballast_back()
         return IdSource(self.storage, self.jobs, self.options.node_id, wall_ns, reserve=False)
 
     def _refuse_foreign_files(self) -> None:
@@ -119,6 +117,7 @@ class Store:
                 max_segment_bytes=self.options.max_segment_bytes,
                 wall_ns=wall_ns,
                 clean=self.clean,
+                writers=self.writers,
             )
             if recovered is None:
                 if self.storage.files(folder):
@@ -141,6 +140,7 @@ class Store:
             generation,
             max_segment_bytes=self.options.max_segment_bytes,
             wall_ns=wall_ns,
+            writers=self.writers,
         )
         try:
             log.roll()
@@ -174,77 +174,34 @@ class Store:
             if folder.startswith(TRASH):
                 self._discard(folder)
 
-    # --- room
-
-    @property
-    def health(self) -> str:
-        """`OK`, or `NOK - ` and why."""
-        reason = self.full or self.error
-        return f"NOK - {reason}" if reason else "OK"
+    # --- writes
 
     def wrote(self, log: TopicLog) -> int:
         """An append succeeded; returns its sync ticket."""
-        self.error = None
+        self.space.error = None
         return self.syncer.wrote(log)
 
     def failed(self, error: OSError) -> None:
         """An append failed."""
-        self.error = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            self._give_ballast_back()
-            self.full = self.full or self.error  # until `check_space` finds room, also for a new ballast
-
-    def _has_ballast(self) -> bool:
-        """Whether there is a whole one. A part, whose making a kill has cut short, would count as whole for ever."""
-        if BALLAST not in self.storage.files():
-            return False
-        file = self.storage.open(BALLAST)
-        size = file.size
-        file.close()
-        return size >= self._ballast_blocks << 20
+        self.space.failed(error)
 
     @property
-    def _ballast_blocks(self) -> int:
-        return self.options.ballast_bytes >> 20
+    def full(self) -> str | None:
+        """Why nothing can be published; see `Space`."""
+        return self.space.full
 
-    def _give_ballast_back(self) -> None:
-        if self._ballast:
-            self._ballast = False
-            with contextlib.suppress(OSError):
-                self.storage.remove(BALLAST)
+    @full.setter
+    def full(self, reason: str | None) -> None:
+        self.space.full = reason
+
+    @property
+    def health(self) -> str:
+        """`OK`, or `NOK - ` and why."""
+        return self.space.health
 
     def check_space(self) -> None:
-        """See whether there is room; ask once a second. Needs no descriptor, and never raises."""
-        ballast = self._ballast
-        need = self.options.min_free_space + (0 if ballast else self.options.ballast_bytes)
-        try:
-            free = self.storage.free_space()
-        except OSError:
-            return  # asked again in a second
-        if free < need:
-            self.full = f"no space left on device: {free} bytes free, {need} needed"
-            return
-        if not ballast and not self._make_ballast():
-            return
-        if self.full:
-            self.full = self.error = None
-
-    def _make_ballast(self) -> bool:
-        try:
-            with contextlib.suppress(FileNotFoundError):  # it was to be given back, but could not be removed
-                self.storage.remove(BALLAST)
-            file = self.storage.create(BALLAST)
-            self._ballast = True
-            try:
-                block = bytes(1 << 20)
-                for _ in range(self._ballast_blocks):
-                    file.append([block])
-            finally:
-                file.close()
-        except OSError:
-            self._give_ballast_back()
-            return False
-        return True
+        """See whether there is room; ask once a second. Never raises."""
+        self.space.check()
 
     # --- the end
 

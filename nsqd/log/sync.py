@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nsqd.log.jobs import Job, JobQueue
-from nsqd.log.storage import File, Storage
+from nsqd.log.segment import Segment
+from nsqd.log.storage import Storage
 from nsqd.log.topic_log import TopicLog
 
 __all__ = ["Syncer"]
@@ -38,9 +39,10 @@ class Syncer:
         self._wanted = 0
         # Of the sync that runs: up to where it reaches, and what it syncs.
         self._ticket = 0
-        self._files: list[tuple[TopicLog, File, int]] = []
+        self._segments: list[tuple[TopicLog, Segment, int]] = []
         self._folders: list[TopicLog] = []
         self._root = False
+        self._everything = False
         self.written = 0
         self.synced = 0
         self.count = 0  # syncs that were done, for statistics
@@ -72,21 +74,25 @@ class Syncer:
         logs = [log for log in self._dirty if not log.deleted]
         self._dirty.clear()
         self._ticket = self.written
-        self._files = [(log, file, file.size) for log in logs for file in log.unsynced]
+        self._segments = [(log, segment, segment.file.size) for log in logs for segment in log.unsynced]
         self._folders = [log for log in logs if log.folder_unsynced]
         self._root = self._root_dirty or bool(self._folders)
         self._root_dirty = False
+        # A segment without an open file was written in an earlier life of the daemon, and needs no descriptor so.
+        self._everything = len(self._segments) + len(self._folders) > MANY_FILES or any(
+            segment.file.closed for _, segment, _ in self._segments
+        )
         for log in logs:
             log.folder_unsynced = False
             log.unsynced_messages = 0
 
     def _sync(self) -> None:
         """Any thread."""
-        if len(self._files) + len(self._folders) > MANY_FILES:
+        if self._everything:
             self._storage.sync_all()
             return
-        for log, file, _ in self._files:
-            log.sync_files([file])
+        for log, segment, _ in self._segments:
+            log.sync_files([segment])
         for log in self._folders:
             log.sync_folder()
         if self._root:
@@ -95,9 +101,8 @@ class Syncer:
     def _done(self, _: object) -> None:
         self._running = False
         # Not before: who must not go on without these files (a snapshot, a removal) syncs them too.
-        for log, file, size in self._files:
-            if file.size == size:
-                log.unsynced.discard(file)
+        for log, segment, size in self._segments:
+            log.note_synced(segment, size)
         self.synced = self._ticket
         self.count += 1
         self._on_synced()
@@ -105,14 +110,14 @@ class Syncer:
 
     def sync_now(self) -> None:
         """Sync everything here and now, for an orderly stop. `OSError` when the disk refuses."""
-        many = (
-            sum(len(log.unsynced) for log in self._dirty) > MANY_FILES
-        )  # then one sync of everything is faster
-        for log in list(self._dirty):
-            for file in list(log.unsynced):
-                if not log.deleted and not many:
-                    file.sync()
-            log.unsynced.clear()
+        logs = [log for log in self._dirty if not log.deleted]
+        segments = [(log, segment) for log in logs for segment in log.unsynced]
+        # One sync of everything follows in any case; of many files it is the faster one.
+        if len(segments) <= MANY_FILES:
+            for log in logs:
+                log.sync_files(log.unsynced)
         self._dirty.clear()
         self._storage.sync_all()
+        for log, segment in segments:
+            log.note_synced(segment, segment.file.size)
         self.synced = self.written

@@ -261,6 +261,10 @@ class _FaultyFile:
         return self._inner.size if self._broken_size is None else self._broken_size
 
     @property
+    def closed(self) -> bool:
+        return self._inner.closed
+
+    @property
     def broken(self) -> bool:
         return self._broken_size is not None
 

@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 from nsqd.broker import Broker, BrokerOptions
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.store import Store, StoreOptions
 from tests.nsqd.broker.harness import WALL_NS, Harness
 
@@ -131,6 +131,6 @@ def test_a_topic_deleted_during_its_snapshot_leaves_no_open_file(tmp_path: Path)
         while broker.step_snapshots():
             pass
         broker.store.jobs.run_all()
-    held = len(storage._table._held)
+    held = len(storage.open_files)
     storage.close()
     assert held <= 2

@@ -8,7 +8,7 @@ import pytest
 
 from nsqd.importing import ImportRefused, prepare_start
 from nsqd.importing.journal import JOURNAL, LOWEST_ROOM, Journal
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.ids import BLOCK, NODE_SHIFT
 from nsqd.log.store import Store, StoreOptions
 from nsqd.testing.faulty_storage import WRITES, Crash, CrashAt, FaultyStorage

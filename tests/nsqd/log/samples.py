@@ -40,6 +40,13 @@ def append(log: TopicLog, *sizes: int, flowing: bool = False) -> None:
     log.append(batches, flowing=flowing)
 
 
+def sync(log: TopicLog) -> None:
+    """Sync what is unsynced of a log, here and now."""
+    for segment in log.unsynced:
+        log.sync_files([segment])
+        log.note_synced(segment, segment.file.size)
+
+
 def recovered(storage: Storage, folder: str = FOLDER, max_segment_bytes: int = SEGMENT_BYTES) -> Recovered:
     found = recover_topic(storage, folder, max_segment_bytes=max_segment_bytes)
     assert found is not None

@@ -19,7 +19,7 @@ from nsqd.log.store import Store, StoreOptions
 from nsqd.log.topic_log import Batch, TopicLog
 from nsqd.testing.faulty_storage import WRITES, Break, Crash, CrashAt, Die, Fail, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
-from tests.nsqd.log.samples import FOLDER, append, everything, frame, read_all, recovered
+from tests.nsqd.log.samples import FOLDER, append, everything, frame, read_all, recovered, sync
 
 WALL_NS = 1_700_000_000_000_000_000
 
@@ -91,9 +91,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule()
     def sync(self) -> None:
-        for file in list(self.log.unsynced):
-            file.sync()
-        self.log.unsynced.clear()
+        sync(self.log)
         self.storage.sync_folder(FOLDER)
         self.log.folder_unsynced = False
         self._all_is_synced()
@@ -132,13 +130,9 @@ class LogMachine(RuleBasedStateMachine):
         if not gone:
             return
         self.log.drop(gone)
-        for file in list(self.log.unsynced):
-            file.sync()
-        self.log.unsynced.clear()
+        sync(self.log)
         self._all_is_synced()
-        for segment in gone:
-            segment.file.close()
-            self.storage.remove(segment.path)
+        self.log.remove_files(segment.path for segment in gone)
         for seqs in (self.there, self.synced):
             for seq in [n for n in seqs if n < self.log.segments[0].first]:
                 del seqs[seq]
@@ -245,9 +239,7 @@ def retain(store: Store, log: TopicLog) -> None:
     gone = log.releasable(log.end)
     assert gone
     log.drop(gone)
-    for segment in gone:
-        segment.file.close()
-        store.storage.remove(segment.path)
+    log.remove_files(segment.path for segment in gone)
 
 
 def take_ids(store: Store, log: TopicLog) -> None:

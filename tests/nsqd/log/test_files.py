@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsqd.broker import Broker, BrokerOptions
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.store import Store, StoreOptions
 from nsqkit.wire import encode_message
 from tests.nsqd.broker.harness import WALL_NS

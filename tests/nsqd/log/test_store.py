@@ -9,8 +9,9 @@ import pytest
 
 from nsqd.log.records import FILE_HEADER_SIZE
 from nsqd.log.recovery import Recovered
+from nsqd.log.space import BALLAST
 from nsqd.log.storage import Storage
-from nsqd.log.store import BALLAST, CLEAN, ForeignDataPath, Store, StoreOptions
+from nsqd.log.store import CLEAN, ForeignDataPath, Store, StoreOptions
 from nsqd.testing.faulty_storage import Crash, CrashAt, Fail, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.log.samples import append, content, put, read_all

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.jobs import JobQueue
 from nsqd.log.snapshots import SnapshotWriter
 from nsqd.log.store import Store, StoreOptions
 from nsqd.log.sync import MANY_FILES, Syncer
-from nsqd.log.topic_log import TopicLog
+from nsqd.log.topic_log import SyncError, TopicLog
 from nsqd.testing.faulty_storage import Fail, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.broker.harness import WALL_NS
@@ -169,9 +169,59 @@ class TestWhatGoesMeanwhile:
         setting = Setting()
         log = setting.log()
         setting.syncer.want(setting.write(log))
-        log.segments[0].file.close()
+        setting.storage.fault = lambda operation, path: Fail(errno.EIO) if operation == "sync" else None
         setting.jobs.run_all()
-        assert setting.errors
+        assert [type(error) for error in setting.errors] == [SyncError]
+
+    def test_a_segment_that_is_sealed_is_closed_when_it_is_synced(self) -> None:
+        setting = Setting()
+        log = setting.log()
+        setting.write(log)
+        sealed = log.segments[0]
+        log.roll()
+        assert not sealed.file.closed, "a lost write is told to this descriptor"
+        setting.syncer.want(setting.write(log))
+        setting.jobs.run_all()
+        assert (sealed.file.closed, log.segments[1].file.closed) == (True, False)
+        log.roll()
+        assert log.segments[1].file.closed, "it was synced already"
+
+    def test_a_file_that_another_sync_has_closed_is_no_failure(self) -> None:
+        """A snapshot's job has a list of what was unsynced when it was made."""
+        setting = Setting()
+        log = setting.log()
+        setting.write(log)
+        log.roll()
+        unsynced = log.unsynced
+        setting.syncer.want(setting.write(log))
+        setting.jobs.run_all()
+        assert unsynced[0].file.closed
+        log.sync_files(unsynced)
+        assert setting.storage.counts["sync_all"] == 0
+
+    def test_what_an_earlier_life_has_written_is_synced_with_everything(self) -> None:
+        """No descriptor is opened for it, and none that is there knows whether its writes were lost."""
+        setting = Setting()
+        log = setting.log()
+        setting.write(log)
+        found = recovered(setting.storage)
+        assert found.log.unsynced
+        assert all(segment.file.closed for segment in found.log.segments)
+        found.log.sync_files(found.log.unsynced)
+        assert setting.storage.counts["sync_all"] == 1
+        setting.syncer.want(setting.syncer.wrote(found.log))
+        setting.jobs.run_all()
+        assert setting.storage.counts["sync_all"] == 2
+        assert not found.log.unsynced
+        assert setting.messages_after_power_loss() == 1
+
+    def test_a_sync_of_everything_that_fails_is_an_error_of_the_log(self) -> None:
+        setting = Setting()
+        setting.write(setting.log())
+        found = recovered(setting.storage)
+        setting.storage.fault = lambda operation, path: Fail(errno.EIO) if operation == "sync_all" else None
+        with pytest.raises(SyncError):
+            found.log.sync_files(found.log.unsynced)
 
 
 class TestWhatIsUnsynced:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FileKind, Kind
 from nsqd.log.scan import Record, scan
+from nsqd.log.segment import INDEX_EVERY, ReadResult, segment_name
 from nsqd.log.state import Code
-from nsqd.log.topic_log import INDEX_EVERY, WRITE_BACK_EVERY, Batch, ReadResult, TopicLog, segment_name
+from nsqd.log.topic_log import WRITE_BACK_EVERY, Batch, TopicLog
 from nsqd.testing.faulty_storage import Break, Fail, Fault, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.log.samples import (
@@ -28,6 +29,7 @@ from tests.nsqd.log.samples import (
     read_all,
     recovered,
     segments,
+    sync,
 )
 
 
@@ -80,9 +82,12 @@ class TestAppend:
 
     def test_the_file_is_unsynced_until_somebody_syncs_it(self) -> None:
         log = new_log(MemoryStorage())
-        log.unsynced.clear()
+        sync(log)
+        assert log.unsynced == []
         append(log, 1)
-        assert log.unsynced == {log.segments[-1].file}
+        assert log.unsynced == log.segments
+        sync(log)
+        assert log.unsynced == []
 
     def test_writing_back_begins_early(self) -> None:
         faulty = FaultyStorage(MemoryStorage())
@@ -451,7 +456,8 @@ class TestRetention:
         gone, kept = log.segments[:2], log.segments[2:]
         log.drop(gone)
         assert log.segments == kept
-        assert not log.unsynced & {segment.file for segment in gone}
+        assert not set(log.unsynced) & set(gone)
+        assert all(segment.file.closed for segment in gone)
         assert min(read_all(log, log.segments[0].first)) == log.segments[0].first
 
     def test_a_number_that_is_gone_leads_to_the_first_that_is_there(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.records import FILE_HEADER_SIZE, RECORD_HEAD_SIZE, FileHeader, FileKind
 from nsqd.log.recovery import recover_topic
 from nsqd.log.scan import Damaged

@@ -7,7 +7,6 @@ import ctypes
 import errno
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 
 from nsqd.log import system_calls
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.storage import File, Storage
 from nsqd.testing.faulty_storage import (
     OPERATIONS,
@@ -36,6 +35,12 @@ from nsqd.testing.faulty_storage import (
     FlipBit,
 )
 from nsqd.testing.memory_storage import Chunk, MemoryStorage
+from tests.nsqd.testing.system_calls import (
+    Calls,
+    fails_with,
+    held_below,
+    no_descriptors_left,
+)
 from tests.timing import patience
 
 
@@ -46,23 +51,16 @@ def file_storage(tmp_path: Path) -> Iterator[FileStorage]:
     storage.close()
 
 
-@pytest.fixture(params=["files", "memory", "faulty", "faulty files", "few descriptors"])
+@pytest.fixture(params=["files", "memory", "faulty", "faulty files"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "memory":
         yield MemoryStorage()
     elif request.param == "faulty":
         yield FaultyStorage(MemoryStorage())
     else:
-        inner = FileStorage(tmp_path, max_descriptors=1 if request.param == "few descriptors" else 256)
+        inner = FileStorage(tmp_path)
         yield FaultyStorage(inner) if request.param == "faulty files" else inner
         inner.close()
-
-
-@contextlib.contextmanager
-def fails_with(number: int) -> Iterator[None]:
-    with pytest.raises(OSError) as caught:
-        yield
-    assert caught.value.errno == number, caught.value
 
 
 def content(file: File) -> bytes:
@@ -413,13 +411,16 @@ class TestReplace:
             storage.open(".state.tmp")
 
     def test_from_many_threads(self, storage: Storage) -> None:
+        """One path has one writer at a time; different ones do not wait for one another."""
         values = [b"%d" % number * 1000 for number in range(10)]
+
+        def replace(number: int) -> None:
+            for value in [*values, values[number]]:
+                storage.replace(f"state{number}", value)
+
         with ThreadPoolExecutor(4) as pool:
-            tasks = [pool.submit(storage.replace, "state", value) for value in values * 5]
-            tasks += [pool.submit(storage.replace, f"state{value[:1].decode()}", value) for value in values]
-            for task in tasks:
+            for task in [pool.submit(replace, number) for number in range(10)]:
                 task.result()
-        assert content(storage.open("state")) in values
         assert [content(storage.open(f"state{number}")) for number in range(10)] == values
 
 
@@ -482,7 +483,7 @@ class TestSyncAndSpace:
         assert storage.free_space() > 0
 
 
-def test_more_files_than_descriptors(storage: Storage) -> None:
+def test_many_files_at_once(storage: Storage) -> None:
     opened = [storage.create(f"{number}") for number in range(50)]
     for round_number in range(3):
         for number, file in enumerate(opened):
@@ -493,34 +494,6 @@ def test_more_files_than_descriptors(storage: Storage) -> None:
 
 
 # Files.
-
-
-def held_below(root: Path) -> int:
-    """Descriptors of this process on files below a folder."""
-    count = 0
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            count += os.readlink(f"/proc/self/fd/{name}").startswith(f"{root}/")
-    return count
-
-
-class Calls:
-    """Stands in for a system call: the next answers are those of the list, then the real ones."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, *answers: object) -> None:
-        self.real: Callable[..., Any] = getattr(os, name)
-        self.answers = list(answers)
-        self.count = 0
-        monkeypatch.setattr(os, name, self)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.count += 1
-        answer = self.answers.pop(0) if self.answers else None
-        if isinstance(answer, int):
-            raise OSError(answer, os.strerror(answer))
-        if callable(answer):
-            return answer(self.real, *args)
-        return self.real(*args, **kwargs)
 
 
 def short_write(size: int) -> Callable[..., int]:
@@ -537,8 +510,6 @@ class TestFileStorage:
             FileStorage(tmp_path / "nowhere")
         with fails_with(errno.ENOTDIR):
             FileStorage(tmp_path / "file")
-        with pytest.raises(ValueError, match="at least 1"):
-            FileStorage(tmp_path, max_descriptors=0)
 
     def test_closing_lets_go_of_everything(self, tmp_path: Path) -> None:
         before = len(os.listdir("/proc/self/fd"))
@@ -697,7 +668,7 @@ class TestFileStorage:
 class TestFullDisk:
     SCRIPT = """
 import errno, os, sys
-from nsqd.log.files import FileStorage
+from nsqd.log.file_storage import FileStorage
 root = sys.argv[1]
 storage = FileStorage(root)
 file, head = storage.create("a"), os.urandom(4096)
@@ -741,187 +712,114 @@ print("checked")
 
 
 class TestDescriptors:
-    def test_no_more_than_allowed(self, tmp_path: Path) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=4)
-        opened = [written(storage, f"{number}", b"x") for number in range(20)]
-        for file in opened:
-            file.sync()
-        for file in opened:
-            assert content(file) == b"x"
-        storage.create("one more")
-        assert held_below(tmp_path) <= 4
-        storage.close()
-        assert held_below(tmp_path) == 0
-
-    def test_the_least_recently_used_goes_first(self, tmp_path: Path) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=2)
-        a, b = storage.create("a"), storage.create("b")
-        a.read(0, 1)
-        storage.create("c")
-        assert (a.descriptor >= 0, b.descriptor >= 0) == (True, False)
-        storage.close()
-
-    def test_a_removed_file_keeps_its_descriptor(self, tmp_path: Path) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=2)
-        removed = [written(storage, f"{number}", b"%d" % number) for number in range(5)]
-        for number in range(5):
-            storage.remove(f"{number}")
-        others = [written(storage, f"other{number}", b"x") for number in range(5)]
-        assert [content(file) for file in removed] == [b"%d" % number for number in range(5)]
-        assert [content(file) for file in others] == [b"x"] * 5
-        for file in removed:
+    def test_an_open_file_is_one_and_a_closed_one_none(self, tmp_path: Path) -> None:
+        storage = FileStorage(tmp_path)
+        opened = [written(storage, f"{number}", b"x") for number in range(5)]
+        again = storage.open("0")
+        assert held_below(tmp_path) == 6
+        for file in (*opened, again):
             file.close()
-        for file in others:
-            file.sync()
-        storage.create("last")
-        assert held_below(tmp_path) <= 2
+        assert held_below(tmp_path) == 0
         storage.close()
+
+    def test_a_removed_file_can_be_used(self, file_storage: FileStorage, tmp_path: Path) -> None:
+        file = written(file_storage, "a", b"abc")
+        file_storage.remove("a")
+        written(file_storage, "a", b"another")
+        file.append([b"d"])
+        file.sync()
+        assert content(file) == b"abcd"
+        file.close()
+        assert held_below(tmp_path) == 1
 
     def test_a_failed_remove_takes_nothing_from_the_file(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=1)
-        file = written(storage, "a", b"abc")
-        Calls(monkeypatch, "unlink", errno.EIO)
-        with fails_with(errno.EIO):
-            storage.remove("a")
-        storage.create("b")
-        storage.rename("a", "c")
-        assert content(file) == b"abc"
-        storage.close()
-
-    def test_none_is_closed_under_its_user(self, tmp_path: Path) -> None:
-        """Many threads on many files with few descriptors: never EBADF, never another file's bytes."""
-        storage = FileStorage(tmp_path, max_descriptors=3)
-        opened = [written(storage, f"{number}", bytes([number]) * 64) for number in range(12)]
-        done = threading.Event()
-
-        def use(seed: int) -> None:
-            rng = random.Random(seed)
-            while not done.is_set():
-                number = rng.randrange(12)
-                data = content(opened[number])
-                assert data == bytes([number]) * len(data)
-                if rng.random() < 0.1:
-                    opened[number].sync()
-
-        with ThreadPoolExecutor(4) as pool:
-            users = [pool.submit(use, seed) for seed in range(4)]
-            for round_number in range(600):
-                number = round_number % 12
-                opened[number].append([bytes([number]) * 64])
-                if round_number % 50 == 0:
-                    storage.rename(f"{number}", f"{number}")
-            done.set()
-            for user in users:
-                user.result()
-        assert sum(file.size for file in opened) == 64 * 612
-        storage.close()
-
-    def test_a_file_closed_during_a_read(
         self, file_storage: FileStorage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        file = file_storage.create("a")
-        file.append([b"abc"])
-        reading, closed = threading.Event(), threading.Event()
+        file = written(file_storage, "a", b"abc")
+        Calls(monkeypatch, "unlink", errno.EIO)
+        with fails_with(errno.EIO):
+            file_storage.remove("a")
+        file_storage.rename("a", "c")
+        assert (content(file), file_storage.files()) == (b"abc", ["c"])
 
-        def slow(real: Callable[..., bytes], *args: Any) -> bytes:
-            reading.set()
-            assert closed.wait(patience(10))
-            return real(*args)
-
-        Calls(monkeypatch, "pread", slow)
-        with ThreadPoolExecutor(1) as pool:
-            result = pool.submit(file.read, 0, 3)
-            assert reading.wait(patience(10))
-            file.close()
-            assert file.descriptor >= 0
-            closed.set()
-            assert result.result() == b"abc"
-        assert file.descriptor == -1
-
-    def test_a_file_closed_while_it_is_opened_again(
+    def test_a_file_closed_during_a_sync_keeps_its_descriptor_until_the_end(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=1)
-        file = storage.create("a")
-        storage.create("b")
+        """Else its number could be another file's by the time that the sync uses it."""
+        storage = FileStorage(tmp_path)
+        file = written(storage, "a", b"abc")
+        syncing, closed = threading.Event(), threading.Event()
 
-        def closed_meanwhile(real: Callable[..., int], *args: Any) -> int:
+        def slow(real: Callable[..., None], *args: Any) -> None:
+            syncing.set()
+            assert closed.wait(10)
+            real(*args)
+
+        Calls(monkeypatch, "fdatasync", slow)
+        with ThreadPoolExecutor(2) as pool:
+            sync = pool.submit(file.sync)
+            assert syncing.wait(10)
+            late = pool.submit(file.sync)
             file.close()
-            return real(*args)
-
-        Calls(monkeypatch, "open", closed_meanwhile)
-        with fails_with(errno.EBADF):
-            file.read(0, 1)
+            file.close()
+            with fails_with(errno.EBADF):
+                file.append([b"x"])
+            assert held_below(tmp_path) == 1
+            other = written(storage, "b", b"other")
+            closed.set()
+            sync.result()
+            with fails_with(errno.EBADF):
+                late.result()
+        assert held_below(tmp_path) == 1
+        other.close()
         assert held_below(tmp_path) == 0
         storage.close()
 
-    def test_too_many_open_files(self, tmp_path: Path) -> None:
+    def test_files_closed_by_one_thread_and_synced_by_many(self, tmp_path: Path) -> None:
+        """Never another file's descriptor, and none is left over."""
         storage = FileStorage(tmp_path)
-        opened = [written(storage, f"{number}", b"x") for number in range(3)]
+        done = threading.Event()
+        opened = [storage.create("0")]
+
+        def sync() -> None:
+            while not done.is_set():
+                with contextlib.suppress(OSError):
+                    opened[-1].sync()
+
+        with ThreadPoolExecutor(3) as pool:
+            syncs = [pool.submit(sync) for _ in range(3)]
+            for number in range(1, 300):
+                opened.append(written(storage, f"{number}", b"x"))
+                opened[-2].close()
+            done.set()
+            for each in syncs:
+                each.result()
+        assert held_below(tmp_path) == 1
+        assert not storage.failed_syncs
+        storage.close()
+
+    def test_none_left_in_the_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        storage = FileStorage(tmp_path)
         storage.make_folder("t")
+        file = written(storage, "t/a", b"abc")
         with no_descriptors_left():
-            created = storage.create("new")
-            created.append([b"new"])
-            assert [content(file) for file in opened] == [b"x"] * 3
-            storage.replace("state", b"data")
-            storage.sync_folder("t")
-            for file in (*opened, created):
-                file.close()
-            with hog_descriptors(), fails_with(errno.EMFILE):
-                storage.open("state")
-            with hog_descriptors(), fails_with(errno.EMFILE):
-                storage.replace("state", b"other")
-        assert content(storage.open("state")) == b"data"
+            for use in (
+                lambda: storage.open("t/a"),
+                lambda: storage.create("b"),
+                lambda: storage.replace("state", b"data"),
+            ):
+                with fails_with(errno.EMFILE):
+                    use()
+            with monkeypatch.context() as patch:
+                calls: list[int] = []
+                patch.setattr(system_calls.libc, "syncfs", lambda descriptor: calls.append(descriptor) or 0)
+                storage.sync_folder("t")
+                assert len(calls) == 1, "the file system is synced whole, which needs no descriptor"
+            file.append([b"d"])
+            file.sync()
+            assert content(file) == b"abcd"
+        assert storage.files() == []
         storage.close()
-
-    def test_a_removal_that_cannot_keep_the_file_readable_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=1)
-        file = written(storage, "a", b"abc")
-        file.sync()
-        written(storage, "b", b"")
-        Calls(monkeypatch, "open", errno.EMFILE)
-        with fails_with(errno.EMFILE):
-            storage.remove("a")
-        assert (storage.files(), content(file)) == (["a", "b"], b"abc")
-        storage.close()
-
-    def test_other_errors_of_an_open_are_not_tried_again(
-        self, file_storage: FileStorage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        calls = Calls(monkeypatch, "open", errno.EACCES)
-        with fails_with(errno.EACCES):
-            file_storage.create("a")
-        assert calls.count == 1
-
-
-@contextlib.contextmanager
-def no_descriptors_left() -> Iterator[None]:
-    """Lower the process's limit to a little above what it holds, then take the rest."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
-    try:
-        with hog_descriptors():
-            yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@contextlib.contextmanager
-def hog_descriptors() -> Iterator[None]:
-    hogs: list[int] = []
-    try:
-        with fails_with(errno.EMFILE):
-            while True:
-                hogs.append(os.open("/dev/null", os.O_RDONLY))
-        yield
-    finally:
-        for hog in hogs:
-            os.close(hog)
 
 
 class TestLostWrites:
@@ -937,6 +835,52 @@ class TestLostWrites:
                 file.sync()
         assert calls.count == 1
 
+    def test_also_through_another_descriptor(
+        self, file_storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = written(file_storage, "a", b"x")
+        failing = file_storage.open("a")
+        calls = Calls(monkeypatch, "fdatasync", errno.EIO)
+        with fails_with(errno.EIO):
+            failing.sync()
+        failing.close()
+        file_storage.rename("a", "b")
+        for file in (before, file_storage.open("b")):
+            with fails_with(errno.EIO):
+                file.sync()
+        assert calls.count == 1
+
+    def test_also_when_another_one_was_told_at_the_same_time(
+        self, file_storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The kernel tells the first; the second must not take its own success for one."""
+        first = written(file_storage, "a", b"x")
+        second = file_storage.open("a")
+
+        def first_is_told(real: Callable[[int], None], descriptor: int) -> None:
+            with fails_with(errno.EIO):
+                first.sync()
+            real(descriptor)
+
+        Calls(monkeypatch, "fdatasync", first_is_told, errno.EIO)
+        with fails_with(errno.EIO):
+            second.sync()
+
+    def test_a_new_file_has_no_history(
+        self, file_storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Many file systems give it the inode of the one that was removed last."""
+        for _ in range(5):
+            file = written(file_storage, "a", b"x")
+            with monkeypatch.context() as patch:
+                Calls(patch, "fdatasync", errno.EIO)
+                with fails_with(errno.EIO):
+                    file.sync()
+            file.close()
+            file_storage.remove("a")
+            written(file_storage, "b", b"x").sync()
+            file_storage.remove("b")
+
     def test_every_sync_really_syncs(
         self, file_storage: FileStorage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -946,92 +890,22 @@ class TestLostWrites:
         file.sync()
         assert calls.count == 2
 
-    def test_unsynced_files_keep_their_descriptors(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=3)
-        unsynced = storage.create("unsynced")
-        unsynced.append([b"x"])
-        calls = Calls(monkeypatch, "fdatasync")
-        synced = [storage.create(f"{number}") for number in range(8)]
-        assert unsynced.descriptor >= 0
-        assert calls.count == 0
-        assert [file.descriptor >= 0 for file in synced] == [False] * 6 + [True] * 2
-        storage.close()
+    def test_one_sync_at_a_time(self, file_storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = written(file_storage, "a", b"x")
+        running = most = 0
 
-    def test_when_all_are_unsynced_there_are_more_until_a_sync(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """An append must not wait for the disk because another file's descriptor would be needed."""
-        storage = FileStorage(tmp_path, max_descriptors=2)
-        calls = Calls(monkeypatch, "fdatasync")
-        a, b = storage.create("a"), storage.create("b")
-        a.append([b"x"])
-        b.append([b"x"])
-        storage.create("c").append([b"x"])
-        assert (a.descriptor >= 0, b.descriptor >= 0, calls.count) == (True, True, 0)
-        a.sync()
-        assert a.descriptor == -1, "one too many, and now it can go"
-        b.sync()
-        storage.create("d")
-        assert (a.descriptor, b.descriptor, calls.count) == (-1, -1, 2)
-        storage.close()
-
-    def test_when_the_process_has_none_left_the_oldest_is_synced(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=10)
-        a, b = storage.create("a"), storage.create("b")
-        a.append([b"x"])
-        b.append([b"x"])
-        calls = Calls(monkeypatch, "fdatasync")
-        with no_descriptors_left():
-            storage.create("c")
-            storage.create("d")
-        assert (a.descriptor, calls.count) == (-1, 1)
-        assert b.descriptor >= 0
-        storage.close()
-
-    def test_an_error_of_that_sync_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=10)
-        file = storage.create("a")
-        file.append([b"x"])
-        Calls(monkeypatch, "fdatasync", errno.EIO)
-        with no_descriptors_left():
-            other = storage.create("b")
-        for _ in range(2):
-            with fails_with(errno.EIO):
-                file.sync()
-        other.sync()
-        storage.close()
-
-    def test_an_append_during_a_sync_is_unsynced(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=1)
-        file = storage.create("a")
-        file.append([b"x"])
-
-        def appended_meanwhile(real: Callable[[int], None], descriptor: int) -> None:
+        def slow(real: Callable[[int], None], descriptor: int) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
             real(descriptor)
-            file.append([b"y"])
+            running -= 1
 
-        calls = Calls(monkeypatch, "fdatasync", appended_meanwhile)
-        file.sync()
-        storage.create("b")
-        assert (file.descriptor >= 0, calls.count) == (True, 1)
-        storage.close()
-
-    def test_sync_all_covers_every_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        storage = FileStorage(tmp_path, max_descriptors=2)
-        for name in "ab":
-            storage.create(name).append([b"x"])
-        calls = Calls(monkeypatch, "fdatasync")
-        storage.sync_all()
-        for name in "cd":
-            storage.create(name)
-        assert calls.count == 0
-        storage.close()
+        Calls(monkeypatch, "fdatasync", *[slow] * 40)
+        with ThreadPoolExecutor(4) as pool:
+            for sync in [pool.submit(file.sync) for _ in range(40)]:
+                sync.result()
+        assert most == 1
 
     def test_a_failed_sync_all_is_raised_every_time(
         self, file_storage: FileStorage, monkeypatch: pytest.MonkeyPatch

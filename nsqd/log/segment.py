@@ -1,0 +1,180 @@
+"""One file of a topic's log: where its messages are, and reads of them.
+
+A *position* counts bytes from the beginning of the topic's first segment, over all segments that ever were. A segment
+is named by the position of its first byte. Its sparse index (a sequence number and an offset every 64 KiB) finds a
+message; it is built by appending and by reading. A segment that was there at the start has none at first, and is
+searched from its beginning once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+
+import attrs
+
+from nsqd.log.records import FILE_HEADER_SIZE, Kind, decode_deferred, split_messages
+from nsqd.log.scan import Damaged, Record, scan
+from nsqd.log.storage import File
+
+__all__ = ["INDEX_EVERY", "Damage", "MessageRun", "ReadPlan", "ReadResult", "Segment", "segment_name"]
+
+INDEX_EVERY = 64 * 1024
+INLINE_SCAN = 4 * 1024 * 1024  # how far a read that must not wait may search
+
+
+def segment_name(position: int) -> str:
+    return f"{position:020d}.log"
+
+
+@attrs.define(eq=False)
+class Segment:
+    """One file of the log. `position`: of its first byte. `first`: the sequence number of its first message.
+
+    `file`: what the log appends to it with. It is closed while nobody appends, see `writers.py`; its size is right
+    all the same. `synced`: bytes that the disk is known to have.
+    """
+
+    file: File
+    path: str
+    position: int
+    first: int
+    salt: int
+    synced: int = 0
+    seqs: list[int] = attrs.field(factory=list)
+    offsets: list[int] = attrs.field(factory=list)
+    written_back: int = 0  # offset up to which the system was asked to write
+
+    def __attrs_post_init__(self) -> None:
+        self.seqs.append(self.first)
+        self.offsets.append(FILE_HEADER_SIZE)
+
+    @property
+    def end(self) -> int:
+        """Position behind its last byte."""
+        return self.position + self.file.size
+
+    @property
+    def unsynced(self) -> bool:
+        return self.synced < self.file.size
+
+    def remember(self, seq: int, offset: int) -> None:
+        """Note where the record that begins with `seq` is, if no other note is near."""
+        at = len(self.offsets)
+        if offset < self.offsets[-1]:  # a reader far behind, where the replay has left no notes
+            at = bisect_right(self.offsets, offset)
+            if self.offsets[at] - offset < INDEX_EVERY:
+                return
+        if offset - self.offsets[at - 1] >= INDEX_EVERY:
+            self.seqs.insert(at, seq)
+            self.offsets.insert(at, offset)
+
+    def offset_of(self, seq: int) -> tuple[int, int]:
+        """(offset, sequence number) of a record that is not behind the one with `seq`."""
+        at = max(0, bisect_right(self.seqs, seq) - 1)
+        return self.offsets[at], self.seqs[at]
+
+
+@attrs.frozen
+class MessageRun:
+    """Messages with rising sequence numbers from `first` on."""
+
+    first: int
+    frames: list[bytes]
+
+
+@attrs.frozen
+class Damage:
+    """Sequence numbers `[first, end)` cannot be read. `offset`, `size`: the bad bytes in the file `path`."""
+
+    path: str
+    offset: int
+    size: int
+    first: int
+    end: int
+    reason: str
+
+
+@attrs.define(eq=False)
+class ReadResult:
+    """What a read found: messages from the asked one on, notes for the index, damage met on the way.
+
+    `next`: the sequence number to read from next.
+    """
+
+    segment: Segment
+    runs: list[MessageRun]
+    next: int
+    notes: list[tuple[int, int]]
+    damage: list[Damage]
+
+
+@attrs.frozen
+class ReadPlan:
+    """A read that is ready to run, in any thread: nothing in it changes any more.
+
+    It opens the file for itself and closes it again, so no descriptor is shared between threads. To open and close
+    costs 4 us; most reads are of 256 KiB and more, which take 100 us. `open`: opens the segment to read; the argument
+    says whether it may wait, that is, whether it runs outside the event loop's thread.
+    """
+
+    segment: Segment
+    open: Callable[[Segment, bool], File]
+    offset: int
+    first: int  # no sequence number from `offset` on is under it
+    limit: int  # bytes of the file that are whole
+    seq: int
+    end: int  # the first sequence number behind the segment
+    max_bytes: int
+
+    def run(self, *, wait: bool = True) -> ReadResult | None:
+        """Read about `max_bytes` of messages from `seq` on. `OSError`.
+
+        None with `wait=False` when the disk would have to be waited for, or searched for long. Without waiting it
+        runs in the event loop's thread only.
+        """
+        result = ReadResult(self.segment, [], self.end, [], [])
+        file = self.open(self.segment, wait)
+        try:
+            self._fill(result, file, wait)
+        except BlockingIOError:
+            return result if result.runs else None
+        finally:
+            file.close()
+        return result
+
+    def _fill(self, result: ReadResult, file: File, wait: bool) -> None:
+        stop = None if wait else self.offset + INLINE_SCAN
+        taken = 0
+
+        def read(offset: int, size: int) -> bytes:
+            return file.read(offset, size, wait=wait)
+
+        chunk = min(max(self.max_bytes, 64 * 1024), 1 << 20)
+        for item in scan(read, self.offset, self.limit, self.segment.salt, self.first, chunk=chunk):
+            if isinstance(item, Damaged):
+                end = self.end if item.next_first is None else item.next_first
+                where = (self.segment.path, item.offset, item.end - item.offset, item.first, end, item.reason)
+                result.damage.append(Damage(*where))
+                continue
+            run = messages_of(item)
+            result.notes.append((item.head.first, item.offset))
+            if run is not None and item.head.end > self.seq:
+                skip = max(0, self.seq - run.first)
+                result.runs.append(MessageRun(run.first + skip, run.frames[skip:]) if skip else run)
+                result.next = item.head.end
+                taken += item.head.length
+                if taken >= self.max_bytes:
+                    return
+            elif stop is not None and item.offset > stop:
+                raise BlockingIOError
+        result.next = self.end
+
+
+def messages_of(record: Record) -> MessageRun | None:
+    """The messages of a record; None for a record of another kind."""
+    if record.head.kind is Kind.MESSAGES:
+        return MessageRun(record.head.first, split_messages(record.payload, record.head.count))
+    if record.head.kind is Kind.DEFERRED:
+        return MessageRun(record.head.first, decode_deferred(record.payload, record.head.count)[0])
+    return None

@@ -1,0 +1,79 @@
+"""Descriptors for any number of topics: which segments have an open file to append to.
+
+Everything here runs in the event loop's thread; there is no lock. A segment gets an open file with the first append
+and keeps it while it grows. It loses it
+
+- when it is sealed (a later segment grows now) and synced, or is dropped: at once;
+- when more than `limit` segments have one: the least recently appended to, if it is synced;
+- when the process has no descriptor left: the least recently appended to.
+
+An unsynced file is never closed: the kernel reports a lost write only to descriptors that were open when it happened.
+Where the oldest one is unsynced, so are as a rule all (every sync takes whatever is unsynced when it begins). There are
+then rather more descriptors than meant, up to the next sync, than an append that waits for the disk. Only when the
+process has none left, the oldest is synced here and now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections import OrderedDict
+from collections.abc import Callable
+
+from nsqd.log.segment import Segment
+from nsqd.log.storage import File
+
+__all__ = ["Writers"]
+
+
+class Writers:
+    """The open files of the segments of one data path. At most `limit` of them are idle ones."""
+
+    def __init__(self, limit: int = 256) -> None:
+        if limit < 1:
+            raise ValueError(f"the limit of open segments must be at least 1, not {limit}")
+        self._limit = limit
+        self._open: OrderedDict[Segment, None] = OrderedDict()  # least recently used first
+
+    def opened(self, segment: Segment) -> None:
+        """The segment's file is open now; also: it was used."""
+        self._open[segment] = None
+        self._open.move_to_end(segment)
+
+    def used(self, segment: Segment) -> None:
+        """The segment, which is open, is about to be appended to."""
+        self._open.move_to_end(segment)
+
+    def close(self, segment: Segment) -> None:
+        """Close the segment's file. Its bytes must be synced, or of no more interest. Twice is fine."""
+        self._open.pop(segment, None)
+        segment.file.close()
+
+    def trim(self, room: int = 0) -> None:
+        """Close the least recently used ones beyond the limit, as far as they are synced. `room`: for so many more."""
+        while len(self._open) > self._limit - room and self._close_oldest():
+            pass
+
+    def make_room(self, open: Callable[[], File]) -> File:
+        """Call `open`; when there is no descriptor left for it, close one of ours and try again. `OSError`."""
+        while True:
+            try:
+                return open()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._close_oldest(sync=True):
+                    raise
+
+    def _close_oldest(self, *, sync: bool = False) -> bool:
+        """Close the least recently used one, if it is synced, or can be `sync`ed. False when nothing was closed."""
+        segment = next(iter(self._open), None)
+        if segment is None:
+            return False
+        if sync and segment.unsynced:
+            # When it fails, the file keeps the error for whoever syncs it next, and its descriptor.
+            with contextlib.suppress(OSError):
+                segment.file.sync()
+                segment.synced = segment.file.size
+        if segment.unsynced:
+            return False
+        self.close(segment)
+        return True

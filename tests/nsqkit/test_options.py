@@ -536,23 +536,27 @@ class TestConfigFile:
     @pytest.mark.parametrize(
         ("toml", "reason"),
         [
-            ('tls_required = "maybe"', "tls_required maybe - expected false, tcp-https, true"),
-            ("tls_required = 1", "tls_required 1 - expected false, tcp-https, true"),
+            ('tls_required = "maybe"', "tls_required maybe in {path} - expected false, tcp-https, true"),
+            ("tls_required = 1", "tls_required 1 in {path} - expected false, tcp-https, true"),
             (
                 'tls_min_version = "tls-1.2"',
-                "tls_min_version tls-1.2 - expected tls1.0, tls1.1, tls1.2, tls1.3 (did you mean tls1.2?)",
+                "tls_min_version tls-1.2 in {path} - expected tls1.0, tls1.1, tls1.2, tls1.3 (did you mean tls1.2?)",
             ),
-            ("tls_min_version = true", "tls_min_version true - expected tls1.0, tls1.1, tls1.2, tls1.3"),
+            (
+                "tls_min_version = true",
+                "tls_min_version true in {path} - expected tls1.0, tls1.1, tls1.2, tls1.3",
+            ),
             (
                 'log_level = "warning"',
-                "log_level warning - expected debug, info, warn, error, fatal (did you mean warn?)",
+                "log_level warning in {path} - expected debug, info, warn, error, fatal (did you mean warn?)",
             ),
         ],
     )
     def test_unknown_words(self, tmp_path: Path, toml: str, reason: str) -> None:
         text = file_refused(tmp_path, toml)
         assert text.startswith("[prog] ")
-        assert text.endswith(f" FATAL: failed parsing {reason} (in {tmp_path / 'prog.cfg'})\n")
+        line = reason.format(path=tmp_path / "prog.cfg")
+        assert text.endswith(f" FATAL: failed parsing {line}\n")
         assert text.count("\n") == 1
 
     @pytest.mark.parametrize("toml", ["a = ", "x", "a = 1\na = 2", "[" * 100_000, "#" * (1 << 20) + "#"])

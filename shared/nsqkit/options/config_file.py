@@ -88,7 +88,7 @@ def _value(path: str, option: Option, value: Any) -> Any:
         if words := option.kind.words:
             expected = f"expected {', '.join(words)}{did_you_mean(shown, words)}"
             raise ConfigFileError(
-                f"failed parsing {option.config_name} {shown} - {expected} (in {path})"
+                f"failed parsing {option.config_name} {shown} in {path} - {expected}"
             ) from error
         raise ConfigValueError(
             f"ERROR: Resolve failed to coerce value {shown} for field {option.config_name} - {error} (in {path})"

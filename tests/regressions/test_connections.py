@@ -46,7 +46,7 @@ def test_what_a_client_says_of_itself_is_bounded() -> None:
     for _ in range(4):
         body = json.dumps({"user_agent": "\U0001f600" + "x" * 5_000_000}, ensure_ascii=False).encode()
         machine.client().send(b"IDENTIFY\n" + sized(body))
-    kept = sum(len(s.identity.user_agent) for s in machine.context.sessions)
+    kept = sum(len(s.identity.user_agent) for s in machine.sessions)
     assert kept <= machine.context.buffered + 4 * 64 * 1024
 
 
@@ -60,7 +60,7 @@ async def _consumer_that_lingers() -> tuple[int, int, bool]:
         assert await consumer.frame() == error("E_INVALID invalid command BOGUS")
         await server.settled()  # it does not close its side
         channel = server.context.broker.topics["t"].channels["c"]
-        gone = consumer.session not in server.context.sessions
+        gone = consumer.session not in server.sessions
         return len(channel.subscriptions), channel.in_flight_count, gone
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import trio
 
+from nsqd.auth import AuthClient, AuthQueries
 from nsqd.auth.state import parse_answer
-from nsqd.auth_queries import AuthQueries
 from nsqd.protocol_v2 import connection
 from nsqd.protocol_v2.authorization import MAX_SECRET
-from nsqd.protocol_v2.connection import CHUNK, Connection
+from nsqd.protocol_v2.connection import CHUNK, ClientConnection
+from nsqd.protocol_v2.phase import SessionPhase
 from nsqd.protocol_v2.session import TURN, Session
 from nsqkit.wire import OK
 from tests.nsqd.protocol_v2.harness import Machine, error, identify, mpub, pub, sized, sub
@@ -33,14 +34,14 @@ async def server() -> AsyncIterator[Server]:
         yield server
 
 
-def connection_of(server: Server, peer: Peer) -> Connection:
+def connection_of(server: Server, peer: Peer) -> ClientConnection:
     (found,) = [c for c in server._connections.connections.values() if c.session is peer.session]
     return found
 
 
-def allow(server: Server, session: Session) -> None:
+def allow(server: Server, client: AuthClient) -> None:
     server.rounds.begin()
-    session.authorized(parse_answer(ALLOWED, trio.current_time()))
+    client.authorized(parse_answer(ALLOWED, trio.current_time()))
     server.rounds.end()
 
 
@@ -55,7 +56,7 @@ async def test_the_layers_of_a_closed_connection_are_gone_at_once(server: Server
     try:
         await peer.close()
         await server.settled()
-        assert not server.context.sessions
+        assert not server.sessions
         assert gone() is None
     finally:
         gc.enable()
@@ -66,7 +67,7 @@ async def test_an_authorization_that_expires_in_the_middle_of_a_multi_publish(
     server: Server, layers: str
 ) -> None:
     """When it was there again the connection was never read again."""
-    asked: list[Session] = []
+    asked: list[AuthClient] = []
     server.context.ask = asked.append
     peer = await server.connect(layers=layers)
     await peer.send(b"AUTH\n" + sized(b"s"))
@@ -118,13 +119,13 @@ async def test_an_error_of_ours_behind_an_answer_of_an_auth_server(
 
 def test_a_secret_that_is_none() -> None:
     """Megabytes of it were kept as long as the connection lived, and escaped for a URL."""
-    asked: list[Session] = []
+    asked: list[AuthClient] = []
     client = Machine(ask=asked.append).client().send(b"AUTH\n" + sized(b"s" * (MAX_SECRET + 1)))
     assert client.answers() == [error("E_AUTH_FAILED AUTH failed")]
     assert not asked
 
 
-def _undecoded(connection: Connection) -> int:
+def _undecoded(connection: ClientConnection) -> int:
     layers = connection.layers
     if layers is None:
         return 0
@@ -229,7 +230,7 @@ async def test_a_bad_hello_that_lies_in_the_socket_already(
     while data := await peer.stream.raw.receive_some():
         said += data
     assert b"E_IDENTIFY_FAILED IDENTIFY failed" in said
-    assert "error of ours" not in caplog.text
+    assert "internal error" not in caplog.text
 
 
 def test_a_flood_of_tiny_commands_has_its_turns() -> None:
@@ -238,11 +239,11 @@ def test_a_flood_of_tiny_commands_has_its_turns() -> None:
     client = machine.client()
     machine.rounds.begin()
     client.session.feed(pub(b"x") * (TURN + 10))
-    assert client.session.more
+    assert client.session.phase is SessionPhase.YIELDED
     machine.settle()
     assert len(client.answers()) == TURN
     client.session.feed(b"")
-    assert not client.session.more
+    assert client.session.phase is SessionPhase.READING
     machine.settle()
     assert len(client.answers()) == 10
 

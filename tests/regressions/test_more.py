@@ -134,7 +134,7 @@ async def _reads_while_a_sync_lasts(monkeypatch: pytest.MonkeyPatch) -> int:
         server.broker.store.syncer.want = lambda ticket: None  # type: ignore[method-assign]  # it lasts
         ours, theirs = socket.socketpair(socket.AF_UNIX)
         ours.setblocking(False)
-        server._connections.add(ours, "@", "")
+        server._connections.add(ours, "@")
         reads = 0
         eof = Session.eof
 

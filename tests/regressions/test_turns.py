@@ -15,12 +15,12 @@ import pytest
 import trio
 import trio.testing
 
+from nsqd.auth import AuthClient
 from nsqd.auth.state import parse_answer
 from nsqd.broker.log_topic import LogTopic
 from nsqd.drain import Drain
 from nsqd.log.topic_log import TopicLog
 from nsqd.protocol_v2 import connections
-from nsqd.protocol_v2.session import Session
 from nsqd.stats.remaining import remaining
 from nsqkit.wire import OK, decode_message
 from tests.nsqd.protocol_v2.harness import Machine, dpub, error, identify, mpub, pub, sized, sub
@@ -157,7 +157,9 @@ async def test_a_drain_waits_for_the_end_of_a_long_round(monkeypatch: pytest.Mon
     """It stopped with a batch that was acknowledged a moment later."""
     stopped = trio.Event()
     async with serving("plain") as server, trio.open_nursery() as nursery:
-        drain = Drain(server.broker, 0, stop=stopped.set, answers_wait=lambda: server.rounds.holds_answers)
+        drain = Drain(
+            server.broker, 0, stop=stopped.set, answers_wait=lambda: server.rounds.has_unreleased_answers
+        )
         nursery.start_soon(drain.run)
 
         async def begin_the_drain() -> None:
@@ -196,7 +198,7 @@ async def test_a_stop_tells_publishers_of_a_long_round_what_is_written(
 async def test_publishes_behind_auth_are_taken_though_the_client_has_closed_its_side() -> None:
     """Commands that were read before its end are carried out, also those that wait for an auth server."""
     async with serving("plain") as server:
-        asked: list[Session] = []
+        asked: list[AuthClient] = []
         server.context.ask = asked.append
         peer = await server.connect()
         # more than a turn of commands, then AUTH, then a publish

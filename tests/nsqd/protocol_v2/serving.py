@@ -37,8 +37,14 @@ class Server:
         store = Store(MemoryStorage(), StoreOptions(min_free_space=0, ballast_bytes=0), WALL_NS)
         broker_options = BrokerOptions(**options)  # type: ignore[arg-type]
         self.broker = Broker(store, broker_options, trio.current_time(), WALL_NS)
-        self.context = Context(broker=self.broker, version=VERSION, tls=server_tls())
-        self.rounds = Rounds(self.broker, self.context, self._fatal)
+        self.rounds = Rounds(self.broker, self._fatal)
+        self.context = Context(
+            broker=self.broker,
+            version=VERSION,
+            enlist=self.rounds.answering.append,
+            refresh_clock=self.rounds.begin,
+            tls=server_tls(),
+        )
         self.layers = layers
         self.peers: list[Peer] = []
         self._connections = Connections(self.context, self.rounds)
@@ -46,6 +52,10 @@ class Server:
         nursery.start_soon(self.rounds.run_jobs)
         nursery.start_soon(self.rounds.run_clock)
         nursery.start_soon(self._connections.run)
+
+    @property
+    def sessions(self) -> list[Session]:
+        return self._connections.sessions
 
     @staticmethod
     def _fatal(error: OSError) -> None:
@@ -57,10 +67,10 @@ class Server:
 
         `buffer`: bytes that its sockets are to hold.
         """
-        before = set(self.context.sessions)
+        before = set(self.sessions)
         stream = LayeredStream(self._loopback(buffer))
         await trio.testing.wait_all_tasks_blocked()
-        (session,) = set(self.context.sessions) - before
+        (session,) = set(self.sessions) - before
         if greeting:
             await stream.send_all(greeting)
         layers = layers or self.layers
@@ -79,7 +89,7 @@ class Server:
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connections.add(ours, "peer:1", "peer")
+        self._connections.add(ours, "peer:1")
         return trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
 
     async def settled(self) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from nsqd.auth import AuthClient
 from nsqd.auth.state import AuthState, parse_answer
 from nsqd.protocol_v2.client_stats import client_stats
-from nsqd.protocol_v2.session import Session
 from nsqkit.wire import CLOSE_WAIT, OK
 from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, identify, mpub, pub, sized, sub
 
@@ -26,7 +26,7 @@ class Guarded(Machine):
     """A daemon with an auth server that answers when the test says so."""
 
     def __init__(self, **options: Any) -> None:
-        self.asked: list[Session] = []
+        self.asked: list[AuthClient] = []
         super().__init__(ask=self.asked.append, **options)
 
     def state(self, *authorizations: dict[str, Any], ttl: int = 60, **fields: str) -> AuthState:
@@ -60,7 +60,7 @@ def test_the_answer_to_auth() -> None:
     assert client.json()["auth_required"] is True
     client.send(auth(b"open sesame"))
     assert client.new() == []
-    assert machine.asked[0].authorization.secret == b"open sesame"
+    assert machine.asked[0].auth_request().secret == b"open sesame"
     machine.decide(EVERYTHING, EVERYTHING, identity="ali", identity_url="http://ali")
     (frame,) = client.answers()
     assert frame[8:] == b'{"identity":"ali","identity_url":"http://ali","permission_count":2}'

@@ -152,7 +152,7 @@ class Promises:
 
     def look(self) -> None:
         broker = self.machine.broker
-        assert not self.machine.context.answering
+        assert not self.machine.rounds.answering
         assert not broker.failures
         for client, waiting in self.waiting.items():
             for frame in said(client):
@@ -330,7 +330,7 @@ def test_topics_and_channels_may_go_meanwhile(seed: int, sync_on_commit: bool) -
     broker = shapes.machine.broker
     for _ in range(150):
         shapes.round()
-        assert not shapes.machine.context.answering
+        assert not shapes.machine.rounds.answering
         assert not broker.failures
         assert broker.ephemeral.used == shapes.ephemeral_bytes
         for topic in broker.topics.values():

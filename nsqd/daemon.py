@@ -19,8 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 import trio
 
-from nsqd.auth import Authorizer
-from nsqd.auth_queries import AuthQueries
+from nsqd.auth import Authorizer, AuthQueries
 from nsqd.broker import Broker, BrokerOptions, Refused, Topology
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
@@ -36,7 +35,7 @@ from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats, client_stats
 from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
-from nsqd.protocol_v2.identify import Limits
+from nsqd.protocol_v2.identify import IdentifyLimits
 from nsqd.rounds import Rounds
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.stats.statsd import Statsd, expand_prefix
@@ -143,9 +142,14 @@ class Daemon:
             )
         if store.full:
             log.error("disk: %s; nothing can be published", store.full)
+        self.rounds = Rounds(self.broker, self._sync_failed)
+        self.auth_queries = AuthQueries(self.authorizer, self.rounds)
         self.context = Context(
             broker=self.broker,
             version=VERSION,
+            enlist=self.rounds.answering.append,
+            refresh_clock=self.rounds.begin,
+            ask=self.auth_queries.ask if self.authorizer.enabled else None,
             limits=_limits(options),
             max_msg_size=options.max_msg_size,
             max_body_size=options.max_body_size,
@@ -160,17 +164,13 @@ class Daemon:
             snappy=options.snappy,
             deflate=options.deflate,
         )
-        self.rounds = Rounds(self.broker, self.context, self._sync_failed)
         self.connections = Connections(self.context, self.rounds)
         self.drain = Drain(
             self.broker,
             options.drain_timeout / SECOND,
             stop=self._stopping.set,
-            answers_wait=lambda: self.rounds.holds_answers,
+            answers_wait=lambda: self.rounds.has_unreleased_answers,
         )
-        self.auth_queries = AuthQueries(self.authorizer, self.rounds)
-        if self.authorizer.enabled:
-            self.context.ask = self.auth_queries.ask
         self.loop_lag = EventLoopLag(lambda: self.broker.sync_count)
 
     def _discover(self) -> None:
@@ -283,9 +283,8 @@ class Daemon:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        remote_ip = remote.rpartition(":")[0].strip("[]")
         try:
-            self.connections.add(sock, remote, remote_ip)
+            self.connections.add(sock, remote)
         except OSError as error:  # of the epoll: the limit of watched descriptors
             log.warning("TCP: failed to take %s - %s", remote, error)
             sock.close()
@@ -319,10 +318,10 @@ class Daemon:
 
     @property
     def connection_count(self) -> int:
-        return len(self.context.sessions)
+        return len(self.connections.sessions)
 
     def clients(self) -> Iterable[ClientStats]:
-        return [client_stats(session) for session in self.context.sessions]
+        return [client_stats(session) for session in self.connections.sessions]
 
     def round(self) -> None:
         self.rounds.begin()
@@ -376,8 +375,8 @@ def _broker_options(options: NsqdOptions) -> BrokerOptions:
     )
 
 
-def _limits(options: NsqdOptions) -> Limits:
-    return Limits(
+def _limits(options: NsqdOptions) -> IdentifyLimits:
+    return IdentifyLimits(
         max_heartbeat_interval=options.max_heartbeat_interval // MILLISECOND,
         output_buffer_timeout=options.output_buffer_timeout // MILLISECOND,
         min_output_buffer_timeout=options.min_output_buffer_timeout // MILLISECOND,

@@ -1,38 +1,55 @@
-"""The rhythm of the daemon: between two looks at the network everything happens in one *round*.
+"""The rhythm of the daemon: between two polls of the network everything happens in one *round*.
 
     begin()   the broker's clock is set
     ...       sessions are fed, HTTP handlers call the broker; none of it awaits
     end()     one append a topic, answers are released, messages handed out, sockets written to
 
-Rounds never nest, and nothing in them awaits, whoever runs them: the loop of the connections, an HTTP handler, the
-clock, a job that has ended. The one exception: when the connections' part was long, others have their turn before its
-end; a round of theirs that comes in between ends it with its own.
+Rules:
+- A round is begun and ended by one task without awaiting in between: the loop of the connections, an HTTP handler, the
+  clock, a job that has ended. Rounds never nest.
+- The one exception: when the connections' part was long, other tasks have their turn before its end; a round of theirs
+  that comes in between ends it with its own.
+- Jobs (syncs, reads from disk, removals) run in threads. The end of each is a round of its own.
+
+This module knows the broker only. Those who take part in the end of a round put themselves on `answering` or `awake`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
 from nsqd.broker import Broker
 from nsqd.log.jobs import Job
-from nsqd.protocol_v2.context import Context
 from nsqkit.logging import get_logger
 
-__all__ = ["Connection", "Rounds"]
+__all__ = ["Answering", "Flushable", "Rounds"]
 
 log = get_logger("nsqd")
 
-LATE = 0.1  # seconds; whoever looks at the clock so late was stopped, or has been very busy
-READ_FIRST = 1.0  # seconds at the most
-WORKERS = 8  # jobs that may wait for the disk at the same time
+LATE: Final = 0.1  # seconds; a timer so late means that the process was stopped, or very busy
+READ_FIRST: Final = 1.0  # seconds at most
+WORKERS: Final = 8  # jobs that may wait for the disk at the same time
 
 
-class Connection(Protocol):
-    """What a round asks of the driver of a connection."""
+class Answering(Protocol):
+    """Answers that wait for the end of the round in which they were given."""
+
+    def failed_commits(self) -> None:
+        """Appends of this round failed: see whether an answer depends on one of them."""
+
+    def release(self, ticket: int) -> bool:
+        """The round is committed; its publishes are safe after the sync `ticket` (0: already). True while some wait."""
+
+    def synced(self, ticket: int) -> bool:
+        """A sync has ended. True when nothing waits any more."""
+
+
+class Flushable(Protocol):
+    """The driver of a connection."""
 
     def flush(self) -> None:
         """Send what the session's outbox holds, or close what is to be closed. Must not raise."""
@@ -41,17 +58,14 @@ class Connection(Protocol):
 class Rounds:
     """Runs the broker's rounds, timers and jobs on trio. `on_fatal`: a sync has failed, the daemon must stop."""
 
-    def __init__(self, broker: Broker, context: Context, on_fatal: Callable[[OSError], None]) -> None:
+    def __init__(self, broker: Broker, on_fatal: Callable[[OSError], None]) -> None:
         self.broker = broker
-        self.context = context
-        context.refresh_clock = self.begin
-        self.awake: list[Connection] = []  # who has something to send
+        self.answering: list[Answering] = []  # in this round; always the same list, for it is appended to
+        self.awake: list[Flushable] = []  # have something to send
         self.more = False  # messages are left to hand out, without anything having to happen first
-        self.input_waits: Callable[[], bool] = lambda: (
-            False
-        )  # whether a connection has bytes that nobody has read
+        self.input_waits: Callable[[], bool] = lambda: False  # whether unread bytes wait in a socket
         self._on_fatal = on_fatal
-        self._holding: dict[object, None] = {}  # sessions whose answers wait for a sync
+        self._awaiting_sync: dict[Answering, None] = {}
         self._synced = 0
         self._sync_waiters: list[tuple[int, trio.Event]] = []
         self._clock = trio.CancelScope()
@@ -65,17 +79,17 @@ class Rounds:
         self.broker.advance(trio.current_time(), time.time_ns())
 
     def end(self, *, goes_on: bool = False) -> None:
-        """`goes_on`: the caller looks at `more` by itself, and nobody else need go on with what is left over."""
-        broker, context = self.broker, self.context
+        """`goes_on`: the caller looks at `more` itself, so the clock need not be woken for what is left over."""
+        broker = self.broker
         broker.commit()
-        if context.answering:
+        if self.answering:
             self._release_answers()
         if broker.has_failures:
             broker.end_of_failures()
         self.more = broker.pump()
         if self.awake:
             awake, self.awake = self.awake, []
-            # The last woken have messages, the first have answers: more hangs on a message (20 us of its latency).
+            # The last woken have messages, the first have answers. Messages first: 20 us less latency for them.
             for connection in reversed(awake):
                 connection.flush()
         self.more = self.more or bool(self.awake) or broker.has_work
@@ -88,23 +102,23 @@ class Rounds:
             self._on_fatal(broker.fatal)
 
     def _release_answers(self) -> None:
-        broker, context = self.broker, self.context
+        broker, answering = self.broker, self.answering
         if broker.has_failures:
-            for session in context.answering:
-                session.failed_commits()
+            for answers in answering:
+                answers.failed_commits()
         ticket = broker.sync_ticket
         if ticket <= broker.synced:
             ticket = 0
-        answering, context.answering = context.answering, []
-        for session in answering:
-            if session.release(ticket):
-                self._holding[session] = None
+        for answers in answering:
+            if answers.release(ticket):
+                self._awaiting_sync[answers] = None
                 broker.want_sync()
+        answering.clear()
 
     @property
-    def holds_answers(self) -> bool:
+    def has_unreleased_answers(self) -> bool:
         """Whether answers wait: for a sync, or for the end of a long round."""
-        return bool(self._holding or self.context.answering)
+        return bool(self._awaiting_sync or self.answering)
 
     # --- syncs
 
@@ -119,9 +133,9 @@ class Rounds:
 
     def _after_sync(self) -> None:
         self._synced = synced = self.broker.synced
-        for session in list(self._holding):
-            if session.synced(synced):  # type: ignore[attr-defined]
-                del self._holding[session]
+        for answers in list(self._awaiting_sync):
+            if answers.synced(synced):
+                del self._awaiting_sync[answers]
         waiters, self._sync_waiters = self._sync_waiters, []
         for ticket, event in waiters:
             if ticket <= synced:
@@ -132,7 +146,7 @@ class Rounds:
     # --- background tasks
 
     async def run_clock(self) -> None:
-        """Fire the broker's timers when they are due, and go on with what a round has left over."""
+        """Fire the broker's timers when they are due, and hand out what a round has left over."""
         while True:
             with trio.CancelScope() as self._clock:
                 self._clock.deadline = self.broker.timers.next()
@@ -146,7 +160,7 @@ class Rounds:
             await self.run_pending()
 
     async def _read_first(self) -> None:
-        """What came in while nobody looked (the process was stopped) comes before what has timed out meanwhile."""
+        """What arrived while the process was stopped comes before what has timed out meanwhile."""
         with trio.move_on_after(READ_FIRST):
             await trio.lowlevel.checkpoint()
             while self.input_waits():
@@ -162,7 +176,7 @@ class Rounds:
             self.end(goes_on=True)
 
     async def run_jobs(self) -> None:
-        """Start the broker's jobs in threads; what each has to say is a round of its own."""
+        """Start the broker's jobs in threads; the end of each is a round of its own."""
         async with trio.open_nursery() as nursery:
             while True:
                 await self._jobs.wait()

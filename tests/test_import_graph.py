@@ -20,13 +20,9 @@ PACKAGES = {
     "nsqkit": PROJECT / "shared" / "nsqkit",
 }
 
-KNOWN_CIRCLES = {
-    frozenset({"nsqd.protocol_v2.connection", "nsqd.protocol_v2.connections"}),
-    frozenset(f"nsqd.protocol_v2.{name}" for name in ("authorization", "commands", "context", "session")),
-}
+KNOWN_CIRCLES: set[frozenset[str]] = set()
 KNOWN_TWO_WAY = {
     frozenset({"nsqadmin.cluster", "nsqadmin.upstream"}),
-    frozenset({"nsqd.protocol_v2", "nsqd.rounds"}),
 }
 KNOWN_HTTP_LIBRARY_USERS = {"nsqadmin.upstream.client", "nsqadmin.upstream.connections"}
 

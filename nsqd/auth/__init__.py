@@ -4,11 +4,20 @@
     state = await authorizer.query(AuthRequest(secret=secret, remote_ip="10.0.0.7"))
     if not state.allows("orders", "billing"): ...
 
-Asked once when a client authenticates, and again when the answer has expired; every check in between is a look-up in
-memory.
+A server is asked once when a client authenticates, and again when the answer has expired; every check in between is a
+look-up in memory. Sessions, which never wait, ask through `AuthQueries`.
 """
 
 from nsqd.auth.authorizer import Authorizer, AuthRequest
+from nsqd.auth.queries import AuthClient, AuthQueries
 from nsqd.auth.state import AuthFailed, Authorization, AuthState
 
-__all__ = ["AuthFailed", "AuthRequest", "AuthState", "Authorization", "Authorizer"]
+__all__ = [
+    "AuthClient",
+    "AuthFailed",
+    "AuthQueries",
+    "AuthRequest",
+    "AuthState",
+    "Authorization",
+    "Authorizer",
+]

@@ -22,6 +22,7 @@ from nsqd.broker.errors import NotFound, Refused
 from nsqd.broker.log_view import LogView
 from nsqd.broker.restore import restore_topic
 from nsqd.broker.retention import Retention
+from nsqd.broker.subscription import Subscription
 from nsqd.broker.timers import Timers
 from nsqd.broker.topic import Topic
 from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
@@ -168,6 +169,16 @@ class Broker:
         self.listener.channel_deleted(topic, channel)
         if is_ephemeral(topic.name) and not topic.channels:
             self.delete_topic(topic.name)
+
+    def unsubscribe(self, channel: Channel, subscription: Subscription, unsent: set[bytes]) -> None:
+        """A connection has ended; `unsent`: ids of messages that the socket never took.
+
+        An ephemeral channel is deleted with its last client. The channel, or its topic, may have been deleted before.
+        """
+        channel.detach(subscription, unsent)
+        topic = self.topics.get(channel.topic_name)
+        if topic is not None:
+            topic.delete_if_unused(channel)
 
     # --- publishing
 

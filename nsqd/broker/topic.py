@@ -336,14 +336,10 @@ class Topic:
             raise Refused(f"consumers for {self.name}:{name} exceeds limit of {limit}")
         return channel, channel.subscribe(outbox, timeout, sample, topology)
 
-    def unsubscribe(self, channel: Channel, subscription: Subscription, unsent: set[bytes]) -> None:
-        """A connection has ended; `unsent`: ids of messages that the socket never took.
-
-        An ephemeral channel is deleted with its last client.
-        """
-        channel.detach(subscription, unsent)
-        alone = not channel.subscriptions and self.channels.get(channel.name) is channel
-        if alone and is_ephemeral(channel.name):
+    def delete_if_unused(self, channel: Channel) -> None:
+        """Delete a channel that has lost its last client, if it is ephemeral and still one of this topic."""
+        unused = not channel.subscriptions and self.channels.get(channel.name) is channel
+        if unused and is_ephemeral(channel.name):
             self.delete_channel(channel.name)
 
     # --- the log

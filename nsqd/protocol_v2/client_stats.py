@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from nsqd.broker import Topology
 from nsqd.protocol_v2.layers import Layers
 from nsqd.protocol_v2.session import Session
 from nsqkit.service.tls import cipher_suite_name, tls_version_name
@@ -59,6 +60,7 @@ class ClientStats:
 
 def client_stats(session: Session) -> ClientStats:
     identity, subscription = session.identity, session.subscription
+    topology = identity.topology or Topology("", "")
     common: dict[str, Any] = {
         "client_id": identity.client_id,
         "hostname": identity.hostname,
@@ -67,8 +69,8 @@ def client_stats(session: Session) -> ClientStats:
         "connect_time": session.connected_at,
         "sample_rate": identity.sample_rate,
         "user_agent": identity.user_agent,
-        "topology_zone": identity.topology_zone,
-        "topology_region": identity.topology_region,
+        "topology_zone": topology.zone,
+        "topology_region": topology.region,
         "pub_counts": session.pub_counts,
     }
     if session.layers is not None:

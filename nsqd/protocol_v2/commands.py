@@ -1,20 +1,21 @@
-"""What each command of the V2 protocol does.
+"""What each command of the V2 protocol does, and the table of those that are allowed in each state.
 
-A command gets the session, the words of its line, the data, and the position behind the line; it returns the position
-where the next command begins. What is wrong is a `ProtocolError`; what is not all there yet is `Incomplete`.
+A handler gets the session, the words of the command's line, the data, and the position after the line; it returns the
+position where the next command begins. It raises `ProtocolError` for what is wrong, and `Incomplete` while its body has
+not arrived in full: it is then called again from the start of its line, so all it does before that must be repeatable.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from nsqd.broker import NotInFlight, NotOwner, Refused, Topic
 from nsqd.protocol_v2.framing import Incomplete, MultiScan, parse_batch
 from nsqd.protocol_v2.identify import decode_identify
 from nsqd.protocol_v2.layers import Upgrade
+from nsqd.protocol_v2.session import Handler, Session
 from nsqkit.logging import get_logger
 from nsqkit.wire import (
     CLOSE_WAIT,
@@ -28,10 +29,7 @@ from nsqkit.wire import (
     quote,
 )
 
-if TYPE_CHECKING:
-    from nsqd.protocol_v2.session import Session
-
-__all__ = ["ALLOWED", "BEFORE_TLS", "Handler", "finish"]
+__all__ = ["ALLOWED"]
 
 log = get_logger("client")
 
@@ -39,7 +37,7 @@ _SIZE = struct.Struct(">i")
 
 
 def _sized(data: bytes, position: int, limit: int, code: str, what: str, big: str) -> tuple[int, int]:
-    """Bounds of a body behind an int32 size. `Incomplete` while it is not there."""
+    """Bounds of a body that follows its int32 size. `Incomplete` while it has not arrived."""
     if len(data) < position + 4:
         raise Incomplete(4)
     size = _SIZE.unpack_from(data, position)[0]
@@ -63,16 +61,16 @@ def _identify(session: Session, words: list[bytes], data: bytes, position: int) 
         "IDENTIFY body too big",
     )
     identity = decode_identify(data[start:stop], session.context.limits)
-    # Layers are put in once: a client that says IDENTIFY again keeps those that it has.
+    # Layers are put in once: a client that sends IDENTIFY again keeps those that it has.
     upgrade = session.context.upgrade_for(identity) if session.layers is None else Upgrade()
     session.identified(identity)
     if identity.feature_negotiation:
         answer = json.dumps(
             session.context.negotiated(identity, upgrade), separators=(",", ":"), ensure_ascii=False
         )
-        session.answer(encode_response(answer.encode()))
+        session.answers.answer(encode_response(answer.encode()))
     else:
-        session.answer(OK)
+        session.answers.answer(OK)
     if upgrade:
         session.upgrade_to(upgrade)
     log.debug("[%s] IDENTIFY: %s", session.remote, identity)
@@ -84,12 +82,15 @@ def _auth(session: Session, words: list[bytes], data: bytes, position: int) -> i
         raise ProtocolError("E_INVALID", "AUTH invalid number of parameters")
     limit = session.context.max_body_size
     start, stop = _sized(data, position, limit, "E_BAD_BODY", "AUTH invalid body", "AUTH body too big")
-    session.authorization.begin(session, data[start:stop])
+    if session.context.ask is None:
+        raise ProtocolError("E_AUTH_DISABLED", "AUTH disabled")
+    session.authorization.begin(data[start:stop])
+    session.ask_for_authorization()
     return stop
 
 
 def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> int:
-    if not session.heartbeat:
+    if not session.deadlines.heartbeat:
         raise ProtocolError("E_INVALID", "cannot SUB with heartbeats disabled")
     if len(words) < 3:
         raise ProtocolError("E_INVALID", "SUB insufficient number of parameters")
@@ -99,17 +100,14 @@ def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> in
         raise ProtocolError("E_BAD_CHANNEL", f"SUB channel name {quote(words[2])} is not valid")
     if session.context.ask is not None:
         session.authorization.check(session, "SUB", topic_name, channel_name)
-    timeout, sample = session.identity.msg_timeout / 1000, session.identity.sample_rate
+    identity = session.identity
+    timeout, sample = identity.msg_timeout / 1000, identity.sample_rate
     try:
         topic = session.broker.topic(topic_name)
-        channel, subscription = topic.subscribe(channel_name, session.outbox, timeout, sample, session.place)
+        subscribed = topic.subscribe(channel_name, session.outbox, timeout, sample, identity.topology)
     except Refused as error:
         raise ProtocolError("E_SUB_FAILED", f"SUB failed {error}") from error
-    subscription.awaiting_commit = True
-    session.topic, session.channel, session.subscription = topic, channel, subscription
-    session.enter(State.SUBSCRIBED)
-    session.must_sync = True
-    session.answer(OK)
+    session.subscribed(*subscribed)
     return position
 
 
@@ -129,19 +127,10 @@ def _rdy(session: Session, words: list[bytes], data: bytes, position: int) -> in
     return position
 
 
-def finish(session: Session, ids: list[bytes]) -> None:
-    channel = session.channel
-    assert channel is not None
-    assert session.subscription is not None
-    for message_id in channel.finish(session.subscription, ids):
-        reason = channel.why_missing(message_id)
-        session.answer_error("E_FIN_FAILED", b"FIN " + message_id + b" failed " + str(reason).encode())
-
-
 def _fin(session: Session, words: list[bytes], data: bytes, position: int) -> int:
     if len(words) < 2:
         raise ProtocolError("E_INVALID", "FIN insufficient number of params")
-    finish(session, [_message_id(words[1])])
+    session.finish([_message_id(words[1])])
     return position
 
 
@@ -161,7 +150,7 @@ def _req(session: Session, words: list[bytes], data: bytes, position: int) -> in
     try:
         session.channel.requeue(session.subscription, message_id, delay)
     except (NotInFlight, NotOwner) as error:
-        session.answer_error("E_REQ_FAILED", b"REQ " + message_id + b" failed " + str(error).encode())
+        session.answers.answer_error("E_REQ_FAILED", b"REQ " + message_id + b" failed " + str(error).encode())
     return position
 
 
@@ -174,7 +163,8 @@ def _touch(session: Session, words: list[bytes], data: bytes, position: int) -> 
     try:
         session.channel.touch(session.subscription, message_id)
     except (NotInFlight, NotOwner) as error:
-        session.answer_error("E_TOUCH_FAILED", b"TOUCH " + message_id + b" failed " + str(error).encode())
+        text = b"TOUCH " + message_id + b" failed " + str(error).encode()
+        session.answers.answer_error("E_TOUCH_FAILED", text)
     return position
 
 
@@ -182,7 +172,7 @@ def _cls(session: Session, words: list[bytes], data: bytes, position: int) -> in
     assert session.subscription is not None
     session.subscription.close_window()
     session.enter(State.CLOSING)
-    session.answer(CLOSE_WAIT)
+    session.answers.answer(CLOSE_WAIT)
     return position
 
 
@@ -274,17 +264,17 @@ def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
 
 
 def _wait_for_batch(session: Session, data: bytes, position: int, count: int) -> None:
-    """`Incomplete` when the messages are not all there; `ProtocolError` when what is there cannot be right."""
+    """`Incomplete` while messages are missing; `ProtocolError` when those that are there cannot be right."""
     scan = MultiScan(position + 8, count, position + 4 + session.context.max_body_size)
     if not scan.advance(data, session.context.max_msg_size):
-        session.scan = scan
+        session.partial.scan = scan
         raise Incomplete(8)
 
 
 def _message_count(session: Session, data: bytes, position: int) -> tuple[int, int]:
     """The head of a multi-publish: how many messages, and where they should end.
 
-    Its declared size is only checked for its range, the inner sizes rule.
+    Its declared size is only checked for its range: the inner sizes decide.
     """
     limit = session.context.max_body_size
     if len(data) < position + 4:
@@ -312,9 +302,7 @@ def _topic_name(name: bytes, code: str, command: str) -> str:
 def _published(session: Session, topic: Topic, commit_number: int, count: int, command: str) -> None:
     counts = session.pub_counts
     counts[topic.name] = counts.get(topic.name, 0) + count
-    session.unconfirmed_publishes.append((len(session.answers), topic, commit_number, command))
-    session.must_sync = True
-    session.answer(OK)
+    session.answers.answer_publish(topic, commit_number, command)
 
 
 def _message_id(text: bytes) -> bytes:
@@ -328,8 +316,6 @@ def _wrap_int64(number: int) -> int:
     number &= (1 << 64) - 1
     return number - (1 << 64) if number >> 63 else number
 
-
-Handler = Callable[["Session", list[bytes], bytes, int], int]
 
 _HANDLERS: Final[dict[bytes, Handler]] = {
     b"IDENTIFY": _identify,
@@ -355,7 +341,4 @@ ALLOWED: Final[dict[State, dict[bytes, Handler]]] = {
     }
     for state in State
 }
-"""What may be said in each state of a connection."""
-
-BEFORE_TLS: Final[dict[bytes, Handler]] = {b"IDENTIFY": _identify}
-"""What may be said before TLS, where TLS is required."""
+"""The handlers of the commands that are allowed in each state of a connection."""

@@ -1,10 +1,16 @@
-"""One socket and its session, between them nothing or the layers of an upgrade.
+"""One socket and its session, and between them nothing or the layers of an upgrade.
 
-Input is decoded `CHUNK` bytes a turn, however little it was compressed to. What is sent goes through `Output`.
+Rules:
+- All calls are plain ones within a round. An exception of any kind ends this connection and no other.
+- Input is decoded `CHUNK` bytes a turn, however few bytes it was compressed to. What is sent goes through `Output`.
+- The epoll is asked only for what is wanted: no input while the session wants none, output while some waits.
 
-An upgrade. The session has agreed to one and reads nothing more; its answer has left. The bytes behind the IDENTIFY
+An upgrade: the session has agreed to one and reads nothing more, and its answer has left. The bytes after the IDENTIFY
 are for the new layers. With TLS the handshake comes first, and must be over in `HANDSHAKE` seconds; nothing else is
-sent meanwhile. Then one OK through each new layer, and the session goes on.
+sent meanwhile. Then one OK goes through each new layer, and the session reads again.
+
+After a fatal error the connection lingers: its sending side is shut down, and input is thrown away until the client
+closes too. A socket that is closed with unread input would be reset, and the error frame lost with it.
 """
 
 from __future__ import annotations
@@ -13,18 +19,19 @@ import contextlib
 import math
 import select
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
+from nsqd.protocol_v2.commands import ALLOWED
+from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.layers import LayerError, Layers
 from nsqd.protocol_v2.output import Output, PeerClosed
+from nsqd.protocol_v2.phase import SessionPhase
 from nsqd.protocol_v2.session import Session
+from nsqd.rounds import Rounds
 from nsqkit.logging import get_logger
 from nsqkit.wire import OK
 
-if TYPE_CHECKING:
-    from nsqd.protocol_v2.connections import Connections
-
-__all__ = ["CHUNK", "HANDSHAKE", "Connection"]
+__all__ = ["CHUNK", "HANDSHAKE", "ClientConnection", "ConnectionServer"]
 
 log = get_logger("client")
 
@@ -34,19 +41,34 @@ LINGER: Final = 2.0  # seconds for a client to read the last error before the co
 LINGER_BYTES: Final = 1 << 20
 
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_READING: Final = SessionPhase.READING
+_YIELDED: Final = SessionPhase.YIELDED
 
 
-class Connection:
-    """See the module."""
+class ConnectionServer(Protocol):
+    """What a connection needs of the loop that serves it."""
 
-    def __init__(self, server: Connections, sock: socket.socket, remote: str, remote_ip: str) -> None:
+    context: Context
+    rounds: Rounds
+    epoll: select.epoll
+    connections: dict[int, ClientConnection]
+    unfinished: dict[ClientConnection, None]
+
+    def resume_soon(self, connection: ClientConnection) -> None:
+        """It has bytes that were read and not worked through: no event of its socket will tell."""
+
+
+class ClientConnection:
+    """The driver of one session. `remote`: the peer's address, `ip:port` or `@`."""
+
+    def __init__(self, server: ConnectionServer, sock: socket.socket, remote: str) -> None:
         self.server = server
         self.sock = sock
         self.fd = sock.fileno()
-        self.session = Session(server.context, remote, remote_ip, self._wake)
+        self.session = Session(server.context, ALLOWED, remote, self._wake)
         self.output = Output(sock, self.session, server.context)
         self._events = _IN
-        self._lingers = False
+        self.lingers = False  # the session has ended, its last answers are to be read
         self._lingered = 0
         self.alarm_at = math.inf
         log.info("TCP: new client(%s)", remote)
@@ -75,9 +97,9 @@ class Connection:
             log.info("[%s] closing: %s", self.session.remote, error)
             if self.layers is not None:
                 with contextlib.suppress(PeerClosed):
-                    self.output.transmit(self.layers.encode(b""))  # TLS has a word for it
+                    self.output.transmit(self.layers.encode(b""))  # the alert of TLS
         elif not isinstance(error, PeerClosed):
-            log.error("[%s] closing after an error of ours", self.session.remote, exc_info=error)
+            log.error("[%s] closing: internal error", self.session.remote, exc_info=error)
         self.close()
 
     # --- reading
@@ -85,9 +107,9 @@ class Connection:
     def _read(self) -> None:
         session = self.session
         if not self._wants_bytes:
-            self._watch()  # since the last look more has gathered than the socket takes
+            self._watch()  # since the last event more has gathered than the socket takes
             return
-        if self in self.server.unfinished:  # it has enough, and its turn comes
+        if self in self.server.unfinished:  # it has enough to do, and its turn comes
             return
         try:
             data = self.sock.recv(CHUNK)
@@ -96,7 +118,7 @@ class Connection:
         except OSError:
             self.close()
             return
-        if self._lingers:
+        if self.lingers:
             self._discard(len(data))
         elif self.layers is not None:
             self.layers.feed(data)
@@ -106,30 +128,30 @@ class Connection:
             self._watch()
         else:
             session.feed(data)
-            if session.more:
-                self.server.read_on_soon(self)
+            if session.phase is _YIELDED:
+                self.server.resume_soon(self)
             if not session.wants_input:
                 self._watch()
 
     def _discard(self, count: int) -> None:
-        """Bytes behind a fatal error: read and thrown away, so that the error is not lost to a reset."""
+        """Bytes after a fatal error: read and thrown away, so that the error is not lost to a reset."""
         self._lingered += count
         if not count or self._lingered > LINGER_BYTES:
             self.close()
 
     def resume(self) -> None:
         """Bytes were left over when others had their turn, or when the session wanted none."""
-        if self.fd < 0 or self._lingers:
+        if self.fd < 0 or self.lingers:
             return
         try:
-            if self.session.more and self.session.wants_input:
+            if self.session.phase is _YIELDED and self.session.wants_input:
                 self.session.feed(b"")
-            if self.session.more and self.session.wants_input:
-                self.server.read_on_soon(self)
+            if self.session.phase is _YIELDED and self.session.wants_input:
+                self.server.resume_soon(self)
             elif self.layers is not None:
                 self._decode()
             elif not self.session.wants_input:
-                self._watch()  # who lets it go on looks at what is left over
+                self._watch()  # it is resumed when it is watched again
         except Exception as error:
             self._failed(error)
 
@@ -142,14 +164,16 @@ class Connection:
                 self._handshake_failed("EOF")
             return
         budget = CHUNK
-        while budget > 0 and session.wants_input and not session.more and (data := layers.decode(budget)):
+        while budget > 0 and session.phase is not _YIELDED and session.wants_input:
+            if not (data := layers.decode(budget)):
+                break
             session.feed(data)
             budget -= len(data)
-        if (budget <= 0 or session.more) and session.wants_input:
-            self.server.read_on_soon(self)
+        if (budget <= 0 or session.phase is _YIELDED) and session.wants_input:
+            self.server.resume_soon(self)
         elif session.wants_input and (at_end or layers.ended):
             session.eof()
-        self._transmit(layers.encode(b""))  # what TLS answers by itself
+        self._transmit(layers.encode(b""))  # what TLS itself answers
 
     # --- writing
 
@@ -160,17 +184,17 @@ class Connection:
         try:
             if self.output.send() or self._events != _IN:
                 self._watch()
-            session = self.session
-            if session.paused or session.closing or session.closed:
+            if self.session.phase is not _READING:
                 self._on_flushed()
         except Exception as error:
             self._failed(error)
 
     def _on_flushed(self) -> None:
-        """The session reads nothing more: the connection ends, or gets its layers."""
-        if self.session.finished:
+        """The session may wait for this: to end, or to get its layers."""
+        session = self.session
+        if session.finished:
             self._finish()
-        elif self.session.upgrade is not None and self.layers is None and self.session.flushed:
+        elif session.phase is SessionPhase.UPGRADING and self.layers is None and session.flushed:
             self._upgrade()
 
     def _continue(self) -> None:
@@ -192,20 +216,21 @@ class Connection:
         events = (_OUT if self.output.waits else 0) | (_IN if self._wants_bytes else 0)
         if events == self._events:
             return
-        if not events:  # a hang-up is reported whatever is asked for: to hear nothing is not to be there
+        if not events:  # a hang-up is reported even for an empty mask: only unregistering stops it
             self.server.epoll.unregister(self.fd)
         elif not self._events:
             self.server.epoll.register(self.fd, events)
         else:
             self.server.epoll.modify(self.fd, events)
-        if (self.layers is not None or self.session.more) and events & _IN and not self._events & _IN:
-            self.server.read_on_soon(self)  # there may be something left of what was read before
+        left = self.layers is not None or self.session.phase is _YIELDED  # perhaps, of what was read before
+        if left and events & _IN and not self._events & _IN:
+            self.server.resume_soon(self)
         self._events = events
 
     @property
     def _wants_bytes(self) -> bool:
         """Whether the socket is to be read."""
-        wanted = self._lingers or self.session.wants_input or self._handshaking
+        wanted = self.lingers or self.session.wants_input or self._handshaking
         return wanted and not self.output.backpressured
 
     # --- upgrades
@@ -225,7 +250,7 @@ class Connection:
             self._upgraded()
         if unread := session.take_unread():
             layers.feed(unread)
-            self.server.read_on_soon(self)
+            self.server.resume_soon(self)
         self._watch()
 
     def _shake_hands(self) -> bool:
@@ -244,26 +269,26 @@ class Connection:
         return done
 
     def _upgraded(self) -> None:
-        """Say so, with an OK through each of the new layers."""
+        """Announce it, with an OK through each of the new layers."""
         layers, session = self.layers, self.session
         assert layers is not None
-        said = layers.encode(OK) if layers.upgrade.tls else b""
+        data = layers.encode(OK) if layers.upgrade.tls else b""
         if layers.upgrade.compresses:
             layers.compress()
-            said += layers.encode(OK)
-        self._transmit(said)
+            data += layers.encode(OK)
+        self._transmit(data)
         self.server.context.broker.timers.cancel(self)
         session.upgraded(layers)
         self._wake()  # a heartbeat may have waited
 
     def _handshake_failed(self, reason: str) -> None:
-        """TLS says why in its own words, if it can, and then a frame says it in clear."""
+        """TLS sends its alert, if it can, and then a frame says it in clear."""
         layers = self.layers
         assert layers is not None
         alert, self.output.layers = layers.encode(b""), None
         self.server.context.broker.timers.cancel(self)
         self._transmit(alert)
-        if self.output.waits:  # of a handshake that was not even taken: a frame behind it means nothing
+        if self.output.waits:  # the client has not even taken the handshake: a frame after it means nothing
             self.close()
         else:
             self.session.upgrade_failed(reason)
@@ -271,8 +296,8 @@ class Connection:
     # --- the end
 
     def _finish(self) -> None:
-        """Everything is said: close, but let the client read it first."""
-        if self._lingers:
+        """Everything is sent: close, but let the client read it first."""
+        if self.lingers:
             return
         if self.session.closed:
             self.close()
@@ -281,7 +306,7 @@ class Connection:
             self._transmit(self.layers.goodbye())
             if self.output.waits:
                 return
-        self._lingers = True
+        self.lingers = True
         self._end_session()
         try:
             self.sock.shutdown(socket.SHUT_WR)
@@ -303,7 +328,7 @@ class Connection:
             self._failed(error)
 
     def close(self) -> None:
-        """At once. Frames that were never on their way go back to where they came from."""
+        """Close at once. Messages of which the socket took nothing go back to their channel."""
         if self.fd < 0:
             return
         if self._events:
@@ -311,12 +336,11 @@ class Connection:
         del self.server.connections[self.fd]
         self.fd = -1
         self.server.context.broker.timers.cancel(self)
-        if not self._lingers:
+        if not self.lingers:
             self._end_session()
         self.sock.close()
         log.info("PROTOCOL(V2): [%s] exiting", self.session.remote)
 
     def _end_session(self) -> None:
-        """It is no client any more, also while it has yet to read the last error."""
+        """It is no client any more, even while it has yet to read the last error."""
         self.session.end(self.output.abandon())
-        self.server.context.sessions.pop(self.session, None)

@@ -1,20 +1,19 @@
-"""What all sessions of a daemon share: the broker, the limits, and who has to be looked at when a round ends."""
+"""What all sessions of a daemon share: the broker, the limits, and what they ask of the daemon around them."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
+from nsqd.auth import AuthClient
 from nsqd.broker import Broker, Topic
-from nsqd.protocol_v2.identify import DEFAULT_DEFLATE_LEVEL, Identity, Limits
+from nsqd.protocol_v2.answers import Answers
+from nsqd.protocol_v2.identify import DEFAULT_DEFLATE_LEVEL, IdentifyLimits, Identity
 from nsqd.protocol_v2.layers import Upgrade
 from nsqkit.wire import ProtocolError
-
-if TYPE_CHECKING:
-    from nsqd.protocol_v2.session import Session
 
 __all__ = ["Context"]
 
@@ -25,7 +24,14 @@ class Context:
 
     broker: Broker
     version: str
-    limits: Limits = attrs.field(factory=Limits)
+    enlist: Callable[[Answers], None]
+    """Has the answers of a session released at the end of the round."""
+    refresh_clock: Callable[[], None]
+    """Sets the broker's clock, which does not move within a round: for delays, which must not begin before the command
+    that asked for them."""
+    ask: Callable[[AuthClient], None] | None = None
+    """Asks an auth server about a session; None where every client may do everything."""
+    limits: IdentifyLimits = attrs.field(factory=IdentifyLimits)
     max_msg_size: int = 1 << 20
     max_body_size: int = 5 << 20
     max_rdy_count: int = 2500
@@ -38,14 +44,7 @@ class Context:
     tls_required: bool = False
     snappy: bool = True
     deflate: bool = True
-    ask: Callable[[Session], None] | None = None
-    """Asks an auth server about a session; None where everybody may do everything."""
-    refresh_clock: Callable[[], None] = lambda: None
-    """Sets the broker's clock, which stands still within a round: for delays, which must not begin before they were
-    asked for."""
     buffered: int = 0
-    sessions: dict[Session, None] = attrs.field(factory=dict)
-    answering: list[Session] = attrs.field(factory=list)
     topics: dict[bytes, Topic] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -57,11 +56,11 @@ class Context:
 
     @property
     def over_memory_limit(self) -> bool:
-        """Whether so much is buffered that nobody gets more than a little."""
+        """Whether so much is buffered that every connection gets only a little more."""
         return self.buffered > self.max_buffered_bytes
 
     def upgrade_for(self, identity: Identity) -> Upgrade:
-        """What a client asked for, as far as it is to be had. `ProtocolError` for both compressions."""
+        """What a client asked for, as far as it is offered. `ProtocolError` for both compressions at once."""
         if not identity.feature_negotiation:
             return Upgrade()
         snappy, deflate = self.snappy and identity.snappy, self.deflate and identity.deflate

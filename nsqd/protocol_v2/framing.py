@@ -15,7 +15,7 @@ import attrs
 from nsqkit.wire import ProtocolError
 from nsqkit.wire.frames import BODY
 
-__all__ = ["Batch", "Incomplete", "MultiScan", "parse_batch"]
+__all__ = ["Incomplete", "MultiScan", "ParsedBatch", "parse_batch"]
 
 _HEAD_WITHOUT_DIGITS = struct.Struct(">iiqH13s")
 _SIZE = struct.Struct(">I")
@@ -25,14 +25,14 @@ _MESSAGE = 2  # frame type
 
 
 class Incomplete(Exception):
-    """A command cannot be carried out yet. `need`: bytes behind its line without which looking again is useless."""
+    """A command cannot be carried out yet. `need`: bytes after its line without which another look is useless."""
 
     def __init__(self, need: int) -> None:
         self.need = need
 
 
 @attrs.frozen
-class Batch:
+class ParsedBatch:
     """Frames of a multi-publish. `size`: their bytes; `end`: where they ended in the buffer."""
 
     frames: list[bytes]
@@ -42,7 +42,7 @@ class Batch:
 
 def parse_batch(
     buffer: bytes, position: int, count: int, first_id: int, wall_ns: int, max_size: int
-) -> Batch | None:
+) -> ParsedBatch | None:
     """`count` messages, each an int32 size and a body, from `position` on; None when the buffer ends too soon.
 
     `ProtocolError` for a size that is not within 1 to `max_size`.
@@ -69,7 +69,7 @@ def parse_batch(
         return None
     if position > len(buffer):
         return None
-    return Batch(frames, position - start + (BODY - 4) * count, position)
+    return ParsedBatch(frames, position - start + (BODY - 4) * count, position)
 
 
 def _bad_size(buffer: bytes | bytearray, position: int, index: int, max_size: int) -> ProtocolError:

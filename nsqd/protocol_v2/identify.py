@@ -1,4 +1,4 @@
-"""IDENTIFY: what a client says of itself, and what is agreed.
+"""IDENTIFY: how a client describes itself, and what it asks for.
 
 The JSON is decoded as leniently, and as strictly, as clients have come to expect: keys match whatever their case,
 unknown ones are ignored, null means absent; an integer must be written as one, a string as a string.
@@ -10,20 +10,21 @@ from typing import Any
 
 import attrs
 
+from nsqd.broker import Topology
 from nsqkit.service.lenient_json import decode_object
 from nsqkit.wire import ProtocolError
 
-__all__ = ["DEFAULT_HEARTBEAT_MS", "Identity", "Limits", "decode_identify", "unidentified"]
+__all__ = ["DEFAULT_HEARTBEAT_MS", "IdentifyLimits", "Identity", "decode_identify", "unidentified"]
 
 DEFAULT_HEARTBEAT_MS = 30_000
 DEFAULT_BUFFER_SIZE = 16_384
 DEFAULT_DEFLATE_LEVEL = 6
-MAX_TEXT = 1024  # characters of what a client says of itself
+MAX_TEXT = 1024  # characters of each text of a client
 _INT32 = 1 << 31
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
+class IdentifyLimits:
     """What the options allow. Times in milliseconds, sizes in bytes."""
 
     max_heartbeat_interval: int = 60_000
@@ -52,12 +53,12 @@ class Identity:
     snappy: bool = False
     deflate: bool = False
     deflate_level: int = 0
-    topology_region: str = ""
-    topology_zone: str = ""
+    topology: Topology | None = None
+    """Where the client says it is; None: it has not sent IDENTIFY."""
 
 
-def unidentified(remote_ip: str, limits: Limits) -> Identity:
-    """What holds of a client that has not said anything of itself."""
+def unidentified(remote_ip: str, limits: IdentifyLimits) -> Identity:
+    """The identity of a client that has not sent IDENTIFY."""
     return Identity(
         client_id=remote_ip,
         hostname=remote_ip,
@@ -83,10 +84,12 @@ _TYPES: dict[str, type] = {
 }
 
 
-def decode_identify(body: bytes, limits: Limits) -> Identity:
+def decode_identify(body: bytes, limits: IdentifyLimits) -> Identity:
     """The body of an IDENTIFY. `ProtocolError` (E_BAD_BODY) when it cannot be read or asks for too much."""
     given = _fields(body)
-    identity = Identity(**{k: v for k, v in given.items() if k in _STRINGS or k in _BOOLEANS})
+    topology = Topology(given.pop("topology_region", ""), given.pop("topology_zone", ""))
+    texts_and_flags = {name: value for name, value in given.items() if name in _STRINGS or name in _BOOLEANS}
+    identity = Identity(topology=topology, **texts_and_flags)
     identity.deflate_level = given.get("deflate_level", 0)
     identity.heartbeat_interval = _ranged(
         "heartbeat interval",
@@ -135,12 +138,12 @@ def _fields(body: bytes) -> dict[str, Any]:
         raise _undecodable() from None
     if not -_INT32 <= fields.get("sample_rate", 0) < _INT32:
         raise _undecodable()
-    # They are shown, and kept as long as the connection lives.
+    # Texts are shown, and kept as long as the connection lives.
     return {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def _ranged(name: str, value: int, low: int, high: int, *, default: int, off: int | None = None) -> int:
-    """A number within its range; 0 stands for the default, -1 (where allowed) for off."""
+    """A number within its range; 0 means the default, -1 (where allowed) off."""
     if value == 0:
         return default
     if value == -1 and off is not None:

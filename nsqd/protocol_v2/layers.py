@@ -1,9 +1,9 @@
-"""What lies between a socket and its session when a client asked for more than a plain connection. No I/O.
+"""The layers between a socket and its session when a client asked for TLS or compression. No I/O.
 
     socket  <->  TLS  <->  snappy or deflate  <->  session
 
 `Layers` is the stack of one connection: `feed` it what the socket gave and `decode` a little at a time; `encode` what
-the session says. Both directions are plain calls, so the connections with layers live in the same loop as all others.
+the session sends. Both directions are plain calls, so the loop that serves plain connections serves these too.
 
 TLS is OpenSSL on two buffers in memory. Until `handshake` has returned True nothing can be encoded or decoded.
 """
@@ -25,7 +25,7 @@ _RECORD: Final = 16_384  # bytes that one TLS record carries
 
 
 class LayerError(Exception):
-    """What the peer sends cannot be decoded, or its handshake failed. The text is for the log, and for the peer."""
+    """The peer's bytes cannot be decoded, or its handshake failed. The text is for the log and for the peer."""
 
 
 @attrs.frozen(kw_only=True)
@@ -48,14 +48,14 @@ class _Tls:
     """The server's side of one TLS connection."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        # OpenSSL's buffer never shrinks: it gets little at a time, and what is left waits here.
+        # OpenSSL's buffer never shrinks: it gets little at a time, and the rest waits here.
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._waiting = b""
         self.object = context.wrap_bio(self._in, self._out, server_side=True)
         self.ended = False
 
     def handshake(self) -> bool:
-        """Go on with it; True when it is done. `LayerError`."""
+        """Continue it; True when it is done. `LayerError`."""
         while True:
             try:
                 self.object.do_handshake()
@@ -73,7 +73,7 @@ class _Tls:
             self._more()
 
     def _more(self) -> bool:
-        """Give it the next of what waits. False: nothing does."""
+        """Give it more of the bytes that wait. False: there are none."""
         if not self._waiting:
             return False
         self._in.write(self._waiting[:_RECORD])
@@ -93,7 +93,7 @@ class _Tls:
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 data = b""
             except ssl.SSLError as error:
-                if out:  # what was whole counts; it fails again at the next look
+                if out:  # what came before counts; the next call fails again
                     break
                 raise LayerError(error.reason or str(error)) from error
             self.ended = not data
@@ -110,8 +110,8 @@ class _Tls:
         return self._out.read()
 
     def goodbye(self) -> bytes:
-        """The record that says that nothing more comes."""
-        with contextlib.suppress(ssl.SSLError):  # it waits for the peer's, which nobody reads
+        """The record that announces the end of this direction."""
+        with contextlib.suppress(ssl.SSLError):  # it asks for the peer's, which is never read
             self.object.unwrap()
         return self._out.read()
 
@@ -140,14 +140,14 @@ class Layers:
         return self._handshaken
 
     def handshake(self) -> bool:
-        """Go on with what was fed; True when it is done. `LayerError`. What is to be sent is in `encode(b"")`."""
+        """Continue with what was fed; True when it is done. `LayerError`. `encode(b"")` has what is to be sent."""
         if not self._handshaken:
             assert self._tls is not None
             self._handshaken = self._tls.handshake()
         return self._handshaken
 
     def compress(self) -> None:
-        """From here on, in both directions."""
+        """Compress from here on, in both directions."""
         if self.upgrade.snappy:
             self._encoder, self._decoder = SnappyEncoder(), SnappyDecoder()
         elif self.upgrade.deflate_level:
@@ -161,13 +161,13 @@ class Layers:
             self._decoder.feed(data)
 
     def decode(self, limit: int) -> bytes:
-        """What it stands for, about `limit` bytes at the most; empty: nothing is left of it. `LayerError`."""
+        """The plain bytes of what was fed, about `limit` at most; empty: there are no more. `LayerError`."""
         if self._decoder is None:
             assert self._tls is not None
             return self._tls.decode(limit)
         try:
             plain = self._decoder.decode(limit)
-            # Bytes of a compressed stream may stand for nothing: that is not its end.
+            # Bytes of a compressed stream may decode to nothing: that is not its end.
             while not plain and self._tls is not None and (data := self._tls.decode(limit)):
                 self._decoder.feed(data)
                 plain = self._decoder.decode(limit)
@@ -177,11 +177,11 @@ class Layers:
 
     @property
     def ended(self) -> bool:
-        """Whether the peer has said, in one of the layers, that nothing more comes."""
+        """Whether the peer has announced the end of its input in one of the layers."""
         return bool(self._tls and self._tls.ended) or bool(self._decoder and self._decoder.ended)
 
     def encode(self, data: bytes) -> bytes:
-        """The bytes for the socket, and with them what TLS itself has to say."""
+        """The bytes for the socket, with those that TLS itself has to send."""
         encoder, tls = self._encoder, self._tls
         if tls is None:
             return encoder.encode(data) if data and encoder is not None else data

@@ -1,8 +1,8 @@
 """The frames of one session on their way to its socket, in clear or through the layers of an upgrade.
 
-In clear a frame is on its way when the socket took its first byte; what the socket never took goes back to the
-channel. Through layers a frame counts as taken when it is encoded. They are encoded `PIECE` bytes at a time, as the
-socket takes them.
+In clear a frame counts as taken once the socket took its first byte; the others go back to the channel when the
+connection ends. Through layers a frame counts as taken once it is encoded. Frames are encoded `PIECE` bytes at a time,
+as the socket takes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOTHING: Final = memoryview(b"")
 
 
 class PeerClosed(Exception):
-    """The socket takes nothing more: the peer has gone."""
+    """The socket takes nothing more: the connection is broken."""
 
 
 class Output:
@@ -46,7 +46,7 @@ class Output:
 
     @property
     def backpressured(self) -> bool:
-        """Whether TLS's own answers pile up, which nobody takes: no reason to read what it would answer next."""
+        """Whether TLS's own answers pile up untaken: then nothing is read that it would answer."""
         return self.layers is not None and len(self._rest) > 2 * PIECE
 
     def send(self) -> bool:
@@ -93,7 +93,7 @@ class Output:
             self._all_encoded_sent()
 
     def transmit(self, data: bytes) -> None:
-        """Bytes that are encoded, or TLS's own, behind those that wait. `PeerClosed`."""
+        """Send bytes that are encoded, or TLS's own, after those that wait. `PeerClosed`."""
         if not data:
             return
         sent = 0 if self._rest else self._offer(data)
@@ -122,7 +122,7 @@ class Output:
             self._all_encoded_sent()
 
     def _all_encoded_sent(self) -> None:
-        """The socket has all that is encoded; when that is all of the frames, the session hears of it."""
+        """The socket has all that is encoded; when that is all of the frames, the session is told."""
         self._session.blocked(bool(self._unencoded))
         if self._frames and not self._unencoded:
             self._frames = []
@@ -141,7 +141,7 @@ class Output:
 def unsent_frames(sending: Sequence[bytes], taken: int) -> list[bytes]:
     """Of the frames that were being sent, those of which the socket took not one byte.
 
-    `taken`: how many bytes of them all, one behind the other, it took.
+    `taken`: how many bytes it took of all of them, one after the other.
     """
     for index, frame in enumerate(sending):
         if taken <= 0:

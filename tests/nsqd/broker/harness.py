@@ -218,10 +218,8 @@ class Harness:
     def disconnect(self, consumer: Consumer) -> None:
         """Its connection ends; what its socket never took goes back."""
         self.consumers.remove(consumer)
-        topic = self.broker.topics.get(consumer.channel.topic_name)
         unsent = {message.id for message in consumer.unsent}
-        if topic is not None:
-            topic.unsubscribe(consumer.channel, consumer.subscription, unsent)
+        self.broker.unsubscribe(consumer.channel, consumer.subscription, unsent)
         self.round()
 
     def take(self, consumer: Consumer) -> None:

@@ -352,12 +352,11 @@ class TestDelete:
     def test_clients_that_leave_late_do_not_touch_its_successor(self, topic: str) -> None:
         harness = Harness()
         consumer = harness.subscribe("c#ephemeral", topic=topic, rdy=1)
-        old = harness.topic(topic)
         harness.broker.delete_topic(topic)
         harness.broker.listener = log = Log()
         new = harness.topic(topic)
         harness.round()
-        old.unsubscribe(consumer.channel, consumer.subscription, set())
+        harness.broker.unsubscribe(consumer.channel, consumer.subscription, set())
         harness.round()
         assert harness.broker.topics == {topic: new}
         assert log.events == [("topic created", topic)]

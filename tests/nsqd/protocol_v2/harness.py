@@ -17,8 +17,10 @@ import attrs
 from nsqd.broker import Broker, BrokerOptions, Channel
 from nsqd.log.jobs import Job
 from nsqd.log.store import Store, StoreOptions
+from nsqd.protocol_v2.commands import ALLOWED
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.output import unsent_frames
+from nsqd.protocol_v2.phase import SessionPhase
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
 from nsqd.testing.faulty_storage import Fail, Fault, FaultyStorage
@@ -108,10 +110,17 @@ class Machine:
         self.storage = FaultyStorage(MemoryStorage(capacity))
         store = Store(self.storage, StoreOptions(min_free_space=0, ballast_bytes=0), self.wall_ns)
         self.broker = Broker(store, BrokerOptions(**broker_options), self.now, self.wall_ns)
-        self.context = Context(broker=self.broker, version=VERSION, **rest)
         self.fatal: list[OSError] = []
-        self.rounds = ManualRounds(self.broker, self.context, self.fatal.append)
+        self.rounds = ManualRounds(self.broker, self.fatal.append)
         self.rounds.machine = self
+        self.context = Context(
+            broker=self.broker,
+            version=VERSION,
+            enlist=self.rounds.answering.append,
+            refresh_clock=self.rounds.begin,
+            **rest,
+        )
+        self.sessions: dict[Session, None] = {}
         self.run_jobs = True
         self.clients: list[Client] = []
 
@@ -210,8 +219,8 @@ class Client:
     def __attrs_post_init__(self) -> None:
         rounds = self.machine.rounds
         rounds.begin()
-        self.session = Session(self.machine.context, "peer:1", "peer", lambda: rounds.awake.append(self))
-        self.machine.context.sessions[self.session] = None
+        self.session = Session(self.machine.context, ALLOWED, "peer:1", lambda: rounds.awake.append(self))
+        self.machine.sessions[self.session] = None
 
     # --- the driver's side
 
@@ -223,7 +232,7 @@ class Client:
             self.output += data
             if data:
                 self.session.sent(len(data))
-        elif self.session.outbox.size and self.session.blocked_since > self.machine.now:
+        elif self.session.outbox.size and self.session.deadlines.blocked_since > self.machine.now:
             self.session.blocked(True)
         if self.session.finished:
             self._end()
@@ -245,7 +254,7 @@ class Client:
     def _end(self) -> None:
         self.closed = True
         self.session.end(unsent_frames(self.session.outbox.take(), 0))
-        self.machine.context.sessions.pop(self.session)
+        self.machine.sessions.pop(self.session)
 
     # --- the client's side
 
@@ -254,7 +263,7 @@ class Client:
         self.machine.rounds.begin()
         self.session.feed(data)
         self.machine.settle()
-        while self.session.more and self.session.wants_input:
+        while self.session.phase is SessionPhase.YIELDED and self.session.wants_input:
             self.machine.rounds.begin()
             self.session.feed(b"")
             self.machine.settle()

@@ -16,7 +16,7 @@ import trio.testing
 
 from nsqd.broker import Broker, BrokerOptions
 from nsqd.log.store import Store, StoreOptions
-from nsqd.protocol_v2.connection import Connection
+from nsqd.protocol_v2.connection import ClientConnection
 from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.session import Session
@@ -39,8 +39,14 @@ class Server:
         store = Store(MemoryStorage(), StoreOptions(min_free_space=0, ballast_bytes=0), WALL_NS)
         broker_options = BrokerOptions(**options)  # type: ignore[arg-type]
         self.broker = Broker(store, broker_options, trio.current_time(), WALL_NS)
-        self.context = Context(broker=self.broker, version=VERSION, tls=server_tls())
-        self.rounds = Rounds(self.broker, self.context, self._fatal)
+        self.rounds = Rounds(self.broker, self._fatal)
+        self.context = Context(
+            broker=self.broker,
+            version=VERSION,
+            enlist=self.rounds.answering.append,
+            refresh_clock=self.rounds.begin,
+            tls=server_tls(),
+        )
         self.layers = layers
         self.peers: list[Peer] = []
         self._connections = Connections(self.context, self.rounds)
@@ -48,6 +54,10 @@ class Server:
         nursery.start_soon(self.rounds.run_jobs)
         nursery.start_soon(self.rounds.run_clock)
         nursery.start_soon(self._connections.run)
+
+    @property
+    def sessions(self) -> list[Session]:
+        return self._connections.sessions
 
     @staticmethod
     def _fatal(error: OSError) -> None:
@@ -59,10 +69,10 @@ class Server:
 
         `buffer`: bytes that its sockets are to hold.
         """
-        before = set(self.context.sessions)
+        before = set(self.sessions)
         stream = LayeredStream(self._loopback(buffer))
         await trio.testing.wait_all_tasks_blocked()
-        (session,) = set(self.context.sessions) - before
+        (session,) = set(self.sessions) - before
         if greeting:
             await stream.send_all(greeting)
         layers = layers or self.layers
@@ -73,7 +83,7 @@ class Server:
         self.peers.append(peer)
         return peer
 
-    def connection_of(self, peer: Peer) -> Connection:
+    def connection_of(self, peer: Peer) -> ClientConnection:
         """The daemon's side of a client."""
         (found,) = [c for c in self._connections.connections.values() if c.session is peer.session]
         return found
@@ -86,7 +96,7 @@ class Server:
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connections.add(ours, "peer:1", "peer")
+        self._connections.add(ours, "peer:1")
         return trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
 
     async def settled(self) -> None:

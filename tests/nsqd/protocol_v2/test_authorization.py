@@ -9,10 +9,10 @@ import pytest
 import trio
 import trio.testing
 
+from nsqd.auth import AuthClient
 from nsqd.auth.state import AuthState, parse_answer
 from nsqd.protocol_v2.authorization import MAX_SECRET
 from nsqd.protocol_v2.client_stats import client_stats
-from nsqd.protocol_v2.session import Session
 from nsqkit.wire import CLOSE_WAIT, OK
 from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, identify, mpub, pub, sized, sub
 from tests.nsqd.protocol_v2.serving import Server, serving
@@ -32,7 +32,7 @@ class Guarded(Machine):
     """A daemon with an auth server that answers when the test says so."""
 
     def __init__(self, **options: Any) -> None:
-        self.asked: list[Session] = []
+        self.asked: list[AuthClient] = []
         super().__init__(ask=self.asked.append, **options)
 
     def state(self, *authorizations: dict[str, Any], ttl: int = 60, **fields: str) -> AuthState:
@@ -66,7 +66,7 @@ def test_the_answer_to_auth() -> None:
     assert client.json()["auth_required"] is True
     client.send(auth(b"open sesame"))
     assert client.new() == []
-    assert machine.asked[0].authorization.secret == b"open sesame"
+    assert machine.asked[0].auth_request().secret == b"open sesame"
     machine.decide(EVERYTHING, EVERYTHING, identity="ali", identity_url="http://ali")
     (frame,) = client.answers()
     assert frame[8:] == b'{"identity":"ali","identity_url":"http://ali","permission_count":2}'
@@ -264,10 +264,10 @@ def test_heartbeats_go_on_and_it_is_not_the_client_that_is_silent() -> None:
     assert not client.closed
 
 
-def allow(server: Server, session: Session) -> None:
+def allow(server: Server, client: AuthClient) -> None:
     """The auth server lets the client do everything."""
     server.rounds.begin()
-    session.authorized(parse_answer(EVERYTHING_ALLOWED, trio.current_time()))
+    client.authorized(parse_answer(EVERYTHING_ALLOWED, trio.current_time()))
     server.rounds.end()
 
 
@@ -276,7 +276,7 @@ async def test_an_authorization_that_expires_in_the_middle_of_a_multi_publish(
     server: Server, layers: str
 ) -> None:
     """When it was there again the connection was never read again."""
-    asked: list[Session] = []
+    asked: list[AuthClient] = []
     server.context.ask = asked.append
     peer = await server.connect(layers=layers)
     await peer.send(auth())
@@ -305,7 +305,7 @@ def test_a_secret_that_is_too_long_is_refused_unasked() -> None:
 async def test_a_publish_after_auth_is_taken_though_the_client_has_closed_its_side() -> None:
     """Commands that were read before its end are carried out, also those that wait for an auth server."""
     async with serving("plain") as server:
-        asked: list[Session] = []
+        asked: list[AuthClient] = []
         server.context.ask = asked.append
         peer = await server.connect()
         # more than a turn of commands, then AUTH, then a publish

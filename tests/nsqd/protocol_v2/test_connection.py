@@ -49,7 +49,7 @@ async def test_a_client_with_a_fatal_error_is_no_consumer_any_more(server: Serve
     channel = server.context.broker.topics["t"].channels["c"]
     assert not channel.subscriptions
     assert channel.in_flight_count == 0
-    assert consumer.session not in server.context.sessions
+    assert consumer.session not in server.sessions
 
 
 @pytest.mark.parametrize("layers", ["tls", "deflate", "tls+snappy"])
@@ -63,7 +63,7 @@ async def test_the_layers_of_a_closed_connection_are_freed_at_once(server: Serve
     try:
         await peer.close()
         await server.settled()
-        assert not server.context.sessions
+        assert not server.sessions
         assert gone() is None
     finally:
         gc.enable()
@@ -113,7 +113,7 @@ async def test_a_client_that_closed_is_not_read_again_and_again_during_a_sync(
         server.broker.store.syncer.want = lambda ticket: None  # type: ignore[method-assign]  # it lasts
         ours, theirs = socket.socketpair(socket.AF_UNIX)
         ours.setblocking(False)
-        server._connections.add(ours, "@", "")
+        server._connections.add(ours, "@")
         reads = 0
         eof = Session.eof
 

@@ -116,7 +116,7 @@ async def test_many_connections(server: Server) -> None:
 
     for _ in range(count):
         peers.append(await server.connect())
-    assert len(server.context.sessions) == count
+    assert len(server.sessions) == count
     async with trio.open_nursery() as nursery:
         for number, peer in enumerate(peers):
             nursery.start_soon(talk, peer, number)
@@ -124,7 +124,7 @@ async def test_many_connections(server: Server) -> None:
     for peer in peers:
         await peer.close()
     await server.settled()
-    assert not server.context.sessions
+    assert not server.sessions
 
 
 # --- ends
@@ -148,7 +148,7 @@ async def test_a_half_close_before_the_magic(server: Server) -> None:
     await peer.stream.send_eof()
     assert await peer.all() == []
     await server.settled()
-    assert not server.context.sessions
+    assert not server.sessions
 
 
 async def test_a_wrong_magic(server: Server) -> None:
@@ -175,7 +175,7 @@ async def test_the_last_error_is_delivered_though_input_is_pending(server: Serve
         pouring[0].cancel()
     await peer.close()
     await server.settled()
-    assert not server.context.sessions
+    assert not server.sessions
 
 
 async def test_a_line_without_end(server: Server) -> None:
@@ -189,7 +189,7 @@ async def test_a_line_without_end(server: Server) -> None:
                 await peer.send(b"x" * 10_000)
     assert await peer.all() == []
     await server.settled()
-    assert not server.context.sessions
+    assert not server.sessions
 
 
 @pytest.mark.parametrize("what", ["channel", "topic"])
@@ -206,7 +206,7 @@ async def test_a_deleted_channel_closes_its_clients(server: Server, what: str) -
     assert await peer.all() == []
     await other.send(pub(b"x"))
     assert await other.frame() == OK
-    assert list(server.context.sessions) == [other.session]
+    assert server.sessions == [other.session]
 
 
 async def test_an_error_of_ours_ends_one_session_only(
@@ -226,7 +226,7 @@ async def test_an_error_of_ours_ends_one_session_only(
     assert await bad.all() == []
     await good.send(pub(b"x"))
     assert await good.frame() == OK
-    assert list(server.context.sessions) == [good.session]
+    assert server.sessions == [good.session]
     assert "a bug" in caplog.text
 
 

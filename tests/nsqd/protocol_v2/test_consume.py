@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nsqd.protocol_v2.identify import Limits
+from nsqd.protocol_v2.identify import IdentifyLimits
 from nsqd.protocol_v2.session import OUTBOX_LIMIT
 from nsqkit.wire import CLOSE_WAIT, OK, decode_message
 from tests.nsqd.protocol_v2.harness import (
@@ -316,7 +316,7 @@ def test_touch_begins_the_time_out_anew() -> None:
 
 def test_the_time_out_of_identify_rules() -> None:
     """I4."""
-    machine = machine_with(1, limits=Limits(msg_timeout=5000))
+    machine = machine_with(1, limits=IdentifyLimits(msg_timeout=5000))
     client = machine.consumer(msg_timeout=2000)
     client.send(b"RDY 1\n")
     assert len(client.messages()) == 1
@@ -328,7 +328,7 @@ def test_the_time_out_of_identify_rules() -> None:
 
 def test_who_has_not_said_who_he_is_has_the_time_out_of_the_options() -> None:
     """I4. As everybody who asks for none has."""
-    machine = machine_with(2, limits=Limits(msg_timeout=5000))
+    machine = machine_with(2, limits=IdentifyLimits(msg_timeout=5000))
     for client in (machine.consumer(), machine.consumer(client_id="x")):
         assert len(client.send(b"RDY 1\n").messages()) == 1
     machine.advance(4.875)

@@ -132,7 +132,7 @@ def test_a_client_that_is_gone_when_the_sync_ends() -> None:
         machine.run_job()
     assert client.answers() == []
     assert other.answers() == [OK]
-    assert not machine.rounds._holding
+    assert not machine.rounds.has_unreleased_answers
 
 
 def test_a_failed_sync_answers_nothing() -> None:

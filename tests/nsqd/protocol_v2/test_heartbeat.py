@@ -205,7 +205,7 @@ def test_timers_go_with_their_sessions() -> None:
         machine.client().drop()
     machine.advance(61)
     assert len(machine.broker.timers._heap) < 5
-    assert not machine.context.sessions
+    assert not machine.sessions
 
 
 @pytest.mark.timeout(20)

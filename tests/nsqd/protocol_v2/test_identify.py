@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsqd.protocol_v2.identify import Identity, Limits, decode_identify
+from nsqd.broker import Topology
+from nsqd.protocol_v2.identify import IdentifyLimits, Identity, decode_identify
 from nsqkit.wire import HEARTBEAT, OK, ProtocolError, encode_response
 from tests.nsqd.protocol_v2.harness import Machine, error, identify, sized
 
-LIMITS = Limits()
+LIMITS = IdentifyLimits()
 UNDECODABLE = b"E_BAD_BODY IDENTIFY failed to decode JSON body"
 
 
@@ -33,7 +34,11 @@ def decode_fields(**fields: Any) -> Identity:
 )
 def test_defaults(body: str) -> None:
     assert decode(body) == Identity(
-        heartbeat_interval=30_000, output_buffer_timeout=250, output_buffer_size=16_384, msg_timeout=60_000
+        heartbeat_interval=30_000,
+        output_buffer_timeout=250,
+        output_buffer_size=16_384,
+        msg_timeout=60_000,
+        topology=Topology("", ""),
     )
 
 
@@ -185,7 +190,7 @@ def test_order_of_the_checks() -> None:
 
 
 def test_the_options_move_the_ranges() -> None:
-    limits = Limits(
+    limits = IdentifyLimits(
         max_heartbeat_interval=2000, msg_timeout=5000, max_msg_timeout=6000, output_buffer_timeout=99
     )
     identity = decode_identify(b'{"heartbeat_interval":2000,"msg_timeout":0}', limits)
@@ -220,7 +225,7 @@ def test_effective_values() -> None:
         max_deflate_level=3,
         topology_region="here",
         topology_zone="z1",
-        limits=Limits(max_msg_timeout=70_000),
+        limits=IdentifyLimits(max_msg_timeout=70_000),
     )
     answer = machine.client().send(
         identify(
@@ -301,5 +306,5 @@ def test_the_strings_of_identify_are_bounded_or_counted() -> None:
     for _ in range(4):
         body = json.dumps({"user_agent": "\U0001f600" + "x" * 5_000_000}, ensure_ascii=False).encode()
         machine.client().send(b"IDENTIFY\n" + sized(body))
-    kept = sum(len(s.identity.user_agent) for s in machine.context.sessions)
+    kept = sum(len(s.identity.user_agent) for s in machine.sessions)
     assert kept <= machine.context.buffered + 4 * 64 * 1024

@@ -7,12 +7,12 @@ import zlib
 import pytest
 import trio
 
-from nsqd.protocol_v2.connection import CHUNK, Connection
+from nsqd.protocol_v2.connection import CHUNK, ClientConnection
 from tests.nsqd.protocol_v2.harness import pub
 from tests.nsqd.protocol_v2.serving import Server
 
 
-def _undecoded(connection: Connection) -> int:
+def _undecoded(connection: ClientConnection) -> int:
     layers = connection.layers
     if layers is None:
         return 0

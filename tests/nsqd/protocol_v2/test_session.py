@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from nsqd.log.topic_log import TopicLog
+from nsqd.protocol_v2.phase import SessionPhase
 from nsqd.protocol_v2.session import TURN
 from nsqkit.wire import OK
 from tests.nsqd.protocol_v2.harness import Machine, pub, sized
@@ -21,11 +22,11 @@ def test_a_flood_of_small_commands_is_cut_into_turns() -> None:
     client = machine.client()
     machine.rounds.begin()
     client.session.feed(pub(b"x") * (TURN + 10))
-    assert client.session.more
+    assert client.session.phase is SessionPhase.YIELDED
     machine.settle()
     assert len(client.answers()) == TURN
     client.session.feed(b"")
-    assert not client.session.more
+    assert client.session.phase is SessionPhase.READING
     machine.settle()
     assert len(client.answers()) == 10
 

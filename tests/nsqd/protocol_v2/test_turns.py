@@ -154,7 +154,9 @@ async def test_a_drain_waits_for_the_end_of_a_long_round(monkeypatch: pytest.Mon
     """It stopped with a batch that was acknowledged a moment later."""
     stopped = trio.Event()
     async with serving("plain") as server, trio.open_nursery() as nursery:
-        drain = Drain(server.broker, 0, stop=stopped.set, answers_wait=lambda: server.rounds.holds_answers)
+        drain = Drain(
+            server.broker, 0, stop=stopped.set, answers_wait=lambda: server.rounds.has_unreleased_answers
+        )
         nursery.start_soon(drain.run)
 
         async def begin_the_drain() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import trio
 
+from nsqd.auth import AuthQueries
 from nsqd.auth.state import parse_answer
-from nsqd.auth_queries import AuthQueries
 from nsqd.protocol_v2.session import Session
 from tests.nsqd.protocol_v2.harness import sized
 from tests.nsqd.protocol_v2.serving import Server

@@ -62,7 +62,7 @@ def test_tombstones_are_counted_as_long_as_they_hide_something() -> None:
     assert registry.tombstone_count(80) == 0
 
 
-async def test_what_is_registered() -> None:
+async def test_registrations_are_counted() -> None:
     registry = Registry(inactive_after=300, tombstone_lifetime=45)
     first, second = registry.identify(info("n1"), 0), registry.identify(info("n2"), 200)
     registry.register(first, "t", "c")
@@ -125,7 +125,7 @@ def test_a_real_one(lookupd: LookupDaemon) -> None:
 
 @pytest.mark.process
 @promtool.needs_promtool
-def test_prometheus_has_nothing_to_say_against_it(lookupd: LookupDaemon) -> None:
+def test_promtool_accepts_the_page_of_a_daemon(lookupd: LookupDaemon) -> None:
     with Announcer.connect(lookupd.tcp_port) as nsqd:
         nsqd.identify()
         promtool.check(page_of(lookupd))

@@ -97,7 +97,7 @@ async def test_403_over_https_is_final() -> None:
         (httpx.Response(200, content=b"[]"), "no JSON object"),
     ],
 )
-async def test_what_is_no_answer(response: httpx.Response, reason: str) -> None:
+async def test_malformed_answers(response: httpx.Response, reason: str) -> None:
     """Said as nsqadmin says it."""
     with pytest.raises(HttpFailed, match=reason):
         await fetcher(lambda request: response).object("http://a:1/")
@@ -114,7 +114,7 @@ async def test_answers_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
             assert await real.object(target.url("/")) == {}
 
 
-async def test_nobody_there_and_no_answer() -> None:
+async def test_a_refused_connection_and_a_missing_answer() -> None:
     """Both within their times."""
     with Target(answer=never) as target:
         async with open_fetcher(0.2, 0.2) as real:

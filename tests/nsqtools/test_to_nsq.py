@@ -68,7 +68,7 @@ def test_rate(shared_nsqd: Daemon, topic: str) -> None:
     assert len(published(shared_nsqd, topic)) == 21
 
 
-def test_nobody_there(nsqd: Daemon) -> None:
+def test_an_unreachable_nsqd_is_fatal(nsqd: Daemon) -> None:
     """Exit code 1, and which nsqd it was."""
     nsqd.kill()
     done = run_tool("to_nsq", "-topic=t", address(nsqd), "-producer-opt=publish_timeout,300ms", stdin=b"a\n")

@@ -64,7 +64,7 @@ def test_near_the_true_ones(kind: str, count: int, chunk: int, seed: int) -> Non
     parts=st.lists(st.tuples(KINDS, st.integers(0, 3000)), min_size=1, max_size=6),
     seed=st.integers(0, 1 << 30),
 )
-def test_merging_makes_it_no_worse(parts: list[tuple[str, int]], seed: int) -> None:
+def test_merging_does_not_raise_the_error(parts: list[tuple[str, int]], seed: int) -> None:
     whole, values = Sketch(), []
     for at, (kind, count) in enumerate(parts):
         part, of_part = Sketch(), stream(kind, count, seed + at)
@@ -91,7 +91,7 @@ def test_nothing_yet() -> None:
 
 
 @pytest.mark.parametrize("kind", ["any", "latencies", "rising", "falling", "few", "zigzag"])
-def test_its_size_hardly_grows(kind: str) -> None:
+def test_the_size_of_a_sketch_hardly_grows(kind: str) -> None:
     sketch = Sketch()
     for at in range(20):
         sketch.extend(stream(kind, 5000, at))

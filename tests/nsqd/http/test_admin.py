@@ -137,7 +137,7 @@ async def test_the_life_of_a_channel(topic: str, name: str) -> None:
         assert not channels()
 
 
-async def test_what_an_action_sets_free_is_delivered() -> None:
+async def test_messages_that_an_action_releases_are_delivered() -> None:
     daemon = FakeDaemon()
     subscription = daemon.subscribe("t", "c", rdy=5)
     async with serving(daemon) as client:
@@ -166,7 +166,7 @@ async def test_what_an_action_sets_free_is_delivered() -> None:
         "/channel/delete?topic=t&channel=c",
     ],
 )
-async def test_what_the_disk_refuses_has_not_happened(target: str) -> None:
+async def test_an_action_that_the_disk_refuses_has_not_happened(target: str) -> None:
     daemon = FakeDaemon()
     daemon.make("t", "c")
     daemon.put("t", b"a")

@@ -95,7 +95,7 @@ async def test_trickle_is_bounded_as_a_whole() -> None:
         assert not scope.cancelled_caught
 
 
-async def test_nobody_there() -> None:
+async def test_a_refused_connection_is_raised() -> None:
     async with answering() as (port, _):
         pass
     with pytest.raises(httpx.ConnectError):

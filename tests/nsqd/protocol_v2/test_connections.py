@@ -86,7 +86,7 @@ async def test_a_wide_window_fills_without_any_input(server: Server) -> None:
         await peer.message()
 
 
-async def test_what_others_publish_goes_on_by_itself(server: Server) -> None:
+async def test_messages_that_others_publish_are_delivered_without_input(server: Server) -> None:
     """A round of somebody else (an HTTP request) hands out its first part, and nobody's input moves the rest."""
     peer = await consumer(server, 2500)
     began = trio.current_time()
@@ -398,7 +398,7 @@ async def test_a_fast_consumer_does_not_keep_others_from_being_read(server: Serv
         nursery.cancel_scope.cancel()
 
 
-async def test_handing_out_without_end_does_not_keep_anyone_from_being_read(
+async def test_endless_delivery_does_not_keep_clients_from_being_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I7, the same at its worst: there is always something left over."""

@@ -28,7 +28,7 @@ def size(number: int) -> bytes:
 # --- what arrives
 
 
-def test_in_order_and_as_it_was() -> None:
+def test_bodies_arrive_in_order_and_unchanged() -> None:
     """I2 and I11."""
     machine = Machine()
     client = machine.client().send(pub(b"\0\n\xff") + mpub(b"PUB t\n", b"b") + dpub(b"c", 0) + pub(b"d"))
@@ -230,7 +230,7 @@ def test_unfinished_bodies_count_against_a_limit_of_the_daemon() -> None:
 
 
 @pytest.mark.parametrize("number", [100, 2_000])
-def test_what_is_buffered_is_given_back(number: int) -> None:
+def test_buffered_bytes_are_given_back(number: int) -> None:
     machine = Machine()
     client = machine.client()
     for data in (pub(b"x" * number), mpub(b"x" * number, b"y"), dpub(b"x" * number, 1)):
@@ -274,7 +274,7 @@ def test_a_full_disk_is_told_by_the_command(data: bytes, name: str, topic_is_the
     assert client.closed
 
 
-def test_a_full_disk_is_told_to_who_subscribes() -> None:
+def test_a_sub_that_makes_a_topic_on_a_full_disk_gets_an_error() -> None:
     machine = Machine()
     machine.broker.store.full = "no space left on device"
     client = machine.client().send(sub())
@@ -291,7 +291,7 @@ def test_no_ids_no_publish() -> None:
     assert client.answers() == [error("E_PUB_FAILED PUB failed Input/output error")]
 
 
-def test_failures_are_forgotten_when_they_were_told() -> None:
+def test_failures_are_forgotten_once_they_are_answered() -> None:
     """I12: also those that nobody waits for (a FIN that could not be written)."""
     machine = Machine()
     consumer = machine.consumer(rdy=100)

@@ -85,7 +85,7 @@ def one_push(receiver: socket.socket, port: int) -> list[tuple[str, int, str]]:
     return lines
 
 
-def test_what_statsd_gets(nsqd: Daemon, receiver: socket.socket) -> None:
+def test_the_packets_for_statsd(nsqd: Daemon, receiver: socket.socket) -> None:
     nsqd.create_channel("t", "c")
     nsqd.create_channel("t", "d#ephemeral")
     one_push(receiver, nsqd.http_port)
@@ -190,7 +190,7 @@ def test_the_page_for_prometheus(nsqd: Daemon) -> None:
 
 
 @promtool.needs_promtool
-def test_prometheus_has_nothing_to_say_against_it(nsqd: Daemon) -> None:
+def test_promtool_accepts_the_page_of_a_daemon(nsqd: Daemon) -> None:
     nsqd.create_channel("t", "c#ephemeral")
     promtool.check(page_of(nsqd))
 

@@ -19,13 +19,6 @@ from tests.process.waiting import wait_until
 pytestmark = pytest.mark.process
 
 
-@pytest.fixture
-def lookupd() -> Iterator[LookupDaemon]:
-    with LookupDaemon() as lookupd:
-        lookupd.start()
-        yield lookupd
-
-
 def test_the_first_lines_of_the_log(lookupd: LookupDaemon) -> None:
     texts = [
         re.sub(r"^\[nsqlookupd\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} ", "", line) for line in lookupd.lines

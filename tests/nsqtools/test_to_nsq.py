@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.nsqtools.broker import bodies
+from tests.nsqtools.broker import address, bodies
 from tests.nsqtools.tool import Tool, run_tool
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
 
 pytestmark = pytest.mark.process
-
-
-def address(nsqd: Daemon) -> str:
-    """The flag."""
-    return f"-nsqd-tcp-address={nsqd.tcp_address}"
 
 
 def published(nsqd: Daemon, topic: str) -> list[bytes]:

@@ -11,7 +11,7 @@ import trio.testing
 from nsqd.broker import Channel, Topic
 from nsqd.testing.faulty_storage import Fail
 
-from .fake_daemon import Answer, FakeDaemon, serving
+from .fake_daemon import Answer, FakeDaemon, assert_error, serving
 
 TOPIC_ACTIONS = ["create", "delete", "empty", "pause", "unpause"]
 CHANNEL_ACTIONS = TOPIC_ACTIONS
@@ -21,12 +21,6 @@ def assert_done(answer: Answer) -> None:
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers["Content-Length"] == "0"
     assert "Content-Type" not in answer.headers
-    assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
-
-
-def assert_error(answer: Answer, status: int, code: str) -> None:
-    assert (answer.status, answer.body) == (status, b'{"message":"%b"}' % code.encode())
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
 
 

@@ -15,7 +15,7 @@ from nsqd.testing.faulty_storage import Fail
 from nsqkit.http import HttpError
 from nsqkit.wire import decode_message
 
-from .fake_daemon import Answer, FakeDaemon, serving
+from .fake_daemon import Answer, FakeDaemon, assert_error, serving
 
 MAX_MSG, MAX_BODY = 100, 1000
 MAX_DEFER_MS = 3_600_000
@@ -37,12 +37,6 @@ def batch(*bodies: bytes, count: int | None = None) -> bytes:
 def assert_ok(answer: Answer) -> None:
     assert (answer.status, answer.body) == (200, b"OK")
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
-
-
-def assert_error(answer: Answer, status: int, code: str) -> None:
-    assert (answer.status, answer.body) == (status, b'{"message":"%b"}' % code.encode())
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
 
 

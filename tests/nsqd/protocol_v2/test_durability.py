@@ -7,10 +7,19 @@ from typing import Any
 import pytest
 
 from nsqkit.wire import CLOSE_WAIT, HEARTBEAT, OK, decode_message
-from tests.nsqd.protocol_v2.harness import Machine, dpub, error, fin, identify, is_message, mpub, pub, sub
-
-NOBODY = b"0" * 16
-FIN_FAILED = error(b"E_FIN_FAILED FIN " + NOBODY + b" failed ID not in flight")
+from tests.nsqd.protocol_v2.harness import (
+    FIN_FAILED,
+    UNKNOWN_ID,
+    Machine,
+    dpub,
+    error,
+    fin,
+    identify,
+    is_message,
+    mpub,
+    pub,
+    sub,
+)
 
 
 def disk(**options: Any) -> Machine:
@@ -42,7 +51,7 @@ def test_answers_that_need_no_sync_are_given_at_once() -> None:
     client.send(sub())
     machine.run_job()
     assert client.answers() == [OK]
-    client.send(fin(NOBODY) + b"CLS\n")
+    client.send(fin(UNKNOWN_ID) + b"CLS\n")
     assert client.answers() == [FIN_FAILED, CLOSE_WAIT]
 
 
@@ -50,7 +59,7 @@ def test_answers_after_a_held_answer_are_held_too() -> None:
     """In the order of the commands, the fatal error and the close included."""
     machine = disk()
     client = machine.client().send(sub())
-    client.send(fin(NOBODY))
+    client.send(fin(UNKNOWN_ID))
     client.send(pub(b"x"))
     client.send(b"CLS\n")
     client.send(b"what\n")
@@ -148,7 +157,7 @@ def test_a_failed_sync_answers_nothing() -> None:
     assert client.answers() == []
 
 
-@pytest.mark.parametrize("junk", [fin(NOBODY) * 5000, pub(b"x") * 5000], ids=["errors", "OKs"])
+@pytest.mark.parametrize("junk", [fin(UNKNOWN_ID) * 5000, pub(b"x") * 5000], ids=["errors", "OKs"])
 def test_held_answers_are_bounded(junk: bytes) -> None:
     """I12: while a slow sync holds the answers back, a client is not read without end."""
     machine = disk()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import struct
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from nsqd.testing.faulty_storage import Fail
 from nsqkit.wire import OK
-from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, mpub, pub, sized, sub
+from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, mpub, pub, size, sized, sub
 
 
 def bodies_of(machine: Machine, topic: str = "t") -> list[bytes]:
@@ -19,10 +18,6 @@ def bodies_of(machine: Machine, topic: str = "t") -> list[bytes]:
     client = machine.consumer(topic=topic)
     client.send(b"RDY 2500\n")
     return client.bodies()
-
-
-def size(number: int) -> bytes:
-    return struct.pack(">i", number)
 
 
 # --- what arrives

@@ -1,5 +1,6 @@
 # make run    five nodes in this folder, from nothing but Python 3.11+ and make
 # make test   everything that is needed to run the tests, and the tests
+# make test-fast  those of them that take less than a minute, while you work
 # make check  what a change has to pass: format, lint, types, tests
 
 PYTHON ?= python3
@@ -7,13 +8,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= run/nsqd1
 PYTEST ?= -n auto --dist loadgroup
+PROGRESS := --progress -rfE -o console_output_style=classic
+FAST := not (process or foreign or network or deploy or browser)
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help run nsqd test check format lint types bench screenshots install uninstall clean
+.PHONY: help run nsqd test test-fast check format lint types bench screenshots install uninstall clean
 
 help: ## what can be done here
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -61,7 +64,10 @@ nsqd: $(VENV)/.run ## set everything up and start one broker alone
 		--broadcast-address=127.0.0.1 $(ARGS)
 
 test: $(VENV)/.dev ## set everything up and run all tests
-	$(BIN)/pytest $(PYTEST)
+	$(BIN)/pytest $(PROGRESS) $(PYTEST)
+
+test-fast: $(VENV)/.dev ## the tests that need no processes, browsers, containers and networks: a minute
+	$(BIN)/pytest $(PROGRESS) $(PYTEST) -m '$(FAST)'
 
 check: format lint types test ## format, lint, types, tests: what a change has to pass
 

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from tests import timing
 
 PROGRESS_EVERY_S = 5.0
+LONGEST_ID = 60
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 KINDS = ("browser", "deploy", "network", "foreign", "process")  # markers, the most telling first
 
@@ -41,6 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = Counter()
     if config.getoption("--progress") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Progress(config), "progress")
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Keep ids short: pytest puts them into the environment of every process, and a megabyte does not fit there."""
+    if isinstance(val, str | bytes) and len(val) > LONGEST_ID:
+        return f"{argname}-of-{len(val)}"
+    return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -42,7 +42,7 @@ def test_every_registry_lists_every_nsqd(tmp_path: Path) -> None:
                 assert (node["topics"], node["tombstones"]) == ([], [])
 
 
-def test_one_more_nsqd_is_listed_with_all_that_it_kept(cluster: Cluster) -> None:
+def test_a_restarted_nsqd_is_listed_with_all_its_topics_and_channels(cluster: Cluster) -> None:
     first, *_ = cluster.nsqds
     first.create_channel(TOPIC, CHANNEL)
     first.create_channel(TOPIC, "billing")
@@ -203,7 +203,7 @@ def test_topics_and_channels_come_and_go(cluster: Cluster) -> None:
         assert all(node["topics"] == [] for node in registry.nodes())
 
 
-def test_what_publishers_and_consumers_create_is_listed(cluster: Cluster) -> None:
+def test_topics_and_channels_that_clients_create_are_listed(cluster: Cluster) -> None:
     """PUB makes a topic, SUB a channel; an ephemeral one is gone with its last consumer."""
     nsqd, *_ = cluster.nsqds
     with RawClient.connect(nsqd.tcp_port) as publisher:
@@ -216,7 +216,7 @@ def test_what_publishers_and_consumers_create_is_listed(cluster: Cluster) -> Non
     cluster.wait_listed(TOPIC, [nsqd], STARTED_S)
 
 
-def test_what_a_console_removes_leaves_no_trace(cluster: Cluster) -> None:
+def test_a_topic_that_a_console_removes_leaves_no_trace(cluster: Cluster) -> None:
     """First from the registries, then from every nsqd: nobody brings it back, an empty registry's refill included."""
     cluster.create_channel(TOPIC, CHANNEL)
     cluster.create_channel(TOPIC, "billing")

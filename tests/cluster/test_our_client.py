@@ -269,7 +269,7 @@ def test_an_nsqd_that_restarts_is_found_long_before_the_next_poll(
         _publish_to_each(cluster.nsqds, "after a restart", came, within_s=1.0)
 
 
-def test_a_registry_that_hangs_holds_up_nobody(cluster: Cluster, portal: BlockingPortal) -> None:
+def test_a_registry_that_hangs_delays_no_consumer(cluster: Cluster, portal: BlockingPortal) -> None:
     """It takes connections and answers nothing: consumers find their nsqds through the other one."""
     cluster.create_channel(TOPIC, CHANNEL)
     cluster.wait_listed(TOPIC, cluster.nsqds, within_s=2.0)

@@ -223,7 +223,7 @@ def test_a_wrong_configuration_is_said_and_not_tried_for_ever(machine: Machine) 
     assert machine.property("nsqd", "NRestarts") == "0"
 
 
-def test_a_wrong_value_in_its_file_is_said_until_it_is_mended(machine: Machine) -> None:
+def test_a_wrong_value_in_the_configuration_is_reported_until_it_is_mended(machine: Machine) -> None:
     """Nobody has to start it then."""
     path = "/etc/nsq/nsqd.toml"
     example = machine.run("cat", path)

@@ -11,7 +11,7 @@ import ansq
 import attrs
 from ansq.tcp.exceptions import ConnectionClosedError
 
-from tests.foreign._child import TOUCH_EVERY_S, Addresses, Policy, main, report_message
+from tests.foreign._child import Addresses, Policy, answer_message, main, report_message, touch_for
 
 LOOK_UP_EVERY_MS = 500
 
@@ -61,31 +61,13 @@ class Ansq:
 async def _answer_all(reader: Any, policy: Policy) -> None:
     async for message in reader.messages():
         if policy.touch_for_s:
-            await _touch_for(message, policy.touch_for_s)
+            await touch_for(policy.touch_for_s, message.touch, message.fin)
+            report_message(message.id, message.attempts, message.body, "touch")
             continue
         action = policy.decide(message.attempts)
         report_message(message.id, message.attempts, message.body, action)
         with contextlib.suppress(ConnectionClosedError):  # the message comes again
-            await _answer(message, action)
-
-
-async def _answer(message: Any, action: str) -> None:
-    if action == "requeue":
-        await message.req(0)
-    elif action != "hold":
-        if action == "touch":
-            await message.touch()
-        await message.fin()
-
-
-async def _touch_for(message: Any, seconds: float) -> None:
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while loop.time() < end:
-        await asyncio.sleep(TOUCH_EVERY_S)
-        await message.touch()
-    await message.fin()
-    report_message(message.id, message.attempts, message.body, "touch")
+            await answer_message(message, action)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,21 @@ import asyncio
 import base64
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
 
-__all__ = ["Addresses", "Library", "Policy", "main", "report", "report_message"]
+__all__ = [
+    "Addresses",
+    "Library",
+    "Policy",
+    "answer_message",
+    "main",
+    "report",
+    "report_message",
+    "touch_for",
+]
 
 TOUCH_EVERY_S = 0.5
 LOOKUPD = "--lookupd="
@@ -98,6 +107,33 @@ def report_message(message_id: bytes | str, attempts: int, body: bytes, action: 
     """Write the report of one message."""
     name = message_id if isinstance(message_id, str) else message_id.decode()
     report("message", id=name, attempts=attempts, body=base64.b64encode(body).decode(), action=action)
+
+
+async def answer_message(message: Any, action: str) -> None:
+    """Do with a message what the policy has decided, in a library whose messages have `req`, `touch` and `fin`."""
+    if action == "requeue":
+        await message.req(0)
+    elif action != "hold":
+        if action == "touch":
+            await message.touch()
+        await message.fin()
+
+
+async def touch_for(
+    seconds: float, touch: Callable[[], Awaitable[None] | None], finish: Callable[[], Awaitable[None] | None]
+) -> None:
+    """Touch a message again and again for so long, then finish it."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while loop.time() < end:
+        await asyncio.sleep(TOUCH_EVERY_S)
+        await _done(touch())
+    await _done(finish())
+
+
+async def _done(step: Awaitable[None] | None) -> None:
+    if step is not None:
+        await step
 
 
 async def main(library: Library) -> None:

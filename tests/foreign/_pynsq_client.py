@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import nsq  # type: ignore[import-untyped]
 
-from tests.foreign._child import TOUCH_EVERY_S, Addresses, Policy, main, report_message
+from tests.foreign._child import Addresses, Policy, main, report_message, touch_for
 
 
 @attrs.define
@@ -87,12 +87,7 @@ class Pynsq:
 
 
 async def _touch_for(message: Any, seconds: float) -> None:
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while loop.time() < end:
-        await asyncio.sleep(TOUCH_EVERY_S)
-        message.touch()
-    message.finish()
+    await touch_for(seconds, message.touch, message.finish)
     report_message(message.id, message.attempts, message.body, "touch")
 
 

@@ -108,14 +108,14 @@ async def test_half_a_body_and_the_end(serving: Serving) -> None:
         assert await client.ended()
 
 
-async def test_the_last_error_is_not_lost_to_what_follows_it(serving: Serving) -> None:
+async def test_the_last_error_is_not_lost_to_later_input(serving: Serving) -> None:
     async with over_tcp(serving) as client:
         await client.send(MAGIC + b"bad\n" + b"x" * 100_000)
         assert await client.read() == b"E_INVALID invalid command bad"
         assert await client.ended()
 
 
-async def test_one_who_never_stops_talking_after_the_error_is_cut_off(
+async def test_a_client_that_keeps_sending_after_the_error_is_cut_off(
     serving: Serving, autojump_clock: trio.testing.MockClock
 ) -> None:
     client = serving.connect()
@@ -192,7 +192,7 @@ async def test_a_client_that_never_reads_is_cut_off(
     assert any("does not read" in record.getMessage() for record in caplog.records)
 
 
-async def test_it_goes_on_reading_while_answers_are_not_read_and_stops_at_the_mark(
+async def test_reading_continues_beside_unread_answers_up_to_the_mark(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_UNSENT", 60_000)
@@ -209,7 +209,7 @@ async def test_it_goes_on_reading_while_answers_are_not_read_and_stops_at_the_ma
     assert serving.context.buffered == 0
 
 
-async def test_who_sends_everything_before_it_reads_is_served(serving: Serving) -> None:
+async def test_a_client_that_sends_everything_before_it_reads_is_served(serving: Serving) -> None:
     count = 100_000
     async with over_tcp(serving) as client:
         await client.send(MAGIC + identify() + b"".join(b"REGISTER t%d\n" % n for n in range(count)))

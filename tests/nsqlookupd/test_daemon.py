@@ -81,7 +81,7 @@ async def connect(running: Running) -> Client:
     return Client(await trio.open_tcp_stream("127.0.0.1", running.daemon.tcp_port))
 
 
-async def test_it_tells_who_it_is(start: Start) -> None:
+async def test_the_first_lines_name_the_daemon(start: Start) -> None:
     running = await start(on_free_ports())
     client = await connect(running)
     answer = await client.ask(b"  V1" + identify())
@@ -138,7 +138,7 @@ async def test_stop_closes_the_connections_and_the_ports(start: Start) -> None:
         await connect(running)
 
 
-async def test_a_signal_stops_it(start: Start) -> None:
+async def test_a_signal_stops_the_daemon(start: Start) -> None:
     running = await start(on_free_ports())
     signal.raise_signal(signal.SIGTERM)
     await running.wait()
@@ -146,7 +146,7 @@ async def test_a_signal_stops_it(start: Start) -> None:
 
 
 @pytest.mark.parametrize("which", ["tcp", "http"])
-async def test_a_listener_that_fails_ends_it(start: Start, which: str) -> None:
+async def test_a_listener_that_fails_ends_the_daemon(start: Start, which: str) -> None:
     running = await start(on_free_ports())
     client = await connect(running)
     await client.ask(b"  V1" + identify())

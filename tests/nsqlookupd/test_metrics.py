@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,7 +61,7 @@ def test_tombstones_are_counted_as_long_as_they_hide_something() -> None:
     assert registry.tombstone_count(80) == 0
 
 
-async def test_what_is_registered() -> None:
+async def test_registrations_are_counted() -> None:
     registry = Registry(inactive_after=300, tombstone_lifetime=45)
     first, second = registry.identify(info("n1"), 0), registry.identify(info("n2"), 200)
     registry.register(first, "t", "c")
@@ -94,19 +93,6 @@ def test_commands_are_counted_by_name() -> None:
     }
 
 
-@pytest.fixture
-def lookupd() -> Iterator[LookupDaemon]:
-    with LookupDaemon() as lookupd:
-        lookupd.start()
-        yield lookupd
-
-
-def page_of(lookupd: LookupDaemon) -> bytes:
-    status, page = lookupd.request("GET", "/metrics")
-    assert status == 200
-    return page
-
-
 @pytest.mark.process
 def test_a_real_one(lookupd: LookupDaemon) -> None:
     with Announcer.connect(lookupd.tcp_port) as nsqd:
@@ -114,9 +100,11 @@ def test_a_real_one(lookupd: LookupDaemon) -> None:
         nsqd.ask(b"REGISTER t c\n")
         assert lookupd.lookup("missing") is None
         with Announcer.connect(lookupd.tcp_port):
-            wait_until(lambda: parse(page_of(lookupd).decode())["connections",] == 2, 2.0, "both are counted")
-        wait_until(lambda: parse(page_of(lookupd).decode())["connections",] == 1, 2.0, "one has gone")
-        found = parse(page_of(lookupd).decode())
+            wait_until(
+                lambda: parse(lookupd.metrics().decode())["connections",] == 2, 2.0, "both are counted"
+            )
+        wait_until(lambda: parse(lookupd.metrics().decode())["connections",] == 1, 2.0, "one has gone")
+        found = parse(lookupd.metrics().decode())
     assert (found["producers",], found["topics",], found["connections_total",]) == (1, 1, 2)
     assert (found["commands_total", "REGISTER"], found["http_requests_total", "404"]) == (1, 1)
     assert found["http_requests_total", "200"] >= 3
@@ -125,10 +113,10 @@ def test_a_real_one(lookupd: LookupDaemon) -> None:
 
 @pytest.mark.process
 @promtool.needs_promtool
-def test_prometheus_has_nothing_to_say_against_it(lookupd: LookupDaemon) -> None:
+def test_promtool_accepts_the_page_of_a_daemon(lookupd: LookupDaemon) -> None:
     with Announcer.connect(lookupd.tcp_port) as nsqd:
         nsqd.identify()
-        promtool.check(page_of(lookupd))
+        promtool.check(lookupd.metrics())
 
 
 async def test_every_series_is_documented() -> None:

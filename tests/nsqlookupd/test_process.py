@@ -19,14 +19,7 @@ from tests.process.waiting import wait_until
 pytestmark = pytest.mark.process
 
 
-@pytest.fixture
-def lookupd() -> Iterator[LookupDaemon]:
-    with LookupDaemon() as lookupd:
-        lookupd.start()
-        yield lookupd
-
-
-def test_its_first_lines(lookupd: LookupDaemon) -> None:
+def test_the_first_lines_of_the_log(lookupd: LookupDaemon) -> None:
     texts = [
         re.sub(r"^\[nsqlookupd\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} ", "", line) for line in lookupd.lines
     ]
@@ -58,7 +51,7 @@ def test_a_reset_drops_the_producer_too(lookupd: LookupDaemon) -> None:
     wait_until(lambda: lookupd.nodes() == [], 2.0, "the producer is gone")
 
 
-def test_after_a_kill_it_knows_nothing(lookupd: LookupDaemon) -> None:
+def test_a_killed_registry_starts_empty(lookupd: LookupDaemon) -> None:
     ports = lookupd.tcp_port, lookupd.http_port
     with Announcer.connect(lookupd.tcp_port) as nsqd:
         nsqd.identify()
@@ -72,7 +65,7 @@ def test_after_a_kill_it_knows_nothing(lookupd: LookupDaemon) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_well_and_soon(lookupd: LookupDaemon, number: signal.Signals) -> None:
+def test_a_signal_ends_the_daemon_in_order_and_soon(lookupd: LookupDaemon, number: signal.Signals) -> None:
     with (
         Announcer.connect(lookupd.tcp_port) as nsqd,
         Announcer.connect(lookupd.tcp_port) as silent,
@@ -124,7 +117,7 @@ def few_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_it_raises_its_own_limit_of_descriptors(few_descriptors: None) -> None:
+def test_the_daemon_raises_its_limit_of_descriptors(few_descriptors: None) -> None:
     with LookupDaemon() as lookupd:
         lookupd.start()
         assert lookupd.process is not None

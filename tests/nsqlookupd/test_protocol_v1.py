@@ -189,7 +189,7 @@ def test_the_client_ends_its_sending(sent: bytes, answered: bytes, piece: int) -
     assert session.phase is Phase.CLOSING
 
 
-def test_what_a_producer_says_of_itself_is_kept() -> None:
+def test_the_identity_of_a_producer_is_kept() -> None:
     context = new_context()
     session = Session(context, REMOTE)
     body = (

@@ -113,7 +113,7 @@ def test_the_same_nsqd_twice_is_two_producers(registry: Registry) -> None:
     assert found(registry, "t") == {"n1"}
 
 
-def test_one_that_has_gone_cannot_do_anything(registry: Registry) -> None:
+def test_a_removed_producer_cannot_change_anything(registry: Registry) -> None:
     producer = registry.identify(info(), 0.0)
     registry.disconnect(producer)
     for action in (
@@ -171,7 +171,7 @@ def test_a_new_connection_or_registration_has_no_tombstone(registry: Registry) -
     assert found(registry, "t") == {"n1"}
 
 
-def test_a_tombstone_that_fits_nobody(registry: Registry) -> None:
+def test_a_tombstone_that_matches_no_producer(registry: Registry) -> None:
     registry.register(registry.identify(info(), 0.0), "t")
     for topic, node in (("t", "n1:4150"), ("t", "n1"), ("t", ""), ("u", "n1:4151")):
         assert registry.tombstone(topic, node, 0.0) == 0

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
 
-__all__ = ["bodies", "clients", "fill", "publish", "wait_finished", "wait_subscribed"]
+__all__ = ["address", "bodies", "clients", "fill", "publish", "wait_finished", "wait_subscribed"]
+
+
+def address(nsqd: Daemon) -> str:
+    """The flag of a tool that connects to this nsqd."""
+    return f"-nsqd-tcp-address={nsqd.tcp_address}"
 
 
 def bodies(first: int, last: int) -> list[bytes]:

@@ -78,7 +78,7 @@ async def test_other_403s_are_errors(target: Target, body: bytes) -> None:
         (Response(200, b"[]"), "no JSON object"),
     ],
 )
-async def test_what_is_no_answer(target: Target, response: Response, reason: str) -> None:
+async def test_malformed_answers(target: Target, response: Response, reason: str) -> None:
     """Said as nsqadmin says it."""
     target.answer = lambda request: response
     with pytest.raises(HttpFailed, match=reason):
@@ -96,7 +96,7 @@ async def test_answers_without_bound(target: Target, monkeypatch: pytest.MonkeyP
         assert await fetcher.object(target.url("/")) == {}
 
 
-async def test_nobody_there_and_no_answer(target: Target) -> None:
+async def test_a_refused_connection_and_a_missing_answer(target: Target) -> None:
     """Both within their times, and told with the address."""
     target.answer = never
     async with open_fetcher(0.2, 0.2) as fetcher:

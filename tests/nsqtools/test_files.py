@@ -96,7 +96,7 @@ def test_new_name_begins_a_new_file(tmp_path: Path, clock: Clock) -> None:
     assert files.synced == 1
 
 
-def test_appends_where_it_may(tmp_path: Path, clock: Clock) -> None:
+def test_appends_to_files_that_may_be_appended_to(tmp_path: Path, clock: Clock) -> None:
     """After a restart, and after a hang-up."""
     files = make(tmp_path)
     files.write([b"one"], clock.now)
@@ -408,7 +408,9 @@ def test_failures_count_nothing_as_synced(
     assert files.synced == (1 if call == "link" else 0)
 
 
-def test_what_is_synced_and_when(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_synced_at_their_times(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file and the folder that it is new in; before a move its contents, before the old name goes the new one."""
     calls: list[str] = []
 

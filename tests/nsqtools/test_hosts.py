@@ -28,7 +28,7 @@ def test_round_robin_minds_no_failure() -> None:
 
 
 @pytest.mark.parametrize("mode", CHOICES)
-def test_those_that_are_not_up_are_passed_over(mode: str) -> None:
+def test_hosts_that_are_down_are_passed_over(mode: str) -> None:
     """As long as another one is up; when none is, one is chosen all the same."""
     pool = make_pool(mode, ABC)
     assert {pool.choose(0.0, lambda host: host != "b") for _ in range(9)} == {"a", "c"}

@@ -21,7 +21,7 @@ def test_no_rules_change_nothing(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", NOT_OBJECTS)
 @pytest.mark.parametrize("rules", [Filter(required_field="a"), Filter(whitelist=["a"])])
-def test_what_is_no_object_is_dropped(rules: Filter, body: bytes) -> None:
+def test_bodies_that_are_no_objects_are_dropped(rules: Filter, body: bytes) -> None:
     """With a reason for the log."""
     with pytest.raises(NotPassed, match="it is no JSON"):
         rules.apply(body)
@@ -182,7 +182,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_what_is_written_means_the_same(value: object) -> None:
+def test_rewritten_bodies_mean_the_same(value: object) -> None:
     """To any other reader."""
     text = to_json(value)
     assert json.loads(text) == value

@@ -16,7 +16,7 @@ from nsqkit.service.http import Request, Response, json_body, text
 from nsqtools.nsq_stat import HEADER, Sample, line
 from tests.nsqkit.http_target import Target
 from tests.nsqtools.broker import bodies, fill, publish
-from tests.nsqtools.tool import Tool, command, run_tool
+from tests.nsqtools.tool import Tool, command, run_tool, run_with_full_stdout
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
 from tests.process.waiting import wait_until
@@ -167,14 +167,7 @@ def test_stdout_that_cannot_be_written(target: Target) -> None:
     """Is an error; a reader who sleeps is not, and does not keep it from ending."""
     made_up(target, {"topics": [{"topic_name": "t", "channels": [{"channel_name": "c"}]}]})
     flags = ["-topic=t", "-channel=c", "-interval=1ms", f"-nsqd-http-address={HOST}:{target.port}"]
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            command("nsq_stat", *flags),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=patience(15),
-            check=False,
-        )
+    done = run_with_full_stdout("nsq_stat", *flags)
     assert done.returncode == 1
     assert b"ERROR: failed to write to stdout - No space left on device" in done.stderr
     reading, writing = os.pipe()

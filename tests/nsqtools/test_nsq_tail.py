@@ -9,18 +9,13 @@ from pathlib import Path
 import pytest
 
 from nsqkit.version import VERSION
-from tests.nsqtools.broker import bodies, clients, fill, publish, wait_finished, wait_subscribed
-from tests.nsqtools.tool import Tool, command, run_tool
+from tests.nsqtools.broker import address, bodies, clients, fill, publish, wait_finished, wait_subscribed
+from tests.nsqtools.tool import Tool, command, run_tool, run_with_full_stdout
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
 from tests.timing import patience
 
 pytestmark = pytest.mark.process
-
-
-def address(nsqd: Daemon) -> str:
-    """The flag."""
-    return f"-nsqd-tcp-address={nsqd.tcp_address}"
 
 
 def test_shows_n_messages(shared_nsqd: Daemon, topic: str) -> None:
@@ -87,14 +82,7 @@ def test_stdout_that_cannot_be_written(shared_nsqd: Daemon, topic: str) -> None:
     shared_nsqd.create_channel(topic, "c")
     publish(shared_nsqd, topic, [b"one"])
     flags = [f"-topic={topic}", "-channel=c", address(shared_nsqd)]
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            command("nsq_tail", *flags),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=patience(15),
-            check=False,
-        )
+    done = run_with_full_stdout("nsq_tail", *flags)
     assert done.returncode == 1
     assert b"FATAL: failed to write to stdout - No space left on device" in done.stderr
     assert shared_nsqd.unfinished(topic, "c") == 1

@@ -249,7 +249,7 @@ def test_work_dir_of_a_killed_tool(shared_nsqd: Daemon, topic: str, tmp_path: Pa
     assert files(tmp_path / "work") == []
 
 
-def test_write_errors_end_it(shared_nsqd: Daemon, topic: str, tmp_path: Path) -> None:
+def test_write_errors_end_nsq_to_file(shared_nsqd: Daemon, topic: str, tmp_path: Path) -> None:
     """Exit code 1 with the reason; nsqd keeps the messages."""
     shared_nsqd.create_channel(topic, CHANNEL)
     publish(shared_nsqd, topic, bodies(0, 50))

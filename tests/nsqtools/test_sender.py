@@ -261,7 +261,7 @@ async def test_head_without_end(nursery: trio.Nursery) -> None:
             await sender.send(url, b"x")
 
 
-async def test_nobody_there(target: Target) -> None:
+async def test_an_unreachable_target_is_named_and_tried_again(target: Target) -> None:
     """Said with the address; and it works again when somebody is."""
     async with sending() as sender:
         await sender.send(target.url(), b"1")

@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.nsqtools.broker import bodies
+from tests.nsqtools.broker import address, bodies
 from tests.nsqtools.tool import Tool, run_tool
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
 
 pytestmark = pytest.mark.process
-
-
-def address(nsqd: Daemon) -> str:
-    """The flag."""
-    return f"-nsqd-tcp-address={nsqd.tcp_address}"
 
 
 def published(nsqd: Daemon, topic: str) -> list[bytes]:
@@ -68,7 +63,7 @@ def test_rate(shared_nsqd: Daemon, topic: str) -> None:
     assert len(published(shared_nsqd, topic)) == 21
 
 
-def test_nobody_there(nsqd: Daemon) -> None:
+def test_an_unreachable_nsqd_is_fatal(nsqd: Daemon) -> None:
     """Exit code 1, and which nsqd it was."""
     nsqd.kill()
     done = run_tool("to_nsq", "-topic=t", address(nsqd), "-producer-opt=publish_timeout,300ms", stdin=b"a\n")

@@ -21,7 +21,7 @@ from types import TracebackType
 from tests.process.waiting import wait_until
 from tests.timing import patience
 
-__all__ = ["Tool", "run_tool"]
+__all__ = ["Tool", "run_tool", "run_with_full_stdout"]
 
 WITHIN_S = 15.0
 
@@ -39,6 +39,18 @@ def run_tool(
     return subprocess.run(
         command(name, *flags), input=stdin, capture_output=True, timeout=patience(within_s), check=False
     )
+
+
+def run_with_full_stdout(name: str, *flags: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a tool to its end whose standard output cannot be written: no space left on device."""
+    with open("/dev/full", "wb") as full:
+        return subprocess.run(
+            command(name, *flags),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=patience(WITHIN_S),
+            check=False,
+        )
 
 
 class Tool:

@@ -178,6 +178,12 @@ class Daemon:
         finally:
             connection.close()
 
+    def metrics(self) -> bytes:
+        """Give the page for Prometheus."""
+        status, page = self.request("GET", "/metrics")
+        assert status == 200
+        return page
+
     def create_channel(self, topic: str, channel: str) -> None:
         """Create the topic and the channel over HTTP."""
         for target in (f"/topic/create?topic={topic}", f"/channel/create?topic={topic}&channel={channel}"):

@@ -20,7 +20,7 @@ _PER_PROCESS = 500
 
 @functools.cache
 def _ports() -> Iterator[int]:
-    for first in range(_FIRST, _LAST, _PER_PROCESS):
+    for first in range(_LAST - _PER_PROCESS, _FIRST, -_PER_PROCESS):
         lock = socket.socket(socket.AF_UNIX)
         try:
             lock.bind(f"\0nsq-trio-tests-ports-{first}")

@@ -120,7 +120,9 @@ def test_again_after_a_fin_in_the_same_life_is_resurrected(ledger: Ledger, book:
 
 
 @pytest.mark.parametrize("body", [b"x", b"p:1", b"p:x:1", b"q:0:", b"p:7:"])
-def test_what_nobody_published_is_phantom(ledger: Ledger, book: ChannelBook, body: bytes) -> None:
+def test_a_message_that_was_never_published_is_a_phantom(
+    ledger: Ledger, book: ChannelBook, body: bytes
+) -> None:
     deliver(book, publish(ledger))
     assert book.delivered(ID, 5, 1, body, 200.0) is None
     only(book.report(), "phantom")

@@ -39,7 +39,7 @@ def pair() -> Iterator[tuple[RawClient, socket.socket]]:
         yield client, theirs
 
 
-def test_commands_as_they_stand_in_the_protocol() -> None:
+def test_commands_have_the_bytes_of_the_protocol() -> None:
     assert pub_command("t", b"hello") == b"PUB t\n\0\0\0\5hello"
     assert dpub_command("t", 250, b"x") == b"DPUB t 250\n\0\0\0\1x"
     assert mpub_command("t", [b"ab", b"c"]) == b"MPUB t\n\0\0\0\x0f\0\0\0\2\0\0\0\2ab\0\0\0\1c"
@@ -80,7 +80,7 @@ def test_an_error_frame_is_raised_with_its_code(pair: tuple[RawClient, socket.so
     assert daemon.recv(100) == pub_command("?", b"x")
 
 
-def test_the_end_comes_after_what_was_sent_before_it(pair: tuple[RawClient, socket.socket]) -> None:
+def test_the_end_of_a_connection_comes_after_its_last_frame(pair: tuple[RawClient, socket.socket]) -> None:
     client, daemon = pair
     daemon.sendall(message_frame(b"last"))
     daemon.close()

@@ -81,7 +81,7 @@ def test_finished_stays_finished_over_sigterm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_under_load_ends_it_well(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_under_load_ends_nsqd_in_order(tmp_path: Path, number: signal.Signals) -> None:
     """It ends with 0 and soon, though a client keeps publishing and another reads nothing."""
     with Daemon(tmp_path) as daemon:
         daemon.start()

@@ -154,7 +154,7 @@ def test_a_taken_https_port_is_told(tmp_path: Path, certificates: Certificates) 
             assert f"FATAL: failed to instantiate nsqd - listen ({HOST}:{port}) failed - " in daemon.lines[-1]
 
 
-def test_the_log_level_changes_while_it_runs(tmp_path: Path) -> None:
+def test_the_log_level_changes_at_run_time(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         daemon.start()
         assert daemon.request("PUT", "/config/log_level", b"error") == (200, b"4")

@@ -47,7 +47,7 @@ def secured(daemon: Daemon, context: ssl.SSLContext, **fields: object) -> RawCli
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_every_version_and_what_stats_say_of_it(
+def test_every_tls_version_and_its_statistics(
     tmp_path: Path, certificates: Certificates, version: ssl.TLSVersion
 ) -> None:
     names = {"TLSv1": "TLS1.0", "TLSv1_2": "TLS1.2", "TLSv1_3": "TLS1.3"}
@@ -108,7 +108,7 @@ def test_client_certificates(
         assert daemon.stats()["topics"][0]["message_count"] == 2 * len(lets_in)
 
 
-def test_handshakes_that_stall_hold_nobody_up(tmp_path: Path, certificates: Certificates) -> None:
+def test_stalled_handshakes_delay_no_other_client(tmp_path: Path, certificates: Certificates) -> None:
     """And they are cut off in time, with the reason in clear."""
     ends: list[float] = []
 

@@ -127,7 +127,7 @@ async def test_get(request_: AuthRequest, query: str) -> None:
     ("path", "line"),
     [("/check", "/check?common_name="), ("/check?a=b", "/check?a=b?common_name="), ("", "/?common_name=")],
 )
-async def test_a_full_url_is_taken_as_it_is(path: str, line: str) -> None:
+async def test_a_full_url_is_used_unchanged(path: str, line: str) -> None:
     """The question mark comes behind it whatever it has already, as with the original."""
     server = AuthServer()
     async with running(server):
@@ -214,7 +214,9 @@ async def test_addresses_may_change() -> None:
         (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000, "Receive buffer too long"),
     ],
 )
-async def test_answers_that_let_nobody_in(said: bytes, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unusable_answers_refuse_the_client(
+    said: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     server = AuthServer(said)
     async with running(server):
         with pytest.raises(AuthFailed, match="no auth server has given a usable answer"):
@@ -228,7 +230,7 @@ async def test_answers_that_let_nobody_in(said: bytes, reason: str, caplog: pyte
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:1", "no such host.example:80", "http://", "ftp://127.0.0.1/x", ""]
 )
-async def test_nobody_there(address: str) -> None:
+async def test_an_unreachable_server_refuses_the_client(address: str) -> None:
     with pytest.raises(AuthFailed):
         await authorizer(address, request_timeout=2.0).query(REQUEST)
 
@@ -355,7 +357,7 @@ async def test_over_tls_a_403_is_final(certificates: Certificates) -> None:
     assert len(secure.requests) == 1
 
 
-async def test_a_root_ca_file_that_is_gone_lets_nobody_in(tmp_path: Path) -> None:
+async def test_a_missing_root_ca_file_refuses_the_client(tmp_path: Path) -> None:
     asked = authorizer("https://127.0.0.1:1/auth", root_ca_file=str(tmp_path / "gone.pem"))
     await _raises_nothing_but_auth_failed(asked)
 

@@ -72,7 +72,7 @@ def found(pattern: str, name: str) -> bool:
         ("^[^é]$", ["e"], [""]),
     ],
 )
-def test_what_is_found(pattern: str, yes: list[str], no: list[str]) -> None:
+def test_matches_of_a_pattern(pattern: str, yes: list[str], no: list[str]) -> None:
     assert {name: found(pattern, name) for name in yes + no} == {
         **dict.fromkeys(yes, True),
         **dict.fromkeys(no, False),

@@ -54,7 +54,7 @@ def test_no_authorizations() -> None:
     ("channels", "allowed"),
     [([], False), (["^ch$"], False), ([".*"], True), ([""], True), (["x", "^$"], True)],
 )
-def test_who_publishes_needs_a_channel_pattern_for_the_empty_name(channels: list[str], allowed: bool) -> None:
+def test_publishing_needs_a_channel_pattern_for_the_empty_name(channels: list[str], allowed: bool) -> None:
     assert state(entry("^t$", channels)).allows("t", "") is allowed
 
 
@@ -74,7 +74,7 @@ def test_names_are_searched_for() -> None:
     assert not loose.allows("orders", "mail")
 
 
-def test_one_entry_must_cover_all_of_it() -> None:
+def test_one_entry_must_cover_topic_channel_and_permission() -> None:
     two = state(entry("^a$", ["^x$"], "subscribe"), entry("^b$", ["^y$"], "subscribe"))
     assert [two.allows(t, c) for t, c in (("a", "x"), ("b", "y"), ("a", "y"), ("b", "x"))] == [
         True,
@@ -84,7 +84,7 @@ def test_one_entry_must_cover_all_of_it() -> None:
     ]
 
 
-def test_what_was_found_is_remembered_and_bounded() -> None:
+def test_decisions_are_cached_and_the_cache_is_bounded() -> None:
     client = state(entry("^(a|b)+[0-9]*$", [".*"]))
     assert client.allows("ab", "")
     assert not client.allows("c", "")
@@ -147,7 +147,7 @@ def test_null_and_missing_are_empty() -> None:
         (answer(*[entry("a" * 1000, [])] * 200), "regular expressions too large"),
     ],
 )
-def test_what_lets_nobody_in(body: bytes, reason: str) -> None:
+def test_unusable_states_refuse_the_client(body: bytes, reason: str) -> None:
     with pytest.raises(AuthFailed, match=re.escape(reason)) as failed:
         parse_answer(body, NOW)
     assert len(str(failed.value)) < 300

@@ -220,7 +220,7 @@ def test_life_of_a_message(name: str, state: str, event: str) -> None:
 
 @pytest.mark.parametrize("name", ["c", "c#ephemeral"])
 @pytest.mark.parametrize("state", [state for state in STATES if state != "settled"])
-def test_whatever_is_not_settled_is_delivered_once_more(name: str, state: str) -> None:
+def test_a_message_that_is_not_settled_is_delivered_once_more(name: str, state: str) -> None:
     scene = Scene(name)
     scene.put_into(state)
     scene.owner.new()
@@ -241,7 +241,7 @@ class TestSharing:
         harness.publish_many(200)
         assert [len(consumer.new()) for consumer in consumers] == [50] * 4
 
-    def test_what_does_not_divide_evenly_differs_by_one(self) -> None:
+    def test_shares_differ_by_one_at_most(self) -> None:
         harness = Harness()
         consumers = [harness.subscribe(rdy=100) for _ in range(4)]
         harness.publish_many(203)
@@ -356,7 +356,7 @@ class TestPause:
         assert len(consumer.received) == 4
 
     @pytest.mark.parametrize("paused", [True, False])
-    def test_it_survives_a_kill(self, paused: bool) -> None:
+    def test_a_pause_survives_a_kill(self, paused: bool) -> None:
         harness = Harness()
         harness.create()
         harness.topic().pause_channel("c", True)
@@ -391,7 +391,7 @@ class TestEmpty:
         assert consumer.bodies() == []
         assert conserved(channel)
 
-    def test_it_survives_a_kill(self) -> None:
+    def test_an_emptied_channel_is_empty_after_a_kill(self) -> None:
         harness = Harness()
         consumer = harness.subscribe(rdy=1)
         (first, *_) = harness.publish(b"a", b"b").ids
@@ -411,7 +411,7 @@ class TestEmpty:
 
 
 class TestDelete:
-    def test_its_clients_are_disconnected(self) -> None:
+    def test_clients_of_a_deleted_channel_are_disconnected(self) -> None:
         harness = Harness()
         consumer = harness.subscribe(rdy=1)
         (message_id, _) = harness.publish(b"a", b"b").ids
@@ -425,7 +425,7 @@ class TestDelete:
         with pytest.raises(NotFound):
             harness.channel()
 
-    def test_made_again_it_is_new(self) -> None:
+    def test_a_channel_made_again_is_new(self) -> None:
         harness = Harness()
         harness.create("other")
         harness.create("c")
@@ -439,7 +439,7 @@ class TestDelete:
         assert harness.drain(harness.subscribe(rdy=5)) == [b"new"]
 
     @pytest.mark.parametrize("stop", [Harness.kill, Harness.restart])
-    def test_it_survives_a_restart(self, stop: Callable[[Harness], None]) -> None:
+    def test_a_deletion_survives_a_restart(self, stop: Callable[[Harness], None]) -> None:
         harness = Harness()
         harness.create()
         harness.publish(b"old")
@@ -447,7 +447,7 @@ class TestDelete:
         stop(harness)
         assert harness.topic().channels == {}
 
-    def test_what_a_departed_client_had_in_flight_is_forgotten(self) -> None:
+    def test_messages_in_flight_to_a_departed_client_are_forgotten(self) -> None:
         harness = Harness()
         for _ in range(2):
             consumer = harness.subscribe(rdy=1, timeout=10)
@@ -504,7 +504,7 @@ class TestCounters:
         assert (client.message_count, client.finish_count, client.requeue_count) == (6, 1, 1)
         assert channel.counts.delivered == 6
 
-    def test_after_a_restart_they_begin_anew(self) -> None:
+    def test_counters_begin_at_zero_after_a_restart(self) -> None:
         harness = Harness()
         harness.create()
         harness.publish(b"a", b"b")

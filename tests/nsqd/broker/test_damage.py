@@ -73,7 +73,7 @@ def test_the_rest_of_a_log_is_read_when_no_snapshot_can_be_read() -> None:
 # --- a channel that was made later
 
 
-def test_a_later_channel_does_not_get_messages_from_before_it() -> None:
+def test_a_later_channel_does_not_get_older_messages() -> None:
     harness = Harness()
     harness.create("first-channel")
     harness.publish(b"before")

@@ -31,7 +31,7 @@ class TestOverflow:
         channel = harness.channel("c#ephemeral")
         assert (channel.depth, channel.counts.entered, channel.counts.dropped) == (2, 6, 4)
 
-    def test_a_durable_channel_beside_it_loses_nothing(self) -> None:
+    def test_a_durable_channel_of_the_same_topic_loses_nothing(self) -> None:
         harness = Harness(mem_queue_size=2)
         harness.create("c#ephemeral")
         harness.create("d")
@@ -39,7 +39,7 @@ class TestOverflow:
         assert harness.drain(harness.subscribe("d", rdy=1)) == bodies
 
     @pytest.mark.parametrize("mem_queue_size", [0, 3])
-    def test_what_is_handed_over_at_once_needs_no_queue(self, mem_queue_size: int) -> None:
+    def test_messages_that_are_delivered_at_once_need_no_queue(self, mem_queue_size: int) -> None:
         harness = Harness(mem_queue_size=mem_queue_size)
         consumer = harness.subscribe("c#ephemeral", rdy=5)
         for _ in range(4):
@@ -59,7 +59,7 @@ class TestOverflow:
         harness.publish(*[bytes(1000)] * 9)
         assert channel.counts.dropped == 11, "what is finished makes room"
 
-    def test_what_was_sampled_out_or_emptied_makes_room(self) -> None:
+    def test_sampled_out_and_emptied_messages_make_room(self) -> None:
         harness = Harness(mem_queue_bytes=10_000)
         harness.create("c#ephemeral")
         for _ in range(3):
@@ -92,7 +92,7 @@ class TestBacklog:
         assert channel.counts.entered == 21
         assert conserved(channel)
 
-    def test_numbers_that_an_append_gave_up_are_no_part_of_it(self) -> None:
+    def test_numbers_that_an_append_gave_up_are_no_part_of_the_backlog(self) -> None:
         harness = Harness()
         harness.publish(b"a")
         harness.fail("append", errno.EIO)
@@ -104,7 +104,7 @@ class TestBacklog:
         channel = harness.channel("c#ephemeral")
         assert (channel.counts.entered, channel.counts.damaged) == (2, 0)
 
-    def test_it_is_read_while_it_lasts(self) -> None:
+    def test_the_backlog_on_disk_is_read_until_it_is_consumed(self) -> None:
         harness = Harness()
         bodies = harness.publish_many(20)
         harness.create("c#ephemeral")
@@ -129,7 +129,9 @@ class TestBacklog:
 
     @pytest.mark.parametrize("restart", [False, True])
     @pytest.mark.parametrize("mem_queue_size", [0, 2, 5])
-    def test_what_is_handed_over_at_once_needs_no_queue(self, mem_queue_size: int, restart: bool) -> None:
+    def test_a_backlog_that_is_delivered_at_once_needs_no_queue(
+        self, mem_queue_size: int, restart: bool
+    ) -> None:
         """Gathered while the topic was paused; deferred messages need no room in the queue either."""
         harness = Harness(mem_queue_size=mem_queue_size)
         harness.topic().pause(True)
@@ -170,7 +172,7 @@ class TestAutoDeletion:
         harness.disconnect(second)
         assert harness.topic().channels == {}
 
-    def test_not_before_it_had_one(self) -> None:
+    def test_a_channel_without_any_client_yet_stays(self) -> None:
         harness = Harness()
         harness.create("c#ephemeral")
         harness.advance(10)
@@ -227,7 +229,7 @@ class TestNothingIsKept:
         harness.topic("t#ephemeral").pause_channel("c", True)
         assert harness.memory.folders() == []
 
-    def test_a_segment_that_only_it_needs_may_go(self) -> None:
+    def test_a_segment_that_only_an_ephemeral_channel_needs_is_removed(self) -> None:
         harness = Harness()
         harness.create("c#ephemeral")
         harness.publish(b"a")

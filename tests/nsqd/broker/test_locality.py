@@ -39,7 +39,7 @@ def counts(harness: Harness) -> tuple[int, int, int]:
         (Topology("", ""), None, Locality.REMOTE),
     ],
 )
-def test_what_is_near(here: Topology, client: Topology | None, locality: Locality) -> None:
+def test_localities_of_consumers(here: Topology, client: Topology | None, locality: Locality) -> None:
     assert here.locality_of(client) is locality
 
 
@@ -67,7 +67,7 @@ def test_alike_consumers_share() -> None:
     assert far.bodies() == []
 
 
-def test_nobody_starves_while_there_is_more_than_the_near_ones_take() -> None:
+def test_far_consumers_get_what_near_ones_have_no_room_for() -> None:
     harness = preferring()
     zone = harness.subscribe(rdy=1, topology=ZONE)
     others = [harness.subscribe(rdy=1, topology=topology) for topology in (REGION, FAR, None)]
@@ -78,7 +78,7 @@ def test_nobody_starves_while_there_is_more_than_the_near_ones_take() -> None:
     assert [len(consumer.received) for consumer in (zone, *others)] == [10, 10, 10, 10]
 
 
-def test_a_near_one_that_is_slow_to_read_holds_nobody_up() -> None:
+def test_a_near_consumer_that_reads_slowly_delays_no_other() -> None:
     harness = preferring()
     zone = harness.subscribe(rdy=1000, topology=ZONE, limit=100)
     zone.taking = False
@@ -101,7 +101,7 @@ def test_requeued_and_old_messages_go_to_the_nearest_too() -> None:
     assert (len(zone.bodies()), far.bodies()) == (1, [])
 
 
-def test_what_was_delivered_to_those_who_have_left_still_counts() -> None:
+def test_deliveries_to_departed_consumers_still_count() -> None:
     harness = preferring()
     zone = harness.subscribe(rdy=3, topology=ZONE)
     harness.publish_many(3)

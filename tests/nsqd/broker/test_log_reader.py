@@ -128,7 +128,7 @@ class TestHeldBack:
         harness.publish(b"b", topic="fast")
         assert (slow.received, fast.bodies()) == ([], [b"b"])
 
-    def test_what_was_published_meanwhile_follows(self) -> None:
+    def test_messages_published_during_a_read_follow(self) -> None:
         harness = cold_harness(mem_queue_size=2)
         consumer = harness.subscribe()
         bodies = harness.publish_many(6)
@@ -310,7 +310,7 @@ class TestTrouble:
 
 
 class TestSegments:
-    def test_they_go_when_every_channel_is_done_and_a_snapshot_knows(self) -> None:
+    def test_segments_are_removed_when_every_channel_is_done_and_a_snapshot_says_so(self) -> None:
         harness = Harness(SMALL_SEGMENTS, mem_queue_size=0)
         quick, slow = harness.subscribe("quick", rdy=5), harness.subscribe("slow")
         bodies = [body for _ in range(20) for body in harness.publish_many(5)]
@@ -352,7 +352,7 @@ class TestSegments:
         assert harness.broker.store.notes == []
         assert harness.drain(harness.subscribe(rdy=100)) == bodies
 
-    def test_a_backlog_of_the_topic_keeps_them(self) -> None:
+    def test_a_backlog_of_the_topic_keeps_segments(self) -> None:
         harness = Harness(SMALL_SEGMENTS, mem_queue_size=0)
         bodies = [body for _ in range(20) for body in harness.publish_many(5)]
         for _ in range(3):

@@ -54,7 +54,7 @@ def test_the_oldest_that_is_not_finished(topic: str, channel: str) -> None:
     assert published_at(its) is None
 
 
-def test_what_is_on_disk_only_is_read_once() -> None:
+def test_a_message_that_only_the_disk_has_is_read_once() -> None:
     harness = Harness(mem_queue_size=0)
     harness.create()
     began = harness.now
@@ -134,7 +134,7 @@ def test_the_backlog_of_an_ephemeral_channel() -> None:
     assert published_at(channel) == began + 1.0
 
 
-def test_with_damage_it_is_the_next_that_can_be_read() -> None:
+def test_a_damaged_message_is_passed_over_for_the_next_readable_one() -> None:
     harness = Harness(mem_queue_size=0)
     harness.create()
     harness.publish(b"lost message")

@@ -29,7 +29,7 @@ class TestMessages:
         assert sorted(done + harness.drain(harness.subscribe(rdy=50))) == sorted(bodies)
 
     @either
-    def test_what_was_not_committed_was_not_acknowledged(self, stop: Stop) -> None:
+    def test_uncommitted_messages_are_not_acknowledged(self, stop: Stop) -> None:
         harness = Harness()
         harness.create()
         receipt = harness.send(b"a")
@@ -123,7 +123,9 @@ class TestAttempts:
         harness.restart()
         assert [m.attempts for m in harness.subscribe(rdy=1).new()] == [1]
 
-    def test_what_went_back_unsent_during_a_snapshot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_attempts_of_a_message_that_is_returned_unsent_during_a_snapshot(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """It moves from in flight to requeued without a record, against the order in which a snapshot is written."""
         monkeypatch.setattr(retention, "SLICE", 1)
         harness = Harness()
@@ -151,7 +153,7 @@ class TestAttempts:
 class TestDeferred:
     @either
     @pytest.mark.parametrize("published", [True, False])
-    def test_they_keep_their_time(self, published: bool, stop: Stop) -> None:
+    def test_deferred_messages_keep_their_time(self, published: bool, stop: Stop) -> None:
         harness = Harness()
         consumer = harness.subscribe(rdy=1)
         if published:
@@ -169,7 +171,7 @@ class TestDeferred:
         assert [m.attempts for m in consumer.new()] == [1 if published else 2]
 
     @either
-    def test_what_became_due_meanwhile_is_ready(self, stop: Stop) -> None:
+    def test_a_message_that_became_due_meanwhile_is_ready(self, stop: Stop) -> None:
         harness = Harness()
         harness.create()
         harness.defer(b"a", 60)
@@ -179,7 +181,7 @@ class TestDeferred:
 
     @either
     @pytest.mark.parametrize("why", ["paused", "no channel"])
-    def test_the_clock_begins_when_the_channel_gets_it(self, why: str, stop: Stop) -> None:
+    def test_a_delay_begins_when_the_channel_gets_the_message(self, why: str, stop: Stop) -> None:
         harness = Harness()
         if why == "paused":
             harness.create()
@@ -262,7 +264,9 @@ class TestSnapshots:
         return out
 
     @pytest.mark.parametrize("slice_", [1, 3, 1000])
-    def test_they_say_what_the_log_says(self, slice_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_snapshot_and_the_log_give_the_same_state(
+        self, slice_: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(retention, "SLICE", slice_)
         plain, with_snapshot = self.busy(), self.busy()
         with_snapshot.snapshot()
@@ -282,7 +286,7 @@ class TestSnapshots:
         files = harness.memory.files("topic-t")
         assert sum(name.endswith(".snap") for name in files) == 2
 
-    def test_one_that_fails_is_given_up(self) -> None:
+    def test_a_snapshot_that_fails_is_given_up(self) -> None:
         harness = self.busy()
         before = self.picture(harness)
         harness.broker.retentions["t"].begin_snapshot()

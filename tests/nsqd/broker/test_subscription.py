@@ -81,7 +81,7 @@ class TestWindow:
 
 class TestFinish:
     @pytest.mark.parametrize("name", CHANNELS)
-    def test_it_is_final(self, name: str) -> None:
+    def test_a_finish_is_final(self, name: str) -> None:
         harness = Harness()
         consumer = harness.subscribe(name, rdy=10, timeout=10)
         ids = harness.publish(b"a", b"b", b"c").ids
@@ -89,7 +89,7 @@ class TestFinish:
         harness.advance(10)
         assert consumer.bodies() == [b"a", b"b", b"c", b"c"]
 
-    def test_those_not_in_flight_are_told_and_the_rest_is_finished(self) -> None:
+    def test_ids_that_are_not_in_flight_are_returned_and_the_rest_is_finished(self) -> None:
         harness = Harness()
         consumer, another = harness.subscribe(rdy=10), harness.subscribe()
         ids = harness.publish(b"a", b"b").ids
@@ -127,7 +127,7 @@ class TestRequeue:
 
     @pytest.mark.parametrize("name", CHANNELS)
     @pytest.mark.parametrize("delay", [0.25, 1.0, 60.0, 3600.0])
-    def test_with_a_delay_it_is_never_early_and_not_late(self, delay: float, name: str) -> None:
+    def test_a_delayed_message_is_neither_early_nor_late(self, delay: float, name: str) -> None:
         harness = Harness()
         consumer = harness.subscribe(name, rdy=1)
         (message_id,) = harness.publish(b"a").ids
@@ -180,7 +180,7 @@ class TestTouch:
         assert consumer.bodies() == [b"touched"]
         assert harness.channel().counts.timed_out == 1
 
-    def test_one_that_hits_the_limit_does_not_wait_behind_others(self) -> None:
+    def test_a_message_at_the_touch_limit_times_out_before_later_ones(self) -> None:
         harness = Harness(max_msg_timeout=12.0)
         consumer = harness.subscribe(rdy=10, timeout=10)
         old = harness.publish(b"old").ids[0]
@@ -306,7 +306,7 @@ class TestAttempts:
         assert {message.body for message in consumer.received} == {b"a"}
 
     @pytest.mark.parametrize("name", CHANNELS)
-    def test_they_saturate(self, name: str) -> None:
+    def test_attempts_saturate(self, name: str) -> None:
         harness = Harness()
         consumer = harness.subscribe(name, rdy=1)
         (message_id,) = harness.publish(b"a").ids
@@ -329,7 +329,7 @@ class TestAttempts:
 
 class TestDisconnect:
     @pytest.mark.parametrize("name", CHANNELS)
-    def test_what_was_never_sent_goes_back_without_counting(self, name: str) -> None:
+    def test_unsent_messages_go_back_without_an_attempt(self, name: str) -> None:
         harness = Harness()
         other = harness.subscribe(name)
         consumer = harness.subscribe(name, rdy=3)
@@ -395,7 +395,7 @@ class TestDisconnect:
         harness.disconnect(goes)
         assert sorted(harness.drain(stays)) == sorted(bodies)
 
-    def test_what_it_does_afterwards_means_nothing(self) -> None:
+    def test_commands_after_a_disconnect_have_no_effect(self) -> None:
         harness = Harness()
         consumer = harness.subscribe(rdy=1)
         (message_id, _) = harness.publish(b"a", b"b").ids

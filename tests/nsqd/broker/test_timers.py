@@ -75,7 +75,7 @@ def test_a_moment_set_twice_fires_once() -> None:
     assert alarm.calls == [1.0]
 
 
-def test_who_asks_for_a_moment_that_has_passed_is_called_the_next_time() -> None:
+def test_an_alarm_set_for_the_past_fires_the_next_time() -> None:
     """So nobody can keep the others from their turn."""
     timers = Timers()
     alarm, other = Alarm(timers, again=[1.0, 1.0]), Alarm(timers)
@@ -90,7 +90,7 @@ def test_who_asks_for_a_moment_that_has_passed_is_called_the_next_time() -> None
     assert timers.next() == math.inf
 
 
-def test_who_asks_again_and_is_cancelled_is_not_called() -> None:
+def test_an_alarm_that_is_set_again_and_cancelled_does_not_fire() -> None:
     timers = Timers()
     alarm, other = Alarm(timers, again=[1.0]), Alarm(timers)
     timers.set(alarm, 1.0)

@@ -33,7 +33,7 @@ class Log(Listener):
 
 class TestBacklog:
     @pytest.mark.parametrize("topic", ["t", "t#ephemeral"])
-    def test_the_first_channel_gets_it_and_later_ones_do_not(self, topic: str) -> None:
+    def test_the_first_channel_gets_the_backlog_and_later_ones_do_not(self, topic: str) -> None:
         harness = Harness()
         bodies = harness.publish_many(3, topic=topic)
         assert (harness.topic(topic).depth, harness.topic(topic).message_count) == (3, 3)
@@ -44,7 +44,7 @@ class TestBacklog:
         harness.publish(b"new", topic=topic)
         assert (first.bodies(), second.bodies()) == ([b"new"], [b"new"])
 
-    def test_after_the_last_channel_it_gathers_again(self) -> None:
+    def test_messages_gather_again_after_the_last_channel_is_deleted(self) -> None:
         harness = Harness()
         harness.create()
         harness.publish(b"gone")
@@ -221,7 +221,7 @@ class TestPublish:
         harness.kill()
         assert harness.channel().depth == 0
 
-    def test_what_was_requeued_while_the_disk_was_full_is_written_later(self) -> None:
+    def test_requeues_while_the_disk_is_full_are_written_later(self) -> None:
         harness = Harness()
         consumer = harness.subscribe(rdy=1)
         (message_id,) = harness.publish(b"a").ids
@@ -253,7 +253,7 @@ class TestPause:
         assert (consumer.bodies(), harness.topic(topic).depth) == ([b"b"], 0)
         assert conserved(harness.channel(topic=topic))
 
-    def test_channels_deliver_what_they_have(self) -> None:
+    def test_channels_of_a_paused_topic_deliver_their_messages(self) -> None:
         harness = Harness()
         harness.create()
         harness.publish(b"a")
@@ -270,7 +270,7 @@ class TestPause:
         assert harness.drain(harness.subscribe("d", rdy=1)) == [b"a"]
 
     @pytest.mark.parametrize("paused", [True, False])
-    def test_it_survives_a_kill(self, paused: bool) -> None:
+    def test_a_pause_survives_a_kill(self, paused: bool) -> None:
         harness = Harness()
         harness.create()
         harness.topic().pause(True)
@@ -280,7 +280,7 @@ class TestPause:
         assert harness.topic().paused is paused
         assert (harness.topic().depth, harness.channel().depth) == ((1, 0) if paused else (0, 1))
 
-    def test_refused_it_has_not_happened(self) -> None:
+    def test_a_pause_that_the_disk_refuses_has_not_happened(self) -> None:
         harness = Harness()
         harness.create()
         harness.fail("append", errno.EIO)
@@ -309,7 +309,7 @@ class TestEmpty:
         assert not harness.channel(topic=topic).deferred
         assert conserved(harness.channel(topic=topic))
 
-    def test_it_survives_a_kill(self) -> None:
+    def test_an_emptied_topic_is_empty_after_a_kill(self) -> None:
         harness = Harness()
         harness.publish(b"a", b"b")
         harness.defer(b"later", 5)
@@ -321,7 +321,7 @@ class TestEmpty:
         harness.advance(10)
         assert consumer.bodies() == [b"c"]
 
-    def test_with_nothing_in_it_nothing_is_written(self) -> None:
+    def test_emptying_an_empty_topic_writes_nothing(self) -> None:
         harness = Harness()
         harness.topic()
         before = harness.storage.counts["append"]
@@ -331,7 +331,7 @@ class TestEmpty:
 
 class TestDelete:
     @pytest.mark.parametrize("topic", ["t", "t#ephemeral"])
-    def test_all_goes_with_it(self, topic: str) -> None:
+    def test_channels_and_messages_go_with_the_topic(self, topic: str) -> None:
         harness = Harness()
         harness.broker.listener = log = Log()
         consumers = [harness.subscribe(name, topic=topic, rdy=10) for name in ("c", "d#ephemeral")]
@@ -361,7 +361,7 @@ class TestDelete:
         assert harness.broker.topics == {topic: new}
         assert log.events == [("topic created", topic)]
 
-    def test_made_again_it_is_empty(self) -> None:
+    def test_a_topic_made_again_is_empty(self) -> None:
         harness = Harness()
         harness.create()
         old = harness.publish(b"old")
@@ -371,7 +371,7 @@ class TestDelete:
         harness.kill()
         assert harness.drain(harness.subscribe(rdy=10)) == [b"new"]
 
-    def test_refused_it_stays(self) -> None:
+    def test_a_topic_whose_deletion_is_refused_stays(self) -> None:
         harness = Harness()
         harness.create()
         harness.publish(b"a")
@@ -422,7 +422,7 @@ class TestStart:
         harness.topic().pause(False)
         assert harness.channel().depth == 1
 
-    def test_after_a_kill_it_flows(self) -> None:
+    def test_a_topic_flows_after_a_kill(self) -> None:
         harness = Harness()
         self.held_back(harness)
         harness.create()

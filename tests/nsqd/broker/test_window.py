@@ -19,7 +19,7 @@ def extend(window: Window, new: list[bytes]) -> None:
 
 
 class TestWindow:
-    def test_it_holds_what_it_was_given(self) -> None:
+    def test_a_window_holds_the_frames_it_was_given(self) -> None:
         window = Window(7, 100, WindowBudget(1000))
         extend(window, frames(5))
         assert window.get(6) is None
@@ -43,7 +43,7 @@ class TestWindow:
         extend(window, frames(1000))
         assert (window.base, len(window.frames)) == (990, 10)
 
-    def test_after_a_jump_it_begins_anew(self) -> None:
+    def test_a_window_begins_anew_after_a_jump(self) -> None:
         budget = WindowBudget(1000)
         window = Window(0, 10, budget)
         extend(window, frames(5))
@@ -69,7 +69,7 @@ class TestBudget:
         extend(new, frames(3, first=3))
         assert (len(old.frames), len(new.frames), budget.used) == (4, 6, 100)
 
-    def test_one_alone_gets_no_more_either(self) -> None:
+    def test_a_single_window_is_bounded_too(self) -> None:
         budget = WindowBudget(100)
         window = Window(0, 1000, budget)
         extend(window, frames(25))
@@ -77,7 +77,7 @@ class TestBudget:
         extend(window, [bytes(500)])
         assert (window.base, budget.used) == (26, 0)
 
-    def test_whatever_comes_it_is_kept(self) -> None:
+    def test_the_budget_is_kept_in_any_order_of_events(self) -> None:
         chance = random.Random(7)
         budget = WindowBudget(500)
         windows = [Window(0, chance.choice([0, 3, 50]), budget) for _ in range(5)]

@@ -178,6 +178,12 @@ class Answer:
         return self.body.decode()
 
 
+def assert_error(answer: Answer, status: int, code: str) -> None:
+    assert (answer.status, answer.body) == (status, b'{"message":"%b"}' % code.encode())
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
+
+
 @attrs.define
 class Client:
     """One connection; requests one after the other."""

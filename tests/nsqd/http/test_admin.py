@@ -11,7 +11,7 @@ import trio.testing
 from nsqd.broker import Channel, Topic
 from nsqd.testing.faulty_storage import Fail
 
-from .fake_daemon import Answer, FakeDaemon, serving
+from .fake_daemon import Answer, FakeDaemon, assert_error, serving
 
 TOPIC_ACTIONS = ["create", "delete", "empty", "pause", "unpause"]
 CHANNEL_ACTIONS = TOPIC_ACTIONS
@@ -21,12 +21,6 @@ def assert_done(answer: Answer) -> None:
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers["Content-Length"] == "0"
     assert "Content-Type" not in answer.headers
-    assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
-
-
-def assert_error(answer: Answer, status: int, code: str) -> None:
-    assert (answer.status, answer.body) == (status, b'{"message":"%b"}' % code.encode())
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
 
 
@@ -137,7 +131,7 @@ async def test_the_life_of_a_channel(topic: str, name: str) -> None:
         assert not channels()
 
 
-async def test_what_an_action_sets_free_is_delivered() -> None:
+async def test_messages_that_an_action_releases_are_delivered() -> None:
     daemon = FakeDaemon()
     subscription = daemon.subscribe("t", "c", rdy=5)
     async with serving(daemon) as client:
@@ -166,7 +160,7 @@ async def test_what_an_action_sets_free_is_delivered() -> None:
         "/channel/delete?topic=t&channel=c",
     ],
 )
-async def test_what_the_disk_refuses_has_not_happened(target: str) -> None:
+async def test_an_action_that_the_disk_refuses_has_not_happened(target: str) -> None:
     daemon = FakeDaemon()
     daemon.make("t", "c")
     daemon.put("t", b"a")

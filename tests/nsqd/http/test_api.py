@@ -137,7 +137,7 @@ def test_tls_not_required_for_http(required: TlsRequired) -> None:
     assert make_plain_app(daemon, router) is router
 
 
-def test_https_is_open_whatever_is_required_of_http() -> None:
+def test_https_is_open_also_where_tls_is_required_of_http() -> None:
     daemon = FakeDaemon(tls_required=TlsRequired.YES)
     plain, secure = make_servers(daemon)
     assert isinstance(plain.app, Only)

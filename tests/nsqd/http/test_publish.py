@@ -16,7 +16,7 @@ from nsqkit.service.http import HttpError
 from nsqkit.wire import decode_message
 from tests.nsqd.broker.harness import deferred_of
 
-from .fake_daemon import Answer, FakeDaemon, serving
+from .fake_daemon import Answer, FakeDaemon, assert_error, serving
 
 MAX_MSG, MAX_BODY = 100, 1000
 MAX_DEFER_MS = 3_600_000
@@ -38,12 +38,6 @@ def batch(*bodies: bytes, count: int | None = None) -> bytes:
 def assert_ok(answer: Answer) -> None:
     assert (answer.status, answer.body) == (200, b"OK")
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
-
-
-def assert_error(answer: Answer, status: int, code: str) -> None:
-    assert (answer.status, answer.body) == (status, b'{"message":"%b"}' % code.encode())
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
 
 

@@ -211,7 +211,7 @@ def test_a_meta_file_that_cannot_be_read(tmp_path: Path, ids: Ids, content: byte
     assert "its meta file cannot be read" in queue.problems[0]
 
 
-def test_what_a_meta_file_says() -> None:
+def test_contents_of_a_meta_file() -> None:
     assert Meta.parse(b"6\n0,64\n0,262\n") == Meta(6, 0, 64, 0, 262)
     assert Meta.parse(b"-2\n7,0\n12,1\n") == Meta(-2, 7, 0, 12, 1)
 
@@ -284,7 +284,7 @@ def test_the_read_file_was_removed_and_the_meta_file_not_yet_written(
     assert queue.notes == ["t.diskqueue.000000.dat, where reading was to go on, is not there"]
 
 
-def test_what_was_written_over_after_a_kill(tmp_path: Path, ids: Ids) -> None:
+def test_messages_that_were_overwritten_after_a_kill(tmp_path: Path, ids: Ids) -> None:
     """The original begins a queue without a meta file anew, over what is there."""
     old = [ids.message(b"old %d" % number) for number in range(4)]
     data = bytearray(b"".join(message.record for message in old))
@@ -322,7 +322,7 @@ def test_one_damaged_queue_keeps_nothing_else_from_being_imported(tmp_path: Path
     assert sorted_by_id(drain(harness, "u", "c")) == delivered(messages["u:c"])
 
 
-def test_what_the_original_wrote_twice_is_imported_once(tmp_path: Path, ids: Ids) -> None:
+def test_a_message_that_the_original_wrote_twice_is_imported_once(tmp_path: Path, ids: Ids) -> None:
     """After a kill it reads again what it had read since its last sync."""
     messages = [ids.message(b"%d" % number) for number in range(3000)]
     write_queue(tmp_path, "t:c", [*messages, *messages[500:], messages[0]], original.FILE_BYTES)
@@ -333,7 +333,7 @@ def test_what_the_original_wrote_twice_is_imported_once(tmp_path: Path, ids: Ids
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_what_a_topic_and_a_channel_have_goes_to_that_channel_once(
+def test_a_message_of_both_topic_and_channel_goes_to_that_channel_once(
     tmp_path: Path, ids: Ids, channels: int
 ) -> None:
     """Killed after a message was given to a channel, and before the topic's meta file said so."""

@@ -70,7 +70,9 @@ def die(source: Everything, storage: MemoryStorage, number: int, fault: Die) -> 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power loss"])
 @pytest.mark.parametrize("fault", [Die(), Die(after=True), Die(part=5)], ids=["before", "after", "part"])
-def test_it_goes_on_from_any_write(source: Everything, fault: Die, power: bool) -> None:
+def test_an_import_continues_after_a_failure_of_any_write(
+    source: Everything, fault: Die, power: bool
+) -> None:
     number, died = 0, True
     while died:
         inner = MemoryStorage()
@@ -84,7 +86,7 @@ def test_it_goes_on_from_any_write(source: Everything, fault: Die, power: bool) 
 
 
 @pytest.mark.parametrize("step", [7, 23, 31])
-def test_it_gets_on_however_often_it_is_killed(source: Everything, step: int) -> None:
+def test_an_import_makes_progress_however_often_the_process_is_killed(source: Everything, step: int) -> None:
     storage, lives = MemoryStorage(), 0
     while die(source, storage, step + lives, Die(part=3)):
         storage = storage.kill()
@@ -98,7 +100,9 @@ def test_it_gets_on_however_often_it_is_killed(source: Everything, step: int) ->
     "operation", ["append", "sync", "rename_folder", "replace", "make_folder", "sync_folder"]
 )
 @pytest.mark.parametrize("number", [0, 1])
-def test_it_goes_on_when_the_disk_does(source: Everything, operation: str, number: int) -> None:
+def test_an_import_continues_when_the_disk_works_again(
+    source: Everything, operation: str, number: int
+) -> None:
     """A full disk, or a failed sync, ends it with the error; the next one goes on."""
     left = number
 
@@ -155,7 +159,7 @@ def test_a_source_that_was_only_touched(source: Everything, tmp_path: Path) -> N
         bring(tmp_path, storage.kill())
 
 
-def test_what_is_not_synced_stays_small(source: Everything) -> None:
+def test_unsynced_data_stays_small(source: Everything) -> None:
     """A full segment is synced before much more is written, so that no sync at the end takes minutes."""
     unsynced = most = 0
 

@@ -120,7 +120,7 @@ def test_a_journal_that_says_nothing(tmp_path: Path, content: bytes, reason: str
         prepare_start(str(tmp_path), NODE)
 
 
-def test_a_journal_keeps_what_it_was_told() -> None:
+def test_a_journal_keeps_its_entries() -> None:
     storage = MemoryStorage()
     journal = Journal(source="/x", fingerprint="y")
     journal.note_topic("t", ["torn"], {"185": "1850000000000000", "186": "1860000000000000"})

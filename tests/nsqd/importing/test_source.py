@@ -229,7 +229,7 @@ def test_a_disk_with_too_little_room(folder: Path) -> None:
 # --- what it says
 
 
-def test_how_far_it_is(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_of_an_import(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every five seconds, with rates; a line a queue; and how it went."""
     ids = Ids()
     for name in ("t", "t:c"):

@@ -161,7 +161,7 @@ class TestRecordHead:
 
 class TestFindRecord:
     @given(st.binary(max_size=100))
-    def test_finds_it_behind_anything(self, before: bytes) -> None:
+    def test_a_record_is_found_after_any_bytes(self, before: bytes) -> None:
         hit = find_record(before + HEAD, 0, SALT, 0)
         assert hit is not None
         assert hit[0] == len(before)

@@ -126,7 +126,7 @@ class TestWhole:
         assert not found.notes
         assert found.torn_bytes == 0
 
-    def test_it_goes_on_where_it_ended(self) -> None:
+    def test_a_recovered_log_continues_where_it_ended(self) -> None:
         made = model()
         after = made.storage.kill()
         found = recovered(after, max_segment_bytes=SEGMENT)
@@ -157,7 +157,7 @@ class TestWhole:
         put(storage, f"{FOLDER}/{0:020d}.log", bytes(size))
         assert recover_topic(storage, FOLDER, max_segment_bytes=SEGMENT) is None
 
-    def test_what_an_append_gave_up_is_no_damage(self) -> None:
+    def test_numbers_that_an_append_gave_up_are_no_damage(self) -> None:
         storage = MemoryStorage()
         faulty = FaultyStorage(storage)
         log = new_log(faulty)
@@ -268,7 +268,7 @@ class TestFlippedBits:
                 kept = content(storage, f"{path}.{hit.start}.damaged")
                 assert sum((a ^ b).bit_count() for a, b in zip(kept, original, strict=True)) == 1
 
-    def test_in_the_header_of_a_file_it_costs_nothing(self) -> None:
+    def test_a_flipped_bit_in_a_file_header_costs_no_message(self) -> None:
         """The name and the first record of a segment say what its header says."""
         made = model()
         for path in segments(made.storage):
@@ -427,7 +427,7 @@ class TestSnapshots:
             flip(storage, path, bit)
             assert recovered(storage).log.snapshots == [older]
 
-    def test_one_of_another_life_of_the_topic_is_not_believed(self) -> None:
+    def test_a_snapshot_of_an_earlier_topic_of_that_name_is_not_used(self) -> None:
         made = model()
         made.snapshot()
         made.log.generation += 1
@@ -511,7 +511,7 @@ class TestExtraFiles:
         assert content(made.storage, f"{FOLDER}/{name}") == b"mine"
 
     @pytest.mark.parametrize("name", ["abc.log", "99999999999999999999.log", "1.log"])
-    def test_what_looks_like_a_segment_and_is_none_is_set_aside(self, name: str) -> None:
+    def test_files_that_only_look_like_segments_are_set_aside(self, name: str) -> None:
         made = model()
         put(made.storage, f"{FOLDER}/{name}", b"not ours at all" * 10)
         found = recovered(made.storage)
@@ -549,7 +549,7 @@ def newer(header: FileHeader) -> bytes:
 
 class TestNewerFormat:
     @pytest.mark.parametrize("kind", FileKind)
-    def test_it_is_refused_and_nothing_is_touched(self, kind: FileKind) -> None:
+    def test_a_newer_format_is_refused_and_nothing_is_touched(self, kind: FileKind) -> None:
         """Not even what is damaged besides."""
         made = model()
         made.snapshot()
@@ -571,7 +571,7 @@ class TestNewerFormat:
 class TestErrorsAreNoDamage:
     @pytest.mark.parametrize("seq", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES])
     @pytest.mark.parametrize("operation", ["open", "read", "files"])
-    def test_each_of_them_comes_through_and_nothing_is_touched(self, operation: str, seq: int) -> None:
+    def test_every_error_is_raised_and_nothing_is_touched(self, operation: str, seq: int) -> None:
         made = model()
         made.snapshot()
         before = everything(made.storage)

@@ -124,7 +124,7 @@ def test_strange_bytes_in_the_middle(strange: bytes, chunk: int) -> None:
 class TestZeros:
     @chunks
     @pytest.mark.parametrize("count", [1, 31, 32, 33, 500])
-    def test_at_the_end_they_are_an_end(self, count: int, chunk: int) -> None:
+    def test_zeros_at_the_end_are_an_end(self, count: int, chunk: int) -> None:
         items = scanned(DATA + bytes(count), chunk)
         assert found(items) == FIRSTS[:-1]
         (tail,) = damage(items)
@@ -132,7 +132,7 @@ class TestZeros:
         assert (tail.offset, tail.end, tail.next_first) == (len(DATA), len(DATA) + count, None)
 
     @chunks
-    def test_in_the_middle_they_are_damage(self, chunk: int) -> None:
+    def test_zeros_in_the_middle_are_damage(self, chunk: int) -> None:
         data = DATA[: OFFSETS[1]] + bytes(OFFSETS[3] - OFFSETS[1]) + DATA[OFFSETS[3] :]
         items = scanned(data, chunk)
         assert found(items) == [0, 5, 7]
@@ -142,7 +142,7 @@ class TestZeros:
 
     @chunks
     @pytest.mark.parametrize("at", [0, 1, 150, 299])
-    def test_one_other_byte_among_them_is_told(self, at: int, chunk: int) -> None:
+    def test_another_byte_among_zeros_is_reported(self, at: int, chunk: int) -> None:
         tail = bytearray(300)
         tail[at] = 1
         (hole,) = damage(scanned(DATA + bytes(tail), chunk))
@@ -190,7 +190,7 @@ def test_errors_of_the_system_come_through() -> None:
         next(items)
 
 
-def test_a_file_that_shrinks_while_it_is_read_ends_the_scan() -> None:
+def test_a_file_that_shrinks_during_a_scan_ends_the_scan() -> None:
     items = list(scan(reader(DATA[: OFFSETS[2] + 40]), START, len(DATA), SALT, 0, chunk=16))
     assert found(items) == [0, 1]
     (tail,) = damage(items)

@@ -40,7 +40,7 @@ def exists(storage: MemoryStorage, path: str) -> bool:
 
 
 class TestWriting:
-    def test_one_slice_a_step(self) -> None:
+    def test_every_step_writes_one_slice(self) -> None:
         storage = MemoryStorage()
         writer = SnapshotWriter.begin(new_log(storage), slices(3))
         assert [writer.step() for _ in range(4)] == [False, False, False, True]
@@ -57,7 +57,7 @@ class TestWriting:
         writer.finish([])
         assert load_snapshot(storage, path_of(writer))[0].paused
 
-    def test_it_has_no_name_before_it_counts(self) -> None:
+    def test_a_snapshot_has_no_final_name_before_it_is_valid(self) -> None:
         storage = MemoryStorage()
         writer = SnapshotWriter.begin(new_log(storage), slices(1))
         while not writer.step():
@@ -67,7 +67,7 @@ class TestWriting:
         assert exists(storage, path_of(writer))
         assert not exists(storage, hidden_path(writer))
 
-    def test_it_survives_a_power_loss_with_the_log_it_speaks_of(self) -> None:
+    def test_a_snapshot_and_its_log_survive_a_power_loss(self) -> None:
         """I1, I3"""
         storage = MemoryStorage()
         log = new_log(storage)
@@ -94,7 +94,7 @@ class TestWriting:
         writer.finish([])
         assert load_snapshot(storage, path_of(writer))
 
-    def test_it_counts_records_from_here_on(self) -> None:
+    def test_records_are_counted_from_the_snapshot_on(self) -> None:
         log = new_log(MemoryStorage())
         append(log, 1, 1)
         SnapshotWriter.begin(log, slices(1))
@@ -121,7 +121,7 @@ class TestFailures:
         writer.abandon()
 
     @pytest.mark.parametrize("at", [1, 2])
-    def test_one_that_cannot_begin_leaves_nothing(self, at: int) -> None:
+    def test_a_snapshot_that_cannot_begin_leaves_nothing(self, at: int) -> None:
         memory = MemoryStorage()
         storage = FaultyStorage(memory)
         log = new_log(storage)
@@ -139,7 +139,7 @@ class TestFailures:
         assert storage.counts["close"] == storage.counts["create"] - 1 if at == 2 else True
 
     @pytest.mark.parametrize("operation", ["sync", "rename", "sync_folder"])
-    def test_one_that_cannot_be_finished_is_told(self, operation: str) -> None:
+    def test_a_snapshot_that_cannot_be_finished_is_reported(self, operation: str) -> None:
         storage = FaultyStorage(MemoryStorage())
         log = new_log(storage)
         writer = SnapshotWriter.begin(log, slices(1))
@@ -163,7 +163,7 @@ class TestLoading:
         with pytest.raises(FormatError, match="not a snapshot"):
             load_snapshot(storage, new_log(storage).segments[0].path)
 
-    def test_without_its_seal_it_is_none(self) -> None:
+    def test_a_snapshot_without_its_seal_is_not_used(self) -> None:
         storage = MemoryStorage()
         path = self.written(new_log(storage))
         file = storage.open(path)

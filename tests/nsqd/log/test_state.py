@@ -337,14 +337,14 @@ class TestChannels:
 
 
 class TestDeferred:
-    def test_in_a_flowing_topic_they_are_due_from_their_publish_on(self) -> None:
+    def test_delays_in_a_flowing_topic_begin_with_the_publish(self) -> None:
         """I6"""
         state = with_channel()
         state.deferred_messages(0, [(100, 5), (200, 6)], True)
         assert state.channels[1].awaiting_redelivery == {0: (0, 105), 1: (0, 206)}
         assert not state.deferred
 
-    def test_behind_the_mark_their_time_begins_when_it_passes(self) -> None:
+    def test_delays_beyond_the_mark_begin_when_the_mark_passes(self) -> None:
         """I6"""
         state = with_channel()
         state.deferred_messages(0, [(100, 5), (200, 6)], False)
@@ -353,7 +353,7 @@ class TestDeferred:
         assert state.channels[1].awaiting_redelivery == {0: (0, 1005)}
         assert state.deferred == {1: 6}
 
-    def test_what_was_requeued_since_keeps_its_attempts(self) -> None:
+    def test_a_message_that_was_requeued_since_keeps_its_attempts(self) -> None:
         """I5"""
         state = with_channel((Code.PARKED, 1, 0, 3, 50))
         state.deferred_messages(0, [(100, 5)], True)
@@ -369,17 +369,17 @@ class TestDeferred:
 
 
 class TestMark:
-    def test_it_only_rises(self) -> None:
+    def test_the_mark_only_rises(self) -> None:
         state = with_channel((Code.MARK, 5, 0), (Code.MARK, 3, 0))
         assert (state.high_watermark, state.end) == (5, 5)
 
-    def test_flowing_messages_move_it(self) -> None:
+    def test_flowing_messages_move_the_mark(self) -> None:
         state = TopicState()
         state.messages(0, 3, True)
         state.messages(3, 4, False)
         assert (state.high_watermark, state.end) == (3, 7)
 
-    def test_emptying_moves_it_to_the_end(self) -> None:
+    def test_emptying_moves_the_mark_to_the_end(self) -> None:
         state = with_channel()
         state.messages(0, 4, False)
         state.apply((Code.TOPIC_EMPTIED, 0, 4))
@@ -404,6 +404,6 @@ class TestMark:
     ],
     ids=repr,
 )
-def test_what_is_no_change_is_refused(change: Change) -> None:
+def test_an_invalid_change_is_refused(change: Change) -> None:
     with pytest.raises(FormatError):
         with_channel().apply(change)

@@ -30,7 +30,7 @@ def topics(store: Store) -> dict[str, Recovered]:
 
 
 class TestTopics:
-    def test_they_are_found_again(self) -> None:
+    def test_topics_are_found_again(self) -> None:
         storage = MemoryStorage()
         store = open_store(storage)
         for name in ("a", ".", "..", "b.c"):
@@ -45,7 +45,7 @@ class TestTopics:
         store.delete_topic(first)
         assert store.create_topic("t", WALL_NS).generation != first.generation
 
-    def test_one_that_is_there_is_not_made_again(self) -> None:
+    def test_an_existing_topic_is_not_made_again(self) -> None:
         store = open_store(MemoryStorage())
         append(store.create_topic("t", WALL_NS), 1)
         with pytest.raises(FileExistsError):
@@ -53,7 +53,7 @@ class TestTopics:
         store.jobs.run_all()
         assert list(topics(store)) == ["t"]
 
-    def test_what_could_not_be_made_leaves_nothing(self) -> None:
+    def test_a_topic_that_could_not_be_made_leaves_nothing(self) -> None:
         storage = FaultyStorage(MemoryStorage())
         store = open_store(storage)
         storage.fault = lambda operation, path: Fail(errno.ENOSPC) if operation == "append" else None
@@ -72,7 +72,7 @@ class TestTopics:
         assert storage.folders() == []
 
     @pytest.mark.parametrize("data", [b"", bytes(FILE_HEADER_SIZE)])
-    def test_one_whose_making_a_power_loss_cut_short_can_be_made_again(self, data: bytes) -> None:
+    def test_a_topic_whose_creation_a_power_loss_cut_short_can_be_made_again(self, data: bytes) -> None:
         """The name of its first segment is on the disk, and its header is not."""
         storage = MemoryStorage()
         storage.make_folder("topic-t")
@@ -82,7 +82,7 @@ class TestTopics:
         store.create_topic("t", WALL_NS)
 
     @pytest.mark.parametrize("seed", range(30))
-    def test_one_can_be_made_again_whatever_a_power_loss_left_of_it(self, seed: int) -> None:
+    def test_a_topic_can_be_made_again_from_any_remains_of_a_power_loss(self, seed: int) -> None:
         storage = MemoryStorage()
         open_store(storage).create_topic("t", WALL_NS)
         store = open_store(storage.crash(random.Random(seed)))
@@ -90,7 +90,7 @@ class TestTopics:
             store.create_topic("t", WALL_NS)
 
     @pytest.mark.parametrize("name", ["notes.txt", "00000000000000000000.log.damaged"])
-    def test_one_with_the_files_of_others_stays(self, name: str) -> None:
+    def test_a_folder_with_foreign_files_stays(self, name: str) -> None:
         storage = MemoryStorage()
         storage.make_folder("topic-notes")
         storage.create(f"topic-notes/{name}").append([b"do not lose this"])
@@ -99,7 +99,7 @@ class TestTopics:
         assert store.notes == ["topic-notes: left alone, its files are not those of a topic"]
         assert content(storage, f"topic-notes/{name}") == b"do not lose this"
 
-    def test_one_whose_name_is_none_of_a_topic_stays(self) -> None:
+    def test_a_folder_whose_name_is_no_topic_name_stays(self) -> None:
         storage = MemoryStorage()
         open_store(storage).create_topic("no topic", WALL_NS)
         store = open_store(storage)
@@ -139,7 +139,7 @@ class TestDeletion:
         again.jobs.run_all()
         assert again.storage.folders() == []
 
-    def test_at_level_disk_it_survives_a_power_loss(self) -> None:
+    def test_a_deletion_at_level_disk_survives_a_power_loss(self) -> None:
         """I10"""
         storage = MemoryStorage()
         store = open_store(storage)
@@ -179,7 +179,7 @@ class TestRoom:
         assert store.health.lower().startswith("nok - no space left")
         append(log, 10)  # a finish can be written
 
-    def test_under_the_floor_it_is_full(self) -> None:
+    def test_a_disk_under_the_floor_is_full(self) -> None:
         """I15: health flips with a reason, and flips back."""
         storage = MemoryStorage(capacity=10 * MIB)
         store = open_store(storage, min_free_space=3 * MIB)
@@ -192,7 +192,7 @@ class TestRoom:
         store.check_space()
         assert store.health == "OK"
 
-    def test_it_heals_when_there_is_room_for_the_ballast_too(self) -> None:
+    def test_a_full_disk_heals_when_there_is_room_for_the_ballast_too(self) -> None:
         storage = MemoryStorage(capacity=10 * MIB)
         store = open_store(storage, min_free_space=3 * MIB)
         store.failed(OSError(errno.ENOSPC, "no space left on device"))
@@ -207,7 +207,7 @@ class TestRoom:
         assert store.health == "OK"
         assert len(content(storage, BALLAST)) == MIB
 
-    def test_a_restart_does_not_forget_it(self) -> None:
+    def test_a_restart_does_not_forget_that_the_disk_is_full(self) -> None:
         """I15: without the ballast there is no room to publish into."""
         storage = MemoryStorage(capacity=10 * MIB)
         store = open_store(storage, min_free_space=3 * MIB)
@@ -217,7 +217,7 @@ class TestRoom:
         assert store.full
         assert open_store(storage, min_free_space=3 * MIB).full
 
-    def test_it_starts_without_a_free_byte(self) -> None:
+    def test_a_store_starts_without_a_free_byte(self) -> None:
         """So that messages can be consumed, and topics be deleted. Ids are reserved when there is room."""
         storage = MemoryStorage(capacity=2 * MIB)
         open_store(storage, ballast_bytes=0, min_free_space=MIB)

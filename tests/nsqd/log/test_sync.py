@@ -46,7 +46,7 @@ class Setting:
 
 
 class TestSharing:
-    def test_all_who_wait_share_one(self) -> None:
+    def test_all_waiting_tickets_share_one_sync(self) -> None:
         setting = Setting()
         log = setting.log()
         tickets = [setting.write(log) for _ in range(3)]
@@ -56,7 +56,7 @@ class TestSharing:
         assert setting.synced == [tickets[2]]
         assert setting.messages_after_power_loss() == 3
 
-    def test_who_comes_meanwhile_shares_the_next(self) -> None:
+    def test_tickets_that_come_during_a_sync_share_the_next(self) -> None:
         setting = Setting()
         log = setting.log()
         first = setting.write(log)
@@ -75,7 +75,7 @@ class TestSharing:
         assert setting.syncer.count == 2
         assert setting.messages_after_power_loss() == 3
 
-    def test_what_is_on_the_disk_already_needs_none(self) -> None:
+    def test_data_that_is_on_the_disk_needs_no_sync(self) -> None:
         setting = Setting()
         ticket = setting.write(setting.log())
         setting.syncer.want(ticket)
@@ -83,7 +83,7 @@ class TestSharing:
         setting.syncer.want(ticket)
         assert not setting.jobs
 
-    def test_nobody_waits_and_nothing_is_synced(self) -> None:
+    def test_without_a_waiting_ticket_nothing_is_synced(self) -> None:
         setting = Setting()
         setting.write(setting.log())
         assert not setting.jobs
@@ -111,7 +111,7 @@ class TestSharing:
 
 
 class TestFailure:
-    def test_it_is_final(self) -> None:
+    def test_a_failed_sync_is_final(self) -> None:
         """The system has forgotten what was lost: a second success would mean nothing."""
         setting = Setting()
         log = setting.log()
@@ -240,7 +240,7 @@ class TestWhatIsUnsynced:
         assert found.log.snapshots
         assert sorted(read_all(found.log)) == [0, 1]
 
-    def test_what_was_written_during_a_sync_is_unsynced_after_it(self) -> None:
+    def test_data_written_during_a_sync_is_unsynced_after_the_sync(self) -> None:
         setting = Setting()
         log = setting.log()
         setting.syncer.want(setting.write(log))

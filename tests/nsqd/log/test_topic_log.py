@@ -74,13 +74,13 @@ class TestAppend:
         ]
         assert [head.flowing for head in heads] == [True, True, False]
 
-    def test_it_counts_its_records(self) -> None:
+    def test_an_append_counts_its_records(self) -> None:
         log = new_log(MemoryStorage())
         append(log, 3, 1)
         log.append((), [(Code.TOPIC_PAUSED, True), (Code.TOPIC_PAUSED, False)])
         assert log.records_since_snapshot == 3
 
-    def test_the_file_is_unsynced_until_somebody_syncs_it(self) -> None:
+    def test_a_file_is_unsynced_until_it_is_synced(self) -> None:
         log = new_log(MemoryStorage())
         sync(log)
         assert log.unsynced == []
@@ -108,7 +108,7 @@ class TestFailedAppend:
         storage.fault = lambda operation, path: fault if operation == "append" else None
         return storage, log
 
-    def test_its_numbers_are_given_up(self) -> None:
+    def test_numbers_of_a_failed_append_are_given_up(self) -> None:
         storage, log = self.faulty(Fail(errno.ENOSPC))
         before = everything(storage.inner)
         with pytest.raises(OSError):
@@ -166,7 +166,7 @@ class TestSegments:
         assert log.bytes_on_disk == log.position
         assert read_all(log) == dict(enumerate(frames(0, 20)))
 
-    def test_its_header_says_where_it_belongs(self) -> None:
+    def test_the_header_of_a_segment_says_where_it_belongs(self) -> None:
         storage = MemoryStorage()
         log = new_log(storage)
         append(log, 3)
@@ -185,7 +185,7 @@ class TestSegments:
         append(log, 1)
         assert sorted(read_all(recovered(storage.kill()).log)) == [0, 1]
 
-    def test_it_is_no_segment_before_it_is_whole(self) -> None:
+    def test_an_incomplete_segment_has_no_name(self) -> None:
         storage = FaultyStorage(MemoryStorage())
         log = new_log(storage)
         names: list[list[str]] = []
@@ -341,14 +341,14 @@ class TestDamageOnRead:
         _, log, _ = self.damaged()
         assert sorted(read_all(log)) == [0, 1, 4, 5]
 
-    def test_it_is_reported_with_its_numbers(self) -> None:
+    def test_damage_is_reported_with_its_numbers(self) -> None:
         _, log, bad = self.damaged()
         (damage,) = read(log, 2).damage
         assert (damage.first, damage.end, damage.size) == (2, 4, len(bad))
         assert damage.path == segments(log.storage)[0]
         assert "payload" in damage.reason
 
-    def test_its_bytes_are_set_aside_once(self) -> None:
+    def test_damaged_bytes_are_set_aside_once(self) -> None:
         storage, log, bad = self.damaged()
         result = read(log, 2)
         log.accept(result)
@@ -387,7 +387,7 @@ class TestIndex:
             log.append([Batch.of([frame(log.end, bytes(20_000))])])
         return log
 
-    def test_appending_builds_it(self) -> None:
+    def test_appending_builds_the_index(self) -> None:
         log = self.long_log()
         offsets = log.segments[0].offsets
         assert all(b - a >= INDEX_EVERY for a, b in itertools.pairwise(offsets))
@@ -396,7 +396,7 @@ class TestIndex:
         assert plan.first <= 30
         assert plan.first > 25
 
-    def test_reading_builds_it_again(self) -> None:
+    def test_reading_builds_the_index_again(self) -> None:
         log = recovered(self.long_log().storage.kill()).log  # type: ignore[attr-defined]
         segment = log.segments[0]
         del segment.seqs[1:], segment.offsets[1:]
@@ -429,14 +429,14 @@ class TestRetention:
         log.snapshots = [log.position]
         assert log.releasable(log.end) == []
 
-    def test_what_the_older_snapshot_needs_stays(self) -> None:
+    def test_segments_that_the_older_snapshot_needs_stay(self) -> None:
         log = self.log()
         log.snapshots = [log.segments[2].position, log.position]
         assert log.releasable(log.end) == log.segments[:2]
         log.snapshots[0] += 1
         assert log.releasable(log.end) == log.segments[:2]
 
-    def test_what_a_channel_needs_stays(self) -> None:
+    def test_segments_that_a_channel_needs_stay(self) -> None:
         """I1"""
         log = self.log()
         log.snapshots = [log.position, log.position]
@@ -451,7 +451,7 @@ class TestRetention:
         log.snapshots = [log.position, log.position]
         assert log.releasable(10**9) == log.segments[:-1]
 
-    def test_what_was_dropped_is_forgotten(self) -> None:
+    def test_dropped_segments_are_forgotten(self) -> None:
         log = self.log()
         gone, kept = log.segments[:2], log.segments[2:]
         log.drop(gone)

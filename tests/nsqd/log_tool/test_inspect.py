@@ -157,7 +157,7 @@ class TestVerify:
         assert "format version 2" in capsys.readouterr().out
         assert run("dump", str(path)) == 2
 
-    def test_what_was_set_aside_is_listed_and_not_counted(
+    def test_bytes_set_aside_are_listed_and_not_counted(
         self, tmp_path: Path, storage: FileStorage, log: TopicLog, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = tmp_path / segment(log, 2)
@@ -166,7 +166,7 @@ class TestVerify:
         assert run("verify", str(tmp_path)) == 0
         assert "set aside" in capsys.readouterr().out
 
-    def test_what_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_missing_path(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("verify", str(tmp_path / "nothing")) == 2
         assert "nothing" in capsys.readouterr().err
 
@@ -324,7 +324,7 @@ class TestDump:
         assert run("dump", str(tmp_path / FOLDER)) == 0
         assert capsys.readouterr().out.count(".log:") == 3
 
-    def test_what_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_path(self, tmp_path: Path) -> None:
         assert run("dump", str(tmp_path / "nothing")) == 2
 
 
@@ -382,11 +382,11 @@ class TestSetAside:
 
 class TestHelp:
     @pytest.mark.parametrize("argv", [["--help"], ["verify", "--help"], ["dump", "--help"], ["--version"]])
-    def test_it_teaches(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_help_has_examples(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert run(*argv) == 0
         assert "nsqd-log" in capsys.readouterr().out
 
     @pytest.mark.parametrize("argv", [[], ["verify"], ["dump"], ["dump", "a", "b"], ["repair", "x"]])
-    def test_what_is_no_command(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_unknown_command(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert run(*argv) == 2
         assert "usage" in capsys.readouterr().err

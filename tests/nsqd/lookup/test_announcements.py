@@ -109,7 +109,7 @@ def test_deleted_topic_takes_its_channels_with_it_one_by_one() -> None:
     assert world.say() == []
 
 
-def test_what_came_and_went_unsaid_stays_unsaid() -> None:
+def test_a_topic_that_comes_and_goes_before_it_is_announced_is_not_announced() -> None:
     world = World(t=[])
     world.say()
     world.create_channel("t", "c")
@@ -158,7 +158,7 @@ _steps = st.one_of(
 
 
 @given(st.lists(_steps, max_size=40))
-def test_whatever_happens_the_registry_ends_with_what_there_is(steps: list[tuple[str, ...]]) -> None:
+def test_a_registry_ends_with_the_present_topics_after_any_events(steps: list[tuple[str, ...]]) -> None:
     world = World(a=["a", "b"])
     for name, *arguments in steps:
         getattr(world, name)(*arguments)

@@ -13,6 +13,7 @@ import trio.testing
 
 from nsqd.lookup.connect import CONNECT_SECONDS, AddressInfo, Connector
 from nsqd.lookup.protocol import RegistryError
+from tests.process.ports import free_port
 from tests.timing import patience
 
 
@@ -22,12 +23,6 @@ async def listening() -> AsyncIterator[int]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         yield listener.socket.getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def info(host: str, port: int) -> AddressInfo:

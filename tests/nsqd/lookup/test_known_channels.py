@@ -66,7 +66,7 @@ async def test_all_are_asked_and_their_answers_united() -> None:
     assert await ask({A.host: channels("x", "y"), B.host: channels("y", "z")}, A, B) == {"x", "y", "z"}
 
 
-async def test_nobody_to_ask() -> None:
+async def test_without_registries_no_channel_is_known() -> None:
     assert await ask({}) == set()
 
 
@@ -109,7 +109,7 @@ async def test_a_host_that_is_none_is_not_asked(host: str, caplog: pytest.LogCap
     assert f"channels of t - not a host: {host!r}" in caplog.text
 
 
-async def test_they_are_asked_at_the_same_time(autojump_clock: trio.testing.MockClock) -> None:
+async def test_registries_are_asked_at_the_same_time(autojump_clock: trio.testing.MockClock) -> None:
     began = trio.current_time()
     assert await ask({A.host: 5.0, B.host: 5.0, C.host: 4.0}, A, B, C) == {"late"}
     assert trio.current_time() == began + 5
@@ -211,9 +211,7 @@ class TestManyTopicsAtOnce:
 
 
 class TestSilentRegistry:
-    async def test_later_topics_wait_for_it_only_briefly(
-        self, autojump_clock: trio.testing.MockClock
-    ) -> None:
+    async def test_later_topics_wait_only_briefly(self, autojump_clock: trio.testing.MockClock) -> None:
         known = KnownChannels(Slow({A.host: 1000.0}).ask, bound=7)
         assert await seconds_for(known, A) == 7
         assert [await seconds_for(known, A) for _ in range(2)] == [BRIEF_SECONDS] * 2
@@ -268,7 +266,7 @@ class TestSilentRegistry:
         for _ in range(3):
             assert await known.ask([A, B], "t") == {"x"}
 
-    async def test_is_forgotten_when_it_is_a_registry_no_more(
+    async def test_silence_is_forgotten_when_a_registry_is_removed(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         known = KnownChannels(Slow({A.host: 1000.0, B.host: 0.0}).ask, bound=7)

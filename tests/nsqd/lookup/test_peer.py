@@ -242,7 +242,7 @@ class TestTrouble:
             assert s.registry.said[0] == "IDENTIFY"
             assert sorted(s.registry.said[1:]) == ["REGISTER a y", "REGISTER c"]
 
-    async def test_its_http_address_is_remembered_when_the_connection_is_lost(
+    async def test_the_http_address_is_remembered_when_the_connection_is_lost(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         async with running() as s:
@@ -303,7 +303,7 @@ class TestTrouble:
             ("PING", b"\xff\xff\xff\xff", "reply of -1 bytes"),
         ],
     )
-    async def test_what_it_should_not_say(
+    async def test_answers_that_break_the_protocol(
         self,
         autojump_clock: trio.testing.MockClock,
         caplog: pytest.LogCaptureFixture,
@@ -330,7 +330,7 @@ class TestTrouble:
             assert len(s.registry.attempts) == 2
         assert "it speaks without being asked" in caplog.text
 
-    async def test_one_that_always_breaks_off_is_not_asked_ever_faster(
+    async def test_a_registry_that_always_disconnects_is_asked_at_growing_intervals(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         def answer(command: str) -> bytes | None:

@@ -63,7 +63,7 @@ def test_found_lost_and_found_again(tmp_path: Path) -> None:
             lists(registry, "orders", within_s=2)
 
 
-def test_a_new_topic_has_the_channels_that_it_has_elsewhere(tmp_path: Path) -> None:
+def test_a_new_topic_has_its_channels_of_other_nsqds(tmp_path: Path) -> None:
     """They get what was published before any consumer came."""
     with registry_daemon() as registry:
         registry.start()
@@ -109,7 +109,7 @@ def test_a_registry_that_is_stopped_delays_no_publisher(tmp_path: Path) -> None:
                 assert one.wait() == 0
 
 
-def test_reconfigured_while_it_runs(tmp_path: Path) -> None:
+def test_the_list_of_registries_changes_at_run_time(tmp_path: Path) -> None:
     """PUT /config/nsqlookupd_tcp_addresses: new ones are told at once, others forgotten."""
     with registry_daemon() as first, registry_daemon() as second:
         first.start()

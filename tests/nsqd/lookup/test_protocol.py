@@ -102,7 +102,7 @@ def test_errors_are_told_by_their_text() -> None:
         check_reply(b"E_BAD_TOPIC REGISTER topic name")
 
 
-def test_what_is_logged_of_an_error_is_bounded() -> None:
+def test_the_logged_part_of_an_error_is_bounded() -> None:
     with pytest.raises(RegistryError) as raised:
         check_reply(b"E_" + b"\xffx" * 5000)
     assert len(str(raised.value)) == 200

@@ -119,7 +119,7 @@ class TestWhoIsTold:
                 "UNREGISTER e#ephemeral",
             ]
 
-    async def test_what_was_recovered(self, autojump_clock: trio.testing.MockClock) -> None:
+    async def test_recovered_topics_are_announced(self, autojump_clock: trio.testing.MockClock) -> None:
         harness = Harness()
         harness.create("c", "t")
         harness.restart()
@@ -186,7 +186,9 @@ class TestWhichThereAre:
             assert (c.fakes["a:4160"].ended, len(c.fakes["a:4160"].attempts)) == (1, 2)
             assert c.registries.identified == ["a:4160"]
 
-    async def test_one_that_is_not_reached_is_removed(self, autojump_clock: trio.testing.MockClock) -> None:
+    async def test_an_unreachable_registry_can_be_removed(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
         async with cluster() as c:
             c.fakes["a:4160"].refusing = True
             c.registries.set_addresses(["a:4160"])
@@ -226,7 +228,7 @@ class TestNewTopic:
             assert len(c.asked) == 3
             assert {("t", "x"), ("t", "y")} <= c.fakes["a:4160"].registered
 
-    async def test_what_is_published_meanwhile_goes_to_all_of_them_in_order(
+    async def test_messages_published_meanwhile_go_to_all_channels_in_order(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         async with cluster("a:4160") as c:
@@ -306,13 +308,13 @@ class TestNewTopic:
             await trio.sleep(BRIEF_SECONDS + 0.1)
             assert topic.started
 
-    async def test_asks_nobody_who_was_removed(self, autojump_clock: trio.testing.MockClock) -> None:
+    async def test_asks_no_removed_registry(self, autojump_clock: trio.testing.MockClock) -> None:
         async with cluster("a:4160") as c:
             c.registries.set_addresses([])
             assert c.harness.broker.topic("t").started
             assert c.asked == []
 
-    async def test_one_without_a_broadcast_address_is_not_asked(
+    async def test_asks_no_registry_without_a_broadcast_address(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         async with cluster() as c:
@@ -339,7 +341,7 @@ class TestNewTopic:
             c.harness.publish(b"3")
             assert consumer.bodies() == [b"1", b"2", b"3"]
 
-    async def test_deleted_while_it_waits(self, autojump_clock: trio.testing.MockClock) -> None:
+    async def test_deleted_during_the_wait(self, autojump_clock: trio.testing.MockClock) -> None:
         async with cluster("a:4160") as c:
             c.channels["t"] = ["x"]
             c.http_seconds = 3
@@ -351,7 +353,7 @@ class TestNewTopic:
             assert not topic.channels
             assert not topic.started
 
-    async def test_a_channel_deleted_while_it_waits_stays_deleted(
+    async def test_a_channel_deleted_during_the_wait_stays_deleted(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         """A registry that knows it, perhaps from this nsqd itself, does not bring it back."""
@@ -369,7 +371,7 @@ class TestNewTopic:
             assert topic.started
             assert c.channel_names() == {"made.again", "x"}
 
-    async def test_deleted_and_made_again_while_it_waits(
+    async def test_deleted_and_made_again_during_the_wait(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         async with cluster("a:4160") as c:
@@ -413,7 +415,9 @@ class TestNewTopic:
             assert consumer.bodies() == [b"1"]
         assert "TOPIC(t): failed to start, tried again" in caplog.text
 
-    async def test_a_crash_while_it_waits_loses_nothing(self, autojump_clock: trio.testing.MockClock) -> None:
+    async def test_a_crash_during_the_wait_loses_nothing(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
         async with cluster("a:4160") as c:
             c.http_seconds = 3
             c.harness.publish(b"1")
@@ -467,7 +471,7 @@ class TestRecoveredTopic:
             assert consumer.bodies() == [b"1"]
             nursery.cancel_scope.cancel()
 
-    async def test_that_is_deleted_while_it_waits(self, autojump_clock: trio.testing.MockClock) -> None:
+    async def test_that_is_deleted_during_the_wait(self, autojump_clock: trio.testing.MockClock) -> None:
         async with trio.open_nursery() as nursery:
             c = Cluster(nursery, self.recovered())
             c.channels["t"] = ["x"]
@@ -479,7 +483,7 @@ class TestRecoveredTopic:
             nursery.cancel_scope.cancel()
 
     @pytest.mark.parametrize("has_registries", [False, True])
-    async def test_that_flowed_or_has_no_registry_waits_for_nobody(self, has_registries: bool) -> None:
+    async def test_that_flowed_or_has_no_registry_does_not_wait(self, has_registries: bool) -> None:
         harness = Harness(has_registries=has_registries)
         if has_registries:
             harness.create("x")

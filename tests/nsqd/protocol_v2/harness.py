@@ -35,6 +35,10 @@ VERSION = "1.4.0"
 # --- what a client sends
 
 
+def size(number: int) -> bytes:
+    return struct.pack(">i", number)
+
+
 def sized(body: bytes) -> bytes:
     """An int32 size and a body."""
     return struct.pack(">i", len(body)) + body
@@ -73,6 +77,10 @@ def fin(*ids: bytes) -> bytes:
 def error(text: str | bytes) -> bytes:
     """An error frame."""
     return encode_error(text.encode() if isinstance(text, str) else text)
+
+
+UNKNOWN_ID = b"0" * 16
+FIN_FAILED = error(b"E_FIN_FAILED FIN " + UNKNOWN_ID + b" failed ID not in flight")
 
 
 def split(data: bytes) -> list[bytes]:

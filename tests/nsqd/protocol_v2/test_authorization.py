@@ -75,7 +75,7 @@ def test_the_answer_to_auth() -> None:
     assert b"open sesame".decode() not in repr(client.session.authorization)
 
 
-def test_without_auth_servers_it_is_disabled() -> None:
+def test_auth_is_disabled_without_auth_servers() -> None:
     client = Machine().client().send(identify(feature_negotiation=True))
     assert client.json()["auth_required"] is False
     client.send(auth())
@@ -92,7 +92,7 @@ def test_without_auth_servers_it_is_disabled() -> None:
         (sub() + auth(), f"{FIRST}SUB"),
     ],
 )
-def test_what_is_wrong_with_the_command(command: bytes, reason: str) -> None:
+def test_malformed_auth_commands(command: bytes, reason: str) -> None:
     machine = Guarded()
     client = machine.client().send(command)
     assert client.answers() == [error(reason)]
@@ -123,7 +123,7 @@ def test_no_authorizations() -> None:
     assert client.closed
 
 
-def test_a_server_that_is_no_use_lets_nobody_in() -> None:
+def test_without_a_usable_answer_the_client_is_refused() -> None:
     machine = Guarded()
     client = machine.client().send(auth() + pub(b"x"))
     machine.refuse()
@@ -160,7 +160,7 @@ def test_nothing_without_auth(command: bytes, name: str) -> None:
         ({**EVERYTHING, "channels": []}, False, False),
     ],
 )
-def test_what_an_authorization_allows(
+def test_commands_that_an_authorization_allows(
     authorization: dict[str, Any], publishes: bool, subscribes: bool
 ) -> None:
     for name, command in (("PUB", pub(b"x")), ("MPUB", mpub(b"x")), ("DPUB", dpub(b"x", 1))):
@@ -255,7 +255,7 @@ def test_a_client_that_has_gone_meanwhile() -> None:
     assert client.new() == []
 
 
-def test_heartbeats_go_on_and_it_is_not_the_client_that_is_silent() -> None:
+def test_heartbeats_go_on_during_a_query_and_the_client_is_not_dropped() -> None:
     machine = Guarded()
     client = machine.client().send(identify(heartbeat_interval=1000) + auth())
     client.answers()

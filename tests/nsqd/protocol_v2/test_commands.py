@@ -20,6 +20,7 @@ from tests.nsqd.protocol_v2.harness import (
     identify,
     mpub,
     pub,
+    size,
     sized,
     sub,
 )
@@ -115,10 +116,6 @@ UNPARSABLE = [
         ([], b"DPUB t ", "E_INVALID DPUB could not parse timeout "),
     ]
 ]
-
-
-def size(number: int) -> bytes:
-    return number.to_bytes(4, "big", signed=True)
 
 
 ERRORS: list[tuple[list[bytes], bytes, str]] = [

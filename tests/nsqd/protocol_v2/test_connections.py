@@ -12,12 +12,10 @@ import trio
 from nsqd.protocol_v2.session import ANSWERS_LIMIT, OUTBOX_LIMIT, Session
 from nsqkit.wire import OK
 from nsqkit.wire.frames import message_frame
-from tests.nsqd.protocol_v2.harness import error, fin, identify, mpub, pub, sub
+from tests.nsqd.protocol_v2.harness import FIN_FAILED, UNKNOWN_ID, error, fin, identify, mpub, pub, sub
 from tests.nsqd.protocol_v2.serving import BUFFER, LAYERS, WALL_NS, Peer, Server, serving
 from tests.timing import patience
 
-NOBODY = b"0" * 16
-FIN_FAILED = error(b"E_FIN_FAILED FIN " + NOBODY + b" failed ID not in flight")
 MEGABYTE = 1 << 20
 NOISE = random.Random(1).randbytes(MEGABYTE)  # which no compression makes smaller
 
@@ -60,7 +58,7 @@ async def test_a_conversation(server: Server) -> None:
     second = await peer.message()
     assert (second.body, second.attempts) == (b"two", 1)
     await peer.send(fin(second.id, second.id))
-    assert await peer.frame() == FIN_FAILED.replace(NOBODY, second.id)
+    assert await peer.frame() == FIN_FAILED.replace(UNKNOWN_ID, second.id)
 
 
 async def test_every_byte_in_a_piece_of_its_own(server: Server) -> None:
@@ -86,7 +84,7 @@ async def test_a_wide_window_fills_without_any_input(server: Server) -> None:
         await peer.message()
 
 
-async def test_what_others_publish_goes_on_by_itself(server: Server) -> None:
+async def test_messages_that_others_publish_are_delivered_without_input(server: Server) -> None:
     """A round of somebody else (an HTTP request) hands out its first part, and nobody's input moves the rest."""
     peer = await consumer(server, 2500)
     began = trio.current_time()
@@ -290,7 +288,7 @@ async def test_reading_goes_on_when_the_answers_were_taken(server: Server) -> No
     count = 60_000
     peer = await consumer(server, 1)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(peer.send, fin(NOBODY) * count)
+        nursery.start_soon(peer.send, fin(UNKNOWN_ID) * count)
         while peer.session.wants_input:
             await server.settled()
         assert ANSWERS_LIMIT <= peer.session.outbox.size < 2 * ANSWERS_LIMIT
@@ -308,7 +306,7 @@ async def test_reading_goes_on_when_a_large_socket_takes_all_at_once(server: Ser
     await peer.send(sub())
     assert await peer.frame() == OK
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(peer.send, fin(NOBODY) * count)
+        nursery.start_soon(peer.send, fin(UNKNOWN_ID) * count)
         left = count * len(FIN_FAILED)
         while left:
             if not peer.session.wants_input:
@@ -398,7 +396,7 @@ async def test_a_fast_consumer_does_not_keep_others_from_being_read(server: Serv
         nursery.cancel_scope.cancel()
 
 
-async def test_handing_out_without_end_does_not_keep_anyone_from_being_read(
+async def test_endless_delivery_does_not_keep_clients_from_being_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I7, the same at its worst: there is always something left over."""

@@ -55,7 +55,7 @@ def test_the_first_window_is_shut() -> None:
     assert machine.client().send(sub()).new() == [OK]
 
 
-def test_it_makes_topic_and_channel() -> None:
+def test_sub_makes_topic_and_channel() -> None:
     machine = Machine()
     machine.client().send(b"SUB a b#ephemeral\n")
     assert machine.broker.topics.keys() == {"a"}
@@ -120,7 +120,7 @@ def test_in_flight_never_passes_the_window(rdy: int) -> None:
     assert seen == 50
 
 
-def test_rdy_zero_stops_and_a_smaller_window_waits_until_it_has_room() -> None:
+def test_rdy_zero_stops_and_a_smaller_window_waits_for_room() -> None:
     machine = machine_with(10)
     client = machine.consumer()
     client.send(b"RDY 4\n")
@@ -145,7 +145,7 @@ def test_a_paused_channel_delivers_nothing() -> None:
     assert client.bodies() == [b"m0", b"m1"]
 
 
-def test_one_consumer_gets_all_whatever_its_outbox_holds() -> None:
+def test_one_consumer_gets_all_messages_beyond_the_size_of_its_outbox() -> None:
     """A window wider than the outbox: what the socket took makes room, and the next follow without any input."""
     machine = machine_with(0)
     machine.client().send(mpub(*[b"x" * 1000] * 1000))
@@ -326,7 +326,7 @@ def test_the_time_out_of_identify_rules() -> None:
     assert len(client.messages()) == 1
 
 
-def test_who_has_not_said_who_he_is_has_the_time_out_of_the_options() -> None:
+def test_a_client_without_identify_has_the_time_out_of_the_options() -> None:
     """I4. As everybody who asks for none has."""
     machine = machine_with(2, limits=IdentifyLimits(msg_timeout=5000))
     for client in (machine.consumer(), machine.consumer(client_id="x")):
@@ -406,7 +406,7 @@ def test_a_client_that_takes_nothing_gets_no_more_than_its_outbox_holds() -> Non
     assert producer.answers() == [OK] * 20
 
 
-def test_a_client_whose_answers_nobody_takes_is_not_read_for_ever() -> None:
+def test_a_client_that_does_not_take_its_answers_is_not_read_for_ever() -> None:
     """I12."""
     machine = machine_with(0)
     client = machine.consumer()

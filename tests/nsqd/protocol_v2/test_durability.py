@@ -7,10 +7,19 @@ from typing import Any
 import pytest
 
 from nsqkit.wire import CLOSE_WAIT, HEARTBEAT, OK, decode_message
-from tests.nsqd.protocol_v2.harness import Machine, dpub, error, fin, identify, is_message, mpub, pub, sub
-
-NOBODY = b"0" * 16
-FIN_FAILED = error(b"E_FIN_FAILED FIN " + NOBODY + b" failed ID not in flight")
+from tests.nsqd.protocol_v2.harness import (
+    FIN_FAILED,
+    UNKNOWN_ID,
+    Machine,
+    dpub,
+    error,
+    fin,
+    identify,
+    is_message,
+    mpub,
+    pub,
+    sub,
+)
 
 
 def disk(**options: Any) -> Machine:
@@ -42,15 +51,15 @@ def test_answers_that_need_no_sync_are_given_at_once() -> None:
     client.send(sub())
     machine.run_job()
     assert client.answers() == [OK]
-    client.send(fin(NOBODY) + b"CLS\n")
+    client.send(fin(UNKNOWN_ID) + b"CLS\n")
     assert client.answers() == [FIN_FAILED, CLOSE_WAIT]
 
 
-def test_whatever_is_answered_behind_a_held_answer_is_held_too() -> None:
+def test_answers_after_a_held_answer_are_held_too() -> None:
     """In the order of the commands, the fatal error and the close included."""
     machine = disk()
     client = machine.client().send(sub())
-    client.send(fin(NOBODY))
+    client.send(fin(UNKNOWN_ID))
     client.send(pub(b"x"))
     client.send(b"CLS\n")
     client.send(b"what\n")
@@ -63,7 +72,7 @@ def test_whatever_is_answered_behind_a_held_answer_is_held_too() -> None:
     assert client.closed
 
 
-def test_a_sync_lets_go_only_what_it_covers() -> None:
+def test_a_sync_releases_only_the_answers_it_covers() -> None:
     """What came while a sync ran waits for the next one."""
     machine = disk()
     one = machine.client().send(pub(b"one"))
@@ -78,7 +87,7 @@ def test_a_sync_lets_go_only_what_it_covers() -> None:
     assert two.answers() == [OK]
 
 
-def test_what_comes_before_a_sync_begins_is_in_it() -> None:
+def test_publishes_before_a_sync_begins_are_covered_by_the_sync() -> None:
     """A sync that could not begin at once is for all who have come meanwhile."""
     machine = disk()
     clients = [machine.client().send(pub(b"x")) for _ in range(3)]
@@ -148,8 +157,8 @@ def test_a_failed_sync_answers_nothing() -> None:
     assert client.answers() == []
 
 
-@pytest.mark.parametrize("junk", [fin(NOBODY) * 5000, pub(b"x") * 5000], ids=["errors", "OKs"])
-def test_what_is_held_is_bounded(junk: bytes) -> None:
+@pytest.mark.parametrize("junk", [fin(UNKNOWN_ID) * 5000, pub(b"x") * 5000], ids=["errors", "OKs"])
+def test_held_answers_are_bounded(junk: bytes) -> None:
     """I12: while a slow sync holds the answers back, a client is not read without end."""
     machine = disk()
     client = machine.client().send(sub())
@@ -167,7 +176,7 @@ def test_what_is_held_is_bounded(junk: bytes) -> None:
 # --- an append that failed
 
 
-def test_the_ok_becomes_the_error_and_nothing_behind_it_is_answered() -> None:
+def test_the_ok_becomes_the_error_and_later_commands_are_not_answered() -> None:
     machine = Machine()
     machine.client().send(pub(b"x", "good") + pub(b"x", "bad"))
     machine.fail_appends(topic="topic-bad")
@@ -191,7 +200,7 @@ def test_a_failed_append_of_one_topic_is_not_told_to_others() -> None:
     assert (good.closed, bad.closed) == (False, True)
 
 
-def test_all_who_were_in_the_failed_append_are_told() -> None:
+def test_all_publishers_of_a_failed_append_get_the_error() -> None:
     machine = Machine()
     machine.client().send(pub(b"x"))
     machine.fail_appends()
@@ -205,7 +214,7 @@ def test_all_who_were_in_the_failed_append_are_told() -> None:
         assert client.closed
 
 
-def test_who_subscribed_behind_a_failed_publish_gets_nothing() -> None:
+def test_a_sub_after_a_failed_publish_gets_no_message() -> None:
     """Its SUB is not answered, so nothing may be delivered to it either."""
     machine = Machine()
     machine.client().send(pub(b"x", "good") + pub(b"x", "bad"))

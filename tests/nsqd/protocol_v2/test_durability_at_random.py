@@ -128,7 +128,7 @@ class History:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_no_ok_before_the_disk_has_it(seed: int) -> None:
+def test_no_ok_before_the_disk_has_the_message(seed: int) -> None:
     history = History(seed)
     for _ in range(STEPS):
         history.step()

@@ -39,7 +39,7 @@ def test_identify_begins_a_new_interval() -> None:
 
 
 @pytest.mark.parametrize("subscribed", [False, True])
-def test_ticks_come_whatever_else_is_sent(subscribed: bool) -> None:
+def test_ticks_come_beside_other_frames(subscribed: bool) -> None:
     machine = Machine()
     client = machine.client().send(SECOND + (sub() if subscribed else b""))
     client.answers()

@@ -100,7 +100,7 @@ def test_null_means_absent(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["SAMPLE_RATE", "Sample_Rate", "sample_rate"])
-def test_keys_match_whatever_their_case(name: str) -> None:
+def test_keys_match_in_any_case(name: str) -> None:
     assert decode_fields(**{name: 7}).sample_rate == 7
 
 
@@ -264,7 +264,7 @@ def test_before_any_identify_the_client_is_its_address() -> None:
     assert client.session.identity.user_agent == "x/1"
 
 
-def test_it_may_be_repeated_and_the_latest_counts() -> None:
+def test_identify_may_be_repeated_and_the_latest_counts() -> None:
     machine = Machine()
     client = machine.client().send(identify(heartbeat_interval=1000)).send(identify(heartbeat_interval=4000))
     assert client.answers() == [OK, OK]
@@ -274,7 +274,7 @@ def test_it_may_be_repeated_and_the_latest_counts() -> None:
     assert client.answers() == [HEARTBEAT]
 
 
-def test_what_go_nsq_sends() -> None:
+def test_the_identify_of_go_nsq() -> None:
     client = Machine().client().send(
         identify(
             client_id="h", hostname="h.local", user_agent="go-nsq/1.1.0", short_id="h", long_id="h.local", tls_v1=False,

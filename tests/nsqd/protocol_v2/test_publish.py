@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import struct
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from nsqd.testing.faulty_storage import Fail
 from nsqkit.wire import OK
-from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, mpub, pub, sized, sub
+from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, mpub, pub, size, sized, sub
 
 
 def bodies_of(machine: Machine, topic: str = "t") -> list[bytes]:
@@ -21,14 +20,10 @@ def bodies_of(machine: Machine, topic: str = "t") -> list[bytes]:
     return client.bodies()
 
 
-def size(number: int) -> bytes:
-    return struct.pack(">i", number)
-
-
 # --- what arrives
 
 
-def test_in_order_and_as_it_was() -> None:
+def test_bodies_arrive_in_order_and_unchanged() -> None:
     """I2 and I11."""
     machine = Machine()
     client = machine.client().send(pub(b"\0\n\xff") + mpub(b"PUB t\n", b"b") + dpub(b"c", 0) + pub(b"d"))
@@ -230,7 +225,7 @@ def test_unfinished_bodies_count_against_a_limit_of_the_daemon() -> None:
 
 
 @pytest.mark.parametrize("number", [100, 2_000])
-def test_what_is_buffered_is_given_back(number: int) -> None:
+def test_buffered_bytes_are_given_back(number: int) -> None:
     machine = Machine()
     client = machine.client()
     for data in (pub(b"x" * number), mpub(b"x" * number, b"y"), dpub(b"x" * number, 1)):
@@ -274,7 +269,7 @@ def test_a_full_disk_is_told_by_the_command(data: bytes, name: str, topic_is_the
     assert client.closed
 
 
-def test_a_full_disk_is_told_to_who_subscribes() -> None:
+def test_a_sub_that_makes_a_topic_on_a_full_disk_gets_an_error() -> None:
     machine = Machine()
     machine.broker.store.full = "no space left on device"
     client = machine.client().send(sub())
@@ -291,7 +286,7 @@ def test_no_ids_no_publish() -> None:
     assert client.answers() == [error("E_PUB_FAILED PUB failed Input/output error")]
 
 
-def test_failures_are_forgotten_when_they_were_told() -> None:
+def test_failures_are_forgotten_once_they_are_answered() -> None:
     """I12: also those that nobody waits for (a FIN that could not be written)."""
     machine = Machine()
     consumer = machine.consumer(rdy=100)

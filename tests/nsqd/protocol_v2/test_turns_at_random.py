@@ -205,7 +205,7 @@ class Promises:
 
 @pytest.mark.parametrize("sync_on_commit", [False, True])
 @pytest.mark.parametrize("seed", range(10))
-def test_what_publishers_are_told_is_true(seed: int, sync_on_commit: bool) -> None:
+def test_answers_to_publishers_are_true(seed: int, sync_on_commit: bool) -> None:
     promises = Promises(seed, sync_on_commit=sync_on_commit)
     for _ in range(100):
         promises.round()

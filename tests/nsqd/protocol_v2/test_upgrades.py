@@ -93,7 +93,7 @@ async def test_the_agreement(server: Server, asked: dict[str, object], agreed: d
     assert {name: answer[name] for name in agreed} == agreed
 
 
-def test_what_is_switched_off_is_not_to_be_had() -> None:
+def test_layers_that_are_switched_off_are_not_agreed_on() -> None:
     machine = Machine(snappy=False, deflate=False)
     for asked in ("snappy", "deflate", "tls_v1"):
         client = machine.client().send(identify(feature_negotiation=True, **{asked: True}))
@@ -144,7 +144,7 @@ async def test_stats_know_the_layers(server: Server, layers: str) -> None:
 # --- the way there
 
 
-async def test_what_came_before_is_answered_in_clear_and_first(server: Server) -> None:
+async def test_commands_before_the_upgrade_are_answered_in_clear_and_first(server: Server) -> None:
     peer = await server.connect()
     await peer.send(pub(b"one") + pub(b"two") + identify(feature_negotiation=True, snappy=True))
     assert await peer.frames(2) == [OK, OK]

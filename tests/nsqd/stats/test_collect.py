@@ -589,7 +589,7 @@ async def run_beside(function: Callable[[], Any]) -> tuple[Any, int]:
     return result, turns
 
 
-async def test_a_topic_of_many_channels_holds_nobody_up() -> None:
+async def test_statistics_of_a_topic_of_many_channels_leave_turns_to_others() -> None:
     daemon = FakeDaemon()
     daemon.make("t", *[f"c{number:03}" for number in range(SLICE * 4)])
     stats, turns = await run_beside(lambda: collect(daemon, StatsQuery()))
@@ -606,7 +606,7 @@ async def test_slices_keep_the_order_and_give_way() -> None:
     assert turns >= 2
 
 
-async def test_many_topics_hold_nobody_up() -> None:
+async def test_statistics_of_many_topics_leave_turns_to_others() -> None:
     daemon = FakeDaemon()
     for number in range(SLICE * 4):
         daemon.make(f"t{number:03}", "c")

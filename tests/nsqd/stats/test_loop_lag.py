@@ -25,7 +25,7 @@ async def test_an_idle_loop_is_never_late(autojump_clock: trio.testing.MockClock
     assert loop_lag.last_sync is None
 
 
-async def test_whoever_holds_up_the_loop_is_seen(mock_clock: trio.testing.MockClock) -> None:
+async def test_a_task_that_holds_the_loop_is_measured(mock_clock: trio.testing.MockClock) -> None:
     loop_lag = EventLoopLag(lambda: 0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(loop_lag.run)

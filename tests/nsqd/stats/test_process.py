@@ -85,7 +85,7 @@ def one_push(receiver: socket.socket, port: int) -> list[tuple[str, int, str]]:
     return lines
 
 
-def test_what_statsd_gets(nsqd: Daemon, receiver: socket.socket) -> None:
+def test_the_packets_for_statsd(nsqd: Daemon, receiver: socket.socket) -> None:
     nsqd.create_channel("t", "c")
     nsqd.create_channel("t", "d#ephemeral")
     one_push(receiver, nsqd.http_port)
@@ -174,10 +174,10 @@ def test_the_page_for_prometheus(nsqd: Daemon) -> None:
         client.rdy(1)
         client.fin(client.message().id)
         wait_until(
-            lambda: b'nsqd_channel_e2e_latency_seconds{topic="t"' in page_of(nsqd), 5.0, "it is measured"
+            lambda: b'nsqd_channel_e2e_latency_seconds{topic="t"' in nsqd.metrics(), 5.0, "it is measured"
         )
-        wait_until(lambda: b"\nnsqd_last_sync_time_seconds" in page_of(nsqd), 5.0, "it is synced")
-        page = page_of(nsqd)
+        wait_until(lambda: b"\nnsqd_last_sync_time_seconds" in nsqd.metrics(), 5.0, "it is synced")
+        page = nsqd.metrics()
     found = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(page.decode())
@@ -190,12 +190,6 @@ def test_the_page_for_prometheus(nsqd: Daemon) -> None:
 
 
 @promtool.needs_promtool
-def test_prometheus_has_nothing_to_say_against_it(nsqd: Daemon) -> None:
+def test_promtool_accepts_the_page_of_a_daemon(nsqd: Daemon) -> None:
     nsqd.create_channel("t", "c#ephemeral")
-    promtool.check(page_of(nsqd))
-
-
-def page_of(nsqd: Daemon) -> bytes:
-    status, page = nsqd.request("GET", "/metrics")
-    assert status == 200
-    return page
+    promtool.check(nsqd.metrics())

@@ -111,7 +111,7 @@ async def test_a_channel() -> None:
     assert found["nsqd_channel_depth", "a", "e#ephemeral"] == 5
 
 
-async def test_what_was_lost_paused_and_timed_out() -> None:
+async def test_lost_paused_and_timed_out_are_counted() -> None:
     daemon = worked()
     daemon.round()
     topic = daemon.broker.existing("a")
@@ -218,7 +218,7 @@ async def test_a_clock_that_was_set_back_makes_no_negative_age() -> None:
 
 
 @promtool.needs_promtool
-async def test_prometheus_has_nothing_to_say_against_it() -> None:
+async def test_promtool_accepts_the_page() -> None:
     daemon = worked(e2e_processing_latency_percentiles=[0.99])
     promtool.check((await metrics_page(daemon, daemon.broker.wall_ns)).body)
 
@@ -234,7 +234,7 @@ async def test_every_series_is_documented() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1000, 2), (1, 2000)])
-async def test_thousands_of_channels_hold_nobody_up(shape: tuple[int, int]) -> None:
+async def test_a_page_of_thousands_of_channels_leaves_turns_to_others(shape: tuple[int, int]) -> None:
     topics, channels = shape
     daemon = FakeDaemon()
     for number in range(topics):

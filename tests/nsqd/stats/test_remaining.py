@@ -35,7 +35,7 @@ def test_each_place_with_its_reason() -> None:
     assert left(machine)[0] == Remaining("lonely", "", 2, "paused")
 
 
-def test_what_is_deferred_waits_for_its_time() -> None:
+def test_deferred_messages_remain_until_they_are_due() -> None:
     machine = Machine()
     consumer = machine.consumer(rdy=5)
     machine.client().send(dpub(b"later", 1000))

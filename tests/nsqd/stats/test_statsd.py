@@ -299,7 +299,7 @@ async def test_an_address_that_is_none(
     assert "failed to look up" in caplog.text
 
 
-async def test_a_receiver_that_is_not_there_harms_nobody(
+async def test_a_missing_receiver_does_no_harm(
     receiver: Receiver, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     daemon = worked(receiver, statsd_udp_packet_size=100)

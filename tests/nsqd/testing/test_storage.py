@@ -179,7 +179,7 @@ class TestTruncate:
         assert storage.open("a.log").size == size + 1
 
     @pytest.mark.parametrize("size", [-1, 4])
-    def test_it_only_cuts(self, storage: Storage, size: int) -> None:
+    def test_truncating_never_extends(self, storage: Storage, size: int) -> None:
         file = written(storage, "a.log", b"abc")
         with fails_with(errno.EINVAL):
             file.truncate(size)
@@ -234,7 +234,7 @@ class TestNames:
     def test_an_empty_storage(self, storage: Storage) -> None:
         assert (storage.folders(), storage.files()) == ([], [])
 
-    def test_what_is_not_there(self, storage: Storage) -> None:
+    def test_missing_names_are_errors(self, storage: Storage) -> None:
         storage.make_folder("folder")
         for use in (
             lambda: storage.open("x"),
@@ -253,7 +253,7 @@ class TestNames:
                 use()
         assert (storage.folders(), storage.files()) == (["folder"], [])
 
-    def test_what_is_there_already(self, storage: Storage) -> None:
+    def test_existing_names_are_errors(self, storage: Storage) -> None:
         storage.make_folder("folder")
         storage.make_folder("empty")
         written(storage, "file", b"abc").close()
@@ -397,7 +397,7 @@ class TestReplace:
         assert storage.open("state").size == 0
         assert (storage.files(), storage.files("t")) == (["state"], ["state"])
 
-    def test_who_has_the_old_one_open_keeps_it(self, storage: Storage) -> None:
+    def test_an_open_file_keeps_the_old_contents(self, storage: Storage) -> None:
         file = written(storage, "state", b"old")
         storage.replace("state", b"new")
         storage.create("other").append([b"x"])
@@ -590,7 +590,9 @@ class TestFileStorage:
         Calls(monkeypatch, "pread", lambda real, fd, _size, at: real(fd, 3, at))
         assert file.read(1, 8) == b"12345678"
 
-    def test_a_file_that_someone_else_cut_just_ends(self, file_storage: FileStorage, tmp_path: Path) -> None:
+    def test_a_file_that_another_process_cut_just_ends(
+        self, file_storage: FileStorage, tmp_path: Path
+    ) -> None:
         file = written(file_storage, "a", b"0123456789")
         os.truncate(tmp_path / "a", 6)
         assert file.read(2, 8) == b"2345"
@@ -621,7 +623,7 @@ class TestFileStorage:
         assert [file.read(2, 5, wait=False) for _ in range(3)] == [b"23456"] * 3
         assert calls.count == 1
 
-    def test_what_was_forgotten_is_read_again(self, file_storage: FileStorage) -> None:
+    def test_pages_dropped_from_the_cache_are_read_again(self, file_storage: FileStorage) -> None:
         data = random.Random(2).randbytes(1 << 20)
         file = written(file_storage, "a", data)
         file.sync()
@@ -926,7 +928,7 @@ class TestLostWrites:
 
 
 class TestCapacity:
-    def test_an_append_beyond_it_changes_nothing(self) -> None:
+    def test_an_append_beyond_the_capacity_changes_nothing(self) -> None:
         storage = MemoryStorage(capacity=10)
         file = written(storage, "a", b"12345678")
         with fails_with(errno.ENOSPC):
@@ -963,7 +965,7 @@ class TestCapacity:
         storage.remove_folder("t")
         assert storage.free_space() == 10
 
-    def test_it_can_be_changed(self) -> None:
+    def test_the_capacity_can_be_changed(self) -> None:
         storage = MemoryStorage(capacity=1)
         file = storage.create("a")
         storage.capacity = 0
@@ -1019,7 +1021,7 @@ def outcomes(storage: MemoryStorage, tries: int = 400) -> list[dict[str, bytes]]
 
 
 class TestPowerLoss:
-    def test_what_was_synced_is_there(self) -> None:
+    def test_synced_data_survives(self) -> None:
         storage = MemoryStorage()
         storage.make_folder("t")
         file = synced_file(storage, "t/a", b"synced")
@@ -1027,7 +1029,7 @@ class TestPowerLoss:
         file.sync()
         assert outcomes(storage) == [{"t/": b"", "t/a": b"synced too"}]
 
-    def test_what_was_not_synced_is_lost(self) -> None:
+    def test_unsynced_data_is_lost(self) -> None:
         storage = MemoryStorage()
         file = synced_file(storage, "a", b"synced")
         file.append([b" not"])
@@ -1113,7 +1115,7 @@ class TestPowerLoss:
             assert data.startswith(b"S")
             assert all(byte in (0, expected) for byte, expected in zip(data, b"SAABB", strict=False))
 
-    def test_a_cut_is_kept_or_lost_before_what_follows_it(self) -> None:
+    def test_a_cut_is_kept_or_lost_before_later_operations(self) -> None:
         storage = MemoryStorage()
         file = synced_file(storage, "a", b"0123")
         file.truncate(2)
@@ -1156,7 +1158,7 @@ class TestPowerLoss:
         assert contents(storage.crash(lambda _path, chunks: chunks)) == {"a": b"Sotwo"}
         assert contents(storage.crash(lambda _path, _chunks: [])) == {"a": b"S"}
 
-    def test_what_survived_is_durable_and_counted(self) -> None:
+    def test_surviving_data_is_durable_and_counted(self) -> None:
         storage = MemoryStorage(capacity=100)
         written(storage, "a", b"12345")
         after = storage.crash(lambda _path, chunks: chunks)
@@ -1192,7 +1194,7 @@ class TestKill:
         after.remove("a")
         assert after.free_space() == 10
 
-    def test_what_was_not_synced_is_still_not_synced(self) -> None:
+    def test_unsynced_data_is_still_unsynced_after_a_kill(self) -> None:
         storage = MemoryStorage()
         file = synced_file(storage, "a", b"S")
         file.append([b"not"])
@@ -1267,7 +1269,7 @@ class TestFaults:
         assert contents(storage) == before
 
     @pytest.mark.parametrize("operation", ["start_writeback", "forget_cached", "close"])
-    def test_what_never_raises_takes_no_errors(self, operation: str) -> None:
+    def test_operations_that_never_raise_take_no_errors(self, operation: str) -> None:
         storage = FaultyStorage(MemoryStorage(), at(operation, Fail(errno.EIO)))
         every_operation(storage)
         assert storage.counts[operation] >= 1

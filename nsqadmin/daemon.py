@@ -19,7 +19,6 @@ from nsqadmin.cluster.picture import Picture
 from nsqadmin.console import Console
 from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions
-from nsqadmin.pages import pages
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
 from nsqkit.http import HttpServer
@@ -81,7 +80,7 @@ class Daemon:
         signals: AsyncIterator[int],
         on_ready: Callable[[], None],
     ) -> None:
-        site = Site(self.console, self._notifier, pages(self.console), access_log(log))
+        site = Site(self.console, self._notifier, access_log(log))
         server = HttpServer(site)
         stopping = self.console.stopping
         async with trio.open_nursery() as background:

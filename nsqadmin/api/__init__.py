@@ -1,5 +1,6 @@
 """The JSON API: what consoles and scripts read, and the actions."""
 
-from nsqadmin.api.routes import add_api
+from nsqadmin.api.act import Actor
+from nsqadmin.api.read import Reader
 
-__all__ = ["add_api"]
+__all__ = ["Actor", "Reader"]

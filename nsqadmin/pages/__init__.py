@@ -1,4 +1,4 @@
-"""The pages of the console: what people look at. `pages(console)` gives the ASGI application for all of them.
+"""The pages of the console: what people look at. Their paths are in `nsqadmin.site`.
 
 Rules:
 
@@ -9,13 +9,9 @@ Rules:
 - Every link begins with the console's base path.
 - Pages work without scripts, except that they do not renew themselves then and change nothing in the cluster.
 
-Theory of operation. `app` has the routes; each leads to a *view*, a function from a `Visit` (the console, one snapshot,
-the parameters, who asks) to a `Page` (a template and its values). `render` adds what all pages share and makes the
-response. In the browser `live.js` holds one stream of events (`stream`); after each poll of the cluster it fetches the
-page again and changes what differs in place, and `charts.js` draws the numbers of `series`. What changes the cluster
-goes from `actions.js` to the API, never through here.
+Theory of operation. Each path leads to a *view*, a function from a `Visit` (the console, one snapshot, the parameters,
+who asks) to a `Page` (a template and its values). `render` adds what all pages share and makes the response. In the
+browser `live.js` holds one stream of events (`stream`); after each poll of the cluster it fetches the page again and
+changes what differs in place, and `charts.js` draws the numbers of `series`. What changes the cluster goes from
+`actions.js` to the API, never through here.
 """
-
-from nsqadmin.pages.app import pages
-
-__all__ = ["pages"]

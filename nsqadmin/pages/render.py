@@ -20,15 +20,17 @@ from typing import Any
 from attrs import define, field
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.responses import Response
 
 from nsqadmin.cluster.views import Problem
 from nsqadmin.console import Console
 from nsqadmin.options import AdminOptions
 from nsqadmin.pages import human
-from nsqadmin.pages.assets import asset_versions
 from nsqadmin.pages.graphite import graphite_origin
-from nsqadmin.pages.visit import Page, Visit
+from nsqadmin.pages.visit import Page, View, Visit
+from nsqadmin.static_files import file_versions
+from nsqkit.http import Request, Response
+from nsqkit.http.message import HTML, Header
+from nsqkit.http.routing import Handler
 
 __all__ = ["Renderer", "script_globals"]
 
@@ -57,15 +59,23 @@ class Renderer:
     _versions: dict[str, str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._versions = asset_versions()
+        self._versions = file_versions()
         self._environment = _environment()
 
-    def response(self, visit: Visit, page: Page) -> Response:
-        """Make the page. Nothing here waits."""
+    def handler(self, view: View) -> Handler:
+        """The handler of the path that the view is for."""
+
+        async def answer(request: Request) -> Response:
+            visit = Visit.of_request(self.console, request)
+            return self._response(visit, await view(visit))
+
+        return answer
+
+    def _response(self, visit: Visit, page: Page) -> Response:
         nonce = secrets.token_urlsafe(16)
         template = self._environment.get_template(page.template)
         text = template.render({**self._shared(visit, nonce), "section": page.section, **page.values})
-        return Response(text, headers=_headers(self.console.options, nonce), media_type="text/html")
+        return Response(200, text.encode(), HTML, _headers(self.console.options, nonce), nsq=False)
 
     def _shared(self, visit: Visit, nonce: str) -> dict[str, Any]:
         options, snapshot = self.console.options, visit.snapshot
@@ -115,19 +125,19 @@ def script_globals(options: AdminOptions, version: str, *, is_admin: bool) -> li
     return [(name, Markup(json.dumps(value).translate(_IN_SCRIPT))) for name, value in values.items()]  # noqa: S704
 
 
-def _headers(options: AdminOptions, nonce: str) -> dict[str, str]:
+def _headers(options: AdminOptions, nonce: str) -> tuple[Header, ...]:
     images = f"'self' {graphite_origin(options)}".strip()
     policy = (
         f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; font-src 'self'; "
         f"connect-src 'self'; img-src {images}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
-    return {
-        "Content-Security-Policy": policy,
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
-        "Referrer-Policy": "same-origin",
-        "Cache-Control": "no-store",
-    }
+    return (
+        (b"Content-Security-Policy", policy.encode("latin-1")),
+        (b"X-Content-Type-Options", b"nosniff"),
+        (b"X-Frame-Options", b"DENY"),
+        (b"Referrer-Policy", b"same-origin"),
+        (b"Cache-Control", b"no-store"),
+    )
 
 
 def _problem_row(problem: Problem, now: float) -> ProblemRow:

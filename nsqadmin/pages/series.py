@@ -12,8 +12,10 @@ import msgspec
 
 from nsqadmin.cluster.history import History, Kind, Series
 from nsqadmin.pages.spans import ChartSpan, chosen_span
+from nsqadmin.pages.visit import query_of
+from nsqkit.http import Request, Response
 
-__all__ = ["series_json"]
+__all__ = ["series_response"]
 
 _LINES = {
     "in": (Kind.IN_RATE, 1.0),
@@ -25,14 +27,16 @@ _LINES = {
 }
 
 
-def series_json(history: History, params: Mapping[str, str]) -> bytes:
-    """The history of what the query names: `topic`, `channel`, `span`. What is not known has no points."""
+def series_response(history: History, request: Request) -> Response:
+    """GET /series: the history of what the query names (`topic`, `channel`, `span`). The unknown has no points."""
+    params = query_of(request)
     span = chosen_span(params)
     topic, channel = params.get("topic", ""), params.get("channel", "")
     kept = {name: history.series(kind, topic, channel, span.source) for name, (kind, _) in _LINES.items()}
     at = _times(kept, span)
     lines = {name: _values(series, at, _LINES[name][1]) for name, series in kept.items()}
-    return msgspec.json.encode({"at": at, "lines": lines})
+    body = msgspec.json.encode({"at": at, "lines": lines})
+    return Response(200, body, b"application/json", ((b"Cache-Control", b"no-store"),), nsq=False)
 
 
 def _times(kept: Mapping[str, Series], span: ChartSpan) -> list[float]:

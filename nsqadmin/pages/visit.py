@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any
+from urllib.parse import parse_qsl
 
 from attrs import define, field
 
 from nsqadmin.cluster.views import Snapshot
 from nsqadmin.console import Console
 from nsqadmin.pages.human import segment
+from nsqkit.http import Request
 
-__all__ = ["Page", "View", "Visit"]
+__all__ = ["Page", "View", "Visit", "query_of"]
+
+_REMEMBERED = ("span", "t")
+"""Parameters that `live.js` keeps in cookies of the names `console_...`, for all pages."""
 
 
 @define(frozen=True, kw_only=True, slots=False)
@@ -30,9 +35,24 @@ class Visit:
     snapshot: Snapshot
     """The cluster, the same moment for the whole page."""
 
+    @classmethod
+    def of_request(cls, console: Console, request: Request) -> Visit:
+        """The request for a page, with the snapshot of this moment."""
+        params = query_of(request)
+        for name, value in _remembered(request).items():
+            params.setdefault(name, value)
+        return cls(
+            console=console,
+            path=request.path.removeprefix(console.base_path) or "/",
+            names=request.params,
+            params=params,
+            is_admin=console.is_admin(request.headers),
+            snapshot=console.picture.snapshot,
+        )
+
     def url(self, path: str) -> str:
         """A path of the console as a link."""
-        return f"{self.console.base_path}{path}" if path != "/" else self.console.base_path or "/"
+        return self.console.url(path)
 
     @cached_property
     def here(self) -> str:
@@ -63,3 +83,20 @@ class Page:
 
 
 View = Callable[[Visit], Awaitable[Page]]
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """The parameters of the query, the last of each name. Lenient, as people type addresses: no escape is an error."""
+    return dict(parse_qsl(request.query_string.decode("latin-1"), keep_blank_values=True))
+
+
+def _remembered(request: Request) -> dict[str, str]:
+    """What the browser remembers of how far back charts look."""
+    cookies = {}
+    # Not http.cookies.SimpleCookie, which drops all cookies when a proxy's own are not as it expects.
+    for name, value in request.headers:
+        if name == b"cookie":
+            pairs = (pair.partition("=") for pair in value.decode("latin-1").split(";"))
+            cookies.update({key.strip(): text.strip() for key, _, text in pairs})
+    found = {name: cookies.get(f"console_{name}", "") for name in _REMEMBERED}
+    return {name: value for name, value in found.items() if value}

@@ -15,7 +15,6 @@ from nsqadmin.console import Console
 from nsqadmin.daemon import make_console
 from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions, validate
-from nsqadmin.pages import pages
 from nsqadmin.site import Site
 from nsqkit.http import HttpServer
 from nsqkit.listeners import bound_address, open_listeners
@@ -70,7 +69,7 @@ async def serving(
         nursery.start_soon(notifier.run)
         if poll:
             nursery.start_soon(console.picture.run)
-        await nursery.start(HttpServer(Site(console, notifier, pages(console))).run, listeners)
+        await nursery.start(HttpServer(Site(console, notifier)).run, listeners)
         yield Browser(console, address, client)
         await console.live.upstream.aclose()
         nursery.cancel_scope.cancel()

@@ -1,21 +1,22 @@
-"""A small HTTP/1.1 server on trio: plain handlers at little cost, ASGI applications beside them."""
+"""A small HTTP/1.1 server on trio: handlers that return a response, or that stream one."""
 
-from nsqkit.http.asgi import AsgiApp
 from nsqkit.http.limits import ByteBudget, Limits
 from nsqkit.http.message import BadQuery, HttpError, Request, Response, error, json_body, query, text
-from nsqkit.http.routing import Only, Route, Router
+from nsqkit.http.routing import Exchange, Only, Route, Router
 from nsqkit.http.server import HttpServer, serve
+from nsqkit.http.streaming import ResponseStream
 
 __all__ = [
-    "AsgiApp",
     "BadQuery",
     "ByteBudget",
+    "Exchange",
     "HttpError",
     "HttpServer",
     "Limits",
     "Only",
     "Request",
     "Response",
+    "ResponseStream",
     "Route",
     "Router",
     "error",

@@ -262,6 +262,7 @@ class FakeLive:
     fails: bool = False
     hangs: bool = False
     asked: int = 0
+    upstream: Any = None
 
     async def inactive_topics(self, warnings: Warnings) -> dict[str, list[str]]:
         self.asked += 1

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nsqadmin.pages.assets import STATIC, asset_versions
 from nsqadmin.pages.render import TEMPLATES
+from nsqadmin.static_files import SHIPPED, file_versions
 
 OWN = {
     "actions.js",
@@ -22,7 +22,7 @@ OWN = {
     "theme.js",
     "vendored.json",
 }
-MANIFEST = json.loads((STATIC / "vendored.json").read_text())
+MANIFEST = json.loads((SHIPPED / "vendored.json").read_text())
 PACKAGES = {package["name"]: package for package in MANIFEST["packages"]}
 
 
@@ -33,20 +33,20 @@ def test_files_of_others_are_what_the_manifest_says(name: str) -> None:
     assert package["licence"]
     assert package["licence_file"] in package["files"]
     for file, origin in package["files"].items():
-        assert hashlib.sha256((STATIC / file).read_bytes()).hexdigest() == origin["sha256"], file
+        assert hashlib.sha256((SHIPPED / file).read_bytes()).hexdigest() == origin["sha256"], file
 
 
 def test_every_file_is_ours_or_in_the_manifest() -> None:
     foreign = {file for package in PACKAGES.values() for file in package["files"]}
-    assert {path.name for path in STATIC.iterdir()} == OWN | foreign
+    assert {path.name for path in SHIPPED.iterdir()} == OWN | foreign
 
 
 def test_a_link_changes_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "a.js").write_text("1")
-    before = asset_versions(tmp_path)
+    before = file_versions(tmp_path)
     (tmp_path / "a.js").write_text("2")
     assert set(before) == {"a.js"}
-    assert asset_versions(tmp_path) != before
+    assert file_versions(tmp_path) != before
 
 
 @pytest.mark.parametrize("path", sorted(TEMPLATES.iterdir()), ids=lambda path: path.name)
@@ -64,12 +64,12 @@ def test_templates_have_no_scripts_or_styles_in_markup(path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(OWN - {"vendored.json", "mark.svg"}))
 def test_our_own_files_name_no_other_host_and_make_no_markup_from_text(name: str) -> None:
-    text = (STATIC / name).read_text()
+    text = (SHIPPED / name).read_text()
     assert not re.search(r"(https?:)?//[a-z0-9]+\.[a-z]", text)
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert way not in text, way
 
 
 def test_the_first_load_is_small() -> None:
-    needed = [path for path in STATIC.iterdir() if path.suffix in (".js", ".css", ".woff2", ".svg")]
+    needed = [path for path in SHIPPED.iterdir() if path.suffix in (".js", ".css", ".woff2", ".svg")]
     assert sum(path.stat().st_size for path in needed) < 160_000

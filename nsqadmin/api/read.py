@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from nsqadmin.api.forms import channel_form, counter_form, counter_key, node_form, topic_form
 from nsqadmin.cluster.live import UnknownChannel, UnknownNode
 from nsqadmin.cluster.merge import by_closeness
-from nsqadmin.cluster.slices import Slices
+from nsqadmin.cluster.model import TopicStats
 from nsqadmin.console import Console
 from nsqadmin.upstream import Warnings
 from nsqkit.http import HttpError, Request, Response, json_body, query
+from nsqkit.yielder import Yielder
 
 __all__ = ["Reader"]
 
@@ -71,10 +70,14 @@ class Reader:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         channels = [channel for topic in topics for channel in topic.channels or ()]
         now = time.time()
+
+        def encoded(topic: TopicStats) -> msgspec.Raw:
+            return msgspec.Raw(_encode(topic_form(topic, now)))
+
         return json_body(
             {
                 "node": address,
-                "topics": await _in_slices(topics, lambda topic: topic_form(topic, now)) if topics else None,
+                "topics": await Yielder().map(encoded, topics) if topics else None,
                 "total_messages": sum(topic.message_count for topic in topics),
                 "total_clients": sum(len(channel.clients or ()) for channel in channels),
                 "message": warnings.message,
@@ -85,19 +88,10 @@ class Reader:
         """The message counts of every channel of every node."""
         warnings = Warnings()
         channels = await self._live.node_channels(warnings)
-        slices, counts = Slices(), []
+        yielder, counts = Yielder(), []
         for channel in channels:
             # A name twice cannot be: an nsqd has each channel once, and each nsqd is there once.
             counts.append(_encode(counter_key(channel)) + b":" + _encode(counter_form(channel)))
-            await slices.turn()
+            await yielder.maybe_yield()
         stats = msgspec.Raw(b"{" + b",".join(counts) + b"}")
         return json_body({"stats": stats, "message": warnings.message})
-
-
-async def _in_slices(items: list[Any], form: Callable[[Any], dict[str, Any]]) -> list[msgspec.Raw]:
-    """Each item encoded; other tasks have their turn between."""
-    slices, encoded = Slices(), []
-    for item in items:
-        encoded.append(msgspec.Raw(_encode(form(item))))
-        await slices.turn()
-    return encoded

@@ -15,9 +15,9 @@ from nsqadmin.cluster.flow import Flow, LastMinute, Name, flows_between
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.merge import merge_topic, oldest, place
 from nsqadmin.cluster.model import ChannelStats, Draining, Node, TopicStats
-from nsqadmin.cluster.slices import Slices
 from nsqadmin.cluster.views import ChannelView, NodeView, Problem, Snapshot, TopicView, Totals
 from nsqadmin.upstream.answers import Stats
+from nsqkit.yielder import Yielder
 
 __all__ = ["Builder", "NodeState"]
 
@@ -45,16 +45,16 @@ class NodeState:
         """What moves there now: nobody knows of one that is silent."""
         return self.flows if self.problem is None else None
 
-    async def take(self, stats: Stats, at: float, received_at: float, slices: Slices) -> None:
+    async def take(self, stats: Stats, at: float, received_at: float, yielder: Yielder) -> None:
         """Take an answer that came at this time (unix seconds), and at that of trio's clock."""
         topics = {}
         for topic in sorted(stats.topics or (), key=lambda each: each.topic_name):
             place(topic, self.node)
             topics[topic.topic_name] = topic
-            await slices.turn()
+            await yielder.maybe_yield()
         if self.answered_at is not None and received_at > self.received_at:
             self.gap_s = received_at - self.received_at
-            self.flows = await flows_between(self.topics, topics, self.gap_s, slices)
+            self.flows = await flows_between(self.topics, topics, self.gap_s, yielder)
         self.topics, self.answered_at, self.received_at = topics, at, received_at
         self.health, self.start_time = stats.health, stats.start_time
         self.draining = stats.draining
@@ -76,32 +76,32 @@ class Builder:
         new: Sequence[NodeState],
         registered: Iterable[str],
         problems: Sequence[Problem],
-        slices: Slices,
+        yielder: Yielder,
     ) -> Snapshot:
         """The snapshot of this time (unix seconds).
 
         `new` are the nodes whose answer was not in a snapshot yet, `registered` the topics that registries know.
         """
-        flows = await _sum_flows(nodes, slices)
-        await self._count_last_minute(new, slices)
-        topics = await self._topics(now, await _by_name(nodes, registered, slices), flows, slices)
-        seen = {state.node.http_address: await _node_view(state, slices) for state in nodes}
-        totals = await _totals(topics.values(), seen.values(), slices, known=flows is not None)
+        flows = await _sum_flows(nodes, yielder)
+        await self._count_last_minute(new, yielder)
+        topics = await self._topics(now, await _by_name(nodes, registered, yielder), flows, yielder)
+        seen = {state.node.http_address: await _node_view(state, yielder) for state in nodes}
+        totals = await _totals(topics.values(), seen.values(), yielder, known=flows is not None)
         self._note_total(totals, flows or {})
         if flows is None and any(state.problem is None for state in nodes):
             self.history.drop_row()  # the first look at the cluster, or at what came back: a rate takes two
         else:
-            await self.history.close_row(now, slices)
+            await self.history.close_row(now, yielder)
         return Snapshot(now, topics, seen, totals, tuple(problems))
 
-    async def _count_last_minute(self, new: Sequence[NodeState], slices: Slices) -> None:
+    async def _count_last_minute(self, new: Sequence[NodeState], yielder: Yielder) -> None:
         moved: dict[Name, tuple[int, int]] = {}
         for state in new:
             for name, flow in (state.flows or {}).items():
                 if flow.requeues or flow.timeouts:
                     known = moved.get(name, (0, 0))
                     moved[name] = known[0] + flow.requeues, known[1] + flow.timeouts
-                await slices.turn()
+                await yielder.maybe_yield()
         self._last_minute.add(trio.current_time(), moved)
 
     async def _topics(
@@ -109,7 +109,7 @@ class Builder:
         now: float,
         parts: Mapping[str, list[TopicStats]],
         flows: Mapping[Name, _Rates] | None,
-        slices: Slices,
+        yielder: Yielder,
     ) -> dict[str, TopicView]:
         idle_before, self._idle_since = self._idle_since, {}
         views = {}
@@ -121,9 +121,9 @@ class Builder:
                 if channel.client_count == 0:
                     self._idle_since[key] = idle_before.get(key, now)
                 channels[channel.channel_name] = self._channel_view(key, channel, flows)
-                await slices.turn()
+                await yielder.maybe_yield()
             views[name] = self._topic_view(name, stats, channels, flows)
-            await slices.turn()
+            await yielder.maybe_yield()
         self._forget(views)
         return views
 
@@ -194,13 +194,13 @@ class Builder:
 
 
 async def _by_name(
-    nodes: Sequence[NodeState], registered: Iterable[str], slices: Slices
+    nodes: Sequence[NodeState], registered: Iterable[str], yielder: Yielder
 ) -> dict[str, list[TopicStats]]:
     found: dict[str, list[TopicStats]] = {name: [] for name in registered}
     for state in nodes:
         for name, topic in state.topics.items():
             found.setdefault(name, []).append(topic)
-            await slices.turn()
+            await yielder.maybe_yield()
     return found
 
 
@@ -209,7 +209,7 @@ _Rates = tuple[float, float, float, float]
 _STILL: _Rates = (0.0, 0.0, 0.0, 0.0)
 
 
-async def _sum_flows(nodes: Sequence[NodeState], slices: Slices) -> dict[Name, _Rates] | None:
+async def _sum_flows(nodes: Sequence[NodeState], yielder: Yielder) -> dict[Name, _Rates] | None:
     """Over all nodes; None when it is known of none."""
     known = [(state.moving, state.gap_s) for state in nodes if state.moving is not None]
     if not known:
@@ -224,7 +224,7 @@ async def _sum_flows(nodes: Sequence[NodeState], slices: Slices) -> dict[Name, _
                 requeued + flow.requeues / gap_s,
                 timed_out + flow.timeouts / gap_s,
             )
-            await slices.turn()
+            await yielder.maybe_yield()
     return sums
 
 
@@ -232,7 +232,7 @@ def _rates(flows: Mapping[Name, _Rates] | None, name: Name) -> _Rates:
     return _STILL if flows is None else flows.get(name, _STILL)
 
 
-async def _node_view(state: NodeState, slices: Slices) -> NodeView:
+async def _node_view(state: NodeState, yielder: Yielder) -> NodeView:
     depth = in_flight = clients = messages = 0
     for topic in state.topics.values():
         depth += topic.depth
@@ -241,7 +241,7 @@ async def _node_view(state: NodeState, slices: Slices) -> NodeView:
             depth += channel.depth
             in_flight += channel.in_flight_count
             clients += channel.client_count
-        await slices.turn()
+        await yielder.maybe_yield()
     flows = state.moving
     return NodeView(
         node=state.node,
@@ -261,7 +261,7 @@ async def _node_view(state: NodeState, slices: Slices) -> NodeView:
 
 
 async def _totals(
-    topics: Collection[TopicView], nodes: Collection[NodeView], slices: Slices, *, known: bool
+    topics: Collection[TopicView], nodes: Collection[NodeView], yielder: Yielder, *, known: bool
 ) -> Totals:
     channels = clients = depth = in_flight = deferred = messages = requeues = timeouts = idle = 0
     came = left = 0.0
@@ -279,7 +279,7 @@ async def _totals(
         timeouts += topic.timeouts_per_minute
         idle += len(topic.idle_channels)
         age = oldest((age, topic.oldest_unfinished_ms))
-        await slices.turn()
+        await yielder.maybe_yield()
     return Totals(
         topics=len(topics),
         channels=channels,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import attrs
 
 from nsqadmin.cluster.model import ChannelStats, TopicStats
-from nsqadmin.cluster.slices import Slices
+from nsqkit.yielder import Yielder
 
 __all__ = ["Flow", "LastMinute", "Name", "flows_between"]
 
@@ -31,7 +31,7 @@ class Flow(NamedTuple):
 
 
 async def flows_between(
-    old: Mapping[str, TopicStats], new: Mapping[str, TopicStats], seconds: float, slices: Slices
+    old: Mapping[str, TopicStats], new: Mapping[str, TopicStats], seconds: float, yielder: Yielder
 ) -> dict[Name, Flow]:
     """What moved between two answers of one nsqd that lie so far apart. What stood still is not in it.
 
@@ -48,7 +48,7 @@ async def flows_between(
             flow = _channel_flow(known.get(channel.channel_name), channel, seconds)
             if flow != NO_FLOW:
                 flows[name, channel.channel_name] = flow
-        await slices.turn()
+        await yielder.maybe_yield()
     return flows
 
 

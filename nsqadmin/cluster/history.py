@@ -22,7 +22,7 @@ from enum import Enum
 
 import attrs
 
-from nsqadmin.cluster.slices import Slices
+from nsqkit.yielder import Yielder
 
 __all__ = ["Figures", "History", "Kind", "Series", "Span"]
 
@@ -184,13 +184,13 @@ class History:
         """Into the row that is being written: those of all together."""
         self._noted.append((_TOTAL, figures))
 
-    async def close_row(self, at: float, slices: Slices) -> None:
+    async def close_row(self, at: float, yielder: Yielder) -> None:
         """End the row, true for this time (unix seconds)."""
         noted, self._noted = self._noted, []
         noted.sort()
-        self._minutes.append(await _row(at, noted, slices))
+        self._minutes.append(await _row(at, noted, yielder))
         if self._minute_rows and at - self._minute_began >= 60:
-            await self._close_minute(slices)
+            await self._close_minute(yielder)
         if not self._minute_rows:
             self._minute_began = at
         self._minute_rows += 1
@@ -201,13 +201,13 @@ class History:
             else:
                 for column, value in enumerate(figures):
                     sums[column] += value
-            await slices.turn()
+            await yielder.maybe_yield()
 
     def drop_row(self) -> None:
         """End the row without keeping it: its rates are not known, and zeros would not be true."""
         self._noted.clear()
 
-    async def _close_minute(self, slices: Slices) -> None:
+    async def _close_minute(self, yielder: Yielder) -> None:
         rows, sums = self._minute_rows, self._minute
         self._minute_rows, self._minute = 0, {}
         averages: list[tuple[int, Figures]] = []
@@ -225,8 +225,8 @@ class History:
                     ),
                 )
             )
-            await slices.turn()
-        self._hours.append(await _row(self._minute_began, averages, slices))
+            await yielder.maybe_yield()
+        self._hours.append(await _row(self._minute_began, averages, yielder))
 
     def _number(self, topic: str, channel: str) -> int:
         number = self._numbers.get((topic, channel))
@@ -241,10 +241,10 @@ class History:
             del self._numbers[name]
 
 
-async def _row(at: float, noted: Sequence[tuple[int, Figures]], slices: Slices) -> _Row:
+async def _row(at: float, noted: Sequence[tuple[int, Figures]], yielder: Yielder) -> _Row:
     numbers = array("I", [number for number, _ in noted])
     columns = []
     for column in range(len(_AT_REST)):
         columns.append(array("f", [figures[column] for _, figures in noted]))
-        await slices.turn()
+        await yielder.maybe_yield()
     return _Row(at, numbers, tuple(columns))

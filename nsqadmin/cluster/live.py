@@ -22,9 +22,9 @@ from nsqadmin.cluster.merge import (
     place,
 )
 from nsqadmin.cluster.model import ChannelStats, Node, TopicStats
-from nsqadmin.cluster.slices import Slices
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import Upstream, UpstreamFailed, Warnings, answers, ask_all
+from nsqkit.yielder import Yielder
 
 __all__ = ["NSQD", "NSQLOOKUPD", "Live", "UnknownChannel", "UnknownNode"]
 
@@ -171,11 +171,11 @@ class Live:
             stats = await answers.stats(self.upstream, node.http_address, topic, channel, clients=clients)
             return [each for each in stats.topics or () if topic in ("", each.topic_name)]
 
-        slices, found = Slices(), []
+        yielder, found = Yielder(), []
         for node, given in await ask_all(NSQD, nodes, ask, warnings):
             for each in given:
                 place(each, node)
-                await slices.turn()
+                await yielder.maybe_yield()
             found += given
         return found
 

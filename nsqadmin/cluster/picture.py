@@ -29,12 +29,12 @@ from nsqadmin.cluster.live import NSQD, NSQLOOKUPD
 from nsqadmin.cluster.merge import merge_nodes, node_of_info, nodes_of_producers, place
 from nsqadmin.cluster.model import ClientStats, Node, TopicStats
 from nsqadmin.cluster.shared import SharedAnswers
-from nsqadmin.cluster.slices import Slices
 from nsqadmin.cluster.source import Source, settle
 from nsqadmin.cluster.views import ChannelView, NodeView, Problem, Snapshot, TopicView, Totals
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import Upstream, UpstreamFailed, Warnings, answers, ask_all
 from nsqkit.logging import get_logger
+from nsqkit.yielder import Yielder
 
 __all__ = ["Picture"]
 
@@ -177,7 +177,7 @@ class Picture:
             return stats.topics or []
 
         found: dict[tuple[str, str], list[ClientStats]] = {}
-        slices = Slices()
+        yielder = Yielder()
         asked = [nsqd for nsqd in self._nsqds.values() if nsqd.state.node.http_address in addresses]
         try:
             given = await ask_all(NSQD, asked, ask, Warnings())
@@ -189,7 +189,7 @@ class Picture:
                 for of_channel in each.channels or ():
                     name = each.topic_name, of_channel.channel_name
                     found.setdefault(name, []).extend(of_channel.clients or ())
-                await slices.turn()
+                await yielder.maybe_yield()
         return found
 
     # What renews it.
@@ -222,17 +222,17 @@ class Picture:
             await settle(self._registries.values(), nursery, patience)
         self._match_nsqds()
         await settle([nsqd.source for nsqd in self._nsqds.values()], nursery, patience)
-        slices = Slices()
-        new = await self._take_answers(slices)
+        yielder = Yielder()
+        new = await self._take_answers(yielder)
         states = sorted((nsqd.state for nsqd in self._nsqds.values()), key=lambda state: state.node.hostname)
         self.snapshot = await self._builder.build(
-            self.clock(), states, new, self._registered_topics(), self._problems(), slices
+            self.clock(), states, new, self._registered_topics(), self._problems(), yielder
         )
         self._next.set()
         self._next = trio.Event()
-        return slices.busy_s
+        return yielder.busy_s
 
-    async def _take_answers(self, slices: Slices) -> list[NodeState]:
+    async def _take_answers(self, yielder: Yielder) -> list[NodeState]:
         """Those whose answer is new."""
         new = []
         for nsqd in self._nsqds.values():
@@ -245,7 +245,7 @@ class Picture:
             if source.answer.info is not None:
                 names = [topic.topic_name for topic in stats.topics or ()]
                 state.node = node_of_info(source.answer.info, names)
-            await state.take(stats, source.answered_at, source.received_at, slices)
+            await state.take(stats, source.answered_at, source.received_at, yielder)
             new.append(state)
         return new
 

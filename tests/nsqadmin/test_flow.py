@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nsqadmin.cluster.flow import Flow, LastMinute, flows_between
 from nsqadmin.cluster.model import ChannelStats, TopicStats
-from nsqadmin.cluster.slices import Slices
+from nsqkit.yielder import Yielder
 
 
 def topics(*given: TopicStats) -> dict[str, TopicStats]:
@@ -16,7 +16,7 @@ def topics(*given: TopicStats) -> dict[str, TopicStats]:
 
 
 async def flows(old: TopicStats | None, new: TopicStats) -> dict[tuple[str, str], Flow]:
-    return await flows_between(topics(old) if old else {}, topics(new), 10.0, Slices())
+    return await flows_between(topics(old) if old else {}, topics(new), 10.0, Yielder())
 
 
 async def test_what_stands_still_is_not_in_it() -> None:

@@ -8,7 +8,7 @@ import trio.testing
 
 from nsqadmin.cluster import slices as slices_module
 from nsqadmin.cluster.history import Figures, History, Kind, Span
-from nsqadmin.cluster.slices import Slices
+from nsqkit.yielder import Yielder
 
 
 def figures(depth: float) -> Figures:
@@ -19,7 +19,7 @@ async def write(history: History, at: float, rows: dict[tuple[str, str], Figures
     for name, values in rows.items():
         history.note(*name, values)
     history.note_total(figures(at))
-    await history.close_row(at, Slices())
+    await history.close_row(at, Yielder())
 
 
 async def test_each_kind_is_kept_for_topics_channels_and_all() -> None:
@@ -113,9 +113,9 @@ async def test_the_work_gives_way_to_others(monkeypatch: pytest.MonkeyPatch) -> 
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(others)
-        slices = Slices()
-        await history.close_row(1, slices)
+        yielder = Yielder()
+        await history.close_row(1, yielder)
         nursery.cancel_scope.cancel()
     assert turns >= 300
-    assert slices.busy_s > 0
+    assert yielder.busy_s > 0
     assert history.series(Kind.DEPTH, "t299").values[0] == 299

@@ -9,9 +9,10 @@ import trio
 
 from nsqadmin.access import is_admin
 from nsqadmin.actions import Actions
+from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
-from nsqadmin.cluster.live import Live
-from nsqadmin.cluster.picture import Picture
+from nsqadmin.cluster.poller import ClusterPoller
+from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.options import AdminOptions
 from nsqkit.version import VERSION
 
@@ -20,18 +21,18 @@ __all__ = ["Console"]
 
 @attrs.define(eq=False, kw_only=True)
 class Console:
-    """What a request handler needs."""
+    """What the request handlers share."""
 
     options: AdminOptions
-    picture: Picture
+    poller: ClusterPoller
+    consumers: ConsumerQueries
     history: History
-    live: Live
-    """Fresh answers, each asked for now: what the API gives."""
+    queries: ClusterQueries
+    """Sent for each request of the API."""
     actions: Actions
-    """What changes the cluster."""
     version: str = VERSION
     stopping: trio.Event = attrs.field(factory=trio.Event)
-    """Set when nsqadmin stops: streams end then."""
+    """Set when nsqadmin stops, which ends the streams."""
 
     @property
     def base_path(self) -> str:
@@ -43,5 +44,5 @@ class Console:
         return self.base_path + path if path != "/" else self.base_path or "/"
 
     def is_admin(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether the request with these headers may change things. Names are in lower case."""
+        """Whether a request with these headers (names in lower case) may change the cluster."""
         return is_admin(self.options, headers)

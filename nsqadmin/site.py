@@ -1,6 +1,6 @@
-"""Every path of the console and its handler: the API, the files, the pages. All of them are below the base path.
+"""All paths of the console, below its base path: the pages, the files, the API.
 
-`_add_routes` is the one list of paths. Every whole response is compressed for clients that accept that.
+`_add_routes` is the only list of them. Responses are compressed for clients that accept that.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from nsqadmin.api import Actor, Reader
+from nsqadmin.api import ActionHandlers, ReadHandlers
 from nsqadmin.compression import compressed_route
-from nsqadmin.config import MAX_BODY, Config
+from nsqadmin.config import MAX_BODY, ConfigHandlers
 from nsqadmin.console import Console
-from nsqadmin.graphite import Graphite
+from nsqadmin.graphite import GraphiteHandlers
 from nsqadmin.notify import Notifier
 from nsqadmin.pages.channels import channel_page
+from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
 from nsqadmin.pages.lookup import LookupPage
 from nsqadmin.pages.nodes import node_page, nodes_page
 from nsqadmin.pages.render import Renderer
-from nsqadmin.pages.series import series_response
 from nsqadmin.pages.stream import LiveStream
 from nsqadmin.pages.topics import FrontPage, topic_page
 from nsqadmin.static_files import StaticFiles
@@ -35,7 +35,7 @@ _MAX_API_BODY = 64 * 1024  # bytes; the JSON of two names
 
 
 class Site:
-    """What `HttpServer` serves."""
+    """The application for `HttpServer`."""
 
     def __init__(self, console: Console, notifier: Notifier, access_log: AccessLog | None = None) -> None:
         self._router = Router(access_log)
@@ -50,9 +50,10 @@ class Site:
 
 
 def _add_routes(router: Router, console: Console, notifier: Notifier) -> None:
-    options, upstream = console.options, console.live.upstream
-    reader, actor, graphite = Reader(console), Actor(console, notifier), Graphite(options, upstream)
-    config, files = Config(console), StaticFiles.of_options(options)
+    options = console.options
+    read, act = ReadHandlers(console), ActionHandlers(console, notifier)
+    config, graphite = ConfigHandlers(console), GraphiteHandlers(options, console.queries.upstream)
+    files = StaticFiles.of_options(options)
     page, front = Renderer(console).handler, FrontPage()
 
     def add(method: str, path: str, handler: Handler, **limits: Any) -> None:
@@ -75,18 +76,18 @@ def _add_routes(router: Router, console: Console, notifier: Notifier) -> None:
     add("GET", "/static/:asset", files.get, quiet=True)
     add("GET", "/fonts/:asset", files.get, quiet=True)
 
-    api("GET", "/api/topics", reader.topics)
-    api("POST", "/api/topics", actor.create)
-    api("GET", "/api/topics/:topic", reader.topic)
-    api("POST", "/api/topics/:topic", actor.change)
-    api("DELETE", "/api/topics/:topic", actor.delete_topic)
-    api("GET", "/api/topics/:topic/:channel", reader.channel)
-    api("POST", "/api/topics/:topic/:channel", actor.change)
-    api("DELETE", "/api/topics/:topic/:channel", actor.delete_channel)
-    api("GET", "/api/nodes", reader.nodes)
-    api("GET", "/api/nodes/:node", reader.node)
-    api("DELETE", "/api/nodes/:node", actor.tombstone)
-    api("GET", "/api/counter", reader.counter)
+    api("GET", "/api/topics", read.topics)
+    api("POST", "/api/topics", act.create)
+    api("GET", "/api/topics/:topic", read.topic)
+    api("POST", "/api/topics/:topic", act.change)
+    api("DELETE", "/api/topics/:topic", act.delete_topic)
+    api("GET", "/api/topics/:topic/:channel", read.channel)
+    api("POST", "/api/topics/:topic/:channel", act.change)
+    api("DELETE", "/api/topics/:topic/:channel", act.delete_channel)
+    api("GET", "/api/nodes", read.nodes)
+    api("GET", "/api/nodes/:node", read.node)
+    api("DELETE", "/api/nodes/:node", act.tombstone)
+    api("GET", "/api/counter", read.counter)
     api("GET", "/api/graphite", graphite.rate)
 
     add("GET", "/ping", lambda _: text("OK", nsq=False))
@@ -97,7 +98,7 @@ def _add_routes(router: Router, console: Console, notifier: Notifier) -> None:
 
 
 def _with_bad_gateway(handler: _ApiHandler) -> _ApiHandler:
-    """The same handler, answering 502 with the reasons when no daemon answers."""
+    """The same handler, which answers 502 with the reasons when no daemon answers."""
 
     async def answer(request: Request) -> Response:
         try:

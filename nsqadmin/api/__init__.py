@@ -1,6 +1,6 @@
-"""The JSON API: what consoles and scripts read, and the actions."""
+"""The JSON API: reading, and the actions. Its paths are in `nsqadmin.site`."""
 
-from nsqadmin.api.act import Actor
-from nsqadmin.api.read import Reader
+from nsqadmin.api.action_handlers import ActionHandlers
+from nsqadmin.api.read_handlers import ReadHandlers
 
-__all__ = ["Actor", "Reader"]
+__all__ = ["ActionHandlers", "ReadHandlers"]

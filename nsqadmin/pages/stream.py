@@ -1,15 +1,15 @@
-"""The stream of events that keeps the pages true: one event whenever the cluster has been polled.
+"""The event stream that tells pages to renew themselves: one event after each poll of the cluster.
 
     GET /live  ->  id: 1790000000.5
-                   event: picture
+                   event: snapshot
                    data: {}
 
-Rules: the number of streams is bounded; one more is answered 503, and its page asks now and then instead. A silent
-stream sends a comment every `HEARTBEAT_SECONDS`, so that proxies keep it. It ends when the browser goes or the console
-stops. A browser that comes back sends the id of the last event it saw (Last-Event-ID) and is sent an event at once when
-there is a newer snapshot.
+Rules: the number of streams is bounded; one more is answered 503, and its page polls instead. An idle stream sends a
+comment every `HEARTBEAT_SECONDS`, so that proxies keep it open. It ends when the browser closes it or the console
+stops. A browser that reconnects sends the id of the last event it received (Last-Event-ID), and is sent an event at
+once if there is a newer snapshot.
 
-The streams carry no data: what a page shows it fetches in the usual way, compressed.
+The events carry no data: the page is fetched in the usual way, compressed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nsqkit.http.message import Response, render
 __all__ = ["HEARTBEAT_SECONDS", "STREAMS", "LiveStream"]
 
 STREAMS = 500
-"""At one time. Each is a connection and three small tasks."""
+"""At one time. Each is a connection and three tasks."""
 HEARTBEAT_SECONDS = 15.0
 RETRY_MS = 3000
 
@@ -44,11 +44,11 @@ class LiveStream:
 
     @property
     def open_streams(self) -> int:
-        """How many there are now."""
+        """The number of open streams."""
         return self._open
 
     async def __call__(self, request: Request, exchange: Exchange) -> int:
-        """Serve one stream until either side ends it; ConnectionError when it was the browser."""
+        """Serve one stream until either side ends it. Raises ConnectionError if that was the browser."""
         if self._open >= STREAMS or self._console.stopping.is_set():
             keep_alive = exchange.keep_alive
             await exchange.send(render(_FULL, request.version, keep_alive=keep_alive, head_only=False))
@@ -71,19 +71,19 @@ class LiveStream:
                 nursery.start_soon(_cancel_after, self._console.stopping.wait, nursery.cancel_scope)
                 nursery.start_soon(self._send_events, stream, last_seen)
         except* ConnectionError:
-            pass  # the browser went while something was sent
+            pass  # the browser closed the stream while an event was being sent
         if not self._console.stopping.is_set():
             raise ConnectionError("the browser closed the stream")
         await stream.end()
 
     async def _send_events(self, stream: ResponseStream, last_seen: str) -> None:
-        picture = self._console.picture
-        if last_seen not in ("", repr(picture.at)):
-            await stream.send(_event(picture.at))
+        poller = self._console.poller
+        if last_seen not in ("", repr(poller.snapshot.at)):
+            await stream.send(_event(poller.snapshot.at))
         while True:
-            event = b": still here\n\n"
+            event = b": heartbeat\n\n"
             with trio.move_on_after(HEARTBEAT_SECONDS):
-                event = _event((await picture.next()).at)
+                event = _event((await poller.next_snapshot()).at)
             await stream.send(event)
 
 
@@ -93,4 +93,4 @@ async def _cancel_after(wait: Callable[[], Awaitable[None]], scope: trio.CancelS
 
 
 def _event(at: float) -> bytes:
-    return f"id: {at!r}\nevent: picture\ndata: {{}}\n\n".encode()
+    return f"id: {at!r}\nevent: snapshot\ndata: {{}}\n\n".encode()

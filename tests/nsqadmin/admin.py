@@ -24,7 +24,7 @@ class AdminDaemon(admin.AdminDaemon):
     def api(self, method: str, path: str, body: Any = None, *, within_s: float = 10.0) -> dict[str, Any]:
         """Give the JSON of an answer that must be a 200."""
         sent = None if body is None else json.dumps(body).encode()
-        status, told = self.request(method, path, sent, within_s=within_s)
-        assert status == 200, (method, path, status, told)
-        answer: dict[str, Any] = json.loads(told)
+        status, answered = self.request(method, path, sent, within_s=within_s)
+        assert status == 200, (method, path, status, answered)
+        answer: dict[str, Any] = json.loads(answered)
         return answer

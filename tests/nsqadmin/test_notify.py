@@ -85,7 +85,7 @@ class TestReports:
         told = [(each["action"], each["topic"], each.get("channel"), each.get("node")) for each in heard]
         assert told == expected
 
-    async def test_a_report_says_who_and_from_where(self) -> None:
+    async def test_a_report_has_the_user_and_the_address(self) -> None:
         receiver = Receiver()
         async with scripted() as script:
             hook = await script.daemon()
@@ -109,7 +109,7 @@ class TestReports:
         assert told["via"] == socket.gethostname()
         assert isinstance(told["timestamp"], int)
 
-    async def test_pausing_is_told_even_when_it_failed_but_deleting_is_not(self) -> None:
+    async def test_a_failed_pause_is_reported_but_a_failed_delete_is_not(self) -> None:
         receiver = Receiver()
         async with scripted() as script:
             hook, registry = await script.daemon(), await script.daemon()
@@ -123,7 +123,7 @@ class TestReports:
                 heard = await receiver.wait(1)
         assert [each["action"] for each in heard] == ["pause_topic"]
 
-    async def test_a_receiver_that_is_dead_or_refuses_harms_nobody(self) -> None:
+    async def test_a_receiver_that_is_dead_or_refuses_does_not_affect_actions(self) -> None:
         receiver = Receiver()
         async with scripted() as script:
             hook = await script.daemon()
@@ -144,7 +144,7 @@ class TestReports:
                 assert await receiver.wait(1)
 
 
-async def test_when_the_receiver_hangs_the_newest_reports_are_dropped_and_logged(
+async def test_new_reports_are_dropped_and_logged_while_the_receiver_hangs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     endpoint = f"http://{dead_address()}/hook"
@@ -153,7 +153,7 @@ async def test_when_the_receiver_hangs_the_newest_reports_are_dropped_and_logged
     for number in range(1_001):
         notifier.notify(request_with(), Event("delete_topic", f"t{number}"))
     assert [record.getMessage() for record in caplog.records] == [
-        "NOTIFY: delete_topic t1000 is not reported: 1000 reports wait already"
+        "NOTIFY: delete_topic t1000 not reported: 1000 reports are waiting already"
     ]
 
 
@@ -183,5 +183,5 @@ def test_empty_fields_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("value", [b"Basic !!!", b"Basic YW5u", b"Bearer YW5uOng=", b""])
-def test_what_is_no_basic_authentication_names_nobody(value: bytes) -> None:
+def test_invalid_basic_authentication_has_no_user(value: bytes) -> None:
     assert "user" not in report(request_with((b"authorization", value)), Event("x", "t"), now=0)

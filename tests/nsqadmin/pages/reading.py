@@ -160,12 +160,12 @@ class _Handlers(httpx.AsyncBaseTransport):
         )
         answer = route.handler(made)
         response = await answer if inspect.isawaitable(answer) else answer
-        told = list(response.headers)
+        headers_sent = list(response.headers)
         if response.content_type is not None:
-            told.append((b"Content-Type", response.content_type))
+            headers_sent.append((b"Content-Type", response.content_type))
         if response.nsq:
-            told.append((b"X-Nsq-Content-Type", b"nsq; version=1.0"))
-        return httpx.Response(response.status, headers=told, content=response.body)
+            headers_sent.append((b"X-Nsq-Content-Type", b"nsq; version=1.0"))
+        return httpx.Response(response.status, headers=headers_sent, content=response.body)
 
 
 async def respond(

@@ -1,4 +1,4 @@
-"""The stream that keeps pages true: it tells of each poll, stays alive, is bounded, and ends when it should."""
+"""The event stream: one event for each poll, heartbeats, a bound, and its end."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class Browser:
 
 def poll(console: Console, at: float) -> None:
     """End a poll of the cluster."""
-    picture: Any = console.picture
-    picture.show(replace(picture.snapshot, at=at))
+    poller: Any = console.poller
+    poller.show(replace(poller.snapshot, at=at))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def console() -> Console:
     return fake_console(snapshot())
 
 
-async def test_each_poll_is_told(console: Console, nursery: trio.Nursery) -> None:
+async def test_each_poll_is_an_event(console: Console, nursery: trio.Nursery) -> None:
     browser = Browser()
     nursery.start_soon(browser.look, LiveStream(console))
     await trio.testing.wait_all_tasks_blocked()
@@ -92,32 +92,32 @@ async def test_each_poll_is_told(console: Console, nursery: trio.Nursery) -> Non
         before = browser.text
         poll(console, at)
         await trio.testing.wait_all_tasks_blocked()
-        assert browser.text == before + f"id: {at!r}\nevent: picture\ndata: {{}}\n\n"
+        assert browser.text == before + f"id: {at!r}\nevent: snapshot\ndata: {{}}\n\n"
     browser.gone.set()
 
 
-async def test_a_quiet_stream_shows_that_it_lives(
+async def test_an_idle_stream_sends_heartbeats(
     console: Console, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     browser = Browser()
     nursery.start_soon(browser.look, LiveStream(console))
     await trio.sleep(HEARTBEAT_SECONDS * 2.5)
-    assert browser.text == "retry: 3000\n\n" + ": still here\n\n" * 2
+    assert browser.text == "retry: 3000\n\n" + ": heartbeat\n\n" * 2
     browser.gone.set()
 
 
-@pytest.mark.parametrize(("seen", "told"), [(NOW, False), (NOW - 5, True)])
-async def test_who_comes_back_hears_what_was_missed(
-    console: Console, nursery: trio.Nursery, seen: float, told: bool
+@pytest.mark.parametrize(("seen", "missed"), [(NOW, False), (NOW - 5, True)])
+async def test_a_browser_that_reconnects_gets_a_missed_event(
+    console: Console, nursery: trio.Nursery, seen: float, missed: bool
 ) -> None:
     browser = Browser(last_seen=repr(seen))
     nursery.start_soon(browser.look, LiveStream(console))
     await trio.testing.wait_all_tasks_blocked()
-    assert ("event: picture" in browser.text) is told
+    assert ("event: snapshot" in browser.text) is missed
     browser.gone.set()
 
 
-async def test_a_browser_that_goes_leaves_nothing_behind(console: Console, nursery: trio.Nursery) -> None:
+async def test_a_stream_ends_when_its_browser_closes_it(console: Console, nursery: trio.Nursery) -> None:
     application = LiveStream(console)
     browser = Browser()
     nursery.start_soon(browser.look, application)
@@ -143,7 +143,7 @@ async def test_streams_end_when_the_console_stops(console: Console, nursery: tri
     assert late.status == 503
 
 
-async def test_there_is_a_bound(
+async def test_the_number_of_streams_is_bounded(
     console: Console, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "STREAMS", 2)
@@ -164,7 +164,7 @@ async def test_there_is_a_bound(
     fourth.gone.set()
 
 
-async def test_a_browser_that_goes_while_something_is_sent_ends_its_stream(console: Console) -> None:
+async def test_a_stream_ends_when_its_browser_closes_it_during_an_event(console: Console) -> None:
     class Lost(Browser):
         async def send(self, data: bytes) -> None:
             if b"event" in data:

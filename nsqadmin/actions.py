@@ -78,6 +78,7 @@ class Actions:
 
     async def _delete(self, kind: str, names: dict[str, str]) -> str:
         errors: list[str] = []
+        # Looked up first: the registries cannot tell the nsqds of a topic that they have forgotten.
         nodes = await self._look_up(self.queries.topic_nodes, names["topic"], errors)
         await self._post(self.queries.registries, f"/{kind}/delete", names, errors)
         await self._post(nodes, f"/{kind}/delete", names, errors)
@@ -93,6 +94,7 @@ class Actions:
     async def _post(
         self, addresses: Sequence[str], path: str, params: dict[str, str], errors: list[str]
     ) -> None:
+        # One by one, as in the original: scripts may rely on the order.
         for address in addresses:
             try:
                 await self.queries.upstream.post(address, path, params)

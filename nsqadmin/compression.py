@@ -20,7 +20,7 @@ __all__ = ["compressed_route"]
 _WINDOW_BITS = {b"gzip": 31, b"deflate": -15}
 _FIXED = frozenset([b"content-encoding", b"content-range"])
 _LEVEL = 5
-_LONG = 64 * 1024  # bytes; a millisecond's work
+_LONG = 64 * 1024  # bytes; these take about a millisecond
 
 
 def compressed_route(route: Route) -> Route:
@@ -32,6 +32,7 @@ def compressed_route(route: Route) -> Route:
 
 def _compressing(handler: Handler) -> Handler:
     async def answer(request: Request) -> Response:
+        # An `HttpError` passes: the server makes its response, which is too short to be worth compressing.
         response = handler(request)
         whole = await response if inspect.isawaitable(response) else response
         coding = _coding(request.header(b"accept-encoding"))
@@ -47,7 +48,7 @@ def _compressing(handler: Handler) -> Handler:
 
 
 def _coding(accepted: bytes | None) -> bytes:
-    """The first coding of the list that is known here; empty for none."""
+    """The first supported coding in the list; empty if there is none."""
     for word in (accepted or b"").lower().split(b","):
         name = word.partition(b";")[0].strip()
         if name in _WINDOW_BITS:

@@ -89,6 +89,7 @@ class Daemon:
             background.start_soon(self.console.poller.run)
             background.start_soon(self.console.consumers.run)
             background.start_soon(self._notifier.run)
+            # Two nurseries: requests that are being finished still need the tasks in the background.
             async with trio.open_nursery() as serving:
                 await serving.start(server.run, listeners)
                 on_ready()

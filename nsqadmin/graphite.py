@@ -54,6 +54,7 @@ class GraphiteHandlers:
             raise HttpError(400, "INVALID_ARG_METRIC")
         if "target" not in params:
             raise HttpError(400, "INVALID_ARG_TARGET")
+        # The interval before the last one: statsd may not have flushed the last one yet.
         interval = self._options.statsd_interval // NS_PER_SECOND
         window = {
             "format": "json",

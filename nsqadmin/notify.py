@@ -53,6 +53,7 @@ class Notifier:
         """Report the action that this request caused."""
         if not self._url:
             return
+        # Dropped rather than waited for: the user's action is done, and must not hang with the receiver.
         try:
             self._send.send_nowait(report(request, event, time.time()))
         except trio.WouldBlock:

@@ -59,6 +59,7 @@ class StaticFiles:
         if found is None:
             return text("NOT_FOUND", 404)
         content, tag = found
+        # A link with a version never changes its content; without one (the font's, say) it does with an upgrade.
         lasting = request.query_string.startswith(b"v=") and self.keep
         headers = (
             (b"ETag", tag),
@@ -79,7 +80,7 @@ class StaticFiles:
         return known
 
     def _read(self, name: str) -> tuple[bytes, bytes] | None:
-        """None for what is not in the folder itself, and for what is hidden there."""
+        """Content and tag; None if the file is hidden, or not directly in the folder."""
         path = self.folder / name
         if name.startswith(".") or path.name != name or "\0" in name:
             return None

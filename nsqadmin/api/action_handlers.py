@@ -112,6 +112,7 @@ def _decode(request: Request, *fields: str) -> list[str]:
     if not text:
         raise HttpError(400, "EOF")
     try:
+        # The standard library's decoder finds the end of the first value.
         _, end = _scan_value(text)
         found = decode_object(text[:end].encode(), dict.fromkeys(fields, str))
     except RecursionError:

@@ -92,6 +92,7 @@ class ReadHandlers:
         """The message counts of every channel of every node."""
         warnings = Warnings()
         channels = await self._queries.node_channels(warnings)
+        # Encoded one by one, as tens of thousands at once would block the event loop.
         yielder, counts = Yielder(), []
         for channel in channels:
             # No key occurs twice: an nsqd has each channel once, and each nsqd is queried once.

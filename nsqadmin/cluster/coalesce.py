@@ -50,6 +50,7 @@ class Coalescer(Generic[ResultT]):
                 raise RuntimeError("no calls before the start or after the end")
             call = self._calls[key] = _Call(now)
             self._calls.move_to_end(key)
+            # A dropped call that is still pending finishes for those who wait for it.
             if len(self._calls) > _MAX_KEPT:
                 self._calls.popitem(last=False)
             self._nursery.start_soon(self._run, call, function)

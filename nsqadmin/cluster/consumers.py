@@ -50,6 +50,7 @@ class ConsumerQueries:
         return await self._coalescer.get(("node", address, ""), lambda: self._query({address}, "", ""))
 
     async def _query_channel(self, topic: str, channel: str) -> _Consumers:
+        # Only the nodes that have the channel, of what may be hundreds.
         found = self.poller.snapshot.channel(topic, channel)
         nodes = {part.node for part in found.stats.nodes or ()} if found is not None else set()
         return await self._query(nodes, topic, channel)

@@ -121,6 +121,7 @@ def attribute_to_node(topic: TopicStats, node: Node) -> None:
 
 
 def _set_percentiles(latency: Latency) -> None:
+    # One node's percentile in the form of a sum, so that parts and sums are merged alike.
     for percentile in latency.percentiles or ():
         percentile.average = percentile.min = percentile.max = percentile.value
         percentile.count = latency.count

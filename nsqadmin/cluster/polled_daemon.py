@@ -81,6 +81,7 @@ class PolledDaemon(Generic[ResponseT]):
         except UpstreamError as error:
             self._fail(str(error), since=self._requested_at)
         except Exception:
+            # A response that no code path expects must not end the polling of the other daemons.
             _log.exception("POLL: %s %s: cannot process its response", self.kind, self.address)
             self._fail("its response cannot be processed", since=self._requested_at)
         else:
@@ -113,6 +114,7 @@ async def poll_all(daemons: Iterable[PolledDaemon[Any]], nursery: trio.Nursery, 
         has_failed = daemon.problem is not None
         if daemon.begin(nursery) or not has_failed:
             (failing if has_failed else healthy).append(daemon)
+    # The requests have all been sent: waiting for one after the other takes as long as the slowest.
     with trio.move_on_after(_FAILED_TIMEOUT_S):
         for daemon in failing:
             await daemon.wait()

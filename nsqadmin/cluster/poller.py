@@ -114,6 +114,7 @@ class ClusterPoller:
                 began = trio.current_time()
                 self._poll_requested = trio.Event()
                 busy_s = await self._round_or_log(nursery)
+                # From start to start, so that a slow daemon does not stretch the interval; an expensive round does.
                 pause = max(self._interval_s, busy_s / _MAX_BUSY_SHARE) - (trio.current_time() - began)
                 await trio.sleep(min(_MIN_PAUSE_S, max(pause, 0)))
                 with trio.move_on_after(max(pause - _MIN_PAUSE_S, 0)):
@@ -130,6 +131,7 @@ class ClusterPoller:
     async def round(self, nursery: trio.Nursery) -> float:
         """Poll once; requests that time out continue in the nursery. Returns the seconds of work."""
         timeout_s = max(_MIN_TIMEOUT_S, self._interval_s / 2)
+        # Registries first: their responses decide which nsqds are polled.
         if self.options.with_registries:
             self._update_registries()
             await poll_all(self._registries.values(), nursery, timeout_s)
@@ -150,6 +152,7 @@ class ClusterPoller:
         updated = []
         for nsqd in self._nsqds.values():
             daemon, state = nsqd.daemon, nsqd.state
+            # Even without a new response: a daemon that has just failed keeps its figures, but loses its rates.
             state.problem = daemon.problem
             if (
                 nsqd.processed == daemon.response_count

@@ -56,7 +56,9 @@ async def rates_between(
 
 def _channel_rates(old: ChannelStats | None, new: ChannelStats, seconds: float) -> Rates:
     if old is None or new.message_count < old.message_count:
+        # How many messages left is unknown: some of those of the old counter may have been lost with it.
         return Rates(new.message_count / seconds, 0.0, new.requeue_count, new.timeout_count)
+    # nsqds do not count finished messages; what entered and is no longer there was finished, or emptied.
     entered = new.message_count - old.message_count
     left = max(0, entered + _unfinished(old) - _unfinished(new))
     return Rates(

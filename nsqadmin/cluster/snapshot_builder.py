@@ -61,6 +61,7 @@ class NodeState:
             attribute_to_node(topic, self.node)
             topics[topic.topic_name] = topic
             await yielder.maybe_yield()
+        # By trio's clock: the wall clock may be set back between two responses.
         if self.answered_at is not None and received_at > self.received_at:
             self.interval_s = received_at - self.received_at
             self.rates = await rates_between(self.topics, topics, self.interval_s, yielder)
@@ -136,6 +137,7 @@ class SnapshotBuilder:
         rates: _ClusterRatesByKey,
         yielder: Yielder,
     ) -> dict[str, TopicSnapshot]:
+        # Rebuilt with each snapshot, so that deleted channels are forgotten.
         idle_before, self._idle_since = self._idle_since, {}
         topics = {}
         for name in sorted(parts):

@@ -47,6 +47,7 @@ def _channel_item(channel: ChannelSnapshot) -> AttentionItem | None:
     stats = channel.stats
     badges: list[Badge] = []
     reasons: list[str] = []
+    # A backlog without a consumer weighs most, then time-outs, then the number and the age of messages.
     weight = 0.0
     if channel.no_consumer_since is not None and (stats.depth or stats.deferred_count):
         badges.append(Badge("no consumer", "bad"))

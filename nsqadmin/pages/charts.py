@@ -173,6 +173,7 @@ def _fill_gaps(values: Sequence[float | None]) -> list[float]:
 
 def _downsample(values: list[float]) -> list[float]:
     """At most `_MAX_POINTS` values: the mean of each piece."""
+    # There may be fifty on a page: this keeps it small.
     if len(values) <= _MAX_POINTS:
         return values
     edges = [n * len(values) // _MAX_POINTS for n in range(_MAX_POINTS + 1)]

@@ -32,6 +32,7 @@ class ConsumerRow:
 
 def consumer_row(request: PageRequest, client: ClientStats) -> ConsumerRow:
     """The row of a consumer. Its identity is a link only if the URL is one of a web page."""
+    # The URL comes from an auth server, and could be one with a script.
     url = client.auth_identity_url
     identity = (client.auth_identity or "authorized") if client.authed else ""
     age = duration_text(max(0.0, time.time() - client.connect_ts)) if client.connect_ts else UNKNOWN

@@ -92,6 +92,7 @@ class LookupPage:
 
     async def _query(self, console: Console, snapshot: ClusterSnapshot) -> _Result:
         async with self._lock:
+            # After a failure the next request tries again, without waiting for a new snapshot.
             if snapshot is not self._snapshot or self._result.problem:
                 self._result = await _inactive_topics(console)
                 self._snapshot = snapshot

@@ -154,6 +154,7 @@ async def node_page(request: PageRequest) -> Page:
 
 
 async def _topics_table(request: PageRequest, view: NodeSnapshot) -> dict[str, object]:
+    # A page without the consumers is better than one that hangs with its node.
     consumers: Mapping[ChannelKey, list[ClientStats]] = {}
     with trio.move_on_after(CONSUMERS_TIMEOUT_SECONDS):
         consumers = await request.console.consumers.of_node(view.address)

@@ -98,7 +98,7 @@ def query_of(request: Request) -> dict[str, str]:
 def _remembered(request: Request) -> dict[str, str]:
     """The parameters that the browser has stored."""
     cookies = {}
-    # Not http.cookies.SimpleCookie, which drops all cookies if one of them (a proxy's, say) is not to its taste.
+    # Not http.cookies.SimpleCookie, which drops all cookies if one of them (a proxy's, say) is malformed.
     for name, value in request.headers:
         if name == b"cookie":
             pairs = (pair.partition("=") for pair in value.decode("latin-1").split(";"))

@@ -29,6 +29,7 @@ STREAMS = 500
 HEARTBEAT_SECONDS = 15.0
 RETRY_MS = 3000
 
+# X-Accel-Buffering: nginx would keep events in its buffer.
 _HEADERS = ((b"Cache-Control", b"no-store"), (b"X-Accel-Buffering", b"no"))
 _FULL = Response(
     503, b"too many streams\n", b"text/plain; charset=utf-8", ((b"Retry-After", b"60"),), nsq=False
@@ -80,6 +81,7 @@ class LiveStream:
         poller = self._console.poller
         if last_seen not in ("", repr(poller.snapshot.at)):
             await stream.send(_event(poller.snapshot.at))
+        # Only the wait has a timeout: an event must not be cut off in the middle.
         while True:
             event = b": heartbeat\n\n"
             with trio.move_on_after(HEARTBEAT_SECONDS):

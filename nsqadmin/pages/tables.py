@@ -129,6 +129,7 @@ def read_table_query(
         sort=key,
         descending=descending,
         show=show if show in set(filters) else "",
+        # Short ASCII digits only: int() accepts others too, and numbers of any length.
         page=max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 9 else 1,
         keep=tuple((name, params[name]) for name in keep if params.get(name)),
     )

@@ -140,6 +140,8 @@ async def stats(
 
 
 def _decode_sliced(body: bytes) -> Stats:
+    # A worker thread alone would not help: msgspec holds the interpreter lock during a call. Between two topics the
+    # event loop's thread can take it.
     outer = msgspec.json.decode(body, type=_SlicedStats)
     found = None
     if outer.topics is not None:

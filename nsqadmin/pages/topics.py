@@ -80,7 +80,7 @@ TOPIC_COLUMNS: tuple[Column[TopicSnapshot], ...] = (
     ),
     Column(
         key="out",
-        title="Done /s",
+        title="Out /s",
         value=lambda each: each.out_rate or 0.0,
         hint="Messages finished per second, all channels together",
     ),
@@ -127,7 +127,7 @@ CHANNEL_COLUMNS: tuple[Column[ChannelSnapshot], ...] = (
     Column(key="deferred", title="Deferred", value=lambda each: each.stats.deferred_count, optional="opt"),
     Column(
         key="out",
-        title="Done /s",
+        title="Out /s",
         value=lambda each: each.out_rate or 0.0,
         hint="Messages finished per second",
     ),

@@ -1,4 +1,4 @@
-"""Daemons that are only a table of responses: for tests of what is requested, without sockets, on a mock clock."""
+"""Daemons that are only a table of responses: for tests of the requests, without sockets, on a mock clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may act, and who may use /config."""
+"""Access control: administrators, other sites, clients of /config."""
 
 from __future__ import annotations
 

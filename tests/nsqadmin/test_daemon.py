@@ -1,4 +1,4 @@
-"""The life of the daemon, from its listener to its end."""
+"""The daemon, from its start to its stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphite behind the console: rates for the pages, and /render handed on."""
+"""Graphite: rates, and /render as a reverse proxy."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ async def raw(browser: Browser, headers: dict[str, str]) -> tuple[httpx.Response
 
 class TestRender:
     async def test_render_forwards_path_and_query(self) -> None:
-        heard: list[Request] = []
+        received: list[Request] = []
 
         def answer(request: Request) -> Response:
-            heard.append(request)
+            received.append(request)
             return Response(200, b"PNG", b"image/png", nsq=False)
 
         async with scripted() as script:
@@ -109,7 +109,7 @@ class TestRender:
                 response = await browser.get("/adm/render?target=a%20b&x=1", **{"X-Forwarded-For": "1.1.1.1"})
         assert (response.status_code, response.content) == (200, b"PNG")
         assert response.headers["content-type"] == "image/png"
-        [request] = heard
+        [request] = received
         assert request.target == b"/render?target=a%20b&x=1"
         assert request.header(b"host") == browser.address.encode()
         assert request.header(b"x-forwarded-for") == b"1.1.1.1, 127.0.0.1"
@@ -158,7 +158,7 @@ class TestRender:
         assert not {b"transfer-encoding", b"content-length"} & {name for name, _ in request.headers}
 
     async def test_render_returns_end_to_end_headers_of_the_response(self) -> None:
-        told = (
+        end_to_end = (
             (b"ETag", b'"x"'),
             (b"Cache-Control", b"max-age=60"),
             (b"Content-Disposition", b"attachment; filename=g.png"),
@@ -166,7 +166,7 @@ class TestRender:
             (b"Set-Cookie", b"b=2; Path=/"),
             (b"WWW-Authenticate", b'Basic realm="graphite"'),
         )
-        hops = (
+        hop_by_hop = (
             (b"Connection", b"close, X-Hop"),
             (b"X-Hop", b"1"),
             (b"Keep-Alive", b"timeout=5"),
@@ -174,14 +174,14 @@ class TestRender:
             (b"Trailer", b"X"),
             (b"Upgrade", b"h2c"),
         )
-        answer = Response(401, b"no", b"image/png", (*told, *hops), nsq=False)
+        answer = Response(401, b"no", b"image/png", (*end_to_end, *hop_by_hop), nsq=False)
         async with render(answer) as (browser, _):
             response = await browser.get("/render")
         assert (response.status_code, response.content) == (401, b"no")
         own = {b"content-security-policy", b"x-content-type-options", b"date"}
         assert [header for header in response.headers.raw if header[0].lower() not in own] == [
             (b"Content-Type", b"image/png"),
-            *told,
+            *end_to_end,
             (b"Content-Length", b"2"),
         ]
         assert len(response.headers.get_list("date")) == 1

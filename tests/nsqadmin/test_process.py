@@ -1,4 +1,4 @@
-"""The real console before three real nsqds and two registries: every path and action, and some of them failing."""
+"""A real console with three real nsqds and two registries: every path and action, and failures."""
 
 from __future__ import annotations
 
@@ -136,13 +136,13 @@ class TestActing:
     def test_a_tombstone_removes_the_topic_from_one_node(self, cluster: Cluster) -> None:
         cluster.create_channel("tomb", "c")
         cluster.wait_listed("tomb", cluster.nsqds, within_s=5.0)
-        gone, *rest = cluster.nsqds
+        first, *rest = cluster.nsqds
         with console(cluster) as admin:
-            answer = admin.api("DELETE", f"/api/nodes/{HOST}:{gone.http_port}", {"topic": "tomb"})
+            answer = admin.api("DELETE", f"/api/nodes/{HOST}:{first.http_port}", {"topic": "tomb"})
             assert answer == {"message": ""}
             assert len(admin.api("GET", "/api/topics/tomb")["nodes"]) == 2
         cluster.wait_listed("tomb", rest, within_s=5.0)
-        assert "tomb" not in [each["topic_name"] for each in gone.stats()["topics"]]
+        assert "tomb" not in [each["topic_name"] for each in first.stats()["topics"]]
 
     def test_pausing_an_unknown_channel_is_a_warning_for_each_node(self, cluster: Cluster) -> None:
         cluster.create_channel("warned", "c")
@@ -182,7 +182,7 @@ class TestFailing:
         stopped = cluster.nsqds[1]
         address = f"{HOST}:{stopped.http_port}"
         with console(cluster, FAST, "--poll-interval=100ms") as admin:
-            wait_until(lambda: b"hang" in admin.request("GET", "/topics/hang")[1], 5.0, "the first picture")
+            wait_until(lambda: b"hang" in admin.request("GET", "/topics/hang")[1], 5.0, "the first snapshot")
             with stopped.stop_cont():
                 answer = admin.api("GET", "/api/topics/hang")
                 assert len(answer["nodes"]) == 2

@@ -1,4 +1,4 @@
-"""What is found where: base path, files, compression, /config, /ping."""
+"""The paths of the console: base path, files, compression, /config, /ping."""
 
 from __future__ import annotations
 

@@ -279,7 +279,7 @@ ACTIONS = [
 
 
 class TestRefusals:
-    """What is refused before any daemon hears of it."""
+    """Requests that are refused before any call."""
 
     @pytest.mark.parametrize(("method", "path", "body", "code"), BAD_BODIES)
     async def test_an_invalid_body_is_400_with_the_reason(
@@ -305,12 +305,12 @@ class TestRefusals:
         async with scripted() as script:
             registry = await registry_of(script)
             async with serving(lookupds=[registry.address], admin_users=["ann"]) as browser:
-                nobody = await browser.ask(method, path, body)
+                no_user = await browser.ask(method, path, body)
                 other = await browser.ask(method, path, body, {"X-Forwarded-User": "eve"})
                 before_the_body = await browser.ask(method, path, b"nonsense")
                 refused = list(script.calls)
                 ann = await browser.ask(method, path, body, {"x-forwarded-user": "ann"})
-        for response in (nobody, other, before_the_body):
+        for response in (no_user, other, before_the_body):
             assert (response.status_code, response.text) == (403, '{"message":"FORBIDDEN"}')
         assert refused == []
         assert ann.status_code != 403

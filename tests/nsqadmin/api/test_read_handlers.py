@@ -1,4 +1,4 @@
-"""What the console tells as JSON: to the last key, with registries and without, and when some daemons do not answer."""
+"""GET /api: every key, with and without registries, and when daemons do not answer."""
 
 from __future__ import annotations
 
@@ -220,8 +220,8 @@ class TestTopic:
             async with serving(lookupds=[registry.address]) as browser:
                 response = await browser.get("/api/topics/none")
         assert response.status_code == 502
-        said = got_404("TOPIC_NOT_FOUND")
-        assert response.json() == {"message": f"UPSTREAM_ERROR: failed to query any nsqlookupd: {said}"}
+        errors = got_404("TOPIC_NOT_FOUND")
+        assert response.json() == {"message": f"UPSTREAM_ERROR: failed to query any nsqlookupd: {errors}"}
 
     async def test_a_topic_that_no_nsqd_has_is_502_without_reasons(self) -> None:
         async with scripted() as script:

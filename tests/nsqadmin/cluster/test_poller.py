@@ -115,10 +115,10 @@ class TestRates:
                 stage.upstream.nsqd(ONE, topic("t", message_count=count))
                 shown = await stage.round(after_s=10)
             del stage.upstream.responses[ONE]
-            silent = await stage.round(after_s=10)
+            failed = await stage.round(after_s=10)
         assert shown.topics["t"].in_rate == 5.0
-        assert silent.topics["t"].stats.message_count == 150
-        assert silent.problems[0].answered_at == START + 20
+        assert failed.topics["t"].stats.message_count == 150
+        assert failed.problems[0].answered_at == START + 20
         assert stage.upstream.requests[f"{ONE}/info"] == 0, "the registry describes it"
 
     async def test_a_node_that_does_not_answer_has_no_rate(

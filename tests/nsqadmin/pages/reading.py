@@ -67,7 +67,7 @@ class Element:
         return found[0]
 
     def fits(self, tag: str, attributes: Mapping[str, str]) -> bool:
-        """Tell whether it is such an element."""
+        """Whether it is such an element."""
         if tag not in ("", self.tag):
             return False
         for name, value in attributes.items():
@@ -160,12 +160,12 @@ class _Handlers(httpx.AsyncBaseTransport):
         )
         answer = route.handler(made)
         response = await answer if inspect.isawaitable(answer) else answer
-        headers_sent = list(response.headers)
+        sent = list(response.headers)
         if response.content_type is not None:
-            headers_sent.append((b"Content-Type", response.content_type))
+            sent.append((b"Content-Type", response.content_type))
         if response.nsq:
-            headers_sent.append((b"X-Nsq-Content-Type", b"nsq; version=1.0"))
-        return httpx.Response(response.status, headers=headers_sent, content=response.body)
+            sent.append((b"X-Nsq-Content-Type", b"nsq; version=1.0"))
+        return httpx.Response(response.status, headers=sent, content=response.body)
 
 
 async def respond(

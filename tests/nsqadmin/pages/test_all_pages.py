@@ -1,4 +1,4 @@
-"""What holds for every page: names are only text, links stay below the base path, nobody acts who may not."""
+"""Properties of every page: names are text, links are below the base path, only administrators have actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a channel: how it is doing, on which nodes, and who consumes."""
+"""The page of a channel: its figures, its nodes, its consumers."""
 
 from __future__ import annotations
 

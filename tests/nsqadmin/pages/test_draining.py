@@ -1,4 +1,4 @@
-"""A node that drains is seen on every page that names it, and its own page says what it still waits for."""
+"""A draining node on every page that shows it, and the panel of its own page."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ STUCK = (
 DRAIN = Draining(SINCE, 12_400, STUCK, 2)
 
 
-def cluster(drain: Draining | None, *, silent: bool = False) -> ClusterSnapshot:
+def cluster(drain: Draining | None, *, unreachable: bool = False) -> ClusterSnapshot:
     held = topic("orders", [channel("orders", "mail", nodes=[NODE, OTHER])], nodes=[NODE, OTHER])
-    trouble = problem() if silent else None
+    trouble = problem() if unreachable else None
     nodes = [node(NODE, [held], draining=drain, trouble=trouble), node(OTHER, [held])]
     return snapshot(held, nodes=nodes, problems=[trouble] if trouble else [])
 
 
-async def panel(drain: Draining, *, silent: bool = False) -> str:
-    page = await fetch(fake_console(cluster(drain, silent=silent)), f"/nodes/{NODE}")
+async def panel(drain: Draining, *, unreachable: bool = False) -> str:
+    page = await fetch(fake_console(cluster(drain, unreachable=unreachable)), f"/nodes/{NODE}")
     return page.one("section", id="drain").text
 
 
@@ -50,10 +50,10 @@ async def test_the_nodes_page_shows_the_messages_left_on_a_draining_node() -> No
 async def test_a_drain_of_unknown_size_is_shown_without_a_number() -> None:
     page = await fetch(fake_console(cluster(Draining())), "/nodes")
     assert page.rows("All nodes")[0][0] == "host-10.0.0.1 draining 10.0.0.1"
-    said = await panel(Draining())
-    assert "The number of remaining messages is unknown." in said
-    assert "began at" not in said
-    assert "no action is needed" not in said
+    text = await panel(Draining())
+    assert "The number of remaining messages is unknown." in text
+    assert "began at" not in text
+    assert "no action is needed" not in text
 
 
 async def test_topic_and_channel_mark_a_draining_node() -> None:
@@ -70,7 +70,7 @@ async def test_the_front_page_counts_the_draining_nodes() -> None:
     assert (link.text, link["href"]) == ("1 node draining", "/nodes")
     both = snapshot(nodes=[node(NODE, draining=DRAIN), node(OTHER, draining=DRAIN)])
     assert (await front(both)).one("a", id="draining").text == "2 nodes draining"
-    for shown in (cluster(None), cluster(DRAIN, silent=True)):
+    for shown in (cluster(None), cluster(DRAIN, unreachable=True)):
         assert not (await front(shown)).all("a", id="draining")
 
 
@@ -98,10 +98,10 @@ async def test_the_page_of_a_draining_node_says_what_is_left_and_what_to_do() ->
 
 
 async def test_a_drain_without_stuck_messages_needs_no_action() -> None:
-    said = await panel(Draining(SINCE, 1))
-    assert "1 message is left." in said
-    assert "no action is needed" in said
-    assert "--drain-timeout" not in said
+    text = await panel(Draining(SINCE, 1))
+    assert "1 message is left." in text
+    assert "no action is needed" in text
+    assert "--drain-timeout" not in text
 
 
 async def test_unreadable_stuck_places_are_counted() -> None:
@@ -109,14 +109,14 @@ async def test_unreadable_stuck_places_are_counted() -> None:
 
 
 async def test_an_unknown_reason_is_shown_without_advice() -> None:
-    said = await panel(Draining(SINCE, 5, (StuckPlace("<b>", "x", 5, "<i>moon"),)))
-    assert "<b> / x <i>moon 5 messages With" in said
+    text = await panel(Draining(SINCE, 5, (StuckPlace("<b>", "x", 5, "<i>moon"),)))
+    assert "<b> / x <i>moon 5 messages With" in text
 
 
 async def test_a_draining_node_that_does_not_answer_may_have_exited() -> None:
-    shown = cluster(DRAIN, silent=True)
+    shown = cluster(DRAIN, unreachable=True)
     assert "This node was draining. It does not answer any more, and may have exited" in await panel(
-        DRAIN, silent=True
+        DRAIN, unreachable=True
     )
     page = await fetch(fake_console(shown), "/nodes")
     assert page.rows("All nodes")[0][0] == "host-10.0.0.1 no answer was draining 10.0.0.1"

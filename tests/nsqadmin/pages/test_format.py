@@ -1,4 +1,4 @@
-"""Numbers are short enough to compare at a glance, and the exact value is never far."""
+"""Numbers are short, with the exact value in the title."""
 
 from __future__ import annotations
 

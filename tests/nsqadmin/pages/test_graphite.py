@@ -1,4 +1,4 @@
-"""Pictures from Graphite name the series that nsqd's statsd figures have there."""
+"""Images from Graphite: the names of their series."""
 
 from __future__ import annotations
 

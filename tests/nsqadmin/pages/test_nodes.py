@@ -1,4 +1,4 @@
-"""The pages of nodes, of the registries, and the counter."""
+"""The pages of nodes and of the registries, and the counter."""
 
 from __future__ import annotations
 

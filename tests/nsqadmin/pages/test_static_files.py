@@ -1,4 +1,4 @@
-"""What others wrote is there as they released it, with its licence; and the pages' own files name nothing foreign."""
+"""Vendored files are unchanged and have their licences; our own files name no other host."""
 
 from __future__ import annotations
 

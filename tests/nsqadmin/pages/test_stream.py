@@ -27,7 +27,7 @@ class Browser:
     """The header Last-Event-ID."""
     wire: bytes = b""
     keep_alive: bool = True
-    gone: trio.Event = attrs.field(factory=trio.Event)
+    closed: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)
 
     async def look(self, stream: LiveStream) -> None:
@@ -50,7 +50,7 @@ class Browser:
         self.ended.set()
 
     async def wait_disconnect(self) -> None:
-        await self.gone.wait()
+        await self.closed.wait()
 
     async def send(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -93,7 +93,7 @@ async def test_each_poll_is_an_event(console: Console, nursery: trio.Nursery) ->
         poll(console, at)
         await trio.testing.wait_all_tasks_blocked()
         assert browser.text == before + f"id: {at!r}\nevent: snapshot\ndata: {{}}\n\n"
-    browser.gone.set()
+    browser.closed.set()
 
 
 async def test_an_idle_stream_sends_heartbeats(
@@ -103,7 +103,7 @@ async def test_an_idle_stream_sends_heartbeats(
     nursery.start_soon(browser.look, LiveStream(console))
     await trio.sleep(HEARTBEAT_SECONDS * 2.5)
     assert browser.text == "retry: 3000\n\n" + ": heartbeat\n\n" * 2
-    browser.gone.set()
+    browser.closed.set()
 
 
 @pytest.mark.parametrize(("seen", "missed"), [(NOW, False), (NOW - 5, True)])
@@ -114,7 +114,7 @@ async def test_a_browser_that_reconnects_gets_a_missed_event(
     nursery.start_soon(browser.look, LiveStream(console))
     await trio.testing.wait_all_tasks_blocked()
     assert ("event: snapshot" in browser.text) is missed
-    browser.gone.set()
+    browser.closed.set()
 
 
 async def test_a_stream_ends_when_its_browser_closes_it(console: Console, nursery: trio.Nursery) -> None:
@@ -123,7 +123,7 @@ async def test_a_stream_ends_when_its_browser_closes_it(console: Console, nurser
     nursery.start_soon(browser.look, application)
     await trio.testing.wait_all_tasks_blocked()
     assert application.open_streams == 1
-    browser.gone.set()
+    browser.closed.set()
     await browser.ended.wait()
     assert application.open_streams == 0
 
@@ -155,13 +155,13 @@ async def test_the_number_of_streams_is_bounded(
     await third.look(application)
     assert third.status == 503
     assert third.wire.endswith(b"\r\n\r\ntoo many streams\n")
-    first.gone.set()
+    first.closed.set()
     await first.ended.wait()
     nursery.start_soon(fourth.look, application)
     await trio.testing.wait_all_tasks_blocked()
     assert fourth.status == 200
-    second.gone.set()
-    fourth.gone.set()
+    second.closed.set()
+    fourth.closed.set()
 
 
 async def test_a_stream_ends_when_its_browser_closes_it_during_an_event(console: Console) -> None:

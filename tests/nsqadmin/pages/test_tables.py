@@ -1,4 +1,4 @@
-"""Search, order and pages of a table are in its address, and no address breaks it."""
+"""Search, order and paging of a table are in its address; any query gives a valid table."""
 
 from __future__ import annotations
 

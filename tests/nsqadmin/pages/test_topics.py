@@ -1,4 +1,4 @@
-"""The front page and the page of a topic: the whole cluster at a glance, whatever its size."""
+"""The front page and the page of a topic."""
 
 from __future__ import annotations
 

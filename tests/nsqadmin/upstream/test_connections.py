@@ -95,14 +95,14 @@ class TestIdleConnections:
 
     async def test_clients_unused_for_a_minute_are_closed(self, mock_clock: MockClock) -> None:
         async with open_connections() as connections:
-            gone, still = await client_of(connections, A), await client_of(connections, B)
+            first, second = await client_of(connections, A), await client_of(connections, B)
             mock_clock.jump(40.0)
             await client_of(connections, B)
             mock_clock.jump(30.0)
             await client_of(connections, C)
-            assert gone.is_closed
-            assert not still.is_closed
-            assert await client_of(connections, A) is not gone
+            assert first.is_closed
+            assert not second.is_closed
+            assert await client_of(connections, A) is not first
 
     async def test_clients_in_use_are_not_closed(self, mock_clock: MockClock) -> None:
         async with (

@@ -1,4 +1,4 @@
-"""What the picture makes of nsqds that drain, of those that know no drains, and of garbage where a drain is told."""
+"""The state of a drain: in the snapshot, from nsqds without drains, and in other forms."""
 
 from __future__ import annotations
 

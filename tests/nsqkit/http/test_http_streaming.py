@@ -91,8 +91,8 @@ BOTH = pytest.mark.parametrize("tcp", [False, True], ids=["memory", "tcp"])
 
 @BOTH
 async def test_pieces_are_chunked_and_the_connection_is_kept(tcp: bool) -> None:
-    async with serving(Streams().router(), tcp=tcp) as it:
-        client = await it.connect()
+    async with serving(Streams().router(), tcp=tcp) as server:
+        client = await server.connect()
         for _ in range(2):
             await client.send(get("/pieces"))
             response, body, _ = await client.h11_answer()
@@ -106,8 +106,8 @@ async def test_pieces_are_chunked_and_the_connection_is_kept(tcp: bool) -> None:
 
 
 async def test_pieces_to_http_1_0_end_with_the_connection() -> None:
-    async with serving(Streams().router(), tcp=True) as it:
-        client = await it.connect()
+    async with serving(Streams().router(), tcp=True) as server:
+        client = await server.connect()
         await client.send(b"GET /pieces HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
         data = await client.rest()
         assert data.endswith(b"Connection: close\r\n\r\nonetwo")
@@ -115,8 +115,8 @@ async def test_pieces_to_http_1_0_end_with_the_connection() -> None:
 
 
 async def test_a_stream_handler_may_answer_with_a_whole_response() -> None:
-    async with serving(Streams().router()) as it:
-        client = await it.connect()
+    async with serving(Streams().router()) as server:
+        client = await server.connect()
         for _ in range(2):
             answer = await client.ask(get("/whole"))
             assert (answer.status, answer.body) == (503, b"done")
@@ -124,8 +124,8 @@ async def test_a_stream_handler_may_answer_with_a_whole_response() -> None:
 
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
 async def test_streams_are_only_at_their_method(method: str) -> None:
-    async with serving(Streams().router()) as it:
-        client = await it.connect()
+    async with serving(Streams().router()) as server:
+        client = await server.connect()
         await client.send(get("/pieces", method))
         response, _, _ = await client.h11_answer(method)
         assert response.status_code == 405
@@ -141,8 +141,8 @@ def test_a_path_has_one_handler() -> None:
 
 @pytest.mark.parametrize("path", ["crash", "crash_late"])
 async def test_a_broken_off_response_does_not_look_whole(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(Streams().router(), tcp=True) as it:
-        client = await it.connect()
+    async with serving(Streams().router(), tcp=True) as server:
+        client = await server.connect()
         await client.send(get(f"/{path}"))
         with pytest.raises(trio.BrokenResourceError):
             await client.rest()
@@ -151,8 +151,8 @@ async def test_a_broken_off_response_does_not_look_whole(path: str, caplog: pyte
 
 async def test_sending_waits_for_a_slow_client_and_ends_with_it() -> None:
     streams, budget = Streams(), ByteBudget()
-    async with serving(streams.router(), tcp=True, budget=budget) as it:
-        client = await it.connect()
+    async with serving(streams.router(), tcp=True, budget=budget) as server:
+        client = await server.connect()
         await client.send(get("/flood"))
         await trio.testing.wait_all_tasks_blocked(0.05)
         sent = streams.sent
@@ -170,8 +170,8 @@ async def test_sending_waits_for_a_slow_client_and_ends_with_it() -> None:
 async def test_a_client_that_reads_no_stream_is_cut() -> None:
     streams = Streams()
     limits = Limits(write_seconds=0.1, slowest_bytes_per_second=10**9)
-    async with serving(streams.router(), tcp=True, limits=limits) as it:
-        client = await it.connect()
+    async with serving(streams.router(), tcp=True, limits=limits) as server:
+        client = await server.connect()
         await client.send(get("/flood"))
         with trio.fail_after(5):
             await streams.ended.wait()
@@ -180,8 +180,8 @@ async def test_a_client_that_reads_no_stream_is_cut() -> None:
 @BOTH
 async def test_events_end_when_the_client_goes(tcp: bool, caplog: pytest.LogCaptureFixture) -> None:
     streams = Streams()
-    async with serving(streams.router(), tcp=tcp) as it:
-        client = await it.connect()
+    async with serving(streams.router(), tcp=tcp) as server:
+        client = await server.connect()
         await client.send(get("/events_stream"))
         data = b""
         while not data.endswith(b"9\r\ndata: 1\n\n\r\n"):
@@ -195,8 +195,8 @@ async def test_events_end_when_the_client_goes(tcp: bool, caplog: pytest.LogCapt
 
 @BOTH
 async def test_a_next_request_read_while_watching_is_not_lost(tcp: bool) -> None:
-    async with serving(Streams().router(), tcp=tcp) as it:
-        client = await it.connect()
+    async with serving(Streams().router(), tcp=tcp) as server:
+        client = await server.connect()
         await client.send(get("/watched") * 2 + get("/watched")[:20])
         for _ in range(2):
             assert (await client.answer()).body == b"done"
@@ -206,8 +206,8 @@ async def test_a_next_request_read_while_watching_is_not_lost(tcp: bool) -> None
 
 async def test_streams_are_in_the_access_log() -> None:
     streams = Streams()
-    async with serving(streams.router()) as it:
-        client = await it.connect()
+    async with serving(streams.router()) as server:
+        client = await server.connect()
         for path in ("/whole", "/pieces"):
             await client.send(get(path))
             await trio.testing.wait_all_tasks_blocked()

@@ -1,1 +1,1 @@
-"""nsqadmin: shows and steers a whole cluster of nsqds in a browser, and as JSON."""
+"""nsqadmin: the web console of a cluster of nsqds, and its JSON API."""

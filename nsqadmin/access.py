@@ -1,12 +1,11 @@
-"""Who may do what: administrators, who may use /config, and requests that other sites made a browser send.
+"""Access control: administrators, clients of /config, and requests forged by other sites.
 
-A console usually stands behind a proxy that signs people in and tells their names in a header; without a list of
-administrators everybody is one. The header is believed as it comes: whoever can reach the console past the proxy can
-write it.
+A console usually runs behind a proxy that authenticates users and passes their names in a header. Without a list of
+administrators, every user is one. The header is trusted: clients that can reach the console directly can forge it.
 
-A browser sends requests that another site's page wants sent, with whatever the proxy takes for a signed-in user.
-Browsers say so: `Sec-Fetch-Site`, and the older ones `Origin`. What changes things is refused when one of them says
-"another site"; a request without both is no browser's (curl, scripts) and passes.
+Cross-site request forgery: a page of another site can make a browser send requests, with the user's credentials for the
+proxy. Browsers mark them with `Sec-Fetch-Site`, older ones with `Origin`. Requests that change something are refused if
+one of these headers names another site. A request without both is not from a browser (curl, scripts) and is accepted.
 """
 
 from __future__ import annotations
@@ -25,27 +24,27 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def is_admin(options: AdminOptions, headers: Headers) -> bool:
-    """Whether a request with these headers (names in lower case) may change things."""
+    """Whether a request with these headers (names in lower case) may change the cluster."""
     return not options.admin_users or user_of(options, headers) in options.admin_users
 
 
 def user_of(options: AdminOptions, headers: Headers) -> str:
-    """Who is signed in, as the proxy in front says; empty for nobody."""
+    """The name of the user, as the proxy sent it; empty if there is none."""
     name = options.acl_http_header.lower().encode()
     values = [value for key, value in headers if key == name]
-    # Of two of them one is a client's own, and there is no telling which.
+    # If there are two, one was sent by the client, and it is not known which.
     return values[0].decode("utf-8", "replace") if len(values) == 1 else ""
 
 
 def check_admin(options: AdminOptions, request: Request) -> None:
-    """`HttpError` 403 for whoever is no administrator, and for a browser that another site sent here."""
+    """Raise `HttpError` 403 unless the user is an administrator, and for requests made by another site."""
     if not is_admin(options, request.headers):
         raise HttpError(403, "FORBIDDEN")
     check_same_site(request)
 
 
 def check_same_site(request: Request) -> None:
-    """`HttpError` 403 when a browser says that the page of another site sent this."""
+    """Raise `HttpError` 403 if the browser marked the request as made by another site."""
     site = request.header(b"sec-fetch-site")
     if site is not None:
         if site not in (b"same-origin", b"none"):
@@ -64,7 +63,7 @@ def _same_host(origin: bytes, host: bytes) -> bool:
 
 
 def check_config_client(options: AdminOptions, request: Request) -> None:
-    """`HttpError` 403 for a client that may not use /config, 400 when there is no telling where it is."""
+    """Raise `HttpError` 403 unless the client may use /config, and 400 if its address is unknown."""
     if not options.allow_config_from_cidr:
         return
     try:

@@ -1,15 +1,15 @@
-"""What changes the cluster: create, pause, empty, delete, tombstone. The calls are made one after another:
+"""The actions that change the cluster: create, pause, empty, delete, tombstone. Their requests are sent one by one:
 
-| action | calls |
+| action | requests |
 | --- | --- |
-| create a topic | `/topic/create` at every registry |
-| create a channel | the same, then `/channel/create` at every registry and at every nsqd that has the topic |
-| pause, unpause, empty | the nsqds that have the topic, each |
-| delete | the nsqds that have it are looked up first; the registries forget it; then each nsqd deletes it |
-| tombstone a node | the registries hide it for a while; then the node deletes the topic |
+| create a topic | `/topic/create` to every registry |
+| create a channel | the same, then `/channel/create` to every registry and to every nsqd that has the topic |
+| pause, unpause, empty | to every nsqd that has the topic |
+| delete | the nsqds that have it are looked up first; then to every registry; then to each of these nsqds |
+| tombstone a node | to every registry, which hides the node for a while; then the node deletes the topic |
 
-A call that fails does not end the action: it becomes part of the warning. Only a look-up that nobody answers does
-(`UpstreamFailed`), as there would be nothing to act on.
+A failed request does not end the action; its error becomes part of the warning. Only a lookup that no daemon answers
+ends it (`UpstreamFailed`), because there would be nothing to act on.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 
-from nsqadmin.cluster.live import Live
-from nsqadmin.cluster.model import Node
+from nsqadmin.cluster.queries import ClusterQueries
+from nsqadmin.model import Node
 from nsqadmin.upstream import UpstreamError, Warnings
 
 __all__ = ["STATE_ACTIONS", "Actions"]
@@ -29,18 +29,18 @@ STATE_ACTIONS = ("pause", "unpause", "empty")
 
 @attrs.define(eq=False)
 class Actions:
-    """Acts on the daemons. Every method returns a message: empty, or a warning. Names are valid when they come here."""
+    """Changes the cluster. Every method takes valid names and returns a message: empty, or a warning."""
 
-    live: Live
+    queries: ClusterQueries
 
     async def create(self, topic: str, channel: str = "") -> str:
-        """Create a topic, and a channel if one is named. The topic itself is not created on any nsqd."""
+        """Create a topic, and a channel if its name is not empty. No nsqd creates the topic itself yet."""
         errors: list[str] = []
-        await self._post(self.live.registries, "/topic/create", {"topic": topic}, errors)
+        await self._post(self.queries.registries, "/topic/create", {"topic": topic}, errors)
         if channel:
             both = {"topic": topic, "channel": channel}
-            await self._post(self.live.registries, "/channel/create", both, errors)
-            nodes = await self._look_up(self.live.registered_nodes, topic, errors)
+            await self._post(self.queries.registries, "/channel/create", both, errors)
+            nodes = await self._look_up(self.queries.registered_nodes, topic, errors)
             await self._post(nodes, "/channel/create", both, errors)
         return _message(errors)
 
@@ -53,34 +53,35 @@ class Actions:
         return await self._change("channel", action, {"topic": topic, "channel": channel})
 
     async def delete_topic(self, topic: str) -> str:
-        """Delete a topic everywhere, with all that is in it."""
+        """Delete a topic with all of its messages, on all daemons."""
         return await self._delete("topic", {"topic": topic})
 
     async def delete_channel(self, topic: str, channel: str) -> str:
-        """Delete a channel everywhere, with all that is in it."""
+        """Delete a channel with all of its messages, on all daemons."""
         return await self._delete("channel", {"topic": topic, "channel": channel})
 
     async def tombstone(self, node: str, topic: str) -> str:
-        """Take a topic from a node: registries hide the node (`host:http_port`) until its topic is deleted."""
+        """Remove a topic from a node (`host:http_port`), which the registries hide until it has deleted the topic."""
         errors: list[str] = []
-        await self._post(self.live.registries, "/topic/tombstone", {"topic": topic, "node": node}, errors)
+        await self._post(self.queries.registries, "/topic/tombstone", {"topic": topic, "node": node}, errors)
         warnings = Warnings()
-        found = await self.live.named_node(node, warnings)
+        found = await self.queries.named_node(node, warnings)
         await self._post([found.http_address], "/topic/delete", {"topic": topic}, errors)
         return _message(errors)
 
-    async def _change(self, what: str, action: str, names: dict[str, str]) -> str:
+    async def _change(self, kind: str, action: str, names: dict[str, str]) -> str:
         assert action in STATE_ACTIONS, action
         errors: list[str] = []
-        nodes = await self._look_up(self.live.topic_nodes, names["topic"], errors)
-        await self._post(nodes, f"/{what}/{action}", names, errors)
+        nodes = await self._look_up(self.queries.topic_nodes, names["topic"], errors)
+        await self._post(nodes, f"/{kind}/{action}", names, errors)
         return _message(errors)
 
-    async def _delete(self, what: str, names: dict[str, str]) -> str:
+    async def _delete(self, kind: str, names: dict[str, str]) -> str:
         errors: list[str] = []
-        nodes = await self._look_up(self.live.topic_nodes, names["topic"], errors)
-        await self._post(self.live.registries, f"/{what}/delete", names, errors)
-        await self._post(nodes, f"/{what}/delete", names, errors)
+        # Looked up first: the registries cannot tell the nsqds of a topic that they have forgotten.
+        nodes = await self._look_up(self.queries.topic_nodes, names["topic"], errors)
+        await self._post(self.queries.registries, f"/{kind}/delete", names, errors)
+        await self._post(nodes, f"/{kind}/delete", names, errors)
         return _message(errors)
 
     async def _look_up(self, find: _Find, topic: str, errors: list[str]) -> list[str]:
@@ -93,9 +94,10 @@ class Actions:
     async def _post(
         self, addresses: Sequence[str], path: str, params: dict[str, str], errors: list[str]
     ) -> None:
+        # One by one, as in the original: scripts may rely on the order.
         for address in addresses:
             try:
-                await self.live.upstream.post(address, path, params)
+                await self.queries.upstream.post(address, path, params)
             except UpstreamError as error:
                 errors.append(str(error))
 

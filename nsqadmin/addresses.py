@@ -1,4 +1,4 @@
-"""`host:port`, taken apart and put together."""
+"""Parsing and joining `host:port`."""
 
 from __future__ import annotations
 

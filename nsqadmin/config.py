@@ -1,4 +1,4 @@
-"""GET and PUT /config/NAME: the options as they are now, and the two that can be changed while nsqadmin runs."""
+"""GET and PUT /config/NAME: the present options, two of which can be changed at run time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from nsqkit.logging import set_level
 from nsqkit.service.http import Request, Response, error
 from nsqkit.service.http import config as shared
 
-__all__ = ["MAX_BODY", "Config"]
+__all__ = ["MAX_BODY", "ConfigHandlers"]
 
 MAX_BODY = 1024 * 1024  # bytes
 
 
-class Config:
-    """The handlers, for one console, with a look at who asks."""
+class ConfigHandlers:
+    """The handlers, for one console; they check the client's address first."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -25,18 +25,18 @@ class Config:
         )
 
     def get(self, request: Request) -> Response:
-        """The value of an option."""
+        """GET: the value of an option."""
         check_config_client(self._console.options, request)
         return self._handlers.get(request)
 
     def put(self, request: Request) -> Response:
-        """Set an option; the answer is its new value."""
+        """PUT: set an option; the response is its new value."""
         check_config_client(self._console.options, request)
         check_same_site(request)
         return self._handlers.put(request)
 
     def refuse_big(self, request: Request) -> Response:
-        """A body of more than `MAX_BODY`."""
+        """Answer a body of more than `MAX_BODY`."""
         check_config_client(self._console.options, request)
         return error(413, "INVALID_VALUE")
 
@@ -50,4 +50,4 @@ class Config:
         for address in addresses:
             host_and_port(address)
         self._console.options.lookupd_http_addresses = addresses
-        self._console.picture.poll_soon()
+        self._console.poller.poll_soon()

@@ -1,7 +1,7 @@
-"""nsqadmin, put together: the console, its server, the polling, and the order of start and stop.
+"""The nsqadmin process: the console, its server, the poller, and the order of start and stop.
 
-Start: bind the listener, begin to poll, serve; the first picture is there a moment later. Stop, on SIGTERM or SIGINT:
-accept nothing more, end the streams of the pages, finish the requests that are under way. There is nothing to save.
+Start: bind the listener, start to poll, serve; the first snapshot follows a moment later. Stop, on SIGTERM or SIGINT:
+close the listener, end the streams of the pages, finish pending requests. There is no state to save.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Callable
 import trio
 
 from nsqadmin.actions import Actions
+from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
-from nsqadmin.cluster.live import Live
-from nsqadmin.cluster.picture import Picture
+from nsqadmin.cluster.poller import ClusterPoller
+from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.console import Console
 from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions
-from nsqadmin.pages import pages
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
 from nsqkit.logging import get_logger
@@ -41,24 +41,24 @@ class StartError(Exception):
 
 
 class Daemon:
-    """One nsqadmin: `run` serves until a signal, `stop`, or the failure of a listener."""
+    """One nsqadmin. `run` serves until a signal, `stop`, or the failure of a listener."""
 
     def __init__(self, options: AdminOptions) -> None:
         self.options = options
         self.http_port = -1
-        """The one really bound; -1 for a unix socket, and before `run`."""
+        """The port that is bound; -1 for a unix socket, and before `run`."""
         self.console = make_console(options)
-        self._upstream = self.console.live.upstream
+        self._upstream = self.console.queries.upstream
         self._notifier = Notifier(self._upstream)
 
     def stop(self) -> None:
-        """Begin to stop; `run` returns soon."""
+        """Begin to stop; `run` returns soon afterwards."""
         self.console.stopping.set()
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serve. `StartError` when it cannot start, `OSError` when a listener failed."""
+        """Serve. Raises `StartError` if it cannot start, and `OSError` if a listener fails."""
         failure: OSError | None = None
-        # Signals first: whoever read that it listens may stop it.
+        # Signals first: a supervisor may stop it as soon as it has logged that it listens.
         with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             listeners = await self._listen()
             try:
@@ -81,13 +81,15 @@ class Daemon:
         signals: AsyncIterator[int],
         on_ready: Callable[[], None],
     ) -> None:
-        site = Site(self.console, self._notifier, pages(self.console), access_log(log))
+        site = Site(self.console, self._notifier, access_log(log))
         server = HttpServer(site)
         stopping = self.console.stopping
         async with trio.open_nursery() as background:
             background.start_soon(self._watch, signals)
-            background.start_soon(self.console.picture.run)
+            background.start_soon(self.console.poller.run)
+            background.start_soon(self.console.consumers.run)
             background.start_soon(self._notifier.run)
+            # Two nurseries: requests that are being finished still need the tasks in the background.
             async with trio.open_nursery() as serving:
                 await serving.start(server.run, listeners)
                 on_ready()
@@ -115,16 +117,18 @@ class Daemon:
 
 
 def make_console(options: AdminOptions) -> Console:
-    """The console for these options, which are valid; nothing is asked yet."""
+    """The console for these options, which are valid. Sends no requests yet."""
     upstream = Upstream(options)
     history = History(options.poll_interval / NS_PER_SECOND, options.history_bytes)
-    live = Live(options, upstream)
+    queries = ClusterQueries(options, upstream)
+    poller = ClusterPoller(options, upstream, history)
     return Console(
         options=options,
-        picture=Picture(options, upstream, history),
+        poller=poller,
+        consumers=ConsumerQueries(poller),
         history=history,
-        live=live,
-        actions=Actions(live),
+        queries=queries,
+        actions=Actions(queries),
     )
 
 
@@ -134,10 +138,11 @@ def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
 
 
 def tune_garbage_collection() -> None:
-    """What lives now lives on; and a picture of many names is no garbage, however often it is looked through.
+    """Keep the pauses of the garbage collector short, and spare it objects that live as long as the process.
 
-    With 10,000 topics a round makes some 150,000 lists and dicts, all without cycles. Small first generations keep each
-    look at them short (5 ms, where 100,000 at a time took 30), and the older ones are looked at seldom.
+    With 10,000 topics a poll makes some 150,000 lists and dicts, all without cycles. A small threshold of the first
+    generation keeps each collection short (5 ms; with 100,000 objects it took 30), and the older generations are
+    collected rarely.
     """
     gc.collect()
     gc.freeze()

@@ -1,10 +1,10 @@
-"""Graphite behind the console: a rate for the pages, and /render handed on.
+"""Graphite: a rate for the API, and /render as a reverse proxy.
 
-/render is a plain reverse proxy. All headers go on in both directions, but for those that are about one connection
-only, and those that each side's HTTP writes anew for what it really sends. Bodies come back as they are, packed or not.
+The proxy forwards all headers in both directions, except the hop-by-hop ones and those that each side sets itself. It
+leaves bodies as they are, compressed or not.
 
-What Graphite sends shows under the console's own address. A document of it therefore runs no script (a sandbox, in the
-words of CSP), which could act on the cluster in the name of whoever looks; images and JSON are not concerned.
+Graphite's responses have the console's own origin. A script in an HTML document of Graphite could therefore act on the
+cluster with the rights of the user; the policy `sandbox` prevents that. Images and JSON are not affected.
 """
 
 from __future__ import annotations
@@ -22,38 +22,39 @@ from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, json_body, query
 from nsqkit.service.http.message import Header
 
-__all__ = ["Graphite"]
+__all__ = ["GraphiteHandlers"]
 
 _log = get_logger(__name__)
 
 NS_PER_SECOND = 1_000_000_000
 
-_OF_ONE_CONNECTION: Final = frozenset(
+_HOP_BY_HOP: Final = frozenset(
     [b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"]
 )
-"""And what begins with `Proxy-`, and what Connection names."""
-_WRITTEN_ANEW: Final = frozenset([b"content-length", b"date", b"expect"])
+"""And those that begin with `Proxy-`, and those that Connection names."""
+_SET_BY_EACH_SIDE: Final = frozenset([b"content-length", b"date", b"expect"])
 _SECURITY: Final[tuple[Header, ...]] = (
     (b"Content-Security-Policy", b"sandbox"),
     (b"X-Content-Type-Options", b"nosniff"),
 )
-"""Before Graphite's: of policies all are in force, of the other the first."""
+"""Before those of Graphite: all policies apply, but only the first of the other."""
 
 
-class Graphite:
-    """The handlers."""
+class GraphiteHandlers:
+    """The handlers of `/api/graphite` and `/render`."""
 
     def __init__(self, options: AdminOptions, upstream: Upstream) -> None:
         self._options = options
         self._upstream = upstream
 
     async def rate(self, request: Request) -> Response:
-        """GET /api/graphite?metric=rate&target=T: messages a second in the last whole interval of statsd."""
+        """GET /api/graphite?metric=rate&target=T: messages a second in the last complete interval of statsd."""
         params = query(request)
         if params.get("metric") != "rate":
             raise HttpError(400, "INVALID_ARG_METRIC")
         if "target" not in params:
             raise HttpError(400, "INVALID_ARG_TARGET")
+        # The interval before the last one: statsd may not have flushed the last one yet.
         interval = self._options.statsd_interval // NS_PER_SECOND
         window = {
             "format": "json",
@@ -65,28 +66,28 @@ class Graphite:
             body = await self._upstream.get_url(f"{self._options.graphite_url}/render?{urlencode(window)}")
             value = _first_value(body)
         except (UpstreamError, LookupError, TypeError, ValueError) as reason:
-            _log.error("GRAPHITE: no rate of %s: %s", params["target"], reason)
+            _log.error("GRAPHITE: cannot get the rate of %s: %s", params["target"], reason)
             raise HttpError(500, "INTERNAL_ERROR") from reason
         return json_body({"rate": "N/A" if value < 0 else f"{value / interval:.2f}"})
 
     async def render(self, request: Request) -> Response:
-        """GET /render: answered by Graphite, with the path and the query as they came."""
+        """GET /render: Graphite's response to the same path and query."""
         url = urlsplit(self._options.graphite_url)
-        headers = _handed_on(request.headers)
+        headers = _end_to_end(request.headers)
         _replace(headers, (b"X-Forwarded-For", _forwarded_for(request)))
         if url.username is not None:
             pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
             _replace(headers, (b"Authorization", b"Basic " + base64.b64encode(pair.encode())))
         query_string = request.query_string.decode("latin-1")
         target = f"/render?{query_string}" if query_string else "/render"
-        place = url.netloc.rpartition("@")[2]
+        host = url.netloc.rpartition("@")[2]
         try:
-            answer = await self._upstream.forward(f"{url.scheme}://{place}{target}", headers)
+            response = await self._upstream.forward(f"{url.scheme}://{host}{target}", headers)
         except UpstreamError as reason:
-            _log.error("GRAPHITE: %s", reason)
+            _log.error("GRAPHITE: request failed: %s", reason)
             return Response(502, nsq=False)
-        told = (*_SECURITY, *_handed_on(answer.headers))
-        return Response(answer.status, answer.body, headers=told, nsq=False)
+        headers = [*_SECURITY, *_end_to_end(response.headers)]
+        return Response(response.status, response.body, headers=tuple(headers), nsq=False)
 
 
 def _first_value(body: bytes) -> float:
@@ -95,15 +96,15 @@ def _first_value(body: bytes) -> float:
     return float(series[0]["datapoints"][0][0])
 
 
-def _handed_on(headers: list[Header]) -> list[Header]:
-    """Those that are for more than the next hop."""
+def _end_to_end(headers: list[Header]) -> list[Header]:
+    """The headers without those that are for the next hop only."""
     connection = b",".join(value for name, value in headers if name.lower() == b"connection")
     named = {name.strip() for name in connection.lower().split(b",")}
-    left_out = _OF_ONE_CONNECTION | _WRITTEN_ANEW | named
+    excluded = _HOP_BY_HOP | _SET_BY_EACH_SIDE | named
     return [
         (name, value)
         for name, value in headers
-        if name.lower() not in left_out and not name.lower().startswith(b"proxy-")
+        if name.lower() not in excluded and not name.lower().startswith(b"proxy-")
     ]
 
 

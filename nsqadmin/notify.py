@@ -1,7 +1,7 @@
-"""The webhook: every action is reported to one URL, one report after the other, in the background.
+"""The webhook: every action is reported to one URL, one report at a time, in the background.
 
-Reports wait in a queue; when it is full because the receiver hangs, the newest are dropped with a line in the log.
-Nothing that the receiver does has an effect on the action.
+Reports wait in a bounded queue. If it is full because the receiver hangs, new reports are dropped and logged. The
+receiver cannot affect the action.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Event", "Notifier"]
 
 _log = get_logger("nsqadmin.notify")
 
-_MOST_WAITING = 1_000
+_MAX_WAITING = 1_000
 
 
 @attrs.frozen
 class Event:
-    """What was done to what."""
+    """One action, and what it was done to."""
 
     action: str
     topic: str
@@ -42,37 +42,34 @@ class Event:
 
 
 class Notifier:
-    """Reports to the URL of the options; without one, to nobody."""
+    """Sends reports to the URL of the options; without one, it does nothing."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._url = upstream.options.notification_http_endpoint
-        self._send, self._receive = trio.open_memory_channel[dict[str, Any]](
-            _MOST_WAITING if self._url else 0
-        )
+        self._send, self._receive = trio.open_memory_channel[dict[str, Any]](_MAX_WAITING if self._url else 0)
 
     def notify(self, request: Request, event: Event) -> None:
-        """Report that this request did this."""
+        """Report the action that this request caused."""
         if not self._url:
             return
+        # Dropped rather than waited for: the user's action is done, and must not hang with the receiver.
         try:
             self._send.send_nowait(report(request, event, time.time()))
         except trio.WouldBlock:
-            _log.error("NOTIFY: %s is not reported: %d reports wait already", event, _MOST_WAITING)
+            _log.error("NOTIFY: %s not reported: %d reports are waiting already", event, _MAX_WAITING)
 
     async def run(self) -> None:
-        """Send the reports, for ever."""
+        """Send the reports until cancelled."""
         async for waiting in self._receive:
             try:
                 await self._upstream.send_json(self._url, waiting)
             except UpstreamError as error:
-                _log.error(
-                    "NOTIFY: %s of %s was not reported: %s", waiting["action"], waiting["topic"], error
-                )
+                _log.error("NOTIFY: %s of %s not reported: %s", waiting["action"], waiting["topic"], error)
 
 
 def report(request: Request, event: Event, now: float) -> dict[str, Any]:
-    """What is sent. `now`: unix seconds."""
+    """The JSON of a report. `now`: unix seconds."""
     fields = {
         "action": event.action,
         "topic": event.topic,
@@ -89,7 +86,7 @@ def report(request: Request, event: Event, now: float) -> dict[str, Any]:
 
 
 def _user(request: Request) -> str:
-    """Of HTTP basic authentication, which a proxy may hand on."""
+    """The user name of HTTP basic authentication, which a proxy may forward."""
     scheme, _, value = (request.header(b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"basic":
         return ""

@@ -1,90 +1,109 @@
-"""Everything that the console serves, in its place: API, files, and pages, all below the base path.
+"""All paths of the console, below its base path: the pages, the files, the API.
 
-One router knows every path, so that a wrong letter, a slash too many, and a wrong method are answered alike everywhere;
-what is a page's goes on to the application of the pages.
+`_add_routes` is the only list of them. Responses are compressed for clients that accept that.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
-from nsqadmin.api import add_api
-from nsqadmin.compression import AsgiApplication, Receive, Send, compressed_app, compressed_route
+from nsqadmin.api import ActionHandlers, ReadHandlers
+from nsqadmin.compression import compressed_route
+from nsqadmin.config import MAX_BODY, ConfigHandlers
 from nsqadmin.console import Console
+from nsqadmin.graphite import GraphiteHandlers
 from nsqadmin.notify import Notifier
+from nsqadmin.pages.channels import channel_page
+from nsqadmin.pages.charts import series_response
+from nsqadmin.pages.counter import CounterPage
+from nsqadmin.pages.lookup import LookupPage
+from nsqadmin.pages.nodes import node_page, nodes_page
+from nsqadmin.pages.render import Renderer
+from nsqadmin.pages.stream import LiveStream
+from nsqadmin.pages.topics import FrontPage, topic_page
 from nsqadmin.static_files import StaticFiles
-from nsqkit.service.http import AsgiApp, Request, Response, Route, Router
-from nsqkit.service.http.routing import AccessLog
+from nsqadmin.upstream import UpstreamFailed
+from nsqkit.service.http import Request, Response, Route, Router, error, text
+from nsqkit.service.http.routing import AccessLog, Handler
 
 __all__ = ["Site"]
 
-PAGES = (
-    "/",
-    "/topics",
-    "/topics/:topic",
-    "/topics/:topic/:channel",
-    "/nodes",
-    "/nodes/:node",
-    "/counter",
-    "/lookup",
-    "/series",
-    "/live",
-)
-"""What the pages answer: themselves, the numbers of their charts, and the stream of events that renews them."""
+_ApiHandler = Callable[[Request], Awaitable[Response]]
+
+_MAX_API_BODY = 64 * 1024  # bytes; the JSON of two names
 
 
 class Site:
-    """What `HttpServer` serves."""
+    """The application for `HttpServer`."""
 
-    def __init__(
-        self,
-        console: Console,
-        notifier: Notifier,
-        pages: AsgiApplication,
-        access_log: AccessLog | None = None,
-    ) -> None:
-        self._base = console.base_path
+    def __init__(self, console: Console, notifier: Notifier, access_log: AccessLog | None = None) -> None:
         self._router = Router(access_log)
-        add_api(self._router, console, notifier)
-        _add_files(self._router, self._base, console.options.dev_static_dir)
-        for path in PAGES:
-            self._router.add("GET", self._base + path if path != "/" else self._base or "/", _page)
-        self._pages = AsgiApp(_without_base(compressed_app(pages), self._base), access_log=access_log)
+        _add_routes(self._router, console, notifier)
 
     def route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes
     ) -> tuple[Route, dict[str, str]]:
         """The route of a request, and the parameters of its path."""
         route, params = self._router.route(method, raw_path, path, query_string)
-        if route.handler is _page:
-            return self._pages.route(method, raw_path, path, query_string)
         return compressed_route(route), params
 
 
-def _add_files(router: Router, base: str, dev_folder: str) -> None:
-    files = StaticFiles(Path(dev_folder), keep=False) if dev_folder else StaticFiles()
-    for folder in ("static", "fonts"):
-        router.add("GET", f"{base}/{folder}/:asset", files.get, quiet=True)
+def _add_routes(router: Router, console: Console, notifier: Notifier) -> None:
+    options = console.options
+    read, act = ReadHandlers(console), ActionHandlers(console, notifier)
+    config, graphite = ConfigHandlers(console), GraphiteHandlers(options, console.queries.upstream)
+    files = StaticFiles.of_options(options)
+    page, front = Renderer(console).handler, FrontPage()
+
+    def add(method: str, path: str, handler: Handler, **limits: Any) -> None:
+        router.add(method, console.url(path), handler, **limits)
+
+    def api(method: str, path: str, handler: _ApiHandler) -> None:
+        add(method, path, _with_bad_gateway(handler), body_limit=_MAX_API_BODY)
+
+    add("GET", "/", page(front))
+    add("GET", "/topics", page(front))
+    add("GET", "/topics/:topic", page(topic_page))
+    add("GET", "/topics/:topic/:channel", page(channel_page))
+    add("GET", "/nodes", page(nodes_page))
+    add("GET", "/nodes/:node", page(node_page))
+    add("GET", "/lookup", page(LookupPage()))
+    add("GET", "/counter", page(CounterPage()))
+    add("GET", "/series", lambda request: series_response(console.history, request))
+    router.add_stream("GET", console.url("/live"), LiveStream(console))
+
+    add("GET", "/static/:asset", files.get, quiet=True)
+    add("GET", "/fonts/:asset", files.get, quiet=True)
+
+    api("GET", "/api/topics", read.topics)
+    api("POST", "/api/topics", act.create)
+    api("GET", "/api/topics/:topic", read.topic)
+    api("POST", "/api/topics/:topic", act.change)
+    api("DELETE", "/api/topics/:topic", act.delete_topic)
+    api("GET", "/api/topics/:topic/:channel", read.channel)
+    api("POST", "/api/topics/:topic/:channel", act.change)
+    api("DELETE", "/api/topics/:topic/:channel", act.delete_channel)
+    api("GET", "/api/nodes", read.nodes)
+    api("GET", "/api/nodes/:node", read.node)
+    api("DELETE", "/api/nodes/:node", act.tombstone)
+    api("GET", "/api/counter", read.counter)
+    api("GET", "/api/graphite", graphite.rate)
+
+    add("GET", "/ping", lambda _: text("OK", nsq=False))
+    add("GET", "/config/:opt", config.get)
+    add("PUT", "/config/:opt", config.put, body_limit=MAX_BODY, too_big=config.refuse_big)
+    if options.proxy_graphite:
+        add("GET", "/render", graphite.render)
 
 
-def _without_base(application: AsgiApplication, base: str) -> AsgiApplication:
-    """The application, told of paths as if there were no base."""
-    if not base:
-        return application
+def _with_bad_gateway(handler: _ApiHandler) -> _ApiHandler:
+    """The same handler, which answers 502 with the reasons when no daemon answers."""
 
-    async def run(scope: Any, receive: Receive, send: Send) -> None:
-        inner = scope
-        if scope["type"] == "http":
-            raw: bytes = scope["raw_path"]
-            path = scope["path"][len(base) :] or "/"
-            inner = {**scope, "path": path, "raw_path": raw[len(quote(base)) :] or b"/"}
-        await application(inner, receive, send)
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except UpstreamFailed as failure:
+            return error(502, f"UPSTREAM_ERROR: {failure}")
 
-    return run
-
-
-def _page(request: Request) -> Response:
-    """Stands for the pages in the router."""
-    raise AssertionError(f"{request.path} is a page's")
+    return answer

@@ -1,6 +1,6 @@
-"""The files of the pages, at /static/NAME and /fonts/NAME: one flat folder, in memory after its first use.
+"""The files of the pages, at /static/NAME and /fonts/NAME: one flat folder, each file in memory after its first use.
 
-A browser asks again with the tag of what it has; a link with `?v=...`, which changes with the file, is kept for a year.
+A browser revalidates a file with its ETag. A link with `?v=...`, which changes with the file, is kept for a year.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import attrs
 
+from nsqadmin.options import AdminOptions
 from nsqkit.service.http import Request, Response, text
 
-__all__ = ["StaticFiles"]
+__all__ = ["SHIPPED", "StaticFiles", "file_versions"]
 
 SHIPPED = Path(__file__).parent / "static"
 
@@ -42,9 +43,14 @@ class StaticFiles:
 
     folder: Path = SHIPPED
     keep: bool = True
-    """Whether a file is read once only; not while somebody works on it."""
+    """Whether a file is read only once; False while the files are being worked on."""
     _known: dict[str, tuple[bytes, bytes]] = attrs.field(factory=dict, init=False)
     """Content and tag by name."""
+
+    @classmethod
+    def of_options(cls, options: AdminOptions) -> StaticFiles:
+        """The shipped files, or with `--dev-static-dir` those of that folder."""
+        return cls(Path(options.dev_static_dir), keep=False) if options.dev_static_dir else cls()
 
     def get(self, request: Request) -> Response:
         """GET /static/:asset."""
@@ -53,6 +59,7 @@ class StaticFiles:
         if found is None:
             return text("NOT_FOUND", 404)
         content, tag = found
+        # A link with a version never changes its content; without one (the font's, say) it does with an upgrade.
         lasting = request.query_string.startswith(b"v=") and self.keep
         headers = (
             (b"ETag", tag),
@@ -73,7 +80,7 @@ class StaticFiles:
         return known
 
     def _read(self, name: str) -> tuple[bytes, bytes] | None:
-        """None for what is not in the folder itself, and for what is hidden there."""
+        """Content and tag; None if the file is hidden, or not directly in the folder."""
         path = self.folder / name
         if name.startswith(".") or path.name != name or "\0" in name:
             return None
@@ -83,4 +90,14 @@ class StaticFiles:
             content = path.read_bytes()
         except OSError:
             return None
-        return content, b'"%s"' % hashlib.sha256(content).hexdigest()[:16].encode()
+        return content, b'"%s"' % _digest(content)[:16].encode()
+
+
+def file_versions(folder: Path = SHIPPED) -> dict[str, str]:
+    """For each file of the folder, what links to it carry as `?v=`: ten hex digits that change with the content."""
+    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    return {path.name: _digest(path.read_bytes())[:10] for path in files}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -276,7 +276,7 @@ WITHOUT_EXTRAS = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"msgspec", "trio", "anyio", "httpx", "starlette", "httptools"}:
+        if name.partition(".")[0] in {"msgspec", "trio", "anyio", "httpx", "httptools"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
 import nsqkit.options

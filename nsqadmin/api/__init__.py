@@ -1,5 +1,6 @@
-"""The JSON API: what consoles and scripts read, and the actions."""
+"""The JSON API: reading, and the actions. Its paths are in `nsqadmin.site`."""
 
-from nsqadmin.api.routes import add_api
+from nsqadmin.api.action_handlers import ActionHandlers
+from nsqadmin.api.read_handlers import ReadHandlers
 
-__all__ = ["add_api"]
+__all__ = ["ActionHandlers", "ReadHandlers"]

@@ -1,1 +1,1 @@
-"""The cluster as it is seen from here: the data model, how answers are merged, the picture, the history."""
+"""The state of the cluster: queries to its daemons, merging of their responses, snapshots by polling, history."""

@@ -1,15 +1,15 @@
-"""What was: depths and rates of every topic and channel over the last minutes and hours, in memory.
+"""The history: depths and rates of every topic and channel over the last minutes and hours, in memory.
 
-Theory of operation: a poll is a *row*: one number for each kind, of everything that is not at rest, under the small
-integers that stand for the names. What is missing in a row was all zeros; of 10,000 topics most are at rest, and cost
-nothing. A series is read by looking for its integer in every row (a bisection each: a third of a millisecond for a
-whole series). The rows of a minute are averaged into one row of the coarser span.
+Theory of operation: each poll adds a *row*, with one number for each metric of each topic and channel that is not idle,
+under the small integer (the id) that stands for its name. Whatever is missing from a row was all zeros; of 10,000
+topics most are idle, and cost nothing. A series is read by looking for its id in every row, by bisection: a third of
+a millisecond for a whole series. The rows of a minute are averaged into one row of the coarser resolution.
 
-Bounds: each span has a number of rows and half of `max_bytes`; the oldest row goes when either is used up. A row
-takes 28 bytes for each topic or channel that is not at rest: with 10,000 topics of two channels each, all of them busy,
-840 kB, and in the default 64 MiB the polls reach back three minutes and the minutes 40; with a twentieth of them busy
-both reach back as far as they ever do. The averages of the minute under way come on top, about 250 bytes for each
-that was busy in it.
+Bounds: each resolution has a number of rows and half of `max_bytes`; the oldest row is dropped when either is used up.
+A row takes 28 bytes for each topic or channel that is not idle. With 10,000 topics of two channels each, all of them
+busy, that is 840 kB, and in the default 64 MiB the polls reach back 3 minutes and the averages 40; with a twentieth of
+them busy, both reach back to their limits. The averages of the current minute take about 250 bytes more for each topic
+or channel that was busy in it.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from enum import Enum
 
 import attrs
 
-from nsqadmin.cluster.slices import Slices
+from nsqkit.yielder import Yielder
 
-__all__ = ["Figures", "History", "Kind", "Series", "Span"]
+__all__ = ["History", "Metric", "MetricValues", "Resolution", "Series"]
 
 
-class Kind(Enum):
-    """What is kept of each topic, each channel, and of all together. Rates are per second."""
+class Metric(Enum):
+    """What is kept of each topic, of each channel, and of the whole cluster. Rates are per second."""
 
     DEPTH = "depth"
-    """Of a topic what no channel has been given yet, of a channel what is ready; of all, both."""
+    """Of a topic, the messages not copied to its channels yet; of a channel, those ready; of the cluster, both."""
     IN_FLIGHT = "in_flight"
-    """Of a topic: in all its channels. So are the following, but for what comes in."""
+    """Of a topic: in all its channels. So are the following, except for `IN_RATE`."""
     IN_RATE = "in_rate"
     OUT_RATE = "out_rate"
     REQUEUE_RATE = "requeue_rate"
     TIMEOUT_RATE = "timeout_rate"
 
 
-class Span(Enum):
-    """How far back, and how fine."""
+class Resolution(Enum):
+    """How fine a series is, and with that how far it reaches back."""
 
-    MINUTES = "minutes"
-    """The polls themselves, for up to 15 minutes."""
-    HOURS = "hours"
-    """Averages of a minute each, for up to 12 hours."""
+    POLL = "poll"
+    """One value for each poll, for up to 15 minutes."""
+    MINUTE = "minute"
+    """Averages over a minute each, for up to 12 hours."""
 
 
-Figures = tuple[float, float, float, float, float, float]
-"""One number for each `Kind`, in its order."""
+MetricValues = tuple[float, float, float, float, float, float]
+"""One number for each `Metric`, in the order of the enum."""
 
-_COLUMN = {kind: number for number, kind in enumerate(Kind)}
-_AT_REST: Figures = (0.0,) * 6
-_TOTAL = 0
-"""The number of all together."""
-_MINUTES_S = 15 * 60
-_HOURS_ROWS = 12 * 60
-_MOST_ROWS = 900
-_ROW_OVERHEAD = 700  # bytes of the arrays themselves
+_COLUMN = {metric: index for index, metric in enumerate(Metric)}
+_IDLE: MetricValues = (0.0,) * 6
+_TOTAL_ID = 0
+"""Of the sums over the cluster."""
+_POLLS_S = 15 * 60
+_MAX_POLL_ROWS = 900
+_MINUTE_ROWS = 12 * 60
+_ROW_OVERHEAD = 700  # bytes of the array objects
 
 
 @attrs.frozen
@@ -74,29 +74,29 @@ class Series:
 
 @attrs.frozen(eq=False)
 class _Row:
-    """All that was not at rest at one time."""
+    """Everything that was not idle at one time."""
 
     at: float
-    numbers: array[int]
+    ids: array[int]
     """Ascending."""
     columns: tuple[array[float], ...]
-    """One for each kind, along with `numbers`."""
+    """One for each metric, parallel to `ids`."""
 
-    def value(self, number: int, column: int) -> float:
-        place = bisect_left(self.numbers, number)
-        if place == len(self.numbers) or self.numbers[place] != number:
+    def value(self, id_: int, column: int) -> float:
+        place = bisect_left(self.ids, id_)
+        if place == len(self.ids) or self.ids[place] != id_:
             return 0.0
         return self.columns[column][place]
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return _ROW_OVERHEAD + len(self.numbers) * 4 * (1 + len(self.columns))
+        return _ROW_OVERHEAD + len(self.ids) * 4 * (1 + len(self.columns))
 
 
 @attrs.define(eq=False)
 class _Ring:
-    """The rows of one span."""
+    """The rows of one resolution."""
 
     max_rows: int
     max_bytes: int
@@ -112,139 +112,141 @@ class _Ring:
 
 @attrs.define(eq=False)
 class History:
-    """What was, of everything that there is now.
+    """The history of everything that exists.
 
-    The picture adds rows: `note`, `note_total`, then `close_row` or `drop_row`.
+    A row is written with `add` and `add_total`, then `close_row` or `drop_row`.
     """
 
     interval_s: float = 5.0
-    """Between two rows, about."""
+    """Between two rows, approximately."""
     max_bytes: int = 64 * 1024 * 1024
+    _polls: _Ring = attrs.field(init=False)
     _minutes: _Ring = attrs.field(init=False)
-    _hours: _Ring = attrs.field(init=False)
-    _numbers: dict[tuple[str, str], int] = attrs.field(factory=dict, init=False)
-    """Of each topic (with no channel) and each channel; never given twice, so that an old row keeps its meaning."""
-    _next_number: int = attrs.field(default=_TOTAL + 1, init=False)
-    _noted: list[tuple[int, Figures]] = attrs.field(factory=list, init=False)
+    _ids: dict[tuple[str, str], int] = attrs.field(factory=dict, init=False)
+    """By topic and channel (empty for the topic itself); never reused, so that old rows stay valid."""
+    _next_id: int = attrs.field(default=_TOTAL_ID + 1, init=False)
+    _open_row: list[tuple[int, MetricValues]] = attrs.field(factory=list, init=False)
     _minute: dict[int, list[float]] = attrs.field(factory=dict, init=False)
-    """Sums of the rows of this minute."""
+    """Sums over the rows of this minute, by id."""
     _minute_rows: int = attrs.field(default=0, init=False)
     _minute_began: float = attrs.field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        rows = min(_MOST_ROWS, max(2, int(_MINUTES_S / self.interval_s)))
-        self._minutes = _Ring(rows, self.max_bytes // 2)
-        self._hours = _Ring(_HOURS_ROWS, self.max_bytes // 2)
+        rows = min(_MAX_POLL_ROWS, max(2, int(_POLLS_S / self.interval_s)))
+        self._polls = _Ring(rows, self.max_bytes // 2)
+        self._minutes = _Ring(_MINUTE_ROWS, self.max_bytes // 2)
 
     # Reading.
 
-    def series(self, kind: Kind, topic: str = "", channel: str = "", span: Span = Span.MINUTES) -> Series:
-        """One topic's, one channel's, or (without a topic) that of all together. Empty for what is not known.
+    def series(
+        self, metric: Metric, topic: str = "", channel: str = "", resolution: Resolution = Resolution.POLL
+    ) -> Series:
+        """The series of a topic, of a channel, or (without a topic) of the cluster; empty if it is unknown.
 
-        Times at which it was not there yet count as 0.
+        The value is 0 at times before the topic or channel existed.
         """
-        number = self._numbers.get((topic, channel), -1) if topic else _TOTAL
-        rows = self._ring(span).rows if number >= 0 else ()
-        column = _COLUMN[kind]
+        id_ = self._ids.get((topic, channel), -1) if topic else _TOTAL_ID
+        ring = self._polls if resolution is Resolution.POLL else self._minutes
+        rows = ring.rows if id_ >= 0 else ()
+        column = _COLUMN[metric]
         return Series(
-            array("d", [row.at for row in rows]), array("d", [row.value(number, column) for row in rows])
+            array("d", [row.at for row in rows]), array("d", [row.value(id_, column) for row in rows])
         )
 
-    def sparklines(self, kind: Kind, topics: Sequence[str], points: int = 60) -> dict[str, array[float]]:
-        """The last polls of some topics, for small charts: at most so many values each, oldest first."""
-        rows = list(self._minutes.rows)[-points:]
-        column = _COLUMN[kind]
+    def sparklines(self, metric: Metric, topics: Sequence[str], points: int = 60) -> dict[str, array[float]]:
+        """The values of the last polls for some topics: at most `points` for each, oldest first."""
+        rows = list(self._polls.rows)[-points:]
+        column = _COLUMN[metric]
         lines = {}
         for topic in topics:
-            number = self._numbers.get((topic, ""), -1)
-            lines[topic] = array("d", [row.value(number, column) for row in rows])
+            id_ = self._ids.get((topic, ""), -1)
+            lines[topic] = array("d", [row.value(id_, column) for row in rows])
         return lines
 
     @property
     def size(self) -> int:
         """Bytes of all rows."""
-        return self._minutes.size + self._hours.size
+        return self._polls.size + self._minutes.size
 
     @property
     def known(self) -> int:
-        """Topics and channels whose names are kept."""
-        return len(self._numbers)
-
-    def _ring(self, span: Span) -> _Ring:
-        return self._minutes if span is Span.MINUTES else self._hours
+        """Number of topics and channels whose names are kept."""
+        return len(self._ids)
 
     # Writing.
 
-    def note(self, topic: str, channel: str, figures: Figures) -> None:
-        """Into the row that is being written: a channel's figures, or (without a channel) a topic's."""
-        if figures != _AT_REST:
-            self._noted.append((self._number(topic, channel), figures))
+    def add(self, topic: str, channel: str, values: MetricValues) -> None:
+        """Add a channel's values, or (with an empty channel) a topic's, to the row that is being written."""
+        if values != _IDLE:
+            self._open_row.append((self._id(topic, channel), values))
 
-    def note_total(self, figures: Figures) -> None:
-        """Into the row that is being written: those of all together."""
-        self._noted.append((_TOTAL, figures))
+    def add_total(self, values: MetricValues) -> None:
+        """Add the cluster's values to the row that is being written."""
+        self._open_row.append((_TOTAL_ID, values))
 
-    async def close_row(self, at: float, slices: Slices) -> None:
-        """End the row, true for this time (unix seconds)."""
-        noted, self._noted = self._noted, []
-        noted.sort()
-        self._minutes.append(await _row(at, noted, slices))
+    async def close_row(self, at: float, yielder: Yielder) -> None:
+        """End the row, which is of this time (unix seconds)."""
+        entries, self._open_row = self._open_row, []
+        entries.sort()
+        self._polls.append(await _row(at, entries, yielder))
         if self._minute_rows and at - self._minute_began >= 60:
-            await self._close_minute(slices)
+            await self._close_minute(yielder)
         if not self._minute_rows:
             self._minute_began = at
         self._minute_rows += 1
-        for number, figures in noted:
-            sums = self._minute.get(number)
+        for id_, values in entries:
+            sums = self._minute.get(id_)
             if sums is None:
-                self._minute[number] = list(figures)
+                self._minute[id_] = list(values)
             else:
-                for column, value in enumerate(figures):
+                for column, value in enumerate(values):
                     sums[column] += value
-            await slices.turn()
+            await yielder.maybe_yield()
 
     def drop_row(self) -> None:
-        """End the row without keeping it: its rates are not known, and zeros would not be true."""
-        self._noted.clear()
+        """Discard the row: its rates are unknown, and zeros would be wrong."""
+        self._open_row.clear()
 
-    async def _close_minute(self, slices: Slices) -> None:
+    async def _close_minute(self, yielder: Yielder) -> None:
         rows, sums = self._minute_rows, self._minute
         self._minute_rows, self._minute = 0, {}
-        averages: list[tuple[int, Figures]] = []
-        for number, (depth, in_flight, came, left, requeued, timed_out) in sorted(sums.items()):
+        averages: list[tuple[int, MetricValues]] = []
+        for id_, (depth, in_flight, entered, left, requeued, timed_out) in sorted(sums.items()):
             averages.append(
                 (
-                    number,
+                    id_,
                     (
                         depth / rows,
                         in_flight / rows,
-                        came / rows,
+                        entered / rows,
                         left / rows,
                         requeued / rows,
                         timed_out / rows,
                     ),
                 )
             )
-            await slices.turn()
-        self._hours.append(await _row(self._minute_began, averages, slices))
+            await yielder.maybe_yield()
+        self._minutes.append(await _row(self._minute_began, averages, yielder))
 
-    def _number(self, topic: str, channel: str) -> int:
-        number = self._numbers.get((topic, channel))
-        if number is None:
-            number = self._numbers[topic, channel] = self._next_number
-            self._next_number += 1
-        return number
+    def _id(self, topic: str, channel: str) -> int:
+        id_ = self._ids.get((topic, channel))
+        if id_ is None:
+            id_ = self._ids[topic, channel] = self._next_id
+            self._next_id += 1
+        return id_
 
     def forget_all_but(self, existing: Container[tuple[str, str]]) -> None:
-        """Let go of the names of topics (with no channel) and channels that are no more."""
-        for name in [name for name in self._numbers if name not in existing]:
-            del self._numbers[name]
+        """Forget the names of deleted topics (with an empty channel) and channels."""
+        for name in [name for name in self._ids if name not in existing]:
+            del self._ids[name]
 
 
-async def _row(at: float, noted: Sequence[tuple[int, Figures]], slices: Slices) -> _Row:
-    numbers = array("I", [number for number, _ in noted])
+async def _row(at: float, entries: Sequence[tuple[int, MetricValues]], yielder: Yielder) -> _Row:
+    # Arrays of four bytes an entry: as lists of objects the rows would take eight times as much. Single precision
+    # is enough for charts.
+    ids = array("I", [id_ for id_, _ in entries])
     columns = []
-    for column in range(len(_AT_REST)):
-        columns.append(array("f", [figures[column] for _, figures in noted]))
-        await slices.turn()
-    return _Row(at, numbers, tuple(columns))
+    for column in range(len(_IDLE)):
+        columns.append(array("f", [values[column] for _, values in entries]))
+        await yielder.maybe_yield()
+    return _Row(at, ids, tuple(columns))

@@ -1,6 +1,6 @@
-"""How the answers of many daemons become one: pure functions on the model.
+"""Merging the responses of many daemons into one: pure functions on the model.
 
-What a sum is made of stays as it was: a sum is always a new object, and its `nodes` are the parts themselves.
+The parts of a sum are not changed: a sum is always a new object, and its `nodes` are the parts themselves.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from nsqadmin.cluster.model import (
+from nsqadmin.model import (
     ALL_NODES,
     ChannelStats,
     ClientStats,
@@ -19,48 +19,42 @@ from nsqadmin.cluster.model import (
     Percentile,
     TopicStats,
 )
-from nsqadmin.upstream.answers import Info, Producer
+from nsqadmin.upstream.responses import Info, Producer
 
 __all__ = [
+    "attribute_to_node",
     "by_closeness",
+    "max_age",
     "merge_channel",
     "merge_latency",
     "merge_nodes",
     "merge_topic",
     "node_of_info",
     "nodes_of_producers",
-    "oldest",
-    "place",
 ]
 
 # --- Nodes ------------------------------------------------------------------------------------------------------------
 
 
 def nodes_of_producers(registry: str, producers: Iterable[Producer]) -> list[Node]:
-    """What one registry (its HTTP address) told in /nodes or /lookup."""
+    """The nodes in a response of one registry (its HTTP address) to /nodes or /lookup."""
     return [_node_of_producer(registry, producer) for producer in producers]
 
 
 def _node_of_producer(registry: str, producer: Producer) -> Node:
-    tombstones = producer.tombstones or []
-    marks = [*tombstones, *([False] * (len(producer.topics or []) - len(tombstones)))]
-    topics = [NodeTopic(name, mark) for name, mark in zip(producer.topics or [], marks, strict=False)]
-    return Node(
-        broadcast_address=producer.broadcast_address,
-        http_port=producer.http_port,
-        tcp_port=producer.tcp_port,
-        hostname=producer.hostname,
-        version=producer.version,
-        remote_address=producer.remote_address,
-        remote_addresses=[f"{registry}/{producer.remote_address}"],
-        topology_region=producer.topology_region,
-        topology_zone=producer.topology_zone,
-        topics=sorted(topics, key=lambda topic: topic.topic),
-    )
+    names = producer.topics or []
+    tombstones = [*(producer.tombstones or ()), *([False] * len(names))]
+    node = node_of_info(producer, ())
+    node.remote_address = producer.remote_address
+    node.remote_addresses = [f"{registry}/{producer.remote_address}"]
+    node.topics = [
+        NodeTopic(name, tombstoned) for name, tombstoned in sorted(zip(names, tombstones, strict=False))
+    ]
+    return node
 
 
 def node_of_info(info: Info, topics: Iterable[str]) -> Node:
-    """What one nsqd tells of itself, where there are no registries."""
+    """One nsqd as it describes itself, where there are no registries."""
     return Node(
         broadcast_address=info.broadcast_address,
         http_port=info.http_port,
@@ -73,14 +67,14 @@ def node_of_info(info: Info, topics: Iterable[str]) -> Node:
     )
 
 
-def merge_nodes(told: Iterable[Iterable[Node]]) -> list[Node]:
-    """The nodes that several registries told, by host name, each once.
+def merge_nodes(nodes_by_registry: Iterable[Iterable[Node]]) -> list[Node]:
+    """The nodes that several registries list, each once, ordered by host name.
 
-    Who told first is believed; the others only add where they see the node. Nodes are told apart by broadcast
-    address and TCP port. The outdated ones are marked.
+    A node is identified by its broadcast address and TCP port. The first registry that lists it describes it; the
+    others only add the addresses at which they see it. Outdated nodes are marked.
     """
     merged: dict[tuple[str, int], Node] = {}
-    for nodes in told:
+    for nodes in nodes_by_registry:
         for node in nodes:
             known = merged.setdefault((node.broadcast_address, node.tcp_port), node)
             if known is not node:
@@ -100,7 +94,7 @@ _UNKNOWN_VERSION: Final[_VersionKey] = (0, 0, 0, True, ())
 
 
 def _version_key(version: str) -> _VersionKey:
-    """By the order of semantic versions; what is none counts as 0.0.0."""
+    """A key in the order of semantic versions; an invalid version counts as 0.0.0."""
     match = _SEMVER.fullmatch(version)
     if match is None:
         return _UNKNOWN_VERSION
@@ -113,27 +107,28 @@ def _version_key(version: str) -> _VersionKey:
 # --- Statistics -------------------------------------------------------------------------------------------------------
 
 
-def place(topic: TopicStats, node: Node) -> None:
-    """Write into one nsqd's statistics of a topic whose they are, down to the clients."""
+def attribute_to_node(topic: TopicStats, node: Node) -> None:
+    """Set in the statistics of a topic, down to its clients, which node they are from."""
     address, hostname = node.http_address, node.hostname
     topic.node, topic.hostname = address, hostname
-    _spread(topic.e2e_processing_latency)
+    _set_percentiles(topic.e2e_processing_latency)
     for channel in topic.channels or ():
         channel.node, channel.hostname, channel.topic_name = address, hostname, topic.topic_name
-        _spread(channel.e2e_processing_latency)
+        _set_percentiles(channel.e2e_processing_latency)
         for client in channel.clients or ():
             client.node = address
             client.node_topology_region, client.node_topology_zone = node.topology_region, node.topology_zone
 
 
-def _spread(latency: Latency) -> None:
+def _set_percentiles(latency: Latency) -> None:
+    # One node's percentile in the form of a sum, so that parts and sums are merged alike.
     for percentile in latency.percentiles or ():
         percentile.average = percentile.min = percentile.max = percentile.value
         percentile.count = latency.count
 
 
 def merge_topic(name: str, parts: Iterable[TopicStats]) -> TopicStats:
-    """A topic over all nodes, its channels merged by name."""
+    """The sum of a topic over all nodes, its channels merged by name."""
     nodes = sorted(parts, key=_by_hostname)
     channels: dict[str, list[ChannelStats]] = {}
     for part in nodes:
@@ -153,14 +148,14 @@ def merge_topic(name: str, parts: Iterable[TopicStats]) -> TopicStats:
         global_msg_count=sum([part.global_msg_count for part in nodes]),
         paused=any(part.paused for part in nodes),
         e2e_processing_latency=merge_latency([part.e2e_processing_latency for part in nodes]),
-        oldest_unfinished_ms=oldest(part.oldest_unfinished_ms for part in nodes),
+        oldest_unfinished_ms=max_age(part.oldest_unfinished_ms for part in nodes),
         node=ALL_NODES,
         nodes=nodes,
     )
 
 
 def merge_channel(topic: str, name: str, parts: Iterable[ChannelStats]) -> ChannelStats:
-    """A channel over all nodes, with the clients of all."""
+    """The sum of a channel over all nodes, with the clients of all nodes."""
     nodes = sorted(parts, key=_by_hostname)
     clients = [client for part in nodes for client in part.clients or ()]
     return ChannelStats(
@@ -179,15 +174,15 @@ def merge_channel(topic: str, name: str, parts: Iterable[ChannelStats]) -> Chann
         clients=clients or None,
         paused=any(part.paused for part in nodes),
         e2e_processing_latency=merge_latency([part.e2e_processing_latency for part in nodes]),
-        oldest_unfinished_ms=oldest(part.oldest_unfinished_ms for part in nodes),
+        oldest_unfinished_ms=max_age(part.oldest_unfinished_ms for part in nodes),
         node=ALL_NODES,
         topic_name=topic,
         nodes=nodes,
     )
 
 
-def oldest(ages: Iterable[int | None]) -> int | None:
-    """The greatest of them; None where none is known."""
+def max_age(ages: Iterable[int | None]) -> int | None:
+    """The greatest of the ages that are known; None if none is."""
     return max((age for age in ages if age is not None), default=None)
 
 
@@ -196,7 +191,7 @@ def _by_hostname(stats: TopicStats | ChannelStats) -> tuple[str, str]:
 
 
 def merge_latency(parts: Sequence[Latency]) -> Latency:
-    """For each quantile: the average weighted by count, the least, the greatest, the sum of the counts."""
+    """For each quantile: the average weighted by count, the minimum, the maximum, and the sum of the counts."""
     merged: dict[float, Percentile] = {}
     for part in parts:
         for one in part.percentiles or ():
@@ -213,7 +208,7 @@ def merge_latency(parts: Sequence[Latency]) -> Latency:
 
 def _add_percentile(known: Percentile, one: Percentile) -> None:
     if one.count == 0:
-        return  # nothing was measured there: its zeros are no figures
+        return  # nothing was measured on that node: its zeros are no values
     if known.count == 0:
         known.average, known.min, known.max = one.average, one.min, one.max
     else:
@@ -224,7 +219,7 @@ def _add_percentile(known: Percentile, one: Percentile) -> None:
 
 
 def by_closeness(clients: Iterable[ClientStats]) -> list[ClientStats]:
-    """By node, and at each node the nearest first: same zone, same region, then by region and zone."""
+    """Ordered by node, and within a node the closest first: same zone, same region, then by region and zone."""
 
     def key(client: ClientStats) -> tuple[str, int, str, str]:
         same_region = client.topology_region == client.node_topology_region

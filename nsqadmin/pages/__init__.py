@@ -1,21 +1,17 @@
-"""The pages of the console: what people look at. `pages(console)` gives the ASGI application for all of them.
+"""The pages of the console. Their paths are in `nsqadmin.site`.
 
 Rules:
 
-- A page is made on the server from one snapshot of the picture; it asks no daemon itself, except for the consumers of
-  the one channel or node that it shows and for topics without nodes.
-- Whatever the cluster's size, a page has a bounded number of rows; search, order and paging are in its address.
-- Every name is text: the templates escape it, the policy of the pages (`render`) forbids scripts and styles in markup.
+- A page is rendered on the server from one snapshot. It sends no requests to daemons, except for the consumers of the
+  one channel or node that it shows, and for topics that only the registries know.
+- A page has a bounded number of rows, whatever the size of the cluster; search, order and paging are in its address.
+- Names are text: the templates escape them, and the content security policy (`render`) forbids scripts and styles in
+  markup.
 - Every link begins with the console's base path.
-- Pages work without scripts, except that they do not renew themselves then and change nothing in the cluster.
+- Pages work without JavaScript, except that they do not renew themselves and have no actions.
 
-Theory of operation. `app` has the routes; each leads to a *view*, a function from a `Visit` (the console, one snapshot,
-the parameters, who asks) to a `Page` (a template and its values). `render` adds what all pages share and makes the
-response. In the browser `live.js` holds one stream of events (`stream`); after each poll of the cluster it fetches the
-page again and changes what differs in place, and `charts.js` draws the numbers of `series`. What changes the cluster
-goes from `actions.js` to the API, never through here.
+Theory of operation. Each path leads to a *view*, a function from a `PageRequest` (the console, one snapshot, the
+parameters, the user's rights) to a `Page` (a template and its values). `render` adds what all pages share and makes the
+response. In the browser, `live.js` receives an event after each poll (`stream`), fetches the page again and changes in
+place what differs; `charts.js` draws the series of `charts`. Actions go from `actions.js` to the API.
 """
-
-from nsqadmin.pages.app import pages
-
-__all__ = ["pages"]

@@ -2,63 +2,36 @@
 
 from __future__ import annotations
 
-import time
-
 import trio
 from attrs import define
 
-from nsqadmin.cluster.model import ChannelStats, ClientStats
-from nsqadmin.cluster.views import ChannelView
-from nsqadmin.pages.asking import channel_actions
+from nsqadmin.cluster.snapshot import ChannelSnapshot
+from nsqadmin.model import ClientStats
+from nsqadmin.pages.action_buttons import channel_buttons
+from nsqadmin.pages.badges import channel_badges
+from nsqadmin.pages.charts import series_url, time_range_choices
+from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, consumer_row
+from nsqadmin.pages.format import duration_text
 from nsqadmin.pages.graphite import channel_graphs, graphite_panel
-from nsqadmin.pages.human import UNKNOWN, duration_text
-from nsqadmin.pages.marks import Mark, channel_marks, client_marks, part_marks
-from nsqadmin.pages.spans import series_link, span_links
-from nsqadmin.pages.tables import Column, read_choice, take
-from nsqadmin.pages.visit import Page, Visit
+from nsqadmin.pages.node_parts import node_part_rows
+from nsqadmin.pages.page_request import Page, PageRequest
+from nsqadmin.pages.tables import Column, read_table_query, select_page
 
-__all__ = ["ClientRow", "channel_page", "client_row"]
-
-CLIENTS_SECONDS = 3.0
-"""How long a page waits for the list of its consumers; it comes without them then."""
+__all__ = ["ChannelProgress", "channel_page", "channel_progress"]
 
 
 @define(frozen=True)
-class ChannelNodeRow:
-    """One node on the page of a channel."""
-
-    stats: ChannelStats
-    path: str
-    title: str
-    subtitle: str
-    marks: list[Mark]
-
-
-@define(frozen=True)
-class ClientRow:
-    """One consumer."""
-
-    client: ClientStats
-    node_path: str
-    marks: list[Mark]
-    identity: str
-    identity_url: str
-    connected: str
-    topology: str
-
-
-@define(frozen=True)
-class Pace:
-    """How the channel is doing, in words."""
+class ChannelProgress:
+    """Whether the consumers of a channel keep up."""
 
     oldest: str
-    """Age of the oldest unfinished message; empty when nobody tells."""
+    """Age of the oldest unfinished message; empty if no node reports it."""
     no_consumer_for: str
-    """Empty while there is one."""
+    """Empty if there is a consumer."""
     drained_in: str
-    """When its backlog will be gone at the present rates; empty when there is none or it does not shrink."""
+    """When the backlog will be gone at the present rates; empty if there is none or it does not shrink."""
     falling_behind: bool
-    """There is a backlog, and more comes in than goes out."""
+    """The backlog grows."""
 
 
 CLIENT_COLUMNS: tuple[Column[ClientStats], ...] = (
@@ -74,7 +47,7 @@ CLIENT_COLUMNS: tuple[Column[ClientStats], ...] = (
         key="ready",
         title="Ready",
         value=lambda each: each.ready_count,
-        hint="How many messages it takes at one time (RDY)",
+        hint="Messages that it accepts at a time (RDY)",
     ),
     Column(key="finished", title="Finished", value=lambda each: each.finish_count),
     Column(key="requeued", title="Requeued", value=lambda each: each.requeue_count, optional="opt"),
@@ -90,102 +63,63 @@ CLIENT_COLUMNS: tuple[Column[ClientStats], ...] = (
 )
 
 
-async def channel_page(visit: Visit) -> Page:
-    """One channel."""
-    topic_name, name = visit.names["topic"], visit.names["channel"]
-    topic = visit.snapshot.topics.get(topic_name)
-    channel = topic.channels.get(name) if topic is not None else None
+async def channel_page(request: PageRequest) -> Page:
+    """The page of one channel."""
+    topic_name, name = request.path_params["topic"], request.path_params["channel"]
+    channel = request.snapshot.channel(topic_name, name)
     paused = channel is not None and channel.stats.paused
-    now = visit.snapshot.at
+    now = request.snapshot.at
     values: dict[str, object] = {
         "topic_name": topic_name,
-        "topic_path": visit.topic_url(topic_name),
+        "topic_path": request.topic_url(topic_name),
         "name": name,
         "channel": channel,
         "paused": paused,
-        "marks": channel_marks(channel, now) if channel else [],
-        "actions": channel_actions(visit, topic_name, name, paused=paused),
-        "spans": span_links(visit),
-        "series": series_link(visit, topic_name, name),
-        "graphite": graphite_panel(visit, channel_graphs(topic_name, name)),
+        "badges": channel_badges(channel, now) if channel else [],
+        "actions": channel_buttons(request, topic_name, name, paused=paused),
+        "time_ranges": time_range_choices(request),
+        "series": series_url(request, topic_name, name),
+        "graphite": graphite_panel(request, channel_graphs(topic_name, name)),
     }
     if channel is not None:
-        values["pace"] = pace_of(channel, now)
-        values["nodes"] = [_node_row(visit, stats) for stats in channel.stats.nodes or ()]
-        values |= await _clients_table(visit, channel)
+        values["progress"] = channel_progress(channel, now)
+        values["nodes"] = node_part_rows(request, channel.stats)
+        values |= await _consumers_table(request, channel)
     return Page("channel.html", "topics", values)
 
 
-def pace_of(channel: ChannelView, now: float) -> Pace:
-    """Work out how the channel is doing."""
+def channel_progress(channel: ChannelSnapshot, now: float) -> ChannelProgress:
+    """The progress at this time (unix seconds)."""
     oldest, since = channel.oldest_unfinished_ms, channel.no_consumer_since
-    drained_in, behind = "", False
+    drained_in, falling_behind = "", False
     if channel.stats.depth and channel.in_rate is not None and channel.out_rate is not None:
         gain = channel.out_rate - channel.in_rate
         if gain > 0:
             drained_in = duration_text(channel.stats.depth / gain)
         else:
-            behind = gain < 0
-    return Pace(
+            falling_behind = gain < 0
+    return ChannelProgress(
         oldest="" if oldest is None else duration_text(oldest / 1000),
         no_consumer_for="" if since is None else duration_text(max(0.0, now - since)),
         drained_in=drained_in,
-        falling_behind=behind,
+        falling_behind=falling_behind,
     )
 
 
-def client_row(visit: Visit, client: ClientStats) -> ClientRow:
-    """One consumer as a line. A link to its identity is one only when it leads to a web page."""
-    url = client.auth_identity_url
-    identity = (client.auth_identity or "authorized") if client.authed else ""
-    age = duration_text(max(0.0, time.time() - client.connect_ts)) if client.connect_ts else UNKNOWN
-    return ClientRow(
-        client=client,
-        node_path=visit.node_url(client.node),
-        marks=client_marks(client),
-        identity=identity,
-        identity_url=url if url.startswith(("https://", "http://")) else "",
-        connected=age,
-        topology=_topology(client),
-    )
-
-
-async def _clients_table(visit: Visit, channel: ChannelView) -> dict[str, object]:
+async def _consumers_table(request: PageRequest, channel: ChannelSnapshot) -> dict[str, object]:
     clients: list[ClientStats] = []
-    waited_long = True
-    with trio.move_on_after(CLIENTS_SECONDS):
-        clients = await visit.console.picture.channel_clients(channel.topic, channel.name)
-        waited_long = False
-    choice = read_choice(visit.here, visit.params, CLIENT_COLUMNS, sort="host", keep=("span", "t"))
-    table = take(clients, choice, CLIENT_COLUMNS, text=_client_text)
+    timed_out = True
+    with trio.move_on_after(CONSUMERS_TIMEOUT_SECONDS):
+        clients = await request.console.consumers.of_channel(channel.topic, channel.name)
+        timed_out = False
+    query = read_table_query(request.own_url, request.query, CLIENT_COLUMNS, sort="host", keep=("span", "t"))
+    table = select_page(clients, query, CLIENT_COLUMNS, text=_client_text)
     return {
         "table": table,
-        "rows": [client_row(visit, each) for each in table.rows],
-        "clients_missing": waited_long,
+        "rows": [consumer_row(request, each) for each in table.rows],
+        "consumers_timed_out": timed_out,
     }
 
 
 def _client_text(client: ClientStats) -> str:
     return f"{client.hostname} {client.remote_address} {client.client_id} {client.user_agent} {client.node}"
-
-
-def _node_row(visit: Visit, stats: ChannelStats) -> ChannelNodeRow:
-    node = visit.snapshot.nodes.get(stats.node)
-    return ChannelNodeRow(
-        stats,
-        visit.node_url(stats.node),
-        stats.hostname or stats.node,
-        stats.node if stats.hostname else "",
-        part_marks(stats, node, visit.snapshot.at),
-    )
-
-
-def _topology(client: ClientStats) -> str:
-    """Where the consumer is, and how near to its node."""
-    if not client.topology_region and not client.topology_zone:
-        return ""
-    place = " / ".join(part for part in (client.topology_region, client.topology_zone) if part)
-    same_region = client.topology_region == client.node_topology_region
-    if same_region and client.topology_zone and client.topology_zone == client.node_topology_zone:
-        return f"{place} (same zone)"
-    return f"{place} (same region)" if client.topology_region and same_region else place

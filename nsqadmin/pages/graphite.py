@@ -1,7 +1,7 @@
-"""Pictures from Graphite, where the daemons' statsd figures go there: the names of the series, and the addresses.
+"""Images from Graphite, for clusters whose daemons send statsd metrics there: the names of the series, and the URLs.
 
 A name is the statsd prefix with the node in it (`*` for all), then `topic.T.KEY`, `topic.T.channel.C.KEY` or `mem.KEY`,
-the parts cleaned as statsd cleans them, all of it inside the format of a counter or a gauge.
+sanitised as statsd does it, all of it in the format of a counter or a gauge.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from urllib.parse import urlencode, urlsplit
 from attrs import define
 
 from nsqadmin.options import AdminOptions
-from nsqadmin.pages.spans import SpanLink
-from nsqadmin.pages.visit import Visit
+from nsqadmin.pages.charts import Choice
+from nsqadmin.pages.page_request import PageRequest
 
 __all__ = [
     "Graph",
@@ -26,25 +26,25 @@ __all__ = [
     "topic_graphs",
 ]
 
-INTERVALS = ("1h", "2h", "12h", "24h", "48h", "168h", "off")
-USUAL = "2h"
+TIME_RANGES = ("1h", "2h", "12h", "24h", "48h", "168h", "off")
+DEFAULT = "2h"
 _SIZE = {"width": "560", "height": "220"}
 _LOOK = {"bgcolor": "00000000", "fgcolor": "808890", "fontSize": "9", "hideGrid": "false", "yMin": "0"}
 
 
 @define(frozen=True)
 class Graph:
-    """One picture: some series of one kind."""
+    """One image with some series."""
 
     title: str
     keys: Sequence[tuple[str, str, bool]]
-    """Of each: its label, its name without prefix and format, and whether it is a counter (else a gauge)."""
+    """For each series its label, its name without prefix and format, and whether it is a counter (else a gauge)."""
     node: str = "*"
 
 
 @define(frozen=True)
 class Image:
-    """One picture on a page."""
+    """One image on a page."""
 
     title: str
     address: str
@@ -52,15 +52,15 @@ class Image:
 
 @define(frozen=True)
 class GraphitePanel:
-    """The part of a page that shows them."""
+    """The section of a page with the images."""
 
-    spans: list[SpanLink]
+    time_ranges: list[Choice]
     images: list[Image]
 
 
 def topic_graphs(topic: str) -> list[Graph]:
-    """Of a topic, over all nodes."""
-    base = f"topic.{_clean(topic)}"
+    """For a topic, over all nodes."""
+    base = f"topic.{_sanitise(topic)}"
     return [
         Graph("Messages published", [("messages", f"{base}.message_count", True)]),
         Graph("Depth", [("depth", f"{base}.depth", False), ("on disk", f"{base}.backend_depth", False)]),
@@ -68,8 +68,8 @@ def topic_graphs(topic: str) -> list[Graph]:
 
 
 def channel_graphs(topic: str, channel: str) -> list[Graph]:
-    """Of a channel, over all nodes."""
-    base = f"topic.{_clean(topic)}.channel.{_clean(channel)}"
+    """For a channel, over all nodes."""
+    base = f"topic.{_sanitise(topic)}.channel.{_sanitise(channel)}"
     waiting = ("depth", "in_flight_count", "deferred_count")
     counted = ("message_count", "requeue_count", "timeout_count")
     return [
@@ -80,7 +80,7 @@ def channel_graphs(topic: str, channel: str) -> list[Graph]:
 
 
 def node_graphs(address: str) -> list[Graph]:
-    """Of the memory of one node."""
+    """For the memory of one node."""
     sizes = ("heap_in_use_bytes", "heap_idle_bytes", "heap_released_bytes", "next_gc_bytes")
     pauses = ("gc_pause_usec_95", "gc_pause_usec_99", "gc_pause_usec_100")
     return [
@@ -93,37 +93,32 @@ def node_graphs(address: str) -> list[Graph]:
     ]
 
 
-def graphite_panel(visit: Visit, graphs: Iterable[Graph]) -> GraphitePanel | None:
-    """What a page shows of Graphite; None when none is configured. The query's `t` says how far back."""
-    options = visit.console.options
+def graphite_panel(request: PageRequest, graphs: Iterable[Graph]) -> GraphitePanel | None:
+    """The section of a page; None without `--graphite-url`. The time range is the parameter `t`."""
+    options = request.console.options
     if not options.graphite_url:
         return None
-    chosen = visit.params.get("t", "")
-    chosen = chosen if chosen in INTERVALS else USUAL
-    rest = {key: value for key, value in visit.params.items() if key != "t"}
-    links = [
-        SpanLink(each, each, f"{visit.here}?{urlencode({**rest, 't': each})}", each == chosen)
-        for each in INTERVALS
-    ]
-    if chosen == "off":
-        return GraphitePanel(links, [])
-    return GraphitePanel(
-        links, [Image(graph.title, _address(visit, options, graph, chosen)) for graph in graphs]
-    )
+    selected = request.query.get("t", "")
+    selected = selected if selected in TIME_RANGES else DEFAULT
+    choices = [Choice(each, each, request.link_with(t=each), each == selected) for each in TIME_RANGES]
+    if selected == "off":
+        return GraphitePanel(choices, [])
+    images = [Image(graph.title, _address(request, options, graph, selected)) for graph in graphs]
+    return GraphitePanel(choices, images)
 
 
 def graphite_origin(options: AdminOptions) -> str:
-    """Where pictures come from, for the policy of the pages; empty when it is this console or nowhere."""
+    """The origin of the images, for the content security policy; empty if it is this console's, or there are none."""
     if not options.graphite_url or options.proxy_graphite:
         return ""
     parts = urlsplit(options.graphite_url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-def _address(visit: Visit, options: AdminOptions, graph: Graph, interval: str) -> str:
-    base = visit.console.base_path if options.proxy_graphite else options.graphite_url.rstrip("/")
+def _address(request: PageRequest, options: AdminOptions, graph: Graph, time_range: str) -> str:
+    base = request.console.base_path if options.proxy_graphite else options.graphite_url.rstrip("/")
     query = [("target", _target(options, graph.node, *key)) for key in graph.keys]
-    query += [("from", f"-{interval}"), ("until", "-1min"), *_SIZE.items(), *_LOOK.items()]
+    query += [("from", f"-{time_range}"), ("until", "-1min"), *_SIZE.items(), *_LOOK.items()]
     return f"{base}/render?{urlencode(query)}"
 
 
@@ -135,8 +130,8 @@ def _target(options: AdminOptions, node: str, label: str, key: str, counter: boo
     return f'alias(sumSeries({template.replace("%s", prefix + key)}),"{label}")'
 
 
-def _clean(name: str) -> str:
-    """A name as statsd keeps it."""
+def _sanitise(name: str) -> str:
+    """A name as statsd stores it."""
     return re.sub(r"[^a-zA-Z0-9\-_.]", "", re.sub(r"\s+", "_", name).replace("/", "-"))
 
 

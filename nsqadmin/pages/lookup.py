@@ -1,21 +1,21 @@
-"""The page of the registries: which there are, topics that no node has any more, and a form to create one."""
+"""The page of the registries: their state, the topics that no node has, and a form to create topics and channels."""
 
 from __future__ import annotations
 
 import trio
 from attrs import define
 
-from nsqadmin.cluster.views import Snapshot
+from nsqadmin.cluster.snapshot import ClusterSnapshot
 from nsqadmin.console import Console
-from nsqadmin.pages.asking import Action, delete_channel, delete_topic
-from nsqadmin.pages.tables import Column, read_choice, take
-from nsqadmin.pages.visit import Page, Visit
+from nsqadmin.pages.action_buttons import ActionButton, delete_channel_button, delete_topic_button
+from nsqadmin.pages.page_request import Page, PageRequest
+from nsqadmin.pages.tables import Column, read_table_query, select_page
 from nsqadmin.upstream import UpstreamFailed, Warnings
 
 __all__ = ["LookupPage"]
 
-ANSWER_SECONDS = 4.0
-"""How long the page waits for the registries."""
+TIMEOUT_SECONDS = 4.0
+"""For the registries."""
 
 
 @define(frozen=True)
@@ -28,16 +28,16 @@ class Inactive:
 
 @define(frozen=True)
 class Leaf:
-    """One name with its button."""
+    """A topic or channel with its button."""
 
     name: str
     path: str
-    delete: Action
+    delete: ActionButton
 
 
 @define(frozen=True)
 class InactiveRow:
-    """One topic with its channels."""
+    """A topic with its channels."""
 
     topic: Leaf
     channels: list[Leaf]
@@ -49,11 +49,11 @@ class RegistryRow:
 
     address: str
     problem: str
-    """Empty while it answers."""
+    """Empty if it answers."""
 
 
 @define(frozen=True)
-class _Answer:
+class _Result:
     topics: list[Inactive]
     problem: str
 
@@ -64,54 +64,59 @@ COLUMNS: tuple[Column[Inactive], ...] = (
 
 
 class LookupPage:
-    """Asks the registries at most once for each snapshot, however many look."""
+    """Queries the registries at most once for each snapshot, however many users view the page."""
 
     def __init__(self) -> None:
-        self._snapshot: Snapshot | None = None
-        self._answer = _Answer([], "")
-        self._asking = trio.Lock()
+        self._snapshot: ClusterSnapshot | None = None
+        self._result = _Result([], "")
+        self._lock = trio.Lock()
 
-    async def __call__(self, visit: Visit) -> Page:
-        """Show the registries and what they alone know."""
-        registries = visit.console.options.lookupd_http_addresses
-        answer = await self._ask(visit.console, visit.snapshot) if registries else _Answer([], "")
-        choice = read_choice(visit.here, visit.params, COLUMNS, sort="name")
-        table = take(
-            answer.topics, choice, COLUMNS, text=lambda each: f"{each.name} {' '.join(each.channels)}"
+    async def __call__(self, request: PageRequest) -> Page:
+        """The registries, and the topics that only they know."""
+        registries = request.console.options.lookupd_http_addresses
+        result = await self._query(request.console, request.snapshot) if registries else _Result([], "")
+        query = read_table_query(request.own_url, request.query, COLUMNS, sort="name")
+        table = select_page(
+            result.topics, query, COLUMNS, text=lambda each: f"{each.name} {' '.join(each.channels)}"
         )
-        problems = {each.address: each.error for each in visit.snapshot.problems if each.kind == "nsqlookupd"}
+        problems = {
+            each.address: each.error for each in request.snapshot.problems if each.kind == "nsqlookupd"
+        }
         values = {
             "registries": [RegistryRow(each, problems.get(each, "")) for each in registries],
-            "inactive_problem": answer.problem,
+            "inactive_problem": result.problem,
             "table": table,
-            "rows": [_row(visit, each) for each in table.rows],
+            "rows": [_row(request, each) for each in table.rows],
         }
         return Page("lookup.html", "lookup", values)
 
-    async def _ask(self, console: Console, snapshot: Snapshot) -> _Answer:
-        async with self._asking:
-            if snapshot is not self._snapshot or self._answer.problem:
-                self._answer = await _inactive_topics(console)
+    async def _query(self, console: Console, snapshot: ClusterSnapshot) -> _Result:
+        async with self._lock:
+            # After a failure the next request tries again, without waiting for a new snapshot.
+            if snapshot is not self._snapshot or self._result.problem:
+                self._result = await _inactive_topics(console)
                 self._snapshot = snapshot
-            return self._answer
+            return self._result
 
 
-async def _inactive_topics(console: Console) -> _Answer:
+async def _inactive_topics(console: Console) -> _Result:
     try:
-        with trio.fail_after(ANSWER_SECONDS):
-            found = await console.live.inactive_topics(Warnings())
+        with trio.fail_after(TIMEOUT_SECONDS):
+            found = await console.queries.inactive_topics(Warnings())
     except trio.TooSlowError:
-        return _Answer([], f"The registries did not answer within {ANSWER_SECONDS:.0f} s.")
+        return _Result([], f"The registries did not answer within {TIMEOUT_SECONDS:.0f} s.")
     except UpstreamFailed as failure:
-        return _Answer([], f"No registry answers: {failure}")
-    return _Answer([Inactive(name, channels) for name, channels in sorted(found.items())], "")
+        return _Result([], f"No registry answers: {failure}")
+    return _Result([Inactive(name, channels) for name, channels in sorted(found.items())], "")
 
 
-def _row(visit: Visit, topic: Inactive) -> InactiveRow:
+def _row(request: PageRequest, topic: Inactive) -> InactiveRow:
     return InactiveRow(
-        Leaf(topic.name, visit.topic_url(topic.name), delete_topic(visit, topic.name)),
+        Leaf(topic.name, request.topic_url(topic.name), delete_topic_button(request, topic.name)),
         [
-            Leaf(name, visit.channel_url(topic.name, name), delete_channel(visit, topic.name, name))
+            Leaf(
+                name, request.channel_url(topic.name, name), delete_channel_button(request, topic.name, name)
+            )
             for name in topic.channels
         ],
     )

@@ -1,4 +1,4 @@
-"""The page of all nodes, and the page of one with what is on it."""
+"""The page of all nodes, and the page of one node."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections.abc import Mapping
 import trio
 from attrs import define
 
-from nsqadmin.cluster.model import ChannelStats, ClientStats, TopicStats
-from nsqadmin.cluster.views import NodeView
-from nsqadmin.pages.asking import Action, tombstone
-from nsqadmin.pages.channels import CLIENTS_SECONDS, ClientRow, client_row
+from nsqadmin.cluster.rates import ChannelKey
+from nsqadmin.cluster.snapshot import NodeSnapshot
+from nsqadmin.model import ChannelStats, ClientStats, TopicStats
+from nsqadmin.pages.action_buttons import ActionButton, tombstone_button
+from nsqadmin.pages.badges import Badge, node_badges, row_class, stats_badges
+from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, ConsumerRow, consumer_row
 from nsqadmin.pages.draining import drain_panel
 from nsqadmin.pages.graphite import graphite_panel, node_graphs
-from nsqadmin.pages.marks import Mark, alarm, node_marks, stats_marks
-from nsqadmin.pages.tables import Column, read_choice, take
-from nsqadmin.pages.visit import Page, Visit
+from nsqadmin.pages.page_request import Page, PageRequest
+from nsqadmin.pages.tables import Column, read_table_query, select_page
 
 __all__ = ["node_page", "nodes_page"]
 
 TOPICS_NAMED = 24
-"""Topics that the page of all nodes names for each."""
-TOPICS_A_PAGE = 25
+"""Per node, on the page of all nodes."""
+TOPICS_PER_PAGE = 25
 CHANNELS_SHOWN = 20
-CLIENTS_SHOWN = 10
+CONSUMERS_SHOWN = 10
 
 
 @define(frozen=True)
@@ -36,14 +37,14 @@ class TopicLink:
 
 @define(frozen=True)
 class NodeRow:
-    """One line on the page of all nodes."""
+    """One node on the page of all nodes."""
 
-    view: NodeView
+    view: NodeSnapshot
     path: str
-    marks: list[Mark]
-    alarm: str
+    badges: list[Badge]
+    row_class: str
     registered: int
-    """How many registries know it."""
+    """The number of registries that list it."""
     registered_title: str
     topics: list[TopicLink]
     more_topics: int
@@ -51,42 +52,47 @@ class NodeRow:
 
 
 @define(frozen=True)
-class ChannelRow:
+class NodeChannelRow:
     """One channel on the page of a node."""
 
     stats: ChannelStats
     path: str
-    marks: list[Mark]
-    clients: list[ClientRow]
-    more_clients: int
+    badges: list[Badge]
+    consumers: list[ConsumerRow]
+    more_consumers: int
 
 
 @define(frozen=True)
-class TopicRow:
+class NodeTopicRow:
     """One topic on the page of a node."""
 
     stats: TopicStats
     path: str
-    marks: list[Mark]
-    tombstone: Action
-    channels: list[ChannelRow]
+    badges: list[Badge]
+    tombstone: ActionButton
+    channels: list[NodeChannelRow]
     more_channels: int
 
 
-_HOST: Column[NodeView] = Column(
+_HOST: Column[NodeSnapshot] = Column(
     key="host",
     title="Node",
     value=lambda each: (each.node.hostname, each.node.broadcast_address, each.node.http_port),
     numeric=False,
 )
-NODE_COLUMNS: tuple[Column[NodeView], ...] = (
+NODE_COLUMNS: tuple[Column[NodeSnapshot], ...] = (
     _HOST,
     Column(key="tcp", title="TCP port", value=lambda each: each.node.tcp_port, optional="opt"),
     Column(key="http", title="HTTP port", value=lambda each: each.node.http_port),
     Column(key="version", title="Version", value=lambda each: each.node.version, numeric=False),
-    Column(key="depth", title="Depth", value=lambda each: each.depth, hint="Ready in topics and channels"),
     Column(
-        key="in", title="In /s", value=lambda each: each.in_rate or 0.0, hint="Messages published a second"
+        key="depth",
+        title="Depth",
+        value=lambda each: each.depth,
+        hint="Messages ready in topics and channels",
+    ),
+    Column(
+        key="in", title="In /s", value=lambda each: each.in_rate or 0.0, hint="Messages published per second"
     ),
     Column(key="messages", title="Messages", value=lambda each: each.message_count, optional="opt"),
     Column(key="clients", title="Consumers", value=lambda each: each.client_count),
@@ -101,11 +107,11 @@ NODE_COLUMNS: tuple[Column[NodeView], ...] = (
         key="zone", title="Zone", value=lambda each: each.node.topology_zone, numeric=False, optional="opt-2"
     ),
 )
-REGISTRIES_COLUMN: Column[NodeView] = Column(
+REGISTRIES_COLUMN: Column[NodeSnapshot] = Column(
     key="registries",
     title="Registries",
     value=lambda each: len(each.node.remote_addresses or ()),
-    hint="How many nsqlookupds know it",
+    hint="The number of nsqlookupds that list it",
     optional="opt",
 )
 STATS_COLUMNS: tuple[Column[TopicStats], ...] = (
@@ -116,110 +122,113 @@ STATS_COLUMNS: tuple[Column[TopicStats], ...] = (
 )
 
 
-async def nodes_page(visit: Visit) -> Page:
-    """All nodes."""
-    registries = len(visit.console.options.lookupd_http_addresses)
+async def nodes_page(request: PageRequest) -> Page:
+    """The page of all nodes."""
+    registries = len(request.console.options.lookupd_http_addresses)
     columns = (*NODE_COLUMNS, REGISTRIES_COLUMN) if registries else NODE_COLUMNS
-    choice = read_choice(visit.here, visit.params, columns, sort="host")
-    table = take(list(visit.snapshot.nodes.values()), choice, columns, text=_node_text)
-    rows = [_node_row(visit, each) for each in table.rows]
+    query = read_table_query(request.own_url, request.query, columns, sort="host")
+    table = select_page(list(request.snapshot.nodes.values()), query, columns, text=_node_text)
+    rows = [_node_row(request, each) for each in table.rows]
     return Page("nodes.html", "nodes", {"table": table, "rows": rows, "registries": registries})
 
 
-async def node_page(visit: Visit) -> Page:
-    """One node, with its topics, their channels and consumers."""
-    address = visit.names["node"]
-    view = visit.snapshot.nodes.get(address)
-    registries = len(visit.console.options.lookupd_http_addresses)
+async def node_page(request: PageRequest) -> Page:
+    """The page of one node: its topics, their channels and consumers."""
+    address = request.path_params["node"]
+    view = request.snapshot.nodes.get(address)
+    registries = len(request.console.options.lookupd_http_addresses)
     values: dict[str, object] = {
         "address": address,
         "view": view,
-        "marks": node_marks(view, visit.snapshot.at) if view else [],
+        "badges": node_badges(view, request.snapshot.at) if view else [],
         "registries": registries,
         "registered": len(view.node.remote_addresses or ()) if view else 0,
-        "graphite": graphite_panel(visit, node_graphs(address)),
-        "now": visit.snapshot.at,
+        "graphite": graphite_panel(request, node_graphs(address)),
+        "now": request.snapshot.at,
     }
     if view is not None:
         values["sums"] = _sums(view)
-        values["drain"] = drain_panel(visit, view)
-        values |= await _topics_table(visit, view)
+        values["drain"] = drain_panel(request, view)
+        values |= await _topics_table(request, view)
     return Page("node.html", "nodes", values)
 
 
-async def _topics_table(visit: Visit, view: NodeView) -> dict[str, object]:
-    clients: Mapping[tuple[str, str], list[ClientStats]] = {}
-    with trio.move_on_after(CLIENTS_SECONDS):
-        clients = await visit.console.picture.node_clients(view.address)
-    choice = read_choice(visit.here, visit.params, STATS_COLUMNS, sort="name", keep=("t",))
-    table = take(
+async def _topics_table(request: PageRequest, view: NodeSnapshot) -> dict[str, object]:
+    # A page without the consumers is better than one that hangs with its node.
+    consumers: Mapping[ChannelKey, list[ClientStats]] = {}
+    with trio.move_on_after(CONSUMERS_TIMEOUT_SECONDS):
+        consumers = await request.console.consumers.of_node(view.address)
+    query = read_table_query(request.own_url, request.query, STATS_COLUMNS, sort="name", keep=("t",))
+    table = select_page(
         list(view.topics.values()),
-        choice,
+        query,
         STATS_COLUMNS,
         text=lambda each: each.topic_name,
-        per_page=TOPICS_A_PAGE,
+        per_page=TOPICS_PER_PAGE,
     )
     tombstoned = {each.topic for each in view.node.topics if each.tombstoned}
-    rows = [_topic_row(visit, view, stats, clients, tombstoned) for stats in table.rows]
+    rows = [_topic_row(request, view, stats, consumers, tombstoned) for stats in table.rows]
     return {"table": table, "rows": rows}
 
 
 def _topic_row(
-    visit: Visit,
-    view: NodeView,
+    request: PageRequest,
+    view: NodeSnapshot,
     stats: TopicStats,
-    clients: Mapping[tuple[str, str], list[ClientStats]],
+    consumers: Mapping[ChannelKey, list[ClientStats]],
     tombstoned: set[str],
-) -> TopicRow:
+) -> NodeTopicRow:
     name = stats.topic_name
     channels = stats.channels or []
-    marks = stats_marks(stats)
+    badges = stats_badges(stats)
     if name in tombstoned:
-        marks.append(Mark("tombstoned", "warn", "The registries do not name this node for it"))
-    return TopicRow(
+        badges.append(Badge("tombstoned", "warn", "The registries do not list this node for the topic"))
+    return NodeTopicRow(
         stats,
-        visit.topic_url(name),
-        marks,
-        tombstone(visit, name, view.address),
+        request.topic_url(name),
+        badges,
+        tombstone_button(request, name, view.address),
         [
-            _channel_row(visit, name, channel, clients.get((name, channel.channel_name), []))
+            _channel_row(request, name, channel, consumers.get((name, channel.channel_name), []))
             for channel in channels[:CHANNELS_SHOWN]
         ],
         max(0, len(channels) - CHANNELS_SHOWN),
     )
 
 
-def _channel_row(visit: Visit, topic: str, stats: ChannelStats, clients: list[ClientStats]) -> ChannelRow:
-    shown = clients[:CLIENTS_SHOWN]
-    return ChannelRow(
+def _channel_row(
+    request: PageRequest, topic: str, stats: ChannelStats, consumers: list[ClientStats]
+) -> NodeChannelRow:
+    shown = consumers[:CONSUMERS_SHOWN]
+    return NodeChannelRow(
         stats,
-        visit.channel_url(topic, stats.channel_name),
-        stats_marks(stats),
-        [client_row(visit, client) for client in shown],
-        max(0, len(clients) - len(shown)),
+        request.channel_url(topic, stats.channel_name),
+        stats_badges(stats),
+        [consumer_row(request, client) for client in shown],
+        len(consumers) - len(shown),
     )
 
 
-def _node_row(visit: Visit, view: NodeView) -> NodeRow:
-    marks = node_marks(view, visit.snapshot.at)
-    known = view.node.remote_addresses or []
-    links = [TopicLink(each.topic, visit.topic_url(each.topic)) for each in view.node.topics[:TOPICS_NAMED]]
-    gone = [each.topic for each in view.node.topics if each.tombstoned][:TOPICS_NAMED]
+def _node_row(request: PageRequest, view: NodeSnapshot) -> NodeRow:
+    badges = node_badges(view, request.snapshot.at)
+    registered = view.node.remote_addresses or []
+    named = [each.topic for each in view.node.topics[:TOPICS_NAMED]]
+    tombstoned = [each.topic for each in view.node.topics if each.tombstoned][:TOPICS_NAMED]
     return NodeRow(
         view,
-        visit.node_url(view.address),
-        marks,
-        alarm(marks),
-        len(known),
-        ", ".join(known) or "No registry knows it",
-        links,
-        max(0, len(view.node.topics) - len(links)),
-        [TopicLink(name, visit.topic_url(name)) for name in gone],
+        request.node_url(view.address),
+        badges,
+        row_class(badges),
+        len(registered),
+        ", ".join(registered) or "No registry lists it",
+        [TopicLink(name, request.topic_url(name)) for name in named],
+        len(view.node.topics) - len(named),
+        [TopicLink(name, request.topic_url(name)) for name in tombstoned],
     )
 
 
-def _sums(view: NodeView) -> dict[str, int]:
-    """What the node's view has no sums of."""
+def _sums(view: NodeSnapshot) -> dict[str, int]:
+    """Sums that are not in the snapshot."""
     channels = [channel for topic in view.topics.values() for channel in topic.channels or ()]
     return {
         "channels": len(channels),
@@ -229,7 +238,7 @@ def _sums(view: NodeView) -> dict[str, int]:
     }
 
 
-def _node_text(view: NodeView) -> str:
+def _node_text(view: NodeSnapshot) -> str:
     node = view.node
-    place = f"{node.topology_region} {node.topology_zone}"
-    return f"{node.hostname} {node.http_address} {node.tcp_address} {node.version} {place}"
+    topology = f"{node.topology_region} {node.topology_zone}"
+    return f"{node.hostname} {node.http_address} {node.tcp_address} {node.version} {topology}"

@@ -1,10 +1,10 @@
-"""From a page's template and values to the response: what all pages share, and the policy that protects them.
+"""Rendering: from a page's template and values to the response, with what all pages share and what protects them.
 
-- **Policy.** Scripts, styles, fonts and data come from this console alone; nothing in markup runs or styles, so that a
-  name that slipped through unescaped could do nothing. The one script in the page carries a number used once. Pictures
-  may also come from Graphite where it is configured. No other site may frame a page.
-- **Globals.** The page says, in JavaScript variables, what some scripts of others read from an nsqadmin: version,
-  Graphite and statsd options, the registries, whether the reader is an administrator, the base path.
+- **Content security policy.** Scripts, styles, fonts and data come from this console alone, and markup contains none: a
+  name that was not escaped could do nothing. The one inline script carries a nonce. Images may also come from Graphite
+  if it is configured. No other site may frame a page.
+- **Globals.** The inline script defines the variables that scripts of others read from an nsqadmin: version, Graphite
+  and statsd options, the registries, whether the user is an administrator, the base path.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from typing import Any
 from attrs import define, field
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.responses import Response
 
-from nsqadmin.cluster.views import Problem
+from nsqadmin.cluster.snapshot import Problem
 from nsqadmin.console import Console
 from nsqadmin.options import AdminOptions
-from nsqadmin.pages import human
-from nsqadmin.pages.assets import asset_versions
+from nsqadmin.pages.format import bytes_text, duration_text, nanoseconds, number, percent, rate
 from nsqadmin.pages.graphite import graphite_origin
-from nsqadmin.pages.visit import Page, Visit
+from nsqadmin.pages.page_request import Page, PageRequest, View
+from nsqadmin.static_files import file_versions
+from nsqkit.service.http import Request, Response
+from nsqkit.service.http.message import HTML, Header
+from nsqkit.service.http.routing import Handler
 
 __all__ = ["Renderer", "script_globals"]
 
@@ -41,7 +43,7 @@ _IN_SCRIPT = str.maketrans(
 
 @define(frozen=True)
 class ProblemRow:
-    """A daemon that does not answer, in words."""
+    """A daemon that does not answer."""
 
     address: str
     text: str
@@ -57,30 +59,38 @@ class Renderer:
     _versions: dict[str, str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._versions = asset_versions()
+        self._versions = file_versions()
         self._environment = _environment()
 
-    def response(self, visit: Visit, page: Page) -> Response:
-        """Make the page. Nothing here waits."""
+    def handler(self, view: View) -> Handler:
+        """The HTTP handler for a view."""
+
+        async def handle(http_request: Request) -> Response:
+            request = PageRequest.from_http(self.console, http_request)
+            return self._response(request, await view(request))
+
+        return handle
+
+    def _response(self, request: PageRequest, page: Page) -> Response:
         nonce = secrets.token_urlsafe(16)
         template = self._environment.get_template(page.template)
-        text = template.render({**self._shared(visit, nonce), "section": page.section, **page.values})
-        return Response(text, headers=_headers(self.console.options, nonce), media_type="text/html")
+        text = template.render({**self._shared(request, nonce), "section": page.section, **page.values})
+        return Response(200, text.encode(), HTML, _headers(self.console.options, nonce), nsq=False)
 
-    def _shared(self, visit: Visit, nonce: str) -> dict[str, Any]:
-        options, snapshot = self.console.options, visit.snapshot
+    def _shared(self, request: PageRequest, nonce: str) -> dict[str, Any]:
+        options, snapshot = self.console.options, request.snapshot
         age = max(0.0, time.time() - snapshot.at) if snapshot.at else 0.0
         return {
-            "url": visit.url,
-            "here": visit.path,
-            "static": self._static_link(visit.url),
+            "url": request.url,
+            "page_path": request.path,
+            "static": self._static_link(request.url),
             "nonce": nonce,
-            "script_globals": script_globals(options, self.console.version, is_admin=visit.is_admin),
+            "script_globals": script_globals(options, self.console.version, is_admin=request.is_admin),
             "version": self.console.version,
-            "user_is_admin": visit.is_admin,
-            "asked": bool(snapshot.at),
+            "user_is_admin": request.is_admin,
+            "polled": bool(snapshot.at),
             "age_ms": round(age * 1000),
-            "age_text": human.duration_text(age),
+            "age_text": duration_text(age),
             "every_ms": options.poll_interval // 1_000_000,
             "problems": [_problem_row(each, time.time()) for each in snapshot.problems],
             "graphite": None,
@@ -88,16 +98,14 @@ class Renderer:
 
     def _static_link(self, url: Callable[[str], str]) -> Callable[..., str]:
         def static(name: str, *, versioned: bool = True) -> str:
-            version = self._versions[
-                name
-            ]  # a KeyError here is a template that names a file that is not there
+            version = self._versions[name]  # a KeyError is a link to a missing file, in a template
             return url(f"/static/{name}") + (f"?v={version}" if versioned else "")
 
         return static
 
 
 def script_globals(options: AdminOptions, version: str, *, is_admin: bool) -> list[tuple[str, Markup]]:
-    """The variables of the page's script, their values as JavaScript that is safe inside a script element."""
+    """The variables of the inline script, their values as JavaScript that is safe in a script element."""
     values: dict[str, object] = {
         "USER_AGENT": f"nsqadmin/v{version}",
         "VERSION": version,
@@ -111,34 +119,34 @@ def script_globals(options: AdminOptions, version: str, *, is_admin: bool) -> li
         "IS_ADMIN": is_admin,
         "BASE_PATH": options.base_path,
     }
-    # Not HTML's escapes, which a script does not know: JSON's, for everything that means something in markup.
+    # Escaped for JSON and not for HTML, whose escapes mean nothing in a script.
     return [(name, Markup(json.dumps(value).translate(_IN_SCRIPT))) for name, value in values.items()]  # noqa: S704
 
 
-def _headers(options: AdminOptions, nonce: str) -> dict[str, str]:
+def _headers(options: AdminOptions, nonce: str) -> tuple[Header, ...]:
     images = f"'self' {graphite_origin(options)}".strip()
     policy = (
         f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; font-src 'self'; "
         f"connect-src 'self'; img-src {images}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
-    return {
-        "Content-Security-Policy": policy,
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
-        "Referrer-Policy": "same-origin",
-        "Cache-Control": "no-store",
-    }
+    return (
+        (b"Content-Security-Policy", policy.encode("latin-1")),
+        (b"X-Content-Type-Options", b"nosniff"),
+        (b"X-Frame-Options", b"DENY"),
+        (b"Referrer-Policy", b"same-origin"),
+        (b"Cache-Control", b"no-store"),
+    )
 
 
 def _problem_row(problem: Problem, now: float) -> ProblemRow:
     since = f"since {time.strftime('%H:%M:%S', time.localtime(problem.since))}"
-    age = human.duration_text(now - problem.since)
+    age = duration_text(now - problem.since)
     return ProblemRow(problem.address, f"({problem.kind}): {problem.error}", f"{since}, for {age}")
 
 
 @cache
 def _environment() -> Environment:
-    """The templates, compiled: not when somebody waits for the first page."""
+    """The templates, all compiled at once, so that the first request for a page need not wait for that."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -147,8 +155,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=human.number, rate=human.rate, bytes=human.bytes_text)
-    environment.globals.update(nanoseconds=human.nanoseconds, percent=human.percent, age=human.duration_text)
+    environment.filters.update(number=number, rate=rate, bytes=bytes_text)
+    environment.globals.update(nanoseconds=nanoseconds, percent=percent, age=duration_text)
     for name in environment.list_templates():
         environment.get_template(name)
     return environment

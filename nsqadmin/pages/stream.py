@@ -1,39 +1,43 @@
-"""The stream of events that keeps the pages true: one line whenever the cluster was asked anew.
+"""The event stream that tells pages to renew themselves: one event after each poll of the cluster.
 
     GET /live  ->  id: 1790000000.5
-                   event: picture
+                   event: snapshot
                    data: {}
 
-Rules: a bounded number of streams; one more gets 503, and its page asks now and then instead. A silent stream says so
-every `HEARTBEAT_SECONDS`, so that proxies keep it. It ends when the browser goes or the console stops. A browser that
-comes back says with Last-Event-ID what it saw last, and hears at once when there is something newer.
+Rules: the number of streams is bounded; one more is answered 503, and its page polls instead. An idle stream sends a
+comment every `HEARTBEAT_SECONDS`, so that proxies keep it open. It ends when the browser closes it or the console
+stops. A browser that reconnects sends the id of the last event it received (Last-Event-ID), and is sent an event at
+once if there is a newer snapshot.
 
-The streams themselves wait for nothing but the picture: what a page shows it fetches in the usual way, compressed.
+The events carry no data: the page is fetched in the usual way, compressed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
-from starlette.types import Message, Receive, Scope, Send
 
 from nsqadmin.console import Console
+from nsqkit.service.http import Exchange, Request, ResponseStream
+from nsqkit.service.http.message import Response, render
 
 __all__ = ["HEARTBEAT_SECONDS", "STREAMS", "LiveStream"]
 
 STREAMS = 500
-"""At one time. Each is a connection and three small tasks."""
+"""At one time. Each is a connection and three tasks."""
 HEARTBEAT_SECONDS = 15.0
 RETRY_MS = 3000
 
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-]
+# X-Accel-Buffering: nginx would keep events in its buffer.
+_HEADERS = ((b"Cache-Control", b"no-store"), (b"X-Accel-Buffering", b"no"))
+_FULL = Response(
+    503, b"too many streams\n", b"text/plain; charset=utf-8", ((b"Retry-After", b"60"),), nsq=False
+)
 
 
 class LiveStream:
-    """The ASGI application of `/live`."""
+    """The handler of GET /live."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -41,69 +45,54 @@ class LiveStream:
 
     @property
     def open_streams(self) -> int:
-        """How many there are now."""
+        """The number of open streams."""
         return self._open
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one stream until either side ends it."""
+    async def __call__(self, request: Request, exchange: Exchange) -> int:
+        """Serve one stream until either side ends it. Raises ConnectionError if that was the browser."""
         if self._open >= STREAMS or self._console.stopping.is_set():
-            await _refuse(send)
-            return
+            keep_alive = exchange.keep_alive
+            await exchange.send(render(_FULL, request.version, keep_alive=keep_alive, head_only=False))
+            return _FULL.status
         self._open += 1
         try:
-            await self._serve(scope, receive, send)
+            await self._serve(request, exchange)
         finally:
             self._open -= 1
+        return 200
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await send(_piece(f"retry: {RETRY_MS}\n\n"))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
-            nursery.start_soon(self._until_stop, nursery.cancel_scope)
-            nursery.start_soon(self._tell, send, _last_seen(scope))
-        if self._console.stopping.is_set():
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _serve(self, request: Request, exchange: Exchange) -> None:
+        stream = ResponseStream(request, exchange)
+        await stream.start(200, b"text/event-stream; charset=utf-8", _HEADERS)
+        await stream.send(b"retry: %d\n\n" % RETRY_MS)
+        last_seen = (request.header(b"last-event-id") or b"").decode("latin-1")
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_after, exchange.wait_disconnect, nursery.cancel_scope)
+                nursery.start_soon(_cancel_after, self._console.stopping.wait, nursery.cancel_scope)
+                nursery.start_soon(self._send_events, stream, last_seen)
+        except* ConnectionError:
+            pass  # the browser closed the stream while an event was being sent
+        if not self._console.stopping.is_set():
+            raise ConnectionError("the browser closed the stream")
+        await stream.end()
 
-    async def _tell(self, send: Send, seen: str) -> None:
-        picture = self._console.picture
-        at = picture.at
-        if seen and seen != repr(at):
-            await send(_event(at))
+    async def _send_events(self, stream: ResponseStream, last_seen: str) -> None:
+        poller = self._console.poller
+        if last_seen not in ("", repr(poller.snapshot.at)):
+            await stream.send(_event(poller.snapshot.at))
+        # Only the wait has a timeout: an event must not be cut off in the middle.
         while True:
+            event = b": heartbeat\n\n"
             with trio.move_on_after(HEARTBEAT_SECONDS):
-                at = (await picture.next()).at
-                await send(_event(at))
-                continue
-            await send(_piece(": still here\n\n"))
-
-    async def _until_stop(self, scope: trio.CancelScope) -> None:
-        await self._console.stopping.wait()
-        scope.cancel()
+                event = _event((await poller.next_snapshot()).at)
+            await stream.send(event)
 
 
-async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _cancel_after(wait: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+    await wait()
     scope.cancel()
 
 
-async def _refuse(send: Send) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"retry-after", b"60")]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": b"too many streams\n"})
-
-
-def _last_seen(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name.lower() == b"last-event-id":
-            return str(value.decode("latin-1"))
-    return ""
-
-
-def _event(at: float) -> Message:
-    return _piece(f"id: {at!r}\nevent: picture\ndata: {{}}\n\n")
-
-
-def _piece(text: str) -> Message:
-    return {"type": "http.response.body", "body": text.encode(), "more_body": True}
+def _event(at: float) -> bytes:
+    return f"id: {at!r}\nevent: snapshot\ndata: {{}}\n\n".encode()

@@ -1,7 +1,7 @@
-"""Search, order and pages of a long table, decided by the address of the page and done before rendering.
+"""Search, order and paging of a long table. They are given by the address of the page, and done before rendering.
 
-A page has a row of at most `PAGE_LIMIT` entries in hand, whatever the cluster has: 10,000 topics cost one pass to
-filter and one to sort. `Choice` is what the address says, made harmless; `Slice` is what the template shows.
+A page shows at most `PAGE_LIMIT` rows, whatever the size of the cluster: with 10,000 topics, one pass filters and one
+sorts. `TableQuery` is the validated query of the address; `TablePage` is what the template renders.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from urllib.parse import urlencode
 
 from attrs import define, evolve, field
 
-__all__ = ["Choice", "Column", "Slice", "read_choice", "take"]
+__all__ = ["Column", "TablePage", "TableQuery", "read_table_query", "select_page"]
 
 PAGE_LIMIT = 50
-_WORDS_BYTES = 200
+_MAX_SEARCH = 200  # characters
 
 T = TypeVar("T")
 
 
 @define(frozen=True, kw_only=True)
 class Column(Generic[T]):
-    """One column that a table can be ordered by."""
+    """A column that a table can be ordered by."""
 
     key: str
     title: str
@@ -31,66 +31,66 @@ class Column(Generic[T]):
     numeric: bool = True
     hint: str = ""
     optional: str = ""
-    """CSS class of columns that a narrow screen leaves out."""
+    """CSS class that hides the column on narrow screens."""
 
     @property
-    def starts_down(self) -> bool:
-        """The first click shows the largest first; names begin at a."""
+    def starts_descending(self) -> bool:
+        """Whether the first click orders descending: numbers do, names do not."""
         return self.numeric
 
 
 @define(frozen=True, kw_only=True)
-class Choice:
-    """What the address of the page asks of its table."""
+class TableQuery:
+    """Search, filter, order and page of a table."""
 
     path: str
-    words: str = ""
-    """Part of the names, any case."""
+    search: str = ""
+    """Part of the names, case-insensitive."""
     sort: str = ""
-    down: bool = False
+    descending: bool = False
     show: str = ""
-    """Name of a filter; empty: all."""
+    """Name of a filter; empty for all entries."""
     page: int = 1
     keep: tuple[tuple[str, str], ...] = ()
-    """Parameters that are not the table's own and stay in its links."""
+    """Other parameters of the page, which are kept in the links of the table."""
 
     def link(self, **changes: Any) -> str:
-        """The address of the same table with other choices; any change but of the page begins at page 1."""
-        chosen = {
-            "q": self.words,
+        """The address of the same table with other parameters; any change except of the page leads to page 1."""
+        query = {
+            "q": self.search,
             "show": self.show,
             "sort": self.sort,
-            "order": "desc" if self.down else "asc",
+            "order": "desc" if self.descending else "asc",
             **dict(self.keep),
             "page": 1,
             **changes,
         }
-        if not chosen["sort"]:
-            chosen.pop("order")
-        pairs = [(key, value) for key, value in chosen.items() if value != "" and (key, value) != ("page", 1)]
+        if not query["sort"]:
+            query.pop("order")
+        pairs = [(key, value) for key, value in query.items() if value != "" and (key, value) != ("page", 1)]
         return f"{self.path}?{urlencode(pairs)}" if pairs else self.path
 
     def sort_link(self, column: Column[Any]) -> str:
-        """The address for a click on the column's head: the other way round when it is the one already."""
-        down = not self.down if column.key == self.sort else column.starts_down
-        return self.link(sort=column.key, order="desc" if down else "asc")
+        """The address for a click on the column's head, which reverses the order if the table is ordered by it."""
+        descending = not self.descending if column.key == self.sort else column.starts_descending
+        return self.link(sort=column.key, order="desc" if descending else "asc")
 
     def aria_sort(self, column: Column[Any]) -> str:
-        """The value of `aria-sort`; empty for a column that does not decide."""
+        """The value of `aria-sort`; empty if the table is not ordered by the column."""
         if column.key != self.sort:
             return ""
-        return "descending" if self.down else "ascending"
+        return "descending" if self.descending else "ascending"
 
 
 @define(frozen=True)
-class Slice(Generic[T]):
-    """The part of a table that one page shows."""
+class TablePage(Generic[T]):
+    """The rows of a table on one page."""
 
-    choice: Choice
+    query: TableQuery
     columns: Sequence[Column[T]]
     rows: list[T]
     matching: int
-    """Entries that fit search and filter."""
+    """Entries that match search and filter."""
     total: int
     pages: int = field(default=1)
     per_page: int = field(default=PAGE_LIMIT)
@@ -98,7 +98,7 @@ class Slice(Generic[T]):
     @property
     def first(self) -> int:
         """The number of the first row shown, from 1."""
-        return (self.choice.page - 1) * self.per_page + 1
+        return (self.query.page - 1) * self.per_page + 1
 
     @property
     def last(self) -> int:
@@ -106,7 +106,7 @@ class Slice(Generic[T]):
         return self.first + len(self.rows) - 1
 
 
-def read_choice(
+def read_table_query(
     path: str,
     params: Mapping[str, str],
     columns: Iterable[Column[Any]],
@@ -114,52 +114,58 @@ def read_choice(
     sort: str,
     filters: Iterable[str] = (),
     keep: Iterable[str] = (),
-) -> Choice:
-    """Read the query of a page. What it says and nobody offers is taken as not said; `sort` is the usual order."""
+) -> TableQuery:
+    """Validate the query of a page. Invalid values count as missing; `sort` is the default order."""
     by_key = {column.key: column for column in columns}
     chosen = params.get("sort", "")
     key = chosen if chosen in by_key else sort
     order = params.get("order", "") if chosen in by_key else ""
-    down = order == "desc" if order in ("asc", "desc") else by_key[key].starts_down
+    descending = order == "desc" if order in ("asc", "desc") else by_key[key].starts_descending
     show = params.get("show", "")
     page = params.get("page", "")
-    return Choice(
+    return TableQuery(
         path=path,
-        words=params.get("q", "").strip()[:_WORDS_BYTES],
+        search=params.get("q", "").strip()[:_MAX_SEARCH],
         sort=key,
-        down=down,
+        descending=descending,
         show=show if show in set(filters) else "",
+        # Short ASCII digits only: int() accepts others too, and numbers of any length.
         page=max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 9 else 1,
         keep=tuple((name, params[name]) for name in keep if params.get(name)),
     )
 
 
-def take(
+def select_page(
     entries: Sequence[T],
-    choice: Choice,
+    query: TableQuery,
     columns: Sequence[Column[T]],
     *,
     text: Callable[[T], str],
-    fits: Callable[[T], bool] | None = None,
+    matches: Callable[[T], bool] | None = None,
     per_page: int = PAGE_LIMIT,
-) -> Slice[T]:
-    """Filter, order and cut. Entries must come in the order that ties are to have. A page past the end is the last."""
-    words = choice.words.lower()
+) -> TablePage[T]:
+    """Filter and order the entries, and cut out one page; one after the last is the last.
+
+    Entries that are equal in the order keep the order in which they come.
+    """
+    words = query.search.lower()
     found: Sequence[T] = entries
     if words:
         found = [entry for entry in found if words in text(entry).lower()]
-    if fits is not None:
-        found = [entry for entry in found if fits(entry)]
+    if matches is not None:
+        found = [entry for entry in found if matches(entry)]
     pages = max(1, -(-len(found) // per_page))
-    page = min(choice.page, pages)
-    shown = _cut(found, choice, columns, (page - 1) * per_page, per_page)
-    return Slice(evolve(choice, page=page), columns, shown, len(found), len(entries), pages, per_page)
+    page = min(query.page, pages)
+    rows = _rows(found, query, columns, (page - 1) * per_page, per_page)
+    return TablePage(evolve(query, page=page), columns, rows, len(found), len(entries), pages, per_page)
 
 
-def _cut(found: Sequence[T], choice: Choice, columns: Sequence[Column[T]], start: int, count: int) -> list[T]:
-    value = next(column.value for column in columns if column.key == choice.sort)
+def _rows(
+    found: Sequence[T], query: TableQuery, columns: Sequence[Column[T]], start: int, count: int
+) -> list[T]:
+    value = next(column.value for column in columns if column.key == query.sort)
     if start == 0 and len(found) > 4 * count:
-        # The first page is what nearly everybody looks at: no need to order what comes after it.
-        best = heapq.nlargest if choice.down else heapq.nsmallest
+        # The first page is by far the most frequent: the entries after it need not be sorted.
+        best = heapq.nlargest if query.descending else heapq.nsmallest
         return best(count, found, key=value)
-    return sorted(found, key=value, reverse=choice.down)[start : start + count]
+    return sorted(found, key=value, reverse=query.descending)[start : start + count]

@@ -1,12 +1,12 @@
-// Buttons that change the cluster: ask first, send to the API, say what came of it.
+// Buttons that change the cluster: ask for confirmation, call the API, show the result.
 //
-// A button says everything itself: data-do (method), data-url, data-body (JSON), data-title, data-text,
-// data-verb, data-done, data-type (a name that has to be typed) and data-then (where to go afterwards).
+// Attributes of a button: data-do (method), data-url, data-body (JSON), data-title, data-text, data-verb,
+// data-done, data-type (a name that has to be typed) and data-then (where to go afterwards).
 (() => {
   "use strict";
   const TIMEOUT_MS = 20000;
-  const STAYS_MS = 6000;
-  const KEY = "console_told";
+  const SHOWN_MS = 6000;
+  const RESULT_KEY = "console_result";
 
   const dialog = document.getElementById("ask");
   const part = (name) => dialog.querySelector(`[data-part="${name}"]`);
@@ -15,10 +15,10 @@
 
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-do]");
-    if (button) ask({ ...button.dataset }); // a copy: the button changes when the page is renewed
+    if (button) askToConfirm({ ...button.dataset }); // a copy, as the button changes when the page is updated
   });
 
-  function ask(action) {
+  function askToConfirm(action) {
     pending = action;
     part("title").textContent = action.title;
     part("text").textContent = action.text || "";
@@ -52,8 +52,8 @@
     const topic = form.elements.topic.value.trim();
     const channel = form.elements.channel.value.trim();
     const done = channel ? `Channel ${channel} of topic ${topic} created` : `Topic ${topic} created`;
-    send({ do: "POST", url: form.dataset.create, body: JSON.stringify({ topic, channel }), done }).then((went) => {
-      if (went) form.reset();
+    send({ do: "POST", url: form.dataset.create, body: JSON.stringify({ topic, channel }), done }).then((succeeded) => {
+      if (succeeded) form.reset();
     });
   });
 
@@ -71,21 +71,21 @@
       if (!response.ok) throw new Error(answer.message || `the console answered ${response.status}`);
     } catch (error) {
       const text = error.name === "TimeoutError" ? `no answer within ${TIMEOUT_MS / 1000} s` : error.message;
-      tell("bad", `Not done: ${text}`);
+      showToast("bad", `Failed: ${text}`);
       return false;
     }
-    const result = answer.message ? ["warn", `${action.done}, but: ${answer.message}`] : ["good", action.done];
+    const result = answer.message ? ["warn", `${action.done}, with errors: ${answer.message}`] : ["good", action.done];
     if (action.then) {
-      remember(result);
+      store(result);
       location.assign(action.then);
     } else {
-      tell(...result);
+      showToast(...result);
       document.dispatchEvent(new Event("console:refresh"));
     }
     return true;
   }
 
-  function tell(kind, text) {
+  function showToast(kind, text) {
     const box = document.createElement("div");
     box.className = `notice ${kind}`;
     if (kind === "bad") box.setAttribute("role", "alert");
@@ -99,23 +99,23 @@
     box.append(words, close);
     toasts.append(box);
     while (toasts.children.length > 4) toasts.firstChild.remove();
-    if (kind === "good") setTimeout(() => box.remove(), STAYS_MS);
+    if (kind === "good") setTimeout(() => box.remove(), SHOWN_MS);
   }
 
-  // Said on the next page, when the one that it was said of is gone.
-  function remember(result) {
+  // For the next page, which shows it.
+  function store(result) {
     try {
-      sessionStorage.setItem(KEY, JSON.stringify(result));
+      sessionStorage.setItem(RESULT_KEY, JSON.stringify(result));
     } catch {
-      // it is not said then
+      // no session storage: the result is not shown
     }
   }
 
   try {
-    const told = JSON.parse(sessionStorage.getItem(KEY));
-    sessionStorage.removeItem(KEY);
-    if (told) tell(...told);
+    const result = JSON.parse(sessionStorage.getItem(RESULT_KEY));
+    sessionStorage.removeItem(RESULT_KEY);
+    if (result) showToast(...result);
   } catch {
-    // nothing to say
+    // no result is stored
   }
 })();

@@ -1,5 +1,5 @@
-// Draws the history of what the page shows: <figure data-chart="ADDRESS" data-lines="in out"> and a .plot in it.
-// The address answers {"at":[unix seconds],"lines":{"in":[values or null]}}.
+// Draws the charts of a page: <figure data-chart="URL" data-lines="in out"> with a .plot in it.
+// The URL answers {"at":[unix seconds],"lines":{"in":[values or null]}}.
 (() => {
   "use strict";
   const LOOKS = {
@@ -14,11 +14,11 @@
     clients: { label: "consumers", color: "--accent" },
   };
   const drawn = new Map();
-  let asked = new Map();
+  let requests = new Map();
 
   const color = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
 
-  // Canvas knows no light-dark(): let the browser work the colour out on an element.
+  // A canvas does not know light-dark(): let the browser compute the colour on an element.
   const probe = document.createElement("i");
   probe.hidden = true;
   document.body.append(probe);
@@ -44,9 +44,9 @@
     return parts.map((part) => String(part).padStart(2, "0")).join(":");
   };
 
-  function ask(address) {
-    if (!asked.has(address)) {
-      asked.set(
+  function fetchSeries(address) {
+    if (!requests.has(address)) {
+      requests.set(
         address,
         fetch(address, { credentials: "same-origin", signal: AbortSignal.timeout(20000) }).then((response) => {
           if (!response.ok) throw new Error(`the console answered ${response.status}`);
@@ -54,7 +54,7 @@
         }),
       );
     }
-    return asked.get(address);
+    return requests.get(address);
   }
 
   function options(figure, names, plot) {
@@ -108,12 +108,12 @@
     tip.replaceChildren(Object.assign(document.createElement("div"), { textContent: rows[0] }));
     u.series.slice(1).forEach((series, n) => {
       const row = document.createElement("div");
-      const mark = document.createElement("i");
-      mark.className = "swatch";
-      mark.style.color = series.stroke(u, n + 1);
+      const swatch = document.createElement("i");
+      swatch.className = "swatch";
+      swatch.style.color = series.stroke(u, n + 1);
       const value = document.createElement("b");
       value.textContent = short(u.data[n + 1][index]);
-      row.append(mark, series.label, value);
+      row.append(swatch, series.label, value);
       tip.append(row);
     });
     const box = figure.getBoundingClientRect();
@@ -131,12 +131,12 @@
       ...names.map((name) => {
         const look = LOOKS[name] || { label: name, color: "--in" };
         const item = document.createElement("li");
-        const mark = document.createElement("i");
-        mark.className = "swatch";
-        mark.style.color = `var(${look.color})`;
+        const swatch = document.createElement("i");
+        swatch.className = "swatch";
+        swatch.style.color = `var(${look.color})`;
         const value = document.createElement("b");
         value.textContent = short(last(data.lines[name]));
-        item.append(mark, look.label, value);
+        item.append(swatch, look.label, value);
         words.push(`${look.label} ${value.textContent}`);
         return item;
       }),
@@ -150,12 +150,12 @@
     return null;
   }
 
-  async function draw(figure, anew) {
+  async function draw(figure, redraw) {
     const plot = figure.querySelector(".plot");
     const names = figure.dataset.lines.split(" ");
     let data;
     try {
-      data = await ask(figure.dataset.chart);
+      data = await fetchSeries(figure.dataset.chart);
     } catch (error) {
       console.warn(`chart: ${error.message}`);
       return;
@@ -165,7 +165,7 @@
     const table = [data.at, ...present.map((name) => data.lines[name])];
     legend(figure, present, data);
     let chart = drawn.get(figure);
-    if (chart && (anew || chart.names !== present.join())) {
+    if (chart && (redraw || chart.names !== present.join())) {
       chart.plot.destroy();
       chart = null;
     }
@@ -177,15 +177,15 @@
     }
   }
 
-  function drawAll(anew) {
-    asked = new Map();
+  function drawAll(redraw) {
+    requests = new Map();
     const figures = document.querySelectorAll("figure[data-chart]");
     for (const [figure, chart] of drawn) {
       if (figure.isConnected) continue;
       chart.plot.destroy();
       drawn.delete(figure);
     }
-    for (const figure of figures) draw(figure, anew);
+    for (const figure of figures) draw(figure, redraw);
   }
 
   let resizing = 0;

@@ -1,7 +1,7 @@
-// Keeps the page true: one stream of events says when the cluster was asked anew, then the page is fetched
-// again and only what differs is changed in place. Searching, sorting and paging go the same way.
+// Keeps the page up to date: an event stream reports each poll of the cluster, then the page is fetched again and
+// what differs is changed in place. Searching, sorting and paging work the same way.
 //
-// A hidden page closes its stream: browsers allow few connections to one host, and servers few streams.
+// A hidden page closes its stream: browsers allow few connections to one host, and the server few streams.
 (() => {
   "use strict";
   const TIMEOUT_MS = 20000;
@@ -15,10 +15,10 @@
   let retry = 0;
   let running = null;
   let again = false;
-  let asked = performance.now() - Number(pulse.dataset.ageMs || 0);
+  let updated = performance.now() - Number(pulse.dataset.ageMs || 0);
   let state = "wait";
 
-  // What may not be touched: charts draw themselves, forms are being filled in, and what was opened stays open.
+  // Left as they are: charts, which draw themselves, forms, and the open state of <details>.
   const callbacks = {
     beforeNodeMorphed: (old) => !(old.nodeType === 1 && old.hasAttribute("data-keep")),
     beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS"),
@@ -33,18 +33,18 @@
     if (!response.ok) throw new Error(`the console answered ${response.status}`);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const fresh = page.getElementById("content");
-    if (!fresh) throw new Error("the console answered with something else");
+    if (!fresh) throw new Error("the response is not a page of the console");
     const active = document.activeElement;
-    // Who is typing keeps the text; anything else that has the focus changes like the rest.
+    // A focused field keeps the text being typed; other focused elements are updated like the rest.
     const ignoreActiveValue = active !== null && active.matches("input, select");
     Idiomorph.morph(content(), fresh, { ignoreActiveValue, callbacks });
     if (active && active.id && document.activeElement !== active) document.getElementById(active.id)?.focus();
     document.title = page.title;
-    asked = performance.now() - Number(page.getElementById("pulse")?.dataset.ageMs || 0);
+    updated = performance.now() - Number(page.getElementById("pulse")?.dataset.ageMs || 0);
     document.dispatchEvent(new Event("console:updated"));
   }
 
-  // One at a time; what comes in between is done once afterwards.
+  // One at a time; requests that arrive meanwhile are served together by one more.
   async function refresh() {
     if (running) {
       again = true;
@@ -75,9 +75,9 @@
       state = "live";
       showPulse();
     });
-    source.addEventListener("picture", () => refresh());
+    source.addEventListener("snapshot", () => refresh());
     source.addEventListener("error", () => {
-      // The browser tries again by itself unless it was refused: then the page asks now and then.
+      // The browser reconnects by itself unless the stream was refused: then the page polls.
       if (source.readyState !== EventSource.CLOSED) {
         state = "lost";
         showPulse();
@@ -94,13 +94,13 @@
   }
 
   function showPulse() {
-    const age = Math.max(0, Math.round((performance.now() - asked) / 1000));
+    const age = Math.max(0, Math.round((performance.now() - updated) / 1000));
     const every = Number(pulse.dataset.everyMs) / 1000;
     const late = state === "live" && age > 3 * every + 5;
     pulse.dataset.state = late ? "late" : state;
     const text = state === "lost" ? "No connection" : state === "live" ? "Live" : "Connecting";
-    pulseText.textContent = state === "lost" || late ? `${text}, ${age} s old` : text;
-    pulse.title = `The cluster was asked ${age} s ago`;
+    pulseText.textContent = state === "lost" || late ? `${text}, updated ${age} s ago` : text;
+    pulse.title = `Updated ${age} s ago`;
   }
 
   function go(url, { replace = false } = {}) {
@@ -108,7 +108,7 @@
     return refresh();
   }
 
-  // How far back charts look holds for all pages: the server reads it when an address does not say.
+  // The time range applies to all pages: the server reads the cookie if the address has none.
   function remember(name, value) {
     const path = new URL(pulse.dataset.stream, location.href).pathname.replace(/\/live$/, "") || "/";
     document.cookie = `console_${name}=${value}; path=${path}; max-age=31536000; samesite=strict`;

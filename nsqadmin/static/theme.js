@@ -1,4 +1,4 @@
-// Loaded before the page is painted, so that a chosen theme does not flash. Without a choice the system's holds.
+// Loaded before the page is painted, so that the page does not flash in the wrong theme. The default is the system's.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -7,7 +7,7 @@
     try {
       return localStorage.getItem(key);
     } catch {
-      return null; // storage may be forbidden
+      return null; // storage may be disabled
     }
   };
   const apply = (theme) => {
@@ -25,7 +25,7 @@
     try {
       localStorage.setItem(key, next);
     } catch {
-      // it holds for this page then
+      // the choice applies to this page only
     }
     document.dispatchEvent(new Event("console:theme"));
   });

@@ -1,6 +1,14 @@
-"""Requests to nsqds and nsqlookupds: the one place that speaks HTTP to them."""
+"""Requests to nsqds and nsqlookupds: the only place that sends HTTP to them."""
 
 from nsqadmin.upstream.client import Upstream, UpstreamError
-from nsqadmin.upstream.fan_out import UpstreamFailed, Warnings, ask_all
+from nsqadmin.upstream.fan_out import NSQD, NSQLOOKUPD, UpstreamFailed, Warnings, query_all
 
-__all__ = ["Upstream", "UpstreamError", "UpstreamFailed", "Warnings", "ask_all"]
+__all__ = [
+    "NSQD",
+    "NSQLOOKUPD",
+    "Upstream",
+    "UpstreamError",
+    "UpstreamFailed",
+    "Warnings",
+    "query_all",
+]

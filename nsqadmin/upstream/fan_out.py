@@ -1,9 +1,9 @@
-"""One question to many daemons at once, and what is said when some or all of them did not answer."""
+"""One query to many daemons at once, and the errors and warnings when some or all of them do not answer."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import attrs
 import msgspec
@@ -11,14 +11,17 @@ import trio
 
 from nsqadmin.upstream.client import UpstreamError
 
-__all__ = ["UpstreamFailed", "Warnings", "ask_all"]
+__all__ = ["NSQD", "NSQLOOKUPD", "UpstreamFailed", "Warnings", "query_all"]
+
+NSQLOOKUPD: Final = "nsqlookupd"
+NSQD: Final = "nsqd"
 
 TargetT = TypeVar("TargetT")
-AnswerT = TypeVar("AnswerT")
+ResponseT = TypeVar("ResponseT")
 
 
 class UpstreamFailed(Exception):
-    """Nobody answered; the text is for people, and part of the API."""
+    """No daemon answered; the text is for people, and part of the API."""
 
     def __init__(self, kind: str, errors: Sequence[str]) -> None:
         super().__init__(f"failed to query any {kind}: " + "\n".join(errors))
@@ -26,48 +29,48 @@ class UpstreamFailed(Exception):
 
 @attrs.define
 class Warnings:
-    """What went wrong on the way to an answer that is given all the same."""
+    """The errors of daemons behind a response that is sent all the same."""
 
     steps: list[list[str]] = attrs.field(factory=list, init=False)
-    """The errors of each step that had some."""
+    """The errors of each step that had any."""
 
     def add(self, errors: Sequence[str]) -> None:
-        """Note the errors of one step."""
+        """Add the errors of one step."""
         if errors:
             self.steps.append(list(errors))
 
     @property
     def message(self) -> str:
-        """For the API's `message`: empty when nothing went wrong."""
+        """The `message` of the API; empty without errors."""
         if not self.steps:
             return ""
         return "WARNING: " + "; ".join("\n".join(errors) for errors in self.steps)
 
 
-async def ask_all(
+async def query_all(
     kind: str,
     targets: Sequence[TargetT],
-    ask: Callable[[TargetT], Awaitable[AnswerT]],
+    query: Callable[[TargetT], Awaitable[ResponseT]],
     warnings: Warnings,
-) -> list[tuple[TargetT, AnswerT]]:
-    """Ask all at once; the answers in the order of the targets, the errors of those who failed as one step of
-    `warnings`. `UpstreamFailed` when nobody answered, also when there is nobody to ask.
+) -> list[tuple[TargetT, ResponseT]]:
+    """Query all targets at once. Returns the responses in the order of the targets, and adds the errors of the others
+    to `warnings` as one step. `UpstreamFailed` if no target answered, and also if there is none.
     """
-    answers: list[tuple[TargetT, AnswerT] | None] = [None] * len(targets)
-    errors: list[str | None] = [None] * len(targets)
+    found: list[tuple[TargetT, ResponseT] | None] = [None] * len(targets)
+    failures: list[str | None] = [None] * len(targets)
 
-    async def ask_one(place: int, target: TargetT) -> None:
+    async def query_one(index: int, target: TargetT) -> None:
         try:
-            answers[place] = target, await ask(target)
+            found[index] = target, await query(target)
         except (UpstreamError, msgspec.MsgspecError) as error:
-            errors[place] = str(error)
+            failures[index] = str(error)
 
     async with trio.open_nursery() as nursery:
-        for place, target in enumerate(targets):
-            nursery.start_soon(ask_one, place, target)
-    told = [error for error in errors if error is not None]
-    given = [answer for answer in answers if answer is not None]
-    if not given:
-        raise UpstreamFailed(kind, told)
-    warnings.add(told)
-    return given
+        for index, target in enumerate(targets):
+            nursery.start_soon(query_one, index, target)
+    errors = [error for error in failures if error is not None]
+    answered = [response for response in found if response is not None]
+    if not answered:
+        raise UpstreamFailed(kind, errors)
+    warnings.add(errors)
+    return answered

@@ -15,16 +15,16 @@ import msgspec
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.collect import (
     NS_PER_SECOND,
+    SLICE_SECONDS,
     ChannelStats,
     DrainStats,
     Latency,
-    Pace,
     Stats,
     TopicStats,
-    in_slices,
 )
 from nsqkit.service.gojson import float_text
 from nsqkit.service.http import Response, json_body
+from nsqkit.yielder import Yielder
 
 __all__ = ["stats_json"]
 
@@ -33,7 +33,7 @@ _encode = msgspec.json.encode
 
 async def stats_json(stats: Stats, now_ns: int) -> Response:
     """The whole answer; `now_ns` is the wall time for ages. Gives way where there is much to encode."""
-    asked, pace = stats.query.topic, Pace()
+    asked, yielder = stats.query.topic, Yielder(SLICE_SECONDS)
     value: dict[str, Any] = {
         "version": stats.version,
         "health": stats.health,
@@ -41,13 +41,13 @@ async def stats_json(stats: Stats, now_ns: int) -> Response:
         "topics": None,
     }
     if stats.topics is not None:
-        value["topics"] = [await _topic(topic, now_ns, asked, pace) for topic in stats.topics]
+        value["topics"] = [await _topic(topic, now_ns, asked, yielder) for topic in stats.topics]
     if stats.memory is not None:
         value["memory"] = attrs.asdict(stats.memory)
     value["producers"] = None
     if stats.producers:
-        value["producers"] = await in_slices(
-            stats.producers, lambda client: msgspec.Raw(_encode(_client(client, asked))), pace
+        value["producers"] = await yielder.map(
+            lambda client: msgspec.Raw(_encode(_client(client, asked))), stats.producers
         )
     value["durability"] = stats.durability
     if stats.draining is not None:
@@ -55,12 +55,12 @@ async def stats_json(stats: Stats, now_ns: int) -> Response:
     return json_body(value)
 
 
-async def _topic(topic: TopicStats, now_ns: int, asked: str, pace: Pace) -> msgspec.Raw:
+async def _topic(topic: TopicStats, now_ns: int, asked: str, yielder: Yielder) -> msgspec.Raw:
     channels = []
     for channel in topic.channels:
         channels.append(msgspec.Raw(_encode(_channel(channel, now_ns, asked))))
-        await pace.did(1 + len(channel.clients or ()))
-    await pace.did(1)
+        await yielder.maybe_yield()
+    await yielder.maybe_yield()
     value = {
         "topic_name": topic.name,
         "channels": channels,

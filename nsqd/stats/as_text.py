@@ -10,26 +10,26 @@ import attrs
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.collect import (
     NS_PER_SECOND,
+    SLICE_SECONDS,
     ChannelStats,
     DrainStats,
     Latency,
-    Pace,
     Stats,
     TopicStats,
-    in_slices,
 )
 from nsqd.stats.memory import MemoryStats
 from nsqkit.options import format_duration
+from nsqkit.yielder import Yielder
 
 __all__ = ["stats_text"]
 
 
 async def stats_text(stats: Stats, now_ns: int) -> str:
     """The whole page; `now_ns` is the wall time for uptime and ages. Gives way where there is much to write."""
-    now, asked, pace = now_ns // NS_PER_SECOND, stats.query.topic, Pace()
-    topics = [await _topic(topic, now, asked, pace) for topic in stats.topics or ()]
-    producers = await in_slices(
-        stats.producers or [], lambda client: "   " + _client(client, now, asked) + "\n", pace
+    now, asked, yielder = now_ns // NS_PER_SECOND, stats.query.topic, Yielder(SLICE_SECONDS)
+    topics = [await _topic(topic, now, asked, yielder) for topic in stats.topics or ()]
+    producers = await yielder.map(
+        lambda client: "   " + _client(client, now, asked) + "\n", stats.producers or []
     )
     return "".join(
         (
@@ -74,17 +74,17 @@ def _memory(memory: MemoryStats) -> str:
     return "\nMemory:\n" + "".join(lines)
 
 
-async def _topic(topic: TopicStats, now: int, asked: str, pace: Pace) -> str:
+async def _topic(topic: TopicStats, now: int, asked: str, yielder: Yielder) -> str:
     start = "*P " if topic.paused else "   "
     line = (
         f"\n{start}[{topic.name:<15}] depth: {topic.depth:<5} be-depth: {topic.backend_depth:<5} "
         f"msgs: {topic.message_count:<8} e2e%: {_latency(topic.latency)}\n"
     )
-    await pace.did(1)
+    await yielder.maybe_yield()
     channels = []
     for channel in topic.channels:
         channels.append(_channel(channel, now, asked))
-        await pace.did(1 + len(channel.clients or ()))
+        await yielder.maybe_yield()
     return line + "".join(channels)
 
 

@@ -7,11 +7,9 @@ be some milliseconds apart. Clients are gone through once, not once for each cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
-import trio
 
 from nsqd.broker import Channel, Locality, Topic
 from nsqd.broker.latency import LatencyHistogram
@@ -20,26 +18,21 @@ from nsqd.stats.memory import MemoryStats, memory_stats
 from nsqd.stats.oldest import PlaceKey, publish_times
 from nsqd.stats.remaining import Remaining, remaining
 from nsqd.stats.source import StatsSource
+from nsqkit.yielder import Yielder
 
 __all__ = [
+    "SLICE_SECONDS",
     "ChannelStats",
     "DrainStats",
     "Latency",
-    "Pace",
     "Stats",
     "StatsQuery",
     "TopicStats",
     "collect",
-    "in_slices",
 ]
 
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-SLICE = 50  # topics, channels or clients: about a millisecond
-LATENCY_WEIGHT = (
-    20  # of a channel whose latency is measured: merging its samples takes a fraction of a millisecond
-)
+SLICE_SECONDS = 0.00025
+"""Of collecting or encoding, between two turns of other tasks: as long as some fifty channels take."""
 
 ChannelKey = tuple[str, str]
 """Names of a topic and of one of its channels."""
@@ -186,13 +179,13 @@ async def _collect_topics(
 ) -> list[TopicStats]:
     topics = daemon.broker.topics
     percentiles = daemon.options.e2e_processing_latency_percentiles
-    found, pace = [], Pace()
+    found, yielder = [], Yielder(SLICE_SECONDS)
     asked = [topics[query.topic]] if query.topic else list(topics.values())
-    oldest = await publish_times(asked) if query.include_ages else {}
+    oldest = await publish_times(asked, yielder) if query.include_ages else {}
     for name in [query.topic] if query.topic else sorted(topics):
         topic = topics.get(name)  # it may have gone since the names were taken
         if topic is not None and (not query.channel or query.channel in topic.channels):
-            found.append(await _topic_stats(topic, query, clients, percentiles, oldest, pace))
+            found.append(await _topic_stats(topic, query, clients, percentiles, oldest, yielder))
     return found
 
 
@@ -202,20 +195,19 @@ async def _topic_stats(
     clients: Mapping[ChannelKey, list[ClientStats]],
     percentiles: Sequence[float],
     oldest: Mapping[PlaceKey, int],
-    pace: Pace,
+    yielder: Yielder,
 ) -> TopicStats:
     channels, samples = [], LatencyHistogram()
     for name, channel in sorted(topic.channels.items()):
         its_samples = channel.latency.samples(channel.context.now) if channel.latency is not None else None
         if its_samples is not None and its_samples.count:
             samples.merge(its_samples)
-            await pace.did(LATENCY_WEIGHT)
         if query.channel in ("", name):
             its_clients = clients.get((topic.name, name), []) if query.include_clients else None
             latency = _latency(its_samples, percentiles)
             channels.append(_channel_stats(channel, its_clients, latency, oldest.get((topic.name, name))))
-        await pace.did(1)
-    await pace.did(1)
+        await yielder.maybe_yield()
+    await yielder.maybe_yield()
     return TopicStats(
         name=topic.name,
         channels=channels,
@@ -269,27 +261,3 @@ def _by_channel(clients: Iterable[ClientStats]) -> dict[ChannelKey, list[ClientS
         if client.subscribed is not None:
             groups.setdefault(client.subscribed, []).append(client)
     return groups
-
-
-class Pace:
-    """For long work on the event loop: others have their turn after every `SLICE` items."""
-
-    def __init__(self) -> None:
-        self._left = SLICE
-
-    async def did(self, items: int) -> None:
-        """So much is done. A checkpoint when that makes a slice."""
-        self._left -= items
-        if self._left <= 0:
-            self._left = SLICE
-            await trio.lowlevel.checkpoint()
-
-
-async def in_slices(items: Sequence[_T], function: Callable[[_T], _R], pace: Pace | None = None) -> list[_R]:
-    """`function` of every item, with a checkpoint after every slice. `pace`: of the longer work round it."""
-    pace = pace or Pace()
-    results: list[_R] = []
-    for item in items:
-        results.append(function(item))
-        await pace.did(1)
-    return results

@@ -13,29 +13,28 @@ import trio
 
 from nsqd.broker import Channel, Topic
 from nsqd.broker.oldest import OldestRead
+from nsqkit.yielder import Yielder
 
 __all__ = ["PlaceKey", "publish_times"]
 
 MOST_READS = 200  # of heads on disk for one answer; the others come with the next ones
 READ_SECONDS = 2.0
-SLICE = 200  # places, between two turns of others
 
 PlaceKey = tuple[str, str]
 """A topic and a channel; no channel: the topic itself."""
 
 
-async def publish_times(topics: Iterable[Topic]) -> dict[PlaceKey, int]:
-    """Nanoseconds since 1970, for each place that has a message. Gives way where there are many."""
+async def publish_times(topics: Iterable[Topic], yielder: Yielder) -> dict[PlaceKey, int]:
+    """Nanoseconds since 1970, for each place that has a message. Other tasks run in between."""
     known: dict[PlaceKey, int] = {}
     reads: list[tuple[PlaceKey, OldestRead]] = []
-    for at, (key, place) in enumerate(list(_places(topics)), 1):
+    for key, place in list(_places(topics)):
         answer = place.oldest()
         if isinstance(answer, OldestRead):
             reads.append((key, answer))
         elif answer is not None:
             known[key] = answer
-        if at % SLICE == 0:
-            await trio.lowlevel.checkpoint()
+        await yielder.maybe_yield()
     del reads[MOST_READS:]
     if reads:
         until = time.monotonic() + READ_SECONDS

@@ -15,9 +15,9 @@ import attrs
 
 from nsqd.stats.collect import (
     NS_PER_SECOND,
+    SLICE_SECONDS,
     ChannelStats,
     Latency,
-    Pace,
     Stats,
     StatsQuery,
     TopicStats,
@@ -26,6 +26,7 @@ from nsqd.stats.collect import (
 from nsqd.stats.source import StatsSource
 from nsqkit.service.exposition import Family, Sample, counter, gauge, label_set, program, render
 from nsqkit.service.http import Response
+from nsqkit.yielder import Yielder
 
 __all__ = ["metrics_page"]
 
@@ -63,14 +64,14 @@ async def metrics_page(daemon: StatsSource, now_ns: int) -> Response:
 async def _rows(stats: Stats, now_ns: int) -> tuple[list[_TopicRow], list[_ChannelRow]]:
     topics: list[_TopicRow] = []
     channels: list[_ChannelRow] = []
-    pace = Pace()
+    yielder = Yielder(SLICE_SECONDS)
     for topic in stats.topics or ():
         topics.append(_TopicRow(label_set({"topic": topic.name}), topic, topic.oldest_age(now_ns)))
         for channel in topic.channels:
             labels = label_set({"topic": topic.name, "channel": channel.name})
             channels.append(_ChannelRow(labels, channel, channel.oldest_age(now_ns)))
-            await pace.did(1)
-        await pace.did(1)
+            await yielder.maybe_yield()
+        await yielder.maybe_yield()
     return topics, channels
 
 

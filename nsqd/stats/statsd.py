@@ -24,9 +24,9 @@ import trio
 
 from nsqd.stats.collect import (
     NS_PER_SECOND,
+    SLICE_SECONDS,
     ChannelStats,
     Latency,
-    Pace,
     Stats,
     StatsQuery,
     TopicStats,
@@ -36,6 +36,7 @@ from nsqd.stats.memory import MemoryStats
 from nsqd.stats.source import StatsSource
 from nsqkit.logging import get_logger
 from nsqkit.wire.names import is_ephemeral
+from nsqkit.yielder import Yielder
 
 __all__ = ["Resolver", "Statsd", "datagrams", "expand_prefix"]
 
@@ -169,7 +170,7 @@ class _Lines:
     async def of(self, stats: Stats, *, exclude_ephemeral: bool) -> list[bytes]:
         """Topics and their channels by name, then memory. Gives way where there is much to write."""
         lines: list[bytes] = []
-        pace = Pace()
+        yielder = Yielder(SLICE_SECONDS)
         self._now = {}
         for topic in stats.topics or ():
             if exclude_ephemeral and is_ephemeral(topic.name):
@@ -178,8 +179,8 @@ class _Lines:
             for channel in topic.channels:
                 if not (exclude_ephemeral and is_ephemeral(channel.name)):
                     lines += self._channel(topic.name, channel)
-                    await pace.did(1)
-            await pace.did(1)
+                    await yielder.maybe_yield()
+            await yielder.maybe_yield()
         if stats.memory is not None:
             lines += self._memory(stats.memory)
         self._last = self._now

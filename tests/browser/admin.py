@@ -1,4 +1,4 @@
-"""One real `nsqadmin` in a process of its own, as `tests.process.daemon` has it for `nsqd`."""
+"""A real `nsqadmin` in a process of its own, like `tests.process.daemon` for `nsqd`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["AdminDaemon"]
 
 @attrs.define(eq=False)
 class AdminDaemon(Daemon):
-    """A console; what `Daemon` says of starting, killing and ports holds here too. It has no TCP port."""
+    """A console, started, killed and addressed as a `Daemon`. It has no TCP port."""
 
     data_path: Path = attrs.field(factory=Path)
-    """Of no use here: there is nothing on disk."""
+    """Unused: a console has no files."""
 
     @property
     def url(self) -> str:

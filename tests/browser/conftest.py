@@ -1,4 +1,4 @@
-"""One cluster, one console and one Chromium for all tests of this folder; pages report what goes wrong in them."""
+"""One cluster, one console and one Chromium for all tests of this folder; errors in a page fail its test."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ WIDE = (1320, 900)
 PHONE = (390, 844)
 
 
-@attrs.define(eq=False, slots=False)  # Playwright hangs things on whoever listens
+@attrs.define(eq=False, slots=False)  # Playwright sets attributes on listeners
 class Watch:
-    """What a page did that it should not have done."""
+    """The errors of a page."""
 
     home: str
     errors: list[str] = attrs.field(factory=list)
 
-    def look_at(self, page: Page) -> None:
-        """Listen to everything that the page does from now on."""
+    def watch(self, page: Page) -> None:
+        """Record the errors of this page."""
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.errors.append(f"crashed: {error}"))
         page.on("request", self._follow)
@@ -42,23 +42,23 @@ class Watch:
 
     def _follow(self, request: Request) -> None:
         if not request.url.startswith((self.home + "/", "data:")):
-            self.errors.append(f"asked a stranger: {request.url}")
+            self.errors.append(f"request to another host: {request.url}")
 
 
 @pytest.fixture(
     scope="package"
-)  # a browser that stays would keep an event loop running, in the way of others
+)  # a browser of the whole session would keep an event loop running, which disturbs other tests
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A cluster with traffic, and a console for it."""
     if find_chromium() is None:
-        pytest.skip("no Chromium here: apt-get install chromium, or name one in CHROMIUM")
+        pytest.skip("no Chromium: apt-get install chromium, or set CHROMIUM")
     with Scene(tmp_path_factory.mktemp("scene"), ("--poll-interval=500ms",)) as scene:
         yield scene
 
 
 @pytest.fixture(
     scope="package"
-)  # a browser that stays would keep an event loop running, in the way of others
+)  # a browser of the whole session would keep an event loop running, which disturbs other tests
 def browser(scene: Scene) -> Iterator[Browser]:
     """A Chromium."""
     with scene.browser() as browser:
@@ -71,7 +71,7 @@ StartConsole = Callable[..., AdminDaemon]
 
 @pytest.fixture
 def start_console(scene: Scene) -> Iterator[StartConsole]:
-    """Starts more consoles for the same cluster, with these flags; they end after all pages."""
+    """Starts further consoles for the same cluster, with these flags; they are stopped after all pages are closed."""
     with contextlib.ExitStack() as stack:
 
         def start(*flags: str) -> AdminDaemon:
@@ -84,10 +84,10 @@ def start_console(scene: Scene) -> Iterator[StartConsole]:
 
 @pytest.fixture
 def open_page(scene: Scene, browser: Browser, start_console: object) -> Iterator[OpenPage]:
-    """Opens pages: `open_page("/nodes", scheme="dark", size=PHONE)`. At the end, none of them may have misbehaved.
+    """Opens pages: `open_page("/nodes", scheme="dark", size=PHONE)`. At the end, none of them may have had an error.
 
-    `home` is another console than the usual one; `watched=False` is for tests that break things on purpose. What is
-    given besides goes to Playwright.
+    `home` is the address of another console; `watched=False` is for tests with expected errors. Other arguments are
+    passed to Playwright.
     """
     pages: list[Page] = []
     watches: list[Watch] = []
@@ -108,7 +108,7 @@ def open_page(scene: Scene, browser: Browser, start_console: object) -> Iterator
         pages.append(page)
         if watched:
             watches.append(Watch(home))
-            watches[-1].look_at(page)
+            watches[-1].watch(page)
         page.goto(home + path)
         return page
 
@@ -119,13 +119,13 @@ def open_page(scene: Scene, browser: Browser, start_console: object) -> Iterator
 
 
 def live(page: Page) -> Page:
-    """Wait until the page hears of the cluster."""
+    """Wait until the event stream of the page is open."""
     page.wait_for_selector("#pulse[data-state=live]")
     return page
 
 
 def renewed(page: Page, times: int = 2) -> None:
-    """Wait until the page has renewed itself so often."""
+    """Wait until the page has updated itself so many times."""
     page.evaluate(
         """(times) => new Promise((done) => {
             document.addEventListener("console:updated", () => { times -= 1; if (times === 0) done(); });

@@ -1,4 +1,4 @@
-"""How a page looks to everybody: in light and dark, on a wide screen and a phone, and to those who cannot see it."""
+"""Checks of how a page looks: in light and dark, on a wide screen and a phone, and for assistive technology."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AXE_RUN = """async () => {
 
 
 def check_looks(page: Page, name: str) -> None:
-    """Nobody is kept from using the page, and it fits. Pictures of it are kept under this name."""
+    """Check that the page is accessible and fits the screen; keeps screenshots of it under this name."""
     page.evaluate(AXE.read_text())
     ARTEFACTS.mkdir(exist_ok=True)
     for look, scheme, (width, height) in LOOKS:

@@ -1,10 +1,10 @@
-"""Everything that a look at the console needs: three nsqds, two registries, traffic, a console, and a browser.
+"""The environment of browser tests: three nsqds, two registries, traffic, a console, and a browser.
 
     with Scene(tmp_path) as scene, scene.browser() as browser:
         page = browser.new_page()
         page.goto(scene.url("/topics"))
 
-Playwright drives Debian's Chromium (or the one that CHROMIUM names), which is told to keep to itself.
+Playwright drives Debian's Chromium (or the one in CHROMIUM), with its background traffic disabled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.cluster.cluster import Cluster
 __all__ = ["Scene", "find_chromium"]
 
 ROOT = Path(__file__).resolve().parents[2]
-QUIET = [
+CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-background-networking",
     "--disable-component-update",
@@ -42,7 +42,7 @@ NSQD_FLAGS = [
     "--enable-experiment=topology-aware-consumption",
     "--e2e-processing-latency-percentile=0.99,0.5",
 ]
-LEFT_BEHIND = ("imports-2024", "nightly")
+REGISTRY_ONLY = ("imports-2024", "nightly")
 """A topic with a channel that only the registries know."""
 
 
@@ -54,7 +54,7 @@ def find_chromium() -> str | None:
 
 @attrs.define(eq=False)
 class Scene:
-    """It is set when the `with` block is entered; what it has started ends with the block."""
+    """Started at the begin of a `with` block, and stopped at its end."""
 
     path: Path
     console_flags: Sequence[str] = ("--poll-interval=1s",)
@@ -63,7 +63,7 @@ class Scene:
     _stack: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack, init=False)
 
     def __enter__(self) -> Scene:
-        """Start all of it."""
+        """Start everything."""
         with contextlib.ExitStack() as stack:
             self.cluster = stack.enter_context(Cluster(self.path, nsqd_flags=NSQD_FLAGS))
             self.cluster.start()
@@ -76,7 +76,7 @@ class Scene:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End all of it."""
+        """Stop everything."""
         self.console.kill()
         self._stack.close()
 
@@ -85,7 +85,7 @@ class Scene:
         return self.console.url + path
 
     def start_console(self, *flags: str) -> AdminDaemon:
-        """Start one more console for the same cluster. Whoever starts it ends it."""
+        """Start a further console for the same cluster; the caller stops it."""
         known = [f"--lookupd-http-address={each}" for each in self.cluster.lookupd_http_addresses]
         console = AdminDaemon(flags=[*known, *self.console_flags, *flags])
         console.start()
@@ -96,21 +96,21 @@ class Scene:
     def browser() -> Iterator[Browser]:
         """Start a Chromium without a window."""
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=find_chromium(), args=QUIET)
+            browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
             try:
                 yield browser
             finally:
                 browser.close()
 
     def _set_up_topics(self) -> None:
-        """Channels first: a topic's first channel gets all that was published before."""
+        """Create channels before any traffic: a topic's first channel would get all earlier messages."""
         self.cluster.wait_known(self.cluster.nsqds, within_s=5.0)
         for topic in TOPICS:
-            for reader in CHANNELS:
-                if reader.topic == topic and not reader.channel.endswith("#ephemeral"):
-                    self.cluster.create_channel(topic, reader.channel)
+            for load in CHANNELS:
+                if load.topic == topic and not load.channel.endswith("#ephemeral"):
+                    self.cluster.create_channel(topic, load.channel)
         self.cluster.create_channel(*FORGOTTEN)
-        topic, channel = LEFT_BEHIND
+        topic, channel = REGISTRY_ONLY
         for registry in self.cluster.registries:
             for target in (
                 f"/topic/create?topic={topic}",

@@ -1,4 +1,4 @@
-"""Pictures of the console for the documents, from a cluster that runs for a few minutes.
+"""Takes the screenshots of the documentation, of a cluster that runs for a few minutes.
 
 python -m tests.browser.screenshots docs/images [SECONDS]
 """
@@ -16,15 +16,15 @@ from playwright.sync_api import Browser
 
 from tests.browser.scene import Scene
 
-__all__ = ["PICTURES", "Picture", "take"]
+__all__ = ["SCREENSHOTS", "Screenshot", "take"]
 
 WARM_UP_S = 240.0
-"""So that the charts have something to show."""
+"""For the history of the charts."""
 
 
 @attrs.frozen
-class Picture:
-    """One picture."""
+class Screenshot:
+    """One screenshot."""
 
     name: str
     path: str
@@ -34,42 +34,42 @@ class Picture:
     scale: float = 1.0
 
 
-PICTURES = (
-    Picture("console-light", "/?sort=in", "light", height=1130),
-    Picture("console-dark", "/?sort=in", "dark", height=1130),
-    Picture("channel-light", "/topics/payments/fraud-check", "light", height=1130),
-    Picture("channel-dark", "/topics/payments/fraud-check", "dark", height=1130),
-    Picture("phone-light", "/?sort=in", "light", width=390, height=844, scale=2.0),
-    Picture("phone-dark", "/topics/payments/fraud-check", "dark", width=390, height=844, scale=2.0),
+SCREENSHOTS = (
+    Screenshot("console-light", "/?sort=in", "light", height=1130),
+    Screenshot("console-dark", "/?sort=in", "dark", height=1130),
+    Screenshot("channel-light", "/topics/payments/fraud-check", "light", height=1130),
+    Screenshot("channel-dark", "/topics/payments/fraud-check", "dark", height=1130),
+    Screenshot("phone-light", "/?sort=in", "light", width=390, height=844, scale=2.0),
+    Screenshot("phone-dark", "/topics/payments/fraud-check", "dark", width=390, height=844, scale=2.0),
 )
 
 
-def take(browser: Browser, scene: Scene, picture: Picture, folder: Path) -> Path:
-    """Take one picture."""
+def take(browser: Browser, scene: Scene, screenshot: Screenshot, folder: Path) -> Path:
+    """Take one screenshot."""
     page = browser.new_page(
-        viewport={"width": picture.width, "height": picture.height},
-        color_scheme=picture.scheme,
-        device_scale_factor=picture.scale,
+        viewport={"width": screenshot.width, "height": screenshot.height},
+        color_scheme=screenshot.scheme,
+        device_scale_factor=screenshot.scale,
     )
-    page.goto(scene.url(picture.path))
+    page.goto(scene.url(screenshot.path))
     page.wait_for_selector("#pulse[data-state=live]")
     page.wait_for_selector(".plot canvas")
     page.evaluate("document.fonts.ready")
-    path = folder / f"{picture.name}.png"
+    path = folder / f"{screenshot.name}.png"
     page.screenshot(path=path)
     page.close()
     return path
 
 
 def main(folder: Path, warm_up_s: float) -> None:
-    """Set the scene, wait, take all pictures."""
+    """Start the cluster, wait, take all screenshots."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data, Scene(Path(data), ("--poll-interval=2s",)) as scene:
-        print(f"the cluster runs for {warm_up_s:.0f} s before it is shown")
+        print(f"the cluster runs for {warm_up_s:.0f} s first")
         time.sleep(warm_up_s)
         with scene.browser() as browser:
-            for picture in PICTURES:
-                path = take(browser, scene, picture, folder)
+            for screenshot in SCREENSHOTS:
+                path = take(browser, scene, screenshot, folder)
                 print(f"{path} ({path.stat().st_size // 1024} KiB)")
 
 

@@ -18,8 +18,8 @@ def publish(scene: Scene, topic: str, count: int = 1) -> None:
             assert nsqd.request("POST", f"/pub?topic={topic}", b"hello")[0] == 200
 
 
-def type_and_go(page: Page, name: str) -> None:
-    """Fill in the question that cannot be answered by accident."""
+def confirm_by_typing(page: Page, name: str) -> None:
+    """Confirm an action that cannot be undone."""
     ok = page.locator("#ask [data-part=ok]")
     expect(ok).to_be_disabled()
     page.fill("#ask-typed", name[:-1])
@@ -28,40 +28,40 @@ def type_and_go(page: Page, name: str) -> None:
     page.press("#ask-typed", "Enter")
 
 
-def told(page: Page, kind: str, text: str) -> None:
-    """Look for what came of it."""
+def expect_toast(page: Page, kind: str, text: str) -> None:
+    """Wait for the result."""
     expect(page.locator(f"#toasts .notice.{kind}").last).to_contain_text(text)
 
 
-def test_topics_and_channels_are_created_and_taken_off_the_registries(
+def test_topics_and_channels_are_created_in_and_deleted_from_the_registries(
     open_page: OpenPage, scene: Scene
 ) -> None:
     page = live(open_page("/lookup"))
     page.fill("#create-topic", "made.here")
     page.fill("#create-channel", "one")
-    renewed(page)  # what is being filled in stays
-    page.click("text=Create >> nth=-1")
-    told(page, "good", "Channel one of topic made.here created")
+    renewed(page)  # a form that is being filled in is kept
+    page.click("#create button")
+    expect_toast(page, "good", "Channel one of topic made.here created")
     tree = page.locator("ul.tree > li", has_text="made.here")
     expect(tree).to_contain_text("one")
     assert all(registry.channels("made.here") == ["one"] for registry in scene.cluster.registries)
 
     tree.get_by_label("Delete channel one?").click()
-    type_and_go(page, "one")
-    told(page, "good", "Channel one deleted")
+    confirm_by_typing(page, "one")
+    expect_toast(page, "good", "Channel one deleted")
     expect(tree).not_to_contain_text("one")
 
     tree.get_by_label("Delete topic made.here?").click()
-    type_and_go(page, "made.here")
-    told(page, "good", "Topic made.here deleted")
+    confirm_by_typing(page, "made.here")
+    expect_toast(page, "good", "Topic made.here deleted")
     expect(tree).to_have_count(0)
     assert all("made.here" not in registry.topics() for registry in scene.cluster.registries)
 
 
-def test_a_name_that_is_none_is_refused_before_it_is_sent(open_page: OpenPage) -> None:
+def test_an_invalid_name_is_refused_before_it_is_sent(open_page: OpenPage) -> None:
     page = live(open_page("/lookup"))
     page.fill("#create-topic", "no spaces")
-    page.click("text=Create >> nth=-1")
+    page.click("#create button")
     assert page.evaluate("document.getElementById('create-topic').validity.patternMismatch")
     expect(page.locator("#toasts .notice")).to_have_count(0)
 
@@ -77,24 +77,24 @@ def test_a_topic_is_paused_emptied_and_deleted(open_page: OpenPage, scene: Scene
     expect(page.locator("#ask")).to_be_hidden()
     page.click(".actions >> text=Pause")
     page.click("#ask [data-part=ok]")
-    told(page, "good", "Topic act.topic paused")
+    expect_toast(page, "good", "Topic act.topic paused")
     expect(page.locator("h1")).to_contain_text("paused")
     page.click(".actions >> text=Unpause")
     page.click("#ask [data-part=ok]")
-    told(page, "good", "Topic act.topic goes on")
+    expect_toast(page, "good", "Topic act.topic unpaused")
     expect(page.locator("h1")).not_to_contain_text("paused")
 
-    depth = page.locator(".tiles > div", has_text="Topic's own depth").locator("dd").first
+    depth = page.locator(".tiles > div", has_text="Topic depth").locator("dd").first
     expect(depth).to_have_text("6")
     page.click(".actions >> text=Empty")
-    type_and_go(page, "act.topic")
-    told(page, "good", "Topic act.topic emptied")
+    confirm_by_typing(page, "act.topic")
+    expect_toast(page, "good", "Topic act.topic emptied")
     expect(depth).to_have_text("0")
 
     page.click(".actions >> text=Delete")
-    type_and_go(page, "act.topic")
+    confirm_by_typing(page, "act.topic")
     page.wait_for_url(scene.url("/"))
-    told(page, "good", "Topic act.topic deleted")
+    expect_toast(page, "good", "Topic act.topic deleted")
     expect(page.locator("tbody th a", has_text="act.topic")).to_have_count(0)
     assert "act.topic" not in [each["topic_name"] for each in nsqd.stats()["topics"]]
 
@@ -108,57 +108,59 @@ def test_a_channel_is_paused_emptied_and_deleted(open_page: OpenPage, scene: Sce
 
     page.click(".actions >> text=Pause")
     page.click("#ask [data-part=ok]")
-    told(page, "good", "Channel c#ephemeral paused")
+    expect_toast(page, "good", "Channel c#ephemeral paused")
     expect(page.locator("h1")).to_contain_text("paused")
     assert scene.cluster.nsqds[1].channel_stats("act.channel", "c#ephemeral")["paused"]
 
     page.click(".actions >> text=Empty")
-    type_and_go(page, "c#ephemeral")
-    told(page, "good", "Channel c#ephemeral emptied")
+    confirm_by_typing(page, "c#ephemeral")
+    expect_toast(page, "good", "Channel c#ephemeral emptied")
     expect(depth).to_have_text("0")
 
     page.click(".actions >> text=Delete")
-    type_and_go(page, "c#ephemeral")
+    confirm_by_typing(page, "c#ephemeral")
     page.wait_for_url(scene.url("/topics/act.channel"))
-    told(page, "good", "Channel c#ephemeral deleted")
+    expect_toast(page, "good", "Channel c#ephemeral deleted")
     expect(page.locator("#channels-title")).to_contain_text("0")
 
 
-def test_a_topic_is_taken_off_one_node(open_page: OpenPage, scene: Scene) -> None:
+def test_a_topic_is_removed_from_one_node(open_page: OpenPage, scene: Scene) -> None:
     publish(scene, "act.tombstone")
     first, second = scene.cluster.nsqds[:2]
     scene.cluster.wait_listed("act.tombstone", [first, second], within_s=5.0)
     page = live(open_page("/topics/act.tombstone"))
     expect(page.locator("#nodes-title")).to_contain_text("2")
     node = f"127.0.0.1:{first.http_port}"
-    page.get_by_label(f"Take topic act.tombstone off {node}?").click()
-    type_and_go(page, "act.tombstone")
-    told(page, "good", f"Topic act.tombstone taken off {node}")
+    page.get_by_label(f"Remove topic act.tombstone from {node}?").click()
+    confirm_by_typing(page, "act.tombstone")
+    expect_toast(page, "good", f"Topic act.tombstone removed from {node}")
     expect(page.locator("#nodes-title")).to_contain_text("1")
     scene.cluster.wait_listed("act.tombstone", [second], within_s=5.0)
 
 
-def test_what_a_daemon_refuses_is_shown(open_page: OpenPage, scene: Scene) -> None:
+def test_a_refusal_of_a_daemon_is_shown(open_page: OpenPage, scene: Scene) -> None:
     publish(scene, "act.gone")
     page = live(open_page("/topics/act.gone/never-there"))
     page.click(".actions >> text=Pause")
     page.click("#ask [data-part=ok]")
-    told(page, "warn", "CHANNEL_NOT_FOUND")
+    expect_toast(page, "warn", "CHANNEL_NOT_FOUND")
     page.locator("#toasts .notice").get_by_label("Dismiss").click()
     expect(page.locator("#toasts .notice")).to_have_count(0)
 
 
-def test_what_fails_is_shown(open_page: OpenPage) -> None:
+def test_a_failed_action_is_shown(open_page: OpenPage) -> None:
     page = live(open_page("/topics/never-there", watched=False))
     page.click(".actions >> text=Pause")
     page.click("#ask [data-part=ok]")
-    told(page, "bad", "Not done: UPSTREAM_ERROR")
+    expect_toast(page, "bad", "Failed: UPSTREAM_ERROR")
 
 
-def test_who_is_no_administrator_can_only_look(open_page: OpenPage, start_console: StartConsole) -> None:
+def test_users_who_are_no_administrators_have_no_actions(
+    open_page: OpenPage, start_console: StartConsole
+) -> None:
     console = start_console("--admin-user=ann", "--base-path=/adm")
     page = live(open_page("/adm/topics/orders", home=console.url))
-    expect(page.locator("footer")).to_contain_text("Read only")
+    expect(page.locator("footer")).to_contain_text("Read-only")
     assert page.locator("button[data-do]").count() == 0
     headers = {"X-Forwarded-User": "ann"}
     page = live(open_page("/adm/topics/orders", home=console.url, extra_http_headers=headers))

@@ -1,4 +1,4 @@
-"""A drain is seen while it lasts, in light and dark, and nothing of it afterwards."""
+"""A drain is shown while it lasts, in light and dark, and no longer afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOPIC, CHANNEL = "parting", "held"
 
 @pytest.fixture
 def leaving(scene: Scene) -> Iterator[Daemon]:
-    """One more nsqd, with a message in a paused channel; the cluster is as before in the end."""
+    """An additional nsqd with a message in a paused channel; it is removed afterwards."""
     nsqd = scene.cluster.add_nsqd()
     try:
         nsqd.start()

@@ -1,4 +1,4 @@
-"""Pages renew themselves, find and sort while one types, and keep what one is doing."""
+"""Pages update themselves, search and sort while the user types, and keep the user's input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_figures_change_without_a_reload(open_page: OpenPage) -> None:
     assert page.evaluate("window.same")
 
 
-def test_charts_are_drawn_and_say_their_numbers(open_page: OpenPage) -> None:
+def test_charts_are_drawn_and_describe_their_values(open_page: OpenPage) -> None:
     page = live(open_page("/"))
     expect(page.locator("#plot-rates canvas")).to_be_visible()
     expect(page.locator("#legend-rates")).to_contain_text("in")
@@ -61,7 +61,7 @@ def test_a_filter_and_an_order_stay_over_polls_and_in_the_history(open_page: Ope
     expect(page.locator("th[aria-sort=descending]")).to_have_text("Messages")
 
 
-def test_what_was_opened_stays_open(open_page: OpenPage, scene: Scene) -> None:
+def test_details_stay_open(open_page: OpenPage, scene: Scene) -> None:
     page = live(open_page(f"/nodes/127.0.0.1:{scene.cluster.nsqds[0].http_port}"))
     details = page.locator("details").first
     details.locator("summary").click()
@@ -83,7 +83,7 @@ def test_the_theme_is_switched_and_remembered(open_page: OpenPage) -> None:
     assert page.evaluate(background) == light
 
 
-def test_the_counter_counts(open_page: OpenPage) -> None:
+def test_the_counter_grows(open_page: OpenPage) -> None:
     page = live(open_page("/counter", reduced_motion="no-preference"))
     output = page.locator("#counter-value")
     first = output.inner_text()
@@ -92,9 +92,7 @@ def test_the_counter_counts(open_page: OpenPage) -> None:
     assert int(output.inner_text().replace(",", "")) > int(first.replace(",", "")) + 20
 
 
-def test_a_console_that_goes_and_comes_back_is_noticed(
-    open_page: OpenPage, start_console: StartConsole
-) -> None:
+def test_a_page_notices_when_the_console_restarts(open_page: OpenPage, start_console: StartConsole) -> None:
     console = start_console()
     page = live(open_page("/", home=console.url, watched=False))
     assert console.terminate(within_s=3.0) == 0

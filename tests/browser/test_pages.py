@@ -1,4 +1,4 @@
-"""Every page, in light and dark, on a wide screen and a phone: nobody is kept from using it, and it fits."""
+"""Every page, in light and dark, on a wide screen and a phone: it is accessible, and fits the screen."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PAGES = {
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_for_everybody(scene: Scene, open_page: OpenPage, name: str) -> None:
+def test_a_page_is_accessible_and_fits(scene: Scene, open_page: OpenPage, name: str) -> None:
     node = f"127.0.0.1:{scene.cluster.nsqds[0].http_port}"
     page = live(open_page(PAGES[name].format(node=node)))
     check_looks(page, name)
 
 
-def test_everything_can_be_reached_with_the_keyboard(open_page: OpenPage) -> None:
+def test_controls_can_be_reached_with_the_keyboard(open_page: OpenPage) -> None:
     page = live(open_page("/"))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"

@@ -1,9 +1,9 @@
-"""A small company's messages, for the console to show: topics that are busy, quiet, paused, forgotten.
+"""Messages like those of a small company, for the console to show: busy topics, quiet ones, forgotten ones.
 
     python -m tests.browser.traffic 127.0.0.1:4150 127.0.0.1:4250 127.0.0.1:4350
 
-publishes to these nsqds and consumes from them until it is ended. It is a gentle load, 150 messages a second or so,
-that rises and falls: something to look at, not a measurement.
+publishes to these nsqds and consumes from them until it is stopped. The load is light, some 150 messages a second, and
+rises and falls; it is not for measurements.
 """
 
 from __future__ import annotations
@@ -25,87 +25,87 @@ __all__ = ["CHANNELS", "FORGOTTEN", "TOPICS", "main"]
 
 
 @attrs.frozen
-class Flow:
-    """One topic: how many messages a second it gets on the average, and how slowly that swings."""
+class TopicLoad:
+    """One topic: its average rate (messages a second), and the period in which it varies."""
 
     rate: float
     period_s: float
 
 
 @attrs.frozen
-class Reader:
-    """The consumers of one channel."""
+class ChannelLoad:
+    """One channel and its consumers."""
 
     topic: str
     channel: str
     hosts: Sequence[str]
     pause_s: float = 0.0
-    """How long one message takes."""
+    """Time per message."""
     failing: float = 0.0
-    """The part of the messages that is given back."""
+    """The share of the messages that is requeued."""
 
 
 TOPICS = {
-    "orders": Flow(35, 90),
-    "payments": Flow(12, 60),
-    "emails.outbound": Flow(8, 45),
-    "clickstream": Flow(70, 120),
-    "invoices": Flow(4, 30),
-    "image.resize": Flow(3, 50),
-    "webhooks": Flow(5, 40),
+    "orders": TopicLoad(35, 90),
+    "payments": TopicLoad(12, 60),
+    "emails.outbound": TopicLoad(8, 45),
+    "clickstream": TopicLoad(70, 120),
+    "invoices": TopicLoad(4, 30),
+    "image.resize": TopicLoad(3, 50),
+    "webhooks": TopicLoad(5, 40),
 }
 CHANNELS = (
-    Reader("orders", "billing", ["billing-1", "billing-2"]),
-    Reader("orders", "warehouse", ["warehouse-1"]),
-    Reader("orders", "audit", ["audit-1"]),
-    Reader("payments", "ledger", ["ledger-1", "ledger-2"]),
-    Reader("payments", "fraud-check", ["fraud-1"], pause_s=0.11),
-    Reader("emails.outbound", "sender", ["mail-1", "mail-2"], failing=0.06),
-    Reader("clickstream", "sessions", ["sessions-1", "sessions-2", "sessions-3"]),
-    Reader("clickstream", "metrics#ephemeral", ["grafana-1"]),
-    Reader("image.resize", "worker", ["resize-1"], pause_s=0.05),
-    Reader("webhooks", "deliver", ["hooks-1"]),
+    ChannelLoad("orders", "billing", ["billing-1", "billing-2"]),
+    ChannelLoad("orders", "warehouse", ["warehouse-1"]),
+    ChannelLoad("orders", "audit", ["audit-1"]),
+    ChannelLoad("payments", "ledger", ["ledger-1", "ledger-2"]),
+    ChannelLoad("payments", "fraud-check", ["fraud-1"], pause_s=0.11),
+    ChannelLoad("emails.outbound", "sender", ["mail-1", "mail-2"], failing=0.06),
+    ChannelLoad("clickstream", "sessions", ["sessions-1", "sessions-2", "sessions-3"]),
+    ChannelLoad("clickstream", "metrics#ephemeral", ["grafana-1"]),
+    ChannelLoad("image.resize", "worker", ["resize-1"], pause_s=0.05),
+    ChannelLoad("webhooks", "deliver", ["hooks-1"]),
 )
 FORGOTTEN = ("invoices", "archive")
-"""A channel that nobody consumes from."""
+"""A channel without a consumer."""
 STUCK = ("webhooks", "deliver")
-"""A channel with one more consumer, which takes messages and never answers."""
+"""A channel with one more consumer, which takes messages and never responds."""
 
 
 async def main(addresses: Sequence[str]) -> None:
     """Publish and consume until cancelled."""
     threading.Thread(target=_never_answer, args=(addresses[0],), daemon=True).start()
     async with trio.open_nursery() as nursery:
-        for reader in CHANNELS:
-            for host in reader.hosts:
-                nursery.start_soon(_consume, reader, host, addresses)
+        for load in CHANNELS:
+            for host in load.hosts:
+                nursery.start_soon(_consume, load, host, addresses)
         for address, share in zip(addresses, (1.0, 0.7, 0.4), strict=False):
             nursery.start_soon(_publish, address, share / 2.1)
 
 
 async def _publish(address: str, share: float) -> None:
     async with Producer(nsqd_tcp_addresses=[address]) as producer, trio.open_nursery() as nursery:
-        for topic, flow in TOPICS.items():
-            nursery.start_soon(_publish_to, producer, topic, flow, share)
+        for topic, load in TOPICS.items():
+            nursery.start_soon(_publish_to, producer, topic, load, share)
 
 
-async def _publish_to(producer: Producer, topic: str, flow: Flow, share: float) -> None:
+async def _publish_to(producer: Producer, topic: str, load: TopicLoad, share: float) -> None:
     for number in itertools.count():
         body = f'{{"topic":"{topic}","number":{number},"pad":"{"x" * random.randrange(40, 300)}"}}'
         if topic == "webhooks" and number % 9 == 0:
             await producer.publish_deferred(topic, body.encode(), delay=20)
         else:
             await producer.publish(topic, body.encode())
-        swing = 1 + 0.45 * math.sin(2 * math.pi * trio.current_time() / flow.period_s)
-        await trio.sleep(random.expovariate(flow.rate * share * swing))
+        swing = 1 + 0.45 * math.sin(2 * math.pi * trio.current_time() / load.period_s)
+        await trio.sleep(random.expovariate(load.rate * share * swing))
 
 
-async def _consume(reader: Reader, host: str, addresses: Sequence[str]) -> None:
+async def _consume(load: ChannelLoad, host: str, addresses: Sequence[str]) -> None:
     consumer = Consumer(
-        reader.topic,
-        reader.channel,
+        load.topic,
+        load.channel,
         nsqd_tcp_addresses=list(addresses),
-        handler=_handler(reader),
+        handler=_handler(load),
         max_in_flight=30,
         hostname=f"{host}.eu.example",
         client_id=host,
@@ -116,10 +116,10 @@ async def _consume(reader: Reader, host: str, addresses: Sequence[str]) -> None:
     await consumer.run()
 
 
-def _handler(reader: Reader) -> Callable[[Message], Awaitable[None]]:
+def _handler(load: ChannelLoad) -> Callable[[Message], Awaitable[None]]:
     async def handle(message: Message) -> None:
-        await trio.sleep(reader.pause_s)
-        if random.random() < reader.failing:
+        await trio.sleep(load.pause_s)
+        if random.random() < load.failing:
             message.requeue(2.0, backoff=False)
 
     return handle

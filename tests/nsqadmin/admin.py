@@ -1,4 +1,4 @@
-"""The console's process with a script's requests to its API.
+"""The process of a console, with requests to its API.
 
 with AdminDaemon(flags=["--lookupd-http-address=127.0.0.1:4161"]) as admin:
     admin.start()
@@ -19,12 +19,12 @@ __all__ = ["AdminDaemon"]
 
 @attrs.define(eq=False)
 class AdminDaemon(admin.AdminDaemon):
-    """A console that can be asked in JSON."""
+    """A console with a client of its API."""
 
     def api(self, method: str, path: str, body: Any = None, *, within_s: float = 10.0) -> dict[str, Any]:
-        """Give the JSON of an answer that must be a 200."""
+        """The JSON of a response, which must be a 200."""
         sent = None if body is None else json.dumps(body).encode()
-        status, told = self.request(method, path, sent, within_s=within_s)
-        assert status == 200, (method, path, status, told)
-        answer: dict[str, Any] = json.loads(told)
+        status, answered = self.request(method, path, sent, within_s=within_s)
+        assert status == 200, (method, path, status, answered)
+        answer: dict[str, Any] = json.loads(answered)
         return answer

@@ -1,14 +1,14 @@
-"""A cluster of any size that is only talk: registries and nsqds that answer HTTP as real ones do.
+"""A simulated cluster of any size: registries and nsqds that answer HTTP like real ones.
 
     big = BigCluster(topics=10_000, clients=50_000, nodes=3)
     async with big.serving() as addresses:     # of the registries and of the nsqds
         ...nsqadmin with --lookupd-http-address of each of addresses.registries...
 
-In memory, without a socket, for tests of the picture alone: `big.answer(address, path, params)`.
+In memory, without a socket, for tests of the poller alone: `big.answer(address, path, params)`.
 
-What it shows: topic `t00000` and so on, each on every node, with `channels` channels each; the clients are spread over
-the channels, and channels that are left over have no consumer. `busy` of the topics move: each call of `tick` adds
-messages to them. Everything is made up from numbers, so two clusters of the same size are the same.
+Its topics are `t00000` and so on, each on every node, with `channels` channels each; the clients are spread over the
+channels, and the remaining channels have no consumer. `busy` of the topics have traffic: each call of `tick` adds
+messages to them. Everything is computed from numbers, so two clusters of the same size are identical.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _JSON = b"application/json; charset=utf-8"
 
 @attrs.frozen
 class Addresses:
-    """Where it listens."""
+    """Of the daemons."""
 
     registries: list[str]
     nsqds: list[str]
@@ -40,7 +40,7 @@ class Addresses:
 
 @attrs.define(eq=False)
 class BigCluster:
-    """See the module."""
+    """The simulated cluster; see the module."""
 
     topics: int = 10_000
     clients: int = 50_000
@@ -49,18 +49,18 @@ class BigCluster:
     nodes: int = 3
     registries: int = 1
     busy: int = 500
-    """Topics that move with each tick."""
+    """Topics whose counters change with each tick."""
     ticks: int = attrs.field(default=0, init=False)
     _ports: list[int] = attrs.field(factory=list, init=False)
     """HTTP ports of the nsqds."""
     _made: dict[tuple[int, bool], bytes] = attrs.field(factory=dict, init=False)
-    """Answers of this tick by node, and with or without clients."""
+    """Responses of this tick by node, and with or without clients."""
 
     def __attrs_post_init__(self) -> None:
         self._ports = [20_001 + 2 * node for node in range(self.nodes)]
 
     def tick(self, times: int = 1) -> None:
-        """Move the busy topics: 10 messages for each node in, and 9 of them finished in each channel."""
+        """Advance the busy topics: 10 messages more on each node, 9 of them finished in each channel."""
         self.ticks += times
         self._made.clear()
 
@@ -68,11 +68,11 @@ class BigCluster:
 
     @property
     def nsqd_addresses(self) -> list[str]:
-        """The names of the nodes."""
+        """The HTTP addresses of the nsqds."""
         return [f"127.0.0.1:{port}" for port in self._ports]
 
     def answer(self, address: str, path: str, params: Mapping[str, str]) -> bytes | None:
-        """The body of an answer; None for a path that is not there. Any address that is no nsqd's is a registry."""
+        """The body of a response; None for an unknown path. Any address that is not an nsqd's is a registry."""
         if address in self.nsqd_addresses:
             return self._nsqd_answer(self.nsqd_addresses.index(address), path, params)
         return self._registry_answer(path, params)
@@ -87,8 +87,8 @@ class BigCluster:
         if path == "/lookup":
             return _json({"channels": [], "producers": producers})
         if path == "/nodes":
-            told = {"tombstones": [False] * self.topics, "topics": names}
-            return _json({"producers": [{**producer, **told} for producer in producers]})
+            listed = {"tombstones": [False] * self.topics, "topics": names}
+            return _json({"producers": [{**producer, **listed} for producer in producers]})
         return None
 
     def _nsqd_answer(self, node: int, path: str, params: Mapping[str, str]) -> bytes | None:
@@ -173,14 +173,14 @@ class BigCluster:
             self._ports = [address.port for address in addresses[: self.nodes]]
             self._made.clear()
             for each, address in zip(listeners, addresses, strict=True):
-                await nursery.start(HttpServer(_Talk(self, address.text)).run, each)
+                await nursery.start(HttpServer(_SimulatedDaemon(self, address.text)).run, each)
             texts = [address.text for address in addresses]
             yield Addresses(texts[self.nodes :], texts[: self.nodes])
             nursery.cancel_scope.cancel()
 
 
-class _Talk:
-    """One daemon of it, for `HttpServer`."""
+class _SimulatedDaemon:
+    """One of its daemons, for `HttpServer`."""
 
     def __init__(self, big: BigCluster, address: str) -> None:
         self._big = big
@@ -190,7 +190,7 @@ class _Talk:
     def route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes
     ) -> tuple[Route, dict[str, str]]:
-        """Always the one."""
+        """All requests have the same handler."""
         return self._route, {}
 
     def _answer(self, request: Request) -> Response:

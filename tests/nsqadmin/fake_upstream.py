@@ -1,4 +1,4 @@
-"""Daemons that are only a table: for tests of what is asked, without a socket and on a clock of the test's own."""
+"""Daemons that are only a table of responses: for tests of the requests, without sockets, on a mock clock."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ __all__ = ["FakeUpstream", "channel", "node", "topic"]
 
 @attrs.define(eq=False)
 class FakeUpstream(Upstream):
-    """Answers from `answers`; whoever is in `hanging` says nothing, whoever is not in the table refuses."""
+    """Answers from `responses`. A daemon in `hanging` does not answer, one that is not in the table refuses."""
 
-    answers: dict[str, dict[str, Any]] = attrs.field(factory=dict)
-    """By address, then by path. A value is sent as JSON."""
+    responses: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    """By address, then by path; a value (or what a function of the parameters returns) is sent as JSON."""
     hanging: dict[str, trio.Event] = attrs.field(factory=dict)
-    """Answer when the event is set."""
-    asked: Counter[str] = attrs.field(factory=Counter)
-    """How often, by address and path."""
+    """They answer when the event is set."""
+    requests: Counter[str] = attrs.field(factory=Counter)
+    """Their number, by address and path."""
     params: list[Mapping[str, str]] = attrs.field(factory=list)
 
     @classmethod
     def make(cls, **options: Any) -> FakeUpstream:
-        """One with these options."""
+        """An upstream with these options."""
         return cls(AdminOptions(**options))
 
     async def get(self, address: str, path: str, params: Mapping[str, str] | None = None) -> bytes:
         """As `Upstream.get`."""
-        self.asked[f"{address}{path}"] += 1
+        self.requests[f"{address}{path}"] += 1
         self.params.append(params or {})
         await trio.lowlevel.checkpoint()
         if address in self.hanging:
             await self.hanging[address].wait()
-        answer = self.answers.get(address, {}).get(path)
-        if answer is None:
+        response = self.responses.get(address, {}).get(path)
+        if response is None:
             raise UpstreamError(f"{address}{path}: connection refused")
-        made = answer(params) if callable(answer) else answer
-        return msgspec.json.encode(made)
+        value = response(params) if callable(response) else response
+        return msgspec.json.encode(value)
 
     def registry(self, address: str, nodes: list[dict[str, Any]], topics: list[str] | None = None) -> None:
-        """Have a registry that knows these."""
+        """Add a registry that lists these."""
         names = topics if topics is not None else sorted({name for each in nodes for name in each["topics"]})
-        self.answers[address] = {"/nodes": {"producers": nodes}, "/topics": {"topics": names}}
+        self.responses[address] = {"/nodes": {"producers": nodes}, "/topics": {"topics": names}}
 
     def nsqd(self, address: str, *topics: dict[str, Any], start_time: int = 1, **stats: Any) -> None:
-        """Have an nsqd with these topics; `stats` are more keys of its /stats."""
+        """Add an nsqd with these topics; `stats` are further keys of its /stats."""
         host, _, port = address.partition(":")
-        self.answers[address] = {
+        self.responses[address] = {
             "/stats": {
                 "version": "1.4.0",
                 "health": "OK",

@@ -1,4 +1,4 @@
-"""Daemons that answer what a test tells them to, on real sockets, and note what they are asked.
+"""Daemons with responses that a test gives, on real sockets; they record their requests.
 
     async with scripted() as script:
         registry = await script.daemon()
@@ -6,8 +6,8 @@
         ...
         assert script.calls == [f"GET {registry.address}/topics"]
 
-An answer is found by the whole target (path and query) or else by the path alone; without any it is a 404, as the
-original's. A value is sent as JSON with a 200; a `Response` as it is.
+A response is found by the whole target (path and query), or else by the path alone; otherwise it is a 404 as that of
+the original. A dict is sent as JSON with a 200, a `Response` as it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Answer = Callable[[Request], Response] | Response | dict[str, Any]
 
 @attrs.define(eq=False)
 class ScriptedDaemon:
-    """One of them."""
+    """One daemon."""
 
     address: str
     script: Script
@@ -43,13 +43,13 @@ class ScriptedDaemon:
         return int(self.address.rpartition(":")[2])
 
     def on(self, target: str, answer: Answer = DONE) -> None:
-        """Answer this to a path, or to a path with this very query."""
+        """Set the response to a path, or to a path with exactly this query."""
         self.answers[target] = answer
 
     def route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes
     ) -> tuple[Route, dict[str, str]]:
-        """Everything is answered in one place."""
+        """All requests have the same handler."""
         return Route(handler=self._answer, body_limit=1 << 20), {}
 
     def _answer(self, request: Request) -> Response:
@@ -64,7 +64,7 @@ class ScriptedDaemon:
 
 @attrs.define(eq=False)
 class Script:
-    """All of them, and what they were asked."""
+    """All daemons, and their requests."""
 
     nursery: trio.Nursery
     calls: list[str] = attrs.field(factory=list)
@@ -72,14 +72,14 @@ class Script:
     requests: list[Request] = attrs.field(factory=list)
 
     async def daemon(self) -> ScriptedDaemon:
-        """Start one more."""
+        """Start a daemon."""
         listeners = await open_listeners("127.0.0.1:0")
         daemon = ScriptedDaemon(bound_address(listeners[0]).text, self)
         await self.nursery.start(HttpServer(daemon).run, listeners)
         return daemon
 
     async def nsqd(self, stats: dict[str, Any] | None = None, **described: Any) -> ScriptedDaemon:
-        """Start one that answers /info, and /stats if told what."""
+        """Start an nsqd, which answers /info, and /stats if given."""
         daemon = await self.daemon()
         daemon.on("/info", info(daemon, **described))
         if stats is not None:
@@ -87,7 +87,7 @@ class Script:
         return daemon
 
     def changes(self) -> list[str]:
-        """What was not only asked."""
+        """The calls that change something."""
         return [call for call in self.calls if not call.startswith("GET ")]
 
 
@@ -100,17 +100,22 @@ async def scripted() -> AsyncIterator[Script]:
 
 
 def dead_address() -> str:
-    """Where nobody listens."""
+    """An address without a listener."""
     return f"127.0.0.1:{free_port()}"
 
 
 def info(nsqd: ScriptedDaemon, **described: Any) -> dict[str, Any]:
-    """What an nsqd says of itself."""
-    usual = {"version": "1.3.0", "broadcast_address": "127.0.0.1", "hostname": "h", "tcp_port": nsqd.port - 1}
-    return {**usual, "http_port": nsqd.port, **described}
+    """The /info of an nsqd."""
+    defaults = {
+        "version": "1.3.0",
+        "broadcast_address": "127.0.0.1",
+        "hostname": "h",
+        "tcp_port": nsqd.port - 1,
+    }
+    return {**defaults, "http_port": nsqd.port, **described}
 
 
 def producer(nsqd: ScriptedDaemon, **described: Any) -> dict[str, Any]:
-    """What a registry tells of an nsqd."""
-    usual = {"remote_address": "127.0.0.1:5000", "topology_zone": "", "topology_region": ""}
-    return {**info(nsqd), **usual, **described}
+    """An nsqd in /nodes and /lookup of a registry."""
+    defaults = {"remote_address": "127.0.0.1:5000", "topology_zone": "", "topology_region": ""}
+    return {**info(nsqd), **defaults, **described}

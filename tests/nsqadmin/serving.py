@@ -1,4 +1,4 @@
-"""A whole console in this process, and a browser's or a script's requests to it."""
+"""A whole console in this process, and the requests of a browser or a script to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from nsqadmin.console import Console
 from nsqadmin.daemon import make_console
 from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions, validate
-from nsqadmin.pages import pages
 from nsqadmin.site import Site
 from nsqkit.service.http import HttpServer
 from nsqkit.service.listeners import bound_address, open_listeners
@@ -34,7 +33,7 @@ class Browser:
     async def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> httpx.Response:
-        """Send one request; a body that is not bytes is sent as JSON. Nothing is compressed unless asked for."""
+        """Send one request; a body that is not bytes is sent as JSON. Accepts no compression by default."""
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         return await self.client.request(
             method,
@@ -59,18 +58,19 @@ class Browser:
 async def serving(
     *, lookupds: Sequence[str] = (), nsqds: Sequence[str] = (), poll: bool = False, **options: Any
 ) -> AsyncIterator[Browser]:
-    """A console for these daemons; with `poll` it keeps its picture up to date."""
-    told = AdminOptions(lookupd_http_addresses=list(lookupds), nsqd_http_addresses=list(nsqds), **options)
-    validate(told)
-    console = make_console(told)
-    notifier = Notifier(console.live.upstream)
+    """A console for these daemons, which polls them with `poll`."""
+    made = AdminOptions(lookupd_http_addresses=list(lookupds), nsqd_http_addresses=list(nsqds), **options)
+    validate(made)
+    console = make_console(made)
+    notifier = Notifier(console.queries.upstream)
     listeners = await open_listeners("127.0.0.1:0")
     address = bound_address(listeners[0]).text
     async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as client:
         nursery.start_soon(notifier.run)
         if poll:
-            nursery.start_soon(console.picture.run)
-        await nursery.start(HttpServer(Site(console, notifier, pages(console))).run, listeners)
+            nursery.start_soon(console.poller.run)
+            nursery.start_soon(console.consumers.run)
+        await nursery.start(HttpServer(Site(console, notifier)).run, listeners)
         yield Browser(console, address, client)
-        await console.live.upstream.aclose()
+        await console.queries.upstream.aclose()
         nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Who may act, and who may use /config."""
+"""Access control: administrators, other sites, clients of /config."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def request(remote: str = "127.0.0.1:5", *headers: tuple[bytes, bytes]) -> Reque
 
 
 class TestAdministrators:
-    def test_without_a_list_everybody_is_one(self) -> None:
+    def test_without_a_list_every_user_is_an_administrator(self) -> None:
         assert is_admin(AdminOptions(), [])
         assert is_admin(AdminOptions(), [(USER, b"eve")])
 
-    def test_with_a_list_the_header_must_name_one_of_it(self) -> None:
+    def test_with_a_list_the_header_must_name_an_administrator(self) -> None:
         options = AdminOptions(admin_users=["ann", "zoé"])
         assert is_admin(options, [(b"host", b"x"), (USER, b"ann")])
         assert is_admin(options, [(USER, "zoé".encode())])
         for headers in ([], [(USER, b"")], [(USER, b"Ann")], [(USER, b"ann ")], [(b"user", b"ann")]):
             assert not is_admin(options, headers)
 
-    def test_the_header_can_have_another_name(self) -> None:
+    def test_the_name_of_the_header_is_an_option(self) -> None:
         options = AdminOptions(admin_users=["ann"], acl_http_header="X-Who")
         assert is_admin(options, [(b"x-who", b"ann")])
         assert not is_admin(options, [(USER, b"ann")])
 
-    def test_a_list_with_an_empty_name_lets_nobody_in_who_is_not_signed_in(self) -> None:
+    def test_an_empty_user_is_no_administrator(self) -> None:
         assert not is_admin(AdminOptions(admin_users=["ann"]), [(USER, b"")])
 
-    def test_two_such_headers_are_nobody(self) -> None:
+    def test_a_request_with_two_such_headers_has_no_user(self) -> None:
         assert not is_admin(AdminOptions(admin_users=["ann"]), [(USER, b"eve"), (USER, b"ann")])
         assert not is_admin(AdminOptions(admin_users=["ann"]), [(USER, b"ann"), (USER, b"ann")])
 
@@ -51,7 +51,9 @@ class TestOtherSites:
             [(b"host", b"console:4171"), (b"origin", b"http://Console:4171")],
         ],
     )
-    def test_the_own_site_and_scripts_pass(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def test_requests_of_the_same_site_and_of_scripts_are_accepted(
+        self, headers: list[tuple[bytes, bytes]]
+    ) -> None:
         check_same_site(request("1.1.1.1:1", *headers))
 
     @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ class TestOtherSites:
             [(b"host", b"c"), (b"origin", b"http://\xff")],
         ],
     )
-    def test_other_sites_are_refused(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def test_requests_of_other_sites_are_refused(self, headers: list[tuple[bytes, bytes]]) -> None:
         with pytest.raises(HttpError) as refused:
             check_same_site(request("1.1.1.1:1", *headers))
         assert (refused.value.status, refused.value.code) == (403, "FORBIDDEN")
@@ -93,5 +95,5 @@ class TestConfigClients:
             ("@", "", 200),
         ],
     )
-    def test_where_a_client_is_decides(self, remote: str, cidr: str, status: int) -> None:
+    def test_the_address_of_a_client_decides(self, remote: str, cidr: str, status: int) -> None:
         assert self.status(remote, cidr) == status

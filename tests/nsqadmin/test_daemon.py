@@ -1,4 +1,4 @@
-"""The life of the daemon, from its listener to its end."""
+"""The daemon, from its start to its stop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def made(**values: Any) -> Daemon:
     return Daemon(options)
 
 
-async def test_it_serves_from_ready_to_stop() -> None:
+async def test_the_daemon_serves_from_ready_to_stop() -> None:
     daemon, ready = made(), trio.Event()
     async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as client:
         nursery.start_soon(daemon.run, ready.set)
@@ -48,7 +48,7 @@ async def test_it_serves_from_ready_to_stop() -> None:
         await trio.open_tcp_stream("127.0.0.1", daemon.http_port)
 
 
-async def test_it_serves_a_unix_socket_and_removes_it(tmp_path: Path) -> None:
+async def test_a_unix_socket_is_served_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     daemon, ready = made(http_address=str(path)), trio.Event()
     transport = httpx.AsyncHTTPTransport(uds=str(path))
@@ -61,7 +61,7 @@ async def test_it_serves_a_unix_socket_and_removes_it(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-async def test_an_address_that_is_taken_is_told() -> None:
+async def test_an_address_in_use_is_a_start_error() -> None:
     first, ready = made(), trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(first.run, ready.set)
@@ -72,7 +72,7 @@ async def test_an_address_that_is_taken_is_told() -> None:
         first.stop()
 
 
-async def test_a_listener_that_fails_ends_it_with_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_of_a_listener_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(HttpServer):
         async def run(self, listeners: Any, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
             task_status.started()

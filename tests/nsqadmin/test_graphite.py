@@ -1,4 +1,4 @@
-"""Graphite behind the console: rates for the pages, and /render handed on."""
+"""Graphite: rates, and /render as a reverse proxy."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class TestRate:
     @pytest.mark.parametrize(
         ("value", "rate"), [(120, "2.00"), (0, "0.00"), (100.0, "1.67"), (-1, "N/A"), (1e9, "16666666.67")]
     )
-    async def test_it_is_a_second_s_part_of_the_last_interval(self, value: float, rate: str) -> None:
+    async def test_the_rate_is_per_second(self, value: float, rate: str) -> None:
         assert await rate_of(points(value, 7)) == (200, {"rate": rate})
 
-    async def test_the_interval_before_the_last_one_is_asked_for(self) -> None:
+    async def test_the_rate_is_that_of_the_interval_before_the_last(self) -> None:
         async with scripted() as script:
             graphite = await script.daemon()
             graphite.on("/render", points(30))
@@ -57,7 +57,7 @@ class TestRate:
         "answer",
         [json_body([]), points(), points(None), json_body("x"), error(500, "X"), Response(200, b"<html>")],
     )
-    async def test_whatever_fails_is_500(self, answer: Response) -> None:
+    async def test_every_failure_of_a_rate_is_500(self, answer: Response) -> None:
         assert await rate_of(answer) == (500, {"message": "INTERNAL_ERROR"})
 
     @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ class TestRate:
             ("?metric=rate", "INVALID_ARG_TARGET"),
         ],
     )
-    async def test_what_is_not_asked_rightly_is_told(self, query: str, code: str) -> None:
+    async def test_invalid_parameters_of_a_rate_are_400(self, query: str, code: str) -> None:
         async with serving(nsqds=[dead_address()]) as browser:
             response = await browser.get(f"/api/graphite{query}")
         assert (response.status_code, response.json()) == (400, {"message": code})
@@ -92,11 +92,11 @@ async def raw(browser: Browser, headers: dict[str, str]) -> tuple[httpx.Response
 
 
 class TestRender:
-    async def test_it_is_handed_on_as_it_came(self) -> None:
-        heard: list[Request] = []
+    async def test_render_forwards_path_and_query(self) -> None:
+        received: list[Request] = []
 
         def answer(request: Request) -> Response:
-            heard.append(request)
+            received.append(request)
             return Response(200, b"PNG", b"image/png", nsq=False)
 
         async with scripted() as script:
@@ -109,13 +109,13 @@ class TestRender:
                 response = await browser.get("/adm/render?target=a%20b&x=1", **{"X-Forwarded-For": "1.1.1.1"})
         assert (response.status_code, response.content) == (200, b"PNG")
         assert response.headers["content-type"] == "image/png"
-        [request] = heard
+        [request] = received
         assert request.target == b"/render?target=a%20b&x=1"
         assert request.header(b"host") == browser.address.encode()
         assert request.header(b"x-forwarded-for") == b"1.1.1.1, 127.0.0.1"
         assert request.header(b"authorization") == b"Basic YW5uOnNlQGNyZXQ="
 
-    async def test_the_browser_s_headers_go_on_but_for_those_of_its_connection(self) -> None:
+    async def test_render_forwards_end_to_end_headers_of_the_request(self) -> None:
         async with render(Response(200)) as (browser, script):
             await browser.client.get(
                 f"http://{browser.address}/render",
@@ -144,7 +144,7 @@ class TestRender:
             (b"x-two", b"b"),
         ]
 
-    async def test_a_body_and_what_would_frame_one_stay_here(self) -> None:
+    async def test_render_forwards_no_body(self) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             yield b"GET /smuggled HTTP/1.1\r\n\r\n"
 
@@ -157,8 +157,8 @@ class TestRender:
         assert (request.body, request.target) == (b"", b"/render")
         assert not {b"transfer-encoding", b"content-length"} & {name for name, _ in request.headers}
 
-    async def test_graphite_s_headers_come_back_but_for_those_of_its_connection(self) -> None:
-        told = (
+    async def test_render_returns_end_to_end_headers_of_the_response(self) -> None:
+        end_to_end = (
             (b"ETag", b'"x"'),
             (b"Cache-Control", b"max-age=60"),
             (b"Content-Disposition", b"attachment; filename=g.png"),
@@ -166,7 +166,7 @@ class TestRender:
             (b"Set-Cookie", b"b=2; Path=/"),
             (b"WWW-Authenticate", b'Basic realm="graphite"'),
         )
-        hops = (
+        hop_by_hop = (
             (b"Connection", b"close, X-Hop"),
             (b"X-Hop", b"1"),
             (b"Keep-Alive", b"timeout=5"),
@@ -174,19 +174,19 @@ class TestRender:
             (b"Trailer", b"X"),
             (b"Upgrade", b"h2c"),
         )
-        answer = Response(401, b"no", b"image/png", (*told, *hops), nsq=False)
+        answer = Response(401, b"no", b"image/png", (*end_to_end, *hop_by_hop), nsq=False)
         async with render(answer) as (browser, _):
             response = await browser.get("/render")
         assert (response.status_code, response.content) == (401, b"no")
         own = {b"content-security-policy", b"x-content-type-options", b"date"}
         assert [header for header in response.headers.raw if header[0].lower() not in own] == [
             (b"Content-Type", b"image/png"),
-            *told,
+            *end_to_end,
             (b"Content-Length", b"2"),
         ]
         assert len(response.headers.get_list("date")) == 1
 
-    async def test_a_condition_is_graphite_s_to_judge_and_redirects_are_the_browser_s_to_follow(self) -> None:
+    async def test_render_returns_304_and_redirects(self) -> None:
         for answer in (
             Response(304, headers=((b"ETag", b'"x"'),)),
             Response(302, headers=((b"Location", b"/login?next=/render"),)),
@@ -197,7 +197,7 @@ class TestRender:
             [(name, value)] = answer.headers
             assert response.headers[name.decode()] == value.decode()
 
-    async def test_what_graphite_has_compressed_comes_as_it_is(self) -> None:
+    async def test_render_returns_compressed_bodies_as_they_are(self) -> None:
         packed = gzip.compress(b"[]")
         answer = Response(200, packed, b"application/json", ((b"Content-Encoding", b"gzip"),))
         async with render(answer) as (browser, script):
@@ -206,13 +206,13 @@ class TestRender:
         assert response.headers["content-length"] == str(len(packed))
         assert script.requests[0].header(b"accept-encoding") == b"gzip, deflate"
 
-    async def test_what_it_has_not_is_compressed_here(self) -> None:
+    async def test_render_compresses_other_bodies(self) -> None:
         async with render(Response(200, b"[]", b"application/json")) as (browser, _):
             response, body = await raw(browser, {"Accept-Encoding": "gzip"})
         assert response.headers["content-encoding"] == "gzip"
         assert gzip.decompress(body) == b"[]"
 
-    async def test_a_range_is_not_compressed(self) -> None:
+    async def test_render_does_not_compress_a_range(self) -> None:
         answer = Response(206, b"NG", b"image/png", ((b"Content-Range", b"bytes 1-2/3"),))
         async with render(answer) as (browser, script):
             response, body = await raw(browser, {"Accept-Encoding": "gzip", "Range": "bytes=1-2"})
@@ -220,7 +220,7 @@ class TestRender:
         assert "content-encoding" not in response.headers
         assert script.requests[0].header(b"range") == b"bytes=1-2"
 
-    async def test_a_document_of_graphite_cannot_act_in_the_console_s_name(self) -> None:
+    async def test_render_sandboxes_documents(self) -> None:
         weaker = ((b"Content-Security-Policy", b"script-src *"), (b"X-Content-Type-Options", b"none"))
         async with render(Response(200, b"<script>", b"text/html", weaker)) as (browser, _):
             response = await browser.get("/render")
@@ -237,7 +237,7 @@ class TestRender:
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
         ],
     )
-    async def test_an_answer_that_is_no_good_http_is_502(self, answer: bytes) -> None:
+    async def test_render_answers_502_to_invalid_http(self, answer: bytes) -> None:
         async def say_it(stream: trio.SocketStream) -> None:
             async with stream:
                 await stream.receive_some()
@@ -251,7 +251,7 @@ class TestRender:
                 assert (await browser.get("/render")).status_code == 502
             nursery.cancel_scope.cancel()
 
-    async def test_its_errors_are_handed_on_and_without_it_there_is_502(self) -> None:
+    async def test_render_returns_errors_and_is_502_without_graphite(self) -> None:
         async with scripted() as script:
             graphite = await script.daemon()
             async with serving(
@@ -263,6 +263,6 @@ class TestRender:
         ) as browser:
             assert (await browser.get("/render")).status_code == 502
 
-    async def test_unless_wished_for_it_is_not_there(self) -> None:
+    async def test_render_is_404_without_the_option(self) -> None:
         async with serving(nsqds=[dead_address()], graphite_url="http://127.0.0.1:1") as browser:
             assert (await browser.get("/render")).status_code == 404

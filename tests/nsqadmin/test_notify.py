@@ -1,4 +1,4 @@
-"""The webhook: who did what, told to one URL, whatever becomes of it."""
+"""The webhook: every action is reported to one URL."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ ALL_ACTIONS = [
 
 
 class Receiver:
-    """A webhook that keeps what it hears."""
+    """A webhook that keeps the reports."""
 
     def __init__(self) -> None:
-        self.heard: list[dict[str, Any]] = []
+        self.reports: list[dict[str, Any]] = []
         self._news = trio.Event()
 
     def __call__(self, request: Request) -> Response:
         assert request.header(b"content-type") == b"application/json"
-        self.heard.append(json.loads(request.body))
+        self.reports.append(json.loads(request.body))
         self._news.set()
         self._news = trio.Event()
         return text("thanks", 202)
 
     async def wait(self, count: int) -> list[dict[str, Any]]:
-        """Give what was heard, once there is so much."""
+        """The reports, once there are so many."""
         with trio.fail_after(patience(5)):
-            while len(self.heard) < count:
+            while len(self.reports) < count:
                 await self._news.wait()
-        return self.heard
+        return self.reports
 
 
 async def cluster(script: Script) -> str:
@@ -82,11 +82,11 @@ class TestReports:
                 lookupds=[registry], notification_http_endpoint=f"http://{hook.address}/hook"
             ) as browser:
                 assert (await browser.ask(method, path, body)).status_code == 200
-                heard = await receiver.wait(len(expected))
-        told = [(each["action"], each["topic"], each.get("channel"), each.get("node")) for each in heard]
-        assert told == expected
+                reports = await receiver.wait(len(expected))
+        sent = [(each["action"], each["topic"], each.get("channel"), each.get("node")) for each in reports]
+        assert sent == expected
 
-    async def test_a_report_says_who_and_from_where(self) -> None:
+    async def test_a_report_has_the_user_and_the_address(self) -> None:
         receiver = Receiver()
         async with scripted() as script:
             hook = await script.daemon()
@@ -101,16 +101,16 @@ class TestReports:
                     "X-Scheme": "https",
                 }
                 await browser.ask("DELETE", "/api/topics/t?x=1", headers=headers)
-                [told] = await receiver.wait(1)
-        assert list(told) == ["action", "topic", "timestamp", "user", "remote_ip", "user_agent", "url", "via"]
-        assert told["user"] == "ann"
-        assert told["remote_ip"].startswith("127.0.0.1:")
-        assert told["user_agent"] == "test/1"
-        assert told["url"] == f"https://{browser.address}/api/topics/t?x=1"
-        assert told["via"] == socket.gethostname()
-        assert isinstance(told["timestamp"], int)
+                [sent] = await receiver.wait(1)
+        assert list(sent) == ["action", "topic", "timestamp", "user", "remote_ip", "user_agent", "url", "via"]
+        assert sent["user"] == "ann"
+        assert sent["remote_ip"].startswith("127.0.0.1:")
+        assert sent["user_agent"] == "test/1"
+        assert sent["url"] == f"https://{browser.address}/api/topics/t?x=1"
+        assert sent["via"] == socket.gethostname()
+        assert isinstance(sent["timestamp"], int)
 
-    async def test_pausing_is_told_even_when_it_failed_but_deleting_is_not(self) -> None:
+    async def test_a_failed_pause_is_reported_but_a_failed_delete_is_not(self) -> None:
         receiver = Receiver()
         async with scripted() as script:
             hook, registry = await script.daemon(), await script.daemon()
@@ -121,10 +121,10 @@ class TestReports:
             ) as browser:
                 assert (await browser.ask("DELETE", "/api/topics/t")).status_code == 502
                 assert (await browser.ask("POST", "/api/topics/t", {"action": "pause"})).status_code == 502
-                heard = await receiver.wait(1)
-        assert [each["action"] for each in heard] == ["pause_topic"]
+                reports = await receiver.wait(1)
+        assert [each["action"] for each in reports] == ["pause_topic"]
 
-    async def test_a_receiver_that_is_dead_or_refuses_harms_nobody(self) -> None:
+    async def test_a_receiver_that_is_dead_or_refuses_does_not_affect_actions(self) -> None:
         receiver = Receiver()
         async with scripted() as script:
             hook = await script.daemon()
@@ -145,16 +145,16 @@ class TestReports:
                 assert await receiver.wait(1)
 
 
-async def test_when_the_receiver_hangs_the_newest_reports_are_dropped_and_logged(
+async def test_new_reports_are_dropped_and_logged_while_the_receiver_hangs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     endpoint = f"http://{dead_address()}/hook"
     upstream = Upstream(AdminOptions(notification_http_endpoint=endpoint))
-    notifier = Notifier(upstream)  # and nobody sends
+    notifier = Notifier(upstream)  # which is not running
     for number in range(1_001):
         notifier.notify(request_with(), Event("delete_topic", f"t{number}"))
     assert [record.getMessage() for record in caplog.records] == [
-        "NOTIFY: delete_topic t1000 is not reported: 1000 reports wait already"
+        "NOTIFY: delete_topic t1000 not reported: 1000 reports are waiting already"
     ]
 
 
@@ -175,14 +175,14 @@ def request_with(*headers: tuple[bytes, bytes]) -> Request:
 
 
 def test_empty_fields_are_left_out() -> None:
-    told = report(request_with(), Event("tombstone_topic_producer", "t", node="n:1"), now=12.9)
-    assert told["node"] == "n:1"
-    assert told["timestamp"] == 12
-    assert "channel" not in told
-    assert "user" not in told
-    assert told["user_agent"] == ""
+    sent = report(request_with(), Event("tombstone_topic_producer", "t", node="n:1"), now=12.9)
+    assert sent["node"] == "n:1"
+    assert sent["timestamp"] == 12
+    assert "channel" not in sent
+    assert "user" not in sent
+    assert sent["user_agent"] == ""
 
 
 @pytest.mark.parametrize("value", [b"Basic !!!", b"Basic YW5u", b"Bearer YW5uOng=", b""])
-def test_what_is_no_basic_authentication_names_nobody(value: bytes) -> None:
+def test_invalid_basic_authentication_has_no_user(value: bytes) -> None:
     assert "user" not in report(request_with((b"authorization", value)), Event("x", "t"), now=0)

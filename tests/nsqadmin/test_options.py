@@ -1,4 +1,4 @@
-"""The command line: defaults, names in files, and what nsqadmin refuses to start with."""
+"""The command line: defaults, names in the configuration file, and invalid options."""
 
 from __future__ import annotations
 
@@ -136,6 +136,6 @@ def test_the_base_path_has_one_form(given: str, normal: str) -> None:
 def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         load(["-help"])
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for flag in ("lookupd-http-address", "admin-user", "acl-http-header", "poll-interval", "dev-static-dir"):
-        assert f"-{flag}" in told
+        assert f"-{flag}" in printed

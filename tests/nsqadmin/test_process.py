@@ -1,4 +1,4 @@
-"""The real console before three real nsqds and two registries: every path and action, and some of them failing."""
+"""A real console with three real nsqds and two registries: every path and action, and failures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def console(cluster: Cluster, *flags: str, registries: bool = True) -> Iterator[
 
 class TestReading:
     @pytest.mark.parametrize("registries", [True, False])
-    def test_every_path_tells_of_the_cluster(self, cluster: Cluster, registries: bool) -> None:
+    def test_every_path_of_the_api_describes_the_cluster(self, cluster: Cluster, registries: bool) -> None:
         topic = f"read{registries}"
         cluster.create_channel(topic, "c")
         for nsqd in cluster.nsqds:
@@ -94,7 +94,7 @@ class TestReading:
 
 class TestActing:
     @pytest.mark.parametrize("registries", [True, False])
-    def test_every_action_does_what_it_says(self, cluster: Cluster, registries: bool) -> None:
+    def test_every_action_takes_effect(self, cluster: Cluster, registries: bool) -> None:
         topic = f"act{registries}"
         cluster.create_channel(topic, "c")
         cluster.wait_channels(topic, ["c"], within_s=5.0)
@@ -134,18 +134,18 @@ class TestActing:
             assert admin.api("DELETE", f"/api/topics/{topic}") == {"message": ""}
             assert topic not in (admin.api("GET", "/api/topics")["topics"] or [])
 
-    def test_a_tombstone_takes_the_topic_from_one_node(self, cluster: Cluster) -> None:
+    def test_a_tombstone_removes_the_topic_from_one_node(self, cluster: Cluster) -> None:
         cluster.create_channel("tomb", "c")
         cluster.wait_listed("tomb", cluster.nsqds, within_s=5.0)
-        gone, *rest = cluster.nsqds
+        first, *rest = cluster.nsqds
         with console(cluster) as admin:
-            answer = admin.api("DELETE", f"/api/nodes/{HOST}:{gone.http_port}", {"topic": "tomb"})
+            answer = admin.api("DELETE", f"/api/nodes/{HOST}:{first.http_port}", {"topic": "tomb"})
             assert answer == {"message": ""}
             assert len(admin.api("GET", "/api/topics/tomb")["nodes"]) == 2
         cluster.wait_listed("tomb", rest, within_s=5.0)
-        assert "tomb" not in [each["topic_name"] for each in gone.stats()["topics"]]
+        assert "tomb" not in [each["topic_name"] for each in first.stats()["topics"]]
 
-    def test_pausing_what_is_not_there_is_a_warning_for_each_node(self, cluster: Cluster) -> None:
+    def test_pausing_an_unknown_channel_is_a_warning_for_each_node(self, cluster: Cluster) -> None:
         cluster.create_channel("warned", "c")
         cluster.wait_listed("warned", cluster.nsqds, within_s=5.0)
         with console(cluster) as admin:
@@ -157,7 +157,7 @@ class TestActing:
 
 
 class TestFailing:
-    def test_a_dead_registry_is_named_and_the_other_one_tells(self, tmp_path: Path) -> None:
+    def test_a_dead_registry_is_named_and_the_other_one_used(self, tmp_path: Path) -> None:
         with Cluster(tmp_path) as cluster:
             cluster.start()
             cluster.create_channel("t", "c")
@@ -175,7 +175,7 @@ class TestFailing:
                 )
                 assert admin.api("DELETE", "/api/topics/t")["message"].count(dead) == 2
 
-    def test_an_nsqd_that_hangs_is_a_warning_after_the_time_limit_and_the_page_comes_at_once(
+    def test_a_hanging_nsqd_is_a_warning_after_the_timeout_and_does_not_delay_pages(
         self, cluster: Cluster
     ) -> None:
         cluster.create_channel("hang", "c")
@@ -183,7 +183,7 @@ class TestFailing:
         stopped = cluster.nsqds[1]
         address = f"{HOST}:{stopped.http_port}"
         with console(cluster, FAST, "--poll-interval=100ms") as admin:
-            wait_until(lambda: b"hang" in admin.request("GET", "/topics/hang")[1], 5.0, "the first picture")
+            wait_until(lambda: b"hang" in admin.request("GET", "/topics/hang")[1], 5.0, "the first snapshot")
             with stopped.stop_cont():
                 answer = admin.api("GET", "/api/topics/hang")
                 assert len(answer["nodes"]) == 2
@@ -200,7 +200,7 @@ class TestFailing:
 
 class TestLife:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_a_signal_ends_it_in_order(self, number: signal.Signals) -> None:
+    def test_a_signal_stops_the_console_gracefully(self, number: signal.Signals) -> None:
         with AdminDaemon(flags=[f"--nsqd-http-address={HOST}:{free_port()}"]) as admin:
             admin.start()
             assert admin.process is not None
@@ -220,7 +220,7 @@ class TestLife:
             (["--nsqd-http-address=a:1", "--http-address=256.0.0.1:1"], "listen (256.0.0.1:1) failed - "),
         ],
     )
-    def test_what_it_cannot_start_with_is_one_fatal_line(self, flags: list[str], reason: str) -> None:
+    def test_a_start_error_is_one_fatal_line(self, flags: list[str], reason: str) -> None:
         with AdminDaemon(flags=flags) as admin:
             admin.launch()
             assert admin.wait(10.0) == 1
@@ -229,13 +229,13 @@ class TestLife:
         assert fatal[0].startswith("[nsqadmin] ")
         assert f"FATAL: failed to instantiate nsqadmin - {reason}" in fatal[0]
 
-    def test_logs_come_as_json_if_wished(self) -> None:
+    def test_logs_can_be_json(self) -> None:
         with AdminDaemon(flags=[f"--nsqd-http-address={HOST}:{free_port()}", "--log-format=json"]) as admin:
             admin.launch()
             wait_until(lambda: len(admin.lines) >= 2, 10.0, "it says something")
             assert all(json.loads(line) for line in list(admin.lines))
 
-    def test_streams_of_open_pages_do_not_hold_up_the_end(self) -> None:
+    def test_open_streams_do_not_delay_the_stop(self) -> None:
         with AdminDaemon(
             flags=[f"--nsqd-http-address={HOST}:{free_port()}", "--poll-interval=100ms"]
         ) as admin:

@@ -1,4 +1,4 @@
-"""What is found where: base path, files, compression, /config, /ping."""
+"""The paths of the console: base path, files, compression, /config, /ping."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ import json
 import logging
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
+import trio
 
-from nsqadmin.compression import compressed_app
-from nsqadmin.site import PAGES
 from nsqkit.logging import LogLevel, set_level
 from tests.nsqadmin.scripted import dead_address, scripted
 from tests.nsqadmin.serving import serving
 
 DEAD = dead_address()
+PAGES = (
+    "/",
+    "/topics",
+    "/topics/:topic",
+    "/topics/:topic/:channel",
+    "/nodes",
+    "/nodes/:node",
+    "/counter",
+    "/lookup",
+    "/series",
+    "/live",
+)
 
 
 class TestBasePath:
-    async def test_everything_lives_below_it_and_nothing_beside_it(self) -> None:
+    async def test_all_paths_are_below_the_base_path(self) -> None:
         async with scripted() as script:
             registry = await script.daemon()
             registry.on("/topics", {"topics": ["a"]})
@@ -33,7 +43,7 @@ class TestBasePath:
                     assert (await browser.get(path)).status_code == 404, path
                 assert (await browser.get("/adm/config/base_path")).text == "/adm"
 
-    async def test_slashes_too_many_lead_to_the_right_place(self) -> None:
+    async def test_a_trailing_slash_is_redirected(self) -> None:
         async with serving(nsqds=[DEAD], base_path="/adm") as browser:
             for path, right in (
                 ("/adm/", "/adm"),
@@ -44,7 +54,9 @@ class TestBasePath:
                 assert (response.status_code, response.headers["location"]) == (301, right)
 
     @pytest.mark.parametrize("path", PAGES)
-    async def test_slashes_letters_and_methods_are_looked_after_on_every_page(self, path: str) -> None:
+    async def test_every_page_redirects_wrong_slashes_and_case_and_refuses_other_methods(
+        self, path: str
+    ) -> None:
         right = "/adm" + path.replace(":", "x").rstrip("/")
         async with serving(nsqds=[DEAD], base_path="/adm") as browser:
             wrong = await browser.ask("POST", right)
@@ -62,7 +74,7 @@ class TestBasePath:
 
 
 class TestFiles:
-    async def test_they_come_with_type_and_tag_and_are_kept_if_their_link_has_a_version(self) -> None:
+    async def test_files_have_a_type_and_an_etag_and_are_cached_by_version(self) -> None:
         async with serving(nsqds=[DEAD]) as browser:
             first = await browser.get("/static/console.css")
             again = await browser.get("/fonts/console.css", **{"If-None-Match": first.headers["etag"]})
@@ -74,14 +86,14 @@ class TestFiles:
         assert "immutable" in lasting.headers["cache-control"]
 
     @pytest.mark.parametrize("name", ["none.css", "..%2Foptions.py", ".hidden", "a%00b"])
-    async def test_what_is_no_file_of_theirs_is_not_found(self, name: str) -> None:
+    async def test_other_paths_are_not_found(self, name: str) -> None:
         async with serving(nsqds=[DEAD]) as browser:
             response = await browser.get(f"/static/{name}")
         assert response.status_code == 404
         if "%2F" not in name:
             assert response.text == "NOT_FOUND"
 
-    async def test_who_works_on_them_sees_changes_at_once(self, tmp_path: Path) -> None:
+    async def test_files_of_the_dev_folder_are_read_each_time(self, tmp_path: Path) -> None:
         file = tmp_path / "x.map"
         file.write_text("{}")
         async with serving(nsqds=[DEAD], dev_static_dir=str(tmp_path)) as browser:
@@ -97,7 +109,7 @@ class TestCompression:
     @pytest.mark.parametrize(
         "path", ["/", "/ping", "/api/topics", "/none", "/api/none", "/static/console.css"]
     )
-    async def test_every_answer_comes_as_the_client_asks_for_it(self, path: str) -> None:
+    async def test_every_response_is_compressed_as_the_client_accepts(self, path: str) -> None:
         async with scripted() as script:
             registry = await script.daemon()
             registry.on("/topics", {"topics": [f"topic{number}" for number in range(20_000)]})
@@ -128,26 +140,22 @@ class TestCompression:
         assert response.headers["content-encoding"] == "deflate"
         assert zlib.decompress(body, -15) == b"OK"
 
-    async def test_what_comes_piece_by_piece_is_left_as_it_is(self) -> None:
-        sent: list[Any] = []
+    async def test_a_stream_is_sent_as_it_is(self) -> None:
+        async with serving(nsqds=[DEAD]) as browser:
+            host, _, port = browser.address.partition(":")
+            wire = b""
+            async with await trio.open_tcp_stream(host, int(port)) as stream:
+                await stream.send_all(b"GET /live HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n")
+                while not wire.endswith(b"\n\n\r\n"):
+                    wire += await stream.receive_some()
+        head, _, body = wire.partition(b"\r\n\r\n")
+        assert body == b"d\r\nretry: 3000\n\n\r\n"
+        assert b"HTTP/1.1 200 OK" in head
+        assert b"Content-Type: text/event-stream; charset=utf-8" in head
+        assert b"Cache-Control: no-store" in head
+        assert b"Content-Encoding" not in head
 
-        async def streaming(scope: Any, receive: Any, send: Any) -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
-            await send({"type": "http.response.body", "body": b"now", "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-        async def keep(message: Any) -> None:
-            sent.append(message)
-
-        scope = {"type": "http", "headers": [(b"accept-encoding", b"gzip")]}
-        await compressed_app(streaming)(scope, lambda: None, keep)  # type: ignore[arg-type, return-value]
-        assert sent == [
-            {"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]},
-            {"type": "http.response.body", "body": b"now", "more_body": True},
-            {"type": "http.response.body", "body": b"", "more_body": False},
-        ]
-
-    async def test_an_answer_without_a_body_stays_one(self) -> None:
+    async def test_a_response_without_a_body_is_not_compressed(self) -> None:
         async with serving(nsqds=[DEAD]) as browser:
             response = await browser.ask("OPTIONS", "/ping", headers={"Accept-Encoding": "gzip"})
         assert (response.status_code, response.headers["content-length"]) == (200, "0")
@@ -157,7 +165,7 @@ class TestCompression:
 class TestConfig:
     """GET and PUT /config/:opt."""
 
-    async def test_options_are_shown_by_the_names_of_the_file(self) -> None:
+    async def test_options_have_the_names_of_the_configuration_file(self) -> None:
         async with serving(nsqds=[DEAD], statsd_prefix="p.%s") as browser:
             assert (await browser.get("/config/statsd_prefix")).text == "p.%s"
             assert await browser.json("/config/nsqd_http_addresses") == [DEAD]
@@ -167,7 +175,7 @@ class TestConfig:
                 response = await browser.get(f"/config/{unknown}")
                 assert (response.status_code, response.text) == (400, '{"message":"INVALID_OPTION"}')
 
-    async def test_the_registries_can_be_changed_while_it_runs(self) -> None:
+    async def test_the_registries_can_be_changed_at_run_time(self) -> None:
         async with scripted() as script:
             registry = await script.daemon()
             registry.on("/topics", {"topics": ["a"]})
@@ -176,7 +184,7 @@ class TestConfig:
                 assert response.json() == [registry.address]
                 assert (await browser.json("/api/topics"))["topics"] == ["a"]
 
-    async def test_the_log_level_can_be_changed_while_it_runs(self) -> None:
+    async def test_the_log_level_can_be_changed_at_run_time(self) -> None:
         async with serving(nsqds=[DEAD]) as browser:
             try:
                 response = await browser.ask("PUT", "/config/log_level", b"Error")
@@ -198,9 +206,7 @@ class TestConfig:
             ("none", b"x", 400, "INVALID_OPTION"),
         ],
     )
-    async def test_what_cannot_be_set_is_refused(
-        self, name: str, body: bytes, status: int, code: str
-    ) -> None:
+    async def test_invalid_changes_are_refused(self, name: str, body: bytes, status: int, code: str) -> None:
         async with serving(lookupds=[DEAD]) as browser:
             response = await browser.ask("PUT", f"/config/{name}", body)
             kept = await browser.json("/config/nsqlookupd_http_addresses")
@@ -210,7 +216,7 @@ class TestConfig:
         )
         assert kept == [DEAD]
 
-    async def test_clients_from_elsewhere_and_other_sites_may_not(self) -> None:
+    async def test_clients_of_other_networks_and_sites_are_refused(self) -> None:
         async with serving(nsqds=[DEAD], allow_config_from_cidr="10.0.0.0/8") as browser:
             for response in (
                 await browser.get("/config/log_level"),
@@ -223,7 +229,7 @@ class TestConfig:
             response = await browser.ask("PUT", "/config/log_level", b"info", headers)
             assert response.status_code == 403
 
-    async def test_paths_and_methods_that_are_not_there(self) -> None:
+    async def test_other_paths_and_methods_of_config_are_refused(self) -> None:
         async with serving(nsqds=[DEAD]) as browser:
             assert (await browser.get("/config")).status_code == 404
             assert (await browser.get("/config/")).status_code == 404

@@ -1,7 +1,7 @@
-"""A cluster that exists on paper only: snapshots for the pages to show, a picture and a history that give them out.
+"""A cluster for the pages, on paper only: snapshots, and a fake poller, history and queries that return them.
 
 console = fake_console(snapshot(topic("orders", channels=[channel("orders", "audit", depth=7)])))
-page = get(console, "/topics/orders")
+page = await fetch(console, "/topics/orders")
 """
 
 from __future__ import annotations
@@ -13,10 +13,17 @@ from typing import Any, cast
 import attrs
 import trio
 
-from nsqadmin.cluster.history import Kind, Series, Span
-from nsqadmin.cluster.model import ALL_NODES, ChannelStats, ClientStats, Draining, Node, NodeTopic, TopicStats
-from nsqadmin.cluster.views import ChannelView, NodeView, Problem, Snapshot, TopicView, Totals
+from nsqadmin.cluster.history import Metric, Resolution, Series
+from nsqadmin.cluster.snapshot import (
+    ChannelSnapshot,
+    ClusterSnapshot,
+    NodeSnapshot,
+    Problem,
+    TopicSnapshot,
+    Totals,
+)
 from nsqadmin.console import Console
+from nsqadmin.model import ALL_NODES, ChannelStats, ClientStats, Draining, Node, NodeTopic, TopicStats
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import UpstreamFailed, Warnings
 
@@ -24,8 +31,8 @@ __all__ = [
     "NODE",
     "NOW",
     "FakeHistory",
-    "FakeLive",
-    "FakePicture",
+    "FakePoller",
+    "FakeQueries",
     "channel",
     "client",
     "fake_console",
@@ -41,7 +48,7 @@ NODE = "10.0.0.1:4151"
 
 def client(hostname: str = "worker-1", **values: Any) -> ClientStats:
     """A consumer."""
-    usual = {
+    defaults = {
         "remote_address": "10.1.0.7:50312",
         "client_id": hostname,
         "user_agent": "nsq-trio/1.4.0",
@@ -49,7 +56,7 @@ def client(hostname: str = "worker-1", **values: Any) -> ClientStats:
         "ready_count": 200,
         "node": NODE,
     }
-    return ClientStats(hostname=hostname, **{**usual, **values})
+    return ClientStats(hostname=hostname, **{**defaults, **values})
 
 
 def channel(
@@ -63,14 +70,14 @@ def channel(
     requeues_per_minute: int = 0,
     timeouts_per_minute: int = 0,
     **stats: Any,
-) -> ChannelView:
-    """A channel; each node has all of what is given as its statistics, for simplicity."""
+) -> ChannelSnapshot:
+    """A channel; each node, and for simplicity the sum too, has these statistics."""
     parts = [
         ChannelStats(name, topic_name=topic, node=each, hostname=f"host-{each.partition(':')[0]}", **stats)
         for each in nodes
     ]
     total = ChannelStats(name, topic_name=topic, node=ALL_NODES, nodes=parts, **stats)
-    return ChannelView(
+    return ChannelSnapshot(
         name=name,
         topic=topic,
         stats=total,
@@ -84,14 +91,14 @@ def channel(
 
 def topic(
     name: str,
-    channels: Iterable[ChannelView] = (),
+    channels: Iterable[ChannelSnapshot] = (),
     *,
     nodes: Sequence[str] = (NODE,),
     in_rate: float | None = 0.0,
     out_rate: float | None = 0.0,
     **stats: Any,
-) -> TopicView:
-    """A topic with its channels, which count towards it."""
+) -> TopicSnapshot:
+    """A topic with its channels."""
     held = {each.name: each for each in channels}
     parts = [
         TopicStats(
@@ -106,7 +113,7 @@ def topic(
         for each in nodes
     ]
     total = TopicStats(name, node=ALL_NODES, nodes=parts, **stats)
-    return TopicView(
+    return TopicSnapshot(
         name=name,
         stats=total,
         channels=held,
@@ -129,27 +136,29 @@ def problem(address: str = NODE, *, kind: str = "nsqd", error: str = "no answer 
 
 def node(
     address: str = NODE,
-    topics: Iterable[TopicView] = (),
+    topics: Iterable[TopicSnapshot] = (),
     *,
     trouble: Problem | None = None,
     tombstoned: Iterable[str] = (),
     health: str = "OK",
     draining: Draining | None = None,
     **values: Any,
-) -> NodeView:
+) -> NodeSnapshot:
     """A node with its part of these topics."""
     host, _, port = address.rpartition(":")
     held = {
         part.topic_name: part for each in topics for part in each.stats.nodes or () if part.node == address
     }
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "hostname": f"host-{host}",
         "version": "1.4.0",
         "remote_addresses": ["10.9.0.1:4161/10.0.0.1:40312", "10.9.0.2:4161/10.0.0.1:40313"],
         "topics": [NodeTopic(name, tombstoned=name in set(tombstoned)) for name in held],
     }
-    return NodeView(
-        node=Node(broadcast_address=host, http_port=int(port), tcp_port=int(port) - 1, **{**usual, **values}),
+    return NodeSnapshot(
+        node=Node(
+            broadcast_address=host, http_port=int(port), tcp_port=int(port) - 1, **{**defaults, **values}
+        ),
         topics=held,
         answered_at=NOW,
         problem=trouble,
@@ -166,12 +175,12 @@ def node(
 
 
 def snapshot(
-    *topics: TopicView,
-    nodes: Iterable[NodeView] | None = None,
+    *topics: TopicSnapshot,
+    nodes: Iterable[NodeSnapshot] | None = None,
     problems: Iterable[Problem] = (),
     at: float = NOW,
-) -> Snapshot:
-    """One moment; without `nodes`, of the one node that has everything."""
+) -> ClusterSnapshot:
+    """A snapshot; without `nodes`, everything is on one node."""
     by_name = {each.name: each for each in sorted(topics, key=lambda each: each.name)}
     present = [node(NODE, by_name.values())] if nodes is None and by_name else list(nodes or ())
     channels = [each for held in by_name.values() for each in held.channels.values()]
@@ -186,7 +195,7 @@ def snapshot(
         out_rate=sum(each.out_rate or 0.0 for each in by_name.values()),
         idle_channels=sum(each.no_consumer_since is not None for each in channels),
     )
-    return Snapshot(
+    return ClusterSnapshot(
         at=at,
         topics=by_name,
         nodes={each.address: each for each in present},
@@ -196,75 +205,82 @@ def snapshot(
 
 
 @attrs.define
-class FakePicture:
-    """Gives out one snapshot, and the next when the test says so."""
+class FakePoller:
+    """Has one snapshot, and the next when the test says so."""
 
-    snapshot: Snapshot
-    clients: list[ClientStats] = attrs.field(factory=list)
-    hangs: bool = False
-    """Daemons that are asked for consumers never answer."""
-    news: trio.Event = attrs.field(factory=trio.Event)
+    snapshot: ClusterSnapshot
+    renewed: trio.Event = attrs.field(factory=trio.Event)
 
-    @property
-    def at(self) -> float:
-        return self.snapshot.at
-
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, snapshot: ClusterSnapshot) -> None:
         """End a poll."""
         self.snapshot = snapshot
-        self.news.set()
-        self.news = trio.Event()
+        self.renewed.set()
+        self.renewed = trio.Event()
 
-    async def next(self) -> Snapshot:
-        await self.news.wait()
+    async def next_snapshot(self) -> ClusterSnapshot:
+        await self.renewed.wait()
         return self.snapshot
 
-    async def channel_clients(self, topic: str, channel: str) -> list[ClientStats]:
-        if self.hangs:
-            await trio.sleep_forever()
-        await trio.lowlevel.checkpoint()
+
+@attrs.define
+class FakeConsumers:
+    """The same consumers for each channel."""
+
+    snapshot: ClusterSnapshot
+    clients: list[ClientStats]
+    hangs: bool = False
+    """The nsqds never answer."""
+
+    async def of_channel(self, topic: str, channel: str) -> list[ClientStats]:
+        await self._wait()
         return self.clients
 
-    async def node_clients(self, address: str) -> dict[tuple[str, str], list[ClientStats]]:
-        if self.hangs:
-            await trio.sleep_forever()
-        await trio.lowlevel.checkpoint()
-        view = self.snapshot.nodes.get(address)
+    async def of_node(self, address: str) -> dict[tuple[str, str], list[ClientStats]]:
+        await self._wait()
+        node = self.snapshot.nodes.get(address)
         found: dict[tuple[str, str], list[ClientStats]] = {}
-        for held in view.topics.values() if view else ():
+        for held in node.topics.values() if node else ():
             for each in held.channels or ():
                 found[held.topic_name, each.channel_name] = self.clients
         return found
 
+    async def _wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.hangs:
+            await trio.sleep_forever()
+
 
 @attrs.define
 class FakeHistory:
-    """The same row of numbers for everything."""
+    """The same values for everything."""
 
     values: Sequence[float] = ()
     step: float = 5.0
-    asked: list[tuple[Kind, str, str, Span]] = attrs.field(factory=list)
+    queried: list[tuple[Metric, str, str, Resolution]] = attrs.field(factory=list)
 
-    def series(self, kind: Kind, topic: str = "", channel: str = "", span: Span = Span.MINUTES) -> Series:
-        self.asked.append((kind, topic, channel, span))
+    def series(
+        self, metric: Metric, topic: str = "", channel: str = "", resolution: Resolution = Resolution.POLL
+    ) -> Series:
+        self.queried.append((metric, topic, channel, resolution))
         times = array("d", (NOW - self.step * n for n in range(len(self.values) - 1, -1, -1)))
         return Series(times, array("d", self.values))
 
-    def sparklines(self, kind: Kind, topics: list[str], points: int = 60) -> dict[str, array[float]]:
+    def sparklines(self, metric: Metric, topics: list[str], points: int = 60) -> dict[str, array[float]]:
         return {name: array("d", self.values[-points:]) for name in topics}
 
 
 @attrs.define
-class FakeLive:
+class FakeQueries:
     """The registries."""
 
     inactive: Mapping[str, list[str]] = attrs.field(factory=dict)
     fails: bool = False
     hangs: bool = False
-    asked: int = 0
+    queried: int = 0
+    upstream: Any = None
 
     async def inactive_topics(self, warnings: Warnings) -> dict[str, list[str]]:
-        self.asked += 1
+        self.queried += 1
         await trio.lowlevel.checkpoint()
         if self.hangs:
             await trio.sleep_forever()
@@ -274,21 +290,22 @@ class FakeLive:
 
 
 def fake_console(
-    shown: Snapshot,
+    shown: ClusterSnapshot,
     *,
     clients: Iterable[ClientStats] = (),
     hangs: bool = False,
     history: FakeHistory | None = None,
-    live: FakeLive | None = None,
+    queries: FakeQueries | None = None,
     **options: Any,
 ) -> Console:
-    """A console that shows this."""
+    """A console with this snapshot."""
     if "nsqd_http_addresses" not in options:
         options.setdefault("lookupd_http_addresses", ["10.9.0.1:4161", "10.9.0.2:4161"])
     return Console(
         options=AdminOptions(**options),
-        picture=cast(Any, FakePicture(shown, list(clients), hangs)),
+        poller=cast(Any, FakePoller(shown)),
+        consumers=cast(Any, FakeConsumers(shown, list(clients), hangs)),
         history=cast(Any, history or FakeHistory()),
-        live=cast(Any, live or FakeLive()),
+        queries=cast(Any, queries or FakeQueries()),
         actions=cast(Any, None),
     )

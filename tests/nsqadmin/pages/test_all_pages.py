@@ -1,4 +1,4 @@
-"""What holds for every page: names are only text, links stay below the base path, nobody acts who may not."""
+"""Properties of every page: names are text, links are below the base path, only administrators have actions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from nsqadmin.cluster.model import Draining, StuckPlace
 from nsqadmin.console import Console
+from nsqadmin.model import Draining, StuckPlace
 from tests.nsqadmin.pages.cluster import (
     NODE,
     NOW,
     FakeHistory,
-    FakeLive,
+    FakeQueries,
     channel,
     client,
     fake_console,
@@ -74,7 +74,7 @@ def console_with(name: str, **options: Any) -> Console:
         snapshot(held, nodes=nodes, problems=[problem(name, error=name)]),
         clients=clients,
         history=FakeHistory([1.0, 2.0, 3.0]),
-        live=FakeLive({name: [name]}),
+        queries=FakeQueries({name: [name]}),
         graphite_url="http://graphite.example:8080",
         **options,
     )
@@ -104,7 +104,7 @@ PLAIN = paths("plain")
 
 
 @pytest.mark.parametrize("index", range(len(PLAIN)), ids=lambda index: PLAIN[index])
-async def test_a_name_can_be_anything_and_is_only_text(index: int) -> None:
+async def test_a_hostile_name_does_not_change_the_markup(index: int) -> None:
     plain = await fetch(console_with("plain"), paths("plain")[index])
     hostile = await fetch(console_with(HOSTILE.replace("/", "")), paths(HOSTILE.replace("/", ""))[index])
     assert hostile.shape() == plain.shape()
@@ -148,19 +148,19 @@ async def test_every_link_is_below_the_base_path(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PLAIN)
-async def test_who_is_no_administrator_sees_no_buttons(path: str) -> None:
+async def test_users_who_are_no_administrators_see_no_buttons(path: str) -> None:
     console = console_with("plain", admin_users=["ann"])
     page = await fetch(console, path, headers={"X-Forwarded-User": "bob"})
     assert not [each for each in page.all("button") if "data-do" in each.attributes]
     assert not page.all("form", class_="create")
-    assert "Read only" in page.one("footer").text
+    assert "Read-only" in page.one("footer").text
     assert "var IS_ADMIN = false;" in page.response.text
     page = await fetch(console, path, headers={"X-Forwarded-User": "ann"})
     assert "var IS_ADMIN = true;" in page.response.text
 
 
 @pytest.mark.parametrize("path", PLAIN)
-async def test_scripts_and_styles_come_from_here_only(path: str) -> None:
+async def test_the_policy_allows_scripts_and_styles_of_the_console_only(path: str) -> None:
     page = await fetch(console_with("plain"), path)
     policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
     nonce = page.one("script", nonce=policy["script-src"].partition("'nonce-")[2].rstrip("'"))
@@ -175,7 +175,7 @@ async def test_scripts_and_styles_come_from_here_only(path: str) -> None:
     assert page.headers["cache-control"] == "no-store"
 
 
-async def test_the_number_used_once_is_used_once() -> None:
+async def test_each_nonce_is_used_once() -> None:
     console = console_with("plain")
     policies = {(await fetch(console, "/")).headers["content-security-policy"] for _ in range(5)}
     assert len(policies) == 5
@@ -189,7 +189,7 @@ def script_values(page: HtmlPage) -> dict[str, Any]:
     return {name: json.loads(value) for name, value in lines}
 
 
-async def test_the_variables_that_scripts_of_others_read() -> None:
+async def test_the_globals_that_scripts_of_others_read() -> None:
     page = await fetch(fake_console(snapshot(), base_path="/adm", statsd_prefix="nsq.<%s>"), "/")
     assert script_values(page) == {
         "USER_AGENT": "nsqadmin/v1.4.0",
@@ -213,7 +213,7 @@ async def test_an_option_cannot_end_the_script() -> None:
 
 
 @pytest.mark.parametrize("path", PLAIN)
-async def test_pages_are_easy_to_find_ones_way_in(path: str) -> None:
+async def test_pages_are_accessible(path: str) -> None:
     page = await fetch(console_with("plain"), path)
     assert page.one("page", "main")["id"] == "content"
     assert len(page.all("h1")) == 1
@@ -230,7 +230,7 @@ async def test_pages_are_easy_to_find_ones_way_in(path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD"])
-async def test_pages_are_only_got(method: str) -> None:
+async def test_pages_refuse_other_methods(method: str) -> None:
     answer = await respond(console_with("plain"), "/topics/plain", method=method)
     assert answer.status_code == 405
     assert answer.headers["allow"] == "GET, OPTIONS"
@@ -238,13 +238,13 @@ async def test_pages_are_only_got(method: str) -> None:
         assert answer.json() == {"message": "METHOD_NOT_ALLOWED"}
 
 
-async def test_options_says_what_can_be_done() -> None:
+async def test_pages_answer_options() -> None:
     answer = await respond(console_with("plain"), "/nodes", method="OPTIONS")
     assert (answer.status_code, answer.headers["allow"]) == (200, "GET, OPTIONS")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-async def test_what_is_no_page_is_not_found(method: str) -> None:
+async def test_unknown_paths_are_not_found(method: str) -> None:
     answer = await respond(console_with("plain"), "/nothing/here/at/all", method=method)
     assert (answer.status_code, answer.json()) == (404, {"message": "NOT_FOUND"})
     assert answer.headers["x-nsq-content-type"] == "nsq; version=1.0"

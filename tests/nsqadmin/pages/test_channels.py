@@ -1,20 +1,20 @@
-"""The page of a channel: how it is doing, on which nodes, and who consumes."""
+"""The page of a channel: its figures, its nodes, its consumers."""
 
 from __future__ import annotations
 
 import trio
 import trio.testing
 
-from nsqadmin.cluster.model import Latency, Percentile
-from nsqadmin.pages.channels import pace_of
-from nsqadmin.pages.human import UNKNOWN
+from nsqadmin.model import Latency, Percentile
+from nsqadmin.pages.channels import channel_progress
+from nsqadmin.pages.format import UNKNOWN
 from tests.nsqadmin.pages.cluster import NODE, NOW, channel, client, fake_console, snapshot, topic
 from tests.nsqadmin.pages.reading import fetch
 
 OTHER = "10.0.0.2:4151"
 
 
-async def test_counters_of_each_node_and_of_all() -> None:
+async def test_the_page_shows_counters_of_each_node_and_of_all() -> None:
     held = channel(
         "orders",
         "mail",
@@ -41,7 +41,7 @@ async def test_counters_of_each_node_and_of_all() -> None:
     assert [each["title"] for each in page.all("span", class_="share")] == [words] * 3
 
 
-async def test_no_delivery_column_without_delivery_counts() -> None:
+async def test_there_is_no_delivery_column_without_delivery_counts() -> None:
     page = await fetch(fake_console(snapshot(topic("a", [channel("a", "b")]))), "/topics/a/b")
     assert "Delivered to" not in page.text
 
@@ -52,10 +52,10 @@ async def test_latency_is_shown_for_each_quantile() -> None:
     page = await fetch(fake_console(snapshot(topic("a", [held]))), "/topics/a/b")
     quantiles = page.all("span", class_="quantile")
     assert [each.text for each in quantiles] == ["99 % 3.40 ms", "50 % 100 µs"]
-    assert quantiles[0]["title"] == "1.00 ms to 8.00 ms over the nodes"
+    assert quantiles[0]["title"] == "1.00 ms to 8.00 ms over all nodes"
 
 
-async def test_consumers_with_what_they_agreed_on() -> None:
+async def test_consumers_are_listed_with_their_features() -> None:
     clients = [
         client(
             "worker-1",
@@ -90,7 +90,7 @@ async def test_consumers_with_what_they_agreed_on() -> None:
     assert page.one("a", href="https://people.example/ann").text == "ann"
 
 
-async def test_an_identity_leads_to_web_pages_only() -> None:
+async def test_an_identity_links_to_web_pages_only() -> None:
     clients = [client(authed=True, auth_identity="eve", auth_identity_url="javascript:alert(1)")]
     page = await fetch(
         fake_console(snapshot(topic("a", [channel("a", "b", client_count=1)])), clients=clients),
@@ -100,7 +100,7 @@ async def test_an_identity_leads_to_web_pages_only() -> None:
     assert not [each for each in page.all("a") if each["href"].startswith("javascript")]
 
 
-async def test_thousands_of_consumers_are_pages_with_a_search() -> None:
+async def test_thousands_of_consumers_are_shown_in_pages_with_a_search() -> None:
     clients = [client(f"worker-{n:05}", remote_address=f"10.1.0.7:{n}") for n in range(50_000)]
     held = channel("a", "b", client_count=50_000)
     console = fake_console(snapshot(topic("a", [held])), clients=clients)
@@ -111,22 +111,24 @@ async def test_thousands_of_consumers_are_pages_with_a_search() -> None:
     assert len(found.rows("Consumers of a / b")) == 1
 
 
-async def test_nodes_that_hang_do_not_keep_the_page(autojump_clock: trio.testing.MockClock) -> None:
+async def test_hanging_nodes_do_not_delay_the_page_of_a_channel(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     held = channel("a", "b", client_count=3, depth=17)
     page = await fetch(fake_console(snapshot(topic("a", [held])), hangs=True), "/topics/a/b")
     assert "No list of consumers yet" in page.text
     assert "17" in page.one("dl").text
 
 
-async def test_a_channel_without_consumers_says_since_when() -> None:
+async def test_a_channel_shows_since_when_it_has_no_consumer() -> None:
     held = channel("a", "b", depth=9, no_consumer_since=NOW - 7_500)
     page = await fetch(fake_console(snapshot(topic("a", [held]))), "/topics/a/b")
     assert "none for 2 h 5 min" in page.one("dl").text
-    assert "nobody has for 2 h 5 min" in page.text
+    assert "there has been none for 2 h 5 min" in page.text
     assert page.one("h1").text == "b no consumer"
 
 
-async def test_the_oldest_unfinished_message_is_shown_where_it_is_known() -> None:
+async def test_the_oldest_unfinished_message_is_shown_if_it_is_known() -> None:
     for oldest, text in ((200_000, "3 min 20 s"), (None, UNKNOWN)):
         shown = snapshot(topic("a", [channel("a", "b", client_count=1, oldest_unfinished_ms=oldest)]))
         page = await fetch(fake_console(shown), "/topics/a/b")
@@ -134,24 +136,24 @@ async def test_the_oldest_unfinished_message_is_shown_where_it_is_known() -> Non
         assert tiles["Oldest unfinished"] == text
 
 
-def test_a_backlog_is_drained_or_falls_behind() -> None:
-    drained = pace_of(channel("a", "b", depth=600, in_rate=5.0, out_rate=15.0), NOW)
+def test_progress_is_drained_or_falling_behind() -> None:
+    drained = channel_progress(channel("a", "b", depth=600, in_rate=5.0, out_rate=15.0), NOW)
     assert (drained.drained_in, drained.falling_behind) == ("1 min", False)
-    behind = pace_of(channel("a", "b", depth=600, in_rate=15.0, out_rate=5.0), NOW)
+    behind = channel_progress(channel("a", "b", depth=600, in_rate=15.0, out_rate=5.0), NOW)
     assert (behind.drained_in, behind.falling_behind) == ("", True)
-    even = pace_of(channel("a", "b", depth=600, in_rate=5.0, out_rate=5.0), NOW)
+    even = channel_progress(channel("a", "b", depth=600, in_rate=5.0, out_rate=5.0), NOW)
     assert (even.drained_in, even.falling_behind) == ("", False)
-    unknown = pace_of(channel("a", "b", depth=600, in_rate=None, out_rate=None), NOW)
+    unknown = channel_progress(channel("a", "b", depth=600, in_rate=None, out_rate=None), NOW)
     assert (unknown.drained_in, unknown.falling_behind) == ("", False)
 
 
-async def test_an_unknown_channel_is_waited_for() -> None:
+async def test_the_page_of_an_unknown_channel_says_so() -> None:
     for path in ("/topics/a/unheard-of", "/topics/unheard-of/b"):
         page = await fetch(fake_console(snapshot(topic("a", [channel("a", "b")]))), path)
         assert "No node has this channel" in page.text
 
 
-async def test_buttons_act_on_the_channel() -> None:
+async def test_buttons_call_the_api_of_the_channel() -> None:
     page = await fetch(
         fake_console(snapshot(topic("a", [channel("a", "b#ephemeral")]))), "/topics/a/b%23ephemeral"
     )

@@ -1,4 +1,4 @@
-"""A node that drains is seen on every page that names it, and its own page says what it still waits for."""
+"""A draining node on every page that shows it, and the panel of its own page."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from nsqadmin.cluster.model import Draining, StuckPlace
-from nsqadmin.cluster.views import Snapshot
+from nsqadmin.cluster.snapshot import ClusterSnapshot
+from nsqadmin.model import Draining, StuckPlace
 from tests.nsqadmin.pages.cluster import NODE, NOW, channel, fake_console, node, problem, snapshot, topic
 from tests.nsqadmin.pages.reading import HtmlPage, fetch
 
@@ -22,23 +22,23 @@ STUCK = (
 DRAIN = Draining(SINCE, 12_400, STUCK, 2)
 
 
-def cluster(drain: Draining | None, *, silent: bool = False) -> Snapshot:
+def cluster(drain: Draining | None, *, unreachable: bool = False) -> ClusterSnapshot:
     held = topic("orders", [channel("orders", "mail", nodes=[NODE, OTHER])], nodes=[NODE, OTHER])
-    trouble = problem() if silent else None
+    trouble = problem() if unreachable else None
     nodes = [node(NODE, [held], draining=drain, trouble=trouble), node(OTHER, [held])]
     return snapshot(held, nodes=nodes, problems=[trouble] if trouble else [])
 
 
-async def panel(drain: Draining, *, silent: bool = False) -> str:
-    page = await fetch(fake_console(cluster(drain, silent=silent)), f"/nodes/{NODE}")
+async def panel(drain: Draining, *, unreachable: bool = False) -> str:
+    page = await fetch(fake_console(cluster(drain, unreachable=unreachable)), f"/nodes/{NODE}")
     return page.one("section", id="drain").text
 
 
-async def front(shown: Snapshot) -> HtmlPage:
+async def front(shown: ClusterSnapshot) -> HtmlPage:
     return await fetch(fake_console(shown), "/")
 
 
-async def test_the_nodes_page_says_who_drains_and_how_many_messages_are_left() -> None:
+async def test_the_nodes_page_shows_the_messages_left_on_a_draining_node() -> None:
     page = await fetch(fake_console(cluster(DRAIN)), "/nodes")
     assert [row[0] for row in page.rows("All nodes")] == [
         "host-10.0.0.1 draining, 12.4k left 10.0.0.1",
@@ -50,13 +50,13 @@ async def test_the_nodes_page_says_who_drains_and_how_many_messages_are_left() -
 async def test_a_drain_of_unknown_size_is_shown_without_a_number() -> None:
     page = await fetch(fake_console(cluster(Draining())), "/nodes")
     assert page.rows("All nodes")[0][0] == "host-10.0.0.1 draining 10.0.0.1"
-    said = await panel(Draining())
-    assert "How many messages are left is not known." in said
-    assert "It began at" not in said
-    assert "nothing has to be done" not in said
+    text = await panel(Draining())
+    assert "The number of remaining messages is unknown." in text
+    assert "began at" not in text
+    assert "no action is needed" not in text
 
 
-async def test_topic_and_channel_show_it_beside_the_node() -> None:
+async def test_topic_and_channel_mark_a_draining_node() -> None:
     console = fake_console(cluster(DRAIN))
     for path, caption in (("/topics/orders", "orders on each"), ("/topics/orders/mail", "orders / mail on")):
         page = await fetch(console, path)
@@ -70,22 +70,22 @@ async def test_the_front_page_counts_the_draining_nodes() -> None:
     assert (link.text, link["href"]) == ("1 node draining", "/nodes")
     both = snapshot(nodes=[node(NODE, draining=DRAIN), node(OTHER, draining=DRAIN)])
     assert (await front(both)).one("a", id="draining").text == "2 nodes draining"
-    for shown in (cluster(None), cluster(DRAIN, silent=True)):
+    for shown in (cluster(None), cluster(DRAIN, unreachable=True)):
         assert not (await front(shown)).all("a", id="draining")
 
 
-async def test_the_node_says_since_when_what_is_left_and_what_to_do() -> None:
+async def test_the_page_of_a_draining_node_says_what_is_left_and_what_to_do() -> None:
     page = await fetch(fake_console(cluster(DRAIN)), f"/nodes/{NODE}")
     assert page.one("h1").text == "host-10.0.0.1 draining, 12.4k left"
     shown = page.one("section", id="drain")
     assert shown.one("strong", id="drain-title").text == "This node is draining."
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(SINCE))
-    assert f"12.4k messages are left. It began at {began}, 3 min 20 s ago." in shown.text
+    assert f"12.4k messages are left. The drain began at {began}, 3 min 20 s ago." in shown.text
     assert [each.text for each in shown.all("li")] == [
-        "lonely no channel 3 messages: create the channel that they are for, or delete the topic",
+        "lonely no channel 3 messages: create a channel for them, or delete the topic",
         "orders / mail paused 12.3k messages: unpause it",
         "orders / later#ephemeral deferred 1 message: wait until they are due",
-        "orders / audit no consumer 2 messages: start one, or empty or delete the channel",
+        "orders / audit no consumer 2 messages: start a consumer, or empty or delete the channel",
         "and 2 more",
     ]
     assert [each["href"] for each in shown.all("a")] == [
@@ -94,36 +94,36 @@ async def test_the_node_says_since_when_what_is_left_and_what_to_do() -> None:
         "/topics/orders/later%23ephemeral",
         "/topics/orders/audit",
     ]
-    assert "With --drain-timeout it ends after that time all the same." in shown.text
+    assert "With --drain-timeout it exits after that time in any case." in shown.text
 
 
-async def test_a_drain_that_goes_by_itself_asks_for_nothing() -> None:
-    said = await panel(Draining(SINCE, 1))
-    assert "1 message is left." in said
-    assert "nothing has to be done" in said
-    assert "--drain-timeout" not in said
+async def test_a_drain_without_stuck_messages_needs_no_action() -> None:
+    text = await panel(Draining(SINCE, 1))
+    assert "1 message is left." in text
+    assert "no action is needed" in text
+    assert "--drain-timeout" not in text
 
 
-async def test_places_that_could_not_be_read_are_still_counted() -> None:
-    assert "In 3 places they do not go by themselves." in await panel(Draining(SINCE, 9, (), 3))
+async def test_unreadable_stuck_places_are_counted() -> None:
+    assert "Messages are stuck in 3 places." in await panel(Draining(SINCE, 9, (), 3))
 
 
-async def test_a_reason_that_nobody_knows_is_shown_as_it_is() -> None:
-    said = await panel(Draining(SINCE, 5, (StuckPlace("<b>", "x", 5, "<i>moon"),)))
-    assert "<b> / x <i>moon 5 messages With" in said
+async def test_an_unknown_reason_is_shown_without_advice() -> None:
+    text = await panel(Draining(SINCE, 5, (StuckPlace("<b>", "x", 5, "<i>moon"),)))
+    assert "<b> / x <i>moon 5 messages With" in text
 
 
-async def test_a_node_that_fell_silent_may_have_ended_as_it_should() -> None:
-    shown = cluster(DRAIN, silent=True)
-    assert "This node was draining. It does not answer any more: it may have ended" in await panel(
-        DRAIN, silent=True
+async def test_a_draining_node_that_does_not_answer_may_have_exited() -> None:
+    shown = cluster(DRAIN, unreachable=True)
+    assert "This node was draining. It does not answer any more, and may have exited" in await panel(
+        DRAIN, unreachable=True
     )
     page = await fetch(fake_console(shown), "/nodes")
     assert page.rows("All nodes")[0][0] == "host-10.0.0.1 no answer was draining 10.0.0.1"
     page = await fetch(fake_console(shown), "/topics/orders")
-    assert page.rows("orders on each")[0][0] == f"host-10.0.0.1 old figures was draining {NODE}"
+    assert page.rows("orders on each")[0][0] == f"host-10.0.0.1 stale was draining {NODE}"
 
 
 @pytest.mark.parametrize("path", ["/", "/nodes", f"/nodes/{NODE}", "/topics/orders", "/topics/orders/mail"])
-async def test_nothing_of_it_where_nobody_drains(path: str) -> None:
+async def test_pages_without_a_drain_do_not_mention_it(path: str) -> None:
     assert "draining" not in (await fetch(fake_console(cluster(None)), path)).text

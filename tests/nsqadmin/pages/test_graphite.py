@@ -1,4 +1,4 @@
-"""Pictures from Graphite name the series that nsqd's statsd figures have there."""
+"""Images from Graphite: the names of their series."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def targets(page: HtmlPage) -> list[list[str]]:
     return [parse_qs(urlsplit(each["src"]).query)["target"] for each in page.all("img", class_="graphite")]
 
 
-async def test_nothing_of_it_without_the_option() -> None:
+async def test_there_is_no_graphite_section_without_the_option() -> None:
     assert "Graphite" not in (await page_with("/topics/orders")).text
 
 
-async def test_a_topic_over_all_nodes() -> None:
+async def test_series_of_a_topic_are_those_of_all_nodes() -> None:
     page = await page_with("/topics/orders", **GRAPHITE)
     assert targets(page) == [
         ['alias(sumSeries(stats.counters.nsq.*.topic.orders.message_count.count),"messages")'],
@@ -41,7 +41,7 @@ async def test_a_topic_over_all_nodes() -> None:
     assert "from=-2h&" in first["src"]
 
 
-async def test_a_channel_with_formats_of_ones_own() -> None:
+async def test_series_of_a_channel_have_the_configured_formats() -> None:
     options = {"statsd_prefix": "x.%s.y", "statsd_counter_format": "%s", "statsd_gauge_format": "g.%s"}
     page = await page_with("/topics/orders/mail", **GRAPHITE, **options)
     counters, gauges, consumers = targets(page)
@@ -50,14 +50,14 @@ async def test_a_channel_with_formats_of_ones_own() -> None:
     assert consumers == ['alias(sumSeries(g.x.*.y.topic.orders.channel.mail.clients),"consumers")']
 
 
-async def test_the_memory_of_one_node() -> None:
+async def test_series_of_memory_are_those_of_one_node() -> None:
     page = await page_with(f"/nodes/{NODE}", **GRAPHITE)
     assert targets(page)[0][0] == (
         'alias(sumSeries(stats.gauges.nsq.10_0_0_1_4151.mem.heap_in_use_bytes),"heap in use")'
     )
 
 
-async def test_through_this_console_when_it_is_the_proxy() -> None:
+async def test_images_come_from_the_console_if_it_is_the_proxy() -> None:
     page = await page_with("/topics/orders", **GRAPHITE, proxy_graphite=True, base_path="/adm")
     assert all(each["src"].startswith("/adm/render?") for each in page.all("img", class_="graphite"))
     assert "graphite.example" not in page.headers["content-security-policy"]
@@ -68,20 +68,20 @@ async def test_through_this_console_when_it_is_the_proxy() -> None:
 @pytest.mark.parametrize(
     ("query", "chosen", "images"), [("", "2h", 2), ("?t=48h", "48h", 2), ("?t=off", "off", 0)]
 )
-async def test_how_far_back(query: str, chosen: str, images: int) -> None:
+async def test_the_time_range_of_images_can_be_chosen(query: str, chosen: str, images: int) -> None:
     page = await page_with(f"/topics/orders{query}", **GRAPHITE)
-    menu = page.one("nav", aria_label="Time shown from Graphite")
+    menu = page.one("nav", aria_label="Time range of Graphite")
     assert [each.text for each in menu.all("a")] == ["1h", "2h", "12h", "24h", "48h", "168h", "off"]
     assert menu.one("a", aria_current="true").text == chosen
     assert len(page.all("img", class_="graphite")) == images
 
 
-async def test_a_password_in_the_address_stays_out_of_the_policy() -> None:
+async def test_a_password_in_the_url_is_not_in_the_policy() -> None:
     page = await page_with("/", graphite_url="http://user:secret@graphite.example")
     assert "img-src 'self' http://graphite.example;" in page.headers["content-security-policy"]
 
 
-def test_names_are_cleaned_as_statsd_does() -> None:
+def test_names_are_sanitised_as_by_statsd() -> None:
     keys = [key for graph in topic_graphs("a b/c#ephemeral") for _, key, _ in graph.keys]
     assert keys[0] == "topic.a_b-cephemeral.message_count"
     assert len(keys) == 3

@@ -1,4 +1,4 @@
-"""The pages of nodes, of the registries, and the counter."""
+"""The pages of nodes and of the registries, and the counter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import trio.testing
 
 from tests.nsqadmin.pages.cluster import (
     NODE,
-    FakeLive,
+    FakeQueries,
     channel,
     client,
     fake_console,
@@ -21,7 +21,7 @@ from tests.nsqadmin.pages.reading import fetch
 OTHER = "10.0.0.2:4151"
 
 
-async def test_all_nodes_with_what_is_odd_about_them() -> None:
+async def test_all_nodes_are_listed_with_badges() -> None:
     held = topic("orders", nodes=[NODE, OTHER], depth=3, message_count=40)
     nodes = [
         node(NODE, [held], topology_region="eu", topology_zone="a"),
@@ -47,22 +47,22 @@ async def test_all_nodes_with_what_is_odd_about_them() -> None:
     )
 
 
-async def test_without_registries_there_is_no_column_for_them() -> None:
+async def test_without_registries_the_registries_column_is_missing() -> None:
     shown = snapshot(topic("a"))
     page = await fetch(fake_console(shown, nsqd_http_addresses=[NODE]), "/nodes")
     assert "Registries" not in page.text
-    assert "As they are configured" in page.text
+    assert "As configured" in page.text
 
 
-async def test_an_unhealthy_node_says_why() -> None:
+async def test_an_unhealthy_node_shows_the_reason() -> None:
     shown = snapshot(nodes=[node(health="NOK - disk is full")])
     for path in ("/nodes", f"/nodes/{NODE}"):
         page = await fetch(fake_console(shown), path)
         assert page.one("span", class_="badge", title="NOK - disk is full").text == "unhealthy"
 
 
-async def test_no_nodes() -> None:
-    assert "No nsqd has announced itself" in (await fetch(fake_console(snapshot()), "/nodes")).text
+async def test_a_cluster_without_nodes_says_so() -> None:
+    assert "No nsqd has registered" in (await fetch(fake_console(snapshot()), "/nodes")).text
 
 
 async def test_a_node_shows_topics_channels_and_consumers() -> None:
@@ -81,26 +81,26 @@ async def test_a_node_shows_topics_channels_and_consumers() -> None:
     assert page.one("button", class_="cross", data_do="DELETE")["data-url"] == "/api/nodes/10.0.0.1%3A4151"
 
 
-async def test_a_node_with_many_topics_has_pages() -> None:
+async def test_the_topics_of_a_node_are_paged() -> None:
     held = [topic(f"t{n:04}", [channel(f"t{n:04}", "c")]) for n in range(1_000)]
     page = await fetch(fake_console(snapshot(*held)), f"/nodes/{NODE}?page=2")
     assert page.rows("Topics on this node")[0][0] == "t0025"
     assert "26\N{EN DASH}50 of 1,000" in page.text
 
 
-async def test_a_node_that_hangs_still_has_its_page(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_hanging_node_does_not_delay_its_page(autojump_clock: trio.testing.MockClock) -> None:
     held = topic("orders", [channel("orders", "mail", client_count=2)])
     page = await fetch(fake_console(snapshot(held), hangs=True), f"/nodes/{NODE}")
     assert page.rows("Topics on this node")[1][0] == "mail"
 
 
-async def test_an_unknown_node() -> None:
+async def test_the_page_of_an_unknown_node_says_so() -> None:
     assert "No such node" in (await fetch(fake_console(snapshot()), f"/nodes/{NODE}")).text
 
 
-async def test_the_registries_and_what_they_alone_know() -> None:
+async def test_the_lookup_page_lists_topics_that_only_registries_know() -> None:
     shown = snapshot(problems=[problem("10.9.0.2:4161", kind="nsqlookupd", error="connection refused")])
-    console = fake_console(shown, live=FakeLive({"old": ["a", "b"], "older": []}))
+    console = fake_console(shown, queries=FakeQueries({"old": ["a", "b"], "older": []}))
     page = await fetch(console, "/lookup")
     registries = [each.text for each in page.one("ul", class_="list").all("li")]
     assert registries == ["10.9.0.1:4161 answers", "10.9.0.2:4161 no answer connection refused"]
@@ -117,24 +117,26 @@ async def test_the_registries_and_what_they_alone_know() -> None:
     assert [each["name"] for each in form.all("input")] == ["topic", "channel"]
 
 
-async def test_registries_that_fail_are_named() -> None:
-    page = await fetch(fake_console(snapshot(), live=FakeLive(fails=True)), "/lookup")
+async def test_the_lookup_page_names_failing_registries() -> None:
+    page = await fetch(fake_console(snapshot(), queries=FakeQueries(fails=True)), "/lookup")
     assert "10.9.0.1:4161: connection refused" in page.text
     assert "Every topic that the registries know" not in page.text
 
 
-async def test_registries_that_hang_do_not_keep_the_page(autojump_clock: trio.testing.MockClock) -> None:
-    page = await fetch(fake_console(snapshot(), live=FakeLive(hangs=True)), "/lookup")
+async def test_hanging_registries_do_not_delay_the_lookup_page(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    page = await fetch(fake_console(snapshot(), queries=FakeQueries(hangs=True)), "/lookup")
     assert "did not answer within 4 s" in page.text
 
 
-async def test_without_registries_the_page_says_so() -> None:
+async def test_the_lookup_page_without_registries_says_so() -> None:
     page = await fetch(fake_console(snapshot(), nsqd_http_addresses=[NODE]), "/lookup")
     assert "No registries" in page.text
     assert not page.all("form", class_="create")
 
 
-async def test_the_counter_adds_up_what_channels_were_given() -> None:
+async def test_the_counter_sums_up_the_messages_of_all_channels() -> None:
     shown = snapshot(
         topic("a", [channel("a", "b", message_count=1_000_000, in_rate=10.0)], message_count=5),
         topic("c", [channel("c", "d", message_count=234_567, in_rate=2.5)]),

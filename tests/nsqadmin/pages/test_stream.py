@@ -1,8 +1,10 @@
-"""The stream that keeps pages true: it tells of each poll, stays alive, is bounded, and ends when it should."""
+"""The event stream: one event for each poll, heartbeats, a bound, and its end."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import re
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -13,42 +15,66 @@ from msgspec.structs import replace
 from nsqadmin.console import Console
 from nsqadmin.pages import stream
 from nsqadmin.pages.stream import HEARTBEAT_SECONDS, LiveStream
+from nsqkit.service.http import Request
 from tests.nsqadmin.pages.cluster import NOW, fake_console, snapshot
 
 
 @attrs.define(eq=False)
 class Browser:
-    """One who looks: what came to it so far."""
+    """The connection of one browser: what was sent to it so far."""
 
-    headers: list[tuple[bytes, bytes]] = attrs.field(factory=list)
-    status: int = 0
-    text: str = ""
-    complete: bool = False
-    gone: trio.Event = attrs.field(factory=trio.Event)
+    last_seen: str = ""
+    """The header Last-Event-ID."""
+    wire: bytes = b""
+    keep_alive: bool = True
+    closed: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)
 
-    async def look(self, application: LiveStream) -> None:
-        scope = {"type": "http", "method": "GET", "path": "/live", "headers": self.headers}
-        await application(scope, self._receive, self._send)
+    async def look(self, stream: LiveStream) -> None:
+        headers = [(b"last-event-id", self.last_seen.encode())] if self.last_seen else []
+        request = Request(
+            "GET",
+            b"/live",
+            "/live",
+            b"",
+            headers,
+            "1.1",
+            "192.0.2.1:50312",
+            secure=False,
+            keep_alive=True,
+            params={},
+            route=cast(Any, None),
+        )
+        with contextlib.suppress(ConnectionError):
+            await stream(request, self)
         self.ended.set()
 
-    async def _receive(self) -> dict[str, Any]:
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
+    async def wait_disconnect(self) -> None:
+        await self.closed.wait()
 
-    async def _send(self, message: Any) -> None:
+    async def send(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        else:
-            self.text += message["body"].decode()
-            self.complete = not message.get("more_body", False)
+        self.wire += data
+
+    @property
+    def status(self) -> int:
+        return int(self.wire.split()[1])
+
+    @property
+    def text(self) -> str:
+        """The chunks of the body so far."""
+        chunks = self.wire.partition(b"\r\n\r\n")[2]
+        return "".join(re.findall(r"[0-9a-f]+\r\n(.*?)\r\n", chunks.decode(), re.DOTALL))
+
+    @property
+    def complete(self) -> bool:
+        return self.wire.endswith(b"0\r\n\r\n")
 
 
 def poll(console: Console, at: float) -> None:
     """End a poll of the cluster."""
-    picture: Any = console.picture
-    picture.show(replace(picture.snapshot, at=at))
+    poller: Any = console.poller
+    poller.show(replace(poller.snapshot, at=at))
 
 
 @pytest.fixture
@@ -57,47 +83,47 @@ def console() -> Console:
     return fake_console(snapshot())
 
 
-async def test_each_poll_is_told(console: Console, nursery: trio.Nursery) -> None:
+async def test_each_poll_is_an_event(console: Console, nursery: trio.Nursery) -> None:
     browser = Browser()
     nursery.start_soon(browser.look, LiveStream(console))
     await trio.testing.wait_all_tasks_blocked()
     assert (browser.status, browser.text) == (200, "retry: 3000\n\n")
     for at in (NOW + 5, NOW + 10):
-        browser.text = ""
+        before = browser.text
         poll(console, at)
         await trio.testing.wait_all_tasks_blocked()
-        assert browser.text == f"id: {at!r}\nevent: picture\ndata: {{}}\n\n"
-    browser.gone.set()
+        assert browser.text == before + f"id: {at!r}\nevent: snapshot\ndata: {{}}\n\n"
+    browser.closed.set()
 
 
-async def test_a_quiet_stream_shows_that_it_lives(
+async def test_an_idle_stream_sends_heartbeats(
     console: Console, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     browser = Browser()
     nursery.start_soon(browser.look, LiveStream(console))
     await trio.sleep(HEARTBEAT_SECONDS * 2.5)
-    assert browser.text == "retry: 3000\n\n" + ": still here\n\n" * 2
-    browser.gone.set()
+    assert browser.text == "retry: 3000\n\n" + ": heartbeat\n\n" * 2
+    browser.closed.set()
 
 
-@pytest.mark.parametrize(("seen", "told"), [(NOW, False), (NOW - 5, True)])
-async def test_who_comes_back_hears_what_was_missed(
-    console: Console, nursery: trio.Nursery, seen: float, told: bool
+@pytest.mark.parametrize(("seen", "missed"), [(NOW, False), (NOW - 5, True)])
+async def test_a_browser_that_reconnects_gets_a_missed_event(
+    console: Console, nursery: trio.Nursery, seen: float, missed: bool
 ) -> None:
-    browser = Browser([(b"Last-Event-ID", repr(seen).encode())])
+    browser = Browser(last_seen=repr(seen))
     nursery.start_soon(browser.look, LiveStream(console))
     await trio.testing.wait_all_tasks_blocked()
-    assert ("event: picture" in browser.text) is told
-    browser.gone.set()
+    assert ("event: snapshot" in browser.text) is missed
+    browser.closed.set()
 
 
-async def test_a_browser_that_goes_leaves_nothing_behind(console: Console, nursery: trio.Nursery) -> None:
+async def test_a_stream_ends_when_its_browser_closes_it(console: Console, nursery: trio.Nursery) -> None:
     application = LiveStream(console)
     browser = Browser()
     nursery.start_soon(browser.look, application)
     await trio.testing.wait_all_tasks_blocked()
     assert application.open_streams == 1
-    browser.gone.set()
+    browser.closed.set()
     await browser.ended.wait()
     assert application.open_streams == 0
 
@@ -117,7 +143,7 @@ async def test_streams_end_when_the_console_stops(console: Console, nursery: tri
     assert late.status == 503
 
 
-async def test_there_is_a_bound(
+async def test_the_number_of_streams_is_bounded(
     console: Console, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "STREAMS", 2)
@@ -127,11 +153,26 @@ async def test_there_is_a_bound(
     nursery.start_soon(second.look, application)
     await trio.testing.wait_all_tasks_blocked()
     await third.look(application)
-    assert (third.status, third.complete) == (503, True)
-    first.gone.set()
+    assert third.status == 503
+    assert third.wire.endswith(b"\r\n\r\ntoo many streams\n")
+    first.closed.set()
     await first.ended.wait()
     nursery.start_soon(fourth.look, application)
     await trio.testing.wait_all_tasks_blocked()
     assert fourth.status == 200
-    second.gone.set()
-    fourth.gone.set()
+    second.closed.set()
+    fourth.closed.set()
+
+
+async def test_a_stream_ends_when_its_browser_closes_it_during_an_event(console: Console) -> None:
+    class Lost(Browser):
+        async def send(self, data: bytes) -> None:
+            if b"event" in data:
+                raise ConnectionError("gone")
+            await super().send(data)
+
+    stream = LiveStream(console)
+    browser = Lost(last_seen="1.0")
+    await browser.look(stream)
+    assert not browser.complete
+    assert stream.open_streams == 0

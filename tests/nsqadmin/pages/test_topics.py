@@ -1,4 +1,4 @@
-"""The front page and the page of a topic: the whole cluster at a glance, whatever its size."""
+"""The front page and the page of a topic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from nsqadmin.pages.human import UNKNOWN
+from nsqadmin.pages.format import UNKNOWN
 from tests.nsqadmin.pages.cluster import (
     NODE,
     NOW,
@@ -61,7 +61,7 @@ async def test_totals_come_first() -> None:
     tiles = {each.one("dt").text: each.all("dd")[0].text for each in page.one("dl").all("div")}
     assert tiles == {
         "Published": "712 /s",
-        "Done": "8 /s",
+        "Finished": "8 /s",
         "Depth": "46",
         "In flight": "0",
         "Consumers": "3",
@@ -70,7 +70,7 @@ async def test_totals_come_first() -> None:
     assert "1 channel without" in page.one("dl").text
 
 
-async def test_what_needs_somebody_is_named_worst_first() -> None:
+async def test_needs_attention_lists_the_worst_first() -> None:
     shown = snapshot(
         topic(
             "a",
@@ -88,15 +88,15 @@ async def test_what_needs_somebody_is_named_worst_first() -> None:
     lines = [each.text for each in page.one("ul", class_="attention").all("li")]
     clock = time.strftime("%H:%M:%S", time.localtime(NOW - 9))
     assert lines == [
-        f"a / left no consumer 50 messages wait, nobody takes them since {clock}",
+        f"a / left no consumer 50 messages waiting, no consumer since {clock}",
         "a / slow time-outs 9 in the last minute",
         "a / old old messages the oldest is 1 h old",
-        "a / held paused 3 messages wait",
+        "a / held paused 3 messages waiting",
         "b no channel 3 messages wait in a topic without a channel",
     ]
 
 
-async def test_nothing_needs_somebody_in_a_quiet_cluster() -> None:
+async def test_needs_attention_is_hidden_in_a_healthy_cluster() -> None:
     page = await fetch(fake_console(snapshot(topic("a", [channel("a", "b", client_count=1)]))), "/")
     assert not page.all("ul", class_="attention")
 
@@ -122,7 +122,7 @@ async def test_search_order_and_filters_are_in_the_address(query: str, expected:
     if expected:
         assert names(page) == expected
     else:
-        assert "Nothing fits" in page.text
+        assert "No matches" in page.text
 
 
 async def test_the_sorted_column_says_so_to_screen_readers() -> None:
@@ -132,7 +132,7 @@ async def test_the_sorted_column_says_so_to_screen_readers() -> None:
     assert set(heads.values()) == {None, "descending"}
 
 
-async def test_ten_thousand_topics_are_pages_of_fifty() -> None:
+async def test_ten_thousand_topics_are_shown_in_pages_of_fifty() -> None:
     shown = snapshot(
         *(
             topic(f"topic-{n:05}", [channel(f"topic-{n:05}", "c", client_count=5)], message_count=n)
@@ -153,17 +153,17 @@ async def test_ten_thousand_topics_are_pages_of_fifty() -> None:
     assert len(page.response.content) < 100_000
 
 
-async def test_an_empty_cluster_says_how_to_begin() -> None:
+async def test_an_empty_cluster_shows_how_to_begin() -> None:
     page = await fetch(fake_console(snapshot()), "/")
     assert "No topics yet" in page.text
     assert "curl" in page.text
 
 
-async def test_before_the_first_answer_nothing_is_called_empty() -> None:
+async def test_pages_say_loading_before_the_first_poll() -> None:
     console = fake_console(snapshot(at=0.0))
     for path in ("/", "/nodes", "/topics/a", "/topics/a/b", f"/nodes/{NODE}"):
         page = await fetch(console, path)
-        assert "Asking the cluster" in page.text
+        assert "Loading" in page.text
         assert "No topics yet" not in page.text
 
 
@@ -211,32 +211,32 @@ async def test_a_topic_shows_its_channels_and_nodes() -> None:
     assert page.one("figure", id="chart-rates")["data-chart"] == "/series?topic=orders&span=15m"
 
 
-async def test_figures_of_a_node_that_is_silent_are_called_old() -> None:
+async def test_figures_of_a_node_that_does_not_answer_are_marked_as_stale() -> None:
     held = topic("orders", [channel("orders", "mail", client_count=1)])
     shown = snapshot(held, nodes=[node(NODE, [held], trouble=problem())], problems=[problem()])
     for path in ("/topics/orders", "/topics/orders/mail"):
         page = await fetch(fake_console(shown), path)
-        assert "old figures" in page.text
+        assert "stale" in page.text
         notice = page.one("section", aria_labelledby="problems-title").text
         assert NODE in notice
         assert "no answer within 5 s" in notice
         assert "since " + time.strftime("%H:%M:%S", time.localtime(NOW - 60)) in notice
 
 
-async def test_a_topic_that_nobody_has_is_waited_for() -> None:
+async def test_the_page_of_an_unknown_topic_says_so() -> None:
     page = await fetch(fake_console(CLUSTER), "/topics/unheard-of")
     assert page.one("h1").text == "unheard-of"
     assert "No node has this topic" in page.text
 
 
-async def test_a_topic_that_only_registries_know_says_so() -> None:
+async def test_the_page_of_a_topic_that_only_registries_know_says_so() -> None:
     page = await fetch(fake_console(snapshot(topic("a", nodes=()))), "/topics/a")
     assert "No producers" in page.text
     assert "No channels" in page.text
 
 
 @pytest.mark.parametrize("paused", [False, True])
-async def test_buttons_say_what_they_do_and_ask_for_the_name(paused: bool) -> None:
+async def test_buttons_describe_their_action_and_ask_for_the_name(paused: bool) -> None:
     page = await fetch(fake_console(snapshot(topic("orders", paused=paused))), "/topics/orders")
     pause, empty, delete = page.one("div", class_="actions").all("button")
     assert pause.text == ("Unpause" if paused else "Pause")
@@ -255,4 +255,4 @@ async def test_buttons_say_what_they_do_and_ask_for_the_name(paused: bool) -> No
         "/api/nodes/10.0.0.1%3A4151",
         '{"topic": "orders"}',
     )
-    assert cross["aria-label"] == "Take topic orders off 10.0.0.1:4151?"
+    assert cross["aria-label"] == "Remove topic orders from 10.0.0.1:4151?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -17,7 +18,7 @@ from nsqd.broker import Topology
 from nsqd.broker.latency import BITS
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
-from nsqd.stats.collect import SLICE, ChannelStats, Latency, Stats, StatsQuery, TopicStats, collect, in_slices
+from nsqd.stats.collect import ChannelStats, Latency, Stats, StatsQuery, TopicStats, collect
 from tests.nsqd.http.fake_daemon import START_NS, FakeDaemon, client_stats, serving
 
 JSON = "application/json; charset=utf-8"
@@ -571,6 +572,15 @@ async def test_text_over_http() -> None:
 # --- many
 
 
+MANY = 200
+
+
+@pytest.fixture
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece of work takes as long as a slice."""
+    monkeypatch.setattr("nsqkit.yielder.perf_counter", itertools.count().__next__)
+
+
 async def run_beside(function: Callable[[], Any]) -> tuple[Any, int]:
     """What it returns, and how often another task had its turn meanwhile."""
     turns = 0
@@ -589,37 +599,33 @@ async def run_beside(function: Callable[[], Any]) -> tuple[Any, int]:
     return result, turns
 
 
-async def test_statistics_of_a_topic_of_many_channels_leave_turns_to_others() -> None:
+@pytest.mark.usefixtures("short_slices")
+async def test_other_tasks_run_while_a_topic_of_many_channels_is_collected() -> None:
     daemon = FakeDaemon()
-    daemon.make("t", *[f"c{number:03}" for number in range(SLICE * 4)])
+    daemon.make("t", *[f"c{number:03}" for number in range(MANY)])
     stats, turns = await run_beside(lambda: collect(daemon, StatsQuery()))
-    assert len(stats.topics[0].channels) == SLICE * 4
-    assert turns >= 2
-    assert (await run_beside(lambda: stats_json(stats, START_NS)))[1] >= 2
-    assert (await run_beside(lambda: stats_text(stats, START_NS)))[1] >= 2
+    assert len(stats.topics[0].channels) == MANY
+    assert turns >= MANY
+    assert (await run_beside(lambda: stats_json(stats, START_NS)))[1] >= MANY
+    assert (await run_beside(lambda: stats_text(stats, START_NS)))[1] >= MANY
 
 
-async def test_slices_keep_the_order_and_give_way() -> None:
-    items = list(range(SLICE * 3 + 1))
-    result, turns = await run_beside(lambda: in_slices(items, lambda n: n * 2))
-    assert result == [n * 2 for n in items]
-    assert turns >= 2
-
-
-async def test_statistics_of_many_topics_leave_turns_to_others() -> None:
+@pytest.mark.usefixtures("short_slices")
+async def test_other_tasks_run_while_many_topics_are_collected() -> None:
     daemon = FakeDaemon()
-    for number in range(SLICE * 4):
+    for number in range(MANY):
         daemon.make(f"t{number:03}", "c")
     stats, turns = await run_beside(lambda: collect(daemon, StatsQuery()))
-    assert len(stats.topics) == SLICE * 4
-    assert turns >= 2
-    assert (await run_beside(lambda: stats_json(stats, START_NS)))[1] >= 2
-    assert (await run_beside(lambda: stats_text(stats, START_NS)))[1] >= 2
+    assert len(stats.topics) == MANY
+    assert turns >= MANY
+    assert (await run_beside(lambda: stats_json(stats, START_NS)))[1] >= MANY
+    assert (await run_beside(lambda: stats_text(stats, START_NS)))[1] >= MANY
 
 
+@pytest.mark.usefixtures("short_slices")
 async def test_a_topic_that_goes_meanwhile_is_left_out() -> None:
     daemon = FakeDaemon()
-    for number in range(SLICE * 4):
+    for number in range(MANY):
         daemon.make(f"t{number:03}")
     found: list[Stats] = []
 
@@ -632,10 +638,10 @@ async def test_a_topic_that_goes_meanwhile_is_left_out() -> None:
             await trio.lowlevel.checkpoint()
         assert not found
         daemon.round()
-        daemon.broker.delete_topic(f"t{SLICE * 4 - 1:03}")
+        daemon.broker.delete_topic(f"t{MANY - 1:03}")
         daemon.end_round()
     assert found[0].topics is not None
-    assert len(found[0].topics) == SLICE * 4 - 1
+    assert len(found[0].topics) == MANY - 1
 
 
 # --- beyond the original's

@@ -1,21 +1,22 @@
-"""A small HTTP/1.1 server on trio: plain handlers at little cost, ASGI applications beside them."""
+"""A small HTTP/1.1 server on trio: handlers that return a response, or that stream one."""
 
-from nsqkit.service.http.asgi import AsgiApp
 from nsqkit.service.http.limits import ByteBudget, Limits
 from nsqkit.service.http.message import BadQuery, HttpError, Request, Response, error, json_body, query, text
-from nsqkit.service.http.routing import Only, Route, Router
+from nsqkit.service.http.routing import Exchange, Only, Route, Router
 from nsqkit.service.http.server import HttpServer, serve
+from nsqkit.service.http.streaming import ResponseStream
 
 __all__ = [
-    "AsgiApp",
     "BadQuery",
     "ByteBudget",
+    "Exchange",
     "HttpError",
     "HttpServer",
     "Limits",
     "Only",
     "Request",
     "Response",
+    "ResponseStream",
     "Route",
     "Router",
     "error",

@@ -182,7 +182,7 @@ AccessLog = Callable[[Request, int, float], None]
 
 
 class Exchange(Protocol):
-    """What a connection offers a handler that writes its response piece by piece (see `asgi`)."""
+    """What a connection offers a handler that writes its response piece by piece (see `streaming`)."""
 
     keep_alive: bool
     """Whether the connection goes on after this response; the handler may clear it."""

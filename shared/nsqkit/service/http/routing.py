@@ -28,6 +28,7 @@ from nsqkit.service.http.message import (
     BodyLimit,
     Exchange,
     Handler,
+    Request,
     Response,
     Route,
     StreamHandler,
@@ -113,6 +114,13 @@ class Router:
             too_big=_always(too_big) if isinstance(too_big, Response) else too_big,
             access_log=None if quiet else self.access_log,
         )
+        self._add_route(method, path, route)
+
+    def add_stream(self, method: str, path: str, handler: StreamHandler) -> None:
+        """Register a handler that writes its response piece by piece. ValueError as for `add`."""
+        self._add_route(method, path, Route(handler=_no_handler, stream=handler, access_log=self.access_log))
+
+    def _add_route(self, method: str, path: str, route: Route) -> None:
         entry = self._entry(path)
         if method in entry.routes:
             raise ValueError(f"{method} {path} has a handler already")
@@ -203,6 +211,10 @@ class Only:
 
 def _always(response: Response) -> Handler:
     return lambda _request: response
+
+
+def _no_handler(request: Request) -> Response:
+    raise AssertionError(f"{request.path} is answered piece by piece")
 
 
 def _other_slash(path: str) -> str:

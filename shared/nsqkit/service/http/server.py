@@ -23,7 +23,6 @@ import trio
 from attrs import define, field
 
 from nsqkit.logging import get_logger
-from nsqkit.service.http.asgi import AsgiApp
 from nsqkit.service.http.connection import Connection
 from nsqkit.service.http.limits import ByteBudget, Limits
 from nsqkit.service.http.message import error, render
@@ -41,7 +40,7 @@ _FULL = error(503, "TOO_MANY_CONNECTIONS")
 
 @define(slots=True, eq=False)
 class HttpServer:
-    """Serves one application (a `Router`, `Only`, `AsgiApp`) on any number of listeners. Run it once."""
+    """Serves one application (a `Router`, or `Only`) on any number of listeners. Run it once."""
 
     app: Routes
     limits: Limits = field(factory=Limits)
@@ -73,8 +72,6 @@ class HttpServer:
         """
         try:
             async with trio.open_nursery() as nursery:
-                if isinstance(self.app, AsgiApp):
-                    await nursery.start(self.app.lifespan)
                 nursery.start_soon(self._sweep)
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
@@ -195,15 +192,12 @@ class HttpServer:
                     connection.expire()
 
     async def _finish(self) -> None:
-        """Give the busy connections their grace, then let the application end."""
+        """Give the busy connections their grace."""
         with trio.move_on_after(self.limits.stop_seconds):
             for connection in self._connections:
                 connection.finish()
             while self._connections:
                 await self._changed.wait()
-        if isinstance(self.app, AsgiApp):
-            with trio.move_on_after(self.limits.stop_seconds):
-                await self.app.shutdown()
 
     async def _close_listeners(self, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]) -> None:
         for listener in listeners:

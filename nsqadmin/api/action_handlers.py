@@ -1,0 +1,122 @@
+"""POST and DELETE /api/...: checks the user and the body, does the action, and reports it.
+
+Bodies are decoded as the original does it: the first JSON value, by the rules of `nsqkit.service.lenient_json`;
+anything after it is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+
+from nsqadmin.access import check_admin, user_of
+from nsqadmin.actions import STATE_ACTIONS
+from nsqadmin.console import Console
+from nsqadmin.notify import Event, Notifier
+from nsqkit.logging import get_logger
+from nsqkit.service.http import HttpError, Request, Response, json_body
+from nsqkit.service.lenient_json import decode_object
+from nsqkit.wire.names import is_valid_name
+
+__all__ = ["ActionHandlers"]
+
+_log = get_logger(__name__)
+
+_JSON_SPACE = " \t\r\n"
+_scan_value = json.JSONDecoder().raw_decode
+
+
+class ActionHandlers:
+    """The handlers, for one console."""
+
+    def __init__(self, console: Console, notifier: Notifier) -> None:
+        self._console = console
+        self._actions = console.actions
+        self._notifier = notifier
+
+    async def create(self, request: Request) -> Response:
+        """POST /api/topics."""
+        check_admin(self._console.options, request)
+        topic, channel = _decode(request, "topic", "channel")
+        if not is_valid_name(topic):
+            raise HttpError(400, "INVALID_TOPIC")
+        if channel and not is_valid_name(channel):
+            raise HttpError(400, "INVALID_CHANNEL")
+        message = await self._actions.create(topic, channel)
+        self._report(request, Event("create_topic", topic))
+        if channel:
+            self._report(request, Event("create_channel", topic, channel))
+        return self._done(message)
+
+    async def change(self, request: Request) -> Response:
+        """POST /api/topics/:topic and /api/topics/:topic/:channel."""
+        check_admin(self._console.options, request)
+        [action] = _decode(request, "action")
+        if action not in STATE_ACTIONS:
+            raise HttpError(400, "INVALID_ACTION")
+        topic, channel = request.params["topic"], request.params.get("channel", "")
+        try:
+            if channel:
+                message = await self._actions.change_channel(action, topic, channel)
+            else:
+                message = await self._actions.change_topic(action, topic)
+        finally:
+            # Reported even if the action failed: some nsqds may have done it.
+            self._report(request, Event(f"{action}_{'channel' if channel else 'topic'}", topic, channel))
+        return self._done(message)
+
+    async def delete_topic(self, request: Request) -> Response:
+        """DELETE /api/topics/:topic."""
+        check_admin(self._console.options, request)
+        topic = request.params["topic"]
+        message = await self._actions.delete_topic(topic)
+        self._report(request, Event("delete_topic", topic))
+        return self._done(message)
+
+    async def delete_channel(self, request: Request) -> Response:
+        """DELETE /api/topics/:topic/:channel."""
+        check_admin(self._console.options, request)
+        topic, channel = request.params["topic"], request.params["channel"]
+        message = await self._actions.delete_channel(topic, channel)
+        self._report(request, Event("delete_channel", topic, channel))
+        return self._done(message)
+
+    async def tombstone(self, request: Request) -> Response:
+        """DELETE /api/nodes/:node."""
+        check_admin(self._console.options, request)
+        try:
+            [topic] = _decode(request, "topic")
+        except HttpError:
+            raise HttpError(400, "INVALID_BODY") from None
+        if not is_valid_name(topic):
+            raise HttpError(400, "INVALID_TOPIC")
+        node = request.params["node"]
+        message = await self._actions.tombstone(node, topic)
+        self._report(request, Event("tombstone_topic_producer", topic, node=node))
+        return self._done(message)
+
+    def _report(self, request: Request, event: Event) -> None:
+        user = user_of(self._console.options, request.headers)
+        _log.info("ACTION: %s by %s (%s)", event, user or "unknown user", request.remote)
+        self._notifier.notify(request, event)
+        self._console.poller.poll_soon()
+
+    def _done(self, message: str) -> Response:
+        if message:
+            _log.warning("ACTION: %s", message)
+        return json_body({"message": message})
+
+
+def _decode(request: Request, *fields: str) -> list[str]:
+    """The values of these fields of the body, empty if missing. Raises `HttpError` 400 with the reason."""
+    text = request.body.decode("utf-8", "replace").lstrip(_JSON_SPACE)
+    if not text:
+        raise HttpError(400, "EOF")
+    try:
+        # The standard library's decoder finds the end of the first value.
+        _, end = _scan_value(text)
+        found = decode_object(text[:end].encode(), dict.fromkeys(fields, str))
+    except RecursionError:
+        raise HttpError(400, "nested too deeply") from None
+    except ValueError as error:
+        raise HttpError(400, str(error)) from error
+    return [found.get(field, "") for field in fields]

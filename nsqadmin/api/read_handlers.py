@@ -1,0 +1,102 @@
+"""GET /api/...: each request queries the daemons; `message` names those that did not answer."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from nsqadmin.api.as_json import channel_as_json, counter_as_json, counter_key, node_as_json, topic_as_json
+from nsqadmin.cluster.merge import by_closeness
+from nsqadmin.cluster.queries import UnknownChannel, UnknownNode
+from nsqadmin.console import Console
+from nsqadmin.model import TopicStats
+from nsqadmin.upstream import Warnings
+from nsqkit.service.http import HttpError, Request, Response, json_body, query
+from nsqkit.yielder import Yielder
+
+__all__ = ["ReadHandlers"]
+
+_encode = msgspec.json.encode
+
+
+class ReadHandlers:
+    """The handlers, for one console."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._queries = console.queries
+
+    async def topics(self, request: Request) -> Response:
+        """The names of all topics, or the inactive topics with their channels."""
+        warnings = Warnings()
+        if query(request).get("inactive") == "true":
+            inactive = await self._queries.inactive_topics(warnings)
+            named = {name: channels or None for name, channels in inactive.items()}
+            return json_body({"topics": named, "message": warnings.message})
+        names = await self._queries.topics(warnings)
+        return json_body({"topics": names or None, "message": warnings.message})
+
+    async def topic(self, request: Request) -> Response:
+        """One topic over all nodes."""
+        warnings = Warnings()
+        topic = await self._queries.topic(request.params["topic"], warnings)
+        return json_body({**topic_as_json(topic), "message": warnings.message})
+
+    async def channel(self, request: Request) -> Response:
+        """One channel over all nodes, with its clients. An unknown one is a 500, as in the original."""
+        warnings = Warnings()
+        try:
+            channel = await self._queries.channel(
+                request.params["topic"], request.params["channel"], warnings
+            )
+        except UnknownChannel:
+            raise HttpError(500, "INTERNAL_ERROR") from None
+        if channel.clients is not None:
+            channel.clients = by_closeness(channel.clients)
+        return json_body({**channel_as_json(channel, time.time()), "message": warnings.message})
+
+    async def nodes(self, request: Request) -> Response:
+        """All nodes."""
+        warnings = Warnings()
+        nodes = await self._queries.nodes(warnings)
+        return json_body(
+            {"nodes": [node_as_json(node) for node in nodes] or None, "message": warnings.message}
+        )
+
+    async def node(self, request: Request) -> Response:
+        """One node with its topics, channels and clients."""
+        warnings = Warnings()
+        address = request.params["node"]
+        try:
+            topics = await self._queries.node(address, warnings)
+        except UnknownNode:
+            raise HttpError(404, "NODE_NOT_FOUND") from None
+        channels = [channel for topic in topics for channel in topic.channels or ()]
+        now = time.time()
+
+        def encoded(topic: TopicStats) -> msgspec.Raw:
+            return msgspec.Raw(_encode(topic_as_json(topic, now)))
+
+        return json_body(
+            {
+                "node": address,
+                "topics": await Yielder().map(encoded, topics) if topics else None,
+                "total_messages": sum(topic.message_count for topic in topics),
+                "total_clients": sum(len(channel.clients or ()) for channel in channels),
+                "message": warnings.message,
+            }
+        )
+
+    async def counter(self, request: Request) -> Response:
+        """The message counts of every channel of every node."""
+        warnings = Warnings()
+        channels = await self._queries.node_channels(warnings)
+        # Encoded one by one, as tens of thousands at once would block the event loop.
+        yielder, counts = Yielder(), []
+        for channel in channels:
+            # No key occurs twice: an nsqd has each channel once, and each nsqd is queried once.
+            counts.append(_encode(counter_key(channel)) + b":" + _encode(counter_as_json(channel)))
+            await yielder.maybe_yield()
+        stats = msgspec.Raw(b"{" + b",".join(counts) + b"}")
+        return json_body({"stats": stats, "message": warnings.message})

@@ -1,0 +1,258 @@
+"""The poller: queries the whole cluster once an interval, however many browsers there are, and makes snapshots of it.
+
+    poller.snapshot                # the last snapshot; never waits
+    await poller.next_snapshot()   # the next one
+
+Rules:
+
+- A daemon that hangs delays no snapshot for long: after a timeout, the snapshot is made with its last response, and
+  `problems` names the daemon, the reason and since when.
+- Each daemon has at most one pending request, and is not queried more often than once an interval. Expensive rounds
+  lengthen the interval: they take at most a tenth of the time.
+- A snapshot is made in slices of a few milliseconds; other tasks run in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+import attrs
+import msgspec
+import trio
+
+from nsqadmin.addresses import host_and_port
+from nsqadmin.cluster.history import History
+from nsqadmin.cluster.merge import merge_nodes, node_of_info, nodes_of_producers
+from nsqadmin.cluster.polled_daemon import PolledDaemon, poll_all
+from nsqadmin.cluster.snapshot import ClusterSnapshot, Problem
+from nsqadmin.cluster.snapshot_builder import NodeState, SnapshotBuilder
+from nsqadmin.model import Node
+from nsqadmin.options import AdminOptions
+from nsqadmin.upstream import NSQD, NSQLOOKUPD, Upstream, responses
+from nsqkit.logging import get_logger
+from nsqkit.yielder import Yielder
+
+__all__ = ["ClusterPoller"]
+
+_log = get_logger("nsqadmin.poll")
+
+NS_PER_SECOND = 1_000_000_000
+_MAX_BUSY_SHARE = 0.1
+"""Of the time, for rounds."""
+_MIN_PAUSE_S = 0.2
+"""Between two rounds, however often `poll_soon` is called."""
+_MIN_TIMEOUT_S = 1.0
+
+
+@attrs.frozen
+class _RegistryResponse:
+    nodes: list[Node]
+    topics: list[str]
+
+
+@attrs.frozen
+class _NsqdResponse:
+    stats: responses.Stats
+    info: responses.Info | None
+    """Requested only without registries."""
+
+
+@attrs.define(eq=False)
+class _Nsqd:
+    """One nsqd that is polled."""
+
+    daemon: PolledDaemon[_NsqdResponse]
+    state: NodeState
+    processed: int = 0
+    """Number of its responses that are in `state`."""
+
+
+@attrs.define(eq=False)
+class ClusterPoller:
+    """The last snapshot, and the loop that renews it. See `nsqadmin.cluster.snapshot` for its contents."""
+
+    options: AdminOptions
+    upstream: Upstream
+    history: History = attrs.field(factory=History)
+    clock: Callable[[], float] = time.time
+    """Unix seconds."""
+
+    snapshot: ClusterSnapshot = attrs.field(factory=ClusterSnapshot, init=False)
+    """The last one; empty (`at` is 0) before the end of the first poll."""
+    _registries: dict[str, PolledDaemon[_RegistryResponse]] = attrs.field(factory=dict, init=False)
+    _nsqds: dict[str, _Nsqd] = attrs.field(factory=dict, init=False)
+    """By the HTTP address at which each is polled."""
+    _builder: SnapshotBuilder = attrs.field(init=False)
+    _renewed: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _poll_requested: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._builder = SnapshotBuilder(self.history)
+
+    async def next_snapshot(self) -> ClusterSnapshot:
+        """Wait for the end of the next poll. Use a timeout: a poll may take several intervals."""
+        await self._renewed.wait()
+        return self.snapshot
+
+    def poll_soon(self) -> None:
+        """Poll again without waiting for the interval, because the cluster has been changed."""
+        self._poll_requested.set()
+
+    def nsqds(self, nodes: Collection[str]) -> list[tuple[str, Node]]:
+        """The nsqds with these HTTP addresses, each with the address at which it is polled."""
+        return [
+            (nsqd.daemon.address, nsqd.state.node)
+            for nsqd in self._nsqds.values()
+            if nsqd.state.node.http_address in nodes
+        ]
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                began = trio.current_time()
+                self._poll_requested = trio.Event()
+                busy_s = await self._round_or_log(nursery)
+                # From start to start, so that a slow daemon does not stretch the interval; an expensive round does.
+                pause = max(self._interval_s, busy_s / _MAX_BUSY_SHARE) - (trio.current_time() - began)
+                await trio.sleep(min(_MIN_PAUSE_S, max(pause, 0)))
+                with trio.move_on_after(max(pause - _MIN_PAUSE_S, 0)):
+                    await self._poll_requested.wait()
+
+    async def _round_or_log(self, nursery: trio.Nursery) -> float:
+        try:
+            return await self.round(nursery)
+        except Exception:
+            # The console must continue with the next poll, whatever a response contained.
+            _log.exception("POLL: failed, the snapshot was not renewed")
+            return 0.0
+
+    async def round(self, nursery: trio.Nursery) -> float:
+        """Poll once; requests that time out continue in the nursery. Returns the seconds of work."""
+        timeout_s = max(_MIN_TIMEOUT_S, self._interval_s / 2)
+        # Registries first: their responses decide which nsqds are polled.
+        if self.options.with_registries:
+            self._update_registries()
+            await poll_all(self._registries.values(), nursery, timeout_s)
+        self._update_nsqds()
+        await poll_all([nsqd.daemon for nsqd in self._nsqds.values()], nursery, timeout_s)
+        yielder = Yielder()
+        updated = await self._process_responses(yielder)
+        states = sorted((nsqd.state for nsqd in self._nsqds.values()), key=lambda state: state.node.hostname)
+        self.snapshot = await self._builder.build(
+            self.clock(), states, updated, self._registered_topics(), self._problems(), yielder
+        )
+        self._renewed.set()
+        self._renewed = trio.Event()
+        return yielder.busy_s
+
+    async def _process_responses(self, yielder: Yielder) -> list[NodeState]:
+        """Update the states of the nsqds; returns those that have a new response."""
+        updated = []
+        for nsqd in self._nsqds.values():
+            daemon, state = nsqd.daemon, nsqd.state
+            # Even without a new response: a daemon that has just failed keeps its figures, but loses its rates.
+            state.problem = daemon.problem
+            if (
+                nsqd.processed == daemon.response_count
+                or daemon.response is None
+                or daemon.answered_at is None
+            ):
+                continue
+            nsqd.processed = daemon.response_count
+            stats = daemon.response.stats
+            if daemon.response.info is not None:
+                names = [topic.topic_name for topic in stats.topics or ()]
+                state.node = node_of_info(daemon.response.info, names)
+            await state.update(stats, daemon.answered_at, daemon.received_at, yielder)
+            updated.append(state)
+        return updated
+
+    # Which daemons are polled.
+
+    def _update_registries(self) -> None:
+        """Follow the options, which can change at run time."""
+        self._registries = {
+            address: self._registries.get(address) or self._new_registry(address)
+            for address in self.options.lookupd_http_addresses
+        }
+
+    def _new_registry(self, address: str) -> PolledDaemon[_RegistryResponse]:
+        async def request() -> _RegistryResponse:
+            producers = await responses.nodes(self.upstream, address)
+            topics = await responses.topics(self.upstream, address)
+            return _RegistryResponse(nodes_of_producers(address, producers), topics)
+
+        return PolledDaemon(NSQLOOKUPD, address, request, self.clock)
+
+    def _update_nsqds(self) -> None:
+        if not self.options.with_registries:
+            self._nsqds = {
+                address: self._nsqds.get(address) or self._configured_nsqd(address)
+                for address in self.options.nsqd_http_addresses
+            }
+            return
+        nodes = self._registered_nodes()
+        self._nsqds = {address: self._registered_nsqd(address, node) for address, node in nodes.items()}
+
+    def _registered_nodes(self) -> dict[str, Node]:
+        """The nsqds to show. One that only failing registries listed stays while it answers itself."""
+        listed_now = {
+            node.http_address
+            for registry in self._registries.values()
+            if registry.problem is None and registry.response is not None
+            for node in registry.response.nodes
+        }
+        all_fail = all(registry.problem is not None for registry in self._registries.values())
+        # Copies, because `merge_nodes` changes its input and a registry's last response may be merged again.
+        copies = [
+            [msgspec.structs.replace(node) for node in registry.response.nodes]
+            for registry in self._registries.values()
+            if registry.response is not None
+        ]
+        merged = {node.http_address: node for node in merge_nodes(copies)}
+        return {
+            address: node
+            for address, node in merged.items()
+            if address in listed_now or all_fail or self._answers(address)
+        }
+
+    def _answers(self, address: str) -> bool:
+        nsqd = self._nsqds.get(address)
+        return nsqd is not None and nsqd.daemon.problem is None
+
+    def _registered_nsqd(self, address: str, node: Node) -> _Nsqd:
+        known = self._nsqds.get(address)
+        if known is None:
+            return self._new_nsqd(address, node, describe=False)
+        known.state.node = node
+        return known
+
+    def _configured_nsqd(self, address: str) -> _Nsqd:
+        host, port = host_and_port(address)
+        return self._new_nsqd(address, Node(host, port, 0), describe=True)
+
+    def _new_nsqd(self, address: str, node: Node, *, describe: bool) -> _Nsqd:
+        async def request() -> _NsqdResponse:
+            stats = await responses.stats(self.upstream, address, memory=False)
+            return _NsqdResponse(stats, await responses.info(self.upstream, address) if describe else None)
+
+        return _Nsqd(PolledDaemon(NSQD, address, request, self.clock), NodeState(node))
+
+    def _registered_topics(self) -> set[str]:
+        return {
+            name
+            for registry in self._registries.values()
+            if registry.response is not None
+            for name in registry.response.topics
+        }
+
+    def _problems(self) -> list[Problem]:
+        registries = [registry.problem for registry in self._registries.values()]
+        nsqds = [nsqd.state.problem for nsqd in self._nsqds.values()]
+        return [problem for problem in (*registries, *nsqds) if problem is not None]
+
+    @property
+    def _interval_s(self) -> float:
+        return self.options.poll_interval / NS_PER_SECOND

@@ -1,0 +1,227 @@
+"""The data model: nodes, topics, channels and clients, of one nsqd or summed over all nodes.
+
+The classes are msgspec structs, because `/stats` of an nsqd is decoded straight into them: 50,000 clients are 50,000
+objects and no intermediate ones. Fields that no nsqd sends are set by `cluster.merge.attribute_to_node`; their names on
+the wire begin with a dash, so that no response can set them.
+
+The same classes hold one node's figures and the sum over all nodes. A sum has the `node` `"*"`, no host name, and its
+parts in `nodes`. Counters are those of the daemons: they count from the daemon's start and begin at 0 after a restart.
+Latencies are in nanoseconds.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from nsqadmin.addresses import join_host_port
+
+__all__ = [
+    "ALL_NODES",
+    "ChannelStats",
+    "ClientStats",
+    "Draining",
+    "Latency",
+    "Node",
+    "NodeTopic",
+    "Percentile",
+    "StuckPlace",
+    "TopicStats",
+]
+
+ALL_NODES = "*"
+"""The `node` of a sum over all nodes."""
+
+
+class Percentile(msgspec.Struct, gc=False):
+    """One quantile of the time between publish and finish, in nanoseconds."""
+
+    quantile: float
+    value: float = 0.0
+    """Of one node; 0 in a sum, which has the fields below instead."""
+    average: float = msgspec.field(default=0.0, name="-average")
+    """Over the nodes, weighted by their counts."""
+    min: float = msgspec.field(default=0.0, name="-min")
+    max: float = msgspec.field(default=0.0, name="-max")
+    count: int = msgspec.field(default=0, name="-count")
+
+
+class Latency(msgspec.Struct, gc=False):
+    """The time from publish to finish, for a topic or a channel."""
+
+    count: int = 0
+    """Messages in the measured window."""
+    percentiles: list[Percentile] | None = None
+    """None if the nsqd does not measure latency."""
+
+
+class ClientStats(msgspec.Struct, gc=False):
+    """One consumer's connection."""
+
+    remote_address: str = ""
+    """`ip:port`, or `@` on a unix socket."""
+    version: str = ""
+    client_id: str = ""
+    hostname: str = ""
+    user_agent: str = ""
+    connect_ts: int = 0
+    """Unix seconds."""
+    in_flight_count: int = 0
+    ready_count: int = 0
+    finish_count: int = 0
+    requeue_count: int = 0
+    message_count: int = 0
+    sample_rate: int = 0
+    """Percentage of the messages that it receives; 0 for all of them."""
+    deflate: bool = False
+    snappy: bool = False
+    authed: bool = False
+    auth_identity: str = ""
+    auth_identity_url: str = ""
+    topology_region: str = ""
+    topology_zone: str = ""
+    tls: bool = False
+    tls_cipher_suite: str = ""
+    tls_version: str = ""
+    tls_negotiated_protocol: str = ""
+    tls_negotiated_protocol_is_mutual: bool = False
+
+    node: str = msgspec.field(default="", name="-node")
+    """The HTTP address of its nsqd."""
+    node_topology_region: str = msgspec.field(default="", name="-node-region")
+    node_topology_zone: str = msgspec.field(default="", name="-node-zone")
+
+
+class ChannelStats(msgspec.Struct, gc=False):
+    """One channel, of one node or of all."""
+
+    channel_name: str
+    depth: int = 0
+    """Messages ready for delivery: neither in flight nor deferred."""
+    backend_depth: int = 0
+    """The part of `depth` that is on disk only."""
+    in_flight_count: int = 0
+    deferred_count: int = 0
+    message_count: int = 0
+    """Messages that have entered the channel."""
+    requeue_count: int = 0
+    timeout_count: int = 0
+    zone_local_msg_count: int = 0
+    region_local_msg_count: int = 0
+    global_msg_count: int = 0
+    client_count: int = 0
+    """Correct even if `clients` is None."""
+    clients: list[ClientStats] | None = None
+    """None if they were not requested."""
+    paused: bool = False
+    e2e_processing_latency: Latency = msgspec.field(default_factory=Latency)
+    oldest_unfinished_ms: int | None = None
+    """Age of the oldest unfinished message; None if no nsqd reports it. In a sum, the greatest age."""
+
+    node: str = msgspec.field(default="", name="-node")
+    """HTTP address, or `ALL_NODES`."""
+    hostname: str = msgspec.field(default="", name="-hostname")
+    topic_name: str = msgspec.field(default="", name="-topic")
+    nodes: list[ChannelStats] | None = msgspec.field(default=None, name="-nodes")
+    """The parts of a sum, ordered by host name; None for one node."""
+
+    @property
+    def memory_depth(self) -> int:
+        """The part of `depth` that is in memory."""
+        return self.depth - self.backend_depth
+
+    @property
+    def delivery_msg_count(self) -> int:
+        """Messages delivered to consumers, over all localities."""
+        return self.zone_local_msg_count + self.region_local_msg_count + self.global_msg_count
+
+
+class TopicStats(msgspec.Struct, gc=False):
+    """One topic, of one node or of all."""
+
+    topic_name: str
+    channels: list[ChannelStats] | None = None
+    """Ordered by name."""
+    depth: int = 0
+    """Messages that have not been copied to the channels yet."""
+    backend_depth: int = 0
+    message_count: int = 0
+    message_bytes: int = 0
+    delivery_msg_count: int = 0
+    zone_local_msg_count: int = 0
+    region_local_msg_count: int = 0
+    global_msg_count: int = 0
+    paused: bool = False
+    e2e_processing_latency: Latency = msgspec.field(default_factory=Latency)
+    oldest_unfinished_ms: int | None = None
+    """As for a channel."""
+
+    node: str = msgspec.field(default="", name="-node")
+    hostname: str = msgspec.field(default="", name="-hostname")
+    nodes: list[TopicStats] | None = msgspec.field(default=None, name="-nodes")
+    """The parts of a sum, ordered by host name; None for one node."""
+
+    @property
+    def memory_depth(self) -> int:
+        """The part of `depth` that is in memory."""
+        return self.depth - self.backend_depth
+
+
+class NodeTopic(msgspec.Struct, gc=False, frozen=True):
+    """One topic of a node, as the registries know it."""
+
+    topic: str
+    tombstoned: bool = False
+
+
+class StuckPlace(msgspec.Struct, gc=False, frozen=True):
+    """Messages on a draining nsqd that will not be finished without an operator's action."""
+
+    topic: str
+    channel: str
+    """Empty if they are in the topic itself."""
+    messages: int
+    reason: str
+    """As the nsqd reports it: `no channel`, `no consumer`, `paused`, `deferred`."""
+
+
+class Draining(msgspec.Struct, gc=False, frozen=True):
+    """The state of a drain: the nsqd accepts no more messages, and exits when the last one is finished."""
+
+    since: int = 0
+    """Unix seconds; 0 if unknown."""
+    messages_left: int | None = None
+    """None if unknown; `stuck` is unknown as well then."""
+    stuck: tuple[StuckPlace, ...] = ()
+    """The first few, ordered by topic and channel."""
+    more_stuck: int = 0
+    """How many more there are."""
+
+
+class Node(msgspec.Struct, gc=False):
+    """One nsqd, as it describes itself to the registries or (without registries) in its `/info`."""
+
+    broadcast_address: str
+    http_port: int
+    tcp_port: int
+    hostname: str = ""
+    version: str = ""
+    remote_address: str = ""
+    """`ip:port` as seen by the first registry; empty without registries."""
+    remote_addresses: list[str] | None = None
+    """`<HTTP address of the registry>/<remote address>` for each registry that lists it; None without registries."""
+    topology_region: str = ""
+    topology_zone: str = ""
+    topics: list[NodeTopic] = []
+    """Ordered by name."""
+    out_of_date: bool = False
+    """Its version is lower than the highest in the cluster; always False without registries."""
+
+    @property
+    def http_address(self) -> str:
+        """`host:port`, an IPv6 address in brackets. It identifies the node everywhere."""
+        return join_host_port(self.broadcast_address, self.http_port)
+
+    @property
+    def tcp_address(self) -> str:
+        """`host:port` for clients."""
+        return join_host_port(self.broadcast_address, self.tcp_port)

@@ -1,0 +1,157 @@
+"""The buttons of administrators: the request to the API, and the texts of the dialog.
+
+What cannot be undone is confirmed by typing the name, everything else by a click.
+"""
+
+from __future__ import annotations
+
+import json
+
+from attrs import define
+
+from nsqadmin.pages.format import segment
+from nsqadmin.pages.page_request import PageRequest
+
+__all__ = [
+    "ActionButton",
+    "channel_buttons",
+    "delete_channel_button",
+    "delete_topic_button",
+    "tombstone_button",
+    "topic_buttons",
+]
+
+_IRREVERSIBLE = "This cannot be undone."
+
+
+@define(frozen=True, kw_only=True)
+class ActionButton:
+    """A button for `actions.js`."""
+
+    method: str
+    url: str
+    body: str = ""
+    """JSON; empty for none."""
+    title: str
+    """The question."""
+    text: str
+    """What will happen."""
+    verb: str
+    """The label of the button that confirms."""
+    done: str
+    """Shown on success."""
+    typed: str = ""
+    """What must be typed to confirm; empty if a click is enough."""
+    then: str = ""
+    """Where to go on success; empty to stay."""
+
+
+def topic_buttons(request: PageRequest, topic: str, *, paused: bool) -> dict[str, ActionButton]:
+    """Pause or unpause, empty, delete."""
+    url = _api_url(request, topic)
+    if paused:
+        text = "Messages are delivered to the channels again, the oldest first."
+    else:
+        text = "The topic still accepts messages, but keeps them from its channels until it is unpaused."
+    return {
+        "pause": _pause_button(url, f"topic {topic}", text, paused=paused),
+        "empty": _empty_button(
+            url, "topic", topic, "Drops the topic's messages that are not in its channels yet, on all nodes."
+        ),
+        "delete": delete_topic_button(request, topic, then=request.url("/")),
+    }
+
+
+def channel_buttons(
+    request: PageRequest, topic: str, channel: str, *, paused: bool
+) -> dict[str, ActionButton]:
+    """Pause or unpause, empty, delete."""
+    url = _api_url(request, topic, channel)
+    if paused:
+        text = "Messages are delivered to the consumers again."
+    else:
+        text = "The channel still receives messages, but delivers none to its consumers until it is unpaused."
+    return {
+        "pause": _pause_button(url, f"channel {channel}", text, paused=paused),
+        "empty": _empty_button(
+            url,
+            "channel",
+            channel,
+            "Drops all messages of the channel on all nodes, including those in flight and deferred.",
+        ),
+        "delete": delete_channel_button(request, topic, channel, then=request.topic_url(topic)),
+    }
+
+
+def delete_topic_button(request: PageRequest, topic: str, *, then: str = "") -> ActionButton:
+    """Delete a topic on all daemons."""
+    return ActionButton(
+        method="DELETE",
+        url=_api_url(request, topic),
+        title=f"Delete topic {topic}?",
+        text=f"Deletes the topic, its channels and all their messages on all nodes. {_IRREVERSIBLE}",
+        verb="Delete",
+        done=f"Topic {topic} deleted",
+        typed=topic,
+        then=then,
+    )
+
+
+def delete_channel_button(request: PageRequest, topic: str, channel: str, *, then: str = "") -> ActionButton:
+    """Delete a channel on all daemons."""
+    return ActionButton(
+        method="DELETE",
+        url=_api_url(request, topic, channel),
+        title=f"Delete channel {channel}?",
+        text=f"Deletes the channel of topic {topic} and all its messages on all nodes, and disconnects its "
+        f"consumers. {_IRREVERSIBLE}",
+        verb="Delete",
+        done=f"Channel {channel} deleted",
+        typed=channel,
+        then=then,
+    )
+
+
+def tombstone_button(request: PageRequest, topic: str, node: str) -> ActionButton:
+    """Remove a topic from one node."""
+    return ActionButton(
+        method="DELETE",
+        url=request.url(f"/api/nodes/{segment(node)}"),
+        body=json.dumps({"topic": topic}),
+        title=f"Remove topic {topic} from {node}?",
+        text="The registries stop listing this node for the topic, and the node deletes it with all its messages. "
+        f"{_IRREVERSIBLE}",
+        verb="Remove",
+        done=f"Topic {topic} removed from {node}",
+        typed=topic,
+    )
+
+
+def _pause_button(url: str, what: str, text: str, *, paused: bool) -> ActionButton:
+    verb = "Unpause" if paused else "Pause"
+    return ActionButton(
+        method="POST",
+        url=url,
+        body=json.dumps({"action": verb.lower()}),
+        title=f"{verb} {what}?",
+        text=text,
+        verb=verb,
+        done=f"{what[0].upper()}{what[1:]} {verb.lower()}d",
+    )
+
+
+def _empty_button(url: str, kind: str, name: str, text: str) -> ActionButton:
+    return ActionButton(
+        method="POST",
+        url=url,
+        body=json.dumps({"action": "empty"}),
+        title=f"Empty {kind} {name}?",
+        text=f"{text} {_IRREVERSIBLE}",
+        verb="Empty",
+        done=f"{kind.capitalize()} {name} emptied",
+        typed=name,
+    )
+
+
+def _api_url(request: PageRequest, *names: str) -> str:
+    return request.url("/api/topics/" + "/".join(segment(name) for name in names))

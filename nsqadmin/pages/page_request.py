@@ -1,0 +1,107 @@
+"""The input and the output of a view: what all pages have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from attrs import define, field
+
+from nsqadmin.cluster.snapshot import ClusterSnapshot
+from nsqadmin.console import Console
+from nsqadmin.pages.format import segment
+from nsqkit.service.http import Request
+
+__all__ = ["Page", "PageRequest", "View", "query_of"]
+
+_REMEMBERED = ("span", "t")
+"""Parameters that `live.js` stores in cookies (`console_...`), so that they apply to all pages."""
+
+
+@define(frozen=True, kw_only=True, slots=False)
+class PageRequest:
+    """A request for a page."""
+
+    console: Console
+    path: str
+    """Without the base path."""
+    path_params: Mapping[str, str]
+    """The variable segments of the path."""
+    query: Mapping[str, str]
+    """The parameters, and for missing ones those in cookies."""
+    is_admin: bool
+    snapshot: ClusterSnapshot
+    """The same for the whole page."""
+
+    @classmethod
+    def from_http(cls, console: Console, request: Request) -> PageRequest:
+        """The request, with the present snapshot."""
+        query = query_of(request)
+        for name, value in _remembered(request).items():
+            query.setdefault(name, value)
+        return cls(
+            console=console,
+            path=request.path.removeprefix(console.base_path) or "/",
+            path_params=request.params,
+            query=query,
+            is_admin=console.is_admin(request.headers),
+            snapshot=console.poller.snapshot,
+        )
+
+    def url(self, path: str) -> str:
+        """The link to a path of the console."""
+        return self.console.url(path)
+
+    @cached_property
+    def own_url(self) -> str:
+        """The link to this page, without its query."""
+        return self.url("/".join(segment(part) for part in self.path.split("/")))
+
+    def link_with(self, **changes: str) -> str:
+        """The link to this page with some parameters changed; these come last."""
+        query = {key: value for key, value in self.query.items() if key not in changes}
+        return f"{self.own_url}?{urlencode({**query, **changes})}"
+
+    def topic_url(self, topic: str) -> str:
+        """The link to a topic."""
+        return self.url(f"/topics/{segment(topic)}")
+
+    def channel_url(self, topic: str, channel: str) -> str:
+        """The link to a channel; to its topic if the channel is empty."""
+        return self.url(f"/topics/{segment(topic)}/{segment(channel)}") if channel else self.topic_url(topic)
+
+    def node_url(self, address: str) -> str:
+        """The link to a node."""
+        return self.url(f"/nodes/{segment(address)}")
+
+
+@define(frozen=True)
+class Page:
+    """A page to be rendered."""
+
+    template: str
+    section: str
+    """The entry of the main navigation that it belongs to."""
+    values: Mapping[str, Any] = field(factory=dict)
+
+
+View = Callable[[PageRequest], Awaitable[Page]]
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """The parameters of the query, the last value of each name. Malformed escapes are no error: people type these."""
+    return dict(parse_qsl(request.query_string.decode("latin-1"), keep_blank_values=True))
+
+
+def _remembered(request: Request) -> dict[str, str]:
+    """The parameters that the browser has stored."""
+    cookies = {}
+    # Not http.cookies.SimpleCookie, which drops all cookies if one of them (a proxy's, say) is malformed.
+    for name, value in request.headers:
+        if name == b"cookie":
+            pairs = (pair.partition("=") for pair in value.decode("latin-1").split(";"))
+            cookies.update({key.strip(): text.strip() for key, _, text in pairs})
+    stored = {name: cookies.get(f"console_{name}", "") for name in _REMEMBERED}
+    return {name: value for name, value in stored.items() if value}

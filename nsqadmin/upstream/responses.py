@@ -1,0 +1,164 @@
+"""The responses of the daemons, decoded and checked.
+
+A large `/stats` is decoded a topic at a time in a worker thread: a single call would hold the interpreter lock, and so
+the event loop, for a tenth of a second with 50,000 clients.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from nsqadmin.model import Draining, TopicStats
+from nsqadmin.upstream.client import Upstream, UpstreamError
+from nsqadmin.upstream.draining import read_draining
+
+__all__ = ["Info", "Producer", "Stats", "channels", "info", "lookup", "nodes", "stats", "topics"]
+
+ResponseT = TypeVar("ResponseT")
+
+_SMALL = 128 * 1024  # bytes, decoded in about a millisecond
+
+
+class Info(msgspec.Struct):
+    """An nsqd, as it describes itself."""
+
+    broadcast_address: str
+    tcp_port: int
+    http_port: int
+    hostname: str = ""
+    version: str = ""
+    topology_zone: str = ""
+    topology_region: str = ""
+
+
+class Producer(Info):
+    """An nsqd, as a registry describes it."""
+
+    remote_address: str = ""
+    topics: list[str] | None = None
+    """In /nodes only; `tombstones` is parallel to it."""
+    tombstones: list[bool] | None = None
+
+
+class Stats(msgspec.Struct):
+    """Statistics of one nsqd."""
+
+    version: str = ""
+    health: str = ""
+    start_time: int = 0
+    topics: list[TopicStats] | None = None
+    draining: Draining | None = None
+    """None if it is not draining."""
+
+
+class _StatsHead(msgspec.Struct, kw_only=True):
+    version: str = ""
+    health: str = ""
+    start_time: int = 0
+    draining: msgspec.Raw = msgspec.Raw()
+    """Not decoded with the rest, because an error in it must not cost the whole response."""
+
+
+class _WholeStats(_StatsHead, kw_only=True):
+    topics: list[TopicStats] | None = None
+
+
+class _SlicedStats(_StatsHead, kw_only=True):
+    topics: list[msgspec.Raw] | None = None
+
+
+class _Producers(msgspec.Struct):
+    producers: list[Producer] | None = None
+
+
+class _Topics(msgspec.Struct):
+    topics: list[str] | None = None
+
+
+class _Channels(msgspec.Struct):
+    channels: list[str] | None = None
+
+
+async def topics(upstream: Upstream, registry: str) -> list[str]:
+    """All topics that a registry knows."""
+    return (await _get(upstream, registry, "/topics", {}, _Topics)).topics or []
+
+
+async def channels(upstream: Upstream, registry: str, topic: str) -> list[str]:
+    """The channels that a registry knows of a topic."""
+    return (await _get(upstream, registry, "/channels", {"topic": topic}, _Channels)).channels or []
+
+
+async def lookup(upstream: Upstream, registry: str, topic: str) -> list[Producer]:
+    """The nsqds that have a topic; `UpstreamError` if the registry does not know the topic."""
+    return (await _get(upstream, registry, "/lookup", {"topic": topic}, _Producers)).producers or []
+
+
+async def nodes(upstream: Upstream, registry: str) -> list[Producer]:
+    """All nsqds that a registry knows, each with its topics."""
+    return (await _get(upstream, registry, "/nodes", {}, _Producers)).producers or []
+
+
+async def info(upstream: Upstream, nsqd: str) -> Info:
+    """An nsqd's description of itself."""
+    return await _get(upstream, nsqd, "/info", {}, Info)
+
+
+async def stats(
+    upstream: Upstream,
+    nsqd: str,
+    topic: str = "",
+    channel: str = "",
+    *,
+    clients: bool = False,
+    memory: bool = True,
+) -> Stats:
+    """Statistics of an nsqd: all topics, or one, or one channel of it; with or without the clients.
+
+    `memory=False` asks for a response without the figures of memory, which cost an nsqd time.
+    """
+    params = {"format": "json"}
+    if topic:
+        params["topic"] = topic
+    if channel:
+        params["channel"] = channel
+    if not clients:
+        params["include_clients"] = "false"
+    if not memory:
+        params["include_mem"] = "false"
+    body = await upstream.get(nsqd, "/stats", params)
+    try:
+        if len(body) <= _SMALL:
+            whole = msgspec.json.decode(body, type=_WholeStats)
+            return _stats(whole, whole.topics)
+        return await trio.to_thread.run_sync(_decode_sliced, body)
+    except msgspec.MsgspecError as error:
+        raise UpstreamError(f"GET http://{nsqd}/stats: not a response of nsqd: {error}") from error
+
+
+def _decode_sliced(body: bytes) -> Stats:
+    # A worker thread alone would not help: msgspec holds the interpreter lock during a call. Between two topics the
+    # event loop's thread can take it.
+    outer = msgspec.json.decode(body, type=_SlicedStats)
+    found = None
+    if outer.topics is not None:
+        decode = msgspec.json.Decoder(TopicStats).decode
+        found = [decode(topic) for topic in outer.topics]
+    return _stats(outer, found)
+
+
+def _stats(head: _StatsHead, topics: list[TopicStats] | None) -> Stats:
+    return Stats(head.version, head.health, head.start_time, topics, read_draining(head.draining))
+
+
+async def _get(
+    upstream: Upstream, address: str, path: str, params: dict[str, str], kind: type[ResponseT]
+) -> ResponseT:
+    body = await upstream.get(address, path, params)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise UpstreamError(f"GET http://{address}{path}: unexpected response: {error}") from error

@@ -1,0 +1,353 @@
+"""Actions: which calls they make and in which order, who may act, and what happens when a daemon fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nsqkit.service.http import error
+from tests.nsqadmin.scripted import Script, ScriptedDaemon, dead_address, producer, scripted
+from tests.nsqadmin.serving import serving
+
+CHANGES = [
+    *(f"/topic/{action}" for action in ("create", "delete", "pause", "unpause", "empty", "tombstone")),
+    *(f"/channel/{action}" for action in ("create", "delete", "pause", "unpause", "empty")),
+]
+STATS = {"topics": [{"topic_name": "t", "channels": []}]}
+
+
+async def registry_of(script: Script, *nsqds: ScriptedDaemon) -> ScriptedDaemon:
+    """A registry that knows the topic `t` at these nsqds, and takes every change."""
+    registry = await script.daemon()
+    registry.on("/lookup?topic=t", {"channels": [], "producers": [producer(each) for each in nsqds]})
+    take_changes(registry)
+    return registry
+
+
+async def nsqd_with_topic(script: Script) -> ScriptedDaemon:
+    nsqd = await script.nsqd(STATS)
+    take_changes(nsqd)
+    return nsqd
+
+
+def take_changes(daemon: ScriptedDaemon) -> None:
+    for path in CHANGES:
+        daemon.on(path)
+
+
+class TestCalls:
+    """Which calls are made to which daemons."""
+
+    async def test_creating_a_topic_calls_the_registries_only(self) -> None:
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            first, second = await registry_of(script, nsqd), await registry_of(script, nsqd)
+            async with serving(lookupds=[first.address, second.address]) as browser:
+                response = await browser.ask("POST", "/api/topics", {"topic": "t", "channel": ""})
+        assert (response.status_code, response.text) == (200, '{"message":""}')
+        assert script.calls == [
+            f"POST {first.address}/topic/create?topic=t",
+            f"POST {second.address}/topic/create?topic=t",
+        ]
+        assert all(request.body == b"" for request in script.requests)
+
+    async def test_creating_a_channel_calls_the_nsqds_that_have_the_topic_too(self) -> None:
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", "/api/topics", {"topic": "t", "channel": "c#ephemeral"})
+        assert response.status_code == 200
+        assert script.calls == [
+            f"POST {registry.address}/topic/create?topic=t",
+            f"POST {registry.address}/channel/create?topic=t&channel=c%23ephemeral",
+            f"GET {registry.address}/lookup?topic=t",
+            f"POST {nsqd.address}/channel/create?topic=t&channel=c%23ephemeral",
+        ]
+
+    @pytest.mark.parametrize("action", ["pause", "unpause", "empty"])
+    @pytest.mark.parametrize(("path", "query"), [("/topic", ""), ("/channel", "&channel=c")])
+    async def test_pausing_and_emptying_call_the_nsqds(self, action: str, path: str, query: str) -> None:
+        async with scripted() as script:
+            nsqds = [await nsqd_with_topic(script) for _ in range(2)]
+            registry = await registry_of(script, *nsqds)
+            async with serving(lookupds=[registry.address]) as browser:
+                target = "/api/topics/t/c" if query else "/api/topics/t"
+                response = await browser.ask("POST", target, {"action": action})
+        assert response.json() == {"message": ""}
+        assert script.calls == [
+            f"GET {registry.address}/lookup?topic=t",
+            *(f"POST {nsqd.address}{path}/{action}?topic=t{query}" for nsqd in nsqds),
+        ]
+
+    @pytest.mark.parametrize(("path", "query"), [("/topic", ""), ("/channel", "&channel=c")])
+    async def test_deleting_looks_up_the_nsqds_and_calls_the_registries_first(
+        self, path: str, query: str
+    ) -> None:
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("DELETE", "/api/topics/t/c" if query else "/api/topics/t")
+        assert response.json() == {"message": ""}
+        assert script.calls == [
+            f"GET {registry.address}/lookup?topic=t",
+            f"POST {registry.address}{path}/delete?topic=t{query}",
+            f"POST {nsqd.address}{path}/delete?topic=t{query}",
+        ]
+
+    async def test_a_tombstone_hides_the_node_and_then_deletes_its_topic(self) -> None:
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("DELETE", f"/api/nodes/{nsqd.address}", {"topic": "t"})
+        assert response.json() == {"message": ""}
+        assert script.calls == [
+            f"POST {registry.address}/topic/tombstone?topic=t&node={nsqd.address.replace(':', '%3A')}",
+            f"GET {nsqd.address}/info",
+            f"GET {nsqd.address}/stats?format=json&include_clients=false",
+            f"POST {nsqd.address}/topic/delete?topic=t",
+        ]
+
+    async def test_without_registries_the_nsqds_that_have_the_topic_are_called(self) -> None:
+        async with scripted() as script:
+            having, lacking = await nsqd_with_topic(script), await script.nsqd({"topics": None})
+            async with serving(nsqds=[having.address, lacking.address]) as browser:
+                assert (await browser.ask("DELETE", "/api/topics/t")).json() == {"message": ""}
+                assert (await browser.ask("POST", "/api/topics", {"topic": "u"})).json() == {"message": ""}
+        assert script.changes() == [f"POST {having.address}/topic/delete?topic=t"]
+
+    async def test_a_topic_that_no_nsqd_has_is_a_success_without_a_call(self) -> None:
+        async with scripted() as script:
+            registry = await registry_of(script)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", "/api/topics/t", {"action": "pause"})
+        assert (response.status_code, response.text) == (200, '{"message":""}')
+        assert script.changes() == []
+
+    async def test_an_action_renews_the_snapshot_at_once(self) -> None:
+        async with scripted() as script:
+            registry = await script.daemon()
+            names: list[str] = []
+            registry.on("/nodes", {"producers": []})
+            registry.on("/topics", {"topics": names})
+            take_changes(registry)
+            async with serving(
+                lookupds=[registry.address], poll=True, poll_interval=60_000_000_000
+            ) as browser:
+                poller = browser.console.poller
+                if not poller.snapshot.at:
+                    await poller.next_snapshot()
+                assert list(poller.snapshot.topics) == []
+                names.append("t")
+                await browser.ask("POST", "/api/topics", {"topic": "t"})
+                await poller.next_snapshot()
+                assert list(poller.snapshot.topics) == ["t"]
+
+
+class TestBodies:
+    """What the original's decoder accepts."""
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"topic":"t"}',
+            b'\r\n {"Topic":"t","CHANNEL":null,"more":[1]}',
+            b'{"topic":"t"}\n{"topic":"u"}',
+            b'{"topic":"t"} nonsense \xff',
+        ],
+    )
+    async def test_bodies_may_have_keys_of_any_case_nulls_and_trailing_text(self, body: bytes) -> None:
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                created = await browser.ask("POST", "/api/topics", body)
+                changed = await browser.ask(
+                    "POST", "/api/topics/t", body.replace(b"}", b',"Action":"pause"}', 1)
+                )
+                hidden = await browser.ask("DELETE", f"/api/nodes/{nsqd.address}", body)
+        assert [each.json() for each in (created, changed, hidden)] == [{"message": ""}] * 3
+        node = nsqd.address.replace(":", "%3A")
+        assert script.changes() == [
+            f"POST {registry.address}/topic/create?topic=t",
+            f"POST {nsqd.address}/topic/pause?topic=t",
+            f"POST {registry.address}/topic/tombstone?topic=t&node={node}",
+            f"POST {nsqd.address}/topic/delete?topic=t",
+        ]
+
+
+class TestFailures:
+    """The responses when a call to a daemon fails."""
+
+    async def test_a_failed_call_is_a_warning_and_the_others_are_made(self) -> None:
+        async with scripted() as script:
+            nsqds = [await nsqd_with_topic(script) for _ in range(2)]
+            nsqds[0].on("/channel/pause", error(404, "CHANNEL_NOT_FOUND"))
+            registry = await registry_of(script, *nsqds)
+            dead = dead_address()
+            async with serving(lookupds=[registry.address, dead]) as browser:
+                response = await browser.ask("POST", "/api/topics/t/c", {"action": "pause"})
+        assert response.status_code == 200
+        assert response.json()["message"] == (
+            f"WARNING: GET http://{dead}/lookup?topic=t: connection refused\n"
+            'got response 404 Not Found "{\\"message\\":\\"CHANNEL_NOT_FOUND\\"}"'
+        )
+        assert len(script.changes()) == 2
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [
+            ("POST", "/api/topics/none", {"action": "pause"}),
+            ("POST", "/api/topics/none/c", {"action": "empty"}),
+            ("DELETE", "/api/topics/none", None),
+            ("DELETE", "/api/topics/none/c", None),
+        ],
+    )
+    async def test_an_unknown_topic_is_502_and_nothing_is_done(
+        self, method: str, path: str, body: Any
+    ) -> None:
+        async with scripted() as script:
+            registry = await registry_of(script)
+            registry.on("/lookup", error(404, "TOPIC_NOT_FOUND"))
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask(method, path, body)
+        assert response.status_code == 502
+        assert response.json()["message"].startswith(
+            "UPSTREAM_ERROR: failed to query any nsqlookupd: got response 404"
+        )
+        assert script.changes() == []
+
+    async def test_a_dead_node_cannot_be_tombstoned(self) -> None:
+        async with scripted() as script:
+            registry, dead = await registry_of(script), dead_address()
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("DELETE", f"/api/nodes/{dead}", {"topic": "t"})
+        assert response.status_code == 502
+        assert f"failed to query any nsqd: GET http://{dead}/info" in response.json()["message"]
+
+    @pytest.mark.parametrize("node", ["evil.example%2Fx%3F:1", "user@evil:1", "nowhere", "a:b:1"])
+    async def test_an_invalid_address_of_a_node_gets_no_request(self, node: str) -> None:
+        async with scripted() as script:
+            registry = await registry_of(script)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("DELETE", f"/api/nodes/{node}", {"topic": "t"})
+        assert response.status_code in (404, 502)  # a slash in a name makes it another path
+        assert "NOT_FOUND" in response.text or "bad address" in response.json()["message"]
+
+    async def test_without_registries_no_channel_can_be_created(self) -> None:
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            async with serving(nsqds=[nsqd.address]) as browser:
+                response = await browser.ask("POST", "/api/topics", {"topic": "t", "channel": "c"})
+        assert response.status_code == 502
+        assert response.json() == {"message": "UPSTREAM_ERROR: failed to query any nsqlookupd: "}
+
+
+BAD_BODIES = [
+    ("POST", "/api/topics", b"", "EOF"),
+    ("POST", "/api/topics", b'{"topic":"bad name"}', "INVALID_TOPIC"),
+    ("POST", "/api/topics", b"{}", "INVALID_TOPIC"),
+    ("POST", "/api/topics", b'{"topic":"t","channel":"bad name"}', "INVALID_CHANNEL"),
+    ("POST", "/api/topics/t", b"", "EOF"),
+    ("POST", "/api/topics/t", b'{"action":"burn"}', "INVALID_ACTION"),
+    ("POST", "/api/topics/t", b"{}", "INVALID_ACTION"),
+    ("POST", "/api/topics/t/c", b'{"action":""}', "INVALID_ACTION"),
+    ("POST", "/api/topics", b" \r\n\t", "EOF"),
+    ("POST", "/api/topics", b"null", "INVALID_TOPIC"),
+    ("POST", "/api/topics", b'{}{"topic":"t"}', "INVALID_TOPIC"),
+    ("POST", "/api/topics", b'{"topic":1}', "topic is no str"),
+    ("POST", "/api/topics", b'["t"]', "not an object"),
+    ("POST", "/api/topics", b"[" * 50_000, "nested too deeply"),
+    ("POST", "/api/topics/t", b"null", "INVALID_ACTION"),
+    ("DELETE", "/api/nodes/1.1.1.1:1", b"", "INVALID_BODY"),
+    ("DELETE", "/api/nodes/1.1.1.1:1", b'{"topic":1}', "INVALID_BODY"),
+    ("DELETE", "/api/nodes/1.1.1.1:1", b"null", "INVALID_TOPIC"),
+    ("DELETE", "/api/nodes/1.1.1.1:1", b"nonsense", "INVALID_BODY"),
+    ("DELETE", "/api/nodes/1.1.1.1:1", b'{"topic":"bad name"}', "INVALID_TOPIC"),
+]
+ACTIONS = [
+    ("POST", "/api/topics", {"topic": "t"}),
+    ("POST", "/api/topics/t", {"action": "pause"}),
+    ("POST", "/api/topics/t/c", {"action": "pause"}),
+    ("DELETE", "/api/topics/t", None),
+    ("DELETE", "/api/topics/t/c", None),
+    ("DELETE", "/api/nodes/1.1.1.1:1", {"topic": "t"}),
+]
+
+
+class TestRefusals:
+    """Requests that are refused before any call."""
+
+    @pytest.mark.parametrize(("method", "path", "body", "code"), BAD_BODIES)
+    async def test_an_invalid_body_is_400_with_the_reason(
+        self, method: str, path: str, body: bytes, code: str
+    ) -> None:
+        async with scripted() as script:
+            registry = await registry_of(script)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask(method, path, body)
+        assert (response.status_code, response.json()) == (400, {"message": code})
+        assert script.calls == []
+
+    async def test_invalid_json_is_400_with_the_error_of_the_decoder(self) -> None:
+        async with serving(nsqds=[dead_address()]) as browser:
+            response = await browser.ask("POST", "/api/topics", b"{nonsense")
+        assert response.status_code == 400
+        assert response.json() == {
+            "message": "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+        }
+
+    @pytest.mark.parametrize(("method", "path", "body"), ACTIONS)
+    async def test_only_administrators_can_act(self, method: str, path: str, body: Any) -> None:
+        async with scripted() as script:
+            registry = await registry_of(script)
+            async with serving(lookupds=[registry.address], admin_users=["ann"]) as browser:
+                no_user = await browser.ask(method, path, body)
+                other = await browser.ask(method, path, body, {"X-Forwarded-User": "eve"})
+                before_the_body = await browser.ask(method, path, b"nonsense")
+                refused = list(script.calls)
+                ann = await browser.ask(method, path, body, {"x-forwarded-user": "ann"})
+        for response in (no_user, other, before_the_body):
+            assert (response.status_code, response.text) == (403, '{"message":"FORBIDDEN"}')
+        assert refused == []
+        assert ann.status_code != 403
+
+    @pytest.mark.parametrize(("method", "path", "body"), ACTIONS)
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Origin": "https://evil.example"},
+        ],
+    )
+    async def test_the_page_of_another_site_cannot_act(
+        self, method: str, path: str, body: Any, headers: dict[str, str]
+    ) -> None:
+        async with scripted() as script:
+            registry = await registry_of(script)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask(method, path, body, headers)
+        assert (response.status_code, response.text) == (403, '{"message":"FORBIDDEN"}')
+        assert script.calls == []
+
+    async def test_the_console_s_own_pages_and_scripts_can_act(self) -> None:
+        async with scripted() as script:
+            registry = await registry_of(script)
+            async with serving(lookupds=[registry.address]) as browser:
+                for headers in (
+                    {},
+                    {"Sec-Fetch-Site": "same-origin", "Origin": "https://console.example"},
+                    {"Sec-Fetch-Site": "none"},
+                    {"Origin": f"http://{browser.address}"},
+                ):
+                    response = await browser.ask("POST", "/api/topics", {"topic": "t"}, headers)
+                    assert response.status_code == 200, headers
+
+    async def test_a_body_that_is_too_long_is_refused(self) -> None:
+        async with serving(nsqds=[dead_address()]) as browser:
+            response = await browser.ask("POST", "/api/topics", b" " * 100_000)
+        assert response.status_code == 413

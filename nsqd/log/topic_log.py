@@ -181,6 +181,7 @@ class TopicLog:
         return self.roll()
 
     def _open_to_append(self, segment: Segment) -> None:
+        self._refuse_when_deleted()
         self.writers.trim(room=1)
         file = self.writers.make_room(lambda: self.storage.open(segment.path))
         if file.size != segment.file.size:
@@ -215,8 +216,14 @@ class TopicLog:
             self._close_when_sealed(self.segments[-2])
         return segment
 
+    def _refuse_when_deleted(self) -> None:
+        """EBADF, before a file is opened by a path that may lead to another life of the topic by now."""
+        if self.deleted:
+            raise os_error(errno.EBADF, self.folder)
+
     def create_temporary(self, path: str) -> File:
         """A new file under a name that is always the same, so that a kill leaves one of them at most. `OSError`."""
+        self._refuse_when_deleted()
 
         def create() -> File:
             return self.storage.create(path)

@@ -2,20 +2,20 @@
 
 Rules:
 
-- An open file is one descriptor. It belongs to whoever opened it, until `close`; nothing is opened again behind the
-  owner's back. How many writers may be open is decided by `writers.py`.
+- An open file is one descriptor, and belongs to the caller that opened it, until `close`. `writers.py` decides how
+  many are kept open to append to.
 - A file is written only at its end, at a position that is known here (never O_APPEND): bytes that a failed append
   left behind are cut off, and a read never goes past the known size.
 - A name is one component of a path. What could leave its folder is refused with EINVAL.
 - A failed sync is final for its file. Linux reports a lost write once for each open file description and then takes
   the pages for clean: the next fdatasync would succeed and mean nothing. So the error is kept by device and inode, and
-  raised by every later sync of that file, through whichever descriptor.
+  every later sync of that file raises it, through any descriptor.
 - A temporary file for `replace` is called `.<name>.tmp`. `files` does not list names that begin with a dot.
 
-There is one kind of lock, `_Descriptor.syncing`. The thread that syncs a file holds it for the length of that sync: a
-worker as a rule, the event loop's at the stop and when descriptors have run out. `close` only tries it, and never
-waits: when it is taken, the thread that syncs closes the descriptor afterwards. So no descriptor's number is given to
-another file while a sync is about to use it.
+There is one kind of lock, `_Descriptor._syncing`, for each descriptor. The thread that syncs a file holds it for the
+length of that sync: a worker as a rule, the event loop's thread at the stop and when descriptors have run out. `close`
+only tries it, and never waits: when it is taken, the thread that syncs closes the descriptor afterwards. Otherwise the
+system could give the descriptor's number to another file while a sync is about to use it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Descriptor:
     path: str
     _storage: FileStorage
     _descriptor: int
-    # Device and inode: the same for all descriptors of a file, whatever it is called by now.
+    # Device and inode: the same for all descriptors of a file, also after a rename.
     _key: tuple[int, int]
     closed: bool = attrs.field(default=False, init=False)
     _syncing: threading.Lock = attrs.field(factory=threading.Lock, init=False)

@@ -112,12 +112,13 @@ class OpenFile(_Descriptor):
     """One open file; see `storage.File`."""
 
     size: int
+    _read_only: bool
     # A cut after a failed append has failed: the end is unknown.
     broken: bool = attrs.field(default=False, init=False)
 
     def append(self, buffers: Sequence[bytes]) -> None:
-        if self.closed or self.broken:
-            raise os_error(errno.EBADF if self.closed else errno.EIO, self.path)
+        if self.closed or self.broken or self._read_only:
+            raise os_error(errno.EIO if self.broken and not self.closed else errno.EBADF, self.path)
         total = sum(map(len, buffers))
         if total == 0:
             return
@@ -179,7 +180,7 @@ class OpenFile(_Descriptor):
         return bytes(view)
 
     def truncate(self, size: int) -> None:
-        if self.closed:
+        if self.closed or self._read_only:
             raise os_error(errno.EBADF, self.path)
         if not 0 <= size <= self.size:
             raise os_error(errno.EINVAL, self.path)
@@ -265,8 +266,8 @@ class FileStorage:
         self.failed_syncs.pop(file._key, None)
         return file
 
-    def open(self, path: str) -> OpenFile:
-        return self._open(path, os.O_RDWR)
+    def open(self, path: str, *, read_only: bool = False) -> OpenFile:
+        return self._open(path, os.O_RDONLY if read_only else os.O_RDWR)
 
     def _open(self, path: str, flags: int) -> OpenFile:
         split_path(path)
@@ -276,7 +277,11 @@ class FileStorage:
         except BaseException:
             _close(descriptor)
             raise
-        file = OpenFile(path, self, descriptor, _key_of(status), status.st_size)
+        if stat.S_ISDIR(status.st_mode):
+            _close(descriptor)
+            raise os_error(errno.EISDIR, path)
+        read_only = not flags & os.O_RDWR
+        file = OpenFile(path, self, descriptor, _key_of(status), size=status.st_size, read_only=read_only)
         self.open_files.add(file)
         return file
 

@@ -63,7 +63,7 @@ class IdSource:
         """The counter that an earlier life reserved up to."""
         if _PATH not in self._storage.files():
             return None
-        file = self._storage.open(_PATH)
+        file = self._storage.open(_PATH, read_only=True)
         data = file.read(0, 100)
         file.close()
         if match := _CONTENT.fullmatch(data):

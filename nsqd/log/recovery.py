@@ -119,7 +119,7 @@ def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | Fo
         if not name.endswith((".log", ".snap")):
             continue
         path = f"{log.folder}/{name}"
-        with closing(log.storage.open(path)) as file:
+        with closing(log.storage.open(path, read_only=True)) as file:
             if not clean:
                 file.forget_cached()
             try:
@@ -133,7 +133,7 @@ def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | Fo
 
 def _header_from_record(storage: Storage, path: str, generation: int, error: FormatError) -> FileHeader:
     """What a damaged header must have said: the name has its position, the first record the rest. Or `error`."""
-    with closing(storage.open(path)) as file:
+    with closing(storage.open(path, read_only=True)) as file:
         salt = int.from_bytes(file.read(FILE_HEADER_SIZE + 4, 4))
         record = next(scan(file.read, FILE_HEADER_SIZE, file.size, salt, 0), None)
     position = path.rpartition("/")[2].removesuffix(".log")
@@ -209,7 +209,7 @@ def _replay(recovered: Recovered, position: int) -> None:
             _note_gap(recovered, segment, f"the log from byte {position} to {segment.position} is missing")
         offset = max(FILE_HEADER_SIZE, position - segment.position)
         limit = segment.file.size
-        with closing(log.storage.open(segment.path)) as file:
+        with closing(log.storage.open(segment.path, read_only=True)) as file:
             for item in scan(file.read, offset, limit, segment.salt, 0):
                 if isinstance(item, Damaged):
                     _damaged(recovered, segment, item, last)
@@ -314,7 +314,7 @@ def _reach(recovered: Recovered, position: int) -> None:
     if log.segments:
         last = log.segments[-1]
         where, end = last.path, last.first
-        with closing(log.storage.open(last.path)) as file:
+        with closing(log.storage.open(last.path, read_only=True)) as file:
             for item in scan(file.read, FILE_HEADER_SIZE, file.size, last.salt, last.first):
                 end = item.head.end if isinstance(item, Record) else end
     if position:

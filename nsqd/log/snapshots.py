@@ -115,7 +115,7 @@ class SnapshotWriter:
 
 def load_snapshot(storage: Storage, path: str) -> tuple[TopicState, FileHeader]:
     """The state in a snapshot. `FormatError` when it is not whole, `NewerFormat` for a later version."""
-    file = storage.open(path)
+    file = storage.open(path, read_only=True)
     try:
         header = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
         if header.kind is not FileKind.SNAPSHOT:

@@ -78,7 +78,7 @@ class Space:
         """Whether there is a whole one. A kill can have cut its making short; that part does not count."""
         if BALLAST not in self._storage.files():
             return False
-        file = self._storage.open(BALLAST)
+        file = self._storage.open(BALLAST, read_only=True)
         file.close()
         return file.size >= self._blocks * _BLOCK
 

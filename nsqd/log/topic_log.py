@@ -259,7 +259,7 @@ class TopicLog:
         """An open file for one read. With `wait`, *any thread*: then no writer is closed when descriptors run out."""
 
         def open_file() -> File:
-            return self.storage.open(segment.path)
+            return self.storage.open(segment.path, read_only=True)
 
         file = open_file() if wait else self.writers.make_room(open_file)
         # Another life of the topic can make a file of this name only after this one is marked as deleted.
@@ -282,7 +282,7 @@ class TopicLog:
             return
         self.set_aside.add(path)
         try:
-            source = self.writers.make_room(lambda: self.storage.open(damage.path))
+            source = self.writers.make_room(lambda: self.storage.open(damage.path, read_only=True))
             try:
                 data = source.read(damage.offset, damage.size)
             finally:

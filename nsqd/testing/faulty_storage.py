@@ -175,8 +175,8 @@ class FaultyStorage:
     def create(self, path: str) -> _FaultyFile:
         return self.run("create", path, lambda: self._wrapped(self.inner.create(path)))
 
-    def open(self, path: str) -> _FaultyFile:
-        return self.run("open", path, lambda: self._wrapped(self.inner.open(path)))
+    def open(self, path: str, *, read_only: bool = False) -> _FaultyFile:
+        return self.run("open", path, lambda: self._wrapped(self.inner.open(path, read_only=read_only)))
 
     def replace(self, path: str, data: bytes) -> None:
         fault = self.admit("replace", path)

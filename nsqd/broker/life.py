@@ -1,7 +1,7 @@
 """The life of a message in one channel, as data: which event takes it from which state to which.
 
-The diagram in `docs/protocol.md` is generated from this table, and `tests/nsqd/broker/test_life.py` plays every row of
-it on a real channel. What is not in the table cannot happen.
+The diagram in `docs/protocol.md` is generated from this table, and `tests/nsqd/broker/test_life.py` plays every event
+in every state on a real channel. An event that is not in the table for a state leaves the message where it is.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["LIFE", "MessageEvent", "MessageState"]
+from nsqd.broker.errors import NotInFlight, NotOwner
+
+__all__ = ["ANSWERS", "LIFE", "REFUSALS", "MessageEvent", "MessageState"]
 
 
 class MessageState(enum.Enum):
     """Where a message of a channel is. It is in exactly one of these."""
 
     READY = "ready"
-    """In the backlog, never delivered."""
+    """Never delivered, in the backlog."""
     IN_FLIGHT = "in flight"
     """Delivered to one subscription and not answered yet."""
+    DISCONNECTED = "disconnected"
+    """In flight at a consumer whose connection has ended: it waits for its time-out."""
     REQUEUED = "requeued"
     """Delivered before, and to be delivered again at once."""
     DEFERRED = "deferred"
@@ -30,29 +34,33 @@ class MessageState(enum.Enum):
 class MessageEvent(enum.Enum):
     """What happens to a message."""
 
-    DELIVER = "deliver"
-    """Sent to a subscription that has room."""
-    SAMPLE_OUT = "sample out"
-    """Its turn came at a client that samples and did not get it; counts as dropped."""
+    DELIVER = "delivery"
+    """It is sent to a subscription that has room."""
+    SAMPLE_OUT = "sampled out"
+    """Its turn came at a client that samples, and it was not chosen; counts as dropped."""
     FINISH = "FIN"
     REQUEUE = "REQ 0"
-    DEFER = "REQ delay"
+    DEFER = "REQ n"
     TOUCH = "TOUCH"
     TIME_OUT = "time-out"
     DISCONNECT = "disconnect"
-    """Its consumer's connection has ended, for the first time for this message, or before the socket took it."""
-    DISCONNECT_AGAIN = "disconnect again"
-    """Its consumer's connection has ended, and an earlier one had too: it waits for its time-out."""
+    """Its consumer's connection has ended: for the first time, or before the socket had taken the message."""
+    DISCONNECT_AGAIN = "second disconnect"
+    """Its consumer's connection has ended after an earlier consumer's had."""
     COME_DUE = "due"
     """Its time has come."""
     EMPTY = "empty"
-    """The channel is emptied or deleted."""
+    """The channel is emptied, or deleted."""
     LOSE = "damage"
-    """Its bytes on the disk are damaged."""
+    """The disk cannot give its bytes any more."""
+    KILL = "kill -9"
+    """nsqd was killed, with all that happened before written, and has started again."""
+    RESTART = "restart"
+    """nsqd was stopped in order, and has started again."""
 
 
 _READY, _IN_FLIGHT, _REQUEUED = MessageState.READY, MessageState.IN_FLIGHT, MessageState.REQUEUED
-_DEFERRED, _SETTLED = MessageState.DEFERRED, MessageState.SETTLED
+_DISCONNECTED, _DEFERRED, _SETTLED = MessageState.DISCONNECTED, MessageState.DEFERRED, MessageState.SETTLED
 
 LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_READY, MessageEvent.DELIVER): _IN_FLIGHT,
@@ -65,8 +73,14 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_IN_FLIGHT, MessageEvent.TOUCH): _IN_FLIGHT,
     (_IN_FLIGHT, MessageEvent.TIME_OUT): _REQUEUED,
     (_IN_FLIGHT, MessageEvent.DISCONNECT): _REQUEUED,
-    (_IN_FLIGHT, MessageEvent.DISCONNECT_AGAIN): _IN_FLIGHT,
+    (_IN_FLIGHT, MessageEvent.DISCONNECT_AGAIN): _DISCONNECTED,
     (_IN_FLIGHT, MessageEvent.EMPTY): _SETTLED,
+    (_IN_FLIGHT, MessageEvent.KILL): _READY,  # a first delivery is not recorded
+    (_IN_FLIGHT, MessageEvent.RESTART): _REQUEUED,
+    (_DISCONNECTED, MessageEvent.TIME_OUT): _REQUEUED,
+    (_DISCONNECTED, MessageEvent.EMPTY): _SETTLED,
+    (_DISCONNECTED, MessageEvent.KILL): _REQUEUED,  # the first lost connection was recorded
+    (_DISCONNECTED, MessageEvent.RESTART): _REQUEUED,
     (_REQUEUED, MessageEvent.DELIVER): _IN_FLIGHT,
     (_REQUEUED, MessageEvent.SAMPLE_OUT): _SETTLED,
     (_REQUEUED, MessageEvent.EMPTY): _SETTLED,
@@ -75,3 +89,17 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_DEFERRED, MessageEvent.EMPTY): _SETTLED,
 }
 """(state, event) -> state. A message enters as READY, or as DEFERRED when it was published with a delay."""
+
+ANSWERS: Final = frozenset(
+    {MessageEvent.FINISH, MessageEvent.REQUEUE, MessageEvent.DEFER, MessageEvent.TOUCH}
+)
+"""What a client says of a message."""
+
+REFUSALS: Final[dict[MessageState, type[NotInFlight | NotOwner]]] = {
+    _READY: NotInFlight,
+    _DISCONNECTED: NotOwner,
+    _REQUEUED: NotInFlight,
+    _DEFERRED: NotInFlight,
+    _SETTLED: NotInFlight,
+}
+"""The error of an answer to a message that is not in flight at the client. If another client has it: `NotOwner`."""

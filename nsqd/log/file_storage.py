@@ -2,20 +2,20 @@
 
 Rules:
 
-- An open file is one descriptor. It belongs to whoever opened it, until `close`; nothing is opened again behind the
-  owner's back. How many writers may be open is decided by `writers.py`.
+- An open file is one descriptor, and belongs to the caller that opened it, until `close`. `writers.py` decides how
+  many are kept open to append to.
 - A file is written only at its end, at a position that is known here (never O_APPEND): bytes that a failed append
   left behind are cut off, and a read never goes past the known size.
 - A name is one component of a path. What could leave its folder is refused with EINVAL.
 - A failed sync is final for its file. Linux reports a lost write once for each open file description and then takes
   the pages for clean: the next fdatasync would succeed and mean nothing. So the error is kept by device and inode, and
-  raised by every later sync of that file, through whichever descriptor.
+  every later sync of that file raises it, through any descriptor.
 - A temporary file for `replace` is called `.<name>.tmp`. `files` does not list names that begin with a dot.
 
-There is one kind of lock, `_Descriptor.syncing`. The thread that syncs a file holds it for the length of that sync: a
-worker as a rule, the event loop's at the stop and when descriptors have run out. `close` only tries it, and never
-waits: when it is taken, the thread that syncs closes the descriptor afterwards. So no descriptor's number is given to
-another file while a sync is about to use it.
+There is one kind of lock, `_Descriptor._syncing`, for each descriptor. The thread that syncs a file holds it for the
+length of that sync: a worker as a rule, the event loop's thread at the stop and when descriptors have run out. `close`
+only tries it, and never waits: when it is taken, the thread that syncs closes the descriptor afterwards. Otherwise the
+system could give the descriptor's number to another file while a sync is about to use it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Descriptor:
     path: str
     _storage: FileStorage
     _descriptor: int
-    # Device and inode: the same for all descriptors of a file, whatever it is called by now.
+    # Device and inode: the same for all descriptors of a file, also after a rename.
     _key: tuple[int, int]
     closed: bool = attrs.field(default=False, init=False)
     _syncing: threading.Lock = attrs.field(factory=threading.Lock, init=False)
@@ -112,12 +112,13 @@ class OpenFile(_Descriptor):
     """One open file; see `storage.File`."""
 
     size: int
+    _read_only: bool
     # A cut after a failed append has failed: the end is unknown.
     broken: bool = attrs.field(default=False, init=False)
 
     def append(self, buffers: Sequence[bytes]) -> None:
-        if self.closed or self.broken:
-            raise os_error(errno.EBADF if self.closed else errno.EIO, self.path)
+        if self.closed or self.broken or self._read_only:
+            raise os_error(errno.EIO if self.broken and not self.closed else errno.EBADF, self.path)
         total = sum(map(len, buffers))
         if total == 0:
             return
@@ -179,7 +180,7 @@ class OpenFile(_Descriptor):
         return bytes(view)
 
     def truncate(self, size: int) -> None:
-        if self.closed:
+        if self.closed or self._read_only:
             raise os_error(errno.EBADF, self.path)
         if not 0 <= size <= self.size:
             raise os_error(errno.EINVAL, self.path)
@@ -265,8 +266,8 @@ class FileStorage:
         self.failed_syncs.pop(file._key, None)
         return file
 
-    def open(self, path: str) -> OpenFile:
-        return self._open(path, os.O_RDWR)
+    def open(self, path: str, *, read_only: bool = False) -> OpenFile:
+        return self._open(path, os.O_RDONLY if read_only else os.O_RDWR)
 
     def _open(self, path: str, flags: int) -> OpenFile:
         split_path(path)
@@ -276,7 +277,11 @@ class FileStorage:
         except BaseException:
             _close(descriptor)
             raise
-        file = OpenFile(path, self, descriptor, _key_of(status), status.st_size)
+        if stat.S_ISDIR(status.st_mode):
+            _close(descriptor)
+            raise os_error(errno.EISDIR, path)
+        read_only = not flags & os.O_RDWR
+        file = OpenFile(path, self, descriptor, _key_of(status), size=status.st_size, read_only=read_only)
         self.open_files.add(file)
         return file
 

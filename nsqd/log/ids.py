@@ -1,9 +1,9 @@
-"""Message ids that never repeat, whatever happens to the daemon.
+"""Message ids that never repeat, over kills and power losses too.
 
 An id is 64 bits: 10 of the node and 54 of one counter for the whole daemon. A block of the counter is reserved ahead,
-in a small file that is synced before the first id of the block is used; every start begins behind the last block. So a
-kill or a power loss can only skip numbers. The very first start takes the clock (microseconds since 1970), which is
-far ahead of what an earlier life of a wiped data path can have used.
+in a small file that is synced before the first id of the block is used; every start begins after the last block. So a
+kill or a power loss can only skip ids. The very first start takes the clock (microseconds since 1970), which is far
+ahead of what an earlier life of a wiped data path can have used.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class IdSource:
         """The counter that an earlier life reserved up to."""
         if _PATH not in self._storage.files():
             return None
-        file = self._storage.open(_PATH)
+        file = self._storage.open(_PATH, read_only=True)
         data = file.read(0, 100)
         file.close()
         if match := _CONTENT.fullmatch(data):
@@ -81,7 +81,7 @@ class IdSource:
         self._storage.replace(_PATH, b"nsqd ids 1 %d\n" % (limit - self._base))
 
     def _renew(self) -> None:
-        """Reserve the next block before it is needed, without anybody waiting for it."""
+        """Reserve the next block before it is needed, in the background."""
         limit = self._limit + BLOCK
         self._renewing = True
 

@@ -1,4 +1,4 @@
-"""Work that may wait for a disk, handed by the synchronous core to whoever runs the event loop.
+"""Work that may wait for a disk, handed by the synchronous core to the event loop.
 
 The core cannot await. What may block (a sync, a cold read, a removal) becomes a `Job` in a queue: the daemon runs its
 `work` in a thread and then calls `done` or `failed` on the event loop; a test runs it at once, or late, or never.
@@ -44,9 +44,9 @@ class Job:
 
 
 class JobQueue(deque[Job]):
-    """Jobs that nobody has started yet, oldest first."""
+    """Jobs that were not started yet, oldest first."""
 
     def run_all(self) -> None:
-        """Do everything here and now, and what comes of it."""
+        """Do everything here and now, also the jobs that come of it."""
         while self:
             self.popleft().run()

@@ -1,4 +1,4 @@
-"""Names and paths of the storage, whatever lies behind it."""
+"""Names and paths of a storage, the same for all implementations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Raise EINVAL for what is not one plain component of a path."""
+    """Raise EINVAL unless it is one plain component of a path."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise os_error(errno.EINVAL, name)
 

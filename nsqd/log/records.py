@@ -1,6 +1,6 @@
 """The bytes of the log: file headers and records. Pure functions; `docs/format.md` is the same in prose.
 
-A file (segment or snapshot) is a header and then records, one behind the other. A record is a head with a checksum of
+A file (segment or snapshot) is a header and then records, one after the other. A record is a head with a checksum of
 its own, and a payload with another. The head's salt is the file's, drawn by chance: old bytes that a recycled disk
 block may hold cannot pass for records of this file.
 
@@ -41,7 +41,7 @@ __all__ = [
 VERSION: Final = 1
 MARKER: Final = b"\xa7Q"
 MAX_PAYLOAD: Final = 1 << 30  # a length above it is damage, whatever its checksum says
-FLOWING: Final = 1  # flag: these messages went to the channels at once, the mark moved with them
+FLOWING: Final = 1  # flag: the messages went to the channels at once, and the high watermark rose with them
 
 
 class Kind(enum.IntEnum):
@@ -73,9 +73,8 @@ _CRC = struct.Struct(">I")
 FILE_HEADER_SIZE: Final = 64
 _FILE_PADDING = bytes(FILE_HEADER_SIZE - _FILE.size - _CRC.size)
 
-_HEAD = struct.Struct(
-    ">2sBBIIQII"
-)  # marker, kind, flags, salt, payload length, first number, count, payload CRC
+# Marker, kind, flags, salt, length of the payload, first sequence number, count, checksum of the payload.
+_HEAD = struct.Struct(">2sBBIIQII")
 RECORD_HEAD_SIZE: Final = _HEAD.size + _CRC.size  # 32
 _SIZE = struct.Struct(">I")
 _DELAY = struct.Struct(">Q")
@@ -86,7 +85,7 @@ class FileHeader:
     """The first 64 bytes of a segment or a snapshot.
 
     `generation`: which life of the topic it belongs to. `position`: bytes of the topic's log before this file.
-    `first`: the number that the next message had when the file was made. `created_ns`: wall time, for people.
+    `first`: the sequence number that the next message had when the file was made. `created_ns`: wall time, for people.
     """
 
     kind: FileKind
@@ -130,7 +129,7 @@ class FileHeader:
 class RecordHead:
     """The first 32 bytes of a record.
 
-    `first`: the number of its first message (the next one to come, for a record without messages).
+    `first`: the sequence number of its first message (of the next one to come, for a record without messages).
     `count`: how many messages, or changes. `length`: bytes of the payload.
     """
 
@@ -148,7 +147,7 @@ class RecordHead:
 
     @property
     def end(self) -> int:
-        """The number that the next message has."""
+        """The sequence number that the next message has."""
         return self.first + self.count if self.kind in (Kind.MESSAGES, Kind.DEFERRED) else self.first
 
     @property
@@ -190,7 +189,7 @@ def encode_record(kind: Kind, flags: int, salt: int, first: int, count: int, pay
 
 
 def find_record(data: bytes, offset: int, salt: int, at_least: int) -> tuple[int, RecordHead] | None:
-    """The first place from `offset` on where a record of this file begins whose number is not under `at_least`."""
+    """The first place from `offset` on where a record of this file begins, with a sequence number >= `at_least`."""
     while (offset := data.find(MARKER, offset)) >= 0:
         try:
             head = RecordHead.decode(data, offset, salt)
@@ -242,7 +241,7 @@ def decode_deferred(payload: bytes, count: int) -> tuple[list[bytes], list[int]]
 
 
 def encode_changes(changes: Sequence[Sequence[Any]]) -> bytes:
-    """The payload of a CHANGES record: one msgpack array for each change, one behind the other."""
+    """The payload of a CHANGES record: one msgpack array for each change, one after the other."""
     packer = msgpack.Packer(autoreset=False)
     for change in changes:
         packer.pack(change)

@@ -1,10 +1,10 @@
 """From the files of a topic back to its log and its state.
 
-The newest snapshot that can be read, then the log from the place where that snapshot began. What is damaged on the way
-is set aside and its numbers are reported; a torn tail is cut off, for nothing behind it was ever acknowledged at level
-`disk`, nor written before a kill at level `os`. A file of a newer format is refused before anything is touched. No
-error of the system (EIO, too many open files) is taken for damage: it comes through, and the daemon does not start on a
-guess.
+The newest snapshot that can be read, then the log from the position where that snapshot began. Damaged bytes on the way
+are set aside, and the sequence numbers that they held are reported. A torn tail is cut off: nothing after it was ever
+acknowledged at level `disk`, nor written before a kill at level `os`. A file of a newer format is refused before
+anything is touched. No error of the system (EIO, too many open files) is taken for damage: it comes through, and the
+daemon does not start on a guess.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ __all__ = ["Recovered", "recover_topic"]
 class Recovered:
     """A topic as its files tell it.
 
-    `damage`: numbers that cannot be read. `notes`: what an operator should know, in sentences. `next`: the number that
-    the replay expects; what a record leaves out was given up, or is damaged.
+    `damage`: messages that cannot be read. `notes`: for an operator, in sentences. `torn_bytes`: cut off at the end.
+    `replayed_bytes`: of the log, after the snapshot. `next`: the sequence number that the replay expects; those that
+    a record leaves out were aborted, or are damaged.
     """
 
     log: TopicLog
@@ -98,7 +99,7 @@ def _find_segments(recovered: Recovered, clean: bool) -> None:
             if isinstance(header, FormatError):
                 header = _header_from_record(log.storage, path, log.generation, header)
                 recovered.notes.append(
-                    f"{path}: its header is damaged; its name and first record serve instead"
+                    f"{path}: the file header is damaged; its name and its first record are used instead"
                 )
             _check_header(header, name, log.generation)
         except FormatError as error:
@@ -118,7 +119,7 @@ def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | Fo
         if not name.endswith((".log", ".snap")):
             continue
         path = f"{log.folder}/{name}"
-        with closing(log.storage.open(path)) as file:
+        with closing(log.storage.open(path, read_only=True)) as file:
             if not clean:
                 file.forget_cached()
             try:
@@ -132,7 +133,7 @@ def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | Fo
 
 def _header_from_record(storage: Storage, path: str, generation: int, error: FormatError) -> FileHeader:
     """What a damaged header must have said: the name has its position, the first record the rest. Or `error`."""
-    with closing(storage.open(path)) as file:
+    with closing(storage.open(path, read_only=True)) as file:
         salt = int.from_bytes(file.read(FILE_HEADER_SIZE + 4, 4))
         record = next(scan(file.read, FILE_HEADER_SIZE, file.size, salt, 0), None)
     position = path.rpartition("/")[2].removesuffix(".log")
@@ -152,7 +153,7 @@ def _check_header(header: FileHeader, name: str, generation: int) -> None:
 def _set_segment_aside(recovered: Recovered, path: str, size: int, error: FormatError) -> None:
     if size <= FILE_HEADER_SIZE:  # its creation was never finished
         recovered.log.storage.remove(path)
-        recovered.notes.append(f"{path}: {error}; removed, it holds nothing")
+        recovered.notes.append(f"{path}: {error}; removed, it held no record")
         return
     recovered.log.storage.rename(path, f"{path}.damaged")
     recovered.notes.append(f"{path}: {error}; set aside as {path.rpartition('/')[2]}.damaged")
@@ -172,7 +173,9 @@ def _load_newest_snapshot(recovered: Recovered) -> int:
             raise
         except FormatError as error:
             log.storage.rename(f"{log.folder}/{name}", f"{log.folder}/{name}.damaged")
-            recovered.notes.append(f"{log.folder}/{name}: {error}; an older one serves instead")
+            recovered.notes.append(
+                f"{log.folder}/{name}: {error}; set aside as {name}.damaged, an older one is used"
+            )
             continue
         log.snapshots.insert(0, header.position)
         if len(log.snapshots) == 1:
@@ -185,7 +188,8 @@ def _load_newest_snapshot(recovered: Recovered) -> int:
     first = log.segments[0]
     if first.position:
         recovered.notes.append(
-            f"{log.folder}: no snapshot can be read, and the log begins at byte {first.position}"
+            f"{log.folder}: no snapshot can be read, and the log begins at byte {first.position}; channels and "
+            "finishes from before are not known"
         )
         recovered.state.end = recovered.state.high_watermark = first.first
         recovered.state.incomplete = True
@@ -205,7 +209,7 @@ def _replay(recovered: Recovered, position: int) -> None:
             _note_gap(recovered, segment, f"the log from byte {position} to {segment.position} is missing")
         offset = max(FILE_HEADER_SIZE, position - segment.position)
         limit = segment.file.size
-        with closing(log.storage.open(segment.path)) as file:
+        with closing(log.storage.open(segment.path, read_only=True)) as file:
             for item in scan(file.read, offset, limit, segment.salt, 0):
                 if isinstance(item, Damaged):
                     _damaged(recovered, segment, item, last)
@@ -214,8 +218,8 @@ def _replay(recovered: Recovered, position: int) -> None:
         recovered.replayed_bytes += segment.file.size - offset
         position = segment.end
         if not last and log.segments[at + 1].position == position:
-            # The numbers that an append gave up at the end of a segment; had it been damage, it was noted above.
-            _give_up(recovered, log.segments[at + 1].first)
+            # What was aborted at the end of a segment; had it been damage, it was noted above.
+            _abort(recovered, log.segments[at + 1].first)
 
 
 def _cut_leftovers(recovered: Recovered, segment: Segment, following: Segment) -> None:
@@ -224,16 +228,16 @@ def _cut_leftovers(recovered: Recovered, segment: Segment, following: Segment) -
     if not FILE_HEADER_SIZE <= size < segment.file.size:
         return
     left = segment.file.size - size
-    damage = Damage(
-        segment.path, size, left, following.first, following.first, "left by an append that failed"
-    )
+    damage = Damage(segment.path, size, left, following.first, following.first, "left by a failed append")
     recovered.log.keep_damaged(damage)
     recovered.log.cut(segment, size)
-    recovered.notes.append(f"{segment.path}: cut off {left} bytes at the end, {damage.reason}")
+    recovered.notes.append(
+        f"{segment.path}: cut off {left} bytes at the end, {damage.reason}; kept in a .damaged file"
+    )
 
 
-def _give_up(recovered: Recovered, first: int) -> None:
-    """The next record begins with `first`: what was expected before it was given up by an append that failed."""
+def _abort(recovered: Recovered, first: int) -> None:
+    """The next record begins with `first`: sequence numbers expected before it belong to an append that failed."""
     if first > recovered.next:
         recovered.state.lost(recovered.next, first, False)
         recovered.next = first
@@ -242,7 +246,7 @@ def _give_up(recovered: Recovered, first: int) -> None:
 def _apply(recovered: Recovered, segment: Segment, record: Record) -> None:
     state, head = recovered.state, record.head
     segment.remember(head.first, record.offset)
-    _give_up(recovered, head.first)
+    _abort(recovered, head.first)
     recovered.next = max(recovered.next, head.end)
     if head.kind is Kind.MESSAGES:
         state.messages(head.first, head.count, head.flowing)
@@ -279,7 +283,7 @@ def _damaged(recovered: Recovered, segment: Segment, item: Damaged, last: bool) 
     _lose(
         recovered,
         damage,
-        f"{segment.path}: {size} bytes at {item.offset} are damaged ({item.reason}), set aside",
+        f"{segment.path}: {size} bytes at {item.offset} are damaged ({item.reason}); kept in a .damaged file",
     )
 
 
@@ -299,9 +303,9 @@ def _lose(recovered: Recovered, damage: Damage, what: str) -> None:
 
 
 def _reach(recovered: Recovered, position: int) -> None:
-    """See to it that the log ends behind its snapshot: the next replay begins there and would skip what lies before.
+    """Make the log reach beyond its snapshot: the next replay begins there, and would skip what is written before it.
 
-    Also a log whose segments are all gone gets one.
+    A log whose segments are all gone gets one too.
     """
     log = recovered.log
     if log.segments and log.position >= position:
@@ -310,7 +314,7 @@ def _reach(recovered: Recovered, position: int) -> None:
     if log.segments:
         last = log.segments[-1]
         where, end = last.path, last.first
-        with closing(log.storage.open(last.path)) as file:
+        with closing(log.storage.open(last.path, read_only=True)) as file:
             for item in scan(file.read, FILE_HEADER_SIZE, file.size, last.salt, last.first):
                 end = item.head.end if isinstance(item, Record) else end
     if position:

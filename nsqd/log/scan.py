@@ -1,8 +1,9 @@
 """Reading the records of a file forward, over damage.
 
-Each record's two checksums are looked at. Behind a bad one the scan looks for the next head that fits (salt, checksum,
-a number that is not lower): found, what lies between is `Damaged` in the middle of the file; not found, the file ends
-in it. A run of zeros up to the end of the file is an end too: some file systems leave it after a power loss.
+Both checksums of each record are checked. After a bad one the scan looks for the next head that fits (salt, checksum,
+a sequence number that is not lower). If there is one, the bytes between are `Damaged` in the middle of the file; if
+not, the damage reaches to the end. A run of zeros up to the end is no damage but an end: some file systems leave it
+after a power loss.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Record:
 
 @attrs.frozen
 class Damaged:
-    """Bytes `[offset, end)` of the file are no record, and no number is under `first`.
+    """Bytes `[offset, end)` of the file are no record. What they held had sequence numbers from `first` on.
 
-    `next_first`: the number of the record behind them; None when nothing follows in this file.
+    `next_first`: the sequence number of the record after them; None when nothing follows in this file.
     `zeros`: they are only zeros, as after the end of a log.
     """
 
@@ -44,14 +45,14 @@ class Damaged:
 
 
 class _Window:
-    """A piece of a file in memory, moved forward as the scan goes on."""
+    """A piece of a file in memory, moved forward with the scan."""
 
     def __init__(self, read: Callable[[int, int], bytes], limit: int, chunk: int) -> None:
         self._read, self._limit, self._chunk = read, limit, chunk
         self.data, self.offset = b"", 0
 
     def bytes_at(self, offset: int, size: int) -> tuple[bytes, int]:
-        """Some data, and where `offset` is in it: `size` bytes behind it, or up to the limit."""
+        """Some data, and where `offset` is in it: `size` bytes follow, or all up to the limit."""
         end = min(offset + size, self._limit)
         if not (self.offset <= offset and end <= self.offset + len(self.data)):
             self.data = self._read(offset, min(max(size, self._chunk), self._limit - offset))
@@ -62,7 +63,7 @@ class _Window:
 def scan(
     read: Callable[[int, int], bytes], offset: int, limit: int, salt: int, first: int, *, chunk: int = CHUNK
 ) -> Iterator[Record | Damaged]:
-    """The records in bytes `[offset, limit)` of a file, where no number is under `first`.
+    """The records in bytes `[offset, limit)` of a file, whose sequence numbers are `first` and above.
 
     `read(offset, size)` gives bytes of the file; what it raises comes through.
     """
@@ -71,7 +72,7 @@ def scan(
         try:
             record = _record_at(window, offset, limit, salt, first)
         except FormatError as error:
-            damaged = _behind(window, offset, limit, salt, first, str(error))
+            damaged = _damaged_from(window, offset, limit, salt, first, str(error))
             yield damaged
             offset, first = damaged.end, damaged.next_first or first
         else:
@@ -83,7 +84,7 @@ def _record_at(window: _Window, offset: int, limit: int, salt: int, first: int) 
     data, at = window.bytes_at(offset, RECORD_HEAD_SIZE)
     head = RecordHead.decode(data, at, salt)
     if head.first < first:
-        raise FormatError(f"number {head.first} after {first}")
+        raise FormatError(f"sequence number {head.first} after {first}")
     if offset + head.size > limit:
         raise FormatError("the payload of a record is cut off")
     data, at = window.bytes_at(offset, head.size)
@@ -94,7 +95,7 @@ def _record_at(window: _Window, offset: int, limit: int, salt: int, first: int) 
     return Record(offset, head, payload)
 
 
-def _behind(window: _Window, offset: int, limit: int, salt: int, first: int, reason: str) -> Damaged:
+def _damaged_from(window: _Window, offset: int, limit: int, salt: int, first: int, reason: str) -> Damaged:
     """What is damaged from `offset` on: up to the next whole record, or to the limit."""
     zeros = True
     at = offset + 1

@@ -2,7 +2,7 @@
 
 A *position* counts bytes from the beginning of the topic's first segment, over all segments that ever were. A segment
 is named by the position of its first byte. Its sparse index (a sequence number and an offset every 64 KiB) finds a
-message; it is built by appending and by reading. A segment that was there at the start has none at first, and is
+message. It is built by appending and by reading; a segment that was there at the start has none at first, and is
 searched from its beginning once.
 """
 
@@ -31,8 +31,8 @@ def segment_name(position: int) -> str:
 class Segment:
     """One file of the log. `position`: of its first byte. `first`: the sequence number of its first message.
 
-    `file`: what the log appends to it with. It is closed while nobody appends, see `writers.py`; its size is right
-    all the same. `synced`: bytes that the disk is known to have.
+    `file`: to append with. It may be closed while nothing is appended, see `writers.py`; its size counts all the same.
+    `synced`: bytes that the disk is known to have.
     """
 
     file: File
@@ -51,7 +51,7 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """Position behind its last byte."""
+        """Position after its last byte."""
         return self.position + self.file.size
 
     @property
@@ -59,7 +59,7 @@ class Segment:
         return self.synced < self.file.size
 
     def remember(self, seq: int, offset: int) -> None:
-        """Note where the record that begins with `seq` is, if no other note is near."""
+        """Note where the record that begins with `seq` is, unless another note is near."""
         at = len(self.offsets)
         if offset < self.offsets[-1]:  # a reader far behind, where the replay has left no notes
             at = bisect_right(self.offsets, offset)
@@ -70,7 +70,7 @@ class Segment:
             self.offsets.insert(at, offset)
 
     def offset_of(self, seq: int) -> tuple[int, int]:
-        """(offset, sequence number) of a record that is not behind the one with `seq`."""
+        """(offset, sequence number) of a record at or before the one with `seq`."""
         at = max(0, bisect_right(self.seqs, seq) - 1)
         return self.offsets[at], self.seqs[at]
 
@@ -97,7 +97,7 @@ class Damage:
 
 @attrs.define(eq=False)
 class ReadResult:
-    """What a read found: messages from the asked one on, notes for the index, damage met on the way.
+    """The result of a read: messages from the asked one on, notes for the index, damage met on the way.
 
     `next`: the sequence number to read from next.
     """
@@ -113,25 +113,24 @@ class ReadResult:
 class ReadPlan:
     """A read that is ready to run, in any thread: nothing in it changes any more.
 
-    It opens the file for itself and closes it again, so no descriptor is shared between threads. To open and close
-    costs 4 us; most reads are of 256 KiB and more, which take 100 us. `open`: opens the segment to read; the argument
-    says whether it may wait, that is, whether it runs outside the event loop's thread.
+    It opens the file for itself and closes it afterwards, so no descriptor is shared between threads. That costs 3 us;
+    a read of 64 KiB of 200-byte messages takes 150 us. `open`: opens the segment; True: it may run in a worker.
     """
 
     segment: Segment
     open: Callable[[Segment, bool], File]
     offset: int
-    first: int  # no sequence number from `offset` on is under it
+    first: int  # all sequence numbers from `offset` on are this and above
     limit: int  # bytes of the file that are whole
     seq: int
-    end: int  # the first sequence number behind the segment
+    end: int  # the first sequence number after the segment
     max_bytes: int
 
     def run(self, *, wait: bool = True) -> ReadResult | None:
         """Read about `max_bytes` of messages from `seq` on. `OSError`.
 
-        None with `wait=False` when the disk would have to be waited for, or searched for long. Without waiting it
-        runs in the event loop's thread only.
+        With `wait` it may run in any thread. Without, in the event loop's only; it returns None when it would have to
+        wait for the disk, or to search for long.
         """
         result = ReadResult(self.segment, [], self.end, [], [])
         file = self.open(self.segment, wait)

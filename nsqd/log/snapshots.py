@@ -1,11 +1,11 @@
 """Snapshots bound what recovery has to replay.
 
 A snapshot is a small log of its own: the changes that, applied to an empty state, make the state of a topic and its
-durable channels. It is *fuzzy*: slices of at most `SLICE` entries are taken between rounds while the topic goes on.
+durable channels. It is *fuzzy*: slices of at most `SLICE` entries are taken between rounds while the log grows.
 Recovery applies it and then replays the topic's log from where the snapshot began, over changes that the slices may
 know already; `state.py` says why that is safe. What moves from one part of the state to another without a record (a
-message whose time has come, a delivery) must move towards parts that are written *later*: so the order of slices is
-part of the contract, see `Topic.snapshot_changes`.
+message whose time has come, a delivery) must move to parts that are written *later*: the order of the slices is part
+of the contract, see `snapshot_changes` of the broker.
 
 A snapshot counts from the moment it has its real name: its file and the whole log up to its last slice are synced
 before. So it never speaks of messages that a power loss could still take away.
@@ -39,7 +39,7 @@ __all__ = ["KEPT", "SLICE", "SnapshotWriter", "load_snapshot", "snapshot_name"]
 
 SLICE = 1000  # entries of a slice at most
 TEMPORARY = ".snap.new"
-KEPT = 2  # snapshots that stay: the older one is for the day when the newer one cannot be read
+KEPT = 2  # snapshots on disk: the older one is used when the newer one cannot be read
 
 
 def snapshot_name(position: int) -> str:
@@ -48,7 +48,10 @@ def snapshot_name(position: int) -> str:
 
 @attrs.define(eq=False)
 class SnapshotWriter:
-    """A snapshot in the making. Call `step` between rounds until it says that all is written, then run `finish`."""
+    """A snapshot in the making. Call `step` between rounds until it returns True, then run `finish` in a job.
+
+    Its file belongs to the event loop's thread until then, to the job afterwards.
+    """
 
     log: TopicLog
     changes: Iterator[list[Change]]
@@ -104,15 +107,15 @@ class SnapshotWriter:
         self.log.sync_folder()
 
     def abandon(self) -> None:
-        """Forget it. Its file goes at once, for it may be a full disk that ended the attempt."""
+        """End the attempt and remove its file at once: it may have ended because the disk is full."""
         self._file.close()
-        with contextlib.suppress(OSError):  # it has a name that nobody looks at
+        with contextlib.suppress(OSError):  # recovery does not look at its name
             self.log.remove_files([f"{self.log.folder}/{TEMPORARY}"])
 
 
 def load_snapshot(storage: Storage, path: str) -> tuple[TopicState, FileHeader]:
     """The state in a snapshot. `FormatError` when it is not whole, `NewerFormat` for a later version."""
-    file = storage.open(path)
+    file = storage.open(path, read_only=True)
     try:
         header = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
         if header.kind is not FileKind.SNAPSHOT:

@@ -1,7 +1,7 @@
 """Room on the disk: when nothing may be published, and how finishes get through all the same.
 
 Publishes are refused while the free space is under a floor (asked once a second, and after every ENOSPC). Finishes,
-deletions and emptyings go on, into the room that the ballast gave back: a file of a few MB that is removed when the
+deletions and emptyings are still written, into the room of the ballast: a file of a few MB that is removed when the
 disk is full, and made again when there is room. So a full disk heals by itself.
 """
 
@@ -75,17 +75,19 @@ class Space:
         return self._ballast_bytes // _BLOCK
 
     def _find_ballast(self) -> bool:
-        """Whether there is a whole one. A part, whose making a kill has cut short, would count as whole for ever."""
+        """Whether there is a whole one. A kill can have cut its making short; that part does not count."""
         if BALLAST not in self._storage.files():
             return False
-        file = self._storage.open(BALLAST)
+        file = self._storage.open(BALLAST, read_only=True)
         file.close()
         return file.size >= self._blocks * _BLOCK
 
     def _make_ballast(self) -> bool:
         """False when there is no room for it."""
         try:
-            with contextlib.suppress(FileNotFoundError):  # it was to be given back, but could not be removed
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # one that could not be removed when it was given back
                 self._storage.remove(BALLAST)
             file = self._storage.create(BALLAST)
             self._has_ballast = True

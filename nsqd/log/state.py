@@ -4,9 +4,12 @@ Rules that every change keeps:
 
 - **Safe to replay.** A snapshot is taken in slices while the log goes on, and recovery replays the log from the place
   where the snapshot *began*. So applying a change a second time, or to a state that already knows later ones, ends in
-  the same state: marks only rise, a finished number stays finished, a channel that is gone stays gone.
+  the same state: a high watermark only rises, a finished message stays finished, a deleted channel stays deleted.
 - **Finished is final**, for one life of a channel. A channel that is deleted and made again has another generation.
-- A change of an unknown channel is one of a channel that was deleted later: it means nothing any more.
+- A change of an unknown channel is one of a channel that was deleted later. It is ignored.
+
+Messages are named by their sequence numbers. Names on disk are older than the words used here: `MARK` is the high
+watermark, `PARKED` is awaiting redelivery.
 """
 
 from __future__ import annotations
@@ -36,24 +39,20 @@ AwaitingRedelivery = tuple[int, int]
 
 
 class Code(enum.IntEnum):
-    """The first item of a change. Its other items stand behind each code."""
+    """The first item of a change; the comments name its other items."""
 
-    CHECKPOINT = 0  # -                              a snapshot begins here
-    TOPIC_PAUSED = 1  # paused
-    MARK = (
-        2  # mark, now                            messages below it go to the channels; `now`: wall time in ns
-    )
-    TOPIC_EMPTIED = 3  # start, end                  nobody gets these
-    LOST = 4  # start, end, damaged                  nobody can get these: damaged, or never written at all
-    DEFERRED = (
-        5  # number, delay, ...               deferred messages that wait behind the mark (snapshots only)
-    )
-    CHANNEL_CREATED = 16  # generation, name, start
-    CHANNEL_DELETED = 17  # generation
-    CHANNEL_PAUSED = 18  # generation, paused
-    CHANNEL_EMPTIED = 19  # generation, end          everything below is dropped
-    FINISHED = 20  # generation, start, run, gap, run, ...
-    PARKED = 21  # generation, number, attempts, due, ...
+    CHECKPOINT = 0  # (): a snapshot begins here
+    TOPIC_PAUSED = 1  # (paused)
+    MARK = 2  # (high watermark, now): messages below it go to the channels; `now`: wall time in ns
+    TOPIC_EMPTIED = 3  # (start, end): no channel gets these
+    LOST = 4  # (start, end, damaged): no channel can get these, they are damaged or were never written
+    DEFERRED = 5  # (seq, delay, ...): deferred messages above the high watermark (in snapshots only)
+    CHANNEL_CREATED = 16  # (generation, name, start)
+    CHANNEL_DELETED = 17  # (generation)
+    CHANNEL_PAUSED = 18  # (generation, paused)
+    CHANNEL_EMPTIED = 19  # (generation, end): everything below is dropped
+    FINISHED = 20  # (generation, start, run, gap, run, ...)
+    PARKED = 21  # (generation, seq, attempts, due, ...)
 
 
 def flat_runs(ranges: Iterable[tuple[int, int]]) -> list[int]:
@@ -79,7 +78,7 @@ def unflatten_runs(items: Sequence[int]) -> Iterator[tuple[int, int]]:
 class ChannelState:
     """A durable channel.
 
-    `settled`: message numbers that it needs no more. `awaiting_redelivery`: those that wait for another delivery.
+    `settled`: messages that it does not need any more. `awaiting_redelivery`: those that wait for another delivery.
     `damaged`: how many of the settled ones were never delivered because the disk lost them.
     """
 
@@ -91,7 +90,7 @@ class ChannelState:
     damaged: int = 0
 
     def settle(self, start: int, end: int) -> int:
-        """Needs `[start, end)` no more; returns how many of them were new."""
+        """Settle `[start, end)`; returns how many of them were not settled before."""
         new = self.settled.add(start, end)
         if self.awaiting_redelivery:
             if end - start <= len(self.awaiting_redelivery):
@@ -103,29 +102,34 @@ class ChannelState:
                 }
         return new
 
-    def park(self, seq: int, attempts: int, due_ns: int) -> None:
+    def await_redelivery(self, seq: int, attempts: int, due_ns: int) -> None:
         if seq not in self.settled:
             self.awaiting_redelivery[seq] = (attempts, due_ns)
 
 
 @attrs.define
 class TopicState:
-    """A topic: `end` is the number of the next message, `high_watermark` the first one not yet given to channels."""
+    """A topic.
+
+    `end`: the sequence number of the next message. `high_watermark`: of the first one not yet given to channels.
+    `channels`: by generation. `deferred`: messages above the high watermark, with their delay in nanoseconds.
+    `aborted`: sequence numbers above it that never were messages. `incomplete`: records are missing; where messages
+    flowed to a channel that nothing tells of, they wait for the next one.
+    """
 
     end: int = 0
     high_watermark: int = 0
     paused: bool = False
-    channels: dict[int, ChannelState] = attrs.field(factory=dict)  # by generation
-    deferred: dict[int, int] = attrs.field(factory=dict)  # behind the mark: number -> delay in ns
-    aborted: RangeSet = attrs.field(factory=RangeSet)  # numbers behind the mark that never were messages
+    channels: dict[int, ChannelState] = attrs.field(factory=dict)
+    deferred: dict[int, int] = attrs.field(factory=dict)
+    aborted: RangeSet = attrs.field(factory=RangeSet)
     last_generation: int = 0
     incomplete: bool = False
-    """Records are missing. Where messages flowed to a channel that nothing tells of, they wait for the next one."""
 
     # --- messages
 
     def messages(self, first: int, count: int, flowing: bool) -> None:
-        """`count` messages were written, the first of them with the number `first`."""
+        """`count` messages were written, the first of them with the sequence number `first`."""
         self._reach(first)
         self.end = max(self.end, first + count)
         if self._flows(flowing):
@@ -144,14 +148,14 @@ class TopicState:
         return flowing and (bool(self.channels) or not self.incomplete)
 
     def _reach(self, first: int) -> None:
-        """Numbers between the last record and this one were given up: their append failed."""
+        """Sequence numbers between the last record and this one were aborted: their append failed."""
         if first > self.end:
             self.lost(self.end, first, False)
 
     def _defer(self, seq: int, due_ns: int) -> None:
         for channel in self.channels.values():
             if seq not in channel.awaiting_redelivery:  # what is there already is newer
-                channel.park(seq, 0, due_ns)
+                channel.await_redelivery(seq, 0, due_ns)
 
     # --- changes
 
@@ -172,7 +176,7 @@ class TopicState:
     def topic_paused(self, paused: bool) -> None:
         self.paused = paused
 
-    def move_mark(self, high_watermark: int, now_ns: int) -> None:
+    def raise_high_watermark(self, high_watermark: int, now_ns: int) -> None:
         self.high_watermark = max(self.high_watermark, high_watermark)
         self.end = max(self.end, high_watermark)
         for seq in [n for n in self.deferred if n < high_watermark]:
@@ -184,7 +188,7 @@ class TopicState:
             del self.deferred[seq]
         for channel in self.channels.values():
             channel.settle(start, end)
-        self.move_mark(end, 0)
+        self.raise_high_watermark(end, 0)
 
     def lost(self, start: int, end: int, damaged: bool) -> None:
         for seq in [n for n in self.deferred if start <= n < end]:
@@ -203,7 +207,7 @@ class TopicState:
         self.last_generation = max(self.last_generation, generation)
         if generation in self.channels:
             return
-        self.move_mark(start, 0)  # where it was then, also if the records that moved it there are missing
+        self.raise_high_watermark(start, 0)  # also if the records that raised it so far are missing
         channel = self.channels[generation] = ChannelState(name, generation)
         channel.settled.add(0, start)
         for begin, end in self.aborted:
@@ -228,13 +232,13 @@ class TopicState:
     def awaiting_redelivery(self, generation: int, *items: int) -> None:
         if channel := self.channels.get(generation):
             for seq, attempts, due_ns in zip(items[::3], items[1::3], items[2::3], strict=True):
-                channel.park(seq, attempts, due_ns)
+                channel.await_redelivery(seq, attempts, due_ns)
 
 
 _HANDLERS: dict[int, Callable[..., None]] = {
     Code.CHECKPOINT: TopicState.checkpoint,
     Code.TOPIC_PAUSED: TopicState.topic_paused,
-    Code.MARK: TopicState.move_mark,
+    Code.MARK: TopicState.raise_high_watermark,
     Code.TOPIC_EMPTIED: TopicState.topic_emptied,
     Code.LOST: TopicState.lost,
     Code.DEFERRED: TopicState.deferred_waiting,

@@ -43,6 +43,8 @@ class File(Protocol):
     def append(self, buffers: Sequence[bytes]) -> None:
         """Write all the buffers at the end, in one call to the system where it takes them all.
 
+        EBADF when it was opened `read_only`.
+
         All or nothing: when a write fails or stays short, the file is cut back to its former size and the `OSError`
         (ENOSPC for a short write that cannot be continued) is raised. If the cut fails too, the file is `broken`:
         its end is unknown, and every later append raises EIO.
@@ -99,8 +101,11 @@ class Storage(Protocol):
     def create(self, path: str) -> File:
         """A new empty file. EEXIST when it is there."""
 
-    def open(self, path: str) -> File:
-        """An existing file, for reading and appending. ENOENT when it is not there. *Any thread.*"""
+    def open(self, path: str, *, read_only: bool = False) -> File:
+        """An existing file, for reading and appending. ENOENT when it is not there. *Any thread.*
+
+        With `read_only` it can also be opened where nothing can be written any more (EROFS), and does not take appends.
+        """
 
     def replace(self, path: str, data: bytes) -> None:
         """Make `path` hold `data`, all or nothing over a power loss (new file, fsync, rename, fsync of the folder).

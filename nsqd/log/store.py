@@ -2,7 +2,7 @@
 
     nsqd.ids            the reserved message ids
     nsqd.ballast        a few MB that are given back when the disk is full, so that finishes can still be written
-    nsqd.clean          there while nobody runs, if the last one stopped in order
+    nsqd.clean          there while no daemon runs, if the last one stopped in order
     topic-NAME/         a topic: segments, snapshots, damaged bytes that were set aside
     trash-NUMBER/       a deleted topic that is being removed
 
@@ -53,9 +53,10 @@ class StoreOptions:
 
 
 class Store:
-    """One data path. `notes`: what an operator should know of the start, in sentences.
+    """One data path.
 
-    `clean`: the last daemon stopped in order. `fatal`: the sync that failed; the daemon must stop.
+    `notes`: on the start, for an operator, in sentences. `clean`: the last daemon stopped in order. `fatal`: the error
+    of a sync; the daemon must stop.
     """
 
     def __init__(self, storage: Storage, options: StoreOptions, wall_ns: int) -> None:
@@ -77,9 +78,9 @@ class Store:
         self.notes += self.ids.notes
 
     def _open_ids(self, wall_ns: int) -> IdSource:
-        """The ids; on a disk that is full to the last byte the ballast makes the room that this needs.
+        """The ids. On a full disk the ballast makes the room that reserving some needs.
 
-        Where there is none either, the first publish that finds room reserves some.
+        Without a ballast, the first publish that finds room reserves them.
         """
         for _ in range(2):
             try:

@@ -1,4 +1,4 @@
-"""Group sync: everyone who waits when it begins shares one, and those who come meanwhile share the next.
+"""Group sync: all that wait when it begins share one, and those that come meanwhile share the next.
 
 `written` counts appends; `synced` says up to which of them the disk has them. One sync runs at a time, in a job. With
 many files dirty, one sync of the whole file system is far cheaper than one for each file (measured: ten times).
@@ -60,7 +60,7 @@ class Syncer:
         return self.written
 
     def want(self, ticket: int) -> None:
-        """Somebody waits for this ticket: begin a sync, or let the next one follow the one that runs."""
+        """This ticket is waited for: begin a sync, or let the next one follow the one that runs."""
         self._wanted = max(self._wanted, ticket)
         if not self._running and self.synced < self._wanted:
             self._start()
@@ -70,7 +70,7 @@ class Syncer:
         self._jobs.append(Job("sync", self._sync, self._done, self._on_failure, self._begin))
 
     def _begin(self) -> None:
-        """What is written by now is in it: also what came after the job was made."""
+        """All that is written by now is in it, also what came after the job was made."""
         logs = [log for log in self._dirty if not log.deleted]
         self._dirty.clear()
         self._ticket = self.written
@@ -78,7 +78,8 @@ class Syncer:
         self._folders = [log for log in logs if log.folder_unsynced]
         self._root = self._root_dirty or bool(self._folders)
         self._root_dirty = False
-        # A segment without an open file was written in an earlier life of the daemon, and needs no descriptor so.
+        # An unsynced segment without an open file was written in an earlier life of the daemon: no descriptor that is
+        # opened now is sure to be told whether its writes were lost, but that of the file system is.
         self._everything = len(self._segments) + len(self._folders) > MANY_FILES or any(
             segment.file.closed for _, segment, _ in self._segments
         )
@@ -100,7 +101,7 @@ class Syncer:
 
     def _done(self, _: object) -> None:
         self._running = False
-        # Not before: who must not go on without these files (a snapshot, a removal) syncs them too.
+        # Not before: a snapshot or a removal that must not run ahead of these bytes syncs them too.
         for log, segment, size in self._segments:
             log.note_synced(segment, size)
         self.synced = self._ticket

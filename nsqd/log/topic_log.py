@@ -5,7 +5,7 @@ Rules:
 - Every message has a sequence number; they rise by one and are never used twice, not even after an append that failed.
 - One `append` is one write. It returns when the bytes are with the operating system (level `os`), or raises and leaves
   the file as it was.
-- Reading never looks behind what was appended whole.
+- A read never goes past the last record that was appended whole.
 - Only the event loop's thread appends, plans reads, drops and closes. A worker is given what it needs when its job is
   made, and calls what is marked *any thread*.
 """
@@ -37,7 +37,9 @@ from nsqd.log.writers import Writers
 
 __all__ = ["Batch", "SyncError", "TopicLog"]
 
-WRITE_BACK_EVERY = 4 * 1024 * 1024  # so that no write ever finds the page cache full of dirty pages
+WRITE_BACK_EVERY = (
+    4 * 1024 * 1024
+)  # so that no write has to wait because the page cache is full of dirty pages
 
 
 @attrs.define(eq=False)
@@ -66,11 +68,12 @@ class TopicLog:
     """The log of one life of a topic, open for reading and appending.
 
     `end`: the sequence number of the next message. `segments`: oldest first, never empty; the last one grows.
-    `snapshots`: positions of finished snapshots, oldest first. `deleted`: its folder belongs to nobody, or to another
-    life of the topic. `writers`: shared by all logs of a data path.
+    `snapshots`: positions of finished snapshots, oldest first. `deleted`: its folder has another name, and the old
+    name may belong to another life of the topic. `writers`: shared by all logs of a data path.
 
-    `names` is a lock. A worker holds it while it renames or removes a file by its path; the event loop's thread, while
-    it takes the folder's name away. So a job that comes late does not hit the files of another life of the topic.
+    `names` is a lock, one of the two in the log (see `file_storage.py`). A worker holds it while it renames or removes
+    one file by its path; the event loop's thread, while it deletes the topic by renaming the folder. So a job that runs
+    late never renames or removes files of another life of the topic.
     """
 
     def __init__(
@@ -144,7 +147,7 @@ class TopicLog:
             segment.written_back = file.size
 
     def _use_up(self, batches: Sequence[Batch]) -> None:
-        """Written or aborted: nobody else gets these sequence numbers."""
+        """Written or aborted, these sequence numbers are not given again."""
         for batch in batches:
             self.end += len(batch.frames)
 
@@ -181,6 +184,7 @@ class TopicLog:
         return self.roll()
 
     def _open_to_append(self, segment: Segment) -> None:
+        self._refuse_when_deleted()
         self.writers.trim(room=1)
         file = self.writers.make_room(lambda: self.storage.open(segment.path))
         if file.size != segment.file.size:
@@ -190,7 +194,7 @@ class TopicLog:
         self.writers.opened(segment)
 
     def roll(self, position: int | None = None) -> Segment:
-        """Begin a new segment. It is born under a name that recovery does not look at, and renamed when it is whole.
+        """Begin a new segment. It gets its real name, which recovery looks at, when its header is written.
 
         `position`: where, if not at the end of the last one. `OSError`.
         """
@@ -215,8 +219,14 @@ class TopicLog:
             self._close_when_sealed(self.segments[-2])
         return segment
 
+    def _refuse_when_deleted(self) -> None:
+        """EBADF, before a file is opened by a path that may lead to another life of the topic by now."""
+        if self.deleted:
+            raise os_error(errno.EBADF, self.folder)
+
     def create_temporary(self, path: str) -> File:
         """A new file under a name that is always the same, so that a kill leaves one of them at most. `OSError`."""
+        self._refuse_when_deleted()
 
         def create() -> File:
             return self.storage.create(path)
@@ -238,7 +248,7 @@ class TopicLog:
 
     def plan(self, seq: int, max_bytes: int) -> ReadPlan:
         """A read of messages from `seq` on, which must be in the log (`first <= seq < end`)."""
-        assert seq < self.end, "nothing is behind the end of the log"
+        assert seq < self.end, "there is nothing to read after the end of the log"
         at = bisect_right(self.segments, seq, key=lambda segment: segment.first) - 1
         segment = self.segments[max(at, 0)]
         end = self.segments[at + 1].first if at + 1 < len(self.segments) else self.end
@@ -246,10 +256,10 @@ class TopicLog:
         return ReadPlan(segment, self._open_to_read, offset, first, segment.file.size, seq, end, max_bytes)
 
     def _open_to_read(self, segment: Segment, wait: bool) -> File:
-        """A file of its own for a read. With `wait` in *any thread*: then no other one is closed for want of room."""
+        """An open file for one read. With `wait`, *any thread*: then no writer is closed when descriptors run out."""
 
         def opened() -> File:
-            return self.storage.open(segment.path)
+            return self.storage.open(segment.path, read_only=True)
 
         file = opened() if wait else self.writers.make_room(opened)
         # Another life of the topic can make a file of this name only after this one is marked as deleted.
@@ -272,7 +282,7 @@ class TopicLog:
             return
         self.set_aside.add(path)
         try:
-            source = self.writers.make_room(lambda: self.storage.open(damage.path))
+            source = self.writers.make_room(lambda: self.storage.open(damage.path, read_only=True))
             try:
                 data = source.read(damage.offset, damage.size)
             finally:
@@ -286,9 +296,9 @@ class TopicLog:
     def sync_files(self, segments: Iterable[Segment]) -> None:
         """Sync some of its segments; *any thread*. `SyncError`.
 
-        A file that is closed meanwhile is synced by now, or the segment was dropped, or the topic deleted: then nobody
-        waits for these bytes any more. What was written in an earlier life of the daemon has no open file yet, and is
-        synced with the whole file system.
+        A file that is closed meanwhile was synced, or its segment dropped, or the topic deleted: an error means nothing
+        then. Unsynced segments of an earlier life of the daemon have no open file, and are synced with the whole file
+        system.
         """
         earlier = False
         for segment in segments:
@@ -328,7 +338,7 @@ class TopicLog:
             if not deleted:
                 raise
 
-    # --- getting rid of what nobody needs
+    # --- removal
 
     def releasable(self, floor: int) -> list[Segment]:
         """The oldest segments that no channel needs (all sequence numbers under `floor`) and no snapshot either."""
@@ -355,6 +365,6 @@ class TopicLog:
                 self.storage.remove(path)
 
     def close(self) -> None:
-        """Close the files. What is not synced is lost in a power loss, and nobody hears of it."""
+        """Close the files, synced or not."""
         for segment in self.segments:
             self.writers.close(segment)

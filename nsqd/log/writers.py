@@ -1,16 +1,16 @@
 """Descriptors for any number of topics: which segments have an open file to append to.
 
-Everything here runs in the event loop's thread; there is no lock. A segment gets an open file with the first append
-and keeps it while it grows. It loses it
+Everything here runs in the event loop's thread; there is no lock. A segment gets an open file with its first append and
+keeps it while it grows. It loses it
 
 - when it is sealed (a later segment grows now) and synced, or is dropped: at once;
 - when more than `limit` segments have one: the least recently appended to, if it is synced;
 - when the process has no descriptor left: the least recently appended to.
 
 An unsynced file is never closed: the kernel reports a lost write only to descriptors that were open when it happened.
-Where the oldest one is unsynced, so are as a rule all (every sync takes whatever is unsynced when it begins). There are
-then rather more descriptors than meant, up to the next sync, than an append that waits for the disk. Only when the
-process has none left, the oldest is synced here and now.
+When the oldest one is unsynced, so are the others, because every sync takes all that is unsynced when it begins. Then
+there are more descriptors than the limit until the next sync: better than an append that waits for the disk. Only when
+the process has none left, the oldest is synced at once, in the event loop's thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Writers"]
 
 
 class Writers:
-    """The open files of the segments of one data path. At most `limit` of them are idle ones."""
+    """The open files of the segments of one data path: at most `limit`, or more while they are unsynced."""
 
     def __init__(self, limit: int = 256) -> None:
         if limit < 1:
@@ -69,7 +69,7 @@ class Writers:
         if segment is None:
             return False
         if sync and segment.unsynced:
-            # When it fails, the file keeps the error for whoever syncs it next, and its descriptor.
+            # When that fails, the file stays open, and its next sync raises the same error.
             with contextlib.suppress(OSError):
                 segment.file.sync()
                 segment.synced = segment.file.size

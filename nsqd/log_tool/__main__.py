@@ -1,4 +1,4 @@
-"""The command `nsqd-log`: check the files of a data path, or print what stands in one. It changes nothing."""
+"""The command `nsqd-log`: check the files of a data path, or print the records of one. It changes nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ A file that ends in half a record was cut off by a kill or a power loss; the nex
 and keeps a copy. Files that an earlier start has set aside (*.damaged) are listed and not counted.
 """
 _DUMP = """\
-Print the records of a file, one a line: position, kind, first number, count, flags, and changes with their names.
+Print the records of a file, one a line: position, kind, first sequence number, count, flags, and changes by name.
 
   64  CHANGES   first=0 count=1  CHANNEL_CREATED(generation=1, name='archive', start=0)
  130  MESSAGES  first=0 count=2  flowing
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         status = options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head`: nobody reads on
+    except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except KeyboardInterrupt:
@@ -124,8 +124,8 @@ def _report_lines(report: FileReport) -> list[str]:
     return lines
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _dump(options: argparse.Namespace) -> int:
@@ -175,7 +175,7 @@ def _damage_as_json(damage: Damaged) -> str:
 
 
 def _on_terminal() -> Progress | None:
-    """Shows how far a long check has come, where somebody looks."""
+    """Shows how far a long check has come; None when the output is no terminal."""
     if not sys.stderr.isatty():
         return None
     shown = time.monotonic()

@@ -3,11 +3,11 @@
 Rules:
 
 - Files are opened for reading only, one at a time. Nothing is recovered, cut or set aside.
-- A file that goes while it is looked for was released or deleted: that is no problem.
-- A running daemon may be in the middle of an append. What looks torn at the end of a file that has grown meanwhile is
+- A file that disappears during the check was released or deleted by the daemon: that is no problem.
+- A running daemon may be in the middle of an append. A torn record at the end of a file that has grown meanwhile is
   read again.
-- What has no header that can be read (bytes that were set aside, a damaged file) is searched for records of any file,
-  as far as they can be told.
+- A file without a readable header (bytes that were set aside, a damaged file) is searched for records of any file, as
+  far as they can be recognised.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ _ITEMS: dict[int, tuple[str, ...]] = {
 
 @attrs.frozen
 class Message:
-    """One message of a record; `delay_ns` for a deferred one."""
+    """One message of a record. `seq`: its sequence number. `delay_ns`: None unless it is deferred."""
 
-    number: int
+    seq: int
     id: str
     timestamp_ns: int
     body: bytes
@@ -83,7 +83,7 @@ class Message:
 class FileRecord:
     """One record. `offset`: in its file. `position`: in the topic's log, for a record of a segment.
 
-    `problem`: why its payload cannot be believed (only where records are searched for without a header).
+    `problem`: why its payload is not valid (only where records are searched for without a header).
     """
 
     offset: int
@@ -110,7 +110,7 @@ class FileRecord:
         else:
             return []
         numbered = enumerate(zip(frames, delays, strict=True), self.head.first)
-        return [_message(number, frame, delay) for number, (frame, delay) in numbered]
+        return [_message(seq, frame, delay) for seq, (frame, delay) in numbered]
 
     def check(self) -> None:
         """`FormatError` when its payload is not what its kind says, though its checksum is right."""
@@ -122,7 +122,7 @@ class FileRecord:
             assert len(self.messages) in (0, self.head.count)
 
     def as_json(self, *, bodies: bool) -> dict[str, Any]:
-        """What `dump --json` prints of it."""
+        """The object that `dump --json` prints for it. Scripts know its keys: `number` is the sequence number."""
         out: dict[str, Any] = {
             "offset": self.offset,
             "position": self.position,
@@ -144,7 +144,7 @@ class FileRecord:
         return out
 
     def as_text(self, *, bodies: bool) -> list[str]:
-        """What `dump` prints of it: a line, and with `bodies` one more for each message."""
+        """The lines that `dump` prints for it: one, and with `bodies` one more for each message."""
         where = self.offset if self.position is None else self.position
         parts = [f"{where:>12}  {self.head.kind.name:<8}  first={self.head.first} count={self.head.count}"]
         lines: list[str] = []
@@ -208,7 +208,7 @@ class LogFile:
 
 @attrs.define
 class FileReport:
-    """What `verify` found in one file. `notes`: what is no damage, but worth knowing."""
+    """What `verify` found in one file. `notes`: remarks that are no damage."""
 
     path: str
     size: int = 0
@@ -275,7 +275,7 @@ def read_records(file: LogFile, progress: Progress | None = None) -> Iterator[Fi
 
 
 def _search(file: LogFile) -> Iterator[FileRecord | Damaged]:
-    """Records of any file: whatever has a head with a right checksum."""
+    """Records of any file: wherever there is a head with a valid checksum."""
     data = file.read(0, file.size)
     offset = end = 0
     while (offset := data.find(MARKER, offset)) >= 0:
@@ -297,7 +297,7 @@ def _search(file: LogFile) -> Iterator[FileRecord | Damaged]:
             except FormatError as error:
                 problem = str(error)
         yield FileRecord(offset, None, head, payload, problem)
-        # Behind a payload that cannot be believed, its length cannot either: a whole record may begin inside it.
+        # After an invalid payload its length may be wrong too: a whole record may begin inside it.
         offset = end = offset + (head.size if problem is None else RECORD_HEAD_SIZE)
         if problem is not None:
             end = min(offset + len(payload), len(data))
@@ -334,7 +334,7 @@ def _check_records(file: LogFile, report: FileReport, progress: Progress | None)
         if isinstance(item, Damaged):
             if item.zeros:
                 report.notes.append(
-                    f"{item.end - item.offset} zero bytes at {item.offset}, behind the last record"
+                    f"{item.end - item.offset} zero bytes at {item.offset}, after the last record"
                 )
             elif file.header is not None or item.offset >= FILE_HEADER_SIZE:
                 report.damage.append(item)
@@ -356,7 +356,7 @@ def _check_records(file: LogFile, report: FileReport, progress: Progress | None)
 
 
 def gaps(paths: Sequence[str]) -> list[str]:
-    """What is missing between segments that follow one another in `paths`, in sentences."""
+    """The gaps between segments that follow one another in `paths`, in sentences."""
     out: list[str] = []
     previous = ""
     end = 0
@@ -397,18 +397,16 @@ def _grouped(keys: Sequence[str], items: Sequence[Any]) -> list[dict[str, Any]]:
     return [dict(zip(keys, group, strict=True)) for group in groups]
 
 
-def _message(number: int, frame: bytes, delay_ns: int | None) -> Message:
+def _message(seq: int, frame: bytes, delay_ns: int | None) -> Message:
     if len(frame) < BODY:
         raise FormatError("a message that is shorter than its head")
     _, _, timestamp_ns, _, message_id = HEAD.unpack_from(frame)
-    return Message(
-        number, message_id.decode("ascii", "backslashreplace"), timestamp_ns, frame[BODY:], delay_ns
-    )
+    return Message(seq, message_id.decode("ascii", "backslashreplace"), timestamp_ns, frame[BODY:], delay_ns)
 
 
 def _message_as_json(message: Message) -> dict[str, Any]:
     out: dict[str, Any] = {
-        "number": message.number,
+        "number": message.seq,
         "id": message.id,
         "timestamp_ns": message.timestamp_ns,
         "body": _escaped(message.body),
@@ -421,7 +419,7 @@ def _message_as_json(message: Message) -> dict[str, Any]:
 def _message_as_text(message: Message) -> str:
     delay = "" if message.delay_ns is None else f"  delay={message.delay_ns / 1e9:g}s"
     when = _time_text(message.timestamp_ns)
-    return f"{'':>14}{message.number}  {message.id}  {when}{delay}  '{_escaped(message.body)}'"
+    return f"{'':>14}{message.seq}  {message.id}  {when}{delay}  '{_escaped(message.body)}'"
 
 
 def _change_as_text(change: dict[str, Any]) -> str:
@@ -438,7 +436,7 @@ def _item_as_text(value: Any) -> str:
 
 
 def _escaped(body: bytes) -> str:
-    """As text that is safe on a terminal: what is not printable ASCII as `\\n` or `\\xff`."""
+    """As text that is safe on a terminal: bytes that are not printable ASCII as `\\n` or `\\xff`."""
     return "".join(chr(c) if 32 <= c < 127 and c != 92 else ascii(chr(c))[1:-1] for c in body)
 
 

@@ -2,9 +2,9 @@
 
 Rules:
 
-- Every operation, also of a file, first asks one replaceable function what is to go wrong with it.
-- Once the process has died (`Crash`), nothing reaches the storage below any more, whatever `finally` blocks
-  still try. What a start afterwards finds is in `inner`: take its `kill()` or `crash()` if it is a
+- Every operation, also of a file, first asks one replaceable function for its fault.
+- Once the process has died (`Crash`), nothing reaches the storage below any more, even if `finally` blocks
+  still try. A start afterwards finds what is in `inner`: take its `kill()` or `crash()` if it is a
   `MemoryStorage`.
 - Operations that never raise still die, but take no errors.
 """
@@ -64,7 +64,7 @@ OPERATIONS: Final = WRITES | _NEVER_RAISE | {"read", "open", "folders", "files",
 
 
 class Crash(BaseException):
-    """The process died at this operation. No error of the program, as `KeyboardInterrupt` is none."""
+    """The process died at this operation. Like `KeyboardInterrupt`, it is no error of the program."""
 
     def __init__(self, operation: str, path: str) -> None:
         super().__init__(operation, path)
@@ -111,7 +111,7 @@ class FlipBit:
 Fault: TypeAlias = Fail | Die | Break | FlipBit
 
 FaultFunction: TypeAlias = Callable[[str, str], Fault | None]
-"""Given an operation's name (one of `OPERATIONS`) and path ("" for the root): what is to go wrong with it."""
+"""Given an operation's name (one of `OPERATIONS`) and path ("" for the root): its fault, or None."""
 
 
 class CrashAt:
@@ -175,8 +175,8 @@ class FaultyStorage:
     def create(self, path: str) -> _FaultyFile:
         return self.run("create", path, lambda: self._wrapped(self.inner.create(path)))
 
-    def open(self, path: str) -> _FaultyFile:
-        return self.run("open", path, lambda: self._wrapped(self.inner.open(path)))
+    def open(self, path: str, *, read_only: bool = False) -> _FaultyFile:
+        return self.run("open", path, lambda: self._wrapped(self.inner.open(path, read_only=read_only)))
 
     def replace(self, path: str, data: bytes) -> None:
         fault = self.admit("replace", path)

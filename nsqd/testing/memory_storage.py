@@ -182,10 +182,12 @@ class MemoryStorage:
             parent.change({name: content})
             return self._handle(path, content)
 
-    def open(self, path: str) -> _MemoryFile:
+    def open(self, path: str, *, read_only: bool = False) -> _MemoryFile:
         folder, name = _split(path)
         with self._alive():
-            return self._handle(path, self._content(self._folder(folder), name, path))
+            file = self._handle(path, self._content(self._folder(folder), name, path))
+            file.read_only = read_only
+            return file
 
     def replace(self, path: str, data: bytes) -> None:
         folder, name = _split(path)
@@ -308,6 +310,7 @@ class _MemoryFile:
     _storage: MemoryStorage
     _content: _Content
     closed: bool = False
+    read_only: bool = False
     # This handle's bytes are not in the page cache, whatever the storage says.
     cold: bool = False
     # There is no cut here that could fail.
@@ -315,7 +318,7 @@ class _MemoryFile:
 
     def append(self, buffers: Sequence[bytes]) -> None:
         data = b"".join(buffers)
-        with self._usable():
+        with self._usable(to_write=True):
             if not data:
                 return
             end = self.size + len(data)
@@ -335,7 +338,7 @@ class _MemoryFile:
             return bytes(self._content.data[offset:end])
 
     def truncate(self, size: int) -> None:
-        with self._usable():
+        with self._usable(to_write=True):
             if not 0 <= size <= self.size:
                 raise os_error(errno.EINVAL, self.path)
             before = len(self._content.data)
@@ -359,8 +362,8 @@ class _MemoryFile:
             self._content.handles -= 1
             self._storage.release(self._content)
 
-    def _usable(self) -> threading.RLock:
-        if self.closed:
+    def _usable(self, *, to_write: bool = False) -> threading.RLock:
+        if self.closed or (to_write and self.read_only):
             raise os_error(errno.EBADF, self.path)
         return self._storage._alive()
 

@@ -15,7 +15,7 @@ SEGMENT_BYTES = 1 << 20
 
 
 def frame(seq: int, body: bytes = b"", timestamp_ns: int = 0) -> bytes:
-    """A message frame whose id is its number; without a body it gets one that names the number."""
+    """A message frame whose id is its sequence number; without a body it gets one that names it."""
     return encode_message(timestamp_ns, 1, b"%016x" % seq, body or b"body %d" % seq)
 
 
@@ -54,7 +54,7 @@ def recovered(storage: Storage, folder: str = FOLDER, max_segment_bytes: int = S
 
 
 def read_all(log: TopicLog, first: int = 0, max_bytes: int = 1 << 20) -> dict[int, bytes]:
-    """Every message that the log gives from `first` on, by its number."""
+    """Every message that the log gives from `first` on, by its sequence number."""
     out: dict[int, bytes] = {}
     seq = first
     while seq < log.end:
@@ -63,7 +63,7 @@ def read_all(log: TopicLog, first: int = 0, max_bytes: int = 1 << 20) -> dict[in
         log.accept(result)
         for run in result.runs:
             for at, message in enumerate(run.frames, run.first):
-                assert at not in out, "a number was given twice"
+                assert at not in out, "a sequence number was given twice"
                 out[at] = message
         assert result.next > seq, "a read must get on"
         seq = result.next

@@ -167,10 +167,10 @@ class TestHeadsThatProveNothing:
         items = scanned(DATA[: OFFSETS[3]] + record(2) + DATA[OFFSETS[3] :])
         assert found(items) == FIRSTS[:-1]
         (hole,) = damage(items)
-        assert hole.reason == "number 2 after 5"
+        assert hole.reason == "sequence number 2 after 5"
 
     def test_numbers_may_leap(self) -> None:
-        """An append that failed has given up its numbers."""
+        """An append that failed has aborted its sequence numbers."""
         items = scanned(DATA + record(100))
         assert found(items) == [*FIRSTS[:-1], 100]
 

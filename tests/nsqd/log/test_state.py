@@ -107,8 +107,8 @@ class History:
         self.log.append([Batch.of(sent, [delay] * count)], flowing=flowing)
         self._enter(lambda state: state.deferred_messages(first, due, flowing))
 
-    def give_up(self, a: int, b: int) -> None:
-        """An append fails: its numbers go to nobody."""
+    def abort(self, a: int, b: int) -> None:
+        """An append fails: its sequence numbers are not used again."""
         first, flowing = self.log.end, self.flowing
         self.fail = True
         with pytest.raises(OSError):
@@ -205,7 +205,7 @@ OPERATIONS = [
     "publish",
     "publish",
     "defer",
-    "give_up",
+    "abort",
     "create",
     "create",
     "delete",
@@ -225,12 +225,12 @@ operations = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(operations)
-@example([("give_up", 1, 0), ("create", 0, 0)])  # the numbers are passed by a mark, not by a message
+@example([("abort", 1, 0), ("create", 0, 0)])  # the numbers are passed by a mark, not by a message
 def test_recovery_comes_to_the_state_that_the_topic_had(before: list[tuple[str, int, int]]) -> None:
     history = History()
     for operation in before:
         history.do(*operation)
-    history.publish(0, 0)  # what an append gave up at the very end, nobody has ever heard of
+    history.publish(0, 0)  # what an append aborted at the very end, no record tells of
     assert summary(recovered(history.storage).state) == summary(history.truth)
 
 
@@ -239,7 +239,7 @@ def test_recovery_comes_to_the_state_that_the_topic_had(before: list[tuple[str, 
 @example(
     [("publish", 0, 0), ("create", 0, 0)],
     [0, 0, 0, 3],
-    [("publish", 0, 0), ("give_up", 0, 0), ("publish", 0, 0)],
+    [("publish", 0, 0), ("abort", 0, 0), ("publish", 0, 0)],
 )
 def test_a_fuzzy_snapshot_and_a_replay_make_the_same_state(
     before: list[tuple[str, int, int]], moments: list[int], during: list[tuple[str, int, int]]
@@ -313,7 +313,7 @@ class TestChannels:
     def test_numbers_that_never_were_are_settled_for_a_channel_made_later(self) -> None:
         state = TopicState()
         state.messages(0, 2, False)
-        state.messages(5, 1, False)  # 2 to 4 were given up
+        state.messages(5, 1, False)  # 2 to 4 were aborted
         state.apply((Code.CHANNEL_CREATED, 1, "ch", 0))
         assert list(state.channels[1].settled) == [(2, 5)]
 
@@ -332,7 +332,7 @@ class TestChannels:
         state = with_channel((Code.FINISHED, 1, 0, 2), *[(Code.LOST, 1, 5, True)] * 2)
         assert state.channels[1].damaged == 3
 
-    def test_given_up_numbers_are_no_damage(self) -> None:
+    def test_aborted_sequence_numbers_are_no_damage(self) -> None:
         assert with_channel((Code.LOST, 0, 5, False)).channels[1].damaged == 0
 
 

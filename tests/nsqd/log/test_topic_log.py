@@ -1,4 +1,4 @@
-"""One topic's log: numbers, appends that fail, segments, reading by number, letting go."""
+"""One topic's log: sequence numbers, appends that fail, segments, reads, removal."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TestAppend:
 
 
 class TestFailedAppend:
-    """I15: what failed has left nothing behind, and its numbers go to nobody else."""
+    """I15: what failed leaves no trace, and its sequence numbers are not used again."""
 
     def faulty(self, fault: Fault) -> tuple[FaultyStorage, TopicLog]:
         storage = FaultyStorage(MemoryStorage())
@@ -108,7 +108,7 @@ class TestFailedAppend:
         storage.fault = lambda operation, path: fault if operation == "append" else None
         return storage, log
 
-    def test_numbers_of_a_failed_append_are_given_up(self) -> None:
+    def test_its_sequence_numbers_are_aborted(self) -> None:
         storage, log = self.faulty(Fail(errno.ENOSPC))
         before = everything(storage.inner)
         with pytest.raises(OSError):
@@ -255,7 +255,7 @@ class TestRead:
         assert result is not None
         assert (len(result.runs), result.next) == (1, 2)
 
-    def test_numbers_that_were_given_up_are_passed_over(self) -> None:
+    def test_aborted_sequence_numbers_are_passed_over(self) -> None:
         storage = FaultyStorage(MemoryStorage())
         log = new_log(storage)
         storage.fault = lambda operation, path: Fail(errno.ENOSPC) if operation == "append" else None

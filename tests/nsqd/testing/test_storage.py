@@ -146,6 +146,24 @@ class TestAppendAndRead:
         file.append([b"def"])
         assert content(file) == b"abcdef"
 
+    def test_a_file_that_is_only_read(self, storage: Storage) -> None:
+        file = written(storage, "a.log", b"abc")
+        reader = storage.open("a.log", read_only=True)
+        for use in (
+            lambda: reader.append([b"x"]),
+            lambda: reader.append([]),
+            lambda: reader.truncate(1),
+        ):
+            with fails_with(errno.EBADF):
+                use()
+        file.append([b"d"])
+        assert (content(reader), content(storage.open("a.log", read_only=True))) == (b"abc", b"abcd")
+        reader.sync()
+        assert not reader.broken
+        reader.close()
+        with fails_with(errno.EBADF):
+            reader.read(0, 1)
+
     def test_threads_read_and_sync_while_the_file_grows(self, storage: Storage) -> None:
         file = storage.create("a.log")
         done = threading.Event()
@@ -276,6 +294,7 @@ class TestNames:
         storage.create("file").close()
         for number, use in (
             (errno.EISDIR, lambda: storage.open("folder")),
+            (errno.EISDIR, lambda: storage.open("folder", read_only=True)),
             (errno.EISDIR, lambda: storage.remove("folder")),
             (errno.EISDIR, lambda: storage.rename("folder", "new")),
             (errno.EISDIR, lambda: storage.rename("file", "folder")),

@@ -1,8 +1,7 @@
 """The settings of consumers and producers.
 
-Lengths of time are seconds (int or float). As text, in `parse_client_option`, they are Go's (`90s`, `250ms`)
-or whole milliseconds, so that what follows `--consumer-opt` and `--producer-opt` of NSQ's tools can be handed
-on as it is.
+Times are in seconds (int or float). As text, in `parse_client_option`, they are durations as Go writes them (`90s`,
+`250ms`) or whole milliseconds, so that the values of `--consumer-opt` and `--producer-opt` of NSQ's tools can be used.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ BACKOFF_STRATEGIES: Final = ("exponential", "full_jitter")
 MAX_IN_FLIGHT: Final = 1_000_000
 MAX_ATTEMPTS: Final = 0xFFFF
 LARGEST_FRAME: Final = 256 * 1024 * 1024
-"""Bytes: the bound on one frame where `max_msg_size` sets none."""
+"""Bytes of a frame, unless `max_msg_size` sets another limit."""
 
 TLS_MIN_VERSIONS: Final = {
     "tls1.0": TlsVersion.TLS1_0,
@@ -103,105 +102,114 @@ def _short_host_name() -> str:
 
 @attrs.frozen(kw_only=True)
 class ClientOptions:
-    """Settings of a consumer or a producer, checked: `ValueError` for a value out of its range.
+    """The settings of a consumer or a producer. Times are in seconds.
 
-    Instances do not change: `attrs.evolve(options, max_in_flight=100)` makes another.
+    Raises `ValueError` for a value out of range, and for `snappy` when the packages for it are not installed. Instances
+    are immutable: `attrs.evolve(options, max_in_flight=100)` makes another one.
     """
 
     # The connection.
     dial_timeout: float = _seconds(1.0, 0.001, 300)
-    """For the whole way from a name to an identified connection, each step."""
+    """For each step of opening a connection: connecting, IDENTIFY, TLS, compression, AUTH."""
     read_timeout: float = _seconds(60.0, 0.1, 300)
-    """A connection that brings nothing for so long, not even a heartbeat, is dead."""
+    """A connection on which nothing arrives for so long, not even a heartbeat, is closed."""
     write_timeout: float = _seconds(5.0, 0.1, 300)
-    """A send that takes longer ends the connection. (go-nsq: 1 s, too short for a broker that waits for its disk.)"""
+    """A send that takes longer ends the connection. go-nsq has 1 s, too short for a broker that waits for its disk."""
     local_addr: str = _text(converter=local_host)
-    """The local address to connect from: `host`, or `host:0` as go-nsq has it."""
+    """The local address to connect from: `host`, or `host:0` as in go-nsq. Empty: the system chooses."""
     client_id: str = _text(factory=_short_host_name)
+    """Shown in nsqd's `/stats`, as are the next two."""
     hostname: str = _text(factory=socket.gethostname)
     user_agent: str = _text(f"nsqkit/{VERSION}")
     topology_region: str = _text()
+    """Where the client is, for an nsqd that prefers consumers near to it,"""
     topology_zone: str = _text()
+    """and in which zone of that region."""
     heartbeat_interval: float = _seconds(30.0, 1, 300, -1, -0.001)
-    """How often nsqd asks whether we are there; at most `read_timeout`. -1: never (producers only)."""
+    """Between two heartbeats of nsqd; at most `read_timeout`. -1: none (producers only)."""
     sample_rate: int = _whole(0, 0, 99)
-    """Percent of the channel's messages to get; **the others are dropped by nsqd**. 0: all."""
+    """Percentage of the messages to receive; **nsqd drops the others**. 0: all messages."""
     output_buffer_size: int = _whole(16384, 64, 1 << 30, -1, 0)
-    """Bytes that nsqd gathers before it sends."""
+    """Bytes that nsqd collects before it sends. -1: it does not wait for more."""
     output_buffer_timeout: float = _seconds(0.25, 0.001, 300, -1, -0.001, 0)
-    """How long nsqd may hold a message back to send it with others."""
+    """How long nsqd may hold a message back to send it with others. -1: not at all."""
     msg_timeout: float = _seconds(0.0, 1, 86400, 0)
-    """How long nsqd waits for an answer before it delivers a message again. 0: as nsqd is set (60 s)."""
+    """How long nsqd waits for an answer before it delivers a message again. 0: as nsqd is configured (60 s)."""
     max_msg_size: int = _whole(0, 0, LARGEST_FRAME)
     """A larger frame ends the connection. 0: 256 MiB."""
     auth_secret: str = _text(repr=False)
-    """Sent with AUTH when nsqd asks for it."""
+    """Sent with AUTH when nsqd requires it."""
     reconnect_delay: float = _seconds(0.1, 0.001, 60)
-    """Before the second try to connect; doubled with each further one."""
+    """Before the second attempt to connect; doubled for each further one,"""
     max_reconnect_delay: float = _seconds(15.0, 0.001, 3600)
 
-    # Protection and compression.
+    # TLS and compression.
     tls_v1: bool = _flag(False)
-    """Speak TLS, or not at all. The other `tls_` options say how; alone they do nothing."""
+    """Require TLS. Without it, the other `tls_` options have no effect."""
     tls_root_ca_file: str = _text()
-    """Authorities to trust (PEM). Empty: the system's."""
+    """PEM file of the certificate authorities to trust. Empty: those of the system."""
     tls_insecure_skip_verify: bool = _flag(False)
-    """Take any certificate of nsqd's for good: for tests."""
+    """Accept any certificate. For tests."""
     tls_cert: str = _text()
-    """Our own certificate and its chain (PEM), for an nsqd that asks for one,"""
+    """PEM file of the client's certificate chain, for an nsqd that requires one,"""
     tls_key: str = _text()
-    """and its key."""
+    """and of its key."""
     tls_min_version: str = _text("tls1.2", validator=attrs.validators.in_(TLS_MIN_VERSIONS))
-    """`tls1.0` to `tls1.3`; never less than 1.2 is spoken."""
+    """`tls1.0` to `tls1.3`; below 1.2 counts as 1.2."""
     snappy: bool = _flag(False)
-    """Compress with snappy if nsqd does so,"""
+    """Use snappy if nsqd offers it. Needs the extra `compression`."""
     deflate: bool = _flag(False)
-    """or with deflate; not both."""
+    """Use deflate if nsqd offers it. Not together with snappy."""
     deflate_level: int = _whole(6, 1, 9)
-    """1: fast, 9: small. nsqd may allow less."""
+    """From 1, fast, to 9, small. nsqd has a limit of its own."""
 
-    # The registries.
+    # Registries.
     lookupd_poll_interval: float = _seconds(60.0, 0.01, 300)
+    """Between two queries of the registries."""
     lookupd_poll_jitter: float = _fraction(0.3)
-    """The first interval is longer by up to this part of it, by chance, so that not all clients ask at once."""
+    """The first interval is longer by a random part of it, up to this one, so that clients do not ask in step."""
     lookupd_poll_timeout: float = _seconds(60.0, 0.001, 300)
+    """For one request to a registry."""
     skip_lookupd_authorization: bool = _flag(True)
-    """In spite of its name, which is go-nsq's: True sends `auth_secret` to the registries, as a bearer token."""
+    """In spite of its name, which is that of go-nsq, True sends `auth_secret` to the registries as a bearer token."""
 
     # Consuming.
     max_in_flight: int = _whole(1, 0, MAX_IN_FLIGHT)
-    """Messages that may be unanswered at a time, over all connections. 0: pause."""
+    """Maximum of unanswered messages, over all connections. 0: paused."""
     max_attempts: int = _whole(5, 0, MAX_ATTEMPTS)
-    """A message delivered more often goes to `on_giving_up`, not to the handler. 0: never."""
+    """A message that was delivered more often goes to `on_giving_up` instead of the handler. 0: no limit."""
     default_requeue_delay: float = _seconds(90.0, 0, 3600)
-    """Times the attempts: how long a failed message waits."""
+    """Times its attempts, the delay of a message that failed,"""
     max_requeue_delay: float = _seconds(900.0, 0, 3600)
+    """up to this one."""
     backoff_strategy: str = _text("exponential", validator=attrs.validators.in_(BACKOFF_STRATEGIES))
-    """`exponential`: the multiplier times 2 to the level. `full_jitter`: by chance between 0 and that."""
+    """Length of a pause: `exponential`, the multiplier times 2 to the level; `full_jitter`, random up to that."""
     backoff_multiplier: float = _seconds(1.0, 0, 3600)
+    """Seconds of the pause at level 0."""
     max_backoff_duration: float = _seconds(120.0, 0, 3600)
-    """0: no backoff at all."""
+    """Longest pause. 0: no backoff."""
     low_rdy_idle_timeout: float = _seconds(10.0, 1, 300)
-    """With more connections than `max_in_flight`: one that brings nothing for so long makes room for another,"""
+    """With more connections than `max_in_flight`, one on which no message arrived for so long loses its turn,"""
     low_rdy_timeout: float = _seconds(30.0, 1, 300)
     """and so does one that had its turn for so long."""
     rdy_redistribute_interval: float = _seconds(5.0, 0.001, 5)
+    """How often that is checked."""
     auto_touch: bool = _flag(True)
-    """Touch at half of its time-out what is not answered yet, up to nsqd's `--max-msg-timeout`."""
+    """Touch unanswered messages at half of their time-out, up to nsqd's `--max-msg-timeout`."""
     stop_timeout: float = _seconds(30.0, 0, 3600)
-    """How long a stop waits for the handlers that run."""
+    """How long a stop waits for running handlers."""
     close_timeout: float = _seconds(2.0, 0.001, 60)
-    """How long the end of a connection may take."""
+    """For closing a connection."""
 
     # Publishing.
     publish_timeout: float = _seconds(30.0, 0.001, 3600)
-    """A publish that is not answered by then fails."""
+    """For a publish, waiting included."""
     max_publishes_in_air: int = _whole(10_000, 1, MAX_IN_FLIGHT)
-    """Publishes that wait for an answer; further ones wait before they are sent."""
+    """Maximum of unanswered publishes on a connection, and of waiting ones; further publishes wait for room."""
     max_bytes_in_air: int = _whole(16 * 1024 * 1024, 1, LARGEST_FRAME)
-    """Their bytes, likewise. One larger publish goes alone."""
+    """The same in bytes. A larger publish is sent alone."""
     at_least_once: bool = _flag(True)
-    """Send again what was sent and not answered when a connection broke; see `Producer`."""
+    """Send a publish again when its connection broke before the answer; see `Producer`."""
 
     def __attrs_post_init__(self) -> None:
         if self.snappy and self.deflate:
@@ -216,7 +224,7 @@ class ClientOptions:
             )
 
     def identify_fields(self) -> dict[str, Any]:
-        """The body of IDENTIFY; times in milliseconds."""
+        """The body of IDENTIFY, with times in milliseconds."""
         return {
             "client_id": self.client_id,
             "hostname": self.hostname,
@@ -236,11 +244,11 @@ class ClientOptions:
         }
 
     def requeue_delay(self, attempts: int) -> float:
-        """Seconds that a message of so many attempts waits when nothing else was asked for."""
+        """The default delay of a requeued message with so many attempts, in seconds."""
         return min(self.default_requeue_delay * attempts, self.max_requeue_delay)
 
     def reconnect_delay_after(self, failures: int, chance: float) -> float:
-        """Seconds before the next try after so many failures in a row; `chance` is in [0, 1)."""
+        """Seconds before the next attempt to connect after so many failures in a row. `chance`: random, in [0, 1)."""
         delay = self.reconnect_delay * 2.0 ** min(failures - 1, 30)
         return min(delay, self.max_reconnect_delay) * (0.75 + chance / 4)
 
@@ -303,10 +311,10 @@ def _ms_or_off(seconds: float) -> int:
 
 
 def parse_client_option(text: str, options: ClientOptions | None = None) -> ClientOptions:
-    """The options with one of them changed, given as `name,value`; a name alone is true.
+    """The options with one of them changed by `name,value`, or `name` for a flag.
 
-    The names are the fields of `ClientOptions`, which are go-nsq's. Raises `ValueError` for an unknown name or
-    a bad value.
+    Names are the fields of `ClientOptions`, which are those of go-nsq. Raises `ValueError` for an unknown name or a bad
+    value.
 
     >>> parse_client_option("max_in_flight,200").max_in_flight
     200

@@ -1,7 +1,8 @@
 """The settings of consumers and producers.
 
-Times are in seconds (int or float). As text, in `parse_client_option`, they are durations as Go writes them (`90s`,
-`250ms`) or whole milliseconds, so that the values of `--consumer-opt` and `--producer-opt` of NSQ's tools can be used.
+Lengths of time are seconds (int or float). As text, in `parse_client_option`, they are Go's (`90s`, `250ms`)
+or whole milliseconds, so that what follows `--consumer-opt` and `--producer-opt` of NSQ's tools can be handed
+on as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BACKOFF_STRATEGIES: Final = ("exponential", "full_jitter")
 MAX_IN_FLIGHT: Final = 1_000_000
 MAX_ATTEMPTS: Final = 0xFFFF
 LARGEST_FRAME: Final = 256 * 1024 * 1024
-"""Bytes of a frame, unless `max_msg_size` sets another limit."""
+"""Bytes: the bound on one frame where `max_msg_size` sets none."""
 
 TLS_MIN_VERSIONS: Final = {
     "tls1.0": TlsVersion.TLS1_0,
@@ -102,114 +103,105 @@ def _short_host_name() -> str:
 
 @attrs.frozen(kw_only=True)
 class ClientOptions:
-    """The settings of a consumer or a producer. Times are in seconds.
+    """Settings of a consumer or a producer, checked: `ValueError` for a value out of its range.
 
-    Raises `ValueError` for a value out of range, and for `snappy` when the packages for it are not installed. Instances
-    are immutable: `attrs.evolve(options, max_in_flight=100)` makes another one.
+    Instances do not change: `attrs.evolve(options, max_in_flight=100)` makes another.
     """
 
     # The connection.
     dial_timeout: float = _seconds(1.0, 0.001, 300)
-    """For each step of opening a connection: connecting, IDENTIFY, TLS, compression, AUTH."""
+    """For the whole way from a name to an identified connection, each step."""
     read_timeout: float = _seconds(60.0, 0.1, 300)
-    """A connection on which nothing arrives for so long, not even a heartbeat, is closed."""
+    """A connection that brings nothing for so long, not even a heartbeat, is dead."""
     write_timeout: float = _seconds(5.0, 0.1, 300)
-    """A send that takes longer ends the connection. go-nsq has 1 s, too short for a broker that waits for its disk."""
+    """A send that takes longer ends the connection. (go-nsq: 1 s, too short for a broker that waits for its disk.)"""
     local_addr: str = _text(converter=local_host)
-    """The local address to connect from: `host`, or `host:0` as in go-nsq. Empty: the system chooses."""
+    """The local address to connect from: `host`, or `host:0` as go-nsq has it."""
     client_id: str = _text(factory=_short_host_name)
-    """Shown in nsqd's `/stats`, as are the next two."""
     hostname: str = _text(factory=socket.gethostname)
     user_agent: str = _text(f"nsqkit/{VERSION}")
     topology_region: str = _text()
-    """Where the client is, for an nsqd that prefers consumers near to it,"""
     topology_zone: str = _text()
-    """and in which zone of that region."""
     heartbeat_interval: float = _seconds(30.0, 1, 300, -1, -0.001)
-    """Between two heartbeats of nsqd; at most `read_timeout`. -1: none (producers only)."""
+    """How often nsqd asks whether we are there; at most `read_timeout`. -1: never (producers only)."""
     sample_rate: int = _whole(0, 0, 99)
-    """Percentage of the messages to receive; **nsqd drops the others**. 0: all messages."""
+    """Percent of the channel's messages to get; **the others are dropped by nsqd**. 0: all."""
     output_buffer_size: int = _whole(16384, 64, 1 << 30, -1, 0)
-    """Bytes that nsqd collects before it sends. -1: it does not wait for more."""
+    """Bytes that nsqd gathers before it sends."""
     output_buffer_timeout: float = _seconds(0.25, 0.001, 300, -1, -0.001, 0)
-    """How long nsqd may hold a message back to send it with others. -1: not at all."""
+    """How long nsqd may hold a message back to send it with others."""
     msg_timeout: float = _seconds(0.0, 1, 86400, 0)
-    """How long nsqd waits for an answer before it delivers a message again. 0: as nsqd is configured (60 s)."""
+    """How long nsqd waits for an answer before it delivers a message again. 0: as nsqd is set (60 s)."""
     max_msg_size: int = _whole(0, 0, LARGEST_FRAME)
     """A larger frame ends the connection. 0: 256 MiB."""
     auth_secret: str = _text(repr=False)
-    """Sent with AUTH when nsqd requires it."""
+    """Sent with AUTH when nsqd asks for it."""
     reconnect_delay: float = _seconds(0.1, 0.001, 60)
-    """Before the second attempt to connect; doubled for each further one,"""
+    """Before the second try to connect; doubled with each further one."""
     max_reconnect_delay: float = _seconds(15.0, 0.001, 3600)
 
-    # TLS and compression.
+    # Protection and compression.
     tls_v1: bool = _flag(False)
-    """Require TLS. Without it, the other `tls_` options have no effect."""
+    """Speak TLS, or not at all. The other `tls_` options say how; alone they do nothing."""
     tls_root_ca_file: str = _text()
-    """PEM file of the certificate authorities to trust. Empty: those of the system."""
+    """Authorities to trust (PEM). Empty: the system's."""
     tls_insecure_skip_verify: bool = _flag(False)
-    """Accept any certificate. For tests."""
+    """Take any certificate of nsqd's for good: for tests."""
     tls_cert: str = _text()
-    """PEM file of the client's certificate chain, for an nsqd that requires one,"""
+    """Our own certificate and its chain (PEM), for an nsqd that asks for one,"""
     tls_key: str = _text()
-    """and of its key."""
+    """and its key."""
     tls_min_version: str = _text("tls1.2", validator=attrs.validators.in_(TLS_MIN_VERSIONS))
-    """`tls1.0` to `tls1.3`; below 1.2 counts as 1.2."""
+    """`tls1.0` to `tls1.3`; never less than 1.2 is spoken."""
     snappy: bool = _flag(False)
-    """Use snappy if nsqd offers it. Needs the extra `compression`."""
+    """Compress with snappy if nsqd does so,"""
     deflate: bool = _flag(False)
-    """Use deflate if nsqd offers it. Not together with snappy."""
+    """or with deflate; not both."""
     deflate_level: int = _whole(6, 1, 9)
-    """From 1, fast, to 9, small. nsqd has a limit of its own."""
+    """1: fast, 9: small. nsqd may allow less."""
 
-    # Registries.
+    # The registries.
     lookupd_poll_interval: float = _seconds(60.0, 0.01, 300)
-    """Between two queries of the registries."""
     lookupd_poll_jitter: float = _fraction(0.3)
-    """The first interval is longer by a random part of it, up to this one, so that clients do not ask in step."""
+    """The first interval is longer by up to this part of it, by chance, so that not all clients ask at once."""
     lookupd_poll_timeout: float = _seconds(60.0, 0.001, 300)
-    """For one request to a registry."""
     skip_lookupd_authorization: bool = _flag(True)
-    """In spite of its name, which is that of go-nsq, True sends `auth_secret` to the registries as a bearer token."""
+    """In spite of its name, which is go-nsq's: True sends `auth_secret` to the registries, as a bearer token."""
 
     # Consuming.
     max_in_flight: int = _whole(1, 0, MAX_IN_FLIGHT)
-    """Maximum of unanswered messages, over all connections. 0: paused."""
+    """Messages that may be unanswered at a time, over all connections. 0: pause."""
     max_attempts: int = _whole(5, 0, MAX_ATTEMPTS)
-    """A message that was delivered more often goes to `on_giving_up` instead of the handler. 0: no limit."""
+    """A message delivered more often goes to `on_giving_up`, not to the handler. 0: never."""
     default_requeue_delay: float = _seconds(90.0, 0, 3600)
-    """Times its attempts, the delay of a message that failed,"""
+    """Times the attempts: how long a failed message waits."""
     max_requeue_delay: float = _seconds(900.0, 0, 3600)
-    """up to this one."""
     backoff_strategy: str = _text("exponential", validator=attrs.validators.in_(BACKOFF_STRATEGIES))
-    """Length of a pause: `exponential`, the multiplier times 2 to the level; `full_jitter`, random up to that."""
+    """`exponential`: the multiplier times 2 to the level. `full_jitter`: by chance between 0 and that."""
     backoff_multiplier: float = _seconds(1.0, 0, 3600)
-    """Seconds of the pause at level 0."""
     max_backoff_duration: float = _seconds(120.0, 0, 3600)
-    """Longest pause. 0: no backoff."""
+    """0: no backoff at all."""
     low_rdy_idle_timeout: float = _seconds(10.0, 1, 300)
-    """With more connections than `max_in_flight`, one on which no message arrived for so long loses its turn,"""
+    """With more connections than `max_in_flight`: one that brings nothing for so long makes room for another,"""
     low_rdy_timeout: float = _seconds(30.0, 1, 300)
     """and so does one that had its turn for so long."""
     rdy_redistribute_interval: float = _seconds(5.0, 0.001, 5)
-    """How often that is checked."""
     auto_touch: bool = _flag(True)
-    """Touch unanswered messages at half of their time-out, up to nsqd's `--max-msg-timeout`."""
+    """Touch at half of its time-out what is not answered yet, up to nsqd's `--max-msg-timeout`."""
     stop_timeout: float = _seconds(30.0, 0, 3600)
-    """How long a stop waits for running handlers."""
+    """How long a stop waits for the handlers that run."""
     close_timeout: float = _seconds(2.0, 0.001, 60)
-    """For closing a connection."""
+    """How long the end of a connection may take."""
 
     # Publishing.
     publish_timeout: float = _seconds(30.0, 0.001, 3600)
-    """For a publish, waiting included."""
+    """A publish that is not answered by then fails."""
     max_publishes_in_air: int = _whole(10_000, 1, MAX_IN_FLIGHT)
-    """Maximum of unanswered publishes on a connection, and of waiting ones; further publishes wait for room."""
+    """Publishes that wait for an answer; further ones wait before they are sent."""
     max_bytes_in_air: int = _whole(16 * 1024 * 1024, 1, LARGEST_FRAME)
-    """The same in bytes. A larger publish is sent alone."""
+    """Their bytes, likewise. One larger publish goes alone."""
     at_least_once: bool = _flag(True)
-    """Send a publish again when its connection broke before the answer; see `Producer`."""
+    """Send again what was sent and not answered when a connection broke; see `Producer`."""
 
     def __attrs_post_init__(self) -> None:
         if self.snappy and self.deflate:
@@ -224,7 +216,7 @@ class ClientOptions:
             )
 
     def identify_fields(self) -> dict[str, Any]:
-        """The body of IDENTIFY, with times in milliseconds."""
+        """The body of IDENTIFY; times in milliseconds."""
         return {
             "client_id": self.client_id,
             "hostname": self.hostname,
@@ -244,11 +236,11 @@ class ClientOptions:
         }
 
     def requeue_delay(self, attempts: int) -> float:
-        """The default delay of a requeued message with so many attempts, in seconds."""
+        """Seconds that a message of so many attempts waits when nothing else was asked for."""
         return min(self.default_requeue_delay * attempts, self.max_requeue_delay)
 
     def reconnect_delay_after(self, failures: int, chance: float) -> float:
-        """Seconds before the next attempt to connect after so many failures in a row. `chance`: random, in [0, 1)."""
+        """Seconds before the next try after so many failures in a row; `chance` is in [0, 1)."""
         delay = self.reconnect_delay * 2.0 ** min(failures - 1, 30)
         return min(delay, self.max_reconnect_delay) * (0.75 + chance / 4)
 
@@ -311,10 +303,10 @@ def _ms_or_off(seconds: float) -> int:
 
 
 def parse_client_option(text: str, options: ClientOptions | None = None) -> ClientOptions:
-    """The options with one of them changed by `name,value`, or `name` for a flag.
+    """The options with one of them changed, given as `name,value`; a name alone is true.
 
-    Names are the fields of `ClientOptions`, which are those of go-nsq. Raises `ValueError` for an unknown name or a bad
-    value.
+    The names are the fields of `ClientOptions`, which are go-nsq's. Raises `ValueError` for an unknown name or
+    a bad value.
 
     >>> parse_client_option("max_in_flight,200").max_in_flight
     200

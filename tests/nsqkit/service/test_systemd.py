@@ -104,7 +104,7 @@ async def test_a_socket_that_is_gone_is_mentioned_once(
         for _ in range(3):
             await manager.tell("WATCHDOG=1")
     [message] = [record.getMessage() for record in caplog.records]
-    assert "cannot be told WATCHDOG=1" in message
+    assert "notification WATCHDOG=1 failed" in message
     assert "No such file" in message
 
 

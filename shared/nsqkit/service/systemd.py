@@ -7,7 +7,7 @@ systemd restarts a daemon that stops sending keep-alives. Without systemd (no `N
 
 Rules:
 
-- Failures do not harm the daemon: one is logged, and no more is sent.
+- Failures do not harm the daemon: the first one is logged.
 - A datagram holds whole lines, such as `READY=1`. Sending waits for a second at most: a service manager that does not
   read must not stop a broker.
 - Keep-alives are sent by a task in the daemon's event loop, at half of the interval that systemd allows. A thread would
@@ -46,7 +46,7 @@ class ServiceManager:
     address: str | None = None
     watchdog_seconds: float | None = None
     """Maximum time between two keep-alives; None without a watchdog."""
-    _complained: bool = attrs.field(default=False, init=False)
+    _failure_logged: bool = attrs.field(default=False, init=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceManager:
@@ -57,7 +57,7 @@ class ServiceManager:
         address = f"\0{path[1:]}" if path.startswith("@") else path
         return cls(address, _watchdog_seconds(environment))
 
-    async def tell(self, *lines: str) -> None:
+    async def notify(self, *lines: str) -> None:
         """Send these lines as one datagram. Never raises, waits for a second at most."""
         if self.address is None:
             return
@@ -67,11 +67,11 @@ class ServiceManager:
                 await sock.connect(self.address)
                 await sock.send("\n".join(lines).encode())
         except (OSError, trio.TooSlowError) as error:
-            if not self._complained:
+            if not self._failure_logged:
                 log.warning(
                     "systemd: notification %s failed - %s", lines[0], str(error) or "not read within a second"
                 )
-            self._complained = True
+            self._failure_logged = True
 
 
 async def keep_informed(
@@ -85,9 +85,9 @@ async def keep_informed(
     manager = manager or ServiceManager.from_environment()
     if manager.address is None:
         return
-    await manager.tell("READY=1", _status(f"serving {serving}".rstrip()))
+    await manager.notify("READY=1", _status(f"serving {serving}".rstrip()))
     await _sign_of_life_until(stopping, manager)
-    await manager.tell("STOPPING=1", _status("stopping"))
+    await manager.notify("STOPPING=1", _status("stopping"))
 
 
 async def _sign_of_life_until(stopping: trio.Event, manager: ServiceManager) -> None:
@@ -95,7 +95,7 @@ async def _sign_of_life_until(stopping: trio.Event, manager: ServiceManager) -> 
         await stopping.wait()
         return
     while not stopping.is_set():
-        await manager.tell("WATCHDOG=1")
+        await manager.notify("WATCHDOG=1")
         with trio.move_on_after(manager.watchdog_seconds / 2):
             await stopping.wait()
 

@@ -139,9 +139,13 @@ class Answer:
     def body_of_ok(self) -> bytes:
         """The body of a 200. Raises `HttpFailed` for any other status, with the beginning of the body."""
         if self.status != HTTPStatus.OK:
-            shown = json.dumps(self.body[:MAX_QUOTED].decode("utf-8", "replace"), ensure_ascii=False)
-            raise HttpFailed(f"got response {_status_text(self.status)} {shown}")
+            raise HttpFailed(self.description())
         return self.body
+
+    def description(self) -> str:
+        """`got response 404 Not Found "..."`, with the beginning of the body, for errors."""
+        shown = json.dumps(self.body[:MAX_QUOTED].decode("utf-8", "replace"), ensure_ascii=False)
+        return f"got response {_status_text(self.status)} {shown}"
 
 
 class HttpClient:

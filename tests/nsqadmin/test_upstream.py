@@ -72,14 +72,14 @@ class TestErrors:
             daemon.on("/long", text("x" * 1001))
             assert len(await up.get(daemon.address, "/fits")) == 1000
             told = await error_of(up.get(daemon.address, "/long"))
-            assert told.endswith("/long: an answer of more than 1000 bytes")
+            assert told.endswith("/long: response of more than 1000 bytes")
             assert len(await up.get(daemon.address, "/fits")) == 1000
 
     async def test_all_answers_together_are_bounded(self) -> None:
         async with scripted() as script, upstream(budget=500) as up:
             daemon = await script.daemon()
             daemon.on("/x", text("x" * 501))
-            assert (await error_of(up.get(daemon.address, "/x"))).endswith("too many answers are being read")
+            assert (await error_of(up.get(daemon.address, "/x"))).endswith("too many responses are being read")
 
     async def test_what_is_no_http_is_an_error(self) -> None:
         async def answer_nonsense(stream: trio.SocketStream) -> None:

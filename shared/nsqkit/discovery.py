@@ -1,4 +1,4 @@
-"""Which nsqd has a topic: ask all registries (nsqlookupd) over HTTP, and merge what they say.
+"""Finding the nsqds that have a topic: ask all registries (nsqlookupd) over HTTP, and merge their answers.
 
     discovery = Discovery(["127.0.0.1:4161", "https://lookup.example.org:4161"])
     nodes = await discovery.lookup("orders")         # once
@@ -7,18 +7,18 @@
 
 Rules:
 
-- All registries are asked at once, each with the same time-out. Whoever asks once gets what all of them say. A
-  `watch` does not wait for the slow: once one has answered, the others have `OTHERS_S` more. Who is later is asked
-  again while the watch waits for its next round, and what it says then is given at once. So one that hangs holds
-  up nobody, and one that is slow is heard.
-- nsqds are told apart by (broadcast address, TCP port), as everywhere in NSQ.
-- **What is known stays known.** A registry that fails counts with its last answer: losing registries, or all
-  of them, takes no nsqd from a consumer. A 404 is an answer ("no such topic here"), not a failure.
-- **What was lost is looked for.** A registry forgets an nsqd with its connection, and has it again a moment after
-  its restart. So a `watch` asks again 1, 2, 4 ... seconds after a connection was lost (`poll_soon`), up to the
-  interval. It is the registries that are asked, not the nsqd: a topic that was deleted there, or a node that was
-  tombstoned, looks to its clients like one that restarts, and connecting to it would create the topic again.
-- Everything is bounded: an answer's bytes, the nsqds in it, the questions whose answers are kept.
+- All registries are asked at the same time, with the same time-out. `lookup` and its like wait for all answers. A
+  `watch` does not wait for slow registries: after the first answer the others have `OTHERS_S` more. A later one is
+  asked again while the watch waits for its next round, and its answer is then given at once. So a registry that hangs
+  delays nothing, and a slow one still counts.
+- An nsqd is identified by (broadcast address, TCP port), as everywhere in NSQ.
+- **Known nsqds stay known.** A registry that fails counts with its last answer, so a consumer keeps its nsqds when
+  registries are lost, even all of them. A 404 is an answer ("no such topic here"), not a failure.
+- **Lost nsqds are looked for.** A registry drops an nsqd when its connection ends, and has it again soon after the
+  restart of the nsqd. So a `watch` asks again 1, 2, 4 ... seconds after a connection was lost (`poll_soon`), up to the
+  interval. It asks the registries, and does not connect to the nsqd: a client cannot tell a restart from a deleted
+  topic or a tombstoned node, and connecting would create the topic again.
+- Bounded are the bytes of an answer, the nsqds in it, and the queries whose answers are kept.
 
 Runs on trio and on asyncio.
 """
@@ -42,19 +42,22 @@ from nsqkit.http_client import ACCEPT, HttpClient, HttpOptions
 
 __all__ = ["Discovery", "DiscoveryFailed", "Fetch", "Node", "Watch", "registry_url"]
 
-MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes
+MAX_ANSWER: Final = 16 * 1024 * 1024
+"""Bytes."""
 MAX_REDIRECTS: Final = 10
-MAX_NODES: Final = 10_000  # in one answer
-MAX_QUESTIONS: Final = 1_000  # whose last answers are kept
+MAX_NODES: Final = 10_000
+"""In one answer; more are ignored."""
+MAX_QUERIES: Final = 1_000
+"""Queries whose last answers are kept."""
 FIRST_RETRY_S: Final = 1.0
-"""After a round that was asked for, or in which nobody answered, or somebody again; doubled up to the interval."""
+"""Seconds to the next round after `poll_soon`, when no registry answers, and when one answers again; then doubled."""
 OTHERS_S: Final = 1.0
-"""How long a `watch` waits for the other registries when one has answered."""
+"""Seconds that a `watch` waits for the other registries after the first answer."""
 LEAST_BETWEEN_S: Final = 1.0
-"""Between two rounds, however often an extra one is asked for."""
+"""Minimum seconds between two rounds of a `watch`."""
 
 Fetch = Callable[[str, Mapping[str, str], float], Awaitable[tuple[int, bytes]]]
-"""GET of a URL with these headers within so many seconds: status and body. Any `Exception` is a failure."""
+"""`(url, headers, timeout_s)` -> status and body of a GET. Raises any `Exception` on failure."""
 
 _log = logging.getLogger("nsq.discovery")
 
@@ -64,12 +67,12 @@ def _distinct(addresses: Sequence[str]) -> tuple[str, ...]:
 
 
 class DiscoveryFailed(Exception):
-    """No registry answered, and nothing is known from before. The text names each with its error."""
+    """No registry answered, and none has answered before. The text has the error of each."""
 
 
 @attrs.frozen(order=True)
 class Node:
-    """One nsqd, as a registry describes it."""
+    """An nsqd as a registry describes it. Nodes are equal if `broadcast_address` and `tcp_port` are."""
 
     broadcast_address: str
     tcp_port: int
@@ -81,29 +84,33 @@ class Node:
 
     @property
     def tcp_address(self) -> str:
-        """`host:port`, where clients connect to; an IPv6 address is bracketed."""
+        """`host:port` for clients, with brackets for an IPv6 address."""
         host = self.broadcast_address
         return f"[{host}]:{self.tcp_port}" if ":" in host else f"{host}:{self.tcp_port}"
 
 
 @attrs.define(eq=False)
 class Discovery:
-    """A set of registries, asked together. Raises `ValueError` for an address that is none."""
+    """A set of registries that are asked together. Raises `ValueError` for a bad address.
+
+    Registries that do not answer are logged once, and again when they do.
+    """
 
     addresses: Sequence[str] = attrs.field(converter=_distinct)
-    """`host:port`, or a URL; see `registry_url`."""
+    """Of the registries: `host:port` or URLs, see `registry_url`."""
     interval: float = attrs.field(default=60.0, kw_only=True)
-    """Seconds between the polls of `watch`."""
+    """Seconds between two rounds of a `watch`."""
     jitter: float = attrs.field(default=0.3, kw_only=True)
-    """The first interval is longer by up to this part of it, by chance."""
+    """The first interval is longer by a random part of it, up to this one."""
     timeout: float = attrs.field(default=60.0, kw_only=True)
     """Seconds for one request."""
     bearer: str = attrs.field(default="", kw_only=True, repr=False)
-    """Sent as `Authorization: Bearer ...` if not empty."""
+    """A token that is sent as `Authorization: Bearer TOKEN`; empty: none."""
     fetch: Fetch = attrs.field(default=None, kw_only=True, repr=False)
+    """Makes the requests; by default `nsqkit.http_client` does."""
     random: _random.Random = attrs.field(factory=_random.Random, kw_only=True, repr=False)
     failures: dict[str, str] = attrs.field(factory=dict, init=False)
-    """The registries that did not answer when they were asked last, with the reason."""
+    """Address -> reason, of the registries whose last request failed."""
     _known: OrderedDict[tuple[str, str], dict[str, Any]] = attrs.field(factory=OrderedDict, init=False)
     _watches: weakref.WeakSet[Watch] = attrs.field(factory=weakref.WeakSet, init=False)
 
@@ -116,57 +123,57 @@ class Discovery:
             self.fetch = _fetch
 
     async def lookup(self, topic: str) -> list[Node]:
-        """The nsqds that have the topic, sorted. `DiscoveryFailed` if nobody answers and nothing is known."""
+        """The nsqds that have the topic, sorted; empty if no registry knows it. Raises `DiscoveryFailed`."""
         return await self._nodes(topic)
 
     async def nodes(self) -> list[Node]:
-        """All nsqds, sorted. `DiscoveryFailed` as for `lookup`."""
+        """All nsqds, sorted. Raises `DiscoveryFailed`."""
         return await self._nodes(None)
 
     async def topics(self) -> list[str]:
-        """The names of all topics, sorted. `DiscoveryFailed` as for `lookup`."""
+        """The names of all topics, sorted. Raises `DiscoveryFailed`."""
         answers = await self._ask_all("topics")
         return sorted({name for answer in answers for name in _strings(answer.get("topics"))})
 
     async def channels(self, topic: str) -> list[str]:
-        """The names of the topic's channels, sorted. `DiscoveryFailed` as for `lookup`."""
+        """The names of the channels of a topic, sorted. Raises `DiscoveryFailed`."""
         answers = await self._ask_all("channels", topic)
         return sorted({name for answer in answers for name in _strings(answer.get("channels"))})
 
     def poll_soon(self) -> None:
-        """Have every `watch` ask again now and then 1, 2, 4 ... s later, up to the interval: a connection was lost.
+        """Have every `watch` ask again at once, then after 1, 2, 4 ... s, up to the interval.
 
-        At most once a second, however often this is called.
+        To be called when a connection to an nsqd was lost. Rounds are at least 1 s apart, however often it is called.
         """
         for watch in self._watches:
             watch.ask_soon()
 
     def watch(self, topic: str | None = None) -> Watch:
-        """Ask at once and then every interval, for ever; gives the whole merged list after each round.
+        """Iterate over the nsqds of a topic: the merged list now, and again after each interval, for ever.
 
-        Without a topic: all nsqds. While nobody answers and nothing is known, nothing is given, and it asks
-        again sooner.
+        Without a topic: all nsqds. While no registry answers and none has answered before, the iterator waits, and
+        asks more often.
         """
         return Watch(self, topic)
 
-    # Inside.
+    # Queries.
 
     async def _nodes(self, topic: str | None, late: set[str] | None = None) -> list[Node]:
-        """Those that have the topic; without one all of them. For `late` see `_ask_all`."""
-        return _merged_nodes(await self._ask_all(*_question(topic), late))
+        """The nsqds with the topic, or all of them. For `late` see `_ask_all`."""
+        return _merged_nodes(await self._ask_all(*_query(topic), late))
 
     async def _nodes_with(self, address: str, topic: str | None) -> list[Node] | None:
-        """The same, when this registry has been asked alone; None if it does not answer."""
-        known = self._remember(*_question(topic))
-        answered = await self._ask(address, *_question(topic), known)
+        """The same after asking this registry only; None if it does not answer."""
+        known = self._remember(*_query(topic))
+        answered = await self._ask(address, *_query(topic), known)
         return _merged_nodes(list(known.values())) if answered else None
 
     async def _ask_all(
         self, what: str, topic: str = "", late: set[str] | None = None
     ) -> list[dict[str, Any]]:
-        """What each registry says or said last; those that never answered are left out.
+        """The last answer of each registry that has ever answered. Raises `DiscoveryFailed` if there is none.
 
-        With `late`: when one has answered, the others have `OTHERS_S` more, and `late` gets those who had need of more.
+        With `late`: registries have `OTHERS_S` after the first answer; those that need more are added to `late`.
         """
         known = self._remember(what, topic)
         others_s = math.inf if late is None else OTHERS_S
@@ -192,12 +199,12 @@ class Discovery:
     def _remember(self, what: str, topic: str) -> dict[str, Any]:
         known = self._known.setdefault((what, topic), {})
         self._known.move_to_end((what, topic))
-        if len(self._known) > MAX_QUESTIONS:
+        if len(self._known) > MAX_QUERIES:
             self._known.popitem(last=False)
         return known
 
     async def _ask(self, address: str, what: str, topic: str, known: dict[str, Any]) -> bool:
-        """Whether it answered; its answer is in `known` then."""
+        """Ask one registry and put its answer into `known`. Whether it answered."""
         url = registry_url(address, what, topic)
         headers = {"Accept": ACCEPT}
         if self.bearer:
@@ -214,28 +221,28 @@ class Discovery:
         return True
 
     def _failed(self, address: str, reason: str) -> None:
-        if address not in self.failures:  # once for each time that it goes away, not for each poll
+        if address not in self.failures:  # once for each outage, not for each poll
             _log.warning("LOOKUPD(%s): no answer: %s", address, reason)
         self.failures[address] = reason
 
 
 @attrs.define(eq=False)
 class Watch:
-    """The rounds of `Discovery.watch`, an iterator and no generator: whoever leaves it has nothing to close."""
+    """The iterator of `Discovery.watch`. Not a generator, so it need not be closed."""
 
     _discovery: Discovery
     _topic: str | None
     _extra_wait: float = attrs.field(init=False)
-    """Seconds that the first interval is longer."""
+    """Seconds by which the first interval is longer."""
     _retry_s: float = attrs.field(default=math.inf, init=False)
-    """Until the next round, where that is less than the interval; doubled with each."""
+    """Seconds to the next round if less than the interval; doubled with each round."""
     _all_failed: bool = attrs.field(default=False, init=False)
-    """Whether nobody answered in the last round."""
+    """Whether no registry answered in the last round."""
     _asked_before: bool = attrs.field(default=False, init=False)
     _late: set[str] = attrs.field(factory=set, init=False)
-    """Registries that are still to be heard in this round."""
+    """Registries that have not answered in this round."""
     _wanted: anyio.Event = attrs.field(factory=anyio.Event, init=False)
-    """Set when a round was asked for that has not begun."""
+    """Set by `ask_soon`, until the next round begins."""
 
     def __attrs_post_init__(self) -> None:
         discovery = self._discovery
@@ -255,7 +262,7 @@ class Watch:
                 return nodes
 
     def ask_soon(self) -> None:
-        """For `Discovery.poll_soon`. In a round, it is the next one that is meant."""
+        """Begin another round soon; during a round, after it."""
         self._wanted.set()
 
     async def _ask(self) -> list[Node] | None:
@@ -267,33 +274,33 @@ class Watch:
         except DiscoveryFailed:
             nodes = None
         all_failed = len(discovery.failures) == len(discovery.addresses)
-        if all_failed != self._all_failed:  # all gone; or just back, and not told of every nsqd yet
+        if all_failed != self._all_failed:  # an outage began, or ended and the registries still miss nsqds
             self._all_failed, self._retry_s = all_failed, FIRST_RETRY_S
         return nodes
 
     async def _wait(self) -> list[Node] | None:
-        """Until the next round is due; or until somebody who was late is heard: all nodes then."""
-        heard: list[Node] | None = None
+        """Wait for the next round. If a late registry answers meanwhile: the merged nodes."""
+        late_nodes: list[Node] | None = None
         async with anyio.create_task_group() as group:
 
-            async def hear(address: str) -> None:
-                nonlocal heard
+            async def ask_again(address: str) -> None:
+                nonlocal late_nodes
                 nodes = await self._discovery._nodes_with(address, self._topic)
                 self._late.discard(address)
                 if nodes is not None:
-                    heard = nodes
+                    late_nodes = nodes
                     group.cancel_scope.cancel()
 
             for address in self._late:
-                group.start_soon(hear, address)
+                group.start_soon(ask_again, address)
             await self._sleep()
             group.cancel_scope.cancel()
             for address in sorted(self._late):
-                self._discovery._failed(address, "nothing before the next round")
-        return heard
+                self._discovery._failed(address, "no answer before the next round")
+        return late_nodes
 
     async def _sleep(self) -> None:
-        """Until the next round is due, or asked for by `poll_soon`."""
+        """Sleep until the next round is due, or was requested by `poll_soon`."""
         interval = self._discovery.interval
         seconds = min(interval + self._extra_wait, self._retry_s)
         at_least = min(seconds, LEAST_BETWEEN_S)
@@ -306,15 +313,15 @@ class Watch:
 
 
 def registry_url(address: str, what: str, topic: str = "") -> str:
-    """The URL of a question (`lookup`, `topics`, `nodes`, `channels`) to the registry at this address.
+    """The URL of a query (`lookup`, `topics`, `nodes` or `channels`) to the registry at this address.
 
-    An address is `host:port` or a URL with a port; without a scheme it is `http`. A path stands for the
-    default `/lookup` and is used as it is; the other questions go to its last `/lookup` replaced, or else to
-    one below it. A query is kept. Raises `ValueError` for an address without a port and for other schemes.
+    An address is `host:port`, or a URL of http or https with a port. A path in it replaces the default `/lookup`; for
+    other queries, a final `/lookup` in it is replaced, or else the query is appended. A query string is kept. Raises
+    `ValueError` for an address without a port and for other schemes.
     """
     parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
     if parts.scheme not in ("http", "https"):
-        raise ValueError(f"a registry is asked over http or https, not {parts.scheme}: {address!r}")
+        raise ValueError(f"a registry needs http or https, not {parts.scheme}: {address!r}")
     if not parts.hostname or parts.port is None:
         raise ValueError(f"missing port in address {address!r}")
     path = parts.path.rstrip("/") or "/lookup"
@@ -326,8 +333,8 @@ def registry_url(address: str, what: str, topic: str = "") -> str:
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, urllib.parse.urlencode(query), ""))
 
 
-def _question(topic: str | None) -> tuple[str, str]:
-    """What is asked for nodes: where, and of which topic."""
+def _query(topic: str | None) -> tuple[str, str]:
+    """The query for nodes: its kind and its topic."""
     return ("nodes", "") if topic is None else ("lookup", topic)
 
 
@@ -338,9 +345,9 @@ def _parse(status: int, body: bytes) -> dict[str, Any]:
         raise ValueError(f"status {status}")
     answer = json.loads(body)
     if isinstance(answer, dict) and isinstance(answer.get("data"), dict):
-        answer = answer["data"]  # the envelope of old registries
+        answer = answer["data"]  # as old registries wrap it
     if not isinstance(answer, dict):
-        raise ValueError("the answer is no JSON object")
+        raise ValueError("the answer is not a JSON object")
     return answer
 
 
@@ -356,7 +363,7 @@ def _merged_nodes(answers: list[dict[str, Any]]) -> list[Node]:
 
 
 def _node(fields: Any) -> Node | None:
-    """None for what no client could connect to."""
+    """None for an entry without a usable address."""
     if not isinstance(fields, dict):
         return None
     host, port = fields.get("broadcast_address"), fields.get("tcp_port")
@@ -385,7 +392,7 @@ def _reason_of(error: Exception, timeout: float) -> str:
 
 
 async def _fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
-    """A client for each request: polls are a minute apart."""
+    """With a client for each request, as polls are a minute apart."""
     options = HttpOptions(
         connect_timeout=timeout_s,
         request_timeout=timeout_s,

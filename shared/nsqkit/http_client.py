@@ -139,9 +139,13 @@ class Answer:
     def body_of_ok(self) -> bytes:
         """The body of a 200. Raises `HttpFailed` for any other status, with the beginning of the body."""
         if self.status != HTTPStatus.OK:
-            shown = json.dumps(self.body[:MAX_QUOTED].decode("utf-8", "replace"), ensure_ascii=False)
-            raise HttpFailed(f"got response {_status_text(self.status)} {shown}")
+            raise HttpFailed(self.description())
         return self.body
+
+    def description(self) -> str:
+        """`got response 404 Not Found "..."`, with the beginning of the body, for errors."""
+        shown = json.dumps(self.body[:MAX_QUOTED].decode("utf-8", "replace"), ensure_ascii=False)
+        return f"got response {_status_text(self.status)} {shown}"
 
 
 class HttpClient:
@@ -291,10 +295,10 @@ class HttpClient:
                     if scope.cancel_called:
                         continue
                     if len(body) + len(piece) > self.options.max_body:
-                        refusal = f"an answer of more than {self.options.max_body} bytes"
+                        refusal = f"response of more than {self.options.max_body} bytes"
                         scope.cancel()
                     elif budget is not None and not budget.take(len(piece)):
-                        refusal = "too many answers are being read"
+                        refusal = "too many responses are being read"
                         scope.cancel()
                     else:
                         body += piece

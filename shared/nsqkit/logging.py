@@ -1,23 +1,22 @@
-"""Log lines of the daemons, in NSQ's form or as JSON, on the standard library's logging.
+"""Log lines of daemons and tools, in NSQ's format or as JSON, with the standard library's logging.
 
     [nsqd] 2026/11/22 12:12:19.512345 INFO: TCP: listening on 127.0.0.1:4150
     {"time":"2026-11-22T12:12:19.512345Z","level":"INFO","daemon":"nsqd","logger":"nsqd","message":"TCP: listening ..."}
 
 Rules:
 
-- A module takes its logger with `get_logger(__name__)` and passes arguments, not formatted text:
-  `log.info("TCP: listening on %s", address)`. Nothing is formatted below the level.
-- One record is one line. Names and errors in it may come from a peer, so control characters in the message
-  are escaped: nobody can forge a line. Only a traceback of our own spans lines; as JSON it stands in `exception`.
-- No secret in a line: not what a client sent with AUTH, and addresses only without a user's name and password.
-- Never a line for each message that the broker carries.
+- A module gets its logger from `get_logger(__name__)` and passes arguments instead of formatted text:
+  `log.info("TCP: listening on %s", address)`. Records below the level are not formatted.
+- One record is one line. Names and errors may come from a peer, so control characters are escaped and a line cannot be
+  forged. Only tracebacks have several lines; in JSON they are the field `exception`.
+- No secrets: not the data of an AUTH, and addresses without user name and password.
+- No line for each message that the broker carries.
 
-How it works: all loggers of the project hang below one called `nsq`, whose level is the program's. One
-handler stands on the root logger, so that warnings of the libraries below come out in the same form, while
-their chatter (httpx tells of every request at INFO) stays out. The level can be changed while the program
-runs.
+How it works: all loggers of the project are below one called `nsq`, which has the level of the program. The handler is
+on the root logger, so that warnings of other libraries come out in the same format, while their lines below WARNING do
+not. The level can be changed while the program runs.
 
-What is written before logging is set up (fatal start-up errors) goes through `fatal_line`.
+Errors before logging is set up are written with `fatal_line`.
 """
 
 from __future__ import annotations
@@ -47,16 +46,16 @@ __all__ = [
 TEXT: Final = "text"
 JSON: Final = "json"
 LOG_FORMATS: Final = (TEXT, JSON)
-"""The words of `--log-format`."""
+"""The values of `--log-format`."""
 
 BETWEEN_LINES_S: Final = 1.0
-"""Between two lines of a `RateLimitedLogger`."""
+"""Minimum time between two lines of a `RateLimitedLogger`."""
 
 _PROJECT = "nsq"
 
 
 class LogLevel(IntEnum):
-    """Levels by their number in `/config/log_level`."""
+    """The levels, with their numbers in `/config/log_level`."""
 
     DEBUG = 1
     INFO = 2
@@ -66,7 +65,7 @@ class LogLevel(IntEnum):
 
     @classmethod
     def parse(cls, text: str) -> LogLevel:
-        """The level of a word (debug, info, warn, error, fatal; in any case); `ValueError` for others."""
+        """The level for a word: debug, info, warn, error or fatal, in any case. `ValueError` for others."""
         level = _LEVEL_OF_WORD.get(text.lower())
         if level is None:
             raise ValueError(f"invalid log level '{text}' (debug, info, warn, error, fatal)")
@@ -83,18 +82,17 @@ _LEVEL_OF_WORD = {
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger of the module `name`, under the level that `configure` and `set_level` give."""
+    """The logger of the module `name`. Its level is set by `configure` and `set_level`."""
     return logging.getLogger(f"{_PROJECT}.{name}")
 
 
 def configure(level: LogLevel, prefix: str, stream: TextIO | None = None, *, log_format: str = TEXT) -> None:
-    """Send all log lines to `stream` (default: stderr as it is now), each beginning with `prefix`.
+    """Write all log lines to `stream` (default: the current stderr), each with `prefix` in front.
 
-    `log_format` is one of `LOG_FORMATS`; JSON has the name in the prefix under `daemon`.
-
-    Called once by a program at its start; called again it replaces what it set up before. A library never calls it.
+    `log_format`: one of `LOG_FORMATS`. JSON has the name in the prefix as the field `daemon`. For programs, at their
+    start; a second call replaces the handler of the first.
     """
-    _leave_out_what_no_line_shows()
+    _disable_unused_fields()
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(old)
@@ -105,19 +103,19 @@ def configure(level: LogLevel, prefix: str, stream: TextIO | None = None, *, log
 
 
 def set_level(level: LogLevel) -> None:
-    """Show lines of this level and above from now on; those of other libraries from WARNING at the lowest."""
+    """Log this level and above from now on; of other libraries WARNING and above at most."""
     logging.getLogger(_PROJECT).setLevel(level * 10)
     logging.getLogger().setLevel(max(level, LogLevel.WARNING) * 10)
 
 
 def fatal_line(prefix: str, reason: str, log_format: str = TEXT) -> str:
-    """The line, with its newline, that a daemon leaves on stderr when it cannot start."""
+    """The line for stderr when a daemon cannot start, with its newline."""
     record = logging.LogRecord(_PROJECT, logging.CRITICAL, "", 0, "%s", (reason,), None)
     return _formatter(prefix, log_format).format(record) + "\n"
 
 
 def stamped_line(text: str) -> str:
-    """The line, with its newline, with which a command-line tool ends: `YYYY/MM/DD HH:MM:SS text`."""
+    """A last line of a command-line tool, `YYYY/MM/DD HH:MM:SS text` with its newline."""
     return f"{_seconds_stamp(int(time.time()))} {_on_one_line(text)}\n"
 
 
@@ -146,7 +144,7 @@ class RateLimitedLogger:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """A type of its own, so that `configure` finds the handler it has put up before."""
+    """A type of its own, by which `configure` finds the handler of an earlier call."""
 
 
 def _formatter(prefix: str, log_format: str) -> logging.Formatter:
@@ -154,7 +152,7 @@ def _formatter(prefix: str, log_format: str) -> logging.Formatter:
 
 
 class _Formatter(logging.Formatter):
-    """Writes a record as one line; keeps the text of the current second, which many lines share."""
+    """NSQ's format. Keeps the text of the current second, which many lines share."""
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
@@ -176,7 +174,7 @@ class _Formatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
-    """Writes a record as one JSON object, in ASCII; times are UTC, as RFC 3339 has them."""
+    """One JSON object a line, in ASCII. Times are UTC, in the format of RFC 3339."""
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
@@ -211,13 +209,13 @@ def _level_name(number: int) -> str:
     return "DEBUG"
 
 
-def _leave_out_what_no_line_shows() -> None:
-    """The switches that the standard library names in its notes on optimisation."""
+def _disable_unused_fields() -> None:
+    """The switches in the optimisation notes of the standard library's logging."""
     logging.logThreads = False
     logging.logProcesses = False
     logging.logMultiprocessing = False
-    logging._srcfile = None  # no walk up the stack to find the caller
-    logging.raiseExceptions = False  # a stderr that is gone must not cost more than the line
+    logging._srcfile = None  # do not search the stack for the caller
+    logging.raiseExceptions = False  # a closed stderr costs the line and no more
 
 
 def _split(now: float) -> tuple[int, int]:
@@ -240,5 +238,5 @@ def _escaped(character: str) -> str:
 
 
 def _without_surrogates(text: str) -> str:
-    """Halves of pairs, as file names may have them, are no JSON."""
+    """Surrogates, which file names may contain, are not valid in JSON."""
     return text.encode("utf-8", "backslashreplace").decode()

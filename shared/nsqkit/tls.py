@@ -21,10 +21,10 @@ class TlsConfigError(Exception):
 
 
 def client_context(*, root_ca_file: str = "", min_version: TlsVersion = TlsVersion.TLS1_2) -> ssl.SSLContext:
-    """The context for requests to other servers, whose certificates and names are verified. `TlsConfigError`.
+    """The context of a client that verifies certificates and host names. Raises `TlsConfigError`.
 
-    Trusted are the authorities of the root CA file, or the system's without one (some 20 ms to load). A least
-    version below TLS 1.2 counts as TLS 1.2.
+    It trusts the authorities in the root CA file, or those of the system without one, which take some 20 ms to load. A
+    `min_version` below TLS 1.2 counts as TLS 1.2.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion(max(min_version, TlsVersion.TLS1_2))
@@ -37,11 +37,11 @@ def client_context(*, root_ca_file: str = "", min_version: TlsVersion = TlsVersi
 
 
 def load_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
-    """Have the context show this certificate chain (PEM files). `TlsConfigError` names the file that is no good."""
+    """Use this certificate chain and key (PEM files). Raises `TlsConfigError`, which names the file."""
     if not cert_file or not key_file:
         given, missing = ("certificate", "key") if cert_file else ("key", "certificate")
         raise TlsConfigError(f"a {given} file ({cert_file or key_file}) without a {missing} file")
-    for path in (cert_file, key_file):  # OpenSSL's error does not say which of the two it could not read
+    for path in (cert_file, key_file):  # the error of OpenSSL does not name the file
         _check_readable(path)
     try:
         context.load_cert_chain(cert_file, key_file, password=lambda: _refuse_encrypted(key_file))
@@ -50,11 +50,11 @@ def load_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> 
 
 
 def _refuse_encrypted(key_file: str) -> NoReturn:
-    raise TlsConfigError(f"key {key_file}: it is encrypted, and there is nobody to ask for the passphrase")
+    raise TlsConfigError(f"key {key_file}: it is encrypted, and a passphrase cannot be entered")
 
 
 def load_root_ca(context: ssl.SSLContext, path: str) -> None:
-    """Trust the authorities in this file (PEM). `TlsConfigError`."""
+    """Trust the authorities in this file (PEM). Raises `TlsConfigError`."""
     _check_readable(path)
     try:
         context.load_verify_locations(cafile=path)
@@ -71,7 +71,7 @@ def _check_readable(path: str) -> None:
 
 
 def _reason(error: ssl.SSLError) -> str:
-    """Words such as `key values mismatch`; OpenSSL gives none for a file that is no PEM at all."""
+    """A text such as `key values mismatch`; OpenSSL has none for a file that is not PEM."""
     if not error.reason:
         return "not a PEM file of that kind"
     return error.reason.lower().replace("_", " ")

@@ -1,7 +1,6 @@
-"""The version that every program of this project reports.
+"""The version of this project: of the distributions nsqkit and nsq-trio, and of every program.
 
-A plain constant, because asking `importlib.metadata` costs time at every start. It repeats the distribution's
-version in `pyproject.toml`; a test holds the two together.
+A constant, because `importlib.metadata` costs time at every start. Both builds read it from here.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ VERSION = "1.4.0"
 
 
 def version_line(program: str, *, built_with: bool = True) -> str:
-    """What `--version` prints, without a newline.
+    """The output of `--version`, without a newline.
 
-    Daemons name what they were built with (`nsqd v1.4.0 (built w/python3.11.2)`), tools do not
-    (`nsq_tail v1.4.0`).
+    Daemons name the Python version (`nsqd v1.4.0 (built w/python3.11.2)`), tools do not (`nsq_tail v1.4.0`).
     """
     line = f"{program} v{VERSION}"
     if not built_with:

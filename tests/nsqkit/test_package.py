@@ -132,6 +132,8 @@ async def main():
     address = f"127.0.0.1:{broker.sockets[0].getsockname()[1]}"
     async with Producer(nsqd_tcp_addresses=[address], deflate=True) as producer:
         await producer.publish("t", b"x")
+    server.close()
+    broker.close()
 
 
 asyncio.run(asyncio.wait_for(main(), 20))

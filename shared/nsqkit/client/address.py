@@ -1,4 +1,4 @@
-"""Addresses of nsqd: `host:port`, with IPv6 addresses in brackets. And the one to connect from."""
+"""Addresses of nsqds, `host:port` with IPv6 addresses in brackets, and the local address to connect from."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LOCAL = re.compile(r"(?:\[(?P<ip>.*)\]|(?P<name>[\w.-]+))(?::0)?")
 
 @attrs.frozen(order=True)
 class Address:
-    """Where an nsqd listens; the pair is what tells one from another."""
+    """Host and TCP port of an nsqd. The pair identifies the nsqd, as everywhere in NSQ."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """`ValueError` for anything but `host:port`."""
+        """The address in `host:port`; an IPv6 host needs brackets. `ValueError` for anything else."""
         host, colon, port = text.strip().rpartition(":")
         if not colon:
             raise ValueError(f"missing port in address {text!r}")
@@ -38,12 +38,12 @@ class Address:
 
 
 def local_host(text: str) -> str:
-    """The host of an address to connect from: `host`, or as go-nsq has it `host:0`. Empty: any.
+    """The host in a local address, `host` or (as go-nsq writes it) `host:0`. Empty: the system chooses.
 
-    `ValueError` for anything else, for a port other than 0 as well: an nsqd that is connected to again would find
-    it in use by the connection before.
+    `ValueError` for anything else, including a port other than 0: when a connection is made anew, the port would
+    still be in use by the old one.
     """
-    if not text or _is_ip(text):  # a bare IPv6 address, too
+    if not text or _is_ip(text):  # also an IPv6 address without brackets
         return text
     match = _LOCAL.fullmatch(text)
     if match is None or (match["name"] is None and not _is_ip(match["ip"])):

@@ -1,4 +1,4 @@
-"""One connection to an nsqd: the transport round `ClientProtocol`, on trio and on asyncio.
+"""One connection to an nsqd: a transport for `ClientProtocol`, on trio and on asyncio.
 
     connection = await open_connection(address, options)
     ...connection.protocol.sub(...), connection.flush()...
@@ -6,13 +6,12 @@
 
 Rules:
 
-- Every wait has a bound: each send (`write_timeout`), silence (`read_timeout`), the end (`close_timeout`). The way
-  in has its own (`opening.py`).
-- `run` has three tasks: one reads and hands every chunk's events to `on_events`, one sends whenever there is
-  something to send, one watches for silence. What is queued by anyone before the sender gets its turn leaves
-  in one send.
-- The end says goodbye properly: what is queued is sent, then our side is closed (TLS first), then the end of nsqd's
-  is awaited. A socket closed with something unread in it is reset, and nsqd would lose the last FINs.
+- Every wait is bounded: a send by `write_timeout`, silence by `read_timeout`, closing by `close_timeout`. Opening
+  has bounds of its own (`opening.py`).
+- `run` has three tasks. One reads and passes the events of each chunk to `on_events`, one sends when something is
+  queued, one watches for silence. Everything that is queued before the sender runs leaves in one send.
+- An orderly close sends what is queued, half-closes (TLS first) and waits for nsqd to close. A socket that is closed
+  with unread data in it is reset, and nsqd would not receive the last FINs.
 """
 
 from __future__ import annotations
@@ -36,14 +35,18 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNK", "Connection", "reason"]
 
-CHUNK = 128 * 1024  # bytes of one read
-LARGEST_SEND = 256 * 1024  # bytes: `write_timeout` is for so much
+CHUNK = 128 * 1024
+"""Bytes read at a time."""
+LARGEST_SEND = 256 * 1024
+"""Bytes sent at a time: `write_timeout` is for so many."""
 LAST_WORDS_S = 0.2
-WORTH_HALVING = 32  # events
+"""After a send has failed, the time in which an error frame may still be read."""
+WORTH_HALVING = 32
+"""Events in one read from which on `in_halves` takes effect."""
 
 
 def reason(error: BaseException) -> str:
-    """The error that tells most: anyio puts the errors of all tried addresses below one of its own."""
+    """The most specific text. anyio raises one error for all addresses of a name that it tried; theirs are below it."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
         return "; ".join(sorted({str(inner) for inner in cause.exceptions}))
@@ -52,22 +55,22 @@ def reason(error: BaseException) -> str:
 
 @attrs.define(eq=False)
 class Connection:
-    """An open, identified connection. Queue commands on `protocol`, then call `flush`."""
+    """An open, identified connection, made by `open_connection`. Queue commands on `protocol`, then call `flush`."""
 
     address: Address
     options: ClientOptions
     transport: ByteStream
-    """What the connector opened."""
+    """The stream that the connector opened."""
     protocol: ClientProtocol
     stream: ByteStream = attrs.field(default=attrs.Factory(lambda self: self.transport, takes_self=True))
-    """The same, or the layers above it."""
+    """The transport, or the topmost of the layers on it."""
     tls: TLSStream | None = None
-    """One of them, if there is TLS."""
+    """The TLS layer, if there is one."""
     received: bytes = b""
-    """What was read and not yet given to the protocol."""
+    """Bytes that were read and not yet given to the protocol."""
     features: Features = attrs.field(factory=Features)
     last_received: float = attrs.field(factory=anyio.current_time)
-    """By the event loop's clock."""
+    """Seconds of the event loop's clock."""
     _to_send: anyio.Event = attrs.field(factory=anyio.Event)
     _sender_sleeps: bool = False
     _finishing: bool = False
@@ -75,13 +78,13 @@ class Connection:
     async def run(self, on_events: Callable[[list[Event]], None], *, in_halves: bool = False) -> None:
         """Serve the connection until it ends or is cancelled.
 
-        `in_halves` is for connections on which each answer leads to another request at once. When (nearly) all
-        that waited is answered in one read, `on_events` gets half of it, then all tasks get their turn, then
-        it gets the other half: so that nsqd has something to do meanwhile (publishes one by one, 100 in the
-        air: 200,000 a second instead of 150,000).
+        `on_events` is called with the events of each read. `in_halves` is for connections on which each answer leads
+        to another request at once: when one read answers (nearly) all pending requests, `on_events` gets one half,
+        then the other tasks run, then it gets the other half, so that nsqd is not idle meanwhile. (Measured with 100
+        tasks that publish one by one: 200,000 publishes a second instead of 150,000.)
 
-        Returns after `finish`, when all is sent. Otherwise it ends with an error: `ConnectionLost`,
-        `ProtocolViolation`, or the `ServerError` of a fatal error frame, which `on_events` has seen, too.
+        Returns after `finish`, when everything is sent. Otherwise raises `ConnectionLost`, `ProtocolViolation`, or the
+        `ServerError` of a fatal error frame, which `on_events` has seen as well.
         """
         failure: list[Exception] = []
         async with anyio.create_task_group() as group:
@@ -101,18 +104,18 @@ class Connection:
             raise failure[0]
 
     def flush(self) -> None:
-        """Have what is queued on the protocol sent soon. Cheap; call it after each command."""
+        """Wake the sender, which sends everything that is queued on the protocol. Cheap: call it after each command."""
         if self._sender_sleeps:
             self._sender_sleeps = False
             self._to_send.set()
 
     def finish(self) -> None:
-        """Send what is queued, then let `run` return."""
+        """Have `run` send what is queued and return."""
         self._finishing = True
         self.flush()
 
     async def close(self) -> None:
-        """Say goodbye: half-close, wait for the other side's end, close. At most `close_timeout`; never raises."""
+        """Half-close, wait for nsqd to close, close: within `close_timeout`, even if cancelled. Never raises."""
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(self.options.close_timeout), contextlib.suppress(Exception):
                 await self._end_tls()
@@ -124,11 +127,11 @@ class Connection:
             await anyio.aclose_forcefully(self.transport)
 
     def abort(self) -> Awaitable[None]:
-        """Close without a goodbye."""
+        """Close at once."""
         return anyio.aclose_forcefully(self.transport)
 
     async def _end_tls(self) -> None:
-        """Tell nsqd that nothing more comes; that it says so, too, is not needed."""
+        """Send `close_notify`; that of nsqd is not needed."""
         if self.tls is not None:
             with contextlib.suppress(Exception):
                 await self.tls.unwrap()
@@ -145,11 +148,13 @@ class Connection:
             if in_halves and len(events) >= WORTH_HALVING and len(events) > len(self.protocol.pending):
                 half = len(events) // 2
                 on_events(events[:half])
-                await anyio.lowlevel.cancel_shielded_checkpoint()  # the other half must not be lost
+                await (
+                    anyio.lowlevel.cancel_shielded_checkpoint()
+                )  # on cancellation, too, the other half must be seen
                 on_events(events[half:])
             else:
                 on_events(events)
-            if self.protocol.has_output:  # a heartbeat's answer, or what on_events did
+            if self.protocol.has_output:  # the answer to a heartbeat, or what on_events queued
                 self.flush()
             for event in events:
                 if isinstance(event, Error) and event.error.fatal:
@@ -159,7 +164,7 @@ class Connection:
         try:
             await self._send_all()
         except (anyio.BrokenResourceError, OSError):
-            # nsqd closed while it was sent something. It may have said why: the reader finds that, and ends first.
+            # nsqd closed the connection. Its error frame may be in the socket: let the reader find it and raise that.
             await anyio.sleep(LAST_WORDS_S)
             raise
 
@@ -179,11 +184,11 @@ class Connection:
         seconds = self.options.write_timeout
         for start in range(0, len(data), LARGEST_SEND):
             piece = data if len(data) <= LARGEST_SEND else data[start : start + LARGEST_SEND]
-            with self.bounded(seconds, f"could not send for {seconds:g} s"):
+            with self.bounded(seconds, f"a send did not finish within {seconds:g} s (write_timeout)"):
                 await self.stream.send(piece)
 
     async def _watch(self) -> None:
-        """End it when nothing came for too long. Wakes once per `read_timeout`, costs nothing per read."""
+        """Raise `ConnectionLost` after `read_timeout` without a byte. Wakes once in that time, not at each read."""
         silence = self.options.read_timeout
         while True:
             left = self.last_received + silence - anyio.current_time()
@@ -193,15 +198,15 @@ class Connection:
             before = self.last_received
             await anyio.sleep(
                 min(0.1, silence / 10)
-            )  # after our own standstill: what waits in the socket comes first
+            )  # this process may have been suspended: let the reader look at the socket first
             if self.last_received == before:
-                raise ConnectionLost(f"{self.address}: nothing heard for {silence:g} s")
+                raise ConnectionLost(f"{self.address}: nothing received for {silence:g} s (read_timeout)")
 
-    # Errors; for the way in as well.
+    # Errors, while opening as well.
 
     @contextlib.contextmanager
     def bounded(self, seconds: float, what: str) -> Iterator[None]:
-        """`ConnectionLost` with these words when it takes longer."""
+        """`ConnectionLost` with this text if the block takes longer."""
         with anyio.move_on_after(seconds) as scope:
             yield
         if scope.cancelled_caught:
@@ -209,7 +214,7 @@ class Connection:
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
-        """The transport's errors as ours, in one place."""
+        """The errors of the transport as `NSQError`s."""
         try:
             yield
         except anyio.EndOfStream:

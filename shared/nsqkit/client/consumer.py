@@ -1,15 +1,15 @@
 """Consumers: messages of one channel, from every nsqd that has the topic.
 
-How it works. A task for each nsqd connects, subscribes, and connects again when the connection is lost. What
-comes in is put in one queue for all of them. Workers take messages out and call the handler; or the user's own
-code does, with `async for`. `Flow` decides the RDY of each connection, one timekeeper task serves it and
-touches what takes long.
+How it works. One task for each nsqd connects, subscribes, and connects again when the connection is lost
+(`link.py`). Messages of all nsqds go into one queue. Workers take them out and call the handler, or the user's code
+does, with `async for`. `Flow` decides the RDY of each connection; a timer task drives it and touches messages that
+take long.
 
 Answers are plain calls that queue a few bytes on the connection that the message came by. The sender of that
 connection runs when the worker next waits, so that the FINs of many messages share one send.
 
-Two task groups, one in the other: the connections in the outer one, workers in the inner one. So that on
-cancellation handlers end first, and what they leave unanswered still goes back to nsqd, within `close_timeout`.
+There are two nested task groups, the connections in the outer one, the workers in the inner one. So handlers end first
+on cancellation, and the messages that they leave unanswered still go back to nsqd, within `close_timeout`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from nsqkit.wire import is_valid_name
 __all__ = ["Consumer", "Handler"]
 
 SLICE_S: Final = 0.002
-"""How long a worker may go on without giving way to the rest of the program."""
+"""How long workers take messages out of the queue before other tasks get their turn."""
 
 Handler = Callable[[Message], Awaitable[object] | object]
 """Handles one message: a coroutine function, or a plain function that does not block."""
@@ -52,7 +52,7 @@ _log = logging.getLogger("nsq.client.consumer")
 
 
 class Consumer:
-    """Consumes a channel.
+    """Receives the messages of one channel of a topic from all nsqds that have it.
 
     With a handler, until `stop` is called or the surrounding task is cancelled:
 
@@ -61,30 +61,36 @@ class Consumer:
 
         await Consumer("orders", "billing", nsqd_tcp_addresses=["127.0.0.1:4150"], handler=handle).run()
 
-    A message is finished when its handler returns, and requeued when it raises, unless the handler answered it
-    itself. Up to `concurrency` handlers run at a time. A handler is a coroutine function, or a plain function
-    that does not block.
+    A message is finished when its handler returns and requeued when it raises, unless the handler has answered it
+    itself.
 
-    Or without one, as a stream of messages that want to be answered:
+    Without a handler, as a stream of messages that the caller answers:
 
-        async with Consumer("orders", "billing", nsqd_tcp_addresses=["127.0.0.1:4150"], max_in_flight=10) as
-        consumer:
+        async with Consumer("orders", "billing", nsqd_tcp_addresses=["127.0.0.1:4150"]) as consumer:
             async for message in consumer:
                 print(message.body)
                 message.finish()
 
-    Leaving the block stops the consumer; what is unanswered then goes back to nsqd at once.
+    Leaving the block stops the consumer; unanswered messages go back to nsqd at once.
 
-    `nsqd_tcp_addresses`, `lookupd_http_addresses`: where to consume from; either or both.
-    `on_giving_up(message)` is called instead of the handler for a message delivered more than `max_attempts`
-    times. If it returns without having answered, the message is finished; if it raises, it is requeued.
-    Without it such messages are **requeued with the longest delay and a warning is logged, again and again:
-    nothing is discarded silently**.
+    Parameters:
 
-    `options` are `ClientOptions`; any of them can be given by name as well: `max_in_flight=100`. `connect`
-    opens the streams (default: TCP), `random` is for tests.
+    - `topic`, `channel`: names of up to 64 characters `.a-zA-Z0-9_-`, and perhaps `#ephemeral`.
+    - `nsqd_tcp_addresses`: nsqds to consume from, `host:port`.
+    - `lookupd_http_addresses`: registries to ask for nsqds, `host:port` or a URL. Either list, or both.
+    - `handler`: a coroutine function, or a plain function that does not block, with one argument, the `Message`.
+    - `concurrency`: how many handlers run at a time.
+    - `on_giving_up`: called instead of the handler for a message that was delivered more than `max_attempts` times.
+      If it returns without having answered, the message is finished; if it raises, the message is requeued. Without
+      it, such a message is requeued with the longest delay, and a warning is logged, each time that it comes: nothing
+      is discarded silently.
+    - `options`: the settings; each of them can be given by its name as well, as in `max_in_flight=100`.
+    - `connect`: opens the streams; TCP by default.
+    - `discovery`: used instead of one that is made of `lookupd_http_addresses`.
+    - `random`: the source of jitter, for tests.
 
-    Raises `ValueError` for bad names, addresses and values, `TypeError` for unknown ones.
+    Raises `ValueError` for a bad name, address or value, `TypeError` for an option that does not exist. Errors of
+    connections are not raised: they are logged, and the consumer connects again.
     """
 
     def __init__(
@@ -111,11 +117,11 @@ class Consumer:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         settings = attrs.evolve(options or ClientOptions(), **changes)
         if settings.heartbeat_interval <= 0:
-            raise ValueError("a consumer cannot do without heartbeats")
+            raise ValueError("a consumer needs heartbeats: heartbeat_interval must be positive")
         self._fixed = [Address.parse(text) for text in nsqd_tcp_addresses]
         discovery = discovery or discovery_for(lookupd_http_addresses, settings)
         if not self._fixed and discovery is None:
-            raise ValueError("neither an nsqd_tcp_address nor a lookupd_http_address")
+            raise ValueError("no nsqd_tcp_addresses and no lookupd_http_addresses")
         self._handler = handler
         self._concurrency = concurrency
         self._on_giving_up = on_giving_up
@@ -142,31 +148,34 @@ class Consumer:
 
     @property
     def topic(self) -> str:
-        """The topic that is consumed."""
+        """The name of the topic."""
         return self._context.topic
 
     @property
     def channel(self) -> str:
-        """The channel that is consumed."""
+        """The name of the channel."""
         return self._context.channel
 
     @property
     def options(self) -> ClientOptions:
-        """The settings as they are now; see `change_max_in_flight`."""
+        """The current settings; `change_max_in_flight` changes one of them."""
         return self._context.options
 
     # Running.
 
     async def run(self) -> None:
-        """Consume until `stop` is called; for consumers with a handler. Cancelling it stops at once."""
+        """Consume until `stop` is called. Cancelled, it stops at once and gives unanswered messages back.
+
+        Raises `TypeError` without a handler, `RuntimeError` when it is called a second time.
+        """
         if self._handler is None:
-            raise TypeError("run() needs a handler; without one, use async with and async for")
+            raise TypeError("run() needs a handler; without one use `async with consumer` and `async for`")
         async with self:
             await self._drained.wait()
 
     async def __aenter__(self) -> Consumer:
         if self._running_context is not None:
-            raise RuntimeError("a Consumer runs once; make another one")
+            raise RuntimeError("a Consumer runs only once")
         self._running_context = self._running()
         return await self._running_context.__aenter__()
 
@@ -177,10 +186,10 @@ class Consumer:
         return await self._running_context.__aexit__(kind, error, trace)
 
     def stop(self) -> None:
-        """Stop in good order: take no more messages, let the handlers finish those that are here, then end.
+        """Begin an orderly stop: receive no more messages, and let the handlers finish those that are here.
 
-        Returns at once; call it from the consumer's own event loop. `run`, or the `async for`, ends when
-        nothing is left, at the latest after `stop_timeout`; what is unanswered then goes back to nsqd.
+        Returns at once; to be called in the consumer's event loop. `run`, or the `async for`, ends when no message is
+        left, at the latest after `stop_timeout` seconds; messages that are still unanswered then go back to nsqd.
         """
         if self._context.stopping:
             return
@@ -194,13 +203,16 @@ class Consumer:
             self._check_drained()
 
     def change_max_in_flight(self, count: int) -> None:
-        """From now on so many messages at a time; 0 pauses. `ValueError` when out of range."""
+        """Allow so many unanswered messages from now on, over all connections; 0 pauses the consumer.
+
+        To be called while it runs. `ValueError` for a count out of range.
+        """
         self._context.options = self._context.flow.options = attrs.evolve(self.options, max_in_flight=count)
         self._context.flow.change_max_in_flight(count, anyio.current_time())
         self._wake_timer()
 
     def stats(self) -> ConsumerStats:
-        """A snapshot of counters and connections."""
+        """Counters since the start, and the current connections."""
         return ConsumerStats(
             **attrs.asdict(self._context.counters),
             queued=len(self._queue),
@@ -214,7 +226,7 @@ class Consumer:
 
     def __aiter__(self) -> Consumer:
         if self._handler is not None:
-            raise TypeError("this consumer has a handler; its messages go there")
+            raise TypeError("this consumer has a handler, which gets the messages")
         if self._running_context is None:
             raise RuntimeError("iterate inside `async with consumer:`")
         return self
@@ -228,7 +240,7 @@ class Consumer:
                 return message
             await self._give_up(message)
 
-    # Inside: the life of the whole.
+    # Life cycle.
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[Consumer]:
@@ -247,11 +259,13 @@ class Consumer:
                         work.start_soon(self._work)
                     for address in self._fixed:
                         self._start_link(address, fixed=True)
-                    if self._context.stopping:  # stop() came before the start
+                    if self._context.stopping:  # stop() was called before the start
                         self._drained.set()
                     try:
                         yield self
-                    except Exception as error:  # carried past the task groups, which would wrap it
+                    except (
+                        Exception
+                    ) as error:  # raised below: the task groups would wrap it in an ExceptionGroup
                         trouble = error
                     else:
                         await self._stop_in_order()
@@ -262,14 +276,14 @@ class Consumer:
             raise trouble
 
     async def _stop_in_order(self) -> None:
-        """The block was left without an error. Handlers may end; nobody will answer what was only iterated over."""
+        """The block was left without an error: let handlers finish. Without handlers there is nothing to wait for."""
         self.stop()
         if self._handler is not None:
             with anyio.move_on_after(max(0.0, self._stop_at - anyio.current_time())):
                 await self._drained.wait()
 
     def _leave(self) -> None:
-        """Everything that is still unanswered goes back, and the connections close. Each has its own bound."""
+        """Give all unanswered messages back and close the connections, each within `close_timeout`."""
         self._context.stopping = self._leaving = True
         self._context.flow.stop()
         self._queue.clear()
@@ -278,7 +292,7 @@ class Consumer:
         self._wake_all()
 
     def _check_drained(self) -> None:
-        """After a stop: everything answered, no worker at work? Then those who wait are told that none will come."""
+        """After `stop`: when every message is answered and no handler runs, wake everyone who waits for a message."""
         at_work = self._handler is not None and len(self._idle) < self._concurrency
         if self._context.stopping and not self._links and not self._queue and not at_work:
             self._drained.set()
@@ -288,7 +302,7 @@ class Consumer:
         while self._idle:
             self._idle.popleft().set()
 
-    # Inside: connections.
+    # Connections.
 
     async def _discover(self, discovery: Discovery) -> None:
         async for nodes in discovery.watch(self.topic):
@@ -308,7 +322,7 @@ class Consumer:
             del self._links[link.nsqd]
         self._check_drained()
 
-    # Inside: messages.
+    # Messages.
 
     def _enqueue(self, messages: list[Message]) -> None:
         self._context.counters.received += len(messages)
@@ -317,7 +331,7 @@ class Consumer:
             self._idle.popleft().set()
 
     async def _next(self) -> Message | None:
-        """The next message to be handled; None after a stop, when there will be none."""
+        """The next message to be handled; None when the consumer has stopped."""
         queue = self._queue
         while True:
             if queue:
@@ -326,7 +340,7 @@ class Consumer:
                     continue
                 if time.perf_counter() >= self._yield_at:
                     await self._give_way(message)
-                    if message.answered:  # meanwhile the consumer was left
+                    if message.answered:  # the consumer was left meanwhile
                         continue
                 return message
             if self._leaving or (self._context.stopping and self._drained.is_set()):
@@ -341,7 +355,7 @@ class Consumer:
                 raise
 
     async def _give_way(self, message: Message) -> None:
-        """Let others run: the senders that wait with answers, the rest of the program."""
+        """Let other tasks run: the senders with their answers, the rest of the program."""
         try:
             await anyio.lowlevel.checkpoint()
         except BaseException:
@@ -352,14 +366,14 @@ class Consumer:
         self._yield_at = time.perf_counter() + SLICE_S
 
     def _pass_on(self, arrived: anyio.Event) -> None:
-        """One who waited was cancelled: if a message had been meant for it, somebody else shall look."""
+        """A waiter was cancelled: if it had been woken for a message, wake another one."""
         if not arrived.is_set():
             self._idle.remove(arrived)
         elif self._idle:
             self._idle.popleft().set()
 
     async def _work(self) -> None:
-        """One worker: handles one message after the other."""
+        """One worker: calls the handler for one message after the other."""
         handler, limit = self._handler, self.options.max_attempts or math.inf
         assert handler is not None
         while True:
@@ -379,8 +393,8 @@ class Consumer:
                     message.requeue()
             except anyio.get_cancelled_exc_class():
                 if anyio.current_effective_deadline() == -math.inf:
-                    raise  # it is the consumer that ends: what is unanswered goes back after its CLS
-                if not message.answered:  # the handler awaited something that was cancelled
+                    raise  # the consumer ends: unanswered messages go back after the CLS
+                if not message.answered:  # something that the handler awaited was cancelled
                     message.requeue()
             else:
                 if not message.answered:
@@ -390,7 +404,7 @@ class Consumer:
         return message.attempts > self.options.max_attempts > 0
 
     async def _give_up(self, message: Message) -> None:
-        """The handler is not called any more. Never a silent discard."""
+        """Call `on_giving_up` instead of the handler; without it requeue, and log a warning."""
         self._context.counters.given_up += 1
         hook, longest = self._on_giving_up, self.options.max_requeue_delay
         if hook is None:
@@ -415,16 +429,19 @@ class Consumer:
             if not message.answered:
                 message.finish()
 
-    # Inside: time.
+    # Time.
 
     async def _keep_time(self) -> None:
         while True:
             now = anyio.current_time()
             self._context.flow.tick(now)
-            touch_at = min((link.touch_what_is_due(now) for link in self._links.values()), default=math.inf)
+            touch_at = min((link.touch_due(now) for link in self._links.values()), default=math.inf)
             if now >= self._stop_at:
                 self._stop_at = math.inf
-                _log.warning("%s/%s: not everything answered in time for the stop", self.topic, self.channel)
+                _log.warning(
+                    "%s/%s: stopped after stop_timeout (%g s) with unanswered messages, which are requeued: %d",
+                    *(self.topic, self.channel, self.options.stop_timeout, self.stats().in_flight),
+                )
                 self._leave()
                 self._drained.set()
                 self._check_drained()
@@ -442,4 +459,4 @@ class Consumer:
 
     def _log_normal(self) -> None:
         self._wake_timer()
-        _log.info("%s/%s: backoff is over", self.topic, self.channel)
+        _log.info("%s/%s: backoff ended", self.topic, self.channel)

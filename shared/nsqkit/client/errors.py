@@ -1,11 +1,11 @@
-"""What can go wrong between a client and nsqd, as exceptions.
+"""The exceptions of the client library.
 
 Two families, both `NSQError`:
 
-- `ServerError`: nsqd said no. One class for each code of the protocol; `code` and `text` hold what it said.
-- `ConnectionFailed` and what stands below it: there is no connection, or there is none any more.
+- `ServerError`: nsqd refused a command. One class for each error code of the protocol, with `code` and `text`.
+- `ConnectionFailed` and its subclasses: there is no connection, or no longer.
 
-A wrong argument is a `ValueError`, as everywhere in Python.
+A wrong argument is a `ValueError`.
 """
 
 from __future__ import annotations
@@ -48,35 +48,35 @@ __all__ = [
 
 
 class NSQError(Exception):
-    """Everything that this library raises of its own accord."""
+    """The base class of all errors of this library."""
 
 
 class ConnectionFailed(NSQError):
-    """There is no connection to nsqd, for whatever reason; the text says which, and to where."""
+    """There is no connection to an nsqd; the text has its address and the reason."""
 
 
 class NotConnected(ConnectionFailed):
-    """A publish found no connection in time. It was certainly not accepted."""
+    """No nsqd took a publish in time. It was certainly not accepted."""
 
 
 class ConnectionLost(ConnectionFailed):
-    """A connection broke, went silent, or was closed by nsqd."""
+    """A connection broke, was silent for too long, or was closed by nsqd."""
 
 
 class UncertainPublish(ConnectionLost):
-    """A connection broke after a publish was sent and before it was answered: it was accepted, or not."""
+    """A publish was sent and not answered: nsqd may have accepted it or not."""
 
 
 class ProtocolViolation(ConnectionFailed):
-    """The other side does not speak NSQ's protocol, or left it. The connection is given up."""
+    """The peer does not speak NSQ's protocol, or violated it. The connection is closed."""
 
 
 class AlreadyAnswered(NSQError):
-    """A message was finished or requeued a second time: the code that handles it is at fault."""
+    """A message was finished or requeued a second time: an error in the code that handles it."""
 
 
 class ServerError(NSQError):
-    """An error frame. `code` is its first word (`E_BAD_TOPIC`), `text` the whole of it."""
+    """An error frame. `code`: its first word (`E_BAD_TOPIC`); `text`: all of it."""
 
     code: str = ""
 
@@ -91,12 +91,12 @@ class ServerError(NSQError):
 
     @property
     def fatal(self) -> bool:
-        """Whether nsqd closes the connection after it. An unknown code counts as fatal."""
+        """Whether nsqd closes the connection after this error. An unknown code counts as fatal."""
         return FATAL.get(self.code, True)
 
 
 class Invalid(ServerError):
-    """A command that is unknown, not allowed now, or has bad parameters."""
+    """A command is unknown, not allowed in this state, or has bad parameters."""
 
     code = "E_INVALID"
 
@@ -120,25 +120,25 @@ class BadMessage(ServerError):
 
 
 class BadTopic(ServerError):
-    """Not a name for a topic."""
+    """Not a valid topic name."""
 
     code = "E_BAD_TOPIC"
 
 
 class BadChannel(ServerError):
-    """Not a name for a channel."""
+    """Not a valid channel name."""
 
     code = "E_BAD_CHANNEL"
 
 
 class IdentifyFailed(ServerError):
-    """The settings of the connection could not be agreed on."""
+    """nsqd did not accept the settings in IDENTIFY."""
 
     code = "E_IDENTIFY_FAILED"
 
 
 class SubscribeFailed(ServerError):
-    """The channel is closing, or has as many consumers as it may have."""
+    """The channel is closing, or has its maximum of consumers."""
 
     code = "E_SUB_FAILED"
 
@@ -162,19 +162,19 @@ class DeferredPublishFailed(ServerError):
 
 
 class AuthFirst(ServerError):
-    """nsqd wants an `auth_secret`."""
+    """nsqd requires an `auth_secret`."""
 
     code = "E_AUTH_FIRST"
 
 
 class AuthDisabled(ServerError):
-    """An `auth_secret` was sent to an nsqd that asks nobody."""
+    """An `auth_secret` was sent to an nsqd without authorization."""
 
     code = "E_AUTH_DISABLED"
 
 
 class AuthFailed(ServerError):
-    """The authorization server could not be asked."""
+    """No auth server gave nsqd a usable answer."""
 
     code = "E_AUTH_FAILED"
 
@@ -192,7 +192,7 @@ class Unauthorized(ServerError):
 
 
 class FinishFailed(ServerError):
-    """A FIN came too late: the message had timed out. It will be, or was, delivered again."""
+    """A FIN came too late: the message had timed out and is delivered again."""
 
     code = "E_FIN_FAILED"
 

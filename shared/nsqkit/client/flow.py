@@ -1,22 +1,21 @@
-"""How many messages each connection of a consumer may bring: RDY, its redistribution, and backoff. No I/O, no clock.
+"""The RDY count of each connection of a consumer: sharing, redistribution and backoff. No I/O, no clock.
 
-RDY n on a connection means: up to n unanswered messages. The sum over all connections never exceeds
-`max_in_flight`, and no connection gets more than its nsqd allows.
+RDY n on a connection allows nsqd n unanswered messages. The sum over all connections never exceeds `max_in_flight`,
+and no connection gets more than its nsqd allows.
 
-**In the normal state** each connection has `max_in_flight / connections`, at least 1. When there are more
-connections than `max_in_flight`, some have 1 and the others 0; every few seconds (`tick`) those that were idle
-for too long, or had their turn for long enough, give it to others, chosen by chance.
+**In the normal state** each connection has `max_in_flight / connections`, at least 1. With more connections than
+`max_in_flight`, some have 1 and the others 0. Every few seconds (`tick`) those that were idle for too long, or had
+their turn for long enough, pass it to others, chosen at random.
 
 **Backoff.** The level n counts failures. A failure raises it, a success lowers it; while it is above 0:
 
-    failure or success -> RDY 0 everywhere -> a pause of multiplier * 2^n -> RDY 1 on one connection -> its
-    result decides
+    failure or success -> RDY 0 everywhere -> a pause of multiplier * 2^n seconds -> RDY 1 on one connection -> the
+    result of that message decides
 
-Only one result counts for a pause: what was in flight when the pause began says nothing new. At n = 0
-everything goes back to normal. The RDY is sent **before** the FIN or REQ that caused it: the other way round
-nsqd would answer that FIN with another message.
+Results of messages that were in flight when a pause began are not counted. At n = 0 the normal state returns. RDY is
+sent **before** the FIN or REQ that caused it: otherwise nsqd would answer that FIN with another message.
 
-All times are seconds of one monotonic clock, given as `now`. `next_at` says when `tick` has something to do.
+All times are seconds of one monotonic clock, given as `now`. `next_at` is when `tick` has something to do.
 """
 
 from __future__ import annotations
@@ -33,19 +32,20 @@ from nsqkit.client.options import ClientOptions
 __all__ = ["Flow", "Link"]
 
 RETRY_S = 1.0
-"""How long a resumption waits for a connection when there is none."""
+"""Between two attempts to resume after a pause while there is no connection."""
 STARVED = 0.85
+"""Part of its RDY that a starved connection has in flight."""
 HIGHEST_LEVEL = 60
-"""Only reached with a multiplier of (nearly) 0."""
+"""Of backoff. Reached only with a multiplier of nearly 0."""
 
 
 class Link(Protocol):
-    """What the flow knows of a connection, and may change."""
+    """A connection as `Flow` sees it."""
 
     rdy: int
-    """The last one sent; 0 at first."""
+    """The count that was sent last; 0 at first."""
     rdy_since: float
-    """When it last rose from 0."""
+    """When `rdy` last rose from 0."""
     last_message_at: float
 
     @property
@@ -57,17 +57,17 @@ class Link(Protocol):
 
 @attrs.define(eq=False)
 class Flow:
-    """The RDY of all connections of one consumer."""
+    """Decides the RDY of all connections of one consumer."""
 
     options: ClientOptions
     random: _random.Random = attrs.field(factory=_random.Random)
     on_pause: Callable[[int, float], None] = lambda _level, _pause_s: None
-    """Called when a pause of backoff begins, with the level and its length in seconds."""
+    """Called when a backoff pause begins, with the level and the length of the pause in seconds."""
     on_normal: Callable[[], None] = lambda: None
     """Called when backoff ends."""
     max_in_flight: int = attrs.field(init=False)
     level: int = attrs.field(default=0, init=False)
-    """Of backoff; 0: normal."""
+    """Of backoff; 0 is the normal state."""
     links: list[Link] = attrs.field(factory=list, init=False)
     _resume_at: float | None = attrs.field(default=None, init=False)
     _redistribute_at: float = attrs.field(default=math.inf, init=False)
@@ -76,15 +76,15 @@ class Flow:
     def __attrs_post_init__(self) -> None:
         self.max_in_flight = self.options.max_in_flight
 
-    # What happens to it.
+    # Events.
 
     def add(self, link: Link, now: float) -> None:
-        """A connection is there, subscribed, with RDY 0."""
+        """A connection has subscribed; its RDY is 0."""
         self.links.append(link)
         self._share(now)
 
     def remove(self, link: Link, now: float) -> None:
-        """A connection is gone, or brings nothing more. What it had goes to the others."""
+        """A connection is lost or gets no more messages. Its share goes to the others."""
         if link not in self.links:
             return
         self.links.remove(link)
@@ -92,16 +92,16 @@ class Flow:
         self._share(now)
 
     def change_max_in_flight(self, count: int, now: float) -> None:
-        """From now on; 0 pauses everything."""
+        """Set the sum of all RDYs from now on; 0 pauses the consumer."""
         self.max_in_flight = count
         self._share(now)
 
     def stop(self) -> None:
-        """Nothing is sent any more."""
+        """Send no RDY from now on."""
         self._stopped = True
 
     def failed(self, now: float) -> None:
-        """A message was requeued, and that counts as a failure. Call it before the REQ is sent."""
+        """A message was requeued as a failure. To be called before the REQ is sent."""
         if self._resume_at is not None or self.options.max_backoff_duration == 0 or self._stopped:
             return
         if self._longest_pause(self.level + 1) <= self.options.max_backoff_duration:
@@ -110,7 +110,7 @@ class Flow:
             self._pause(now)
 
     def succeeded(self, now: float) -> None:
-        """A message was finished. Call it before the FIN is sent; only needed while `level` is above 0."""
+        """A message was finished. To be called before the FIN is sent; needed only while `level` is above 0."""
         if self._resume_at is not None or self.level == 0 or self._stopped:
             return
         self.level -= 1
@@ -121,12 +121,12 @@ class Flow:
             self._share(now)
 
     def neutral(self, now: float) -> None:
-        """A message was requeued without being a failure: the level stays, a backoff goes on."""
+        """A message was requeued, but not as a failure: the level stays, and a backoff continues."""
         if self._resume_at is None and self.level and not self._stopped:
             self._pause(now)
 
     def tick(self, now: float) -> None:
-        """Do what is due."""
+        """End a pause and redistribute, if it is time."""
         if self._stopped:
             return
         if self._resume_at is not None and now >= self._resume_at:
@@ -137,27 +137,27 @@ class Flow:
 
     @property
     def next_at(self) -> float:
-        """When `tick` has something to do; infinity: not before something else happens."""
+        """When `tick` must be called; infinity: not before another event."""
         if self._stopped:
             return math.inf
         return min(math.inf if self._resume_at is None else self._resume_at, self._redistribute_at)
 
     @property
     def pausing(self) -> bool:
-        """Whether a pause of backoff lasts."""
+        """Whether a backoff pause is under way."""
         return self._resume_at is not None
 
     @property
     def is_starved(self) -> bool:
-        """Whether some connection has (nearly) as many unanswered messages as it may: more in flight would help."""
+        """Whether a connection has nearly as many unanswered messages as its RDY allows."""
         return any(
             link.unanswered > 0 and link.unanswered >= STARVED * link.rdy for link in self.links if link.rdy
         )
 
-    # Sharing.
+    # Shares.
 
     def _share(self, now: float) -> None:
-        """Give every connection what it should have: first take, then give, so that the sum is never exceeded."""
+        """Give every connection its share. RDYs are lowered first, so that the sum is never exceeded."""
         if self._stopped or self._resume_at is not None:
             return
         if self.level:
@@ -176,7 +176,7 @@ class Flow:
         return min(max(1, each), self.max_in_flight)
 
     def _set(self, link: Link, count: int, now: float) -> None:
-        """Send RDY if it differs; less than asked for where nsqd or `max_in_flight` has no room."""
+        """Send RDY if it differs; less than `count` if nsqd or `max_in_flight` allows no more."""
         room = self.max_in_flight - self._total() + link.rdy
         count = max(0, min(count, link.max_rdy, room))
         if count == link.rdy:
@@ -192,9 +192,9 @@ class Flow:
     # Redistribution.
 
     def _plan(self, now: float) -> None:
-        """Look again some time as long as some connection cannot have its RDY.
+        """Schedule a redistribution while there are connections without a share.
 
-        A time that is set stands: a connection that comes and goes must not put it off for ever.
+        One that is scheduled is not moved: connections that come and go must not put it off for ever.
         """
         needed = len(self.links) > self.max_in_flight > 0 or (self.level > 0 and len(self.links) > 1)
         if not needed:
@@ -210,7 +210,7 @@ class Flow:
             if self._had_its_turn(link, now):
                 self._set(link, 0, now)
         sum_wanted = min(1, self.max_in_flight) if self.level else self.max_in_flight
-        # Those that just gave theirs up come last: otherwise chance would hand it straight back to them.
+        # Those that have just lost their share come last: otherwise they could get it back at once.
         waiting = [link for link in self.links if link.rdy == 0]
         self.random.shuffle(waiting)
         waiting.sort(key=lambda link: link in had)
@@ -254,7 +254,7 @@ class Flow:
             self._share(now)
 
     def _probe_again(self, now: float) -> None:
-        """One connection gets RDY 1, unless one has it already."""
+        """Give one connection RDY 1, unless one has it already."""
         if self.max_in_flight == 0:
             for link in self.links:
                 self._set(link, 0, now)

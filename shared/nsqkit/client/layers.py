@@ -1,10 +1,10 @@
-"""What may lie between a connection and its socket: TLS, and one of the two compressions.
+"""The layers between a connection and its socket: TLS, and one of the two compressions.
 
     socket  <->  TLS  <->  snappy or deflate  <->  Connection
 
-TLS is anyio's; here is the context that it gets from the options. `CompressedStream` runs the codecs of
-`nsqkit.wire` over any stream. Imported when a connection asks for a layer, not before: all that is
-needed for it costs a third of the import of the whole library.
+TLS is that of anyio, with a context made of the options. `CompressedStream` runs the codecs of `nsqkit.wire` over any
+stream. This module is imported when a connection needs a layer: it and what it imports take a third of the import time
+of the library.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from nsqkit.wire.compression import CompressionError, Decoder, DeflateDecoder, D
 __all__ = ["CompressedStream", "compressed", "start_tls"]
 
 COMPRESSED_CHUNK: Final = 32 * 1024
-"""Bytes that are read at a time. A thousand times as many may come out, but never at a time."""
+"""Bytes read at a time. They may decode to a thousand times as many, which are given out in pieces."""
 
 
 async def start_tls(stream: ByteStream, address: Address, options: ClientOptions) -> TLSStream:
-    """The handshake, as the client. `ConnectionFailed` when it fails or a file of the options is no good."""
+    """Do the client's handshake. `ConnectionFailed` when it fails or a file of the options cannot be used."""
     try:
-        context = await anyio.to_thread.run_sync(_context, options, abandon_on_cancel=True)  # it reads files
+        context = await anyio.to_thread.run_sync(_context, options, abandon_on_cancel=True)  # reads files
         return await TLSStream.wrap(
             stream,
             server_side=False,
             hostname=address.host,
             ssl_context=context,
-            standard_compatible=False,  # frames have sizes: an end in the middle is noticed without it
+            standard_compatible=False,  # frames have sizes, so truncation is noticed without close_notify
         )
     except anyio.EndOfStream:
         raise ConnectionLost(f"{address}: no TLS: closed by nsqd in the handshake") from None
@@ -48,7 +48,7 @@ async def start_tls(stream: ByteStream, address: Address, options: ClientOptions
         raise ConnectionFailed(f"{address}: {error}") from error
     except ssl.SSLCertVerificationError as error:
         raise ConnectionFailed(f"{address}: no TLS: {error.verify_message}") from error
-    except (ssl.SSLError, ValueError) as error:  # ValueError: a name that TLS cannot ask for
+    except (ssl.SSLError, ValueError) as error:  # ValueError: a host name that cannot be verified
         raise ConnectionFailed(f"{address}: no TLS: {error}") from error
 
 
@@ -67,11 +67,11 @@ def _context(options: ClientOptions) -> ssl.SSLContext:
 def compressed(
     stream: ByteStream, received: bytes, codec: Literal["snappy", "deflate"], level: int
 ) -> CompressedStream:
-    """This stream from here on, with what was read of it already. `level`: of deflate, 1 to 9."""
+    """Compress a stream from here on. `received`: bytes of it that were read already. `level`: of deflate, 1 to 9."""
     encoder: Encoder
     decoder: Decoder
     if codec == "snappy":
-        from nsqkit.wire.snappy import (  # not everybody has the packages that it needs
+        from nsqkit.wire.snappy import (  # needs the extra `compression`
             SnappyDecoder,
             SnappyEncoder,
         )
@@ -85,15 +85,15 @@ def compressed(
 
 @attrs.define(eq=False)
 class CompressedStream(ByteStream):
-    """What is sent is flushed: the other side can decode all of it."""
+    """A compressed stream over another one. Each send is flushed, so that the peer can decode all of it."""
 
     _below: ByteStream
     _encoder: Encoder
     _decoder: Decoder
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """See anyio; but a snappy chunk more than `max_bytes` may come. `ProtocolViolation` for a damaged stream."""
-        await anyio.lowlevel.checkpoint()  # much may come of what is here: others must get their turn
+        """As in anyio, but up to 64 KiB (a snappy chunk) more than `max_bytes`. `ProtocolViolation` if damaged."""
+        await anyio.lowlevel.checkpoint()  # a few bytes may decode to many: let other tasks run
         while True:
             data = self._decode(max_bytes)
             if data:
@@ -103,15 +103,15 @@ class CompressedStream(ByteStream):
             self._decoder.feed(await self._below.receive(COMPRESSED_CHUNK))
 
     async def send(self, item: bytes) -> None:
-        """See anyio."""
+        """As in anyio."""
         await self._below.send(self._encoder.encode(item))
 
     async def send_eof(self) -> None:
-        """See anyio. The compressed stream itself is never ended."""
+        """As in anyio. The compressed stream itself has no end mark."""
         await self._below.send_eof()
 
     async def aclose(self) -> None:
-        """See anyio."""
+        """As in anyio."""
         await self._below.aclose()
 
     def _decode(self, limit: int) -> bytes:

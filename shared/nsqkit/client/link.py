@@ -36,7 +36,7 @@ _log = logging.getLogger("nsq.client.consumer")
 
 @attrs.define(eq=False, kw_only=True)
 class ConsumerContext:
-    """What the links of one consumer share."""
+    """The state that the links of one consumer share, and the calls by which they report to it."""
 
     topic: str
     channel: str
@@ -46,37 +46,37 @@ class ConsumerContext:
     discovery: Discovery | None
     flow: Flow
     on_messages: Callable[[list[Message]], None]
-    """Called with messages that are to be handled, in the order of their arrival."""
+    """Called with new messages, in the order of their arrival."""
     on_link_end: Callable[[ConsumerLink], None]
     """Called when a link will not connect again."""
     wake_timer: Callable[[], None]
-    """Have the consumer ask all links again when they have something to touch."""
+    """Have the consumer call `touch_due` of all links again."""
     counters: Counters = attrs.field(factory=Counters)
     listed: set[Address] = attrs.field(factory=set)
     """The nsqds in the latest answer of the registries."""
     stopping: bool = False
-    """No link connects again, and none logs why its connection ended."""
+    """Set when the consumer stops: links do not connect again, and the end of a connection is not logged."""
     timeout_log: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log))
-    """Messages that nsqd took back."""
+    """For messages that were not answered in time."""
     refusal_log: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log, logging.INFO))
-    """Answers that nsqd refused."""
+    """For answers that nsqd refused."""
 
 
 class ConsumerLink:
-    """One nsqd of a consumer, over all its connections; a `flow.Link` and an `Answerer`."""
+    """One nsqd of a consumer, over all its connections. A `flow.Link` and an `Answerer`."""
 
     def __init__(self, context: ConsumerContext, nsqd: Address, *, fixed: bool) -> None:
         self.nsqd = nsqd
         self.address = str(nsqd)
         self.connection: Connection | None = None
-        """None: not connected and subscribed."""
+        """None while it is not connected and subscribed."""
         self.rdy = 0
         self.rdy_since = 0.0
         self.last_message_at = 0.0
         self._context = context
         self._fixed = fixed
         self._in_flight: dict[bytes, Message] = {}
-        """In the order of `_held_until`, but for what was touched near the end of its longest time."""
+        """By message id, ordered by `_held_until` except for messages touched near their `max_msg_timeout`."""
         self._messages = 0
         self._connected_at = 0.0
         self._subscribed = False
@@ -128,10 +128,10 @@ class ConsumerLink:
             self._hold(message, anyio.current_time())
             self._send(encode.touch(message.id))
 
-    # Its life.
+    # Life cycle.
 
     async def keep_connected(self) -> None:
-        """Connect, consume, and again, until the consumer stops. Shielded: its end is `stop` or `leave`."""
+        """Connect and consume until the consumer stops. Shielded from cancellation: `stop` or `leave` end it."""
         context = self._context
         try:
             with self._scope:
@@ -142,14 +142,14 @@ class ConsumerLink:
                     make_message=Message,
                     random=context.random,
                     serve=self._serve,
-                    goes_on=self._is_wanted,
-                    on_failure=self._note,
+                    keep_going=self._is_wanted,
+                    on_failure=self._on_failure,
                 )
         finally:
             context.on_link_end(self)
 
     def stop(self) -> None:
-        """No more messages; the connection ends when those that are here are answered."""
+        """Receive no more messages; the connection ends when all unanswered ones are answered."""
         if self.connection is None:
             self._scope.cancel()
             return
@@ -157,7 +157,7 @@ class ConsumerLink:
         self.connection.flush()
 
     def leave(self) -> None:
-        """Give everything back now, and end within `close_timeout`."""
+        """Requeue all unanswered messages now, and end within `close_timeout`."""
         if self.connection is None:
             self._scope.cancel()
             return
@@ -169,8 +169,8 @@ class ConsumerLink:
         connection.flush()
         self._scope.deadline = anyio.current_time() + self._context.options.close_timeout
 
-    def touch_what_is_due(self, now: float) -> float:
-        """Touch what is past half of its time, let go what nsqd has taken back; say when to look again."""
+    def touch_due(self, now: float) -> float:
+        """Touch messages past half of their time-out, drop those that nsqd has taken back. When to call it again."""
         if self.connection is None or self._leaving:
             return math.inf
         touches, half = self._context.options.auto_touch, self.connection.features.msg_timeout / 2
@@ -180,10 +180,10 @@ class ConsumerLink:
             due = message._held_until - half if can_touch else message._held_until
             if due > now:
                 look_at = min(look_at, due)
-                if can_touch or not touches:  # all behind it are due later
+                if can_touch or not touches:  # the order of the dict: later ones are due later
                     break
             elif message._held_until <= now:
-                self._let_go(message, now)
+                self._expire(message, now)
             else:
                 self.touch(message)
         return look_at
@@ -193,17 +193,17 @@ class ConsumerLink:
         version = "" if connection is None else connection.features.version
         return ConnectionStats(self.address, self.rdy, self.unanswered, self._messages, version)
 
-    # Inside.
+    # Connections.
 
     def _is_wanted(self) -> bool:
-        """A registry's nsqd that is lost is tried again only while they list it; they are asked again soon."""
+        """Whether to connect again. An nsqd from a registry is given up once no registry lists it."""
         return not self._context.stopping and (self._fixed or self.nsqd in self._context.listed)
 
-    def _note(self, error: NSQError) -> None:
+    def _on_failure(self, error: NSQError) -> None:
         self._context.counters.failed_connects += 1
 
     async def _serve(self, connection: Connection) -> bool:
-        """One connection from its beginning to its end; whether it ever worked."""
+        """Serve one connection to its end. Whether it worked: nsqd answered SUB."""
         try:
             return await self._consume(connection)
         finally:
@@ -230,7 +230,7 @@ class ConsumerLink:
         finally:
             self.connection = None
             context.flow.remove(self, anyio.current_time())
-            self._forget_all()
+            self._drop_all()
         return self._subscribed
 
     def _on_events(self, events: list[Event]) -> None:
@@ -271,7 +271,7 @@ class ConsumerLink:
             self._context.on_messages(messages)
 
     def _hold(self, message: Message, now: float) -> None:
-        """A TOUCH is sent: nsqd waits anew, but no longer than its longest time since the delivery."""
+        """Account for a TOUCH: a new time-out begins, but `max_msg_timeout` after the delivery is the end."""
         assert self.connection is not None
         message._held_until = min(now + self.connection.features.msg_timeout, self._longest_hold(message))
         self._in_flight[message.id] = self._in_flight.pop(message.id)
@@ -280,12 +280,16 @@ class ConsumerLink:
         assert self.connection is not None
         return message._delivered_at + self.connection.features.max_msg_timeout
 
-    def _let_go(self, message: Message, now: float) -> None:
+    def _expire(self, message: Message, now: float) -> None:
         del self._in_flight[message.id]
         message.timed_out = True
         self._context.counters.timed_out += 1
         self._context.timeout_log.log(
-            now, "%s/%s: %r took too long", self._context.topic, self._context.channel, message
+            now,
+            "%s/%s: %r took too long: nsqd delivers it again",
+            self._context.topic,
+            self._context.channel,
+            message,
         )
         self._end_if_done()
 
@@ -301,7 +305,7 @@ class ConsumerLink:
             self._end_if_done()
 
     def _give_back(self, messages: list[Message]) -> None:
-        """Requeue at once, without a word to anybody."""
+        """Requeue with delay 0, without backoff."""
         assert self.connection is not None
         for message in messages:
             message.answered = True
@@ -310,7 +314,7 @@ class ConsumerLink:
             self._context.counters.requeued += 1
 
     def _end_if_done(self) -> None:
-        """After a stop: when nsqd has said that no more will come and nothing is unanswered, it is over."""
+        """After CLS was answered: close the connection when all messages are answered."""
         connection = self.connection
         if connection is not None and connection.protocol.phase is Phase.CLOSE_WAIT and not self._in_flight:
             connection.finish()
@@ -320,8 +324,8 @@ class ConsumerLink:
             self.connection.protocol.send(command)
             self.connection.flush()
 
-    def _forget_all(self) -> None:
-        """The connection is gone: nothing that came by it can be answered, and what waits shall not be handled."""
+    def _drop_all(self) -> None:
+        """The connection is lost: its messages can no longer be answered, and queued ones are not handled."""
         for message in self._in_flight.values():
             message.timed_out = True
         self._in_flight.clear()

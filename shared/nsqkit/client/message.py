@@ -1,7 +1,7 @@
-"""A message as a consumer has it, and the ways to answer it.
+"""A message as a consumer receives it, and its answers.
 
-Every message wants exactly one answer, `finish` or `requeue`, on the connection that it came by. Answers are plain
-calls, not coroutines: they are put in order of call into what is sent next, and many of them share one send.
+Every message needs exactly one answer, `finish` or `requeue`, on the connection that it came by. Answers are plain
+calls, not coroutines: they are queued in the order of the calls, and many of them share one send.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Answerer", "Message"]
 
 
 class Answerer(Protocol):
-    """Where a message came from: takes its answer."""
+    """The connection that a message came by, which takes its answer."""
 
     def finish(self, message: Message) -> None: ...
     def requeue(self, message: Message, delay_s: float | None, *, backoff: bool) -> None: ...
@@ -27,19 +27,22 @@ class Answerer(Protocol):
 
 @attrs.define(eq=False, repr=False)
 class Message:
-    """One delivery of one message."""
+    """One delivery of a message.
+
+    Made by hand, it takes its answer and notes it in `answered`, for tests of handlers.
+    """
 
     timestamp_ns: int
-    """When it was published: nanoseconds since 1970, by the clock of its nsqd."""
+    """When it was published, in nanoseconds since 1970, by the clock of its nsqd."""
     attempts: int
-    """1 on the first delivery."""
+    """How many times it was delivered; 1 on the first delivery."""
     id: bytes
-    """16 hexadecimal digits, unique in its nsqd."""
+    """16 hexadecimal digits, unique on its nsqd."""
     body: bytes
     answered: bool = False
-    """Whether it was finished or requeued here."""
+    """Whether it was finished or requeued."""
     timed_out: bool = False
-    """Whether nsqd has, by our clock, taken it back: it is or will be delivered again."""
+    """Whether it was not answered in time, or its connection was lost: nsqd delivers it again."""
     _source: Answerer | None = None
     _delivered_at: float = 0.0
     _held_until: float = 0.0
@@ -51,13 +54,13 @@ class Message:
 
     @property
     def nsqd_address(self) -> str:
-        """`host:port` of the nsqd that it came from; empty for one made by hand."""
+        """`host:port` of the nsqd that it came from; empty for a message made by hand."""
         return "" if self._source is None else self._source.address
 
     def finish(self) -> None:
-        """Say that it is done. It will not come again, unless the connection breaks before this is sent.
+        """Finish the message (FIN). nsqd does not deliver it again, unless the connection breaks before FIN is sent.
 
-        Raises `AlreadyAnswered` when it was answered before.
+        Raises `AlreadyAnswered`.
         """
         if self.answered:
             raise AlreadyAnswered(f"{self!r} was answered before")
@@ -66,11 +69,10 @@ class Message:
             self._source.finish(self)
 
     def requeue(self, delay: float | None = None, *, backoff: bool = True) -> None:
-        """Give it back, to be delivered again after `delay` seconds; 0 is at once.
+        """Give the message back (REQ), to be delivered again after `delay` seconds; 0 is at once.
 
-        None: `default_requeue_delay` times its attempts, at most `max_requeue_delay`. `backoff`: count it as a
-        failure, so that the consumer slows down. Raises `AlreadyAnswered` when it was answered before,
-        `ValueError` for a negative delay.
+        `delay`: None is `default_requeue_delay` times its attempts, at most `max_requeue_delay`. `backoff`: count it as
+        a failure, so that the consumer backs off. Raises `AlreadyAnswered`, and `ValueError` for a negative delay.
         """
         if delay is not None and not delay >= 0:
             raise ValueError(f"a delay is 0 or more seconds, not {delay}")
@@ -81,6 +83,6 @@ class Message:
             self._source.requeue(self, delay, backoff=backoff)
 
     def touch(self) -> None:
-        """Ask nsqd for the whole message time-out again. A consumer does so by itself, unless told not to."""
+        """Begin a new message time-out (TOUCH). Not needed with the option `auto_touch`, which is on by default."""
         if not self.answered and self._source is not None:
             self._source.touch(self)

@@ -1,18 +1,17 @@
-"""The way in: from an address to a connection that is identified, protected and authorized as the options say.
+"""Opening a connection: from an address to a connection that is identified, encrypted and authorized.
 
     connect -> IDENTIFY -> TLS -> snappy or deflate -> AUTH
 
 Rules:
 
-- Each step may take `dial_timeout`, no longer.
-- The address is resolved anew on each connect, and all that it resolves to is tried (RFC 6555).
-- Between IDENTIFY and the end of the upgrades nothing is sent but what the upgrades themselves send. Each of them
+- Each step is bounded by `dial_timeout`.
+- The address is resolved anew for each connection, and all its addresses are tried (RFC 6555).
+- Between IDENTIFY and the end of the upgrades nothing is sent but what the upgrades themselves send. Each upgrade
   ends with an OK from nsqd through the new layer.
-- TLS that was asked for and is not to be had is an error: nothing goes on in the clear. Compression that nsqd does
-  not offer is done without.
-- Until the way is walked, exactly one frame is read at a time: what stands behind the answer to IDENTIFY belongs to
-  the compression, if that was agreed on. Behind it and before TLS nothing may stand at all: somebody else would have
-  put it there, to be taken for what nsqd said.
+- If TLS is requested and nsqd does not offer it, that is an error: nothing is sent in plain text instead. Compression
+  that nsqd does not offer is left out.
+- During the handshake one frame is read at a time: bytes after the answer to IDENTIFY belong to the compression, if
+  one was agreed on. Before TLS there must be none: an attacker could have injected them.
 """
 
 from __future__ import annotations
@@ -38,16 +37,18 @@ __all__ = ["Connector", "MakeMessage", "open_connection", "open_tcp"]
 
 _log = logging.getLogger("nsq.client")
 
-_HEAD = struct.Struct(">ii")  # a frame's size and type
-LARGEST_ANSWER: Final = 1024 * 1024  # bytes
+_HEAD = struct.Struct(">ii")  # size and type of a frame
+LARGEST_ANSWER: Final = 1024 * 1024
+"""Bytes of a frame during the handshake."""
 
 Connector = Callable[[Address, ClientOptions], Awaitable[ByteStream]]
-"""Opens a stream to an address. `OSError`: nobody there."""
+"""Opens a stream to an address. Raises `OSError`."""
 MakeMessage = Callable[[int, int, bytes, bytes], object]
+"""Makes the event for a message: `(timestamp_ns, attempts, id, body)`."""
 
 
 async def open_tcp(address: Address, options: ClientOptions) -> ByteStream:
-    """The `Connector` that is used unless another one is given."""
+    """The default `Connector`."""
     return await anyio.connect_tcp(address.host, address.port, local_host=options.local_addr or None)
 
 
@@ -58,17 +59,20 @@ async def open_connection(
     connector: Connector = open_tcp,
     make_message: MakeMessage = wire.Message,
 ) -> Connection:
-    """Connect, IDENTIFY, and what the options ask for: TLS, compression, AUTH. Every step may take `dial_timeout`.
+    """Connect, send IDENTIFY, and set up TLS, compression and AUTH as the options say; each step within `dial_timeout`.
 
-    Raises `ConnectionFailed` when there is nobody, nobody answers, or TLS is not to be had; `ServerError` when
-    nsqd refuses.
+    For code that speaks the protocol itself; `Consumer` and `Producer` open their own connections. `connector` opens
+    the stream, `make_message` makes the events for messages. The caller runs the connection and closes it.
+
+    Raises `ConnectionFailed` when no connection can be made, nsqd does not answer in time, or TLS fails;
+    `ServerError` when nsqd refuses IDENTIFY or AUTH.
     """
     stream = await _dial(address, options, connector)
     protocol = ClientProtocol(make_message, max_frame=options.max_msg_size or LARGEST_FRAME)
     connection = Connection(address, options, stream, protocol)
     try:
         with connection.translated():
-            await _WayIn(connection).walk()
+            await _Handshake(connection).run()
     except BaseException:
         await connection.abort()
         raise
@@ -81,17 +85,17 @@ async def _dial(address: Address, options: ClientOptions, connector: Connector) 
             return await connector(address, options)
     except TimeoutError:
         raise ConnectionFailed(f"{address}: no connection within {options.dial_timeout:g} s") from None
-    except (OSError, ValueError, anyio.BrokenResourceError) as error:  # ValueError: no name for a host at all
+    except (OSError, ValueError, anyio.BrokenResourceError) as error:  # ValueError: not a valid host name
         raise ConnectionFailed(f"{address}: {reason(error)}") from error
 
 
 @attrs.frozen
-class _WayIn:
-    """One connection on it."""
+class _Handshake:
+    """The handshake of one connection, from IDENTIFY to AUTH."""
 
     connection: Connection
 
-    async def walk(self) -> None:
+    async def run(self) -> None:
         connection = self.connection
         connection.protocol.identify(connection.options.identify_fields())
         connection.features = Features.parse(await self._ask("IDENTIFY"))
@@ -104,9 +108,9 @@ class _WayIn:
     async def _start_tls(self) -> None:
         connection = self.connection
         if not connection.features.tls_v1:
-            raise ConnectionFailed(f"{connection.address}: nsqd offers no TLS, and tls_v1 is set")
+            raise ConnectionFailed(f"{connection.address}: tls_v1 is set, but nsqd does not offer TLS")
         if connection.received:
-            raise ProtocolViolation("something in the clear between the answer to IDENTIFY and TLS")
+            raise ProtocolViolation("unencrypted bytes between the answer to IDENTIFY and TLS")
         from nsqkit.client import layers
 
         with self._bounded("no TLS"):
@@ -117,12 +121,15 @@ class _WayIn:
         await self._expect_ok("TLS")
 
     async def _start_compression(self) -> None:
-        """Whichever of the two was asked for, if nsqd agrees."""
+        """Set up the compression that the options ask for, if nsqd offers it."""
         connection, level = self.connection, self.connection.features.deflate_level
         codec = _codec(connection.options, connection.features)
         if codec is None:
             if connection.options.snappy or connection.options.deflate:
-                _log.info("%s: nsqd does not compress", connection.address)
+                _log.info(
+                    "%s: nsqd does not offer the requested compression; connected without",
+                    connection.address,
+                )
             return
         from nsqkit.client import layers
 
@@ -133,20 +140,20 @@ class _WayIn:
     async def _authorize(self) -> None:
         connection = self.connection
         if not connection.options.auth_secret:
-            raise ConnectionFailed(f"{connection.address}: Auth Required, and no auth_secret is set")
+            raise ConnectionFailed(f"{connection.address}: nsqd requires AUTH, but no auth_secret is set")
         connection.protocol.auth(connection.options.auth_secret)
         await self._ask("AUTH")
 
-    # One question, one answer.
+    # Requests and answers.
 
     async def _ask(self, command: str) -> bytes:
-        """Send what is queued and wait for its answer."""
+        """Send what is queued and return the answer."""
         with self._bounded(f"no answer to {command}"):
             await self.connection.stream.send(self.connection.protocol.data_to_send())
             return await self._answer(command)
 
     async def _expect_ok(self, layer: str) -> None:
-        """At the end of each upgrade, through the new layer, without a question."""
+        """Read the OK that ends an upgrade. It comes through the new layer, and no command asks for it."""
         self.connection.protocol.expect(layer)
         with self._bounded(f"no OK over {layer}"):
             answer = await self._answer(layer)
@@ -154,7 +161,7 @@ class _WayIn:
             raise ProtocolViolation(f"{answer[:100]!r} instead of an OK over {layer}")
 
     async def _answer(self, command: str) -> bytes:
-        """The payload of the next frame but for heartbeats."""
+        """The payload of the next frame that is not a heartbeat."""
         while True:
             for event in await self._next_events():
                 if isinstance(event, Request):
@@ -165,14 +172,16 @@ class _WayIn:
                     raise ProtocolViolation(f"a message instead of an answer to {command}")
 
     async def _next_events(self) -> list[Event]:
-        """Of one frame, if it has any."""
+        """The events of the next frame."""
         connection = self.connection
         while True:
             received = connection.received
             if len(received) >= _HEAD.size:
                 size, _ = _HEAD.unpack_from(received)
                 if not 4 <= size <= LARGEST_ANSWER:
-                    connection.protocol.receive(received)  # says what is wrong with it, if anything
+                    connection.protocol.receive(
+                        received
+                    )  # raises an error of its own if the size is impossible
                     raise ProtocolViolation(f"an answer of {size} bytes")
                 if len(received) >= 4 + size:
                     connection.received = received[4 + size :]
@@ -185,7 +194,7 @@ class _WayIn:
 
 
 def _codec(options: ClientOptions, features: Features) -> Literal["snappy", "deflate"] | None:
-    """What both sides want."""
+    """The compression that the options ask for and nsqd offers."""
     if options.snappy and features.snappy:
         return "snappy"
     return "deflate" if options.deflate and features.deflate else None

@@ -1,4 +1,4 @@
-"""The places of `parking.py` on trio: imported only where trio runs."""
+"""`parking.py` on trio. Imported only when trio runs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["TrioParking", "is_here"]
 
 
 def is_here() -> bool:
-    """Whether this is a task of trio's."""
+    """Whether the caller runs in trio."""
     return lowlevel.in_trio_task()
 
 
 @attrs.define(eq=False)
 class TrioPlace:
-    """Rescheduled exactly once: trio breaks down on a second time, or on one after a cancellation."""
+    """A sleeping task, rescheduled once. Twice, or after a cancellation, would be an internal error of trio."""
 
     _task: lowlevel.Task | None = None
     _is_left: bool = False
 
-    # The iterators of trio's own coroutines are handed on: one frame less in each switch.
+    # Returns the iterator of trio's coroutine itself: one frame less in each task switch.
 
     def __await__(self) -> Generator[Any, Any, None]:
         if self._is_left:
@@ -42,7 +42,7 @@ class TrioPlace:
 
 
 class TrioParking:
-    """A place is a task that trio was told to leave alone."""
+    """A place is a task in `wait_task_rescheduled`."""
 
     def __init__(self) -> None:
         self.now: Callable[[], float] = lowlevel.current_clock().current_time

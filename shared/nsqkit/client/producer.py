@@ -1,13 +1,12 @@
-"""Producers: messages to any of a few nsqds, each publish answered before it returns.
+"""Producers: each publish goes to one of several nsqds, and returns when it is acknowledged.
 
-How it works. A publish becomes a request in one queue. Each connected nsqd has a window of requests that it
-was sent and has not answered; `_dispatch` gives the first request of the queue to the connection with the
-fewest, for as long as one has room. Requests of many tasks that were queued before the sender got its turn
-leave in one send. Answers come in order, one for each.
+How it works. A publish becomes a request in one queue. Each connected nsqd has a window of unanswered requests;
+`_dispatch` gives the first request in the queue to the connection with the fewest, as long as one has room. Requests of
+many tasks that are queued before the sender runs leave in one send. Answers come in order, one for each request.
 
-When a connection ends, what it had not answered is parted in two: what was certainly not accepted goes back to
-the front of the queue, and what nobody can know about does so, too, unless `at_least_once` is off. One task
-watches the time-outs: all publishes have the same, so the oldest is always the next one due.
+When a connection ends, its unanswered requests are of two kinds: those that were certainly not accepted go back to the
+front of the queue; so do those that may have been accepted, unless `at_least_once` is off. One task watches the
+time-outs: all publishes have the same one, so the oldest is always the next to expire.
 """
 
 from __future__ import annotations
@@ -50,81 +49,92 @@ __all__ = ["Producer", "ProducerStats"]
 _log = logging.getLogger("nsq.client.producer")
 
 LIVED_S: Final = 1.0
-"""A connection that lived so long, or answered something, was a good one: the next try comes soon."""
+"""A connection that lasted so long, or answered a publish, counts as one that worked."""
 MOST_LOSSES: Final = 5
-"""A publish at which so many connections broke, one after the other, is more likely their cause than their victim."""
+"""A publish that was the oldest unanswered one when so many connections broke has probably caused that: it fails."""
 _NO_ROOM = (PublishFailed, MultiPublishFailed, DeferredPublishFailed)
-"""What one nsqd could not take (its disk is full, say), another one may."""
+"""Errors of one nsqd, a full disk for example, after which another one may accept the message."""
 
 
 @attrs.frozen
 class ProducerStats:
-    """What a producer has done since it started."""
+    """Counters of a producer since its start, and its current state."""
 
     published: int
-    """Answered with OK; a batch counts as one."""
+    """Acknowledged publishes; a batch counts as one."""
     failed: int
     resent: int
-    """Sent to another connection after the first one was lost or refused."""
+    """Publishes that were sent again after a connection was lost or an nsqd refused them."""
     connects: int
     queued: int
     in_air: int
-    """Sent and not answered."""
+    """Publishes that were sent and not answered yet."""
     connected: tuple[str, ...]
-    """The nsqds that can be published to now."""
+    """Addresses of the nsqds that are connected."""
 
 
 @attrs.define(eq=False)
 class _Publish(Request):
-    """One publish, from its call to its end."""
+    """One publish."""
 
     data: bytes
     deadline: float
     error: NSQError | None = None
     in_air: bool = False
     uncertain: bool = False
-    """Whether it was in the air when a connection broke."""
+    """Whether it was unanswered when a connection broke."""
     refused_by: tuple[Address, ...] = ()
     refusal: NSQError | None = None
-    """What the last of them said."""
+    """The error of the last of them."""
     losses: int = 0
-    """Connections that broke while this was the first that they had not answered."""
+    """Connections that broke while this was their oldest unanswered request."""
 
 
 @attrs.define(eq=False)
 class _Waiter:
-    """One who waits for room in the queue."""
+    """A publisher that waits for room in the queue."""
 
     woken: anyio.Event = attrs.field(factory=anyio.Event)
 
 
 class Producer:
-    """Publishes to one of the given nsqds, or of all nsqds that the registries know.
+    """Publishes messages, each to one of the given nsqds or of those that the registries list.
 
         async with Producer(nsqd_tcp_addresses=["127.0.0.1:4150"]) as producer:
             await producer.publish("orders", b"one")
             await producer.publish_multi("orders", [b"two", b"three"])
             await producer.publish_deferred("orders", b"four", delay=60)
 
-    **Each publish returns only after nsqd's OK**, so what returned is as safe as nsqd keeps it. Any number of
-    tasks may publish at the same time on one producer; that is also how to be fast. While there is too much in
-    the air (`max_publishes_in_air`, `max_bytes_in_air`), a publish waits. It fails after `publish_timeout`.
+    **Each publish returns only after nsqd's OK**. Any number of tasks may publish on one producer at the same time,
+    which is also the way to a high throughput. While too many publishes are unanswered (`max_publishes_in_air`,
+    `max_bytes_in_air`), further ones wait. A publish fails after `publish_timeout`.
 
-    **Fail-over.** Publishes that were certainly not accepted go to another nsqd by themselves, or wait for
-    one. One that was sent and not answered when its connection broke may have been accepted: it is sent again,
-    too, so that **a message may be published twice, but none that returned is lost**. With
-    `at_least_once=False` it raises `UncertainPublish` instead, and you decide.
+    **Fail-over.** A publish that was certainly not accepted goes to another nsqd, or waits for one. A publish that was
+    sent and not answered when its connection broke may have been accepted. It is sent again as well, so **a message may
+    be published twice, but none whose publish returned is lost**. With `at_least_once=False` such a publish raises
+    `UncertainPublish` instead, and the caller decides.
 
-    Raised by the three: `ValueError` for a bad topic name or an empty body; `BadTopic`, `BadMessage` (too
-    big), `Unauthorized` and the other `ServerError`s as nsqd says them; `NotConnected` when no nsqd took it in
-    time; `UncertainPublish` when one may have. A publish that is cancelled is not sent if it is still waiting;
-    otherwise it may be accepted.
+    nsqd closes a connection after most errors, so a refused publish delays others of the same producer for a moment.
 
-    nsqd closes a connection on which it refused something, so one bad publish disturbs the others of its
-    producer for a moment.
+    Parameters:
 
-    `options` are `ClientOptions`; any of them can be given by name as well. `connect` opens the streams
-    (default: TCP).
+    - `nsqd_tcp_addresses`: nsqds to publish to, `host:port`.
+    - `lookupd_http_addresses`: registries to ask for nsqds, `host:port` or a URL. Either list, or both.
+    - `options`: the settings; each of them can be given by its name as well, as in `publish_timeout=5`.
+    - `connect`: opens the streams; TCP by default.
+    - `discovery`: used instead of one that is made of `lookupd_http_addresses`.
+    - `random`: the source of jitter, for tests.
+
+    Raises `ValueError` for a bad address or value, `TypeError` for an option that does not exist.
+
+    The three methods that publish raise
+
+    - `ValueError` for a bad topic name or an empty body,
+    - `ServerError`s as nsqd answers, among them `BadMessage` (too big), `Unauthorized`, `PublishFailed`,
+    - `NotConnected` when no nsqd accepted the publish in time,
+    - `UncertainPublish` when one may have accepted it.
+
+    A publish that is cancelled while it waits is not sent; once sent, it may be accepted.
     """
 
     def __init__(
@@ -142,14 +152,14 @@ class Producer:
         self._fixed = [Address.parse(text) for text in nsqd_tcp_addresses]
         self._discovery = discovery or discovery_for(lookupd_http_addresses, self.options)
         if not self._fixed and self._discovery is None:
-            raise ValueError("neither an nsqd_tcp_address nor a lookupd_http_address")
+            raise ValueError("no nsqd_tcp_addresses and no lookupd_http_addresses")
         self._connect = connect
         self._random = random or _random.Random()
         self._queue: deque[_Publish] = deque()
         self._queued_bytes = 0
-        self._waiting: deque[_Waiter] = deque()  # those who wait for room in the queue
+        self._waiting: deque[_Waiter] = deque()
         self._open: dict[_Publish, Awaitable[None]] = {}
-        """All that are not done, the oldest first, and the place (of `_parking`) where each one's publisher waits."""
+        """Unfinished publishes, the oldest first, and the place (of `_parking`) where each publisher waits."""
         self._links: dict[Address, _Link] = {}
         self._ready: list[_Link] = []
         self._reachable: set[Address] = set()
@@ -163,7 +173,7 @@ class Producer:
 
     async def __aenter__(self) -> Producer:
         if self._context is not None:
-            raise RuntimeError("a Producer runs once; make another one")
+            raise RuntimeError("a Producer runs only once")
         self._context = self._running()
         return await self._context.__aenter__()
 
@@ -174,19 +184,19 @@ class Producer:
         return await self._context.__aexit__(kind, error, trace)
 
     async def publish(self, topic: str, body: bytes) -> None:
-        """Publish one message; the errors are listed above."""
+        """Publish one message. Raises the errors listed above."""
         await self._publish("PUB", encode.pub(_checked(topic), body))
 
     async def publish_multi(self, topic: str, bodies: Sequence[bytes]) -> None:
-        """Publish a batch as one command: all of it or nothing, on one nsqd. Many times as fast as one by one."""
+        """Publish a batch with one command, all of it or nothing, to one nsqd. Much faster than single publishes."""
         await self._publish("MPUB", encode.mpub(_checked(topic), bodies))
 
     async def publish_deferred(self, topic: str, body: bytes, delay: float) -> None:
-        """Publish a message that is delivered after so many seconds, not before. `ValueError` if negative."""
+        """Publish a message that is delivered after `delay` seconds at the earliest. `ValueError`: it is negative."""
         await self._publish("DPUB", encode.dpub(_checked(topic), math.ceil(delay * 1000), body))
 
     def stats(self) -> ProducerStats:
-        """A snapshot of counters and connections."""
+        """Counters since the start, and the current connections."""
         return ProducerStats(
             published=self._published,
             failed=self._failed,
@@ -197,7 +207,7 @@ class Producer:
             connected=tuple(str(link.nsqd) for link in self._ready),
         )
 
-    # Inside: one publish.
+    # One publish.
 
     async def _publish(self, command: str, data: bytes) -> None:
         if self._context is None or self._closed:
@@ -229,7 +239,7 @@ class Producer:
         )
 
     async def _wait_for_room(self, size: int, deadline: float) -> None:
-        """Back-pressure: first come, first served."""
+        """Back-pressure: publishers wait for room in the order of their calls. `NotConnected` when the time is over."""
         waiter = _Waiter()
         self._waiting.append(waiter)
         try:
@@ -249,7 +259,7 @@ class Producer:
             self._waiting[0].woken.set()
 
     def _dispatch(self) -> None:
-        """Give what is queued to those who have room, in order."""
+        """Give queued requests, in order, to connections that have room."""
         while self._queue:
             request = self._queue[0]
             link = None
@@ -267,11 +277,11 @@ class Producer:
             self._wake_next()
 
     def _is_hopeless(self, request: _Publish) -> bool:
-        """Whether all who are there have refused it: it must not hold up those behind it."""
+        """Whether all connected nsqds have refused it, so that it must not block the queue."""
         return bool(self._ready) and all(link.nsqd in request.refused_by for link in self._ready)
 
     def _choose(self, request: _Publish) -> _Link | None:
-        """The connection with the fewest requests in the air that has room for this one."""
+        """The connection with the fewest unanswered requests that has room for this one."""
         if len(self._ready) == 1:
             only = self._ready[0]
             return only if only.can_take(request) else None
@@ -279,24 +289,24 @@ class Producer:
         for link in self._ready:
             if (best is None or link.in_air < best.in_air) and link.can_take(request):
                 best = link
-        if best is not None:  # take turns among equals
+        if best is not None:  # equals take turns
             self._ready.remove(best)
             self._ready.append(best)
         return best
 
     def _answered(self, requests: list[_Publish]) -> None:
-        """A publisher is told if it still waits."""
+        """Complete requests that were answered; their publishers may have been cancelled."""
         pop, leave = self._open.pop, self._parking.leave
         for request in requests:
             if request.answer != OK:
-                self._fail(request, UncertainPublish(f"a strange answer: {request.answer[:100]!r}"))
+                self._fail(request, UncertainPublish(f"unexpected answer: {request.answer[:100]!r}"))
             elif (place := pop(request, None)) is not None:
                 self._published += 1
                 leave(place)
         self._note_all_done()
 
     def _fail(self, request: _Publish, error: NSQError | None) -> None:
-        """It failed; nothing happens if its publisher gave it up."""
+        """Complete a request with an error, unless its publisher was cancelled."""
         place = self._open.pop(request, None)
         if place is not None:
             self._failed += 1
@@ -310,7 +320,7 @@ class Producer:
             self._all_done.set()
 
     def _refused(self, request: _Publish, error: NSQError, nsqd: Address) -> None:
-        """One nsqd said no. If it had no room, another one may have."""
+        """An nsqd refused a request. If it has no room, another one may have."""
         request.refused_by = (*request.refused_by, nsqd)
         request.refusal = error
         request.in_air = False
@@ -320,7 +330,7 @@ class Producer:
             self._fail(request, error)
 
     def _send_again(self, requests: Sequence[_Publish]) -> None:
-        """To the front of the queue, in their order; room in it or not."""
+        """Put requests at the front of the queue, in their order, whatever its limits."""
         requests = [request for request in requests if request in self._open]
         self._resent += len(requests)
         self._queue.extendleft(reversed(requests))
@@ -328,13 +338,13 @@ class Producer:
         self._dispatch()
 
     def _abandon(self, request: _Publish) -> None:
-        """Its publisher was cancelled: it is not sent any more if it waits in the queue."""
+        """The publisher was cancelled: the request is not sent if it is still in the queue."""
         self._open.pop(request, None)
         self._note_all_done()
         self._dispatch()
 
     def _expire(self, request: _Publish, why: str) -> None:
-        """Nobody answers for it any more."""
+        """Fail a request because its time is over or the producer closes."""
         if request.in_air or request.uncertain:
             error: NSQError = UncertainPublish(f"{request.command}: {why}; it may have been accepted")
         else:
@@ -342,7 +352,7 @@ class Producer:
         self._fail(request, error)
         self._dispatch()
 
-    # Inside: the life of the whole.
+    # Life cycle.
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[Producer]:
@@ -357,7 +367,7 @@ class Producer:
             group.start_soon(self._keep_time)
             try:
                 yield self
-            except Exception as error:  # carried past the task group, which would wrap it
+            except Exception as error:  # raised below: the task group would wrap it in an ExceptionGroup
                 trouble = error
             else:
                 await self._wait_for_answers()
@@ -371,13 +381,13 @@ class Producer:
             raise trouble
 
     async def _wait_for_answers(self) -> None:
-        """Of other tasks that still publish; each has its time-out."""
+        """Wait for the publishes of other tasks; each has its time-out."""
         while self._open:
             self._all_done = anyio.Event()
             await self._all_done.wait()
 
     async def _keep_time(self) -> None:
-        """Every publish has the same time-out: the oldest is the first to be due."""
+        """Fail publishes whose time is over. All have the same time-out, so the oldest is the first to expire."""
         timeout = self.options.publish_timeout
         while True:
             now = anyio.current_time()
@@ -413,7 +423,7 @@ class _Link:
         self._answered = False
 
     def can_take(self, request: _Publish) -> bool:
-        """Whether its window has room, and it has not refused this one before."""
+        """Whether the window has room for this request, and the nsqd has not refused it before."""
         options = self._producer.options
         return self.nsqd not in request.refused_by and (
             self.in_air == 0
@@ -441,8 +451,8 @@ class _Link:
                 make_message=Message,
                 random=producer._random,
                 serve=self._serve,
-                goes_on=lambda: self._fixed or self.nsqd in producer._reachable,
-                on_failure=self._note,
+                keep_going=lambda: self._fixed or self.nsqd in producer._reachable,
+                on_failure=self._on_failure,
             )
         finally:
             producer._links.pop(self.nsqd, None)
@@ -457,7 +467,7 @@ class _Link:
         try:
             await connection.run(self._on_events, in_halves=True)
         except NSQError as error:
-            self._note(error)
+            self._on_failure(error)
             _log.warning("%s", producer._last_trouble)
         finally:
             producer._ready.remove(self)
@@ -468,7 +478,7 @@ class _Link:
                 producer._discovery.poll_soon()
         return self._answered or anyio.current_time() - connected_at >= LIVED_S
 
-    def _note(self, error: NSQError) -> None:
+    def _on_failure(self, error: NSQError) -> None:
         text = str(error)
         self._producer._last_trouble = text if isinstance(error, ConnectionFailed) else f"{self.nsqd}: {text}"
 
@@ -488,7 +498,7 @@ class _Link:
             producer._dispatch()
 
     def _recover(self, connection: Connection) -> None:
-        """Send again what was not answered, or say that nobody knows."""
+        """Send unanswered requests again, or fail those that may have been accepted if they must not be."""
         producer = self._producer
         unknown, not_executed = cast(tuple[list[_Publish], list[_Publish]], connection.protocol.unanswered())
         for request in (*unknown, *not_executed):

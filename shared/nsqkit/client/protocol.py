@@ -8,19 +8,18 @@
 
 Rules:
 
-- nsqd answers IDENTIFY, AUTH, SUB, PUB, MPUB, DPUB and CLS, in the order of the commands; FIN, REQ, TOUCH, RDY
-  and NOP have no answer. So the commands that wait for one stand in a queue, and a response belongs to the
-  first of them.
-- An error frame that leaves the connection open (FIN, REQ, TOUCH that came too late) belongs to no command in
-  the queue. Any other ends the connection and belongs to the first command in the queue if it can be its (an
-  unknown one can), else to none: nsqd works through commands in order and stops at the bad one, so **whatever
-  stood behind it was not executed**.
-- A heartbeat is answered here, unasked, so that nobody can forget it.
-- What nsqd sends is not believed: frame sizes are bounded, an answer that nobody waits for is an error.
+- nsqd answers IDENTIFY, AUTH, SUB, PUB, MPUB, DPUB and CLS, in the order of the commands; FIN, REQ, TOUCH, RDY and NOP
+  have no answer. So commands that wait for an answer are kept in a queue, and a response belongs to the first of them.
+- An error frame that leaves the connection open (a FIN, REQ or TOUCH that came too late) belongs to no command in the
+  queue. Any other ends the connection. It belongs to the first command in the queue if that command can cause it (an
+  unknown error can be of any command), else to none. nsqd executes commands in order and stops at the bad one, so
+  **later commands were not executed**.
+- Heartbeats are answered here.
+- Input is checked: frame sizes are bounded, and an answer without a request is an error.
 
-`receive` is the hot path. A consumer's chunk of 64 KiB holds hundreds of messages, and each costs one
-`unpack_from` and one slice; a producer's chunk is a run of `OK`s, which is matched as a whole. Small commands
-gather in a list and leave as one piece of bytes.
+`receive` is the hot path. A consumer's chunk of 64 KiB holds hundreds of messages, and each costs one `unpack_from` and
+one slice; a producer's chunk is a run of `OK`s, which is matched as a whole. Small commands are collected in a list and
+leave as one piece of bytes.
 """
 
 from __future__ import annotations
@@ -53,23 +52,23 @@ OK: Final = b"OK"
 
 
 class Phase(enum.Enum):
-    """Where a connection stands."""
+    """The state of a connection."""
 
     OPEN = "open"
     SUBSCRIBED = "subscribed"
     CLOSING = "closing"
     """CLS was sent."""
     CLOSE_WAIT = "close wait"
-    """and answered: no more messages will come."""
+    """CLS was answered: no more messages will come."""
     REFUSED = "refused"
-    """A fatal error frame came: nsqd stopped there. Nothing more is sent or understood."""
+    """nsqd sent a fatal error frame. Nothing more is sent or parsed."""
     BROKEN = "broken"
-    """The stream is out of step. Nothing more is sent or understood."""
+    """The peer violated the protocol. Nothing more is sent or parsed."""
 
 
 @attrs.frozen
 class Features:
-    """What nsqd said in its answer to IDENTIFY; the defaults hold when it said no more than OK. Times in seconds."""
+    """nsqd's answer to IDENTIFY, times in seconds. The defaults are for an answer of just `OK`."""
 
     version: str = ""
     max_rdy_count: int = 2500
@@ -83,7 +82,7 @@ class Features:
 
     @classmethod
     def parse(cls, payload: bytes) -> Features:
-        """Raises `ProtocolViolation` for anything but `OK` or JSON of the right shape."""
+        """From the payload of the answer, `OK` or JSON. Raises `ProtocolViolation`."""
         if payload == b"OK":
             return cls()
         try:
@@ -111,9 +110,9 @@ def _positive(value: Any) -> int:
 
 @attrs.define(eq=False)
 class Request:
-    """A command that is answered; once its response frame has come, the event that says so.
+    """A command that nsqd answers. It is the event of its own answer.
 
-    Subclasses may hold whatever the caller wants to have at hand then.
+    Subclasses may add what the caller needs when the answer comes.
     """
 
     command: str
@@ -123,7 +122,7 @@ class Request:
 
 @attrs.frozen
 class Error:
-    """An error frame. `request`: the command that failed; None when it is none of those that are answered."""
+    """An error frame. `request`: the command that failed; None for a command that has no answer."""
 
     error: ServerError
     request: Request | None = None
@@ -131,11 +130,11 @@ class Error:
 
 @attrs.frozen
 class Heartbeat:
-    """nsqd asked whether we are there; the answer is in `data_to_send` already."""
+    """A heartbeat of nsqd. Its answer is queued already."""
 
 
 Event = Request | Error | Heartbeat | Any
-"""The last: what `make_message` made."""
+"""The last is what `make_message` returned."""
 
 _HEARTBEAT = Heartbeat()
 _OVER = (Phase.REFUSED, Phase.BROKEN)
@@ -158,7 +157,7 @@ _PUBLISH_ERRORS: Final = frozenset(
 
 
 class ClientProtocol:
-    """One connection. `make_message(timestamp_ns, attempts, id, body)` makes what the events have for a message."""
+    """One connection. `make_message(timestamp_ns, attempts, id, body)` makes the event for a message."""
 
     def __init__(
         self,
@@ -168,20 +167,20 @@ class ClientProtocol:
     ) -> None:
         self.phase = Phase.OPEN
         self.pending: deque[Request] = deque()
-        """Commands without their answers, in order."""
+        """Unanswered commands, in order."""
         self.taken = 0
-        """How many of them, from the first on, were given out by `data_to_send`: nsqd may have got those."""
+        """How many of them, from the first on, `data_to_send` has returned: nsqd may have received those."""
         self._make_message = make_message
         self._max_frame = max_frame
         self._out: list[bytes] = [wire.MAGIC_V2]
-        self._pieces: list[bytes] = []  # the beginning of a frame that is not whole yet
+        self._pieces: list[bytes] = []  # the beginning of an incomplete frame
         self._have = 0
         self._need = 0
 
-    # Commands that are answered.
+    # Commands with an answer.
 
     def identify(self, fields: dict[str, Any]) -> None:
-        """Queue IDENTIFY. Nothing else may be sent before its answer."""
+        """Queue IDENTIFY, the first command. Nothing may be sent before its answer."""
         self.ask(Request("IDENTIFY"), encode.identify(fields))
 
     def auth(self, secret: str) -> None:
@@ -189,35 +188,35 @@ class ClientProtocol:
         self.ask(Request("AUTH"), encode.auth(secret))
 
     def sub(self, topic: str, channel: str) -> None:
-        """Queue SUB; RDY may follow at once."""
+        """Queue SUB. RDY may follow before its answer."""
         self.ask(Request("SUB"), encode.sub(topic, channel))
         self.phase = Phase.SUBSCRIBED
 
     def ask(self, request: Request, data: bytes) -> None:
-        """Queue a whole command that is answered: a PUB, MPUB or DPUB. `request` is the event of its answer."""
+        """Queue a PUB, MPUB or DPUB, encoded in `data`. `request` will be the event of its answer."""
         self.pending.append(request)
         self._out.append(data)
 
     def expect(self, what: str) -> None:
-        """nsqd will answer what no command has asked for: it says OK at the end of each upgrade."""
+        """Expect an answer without a command: the OK at the end of an upgrade."""
         self.ask(Request(what), b"")
 
     def cls(self) -> None:
-        """Queue CLS, once, on a subscribed connection; elsewhere nothing happens."""
+        """Queue CLS if the connection is subscribed and no CLS was queued before."""
         if self.phase is Phase.SUBSCRIBED:
             self.ask(Request("CLS"), encode.CLS)
             self.phase = Phase.CLOSING
 
-    # Commands that are not.
+    # Commands without an answer.
 
     def send(self, command: bytes) -> None:
-        """Queue a command that has no answer: RDY, FIN, REQ, TOUCH, NOP."""
+        """Queue an encoded RDY, FIN, REQ, TOUCH or NOP."""
         self._out.append(command)
 
     # Bytes.
 
     def data_to_send(self) -> bytes:
-        """Everything queued since the last call, as one piece. Empty: nothing, or the connection has failed."""
+        """Everything that was queued since the last call; empty also after a failure."""
         out = self._out
         if not out or self.phase in _OVER:
             return b""
@@ -228,11 +227,11 @@ class ClientProtocol:
 
     @property
     def has_output(self) -> bool:
-        """Whether `data_to_send` has something."""
+        """Whether `data_to_send` would return anything."""
         return bool(self._out) and self.phase not in _OVER
 
     def receive(self, data: bytes) -> list[Event]:
-        """The events in what was received. Raises `ProtocolViolation` when the stream is out of step."""
+        """Parse received bytes; the events in them, in order. Raises `ProtocolViolation`."""
         if self.phase in _OVER:
             return []
         if self._pieces:
@@ -249,18 +248,18 @@ class ClientProtocol:
         return events
 
     def unanswered(self) -> tuple[list[Request], list[Request]]:
-        """Once it is over: the commands whose fate is unknown, and those that were certainly not executed.
+        """After the end of the connection: commands that may have been executed, and those that certainly were not.
 
-        After a fatal error frame nothing is unknown.
+        After a fatal error frame all are certain.
         """
         waiting = list(self.pending)
         unknown = 0 if self.phase is Phase.REFUSED else self.taken
         return waiting[:unknown], waiting[unknown:]
 
-    # Inside.
+    # Parsing.
 
     def _parse(self, data: bytes, events: list[Event]) -> int:
-        """Append the events of all whole frames; return where the first that is not whole begins."""
+        """Append the events of all complete frames to `events`; the position of the first incomplete one."""
         at, end, longest = 0, len(data), self._max_frame
         head, prefix, make, add = _HEAD.unpack_from, _PREFIX.unpack_from, self._make_message, events.append
         while end - at >= 8:
@@ -284,7 +283,7 @@ class ClientProtocol:
         return at
 
     def _keep(self, rest: bytes) -> None:
-        """The beginning of a frame; pieces are joined once it can be whole, so that a large one costs no more."""
+        """Keep the beginning of a frame. Pieces are joined when it can be complete: a large frame is copied once."""
         self._pieces.append(rest)
         self._have = len(rest)
         self._need = 8
@@ -294,10 +293,10 @@ class ClientProtocol:
                 self._need = 4 + size
 
     def _accepted(self, count: int, events: list[Event]) -> None:
-        """So many of the commands that wait were answered with OK."""
+        """The first `count` unanswered commands were answered with OK."""
         pending = self.pending
         if count > len(pending):
-            raise self._out_of_step(f"an answer to nothing: {OK!r}")
+            raise self._out_of_step(f"an answer without a request: {OK!r}")
         for _ in range(count):
             request = pending.popleft()
             request.answer = OK
@@ -316,11 +315,11 @@ class ClientProtocol:
             self._out.append(encode.NOP)
             return _HEARTBEAT
         if not self.pending:
-            raise self._out_of_step(f"an answer to nothing: {payload[:100]!r}")
+            raise self._out_of_step(f"an answer without a request: {payload[:100]!r}")
         request = self._pop()
         if request.command == "CLS":
             if payload != b"CLOSE_WAIT":
-                raise self._out_of_step(f"a strange answer to CLS: {payload[:100]!r}")
+                raise self._out_of_step(f"unexpected answer to CLS: {payload[:100]!r}")
             self.phase = Phase.CLOSE_WAIT
         request.answer = payload
         return request
@@ -346,7 +345,7 @@ class ClientProtocol:
 
 
 def _can_answer(code: str, command: str) -> bool:
-    """A code that is not known can be any command's."""
+    """Whether an error can be the answer to a command. An unknown code can be that of any."""
     return code not in wire.FATAL or code in _ANSWERED_BY.get(command, _PUBLISH_ERRORS)
 
 

@@ -1,4 +1,4 @@
-"""What consumers and producers share: staying connected to one nsqd, and finding them all."""
+"""Shared by consumers and producers: reconnecting to an nsqd, and discovery as the options say."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ async def stay_connected(
     make_message: MakeMessage,
     random: _random.Random,
     serve: Callable[[Connection], Awaitable[bool]],
-    goes_on: Callable[[], bool],
+    keep_going: Callable[[], bool],
     on_failure: Callable[[NSQError], None],
 ) -> None:
-    """Connect and `serve`, for as long as it `goes_on`.
+    """Connect and `serve` again and again, while `keep_going` returns true.
 
-    `serve` returns at the connection's end, and says whether the connection had worked: only then does the
-    wait before the next try begin anew at `reconnect_delay`. A first failure is logged as a warning, those
-    right after it as debug.
+    `serve` returns at the end of the connection, and whether the connection worked: if so, the delay before the next
+    attempt starts at `reconnect_delay` again. `on_failure` is called for each attempt that fails. The first failure in
+    a row is logged as a warning, the others at debug level.
     """
     failures = 0
-    while goes_on():
+    while keep_going():
         worked = False
         try:
             connection = await open_connection(
@@ -50,12 +50,12 @@ async def stay_connected(
         else:
             worked = await serve(connection)
         failures = 1 if worked else failures + 1
-        if goes_on():
+        if keep_going():
             await anyio.sleep(options.reconnect_delay_after(failures, random.random()))
 
 
 def discovery_for(addresses: Sequence[str], options: ClientOptions) -> Discovery | None:
-    """The registries at these addresses, asked as the options say; None for no address."""
+    """A discovery that asks these registries as the options say; None without addresses."""
     if not addresses:
         return None
     return Discovery(

@@ -1,4 +1,4 @@
-"""What a consumer has done, in numbers."""
+"""The figures of a consumer."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ __all__ = ["ConnectionStats", "ConsumerStats", "Counters"]
 
 @attrs.frozen
 class ConnectionStats:
-    """One connection of a consumer, as it is now."""
+    """One connection of a consumer."""
 
     address: str
     rdy: int
     in_flight: int
     messages: int
-    """Received since it connected."""
+    """Received on this connection."""
     version: str
-    """Of the nsqd."""
+    """That of the nsqd."""
 
 
 @attrs.frozen
 class ConsumerStats:
-    """What a consumer has done since it started."""
+    """Counters of a consumer since its start, and its current state."""
 
     received: int
     finished: int
     requeued: int
     given_up: int
-    """Messages above `max_attempts`, counted each time that they come."""
+    """Deliveries of messages above `max_attempts`."""
     failed_answers: int
-    """FIN, REQ and TOUCH that nsqd refused because they came too late."""
+    """FINs, REQs and TOUCHs that nsqd refused because they came too late."""
     lost_answers: int
-    """Answers to messages whose connection was gone: those messages come again."""
+    """Answers to messages whose connection was lost; nsqd delivers those messages again."""
     timed_out: int
-    """Messages that nsqd took back before they were answered."""
+    """Messages that were not answered in time; nsqd delivers them again."""
     connects: int
     failed_connects: int
     queued: int
-    """Received and not handed out yet."""
+    """Received, and not yet passed to a handler."""
     in_flight: int
     backoff_level: int
     is_starved: bool
-    """Whether a larger `max_in_flight` would bring more."""
+    """Whether a larger `max_in_flight` would increase the throughput."""
     connections: tuple[ConnectionStats, ...]
 
 
 @attrs.define(eq=False)
 class Counters:
-    """What `ConsumerStats` counts, while it counts."""
+    """The counters of `ConsumerStats`, with the same names."""
 
     received: int = 0
     finished: int = 0

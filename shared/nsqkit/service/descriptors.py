@@ -1,4 +1,4 @@
-"""How many descriptors the process may have: every connection is one."""
+"""The limit on open descriptors of the process; every connection takes one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ __all__ = ["raise_descriptor_limit"]
 
 
 def raise_descriptor_limit() -> int:
-    """Allow this process as many open descriptors as its hard limit does; returns how many that are now.
+    """Raise the soft limit to the hard limit; returns the limit that now holds.
 
-    Many systems start a service with a soft limit of 1,024, for programs that use `select`; a daemon of ours does not.
+    Many systems start services with a soft limit of 1,024 for the sake of programs that use `select`; ours do not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # a hard limit of "infinity" is more than some kernels take
+        with contextlib.suppress(OSError, ValueError):  # some kernels refuse a hard limit of "infinity"
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

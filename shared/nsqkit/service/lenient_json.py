@@ -1,9 +1,8 @@
-"""JSON objects from peers, decoded as leniently, and as strictly, as NSQ's clients and daemons have come to expect.
+"""JSON objects from peers, decoded with the leniency of Go's encoding/json.
 
-Keys match whatever their case, unknown ones are ignored, the last of several counts, null means absent (also in place
-of the whole object). A string must be written as one, a boolean as one, an integer as one (no `1.0`, no `1e3`) of 64
-bits.
-Bytes that are no UTF-8 and halves of surrogate pairs become U+FFFD.
+Keys match in any case, unknown ones are ignored, the last of several counts, and null means absent (also in place of
+the object). Types must match: a string, a boolean, or an integer of 64 bits (not `1.0` or `1e3`). Bytes that are not
+UTF-8, and surrogates, become U+FFFD.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode_object(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
-    """Those of the fields that are there; `ValueError` for what is no JSON object or has a field of another type.
+    """The fields that are present. `fields` maps names in lower case to `str`, `bool` or `int`.
 
-    `fields` maps names in lower case to `str`, `bool` or `int`.
+    `ValueError` if the body is not a JSON object, or a field has another type.
     """
     try:
         decoded = json.loads(body.decode("utf-8", "replace"), parse_constant=refuse_constant)
@@ -41,7 +40,7 @@ def decode_object(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _checked(name: str, value: Any, wanted: type) -> Any:
-    if type(value) is not wanted:  # not isinstance: True is no integer
+    if type(value) is not wanted:  # not isinstance: True is not an integer
         raise ValueError(f"{name} is no {wanted.__name__}")
     if isinstance(value, str):
         return without_surrogates(value)
@@ -51,10 +50,10 @@ def _checked(name: str, value: Any, wanted: type) -> Any:
 
 
 def without_surrogates(text: str) -> str:
-    """The text with U+FFFD for each half of a pair."""
+    """The text with U+FFFD for each surrogate."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 def refuse_constant(text: str) -> NoReturn:
-    """For `json.loads` as `parse_constant`: NaN and the infinities are no JSON."""
+    """For `parse_constant` of `json.loads`: NaN and the infinities are not JSON."""
     raise ValueError(f"{text} is not JSON")

@@ -1,10 +1,9 @@
-"""Listening sockets: from the text of an option to a listener, and from a listener to the text that shows it.
+"""Listening sockets: from an address in an option to listeners, and from a listener to its address.
 
-An address is `host:port` or `[::1]:port`, and the path of a unix socket where it is neither: what Go's
-`net.SplitHostPort` takes is never a path, so that a mistyped port is an error and no socket file. No host, and
-the addresses `0.0.0.0` and `::`, stand for every interface, in IPv4 and IPv6. A port is a number or a service's
-name; 0, or none, lets the system choose. A unix socket left behind by a killed daemon is removed when nobody
-listens on it; anything else that stands at the path stays, and binding fails.
+An address is `host:port`, `[::1]:port`, or the path of a unix socket. Everything that Go's `net.SplitHostPort` accepts
+is not a path, so that a mistyped port is an error instead of a socket file. An empty host, `0.0.0.0` and `::` mean all
+interfaces, IPv4 and IPv6. A port is a number or the name of a service; with 0 or none the system chooses. The unix
+socket of a killed daemon is removed if no process listens on it; any other file at the path stays, and binding fails.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ __all__ = [
 _BACKLOG = 1024
 _ACCEPT_PAUSE_SECONDS = 0.1
 
-# Out of something, or a client gone before it was accepted: the listener itself is well.
+# A shortage, or the client was gone before it was accepted: the listener works.
 _PASSING = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EINTR, errno.EPROTO]
 )
@@ -48,7 +47,7 @@ _StreamT = TypeVar("_StreamT", bound=trio.abc.AsyncResource)
 
 @frozen
 class BoundAddress:
-    """Where a listener really listens."""
+    """The address that a listener is bound to."""
 
     text: str
     """`127.0.0.1:4150`, `[::]:4150`, or the path of a unix socket."""
@@ -57,11 +56,10 @@ class BoundAddress:
 
 
 async def open_listeners(address: str) -> list[trio.SocketListener]:
-    """Bind and listen; one listener for each address the name stands for, every interface being one for IPv4 and
-    IPv6 alike.
+    """Bind and listen: one listener for each address of the host, and one for all interfaces, IPv4 and IPv6.
 
-    Raises OSError when the host or the port is unknown or an address is taken. Connections wait in the backlog
-    from now on.
+    From now on connections wait in the backlog. Raises OSError when the host or the port is unknown, or an address is
+    in use.
     """
     match = _HOST_PORT.fullmatch(address)
     if match is None:
@@ -90,11 +88,11 @@ async def _listen_tcp(host: str, port: int) -> list[trio.SocketListener]:
     try:
         for family, sockaddr in addresses:
             if listeners and port == 0:
-                # One number for all addresses of a name: it is what the daemon tells the others.
+                # One port for all addresses of a name: a daemon announces only one.
                 sockaddr = (sockaddr[0], bound_address(listeners[0]).port, *sockaddr[2:])
             try:
                 listeners.append(_listen(family, sockaddr))
-            except OSError as error:  # `localhost` has an IPv6 address also where the machine has none
+            except OSError as error:  # `localhost` has an IPv6 address even if the machine has none
                 if error.errno not in _NOT_HERE:
                     raise
                 not_here = error
@@ -108,18 +106,18 @@ async def _listen_tcp(host: str, port: int) -> list[trio.SocketListener]:
 
 
 async def _resolve(host: str, port: int) -> list[tuple[int, tuple[str | int | bytes, ...]]]:
-    """Families and socket addresses, each once."""
+    """Families and socket addresses, without duplicates."""
     try:
         infos = await trio.socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except ValueError as error:  # it cannot be encoded
+    except ValueError as error:  # the host name cannot be encoded
         raise OSError(errno.EINVAL, f"invalid host {host!r}") from error
     return list(dict.fromkeys((info[0], info[4]) for info in infos))
 
 
 def _listen_everywhere(port: int) -> trio.SocketListener:
-    """One socket for both families, or for IPv4 where the machine has no IPv6."""
+    """One socket for both families, or for IPv4 if the machine has no IPv6."""
     try:
         return _listen(socket.AF_INET6, ("::", port))
     except OSError as exc:
@@ -151,7 +149,7 @@ def _listen_unix(path: str) -> trio.SocketListener:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a unix socket that nobody listens on."""
+    """Remove a unix socket that no process listens on."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return
@@ -164,11 +162,11 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
         except OSError:
-            return  # someone listens with a full backlog, or we may not know: binding will tell
+            return  # a full backlog, or no permission: binding will fail with the reason
 
 
 def bound_address(listener: trio.SocketListener) -> BoundAddress:
-    """The really bound address of a listener."""
+    """The address of a listener, with the port that the system chose."""
     if listener.socket.family == socket.AF_UNIX:
         return BoundAddress(str(listener.socket.getsockname()), -1)
     name = listener.socket.getsockname()
@@ -176,7 +174,7 @@ def bound_address(listener: trio.SocketListener) -> BoundAddress:
 
 
 def remote_address(stream: trio.abc.Stream) -> str:
-    """The client of an accepted stream, as `ip:port`; `@` on a unix socket, and where there is no telling."""
+    """The client of an accepted stream as `ip:port`; `@` for a unix socket or if it is unknown."""
     if isinstance(stream, trio.SSLStream):
         stream = stream.transport_stream
     if not isinstance(stream, trio.SocketStream) or stream.socket.family == socket.AF_UNIX:
@@ -184,7 +182,7 @@ def remote_address(stream: trio.abc.Stream) -> str:
     try:
         return _host_port(stream.socket.getpeername())
     except OSError:
-        return "@"  # it has gone already
+        return "@"  # the client has disconnected
 
 
 def _host_port(name: tuple[str, int]) -> str:
@@ -197,8 +195,8 @@ def _host_port(name: tuple[str, int]) -> str:
 def with_tls(
     listeners: Iterable[trio.SocketListener], context: ssl.SSLContext
 ) -> list[trio.SSLListener[trio.SocketStream]]:
-    """The same listeners, for streams of TLS; whoever accepts has to see to an end of the handshake."""
-    # What HTTPS clients do: they close without the farewell of TLS.
+    """The same listeners with TLS. The caller must bound the time of the handshakes."""
+    # https_compatible: HTTPS clients close without close_notify.
     return [trio.SSLListener(listener, context, https_compatible=True) for listener in listeners]
 
 
@@ -219,9 +217,9 @@ async def close_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> None:
 
 
 async def accept_forever(listener: trio.abc.Listener[_StreamT], take: Callable[[_StreamT], None]) -> None:
-    """Hand every accepted stream to `take`, which must not raise; never ends unless cancelled or closed.
+    """Call `take`, which must not raise, with every accepted stream, until cancelled or the listener is closed.
 
-    A lack of descriptors or buffers is waited out: the clients wait in the backlog meanwhile.
+    While there is a shortage of descriptors or buffers, clients wait in the backlog.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""How much memory this process takes, as Linux counts it."""
+"""The memory of this process, from /proc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_and_data() -> tuple[int, int]:
-    """Bytes in memory, and bytes of data and stack that are reserved; zeros where there is no /proc."""
+    """Resident bytes, and reserved bytes of data and stack; zeros without /proc."""
     try:
         with open("/proc/self/statm", "rb") as statm:
             pages = statm.read().split()

@@ -1,6 +1,6 @@
-"""A daemon's process, from its options to its exit code.
+"""The process of a daemon, from its options to its exit code.
 
-0 after an orderly stop; 1, with one line on stderr, when it cannot start or go on.
+The exit code is 0 after an orderly stop, and 1, with a line on stderr, when the daemon cannot start or must end.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run_daemon(
     make: Callable[[OptionsT], _Daemon],
     start_error: type[Exception],
 ) -> None:
-    """Check the options, and run what is made of them to its end; errors end the process, see `fatal_errors`."""
+    """Check the options, make the daemon and run it to its end. For errors see `fatal_errors`."""
     with fatal_errors(name, options.log_format, start_error):
         validate(options)
         configure(options.log_level, options.log_prefix, log_format=options.log_format)
@@ -51,7 +51,7 @@ def run_daemon(
 
 @contextlib.contextmanager
 def fatal_errors(name: str, log_format: str, *cannot_start: type[Exception]) -> Iterator[None]:
-    """End the process with 1 and a line on `OptionError` and these errors, and (it could not go on) on OSError."""
+    """Exit with 1 and a line on stderr after `OptionError`, one of these errors, or an OSError while running."""
     start_errors: tuple[type[Exception], ...] = (OptionError, *cannot_start)
     try:
         yield

@@ -1,24 +1,24 @@
-"""TLS contexts out of the options' files, and what a finished handshake tells.
+"""TLS contexts of servers, and the properties of a connection after its handshake.
 
     context = server_context("cert.pem", "key.pem", client_auth_policy="require-verify", root_ca_file="ca.pem")
     listener = trio.SSLListener(plain_listener, context, https_compatible=True)
 
 Rules:
 
-- What cannot be loaded is told with the name of its file (`TlsConfigError`); nothing is asked at a terminal.
-- A policy that cannot be kept is an error at the start, never a daemon that asks for less.
+- A file that cannot be loaded is a `TlsConfigError` that names it; no passphrase is asked for at a terminal.
+- A policy that cannot be enforced is an error at the start, instead of a weaker policy.
 
-Client certificates. `require-verify` takes certificates that a trusted authority has signed. `require` takes any:
-the client proves that it has the key of its certificate, and nobody vouches for what the certificate says. The
-standard library cannot ask for a certificate without verifying it: OpenSSL can, with a callback that has the last
-word. So `require` sets that callback through ctypes on the context's own `SSL_CTX`, whose address is the first field
-of CPython's context object, in the very library that the module `_ssl` is linked with. As nobody has promised that
-this stays so, `server_context` then tries the finished context in memory: a client with a certificate that nobody
-has signed must come in, one without must not. A Python where that fails gives `TlsConfigError`.
+Client certificates. `require-verify` accepts certificates that a trusted authority has signed. `require` accepts any:
+the client proves that it has the key, but the content of the certificate is not verified. The standard library cannot
+require a certificate without verifying it. OpenSSL can, with a callback that decides. So `require` sets that callback
+through ctypes on the `SSL_CTX` of the context, whose address is the first field of CPython's context object, in the
+library that the module `_ssl` is linked with. As this is not documented, `server_context` then tests the context in
+memory: it must accept a client with an unsigned certificate and refuse one without. Otherwise it raises
+`TlsConfigError`.
 
-Old versions. OpenSSL 3 speaks TLS 1.0 and 1.1 at security level 0 only, so a least version below 1.2 sets that level
-for the context. Cipher suites without forward secrecy stay out all the same, but signatures of certificates by SHA-1
-and short keys are taken then. `client_context` never goes below TLS 1.2.
+Old versions. OpenSSL 3 supports TLS 1.0 and 1.1 at security level 0 only, so a minimum version below 1.2 sets that
+level for the context. Cipher suites without forward secrecy are still excluded, but SHA-1 signatures of certificates
+and short keys are accepted then. `client_context` never goes below TLS 1.2.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 REQUIRE: Final = "require"
 REQUIRE_VERIFY: Final = "require-verify"
 
-# The standard library's own choice, and the suites of TLS 1.0 and 1.1 (AES with SHA-1) behind them.
+# Those of the standard library, then the suites of TLS 1.0 and 1.1 (AES with SHA-1).
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!eNULL:!aDSS:!AESCCM"
 _OLD_VERSIONS_ALLOWED = "@SECLEVEL=0:"
 
@@ -62,15 +62,16 @@ def server_context(
     root_ca_file: str = "",
     min_version: TlsVersion = TlsVersion.TLS1_0,
 ) -> ssl.SSLContext:
-    """The context of a server with this certificate chain and key (PEM files). `TlsConfigError`.
+    """The context of a server with this certificate chain and key (PEM files). Raises `TlsConfigError`.
 
-    Policies: `require` (any client certificate), `require-verify` (one that leads to the root CA file, or to the
-    system's authorities without one); all other words ask for none. The root CA file must be good in any case.
+    `client_auth_policy`: `require` (any client certificate), `require-verify` (one signed by an authority in the root
+    CA file, or by one of the system's without a file); any other value requests none. The root CA file must be
+    readable in any case.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _set_min_version(context, min_version)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # A certificate in the root CA file is trusted by being there, even when another one has signed it.
+    # Trust every certificate in the root CA file, even one that another authority has signed.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     load_certificate(context, cert_file, key_file)
     if root_ca_file:
@@ -93,19 +94,19 @@ def _set_min_version(context: ssl.SSLContext, version: TlsVersion) -> None:
         return
     context.set_ciphers(_OLD_VERSIONS_ALLOWED + _CIPHERS)
     with warnings.catch_warnings():
-        # The operator asks for it, or has left NSQ's default.
+        # It is what the operator asks for, or NSQ's default.
         warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = ssl.TLSVersion(version)
 
 
-# --- a certificate from the client, whoever has signed it
+# --- client certificates without verification
 
 _VerifyCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_accept_chain = _VerifyCallback(lambda _store, _argument: 1)  # lives as long as any context may call it
+_accept_chain = _VerifyCallback(lambda _store, _argument: 1)  # must live as long as any context
 
 
 def _accept_any_certificate(context: ssl.SSLContext) -> None:
-    """Replace the verification of the client's chain by a yes. The proof that it has the key stays."""
+    """Accept every certificate chain of a client. It still must prove that it has the key."""
     try:
         set_callback: Callable[..., None] = _openssl().SSL_CTX_set_cert_verify_callback
     except (AttributeError, OSError, ImportError) as error:
@@ -119,13 +120,13 @@ def _accept_any_certificate(context: ssl.SSLContext) -> None:
 def _openssl() -> Any:
     import _ssl
 
-    library = ctypes.CDLL(_ssl.__file__)  # looks a name up in what the module is linked with, too
+    library = ctypes.CDLL(_ssl.__file__)  # also finds names in the libraries that the module is linked with
     library.SSL_CTX_set_cert_verify_callback.restype = None
     return library
 
 
 def _check_any_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
-    """See that the context does what the policy says; our own certificate serves as one that nobody has to trust."""
+    """Test that the context enforces the policy, with the server's own certificate as that of a client."""
     for with_certificate in (True, False):
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname = False
@@ -144,7 +145,7 @@ def _no_policy(reason: str) -> str:
 
 
 def _handshakes(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> bool:
-    """Whether the server is content with the client, in memory."""
+    """Whether a handshake in memory succeeds for the server."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = server_context.wrap_bio(to_server, to_client, server_side=True)
     client = client_context.wrap_bio(to_client, to_server)
@@ -162,14 +163,14 @@ def _handshakes(server_context: ssl.SSLContext, client_context: ssl.SSLContext) 
 
 
 def _turns(server: ssl.SSLObject, client: ssl.SSLObject) -> Iterator[ssl.SSLObject]:
-    for _ in range(4):  # TLS 1.2 takes two, TLS 1.3 one
+    for _ in range(4):  # TLS 1.2 takes two turns, TLS 1.3 one
         yield server
         yield client
 
 
-# --- what a handshake has brought
+# --- after a handshake
 
-# The names that Go has for what OpenSSL may choose here. Those of TLS 1.3 are numbers in /stats, as in NSQ.
+# Go's names of the suites that can be negotiated here. NSQ shows those of TLS 1.3 as numbers.
 _SUITES: Final = {
     "ECDHE-ECDSA-AES128-GCM-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
     "ECDHE-ECDSA-AES256-GCM-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
@@ -194,14 +195,14 @@ _VERSIONS: Final = {"TLSv1": "TLS1.0", "TLSv1.1": "TLS1.1", "TLSv1.2": "TLS1.2",
 
 
 def cipher_suite_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:
-    """The cipher suite as `/stats` has it: `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`, `Unknown 4865`; "" before one is
-    agreed on."""
+    """The cipher suite as in `/stats`: `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`, `Unknown 4865`; "" before the
+    handshake."""
     cipher = session.cipher()
     return _SUITES.get(cipher[0], cipher[0]) if cipher else ""
 
 
 def tls_version_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:
-    """`TLS1.0` to `TLS1.3`, as `/stats` has it; "" before the handshake."""
+    """The version as in `/stats`, `TLS1.0` to `TLS1.3`; "" before the handshake."""
     version = session.version()
     return _VERSIONS.get(version, version) if version else ""
 
@@ -209,12 +210,14 @@ def tls_version_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:
 def peer_common_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:
     """The common name in the client's certificate, the last one if there are several; "" without one.
 
-    With the policy `require` nobody has verified it: the client may have called itself anything.
+    With the policy `require` it is not verified: clients can use any name.
     """
     try:
-        # A dict of rows of pairs, which the types of the standard library do not say in full.
+        # A dict of tuples of pairs; the types of the standard library are less precise.
         certificate: Mapping[str, Any] = session.getpeercert() or {}
-    except ValueError:  # of a certificate that OpenSSL took and Python cannot read; SSLError is one too
+    except (
+        ValueError
+    ):  # OpenSSL accepts some certificates that Python cannot parse; SSLError is a ValueError too
         return ""
     names = [value for row in certificate.get("subject", ()) for name, value in row if name == "commonName"]
     return str(names[-1]) if names else ""

@@ -1,4 +1,4 @@
-"""Commands of the V2 protocol as a table: which there are, and in which state of a connection each is allowed."""
+"""The commands of the V2 protocol as a table, with the states of a connection in which each is allowed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _ANY = frozenset(State)
 
 @attrs.frozen
 class Command:
-    """One row of the protocol's table.
+    """One command.
 
     `states`: where it is allowed; elsewhere it is a fatal `E_INVALID cannot NAME in current state`.
-    `ignored`: where it is taken and does nothing, whatever its parameters.
+    `ignored`: where it is accepted without any effect, whatever its parameters.
     `sized_body`: whether an int32 size and a body follow the line.
     """
 
@@ -62,16 +62,14 @@ _DIGITS = re.compile(rb"[0-9]*")
 
 
 def parse_number(text: bytes) -> int:
-    """A count or a time in milliseconds, as commands carry it: decimal digits only; nothing at all is 0.
+    """A parameter of a command, a count or milliseconds: decimal digits only; an empty one is 0.
 
-    `ValueError` for anything else. A number past 64 bits comes back as it is, for the caller's range check; one of more
-    than 64 digits as some number of that size that is the same modulo 2^64.
+    `ValueError` for anything else. A number above 64 bits is returned as it is, for the caller's range check; one of
+    more than 64 digits as a number of 64 digits that equals it modulo 2^64.
     """
     if _DIGITS.fullmatch(text) is None:
         raise ValueError(f"not a number: {text!r}")
     digits = text.lstrip(b"0")
     if len(digits) <= 64:
         return int(digits or b"0")
-    return 10**64 + int(
-        digits[-64:]
-    )  # 10^64 is a multiple of 2^64; and a whole line of digits is too long for int()
+    return 10**64 + int(digits[-64:])  # 10^64 is a multiple of 2^64, and int() refuses very long texts

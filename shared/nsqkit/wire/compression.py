@@ -1,11 +1,11 @@
-"""The two compressions of the V2 protocol, without any I/O. Here: what both have in common, and deflate.
+"""The compressions of the V2 protocol, without any I/O: the interface of both, and deflate.
 
-An encoder turns what is to be sent into bytes for the stream, flushed: whoever decodes them has everything. A decoder
-takes the bytes of the stream as they come (`feed`) and gives back what they stand for a little at a time (`decode`), so
-that a few bytes which stand for gigabytes cost no more memory than the caller asks for.
+An encoder turns data into bytes for the stream and flushes: the peer can decode all of it. A decoder takes the bytes of
+the stream as they come (`feed`) and returns the data in pieces (`decode`), so that a few bytes that decode to gigabytes
+cost no more memory than the caller asks for.
 
-Deflate. One raw stream (no zlib header) in each direction that never ends, and a sync marker at each flush. Peers send
-bare markers too: input that stands for nothing. Snappy is in `nsqkit.wire.snappy`, which needs the extra `compression`.
+Deflate: one raw stream (no zlib header) in each direction, which never ends, with a sync marker at each flush. Peers
+also send markers without data. Snappy is in `nsqkit.wire.snappy`, which needs the extra `compression`.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from typing import Final, Protocol
 __all__ = ["CompressionError", "Decoder", "DeflateDecoder", "DeflateEncoder", "Encoder"]
 
 DEFLATE_INPUT: Final = 64 * 1024
-"""Bytes of a deflate stream that are decoded at a time."""
+"""Bytes of the stream that are decoded at a time."""
 
 
 class CompressionError(Exception):
-    """The stream cannot be decoded, and nothing behind this can."""
+    """The stream is damaged; the rest of it cannot be decoded either."""
 
 
 class Encoder(Protocol):
-    """One direction of a stream, out."""
+    """Compresses one direction of a connection."""
 
     def encode(self, data: bytes) -> bytes:
-        """The bytes that carry `data`, all of it."""
+        """The compressed bytes of `data`, flushed."""
 
 
 class Decoder(Protocol):
-    """One direction of a stream, in."""
+    """Decompresses one direction of a connection."""
 
     ended: bool
-    """Whether the peer has ended the stream in its own way: nothing comes behind."""
+    """Whether the stream has an end mark and it was reached: no data follows."""
 
     def feed(self, data: bytes) -> None:
-        """More bytes of the stream."""
+        """Take more bytes of the stream."""
 
     def decode(self, limit: int) -> bytes:
-        """What the bytes so far stand for, at most `limit` (a whole snappy chunk more); empty: feed more first.
+        """The next decoded bytes, up to `limit` (and a snappy chunk more). Empty: more must be fed first.
 
-        `CompressionError` when they stand for nothing.
+        Raises `CompressionError`.
         """
 
 
 class DeflateEncoder:
-    """`level`: 1 (fast) to 9 (small)."""
+    """`level`: from 1, fast, to 9, small."""
 
     def __init__(self, level: int) -> None:
         self._compressor = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -58,13 +58,13 @@ class DeflateEncoder:
 
 
 class DeflateDecoder:
-    """Holds what the last `feed` brought, until it is decoded."""
+    """Holds fed bytes until they are decoded."""
 
     def __init__(self) -> None:
         self.ended = False
         self._decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._waiting = b""  # not given to the decompressor yet
-        self._more = False  # it may hold output back
+        self._waiting = b""  # fed, and not yet given to the decompressor
+        self._more = False  # the decompressor may hold more output
 
     def feed(self, data: bytes) -> None:
         """See Decoder."""

@@ -1,11 +1,11 @@
-"""Commands of the V2 protocol as a client writes them: arguments in, bytes out.
+"""Encoding the commands of the V2 protocol, for clients: arguments in, bytes out.
 
-    line    NAME, words parted by one blank, `\\n`
-    size    int32, only where a body follows
+    line    NAME, words separated by one space, `\\n`
+    size    int32, only if a body follows
     body
 
-Nothing is checked here but what would put the stream out of step: an empty body, a name with a blank in it, a
-number that is not one. Whether a name is valid or a body too big is for the broker to say.
+Checked is only what would break the framing: an empty body, a name with a space in it, a bad number. nsqd checks
+whether a name is valid and a body not too big.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def fin(message_id: bytes) -> bytes:
 
 
 def req(message_id: bytes, delay_ms: int) -> bytes:
-    """REQ; the id has 16 bytes, the delay is 0 or more."""
+    """REQ; the id has 16 bytes, the delay is in milliseconds, 0 or more."""
     return b"REQ %b %d\n" % (message_id, _natural(delay_ms))
 
 
@@ -61,17 +61,17 @@ def touch(message_id: bytes) -> bytes:
 
 
 def pub(topic: str, body: bytes) -> bytes:
-    """PUB. `ValueError` for an empty body or a name that is no single word."""
+    """PUB. `ValueError` for an empty body, or a name that is not one word."""
     return b"PUB %b\n" % _word(topic) + _sized(body)
 
 
 def dpub(topic: str, delay_ms: int, body: bytes) -> bytes:
-    """DPUB. `ValueError` as for `pub`, and for a negative delay."""
+    """DPUB, the delay in milliseconds. `ValueError` as for `pub`, and for a negative delay."""
     return b"DPUB %b %d\n" % (_word(topic), _natural(delay_ms)) + _sized(body)
 
 
 def mpub(topic: str, bodies: Sequence[bytes]) -> bytes:
-    """MPUB. `ValueError` for no body at all, an empty one, or a name that is no single word."""
+    """MPUB. `ValueError` for an empty batch, an empty body, or a name that is not one word."""
     if not bodies:
         raise ValueError("nothing to publish: no message")
     pieces = [_SIZE.pack(len(bodies))]
@@ -92,7 +92,7 @@ def _sized(body: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def _word(name: str) -> bytes:
-    """A name that stays one word of its line; a newline in it would smuggle in a second command."""
+    """A name as one word of its line; a newline in it would inject a second command."""
     word = name.encode()
     if not word or any(byte <= 0x20 for byte in word):
         raise ValueError(f"not a name: {name!r}")

@@ -1,4 +1,4 @@
-"""Error kinds of the V2 protocol: their codes, and whether the connection survives them."""
+"""The errors of the V2 protocol: their codes, and whether they end the connection."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FATAL: Final[Mapping[str, bool]] = {
     "E_REQ_FAILED": False,
     "E_TOUCH_FAILED": False,
 }
-"""Every code; True: the error frame is sent and the connection is closed."""
+"""Code -> whether the connection is closed after the error frame."""
 
 
 class ProtocolError(Exception):
-    """What a client did wrong, or could not get: becomes an error frame.
+    """A command failed: becomes an error frame.
 
-    `code` is a key of `FATAL`; `text` is what follows it on the wire (empty: the code stands alone).
+    `code` is a key of `FATAL`; `text` follows it on the wire, and may be empty.
     """
 
     def __init__(self, code: str, text: str | bytes = "") -> None:
@@ -57,7 +57,7 @@ _ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t
 
 
 def quote(name: bytes) -> str:
-    """A name in double quotes, as the original prints it: printable text kept, the rest escaped.
+    """A name in double quotes, as Go's `%q` prints it: printable characters are kept, the others escaped.
 
     >>> print(quote(b'a"b\\n\\xff'))
     "a\\"b\\n\\xff"
@@ -67,7 +67,7 @@ def quote(name: bytes) -> str:
         code = ord(char)
         if char in '"\\':
             out.append("\\" + char)
-        elif 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        elif 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
             out.append(f"\\x{code - 0xDC00:02x}")
         elif char in _ESCAPES:
             out.append(_ESCAPES[char])

@@ -1,17 +1,17 @@
 """Frames from nsqd to a client.
 
-    size     int32   of what follows: 4 + len(payload)
+    size     int32   of the rest: 4 + len(payload)
     type     int32   0 response, 1 error, 2 message
     payload
 
-A message's payload is its head and its body:
+The payload of a message:
 
     timestamp  int64    nanoseconds since 1970 at publish
     attempts   uint16   1 on the first delivery
     id         16 bytes lowercase hex
     body       1 byte or more
 
-A whole message frame thus has its body from byte 34 on, and only bytes 16 and 17 (attempts) ever change.
+So the body begins at byte 34 of a message frame, and only bytes 16 and 17 (attempts) ever change.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SIZE: Final = struct.Struct(">I")
 ATTEMPTS: Final = struct.Struct(">H")
 ID: Final = slice(18, 34)
 BODY: Final = 34
-MAX_ATTEMPTS: Final = 0xFFFF  # the field saturates, it never wraps
+MAX_ATTEMPTS: Final = 0xFFFF  # the field saturates instead of wrapping
 
 _PREFIX = struct.Struct(">ii")
 
@@ -80,7 +80,7 @@ CLOSE_WAIT: Final = encode_response(b"CLOSE_WAIT")
 
 
 def encode_message(timestamp_ns: int, attempts: int, message_id: bytes, body: bytes) -> bytes:
-    """A whole message frame. `message_id` has 16 bytes."""
+    """A message frame. `message_id` has 16 bytes."""
     return HEAD.pack(BODY - 4 + len(body), FrameType.MESSAGE, timestamp_ns, attempts, message_id) + body
 
 
@@ -91,7 +91,7 @@ def with_attempts(frame: bytes, attempts: int) -> bytes:
 
 @attrs.frozen
 class Message:
-    """A message frame, taken apart."""
+    """The fields of a message frame."""
 
     timestamp_ns: int
     attempts: int
@@ -100,7 +100,7 @@ class Message:
 
 
 def decode_message(frame: bytes) -> Message:
-    """A whole message frame, taken apart. `ValueError` for anything else."""
+    """Decode one message frame. `ValueError` for anything else."""
     if len(frame) < BODY:
         raise ValueError(f"a message frame has {BODY} bytes or more, not {len(frame)}")
     size, kind, timestamp_ns, attempts, message_id = HEAD.unpack_from(frame)
@@ -110,9 +110,9 @@ def decode_message(frame: bytes) -> Message:
 
 
 def split_frames(buffer: bytes, *, max_size: int = 1 << 30) -> Iterator[tuple[FrameType, bytes]]:
-    """Every whole frame in the buffer, as (type, payload); each took its payload's length and 8 bytes.
+    """All complete frames in the buffer, as (type, payload). Each takes 8 bytes more than its payload.
 
-    `ValueError` for a size below 4 or above `max_size` and for an unknown type: the stream cannot be followed further.
+    `ValueError` for a size below 4 or above `max_size`, and for an unknown type: the rest cannot be parsed.
     """
     position, end = 0, len(buffer)
     while end - position >= _PREFIX.size:

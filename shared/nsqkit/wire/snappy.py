@@ -1,8 +1,8 @@
 """Snappy in its framing format, without any I/O. Needs the extra `compression` of nsqkit.
 
-Chunks of one byte type, three bytes length (little-endian), and the data: 0x00 compressed and 0x01 as it is, both
-behind a masked CRC-32C of what they stand for, which is 64 KiB at most; 0xff the identifier of the stream, which some
-clients repeat before every command; 0x80 to 0xfe to be skipped; anything else is an error.
+A chunk has a type (one byte), a length (three bytes, little-endian) and data. Types: 0x00 compressed and 0x01
+uncompressed, both with a masked CRC-32C of the decoded data, at most 64 KiB, in front; 0xff the identifier of the
+stream, which some clients repeat before every command; 0x80 to 0xfe are skipped; all others are errors.
 Source: the "Snappy framing format description" that comes with the reference implementation.
 """
 
@@ -20,17 +20,17 @@ __all__ = ["MAX_SNAPPY_CHUNK", "SNAPPY_WRITTEN", "SnappyDecoder", "SnappyEncoder
 _SNAPPY_IDENTIFIER: Final = b"\xff\x06\x00\x00sNaPpY"
 _COMPRESSED, _UNCOMPRESSED, _IDENTIFIER = 0x00, 0x01, 0xFF
 _FIRST_SKIPPABLE: Final = 0x80
-_HEAD: Final = 4  # bytes of a chunk before its data
+_HEAD: Final = 4  # bytes: type and length
 _CRC: Final = 4
 SNAPPY_BLOCK: Final = 65_536
-"""Bytes that one chunk stands for, at the most."""
+"""Maximum of decoded bytes in a chunk."""
 SNAPPY_WRITTEN: Final = 16_384 - len(_SNAPPY_IDENTIFIER) - _HEAD - _CRC
-"""Bytes that a chunk of ours stands for, at the most: it fits into one TLS record. pynsq takes a read that holds no
-whole chunk for an error, and closes."""
+"""Maximum of decoded bytes in a chunk that is written, so that it fits into one TLS record: pynsq closes the connection
+when a read does not hold a whole chunk."""
 MAX_SNAPPY_CHUNK: Final = _CRC + 32 + SNAPPY_BLOCK + SNAPPY_BLOCK // 6
-"""Bytes of a chunk's data, at the most: what the worst 64 KiB are compressed to."""
-_NOT_WORTH_IT: Final = 7 / 8  # compressed to more than this, data goes as it is
-_SMALL: Final = 32  # bytes that compress to nothing smaller
+"""Maximum of bytes after the length: what 64 KiB that cannot be compressed take."""
+_NOT_WORTH_IT: Final = 7 / 8  # data that compresses to more than this part is sent uncompressed
+_SMALL: Final = 32  # bytes that are not worth compressing
 
 
 def _masked_crc(data: bytes) -> int:
@@ -39,7 +39,7 @@ def _masked_crc(data: bytes) -> int:
 
 
 class SnappyEncoder:
-    """Writes the identifier once, and a chunk for each `SNAPPY_WRITTEN` bytes."""
+    """Writes the identifier once, then a chunk for each `SNAPPY_WRITTEN` bytes."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -64,12 +64,12 @@ def _snappy_chunk(block: bytes) -> list[bytes]:
 
 
 class SnappyDecoder:
-    """Chunk by chunk; holds at most one that is not whole, and what the last `feed` brought."""
+    """Decodes chunk by chunk; holds an incomplete chunk and the bytes fed last."""
 
     def __init__(self) -> None:
         self.ended = False
         self._buffer = b""
-        self._skip = 0  # bytes of a chunk that is to be passed over
+        self._skip = 0  # bytes left of a chunk that is skipped
 
     def feed(self, data: bytes) -> None:
         """See Decoder."""
@@ -80,7 +80,7 @@ class SnappyDecoder:
         self._buffer = self._buffer + data if self._buffer else data
 
     def decode(self, limit: int) -> bytes:
-        """See Decoder. What stands before damage is given first."""
+        """See Decoder. Data before a damaged chunk is returned first."""
         out: list[bytes] = []
         try:
             self._decode(limit, out)
@@ -113,7 +113,7 @@ class SnappyDecoder:
 
 
 def _check_head(kind: int, size: int) -> None:
-    """What can be said of a chunk before it is there."""
+    """Raise `CompressionError` for a bad type or length, before the chunk is complete."""
     if kind in (_COMPRESSED, _UNCOMPRESSED):
         if size > MAX_SNAPPY_CHUNK:
             raise CompressionError("a snappy chunk is too long")
@@ -141,7 +141,7 @@ def _decompressed(data: bytes) -> bytes:
     try:
         if (
             cramjam.snappy.decompress_raw_len(data) > SNAPPY_BLOCK
-        ):  # asked first: it is what would be allocated
+        ):  # before decoding, which would allocate so much
             raise CompressionError("a snappy chunk stands for more than 64 KiB")
         return bytes(cramjam.snappy.decompress_raw(data))
     except cramjam.DecompressionError as error:

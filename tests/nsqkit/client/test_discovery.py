@@ -172,7 +172,7 @@ def test_topics_nodes_and_channels(backend: str) -> None:
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest question is forgotten; an answer's nodes are limited."""
-    monkeypatch.setattr(module, "MAX_QUESTIONS", 3)
+    monkeypatch.setattr(module, "MAX_QUERIES", 3)
     monkeypatch.setattr(module, "MAX_NODES", 2)
     registries = FakeRegistries({"r1": {"producers": [producer(f"h{n}") for n in range(5)]}})
 
@@ -253,7 +253,7 @@ def test_a_registry_that_hangs_holds_up_no_watch() -> None:
         for round_ in (1, 2):
             assert await anext(watch) == [Node("a", 4150), Node("b", 4150)]
             assert anyio.current_time() - start == pytest.approx(1 + 11 * round_, abs=0.01)
-        assert discovery.failures["r1:4161"] == "nothing before the next round"
+        assert discovery.failures["r1:4161"] == "no answer before the next round"
 
     run_mocked(main)
 

@@ -66,7 +66,7 @@ def test_a_run_of_more_oks_than_publishes_breaks_it() -> None:
     """The stream is out of step; none of them can be believed."""
     protocol = opened()
     protocol.ask(Request("PUB"), b"...")
-    with pytest.raises(ProtocolViolation, match="an answer to nothing"):
+    with pytest.raises(ProtocolViolation, match="an answer without a request"):
         protocol.receive(wire.OK * 2)
     assert protocol.phase is Phase.BROKEN
 
@@ -168,7 +168,7 @@ def test_a_lost_connection_parts_what_was_taken_from_what_was_not() -> None:
         (b"\0\0\x10\0\0\0\0\2", "exceeds configured maximum"),
         (b"\0\0\0\4\0\0\0\7", "type 7"),
         (b"\0\0\0\x08\0\0\0\2head", "type 2"),
-        (wire.OK, "an answer to nothing"),
+        (wire.OK, "an answer without a request"),
     ],
 )
 def test_garbage_ends_it_with_a_reason(data: bytes, why: str) -> None:
@@ -184,7 +184,7 @@ def test_a_strange_answer_to_cls_is_garbage() -> None:
     protocol = opened()
     protocol.sub("t", "c")
     protocol.cls()
-    with pytest.raises(ProtocolViolation, match="strange answer"):
+    with pytest.raises(ProtocolViolation, match="unexpected answer"):
         protocol.receive(wire.OK + wire.OK)
 
 

@@ -1,6 +1,6 @@
-"""The access log of the daemons' HTTP APIs.
+"""The access log of the HTTP APIs.
 
-A line a response at level INFO; at DEBUG for what a console reads, which asks all daemons every few seconds.
+One line for each response, at level INFO; at DEBUG for those to a console, which asks all daemons every few seconds.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from nsqkit.service.http.message import AccessLog, Request
 __all__ = ["CONSOLE", "access_log"]
 
 CONSOLE: Final = "nsqadmin/"
-"""How a console's User-Agent begins."""
+"""Beginning of the User-Agent of consoles."""
 
 _NS_PER_SECOND = 1_000_000_000
 _BAD_REQUEST = 400
 
 
 def access_log(logger: logging.Logger) -> AccessLog:
-    """Leaves a line a response: `200 GET /ping (10.0.0.7:51234) 120.5µs`, the time from request's end to response."""
+    """Logs `200 GET /ping (10.0.0.7:51234) 120.5µs`, with the time from the end of the request to the response."""
 
     def leave_line(request: Request, status: int, seconds: float) -> None:
         target = request.target.decode("utf-8", "backslashreplace")

@@ -1,6 +1,6 @@
-"""GET and PUT of `/config/NAME`: the options as they are now, and those that can be changed while the daemon runs.
+"""GET and PUT of `/config/NAME`: reading options, and changing those that can change while the daemon runs.
 
-Routes call the name `:opt`. Who may ask is for the daemon to check before.
+In the routes the name is the parameter `:opt`. The daemon checks permissions before.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _log = get_logger(__name__)
 
 @attrs.frozen
 class Config:
-    """The handlers, for the options of one daemon."""
+    """The handlers for the options of one daemon."""
 
     options: attrs.AttrsInstance
     setters: Mapping[str, Callable[[bytes], object]]
-    """By name, what takes a request's body; `ValueError` when that is no value for the option."""
+    """Option -> function that sets it to the body of a request, and raises `ValueError` for a bad value."""
 
     def get(self, request: Request) -> Response:
-        """The value of an option: strings as text, all else as JSON (durations in nanoseconds)."""
+        """The value of an option: strings as text, everything else as JSON (durations in nanoseconds)."""
         try:
             shown = option_value(self.options, request.params["opt"])
         except KeyError:
@@ -41,7 +41,7 @@ class Config:
         return json_body(shown.value)
 
     def put(self, request: Request) -> Response:
-        """Set an option; the answer is its new value."""
+        """Set an option. The response has its new value."""
         if not request.body:
             raise HttpError(413, "INVALID_VALUE")
         name = request.params["opt"]
@@ -56,10 +56,10 @@ class Config:
 
 
 def read_log_level(body: bytes) -> LogLevel:
-    """The level of its word; `ValueError`."""
+    """The level for a word. `ValueError`."""
     return LogLevel.parse(body.decode("ascii"))
 
 
 def read_addresses(body: bytes) -> list[str]:
-    """A JSON list of strings, null for an empty one; `ValueError`, as msgspec's errors are."""
+    """A JSON list of strings; null is an empty one. `ValueError`, as the errors of msgspec are."""
     return msgspec.json.decode(body, type=list[str] | None) or []

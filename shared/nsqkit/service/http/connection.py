@@ -1,15 +1,15 @@
-"""One client connection: the loop that reads, lets handlers answer, and sends.
+"""One client connection: the loop that reads, calls handlers, and sends.
 
-Requests are answered one after the other, in order. What a slice of input brought forth is answered with one
-send, tried at once; only what the kernel did not take waits, under a deadline. Pipelined requests are worked
-off without going back to the event loop, up to `Limits.pipelined` of them.
+Requests are answered one after the other, in order. All requests in a slice of input are answered with one send, which
+is tried at once; only bytes that the kernel does not take wait, under a deadline. Up to `Limits.pipelined` pipelined
+requests are processed before other tasks get their turn.
 
-Time: `deadline` says until when the present phase (head, body, idle, a write) may last; the server's sweeper
-calls `expire` when it has passed. While a handler works there is none: its time is the daemon's business.
+Time: `deadline` is the end of the current phase (head, body, idle, a write); the sweeper of the server calls `expire`
+when it has passed. There is none while a handler runs: its time is up to the daemon.
 
-End: `finish` (the server stops) ends an idle connection at once and lets a busy one answer what it has begun.
-A client that is refused in the middle of sending hears its answer, then its bytes are thrown away for a
-bounded while: closing a socket with unread input resets it, and a reset destroys the answer on its way.
+End: `finish` (the server stops) closes an idle connection at once, and a busy one after the current request. When a
+client is refused while it still sends, the response is sent, then its input is discarded for a bounded time: closing a
+socket with unread input resets it, and the client may lose the response.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TIMED_OUT = error(408, "REQUEST_TIMEOUT")
 
 @define(slots=True, eq=False)
 class Connection:
-    """A client, from its first byte to the close. It never raises for what a client or a handler does."""
+    """A client, from its first byte to the close. Errors of the client and of handlers are not raised."""
 
     transport: Transport
     routes: Routes
@@ -54,9 +54,9 @@ class Connection:
     secure: bool = False
 
     deadline: float = field(default=math.inf, init=False)
-    """On trio's clock."""
+    """Seconds of trio's clock."""
     keep_alive: bool = field(default=True, init=False)
-    """Whether the connection goes on after the response at hand."""
+    """Whether the connection stays open after the current response."""
 
     _parser: RequestParser = field(init=False)
     _scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
@@ -75,7 +75,7 @@ class Connection:
         self._parser = RequestParser(self.routes, self.limits, self.budget, self.remote, self.secure)
 
     async def run(self) -> None:
-        """Serve the client until either side ends it, and close the transport."""
+        """Serve the client until either side ends the connection, and close the transport."""
         gone = False
         try:
             with self._scope:
@@ -83,23 +83,23 @@ class Connection:
             if self._expired and not self._writing:
                 await self._say_timed_out()
         except ConnectionError:
-            gone = True  # the client went away or took too much of the budget, or a response broke off
+            gone = True  # the client has disconnected or exceeded the budget, or a response failed halfway
         except Exception:
             gone = True
             _log.exception("HTTP: connection of %s failed", self.remote)
         finally:
             self._parser.close()
-            # What was cut in the middle of a response must not look like its end.
+            # A truncated response must not look complete.
             self.transport.close(reset=gone or self._writing)
 
     def finish(self) -> None:
-        """The server stops: go now when idle, else after the request under way."""
+        """The server stops: close now if idle, else after the current request."""
         self._stopping = True
         if self._idle:
             self._scope.cancel()
 
     def expire(self) -> None:
-        """The deadline has passed: cut the client."""
+        """The deadline has passed: close the connection."""
         self._expired = True
         self._scope.cancel()
 
@@ -113,7 +113,7 @@ class Connection:
                 return
             self._idle = False
             await self._work_off(data)
-            data = b""  # thousands of idle connections must not keep what they last received
+            data = b""  # an idle connection must not keep its last input in memory
             if not self.keep_alive or (self._stopping and not parser.unfinished):
                 break
             if parser.unfinished:
@@ -126,7 +126,7 @@ class Connection:
             await self._linger()
 
     async def _answer_broken_off(self) -> None:
-        """The client's input has ended, perhaps in the middle of a body; it may still hear the answer."""
+        """The client has half-closed, perhaps in the middle of a body; it may still read the response."""
         self._parser.break_off()
         await self._answer(self._parser.ready)
         await self._flush()
@@ -138,7 +138,7 @@ class Connection:
         return _RECEIVE_BYTES if self._parser.phase is Phase.HEAD or remaining else _RECEIVE_CHUNKED_BYTES
 
     def _begin_wait_for_rest(self) -> None:
-        """A request is there in part: its head has a fixed time, its body one that grows with its size."""
+        """A request is incomplete: its head has a fixed time, its body one that depends on its size."""
         phase = self._parser.phase
         now = trio.current_time()
         if phase is not self._phase:
@@ -149,7 +149,7 @@ class Connection:
             self.deadline = self._body_began + self.limits.body_time(self._parser.body_size)
 
     async def _work_off(self, data: bytes) -> None:
-        """Parse and answer all of `data`, and what of it must go out."""
+        """Parse `data` and answer the requests in it."""
         parser = self._parser
         answered = 0
         while data:
@@ -212,7 +212,7 @@ class Connection:
                 return
 
     def _call(self, request: Request) -> Response | Awaitable[Response]:
-        """What the handler returns, whatever it does. No coroutine: every plain handler would pay for it."""
+        """Call the handler; its exceptions become responses. Not a coroutine, which would cost plain handlers."""
         try:
             return (request.refusal or request.route.handler)(request)
         except Exception as exc:
@@ -228,7 +228,7 @@ class Connection:
             return self._failure(request, exc)
 
     def _failure(self, request: Request, exc: Exception) -> Response:
-        """The answer for a handler that raised."""
+        """The response for an exception of a handler."""
         if isinstance(exc, HttpError):
             return error(exc.status, exc.code)
         _log.error("HTTP: %s %s of %s crashed", request.method, request.path, self.remote, exc_info=exc)
@@ -241,7 +241,7 @@ class Connection:
         return render(response, request.version, keep_alive=self.keep_alive, head_only=head_only)
 
     async def _before_waiting(self) -> None:
-        """Earlier answers do not wait for a slow one."""
+        """Send the responses that are ready, so that they do not wait for a slow handler."""
         await self._flush()
         self.deadline = math.inf
 
@@ -256,7 +256,7 @@ class Connection:
                 await self._send_rest(rest)
 
     def _send_now(self) -> memoryview | None:
-        """Send what was gathered as far as the kernel takes it; returns what it did not take."""
+        """Send the collected responses without waiting; returns what the kernel did not take."""
         out = self._out
         data = out[0] if len(out) == 1 else b"".join(out)
         self._out = []
@@ -265,10 +265,10 @@ class Connection:
         return memoryview(data)[sent:] if sent < len(data) else None
 
     async def _send_rest(self, rest: memoryview) -> None:
-        """Wait for a slow client, within the budget and the time for writes."""
+        """Send the rest to a slow client, within the budget and the time for writes."""
         size = len(rest)
         if not self.budget.take(size):
-            raise ConnectionError("the daemon holds as many unsent bytes as it may")
+            raise ConnectionError("the limit on unsent bytes of all clients is reached")
         self._writing = True
         self.deadline = trio.current_time() + self.limits.write_time(size)
         try:
@@ -304,7 +304,7 @@ class Connection:
                 await self._flush()
 
     async def _linger(self) -> None:
-        """Throw away what the refused client still sends, for a bounded while, until it has seen our end."""
+        """Discard the input of a refused client for a bounded time, until it closes the connection."""
         self._idle = True
         self.deadline = math.inf
         if self._stopping or not await self.transport.end():

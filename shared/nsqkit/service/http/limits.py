@@ -1,8 +1,7 @@
-"""Bounds of the HTTP server: what one client may cost in bytes, in time and in connections.
+"""Limits of the HTTP server on bytes, times and connections of its clients.
 
-Every wait for a client has an end and every buffer has a size. Times are checked by one sweeper task for the
-whole server instead of a timer for each request (a `trio.move_on_after` costs about as much as parsing a
-request does), so a limit may be overrun by up to `Limits.sweep_seconds`.
+Every wait for a client and every buffer is bounded. One sweeper task checks all times, because a timer for each request
+(`trio.move_on_after`) costs about as much as parsing the request. So a time may be exceeded by `Limits.sweep_seconds`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ __all__ = ["ByteBudget", "Limits"]
 
 @define(slots=True, frozen=True, kw_only=True)
 class Limits:
-    """Bounds of one server; seconds and bytes throughout."""
+    """Limits of one server, in seconds and bytes."""
 
     head_bytes: int = field(default=64 * 1024, validator=validators.gt(0))
     """Request line and headers together; also chunk extensions and trailers between two pieces of a body."""
@@ -22,7 +21,7 @@ class Limits:
     header_count: int = field(default=100, validator=validators.gt(0))
 
     drain_bytes: int = field(default=256 * 1024, validator=validators.ge(0))
-    """Body that is read and thrown away to keep a connection whose route has no use for a body."""
+    """Body that is read and discarded to keep the connection, if the route does not use a body."""
 
     handshake_seconds: float = field(default=5.0, validator=validators.gt(0))
     """From the accept of a connection to the end of its TLS handshake."""
@@ -42,18 +41,18 @@ class Limits:
     slowest_bytes_per_second: int = field(default=16 * 1024, validator=validators.gt(0))
 
     linger_seconds: float = field(default=1.0, validator=validators.gt(0))
-    """How long what a refused client still sends is thrown away, so that a reset does not eat the refusal."""
+    """How long the input of a refused client is discarded, so that a reset does not destroy the response."""
 
     linger_bytes: int = field(default=4 * 1024 * 1024, validator=validators.ge(0))
 
     stop_seconds: float = field(default=1.0, validator=validators.gt(0))
-    """Grace of requests under way when the server stops."""
+    """For requests that are under way when the server stops."""
 
     connections: int = field(default=10_000, validator=validators.gt(0))
-    """Clients at one time; one more is answered 503 and closed."""
+    """Maximum of clients; one more gets a 503."""
 
     pipelined: int = field(default=64, validator=validators.gt(0))
-    """Requests of one connection answered before other tasks get their turn."""
+    """Requests of one connection that are answered before other tasks get their turn."""
 
     def body_time(self, size: int) -> float:
         """Seconds that a body of `size` bytes may take."""
@@ -65,30 +64,30 @@ class Limits:
 
     @property
     def sweep_seconds(self) -> float:
-        """How often the deadlines are looked at."""
+        """Interval in which deadlines are checked."""
         shortest = min(self.head_seconds, self.body_seconds, self.idle_seconds, self.write_seconds)
         return min(1.0, shortest / 4)
 
 
 @define(slots=True, eq=False)
 class ByteBudget:
-    """Bytes that all connections of a daemon may hold together in partial bodies and unsent responses.
+    """The limit on the bytes of partial bodies and unsent responses of all connections together.
 
-    One object is shared by every server (and protocol) of the daemon. Small requests that arrive whole are
-    not counted: they are gone before the next one is read.
+    One object is shared by all servers and protocols of a daemon. Requests that arrive in one piece are not counted:
+    they are processed before the next read.
     """
 
     capacity: int = field(default=256 * 1024 * 1024, validator=validators.ge(0))
     used: int = field(default=0, init=False)
 
     def take(self, size: int) -> bool:
-        """Count `size` bytes in; False, and nothing counted, when they do not fit any more."""
+        """Reserve `size` bytes; False if there are not so many left."""
         if self.used + size > self.capacity:
             return False
         self.used += size
         return True
 
     def give(self, size: int) -> None:
-        """Count `size` bytes out that were taken before."""
+        """Return reserved bytes."""
         assert 0 <= size <= self.used, f"giving back {size} of {self.used} bytes"
         self.used -= size

@@ -1,12 +1,10 @@
-"""Requests, responses, and the route that leads from one to the other: plain values, and a response's bytes.
+"""Requests, responses and routes as plain values, and how a response is written.
 
-Conventions of the NSQ daemons: errors are `{"message":"CODE"}`, compact JSON without a final newline, and
-nearly every response carries `X-Nsq-Content-Type` (not /ping, redirects and automatic OPTIONS: those say
-`nsq=False`).
+Conventions of NSQ's daemons: errors are `{"message":"CODE"}`, compact JSON without a newline at the end, and nearly
+every response has `X-Nsq-Content-Type` (not /ping, redirects and automatic OPTIONS, which set `nsq=False`).
 
-A handler may return the same `Response` object again and again. A small one keeps its own rendering for the
-second that its Date header is true for, so that a constant `OK` costs one comparison (measured: 0.1 us instead
-of 0.7).
+A handler may return the same `Response` object again and again. A small one caches its bytes for the second of its Date
+header, so that a constant `OK` costs one comparison (measured: 0.1 us instead of 0.7).
 """
 
 from __future__ import annotations
@@ -51,8 +49,8 @@ TEXT = b"text/plain; charset=utf-8"
 JSON = b"application/json; charset=utf-8"
 HTML = b"text/html; charset=utf-8"
 
-# What cannot be parsed is answered with these very bytes: clients of the TCP protocol that came to the wrong
-# port recognise them, and they are the original's.
+# The response to everything that cannot be parsed, byte for byte that of the original: clients of the TCP protocol
+# recognise it when they have connected to the HTTP port.
 BAD_REQUEST = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"400 Bad Request"
@@ -81,17 +79,17 @@ class BadQuery(HttpError):
 
 @define(slots=True, eq=False)
 class Request:
-    """One request, its body read whole."""
+    """A request with its whole body."""
 
     method: str
     target: bytes
-    """As on the request line."""
+    """As in the request line."""
     path: str
     """Percent-decoded, without the query; bytes that are not UTF-8 show as U+FFFD."""
     query_string: bytes
-    """What stands after the first `?`, raw."""
+    """The part after the first `?`, raw."""
     headers: list[Header]
-    """(name in lower case, value), in the order of arrival; trailers of a chunked body are dropped."""
+    """(name in lower case, value), in their order; trailers of a chunked body are dropped."""
     version: str
     """`1.1` or `1.0`."""
     remote: str
@@ -99,15 +97,15 @@ class Request:
     secure: bool
     """Whether it came over TLS."""
     keep_alive: bool
-    """Whether the client lets the connection stay open."""
+    """Whether the client allows the connection to stay open."""
     params: Mapping[str, str]
     """The path's parameters: `{"opt": "id"}` for `/config/:opt`."""
     route: Route
     body: bytes = b""
     refusal: Handler | None = None
-    """Set by the server when the body was refused: what answers instead of the route's handler."""
+    """Set when the body was refused: answers instead of the handler of the route."""
     charged: int = 0
-    """Bytes of the body that are counted in the daemon's budget until the response is made."""
+    """Bytes of the body that are reserved in the budget of the daemon until the response is made."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, its name given in lower case."""
@@ -119,19 +117,19 @@ class Request:
 
 @define(slots=True, eq=False)
 class Response:
-    """A whole response. Framing headers, Date and Connection are the server's business."""
+    """A whole response. The server adds Content-Length, Date and Connection."""
 
     status: int
     body: bytes = b""
     content_type: bytes | None = None
     headers: tuple[Header, ...] = ()
     nsq: bool = True
-    """Whether it carries `X-Nsq-Content-Type`."""
+    """Whether it has `X-Nsq-Content-Type`."""
     _rendered: bytes = field(default=b"", init=False)
     _rendered_second: int = field(default=-1, init=False)
 
     def rendered(self) -> bytes:
-        """On the wire, for HTTP/1.1 and a connection that stays open."""
+        """The bytes for HTTP/1.1 and a connection that stays open."""
         second = int(time.time())
         if self._rendered_second == second:
             return self._rendered
@@ -148,10 +146,9 @@ def text(body: str | bytes, status: int = 200, *, nsq: bool = True) -> Response:
 
 
 def json_body(value: Any, status: int = 200, *, nsq: bool = True) -> Response:
-    """A JSON response, compact; `<`, `>` and `&` are escaped, as browsers of old want it.
+    """A compact JSON response, with `<`, `>` and `&` escaped, as Go's encoder does for old browsers.
 
-    Takes what msgspec encodes: dicts, lists, attrs objects, strings, numbers. A float keeps its `.0`: whoever
-    wants an integral float to print as `1` passes an int.
+    `value`: anything that msgspec encodes. Floats keep their `.0`.
     """
     data = msgspec.json.encode(value)
     for raw, escaped in _JSON_ESCAPES:
@@ -160,7 +157,7 @@ def json_body(value: Any, status: int = 200, *, nsq: bool = True) -> Response:
     return Response(status, data, JSON, nsq=nsq)
 
 
-# Outside of strings none of these bytes stands in JSON, so replacing them blindly is right.
+# In JSON these bytes occur only in strings, so they can be replaced without parsing.
 _JSON_ESCAPES = (
     (b"<", b"\\u003c"),
     (b">", b"\\u003e"),
@@ -178,7 +175,7 @@ def error(status: int, code: str, headers: tuple[Header, ...] = ()) -> Response:
 Handler = Callable[[Request], Response | Awaitable[Response]]
 BodyLimit = int | Callable[[], int] | None
 AccessLog = Callable[[Request, int, float], None]
-"""Called with the request, the status, and the seconds from the request's last byte to its response."""
+"""Called with the request, the status, and the seconds from the last byte of the request to the response."""
 
 
 class Exchange(Protocol):
@@ -206,14 +203,14 @@ def _body_too_big(request: Request) -> Response:
 
 @define(slots=True, eq=False, kw_only=True)
 class Route:
-    """One handler and how much of a body it is given."""
+    """A handler, and how large a body it accepts."""
 
     handler: Handler
     body_limit: BodyLimit = None
-    """Bytes, or a function of no arguments for a limit that changes while the daemon runs. None: the handler
-    has no use for a body, which is thrown away; a very long one ends the connection after the response."""
+    """Bytes, or a function for a limit that may change while the daemon runs. None: the handler does not use a body; it
+    is discarded, and a very long one ends the connection after the response."""
     too_big: Handler = _body_too_big
-    """Answers a request whose body is over the limit; the body is empty then."""
+    """Answers a request whose body exceeds the limit; its `body` is empty."""
     stream: StreamHandler | None = None
     """Called instead of `handler` when the response is to be written piece by piece."""
     access_log: AccessLog | None = None
@@ -221,7 +218,7 @@ class Route:
 
 
 def query(request: Request) -> Mapping[str, str]:
-    """The parameters of the query string: the first value of each name, percent-decoded, `+` read as a blank.
+    """The parameters in the query string: the first value of each name, percent-decoded, `+` decoded as a space.
 
     Raises BadQuery for a broken percent escape and for any `;`.
     """
@@ -245,7 +242,7 @@ _parse_query_cached = functools.lru_cache(maxsize=1024)(_parse_query)
 
 
 def decode_path(raw: bytes) -> str | None:
-    """A percent-decoded path; None when an escape is broken."""
+    """A percent-decoded path; None for a broken escape."""
     if b"%" not in raw:
         return raw.decode("ascii", "replace")
     return None if _BAD_ESCAPE.search(raw) else _unquote(raw)
@@ -256,12 +253,11 @@ def _unquote(raw: bytes) -> str:
 
 
 _WITHOUT_BODY = frozenset([204, 304])
-"""A length would be that of the body another answer has."""
+"""Statuses whose responses have no body and no Content-Length."""
 
 
 def render(response: Response, version: str, *, keep_alive: bool, head_only: bool) -> bytes:
-    """The bytes of a response. With `head_only` (an answer to HEAD) the body's length is told, not the
-    body."""
+    """The bytes of a response; with `head_only`, for HEAD, without the body."""
     body = response.body
     parts = [
         status_line(response.status, version),
@@ -278,7 +274,7 @@ def render(response: Response, version: str, *, keep_alive: bool, head_only: boo
 
 
 def status_line(status: int, version: str) -> bytes:
-    """`HTTP/1.1 200 OK` and the end of the line."""
+    """The status line, `HTTP/1.1 200 OK`."""
     return b"HTTP/%b %d %b\r\n" % (version.encode(), status, _REASONS.get(status, b"Status"))
 
 
@@ -286,7 +282,7 @@ _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 def connection_line(version: str, *, keep_alive: bool) -> bytes:
-    """The Connection header where it differs from the version's default, else nothing."""
+    """The Connection header, if it differs from the default of the version."""
     if keep_alive:
         return b"" if version == "1.1" else b"Connection: keep-alive\r\n"
     return b"Connection: close\r\n"
@@ -299,7 +295,7 @@ def date_line() -> bytes:
 
 @functools.lru_cache(maxsize=2)
 def _date_line(second: int) -> bytes:
-    # Not strftime: it would speak the user's language.
+    # Not strftime, which uses the locale.
     t = time.gmtime(second)
     day, month = _DAYS[t.tm_wday], _MONTHS[t.tm_mon - 1]
     date = f"{day}, {t.tm_mday:02} {month} {t.tm_year} {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"

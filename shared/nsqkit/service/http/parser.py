@@ -1,18 +1,17 @@
-"""Bytes in, requests out: llhttp (through httptools) with the bounds and the checks that it does not make.
+"""Parsing requests: llhttp (through httptools), with additional limits and checks. No socket, no clock.
 
-No socket and no clock. `feed` takes what came from the network, works through one slice of it and returns the
-rest; whole requests gather in `ready`. What llhttp refuses (unknown methods, bare line feeds, Content-Length beside
-Transfer-Encoding, two lengths, obsolete folding, spaces before the colon) becomes `fault`: the bytes to
-answer with before the connection is closed. `fault` comes after every request in `ready`, for it was sent
-after them. In a body there is a request already, which is answered instead: 500, also when the input ends.
+`feed` takes received bytes, parses one slice of them and returns the rest. Complete requests are collected in `ready`.
+Input that llhttp refuses (unknown methods, bare line feeds, Content-Length beside Transfer-Encoding, two lengths,
+obsolete folding, spaces before the colon) sets `fault`: the bytes to answer with, after all requests in `ready`, before
+the connection is closed. In a body there is a request already, which is answered instead with 500, also when the input
+ends there.
 
-Added here: size of the head and number of headers; Host present once and well-formed; versions 1.0 and 1.1
-only; no transfer coding but chunked, and none in 1.0; the body's limit, which the route decides as soon as
-the head is there; the daemon's budget for bodies that arrive in pieces. Upgrades are ignored, as RFC 9110
-lets a server do.
+Added checks: size of the head and number of headers; exactly one well-formed Host; versions 1.0 and 1.1 only; no
+transfer coding but chunked, and none in 1.0; the limit on the body, which the route decides when the head is complete;
+the budget of the daemon for bodies that arrive in pieces. Upgrades are ignored, as RFC 9110 allows.
 
-The slice bounds what one feed can bring forth: 4 KiB of pipelined heads are some 200 requests at most. llhttp
-cannot be paused through httptools, so the input is what gets cut.
+The slice limits how many requests one `feed` can produce: 4 KiB of pipelined heads are some 200 requests. llhttp cannot
+be paused through httptools, so the input is cut instead.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ __all__ = ["Phase", "RequestParser", "Routes"]
 _HEAD_SLICE = 4 * 1024
 _CHUNKED_SLICE = 16 * 1024
 
-# RFC 3986: a registered name, an IPv4 address or an IP literal in brackets, then perhaps a port. No
-# allow-list: clients use whatever address leads here.
+# RFC 3986: a registered name, an IPv4 address or an IP literal in brackets, and perhaps a port. There is no list of
+# allowed hosts: clients use any address of the daemon.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Za-z:._~%-]+\])(?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?]*")
 
@@ -62,16 +61,16 @@ def _broken_off(request: Request) -> Response:
 
 
 class Routes(Protocol):
-    """What a parser asks an application: where a request goes, as soon as its head is there."""
+    """The application as the parser sees it: it gives the route of a request when its head is complete."""
 
     def route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes
     ) -> tuple[Route, dict[str, str]]:
-        """The route (one that answers 404 where there is none) and the path's parameters."""
+        """The route, one that answers 404 if there is none, and the parameters in the path."""
 
 
 class Phase(enum.Enum):
-    """Where in a request the last byte fed was."""
+    """The position in a request after the bytes fed so far."""
 
     IDLE = "between requests"
     HEAD = "in a head"
@@ -80,7 +79,7 @@ class Phase(enum.Enum):
 
 
 class _Stop(Exception):
-    """Leaves llhttp in the middle of its input; the parser is of no use after it."""
+    """Leaves llhttp in the middle of its input; the parser cannot be used after it."""
 
 
 @define(slots=True, eq=False)
@@ -94,24 +93,24 @@ class RequestParser:
     secure: bool = False
 
     ready: list[Request] = field(factory=list, init=False)
-    """Whole requests, in order. Whoever takes them gives their `charged` bytes back to the budget."""
+    """Complete requests, in order. The caller returns their `charged` bytes to the budget."""
     fault: bytes | None = field(default=None, init=False)
     wants_continue: bool = field(default=False, init=False)
     """The client waits for `100 Continue` before it sends the body."""
 
     _llhttp: httptools.HttpRequestParser = field(init=False)
     unfinished: bool = field(default=False, init=False)
-    """A part of a request was fed, and its end not yet."""
+    """Whether the input so far ends inside a request."""
 
     _dead: bool = field(default=False, init=False)
     _body_skipped: bool = field(default=False, init=False)
-    """llhttp took an upgrade for the end of HTTP and left the body out."""
+    """llhttp takes an upgrade for the end of HTTP and does not parse the body."""
     _replaying: bool = field(default=False, init=False)
 
     _target: bytes = field(default=b"", init=False)
     _headers: list[Header] = field(factory=list, init=False)
     _head_bytes: int = field(default=0, init=False)
-    """Bytes fed since the head began, or since the last piece of body."""
+    """Bytes fed since the beginning of the head, or since the last piece of the body."""
     _host: bytes | None = field(default=None, init=False)
     _good_host: bytes | None = field(default=None, init=False)
     _length: int = field(default=0, init=False)
@@ -128,7 +127,7 @@ class RequestParser:
 
     @property
     def phase(self) -> Phase:
-        """Where the input stands."""
+        """The current phase."""
         if self._dead:
             return Phase.DEAD
         if not self.unfinished:
@@ -137,16 +136,16 @@ class RequestParser:
 
     @property
     def body_size(self) -> int:
-        """Bytes of the present request's body, as far as they are known: announced, or received."""
+        """Bytes of the current body: the announced length, or those received if that is more."""
         return max(self._length, self._received)
 
     @property
     def body_remaining(self) -> int:
-        """Announced bytes of the present body that are still to come."""
+        """Announced bytes of the current body that have not arrived."""
         return self._length - self._received if self._request is not None else 0
 
     def feed(self, data: bytes) -> bytes:
-        """Parse a slice of `data`; returns the rest, to be fed when what is `ready` was dealt with."""
+        """Parse a slice of `data`; returns the rest, to be fed when the requests in `ready` are answered."""
         if self._dead:
             return b""
         size = self._slice_bytes() if len(data) > _HEAD_SLICE else _HEAD_SLICE
@@ -166,12 +165,12 @@ class RequestParser:
         return b"" if self._dead else rest
 
     def break_off(self) -> None:
-        """Nothing more can be read: a request whose body is not whole becomes `ready`, to be refused."""
+        """No more input: a request whose body is incomplete is added to `ready`, to be refused."""
         if self._request is not None and not self._dead:
             self._refuse(self._request, _broken_off)
 
     def close(self) -> None:
-        """Forget an unfinished request and give its bytes back; break the cycle with llhttp."""
+        """Drop an incomplete request and return its bytes; break the reference cycle with llhttp."""
         self._dead = True
         if self._request is not None:
             self.budget.give(self._request.charged)
@@ -179,7 +178,7 @@ class RequestParser:
         self._llhttp = None  # type: ignore[assignment]
 
     def _replay_head(self) -> None:
-        """Go on with a parser that has seen the body's framing and no word of an upgrade."""
+        """Continue with a new llhttp that gets the framing of the body but no upgrade."""
         framing = b"Transfer-Encoding: chunked" if self._chunked else b"Content-Length: %d" % self._length
         self._body_skipped = False
         self._replaying = True
@@ -192,15 +191,15 @@ class RequestParser:
         return _CHUNKED_SLICE if self._chunked else max(self.body_remaining, 1)
 
     def _check_unfinished(self, piece: bytes, *, progress: bool) -> None:
-        """After a piece that ended inside a request: count what is held and what makes no progress."""
+        """After a piece that ends inside a request: check the limits on its size and on bytes without progress."""
         self._head_bytes = len(piece) if progress else self._head_bytes + len(piece)
         if self._head_bytes > self.limits.head_bytes and not progress:
             self._die(_TOO_LARGE)
         elif self._request is not None:
             self._charge(self._request)
         elif piece[-1:] == b"\n" and self._target and self._llhttp.get_http_version() == "0.0":
-            # A line without a version, for whose headers llhttp would wait. Seen on the first line of a
-            # connection only, where a client of another protocol shows; later, llhttp has an older version.
+            # A request line without a version (HTTP/0.9), after which llhttp would wait for headers. Detected on the
+            # first line of a connection only, which is enough for clients of another protocol.
             self._die(BAD_REQUEST)
 
     def _charge(self, request: Request) -> None:
@@ -212,14 +211,14 @@ class RequestParser:
                 self._refuse(request, _no_room)
 
     def _die(self, fault: bytes) -> None:
-        """Nothing more is read; `fault` is the answer, unless a request was refused: that one has its own."""
+        """Parse no more. `fault` is the response, unless a request was refused, which has its own."""
         if not self._dead:
             self._dead = True
             self.fault = fault
 
     def _refuse(self, request: Request, refusal: Handler) -> None:
-        """The request is answered without its body, the rest of which is never parsed: by `refusal`, or as ever
-        where the route has no use for a body."""
+        """Have the request answered without its body, by `refusal`, or by its handler if the route uses no body. The
+        rest of the body is not parsed."""
         if request.route.body_limit is not None:
             request.refusal = refusal
         request.body = b""
@@ -231,7 +230,7 @@ class RequestParser:
         self.wants_continue = False
         self.ready.append(request)
 
-    # llhttp calls what follows.
+    # Called by llhttp.
 
     def on_message_begin(self) -> None:
         self.unfinished = True
@@ -255,7 +254,7 @@ class RequestParser:
                 self._stop(BAD_REQUEST)
             self._host = value
         elif name == b"content-length":
-            self._length = int(value)  # llhttp let only digits through, and no second one
+            self._length = int(value)  # llhttp accepts only digits, and only one length
         elif name == b"transfer-encoding":
             if value.lower() != b"chunked":
                 self._stop(BAD_REQUEST)
@@ -310,13 +309,13 @@ class RequestParser:
             self._stop(_TOO_LARGE)
 
     def _head_size(self) -> int:
-        # A head within the slice is within the limit, unless that is set below the slice.
+        # A head that fits into a slice is within the limit, unless the limit is smaller than a slice.
         if self._head_bytes == 0 and self.limits.head_bytes >= _HEAD_SLICE:
             return 0
         return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)
 
     def _unusual_target(self, raw_path: bytes, query_string: bytes) -> tuple[bytes, bytes]:
-        """Of a target that is no path: `*` (OPTIONS), or an absolute URL, as proxies are sent."""
+        """Path and query of a target that is not a path: `*` (OPTIONS), or an absolute URL, as for proxies."""
         if raw_path == b"*":
             return raw_path, query_string
         absolute = _ABSOLUTE.match(self._target)
@@ -343,7 +342,7 @@ class RequestParser:
         self._body_skipped = self._llhttp.should_upgrade()
 
     def _decline_body(self, request: Request) -> None:
-        """It is too long, or the client asks first where nobody reads it."""
+        """Refuse a body that is too long, or that the client announces for a route without one."""
         self._refuse(request, request.route.too_big)
         raise _Stop
 
@@ -359,8 +358,7 @@ class RequestParser:
         if not self._body:
             self._body = data
         else:
-            # Not a list of pieces: chunks of two bytes would cost twenty-five times what they are counted
-            # for.
+            # Not a list of pieces: chunks of two bytes would take 25 times the memory that is counted for them.
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += data

@@ -1,7 +1,7 @@
-"""/debug/pprof...: a look inside a running daemon.
+"""/debug/pprof...: profiles of a running daemon.
 
-The paths are those of Go's profiler. What they show is what Python has: plain text for people and for flame graphs
-(`profile`), not Go's formats.
+The paths are those of Go's profiler. The content is plain text, for reading and for flame graphs (`profile`), not in
+Go's formats.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _PAGES = {
 
 
 class Profiling:
-    """The handlers. `figures` gives what the page on memory shows beside the collector's own figures."""
+    """The handlers. `figures` returns what the page on memory shows in addition to the garbage collector's figures."""
 
     def __init__(self, figures: Callable[[], Mapping[str, int]] = dict) -> None:
         self._figures = figures
         self._profiling = False
 
     def add_to(self, router: Router, index: str = _PPROF) -> None:
-        """Register all routes; `index` is the path of the page with links to the others."""
+        """Register all routes; `index` is the path of the page that links to the others."""
         router.add("GET", index, lambda _: _index(index))
         router.add("GET", _PPROF + "block", lambda _: _text("waits for locks are not measured\n"))
         router.add("GET", _PPROF + "cmdline", lambda _: _text("\0".join(sys.orig_argv)))
@@ -61,7 +61,7 @@ class Profiling:
         router.add("GET", _PPROF + "threadcreate", lambda _: _text(_threads()))
 
     async def profile(self, request: Request) -> Response:
-        """Samples of the event loop's thread: one line for each stack, outermost first, with their number."""
+        """Samples of the event loop's thread: a line for each stack, outermost frame first, with its count."""
         if self._profiling:
             return _text("Could not enable CPU profiling: cpu profiling already in use\n", 500)
         wish = query(request).get("seconds", "")
@@ -101,7 +101,7 @@ def _sample(thread: int, seconds: int, stop: threading.Event) -> Counter[str]:
 
 
 def _tasks() -> str:
-    """Tasks that wait at the same place under the same name are one entry, with their number."""
+    """All tasks; those with the same name and the same stack are one entry with a count."""
     stacks: Counter[str] = Counter()
     root = trio.lowlevel.current_root_task()
     todo = [root] if root is not None else []

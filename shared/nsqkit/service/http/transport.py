@@ -1,9 +1,8 @@
-"""The bytes under one HTTP connection: a plain socket, or any stream of trio's.
+"""The byte stream of an HTTP connection: a plain socket, or any stream of trio.
 
-Two implementations of one small interface. `SocketTransport` is for TCP and unix sockets: it sends at once,
-without a turn of the event loop, what the kernel takes at once. `StreamTransport` is for TLS and for tests in
-memory. A peer that is gone shows as an empty `receive` and as ConnectionError from sending; no other error
-comes out.
+`SocketTransport` is for TCP and unix sockets: it sends without a turn of the event loop what the kernel takes at once.
+`StreamTransport` is for TLS, and for tests in memory. When the peer has disconnected, `receive` returns nothing and
+sending raises ConnectionError; there are no other errors.
 """
 
 from __future__ import annotations
@@ -22,26 +21,25 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Transport(Protocol):
-    """A stream of bytes both ways, used by one connection's task."""
+    """A bidirectional byte stream, used by the task of one connection."""
 
     async def receive(self, size: int) -> bytes:
-        """At most `size` bytes, waiting for the first; empty at the end. Always a checkpoint."""
+        """Wait for up to `size` bytes; empty at the end. Always a checkpoint."""
 
     def send_now(self, data: bytes) -> int:
-        """Send what can be sent without waiting; how many bytes that was. Raises ConnectionError."""
+        """Send without waiting; the number of bytes that were sent. Raises ConnectionError."""
 
     async def send_all(self, data: bytes | memoryview) -> None:
         """Send everything. Raises ConnectionError."""
 
     def receive_now(self) -> bytes | None:
-        """What is there without waiting: None for nothing (or when that cannot be told), empty at the end."""
+        """Receive without waiting: None if nothing is there (or that is unknown), empty at the end."""
 
     async def end(self) -> bool:
-        """Tell the peer that nothing more comes, while it may still send; False when only closing can say
-        that."""
+        """Half-close: the peer may still send. False if that is not possible."""
 
     def close(self, *, reset: bool = False) -> None:
-        """Close at once; with `reset`, what the kernel still holds for the peer is dropped."""
+        """Close at once; with `reset`, unsent bytes in the kernel are dropped."""
 
 
 class SocketTransport:
@@ -55,7 +53,7 @@ class SocketTransport:
     async def receive(self, size: int) -> bytes:
         """See Transport."""
         while True:
-            # Wait first: after a response there is hardly ever a next request yet, and a vain recv costs an
+            # Wait first: after a response the next request has hardly ever arrived, and a recv in vain costs an
             # exception.
             await trio.lowlevel.wait_readable(self._fd)
             try:
@@ -114,7 +112,7 @@ class SocketTransport:
 
 
 class StreamTransport:
-    """A stream of trio's; `close` is left to whoever owns the stream, as closing one may have to wait."""
+    """A stream of trio. `close` does nothing: the owner of the stream closes it, which may have to wait."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream

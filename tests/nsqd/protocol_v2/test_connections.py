@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from nsqd.protocol_v2.framing import frame_of
-from nsqd.protocol_v2.session import ANSWERS_LIMIT, OUTBOX_LIMIT, Session
+from nsqd.protocol_v2.session import ANSWERS_LIMIT, OUTBOX_LIMIT, TURN, Session
 from nsqkit.wire import OK
 from tests.nsqd.protocol_v2.harness import error, fin, identify, mpub, pub, sub
 from tests.nsqd.protocol_v2.serving import BUFFER, LAYERS, WALL_NS, Peer, Server, serving
@@ -121,6 +121,17 @@ async def test_many_connections(server: Server) -> None:
     assert not server.sessions
 
 
+async def test_a_turn_that_ends_in_the_middle_of_a_command(server: Server) -> None:
+    """Its connection was given one turn after the other, and never read."""
+    peer = await server.connect(buffer=1 << 20)
+    command = pub(b"x" * 100)
+    await peer.send(b"NOP\n" * (TURN - 1) + command[:-1])
+    await server.settled()
+    await peer.send(command[-1:])
+    with trio.fail_after(5):
+        assert await peer.frame() == OK
+
+
 # --- ends
 
 
@@ -172,8 +183,9 @@ async def test_the_last_error_is_delivered_though_input_is_pending(server: Serve
     assert not server.sessions
 
 
-async def test_a_line_without_end(server: Server) -> None:
+async def test_a_line_without_end(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """I12: closed, without a frame."""
+    caplog.set_level("INFO")
     peer = await server.connect()
     await peer.send(pub(b"x"))
     assert await peer.frame() == OK
@@ -184,6 +196,7 @@ async def test_a_line_without_end(server: Server) -> None:
     assert await peer.all() == []
     await server.settled()
     assert not server.sessions
+    assert "closing: command line longer than 16384 bytes" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["channel", "topic"])

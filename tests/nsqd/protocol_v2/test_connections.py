@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from nsqd.protocol_v2.framing import frame_of
-from nsqd.protocol_v2.session import ANSWERS_LIMIT, OUTBOX_LIMIT, TURN, Session
+from nsqd.protocol_v2.session import ANSWERS_LIMIT, OUTBOX_LIMIT, Session
 from nsqkit.wire import OK
 from tests.nsqd.protocol_v2.harness import error, fin, identify, mpub, pub, sub
 from tests.nsqd.protocol_v2.serving import BUFFER, LAYERS, WALL_NS, Peer, Server, serving
@@ -119,17 +119,6 @@ async def test_many_connections(server: Server) -> None:
         await peer.close()
     await server.settled()
     assert not server.sessions
-
-
-async def test_a_turn_that_ends_in_the_middle_of_a_command(server: Server) -> None:
-    """Its connection was given one turn after the other, and never read."""
-    peer = await server.connect(buffer=1 << 20)
-    command = pub(b"x" * 100)
-    await peer.send(b"NOP\n" * (TURN - 1) + command[:-1])
-    await server.settled()
-    await peer.send(command[-1:])
-    with trio.fail_after(5):
-        assert await peer.frame() == OK
 
 
 # --- ends

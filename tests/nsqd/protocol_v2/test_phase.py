@@ -13,6 +13,7 @@ from nsqd.protocol_v2.phase import NOT_READING, TRANSITIONS, SessionPhase
 from nsqd.protocol_v2.session import TURN, Session
 from nsqkit.wire import OK
 from tests.nsqd.protocol_v2.harness import Client, Machine, error, identify, pub, sized, sub
+from tests.nsqd.protocol_v2.serving import serving
 
 Step = tuple[SessionPhase, SessionPhase]
 P = SessionPhase
@@ -170,6 +171,16 @@ def test_a_turn_that_ends_in_the_middle_of_a_command_is_over() -> None:
     assert client.session.phase is P.READING
     client.machine.settle()
     assert client.send(b"x").answers() == [OK]
+
+
+async def test_after_a_turn_that_ends_in_the_middle_of_a_command_the_rest_is_read() -> None:
+    """Its connection was given one turn after the other, and never read."""
+    async with serving("plain") as server:
+        peer = await server.connect(buffer=1 << 20)
+        await peer.send(b"NOP\n" * (TURN - 1) + pub(b"x")[:-1])
+        await server.settled()
+        await peer.send(b"x")
+        assert await peer.frame() == OK
 
 
 def test_an_answer_of_an_auth_server_that_comes_after_a_fatal_error_is_ignored() -> None:

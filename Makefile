@@ -83,6 +83,10 @@ types: $(VENV)/.dev ## do the types fit?
 bench: $(VENV)/.dev ## measure everything, draw the curves (a quarter of an hour, on a quiet machine; ARGS=--quick)
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: docs
+docs: $(VENV)/.dev ## draw the tables in docs/ from the source anew
+	@$(BIN)/python -m tests.docs.generated
+
 screenshots: $(VENV)/.dev ## take the pictures in docs/images anew (five minutes; needs Chromium)
 	$(BIN)/python -m tests.browser.screenshots docs/images $(ARGS)
 

@@ -176,8 +176,9 @@ async def test_the_last_error_is_delivered_though_input_is_pending(server: Serve
     assert not server.sessions
 
 
-async def test_a_line_without_end(server: Server) -> None:
+async def test_a_line_without_end(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """I12: closed, without a frame."""
+    caplog.set_level("INFO")
     peer = await server.connect()
     await peer.send(pub(b"x"))
     assert await peer.frame() == OK
@@ -188,6 +189,7 @@ async def test_a_line_without_end(server: Server) -> None:
     assert await peer.all() == []
     await server.settled()
     assert not server.sessions
+    assert "closing: command line longer than 16384 bytes" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["channel", "topic"])

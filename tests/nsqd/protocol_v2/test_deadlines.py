@@ -1,4 +1,4 @@
-"""Ticks and deadlines, with a clock that is moved by hand."""
+"""Heartbeats and time limits, with a clock that is moved by hand."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ def test_ticks_come_beside_other_frames(subscribed: bool) -> None:
     assert client.answers().count(HEARTBEAT) == 5
 
 
-def test_a_silent_client_gets_two_ticks_and_the_end() -> None:
+def test_a_silent_client_gets_two_ticks_and_the_end(caplog: pytest.LogCaptureFixture) -> None:
     """Heartbeats at 1.0 and 2.0 s, the end at 2.0 s, without an error frame."""
+    caplog.set_level("INFO")
     machine = Machine()
     client = machine.client().send(SECOND)
     assert client.answers() == [OK]
@@ -61,6 +62,7 @@ def test_a_silent_client_gets_two_ticks_and_the_end() -> None:
     machine.advance(0.125)
     assert client.closed
     assert client.answers() == [HEARTBEAT]
+    assert "closing: no command within two heartbeat intervals (2 s)" in caplog.text
 
 
 @pytest.mark.parametrize("command", [b"NOP\n", pub(b"x"), b"RDY 1\n", fin(b"0" * 16)])
@@ -95,7 +97,8 @@ def test_a_body_that_trickles_in_ends_at_the_deadline() -> None:
     assert client.closed
 
 
-def test_the_time_for_the_magic_is_limited() -> None:
+def test_the_time_for_the_magic_is_limited(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     machine = Machine()
     client = machine.client(b"  V")
     machine.advance(MAGIC_TIMEOUT - 0.125)
@@ -103,6 +106,7 @@ def test_the_time_for_the_magic_is_limited() -> None:
     machine.advance(0.125)
     assert client.closed
     assert client.output == b""
+    assert "closing: no protocol version within 10 s" in caplog.text
 
 
 def test_no_heartbeats_no_deadlines_no_subscription() -> None:
@@ -119,8 +123,11 @@ def test_no_heartbeats_no_deadlines_no_subscription() -> None:
 # --- the write side
 
 
-def test_a_client_that_takes_nothing_is_dropped_after_one_interval() -> None:
+def test_a_client_that_takes_nothing_is_dropped_after_one_interval(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Its messages go back (I4), and the channel goes on without it (I7)."""
+    caplog.set_level("INFO")
     machine = Machine()
     client = machine.consumer(rdy=10, heartbeat_interval=4000)
     client.taking = False
@@ -135,6 +142,7 @@ def test_a_client_that_takes_nothing_is_dropped_after_one_interval() -> None:
     other = machine.consumer()
     other.send(b"RDY 10\n")
     assert [(m.body, m.attempts) for m in other.messages()] == [(b"one", 1), (b"two", 1)]
+    assert "closing: write stalled for longer than the heartbeat interval (4 s)" in caplog.text
 
 
 def test_any_part_that_is_taken_is_progress() -> None:

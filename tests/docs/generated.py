@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeVar
 
+from nsqd.broker.life import LIFE, MessageState
 from nsqkit.wire import COMMANDS, State
 
 DOCS: Final = Path(__file__).parent.parent.parent / "docs"
@@ -133,7 +134,17 @@ def _docstrings(members: type[enum.Enum]) -> dict[str, str]:
 
 # --- pages
 
-GENERATORS: Final[dict[str, Callable[[], str]]] = {"commands": commands}
+
+def life_of_a_message() -> str:
+    """The life of a message in a channel."""
+    starts = {MessageState.READY: "PUB, MPUB", MessageState.DEFERRED: "DPUB"}
+    return life(LIFE, starts)
+
+
+GENERATORS: Final[dict[str, Callable[[], str]]] = {
+    "commands": commands,
+    "life of a message": life_of_a_message,
+}
 
 
 def names_in(page: str) -> list[str]:

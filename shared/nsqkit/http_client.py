@@ -295,10 +295,10 @@ class HttpClient:
                     if scope.cancel_called:
                         continue
                     if len(body) + len(piece) > self.options.max_body:
-                        refusal = f"an answer of more than {self.options.max_body} bytes"
+                        refusal = f"response of more than {self.options.max_body} bytes"
                         scope.cancel()
                     elif budget is not None and not budget.take(len(piece)):
-                        refusal = "too many answers are being read"
+                        refusal = "too many responses are being read"
                         scope.cancel()
                     else:
                         body += piece

@@ -217,7 +217,7 @@ class TestAnswers:
         endless = b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (MAX_BODY + 1)
 
         async def main() -> None:
-            with pytest.raises(AnswerTooLarge, match="an answer of more than 1048576 bytes"):
+            with pytest.raises(AnswerTooLarge, match="response of more than 1048576 bytes"):
                 await HttpClient(HttpOptions()).ask(f"http://127.0.0.1:{port}/")
 
         with raw_server(endless, close=False) as port:
@@ -240,7 +240,7 @@ class TestAnswers:
         for _ in range(3):
             assert len((await client.ask(target.url())).body) == 100
         target.answer = lambda request: text("x" * 200_000)
-        with pytest.raises(HttpFailed, match="too many answers are being read"):
+        with pytest.raises(HttpFailed, match="too many responses are being read"):
             await client.ask(target.url())
         assert budget.take(150)
 

@@ -89,7 +89,7 @@ async def test_answers_without_bound(target: Target, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fetch, "MAX_ANSWER", 10)
     target.answer = lambda request: text("x" * 1_000_000)
     async with open_fetcher(5.0, 5.0) as fetcher:
-        with pytest.raises(HttpFailed, match=rf"{target.port}/: an answer of more than 10 bytes"):
+        with pytest.raises(HttpFailed, match=rf"{target.port}/: response of more than 10 bytes"):
             await fetcher.object(target.url("/"))
         target.answer = lambda request: text("{}")
         assert await fetcher.object(target.url("/")) == {}

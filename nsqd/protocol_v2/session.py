@@ -426,5 +426,5 @@ class Session:
         self.layers = None  # large, and in a circle of references
         self.authorization.secret = b""
         if self.subscription is not None and self.topic is not None:
-            ids = {frame[ID] for frame in unsent if frame[4:8] == b"\0\0\0\x02"}  # of messages
+            ids = {frame[ID] for frame in unsent if frame[4:8] == b"\0\0\0\x02"}
             self.topic.unsubscribe(self.subscription, ids)

@@ -81,7 +81,7 @@ class Rounds:
     def end(self, *, goes_on: bool = False) -> None:
         """`goes_on`: the caller looks at `more` itself, so the clock need not be woken for what is left over."""
         broker = self.broker
-        broker.commit()
+        broker.commit()  # before anything leaves: an answer promises that the log has it
         if self.answering:
             self._release_answers()
         if broker.has_failures:
@@ -95,6 +95,7 @@ class Rounds:
         self.more = self.more or bool(self.awake) or broker.has_work
         if broker.jobs:
             self._jobs.set()
+        # The clock sleeps in a task of its own: it is only woken earlier here, never later.
         wake = broker.now if self.more and not goes_on else broker.timers.next()
         if wake < self._clock.deadline:
             self._clock.deadline = wake

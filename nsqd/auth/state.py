@@ -1,4 +1,4 @@
-"""What an auth server has answered: who a client is, and what it may do until when."""
+"""The answer of an auth server: who a client is, what it may do, and until when."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 100  # characters of the server's text that go into the log
 
 
 class AuthFailed(Exception):
-    """Nobody gets in. The text says why: for the log, never for the client; there is no secret in it."""
+    """No usable answer. The text says why: for the log, never for the client; it holds no secret."""
 
 
 @attrs.frozen
@@ -49,7 +49,7 @@ class AuthState:
     expires: float
     """On trio's clock."""
     _allowed: set[tuple[str, str]] = attrs.field(factory=set, init=False, repr=False)
-    """What was found before: a publisher asks with every command. What is denied ends the client anyway."""
+    """Found allowed before: a publisher checks with every command. A denial ends the client anyway."""
 
     @property
     def permission_count(self) -> int:
@@ -111,7 +111,7 @@ def parse_answer(body: bytes, now: float) -> AuthState:
 
 
 def _with_small_keys(value: Any) -> Any:
-    """The same with keys in small letters: the original matches them whatever their case."""
+    """The same with lower-case keys: the original matches them in any case."""
     if isinstance(value, dict):
         return {key.lower(): _with_small_keys(item) for key, item in value.items()}
     if isinstance(value, list):

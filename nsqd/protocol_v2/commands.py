@@ -43,7 +43,7 @@ def _sized(data: bytes, position: int, limit: int, code: str, what: str, big: st
     size = _SIZE.unpack_from(data, position)[0]
     if size <= 0:
         raise ProtocolError(code, f"{what} size {size}")
-    if size > limit:
+    if size > limit:  # refused before a byte of the body is kept
         raise ProtocolError(code, f"{big} {size} > {limit}")
     stop = position + 4 + size
     if len(data) < stop:
@@ -78,7 +78,7 @@ def _identify(session: Session, words: list[bytes], data: bytes, position: int) 
 
 
 def _auth(session: Session, words: list[bytes], data: bytes, position: int) -> int:
-    if len(words) != 1:
+    if len(words) != 1:  # the one command that takes no superfluous words
         raise ProtocolError("E_INVALID", "AUTH invalid number of parameters")
     limit = session.context.max_body_size
     start, stop = _sized(data, position, limit, "E_BAD_BODY", "AUTH invalid body", "AUTH body too big")
@@ -90,7 +90,7 @@ def _auth(session: Session, words: list[bytes], data: bytes, position: int) -> i
 
 
 def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> int:
-    if not session.deadlines.heartbeat:
+    if not session.deadlines.heartbeat:  # it would be sent messages long after it died
         raise ProtocolError("E_INVALID", "cannot SUB with heartbeats disabled")
     if len(words) < 3:
         raise ProtocolError("E_INVALID", "SUB insufficient number of parameters")
@@ -112,7 +112,7 @@ def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> in
 
 
 def _rdy(session: Session, words: list[bytes], data: bytes, position: int) -> int:
-    text = words[1] if len(words) > 1 else b"1"
+    text = words[1] if len(words) > 1 else b"1"  # the original's default
     try:
         count = parse_number(text)
     except ValueError:

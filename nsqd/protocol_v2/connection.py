@@ -112,6 +112,7 @@ class ClientConnection:
         if self in self.server.unfinished:  # it has enough to do, and its turn comes
             return
         try:
+            # One read an event: what is left in the socket makes another event, after the other connections' turn.
             data = self.sock.recv(CHUNK)
         except (BlockingIOError, InterruptedError):
             return
@@ -163,7 +164,7 @@ class ClientConnection:
             if at_end and self.layers is not None:
                 self._handshake_failed("EOF")
             return
-        budget = CHUNK
+        budget = CHUNK  # of decoded bytes: a few compressed ones may stand for a thousand times as many
         while budget > 0 and session.phase is not _YIELDED and session.wants_input:
             if not (data := layers.decode(budget)):
                 break
@@ -254,7 +255,7 @@ class ClientConnection:
         self._watch()
 
     def _shake_hands(self) -> bool:
-        """Go on with the TLS handshake; True when it is done, and the session reads again."""
+        """Continue the TLS handshake; True when it is done, and the session reads again."""
         layers = self.layers
         assert layers is not None
         try:

@@ -66,10 +66,11 @@ class Context:
         snappy, deflate = self.snappy and identity.snappy, self.deflate and identity.deflate
         if snappy and deflate:
             raise ProtocolError("E_IDENTIFY_FAILED", "cannot enable both deflate and snappy compression")
-        level = self._deflate_level(identity) if deflate else 0
+        level = self._deflate_level(identity) if deflate else 0  # 0: no deflate
         return Upgrade(tls=self.tls is not None and identity.tls_v1, snappy=snappy, deflate_level=level)
 
     def _deflate_level(self, identity: Identity) -> int:
+        # As in the original the answer names a level to clients that did not ask for deflate, too.
         asked = identity.deflate_level if identity.deflate and self.deflate else 0
         return min(asked if asked > 0 else DEFAULT_DEFLATE_LEVEL, self.max_deflate_level)
 

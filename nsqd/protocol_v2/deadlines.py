@@ -4,7 +4,7 @@ All of them share one entry in the broker's timers, which is set to the earliest
 number here; the entry is corrected when it fires. So a busy connection costs one heap operation a heartbeat, not one a
 command.
 
-- A heartbeat is sent every interval, whatever else is sent.
+- A heartbeat is sent every interval, on a busy connection too.
 - A whole command must arrive within two intervals. A part of one is no sign of life.
 - The socket must take something within one interval while bytes wait for it. Any part is progress.
 
@@ -48,7 +48,7 @@ class Deadlines:
         self.heartbeat = heartbeat
         self.next_heartbeat = now + heartbeat if heartbeat else math.inf
         self.command_by = now + 2 * heartbeat if heartbeat else math.inf
-        self.set_alarm()
+        self.set_alarm()  # an earlier alarm of the old interval stays: it will find nothing due
 
     def close_by(self, when: float) -> None:
         """No more commands are awaited; the rest must be over by then."""
@@ -64,7 +64,7 @@ class Deadlines:
         """Whether to send one; the next is due an interval later."""
         if now < self.next_heartbeat:
             return False
-        self.next_heartbeat = now + self.heartbeat
+        self.next_heartbeat = now + self.heartbeat  # from now, not from when it was due: none is made up for
         return True
 
     def write_stalled(self, now: float) -> bool:

@@ -1,6 +1,6 @@
 """IDENTIFY: how a client describes itself, and what it asks for.
 
-The JSON is decoded as leniently, and as strictly, as clients have come to expect: keys match whatever their case,
+The JSON is decoded as leniently, and as strictly, as clients have come to expect: keys match in any case,
 unknown ones are ignored, null means absent; an integer must be written as one, a string as a string.
 """
 

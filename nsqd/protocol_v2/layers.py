@@ -187,7 +187,8 @@ class Layers:
             return encoder.encode(data) if data and encoder is not None else data
         if not data or encoder is None:
             return tls.encode(data)
-        size = SNAPPY_WRITTEN if self.upgrade.snappy else len(data)  # a record for each chunk
+        # A TLS record for each chunk of snappy: pynsq gives up on a read that holds no whole chunk.
+        size = SNAPPY_WRITTEN if self.upgrade.snappy else len(data)
         return b"".join(tls.encode(encoder.encode(data[at : at + size])) for at in range(0, len(data), size))
 
     def goodbye(self) -> bytes:

@@ -56,6 +56,7 @@ class Output:
         frames = self._session.outbox.take()
         if not frames:
             return False
+        # One send for all: copying costs less than a system call for each.
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         self._frames, self._taken = frames, 0
         if self.layers is not None:
@@ -114,6 +115,7 @@ class Output:
     def _encode(self) -> None:
         """The next piece of the frames, through the layers."""
         assert self.layers is not None
+        # A piece at a time: encoding all at once would hold up the other connections, for a client that may not read.
         piece, self._unencoded = bytes(self._unencoded[:PIECE]), self._unencoded[PIECE:]
         self._taken += len(piece)
         self._context.buffered -= len(piece)

@@ -54,6 +54,7 @@ class PartialCommand:
         newline = self.data.find(b"\n")
         if newline < 0:
             return None
+        # A whole line is only left here by a command whose body is not whole.
         name = bytes(self.data[:newline]).split(b" ")[0].decode("ascii", "replace").rstrip("\r")
         left = len(self.data) - newline - 1
         if name in ("IDENTIFY", "AUTH"):

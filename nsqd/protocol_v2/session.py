@@ -12,7 +12,7 @@ Rules:
 - What a client does wrong is a `ProtocolError`: its frame is the last answer, and the connection closes after it.
 
 What the session waits for is its `phase` (phase.py), what a client may say is its `state` (`nsqkit.wire`). The handlers
-for each state come as a table from whoever makes the session, so this module does not know the commands.
+for each state are handed to the session as a table, so this module does not import the commands.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Session:
     upgrade: Upgrade | None = None
     """Agreed on, and not in place yet: the driver puts the layers in when the answers have left."""
     layers: Layers | None = None
+    """Those that are in place, for what depends on them; the driver encodes and decodes."""
 
     def __attrs_post_init__(self) -> None:
         self.broker = broker = self.context.broker
@@ -196,11 +197,13 @@ class Session:
         subscription = self.subscription
         while position < end and left and self.phase is _READING:
             left -= 1
+            # Consumers send runs of FINs: 0.2 us for one in a run, 1.4 us for one handled like other commands.
             if subscription is not None and (run := _FINS(data, position)):
                 stop = run.end()
                 self.finish([data[at : at + 16] for at in range(position + 4, stop, _FIN_LENGTH)])
                 position = stop
                 continue
+            # No further: a longer line is an error, also when all of it is there.
             newline = data.find(b"\n", position, position + MAX_LINE)
             if newline < 0:
                 if end - position >= MAX_LINE:
@@ -220,7 +223,7 @@ class Session:
                     self.partial.scan.move(-position)
                 break
             subscription = self.subscription
-        else:
+        else:  # only when the loop was not left by a break: the rest of an unfinished command is no reason to yield
             if position < end and self.phase is _READING:
                 self._move_to(SessionPhase.YIELDED)
         deadlines = self.deadlines
@@ -229,7 +232,7 @@ class Session:
         return position
 
     def _not_allowed(self, name: bytes) -> ProtocolError:
-        if self.context.tls_required and not self.secure:
+        if self.context.tls_required and not self.secure:  # unknown ones too, as in the original
             return ProtocolError("E_INVALID", b"cannot " + name + b" in current state (TLS required)")
         if name not in COMMANDS:
             return ProtocolError("E_INVALID", b"invalid command " + name)
@@ -289,7 +292,7 @@ class Session:
     def upgraded(self, layers: Layers) -> None:
         self._move_to(_READING)
         self.upgrade, self.layers = None, layers
-        self.enter(self.state)
+        self.enter(self.state)  # with TLS more commands may be allowed now
 
     def upgrade_failed(self, reason: str) -> None:
         self.upgrade = None
@@ -333,6 +336,7 @@ class Session:
     def sent(self, size: int) -> None:
         """The socket took this many bytes."""
         self.outbox.size -= size
+        # While the outbox was above its limit the channel has left this client out.
         subscription = self.subscription
         if subscription is not None and not subscription.waiting:
             assert self.channel is not None

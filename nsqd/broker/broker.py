@@ -233,7 +233,9 @@ class Broker:
         """Write what the round has gathered. A publish whose append failed is found by `Topic.failed`."""
         to_commit = self.context.to_commit
         while to_commit:
-            self.topics[to_commit.popitem()[0]].commit()
+            topic = self.topics.get(to_commit.popitem()[0])
+            if topic is not None:  # it may have been deleted since it asked
+                topic.commit()
         if self.context.sync_due and self.now - self._last_sync >= SYNC_INTERVAL:
             self.want_sync()
 

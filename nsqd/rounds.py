@@ -84,7 +84,7 @@ class Rounds:
         broker.commit()  # before anything leaves: an answer promises that the log has it
         if self.answering:
             self._release_answers()
-        if broker.has_failures:
+        if broker.failures:
             broker.end_of_failures()
         self.more = broker.pump()
         if self.awake:
@@ -104,7 +104,7 @@ class Rounds:
 
     def _release_answers(self) -> None:
         broker, answering = self.broker, self.answering
-        if broker.has_failures:
+        if broker.failures:
             for answers in answering:
                 answers.failed_commits()
         ticket = broker.sync_ticket

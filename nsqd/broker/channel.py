@@ -120,7 +120,7 @@ class Channel:
     def enter(self, first: int, frames: list[bytes]) -> None:
         """Messages were published and written; their seqs rise from `first` on."""
         self.backlog.enter(first, frames, self._demand)
-        if self.delivery.has_waiting:
+        if any(self.delivery.queues):
             self.context.pump_soon(self)
 
     def advance(self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes]) -> None:

@@ -35,27 +35,29 @@ class Source(Protocol):
 
 
 class Delivery:
-    """The subscriptions of one channel. `disconnected`: those whose connection has ended with messages in flight."""
+    """The subscriptions of one channel. `disconnected`: those whose connection has ended with messages in flight.
 
-    __slots__ = ("_deliveries_before", "_queues", "disconnected", "subscriptions")
+    `queues`: those that have room, one queue for each locality or, where localities do not count, one for all.
+    """
+
+    __slots__ = ("_deliveries_before", "disconnected", "queues", "subscriptions")
 
     def __init__(self, *, by_locality: bool) -> None:
         self.subscriptions: dict[Subscription, None] = {}
         self.disconnected: dict[Subscription, None] = {}
-        # One queue serves everybody where localities do not count.
-        self._queues: list[OrderedDict[Subscription, None]] = [
+        self.queues: list[OrderedDict[Subscription, None]] = [
             OrderedDict() for _ in (Locality if by_locality else (Locality.REMOTE,))
         ]
         self._deliveries_before = [0 for _ in Locality]  # to those whose connection has ended
 
     def _queue_of(self, subscription: Subscription) -> OrderedDict[Subscription, None]:
-        return self._queues[subscription.locality if len(self._queues) > 1 else 0]
+        return self.queues[subscription.locality if len(self.queues) > 1 else 0]
 
     def _next_queue(self) -> OrderedDict[Subscription, None]:
-        for queue in self._queues:
+        for queue in self.queues:
             if queue:
                 return queue
-        return self._queues[-1]
+        return self.queues[-1]
 
     # --- turns
 
@@ -67,14 +69,9 @@ class Delivery:
         return subscription.waiting
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether anybody has room."""
-        return bool(self._next_queue())
-
-    @property
     def demand(self) -> int:
         """How many messages the queued subscriptions would take."""
-        return sum(subscription.room for subscription in chain.from_iterable(self._queues))
+        return sum(subscription.room for subscription in chain.from_iterable(self.queues))
 
     def pump(self, source: Source) -> bool:
         """Deliver to those who have room. True when it stopped at `PUMP_BYTES` and there is more to deliver."""
@@ -129,7 +126,7 @@ class Delivery:
             subscription.in_flight.clear()
         self.subscriptions.clear()
         self.disconnected.clear()
-        for queue in self._queues:
+        for queue in self.queues:
             queue.clear()
 
     # --- what is in flight

@@ -120,19 +120,18 @@ class Topic:
         store = self.store
         changes = store.collect_changes()
         batches = self._take_pending()
-        if not batches and not changes:
-            store.changes_done(written=False)
+        flowing, written = self.flowing, False
+        if batches or changes:
+            try:
+                first, dropped = store.append(batches, changes, flowing=flowing)
+                written = True
+            except OSError as error:
+                self._commit_failed(error, batches)
+        if store.collected:
+            store.changes_done(written=written)
+        if not written:
             return
-        flowing = self.flowing
-        self.dropped_count += store.admit(batches, flowing=flowing)
-        first = store.end
-        try:
-            store.append(batches, changes, flowing=flowing)
-        except OSError as error:
-            self._commit_failed(error, batches, first)
-            store.changes_done(written=False)
-            return
-        store.changes_done(written=True)
+        self.dropped_count += dropped
         for batch in batches:
             self._written(first, batch, flowing)
             first += len(batch.frames)
@@ -150,14 +149,15 @@ class Topic:
             self.message_count += sign * count
             self.message_bytes += sign * (batch.size - BODY * count)
 
-    def _commit_failed(self, error: OSError, batches: list[Batch], first: int) -> None:
+    def _commit_failed(self, error: OSError, batches: list[Batch]) -> None:
         self.context.report_write_error(self.name, error)
         self.failed[self.commit_number - 1] = error.strerror or str(error)
         self.context.failures.append(self.failed)
         self._count(batches, -1)
-        if self.store.end > first:
+        count = sum(len(batch.frames) for batch in batches)
+        if count:
             self.store.abort()
-            self.aborted.add(first, self.store.end)
+            self.aborted.add(self.store.end - count, self.store.end)
             if self.flowing:
                 self._skip_aborted()
                 self.store.advance(self.store.end)

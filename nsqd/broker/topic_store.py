@@ -54,16 +54,19 @@ class TopicStore(Protocol):
     def collect_changes(self) -> list[Change]:
         """What the channels have to say in the next append; then call `changes_done`."""
 
+    collected: dict[Recorder, None]
+    """Whose changes were collected, until `changes_done`."""
+
     def changes_done(self, *, written: bool) -> None:
         """Whether the append that held them succeeded. What is left goes with a later one."""
 
-    def admit(self, batches: Sequence[Batch], *, flowing: bool) -> int:
-        """Remove the messages for which there is no room from the batches; returns how many."""
-
-    def append(self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False) -> None:
+    def append(
+        self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False
+    ) -> tuple[int, int]:
         """Write, with one call to the system. `flowing`: the high watermark rises with it.
 
-        `OSError`: nothing was written, and the seqs that the messages would have had are given up.
+        Messages for which there is no room are removed from the batches. Returns the first seq, and how many were
+        removed. `OSError`: nothing was written, and the seqs that the messages would have had are given up.
         """
 
     def keep(self, first: int, batch: Batch) -> None:
@@ -94,7 +97,7 @@ class LogTopicStore:
         self.view = view
         self._context = view.context
         self._oldest = Oldest(view)
-        self._collected: dict[Recorder, None] = {}
+        self.collected: dict[Recorder, None] = {}
         self._full = False  # whether the disk was full when changes were collected
 
     @property
@@ -137,13 +140,11 @@ class LogTopicStore:
         if not self.view.changed:
             return []
         self._full = self._context.store.full is not None
-        self._collected, self.view.changed = self.view.changed, {}
-        return [change for recorder in self._collected for change in recorder.collect_changes(self._full)]
+        self.collected, self.view.changed = self.view.changed, {}
+        return [change for recorder in self.collected for change in recorder.collect_changes(self._full)]
 
     def changes_done(self, *, written: bool) -> None:
-        if not self._collected:
-            return
-        collected, self._collected = self._collected, {}
+        collected, self.collected = self.collected, {}
         for recorder in collected:
             if written:
                 recorder.changes_written(self._full)
@@ -151,16 +152,17 @@ class LogTopicStore:
                 self.view.changed[recorder] = None
                 self._context.schedule_maintenance(self.view.topic_name)
 
-    def admit(self, batches: Sequence[Batch], *, flowing: bool) -> int:
-        return 0
-
-    def append(self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False) -> None:
-        log = self.view.log
+    def append(
+        self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False
+    ) -> tuple[int, int]:
+        view = self.view
+        log = view.log
         first = log.end
         log.append(batches, changes, flowing=flowing)
         if flowing:
-            self.view.high_watermark = log.end
-        self._context.wrote(self.view.topic_name, log, log.end - first)
+            view.high_watermark = log.end
+        self._context.wrote(view.topic_name, log, log.end - first)
+        return first, 0
 
     def keep(self, first: int, batch: Batch) -> None:
         self.view.window.extend(batch.frames, batch.size)
@@ -198,6 +200,7 @@ class MemoryTopicStore:
         self.on_loss: Callable[[int, int, bool], None] = lambda _start, _end, _damaged: None
         self.end = 0
         self.high_watermark = 0
+        self.collected: dict[Recorder, None] = {}
         self._context = context
         self._held: dict[int, bytes] = {}  # what no channel has been given
 
@@ -223,7 +226,18 @@ class MemoryTopicStore:
     def changes_done(self, *, written: bool) -> None:
         """There are none."""
 
-    def admit(self, batches: Sequence[Batch], *, flowing: bool) -> int:
+    def append(
+        self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False
+    ) -> tuple[int, int]:
+        dropped = self._admit(batches, flowing)
+        first = self.end
+        self.end += sum(len(batch.frames) for batch in batches)
+        if flowing:
+            self.high_watermark = self.end
+        return first, dropped
+
+    def _admit(self, batches: Sequence[Batch], flowing: bool) -> int:
+        """Remove the messages for which there is no room from the batches; returns how many."""
         budget, room = self._context.ephemeral_bytes, self._context.options.mem_queue_size - len(self._held)
         taken = dropped = 0
         for batch in batches:
@@ -241,11 +255,6 @@ class MemoryTopicStore:
         if flowing:  # the channels count what they hold themselves
             budget.release(taken)
         return dropped
-
-    def append(self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False) -> None:
-        self.end += sum(len(batch.frames) for batch in batches)
-        if flowing:
-            self.high_watermark = self.end
 
     def keep(self, first: int, batch: Batch) -> None:
         if first >= self.high_watermark:

@@ -42,6 +42,8 @@ class Answers:
     awaiting_commit: list[bytes] = attrs.field(factory=list)
     unconfirmed_publishes: list[tuple[int, Topic, int, str]] = attrs.field(factory=list)
     """Answers that depend on a commit: index in `awaiting_commit`, topic, number of the commit, command."""
+    pub_counts: dict[str, int] = attrs.field(factory=dict)
+    """Messages published, by topic."""
     must_sync: bool = False
     """Whether this round's answers wait for a sync."""
     _subscribed: _Subscribed = None
@@ -64,11 +66,16 @@ class Answers:
         """Answer with an error that leaves the connection open."""
         self.answer(encode_error(ProtocolError(code, text).payload))
 
-    def answer_publish(self, topic: Topic, commit_number: int, command: str) -> None:
-        """Answer OK, if that commit of the topic succeeds."""
+    def answer_publish(self, topic: Topic, commit_number: int, count: int, command: str) -> None:
+        """Answer OK to a publish of `count` messages, if that commit of the topic succeeds."""
+        counts = self.pub_counts
+        counts[topic.name] = counts.get(topic.name, 0) + count
         self.unconfirmed_publishes.append((len(self.awaiting_commit), topic, commit_number, command))
         self.must_sync = True
-        self.answer(OK)
+        self.awaiting_commit.append(OK)  # as `answer` does; the call shows in a pipelined publish
+        if not self._enlisted:
+            self._enlisted = True
+            self._enlist(self)
 
     def answer_subscribe(self, channel: Channel, subscription: Subscription) -> None:
         """Answer OK, and hold the messages back until it has left."""

@@ -71,7 +71,7 @@ def client_stats(session: Session) -> ClientStats:
         "user_agent": identity.user_agent,
         "topology_zone": topology.zone,
         "topology_region": topology.region,
-        "pub_counts": session.pub_counts,
+        "pub_counts": session.answers.pub_counts,
     }
     if session.layers is not None:
         common |= _layers(session.layers)

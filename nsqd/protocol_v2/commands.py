@@ -11,7 +11,7 @@ import json
 import struct
 from typing import Final
 
-from nsqd.broker import NotInFlight, NotOwner, Refused, Topic
+from nsqd.broker import NotInFlight, NotOwner, Refused
 from nsqd.protocol_v2.framing import Incomplete, MultiScan, parse_batch
 from nsqd.protocol_v2.identify import decode_identify
 from nsqd.protocol_v2.layers import Upgrade
@@ -200,10 +200,10 @@ def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> in
     try:
         if topic is None:
             topic = context.broker.topic_to_publish(words[1].decode("ascii"))
-        commit_number = context.broker.publish(topic, [data[start:stop]])
+        commit_number = context.broker.publish_one(topic, data[start:stop])
     except Refused as error:
         raise ProtocolError("E_PUB_FAILED", f"PUB failed {error}") from error
-    _published(session, topic, commit_number, 1, "PUB")
+    session.answers.answer_publish(topic, commit_number, 1, "PUB")
     return stop
 
 
@@ -229,7 +229,7 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
         commit_number = session.broker.publish(topic, [data[start:stop]], delay_ms * 1_000_000)
     except Refused as error:
         raise ProtocolError("E_DPUB_FAILED", f"DPUB failed {error}") from error
-    _published(session, topic, commit_number, 1, "DPUB")
+    session.answers.answer_publish(topic, commit_number, 1, "DPUB")
     return stop
 
 
@@ -259,7 +259,7 @@ def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
         _wait_for_batch(session, data, position, count)
     assert batch is not None
     commit_number = broker.publish_frames(topic, batch.frames, batch.size)
-    _published(session, topic, commit_number, count, "MPUB")
+    session.answers.answer_publish(topic, commit_number, count, "MPUB")
     return batch.end
 
 
@@ -297,12 +297,6 @@ def _topic_name(name: bytes, code: str, command: str) -> str:
     if not is_valid_name(text):
         raise ProtocolError(code, f"{command} topic name {quote(name)} is not valid")
     return text
-
-
-def _published(session: Session, topic: Topic, commit_number: int, count: int, command: str) -> None:
-    counts = session.pub_counts
-    counts[topic.name] = counts.get(topic.name, 0) + count
-    session.answers.answer_publish(topic, commit_number, command)
 
 
 def _message_id(text: bytes) -> bytes:

@@ -88,8 +88,6 @@ class Session:
     authorization: SessionAuthorization = attrs.field(factory=SessionAuthorization)
     channel: Channel | None = None
     subscription: Subscription | None = None
-    pub_counts: dict[str, int] = attrs.field(factory=dict)
-    """Messages published, by topic."""
     connected_at: int = attrs.field(init=False)
     """Unix time, seconds."""
     upgrade: Upgrade | None = None

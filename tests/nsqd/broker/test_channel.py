@@ -296,7 +296,7 @@ def test_subscriptions_that_come_and_go_leave_no_entries_in_the_queue_of_waiting
     harness.create()
     for _ in range(1000):
         harness.disconnect(harness.subscribe(rdy=1))
-    assert len(harness.channel().delivery._queues[0]) <= 10
+    assert len(harness.channel().delivery.queues[0]) <= 10
 
 
 def test_a_deleted_channel_is_freed_though_it_had_deferred_messages() -> None:

@@ -91,6 +91,13 @@ class Budget(Protocol):
         """Return reserved bytes."""
 
 
+TlsFactory = Callable[[], ssl.SSLContext]
+
+
+def _cached(make: TlsFactory) -> TlsFactory:
+    return functools.cache(make)
+
+
 @attrs.frozen(kw_only=True)
 class HttpOptions:
     """Limits and habits of an `HttpClient`. Times in seconds."""
@@ -108,7 +115,7 @@ class HttpOptions:
     idle_timeout: float = 4.0
     """A connection that was idle for longer is not used again: common servers close theirs after 5 s, and a request
     that crosses with that would fail."""
-    tls: Callable[[], ssl.SSLContext] = attrs.field(default=client_context, converter=functools.cache)
+    tls: TlsFactory = attrs.field(default=client_context, converter=_cached)
     """Makes the context for https, in a thread; the clients with these options share it."""
     budget: Budget | None = None
 

@@ -91,7 +91,7 @@ import nsqkit.client, nsqkit.discovery, nsqkit.http_client
 from nsqkit.client import ClientOptions, Consumer, ConnectionFailed, Producer
 from nsqkit.discovery import Discovery, DiscoveryFailed
 
-for name in ("trio", "cramjam", "crc32c", "msgspec", "httptools", "httpx", "nsqd"):
+for name in ("trio", "cramjam", "crc32c", "msgspec", "httptools", "nsqd"):
     assert importlib.util.find_spec(name) is None, name
 try:
     ClientOptions(snappy=True)

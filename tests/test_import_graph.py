@@ -18,8 +18,6 @@ PACKAGES = {
     "nsqkit": PROJECT / "shared" / "nsqkit",
 }
 
-KNOWN_HTTP_LIBRARY_USERS = {"nsqadmin.upstream.client", "nsqadmin.upstream.connections"}
-
 Graph = Mapping[str, set[str]]
 """A name -> the names it depends on."""
 
@@ -139,7 +137,7 @@ def test_one_module_knows_the_http_library() -> None:
         for module, path in modules(PACKAGES).items()
         if any(name.partition(".")[0] in libraries for name in imported_names(module, path))
     }
-    assert importers == {"nsqkit.http_client", *KNOWN_HTTP_LIBRARY_USERS}
+    assert importers == {"nsqkit.http_client"}
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ Rules:
 
 - A request first takes one of the `MAX_PER_DAEMON` slots of its daemon, and then one of the `parallel` slots for all
   daemons. So a hanging daemon delays only its own requests, until thousands are waiting for others that hang too.
-- Each daemon has an httpx client, and with it a connection pool, of its own. A pool scans all of its connections at
+- Each daemon has an `HttpClient`, and with it a connection pool, of its own. A pool scans all of its connections at
   each request, and for each idle one all of them again: with one pool for 300 daemons, queried at once, a round took
   4 s and blocked the event loop for 2.6 of them; with 300 pools it takes 0.2 s.
 - Queries reuse connections. A client that has been unused for a minute is closed, and so is the least recently used one
@@ -15,33 +15,26 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 from urllib.parse import urlsplit
 
 import attrs
-import httpx
 import trio
 
-from nsqadmin.options import AdminOptions
-from nsqkit.tls import client_context
+from nsqkit.http_client import HttpClient, HttpOptions
 
-__all__ = ["MAX_PARALLEL", "MAX_PER_DAEMON", "Connections"]
+__all__ = ["IDLE_S", "MAX_IDLE", "MAX_PARALLEL", "MAX_PER_DAEMON", "Connections"]
 
 MAX_PER_DAEMON: Final = 32
 """Requests to one daemon at a time. A few are usual; Graphite gets one for each chart of a page."""
 MAX_PARALLEL: Final = 4096
 """Requests to all daemons at a time; each takes some 30 KB while it waits."""
-_MAX_IDLE: Final = 2
+MAX_IDLE: Final = 2
 """Idle connections of one daemon."""
-_IDLE_S: Final = 60.0
-NS_PER_SECOND = 1_000_000_000
-
-_NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For plain HTTP, which does not use it; without one, each client would make its own."""
+IDLE_S: Final = 60.0
+"""How long they, and the client of a daemon, are kept."""
 
 
 def _max_parallel() -> int:
@@ -54,7 +47,7 @@ def _max_parallel() -> int:
 class _Pool:
     """The connections of one daemon."""
 
-    client: httpx.AsyncClient
+    client: HttpClient
     slots: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_PER_DAEMON))
     users: int = 0
     """Requests that have a slot or wait for one."""
@@ -66,7 +59,7 @@ class _Pool:
 class Connections:
     """The pools of all daemons. Must be closed with `aclose`."""
 
-    options: AdminOptions
+    options: HttpOptions
     parallel: int = attrs.field(factory=_max_parallel)
     """Requests to all daemons at a time."""
     _slots: trio.CapacityLimiter = attrs.field(init=False)
@@ -74,30 +67,23 @@ class Connections:
     """Pools with users, by scheme and address."""
     _unused: OrderedDict[str, _Pool] = attrs.field(factory=OrderedDict, init=False)
     """The other pools, the least recently used first."""
-    _tls: ssl.SSLContext | None = attrs.field(default=None, init=False)
-    _tls_lock: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._slots = trio.CapacityLimiter(self.parallel)
 
     @contextlib.asynccontextmanager
-    async def client(self, url: str, *, keep: bool) -> AsyncIterator[httpx.AsyncClient]:
+    async def client(self, url: str, *, keep: bool) -> AsyncIterator[HttpClient]:
         """A client for one request to this URL, once there are slots; without `keep` its connection is new and closed
-        afterwards. Raises `TlsConfigError`, and ValueError for an invalid URL."""
+        afterwards. Raises ValueError for some invalid URLs."""
         scheme, address, *_ = urlsplit(url)
-        tls = await self._tls_context() if scheme == "https" else _NO_TLS
         origin = f"{scheme}://{address}"
         pool = self._used[origin] = (
-            self._used.get(origin) or self._unused.pop(origin, None) or _Pool(self._make(tls))
+            self._used.get(origin) or self._unused.pop(origin, None) or _Pool(HttpClient(self.options))
         )
         pool.users += 1
         try:
             async with pool.slots, self._slots:
-                if keep:
-                    yield pool.client
-                else:
-                    async with self._make(tls) as client:
-                        yield client
+                yield pool.client if keep else HttpClient(attrs.evolve(self.options, max_idle=0))
         finally:
             pool.users -= 1
             if not pool.users:
@@ -114,44 +100,10 @@ class Connections:
         while self._unused:
             oldest = next(iter(self._unused.values()))
             too_many = len(self._unused) > self.parallel // 4
-            if not too_many and trio.current_time() < oldest.unused_since + _IDLE_S:
+            if not too_many and trio.current_time() < oldest.unused_since + IDLE_S:
                 return
             await self._close_least_recent()
 
     async def _close_least_recent(self) -> None:
         _, pool = self._unused.popitem(last=False)
         await pool.client.aclose()
-
-    async def _tls_context(self) -> ssl.SSLContext:
-        async with self._tls_lock:
-            if self._tls is None:
-                self._tls = await trio.to_thread.run_sync(_tls_context, self.options)  # some 20 ms
-            return self._tls
-
-    def _make(self, tls: ssl.SSLContext) -> httpx.AsyncClient:
-        connect = self.options.http_client_connect_timeout / NS_PER_SECOND or None
-        client = httpx.AsyncClient(
-            verify=tls,
-            trust_env=False,
-            timeout=httpx.Timeout(None, connect=connect),
-            limits=httpx.Limits(
-                max_connections=None,
-                max_keepalive_connections=_MAX_IDLE,
-                keepalive_expiry=_IDLE_S,
-            ),
-            cookies=CookieJar(
-                DefaultCookiePolicy(allowed_domains=())
-            ),  # none are kept: users share the clients
-        )
-        client.headers.clear()  # the caller gives all of them
-        return client
-
-
-def _tls_context(options: AdminOptions) -> ssl.SSLContext:
-    context = client_context(root_ca_file=options.http_client_tls_root_ca_file)
-    if options.http_client_tls_insecure_skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if options.http_client_tls_cert:
-        context.load_cert_chain(options.http_client_tls_cert, options.http_client_tls_key)
-    return context

@@ -15,14 +15,14 @@ Rules:
   GET. Browsers turn a POST that meets a 301 into a GET without its body; a message would be lost that way. Credentials
   are not passed on to another server.
 
-This is the only module that knows the HTTP library below it, httpcore. It is imported with the first request, in a
-thread: a daemon that makes none does not need it, and none waits for it at its start. Runs on trio and on asyncio.
+No other module imports httpx. This one does so with the first request, in a thread: a daemon that makes none does not
+need it, and none waits for it at its start. Runs on trio and on asyncio.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import functools
 import json
 import math
 import os
@@ -30,8 +30,9 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
+from urllib.parse import urlencode
 
 import anyio
 import anyio.to_thread
@@ -41,39 +42,25 @@ from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import VERSION
 
 if TYPE_CHECKING:
-    import httpcore
+    import httpx
 
-__all__ = [
-    "ACCEPT",
-    "MAX_BODY",
-    "Answer",
-    "AnswerTooLarge",
-    "Header",
-    "HttpClient",
-    "HttpFailed",
-    "HttpOptions",
-    "HttpTimeout",
-    "InvalidUrl",
-    "http_url",
-    "https_port",
-    "https_url",
-]
+__all__ = ["ACCEPT", "MAX_BODY", "Answer", "AnswerTooLarge", "Header", "HttpClient", "HttpFailed"]
+__all__ += ["HttpOptions", "HttpTimeout", "InvalidUrl", "http_url", "https_url"]
 
 ACCEPT: Final = "application/vnd.nsq; version=1.0"
 """The media type of the daemons' API."""
 MAX_BODY: Final = 1 << 20
 """Bytes of an answer's body, unless the options say otherwise."""
 MAX_URL: Final = 1 << 16
-"""Characters."""
+"""Characters; the limit of httpx."""
 MAX_QUOTED: Final = 512
 """Bytes of an unwanted answer that its error quotes."""
 _HIGHEST_PORT: Final = 65_535
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_REDIRECTS: Final = (301, 302, 303, 307, 308)
-_HOST: Final = re.compile(r"[A-Za-z0-9._:%~-]+")
-"""A name, an IPv4 or an IPv6 address, the latter without its brackets."""
-_UNQUOTED: Final = "!#$%&'()*+,/:;=?@[\\]^`{|}~"
-"""Punctuation that stays as it is in a path and a query, `%` of what is encoded already included."""
+_NAME: Final = r"(?:[A-Za-z0-9_~-]{1,63}(?:\.|$))+"
+_IPV6: Final = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9._~-]+)?"
+_HOST: Final = re.compile(f"{_NAME}|{_IPV6}")
+_UNUSED_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For plain HTTP; without one, httpx makes a context for each client, which takes 1.6 ms."""
 
 Header = tuple[bytes, bytes]
 
@@ -104,6 +91,13 @@ class Budget(Protocol):
         """Return reserved bytes."""
 
 
+TlsFactory = Callable[[], ssl.SSLContext]
+
+
+def _cached(make: TlsFactory) -> TlsFactory:
+    return functools.cache(make)
+
+
 @attrs.frozen(kw_only=True)
 class HttpOptions:
     """Limits and habits of an `HttpClient`. Times in seconds."""
@@ -121,8 +115,9 @@ class HttpOptions:
     idle_timeout: float = 4.0
     """A connection that was idle for longer is not used again: common servers close theirs after 5 s, and a request
     that crosses with that would fail."""
-    tls: Callable[[], ssl.SSLContext] = client_context
-    """Makes the context for https; called once, in a thread."""
+    tls: TlsFactory = attrs.field(default=client_context, converter=_cached)
+    """Makes the context for https, in a thread; all clients with these options share it, as loading the authorities
+    takes some 20 ms."""
     budget: Budget | None = None
 
 
@@ -144,8 +139,9 @@ class Answer:
 
     def description(self) -> str:
         """`got response 404 Not Found "..."`, with the beginning of the body, for errors."""
+        phrase = f" {HTTPStatus(self.status).phrase}" if self.status in set(HTTPStatus) else ""
         shown = json.dumps(self.body[:MAX_QUOTED].decode("utf-8", "replace"), ensure_ascii=False)
-        return f"got response {_status_text(self.status)} {shown}"
+        return f"got response {self.status}{phrase} {shown}"
 
 
 class HttpClient:
@@ -159,7 +155,7 @@ class HttpClient:
 
     def __init__(self, options: HttpOptions) -> None:
         self.options = options
-        self._pools: dict[str, httpcore.AsyncConnectionPool] = {}
+        self._clients: dict[bool, httpx.AsyncClient] = {}  # by whether it is for https
         self._making = anyio.Lock()
 
     async def ask(
@@ -172,10 +168,10 @@ class HttpClient:
         time-out.
         """
         all_headers = _api_headers(headers or {})
-        with self._bounded() as scope:
-            answer = await self._exchange(scope, method, url, all_headers, content)
+        with self._bounded():
+            answer = await self._read(await self._send(method, url, all_headers, content))
             if secure := https_url(url, answer):
-                answer = await self._exchange(scope, method, secure, all_headers, content)
+                answer = await self._read(await self._send(method, secure, all_headers, content))
         return answer
 
     async def request(
@@ -185,8 +181,8 @@ class HttpClient:
 
         Raises `HttpFailed`.
         """
-        with self._bounded() as scope:
-            return await self._exchange(scope, method, url, headers, content)
+        with self._bounded():
+            return await self._read(await self._send(method, url, headers, content))
 
     async def status_of(
         self, method: str, url: str, headers: Sequence[Header] = (), content: bytes = b""
@@ -197,103 +193,93 @@ class HttpClient:
         than `max_body` or late costs the connection, but is no failure.
         """
         with self._bounded() as scope:
-            answer = await self._exchange(scope, method, url, headers, content, drop_body=True)
-        return answer.status
+            response = await self._send(method, url, headers, content)
+            deadline, scope.deadline = scope.deadline, math.inf
+            await self._drop(response, deadline)
+        return response.status_code
 
     async def aclose(self) -> None:
         """Close all connections. No request may be under way."""
-        while self._pools:
-            await self._pools.popitem()[1].aclose()
+        while self._clients:
+            await self._clients.popitem()[1].aclose()
 
     # Inside.
 
     @contextlib.contextmanager
     def _bounded(self) -> Iterator[anyio.CancelScope]:
+        """The time-out for all of a request; and foreign errors as `HttpFailed`."""
         seconds = self.options.request_timeout
         try:
             with anyio.fail_after(seconds or None) as scope:
                 yield scope
+        except HttpFailed:
+            raise
         except TimeoutError:
             raise HttpTimeout(f"no answer within {seconds:g} s") from None
+        except Exception as error:
+            if (failure := self._failure(error)) is None:
+                raise
+            raise failure from None  # the errors of httpx may quote headers and URLs
 
-    async def _exchange(
-        self,
-        scope: anyio.CancelScope,
-        method: str,
-        url: str,
-        headers: Sequence[Header],
-        content: bytes,
-        *,
-        drop_body: bool = False,
-    ) -> Answer:
-        """One request, and those that redirects make of it, in a scope whose deadline is for all of them."""
-        place = _parse_url(url)
+    def _failure(self, error: Exception) -> HttpFailed | None:
+        import httpx
+
+        if isinstance(error, httpx.ConnectTimeout):
+            return HttpTimeout(f"no connection within {self.options.connect_timeout:g} s")
+        if isinstance(error, httpx.LocalProtocolError):
+            return HttpFailed("a header of the request is malformed")
+        if isinstance(error, TlsConfigError):
+            return HttpFailed(str(error))
+        if isinstance(error, httpx.HTTPError | httpx.InvalidURL | OSError | ValueError):
+            return HttpFailed(_reason(error))  # ValueError: a host that TLS cannot verify
+        return None
+
+    async def _send(self, method: str, url: str, headers: Sequence[Header], content: bytes) -> httpx.Response:
+        """The response, redirects followed. Its body is still to be read or dropped."""
+        client = await self._client(https=url[:6].lower() == "https:")
+        import httpx  # loaded by now
+
+        try:
+            place = httpx.URL(url)
+        except httpx.InvalidURL:
+            raise InvalidUrl("URL too long" if len(url) > MAX_URL else "not a valid URL") from None
+        _check(place)
+        request = httpx.Request(method, place, headers=list(headers), content=content)
         redirects = 0
         while True:
-            pool = await self._pool(place.scheme)
-            request = pool.stream(
-                method,
-                place.for_httpcore(),
-                headers=place.headers(headers),
-                content=None if method == "GET" and not content else content,
-                extensions={"timeout": {"connect": self.options.connect_timeout or None}},
-            )
-            with self._translated():
-                async with request as response:
-                    status = response.status
-                    location = _location(status, response.headers) if self.options.max_redirects else None
-                    if location is None and not drop_body:
-                        return Answer(status, response.headers, await self._read(response))
-                    deadline = scope.deadline
-                    if location is None:
-                        scope.deadline = math.inf
-                    await self._drop(response, deadline)
-            if location is None:
-                return Answer(status, response.headers, b"")
+            response = await client.send(request, stream=True)
+            following = response.next_request
+            if following is None or not self.options.max_redirects:
+                return response
+            await self._drop(response)
             redirects += 1
             if redirects > self.options.max_redirects:
                 raise HttpFailed(f"more than {self.options.max_redirects} redirects")
-            url = urljoin(url, location)
-            before, place = place, _parse_redirect(url)
-            if not place.may_have_credentials_of(before):
-                headers = [header for header in headers if header[0].lower() not in _FOR_ONE_SERVER]
-            if status == HTTPStatus.SEE_OTHER:
+            try:
+                _check(following.url)
+            except InvalidUrl as error:
+                raise HttpFailed(f"bad redirect: {error}") from None  # `InvalidUrl` would blame the caller
+            # The method is not the one of `following`, where a POST has become a GET after a 301 or 302, too.
+            if response.status_code == HTTPStatus.SEE_OTHER:
                 method, content = "GET", b""
+            request = httpx.Request(method, following.url, headers=following.headers, content=content)
+            client = await self._client(https=following.url.scheme == "https")
 
-    async def _pool(self, scheme: str) -> httpcore.AsyncConnectionPool:
+    async def _client(self, *, https: bool) -> httpx.AsyncClient:
         async with self._making:
-            if scheme not in self._pools:
-                self._pools[scheme] = await anyio.to_thread.run_sync(
-                    self._make_pool, scheme, abandon_on_cancel=True
+            if https not in self._clients:
+                self._clients[https] = await anyio.to_thread.run_sync(
+                    _make_client, self.options, https, abandon_on_cancel=True
                 )
-            return self._pools[scheme]
+            return self._clients[https]
 
-    def _make_pool(self, scheme: str) -> httpcore.AsyncConnectionPool:
-        import httpcore  # takes some 20 ms, as the authorities do that a context loads
-
-        options = self.options
-        try:
-            context = options.tls() if scheme == "https" else None
-        except TlsConfigError as error:
-            raise HttpFailed(str(error)) from error
-        except OSError as error:
-            raise HttpFailed(_reason(error)) from error
-        return httpcore.AsyncConnectionPool(
-            context,
-            max_connections=None,
-            max_keepalive_connections=options.max_idle,
-            keepalive_expiry=options.idle_timeout,
-        )
-
-    async def _read(self, response: httpcore.Response) -> bytes:
+    async def _read(self, response: httpx.Response) -> Answer:
         body, budget, refusal = bytearray(), self.options.budget, ""
         try:
             with anyio.CancelScope() as scope:
-                async for piece in response.aiter_stream():
-                    # Leaving the loop would leave httpcore's generators to the garbage collector, for which trio
-                    # warns; a cancelled scope ends them from inside.
-                    if scope.cancel_called:
-                        continue
+                async for piece in response.aiter_raw():
+                    # Leaving the loop would leave httpx's generators to the garbage collector, for which trio warns;
+                    # a cancelled scope ends them from inside.
                     if len(body) + len(piece) > self.options.max_body:
                         refusal = f"response of more than {self.options.max_body} bytes"
                         scope.cancel()
@@ -305,38 +291,20 @@ class HttpClient:
         finally:
             if budget is not None:
                 budget.give(len(body))
+            await response.aclose()
         if refusal:
             raise AnswerTooLarge(refusal)
-        return bytes(body)
+        return Answer(response.status_code, response.headers.raw, bytes(body))
 
-    async def _drop(self, response: httpcore.Response, deadline: float) -> None:
-        """Read the body to its end; where that is not possible, the connection will be closed."""
-        import httpcore
+    async def _drop(self, response: httpx.Response, deadline: float = math.inf) -> None:
+        """Read the body to its end, so that the connection can be used again; else it is closed."""
+        import httpx
 
-        size = 0
         with (
-            anyio.CancelScope(deadline=deadline) as scope,
-            contextlib.suppress(httpcore.NetworkError, httpcore.ProtocolError),
+            anyio.CancelScope(deadline=deadline),
+            contextlib.suppress(AnswerTooLarge, httpx.TransportError),
         ):
-            async for piece in response.aiter_stream():
-                size += len(piece)
-                if size > self.options.max_body:
-                    scope.cancel()
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Foreign errors as `HttpFailed`."""
-        import httpcore
-
-        try:
-            yield
-        except httpcore.ConnectTimeout:
-            raise HttpTimeout(f"no connection within {self.options.connect_timeout:g} s") from None
-        except httpcore.LocalProtocolError:
-            raise HttpFailed("a header of the request is malformed") from None  # its text quotes the header
-        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
-            # ValueError: a host that TLS cannot verify
-            raise HttpFailed(_reason(error)) from error
+            await self._read(response)
 
 
 def http_url(host: str, port: int, path: str, params: Mapping[str, str] | None = None) -> str:
@@ -350,17 +318,6 @@ def http_url(host: str, port: int, path: str, params: Mapping[str, str] | None =
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}{query}"
 
 
-def https_port(body: bytes) -> int:
-    """The `https_port` in the body of a 403; 0 if there is none."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        return 0
-    port = fields.get("https_port") if isinstance(fields, dict) else None
-    # Not isinstance: True is an int, too.
-    return port if type(port) is int and 0 < port <= _HIGHEST_PORT else 0
-
-
 def https_url(url: str, answer: Answer) -> str:
     """Where to ask instead when a daemon with `--tls-required` answers so: the same place over https.
 
@@ -369,94 +326,38 @@ def https_url(url: str, answer: Answer) -> str:
     """
     if answer.status != HTTPStatus.FORBIDDEN or url.lower().startswith("https:"):
         return ""
-    if not (port := https_port(answer.body)):
+    try:
+        fields = json.loads(answer.body)
+    except (ValueError, RecursionError):
         return ""
-    parts = urlsplit(url)
-    user, at, host_port = parts.netloc.rpartition("@")
-    bare, colon, last = host_port.rpartition(":")
-    host = bare if colon and last.isdigit() else host_port
-    return parts._replace(scheme="https", netloc=f"{user}{at}{host}:{port}").geturl()
+    port = fields.get("https_port") if isinstance(fields, dict) else None
+    if type(port) is not int or not 0 < port <= _HIGHEST_PORT:  # not isinstance: True is an int, too
+        return ""
+    import httpx
+
+    return str(httpx.URL(url).copy_with(scheme="https", port=port))
 
 
-# --- URLs and headers
+def _make_client(options: HttpOptions, https: bool) -> httpx.AsyncClient:
+    import httpx
+
+    return httpx.AsyncClient(
+        verify=options.tls() if https else _UNUSED_TLS,
+        trust_env=False,
+        timeout=httpx.Timeout(None, connect=options.connect_timeout or None),
+        limits=httpx.Limits(
+            max_keepalive_connections=options.max_idle, keepalive_expiry=options.idle_timeout
+        ),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # which takes none
+    )
 
 
-_FOR_ONE_SERVER: Final = (b"authorization", b"host")
-
-
-@attrs.frozen
-class _Place:
-    """A URL, taken apart."""
-
-    scheme: str
-    host: str
-    port: int
-    target: bytes
-    """Path and query, percent-encoded."""
-    authorization: bytes
-    """For the user in the URL; empty without one."""
-
-    def for_httpcore(self) -> httpcore.URL:
-        import httpcore
-
-        return httpcore.URL(scheme=self.scheme, host=self.host, port=self.port, target=self.target)
-
-    def headers(self, headers: Sequence[Header]) -> list[Header]:
-        """Those of a request with these: Host unless it is given, and the URL's user instead of another one."""
-        if self.authorization:
-            others = [header for header in headers if header[0].lower() != b"authorization"]
-            headers = [*others, (b"Authorization", self.authorization)]
-        if any(name.lower() == b"host" for name, _ in headers):
-            return list(headers)
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        if self.port != _DEFAULT_PORTS[self.scheme]:
-            host = f"{host}:{self.port}"
-        return [(b"Host", host.encode()), *headers]
-
-    def may_have_credentials_of(self, other: _Place) -> bool:
-        """Whether it is the same server, or the same one over https, by the default ports."""
-        mine, others = (self.scheme, self.port), (other.scheme, other.port)
-        return self.host == other.host and (
-            mine == others or (others, mine) == (("http", 80), ("https", 443))
-        )
-
-
-def _parse_url(url: str) -> _Place:
-    if len(url) > MAX_URL:
-        raise InvalidUrl(f"URL too long: more than {MAX_URL} characters")
-    try:
-        parts = urlsplit(url)
-        scheme, port = parts.scheme, parts.port
-        host = (parts.hostname or "").encode("idna").decode()
-    except ValueError:
-        raise InvalidUrl("not a valid URL") from None  # its text quotes the URL
-    if scheme not in _DEFAULT_PORTS:
+def _check(url: httpx.URL) -> None:
+    """What httpx does not check. Raises `InvalidUrl`."""
+    if url.scheme not in ("http", "https"):
         raise InvalidUrl("not a URL of http or https")
-    if not _HOST.fullmatch(host):
-        raise InvalidUrl("no valid host in the URL")
-    target = quote(f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", safe=_UNQUOTED)
-    authorization = b""
-    if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = b"Basic " + base64.b64encode(user.encode())
-    if port is None:
-        port = _DEFAULT_PORTS[scheme]
-    return _Place(scheme, host, port, target.encode(), authorization)
-
-
-def _parse_redirect(url: str) -> _Place:
-    try:
-        return _parse_url(url)
-    except InvalidUrl as error:
-        raise HttpFailed(f"bad redirect: {error}") from None  # `InvalidUrl` would blame the caller
-
-
-def _location(status: int, headers: Sequence[Header]) -> str | None:
-    """Where a response redirects to; None if it does not."""
-    if status not in _REDIRECTS:
-        return None
-    found = (value for name, value in headers if name.lower() == b"location")
-    return next(found, b"").decode("utf-8", "replace") or None
+    if not _HOST.fullmatch(url.raw_host.decode()) or not 0 <= (url.port or 0) <= _HIGHEST_PORT:
+        raise InvalidUrl("no valid host or port in the URL")
 
 
 def _api_headers(given: Mapping[str, str]) -> list[Header]:
@@ -469,31 +370,16 @@ def _api_headers(given: Mapping[str, str]) -> list[Header]:
     return [(name.encode(), value.encode()) for name, value in headers.values()]
 
 
-# --- texts
-
-
-def _status_text(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
-
-
 def _reason(error: BaseException) -> str:
-    """What tells most of an error and its causes: `connection refused`, what TLS says."""
-    for cause in _causes(error):
+    """What tells most of an error and its causes (of a group, the first): `connection refused`, what TLS says."""
+    cause: BaseException | None = error
+    for _ in range(20):
         if isinstance(cause, ssl.SSLError):
             return str(cause)
         if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
             return os.strerror(cause.errno).lower()
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        elif cause is not None:
+            cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what led to it; of a group, the first."""
-    for _ in range(20):
-        if error is None:
-            return
-        yield error
-        group = error if isinstance(error, BaseExceptionGroup) else None
-        error = group.exceptions[0] if group else error.__cause__ or error.__context__

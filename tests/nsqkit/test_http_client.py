@@ -375,7 +375,9 @@ class TestUrls:
         assert http_url(host, 4161, "/channels", {"topic": "a.b#ephemeral"}) == url
         assert http_url(host, 4161, "/channels") == url.partition("?")[0]
 
-    @pytest.mark.parametrize("host", ["", "a b", "a/../b", "a?b", "a#b", "a@b", "[::1]", "a\nb"])
+    @pytest.mark.parametrize(
+        "host", ["", "a b", "a/../b", "a?b", "a#b", "a@b", "[::1]", "a\nb", "a\n", "a..b"]
+    )
     def test_of_more_than_a_host(self, host: str) -> None:
         with pytest.raises(InvalidUrl):
             http_url(host, 1, "/")
@@ -451,6 +453,19 @@ class TestTlsRequired:
             assert (await self.trusting(certificates).ask(secure.url())).status == 403
         assert len(secure.requests) == 1
 
+    async def test_clients_with_the_same_options_share_a_context(self, certificates: Certificates) -> None:
+        made: list[ssl.SSLContext] = []
+
+        def make() -> ssl.SSLContext:
+            made.append(client_context(root_ca_file=certificates.root_ca_file))
+            return made[-1]
+
+        options = HttpOptions(tls=make)
+        with Target(tls=self.server_context(certificates)) as secure:
+            for each in (options, options, attrs.evolve(options, max_idle=0)):
+                assert (await HttpClient(each).ask(secure.url())).status == 200
+        assert len(made) == 1
+
     async def test_request_does_not_follow(self, target: Target) -> None:
         target.answer = lambda request: text('{"https_port":1}', 403)
         assert (await HttpClient(HttpOptions()).request("GET", target.url())).status == 403
@@ -504,6 +519,13 @@ class TestRedirects:
         run(main, backend)
         assert Seen(target).lines() == ["POST /a/b?c", f"{method} /there?d"]
         assert (target.requests[1].body, target.requests[1].header(b"x")) == (body, b"y")
+
+    async def test_a_chain_keeps_the_body(self, target: Target) -> None:
+        paths = {"/": redirect(307, "/1"), "/1": redirect(302, "/2"), "/2": redirect(301, "/3")}
+        target.answer = lambda request: paths.get(request.path) or text("OK")
+        await HttpClient(HttpOptions(max_redirects=3)).request("POST", target.url(), content=b"x")
+        assert Seen(target).lines() == ["POST /", "POST /1", "POST /2", "POST /3"]
+        assert [request.body for request in target.requests] == [b"x"] * 4
 
     @pytest.mark.parametrize(("most", "asked"), [(1, 2), (3, 4)])
     async def test_one_too_many(self, target: Target, most: int, asked: int) -> None:

@@ -6,27 +6,26 @@ import contextlib
 import resource
 from collections.abc import AsyncIterator, Iterable
 
-import httpx
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nsqadmin.options import AdminOptions
 from nsqadmin.upstream.connections import MAX_PARALLEL, MAX_PER_DAEMON, Connections
+from nsqkit.http_client import HttpClient, HttpOptions
 
 A, B, C = (f"http://{name}.example:4151/stats" for name in "abc")
 
 
 @contextlib.asynccontextmanager
 async def open_connections(parallel: int = 64) -> AsyncIterator[Connections]:
-    made = Connections(AdminOptions(), parallel)
+    made = Connections(HttpOptions(max_idle=2), parallel)
     try:
         yield made
     finally:
         await made.aclose()
 
 
-async def client_of(connections: Connections, url: str) -> httpx.AsyncClient:
+async def client_of(connections: Connections, url: str) -> HttpClient:
     async with connections.client(url, keep=True) as client:
         return client
 
@@ -75,7 +74,20 @@ class TestSlots:
         self, descriptors: int, parallel: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(resource, "getrlimit", lambda which: (descriptors, descriptors))
-        assert Connections(AdminOptions()).parallel == parallel
+        assert Connections(HttpOptions()).parallel == parallel
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[HttpClient]:
+    """The clients that were closed."""
+    closed: list[HttpClient] = []
+
+    async def aclose(client: HttpClient) -> None:
+        await trio.lowlevel.checkpoint()
+        closed.append(client)
+
+    monkeypatch.setattr(HttpClient, "aclose", aclose)
+    return closed
 
 
 class TestIdleConnections:
@@ -85,45 +97,51 @@ class TestIdleConnections:
             assert await client_of(connections, A) is first
             assert await client_of(connections, B) is not first
 
-    async def test_a_change_has_a_client_of_its_own_which_is_closed_afterwards(self) -> None:
+    async def test_a_change_has_a_client_of_its_own_which_keeps_no_connection(self) -> None:
         async with open_connections() as connections:
             kept = await client_of(connections, A)
             async with connections.client(A, keep=False) as client:
                 assert client is not kept
-            assert client.is_closed
-            assert not kept.is_closed
+            assert (kept.options.max_idle, client.options.max_idle) == (2, 0)
+            assert await client_of(connections, A) is kept
 
-    async def test_clients_unused_for_a_minute_are_closed(self, mock_clock: MockClock) -> None:
+    async def test_clients_unused_for_a_minute_are_closed(
+        self, mock_clock: MockClock, closed: list[HttpClient]
+    ) -> None:
         async with open_connections() as connections:
-            first, second = await client_of(connections, A), await client_of(connections, B)
+            first = await client_of(connections, A)
+            await client_of(connections, B)
             mock_clock.jump(40.0)
             await client_of(connections, B)
             mock_clock.jump(30.0)
             await client_of(connections, C)
-            assert first.is_closed
-            assert not second.is_closed
+            assert closed == [first]
             assert await client_of(connections, A) is not first
 
-    async def test_clients_in_use_are_not_closed(self, mock_clock: MockClock) -> None:
+    async def test_clients_in_use_are_not_closed(
+        self, mock_clock: MockClock, closed: list[HttpClient]
+    ) -> None:
         async with (
             open_connections() as connections,
             trio.open_nursery() as nursery,
-            connections.client(A, keep=True) as used,
+            connections.client(A, keep=True),
         ):
             mock_clock.jump(100.0)
             nursery.start_soon(client_of, connections, B)
             await wait_all_tasks_blocked()
-            assert not used.is_closed
+            assert closed == []
 
-    async def test_the_least_recently_used_of_too_many_clients_is_closed(self) -> None:
+    async def test_the_least_recently_used_of_too_many_clients_is_closed(
+        self, closed: list[HttpClient]
+    ) -> None:
         async with open_connections(parallel=8) as connections:
-            first, second = await client_of(connections, A), await client_of(connections, B)
+            await client_of(connections, A)
+            second = await client_of(connections, B)
             await client_of(connections, A)
             await client_of(connections, C)
-            assert second.is_closed
-            assert not first.is_closed
+            assert closed == [second]
 
-    async def test_aclose_closes_all_clients(self) -> None:
+    async def test_aclose_closes_all_clients(self, closed: list[HttpClient]) -> None:
         async with open_connections() as connections:
             kept = [await client_of(connections, url) for url in (A, B, C)]
-        assert all(client.is_closed for client in kept)
+        assert closed == kept

@@ -363,7 +363,7 @@ async def test_a_missing_root_ca_file_refuses_the_client(tmp_path: Path) -> None
 
 
 async def test_the_secret_is_in_no_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Of ours, and of nothing of httpcore that the daemons show (from WARNING on)."""
+    """Of ours, and of nothing of httpx that the daemons show (from WARNING on)."""
     server = AuthServer(response(SECRET.encode()))
     with caplog.at_level(logging.DEBUG, "nsq"):
         async with running(server):

@@ -344,7 +344,7 @@ class Daemon:
         finally:
             self.rounds.end()
         if failed is not None:
-            self.broker.end_of_failures()
+            self.broker.clear_failures()
             raise Refused(failed)
         return ticket
 

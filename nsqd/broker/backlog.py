@@ -81,9 +81,9 @@ class Backlog(Protocol):
         """A deferred message has come; False when there is no room for it."""
 
     def advance(
-        self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
+        self, start: int, end: int, not_ready: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
     ) -> None:
-        """The topic hands over what it has gathered: `[start, end)` without the seqs in `elsewhere`.
+        """The topic hands over what it has gathered: `[start, end)` without the seqs in `not_ready`.
 
         `held`: the frames of those that only memory has.
         """

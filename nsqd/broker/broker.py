@@ -242,7 +242,7 @@ class Broker:
         """Whether a commit of this round has failed."""
         return bool(self.context.failures)
 
-    def end_of_failures(self) -> None:
+    def clear_failures(self) -> None:
         """All publishers have been told: forget the failures of this round."""
         for failed in self.context.failures:
             failed.clear()

@@ -123,9 +123,9 @@ class Channel:
         if self.delivery.has_waiting:
             self.context.pump_soon(self)
 
-    def advance(self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes]) -> None:
+    def advance(self, start: int, end: int, not_ready: RangeSet, held: Mapping[int, bytes]) -> None:
         """The topic hands over what it has gathered; see `Backlog.advance`."""
-        self.backlog.advance(start, end, elsewhere, held, self._demand)
+        self.backlog.advance(start, end, not_ready, held, self._demand)
 
     def enter_deferred(self, seq: int, frame: bytes | None, due: float) -> None:
         """A message that was published with a delay: its time begins now."""

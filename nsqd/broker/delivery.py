@@ -15,13 +15,13 @@ from typing import Protocol
 from nsqd.broker.locality import Locality
 from nsqd.broker.subscription import InFlight, Subscription
 
-__all__ = ["Delivery", "Source"]
+__all__ = ["Delivery", "MessageSource"]
 
 PUMP_BYTES = 1024 * 1024  # delivered by one pump of a channel, before other channels have their turn
-OWNERS_ASKED = 64  # clients that are searched for a message id that is not in flight where it was answered
+OWNERS_SEARCHED = 64  # clients that are searched for a message id that is not in flight where it was answered
 
 
-class Source(Protocol):
+class MessageSource(Protocol):
     """The channel, as delivery sees it."""
 
     paused: bool
@@ -76,7 +76,7 @@ class Delivery:
         """How many messages the queued subscriptions would take."""
         return sum(subscription.room for subscription in chain.from_iterable(self._queues))
 
-    def pump(self, source: Source) -> bool:
+    def pump(self, source: MessageSource) -> bool:
         """Deliver to those who have room. True when it stopped at `PUMP_BYTES` and there is more to deliver."""
         budget, share, turns = PUMP_BYTES, 0, 0
         while (queue := self._next_queue()) and not source.paused:
@@ -144,7 +144,7 @@ class Delivery:
 
     def has_in_flight(self, message_id: bytes) -> bool:
         """Whether some client has it; a few are asked, for a flood of bad ids must cost little."""
-        return any(message_id in owner.in_flight for owner in islice(self._all(), OWNERS_ASKED))
+        return any(message_id in owner.in_flight for owner in islice(self._all(), OWNERS_SEARCHED))
 
     def _all(self) -> Iterator[Subscription]:
         return chain(self.subscriptions, self.disconnected)

@@ -139,9 +139,9 @@ class LogBacklog:
         return True
 
     def advance(
-        self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
+        self, start: int, end: int, not_ready: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
     ) -> None:
-        self.counts.entered += end - start - elsewhere.count
+        self.counts.entered += end - start - not_ready.count
 
     def skip_aborted(self, start: int, end: int) -> None:
         self.settled.add(start, end)

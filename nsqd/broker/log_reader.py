@@ -19,9 +19,9 @@ from nsqd.log.segment import MessageRun, ReadPlan, ReadResult
 
 __all__ = ["LogReader"]
 
-FIRST_READ = 64 * 1024
+FIRST_READ = 64 * 1024  # bytes; doubled after each read in place, up to `LARGEST_READ`
 MAX_FETCHED = 2 * 1024 * 1024
-INLINE_READS = 4  # reads in place that a channel may do in one round; then they are jobs
+INLINE_READS = 4  # in one round and channel; further reads are jobs, which bounds the length of a round
 LARGEST_READ = 1024 * 1024
 FETCH_READ = 256 * 1024
 RETRY_AFTER = 1.0  # seconds, after an error of the disk
@@ -38,29 +38,29 @@ class LogReader:
         self._fetched: dict[int, bytes] = {}  # one by one, for what is requeued
         self._lost = RangeSet()
         self._size = FIRST_READ
-        self._busy = False
+        self._reading = False
         self._round = -math.inf
         self._reads = 0
-        self._life = 0  # results of a read that began in an earlier one are thrown away
+        self._epoch = 0  # raised by `close`: the result of a read that began earlier is discarded
         self.alarm_at = math.inf
 
     # --- for the cursor
 
     def take(self, seq: int, limit: int) -> list[bytes] | None:
         """Up to `limit` messages in a row from `seq` on; None while they are being read."""
-        frames = self._held(seq, limit)
+        frames = self._cached(seq, limit)
         if frames is None and self._request(seq, self._size, None):
             self._size = min(2 * self._size, LARGEST_READ)
-            frames = self._held(seq, limit)
+            frames = self._cached(seq, limit)
         return frames
 
-    def _held(self, seq: int, limit: int) -> list[bytes] | None:
+    def _cached(self, seq: int, limit: int) -> list[bytes] | None:
         runs = self._runs
         while runs and runs[0].first + len(runs[0].frames) <= seq:
             runs.popleft()
         if not runs or runs[0].first > seq:
             if not runs:
-                self._account()
+                self._update_budget()
             return None
         at = seq - runs[0].first
         return runs[0].frames[at : at + limit]
@@ -84,11 +84,11 @@ class LogReader:
 
     def _request(self, seq: int, size: int, wanted: set[int] | None) -> bool:
         """Read from `seq` on. True when it is done, False when it is under way."""
-        if self._busy or self.alarm_at < math.inf:
+        if self._reading or self.alarm_at < math.inf:
             return False
         plan = self._view.log.plan(seq, size)
         try:
-            result = plan.run(wait=False) if self._may_read_here() else None
+            result = plan.run(wait=False) if self._may_read_inline() else None
         except OSError as error:
             self._failed(error)
             return False
@@ -98,7 +98,7 @@ class LogReader:
         self._accept(plan, result, wanted)
         return True
 
-    def _may_read_here(self) -> bool:
+    def _may_read_inline(self) -> bool:
         now = self._view.context.now
         if now != self._round:
             self._round, self._reads = now, 0
@@ -106,19 +106,19 @@ class LogReader:
         return self._reads <= INLINE_READS
 
     def _start(self, plan: ReadPlan, wanted: set[int] | None) -> None:
-        self._busy = True
-        life = self._life
+        self._reading = True
+        epoch = self._epoch
 
         def done(result: ReadResult | None) -> None:
-            if life == self._life:
-                self._busy = False
+            if epoch == self._epoch:
+                self._reading = False
                 assert result is not None
                 self._accept(plan, result, wanted)
                 self._wake()
 
         def failed(error: OSError) -> None:
-            if life == self._life:
-                self._busy = False
+            if epoch == self._epoch:
+                self._reading = False
                 self._failed(error)
 
         self._view.context.store.jobs.append(Job("read", plan.run, done, failed))
@@ -139,7 +139,7 @@ class LogReader:
                 for seq, frame in enumerate(run.frames, run.first)
                 if seq in wanted
             )
-        self._account()
+        self._update_budget()
 
     def _failed(self, error: OSError) -> None:
         """The disk refuses: that is no damage, so try again later."""
@@ -149,25 +149,25 @@ class LogReader:
     def alarm(self, now: float) -> None:
         self._wake()
 
-    def _account(self) -> None:
+    def _update_budget(self) -> None:
         size = sum(sum(map(len, run.frames)) for run in self._runs)
         fetched = sum(map(len, self._fetched.values()))
         while (
             fetched > MAX_FETCHED and len(self._fetched) > 1
         ):  # the oldest are those that were not asked for again
             fetched -= len(self._fetched.pop(next(iter(self._fetched))))
-        self._budget.holds(self, size + fetched)
+        self._budget.update(self, size + fetched)
 
     def drop(self) -> None:
         """Drop what is held in memory."""
         self._runs.clear()
         self._fetched.clear()
         self._size = FIRST_READ
-        self._budget.holds(self, 0)
+        self._budget.update(self, 0)
 
     def close(self) -> None:
         """Drop what is held, and ignore the result of a read that is under way."""
-        self._life += 1
-        self._busy = False
+        self._epoch += 1
+        self._reading = False
         self._lost = RangeSet()
         self.drop()

@@ -142,13 +142,13 @@ class MemoryBacklog:
         return self._hold(seq, frame)
 
     def advance(
-        self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
+        self, start: int, end: int, not_ready: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
     ) -> None:
-        count = end - start - elsewhere.count
+        count = end - start - not_ready.count
         room = self._room_for(count, demand)
         self.counts.entered += count
         taken = 0
-        for seq in islice((n for n in range(start, end) if n not in elsewhere), room):
+        for seq in islice((n for n in range(start, end) if n not in not_ready), room):
             frame = held.get(seq)
             if frame is None:
                 self._unread.add(seq)

@@ -23,7 +23,7 @@ class ReadAheadBudget:
         self.used = 0
         self._held: OrderedDict[Holder, int] = OrderedDict()
 
-    def holds(self, reader: Holder, size: int) -> None:
+    def update(self, reader: Holder, size: int) -> None:
         """A reader now holds `size` bytes."""
         self.used += size - self._held.pop(reader, 0)
         if size:

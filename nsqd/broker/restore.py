@@ -38,11 +38,11 @@ def restore_topic(context: BrokerContext, listener: TopicListener, name: str, re
             channel.defer(seq, 0, due)
     if recovered.damage:
         lost: list[Change] = [(Code.LOST, d.first, d.end, True) for d in recovered.damage if d.end > d.first]
-        topic.try_change(lost)
+        topic.try_write_changes(lost)
     if topic.flowing and topic.has_backlog:
         changes = [topic.flow_change()]
         topic.flow()
-        topic.try_change(changes)
+        topic.try_write_changes(changes)
     return topic
 
 

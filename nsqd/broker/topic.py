@@ -183,7 +183,7 @@ class Topic:
 
     # --- changes of shape
 
-    def _change(self, changes: list[Change]) -> None:
+    def _write_changes(self, changes: list[Change]) -> None:
         """Write changes now, after what has been gathered. `Refused` when the disk refuses."""
         if not changes:
             return
@@ -194,10 +194,10 @@ class Topic:
             self.context.report_write_error(self.name, error)
             raise Refused(error.strerror or str(error)) from error
 
-    def try_change(self, changes: list[Change]) -> None:
+    def try_write_changes(self, changes: list[Change]) -> None:
         """Write changes that recovery would come to by itself, if the disk takes them."""
         with contextlib.suppress(Refused):
-            self._change(changes)
+            self._write_changes(changes)
 
     def flow_change(self) -> Change:
         """The record that the high watermark has risen to the log's end."""
@@ -206,15 +206,15 @@ class Topic:
     def flow(self) -> None:
         """Give the channels everything that has been gathered. The record of it is the caller's."""
         start, end = self.store.high_watermark, self.store.end
-        elsewhere = RangeSet(self.aborted)  # seqs that are not ready: never messages, or deferred
+        not_ready = RangeSet(self.aborted)  # seqs that are not ready: never messages, or deferred
         self._skip_aborted()
         passed = sorted(seq for seq in self.deferred if seq < end)
         for seq in passed:
-            elsewhere.add(seq, seq + 1)
+            not_ready.add(seq, seq + 1)
         deferred_frames = {seq: self.store.frame(seq) for seq in passed}
         held = self.store.advance(end)
         for channel in self.channels.values():
-            channel.advance(start, end, elsewhere, held)
+            channel.advance(start, end, not_ready, held)
         for seq in passed:
             self._enter_deferred(seq, deferred_frames[seq])
         for channel in self.channels.values():
@@ -231,7 +231,7 @@ class Topic:
         """Its channels elsewhere are known: let the messages flow. `Refused` when the disk refuses."""
         self.commit()
         if not self.paused and self.channels and self.has_backlog:
-            self._change([self.flow_change()])
+            self._write_changes([self.flow_change()])
             self.started = True
             self.flow()
         self.started = True
@@ -250,7 +250,7 @@ class Topic:
         flows = not paused and self.started and bool(self.channels) and self.has_backlog
         if flows:
             changes.append(self.flow_change())
-        self._change(changes)
+        self._write_changes(changes)
         self.paused = paused
         if flows:
             self.flow()
@@ -262,7 +262,7 @@ class Topic:
         if start == end:
             return
         waiting = self.depth
-        self._change([(Code.TOPIC_EMPTIED, start, end)])
+        self._write_changes([(Code.TOPIC_EMPTIED, start, end)])
         self.dropped_count += waiting
         self.store.advance(end)
         self.aborted = RangeSet()
@@ -285,7 +285,7 @@ class Topic:
             self.last_generation += 1
         if flows:
             changes.append(self.flow_change())
-        self._change(changes)
+        self._write_changes(changes)
         channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
         if flows and self.has_backlog:
             self.flow()
@@ -303,7 +303,7 @@ class Topic:
         """`NotFound`; `Refused` when the disk refuses."""
         channel = self.existing(name)
         if channel.paused != paused:
-            self._change(channel.backlog.record(Code.CHANNEL_PAUSED, paused))
+            self._write_changes(channel.backlog.record(Code.CHANNEL_PAUSED, paused))
         channel.paused = paused
         self.context.pump_soon(channel)
 
@@ -311,13 +311,13 @@ class Topic:
         """`NotFound`; `Refused` when the disk refuses."""
         channel = self.existing(name)
         self.commit()
-        self._change(channel.backlog.record(Code.CHANNEL_EMPTIED, self.store.high_watermark))
+        self._write_changes(channel.backlog.record(Code.CHANNEL_EMPTIED, self.store.high_watermark))
         channel.empty()
 
     def delete_channel(self, name: str) -> None:
         """`NotFound`; `Refused` when the disk refuses."""
         channel = self.existing(name)
-        self._change(channel.backlog.record(Code.CHANNEL_DELETED))
+        self._write_changes(channel.backlog.record(Code.CHANNEL_DELETED))
         del self.channels[name]
         channel.close()
         self._listener.channel_deleted(self, channel)
@@ -348,7 +348,7 @@ class Topic:
         """The log cannot give these messages any more."""
         for channel in self.channels.values():
             channel.backlog.lose(start, end, damaged)
-        self.try_change([(Code.LOST, start, end, damaged)])
+        self.try_write_changes([(Code.LOST, start, end, damaged)])
 
     def close(self) -> None:
         """An orderly stop: what is in flight and what is finished is written. `OSError` when it cannot be."""

@@ -28,7 +28,7 @@ from nsqd.log.lock import DataPathLock
 from nsqd.log.store import Store, StoreOptions
 from nsqd.log.system_calls import keep_freed_memory
 from nsqd.lookup import Registries
-from nsqd.lookup.known_channels import KnownChannels, query_bound
+from nsqd.lookup.known_channels import KnownChannels, query_timeout
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
@@ -344,7 +344,7 @@ class Daemon:
         finally:
             self.rounds.end()
         if failed is not None:
-            self.broker.end_of_failures()
+            self.broker.clear_failures()
             raise Refused(failed)
         return ticket
 
@@ -402,7 +402,9 @@ def _peer_options(options: NsqdOptions, hostname: str) -> PeerOptions:
 
 def _known_channels(options: NsqdOptions) -> KnownChannels:
     limits = _http_options(options)
-    return KnownChannels(HttpClient(limits).ask, query_bound(limits.connect_timeout, limits.request_timeout))
+    return KnownChannels(
+        HttpClient(limits).ask, query_timeout(limits.connect_timeout, limits.request_timeout)
+    )
 
 
 def _http_options(options: NsqdOptions) -> HttpOptions:

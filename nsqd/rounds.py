@@ -85,7 +85,7 @@ class Rounds:
         if self.answering:
             self._release_answers()
         if broker.failures:
-            broker.end_of_failures()
+            broker.clear_failures()
         self.more = broker.pump()
         if self.awake:
             awake, self.awake = self.awake, []

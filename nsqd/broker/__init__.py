@@ -1,4 +1,4 @@
-"""The synchronous core: topics, channels, subscriptions. No socket, no event loop; time comes in as an argument."""
+"""The synchronous core: topics, channels, subscriptions. No socket, no event loop; time is passed in as an argument."""
 
 from nsqd.broker.broker import Broker, Listener
 from nsqd.broker.channel import Channel

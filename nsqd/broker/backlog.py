@@ -1,7 +1,7 @@
-"""What a channel asks of the place that holds its messages.
+"""The interface between a channel and the storage of its messages.
 
 A channel knows its messages by sequence number (`seq`, unique within the topic, never on the wire). Its backlog knows
-which of them have never been delivered, where each body is, and how to record what becomes of them. Two kinds exist:
+which of them have never been delivered, where each body is, and how to record finishes and requeues. Two kinds exist:
 `LogBacklog` is a cursor into the topic's log, `MemoryBacklog` a bounded queue for `#ephemeral` channels.
 """
 
@@ -18,13 +18,13 @@ from nsqd.log.state import Change, Code
 
 __all__ = ["FETCH_AHEAD", "TURN_BYTES", "Backlog", "ChannelCounts"]
 
-TURN_BYTES = 64 * 1024  # what one subscription gets in one turn, about
-FETCH_AHEAD = 1000  # requeued messages whose bodies one read of the log may bring
+TURN_BYTES = 64 * 1024  # that one subscription gets in one turn, approximately
+FETCH_AHEAD = 1000  # requeued messages whose bodies one read of the log may fetch
 
 
 @attrs.define(eq=False)
 class ChannelCounts:
-    """What a channel has counted since the daemon started (`damaged`: since the channel was made).
+    """The counters of a channel since the daemon started (`damaged`: since the channel was created).
 
     Conservation (I9): entered = finished + ready + in flight + deferred + dropped + damaged.
     """
@@ -35,21 +35,21 @@ class ChannelCounts:
     requeued: int = 0  # by REQ
     timed_out: int = 0
     dropped: int = 0  # by emptying, by sampling, by an ephemeral queue that was full
-    damaged: int = 0  # lost by the disk
+    damaged: int = 0  # lost to damage on disk
 
 
 class Backlog(Protocol):
-    """The messages of one channel. The channel sets `wake` and shares `counts`."""
+    """The messages of one channel. The channel sets `wake` and uses the same `counts`."""
 
     counts: ChannelCounts
     wake: Callable[[], None]
-    """Called when a body that could not be had at once may be there now."""
+    """Called when a body that had to be read from disk may be available now."""
 
-    # --- how much
+    # --- figures
 
     @property
     def ready(self) -> int:
-        """Messages that were never delivered and may be."""
+        """Messages that were never delivered and may be delivered now."""
 
     def on_disk_only(self, requeued: Iterable[int]) -> int:
         """How many of the ready messages, and of these requeued ones, are not in memory."""
@@ -59,65 +59,68 @@ class Backlog(Protocol):
 
     @property
     def floor(self) -> float:
-        """The lowest seq that the topic's log must keep for it; infinity when it needs none."""
+        """The lowest seq that the topic's log must keep for this channel; infinity when it needs none."""
 
     # --- bodies
 
     def take(self, limit: int) -> tuple[int, list[bytes]] | None:
-        """Up to `limit` ready messages in a row, as (first seq, frames). None: none can be had now."""
+        """Up to `limit` consecutive ready messages, as (first seq, frames). None if none is available now."""
 
     def body(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
-        """The frame of a message that was taken or deferred. None while it is being read, or when it is lost."""
+        """The frame of a message that was taken or deferred. None while it is being read, or if it is lost.
+
+        `wanted_soon`: seqs that the same read may fetch too.
+        """
 
     def is_lost(self, seq: int) -> bool:
-        """Whether the disk has lost this message."""
+        """Whether this message is lost to damage on disk."""
 
-    # --- messages that come
+    # --- new messages
 
     def enter(self, first: int, frames: list[bytes], demand: Callable[[], int]) -> None:
-        """Messages were published. `demand()`: how many the consumers would take at once."""
+        """Add published messages with seqs from `first` on. `demand()`: how many consumers would take at once."""
 
     def enter_deferred(self, seq: int, frame: bytes | None) -> bool:
-        """A deferred message has come; False when there is no room for it."""
+        """Add a deferred message; False when there is no room for it."""
 
     def advance(
-        self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
+        self, start: int, end: int, not_ready: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
     ) -> None:
-        """The topic hands over what it has gathered: `[start, end)` without the seqs in `elsewhere`.
+        """Add the messages that the topic has gathered: `[start, end)` without the seqs in `not_ready`.
 
-        `held`: the frames of those that only memory has.
+        `held`: frames by seq, of messages that are in memory only.
         """
 
     def skip_aborted(self, start: int, end: int) -> None:
-        """`[start, end)` never were messages, or were dropped by the topic before any channel got them."""
+        """Skip `[start, end)`: aborted seqs, or messages that the topic dropped before any channel got them."""
 
     def lose(self, start: int, end: int, damaged: bool) -> None:
-        """The log cannot give `[start, end)` any more; those still ready are settled and counted."""
+        """Settle and count those of `[start, end)` that are still ready: the log has lost these messages."""
 
-    # --- what becomes of them
+    # --- outcomes
 
     def settle(self, seqs: list[int]) -> None:
-        """These are finished or dropped. May sort the list."""
+        """Mark these as finished or dropped. May sort the list."""
 
     def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
-        """This one waits for another delivery, in `delay` seconds; `attempts` have been made."""
+        """Record that a message is to be delivered again in `delay` seconds, after `attempts` deliveries."""
 
     def empty(self) -> int:
-        """Drop everything, and return how many ready messages that were. The record of it is the topic's."""
+        """Drop all messages; returns how many of them were ready. The topic writes the record of it."""
 
     def close(self) -> None:
-        """The channel is deleted: release what is held."""
+        """Release all memory: the channel is deleted."""
 
     # --- records
 
     @property
     def settled(self) -> RangeSet:
-        """Seqs that the channel needs no more, for the snapshot."""
+        """Seqs that the channel no longer needs, for the snapshot."""
 
     def record(self, code: Code, *items: object) -> list[Change]:
-        """The record of a change of the channel itself; empty where nothing of it is written."""
+        """The record of a change to the channel itself; empty for a channel that is not recorded."""
 
     # --- checks
 
     def invariant(self, waiting: set[int]) -> None:
-        """Assert that its numbers fit together. `waiting`: seqs that are in flight, requeued or deferred."""
+        """Assert that the state is consistent. `waiting`: seqs that are in flight, requeued or deferred."""

@@ -1,14 +1,14 @@
-"""The broker: all topics, one clock, one door for publishing, and the rhythm of a round.
+"""The broker: all topics, one clock, one entry point for publishing, and the steps of a round.
 
-A *round* is what the daemon does between two looks at the network:
+A *round* is what the daemon does between two polls of the network:
 
     advance(now, wall)    set the clock for everything that happens in the round
     ... any calls ...     publish, finish, requeue, subscribe, create, delete
     commit()              one append for each topic that has something to write
     pump()                messages go to the outboxes of consumers that have room
 
-Nothing here waits, and nothing knows of sockets. What may have to wait for a disk is a `Job` in `jobs`; when one has
-ended, the daemon goes through `advance`, the job's `done`, `commit` and `pump` as well.
+Nothing here waits, and nothing knows of sockets. Work that may have to wait for a disk is a `Job` in `jobs`; the
+completion of a job is a round too: `advance`, the job's `done`, `commit`, `pump`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,12 @@ __all__ = ["Broker", "Listener"]
 log = get_logger("broker")
 
 MAINTENANCE_INTERVAL = 1.0  # seconds
-SYNC_INTERVAL = (
-    0.1  # seconds between syncs that nobody waits for: back to back they would cost a fifth of the CPU
-)
+# Seconds between syncs that no client waits for. Back to back, syncs would cost a fifth of the CPU.
+SYNC_INTERVAL = 0.1
 
 
 class Listener:
-    """Told of every topic and channel that is made or deleted (the registries are). Does nothing by itself."""
+    """Notified of every topic and channel that is created or deleted. By default it does nothing."""
 
     def topic_created(self, topic: Topic) -> None: ...
     def topic_deleted(self, topic: Topic) -> None: ...
@@ -69,18 +68,20 @@ class Broker:
         self.topics_by_wire_name: dict[bytes, Topic] = {}  # the same, for sessions: they have bytes
         self.retentions: dict[str, Retention] = {}  # of topics on disk, by name
         self.listener = Listener()
-        self.lookup_first: Callable[[Topic], bool] = lambda _: False  # True: a new topic waits for `start`
+        self.lookup_first: Callable[[Topic], bool] = lambda _: (
+            False
+        )  # True: a new topic waits for `Topic.start`
         self._last_sync = now
         self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):
             topic = restore_topic(self.context, self, name, recovered)
             self._add(topic, recovered.log)
-            if recovered.damage:  # so that the next start need not look at it again
+            if recovered.damage:  # so that the next start does not scan the damaged part again
                 self.retentions[name].want_snapshot()
             self.context.schedule_maintenance(name)
         self.context.timers.set(self, now + MAINTENANCE_INTERVAL)
 
-    # --- what the daemon round it looks at
+    # --- for the daemon
 
     @property
     def now(self) -> float:
@@ -105,7 +106,7 @@ class Broker:
     # --- topics
 
     def topic(self, name: str) -> Topic:
-        """The topic of this (valid) name, made when it is not there. `Refused` when the disk refuses."""
+        """The topic with this (valid) name, created if it does not exist. `Refused` when it cannot be written."""
         topic = self.topics.get(name)
         if topic is None:
             topic = self._make_topic(name)
@@ -133,14 +134,14 @@ class Broker:
         return topic
 
     def existing(self, name: str) -> Topic:
-        """`NotFound` when there is no such topic."""
+        """The topic with this name; `NotFound` if it does not exist."""
         try:
             return self.topics[name]
         except KeyError:
             raise NotFound(name) from None
 
     def delete_topic(self, name: str) -> None:
-        """`NotFound`; `Refused` when the disk refuses."""
+        """Delete a topic and its files. `NotFound`; `Refused` when the files cannot be moved to the trash."""
         topic = self.existing(name)
         topic.commit()
         if name in self.retentions:
@@ -165,9 +166,9 @@ class Broker:
             self.delete_topic(topic.name)
 
     def unsubscribe(self, channel: Channel, subscription: Subscription, unsent: set[bytes]) -> None:
-        """A connection has ended; `unsent`: ids of messages that the socket never took.
+        """End the subscription of a closed connection. `unsent`: ids of messages that the socket never accepted.
 
-        An ephemeral channel is deleted with its last client. The channel, or its topic, may have been deleted before.
+        An ephemeral channel is deleted with its last client. The channel or its topic may already be deleted.
         """
         channel.detach(subscription, unsent)
         topic = self.topics.get(channel.topic_name)
@@ -177,19 +178,21 @@ class Broker:
     # --- publishing
 
     def topic_to_publish(self, name: str) -> Topic:
-        """As `topic`, but `Refused` also while nothing may be published: then no topic is made."""
+        """As `topic`, but also raises `Refused`, and creates no topic, while nothing may be published."""
         self.context.refuse_publishing()
         return self.topics.get(name) or self.topic(name)
 
     def publish(self, topic: Topic, bodies: Sequence[bytes], delay_ns: int = 0) -> int:
-        """Publish messages with the round's commit, all or none; `delay_ns`: deliver them after that delay.
+        """Publish messages with the round's commit, all or none of them; `delay_ns`: deliver them after that delay.
 
-        Returns the number of the commit: when it fails, `topic.failed` has the reason under it. `Refused` while
-        nothing may be published. Nothing is validated here.
+        Returns the commit number, under which `topic.failed` has the reason if the commit fails. `Refused` while
+        nothing may be published. Names and sizes are not validated here.
         """
         first_id = self.reserve_ids(len(bodies))
         wall_ns = self.context.wall_ns
-        frames = [message_frame(number, wall_ns, body) for number, body in enumerate(bodies, first_id)]
+        frames = [
+            message_frame(message_id, wall_ns, body) for message_id, body in enumerate(bodies, first_id)
+        ]
         if delay_ns:
             for frame in frames:
                 topic.publish_deferred(frame, delay_ns)
@@ -214,9 +217,9 @@ class Broker:
         return topic.commit_number
 
     def reserve_ids(self, count: int) -> int:
-        """The first of `count` message ids in a row. `Refused` while nothing may be published.
+        """The first of `count` consecutive message ids. `Refused` while nothing may be published.
 
-        For a caller that makes the frames itself while it parses a batch, and publishes them with `publish_frames`.
+        For a caller that builds the frames itself while it parses a batch, and publishes them with `publish_frames`.
         """
         self.context.refuse_publishing()
         try:
@@ -225,22 +228,22 @@ class Broker:
             raise Refused(error.strerror or str(error)) from error
 
     def publish_frames(self, topic: Topic, frames: list[bytes], size: int) -> int:
-        """As `publish`, for whole frames with ids of `reserve_ids` and this round's time; `size`: their bytes."""
+        """As `publish`, for complete frames with ids from `reserve_ids` and this round's time; `size`: their bytes."""
         topic.publish(frames, size)
         return topic.commit_number
 
     def stop_publishing(self, reason: str) -> None:
-        """From now on every publish is refused with this reason."""
+        """Refuse every later publish with this reason."""
         self.context.refusal = reason
 
     # --- a round
 
     def advance(self, now: float, wall_ns: int) -> None:
-        """A round begins."""
+        """Begin a round: set the clock."""
         self.context.now, self.context.wall_ns = now, wall_ns
 
     def commit(self) -> None:
-        """Write what the round has gathered. A publish whose append failed is found by `Topic.failed`."""
+        """Write what the round has gathered. `Topic.failed` has the commits whose append failed."""
         to_commit = self.context.to_commit
         while to_commit:
             topic = self.topics.get(to_commit.popitem()[0])
@@ -249,8 +252,8 @@ class Broker:
         if self.context.sync_due and self.now - self._last_sync >= SYNC_INTERVAL:
             self.want_sync()
 
-    def end_of_failures(self) -> None:
-        """All publishers have been told: forget the failures of this round."""
+    def clear_failures(self) -> None:
+        """Clear the failures of this round, once all publishers have their errors."""
         for failed in self.failures:
             failed.clear()
         self.failures.clear()
@@ -264,14 +267,14 @@ class Broker:
 
     @property
     def has_work(self) -> bool:
-        """Whether a round would do something, without anything new having happened."""
+        """Whether a round would have something to do even without new input."""
         return bool(self.context.to_commit or self.context.to_pump)
 
     # --- syncs
 
     @property
     def sync_ticket(self) -> int:
-        """What `synced` must reach for everything committed so far to be on the disk; 0 at level `os`."""
+        """The value that `synced` reaches once everything committed so far is on the disk; 0 at level `os`."""
         return self.store.syncer.written if self.options.sync_on_commit else 0
 
     @property
@@ -289,7 +292,7 @@ class Broker:
         return self.store.syncer.count
 
     def want_sync(self) -> None:
-        """Someone waits for `sync_ticket`. Finishes alone make nobody wait, and are synced by time."""
+        """Request a sync of everything committed so far: a client waits for it, or `sync_every` has been reached."""
         self.context.sync_due = False
         self._last_sync = self.now
         self.store.syncer.want(self.store.syncer.written)
@@ -300,7 +303,7 @@ class Broker:
         self.timers.fire(self.now)
 
     def alarm(self, now: float) -> None:
-        """Once a second: free space, maintenance of the logs, a sync by time."""
+        """Once a second: check free space, maintain the logs, sync what is older than `sync_timeout`."""
         self.timers.set(self, now + MAINTENANCE_INTERVAL)
         was_full = self.store.full
         self.store.check_space()
@@ -308,13 +311,13 @@ class Broker:
             log.info("disk: free space recovered, publishing resumes")
         to_maintain, self.context.to_maintain = self.context.to_maintain, {}
         for name in to_maintain:
-            retention = self.retentions.get(name)  # a job of a deleted topic may have asked for it
+            retention = self.retentions.get(name)  # None: a job of a topic deleted since has scheduled it
             if retention is not None and retention.maintain():
                 self.context.schedule_maintenance(name)
         self._sync_by_time(now)
 
     def _sync_by_time(self, now: float) -> None:
-        """Level `os`: what few messages have changed is synced within `sync_timeout`, though nobody waits for it."""
+        """Sync within `sync_timeout` what was appended without reaching `sync_every` and without a waiting client."""
         if self.unsynced_appends and now - self._last_sync >= self.options.sync_timeout:
             self._last_sync = now
             self.store.syncer.want(self.store.syncer.written)
@@ -334,8 +337,9 @@ class Broker:
     # --- the end
 
     def close(self) -> None:
-        """An orderly stop: everything is written and synced. `OSError` when the disk refuses: then it was not."""
-        self.store.full = None  # nothing is published any more: what room there is is for this
+        """An orderly stop: write and sync everything. `OSError` if not everything could be written."""
+        # Nothing is published any more, so the last records may use the space kept in reserve.
+        self.store.full = None
         failure: OSError | None = None
         for name in self.retentions:
             try:

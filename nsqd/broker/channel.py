@@ -1,22 +1,22 @@
-"""A channel: it delivers the messages of its backlog, waits for answers, and takes back what was not finished.
+"""A channel: it delivers the messages of its backlog, and redelivers those that were not finished.
 
-The numbers that a channel keeps, and how they exclude one another. Every message has a sequence number (`seq`). From
-the channel's start on, each seq below the topic's high watermark is in exactly one of these:
+Every message has a sequence number (`seq`). From the channel's start on, each seq below the topic's high watermark is
+in exactly one of these states:
 
     ready      never delivered: at or beyond the backlog's *cursor*, and not in the ranges that it skips
     in flight  in the table of exactly one subscription, connected or not
     requeued   delivered before, and waiting in `requeued` to be delivered again
-    deferred   waiting in `deferred` for its time; it was delivered before, or published with a delay
-    settled    finished, dropped, lost or aborted (numbers given up by a failed append never were messages)
+    deferred   waiting in `deferred` until it is due; it was delivered before, or published with a delay
+    settled    finished, dropped, lost or aborted (the seqs of a failed append, which never became messages)
 
-What is in flight, requeued or deferred is never settled, and is below the cursor or skipped by it. `invariant` asserts
-all of this. `nsqd.broker.life.LIFE` has the events that take a message from one state to another.
+A seq that is in flight, requeued or deferred is never settled, and is below the cursor or in the ranges that it skips.
+`invariant` asserts all of this. `nsqd.broker.life.LIFE` has the events that take a message from one state to another.
 
-Requeued messages and ready ones are taken in turn, so that neither waits for all of the other.
+Requeued messages and ready ones are taken in turn, so that neither has to wait until none of the other remain.
 
-A connection that ends gives its messages back: those that the socket never took, without counting the attempt; the
-others at once the first time a message loses its connection. From the second time on a message waits for its time-out,
-so that a consumer that crashes on a message does not use up its attempts in seconds.
+When a connection ends, its messages in flight are requeued. Those that the socket never accepted do not count as an
+attempt. The others are requeued at once the first time that a message loses its connection; from the second time on the
+message waits for its time-out, so that a consumer that crashes on a message does not use up its attempts in seconds.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ __all__ = ["Channel"]
 
 
 class Channel:
-    """One channel of a topic. `backlog` holds its messages, `delivery` says whose turn it is."""
+    """One channel of a topic. `backlog` holds its messages, `delivery` chooses the next subscription."""
 
-    # Slots: a channel among ten thousand is gone through once a second, and a dict each would double its memory.
+    # Slots: this class has more attributes than CPython keeps in a shared-key dict, and a dict for each channel would
+    # double its memory. They save 5 % of the CPU with 1,000 topics.
     __slots__ = (
         "__weakref__",
         "_redelivered_after_disconnect",
@@ -92,7 +93,7 @@ class Channel:
 
     @property
     def backend_depth(self) -> int:
-        """How many of those are on disk only. The first 10,000 requeued ones are looked at."""
+        """How many of those are on disk only; of the requeued ones the first 10,000 are examined."""
         on_disk = self.backlog.on_disk_only(seq for seq, _ in islice(self.requeued, 10_000))
         return min(on_disk, self.depth)
 
@@ -110,25 +111,25 @@ class Channel:
         return self.backlog.oldest()
 
     def deliveries_to(self, locality: Locality) -> int:
-        """How many deliveries went to consumers there. Without topology-aware consumption all are remote."""
+        """How many deliveries went to consumers in `locality`. Without topology-aware consumption all are remote."""
         if self.context.options.topology is None:
             return self.counts.delivered if locality is Locality.REMOTE else 0
         return self.delivery.deliveries_to(locality)
 
-    # --- messages that come from the topic
+    # --- messages from the topic
 
     def enter(self, first: int, frames: list[bytes]) -> None:
-        """Messages were published and written; their seqs rise from `first` on."""
+        """Add published messages, which are written, with seqs from `first` on."""
         self.backlog.enter(first, frames, self._demand)
         if any(self.delivery.queues):
             self.context.pump_soon(self)
 
-    def advance(self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes]) -> None:
-        """The topic hands over what it has gathered; see `Backlog.advance`."""
-        self.backlog.advance(start, end, elsewhere, held, self._demand)
+    def advance(self, start: int, end: int, not_ready: RangeSet, held: Mapping[int, bytes]) -> None:
+        """Add the messages that the topic has gathered; see `Backlog.advance`."""
+        self.backlog.advance(start, end, not_ready, held, self._demand)
 
     def enter_deferred(self, seq: int, frame: bytes | None, due: float) -> None:
-        """A message that was published with a delay: its time begins now."""
+        """Add a message that was published with a delay; it is due at `due`, in seconds of the broker's clock."""
         self.counts.entered += 1
         if self.backlog.enter_deferred(seq, frame):
             self.defer(seq, 0, due)
@@ -142,17 +143,17 @@ class Channel:
     # --- delivery
 
     def offer(self, subscription: Subscription) -> None:
-        """A subscription may have room now: it takes part in the next pump."""
+        """Let a subscription that may have room now take part in the next pump."""
         if self.delivery.offer(subscription):
             self.context.pump_soon(self)
 
     def pump(self) -> None:
-        """Deliver to those who have room."""
+        """Deliver to the subscriptions that have room."""
         if self.delivery.pump(self):
             self.context.pump_soon(self)
 
     def serve(self, subscription: Subscription, limit: int) -> bool:
-        """One turn of one subscription. False when nothing could be had."""
+        """One turn of one subscription. False when no message was available."""
         self._requeued_turn = not self._requeued_turn
         if self._requeued_turn and self.requeued and self._serve_requeued(subscription, limit):
             return True
@@ -172,7 +173,7 @@ class Channel:
         deadline = now + subscription.timeout
         if self.latency is not None:
             self.latency.delivered(range(first, first + count), frames)
-        # No loop in Python: this and the two lines of `Outbox.put` are what a delivery costs.
+        # Built by `zip` and `repeat`, without a loop in Python: this statement is most of the cost of a delivery.
         subscription.in_flight.update(
             zip(
                 [frame[ID] for frame in frames],
@@ -210,7 +211,7 @@ class Channel:
         return bool(entries)
 
     def _deliver(self, subscription: Subscription, entries: Iterable[tuple[int, int, bytes]]) -> None:
-        """Deliver one by one, as (seq, attempts, frame): other attempts than one, or a client that samples."""
+        """Deliver messages given as (seq, attempts, frame): redeliveries, or to a client that samples."""
         now = self.context.now
         deadline, limit = now + subscription.timeout, now + self.context.options.max_msg_timeout
         frames, sampled_out, latency = [], [], self.latency
@@ -235,7 +236,7 @@ class Channel:
             self.context.timers.set(subscription, deadline)
         subscription.outbox.put(frames, sum(map(len, frames)))
 
-    # --- what consumers answer
+    # --- commands of consumers
 
     def set_rdy(self, subscription: Subscription, count: int) -> None:
         subscription.rdy = count
@@ -254,7 +255,7 @@ class Channel:
         return missing
 
     def requeue(self, subscription: Subscription, message_id: bytes, delay: float) -> None:
-        """REQ. `delay` in seconds; 0: at once. `NotInFlight`, `NotOwner`."""
+        """REQ: deliver a message again, in `delay` seconds. `NotInFlight`, `NotOwner`."""
         entry = subscription.in_flight.pop(message_id, None)
         if entry is None:
             raise self.why_missing(message_id)
@@ -264,24 +265,24 @@ class Channel:
         self.offer(subscription)
 
     def touch(self, subscription: Subscription, message_id: bytes) -> None:
-        """TOUCH: the time-out begins anew, but never passes the limit. `NotInFlight`, `NotOwner`."""
+        """TOUCH: restart the time-out, up to the limit of the delivery. `NotInFlight`, `NotOwner`."""
         deadline = subscription.touch(message_id, self.context.now)
         if deadline is None:
             raise self.why_missing(message_id)
         self.context.timers.set(subscription, deadline)
 
     def why_missing(self, message_id: bytes) -> NotInFlight | NotOwner:
-        """The error for an id that is not in flight at the client that answered it."""
+        """The error for an id that is not in flight at the client that sent it."""
         return NotOwner() if self.delivery.has_in_flight(message_id) else NotInFlight()
 
     def _settle(self, seqs: list[int]) -> None:
-        """These are needed no more. May sort the list."""
+        """Mark these as finished or dropped. May sort the list."""
         if self._redelivered_after_disconnect:
             self._redelivered_after_disconnect.difference_update(seqs)
         self.backlog.settle(seqs)
 
     def _take_back(self, entry: InFlight, delay: float) -> None:
-        """A delivery that came to nothing: deliver the message again, in `delay` seconds."""
+        """Schedule another delivery of an unfinished message, in `delay` seconds."""
         seq, attempts, _, _ = entry
         if self.latency is not None:
             self.latency.forget(seq)
@@ -295,7 +296,7 @@ class Channel:
     # --- time
 
     def defer(self, seq: int, attempts: int, due: float) -> None:
-        """Deliver this message not before `due`."""
+        """Keep a message back until `due`, in seconds of the broker's clock."""
         self.deferred.add(seq, attempts, due)
         if due < self.alarm_at:
             self.context.timers.set(self, due)
@@ -308,7 +309,7 @@ class Channel:
         self.context.pump_soon(self)
 
     def _timed_out(self, subscription: Subscription, entries: list[InFlight]) -> None:
-        """A subscription has not answered these in time."""
+        """Requeue messages that a subscription has not answered in time."""
         self.counts.timed_out += len(entries)
         for entry in entries:
             self._take_back(entry, 0)
@@ -319,12 +320,12 @@ class Channel:
         elif subscription.disconnected:
             self.delivery.disconnected.pop(subscription, None)
 
-    # --- coming and going
+    # --- subscriptions
 
     def subscribe(
         self, outbox: Outbox, timeout: float, sample: int = 0, topology: Topology | None = None
     ) -> Subscription:
-        """Add a client. `timeout` in seconds, `sample` in percent (0: all messages); `topology`: where it is."""
+        """Add a client. `timeout` in seconds, `sample` in percent (0: all messages); `topology`: its location."""
         here = self.context.options.topology
         locality = here.locality_of(topology) if here is not None else Locality.REMOTE
         subscription = Subscription(outbox, timeout, self._timed_out, sample, locality)
@@ -332,7 +333,7 @@ class Channel:
         return subscription
 
     def detach(self, subscription: Subscription, unsent: set[bytes]) -> None:
-        """A connection has ended. `unsent`: ids of messages that the socket never took."""
+        """End the subscription of a closed connection. `unsent`: ids of messages that the socket never accepted."""
         if not self.delivery.remove(subscription):
             return  # the channel was deleted first
         back: list[tuple[int, int]] = []
@@ -343,7 +344,8 @@ class Channel:
                 back.append((seq, attempts - 1))
                 if self.latency is not None:
                     self.latency.forget(seq)
-                if attempts > 1:  # a snapshot in the making may have missed it, here and there
+                if attempts > 1:
+                    # A snapshot being written may miss this one: `requeued` is written before what is in flight.
                     self.backlog.await_redelivery(seq, attempts - 1, 0)
             elif seq in self._redelivered_after_disconnect:
                 kept[message_id] = entry
@@ -361,12 +363,12 @@ class Channel:
             self.context.pump_soon(self)
 
     def record_in_flight(self) -> None:
-        """An orderly stop: what is in flight is recorded with its attempts, and delivered again after the start."""
+        """An orderly stop: record messages in flight with their attempts; they are delivered again after the start."""
         for seq, attempts, _, _ in self.delivery.in_flight():
             self.backlog.await_redelivery(seq, attempts, 0)
 
     def empty(self) -> None:
-        """Drop all messages. The record of it is the topic's."""
+        """Drop all messages. The topic writes the record of it."""
         self.counts.dropped += len(self.requeued) + len(self.deferred) + self.in_flight_count
         for subscription in (*self.subscriptions, *self.delivery.disconnected):
             subscription.in_flight.clear()
@@ -377,7 +379,7 @@ class Channel:
             self.offer(subscription)
 
     def close(self) -> None:
-        """The channel is deleted: its clients are disconnected, and nothing of it is wanted any more."""
+        """Disconnect all clients and release all memory: the channel is deleted."""
         self.delivery.clear()
         self._forget_all()
         self.context.timers.cancel(self)
@@ -393,9 +395,9 @@ class Channel:
     # --- checks
 
     def invariant(self) -> None:
-        """Assert what the module says of the numbers of a channel. For tests: it looks at every message."""
+        """Assert that each message is in exactly one state. For tests: it examines every message."""
         in_flight = [entry[0] for entry in self.delivery.in_flight()]
         waiting = [*in_flight, *(seq for seq, _ in self.requeued), *self.deferred]
-        assert len(set(waiting)) == len(waiting), "a message is in two places"
+        assert len(set(waiting)) == len(waiting), "a message is in two states"
         assert self.backlog.ready >= 0
         self.backlog.invariant(set(waiting))

@@ -1,8 +1,8 @@
-"""What all topics and channels of one broker share: the clock, the options, memory budgets, and the work of a round.
+"""State shared by all topics and channels of one broker: clock, options, memory budgets, and the work of a round.
 
-During a round topics and channels register what the end of the round has to do: topics that have something to append
+During a round topics and channels register the work for its end: topics that have something to append
 (`commit_soon`), channels that have something to deliver (`pump_soon`), logs that need maintenance
-(`schedule_maintenance`). `Broker` works these lists off. Topics and channels know the broker only through this object.
+(`schedule_maintenance`). `Broker` processes these lists. Topics and channels know the broker only through this object.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ __all__ = ["BrokerContext", "BrokerOptions", "ByteBudget"]
 
 log = get_logger("broker")
 
-WRITE_ERROR_INTERVAL = (
-    1.0  # seconds between two log lines on the same error: a failing disk fails every round
-)
+# Seconds between two log lines on the same error. A failing disk fails every round, thousands of times a second.
+WRITE_ERROR_INTERVAL = 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -67,22 +66,22 @@ class ByteBudget:
 
 
 class Pumpable(Protocol):
-    """A channel, as the end of a round sees it."""
+    """A channel that may have something to deliver."""
 
     def pump(self) -> None: ...
 
 
 class Snapshotting(Protocol):
-    """A topic's retention with a snapshot under way."""
+    """A topic's retention while it writes a snapshot."""
 
     def step_snapshot(self) -> bool:
-        """Write one slice; True when nothing more can be done between rounds."""
+        """Write one slice; True when there are no more slices to write."""
 
 
 class BrokerContext:
     """`now`: seconds of a monotonic clock; `wall_ns`: wall time in nanoseconds since 1970.
 
-    Both stand still during a round, except before commands with a delay.
+    Both are set at the start of a round, and refreshed within it only before commands that carry a delay.
     """
 
     def __init__(self, store: Store, options: BrokerOptions, now: float, wall_ns: int) -> None:
@@ -106,21 +105,22 @@ class BrokerContext:
     # --- work for the end of the round
 
     def commit_soon(self, topic_name: str) -> None:
-        """This topic has something for the round's append."""
+        """Register a topic that has something for the round's append."""
         self.to_commit[topic_name] = None
 
     def pump_soon(self, channel: Pumpable) -> None:
-        """This channel may have something to deliver."""
+        """Register a channel that may have something to deliver."""
         self.to_pump[channel] = None
 
     def schedule_maintenance(self, topic_name: str) -> None:
-        """This topic's log is looked at by the next maintenance, within a second."""
+        """Register a topic for the next maintenance, within a second."""
         self.to_maintain[topic_name] = None
 
     def wrote(self, topic_name: str, topic_log: TopicLog, messages: int) -> None:
-        """A topic's log has grown, by `messages` messages among other records."""
+        """Account for an append to a topic's log: `messages` messages, perhaps with other records."""
         self.store.wrote(topic_log)
         self.to_maintain[topic_name] = None
+        # Counted for each topic: one count for all caused more syncs, 10 % of the CPU with 1,000 topics.
         topic_log.unsynced_messages += messages
         if topic_log.unsynced_messages >= self.options.sync_every:
             self.sync_due = True
@@ -133,7 +133,7 @@ class BrokerContext:
             raise Refused(self.store.full)
 
     def refuse_publishing(self) -> None:
-        """Raise `Refused` while nothing may be published: the disk is full, or the daemon drains."""
+        """Raise `Refused` while nothing may be published: the disk is full, or the daemon is draining."""
         if self.refusal is not None:
             raise Refused(self.refusal)
         if self.store.full is not None:

@@ -1,4 +1,4 @@
-"""Messages of a channel that wait for their time."""
+"""The deferred messages of a channel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ __all__ = ["Deferred"]
 class Deferred:
     """Seqs with their attempts so far and the moment they become due, in seconds of the broker's clock.
 
-    A heap finds the next one. It may hold notes on messages that have left since: the table decides.
+    A heap finds the next one. Its entries may be outdated (the message was removed or deferred anew): only those that
+    agree with the table count.
     """
 
     __slots__ = ("_entries", "_heap")
@@ -37,7 +38,7 @@ class Deferred:
         heapq.heappush(self._heap, (due, seq))
 
     def pop_due(self, now: float) -> list[tuple[int, int]]:
-        """Remove what is due, as (seq, attempts), the earliest first."""
+        """Remove the messages that are due; returns (seq, attempts) of each, the earliest first."""
         heap, entries = self._heap, self._entries
         out = []
         while heap and heap[0][0] <= now:
@@ -50,7 +51,7 @@ class Deferred:
 
     @property
     def next_due(self) -> float:
-        """The earliest moment that may have something to do; infinity when nothing is deferred."""
+        """A lower bound of the next due time; infinity when nothing is deferred."""
         return self._heap[0][0] if self._heap else math.inf
 
     def clear(self) -> None:

@@ -1,8 +1,8 @@
-"""Who gets the next message of a channel.
+"""The choice of the subscription that gets the next messages of a channel.
 
-Subscriptions that have room wait in a queue. `pump` takes the first, gives it its share of what can be delivered (the
-source decides how much fits into one turn), and puts it back at the end: the load is shared by turns. With
-topology-aware consumption there is one queue for each locality, and the nearest queue that is not empty is served.
+Subscriptions that have room wait in a queue. `pump` takes the first, gives it its share of the deliverable messages
+(the source limits the bytes of one turn), and puts it back at the end: round robin. With topology-aware consumption
+there is one queue for each locality, and the nearest queue that is not empty is served.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import Protocol
 from nsqd.broker.locality import Locality
 from nsqd.broker.subscription import InFlight, Subscription
 
-__all__ = ["Delivery", "Source"]
+__all__ = ["Delivery", "MessageSource"]
 
 PUMP_BYTES = 1024 * 1024  # delivered by one pump of a channel, before other channels have their turn
-OWNERS_ASKED = 64  # clients that are searched for a message id that is not in flight where it was answered
+OWNERS_SEARCHED = (
+    64  # clients in which to look for a message id that is not in flight at the client that sent it
+)
 
 
-class Source(Protocol):
-    """The channel, as delivery sees it."""
+class MessageSource(Protocol):
+    """The channel, as `Delivery` uses it."""
 
     paused: bool
 
@@ -31,11 +33,11 @@ class Source(Protocol):
         """Messages that can be delivered."""
 
     def serve(self, subscription: Subscription, limit: int) -> bool:
-        """Deliver up to `limit` messages to this subscription; False when bodies have to be read first."""
+        """Deliver up to `limit` messages to this subscription; False if bodies have to be read first."""
 
 
 class Delivery:
-    """The subscriptions of one channel. `disconnected`: those whose connection has ended with messages in flight.
+    """The subscriptions of one channel. `disconnected`: closed with messages in flight.
 
     `queues`: those that have room, one queue for each locality or, where localities do not count, one for all.
     """
@@ -48,7 +50,7 @@ class Delivery:
         self.queues: list[OrderedDict[Subscription, None]] = [
             OrderedDict() for _ in (Locality if by_locality else (Locality.REMOTE,))
         ]
-        self._deliveries_before = [0 for _ in Locality]  # to those whose connection has ended
+        self._deliveries_before = [0 for _ in Locality]  # to subscriptions removed since
 
     def _queue_of(self, subscription: Subscription) -> OrderedDict[Subscription, None]:
         return self.queues[subscription.locality if len(self.queues) > 1 else 0]
@@ -62,7 +64,7 @@ class Delivery:
     # --- turns
 
     def offer(self, subscription: Subscription) -> bool:
-        """Queue a subscription if it has room; whether it is queued."""
+        """Queue a subscription if it has room. Returns whether it is in the queue."""
         if not subscription.waiting and subscription.room > 0:
             subscription.waiting = True
             self._queue_of(subscription)[subscription] = None
@@ -73,8 +75,8 @@ class Delivery:
         """How many messages the queued subscriptions would take."""
         return sum(subscription.room for subscription in chain.from_iterable(self.queues))
 
-    def pump(self, source: Source) -> bool:
-        """Deliver to those who have room. True when it stopped at `PUMP_BYTES` and there is more to deliver."""
+    def pump(self, source: MessageSource) -> bool:
+        """Deliver to the subscriptions that have room. True when it stopped at `PUMP_BYTES` with more to deliver."""
         budget, share, turns = PUMP_BYTES, 0, 0
         while (queue := self._next_queue()) and not source.paused:
             depth = source.depth
@@ -82,7 +84,7 @@ class Delivery:
                 return False
             if budget <= 0:
                 return True
-            if turns <= 0:  # once a lap: shares that shrink with what is left would favour the first
+            if turns <= 0:  # once in each pass over the queue: shrinking shares would favour the first ones
                 turns = len(queue)
                 share = max(1, depth // turns)
             turns -= 1
@@ -93,7 +95,7 @@ class Delivery:
                 if not source.serve(subscription, min(room, share)):
                     queue[subscription] = None
                     queue.move_to_end(subscription, last=False)
-                    return False  # bodies are being read; the channel is pumped again then
+                    return False  # bodies are being read; the end of the read pumps the channel again
                 budget -= subscription.outbox.size - before + 1
                 if subscription.room > 0:
                     queue[subscription] = None
@@ -101,13 +103,13 @@ class Delivery:
             subscription.waiting = False
         return False
 
-    # --- coming and going
+    # --- subscriptions
 
     def add(self, subscription: Subscription) -> None:
         self.subscriptions[subscription] = None
 
     def remove(self, subscription: Subscription) -> bool:
-        """A connection has ended; False when the subscription was not here any more."""
+        """Remove the subscription of a closed connection; False when it was removed before."""
         if self.subscriptions.pop(subscription, 0) == 0:
             return False
         subscription.disconnected = True
@@ -117,7 +119,7 @@ class Delivery:
         return True
 
     def clear(self) -> None:
-        """The channel is deleted: disconnect everybody."""
+        """Disconnect all clients: the channel is deleted."""
         for subscription in list(self.subscriptions):
             subscription.disconnected = True
             subscription.in_flight.clear()
@@ -129,7 +131,7 @@ class Delivery:
         for queue in self.queues:
             queue.clear()
 
-    # --- what is in flight
+    # --- messages in flight
 
     @property
     def in_flight_count(self) -> int:
@@ -140,13 +142,13 @@ class Delivery:
             yield from list(subscription.in_flight.values())
 
     def has_in_flight(self, message_id: bytes) -> bool:
-        """Whether some client has it; a few are asked, for a flood of bad ids must cost little."""
-        return any(message_id in owner.in_flight for owner in islice(self._all(), OWNERS_ASKED))
+        """Whether a client has it. Few clients are searched, so that a flood of invalid ids costs little."""
+        return any(message_id in owner.in_flight for owner in islice(self._all(), OWNERS_SEARCHED))
 
     def _all(self) -> Iterator[Subscription]:
         return chain(self.subscriptions, self.disconnected)
 
     def deliveries_to(self, locality: Locality) -> int:
-        """How many messages went to consumers there, counting each delivery."""
+        """How many deliveries went to consumers in `locality`."""
         present = sum(s.message_count for s in self.subscriptions if s.locality is locality)
         return self._deliveries_before[locality] + present

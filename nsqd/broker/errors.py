@@ -1,4 +1,4 @@
-"""Why the broker says no. Each becomes an error frame or an HTTP status in the layer that asked."""
+"""The errors of the broker. The calling layer turns each into an error frame or an HTTP status."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ __all__ = ["NotFound", "NotInFlight", "NotOwner", "Refused"]
 
 
 class Refused(Exception):
-    """It cannot be done now; the text says why, in the words that go to the client."""
+    """The operation is not possible now; the text is the reason as it is sent to the client."""
 
 
 class NotFound(Exception):
-    """No such topic, or no such channel."""
+    """The topic or channel does not exist."""
 
 
 class NotInFlight(Exception):

@@ -15,20 +15,20 @@ __all__ = ["ANSWERS", "LIFE", "REFUSALS", "MessageEvent", "MessageState"]
 
 
 class MessageState(enum.Enum):
-    """Where a message of a channel is. It is in exactly one of these."""
+    """The states of a message in a channel."""
 
     READY = "ready"
     """Never delivered, in the backlog."""
     IN_FLIGHT = "in flight"
     """Delivered to one subscription and not answered yet."""
     DISCONNECTED = "disconnected"
-    """In flight at a consumer whose connection has ended: it waits for its time-out."""
+    """In flight at a consumer whose connection has ended, until its time-out."""
     REQUEUED = "requeued"
-    """Delivered before, and to be delivered again at once."""
+    """Delivered before, and to be delivered again as soon as a consumer has room."""
     DEFERRED = "deferred"
-    """To be delivered when its time has come."""
+    """Not to be delivered before its due time."""
     SETTLED = "settled"
-    """Finished, dropped or lost: the channel needs it no more."""
+    """Finished, dropped or lost: the channel no longer needs it."""
 
 
 class MessageEvent(enum.Enum):
@@ -37,7 +37,7 @@ class MessageEvent(enum.Enum):
     DELIVER = "delivery"
     """It is sent to a subscription that has room."""
     SAMPLE_OUT = "sampled out"
-    """Its turn came at a client that samples, and it was not chosen; counts as dropped."""
+    """It was to be delivered to a client that samples, and was not chosen; counts as dropped."""
     FINISH = "FIN"
     REQUEUE = "REQ 0"
     DEFER = "REQ n"
@@ -48,15 +48,15 @@ class MessageEvent(enum.Enum):
     DISCONNECT_AGAIN = "second disconnect"
     """Its consumer's connection has ended after an earlier consumer's had."""
     COME_DUE = "due"
-    """Its time has come."""
+    """Its delay has passed."""
     EMPTY = "empty"
     """The channel is emptied, or deleted."""
     LOSE = "damage"
-    """The disk cannot give its bytes any more."""
+    """Its bytes on disk are damaged."""
     KILL = "kill -9"
-    """nsqd was killed, with all that happened before written, and has started again."""
+    """nsqd was killed, after everything before it was written, and has started again."""
     RESTART = "restart"
-    """nsqd was stopped in order, and has started again."""
+    """nsqd was stopped in an orderly way, and has started again."""
 
 
 _READY, _IN_FLIGHT, _REQUEUED = MessageState.READY, MessageState.IN_FLIGHT, MessageState.REQUEUED
@@ -93,7 +93,7 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
 ANSWERS: Final = frozenset(
     {MessageEvent.FINISH, MessageEvent.REQUEUE, MessageEvent.DEFER, MessageEvent.TOUCH}
 )
-"""What a client says of a message."""
+"""The events that are commands of a client."""
 
 REFUSALS: Final[dict[MessageState, type[NotInFlight | NotOwner]]] = {
     _READY: NotInFlight,
@@ -102,4 +102,4 @@ REFUSALS: Final[dict[MessageState, type[NotInFlight | NotOwner]]] = {
     _DEFERRED: NotInFlight,
     _SETTLED: NotInFlight,
 }
-"""The error of an answer to a message that is not in flight at the client. If another client has it: `NotOwner`."""
+"""The error for a command about a message that is not in flight at the client. If another client has it: `NotOwner`."""

@@ -1,9 +1,9 @@
-"""Consumers that are near before those that are far: the experiment `topology-aware-consumption`.
+"""The location of consumers, for the experiment `topology-aware-consumption`: near consumers are served first.
 
 A consumer is in the daemon's own zone when it names the same zone, else in its region when it names the same region
-(plain texts, empty ones too), else remote. Of the consumers that have room, those in the zone are served first, then
-those in the region, then the others: a remote consumer gets what the near ones have no room for. There is no promise
-beyond that, and none about the order of messages.
+(names are compared as plain text, empty ones too), else remote. Of the consumers that have room, those in the zone are
+served first, then those in the region, then the others. There is no guarantee beyond that, and none about the order of
+messages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Locality", "Topology"]
 
 
 class Locality(enum.IntEnum):
-    """Where a consumer is, seen from the daemon; the nearest has the lowest number."""
+    """The location of a consumer relative to the daemon; the nearest has the lowest number."""
 
     ZONE = 0
     REGION = 1
@@ -25,13 +25,13 @@ class Locality(enum.IntEnum):
 
 @attrs.frozen
 class Topology:
-    """Where the daemon or a client says it is."""
+    """The location of the daemon or of a client, as it is configured."""
 
     region: str
     zone: str
 
     def locality_of(self, client: Topology | None) -> Locality:
-        """Where a client is, seen from here. None: a client that has not named its location."""
+        """The locality of a client, relative to this location. None: the client has not named its location."""
         if client is None:
             return Locality.REMOTE
         if client.zone == self.zone:

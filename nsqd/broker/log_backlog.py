@@ -1,4 +1,4 @@
-"""The backlog of a durable channel: a cursor into the topic's log, and the set of what is settled.
+"""The backlog of a durable channel: a cursor into the topic's log, and the set of settled seqs.
 
     settled seqs, as ranges           a seq below `cursor` that is not settled is in flight, requeued or deferred
     ------------------------ cursor
@@ -8,8 +8,8 @@
 channel's deferred table when the high watermark passed them), aborted ones, and, after a restart, those that are
 settled already or await redelivery.
 
-What changes is written with the topic's next append: settled seqs as ranges, and for what awaits redelivery its
-attempts and its due time.
+Changes are written with the topic's next append: settled seqs as ranges, and messages that await redelivery with their
+attempts and due time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["LogBacklog"]
 
 
 class LogBacklog:
-    """`generation`: the channel's number in the log's records. It begins at `start`."""
+    """`generation`: identifies the channel in the log's records. `start`: its first seq."""
 
     __slots__ = (
         "_oldest",
@@ -56,17 +56,17 @@ class LogBacklog:
         self.reader = LogReader(view, lambda: self.wake())
         self._oldest = Oldest(view)
         self._to_settle: list[int] = []  # since the last append
-        self._unwritten = RangeSet()  # settled, but no append has said so yet
+        self._unwritten = RangeSet()  # settled, but in no successful append yet
         self._unwritten_awaiting: dict[int, AwaitingRedelivery] = {}
 
     @classmethod
     def restore(cls, view: LogView, state: ChannelState) -> LogBacklog:
-        """As recovery found it, without what awaits redelivery: that is the channel's."""
+        """From the recovered state, without the messages that await redelivery: the channel restores those."""
         backlog = cls(view, state.generation, 0)
         backlog.settled = state.settled
         backlog.counts.damaged = state.damaged
         high_watermark = view.high_watermark
-        # Seqs that were given up may be settled beyond the high watermark.
+        # Aborted seqs may be settled beyond the high watermark.
         backlog.cursor = min(backlog.settled.end_of(0), high_watermark)
         for start, end in state.settled:
             backlog.skip.add(max(start, backlog.cursor), min(end, high_watermark))
@@ -74,7 +74,7 @@ class LogBacklog:
             backlog.skip.add(max(start, backlog.cursor), end)
         return backlog
 
-    # --- how much
+    # --- figures
 
     @property
     def ready(self) -> int:
@@ -92,7 +92,7 @@ class LogBacklog:
 
     @property
     def floor(self) -> float:
-        """The lowest seq that is not settled as far as the log says: what a crash now would make it need again."""
+        """The lowest seq that is not settled according to the log: after a crash now it would be delivered again."""
         floor = self.settled.end_of(0)
         return min(floor, self._unwritten.first_range()[0]) if self._unwritten else floor
 
@@ -129,7 +129,7 @@ class LogBacklog:
     def is_lost(self, seq: int) -> bool:
         return self.reader.is_lost(seq)
 
-    # --- messages that come
+    # --- new messages
 
     def enter(self, first: int, frames: list[bytes], demand: Callable[[], int]) -> None:
         self.counts.entered += len(frames)
@@ -139,9 +139,9 @@ class LogBacklog:
         return True
 
     def advance(
-        self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
+        self, start: int, end: int, not_ready: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
     ) -> None:
-        self.counts.entered += end - start - elsewhere.count
+        self.counts.entered += end - start - not_ready.count
 
     def skip_aborted(self, start: int, end: int) -> None:
         self.settled.add(start, end)
@@ -149,9 +149,8 @@ class LogBacklog:
 
     def lose(self, start: int, end: int, damaged: bool) -> None:
         start, end = max(start, self.cursor), min(end, self.view.high_watermark)
-        for gap_start, gap_end in self.skip.gaps(
-            start, end
-        ):  # the others are settled, or wait in the channel
+        # Seqs that are skipped already are settled, or wait in the channel: only the gaps are ready.
+        for gap_start, gap_end in self.skip.gaps(start, end):
             self.skip.add(gap_start, gap_end)
             self.settled.add(gap_start, gap_end)
             if damaged:
@@ -159,7 +158,7 @@ class LogBacklog:
             else:
                 self.counts.dropped += gap_end - gap_start
 
-    # --- what becomes of them
+    # --- outcomes
 
     def settle(self, seqs: list[int]) -> None:
         self._to_settle += seqs
@@ -191,8 +190,9 @@ class LogBacklog:
         return [(code, self.generation, *items)]
 
     def collect_changes(self, full: bool) -> list[Change]:
-        """What the next append has to say. With a `full` disk only what makes room."""
+        """The changes for the next append. With a `full` disk only those that free space."""
         changes: list[Change] = []
+        # Runs are formed once a commit, not with every FIN: sorting a list is cheaper than many insertions.
         if self._to_settle:
             for start, end in runs(self._to_settle):
                 self.settled.add(start, end)
@@ -208,7 +208,7 @@ class LogBacklog:
         return changes
 
     def changes_written(self, full: bool) -> None:
-        """The append that held `collect_changes` succeeded."""
+        """The append with the result of `collect_changes` has succeeded."""
         if self._unwritten:
             self._unwritten = RangeSet()
         if not full:
@@ -224,19 +224,19 @@ class LogBacklog:
         settled = RangeSet(self.settled)
         for seq in self._to_settle:
             assert settled.add(seq, seq + 1) == 1, f"{seq} was settled twice"
-        assert not any(seq in settled for seq in waiting), "a message that waits is settled"
+        assert not any(seq in settled for seq in waiting), "a waiting message is settled"
         assert all(seq < self.cursor or seq in self.skip for seq in waiting), (
-            "a message that waits is ready, too"
+            "a waiting message is also ready"
         )
         below = sum(1 for seq in waiting if seq < self.cursor)
         assert settled.count_between(0, self.cursor) + below == self.cursor, (
-            "a message below the cursor is nowhere"
+            "a message below the cursor is neither waiting nor settled"
         )
         skipped = sum(1 for seq in waiting if seq in self.skip)
         for start, end in self.skip:
-            assert self.cursor <= start < end <= self.view.high_watermark, "it skips what it does not have"
+            assert self.cursor <= start < end <= self.view.high_watermark, "a skipped range is out of bounds"
             skipped += settled.count_between(start, end)
-        assert skipped == self.skip.count, "a skipped message is nowhere"
+        assert skipped == self.skip.count, "a skipped message is neither waiting nor settled"
 
 
 def _up_to(frames: list[bytes], size: int) -> list[bytes]:

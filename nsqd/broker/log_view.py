@@ -1,7 +1,7 @@
 """One topic's log, as its channels read it: the newest messages in memory, the others on disk.
 
-Messages below the *high watermark* belong to the channels; those from it on wait for the topic to have a channel, to be
-unpaused, to be started. Backlogs hold this object instead of the topic.
+Messages below the *high watermark* belong to the channels; those at or above it wait until the topic has a channel, is
+unpaused and started. Backlogs have a reference to this object instead of the topic.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ __all__ = ["LogView", "Recorder"]
 
 
 class Recorder(Protocol):
-    """Something whose changes go with the topic's next append."""
+    """An object whose changes are written with the topic's next append."""
 
     def collect_changes(self, full: bool) -> list[Change]:
-        """What the next append has to say. With a `full` disk only what makes room."""
+        """The changes for the next append. With a `full` disk only those that free space."""
 
     def changes_written(self, full: bool) -> None:
-        """The append that held them succeeded."""
+        """The append with these changes has succeeded."""
 
     @property
     def has_unwritten(self) -> bool:
-        """Whether something is left for a later append."""
+        """Whether changes remain for a later append."""
 
 
 class LogView:
-    """`on_loss(start, end, damaged)` is called when the log turns out not to have these messages any more."""
+    """`on_loss(start, end, damaged)` is called when messages `[start, end)` turn out to be lost."""
 
     def __init__(self, context: BrokerContext, topic_name: str, log: TopicLog) -> None:
         self.context = context
@@ -43,17 +43,16 @@ class LogView:
         self.window = Window(log.end, context.options.mem_queue_size, context.window_budget)
         self.changed: dict[Recorder, None] = {}
         self.on_loss: Callable[[int, int, bool], None] = lambda _start, _end, _damaged: None
-        self._reported: set[tuple[str, int]] = (
-            set()
-        )  # damaged places: every read that passes one meets it again
+        # Places of damage, as (path, offset): every read that passes one would report it again.
+        self._reported: set[tuple[str, int]] = set()
 
     def record_soon(self, recorder: Recorder) -> None:
-        """This backlog has something for the topic's next append."""
+        """Register a backlog that has changes for the topic's next append."""
         self.changed[recorder] = None
         self.context.commit_soon(self.topic_name)
 
     def accept(self, result: ReadResult) -> None:
-        """A read has ended: keep what it learned about the log, and settle what turned out to be lost."""
+        """Take over the result of a read: new index entries of the log, and messages that turned out to be lost."""
         self.log.accept(result)
         for damage in result.damage:
             place = (damage.path, damage.offset)

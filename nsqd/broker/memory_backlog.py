@@ -1,9 +1,9 @@
 """The backlog of a channel that lives in memory only: an `#ephemeral` one, or any channel of an ephemeral topic.
 
-A queue of at most `mem-queue-size` messages, and `mem-queue-bytes` for all such queues together. What does not fit is
-dropped and counted. Nothing of it is recorded, and it keeps no segment of the log from being removed. The one exception
-is the backlog of a topic on disk whose first channel is ephemeral: those messages are in the queue by seq, and their
-bodies are read from the log when their turn comes; until then their segment stays.
+A queue of at most `mem-queue-size` messages, and `mem-queue-bytes` for all such queues together. Messages that do not
+fit are dropped and counted. Nothing is recorded, and segments of the log may be removed regardless of this channel. The
+one exception is the first channel of a topic on disk, if it is ephemeral: messages that the topic has gathered are in
+the queue by seq, and their bodies are read from the log when their turn comes; until then their segment is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NOTHING_SETTLED = RangeSet()
 
 
 class MemoryBacklog:
-    """`source`: the log whose backlog it may get; None on an ephemeral topic, which has no log."""
+    """`source`: the topic's log, from which it may take over gathered messages; None on an ephemeral topic."""
 
     __slots__ = (
         "_budget",
@@ -52,7 +52,7 @@ class MemoryBacklog:
         self._frames: dict[int, bytes] = {}  # of all messages it holds: ready, in flight, requeued, deferred
         self._unread: set[int] = set()  # held by seq only: their bodies are still in the log
 
-    # --- how much
+    # --- figures
 
     @property
     def ready(self) -> int:
@@ -70,7 +70,7 @@ class MemoryBacklog:
 
     @property
     def floor(self) -> float:
-        """The lowest seq whose body is still to be read from the log."""
+        """The lowest seq whose body has yet to be read from the log."""
         return min(self._unread, default=math.inf)
 
     # --- bodies
@@ -104,24 +104,24 @@ class MemoryBacklog:
         return self._reader is not None and self._reader.is_lost(seq)
 
     def _read(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
-        """From the log. None while it is being read, or (then it is unread no more) because it is lost."""
+        """Read a frame from the log. None while it is being read, or if it is lost: then it leaves `_unread`."""
         assert self._reader is not None
         unread = self._unread
         frame = self._reader.get(seq, (each for each in wanted_soon if each in unread))
         if frame is not None:
             unread.discard(seq)
             self._frames[seq] = frame
-            self._budget.used += len(frame)  # over the limit, too: it is on its way out
+            self._budget.used += len(frame)  # even above the limit: it is delivered at once
         elif self._reader.is_lost(seq):
             unread.discard(seq)
         return frame
 
-    # --- messages that come
+    # --- new messages
 
     def _room_for(self, count: int, demand: Callable[[], int]) -> int:
-        """How many of so many messages find room."""
+        """How many of `count` new messages fit."""
         room = max(0, self._queue_size - len(self._queue))
-        if room < count:  # what is delivered at once needs no queue
+        if room < count:  # messages that are delivered at once need no room in the queue
             room = max(room, demand() - len(self._queue))
         return min(room, count)
 
@@ -136,19 +136,19 @@ class MemoryBacklog:
         self.counts.dropped += len(frames) - taken
 
     def enter_deferred(self, seq: int, frame: bytes | None) -> bool:
-        if frame is None:  # in the log: all seqs of a backlog are taken
+        if frame is None:  # it is in the log, and costs no memory yet
             self._unread.add(seq)
             return True
         return self._hold(seq, frame)
 
     def advance(
-        self, start: int, end: int, elsewhere: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
+        self, start: int, end: int, not_ready: RangeSet, held: Mapping[int, bytes], demand: Callable[[], int]
     ) -> None:
-        count = end - start - elsewhere.count
+        count = end - start - not_ready.count
         room = self._room_for(count, demand)
         self.counts.entered += count
         taken = 0
-        for seq in islice((n for n in range(start, end) if n not in elsewhere), room):
+        for seq in islice((n for n in range(start, end) if n not in not_ready), room):
             frame = held.get(seq)
             if frame is None:
                 self._unread.add(seq)
@@ -165,12 +165,12 @@ class MemoryBacklog:
         return True
 
     def skip_aborted(self, start: int, end: int) -> None:
-        """Such seqs never come here."""
+        """Nothing to do: such seqs never enter the queue."""
 
     def lose(self, start: int, end: int, damaged: bool) -> None:
-        """Found out, and counted, when the body is read."""
+        """Nothing to do: `take` detects and counts lost messages when it reads their bodies."""
 
-    # --- what becomes of them
+    # --- outcomes
 
     def settle(self, seqs: list[int]) -> None:
         pop, size = self._frames.pop, 0
@@ -179,7 +179,7 @@ class MemoryBacklog:
         self._budget.release(size)
 
     def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
-        """Nothing of it is recorded."""
+        """Nothing to do: nothing is recorded."""
 
     def empty(self) -> int:
         ready = len(self._queue)
@@ -206,6 +206,6 @@ class MemoryBacklog:
     # --- checks
 
     def invariant(self, waiting: set[int]) -> None:
-        assert waiting.isdisjoint(self._queue), "a message that waits is ready, too"
+        assert waiting.isdisjoint(self._queue), "a waiting message is also ready"
         assert {*waiting, *self._queue} == {*self._frames, *self._unread}, "a frame without a message"
         assert self._unread.isdisjoint(self._frames)

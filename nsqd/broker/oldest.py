@@ -1,8 +1,8 @@
-"""When the oldest message of a topic or channel was published: the timestamp in its own frame, so it is exact.
+"""The publish time of the oldest message of a topic or channel, from the timestamp in its frame.
 
-For a message in memory the answer is there at once. One that is only on disk has to be read, and the core does not
-wait: the answer is then an `OldestRead`, to be run in a thread and handed back. The answer is kept for as long as the
-same message is the oldest one, so a channel without consumers costs one read, not one for each question.
+For a message in memory the time is known at once. One that is only on disk has to be read, and the core does not wait:
+the result is then an `OldestRead`, to be run in a thread. The time is cached while the same message is the oldest, so a
+channel without consumers costs one read, not one per request.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ def published_ns(frame: bytes) -> int:
 
 @attrs.frozen(eq=False)
 class OldestRead:
-    """The head of one message, on disk."""
+    """A read of one message's head from disk."""
 
     _oldest: Oldest
     _plan: ReadPlan
 
     def run(self) -> int | None:
-        """Nanoseconds since 1970; None when it cannot be read. *Any thread*; `OSError`."""
+        """The publish time in nanoseconds since 1970; None when it cannot be read. *Any thread*; `OSError`."""
         result = self._plan.run()
-        # With damage in between it is the next one that can be read.
+        # If the message is damaged, the first run begins with the next one that is readable.
         return published_ns(result.runs[0].frames[0]) if result is not None and result.runs else None
 
     def learned(self, published: int) -> None:
-        """Remember what `run` returned. On the broker's thread."""
+        """Cache the result of `run`. On the broker's thread."""
         self._oldest.learn(self._plan.seq, published)
 
 
 PublishTime = int | OldestRead | None
-"""Nanoseconds since 1970, or how to find out; None: there is no message."""
+"""Nanoseconds since 1970, or a read that finds it; None: there is no message."""
 
 
 class Oldest:
-    """Knows one message of a log at a time."""
+    """The publish time of one message of a log, cached."""
 
     __slots__ = ("_known", "_view")
 
     def __init__(self, view: LogView) -> None:
         self._view = view
-        self._known = (-1, 0)  # number, publish time
+        self._known = (-1, 0)  # (seq, publish time)
 
     def ask(self, seq: int) -> PublishTime:
-        """When this message, which must be in the log, was published. None once the topic is deleted."""
+        """The publish time of this message, which must be in the log. None once the topic is deleted."""
         if self._known[0] == seq:
             return self._known[1]
         frame = self._view.window.get(seq)

@@ -1,4 +1,4 @@
-"""What is to be sent to one client, in order: the place where the core and a connection meet."""
+"""The output queue of one client: the interface between the core and a connection."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ __all__ = ["Client", "Outbox"]
 
 
 class Client(Protocol):
-    """What the core asks of a connection."""
+    """A connection, as the core uses it."""
 
     def wake(self) -> None:
-        """Its outbox has something to send; asked once until the connection has looked."""
+        """The outbox has something to send. Not called again before `Outbox.take`."""
 
     def disconnect(self) -> None:
-        """Close it: what it was subscribed to is gone. Must not call back into the core at once."""
+        """Close the connection: its channel was deleted. Must not call back into the core synchronously."""
 
 
 class Outbox:
-    """Frames that wait for the socket. Above `limit` bytes a subscription gets no more messages."""
+    """Frames to be sent. At or above `limit` bytes a subscription gets no more messages."""
 
     __slots__ = ("_awake", "client", "items", "limit", "size")
 
     def __init__(self, client: Client, limit: int) -> None:
         self.client = client
         self.items: list[bytes] = []
-        self.size = 0  # bytes in `items`, and those that the socket did not take yet
+        self.size = 0  # bytes in `items`, and those taken that the socket has not accepted yet
         self.limit = limit
         self._awake = False
 
@@ -37,7 +37,7 @@ class Outbox:
             self.client.wake()
 
     def take(self) -> list[bytes]:
-        """Everything that waits. The caller lowers `size` as the socket takes it."""
+        """Remove and return all frames. The caller lowers `size` as the socket accepts them."""
         items, self.items = self.items, []
         self._awake = False
         return items

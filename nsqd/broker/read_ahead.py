@@ -1,4 +1,4 @@
-"""How much all channels together may have read ahead of their consumers."""
+"""The memory that all channels together may use for messages read ahead of their consumers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["ReadAheadBudget"]
 
 
 class Holder(Protocol):
-    """Something that holds bytes which can be read again."""
+    """An object that holds bytes which can be read again."""
 
     def drop(self) -> None:
-        """Let go of what is held in memory, and tell the budget."""
+        """Release the bytes, and update the budget."""
 
 
 class ReadAheadBudget:
@@ -23,8 +23,8 @@ class ReadAheadBudget:
         self.used = 0
         self._held: OrderedDict[Holder, int] = OrderedDict()
 
-    def holds(self, reader: Holder, size: int) -> None:
-        """A reader now holds `size` bytes."""
+    def update(self, reader: Holder, size: int) -> None:
+        """Set how many bytes a reader holds. Above the limit, those that read longest ago are dropped."""
         self.used += size - self._held.pop(reader, 0)
         if size:
             self._held[reader] = size

@@ -1,4 +1,4 @@
-"""A topic as recovery has found it. What was requeued is ready at once, what was deferred keeps its time."""
+"""A topic made from its recovered state. Requeued messages are delivered at once, deferred ones at their due time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["restore_topic"]
 
 
 def restore_topic(context: BrokerContext, listener: TopicListener, name: str, recovered: Recovered) -> Topic:
-    """The topic, not known to the broker yet. Changes that recovery came to are recorded, if the disk takes them."""
+    """The topic, not yet registered with the broker. Changes that recovery has derived are recorded if possible."""
     state = recovered.state
     view = LogView(context, name, recovered.log)
     view.high_watermark = min(state.high_watermark, state.end)
@@ -30,7 +30,7 @@ def restore_topic(context: BrokerContext, listener: TopicListener, name: str, re
         channel.paused = channel_state.paused
         topic.channels[channel.name] = channel
         _restore_waiting(channel, channel_state)
-    # The record of the high watermark was lost, but not that the messages had flowed.
+    # The record of the high watermark may be lost although later records prove that these messages had flowed.
     for seq in [seq for seq in topic.deferred if seq < view.high_watermark]:
         due = context.now + topic.deferred.pop(seq) / 1e9
         for channel in topic.channels.values():
@@ -38,11 +38,11 @@ def restore_topic(context: BrokerContext, listener: TopicListener, name: str, re
             channel.defer(seq, 0, due)
     if recovered.damage:
         lost: list[Change] = [(Code.LOST, d.first, d.end, True) for d in recovered.damage if d.end > d.first]
-        topic.try_change(lost)
+        topic.try_write_changes(lost)
     if topic.flowing and topic.has_backlog:
         changes = [topic.flow_change()]
         topic.flow()
-        topic.try_change(changes)
+        topic.try_write_changes(changes)
     return topic
 
 
@@ -54,5 +54,5 @@ def _restore_waiting(channel: Channel, state: ChannelState) -> None:
         if due_ns == 0 or delay <= 0:
             channel.requeued.append((seq, attempts))
         else:
-            # A clock that leapt must not hide a message for years.
+            # Bounded, as a wall clock that was set wrong must not hide a message for years.
             channel.defer(seq, attempts, context.now + min(delay, context.options.max_req_timeout))

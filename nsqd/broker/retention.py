@@ -1,4 +1,4 @@
-"""Retention of one topic's log: snapshots that bound recovery, and the removal of segments that are needed no more."""
+"""Retention of one topic's log: snapshots that bound recovery, and the removal of segments no longer needed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from nsqd.log.topic_log import SyncError, TopicLog
 
 __all__ = ["Retention", "snapshot_changes"]
 
+# A snapshot is due after this many bytes or records: recovery has to replay no more than that.
 SNAPSHOT_BYTES = 64 << 20
 SNAPSHOT_RECORDS = 200_000
-IDLE_TRIM_BYTES = 1 << 20  # a topic whose messages are all finished keeps no more than this on disk
-FULL_TRIM_BYTES = 64 << 10  # and no more than this while the disk is full
+# An idle topic whose messages are all finished keeps no more than this on disk; the second while the disk is full.
+IDLE_TRIM_BYTES = 1 << 20
+FULL_TRIM_BYTES = 64 << 10
 
 _T = TypeVar("_T")
 
 
 class Retention:
-    """Maintained once a second while there may be something to do. `log`: the topic's."""
+    """The snapshots and removals of one topic. `maintain` is called once a second while there may be work."""
 
     def __init__(self, context: BrokerContext, topic: Topic, log: TopicLog) -> None:
         self._context = context
@@ -38,7 +40,7 @@ class Retention:
         self._last_position = self.log.position
 
     def want_snapshot(self) -> None:
-        """Take one at the next maintenance, however little has changed."""
+        """Write a snapshot at the next maintenance, however little has changed."""
         self._snapshot_position = -SNAPSHOT_BYTES
 
     @property
@@ -46,9 +48,9 @@ class Retention:
         return self._snapshot is not None
 
     def maintain(self) -> bool:
-        """Once a second, while there may be something to do; True when there may be more the next time.
+        """Write remaining changes, remove segments that are not needed, begin a snapshot when one is due.
 
-        Write what an earlier append could not, remove segments that are not needed, begin a snapshot when one is due.
+        Returns True if it is to be called again in a second.
         """
         if self.log.deleted:
             return False
@@ -69,10 +71,12 @@ class Retention:
         return not idle or self.topic.store.has_changes or self._snapshot is not None or bool(segments)
 
     def _remove_segments(self, segments: list[Segment]) -> None:
-        """First the finishes that made them unneeded must be on the disk, or a power loss would need them again."""
+        """Sync the log and remove segments, in a job."""
         unsynced = list(self.log.unsynced)
 
         def work() -> None:
+            # The finishes that made the segments unneeded must be on disk first: after a power loss that undoes
+            # them, their messages would have to be delivered again.
             self.log.sync_files(unsynced)
             for segment in segments:
                 segment.file.close()
@@ -81,7 +85,7 @@ class Retention:
         self._context.store.jobs.append(Job("remove", work, lambda _: None, self._failed))
 
     def _failed(self, error: OSError) -> None:
-        """A failed sync is final. Anything else can be tried again."""
+        """A failed sync is fatal. Anything else is tried again by the next maintenance."""
         if isinstance(error, SyncError):
             self._context.store.fatal = error
         elif not self.log.deleted:
@@ -97,16 +101,16 @@ class Retention:
         return idle and self._all_finished(floor, IDLE_TRIM_BYTES)
 
     def _would_make_room(self, floor: int) -> bool:
-        """On a full disk: a snapshot is small, and may be what keeps finished messages from being removed."""
+        """Whether a snapshot, which is small, would allow segments to be removed. Asked on a full disk."""
         segments = self.log.segments
         return (len(segments) > 1 and segments[1].first <= floor) or self._all_finished(
             floor, FULL_TRIM_BYTES
         )
 
     def _all_finished(self, floor: int, size: int) -> bool:
-        """Nothing in the log is needed by a channel, and it is larger than `size`.
+        """Whether no channel needs anything in the log, and it is larger than `size` bytes.
 
-        Then a new segment and two snapshots in it let the old ones go.
+        If so, a new segment is begun: two snapshots in it allow all older segments to be removed.
         """
         log = self.log
         if floor < log.end or log.bytes_on_disk <= size:
@@ -131,7 +135,7 @@ class Retention:
         self._context.snapshots.append(self)
 
     def step_snapshot(self) -> bool:
-        """Write one slice; True when there is no more to do between rounds."""
+        """Write one slice; True when there are no more slices to write."""
         writer = self._snapshot
         if writer is None:
             return True
@@ -175,12 +179,10 @@ class Retention:
 
 
 def snapshot_changes(topic: Topic) -> Iterator[list[Change]]:
-    """The topic as changes, in slices.
-
-    The order is part of the contract: what moves without a record (a deferred message behind the mark into the
-    channels' tables, from there into the queue, from there in flight) moves to a place that is written later, and
-    what is finished meanwhile has a record behind the snapshot's position.
-    """
+    """The topic's state as changes, in slices. The broker goes on working between two slices."""
+    # The order matters: a message that moves without a record (a deferred one from the topic into the channels'
+    # tables, from there into the queue, from there in flight) moves to a place that is written later, and a message
+    # that is finished meanwhile has a record beyond the snapshot's position.
     yield [
         (Code.TOPIC_PAUSED, topic.paused),
         (Code.MARK, topic.store.high_watermark, 0),
@@ -194,7 +196,7 @@ def snapshot_changes(topic: Topic) -> Iterator[list[Change]]:
 
 
 def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[Change]]:
-    """Of a channel in memory nothing is recorded: all of these are empty then."""
+    """The state of one channel. All slices are empty for a channel in memory, which is not recorded."""
     record = channel.backlog.record
     yield record(Code.CHANNEL_CREATED, channel.name, 0) + record(Code.CHANNEL_PAUSED, channel.paused)
     for seqs in _slices(list(channel.deferred)):

@@ -1,9 +1,9 @@
-"""One client's place on a channel: its window (RDY) and the messages it has in flight.
+"""One client's subscription to a channel: its window (RDY) and its messages in flight.
 
-An entry in flight is a tuple `(seq, attempts, deadline, limit)`: `limit` is the moment that no TOUCH can pass. All
-deliveries to a client have the same time-out, so the table, a dict, is in the order of deadlines by itself: a delivery
-goes to its end, and so does a TOUCH. Only a TOUCH that hits the limit has an earlier deadline than its place says;
-those few are in a small heap as well.
+An entry in flight is a tuple `(seq, attempts, deadline, limit)`: `limit` is the latest deadline that TOUCH can set. All
+deliveries to a client have the same time-out, so the table, a dict, is ordered by deadline without any sorting: a
+delivery is inserted at its end, and so is a TOUCH. Only a TOUCH that hits the limit gets an earlier deadline than its
+position implies; those few are in a small heap as well.
 
 When its connection ends, a subscription that still has messages in flight stays with the channel as *disconnected*
 until they have timed out.
@@ -25,16 +25,18 @@ __all__ = ["InFlight", "Subscription"]
 
 InFlight = tuple[int, int, float, float]
 
-CAPPED_SLACK = 100
+CAPPED_SLACK = (
+    100  # entries that `_capped` may have beyond twice the messages in flight, before it is cleaned up
+)
 
 _MISSING: InFlight = (-1, 0, 0.0, 0.0)
 
 
 @attrs.define(eq=False)
 class Subscription:
-    """`timeout`: seconds a delivery may stay unanswered. `sample`: percent of messages to deliver, 0 for all.
+    """`timeout`: seconds until an unanswered delivery times out. `sample`: percent of messages to deliver; 0: all.
 
-    `on_timeout` is given what was not answered in time: these entries are in flight no more.
+    `on_timeout` gets the entries that were not answered in time and are no longer in flight.
     """
 
     outbox: Outbox
@@ -45,30 +47,30 @@ class Subscription:
     rdy: int = 0
     in_flight: dict[bytes, InFlight] = attrs.field(factory=dict)  # by message id
     disconnected: bool = False
-    waiting: bool = False  # in the channel's queue of those that may take messages
-    awaiting_commit: bool = False  # its SUB is not answered yet, so nothing may be delivered
+    waiting: bool = False  # in the queue of `Delivery`
+    awaiting_commit: bool = False  # its SUB is not answered yet, and the OK must precede the first message
     message_count: int = 0  # deliveries
     finish_count: int = 0
     requeue_count: int = 0
     alarm_at: float = math.inf
-    _capped: list[tuple[float, bytes]] = attrs.field(factory=list)
+    _capped: list[tuple[float, bytes]] = attrs.field(factory=list)  # heap of (limit, message id)
 
     @property
     def room(self) -> int:
-        """How many messages it may get now. 0 or less: none."""
+        """How many messages it may get now; none if 0 or negative."""
         if self.awaiting_commit or self.disconnected or self.outbox.size >= self.outbox.limit:
             return 0
         return self.rdy - len(self.in_flight)
 
     def close_window(self) -> None:
-        """CLS: nothing more is delivered."""
+        """CLS: stop deliveries."""
         self.rdy = 0
 
     def is_sampled_out(self) -> bool:
-        """Whether this message is one of those that a sampling client does not get."""
+        """Draw whether a client that samples does not get the next message."""
         return self.sample > 0 and random.randrange(100) > self.sample
 
-    # --- the table of what is in flight
+    # --- messages in flight
 
     def take(self, ids: list[bytes]) -> tuple[list[int], list[bytes]]:
         """Remove several messages: the seqs of those that were in flight here, the ids of those that were not."""
@@ -80,7 +82,7 @@ class Subscription:
         return [seq for seq in seqs if seq >= 0], missing
 
     def touch(self, message_id: bytes, now: float) -> float | None:
-        """Begin its time-out anew, within the limit; the new deadline. None when it is not in flight here."""
+        """Restart the time-out, within the limit. Returns the new deadline, or None if it is not in flight here."""
         entry = self.in_flight.pop(message_id, None)
         if entry is None:
             return None
@@ -93,7 +95,7 @@ class Subscription:
         return deadline
 
     def _cap(self, limit: float, message_id: bytes) -> None:
-        """Note that this one times out at its limit. Notes on messages answered since must not pile up."""
+        """Note that this message times out at its limit, and discard notes on messages answered since."""
         if len(self._capped) > 2 * len(self.in_flight) + CAPPED_SLACK:
             live = {
                 (when, noted)
@@ -106,7 +108,7 @@ class Subscription:
     # --- time
 
     def alarm(self, now: float) -> None:
-        """Take back what has not been answered in time."""
+        """Remove the messages that were not answered in time, and pass them to `on_timeout`."""
         late = []
         for message_id, entry in self.in_flight.items():
             if entry[2] > now:
@@ -116,13 +118,13 @@ class Subscription:
             _, message_id = heapq.heappop(self._capped)
             if self.in_flight.get(message_id, (0, 0, math.inf))[2] <= now:
                 late.append(message_id)
-        # One may be noted twice: by its place in the table, and by its limit.
+        # A message may be listed twice: by its position in the table, and by its limit.
         popped = [self.in_flight.pop(message_id, _MISSING) for message_id in late]
         self.on_timeout(self, [entry for entry in popped if entry is not _MISSING])
 
     @property
     def next_timeout(self) -> float:
-        """The earliest moment at which something times out; infinity when nothing is in flight."""
+        """The earliest deadline; infinity when nothing is in flight."""
         when = self._capped[0][0] if self._capped else math.inf
         for entry in self.in_flight.values():
             return min(when, entry[2])

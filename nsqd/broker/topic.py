@@ -1,11 +1,11 @@
-"""A topic: it takes publishes, writes them with one append a round, and gives them to its channels.
+"""A topic: it accepts publishes, writes them with one append a round, and gives them to its channels.
 
-Messages below the *high watermark* belong to the channels; those from it on wait for the topic to have a channel, to be
-unpaused, to be started. While the topic *flows* (started, unpaused, with a channel) the high watermark is the end of
-the log.
+Messages below the *high watermark* belong to the channels; those at or above it wait until the topic has a channel, is
+unpaused and started. While the topic *flows* (started, unpaused, with a channel) the high watermark is the end of the
+log.
 
-What a round published, finished and requeued is gathered, and `commit` writes it with one append. Nothing is offered to
-a channel before that append has returned. A change of the topic's shape (a channel is made or deleted, pause, empty) is
+All that a round has published, finished and requeued is written by `commit` with one append. Nothing is offered to a
+channel before that append has returned. An administrative change (a channel is created or deleted, pause, empty) is
 an append of its own, made at once: when the call returns, it is written; when it raises, it has not happened.
 """
 
@@ -35,16 +35,16 @@ RECORD_BYTES = 1 << 20  # messages of several publishes share a record up to abo
 
 
 class TopicListener(Protocol):
-    """Who has to know of a topic's channels: the broker."""
+    """Notified of a topic's new and deleted channels. `Broker` implements it."""
 
     def channel_created(self, topic: Topic, channel: Channel) -> None: ...
     def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
 
 
 class Topic:
-    """One topic. `commit_number`: of the commit that what is published now belongs to.
+    """One topic. `commit_number`: of the next commit, which will write everything published now.
 
-    `failed`: for the commits of this round that failed, why.
+    `failed`: commit number -> reason, for the failed commits of this round.
     """
 
     def __init__(self, context: BrokerContext, listener: TopicListener, name: str, store: TopicStore) -> None:
@@ -57,13 +57,13 @@ class Topic:
         self.started = True
         self.message_count = 0
         self.message_bytes = 0
-        self.dropped_count = 0  # by emptying, by an ephemeral topic that was full
+        self.dropped_count = 0  # by emptying, or because an ephemeral topic was full
         self.commit_number = 0
         self.failed: dict[int, str] = {}
-        # From the high watermark on:
-        self.aborted = RangeSet()  # seqs that never were messages
+        # At or above the high watermark:
+        self.aborted = RangeSet()  # seqs that a failed append has used up
         self.deferred: dict[int, int] = {}  # seq -> delay in nanoseconds
-        self.last_generation = 0  # of its channels, as records number them
+        self.last_generation = 0  # the highest one given to a channel; identifies it in records
         self._listener = listener
         self._pending: list[Batch] = []
 
@@ -96,7 +96,7 @@ class Topic:
     # --- publishing
 
     def publish(self, frames: list[bytes], size: int) -> None:
-        """Take messages as whole frames, `size` bytes together.
+        """Accept messages as complete frames, `size` bytes in total.
 
         They are written with the round's commit, all or none of them.
         """
@@ -111,12 +111,12 @@ class Topic:
         self._pending.append(Batch(frames, size))
 
     def publish_deferred(self, frame: bytes, delay_ns: int) -> None:
-        """Take one message that is to be delivered after a delay."""
+        """Accept one message that is to be delivered after a delay."""
         self.context.commit_soon(self.name)
         self._pending.append(Batch([frame], len(frame), [delay_ns]))
 
     def commit(self) -> None:
-        """Write what has been gathered, and offer it to the channels. See `failed` for a failure."""
+        """Write everything gathered, and give it to the channels. A failure is noted in `failed`."""
         store = self.store
         changes = store.collect_changes()
         batches = self._take_pending()
@@ -143,7 +143,7 @@ class Topic:
         return batches
 
     def _count(self, batches: list[Batch], sign: int) -> None:
-        """These were published; with -1: they were not, after all."""
+        """Add the batches to the counters; with `sign` -1 take them back, as their append has failed."""
         for batch in batches:
             count = len(batch.frames)
             self.message_count += sign * count
@@ -176,73 +176,73 @@ class Topic:
                 self._enter_deferred(seq, frame)
 
     def _enter_deferred(self, seq: int, frame: bytes | None) -> None:
-        """The high watermark has passed a deferred message: its time begins now."""
+        """Start the delay of a message that the high watermark has passed."""
         due = self.context.now + self.deferred.pop(seq) / 1e9
         for channel in self.channels.values():
             channel.enter_deferred(seq, frame, due)
 
-    # --- changes of shape
+    # --- administrative changes
 
-    def _change(self, changes: list[Change]) -> None:
-        """Write changes now, after what has been gathered. `Refused` when the disk refuses."""
+    def _write_changes(self, changes: list[Change]) -> None:
+        """Write changes now. `Refused` when they cannot be written."""
         if not changes:
             return
-        self.commit()
+        self.commit()  # first, as the log must have everything in the order in which it happened
         try:
             self.store.append((), changes)
         except OSError as error:
             self.context.report_write_error(self.name, error)
             raise Refused(error.strerror or str(error)) from error
 
-    def try_change(self, changes: list[Change]) -> None:
-        """Write changes that recovery would come to by itself, if the disk takes them."""
+    def try_write_changes(self, changes: list[Change]) -> None:
+        """Write changes that recovery could derive again; a failure is ignored."""
         with contextlib.suppress(Refused):
-            self._change(changes)
+            self._write_changes(changes)
 
     def flow_change(self) -> Change:
         """The record that the high watermark has risen to the log's end."""
         return (Code.MARK, self.store.end, self.context.wall_ns)
 
     def flow(self) -> None:
-        """Give the channels everything that has been gathered. The record of it is the caller's."""
+        """Raise the high watermark to the log's end: give the channels all messages. The caller writes the record."""
         start, end = self.store.high_watermark, self.store.end
-        elsewhere = RangeSet(self.aborted)  # seqs that are not ready: never messages, or deferred
+        not_ready = RangeSet(self.aborted)  # and the deferred ones, which enter the channels separately
         self._skip_aborted()
         passed = sorted(seq for seq in self.deferred if seq < end)
         for seq in passed:
-            elsewhere.add(seq, seq + 1)
+            not_ready.add(seq, seq + 1)
         deferred_frames = {seq: self.store.frame(seq) for seq in passed}
         held = self.store.advance(end)
         for channel in self.channels.values():
-            channel.advance(start, end, elsewhere, held)
+            channel.advance(start, end, not_ready, held)
         for seq in passed:
             self._enter_deferred(seq, deferred_frames[seq])
         for channel in self.channels.values():
             self.context.pump_soon(channel)
 
     def _skip_aborted(self) -> None:
-        """The high watermark is about to pass all seqs that never were messages."""
+        """Let the channels skip all aborted seqs, before the high watermark passes them."""
         for start, end in self.aborted:
             for channel in self.channels.values():
                 channel.backlog.skip_aborted(start, end)
         self.aborted = RangeSet()
 
     def start(self) -> None:
-        """Its channels elsewhere are known: let the messages flow. `Refused` when the disk refuses."""
+        """Let the messages flow: all channels known to registries exist now. `Refused` if it cannot be written."""
         self.commit()
         if not self.paused and self.channels and self.has_backlog:
-            self._change([self.flow_change()])
+            self._write_changes([self.flow_change()])
             self.started = True
             self.flow()
         self.started = True
 
     @property
     def has_backlog(self) -> bool:
-        """Whether there are seqs that the channels have not been given, aborted ones included."""
+        """Whether the log reaches beyond the high watermark, aborted seqs included."""
         return self.store.high_watermark < self.store.end
 
     def pause(self, paused: bool) -> None:
-        """`Refused` when the disk refuses."""
+        """Pause, or resume, the flow of messages to the channels. `Refused` when it cannot be written."""
         if paused == self.paused:
             return
         changes: list[Change] = [(Code.TOPIC_PAUSED, paused)]
@@ -250,19 +250,19 @@ class Topic:
         flows = not paused and self.started and bool(self.channels) and self.has_backlog
         if flows:
             changes.append(self.flow_change())
-        self._change(changes)
+        self._write_changes(changes)
         self.paused = paused
         if flows:
             self.flow()
 
     def empty(self) -> None:
-        """Drop what no channel has been given. `Refused` when the disk refuses."""
+        """Drop the messages that no channel has been given. `Refused` when it cannot be written."""
         self.commit()
         start, end = self.store.high_watermark, self.store.end
         if start == end:
             return
         waiting = self.depth
-        self._change([(Code.TOPIC_EMPTIED, start, end)])
+        self._write_changes([(Code.TOPIC_EMPTIED, start, end)])
         self.dropped_count += waiting
         self.store.advance(end)
         self.aborted = RangeSet()
@@ -273,7 +273,7 @@ class Topic:
     # --- channels
 
     def channel(self, name: str) -> Channel:
-        """The channel of this name, made when it is not there. `Refused` when the disk refuses."""
+        """The channel with this name, created if it does not exist. `Refused` when it cannot be written."""
         return self.channels.get(name) or self._make_channel(name)
 
     def _make_channel(self, name: str) -> Channel:
@@ -285,7 +285,7 @@ class Topic:
             self.last_generation += 1
         if flows:
             changes.append(self.flow_change())
-        self._change(changes)
+        self._write_changes(changes)
         channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
         if flows and self.has_backlog:
             self.flow()
@@ -293,31 +293,31 @@ class Topic:
         return channel
 
     def existing(self, name: str) -> Channel:
-        """`NotFound` when there is no such channel."""
+        """The channel with this name; `NotFound` if it does not exist."""
         try:
             return self.channels[name]
         except KeyError:
             raise NotFound(name) from None
 
     def pause_channel(self, name: str, paused: bool) -> None:
-        """`NotFound`; `Refused` when the disk refuses."""
+        """Pause, or resume, deliveries. `NotFound`; `Refused` when it cannot be written."""
         channel = self.existing(name)
         if channel.paused != paused:
-            self._change(channel.backlog.record(Code.CHANNEL_PAUSED, paused))
+            self._write_changes(channel.backlog.record(Code.CHANNEL_PAUSED, paused))
         channel.paused = paused
         self.context.pump_soon(channel)
 
     def empty_channel(self, name: str) -> None:
-        """`NotFound`; `Refused` when the disk refuses."""
+        """Drop all messages of a channel. `NotFound`; `Refused` when it cannot be written."""
         channel = self.existing(name)
         self.commit()
-        self._change(channel.backlog.record(Code.CHANNEL_EMPTIED, self.store.high_watermark))
+        self._write_changes(channel.backlog.record(Code.CHANNEL_EMPTIED, self.store.high_watermark))
         channel.empty()
 
     def delete_channel(self, name: str) -> None:
-        """`NotFound`; `Refused` when the disk refuses."""
+        """Delete a channel and disconnect its clients. `NotFound`; `Refused` when it cannot be written."""
         channel = self.existing(name)
-        self._change(channel.backlog.record(Code.CHANNEL_DELETED))
+        self._write_changes(channel.backlog.record(Code.CHANNEL_DELETED))
         del self.channels[name]
         channel.close()
         self._listener.channel_deleted(self, channel)
@@ -325,10 +325,10 @@ class Topic:
     def subscribe(
         self, name: str, outbox: Outbox, timeout: float, sample: int = 0, topology: Topology | None = None
     ) -> tuple[Channel, Subscription]:
-        """Add a client to a channel, which is made when it is not there.
+        """Add a client to a channel, which is created if it does not exist.
 
-        `timeout` in seconds, `sample` in percent (0: all messages); `topology`: where the client says it is. `Refused`
-        when the channel has all the consumers that it may have.
+        `timeout` in seconds, `sample` in percent (0: all messages); `topology`: the client's location as it gives it.
+        `Refused` when the channel already has `max_channel_consumers` clients.
         """
         channel = self.channel(name)
         limit = self.context.options.max_channel_consumers
@@ -337,7 +337,7 @@ class Topic:
         return channel, channel.subscribe(outbox, timeout, sample, topology)
 
     def delete_if_unused(self, channel: Channel) -> None:
-        """Delete a channel that has lost its last client, if it is ephemeral and still one of this topic."""
+        """Delete an ephemeral channel without clients, unless it was deleted before."""
         unused = not channel.subscriptions and self.channels.get(channel.name) is channel
         if unused and is_ephemeral(channel.name):
             self.delete_channel(channel.name)
@@ -345,25 +345,26 @@ class Topic:
     # --- the log
 
     def _lose(self, start: int, end: int, damaged: bool) -> None:
-        """The log cannot give these messages any more."""
+        """Settle lost messages in every channel, and record the loss."""
         for channel in self.channels.values():
             channel.backlog.lose(start, end, damaged)
-        self.try_change([(Code.LOST, start, end, damaged)])
+        self.try_write_changes([(Code.LOST, start, end, damaged)])
 
     def close(self) -> None:
-        """An orderly stop: what is in flight and what is finished is written. `OSError` when it cannot be."""
+        """An orderly stop: write messages in flight and finishes. `OSError` if not everything could be written."""
         for channel in self.channels.values():
             channel.record_in_flight()
         number, publishes = self.commit_number, bool(self._pending)
         self.commit()
-        if self.store.has_changes:  # what makes room may have found some, where the ballast was
+        if self.store.has_changes:
+            # The disk was full. That has released the ballast, so changes that free space may fit now.
             self.commit()
         if (publishes and number in self.failed) or self.store.has_changes:
             raise OSError(errno.EIO, f"TOPIC({self.name}): not everything could be written")
 
     def delete(self) -> None:
-        """The broker has deleted it: disconnect its clients, release what it holds."""
+        """Disconnect all clients and release all memory: the broker has deleted the topic."""
         self.store.close()
         for channel in list(self.channels.values()):
             channel.close()
-        self.channels.clear()  # their clients have yet to unsubscribe
+        self.channels.clear()  # before the clients unsubscribe, which must find no channel to delete

@@ -1,7 +1,7 @@
-"""Where a topic keeps its messages: in a log on disk, or (`#ephemeral` topics) in memory.
+"""The storage of a topic's messages: a log on disk, or (`#ephemeral` topics) memory.
 
-A topic is written once, over the protocol `TopicStore`. Both stores hand out seqs in order and know the high watermark;
-they differ in what an append costs, what it survives, and which backlogs a channel gets.
+`Topic` uses either through the protocol `TopicStore`. Both number messages in order and keep the high watermark; they
+differ in durability, in memory limits, and in the kind of backlog that a channel gets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TopicStore(Protocol):
     """The messages of one topic."""
 
     on_loss: Callable[[int, int, bool], None]
-    """Called with (start, end, damaged) when messages turn out to be lost."""
+    """Called with (start, end, damaged) when messages `[start, end)` turn out to be lost."""
 
     @property
     def end(self) -> int:
@@ -40,7 +40,7 @@ class TopicStore(Protocol):
         """How many of the seqs from `start` on are not in memory."""
 
     def oldest(self, seq: int) -> PublishTime:
-        """When the message with this seq was published: the oldest that no channel has been given."""
+        """When the message with this seq, at or above the high watermark, was published."""
 
     @property
     def bytes_on_disk(self) -> int: ...
@@ -49,37 +49,37 @@ class TopicStore(Protocol):
 
     @property
     def has_changes(self) -> bool:
-        """Whether a channel waits for the next append."""
+        """Whether a channel has changes for the next append."""
 
     def collect_changes(self) -> list[Change]:
-        """What the channels have to say in the next append; then call `changes_done`."""
+        """The changes of all channels for the next append, after which `changes_done` must be called."""
 
     collected: dict[Recorder, None]
     """Whose changes were collected, until `changes_done`."""
 
     def changes_done(self, *, written: bool) -> None:
-        """Whether the append that held them succeeded. What is left goes with a later one."""
+        """`written`: whether the append with these changes succeeded. Remaining changes go into a later append."""
 
     def append(
         self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False
     ) -> tuple[int, int]:
-        """Write, with one call to the system. `flowing`: the high watermark rises with it.
+        """Write everything with one system call. `flowing`: the high watermark rises to the new end.
 
         Messages for which there is no room are removed from the batches. Returns the first seq, and how many were
-        removed. `OSError`: nothing was written, and the seqs that the messages would have had are given up.
+        removed. `OSError`: nothing was written, and the seqs of the messages are aborted.
         """
 
     def keep(self, first: int, batch: Batch) -> None:
-        """These were written, with seqs from `first` on: keep what memory is to have of them."""
+        """Keep written messages, with seqs from `first` on, in memory as far as there is room."""
 
     def frame(self, seq: int) -> bytes | None:
-        """The frame of a message that no channel has been given, if it is in memory."""
+        """The frame of a message at or above the high watermark, if it is in memory."""
 
     def advance(self, end: int) -> Mapping[int, bytes]:
-        """The high watermark rises to `end`. Returns the frames that only this store had."""
+        """Raise the high watermark to `end`. Returns the frames that were in this store only, by seq."""
 
     def abort(self) -> None:
-        """Seqs were given up by a failed append."""
+        """A failed append has used up seqs: leave a gap."""
 
     # --- channels
 
@@ -87,7 +87,7 @@ class TopicStore(Protocol):
         """The backlog of a new channel, from the high watermark on. `Refused` when the disk is full."""
 
     def close(self) -> None:
-        """The topic is deleted."""
+        """Release all memory: the topic is deleted."""
 
 
 class LogTopicStore:
@@ -148,7 +148,8 @@ class LogTopicStore:
         for recorder in collected:
             if written:
                 recorder.changes_written(self._full)
-            if recorder.has_unwritten:  # maintenance asks for another append
+            if recorder.has_unwritten:
+                # Not `commit_soon`: on a full or failing disk that would be an append in every round.
                 self.view.changed[recorder] = None
                 self._context.schedule_maintenance(self.view.topic_name)
 
@@ -186,7 +187,7 @@ class LogTopicStore:
         return LogBacklog(self.view, generation, self.view.high_watermark)
 
     def restored_backlog(self, state: ChannelState) -> Backlog:
-        """The backlog of a channel that recovery has found."""
+        """The backlog of a recovered channel."""
         return LogBacklog.restore(self.view, state)
 
     def close(self) -> None:
@@ -194,7 +195,7 @@ class LogTopicStore:
 
 
 class MemoryTopicStore:
-    """A topic in memory. While it does not flow it keeps at most `mem-queue-size` messages, the oldest ones."""
+    """A topic in memory. While it does not flow, it keeps the oldest `mem-queue-size` messages and drops later ones."""
 
     def __init__(self, context: BrokerContext) -> None:
         self.on_loss: Callable[[int, int, bool], None] = lambda _start, _end, _damaged: None
@@ -202,7 +203,7 @@ class MemoryTopicStore:
         self.high_watermark = 0
         self.collected: dict[Recorder, None] = {}
         self._context = context
-        self._held: dict[int, bytes] = {}  # what no channel has been given
+        self._held: dict[int, bytes] = {}  # frames at or above the high watermark, by seq
 
     def on_disk_only(self, start: int) -> int:
         return 0
@@ -224,7 +225,7 @@ class MemoryTopicStore:
         return []
 
     def changes_done(self, *, written: bool) -> None:
-        """There are none."""
+        """Nothing to do: there are no changes."""
 
     def append(
         self, batches: Sequence[Batch], changes: Sequence[Change], *, flowing: bool = False
@@ -252,7 +253,7 @@ class MemoryTopicStore:
                 batch.delays = batch.delays and [batch.delays[at] for at in admitted]
                 batch.frames = [batch.frames[at] for at in admitted]
                 batch.size = sum(map(len, batch.frames))
-        if flowing:  # the channels count what they hold themselves
+        if flowing:  # each channel charges the budget for the frames in its own queue
             budget.release(taken)
         return dropped
 

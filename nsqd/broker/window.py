@@ -1,6 +1,6 @@
 """The newest messages of a topic in memory: a window on the end of its log.
 
-Dropping a message from the window costs nothing, for the log has it; so it is bounded by simply dropping the oldest:
+A message dropped from the window can be read from the log. So the window is bounded by dropping the oldest messages:
 `max_messages` for each topic, and a number of bytes for all topics together.
 """
 
@@ -12,7 +12,7 @@ __all__ = ["Window", "WindowBudget"]
 
 
 class WindowBudget:
-    """Bytes that all windows may hold together. Those longest without news shrink first."""
+    """Bytes that all windows may hold together. The window that grew longest ago shrinks first."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -37,7 +37,7 @@ class WindowBudget:
 
 
 class Window:
-    """Frames with the numbers `[base, base + len(frames))`, which is always up to the log's end."""
+    """Frames with the seqs `[base, base + len(frames))`, which always reach to the log's end."""
 
     __slots__ = ("_budget", "_max_messages", "_slack", "base", "frames", "size")
 
@@ -50,7 +50,7 @@ class Window:
         self._budget = budget
 
     def extend(self, frames: list[bytes], size: int) -> None:
-        """The log grew by these; `size` is their bytes."""
+        """Add frames that were appended to the log; `size`: their bytes."""
         self.frames += frames
         self.size += size
         over = len(self.frames) - self._max_messages
@@ -59,12 +59,12 @@ class Window:
         self._budget.grew(self, size)
 
     def reset(self, base: int) -> None:
-        """The log's end jumped (an append was given up): begin anew there."""
+        """Drop all, and begin anew at `base`: a failed append has given up seqs, so there is a gap."""
         self._drop(len(self.frames))
         self.base = base
 
     def close(self) -> None:
-        """Its topic is gone."""
+        """Drop all: the topic is deleted."""
         self._drop(len(self.frames))
         self._budget.forget(self)
 
@@ -77,7 +77,7 @@ class Window:
         return self.frames[at : at + count]
 
     def drop_bytes(self, size: int) -> None:
-        """Drop the oldest until at least `size` bytes are gone, or nothing is left."""
+        """Drop the oldest frames until at least `size` bytes are released or the window is empty."""
         count = 0
         for frame in self.frames:
             if size <= 0:

@@ -1,5 +1,5 @@
-"""nsqd's side of discovery: the connections to the nsqlookupds, and the question which channels a new topic has."""
+"""nsqd's side of discovery: the connections to the nsqlookupds, and the query for the channels of a new topic."""
 
-from nsqd.lookup.registries import Registries, Rounds
+from nsqd.lookup.registries import Registries, RoundControl
 
-__all__ = ["Registries", "Rounds"]
+__all__ = ["Registries", "RoundControl"]

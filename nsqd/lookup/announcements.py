@@ -1,18 +1,18 @@
-"""What one registry has yet to be told, without any I/O.
+"""The commands that one registry has yet to get, without any I/O.
 
 Rules:
 
-- Nothing is a queue of events. Kept is which topics and channels have changed; what is true of them is looked up when
-  the commands are made. So what waits here is never more than what there is and what this registry was told of.
-- `restart` begins anew for a new connection: everything there is has to be told, as the registry has forgotten it all.
-- What has gone is told before what has come: a topic deleted and made again loses its old entry (and the tombstone on
-  it) before it gets a new one, and a channel deleted on the registry's side as well comes back there.
+- There is no queue of events. Only the names of changed topics and channels are kept; their present state is read when
+  the commands are made. So memory is bounded by the existing names and those that this registry has registered.
+- `restart` begins anew for a new connection: everything has to be registered, as the registry has forgotten it all.
+- UNREGISTER commands precede REGISTER commands: a topic that was deleted and created again loses its old entry (with
+  its tombstone) before it gets a new one, and a channel that was deleted in the registry too is registered again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
@@ -23,106 +23,107 @@ __all__ = ["Announcements", "HasChannels"]
 
 
 class HasChannels(Protocol):
-    """A topic, as far as a registry is concerned."""
+    """A topic, as `Announcements` reads it."""
 
     @property
     def channels(self) -> Mapping[str, object]: ...
 
 
 @attrs.define
-class _Gone:
-    """What of one topic was told and is no more."""
+class _Removed:
+    """Deleted parts of one topic that are still registered: some channels, and perhaps the topic itself."""
 
     channels: set[str] = attrs.field(factory=set)
     topic: bool = False
 
 
 class Announcements:
-    """The difference between what there is (`topics`, read when it is needed) and what a registry was told."""
+    """The difference between the existing topics and channels and those registered with one registry.
+
+    `topics`: the broker's, by name; read when commands are made.
+    """
 
     def __init__(self, topics: Mapping[str, HasChannels]) -> None:
         self._topics = topics
-        self._told: dict[str, set[str]] = {}
-        self._gone: OrderedDict[str, _Gone] = OrderedDict()
-        self._come: OrderedDict[str, set[str] | None] = OrderedDict()  # None: the topic with all that it has
+        self._registered: dict[str, set[str]] = {}
+        self._to_unregister: OrderedDict[str, _Removed] = OrderedDict()
+        self._to_register: OrderedDict[str, set[str] | None] = (
+            OrderedDict()
+        )  # None: the topic with all that it has
 
     def restart(self) -> None:
-        """A new connection: tell everything."""
+        """Begin a new connection: register everything."""
         self.clear()
-        self._come.update(dict.fromkeys(self._topics))
+        self._to_register.update(dict.fromkeys(self._topics))
 
     def clear(self) -> None:
-        """There is no connection: keep nothing."""
-        self._told.clear()
-        self._gone.clear()
-        self._come.clear()
+        """Forget everything: there is no connection."""
+        self._registered.clear()
+        self._to_unregister.clear()
+        self._to_register.clear()
 
-    # --- what happens
+    # --- changes
 
     def topic_created(self, topic: str) -> None:
-        self._come[topic] = None
+        self._to_register[topic] = None
 
     def topic_deleted(self, topic: str) -> None:
-        self._come.pop(topic, None)
-        told = self._told.pop(topic, None)
-        if told is not None:
-            gone = self._gone.setdefault(topic, _Gone())
-            gone.channels |= told
-            gone.topic = True
+        self._to_register.pop(topic, None)
+        registered = self._registered.pop(topic, None)
+        if registered is not None:
+            removed = self._to_unregister.setdefault(topic, _Removed())
+            removed.channels |= registered
+            removed.topic = True
 
     def channel_created(self, topic: str, channel: str) -> None:
-        channels = self._come.setdefault(topic, set())
+        channels = self._to_register.setdefault(topic, set())
         if channels is not None:
             channels.add(channel)
 
     def channel_deleted(self, topic: str, channel: str) -> None:
-        coming = self._come.get(topic)
+        coming = self._to_register.get(topic)
         if coming is not None:
             coming.discard(channel)
-        told = self._told.get(topic, set())
-        if channel in told:
-            told.remove(channel)
-            self._gone.setdefault(topic, _Gone()).channels.add(channel)
+        registered = self._registered.get(topic, set())
+        if channel in registered:
+            registered.remove(channel)
+            self._to_unregister.setdefault(topic, _Removed()).channels.add(channel)
 
-    # --- what to say
+    # --- commands
 
     def take(self, limit: int) -> list[bytes]:
-        """Up to so many commands to send now; none when the registry was told everything."""
+        """Remove and return up to `limit` commands to send; none if the registry is up to date."""
         commands: list[bytes] = []
-        while self._gone and len(commands) < limit:
-            commands += self._take_gone(limit - len(commands))
-        while self._come and len(commands) < limit:
-            commands += self._take_come(limit - len(commands))
+        while self._to_unregister and len(commands) < limit:
+            commands += self._take_unregistrations(limit - len(commands))
+        while self._to_register and len(commands) < limit:
+            commands += self._take_registrations(limit - len(commands))
         return commands
 
-    def _take_gone(self, limit: int) -> list[bytes]:
-        """The channels first: only their own command removes the entries of ephemeral ones."""
-        topic, gone = next(iter(self._gone.items()))
+    def _take_unregistrations(self, limit: int) -> list[bytes]:
+        # The channels first: UNREGISTER of a topic leaves the entries of its ephemeral channels in the registry.
+        topic, removed = next(iter(self._to_unregister.items()))
         commands = [
-            encode_unregister(topic, gone.channels.pop()) for _ in range(min(limit, len(gone.channels)))
+            encode_unregister(topic, removed.channels.pop()) for _ in range(min(limit, len(removed.channels)))
         ]
-        if not gone.channels and len(commands) < limit:
-            del self._gone[topic]
-            commands += [encode_unregister(topic)] if gone.topic else []
+        if not removed.channels and len(commands) < limit:
+            del self._to_unregister[topic]
+            commands += [encode_unregister(topic)] if removed.topic else []
         return commands
 
-    def _take_come(self, limit: int) -> list[bytes]:
-        """A channel's command tells of its topic as well."""
-        name, wanted = self._come.popitem(last=False)
+    def _take_registrations(self, limit: int) -> list[bytes]:
+        # REGISTER of a channel registers its topic as well.
+        name, wanted = self._to_register.popitem(last=False)
         topic = self._topics.get(name)
         if topic is None:
             return []
         if wanted is None and not topic.channels:
-            self._told.setdefault(name, set())
+            self._registered.setdefault(name, set())
             return [encode_register(name)]
-        channels = list(topic.channels if wanted is None else _those_in(topic.channels, wanted))
+        channels = [name for name in topic.channels if wanted is None or name in wanted]
         if len(channels) > limit:
-            self._come[name] = set(channels[limit:])
-            self._come.move_to_end(name, last=False)
+            self._to_register[name] = set(channels[limit:])
+            self._to_register.move_to_end(name, last=False)
         if channels:
-            self._told.setdefault(name, set()).update(channels[:limit])
+            self._registered.setdefault(name, set()).update(channels[:limit])
         return [encode_register(name, channel) for channel in channels[:limit]]
-
-
-def _those_in(there: Container[str], names: Iterable[str]) -> list[str]:
-    return [name for name in names if name in there]

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt."""
+"""The pauses between attempts to connect."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import attrs
 __all__ = ["LONGEST", "SHORTEST", "Backoff"]
 
 SHORTEST: Final = 0.1  # seconds
-LONGEST: Final = 2.5  # so that a registry that is back knows everything within 3 s
+LONGEST: Final = 2.5  # seconds; a registry that is back knows everything within 3 s
 
 
 @attrs.define
 class Backoff:
-    """Pauses that double, from `SHORTEST` to `LONGEST` at most.
+    """Pauses that double, from `SHORTEST` up to `LONGEST`.
 
-    Chance takes up to half of each away, so that all daemons do not come back to a registry at the same moment.
-    `chance` gives a number from 0 up to 1.
+    Each is shortened by a random part of up to one half, so that not all daemons return to a registry at the same
+    moment. `chance` returns a number in [0, 1).
     """
 
     chance: Callable[[], float] = random.random
     _pause: float = SHORTEST
 
     def next(self) -> float:
-        """Seconds to wait now."""
+        """Seconds to wait before the next attempt."""
         pause = self._pause
         self._pause = min(LONGEST, pause * 2)
         return max(SHORTEST, pause * (1 - self.chance() / 2))
 
     def reset(self) -> None:
-        """It went well: begin with the shortest again."""
+        """Start again with the shortest pause, after a success."""
         self._pause = SHORTEST

@@ -1,7 +1,7 @@
-"""From an address of a registry, as it is configured, to a connected stream.
+"""Connecting to a registry, by its address as it is configured.
 
-The name is looked up for every connection, since what it stands for may move; every address is tried in turn, each
-within a limit. A resolver that hangs holds one thread a registry, never more: `Connector` is made once for each.
+The name is resolved for every connection, since its addresses may change; every address is tried in turn, each with a
+time limit. A resolver that hangs occupies one thread per registry, never more: each registry has one `Connector`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import trio
 
 from nsqd.lookup.protocol import RegistryError
 
-__all__ = ["CONNECT_SECONDS", "Connector", "Resolve"]
+__all__ = ["CONNECT_TIMEOUT", "Connector", "Resolve"]
 
-CONNECT_SECONDS: Final = 1.0  # for the resolver, and for each address
+CONNECT_TIMEOUT: Final = 1.0  # for the resolver, and for each address
 MAX_ADDRESSES = 16
 
 AddressInfo = tuple[int, int, int, str, Any]
@@ -33,36 +33,36 @@ def _resolve(host: str | None, port: str) -> list[AddressInfo]:
 
 @attrs.define
 class Connector:
-    """Connects to one address, `host:port` (the port may be the name of a service). `resolve` runs in a thread."""
+    """Connects to an address `host:port` (the port may be the name of a service). `resolve` runs in a thread."""
 
     resolve: Resolve = _resolve
     _thread: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1), init=False)
 
     async def __call__(self, address: str) -> trio.SocketStream:
-        """`RegistryError`, `OSError` or `trio.TooSlowError` when it cannot be done."""
+        """A connected stream. `RegistryError` or `OSError` if there is none within the limits."""
         host, colon, port = address.rpartition(":")
         if not colon or not port:
-            raise RegistryError("an address is host:port")
-        infos = await self._look_up(host.strip("[]") or None, port)
+            raise RegistryError("address must be host:port")
+        infos = await self._resolve_name(host.strip("[]") or None, port)
         failures: list[str] = []
         for info in infos[:MAX_ADDRESSES]:
             try:
-                with trio.fail_after(CONNECT_SECONDS):
+                with trio.fail_after(CONNECT_TIMEOUT):
                     return await _open(info)
             except trio.TooSlowError:
-                failures.append(f"{info[4][0]}: no connection within {CONNECT_SECONDS:g} s")
+                failures.append(f"{info[4][0]}: no connection within {CONNECT_TIMEOUT:g} s")
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 failures.append(f"{info[4][0]}: {reason}")
         raise RegistryError("; ".join(failures) or "the name has no address")
 
-    async def _look_up(self, host: str | None, port: str) -> list[AddressInfo]:
+    async def _resolve_name(self, host: str | None, port: str) -> list[AddressInfo]:
         work = functools.partial(self.resolve, host, port)
         try:
-            with trio.fail_after(CONNECT_SECONDS):
+            with trio.fail_after(CONNECT_TIMEOUT):
                 return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._thread)
         except trio.TooSlowError:
-            raise RegistryError(f"{host}: no answer from the resolver within {CONNECT_SECONDS:g} s") from None
+            raise RegistryError(f"{host}: no answer from the resolver within {CONNECT_TIMEOUT:g} s") from None
         except ValueError as error:  # an empty label, or one too long
             raise RegistryError(f"not a host name - {error}") from error
 
@@ -73,7 +73,7 @@ async def _open(info: AddressInfo) -> trio.SocketStream:
     try:
         await sock.connect(sockaddr)
         if sock.getsockname() == sock.getpeername():
-            # Nobody listens, and the system chose the registry's own port for our side: TCP then connects to itself.
+            # Without a listener, if the kernel chooses the registry's own port for this side, TCP connects to itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
     except BaseException:
         sock.close()

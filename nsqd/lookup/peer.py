@@ -1,19 +1,19 @@
-"""The connection to one registry: made, used and made again by one task.
+"""The connection to one registry: one task connects, announces topics and channels, and reconnects.
 
 Rules:
 
-- Every read and every write has a second. Whatever goes wrong (silence, an error, garbage, the end of the stream), the
-  connection is closed and made anew, after a pause that grows from 0.1 s to 2.5 s.
-- After every connect the registry is told all there is; then what comes and goes, at once and in batches; and a PING
-  every 15 s, by which it knows that this nsqd lives.
+- Every read and every write has a limit of one second. After any failure (a timeout, an error, malformed data, the end
+  of the stream) the connection is closed and made anew, after a pause that grows from 0.1 s to 2.5 s.
+- After every connect everything is registered; then changes, at once and in batches; and a PING is sent every 15 s,
+  without which the registry takes this nsqd for dead.
 - The callers of `topic_created` and the like never wait: they note the change and wake the task.
-- A trouble is logged as an error when it begins; the attempts that follow show at level debug only.
+- The first failure is logged as an error; the attempts that follow are logged at level debug only.
 
-Theory of operation. There is one state that matters to others: `identified`, from the reply to IDENTIFY to the end of
-the connection. While identified the task says what `Announcements` has for it, until there is no more, and then
-listens: for the wake-up call, for the time of the next PING, or for the registry, which has nothing to say now. So a
-registry that goes away is noticed at once and not only at the next command. `http`, where it answers HTTP by its last
-reply to IDENTIFY, outlives the connection: its HTTP side may well answer while this one is cut.
+Theory of operation. One state is visible to others: `identified`, from the reply to IDENTIFY to the end of the
+connection. While identified the task sends the commands of `Announcements` until there are no more, and then listens:
+until it is woken, until the next PING, or until the registry closes the connection. So a lost registry is noticed at
+once and not only with the next command. `http`, the address for HTTP in the last reply to IDENTIFY, outlives the
+connection: the registry may still answer HTTP while this connection is cut.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ __all__ = ["Connect", "Peer", "PeerOptions"]
 
 log = get_logger("nsqd")
 
-PING_EVERY: Final = 15.0  # seconds
-ANSWER_SECONDS: Final = 1.0
-BATCH = 500  # commands on the way at the same time: some 70 kB at the most, which the sockets' buffers take
-CHUNK = 65536
+PING_INTERVAL: Final = 15.0  # seconds
+REPLY_TIMEOUT: Final = 1.0  # seconds
+BATCH = 500  # commands without a reply: at most some 70 kB, which the buffers of the sockets hold
+CHUNK = 65536  # bytes of one read
 
 Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
 
 @attrs.frozen
 class PeerOptions:
-    """What all registries are told of this nsqd, and what they may answer. `max_reply_size` in bytes."""
+    """`identify`: the IDENTIFY command. `max_reply_size`: bytes of one reply. `make_connect`: called per registry."""
 
     identify: bytes
     max_reply_size: int
@@ -60,22 +60,23 @@ class PeerOptions:
 
 
 class Peer:
-    """One registry. `topics` is read when the registry is told of them, never written."""
+    """One registry. `topics`: the broker's, by name; read when they are announced, never written."""
 
     def __init__(self, address: str, topics: Mapping[str, HasChannels], options: PeerOptions) -> None:
         self.address = address
         self.identified = False
-        self.reached = trio.Event()  # it has been identified once
+        self.reached = trio.Event()  # set by the first reply to IDENTIFY
         self.http: HttpAddress | None = None
         self._options = options
         self._connect = options.make_connect()
         self._announcements = Announcements(topics)
         self._backoff = Backoff()
-        self._in_trouble = self._surprised = False  # what the log was told already
+        self._failing = False  # the failure is logged, and no connection succeeded since
+        self._unexpected_logged = False
         self._scope = trio.CancelScope()
         self._listening = trio.CancelScope()
 
-    # --- for those who never wait
+    # --- notifications; none of them waits
 
     def topic_created(self, topic: str) -> None:
         if self.identified:
@@ -113,27 +114,27 @@ class Peer:
                 try:
                     await self._connection()
                 except trio.TooSlowError:
-                    self._trouble(f"no answer within {ANSWER_SECONDS:g} s")
+                    self._log_failure(f"no answer within {REPLY_TIMEOUT:g} s")
                 except (OSError, RegistryError, trio.BrokenResourceError) as error:
-                    self._trouble(str(error) or type(error).__name__)
+                    self._log_failure(str(error) or type(error).__name__)
                 except Exception:
-                    # Whatever may be wrong in here, the broker goes on.
-                    if not self._surprised:
-                        log.exception("LOOKUPD(%s): unexpected", self.address)
-                    self._surprised = True
+                    # A bug in here must not stop the broker.
+                    if not self._unexpected_logged:
+                        log.exception("LOOKUPD(%s): unexpected error; reconnecting", self.address)
+                    self._unexpected_logged = True
                 await trio.sleep(self._backoff.next())
 
     async def _connection(self) -> None:
-        if not self._in_trouble:
+        if not self._failing:
             log.info("LOOKUPD(%s): connecting", self.address)
         stream = await self._connect(self.address)
         async with stream:
-            link = _Link(stream, Replies(self._options.max_reply_size))
-            (reply,) = await link.exchange([MAGIC + self._options.identify])
+            registry = _RegistryStream(stream, Replies(self._options.max_reply_size))
+            (reply,) = await registry.exchange([MAGIC + self._options.identify])
             self._begin(parse_identity(reply))
             since = trio.current_time()
             try:
-                await self._inform(link)
+                await self._announce(registry)
             finally:
                 self._end()
                 if trio.current_time() - since >= LONGEST:
@@ -142,61 +143,64 @@ class Peer:
     def _begin(self, http: HttpAddress | None) -> None:
         log.info("LOOKUPD(%s): connected", self.address)
         if http is None:
-            log.error("LOOKUPD(%s): gives no broadcast address, not asked for channels", self.address)
+            log.error(
+                "LOOKUPD(%s): no broadcast address in the reply to IDENTIFY; not queried for channels of new topics",
+                self.address,
+            )
         self.identified, self.http = True, http
         self.reached.set()
-        self._in_trouble = self._surprised = False
+        self._failing = self._unexpected_logged = False
         self._announcements.restart()
 
     def _end(self) -> None:
         self.identified = False
         self._announcements.clear()
 
-    async def _inform(self, link: _Link) -> None:
-        next_ping = trio.current_time() + PING_EVERY
+    async def _announce(self, registry: _RegistryStream) -> None:
+        next_ping = trio.current_time() + PING_INTERVAL
         while True:
             commands = self._announcements.take(BATCH)
             if trio.current_time() >= next_ping:
                 commands.append(PING)
-                next_ping = trio.current_time() + PING_EVERY
+                next_ping = trio.current_time() + PING_INTERVAL
             if commands:
-                for reply in await link.exchange(commands):
+                for reply in await registry.exchange(commands):
                     check_reply(reply)
                 continue
-            # No checkpoint between `take` and here: what changes from now on cancels this scope.
+            # There is no checkpoint between `take` and here, so every change after `take` cancels this scope.
             with trio.CancelScope(deadline=next_ping) as self._listening:
-                await link.listen()
+                await registry.listen()
 
-    def _trouble(self, reason: str) -> None:
-        if self._in_trouble:
+    def _log_failure(self, reason: str) -> None:
+        if self._failing:
             log.debug("LOOKUPD(%s): %s", self.address, reason)
         else:
             log.error("LOOKUPD(%s): %s; trying again until it answers", self.address, reason)
-        self._in_trouble = True
+        self._failing = True
 
 
 @attrs.define
-class _Link:
+class _RegistryStream:
     """A connected stream and the replies on it."""
 
     stream: trio.abc.Stream
     replies: Replies
 
     async def exchange(self, commands: list[bytes]) -> list[bytes]:
-        """Send commands; their replies. Each of them has its second."""
+        """Send commands, and return their replies. Each reply has its own timeout."""
         self.replies.awaited += len(commands)
-        with trio.fail_after(ANSWER_SECONDS):
+        with trio.fail_after(REPLY_TIMEOUT):
             await self.stream.send_all(b"".join(commands))
         replies: list[bytes] = []
-        with trio.fail_after(ANSWER_SECONDS) as scope:
+        with trio.fail_after(REPLY_TIMEOUT) as scope:
             while self.replies.awaited:
                 if new := await self._receive():
-                    scope.deadline = trio.current_time() + ANSWER_SECONDS
+                    scope.deadline = trio.current_time() + REPLY_TIMEOUT
                     replies += new
         return replies
 
     async def listen(self) -> None:
-        """Return only by being cancelled, or raise: nothing is to come now but the end."""
+        """Read until cancelled. `RegistryError` when the registry sends something or closes the connection."""
         while True:
             await self._receive()
 

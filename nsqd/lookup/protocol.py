@@ -1,12 +1,11 @@
-"""The client's side of nsqlookupd's protocol V1, without any I/O: commands as bytes, replies out of bytes.
+"""The client side of nsqlookupd's protocol V1, without any I/O: encoding of commands, parsing of replies.
 
 Rules:
 
-- A connection begins with the four bytes of `MAGIC`; the registry never speaks first.
-- Every command gets exactly one reply, in order: an int32 size and so many bytes. There is no frame type; an error is
-  told by its text.
-- What a registry sends is believed in nothing: a reply larger than the limit, and bytes that nobody asked for, end the
-  connection.
+- A connection begins with the four bytes of `MAGIC`; the registry sends nothing before the first command.
+- Every command gets exactly one reply, in order: an int32 size and that many bytes. There is no frame type; an error is
+  recognized by its text.
+- Input is not trusted: a reply above the size limit, and bytes that are not the reply to a command, end the connection.
 """
 
 from __future__ import annotations
@@ -36,23 +35,23 @@ PING: Final = b"PING\n"
 HIGHEST_PORT = 65535
 
 _SIZE = struct.Struct(">i")
-_SHOWN = 200  # bytes of a registry's text that go into the log
+_SHOWN = 200  # bytes of a reply that are logged at most
 
 
 class RegistryError(Exception):
-    """The conversation with a registry cannot go on; the text says why."""
+    """The connection to a registry cannot be used any more; the text is the reason."""
 
 
 @attrs.frozen
 class HttpAddress:
-    """Where a registry answers HTTP, by what it says of itself."""
+    """The address of a registry's HTTP API, from its reply to IDENTIFY."""
 
     host: str
     port: int
 
 
 def encode_identify(fields: Mapping[str, str | int]) -> bytes:
-    """IDENTIFY; the keys are sorted, as they always were on this wire."""
+    """IDENTIFY; the keys are sorted, as the original sorts them."""
     body = msgspec.json.encode(dict(fields), order="sorted")
     return b"IDENTIFY\n" + _SIZE.pack(len(body)) + body
 
@@ -79,9 +78,9 @@ class _Identity:
 
 
 def parse_identity(reply: bytes) -> HttpAddress | None:
-    """The reply to IDENTIFY: where to ask over HTTP; None when it says nothing that could be used.
+    """The HTTP address in a reply to IDENTIFY; None if there is no usable one.
 
-    `RegistryError` for an error, and for what is no JSON object of these fields.
+    `RegistryError` for an error reply, and for a reply that is not a JSON object with these fields.
     """
     check_reply(reply)
     try:
@@ -94,7 +93,7 @@ def parse_identity(reply: bytes) -> HttpAddress | None:
 
 
 def check_reply(reply: bytes) -> None:
-    """`RegistryError` when the reply says that the command failed. All errors of this protocol are fatal."""
+    """`RegistryError` if the reply is an error. All errors of this protocol are fatal."""
     if reply.startswith(b"E_"):
         raise RegistryError(_shown(reply))
 
@@ -105,15 +104,15 @@ def _shown(reply: bytes) -> str:
 
 @attrs.define
 class Replies:
-    """Cuts what a registry sends into replies. `max_size`: bytes of one reply; never more than that is kept."""
+    """Splits received bytes into replies. `max_size`: bytes of one reply, and bound of the buffer."""
 
     max_size: int
     awaited: int = 0
-    """Replies that are still to come."""
+    """Replies that have yet to arrive."""
     _buffer: bytearray = attrs.field(factory=bytearray, init=False)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The replies that are whole by now. `RegistryError` when they break the rules."""
+        """Add received bytes; returns the replies that are now complete. `RegistryError` for a protocol violation."""
         self._buffer += data
         replies: list[bytes] = []
         position = 0
@@ -123,7 +122,7 @@ class Replies:
         del self._buffer[:position]
         self.awaited -= len(replies)
         if self.awaited < 0 or (self._buffer and not self.awaited):
-            raise RegistryError("it speaks without being asked")
+            raise RegistryError("protocol error: data that is not the reply to a command")
         return replies
 
     def _reply_at(self, position: int) -> bytes | None:

@@ -1,15 +1,16 @@
-"""All nsqlookupds of this nsqd: who is told what comes and goes, and who is asked when a topic is created.
+"""All nsqlookupds of this nsqd: topics and channels are announced to them, and new topics are looked up there.
 
 Rules:
 
-- No registry delays anybody: each has a task of its own, and the broker's notifications return at once.
-- Losing all registries touches no delivery. A topic that is created while at least one can be asked is not started
-  before its channels elsewhere are known, or the limit of the question has passed; its publishers and subscribers are
-  answered at once all the same, and what is published meanwhile waits in the topic. A stop may come before the answer:
-  so the same holds for topics that recovery brings without any of their messages having gone to a channel.
-- The broker is changed in rounds only, and a topic that was deleted (and perhaps made again) while its channels were
-  asked for is left alone: what counts is the object, not the name. A channel of it that is deleted meanwhile stays
-  deleted, whatever the registries say: they may know it from this nsqd itself.
+- No registry delays the broker or another registry: each has its own task, and the broker's notifications return at
+  once.
+- Deliveries do not depend on registries. A topic that is created while at least one can be queried is not started
+  before its channels elsewhere are known, or the query has timed out; its publishers and subscribers are answered at
+  once all the same, and messages published meanwhile wait in the topic. nsqd may stop before the query has ended, so
+  the same applies to recovered topics none of whose messages were given to a channel.
+- The broker is changed in rounds only. A topic that was deleted (and perhaps created again) during its query is not
+  touched: topics are compared by identity, not by name. A channel of it that was deleted during the query is not
+  created, even if registries list it: they may know it from this nsqd itself.
 """
 
 from __future__ import annotations
@@ -25,42 +26,41 @@ from nsqd.lookup.known_channels import KnownChannels
 from nsqd.lookup.peer import Peer, PeerOptions
 from nsqkit.logging import get_logger
 
-__all__ = ["Registries", "Rounds"]
+__all__ = ["Registries", "RoundControl"]
 
 log = get_logger("nsqd")
 
-CHANNELS_A_ROUND = 100  # each is a write of its own
-START_AGAIN = 1.0  # seconds, after the disk refused
-FOUND_WITHIN = 5.0  # seconds after a start; who has no registry by then starts without
+CHANNELS_PER_ROUND = 100  # created by a query; each is an append of its own
+START_RETRY_INTERVAL = 1.0  # seconds, after a write error
+REGISTRIES_TIMEOUT = 5.0  # seconds that recovered topics wait for the connections to the registries
 
 
-class Rounds(Protocol):
-    """The rhythm in which the broker may be changed."""
+class RoundControl(Protocol):
+    """Begins and ends the rounds in which the broker may be changed."""
 
     def begin(self) -> None: ...
     def end(self) -> None: ...
 
 
 class Registries(Listener):
-    """The registries of one broker. Becomes its listener; `run` keeps the connections."""
+    """The registries of one broker. Installs itself as the broker's listener; `run` maintains the connections."""
 
     def __init__(
-        self, broker: Broker, rounds: Rounds, peer_options: PeerOptions, query: KnownChannels
+        self, broker: Broker, rounds: RoundControl, peer_options: PeerOptions, query: KnownChannels
     ) -> None:
         self._broker = broker
         self._rounds = rounds
         self._peer_options = peer_options
         self._query = query
         self._peers: dict[str, Peer] = {}
-        self._deleted: dict[
-            Topic, set[str]
-        ] = {}  # of each topic that is asked for: channels deleted meanwhile
+        # For each topic with a query in progress: channels deleted since it began.
+        self._deleted: dict[Topic, set[str]] = {}
         self._nursery: trio.Nursery | None = None
         broker.listener = self
         broker.lookup_first = self.lookup_first
 
     async def run(self) -> None:
-        """Keep the connections until cancelled."""
+        """Maintain the connections until cancelled."""
         try:
             async with trio.open_nursery() as self._nursery:
                 for peer in self._peers.values():
@@ -70,10 +70,10 @@ class Registries(Listener):
         finally:
             self._nursery = None
 
-    # --- which there are
+    # --- addresses
 
     def set_addresses(self, addresses: Sequence[str]) -> None:
-        """From now on these, each once: new ones are connected at once, removed ones closed, the others untouched."""
+        """Set the addresses: connect to new ones, close removed ones, leave the others. Duplicates count once."""
         for address in self._peers.keys() - set(addresses):
             log.info("LOOKUPD(%s): removed", address)
             self._peers.pop(address).close()
@@ -85,10 +85,10 @@ class Registries(Listener):
 
     @property
     def identified(self) -> list[str]:
-        """The addresses of those that are connected and know this nsqd."""
+        """The addresses of the registries that have answered IDENTIFY on the present connection."""
         return [peer.address for peer in self._peers.values() if peer.identified]
 
-    # --- what comes and goes
+    # --- notifications by the broker
 
     def topic_created(self, topic: Topic) -> None:
         for peer in self._peers.values():
@@ -111,43 +111,43 @@ class Registries(Listener):
     # --- a new topic
 
     async def known_channels(self, topic: str) -> set[str]:
-        """The durable channels that the registries know of this topic; bounded in time, never raises."""
+        """The durable channels of this topic that the registries know; bounded in time, never raises."""
         return await self._query.ask([peer.http for peer in self._peers.values() if peer.http], topic)
 
     def lookup_first(self, topic: Topic) -> bool:
-        """Whether the topic has to wait; then it is started by a task that asks for its channels."""
+        """Whether a new topic has to wait. If so, a task queries for its channels and starts it."""
         if self._nursery is None or not any(peer.http for peer in self._peers.values()):
             return False
         self._deleted[topic] = set()
-        self._nursery.start_soon(self._prepare, topic)
+        self._nursery.start_soon(self._prepare_topic, topic)
         return True
 
     async def _prepare_recovered(self) -> None:
-        """Ask for those that recovery has not started, as soon as the registries are there."""
+        """Prepare the topics that recovery has not started, once the registries are connected."""
         assert self._nursery is not None
         recovered = [topic for topic in self._broker.topics.values() if not topic.started]
         for topic in recovered:
             self._deleted[topic] = set()
         if recovered:
-            with trio.move_on_after(FOUND_WITHIN):
+            with trio.move_on_after(REGISTRIES_TIMEOUT):
                 for peer in list(self._peers.values()):
                     await peer.reached.wait()
         for topic in recovered:
-            self._nursery.start_soon(self._prepare, topic)
+            self._nursery.start_soon(self._prepare_topic, topic)
 
-    async def _prepare(self, topic: Topic) -> None:
+    async def _prepare_topic(self, topic: Topic) -> None:
         try:
             names = sorted(await self.known_channels(topic.name))
-            for at in range(0, len(names), CHANNELS_A_ROUND):
+            for at in range(0, len(names), CHANNELS_PER_ROUND):
                 with self._round():
-                    self._create_channels(topic, names[at : at + CHANNELS_A_ROUND])
+                    self._create_channels(topic, names[at : at + CHANNELS_PER_ROUND])
                 await trio.lowlevel.checkpoint()
         finally:
             del self._deleted[topic]
         while True:
             if self._start(topic):
                 return
-            await trio.sleep(START_AGAIN)
+            await trio.sleep(START_RETRY_INTERVAL)
 
     def _create_channels(self, topic: Topic, names: list[str]) -> None:
         if not self._is_alive(topic):
@@ -157,16 +157,18 @@ class Registries(Listener):
                 if name not in self._deleted[topic]:
                     topic.channel(name)
         except Refused as reason:
-            log.error("TOPIC(%s): channels that the registries know are not created - %s", topic.name, reason)
+            log.error(
+                "TOPIC(%s): failed to create the channels that registries know - %s", topic.name, reason
+            )
 
     def _start(self, topic: Topic) -> bool:
-        """Let it flow. False when the disk refused, and it has to be tried again."""
+        """Start a topic. False if it could not be written, and has to be tried again."""
         with self._round():
             try:
                 if self._is_alive(topic):
                     topic.start()
             except Refused as reason:
-                log.error("TOPIC(%s): failed to start, tried again - %s", topic.name, reason)
+                log.error("TOPIC(%s): failed to start - %s; retrying in a second", topic.name, reason)
                 return False
         return True
 

@@ -101,7 +101,7 @@ class Statsd:
                 _log.error("STATSD: failed to send to %s - %s", self._daemon.options.statsd_address, error)
 
     async def _push(self) -> None:
-        address = await self._look_up()
+        address = await self._resolve_address()
         if address is None:
             return
         query = StatsQuery(
@@ -113,24 +113,24 @@ class Statsd:
         lines = await self._lines.of(stats, exclude_ephemeral=self._daemon.options.statsd_exclude_ephemeral)
         await self._send(address, datagrams(lines, self._packet_size))
 
-    async def _look_up(self) -> _SocketAddress | None:
+    async def _resolve_address(self) -> _SocketAddress | None:
         text = self._daemon.options.statsd_address
         host, colon, port = text.rpartition(":")
         if not colon or not port:
-            self._failed_to_look_up(text, "an address is host:port")
+            self._log_lookup_error(text, "address must be host:port")
             return None
         try:
             with trio.fail_after(min(LOOKUP_SECONDS, self._interval)):
                 found = await self._resolve(host.strip("[]"), port)
         except (OSError, UnicodeError) as error:  # the latter for what no name can be
-            self._failed_to_look_up(text, str(error))
+            self._log_lookup_error(text, str(error))
             return None
         except trio.TooSlowError:
-            self._failed_to_look_up(text, "it takes too long")
+            self._log_lookup_error(text, "it takes too long")
             return None
         return found[0][0], found[0][4]
 
-    def _failed_to_look_up(self, text: str, reason: str) -> None:
+    def _log_lookup_error(self, text: str, reason: str) -> None:
         _log.error("STATSD: failed to look up %s - %s; tried again with the next push", text, reason)
 
     async def _send(self, address: _SocketAddress, packed: list[bytes]) -> None:

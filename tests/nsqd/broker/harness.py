@@ -261,7 +261,7 @@ class Harness:
         for receipt in self._receipts:
             receipt.done, receipt.error = True, receipt.topic.failed.get(receipt.commit_number)
         self._receipts.clear()
-        self.broker.end_of_failures()
+        self.broker.clear_failures()
 
     def advance(self, seconds: float) -> None:
         """Let time pass, and do a round."""

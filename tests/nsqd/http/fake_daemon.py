@@ -97,7 +97,7 @@ class FakeDaemon:
 
     def end_round(self) -> None:
         self.broker.commit()
-        self.broker.end_of_failures()
+        self.broker.clear_failures()
         self.broker.pump()
         self.in_round = False
         if self.run_jobs:

@@ -12,14 +12,14 @@ import trio
 import trio.testing
 
 from nsqd.lookup.known_channels import (
-    ASKING,
-    BRIEF_SECONDS,
-    TRIAL_EVERY,
-    TURN_SECONDS,
-    WITHOUT_LIMIT,
+    DEFAULT_TIMEOUT,
+    MAX_CONCURRENT,
+    QUEUE_TIMEOUT,
+    SILENT_TIMEOUT,
+    TRIAL_INTERVAL,
     Ask,
     KnownChannels,
-    query_bound,
+    query_timeout,
 )
 from nsqd.lookup.protocol import HttpAddress
 from nsqkit.http_client import Answer, HttpFailed, HttpTimeout
@@ -59,7 +59,7 @@ def asking(answers: Mapping[str, Said | Exception | float]) -> Ask:
 
 
 async def ask(answers: Mapping[str, Said | Exception | float], *registries: HttpAddress) -> set[str]:
-    return await KnownChannels(asking(answers), bound=7).ask(registries, "t")
+    return await KnownChannels(asking(answers), timeout=7).ask(registries, "t")
 
 
 async def test_all_are_asked_and_their_answers_united() -> None:
@@ -178,18 +178,18 @@ class TestManyTopicsAtOnce:
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         slow = Slow({A.host: 3.0})
-        took = await start_many(KnownChannels(slow.ask, bound=7), 6 * ASKING, A)
-        assert len(took) == 6 * ASKING
-        assert (slow.most, max(took)) == (ASKING, 18)
+        took = await start_many(KnownChannels(slow.ask, timeout=7), 6 * MAX_CONCURRENT, A)
+        assert len(took) == 6 * MAX_CONCURRENT
+        assert (slow.most, max(took)) == (MAX_CONCURRENT, 18)
 
     async def test_wait_no_longer_than_the_limits(
         self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         slow = Slow({A.host: 6.5})
-        turns = int(TURN_SECONDS / 6.5) + 1
-        took = await start_many(KnownChannels(slow.ask, bound=7), turns * ASKING + 1, A)
-        assert len(took) == turns * ASKING
-        assert max(took) <= TURN_SECONDS + 7
+        turns = int(QUEUE_TIMEOUT / 6.5) + 1
+        took = await start_many(KnownChannels(slow.ask, timeout=7), turns * MAX_CONCURRENT + 1, A)
+        assert len(took) == turns * MAX_CONCURRENT
+        assert max(took) <= QUEUE_TIMEOUT + 7
         assert len(caplog.messages) == 1
         assert caplog.messages[0].endswith("no answer in time")
 
@@ -198,8 +198,11 @@ class TestManyTopicsAtOnce:
     ) -> None:
         slow = Slow({A.host: 1000.0, B.host: 0.1})
         began = trio.current_time()
-        assert len(await start_many(KnownChannels(slow.ask, bound=7), 20 * ASKING, A, B)) == 20 * ASKING
-        assert slow.asked.count(B.host) == 20 * ASKING
+        assert (
+            len(await start_many(KnownChannels(slow.ask, timeout=7), 20 * MAX_CONCURRENT, A, B))
+            == 20 * MAX_CONCURRENT
+        )
+        assert slow.asked.count(B.host) == 20 * MAX_CONCURRENT
         assert trio.current_time() - began == 7  # a dead one costs all of them no more than one of them
 
     async def test_one_lost_question_is_no_silence(self, autojump_clock: trio.testing.MockClock) -> None:
@@ -207,22 +210,25 @@ class TestManyTopicsAtOnce:
             await trio.sleep(1000 if host_and_topic(url)[1] == "t0" else 3)
             return answer_of(channels("x"))
 
-        assert len(await start_many(KnownChannels(ask, bound=7), 6 * ASKING, A)) == 6 * ASKING - 1
+        assert (
+            len(await start_many(KnownChannels(ask, timeout=7), 6 * MAX_CONCURRENT, A))
+            == 6 * MAX_CONCURRENT - 1
+        )
 
 
 class TestSilentRegistry:
     async def test_later_topics_wait_only_briefly(self, autojump_clock: trio.testing.MockClock) -> None:
-        known = KnownChannels(Slow({A.host: 1000.0}).ask, bound=7)
+        known = KnownChannels(Slow({A.host: 1000.0}).ask, timeout=7)
         assert await seconds_for(known, A) == 7
-        assert [await seconds_for(known, A) for _ in range(2)] == [BRIEF_SECONDS] * 2
-        assert await start_many(known, 5 * ASKING, A) == []
-        assert trio.current_time() == 7 + 3 * BRIEF_SECONDS
+        assert [await seconds_for(known, A) for _ in range(2)] == [SILENT_TIMEOUT] * 2
+        assert await start_many(known, 5 * MAX_CONCURRENT, A) == []
+        assert trio.current_time() == 7 + 3 * SILENT_TIMEOUT
 
     async def test_has_all_the_time_again_when_it_has_answered(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         slow = Slow({A.host: 1000.0})
-        known = KnownChannels(slow.ask, bound=7)
+        known = KnownChannels(slow.ask, timeout=7)
         await known.ask([A], "t")
         slow.seconds[A.host] = 0.5
         assert await known.ask([A], "t") == {"x"}
@@ -231,24 +237,24 @@ class TestSilentRegistry:
 
     async def test_that_is_only_slow_is_found_again(self, autojump_clock: trio.testing.MockClock) -> None:
         slow = Slow({A.host: 1000.0})
-        known = KnownChannels(slow.ask, bound=7)
+        known = KnownChannels(slow.ask, timeout=7)
         await known.ask([A], "t")
         slow.seconds[A.host] = 6.0
         assert await known.ask([A], "t") == set()
-        await trio.sleep(TRIAL_EVERY)
+        await trio.sleep(TRIAL_INTERVAL)
         assert await known.ask([A], "t") == {"x"}
         assert await known.ask([A], "t") == {"x"}
 
     async def test_one_topic_in_a_while_tries_it_in_earnest(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
-        known = KnownChannels(Slow({A.host: 1000.0}).ask, bound=7)
+        known = KnownChannels(Slow({A.host: 1000.0}).ask, timeout=7)
         waits = [await seconds_for(known, A) for _ in range(12)]
-        assert waits == [7, *[BRIEF_SECONDS] * 3] * 3
+        assert waits == [7, *[SILENT_TIMEOUT] * 3] * 3
 
     async def test_an_error_at_once_is_no_silence(self, autojump_clock: trio.testing.MockClock) -> None:
         slow = Slow({A.host: HttpFailed("refused")})
-        known = KnownChannels(slow.ask, bound=7)
+        known = KnownChannels(slow.ask, timeout=7)
         await known.ask([A], "t")
         slow.seconds[A.host] = 6.0
         assert await known.ask([A], "t") == {"x"}
@@ -258,23 +264,23 @@ class TestSilentRegistry:
             await trio.sleep(2)
             raise HttpFailed("no route")
 
-        known = KnownChannels(ask, bound=7)
-        assert [await seconds_for(known, A) for _ in range(2)] == [2, BRIEF_SECONDS]
+        known = KnownChannels(ask, timeout=7)
+        assert [await seconds_for(known, A) for _ in range(2)] == [2, SILENT_TIMEOUT]
 
     async def test_delays_no_question_to_another(self, autojump_clock: trio.testing.MockClock) -> None:
-        known = KnownChannels(Slow({A.host: 1000.0, B.host: 6.0}).ask, bound=7)
+        known = KnownChannels(Slow({A.host: 1000.0, B.host: 6.0}).ask, timeout=7)
         for _ in range(3):
             assert await known.ask([A, B], "t") == {"x"}
 
     async def test_silence_is_forgotten_when_a_registry_is_removed(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
-        known = KnownChannels(Slow({A.host: 1000.0, B.host: 0.0}).ask, bound=7)
+        known = KnownChannels(Slow({A.host: 1000.0, B.host: 0.0}).ask, timeout=7)
         await known.ask([A], "t")
         await known.ask([B], "t")
         assert await seconds_for(known, A) == 7
 
 
-def test_bound() -> None:
-    assert query_bound(2, 5) == 7
-    assert query_bound(0, 5) == query_bound(2, 0) == WITHOUT_LIMIT
+def test_query_timeout() -> None:
+    assert query_timeout(2, 5) == 7
+    assert query_timeout(0, 5) == query_timeout(2, 0) == DEFAULT_TIMEOUT

@@ -299,7 +299,7 @@ class TestTrouble:
                 reply(b"E_BAD_TOPIC REGISTER topic name 't' is not valid"),
                 "E_BAD_TOPIC REGISTER",
             ),
-            ("REGISTER t", reply(b"OK") * 2, "it speaks without being asked"),
+            ("REGISTER t", reply(b"OK") * 2, "data that is not the reply to a command"),
             ("PING", b"\xff\xff\xff\xff", "reply of -1 bytes"),
         ],
     )
@@ -328,7 +328,7 @@ class TestTrouble:
             await s.registry.streams[0].send_all(reply(b"news"))
             await trio.sleep(0.2)
             assert len(s.registry.attempts) == 2
-        assert "it speaks without being asked" in caplog.text
+        assert "data that is not the reply to a command" in caplog.text
 
     async def test_a_registry_that_always_disconnects_is_asked_at_growing_intervals(
         self, autojump_clock: trio.testing.MockClock
@@ -354,4 +354,4 @@ class TestTrouble:
             s.peer._connect = s.registry.connect
             await trio.sleep(3)
             assert s.peer.identified
-        assert caplog.messages.count("LOOKUPD(r.example:4160): unexpected") == 1
+        assert caplog.messages.count("LOOKUPD(r.example:4160): unexpected error; reconnecting") == 1

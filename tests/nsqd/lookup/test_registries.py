@@ -16,7 +16,7 @@ import trio.testing
 from nsqd.lookup.known_channels import BRIEF_SECONDS, KnownChannels
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
-from nsqd.lookup.registries import CHANNELS_A_ROUND, FOUND_WITHIN, Registries
+from nsqd.lookup.registries import CHANNELS_PER_ROUND, REGISTRIES_TIMEOUT, Registries
 from nsqkit.http_client import Answer
 from tests.nsqd.broker.harness import Harness
 from tests.nsqd.lookup.fake_registry import FakeRegistry
@@ -392,11 +392,11 @@ class TestNewTopic:
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         async with cluster("a:4160") as c:
-            c.channels["t"] = [f"c{number}" for number in range(3 * CHANNELS_A_ROUND + 1)]
+            c.channels["t"] = [f"c{number}" for number in range(3 * CHANNELS_PER_ROUND + 1)]
             topic = c.harness.broker.topic("t")
             await settled()
             assert topic.started
-            assert len(topic.channels) == 3 * CHANNELS_A_ROUND + 1
+            assert len(topic.channels) == 3 * CHANNELS_PER_ROUND + 1
 
     async def test_a_disk_that_refuses_is_asked_again(
         self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
@@ -413,7 +413,8 @@ class TestNewTopic:
             await trio.sleep(2)
             assert refused
             assert consumer.bodies() == [b"1"]
-        assert "TOPIC(t): failed to start, tried again" in caplog.text
+        assert "TOPIC(t): failed to start - " in caplog.text
+        assert "; retrying in a second" in caplog.text
 
     async def test_a_crash_during_the_wait_loses_nothing(
         self, autojump_clock: trio.testing.MockClock
@@ -465,7 +466,7 @@ class TestRecoveredTopic:
             c.registries.set_addresses(["a:4160"])
             nursery.start_soon(c.registries.run)
             consumer = c.harness.subscribe("x", rdy=10)
-            await trio.sleep(FOUND_WITHIN - 0.1)
+            await trio.sleep(REGISTRIES_TIMEOUT - 0.1)
             assert consumer.bodies() == []
             await trio.sleep(0.2)
             assert consumer.bodies() == [b"1"]

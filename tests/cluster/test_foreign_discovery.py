@@ -133,7 +133,7 @@ def _received(puppets: Sequence[Puppet], stream: Stream) -> int:
 
 
 def _enter_all(streams: Streams, puppets: Sequence[Puppet]) -> None:
-    reports = [report for puppet in puppets for report in puppet.messages()]
+    reports = [report for puppet in puppets for report in puppet.all_messages()]
     for report in sorted(reports, key=lambda report: report["at_s"]):
         streams.enter(
             report["id"].encode(),

@@ -157,6 +157,8 @@ async def main(library: Library) -> None:
                 await library.consume(order["topic"], order["channel"], 1, policy)
             case "resume":
                 policy.resume()
+            case "sync":
+                report("synced")
             case "quit":
                 return
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="session")
-def nsqjs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def nsqjs() -> list[str]:
     """Install nsqjs as locked into `node_modules` here, once, and give the command of its puppet.
 
     Without node and npm the tests are skipped, with that reason; an installation that fails is an error.
@@ -23,9 +26,7 @@ def nsqjs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip("nsqjs needs node and npm, which are not installed")
-    lock_path = tmp_path_factory.getbasetemp().parent / "npm-ci.lock"
-    with lock_path.open("w") as lock:  # several pytest workers, one installation
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(HERE):  # several workers, perhaps of several sessions, and one installation
         if not _is_installed():
             command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             done = subprocess.run(
@@ -34,6 +35,16 @@ def nsqjs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             if done.returncode != 0:
                 pytest.fail(f"npm ci failed: {done.stderr.strip()[-500:]}")
     return [node, str(HERE / "nsqjs_client.js")]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_installed() -> bool:

@@ -124,6 +124,9 @@ function obey(order) {
       policy.holdAfter = 0
       report('resumed')
       break
+    case 'sync':
+      report('synced')
+      break
     case 'quit':
       process.exit(0)
   }

@@ -18,10 +18,11 @@ Orders, one JSON object a line (bodies are base64):
 - `touch_for` with `topic`, `channel`, `seconds`: keeps the first message so long, touching it twice a
   second, then finishes it and reports it.
 - `resume`: forget what is held, answer again what comes; reports `resumed`.
+- `sync`: reports `synced`, after all that was reported before.
 - `quit`: end with exit code 0.
 
 Reports: `ready` (started), `published` (`count`), `publish_failed` (`error`), `subscribed`, `holding`,
-`resumed` and `message` with `id`, `attempts`, `body` and `action`, what the client does with it:
+`resumed`, `synced` and `message` with `id`, `attempts`, `body` and `action`, what the client does with it:
 `finish`, `touch` (touch, then finish), `requeue` (only at the first attempt) or `hold`. With
 `hold_after` = n the client answers n messages and then keeps all that come unanswered, until it is told
 to resume. Each report gets `at_s`, the monotonic time when it was read here.
@@ -130,6 +131,12 @@ class Puppet:
             report = self._next_report(deadline, f"no report {' or '.join(names)} within {within_s:.1f} s")
             if report["report"] in names:
                 return report
+
+    def all_messages(self) -> list[Report]:
+        """Give the reports of all messages: a daemon may know of an answer before its report has come here."""
+        self.order("sync")
+        self.wait_for("synced")
+        return self.messages()
 
     def messages(self) -> list[Report]:
         """Give the reports of messages, with their bodies decoded, as far as they came."""

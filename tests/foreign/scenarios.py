@@ -55,7 +55,7 @@ def publish_and_consume(command: Sequence[str], data_path: Path, flags: Sequence
         producer.publish("single", TOPIC, singles)
         producer.publish("multi", TOPIC, multi)
         _wait_until_empty(daemon, consumers)
-        reports = [report for consumer in consumers for report in consumer.messages()]
+        reports = [report for consumer in consumers for report in consumer.all_messages()]
         stats = daemon.channel_stats(TOPIC, CHANNEL)
     assert all(consumer.messages() for consumer in consumers)
     _check_messages(reports, bodies)
@@ -116,7 +116,7 @@ def touch_keeps_a_message(command: Sequence[str], data_path: Path) -> None:
         assert (report["body"], report["attempts"], report["action"]) == (b"worked on for long", 1, "touch")
         _wait_until_empty(daemon, [client])
         assert daemon.channel_stats(TOPIC, CHANNEL)["timeout_count"] == 0
-        assert len(client.messages()) == 1
+        assert len(client.all_messages()) == 1
 
 
 def two_daemons(command: Sequence[str], data_path: Path) -> None:
@@ -139,7 +139,7 @@ def two_daemons(command: Sequence[str], data_path: Path) -> None:
             bodies += mine
         for daemon in daemons:
             _wait_until_empty(daemon, [consumer])
-        _check_messages(consumer.messages(), bodies)
+        _check_messages(consumer.all_messages(), bodies)
 
 
 def survive_kill(command: Sequence[str], data_path: Path, *, reconnects_within_s: float | None) -> None:
@@ -169,7 +169,7 @@ def survive_kill(command: Sequence[str], data_path: Path, *, reconnects_within_s
         with Puppet(command, [daemon.tcp_address]) as producer:
             producer.publish("single", TOPIC, second[50:])
         _wait_until_empty(daemon, consumers, (reconnects_within_s or 0) + 10)
-        reports = [report for consumer in consumers for report in consumer.messages()]
+        reports = [report for consumer in consumers for report in consumer.all_messages()]
     held = {report["id"] for report in reports if report["action"] == "hold"}
     finished = [report for report in reports if report["action"] == "finish"]
     assert collections.Counter(report["body"] for report in finished) == collections.Counter(first + second)

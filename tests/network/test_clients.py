@@ -98,7 +98,7 @@ class Scene:
     def _book(self, channel: str, stream: Stream) -> ChannelBook:
         book = ChannelBook(channel, stream.publisher.ledger)
         ends = list(self.ended_at_s.get(stream.nsqd.host.name, ()))
-        found = sorted(self.puppets[channel].messages(), key=lambda each: float(each["at_s"]))
+        found = sorted(self.puppets[channel].all_messages(), key=lambda each: float(each["at_s"]))
         for each in found:
             key = key_of(each["body"])
             assert key is not None, each["body"][:40]

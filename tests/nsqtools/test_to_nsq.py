@@ -118,7 +118,8 @@ def test_nsqd_dies_for_good(nsqd: Daemon, tmp_path: Path) -> None:
 def test_nsqd_comes_back(nsqd: Daemon, tmp_path: Path) -> None:
     """Within the time-out: nothing is missing."""
     sent = bodies(0, 3000)
-    with Tool(tmp_path, "to_nsq", "-topic=t", address(nsqd), stdin=subprocess.PIPE) as tool:
+    flags = ["-topic=t", address(nsqd), "-producer-opt=publish_timeout,100s"]
+    with Tool(tmp_path, "to_nsq", *flags, stdin=subprocess.PIPE) as tool:
         _feed(tool, b"\n".join(sent[:1500]) + b"\n")
         wait_until(lambda: _held(nsqd, "t") > 100, 10.0, "some messages")
         nsqd.kill()

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import attrs
@@ -14,6 +13,7 @@ import pytest
 
 from tests.process.daemon import Daemon
 from tests.process.raw import RawClient
+from tests.process.waiting import wait_until
 from tests.process.workload import Workers
 from tests.timing import patience
 
@@ -67,8 +67,12 @@ def test_a_gigabyte_of_backlog(tmp_path: Path) -> None:
         load, workers = Load(daemon.tcp_port), Workers()
         workers.start("publisher", load.publish)
         workers.start("consumer", load.consume)
-        time.sleep(1.0)
-        assert min(load.published, load.finished) > 0, workers.errors
+        wait_until(
+            lambda: min(load.published, load.finished) >= 1_000,
+            10.0,
+            "both are at work",
+            describe=lambda: f"{workers.errors}",
+        )
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.wait(STOPS_WITHIN_S) == 0

@@ -86,7 +86,7 @@ def test_import_then_consume_with_pynsq(paths: Paths) -> None:
         with Puppet(PYNSQ, [daemon.tcp_address]) as pynsq:
             pynsq.consume("orders", "mail")
             wait_until(lambda: daemon.unfinished("orders", "mail") == 0, 15.0, "all is finished")
-            got = [(m["id"], m["body"], m["attempts"]) for m in pynsq.messages()]
+            got = [(m["id"], m["body"], m["attempts"]) for m in pynsq.all_messages()]
         assert sorted(got) == sorted(expected)
         assert daemon.unfinished("orders", "archive") == 40
         assert daemon.unfinished("visits", "archive") == 40, "20 of its own, 20 that the paused topic keeps"

@@ -15,7 +15,7 @@ PREFIX ?= /usr/local
 .DEFAULT_GOAL := help
 .PHONY: help run nsqd test test-fast check format lint types bench screenshots install uninstall clean
 
-help: ## what can be done here
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.made:
@@ -63,38 +63,38 @@ nsqd: $(VENV)/.run ## set everything up and start one broker alone
 	@exec $(BIN)/nsqd --data-path=$(DATA) --tcp-address=127.0.0.1:4150 --http-address=127.0.0.1:4151 \
 		--broadcast-address=127.0.0.1 $(ARGS)
 
-test: $(VENV)/.dev ## set everything up and run all tests
+test: $(VENV)/.dev ## set everything up and run all tests (some eight minutes)
 	$(BIN)/pytest $(PROGRESS) $(PYTEST)
 
-test-fast: $(VENV)/.dev ## the tests that need no processes, browsers, containers and networks: a minute
+test-fast: $(VENV)/.dev ## the tests without processes, browsers, containers and networks (a minute)
 	$(BIN)/pytest $(PROGRESS) $(PYTEST) -m '$(FAST)'
 
 check: format lint types test ## format, lint, types, tests: what a change has to pass
 
-format: $(VENV)/.dev ## is everything formatted?
+format: $(VENV)/.dev ## check the formatting (ruff format)
 	$(BIN)/ruff format --check
 
-lint: $(VENV)/.dev ## does the linter have anything to say?
+lint: $(VENV)/.dev ## run the linter (ruff check)
 	$(BIN)/ruff check
 
-types: $(VENV)/.dev ## do the types fit?
+types: $(VENV)/.dev ## check the types (mypy --strict)
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev ## measure everything, draw the curves (a quarter of an hour, on a quiet machine; ARGS=--quick)
+bench: $(VENV)/.dev ## run the benchmark and draw its curves (a quarter of an hour, on a quiet machine; ARGS=--quick)
 	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: docs
-docs: $(VENV)/.dev ## draw the tables in docs/ from the source anew
+docs: $(VENV)/.dev ## regenerate the tables in docs/ that come from the source
 	@$(BIN)/python -m tests.docs.generated
 
-screenshots: $(VENV)/.dev ## take the pictures in docs/images anew (five minutes; needs Chromium)
+screenshots: $(VENV)/.dev ## take the screenshots in docs/images again (five minutes; needs Chromium)
 	$(BIN)/python -m tests.browser.screenshots docs/images $(ARGS)
 
 install: ## install for all users, with systemd units (as root; PREFIX=/usr/local DESTDIR=)
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' deploy/install.sh install
 
-uninstall: ## take that away again, but not configuration and messages
+uninstall: ## remove what install has installed, except configuration and messages
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' deploy/install.sh uninstall
 
-clean: ## remove what the other targets have made (not your messages in run/)
+clean: ## remove what the other targets made (not your messages in run/)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/foreign/node_modules tests/artefacts

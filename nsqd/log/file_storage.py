@@ -147,6 +147,7 @@ class OpenFile(_Descriptor):
                 rest[first] = memoryview(rest[first])[written:]
 
     def _cut_back(self) -> None:
+        # A part that stayed would be damage in the middle, with the next record after it.
         try:
             os.ftruncate(self._descriptor, self.size)
         except OSError:
@@ -286,6 +287,7 @@ class FileStorage:
         return file
 
     def replace(self, path: str, data: bytes) -> None:
+        # The data is synced before the rename: else a power loss could leave the new name with an empty file.
         folder, name = split_path(path)
         temporary = f"{folder}/{temporary_name(name)}" if folder else temporary_name(name)
         try:

@@ -89,6 +89,7 @@ def recover_topic(
 def _find_segments(recovered: Recovered, clean: bool) -> None:
     log = recovered.log
     headers = _read_headers(log, clean)
+    # A file of another topic, say from a backup, must not decide whose folder this is: most files do.
     generations = [header.generation for header, _ in headers.values() if isinstance(header, FileHeader)]
     log.generation = Counter(generations).most_common(1)[0][0] if generations else 0
     for name, (header, file) in headers.items():
@@ -120,6 +121,7 @@ def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | Fo
             continue
         path = f"{log.folder}/{name}"
         with closing(log.storage.open(path, read_only=True)) as file:
+            # Pages whose write has failed stay in memory, taken for clean. They must not be read instead of the disk.
             if not clean:
                 file.forget_cached()
             try:
@@ -151,7 +153,8 @@ def _check_header(header: FileHeader, name: str, generation: int) -> None:
 
 
 def _set_segment_aside(recovered: Recovered, path: str, size: int, error: FormatError) -> None:
-    if size <= FILE_HEADER_SIZE:  # its creation was never finished
+    # Its creation was never finished. A copy would be of no use, and one more at each power loss.
+    if size <= FILE_HEADER_SIZE:
         recovered.log.storage.remove(path)
         recovered.notes.append(f"{path}: {error}; removed, it held no record")
         return
@@ -174,7 +177,7 @@ def _load_newest_snapshot(recovered: Recovered) -> int:
         except FormatError as error:
             log.storage.rename(f"{log.folder}/{name}", f"{log.folder}/{name}.damaged")
             recovered.notes.append(
-                f"{log.folder}/{name}: {error}; set aside as {name}.damaged, an older one is used"
+                f"{log.folder}/{name}: {error}; set aside as {name}.damaged, an older one is used if there is one"
             )
             continue
         log.snapshots.insert(0, header.position)

@@ -96,6 +96,7 @@ class SnapshotWriter:
 
         `SyncError` when the log cannot be synced; any other `OSError` ends only this attempt.
         """
+        # The log first: a snapshot on the disk must not know of messages that a power loss still takes from the log.
         self.log.sync_files(unsynced)
         self._file.sync()
         self._file.close()

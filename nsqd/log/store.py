@@ -159,6 +159,7 @@ class Store:
     def delete_topic(self, log: TopicLog) -> None:
         """Take a topic's folder away: its name is free at once, its files go later. `OSError` when it stays."""
         trash = f"{TRASH}{log.generation}"
+        # A worker that holds the lock is in the middle of one rename or removal in this folder.
         with log.names:
             self.storage.rename_folder(log.folder, trash)
             log.deleted = True
@@ -167,7 +168,8 @@ class Store:
         self.jobs.append(Job("remove", lambda: self._remove(trash), lambda _: None, lambda _: None))
 
     def _remove(self, trash: str) -> None:
-        self.storage.sync_folder()  # a deletion must not be undone by a power loss when its files are half gone
+        # A power loss must not undo the deletion when some of the files are gone already.
+        self.storage.sync_folder()
         self.storage.remove_folder(trash)
 
     def _remove_trash(self) -> None:

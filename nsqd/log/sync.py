@@ -83,6 +83,7 @@ class Syncer:
         self._everything = len(self._segments) + len(self._folders) > MANY_FILES or any(
             segment.file.closed for _, segment, _ in self._segments
         )
+        # Cleared now, not at the end: what is written during the sync is for the next one.
         for log in logs:
             log.folder_unsynced = False
             log.unsynced_messages = 0

@@ -133,6 +133,8 @@ class TopicLog:
             file, offset = segment.file, segment.file.size
             file.append(buffers)
         except OSError:
+            # The bytes may be on the disk all the same, if the cut fails or the power does. A second message with the
+            # same sequence number could then be taken for the first.
             self._use_up(batches)
             raise
         self._use_up(batches)
@@ -187,9 +189,10 @@ class TopicLog:
         self._refuse_when_deleted()
         self.writers.trim(room=1)
         file = self.writers.make_room(lambda: self.storage.open(segment.path))
+        # Another program has written to it. Appending would put the record where no position leads.
         if file.size != segment.file.size:
             file.close()
-            raise os_error(errno.EIO, segment.path)  # another program has written to it
+            raise os_error(errno.EIO, segment.path)
         segment.file = file
         self.writers.opened(segment)
 
@@ -333,7 +336,8 @@ class TopicLog:
         try:
             self.storage.sync_folder(self.folder)
         except OSError:
-            with self.names:  # a deletion that has moved the folder away may not have said so yet
+            # A deletion that has renamed the folder holds the lock until it has set `deleted`.
+            with self.names:
                 deleted = self.deleted
             if not deleted:
                 raise
@@ -359,7 +363,8 @@ class TopicLog:
     def remove_files(self, paths: Iterable[str]) -> None:
         """Remove some of its files; *any thread*. Does nothing once the topic is deleted. `OSError`."""
         for path in paths:
-            with self.names:  # taken anew for each: the event loop may wait for it
+            # Taken anew for each file: to unlink 100 MB takes 10 ms and more, and the event loop may wait for the lock.
+            with self.names:
                 if self.deleted:
                     return
                 self.storage.remove(path)

@@ -125,11 +125,29 @@ class TestTake:
         end = ids.next
         assert source(storage).take(1) >= end
 
+    def test_nothing_is_reserved_while_a_worker_writes(self) -> None:
+        """Of two writers at once the slow one could put its lower limit over the higher one."""
+        storage = MemoryStorage()
+        jobs = JobQueue()
+        ids = IdSource(storage, jobs, 0, WALL_NS)
+        ids.take(BLOCK // 2 + 1)
+        job = jobs.popleft()
+        job.begin()
+        left = BLOCK // 2 - 1
+        with pytest.raises(BlockingIOError, match="next block of ids"):
+            ids.take(left + 1)
+        assert ids.take(left) == NOW + BLOCK // 2 + 1, "those that are reserved are given all the same"
+        job.finish()
+        assert ids.take(1) == NOW + BLOCK
+        assert reserved(storage) == NOW + 2 * BLOCK
+
 
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
-        st.sampled_from(["take", "take many", "take a block", "job", "kill", "power", "die", "fail"]),
+        st.sampled_from(
+            ["take", "take many", "take a block", "begin", "job", "kill", "power", "die", "fail"]
+        ),
         max_size=25,
     ),
     st.integers(0, 2**32),
@@ -137,7 +155,7 @@ class TestTake:
 def test_no_id_repeats_over_any_life(events: list[str], seed: int) -> None:
     """Renewals race with reservations in place, and the daemon dies at any point between."""
     rng = random.Random(seed)
-    inner, jobs = MemoryStorage(), JobQueue()
+    inner, jobs, begun = MemoryStorage(), JobQueue(), JobQueue()
     storage = FaultyStorage(inner)
     ids = IdSource(storage, jobs, 0, WALL_NS)
     used_up_to = 0
@@ -155,6 +173,11 @@ def test_no_id_repeats_over_any_life(events: list[str], seed: int) -> None:
                 first = ids.take(sizes[event])
                 assert first >= used_up_to
                 used_up_to = first + sizes[event]
+            elif event == "begin" and jobs:
+                begun.append(jobs.popleft())
+                begun[-1].begin()
+            elif event == "job" and begun:
+                begun.popleft().finish()
             elif event == "job" and jobs:
                 jobs.popleft().run()
         except OSError:
@@ -163,7 +186,7 @@ def test_no_id_repeats_over_any_life(events: list[str], seed: int) -> None:
             event = "kill"
         if event in ("kill", "power"):
             inner = inner.kill() if event == "kill" else inner.crash(rng)
-            storage, jobs = FaultyStorage(inner), JobQueue()
+            storage, jobs, begun = FaultyStorage(inner), JobQueue(), JobQueue()
             ids = IdSource(storage, jobs, 0, WALL_NS + rng.randrange(-(10**15), 10**15))
 
 

@@ -311,6 +311,22 @@ class TestStarts:
         store.jobs.run_all()
         assert len(read_all(topics(open_store(after.crash()))["t"].log)) == 3
 
+    def test_a_cut_is_synced_also_after_an_orderly_stop(self) -> None:
+        storage = MemoryStorage()
+        store = open_store(storage)
+        log = store.create_topic("t", WALL_NS)
+        append(log, 1)
+        store.close()
+        path = log.segments[0].path
+        whole = content(storage, path)
+        put(storage, path, whole + b"torn")
+        store = open_store(storage)
+        assert store.clean
+        assert [segment.file.closed for segment in topics(store)["t"].log.unsynced] == [False]
+        store.syncer.want(store.syncer.written)
+        store.jobs.run_all()
+        assert content(storage.crash(), path) == whole
+
     def test_a_failed_sync_is_fatal(self) -> None:
         storage = FaultyStorage(MemoryStorage())
         store = open_store(storage)

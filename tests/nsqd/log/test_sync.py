@@ -203,9 +203,11 @@ class TestWhatGoesMeanwhile:
         """No descriptor is opened for it, and none that is there knows whether its writes were lost."""
         setting = Setting()
         log = setting.log()
-        setting.write(log)
+        for _ in range(2):
+            setting.write(log)
+            log.roll()
         found = recovered(setting.storage)
-        assert found.log.unsynced
+        assert len(found.log.unsynced) == 3
         assert all(segment.file.closed for segment in found.log.segments)
         found.log.sync_files(found.log.unsynced)
         assert setting.storage.counts["sync_all"] == 1
@@ -213,7 +215,7 @@ class TestWhatGoesMeanwhile:
         setting.jobs.run_all()
         assert setting.storage.counts["sync_all"] == 2
         assert not found.log.unsynced
-        assert setting.messages_after_power_loss() == 1
+        assert setting.messages_after_power_loss() == 2
 
     def test_a_sync_of_everything_that_fails_is_an_error_of_the_log(self) -> None:
         setting = Setting()

@@ -366,6 +366,7 @@ class TestReads:
                 append(old, 1)
         with fails_with(errno.EBADF):
             old.roll()
+        old.remove_files([old.segments[0].path])
         store.jobs.run_all()
         assert storage.open(new.segments[0].path).size == size
         assert storage.files("topic-t") == ["00000000000000000000.log"]

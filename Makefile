@@ -1,6 +1,6 @@
 # make run    five nodes in this folder, from nothing but Python 3.11+ and make
 # make test   everything that is needed to run the tests, and the tests
-# make test-fast  those of them that take less than a minute, while you work
+# make test-fast   those of them that take a minute together, while you work
 # make check  what a change has to pass: format, lint, types, tests
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 DATA ?= run/nsqd1
 PYTEST ?= -n auto --dist loadgroup
 PROGRESS := --progress -rfE -o console_output_style=classic
-FAST := not (process or foreign or network or deploy or browser)
+FAST := not (process or foreign or network or deploy or browser or heavy)
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
@@ -66,7 +66,7 @@ nsqd: $(VENV)/.run ## set everything up and start one broker alone
 test: $(VENV)/.dev ## set everything up and run all tests (some eight minutes)
 	$(BIN)/pytest $(PROGRESS) $(PYTEST)
 
-test-fast: $(VENV)/.dev ## the tests without processes, browsers, containers and networks (a minute)
+test-fast: $(VENV)/.dev ## the tests that start no process and are quick (a minute)
 	$(BIN)/pytest $(PROGRESS) $(PYTEST) -m '$(FAST)'
 
 check: format lint types test ## format, lint, types, tests: what a change has to pass

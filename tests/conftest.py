@@ -25,7 +25,7 @@ from tests import timing
 PROGRESS_EVERY_S = 5.0
 LONGEST_ID = 60
 LEFT_OUT = pytest.StashKey[Counter[str]]()
-KINDS = ("browser", "deploy", "network", "foreign", "process")  # markers, the most telling first
+KINDS = ("browser", "deploy", "network", "foreign", "process", "heavy")  # markers, the most telling first
 
 settings.register_profile("nsq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nsq")

@@ -192,6 +192,7 @@ async def test_a_client_that_never_reads_is_cut_off(
     assert any("does not read" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.heavy
 async def test_reading_continues_beside_unread_answers_up_to_the_mark(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +210,7 @@ async def test_reading_continues_beside_unread_answers_up_to_the_mark(
     assert serving.context.buffered == 0
 
 
+@pytest.mark.heavy
 async def test_a_client_that_sends_everything_before_it_reads_is_served(serving: Serving) -> None:
     count = 100_000
     async with over_tcp(serving) as client:

@@ -92,6 +92,7 @@ def stat(*flags: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout.decode(), err[20:]
 
 
+@pytest.mark.process
 def test_header_again_after_25_samples(target: Target) -> None:
     """A sample more than lines; the same nsqd named twice counts once."""
     made_up(target, {"topics": [{"topic_name": "t", "channels": [{"channel_name": "c", "depth": 7}]}]})
@@ -109,6 +110,7 @@ def test_header_again_after_25_samples(target: Target) -> None:
     }
 
 
+@pytest.mark.process
 def test_strange_answers(target: Target) -> None:
     """Are errors, not tracebacks."""
     where = f"-nsqd-http-address={HOST}:{target.port}"
@@ -163,6 +165,7 @@ def test_signals(target: Target, tmp_path: Path, number: signal.Signals) -> None
         assert tool.terminate(number) == 0
 
 
+@pytest.mark.process
 def test_stdout_that_cannot_be_written(target: Target) -> None:
     """Is an error; a reader who sleeps is not, and does not keep it from ending."""
     made_up(target, {"topics": [{"topic_name": "t", "channels": [{"channel_name": "c"}]}]})

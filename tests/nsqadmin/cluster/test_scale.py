@@ -15,6 +15,8 @@ from tests.nsqadmin.big_cluster import BigCluster
 from tests.nsqadmin.serving import serving
 from tests.steps import Steps
 
+pytestmark = pytest.mark.heavy
+
 SECOND = 1_000_000_000
 LONGEST_STEP = 1 / 15
 """Of the CPU time of a round."""

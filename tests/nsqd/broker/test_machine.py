@@ -541,6 +541,7 @@ def run(examples: int, steps: int) -> None:
     )
 
 
+@pytest.mark.heavy
 def test_the_core_keeps_its_promises() -> None:
     run(examples=500, steps=40)
 

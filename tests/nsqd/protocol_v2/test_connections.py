@@ -103,6 +103,7 @@ async def test_messages_that_others_publish_are_delivered_without_input(server: 
             await peer.message()
 
 
+@pytest.mark.heavy
 async def test_many_connections(server: Server) -> None:
     peers: list[Peer] = []
     count = 200 if server.layers == "plain" else 40
@@ -248,6 +249,7 @@ async def test_a_reset_in_the_middle(server: Server) -> None:
 # --- clients that do not read
 
 
+@pytest.mark.heavy
 async def test_a_reader_that_never_reads(server: Server) -> None:
     """I12: RDY 2500 with bodies of 1 MB keeps little more than one of them. I7: nobody else is stopped."""
     stuck = await consumer(server, 2500)
@@ -271,6 +273,7 @@ async def test_a_reader_that_never_reads(server: Server) -> None:
     assert server.context.buffered == 0
 
 
+@pytest.mark.heavy
 async def test_a_hundred_thousand_publishes_before_an_answer_is_read(server: Server) -> None:
     """I12: no deadlock, and no answer is lost."""
     peer = await server.connect()
@@ -316,6 +319,7 @@ async def test_reading_goes_on_when_a_large_socket_takes_all_at_once(server: Ser
             left -= len(await peer.stream.receive_some(4 << 20))
 
 
+@pytest.mark.heavy
 async def test_frames_that_were_never_taken_go_back_without_an_attempt(server: Server) -> None:
     """I5: what was never delivered counts no attempt, and what was delivered counts one."""
     await publish(server, mpub(*[b"%04d" % number + NOISE[number * 1000 :][:1000] for number in range(900)]))

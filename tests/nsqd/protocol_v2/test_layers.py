@@ -20,6 +20,7 @@ def _undecoded(connection: ClientConnection) -> int:
     return below + len(getattr(layers._decoder, "_waiting", b""))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("layers", ["deflate", "tls+deflate"])
 async def test_input_that_is_read_and_not_decoded_is_bounded(server: Server, layers: str) -> None:
     """I12: compressed input was read as fast as it came, and decoded much slower."""

@@ -203,6 +203,7 @@ class Promises:
             self.look()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sync_on_commit", [False, True])
 @pytest.mark.parametrize("seed", range(10))
 def test_answers_to_publishers_are_true(seed: int, sync_on_commit: bool) -> None:

@@ -318,6 +318,7 @@ async def test_damage_ends_one_connection_without_a_frame(server: Server, layers
     await still_works(server)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("layers", ["deflate", "tls+deflate"])
 async def test_a_bomb(server: Server, layers: str) -> None:
     """I12, I7: a body far above what is allowed is refused by its size, and 400 MB of commands stop nobody."""

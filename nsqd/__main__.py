@@ -20,9 +20,9 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT. Exit code 0 after an orderly stop, 1 when it cannot start or go on.
+    """Run until SIGTERM or SIGINT. Exit code 0 after an orderly stop, 1 after an error at the start or later.
 
-    With `--import` bring in another data path instead, and end; `run_import` says with which exit codes.
+    With `--import` import another data path instead, and exit; for its exit codes see `run_import`.
     """
     options = load(sys.argv[1:])
     with fatal_errors("nsqd", options.log_format, StartError, ForeignDataPath, ImportRefused, NewerFormat):

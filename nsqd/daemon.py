@@ -1,8 +1,8 @@
-"""nsqd, put together: the data path, the broker, the listeners, and the order of start and stop.
+"""The nsqd daemon: it connects data path, broker and listeners, and orders start and stop.
 
-Start: lock the data path, check the options, bind the listeners (connections wait in the backlog from here on),
-recover the topics, serve. Stop, on SIGTERM or SIGINT: accept nothing more, close the clients, finish the HTTP requests
-that are under way, write and sync everything.
+Start: lock the data path, check the options, bind the listeners (connections wait in the kernel's backlog from here
+on), recover the topics, serve. Stop, on SIGTERM or SIGINT: accept no more connections, close the clients, finish the
+HTTP requests in progress, write and sync everything.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ __all__ = ["Daemon", "StartError", "banner"]
 
 log = get_logger("nsqd")
 
-RESERVED_DESCRIPTORS = 500  # for the log's files and for HTTP: clients must not be able to take them all
+RESERVED_DESCRIPTORS = 500  # for the log's files and for HTTP: TCP clients must not use them up
 MIN_CONNECTIONS = 16
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
@@ -83,7 +83,7 @@ class Daemon:
         self.tcp_port = self.http_port = self.https_port = -1
         self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
         self.authorizer = Authorizer(options, HttpClient(_http_options(options)))
-        self._failure: OSError | None = None  # of a sync: nothing may be written any more
+        self._failure: OSError | None = None  # of a sync; nothing may be written after that
         self._listener_failure: OSError | None = None
         self._scope = trio.CancelScope()
         self._stopping = trio.Event()
@@ -99,7 +99,7 @@ class Daemon:
     # --- start
 
     def load_certificates(self) -> None:
-        """Make the TLS context, where the options ask for one. To be called before `run`. `StartError`."""
+        """Create the TLS context if the options require one. To be called before `run`. `StartError`."""
         options = self.options
         try:
             if options.tls_cert or options.tls_key:
@@ -113,7 +113,7 @@ class Daemon:
         except TlsConfigError as error:
             raise StartError(f"failed to build TLS config - {error}") from error
         try:
-            if options.tls_root_ca_file:  # to be used later, when others are asked; to be good now
+            if options.tls_root_ca_file:  # used for requests later; an invalid one must fail the start
                 client_context(root_ca_file=options.tls_root_ca_file)
         except TlsConfigError as error:
             raise StartError(f"failed to build client TLS config - {error}") from error
@@ -141,7 +141,7 @@ class Daemon:
                 "an orderly" if store.clean else "an unclean",
             )
         if store.full:
-            log.error("disk: %s; nothing can be published", store.full)
+            log.error("disk: %s; publishes are refused until space is freed", store.full)
         self.rounds = Rounds(self.broker, self._sync_failed)
         self.auth_queries = AuthQueries(self.authorizer, self.rounds)
         self.context = Context(
@@ -174,7 +174,7 @@ class Daemon:
         self.loop_lag = EventLoopLag(lambda: self.broker.sync_count)
 
     def _discover(self) -> None:
-        """Find the registries only now: what recovery has brought is told to each when it is connected."""
+        """Create the connections to the registries, after recovery: each gets all topics when it is connected."""
         options = self.options
         self.registries = Registries(
             self.broker, self.rounds, _peer_options(options, self.hostname), _known_channels(options)
@@ -182,10 +182,10 @@ class Daemon:
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serve. Returns after an orderly stop; `OSError` when a sync or a listener failed; `StartError`."""
-        # Signals first: whoever reads that it listens may stop it.
+        """Serve. Returns after an orderly stop; `OSError` if a sync or a listener failed; `StartError`."""
+        # Signals first: as soon as the log says that it listens, it may be stopped.
         for number in (*STOP_SIGNALS, DRAIN_SIGNAL):
-            # What trio restores at the end: an impatient second signal must not cut the last write short.
+            # trio restores this handler at the end: a second signal must not interrupt the last write.
             signal.signal(number, signal.SIG_IGN)
         with trio.open_signal_receiver(*STOP_SIGNALS, DRAIN_SIGNAL) as signals, self._scope:
             tcp = await _listen(self.options.tcp_address)
@@ -198,7 +198,7 @@ class Daemon:
                 self.https_port = _announce("HTTPS", https).port
             self.options.broadcast_tcp_port = self.options.broadcast_tcp_port or max(self.tcp_port, 0)
             self.options.broadcast_http_port = self.options.broadcast_http_port or max(self.http_port, 0)
-            self.options.statsd_prefix = expand_prefix(  # /config shows what is in force
+            self.options.statsd_prefix = expand_prefix(  # in place, so that /config shows the actual prefix
                 self.options.statsd_prefix, self.options.broadcast_address, self.options.broadcast_http_port
             )
             self._recover()
@@ -273,7 +273,8 @@ class Daemon:
     def _accept(self, stream: trio.SocketStream) -> None:
         if len(self.connections.connections) >= self._max_connections:
             log.warning(
-                "TCP: %d connections, as many as the limit of descriptors allows", self._max_connections
+                "TCP: connection refused: %d connections, the most that the descriptor limit allows",
+                self._max_connections,
             )
             stream.socket.close()
             return
@@ -285,8 +286,8 @@ class Daemon:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         try:
             self.connections.add(sock, remote)
-        except OSError as error:  # of the epoll: the limit of watched descriptors
-            log.warning("TCP: failed to take %s - %s", remote, error)
+        except OSError as error:  # of `epoll_ctl`: the limit of watched descriptors
+            log.warning("TCP: failed to accept %s - %s", remote, error)
             sock.close()
 
     # --- stop
@@ -300,7 +301,7 @@ class Daemon:
             self._stopping.set()
 
     def _sync_failed(self, error: OSError) -> None:
-        """What a failed sync has lost cannot be known: stop, and recover from what the disk really holds."""
+        """Stop after a failed sync. Which data it has lost is unknown: recovery finds out what is on the disk."""
         if self._failure is None:
             log.critical("a sync failed - %s; stopping", error)
             self._failure = error
@@ -314,7 +315,7 @@ class Daemon:
         self._lock.release()
         log.info("NSQ: bye")
 
-    # --- what the HTTP API asks of the daemon
+    # --- for the HTTP API (`HttpBackend`)
 
     @property
     def connection_count(self) -> int:
@@ -333,7 +334,7 @@ class Daemon:
         await self.rounds.synced(ticket)
 
     def publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> int:
-        """Publish and commit; returns the sync ticket. `Refused` says why it cannot be done."""
+        """Publish and commit; see `HttpBackend.publish`."""
         self.rounds.begin()
         try:
             topic = self.broker.topic_to_publish(topic_name)
@@ -359,7 +360,7 @@ class Daemon:
 
 def _broker_options(options: NsqdOptions) -> BrokerOptions:
     measured = bool(options.e2e_processing_latency_percentiles)
-    by_place = TOPOLOGY_AWARE in options.enable_experiment
+    by_locality = TOPOLOGY_AWARE in options.enable_experiment
     return BrokerOptions(
         mem_queue_size=options.mem_queue_size,
         mem_queue_bytes=options.mem_queue_bytes,
@@ -371,7 +372,7 @@ def _broker_options(options: NsqdOptions) -> BrokerOptions:
         sync_timeout=options.sync_timeout / SECOND,
         latency_window=options.e2e_processing_latency_window_time / SECOND if measured else 0.0,
         has_registries=bool(options.nsqlookupd_tcp_addresses),
-        topology=Topology(options.topology_region, options.topology_zone) if by_place else None,
+        topology=Topology(options.topology_region, options.topology_zone) if by_locality else None,
     )
 
 
@@ -433,15 +434,17 @@ def _announce(name: str, listeners: list[trio.SocketListener]) -> BoundAddress:
 
 
 def _tune_memory() -> None:
-    """What lives now lives on; and the core makes many short-lived tuples that are no garbage cycles (20 to 48 %)."""
+    """Tune the allocator and the garbage collector."""
     keep_freed_memory()
+    # All objects of the start stay alive: exclude them from collections.
     gc.collect()
     gc.freeze()
+    # The core creates many short-lived tuples, which are never in cycles. Rare collections bring 20 to 48 %.
     gc.set_threshold(100_000, 50, 50)
 
 
 def banner(options: NsqdOptions) -> None:
-    """The first lines of the log: what runs here."""
+    """Log version, node id and data path."""
     log.info("%s", version_line("nsqd"))
     log.info("ID: %d", options.node_id)
     log.info("data path: %s, durability: %s", os.path.abspath(options.data_path or "."), options.durability)

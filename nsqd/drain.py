@@ -1,9 +1,9 @@
-"""Taking an nsqd out of service without leaving a message behind.
+"""Draining: taking an nsqd out of service once all its messages are finished.
 
-A draining nsqd takes no more messages: publishers are told so, and go to another one. It stays known to the registries,
-so consumers find it and go on; when nothing is left it stops, as after SIGTERM, and leaves the registries. What cannot
-go by itself (see `nsqd.stats.remaining`) is named in `/stats`; when `--drain-timeout` has passed it stops all the same,
-and keeps that on disk.
+A draining nsqd refuses publishes with an error, so that producers use another one. It stays registered, so that
+consumers find it and go on consuming; when no messages remain, it stops as after SIGTERM. Messages that do not drain by
+themselves (see `nsqd.stats.remaining`) are listed in `/stats`. After `--drain-timeout` it stops in any case, and they
+stay on disk.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ["REFUSAL", "Drain"]
 log = get_logger("nsqd")
 
 REFUSAL: Final = "draining: this nsqd takes no more messages, publish to another one"
-LOOK_EVERY: Final = 0.25  # seconds
-TELL_EVERY: Final = 10.0
-NAMED: Final = 10  # places in a line of the log
+POLL_INTERVAL: Final = 0.25  # seconds
+LOG_INTERVAL: Final = 10.0  # seconds
+NAMED: Final = 10  # blocked topics and channels in one log line
 
 
 class Drain:
-    """One for the daemon. `timeout`: seconds, 0 for no end. `stop` ends the daemon.
+    """The drain of one daemon. `timeout`: seconds; 0: none. `stop`: stops the daemon.
 
-    `answers_wait`: whether somebody has not been told yet that what was published is safe.
+    `answers_wait`: whether publishers still wait for an OK that depends on a sync.
     """
 
     def __init__(
@@ -55,37 +55,37 @@ class Drain:
         return self._begun.is_set()
 
     def begin(self) -> None:
-        """From now on nothing is taken. A second time changes nothing."""
+        """Refuse publishes, and stop the daemon once it is empty. A second call has no effect."""
         if self.active:
             return
         self.since_ns = time.time_ns()
         self._broker.stop_publishing(REFUSAL)
         self._begun.set()
-        log.info("drain: nothing more is taken; %s", self._tell())
+        log.info("drain: publishes are refused; %s", self._summary())
 
     async def run(self) -> None:
-        """Wait for the order, and then for the end."""
+        """Wait for `begin`, then for the last message or the timeout; then stop the daemon."""
         await self._begun.wait()
         with trio.move_on_after(self._timeout):
-            tell_at = trio.current_time() + TELL_EVERY
+            log_at = trio.current_time() + LOG_INTERVAL
             while next(remaining(self._broker), None) is not None or self._answers_wait():
-                await trio.sleep(LOOK_EVERY)
-                if trio.current_time() >= tell_at:
-                    tell_at += TELL_EVERY
-                    log.info("drain: %s", self._tell())
+                await trio.sleep(POLL_INTERVAL)
+                if trio.current_time() >= log_at:
+                    log_at += LOG_INTERVAL
+                    log.info("drain: %s", self._summary())
         if next(remaining(self._broker), None) is None:
-            log.info("drain: nothing is left; stopping")
+            log.info("drain: no messages remaining; stopping")
         else:
             log.warning(
-                "drain: stopping after --drain-timeout; what is not #ephemeral stays on disk; %s",
-                self._tell(),
+                "drain: stopping after --drain-timeout; all but #ephemeral messages stay on disk; %s",
+                self._summary(),
             )
         self._stop()
 
-    def _tell(self) -> str:
-        left = list(remaining(self._broker))
-        text = f"messages left: {sum(each.messages for each in left)}"
-        stuck = [f"{each.topic}/{each.channel or '-'}: {each.blocked_by}" for each in left if each.blocked_by]
-        if stuck:
-            text += f", not going by themselves: {', '.join(stuck[:NAMED])}"
-        return text + (f" and {len(stuck) - NAMED} more places" if len(stuck) > NAMED else "")
+    def _summary(self) -> str:
+        places = list(remaining(self._broker))
+        text = f"messages remaining: {sum(place.messages for place in places)}"
+        blocked = [f"{p.topic}/{p.channel or '-'}: {p.blocked_by}" for p in places if p.blocked_by]
+        if blocked:
+            text += f", blocked: {', '.join(blocked[:NAMED])}"
+        return text + (f" and {len(blocked) - NAMED} more" if len(blocked) > NAMED else "")

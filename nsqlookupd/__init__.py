@@ -1,1 +1,1 @@
-"""The registry daemon: tells consumers which nsqd has a topic."""
+"""The registry daemon, in which consumers look up the nsqds that have a topic."""

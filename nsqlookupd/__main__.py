@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT; `nsqkit.service.runner` says with which exit codes."""
+    """Run until SIGTERM or SIGINT; for the exit codes see `nsqkit.service.runner`."""
     options = load(sys.argv[1:])
     run_daemon("nsqlookupd", options, validate, Daemon, StartError)
 

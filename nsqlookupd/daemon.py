@@ -1,8 +1,7 @@
-"""nsqlookupd, put together: the registry, the listeners, and the order of start and stop.
+"""The nsqlookupd daemon: it connects registry and listeners, and orders start and stop.
 
-Start: bind the listeners, then serve; the registry is empty and fills as the nsqds register. Stop, on SIGTERM or
-SIGINT: accept nothing more, close the nsqds' connections, finish the HTTP requests that are under way. There is nothing
-to save.
+Start: bind the listeners, then serve; the registry is empty and fills as nsqds register. Stop, on SIGTERM or SIGINT:
+accept no more connections, close those of the nsqds, finish the HTTP requests in progress. There is no state to save.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Daemon:
     def __init__(self, options: LookupdOptions) -> None:
         self.options = options
         self.tcp_port = self.http_port = -1
-        """Those really bound; -1 for a unix socket, and before `run`."""
+        """The bound ports; -1 for a unix socket, and before `run`."""
         self.registry = Registry(
             inactive_after=options.inactive_producer_timeout / SECOND,
             tombstone_lifetime=options.tombstone_lifetime / SECOND,
@@ -59,13 +58,13 @@ class Daemon:
         self._stopping = trio.Event()
 
     def stop(self) -> None:
-        """Begin to stop; `run` returns soon."""
+        """Begin an orderly stop, after which `run` returns."""
         self._stopping.set()
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serve. `StartError` when it cannot start, `OSError` when a listener failed."""
+        """Serve until a stop. `StartError` if it cannot start, `OSError` if a listener failed."""
         failure: OSError | None = None
-        # Signals first: whoever read that it listens may stop it.
+        # Signals first: as soon as the log says that it listens, it may be stopped.
         with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             async with contextlib.AsyncExitStack() as stack:
                 tcp = await _listen(self.options.tcp_address, stack)
@@ -112,7 +111,7 @@ class Daemon:
             self.stop()
 
     def _identity(self) -> bytes:
-        """What is told an nsqd that identifies itself, keys sorted."""
+        """The reply to IDENTIFY, keys sorted."""
         return msgspec.json.encode(
             {
                 "broadcast_address": self.options.broadcast_address,
@@ -125,7 +124,7 @@ class Daemon:
 
 
 async def _listen(address: str, stack: contextlib.AsyncExitStack) -> list[trio.SocketListener]:
-    """Bind; the stack closes the listeners when all is over, however that is."""
+    """Bind an address. `stack` closes the listeners at the end."""
     try:
         listeners = await open_listeners(address)
     except OSError as error:
@@ -153,7 +152,8 @@ def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
 
 
 def _tune_garbage_collection() -> None:
-    """What lives now lives on; and a registry of many names is no garbage, however often it is looked through."""
+    """Exclude the objects of the start from collections, and collect rarely."""
     gc.collect()
     gc.freeze()
+    # A registry of many names is long-lived, and each full collection would traverse it.
     gc.set_threshold(100_000, 50, 50)

@@ -1,6 +1,6 @@
-"""The options of nsqlookupd: what can be set, what it is by default, and which values are refused.
+"""The options of nsqlookupd, with their defaults and limits.
 
-`load` reads command line and file, `validate` looks at the values.
+`load` reads the command line and the configuration file, `validate` checks the values.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ curl 'http://127.0.0.1:4161/lookup?topic=greetings'
 
 
 def load(argv: Sequence[str]) -> LookupdOptions:
-    """The options for this command line (without the program's name), or the end of the program."""
+    """The options for this command line (without the program's name). Exits for `--help` and for errors."""
     return load_options(
         LookupdOptions,
         argv,
@@ -90,7 +90,7 @@ class LookupdOptions(DaemonOptions):
 
 
 def validate(options: LookupdOptions) -> None:
-    """Refuse what nsqlookupd cannot run with (`OptionError`). Addresses are not resolved."""
+    """Check all values (`OptionError`). Addresses are not resolved."""
     for protocol in ("tcp", "http"):
         if not getattr(options, f"{protocol}_address"):
             raise refusal(options, f"{protocol}_address", f"--{protocol}-address must not be empty")

@@ -1,19 +1,18 @@
-"""The protocol V1 between nsqd and nsqlookupd, the server's side, without any I/O.
+"""The server side of the protocol V1 between nsqd and nsqlookupd, without any I/O.
 
 Rules:
 
-- The client begins with four bytes, `  V1`. Then it sends commands, one line each; IDENTIFY has a body behind its
-  line, an int32 size and as many bytes.
-- Each command is answered once, in order. An answer is an int32 size and a text, for errors as for successes: there is
-  no frame type. The server never speaks first.
-- Every error is fatal: it is the last answer, and whatever the client sends behind it is not looked at.
+- The client begins with four bytes, `  V1`. Then it sends commands, one line each; IDENTIFY has a body after its line,
+  an int32 size and that many bytes.
+- Each command gets one response, in order: an int32 size and a text, for errors as for successes, without a frame type.
+  The server sends nothing before the first command.
+- Every error is fatal: it is the last response, and further input is ignored.
 
-Theory of operation: a `Session` is fed what came in, cut anywhere, and returns what is to be sent. It is a machine of a
-few phases (`Phase`): each phase says what it waits for and, by `_CUT_SHORT`, what is answered when the client's sending
-ends just there.
+Theory of operation: a `Session` is fed received bytes, split anywhere, and returns the bytes to send. Its state is a
+`SessionPhase`, the part of the input that it expects next; `_ERRORS_AT_EOF` has the error if the input ends there.
 
-Bounds that the protocol itself does not have: `MAX_LINE` for a line, `MAX_IDENTIFY` for the body of an IDENTIFY,
-`MAX_FIELD` for each text in it, and one for all bodies on their way in at one time (`Context.max_buffered`).
+Limits that the protocol itself does not have: `MAX_LINE` for a line, `MAX_IDENTIFY` for the body of an IDENTIFY,
+`MAX_FIELD` for each text in it, and `Context.max_buffered` for all incomplete bodies together.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from nsqkit.wire.commands import MAX_LINE
 from nsqlookupd.registry import Full, Producer, ProducerInfo, Registry
 from nsqlookupd.traffic import Traffic
 
-__all__ = ["MAGIC_V1", "MAX_FIELD", "MAX_IDENTIFY", "Context", "Phase", "Session"]
+__all__ = ["MAGIC_V1", "MAX_FIELD", "MAX_IDENTIFY", "Context", "Session", "SessionPhase"]
 
 _log = get_logger(__name__)
 
@@ -42,7 +41,7 @@ MAX_FIELD: Final = 1024  # characters
 
 _OK: Final = b"OK"
 _SIZE = struct.Struct(">i")
-_SPARE: Final = MAX_LINE  # bytes of a body that need not be counted: a line may be as long
+_UNCOUNTED_BYTES: Final = MAX_LINE  # shorter bodies are not counted: a line may be as long
 # What Go's strings.TrimSpace takes for white space; Python's own list has a few more.
 _WHITE_SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
@@ -59,109 +58,111 @@ _FIELDS: Final[Mapping[str, type]] = {
 _REQUIRED: Final = ("broadcast_address", "tcp_port", "http_port", "version")
 
 
-class Phase(enum.Enum):
-    """What a session waits for."""
+class SessionPhase(enum.Enum):
+    """The part of the input that a session expects next."""
 
     MAGIC = enum.auto()
     LINE = enum.auto()
     SIZE = enum.auto()
-    """Of the body of an IDENTIFY."""
+    """The size of the body of an IDENTIFY."""
     BODY = enum.auto()
     CLOSING = enum.auto()
-    """Nothing more: send what there is, then close."""
+    """None: input is ignored, the last responses are sent, then the connection is closed."""
 
 
-_CUT_SHORT: Final = {
-    Phase.SIZE: ProtocolError("E_BAD_BODY", "IDENTIFY failed to read body size"),
-    Phase.BODY: ProtocolError("E_BAD_BODY", "IDENTIFY failed to read body"),
+_ERRORS_AT_EOF: Final = {
+    SessionPhase.SIZE: ProtocolError("E_BAD_BODY", "IDENTIFY failed to read body size"),
+    SessionPhase.BODY: ProtocolError("E_BAD_BODY", "IDENTIFY failed to read body"),
 }
 
 
 @attrs.define(eq=False, kw_only=True)
 class Context:
-    """What all sessions of a daemon share."""
+    """State shared by all sessions of a daemon."""
 
     registry: Registry
     identity: bytes = b"{}"
-    """The answer to IDENTIFY: the JSON of who this nsqlookupd is."""
+    """The response to IDENTIFY: this nsqlookupd's name, addresses and version, as JSON."""
     max_buffered: int = 64 << 20
-    """Bytes that all connections together may hold in long bodies and unsent answers."""
+    """Bytes that all connections together may hold in incomplete bodies and unsent responses."""
     buffered: int = 0
     traffic: Traffic = attrs.field(factory=Traffic)
 
 
 class Session:
-    """One connection. `phase` tells where it stands; call `end` once, whatever has happened."""
+    """One connection. `end` must be called when it is over."""
 
     def __init__(self, context: Context, remote: str) -> None:
-        self.phase = Phase.MAGIC
+        self.phase = SessionPhase.MAGIC
         self.remote = remote
         self.producer: Producer | None = None
         self._context = context
         self._buffer = bytearray()
         self._body_size = 0
-        self._counted = 0
+        self._reserved = 0
 
     @property
     def incomplete(self) -> bool:
-        """Whether something has begun (the connection itself, a command) of which the rest has to come."""
-        return self.phase is not Phase.CLOSING and (self.phase is not Phase.LINE or bool(self._buffer))
+        """Whether the client has begun something (the connection itself, a command) that is not complete."""
+        return self.phase is not SessionPhase.CLOSING and (
+            self.phase is not SessionPhase.LINE or bool(self._buffer)
+        )
 
     def feed(self, data: bytes, now: float) -> bytes:
-        """Take in what the client sent, at `now` seconds of the registry's clock; returns what to answer."""
+        """Process received bytes, at `now` by the registry's clock; returns the responses as bytes."""
         self._buffer += data
         answers: list[bytes] = []
         position = 0
         try:
-            while self.phase is not Phase.CLOSING:
+            while self.phase is not SessionPhase.CLOSING:
                 end = self._step(position, answers, now)
                 if end is None:
                     break
                 position = end
         except ProtocolError as error:
             answers.append(self._refuse(error))
-        if self.phase is Phase.CLOSING:
+        if self.phase is SessionPhase.CLOSING:
             position = len(self._buffer)
         del self._buffer[:position]
         return b"".join([_SIZE.pack(len(answer)) + answer for answer in answers])
 
     def eof(self) -> bytes:
-        """The client sends nothing more; returns what to answer."""
-        error = _CUT_SHORT.get(self.phase)
+        """Process the end of the input; returns the last response as bytes."""
+        error = _ERRORS_AT_EOF.get(self.phase)
         answer = self._refuse(error) if error is not None else b""
-        self.phase = Phase.CLOSING
+        self.phase = SessionPhase.CLOSING
         return _SIZE.pack(len(answer)) + answer if answer else b""
 
     def end(self) -> None:
-        """The connection is over: what it registered is gone. A second call does nothing."""
-        self.phase = Phase.CLOSING
+        """End the session, and remove its producer from the registry. A second call has no effect."""
+        self.phase = SessionPhase.CLOSING
         self._buffer.clear()
-        self._uncount()
+        self._release_body()
         if self.producer is not None:
             self._context.registry.disconnect(self.producer)
             self.producer = None
 
-    # --- the phases: each returns the position behind what it took, or None when that is not all there
+    # --- parsing: each method returns the position after the part it has parsed, or None if that is incomplete
 
     def _step(self, position: int, answers: list[bytes], now: float) -> int | None:
-        if self.phase is Phase.LINE:
-            return self._line(position, answers, now)
-        if self.phase is Phase.MAGIC:
-            return self._magic(position)
-        if self.phase is Phase.SIZE:
-            return self._size(position)
-        return self._body(position, answers, now)
+        if self.phase is SessionPhase.LINE:
+            return self._parse_line(position, answers, now)
+        if self.phase is SessionPhase.MAGIC:
+            return self._parse_magic(position)
+        if self.phase is SessionPhase.SIZE:
+            return self._parse_size(position)
+        return self._parse_body(position, answers, now)
 
-    def _magic(self, position: int) -> int | None:
+    def _parse_magic(self, position: int) -> int | None:
         end = position + len(MAGIC_V1)
         if len(self._buffer) < end:
             return None
         if self._buffer[position:end] != MAGIC_V1:
             raise ProtocolError("E_BAD_PROTOCOL")
-        self.phase = Phase.LINE
+        self.phase = SessionPhase.LINE
         return end
 
-    def _line(self, position: int, answers: list[bytes], now: float) -> int | None:
+    def _parse_line(self, position: int, answers: list[bytes], now: float) -> int | None:
         newline = self._buffer.find(b"\n", position, position + MAX_LINE)
         if newline < 0:
             if len(self._buffer) - position >= MAX_LINE:
@@ -179,7 +180,7 @@ class Session:
             answers.append(answer)
         return newline + 1
 
-    def _size(self, position: int) -> int | None:
+    def _parse_size(self, position: int) -> int | None:
         end = position + _SIZE.size
         if len(self._buffer) < end:
             return None
@@ -188,17 +189,17 @@ class Session:
             raise ProtocolError("E_BAD_BODY", f"IDENTIFY invalid body size {size}")
         if size > MAX_IDENTIFY:
             raise ProtocolError("E_BAD_BODY", f"IDENTIFY body too big {size} > {MAX_IDENTIFY}")
-        self._count(size)
+        self._reserve_body(size)
         self._body_size = size
-        self.phase = Phase.BODY
+        self.phase = SessionPhase.BODY
         return end
 
-    def _body(self, position: int, answers: list[bytes], now: float) -> int | None:
+    def _parse_body(self, position: int, answers: list[bytes], now: float) -> int | None:
         end = position + self._body_size
         if len(self._buffer) < end:
             return None
         info = _producer_info(bytes(self._buffer[position:end]), self.remote)
-        self._uncount()
+        self._release_body()
         self.producer = self._context.registry.identify(info, now)
         _log.info(
             "CLIENT(%s): IDENTIFY Address:%s TCP:%d HTTP:%d Version:%s",
@@ -209,7 +210,7 @@ class Session:
             info.version,
         )
         answers.append(self._context.identity)
-        self.phase = Phase.LINE
+        self.phase = SessionPhase.LINE
         return end
 
     # --- the commands
@@ -217,7 +218,7 @@ class Session:
     def _identify(self, params: list[str], now: float) -> bytes | None:
         if self.producer is not None:
             raise ProtocolError("E_INVALID", "cannot IDENTIFY again")
-        self.phase = Phase.SIZE
+        self.phase = SessionPhase.SIZE
         return None
 
     def _ping(self, params: list[str], now: float) -> bytes | None:
@@ -247,30 +248,30 @@ class Session:
             raise ProtocolError("E_INVALID", "client must IDENTIFY")
         return self.producer
 
-    # --- inside
+    # --- helpers
 
     def _refuse(self, error: ProtocolError) -> bytes:
-        self.phase = Phase.CLOSING
+        self.phase = SessionPhase.CLOSING
         _log.error("CLIENT(%s): %s", self.remote, error.payload[:200].decode("utf-8", "backslashreplace"))
         return error.payload
 
-    def _count(self, size: int) -> None:
-        """Count a long body as buffered, from its announcement on."""
+    def _reserve_body(self, size: int) -> None:
+        """Count a long body as buffered, as soon as its size is known."""
         context = self._context
-        if size <= _SPARE:
+        if size <= _UNCOUNTED_BYTES:
             return
         if context.buffered + size > context.max_buffered:
             raise ProtocolError("E_BAD_BODY", "IDENTIFY no room for body")
         context.buffered += size
-        self._counted = size
+        self._reserved = size
 
-    def _uncount(self) -> None:
-        self._context.buffered -= self._counted
-        self._counted = 0
+    def _release_body(self) -> None:
+        self._context.buffered -= self._reserved
+        self._reserved = 0
 
 
 _Command = Callable[[Session, list[str], float], bytes | None]
-"""Takes the words behind the command's name; returns the answer, None when that comes later."""
+"""Takes the parameters; returns the response, or None if it follows later."""
 
 _COMMANDS: Final[Mapping[str, _Command]] = {
     "IDENTIFY": Session._identify,
@@ -281,7 +282,7 @@ _COMMANDS: Final[Mapping[str, _Command]] = {
 
 
 def _names(command: str, params: list[str]) -> tuple[str, str]:
-    """The topic and the channel, which may be empty for none."""
+    """The topic and the channel, which is empty if there is none."""
     if not params:
         raise ProtocolError("E_INVALID", f"{command} insufficient number of params")
     topic, channel = params[0], params[1] if len(params) > 1 else ""

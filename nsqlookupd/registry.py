@@ -1,25 +1,25 @@
-"""Who has what: the producers that are connected, and the topics and channels they have registered.
+"""The registry: connected producers, and the topics and channels that they have registered.
 
 Rules:
 
-- Everything is in memory; a restart begins empty and the nsqds register anew.
-- A **key** is a topic, or a channel of a topic. It comes with its first registration or is created by hand, and it
-  stays when its producers go, until it is deleted. The exception: an `#ephemeral` key goes when a producer
-  *unregisters* and none is left; not when the last one disconnects.
-- A **producer** is one connection of an nsqd that has said who it is. An nsqd connected twice is two producers.
-  Whoever is registered for a channel is registered for its topic too.
-- A producer that has not been heard of for `inactive_after` seconds is hidden from look-ups and nodes; nothing of it is
-  removed, and one PING brings it back.
-- A **tombstone** is on one producer in one topic and hides it from look-ups of that topic for `tombstone_lifetime`
-  seconds. Registering again does not lift it; connecting again does, being another producer.
+- Everything is in memory; after a restart the registry is empty and the nsqds register anew.
+- A **key** is a topic, or a channel of a topic. It is created by its first registration or by an operator, and stays
+  without producers until it is deleted. The exception: an `#ephemeral` key is removed when its last producer
+  *unregisters*; not when that disconnects.
+- A **producer** is one connection of an nsqd that has identified itself. An nsqd connected twice is two producers. A
+  producer that is registered for a channel is registered for its topic too.
+- A producer without a sign of life for `inactive_after` seconds is hidden from look-ups and nodes; its registrations
+  are kept, and the next PING makes it visible again.
+- A **tombstone** belongs to one producer in one topic and hides it from look-ups of that topic for `tombstone_lifetime`
+  seconds. Registering again does not remove it; after a reconnect there is a new producer, without a tombstone.
 
-Theory of operation: synchronous, no I/O; the time is an argument (seconds of a clock that never leaps). Both directions
-are indexed: a key knows its producers, a producer its keys. So REGISTER and UNREGISTER cost the same however much there
-is, a disconnect costs what that producer had registered, and a look-up costs its answer. A name is stored once,
+Theory of operation: synchronous, no I/O; time is an argument (seconds of a monotonic clock). Both directions are
+indexed: a key has its producers, a producer its keys. So the cost of REGISTER and UNREGISTER is constant, that of a
+disconnect is proportional to the producer's registrations, that of a look-up to its result. A name is stored once,
 however many producers have registered it.
 
-The number of keys and of registrations is bounded (`Limits`), for a client can name as many as it likes; `Full` says
-so.
+The number of keys and of registrations is bounded (`RegistryLimits`), as a client can register any number of names;
+above it `Full` is raised.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import attrs
 
 from nsqkit.wire.names import is_ephemeral
 
-__all__ = ["Found", "Full", "Limits", "Producer", "ProducerInfo", "Registry"]
+__all__ = ["Found", "Full", "Producer", "ProducerInfo", "Registry", "RegistryLimits"]
 
 
 class Full(Exception):
@@ -38,18 +38,18 @@ class Full(Exception):
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
-    """How much is taken in; far above what a cluster has."""
+class RegistryLimits:
+    """Upper bounds; the defaults are far above the size of any cluster."""
 
     keys: int = 1_000_000
-    """Topics and channels, added up."""
+    """Topics and channels, in total."""
     registrations: int = 10_000_000
-    """Pairs of a producer and a topic, and of a producer and a channel, added up."""
+    """Pairs of a producer and a topic, and of a producer and a channel, in total."""
 
 
 @attrs.frozen(kw_only=True)
 class ProducerInfo:
-    """What an nsqd says of itself."""
+    """The fields of an nsqd's IDENTIFY."""
 
     remote_address: str
     """`ip:port` of its connection; `@` on a unix socket."""
@@ -75,9 +75,9 @@ class Producer:
     last_update: float
     """When it was last heard of, in seconds of the registry's clock."""
     topics: dict[str, float | None] = attrs.field(factory=dict)
-    """The topics it has, each with the time of its tombstone; None without one."""
+    """Its topics, each with the time of its tombstone; None without one."""
     channels: dict[str, set[str]] = attrs.field(factory=dict)
-    """The channels it has by topic; no topic without a channel is in it."""
+    """Its channels by topic; topics without a channel have no entry."""
 
 
 @attrs.define(eq=False)
@@ -90,7 +90,7 @@ class _Key:
 
 @attrs.frozen
 class Found:
-    """The answer to a look-up."""
+    """The result of a look-up."""
 
     channels: list[str]
     producers: list[ProducerInfo]
@@ -100,42 +100,46 @@ class Registry:
     """The registrations of one nsqlookupd. All times are seconds of one clock that never goes back."""
 
     def __init__(
-        self, *, inactive_after: float = 300.0, tombstone_lifetime: float = 45.0, limits: Limits | None = None
+        self,
+        *,
+        inactive_after: float = 300.0,
+        tombstone_lifetime: float = 45.0,
+        limits: RegistryLimits | None = None,
     ) -> None:
         self.inactive_after = inactive_after
         self.tombstone_lifetime = tombstone_lifetime
-        self.limits = limits or Limits()
+        self.limits = limits or RegistryLimits()
         self.key_count = 0
         self.registration_count = 0
         self._producers: dict[Producer, None] = {}
         self._topics: dict[str, _Key] = {}
         self._tombstones: dict[tuple[Producer, str], float] = {}
-        """When they were set, the oldest first: to count them. What counts for look-ups stands in the producer."""
+        """The times at which they were set, the oldest first; used to count them. Look-ups use `Producer.topics`."""
         self._channels: dict[str, dict[str, _Key]] = {}
-        """By topic; a topic need not have a key for its channels to have theirs. No empty dict is in it."""
+        """By topic, which may have no key itself. There are no empty dicts in it."""
 
-    # --- what an nsqd says on its connection
+    # --- commands of nsqds
 
     def identify(self, info: ProducerInfo, now: float) -> Producer:
-        """A producer has connected."""
+        """Add a producer that has connected."""
         producer = Producer(info, now)
         self._producers[producer] = None
         return producer
 
     def ping(self, producer: Producer, now: float) -> None:
-        """The producer was heard of. Registering does not count as that."""
-        assert producer in self._producers, "a producer that has gone"
+        """Note a sign of life of the producer. Registering is none."""
+        assert producer in self._producers, "a disconnected producer"
         producer.last_update = now
 
     def register(self, producer: Producer, topic: str, channel: str = "") -> None:
-        """The producer has this topic and, unless empty, this channel of it.
+        """Register the producer for a topic and, unless empty, a channel of it.
 
-        What is registered already stays as it is, its tombstone too. `Full`: nothing was changed.
+        An existing registration is left unchanged, with its tombstone. `Full`: nothing was changed.
         """
-        assert producer in self._producers, "a producer that has gone"
+        assert producer in self._producers, "a disconnected producer"
         has_topic = topic in producer.topics
         has_channel = not channel or channel in producer.channels.get(topic, ())
-        self._claim_registrations((not has_topic) + (not has_channel))
+        self._check_limit((not has_topic) + (not has_channel))
         self._make_keys(topic, channel)
         if not has_topic:
             key = self._topics[topic]
@@ -148,21 +152,21 @@ class Registry:
         self.registration_count += (not has_topic) + (not has_channel)
 
     def unregister(self, producer: Producer, topic: str, channel: str = "") -> None:
-        """The producer has this channel no more or, without one, neither the topic nor any channel of it."""
-        assert producer in self._producers, "a producer that has gone"
+        """Unregister the producer from a channel or, without one, from the topic and all its channels."""
+        assert producer in self._producers, "a disconnected producer"
         if channel:
-            self._leave_channel(producer, topic, channel)
-            if is_ephemeral(channel) and self._is_deserted(self._channels.get(topic, {}).get(channel)):
+            self._remove_from_channel(producer, topic, channel)
+            if is_ephemeral(channel) and self._has_no_producers(self._channels.get(topic, {}).get(channel)):
                 self._drop_channel(topic, channel)
             return
         for name in list(producer.channels.get(topic, ())):
-            self._leave_channel(producer, topic, name)
-        self._leave_topic(producer, topic)
-        if is_ephemeral(topic) and self._is_deserted(self._topics.get(topic)):
+            self._remove_from_channel(producer, topic, name)
+        self._remove_from_topic(producer, topic)
+        if is_ephemeral(topic) and self._has_no_producers(self._topics.get(topic)):
             self._drop_topic(topic)
 
     def disconnect(self, producer: Producer) -> None:
-        """The producer's connection has ended: it is gone from everywhere, its keys stay. Once for each."""
+        """Remove a producer whose connection has ended; the keys stay. To be called once for each."""
         del self._producers[producer]
         for topic, channels in producer.channels.items():
             keys = self._channels[topic]
@@ -176,38 +180,38 @@ class Registry:
         producer.topics.clear()
         producer.channels.clear()
 
-    # --- what an operator does
+    # --- commands of operators
 
     def create_topic(self, topic: str) -> None:
-        """Make a topic without producers, if there is none. `Full`: nothing was changed."""
+        """Create a topic without producers, if it does not exist. `Full`: nothing was changed."""
         self._make_keys(topic, "")
 
     def create_channel(self, topic: str, channel: str) -> None:
-        """Make a channel without producers, and its topic, where there is none. `Full`: nothing was changed."""
+        """Create a channel without producers, and its topic, if they do not exist. `Full`: nothing was changed."""
         self._make_keys(topic, channel)
 
     def delete_topic(self, topic: str) -> None:
-        """Remove the topic and all its channels from everybody, if it is there. No producer is told."""
+        """Delete a topic, if it exists, with all its channels and registrations. Producers are not notified."""
         for channel in self.channels(topic):
             self.delete_channel(topic, channel)
         key = self._topics.get(topic)
         if key is not None:
             for producer in list(key.producers):
-                self._leave_topic(producer, topic)
+                self._remove_from_topic(producer, topic)
             self._drop_topic(topic)
 
     def delete_channel(self, topic: str, channel: str) -> bool:
-        """Remove the channel from everybody; False when there was none. No producer is told."""
+        """Delete a channel with its registrations; False if it does not exist. Producers are not notified."""
         key = self._channels.get(topic, {}).get(channel)
         if key is None:
             return False
         for producer in list(key.producers):
-            self._leave_channel(producer, topic, channel)
+            self._remove_from_channel(producer, topic, channel)
         self._drop_channel(topic, channel)
         return True
 
     def tombstone(self, topic: str, node: str, now: float) -> int:
-        """Hide every producer of the topic whose `ProducerInfo.node` this is, from now on; how many that were."""
+        """Set a tombstone on each producer of the topic with this `ProducerInfo.node`; returns their number."""
         key = self._topics.get(topic)
         hidden = [p for p in key.producers if p.info.node == node] if key is not None else []
         for producer in hidden:
@@ -216,7 +220,7 @@ class Registry:
             self._tombstones[producer, topic] = now
         return len(hidden)
 
-    # --- what is asked
+    # --- queries
 
     def topics(self) -> list[str]:
         """All topics, with producers or without."""
@@ -239,7 +243,7 @@ class Registry:
         return Found(self.channels(topic), visible)
 
     def producers(self) -> list[Producer]:
-        """All producers that are connected, active or not."""
+        """All connected producers, active or not."""
         return list(self._producers)
 
     def nodes(self, now: float) -> list[Producer]:
@@ -247,26 +251,26 @@ class Registry:
         return [producer for producer in self._producers if self.is_active(producer, now)]
 
     def is_active(self, producer: Producer, now: float) -> bool:
-        """Whether it was heard of lately enough."""
+        """Whether its last sign of life is at most `inactive_after` seconds ago."""
         return now - producer.last_update <= self.inactive_after
 
     def is_tombstoned(self, producer: Producer, topic: str, now: float) -> bool:
-        """Whether a tombstone hides it in a topic that it has."""
+        """Whether a tombstone hides the producer in one of its topics."""
         since = producer.topics[topic]
         return since is not None and now - since < self.tombstone_lifetime
 
     @property
     def topic_count(self) -> int:
-        """How many topics there are, with producers or without."""
+        """The number of topics, with producers or without."""
         return len(self._topics)
 
     @property
     def channel_count(self) -> int:
-        """How many channels of all topics there are, with producers or without."""
+        """The number of channels of all topics, with producers or without."""
         return self.key_count - len(self._topics)
 
     def tombstone_count(self, now: float) -> int:
-        """How many tombstones hide something now. Costs as much as have come to their end since the last call."""
+        """The number of tombstones in effect. The cost is that of those that have expired since the last call."""
         tombstones = self._tombstones
         while tombstones:
             key, since = next(iter(tombstones.items()))
@@ -276,10 +280,10 @@ class Registry:
         return len(tombstones)
 
     def registered(self) -> Iterator[tuple[tuple[str, str, str], Iterable[Producer]]]:
-        """(category, topic, channel) and producers of everything that has producers, for a look inside.
+        """(category, topic, channel) and producers of everything that has producers, for debugging.
 
-        Categories are `client` (every producer, both names empty), `topic` and `channel`. Do not change the registry
-        before the end of it.
+        Categories are `client` (every producer, both names empty), `topic` and `channel`. The registry must not be
+        changed during the iteration.
         """
         if self._producers:
             yield ("client", "", ""), self._producers
@@ -291,14 +295,14 @@ class Registry:
                 if key.producers:
                     yield ("channel", topic, channel), key.producers
 
-    # --- inside
+    # --- helpers
 
-    def _claim_registrations(self, count: int) -> None:
+    def _check_limit(self, count: int) -> None:
         if count and self.registration_count + count > self.limits.registrations:
             raise Full("too many registrations")
 
     def _make_keys(self, topic: str, channel: str) -> None:
-        """Make what is not there of the topic and, unless empty, the channel."""
+        """Create the topic and, unless empty, the channel, if they do not exist."""
         needs_topic = topic not in self._topics
         needs_channel = bool(channel) and channel not in self._channels.get(topic, ())
         if not needs_topic and not needs_channel:
@@ -311,7 +315,7 @@ class Registry:
             self._channels.setdefault(self._topics[topic].name, {})[channel] = _Key(channel)
         self.key_count += needs_topic + needs_channel
 
-    def _leave_topic(self, producer: Producer, topic: str) -> None:
+    def _remove_from_topic(self, producer: Producer, topic: str) -> None:
         if topic in producer.topics:
             assert topic not in producer.channels, "registered for a channel, but not for its topic"
             del producer.topics[topic]
@@ -319,7 +323,7 @@ class Registry:
             del self._topics[topic].producers[producer]
             self.registration_count -= 1
 
-    def _leave_channel(self, producer: Producer, topic: str, channel: str) -> None:
+    def _remove_from_channel(self, producer: Producer, topic: str, channel: str) -> None:
         mine = producer.channels.get(topic, set())
         if channel in mine:
             mine.remove(channel)
@@ -329,8 +333,8 @@ class Registry:
             self.registration_count -= 1
 
     @staticmethod
-    def _is_deserted(key: _Key | None) -> bool:
-        """Whether the key is there and nobody has it."""
+    def _has_no_producers(key: _Key | None) -> bool:
+        """Whether the key exists and has no producers."""
         return key is not None and not key.producers
 
     def _drop_topic(self, topic: str) -> None:

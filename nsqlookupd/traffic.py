@@ -1,4 +1,4 @@
-"""What came in since the start, counted."""
+"""Counters of connections and requests since the start."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["Traffic"]
 
 @attrs.define(eq=False)
 class Traffic:
-    """Of one daemon. Its parts count in it; the page of metrics shows it."""
+    """The counters of one daemon, for its metrics."""
 
     connections: int = 0
     """TCP connections that are open."""
     connections_total: int = 0
     commands: Counter[str] = attrs.field(factory=Counter)
-    """By name; `unknown` for what is none."""
+    """By name; `unknown` for invalid ones."""
     requests: Counter[int] = attrs.field(factory=Counter)
-    """HTTP requests by the status of their answer."""
+    """HTTP requests by response status."""

@@ -1,12 +1,12 @@
-"""What the tools share: flags of clients and their checks, signals, and how a tool ends.
+"""Code shared by the tools: flags of clients and their checks, signals, exit codes.
 
 Rules:
 
-- A mistake on the command line ends a tool with 2, values that it cannot run with and failures while it runs
-  with 1, an orderly end with 0. Each with one line on stderr.
-- The first SIGINT or SIGTERM asks for an orderly stop; a second one, or time, ends whatever that waits for.
-- A tool keeps messages: where NSQ's own tools drop one that was delivered more than 5 times
-  (`max_attempts`), these handle it like any other.
+- The exit code is 2 after an error on the command line, 1 for invalid values and failures at run time, each with one
+  line on stderr; 0 after an orderly end.
+- The first SIGINT or SIGTERM requests an orderly stop; a second one, or a timeout, aborts it.
+- A tool keeps messages: NSQ's own tools drop a message that was delivered more than 5 times (`max_attempts`), these
+  handle it as any other.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ __all__ = [
 
 _log = get_logger(__name__)
 
-# Any value of one option is looked at beside these, so that the order of the flags does not matter: the two
-# are compared with each other only when all are known.
+# Any value of a single option is valid together with these. So the order of the flags does not matter: options are
+# checked against each other only when all are known.
 _NEUTRAL: Final = ClientOptions(read_timeout=300.0, heartbeat_interval=-1)
 
 
 class Fatal(Exception):
-    """The tool cannot go on; the text is for its user."""
+    """An error that ends the tool; the text is for its user."""
 
 
 # --- flags --------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ FlagsT = TypeVar("FlagsT", bound=attrs.AttrsInstance)
 
 
 def read_flags(cls: type[FlagsT], *, program: str, synopsis: str, example: str) -> FlagsT:
-    """The flags of this process, or its end: after `--help`, `--version` or a mistake. Values are not checked."""
+    """The flags of this process. Exits after `--help`, `--version` or an error. Values are not validated."""
     return load(
         cls,
         sys.argv[1:],
@@ -121,7 +121,7 @@ def read_flags(cls: type[FlagsT], *, program: str, synopsis: str, example: str) 
 def check_sources(
     nsqds: Sequence[str], registries: Sequence[str], nsqd_flag: str = "nsqd-tcp-address"
 ) -> None:
-    """Refuse (`OptionError`) anything but addresses of exactly one kind."""
+    """`OptionError` unless there are addresses of exactly one kind."""
     if not nsqds and not registries:
         raise OptionError(f"--{nsqd_flag} or --lookupd-http-address required")
     if nsqds and registries:
@@ -135,7 +135,7 @@ def check_sources(
 
 
 def check_nsqd_addresses(addresses: Iterable[str], flag: str = "nsqd-tcp-address") -> None:
-    """Refuse (`OptionError`) what is not host and port."""
+    """`OptionError` for an address that is not host and port."""
     for address in addresses:
         try:
             Address.parse(address)
@@ -144,21 +144,21 @@ def check_nsqd_addresses(addresses: Iterable[str], flag: str = "nsqd-tcp-address
 
 
 def check_names(flag: str, names: Iterable[str]) -> None:
-    """Refuse (`OptionError`) what is no name of a topic or channel."""
+    """`OptionError` for an invalid name of a topic or channel."""
     for name in names:
         if not is_valid_name(name):
             raise OptionError(f"--{flag} is invalid: {name!r}")
 
 
 def check_positive(flags: attrs.AttrsInstance, *names: str) -> None:
-    """Refuse (`OptionError`) 0 and less of these flags, in the words that scripts look for."""
+    """`OptionError`, with the original's text, if one of these flags is 0 or negative."""
     for name in names:
         if getattr(flags, name.replace("-", "_")) <= 0:
             raise OptionError(f"--{name} should be positive")
 
 
 def consumer_options(program: str, flags: ConsumerFlags, *, max_in_flight: int) -> ClientOptions:
-    """The options of a tool's consumers: as `client_options`, and no message is ever given up."""
+    """The options of a tool's consumers: as `client_options`, with `max_attempts` 0, so that no message is dropped."""
     options = client_options(program, ["max_attempts,0", *flags.consumer_opts], max_in_flight=max_in_flight)
     if options.heartbeat_interval <= 0:
         raise OptionError("a consumer cannot do without heartbeats")
@@ -168,8 +168,8 @@ def consumer_options(program: str, flags: ConsumerFlags, *, max_in_flight: int) 
 def client_options(program: str, texts: Iterable[str], **fixed: Any) -> ClientOptions:
     """The options of the client library for a tool.
 
-    `texts` are those of `--consumer-opt` or `--producer-opt`; defaults of the tool's own can be put before
-    them as more texts. `fixed` and the user agent win over all. `OptionError` for values that do not fit.
+    `texts`: those of `--consumer-opt` or `--producer-opt`, preceded by defaults of the tool in the same form. `fixed`
+    and the user agent override them. `OptionError` for invalid values.
     """
     changes: dict[str, Any] = {}
     try:
@@ -186,15 +186,15 @@ def client_options(program: str, texts: Iterable[str], **fixed: Any) -> ClientOp
 
 
 def refuse(reason: object) -> NoReturn:
-    """End the program before it has begun, with one line and exit code 1."""
+    """Exit with code 1 and one line on stderr, before the log is configured."""
     sys.stderr.write(stamped_line(str(reason)))
     sys.exit(1)
 
 
-def run(main: Callable[[], Awaitable[None]], tell: Callable[[str], object] | None = None) -> None:
-    """Run a tool on trio to its end. A `Fatal` in it, however deep, ends the program with 1.
+def run(main: Callable[[], Awaitable[None]], report: Callable[[str], object] | None = None) -> None:
+    """Run a tool on trio. A `Fatal`, also in nested groups, ends the program with code 1.
 
-    Its text is logged, or given to `tell`.
+    Its text is logged, or passed to `report`.
     """
     reason: Fatal | None = None
     try:
@@ -202,10 +202,10 @@ def run(main: Callable[[], Awaitable[None]], tell: Callable[[str], object] | Non
     except* Fatal as group:
         reason = _first(group)
     if reason is not None:
-        if tell is None:
+        if report is None:
             _log.critical("%s", reason)
         else:
-            tell(str(reason))
+            report(str(reason))
         sys.exit(1)
 
 
@@ -216,23 +216,23 @@ def _first(group: BaseExceptionGroup[Fatal]) -> Fatal:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it, waiting as long as that takes: for a worker thread, or where it is known not to wait."""
+    """Write all data. It may block: for a worker thread, or for a descriptor that is known to be writable."""
     while data:
         data = data[os.write(descriptor, data) :]
 
 
 async def handle_signals(
     stop: Callable[[], object],
-    leave: Callable[[], object],
+    abort: Callable[[], object],
     hang_up: Callable[[], object] | None = None,
     *,
     grace: float = math.inf,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Call `stop` at the first SIGINT or SIGTERM, `leave` at a second one or `grace` seconds later.
+    """Call `stop` at the first SIGINT or SIGTERM, `abort` at a second one or `grace` seconds later.
 
-    `hang_up` is called at every SIGHUP; without it, SIGHUP stays as it was. Start this with `nursery.start`:
-    signals are caught from then on.
+    `hang_up` is called at every SIGHUP; without it, the handling of SIGHUP is not changed. To be started with
+    `nursery.start`, so that signals are caught from then on.
     """
     wanted = [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP] * (hang_up is not None)
     stopping = False
@@ -247,4 +247,4 @@ async def handle_signals(
                 stopping = True
                 stop()
                 scope.deadline = trio.current_time() + grace
-    leave()
+    abort()

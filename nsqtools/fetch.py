@@ -1,4 +1,4 @@
-"""GET for the HTTP APIs of nsqd and nsqlookupd, over connections that are kept open.
+"""GET requests to the HTTP APIs of nsqd and nsqlookupd, over persistent connections.
 
 A `Fetcher.fetch` can be the `fetch` of a `nsqkit.discovery.Discovery`. Any status but 200 is an `HttpFailed`.
 """
@@ -22,7 +22,7 @@ _MAX_IDLE = 1_000  # connections: one for each node of a large cluster
 
 @attrs.define(eq=False)
 class Fetcher:
-    """Asks daemons; any number of tasks may use it."""
+    """Sends requests; any number of tasks may use it."""
 
     client: HttpClient
 

@@ -1,8 +1,8 @@
-"""nsq_stat: the traffic of one channel over all nsqds that have it, a line an interval.
+"""nsq_stat: the traffic of one channel, summed over all nsqds that have it, one line per interval.
 
-How it works: each interval it finds the nsqds anew, asks all of them at once, and adds up. The first sample is only
-what the second one is compared with. A figure that lacks one nsqd would look like a drop in traffic, so any failure,
-a partial one as well, is the end.
+In each interval it looks up the nsqds, queries all of them at once, and adds up their figures. The first sample is only
+the base of the second one. A sum without one of the nsqds would look like a drop in traffic, so any failure, even of
+one of them, ends the program.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from nsqtools.fetch import Fetcher, open_fetcher
 __all__ = ["HEADER", "Sample", "StatFlags", "line", "main"]
 
 PROGRAM: Final = "nsq_stat"
-HEADER_EVERY: Final = 25  # samples
+HEADER_INTERVAL: Final = 25  # samples
 HEADER: Final = (
     "------rate------+----------------depth----------------+--------------metadata---------------\n"
     "ingress  egress |   total     mem    disk inflt   def |     req     t-o         msgs clients\n"
@@ -92,18 +92,18 @@ class StatFlags:
 
 
 def main() -> None:
-    """Show lines until enough were shown or a signal comes: exit code 0. 1: something could not be asked."""
+    """Show lines until `--count` or a signal: exit code 0. 1: a daemon does not respond."""
     flags = read_flags(StatFlags, program=PROGRAM, synopsis=_SYNOPSIS, example=_EXAMPLE)
     try:
         validate(flags)
     except OptionError as error:
         refuse(error)
-    configure(LogLevel.FATAL, "")  # what discovery would say is in the one line of the error
+    configure(LogLevel.FATAL, "")  # the one line of the error has everything that discovery would log
     run(Stat(flags).run, lambda text: sys.stderr.write(stamped_line(f"ERROR: {text}")))
 
 
 def validate(flags: StatFlags) -> None:
-    """Refuse (`OptionError`) what cannot work."""
+    """Check the flags (`OptionError`)."""
     if not flags.topic or not flags.channel:
         raise OptionError("--topic and --channel are required")
     check_positive(flags, "interval", "http-client-connect-timeout", "http-client-request-timeout")
@@ -118,7 +118,7 @@ def validate(flags: StatFlags) -> None:
     check_names("channel", [flags.channel])
 
 
-# --- what is shown ------------------------------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -136,7 +136,7 @@ class Sample:
 
     @classmethod
     def from_json(cls, channel: dict[str, Any]) -> Sample:
-        """Of one nsqd; what it does not say counts as 0."""
+        """The figures of one nsqd; missing ones are 0."""
         values = {name: channel.get(name) for name in attrs.fields_dict(cls)}
         return cls(**{name: value for name, value in values.items() if isinstance(value, int)})
 
@@ -146,11 +146,11 @@ class Sample:
 
 
 def line(before: Sample, now: Sample, seconds: float) -> str:
-    """The line, with its newline, for two samples that lie so far apart."""
-    came = now.message_count - before.message_count
-    went = came - (now.depth - before.depth)
+    """The line, with its newline, for two samples that are `seconds` apart."""
+    ingress = now.message_count - before.message_count
+    egress = ingress - (now.depth - before.depth)
     return (
-        f"{int(came / seconds):7} {int(went / seconds):7} | "
+        f"{int(ingress / seconds):7} {int(egress / seconds):7} | "
         f"{now.depth:7} {now.depth - now.backend_depth:7} {now.backend_depth:7} "
         f"{now.in_flight_count:5} {now.deferred_count:5} | "
         f"{now.requeue_count:7} {now.timeout_count:7} {now.message_count:12} {now.client_count:7}\n"
@@ -171,20 +171,20 @@ class Stat:
             ) as fetcher,
             trio.open_nursery() as nursery,
         ):
-            leave = nursery.cancel_scope.cancel
-            await nursery.start(partial(handle_signals, leave, leave, leave))
+            abort = nursery.cancel_scope.cancel
+            await nursery.start(partial(handle_signals, abort, abort, abort))
             await self._show(Cluster(flags, fetcher))
-            leave()
+            abort()
 
     async def _show(self, cluster: Cluster) -> None:
-        """Sample at even times; a sample that takes longer than an interval moves the later ones."""
+        """Take a sample each interval; one that takes longer than the interval delays the later ones."""
         interval_s = self.flags.interval / SECOND
         before: Sample | None = None
         taken = 0
         while True:
             due = trio.current_time() + interval_s
             now = await cluster.sample()
-            if taken % HEADER_EVERY == 0:
+            if taken % HEADER_INTERVAL == 0:
                 await _write(HEADER)
             if before is not None:
                 await _write(line(before, now, interval_s))
@@ -196,7 +196,7 @@ class Stat:
 
 
 async def _write(text: str) -> None:
-    """In a thread, so that a reader who sleeps (a pager) does not keep signals from it."""
+    """Write in a thread, so that signals are handled while stdout is blocked (by a pager)."""
     try:
         await trio.to_thread.run_sync(write_all, _STDOUT, text.encode(), abandon_on_cancel=True)
     except OSError as error:
@@ -208,13 +208,13 @@ async def _write(text: str) -> None:
 
 @attrs.define(eq=False)
 class Cluster:
-    """The nsqds that have the topic, found anew for each sample."""
+    """The nsqds that have the topic, looked up for each sample."""
 
     flags: StatFlags
     fetcher: Fetcher
 
     async def sample(self) -> Sample:
-        """The sum over all of them. Raises `Fatal`."""
+        """The sum over all nsqds. `Fatal` if one does not respond."""
         channel = quote_plus(self.flags.channel)
         try:
             addresses = await self._producers()
@@ -229,8 +229,8 @@ class Cluster:
         found = [
             Sample.from_json(entry)
             for answer in answers
-            for topic in _named(answer, "topics", "topic_name", self.flags.topic)
-            for entry in _named(topic, "channels", "channel_name", self.flags.channel)
+            for topic in _entries_named(answer, "topics", "topic_name", self.flags.topic)
+            for entry in _entries_named(topic, "channels", "channel_name", self.flags.channel)
         ]
         if not found:
             where = f"channel({self.flags.channel}) in stats metadata for topic({self.flags.topic})"
@@ -240,11 +240,11 @@ class Cluster:
     async def _producers(self) -> list[str]:
         """The HTTP addresses of the nsqds, each once."""
         if self.flags.lookupd_http_addresses:
-            return await self._registered()
-        return await self._given()
+            return await self._looked_up_nsqds()
+        return await self._configured_nsqds()
 
-    async def _registered(self) -> list[str]:
-        # A new one each time: it shall not fall back on what it knows.
+    async def _looked_up_nsqds(self) -> list[str]:
+        # A new object each time, as it would use earlier results after a failure.
         discovery = Discovery(
             self.flags.lookupd_http_addresses, timeout=self.fetcher.timeout_s, fetch=self.fetcher.fetch
         )
@@ -253,17 +253,17 @@ class Cluster:
         except DiscoveryFailed:
             nodes = None
         if discovery.failures:
-            raise _joined("nsqlookupd", discovery.failures.values(), all_failed=nodes is None)
+            raise _combined_error("nsqlookupd", discovery.failures.values(), all_failed=nodes is None)
         return [_address(node.broadcast_address, node.http_port) for node in nodes or ()]
 
-    async def _given(self) -> list[str]:
-        """Those of `--nsqd-http-address` that have the topic, at the addresses that they say they have."""
+    async def _configured_nsqds(self) -> list[str]:
+        """The broadcast addresses of those nsqds of `--nsqd-http-address` that have the topic."""
         addresses = list(dict.fromkeys(self.flags.nsqd_http_addresses))
         answers = await self._ask_all("nsqd", addresses, self._stats)
         with_topic = [
             address
             for address, answer in zip(addresses, answers, strict=True)
-            if _named(answer, "topics", "topic_name", self.flags.topic)
+            if _entries_named(answer, "topics", "topic_name", self.flags.topic)
         ]
         infos = await self._ask_all("nsqd", with_topic, lambda a: self.fetcher.object(f"http://{a}/info"))
         broadcast = (_address(info.get("broadcast_address"), info.get("http_port")) for info in infos)
@@ -276,7 +276,7 @@ class Cluster:
     async def _ask_all(
         self, kind: str, addresses: Sequence[str], ask: Callable[[str], Awaitable[dict[str, Any]]]
     ) -> list[dict[str, Any]]:
-        """Their answers, in the order of the addresses. `HttpFailed` with all reasons if one has none."""
+        """All responses, in the order of the addresses. `HttpFailed`, with all reasons, if one is missing."""
         answers: dict[str, dict[str, Any]] = {}
         failures: dict[str, str] = {}
 
@@ -290,17 +290,17 @@ class Cluster:
             for address in addresses:
                 nursery.start_soon(ask_one, address)
         if failures:
-            raise _joined(kind, failures.values(), all_failed=not answers)
+            raise _combined_error(kind, failures.values(), all_failed=not answers)
         return [answers[address] for address in addresses]
 
 
-def _joined(kind: str, reasons: Iterable[str], *, all_failed: bool) -> HttpFailed:
+def _combined_error(kind: str, reasons: Iterable[str], *, all_failed: bool) -> HttpFailed:
     text = "; ".join(reasons)
     return HttpFailed(f"failed to query any {kind}: {text}" if all_failed else text)
 
 
-def _named(parent: dict[str, Any], key: str, name_key: str, name: str) -> list[dict[str, Any]]:
-    """Those of a list in an answer that have this name."""
+def _entries_named(parent: dict[str, Any], key: str, name_key: str, name: str) -> list[dict[str, Any]]:
+    """The entries of a list in a response that have this name."""
     entries = parent.get(key)
     listed = entries if isinstance(entries, list) else []
     return [entry for entry in listed if isinstance(entry, dict) and entry.get(name_key) == name]

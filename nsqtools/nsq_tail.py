@@ -1,9 +1,9 @@
-"""nsq_tail: show the messages of topics as they come, like `tail -f`.
+"""nsq_tail: show the messages of topics as they arrive, like `tail -f`.
 
-How it works: one consumer for each topic, all on the same channel, which by default is a new ephemeral one, so
-that nobody's messages are taken away. Each message is one write to stdout, then it is finished. What is
-written small is written in place when stdout can take it; anything else in a worker thread, so that a reader
-who falls asleep (a pager) stops the messages, but not the heartbeats.
+There is one consumer for each topic, all on the same channel. By default that is a new ephemeral one, so that no
+messages are taken from other consumers. Each message is written to stdout and then finished. A short line is written
+directly if stdout is writable, anything else in a worker thread, so that a blocked stdout (a pager) stops the messages,
+but not the heartbeats.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TailFlags(ConsumerFlags):
 
 
 def main() -> None:
-    """Show messages until a signal comes or enough were shown: exit code 0. 1: stdout cannot be written."""
+    """Show messages until `-n` or a signal: exit code 0. 1: stdout cannot be written."""
     flags = read_flags(TailFlags, program=PROGRAM, synopsis=_SYNOPSIS, example=_EXAMPLE)
     try:
         options = validate(flags)
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def validate(flags: TailFlags) -> ClientOptions:
-    """Refuse (`OptionError`) what cannot work, choose the channel, and give the options of the consumers."""
+    """Check the flags (`OptionError`), choose the channel, and return the options of the consumers."""
     check_sources(flags.nsqd_tcp_addresses, flags.lookupd_http_addresses)
     if not flags.topics:
         raise OptionError("--topic required")
@@ -105,17 +105,17 @@ class Tail:
     """The descriptor that messages are written to."""
     _consumers: list[Consumer] = attrs.field(factory=list)
     _busy: trio.Lock = attrs.field(factory=trio.Lock)
-    """Held while a thread writes, so that lines do not mix."""
+    """Held while a thread writes, so that lines are not interleaved."""
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            leave = nursery.cancel_scope.cancel
-            await nursery.start(partial(handle_signals, self._stop, leave, grace=self.options.stop_timeout))
+            abort = nursery.cancel_scope.cancel
+            await nursery.start(partial(handle_signals, self._stop, abort, grace=self.options.stop_timeout))
             async with trio.open_nursery() as topics:
                 for topic in dict.fromkeys(self.flags.topics):
                     _log.info("Adding consumer for topic: %s", topic)
                     topics.start_soon(self._show_topic, self._add_consumer(topic), topics.cancel_scope)
-            leave()
+            abort()
 
     def _add_consumer(self, topic: str) -> Consumer:
         consumer = Consumer(
@@ -156,7 +156,7 @@ class Tail:
 
 
 def _is_ready(descriptor: int) -> bool:
-    """Whether `PIPE_BUF` bytes can be written without waiting."""
+    """Whether `PIPE_BUF` bytes can be written without blocking."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(0))

@@ -1,9 +1,9 @@
-"""What a long-running tool is doing, in one line at the foot of the terminal.
+"""The progress of a long-running tool, in one line at the bottom of the terminal.
 
     nsq_to_http  12,345 messages  1,234/s  57 in flight  3 failed  0:01:22
 
-Only where somebody looks: when stderr is a terminal. In a pipe, a file or a service nothing of this is written,
-and `rich` is not even imported. Log lines go on above the line.
+It is shown only if stderr is a terminal; otherwise nothing is written, and `rich` is not imported. Log lines appear
+above the line.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ RATE_OVER_S: Final = 3.0
 
 @attrs.frozen
 class Figures:
-    """What a tool has done by now."""
+    """The counts of a tool so far."""
 
     done: int
-    """Messages that are safe where they were to go."""
+    """Messages that are safe at their destination."""
     in_flight: int
-    """Messages that are not."""
+    """Messages that are not yet."""
     failed: int = 0
-    """Tries that failed; the messages are tried again."""
+    """Failed attempts; the messages are tried again."""
 
 
 @attrs.define(eq=False)
 class Rate:
-    """Something a second, over the last few seconds."""
+    """The rate of a counter over the last few seconds."""
 
     over_s: float = RATE_OVER_S
     _samples: deque[tuple[float, int]] = attrs.field(factory=deque)
 
     def update(self, now: float, count: int) -> float:
-        """The rate when there are `count` by now (seconds of any clock)."""
+        """The rate per second, given the `count` at `now` (seconds of any clock)."""
         self._samples.append((now, count))
         while len(self._samples) > 2 and now - self._samples[1][0] >= self.over_s:
             self._samples.popleft()
@@ -58,10 +58,9 @@ class Rate:
 
 @attrs.define(eq=False)
 class Progress:
-    """The line of one program, and the set-up of its log, which must know of the line.
+    """The line of one program. It also configures the log, whose lines must appear above it.
 
-    `with progress:` round the program, and `progress.run` as a task in it. `wanted=False` is for a program
-    that could show it but should not.
+    The program runs within `with progress:`, with `progress.run` as one of its tasks. `wanted`: False to show no line.
     """
 
     program: str
@@ -74,7 +73,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.wanted and sys.stderr.isatty():
-            self._begin()
+            self._start_line()
         else:
             configure(self.level, self.prefix)
         return self
@@ -84,7 +83,7 @@ class Progress:
         configure(self.level, self.prefix)
 
     async def run(self) -> None:
-        """Keep the line up to date until cancelled; without a terminal there is nothing to do."""
+        """Update the line until cancelled; returns at once without a terminal."""
         if self._live is None:
             return
         rate, began = Rate(), trio.current_time()
@@ -93,14 +92,14 @@ class Progress:
             self._live.update(self._line(figures, rate.update(now, figures.done), now - began), refresh=True)
             await trio.sleep(REFRESH_S)
 
-    def _begin(self) -> None:
+    def _start_line(self) -> None:
         from rich.console import Console
         from rich.file_proxy import FileProxy
         from rich.live import Live
 
         stream = sys.stderr
         console = Console(file=stream, highlight=False)
-        # Refreshed by `run`, not by a thread of its own. Only the log is redirected, not all of stderr.
+        # Refreshed by `run` instead of a thread. Only the log is redirected, not all of stderr.
         self._live = Live(
             console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
         )

@@ -1,9 +1,9 @@
-"""The lines that `--status-every` asks for: how long the last so many requests took.
+"""The log lines of `--status-every`: response times of the last requests.
 
     [aggregate]: finished 250 - 99th: 11.39ms - 95th: 11.39ms - avg: 10.76ms
 
-With several hosts there is a line for each of them as well, `[HOST]: ...`, after so many of its own. Only
-what succeeded is counted.
+With several hosts there is also a line for each of them, `[HOST]: ...`, after the same number of its own requests. Only
+successes are counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nsqtools.common import ConsumerFlags
 __all__ = ["StatusFlags", "StatusLines", "Timings"]
 
 TOO_FEW: Final = 100
-"""Below this many, a 99th percentile is only the slowest of them."""
+"""With fewer values the 99th percentile is only their maximum."""
 
 _log = get_logger(__name__)
 
@@ -41,14 +41,14 @@ class StatusFlags(ConsumerFlags):
 
 @attrs.define(eq=False)
 class Timings:
-    """The times of requests to one host, or to all of them."""
+    """The response times of one host, or of all hosts."""
 
     prefix: str
     every: int
     _seconds: list[float] = attrs.field(factory=list)
 
     def add(self, seconds: float) -> str | None:
-        """Count one; gives the line when it completes a row of `every`."""
+        """Add a value; returns the line after each `every` values."""
         self._seconds.append(seconds)
         if len(self._seconds) < self.every:
             return None
@@ -65,11 +65,11 @@ class Timings:
 
 @attrs.define(eq=False)
 class StatusLines:
-    """The times of requests to some hosts, each and together, written to the log."""
+    """The response times of several hosts, separately and together, written to the log."""
 
     hosts: Sequence[str]
     every: int
-    """0: nothing is counted or written."""
+    """0: no lines."""
     _all: Timings = attrs.field(init=False)
     _each: dict[str, Timings] = attrs.field(init=False)
 
@@ -81,21 +81,21 @@ class StatusLines:
             _log.warning("--status-every=%d: percentiles of less than %d say little", self.every, TOO_FEW)
 
     def add(self, host: str, seconds: float) -> None:
-        """A request to a host took so long; for a message that is not done with that."""
+        """Add the time of a request to one host; for the message, `add_all` is called as well."""
         if self.every and host in self._each:
-            _tell(self._each[host].add(seconds))
+            _log_line(self._each[host].add(seconds))
 
     def add_all(self, seconds: float) -> None:
-        """A message took so long."""
+        """Add the time of a message."""
         if self.every:
-            _tell(self._all.add(seconds))
+            _log_line(self._all.add(seconds))
 
 
-def _tell(line: str | None) -> None:
+def _log_line(line: str | None) -> None:
     if line is not None:
         _log.info("%s", line)
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """The least of the times that so many percent of them do not exceed."""
+    """The percentile by nearest rank."""
     return ordered[math.ceil(len(ordered) * percent / 100) - 1]

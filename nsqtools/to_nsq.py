@@ -1,9 +1,9 @@
-r"""to_nsq: publish what comes in on stdin, a record a message.
+r"""to_nsq: publish the records of stdin, one message each.
 
-How it works: stdin is read in pieces in a worker thread, cut into records at the delimiter, and each record is
-published with a PUB to every nsqd. The next one is not sent before all of them have said OK.
+stdin is read in pieces in a worker thread, split into records at the delimiter, and each record is published with a PUB
+to every nsqd. The next one is not sent before all of them have responded OK.
 
-With a rate, a bucket fills with so many tokens a second, and holds at most one second's worth of them.
+`--rate` is kept by a token bucket, which holds the tokens of at most one second.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["Records", "Throttle", "ToNsqFlags", "main"]
 
 PROGRAM = "to_nsq"
 PIECE: Final = 64 * 1024  # bytes of one read
-LONGEST_RECORD: Final = 64 * 1024 * 1024  # bytes: far above what any nsqd takes
+LONGEST_RECORD: Final = 64 * 1024 * 1024  # bytes: far above any --max-msg-size
 _SYNOPSIS = "publishes the records read from stdin, one message each"
 _EXAMPLE = r"""
 # each line of a log file is a message
@@ -83,7 +83,7 @@ class ToNsqFlags:
 
 
 def main() -> None:
-    """Publish until stdin ends or a signal comes: exit code 0. 1: a record could not be published."""
+    """Publish until stdin ends or a signal: exit code 0. 1: a record could not be published."""
     flags = load(
         ToNsqFlags,
         sys.argv[1:],
@@ -96,13 +96,13 @@ def main() -> None:
     except OptionError as error:
         refuse(error)
     pump = Pump(flags, options)
-    # Beside what somebody types, a line that moves is in the way.
+    # No progress line if stdin is a terminal: it would disturb the typing.
     with Progress(PROGRAM, pump.figures, wanted=not os.isatty(pump.stdin)) as progress:
         run(partial(pump.run, progress))
 
 
 def validate(flags: ToNsqFlags) -> ClientOptions:
-    """Refuse (`OptionError`) what cannot work, and give the options of the producers."""
+    """Check the flags (`OptionError`), and return the options of the producers."""
     if not flags.topic:
         raise OptionError("--topic required")
     if len(os.fsencode(flags.delimiter)) != 1:
@@ -124,14 +124,14 @@ class Pump:
     """The descriptor that records are read from."""
     _producers: dict[str, Producer] = attrs.field(factory=dict)
     _reading: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    """Cancelled by a signal: the record that is being published is the last one."""
+    """Cancelled by a signal: the record in progress is the last one."""
     _publishing: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _done: int = 0
     _in_flight: int = 0
 
     async def run(self, progress: Progress) -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(handle_signals, self._reading.cancel, self._leave)
+            await nursery.start(handle_signals, self._reading.cancel, self._abort)
             nursery.start_soon(progress.run)
             async with self._connected():
                 with self._reading:
@@ -142,7 +142,7 @@ class Pump:
         """For the progress line."""
         return Figures(self._done, self._in_flight)
 
-    def _leave(self) -> None:
+    def _abort(self) -> None:
         self._publishing.cancel()
 
     @contextlib.asynccontextmanager
@@ -174,7 +174,7 @@ class Pump:
             if throttle is not None:
                 await trio.sleep_until(throttle.take(trio.current_time()))
             await trio.lowlevel.checkpoint_if_cancelled()
-            with trio.CancelScope(shield=True) as self._publishing:  # an orderly stop waits for the answer
+            with trio.CancelScope(shield=True) as self._publishing:  # an orderly stop waits for the response
                 self._in_flight = 1
                 await self._publish(record)
                 self._done, self._in_flight = self._done + 1, 0
@@ -193,7 +193,7 @@ class Pump:
 
 @attrs.define(eq=False)
 class Records:
-    """Cuts a stream of bytes into records; empty ones are left out."""
+    """Splits a stream of bytes into records; empty ones are skipped."""
 
     delimiter: bytes
     longest: int = LONGEST_RECORD
@@ -201,7 +201,7 @@ class Records:
     _size: int = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The records that these bytes complete. `Fatal` when one is too long."""
+        """The records that these bytes complete. `Fatal` if one is too long."""
         first, *others = data.split(self.delimiter)
         self._begin(first)
         complete: list[bytes] = []
@@ -211,7 +211,7 @@ class Records:
         return complete
 
     def end(self) -> list[bytes]:
-        """The record that was begun, if any."""
+        """The incomplete last record, if any."""
         record = b"".join(self._begun)
         self._begun.clear()
         self._size = 0
@@ -226,15 +226,15 @@ class Records:
 
 @attrs.define(eq=False)
 class Throttle:
-    """A bucket of tokens: `rate` come in each second, as many fit in, and one is there at the start."""
+    """A token bucket: it gets `rate` tokens per second, holds at most as many, and begins with one."""
 
     rate: int
     _as_of: float
-    """Seconds: when `_tokens` was right."""
+    """The time of the last update of `_tokens`, in seconds."""
     _tokens: float = 1.0
 
     def take(self, now: float) -> float:
-        """Take a token; gives the time at which it may be used, `now` or later."""
+        """Take a token; returns the time at which it may be used, `now` or later."""
         self._tokens = min(self._tokens + (now - self._as_of) * self.rate, self.rate) - 1
         self._as_of = now
         return now if self._tokens >= 0 else now - self._tokens / self.rate

@@ -1,6 +1,6 @@
 """POST /topic/... and /channel/...: create, delete, empty, pause, unpause.
 
-The answer leaves when what was done is durable. What the disk refuses is a 500; the reason is in the log.
+The response is sent once the change is durable. A change that cannot be written is a 500; the reason is logged.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 
 from nsqd.broker import Broker, Channel, NotFound, Refused, Topic
-from nsqd.http.context import Daemon, round_of, when_synced
+from nsqd.http.context import HttpBackend, round_of, when_synced
 from nsqd.http.params import valid_topic
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, query, text
@@ -26,7 +26,7 @@ _FAILED = error(500, "INTERNAL_ERROR")
 class Admin:
     """The handlers, for one daemon."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: HttpBackend) -> None:
         self._daemon = daemon
 
     def routes(self) -> Iterator[tuple[str, Handler]]:
@@ -76,7 +76,7 @@ class Admin:
     def _do_with_channel(
         self, request: Request, action: Callable[[Topic, Channel], object]
     ) -> Response | Awaitable[Response]:
-        """The same for what needs a channel that is there."""
+        """As `_do`, for an existing channel; 404 if there is none."""
         topic_name, channel_name = channel_of_topic(query(request))
 
         def act(broker: Broker) -> None:
@@ -86,7 +86,7 @@ class Admin:
         return self._do(request, act)
 
     def _do(self, request: Request, action: Callable[[Broker], object]) -> Response | Awaitable[Response]:
-        """Do it in a round, and answer when it is durable."""
+        """Run `action` in a round, and respond once the change is durable."""
         try:
             with round_of(self._daemon) as broker:
                 action(broker)

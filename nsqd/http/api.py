@@ -1,6 +1,6 @@
-"""All routes of the HTTP API, and the small ones themselves: /ping, /info, /stats.
+"""All routes of the HTTP API, and the handlers of the simple ones: /ping, /info, /drain, /stats, /metrics.
 
-Every route but /pub and /mpub leaves a line in the access log.
+Requests of all routes but /pub and /mpub are written to the access log.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from nsqd.http.admin import Admin
-from nsqd.http.context import Daemon
+from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
 from nsqd.http.publish import Publishing
 from nsqd.stats.as_json import stats_json
@@ -44,17 +44,17 @@ _DRAINING = text("OK - draining", nsq=False)
 _DONE = text("")
 
 
-def make_servers(daemon: Daemon) -> tuple[HttpServer, HttpServer]:
-    """The server for the listeners without TLS, and the one for those with it. Ask for them when the ports are bound.
+def make_servers(daemon: HttpBackend) -> tuple[HttpServer, HttpServer]:
+    """The servers for listeners without and with TLS. To be called once the ports are bound.
 
-    Both have the same routes, and one budget for what clients have them hold.
+    Both have the same routes, and share one budget for request bodies and unsent responses.
     """
     router = make_router(daemon)
     budget = ByteBudget(daemon.options.max_buffered_bytes)
     return HttpServer(make_plain_app(daemon, router), budget=budget), HttpServer(router, budget=budget)
 
 
-def make_router(daemon: Daemon) -> Router:
+def make_router(daemon: HttpBackend) -> Router:
     """The API of this daemon, for its HTTP and its HTTPS listeners."""
     watch_gc()
     router = Router(access_log(_log))
@@ -96,19 +96,19 @@ def make_router(daemon: Daemon) -> Router:
     return router
 
 
-def make_plain_app(daemon: Daemon, router: Router) -> Router | Only:
-    """What the listener without TLS serves: the API, or with `--tls-required` the hint where it is to be had.
+def make_plain_app(daemon: HttpBackend, router: Router) -> Router | Only:
+    """The app of the listener without TLS: the API, or with `--tls-required` a 403 that names the HTTPS port.
 
-    Ask for it when the ports are bound.
+    To be called once the ports are bound.
     """
     if daemon.options.tls_required is not TlsRequired.YES:
         return router
-    # With these blanks: clients compare the text.
+    # With the original's spaces, as clients compare the text.
     body = b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(daemon.https_port, 0)
     return Only(Response(403, body, JSON))
 
 
-def _config(daemon: Daemon) -> Config:
+def _config(daemon: HttpBackend) -> Config:
     return Config(
         daemon.options,
         {
@@ -119,7 +119,7 @@ def _config(daemon: Daemon) -> Config:
 
 
 class _Api:
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: HttpBackend) -> None:
         self._daemon = daemon
 
     def ping(self, request: Request) -> Response:
@@ -165,5 +165,5 @@ class _Api:
         return text(await stats_text(stats, time.time_ns()))
 
     async def metrics(self, request: Request) -> Response:
-        query(request)  # a malformed one is refused here too
+        query(request)  # a malformed query string is refused here too
         return await metrics_page(self._daemon, time.time_ns())

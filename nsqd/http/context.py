@@ -1,10 +1,10 @@
-"""What the HTTP API needs to know of the daemon round it, and nothing more.
+"""The interface of the daemon to the HTTP API.
 
 Rules:
 
-- A handler changes the broker only inside a round (`round_of`, or `Daemon.publish`, which is one by itself), and
+- A handler changes the broker only inside a round (`round_of`, or `HttpBackend.publish`, which is a round itself), and
   there is no `await` in a round.
-- An answer that says something was done leaves when it is durable at the configured level: at once at level `os`,
+- A response that confirms a change is sent when the change is durable at the configured level: at once at level `os`,
   after a sync at level `disk` (`when_synced`).
 """
 
@@ -20,13 +20,13 @@ from nsqd.stats.source import StatsSource
 from nsqkit.logging import LogLevel, get_logger
 from nsqkit.service.http import Response
 
-__all__ = ["Daemon", "round_of", "when_synced"]
+__all__ = ["HttpBackend", "round_of", "when_synced"]
 
 _log = get_logger(__name__)
 
 
-class Daemon(StatsSource, Protocol):
-    """The daemon as the HTTP API sees it. Ports are those really bound; -1 for a unix socket."""
+class HttpBackend(StatsSource, Protocol):
+    """The daemon, as the HTTP API uses it. Ports are the bound ones; -1 for a unix socket."""
 
     @property
     def tcp_port(self) -> int: ...
@@ -40,30 +40,30 @@ class Daemon(StatsSource, Protocol):
     def drain(self) -> Drain: ...
 
     def round(self) -> None:
-        """A round begins: the broker's clock is set. Cheap."""
+        """Begin a round: set the broker's clock."""
 
     def end_round(self) -> None:
-        """The round ends: commit, pump, and a flush of what is to be sent."""
+        """End the round: commit, pump, and flush all outboxes."""
 
     async def synced(self, ticket: int) -> None:
-        """Return when `broker.synced` has reached the ticket. `Refused` when the sync failed."""
+        """Return when `broker.synced` has reached the ticket. `Refused` if the sync failed."""
 
     def publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> int:
-        """Publish to a topic, made when it is not there, in a round of its own, all or nothing; nothing is validated.
+        """Publish to a topic, created if it does not exist, in a round of its own: all or none. Nothing is validated.
 
-        Returns the sync ticket for `synced` (0: nobody waits). `Refused` when the messages could not be written.
+        Returns the sync ticket for `synced` (0: no need to wait). `Refused` if the messages could not be written.
         """
 
     def set_log_level(self, level: LogLevel) -> None:
-        """From now on; `options.log_level` shows it."""
+        """Set the log level, and `options.log_level`."""
 
     def set_lookupd_addresses(self, addresses: list[str]) -> None:
-        """Connect to the new registries, leave the others; `options.nsqlookupd_tcp_addresses` shows it."""
+        """Set the registries, and `options.nsqlookupd_tcp_addresses`. Existing connections to them are kept."""
 
 
 @contextlib.contextmanager
-def round_of(daemon: Daemon) -> Iterator[Broker]:
-    """A round; it ends in order whatever is raised in it."""
+def round_of(daemon: HttpBackend) -> Iterator[Broker]:
+    """A round; it is ended also when its body raises."""
     daemon.round()
     try:
         yield daemon.broker
@@ -72,15 +72,15 @@ def round_of(daemon: Daemon) -> Iterator[Broker]:
 
 
 def when_synced(
-    daemon: Daemon, ticket: int, response: Response, refused: Response
+    daemon: HttpBackend, ticket: int, response: Response, refused: Response
 ) -> Response | Awaitable[Response]:
-    """The response, now or when the sync ticket is reached; `refused` when the disk failed."""
+    """The response, at once or when the sync ticket is reached; `refused` if the sync failed."""
     if ticket <= daemon.broker.synced:
         return response
     return _after_sync(daemon, ticket, response, refused)
 
 
-async def _after_sync(daemon: Daemon, ticket: int, response: Response, refused: Response) -> Response:
+async def _after_sync(daemon: HttpBackend, ticket: int, response: Response, refused: Response) -> Response:
     try:
         await daemon.synced(ticket)
     except Refused as reason:

@@ -1,4 +1,4 @@
-"""/debug/...: a look inside a running nsqd: the profiler's pages, and two switches of Go's daemons."""
+"""/debug/...: the profiler's pages, and two operations of the original's Go runtime."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Debug:
 
 
 def set_block_rate(request: Request) -> Response:
-    """Checked, and otherwise without effect."""
+    """Validate the rate. It has no effect: there is no block profile in Python."""
     rate = query(request).get("rate", "")
     if _INTEGER.fullmatch(rate) is None:
         return text(f'invalid block rate : parsing "{rate[:100]}": invalid syntax\n', 400, nsq=False)
@@ -41,8 +41,8 @@ def set_block_rate(request: Request) -> Response:
 
 
 def free_memory(request: Request) -> Response:
-    """Collect garbage, and give what the C library holds back to the system."""
+    """Collect garbage, and return free memory of the C library to the system."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # there where the C library is glibc
+    with contextlib.suppress(OSError, AttributeError):  # `malloc_trim` exists in glibc only
         ctypes.CDLL(None).malloc_trim(0)
     return _DONE

@@ -1,6 +1,6 @@
-"""The parameter `topic` of nsqd's endpoints for topics alone and of /pub: they say `INVALID_TOPIC`.
+"""The parameter `topic` of /pub, /mpub and nsqd's endpoints for topics, whose error is `INVALID_TOPIC`.
 
-Those of channels say `INVALID_ARG_TOPIC`, as `nsqkit.service.http.params` does.
+The error of the endpoints for channels is `INVALID_ARG_TOPIC`, as in `nsqkit.service.http.params`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["valid_topic"]
 
 
 def valid_topic(params: Mapping[str, str]) -> str:
-    """A valid topic name; `HttpError` for others and for none."""
+    """The topic name; `HttpError` if it is missing or invalid."""
     topic = any_param(params, "topic")
     if not is_valid_name(topic):
         raise HttpError(400, "INVALID_TOPIC")

@@ -1,10 +1,10 @@
 """POST /pub and /mpub.
 
-/pub is the hot path: a plain function that answers at once, with a response that was made before. Only at level
-`disk` does it return something to wait for.
+/pub is the hot path: a plain function that returns a prepared response. Only at level `disk` does it return an
+awaitable.
 
-The order of the checks is part of the API: a body that is too big is refused before the topic is looked at, an empty
-one before a missing topic, and a topic is made before a bad `defer` or a bad batch is refused.
+The order of the checks is part of the API, as in the original: a body that is too big is refused before the topic is
+checked, an empty one before a missing topic, and a topic is created before an invalid `defer` or batch is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 from collections.abc import Awaitable, Mapping
 
 from nsqd.broker import Refused
-from nsqd.http.context import Daemon, round_of, when_synced
+from nsqd.http.context import HttpBackend, round_of, when_synced
 from nsqd.http.params import valid_topic
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, query, text
@@ -29,7 +29,7 @@ _EXITING = error(503, "EXITING")
 _BODY_TOO_BIG = error(413, "BODY_TOO_BIG")
 
 _MODES = {"false": False, "0": False, "true": True, "1": True}
-_INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")  # more digits than 64 bits have are refused anyway
+_INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")  # longer numbers do not fit into 64 bits
 _NS_PER_MS = 1_000_000
 _SIZE = struct.Struct(">i")
 
@@ -37,7 +37,7 @@ _SIZE = struct.Struct(">i")
 class Publishing:
     """The two handlers, for one daemon."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: HttpBackend) -> None:
         self._daemon = daemon
         self._warned = False
 
@@ -67,7 +67,7 @@ class Publishing:
         return self._publish(topic, bodies, None)
 
     def mpub_too_big(self, request: Request) -> Response:
-        """The answer to a body over the limit. One that did not announce its length passes the other checks first."""
+        """The response to a body above the limit. Without a Content-Length the other checks come first."""
         if request.header(b"content-length") is None:
             self._make_topic(valid_topic(query(request)))
         return _BODY_TOO_BIG
@@ -103,13 +103,13 @@ class Publishing:
     def _is_binary(self, params: Mapping[str, str]) -> bool:
         value = params.get("binary", "false")
         if value not in _MODES and not self._warned:
-            self._warned = True  # once: a producer sends the same with every batch
+            self._warned = True  # only once, as a producer sends the same value with every batch
             _log.warning("HTTP: binary=%s for /mpub is deprecated, use true or false", value[:20])
         return _MODES.get(value, True)
 
 
 def split_lines(body: bytes, max_msg_size: int) -> list[bytes]:
-    """The lines without their `\\n`, empty ones left out. `HttpError` when one is longer than `max_msg_size`."""
+    """The lines without their `\\n`; empty ones are omitted. `HttpError` if one is longer than `max_msg_size`."""
     bodies = [line for line in body.split(b"\n") if line]
     if len(body) > max_msg_size and max(map(len, bodies), default=0) > max_msg_size:
         raise HttpError(413, "MSG_TOO_BIG")
@@ -117,9 +117,9 @@ def split_lines(body: bytes, max_msg_size: int) -> list[bytes]:
 
 
 def split_batch(body: bytes, max_msg_size: int, max_body_size: int) -> list[bytes]:
-    """The messages of a batch: int32 count, then int32 size and the bytes of each. What follows is ignored.
+    """The messages of a batch: int32 count, then int32 size and the bytes of each. Further bytes are ignored.
 
-    `HttpError` BAD_BODY for the count (at most as many as fit into `max_body_size`), BAD_MESSAGE for a size.
+    `HttpError` BAD_BODY for an invalid count (at most as many as fit into `max_body_size`), BAD_MESSAGE for a size.
     """
     if len(body) < _SIZE.size:
         raise HttpError(413, "BAD_BODY")

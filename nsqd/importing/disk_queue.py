@@ -1,6 +1,6 @@
-"""One queue of the original, read from its read position to its end, over damage.
+"""One queue of the original, read from its read position to its end, skipping damage.
 
-A data file is records, one behind the other: a length (int32), then timestamp (8 bytes), attempts (2), id (16,
+A data file is a sequence of records: a length (int32), then timestamp (8 bytes), attempts (2), id (16,
 lowercase hex) and body, 26 bytes and more. There is no checksum. The meta file has the depth and the two positions as
 of the last sync:
 
@@ -8,16 +8,16 @@ of the last sync:
     <number of the read file>,<read position>
     <number of the write file>,<write position>
 
-What is read, and why it is more than the original would read:
+More is read than the original would read:
 
-- All files from the read position on, to the end of the last one: also what was written after the last sync, behind
-  the write position. What lies before the read position was delivered.
-- Without a meta file everything, from the lowest file on: the original forgets a queue that was killed before its
-  first sync, and writes over it.
-- Where no record can begin (another length than a message may have, no id where one must be, an end behind the file's),
-  the next place is looked for where one does: a length that fits, an id, and either a timestamp at which the original
-  made such an id, or another record behind it. The bytes between are damaged: named, counted and left where they are.
-  The original gives up the rest of the file.
+- All files from the read position on, to the end of the last one, including data written after the last sync, beyond
+  the write position. Everything before the read position was delivered.
+- Without a meta file, everything from the lowest file on. The original forgets a queue that was killed before its first
+  sync, and overwrites it.
+- At a position where no record can begin (an impossible length, no id, an end beyond that of the file), the next record
+  is searched for: a possible length, an id, and either a timestamp at which the original could create this id, or
+  another record after it. The bytes between are damaged: reported, counted and left in the source. The original gives
+  up the rest of the file.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ import attrs
 
 from nsqd.importing.source import Queue
 
-__all__ = ["Damaged", "DiskQueue", "Meta", "SourceFile", "scan"]
+__all__ = ["DamagedRange", "DiskQueue", "Meta", "SourceFile", "scan"]
 
 CHUNK = 64 * 1024
-SEARCH_CHUNKS = (4 * 1024, 1 << 20)  # the first one, and the longest: much damage is short
+SEARCH_CHUNKS = (
+    4 * 1024,
+    1 << 20,
+)  # bytes of the first read of a search, and of the longest: most damage is short
 MESSAGE_HEAD: Final = 26
 RECORD_HEAD: Final = 4 + MESSAGE_HEAD
-LINES_PER_QUEUE = 10  # on damage; the rest is counted
+LINES_PER_QUEUE = 10  # reported places of damage; further ones are only counted
 
 _LENGTH = struct.Struct(">i")
 _TIMESTAMP = struct.Struct(">q")
@@ -54,8 +57,8 @@ _CUT = "the file ends within a message"
 
 
 @attrs.frozen
-class Damaged:
-    """Bytes `[offset, end)` of a file that are no records."""
+class DamagedRange:
+    """Bytes `[offset, end)` of a file that are not records."""
 
     offset: int
     end: int
@@ -64,7 +67,7 @@ class Damaged:
 
 @attrs.frozen
 class Meta:
-    """What a meta file says; positions are bytes."""
+    """The content of a meta file; positions in bytes."""
 
     depth: int
     read_file: int
@@ -74,20 +77,20 @@ class Meta:
 
     @classmethod
     def parse(cls, data: bytes) -> Meta | None:
-        """None for what is none."""
+        """None if the data is not that of a meta file."""
         match = _META.fullmatch(data)
         return cls(*map(int, match.groups())) if match else None
 
 
 class SourceFile:
-    """A file that is only read. `size` as it was when it was opened."""
+    """A file opened for reading. `size`: when it was opened."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`, fewer only at the end. EIO also when the file has become shorter."""
+        """`size` bytes from `offset`, fewer only at the end. EIO also if the file has become shorter."""
         end = min(offset + size, self.size)
         pieces = []
         while offset < end:
@@ -104,10 +107,10 @@ class SourceFile:
 
 @attrs.define(eq=False)
 class DiskQueue:
-    """Read it once, with `batches`. `max_body`: the longest body in bytes; a longer one counts as damage.
+    """A queue, which can be read once, with `batches`. `max_body`: bytes; a longer body counts as damage.
 
-    `size`: bytes to read. `found`: messages so far. `problems`: what could not be read, in sentences; `notes`: what
-    else an operator should know. All of them are complete when `batches` has ended.
+    `size`: bytes to read. `found`: messages so far. `problems`: descriptions of data that could not be read; `notes`:
+    other information for the operator. All of them are complete when `batches` has ended.
     """
 
     queue: Queue
@@ -132,9 +135,9 @@ class DiskQueue:
         )
 
     def batches(self) -> Iterator[list[bytes]]:
-        """Its messages in their order, each as timestamp, attempts, id and body; about `CHUNK` bytes at a time.
+        """The messages in order, each as timestamp, attempts, id and body; about `CHUNK` bytes at a time.
 
-        `OSError` when a file cannot be opened. One that cannot be read (EIO) is damaged.
+        `OSError` if a file cannot be opened. One that cannot be read (EIO) counts as damaged.
         """
         for number, offset in self._parts:
             yield from self._read_file(number, offset)
@@ -163,10 +166,10 @@ class DiskQueue:
             first, offset = self._meta.read_file, self._meta.read_position
             old = [self.queue.name_of(number) for number in numbers if number < first]
             if old:
-                self.notes.append(f"{_some(old)}: all in it was delivered before, it is not imported")
+                self.notes.append(f"{_some(old)}: not imported, all its messages were delivered before")
             numbers = [number for number in numbers if number >= first]
             if numbers and numbers[0] > first and offset > 0:
-                self.notes.append(f"{self.queue.name_of(first)}, where reading was to go on, is not there")
+                self.notes.append(f"{self.queue.name_of(first)}, the file of the read position, is missing")
         self._note_gaps(numbers)
         return [(number, offset if number == first else 0) for number in numbers]
 
@@ -186,9 +189,9 @@ class DiskQueue:
         file = SourceFile(self.queue.path_of(number))
         try:
             if offset > file.size:
-                self.problems.append(f"{name} has {file.size} bytes, and reading was to go on at {offset}")
+                self.problems.append(f"{name} has {file.size} bytes, and the read position is {offset}")
             for item in scan(file, offset, self.max_body):
-                if isinstance(item, Damaged):
+                if isinstance(item, DamagedRange):
                     self._note_damage(name, item)
                 else:
                     self.found += len(item)
@@ -196,23 +199,23 @@ class DiskQueue:
         finally:
             file.close()
 
-    def _note_damage(self, name: str, damage: Damaged) -> None:
+    def _note_damage(self, name: str, damage: DamagedRange) -> None:
         self._damaged_places += 1
         self._damaged_bytes += damage.end - damage.offset
         if self._damaged_places <= LINES_PER_QUEUE:
             self.problems.append(
-                f"{name}: {damage.end - damage.offset} bytes at {damage.offset} are no messages ({damage.reason})"
+                f"{name}: {damage.end - damage.offset} bytes at {damage.offset} are not messages ({damage.reason})"
             )
 
     def _summarize(self) -> None:
         if self._damaged_places > LINES_PER_QUEUE:
             self.problems.append(
-                f"{self._damaged_places} such places in all, with {self._damaged_bytes} bytes together"
+                f"{self._damaged_places} damaged places in total, with {self._damaged_bytes} bytes"
             )
         depth = self._meta.depth if self._meta else self.found
         if self.found < depth:
             self.problems.append(
-                f"its meta file says that {depth} messages are left, {self.found} were found"
+                f"{depth} messages remain according to its meta file, {self.found} were found"
             )
         elif self.found > depth:
             self.notes.append(f"messages written after its last sync: {self.found - depth}")
@@ -225,13 +228,13 @@ def _some(names: list[str]) -> str:
 # --- one file
 
 
-def scan(file: SourceFile, offset: int, max_body: int) -> Iterator[list[bytes] | Damaged]:
-    """The messages of a file from `offset` on, in pieces of about `CHUNK` bytes, and what is damaged between them."""
+def scan(file: SourceFile, offset: int, max_body: int) -> Iterator[list[bytes] | DamagedRange]:
+    """The messages of a file from `offset` on, in pieces of about `CHUNK` bytes, and damaged ranges between them."""
     try:
         while offset < file.size:
             data = file.read(offset, CHUNK)
             messages, used, reason = _split(data, file.size - offset, max_body)
-            if not used and reason is None:  # it is longer than a chunk
+            if not used and reason is None:  # the next message is longer than a chunk
                 data = file.read(offset, 4 + _LENGTH.unpack_from(data)[0])
                 messages, used, reason = _split(data, file.size - offset, max_body)
             if messages:
@@ -239,18 +242,19 @@ def scan(file: SourceFile, offset: int, max_body: int) -> Iterator[list[bytes] |
             offset += used
             if reason is not None:
                 end = _find_record(file, offset + 1, max_body)
-                yield Damaged(offset, end, reason)
+                yield DamagedRange(offset, end, reason)
                 offset = end
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        yield Damaged(offset, file.size, error.strerror or str(error))
+        yield DamagedRange(offset, file.size, error.strerror or str(error))
 
 
-def _split(data: bytes, left: int, max_body: int) -> tuple[list[bytes], int, str | None]:
-    """The whole messages at the beginning of `data`, how many bytes they took, and why the next one is none.
+def _split(data: bytes, remaining: int, max_body: int) -> tuple[list[bytes], int, str | None]:
+    """The complete messages at the beginning of `data`, their bytes in total, and why no message follows.
 
-    No reason: `data` ends before it does. `left`: bytes from the beginning of `data` to the end of the file.
+    The reason is None if `data` ends within the next message. `remaining`: bytes from the beginning of `data` to the
+    end of the file.
     """
     messages: list[bytes] = []
     position, end, longest = 0, len(data), max_body + MESSAGE_HEAD
@@ -260,15 +264,15 @@ def _split(data: bytes, left: int, max_body: int) -> tuple[list[bytes], int, str
         if not MESSAGE_HEAD <= length <= longest:
             return messages, position, _wrong_length(data, position, length)
         if data[position + _ID_AT : position + RECORD_HEAD].translate(None, _HEX):
-            return messages, position, "there is no message id"
+            return messages, position, "no message id"
         stop = position + 4 + length
-        if stop > left:
+        if stop > remaining:
             return messages, position, _CUT
         if stop > end:
             return messages, position, None
         append(data[position + 4 : stop])
         position = stop
-    return messages, position, _CUT if position < end == left else None
+    return messages, position, _CUT if position < end == remaining else None
 
 
 def _wrong_length(data: bytes, position: int, length: int) -> str:
@@ -280,7 +284,7 @@ def _wrong_length(data: bytes, position: int, length: int) -> str:
 
 
 def _find_record(file: SourceFile, offset: int, max_body: int) -> int:
-    """Where the next record begins, from `offset` on; the end of the file where none does."""
+    """The position of the next record at or after `offset`; the end of the file if there is none."""
     chunk, longest = SEARCH_CHUNKS
     while offset + RECORD_HEAD <= file.size:
         data = file.read(offset, chunk + RECORD_HEAD)
@@ -294,7 +298,7 @@ def _find_record(file: SourceFile, offset: int, max_body: int) -> int:
 
 
 def _is_record(file: SourceFile, data: bytes, at: int, base: int, max_body: int) -> bool:
-    """Whether what looks like an id has a record round it."""
+    """Whether there is a record at `at` of `data`, where an id was found."""
     length: int = _LENGTH.unpack_from(data, at)[0]
     stop = base + at + 4 + length
     if not MESSAGE_HEAD <= length <= max_body + MESSAGE_HEAD or stop > file.size:

@@ -1,15 +1,15 @@
-"""The journal of an import, `nsqd.import` in the data path: what has been done, and what a start must know of it.
+"""The journal of an import, `nsqd.import` in the data path: its progress, and its effect on a start.
 
-One JSON object, replaced whole and synced before what it announces happens:
+One JSON object, replaced atomically and synced before the step that it records:
 
     version       1
-    source        the folder that is imported, for people
+    source        the imported folder, for the operator
     fingerprint   of its files, see `Source`
-    complete      whether all topics are there
-    problems      topic -> what of it could not be read, in sentences
-    highest       the highest imported ids, one for each beginning of three digits
+    complete      whether all topics are imported
+    problems      topic -> descriptions of data that could not be read
+    highest       the highest imported ids, one for each prefix of three digits
 
-A topic's problems and ids are in it before the topic is: so an import that goes on needs not look at it again.
+A topic's problems and ids are recorded before it is renamed: an import that is continued need not read it again.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = ["JOURNAL", "ImportRefused", "Journal", "prepare_start"]
 
 JOURNAL = "nsqd.import"
 VERSION = 1
-LOWEST_ROOM = 1 << 52  # ids that must be left to the counter: at a million a second, for 140 years
+LOWEST_ROOM = 1 << 52  # ids that must remain for the counter: 140 years at a million a second
 _COUNTER = (1 << NODE_SHIFT) - 1
 
 
 class ImportRefused(Exception):
-    """The import, or a start after it, would do harm; the text is for the operator."""
+    """The import, or a start after it, is not possible without loss or duplicates; the text is for the operator."""
 
 
 @attrs.define(kw_only=True)
 class Journal:
-    """See the module."""
+    """The fields of the module docstring."""
 
     version: int = VERSION
     source: str
@@ -49,7 +49,7 @@ class Journal:
 
     @classmethod
     def load(cls, storage: Storage) -> Journal | None:
-        """The one in this data path, None where there is none. `ImportRefused` for one that cannot be read."""
+        """The journal of this data path; None if there is none. `ImportRefused` if it cannot be read."""
         if JOURNAL not in storage.files():
             return None
         file = storage.open(JOURNAL)
@@ -69,23 +69,23 @@ class Journal:
         storage.replace(JOURNAL, msgspec.json.encode(self) + b"\n")
 
     def note_topic(self, topic: str, problems: list[str], highest: dict[str, str]) -> None:
-        """Learn of a topic that is written; a second time when it had to be written again."""
+        """Record a topic that is written; a second time if it had to be written again."""
         if problems:
             self.problems[topic] = problems
         for prefix, message_id in highest.items():
             self.highest[prefix] = max(message_id, self.highest.get(prefix, ""))
 
     def highest_counter(self, node_id: int) -> int | None:
-        """The highest counter in imported ids that could be ids of this node; None where there are none."""
+        """The highest counter in imported ids that begin with this node id; None if there are none."""
         numbers = (int(message_id, 16) for message_id in self.highest.values())
         counters = [number & _COUNTER for number in numbers if number >> NODE_SHIFT == node_id]
         return max(counters, default=None)
 
 
 def prepare_start(data_path: str, node_id: int) -> None:
-    """What has to be done before nsqd starts on a data path, which is locked: nothing, where nothing was imported.
+    """Check the journal before nsqd starts on a data path, which is locked, and advance the id counter if necessary.
 
-    `ImportRefused` when the import is not complete, or when the ids of this node could repeat imported ones.
+    `ImportRefused` if the import is not complete, or if ids of this node could repeat imported ones.
     """
     storage = FileStorage(data_path)
     try:
@@ -102,7 +102,7 @@ def prepare_start(data_path: str, node_id: int) -> None:
 
 
 def skip_imported_ids(storage: Storage, journal: Journal, node_id: int) -> None:
-    """Move the counter of this node behind all imported ids that look like its own."""
+    """Advance the counter of this node past all imported ids that begin with its node id."""
     highest = journal.highest_counter(node_id)
     if highest is None:
         return

@@ -1,8 +1,8 @@
-"""The last messages of a queue, so that what the original has written twice is imported once.
+"""The last messages of a queue, so that a message that the original has written twice is imported once.
 
-After a kill the original reads again what it had read since its last sync, and so writes it a second time into the
-queues of the channels, or has it in two queues. The two are close together: a few thousand messages with its default
-settings. Without this a consumer could have both in flight at the same time, under one id.
+After a kill the original reads again all that it had read since its last sync, and so writes it a second time into the
+queues of the channels, or has it in two queues. The copies are close together: within a few thousand messages with its
+default settings. Imported twice, both could be in flight at the same time, under one id.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Final
 
 __all__ = ["ID", "RECENT", "Recent"]
 
-RECENT = 1 << 16  # messages of a queue to remember
-TOTAL = 1 << 19  # of all queues of a topic: about 100 MB at the most
+RECENT = 1 << 16  # messages of one queue to remember
+TOTAL = 1 << 19  # messages of all queues of a topic to remember: at most about 100 MB
 
 ID: Final = slice(10, 26)  # in a message of the original, without its length
 
@@ -26,7 +26,7 @@ class Recent:
         self._old: set[bytes] = set()
 
     def add(self, messages: list[bytes]) -> list[bytes]:
-        """Remember these; returns those of them that were not known yet, also not from further up in the list."""
+        """Remember these messages; returns those that were not known, without duplicates in the list itself."""
         keys = _keys(messages)
         distinct = set(keys)
         if len(distinct) < len(keys) or self._knows_some(distinct):
@@ -37,7 +37,7 @@ class Recent:
         return messages
 
     def known(self, messages: list[bytes]) -> list[int]:
-        """Places in the list of those that are known."""
+        """The indexes of the messages that are known."""
         keys = _keys(messages)
         if not self._knows_some(set(keys)):
             return []
@@ -54,5 +54,5 @@ class Recent:
 
 
 def _keys(messages: list[bytes]) -> list[bytes]:
-    """An id that comes again with another timestamp (a clock was set back) is another message."""
+    # With the timestamp: the original may use an id again after its clock was set back.
     return [message[:8] + message[ID] for message in messages]

@@ -1,15 +1,15 @@
-"""A whole import, in order, and the command `nsqd --import=PATH`.
+"""The whole import, and the command `nsqd --import=PATH`.
 
-    look at the source and at the data path, and refuse what cannot end well
+    check the source and the data path
     journal: this source is being imported
-    for each topic that is not there yet:
+    for each topic that is not imported yet:
         write it into `.import.new`, sync it
         journal: its problems, its highest ids
         rename `.import.new` to its real name
     journal: complete
 
-The names in a folder reach the disk with the next journal, whose folder is the same; so a complete journal on the disk
-means that all topics are. Until then nsqd does not start: a folder with a topic's name can only be one of ours.
+A rename reaches the disk with the next sync of the journal, which is in the same folder; so if the complete journal is
+on the disk, all topics are. Until then nsqd does not start: a folder with a topic's name was written by the import.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ __all__ = ["ImportOptions", "Outcome", "import_data_path", "run_import"]
 log = get_logger("import")
 
 WORK = ".import.new"
-PROGRESS_EVERY_S = 5.0
-LARGEST_MESSAGE = 1 << 29  # half of what a record of the log can hold
-NAMED = 5  # topics that a refusal lists
+PROGRESS_INTERVAL_S = 5.0
+LARGEST_MESSAGE = 1 << 29  # half of the largest record of the log
+NAMED = 5  # topics that an error lists
 COMPLETE, INTERRUPTED, WITH_PROBLEMS = 0, 130, 2  # exit codes
 
 
 @attrs.frozen(kw_only=True)
 class ImportOptions:
-    """Sizes in bytes. The defaults are nsqd's flags."""
+    """Sizes in bytes. The defaults are those of nsqd's flags."""
 
     node_id: int = 0
     max_segment_bytes: int = 100 << 20
@@ -57,7 +57,7 @@ class ImportOptions:
 
 @attrs.define
 class Outcome:
-    """`topics`, `messages`: what was written by this run. `problems`: topic -> what of it could not be read."""
+    """`topics`, `messages`: imported by this run. `problems`: topic -> descriptions of data that could not be read."""
 
     topics: int = 0
     messages: int = 0
@@ -65,13 +65,13 @@ class Outcome:
 
 
 def run_import(options: NsqdOptions) -> int:
-    """The command: import `options.import_path` into `options.data_path`, log what is done, return the exit code.
+    """The command: import `options.import_path` into `options.data_path`, log the progress, return the exit code.
 
-    0: everything is imported. 2: everything but what the log lists. 130: interrupted; the same command goes on.
-    `ImportRefused` and `OSError`: not complete; the same command goes on when the reason is gone.
+    0: everything is imported. 2: everything but the problems in the log. 130: interrupted; the same command continues
+    it. `ImportRefused` and `OSError`: not complete; the same command continues it once the reason is removed.
     """
     folder = options.data_path or os.getcwd()
-    if _is_same(folder, options.import_path):
+    if _is_same_folder(folder, options.import_path):
         raise ImportRefused("--import and --data-path are the same folder: give --data-path an empty one")
     try:
         lock = DataPathLock(folder)
@@ -81,7 +81,7 @@ def run_import(options: NsqdOptions) -> int:
     try:
         outcome = import_data_path(options.import_path, storage, _import_options(options), time.time_ns())
     except KeyboardInterrupt:
-        log.warning("interrupted; the same command goes on")
+        log.warning("interrupted; the same command continues the import")
         return INTERRUPTED
     finally:
         storage.close()
@@ -89,11 +89,11 @@ def run_import(options: NsqdOptions) -> int:
     return WITH_PROBLEMS if outcome.problems else COMPLETE
 
 
-def _is_same(one: str, other: str) -> bool:
+def _is_same_folder(one: str, other: str) -> bool:
     try:
         return os.path.samefile(one, other)
     except OSError:
-        return False  # one of them is not there: whoever opens it says so
+        return False  # one of them does not exist: reported when it is opened
 
 
 def _import_options(options: NsqdOptions) -> ImportOptions:
@@ -112,7 +112,7 @@ def import_data_path(
     wall_ns: int,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Import the original's data path `path` into `storage`, or go on with it. `ImportRefused`, `OSError`."""
+    """Import the original's data path `path` into `storage`, or continue to. `ImportRefused`, `OSError`."""
     source = Source(path)
     try:
         return _Import(source, storage, options, wall_ns, clock).run()
@@ -140,13 +140,13 @@ class _Import:
             log.info("%s was imported before: nothing to do", journal.source)
         else:
             self._import(journal)
-        self._conclude()
+        self._log_problems()
         return self._outcome
 
-    # --- what must be so before anything is written
+    # --- checks before anything is written
 
     def _open_journal(self) -> Journal:
-        """The journal of this import, begun or gone on with. `ImportRefused` when the two folders do not fit."""
+        """The journal of this import, new or to be continued. `ImportRefused` if the two folders do not match."""
         source, storage = self._source, self._storage
         foreign = next(filter(is_of_the_original, storage.files()), None)
         if foreign is not None:
@@ -180,12 +180,12 @@ class _Import:
             "folder: begin again with an empty data path"
         )
 
-    def _check_room(self, needed: int) -> None:
+    def _check_free_space(self, needed: int) -> None:
         free = self._storage.free_space()
         if free - self._options.min_free_space < needed:
             raise ImportRefused(
                 f"about {_size(needed)} are needed, and {_size(free)} are free "
-                f"(--min-free-space={self._options.min_free_space} of them must stay)"
+                f"(--min-free-space={self._options.min_free_space} of them must stay free)"
             )
 
     # --- the import
@@ -200,9 +200,9 @@ class _Import:
             log.warning("%s", note)
         log.info("%s: %d topics, %s to read", source.folder, len(source.topics), _size(size))
         if len(missing) < len(source.topics):
-            log.info("going on: %d of the topics are imported already", len(source.topics) - len(missing))
+            log.info("continuing: %d of the topics are imported already", len(source.topics) - len(missing))
         storage.remove_folder(WORK)
-        self._check_room(size)
+        self._check_free_space(size)
         journal.save(storage)
         progress = _Progress(size, self._clock)
         ids = IdSource(storage, JobQueue(), self._options.node_id, self._wall_ns)
@@ -213,7 +213,7 @@ class _Import:
         log.info("imported %d topics: %s", len(missing), progress.summary)
 
     def _queues(self, topic: SourceTopic) -> dict[str | None, DiskQueue]:
-        """The queues of a topic that have files, by channel; the topic's own: None."""
+        """The queues of a topic that have files, by channel; None: the topic's own."""
         queues = {name: channel.queue for name, channel in topic.channels.items()} | {None: topic.queue}
         max_body = self._options.max_msg_size
         return {name: DiskQueue(queue, max_body) for name, queue in queues.items() if queue is not None}
@@ -244,24 +244,24 @@ class _Import:
             self._outcome.messages += report.messages
             _log_queue(report)
 
-    def _conclude(self) -> None:
-        """Once more, in one place, what an operator has to look at."""
+    def _log_problems(self) -> None:
+        """Log all problems at the end, in one place."""
         lines = [line for of_topic in self._outcome.problems.values() for line in of_topic]
         if not lines:
             return
-        log.error("not everything could be read; it is left in %s:", self._source.folder)
+        log.error("data that could not be read, and remains in %s:", self._source.folder)
         for line in lines:
             log.error("  %s", line)
 
 
 def _log_queue(report: QueueReport) -> None:
-    """One line, and what there is to say besides; problems are listed at the end."""
+    """Log one queue, with its notes. Its problems are listed at the end."""
     what = "TOPIC" if report.channel is None else "CHANNEL"
     details = [f"{report.messages} messages, {_size(report.size)}"]
     if report.delivered_before:
         details.append(f"{report.delivered_before} of them delivered before")
     if report.repeated:
-        details.append(f"{report.repeated} left out that were there twice")
+        details.append(f"{report.repeated} duplicates omitted")
     log.info("%s(%s): %s", what, report.name, ", ".join(details))
     for note in report.notes:
         log.warning("%s(%s): %s", what, report.name, note)
@@ -270,20 +270,20 @@ def _log_queue(report: QueueReport) -> None:
 
 
 class _Progress:
-    """Says every few seconds how far it is, and at the end how it went."""
+    """Logs the progress every few seconds. `size`: bytes to read."""
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
         self._size, self._clock = size, clock
-        self._began = self._said_at = clock()
+        self._began = self._logged_at = clock()
         self._messages = self._done = 0
 
     def tick(self, messages: int, size: int) -> None:
-        """So much more is written. `size`: bytes of the source."""
+        """Count messages that were written; `size`: their bytes in the source."""
         self._messages += messages
         self._done += size
         now = self._clock()
-        if now - self._said_at >= PROGRESS_EVERY_S:
-            self._said_at = now
+        if now - self._logged_at >= PROGRESS_INTERVAL_S:
+            self._logged_at = now
             log.info("%d %%: %s", 100 * self._done // max(self._size, 1), self.summary)
 
     @property
@@ -294,7 +294,7 @@ class _Progress:
 
 
 def _size(size: float) -> str:
-    """Bytes, for people."""
+    """A number of bytes with a unit."""
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

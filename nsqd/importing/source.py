@@ -1,9 +1,9 @@
-"""The original's data path: the lock on it, its metadata, and which files belong to which queue.
+"""The original's data path: the lock on it, its metadata, and the files of each queue.
 
     nsqd.dat                             topics, channels and what is paused, as JSON
     QUEUE.diskqueue.NUMBER.dat           records of a queue, in files numbered from 000000 on
     QUEUE.diskqueue.meta.dat             depth, read position and write position
-    QUEUE.diskqueue.NUMBER.dat.bad       what the original could not read and has set aside
+    QUEUE.diskqueue.NUMBER.dat.bad       a file that the original could not read and has set aside
 
 QUEUE is the name of a topic, or `topic:channel` (on Windows `topic;channel`). Nothing here writes.
 """
@@ -35,7 +35,7 @@ _FILE = re.compile(
 
 @attrs.define
 class Queue:
-    """The files of one queue. `numbers`: of its data files, rising. `bad`: of those that the original has set aside."""
+    """The files of one queue. `numbers`: of its data files, ascending. `bad`: of files that the original set aside."""
 
     folder: str
     stem: str
@@ -56,7 +56,7 @@ class Queue:
 
 @attrs.define
 class SourceChannel:
-    """A channel with its queue, None where it has no file."""
+    """A channel with its queue; None if it has no files."""
 
     name: str
     paused: bool
@@ -65,7 +65,7 @@ class SourceChannel:
 
 @attrs.define
 class SourceTopic:
-    """A topic with its channels and its own queue, None where it has no file."""
+    """A topic with its channels and its own queue; None if that has no files."""
 
     name: str
     paused: bool
@@ -92,17 +92,17 @@ class _Metadata:
 
 
 class Source:
-    """A data path of the original, locked against it until `close`.
+    """A data path of the original, with a shared lock until `close`, so that the original does not start there.
 
-    `topics`: by name, sorted. `notes`: what an operator should know of what was found, in sentences. `fingerprint`:
-    names, sizes and times of all its files, digested. Raises `ImportRefused` for a folder that is none, or in use, or
-    has an unreadable nsqd.dat; `OSError` when it cannot be read.
+    `topics`: by name, sorted. `notes`: information for the operator. `fingerprint`: a digest of the names, sizes and
+    times of all files. `ImportRefused` for a folder that is not a data path, is in use, or has an unreadable nsqd.dat;
+    `OSError` if it cannot be read.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.notes: list[str] = []
-        self._listed = True  # there is a list of topics and channels, so what is not in it is worth a word
+        self._listed = True  # there is a list of topics and channels, so others are worth a note
         self._descriptor = _lock(folder)
         try:
             self.fingerprint, names = _list_files(folder)
@@ -116,7 +116,7 @@ class Source:
             raise
 
     def close(self) -> None:
-        """Let go of the lock. Closing twice is fine."""
+        """Release the lock. A second call has no effect."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -195,7 +195,7 @@ def _lock(folder: str) -> int:
 
 
 def _list_files(folder: str) -> tuple[str, set[str]]:
-    """A digest of what the original's files are, and their names."""
+    """A digest of the names, sizes and times of the original's files, and their names."""
     lines = []
     names = set()
     with os.scandir(folder) as entries:

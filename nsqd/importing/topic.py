@@ -1,7 +1,7 @@
-"""One topic of the original becomes one of ours: its queues, one behind the other, in a log of its own.
+"""The import of one topic: its queues are written into a new log, one after the other.
 
-The records are those that the broker writes; the package says how they are laid out. Nothing here is atomic: the whole
-log is made in a folder that nobody reads, and belongs to the caller when it is synced.
+The records are those that the broker writes; the package docstring has their layout. Nothing here is atomic: the log is
+written in a temporary folder, which the caller renames when it is synced.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["QueueReport", "TopicImport"]
 LENGTH_BYTES = 4  # before each message in the source
 
 _PREFIX = struct.Struct(">ii")
-_FRESH: Final = b"\0\1"  # attempts, as a first delivery has them
-_NEVER: Final = b"\0\0"  # attempts, as a message has them that was never delivered
+_FIRST_DELIVERY: Final = b"\0\1"  # attempts in the frame of a first delivery
+_NEVER_DELIVERED: Final = b"\0\0"  # attempts of a message in the source that was never delivered
 
 
 @attrs.define
 class QueueReport:
-    """What became of one queue. `channel`: None for the topic's own. `size`: bytes in the source.
+    """The result of one queue. `channel`: None for the topic's own. `size`: bytes in the source.
 
-    `repeated`: messages that were there twice.
+    `repeated`: duplicates that were omitted.
     """
 
     topic: str
@@ -52,9 +52,9 @@ class QueueReport:
 
 
 class TopicImport:
-    """Write one topic into an empty log with `write`. `queues`: by the channel's name, None for the topic's own.
+    """Writes one topic into an empty log. `queues`: by channel name; None: the topic's own.
 
-    `tick` is called with messages and bytes as they are written. `highest`: the highest ids, see `Journal`.
+    `tick(messages, bytes)` is called as messages are written. `highest`: the highest ids, see `Journal`.
     """
 
     def __init__(
@@ -71,24 +71,24 @@ class TopicImport:
 
     @property
     def problems(self) -> list[str]:
-        """What could not be read, each with the name of its queue."""
+        """Descriptions of data that could not be read, each with the name of its queue."""
         return [f"{report.name}: {problem}" for report in self.reports for problem in report.problems]
 
     def write(self) -> None:
-        """Write everything, and sync it. `OSError` when the disk refuses, or a file of the source cannot be opened."""
+        """Write everything, and sync it. `OSError` for a write error, or if a file of the source cannot be opened."""
         log = self._log
         ends = []
         for generation, name in enumerate(self._topic.channels, 1):
             log.append((), [(Code.CHANNEL_CREATED, generation, name, log.end)])
             self._write_channel(name, generation)
             ends.append(log.end)
-        log.append((), list(self._shape(ends)))
+        log.append((), list(self._final_changes(ends)))
         self._write_backlog()
         self._sync(log.unsynced)
         log.sync_folder()
 
-    def _shape(self, ends: Iterable[int]) -> Iterable[Change]:
-        """What is left to say when the queues of all channels are written. `ends`: of each, in the log."""
+    def _final_changes(self, ends: Iterable[int]) -> Iterable[Change]:
+        """The changes to write after the queues of all channels. `ends`: the seqs at which these end."""
         high_watermark = self._log.end
         for generation, (end, channel) in enumerate(zip(ends, self._topic.channels.values(), strict=True), 1):
             if end < high_watermark:
@@ -104,25 +104,25 @@ class TopicImport:
         report = self._report(name)
         recent = self._recent[generation] = Recent(len(self._topic.channels))
         for messages in self._batches(report, recent):
-            awaiting_redelivery = _awaits_redelivery(messages, generation, self._log.end)
-            report.delivered_before += (len(awaiting_redelivery[0]) - 2) // 3 if awaiting_redelivery else 0
-            self._append(messages, awaiting_redelivery, report)
+            redelivery = _redelivery_changes(messages, generation, self._log.end)
+            report.delivered_before += (len(redelivery[0]) - 2) // 3 if redelivery else 0
+            self._append(messages, redelivery, report)
 
     def _write_backlog(self) -> None:
-        """The topic's own queue. It goes to the channels at once where the original would have given it to them."""
+        """Write the topic's own queue. It flows to the channels at once if the original would have given it to them."""
         flowing = bool(self._topic.channels) and not self._topic.paused
         report = self._report(None)
         for messages in self._batches(report, Recent(1)):
-            finished = list(self._had_by_channels(messages)) if flowing else []
+            finished = list(self._already_in_channels(messages)) if flowing else []
             self._append(messages, finished, report, flowing=flowing)
 
-    def _had_by_channels(self, messages: list[bytes]) -> Iterable[Change]:
-        """The changes that keep what is in a channel's own queue already from being delivered there again."""
+    def _already_in_channels(self, messages: list[bytes]) -> Iterable[Change]:
+        """The changes by which messages that are also in a channel's own queue are not delivered there twice."""
         for generation, recent in self._recent.items():
             if known := recent.known(messages):
                 self.reports[generation - 1].repeated += len(known)
-                numbers = [self._log.end + at for at in known]
-                yield (Code.FINISHED, generation, *flat_runs(runs(numbers)))
+                seqs = [self._log.end + at for at in known]
+                yield (Code.FINISHED, generation, *flat_runs(runs(seqs)))
 
     def _report(self, channel: str | None) -> QueueReport:
         report = QueueReport(self._topic.name, channel)
@@ -130,7 +130,7 @@ class TopicImport:
         return report
 
     def _batches(self, report: QueueReport, recent: Recent) -> Iterator[list[bytes]]:
-        """The messages of the queue that the report is about, each once."""
+        """The messages of the queue of this report, without duplicates."""
         queue = self._queues.get(report.channel)
         if queue is None:
             return
@@ -169,14 +169,14 @@ class TopicImport:
 
 
 def _frame(message: bytes) -> bytes:
-    """The message frame of a message as the original keeps it."""
-    return _PREFIX.pack(len(message) + 4, FrameType.MESSAGE) + message[:8] + _FRESH + message[10:]
+    """The message frame for a message of the source."""
+    return _PREFIX.pack(len(message) + 4, FrameType.MESSAGE) + message[:8] + _FIRST_DELIVERY + message[10:]
 
 
-def _awaits_redelivery(messages: list[bytes], generation: int, first: int) -> list[Change]:
-    """The change that says which of them were delivered before, and how often; none when none was."""
+def _redelivery_changes(messages: list[bytes], generation: int, first: int) -> list[Change]:
+    """The record of the messages that were delivered before, with their attempts; empty if there are none."""
     items: list[int] = []
-    for number, message in enumerate(messages, first):
-        if message[8:10] != _NEVER:
-            items += (number, int.from_bytes(message[8:10]), 0)
+    for seq, message in enumerate(messages, first):
+        if message[8:10] != _NEVER_DELIVERED:
+            items += (seq, int.from_bytes(message[8:10]), 0)
     return [(Code.PARKED, generation, *items)] if items else []

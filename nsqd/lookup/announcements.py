@@ -81,9 +81,9 @@ class Announcements:
             channels.add(channel)
 
     def channel_deleted(self, topic: str, channel: str) -> None:
-        coming = self._to_register.get(topic)
-        if coming is not None:
-            coming.discard(channel)
+        pending = self._to_register.get(topic)
+        if pending is not None:
+            pending.discard(channel)
         registered = self._registered.get(topic, set())
         if channel in registered:
             registered.remove(channel)
@@ -120,7 +120,7 @@ class Announcements:
         if wanted is None and not topic.channels:
             self._registered.setdefault(name, set())
             return [encode_register(name)]
-        channels = [name for name in topic.channels if wanted is None or name in wanted]
+        channels = list(topic.channels if wanted is None else filter(topic.channels.__contains__, wanted))
         if len(channels) > limit:
             self._to_register[name] = set(channels[limit:])
             self._to_register.move_to_end(name, last=False)

@@ -1,8 +1,8 @@
-"""`/stats?format=json`: the figures of `stats` as the field's tools read them.
+"""`/stats?format=json`: the statistics in the form that tools for NSQ read.
 
-The order of the keys is the original's. Keys of our own stand at the end of an object: `durability`, and `draining`
-while that is under way; of a topic `disk_bytes`; of a channel `dropped_count` and `damaged_count`; of both
-`oldest_unfinished_ms`, how long ago the oldest message was published, where there is one and that is known.
+The order of the keys is the original's. Additional keys are at the end of an object: `durability`, and `draining` in
+a drain; of a topic `disk_bytes`; of a channel `dropped_count` and `damaged_count`; of both `oldest_unfinished_ms`, the
+age of the oldest message, if there is one and it is known.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _encode = msgspec.json.encode
 
 
 async def stats_json(stats: Stats, now_ns: int) -> Response:
-    """The whole answer; `now_ns` is the wall time for ages. Gives way where there is much to encode."""
+    """The response. `now_ns`: wall time, for ages. Other tasks run between slices of the work."""
     asked, yielder = stats.query.topic, Yielder(SLICE_SECONDS)
     value: dict[str, Any] = {
         "version": stats.version,
@@ -85,7 +85,7 @@ def _channel(channel: ChannelStats, now_ns: int, asked: str) -> dict[str, Any]:
         "in_flight_count": channel.in_flight_count,
         "deferred_count": channel.deferred_count,
         "message_count": channel.message_count,
-        **_by_place(channel),
+        **_deliveries_by_locality(channel),
         "requeue_count": channel.requeue_count,
         "timeout_count": channel.timeout_count,
         "client_count": channel.client_count,
@@ -103,25 +103,25 @@ def _age(seconds: float | None) -> dict[str, int]:
 
 
 def _draining(drain: DrainStats) -> dict[str, Any]:
-    """What is left, and of that what does not go by itself, with its reason."""
+    """The number of remaining messages, and the places that do not drain by themselves, with the reason."""
     return {
         "since": drain.since_ns // NS_PER_SECOND,
-        "messages_left": sum(left.messages for left in drain.left),
+        "messages_left": sum(place.messages for place in drain.remaining),
         "stuck": [
             {
-                "topic": left.topic,
-                "channel": left.channel,
-                "messages": left.messages,
-                "reason": left.blocked_by,
+                "topic": place.topic,
+                "channel": place.channel,
+                "messages": place.messages,
+                "reason": place.blocked_by,
             }
-            for left in drain.left
-            if left.blocked_by
+            for place in drain.remaining
+            if place.blocked_by
         ],
     }
 
 
-def _by_place(channel: ChannelStats) -> dict[str, int]:
-    """Deliveries by the consumer's place; without topology-aware consumption all are "global". A 0 is left out."""
+def _deliveries_by_locality(channel: ChannelStats) -> dict[str, int]:
+    """Deliveries by the consumer's locality; without topology-aware consumption all are "global". Zeros are omitted."""
     near = channel.zone_local_count + channel.region_local_count
     counts = {
         "zone_local_msg_count": channel.zone_local_count,

@@ -1,4 +1,4 @@
-"""`/stats` for people: blocks with an empty line between them, columns that line up while the names are short."""
+"""`/stats` as text: blocks separated by empty lines, in columns that are aligned as long as names are short."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["stats_text"]
 
 
 async def stats_text(stats: Stats, now_ns: int) -> str:
-    """The whole page; `now_ns` is the wall time for uptime and ages. Gives way where there is much to write."""
+    """The whole page. `now_ns`: wall time, for uptime and ages. Other tasks run between slices of the work."""
     now, asked, yielder = now_ns // NS_PER_SECOND, stats.query.topic, Yielder(SLICE_SECONDS)
     topics = [await _topic(topic, now, asked, yielder) for topic in stats.topics or ()]
     producers = await yielder.map(
@@ -55,11 +55,11 @@ def _head(stats: Stats, now_ns: int) -> str:
 
 def _draining(drain: DrainStats) -> str:
     lines = [
-        f"   [{left.topic:<15}] [{left.channel:<25}] stuck: {left.messages}, {left.blocked_by}\n"
-        for left in drain.left
-        if left.blocked_by
+        f"   [{place.topic:<15}] [{place.channel:<25}] stuck: {place.messages}, {place.blocked_by}\n"
+        for place in drain.remaining
+        if place.blocked_by
     ]
-    return f"\nDraining, messages left: {sum(left.messages for left in drain.left)}\n" + "".join(lines)
+    return f"\nDraining, messages left: {sum(place.messages for place in drain.remaining)}\n" + "".join(lines)
 
 
 def _rfc3339(seconds: int) -> str:
@@ -100,7 +100,7 @@ def _channel(channel: ChannelStats, now: int, asked: str) -> str:
 
 
 def _client(client: ClientStats, now: int, asked: str) -> str:
-    """One that has published shows that, wherever it stands; the others how they consume."""
+    """One line: publish counts for a client that has published, also in a channel's list; else how it consumes."""
     port = client.remote_address.rpartition(":")[2] if ":" in client.remote_address else ""
     who = f"{client.hostname}:{port} {client.user_agent}"
     age = format_duration(max(0, now - client.connect_time) * NS_PER_SECOND)

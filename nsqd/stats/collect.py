@@ -1,8 +1,8 @@
-"""The daemon's state in plain figures: what `/stats` shows and what metrics are made of.
+"""The statistics of the daemon, as plain data: the source of `/stats`, `/metrics` and statsd.
 
-`collect` takes them from the broker. It works through the channels a slice at a time and lets other tasks run between
-two slices, so ten thousand of them hold nobody up; a channel's own figures fit one another, those of two channels may
-be some milliseconds apart. Clients are gone through once, not once for each channel.
+`collect` takes them from the broker in slices and lets other tasks run between two slices, so that ten thousand
+channels do not block the event loop. The figures of one channel are consistent; those of two channels may be some
+milliseconds apart. The clients are grouped by channel in one pass.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 SLICE_SECONDS = 0.00025
-"""Of collecting or encoding, between two turns of other tasks: as long as some fifty channels take."""
+"""Length of a slice of collecting or encoding: about fifty channels."""
 
 ChannelKey = tuple[str, str]
 """Names of a topic and of one of its channels."""
@@ -42,7 +42,7 @@ NS_PER_SECOND = 1_000_000_000
 
 @attrs.frozen
 class Latency:
-    """From publish to finish. `percentiles`: (quantile, nanoseconds) in the option's order; None: not measured."""
+    """Time from publish to finish. `percentiles`: (quantile, nanoseconds) in option order; None: not measured."""
 
     count: int = 0
     percentiles: Sequence[tuple[float, float]] | None = None
@@ -53,7 +53,7 @@ NOT_MEASURED = Latency()
 
 @attrs.frozen(kw_only=True, eq=False)
 class ChannelStats:
-    """One channel. `clients` is None when they were not asked for; `client_count` is right all the same."""
+    """One channel. `clients`: None if the query excludes them; `client_count` is always set."""
 
     name: str
     depth: int
@@ -63,9 +63,9 @@ class ChannelStats:
     message_count: int
     delivery_count: int
     zone_local_count: int = 0
-    """Of the deliveries, those to consumers in this daemon's zone."""
+    """Deliveries to consumers in this daemon's zone."""
     region_local_count: int = 0
-    """And in another zone of its region."""
+    """Deliveries to consumers in another zone of its region."""
     requeue_count: int
     timeout_count: int
     finish_count: int
@@ -98,7 +98,7 @@ class TopicStats:
     paused: bool
     latency: Latency = NOT_MEASURED
     oldest_ns: int | None = None
-    """The same of the messages that no channel has got yet."""
+    """The same for the messages that no channel has been given."""
 
     def oldest_age(self, now_ns: int) -> float | None:
         """Seconds since that publish."""
@@ -111,7 +111,7 @@ def _age(published_ns: int | None, now_ns: int) -> float | None:
 
 @attrs.frozen(kw_only=True)
 class StatsQuery:
-    """What is asked for. An empty name: all."""
+    """The selection. An empty name selects all."""
 
     topic: str = ""
     channel: str = ""
@@ -122,10 +122,10 @@ class StatsQuery:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Stats:
-    """The answer to `query`.
+    """The result of `query`.
 
-    `topics`: by name; None when the one asked for does not exist. `producers`: clients that have published, to any
-    topic; None when there are none, or clients were not asked for, or the topic does not exist.
+    `topics`: sorted by name; None if the requested one does not exist. `producers`: clients that have published to any
+    topic; None if there are none, the query excludes clients, or the topic does not exist. `draining`: during a drain.
     """
 
     query: StatsQuery
@@ -137,19 +137,18 @@ class Stats:
     memory: MemoryStats | None
     durability: str
     draining: DrainStats | None = None
-    """While it is being drained."""
 
 
 @attrs.frozen
 class DrainStats:
-    """A drain that is under way. `left`: the places that hold messages."""
+    """A drain in progress, since `since_ns` (wall time). `remaining`: the topics and channels that hold messages."""
 
     since_ns: int
-    left: list[Remaining]
+    remaining: list[Remaining]
 
 
 async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
-    """The figures that are asked for. Gives way where there are many."""
+    """Collect the statistics. Other tasks run between slices of the work."""
     topics = producers = None
     if not query.topic or query.topic in daemon.broker.topics:
         clients = list(daemon.clients()) if query.include_clients else []
@@ -183,7 +182,7 @@ async def _collect_topics(
     asked = [topics[query.topic]] if query.topic else list(topics.values())
     oldest = await publish_times(asked, yielder) if query.include_ages else {}
     for name in [query.topic] if query.topic else sorted(topics):
-        topic = topics.get(name)  # it may have gone since the names were taken
+        topic = topics.get(name)  # it may have been deleted since the names were sorted
         if topic is not None and (not query.channel or query.channel in topic.channels):
             found.append(await _topic_stats(topic, query, clients, percentiles, oldest, yielder))
     return found

@@ -1,8 +1,8 @@
-"""How late the event loop runs, measured by a task that sleeps; and when the disk was last synced.
+"""The lag of the event loop, measured by a task that sleeps; and the time of the last sync.
 
-Anything that blocks the event loop delays this task by as long, so its delay is what any client may have to wait. It
-measures once a second (four times a second would multiply the cost of an idle daemon by four): a shorter delay between
-two measurements is missed, and the time of a sync is known to a second.
+Anything that blocks the event loop delays this task by the same time, and any client too. It measures once a second (a
+measurement is most of what an idle daemon costs): a block between two measurements is missed, and the time of a sync is
+known to the second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
 class EventLoopLag:
-    """`syncs` returns how many syncs have been done. `last_sync`: seconds since 1970; None before the first."""
+    """`syncs`: returns the number of syncs so far. `last_sync`: seconds since 1970; None before the first."""
 
     def __init__(self, syncs: Callable[[], int]) -> None:
         self.histogram = Histogram(BOUNDS)
@@ -37,7 +37,7 @@ class EventLoopLag:
             self.measure(trio.current_time() - due)
 
     def measure(self, late: float) -> None:
-        """One measurement; the task was woken `late` seconds late."""
+        """Record a measurement: the task was woken `late` seconds too late."""
         self.histogram.observe(late)
         syncs = self._syncs()
         if syncs != self._seen:

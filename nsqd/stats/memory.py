@@ -1,6 +1,6 @@
-"""Figures on memory and garbage collection, under the names that dashboards of NSQ know.
+"""Figures on memory and garbage collection, under the names that dashboards for NSQ expect.
 
-The names are those of another runtime. What they mean here (all are ints, none is negative):
+The names come from Go's runtime. Their meaning here (all are ints, none is negative):
 
     heap_objects           blocks that Python's allocator has handed out
     heap_in_use_bytes      resident memory of the process
@@ -28,7 +28,7 @@ __all__ = ["MemoryStats", "memory_stats", "watch_gc"]
 
 @attrs.frozen(kw_only=True)
 class MemoryStats:
-    """See the module; the order of the fields is that of `/stats`."""
+    """The figures of the module docstring, in the order of `/stats`."""
 
     heap_objects: int
     heap_idle_bytes: int
@@ -42,7 +42,7 @@ class MemoryStats:
 
 
 class _Pauses:
-    """A callback of the collector that keeps the lengths of the last pauses, in microseconds."""
+    """A callback for the garbage collector that keeps the lengths of the last pauses, in microseconds."""
 
     def __init__(self) -> None:
         self._recent: deque[int] = deque(maxlen=256)
@@ -55,7 +55,7 @@ class _Pauses:
             self._recent.append((perf_counter_ns() - self._began) // 1000)
 
     def percentiles(self, *percents: int) -> list[int]:
-        """The pauses that so many percent of all do not exceed; 0 without any."""
+        """The percentiles of the pauses, by nearest rank; 0 if there are none."""
         pauses = sorted(self._recent)
         if not pauses:
             return [0 for _ in percents]
@@ -66,13 +66,13 @@ _pauses = _Pauses()
 
 
 def watch_gc() -> None:
-    """Measure the collector's pauses from now on. Calling it again changes nothing."""
+    """Start to measure the pauses of the garbage collector. A second call has no effect."""
     if _pauses not in gc.callbacks:
         gc.callbacks.append(_pauses)
 
 
 def memory_stats() -> MemoryStats:
-    """The figures now. Costs some 50 us."""
+    """The present figures. Takes some 50 us."""
     resident, data = resident_and_data()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     pauses = _pauses.percentiles(100, 99, 95)

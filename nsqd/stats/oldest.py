@@ -1,7 +1,7 @@
-"""When the oldest unfinished message of each topic and channel was published, as far as it is known.
+"""The publish times of the oldest unfinished message of each topic and channel, as far as they are known.
 
-What is not in memory has to be read from disk: all such reads of one answer are done in one thread, a bounded number
-of them, and what they learn is remembered. What is not known yet is left out, and is there when it is asked for again.
+A message that is not in memory has to be read from disk. One thread does these reads for one request, up to
+`MAX_READS` of them, and the results are cached. A time that is not known yet is omitted; a later request will have it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from nsqkit.yielder import Yielder
 
 __all__ = ["PlaceKey", "publish_times"]
 
-MOST_READS = 200  # of heads on disk for one answer; the others come with the next ones
-READ_SECONDS = 2.0
+MAX_READS = 200  # of message heads on disk, for one request
+READ_SECONDS = 2.0  # no further read begins after that
 
 PlaceKey = tuple[str, str]
-"""A topic and a channel; no channel: the topic itself."""
+"""Names of a topic and a channel; empty channel: the topic itself."""
 
 
 async def publish_times(topics: Iterable[Topic], yielder: Yielder) -> dict[PlaceKey, int]:
-    """Nanoseconds since 1970, for each place that has a message. Other tasks run in between."""
+    """Nanoseconds since 1970, for each topic and channel with a message. Other tasks run between slices."""
     known: dict[PlaceKey, int] = {}
     reads: list[tuple[PlaceKey, OldestRead]] = []
     for key, place in list(_places(topics)):
@@ -35,7 +35,7 @@ async def publish_times(topics: Iterable[Topic], yielder: Yielder) -> dict[Place
         elif answer is not None:
             known[key] = answer
         await yielder.maybe_yield()
-    del reads[MOST_READS:]
+    del reads[MAX_READS:]
     if reads:
         until = time.monotonic() + READ_SECONDS
         found = await trio.to_thread.run_sync(
@@ -56,7 +56,7 @@ def _places(topics: Iterable[Topic]) -> Iterator[tuple[PlaceKey, Topic | Channel
 
 
 def _read_all(reads: list[OldestRead], until: float) -> list[int | None]:
-    """In a thread. A disk that is slow or refuses costs the figure, nothing more."""
+    """Run the reads, in a thread. None for each that failed or was too late."""
     return [_read(read) if time.monotonic() < until else None for read in reads]
 
 

@@ -1,8 +1,9 @@
-"""GET /metrics: nsqd's page for Prometheus, every family of it, and where its figures come from.
+"""GET /metrics: nsqd's page for Prometheus, with all metric families.
 
-The figures are those of `/stats` (`nsqd.stats.collect`), taken in slices. An age that is not known yet is left out.
+The values are those of `/stats` (`nsqd.stats.collect`), collected in slices. An age that is not known yet is omitted.
 
-Labels are the names of topics and channels and a few fixed words: nothing that a client says of itself.
+Labels are the names of topics and channels and a few constants; nothing that a client sends, so that no client can
+create series.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Row(Generic[_Stats]):
     labels: str
     stats: _Stats
     age: float | None
-    """Of its oldest message, in seconds; None: there is none, or it is not known."""
+    """Age of its oldest message in seconds; None: there is none, or it is not known."""
 
 
 _TopicRow = _Row[TopicStats]
@@ -49,14 +50,14 @@ _ChannelRow = _Row[ChannelStats]
 
 
 async def metrics_page(daemon: StatsSource, now_ns: int) -> Response:
-    """The whole page; `now_ns` is the wall time for ages. Gives way where there is much to collect or to write."""
+    """The response. `now_ns`: wall time, for ages. Other tasks run between slices of the work."""
     stats = await collect(daemon, _QUERY)
     topics, channels = await _rows(stats, now_ns)
     return await render(
         chain(
             _of_the_daemon(daemon, stats, len(topics), len(channels)),
             _of_topics(topics),
-            _of_channels(channels, by_place=daemon.broker.options.topology is not None),
+            _of_channels(channels, by_locality=daemon.broker.options.topology is not None),
         )
     )
 
@@ -108,11 +109,11 @@ def _of_topics(rows: list[_TopicRow]) -> Iterator[Family]:
     yield from _latencies("nsqd_topic", [(r.labels, r.stats.latency) for r in rows if r.stats.latency.count])
 
 
-def _of_channels(rows: list[_ChannelRow], *, by_place: bool) -> Iterator[Family]:
+def _of_channels(rows: list[_ChannelRow], *, by_locality: bool) -> Iterator[Family]:
     for name, kind, text, value in _CHANNEL_FAMILIES:
         yield Family(f"nsqd_channel_{name}", kind, text, _samples(rows, value))
     text = "Messages sent to consumers, each time they were sent, by where the consumer is."
-    yield counter("nsqd_channel_deliveries_total", text, _deliveries(rows, by_place))
+    yield counter("nsqd_channel_deliveries_total", text, _deliveries(rows, by_locality))
     text = "Time since the oldest message that is not finished was published."
     yield gauge("nsqd_channel_oldest_message_age_seconds", text, _ages(rows))
     yield from _latencies(
@@ -128,18 +129,18 @@ def _ages(rows: list[_Row[_Stats]]) -> Iterator[Sample]:
     return ((row.labels, row.age) for row in rows if row.age is not None)
 
 
-def _deliveries(rows: list[_ChannelRow], by_place: bool) -> Iterator[Sample]:
+def _deliveries(rows: list[_ChannelRow], by_locality: bool) -> Iterator[Sample]:
     for row in rows:
         zone, region = row.stats.zone_local_count, row.stats.region_local_count
         labels = row.labels[:-1]
         yield f'{labels},place="global"}}', row.stats.delivery_count - zone - region
-        if by_place:
+        if by_locality:
             yield f'{labels},place="zone"}}', zone
             yield f'{labels},place="region"}}', region
 
 
 def _latencies(prefix: str, rows: list[tuple[str, Latency]]) -> Iterator[Family]:
-    """Nothing where none is measured."""
+    """The latency summary; no family if nothing is measured."""
     samples = (
         (f'{labels[:-1]},quantile="{quantile:g}"}}', ns / NS_PER_SECOND)
         for labels, latency in rows

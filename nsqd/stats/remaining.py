@@ -1,7 +1,7 @@
-"""What a broker still holds, place by place, and what keeps it from going: for one that is to be emptied.
+"""The messages that a broker still holds during a drain, by topic and channel, and what blocks them.
 
-Messages go by being finished. They do not go by themselves from a topic without a channel, from a channel without a
-consumer, from what is paused, and from what is deferred until its time has come.
+Messages leave when they are finished. They do not drain by themselves from a topic without a channel, from a channel
+without a consumer, or while the topic or channel is paused; and deferred messages not before they are due.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["Remaining", "remaining"]
 
 @attrs.frozen
 class Remaining:
-    """Messages in one place. `channel`: empty for those that a topic has not given to any channel.
+    """Messages in one topic or channel. `channel`: empty for those that the topic has not given to any channel.
 
-    `blocked_by`: why they do not drain by themselves (`no channel`, `no consumer`, `paused`, `deferred`), else empty.
+    `blocked_by`: why they do not drain by themselves (`no channel`, `no consumer`, `paused`, `deferred`), or empty.
     """
 
     topic: str
@@ -34,10 +34,10 @@ class Remaining:
 
 
 def remaining(broker: Broker) -> Iterator[Remaining]:
-    """By the names of topics and channels; places with nothing in them are left out."""
+    """The topics and channels that hold messages, sorted by topic."""
     for name in sorted(broker.topics):
         topic = broker.topics.get(name)
-        if topic is None:  # gone since the names were taken
+        if topic is None:  # deleted since the names were sorted
             continue
         if topic.depth:
             yield Remaining(name, "", topic.depth, _why_topic(topic))

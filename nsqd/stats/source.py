@@ -1,4 +1,4 @@
-"""What the figures are taken from: the daemon, as far as statistics look at it."""
+"""The interface of the daemon to the statistics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["DrainState", "StatsSource"]
 
 
 class DrainState(Protocol):
-    """Whether the daemon is being drained, and since when (wall time, nanoseconds since 1970)."""
+    """Whether the daemon is draining, and since when (wall time, nanoseconds since 1970)."""
 
     @property
     def active(self) -> bool: ...
@@ -23,7 +23,7 @@ class DrainState(Protocol):
 
 
 class StatsSource(Protocol):
-    """The daemon as `/stats`, `/metrics` and statsd see it."""
+    """The daemon, as `/stats`, `/metrics` and statsd use it."""
 
     @property
     def broker(self) -> Broker: ...
@@ -44,4 +44,4 @@ class StatsSource(Protocol):
         """TCP connections of clients."""
 
     def clients(self) -> Iterable[ClientStats]:
-        """Every TCP connection, whether it is subscribed or not. Iterate to the end without an `await`."""
+        """All TCP connections, subscribed or not. Iterate to the end without an `await`."""

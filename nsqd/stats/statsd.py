@@ -2,14 +2,14 @@
 
 Rules:
 
-- A push every `--statsd-interval`, the first one interval after the start. Counters are what was added since the last
-  push; of what is new, all of it. A topic that was deleted and made again counts from its new beginning.
-- Lines are packed into datagrams of at most `--statsd-udp-packet-size` bytes; only a line that is longer by itself gets
-  a longer one. The datagrams of one push are spread over the interval less a second (over half of it when it is
-  shorter than two seconds), so that the receiver's socket buffer need not take them all at once.
-- Nothing waits for the network. The address is looked up anew for each push, so a daemon that moves is found again;
-  when that fails, or takes too long, the error is logged and nothing is lost: the next push carries the counters.
-- What the socket does not take at once is dropped, as it would be on its way.
+- A push every `--statsd-interval`, the first one interval after the start. Counters are increments since the last push;
+  a new counter, and one of a topic that was deleted and created again, counts from 0.
+- Lines are packed into datagrams of at most `--statsd-udp-packet-size` bytes; only a single line that is longer gets a
+  longer one. The datagrams of one push are spread over the interval less a second (over half of it if it is shorter
+  than two seconds), so that the receiver's socket buffer need not hold them all at once.
+- Nothing waits for the network. The address is resolved for each push, so a receiver that moves is found again. If that
+  fails or takes too long, the error is logged, and the next push carries the increments.
+- A datagram that the socket does not accept at once is dropped, as the network might drop it.
 """
 
 from __future__ import annotations
@@ -42,18 +42,21 @@ __all__ = ["Resolver", "Statsd", "datagrams", "expand_prefix"]
 
 _log = get_logger("statsd")
 
-LOOKUP_SECONDS = 5.0
-SHORTEST_INTERVAL = 0.1  # seconds: collecting must not become all that the daemon does
-MARGIN_SECONDS = 1.0  # of an interval in which nothing is sent
+LOOKUP_SECONDS = 5.0  # limit of resolving the address
+SHORTEST_INTERVAL = 0.1  # seconds; collecting more often could take most of the CPU
+MARGIN_SECONDS = 1.0  # at the end of an interval, in which nothing is sent
 
 _SocketAddress = tuple[int, Any]
-"""A family, and an address of it."""
+"""Address family and address."""
 Resolve = Callable[[str, str], Awaitable[Sequence[tuple[int, int, int, str, Any]]]]
-"""From a host and a port to what `socket.getaddrinfo` says, which is not empty."""
+"""From host and port to the result of `socket.getaddrinfo`, which is not empty."""
 
 
 def expand_prefix(prefix: str, host: str, port: int) -> str:
-    """What every name begins with: `%s` stands for the daemon's address, with `_` for what separates names."""
+    """The common prefix. `%s` becomes the daemon's address, with `_` for `.` and `:`, which separate names.
+
+    A final `.` is added.
+    """
     if not prefix:
         return ""
     address = f"{host}:{port}".replace(".", "_").replace(":", "_")
@@ -78,7 +81,7 @@ def datagrams(lines: list[bytes], size: int) -> list[bytes]:
 
 
 class Statsd:
-    """The pushes of one daemon. Make it when the ports are bound and the broadcast port is known."""
+    """The pushes of one daemon. To be created once the ports are bound and the broadcast port is known."""
 
     def __init__(self, daemon: StatsSource, resolve: Resolve | None = None) -> None:
         self._daemon = daemon
@@ -122,11 +125,11 @@ class Statsd:
         try:
             with trio.fail_after(min(LOOKUP_SECONDS, self._interval)):
                 found = await self._resolve(host.strip("[]"), port)
-        except (OSError, UnicodeError) as error:  # the latter for what no name can be
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
             self._log_lookup_error(text, str(error))
             return None
         except trio.TooSlowError:
-            self._log_lookup_error(text, "it takes too long")
+            self._log_lookup_error(text, "no answer from the resolver in time")
             return None
         return found[0][0], found[0][4]
 
@@ -150,7 +153,7 @@ class Statsd:
 
 @attrs.define
 class Resolver:
-    """Asks the system, in a thread. One question that hangs holds that thread; the next one waits for it."""
+    """Resolves addresses in a thread. There is only one: a query that hangs keeps the next one waiting."""
 
     _thread: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
 
@@ -161,14 +164,14 @@ class Resolver:
 
 @attrs.define
 class _Lines:
-    """The lines of a push, and what the counters were at the last one."""
+    """The lines of a push, and the counters at the last one."""
 
     prefix: str
     _last: dict[str, int] = attrs.field(factory=dict)
     _now: dict[str, int] = attrs.field(factory=dict)
 
     async def of(self, stats: Stats, *, exclude_ephemeral: bool) -> list[bytes]:
-        """Topics and their channels by name, then memory. Gives way where there is much to write."""
+        """The lines for topics and their channels by name, then memory. Other tasks run between slices of the work."""
         lines: list[bytes] = []
         yielder = Yielder(SLICE_SECONDS)
         self._now = {}
@@ -223,5 +226,5 @@ class _Lines:
     def _count(self, name: str, value: int) -> bytes:
         before = self._last.get(name, 0)
         self._now[name] = value
-        added = value - before if value >= before else value  # less than before: it was made anew
+        added = value - before if value >= before else value  # less than before: the topic was created again
         return f"{self.prefix}{name}:{added}|c\n".encode()

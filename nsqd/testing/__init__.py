@@ -1,4 +1,4 @@
-"""Storage in memory, and storage that fails on purpose: for tests of the log and of everything above it.
+"""Storage in memory, and storage with fault injection: for tests of the log and of everything above it.
 
-Both pass the conformance suite of the real one (`tests/nsqd/testing/test_storage.py`). No daemon imports them.
+Both pass the same conformance suite as `FileStorage` (`tests/nsqd/testing/test_storage.py`). No daemon imports them.
 """

@@ -1,12 +1,11 @@
-"""A storage that fails where a test says so: errors, deaths half way through, flipped bits.
+"""Fault injection for a storage: errors, crashes in the middle of an operation, flipped bits.
 
 Rules:
 
-- Every operation, also of a file, first asks one replaceable function for its fault.
-- Once the process has died (`Crash`), nothing reaches the storage below any more, even if `finally` blocks
-  still try. A start afterwards finds what is in `inner`: take its `kill()` or `crash()` if it is a
-  `MemoryStorage`.
-- Operations that never raise still die, but take no errors.
+- Every operation, also of a file, first calls one replaceable function for its fault.
+- After a crash (`Crash`) nothing reaches the inner storage any more, even from `finally` blocks. A restart uses
+  `inner`; if that is a `MemoryStorage`, the result of its `kill()` or `crash()`.
+- Operations that never raise can crash, but ignore errors.
 """
 
 from __future__ import annotations
@@ -55,16 +54,16 @@ WRITES: Final = frozenset(
         "sync_all",
     }
 )
-"""Operations that change what is stored, or make it durable."""
+"""Operations that change the stored data, or make it durable."""
 
 _NEVER_RAISE: Final = frozenset({"start_writeback", "forget_cached", "close"})
 
 OPERATIONS: Final = WRITES | _NEVER_RAISE | {"read", "open", "folders", "files", "free_space"}
-"""All names that a fault function is asked with."""
+"""The names of all operations."""
 
 
 class Crash(BaseException):
-    """The process died at this operation. Like `KeyboardInterrupt`, it is no error of the program."""
+    """The process died at this operation. As `KeyboardInterrupt`, it is not an `Exception`."""
 
     def __init__(self, operation: str, path: str) -> None:
         super().__init__(operation, path)
@@ -74,16 +73,16 @@ class Crash(BaseException):
 
 @attrs.frozen
 class Fail:
-    """Raise this errno, before anything is done."""
+    """Raise this errno instead of the operation."""
 
     errno: int
 
 
 @attrs.frozen
 class Die:
-    """The process dies: before the operation, after it, or with the first `part` bytes of it written.
+    """The process dies: before the operation, after it, or when its first `part` bytes are written.
 
-    `part` fits "append" (the bytes stay in the file) and "replace" (they stay in the temporary file).
+    `part` is allowed for "append" (the bytes stay in the file) and "replace" (they stay in the temporary file).
     """
 
     part: int | None = None
@@ -92,9 +91,9 @@ class Die:
 
 @attrs.frozen
 class Break:
-    """An append writes its first `part` bytes and fails with `errno`, and the cut fails too.
+    """An append writes its first `part` bytes and fails with `errno`, and so does the truncation that would undo it.
 
-    The file is broken: later appends raise EIO.
+    After that the file is broken: later appends raise EIO.
     """
 
     errno: int
@@ -103,7 +102,7 @@ class Break:
 
 @attrs.frozen
 class FlipBit:
-    """Flip one bit in what a read returns, counted from its first byte and round its end."""
+    """Flip one bit in the result of a read; `bit` counts from its first byte, modulo its length."""
 
     bit: int = 0
 
@@ -111,39 +110,39 @@ class FlipBit:
 Fault: TypeAlias = Fail | Die | Break | FlipBit
 
 FaultFunction: TypeAlias = Callable[[str, str], Fault | None]
-"""Given an operation's name (one of `OPERATIONS`) and path ("" for the root): its fault, or None."""
+"""Takes an operation's name (one of `OPERATIONS`) and path ("" for the root); returns its fault, or None."""
 
 
 class CrashAt:
-    """The fault function that dies at the operation number `number` (from 0) of those that it counts."""
+    """A fault function that crashes at operation `number` (from 0) of the kinds in `among`."""
 
     def __init__(self, number: int, fault: Die | None = None, among: Collection[str] = OPERATIONS) -> None:
-        self._left = number
+        self._remaining = number
         self._fault = fault or Die()
         self._among = among
 
     def __call__(self, operation: str, path: str) -> Fault | None:
         if operation not in self._among:
             return None
-        self._left -= 1
-        if self._left != -1:
+        self._remaining -= 1
+        if self._remaining != -1:
             return None
         partial = self._fault.part is not None and operation not in ("append", "replace")
         return Die() if partial else self._fault
 
 
 def no_fault(operation: str, path: str) -> None:
-    """Let everything pass."""
+    """The fault function without faults."""
 
 
 class FaultyStorage:
     """Wraps `inner`. Attributes for tests:
 
     - `fault` may be replaced at any time; it is called by one thread at a time.
-    - `counts`: how often each operation was asked for; `operations`: all together.
+    - `counts`: calls of each operation; `operations`: in total.
     - `dead`: the process has died.
 
-    A fault that does not fit its operation is a mistake of the test: `ValueError`.
+    A fault that is not possible for its operation is an error of the test: `ValueError`.
     """
 
     def __init__(self, inner: Storage, fault: FaultFunction = no_fault) -> None:
@@ -201,11 +200,11 @@ class FaultyStorage:
         return self.run("free_space", "", self.inner.free_space)
 
     def run(self, operation: str, path: str, action: Callable[[], _T]) -> _T:
-        """Do an operation that either happens whole or not at all."""
+        """Run an operation that cannot be done in part."""
         return self.finish(self.admit(operation, path), operation, path, action)
 
     def admit(self, operation: str, path: str) -> Fault | None:
-        """Count the operation and ask for its fault. Errors and deaths before it are raised here."""
+        """Count the operation and return its fault. Errors, and crashes before the operation, are raised here."""
         with self._lock:
             if self.dead:
                 raise Crash(operation, path)
@@ -220,7 +219,7 @@ class FaultyStorage:
             return fault
 
     def finish(self, fault: Fault | None, operation: str, path: str, action: Callable[[], _T]) -> _T:
-        """Do it, then die if the fault says so. A fault that is left over here does not fit."""
+        """Run the operation, then crash if the fault says so. No other fault is possible here."""
         if fault is not None and not (isinstance(fault, Die) and fault.after and fault.part is None):
             raise ValueError(f"{fault} does not fit {operation}")
         result = action()
@@ -271,7 +270,7 @@ class _FaultyFile:
     def append(self, buffers: Sequence[bytes]) -> None:
         fault = self._storage.admit("append", self.path)
         if self.broken:
-            # A closed file says so first.
+            # Raises if the file is closed, which takes precedence.
             self._inner.append([])
             raise os_error(errno.EIO, self.path)
         if isinstance(fault, Die) and fault.part is not None:
@@ -289,7 +288,7 @@ class _FaultyFile:
     def read(self, offset: int, size: int, *, wait: bool = True) -> bytes:
         fault = self._storage.admit("read", self.path)
         if size >= 0:
-            # What a broken append left behind is not part of the file.
+            # The bytes that a broken append has written are not part of the file.
             size = min(size, max(0, self.size - offset))
         if isinstance(fault, FlipBit):
             return _flipped(self._inner.read(offset, size, wait=wait), fault.bit)

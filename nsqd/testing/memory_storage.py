@@ -1,21 +1,20 @@
-"""A storage in memory that knows what was synced, and can lose the rest as a power loss would.
+"""A storage in memory that records what is synced, and can simulate a power loss.
 
 Rules:
 
-- Content survives a power loss once its file (or everything) was synced; a name, once its folder was. A
-  synced file whose name was never synced is gone.
-- What was not synced may survive all the same, in part and out of order: that is what `crash` chooses from.
-- Everything may be used by any thread.
+- Content survives a power loss once its file (or everything) was synced; a name, once its folder was. A synced file
+  whose name was never synced is lost.
+- Unsynced changes may survive too, in part and out of order: `crash` chooses among them.
+- All methods are thread-safe.
 
-Theory of operation. A file keeps its content, its durable content and the changes between the two; a folder
-does the same with its names. A sync applies the changes to the durable side. A crash applies a choice of
-them:
+Theory of operation. A file keeps its content, its durable content and the changes between the two; a folder does the
+same with its names. A sync applies the changes to the durable side. A crash applies a choice of them:
 
-- Of the cuts of a file some first ones survive. A write after a cut that was lost is lost with it, as the
-  system orders the two. The writes that are left survive all, or none, or up to one that is torn, or each by
-  its own luck: kept, lost, torn, or as zeros. Where a lost one lies before one that was kept, zeros are read.
-- Of the changes to the names of a folder some first ones survive, in their order (a journal keeps it); the
-  folders are independent of one another. A rename survives whole or not at all.
+- Of the truncations of a file the first few survive. A write after a lost truncation is lost with it, as the kernel
+  orders the two. Of the other writes survive: all, or none, or those before one that is torn, or each at random: kept,
+  lost, torn, or as zeros. Where a lost write lies before a kept one, zeros are read.
+- Of the changes to the names of a folder the first few survive, in order (as with a journalling file system); folders
+  are independent of one another. A rename survives completely or not at all.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ class Chunk:
 
 
 Keep: TypeAlias = Callable[[str, list[Chunk]], Sequence[Chunk]]
-"""Given a path and unsynced appends to it in their order: those that survive, whole or shortened.
+"""Takes a path and its unsynced appends in order; returns those that survive, complete or shortened.
 
-Asked once for each stretch between two cuts of the file.
+Called once for each sequence of appends between two truncations of the file.
 """
 
 
@@ -65,7 +64,7 @@ class _Content:
     data: bytearray = attrs.field(factory=bytearray)
     durable: bytearray = attrs.field(factory=bytearray)
     unsynced: list[Chunk | _Cut] = attrs.field(factory=list)
-    # Its room is free again when it has no name and no handle.
+    # Its space is released once it has neither name nor handle.
     named: bool = True
     handles: int = 0
 
@@ -96,7 +95,7 @@ class _Folder:
 
 
 class MemoryStorage:
-    """Holds at most `capacity` bytes of content (None: no limit); an append beyond it raises ENOSPC.
+    """A storage of at most `capacity` bytes of content (None: no limit); an append beyond it raises ENOSPC.
 
     `capacity` and `cold` may be changed at any time. While `cold` is true, no content is in the page cache: a
     read with `wait=False` raises `BlockingIOError`.
@@ -111,10 +110,10 @@ class MemoryStorage:
         self._lock = threading.RLock()
 
     def crash(self, keep_unsynced: random.Random | Keep | None = None) -> MemoryStorage:
-        """What is found after a power loss at this moment; this storage itself stays as it is.
+        """The storage after a power loss at this moment; this storage itself is not changed.
 
-        `None` loses all that was not synced. A `Random` chooses, the same way for the same state of it. A
-        function chooses the unsynced appends of each file; then all names and cuts survive.
+        `keep_unsynced`: None: all unsynced changes are lost. A `Random` chooses, reproducibly. A function chooses
+        the unsynced appends of each file; then all names and truncations survive.
         """
         with self._lock:
             after = MemoryStorage(self.capacity)
@@ -123,10 +122,9 @@ class MemoryStorage:
             return after
 
     def kill(self) -> MemoryStorage:
-        """What is found after the process was killed: all that was written, synced or not as before.
+        """The storage after the process was killed: everything written, with the same unsynced changes.
 
-        This storage and its handles are dead: whatever is asked of them raises EBADF, apart from another
-        `kill` or `crash`.
+        All further operations on this storage and its handles raise EBADF, except for `kill` and `crash`.
         """
         with self._lock:
             self._killed = True

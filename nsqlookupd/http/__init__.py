@@ -1,4 +1,4 @@
-"""The HTTP API of nsqlookupd: look-ups for consumers, the nodes for consoles, and what an operator may change."""
+"""The HTTP API of nsqlookupd: look-ups for consumers, nodes for consoles, and changes by an operator."""
 
 from nsqlookupd.http.api import make_router, make_server
 

@@ -44,12 +44,12 @@ class Admin:
         try:
             create()
         except Full as reason:
-            _log.error("HTTP: nothing can be created - %s", reason)
+            _log.error("HTTP: failed to create a topic or channel - %s", reason)
             raise HttpError(503, "TOO_MANY_REGISTRATIONS") from reason
         return _DONE
 
     def delete_topic(self, request: Request) -> Response:
-        """A topic that is not there is as good as deleted."""
+        """Delete a topic; 200 also if it does not exist."""
         self._registry.delete_topic(any_param(query(request), "topic"))
         return _DONE
 
@@ -60,7 +60,7 @@ class Admin:
         return _DONE
 
     def tombstone(self, request: Request) -> Response:
-        """A topic or node that is not there is as good as hidden."""
+        """Set a tombstone; 200 also if there is no such topic or node."""
         params = query(request)
         topic, node = any_param(params, "topic"), any_param(params, "node")
         hidden = self._registry.tombstone(topic, node, self._clock())

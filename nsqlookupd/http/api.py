@@ -1,4 +1,4 @@
-"""All routes of the HTTP API, and those that only ask: /ping, /info, /topics, /channels, /lookup, /nodes, /debug."""
+"""All routes of the HTTP API, and the read-only handlers: /ping, /info, /topics, /channels, /lookup, /nodes, /debug."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ __all__ = ["make_router", "make_server"]
 
 _log = get_logger(__name__)
 
-_MOST_SHOWN = 200_000
-"""Entries of /debug, some 300 bytes each: one answer must not take all memory."""
+_MAX_DEBUG_ENTRIES = 200_000
+"""Entries of /debug, some 300 bytes each: bounds the memory that one response takes."""
 _TOO_MANY = error(503, "TOO_MANY_REGISTRATIONS")
 
 
 def make_server(
     registry: Registry, clock: Callable[[], float] = trio.current_time, traffic: Traffic | None = None
 ) -> HttpServer:
-    """The server of this registry's API; `clock` is the registry's, `traffic` what comes in beside HTTP."""
+    """The server of this registry's API. `clock`: the registry's; `traffic`: counters shared with the connections."""
     return HttpServer(make_router(registry, clock, traffic or Traffic()))
 
 
@@ -75,7 +75,7 @@ class _Api:
         self._clock = clock
 
     def topics(self, request: Request) -> Response:
-        query(request)  # a malformed one is refused here too
+        query(request)  # a malformed query string is refused here too
         return json_body({"topics": self._registry.topics()})
 
     def channels(self, request: Request) -> Response:
@@ -95,7 +95,7 @@ class _Api:
 
     async def debug(self, request: Request) -> Response:
         query(request)
-        # Each producer is shown once more for itself.
-        if self._registry.registration_count + len(self._registry.producers()) > _MOST_SHOWN:
+        # Each producer has one entry in addition to its registrations.
+        if self._registry.registration_count + len(self._registry.producers()) > _MAX_DEBUG_ENTRIES:
             return _TOO_MANY
         return json_body(await debug_json(self._registry, self._clock(), time.time_ns()))

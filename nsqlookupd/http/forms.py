@@ -1,7 +1,7 @@
-"""The JSON of producers, in /lookup, /nodes and /debug. The order of the keys is part of it.
+"""The JSON of producers, in /lookup, /nodes and /debug, with the order of keys of the original.
 
-The latter two may be long: they are encoded a slice at a time, and other tasks have their turn between. What comes and
-goes meanwhile is in it or is not; each entry is whole.
+The latter two may be long: they are encoded in slices, and other tasks run between two slices. Producers that connect
+or disconnect meanwhile may or may not be included; each entry is consistent.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import trio
 
+from nsqkit.yielder import Yielder
 from nsqlookupd.registry import Found, Producer, ProducerInfo, Registry
 
 __all__ = ["debug_json", "lookup_form", "nodes_json"]
 
 NEVER_NS = -6795364578871345152
-"""How NSQ shows a time that was never set."""
-_SLICE = 2_000  # names or entries, some ms
+"""The original's value for a time that was never set."""
+_SLICE_SECONDS = 0.004
 
 _encode = msgspec.json.encode
 
 
 def lookup_form(found: Found) -> dict[str, Any]:
-    """What is found in a look-up, for `json_body`."""
+    """The result of a look-up, for `json_body`."""
     return {"channels": found.channels, "producers": [_form(info) for info in found.producers]}
 
 
@@ -41,14 +41,10 @@ def _form(info: ProducerInfo) -> dict[str, Any]:
 
 
 async def nodes_json(registry: Registry, now: float) -> msgspec.Raw:
-    """The active producers, each with its topics and whether it is tombstoned in them."""
-    pieces, weight = [], 0
-    for producer in registry.nodes(now):
-        pieces.append(_encode(_node(registry, producer, now)))
-        weight += 1 + len(producer.topics)
-        if weight >= _SLICE:
-            await trio.lowlevel.checkpoint()
-            weight = 0
+    """The active producers, each with its topics and its tombstones in them."""
+    pieces = await Yielder(_SLICE_SECONDS).map(
+        lambda producer: _encode(_node(registry, producer, now)), registry.nodes(now)
+    )
     return msgspec.Raw(b'{"producers":[' + b",".join(pieces) + b"]}")
 
 
@@ -59,22 +55,19 @@ def _node(registry: Registry, producer: Producer, now: float) -> dict[str, Any]:
 
 
 async def debug_json(registry: Registry, now: float, wall_ns: int) -> msgspec.Raw:
-    """Everything that has producers, by `category:topic:channel`.
+    """All topics and channels with producers, by `category:topic:channel`.
 
-    `now` and `wall_ns` are the same moment on the registry's clock and on the wall.
+    `now` and `wall_ns`: the same moment, by the registry's clock and as wall time.
     """
     origin_ns = wall_ns - _ns(now)
     rows = [(key, list(producers)) for key, producers in registry.registered()]
-    pieces, weight = [], 0
+    pieces, yielder = [], Yielder(_SLICE_SECONDS)
     for (category, topic, channel), producers in rows:
         entries = []
         for producer in producers:
             tombstoned_at = producer.topics.get(topic) if category == "topic" else None
             entries.append(_entry(producer, tombstoned_at, origin_ns))
-            weight += 1
-            if weight >= _SLICE:
-                await trio.lowlevel.checkpoint()
-                weight = 0
+            await yielder.maybe_yield()
         pieces.append(_encode(f"{category}:{topic}:{channel}") + b":" + _encode(entries))
     return msgspec.Raw(b"{" + b",".join(pieces) + b"}")
 

@@ -1,4 +1,4 @@
-"""GET /metrics: the page for Prometheus. As many series however much is registered."""
+"""GET /metrics: the page for Prometheus. The number of series does not depend on the registrations."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Metrics:
         self._traffic = traffic
 
     async def get(self, request: Request) -> Response:
-        query(request)  # a malformed one is refused here too
+        query(request)  # a malformed query string is refused here too
         return await metrics_page(self._registry, self._clock(), self._traffic)
 
 
 async def metrics_page(registry: Registry, now: float, traffic: Traffic) -> Response:
-    """The whole page; `now` is the registry's time."""
+    """The response. `now`: by the registry's clock."""
     return await render([*_of_the_registry(registry, now), *_of_the_daemon(traffic)])
 
 

@@ -1,11 +1,11 @@
-"""One topic on its way from a consumer to its files.
+"""The transfer of one topic from a consumer to its files.
 
-How it works. One task takes messages from the consumer as they come. Another takes all that have come, hands
-them to `TopicFiles` in a worker thread in one go, and finishes those that are on disk. A sync is asked for at
-every `sync_interval`, when as many messages as may be in flight are unfinished, when nsqd cannot send more
-because of them (the consumer is starved), at a hang-up, and all the time after `stop`.
+One task receives messages from the consumer. Another passes all that have arrived to `TopicFiles` in a worker thread,
+and finishes those that are on disk. Files are synced every `sync_interval`, when `max_in_flight` messages are
+unfinished, when nsqd cannot send more because of them (the consumer is starved), at a SIGHUP, and after each write once
+`stop` was called.
 
-An `OSError` of the files becomes `Fatal`. What was not synced by then is unfinished, and is delivered again.
+An `OSError` of the files becomes `Fatal`. Messages that are not synced by then are unfinished, and are delivered again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Archive"]
 
 @attrs.define(eq=False)
 class Archive:
-    """Writes what the consumer gets to the files, until `stop` is called or the surrounding task cancelled."""
+    """Writes all messages of the consumer to the files, until `stop` or cancellation."""
 
     consumer: Consumer
     files: TopicFiles
@@ -35,15 +35,15 @@ class Archive:
     _arrived: list[Message] = attrs.field(factory=list)
     _unsynced: deque[Message] = attrs.field(factory=deque)
     """Written, and not yet finished."""
-    _taken: int = 0
-    """Messages that were finished here or cannot be: what `files.synced` is compared with."""
+    _finished_count: int = 0
+    """Messages that were finished or requeued; never above `files.synced`."""
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _stopping: bool = False
     _hung_up: bool = False
     _drained: bool = False
 
     def stop(self) -> None:
-        """Write what is here, and end. Returns at once."""
+        """Write the messages received so far, and end. Returns at once."""
         self._stopping = True
         self.consumer.stop()
         self._wake.set()
@@ -54,7 +54,7 @@ class Archive:
         self._wake.set()
 
     async def run(self) -> None:
-        """Raises `Fatal` (within a group) when a file cannot be written."""
+        """Raises `Fatal` (within a group) if a file cannot be written."""
         async with self.consumer, trio.open_nursery() as nursery:
             nursery.start_soon(self._receive)
             await self._write_all()
@@ -76,17 +76,17 @@ class Archive:
             if tick:
                 tick_at = trio.current_time() + self.sync_interval
             await self._write(tick=tick)
-        await self._work(self.files.close)
+        await self._run_in_thread(self.files.close)
         self._finish()
 
     async def _write(self, *, tick: bool) -> None:
-        """One round: all that has arrived."""
-        # What nsqd has taken back meanwhile is delivered again; written now, it would be there twice.
+        """Write all messages that have arrived."""
+        # Messages that have timed out in nsqd are delivered again; written now, they would be duplicates.
         messages = [message for message in self._arrived if not (message.timed_out or message.answered)]
         self._arrived.clear()
         self._unsynced.extend(messages)
         hang_up, self._hung_up = self._hung_up, False
-        sync = tick or self._stopping or self._must_sync()
+        sync = tick or self._stopping or self._needs_sync()
         now = Instant(time.time(), time.monotonic())
 
         def work() -> None:
@@ -99,15 +99,15 @@ class Archive:
                 self.files.sync()
 
         if messages or tick or hang_up or sync:
-            await self._work(work)
+            await self._run_in_thread(work)
             self._finish()
 
-    def _must_sync(self) -> bool:
+    def _needs_sync(self) -> bool:
         return bool(self._unsynced) and (
             len(self._unsynced) >= self.consumer.options.max_in_flight or self.consumer.stats().is_starved
         )
 
-    async def _work(self, job: Callable[[], None]) -> None:
+    async def _run_in_thread(self, job: Callable[[], None]) -> None:
         try:
             await trio.to_thread.run_sync(job)
         except OSError as error:
@@ -115,8 +115,8 @@ class Archive:
             raise Fatal(f"failed to write {where} - {error.strerror or error}") from error
 
     def _finish(self) -> None:
-        for _ in range(self.files.synced - self._taken):
+        for _ in range(self.files.synced - self._finished_count):
             message = self._unsynced.popleft()
             if not message.answered:
                 message.finish()
-        self._taken = self.files.synced
+        self._finished_count = self.files.synced

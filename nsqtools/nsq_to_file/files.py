@@ -1,24 +1,24 @@
-"""The files of one topic: writing, syncing, rotating, moving. Synchronous; time comes in as an argument.
+"""The files of one topic: writing, syncing, rotating, moving. Synchronous; time is an argument.
 
 Rules:
 
-- A record is a body and a newline. `synced` counts the records that are on disk for good; only those may be
-  finished. It grows after an fsync of the file (and of the folders that it is new in), never before.
-- Any `OSError` is final: nothing is tried again after a failed write or fsync, and whoever uses this ends.
-- Nothing is ever overwritten or cut. An existing file is appended to, if that is allowed, or left alone.
-- A file that will be moved has one writer, though names may be shared by topics and processes: the writer holds
-  a lock (`flock`, which ends with the process) from before its first byte until the old name is gone.
+- A record is a body and a newline. `synced` counts the records that are durable; only those may be finished. It grows
+  after an fsync of the file (and of the folders in which it is new), never before.
+- Any `OSError` is final: nothing is retried after a failed write or fsync. The caller must end.
+- Nothing is ever overwritten or truncated. An existing file is appended to, if that is allowed, or left alone.
+- A file that will be moved has one writer, though names may be shared by topics and processes: the writer holds a lock
+  (`flock`, which ends with the process) from before its first byte until the old name is removed.
 
-Which file? The name's template comes from the time. A file of that name is opened in `work_dir`; while it
-cannot be used (it exists and must not, it is too large already, or somebody else's) the next revision is tried,
-which starts at 0 for every new template. A file is complete when its template is not the present one any more,
-when it was open for `rotate_interval`, or when more than `rotate_size` bytes (before compression) are in it. A
-complete file is moved to `output_dir` by a hard link and an unlink: a link never replaces a file.
+Choice of the file. The template of the name depends on the time. A file with that name is opened in `work_dir`; if it
+cannot be used (it exists and must not, is already too large, or belongs to another writer) the next revision is tried,
+which starts at 0 for every new template. A file is complete when its template is no longer the current one, when it was
+open for `rotate_interval`, or when it has more than `rotate_size` bytes (before compression). A complete file is moved
+to `output_dir` by a hard link and an unlink, as a link never replaces a file.
 
-Compressed, each sync ends a gzip member, so that a file is readable up to the last sync whatever happens.
+With compression each sync ends a gzip member, so that the file is readable up to the last sync after any failure.
 
-A process that is killed in the midst of a write can leave half a record. When such a file is appended to, a
-newline comes first: the half stays visible as a line of its own, and spoils no other.
+A process that is killed during a write can leave a partial record. When such a file is appended to, a newline is
+written first: the partial record is a line of its own, and damages no other.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ __all__ = ["FileSettings", "Instant", "TopicFiles"]
 
 _log = get_logger(__name__)
 
-_GZIP_FORMAT = 31  # what zlib calls its largest window with a gzip head
+_GZIP_FORMAT = 31  # zlib's value for its largest window with a gzip header
 _FOLDER_MODE = 0o770
-_NO_LOCKS = frozenset([errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])  # said by file systems without
+_NO_LOCKS = frozenset([errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])  # of file systems without locks
 _FILE_MODE = 0o666
 
 
@@ -52,18 +52,18 @@ class Instant:
     wall: float
     """Seconds since 1970."""
     monotonic: float
-    """Seconds, of a clock that nobody sets."""
+    """Seconds of a monotonic clock."""
 
 
 @attrs.frozen(kw_only=True)
 class FileSettings:
-    """How files are written."""
+    """The settings for the files of all topics."""
 
     output_dir: Path
     work_dir: Path
-    """The same as `output_dir`: files are not moved."""
+    """If equal to `output_dir`, files are not moved."""
     revisions: bool = True
-    """Whether names have a revision; must be with all that follows, and with a `work_dir` of its own."""
+    """Whether names have a revision; required with compression, rotation and a separate `work_dir`."""
     gzip_level: int = 0
     """0: not compressed."""
     rotate_size: int = 0
@@ -77,7 +77,7 @@ class FileSettings:
 
     @property
     def moves(self) -> bool:
-        """Whether a complete file goes somewhere else."""
+        """Whether complete files are moved."""
         return self.work_dir != self.output_dir
 
     @property
@@ -88,15 +88,15 @@ class FileSettings:
 
 @attrs.define(eq=False)
 class TopicFiles:
-    """The present file of one topic, and all its files over time.
+    """The files of one topic, one of which is open at a time.
 
-    `template_at` gives the name's template at a time (seconds since 1970), relative to the folders.
+    `template_at`: returns the template of the name, relative to the folders, for a time in seconds since 1970.
     """
 
     settings: FileSettings
     template_at: Callable[[float], str]
     synced: int = 0
-    """Records that are on disk, since the beginning."""
+    """Durable records, in all files."""
     _written: int = 0
     _file: _OpenFile | None = None
     _template: str = ""
@@ -108,7 +108,7 @@ class TopicFiles:
         return None if self._file is None else self._file.path
 
     def write(self, bodies: Iterable[bytes], now: Instant) -> None:
-        """Write these records, each to the file that is due for it."""
+        """Write records, beginning new files as they become due."""
         self._rotate_if_due(now)
         limit = self.settings.rotate_size
         gathered: list[bytes] = []
@@ -130,13 +130,13 @@ class TopicFiles:
             self._open(now)
 
     def sync(self) -> None:
-        """Bring all that was written to disk; then `synced` is up to date."""
+        """Sync all written records, and update `synced`."""
         if self._file is not None and self.synced != self._written:
             self._file.sync()
         self.synced = self._written
 
     def close(self) -> None:
-        """Sync and complete the present file, if there is one. The next record opens one again."""
+        """Sync and complete the open file, if there is one. The next record opens another one."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -144,9 +144,9 @@ class TopicFiles:
         self.synced = self._written
         if self.settings.moves:
             self._move(file.path)
-        os.close(file.descriptor)  # and with it the lock
+        os.close(file.descriptor)  # which also releases the lock
 
-    # Inside.
+    # --- helpers
 
     def _put(self, gathered: list[bytes]) -> None:
         if gathered:
@@ -155,7 +155,7 @@ class TopicFiles:
             self._written += len(gathered) // 2
 
     def _rotate_if_due(self, now: Instant) -> None:
-        """For time and size; the size is looked at again before each record."""
+        """Rotate by time or size. `write` checks the size again before each record."""
         file, settings = self._file, self.settings
         template = self.template_at(now.wall)
         if template != self._template:
@@ -182,7 +182,7 @@ class TopicFiles:
             self._revision += 1
 
     def _try_open(self, relative: str, now: Instant) -> _OpenFile | None:
-        """None: this revision cannot be used."""
+        """Open the file with this name; None if it cannot be used."""
         settings = self.settings
         if settings.moves and os.path.lexists(settings.output_dir / relative):
             return None
@@ -196,12 +196,12 @@ class TopicFiles:
         except FileExistsError:
             return None
         ours = not settings.moves or _lock(descriptor, path)
-        size = os.fstat(descriptor).st_size  # of a file that nobody else writes to any more
+        size = os.fstat(descriptor).st_size  # after the lock, as another writer may have appended before
         if not ours or 0 < settings.rotate_size < size:
             os.close(descriptor)
             return None
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            _log.warning("%s ends within a line; going on in a new one", path)
+            _log.warning("%s ends within a line; appending to it on a new line", path)
             _write_all(descriptor, b"\n")
             size += 1
         return _OpenFile(path, descriptor, settings.gzip_level, size, now.monotonic)
@@ -216,7 +216,7 @@ class TopicFiles:
             try:
                 os.link(path, target)
                 break
-            except FileExistsError:  # somebody else was faster
+            except FileExistsError:  # another process has created it meanwhile
                 number += 1
                 relative = with_revision(self._template, number)
         _sync_folder(target.parent)
@@ -226,7 +226,7 @@ class TopicFiles:
 
 @attrs.define(eq=False)
 class _OpenFile:
-    """One file between its opening and its end."""
+    """One open file."""
 
     path: Path
     descriptor: int
@@ -253,9 +253,9 @@ class _OpenFile:
             self._folder_synced = True
 
     def complete(self) -> None:
-        """All of it is on disk; nothing follows."""
+        """Sync the file; nothing is written to it after that."""
         if self.gzip_level and not self._has_members and self._member is None:
-            self.write(b"")  # an empty file in gzip's own form
+            self.write(b"")  # a valid gzip file without content
         self.sync()
 
     def _end_member(self) -> None:
@@ -265,14 +265,14 @@ class _OpenFile:
 
 
 def make_folders(folder: Path) -> None:
-    """Make this folder and those above it where they are missing, with the mode of this program's folders."""
+    """Create this folder and missing parents, all with the same mode (`Path.mkdir` uses its mode for the last only)."""
     if not folder.is_dir():
         make_folders(folder.parent)
         folder.mkdir(_FOLDER_MODE, exist_ok=True)
 
 
 def _lock(descriptor: int, path: Path) -> bool:
-    """Make this file ours. False: somebody else writes to it, or has moved it, perhaps half, since it was opened."""
+    """Lock a file. False if another process has the lock, or has moved the file, perhaps partly, since then."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -280,7 +280,9 @@ def _lock(descriptor: int, path: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        _log.warning("%s: no locks on this file system, so nobody else may write there", path.parent)
+        _log.warning(
+            "%s: the file system has no locks; no other process may write to this folder", path.parent
+        )
     status = os.fstat(descriptor)
     try:
         return status.st_nlink == 1 and os.path.samestat(status, os.stat(path))

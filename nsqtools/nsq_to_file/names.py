@@ -1,6 +1,6 @@
 """Names of files: from a format, the topic, this host and the time. Pure functions.
 
-A *template* is a name in which only `<REV>` is still open; `with_revision` closes it.
+A *template* is a name in which only `<REV>` has yet to be replaced, by `with_revision`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ _KNOWN: Final = frozenset("BbmAadHIMSYypZz%")
 
 
 def name_template(filename_format: str, *, topic: str, host: str, pid: int, gzip: bool) -> str:
-    """The template for one topic, in which `<DATETIME>` is still open, too."""
+    """The template for one topic, in which `<DATETIME>` has yet to be replaced, too."""
     if not topic.strip("."):
-        topic = topic.replace(".", "%2E")  # `..` is a legal topic, but no name for a file
+        topic = topic.replace(".", "%2E")  # `..` is a valid topic, but not a valid file name
     name = filename_format.replace("<TOPIC>", topic).replace("<HOST>", host).replace("<PID>", str(pid))
     return name + ".gz" if gzip and not name.endswith(".gz") else name
 
 
 def host_identifier(text: str, host_name: str) -> str:
-    """What `<HOST>` stands for; `text` is the flag, and empty means the short host name."""
+    """The text for `<HOST>`. `text`: the value of the flag; empty: the short host name."""
     short = host_name.partition(".")[0]
     return text.replace("<SHORT_HOST>", short).replace("<HOSTNAME>", host_name) if text else short
 
 
 def format_time(datetime_format: str, now: float) -> str:
-    """`now` (seconds since 1970) as local time. Sequences that are not known stay as they are."""
+    """Format `now` (seconds since 1970) as local time. Unknown sequences are not replaced."""
     local = time.localtime(now)
 
     def replaced(match: re.Match[str]) -> str:

@@ -1,7 +1,4 @@
-"""The flags of nsq_to_file, and which of their values are refused.
-
-`load` reads the command line, `validate` looks at the values.
-"""
+"""The flags of nsq_to_file. `load` reads the command line, `validate` checks the values."""
 
 from __future__ import annotations
 
@@ -69,7 +66,7 @@ _LOG_LEVEL: Final = attrs.evolve(LOG_LEVEL, from_text=_log_level)
 
 
 def load(argv: Sequence[str]) -> ToFileFlags:
-    """The flags of this command line (without the program's name), or the end of the program."""
+    """The flags of this command line (without the program's name). Exits after `--help` or an error."""
     return load_options(
         ToFileFlags,
         argv,
@@ -181,7 +178,7 @@ class ToFileFlags(ConsumerFlags):
 
 
 def validate(flags: ToFileFlags) -> ClientOptions:
-    """Refuse (`OptionError`) what cannot work, and give the options of the consumers. No file is touched."""
+    """Check the flags (`OptionError`), and return the options of the consumers. No file is touched."""
     if not flags.channel:
         raise OptionError("--channel is required")
     check_positive(flags, "http-client-connect-timeout", "http-client-request-timeout", "sync-interval")

@@ -1,4 +1,4 @@
-"""The command nsq_to_file: one archive for each topic, and where topics come from."""
+"""The command nsq_to_file: the search for topics, and one archive for each."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from nsqtools.progress import Figures, Progress
 __all__ = ["main"]
 
 RETRY_S: Final = 5.0
-"""When no registry has answered yet."""
+"""Time between requests while no registry has responded."""
 LAST_SYNC_S: Final = 5.0
-"""After a stop that took all of its time: for what is in the files to get to the disk."""
+"""Additional time for the last sync when a stop has used up its own."""
 _SECOND_NS: Final = 1_000_000_000
 
 _log = get_logger(__name__)
 
 
 def main() -> None:
-    """Write until a signal comes: exit code 0. 1: something cannot be written, or the flags do not fit."""
+    """Write until a signal: exit code 0. 1: a file cannot be written, or a flag is invalid."""
     flags = load(sys.argv[1:])
     try:
         options = validate(flags)
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def prepare_folders(flags: ToFileFlags) -> FileSettings:
-    """Make the folders, and refuse (`OptionError`) those between which a file cannot be moved."""
+    """Create the folders. `OptionError` if that fails, or if files cannot be moved between them."""
     output_dir = Path(flags.output_dir).absolute()
     work_dir = Path(flags.work_dir).absolute() if flags.moves else output_dir
     try:
@@ -88,17 +88,17 @@ class Program:
 
     async def run(self, progress: Progress) -> None:
         async with trio.open_nursery() as nursery:
-            leave = nursery.cancel_scope.cancel
+            abort = nursery.cancel_scope.cancel
             grace = self.options.stop_timeout + LAST_SYNC_S
-            await nursery.start(partial(handle_signals, self._stop, leave, self._hang_up, grace=grace))
+            await nursery.start(partial(handle_signals, self._stop, abort, self._hang_up, grace=grace))
             nursery.start_soon(progress.run)
             async with trio.open_nursery() as archives:
                 with self._finding:
                     await (self._given_topics if self.flags.topics else self._find_topics)(archives)
-            leave()
+            abort()
 
     def figures(self) -> Figures:
-        """For the progress line; done is what is on disk."""
+        """For the progress line; done messages are those on disk."""
         archives = self._archives.values()
         return Figures(
             sum(archive.files.synced for archive in archives),
@@ -106,8 +106,8 @@ class Program:
         )
 
     def _start(self, topics: list[str], archives: trio.Nursery) -> None:
-        """Begin with those that match and have no archive yet."""
-        if self._finding.cancel_called:  # a signal came while the registries answered
+        """Start archives for the topics that match and have none yet."""
+        if self._finding.cancel_called:  # a signal arrived during the request
             return
         for topic in topics:
             if topic not in self._archives and self._pattern.search(topic) and is_valid_name(topic):
@@ -131,7 +131,7 @@ class Program:
             await trio.sleep_forever()
 
     async def _find_topics(self, archives: trio.Nursery) -> None:
-        """Ask the registries now and then every `topic_refresh`. A topic that vanishes keeps its archive."""
+        """Query the registries at once and then every `topic_refresh`. A topic that disappears keeps its archive."""
         flags = self.flags
         timeout_ns = flags.http_client_connect_timeout + flags.http_client_request_timeout
         registries = Discovery(
@@ -145,7 +145,7 @@ class Program:
                 self._start(await registries.topics(), archives)
                 wait = refresh
             except DiscoveryFailed as error:
-                _log.error("failed to ask for topics - %s", error)
+                _log.error("failed to query the topics - %s", error)
                 wait = min(refresh, RETRY_S)
             await trio.sleep(wait)
 

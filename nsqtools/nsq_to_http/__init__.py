@@ -1,6 +1,6 @@
-"""nsq_to_http: hand the messages of a topic to HTTP servers, each message a request.
+"""nsq_to_http: send the messages of a topic to HTTP servers, one request for each message.
 
-`options` has the flags, `sender` makes the requests, `program` brings messages to it and answers them.
+`options` has the flags, `sender` makes the requests, `program` consumes messages and finishes or requeues them.
 """
 
 from nsqtools.nsq_to_http.program import main

@@ -1,4 +1,4 @@
-"""The flags of nsq_to_http, and what can be wrong with them."""
+"""The flags of nsq_to_http, and their validation."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ToHttpFlags(StatusFlags):
 
 
 def validate(flags: ToHttpFlags) -> ClientOptions:
-    """Refuse (`OptionError`) what cannot work, and give the options of the consumer."""
+    """Check the flags (`OptionError`), and return the options of the consumer."""
     if not flags.topic or not flags.channel:
         raise OptionError("--topic and --channel are required")
     if flags.content_type != _OCTETS and flags.get:
@@ -128,7 +128,7 @@ def validate(flags: ToHttpFlags) -> ClientOptions:
 
 
 def parse_headers(flags: ToHttpFlags) -> dict[str, str]:
-    """Names and values of `--header`, and the content type of a POST. `OptionError` for what is no header."""
+    """Names and values of `--header`, and the content type of a POST. `OptionError` for an invalid header."""
     headers = {"Content-Type": flags.content_type} if flags.post else {}
     for text in flags.headers:
         name, colon, value = (part.strip() for part in text.partition(":"))

@@ -1,4 +1,4 @@
-"""The command nsq_to_http: as many workers as requests may be on their way, each with one message at a time."""
+"""The command nsq_to_http: as many workers as concurrent requests, each with one message at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _log = get_logger(__name__)
 
 
 def main() -> None:
-    """Send until a signal comes: exit code 0. 1: the flags do not fit."""
+    """Send until a signal: exit code 0. 1: a flag is invalid."""
     flags = read_flags(ToHttpFlags, program=PROGRAM, synopsis=SYNOPSIS, example=EXAMPLE)
     try:
         options = validate(flags)
@@ -49,7 +49,7 @@ def main() -> None:
 
 @attrs.define(eq=False)
 class Forwarder:
-    """Sends single messages to the right servers, and answers them."""
+    """Sends each message to its server or servers, and finishes or requeues it."""
 
     sender: Sender
     hosts: list[str]
@@ -57,13 +57,13 @@ class Forwarder:
     """None: every message goes to all hosts."""
     status: StatusLines
     sample: float = 1.0
-    """The part of the messages that are sent."""
+    """The fraction of the messages that are sent."""
     random: _random.Random = attrs.field(factory=_random.Random)
     failures: int = 0
-    _trouble: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log))
+    _requeue_log: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log))
 
     async def handle(self, message: Message) -> None:
-        """Finishes it when it is where it should be; requeues it otherwise."""
+        """Send a message; finish it after a success, else requeue it."""
         if self.sample < 1.0 and self.random.random() >= self.sample:
             message.finish()
             return
@@ -72,8 +72,8 @@ class Forwarder:
             await self._forward(message.body)
         except (HttpFailed, Unsendable) as error:
             self.failures += 1
-            self._trouble.log(trio.current_time(), "%r is requeued - %s", message, error)
-            # Only a server's trouble slows the others down.
+            self._requeue_log.log(trio.current_time(), "%r is requeued - %s", message, error)
+            # Only failures of a server slow down consumption.
             message.requeue(backoff=isinstance(error, HttpFailed))
         else:
             self.status.add_all(trio.current_time() - began)
@@ -129,12 +129,12 @@ class Program:
             status = StatusLines(hosts, flags.status_every)
             self._forwarder = Forwarder(sender, hosts, pool, status, flags.sample)
             self._consumer = self._make_consumer(self._forwarder)
-            leave = nursery.cancel_scope.cancel
+            abort = nursery.cancel_scope.cancel
             grace = self.options.stop_timeout + self.options.close_timeout
-            await nursery.start(partial(handle_signals, self._consumer.stop, leave, grace=grace))
+            await nursery.start(partial(handle_signals, self._consumer.stop, abort, grace=grace))
             nursery.start_soon(progress.run)
             await self._consumer.run()
-            leave()
+            abort()
 
     def figures(self) -> Figures:
         """For the progress line."""

@@ -1,7 +1,7 @@
 """Publishing to one of several nsqds, each with a producer of its own.
 
-The pool chooses among those that are connected. When none is, the one that it chooses is waited for, within its
-`publish_timeout`.
+The pool chooses among the connected ones. If none is connected, it chooses among all, and the publish waits for a
+connection, up to `publish_timeout`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ __all__ = ["Destinations", "open_destinations"]
 
 @attrs.define(eq=False)
 class Destinations:
-    """Some connected or connecting nsqds, told apart by their addresses."""
+    """The producers by address, connected or connecting."""
 
     producers: dict[str, Producer]
     pool: Pool
 
     async def publish(self, topic: str, bodies: Sequence[bytes]) -> str:
-        """Publish to one of them, all or nothing; returns after its OK, with its address.
+        """Publish to one of them, all or none; returns its address after the OK.
 
-        Raises `NSQError` when it failed, and `ValueError` for an empty body.
+        `NSQError` if it failed, `ValueError` for an empty body.
         """
         began = trio.current_time()
         address = self.pool.choose(began, self._is_connected)
@@ -38,7 +38,7 @@ class Destinations:
                 await producer.publish(topic, bodies[0])
             else:
                 await producer.publish_multi(topic, bodies)
-        except (BadMessage, BadBody):  # too big: that says nothing about the nsqd
+        except (BadMessage, BadBody):  # too big, which is not a failure of the nsqd
             raise
         except NSQError:
             self.pool.failed(address, trio.current_time())
@@ -55,7 +55,7 @@ class Destinations:
 async def open_destinations(
     addresses: Sequence[str], pool: Pool, options: ClientOptions
 ) -> AsyncIterator[Destinations]:
-    """Keep connections to these nsqds while the block runs."""
+    """Connections to these nsqds, maintained during the `with` block."""
     producers: dict[str, Producer] = {}
     async with contextlib.AsyncExitStack() as stack:
         for address in dict.fromkeys(addresses):

@@ -1,15 +1,14 @@
-"""Which messages pass, and what of them: by the fields of the JSON object that a body is. Pure functions.
+"""Filtering and reduction of messages, by the fields of the JSON object in a body. Pure functions.
 
-Without any rule a body passes unchanged, byte for byte, whatever it is; also with a required field alone. Only a
-whitelist makes a new body.
+Without rules any body passes unchanged; with only a required field it is unchanged too. Only a whitelist creates a new
+body.
 
-Reading is Go's, as the senders of this field expect: bytes that are no UTF-8 and halves of surrogate pairs become
-U+FFFD, the last of several equal keys counts, NaN is no JSON, a number beyond the range of a float is none either.
-With two differences. **Integers of 64 bits, signed or not, stay what they are**. (Go reads every number as a float, so
-that an id such as 9007199254740993 comes out as another one.) And what is nested deeper than Python can follow counts
-as no JSON: 900 levels are sure. (In Go it is what has more than 10,000.)
+Parsing is that of Go: invalid UTF-8 and unpaired surrogates become U+FFFD, the last of several equal keys counts, NaN
+and numbers beyond the range of a float are invalid. With two differences. **Integers of 64 bits, signed or not, are
+exact.** (Go reads every number as a float, so that an id such as 9007199254740993 is changed.) And JSON that is nested
+too deeply for Python's recursion is invalid: 900 levels are always possible (in Go, 10,000).
 
-Writing is Go's, to the byte: keys sorted at every level, no blanks, `<`, `>`, `&` and the two line separators of
+Output is that of Go, to the byte: keys sorted at every level, no spaces, `<`, `>`, `&` and the two line separators of
 Unicode escaped, integral numbers without a fraction, others as the shortest text that gives the same float.
 """
 
@@ -26,20 +25,20 @@ from nsqkit.options import FLOAT
 from nsqkit.service.gojson import float_text
 from nsqkit.service.lenient_json import refuse_constant, without_surrogates
 
-__all__ = ["Filter", "NotPassed", "Unreadable", "to_json"]
+__all__ = ["Dropped", "Filter", "Undecidable", "to_json"]
 
 _LOWEST, _HIGHEST = -(1 << 63), (1 << 64) - 1
 _LONGEST_INT: Final = len(str(_LOWEST))
-_TOO_DEEP: Final = "it is no JSON: nested too deeply"
+_TOO_DEEP: Final = "not JSON: nested too deeply"
 _ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-class NotPassed(Exception):
-    """The message is not for the destination: it is dropped. The text is why; empty if that needs no line."""
+class Dropped(Exception):
+    """The message does not pass the filter. The text is the reason; empty if it is not to be logged."""
 
 
-class Unreadable(Exception):
-    """It cannot be told whether the message is for the destination: it must be kept."""
+class Undecidable(Exception):
+    """Whether the message passes cannot be decided: it must be kept."""
 
 
 @attrs.frozen(kw_only=True)
@@ -47,40 +46,40 @@ class Filter:
     """The rules of one run."""
 
     required_field: str = ""
-    """Empty: none is required."""
+    """Empty: no field is required."""
     required_value: str = ""
-    """Empty: any value will do."""
+    """Empty: any value passes."""
     whitelist: Collection[str] = ()
-    """Empty: all fields, and the body as it is."""
+    """Fields to publish; empty: all, and the body is unchanged."""
 
     @property
-    def looks_inside(self) -> bool:
-        """Whether it matters what bodies are."""
+    def parses_bodies(self) -> bool:
+        """Whether bodies have to be parsed."""
         return bool(self.required_field or self.whitelist)
 
     def apply(self, body: bytes) -> bytes:
-        """What to publish for this body. Raises `NotPassed`, `Unreadable`."""
-        if not self.looks_inside:
+        """The body to publish. `Dropped`, `Undecidable`."""
+        if not self.parses_bodies:
             return body
         fields = _read_object(body)
         if self.required_field:
             self._check_required(fields)
         if not self.whitelist:
             return body
-        chosen = {name: _whole_if_integral(fields[name]) for name in self.whitelist if name in fields}
+        chosen = {name: _integral_as_int(fields[name]) for name in self.whitelist if name in fields}
         return to_json(chosen).encode()
 
     def _check_required(self, fields: dict[str, Any]) -> None:
         if self.required_field not in fields:
             if self.required_value:
-                raise Unreadable(f"there is no field {self.required_field!r} to check the value of")
-            raise NotPassed
+                raise Undecidable(f"there is no field {self.required_field!r} to check the value of")
+            raise Dropped
         if self.required_value and not _equals(fields[self.required_field], self.required_value):
-            raise NotPassed
+            raise Dropped
 
 
 def _equals(value: Any, text: str) -> bool:
-    """Whether a field has this value: as a string, or as a number if it is one."""
+    """Whether a field has this value, as a string or as a number."""
     if isinstance(value, str):
         return value == text
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -106,11 +105,11 @@ def _read_object(body: bytes) -> dict[str, Any]:
             parse_int=_read_integer,
         )
     except RecursionError:
-        raise NotPassed(_TOO_DEEP) from None
+        raise Dropped(_TOO_DEEP) from None
     except ValueError as error:
-        raise NotPassed(f"it is no JSON: {error}") from None
+        raise Dropped(f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise NotPassed("it is no JSON object")
+        raise Dropped("not a JSON object")
     return value
 
 
@@ -130,25 +129,25 @@ def _read_float(text: str) -> float:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def _whole_if_integral(value: Any) -> Any:
-    """As the original does with the fields themselves, and not with what is nested in them."""
+def _integral_as_int(value: Any) -> Any:
+    """An integral float as an int. As in the original, for the fields of the object only, not for nested values."""
     if isinstance(value, float) and value.is_integer() and _LOWEST <= value < -_LOWEST:
         return int(value)
     return value
 
 
 def to_json(value: Any) -> str:
-    """JSON as Go writes it, of what was read here. Raises `NotPassed` when it is nested too deeply."""
+    """JSON as Go writes it, of a parsed value. `Dropped` if it is nested too deeply."""
     pieces: list[str] = []
     try:
         _write(value, pieces)
     except RecursionError:
-        raise NotPassed(_TOO_DEEP) from None
+        raise Dropped(_TOO_DEEP) from None
     return "".join(pieces)
 
 
 def _write(value: Any, pieces: list[str]) -> None:
-    """Takes one level of Python's recursion for each of the value, as reading does: what was read can be written."""
+    # One level of recursion for each level of nesting, as in parsing: every parsed value can be written.
     if isinstance(value, dict):
         fields = {without_surrogates(name): field for name, field in value.items()}
         for number, name in enumerate(sorted(fields)):

@@ -1,4 +1,4 @@
-"""The flags of nsq_to_nsq, and what can be wrong with them."""
+"""The flags of nsq_to_nsq, and their validation."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class NsqToNsqFlags(StatusFlags):
 
 
 def validate(flags: NsqToNsqFlags) -> tuple[ClientOptions, ClientOptions]:
-    """Refuse (`OptionError`) what cannot work; give the options of the consumers and those of the producers."""
+    """Check the flags (`OptionError`); returns the options of the consumers and those of the producers."""
     if not flags.topics or not flags.channel:
         raise OptionError("--topic and --channel are required")
     check_names("topic", flags.topics)
@@ -121,7 +121,7 @@ def validate(flags: NsqToNsqFlags) -> tuple[ClientOptions, ClientOptions]:
 
 
 def _check_no_circle(flags: NsqToNsqFlags) -> None:
-    """What is published must not come in again. (Seen only where addresses are spelled alike.)"""
+    """`OptionError` if published messages would be consumed again. Detected only if addresses are spelled alike."""
     both = set(flags.nsqd_tcp_addresses) & set(flags.destination_nsqd_tcp_addresses)
     if both and (not flags.destination_topic or flags.destination_topic in flags.topics):
         raise OptionError(

@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Publish until a signal comes: exit code 0. 1: the flags do not fit."""
+    """Publish until a signal: exit code 0. 1: a flag is invalid."""
     flags = read_flags(NsqToNsqFlags, program=PROGRAM, synopsis=SYNOPSIS, example=EXAMPLE)
     try:
         consuming, publishing = validate(flags)
@@ -53,14 +53,14 @@ class Program:
             self._relays = [
                 self._make_relay(topic, destinations, status) for topic in dict.fromkeys(flags.topics)
             ]
-            leave = nursery.cancel_scope.cancel
+            abort = nursery.cancel_scope.cancel
             grace = self.consuming.stop_timeout + self.consuming.close_timeout
-            await nursery.start(partial(handle_signals, self._stop, leave, grace=grace))
+            await nursery.start(partial(handle_signals, self._stop, abort, grace=grace))
             nursery.start_soon(progress.run)
             async with trio.open_nursery() as relays:
                 for relay in self._relays:
                     relays.start_soon(relay.run)
-            leave()
+            abort()
 
     def figures(self) -> Figures:
         """For the progress line."""

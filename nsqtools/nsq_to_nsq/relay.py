@@ -1,13 +1,13 @@
-"""One topic on its way from a consumer to its destinations.
+"""The transfer of one topic from a consumer to its destinations.
 
-How it works. One task takes messages from the consumer as they come. Some workers take what has gathered meanwhile,
-each a batch, and publish it with one command, all or nothing; while they wait for its OK, more gathers. So a lone
-message leaves at once, and a flood in large pieces (measured with 200 in flight: 3.4 us of CPU a message, and 30 with a
-worker and a publish for each message). There are two workers for each destination, so that it has work while an answer
-is on its way back.
+One task receives messages from the consumer. Workers take the messages that have arrived meanwhile as a batch, and
+publish it with one command, all or none; while they wait for the OK, more messages arrive. So a single message is sent
+at once, and many are sent in large batches (measured with 200 in flight: 3.4 us of CPU per message, and 30 us with a
+worker and a publish for each message). There are two workers for each destination, so that it has work while a response
+is on its way.
 
-A message is finished after the OK of the batch that it was in. When a destination finds a batch too big, or a message
-in it, each is published by itself: one bad message must not hold up others.
+A message is finished after the OK for its batch. If a destination refuses a batch, or a message in it, as too big, each
+message is published separately, so that one does not hold up the others.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import trio
 from nsqkit.client import BadBody, BadMessage, Consumer, Message, NSQError
 from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqtools.nsq_to_nsq.destinations import Destinations
-from nsqtools.nsq_to_nsq.json_filter import Filter, NotPassed, Unreadable
+from nsqtools.nsq_to_nsq.json_filter import Dropped, Filter, Undecidable
 from nsqtools.timings import StatusLines
 
 __all__ = ["Relay"]
 
 BATCH_BYTES: Final = 1024 * 1024
-"""Of bodies; well below what an nsqd takes at a time (`--max-body-size`, 5 MiB)."""
+"""Bodies of one batch, in bytes; well below nsqd's `--max-body-size` of 5 MiB."""
 WORKERS_EACH: Final = 2
 
 _log = get_logger(__name__)
 
 
 @attrs.frozen
-class _Passing:
-    """A message, and what of it is published."""
+class _Outgoing:
+    """A message, and the body to publish."""
 
     message: Message
     body: bytes
@@ -45,70 +45,72 @@ class _Passing:
 
 @attrs.define(eq=False)
 class Relay:
-    """Publishes what the consumer gets, until `stop` is called or the surrounding task cancelled."""
+    """Publishes all messages of the consumer, until `stop` or cancellation."""
 
     consumer: Consumer
     topic: str
-    """To publish to."""
+    """The topic to publish to."""
     destinations: Destinations
     filter: Filter
     status: StatusLines
     failures: int = 0
-    """Messages that were requeued, each time that they were."""
+    """Requeues of messages."""
     _arrived: deque[Message] = attrs.field(factory=deque)
     _idle: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
-    _trouble: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log))
-    _drops: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log, logging.ERROR))
+    _requeue_log: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log))
+    _drop_log: RateLimitedLogger = attrs.field(factory=lambda: RateLimitedLogger(_log, logging.ERROR))
 
     def stop(self) -> None:
-        """Bring what is here to its end, and end. Returns at once."""
+        """Publish the messages received so far, and end. Returns at once."""
         self.consumer.stop()
 
     async def run(self) -> None:
         workers = WORKERS_EACH * len(self.destinations.producers)
-        most = max(1, self.consumer.options.max_in_flight // workers)
+        limit = max(1, self.consumer.options.max_in_flight // workers)
         async with self.consumer, trio.open_nursery() as nursery:
             for _ in range(workers):
-                nursery.start_soon(self._work, most)
+                nursery.start_soon(self._work, limit)
             async for message in self.consumer:
                 self._arrived.append(message)
                 self._idle.unpark()
-            nursery.cancel_scope.cancel()  # the stream ends when everything is answered
+            nursery.cancel_scope.cancel()  # the stream has ended, so every message is finished or requeued
 
-    async def _work(self, most: int) -> None:
+    async def _work(self, limit: int) -> None:
         while True:
             while not self._arrived:
                 await self._idle.park()
             passing = [
-                passed for message in self._take(most) if (passed := self._look_at(message)) is not None
+                passed
+                for message in self._take(limit)
+                if (passed := self._filter_message(message)) is not None
             ]
             if passing:
                 await self._publish(passing)
 
-    def _take(self, most: int) -> list[Message]:
-        """The next batch; what nsqd has taken back meanwhile is left out, for it is delivered again."""
+    def _take(self, limit: int) -> list[Message]:
+        """The next batch, without messages that have timed out in nsqd: those are delivered again."""
         batch: list[Message] = []
         size = 0
-        while self._arrived and len(batch) < most and size < BATCH_BYTES:
+        while self._arrived and len(batch) < limit and size < BATCH_BYTES:
             message = self._arrived.popleft()
             if not (message.timed_out or message.answered):
                 batch.append(message)
                 size += len(message.body)
         return batch
 
-    def _look_at(self, message: Message) -> _Passing | None:
-        """None: it is answered already."""
+    def _filter_message(self, message: Message) -> _Outgoing | None:
+        """Apply the filter; None if the message was finished or requeued by that."""
         try:
-            return _Passing(message, self.filter.apply(message.body))
-        except NotPassed as reason:
+            return _Outgoing(message, self.filter.apply(message.body))
+        except Dropped as reason:
             if str(reason):
-                self._drops.log(trio.current_time(), "%r is dropped - %s", message, reason)
+                self._drop_log.log(trio.current_time(), "%r is dropped - %s", message, reason)
             message.finish()
-        except Unreadable as error:
+        except Undecidable as error:
             self._requeue(message, error)
         return None
 
-    async def _publish(self, passing: Sequence[_Passing]) -> None:
+    async def _publish(self, passing: Sequence[_Outgoing]) -> None:
         began = trio.current_time()
         try:
             address = await self.destinations.publish(self.topic, [each.body for each in passing])
@@ -126,11 +128,11 @@ class Relay:
             for each in passing:
                 self.status.add(address, seconds)
                 self.status.add_all(seconds)
-                if not each.message.answered:  # it was given back in a stop that took too long
+                if not each.message.answered:  # it may have been requeued by a stop that timed out
                     each.message.finish()
 
     def _requeue(self, message: Message, error: Exception) -> None:
         self.failures += 1
-        self._trouble.log(trio.current_time(), "%r is requeued - %s", message, error)
+        self._requeue_log.log(trio.current_time(), "%r is requeued - %s", message, error)
         if not message.answered:
             message.requeue()

@@ -196,14 +196,14 @@ async def test_a_client_that_never_reads_is_cut_off(
 async def test_reading_continues_beside_unread_answers_up_to_the_mark(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_UNSENT", 60_000)
+    monkeypatch.setattr(module, "MAX_UNSENT", 60_000)
     mine, theirs = trio.testing.lockstep_stream_pair()
     serving.nursery.start_soon(serving.driver.serve, theirs, "192.0.2.7:50000")
     client, count = Client(mine), 50_000
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send, MAGIC + b"PING\n" * count)
         await trio.testing.wait_all_tasks_blocked()
-        assert module.MOST_UNSENT < serving.context.buffered < module.MOST_UNSENT + 6 * module.CHUNK / 5 + 6
+        assert module.MAX_UNSENT < serving.context.buffered < module.MAX_UNSENT + 6 * module.CHUNK / 5 + 6
         for _ in range(count):
             assert await client.read() == b"OK"
     await trio.testing.wait_all_tasks_blocked()
@@ -229,7 +229,7 @@ async def test_little_unsent_is_allowed_when_others_hold_much(serving: Serving) 
 
 
 async def test_too_many_connections(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
-    serving.driver = Connections(serving.context, most=1)
+    serving.driver = Connections(serving.context, max_connections=1)
     first = serving.connect()
     assert await first.ask(MAGIC + b"PING\n") == b"OK"
     assert await serving.connect().ended()

@@ -15,7 +15,7 @@ import trio
 
 from nsqkit.service.listeners import bound_address, open_listeners
 from nsqlookupd.http import api, make_server
-from nsqlookupd.registry import Limits, ProducerInfo, Registry
+from nsqlookupd.registry import ProducerInfo, Registry, RegistryLimits
 from tests.nsqd.http.fake_daemon import Client
 
 JSON = "application/json; charset=utf-8"
@@ -66,7 +66,7 @@ class Api:
 
 @pytest.fixture
 async def http() -> AsyncIterator[Api]:
-    registry = Registry(limits=Limits(keys=6))
+    registry = Registry(limits=RegistryLimits(keys=6))
     clock = [lambda: 0.0]
     server = make_server(registry, lambda: clock[0]())
     listeners = await open_listeners("127.0.0.1:0")
@@ -192,7 +192,7 @@ async def test_debug(http: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_debug_that_would_be_too_long(http: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_MOST_SHOWN", 2)
+    monkeypatch.setattr(api, "_MAX_DEBUG_ENTRIES", 2)
     producer = http.registry.identify(FIRST, http.now)
     http.registry.register(producer, "t")
     assert (await http.get("/debug"))[0] == 200
@@ -201,7 +201,7 @@ async def test_a_debug_that_would_be_too_long(http: Api, monkeypatch: pytest.Mon
 
 
 async def test_long_answers_are_made_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsqlookupd.http.forms._SLICE", 10)
+    monkeypatch.setattr("nsqlookupd.http.forms._SLICE_SECONDS", 0.0)  # a turn of others after each entry
     registry = Registry()
     producers = [
         registry.identify(attrs.evolve(FIRST, remote_address=f"10.0.0.1:{n}"), 0.0) for n in range(30)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsqkit.wire.commands import MAX_LINE
-from nsqlookupd.protocol_v1 import MAX_FIELD, MAX_IDENTIFY, Context, Phase, Session
-from nsqlookupd.registry import Limits, Registry
+from nsqlookupd.protocol_v1 import MAX_FIELD, MAX_IDENTIFY, Context, Session, SessionPhase
+from nsqlookupd.registry import Registry, RegistryLimits
 from tests.nsqlookupd.peer import IDENTITY, answers, identify, identify_raw
 
 REMOTE = "192.0.2.7:50000"
@@ -139,7 +139,7 @@ CUT_SHORT: list[tuple[bytes, bytes]] = [
 ]
 
 
-def new_context(limits: Limits | None = None) -> Context:
+def new_context(limits: RegistryLimits | None = None) -> Context:
     return Context(registry=Registry(limits=limits), identity=IDENTITY)
 
 
@@ -148,7 +148,7 @@ def feed(session: Session, data: bytes, piece: int, now: float = 0.0) -> bytes:
     out = b""
     for start in range(0, len(data), piece):
         out += session.feed(data[start : start + piece], now)
-        if session.phase is Phase.CLOSING:
+        if session.phase is SessionPhase.CLOSING:
             break
     return out
 
@@ -161,7 +161,7 @@ def test_conversations(sent: bytes, answered: bytes, closes: bool, piece: int) -
     context = new_context()
     session = Session(context, REMOTE)
     assert feed(session, sent, piece) == answered
-    assert (session.phase is Phase.CLOSING) == closes
+    assert (session.phase is SessionPhase.CLOSING) == closes
     if closes:
         assert session.feed(MAGIC + b"PING\n", 0.0) == b""
         assert session.eof() == b""
@@ -186,7 +186,7 @@ def test_the_client_ends_its_sending(sent: bytes, answered: bytes, piece: int) -
     session = Session(new_context(), REMOTE)
     feed(session, sent, piece)
     assert session.eof() == answered
-    assert session.phase is Phase.CLOSING
+    assert session.phase is SessionPhase.CLOSING
 
 
 def test_the_identity_of_a_producer_is_kept() -> None:
@@ -231,7 +231,7 @@ def test_only_ping_refreshes() -> None:
 
 
 def test_a_full_registry_refuses() -> None:
-    session = Session(new_context(Limits(keys=1)), REMOTE)
+    session = Session(new_context(RegistryLimits(keys=1)), REMOTE)
     sent = MAGIC + identify() + b"REGISTER t\nREGISTER t\nREGISTER u\n"
     text = b"E_INVALID REGISTER too many topics and channels"
     assert session.feed(sent, 0.0) == answers(IDENTITY, b"OK", b"OK", text)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsqtools.nsq_to_nsq.json_filter import Filter, NotPassed, Unreadable, to_json
+from nsqtools.nsq_to_nsq.json_filter import Dropped, Filter, Undecidable, to_json
 
 NOT_OBJECTS = [b"", b"x", b"1", b"null", b"[]", b'"a"', b'{"a":1', b'{"a":NaN}', b'{"a":1e999}', b'{"a":1}{}']
 
@@ -23,7 +23,7 @@ def test_no_rules_change_nothing(body: bytes) -> None:
 @pytest.mark.parametrize("rules", [Filter(required_field="a"), Filter(whitelist=["a"])])
 def test_bodies_that_are_no_objects_are_dropped(rules: Filter, body: bytes) -> None:
     """With a reason for the log."""
-    with pytest.raises(NotPassed, match="it is no JSON"):
+    with pytest.raises(Dropped, match="not JSON"):
         rules.apply(body)
 
 
@@ -32,7 +32,7 @@ def test_required_field() -> None:
     rules = Filter(required_field="a")
     body = b' { "b" : 1.0, "a" : null , "c": "<" } '
     assert rules.apply(body) == body
-    with pytest.raises(NotPassed) as dropped:
+    with pytest.raises(Dropped) as dropped:
         rules.apply(b'{"b":1}')
     assert str(dropped.value) == "", "it is what the rule is for: no line in the log"
 
@@ -75,13 +75,13 @@ def test_required_value(body: bytes, wanted: str) -> None:
 )
 def test_other_values_are_dropped(body: bytes, wanted: str) -> None:
     """Without a line; other types than these two never match."""
-    with pytest.raises(NotPassed, match=r"^$"):
+    with pytest.raises(Dropped, match=r"^$"):
         Filter(required_field="a", required_value=wanted).apply(body)
 
 
 def test_missing_field_whose_value_matters() -> None:
     """An error, not a drop."""
-    with pytest.raises(Unreadable, match="no field 'a'"):
+    with pytest.raises(Undecidable, match="no field 'a'"):
         Filter(required_field="a", required_value="x").apply(b'{"b":1}')
 
 
@@ -159,7 +159,7 @@ def test_nested_deeply(opening: str, closing: str) -> None:
 @pytest.mark.parametrize(("opening", "closing"), EACH_KIND)
 def test_nested_too_deeply(rules: Filter, opening: str, closing: str) -> None:
     """It is dropped as what is no JSON: it could only come again for ever."""
-    with pytest.raises(NotPassed, match="it is no JSON: nested too deeply"):
+    with pytest.raises(Dropped, match="not JSON: nested too deeply"):
         rules.apply(nested(100_000, opening, closing))
 
 

@@ -127,7 +127,7 @@ def test_destination_topic_and_json(
         wait_finished(shared_nsqd, topic, CHANNEL)
         assert tool.terminate() == 0
         assert "ERROR: <Message " in tool.log
-        assert "is dropped - it is no JSON" in tool.log
+        assert "is dropped - not JSON" in tool.log
     assert shared_nsqd.channel_stats(topic, CHANNEL)["requeue_count"] == 0
     assert sorted(contents(destination, other)) == [b'{"id":"\\u003c"}', b'{"id":9007199254740993}']
     assert held(destination, topic) == 0

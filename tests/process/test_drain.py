@@ -49,7 +49,7 @@ def test_a_drain(tmp_path: Path, how: str) -> None:
             consumer.fin(last.id)
             assert daemon.wait(10) == 0
         wait_until(lambda: not lookup.producers("t"), 5, "the registry has forgotten it")
-        assert any("drain: nothing is left; stopping" in line for line in daemon.lines)
+        assert any("drain: no messages remaining; stopping" in line for line in daemon.lines)
         daemon.start()
         assert daemon.unfinished("t", "c") == 0
 
@@ -68,7 +68,8 @@ def test_a_drain_that_takes_too_long(tmp_path: Path) -> None:
         assert daemon.wait(10) == 0
         said = daemon.log_end()
         assert (
-            "stopping after --drain-timeout; what is not #ephemeral stays on disk; messages left: 6" in said
+            "stopping after --drain-timeout; all but #ephemeral messages stay on disk; messages remaining: 6"
+            in said
         )
         assert "t/lonely: no consumer" in said
         assert "t/paused: paused" in said

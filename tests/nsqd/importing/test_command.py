@@ -104,7 +104,7 @@ def test_an_import_continues_after_kills(tmp_path: Path) -> None:
         assert f"is not complete: finish it with --import={paths.original}" in daemon.log_end()
         code, said = paths.bring()
         assert code == 0, said
-        assert "going on: " in said
+        assert "continuing: " in said
         daemon.start()
         found = {topic["topic_name"]: topic for topic in daemon.stats()["topics"]}
         assert sorted(found) == sorted(topics)
@@ -133,7 +133,7 @@ def test_damage_is_listed_and_shows_in_the_exit_code(paths: Paths) -> None:
         code, said = paths.bring()
         assert code == 2
         last = [line.partition("ERROR: ")[2] for line in said.splitlines()[-3:]]
-        assert last[0] == f"not everything could be read; it is left in {paths.original}:"
+        assert last[0] == f"data that could not be read, and remains in {paths.original}:"
         assert last[1].startswith("  orders:mail: orders:mail.diskqueue.000000.dat: 82 bytes at ")
     with paths.start() as daemon:
         daemon.start()

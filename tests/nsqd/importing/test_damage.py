@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsqd.importing import disk_queue
-from nsqd.importing.disk_queue import Damaged, DiskQueue, Meta, SourceFile, scan
+from nsqd.importing.disk_queue import DamagedRange, DiskQueue, Meta, SourceFile, scan
 from nsqd.importing.source import Source
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.importing import original
@@ -36,15 +36,15 @@ def read(folder: Path, topic: str = "t", max_body: int = MAX_BODY) -> tuple[list
     return [message for batch in queue.batches() for message in batch], queue
 
 
-def scanned(path: Path, data: bytes) -> tuple[list[bytes], list[Damaged]]:
+def scanned(path: Path, data: bytes) -> tuple[list[bytes], list[DamagedRange]]:
     path.write_bytes(data)
     file = SourceFile(str(path))
     try:
         items = list(scan(file, 0, MAX_BODY))
     finally:
         file.close()
-    damage = [item for item in items if isinstance(item, Damaged)]
-    return [m for item in items if not isinstance(item, Damaged) for m in item], damage
+    damage = [item for item in items if isinstance(item, DamagedRange)]
+    return [m for item in items if not isinstance(item, DamagedRange) for m in item], damage
 
 
 def encoded(messages: list[Message]) -> list[bytes]:
@@ -89,7 +89,7 @@ def test_a_torn_end(tmp_path: Path, ids: Ids, cut: int) -> None:
     data = b"".join(records)[:-cut]
     found, damage = scanned(tmp_path / "file", data)
     assert found == [record[4:] for record in records[:2]]
-    assert damage == [Damaged(120, len(data), "the file ends within a message")]
+    assert damage == [DamagedRange(120, len(data), "the file ends within a message")]
 
 
 @pytest.mark.parametrize("bit", range(24))
@@ -123,7 +123,7 @@ def test_zeros_at_the_end_are_called_so(tmp_path: Path, ids: Ids) -> None:
     message = ids.message(b"x")
     found, damage = scanned(tmp_path / "file", message.record + bytes(100_000))
     assert found == encoded([message])
-    assert damage == [Damaged(31, 100_031, "zeros")]
+    assert damage == [DamagedRange(31, 100_031, "zeros")]
 
 
 def test_a_message_longer_than_allowed_says_which_flag(tmp_path: Path, ids: Ids) -> None:
@@ -131,7 +131,7 @@ def test_a_message_longer_than_allowed_says_which_flag(tmp_path: Path, ids: Ids)
     write_queue(tmp_path, "t", messages)
     found, queue = read(tmp_path, max_body=100)
     assert found == encoded([messages[0], messages[2]])
-    assert "131 bytes at 130 are no messages" in queue.problems[0]
+    assert "131 bytes at 130 are not messages" in queue.problems[0]
     assert "a message of 101 bytes, which --max-msg-size does not allow" in queue.problems[0]
     assert read(tmp_path, max_body=101)[0] == encoded(messages)
 
@@ -151,7 +151,7 @@ def test_a_disk_that_cannot_be_read(tmp_path: Path, ids: Ids, monkeypatch: pytes
     found, queue = read(tmp_path)
     assert found == encoded([messages[0], *messages[2:]])
     assert (
-        "t.diskqueue.000000.dat: 70030 bytes at 70030 are no messages (Input/output error)" in queue.problems
+        "t.diskqueue.000000.dat: 70030 bytes at 70030 are not messages (Input/output error)" in queue.problems
     )
 
 
@@ -173,7 +173,7 @@ def test_a_file_that_becomes_shorter(tmp_path: Path, ids: Ids) -> None:
     path.write_bytes(ids.message(b"x" * 100).record)
     file = SourceFile(str(path))
     os.truncate(path, 50)
-    assert list(scan(file, 0, MAX_BODY)) == [Damaged(0, 130, "the file has become shorter")]
+    assert list(scan(file, 0, MAX_BODY)) == [DamagedRange(0, 130, "the file has become shorter")]
     file.close()
 
 
@@ -186,7 +186,7 @@ def test_much_damage_is_counted(tmp_path: Path, ids: Ids) -> None:
     found, queue = read(tmp_path)
     assert len(found) == 500
     assert len(queue.problems) == disk_queue.LINES_PER_QUEUE + 1
-    assert queue.problems[-1] == "500 such places in all, with 3000 bytes together"
+    assert queue.problems[-1] == "500 damaged places in total, with 3000 bytes"
 
 
 def test_no_meta_file(tmp_path: Path, ids: Ids) -> None:
@@ -233,7 +233,7 @@ def test_reading_goes_on_where_the_original_was(tmp_path: Path, three_files: lis
     found, queue = read(tmp_path)
     assert found == encoded(three_files[3:])
     assert queue.problems == []
-    assert queue.notes == ["t.diskqueue.000000.dat: all in it was delivered before, it is not imported"]
+    assert queue.notes == ["t.diskqueue.000000.dat: not imported, all its messages were delivered before"]
     assert queue.size == 93
 
 
@@ -241,15 +241,15 @@ def test_a_position_behind_the_end(tmp_path: Path, three_files: list[Message]) -
     meta(tmp_path, "2\n1,100\n2,62\n")
     found, queue = read(tmp_path)
     assert found == encoded(three_files[4:])
-    assert queue.problems == ["t.diskqueue.000001.dat has 62 bytes, and reading was to go on at 100"]
+    assert queue.problems == ["t.diskqueue.000001.dat has 62 bytes, and the read position is 100"]
 
 
 def test_a_position_within_a_message(tmp_path: Path, three_files: list[Message]) -> None:
     meta(tmp_path, "5\n0,40\n2,62\n")
     found, queue = read(tmp_path)
     assert found == encoded(three_files[2:])
-    assert "t.diskqueue.000000.dat: 22 bytes at 40 are no messages" in queue.problems[0]
-    assert queue.problems[1] == "its meta file says that 5 messages are left, 4 were found"
+    assert "t.diskqueue.000000.dat: 22 bytes at 40 are not messages" in queue.problems[0]
+    assert queue.problems[1] == "5 messages remain according to its meta file, 4 were found"
 
 
 def test_a_missing_file(tmp_path: Path, three_files: list[Message]) -> None:
@@ -258,7 +258,7 @@ def test_a_missing_file(tmp_path: Path, three_files: list[Message]) -> None:
     assert found == encoded([*three_files[:2], *three_files[4:]])
     assert queue.problems == [
         "one file is missing between t.diskqueue.000000.dat and t.diskqueue.000002.dat",
-        "its meta file says that 6 messages are left, 4 were found",
+        "6 messages remain according to its meta file, 4 were found",
     ]
 
 
@@ -281,7 +281,7 @@ def test_the_read_file_was_removed_and_the_meta_file_not_yet_written(
     found, queue = read(tmp_path)
     assert found == encoded(three_files[2:])
     assert queue.problems == []
-    assert queue.notes == ["t.diskqueue.000000.dat, where reading was to go on, is not there"]
+    assert queue.notes == ["t.diskqueue.000000.dat, the file of the read position, is missing"]
 
 
 def test_messages_that_were_overwritten_after_a_kill(tmp_path: Path, ids: Ids) -> None:
@@ -312,8 +312,8 @@ def test_one_damaged_queue_keeps_nothing_else_from_being_imported(tmp_path: Path
     outcome = bring(tmp_path, storage)
     assert outcome.problems == {
         "t": [
-            "t:c: t:c.diskqueue.000000.dat: 32 bytes at 66 are no messages (the file ends within a message)",
-            "t:c: its meta file says that 3 messages are left, 2 were found",
+            "t:c: t:c.diskqueue.000000.dat: 32 bytes at 66 are not messages (the file ends within a message)",
+            "t:c: 3 messages remain according to its meta file, 2 were found",
         ]
     }
     harness = boot(storage)

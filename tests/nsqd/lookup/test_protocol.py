@@ -53,11 +53,11 @@ class TestReplies:
     @pytest.mark.parametrize("extra", [reply(b"OK"), b"\0"])
     def test_more_than_was_asked_for(self, extra: bytes) -> None:
         replies = Replies(100, awaited=1)
-        with pytest.raises(RegistryError, match="without being asked"):
+        with pytest.raises(RegistryError, match="not the reply to a command"):
             replies.feed(reply(b"OK") + extra)
 
     def test_unasked(self) -> None:
-        with pytest.raises(RegistryError, match="without being asked"):
+        with pytest.raises(RegistryError, match="not the reply to a command"):
             Replies(100).feed(b"\0")
 
 

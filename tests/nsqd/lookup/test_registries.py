@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from nsqd.lookup.known_channels import BRIEF_SECONDS, KnownChannels
+from nsqd.lookup.known_channels import SILENT_TIMEOUT, KnownChannels
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
 from nsqd.lookup.registries import CHANNELS_PER_ROUND, REGISTRIES_TIMEOUT, Registries
@@ -305,7 +305,7 @@ class TestNewTopic:
             c.harness.broker.topic("first")
             await trio.sleep(BOUND + 0.1)
             topic = c.harness.broker.topic("t")
-            await trio.sleep(BRIEF_SECONDS + 0.1)
+            await trio.sleep(SILENT_TIMEOUT + 0.1)
             assert topic.started
 
     async def test_asks_no_removed_registry(self, autojump_clock: trio.testing.MockClock) -> None:

@@ -183,7 +183,7 @@ async def test_deliveries_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_ages_of_what_is_on_disk_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oldest, "MOST_READS", 2)
+    monkeypatch.setattr(oldest, "MAX_READS", 2)
     daemon = FakeDaemon()
     daemon.broker.context.options = attrs.evolve(daemon.broker.options, mem_queue_size=0)
     for number in range(5):

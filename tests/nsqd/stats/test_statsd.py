@@ -320,7 +320,7 @@ async def test_a_packet_that_no_network_takes_is_told(
     assert "failed to send to 127.0.0.1" in caplog.text
 
 
-async def test_a_resolve_name_that_hangs_ends_with_the_interval(
+async def test_a_look_up_that_hangs_ends_with_the_interval(
     receiver: Receiver, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def resolve(host: str, port: str) -> Sequence[tuple[int, int, int, str, Any]]:

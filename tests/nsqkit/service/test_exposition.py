@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from nsqkit.service.exposition import (
+    CHUNK,
     CONTENT_TYPE,
-    SLICE,
     Family,
     Histogram,
     Sample,
@@ -70,11 +71,12 @@ async def test_a_program_tells_of_itself() -> None:
     assert found["process_start_time_seconds"].samples[0].value > 1.7e9
 
 
-async def test_long_pages_give_way() -> None:
+async def test_long_pages_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsqkit.service.exposition.SLICE_SECONDS", 0.0)
     turns = 0
 
     def samples() -> Iterator[Sample]:
-        for number in range(SLICE * 5):
+        for number in range(CHUNK * 50):
             yield f'{{n="{number}"}}', number
 
     async def beside() -> None:
@@ -87,5 +89,5 @@ async def test_long_pages_give_way() -> None:
         nursery.start_soon(beside)
         text = await page(gauge("a", "A.", samples()))
         nursery.cancel_scope.cancel()
-    assert text.count("\n") == SLICE * 5 + 2
+    assert text.count("\n") == CHUNK * 50 + 2
     assert turns >= 3

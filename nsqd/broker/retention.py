@@ -78,8 +78,6 @@ class Retention:
             # The finishes that made the segments unneeded must be on disk first: after a power loss that undoes
             # them, their messages would have to be delivered again.
             self.log.sync_files(unsynced)
-            for segment in segments:
-                segment.file.close()
             self.log.remove_files(segment.path for segment in segments)
 
         self._context.store.jobs.append(Job("remove", work, lambda _: None, self._failed))

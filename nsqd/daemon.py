@@ -140,8 +140,8 @@ class Daemon:
                 (time.perf_counter() - began) * 1000,
                 "an orderly" if store.clean else "an unclean",
             )
-        if store.full:
-            log.error("disk: %s; publishes are refused until space is freed", store.full)
+        if store.space.full:
+            log.error("disk: %s; publishes are refused until space is freed", store.space.full)
         self.rounds = Rounds(self.broker, self._sync_failed)
         self.auth_queries = AuthQueries(self.authorizer, self.rounds)
         self.context = Context(

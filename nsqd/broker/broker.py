@@ -101,7 +101,7 @@ class Broker:
     @property
     def health(self) -> str:
         """`OK`, or `NOK - ` and the reason."""
-        return self.store.health
+        return self.store.space.health
 
     # --- topics
 
@@ -205,11 +205,11 @@ class Broker:
 
         Everything is done in place; with the calls of `publish` a pipelined PUB costs a tenth more.
         """
-        context, store = self.context, self.store
-        if store.full is not None or context.refusal is not None:
+        context = self.context
+        if context.space.full is not None or context.refusal is not None:
             context.refuse_publishing()
         try:
-            message_id = b"%016x" % store.ids.take(1)
+            message_id = b"%016x" % self.store.ids.take(1)
         except OSError as error:
             raise Refused(error.strerror or str(error)) from error
         frame = HEAD.pack(BODY - 4 + len(body), MESSAGE, context.wall_ns, 1, message_id) + body
@@ -305,9 +305,9 @@ class Broker:
     def alarm(self, now: float) -> None:
         """Once a second: check free space, maintain the logs, sync what is older than `sync_timeout`."""
         self.timers.set(self, now + MAINTENANCE_INTERVAL)
-        was_full = self.store.full
-        self.store.check_space()
-        if was_full and not self.store.full:
+        was_full = self.store.space.full
+        self.store.space.check()
+        if was_full and not self.store.space.full:
             log.info("disk: free space recovered, publishing resumes")
         to_maintain, self.context.to_maintain = self.context.to_maintain, {}
         for name in to_maintain:
@@ -339,7 +339,7 @@ class Broker:
     def close(self) -> None:
         """An orderly stop: write and sync everything. `OSError` if not everything could be written."""
         # Nothing is published any more, so the last records may use the space kept in reserve.
-        self.store.full = None
+        self.store.space.full = None
         failure: OSError | None = None
         for name in self.retentions:
             try:

@@ -86,6 +86,7 @@ class BrokerContext:
 
     def __init__(self, store: Store, options: BrokerOptions, now: float, wall_ns: int) -> None:
         self.store = store
+        self.space = store.space
         self.options = options
         self.now, self.wall_ns = now, wall_ns
         self.window_budget = WindowBudget(options.mem_queue_bytes)
@@ -129,18 +130,18 @@ class BrokerContext:
 
     def refuse_when_full(self) -> None:
         """Raise `Refused` while the disk is full: nothing may be published or created."""
-        if self.store.full is not None:
-            raise Refused(self.store.full)
+        if self.space.full is not None:
+            raise Refused(self.space.full)
 
     def refuse_publishing(self) -> None:
         """Raise `Refused` while nothing may be published: the disk is full, or the daemon is draining."""
         if self.refusal is not None:
             raise Refused(self.refusal)
-        if self.store.full is not None:
-            raise Refused(self.store.full)
+        if self.space.full is not None:
+            raise Refused(self.space.full)
 
     def report_write_error(self, topic_name: str, error: OSError) -> None:
-        self.store.failed(error)
+        self.space.failed(error)
         repeated = error.errno == self._reported_errno
         if not repeated or self.now - self._reported_at >= WRITE_ERROR_INTERVAL:
             self._reported_errno, self._reported_at = error.errno, self.now

@@ -60,7 +60,9 @@ class Retention:
         floor = self.topic.floor
         idle = self.log.position == self._last_position
         self._last_position = self.log.position
-        due = self._would_make_room(floor) if store.full is not None else self._snapshot_due(floor, idle)
+        due = (
+            self._would_make_room(floor) if store.space.full is not None else self._snapshot_due(floor, idle)
+        )
         if self._snapshot is None and due:
             self.begin_snapshot()
         segments = self.log.releasable(floor)

@@ -139,7 +139,7 @@ class LogTopicStore:
     def collect_changes(self) -> list[Change]:
         if not self.view.changed:
             return []
-        self._full = self._context.store.full is not None
+        self._full = self._context.store.space.full is not None
         self.collected, self.view.changed = self.view.changed, {}
         return [change for recorder in self.collected for change in recorder.collect_changes(self._full)]
 

@@ -184,28 +184,6 @@ class Store:
         self.space.error = None
         return self.syncer.wrote(log)
 
-    def failed(self, error: OSError) -> None:
-        """An append failed."""
-        self.space.failed(error)
-
-    @property
-    def full(self) -> str | None:
-        """Why nothing can be published; see `Space`."""
-        return self.space.full
-
-    @full.setter
-    def full(self, reason: str | None) -> None:
-        self.space.full = reason
-
-    @property
-    def health(self) -> str:
-        """`OK`, or `NOK - ` and why."""
-        return self.space.health
-
-    def check_space(self) -> None:
-        """See whether there is room; ask once a second. Never raises."""
-        self.space.check()
-
     # --- the end
 
     def close(self) -> None:

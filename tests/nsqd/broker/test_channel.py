@@ -235,7 +235,9 @@ class TestDelete:
         assert harness.channel().in_flight_count == 1
         harness.broker.delete_topic("t")
         harness.advance(10)
-        assert harness.broker.store.health == "OK", "nothing is written to the log of a topic that is gone"
+        assert harness.broker.store.space.health == "OK", (
+            "nothing is written to the log of a topic that is gone"
+        )
 
 
 class TestConsumers:

@@ -315,7 +315,7 @@ class CoreMachine(RuleBasedStateMachine):
         try:
             call()  # type: ignore[operator]
         except Refused:
-            assert self.broken or self.harness.broker.store.full
+            assert self.broken or self.harness.broker.store.space.full
             return False
         return True
 
@@ -389,7 +389,7 @@ class CoreMachine(RuleBasedStateMachine):
     def restart(self, back: bool) -> None:
         """An orderly stop. With a full disk it writes finishes only, as a kill would have left it."""
         self.harness.heal()
-        if self.harness.broker.store.full:
+        if self.harness.broker.store.space.full:
             self.advance(1.0)  # until it has noticed that there is room again
             self.everything_is_where_it_should_be()
         self.boot(orderly=True, back=back)

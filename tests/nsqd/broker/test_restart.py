@@ -310,7 +310,7 @@ class TestSnapshots:
             pass
         harness.round()
         assert harness.broker.store.fatal is None
-        assert harness.broker.store.health == "OK"
+        assert harness.broker.store.space.health == "OK"
         harness.kill()
         assert harness.broker.topics == {}
 
@@ -332,7 +332,7 @@ def with_a_full_disk(room: int | None) -> Harness:
         harness.publish(body)
     consumer = harness.subscribe(rdy=3)
     finished, requeued, _ = consumer.in_flight
-    harness.broker.store.full = "no space left on device: 1 bytes free, 2 needed"
+    harness.broker.store.space.full = "no space left on device: 1 bytes free, 2 needed"
     harness.memory.capacity = None if room is None else harness.memory._used + room
     consumer.channel.finish(consumer.subscription, [finished])
     consumer.channel.requeue(consumer.subscription, requeued, 60.0)

@@ -69,7 +69,7 @@ def test_a_disk_filled_by_finished_messages_heals() -> None:
             break
         harness.advance(1.0)
         count += 10
-    assert harness.broker.store.full, "the disk is full now"
+    assert harness.broker.store.space.full, "the disk is full now"
     consumer = harness.subscribe(rdy=2500)
     assert len(harness.drain(consumer)) >= count
     for _ in range(120):
@@ -78,7 +78,7 @@ def test_a_disk_filled_by_finished_messages_heals() -> None:
             pass
     assert harness.channel().depth == 0
     assert harness.channel().in_flight_count == 0
-    assert harness.broker.store.full is None
+    assert harness.broker.store.space.full is None
 
 
 def test_enospc_on_the_rename_of_a_snapshot_is_not_fatal() -> None:

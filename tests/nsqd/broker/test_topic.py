@@ -104,11 +104,11 @@ class TestPublish:
         topic, channel = harness.topic(), harness.channel()
         assert (topic.message_count, topic.message_bytes, topic.depth) == (1, 1, 0)
         assert (channel.counts.entered, channel.depth, channel.in_flight_count) == (1, 0, 1)
-        assert harness.broker.store.health.startswith("NOK - ")
+        assert harness.broker.store.space.health.startswith("NOK - ")
         harness.heal()
         harness.advance(1)
         assert harness.publish(b"e").acknowledged
-        assert harness.broker.store.health == "OK"
+        assert harness.broker.store.space.health == "OK"
         assert consumer.bodies() == [b"a", b"e"]
         assert conserved(channel)
 

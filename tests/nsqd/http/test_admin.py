@@ -195,7 +195,7 @@ async def test_an_action_that_the_disk_refuses_has_not_happened(target: str) -> 
 async def test_a_full_disk() -> None:
     daemon = FakeDaemon()
     daemon.make("t", "c")
-    daemon.broker.store.full = "no space left on device"
+    daemon.broker.store.space.full = "no space left on device"
     async with serving(daemon) as client:
         assert_error(await client.post("/topic/create?topic=new"), 500, "INTERNAL_ERROR")
         assert_error(await client.post("/channel/create?topic=t&channel=new"), 500, "INTERNAL_ERROR")

@@ -27,13 +27,13 @@ async def test_ping_healthy() -> None:
 
 async def test_ping_with_a_full_disk() -> None:
     daemon = FakeDaemon()
-    daemon.broker.store.full = "no space left on device: 3 bytes free, 7 needed"
+    daemon.broker.store.space.full = "no space left on device: 3 bytes free, 7 needed"
     async with serving(daemon) as client:
         answer = await client.get("/ping")
         assert (answer.status, answer.headers["Content-Type"]) == (500, TEXT)
         assert answer.body == b"NOK - no space left on device: 3 bytes free, 7 needed"
         assert "X-Nsq-Content-Type" not in answer.headers
-        daemon.broker.store.full = None
+        daemon.broker.store.space.full = None
         assert (await client.get("/ping")).status == 200
 
 

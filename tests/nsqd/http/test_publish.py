@@ -141,7 +141,7 @@ async def test_a_disk_that_cannot_be_written(target: str, body: bytes) -> None:
 @pytest.mark.parametrize("target", ["/pub?topic=new", "/pub?topic=new&defer=1", "/mpub?topic=new"])
 async def test_a_full_disk(target: str) -> None:
     daemon = small()
-    daemon.broker.store.full = "no space left on device"
+    daemon.broker.store.space.full = "no space left on device"
     async with serving(daemon) as client:
         assert_error(await client.post(target, b"x"), 503, "EXITING")
     assert not daemon.broker.topics

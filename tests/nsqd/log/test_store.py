@@ -173,38 +173,38 @@ class TestRoom:
         storage.capacity = MIB + 500
         with pytest.raises(OSError) as caught:
             append(log, 10)
-        store.failed(caught.value)
+        store.space.failed(caught.value)
         assert BALLAST not in storage.files()
-        assert store.full
-        assert store.health.lower().startswith("nok - no space left")
+        assert store.space.full
+        assert store.space.health.lower().startswith("nok - no space left")
         append(log, 10)  # a finish can be written
 
     def test_a_disk_under_the_floor_is_full(self) -> None:
         """I15: health flips with a reason, and flips back."""
         storage = MemoryStorage(capacity=10 * MIB)
         store = open_store(storage, min_free_space=3 * MIB)
-        assert store.health == "OK"
+        assert store.space.health == "OK"
         other = storage.create("other")
         other.append([bytes(7 * MIB)])
-        store.check_space()
-        assert store.health.startswith("NOK - no space left on device")
+        store.space.check()
+        assert store.space.health.startswith("NOK - no space left on device")
         other.truncate(0)
-        store.check_space()
-        assert store.health == "OK"
+        store.space.check()
+        assert store.space.health == "OK"
 
     def test_a_full_disk_heals_when_there_is_room_for_the_ballast_too(self) -> None:
         storage = MemoryStorage(capacity=10 * MIB)
         store = open_store(storage, min_free_space=3 * MIB)
-        store.failed(OSError(errno.ENOSPC, "no space left on device"))
-        assert store.full
+        store.space.failed(OSError(errno.ENOSPC, "no space left on device"))
+        assert store.space.full
         other = storage.create("other")
         other.append([bytes(13 * MIB // 2)])
-        store.check_space()
-        assert store.full, "room for the floor, not for the ballast"
+        store.space.check()
+        assert store.space.full, "room for the floor, not for the ballast"
         other.truncate(5 * MIB)
-        store.check_space()
-        assert store.full is None
-        assert store.health == "OK"
+        store.space.check()
+        assert store.space.full is None
+        assert store.space.health == "OK"
         assert len(content(storage, BALLAST)) == MIB
 
     def test_a_restart_does_not_forget_that_the_disk_is_full(self) -> None:
@@ -213,8 +213,8 @@ class TestRoom:
         store = open_store(storage, min_free_space=3 * MIB)
         other = storage.create("other")
         other.append([bytes(13 * MIB // 2)])
-        store.failed(OSError(errno.ENOSPC, "no space left on device"))
-        assert store.full
+        store.space.failed(OSError(errno.ENOSPC, "no space left on device"))
+        assert store.space.full
         assert open_store(storage, min_free_space=3 * MIB).full
 
     def test_a_store_starts_without_a_free_byte(self) -> None:
@@ -224,22 +224,22 @@ class TestRoom:
         other = storage.create("other")
         other.append([bytes(storage.free_space())])
         store = open_store(storage, ballast_bytes=0, min_free_space=MIB)
-        assert store.full
+        assert store.space.full
         with pytest.raises(OSError, match=r"(?i)no space"):
             store.ids.take(1)
         other.truncate(0)
-        store.check_space()
-        assert store.full is None
+        store.space.check()
+        assert store.space.full is None
         first = store.ids.take(1)
         assert open_store(storage, min_free_space=0).ids.take(1) > first
 
     def test_another_error_is_told_until_a_write_succeeds(self) -> None:
         store = open_store(MemoryStorage())
         log = store.create_topic("t", WALL_NS)
-        store.failed(OSError(errno.EIO, "input/output error"))
-        assert (store.health, store.full) == ("NOK - input/output error", None)
+        store.space.failed(OSError(errno.EIO, "input/output error"))
+        assert (store.space.health, store.space.full) == ("NOK - input/output error", None)
         store.wrote(log)
-        assert store.health == "OK"
+        assert store.space.health == "OK"
 
     def test_a_ballast_that_cannot_be_made_leaves_no_part(self) -> None:
         storage = MemoryStorage(capacity=MIB)

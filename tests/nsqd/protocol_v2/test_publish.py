@@ -263,7 +263,7 @@ def test_a_full_disk_is_told_by_the_command(data: bytes, name: str, topic_is_the
     machine = Machine()
     if topic_is_there:
         machine.client().send(pub(b"before"))
-    machine.broker.store.full = "no space left on device"
+    machine.broker.store.space.full = "no space left on device"
     client = machine.client().send(data)
     assert client.answers() == [error(f"E_{name}_FAILED {name} failed no space left on device")]
     assert client.closed
@@ -271,7 +271,7 @@ def test_a_full_disk_is_told_by_the_command(data: bytes, name: str, topic_is_the
 
 def test_a_sub_that_makes_a_topic_on_a_full_disk_gets_an_error() -> None:
     machine = Machine()
-    machine.broker.store.full = "no space left on device"
+    machine.broker.store.space.full = "no space left on device"
     client = machine.client().send(sub())
     assert client.answers() == [error("E_SUB_FAILED SUB failed no space left on device")]
     assert client.closed

@@ -200,7 +200,7 @@ async def test_ephemeral_topic() -> None:
 async def test_health() -> None:
     daemon = FakeDaemon()
     assert (await stats_of(daemon))["health"] == "OK"
-    daemon.broker.store.full = "no space left on device"
+    daemon.broker.store.space.full = "no space left on device"
     assert (await stats_of(daemon))["health"] == "NOK - no space left on device"
 
 

@@ -151,7 +151,7 @@ async def test_a_sync_and_a_disk_that_refuses() -> None:
     daemon.broker.want_sync()
     daemon.end_round()
     daemon.loop_lag.measure(0.0)
-    daemon.broker.store.full = "no space left on device"
+    daemon.broker.store.space.full = "no space left on device"
     found = await series_of(daemon)
     assert (found["nsqd_healthy",], found["nsqd_syncs_total",], found["nsqd_unsynced_appends",]) == (0, 1, 0)
     assert before <= found["nsqd_last_sync_time_seconds",] <= time.time()

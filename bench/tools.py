@@ -45,7 +45,7 @@ TOOL_SECONDS = 120
 
 
 class ToolFailed(Exception):
-    """It ended, or did not do its work; the text says so."""
+    """The tool ended, or did not do its work; the text is the reason."""
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class Row:
     in_flight: int = 200
     """The default of the tools."""
     part: float = 1.0
-    """Of the messages: for slow rows."""
+    """Fraction of the messages, for slow rows."""
 
 
 ROWS = (
@@ -73,11 +73,11 @@ ROWS = (
 
 @attrs.frozen
 class Result:
-    """One run; `measurement` has the tool in place of the server."""
+    """One run; in `measurement` the tool takes the place of the server."""
 
     measurement: Measurement
     nsqd_cpu_us: float
-    """Of all nsqds, for each message."""
+    """CPU of all nsqds per message."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,7 +156,7 @@ def _run_tool(row: Row, flags: list[str], messages: int, source: Server, destina
 
 
 def _wait(tool: subprocess.Popen[bytes], source: Server, most: int) -> int:
-    """Wait until so many messages are left at most; gives how many there are."""
+    """Wait until at most `most` messages remain; returns their number."""
     deadline = time.monotonic() + TOOL_SECONDS
     while time.monotonic() < deadline:
         left = _left(source)
@@ -175,7 +175,7 @@ def _left(source: Server) -> int:
 
 
 def _check(row: Row, finished: int, out: Path, destination: Server) -> None:
-    """Is everything where it should be?"""
+    """Check that all messages have arrived."""
     if row.module == "nsq_to_nsq":
         topics: list[dict[str, Any]] = json.loads(_request(destination, "GET", "/stats?format=json"))[
             "topics"
@@ -188,7 +188,7 @@ def _check(row: Row, finished: int, out: Path, destination: Server) -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes in a file, compressed or not."""
+    """Bytes in a file, after decompression."""
     if path.suffix != ".gz":
         return path.stat().st_size
     with gzip.open(path) as file:

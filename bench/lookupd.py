@@ -1,8 +1,8 @@
 """Measure nsqlookupd with a large cluster: `python -m bench.lookupd [--quick]`. README.md explains the rows.
 
-1,000 nsqds connect, each over a connection of its own, and register a channel of 100 topics each, 10,000 topics in all,
-so that each topic has 10 nsqds; one more topic all of them have. Then it is asked. Prints a Markdown table. Every
-answer is checked: exit code 1 when one is wrong, 2 when nsqlookupd did not start.
+1,000 nsqds connect, each over its own connection, and register a channel in each of 100 topics, of 10,000 in total,
+so that each topic has 10 nsqds; one more topic is on all of them. Then it is queried. Prints a Markdown table. Every
+response is checked: exit code 1 if one is wrong, 2 if nsqlookupd did not start.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 All messages of a run have one size, so their frames all have one length, and a read is a matrix with a row
 for each frame. The ids and the heads are then columns, which Python's slices with a step take out in C:
 checking every head and writing every FIN costs 20 ns a message, against 115 ns for a loop over the frames
-(measured, Python 3.11). Only what does not fit that picture (a heartbeat, an error) is taken apart frame by
-frame.
+(measured, Python 3.11). Only other frames (a heartbeat, an error) are parsed one by one.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Measure nsqadmin: `python -m bench.nsqadmin [--quick]`.
 
-First before three real nsqds and a registry that have nothing to do: from exec until the console listens, and the CPU
-of one that nobody looks at. Then before clusters that are only talk (`tests.nsqadmin.big_cluster`, in this process), of
-10, 1,000 and 10,000 topics on three nodes with two channels and five consumers each, a twentieth of them busy: the
-front page over a connection of its own, from the request to its first byte, and the size of its body plain and as
-browsers get it; then what polling costs at the default interval. Prints a Markdown table. CPU is counted by the kernel
-in steps of 10 ms. Exit code 1 when a page is wrong, 2 when a daemon did not start.
+First with three idle nsqds and a registry: the time from exec until the console listens, and the CPU of an unused
+console. Then with simulated clusters (`tests.nsqadmin.big_cluster`, in this process) of 10, 1,000 and 10,000 topics on
+three nodes with two channels and five consumers each, a twentieth of them busy: the front page over a new connection,
+from the request to its first byte, and the size of its body plain and compressed; then the cost of polling at the
+default interval. Prints a Markdown table. CPU is counted by the kernel in steps of 10 ms. Exit code 1 if a page is
+wrong, 2 if a daemon did not start.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Runs rows against brokers, in turn (A B A B), each run with a newly started broker.
 
-In turn, because a machine changes in minutes: two figures of one pair of runs can be compared, two of
-different hours cannot. A failed run ends its row for that broker and is shown with its reason; the other
-rows go on.
+In turn, because the speed of a machine varies within minutes: only figures of runs next to each other can be compared.
+A failed run ends its row for that broker and is shown with its reason; the other rows are run.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Measure the tools: `python -m bench.tools [--quick] [--runs N]`.
 
-Messages of 200 bytes are queued in an nsqd first; then the tool runs, a process of its own, until nsqd says that they
-are finished. Timed is what lies between the first of them and the last that fill the tool's window, so that neither its
-start is in it, nor the last few that `nsq_to_file` may keep until its sync interval. Then it is stopped, and everything
-has to be where it should be. For `nsq_to_nsq` there is a second nsqd, the destination. Prints a Markdown table with
-messages a second and microseconds of CPU for a message, of the tool and of the nsqds. Exit code 1 when a tool failed or
-messages are missing, 2 when an nsqd did not start.
+Messages of 200 bytes are queued in an nsqd first; then the tool runs in a process of its own until nsqd reports them as
+finished. The timed part is from the first of them to the last that fill the tool's window: it includes neither the
+start of the tool nor the last few messages, which `nsq_to_file` may keep until its sync interval. Then the tool is
+stopped, and all messages must have arrived. For `nsq_to_nsq` there is a second nsqd, the destination. Prints a Markdown
+table with messages per second and microseconds of CPU per message, of the tool and of the nsqds. Exit code 1 if a tool
+failed or messages are missing, 2 if an nsqd did not start.
 
 With the default flags of the tools (200 in flight), with 2500, and for `nsq_to_nsq` with 1, where no message can share
 a batch with another one. `nsq_to_file` waits for the disk (fsync) before it finishes; `nsq_to_nsq` waits for the OK.

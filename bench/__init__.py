@@ -1,4 +1,4 @@
-"""Speed of the broker: a load generator of its own process, a broker in another, rows, medians, a table.
+"""Benchmarks: a load generator in one process, a broker in another; rows, medians, a table.
 
-`python -m bench` runs everything; README.md here tells what each row means and how to read the figures.
+`python -m bench` runs everything; README.md in this folder explains the rows and the columns.
 """

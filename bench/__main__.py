@@ -33,11 +33,11 @@ OTHERS: dict[str, Callable[[], Broker]] = {"beanstalkd": beanstalkd, "redis": re
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the arguments ask for."""
+    """The command."""
     options = _parse(argv)
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # brokers are ended on the way out
+    )  # exits through the `finally` blocks that end the brokers
     raise_descriptor_limit()
     RESULTS.mkdir(exist_ok=True)
     data_root = Path(tempfile.mkdtemp(prefix="run-", dir=options.data_root or RESULTS)).resolve()
@@ -102,14 +102,14 @@ def _keep(results: Results) -> None:
 
 
 def _brokers(options: argparse.Namespace) -> list[Broker]:
-    """The one under test first, then what it is compared with."""
+    """The broker under test first, then those that it is compared with."""
     tested = peer("broker", options.broker) if options.broker else nsqd(options.python)
     peers = [peer(f"peer {number}", command) for number, command in enumerate(options.peer, 1)]
     return [tested, *peers, *(make() for name, make in OTHERS.items() if name not in options.without)]
 
 
 def _warm_up(brokers: Sequence[Broker], data_root: Path) -> None:
-    """Start each once untimed: files get into the page cache, bytecode is written, errors show early."""
+    """Start each once, untimed: files get into the page cache, bytecode is written, errors show early."""
     for broker in brokers:
         if not broker.missing:
             with Server(broker, data_root):

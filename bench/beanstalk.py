@@ -1,4 +1,4 @@
-"""The beanstalkd protocol, as far as a load generator needs it: put, and reserve with delete, pipelined."""
+"""The parts of the beanstalkd protocol that the load generator uses: put, and reserve with delete, pipelined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def put_command(body: bytes) -> bytes:
 
 
 class BeanstalkLink(Link):
-    """Counts the answers to put: every line must be INSERTED."""
+    """Counts the responses to put: every line must be INSERTED."""
 
     def count_replies(self, data: bytes) -> int:
         data = self.rest + data
@@ -32,7 +32,7 @@ class BeanstalkLink(Link):
 
 @attrs.define
 class Worker:
-    """Reserves `budget` jobs, up to `depth` at a time, and deletes each as soon as it comes.
+    """Reserves `budget` jobs, up to `depth` at a time, and deletes each as soon as it arrives.
 
     The delete of a job and the reserve of the next leave in one write, as NSQ's FIN makes room for the next
     message.

@@ -1,6 +1,8 @@
-"""The curves as SVG pictures, readable on a light and on a dark page, without anything to install.
+"""The curves as SVG, readable on light and dark pages, without dependencies.
+(a quantity of 0 stands at the
 
 Two panels side by side, messages a second and CPU of a message, both axes logarithmic (a quantity of 0 stands at the
+(a quantity of 0 is at the
 left edge). Numbers in a picture are in units of its `viewBox`.
 """
 
@@ -21,7 +23,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 330, 200
 PANEL_LEFTS, PANEL_TOP = (60, 480), 40
 LEGEND_LINE = 18
 COLOURS = ("#2f6fdb", "#d1602b", "#3a9a5b")
-"""Each with enough contrast on white and on GitHub's dark grey."""
+"""With enough contrast on white and on GitHub's dark grey."""
 STYLE = """
   text { font: 12px -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #57606a }
   .title { font-weight: 600; fill: #24292f }
@@ -42,7 +44,7 @@ class _Line:
 
 
 def svg(drawn: Drawn) -> str:
-    """The picture of a curve; points without a figure are left out."""
+    """A curve as SVG; points without a figure are omitted."""
     series = drawn.curve.series
     height = PANEL_TOP + PANEL_HEIGHT + 50 + LEGEND_LINE * len(series)
     parts = [
@@ -113,7 +115,7 @@ class _Axis:
 
     @classmethod
     def of(cls, values: Sequence[float], start: float, end: float, *, whole_decades: bool = False) -> _Axis:
-        """One that holds these values; 0 is shown a decade below the least other one."""
+        """A scale for these values; 0 is shown a decade below the smallest other value."""
         positive = [value for value in values if value > 0] or [1.0]
         low, high = math.log10(min(positive)), math.log10(max(positive))
         if len(positive) < len(values):

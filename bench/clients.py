@@ -1,4 +1,4 @@
-"""Measure the client library beside pynsq: `python -m bench.clients [--quick] [--runs N]`.
+"""Compare the client library with pynsq: `python -m bench.clients [--quick] [--runs N]`.
 
 One nsqd for all of it, 200-byte messages, and for each figure a client process of its own, so that none
 profits from what another one has warmed up. In turn: pynsq, then this library on asyncio and on trio. Prints a
@@ -57,7 +57,7 @@ ROWS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the arguments ask for."""
+    """The command."""
     options = _parse(argv)
     if options.child:
         library, work, address, topic, count = options.child
@@ -89,7 +89,7 @@ def _report(address: str, runs: int, divisor: int) -> None:
     for row in ROWS:
         figures: dict[str, list[dict[str, float]]] = {library: [] for library in LIBRARIES}
         for run in range(runs):
-            for library in LIBRARIES:  # in turn, so that a disturbance meets all of them
+            for library in LIBRARIES:  # in turn, so that a disturbance affects all of them
                 topic = f"{row.name}-{library}-{run}"
                 figures[library].append(_run_child(library, row, address, topic, row.count // divisor))
         base = statistics.median(run["rate"] for run in figures["pynsq"])
@@ -122,7 +122,7 @@ def _run_child(library: str, row: Row, address: str, topic: str, count: int) -> 
 
 
 async def _fill(address: str, topic: str, count: int) -> None:
-    """Messages for a consumer; the first channel of a topic gets what it has gathered."""
+    """Publish messages for a consumer; the first channel of the topic gets all of them."""
     async with Producer(nsqd_tcp_addresses=[address]) as producer:
         for _ in range(count // 1000):
             await producer.publish_multi(topic, [BODY] * 1000)
@@ -133,13 +133,13 @@ async def _fill(address: str, topic: str, count: int) -> None:
 
 @attrs.frozen
 class Meter:
-    """Begins to measure when it is made."""
+    """A stop watch, started when it is created."""
 
     _wall: float = attrs.field(factory=time.perf_counter)
     _cpu: float = attrs.field(factory=time.process_time)
 
     def figures(self, messages: int) -> dict[str, float]:
-        """Messages a second, and microseconds of CPU for each."""
+        """Messages per second, and microseconds of CPU per message."""
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
         return {"rate": messages / wall, "cpu_us": cpu / messages * 1e6}
 
@@ -232,20 +232,20 @@ async def _pynsq_publish_batches(address: str, topic: str, count: int) -> dict[s
 
 
 Answer = Callable[[Any, Any], None]
-"""A callback of pynsq's: the connection, and what nsqd said."""
+"""A callback of pynsq: the connection, and nsqd's response."""
 
 
 async def _pynsq_writer(address: str) -> Any:
     import nsq  # type: ignore[import-untyped]
 
     writer = nsq.Writer([address])
-    while not writer.conns:  # noqa: ASYNC110 - pynsq offers nothing to wait for
+    while not writer.conns:  # noqa: ASYNC110 - pynsq has no event for this
         await asyncio.sleep(0.001)
     return writer
 
 
 async def _pynsq_pipelined(send: Callable[[Answer], None], count: int, deep: int) -> None:
-    """Its callbacks send the next one: the cheapest way to have so many in the air."""
+    """Each callback sends the next message: the cheapest way to keep `deep` of them in flight."""
     done = asyncio.Event()
     sent = answered = 0
 

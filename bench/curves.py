@@ -1,4 +1,4 @@
-"""The curves: how rate and CPU of a message change with one quantity. Data, as the rows are."""
+"""The curves: rate and CPU per message as functions of one quantity. Data, as the rows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Series:
 
 @attrs.frozen
 class Curve:
-    """One quantity, and the work that is done at each of its values."""
+    """One quantity, and the work to measure at each of its values."""
 
     name: str
     title: str
     axis: str
-    """What the quantity is, with its unit."""
+    """Name of the quantity, with its unit."""
     values: tuple[int, ...]
     quick_values: tuple[int, ...]
     series: tuple[Series, ...]
@@ -33,7 +33,7 @@ class Curve:
     """Only with `--full-log`."""
 
     def points(self, *, quick: bool, large: bool) -> list[tuple[int, Series, Row]]:
-        """Every value with every line, and the row that measures it."""
+        """Each value with each line, and the row that measures it."""
         values = self.quick_values if quick else self.values + (self.large_values if large else ())
         return [(x, series, self._row(x, series)) for x in values for series in self.series]
 

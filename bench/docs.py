@@ -1,4 +1,4 @@
-"""Puts the results into `docs/performance.md`, between two marks, and the pictures of the curves beside it."""
+"""Writes the results into `docs/performance.md`, between two markers, and the curves into image files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ END = "<!-- end of what `python -m bench --write-docs` has written -->"
 
 
 class DocsError(Exception):
-    """The page has not got both marks, in order and once each."""
+    """The page does not have both markers, once each and in order."""
 
 
 def write_docs(results: Results, folder: Path) -> None:
-    """Replace what stands between the marks of `folder`/performance.md. It is checked before the first write."""
+    """Replace the text between the markers of `folder`/performance.md, which is checked before the first write."""
     page = folder / PAGE
     new = _replaced(page.read_text(), _results_text(results))
     write_pictures(results, folder / PICTURES)
@@ -28,14 +28,14 @@ def write_docs(results: Results, folder: Path) -> None:
 
 
 def write_pictures(results: Results, folder: Path) -> None:
-    """One file for each curve, named after it; the folder is made if there are any."""
+    """Write one file for each curve, named after it; the folder is created if there are any."""
     for drawn in results.curves:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{drawn.curve.name}.svg").write_text(svg(drawn))
 
 
 def _results_text(results: Results) -> str:
-    """As the command prints it, one level of headings down: the page has its own title."""
+    """The output of the command, with headings one level lower: the page has its own title."""
     lines = to_markdown(results, PICTURES).splitlines()
     return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
 

@@ -17,7 +17,7 @@ def pub_request(topic: str, body: bytes) -> bytes:
 
 
 class HttpLink(Link):
-    """Counts replies that say 200 and OK. Equal ones (same second in the Date) are only compared."""
+    """Counts replies with status 200 and body OK. Equal ones (same second in the Date) are only compared."""
 
     _last_good = b""
 
@@ -36,7 +36,7 @@ class HttpLink(Link):
         return 1
 
     def read_reply(self) -> bytes:
-        """Wait for one reply that says 200, and give its body."""
+        """Wait for one reply with status 200, and return its body."""
         data, body_at, end = b"", 0, 0
         while not end or len(data) < end:
             data += self.receive()
@@ -45,7 +45,7 @@ class HttpLink(Link):
 
 
 def _extent(data: bytes) -> tuple[int, int]:
-    """Where the body of a reply begins and ends; zeros while its head has not fully come."""
+    """Start and end of the body of a reply; zeros while its head is incomplete."""
     head_end = data.find(b"\r\n\r\n")
     if head_end < 0:
         return 0, 0

@@ -1,4 +1,4 @@
-"""What TLS and the compressions cost nsqd: `python -m bench.layers [--quick] [--runs N]`.
+"""The cost of TLS and compression in nsqd: `python -m bench.layers [--quick] [--runs N]`.
 
 One nsqd, and for each of the layers in turn: batches of 200 messages published on two connections, the same messages
 consumed and finished on two connections with RDY 2500, and single publishes on 16 connections. Bodies are 200 bytes of
@@ -62,7 +62,7 @@ class Link:
         if answer["deflate"]:
             self._encoder, self._decoder = DeflateEncoder(answer["deflate_level"]), DeflateDecoder()
         if self._decoder is not None:
-            early, self._buffer = self._buffer, b""  # what came with the answer is compressed
+            early, self._buffer = self._buffer, b""  # the bytes after the response are compressed
             self._decoder.feed(early)
             self.read(OK_SIZE)
         self.sent_bytes = 0
@@ -74,14 +74,14 @@ class Link:
         self._sock.sendall(data)
 
     def read(self, size: int) -> bytes:
-        """So many bytes."""
+        """Read `size` bytes."""
         while len(self._buffer) < size:
             self._buffer += self.receive()
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
 
     def receive(self) -> bytes:
-        """What there is, at least a byte."""
+        """Read at least one byte."""
         while True:
             if self._decoder is not None and (data := b"".join(iter(self._decode, b""))):
                 return data
@@ -101,7 +101,7 @@ class Link:
 
     @property
     def has_more(self) -> bool:
-        """Whether something was read from the socket that is not given yet."""
+        """Whether bytes were read from the socket that are not returned yet."""
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class Link:
 
 
 def publish_batches(links: Sequence[Link], topic: str, bodies: Sequence[bytes], meter: Meter) -> Measurement:
-    """One batch on its way on each connection."""
+    """Publish with one batch in flight on each connection."""
     commands = [_batch(topic, bodies[at : at + BATCH]) for at in range(0, len(bodies), BATCH)]
     meter.start()
     for at in range(0, len(commands), len(links)):
@@ -122,7 +122,7 @@ def publish_batches(links: Sequence[Link], topic: str, bodies: Sequence[bytes], 
 
 
 def consume(links: Sequence[Link], topic: str, count: int, meter: Meter) -> Measurement:
-    """Until all are finished, an answer to a last publish behind the FINs included."""
+    """Consume until all are finished, up to the response to a publish that follows the last FIN."""
     for link in links:
         link.send(f"SUB {topic} c\n".encode())
         link.read(OK_SIZE)
@@ -149,7 +149,7 @@ def consume(links: Sequence[Link], topic: str, count: int, meter: Meter) -> Meas
 
 
 def _readable(links: Sequence[Link]) -> list[Link]:
-    """Those that have something, at least one; what TLS holds decrypted counts."""
+    """Links with input, at least one; input that TLS has already decrypted counts."""
     ready = [link for link in links if link.has_more]
     return ready or select.select(links, [], [], STALL_SECONDS)[0]
 
@@ -201,7 +201,7 @@ def _certificates(folder: Path) -> _Certificates:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the arguments ask for."""
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench.layers", description="What the layers cost nsqd.")
     parser.add_argument("--quick", action="store_true", help="one short run of each")
     parser.add_argument("--runs", type=int, help="runs of each (default 3, with --quick 1)")

@@ -1,4 +1,4 @@
-"""Sockets of the load generator, and the loop that serves many of them at little cost.
+"""Sockets of the load generator, and a cheap loop that serves many of them.
 
 Rules:
 - Sockets are blocking with time limits in the kernel (SO_RCVTIMEO, SO_SNDTIMEO): Python's own time-outs
@@ -31,7 +31,7 @@ _view = memoryview(_buffer)
 
 
 class LoadError(Exception):
-    """The server answered something else than it had to, or nothing."""
+    """The server sent a wrong response, or none."""
 
 
 class Link:
@@ -71,7 +71,7 @@ class Link:
 
 
 class Handler(Protocol):
-    """What the loop serves: something with a link, called when there is something to read on it."""
+    """A handler of the loop: it has a link, and is called when that is readable."""
 
     @property
     def link(self) -> Link: ...
@@ -81,13 +81,13 @@ class Handler(Protocol):
 
 @attrs.define
 class Producer:
-    """Keeps `depth` requests on their way on one link: a new one leaves for each reply that comes."""
+    """Keeps `depth` requests in flight on one link: each reply lets it send a new one."""
 
     link: Link
     request: bytes
     depth: int = 1
     budget: int = UNLIMITED
-    """Requests that may still be sent; 0 lets the ones on their way come home."""
+    """Requests that may still be sent; with 0 it waits for the replies to those in flight."""
     replies: int = 0
     waiting: int = 0
 
@@ -111,12 +111,12 @@ class Producer:
             self.link.send(self.requests(count))
 
     def requests(self, count: int) -> bytes:
-        """The next so many."""
+        """The next requests, `count` of them."""
         return self.request * count
 
 
 class Loop:
-    """Calls `readable` of the handlers whose sockets have something."""
+    """Calls `readable` of the handlers whose sockets are readable."""
 
     def __init__(self, handlers: Sequence[Handler]) -> None:
         self._handlers: dict[int, Callable[[], None]] = {
@@ -141,7 +141,7 @@ class Loop:
             turn()
 
     def serve_for(self, seconds: float) -> None:
-        """Like `run_for`, but nothing has to come in this time."""
+        """As `run_for`, but input is not required."""
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             for descriptor, _ in self._poller.poll(left):

@@ -1,4 +1,4 @@
-"""The load generator: one kind of work against one running server, the result as one line of JSON on stdout.
+"""The load generator: one kind of work against one running server; prints one line of JSON.
 
     python -m bench.load KIND PORT [--pids 12,13] [options]
 
@@ -22,13 +22,13 @@ from bench.meter import Meter
 __all__ = ["HTTP_KINDS", "KINDS", "main"]
 
 HTTP_KINDS = {"http-pub", "nuisance-stats"}
-"""Loads whose PORT is that of HTTP."""
+"""Loads whose PORT is the HTTP port."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do the work that the arguments name. Exit code 0 and JSON on stdout, or 1 and the reason on stderr."""
+    """Run one load. Exit code 0 and JSON on stdout, or 1 and the reason on stderr."""
     options = _parse(argv)
-    gc.disable()  # nothing here makes cycles; a collection in the timed part would be noise
+    gc.disable()  # there are no cycles here, and a collection in the timed part would be noise
     try:
         with ExitStack() as options.opened:
             measurement = KINDS[options.kind](options, Meter(options.pids))

@@ -1,4 +1,4 @@
-"""What all loads share: making connections and the loop, and publishing for a time or a number of messages."""
+"""Code shared by all loads: connections, the loop, publishing for a time or for a number of messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARM_UP_SECONDS = 0.2
 
 
 def publish_for(options: argparse.Namespace, meter: Meter, producers: Sequence[Producer]) -> Measurement:
-    """Publish for a time after a warm-up; what is then still on its way is awaited outside the timed part."""
+    """Publish for a time, after a warm-up; replies still in flight are awaited outside the timed part."""
     loop = open_loop(options, producers)
     start(producers)
     loop.run_for(WARM_UP_SECONDS)
@@ -49,7 +49,7 @@ def fill(
 
 
 def open_link(kind: type[_Link], options: argparse.Namespace) -> _Link:
-    """A connection to the server under test; it is closed when the load is done."""
+    """A connection to the server under test; it is closed at the end of the load."""
     link: _Link = options.opened.enter_context(closing(kind(options.port)))
     return link
 

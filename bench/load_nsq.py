@@ -1,4 +1,4 @@
-"""The loads that speak NSQ: publish, consume, both; over one topic or many, with one channel, none or several."""
+"""The loads for NSQ: publish, consume, both; with one or many topics, and one, no or several channels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["KINDS", "create_channels", "queue_of"]
 SCRATCH_TOPIC = "bench_barrier"
 WARM_UP_PART = 20
 FRAME_BYTES = 34
-"""What a message takes in the log besides its body."""
+"""Bytes of a message in the log in addition to its body."""
 MOST_FILLING = 16
-"""Connections that publish what is consumed afterwards."""
+"""Connections that publish the messages to be consumed."""
 MOST_BATCH_BYTES = 4_000_000
-"""Of an MPUB: nsqd takes 5 MB by default."""
+"""Bytes of an MPUB; nsqd's default limit is 5 MB."""
 
 
 def mpub(options: argparse.Namespace, meter: Meter) -> Measurement:
@@ -50,7 +50,7 @@ def sub(options: argparse.Namespace, meter: Meter) -> Measurement:
 
 
 def _drain(options: argparse.Namespace, meter: Meter) -> Measurement:
-    """Consume and finish `count` messages that are there, from before the connect; with `more` behind them."""
+    """Consume and finish `count` queued messages, timed from before the connect; `more` are queued after them."""
     began = time.perf_counter()
     meter.start()
     consumers = _consumers(options)
@@ -93,7 +93,7 @@ def pub(options: argparse.Namespace, meter: Meter) -> Measurement:
 
 @attrs.define
 class RoundRobin(Producer):
-    """A producer that publishes to one topic after the other."""
+    """A producer that publishes to several topics in turn."""
 
     turns: Iterator[bytes] = attrs.field(kw_only=True)
 
@@ -104,7 +104,7 @@ class RoundRobin(Producer):
 def _producers(
     links: Sequence[NsqLink], requests: Sequence[bytes], depth: int, budget: int = UNLIMITED
 ) -> list[Producer]:
-    """One for each link; each sends all the requests round and round, `budget` of them at the most."""
+    """One producer for each link; each sends all requests in turn, at most `budget`."""
     if len(requests) == 1:
         return [Producer(link, requests[0], depth, budget) for link in links]
     return [
@@ -114,7 +114,7 @@ def _producers(
 
 
 def _turns(requests: Sequence[bytes], links: int) -> list[Iterator[bytes]]:
-    """For each link all requests round and round; each begins at another one."""
+    """For each link an endless cycle of all requests, each with a different start."""
     return [
         itertools.islice(itertools.cycle(requests), number * len(requests) // links, None)
         for number in range(links)
@@ -159,7 +159,7 @@ def queue_of(options: argparse.Namespace, number: int) -> tuple[str, str]:
 
 
 def create_channels(port: int, options: argparse.Namespace) -> None:
-    """All `topics` with `channels` channels each."""
+    """Create `topics` topics with `channels` channels each."""
     for number in range(options.topics * options.channels):
         with closing(NsqLink(port)) as link:
             link.subscribe(*queue_of(options, number))
@@ -222,7 +222,7 @@ def _set_ready(consumers: list[Consumer], rdy: int) -> None:
 def _finish(
     consumers: list[Consumer], meter: Meter, published: int, options: argparse.Namespace
 ) -> Measurement:
-    """Wait until all FINs are worked off, stop the time, and only then look for doubles."""
+    """Wait until all FINs are processed, stop the time, and only then check for duplicates."""
     for consumer in consumers:
         consumer.barrier(SCRATCH_TOPIC)
     measurement = meter.stop(published)
@@ -237,7 +237,7 @@ def _finish(
 
 
 def _next_message(link: NsqLink) -> bytes:
-    """The payload of the next message frame, waiting for it."""
+    """Wait for the next message frame, and return its payload."""
     while True:
         for _, payload in link.frames(link.receive()):
             return payload

@@ -1,4 +1,4 @@
-"""The loads of brokers that speak no NSQ: the same work, as near as their protocols come to it.
+"""The loads for other brokers: the same work, as far as their protocols allow.
 
 Each pair publishes one at a time or `depth` deep, and consumes what was published before: beanstalkd's `put`, `reserve`
 and `delete`; Redis' XADD, XREADGROUP and XACK; JetStream's acknowledged publish, pull and ack.
@@ -72,7 +72,7 @@ def redis_fill(options: argparse.Namespace, meter: Meter) -> Measurement:
 
 
 def redis_read(options: argparse.Namespace, meter: Meter) -> Measurement:
-    """XADD `count` entries unless they are there, then read and acknowledge them; to the last answer to XACK."""
+    """XADD `count` entries unless they exist already, then read and acknowledge them; to the last XACK response."""
     count = _filled(redis_fill, options, meter)
     share = count // options.conns
     readers = [
@@ -131,7 +131,7 @@ def nats_fill(options: argparse.Namespace, meter: Meter) -> Measurement:
 
 
 def nats_pull(options: argparse.Namespace, meter: Meter) -> Measurement:
-    """Publish `count` messages unless they are there, then pull and acknowledge them, until that is worked off."""
+    """Publish `count` messages unless queued already, then pull and acknowledge them all."""
     count = _filled(nats_fill, options, meter)
     share = count // options.conns
     links = open_links(NatsLink, options)
@@ -168,7 +168,7 @@ def nats_latency(options: argparse.Namespace, meter: Meter) -> Measurement:
 
 
 def _filled(filling: Load, options: argparse.Namespace, meter: Meter) -> int:
-    """How many messages there are to consume: those that are there already, or as many as are now published."""
+    """The number of messages to consume: those that are queued already, or else those published now."""
     if options.there:
         return int(options.count)
     changed: dict[str, Any] = {**vars(options), "depth": FILL_DEPTH}

@@ -1,4 +1,4 @@
-"""Loads for the tail of the latencies: one that measures, and those that are a nuisance beside it.
+"""Loads for tail latencies: one that measures, and those that disturb it.
 
 `tail` publishes on a fixed schedule, whether or not the last message has come back: so a stall of the broker is met by
 every message that falls into it, and not by a single one. Times run from the send. A nuisance runs in a process of its
@@ -50,7 +50,7 @@ def tail(options: argparse.Namespace, meter: Meter) -> Measurement:
 
 @attrs.define
 class Probe:
-    """One publisher and one consumer of the same topic, and when everything happened."""
+    """One publisher and one consumer of the same topic, with the times of all events."""
 
     producer: NsqLink
     consumer: NsqLink
@@ -68,12 +68,12 @@ class Probe:
         self.producer.send(pub_command(self.topic, body))
 
     def serve_until(self, due: float) -> None:
-        """Take what comes until that time."""
+        """Read input until this time."""
         while (left := due - time.perf_counter()) > 0:
             self._serve(left)
 
     def finish(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for the responses and messages in flight."""
         while min(len(self.answered), len(self.delivered)) < len(self.sent):
             if not self._serve(5):
                 raise LoadError(f"{len(self.sent) - len(self.delivered)} messages did not come within 5 s")
@@ -101,7 +101,7 @@ class Probe:
 
 
 def nuisance_drain(options: argparse.Namespace, meter: Meter) -> Measurement:
-    """Consume and finish what there is in channel after channel of the topic, as fast as it goes."""
+    """Consume and finish all messages of one channel of the topic after the other, as fast as possible."""
     os.nice(NICENESS)
     meter.start()
     done = 0
@@ -124,7 +124,7 @@ def nuisance_drain(options: argparse.Namespace, meter: Meter) -> Measurement:
 
 
 def nuisance_publish(options: argparse.Namespace, meter: Meter) -> Measurement:
-    """Publish batches to a topic that has no consumer, one on its way on each connection, without end."""
+    """Publish batches to a topic without consumers, one in flight on each connection, without end."""
     os.nice(NICENESS)
     create_channels(options.port, options)
     request = mpub_command(options.topic, body_of(options), options.batch)
@@ -137,7 +137,7 @@ def nuisance_publish(options: argparse.Namespace, meter: Meter) -> Measurement:
 
 
 def nuisance_stats(options: argparse.Namespace, meter: Meter) -> Measurement:
-    """GET /stats?format=json, the next when the last has come; PORT is the HTTP port."""
+    """GET /stats?format=json repeatedly, one at a time; PORT is the HTTP port."""
     os.nice(NICENESS)
     link = open_link(HttpLink, options)
     meter.start()

@@ -1,8 +1,8 @@
-"""Measure nsqlookupd with a large cluster: `python -m bench.lookupd [--quick]`. README.md tells what the rows mean.
+"""Measure nsqlookupd with a large cluster: `python -m bench.lookupd [--quick]`. README.md explains the rows.
 
-1,000 nsqds connect, each over a connection of its own, and register a channel of 100 topics each, 10,000 topics in all,
-so that each topic has 10 nsqds; one more topic all of them have. Then it is asked. Prints a Markdown table. Every
-answer is checked: exit code 1 when one is wrong, 2 when nsqlookupd did not start.
+1,000 nsqds connect, each over its own connection, and register a channel in each of 100 topics, of 10,000 in total,
+so that each topic has 10 nsqds; one more topic is on all of them. Then it is queried. Prints a Markdown table. Every
+response is checked: exit code 1 if one is wrong, 2 if nsqlookupd did not start.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HOST = "127.0.0.1"
 
 @attrs.frozen
 class Scale:
-    """How large the cluster is, and how often it is asked."""
+    """The size of the cluster, and the number of requests."""
 
     nsqds: int
     topics: int
@@ -62,20 +62,20 @@ class Row:
 
 @attrs.define
 class Cluster:
-    """The nsqds, and the daemon that they talk to."""
+    """The simulated nsqds, and the daemon to which they are connected."""
 
     server: Server
     scale: Scale
     nsqds: list[socket.socket] = attrs.field(factory=list)
 
     def topics_of(self, number: int) -> list[str]:
-        """The topics of one nsqd: as many nsqds have each topic."""
+        """The topics of one nsqd; each topic is on the same number of nsqds."""
         scale = self.scale
         first = number * scale.topics_each
         return [f"topic-{index % scale.topics}" for index in range(first, first + scale.topics_each)]
 
     def connect(self) -> None:
-        """All connect and say who they are, the next when the last is answered."""
+        """Connect and identify all, one after the other."""
         for number in range(self.scale.nsqds):
             about = {
                 "broadcast_address": f"n{number}",
@@ -93,7 +93,7 @@ class Cluster:
                 raise LoadError(f"IDENTIFY was answered {answer}")
 
     def register(self) -> None:
-        """Each sends all its registrations at once, as after a restart of the registry; then all answers are read."""
+        """Each sends all its registrations at once, as after a restart of the registry; then all responses are read."""
         for number, nsqd in enumerate(self.nsqds):
             lines = [f"REGISTER {topic} channel\n" for topic in self.topics_of(number)]
             nsqd.sendall("".join([*lines, f"REGISTER {COMMON} channel\n"]).encode())
@@ -101,12 +101,12 @@ class Cluster:
             expect_oks(nsqd, self.scale.topics_each + 1)
 
     def register_singly(self) -> list[float]:
-        """One nsqd registers one topic after the other, the next when the last is answered; seconds of each."""
+        """One nsqd registers topics, each after the response to the last; returns the seconds of each."""
         commands = [b"REGISTER single-%d channel\n" % index for index in range(self.scale.singles)]
         return [timed(partial(ask_ok, self.nsqds[0], command)) for command in commands]
 
     def disconnect(self, asking: Http) -> None:
-        """All go at once; returns when none of them is shown any more."""
+        """Disconnect all at once; returns when none is listed any more."""
         for nsqd in self.nsqds:
             nsqd.close()
         self.nsqds.clear()
@@ -117,7 +117,7 @@ class Cluster:
 
 
 class Http:
-    """A consumer that keeps its connection."""
+    """A consumer with a persistent connection."""
 
     def __init__(self, port: int) -> None:
         self._sock = socket.create_connection((HOST, port), timeout=READ_SECONDS)
@@ -125,7 +125,7 @@ class Http:
         self.last_bytes = 0
 
     def get_raw(self, target: str) -> bytes:
-        """The body of an answer that must be a 200."""
+        """The body of a response, which must be a 200."""
         self._sock.sendall(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         status = self._reader.readline()
         size = 0
@@ -149,7 +149,7 @@ class Http:
 
 
 def read(sock: socket.socket, size: int) -> bytes:
-    """Exactly so many bytes."""
+    """Read exactly `size` bytes."""
     data = b""
     while len(data) < size:
         piece = sock.recv(size - len(data))
@@ -177,7 +177,7 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def measure(server: Server, scale: Scale) -> list[Row]:
-    """All rows, in the order in which they are run. LoadError: an answer was wrong."""
+    """All rows, in the order in which they are run. `LoadError` for a wrong response."""
     cluster, asking = Cluster(server, scale), Http(server.http_port)
     rows = [
         Row("start, from exec until it listens", f"{server.start_seconds * 1000:.0f} ms", rss=_rss(server))
@@ -259,7 +259,7 @@ def _rss(server: Server) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it and print the table."""
+    """Run all measurements and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.lookupd", description="Measure nsqlookupd.")
     parser.add_argument("--quick", action="store_true", help="a fifth of the cluster, some seconds")
     parser.add_argument("--python", default=sys.executable, help="interpreter that runs nsqlookupd")

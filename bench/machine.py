@@ -1,4 +1,4 @@
-"""What the figures depend on besides the code: the machine, the interpreter, the disk."""
+"""Properties of the environment that affect the figures: machine, interpreter, disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import attrs
 __all__ = ["Facts", "SyncTime", "facts", "measure_sync"]
 
 SYNC_APPEND_BYTES = 64 * 234
-"""What a broker writes for 64 connections with one 200-byte message each."""
+"""Bytes that a broker writes for 64 connections with one 200-byte message each."""
 PACKAGES = ("trio", "attrs", "httptools", "msgpack", "crc32c")
 
 
@@ -29,9 +29,9 @@ class Facts:
     memory_mib: int
     kernel: str
     load_average: float
-    """Of the last minute, before the first row: above 0.5 or so others are using the machine."""
+    """Of the last minute, before the first row: above about 0.5 the machine is in use."""
     interpreter: str
-    """Links resolved: builds of one version differ up to 1.8 times in speed, so the very file is named."""
+    """With links resolved: builds of one version differ by up to 1.8 times in speed, so the file is named."""
     python: str
     packages: dict[str, str]
     commit: str
@@ -65,7 +65,7 @@ def facts(python: str, data_root: Path) -> Facts:
 
 
 def measure_sync(folder: Path, rounds: int) -> SyncTime:
-    """Append `SYNC_APPEND_BYTES` and fdatasync, `rounds` times: the least that a durable answer can cost."""
+    """Append `SYNC_APPEND_BYTES` and fdatasync, `rounds` times: the minimum cost of a durable response."""
     data = b"x" * SYNC_APPEND_BYTES
     samples = []
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
@@ -79,7 +79,7 @@ def measure_sync(folder: Path, rounds: int) -> SyncTime:
 
 
 def _interpreter(python: str) -> tuple[str, str]:
-    """The file that really runs (a virtual environment only links to it), and its version."""
+    """The executable itself (a virtual environment only links to it), and its version."""
     script = (
         "import os, sys; print(os.path.realpath(sys.executable)); "
         "print(sys.implementation.name, sys.version.split()[0])"

@@ -1,4 +1,4 @@
-"""One measurement: how many messages in how long, and what it cost the server and the load generator.
+"""One measurement: messages, time, and the CPU of server and load generator.
 
 The load generator reads the server's counters itself, at both ends of the timed part, so that connecting,
 filling queues and checking afterwards are in neither figure.
@@ -22,7 +22,7 @@ PERCENTILES = (50, 99, 99.9)
 
 @attrs.frozen
 class Measurement:
-    """What one run of one row gave."""
+    """The result of one run of one row."""
 
     messages: int
     seconds: float
@@ -47,12 +47,12 @@ class Measurement:
 
     @property
     def load_share(self) -> float:
-        """CPU of the load generator as a part of one core: near 1.0 it is the load that was measured."""
+        """CPU of the load generator as a fraction of one core; near 1.0 the load was the bottleneck."""
         return self.load_cpu_seconds / self.seconds if self.seconds else 0.0
 
     @property
     def others_share(self) -> float:
-        """CPU that neither the server nor the load generator used, as a part of one core."""
+        """CPU used by others than server and load generator, as a fraction of one core."""
         others = self.machine_cpu_seconds - self.server_cpu_seconds - self.load_cpu_seconds
         return max(0.0, others / self.seconds) if self.seconds else 0.0
 
@@ -61,7 +61,7 @@ class Measurement:
 
     @classmethod
     def from_json(cls, text: str) -> Measurement:
-        """Raises ValueError, TypeError for anything but what `to_json` wrote."""
+        """`ValueError` or `TypeError` for anything but the output of `to_json`."""
         fields: dict[str, Any] = json.loads(text)
         return cls(**fields)
 
@@ -77,7 +77,7 @@ class Meter:
         self._started = self._now()
 
     def stop(self, messages: int, extra: dict[str, float] | None = None) -> Measurement:
-        """Close the timed part, in which `messages` were done."""
+        """End the timed part, in which `messages` were processed."""
         seconds, server, load, machine = (
             now - then for now, then in zip(self._now(), self._started, strict=True)
         )

@@ -1,4 +1,4 @@
-"""The protocol of NATS with JetStream, as far as a load generator needs it: publish with acknowledgement, pull, ack.
+"""The parts of the NATS JetStream protocol that the load generator uses: publish with acknowledgement, pull, ack.
 
 A stream on files with one durable pull consumer is the nearest that JetStream has to a topic with one channel.
 Acknowledged messages stay in the stream (its default, `limits`), which spares it a deletion. An ack has no answer; how
@@ -29,7 +29,7 @@ _acknowledged = re.compile(rb'(?:MSG \S+ \d+ +\d+\r\n\{"stream":"\w+", ?"seq":\d
 
 
 class NatsLink(Link):
-    """A connection that gets the answers to what it asks; counts acknowledged publishes."""
+    """A connection that receives the responses to its requests; counts acknowledged publishes."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
@@ -48,11 +48,11 @@ class NatsLink(Link):
             raise
 
     def publish_command(self, subject: str, body: bytes) -> bytes:
-        """A publish whose answer comes back on this connection."""
+        """A publish whose acknowledgement is sent to this connection."""
         return f"PUB {subject} {self.inbox}.answer {len(body)}\r\n".encode() + body + b"\r\n"
 
     def count_replies(self, data: bytes) -> int:
-        """Publishes that the stream has acknowledged; a PING between them is answered."""
+        """Count publishes that the stream has acknowledged; PINGs between them are answered."""
         rest, count = self.rest + data, 0
         while True:
             match = _acknowledged.match(rest)
@@ -77,7 +77,7 @@ class NatsLink(Link):
         return answer
 
     def _next_payload(self) -> bytes:
-        """Of the message that comes next; PINGs before it are answered."""
+        """The payload of the next message; PINGs before it are answered."""
         data = self.rest
         while True:
             while data.startswith(b"PING\r\n"):
@@ -105,7 +105,7 @@ class NatsLink(Link):
         )
 
     def wait_until_acknowledged(self, stream: str, count: int) -> None:
-        """Return when the consumer's state says that the first `count` messages are acknowledged."""
+        """Return once the consumer's state has the first `count` messages as acknowledged."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while self.ask(f"$JS.API.CONSUMER.INFO.{stream}.{DURABLE}")["ack_floor"]["stream_seq"] < count:
             if time.monotonic() > deadline:

@@ -1,10 +1,9 @@
-"""The NSQ V2 protocol, as far as a load generator needs it: encode beforehand, count and finish in bulk.
+"""The parts of the NSQ V2 protocol that the load generator uses: encode beforehand, count and finish in bulk.
 
 All messages of a run have one size, so their frames all have one length, and a read is a matrix with a row
 for each frame. The ids and the heads are then columns, which Python's slices with a step take out in C:
 checking every head and writing every FIN costs 20 ns a message, against 115 ns for a loop over the frames
-(measured, Python 3.11). Only what does not fit that picture (a heartbeat, an error) is taken apart frame by
-frame.
+(measured, Python 3.11). Only other frames (a heartbeat, an error) are parsed one by one.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def mpub_command(topic: str, body: bytes, batch: int) -> bytes:
 
 
 class NsqLink(Link):
-    """A connection that has said who it is."""
+    """An identified connection."""
 
     def __init__(self, port: int, identify: bytes = IDENTIFY_BODY) -> None:
         super().__init__(port)
@@ -81,7 +80,7 @@ class NsqLink(Link):
         return count
 
     def frames(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """The whole frames in what was read so far; answers heartbeats, raises LoadError for errors."""
+        """The complete frames read so far; heartbeats are answered, `LoadError` for errors."""
         data = self.rest + data
         at, end = 0, len(data)
         while end - at >= 8:
@@ -111,7 +110,7 @@ class Consumer:
     body: bytes
     received: int = 0
     fins: list[bytes] = attrs.field(factory=list)
-    """All FIN commands sent, kept to look for doubles when the time is stopped."""
+    """All FIN commands sent, kept to check for duplicates after the timed part."""
     _head: bytes = b""
     _frame_bytes: int = 0
 
@@ -133,12 +132,12 @@ class Consumer:
             self.link.send(fins)
 
     def barrier(self, scratch_topic: str) -> None:
-        """Return when the server has worked off every FIN: FIN has no answer, but answers come in order."""
+        """Return once the server has processed every FIN: FIN has no response, but commands are processed in order."""
         self.link.send(pub_command(scratch_topic, b"barrier"))
         self.link.expect_ok()
 
     def _fins_in_bulk(self, data: bytes) -> bytes | None:
-        """FINs for all whole frames, the remainder in `link.rest`; None if not all are such messages."""
+        """FINs for all complete frames, the remainder in `link.rest`; None if not all are such messages."""
         step = self._frame_bytes
         count = len(data) // step
         whole = count * step
@@ -169,7 +168,7 @@ class Consumer:
 
 
 def count_distinct(consumers: list[Consumer]) -> int:
-    """How many different ids the consumers finished."""
+    """The number of distinct ids that the consumers finished."""
     step = len(FIN_TEMPLATE)
     return len(
         {fins[at : at + step] for c in consumers for fins in c.fins for at in range(0, len(fins), step)}

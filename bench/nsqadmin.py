@@ -1,11 +1,11 @@
 """Measure nsqadmin: `python -m bench.nsqadmin [--quick]`.
 
-First before three real nsqds and a registry that have nothing to do: from exec until the console listens, and the CPU
-of one that nobody looks at. Then before clusters that are only talk (`tests.nsqadmin.big_cluster`, in this process), of
-10, 1,000 and 10,000 topics on three nodes with two channels and five consumers each, a twentieth of them busy: the
-front page over a connection of its own, from the request to its first byte, and the size of its body plain and as
-browsers get it; then what polling costs at the default interval. Prints a Markdown table. CPU is counted by the kernel
-in steps of 10 ms. Exit code 1 when a page is wrong, 2 when a daemon did not start.
+First with three idle nsqds and a registry: the time from exec until the console listens, and the CPU of an unused
+console. Then with simulated clusters (`tests.nsqadmin.big_cluster`, in this process) of 10, 1,000 and 10,000 topics on
+three nodes with two channels and five consumers each, a twentieth of them busy: the front page over a new connection,
+from the request to its first byte, and the size of its body plain and compressed; then the cost of polling at the
+default interval. Prints a Markdown table. CPU is counted by the kernel in steps of 10 ms. Exit code 1 if a page is
+wrong, 2 if a daemon did not start.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ POLL_SECONDS = 5.0
 
 @attrs.frozen
 class Scale:
-    """How large the clusters are, and how long they are looked at."""
+    """The sizes of the clusters, and the time for which each is measured."""
 
     topics: tuple[int, ...]
     pages: int
@@ -52,16 +52,16 @@ QUICK = Scale(topics=(10, 1_000), pages=10, polls=2, idle_seconds=6)
 
 @attrs.frozen
 class Page:
-    """One answer."""
+    """One response."""
 
     first_byte_s: float
     whole_s: float
     sent_bytes: int
-    """Of the body, as it was sent."""
+    """Bytes of the body as sent."""
 
 
 def get(port: int, path: str, *, packed: bool) -> tuple[Page, bytes]:
-    """GET on a connection of its own, as a browser that comes anew. LoadError when it is no 200."""
+    """GET on a new connection, as a newly opened browser. `LoadError` unless it is a 200."""
     accept = "gzip" if packed else "identity"
     with socket.create_connection((HOST, port), timeout=READ_SECONDS) as sock:
         began = time.perf_counter()
@@ -79,7 +79,7 @@ def get(port: int, path: str, *, packed: bool) -> tuple[Page, bytes]:
 
 
 def wait_for_picture(port: int, name: str) -> None:
-    """Until the front page shows this topic."""
+    """Wait until the front page shows this topic."""
     deadline = time.perf_counter() + FIRST_PICTURE_SECONDS
     while name.encode() not in get(port, "/", packed=False)[1]:
         if time.perf_counter() > deadline:
@@ -88,7 +88,7 @@ def wait_for_picture(port: int, name: str) -> None:
 
 
 def measure_pages(server: Server, topics: int, scale: Scale) -> list[Row]:
-    """The front page of a cluster of so many topics, and what keeping it fresh costs."""
+    """The front page of a cluster with this number of topics, and the cost of keeping it up to date."""
     port = server.port
     wait_for_picture(port, topic_name(0))
     rows = []
@@ -117,7 +117,7 @@ def _rss(server: Server) -> str:
 
 
 async def paper_clusters(python: str, scale: Scale, folder: Path) -> list[Row]:
-    """A console before each of the clusters that are only talk."""
+    """Measure a console with each of the simulated clusters."""
     rows: list[Row] = []
     for topics in scale.topics:
         big = BigCluster(topics=topics, clients=5 * topics, busy=max(1, topics // 20))
@@ -146,7 +146,7 @@ def _measure_one(
 
 
 def idle_console(python: str, scale: Scale, folder: Path) -> list[Row]:
-    """A console that nobody looks at, before three real nsqds with nothing to do."""
+    """Measure an unused console with three idle nsqds."""
     interpreter = shlex.quote(python)
     with ExitStack() as stack:
 
@@ -167,7 +167,7 @@ def idle_console(python: str, scale: Scale, folder: Path) -> list[Row]:
 
 
 def console(python: str, registries: Sequence[str]) -> Broker:
-    """nsqadmin with its defaults before these registries."""
+    """nsqadmin with default options for these registries."""
     known = " ".join(f"--lookupd-http-address={address}" for address in registries)
     return Broker(
         "nsqadmin",
@@ -176,7 +176,7 @@ def console(python: str, registries: Sequence[str]) -> Broker:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it and print the table."""
+    """Run all measurements and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.nsqadmin", description="Measure nsqadmin.")
     parser.add_argument("--quick", action="store_true", help="smaller clusters, some seconds")
     parser.add_argument("--python", default=sys.executable, help="interpreter that runs the daemons")

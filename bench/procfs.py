@@ -1,4 +1,4 @@
-"""What Linux knows of a running process: its CPU time and its memory, from /proc.
+"""CPU time and memory of running processes, from /proc.
 
 Works on a set of process ids, because a broker under test may be several processes (a shell, workers). A
 process that has ended counts as nothing: whether the broker still lives is the caller's question.
@@ -19,7 +19,7 @@ _STAT_PROCESS_GROUP, _STAT_UTIME, _STAT_STIME = 2, 11, 12
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of all threads of the processes, in seconds, in the kernel's steps of 10 ms."""
+    """User and system time of all threads of the processes, in seconds, in steps of 10 ms."""
     ticks = 0
     for pid in pids:
         stat = _stat_fields(pid)
@@ -29,9 +29,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def machine_cpu_seconds() -> float:
-    """What the whole machine used, with interrupts (on loopback those are the work of both ends), and what other
-    guests of its host took from it (steal).
-    """
+    """CPU time of the whole machine, with interrupts (on loopback the work of both ends) and steal time."""
     user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = (
         int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     )
@@ -50,7 +48,7 @@ def rss_bytes(pids: Iterable[int]) -> int:
 
 
 def group_members(process_group: int) -> list[int]:
-    """The ids of the processes that are in this process group now."""
+    """The ids of the processes in this process group."""
     members = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():

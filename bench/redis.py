@@ -1,4 +1,4 @@
-"""The protocol of Redis (RESP), as far as a load generator needs it: XADD, and XREADGROUP with XACK.
+"""The parts of the Redis protocol (RESP) that the load generator uses: XADD, and XREADGROUP with XACK.
 
 A stream with one consumer group is the nearest that Redis has to a topic with one channel. Acknowledged entries stay
 in the stream (nothing is trimmed here): that spares Redis a deletion which the other brokers do.
@@ -31,7 +31,7 @@ def add_command(stream: str, body: bytes) -> bytes:
 
 
 class RedisLink(Link):
-    """Counts the answers to XADD: every one must be the id of an entry."""
+    """Counts the responses to XADD: each must be the id of an entry."""
 
     def count_replies(self, data: bytes) -> int:
         data = self.rest + data
@@ -44,7 +44,7 @@ class RedisLink(Link):
         return data.count(b"$", 0, end)
 
     def ask(self, *words: str | bytes) -> bytes:
-        """Send one command and give the line that answers it; LoadError for an error."""
+        """Send one command and return the line of its response; `LoadError` for an error."""
         self.send(command(*words))
         line = b""
         while not line.endswith(b"\r\n"):
@@ -54,7 +54,7 @@ class RedisLink(Link):
         return line
 
     def make_group(self, stream: str) -> None:
-        """A group that begins at the first entry of the stream, which is made if it is not there."""
+        """Create a group that begins at the first entry of the stream, which is created if necessary."""
         self.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
 
 
@@ -75,7 +75,7 @@ class GroupReader:
     _asked_to_acknowledge: int = 0
     _entry: re.Pattern[bytes] = attrs.field(init=False)
     _expected: int = -1
-    """Entries of the reply that is coming in; -1 before its head is read."""
+    """Entries of the incomplete reply; -1 before its head is read."""
     _ids: list[bytes] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -106,7 +106,7 @@ class GroupReader:
             self._acknowledge()
 
     def _take_acknowledgement(self, data: bytes) -> int:
-        """Take the answer to the last XACK off the data. Gives where the rest begins, -1 if nothing does."""
+        """Skip the response to the last XACK; returns the position after it, or -1."""
         if not self._asked_to_acknowledge:
             return 0
         match = _acknowledged.match(data)
@@ -121,7 +121,7 @@ class GroupReader:
         return match.end() if match.end() < len(data) else -1
 
     def _keep(self, rest: bytes, first: bytes, limit: int) -> None:
-        """What has not fully come must begin as it has to, and not be longer than it can be."""
+        """Check the beginning and the length of an incomplete response."""
         if rest and (not rest.startswith(first) or len(rest) > limit):
             raise LoadError(f"the server answered {rest[:100]!r}")
         self.link.rest = rest

@@ -21,7 +21,7 @@ RATES = ("rate", "drain")
 
 FULL_CORE = 0.95
 OTHERS_SHARE = 0.2
-"""Of one core: when others took more than this, the rate is said to be disturbed."""
+"""Fraction of one core: above this CPU time of others a rate is marked as disturbed."""
 HEADER = (
     "| work | broker | result | lowest to highest | CPU a message | RSS | load CPU | ratio | CPU ratio |",
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -52,14 +52,14 @@ class Drawn:
 
 @attrs.frozen
 class Results:
-    """All that a run of the benchmark has given. In each row the first cell is that of the broker under test."""
+    """The results of a run of the benchmark. In each row the first cell is that of the broker under test."""
 
     facts: Facts
     scale: Scale
     brokers: Sequence[Broker]
     rows: Sequence[Sequence[Cell]]
     seconds: float
-    """That it took."""
+    """Duration of the run."""
     tails: Sequence[Sequence[Cell]] = ()
     curves: Sequence[Drawn] = ()
 
@@ -72,7 +72,7 @@ class Results:
         return [*(cell for cells in (*self.rows, *self.tails) for cell in cells), *points]
 
     def to_json(self) -> str:
-        """Every single measurement, with the medians beside them."""
+        """All measurements, with their medians."""
         content = {
             "facts": attrs.asdict(self.facts),
             "scale": attrs.asdict(self.scale),
@@ -84,7 +84,7 @@ class Results:
 
 
 def to_markdown(results: Results, pictures: str = "") -> str:
-    """`pictures`: the folder that holds those of the curves, if they are to be shown."""
+    """`pictures`: the folder with those of the curves, if they are to be shown."""
     parts = [_preamble(results)]
     if results.rows:
         parts.append(_table(results))
@@ -227,7 +227,7 @@ def _result(cell: Cell) -> tuple[str, str]:
 
 
 def _ratio(cell: Cell, tested: Cell | None) -> str:
-    """How many times better the tested broker is than this one: above 1 it is faster, or smaller."""
+    """The ratio to the tested broker: above 1 the tested one is faster, or smaller."""
     if tested is None or cell is tested or not tested.measurements:
         return ""
     match cell.row.measures:
@@ -242,7 +242,7 @@ def _ratio(cell: Cell, tested: Cell | None) -> str:
 
 
 def _cpu_ratio(cell: Cell, tested: Cell | None) -> str:
-    """How many times the CPU of the tested broker this one takes for a message."""
+    """The CPU per message of this broker divided by that of the tested one."""
     if tested is None or cell is tested or not tested.measurements:
         return ""
     return _quotient(median_cpu_us(cell), median_cpu_us(tested))
@@ -275,7 +275,7 @@ def _notes(cell: Cell) -> list[str]:
 
 
 def _load_bound(cell: Cell) -> bool:
-    """Whether the load generator had no CPU left while the broker still had some."""
+    """Whether the load generator used up its CPU while the broker did not."""
     shares = ((m.load_share, m.server_cpu_seconds / m.seconds) for m in cell.measurements)
     return any(load >= FULL_CORE and server < FULL_CORE for load, server in shares)
 
@@ -286,7 +286,7 @@ def median_rate(cell: Cell) -> float:
 
 
 def median_cpu_us(cell: Cell) -> float:
-    """The broker's CPU for a message, in microseconds."""
+    """The broker's CPU per message, in microseconds."""
     return _median(cell, lambda m: m.cpu_us)
 
 
@@ -295,7 +295,7 @@ def _label(cell: Cell) -> str:
 
 
 def _reason(cell: Cell) -> str:
-    """Why there are no figures."""
+    """The reason why there are no figures."""
     return f"FAILED: {cell.failed.splitlines()[0]}" if cell.failed else f"skipped: {cell.skipped}"
 
 

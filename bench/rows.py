@@ -1,4 +1,4 @@
-"""The rows: what work is done, with which load for which protocol.
+"""The rows: each is a kind of work, with a load for each protocol.
 
 Rows are data. Adding one is adding an entry here; the runner, the table and the JSON need no change.
 """
@@ -12,32 +12,32 @@ __all__ = ["FULL", "QUICK", "ROWS", "TAILS", "Row", "Scale"]
 
 @attrs.frozen
 class Scale:
-    """How long a run lasts, and how large the things are."""
+    """Durations and sizes of the runs."""
 
     runs: int
     seconds: float
-    """Of rows that publish for a time."""
+    """Seconds, for rows that publish for a time."""
     batch_messages: int
-    """Of rows that do a number of messages in bulk."""
+    """Messages, for rows in bulk."""
     single_messages: int
-    """Of rows that consume one message a time."""
+    """Messages, for rows that consume one at a time."""
     latency_samples: int
     sync_rounds: int
     drain_messages: int
     """Queued on the disk before a cold start; every broker."""
     large_drain_messages: int
-    """The same, of which only NSQ brokers are asked."""
+    """The same, for NSQ brokers only."""
     idle_connections: int
     rest_seconds: float
-    """How long the broker's CPU at rest is watched."""
+    """Seconds for which the broker's CPU at rest is measured."""
     tail_seconds: float
     tail_backlog: int
     """Messages of a topic whose 16 channels are drained beside the latencies."""
     curve_messages: int
     curve_mb: int
-    """Of large messages no more than this is published."""
+    """Upper bound of the data published, for large messages."""
     queued_messages: int = 1_000_000
-    """Of the memory row: the same at every scale, because it is the figure itself."""
+    """Messages of the memory row: the same at every scale, as the figure depends on it."""
 
 
 FULL = Scale(
@@ -85,13 +85,13 @@ class Row:
     during the load), `drain` (rate, with the times until it answers and until the first message) or `tail`."""
     loads: dict[str, str]
     before: dict[str, str] = attrs.field(factory=dict)
-    """Loads that are run first, outside of every figure."""
+    """Loads to run before, not measured."""
     beside: str = ""
-    """A nuisance that is at work meanwhile; only of rows that measure `tail`, which are first run without it."""
+    """A disturbing load that runs at the same time; only for rows that measure `tail`, first run without it."""
     cold: bool = False
-    """Whether the broker is ended after `before` and started again with nothing of its data in the page cache."""
+    """Whether the broker is restarted after `before`, with none of its data in the page cache."""
     flags: str = ""
-    """More flags; brokers without a place for flags skip the row. What `tail` compares with has none of them."""
+    """Additional flags; brokers that take no flags skip the row. The base of `tail` runs without them."""
     to_disk: bool = False
     http: bool = False
 

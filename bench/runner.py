@@ -1,8 +1,7 @@
-"""Runs rows against brokers, in turn (A B A B), each run with a broker started anew.
+"""Runs rows against brokers, in turn (A B A B), each run with a newly started broker.
 
-In turn, because a machine changes in minutes: two figures of one pair of runs can be compared, two of
-different hours cannot. A failed run ends its row for that broker and is shown with its reason; the other
-rows go on.
+In turn, because the speed of a machine varies within minutes: only figures of runs next to each other can be compared.
+A failed run ends its row for that broker and is shown with its reason; the other rows are run.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ __all__ = ["CONTROL", "Cell", "run_row"]
 LOAD_SECONDS = 300
 SETTLE_SECONDS = 0.2
 CONTROL = "idle_"
-"""What the names of figures begin with that were taken on the same broker without the nuisance."""
+"""Prefix of the figures measured on the same broker without the disturbing load."""
 
 
 @attrs.define
 class Cell:
-    """One row for one broker: its measurements, or why there are none."""
+    """One row for one broker: its measurements, or the reason why there are none."""
 
     row: Row
     broker: Broker
@@ -46,7 +45,7 @@ class Cell:
 def run_row(
     row: Row, brokers: Sequence[Broker], scale: Scale, data_root: Path, progress: Callable[[str], None]
 ) -> list[Cell]:
-    """A cell for each broker that can be expected to do this work; the first broker is the one under test."""
+    """A cell for each broker that supports this work; the first broker is the one under test."""
     row = attrs.evolve(row, title=row.title.format(**attrs.asdict(scale)))
     cells = [Cell(row, broker, skipped=_reason_to_skip(row, broker)) for broker in brokers]
     cells = [cell for cell in cells if row.loads.get(cell.broker.protocol) is not None]
@@ -99,7 +98,7 @@ def _sync_times(data_root: Path, scale: Scale) -> dict[str, float]:
 
 @attrs.frozen
 class _Run:
-    """One run of a row on a broker that is there."""
+    """One run of a row on an installed broker."""
 
     row: Row
     server: Server
@@ -143,7 +142,7 @@ class _Run:
         return attrs.evolve(measurement, rss_bytes=rss, extra=measurement.extra | extra)
 
     def control(self) -> dict[str, float]:
-        """The figures of a row that measures `tail`, without the nuisance."""
+        """The figures of a row that measures `tail`, without the disturbing load."""
         self._load(
             self.row.loads[self.server.broker.protocol] + " --seconds=0.3"
         )  # everything once, unmeasured
@@ -151,14 +150,14 @@ class _Run:
         return {CONTROL + name: value for name, value in figures.items()}
 
     def _tail(self) -> Measurement:
-        """First without the nuisance, on the same broker if the nuisance is not in its flags; then with it."""
+        """First without the disturbing load, on the same broker unless its flags are the disturbance; then with it."""
         idle = self.control()
         with self._nuisance() if self.row.beside else nullcontext():
             measurement = self._stretches_of_main_load()
         return attrs.evolve(measurement, extra=idle | measurement.extra)
 
     def _stretches_of_main_load(self) -> Measurement:
-        """The load, with the longest time the broker's loop took without a look at the network."""
+        """Run the load; also measures the longest time of the broker's loop between two polls of the network."""
         self.server.longest_stretch()
         measurement = self._main_load()
         if (longest := self.server.longest_stretch()) is not None:

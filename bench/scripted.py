@@ -1,4 +1,4 @@
-"""A toy for tests of the load generator's protocols: links that read what the test gives them."""
+"""Test double for the load generator's protocols: links that read scripted data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = [
 
 
 class Script:
-    """Mixed into a link: reads what the test gives it, keeps what is sent."""
+    """A mixin for links: reads scripted data, records sent data."""
 
     inbox = "inbox"
 
@@ -52,11 +52,11 @@ class ScriptedNats(Script, NatsLink):
 
 
 def read_all(handler: Handler, link: Script) -> None:
-    """Let the handler read until nothing is left."""
+    """Call the handler until all scripted data is read."""
     while link.incoming:
         handler.readable()
 
 
 def cut(data: bytes, size: int) -> list[bytes]:
-    """Pieces of that size."""
+    """Split data into pieces of this size."""
     return [data[at : at + size] for at in range(0, len(data), size)]

@@ -1,4 +1,4 @@
-"""Brokers under test: how each is started, how it is known to be ready, and how it is ended.
+"""Brokers under test: start, detection of readiness, and stop.
 
 A broker is a command with placeholders: `{port}`, `{http_port}`, `{data_path}`, `{flags}`. One that reports
 where it listens, as nsqd does, is given port 0 and read; any other gets free ports and is ready when it
@@ -32,7 +32,7 @@ __all__ = ["Broker", "Server", "ServerError", "beanstalkd", "nats", "nsqd", "pee
 
 START_SECONDS = 20
 RESTART_SECONDS = 120
-"""With data that may have to be read first."""
+"""The same, with existing data."""
 STOP_SECONDS = 10
 KEPT_LOG_LINES = 200
 PROJECT = Path(__file__).resolve().parent.parent
@@ -61,26 +61,26 @@ class Broker:
 
     name: str
     command: str
-    """With placeholders; run by a shell when `shell` is set."""
+    """With placeholders; run by a shell if `shell` is set."""
     protocol: str = "nsq"
-    """`nsq`, `beanstalk`, `redis` or `nats`: which load fits it."""
+    """`nsq`, `beanstalk`, `redis` or `nats`: selects the loads."""
     shell: bool = False
     reports_ports: bool = False
     """True: ready when its log says where it listens (both ports). False: when `port` accepts."""
     disk_flags: str = ""
-    """Put in place of `{flags}` to have every answer wait for the disk; empty if there is no such level."""
+    """Replaces `{flags}` so that every response waits for the disk; empty if there is no such level."""
     version: str = ""
     missing: str = ""
-    """Why it cannot be run here; its rows are then skipped with this text."""
+    """The reason why it cannot be run here, with which its rows are skipped."""
     no_disk: str = ""
-    """Why there is no such level."""
+    """The reason why there is no such level."""
     default_level: str = ""
-    """What it promises of the disk without `disk_flags`, if the name in the table has to say so."""
+    """Its durability without `disk_flags`, if the name in the table has to mention it."""
     traced_command: str = ""
-    """The same with a watch on its loop, see `Server.longest_stretch`."""
+    """The command with a watch on its loop, see `Server.longest_stretch`."""
 
     def label(self, *, to_disk: bool = False) -> str:
-        """Its name in the table, with how safe its answers are."""
+        """Its name in the table, with its durability."""
         return f"{self.name} {self.disk_flags if to_disk else self.default_level}".strip()
 
     def traced(self) -> Broker:
@@ -156,7 +156,7 @@ def nats() -> Broker:
 
 
 def _installed(program: str, version_flag: str, package: str) -> tuple[str, str]:
-    """Why it cannot be run, or an empty text and its version."""
+    """The reason why it cannot be run, or an empty text and its version."""
     path = shutil.which(program, path=DAEMONS)
     if path is None:
         return f"{program} is not installed (apt-get install {package})", ""
@@ -313,7 +313,7 @@ class Server:
         shutil.rmtree(self._data_path, ignore_errors=True)
 
     def _stop(self) -> None:
-        """SIGTERM, and SIGKILL for what is left of the group."""
+        """SIGTERM, and after a while SIGKILL for the remaining processes of the group."""
         process = self._process
         if process is None:
             return
@@ -328,7 +328,7 @@ class Server:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Signal the group; that none of it is left is fine."""
+    """Signal the group, which may have ended already."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
@@ -345,7 +345,7 @@ def _accepts(port: int) -> bool:
 
 
 def _answers(port: int, question: bytes, answer: bytes) -> bool:
-    """Whether it gives this answer now."""
+    """Whether it sends this response."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=RESTART_SECONDS) as sock:
             sock.sendall(question)
@@ -358,7 +358,7 @@ def _answers(port: int, question: bytes, answer: bytes) -> bool:
 
 
 def _drop_from_page_cache(folder: Path) -> None:
-    """Write everything in it to the disk and forget it, so that it has to be read again."""
+    """Sync all files of the folder and drop them from the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -1,11 +1,11 @@
 """Measure the tools: `python -m bench.tools [--quick] [--runs N]`.
 
-Messages of 200 bytes are queued in an nsqd first; then the tool runs, a process of its own, until nsqd says that they
-are finished. Timed is what lies between the first of them and the last that fill the tool's window, so that neither its
-start is in it, nor the last few that `nsq_to_file` may keep until its sync interval. Then it is stopped, and everything
-has to be where it should be. For `nsq_to_nsq` there is a second nsqd, the destination. Prints a Markdown table with
-messages a second and microseconds of CPU for a message, of the tool and of the nsqds. Exit code 1 when a tool failed or
-messages are missing, 2 when an nsqd did not start.
+Messages of 200 bytes are queued in an nsqd first; then the tool runs in a process of its own until nsqd reports them as
+finished. The timed part is from the first of them to the last that fill the tool's window: it includes neither the
+start of the tool nor the last few messages, which `nsq_to_file` may keep until its sync interval. Then the tool is
+stopped, and all messages must have arrived. For `nsq_to_nsq` there is a second nsqd, the destination. Prints a Markdown
+table with messages per second and microseconds of CPU per message, of the tool and of the nsqds. Exit code 1 if a tool
+failed or messages are missing, 2 if an nsqd did not start.
 
 With the default flags of the tools (200 in flight), with 2500, and for `nsq_to_nsq` with 1, where no message can share
 a batch with another one. `nsq_to_file` waits for the disk (fsync) before it finishes; `nsq_to_nsq` waits for the OK.
@@ -45,7 +45,7 @@ TOOL_SECONDS = 120
 
 
 class ToolFailed(Exception):
-    """It ended, or did not do its work; the text says so."""
+    """The tool ended, or did not do its work; the text is the reason."""
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class Row:
     in_flight: int = 200
     """The default of the tools."""
     part: float = 1.0
-    """Of the messages: for slow rows."""
+    """Fraction of the messages, for slow rows."""
 
 
 ROWS = (
@@ -73,11 +73,11 @@ ROWS = (
 
 @attrs.frozen
 class Result:
-    """One run; `measurement` has the tool in place of the server."""
+    """One run; in `measurement` the tool takes the place of the server."""
 
     measurement: Measurement
     nsqd_cpu_us: float
-    """Of all nsqds, for each message."""
+    """CPU of all nsqds per message."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,7 +156,7 @@ def _run_tool(row: Row, flags: list[str], messages: int, source: Server, destina
 
 
 def _wait(tool: subprocess.Popen[bytes], source: Server, most: int) -> int:
-    """Wait until so many messages are left at most; gives how many there are."""
+    """Wait until at most `most` messages remain; returns their number."""
     deadline = time.monotonic() + TOOL_SECONDS
     while time.monotonic() < deadline:
         left = _left(source)
@@ -175,7 +175,7 @@ def _left(source: Server) -> int:
 
 
 def _check(row: Row, finished: int, out: Path, destination: Server) -> None:
-    """Is everything where it should be?"""
+    """Check that all messages have arrived."""
     if row.module == "nsq_to_nsq":
         topics: list[dict[str, Any]] = json.loads(_request(destination, "GET", "/stats?format=json"))[
             "topics"
@@ -188,7 +188,7 @@ def _check(row: Row, finished: int, out: Path, destination: Server) -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes in a file, compressed or not."""
+    """Bytes in a file, after decompression."""
     if path.suffix != ".gz":
         return path.stat().st_size
     with gzip.open(path) as file:

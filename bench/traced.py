@@ -1,8 +1,8 @@
 """nsqd with a watch on its loop: `python -m bench.traced FLAGS OF NSQD`.
 
-Measures the longest stretch of CPU that the loop takes between two looks at the network: everything that has come in
-meanwhile waits for so long at least. CPU time of the loop's thread, not time on the wall: what other processes took
-of the machine is not in it. At SIGUSR2 it writes `longest stretch: SECONDS` to stderr and begins anew.
+Measures the longest CPU time of the loop between two polls of the network: input that arrives meanwhile waits at least
+that long. It is CPU time of the loop's thread, not wall time, so other processes do not affect it. At SIGUSR2 it writes
+`longest stretch: SECONDS` to stderr and begins anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Stretches"]
 
 @attrs.define(eq=False)
 class Stretches(trio.abc.Instrument):
-    """Trio calls it round each wait for the network."""
+    """Called by trio before and after each wait for the network."""
 
     longest: float = 0.0
     """Seconds."""

@@ -1,19 +1,19 @@
 #!/bin/sh
-# What `make install` and `make uninstall` do, run from the project's folder.
+# `make install` and `make uninstall` run this script from the project's folder.
 #
 #     PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc UNITDIR=... PYTHON=python3 deploy/install.sh install|uninstall
 #
 # install: a virtual environment of its own under PREFIX/lib/nsq-trio, links to its commands in PREFIX/bin, the systemd
-# units, and example configuration in SYSCONFDIR/nsq. A configuration file that is there already is never touched. Nothing
-# is started. Installing again is upgrading.
-# uninstall: takes away all of it but the configuration and the data.
-# DESTDIR is put before every path that is written, never into a file: for packages.
+# units, and example configuration in SYSCONFDIR/nsq. Existing configuration files are never changed. Nothing is started.
+# Installing again upgrades.
+# uninstall: removes all of it except for the configuration and the data.
+# DESTDIR is prepended to every path that is written, but does not appear in any file: for packages.
 set -eu
 
 PREFIX=${PREFIX:-/usr/local}
 DESTDIR=${DESTDIR:-}
 SYSCONFDIR=${SYSCONFDIR:-/etc}
-case $PREFIX in # where systemd looks by itself
+case $PREFIX in # the default search path of systemd
     /usr | /usr/local) UNITDIR=${UNITDIR:-$PREFIX/lib/systemd/system} ;;
     *) UNITDIR=${UNITDIR:-$SYSCONFDIR/systemd/system} ;;
 esac
@@ -44,7 +44,7 @@ do_install() {
     say_what_next
 }
 
-# The environment was made under DESTDIR and is to be used without it.
+# The environment was created under DESTDIR and will be used without it.
 forget_destdir() {
     rm -f "$DESTDIR$home"/bin/[aA]ctivate*
     grep -rlI "$DESTDIR$home" "$DESTDIR$home/bin" "$DESTDIR$home/pyvenv.cfg" | while read -r file; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print what nsq-trio and its library nsqkit need of others, one requirement a line. From the project's folder."""
+"""Print the dependencies of nsq-trio and its library nsqkit, one per line. To be run in the project's folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def requirements(root: Path = Path()) -> list[str]:
-    """Of both distributions, with all extras of nsqkit; nsqkit itself is in `shared/`."""
+    """The dependencies of both distributions, with all extras of nsqkit, but without nsqkit itself."""
     programs, library = (_project(root / folder) for folder in (".", "shared"))
     extras = library["optional-dependencies"].values()
     needed = [

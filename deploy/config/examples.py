@@ -1,9 +1,9 @@
-"""Writes the example configuration files beside it, from the declarations of the daemons' options.
+"""Writes the example configuration files in this folder, from the declarations of the daemons' options.
 
     python deploy/config/examples.py            # after a change of the options
-    python deploy/config/examples.py --check    # exit code 1 when a file is not what it would be
+    python deploy/config/examples.py --check    # exit code 1 if a file is out of date
 
-Each option is there once, commented out, with its default: `#name = value`. Prose has a space after the `#`. An option
+Each option appears once, commented out, with its default: `#name = value`. Prose has a space after the `#`. An option
 whose default depends on the machine shows an example instead, and its help says so.
 """
 

@@ -143,8 +143,9 @@ class Broker:
     def delete_topic(self, name: str) -> None:
         """Delete a topic and its files. `NotFound`; `Refused` when the files cannot be moved to the trash."""
         topic = self.existing(name)
-        topic.commit()
+        topic.commit()  # publishers of this round get their OK
         if name in self.retentions:
+            # The files first: if that fails, nothing has changed.
             try:
                 self.store.delete_topic(self.retentions[name].log)
             except OSError as error:
@@ -260,6 +261,7 @@ class Broker:
 
     def pump(self) -> bool:
         """Deliver messages. True when there is more to deliver at once."""
+        # Channels that register meanwhile are served by the next round, after a poll of the network.
         to_pump, self.context.to_pump = self.context.to_pump, {}
         for channel in to_pump:
             channel.pump()
@@ -347,6 +349,7 @@ class Broker:
             except OSError as error:
                 failure = error
         if failure is not None:
+            # No clean mark, so that the next start recovers; but everything that was written is made durable.
             self.store.syncer.sync_now()
             raise failure
         self.store.close()

@@ -94,6 +94,7 @@ class Channel:
     @property
     def backend_depth(self) -> int:
         """How many of those are on disk only; of the requeued ones the first 10,000 are examined."""
+        # Bounded, as there may be millions of them, and every `/stats` asks every channel.
         on_disk = self.backlog.on_disk_only(seq for seq, _ in islice(self.requeued, 10_000))
         return min(on_disk, self.depth)
 
@@ -354,7 +355,7 @@ class Channel:
                 self.counts.timed_out += 1
                 self._take_back(entry, 0)
         subscription.in_flight = kept
-        self.requeued.extendleft(reversed(back))
+        self.requeued.extendleft(reversed(back))  # at the front and in order, as they were next
         if kept:
             self.delivery.disconnected[subscription] = None
         else:

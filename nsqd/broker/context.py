@@ -22,7 +22,7 @@ from nsqd.log.store import Store
 from nsqd.log.topic_log import TopicLog
 from nsqkit.logging import get_logger
 
-__all__ = ["BrokerContext", "BrokerOptions", "ByteBudget"]
+__all__ = ["BrokerContext", "BrokerOptions", "EphemeralBudget"]
 
 log = get_logger("broker")
 
@@ -48,7 +48,7 @@ class BrokerOptions:
 
 
 @attrs.define
-class ByteBudget:
+class EphemeralBudget:
     """Bytes that all ephemeral topics and channels together may hold in memory."""
 
     limit: int
@@ -91,7 +91,7 @@ class BrokerContext:
         self.now, self.wall_ns = now, wall_ns
         self.window_budget = WindowBudget(options.mem_queue_bytes)
         self.read_ahead = ReadAheadBudget(options.mem_queue_bytes)
-        self.ephemeral_bytes = ByteBudget(options.mem_queue_bytes)
+        self.ephemeral_bytes = EphemeralBudget(options.mem_queue_bytes)
         self.timers = Timers()
         self.refusal: str | None = None  # why publishing is refused, apart from a full disk
         self.failures: list[dict[int, str]] = []  # `Topic.failed` of those whose commit failed in this round

@@ -93,9 +93,11 @@ class Delivery:
             if room > 0:
                 before = subscription.outbox.size
                 if not source.serve(subscription, min(room, share)):
+                    # It keeps its turn.
                     queue[subscription] = None
                     queue.move_to_end(subscription, last=False)
                     return False  # bodies are being read; the end of the read pumps the channel again
+                # Plus 1, as a turn whose messages are all sampled out adds no bytes.
                 budget -= subscription.outbox.size - before + 1
                 if subscription.room > 0:
                     queue[subscription] = None

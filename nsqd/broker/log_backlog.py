@@ -100,6 +100,7 @@ class LogBacklog:
 
     def take(self, limit: int) -> tuple[int, list[bytes]] | None:
         cursor, stop = self.cursor, self.view.high_watermark
+        # Up to the next skipped seq, as the result is one run of consecutive seqs.
         if self.skip:
             start, end = self.skip.first_range()
             if start <= cursor:
@@ -198,6 +199,7 @@ class LogBacklog:
                 self.settled.add(start, end)
                 self._unwritten.add(start, end)
             self._to_settle = []
+        # All since the last successful append: the changes of a failed one are written again.
         if self._unwritten:
             changes.append((Code.FINISHED, self.generation, *flat_runs(self._unwritten)))
         if self._unwritten_awaiting and not full:

@@ -113,7 +113,7 @@ class LogReader:
         epoch = self._epoch
 
         def done(result: ReadResult | None) -> None:
-            if epoch == self._epoch:
+            if epoch == self._epoch:  # else the channel was emptied or deleted during the read
                 self._reading = False
                 assert result is not None
                 self._accept(plan, result, wanted)

@@ -28,6 +28,7 @@ class ReadAheadBudget:
         self.used += size - self._held.pop(reader, 0)
         if size:
             self._held[reader] = size
+        # The last one may exceed the limit alone: without its frames the reader could not make progress.
         while self.used > self.max_bytes and len(self._held) > 1:
             oldest = next(iter(self._held))
             oldest.drop()

@@ -69,7 +69,7 @@ class Retention:
         if segments:
             self.log.drop(segments)
             self._remove_segments(segments)
-        self._last_position = self.log.position
+        self._last_position = self.log.position  # again, as the record of a snapshot is not activity
         return not idle or self.topic.store.has_changes or self._snapshot is not None or bool(segments)
 
     def _remove_segments(self, segments: list[Segment]) -> None:
@@ -179,7 +179,7 @@ class Retention:
 
 
 def snapshot_changes(topic: Topic) -> Iterator[list[Change]]:
-    """The topic's state as changes, in slices. The broker goes on working between two slices."""
+    """The topic's state as changes, in slices. The broker keeps working between two slices."""
     # The order matters: a message that moves without a record (a deferred one from the topic into the channels'
     # tables, from there into the queue, from there in flight) moves to a place that is written later, and a message
     # that is finished meanwhile has a record beyond the snapshot's position.

@@ -68,6 +68,7 @@ class Subscription:
 
     def is_sampled_out(self) -> bool:
         """Draw whether a client that samples does not get the next message."""
+        # `>` as in the original, so that a rate of n delivers n + 1 of 100.
         return self.sample > 0 and random.randrange(100) > self.sample
 
     # --- messages in flight
@@ -76,7 +77,7 @@ class Subscription:
         """Remove several messages: the seqs of those that were in flight here, the ids of those that were not."""
         pop = self.in_flight.pop
         seqs = [pop(message_id, _MISSING)[0] for message_id in ids]
-        if -1 not in seqs:
+        if -1 not in seqs:  # as a rule: one test for all of them instead of one for each
             return seqs, []
         missing = [message_id for message_id, seq in zip(ids, seqs, strict=True) if seq < 0]
         return [seq for seq in seqs if seq >= 0], missing
@@ -111,7 +112,7 @@ class Subscription:
         """Remove the messages that were not answered in time, and pass them to `on_timeout`."""
         late = []
         for message_id, entry in self.in_flight.items():
-            if entry[2] > now:
+            if entry[2] > now:  # the table is in the order of deadlines
                 break
             late.append(message_id)
         while self._capped and self._capped[0][0] <= now:

@@ -34,7 +34,7 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[_Entry] = []
         self._entries: dict[Alarm, _Entry] = {}
-        self._order = itertools.count()
+        self._order = itertools.count()  # breaks ties in the heap, as alarms cannot be compared
 
     def set(self, alarm: Alarm, when: float) -> None:
         """Call `alarm` at `when`, unless it is to be called earlier: it can then set the next time."""

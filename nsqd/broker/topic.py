@@ -101,6 +101,7 @@ class Topic:
         They are written with the round's commit, all or none of them.
         """
         if self._pending:
+            # Publishes of one round share a record: one header and one checksum for all of them.
             last = self._pending[-1]
             if last.delays is None and last.size < RECORD_BYTES:
                 last.frames += frames
@@ -156,6 +157,7 @@ class Topic:
         self._count(batches, -1)
         count = sum(len(batch.frames) for batch in batches)
         if count:
+            # The log never uses a seq twice: those of the failed messages are skipped by all channels.
             self.store.abort()
             self.aborted.add(self.store.end - count, self.store.end)
             if self.flowing:
@@ -211,6 +213,7 @@ class Topic:
         passed = sorted(seq for seq in self.deferred if seq < end)
         for seq in passed:
             not_ready.add(seq, seq + 1)
+        # Before `advance`, after which a store in memory no longer has them.
         deferred_frames = {seq: self.store.frame(seq) for seq in passed}
         held = self.store.advance(end)
         for channel in self.channels.values():
@@ -285,7 +288,7 @@ class Topic:
             self.last_generation += 1
         if flows:
             changes.append(self.flow_change())
-        self._write_changes(changes)
+        self._write_changes(changes)  # before the channel exists: if it fails, nothing has changed
         channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
         if flows and self.has_backlog:
             self.flow()

@@ -137,6 +137,7 @@ class Peer:
                 await self._announce(registry)
             finally:
                 self._end()
+                # Not after a short connection: a registry that closes each one at once must not be tried every 0.1 s.
                 if trio.current_time() - since >= LONGEST:
                     self._backoff.reset()
 

@@ -151,6 +151,7 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
     """Collect the statistics. Other tasks run between slices of the work."""
     topics = producers = None
     if not query.topic or query.topic in daemon.broker.topics:
+        # Taken in one go, as connections come and end while `_collect_topics` lets other tasks run.
         clients = list(daemon.clients()) if query.include_clients else []
         producers = [client for client in clients if client.pub_counts] or None
         topics = await _collect_topics(daemon, query, _by_channel(clients))

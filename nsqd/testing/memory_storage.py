@@ -309,7 +309,7 @@ class _MemoryFile:
     _content: _Content
     closed: bool = False
     read_only: bool = False
-    # This handle's bytes are not in the page cache, whatever the storage says.
+    # This handle's bytes are not in the page cache, regardless of `MemoryStorage.cold`.
     cold: bool = False
     # There is no cut here that could fail.
     broken: bool = False

@@ -189,7 +189,7 @@ async def test_a_client_that_never_reads_is_cut_off(
     assert serving.driver.count == 0
     assert serving.context.registry.producers() == []
     assert serving.context.buffered == 0
-    assert any("does not read" in record.getMessage() for record in caplog.records)
+    assert any("responses not read" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.heavy

@@ -115,7 +115,7 @@ def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
     paths = Paths(tmp_path, [f"topic-{number}" for number in range(400)])
     code, said = paths.bring_and_stop(1, signal.SIGINT)
     assert code == 130
-    assert said.endswith("WARNING: interrupted; the same command goes on\n")
+    assert said.endswith("WARNING: interrupted; the same command continues the import\n")
     assert paths.bring()[0] == 0
 
 

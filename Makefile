@@ -1,7 +1,7 @@
-# make run    five nodes in this folder, from nothing but Python 3.11+ and make
-# make test   everything that is needed to run the tests, and the tests
-# make test-fast   those of them that take a minute together, while you work
-# make check  what a change has to pass: format, lint, types, tests
+# make run        five nodes in this folder, from nothing but Python 3.11+ and make
+# make test       everything that is needed to run the tests, and the tests
+# make test-fast  those of them that take a minute together, while you work
+# make check      what a change has to pass: format, lint, types, tests
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -68,7 +68,7 @@ class Subscription:
 
     def is_sampled_out(self) -> bool:
         """Draw whether a client that samples does not get the next message."""
-        # `>` as in the original, so that a rate of n delivers n + 1 of 100.
+        # With `>`, a rate of n delivers n + 1 of 100.
         return self.sample > 0 and random.randrange(100) > self.sample
 
     # --- messages in flight

@@ -14,6 +14,7 @@ from nsqd.protocol_v2.session import TURN
 from nsqkit.wire import OK
 from tests.nsqd.protocol_v2.harness import Machine, pub, sized
 from tests.nsqd.protocol_v2.serving import Server, serving
+from tests.timing import patience
 
 
 def test_a_flood_of_small_commands_is_cut_into_turns() -> None:
@@ -70,7 +71,7 @@ async def test_a_publisher_that_is_far_ahead_of_a_slow_disk_gets_all_its_answers
     disk, sync, count = threading.Event(), TopicLog.sync_files, 120_000
 
     def slow_sync(log: TopicLog, files: object) -> None:
-        disk.wait(10)
+        disk.wait(patience(10))
         sync(log, files)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TopicLog, "sync_files", slow_sync)

@@ -11,6 +11,7 @@ import pytest
 
 from nsqkit.client.parking import AsyncioParking, parking_here
 from tests.nsqkit.client.fake import both_backends, run
+from tests.timing import patience
 
 
 @both_backends
@@ -47,7 +48,7 @@ def test_a_place_that_was_left_before_lets_its_task_pass(backend: str) -> None:
         parking = parking_here()
         place = parking.new()
         parking.leave(place)
-        with anyio.fail_after(1):
+        with anyio.fail_after(patience(1)):
             await place
 
     run(main, backend)

@@ -239,7 +239,7 @@ def test_a_cancelled_consumer_s_messages_go_to_the_next_at_once(daemon: Daemon, 
             await started.wait()
             group.cancel_scope.cancel()
         bodies: set[bytes] = set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(patience(5)):
             async with Consumer("t", "c", nsqd_tcp_addresses=addresses, max_in_flight=20) as second:
                 async for message in second:
                     bodies.add(message.body)

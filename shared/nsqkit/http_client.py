@@ -30,7 +30,6 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlencode
 
@@ -59,8 +58,6 @@ _HIGHEST_PORT: Final = 65_535
 _NAME: Final = r"(?:[A-Za-z0-9_~-]{1,63}(?:\.|$))+"
 _IPV6: Final = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9._~-]+)?"
 _HOST: Final = re.compile(f"{_NAME}|{_IPV6}")
-_UNUSED_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For plain HTTP; without one, httpx makes a context for each client, which takes 1.6 ms."""
 
 Header = tuple[bytes, bytes]
 
@@ -338,11 +335,19 @@ def https_url(url: str, answer: Answer) -> str:
     return str(httpx.URL(url).copy_with(scheme="https", port=port))
 
 
+@functools.cache
+def _unused_tls() -> ssl.SSLContext:
+    """For a client that makes no requests over https. Without one, httpx loads the authorities for each client."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def _make_client(options: HttpOptions, https: bool) -> httpx.AsyncClient:
+    from http.cookiejar import CookieJar, DefaultCookiePolicy  # with httpx: both are slow to import
+
     import httpx
 
     return httpx.AsyncClient(
-        verify=options.tls() if https else _UNUSED_TLS,
+        verify=options.tls() if https else _unused_tls(),
         trust_env=False,
         timeout=httpx.Timeout(None, connect=options.connect_timeout or None),
         limits=httpx.Limits(

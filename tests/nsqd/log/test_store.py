@@ -215,7 +215,7 @@ class TestRoom:
         other.append([bytes(13 * MIB // 2)])
         store.space.failed(OSError(errno.ENOSPC, "no space left on device"))
         assert store.space.full
-        assert open_store(storage, min_free_space=3 * MIB).full
+        assert open_store(storage, min_free_space=3 * MIB).space.full
 
     def test_a_store_starts_without_a_free_byte(self) -> None:
         """So that messages can be consumed, and topics be deleted. Ids are reserved when there is room."""

@@ -199,8 +199,8 @@ def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> in
         session.authorization.check(session, "PUB", words[1].decode())
     try:
         if topic is None:
-            topic = context.broker.topic_to_publish(words[1].decode("ascii"))
-        commit_number = context.broker.publish_one(topic, data[start:stop])
+            topic = session.broker.topic_to_publish(words[1].decode("ascii"))
+        commit_number = session.broker.publish_one(topic, data[start:stop])
     except Refused as error:
         raise ProtocolError("E_PUB_FAILED", f"PUB failed {error}") from error
     session.answers.answer_publish(topic, commit_number, 1, "PUB")

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.process, pytest.mark.foreign]
 
 TOPIC, CHANNEL = "orders", "audit"
 FOUND_S = 5.0
-DRAINED_S = 15.0
+DRAINED_S = 30.0
 MANY = 50
 
 

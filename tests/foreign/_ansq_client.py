@@ -43,7 +43,7 @@ class Ansq:
         """Start the reader and a task that answers; ansq gives each connection RDY 1, we ask for more."""
         # What the library sends as message time-out counts, not the daemon's flag. With registries a lost connection
         # makes it throw away unseen what it has of others: that shall not take a minute to come again.
-        msg_timeout_ms = 1_000 if policy.touch_for_s else 5_000 if self.addresses.lookupds else 60_000
+        msg_timeout_ms = 1_000 if policy.touch_for_s else 15_000 if self.addresses.lookupds else 60_000
         features = ansq.ConnectionFeatures(msg_timeout=msg_timeout_ms)
         self._reader = await ansq.create_reader(
             topic,
@@ -54,12 +54,15 @@ class Ansq:
             connection_options=ansq.ConnectionOptions(features=features),
         )
         self._task = asyncio.create_task(_answer_all(self._reader, policy))
+        self._task.add_done_callback(_tell_trouble)
         for connection in self._reader.connections:
             await connection.rdy(in_flight)
 
 
 async def _answer_all(reader: Any, policy: Policy) -> None:
     async for message in reader.messages():
+        if message.is_timed_out:  # read long ago: ansq raises if asked to answer it, and it comes again
+            continue
         if policy.touch_for_s:
             await touch_for(policy.touch_for_s, message.touch, message.fin)
             report_message(message.id, message.attempts, message.body, "touch")
@@ -68,6 +71,12 @@ async def _answer_all(reader: Any, policy: Policy) -> None:
         report_message(message.id, message.attempts, message.body, action)
         with contextlib.suppress(ConnectionClosedError):  # the message comes again
             await answer_message(message, action)
+
+
+def _tell_trouble(task: asyncio.Task[None]) -> None:
+    """Raise what ended the task, so that the event loop writes it to standard error."""
+    if not task.cancelled():
+        task.result()
 
 
 if __name__ == "__main__":

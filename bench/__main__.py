@@ -35,9 +35,8 @@ OTHERS: dict[str, Callable[[], Broker]] = {"beanstalkd": beanstalkd, "redis": re
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     options = _parse(argv)
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # exits through the `finally` blocks that end the brokers
+    # Exits through the `finally` blocks that end the brokers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     raise_descriptor_limit()
     RESULTS.mkdir(exist_ok=True)
     data_root = Path(tempfile.mkdtemp(prefix="run-", dir=options.data_root or RESULTS)).resolve()

@@ -143,9 +143,8 @@ class _Run:
 
     def control(self) -> dict[str, float]:
         """The figures of a row that measures `tail`, without the disturbing load."""
-        self._load(
-            self.row.loads[self.server.broker.protocol] + " --seconds=0.3"
-        )  # everything once, unmeasured
+        # Everything once, unmeasured.
+        self._load(self.row.loads[self.server.broker.protocol] + " --seconds=0.3")
         figures = self._stretches_of_main_load().extra
         return {CONTROL + name: value for name, value in figures.items()}
 

@@ -37,10 +37,8 @@ class Stretches(trio.abc.Instrument):
     def report(self, *_: object) -> None:
         """The handler of the signal."""
         longest = self.longest
-        self.longest, self._began = (
-            0.0,
-            time.thread_time(),
-        )  # first: the next signal may come as soon as it is written
+        # First: the next signal may come as soon as it is written.
+        self.longest, self._began = (0.0, time.thread_time())
         sys.stderr.write(f"longest stretch: {longest:.6f}\n")
         sys.stderr.flush()
 

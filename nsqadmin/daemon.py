@@ -23,6 +23,7 @@ from nsqadmin.options import AdminOptions
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
 from nsqkit.logging import get_logger
+from nsqkit.options import SECOND
 from nsqkit.service.http import HttpServer
 from nsqkit.service.http.access import access_log
 from nsqkit.service.listeners import bound_address, close_listener, open_listeners
@@ -32,7 +33,6 @@ __all__ = ["Daemon", "StartError", "make_console", "tune_garbage_collection"]
 
 log = get_logger("nsqadmin")
 
-NS_PER_SECOND = 1_000_000_000
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -119,7 +119,7 @@ class Daemon:
 def make_console(options: AdminOptions) -> Console:
     """The console for these options, which are valid. Sends no requests yet."""
     upstream = Upstream(options)
-    history = History(options.poll_interval / NS_PER_SECOND, options.history_bytes)
+    history = History(options.poll_interval / SECOND, options.history_bytes)
     queries = ClusterQueries(options, upstream)
     poller = ClusterPoller(options, upstream, history)
     return Console(

@@ -19,6 +19,7 @@ from nsqadmin.addresses import host_and_port
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import Upstream, UpstreamError
 from nsqkit.logging import get_logger
+from nsqkit.options import SECOND
 from nsqkit.service.http import HttpError, Request, Response, json_body, query
 from nsqkit.service.http.message import Header
 
@@ -26,7 +27,6 @@ __all__ = ["GraphiteHandlers"]
 
 _log = get_logger(__name__)
 
-NS_PER_SECOND = 1_000_000_000
 
 _HOP_BY_HOP: Final = frozenset(
     [b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"]
@@ -55,7 +55,7 @@ class GraphiteHandlers:
         if "target" not in params:
             raise HttpError(400, "INVALID_ARG_TARGET")
         # The interval before the last one: statsd may not have flushed the last one yet.
-        interval = self._options.statsd_interval // NS_PER_SECOND
+        interval = self._options.statsd_interval // SECOND
         window = {
             "format": "json",
             "from": f"-{2 * interval}sec",

@@ -41,7 +41,7 @@ from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.stats.statsd import Statsd, expand_prefix
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
-from nsqkit.options import TlsRequired
+from nsqkit.options import MILLISECOND, SECOND, TlsRequired
 from nsqkit.service.listeners import (
     BoundAddress,
     accept_forever,
@@ -62,8 +62,6 @@ log = get_logger("nsqd")
 
 RESERVED_DESCRIPTORS = 500  # for the log's files and for HTTP: TCP clients must not use them up
 MIN_CONNECTIONS = 16
-SECOND = 1_000_000_000
-MILLISECOND = 1_000_000
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN_SIGNAL = signal.SIGUSR1
 

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from nsqkit.logging import get_logger
+from nsqkit.options import SECOND
 from nsqkit.service.listeners import (
     BoundAddress,
     accept_forever,
@@ -36,7 +37,6 @@ __all__ = ["Daemon", "StartError"]
 
 log = get_logger("nsqlookupd")
 
-SECOND = 1_000_000_000
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

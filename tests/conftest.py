@@ -40,9 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Measure the machine once, before there are workers, which inherit the result."""
     timing.measure()
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # as in a shell's background job; daemons would inherit it
+    # As in a shell's background job; daemons would inherit it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[LEFT_OUT] = Counter()
     if config.getoption("--progress") and not hasattr(config, "workerinput"):

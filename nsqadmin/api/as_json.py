@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from nsqadmin.model import ALL_NODES, ChannelStats, ClientStats, Latency, Node, Percentile, TopicStats
+from nsqkit.options import SECOND
 
 __all__ = ["channel_as_json", "counter_as_json", "counter_key", "node_as_json", "topic_as_json"]
 
-NS_PER_SECOND = 1_000_000_000
 _DELIVERIES = ("zone_local_msg_count", "region_local_msg_count", "global_msg_count")
 
 
@@ -88,7 +88,7 @@ def _client_as_json(client: ClientStats, now: float) -> dict[str, Any]:
         "hostname": client.hostname,
         "user_agent": client.user_agent,
         "connect_ts": client.connect_ts,
-        "connected": max(0, int(now) - client.connect_ts) * NS_PER_SECOND,
+        "connected": max(0, int(now) - client.connect_ts) * SECOND,
         "in_flight_count": client.in_flight_count,
         "ready_count": client.ready_count,
         "finish_count": client.finish_count,

@@ -12,10 +12,11 @@ import trio
 
 from nsqadmin.cluster.coalesce import Coalescer
 from nsqadmin.cluster.merge import attribute_to_node
-from nsqadmin.cluster.poller import NS_PER_SECOND, ClusterPoller
+from nsqadmin.cluster.poller import ClusterPoller
 from nsqadmin.cluster.rates import ChannelKey
 from nsqadmin.model import ClientStats, Node, TopicStats
 from nsqadmin.upstream import NSQD, UpstreamFailed, Warnings, query_all, responses
+from nsqkit.options import SECOND
 from nsqkit.yielder import Yielder
 
 __all__ = ["ConsumerQueries"]
@@ -31,7 +32,7 @@ class ConsumerQueries:
     _coalescer: Coalescer[_Consumers] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._coalescer = Coalescer(self.poller.options.poll_interval / NS_PER_SECOND)
+        self._coalescer = Coalescer(self.poller.options.poll_interval / SECOND)
 
     async def run(self) -> None:
         """Send the queries until cancelled; RuntimeError for queries before and after."""

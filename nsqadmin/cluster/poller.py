@@ -31,13 +31,13 @@ from nsqadmin.model import Node
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import NSQD, NSQLOOKUPD, Upstream, responses
 from nsqkit.logging import get_logger
+from nsqkit.options import SECOND
 from nsqkit.yielder import Yielder
 
 __all__ = ["ClusterPoller"]
 
 _log = get_logger("nsqadmin.poll")
 
-NS_PER_SECOND = 1_000_000_000
 _MAX_BUSY_SHARE = 0.1
 """Of the time, for rounds."""
 _MIN_PAUSE_S = 0.2
@@ -255,4 +255,4 @@ class ClusterPoller:
 
     @property
     def _interval_s(self) -> float:
-        return self.options.poll_interval / NS_PER_SECOND
+        return self.options.poll_interval / SECOND

@@ -28,6 +28,7 @@ from nsqadmin.pages.format import bytes_text, duration_text, nanoseconds, number
 from nsqadmin.pages.graphite import graphite_origin
 from nsqadmin.pages.page_request import Page, PageRequest, View
 from nsqadmin.static_files import file_versions
+from nsqkit.options import SECOND
 from nsqkit.service.http import Request, Response
 from nsqkit.service.http.message import HTML, Header
 from nsqkit.service.http.routing import Handler
@@ -35,7 +36,6 @@ from nsqkit.service.http.routing import Handler
 __all__ = ["Renderer", "script_globals"]
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
-_SECOND_NS = 1_000_000_000
 _IN_SCRIPT = str.maketrans(
     {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 )
@@ -113,7 +113,7 @@ def script_globals(options: AdminOptions, version: str, *, is_admin: bool) -> li
         "GRAPH_ENABLED": bool(options.graphite_url),
         "STATSD_COUNTER_FORMAT": options.statsd_counter_format,
         "STATSD_GAUGE_FORMAT": options.statsd_gauge_format,
-        "STATSD_INTERVAL": options.statsd_interval // _SECOND_NS,
+        "STATSD_INTERVAL": options.statsd_interval // SECOND,
         "STATSD_PREFIX": options.statsd_prefix,
         "NSQLOOKUPD": list(options.lookupd_http_addresses),
         "IS_ADMIN": is_admin,

@@ -26,6 +26,7 @@ from nsqadmin.addresses import host_and_port
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream.connections import IDLE_S, MAX_IDLE, Connections
 from nsqkit.http_client import Answer, Header, HttpClient, HttpFailed, HttpOptions
+from nsqkit.options import SECOND
 from nsqkit.service.http import ByteBudget
 from nsqkit.service.http.access import CONSOLE
 from nsqkit.tls import client_context
@@ -34,7 +35,6 @@ from nsqkit.version import VERSION
 __all__ = ["MAX_BODY", "Upstream", "UpstreamError"]
 
 MAX_BODY: Final = 64 * 1024 * 1024  # bytes; 50,000 clients of one nsqd are some 35 MB
-NS_PER_SECOND: Final = 1_000_000_000
 _USER_AGENT: Final = f"{CONSOLE}{VERSION}"
 _HEADERS: Final[list[Header]] = [
     (b"User-Agent", _USER_AGENT.encode()),
@@ -109,7 +109,7 @@ class Upstream:
         # other tasks in between.
         async with self._turn:
             pass
-        timeout_s = self.options.http_client_request_timeout / NS_PER_SECOND
+        timeout_s = self.options.http_client_request_timeout / SECOND
         try:
             with trio.fail_after(timeout_s or float("inf")):
                 async with self._connections.client(url, keep=method == "GET") as client:
@@ -129,7 +129,7 @@ def _body_of_ok(answer: Answer) -> bytes:
 
 def _http_options(options: AdminOptions, max_body: int, budget: ByteBudget) -> HttpOptions:
     return HttpOptions(
-        connect_timeout=options.http_client_connect_timeout / NS_PER_SECOND,
+        connect_timeout=options.http_client_connect_timeout / SECOND,
         request_timeout=0,  # ours begins with the wait for a slot
         max_body=max_body,
         max_idle=MAX_IDLE,

@@ -68,9 +68,8 @@ class Broker:
         self.topics_by_wire_name: dict[bytes, Topic] = {}  # the same, for sessions: they have bytes
         self.retentions: dict[str, Retention] = {}  # of topics on disk, by name
         self.listener = Listener()
-        self.lookup_first: Callable[[Topic], bool] = lambda _: (
-            False
-        )  # True: a new topic waits for `Topic.start`
+        # Whether a new topic waits for `Topic.start`.
+        self.lookup_first: Callable[[Topic], bool] = lambda _: False
         self._last_sync = now
         self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):

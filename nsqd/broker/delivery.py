@@ -18,9 +18,8 @@ from nsqd.broker.subscription import InFlight, Subscription
 __all__ = ["Delivery", "MessageSource"]
 
 PUMP_BYTES = 1024 * 1024  # delivered by one pump of a channel, before other channels have their turn
-OWNERS_SEARCHED = (
-    64  # clients in which to look for a message id that is not in flight at the client that sent it
-)
+# Clients in which to look for a message id that is not in flight at the client that sent it.
+OWNERS_SEARCHED = 64
 
 
 class MessageSource(Protocol):

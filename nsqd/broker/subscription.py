@@ -25,9 +25,8 @@ __all__ = ["InFlight", "Subscription"]
 
 InFlight = tuple[int, int, float, float]
 
-CAPPED_SLACK = (
-    100  # entries that `_capped` may have beyond twice the messages in flight, before it is cleaned up
-)
+# Entries that `_capped` may have beyond twice the messages in flight, before it is cleaned up.
+CAPPED_SLACK = 100
 
 _MISSING: InFlight = (-1, 0, 0.0, 0.0)
 

@@ -13,11 +13,11 @@ from nsqd.http.debug import Debug
 from nsqd.http.publish import Publishing
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
-from nsqd.stats.collect import NS_PER_SECOND, StatsQuery, collect
+from nsqd.stats.collect import StatsQuery, collect
 from nsqd.stats.memory import watch_gc
 from nsqd.stats.prometheus import metrics_page
 from nsqkit.logging import get_logger
-from nsqkit.options import TlsRequired
+from nsqkit.options import SECOND, TlsRequired
 from nsqkit.service.http import (
     ByteBudget,
     HttpServer,
@@ -141,7 +141,7 @@ class _Api:
                 "hostname": daemon.hostname,
                 "http_port": daemon.http_port,
                 "tcp_port": daemon.tcp_port,
-                "start_time": daemon.start_time_ns // NS_PER_SECOND,
+                "start_time": daemon.start_time_ns // SECOND,
                 "max_heartbeat_interval": options.max_heartbeat_interval,
                 "max_output_buffer_size": options.max_output_buffer_size,
                 "max_output_buffer_timeout": options.max_output_buffer_timeout,

@@ -37,10 +37,8 @@ from nsqd.importing.source import Queue
 __all__ = ["DamagedRange", "DiskQueue", "Meta", "SourceFile", "scan"]
 
 CHUNK = 64 * 1024
-SEARCH_CHUNKS = (
-    4 * 1024,
-    1 << 20,
-)  # bytes of the first read of a search, and of the longest: most damage is short
+# Bytes of the first read of a search, and of the longest: most damage is short.
+SEARCH_CHUNKS = (4 * 1024, 1 << 20)
 MESSAGE_HEAD: Final = 26
 RECORD_HEAD: Final = 4 + MESSAGE_HEAD
 LINES_PER_QUEUE = 10  # reported places of damage; further ones are only counted

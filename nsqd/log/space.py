@@ -85,9 +85,8 @@ class Space:
     def _make_ballast(self) -> bool:
         """False when there is no room for it."""
         try:
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # one that could not be removed when it was given back
+            # An old one that could not be removed when it was given back.
+            with contextlib.suppress(FileNotFoundError):
                 self._storage.remove(BALLAST)
             file = self._storage.create(BALLAST)
             self._has_ballast = True

@@ -37,9 +37,8 @@ from nsqd.log.writers import Writers
 
 __all__ = ["Batch", "SyncError", "TopicLog"]
 
-WRITE_BACK_EVERY = (
-    4 * 1024 * 1024
-)  # so that no write has to wait because the page cache is full of dirty pages
+# Bytes; so that no write has to wait because the page cache is full of dirty pages.
+WRITE_BACK_EVERY = 4 * 1024 * 1024
 
 
 @attrs.define(eq=False)

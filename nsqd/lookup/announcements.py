@@ -47,9 +47,8 @@ class Announcements:
         self._topics = topics
         self._registered: dict[str, set[str]] = {}
         self._to_unregister: OrderedDict[str, _Removed] = OrderedDict()
-        self._to_register: OrderedDict[str, set[str] | None] = (
-            OrderedDict()
-        )  # None: the topic with all that it has
+        # Channels by topic; None: the topic with all that it has.
+        self._to_register: OrderedDict[str, set[str] | None] = OrderedDict()
 
     def restart(self) -> None:
         """Begin a new connection: register everything."""

@@ -14,7 +14,6 @@ import msgspec
 
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.collect import (
-    NS_PER_SECOND,
     SLICE_SECONDS,
     ChannelStats,
     DrainStats,
@@ -22,6 +21,7 @@ from nsqd.stats.collect import (
     Stats,
     TopicStats,
 )
+from nsqkit.options import SECOND
 from nsqkit.service.gojson import float_text
 from nsqkit.service.http import Response, json_body
 from nsqkit.yielder import Yielder
@@ -37,7 +37,7 @@ async def stats_json(stats: Stats, now_ns: int) -> Response:
     value: dict[str, Any] = {
         "version": stats.version,
         "health": stats.health,
-        "start_time": stats.start_time_ns // NS_PER_SECOND,
+        "start_time": stats.start_time_ns // SECOND,
         "topics": None,
     }
     if stats.topics is not None:
@@ -105,7 +105,7 @@ def _age(seconds: float | None) -> dict[str, int]:
 def _draining(drain: DrainStats) -> dict[str, Any]:
     """The number of remaining messages, and the places that do not drain by themselves, with the reason."""
     return {
-        "since": drain.since_ns // NS_PER_SECOND,
+        "since": drain.since_ns // SECOND,
         "messages_left": sum(place.messages for place in drain.remaining),
         "stuck": [
             {

@@ -9,7 +9,6 @@ import attrs
 
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.collect import (
-    NS_PER_SECOND,
     SLICE_SECONDS,
     ChannelStats,
     DrainStats,
@@ -18,7 +17,7 @@ from nsqd.stats.collect import (
     TopicStats,
 )
 from nsqd.stats.memory import MemoryStats
-from nsqkit.options import format_duration
+from nsqkit.options import SECOND, format_duration
 from nsqkit.yielder import Yielder
 
 __all__ = ["stats_text"]
@@ -26,7 +25,7 @@ __all__ = ["stats_text"]
 
 async def stats_text(stats: Stats, now_ns: int) -> str:
     """The whole page. `now_ns`: wall time, for uptime and ages. Other tasks run between slices of the work."""
-    now, asked, yielder = now_ns // NS_PER_SECOND, stats.query.topic, Yielder(SLICE_SECONDS)
+    now, asked, yielder = now_ns // SECOND, stats.query.topic, Yielder(SLICE_SECONDS)
     topics = [await _topic(topic, now, asked, yielder) for topic in stats.topics or ()]
     producers = await yielder.map(
         lambda client: "   " + _client(client, now, asked) + "\n", stats.producers or []
@@ -47,7 +46,7 @@ def _head(stats: Stats, now_ns: int) -> str:
     uptime = format_duration(max(0, now_ns - stats.start_time_ns))
     return (
         f"nsqd v{stats.version} (built w/python{platform.python_version()})\n"
-        f"start_time {_rfc3339(stats.start_time_ns // NS_PER_SECOND)}\n"
+        f"start_time {_rfc3339(stats.start_time_ns // SECOND)}\n"
         f"uptime {uptime}\n"
         f"\nHealth: {stats.health}\n"
     ) + ("" if stats.draining is None else _draining(stats.draining))
@@ -103,7 +102,7 @@ def _client(client: ClientStats, now: int, asked: str) -> str:
     """One line: publish counts for a client that has published, also in a channel's list; else how it consumes."""
     port = client.remote_address.rpartition(":")[2] if ":" in client.remote_address else ""
     who = f"{client.hostname}:{port} {client.user_agent}"
-    age = format_duration(max(0, now - client.connect_time) * NS_PER_SECOND)
+    age = format_duration(max(0, now - client.connect_time) * SECOND)
     published = client.shown_pub_count(asked)
     if published is not None:
         topic, count = published

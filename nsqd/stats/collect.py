@@ -18,6 +18,7 @@ from nsqd.stats.memory import MemoryStats, memory_stats
 from nsqd.stats.oldest import PlaceKey, publish_times
 from nsqd.stats.remaining import Remaining, remaining
 from nsqd.stats.source import StatsSource
+from nsqkit.options import SECOND
 from nsqkit.yielder import Yielder
 
 __all__ = [
@@ -36,8 +37,6 @@ SLICE_SECONDS = 0.00025
 
 ChannelKey = tuple[str, str]
 """Names of a topic and of one of its channels."""
-
-NS_PER_SECOND = 1_000_000_000
 
 
 @attrs.frozen
@@ -106,7 +105,7 @@ class TopicStats:
 
 
 def _age(published_ns: int | None, now_ns: int) -> float | None:
-    return None if published_ns is None else max(0, now_ns - published_ns) / NS_PER_SECOND
+    return None if published_ns is None else max(0, now_ns - published_ns) / SECOND
 
 
 @attrs.frozen(kw_only=True)

@@ -15,7 +15,6 @@ from typing import Final, Generic, TypeVar
 import attrs
 
 from nsqd.stats.collect import (
-    NS_PER_SECOND,
     SLICE_SECONDS,
     ChannelStats,
     Latency,
@@ -25,6 +24,7 @@ from nsqd.stats.collect import (
     collect,
 )
 from nsqd.stats.source import StatsSource
+from nsqkit.options import SECOND
 from nsqkit.service.exposition import Family, Sample, counter, gauge, label_set, program, render
 from nsqkit.service.http import Response
 from nsqkit.yielder import Yielder
@@ -142,7 +142,7 @@ def _deliveries(rows: list[_ChannelRow], by_locality: bool) -> Iterator[Sample]:
 def _latencies(prefix: str, rows: list[tuple[str, Latency]]) -> Iterator[Family]:
     """The latency summary; no family if nothing is measured."""
     samples = (
-        (f'{labels[:-1]},quantile="{quantile:g}"}}', ns / NS_PER_SECOND)
+        (f'{labels[:-1]},quantile="{quantile:g}"}}', ns / SECOND)
         for labels, latency in rows
         for quantile, ns in latency.percentiles or ()
     )

@@ -23,7 +23,6 @@ import attrs
 import trio
 
 from nsqd.stats.collect import (
-    NS_PER_SECOND,
     SLICE_SECONDS,
     ChannelStats,
     Latency,
@@ -35,6 +34,7 @@ from nsqd.stats.collect import (
 from nsqd.stats.memory import MemoryStats
 from nsqd.stats.source import StatsSource
 from nsqkit.logging import get_logger
+from nsqkit.options import SECOND
 from nsqkit.wire.names import is_ephemeral
 from nsqkit.yielder import Yielder
 
@@ -87,7 +87,7 @@ class Statsd:
         self._daemon = daemon
         self._resolve = resolve or Resolver()
         options = daemon.options
-        self._interval = max(options.statsd_interval / NS_PER_SECOND, SHORTEST_INTERVAL)
+        self._interval = max(options.statsd_interval / SECOND, SHORTEST_INTERVAL)
         self._packet_size = options.statsd_udp_packet_size
         prefix = expand_prefix(options.statsd_prefix, options.broadcast_address, options.broadcast_http_port)
         self._lines = _Lines(prefix)

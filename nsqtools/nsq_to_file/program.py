@@ -16,7 +16,7 @@ import trio
 from nsqkit.client import ClientOptions, Consumer
 from nsqkit.discovery import Discovery, DiscoveryFailed
 from nsqkit.logging import get_logger
-from nsqkit.options import OptionError
+from nsqkit.options import SECOND, OptionError
 from nsqkit.wire import is_valid_name
 from nsqtools.common import handle_signals, refuse, run
 from nsqtools.nsq_to_file.archive import Archive
@@ -31,7 +31,6 @@ RETRY_S: Final = 5.0
 """Time between requests while no registry has responded."""
 LAST_SYNC_S: Final = 5.0
 """Additional time for the last sync when a stop has used up its own."""
-_SECOND_NS: Final = 1_000_000_000
 
 _log = get_logger(__name__)
 
@@ -66,7 +65,7 @@ def prepare_folders(flags: ToFileFlags) -> FileSettings:
         revisions=flags.needs_revision,
         gzip_level=flags.gzip_level if flags.gzip else 0,
         rotate_size=flags.rotate_size,
-        rotate_interval=flags.rotate_interval / _SECOND_NS,
+        rotate_interval=flags.rotate_interval / SECOND,
         skip_empty=flags.skip_empty_files,
     )
 
@@ -136,10 +135,10 @@ class Program:
         timeout_ns = flags.http_client_connect_timeout + flags.http_client_request_timeout
         registries = Discovery(
             flags.lookupd_http_addresses,
-            timeout=timeout_ns / _SECOND_NS,
+            timeout=timeout_ns / SECOND,
             bearer=self.options.auth_secret if self.options.skip_lookupd_authorization else "",
         )
-        refresh = flags.topic_refresh / _SECOND_NS
+        refresh = flags.topic_refresh / SECOND
         while True:
             try:
                 self._start(await registries.topics(), archives)
@@ -169,4 +168,4 @@ class Program:
         def template_at(now: float) -> str:
             return template.replace("<DATETIME>", format_time(flags.datetime_format, now)).lstrip("/")
 
-        return Archive(consumer, TopicFiles(self.settings, template_at), flags.sync_interval / _SECOND_NS)
+        return Archive(consumer, TopicFiles(self.settings, template_at), flags.sync_interval / SECOND)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random as _random
 from functools import partial
-from typing import Final
 
 import attrs
 import trio
@@ -12,7 +11,7 @@ import trio
 from nsqkit.client import ClientOptions, Consumer, Message
 from nsqkit.http_client import HttpFailed
 from nsqkit.logging import RateLimitedLogger, get_logger
-from nsqkit.options import OptionError
+from nsqkit.options import SECOND, OptionError
 from nsqtools.common import handle_signals, read_flags, refuse, run
 from nsqtools.hosts import Pool, make_pool
 from nsqtools.nsq_to_http.options import (
@@ -30,7 +29,6 @@ from nsqtools.timings import StatusLines
 
 __all__ = ["Forwarder", "main"]
 
-_SECOND_NS: Final = 1_000_000_000
 
 _log = get_logger(__name__)
 
@@ -120,8 +118,8 @@ class Program:
                 PROGRAM,
                 is_get=bool(flags.get),
                 headers=parse_headers(flags),
-                connect_timeout_s=flags.http_client_connect_timeout / _SECOND_NS,
-                timeout_s=flags.http_client_request_timeout / _SECOND_NS,
+                connect_timeout_s=flags.http_client_connect_timeout / SECOND,
+                timeout_s=flags.http_client_request_timeout / SECOND,
             ) as sender,
             trio.open_nursery() as nursery,
         ):

@@ -45,9 +45,8 @@ class Watch:
             self.errors.append(f"request to another host: {request.url}")
 
 
-@pytest.fixture(
-    scope="package"
-)  # a browser of the whole session would keep an event loop running, which disturbs other tests
+# A browser of the whole session would keep an event loop running, which disturbs other tests.
+@pytest.fixture(scope="package")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A cluster with traffic, and a console for it."""
     if find_chromium() is None:
@@ -56,9 +55,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield scene
 
 
-@pytest.fixture(
-    scope="package"
-)  # a browser of the whole session would keep an event loop running, which disturbs other tests
+# A browser of the whole session would keep an event loop running, which disturbs other tests.
+@pytest.fixture(scope="package")
 def browser(scene: Scene) -> Iterator[Browser]:
     """A Chromium."""
     with scene.browser() as browser:

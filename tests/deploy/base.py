@@ -104,9 +104,8 @@ def _make_debian(folder: Path) -> None:
     _run("mmdebstrap", "--quiet", "--variant=minbase", *exclude, include, SUITE, str(tar))
     _run("tar", "-C", str(folder), "--numeric-owner", "-xf", str(tar))
     tar.unlink()
-    (folder / "usr/local/bin/python").symlink_to(
-        "/usr/bin/python3"
-    )  # its name in the images of the Python project
+    # Its name in the images of the Python project.
+    (folder / "usr/local/bin/python").symlink_to("/usr/bin/python3")
 
 
 def _requirements() -> list[str]:

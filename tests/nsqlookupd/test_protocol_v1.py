@@ -246,9 +246,8 @@ def test_long_bodies_are_counted_until_they_are_read_or_given_up() -> None:
     assert first.feed(MAGIC + long[:20], 0.0) == b""
     assert context.buffered == size
     assert second.feed(MAGIC + long, 0.0) == answers(b"E_BAD_BODY IDENTIFY no room for body")
-    assert third.feed(MAGIC + identify(x="y" * 10_000), 0.0) == answers(
-        IDENTITY
-    )  # no longer than a line may be
+    # No longer than a line may be.
+    assert third.feed(MAGIC + identify(x="y" * 10_000), 0.0) == answers(IDENTITY)
     first.end()
     assert context.buffered == 0
     fourth = Session(context, REMOTE)

@@ -98,9 +98,8 @@ def test_keys_outlive_a_disconnect_ephemeral_ones_too(registry: Registry) -> Non
     assert registry.nodes(0.0) == []
     assert (registry.registration_count, registry.key_count) == (0, 4)
     other = registry.identify(info(2), 0.0)
-    registry.unregister(
-        other, "t#ephemeral", "c#ephemeral"
-    )  # whoever unregisters from a deserted one ends it
+    # Whoever unregisters from a deserted one ends it.
+    registry.unregister(other, "t#ephemeral", "c#ephemeral")
     assert registry.channels("t#ephemeral") == []
 
 

@@ -148,9 +148,8 @@ class Connection:
             if in_halves and len(events) >= WORTH_HALVING and len(events) > len(self.protocol.pending):
                 half = len(events) // 2
                 on_events(events[:half])
-                await (
-                    anyio.lowlevel.cancel_shielded_checkpoint()
-                )  # on cancellation, too, the other half must be seen
+                # On cancellation, too, the other half must be seen.
+                await anyio.lowlevel.cancel_shielded_checkpoint()
                 on_events(events[half:])
             else:
                 on_events(events)
@@ -196,9 +195,8 @@ class Connection:
                 await anyio.sleep(left)
                 continue
             before = self.last_received
-            await anyio.sleep(
-                min(0.1, silence / 10)
-            )  # this process may have been suspended: let the reader look at the socket first
+            # This process may have been suspended: let the reader look at the socket first.
+            await anyio.sleep(min(0.1, silence / 10))
             if self.last_received == before:
                 raise ConnectionLost(f"{self.address}: nothing received for {silence:g} s (read_timeout)")
 

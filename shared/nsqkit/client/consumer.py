@@ -263,9 +263,8 @@ class Consumer:
                         self._drained.set()
                     try:
                         yield self
-                    except (
-                        Exception
-                    ) as error:  # raised below: the task groups would wrap it in an ExceptionGroup
+                    except Exception as error:
+                        # Raised below: the task groups would wrap it in an ExceptionGroup.
                         trouble = error
                     else:
                         await self._stop_in_order()

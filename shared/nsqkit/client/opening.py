@@ -179,9 +179,8 @@ class _Handshake:
             if len(received) >= _HEAD.size:
                 size, _ = _HEAD.unpack_from(received)
                 if not 4 <= size <= LARGEST_ANSWER:
-                    connection.protocol.receive(
-                        received
-                    )  # raises an error of its own if the size is impossible
+                    # Raises an error of its own if the size is impossible.
+                    connection.protocol.receive(received)
                     raise ProtocolViolation(f"an answer of {size} bytes")
                 if len(received) >= 4 + size:
                     connection.received = received[4 + size :]

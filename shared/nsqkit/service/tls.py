@@ -215,9 +215,8 @@ def peer_common_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:
     try:
         # A dict of tuples of pairs; the types of the standard library are less precise.
         certificate: Mapping[str, Any] = session.getpeercert() or {}
-    except (
-        ValueError
-    ):  # OpenSSL accepts some certificates that Python cannot parse; SSLError is a ValueError too
+    except ValueError:
+        # OpenSSL accepts some certificates that Python cannot parse; SSLError is a ValueError too.
         return ""
     names = [value for row in certificate.get("subject", ()) for name, value in row if name == "commonName"]
     return str(names[-1]) if names else ""

@@ -139,9 +139,8 @@ def _snappy_block(kind: int, data: bytes) -> bytes:
 
 def _decompressed(data: bytes) -> bytes:
     try:
-        if (
-            cramjam.snappy.decompress_raw_len(data) > SNAPPY_BLOCK
-        ):  # before decoding, which would allocate so much
+        # Before decoding, which would allocate so much.
+        if cramjam.snappy.decompress_raw_len(data) > SNAPPY_BLOCK:
             raise CompressionError("a snappy chunk stands for more than 64 KiB")
         return bytes(cramjam.snappy.decompress_raw(data))
     except cramjam.DecompressionError as error:

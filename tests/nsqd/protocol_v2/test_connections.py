@@ -285,9 +285,8 @@ async def test_a_hundred_thousand_publishes_before_an_answer_is_read(server: Ser
     assert server.broker.topics["t"].message_count == 100_000
 
 
-@pytest.mark.parametrize(
-    "server", ["plain", "tls"], indirect=True
-)  # to a compression such answers are nothing
+# To a compression such answers are nothing.
+@pytest.mark.parametrize("server", ["plain", "tls"], indirect=True)
 async def test_reading_goes_on_when_the_answers_were_taken(server: Server) -> None:
     """A client is not read while a megabyte of answers waits for it; when it has taken them it is read again."""
     count = 60_000

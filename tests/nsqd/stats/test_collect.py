@@ -600,23 +600,15 @@ async def run_beside(function: Callable[[], Any]) -> tuple[Any, int]:
 
 
 @pytest.mark.usefixtures("short_slices")
-async def test_other_tasks_run_while_a_topic_of_many_channels_is_collected() -> None:
+@pytest.mark.parametrize(("topics", "channels"), [(1, MANY), (MANY, 1)])
+async def test_other_tasks_run_while_many_topics_or_channels_are_collected(
+    topics: int, channels: int
+) -> None:
     daemon = FakeDaemon()
-    daemon.make("t", *[f"c{number:03}" for number in range(MANY)])
+    for number in range(topics):
+        daemon.make(f"t{number:03}", *[f"c{number:03}" for number in range(channels)])
     stats, turns = await run_beside(lambda: collect(daemon, StatsQuery()))
-    assert len(stats.topics[0].channels) == MANY
-    assert turns >= MANY
-    assert (await run_beside(lambda: stats_json(stats, START_NS)))[1] >= MANY
-    assert (await run_beside(lambda: stats_text(stats, START_NS)))[1] >= MANY
-
-
-@pytest.mark.usefixtures("short_slices")
-async def test_other_tasks_run_while_many_topics_are_collected() -> None:
-    daemon = FakeDaemon()
-    for number in range(MANY):
-        daemon.make(f"t{number:03}", "c")
-    stats, turns = await run_beside(lambda: collect(daemon, StatsQuery()))
-    assert len(stats.topics) == MANY
+    assert [len(topic.channels) for topic in stats.topics] == [channels] * topics
     assert turns >= MANY
     assert (await run_beside(lambda: stats_json(stats, START_NS)))[1] >= MANY
     assert (await run_beside(lambda: stats_text(stats, START_NS)))[1] >= MANY

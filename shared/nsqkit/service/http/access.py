@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from nsqkit.options import format_duration
+from nsqkit.options import SECOND, format_duration
 from nsqkit.service.http.message import AccessLog, Request
 
 __all__ = ["CONSOLE", "access_log"]
@@ -16,7 +16,6 @@ __all__ = ["CONSOLE", "access_log"]
 CONSOLE: Final = "nsqadmin/"
 """Beginning of the User-Agent of consoles."""
 
-_NS_PER_SECOND = 1_000_000_000
 _BAD_REQUEST = 400
 
 
@@ -25,7 +24,7 @@ def access_log(logger: logging.Logger) -> AccessLog:
 
     def leave_line(request: Request, status: int, seconds: float) -> None:
         target = request.target.decode("utf-8", "backslashreplace")
-        elapsed = format_duration(int(seconds * _NS_PER_SECOND))
+        elapsed = format_duration(int(seconds * SECOND))
         level = logging.DEBUG if status < _BAD_REQUEST and _is_look_of_console(request) else logging.INFO
         logger.log(level, "%d %s %s (%s) %s", status, request.method, target, request.remote, elapsed)
 

@@ -16,7 +16,7 @@ from nsqd.broker.log_view import LogView, Recorder
 from nsqd.broker.memory_backlog import MemoryBacklog
 from nsqd.broker.oldest import Oldest, PublishTime, published_ns
 from nsqd.log.state import Change, ChannelState
-from nsqd.log.topic_log import Batch, TopicLog
+from nsqd.log.topic_log import Batch
 from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["LogTopicStore", "MemoryTopicStore", "TopicStore"]
@@ -107,10 +107,6 @@ class LogTopicStore:
     @on_loss.setter
     def on_loss(self, call: Callable[[int, int, bool], None]) -> None:
         self.view.on_loss = call
-
-    @property
-    def log(self) -> TopicLog:
-        return self.view.log
 
     @property
     def end(self) -> int:

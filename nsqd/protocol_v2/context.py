@@ -50,10 +50,6 @@ class Context:
     def __attrs_post_init__(self) -> None:
         self.topics = self.broker.topics_by_wire_name
 
-    def topic(self, name: bytes) -> Topic:
-        """The topic of a valid name, made when it is not there. `Refused` when the disk says no."""
-        return self.topics.get(name) or self.broker.topic(name.decode("ascii"))
-
     @property
     def over_memory_limit(self) -> bool:
         """Whether so much is buffered that every connection gets only a little more."""

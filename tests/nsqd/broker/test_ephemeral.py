@@ -162,6 +162,21 @@ class TestBacklog:
         assert consumer.bodies() == [b"later"]
         assert conserved(harness.channel("c#ephemeral"))
 
+    def test_a_deferred_one_that_is_damaged_is_counted_and_holds_nothing_back(self) -> None:
+        """Its body is read from the log when it is due; damage found there settles it."""
+        harness = Harness()
+        harness.defer(b"damaged", 5)
+        harness.defer(b"whole", 5)
+        harness.restart()
+        harness.create("c#ephemeral")
+        harness.corrupt(b"damaged")
+        consumer = harness.subscribe("c#ephemeral", rdy=5)
+        harness.advance(5)
+        assert harness.drain(consumer) == [b"whole"]
+        channel = harness.channel("c#ephemeral")
+        assert (channel.counts.damaged, channel.depth, channel.in_flight_count) == (1, 0, 0)
+        channel.invariant()
+
 
 class TestAutoDeletion:
     def test_a_channel_goes_with_its_last_client(self) -> None:

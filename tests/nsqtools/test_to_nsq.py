@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from nsqkit.wire.frames import encode_response
 from tests.nsqtools.broker import address, bodies
-from tests.nsqtools.tool import Tool, run_tool
+from tests.nsqtools.tool import WITHIN_S, Tool, run_tool
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -91,17 +97,19 @@ def test_signals(shared_nsqd: Daemon, topic: str, tmp_path: Path, number: signal
         assert tool.log == ""
 
 
-def test_second_signal_waits_for_nothing(nsqd: Daemon, tmp_path: Path) -> None:
+def test_second_signal_waits_for_nothing(tmp_path: Path) -> None:
     """The first one lets the record that is being published come to its end."""
-    nsqd.kill()
-    flags = ["-topic=t", address(nsqd), "-producer-opt=publish_timeout,1h"]
-    with Tool(tmp_path, "to_nsq", *flags, stdin=subprocess.PIPE) as tool:
-        _feed(tool, b"a\n")
-        tool.wait_for_log("cannot connect")
-        tool.send(signal.SIGTERM)
-        with pytest.raises(subprocess.TimeoutExpired):
-            tool.running.wait(0.3)
-        assert tool.terminate() == 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        flags = ["-topic=t", f"-nsqd-tcp-address=127.0.0.1:{listener.getsockname()[1]}"]
+        with Tool(
+            tmp_path, "to_nsq", *flags, "-producer-opt=publish_timeout,1h", stdin=subprocess.PIPE
+        ) as tool:
+            _feed(tool, b"a\n")
+            with _takes_one_record(listener):
+                tool.send(signal.SIGTERM)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    tool.running.wait(0.3)
+                assert tool.terminate() == 0
 
 
 def test_nsqd_dies_for_good(nsqd: Daemon, tmp_path: Path) -> None:
@@ -160,6 +168,24 @@ def _feed(tool: Tool, data: bytes) -> None:
     assert stdin is not None
     stdin.write(data)
     stdin.flush()
+
+
+@contextlib.contextmanager
+def _takes_one_record(listener: socket.socket) -> Iterator[None]:
+    """Be an nsqd that has received a record and never responds to it."""
+    listener.settimeout(patience(WITHIN_S))
+    connection, _ = listener.accept()
+    connection.settimeout(patience(WITHIN_S))
+    with connection, connection.makefile("rb") as received:
+        _read_past(received, b"IDENTIFY\n")
+        connection.sendall(encode_response(b"OK"))
+        _read_past(received, b"PUB t\n")
+        yield
+
+
+def _read_past(received: BinaryIO, wanted: bytes) -> None:
+    while not (line := received.readline()).endswith(wanted):
+        assert line, f"the connection ended before {wanted!r}"
 
 
 def _held(nsqd: Daemon, topic: str) -> int:

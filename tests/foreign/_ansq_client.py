@@ -59,6 +59,21 @@ class Ansq:
             await connection.rdy(in_flight)
 
 
+def _end_at_errors() -> None:
+    """Let a stream that has failed count as ended.
+
+    ansq reads until `at_eof`, and ignores what a read raises. A connection that is reset, as by a killed nsqd that had
+    not read everything, never is at its end: the library would spin for ever, without a chance for any other task, and
+    fill the memory with the growing traceback of the one error.
+    """
+    at_eof = asyncio.StreamReader.at_eof
+
+    def at_eof_or_failed(reader: asyncio.StreamReader) -> bool:
+        return at_eof(reader) or reader.exception() is not None
+
+    asyncio.StreamReader.at_eof = at_eof_or_failed  # type: ignore[method-assign, assignment]
+
+
 async def _answer_all(reader: Any, policy: Policy) -> None:
     async for message in reader.messages():
         if message.is_timed_out:  # read long ago: ansq raises if asked to answer it, and it comes again
@@ -80,4 +95,5 @@ def _tell_trouble(task: asyncio.Task[None]) -> None:
 
 
 if __name__ == "__main__":
+    _end_at_errors()
     asyncio.run(main(Ansq(Addresses.parse(sys.argv[1:]))))

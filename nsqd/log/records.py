@@ -31,14 +31,16 @@ __all__ = [
     "RecordHead",
     "decode_changes",
     "decode_deferred",
+    "decode_moved",
     "encode_changes",
     "encode_deferred",
+    "encode_moved",
     "encode_record",
     "find_record",
     "split_messages",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
 MARKER: Final = b"\xa7Q"
 MAX_PAYLOAD: Final = 1 << 30  # a length above it is damage, whatever its checksum says
 FLOWING: Final = 1  # flag: the messages went to the channels at once, and the high watermark rose with them
@@ -50,7 +52,8 @@ class Kind(enum.IntEnum):
     MESSAGES = 1
     DEFERRED = 2
     CHANGES = 3
-    SEAL = 4  # ends a snapshot: without it, the snapshot was never finished
+    SEAL = 4  # ends a snapshot or a manifest: without it, the file was never finished
+    MOVED = 5  # messages of an older segment, so that it can be removed
 
 
 class FileKind(enum.Enum):
@@ -58,6 +61,7 @@ class FileKind(enum.Enum):
 
     SEGMENT = b"nsqd.log"
     SNAPSHOT = b"nsqd.snp"
+    MANIFEST = b"nsqd.man"
 
 
 class FormatError(ValueError):
@@ -77,12 +81,12 @@ _FILE_PADDING = bytes(FILE_HEADER_SIZE - _FILE.size - _CRC.size)
 _HEAD = struct.Struct(">2sBBIIQII")
 RECORD_HEAD_SIZE: Final = _HEAD.size + _CRC.size  # 32
 _SIZE = struct.Struct(">I")
-_DELAY = struct.Struct(">Q")
+_NUMBER = struct.Struct(">Q")
 
 
 @attrs.frozen
 class FileHeader:
-    """The first 64 bytes of a segment or a snapshot.
+    """The first 64 bytes of a segment, a snapshot or a manifest.
 
     `generation`: which life of the topic it belongs to. `position`: bytes of the topic's log before this file.
     `first`: the sequence number that the next message had when the file was made. `created_ns`: wall time, for people.
@@ -129,7 +133,7 @@ class FileHeader:
 class RecordHead:
     """The first 32 bytes of a record.
 
-    `first`: the sequence number of its first message (of the next one to come, for a record without messages).
+    `first`: the sequence number of its first message (of the next one to come, for a record without new messages).
     `count`: how many messages, or changes. `length`: bytes of the payload.
     """
 
@@ -219,25 +223,43 @@ def split_messages(payload: bytes, count: int) -> list[bytes]:
 
 def encode_deferred(frames: Sequence[bytes], delays_ns: Sequence[int]) -> bytes:
     """The payload of a DEFERRED record: before each frame its delay, in nanoseconds."""
-    pieces: list[bytes] = []
-    for frame, delay in zip(frames, delays_ns, strict=True):
-        pieces += (_DELAY.pack(delay), frame)
-    return b"".join(pieces)
+    return _encode_numbered(frames, delays_ns)
 
 
 def decode_deferred(payload: bytes, count: int) -> tuple[list[bytes], list[int]]:
     """Frames and delays of a DEFERRED record. `FormatError` when they do not add up."""
-    frames, delays, offset, end = [], [], 0, len(payload)
+    return _decode_numbered(payload, count)
+
+
+def encode_moved(frames: Sequence[bytes], seqs: Sequence[int]) -> bytes:
+    """The payload of a MOVED record: before each frame its sequence number."""
+    return _encode_numbered(frames, seqs)
+
+
+def decode_moved(payload: bytes, count: int) -> tuple[list[bytes], list[int]]:
+    """Frames and sequence numbers of a MOVED record. `FormatError` when they do not add up."""
+    return _decode_numbered(payload, count)
+
+
+def _encode_numbered(frames: Sequence[bytes], numbers: Sequence[int]) -> bytes:
+    pieces: list[bytes] = []
+    for frame, number in zip(frames, numbers, strict=True):
+        pieces += (_NUMBER.pack(number), frame)
+    return b"".join(pieces)
+
+
+def _decode_numbered(payload: bytes, count: int) -> tuple[list[bytes], list[int]]:
+    frames, numbers, offset, end = [], [], 0, len(payload)
     for _ in range(count):
         if offset + 12 > end:
             raise FormatError("a record holds fewer messages than its head says")
-        delays.append(_DELAY.unpack_from(payload, offset)[0])
+        numbers.append(_NUMBER.unpack_from(payload, offset)[0])
         stop = offset + 12 + _SIZE.unpack_from(payload, offset + 8)[0]
         frames.append(payload[offset + 8 : stop])
         offset = stop
     if offset != end:
         raise FormatError("the messages of a record do not fill it")
-    return frames, delays
+    return frames, numbers
 
 
 def encode_changes(changes: Sequence[Sequence[Any]]) -> bytes:

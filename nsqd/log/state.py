@@ -28,6 +28,7 @@ __all__ = [
     "Change",
     "ChannelState",
     "Code",
+    "SegmentInfo",
     "TopicState",
     "flat_runs",
     "unflatten_runs",
@@ -47,6 +48,9 @@ class Code(enum.IntEnum):
     TOPIC_EMPTIED = 3  # (start, end): no channel gets these
     LOST = 4  # (start, end, damaged): no channel can get these, they are damaged or were never written
     DEFERRED = 5  # (seq, delay, ...): deferred messages above the high watermark (in snapshots only)
+    SEGMENTS = 6  # (position, first, end, message bytes, salt, ...): complete segments (snapshots and manifests only)
+    MOVED = 7  # (position, seq, ...): the MOVED record at this position has these messages (in snapshots only)
+    LAST_ID = 8  # (id): no message of the topic has a higher one (in snapshots only)
     CHANNEL_CREATED = 16  # (generation, name, start)
     CHANNEL_DELETED = 17  # (generation)
     CHANNEL_PAUSED = 18  # (generation, paused)
@@ -72,6 +76,17 @@ def unflatten_runs(items: Sequence[int]) -> Iterator[tuple[int, int]]:
         start = end + gap
         end = start + length
         yield start, end
+
+
+@attrs.frozen
+class SegmentInfo:
+    """A complete segment: sequence numbers `[first, end)`, in frames of `message_bytes` together."""
+
+    position: int
+    first: int
+    end: int
+    message_bytes: int
+    salt: int
 
 
 @attrs.define
@@ -114,7 +129,9 @@ class TopicState:
     `end`: the sequence number of the next message. `high_watermark`: of the first one not yet given to channels.
     `channels`: by generation. `deferred`: messages above the high watermark, with their delay in nanoseconds.
     `aborted`: sequence numbers above it that never were messages. `incomplete`: records are missing; where messages
-    flowed to a channel that nothing tells of, they wait for the next one.
+    flowed to a channel that nothing tells of, they wait for the next one. `segments`: by position, as a snapshot knows
+    them; None for one of version 1. `moved`: the position of the latest MOVED record of each message that was moved.
+    `last_id`: the highest message id. `deleted`: generations of channels that the log says were deleted.
     """
 
     end: int = 0
@@ -125,6 +142,10 @@ class TopicState:
     aborted: RangeSet = attrs.field(factory=RangeSet)
     last_generation: int = 0
     incomplete: bool = False
+    segments: dict[int, SegmentInfo] | None = None
+    moved: dict[int, int] = attrs.field(factory=dict)
+    last_id: int = 0
+    deleted: set[int] = attrs.field(factory=set)
 
     # --- messages
 
@@ -203,6 +224,18 @@ class TopicState:
     def deferred_waiting(self, *items: int) -> None:
         self.deferred.update(zip(items[::2], items[1::2], strict=True))
 
+    def complete_segments(self, *items: int) -> None:
+        if self.segments is None:
+            self.segments = {}
+        for values in zip(*(items[at::5] for at in range(5)), strict=True):
+            self.segments[values[0]] = SegmentInfo(*values)
+
+    def moved_to(self, position: int, *seqs: int) -> None:
+        self.moved.update(dict.fromkeys(seqs, position))
+
+    def message_id(self, last: int) -> None:
+        self.last_id = max(self.last_id, last)
+
     def channel_created(self, generation: int, name: str, start: int) -> None:
         self.last_generation = max(self.last_generation, generation)
         if generation in self.channels:
@@ -215,6 +248,7 @@ class TopicState:
 
     def channel_deleted(self, generation: int) -> None:
         self.channels.pop(generation, None)
+        self.deleted.add(generation)
 
     def channel_paused(self, generation: int, paused: bool) -> None:
         if channel := self.channels.get(generation):
@@ -242,6 +276,9 @@ _HANDLERS: dict[int, Callable[..., None]] = {
     Code.TOPIC_EMPTIED: TopicState.topic_emptied,
     Code.LOST: TopicState.lost,
     Code.DEFERRED: TopicState.deferred_waiting,
+    Code.SEGMENTS: TopicState.complete_segments,
+    Code.MOVED: TopicState.moved_to,
+    Code.LAST_ID: TopicState.message_id,
     Code.CHANNEL_CREATED: TopicState.channel_created,
     Code.CHANNEL_DELETED: TopicState.channel_deleted,
     Code.CHANNEL_PAUSED: TopicState.channel_paused,

@@ -58,8 +58,17 @@ class Backlog(Protocol):
         """When the oldest message that is not settled was published."""
 
     @property
-    def floor(self) -> float:
-        """The lowest seq that the topic's log must keep for this channel; infinity when it needs none."""
+    def needed_from(self) -> int:
+        """A seq such that the channel needs nothing below it."""
+
+    def needed(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ranges of seqs in `[start, end)` whose messages the topic's log must keep for this channel."""
+
+    def needed_count(self, start: int, end: int) -> int:
+        """How many seqs in `[start, end)` the topic's log must keep for this channel."""
+
+    def needs(self, seq: int) -> bool:
+        """Whether the topic's log must keep this message for this channel."""
 
     # --- bodies
 

@@ -14,7 +14,7 @@ completion of a job is a round too: `advance`, the job's `done`, `commit`, `pump
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext, BrokerOptions
@@ -26,7 +26,6 @@ from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic import Topic
 from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
 from nsqd.log.store import Store
-from nsqd.log.topic_log import TopicLog
 from nsqkit.logging import get_logger
 from nsqkit.wire.frames import BODY, HEAD, MESSAGE, message_frame
 from nsqkit.wire.names import is_ephemeral
@@ -73,8 +72,8 @@ class Broker:
         self._last_sync = now
         self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):
-            topic = restore_topic(self.context, self, name, recovered)
-            self._add(topic, recovered.log)
+            topic, view = restore_topic(self.context, self, name, recovered)
+            self._add(topic, view)
             if recovered.damage:  # so that the next start does not scan the damaged part again
                 self.retentions[name].want_snapshot()
             self.context.schedule_maintenance(name)
@@ -123,13 +122,13 @@ class Broker:
             self.context.report_write_error(name, error)
             raise Refused(error.strerror or str(error)) from error
         view = LogView(self.context, name, topic_log)
-        return self._add(Topic(self.context, self, name, LogTopicStore(view)), topic_log)
+        return self._add(Topic(self.context, self, name, LogTopicStore(view)), view)
 
-    def _add(self, topic: Topic, topic_log: TopicLog | None) -> Topic:
+    def _add(self, topic: Topic, view: LogView | None) -> Topic:
         self.topics[topic.name] = topic
         self.topics_by_wire_name[topic.name.encode()] = topic
-        if topic_log is not None:
-            self.retentions[topic.name] = Retention(self.context, topic, topic_log)
+        if view is not None:
+            self.retentions[topic.name] = Retention(self.context, topic, view)
         return topic
 
     def existing(self, name: str) -> Topic:
@@ -154,16 +153,24 @@ class Broker:
         del self.topics_by_wire_name[name.encode()]
         self.context.to_commit.pop(name, None)
         self.context.to_maintain.pop(name, None)
+        self.context.to_maintain_now.pop(name, None)
         topic.delete()
         self.listener.topic_deleted(topic)
 
     def channel_created(self, topic: Topic, channel: Channel) -> None:
+        self._channels_changed(topic, channel)
         self.listener.channel_created(topic, channel)
 
     def channel_deleted(self, topic: Topic, channel: Channel) -> None:
+        self._channels_changed(topic, channel)
         self.listener.channel_deleted(topic, channel)
         if is_ephemeral(topic.name) and not topic.channels:
             self.delete_topic(topic.name)
+
+    def _channels_changed(self, topic: Topic, channel: Channel) -> None:
+        retention = self.retentions.get(topic.name)
+        if retention is not None and not is_ephemeral(channel.name):
+            retention.channels_changed()
 
     def unsubscribe(self, channel: Channel, subscription: Subscription, unsent: set[bytes]) -> None:
         """End the subscription of a closed connection. `unsent`: ids of messages that the socket never accepted.
@@ -249,6 +256,9 @@ class Broker:
             topic = self.topics.get(to_commit.popitem()[0])
             if topic is not None:  # it may have been deleted since it asked
                 topic.commit()
+        if self.context.to_maintain_now:
+            to_maintain, self.context.to_maintain_now = self.context.to_maintain_now, {}
+            self._maintain(to_maintain)
         if self.context.sync_due and self.now - self._last_sync >= SYNC_INTERVAL:
             self.want_sync()
 
@@ -311,11 +321,14 @@ class Broker:
         if was_full and not self.store.space.full:
             log.info("disk: free space recovered, publishing resumes")
         to_maintain, self.context.to_maintain = self.context.to_maintain, {}
-        for name in to_maintain:
+        self._maintain(to_maintain)
+        self._sync_by_time(now)
+
+    def _maintain(self, names: Iterable[str]) -> None:
+        for name in names:
             retention = self.retentions.get(name)  # None: a job of a topic deleted since has scheduled it
             if retention is not None and retention.maintain():
                 self.context.schedule_maintenance(name)
-        self._sync_by_time(now)
 
     def _sync_by_time(self, now: float) -> None:
         """Sync within `sync_timeout` what was appended without reaching `sync_every` and without a waiting client."""
@@ -345,6 +358,7 @@ class Broker:
         for name in self.retentions:
             try:
                 self.topics[name].close()
+                self.retentions[name].write_manifest()
             except OSError as error:
                 failure = error
         if failure is not None:

@@ -98,6 +98,7 @@ class BrokerContext:
         self.to_commit: dict[str, None] = {}  # names of topics, in the order of their first publish
         self.to_pump: dict[Pumpable, None] = {}
         self.to_maintain: dict[str, None] = {}  # names of topics whose log may have something to release
+        self.to_maintain_now: dict[str, None] = {}  # the same, of which some work has just been completed
         self.snapshots: deque[Snapshotting] = deque()  # whose snapshot has slices to write
         self.sync_due = False  # `sync_every` messages are unsynced
         self._reported_errno: int | None = None
@@ -116,6 +117,10 @@ class BrokerContext:
     def schedule_maintenance(self, topic_name: str) -> None:
         """Register a topic for the next maintenance, within a second."""
         self.to_maintain[topic_name] = None
+
+    def maintain_now(self, topic_name: str) -> None:
+        """Register a topic for maintenance at the end of this round."""
+        self.to_maintain_now[topic_name] = None
 
     def wrote(self, topic_name: str, topic_log: TopicLog, messages: int) -> None:
         """Account for an append to a topic's log: `messages` messages, perhaps with other records."""

@@ -90,11 +90,27 @@ class LogBacklog:
         seq = self.settled.end_of(0)
         return self._oldest.ask(seq) if seq < self.view.high_watermark else None
 
+    # A message whose finish is not in the log yet is needed: after a crash now it would be delivered again.
+
     @property
-    def floor(self) -> float:
-        """The lowest seq that is not settled according to the log: after a crash now it would be delivered again."""
-        floor = self.settled.end_of(0)
-        return min(floor, self._unwritten.first_range()[0]) if self._unwritten else floor
+    def needed_from(self) -> int:
+        first = self.settled.end_of(0)
+        return min(first, self._unwritten.first_range()[0]) if self._unwritten else first
+
+    def needed(self, start: int, end: int) -> list[tuple[int, int]]:
+        if not self._unwritten.count_between(start, end):
+            return self.settled.gaps(start, end)
+        needed = RangeSet(self.settled.gaps(start, end))
+        for first, last in self._unwritten:
+            needed.add(max(first, start), min(last, end))
+        return list(needed)
+
+    def needed_count(self, start: int, end: int) -> int:
+        settled = self.settled.count_between(start, end) - self._unwritten.count_between(start, end)
+        return end - start - settled
+
+    def needs(self, seq: int) -> bool:
+        return seq not in self.settled or seq in self._unwritten
 
     # --- bodies
 
@@ -195,6 +211,7 @@ class LogBacklog:
         changes: list[Change] = []
         # Runs are formed once a commit, not with every FIN: sorting a list is cheaper than many insertions.
         if self._to_settle:
+            self.view.note_settled(self._to_settle)
             for start, end in runs(self._to_settle):
                 self.settled.add(start, end)
                 self._unwritten.add(start, end)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from nsqd.broker.log_view import LogView
 from nsqd.log.jobs import Job
 from nsqd.log.ranges import RangeSet
-from nsqd.log.segment import MessageRun, ReadPlan, ReadResult
+from nsqd.log.segment import MessageRun, MovedPlan, ReadPlan, ReadResult
 
 __all__ = ["LogReader"]
 
@@ -108,7 +108,7 @@ class LogReader:
         self._reads += 1
         return self._reads <= INLINE_READS
 
-    def _start(self, plan: ReadPlan, wanted: set[int] | None) -> None:
+    def _start(self, plan: ReadPlan | MovedPlan, wanted: set[int] | None) -> None:
         self._reading = True
         epoch = self._epoch
 
@@ -126,7 +126,7 @@ class LogReader:
 
         self._view.context.store.jobs.append(Job("read", plan.run, done, failed))
 
-    def _accept(self, plan: ReadPlan, result: ReadResult, wanted: set[int] | None) -> None:
+    def _accept(self, plan: ReadPlan | MovedPlan, result: ReadResult, wanted: set[int] | None) -> None:
         self._view.accept(result)
         first = result.runs[0].first if result.runs else result.next
         if first > plan.seq:  # damaged, or never written

@@ -42,6 +42,9 @@ class LogView:
         self.high_watermark = log.end
         self.window = Window(log.end, context.options.mem_queue_size, context.window_budget)
         self.changed: dict[Recorder, None] = {}
+        self.settled_moved: list[
+            int
+        ] = []  # messages that were moved in the log, and settled in a channel since
         self.on_loss: Callable[[int, int, bool], None] = lambda _start, _end, _damaged: None
         # Places of damage, as (path, offset): every read that passes one would report it again.
         self._reported: set[tuple[str, int]] = set()
@@ -50,6 +53,11 @@ class LogView:
         """Register a backlog that has changes for the topic's next append."""
         self.changed[recorder] = None
         self.context.commit_soon(self.topic_name)
+
+    def note_settled(self, seqs: list[int]) -> None:
+        """A channel has settled these: retention looks whether their moved copies are needed any more."""
+        if self.log.moved:
+            self.settled_moved += self.log.moved.keys() & seqs
 
     def accept(self, result: ReadResult) -> None:
         """Take over the result of a read: new index entries of the log, and messages that turned out to be lost."""

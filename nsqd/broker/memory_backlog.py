@@ -69,9 +69,17 @@ class MemoryBacklog:
         return published_ns(self._frames[int(held)]) if held < math.inf else None
 
     @property
-    def floor(self) -> float:
-        """The lowest seq whose body has yet to be read from the log."""
-        return min(self._unread, default=math.inf)
+    def needed_from(self) -> int:
+        return min(self._unread, default=0)
+
+    def needed(self, start: int, end: int) -> list[tuple[int, int]]:
+        return [(seq, seq + 1) for seq in sorted(self._unread) if start <= seq < end]
+
+    def needed_count(self, start: int, end: int) -> int:
+        return sum(1 for seq in self._unread if start <= seq < end)
+
+    def needs(self, seq: int) -> bool:
+        return seq in self._unread
 
     # --- bodies
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 
 from nsqd.broker.log_view import LogView
-from nsqd.log.segment import ReadPlan
+from nsqd.log.segment import MovedPlan, ReadPlan
 
 __all__ = ["Oldest", "OldestRead", "PublishTime", "published_ns"]
 
@@ -27,7 +27,7 @@ class OldestRead:
     """A read of one message's head from disk."""
 
     _oldest: Oldest
-    _plan: ReadPlan
+    _plan: ReadPlan | MovedPlan
 
     def run(self) -> int | None:
         """The publish time in nanoseconds since 1970; None when it cannot be read. *Any thread*; `OSError`."""

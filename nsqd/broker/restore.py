@@ -13,8 +13,12 @@ from nsqd.log.state import Change, ChannelState, Code
 __all__ = ["restore_topic"]
 
 
-def restore_topic(context: BrokerContext, listener: TopicListener, name: str, recovered: Recovered) -> Topic:
-    """The topic, not yet registered with the broker. Changes that recovery has derived are recorded if possible."""
+def restore_topic(
+    context: BrokerContext, listener: TopicListener, name: str, recovered: Recovered
+) -> tuple[Topic, LogView]:
+    """The topic, not yet registered with the broker, and its log. Changes that recovery has derived are recorded if
+    possible.
+    """
     state = recovered.state
     view = LogView(context, name, recovered.log)
     view.high_watermark = min(state.high_watermark, state.end)
@@ -43,7 +47,7 @@ def restore_topic(context: BrokerContext, listener: TopicListener, name: str, re
         changes = [topic.flow_change()]
         topic.flow()
         topic.try_write_changes(changes)
-    return topic
+    return topic, view
 
 
 def _restore_waiting(channel: Channel, state: ChannelState) -> None:

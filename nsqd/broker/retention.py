@@ -1,14 +1,26 @@
-"""Retention of one topic's log: snapshots that bound recovery, and the removal of segments no longer needed."""
+"""Retention of one topic's log: what may be removed from it, and the snapshots that bound recovery.
+
+A topic's log may have twice the bytes of the messages that somebody needs, and two segments more. Complete segments
+that nobody needs are removed as soon as two snapshots have been begun after them. While there is more than allowed,
+snapshots are written for that purpose, and the few needed messages of other segments are moved (`compaction.py`), the
+segment with the least needed bytes first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
+import attrs
+
 from nsqd.broker.channel import Channel
+from nsqd.broker.compaction import Compaction, parked_items
 from nsqd.broker.context import BrokerContext
+from nsqd.broker.log_view import LogView
 from nsqd.broker.topic import Topic
 from nsqd.log.jobs import Job
+from nsqd.log.manifest import write_manifest
 from nsqd.log.segment import Segment
 from nsqd.log.snapshots import KEPT, SLICE, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
@@ -16,28 +28,61 @@ from nsqd.log.topic_log import SyncError, TopicLog
 
 __all__ = ["Retention", "snapshot_changes"]
 
-# A snapshot is due after this many bytes or records: recovery has to replay no more than that.
+# A snapshot is due after this many bytes (or a segment, if that is smaller) or records: recovery has to replay no more.
 SNAPSHOT_BYTES = 64 << 20
 SNAPSHOT_RECORDS = 200_000
-# An idle topic whose messages are all finished keeps no more than this on disk; the second while the disk is full.
+# What an idle topic may have on disk above twice the bytes of its needed messages; the second while the disk is full.
 IDLE_TRIM_BYTES = 1 << 20
 FULL_TRIM_BYTES = 64 << 10
+# While the disk is full, no more than this is moved at once, as it takes room before it makes some.
+FULL_MOVE_BYTES = 2 << 20
+SWEEP = 10_000  # moved messages that one maintenance looks at: whether they are still needed
+MANY_CHANNELS = 64  # up to here the manifest is written at once, with each change of channels
 
 _T = TypeVar("_T")
 
 
-class Retention:
-    """The snapshots and removals of one topic. `maintain` is called once a second while there may be work."""
+@attrs.frozen
+class Usage:
+    """Bytes of one log. `needed`: of each segment, of messages that somebody needs, as an estimate.
 
-    def __init__(self, context: BrokerContext, topic: Topic, log: TopicLog) -> None:
+    `waiting`: of complete segments without such messages, which cannot be removed before there is a new snapshot.
+    """
+
+    total: int
+    needed: dict[Segment, float]
+    waiting: int
+
+    @property
+    def garbage(self) -> float:
+        return self.total - self.all_needed
+
+    @property
+    def all_needed(self) -> float:
+        return sum(self.needed.values())
+
+
+class Retention:
+    """The snapshots, moves and removals of one topic. `maintain` is called once a second while there may be work."""
+
+    def __init__(self, context: BrokerContext, topic: Topic, view: LogView) -> None:
         self._context = context
         self.topic = topic
-        self.log = log
+        self.log = log = view.log
+        self._view = view
         self._snapshot: SnapshotWriter | None = None
-        self._snapshot_position = (
-            self.log.snapshots[-1] if self.log.snapshots else self.log.segments[0].position
-        )
-        self._last_position = self.log.position
+        self._snapshot_position = log.snapshots[-1] if log.snapshots else log.segments[0].position
+        self._snapshot_size = 0
+        self._last_position = log.position
+        self._compaction = Compaction(context, topic, view, self._continue)
+        self._to_sweep: Iterator[int] = iter(())
+        self._manifest_position = -1  # where the log ended when the manifest was written
+        self._manifest_stale = True
+        log.on_roll = self._continue
+
+    def _continue(self) -> None:
+        """Run `maintain` at the end of this round."""
+        self._context.maintain_now(self.topic.name)
 
     def want_snapshot(self) -> None:
         """Write a snapshot at the next maintenance, however little has changed."""
@@ -48,41 +93,53 @@ class Retention:
         return self._snapshot is not None
 
     def maintain(self) -> bool:
-        """Write remaining changes, remove segments that are not needed, begin a snapshot when one is due.
+        """Write remaining changes, remove or move what is not needed, begin a snapshot when one is due.
 
         Returns True if it is to be called again in a second.
         """
         if self.log.deleted:
             return False
-        store = self._context.store
         if self.topic.store.has_changes:
             self._context.commit_soon(self.topic.name)
-        floor = self.topic.floor
         idle = self.log.position == self._last_position
         self._last_position = self.log.position
-        due = (
-            self._would_make_room(floor) if store.space.full is not None else self._snapshot_due(floor, idle)
-        )
-        if self._snapshot is None and due:
+        if self._snapshot is None and self._snapshot_due():
             self.begin_snapshot()
-        segments = self.log.releasable(floor)
-        if segments:
-            self.log.drop(segments)
-            self._remove_segments(segments)
+        sweeping = self._forget_settled()
+        released = self._release()
+        busy = self._make_room(idle)
+        if self._manifest_stale:
+            self.write_manifest()
         self._last_position = self.log.position  # again, as the record of a snapshot is not activity
-        return not idle or self.topic.store.has_changes or self._snapshot is not None or bool(segments)
+        return not idle or self.topic.store.has_changes or released or busy or sweeping
 
-    def _remove_segments(self, segments: list[Segment]) -> None:
-        """Sync the log and remove segments, in a job."""
+    # --- removal
+
+    def _release(self) -> bool:
+        """Remove segments that nobody needs; whether there were any."""
+        segments = self.log.releasable(self._is_needless)
+        if not segments:
+            return False
+        self.log.drop(segments)
+        self._compaction.forget(segments)
+        self._manifest_stale = True
         unsynced = list(self.log.unsynced)
 
         def work() -> None:
-            # The finishes that made the segments unneeded must be on disk first: after a power loss that undoes
-            # them, their messages would have to be delivered again.
+            # The finishes that made the segments unneeded, and moved messages, must be on disk first: after a power
+            # loss that undoes them, the messages would have to be delivered from here again.
             self.log.sync_files(unsynced)
             self.log.remove_files(segment.path for segment in segments)
 
         self._context.store.jobs.append(Job("remove", work, lambda _: None, self._failed))
+        return True
+
+    def _is_needless(self, segment: Segment) -> bool:
+        """Whether a complete segment has no message that somebody needs, and that is nowhere else."""
+        assert segment.next_first is not None
+        if segment.moved_count:
+            return False
+        return segment.emptied or not self.topic.needed_at_least(segment.first, segment.next_first)
 
     def _failed(self, error: OSError) -> None:
         """A failed sync is fatal. Anything else is tried again by the next maintenance."""
@@ -92,41 +149,97 @@ class Retention:
             self._context.report_write_error(self.topic.name, error)
             self._context.schedule_maintenance(self.topic.name)
 
-    def _snapshot_due(self, floor: int, idle: bool) -> bool:
-        log = self.log
-        if log.position - self._snapshot_position >= SNAPSHOT_BYTES:
-            return True
-        if log.records_since_snapshot >= SNAPSHOT_RECORDS:
-            return True
-        return idle and self._all_finished(floor, IDLE_TRIM_BYTES)
-
-    def _would_make_room(self, floor: int) -> bool:
-        """Whether a snapshot, which is small, would allow segments to be removed. Asked on a full disk."""
-        segments = self.log.segments
-        return (len(segments) > 1 and segments[1].first <= floor) or self._all_finished(
-            floor, FULL_TRIM_BYTES
-        )
-
-    def _all_finished(self, floor: int, size: int) -> bool:
-        """Whether no channel needs anything in the log, and it is larger than `size` bytes.
-
-        If so, a new segment is begun: two snapshots in it allow all older segments to be removed.
-        """
-        log = self.log
-        if floor < log.end or log.bytes_on_disk <= size:
+    def _forget_settled(self) -> bool:
+        """Forget moved messages that nobody needs any more. Returns whether there may be more of them."""
+        log, topic = self.log, self.topic
+        if not log.moved:
             return False
-        if log.segments[-1].file.size > size:
+        candidates, self._view.settled_moved = self._view.settled_moved, []
+        # Those that were settled otherwise than by a consumer: with an emptied or deleted channel, for instance.
+        swept = list(islice(self._to_sweep, max(SWEEP, len(log.moved) // 20)))
+        for seq in (*candidates, *swept):
+            if not topic.needs(seq):
+                log.forget_moved(seq)
+        if not swept:
+            self._to_sweep = iter(list(log.moved))
+        return bool(swept)
+
+    # --- the rule
+
+    def _make_room(self, idle: bool) -> bool:
+        """Work towards the allowed size of the log; whether it is above it."""
+        usage = self._usage()
+        full = self._context.store.space.full is not None
+        allowance = FULL_TRIM_BYTES if full else IDLE_TRIM_BYTES if idle else self.log.max_segment_bytes
+        excess = usage.garbage - usage.all_needed - allowance
+        if excess <= 0:
+            return False
+        if self._compaction.segment is None and excess > usage.waiting:
+            self._move_something(usage, allowance, FULL_MOVE_BYTES if full else self.log.max_segment_bytes)
+        if self._snapshot is None and usage.waiting:
+            self.begin_snapshot()
+        return True
+
+    def _usage(self) -> Usage:
+        needed = {segment: self._compaction.needed_bytes(segment) for segment in self.log.segments}
+        waiting = [segment for segment in self.log.segments[:-1] if self._is_needless(segment)]
+        return Usage(self.log.bytes_on_disk, needed, sum(segment.file.size for segment in waiting))
+
+    def _move_something(self, usage: Usage, allowance: int, most: int) -> None:
+        """Begin to move the needed messages of one segment, or make the last segment ready for that."""
+        needed, last = usage.needed, self.log.segments[-1]
+        for segment in sorted(
+            self.log.segments[:-1], key=lambda segment: needed[segment] / segment.file.size
+        ):
+            worthwhile = needed[segment] <= most and self._compaction.is_worthwhile(segment, needed[segment])
+            if worthwhile and not self._is_needless(segment):
+                self._compaction.begin(segment)
+                return
+        if last.file.size - needed[last] > allowance:
             try:
-                log.roll()
+                self.log.roll()
             except OSError as error:
                 self._context.report_write_error(self.topic.name, error)
-                return False
-        return True
+
+    # --- the manifest
+
+    def channels_changed(self) -> None:
+        """A channel was created or deleted."""
+        self._manifest_stale = True
+        if len(self.topic.channels) <= MANY_CHANNELS:
+            self.write_manifest()
+        else:
+            self._context.schedule_maintenance(self.topic.name)
+
+    def write_manifest(self) -> None:
+        """Write the manifest, unless it would say nothing new."""
+        if not self._manifest_stale and self._manifest_position == self.log.position:
+            return
+        changes: list[Change] = [self.log.segments_change()]
+        for channel in self.topic.channels.values():
+            changes += _creation(channel, channel.backlog.needed_from)
+        try:
+            write_manifest(self.log, changes)
+        except OSError as error:
+            # It is a second copy only: this is tried again, and the client that has changed the channels is not told.
+            self._context.report_write_error(self.topic.name, error)
+            self._context.schedule_maintenance(self.topic.name)
+            return
+        self._manifest_stale = False
+        self._manifest_position = self.log.position
+
+    # --- snapshots
+
+    def _snapshot_due(self) -> bool:
+        log = self.log
+        # A large state is not written again for each small segment.
+        due = max(min(SNAPSHOT_BYTES, log.max_segment_bytes), 2 * self._snapshot_size)
+        return log.position - self._snapshot_position >= due or log.records_since_snapshot >= SNAPSHOT_RECORDS
 
     def begin_snapshot(self) -> None:
         self.topic.commit()
         try:
-            self._snapshot = SnapshotWriter.begin(self.log, snapshot_changes(self.topic))
+            self._snapshot = SnapshotWriter.begin(self.log, snapshot_changes(self.topic, self.log))
         except OSError as error:
             self._context.report_write_error(self.topic.name, error)
             return
@@ -161,7 +274,8 @@ class Retention:
         writer, self._snapshot = self._snapshot, None
         if writer is None:
             return
-        self._context.schedule_maintenance(self.topic.name)
+        self._snapshot_size = writer.size
+        self._continue()
         self.log.snapshots.append(writer.position)
         old, self.log.snapshots = self.log.snapshots[:-KEPT], self.log.snapshots[-KEPT:]
         paths = [f"{self.log.folder}/{snapshot_name(at)}" for at in old]
@@ -178,7 +292,7 @@ class Retention:
         self._failed(error)
 
 
-def snapshot_changes(topic: Topic) -> Iterator[list[Change]]:
+def snapshot_changes(topic: Topic, log: TopicLog) -> Iterator[list[Change]]:
     """The topic's state as changes, in slices. The broker keeps working between two slices."""
     # The order matters: a message that moves without a record (a deferred one from the topic into the channels'
     # tables, from there into the queue, from there in flight) moves to a place that is written later, and a message
@@ -187,7 +301,11 @@ def snapshot_changes(topic: Topic) -> Iterator[list[Change]]:
         (Code.TOPIC_PAUSED, topic.paused),
         (Code.MARK, topic.store.high_watermark, 0),
         *((Code.LOST, start, end, False) for start, end in topic.aborted),
+        log.segments_change(),
+        (Code.LAST_ID, topic.context.store.ids.next - 1),
     ]
+    for seqs in _slices(list(log.moved)):
+        yield _moved_changes(log, seqs)
     for seqs in _slices(list(topic.deferred)):
         items = [x for n in seqs if n in topic.deferred for x in (n, topic.deferred[n])]
         yield [(Code.DEFERRED, *items)] if items else []
@@ -198,19 +316,28 @@ def snapshot_changes(topic: Topic) -> Iterator[list[Change]]:
 def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[Change]]:
     """The state of one channel. All slices are empty for a channel in memory, which is not recorded."""
     record = channel.backlog.record
-    yield record(Code.CHANNEL_CREATED, channel.name, 0) + record(Code.CHANNEL_PAUSED, channel.paused)
+    yield _creation(channel, 0)
     for seqs in _slices(list(channel.deferred)):
-        items: list[int] = []
-        for seq in seqs:
-            if entry := channel.deferred.get(seq):
-                due_ns = context.wall_ns + max(0, int((entry[1] - context.now) * 1e9))
-                items += (seq, entry[0], due_ns)
+        items = parked_items(context, channel, seqs)
         yield record(Code.PARKED, *items) if items else []
     in_flight = [(seq, attempts) for seq, attempts, *_ in channel.delivery.in_flight() if attempts > 1]
     for entries in (*_slices(list(channel.requeued)), *_slices(in_flight)):
         yield record(Code.PARKED, *(item for seq, attempts in entries for item in (seq, attempts, 0)))
     for ranges in _slices(list(channel.backlog.settled)):
         yield record(Code.FINISHED, *flat_runs(ranges))
+
+
+def _creation(channel: Channel, start: int) -> list[Change]:
+    record = channel.backlog.record
+    return record(Code.CHANNEL_CREATED, channel.name, start) + record(Code.CHANNEL_PAUSED, channel.paused)
+
+
+def _moved_changes(log: TopicLog, seqs: Iterable[int]) -> list[Change]:
+    places: dict[int, list[int]] = {}
+    for seq in seqs:
+        if (position := log.moved.get(seq)) is not None:
+            places.setdefault(position, []).append(seq)
+    return [(Code.MOVED, position, *moved) for position, moved in places.items()]
 
 
 def _slices(items: list[_T]) -> Iterator[list[_T]]:

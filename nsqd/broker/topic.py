@@ -83,11 +83,32 @@ class Topic:
         """When the oldest of them was published."""
         return self.store.oldest(self.aborted.end_of(self.store.high_watermark)) if self.depth else None
 
-    @property
-    def floor(self) -> int:
-        """The lowest seq that the log must keep."""
-        floors = [channel.backlog.floor for channel in self.channels.values()]
-        return int(min([self.store.high_watermark, *floors]))
+    # --- what the log must keep
+
+    def needed(self, start: int, end: int) -> RangeSet:
+        """The seqs in `[start, end)` whose messages a channel needs, or that the channels have not been given."""
+        watermark = self.store.high_watermark
+        needed = RangeSet(self.aborted.gaps(max(start, watermark), end))
+        for channel in self.channels.values():
+            for first, last in channel.backlog.needed(start, min(end, watermark)):
+                needed.add(first, last)
+        return needed
+
+    def needed_at_least(self, start: int, end: int) -> int:
+        """A lower limit of how many these are: of the topic itself, and of the channel that needs most."""
+        watermark = self.store.high_watermark
+        gathered = max(start, watermark)
+        own = max(0, end - gathered) - self.aborted.count_between(gathered, end)
+        end = max(start, min(end, watermark))
+        return own + max(
+            (channel.backlog.needed_count(start, end) for channel in self.channels.values()), default=0
+        )
+
+    def needs(self, seq: int) -> bool:
+        """Whether the log must keep this message."""
+        if seq >= self.store.high_watermark:
+            return seq not in self.aborted
+        return any(channel.backlog.needs(seq) for channel in self.channels.values())
 
     @property
     def flowing(self) -> bool:

@@ -3,13 +3,16 @@
 An id is 64 bits: 10 of the node and 54 of one counter for the whole daemon. A block of the counter is reserved ahead,
 in a small file that is synced before the first id of the block is used; every start begins after the last block. So a
 kill or a power loss can only skip ids. The very first start takes the clock (microseconds since 1970), which is far
-ahead of what an earlier life of a wiped data path can have used.
+ahead of what an earlier life of a wiped data path can have used. Without a file that can be trusted, ids also begin
+after those of the messages in the logs (`skip_used`): after many quick restarts they are ahead of the clock.
 """
 
 from __future__ import annotations
 
 import errno
 import re
+
+from crc32c import crc32c
 
 from nsqd.log.jobs import Job, JobQueue
 from nsqd.log.storage import Storage
@@ -19,7 +22,9 @@ __all__ = ["IdSource"]
 BLOCK = 1 << 24  # ids
 NODE_SHIFT = 54
 _PATH = "nsqd.ids"
-_CONTENT = re.compile(rb"nsqd ids 1 ([0-9]{1,17})\n")
+_CONTENT = re.compile(rb"nsqd ids (?:1|2 ([0-9a-f]{8})) ([0-9]{1,17})\n")
+# Ids of messages that were imported from the original are no counts, but may look like very high ones.
+_HIGHEST = 1 << 53
 
 
 class IdSource:
@@ -66,10 +71,16 @@ class IdSource:
         file = self._storage.open(_PATH, read_only=True)
         data = file.read(0, 100)
         file.close()
-        if match := _CONTENT.fullmatch(data):
-            return int(match[1])
-        self.notes.append(f"{_PATH} cannot be read; ids continue from the clock")
+        match = _CONTENT.fullmatch(data)
+        if match and (match[1] is None or int(match[1], 16) == crc32c(match[2])):
+            return int(match[2])
+        self.notes.append(f"{_PATH} is damaged; ids continue after those in the logs, or from the clock")
         return None
+
+    def skip_used(self, message_id: int) -> None:
+        """A log has a message with this id: later ones are higher."""
+        if self.next <= message_id < self._base + _HIGHEST:
+            self.next = message_id + 1
 
     def _reserve(self, limit: int) -> None:
         if self._writing:
@@ -78,7 +89,8 @@ class IdSource:
         self._limit = limit
 
     def _write(self, limit: int) -> None:
-        self._storage.replace(_PATH, b"nsqd ids 1 %d\n" % (limit - self._base))
+        digits = b"%d" % (limit - self._base)
+        self._storage.replace(_PATH, b"nsqd ids 2 %08x %b\n" % (crc32c(digits), digits))
 
     def _renew(self) -> None:
         """Reserve the next block before it is needed, in the background."""

@@ -21,6 +21,7 @@ from crc32c import crc32c
 __all__ = [
     "FILE_HEADER_SIZE",
     "FLOWING",
+    "MARKER",
     "RECORD_HEAD_SIZE",
     "VERSION",
     "FileHeader",

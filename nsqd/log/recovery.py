@@ -10,27 +10,35 @@ daemon does not start on a guess.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import closing
 
 import attrs
 
+from nsqd.log.manifest import load_manifest
+from nsqd.log.ranges import RangeSet
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
+    RECORD_HEAD_SIZE,
     FileHeader,
     FileKind,
     FormatError,
     Kind,
     NewerFormat,
+    RecordHead,
     decode_changes,
+    decode_deferred,
+    decode_moved,
+    split_messages,
 )
-from nsqd.log.records import decode_deferred as decode_deferred_payload
-from nsqd.log.scan import Damaged, Record, scan
+from nsqd.log.scan import Damaged, Record, find_salt, scan
 from nsqd.log.segment import Damage, Segment, segment_name
 from nsqd.log.snapshots import load_snapshot, snapshot_name
-from nsqd.log.state import TopicState
+from nsqd.log.state import SegmentInfo, TopicState
 from nsqd.log.storage import File, Storage
 from nsqd.log.topic_log import TopicLog
 from nsqd.log.writers import Writers
+from nsqkit.wire.frames import ID
 
 __all__ = ["Recovered", "recover_topic"]
 
@@ -41,7 +49,7 @@ class Recovered:
 
     `damage`: messages that cannot be read. `notes`: for an operator, in sentences. `torn_bytes`: cut off at the end.
     `replayed_bytes`: of the log, after the snapshot. `next`: the sequence number that the replay expects; those that
-    a record leaves out were aborted, or are damaged.
+    a record leaves out were aborted, or are damaged. `manifest`: as it was found; None without a readable one.
     """
 
     log: TopicLog
@@ -51,6 +59,37 @@ class Recovered:
     torn_bytes: int = 0
     replayed_bytes: int = 0
     next: int = 0
+    manifest: TopicState | None = None
+    _last_id: bytes = b""
+    _last_messages: Record | None = None
+
+    @property
+    def manifest_is_current(self) -> bool:
+        """Whether the manifest has the channels that there are, and no segment that is gone."""
+        found = self.manifest
+        return (
+            found is not None
+            and found.channels.keys() == self.state.channels.keys()
+            and (found.segments or {}).keys() <= {segment.position for segment in self.log.segments}
+        )
+
+    def note_ids(self, frames: Iterable[bytes]) -> None:
+        """Messages that the replay has passed."""
+        self._last_id = max(self._last_id, *(frame[ID] for frame in frames))
+
+    def note_messages(self, record: Record) -> None:
+        """As `note_ids`, for a record of published messages. Their ids rise, so only one record has to be split."""
+        if record.payload[ID] > self._last_id:
+            self._last_id, self._last_messages = record.payload[ID], record
+
+    def last_id(self) -> int:
+        """The highest id of a message, as far as they are known; 0 without any."""
+        if record := self._last_messages:
+            self.note_ids(split_messages(record.payload, record.head.count))
+        try:
+            return max(self.state.last_id, int(self._last_id or b"0", 16))
+        except ValueError:  # of messages that were imported: any 16 bytes
+            return self.state.last_id
 
 
 def recover_topic(
@@ -73,12 +112,17 @@ def recover_topic(
     recovered = Recovered(log, TopicState())
     try:
         _find_segments(recovered, clean)
+        recovered.manifest = load_manifest(storage, folder, log.generation)
         position = _load_newest_snapshot(recovered)
         if not (log.segments or log.snapshots or recovered.damage):
             return None
         _replay(recovered, position)
+        _find_end(recovered)
+        if recovered.torn_bytes or recovered.state.incomplete:
+            _adopt_channels(recovered, recovered.state.end)
         log.end = recovered.state.end
         _reach(recovered, position)
+        _find_messages(recovered)
     except BaseException:
         log.close()
         raise
@@ -98,9 +142,9 @@ def _find_segments(recovered: Recovered, clean: bool) -> None:
         path = f"{log.folder}/{name}"
         try:
             if isinstance(header, FormatError):
-                header = _header_from_record(log.storage, path, log.generation, header)
+                header = _header_from_records(log.storage, path, log.generation, header)
                 recovered.notes.append(
-                    f"{path}: the file header is damaged; its name and its first record are used instead"
+                    f"{path}: the file header is damaged; its name and its records are used instead"
                 )
             _check_header(header, name, log.generation)
         except FormatError as error:
@@ -133,16 +177,17 @@ def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | Fo
     return headers
 
 
-def _header_from_record(storage: Storage, path: str, generation: int, error: FormatError) -> FileHeader:
-    """What a damaged header must have said: the name has its position, the first record the rest. Or `error`."""
+def _header_from_records(storage: Storage, path: str, generation: int, error: FormatError) -> FileHeader:
+    """What a damaged header must have said: the name has its position, the records the rest. Or `error`."""
     with closing(storage.open(path, read_only=True)) as file:
-        salt = int.from_bytes(file.read(FILE_HEADER_SIZE + 4, 4))
-        record = next(scan(file.read, FILE_HEADER_SIZE, file.size, salt, 0), None)
-    position = path.rpartition("/")[2].removesuffix(".log")
-    # A head alone will not do: a torn record is cut, and then nothing is left of it.
-    if not isinstance(record, Record) or not position.isascii() or not position.isdigit():
+        found = find_salt(file.read, FILE_HEADER_SIZE, file.size)
+    name = path.rpartition("/")[2].removesuffix(".log")
+    if found is None or not name.isascii() or not name.isdigit():
         raise error
-    return FileHeader(FileKind.SEGMENT, salt, generation, int(position), record.head.first, 0)
+    salt, head = found
+    position = int(name)
+    # What is before the first whole record is lost: the replay, or a read, finds that out.
+    return FileHeader(FileKind.SEGMENT, salt, generation, position, head.first if position else 0, 0)
 
 
 def _check_header(header: FileHeader, name: str, generation: int) -> None:
@@ -185,19 +230,40 @@ def _load_newest_snapshot(recovered: Recovered) -> int:
             recovered.state = state
             recovered.next = header.first
     if log.snapshots:
+        _use_table(recovered, recovered.state.segments or {})
         return log.snapshots[-1]
+    if recovered.manifest is not None:
+        _use_table(recovered, recovered.manifest.segments or {})
     if not log.segments:
         return 0
     first = log.segments[0]
     if first.position:
         recovered.notes.append(
-            f"{log.folder}: no snapshot can be read, and the log begins at byte {first.position}; channels and "
-            "finishes from before are not known"
+            f"{log.folder}: no snapshot can be read, and the log begins at byte {first.position}; finishes from before "
+            "are not known"
         )
         recovered.state.end = recovered.state.high_watermark = first.first
         recovered.state.incomplete = True
+        _adopt_channels(recovered, first.first)
     recovered.next = first.first
     return first.position
+
+
+def _use_table(recovered: Recovered, table: dict[int, SegmentInfo]) -> None:
+    """Take over what a snapshot or a manifest knows of the segments."""
+    for segment in recovered.log.segments:
+        if info := table.get(segment.position):
+            segment.first, segment.next_first = info.first, info.end
+            segment.seqs[0] = info.first
+            segment.message_bytes = info.message_bytes
+
+
+def _adopt_channels(recovered: Recovered, up_to: int) -> None:
+    """Create the channels whose creation is in damaged records before the message `up_to`."""
+    if recovered.manifest is None:
+        return
+    for name in recovered.state.adopt_channels(recovered.manifest.channels.values(), up_to):
+        recovered.notes.append(f"{recovered.log.folder}: the channel {name} was restored from the manifest")
 
 
 def _replay(recovered: Recovered, position: int) -> None:
@@ -209,7 +275,7 @@ def _replay(recovered: Recovered, position: int) -> None:
         if segment.end <= position:
             continue
         if segment.position > position:
-            _note_gap(recovered, segment, f"the log from byte {position} to {segment.position} is missing")
+            _note_gap(recovered, segment, position)
         offset = max(FILE_HEADER_SIZE, position - segment.position)
         limit = segment.file.size
         with closing(log.storage.open(segment.path, read_only=True)) as file:
@@ -220,9 +286,12 @@ def _replay(recovered: Recovered, position: int) -> None:
                     _apply(recovered, segment, item)
         recovered.replayed_bytes += segment.file.size - offset
         position = segment.end
-        if not last and log.segments[at + 1].position == position:
-            # What was aborted at the end of a segment; had it been damage, it was noted above.
-            _abort(recovered, log.segments[at + 1].first)
+        if not last:
+            following = log.segments[at + 1]
+            if following.position == position:
+                # What was aborted at the end of a segment; had it been damage, it was noted above.
+                _abort(recovered, following.first)
+            segment.next_first = recovered.next
 
 
 def _cut_leftovers(recovered: Recovered, segment: Segment, following: Segment) -> None:
@@ -253,10 +322,16 @@ def _apply(recovered: Recovered, segment: Segment, record: Record) -> None:
     recovered.next = max(recovered.next, head.end)
     if head.kind is Kind.MESSAGES:
         state.messages(head.first, head.count, head.flowing)
+        segment.message_bytes += head.length
+        recovered.note_messages(record)
     elif head.kind is Kind.DEFERRED:
-        frames, delays = decode_deferred_payload(record.payload, head.count)
+        frames, delays = decode_deferred(record.payload, head.count)
         published = (int.from_bytes(frame[8:16]) for frame in frames)
         state.deferred_messages(head.first, list(zip(published, delays, strict=True)), head.flowing)
+        segment.message_bytes += sum(map(len, frames))
+        recovered.note_ids(frames)
+    elif head.kind is Kind.MOVED:
+        state.moved_to(segment.position + record.offset, *decode_moved(record.payload, head.count)[1])
     elif head.kind is Kind.CHANGES:
         for change in decode_changes(record.payload, head.count):
             state.apply(change)
@@ -268,6 +343,7 @@ def _damaged(recovered: Recovered, segment: Segment, item: Damaged, last: bool) 
     log = recovered.log
     size = item.end - item.offset
     if item.next_first is None and last:
+        end = _end_of_torn(recovered, segment, item)
         recovered.torn_bytes += size
         if not item.zeros:
             log.keep_damaged(
@@ -275,12 +351,17 @@ def _damaged(recovered: Recovered, segment: Segment, item: Damaged, last: bool) 
             )
         log.cut(segment, item.offset)
         what = "zeros" if item.zeros else f"({item.reason}; kept in a .damaged file)"
-        recovered.notes.append(f"{segment.path}: cut off {size} bytes at the end, {what}")
+        cut = f"{segment.path}: cut off {size} bytes at the end, {what}"
+        if end > recovered.next:
+            _lose(recovered, Damage(segment.path, item.offset, size, recovered.next, end, item.reason), cut)
+        else:
+            recovered.notes.append(cut)
         return
-    end = item.next_first
-    if end is None:  # up to the next segment
+    end = recovered.next if item.next_first is None else item.next_first
+    if item.next_first is None:  # up to the next segment
         following = log.segments[log.segments.index(segment) + 1]
-        end = following.first
+        known = segment.next_first is not None and following.position > segment.end
+        end = (segment.next_first if known else None) or following.first
     damage = Damage(segment.path, item.offset, size, recovered.next, max(recovered.next, end), item.reason)
     log.keep_damaged(damage)
     _lose(
@@ -290,19 +371,78 @@ def _damaged(recovered: Recovered, segment: Segment, item: Damaged, last: bool) 
     )
 
 
-def _note_gap(recovered: Recovered, segment: Segment, reason: str) -> None:
-    end = max(recovered.next, segment.first)
-    damage = Damage(segment.path, 0, 0, recovered.next, end, reason)
-    _lose(recovered, damage, f"{recovered.log.folder}: {reason}")
+def _end_of_torn(recovered: Recovered, segment: Segment, item: Damaged) -> int:
+    """The sequence number after the record that is torn or damaged at the end of the log.
+
+    A record that is complete, except that the checksum of its payload is wrong, had been acknowledged as a rule. (After
+    a power loss it may not have been. The bytes do not tell, and a loss is better reported once too often.)
+    """
+    with closing(recovered.log.storage.open(segment.path, read_only=True)) as file:
+        try:
+            head = RecordHead.decode(file.read(item.offset, RECORD_HEAD_SIZE), 0, segment.salt)
+        except FormatError:
+            return recovered.next
+    return head.end if item.offset + head.size <= item.end else recovered.next
+
+
+def _find_end(recovered: Recovered) -> None:
+    """The manifest may know of messages that the log has no more: every stop in order writes it."""
+    if recovered.manifest is not None and recovered.manifest.end > recovered.state.end:
+        log, end = recovered.log, recovered.manifest.end
+        damage = Damage(log.folder, 0, 0, recovered.state.end, end, "the end of the log is missing")
+        _lose(recovered, damage, f"{log.folder}: {damage.reason}")
+
+
+def _note_gap(recovered: Recovered, segment: Segment, position: int) -> None:
+    """There is no segment between `position` and this one. With a snapshot, none can have been released there."""
+    first, log = recovered.next, recovered.log
+    if log.snapshots or recovered.manifest is None or recovered.manifest.segments is None:
+        missing = [(first, max(first, segment.first))]
+    else:  # which were needed is known by the manifest only
+        table = recovered.manifest.segments.values()
+        missing = [(info.first, info.end) for info in table if position <= info.position < segment.position]
+    reason = f"the log from byte {position} to {segment.position} is missing"
+    for start, end in missing:
+        _lose(recovered, Damage(segment.path, 0, 0, start, end, reason), f"{log.folder}: {reason}")
+    recovered.next = max(first, segment.first)
+    recovered.state.end = max(recovered.state.end, recovered.next)
+
+
+def _find_messages(recovered: Recovered) -> None:
+    """Find out where the messages are that were moved, and which of those that are needed are nowhere."""
+    log, state = recovered.log, recovered.state
+    present = RangeSet()
+    for at, segment in enumerate(log.segments):
+        last = at + 1 == len(log.segments)
+        if not last and segment.next_first is None:
+            segment.next_first = log.segments[at + 1].first
+        present.add(segment.first, log.end if segment.next_first is None else segment.next_first)
+    lost = RangeSet()
+    for gap_start, gap_end in present.gaps(0, log.end):
+        for start, end in state.needed(gap_start, gap_end):
+            for seq in range(start, end):
+                if not log.found_moved(seq, state.moved.get(seq)):
+                    lost.add(seq, seq + 1)
+    for start, end in lost:
+        _settle_lost(recovered, Damage(log.folder, 0, 0, start, end, "messages that are in no file"))
+    if lost:
+        recovered.notes.append(
+            f"{log.folder}: {lost.count} messages that are needed are in no file, and lost"
+        )
 
 
 def _lose(recovered: Recovered, damage: Damage, what: str) -> None:
-    recovered.damage.append(damage)
+    _settle_lost(recovered, damage)
     recovered.notes.append(f"{what}; {damage.end - damage.first} messages are lost")
+
+
+def _settle_lost(recovered: Recovered, damage: Damage) -> None:
+    recovered.damage.append(damage)
     recovered.state.incomplete = True
+    _adopt_channels(recovered, damage.end)  # first, as these messages are lost for them too
     if damage.end > damage.first:
         recovered.state.lost(damage.first, damage.end, True)
-        recovered.next = damage.end
+        recovered.next = max(recovered.next, damage.end)
 
 
 def _reach(recovered: Recovered, position: int) -> None:

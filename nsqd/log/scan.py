@@ -8,13 +8,14 @@ after a power loss.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import attrs
 
-from nsqd.log.records import RECORD_HEAD_SIZE, FormatError, RecordHead, find_record
+from nsqd.log.records import MARKER, RECORD_HEAD_SIZE, FormatError, RecordHead, find_record
 
-__all__ = ["Damaged", "Record", "scan"]
+__all__ = ["Damaged", "Record", "find_salt", "scan"]
 
 CHUNK = 1 << 20
 
@@ -78,6 +79,47 @@ def scan(
         else:
             yield record
             offset, first = offset + record.head.size, record.head.end
+
+
+def find_salt(
+    read: Callable[[int, int], bytes], offset: int, limit: int, *, chunk: int = CHUNK
+) -> tuple[int, RecordHead] | None:
+    """The salt of a file whose header cannot be read, and the head of its first whole record. None: it has no record.
+
+    The body of a message may hold records of another file. They end with it, so the salt is that of the first whole
+    record from which others follow up to `limit`, or else over the most bytes.
+    """
+    window = _Window(read, limit, chunk)
+    best: tuple[int, RecordHead] | None = None
+    most = checked = 0
+    while offset + RECORD_HEAD_SIZE <= limit:
+        data, start = window.bytes_at(offset, RECORD_HEAD_SIZE)
+        at = data.find(MARKER, start)
+        if at < 0:
+            offset = max(offset + 1, window.offset + len(data) - len(MARKER) + 1)
+            continue
+        offset = window.offset + at
+        data, at = window.bytes_at(offset, RECORD_HEAD_SIZE)
+        salt = int.from_bytes(data[at + 4 : at + 8])
+        if not (best is not None and salt == best[0] and offset < checked):
+            end, head = _end_of_chain(window, offset, limit, salt)
+            if head is not None and end - offset > most:
+                best, most, checked = (salt, head), end - offset, end
+                if end == limit:
+                    break
+        offset += 1
+    return best
+
+
+def _end_of_chain(window: _Window, offset: int, limit: int, salt: int) -> tuple[int, RecordHead | None]:
+    """Where the whole records that follow one another from `offset` on end, and the head of the first."""
+    first: RecordHead | None = None
+    with contextlib.suppress(FormatError):
+        while offset < limit:
+            head = _record_at(window, offset, limit, salt, 0).head
+            first = first or head
+            offset += head.size
+    return offset, first
 
 
 def _record_at(window: _Window, offset: int, limit: int, salt: int, first: int) -> Record:

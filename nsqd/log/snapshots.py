@@ -50,6 +50,8 @@ def snapshot_name(position: int) -> str:
 class SnapshotWriter:
     """A snapshot in the making. Call `step` between rounds until it returns True, then run `finish` in a job.
 
+    `size`: of the file in bytes, once it is finished.
+
     Its file belongs to the event loop's thread until then, to the job afterwards.
     """
 
@@ -59,6 +61,7 @@ class SnapshotWriter:
     _file: File
     _salt: int
     _records: int = 0
+    size: int = 0
 
     @classmethod
     def begin(cls, log: TopicLog, changes: Iterator[list[Change]]) -> SnapshotWriter:
@@ -100,6 +103,7 @@ class SnapshotWriter:
         self.log.sync_files(unsynced)
         self._file.sync()
         self._file.close()
+        self.size = self._file.size
         folder, name = self.log.folder, snapshot_name(self.position)
         with self.log.names:
             if self.log.deleted:
@@ -114,26 +118,28 @@ class SnapshotWriter:
             self.log.remove_files([f"{self.log.folder}/{TEMPORARY}"])
 
 
-def load_snapshot(storage: Storage, path: str) -> tuple[TopicState, FileHeader]:
-    """The state in a snapshot. `FormatError` when it is not whole, `NewerFormat` for a later version."""
+def load_snapshot(
+    storage: Storage, path: str, kind: FileKind = FileKind.SNAPSHOT
+) -> tuple[TopicState, FileHeader]:
+    """The state in a snapshot or a manifest. `FormatError` when it is not whole, `NewerFormat` for a later version."""
     file = storage.open(path, read_only=True)
     try:
         header = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
-        if header.kind is not FileKind.SNAPSHOT:
-            raise FormatError("not a snapshot")
+        if header.kind is not kind:
+            raise FormatError(f"not a {kind.name.lower()}")
         state = TopicState()
         for records, item in enumerate(scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0)):
             if isinstance(item, Damaged):
                 raise FormatError(item.reason)
             if item.head.kind is Kind.SEAL:
                 if item.head.count != records:
-                    raise FormatError("records of the snapshot are missing")
+                    raise FormatError(f"records of the {kind.name.lower()} are missing")
                 state.end = max(state.end, item.head.first)
                 return state, header
             if item.head.kind is not Kind.CHANGES:
-                raise FormatError("a snapshot holds changes only")
+                raise FormatError(f"a {kind.name.lower()} holds changes only")
             for change in decode_changes(item.payload, item.head.count):
                 state.apply(change)
-        raise FormatError("the snapshot was never finished")
+        raise FormatError(f"the {kind.name.lower()} was never finished")
     finally:
         file.close()

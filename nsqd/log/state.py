@@ -48,8 +48,12 @@ class Code(enum.IntEnum):
     TOPIC_EMPTIED = 3  # (start, end): no channel gets these
     LOST = 4  # (start, end, damaged): no channel can get these, they are damaged or were never written
     DEFERRED = 5  # (seq, delay, ...): deferred messages above the high watermark (in snapshots only)
-    SEGMENTS = 6  # (position, first, end, message bytes, salt, ...): complete segments (snapshots and manifests only)
-    MOVED = 7  # (position, seq, ...): the MOVED record at this position has these messages (in snapshots only)
+    SEGMENTS = (
+        6  # (position, first, end, message bytes, ...): complete segments (in snapshots and manifests only)
+    )
+    MOVED = (
+        7  # (position, seq, ...): the MOVED record at this position has these messages (in snapshots only)
+    )
     LAST_ID = 8  # (id): no message of the topic has a higher one (in snapshots only)
     CHANNEL_CREATED = 16  # (generation, name, start)
     CHANNEL_DELETED = 17  # (generation)
@@ -86,7 +90,6 @@ class SegmentInfo:
     first: int
     end: int
     message_bytes: int
-    salt: int
 
 
 @attrs.define
@@ -178,6 +181,30 @@ class TopicState:
             if seq not in channel.awaiting_redelivery:  # what is there already is newer
                 channel.await_redelivery(seq, 0, due_ns)
 
+    def needed(self, start: int, end: int) -> RangeSet:
+        """Of the sequence numbers `[start, end)` those that a channel needs, or that channels have yet to be given."""
+        needed = RangeSet()
+        for channel in self.channels.values():
+            for first, last in channel.settled.gaps(start, min(end, self.high_watermark)):
+                needed.add(first, last)
+        for first, last in self.aborted.gaps(max(start, self.high_watermark), min(end, self.end)):
+            needed.add(first, last)
+        return needed
+
+    def adopt_channels(self, others: Iterable[ChannelState], up_to: int) -> list[str]:
+        """Create those channels of a manifest whose creation was in damaged records before the message `up_to`.
+
+        Returns their names.
+        """
+        names = []
+        for other in others:
+            start = other.settled.end_of(0)
+            if start <= up_to and not (other.generation in self.channels or other.generation in self.deleted):
+                self.channel_created(other.generation, other.name, start)
+                self.channel_paused(other.generation, other.paused)
+                names.append(other.name)
+        return names
+
     # --- changes
 
     def apply(self, change: Change) -> None:
@@ -227,7 +254,7 @@ class TopicState:
     def complete_segments(self, *items: int) -> None:
         if self.segments is None:
             self.segments = {}
-        for values in zip(*(items[at::5] for at in range(5)), strict=True):
+        for values in zip(*(items[at::4] for at in range(4)), strict=True):
             self.segments[values[0]] = SegmentInfo(*values)
 
     def moved_to(self, position: int, *seqs: int) -> None:

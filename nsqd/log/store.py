@@ -127,6 +127,7 @@ class Store:
                     self.storage.remove_folder(folder)
                 continue
             self.notes += recovered.notes
+            self.ids.skip_used(recovered.last_id())
             if recovered.log.unsynced:
                 self.syncer.wrote(recovered.log)
             yield folder.removeprefix(TOPIC), recovered

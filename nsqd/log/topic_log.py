@@ -16,7 +16,7 @@ import errno
 import random
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -28,10 +28,20 @@ from nsqd.log.records import (
     Kind,
     encode_changes,
     encode_deferred,
+    encode_moved,
     encode_record,
 )
-from nsqd.log.segment import INDEX_EVERY, Damage, ReadPlan, ReadResult, Segment, segment_name
-from nsqd.log.state import Change
+from nsqd.log.segment import (
+    INDEX_EVERY,
+    Damage,
+    MovedPlan,
+    NeededPlan,
+    ReadPlan,
+    ReadResult,
+    Segment,
+    segment_name,
+)
+from nsqd.log.state import Change, Code, SegmentInfo
 from nsqd.log.storage import File, Storage
 from nsqd.log.writers import Writers
 
@@ -39,6 +49,7 @@ __all__ = ["Batch", "SyncError", "TopicLog"]
 
 # Bytes; so that no write has to wait because the page cache is full of dirty pages.
 WRITE_BACK_EVERY = 4 * 1024 * 1024
+MOVED_RECORD_BYTES = 16 * 1024  # of a MOVED record, about: a read of one message reads all of it
 
 
 @attrs.define(eq=False)
@@ -67,8 +78,10 @@ class TopicLog:
     """The log of one life of a topic, open for reading and appending.
 
     `end`: the sequence number of the next message. `segments`: oldest first, never empty; the last one grows.
-    `snapshots`: positions of finished snapshots, oldest first. `deleted`: its folder has another name, and the old
-    name may belong to another life of the topic. `writers`: shared by all logs of a data path.
+    `moved`: the positions of the MOVED records of messages whose own segments are gone, or will be. `snapshots`:
+    positions of finished snapshots, oldest first. `deleted`: its folder has another name, and the old name may belong
+    to another life of the topic. `on_roll`: called when a segment is complete. `writers`: shared by all logs of a data
+    path.
 
     `names` is a lock, one of the two in the log (see `file_storage.py`). A worker holds it while it renames or removes
     one file by its path; the event loop's thread, while it deletes the topic by renaming the folder. So a job that runs
@@ -93,6 +106,8 @@ class TopicLog:
         self.writers = writers or Writers()
         self.end = 0
         self.segments: list[Segment] = []
+        self.moved: dict[int, int] = {}
+        self.on_roll: Callable[[], None] = lambda: None
         self.snapshots: list[int] = []
         self.unsynced_messages = 0  # since the last sync began
         self.folder_unsynced = True
@@ -137,6 +152,8 @@ class TopicLog:
             self._use_up(batches)
             raise
         self._use_up(batches)
+        for batch in batches:
+            segment.message_bytes += batch.size
         self.records_since_snapshot += len(buffers) // 2
         if file.size - segment.offsets[-1] >= INDEX_EVERY:
             for batch, head, payload in zip(batches, buffers[::2], buffers[1::2], strict=False):
@@ -146,6 +163,62 @@ class TopicLog:
         if file.size - segment.written_back >= WRITE_BACK_EVERY:
             file.start_writeback(segment.written_back, file.size - segment.written_back)
             segment.written_back = file.size
+
+    def append_moved(self, messages: Sequence[tuple[int, bytes]], changes: Sequence[Change] = ()) -> None:
+        """Write messages (sequence number, frame) of older segments again, and changes, with one call to the system.
+
+        `OSError`: nothing was written.
+        """
+        segment = self._writable_segment()
+        file, offset = segment.file, segment.file.size
+        buffers: list[bytes] = []
+        places: list[tuple[int, Sequence[tuple[int, bytes]]]] = []
+        for group in _groups(messages, MOVED_RECORD_BYTES):
+            places.append((segment.position + offset, group))
+            payload = encode_moved([frame for _, frame in group], [seq for seq, _ in group])
+            buffers += (encode_record(Kind.MOVED, 0, segment.salt, self.end, len(group), payload), payload)
+            offset += len(buffers[-2]) + len(payload)
+        if changes:
+            payload = encode_changes(changes)
+            buffers += (
+                encode_record(Kind.CHANGES, 0, segment.salt, self.end, len(changes), payload),
+                payload,
+            )
+        file.append(buffers)
+        self.records_since_snapshot += len(buffers) // 2
+        for position, group in places:
+            segment.remember(self.end, position - segment.position)
+            for seq, frame in group:
+                self.forget_moved(seq)
+                self.moved[seq] = position
+                segment.moved_count += 1
+                segment.moved_bytes += len(frame)
+
+    def found_moved(self, seq: int, position: int | None) -> bool:
+        """Recovery knows that this needed message was moved to `position`. False if that is in no segment."""
+        segment = None if position is None else self._segment_at(position)
+        if position is None or segment is None:
+            return False
+        self.moved[seq] = position
+        segment.moved_count += 1
+        return True
+
+    def forget_moved(self, seq: int) -> None:
+        """No channel needs this message any more, or it was moved again."""
+        position = self.moved.pop(seq, None)
+        if position is None:
+            return
+        segment = self._segment_at(position)
+        if segment is not None and segment.moved_count:
+            segment.moved_bytes -= (
+                segment.moved_bytes / segment.moved_count
+            )  # the sizes of single ones are not kept
+            segment.moved_count -= 1
+
+    def _segment_at(self, position: int) -> Segment | None:
+        """The segment with the byte at this position, if it still exists."""
+        at = bisect_right(self.segments, position, key=lambda segment: segment.position) - 1
+        return self.segments[at] if at >= 0 and position < self.segments[at].end else None
 
     def _use_up(self, batches: Sequence[Batch]) -> None:
         """Written or aborted, these sequence numbers are not given again."""
@@ -214,11 +287,14 @@ class TopicLog:
             file.close()
             raise
         segment = Segment(file, path, position, self.end, salt)
+        if self.segments:
+            self.segments[-1].next_first = self.end
         self.segments.append(segment)
         self.writers.opened(segment)
         self.folder_unsynced = True
         if len(self.segments) > 1:
             self._close_when_sealed(self.segments[-2])
+            self.on_roll()
         return segment
 
     def _refuse_when_deleted(self) -> None:
@@ -248,14 +324,29 @@ class TopicLog:
 
     # --- reading
 
-    def plan(self, seq: int, max_bytes: int) -> ReadPlan:
-        """A read of messages from `seq` on, which must be in the log (`first <= seq < end`)."""
+    def plan(self, seq: int, max_bytes: int) -> ReadPlan | MovedPlan:
+        """A read of messages from `seq` on (`seq < end`)."""
         assert seq < self.end, "there is nothing to read after the end of the log"
         at = bisect_right(self.segments, seq, key=lambda segment: segment.first) - 1
         segment = self.segments[max(at, 0)]
-        end = self.segments[at + 1].first if at + 1 < len(self.segments) else self.end
+        end = self.end if segment.next_first is None else segment.next_first
+        if not segment.first <= seq < end:
+            return self._plan_moved(seq)
         offset, first = segment.offset_of(seq)
         return ReadPlan(segment, self._open_to_read, offset, first, segment.file.size, seq, end, max_bytes)
+
+    def _plan_moved(self, seq: int) -> MovedPlan:
+        position = self.moved.get(seq)
+        segment = None if position is None else self._segment_at(position)
+        if position is None or segment is None:
+            return MovedPlan(self.segments[-1], self._open_to_read, None, 0, seq)
+        return MovedPlan(segment, self._open_to_read, position - segment.position, segment.file.size, seq)
+
+    def plan_needed(self, segment: Segment, offset: int, needed: Sequence[tuple[int, int]]) -> NeededPlan:
+        """A read from `offset` on of what is needed of a complete segment: `needed` of its own messages."""
+        assert segment.next_first is not None
+        end, limit = segment.next_first, segment.file.size
+        return NeededPlan(segment, self._open_to_read, offset, limit, end, needed)
 
     def _open_to_read(self, segment: Segment, wait: bool) -> File:
         """An open file for one read. With `wait`, *any thread*: then no writer is closed when descriptors run out."""
@@ -343,15 +434,29 @@ class TopicLog:
 
     # --- removal
 
-    def releasable(self, floor: int) -> list[Segment]:
-        """The oldest segments that no channel needs (all sequence numbers under `floor`) and no snapshot either."""
-        needed_from = self.snapshots[-2] if len(self.snapshots) >= 2 else 0
-        out = []
-        for segment, following in zip(self.segments, self.segments[1:], strict=False):
-            if segment.end > needed_from or following.first > floor:
-                break
-            out.append(segment)
-        return out
+    @property
+    def replayed_from(self) -> int:
+        """No snapshot needs what is before this position."""
+        return self.snapshots[-2] if len(self.snapshots) >= 2 else 0
+
+    def releasable(self, needless: Callable[[Segment], bool]) -> list[Segment]:
+        """Complete segments that no snapshot needs, and of which `needless` says that nobody needs their messages."""
+        complete = self.segments[:-1]
+        return [segment for segment in complete if segment.end <= self.replayed_from and needless(segment)]
+
+    def segments_change(self) -> Change:
+        """The complete segments, for a snapshot or a manifest."""
+        items: list[int] = []
+        for info in self.complete_segments():
+            items += (info.position, info.first, info.end, info.message_bytes)
+        return (Code.SEGMENTS, *items)
+
+    def complete_segments(self) -> list[SegmentInfo]:
+        return [
+            SegmentInfo(at.position, at.first, at.next_first, at.message_bytes)
+            for at in self.segments
+            if at.next_first is not None
+        ]
 
     def drop(self, segments: Sequence[Segment]) -> None:
         """Forget segments, and close them; their files are removed by the caller's job."""
@@ -372,3 +477,15 @@ class TopicLog:
         """Close the files, synced or not."""
         for segment in self.segments:
             self.writers.close(segment)
+
+
+def _groups(messages: Sequence[tuple[int, bytes]], max_bytes: int) -> Iterator[Sequence[tuple[int, bytes]]]:
+    """Consecutive messages with about `max_bytes` together, and at least one."""
+    start = size = 0
+    for at, (_, frame) in enumerate(messages):
+        if size and size + len(frame) > max_bytes:
+            yield messages[start:at]
+            start, size = at, 0
+        size += len(frame)
+    if messages:
+        yield messages[start:]

@@ -1,0 +1,152 @@
+"""Moves the few needed messages of an old segment to the log's end, so that the segment can be removed.
+
+The messages keep their seqs, so nothing else about them changes: channels, order, attempts, due times. The segment is
+read in jobs, a piece at a time; each piece is one append. An attempt that ends early (a full disk, a kill) has only
+written some messages twice, and is simply repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from nsqd.broker.channel import Channel
+from nsqd.broker.context import BrokerContext
+from nsqd.broker.log_view import LogView
+from nsqd.broker.topic import Topic
+from nsqd.log.jobs import Job
+from nsqd.log.records import FILE_HEADER_SIZE
+from nsqd.log.segment import NeededMessages, NeededPlan, ReadResult, Segment
+from nsqd.log.state import Change, Code
+
+__all__ = ["Compaction", "parked_items"]
+
+PIECE = 256 * 1024  # bytes moved with one append; it takes 1 or 2 ms of the event loop
+WORTHWHILE = 0.5  # at most this part of a segment is moved: it frees at least as much as it costs
+
+
+class Compaction:
+    """The moves of one topic, one segment at a time. `done` is called at the end of each."""
+
+    def __init__(self, context: BrokerContext, topic: Topic, view: LogView, done: Callable[[], None]) -> None:
+        self._context = context
+        self._topic = topic
+        self._view = view
+        self._log = view.log
+        self._done = done
+        self.segment: Segment | None = None
+        # Of segments that were found to be too full: (lower limit of the needed messages, bytes of them) at that time.
+        self._measured: dict[Segment, tuple[int, int]] = {}
+
+    def needed_bytes(self, segment: Segment) -> float:
+        """An estimate of the bytes of needed messages in a segment, which assumes messages of one size."""
+        end = self._log.end if segment.next_first is None else segment.next_first
+        total = end - segment.first
+        count = 0 if segment.emptied else self._topic.needed_at_least(segment.first, end)
+        if not count:
+            return segment.moved_bytes
+        if measured := self._measured.get(segment):
+            return measured[1] * count / measured[0] + segment.moved_bytes
+        # Segments of earlier lives of the daemon may have no figures.
+        return (segment.message_bytes or segment.file.size) * count / total + segment.moved_bytes
+
+    def is_worthwhile(self, segment: Segment, needed_bytes: float) -> bool:
+        """Whether to move what is needed of a complete segment."""
+        if needed_bytes > WORTHWHILE * segment.file.size:
+            return False
+        measured = self._measured.get(segment)
+        if measured is None:
+            return True
+        assert segment.next_first is not None
+        return self._topic.needed_at_least(segment.first, segment.next_first) < 0.75 * measured[0]
+
+    def forget(self, segments: list[Segment]) -> None:
+        """These segments are removed."""
+        for segment in segments:
+            self._measured.pop(segment, None)
+
+    def begin(self, segment: Segment) -> None:
+        """Move what is needed of this complete segment, unless it turns out to be too much."""
+        self.segment = segment
+        self._run(self._plan(segment, FILE_HEADER_SIZE).measure, self._found_size)
+
+    def _plan(self, segment: Segment, offset: int) -> NeededPlan:
+        assert segment.next_first is not None
+        needed = list(self._topic.needed(segment.first, segment.next_first))
+        return self._log.plan_needed(segment, offset, needed)
+
+    def _run(
+        self, work: Callable[[], NeededMessages], then: Callable[[Segment, NeededMessages], None]
+    ) -> None:
+        segment = self.segment
+        assert segment is not None
+
+        def done(found: NeededMessages | None) -> None:
+            if self._log.deleted or segment not in self._log.segments:
+                self._end()
+                return
+            assert found is not None
+            self._view.accept(ReadResult(segment, [], segment.first, [], found.damage))
+            then(segment, found)
+
+        def failed(error: OSError) -> None:
+            if not self._log.deleted:
+                self._context.report_read_error(self._topic.name, error)
+            self.segment = None  # the next maintenance tries again
+
+        self._context.store.jobs.append(Job("read", work, done, failed))
+
+    def _found_size(self, segment: Segment, found: NeededMessages) -> None:
+        if found.own_bytes + segment.moved_bytes > WORTHWHILE * segment.file.size:
+            assert segment.next_first is not None
+            count = self._topic.needed_at_least(segment.first, segment.next_first)
+            self._measured[segment] = (max(count, 1), found.own_bytes)
+            self._end()
+            return
+        self._read(segment, FILE_HEADER_SIZE)
+
+    def _read(self, segment: Segment, offset: int) -> None:
+        plan = self._plan(segment, offset)
+        self._run(lambda: plan.read(PIECE), self._move)
+
+    def _move(self, segment: Segment, found: NeededMessages) -> None:
+        messages = [
+            (seq, frame)
+            for seq, position, frame in found.messages
+            # A message of the segment itself that is in `moved` was moved in an earlier attempt.
+            if self._log.moved.get(seq) == position and self._topic.needs(seq)
+        ]
+        try:
+            if messages:
+                self._log.append_moved(messages, self._waiting([seq for seq, _ in messages]))
+                self._context.wrote(self._topic.name, self._log, 0)
+        except OSError as error:
+            self._context.report_write_error(self._topic.name, error)
+            self.segment = None
+            return
+        if found.next_offset is not None:
+            self._read(segment, found.next_offset)
+            return
+        segment.emptied = True
+        self._end()
+
+    def _waiting(self, seqs: list[int]) -> list[Change]:
+        """Attempts and due times of deferred messages once more: their records may be in the old segment only."""
+        changes: list[Change] = []
+        for channel in self._topic.channels.values():
+            if items := parked_items(self._context, channel, seqs):
+                changes += channel.backlog.record(Code.PARKED, *items)
+        return changes
+
+    def _end(self) -> None:
+        self.segment = None
+        self._done()
+
+
+def parked_items(context: BrokerContext, channel: Channel, seqs: Iterable[int]) -> list[int]:
+    """The items of a PARKED change: of these messages those that are deferred."""
+    items: list[int] = []
+    for seq in seqs:
+        if entry := channel.deferred.get(seq):
+            attempts, due = entry
+            items += (seq, attempts, context.wall_ns + max(0, int((due - context.now) * 1e9)))
+    return items

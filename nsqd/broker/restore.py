@@ -40,6 +40,10 @@ def restore_topic(
         for channel in topic.channels.values():
             channel.backlog.enter_deferred(seq, None)
             channel.defer(seq, 0, due)
+    for adopted in recovered.adopted:
+        if channel_now := topic.channels.get(adopted.name):
+            start = adopted.settled.end_of(0)
+            topic.try_write_changes(channel_now.backlog.record(Code.CHANNEL_CREATED, adopted.name, start))
     if recovered.damage:
         lost: list[Change] = [(Code.LOST, d.first, d.end, True) for d in recovered.damage if d.end > d.first]
         topic.try_write_changes(lost)

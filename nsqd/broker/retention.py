@@ -220,9 +220,8 @@ class Retention:
             changes += _creation(channel, channel.backlog.needed_from)
         try:
             write_manifest(self.log, changes)
-        except OSError as error:
-            # It is a second copy only: this is tried again, and the client that has changed the channels is not told.
-            self._context.report_write_error(self.topic.name, error)
+        except OSError:
+            # It is a second copy only: the client that has changed the channels is not told, and this is tried again.
             self._context.schedule_maintenance(self.topic.name)
             return
         self._manifest_stale = False

@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import attrs
+
 from nsqd.log.records import (
     FileHeader,
     FileKind,
@@ -20,14 +22,24 @@ from nsqd.log.records import (
     encode_record,
 )
 from nsqd.log.snapshots import load_snapshot
-from nsqd.log.state import Change, TopicState
+from nsqd.log.state import Change, ChannelState, SegmentInfo
 from nsqd.log.storage import Storage
 from nsqd.log.topic_log import TopicLog
 
-__all__ = ["MANIFEST", "load_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "Manifest", "load_manifest", "write_manifest"]
 
 MANIFEST = "manifest"
 _TEMPORARY = ".manifest.new"
+
+
+@attrs.frozen
+class Manifest:
+    """What a manifest says: `position` and `end` of the log when it was written, its channels, its complete segments."""
+
+    position: int
+    end: int
+    channels: dict[int, ChannelState]
+    segments: dict[int, SegmentInfo]
 
 
 def write_manifest(log: TopicLog, changes: Sequence[Change]) -> None:
@@ -45,8 +57,8 @@ def write_manifest(log: TopicLog, changes: Sequence[Change]) -> None:
     log.storage.rename(f"{log.folder}/{_TEMPORARY}", f"{log.folder}/{MANIFEST}")
 
 
-def load_manifest(storage: Storage, folder: str, generation: int) -> TopicState | None:
-    """The channels and segments in the manifest of the topic with this generation; None without a readable one.
+def load_manifest(storage: Storage, folder: str, generation: int) -> Manifest | None:
+    """The manifest of the topic with this generation; None without a readable one.
 
     `NewerFormat`; `OSError`.
     """
@@ -58,4 +70,6 @@ def load_manifest(storage: Storage, folder: str, generation: int) -> TopicState 
         raise
     except FormatError:
         return None
-    return state if header.generation == generation else None
+    if header.generation != generation:
+        return None
+    return Manifest(header.position, header.first, state.channels, state.segments or {})

@@ -91,6 +91,7 @@ class FileHeader:
 
     `generation`: which life of the topic it belongs to. `position`: bytes of the topic's log before this file.
     `first`: the sequence number that the next message had when the file was made. `created_ns`: wall time, for people.
+    `version`: of the format; files are written in the newest one only.
     """
 
     kind: FileKind
@@ -99,11 +100,12 @@ class FileHeader:
     position: int
     first: int
     created_ns: int
+    version: int = VERSION
 
     def encode(self) -> bytes:
         head = _FILE.pack(
             self.kind.value,
-            VERSION,
+            self.version,
             0,
             self.salt,
             self.generation,
@@ -127,7 +129,7 @@ class FileHeader:
             raise FormatError(f"not a file of this log: it begins with {magic!r}") from None
         if version > VERSION:
             raise NewerFormat(f"format version {version}; this program reads up to {VERSION}")
-        return cls(kind, salt, generation, position, first, created_ns)
+        return cls(kind, salt, generation, position, first, created_ns, version)
 
 
 @attrs.frozen

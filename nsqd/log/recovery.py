@@ -15,7 +15,7 @@ from contextlib import closing
 
 import attrs
 
-from nsqd.log.manifest import load_manifest
+from nsqd.log.manifest import Manifest, load_manifest
 from nsqd.log.ranges import RangeSet
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
@@ -34,7 +34,7 @@ from nsqd.log.records import (
 from nsqd.log.scan import Damaged, Record, find_salt, scan
 from nsqd.log.segment import Damage, Segment, segment_name
 from nsqd.log.snapshots import load_snapshot, snapshot_name
-from nsqd.log.state import SegmentInfo, TopicState
+from nsqd.log.state import ChannelState, SegmentInfo, TopicState
 from nsqd.log.storage import File, Storage
 from nsqd.log.topic_log import TopicLog
 from nsqd.log.writers import Writers
@@ -49,7 +49,7 @@ class Recovered:
 
     `damage`: messages that cannot be read. `notes`: for an operator, in sentences. `torn_bytes`: cut off at the end.
     `replayed_bytes`: of the log, after the snapshot. `next`: the sequence number that the replay expects; those that
-    a record leaves out were aborted, or are damaged. `manifest`: as it was found; None without a readable one.
+    a record leaves out were aborted, or are damaged. `manifest`: as it was found; None without a readable one. `adopted`: channels that only it had.
     """
 
     log: TopicLog
@@ -59,7 +59,8 @@ class Recovered:
     torn_bytes: int = 0
     replayed_bytes: int = 0
     next: int = 0
-    manifest: TopicState | None = None
+    manifest: Manifest | None = None
+    adopted: list[ChannelState] = attrs.field(factory=list)
     _last_id: bytes = b""
     _last_messages: Record | None = None
 
@@ -70,7 +71,7 @@ class Recovered:
         return (
             found is not None
             and found.channels.keys() == self.state.channels.keys()
-            and (found.segments or {}).keys() <= {segment.position for segment in self.log.segments}
+            and found.segments.keys() <= {segment.position for segment in self.log.segments}
         )
 
     def note_ids(self, frames: Iterable[bytes]) -> None:
@@ -151,7 +152,10 @@ def _find_segments(recovered: Recovered, clean: bool) -> None:
             _set_segment_aside(recovered, path, file.size, error)
             continue
         synced = file.size if clean else 0
-        log.segments.append(Segment(file, path, header.position, header.first, header.salt, synced))
+        segment = Segment(
+            file, path, header.position, header.first, header.salt, synced, version=header.version
+        )
+        log.segments.append(segment)
 
 
 def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | FormatError, File]]:
@@ -233,7 +237,7 @@ def _load_newest_snapshot(recovered: Recovered) -> int:
         _use_table(recovered, recovered.state.segments or {})
         return log.snapshots[-1]
     if recovered.manifest is not None:
-        _use_table(recovered, recovered.manifest.segments or {})
+        _use_table(recovered, recovered.manifest.segments)
     if not log.segments:
         return 0
     first = log.segments[0]
@@ -262,8 +266,11 @@ def _adopt_channels(recovered: Recovered, up_to: int) -> None:
     """Create the channels whose creation is in damaged records before the message `up_to`."""
     if recovered.manifest is None:
         return
-    for name in recovered.state.adopt_channels(recovered.manifest.channels.values(), up_to):
-        recovered.notes.append(f"{recovered.log.folder}: the channel {name} was restored from the manifest")
+    for channel in recovered.state.adopt_channels(recovered.manifest.channels.values(), up_to):
+        recovered.adopted.append(channel)
+        recovered.notes.append(
+            f"{recovered.log.folder}: the channel {channel.name} was restored from the manifest"
+        )
 
 
 def _replay(recovered: Recovered, position: int) -> None:
@@ -387,8 +394,9 @@ def _end_of_torn(recovered: Recovered, segment: Segment, item: Damaged) -> int:
 
 def _find_end(recovered: Recovered) -> None:
     """The manifest may know of messages that the log has no more: every stop in order writes it."""
-    if recovered.manifest is not None and recovered.manifest.end > recovered.state.end:
-        log, end = recovered.log, recovered.manifest.end
+    manifest, log = recovered.manifest, recovered.log
+    if manifest is not None and log.segments and log.position < manifest.position:
+        end = max(recovered.state.end, manifest.end)
         damage = Damage(log.folder, 0, 0, recovered.state.end, end, "the end of the log is missing")
         _lose(recovered, damage, f"{log.folder}: {damage.reason}")
 
@@ -396,7 +404,7 @@ def _find_end(recovered: Recovered) -> None:
 def _note_gap(recovered: Recovered, segment: Segment, position: int) -> None:
     """There is no segment between `position` and this one. With a snapshot, none can have been released there."""
     first, log = recovered.next, recovered.log
-    if log.snapshots or recovered.manifest is None or recovered.manifest.segments is None:
+    if log.snapshots or recovered.manifest is None:
         missing = [(first, max(first, segment.first))]
     else:  # which were needed is known by the manifest only
         table = recovered.manifest.segments.values()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from nsqd.log.records import FILE_HEADER_SIZE, Kind, decode_deferred, decode_moved, split_messages
+from nsqd.log.records import FILE_HEADER_SIZE, VERSION, Kind, decode_deferred, decode_moved, split_messages
 from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.storage import File
 
@@ -45,7 +45,7 @@ class Segment:
 
     `next_first`: the sequence number after its last message; None while it is written to. `message_bytes`: of the
     frames of its own messages. `moved_count`, `moved_bytes`: messages of older segments that were moved here, and
-    nowhere else since, and that are needed. `emptied`: what was needed of it has been moved.
+    nowhere else since, and that are needed. `emptied`: what was needed of it has been moved. `version`: of the format.
     `file`: to append with. It may be closed while nothing is appended, see `writers.py`; its size counts all the same.
     `synced`: bytes that the disk is known to have.
     """
@@ -61,6 +61,7 @@ class Segment:
     moved_count: int = 0
     moved_bytes: float = 0
     emptied: bool = False
+    version: int = VERSION
     seqs: list[int] = attrs.field(factory=list)
     offsets: list[int] = attrs.field(factory=list)
     written_back: int = 0  # offset up to which the system was asked to write

@@ -191,19 +191,19 @@ class TopicState:
             needed.add(first, last)
         return needed
 
-    def adopt_channels(self, others: Iterable[ChannelState], up_to: int) -> list[str]:
+    def adopt_channels(self, others: Iterable[ChannelState], up_to: int) -> list[ChannelState]:
         """Create those channels of a manifest whose creation was in damaged records before the message `up_to`.
 
-        Returns their names.
+        Returns them as the manifest has them.
         """
-        names = []
+        adopted = []
         for other in others:
             start = other.settled.end_of(0)
             if start <= up_to and not (other.generation in self.channels or other.generation in self.deleted):
                 self.channel_created(other.generation, other.name, start)
                 self.channel_paused(other.generation, other.paused)
-                names.append(other.name)
-        return names
+                adopted.append(other)
+        return adopted
 
     # --- changes
 

@@ -23,6 +23,7 @@ import attrs
 from nsqd.log.paths import os_error
 from nsqd.log.records import (
     FLOWING,
+    VERSION,
     FileHeader,
     FileKind,
     Kind,
@@ -250,11 +251,13 @@ class TopicLog:
             file = last.file
             # A broken file is never opened again, so it stays broken.
             if file.size < self.max_segment_bytes and not file.broken:
-                if file.closed:
-                    self._open_to_append(last)
-                else:
+                if not file.closed:
                     self.writers.used(last)
-                return last
+                    return last
+                # An older program must not find records that it does not know in a file that it takes for its own.
+                if last.version == VERSION:
+                    self._open_to_append(last)
+                    return last
         return self.roll()
 
     def _open_to_append(self, segment: Segment) -> None:

@@ -26,17 +26,24 @@ def invert(harness: Harness, name: str, start: int, end: int) -> None:
 # --- messages from before a channel whose record is missing
 
 
-def test_a_backlog_is_there_when_the_record_of_its_first_channel_is_damaged() -> None:
-    """I1: what came before is whole, and was never delivered. It waits for the next channel."""
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_backlog_is_there_when_the_record_of_its_first_channel_is_damaged(manifest: bool) -> None:
+    """I1: the manifest has the channel. Without one, too, what came before waits for the next channel."""
     harness = Harness()
-    harness.publish_many(100)
+    bodies = harness.publish_many(100)
     harness.defer(b"later", 5.0)
     harness.create("first-channel")
     harness.publish(b"one more")
     harness.defer(b"later, too", 5.0)
     harness.corrupt(b"first-channel")
+    if not manifest:
+        harness.memory.remove("topic-t/manifest")
     harness.kill()
-    assert harness.topic().depth == 103
+    if manifest:
+        assert harness.drain(harness.subscribe("first-channel", rdy=10)) == [*bodies, b"one more"]
+        assert len(harness.channel("first-channel").deferred) == 2
+    else:
+        assert harness.topic().depth == 103
 
 
 def test_a_segment_after_an_unreadable_one_is_read() -> None:

@@ -323,7 +323,8 @@ class TestSegments:
         for _ in range(3):
             harness.snapshot()
             harness.advance(1)
-        assert segments() == before > 3, "the other channel needs them"
+        # One may have only finishes in it.
+        assert segments() >= before - 1 > 3, "the other channel needs them"
         harness.rdy(slow, 5)
         assert harness.drain(slow) == bodies
         for _ in range(3):
@@ -366,14 +367,14 @@ class TestSegments:
         for _ in range(5):
             harness.publish(bytes(600))
             harness.drain(consumer)
-        for _ in range(2):
-            harness.snapshot()
+        harness.snapshot()
         harness.run_jobs = False
+        harness.snapshot()
+        harness.run_job()
         store = harness.broker.store
         store.syncer.want(store.syncer.written)
-        harness.advance(1)
         names = [job.name for job in harness.jobs]
-        assert set(names) == {"sync", "remove"}
+        assert {"sync", "remove"} <= set(names)
         harness.run_job(names.index("remove"))
         while harness.jobs:
             harness.run_job()

@@ -6,6 +6,7 @@ import errno
 import random
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +52,34 @@ class TestStart:
         ids = source(storage)
         assert ids.take(1) == NOW
         assert any("nsqd.ids" in note for note in ids.notes)
+
+    def test_the_file_of_version_1_is_read(self) -> None:
+        storage = MemoryStorage()
+        put(storage, "nsqd.ids", b"nsqd ids 1 12345\n")
+        assert source(storage).take(1) == 12345
+
+    def test_every_flipped_bit_is_noticed(self) -> None:
+        """I2: a lower count would give ids again that are in use."""
+        storage = MemoryStorage()
+        taken = source(storage, wall_ns=NOW * 2000).take(1)
+        data = content(storage, "nsqd.ids")
+        for bit in range(8 * len(data)):
+            changed = bytearray(data)
+            changed[bit // 8] ^= 1 << bit % 8
+            put(storage, "nsqd.ids", bytes(changed))
+            ids = source(storage)
+            assert ids.notes
+            ids.skip_used(taken)
+            assert ids.take(1) > taken
+
+    def test_ids_of_other_nodes_and_of_the_original_are_not_skipped(self) -> None:
+        ids = source(MemoryStorage(), node_id=7)
+        first = ids.next
+        for message_id in (first - 1, 8 << NODE_SHIFT, (8 << NODE_SHIFT) - 1, 0):
+            ids.skip_used(message_id)
+            assert ids.next == first
+        ids.skip_used(first + 2 * BLOCK)
+        assert ids.take(1) == first + 2 * BLOCK + 1
 
     def test_an_error_is_no_damage(self) -> None:
         storage = MemoryStorage()
@@ -193,4 +222,5 @@ def test_no_id_repeats_over_any_life(events: list[str], seed: int) -> None:
 def test_the_file_is_the_one_in_the_documentation() -> None:
     storage = MemoryStorage()
     source(storage)
-    assert content(storage, ids_module._PATH) == b"nsqd ids 1 %d\n" % (NOW + BLOCK)
+    digits = b"%d" % (NOW + BLOCK)
+    assert content(storage, ids_module._PATH) == b"nsqd ids 2 %08x %b\n" % (crc32c(digits), digits)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import attrs
+
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_view import LogView
@@ -24,8 +26,16 @@ PIECE = 256 * 1024  # bytes moved with one append; it takes 1 or 2 ms of the eve
 WORTHWHILE = 0.5  # at most this part of a segment is moved: it frees at least as much as it costs
 
 
+@attrs.frozen
+class Measured:
+    """What was found in a complete segment: `size` bytes of its own messages were needed, when these were `count`."""
+
+    count: int
+    size: int
+
+
 class Compaction:
-    """The moves of one topic, one segment at a time. `done` is called at the end of each."""
+    """The moves of one topic: of one segment at a time. `done` is called at the end of each step."""
 
     def __init__(self, context: BrokerContext, topic: Topic, view: LogView, done: Callable[[], None]) -> None:
         self._context = context
@@ -33,41 +43,65 @@ class Compaction:
         self._view = view
         self._log = view.log
         self._done = done
-        self.segment: Segment | None = None
-        # Of segments that were found to be too full: (lower limit of the needed messages, bytes of them) at that time.
-        self._measured: dict[Segment, tuple[int, int]] = {}
+        self._segment: Segment | None = None
+        self._measured: dict[Segment, Measured] = {}
+        self._seen: dict[Segment, int] = {}  # how many messages were needed at the last look
 
-    def needed_bytes(self, segment: Segment) -> float:
-        """An estimate of the bytes of needed messages in a segment, which assumes messages of one size."""
-        end = self._log.end if segment.next_first is None else segment.next_first
-        total = end - segment.first
-        count = 0 if segment.emptied else self._topic.needed_at_least(segment.first, end)
-        if not count:
-            return segment.moved_bytes
-        if measured := self._measured.get(segment):
-            return measured[1] * count / measured[0] + segment.moved_bytes
-        # Segments of earlier lives of the daemon may have no figures.
-        return (segment.message_bytes or segment.file.size) * count / total + segment.moved_bytes
-
-    def is_worthwhile(self, segment: Segment, needed_bytes: float) -> bool:
-        """Whether to move what is needed of a complete segment."""
-        if needed_bytes > WORTHWHILE * segment.file.size:
-            return False
-        measured = self._measured.get(segment)
-        if measured is None:
-            return True
-        assert segment.next_first is not None
-        return self._topic.needed_at_least(segment.first, segment.next_first) < 0.75 * measured[0]
+    @property
+    def is_busy(self) -> bool:
+        return self._segment is not None
 
     def forget(self, segments: list[Segment]) -> None:
         """These segments are removed."""
         for segment in segments:
             self._measured.pop(segment, None)
+            self._seen.pop(segment, None)
+
+    # --- estimates
+
+    def needed_bytes(self, segment: Segment) -> float:
+        """An estimate of the bytes of needed messages in a segment. Without a measurement, all have the same size."""
+        count, total = self._needed_count(segment), self._end(segment) - segment.first
+        if not count:
+            return segment.moved_bytes
+        if measured := self._measured.get(segment):
+            return measured.size * count / measured.count + segment.moved_bytes
+        # Segments of version 1 have no figures.
+        return (segment.message_bytes or segment.file.size) * count / total + segment.moved_bytes
+
+    def is_uncertain(self, segment: Segment) -> bool:
+        """Whether a complete segment should be measured: part of it is needed, and that does not change quickly.
+
+        A consumer that works through a backlog needs a part of one segment at any time. It is not measured then.
+        """
+        count = self._needed_count(segment)
+        seen, self._seen[segment] = self._seen.get(segment, 0), count
+        total = self._end(segment) - segment.first
+        return 0 < count < 0.9 * total and 0.9 * seen <= count <= seen and not self._is_measured(segment)
+
+    def is_worthwhile(self, segment: Segment, needed_bytes: float) -> bool:
+        """Whether to move what is needed of a complete segment."""
+        return needed_bytes <= WORTHWHILE * segment.file.size
+
+    def _needed_count(self, segment: Segment) -> int:
+        return 0 if segment.emptied else self._topic.needed_at_least(segment.first, self._end(segment))
+
+    def _end(self, segment: Segment) -> int:
+        return self._log.end if segment.next_first is None else segment.next_first
+
+    def _is_measured(self, segment: Segment) -> bool:
+        measured = self._measured.get(segment)
+        return measured is not None and self._needed_count(segment) >= 0.75 * measured.count
+
+    # --- steps
 
     def begin(self, segment: Segment) -> None:
-        """Move what is needed of this complete segment, unless it turns out to be too much."""
-        self.segment = segment
-        self._run(self._plan(segment, FILE_HEADER_SIZE).measure, self._found_size)
+        """Move what is needed of a complete segment if that is worthwhile; measure it first."""
+        self._segment = segment
+        if self._is_measured(segment) or not self._needed_count(segment):
+            self._read(segment, FILE_HEADER_SIZE)
+        else:
+            self._run(self._plan(segment, FILE_HEADER_SIZE).measure, self._found_size)
 
     def _plan(self, segment: Segment, offset: int) -> NeededPlan:
         assert segment.next_first is not None
@@ -77,12 +111,12 @@ class Compaction:
     def _run(
         self, work: Callable[[], NeededMessages], then: Callable[[Segment, NeededMessages], None]
     ) -> None:
-        segment = self.segment
+        segment = self._segment
         assert segment is not None
 
         def done(found: NeededMessages | None) -> None:
             if self._log.deleted or segment not in self._log.segments:
-                self._end()
+                self._finish_step()
                 return
             assert found is not None
             self._view.accept(ReadResult(segment, [], segment.first, [], found.damage))
@@ -91,18 +125,13 @@ class Compaction:
         def failed(error: OSError) -> None:
             if not self._log.deleted:
                 self._context.report_read_error(self._topic.name, error)
-            self.segment = None  # the next maintenance tries again
+            self._segment = None  # the next maintenance tries again
 
         self._context.store.jobs.append(Job("read", work, done, failed))
 
     def _found_size(self, segment: Segment, found: NeededMessages) -> None:
-        if found.own_bytes + segment.moved_bytes > WORTHWHILE * segment.file.size:
-            assert segment.next_first is not None
-            count = self._topic.needed_at_least(segment.first, segment.next_first)
-            self._measured[segment] = (max(count, 1), found.own_bytes)
-            self._end()
-            return
-        self._read(segment, FILE_HEADER_SIZE)
+        self._measured[segment] = Measured(max(1, self._needed_count(segment)), found.own_bytes)
+        self._finish_step()
 
     def _read(self, segment: Segment, offset: int) -> None:
         plan = self._plan(segment, offset)
@@ -121,13 +150,13 @@ class Compaction:
                 self._context.wrote(self._topic.name, self._log, 0)
         except OSError as error:
             self._context.report_write_error(self._topic.name, error)
-            self.segment = None
+            self._segment = None
             return
         if found.next_offset is not None:
             self._read(segment, found.next_offset)
             return
         segment.emptied = True
-        self._end()
+        self._finish_step()
 
     def _waiting(self, seqs: list[int]) -> list[Change]:
         """Attempts and due times of deferred messages once more: their records may be in the old segment only."""
@@ -137,8 +166,8 @@ class Compaction:
                 changes += channel.backlog.record(Code.PARKED, *items)
         return changes
 
-    def _end(self) -> None:
-        self.segment = None
+    def _finish_step(self) -> None:
+        self._segment = None
         self._done()
 
 

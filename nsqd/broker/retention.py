@@ -170,12 +170,15 @@ class Retention:
         """Work towards the allowed size of the log; whether it is above it."""
         usage = self._usage()
         full = self._context.store.space.full is not None
-        allowance = FULL_TRIM_BYTES if full else IDLE_TRIM_BYTES if idle else self.log.max_segment_bytes
+        segment_bytes = self.log.max_segment_bytes
+        allowance = min(
+            segment_bytes, FULL_TRIM_BYTES if full else IDLE_TRIM_BYTES if idle else segment_bytes
+        )
         excess = usage.garbage - usage.all_needed - allowance
         if excess <= 0:
-            return False
-        if self._compaction.segment is None and excess > usage.waiting:
-            self._move_something(usage, allowance, FULL_MOVE_BYTES if full else self.log.max_segment_bytes)
+            return self._measure_something(usage, allowance)
+        if not self._compaction.is_busy and excess > usage.waiting:
+            self._move_something(usage, allowance, FULL_MOVE_BYTES if full else segment_bytes)
         if self._snapshot is None and usage.waiting:
             self.begin_snapshot()
         return True
@@ -184,6 +187,17 @@ class Retention:
         needed = {segment: self._compaction.needed_bytes(segment) for segment in self.log.segments}
         waiting = [segment for segment in self.log.segments[:-1] if self._is_needless(segment)]
         return Usage(self.log.bytes_on_disk, needed, sum(segment.file.size for segment in waiting))
+
+    def _measure_something(self, usage: Usage, allowance: int) -> bool:
+        """Measure a segment, if the log may be above its allowed size when messages are not all of the same size."""
+        if usage.total <= allowance or self._compaction.is_busy:
+            return self._compaction.is_busy
+        uncertain = [segment for segment in self.log.segments[:-1] if self._compaction.is_uncertain(segment)]
+        certain = usage.all_needed - sum(usage.needed[segment] for segment in uncertain)
+        if not uncertain or usage.total - 2 * certain <= allowance:
+            return False
+        self._compaction.begin(max(uncertain, key=lambda segment: segment.file.size - usage.needed[segment]))
+        return True
 
     def _move_something(self, usage: Usage, allowance: int, most: int) -> None:
         """Begin to move the needed messages of one segment, or make the last segment ready for that."""

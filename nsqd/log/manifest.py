@@ -34,7 +34,7 @@ _TEMPORARY = ".manifest.new"
 
 @attrs.frozen
 class Manifest:
-    """What a manifest says: `position` and `end` of the log when it was written, its channels, its complete segments."""
+    """What a manifest says: `position` and `end` of the log at that time, its channels, its complete segments."""
 
     position: int
     end: int

@@ -15,7 +15,7 @@ from contextlib import closing
 
 import attrs
 
-from nsqd.log.manifest import Manifest, load_manifest
+from nsqd.log.manifest import MANIFEST, Manifest, load_manifest
 from nsqd.log.ranges import RangeSet
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
@@ -49,7 +49,8 @@ class Recovered:
 
     `damage`: messages that cannot be read. `notes`: for an operator, in sentences. `torn_bytes`: cut off at the end.
     `replayed_bytes`: of the log, after the snapshot. `next`: the sequence number that the replay expects; those that
-    a record leaves out were aborted, or are damaged. `manifest`: as it was found; None without a readable one. `adopted`: channels that only it had.
+    a record leaves out were aborted, or are damaged. `manifest`: as it was found; None without a readable one.
+    `adopted`: channels that only it had. `without_header`: segments whose first sequence number is not known.
     """
 
     log: TopicLog
@@ -61,6 +62,7 @@ class Recovered:
     next: int = 0
     manifest: Manifest | None = None
     adopted: list[ChannelState] = attrs.field(factory=list)
+    without_header: list[Segment] = attrs.field(factory=list)
     _last_id: bytes = b""
     _last_messages: Record | None = None
 
@@ -141,6 +143,7 @@ def _find_segments(recovered: Recovered, clean: bool) -> None:
         if not name.endswith(".log"):
             continue
         path = f"{log.folder}/{name}"
+        whole = isinstance(header, FileHeader)
         try:
             if isinstance(header, FormatError):
                 header = _header_from_records(log.storage, path, log.generation, header)
@@ -156,6 +159,8 @@ def _find_segments(recovered: Recovered, clean: bool) -> None:
             file, path, header.position, header.first, header.salt, synced, version=header.version
         )
         log.segments.append(segment)
+        if not whole:
+            recovered.without_header.append(segment)
 
 
 def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | FormatError, File]]:
@@ -165,7 +170,7 @@ def _read_headers(log: TopicLog, clean: bool) -> dict[str, tuple[FileHeader | Fo
     """
     headers: dict[str, tuple[FileHeader | FormatError, File]] = {}
     for name in log.storage.files(log.folder):
-        if not name.endswith((".log", ".snap")):
+        if not (name.endswith((".log", ".snap")) or name == MANIFEST):
             continue
         path = f"{log.folder}/{name}"
         with closing(log.storage.open(path, read_only=True)) as file:
@@ -260,6 +265,8 @@ def _use_table(recovered: Recovered, table: dict[int, SegmentInfo]) -> None:
             segment.first, segment.next_first = info.first, info.end
             segment.seqs[0] = info.first
             segment.message_bytes = info.message_bytes
+            if segment in recovered.without_header:
+                recovered.without_header.remove(segment)
 
 
 def _adopt_channels(recovered: Recovered, up_to: int) -> None:
@@ -295,7 +302,9 @@ def _replay(recovered: Recovered, position: int) -> None:
         position = segment.end
         if not last:
             following = log.segments[at + 1]
-            if following.position == position:
+            if following in recovered.without_header:
+                following.first = following.seqs[0] = recovered.next
+            elif following.position == position:
                 # What was aborted at the end of a segment; had it been damage, it was noted above.
                 _abort(recovered, following.first)
             segment.next_first = recovered.next

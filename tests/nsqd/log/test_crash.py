@@ -126,7 +126,7 @@ class LogMachine(RuleBasedStateMachine):
     def release(self) -> None:
         """As the topic does: what was finished is synced before its segments go."""
         floor = min(self.there.keys() - self.finished, default=self.log.end)
-        gone = self.log.releasable(lambda segment: segment.next_first <= floor)
+        gone = self.log.releasable(lambda segment: (segment.next_first or 0) <= floor)
         if not gone:
             return
         self.log.drop(gone)

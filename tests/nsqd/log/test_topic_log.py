@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+import operator
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FileKind, Kind
 from nsqd.log.scan import Record, scan
-from nsqd.log.segment import INDEX_EVERY, ReadResult, Segment, segment_name
+from nsqd.log.segment import INDEX_EVERY, ReadPlan, ReadResult, Segment, segment_name
 from nsqd.log.state import Code
 from nsqd.log.topic_log import WRITE_BACK_EVERY, Batch, TopicLog
 from nsqd.testing.faulty_storage import Break, Fail, Fault, FaultyStorage
@@ -393,6 +395,7 @@ class TestIndex:
         assert all(b - a >= INDEX_EVERY for a, b in itertools.pairwise(offsets))
         assert len(offsets) == 10
         plan = log.plan(30, 1)
+        assert isinstance(plan, ReadPlan)
         assert plan.first <= 30
         assert plan.first > 25
 
@@ -412,10 +415,12 @@ class TestIndex:
         assert len(segment.offsets) >= 9
         assert segment.offsets == sorted(segment.offsets)
         assert segment.seqs == sorted(segment.seqs)
-        assert log.plan(20, 1).first > 15
+        plan = log.plan(20, 1)
+        assert isinstance(plan, ReadPlan)
+        assert plan.first > 15
 
 
-def everything(segment: Segment) -> bool:
+def needless(segment: Segment) -> bool:
     return True
 
 
@@ -429,29 +434,29 @@ class TestRetention:
 
     def test_nothing_goes_without_two_snapshots(self) -> None:
         log = self.log()
-        assert log.releasable(everything) == []
+        assert log.releasable(needless) == []
         log.snapshots = [log.position]
-        assert log.releasable(everything) == []
+        assert log.releasable(needless) == []
 
     def test_segments_that_the_older_snapshot_needs_stay(self) -> None:
         log = self.log()
         log.snapshots = [log.segments[2].position, log.position]
-        assert log.releasable(everything) == log.segments[:2]
+        assert log.releasable(needless) == log.segments[:2]
         log.snapshots[0] += 1
-        assert log.releasable(everything) == log.segments[:2]
+        assert log.releasable(needless) == log.segments[:2]
 
     def test_segments_that_a_channel_needs_stay(self) -> None:
         """I1"""
         log = self.log()
         log.snapshots = [log.position, log.position]
         for needed in log.segments[:-1]:
-            gone = log.releasable(lambda segment, needed=needed: segment is not needed)
+            gone = log.releasable(partial(operator.is_not, needed))
             assert gone == [segment for segment in log.segments[:-1] if segment is not needed]
 
     def test_the_last_segment_never_goes(self) -> None:
         log = self.log()
         log.snapshots = [log.position, log.position]
-        assert log.releasable(everything) == log.segments[:-1]
+        assert log.releasable(needless) == log.segments[:-1]
 
     def test_dropped_segments_are_forgotten(self) -> None:
         log = self.log()

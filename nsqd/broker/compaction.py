@@ -155,6 +155,8 @@ class Compaction:
         if found.next_offset is not None:
             self._read(segment, found.next_offset)
             return
+        # What was not found is damaged. Who reads it next finds nothing, and counts it as lost.
+        self._log.forget_moved_in(segment)
         segment.emptied = True
         self._finish_step()
 

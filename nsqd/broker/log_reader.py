@@ -133,6 +133,8 @@ class LogReader:
             self._lost.add(plan.seq, first)
             self._view.on_loss(plan.seq, first, True)
             self._wake()  # the caller got nothing, but there may be messages after the gap
+        elif not result.runs:
+            self._wake()  # the message is not where it was said to be, but may be elsewhere
         if wanted is None:
             self._runs = deque(result.runs)
         else:

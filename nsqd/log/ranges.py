@@ -100,6 +100,27 @@ class RangeSet:
             self.count -= number - starts[0]
             starts[0] = number
 
+    def remove(self, start: int, end: int) -> None:
+        """Remove `[start, end)`."""
+        common = self.common(start, end)
+        if not common:
+            return
+        self.count -= sum(last - first for first, last in common)
+        low, high = bisect_right(self._ends, start), bisect_left(self._starts, end)
+        before = [(self._starts[low], start)] if self._starts[low] < start else []
+        after = [(end, self._ends[high - 1])] if self._ends[high - 1] > end else []
+        rest = before + after
+        self._starts[low:high] = [first for first, _ in rest]
+        self._ends[low:high] = [last for _, last in rest]
+
+    def common(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ranges of what is in the set and in `[start, end)`."""
+        if start >= end:
+            return []
+        low, high = bisect_right(self._ends, start), bisect_left(self._starts, end)
+        pairs = zip(self._starts[low:high], self._ends[low:high], strict=True)
+        return [(max(first, start), min(last, end)) for first, last in pairs]
+
     def first_range(self) -> tuple[int, int]:
         """The lowest range. `IndexError` for an empty set."""
         return self._starts[0], self._ends[0]

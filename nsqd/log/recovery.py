@@ -49,7 +49,8 @@ class Recovered:
 
     `damage`: messages that cannot be read. `notes`: for an operator, in sentences. `torn_bytes`: cut off at the end.
     `replayed_bytes`: of the log, after the snapshot. `next`: the sequence number that the replay expects; those that
-    a record leaves out were aborted, or are damaged. `manifest`: as it was found; None without a readable one.
+    a record leaves out were aborted, or are damaged. `missing`: what the replay has not found, and the note about it.
+    `manifest`: as it was found; None without a readable one.
     `adopted`: channels that only it had. `without_header`: segments whose first sequence number is not known.
     """
 
@@ -60,6 +61,7 @@ class Recovered:
     torn_bytes: int = 0
     replayed_bytes: int = 0
     next: int = 0
+    missing: list[tuple[Damage, str]] = attrs.field(factory=list)
     manifest: Manifest | None = None
     adopted: list[ChannelState] = attrs.field(factory=list)
     without_header: list[Segment] = attrs.field(factory=list)
@@ -121,11 +123,11 @@ def recover_topic(
             return None
         _replay(recovered, position)
         _find_end(recovered)
-        if recovered.torn_bytes or recovered.state.incomplete:
+        if recovered.torn_bytes or recovered.damage or recovered.state.incomplete:
             _adopt_channels(recovered, recovered.state.end)
         log.end = recovered.state.end
         _reach(recovered, position)
-        _find_messages(recovered)
+        _settle_missing(recovered)
     except BaseException:
         log.close()
         raise
@@ -369,7 +371,9 @@ def _damaged(recovered: Recovered, segment: Segment, item: Damaged, last: bool) 
         what = "zeros" if item.zeros else f"({item.reason}; kept in a .damaged file)"
         cut = f"{segment.path}: cut off {size} bytes at the end, {what}"
         if end > recovered.next:
-            _lose(recovered, Damage(segment.path, item.offset, size, recovered.next, end, item.reason), cut)
+            _note_missing(
+                recovered, Damage(segment.path, item.offset, size, recovered.next, end, item.reason), cut
+            )
         else:
             recovered.notes.append(cut)
         return
@@ -380,7 +384,7 @@ def _damaged(recovered: Recovered, segment: Segment, item: Damaged, last: bool) 
         end = (segment.next_first if known else None) or following.first
     damage = Damage(segment.path, item.offset, size, recovered.next, max(recovered.next, end), item.reason)
     log.keep_damaged(damage)
-    _lose(
+    _note_missing(
         recovered,
         damage,
         f"{segment.path}: {size} bytes at {item.offset} are damaged ({item.reason}); kept in a .damaged file",
@@ -404,10 +408,10 @@ def _end_of_torn(recovered: Recovered, segment: Segment, item: Damaged) -> int:
 def _find_end(recovered: Recovered) -> None:
     """The manifest may know of messages that the log has no more: every stop in order writes it."""
     manifest, log = recovered.manifest, recovered.log
-    if manifest is not None and log.segments and log.position < manifest.position:
+    if manifest is not None and (log.position if log.segments else 0) < manifest.position:
         end = max(recovered.state.end, manifest.end)
         damage = Damage(log.folder, 0, 0, recovered.state.end, end, "the end of the log is missing")
-        _lose(recovered, damage, f"{log.folder}: {damage.reason}")
+        _note_missing(recovered, damage, f"{log.folder}: {damage.reason}")
 
 
 def _note_gap(recovered: Recovered, segment: Segment, position: int) -> None:
@@ -420,46 +424,64 @@ def _note_gap(recovered: Recovered, segment: Segment, position: int) -> None:
         missing = [(info.first, info.end) for info in table if position <= info.position < segment.position]
     reason = f"the log from byte {position} to {segment.position} is missing"
     for start, end in missing:
-        _lose(recovered, Damage(segment.path, 0, 0, start, end, reason), f"{log.folder}: {reason}")
+        _note_missing(recovered, Damage(segment.path, 0, 0, start, end, reason), f"{log.folder}: {reason}")
     recovered.next = max(first, segment.first)
     recovered.state.end = max(recovered.state.end, recovered.next)
 
 
-def _find_messages(recovered: Recovered) -> None:
-    """Find out where the messages are that were moved, and which of those that are needed are nowhere."""
+def _note_missing(recovered: Recovered, damage: Damage, what: str) -> None:
+    """These messages cannot be read here. At the end of the replay it is known which of them are needed, or moved."""
+    recovered.missing.append((damage, what))
+    recovered.next = max(recovered.next, damage.end)
+    state = recovered.state
+    state.incomplete = True
+    state.end = max(state.end, recovered.next)
+    _adopt_channels(recovered, recovered.next)
+
+
+def _settle_missing(recovered: Recovered) -> None:
+    """Find the messages that are needed and in no file: they are lost."""
     log, state = recovered.log, recovered.state
-    present = RangeSet()
-    for at, segment in enumerate(log.segments):
-        last = at + 1 == len(log.segments)
-        if not last and segment.next_first is None:
-            segment.next_first = log.segments[at + 1].first
-        present.add(segment.first, log.end if segment.next_first is None else segment.next_first)
+    for seq, position in state.moved.items():
+        if state.needs(seq):
+            log.restore_moved(seq, position)
+    holes = _holes(recovered)
     lost = RangeSet()
-    for gap_start, gap_end in present.gaps(0, log.end):
-        for start, end in state.needed(gap_start, gap_end):
+    for hole_start, hole_end in holes:
+        for start, end in state.needed(hole_start, hole_end):
             for seq in range(start, end):
-                if not log.found_moved(seq, state.moved.get(seq)):
+                if seq not in log.moved:
                     lost.add(seq, seq + 1)
+    for damage, what in recovered.missing:
+        found = lost.common(damage.first, damage.end)
+        recovered.damage += [attrs.evolve(damage, first=start, end=end) for start, end in found]
+        if not found:
+            recovered.damage.append(attrs.evolve(damage, end=damage.first))
+        count = sum(end - start for start, end in found)
+        recovered.notes.append(f"{what}; {count} messages are lost")
+    elsewhere = RangeSet(lost)
+    for damage, _ in recovered.missing:
+        elsewhere.remove(damage.first, damage.end)
+    for start, end in elsewhere:
+        recovered.damage.append(Damage(log.folder, 0, 0, start, end, "messages that are in no file"))
+    if elsewhere:
+        recovered.notes.append(f"{log.folder}: {elsewhere.count} messages are in no file, and lost")
     for start, end in lost:
-        _settle_lost(recovered, Damage(log.folder, 0, 0, start, end, "messages that are in no file"))
-    if lost:
-        recovered.notes.append(
-            f"{log.folder}: {lost.count} messages that are needed are in no file, and lost"
-        )
+        state.lost(start, end, True)
 
 
-def _lose(recovered: Recovered, damage: Damage, what: str) -> None:
-    _settle_lost(recovered, damage)
-    recovered.notes.append(f"{what}; {damage.end - damage.first} messages are lost")
-
-
-def _settle_lost(recovered: Recovered, damage: Damage) -> None:
-    recovered.damage.append(damage)
-    recovered.state.incomplete = True
-    _adopt_channels(recovered, damage.end)  # first, as these messages are lost for them too
-    if damage.end > damage.first:
-        recovered.state.lost(damage.first, damage.end, True)
-        recovered.next = max(recovered.next, damage.end)
+def _holes(recovered: Recovered) -> RangeSet:
+    """The sequence numbers that are in no segment, or in a part of one that is damaged or missing."""
+    log = recovered.log
+    present = RangeSet()
+    for segment, following in zip(log.segments, [*log.segments[1:], None], strict=True):
+        if following is not None and segment.next_first is None:
+            segment.next_first = following.first
+        present.add(segment.first, log.end if segment.next_first is None else segment.next_first)
+    holes = RangeSet(present.gaps(0, log.end))
+    for damage, _ in recovered.missing:
+        holes.add(damage.first, damage.end)
+    return holes
 
 
 def _reach(recovered: Recovered, position: int) -> None:
@@ -480,5 +502,7 @@ def _reach(recovered: Recovered, position: int) -> None:
     if position:
         begin = log.position if log.segments else 0
         reason = f"the log from byte {begin} to {position} is missing"
-        _lose(recovered, Damage(where, 0, 0, end, max(end, log.end), reason), f"{log.folder}: {reason}")
+        _note_missing(
+            recovered, Damage(where, 0, 0, end, max(end, log.end), reason), f"{log.folder}: {reason}"
+        )
     log.roll(position)

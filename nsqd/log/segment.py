@@ -32,6 +32,7 @@ __all__ = [
 
 INDEX_EVERY = 64 * 1024
 INLINE_SCAN = 4 * 1024 * 1024  # how far a read that must not wait may search
+UNKNOWN_SIZE = 256  # bytes of a message, for estimates where nothing better is known
 MOVED_READ = 32 * 1024  # bytes; a MOVED record is about half as large
 
 
@@ -79,6 +80,16 @@ class Segment:
     def unsynced(self) -> bool:
         return self.synced < self.file.size
 
+    @property
+    def average_size(self) -> float:
+        """Bytes of its messages, on average, as far as that is known."""
+        count = 0 if self.next_first is None else self.next_first - self.first
+        return self.message_bytes / count if count and self.message_bytes else UNKNOWN_SIZE
+
+    def has(self, seq: int) -> bool:
+        """Whether this is one of its own messages."""
+        return self.first <= seq and (self.next_first is None or seq < self.next_first)
+
     def remember(self, seq: int, offset: int) -> None:
         """Note where the record that begins with `seq` is, unless another note is near."""
         at = len(self.offsets)
@@ -120,7 +131,8 @@ class Damage:
 class ReadResult:
     """The result of a read: messages from the asked one on, notes for the index, damage met on the way.
 
-    `next`: the sequence number to read from next.
+    `next`: the sequence number to read from next. `moved_away`: a message whose MOVED record is damaged; it may still
+    be where it was before.
     """
 
     segment: Segment
@@ -128,6 +140,7 @@ class ReadResult:
     next: int
     notes: list[tuple[int, int]]
     damage: list[Damage]
+    moved_away: int | None = None
 
 
 @attrs.frozen
@@ -226,20 +239,15 @@ class MovedPlan:
         finally:
             file.close()
         if isinstance(item, Damaged):
-            where = (
-                self.segment.path,
-                item.offset,
-                item.end - item.offset,
-                self.seq,
-                self.seq + 1,
-                item.reason,
-            )
+            where = (self.segment.path, item.offset, item.end - item.offset, self.seq, self.seq, item.reason)
             result.damage.append(Damage(*where))
+            result.next = result.moved_away = self.seq
             return result
         frames = consecutive(*decode_moved(item.payload, item.head.count), self.seq)
         if frames:
             result.runs.append(MessageRun(self.seq, frames))
-            result.next = self.seq + len(frames)
+        result.next = self.seq + len(frames)
+        result.moved_away = None if frames else self.seq
         return result
 
 

@@ -191,6 +191,12 @@ class TopicState:
             needed.add(first, last)
         return needed
 
+    def needs(self, seq: int) -> bool:
+        """Whether a channel needs this message, or channels have yet to be given it."""
+        if seq >= self.high_watermark:
+            return seq < self.end and seq not in self.aborted
+        return any(seq not in channel.settled for channel in self.channels.values())
+
     def adopt_channels(self, others: Iterable[ChannelState], up_to: int) -> list[ChannelState]:
         """Create those channels of a manifest whose creation was in damaged records before the message `up_to`.
 

@@ -195,14 +195,12 @@ class TopicLog:
                 segment.moved_count += 1
                 segment.moved_bytes += len(frame)
 
-    def found_moved(self, seq: int, position: int | None) -> bool:
-        """Recovery knows that this needed message was moved to `position`. False if that is in no segment."""
-        segment = None if position is None else self._segment_at(position)
-        if position is None or segment is None:
-            return False
-        self.moved[seq] = position
-        segment.moved_count += 1
-        return True
+    def restore_moved(self, seq: int, position: int) -> None:
+        """Recovery knows that this needed message was moved to `position`, if that still is in a segment."""
+        if segment := self._segment_at(position):
+            self.moved[seq] = position
+            segment.moved_count += 1
+            segment.moved_bytes += segment.average_size
 
     def forget_moved(self, seq: int) -> None:
         """No channel needs this message any more, or it was moved again."""
@@ -215,6 +213,14 @@ class TopicLog:
                 segment.moved_bytes / segment.moved_count
             )  # the sizes of single ones are not kept
             segment.moved_count -= 1
+
+    def forget_moved_in(self, segment: Segment) -> None:
+        """The messages that were moved into this segment are not there any more."""
+        if segment.moved_count:
+            inside = range(segment.position, segment.end)
+            for seq in [seq for seq, position in self.moved.items() if position in inside]:
+                del self.moved[seq]
+            segment.moved_count, segment.moved_bytes = 0, 0
 
     def _segment_at(self, position: int) -> Segment | None:
         """The segment with the byte at this position, if it still exists."""
@@ -333,7 +339,7 @@ class TopicLog:
         at = bisect_right(self.segments, seq, key=lambda segment: segment.first) - 1
         segment = self.segments[max(at, 0)]
         end = self.end if segment.next_first is None else segment.next_first
-        if not segment.first <= seq < end:
+        if seq in self.moved or not segment.first <= seq < end:
             return self._plan_moved(seq)
         offset, first = segment.offset_of(seq)
         return ReadPlan(segment, self._open_to_read, offset, first, segment.file.size, seq, end, max_bytes)
@@ -370,6 +376,11 @@ class TopicLog:
             result.segment.remember(seq, offset)
         for damage in result.damage:
             self.keep_damaged(damage)
+        if result.moved_away is not None:
+            # The segment that the message was moved from may still be there.
+            self.forget_moved(result.moved_away)
+            for segment in self.segments:
+                segment.emptied = segment.emptied and not segment.has(result.moved_away)
 
     def keep_damaged(self, damage: Damage) -> None:
         """Set damaged bytes aside in `<segment>.<offset>.damaged`, as far as they can be read and written at all."""

@@ -107,7 +107,6 @@ VERSION_1_4_0 = {
     "flipped": Expected(
         end=54,
         high_watermark=54,
-        aborted=[(3, 7)],
         incomplete=True,
         segments=[0, 1748],
         replayed=2628,

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from nsqd.log.records import NewerFormat
 from nsqd.log.scan import Damaged
-from nsqd.log_tool.inspect import FileReport, LogFile, Progress, check, find_files, gaps, read_records
+from nsqd.log_tool.inspect import FileReport, LogFile, Progress, check, find_files, read_records
+from nsqd.log_tool.trial import Trial, trial_start
 from nsqkit.version import version_line
 
 __all__ = ["main"]
@@ -35,6 +36,10 @@ What is printed of a file:
 
 A file that ends in half a record was cut off by a kill or a power loss; the next start of the daemon cuts the rest off
 and keeps a copy. Files that an earlier start has set aside (*.damaged) are listed and not counted.
+
+Of a data path, or a topic's folder, it also prints what the daemon would log at its next start, because it runs the
+daemon's own recovery (without writing anything): which files are missing or are not what their names say, and how many
+messages are lost.
 """
 _DUMP = """\
 Print the records of a file, one a line: position, kind, first sequence number, count, flags, and changes by name.
@@ -86,25 +91,27 @@ def _parser() -> argparse.ArgumentParser:
 def _verify(options: argparse.Namespace) -> int:
     progress = _on_terminal()
     reports: list[FileReport] = []
-    missing: list[str] = []
+    trials: list[Trial] = []
     failed = False
     for path in options.paths:
         try:
-            files = find_files(path)
-            for file in files:
+            for file in find_files(path):
                 report = check(file, progress)
                 if report is not None:
                     _clear_line(progress)
                     print("\n".join(_report_lines(report)))
                     reports.append(report)
-            missing += gaps(files)
+            if os.path.isdir(path):
+                trials.append(trial_start(path))
         except OSError as error:
             _clear_line(progress)
             print(f"nsqd-log: {error}", file=sys.stderr)
             failed = True
-    for line in missing:
-        print(line)
-    damages = sum(len(report.damage) for report in reports) + len(missing)
+    if notes := [note for trial in trials for note in trial.notes]:
+        print("the next start of nsqd:", *notes, sep="\n  ")
+    places = {(os.path.abspath(report.path), damage.offset) for report in reports for damage in report.damage}
+    places |= {(os.path.abspath(file), offset) for trial in trials for file, offset in trial.places}
+    damages = len(places)
     records, messages = sum(r.records for r in reports), sum(r.messages for r in reports)
     counts = [_count(len(reports), "file"), _count(records, "record"), _count(messages, "message")]
     print(", ".join([*counts, _count(damages, "damaged place") if damages else "no damage"]))

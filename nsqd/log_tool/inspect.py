@@ -19,6 +19,7 @@ from typing import Any
 
 import attrs
 
+from nsqd.log.manifest import MANIFEST
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
     MARKER,
@@ -31,6 +32,7 @@ from nsqd.log.records import (
     RecordHead,
     decode_changes,
     decode_deferred,
+    decode_moved,
     split_messages,
 )
 from nsqd.log.scan import Damaged, Record, scan
@@ -45,14 +47,13 @@ __all__ = [
     "Progress",
     "check",
     "find_files",
-    "gaps",
     "read_records",
 ]
 
 Progress = Callable[[str, int, int], None]
 """Called now and then with a path, the bytes of it that were read, and its size."""
 
-SUFFIXES = (".log", ".snap", ".damaged")
+SUFFIXES = (".log", ".snap", ".damaged", MANIFEST)
 TRIES = 10  # to read on in a file that grows
 
 _ITEMS: dict[int, tuple[str, ...]] = {
@@ -61,6 +62,7 @@ _ITEMS: dict[int, tuple[str, ...]] = {
     Code.MARK: ("mark", "now_ns"),
     Code.TOPIC_EMPTIED: ("start", "end"),
     Code.LOST: ("start", "end", "damaged"),
+    Code.LAST_ID: ("id",),
     Code.CHANNEL_CREATED: ("generation", "name", "start"),
     Code.CHANNEL_DELETED: ("generation",),
     Code.CHANNEL_PAUSED: ("generation", "paused"),
@@ -107,6 +109,9 @@ class FileRecord:
             frames, delays = split_messages(self.payload, self.head.count), [None] * self.head.count
         elif self.head.kind is Kind.DEFERRED:
             frames, delays = decode_deferred(self.payload, self.head.count)
+        elif self.head.kind is Kind.MOVED:
+            frames, seqs = decode_moved(self.payload, self.head.count)
+            return [_message(seq, frame, None) for seq, frame in zip(seqs, frames, strict=True)]
         else:
             return []
         numbered = enumerate(zip(frames, delays, strict=True), self.head.first)
@@ -348,30 +353,12 @@ def _check_records(file: LogFile, report: FileReport, progress: Progress | None)
             item.check()
         except FormatError as error:
             report.bad(item.offset, item.offset + item.head.size, str(error))
-    if file.header is not None and file.header.kind is FileKind.SNAPSHOT:
+    if file.header is not None and file.header.kind is not FileKind.SEGMENT:
+        name = file.header.kind.name.lower()
         if sealed is None:
-            report.bad(file.size, file.size, "the snapshot was never finished")
+            report.bad(file.size, file.size, f"the {name} was never finished")
         elif sealed.count != report.records - 1:
-            report.bad(file.size, file.size, "records of the snapshot are missing")
-
-
-def gaps(paths: Sequence[str]) -> list[str]:
-    """The gaps between segments that follow one another in `paths`, in sentences."""
-    out: list[str] = []
-    previous = ""
-    end = 0
-    for path in paths:
-        name = os.path.basename(path)
-        if not (name.endswith(".log") and name[:-4].isascii() and name[:-4].isdigit()):
-            continue
-        begin = int(name[:-4])
-        if os.path.dirname(path) == os.path.dirname(previous) and begin > end:
-            out.append(f"{os.path.dirname(path)}: the log from byte {end} to {begin} is missing")
-        try:
-            previous, end = path, begin + os.stat(path).st_size
-        except FileNotFoundError:
-            previous = ""
-    return out
+            report.bad(file.size, file.size, f"records of the {name} are missing")
 
 
 def _named(change: Sequence[Any]) -> dict[str, Any]:
@@ -386,6 +373,10 @@ def _named(change: Sequence[Any]) -> dict[str, Any]:
             return out | {"generation": items[0], "messages": _grouped(keys, items[1:])}
         if code is Code.DEFERRED:
             return out | {"messages": _grouped(("number", "delay_ns"), items)}
+        if code is Code.SEGMENTS:
+            return out | {"segments": _grouped(("position", "first", "end", "message_bytes"), items)}
+        if code is Code.MOVED:
+            return out | {"position": items[0], "messages": items[1:]}
         return out | dict(zip(_ITEMS[code], items, strict=True))
     except (ValueError, TypeError, IndexError) as error:
         raise FormatError(f"an unknown change: {change!r}") from error

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from nsqd.log.file_storage import FileStorage
-from nsqd.log.records import FILE_HEADER_SIZE, RECORD_HEAD_SIZE, FileHeader, FileKind
+from nsqd.log.records import FILE_HEADER_SIZE, RECORD_HEAD_SIZE, VERSION, FileHeader, FileKind
 from nsqd.log.recovery import recover_topic
 from nsqd.log.scan import Damaged
 from nsqd.log.snapshots import SnapshotWriter
 from nsqd.log.state import Change, Code
 from nsqd.log.topic_log import Batch, TopicLog
 from nsqd.log_tool import __main__ as command
-from nsqd.log_tool.inspect import FileRecord, LogFile, check, find_files, gaps, read_records
+from nsqd.log_tool.inspect import FileRecord, LogFile, check, find_files, read_records
 from tests.nsqd.log.samples import FOLDER, append, flip, frame, new_log
 from tests.nsqd.log.test_recovery import newer
 
@@ -148,13 +148,12 @@ class TestVerify:
         assert run("verify", str(tmp_path)) == 1
         begin, end = log.segments[0].end, log.segments[2].position
         assert f"the log from byte {begin} to {end} is missing" in capsys.readouterr().out
-        assert gaps(find_files(str(tmp_path)))
 
     def test_a_newer_format(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "x.log"
         path.write_bytes(newer(FileHeader(FileKind.SEGMENT, 1, 1, 0, 0, 0)))
         assert run("verify", str(path)) == 1
-        assert "format version 2" in capsys.readouterr().out
+        assert f"format version {VERSION + 1}" in capsys.readouterr().out
         assert run("dump", str(path)) == 2
 
     def test_bytes_set_aside_are_listed_and_not_counted(
@@ -294,6 +293,9 @@ class TestDump:
             Code.TOPIC_EMPTIED: (1, 2),
             Code.LOST: (1, 2, True),
             Code.DEFERRED: (1, 2),
+            Code.SEGMENTS: (1, 2, 3, 4),
+            Code.MOVED: (1, 2, 3),
+            Code.LAST_ID: (1,),
             Code.CHANNEL_CREATED: (1, "a", 0),
             Code.CHANNEL_DELETED: (1,),
             Code.CHANNEL_PAUSED: (1, True),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from nsqd.log.ranges import RangeSet
+from nsqd.log.segment import Segment
 from nsqd.log.snapshots import KEPT, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
 from nsqd.log.store import Store, StoreOptions
@@ -80,6 +81,8 @@ class LogMachine(RuleBasedStateMachine):
         if open_numbers:
             chosen = sorted(luck.sample(open_numbers, min(3, len(open_numbers))))
             self.finished.update(chosen)
+            for seq in chosen:
+                self.log.forget_moved(seq)
             self.change((Code.FINISHED, 1, *flat_runs((n, n + 1) for n in chosen)))
 
     def change(self, *changes: Change) -> None:
@@ -88,6 +91,27 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def roll(self) -> None:
         self.log.roll()
+
+    @rule(luck=st.randoms(use_true_random=False))
+    def move(self, luck: random.Random) -> None:
+        """Move what is needed of a complete segment: of its own messages, and of those that were moved into it."""
+        if len(self.log.segments) == 1:
+            return
+        segment = luck.choice(self.log.segments[:-1])
+        inside = range(segment.position, segment.end)
+        needed = [
+            (seq, body)
+            for seq, body in self.there.items()
+            if seq not in self.finished
+            and (
+                self.log.moved[seq] in inside
+                if seq in self.log.moved
+                else not segment.emptied and segment.has(seq)
+            )
+        ]
+        if needed:
+            self.log.append_moved(sorted(needed))
+        segment.emptied = True
 
     @rule()
     def sync(self) -> None:
@@ -106,7 +130,8 @@ class LogMachine(RuleBasedStateMachine):
             self.writer = SnapshotWriter.begin(self.log, self._slices())
 
     def _slices(self) -> Iterator[list[Change]]:
-        yield [(Code.MARK, self.log.end, 0)]
+        yield [(Code.MARK, self.log.end, 0), self.log.segments_change()]
+        yield [(Code.MOVED, position, seq) for seq, position in self.log.moved.items()]
         yield [(Code.CHANNEL_CREATED, 1, "ch", 0)]
         finished = RangeSet((seq, seq + 1) for seq in self.finished)
         yield [(Code.FINISHED, 1, *flat_runs(finished))]
@@ -125,8 +150,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def release(self) -> None:
         """As the topic does: what was finished is synced before its segments go."""
-        floor = min(self.there.keys() - self.finished, default=self.log.end)
-        gone = self.log.releasable(lambda segment: (segment.next_first or 0) <= floor)
+        gone = self.log.releasable(self._is_needless)
         if not gone:
             return
         self.log.drop(gone)
@@ -134,8 +158,15 @@ class LogMachine(RuleBasedStateMachine):
         self._all_is_synced()
         self.log.remove_files(segment.path for segment in gone)
         for seqs in (self.there, self.synced):
-            for seq in [n for n in seqs if n < self.log.segments[0].first]:
+            for seq in [n for n in seqs if n in self.finished and not self._is_in_a_segment(n)]:
                 del seqs[seq]
+
+    def _is_needless(self, segment: Segment) -> bool:
+        own = [seq for seq in self.there if segment.has(seq)]
+        return not segment.moved_count and (segment.emptied or self.finished.issuperset(own))
+
+    def _is_in_a_segment(self, seq: int) -> bool:
+        return any(segment.has(seq) for segment in self.log.segments)
 
     @rule()
     def kill(self) -> None:
@@ -175,7 +206,7 @@ class LogMachine(RuleBasedStateMachine):
         assert (again.log.end, again.log.position) == (self.log.end, self.log.position)
 
     def _read(self) -> dict[int, bytes]:
-        return read_all(self.log, self.log.segments[0].first)
+        return read_all(self.log)
 
     def _reported(self) -> set[int]:
         return {n for damage in self.found.damage for n in range(damage.first, damage.end)}

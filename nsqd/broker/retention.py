@@ -36,6 +36,7 @@ IDLE_TRIM_BYTES = 1 << 20
 FULL_TRIM_BYTES = 64 << 10
 # While the disk is full, no more than this is moved at once, as it takes room before it makes some.
 FULL_MOVE_BYTES = 2 << 20
+SMALLEST_SEGMENT = 4096  # bytes, for these rules
 SWEEP = 10_000  # moved messages that one maintenance looks at: whether they are still needed
 MANY_CHANNELS = 64  # up to here the manifest is written at once, with each change of channels
 
@@ -78,6 +79,8 @@ class Retention:
         self._to_sweep: Iterator[int] = iter(())
         self._manifest_position = -1  # where the log ended when the manifest was written
         self._manifest_stale = True
+        # With smaller segments a snapshot would follow each write.
+        self._segment_bytes = max(log.max_segment_bytes, SMALLEST_SEGMENT)
         log.on_roll = self._continue
 
     def _continue(self) -> None:
@@ -170,7 +173,7 @@ class Retention:
         """Work towards the allowed size of the log; whether it is above it."""
         usage = self._usage()
         full = self._context.store.space.full is not None
-        segment_bytes = self.log.max_segment_bytes
+        segment_bytes = self._segment_bytes
         allowance = min(
             segment_bytes, FULL_TRIM_BYTES if full else IDLE_TRIM_BYTES if idle else segment_bytes
         )
@@ -246,7 +249,7 @@ class Retention:
     def _snapshot_due(self) -> bool:
         log = self.log
         # A large state is not written again for each small segment.
-        due = max(min(SNAPSHOT_BYTES, log.max_segment_bytes), 2 * self._snapshot_size)
+        due = max(min(SNAPSHOT_BYTES, self._segment_bytes), 2 * self._snapshot_size)
         return log.position - self._snapshot_position >= due or log.records_since_snapshot >= SNAPSHOT_RECORDS
 
     def begin_snapshot(self) -> None:

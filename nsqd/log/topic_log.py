@@ -152,9 +152,7 @@ class TopicLog:
             # same sequence number could then be taken for the first.
             self._use_up(batches)
             raise
-        self._use_up(batches)
-        for batch in batches:
-            segment.message_bytes += batch.size
+        segment.message_bytes += self._use_up(batches)
         self.records_since_snapshot += len(buffers) // 2
         if file.size - segment.offsets[-1] >= INDEX_EVERY:
             for batch, head, payload in zip(batches, buffers[::2], buffers[1::2], strict=False):
@@ -227,10 +225,13 @@ class TopicLog:
         at = bisect_right(self.segments, position, key=lambda segment: segment.position) - 1
         return self.segments[at] if at >= 0 and position < self.segments[at].end else None
 
-    def _use_up(self, batches: Sequence[Batch]) -> None:
-        """Written or aborted, these sequence numbers are not given again."""
+    def _use_up(self, batches: Sequence[Batch]) -> int:
+        """Written or aborted, these sequence numbers are not given again. Returns the bytes of the messages."""
+        size = 0
         for batch in batches:
             self.end += len(batch.frames)
+            size += batch.size
+        return size
 
     def _encode(
         self, salt: int, batches: Sequence[Batch], changes: Sequence[Change], flowing: bool

@@ -7,6 +7,7 @@ written some messages twice, and is simply repeated.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import attrs
@@ -23,6 +24,7 @@ from nsqd.log.state import Change, Code
 __all__ = ["Compaction", "parked_items"]
 
 PIECE = 256 * 1024  # bytes moved with one append; it takes 1 or 2 ms of the event loop
+SMALL = 1024 * 1024  # bytes of segments that are read in one piece, and together
 WORTHWHILE = 0.5  # at most this part of a segment is moved: it frees at least as much as it costs
 
 
@@ -35,7 +37,7 @@ class Measured:
 
 
 class Compaction:
-    """The moves of one topic: of one segment at a time. `done` is called at the end of each step."""
+    """The moves of one topic. `done` is called when what was begun has ended."""
 
     def __init__(self, context: BrokerContext, topic: Topic, view: LogView, done: Callable[[], None]) -> None:
         self._context = context
@@ -43,13 +45,10 @@ class Compaction:
         self._view = view
         self._log = view.log
         self._done = done
-        self._segment: Segment | None = None
+        self._queue: deque[Segment] = deque()
+        self.is_busy = False
         self._measured: dict[Segment, Measured] = {}
         self._seen: dict[Segment, int] = {}  # how many messages were needed at the last look
-
-    @property
-    def is_busy(self) -> bool:
-        return self._segment is not None
 
     def forget(self, segments: list[Segment]) -> None:
         """These segments are removed."""
@@ -61,13 +60,17 @@ class Compaction:
 
     def needed_bytes(self, segment: Segment) -> float:
         """An estimate of the bytes of needed messages in a segment. Without a measurement, all have the same size."""
-        count, total = self._needed_count(segment), self._end(segment) - segment.first
+        count, total = self._needed_count(segment), self._next_first(segment) - segment.first
         if not count:
             return segment.moved_bytes
         if measured := self._measured.get(segment):
             return measured.size * count / measured.count + segment.moved_bytes
         # Segments of version 1 have no figures.
         return (segment.message_bytes or segment.file.size) * count / total + segment.moved_bytes
+
+    def is_needless(self, segment: Segment) -> bool:
+        """Whether a complete segment has no message that somebody needs, and that is nowhere else."""
+        return not segment.moved_count and not self._needed_count(segment)
 
     def is_uncertain(self, segment: Segment) -> bool:
         """Whether a complete segment should be measured: part of it is needed, and that does not change quickly.
@@ -76,7 +79,7 @@ class Compaction:
         """
         count = self._needed_count(segment)
         seen, self._seen[segment] = self._seen.get(segment, 0), count
-        total = self._end(segment) - segment.first
+        total = self._next_first(segment) - segment.first
         return 0 < count < 0.9 * total and 0.9 * seen <= count <= seen and not self._is_measured(segment)
 
     def is_worthwhile(self, segment: Segment, needed_bytes: float) -> bool:
@@ -84,24 +87,46 @@ class Compaction:
         return needed_bytes <= WORTHWHILE * segment.file.size
 
     def _needed_count(self, segment: Segment) -> int:
-        return 0 if segment.emptied else self._topic.needed_at_least(segment.first, self._end(segment))
+        return 0 if segment.emptied else self._topic.needed_at_least(segment.first, self._next_first(segment))
 
-    def _end(self, segment: Segment) -> int:
+    def _next_first(self, segment: Segment) -> int:
         return self._log.end if segment.next_first is None else segment.next_first
 
     def _is_measured(self, segment: Segment) -> bool:
         measured = self._measured.get(segment)
         return measured is not None and self._needed_count(segment) >= 0.75 * measured.count
 
-    # --- steps
+    # --- moves
 
-    def begin(self, segment: Segment) -> None:
-        """Move what is needed of a complete segment if that is worthwhile; measure it first."""
-        self._segment = segment
-        if self._is_measured(segment) or not self._needed_count(segment):
-            self._read(segment, FILE_HEADER_SIZE)
+    def begin(self, segments: Iterable[Segment]) -> None:
+        """Move what is needed of these complete segments.
+
+        Where that turns out not to be worthwhile, only the result of the measurement is kept.
+        """
+        self._queue = deque(segments)
+        self.is_busy = True
+        self._next()
+
+    def _next(self) -> None:
+        """Read some of the segments in a job."""
+        small: list[Segment] = []
+        while self._queue:
+            segment = self._queue[0]
+            if sum(each.file.size for each in small) + segment.file.size > SMALL:
+                break
+            small.append(self._queue.popleft())
+        if small:
+            plans = [self._plan(segment, FILE_HEADER_SIZE) for segment in small]
+            self._run(lambda: [plan.read(SMALL) for plan in plans], lambda found: self._took(small, found))
+        elif self._queue:
+            segment = self._queue.popleft()
+            if self._is_measured(segment) or not self._needed_count(segment):
+                self._read_piece(segment, FILE_HEADER_SIZE)
+            else:
+                plan = self._plan(segment, FILE_HEADER_SIZE)
+                self._run(lambda: [plan.measure()], lambda found: self._found_size(segment, found[0]))
         else:
-            self._run(self._plan(segment, FILE_HEADER_SIZE).measure, self._found_size)
+            self._end()
 
     def _plan(self, segment: Segment, offset: int) -> NeededPlan:
         assert segment.next_first is not None
@@ -109,56 +134,84 @@ class Compaction:
         return self._log.plan_needed(segment, offset, needed)
 
     def _run(
-        self, work: Callable[[], NeededMessages], then: Callable[[Segment, NeededMessages], None]
+        self, work: Callable[[], list[NeededMessages]], then: Callable[[list[NeededMessages]], None]
     ) -> None:
-        segment = self._segment
-        assert segment is not None
-
-        def done(found: NeededMessages | None) -> None:
-            if self._log.deleted or segment not in self._log.segments:
-                self._finish_step()
+        def done(found: list[NeededMessages] | None) -> None:
+            if self._log.deleted:
+                self._end()
                 return
             assert found is not None
-            self._view.accept(ReadResult(segment, [], segment.first, [], found.damage))
-            then(segment, found)
+            then(found)
 
         def failed(error: OSError) -> None:
             if not self._log.deleted:
                 self._context.report_read_error(self._topic.name, error)
-            self._segment = None  # the next maintenance tries again
+            self._give_up()
 
         self._context.store.jobs.append(Job("read", work, done, failed))
 
+    def _took(self, segments: list[Segment], found: list[NeededMessages]) -> None:
+        """Small segments were read as a whole: measured, too."""
+        emptied, messages = [], []
+        for segment, its in zip(segments, found, strict=True):
+            self._note_size(segment, its)
+            if self.is_worthwhile(segment, its.own_bytes + segment.moved_bytes):
+                emptied.append(segment)
+                messages += self._still_needed(its)
+        if self._append(messages):
+            for segment in emptied:
+                self._emptied(segment)
+            self._next()
+
     def _found_size(self, segment: Segment, found: NeededMessages) -> None:
+        self._note_size(segment, found)
+        if self.is_worthwhile(segment, found.own_bytes + segment.moved_bytes):
+            self._read_piece(segment, FILE_HEADER_SIZE)
+        else:
+            self._next()
+
+    def _note_size(self, segment: Segment, found: NeededMessages) -> None:
+        self._view.accept(ReadResult(segment, [], segment.first, [], found.damage))
         self._measured[segment] = Measured(max(1, self._needed_count(segment)), found.own_bytes)
-        self._finish_step()
 
-    def _read(self, segment: Segment, offset: int) -> None:
+    def _read_piece(self, segment: Segment, offset: int) -> None:
         plan = self._plan(segment, offset)
-        self._run(lambda: plan.read(PIECE), self._move)
+        self._run(lambda: [plan.read(PIECE)], lambda found: self._took_piece(segment, found[0]))
 
-    def _move(self, segment: Segment, found: NeededMessages) -> None:
-        messages = [
+    def _took_piece(self, segment: Segment, found: NeededMessages) -> None:
+        self._view.accept(ReadResult(segment, [], segment.first, [], found.damage))
+        if not self._append(self._still_needed(found)):
+            return
+        if found.next_offset is not None:
+            self._read_piece(segment, found.next_offset)
+        else:
+            self._emptied(segment)
+            self._next()
+
+    def _still_needed(self, found: NeededMessages) -> list[tuple[int, bytes]]:
+        return [
             (seq, frame)
             for seq, position, frame in found.messages
             # A message of the segment itself that is in `moved` was moved in an earlier attempt.
             if self._log.moved.get(seq) == position and self._topic.needs(seq)
         ]
+
+    def _append(self, messages: list[tuple[int, bytes]]) -> bool:
+        if not messages:
+            return True
         try:
-            if messages:
-                self._log.append_moved(messages, self._waiting([seq for seq, _ in messages]))
-                self._context.wrote(self._topic.name, self._log, 0)
+            self._log.append_moved(messages, self._waiting([seq for seq, _ in messages]))
         except OSError as error:
             self._context.report_write_error(self._topic.name, error)
-            self._segment = None
-            return
-        if found.next_offset is not None:
-            self._read(segment, found.next_offset)
-            return
+            self._give_up()
+            return False
+        self._context.wrote(self._topic.name, self._log, 0)
+        return True
+
+    def _emptied(self, segment: Segment) -> None:
         # What was not found is damaged. Who reads it next finds nothing, and counts it as lost.
         self._log.forget_moved_in(segment)
         segment.emptied = True
-        self._finish_step()
 
     def _waiting(self, seqs: list[int]) -> list[Change]:
         """Attempts and due times of deferred messages once more: their records may be in the old segment only."""
@@ -168,8 +221,13 @@ class Compaction:
                 changes += channel.backlog.record(Code.PARKED, *items)
         return changes
 
-    def _finish_step(self) -> None:
-        self._segment = None
+    def _give_up(self) -> None:
+        """After an error: the next maintenance tries again."""
+        self._queue.clear()
+        self.is_busy = False
+
+    def _end(self) -> None:
+        self._give_up()
         self._done()
 
 

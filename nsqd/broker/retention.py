@@ -37,6 +37,7 @@ FULL_TRIM_BYTES = 64 << 10
 # While the disk is full, no more than this is moved at once, as it takes room before it makes some.
 FULL_MOVE_BYTES = 2 << 20
 SMALLEST_SEGMENT = 4096  # bytes, for these rules
+LOOK_AFTER = 16  # look at all segments when this part of their bytes was written since the last time
 SWEEP = 10_000  # moved messages that one maintenance looks at: whether they are still needed
 MANY_CHANNELS = 64  # up to here the manifest is written at once, with each change of channels
 
@@ -47,20 +48,25 @@ _T = TypeVar("_T")
 class Usage:
     """Bytes of one log. `needed`: of each segment, of messages that somebody needs, as an estimate.
 
-    `waiting`: of complete segments without such messages, which cannot be removed before there is a new snapshot.
+    `needless`: complete segments without such messages.
     """
 
     total: int
     needed: dict[Segment, float]
-    waiting: int
-
-    @property
-    def garbage(self) -> float:
-        return self.total - self.all_needed
+    needless: list[Segment]
 
     @property
     def all_needed(self) -> float:
         return sum(self.needed.values())
+
+    def without(self, segments: list[Segment]) -> Usage:
+        """Without these, which are removed."""
+        gone = set(segments)
+        return Usage(
+            self.total - sum(segment.file.size for segment in segments),
+            {segment: size for segment, size in self.needed.items() if segment not in gone},
+            [segment for segment in self.needless if segment not in gone],
+        )
 
 
 class Retention:
@@ -81,11 +87,18 @@ class Retention:
         self._manifest_stale = True
         # With smaller segments a snapshot would follow each write.
         self._segment_bytes = max(log.max_segment_bytes, SMALLEST_SEGMENT)
-        log.on_roll = self._continue
+        self._looked_at = 0  # position of the log at the last maintenance
+        self._total = 0  # and its bytes
+        log.on_roll = self._rolled
 
     def _continue(self) -> None:
         """Run `maintain` at the end of this round."""
         self._context.maintain_now(self.topic.name)
+
+    def _rolled(self) -> None:
+        """A segment is complete. With many segments, a look at all of them is not worth while for each new one."""
+        if self.log.position - self._looked_at >= self._total // LOOK_AFTER:
+            self._continue()
 
     def want_snapshot(self) -> None:
         """Write a snapshot at the next maintenance, however little has changed."""
@@ -109,20 +122,21 @@ class Retention:
         if self._snapshot is None and self._snapshot_due():
             self.begin_snapshot()
         sweeping = self._forget_settled()
-        released = self._release()
-        busy = self._make_room(idle)
+        usage = self._usage()
+        released = self._release(usage)
+        busy = self._make_room(usage.without(released), idle)
         if self._manifest_stale:
             self.write_manifest()
         self._last_position = self.log.position  # again, as the record of a snapshot is not activity
-        return not idle or self.topic.store.has_changes or released or busy or sweeping
+        return not idle or self.topic.store.has_changes or bool(released) or busy or sweeping
 
     # --- removal
 
-    def _release(self) -> bool:
-        """Remove segments that nobody needs; whether there were any."""
-        segments = self.log.releasable(self._is_needless)
+    def _release(self, usage: Usage) -> list[Segment]:
+        """Remove segments that nobody needs; returns them."""
+        segments = self.log.releasable(set(usage.needless).__contains__)
         if not segments:
-            return False
+            return []
         self.log.drop(segments)
         self._compaction.forget(segments)
         self._manifest_stale = True
@@ -135,14 +149,7 @@ class Retention:
             self.log.remove_files(segment.path for segment in segments)
 
         self._context.store.jobs.append(Job("remove", work, lambda _: None, self._failed))
-        return True
-
-    def _is_needless(self, segment: Segment) -> bool:
-        """Whether a complete segment has no message that somebody needs, and that is nowhere else."""
-        assert segment.next_first is not None
-        if segment.moved_count:
-            return False
-        return segment.emptied or not self.topic.needed_at_least(segment.first, segment.next_first)
+        return segments
 
     def _failed(self, error: OSError) -> None:
         """A failed sync is fatal. Anything else is tried again by the next maintenance."""
@@ -169,27 +176,29 @@ class Retention:
 
     # --- the rule
 
-    def _make_room(self, idle: bool) -> bool:
+    def _usage(self) -> Usage:
+        log, compaction = self.log, self._compaction
+        self._looked_at, self._total = log.position, log.bytes_on_disk
+        needed = {segment: compaction.needed_bytes(segment) for segment in log.segments}
+        # An estimate of 0 may also be a measurement that found damage only.
+        needless = [at for at in log.segments[:-1] if not needed[at] and compaction.is_needless(at)]
+        return Usage(self._total, needed, needless)
+
+    def _make_room(self, usage: Usage, idle: bool) -> bool:
         """Work towards the allowed size of the log; whether it is above it."""
-        usage = self._usage()
         full = self._context.store.space.full is not None
         segment_bytes = self._segment_bytes
-        allowance = min(
-            segment_bytes, FULL_TRIM_BYTES if full else IDLE_TRIM_BYTES if idle else segment_bytes
-        )
-        excess = usage.garbage - usage.all_needed - allowance
+        trimmed = FULL_TRIM_BYTES if full else IDLE_TRIM_BYTES if idle else segment_bytes
+        allowance = min(segment_bytes, trimmed)
+        excess = usage.total - 2 * usage.all_needed - allowance
         if excess <= 0:
             return self._measure_something(usage, allowance)
-        if not self._compaction.is_busy and excess > usage.waiting:
-            self._move_something(usage, allowance, FULL_MOVE_BYTES if full else segment_bytes)
-        if self._snapshot is None and usage.waiting:
+        waiting = sum(segment.file.size for segment in usage.needless)
+        if not self._compaction.is_busy and excess > waiting:
+            self._move_something(usage, excess - waiting, FULL_MOVE_BYTES if full else segment_bytes)
+        if self._snapshot is None and waiting:
             self.begin_snapshot()
         return True
-
-    def _usage(self) -> Usage:
-        needed = {segment: self._compaction.needed_bytes(segment) for segment in self.log.segments}
-        waiting = [segment for segment in self.log.segments[:-1] if self._is_needless(segment)]
-        return Usage(self.log.bytes_on_disk, needed, sum(segment.file.size for segment in waiting))
 
     def _measure_something(self, usage: Usage, allowance: int) -> bool:
         """Measure a segment, if the log may be above its allowed size when messages are not all of the same size."""
@@ -199,20 +208,30 @@ class Retention:
         certain = usage.all_needed - sum(usage.needed[segment] for segment in uncertain)
         if not uncertain or usage.total - 2 * certain <= allowance:
             return False
-        self._compaction.begin(max(uncertain, key=lambda segment: segment.file.size - usage.needed[segment]))
+        self._compaction.begin(
+            [max(uncertain, key=lambda segment: segment.file.size - usage.needed[segment])]
+        )
         return True
 
-    def _move_something(self, usage: Usage, allowance: int, most: int) -> None:
-        """Begin to move the needed messages of one segment, or make the last segment ready for that."""
-        needed, last = usage.needed, self.log.segments[-1]
-        for segment in sorted(
-            self.log.segments[:-1], key=lambda segment: needed[segment] / segment.file.size
-        ):
-            worthwhile = needed[segment] <= most and self._compaction.is_worthwhile(segment, needed[segment])
-            if worthwhile and not self._is_needless(segment):
-                self._compaction.begin(segment)
-                return
-        if last.file.size - needed[last] > allowance:
+    def _move_something(self, usage: Usage, excess: float, most: int) -> None:
+        """Begin to move needed messages to free `excess` bytes, or make the last segment ready for that."""
+        needed, compaction = usage.needed, self._compaction
+        chosen: list[Segment] = []
+        freed = moved = 0.0
+        for segment in sorted(needed, key=lambda segment: needed[segment] / segment.file.size):
+            if freed > excess or moved + needed[segment] > most:
+                break
+            if segment.next_first is None or segment in usage.needless:
+                continue
+            if not compaction.is_worthwhile(segment, needed[segment]):
+                break
+            chosen.append(segment)
+            moved += needed[segment]
+            freed += segment.file.size - needed[segment]
+        last = self.log.segments[-1]
+        if chosen:
+            compaction.begin(chosen)
+        elif last.file.size - needed[last] > excess / 2:
             try:
                 self.log.roll()
             except OSError as error:

@@ -26,9 +26,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import islice, repeat
 
-from nsqd.broker.backlog import FETCH_AHEAD, TURN_BYTES, Backlog
+from nsqd.broker.backlog import Backlog
 from nsqd.broker.context import BrokerContext
-from nsqd.broker.deferred import Deferred
+from nsqd.broker.deferred import AHEAD, Deferred
 from nsqd.broker.delivery import Delivery
 from nsqd.broker.errors import NotInFlight, NotOwner
 from nsqd.broker.latency import ChannelLatency
@@ -40,6 +40,8 @@ from nsqd.log.ranges import RangeSet
 from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
 
 __all__ = ["Channel"]
+
+DUE_AT_ONCE = 2000  # deferred messages that are requeued in one round, which bounds its length
 
 
 class Channel:
@@ -192,24 +194,22 @@ class Channel:
         return True
 
     def _serve_requeued(self, subscription: Subscription, limit: int) -> bool:
-        entries: list[tuple[int, int, bytes]] = []
-        size, requeued = 0, self.requeued
-        while requeued and len(entries) < limit and size < TURN_BYTES:
-            seq, attempts = requeued[0]
-            frame = self.backlog.body(seq, (seq for seq, _ in islice(requeued, FETCH_AHEAD)))
-            if frame is None:
-                if self.backlog.is_lost(seq):
-                    requeued.popleft()
-                    self.counts.damaged += 1
-                    self._settle([seq])
-                    self.context.pump_soon(self)
-                break
-            requeued.popleft()
+        requeued = self.requeued
+        frames = self.backlog.bodies(requeued, limit)
+        if not frames:
+            seq = requeued[0][0]
+            if self.backlog.is_lost(seq):
+                requeued.popleft()
+                self.counts.damaged += 1
+                self._settle([seq])
+                self.context.pump_soon(self)
+            return False
+        entries = []
+        for frame in frames:
+            seq, attempts = requeued.popleft()
             entries.append((seq, min(attempts + 1, MAX_ATTEMPTS), frame))
-            size += len(frame)
-        if entries:
-            self._deliver(subscription, entries)
-        return bool(entries)
+        self._deliver(subscription, entries)
+        return True
 
     def _deliver(self, subscription: Subscription, entries: Iterable[tuple[int, int, bytes]]) -> None:
         """Deliver messages given as (seq, attempts, frame): redeliveries, or to a client that samples."""
@@ -299,15 +299,20 @@ class Channel:
     def defer(self, seq: int, attempts: int, due: float) -> None:
         """Keep a message back until `due`, in seconds of the broker's clock."""
         self.deferred.add(seq, attempts, due)
-        if due < self.alarm_at:
-            self.context.timers.set(self, due)
+        if due - AHEAD < self.alarm_at:
+            self.context.timers.set(self, self.deferred.next_alarm(self.context.now))
 
     def alarm(self, now: float) -> None:
-        """Requeue the deferred messages that have become due."""
-        self.requeued.extend(self.deferred.pop_due(now))
-        if self.deferred.next_due < math.inf:
-            self.context.timers.set(self, self.deferred.next_due)
-        self.context.pump_soon(self)
+        """Requeue the deferred messages that have become due, and have those read that are due soon."""
+        due = self.deferred.pop_due(now, DUE_AT_ONCE)
+        if due:
+            self.requeued.extend(due)
+            self.context.pump_soon(self)
+        soon = self.deferred.pop_soon(now, self.backlog.most_ahead if self.subscriptions else 0)
+        if soon:
+            self.backlog.fetch_ahead(soon)
+        if self.deferred:
+            self.context.timers.set(self, self.deferred.next_alarm(now))
 
     def _timed_out(self, subscription: Subscription, entries: list[InFlight]) -> None:
         """Requeue messages that a subscription has not answered in time."""

@@ -14,9 +14,11 @@ attempts and due time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
 from nsqd.broker.backlog import TURN_BYTES, ChannelCounts
+from nsqd.broker.body_cache import BodyCache
 from nsqd.broker.log_reader import LogReader
 from nsqd.broker.log_view import LogView
 from nsqd.broker.oldest import Oldest, PublishTime
@@ -34,6 +36,7 @@ class LogBacklog:
         "_to_settle",
         "_unwritten",
         "_unwritten_awaiting",
+        "cache",
         "counts",
         "cursor",
         "generation",
@@ -53,7 +56,9 @@ class LogBacklog:
         self.settled.add(0, start)
         self.counts = ChannelCounts()
         self.wake: Callable[[], None] = lambda: None
-        self.reader = LogReader(view, lambda: self.wake())
+        self.reader = LogReader(view, lambda: self.wake(), self.let_go)
+        self.cache = BodyCache(view, lambda: self.wake())
+        view.keepers[self] = None
         self._oldest = Oldest(view)
         self._to_settle: list[int] = []  # since the last append
         self._unwritten = RangeSet()  # settled, but in no successful append yet
@@ -114,6 +119,8 @@ class LogBacklog:
         window = self.view.window
         if cursor >= window.base:
             frames = window.slice(cursor, limit)
+            if self.reader.holds_frames:
+                self.reader.end()
         else:
             cold = self.reader.take(cursor, limit)
             if cold is None:
@@ -124,11 +131,38 @@ class LogBacklog:
         self.cursor = cursor + len(frames)
         return cursor, frames
 
-    def body(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
-        return self.reader.get(seq, wanted_soon)
+    def bodies(self, queue: Sequence[tuple[int, int]], limit: int) -> list[bytes]:
+        cache = self.cache
+        seqs = [seq for seq, _ in islice(queue, limit)]
+        frames = cache.get_all(seqs)
+        if not frames and cache.fetch(lambda: (seq for seq, _ in queue), seqs[0]):
+            frames = cache.get_all(seqs)
+        return _up_to(frames, TURN_BYTES)
+
+    def fetch_ahead(self, seqs: Iterable[int]) -> None:
+        self.cache.fetch_ahead(seqs)
+
+    @property
+    def most_ahead(self) -> int:
+        return self.cache.most_ahead
 
     def is_lost(self, seq: int) -> bool:
-        return self.reader.is_lost(seq)
+        return self.cache.is_lost(seq)
+
+    def let_go(self, first: int, frames: list[bytes]) -> None:
+        """These leave memory: keep those that wait for another delivery, or for the end of their delay."""
+        end = first + len(frames)
+        if self.settled.end_of(0) >= end:
+            return
+        cursor, waiting = self.cursor, list[int]()
+        for start, stop in self.settled.gaps(first, end):
+            waiting += range(start, min(stop, cursor))
+            for skip_start, skip_stop in self.skip.overlapping(max(start, cursor), stop):
+                waiting += range(max(start, cursor, skip_start), min(stop, skip_stop))
+        if self._to_settle:
+            settled = set(self._to_settle)
+            waiting = [seq for seq in waiting if seq not in settled]
+        self.cache.hold((seq, frames[seq - first]) for seq in waiting)
 
     # --- new messages
 
@@ -163,6 +197,7 @@ class LogBacklog:
 
     def settle(self, seqs: list[int]) -> None:
         self._to_settle += seqs
+        self.cache.forget(seqs)
         self.view.record_soon(self)
 
     def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
@@ -178,12 +213,17 @@ class LogBacklog:
         self._to_settle = []
         self._unwritten = RangeSet()
         self._unwritten_awaiting.clear()
-        self.reader.close()
+        self._release()
         return ready
 
     def close(self) -> None:
         self.view.changed.pop(self, None)
+        self.view.keepers.pop(self, None)
+        self._release()
+
+    def _release(self) -> None:
         self.reader.close()
+        self.cache.clear()
 
     # --- records
 

@@ -175,7 +175,7 @@ class RangeSet:
             return starts[at]
         return self._firsts[block + 1] if block + 1 < len(self._firsts) else None
 
-    def _between(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def overlapping(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The ranges that have numbers of `[start, end)`, whole."""
         for block in range(self._block_of(start), len(self._blocks)):
             starts, ends = self._blocks[block]
@@ -187,7 +187,7 @@ class RangeSet:
     def gaps(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges of `[start, end)` that are not in the set."""
         out = []
-        for range_start, range_end in self._between(start, end):
+        for range_start, range_end in self.overlapping(start, end):
             if range_start > start:
                 out.append((start, range_start))
             start = range_end

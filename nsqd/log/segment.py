@@ -4,12 +4,18 @@ A *position* counts bytes from the beginning of the topic's first segment, over 
 is named by the position of its first byte. Its sparse index (a sequence number and an offset every 64 KiB) finds a
 message. It is built by appending and by reading; a segment that was there at the start has none at first, and is
 searched from its beginning once.
+
+Reads of single messages (`fetch.py`) need more: where each record begins. They note it in `blocks`, for the stretches
+between two entries of the sparse index in which they read. Blocks are dropped when they take too much memory, and are
+made again by the next read there.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 
 import attrs
 
@@ -17,10 +23,24 @@ from nsqd.log.records import FILE_HEADER_SIZE, Kind, decode_deferred, split_mess
 from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.storage import File
 
-__all__ = ["INDEX_EVERY", "Damage", "MessageRun", "ReadPlan", "ReadResult", "Segment", "segment_name"]
+__all__ = [
+    "INDEX_EVERY",
+    "INLINE_SCAN",
+    "Block",
+    "Damage",
+    "MessageRun",
+    "ReadPlan",
+    "ReadResult",
+    "Segment",
+    "messages_of",
+    "segment_name",
+]
 
 INDEX_EVERY = 64 * 1024
 INLINE_SCAN = 4 * 1024 * 1024  # how far a read that must not wait may search
+
+_OFFSET = itemgetter(1)
+_HIGHEST = 1 << 64  # above every offset
 
 
 def segment_name(position: int) -> str:
@@ -41,13 +61,15 @@ class Segment:
     first: int
     salt: int
     synced: int = 0
-    seqs: list[int] = attrs.field(factory=list)
-    offsets: list[int] = attrs.field(factory=list)
+    marks: list[tuple[int, int]] = attrs.field(
+        factory=list
+    )  # (sequence number, offset) of records, 64 KiB apart
     written_back: int = 0  # offset up to which the system was asked to write
+    blocks: dict[int, Block] = attrs.field(factory=dict)  # by the offset of their first record
+    blocks_size: int = 0  # bytes of memory, approximately
 
     def __attrs_post_init__(self) -> None:
-        self.seqs.append(self.first)
-        self.offsets.append(FILE_HEADER_SIZE)
+        self.marks.append((self.first, FILE_HEADER_SIZE))
 
     @property
     def end(self) -> int:
@@ -60,19 +82,72 @@ class Segment:
 
     def remember(self, seq: int, offset: int) -> None:
         """Note where the record that begins with `seq` is, unless another note is near."""
-        at = len(self.offsets)
-        if offset < self.offsets[-1]:  # a reader far behind, where the replay has left no notes
-            at = bisect_right(self.offsets, offset)
-            if self.offsets[at] - offset < INDEX_EVERY:
+        marks = self.marks
+        at = len(marks)
+        if offset < marks[-1][1]:  # a reader far behind, where the replay has left no notes
+            at = bisect_right(marks, offset, key=_OFFSET)
+            if marks[at][1] - offset < INDEX_EVERY:
                 return
-        if offset - self.offsets[at - 1] >= INDEX_EVERY:
-            self.seqs.insert(at, seq)
-            self.offsets.insert(at, offset)
+        if offset - marks[at - 1][1] >= INDEX_EVERY:
+            marks.insert(at, (seq, offset))
 
     def offset_of(self, seq: int) -> tuple[int, int]:
         """(offset, sequence number) of a record at or before the one with `seq`."""
-        at = max(0, bisect_right(self.seqs, seq) - 1)
-        return self.offsets[at], self.seqs[at]
+        seq, offset = self.marks[max(0, bisect_right(self.marks, (seq, _HIGHEST)) - 1)]
+        return offset, seq
+
+    def stretch_of(self, seq: int, limit: int) -> tuple[int, int, int | None]:
+        """The stretch between two notes that has the record with `seq`, in the file's first `limit` bytes.
+
+        Returns the offsets of its start and its end, and the first sequence number after it; None for the last one.
+        *Any thread*: notes may be added meanwhile, but are never removed.
+        """
+        marks = self.marks
+        at = bisect_right(marks, (seq, _HIGHEST))
+        offset = marks[max(0, at - 1)][1]
+        for after, end in marks[at : at + 1]:
+            if offset < end < limit:
+                return offset, end, after
+        return offset, limit, None
+
+    def note_block(self, block: Block) -> None:
+        """Keep where the records of a stretch are, if the stretch begins at a note."""
+        self.remember(block.first, block.offset)
+        at = bisect_left(self.marks, block.offset, key=_OFFSET)
+        if at < len(self.marks) and self.marks[at][1] == block.offset:
+            old = self.blocks.get(block.offset)
+            self.blocks_size += block.size - (old.size if old is not None else 0)
+            self.blocks[block.offset] = block
+
+    def release(self, size: int) -> int:
+        """Drop all blocks; see `budget.Holder`."""
+        self.blocks = {}
+        self.blocks_size = 0
+        return 0
+
+
+@attrs.frozen
+class Block:
+    """Where the records with messages are in a stretch of a segment. A record has those up to the next one's first.
+
+    `first`: the first sequence number. `offset`: where the stretch begins. `seqs`, `offsets`: of each record, relative
+    to these, and one more each for what follows the last record.
+    """
+
+    first: int
+    offset: int
+    seqs: array[int]
+    offsets: array[int]
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, approximately."""
+        return 300 + 8 * len(self.seqs)
+
+    @property
+    def end(self) -> int:
+        """The first sequence number after it."""
+        return self.first + self.seqs[-1]
 
 
 @attrs.frozen
@@ -160,7 +235,13 @@ class ReadPlan:
             result.notes.append((item.head.first, item.offset))
             if run is not None and item.head.end > self.seq:
                 skip = max(0, self.seq - run.first)
-                result.runs.append(MessageRun(run.first + skip, run.frames[skip:]) if skip else run)
+                if skip:
+                    run = MessageRun(run.first + skip, run.frames[skip:])
+                last = result.runs[-1] if result.runs else None
+                if last is not None and last.first + len(last.frames) == run.first:
+                    last.frames.extend(run.frames)  # else a consumer would get one message at a time
+                else:
+                    result.runs.append(run)
                 result.next = item.head.end
                 taken += item.head.length
                 if taken >= self.max_bytes:

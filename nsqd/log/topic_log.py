@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from nsqd.log.budget import MemoryBudget
+from nsqd.log.fetch import FetchPlan, FetchResult
 from nsqd.log.paths import os_error
 from nsqd.log.records import (
     FLOWING,
@@ -35,10 +37,12 @@ from nsqd.log.state import Change
 from nsqd.log.storage import File, Storage
 from nsqd.log.writers import Writers
 
-__all__ = ["Batch", "SyncError", "TopicLog"]
+__all__ = ["INDEX_BYTES", "Batch", "SyncError", "TopicLog"]
 
 # Bytes; so that no write has to wait because the page cache is full of dirty pages.
 WRITE_BACK_EVERY = 4 * 1024 * 1024
+# Bytes of memory for the places of single records, for all logs of a data path.
+INDEX_BYTES = 32 * 1024 * 1024
 
 
 @attrs.define(eq=False)
@@ -91,6 +95,7 @@ class TopicLog:
         self.max_segment_bytes = max_segment_bytes
         self.wall_ns = wall_ns
         self.writers = writers or Writers()
+        self.index_budget = MemoryBudget(INDEX_BYTES)  # or the one of its data path
         self.end = 0
         self.segments: list[Segment] = []
         self.snapshots: list[int] = []
@@ -138,7 +143,7 @@ class TopicLog:
             raise
         self._use_up(batches)
         self.records_since_snapshot += len(buffers) // 2
-        if file.size - segment.offsets[-1] >= INDEX_EVERY:
+        if file.size - segment.marks[-1][1] >= INDEX_EVERY:
             for batch, head, payload in zip(batches, buffers[::2], buffers[1::2], strict=False):
                 segment.remember(seq, offset)
                 seq += len(batch.frames)
@@ -257,6 +262,19 @@ class TopicLog:
         offset, first = segment.offset_of(seq)
         return ReadPlan(segment, self._open_to_read, offset, first, segment.file.size, seq, end, max_bytes)
 
+    def plan_fetch(self, seqs: list[int], max_bytes: int, max_size: int) -> FetchPlan:
+        """A read of single messages, which must be in the log; for the limits see `FetchPlan`."""
+        segments = [(segment, segment.file.size) for segment in self.segments]
+        return FetchPlan(segments, self._open_to_read, seqs, max_bytes, max_size)
+
+    def accept_fetch(self, result: FetchResult) -> None:
+        """Keep where the records are that a read has found."""
+        for segment, block in result.blocks:
+            segment.note_block(block)
+            # Not for a segment that was dropped meanwhile.
+            if segment in self.segments:
+                self.index_budget.update(segment, segment.blocks_size)
+
     def _open_to_read(self, segment: Segment, wait: bool) -> File:
         """An open file for one read. With `wait`, *any thread*: then no writer is closed when descriptors run out."""
 
@@ -357,7 +375,7 @@ class TopicLog:
         """Forget segments, and close them; their files are removed by the caller's job."""
         for segment in segments:
             self.segments.remove(segment)
-            self.writers.close(segment)
+            self._forget(segment)
 
     def remove_files(self, paths: Iterable[str]) -> None:
         """Remove some of its files; *any thread*. Does nothing once the topic is deleted. `OSError`."""
@@ -371,4 +389,8 @@ class TopicLog:
     def close(self) -> None:
         """Close the files, synced or not."""
         for segment in self.segments:
-            self.writers.close(segment)
+            self._forget(segment)
+
+    def _forget(self, segment: Segment) -> None:
+        self.writers.close(segment)
+        self.index_budget.update(segment, 0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
+from itertools import islice, repeat
 
 from nsqd.broker.fetcher import Fetcher
 from nsqd.broker.log_view import LogView
@@ -61,9 +61,7 @@ class BodyCache:
         """Drop these: they are settled."""
         if not self._frames:
             return
-        pop, size = self._frames.pop, 0
-        for seq in seqs:
-            size += len(pop(seq, b""))
+        size = sum(map(len, map(self._frames.pop, seqs, repeat(b""))))
         if size:
             self._size -= size
             self._budget.update(self, self._size)
@@ -102,15 +100,18 @@ class BodyCache:
 
     # --- reads
 
-    def get_all(self, seqs: list[int]) -> list[bytes]:
-        """The frames of these messages, up to the first one that is not in memory."""
+    def get_all(self, seqs: list[int], max_size: int) -> list[bytes]:
+        """The frames of these messages, up to about `max_size` bytes or the first one that is not in memory."""
         held, window = self._frames.get, self._view.window.get
-        frames = []
+        frames: list[bytes] = []
         for seq in seqs:
             frame = held(seq) or window(seq)
             if frame is None:
                 break
             frames.append(frame)
+            max_size -= len(frame)
+            if max_size <= 0:
+                break
         return frames
 
     def fetch(self, queue: Callable[[], Iterable[int]], first: int) -> bytes | None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, repeat
 
 from nsqd.broker.backlog import Backlog
@@ -170,7 +170,7 @@ class Channel:
             return False
         first, frames = taken
         if subscription.sample:
-            self._deliver(subscription, [(first + at, 1, frame) for at, frame in enumerate(frames)])
+            self._deliver(subscription, range(first, first + len(frames)), repeat(1), frames)
             return True
         now, count = self.context.now, len(frames)
         deadline = now + subscription.timeout
@@ -204,31 +204,44 @@ class Channel:
                 self._settle([seq])
                 self.context.pump_soon(self)
             return False
-        entries = []
-        for frame in frames:
-            seq, attempts = requeued.popleft()
-            entries.append((seq, min(attempts + 1, MAX_ATTEMPTS), frame))
-        self._deliver(subscription, entries)
+        taken = [requeued.popleft() for _ in frames]
+        attempts = [min(before + 1, MAX_ATTEMPTS) for _, before in taken]
+        self._deliver(subscription, [seq for seq, _ in taken], attempts, frames)
         return True
 
-    def _deliver(self, subscription: Subscription, entries: Iterable[tuple[int, int, bytes]]) -> None:
-        """Deliver messages given as (seq, attempts, frame): redeliveries, or to a client that samples."""
+    def _deliver(
+        self, subscription: Subscription, seqs: Sequence[int], attempts: Iterable[int], frames: list[bytes]
+    ) -> None:
+        """Deliver messages: redeliveries, or to a client that samples."""
+        if subscription.sample:
+            seqs, attempts, frames = self._sample(subscription, seqs, attempts, frames)
+            if not frames:
+                return
+        if self.latency is not None:
+            self.latency.delivered(seqs, frames)
         now = self.context.now
         deadline, limit = now + subscription.timeout, now + self.context.options.max_msg_timeout
-        frames, sampled_out, latency = [], [], self.latency
-        for seq, attempts, frame in entries:
-            if subscription.is_sampled_out():
-                sampled_out.append(seq)
-                continue
-            if latency is not None:
-                latency.delivered((seq,), (frame,))
-            subscription.in_flight[frame[ID]] = (seq, attempts, deadline, limit)
-            frames.append(frame if attempts == 1 else with_attempts(frame, attempts))
-        if sampled_out:
-            self.counts.dropped += len(sampled_out)
-            self._settle(sampled_out)
-        if frames:
-            self._sent(subscription, frames, len(frames), deadline)
+        attempts = list(islice(attempts, len(frames)))
+        entries = zip(seqs, attempts, repeat(deadline), repeat(limit), strict=False)
+        subscription.in_flight.update(zip([frame[ID] for frame in frames], entries, strict=True))
+        numbered = [
+            frame if number == 1 else with_attempts(frame, number)
+            for frame, number in zip(frames, attempts, strict=True)
+        ]
+        self._sent(subscription, numbered, len(numbered), deadline)
+
+    def _sample(
+        self, subscription: Subscription, seqs: Sequence[int], attempts: Iterable[int], frames: list[bytes]
+    ) -> tuple[list[int], list[int], list[bytes]]:
+        """Drop the messages that a client which samples does not get; returns the others."""
+        entries = list(zip(seqs, attempts, frames, strict=False))
+        chosen = [entry for entry in entries if not subscription.is_sampled_out()]
+        if len(chosen) < len(entries):
+            kept = {seq for seq, _, _ in chosen}
+            dropped = [seq for seq in seqs if seq not in kept]
+            self.counts.dropped += len(dropped)
+            self._settle(dropped)
+        return [e[0] for e in chosen], [e[1] for e in chosen], [e[2] for e in chosen]
 
     def _sent(self, subscription: Subscription, frames: list[bytes], count: int, deadline: float) -> None:
         subscription.message_count += count

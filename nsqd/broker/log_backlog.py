@@ -24,8 +24,11 @@ from nsqd.broker.log_view import LogView
 from nsqd.broker.oldest import Oldest, PublishTime
 from nsqd.log.ranges import RangeSet, runs
 from nsqd.log.state import AwaitingRedelivery, Change, ChannelState, Code, flat_runs
+from nsqkit.wire.frames import BODY
 
 __all__ = ["LogBacklog"]
+
+MOST_IN_TURN = TURN_BYTES // BODY  # messages without a body
 
 
 class LogBacklog:
@@ -61,7 +64,9 @@ class LogBacklog:
         view.keepers[self] = None
         self._oldest = Oldest(view)
         self._to_settle: list[int] = []  # since the last append
-        self._unwritten = RangeSet()  # settled, but in no successful append yet
+        self._unwritten: list[
+            tuple[int, int]
+        ] = []  # ranges that are settled, but in no successful append yet
         self._unwritten_awaiting: dict[int, AwaitingRedelivery] = {}
 
     @classmethod
@@ -99,7 +104,7 @@ class LogBacklog:
     def floor(self) -> float:
         """The lowest seq that is not settled according to the log: after a crash now it would be delivered again."""
         floor = self.settled.end_of(0)
-        return min(floor, self._unwritten.first_range()[0]) if self._unwritten else floor
+        return min(floor, self._unwritten[0][0]) if self._unwritten else floor
 
     # --- bodies
 
@@ -133,11 +138,11 @@ class LogBacklog:
 
     def bodies(self, queue: Sequence[tuple[int, int]], limit: int) -> list[bytes]:
         cache = self.cache
-        seqs = [seq for seq, _ in islice(queue, limit)]
-        frames = cache.get_all(seqs)
+        seqs = [seq for seq, _ in islice(queue, min(limit, MOST_IN_TURN))]
+        frames = cache.get_all(seqs, TURN_BYTES)
         if not frames and cache.fetch(lambda: (seq for seq, _ in queue), seqs[0]):
-            frames = cache.get_all(seqs)
-        return _up_to(frames, TURN_BYTES)
+            frames = cache.get_all(seqs, TURN_BYTES)
+        return frames
 
     def fetch_ahead(self, seqs: Iterable[int]) -> None:
         self.cache.fetch_ahead(seqs)
@@ -211,7 +216,7 @@ class LogBacklog:
         self.skip.discard_below(self.cursor)
         self.settled.add(0, self.cursor)
         self._to_settle = []
-        self._unwritten = RangeSet()
+        self._unwritten = []
         self._unwritten_awaiting.clear()
         self._release()
         return ready
@@ -235,11 +240,12 @@ class LogBacklog:
         changes: list[Change] = []
         # Runs are formed once a commit, not with every FIN: sorting a list is cheaper than many insertions.
         if self._to_settle:
-            for start, end in runs(self._to_settle):
+            settled = runs(self._to_settle)
+            for start, end in settled:
                 self.settled.add(start, end)
-                self._unwritten.add(start, end)
+            # All since the last successful append: the changes of a failed one are written again.
+            self._unwritten = list(RangeSet(self._unwritten + settled)) if self._unwritten else settled
             self._to_settle = []
-        # All since the last successful append: the changes of a failed one are written again.
         if self._unwritten:
             changes.append((Code.FINISHED, self.generation, *flat_runs(self._unwritten)))
         if self._unwritten_awaiting and not full:
@@ -251,8 +257,7 @@ class LogBacklog:
 
     def changes_written(self, full: bool) -> None:
         """The append with the result of `collect_changes` has succeeded."""
-        if self._unwritten:
-            self._unwritten = RangeSet()
+        self._unwritten = []
         if not full:
             self._unwritten_awaiting.clear()
 

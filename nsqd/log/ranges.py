@@ -98,20 +98,26 @@ class RangeSet:
             last_ends[-1] = end
             self.count += end - start
             return end - start
-        at = self._block_of(start)
-        self._join(at, end)
+        firsts = self._firsts
+        at = max(0, bisect_right(firsts, start) - 1)
+        if at + 1 < len(firsts) and firsts[at + 1] <= end:
+            self._join(at, end)
         starts, ends = blocks[at]
         low = bisect_left(ends, start)  # first range that ends at `start` or later: it touches or follows
-        high = bisect_right(starts, end)  # first range that begins after `end`
-        covered = sum(ends[low:high]) - sum(starts[low:high])
-        if low < high:
+        high = bisect_right(starts, end, low)  # first range that begins after `end`
+        if low == high:
+            starts.insert(low, start)
+            ends.insert(low, end)
+            new = end - start
+            if len(starts) > BLOCK_RANGES:
+                self._split(at)
+        else:
+            covered = sum(ends[low:high]) - sum(starts[low:high])
             start, end = min(start, starts[low]), max(end, ends[high - 1])
-        starts[low:high] = [start]
-        ends[low:high] = [end]
-        self._firsts[at] = starts[0]
-        if len(starts) > BLOCK_RANGES:
-            self._split(at)
-        new = end - start - covered
+            starts[low:high] = [start]
+            ends[low:high] = [end]
+            new = end - start - covered
+        firsts[at] = blocks[at][0][0]
         self.count += new
         return new
 

@@ -100,7 +100,7 @@ class BodyCache:
 
     # --- reads
 
-    def get_all(self, seqs: list[int], max_size: int) -> list[bytes]:
+    def get_all(self, seqs: Iterable[int], max_size: int) -> list[bytes]:
         """The frames of these messages, up to about `max_size` bytes or the first one that is not in memory."""
         held, window = self._frames.get, self._view.window.get
         frames: list[bytes] = []

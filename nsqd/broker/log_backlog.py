@@ -24,11 +24,8 @@ from nsqd.broker.log_view import LogView
 from nsqd.broker.oldest import Oldest, PublishTime
 from nsqd.log.ranges import RangeSet, runs
 from nsqd.log.state import AwaitingRedelivery, Change, ChannelState, Code, flat_runs
-from nsqkit.wire.frames import BODY
 
 __all__ = ["LogBacklog"]
-
-MOST_IN_TURN = TURN_BYTES // BODY  # messages without a body
 
 
 class LogBacklog:
@@ -138,10 +135,9 @@ class LogBacklog:
 
     def bodies(self, queue: Sequence[tuple[int, int]], limit: int) -> list[bytes]:
         cache = self.cache
-        seqs = [seq for seq, _ in islice(queue, min(limit, MOST_IN_TURN))]
-        frames = cache.get_all(seqs, TURN_BYTES)
-        if not frames and cache.fetch(lambda: (seq for seq, _ in queue), seqs[0]):
-            frames = cache.get_all(seqs, TURN_BYTES)
+        frames = cache.get_all((seq for seq, _ in islice(queue, limit)), TURN_BYTES)
+        if not frames and cache.fetch(lambda: (seq for seq, _ in queue), queue[0][0]):
+            frames = cache.get_all((seq for seq, _ in islice(queue, limit)), TURN_BYTES)
         return frames
 
     def fetch_ahead(self, seqs: Iterable[int]) -> None:

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from nsqd.log.records import RECORD_HEAD_SIZE, FormatError, Kind, RecordHead
-from nsqd.log.scan import Record
-from nsqd.log.segment import INDEX_EVERY, INLINE_SCAN, Block, Segment, messages_of
+from nsqd.log.records import RECORD_HEAD_SIZE, FormatError, Kind, decode_record, peek_head
+from nsqd.log.segment import INDEX_EVERY, INLINE_SCAN, Block, Segment, frames_of
 from nsqd.log.storage import File
 
 __all__ = ["FetchPlan", "FetchResult"]
@@ -27,7 +26,7 @@ GAP_BYTES = 4 * 1024
 READ_BYTES = 256 * 1024  # of one read, unless a record is longer
 SURVEY_BYTES = 1024 * 1024
 
-_WITH_MESSAGES = (Kind.MESSAGES, Kind.DEFERRED)
+_WITH_MESSAGES = (int(Kind.MESSAGES), int(Kind.DEFERRED))  # comparing integers is faster
 
 
 @attrs.define(eq=False)
@@ -149,15 +148,13 @@ class _Fetch:
                 self.result.doubtful += span.seqs
 
     def _keep(self, span: _Span, data: bytes, at: int) -> None:
-        head = RecordHead.decode(data, at, self.segment.salt)
-        payload = data[at + RECORD_HEAD_SIZE : at + head.size]
-        head.check(payload)
-        run = messages_of(Record(span.start, head, payload))
-        if run is None or run.first > span.seqs[0]:
+        kind, first, count, payload = decode_record(data, at, self.segment.salt)
+        frames = frames_of(kind, count, payload)
+        if frames is None or first > span.seqs[0]:
             raise FormatError("another record than expected")
         result = self.result
         for seq in span.seqs:
-            frame = run.frames[seq - run.first]
+            frame = frames[seq - first]
             result.frames[seq] = frame
             result.size += len(frame)
 
@@ -198,22 +195,22 @@ class _Fetch:
     def _survey(self, start: int, end: int, after: int | None) -> list[Block]:
         """The blocks of the stretch `[start, end)`, from head to head. `after`: the first sequence number after it."""
         builder = _BlockBuilder(start, end)
-        decode, salt = RecordHead.decode, self.segment.salt
+        salt = self.segment.salt
         data, base, offset, following = b"", start, start, 0
         while offset < end:
             at = offset - base
             if at + RECORD_HEAD_SIZE > len(data):
                 data, base, at = self._read(offset, min(SURVEY_BYTES, end - offset)), offset, 0
             try:
-                head = decode(data, at, salt)
+                kind, length, first, count = peek_head(data, at, salt)
             except FormatError:
                 return []
-            if head.kind in _WITH_MESSAGES:
-                if head.first < following:
+            if kind in _WITH_MESSAGES:
+                if first < following:
                     return []
-                builder.add(head.first, offset)
-                following = head.end
-            offset += head.size
+                builder.add(first, offset)
+                following = first + count
+            offset += RECORD_HEAD_SIZE + length
         return builder.finish(offset, following if after is None else after)
 
 

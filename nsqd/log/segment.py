@@ -32,6 +32,7 @@ __all__ = [
     "ReadPlan",
     "ReadResult",
     "Segment",
+    "frames_of",
     "messages_of",
     "segment_name",
 ]
@@ -253,8 +254,14 @@ class ReadPlan:
 
 def messages_of(record: Record) -> MessageRun | None:
     """The messages of a record; None for a record of another kind."""
-    if record.head.kind is Kind.MESSAGES:
-        return MessageRun(record.head.first, split_messages(record.payload, record.head.count))
-    if record.head.kind is Kind.DEFERRED:
-        return MessageRun(record.head.first, decode_deferred(record.payload, record.head.count)[0])
+    frames = frames_of(record.head.kind, record.head.count, record.payload)
+    return MessageRun(record.head.first, frames) if frames is not None else None
+
+
+def frames_of(kind: int, count: int, payload: bytes) -> list[bytes] | None:
+    """The message frames in a record; None for a record of another kind. `FormatError`."""
+    if kind == Kind.MESSAGES:
+        return split_messages(payload, count)
+    if kind == Kind.DEFERRED:
+        return decode_deferred(payload, count)[0]
     return None

@@ -7,7 +7,7 @@ which of them have never been delivered, where each body is, and how to record f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -16,10 +16,9 @@ from nsqd.broker.oldest import PublishTime
 from nsqd.log.ranges import RangeSet
 from nsqd.log.state import Change, Code
 
-__all__ = ["FETCH_AHEAD", "TURN_BYTES", "Backlog", "ChannelCounts"]
+__all__ = ["TURN_BYTES", "Backlog", "ChannelCounts"]
 
 TURN_BYTES = 64 * 1024  # that one subscription gets in one turn, approximately
-FETCH_AHEAD = 1000  # requeued messages whose bodies one read of the log may fetch
 
 
 @attrs.define(eq=False)
@@ -75,11 +74,18 @@ class Backlog(Protocol):
     def take(self, limit: int) -> tuple[int, list[bytes]] | None:
         """Up to `limit` consecutive ready messages, as (first seq, frames). None if none is available now."""
 
-    def body(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
-        """The frame of a message that was taken or deferred. None while it is being read, or if it is lost.
+    def bodies(self, queue: Sequence[tuple[int, int]], limit: int) -> list[bytes]:
+        """The frames of the first messages of a queue of (seq, attempts): of messages that were taken or deferred.
 
-        `wanted_soon`: seqs that the same read may fetch too.
+        As many as are in memory, up to `limit`; none while the first one is being read, or if it is lost.
         """
+
+    def fetch_ahead(self, seqs: Iterable[int]) -> None:
+        """Read bodies of deferred messages that are due soon."""
+
+    @property
+    def most_ahead(self) -> int:
+        """How many of them may be read ahead of their time."""
 
     def is_lost(self, seq: int) -> bool:
         """Whether this message is lost to damage on disk."""

@@ -249,6 +249,7 @@ class Broker:
 
     def advance(self, now: float, wall_ns: int) -> None:
         """Begin a round: set the clock."""
+        self.context.round += 1
         self.context.now, self.context.wall_ns = now, wall_ns
 
     def commit(self) -> None:

@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, repeat
 
-from nsqd.broker.backlog import FETCH_AHEAD, TURN_BYTES, Backlog
+from nsqd.broker.backlog import Backlog
 from nsqd.broker.context import BrokerContext
-from nsqd.broker.deferred import Deferred
+from nsqd.broker.deferred import AHEAD, Deferred
 from nsqd.broker.delivery import Delivery
 from nsqd.broker.errors import NotInFlight, NotOwner
 from nsqd.broker.latency import ChannelLatency
@@ -40,6 +40,8 @@ from nsqd.log.ranges import RangeSet
 from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
 
 __all__ = ["Channel"]
+
+DUE_AT_ONCE = 2000  # deferred messages that are requeued in one round, which bounds its length
 
 
 class Channel:
@@ -168,7 +170,7 @@ class Channel:
             return False
         first, frames = taken
         if subscription.sample:
-            self._deliver(subscription, [(first + at, 1, frame) for at, frame in enumerate(frames)])
+            self._deliver(subscription, range(first, first + len(frames)), repeat(1), frames)
             return True
         now, count = self.context.now, len(frames)
         deadline = now + subscription.timeout
@@ -192,43 +194,54 @@ class Channel:
         return True
 
     def _serve_requeued(self, subscription: Subscription, limit: int) -> bool:
-        entries: list[tuple[int, int, bytes]] = []
-        size, requeued = 0, self.requeued
-        while requeued and len(entries) < limit and size < TURN_BYTES:
-            seq, attempts = requeued[0]
-            frame = self.backlog.body(seq, (seq for seq, _ in islice(requeued, FETCH_AHEAD)))
-            if frame is None:
-                if self.backlog.is_lost(seq):
-                    requeued.popleft()
-                    self.counts.damaged += 1
-                    self._settle([seq])
-                    self.context.pump_soon(self)
-                break
-            requeued.popleft()
-            entries.append((seq, min(attempts + 1, MAX_ATTEMPTS), frame))
-            size += len(frame)
-        if entries:
-            self._deliver(subscription, entries)
-        return bool(entries)
+        requeued = self.requeued
+        frames = self.backlog.bodies(requeued, limit)
+        if not frames:
+            seq = requeued[0][0]
+            if self.backlog.is_lost(seq):
+                requeued.popleft()
+                self.counts.damaged += 1
+                self._settle([seq])
+                self.context.pump_soon(self)
+            return False
+        taken = [requeued.popleft() for _ in frames]
+        attempts = [min(before + 1, MAX_ATTEMPTS) for _, before in taken]
+        self._deliver(subscription, [seq for seq, _ in taken], attempts, frames)
+        return True
 
-    def _deliver(self, subscription: Subscription, entries: Iterable[tuple[int, int, bytes]]) -> None:
-        """Deliver messages given as (seq, attempts, frame): redeliveries, or to a client that samples."""
+    def _deliver(
+        self, subscription: Subscription, seqs: Sequence[int], attempts: Iterable[int], frames: list[bytes]
+    ) -> None:
+        """Deliver messages: redeliveries, or to a client that samples."""
+        if subscription.sample:
+            seqs, attempts, frames = self._sample(subscription, seqs, attempts, frames)
+            if not frames:
+                return
+        if self.latency is not None:
+            self.latency.delivered(seqs, frames)
         now = self.context.now
         deadline, limit = now + subscription.timeout, now + self.context.options.max_msg_timeout
-        frames, sampled_out, latency = [], [], self.latency
-        for seq, attempts, frame in entries:
-            if subscription.is_sampled_out():
-                sampled_out.append(seq)
-                continue
-            if latency is not None:
-                latency.delivered((seq,), (frame,))
-            subscription.in_flight[frame[ID]] = (seq, attempts, deadline, limit)
-            frames.append(frame if attempts == 1 else with_attempts(frame, attempts))
-        if sampled_out:
-            self.counts.dropped += len(sampled_out)
-            self._settle(sampled_out)
-        if frames:
-            self._sent(subscription, frames, len(frames), deadline)
+        attempts = list(islice(attempts, len(frames)))
+        entries = zip(seqs, attempts, repeat(deadline), repeat(limit), strict=False)
+        subscription.in_flight.update(zip([frame[ID] for frame in frames], entries, strict=True))
+        numbered = [
+            frame if number == 1 else with_attempts(frame, number)
+            for frame, number in zip(frames, attempts, strict=True)
+        ]
+        self._sent(subscription, numbered, len(numbered), deadline)
+
+    def _sample(
+        self, subscription: Subscription, seqs: Sequence[int], attempts: Iterable[int], frames: list[bytes]
+    ) -> tuple[list[int], list[int], list[bytes]]:
+        """Drop the messages that a client which samples does not get; returns the others."""
+        entries = list(zip(seqs, attempts, frames, strict=False))
+        chosen = [entry for entry in entries if not subscription.is_sampled_out()]
+        if len(chosen) < len(entries):
+            kept = {seq for seq, _, _ in chosen}
+            dropped = [seq for seq in seqs if seq not in kept]
+            self.counts.dropped += len(dropped)
+            self._settle(dropped)
+        return [e[0] for e in chosen], [e[1] for e in chosen], [e[2] for e in chosen]
 
     def _sent(self, subscription: Subscription, frames: list[bytes], count: int, deadline: float) -> None:
         subscription.message_count += count
@@ -299,15 +312,20 @@ class Channel:
     def defer(self, seq: int, attempts: int, due: float) -> None:
         """Keep a message back until `due`, in seconds of the broker's clock."""
         self.deferred.add(seq, attempts, due)
-        if due < self.alarm_at:
-            self.context.timers.set(self, due)
+        if due - AHEAD < self.alarm_at:
+            self.context.timers.set(self, self.deferred.next_alarm(self.context.now))
 
     def alarm(self, now: float) -> None:
-        """Requeue the deferred messages that have become due."""
-        self.requeued.extend(self.deferred.pop_due(now))
-        if self.deferred.next_due < math.inf:
-            self.context.timers.set(self, self.deferred.next_due)
-        self.context.pump_soon(self)
+        """Requeue the deferred messages that have become due, and have those read that are due soon."""
+        due = self.deferred.pop_due(now, DUE_AT_ONCE)
+        if due:
+            self.requeued.extend(due)
+            self.context.pump_soon(self)
+        soon = self.deferred.pop_soon(now, self.backlog.most_ahead if self.subscriptions else 0)
+        if soon:
+            self.backlog.fetch_ahead(soon)
+        if self.deferred:
+            self.context.timers.set(self, self.deferred.next_alarm(now))
 
     def _timed_out(self, subscription: Subscription, entries: list[InFlight]) -> None:
         """Requeue messages that a subscription has not answered in time."""

@@ -17,8 +17,9 @@ from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_view import LogView
 from nsqd.broker.topic import Topic
 from nsqd.log.jobs import Job
+from nsqd.log.moved import NeededMessages, NeededPlan
 from nsqd.log.records import FILE_HEADER_SIZE
-from nsqd.log.segment import NeededMessages, NeededPlan, ReadResult, Segment
+from nsqd.log.segment import ReadResult, Segment
 from nsqd.log.state import Change, Code
 
 __all__ = ["Compaction", "parked_items"]

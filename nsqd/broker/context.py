@@ -14,9 +14,9 @@ import attrs
 
 from nsqd.broker.errors import Refused
 from nsqd.broker.locality import Topology
-from nsqd.broker.read_ahead import ReadAheadBudget
 from nsqd.broker.timers import Timers
 from nsqd.broker.window import WindowBudget
+from nsqd.log.budget import MemoryBudget
 from nsqd.log.segment import Damage
 from nsqd.log.store import Store
 from nsqd.log.topic_log import TopicLog
@@ -28,6 +28,8 @@ log = get_logger("broker")
 
 # Seconds between two log lines on the same error. A failing disk fails every round, thousands of times a second.
 WRITE_ERROR_INTERVAL = 1.0
+# Reads of the log in place, in one round. The others are jobs, which bounds the length of a round.
+INLINE_READS = 8
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +92,7 @@ class BrokerContext:
         self.options = options
         self.now, self.wall_ns = now, wall_ns
         self.window_budget = WindowBudget(options.mem_queue_bytes)
-        self.read_ahead = ReadAheadBudget(options.mem_queue_bytes)
+        self.read_ahead = MemoryBudget(options.mem_queue_bytes)
         self.ephemeral_bytes = EphemeralBudget(options.mem_queue_bytes)
         self.timers = Timers()
         self.refusal: str | None = None  # why publishing is refused, apart from a full disk
@@ -101,6 +103,9 @@ class BrokerContext:
         self.to_maintain_now: dict[str, None] = {}  # the same, of which some work has just been completed
         self.snapshots: deque[Snapshotting] = deque()  # whose snapshot has slices to write
         self.sync_due = False  # `sync_every` messages are unsynced
+        self.round = 0  # counted by `Broker.advance`
+        self._reads_in = 0  # the round in which `_reads` were counted
+        self._reads = 0
         self._reported_errno: int | None = None
         self._reported_at = 0.0
 
@@ -130,6 +135,13 @@ class BrokerContext:
         topic_log.unsynced_messages += messages
         if topic_log.unsynced_messages >= self.options.sync_every:
             self.sync_due = True
+
+    def may_read_inline(self) -> bool:
+        """Take one of the reads that all channels together may make in place in this round, if one is left."""
+        if self.round != self._reads_in:
+            self._reads_in, self._reads = self.round, 0
+        self._reads += 1
+        return self._reads <= INLINE_READS
 
     # --- refusals and errors
 

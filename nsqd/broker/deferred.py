@@ -6,21 +6,29 @@ import heapq
 import math
 from collections.abc import Iterator
 
-__all__ = ["Deferred"]
+__all__ = ["AHEAD", "Deferred"]
+
+# Seconds. Messages that are due within this time are due soon; they are looked for when half of it is left, so that
+# many are found at once.
+AHEAD = 1.0
+
+_Entry = tuple[float, int, int]
+"""(due, seq, attempts)"""
 
 
 class Deferred:
     """Seqs with their attempts so far and the moment they become due, in seconds of the broker's clock.
 
-    A heap finds the next one. Its entries may be outdated (the message was removed or deferred anew): only those that
-    agree with the table count.
+    Two heaps find the next one: `_soon` has those that `pop_soon` has returned, `_later` the others. Entries may be
+    outdated (the message was removed or deferred anew): only those that are in the table count.
     """
 
-    __slots__ = ("_entries", "_heap")
+    __slots__ = ("_entries", "_later", "_soon")
 
     def __init__(self) -> None:
-        self._entries: dict[int, tuple[int, float]] = {}
-        self._heap: list[tuple[float, int]] = []
+        self._entries: dict[int, _Entry] = {}
+        self._later: list[_Entry] = []
+        self._soon: list[_Entry] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -30,30 +38,55 @@ class Deferred:
 
     def get(self, seq: int) -> tuple[int, float] | None:
         """(attempts, due) of a message that is deferred here."""
-        return self._entries.get(seq)
+        entry = self._entries.get(seq)
+        return (entry[2], entry[0]) if entry is not None else None
 
     def add(self, seq: int, attempts: int, due: float) -> None:
         """Keep a message back until `due`."""
-        self._entries[seq] = (attempts, due)
-        heapq.heappush(self._heap, (due, seq))
+        entry = self._entries[seq] = (due, seq, attempts)
+        heapq.heappush(self._later, entry)
 
-    def pop_due(self, now: float) -> list[tuple[int, int]]:
-        """Remove the messages that are due; returns (seq, attempts) of each, the earliest first."""
-        heap, entries = self._heap, self._entries
+    def pop_due(self, now: float, limit: int) -> list[tuple[int, int]]:
+        """Remove up to `limit` messages that are due; returns (seq, attempts) of each, the earliest first."""
+        out: list[tuple[int, int]] = []
+        while len(out) < limit and self.next_due <= now:
+            later = not self._soon or (self._later and self._later[0] < self._soon[0])
+            entry = heapq.heappop(self._later if later else self._soon)
+            _, seq, attempts = entry
+            if self._entries.get(seq) is entry:
+                del self._entries[seq]
+                out.append((seq, attempts))
+        return out
+
+    def pop_soon(self, now: float, limit: int) -> list[int]:
+        """Messages that are due soon and were not returned before, the earliest first.
+
+        At most `limit` that were returned are not due yet.
+        """
+        later, soon = self._later, self._soon
+        if not later or later[0][0] > now + AHEAD / 2 or len(soon) > limit // 2:
+            return []
         out = []
-        while heap and heap[0][0] <= now:
-            due, seq = heapq.heappop(heap)
-            entry = entries.get(seq)
-            if entry is not None and entry[1] == due:
-                del entries[seq]
-                out.append((seq, entry[0]))
+        while later and later[0][0] <= now + AHEAD and len(soon) < limit:
+            entry = heapq.heappop(later)
+            if self._entries.get(entry[1]) is entry:
+                heapq.heappush(soon, entry)
+                out.append(entry[1])
         return out
 
     @property
     def next_due(self) -> float:
         """A lower bound of the next due time; infinity when nothing is deferred."""
-        return self._heap[0][0] if self._heap else math.inf
+        due = self._later[0][0] if self._later else math.inf
+        return min(due, self._soon[0][0]) if self._soon else due
+
+    def next_alarm(self, now: float) -> float:
+        """When to call `pop_due` or `pop_soon` next; infinity when nothing is deferred."""
+        look = self._later[0][0] - AHEAD / 2 if self._later else math.inf
+        # Where those that are due soon cannot all be held, some are not returned by `pop_soon`.
+        return min(look, self.next_due) if look > now else self.next_due
 
     def clear(self) -> None:
         self._entries.clear()
-        self._heap.clear()
+        self._later.clear()
+        self._soon.clear()

@@ -14,9 +14,11 @@ attempts and due time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
 from nsqd.broker.backlog import TURN_BYTES, ChannelCounts
+from nsqd.broker.body_cache import BodyCache
 from nsqd.broker.log_reader import LogReader
 from nsqd.broker.log_view import LogView
 from nsqd.broker.oldest import Oldest, PublishTime
@@ -34,6 +36,7 @@ class LogBacklog:
         "_to_settle",
         "_unwritten",
         "_unwritten_awaiting",
+        "cache",
         "counts",
         "cursor",
         "generation",
@@ -53,10 +56,14 @@ class LogBacklog:
         self.settled.add(0, start)
         self.counts = ChannelCounts()
         self.wake: Callable[[], None] = lambda: None
-        self.reader = LogReader(view, lambda: self.wake())
+        self.reader = LogReader(view, lambda: self.wake(), self.let_go)
+        self.cache = BodyCache(view, lambda: self.wake())
+        view.keepers[self] = None
         self._oldest = Oldest(view)
         self._to_settle: list[int] = []  # since the last append
-        self._unwritten = RangeSet()  # settled, but in no successful append yet
+        self._unwritten: list[
+            tuple[int, int]
+        ] = []  # ranges that are settled, but in no successful append yet
         self._unwritten_awaiting: dict[int, AwaitingRedelivery] = {}
 
     @classmethod
@@ -95,22 +102,19 @@ class LogBacklog:
     @property
     def needed_from(self) -> int:
         first = self.settled.end_of(0)
-        return min(first, self._unwritten.first_range()[0]) if self._unwritten else first
+        return min(first, self._unwritten[0][0]) if self._unwritten else first
 
     def needed(self, start: int, end: int) -> list[tuple[int, int]]:
-        if not self._unwritten.count_between(start, end):
-            return self.settled.gaps(start, end)
-        needed = RangeSet(self.settled.gaps(start, end))
-        for first, last in self._unwritten:
-            needed.add(max(first, start), min(last, end))
-        return list(needed)
+        gaps = self.settled.gaps(start, end)
+        unwritten = [(max(first, start), min(last, end)) for first, last in self._unwritten]
+        return list(RangeSet([*gaps, *unwritten])) if unwritten else gaps
 
     def needed_count(self, start: int, end: int) -> int:
-        settled = self.settled.count_between(start, end) - self._unwritten.count_between(start, end)
-        return end - start - settled
+        unwritten = sum(max(0, min(last, end) - max(first, start)) for first, last in self._unwritten)
+        return end - start - self.settled.count_between(start, end) + unwritten
 
     def needs(self, seq: int) -> bool:
-        return seq not in self.settled or seq in self._unwritten
+        return seq not in self.settled or any(first <= seq < last for first, last in self._unwritten)
 
     # --- bodies
 
@@ -130,6 +134,8 @@ class LogBacklog:
         window = self.view.window
         if cursor >= window.base:
             frames = window.slice(cursor, limit)
+            if self.reader.holds_frames:
+                self.reader.end()
         else:
             cold = self.reader.take(cursor, limit)
             if cold is None:
@@ -140,11 +146,37 @@ class LogBacklog:
         self.cursor = cursor + len(frames)
         return cursor, frames
 
-    def body(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
-        return self.reader.get(seq, wanted_soon)
+    def bodies(self, queue: Sequence[tuple[int, int]], limit: int) -> list[bytes]:
+        cache = self.cache
+        frames = cache.get_all((seq for seq, _ in islice(queue, limit)), TURN_BYTES)
+        if not frames and cache.fetch(lambda: (seq for seq, _ in queue), queue[0][0]):
+            frames = cache.get_all((seq for seq, _ in islice(queue, limit)), TURN_BYTES)
+        return frames
+
+    def fetch_ahead(self, seqs: Iterable[int]) -> None:
+        self.cache.fetch_ahead(seqs)
+
+    @property
+    def most_ahead(self) -> int:
+        return self.cache.most_ahead
 
     def is_lost(self, seq: int) -> bool:
-        return self.reader.is_lost(seq)
+        return self.cache.is_lost(seq)
+
+    def let_go(self, first: int, frames: list[bytes]) -> None:
+        """These leave memory: keep those that wait for another delivery, or for the end of their delay."""
+        end = first + len(frames)
+        if self.settled.end_of(0) >= end:
+            return
+        cursor, waiting = self.cursor, list[int]()
+        for start, stop in self.settled.gaps(first, end):
+            waiting += range(start, min(stop, cursor))
+            for skip_start, skip_stop in self.skip.overlapping(max(start, cursor), stop):
+                waiting += range(max(start, cursor, skip_start), min(stop, skip_stop))
+        if self._to_settle:
+            settled = set(self._to_settle)
+            waiting = [seq for seq in waiting if seq not in settled]
+        self.cache.hold((seq, frames[seq - first]) for seq in waiting)
 
     # --- new messages
 
@@ -179,6 +211,7 @@ class LogBacklog:
 
     def settle(self, seqs: list[int]) -> None:
         self._to_settle += seqs
+        self.cache.forget(seqs)
         self.view.record_soon(self)
 
     def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
@@ -192,14 +225,19 @@ class LogBacklog:
         self.skip.discard_below(self.cursor)
         self.settled.add(0, self.cursor)
         self._to_settle = []
-        self._unwritten = RangeSet()
+        self._unwritten = []
         self._unwritten_awaiting.clear()
-        self.reader.close()
+        self._release()
         return ready
 
     def close(self) -> None:
         self.view.changed.pop(self, None)
+        self.view.keepers.pop(self, None)
+        self._release()
+
+    def _release(self) -> None:
         self.reader.close()
+        self.cache.clear()
 
     # --- records
 
@@ -212,11 +250,12 @@ class LogBacklog:
         # Runs are formed once a commit, not with every FIN: sorting a list is cheaper than many insertions.
         if self._to_settle:
             self.view.note_settled(self._to_settle)
-            for start, end in runs(self._to_settle):
+            settled = runs(self._to_settle)
+            for start, end in settled:
                 self.settled.add(start, end)
-                self._unwritten.add(start, end)
+            # All since the last successful append: the changes of a failed one are written again.
+            self._unwritten = list(RangeSet(self._unwritten + settled)) if self._unwritten else settled
             self._to_settle = []
-        # All since the last successful append: the changes of a failed one are written again.
         if self._unwritten:
             changes.append((Code.FINISHED, self.generation, *flat_runs(self._unwritten)))
         if self._unwritten_awaiting and not full:
@@ -228,8 +267,7 @@ class LogBacklog:
 
     def changes_written(self, full: bool) -> None:
         """The append with the result of `collect_changes` has succeeded."""
-        if self._unwritten:
-            self._unwritten = RangeSet()
+        self._unwritten = []
         if not full:
             self._unwritten_awaiting.clear()
 

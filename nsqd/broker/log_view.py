@@ -15,7 +15,7 @@ from nsqd.log.segment import ReadResult
 from nsqd.log.state import Change
 from nsqd.log.topic_log import TopicLog
 
-__all__ = ["LogView", "Recorder"]
+__all__ = ["Keeper", "LogView", "Recorder"]
 
 
 class Recorder(Protocol):
@@ -32,6 +32,13 @@ class Recorder(Protocol):
         """Whether changes remain for a later append."""
 
 
+class Keeper(Protocol):
+    """A backlog that may keep frames which leave the window."""
+
+    def let_go(self, first: int, frames: list[bytes]) -> None:
+        """Messages with seqs from `first` on leave the window."""
+
+
 class LogView:
     """`on_loss(start, end, damaged)` is called when messages `[start, end)` turn out to be lost."""
 
@@ -41,6 +48,8 @@ class LogView:
         self.log = log
         self.high_watermark = log.end
         self.window = Window(log.end, context.options.mem_queue_size, context.window_budget)
+        self.window.let_go = self._let_go
+        self.keepers: dict[Keeper, None] = {}
         self.changed: dict[Recorder, None] = {}
         self.settled_moved: list[
             int
@@ -48,6 +57,10 @@ class LogView:
         self.on_loss: Callable[[int, int, bool], None] = lambda _start, _end, _damaged: None
         # Places of damage, as (path, offset): every read that passes one would report it again.
         self._reported: set[tuple[str, int]] = set()
+
+    def _let_go(self, first: int, frames: list[bytes]) -> None:
+        for keeper in self.keepers:
+            keeper.let_go(first, frames)
 
     def record_soon(self, recorder: Recorder) -> None:
         """Register a backlog that has changes for the topic's next append."""

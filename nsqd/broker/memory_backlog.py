@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
-from nsqd.broker.backlog import FETCH_AHEAD, TURN_BYTES, ChannelCounts
+from nsqd.broker.backlog import TURN_BYTES, ChannelCounts
+from nsqd.broker.body_cache import BodyCache
 from nsqd.broker.context import BrokerContext
-from nsqd.broker.log_reader import LogReader
 from nsqd.broker.log_view import LogView
 from nsqd.broker.oldest import Oldest, PublishTime, published_ns
 from nsqd.log.ranges import RangeSet
@@ -46,7 +46,7 @@ class MemoryBacklog:
         self.wake: Callable[[], None] = lambda: None
         self._budget = context.ephemeral_bytes
         self._queue_size = context.options.mem_queue_size
-        self._reader = LogReader(source, lambda: self.wake()) if source else None
+        self._reader = BodyCache(source, lambda: self.wake()) if source else None
         self._oldest = Oldest(source) if source else None
         self._queue: deque[int] = deque()  # ready seqs
         self._frames: dict[int, bytes] = {}  # of all messages it holds: ready, in flight, requeued, deferred
@@ -93,7 +93,7 @@ class MemoryBacklog:
             seq = queue[0]
             if seq != first + len(frames):
                 break
-            frame = self._frames.get(seq) or self._read(seq, islice(queue, FETCH_AHEAD))
+            frame = self._frames.get(seq) or self._read(seq, lambda: queue)
             if frame is None:
                 if seq not in self._unread:  # lost
                     queue.popleft()
@@ -105,18 +105,38 @@ class MemoryBacklog:
             size += len(frame)
         return (first, frames) if frames else None
 
-    def body(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
-        return self._frames.get(seq) or self._read(seq, wanted_soon)
+    def bodies(self, queue: Sequence[tuple[int, int]], limit: int) -> list[bytes]:
+        frames: list[bytes] = []
+        size = 0
+        for seq, _ in islice(queue, limit):
+            frame = self._frames.get(seq) or self._read(seq, lambda: (seq for seq, _ in queue))
+            if frame is None:
+                break
+            frames.append(frame)
+            size += len(frame)
+            if size >= TURN_BYTES:
+                break
+        return frames
+
+    def fetch_ahead(self, seqs: Iterable[int]) -> None:
+        """Nothing to do: most of them are in memory."""
+
+    @property
+    def most_ahead(self) -> int:
+        return 0
 
     def is_lost(self, seq: int) -> bool:
         return self._reader is not None and self._reader.is_lost(seq)
 
-    def _read(self, seq: int, wanted_soon: Iterable[int]) -> bytes | None:
+    def _read(self, seq: int, queue: Callable[[], Iterable[int]]) -> bytes | None:
         """Read a frame from the log. None while it is being read, or if it is lost: then it leaves `_unread`."""
         assert self._reader is not None
         unread = self._unread
-        frame = self._reader.get(seq, (each for each in wanted_soon if each in unread))
+        frame = self._reader.get(seq) or self._reader.fetch(
+            lambda: (each for each in queue() if each in unread), seq
+        )
         if frame is not None:
+            self._reader.forget((seq,))
             unread.discard(seq)
             self._frames[seq] = frame
             self._budget.used += len(frame)  # even above the limit: it is delivered at once
@@ -200,7 +220,7 @@ class MemoryBacklog:
     def close(self) -> None:
         self.empty()
         if self._reader is not None:
-            self._reader.close()
+            self._reader.clear()
 
     # --- records
 

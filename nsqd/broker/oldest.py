@@ -10,7 +10,8 @@ from __future__ import annotations
 import attrs
 
 from nsqd.broker.log_view import LogView
-from nsqd.log.segment import MovedPlan, ReadPlan
+from nsqd.log.moved import MovedPlan
+from nsqd.log.segment import ReadPlan
 
 __all__ = ["Oldest", "OldestRead", "PublishTime", "published_ns"]
 

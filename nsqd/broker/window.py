@@ -7,6 +7,7 @@ A message dropped from the window can be read from the log. So the window is bou
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 __all__ = ["Window", "WindowBudget"]
 
@@ -37,9 +38,12 @@ class WindowBudget:
 
 
 class Window:
-    """Frames with the seqs `[base, base + len(frames))`, which always reach to the log's end."""
+    """Frames with the seqs `[base, base + len(frames))`, which always reach to the log's end.
 
-    __slots__ = ("_budget", "_max_messages", "_slack", "base", "frames", "size")
+    `let_go(first, frames)` is called with frames that are dropped because there is no room.
+    """
+
+    __slots__ = ("_budget", "_max_messages", "_slack", "base", "frames", "let_go", "size")
 
     def __init__(self, base: int, max_messages: int, budget: WindowBudget) -> None:
         self.base = base
@@ -48,6 +52,7 @@ class Window:
         self._max_messages = max_messages
         self._slack = max_messages // 8  # dropping one at a time would move the whole list each time
         self._budget = budget
+        self.let_go: Callable[[int, list[bytes]], None] = lambda _first, _frames: None
 
     def extend(self, frames: list[bytes], size: int) -> None:
         """Add frames that were appended to the log; `size`: their bytes."""
@@ -65,6 +70,7 @@ class Window:
 
     def close(self) -> None:
         """Drop all: the topic is deleted."""
+        self.let_go = lambda _first, _frames: None
         self._drop(len(self.frames))
         self._budget.forget(self)
 
@@ -89,8 +95,10 @@ class Window:
     def _drop(self, count: int) -> None:
         if count <= 0:
             return
-        size = sum(map(len, self.frames[:count]))
+        first, dropped = self.base, self.frames[:count]
+        size = sum(map(len, dropped))
         del self.frames[:count]
         self.base += count
         self.size -= size
         self._budget.shrank(size)
+        self.let_go(first, dropped)

@@ -264,8 +264,8 @@ def _use_table(recovered: Recovered, table: dict[int, SegmentInfo]) -> None:
     """Take over what a snapshot or a manifest knows of the segments."""
     for segment in recovered.log.segments:
         if info := table.get(segment.position):
-            segment.first, segment.next_first = info.first, info.end
-            segment.seqs[0] = info.first
+            segment.begin_with(info.first)
+            segment.next_first = info.end
             segment.message_bytes = info.message_bytes
             if segment in recovered.without_header:
                 recovered.without_header.remove(segment)
@@ -305,7 +305,7 @@ def _replay(recovered: Recovered, position: int) -> None:
         if not last:
             following = log.segments[at + 1]
             if following in recovered.without_header:
-                following.first = following.seqs[0] = recovered.next
+                following.begin_with(recovered.next)
             elif following.position == position:
                 # What was aborted at the end of a segment; had it been damage, it was noted above.
                 _abort(recovered, following.first)
@@ -459,13 +459,13 @@ def _settle_missing(recovered: Recovered) -> None:
             recovered.damage.append(attrs.evolve(damage, end=damage.first))
         count = sum(end - start for start, end in found)
         recovered.notes.append(f"{what}; {count} messages are lost")
-    elsewhere = RangeSet(lost)
-    for damage, _ in recovered.missing:
-        elsewhere.remove(damage.first, damage.end)
+    missing = RangeSet((damage.first, damage.end) for damage, _ in recovered.missing)
+    elsewhere = [gap for start, end in lost for gap in missing.gaps(start, end)]
     for start, end in elsewhere:
         recovered.damage.append(Damage(log.folder, 0, 0, start, end, "messages that are in no file"))
     if elsewhere:
-        recovered.notes.append(f"{log.folder}: {elsewhere.count} messages are in no file, and lost")
+        count = sum(end - start for start, end in elsewhere)
+        recovered.notes.append(f"{log.folder}: {count} messages are in no file, and lost")
     for start, end in lost:
         state.lost(start, end, True)
 

@@ -4,36 +4,45 @@ A *position* counts bytes from the beginning of the topic's first segment, over 
 is named by the position of its first byte. Its sparse index (a sequence number and an offset every 64 KiB) finds a
 message. It is built by appending and by reading; a segment that was there at the start has none at first, and is
 searched from its beginning once.
+
+Reads of single messages (`fetch.py`) need more: where each record begins. They note it in `blocks`, for the stretches
+between two entries of the sparse index in which they read. Blocks are dropped when they take too much memory, and are
+made again by the next read there.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from operator import itemgetter
 
 import attrs
 
-from nsqd.log.records import FILE_HEADER_SIZE, VERSION, Kind, decode_deferred, decode_moved, split_messages
+from nsqd.log.records import FILE_HEADER_SIZE, VERSION, Kind, decode_deferred, split_messages
 from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.storage import File
 
 __all__ = [
     "INDEX_EVERY",
+    "INLINE_SCAN",
+    "Block",
     "Damage",
     "MessageRun",
-    "MovedPlan",
-    "NeededMessages",
-    "NeededPlan",
     "ReadPlan",
     "ReadResult",
     "Segment",
+    "frames_of",
+    "messages_of",
     "segment_name",
 ]
 
 INDEX_EVERY = 64 * 1024
 INLINE_SCAN = 4 * 1024 * 1024  # how far a read that must not wait may search
 UNKNOWN_SIZE = 256  # bytes of a message, for estimates where nothing better is known
-MOVED_READ = 32 * 1024  # bytes; a MOVED record is about half as large
+
+_OFFSET = itemgetter(1)
+_HIGHEST = 1 << 64  # above every offset
 
 
 def segment_name(position: int) -> str:
@@ -63,13 +72,15 @@ class Segment:
     moved_bytes: float = 0
     emptied: bool = False
     version: int = VERSION
-    seqs: list[int] = attrs.field(factory=list)
-    offsets: list[int] = attrs.field(factory=list)
+    marks: list[tuple[int, int]] = attrs.field(
+        factory=list
+    )  # (sequence number, offset) of records, 64 KiB apart
     written_back: int = 0  # offset up to which the system was asked to write
+    blocks: dict[int, Block] = attrs.field(factory=dict)  # by the offset of their first record
+    blocks_size: int = 0  # bytes of memory, approximately
 
     def __attrs_post_init__(self) -> None:
-        self.seqs.append(self.first)
-        self.offsets.append(FILE_HEADER_SIZE)
+        self.marks.append((self.first, FILE_HEADER_SIZE))
 
     @property
     def end(self) -> int:
@@ -90,21 +101,79 @@ class Segment:
         """Whether this is one of its own messages."""
         return self.first <= seq and (self.next_first is None or seq < self.next_first)
 
+    def begin_with(self, first: int) -> None:
+        """Correct the sequence number of its first message."""
+        self.first = first
+        self.marks[0] = (first, FILE_HEADER_SIZE)
+
     def remember(self, seq: int, offset: int) -> None:
         """Note where the record that begins with `seq` is, unless another note is near."""
-        at = len(self.offsets)
-        if offset < self.offsets[-1]:  # a reader far behind, where the replay has left no notes
-            at = bisect_right(self.offsets, offset)
-            if self.offsets[at] - offset < INDEX_EVERY:
+        marks = self.marks
+        at = len(marks)
+        if offset < marks[-1][1]:  # a reader far behind, where the replay has left no notes
+            at = bisect_right(marks, offset, key=_OFFSET)
+            if marks[at][1] - offset < INDEX_EVERY:
                 return
-        if offset - self.offsets[at - 1] >= INDEX_EVERY:
-            self.seqs.insert(at, seq)
-            self.offsets.insert(at, offset)
+        if offset - marks[at - 1][1] >= INDEX_EVERY:
+            marks.insert(at, (seq, offset))
 
     def offset_of(self, seq: int) -> tuple[int, int]:
         """(offset, sequence number) of a record at or before the one with `seq`."""
-        at = max(0, bisect_right(self.seqs, seq) - 1)
-        return self.offsets[at], self.seqs[at]
+        seq, offset = self.marks[max(0, bisect_right(self.marks, (seq, _HIGHEST)) - 1)]
+        return offset, seq
+
+    def stretch_of(self, seq: int, limit: int) -> tuple[int, int, int | None]:
+        """The stretch between two notes that has the record with `seq`, in the file's first `limit` bytes.
+
+        Returns the offsets of its start and its end, and the first sequence number after it; None for the last one.
+        *Any thread*: notes may be added meanwhile, but are never removed.
+        """
+        marks = self.marks
+        at = bisect_right(marks, (seq, _HIGHEST))
+        offset = marks[max(0, at - 1)][1]
+        for after, end in marks[at : at + 1]:
+            if offset < end < limit:
+                return offset, end, after
+        return offset, limit, None
+
+    def note_block(self, block: Block) -> None:
+        """Keep where the records of a stretch are, if the stretch begins at a note."""
+        self.remember(block.first, block.offset)
+        at = bisect_left(self.marks, block.offset, key=_OFFSET)
+        if at < len(self.marks) and self.marks[at][1] == block.offset:
+            old = self.blocks.get(block.offset)
+            self.blocks_size += block.size - (old.size if old is not None else 0)
+            self.blocks[block.offset] = block
+
+    def release(self, size: int) -> int:
+        """Drop all blocks; see `budget.Holder`."""
+        self.blocks = {}
+        self.blocks_size = 0
+        return 0
+
+
+@attrs.frozen
+class Block:
+    """Where the records with messages are in a stretch of a segment. A record has those up to the next one's first.
+
+    `first`: the first sequence number. `offset`: where the stretch begins. `seqs`, `offsets`: of each record, relative
+    to these, and one more each for what follows the last record.
+    """
+
+    first: int
+    offset: int
+    seqs: array[int]
+    offsets: array[int]
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, approximately."""
+        return 300 + 8 * len(self.seqs)
+
+    @property
+    def end(self) -> int:
+        """The first sequence number after it."""
+        return self.first + self.seqs[-1]
 
 
 @attrs.frozen
@@ -194,7 +263,13 @@ class ReadPlan:
             result.notes.append((item.head.first, item.offset))
             if run is not None and item.head.end > self.seq:
                 skip = max(0, self.seq - run.first)
-                result.runs.append(MessageRun(run.first + skip, run.frames[skip:]) if skip else run)
+                if skip:
+                    run = MessageRun(run.first + skip, run.frames[skip:])
+                last = result.runs[-1] if result.runs else None
+                if last is not None and last.first + len(last.frames) == run.first:
+                    last.frames.extend(run.frames)  # else a consumer would get one message at a time
+                else:
+                    result.runs.append(run)
                 result.next = item.head.end
                 taken += item.head.length
                 if taken >= self.max_bytes:
@@ -204,154 +279,16 @@ class ReadPlan:
         result.next = self.end
 
 
-@attrs.frozen
-class MovedPlan:
-    """A read of one message that was moved, and of those after it in the same record; otherwise like `ReadPlan`.
-
-    `offset`: of its MOVED record in `segment`; None if there is no such record, so that the message is lost.
-    """
-
-    segment: Segment
-    open: Callable[[Segment, bool], File]
-    offset: int | None
-    limit: int
-    seq: int
-
-    def run(self, *, wait: bool = True) -> ReadResult | None:
-        """Read consecutive messages from `seq` on. `OSError`. See `ReadPlan.run`."""
-        result = ReadResult(self.segment, [], self.seq + 1, [], [])
-        if self.offset is None:
-            return result
-        file = self.open(self.segment, wait)
-        try:
-            item = next(
-                scan(
-                    lambda offset, size: file.read(offset, size, wait=wait),
-                    self.offset,
-                    self.limit,
-                    self.segment.salt,
-                    0,
-                    chunk=MOVED_READ,
-                )
-            )
-        except BlockingIOError:
-            return None
-        finally:
-            file.close()
-        if isinstance(item, Damaged):
-            where = (self.segment.path, item.offset, item.end - item.offset, self.seq, self.seq, item.reason)
-            result.damage.append(Damage(*where))
-            result.next = result.moved_away = self.seq
-            return result
-        frames = consecutive(*decode_moved(item.payload, item.head.count), self.seq)
-        if frames:
-            result.runs.append(MessageRun(self.seq, frames))
-        result.next = self.seq + len(frames)
-        result.moved_away = None if frames else self.seq
-        return result
-
-
-def consecutive(frames: Sequence[bytes], seqs: Sequence[int], first: int) -> list[bytes]:
-    """Of the frames with these rising sequence numbers those of `first`, `first` + 1 and so on."""
-    out: list[bytes] = []
-    for frame, seq in zip(frames, seqs, strict=True):
-        if seq == first + len(out):
-            out.append(frame)
-    return out
-
-
-@attrs.define(eq=False)
-class NeededMessages:
-    """Messages of a segment that are to be moved: (sequence number, position of its MOVED record or None, frame).
-
-    `own_bytes`: of the segment's own among them. `next_offset`: where to read on; None at the end of the segment.
-    `damage`: met on the way.
-    """
-
-    messages: list[tuple[int, int | None, bytes]] = attrs.field(factory=list)
-    own_bytes: int = 0
-    next_offset: int | None = None
-    damage: list[Damage] = attrs.field(factory=list)
-
-
-@attrs.frozen
-class NeededPlan:
-    """A read of those messages of a complete segment that somebody may need; *any thread*.
-
-    `needed`: sequence numbers of its own messages, as rising ranges. Of messages that were moved into it, all are
-    returned, as their sequence numbers may have any order.
-    """
-
-    segment: Segment
-    open: Callable[[Segment, bool], File]
-    offset: int
-    limit: int
-    end: int  # the first sequence number after the segment
-    needed: Sequence[tuple[int, int]]
-
-    def measure(self) -> NeededMessages:
-        """Only count the bytes, of the whole segment. `OSError`."""
-        return self._run(0, keep=False)
-
-    def read(self, max_bytes: int) -> NeededMessages:
-        """Read until about `max_bytes` of needed messages have been found. `OSError`."""
-        return self._run(max_bytes, keep=True)
-
-    def _run(self, max_bytes: int, *, keep: bool) -> NeededMessages:
-        found, taken = NeededMessages(), 0
-        file = self.open(self.segment, True)
-        try:
-            for item in scan(file.read, self.offset, self.limit, self.segment.salt, 0):
-                if isinstance(item, Damaged):
-                    end = self.end if item.next_first is None else item.next_first
-                    where = (
-                        self.segment.path,
-                        item.offset,
-                        item.end - item.offset,
-                        item.first,
-                        end,
-                        item.reason,
-                    )
-                    found.damage.append(Damage(*where))
-                    continue
-                messages = self._of_record(item)
-                found.own_bytes += sum(len(frame) for _, position, frame in messages if position is None)
-                if keep:
-                    found.messages += messages
-                    taken += sum(len(frame) for _, _, frame in messages)
-                    if taken >= max_bytes and item.offset + item.head.size < self.limit:
-                        found.next_offset = item.offset + item.head.size
-                        break
-        finally:
-            file.close()
-        return found
-
-    def _of_record(self, record: Record) -> list[tuple[int, int | None, bytes]]:
-        head = record.head
-        if head.kind is Kind.MOVED:
-            position = self.segment.position + record.offset
-            frames, seqs = decode_moved(record.payload, head.count)
-            return [(seq, position, frame) for seq, frame in zip(seqs, frames, strict=True)]
-        at = bisect_right(
-            self.needed, head.first, key=lambda run: run[1]
-        )  # the first range that ends after `first`
-        if head.end == head.first or at == len(self.needed) or self.needed[at][0] >= head.end:
-            return []
-        run = messages_of(record)
-        assert run is not None
-        out: list[tuple[int, int | None, bytes]] = []
-        for start, end in self.needed[at:]:
-            if start >= head.end:
-                break
-            for seq in range(max(start, head.first), min(end, head.end)):
-                out.append((seq, None, run.frames[seq - head.first]))
-        return out
-
-
 def messages_of(record: Record) -> MessageRun | None:
     """The messages of a record; None for a record of another kind, or of moved messages."""
-    if record.head.kind is Kind.MESSAGES:
-        return MessageRun(record.head.first, split_messages(record.payload, record.head.count))
-    if record.head.kind is Kind.DEFERRED:
-        return MessageRun(record.head.first, decode_deferred(record.payload, record.head.count)[0])
+    frames = frames_of(record.head.kind, record.head.count, record.payload)
+    return MessageRun(record.head.first, frames) if frames is not None else None
+
+
+def frames_of(kind: int, count: int, payload: bytes) -> list[bytes] | None:
+    """The message frames in a record; None for a record of another kind, or of moved messages. `FormatError`."""
+    if kind == Kind.MESSAGES:
+        return split_messages(payload, count)
+    if kind == Kind.DEFERRED:
+        return decode_deferred(payload, count)[0]
     return None

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 
 import attrs
 
+from nsqd.log.budget import MemoryBudget
 from nsqd.log.ids import IdSource
 from nsqd.log.jobs import Job, JobQueue
 from nsqd.log.recovery import Recovered, recover_topic
 from nsqd.log.space import DISK_FULL, Space
 from nsqd.log.storage import Storage
 from nsqd.log.sync import Syncer
-from nsqd.log.topic_log import TopicLog
+from nsqd.log.topic_log import INDEX_BYTES, TopicLog
 from nsqd.log.writers import Writers
 from nsqkit.wire.names import is_valid_name
 
@@ -72,6 +73,7 @@ class Store:
             storage.sync_folder()
         self.syncer = Syncer(storage, self.jobs, lambda: None, self._sync_failed)
         self.writers = Writers(options.max_writers)
+        self.index_budget = MemoryBudget(INDEX_BYTES)
         self._remove_trash()
         self.space = Space(storage, options.min_free_space, options.ballast_bytes)
         self.ids = self._open_ids(wall_ns)
@@ -126,6 +128,7 @@ class Store:
                 else:
                     self.storage.remove_folder(folder)
                 continue
+            recovered.log.index_budget = self.index_budget
             self.notes += recovered.notes
             self.ids.skip_used(recovered.last_id())
             if recovered.log.unsynced:
@@ -144,6 +147,7 @@ class Store:
             wall_ns=wall_ns,
             writers=self.writers,
         )
+        log.index_budget = self.index_budget
         try:
             log.roll()
         except OSError:

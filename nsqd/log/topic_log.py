@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
+from nsqd.log.budget import MemoryBudget
+from nsqd.log.fetch import FetchPlan, FetchResult
+from nsqd.log.moved import MovedPlan, NeededPlan
 from nsqd.log.paths import os_error
 from nsqd.log.records import (
     FLOWING,
@@ -32,25 +35,18 @@ from nsqd.log.records import (
     encode_moved,
     encode_record,
 )
-from nsqd.log.segment import (
-    INDEX_EVERY,
-    Damage,
-    MovedPlan,
-    NeededPlan,
-    ReadPlan,
-    ReadResult,
-    Segment,
-    segment_name,
-)
+from nsqd.log.segment import INDEX_EVERY, Damage, ReadPlan, ReadResult, Segment, segment_name
 from nsqd.log.state import Change, Code, SegmentInfo
 from nsqd.log.storage import File, Storage
 from nsqd.log.writers import Writers
 
-__all__ = ["Batch", "SyncError", "TopicLog"]
+__all__ = ["INDEX_BYTES", "Batch", "SyncError", "TopicLog"]
 
 # Bytes; so that no write has to wait because the page cache is full of dirty pages.
 WRITE_BACK_EVERY = 4 * 1024 * 1024
 MOVED_RECORD_BYTES = 16 * 1024  # of a MOVED record, about: a read of one message reads all of it
+# Bytes of memory for the places of single records, for all logs of a data path.
+INDEX_BYTES = 32 * 1024 * 1024
 
 
 @attrs.define(eq=False)
@@ -105,6 +101,7 @@ class TopicLog:
         self.max_segment_bytes = max_segment_bytes
         self.wall_ns = wall_ns
         self.writers = writers or Writers()
+        self.index_budget = MemoryBudget(INDEX_BYTES)  # or the one of its data path
         self.end = 0
         self.segments: list[Segment] = []
         self.moved: dict[int, int] = {}
@@ -154,7 +151,7 @@ class TopicLog:
             raise
         segment.message_bytes += self._use_up(batches)
         self.records_since_snapshot += len(buffers) // 2
-        if file.size - segment.offsets[-1] >= INDEX_EVERY:
+        if file.size - segment.marks[-1][1] >= INDEX_EVERY:
             for batch, head, payload in zip(batches, buffers[::2], buffers[1::2], strict=False):
                 segment.remember(seq, offset)
                 seq += len(batch.frames)
@@ -358,6 +355,30 @@ class TopicLog:
         end, limit = segment.next_first, segment.file.size
         return NeededPlan(segment, self._open_to_read, offset, limit, end, needed)
 
+    def plan_fetch(self, seqs: list[int], max_bytes: int, max_size: int) -> FetchPlan:
+        """A read of single messages, which must be in the log; for the limits see `FetchPlan`."""
+        segments = [(segment, segment.file.size) for segment in self.segments]
+        moved: dict[Segment, list[tuple[int, int]]] = {}
+        if self.moved:
+            own = []
+            for seq in seqs:
+                position = self.moved.get(seq)
+                segment = None if position is None else self._segment_at(position)
+                if position is None or segment is None:
+                    own.append(seq)
+                else:
+                    moved.setdefault(segment, []).append((position - segment.position, seq))
+            seqs = own
+        return FetchPlan(segments, self._open_to_read, seqs, moved, max_bytes, max_size)
+
+    def accept_fetch(self, result: FetchResult) -> None:
+        """Keep where the records are that a read has found."""
+        for segment, block in result.blocks:
+            segment.note_block(block)
+            # Not for a segment that was dropped meanwhile.
+            if segment in self.segments:
+                self.index_budget.update(segment, segment.blocks_size)
+
     def _open_to_read(self, segment: Segment, wait: bool) -> File:
         """An open file for one read. With `wait`, *any thread*: then no writer is closed when descriptors run out."""
 
@@ -477,7 +498,7 @@ class TopicLog:
         """Forget segments, and close them; their files are removed by the caller's job."""
         for segment in segments:
             self.segments.remove(segment)
-            self.writers.close(segment)
+            self._forget(segment)
 
     def remove_files(self, paths: Iterable[str]) -> None:
         """Remove some of its files; *any thread*. Does nothing once the topic is deleted. `OSError`."""
@@ -491,7 +512,11 @@ class TopicLog:
     def close(self) -> None:
         """Close the files, synced or not."""
         for segment in self.segments:
-            self.writers.close(segment)
+            self._forget(segment)
+
+    def _forget(self, segment: Segment) -> None:
+        self.writers.close(segment)
+        self.index_budget.update(segment, 0)
 
 
 def _groups(messages: Sequence[tuple[int, bytes]], max_bytes: int) -> Iterator[Sequence[tuple[int, bytes]]]:

@@ -248,6 +248,10 @@ class Harness:
             laps += 1
             assert laps < MAX_LAPS, "the round never ends"
             busy = broker.pump()
+            if broker.timers.next() <= self.now:  # what a round has left for the next one
+                broker.advance(self.now, self.wall_ns)
+                broker.fire_timers()
+                busy = True
             if self.run_jobs and broker.store.jobs:
                 broker.store.jobs.run_all()
                 self._commit()

@@ -280,7 +280,7 @@ class TestTrouble:
 
     @pytest.mark.parametrize("cold", [False, True])
     def test_damage_to_what_waits_for_another_delivery(self, cold: bool) -> None:
-        harness = Harness(mem_queue_size=0)
+        harness = Harness(mem_queue_size=0, mem_queue_bytes=0)
         harness.memory.cold = cold
         consumer = harness.subscribe(rdy=10)
         ids = [harness.publish(b"body-%d" % seq).ids[0] for seq in range(3)]

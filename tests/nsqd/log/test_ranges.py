@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nsqd.log import ranges as ranges_module
 from nsqd.log.ranges import RangeSet, runs
 
 LIMIT = 60
@@ -15,6 +18,14 @@ LIMIT = 60
 ends = st.tuples(st.integers(0, LIMIT), st.integers(0, LIMIT))
 additions = st.lists(ends, max_size=25)
 numbers = st.sets(st.integers(0, LIMIT))
+
+
+@pytest.fixture(autouse=True, scope="module", params=[2, 1024])
+def block_ranges(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The size of a block; a small one, so that small sets have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges_module, "BLOCK_RANGES", request.param)
+        yield
 
 
 def of(plain: set[int]) -> RangeSet:
@@ -105,3 +116,15 @@ def test_a_set_of_ranges_is_no_key() -> None:
         hash(RangeSet())
     assert RangeSet() != set()
     assert repr(RangeSet([(1, 3)])) == "RangeSet([(1, 3)])"
+
+
+def test_a_set_that_is_filled_at_random_has_small_blocks() -> None:
+    """Otherwise each of a million insertions would move megabytes."""
+    ranges, numbers = RangeSet(), list(range(0, 20_000, 2))
+    random.Random(1).shuffle(numbers)
+    for number in numbers:
+        ranges.add(number, number + 1)
+    assert len(ranges) == len(numbers)
+    assert max(len(starts) for starts, _ in ranges._blocks) <= ranges_module.BLOCK_RANGES
+    ranges.add(0, 20_000)
+    assert list(ranges) == [(0, 20_000)]

@@ -1,0 +1,164 @@
+"""Reads of messages that were moved in a log, and of those that are to be moved.
+
+A message that was moved is in a MOVED record, in a later segment than its own; `TopicLog.moved` has the place.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from nsqd.log.records import Kind, decode_moved
+from nsqd.log.scan import Damaged, Record, scan
+from nsqd.log.segment import Damage, MessageRun, ReadResult, Segment, messages_of
+from nsqd.log.storage import File
+
+__all__ = ["MOVED_READ", "MovedPlan", "NeededMessages", "NeededPlan"]
+
+MOVED_READ = 32 * 1024  # bytes; a MOVED record is about half as large
+
+
+@attrs.frozen
+class MovedPlan:
+    """A read of one message that was moved, and of those after it in the same record; otherwise like `ReadPlan`.
+
+    `offset`: of its MOVED record in `segment`; None if there is no such record, so that the message is lost.
+    """
+
+    segment: Segment
+    open: Callable[[Segment, bool], File]
+    offset: int | None
+    limit: int
+    seq: int
+
+    def run(self, *, wait: bool = True) -> ReadResult | None:
+        """Read consecutive messages from `seq` on. `OSError`. See `ReadPlan.run`."""
+        result = ReadResult(self.segment, [], self.seq + 1, [], [])
+        if self.offset is None:
+            return result
+        file = self.open(self.segment, wait)
+        try:
+            item = next(
+                scan(
+                    lambda offset, size: file.read(offset, size, wait=wait),
+                    self.offset,
+                    self.limit,
+                    self.segment.salt,
+                    0,
+                    chunk=MOVED_READ,
+                )
+            )
+        except BlockingIOError:
+            return None
+        finally:
+            file.close()
+        if isinstance(item, Damaged):
+            where = (self.segment.path, item.offset, item.end - item.offset, self.seq, self.seq, item.reason)
+            result.damage.append(Damage(*where))
+            result.next = result.moved_away = self.seq
+            return result
+        frames = consecutive(*decode_moved(item.payload, item.head.count), self.seq)
+        if frames:
+            result.runs.append(MessageRun(self.seq, frames))
+        result.next = self.seq + len(frames)
+        result.moved_away = None if frames else self.seq
+        return result
+
+
+def consecutive(frames: Sequence[bytes], seqs: Sequence[int], first: int) -> list[bytes]:
+    """Of the frames with these rising sequence numbers those of `first`, `first` + 1 and so on."""
+    out: list[bytes] = []
+    for frame, seq in zip(frames, seqs, strict=True):
+        if seq == first + len(out):
+            out.append(frame)
+    return out
+
+
+@attrs.define(eq=False)
+class NeededMessages:
+    """Messages of a segment that are to be moved: (sequence number, position of its MOVED record or None, frame).
+
+    `own_bytes`: of the segment's own among them. `next_offset`: where to read on; None at the end of the segment.
+    `damage`: met on the way.
+    """
+
+    messages: list[tuple[int, int | None, bytes]] = attrs.field(factory=list)
+    own_bytes: int = 0
+    next_offset: int | None = None
+    damage: list[Damage] = attrs.field(factory=list)
+
+
+@attrs.frozen
+class NeededPlan:
+    """A read of those messages of a complete segment that somebody may need; *any thread*.
+
+    `needed`: sequence numbers of its own messages, as rising ranges. Of messages that were moved into it, all are
+    returned, as their sequence numbers may have any order.
+    """
+
+    segment: Segment
+    open: Callable[[Segment, bool], File]
+    offset: int
+    limit: int
+    end: int  # the first sequence number after the segment
+    needed: Sequence[tuple[int, int]]
+
+    def measure(self) -> NeededMessages:
+        """Only count the bytes, of the whole segment. `OSError`."""
+        return self._run(0, keep=False)
+
+    def read(self, max_bytes: int) -> NeededMessages:
+        """Read until about `max_bytes` of needed messages have been found. `OSError`."""
+        return self._run(max_bytes, keep=True)
+
+    def _run(self, max_bytes: int, *, keep: bool) -> NeededMessages:
+        found, taken = NeededMessages(), 0
+        file = self.open(self.segment, True)
+        try:
+            for item in scan(file.read, self.offset, self.limit, self.segment.salt, 0):
+                if isinstance(item, Damaged):
+                    end = self.end if item.next_first is None else item.next_first
+                    where = (
+                        self.segment.path,
+                        item.offset,
+                        item.end - item.offset,
+                        item.first,
+                        end,
+                        item.reason,
+                    )
+                    found.damage.append(Damage(*where))
+                    continue
+                messages = self._of_record(item)
+                found.own_bytes += sum(len(frame) for _, position, frame in messages if position is None)
+                if keep:
+                    found.messages += messages
+                    taken += sum(len(frame) for _, _, frame in messages)
+                    if taken >= max_bytes and item.offset + item.head.size < self.limit:
+                        found.next_offset = item.offset + item.head.size
+                        break
+        finally:
+            file.close()
+        return found
+
+    def _of_record(self, record: Record) -> list[tuple[int, int | None, bytes]]:
+        head = record.head
+        if head.kind is Kind.MOVED:
+            position = self.segment.position + record.offset
+            frames, seqs = decode_moved(record.payload, head.count)
+            return [(seq, position, frame) for seq, frame in zip(seqs, frames, strict=True)]
+        at = bisect_right(
+            self.needed, head.first, key=lambda run: run[1]
+        )  # the first range that ends after `first`
+        if head.end == head.first or at == len(self.needed) or self.needed[at][0] >= head.end:
+            return []
+        run = messages_of(record)
+        assert run is not None
+        out: list[tuple[int, int | None, bytes]] = []
+        for start, end in self.needed[at:]:
+            if start >= head.end:
+                break
+            for seq in range(max(start, head.first), min(end, head.end)):
+                out.append((seq, None, run.frames[seq - head.first]))
+        return out

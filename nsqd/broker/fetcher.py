@@ -1,8 +1,7 @@
 """How the bodies of many messages are read: how many with one read, in place or by a job.
 
-A read in place is small, and a channel makes one in a round, so that no round takes long. The read is a job when the
-disk would block, and when single messages are costly to read, because their records hold many others. A job reads
-further ahead: the more messages are wanted, the more of them are near one another.
+A read in place is small, and a channel makes one in a round, so that no round takes long. When the disk would block,
+the read is a job, and each job reads further ahead: the more messages are wanted, the nearer they are to one another.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ __all__ = ["Bodies", "Fetcher"]
 INLINE_MESSAGES = 512
 INLINE_BYTES = 1024 * 1024
 # In a job: messages at first, doubled by each, and bytes.
-FIRST_JOB = 2 * 1024
-LAST_JOB = 32 * 1024
-JOB_BYTES = 64 * 1024 * 1024
-COSTLY = 4096  # bytes read for each message, above which it is worth to read more of them with one job
+FIRST_JOB = 1024
+LAST_JOB = 16 * 1024
+JOB_BYTES = 32 * 1024 * 1024
 SINGLE_READ = 64 * 1024
 
 
@@ -57,7 +55,6 @@ class Fetcher:
         self._resume = resume
         self._runner = PlanRunner(view, 1, resume)
         self._job_messages = FIRST_JOB
-        self._inline = True
 
     @property
     def busy(self) -> bool:
@@ -75,9 +72,7 @@ class Fetcher:
     def read(self) -> None:
         """Read the bodies that are missing. Afterwards `busy` says whether something is still to come."""
         runner = self._runner
-        if not self._inline:
-            self._start()
-        elif not runner.may_read_inline():
+        if not runner.may_read_inline():
             runner.in_next_round()
         elif not self._view.context.may_read_inline() or not self._read_inline():
             self._start()
@@ -90,8 +85,6 @@ class Fetcher:
             return True
         if not result.frames and not result.doubtful:
             return False
-        # Where records have just been searched for, the next read there is a cheap one.
-        self._inline = bool(result.blocks) or result.bytes_read <= COSTLY * len(result.frames)
         self._bodies.accept(result)
         return True
 
@@ -101,7 +94,6 @@ class Fetcher:
         self._runner.start(plan.run, self._done)
 
     def _done(self, result: FetchResult) -> None:
-        self._inline = result.bytes_read <= COSTLY * len(result.frames)
         # When the frames are too large to be held together, the first ones must be among the next that are read.
         self._job_messages = (
             max(1, self._job_messages // 4) if result.full else min(2 * self._job_messages, LAST_JOB)

@@ -149,6 +149,9 @@ class LogBacklog:
     def bodies(self, queue: Sequence[tuple[int, int]], limit: int) -> list[bytes]:
         cache = self.cache
         frames = cache.get_all((seq for seq, _ in islice(queue, limit)), TURN_BYTES)
+        if not frames and self.reader.holds_frames:
+            self.reader.let_go_before(self.cursor)
+            frames = cache.get_all((seq for seq, _ in islice(queue, limit)), TURN_BYTES)
         if not frames and cache.fetch(lambda: (seq for seq, _ in queue), queue[0][0]):
             frames = cache.get_all((seq for seq, _ in islice(queue, limit)), TURN_BYTES)
         return frames

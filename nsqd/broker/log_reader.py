@@ -90,6 +90,14 @@ class LogReader:
         self._runs = deque(result.runs)
         self._budget.update(self, sum(sum(map(len, run.frames)) for run in self._runs))
 
+    def let_go_before(self, seq: int) -> None:
+        """Let the frames before the cursor go, which is at `seq`."""
+        if self._runs and self._runs[0].first < seq:
+            run, at = self._runs[0], seq - self._runs[0].first
+            self._taken.append(MessageRun(run.first, run.frames[:at]))
+            self._runs[0] = MessageRun(seq, run.frames[at:])
+        self._let_taken_go()
+
     def _let_taken_go(self) -> None:
         taken, self._taken = self._taken, []
         for run in taken:

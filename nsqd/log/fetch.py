@@ -1,33 +1,37 @@
 """Reads of single messages, in the order of their positions, for messages that are delivered in another order.
 
-A read goes to the record that has the message, and records that are near one another are read with one call. Where the
-records of a stretch of a segment begin, the first read in that stretch finds out, by going from head to head; the
-log keeps it (`Segment.blocks`).
+A read goes to the message, however many others its record has; messages that are near one another are read with one
+call. Where the messages of a stretch of a segment are, and the checksum of each, the first read in that stretch finds
+out, by reading all its records; the log keeps it (`Segment.blocks`).
 
 Anything that is not as expected is left to `ReadPlan`, which knows how to read over damage.
 """
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 
 import attrs
+from crc32c import crc32c
 
 from nsqd.log.moved import MOVED_READ
-from nsqd.log.records import RECORD_HEAD_SIZE, FormatError, Kind, decode_moved, decode_record, peek_head
-from nsqd.log.segment import INDEX_EVERY, INLINE_SCAN, Block, Segment, frames_of
+from nsqd.log.records import RECORD_HEAD_SIZE, FormatError, Kind, decode_moved, decode_record, frames_of
+from nsqd.log.segment import INDEX_EVERY, Block, Segment
 from nsqd.log.storage import File
 
 __all__ = ["FetchPlan", "FetchResult"]
 
-# Bytes between two records up to which one read of both takes less time than two reads.
+# Bytes between two messages up to which one read of both takes less time than two reads.
 GAP_BYTES = 4 * 1024
-READ_BYTES = 256 * 1024  # of one read, unless a record is longer
-SURVEY_BYTES = 1024 * 1024
+# Of one read, unless a message or a record is longer. A thread holds the interpreter from one read to the next, and the
+# event loop waits for it.
+READ_BYTES = 64 * 1024
+INLINE_SURVEY = 1024 * 1024  # how long a stretch a read that must not wait may search
 
-_WITH_MESSAGES = (int(Kind.MESSAGES), int(Kind.DEFERRED))  # comparing integers is faster
+_SIZE = struct.Struct(">I")
 
 
 @attrs.define(eq=False)
@@ -46,22 +50,16 @@ class FetchResult:
     full: bool = False
 
 
-@attrs.frozen
-class _Span:
-    """A record, bytes `[start, end)` of a segment, and the wanted messages in it."""
-
-    start: int
-    end: int
-    seqs: list[int]
+_Span = tuple[int, int, int, int]
+"""A wanted message: (start, end, sequence number, checksum of its frame). It is at `start`, and ends before `end`."""
 
 
 @attrs.frozen
 class FetchPlan:
     """A read that is ready to run, in any thread. `seqs`: in any order.
 
-    `segments`: of the log, each with its bytes that are whole. `moved`: (offset of the MOVED record, seq) of
-    the wanted messages that were moved, by segment; they are not in `seqs`. `open`: opens a segment; True: it may run
-    in a worker.
+    `segments`: of the log, each with its bytes that are whole. `moved`: (offset of the MOVED record, seq) of the wanted
+    messages that were moved, by segment; they are not in `seqs`. `open`: opens a segment; True: it may run in a worker.
     `max_bytes`, `max_size`: it ends when it has read so many bytes, or has frames of this size.
     """
 
@@ -132,15 +130,20 @@ class _Fetch:
     def fetch(self, seqs: list[int]) -> None:
         """`seqs`: rising."""
         spans: list[_Span] = []
+        first = last = 0  # offsets that the spans begin and end at
         for span in self._spans(seqs):
-            last = spans[-1].end if spans else span.start
-            if span.start - last > GAP_BYTES or (spans and span.end - spans[0].start > READ_BYTES):
+            start, end, _, _ = span
+            if spans and (start - last > GAP_BYTES or end - first > READ_BYTES):
                 self._read_spans(spans)
                 spans = []
                 if self.plan.is_over(self.result):
                     return
+            if not spans:
+                first = start
+            last = end
             spans.append(span)
-        self._read_spans(spans)
+        if spans:
+            self._read_spans(spans)
 
     def fetch_moved(self, places: list[tuple[int, int]]) -> None:
         """`places`: (offset of the record, sequence number), rising."""
@@ -155,9 +158,11 @@ class _Fetch:
                 data, base = self._read(offset, places[near][0] - offset + MOVED_READ), offset
             wanted = {seq for _, seq in places[at:after]}
             try:
-                kind, _, count, payload = decode_record(data, offset - base, self.segment.salt)
-                frames, seqs = decode_moved(payload, count) if kind == Kind.MOVED else ([], [])
-            except (FormatError, IndexError):
+                record = decode_record(data, offset - base, self.segment.salt)
+                if record is None or record[0] != Kind.MOVED:
+                    raise FormatError("another record than expected")
+                frames, seqs = decode_moved(record[3], record[2])
+            except FormatError:
                 frames, seqs = [], []
             for seq, frame in zip(seqs, frames, strict=True):
                 if seq in wanted:
@@ -173,54 +178,54 @@ class _Fetch:
         return data
 
     def _read_spans(self, spans: list[_Span]) -> None:
-        """Read records that are near one another, and keep the wanted messages."""
-        if not spans:
-            return
-        start = spans[0].start
-        data = self._read(start, spans[-1].end - start)
-        for span in spans:
-            try:
-                self._keep(span, data, span.start - start)
-            except (FormatError, IndexError):
-                self.result.doubtful += span.seqs
+        """Read messages that are near one another."""
+        base = spans[0][0]
+        data = self._read(base, spans[-1][1] - base)
+        frames, size, unpack = self.result.frames, 0, _SIZE.unpack_from
+        for start, end, seq, check in spans:
+            at = start - base
+            if len(data) - at < _SIZE.size:
+                self.result.doubtful.append(seq)
+                continue
+            stop = at + _SIZE.size + unpack(data, at)[0]
+            frame = data[at:stop]
+            if stop + base > end or crc32c(frame) != check:
+                self.result.doubtful.append(seq)
+                continue
+            frames[seq] = frame
+            size += len(frame)
+        self.result.size += size
 
-    def _keep(self, span: _Span, data: bytes, at: int) -> None:
-        kind, first, count, payload = decode_record(data, at, self.segment.salt)
-        frames = frames_of(kind, count, payload)
-        if frames is None or first > span.seqs[0]:
-            raise FormatError("another record than expected")
-        result = self.result
-        for seq in span.seqs:
-            frame = frames[seq - first]
-            result.frames[seq] = frame
-            result.size += len(frame)
-
-    # --- where the records are
+    # --- where the messages are
 
     def _spans(self, seqs: list[int]) -> Iterator[_Span]:
-        """The records that have these messages."""
+        """Where these messages are."""
         at = 0
         while at < len(seqs) and not self.plan.is_over(self.result):
-            block = self._block_of(seqs[at])
+            start, stop, after = self.segment.stretch_of(seqs[at], self.limit)
+            block = self._block_of(seqs[at], start, stop, after)
             if block is None:
-                self.result.doubtful.append(seqs[at])
-                at += 1
+                end = len(seqs) if after is None else bisect_left(seqs, after, at + 1)
+                self.result.doubtful += seqs[at:end]
+                at = end
                 continue
             end = bisect_left(seqs, block.end, at)
-            first, offset, starts, offsets = block.first, block.offset, block.seqs, block.offsets
-            while at < end:
-                record = bisect_right(starts, seqs[at] - first) - 1
-                after = bisect_left(seqs, first + starts[record + 1], at, end)
-                yield _Span(offset + offsets[record], offset + offsets[record + 1], seqs[at:after])
-                at = after
+            offset, places, checks = block.offset, block.places, block.checks
+            for seq in seqs[at:end]:
+                try:
+                    index = block.index_of(seq)
+                except KeyError:
+                    self.result.doubtful.append(seq)
+                else:
+                    yield offset + places[index], offset + places[index + 1], seq, checks[index]
+            at = end
 
-    def _block_of(self, seq: int) -> Block | None:
-        """The known block that has the record with `seq`; found out if necessary."""
-        start, end, after = self.segment.stretch_of(seq, self.limit)
+    def _block_of(self, seq: int, start: int, end: int, after: int | None) -> Block | None:
+        """The block that has `seq`, in a stretch as `Segment.stretch_of` gives it; found out if necessary."""
         block = self.segment.blocks.get(start)
         if block is not None and block.first <= seq < block.end:
             return block
-        if not self.wait and end - start > INLINE_SCAN:
+        if not self.wait and end - start > INLINE_SURVEY:
             raise BlockingIOError
         found = None
         for block in self._survey(start, end, after):
@@ -230,25 +235,33 @@ class _Fetch:
         return found
 
     def _survey(self, start: int, end: int, after: int | None) -> list[Block]:
-        """The blocks of the stretch `[start, end)`, from head to head. `after`: the first sequence number after it."""
-        builder = _BlockBuilder(start, end)
+        """The blocks of the stretch `[start, end)`. `after`: the first sequence number after it."""
+        blocks = _BlockBuilder(start, end)
         salt = self.segment.salt
-        data, base, offset, following = b"", start, start, 0
+        data, base, offset, following, wanted = b"", start, start, 0, READ_BYTES
         while offset < end:
-            at = offset - base
-            if at + RECORD_HEAD_SIZE > len(data):
-                data, base, at = self._read(offset, min(SURVEY_BYTES, end - offset)), offset, 0
             try:
-                kind, length, first, count = peek_head(data, at, salt)
+                record = decode_record(data, offset - base, salt)
             except FormatError:
                 return []
-            if kind in _WITH_MESSAGES:
+            if record is None:
+                if base == offset and data:
+                    if len(data) < wanted or base + wanted >= end:
+                        return []
+                    wanted *= 8  # a long record
+                else:
+                    wanted = READ_BYTES
+                data, base = self._read(offset, min(wanted, end - offset)), offset
+                continue
+            kind, first, count, payload = record
+            frames, before = frames_of(kind, count, payload)
+            if frames:
                 if first < following:
                     return []
-                builder.add(first, offset)
+                blocks.add(first, offset, frames, before)
                 following = first + count
-            offset += RECORD_HEAD_SIZE + length
-        return builder.finish(offset, following if after is None else after)
+            offset += RECORD_HEAD_SIZE + len(payload)
+        return blocks.finish(offset, following if after is None else after)
 
 
 class _BlockBuilder:
@@ -258,24 +271,37 @@ class _BlockBuilder:
         self._end = end
         self._offset = start
         self._seqs: list[int] = []
-        self._offsets: list[int] = []
+        self._places: list[int] = []
+        self._checks: list[int] = []
         self._blocks: list[Block] = []
 
-    def add(self, seq: int, offset: int) -> None:
+    def add(self, first: int, offset: int, frames: list[bytes], before: int) -> None:
+        """A record at `offset`; `before`: bytes before each of its frames."""
         if self._seqs and offset - self._offset >= INDEX_EVERY <= self._end - offset:
-            self._close(seq, offset)
-        self._seqs.append(seq)
-        self._offsets.append(offset)
-
-    def _close(self, seq: int, offset: int) -> None:
-        first, start = self._seqs[0], self._offset
-        seqs = array("I", [each - first for each in (*self._seqs, seq)])
-        offsets = array("I", [each - start for each in (*self._offsets, offset)])
-        self._blocks.append(Block(first, start, seqs, offsets))
-        self._seqs, self._offsets, self._offset = [], [], offset
+            self.finish(offset, first)
+        at = offset + RECORD_HEAD_SIZE - self._offset
+        for frame in frames:
+            at += before
+            self._places.append(at)
+            at += len(frame)
+        self._seqs += range(first, first + len(frames))
+        self._checks += map(crc32c, frames)
 
     def finish(self, offset: int, seq: int) -> list[Block]:
-        """The blocks. `offset`, `seq`: after the last record."""
-        if self._seqs:
-            self._close(seq, offset)
+        """All blocks. `offset`, `seq`: after the last record."""
+        seqs = self._seqs
+        if seqs:
+            first = seqs[0]
+            gaps = seqs[-1] - first + 1 > len(seqs)
+            self._blocks.append(
+                Block(
+                    first,
+                    seq,
+                    self._offset,
+                    array("I", [each - first for each in seqs]) if gaps else None,
+                    array("I", [*self._places, offset - self._offset]),
+                    array("I", self._checks),
+                )
+            )
+        self._seqs, self._places, self._checks, self._offset = [], [], [], offset
         return self._blocks

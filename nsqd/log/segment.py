@@ -5,7 +5,7 @@ is named by the position of its first byte. Its sparse index (a sequence number 
 message. It is built by appending and by reading; a segment that was there at the start has none at first, and is
 searched from its beginning once.
 
-Reads of single messages (`fetch.py`) need more: where each record begins. They note it in `blocks`, for the stretches
+Reads of single messages (`fetch.py`) need more: where each message is. They note it in `blocks`, for the stretches
 between two entries of the sparse index in which they read. Blocks are dropped when they take too much memory, and are
 made again by the next read there.
 """
@@ -19,20 +19,18 @@ from operator import itemgetter
 
 import attrs
 
-from nsqd.log.records import FILE_HEADER_SIZE, VERSION, Kind, decode_deferred, split_messages
+from nsqd.log.records import FILE_HEADER_SIZE, VERSION, frames_of
 from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.storage import File
 
 __all__ = [
     "INDEX_EVERY",
-    "INLINE_SCAN",
     "Block",
     "Damage",
     "MessageRun",
     "ReadPlan",
     "ReadResult",
     "Segment",
-    "frames_of",
     "messages_of",
     "segment_name",
 ]
@@ -154,26 +152,35 @@ class Segment:
 
 @attrs.frozen
 class Block:
-    """Where the records with messages are in a stretch of a segment. A record has those up to the next one's first.
+    """Where the messages are in a stretch of a segment that begins at `offset`.
 
-    `first`: the first sequence number. `offset`: where the stretch begins. `seqs`, `offsets`: of each record, relative
-    to these, and one more each for what follows the last record.
+    `first`, `end`: the first sequence number, and the one after the last. `seqs`: of each message, relative to `first`;
+    None when none are missing. `places`: of each frame, relative to `offset`, and one more: where the last one ends.
+    `checks`: the checksum of each frame. The record's own was checked when the block was made, and covers more.
     """
 
     first: int
+    end: int
     offset: int
-    seqs: array[int]
-    offsets: array[int]
+    seqs: array[int] | None
+    places: array[int]
+    checks: array[int]
 
     @property
     def size(self) -> int:
         """Bytes of memory, approximately."""
-        return 300 + 8 * len(self.seqs)
+        return 500 + 12 * len(self.places)
 
-    @property
-    def end(self) -> int:
-        """The first sequence number after it."""
-        return self.first + self.seqs[-1]
+    def index_of(self, seq: int) -> int:
+        """Where in the arrays a message is. `KeyError` when it is missing."""
+        at = seq - self.first
+        if self.seqs is not None:
+            at = bisect_left(self.seqs, seq - self.first)
+            if at < len(self.seqs) and self.seqs[at] != seq - self.first:
+                raise KeyError(seq)
+        if not 0 <= at < len(self.checks):
+            raise KeyError(seq)
+        return at
 
 
 @attrs.frozen
@@ -281,14 +288,5 @@ class ReadPlan:
 
 def messages_of(record: Record) -> MessageRun | None:
     """The messages of a record; None for a record of another kind, or of moved messages."""
-    frames = frames_of(record.head.kind, record.head.count, record.payload)
-    return MessageRun(record.head.first, frames) if frames is not None else None
-
-
-def frames_of(kind: int, count: int, payload: bytes) -> list[bytes] | None:
-    """The message frames in a record; None for a record of another kind, or of moved messages. `FormatError`."""
-    if kind == Kind.MESSAGES:
-        return split_messages(payload, count)
-    if kind == Kind.DEFERRED:
-        return decode_deferred(payload, count)[0]
-    return None
+    frames, _ = frames_of(record.head.kind, record.head.count, record.payload)
+    return MessageRun(record.head.first, frames) if frames else None

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from bench import load_nsq, load_peers, load_rest, load_tail
+from bench import load_nsq, load_peers, load_rest, load_storms, load_tail
 from bench.link import LoadError
 from bench.meter import Meter
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-KINDS = load_nsq.KINDS | load_rest.KINDS | load_tail.KINDS | load_peers.KINDS
+KINDS = load_nsq.KINDS | load_rest.KINDS | load_tail.KINDS | load_peers.KINDS | load_storms.KINDS
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

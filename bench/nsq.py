@@ -15,7 +15,7 @@ import attrs
 
 from bench.link import Link, LoadError
 
-__all__ = ["RESPONSE", "Consumer", "NsqLink", "count_distinct", "mpub_command", "pub_command"]
+__all__ = ["MESSAGE", "RESPONSE", "Consumer", "NsqLink", "count_distinct", "mpub_command", "pub_command"]
 
 RESPONSE, ERROR, MESSAGE = 0, 1, 2
 OK_FRAME = b"\x00\x00\x00\x06\x00\x00\x00\x00OK"

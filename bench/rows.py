@@ -221,6 +221,28 @@ ROWS = (
         cold=True,
     ),
     Row(
+        "requeued",
+        "a backlog of {single_messages:,} that was requeued in random order, RDY 2500, 2 connections",
+        "drain",
+        {"nsq": "sub --there --conns=2 --rdy=2500 --count={single_messages}"},
+        before={"nsq": "requeue --conns=2 --rdy=2500 --count={single_messages}"},
+    ),
+    Row(
+        "deferred",
+        "a backlog of {single_messages:,} that was deferred in random order, RDY 2500, 2 connections",
+        "drain",
+        {"nsq": "sub --there --conns=2 --rdy=2500 --count={single_messages}"},
+        before={"nsq": "defer --count={single_messages}"},
+    ),
+    Row(
+        "deferred-cold",
+        "the same, after a cold start",
+        "drain",
+        {"nsq": "sub --there --conns=2 --rdy=2500 --count={single_messages}"},
+        before={"nsq": "defer --count={single_messages}"},
+        cold=True,
+    ),
+    Row(
         "http",
         "POST /pub, kept alive, 32 connections",
         "rate",

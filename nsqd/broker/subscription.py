@@ -27,6 +27,8 @@ InFlight = tuple[int, int, float, float]
 
 # Entries that `_capped` may have beyond twice the messages in flight, before it is cleaned up.
 CAPPED_SLACK = 100
+# Messages that time out in one round, which bounds its length; the next round has more.
+LATE_AT_ONCE = 2000
 
 _MISSING: InFlight = (-1, 0, 0.0, 0.0)
 
@@ -109,9 +111,9 @@ class Subscription:
 
     def alarm(self, now: float) -> None:
         """Remove the messages that were not answered in time, and pass them to `on_timeout`."""
-        late = []
+        late: list[bytes] = []
         for message_id, entry in self.in_flight.items():
-            if entry[2] > now:  # the table is in the order of deadlines
+            if entry[2] > now or len(late) >= LATE_AT_ONCE:  # the table is in the order of deadlines
                 break
             late.append(message_id)
         while self._capped and self._capped[0][0] <= now:

@@ -250,6 +250,19 @@ class TestTimeOut:
             harness.advance(0.75)
         assert harness.channel(name).counts.timed_out == 4
 
+    def test_many_at_once_are_spread_over_rounds(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=10_000, timeout=1.0)
+        harness.publish_many(10_000)
+        harness.rdy(consumer, 0)
+        harness.now += 1
+        harness.broker.advance(harness.now, harness.wall_ns)
+        harness.broker.fire_timers()
+        assert 0 < harness.channel().counts.timed_out < 5000
+        harness.round()
+        assert harness.channel().counts.timed_out == 10_000
+        assert conserved(harness.channel())
+
     def test_each_client_has_its_own(self) -> None:
         harness = Harness()
         quick, slow = harness.subscribe(rdy=1, timeout=2), harness.subscribe(rdy=1, timeout=20)

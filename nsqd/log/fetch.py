@@ -18,7 +18,15 @@ import attrs
 from crc32c import crc32c
 
 from nsqd.log.moved import MOVED_READ
-from nsqd.log.records import RECORD_HEAD_SIZE, FormatError, Kind, decode_moved, decode_record, frames_of
+from nsqd.log.records import (
+    RECORD_HEAD_SIZE,
+    FormatError,
+    Kind,
+    RecordHead,
+    decode_moved,
+    decode_record,
+    frames_of,
+)
 from nsqd.log.segment import INDEX_EVERY, Block, Segment
 from nsqd.log.storage import File
 
@@ -159,6 +167,10 @@ class _Fetch:
             wanted = {seq for _, seq in places[at:after]}
             try:
                 record = decode_record(data, offset - base, self.segment.salt)
+                if record is None:  # a record of one long message
+                    head = RecordHead.decode(data, offset - base, self.segment.salt)
+                    data, base = self._read(offset, head.size), offset
+                    record = decode_record(data, 0, self.segment.salt)
                 if record is None or record[0] != Kind.MOVED:
                     raise FormatError("another record than expected")
                 frames, seqs = decode_moved(record[3], record[2])

@@ -22,7 +22,9 @@ class Scene:
     """
 
     def __init__(self, channel: str, *, on_disk: bool = False) -> None:
-        self.harness = Harness(max_msg_timeout=60.0, **({"mem_queue_size": 0} if on_disk else {}))
+        self.harness = Harness(
+            max_msg_timeout=60.0, **({"mem_queue_size": 0, "mem_queue_bytes": 0} if on_disk else {})
+        )
         self.name = channel
         self.another = self.harness.subscribe(channel, timeout=TIMEOUT)
         self.owner = self.harness.subscribe(channel, timeout=TIMEOUT)

@@ -35,6 +35,12 @@ __all__ = ["Broker", "Listener"]
 log = get_logger("broker")
 
 MAINTENANCE_INTERVAL = 1.0  # seconds
+# The wall clock was set if it has moved against the monotonic one by this. More than a second of slewing, in many
+# minutes, is taken for it too, and does no harm.
+CLOCK_STEP_NS = 1_000_000_000
+# Seconds after the start in which a clock that was wrong at boot is expected to be set, and seconds between two steps.
+CLOCK_SETTLES = 600.0
+CLOCK_STEP_INTERVAL = 1.0
 # Seconds between syncs that no client waits for. Back to back, syncs would cost a fifth of the CPU.
 SYNC_INTERVAL = 0.1
 
@@ -70,6 +76,9 @@ class Broker:
         # Whether a new topic waits for `Topic.start`.
         self.lookup_first: Callable[[Topic], bool] = lambda _: False
         self._last_sync = now
+        self._clock_offset_ns = wall_ns - now * 1e9
+        self._next_clock_step = now
+        self._clock_settles_at = now + CLOCK_SETTLES
         self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):
             topic, view = restore_topic(self.context, self, name, recovered)
@@ -79,6 +88,12 @@ class Broker:
             ):  # so that the next start does not scan the damaged part again
                 self.retentions[name].want_snapshot()
             self.context.schedule_maintenance(name)
+        if self.context.clock_behind > 1:
+            log.warning(
+                "clock: wall time is at least %.0f s behind that of the last run; deferred messages wait for their "
+                "own delay at most",
+                self.context.clock_behind,
+            )
         self.context.timers.set(self, now + MAINTENANCE_INTERVAL)
 
     # --- for the daemon
@@ -251,6 +266,23 @@ class Broker:
         """Begin a round: set the clock."""
         self.context.round += 1
         self.context.now, self.context.wall_ns = now, wall_ns
+        # In every round, not once a second: the first round after the clock was set must not deliver by the old time.
+        moved_ns = wall_ns - now * 1e9 - self._clock_offset_ns
+        if not -CLOCK_STEP_NS < moved_ns < CLOCK_STEP_NS and now >= self._next_clock_step:
+            self._wall_clock_moved(moved_ns)
+
+    def _wall_clock_moved(self, moved_ns: float) -> None:
+        """Deferred messages from before the start follow the wall clock, and what is recorded follows it for all."""
+        self._clock_offset_ns += moved_ns
+        self._next_clock_step = self.now + CLOCK_STEP_INTERVAL
+        log.warning("clock: wall time was set by %+.1f s", moved_ns / 1e9)
+        for topic in self.topics.values():
+            for channel in topic.channels.values():
+                channel.wall_clock_moved()
+                if channel.deferred and topic.name in self.retentions:
+                    # The log has due times by the old clock; a snapshot has them by the new one.
+                    self.retentions[topic.name].want_snapshot()
+                    self.context.schedule_maintenance(topic.name)
 
     def commit(self) -> None:
         """Write what the round has gathered. `Topic.failed` has the commits whose append failed."""
@@ -319,6 +351,11 @@ class Broker:
     def alarm(self, now: float) -> None:
         """Once a second: check free space, maintain the logs, sync what is older than `sync_timeout`."""
         self.timers.set(self, now + MAINTENANCE_INTERVAL)
+        if now >= self._clock_settles_at:
+            self._clock_settles_at = math.inf
+            for topic in self.topics.values():
+                for channel in topic.channels.values():
+                    channel.forget_restored()
         was_full = self.store.space.full
         self.store.space.check()
         if was_full and not self.store.space.full:

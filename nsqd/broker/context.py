@@ -106,6 +106,8 @@ class BrokerContext:
         self.round = 0  # counted by `Broker.advance`
         self._reads_in = 0  # the round in which `_reads` were counted
         self._reads = 0
+        # Seconds that the wall clock is behind at least, as far as recorded due times tell.
+        self.clock_behind = 0.0
         self._reported_errno: int | None = None
         self._reported_at = 0.0
 

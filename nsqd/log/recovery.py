@@ -351,8 +351,7 @@ def _apply(recovered: Recovered, segment: Segment, record: Record) -> None:
     elif head.kind is Kind.MOVED:
         state.moved_to(segment.position + record.offset, *decode_moved(record.payload, head.count)[1])
     elif head.kind is Kind.CHANGES:
-        for change in decode_changes(record.payload, head.count):
-            state.apply(change)
+        state.apply_record(decode_changes(record.payload, head.count))
     else:
         raise FormatError(f"{segment.path}: a record of kind {head.kind.name} has no place in a segment")
 

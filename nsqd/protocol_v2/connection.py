@@ -9,6 +9,9 @@ An upgrade: the session has agreed to one and reads nothing more, and its answer
 are for the new layers. With TLS the handshake comes first, and must be over in `HANDSHAKE` seconds; nothing else is
 sent meanwhile. Then one OK goes through each new layer, and the session reads again.
 
+A client that has closed its side, or is to be closed after a fatal error, is a consumer no more: messages that have not
+left are withdrawn, and all of them go back to the channel at once. Answers still leave, for some time.
+
 After a fatal error the connection lingers: its sending side is shut down, and input is thrown away until the client
 closes too. A socket that is closed with unread input would be reset, and the error frame lost with it.
 """
@@ -25,7 +28,7 @@ from nsqd.protocol_v2.commands import ALLOWED
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.layers import LayerError, Layers
 from nsqd.protocol_v2.output import Output, PeerClosed
-from nsqd.protocol_v2.phase import SessionPhase
+from nsqd.protocol_v2.phase import ENDED, SessionPhase
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
 from nsqkit.logging import get_logger
@@ -40,7 +43,8 @@ HANDSHAKE: Final = 5.0  # seconds
 LINGER: Final = 2.0  # seconds for a client to read the last error before the connection is torn down
 LINGER_BYTES: Final = 1 << 20
 
-_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_IN, _OUT, _RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
+_HUNG_UP: Final = _RDHUP | select.EPOLLHUP | select.EPOLLERR
 _READING: Final = SessionPhase.READING
 _YIELDED: Final = SessionPhase.YIELDED
 
@@ -68,6 +72,7 @@ class ClientConnection:
         self.session = Session(server.context, ALLOWED, remote, self._wake)
         self.output = Output(sock, self.session, server.context)
         self._events = _IN
+        self._hung_up = False  # the client sends nothing more, though there may be something to read
         self.lingers = False  # the session has ended, its last answers are to be read
         self._lingered = 0
         self.alarm_at = math.inf
@@ -86,7 +91,9 @@ class ClientConnection:
         try:
             if what & _OUT and self.output.waits:
                 self._continue()
-            if what & ~_OUT:
+            if what & _HUNG_UP and not self._wants_bytes:
+                self._on_hang_up()
+            elif what & ~_OUT:
                 self._read()
         except Exception as error:
             self._failed(error)
@@ -176,6 +183,15 @@ class ClientConnection:
             session.eof()
         self._transmit(layers.encode(b""))  # what TLS itself answers
 
+    def _on_hang_up(self) -> None:
+        """The client has closed its side while its input was not wanted, as too much waits for it.
+
+        It may never take that, so its messages must not wait for it. Without them what it sent before can be read.
+        """
+        self._hung_up = True
+        self.session.withdraw(self.output.withdraw_messages())
+        self._watch()
+
     # --- writing
 
     def flush(self) -> None:
@@ -183,6 +199,8 @@ class ClientConnection:
         if self.fd < 0:
             return
         try:
+            if self.session.phase in ENDED and self.session.subscription is not None:
+                self.session.unsubscribe(self.output.withdraw_messages())
             if self.output.send() or self._events != _IN:
                 self._watch()
             if self.session.phase is not _READING:
@@ -214,7 +232,11 @@ class ClientConnection:
         """Tell the epoll what we wait for now."""
         if self.fd < 0:
             return
-        events = (_OUT if self.output.waits else 0) | (_IN if self._wants_bytes else 0)
+        events = _OUT if self.output.waits else 0
+        if self._wants_bytes:
+            events |= _IN
+        elif not self._hung_up and self.session.phase not in ENDED:
+            events |= _RDHUP
         if events == self._events:
             return
         if not events:  # a hang-up is reported even for an empty mask: only unregistering stops it

@@ -30,6 +30,7 @@ import trio
 
 from nsqd.protocol_v2.connection import ClientConnection
 from nsqd.protocol_v2.context import Context
+from nsqd.protocol_v2.phase import ENDED
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
 
@@ -58,8 +59,12 @@ class Connections:
 
     @property
     def sessions(self) -> list[Session]:
-        """Those of all clients; one that has yet to read its last error is a client no more."""
-        return [connection.session for connection in self.connections.values() if not connection.lingers]
+        """Those of all clients; one that has yet to read its last answers is a client no more."""
+        return [
+            connection.session
+            for connection in self.connections.values()
+            if connection.session.phase not in ENDED
+        ]
 
     def add(self, sock: socket.socket, remote: str) -> None:
         """Take over a connected, non-blocking socket. `remote`: `ip:port`, or `@` for a unix socket."""

@@ -134,6 +134,8 @@ class Store:
             if recovered.log.unsynced:
                 self.syncer.wrote(recovered.log)
             yield folder.removeprefix(TOPIC), recovered
+            # Files that were cut or written to stay open: with many of them the next topic could not be opened.
+            self.writers.trim(sync=True)
 
     def create_topic(self, name: str, wall_ns: int) -> TopicLog:
         """A new, empty log. `OSError` when the disk refuses; then nothing is left of it."""

@@ -161,6 +161,25 @@ class TestLimit:
         assert held_below(tmp_path) <= 1000
         again.close()
 
+    def test_recovery_stays_near_the_limit_where_every_topic_has_to_be_cut(
+        self, storage: FileStorage, tmp_path: Path
+    ) -> None:
+        """I12, I13"""
+        store = Store(storage, StoreOptions(min_free_space=0, ballast_bytes=0), WALL_NS)
+        for number in range(10):
+            append(store.create_topic(f"topic{number}", WALL_NS), 1)
+        storage.close()
+        for path in tmp_path.glob("topic-*/*.log"):
+            path.write_bytes(path.read_bytes() + b"torn")
+        again = FileStorage(tmp_path)
+        options = StoreOptions(min_free_space=0, ballast_bytes=0, max_writers=3)
+        held = []
+        for _, found in Store(again, options, WALL_NS).topics(WALL_NS):
+            assert found.torn_bytes == 4
+            held.append(held_below(tmp_path))
+        again.close()
+        assert held == [1, 2, 3, *[4] * 7]
+
 
 class TestNoneLeft:
     """The process has no descriptor left."""

@@ -7,7 +7,8 @@ Rules:
 
 An upgrade: the session has agreed to one and reads nothing more, and its answer has left. The bytes after the IDENTIFY
 are for the new layers. With TLS the handshake comes first, and must be over in `HANDSHAKE` seconds; nothing else is
-sent meanwhile. Then one OK goes through each new layer, and the session reads again.
+sent meanwhile. Its steps have a queue of their own, as each costs a millisecond. Then one OK goes through each new
+layer, and the session reads again.
 
 A client that has closed its side, or is to be closed after a fatal error, is a consumer no more: messages that have not
 left are withdrawn, and all of them go back to the channel at once. Answers still leave, for some time.
@@ -58,8 +59,13 @@ class ConnectionServer(Protocol):
     connections: dict[int, ClientConnection]
     unfinished: dict[ClientConnection, None]
 
+    handshakes: dict[ClientConnection, None]
+
     def resume_soon(self, connection: ClientConnection) -> None:
         """It has bytes that were read and not worked through: no event of its socket will tell."""
+
+    def shake_hands_soon(self, connection: ClientConnection) -> None:
+        """It has bytes for its TLS handshake, which costs much: `resume` it when it is its turn."""
 
 
 class ClientConnection:
@@ -72,6 +78,7 @@ class ClientConnection:
         self.session = Session(server.context, ALLOWED, remote, self._wake)
         self.output = Output(sock, self.session, server.context)
         self._events = _IN
+        self._at_end = False  # of the input: nothing more comes from the socket
         self._hung_up = False  # the client sends nothing more, though there may be something to read
         self.lingers = False  # the session has ended, its last answers are to be read
         self._lingered = 0
@@ -130,7 +137,12 @@ class ClientConnection:
             self._discard(len(data))
         elif self.layers is not None:
             self.layers.feed(data)
-            self._decode(at_end=not data)
+            self._at_end = not data
+            if self._handshaking:
+                self.server.shake_hands_soon(self)
+                self._watch()
+            else:
+                self._decode()
         elif not data:
             session.eof()
             self._watch()
@@ -163,12 +175,12 @@ class ClientConnection:
         except Exception as error:
             self._failed(error)
 
-    def _decode(self, *, at_end: bool = False) -> None:
-        """Feed the session what the layers have. `at_end`: nothing more comes from the socket."""
+    def _decode(self) -> None:
+        """Feed the session what the layers have."""
         layers, session = self.layers, self.session
         assert layers is not None
         if not layers.ready and not self._shake_hands():
-            if at_end and self.layers is not None:
+            if self._at_end and self.layers is not None:
                 self._handshake_failed("EOF")
             return
         budget = CHUNK  # of decoded bytes: a few compressed ones may stand for a thousand times as many
@@ -179,7 +191,7 @@ class ClientConnection:
             budget -= len(data)
         if (budget <= 0 or session.phase is _YIELDED) and session.wants_input:
             self.server.resume_soon(self)
-        elif session.wants_input and (at_end or layers.ended):
+        elif session.wants_input and (self._at_end or layers.ended):
             session.eof()
         self._transmit(layers.encode(b""))  # what TLS itself answers
 
@@ -245,7 +257,8 @@ class ClientConnection:
             self.server.epoll.register(self.fd, events)
         else:
             self.server.epoll.modify(self.fd, events)
-        left = self.layers is not None or self.session.phase is _YIELDED  # perhaps, of what was read before
+        # Perhaps something is left of what was read before; in a handshake nothing is.
+        left = (self.layers is not None and self.layers.ready) or self.session.phase is _YIELDED
         if left and events & _IN and not self._events & _IN:
             self.server.resume_soon(self)
         self._events = events
@@ -253,7 +266,9 @@ class ClientConnection:
     @property
     def _wants_bytes(self) -> bool:
         """Whether the socket is to be read."""
-        wanted = self.lingers or self.session.wants_input or self._handshaking
+        wanted = self.lingers or self.session.wants_input
+        if not wanted and self._handshaking:
+            wanted = self not in self.server.handshakes
         return wanted and not self.output.backpressured
 
     # --- upgrades
@@ -273,7 +288,10 @@ class ClientConnection:
             self._upgraded()
         if unread := session.take_unread():
             layers.feed(unread)
-            self.server.resume_soon(self)
+            if self._handshaking:
+                self.server.shake_hands_soon(self)
+            else:
+                self.server.resume_soon(self)
         self._watch()
 
     def _shake_hands(self) -> bool:

@@ -13,6 +13,7 @@ completion of a job is a round too: `advance`, the job's `done`, `commit`, `pump
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -79,6 +80,7 @@ class Broker:
         self._clock_offset_ns = wall_ns - now * 1e9
         self._next_clock_step = now
         self._clock_settles_at = now + CLOCK_SETTLES
+        self._reported_failing: set[str] = set()
         self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):
             topic, view = restore_topic(self.context, self, name, recovered)
@@ -114,9 +116,14 @@ class Broker:
         return self.store.fatal
 
     @property
+    def failing_topics(self) -> int:
+        """How many topics are refused, as their files cannot be used."""
+        return len(self.store.failing)
+
+    @property
     def health(self) -> str:
-        """`OK`, or `NOK - ` and the reason."""
-        return self.store.space.health
+        """`OK`; `NOK - ` and the reason; `OK - ` and the reason if it concerns some topics only."""
+        return self.store.health
 
     # --- topics
 
@@ -124,6 +131,8 @@ class Broker:
         """The topic with this (valid) name, created if it does not exist. `Refused` when it cannot be written."""
         topic = self.topics.get(name)
         if topic is None:
+            if reason := self.store.failing.get(name):  # it is on the disk, and could not be read
+                raise Refused(reason)
             topic = self._make_topic(name)
             topic.started = not self.lookup_first(topic)
             self.listener.topic_created(topic)
@@ -136,7 +145,7 @@ class Broker:
         try:
             topic_log = self.store.create_topic(name, self.context.wall_ns)
         except OSError as error:
-            self.context.report_write_error(name, error)
+            self.context.report_write_error(name, error, exists=False)
             raise Refused(error.strerror or str(error)) from error
         view = LogView(self.context, name, topic_log)
         return self._add(Topic(self.context, self, name, LogTopicStore(view)), view)
@@ -356,6 +365,7 @@ class Broker:
             for topic in self.topics.values():
                 for channel in topic.channels.values():
                     channel.forget_restored()
+        self._look_at_failing_topics()
         was_full = self.store.space.full
         self.store.space.check()
         if was_full and not self.store.space.full:
@@ -369,6 +379,22 @@ class Broker:
             retention = self.retentions.get(name)  # None: a job of a topic deleted since has scheduled it
             if retention is not None and retention.maintain():
                 self.context.schedule_maintenance(name)
+
+    def _look_at_failing_topics(self) -> None:
+        """Log those that are new, and notice where missing files are back."""
+        failing = self.store.failing
+        for name in failing.keys() - self._reported_failing:
+            self._reported_failing.add(name)
+            log.error("TOPIC(%s): its files cannot be used - %s; publishes are refused", name, failing[name])
+        for name in list(failing):
+            retention = self.retentions.get(name)
+            if retention is not None and retention.log.missing:
+                with contextlib.suppress(OSError):
+                    retention.log.look_again()
+                    del failing[name]
+        for name in self._reported_failing - failing.keys():
+            self._reported_failing.remove(name)
+            log.info("TOPIC(%s): its files can be used again", name)
 
     def _sync_by_time(self, now: float) -> None:
         """Sync within `sync_timeout` what was appended without reaching `sync_every` and without a waiting client."""
@@ -400,7 +426,8 @@ class Broker:
                 self.topics[name].close()
                 self.retentions[name].write_manifest()
             except OSError as error:
-                failure = error
+                if name not in self.store.failing:  # else nobody expects that it can be written
+                    failure = error
         if failure is not None:
             # No clean mark, so that the next start recovers; but everything that was written is made durable.
             self.store.syncer.sync_now()

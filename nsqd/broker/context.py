@@ -18,7 +18,7 @@ from nsqd.broker.timers import Timers
 from nsqd.broker.window import WindowBudget
 from nsqd.log.budget import MemoryBudget
 from nsqd.log.segment import Damage
-from nsqd.log.store import Store
+from nsqd.log.store import OF_ONE_TOPIC, Store
 from nsqd.log.topic_log import TopicLog
 from nsqkit.logging import get_logger
 
@@ -132,6 +132,8 @@ class BrokerContext:
     def wrote(self, topic_name: str, topic_log: TopicLog, messages: int) -> None:
         """Account for an append to a topic's log: `messages` messages, perhaps with other records."""
         self.store.wrote(topic_log)
+        if self.store.failing:
+            self.store.failing.pop(topic_name, None)
         self.to_maintain[topic_name] = None
         # Counted for each topic: one count for all caused more syncs, 10 % of the CPU with 1,000 topics.
         topic_log.unsynced_messages += messages
@@ -159,8 +161,12 @@ class BrokerContext:
         if self.space.full is not None:
             raise Refused(self.space.full)
 
-    def report_write_error(self, topic_name: str, error: OSError) -> None:
-        self.space.failed(error)
+    def report_write_error(self, topic_name: str, error: OSError, *, exists: bool = True) -> None:
+        """Log it, and keep it for the health. `exists`: whether there is such a topic."""
+        if exists and error.errno in OF_ONE_TOPIC:
+            self.store.failing[topic_name] = error.strerror or str(error)
+        else:
+            self.space.failed(error)
         repeated = error.errno == self._reported_errno
         if not repeated or self.now - self._reported_at >= WRITE_ERROR_INTERVAL:
             self._reported_errno, self._reported_at = error.errno, self.now

@@ -4,7 +4,7 @@ The newest snapshot that can be read, then the log from the position where that 
 are set aside, and the sequence numbers that they held are reported. A torn tail is cut off: nothing after it was ever
 acknowledged at level `disk`, nor written before a kill at level `os`. A file of a newer format is refused before
 anything is touched. No error of the system (EIO, too many open files) is taken for damage: it comes through, and the
-daemon does not start on a guess.
+daemon starts without this topic, or not at all.
 """
 
 from __future__ import annotations

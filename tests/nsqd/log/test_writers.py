@@ -390,6 +390,15 @@ class TestReads:
         assert storage.open(new.segments[0].path).size == size
         assert storage.files("topic-t") == ["00000000000000000000.log"]
 
+    def test_files_that_somebody_else_has_removed_are_removed(self, storage: FileStorage) -> None:
+        """Retention would try again, once a second, for good."""
+        log = new_log(storage, "topic-a", Writers())
+        log.roll()
+        first, second = log.segments
+        storage.remove(first.path)
+        log.remove_files([first.path, second.path])
+        assert storage.files("topic-a") == []
+
     def test_a_file_that_another_program_has_changed_is_not_appended_to(
         self, storage: FileStorage, tmp_path: Path
     ) -> None:

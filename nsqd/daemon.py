@@ -97,6 +97,7 @@ class Daemon:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_connections = max(MIN_CONNECTIONS, descriptors - RESERVED_DESCRIPTORS)
         self._max_writers = max(1, min(MOST_WRITERS, (descriptors - NEEDED_DESCRIPTORS) // 4))
+        self._sync_writers = descriptors // 2
 
     # --- start
 
@@ -130,6 +131,7 @@ class Daemon:
                 max_segment_bytes=options.max_bytes_per_file,
                 min_free_space=options.min_free_space,
                 max_writers=self._max_writers,
+                sync_writers=self._sync_writers,
             ),
             time.time_ns(),
         )

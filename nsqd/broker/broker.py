@@ -303,7 +303,8 @@ class Broker:
         if self.context.to_maintain_now:
             to_maintain, self.context.to_maintain_now = self.context.to_maintain_now, {}
             self._maintain(to_maintain)
-        if self.context.sync_due and self.now - self._last_sync >= SYNC_INTERVAL:
+        due = self.context.sync_due or self.store.writers.crowded
+        if due and self.now - self._last_sync >= SYNC_INTERVAL:
             self.want_sync()
 
     def clear_failures(self) -> None:

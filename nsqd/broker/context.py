@@ -7,6 +7,7 @@ During a round topics and channels register the work for its end: topics that ha
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from typing import Protocol
 
@@ -165,7 +166,7 @@ class BrokerContext:
         """Log it, and keep it for the health. `exists`: whether there is such a topic."""
         if exists and error.errno in OF_ONE_TOPIC:
             self.store.failing[topic_name] = error.strerror or str(error)
-        else:
+        elif error.errno != errno.EEXIST:  # something else has the name of the topic's folder
             self.space.failed(error)
         repeated = error.errno == self._reported_errno
         if not repeated or self.now - self._reported_at >= WRITE_ERROR_INTERVAL:

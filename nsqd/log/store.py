@@ -38,7 +38,17 @@ TRASH = "trash-"
 
 # Errors that say something about the files that were asked for, and nothing about the disk or the process.
 OF_ONE_TOPIC: Final = frozenset(
-    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ESTALE)
+    (
+        errno.ENOENT,
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENOTEMPTY,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ELOOP,
+        errno.ESTALE,
+    )
 )
 
 
@@ -53,13 +63,17 @@ def is_of_the_original(name: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class StoreOptions:
-    """Sizes in bytes. `max_writers`: open files to append to; more only while they are unsynced."""
+    """Sizes in bytes. `max_writers`: open files to append to; more only while they are unsynced.
+
+    `sync_writers`: more than so many ask for a sync.
+    """
 
     node_id: int = 0
     max_segment_bytes: int = 100 << 20
     min_free_space: int = 64 << 20
     ballast_bytes: int = 4 << 20
     max_writers: int = 256
+    sync_writers: int = 1 << 30
 
 
 class Store:
@@ -83,7 +97,7 @@ class Store:
             storage.sync_folder()
         self.failing: dict[str, str] = {}
         self.syncer = Syncer(storage, self.jobs, lambda: None, self._sync_failed, self._files_missing)
-        self.writers = Writers(options.max_writers)
+        self.writers = Writers(options.max_writers, options.sync_writers)
         self.index_budget = MemoryBudget(INDEX_BYTES)
         self._remove_trash()
         self.space = Space(storage, options.min_free_space, options.ballast_bytes)
@@ -137,37 +151,45 @@ class Store:
             if not is_valid_name(folder.removeprefix(TOPIC)):
                 self.notes.append(f"{folder}: left alone, it has no topic's name")
                 continue
+            name = folder.removeprefix(TOPIC)
             try:
-                recovered = recover_topic(
-                    self.storage,
-                    folder,
-                    max_segment_bytes=self.options.max_segment_bytes,
-                    wall_ns=wall_ns,
-                    clean=self.clean,
-                    writers=self.writers,
-                )
+                recovered = self._recover(folder, wall_ns)
             except OSError as error:
                 if error.errno not in OF_ONE_TOPIC and error.errno != errno.EIO:
                     raise
-                self.failing[folder.removeprefix(TOPIC)] = reason = error.strerror or str(error)
+                self.failing[name] = reason = error.strerror or str(error)
                 self.notes.append(
                     f"{folder}: cannot be read - {reason}; the topic is refused until the next start"
                 )
                 continue
             if recovered is None:
-                if self.storage.files(folder):
-                    self.notes.append(f"{folder}: left alone, its files are not those of a topic")
-                else:
-                    self.storage.remove_folder(folder)
                 continue
             recovered.log.index_budget = self.index_budget
             self.notes += recovered.notes
             self.ids.skip_used(recovered.last_id())
             if recovered.log.unsynced:
                 self.syncer.wrote(recovered.log)
-            yield folder.removeprefix(TOPIC), recovered
+            yield name, recovered
             # Files that were cut or written to stay open: with many of them the next topic could not be opened.
             self.writers.trim(sync=True)
+
+    def _recover(self, folder: str, wall_ns: int) -> Recovered | None:
+        """The topic in a folder; None when it holds none. `OSError`."""
+        recovered = recover_topic(
+            self.storage,
+            folder,
+            max_segment_bytes=self.options.max_segment_bytes,
+            wall_ns=wall_ns,
+            clean=self.clean,
+            writers=self.writers,
+        )
+        if recovered is None:
+            if self.storage.files(folder):
+                self.failing[folder.removeprefix(TOPIC)] = "its files are not those of a topic"
+                self.notes.append(f"{folder}: left alone, its files are not those of a topic")
+            else:
+                self.storage.remove_folder(folder)
+        return recovered
 
     def create_topic(self, name: str, wall_ns: int) -> TopicLog:
         """A new, empty log. `OSError` when the disk refuses; then nothing is left of it."""

@@ -147,10 +147,11 @@ class TopicLog:
             buffers = self._encode(segment.salt, batches, changes, flowing)
             file, offset = segment.file, segment.file.size
             file.append(buffers)
-        except OSError:
+        except OSError as error:
             # The bytes may be on the disk all the same, if the cut fails or the power does. A second message with the
             # same sequence number could then be taken for the first.
             self._use_up(batches)
+            self.missing = self.missing or isinstance(error, FileNotFoundError)
             raise
         segment.message_bytes += self._use_up(batches)
         self.records_since_snapshot += len(buffers) // 2

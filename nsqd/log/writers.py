@@ -28,13 +28,21 @@ __all__ = ["Writers"]
 
 
 class Writers:
-    """The open files of the segments of one data path: at most `limit`, or more while they are unsynced."""
+    """The open files of the segments of one data path: at most `limit`, or more while they are unsynced.
 
-    def __init__(self, limit: int = 256) -> None:
+    `crowd`: with more than so many, descriptors become scarce, and a sync is worth its price.
+    """
+
+    def __init__(self, limit: int = 256, crowd: int = 1 << 30) -> None:
         if limit < 1:
             raise ValueError(f"the limit of open segments must be at least 1, not {limit}")
         self._limit = limit
+        self._crowd = crowd
         self._open: OrderedDict[Segment, None] = OrderedDict()  # least recently used first
+
+    @property
+    def crowded(self) -> bool:
+        return len(self._open) > self._crowd
 
     def opened(self, segment: Segment) -> None:
         """The segment's file is open now; also: it was used."""

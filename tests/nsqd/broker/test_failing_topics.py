@@ -79,8 +79,50 @@ class TestAtTheStart:
             self.start(two_topics(), number)
         assert caught.value.errno == number
 
+    def test_a_folder_with_other_files_is_named(self) -> None:
+        harness = two_topics()
+        remove(harness)
+        harness.memory.make_folder("topic-t")
+        harness.memory.create("topic-t/notes.txt")
+        harness.kill()
+        assert harness.broker.health == "OK - topic t is refused: its files are not those of a topic"
+        with pytest.raises(Refused, match="its files are not those of a topic"):
+            harness.broker.topic("t")
+
+    def test_a_folder_that_cannot_be_removed_is_named(self) -> None:
+        """A start that was cut short has left it empty, it seems, but something is in it that is no file."""
+        harness = two_topics()
+        remove(harness)
+        harness.memory.make_folder("topic-t")
+        storage = FaultyStorage(harness.memory.kill())
+        storage.fault = lambda operation, _: Fail(errno.EISDIR) if operation == "remove_folder" else None
+        store = Store(storage, harness.store_options, harness.wall_ns)
+        broker = Broker(store, harness.options, harness.now, harness.wall_ns)
+        assert list(broker.topics) == ["other"]
+        assert broker.health == "OK - topic t is refused: Is a directory"
+
 
 class TestWhileItRuns:
+    def test_a_name_that_is_taken_is_not_the_disk_s_trouble(self) -> None:
+        harness = Harness()
+        harness.memory.make_folder("topic-t")
+        with pytest.raises(Refused, match="File exists"):
+            harness.topic("t")
+        assert harness.broker.health == "OK"
+
+    def test_a_missing_segment_is_noticed_by_the_append_that_opens_it(self) -> None:
+        """Before a sync finds out; and forgotten when it is back."""
+        harness = two_topics()
+        harness.advance(3)
+        log = harness.broker.retentions["t"].log
+        log.writers.close(log.segments[-1])
+        move(harness)
+        assert not harness.publish(b"refused").acknowledged
+        assert harness.broker.health == GONE
+        harness.memory.rename_folder("elsewhere", "topic-t")
+        harness.advance(1)
+        assert harness.broker.health == "OK"
+
     @either_way
     def test_missing_files_cost_their_topic(self, disappear: Callable[[Harness], None]) -> None:
         """I15: from the next sync on, nothing is acknowledged that would be lost."""

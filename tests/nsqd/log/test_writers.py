@@ -161,6 +161,16 @@ class TestLimit:
         assert held_below(tmp_path) <= 1000
         again.close()
 
+    def test_crowded_while_more_than_so_many_are_open(self, storage: FileStorage) -> None:
+        writers = Writers(1, crowd=2)
+        logs = [new_log(storage, f"topic-{number}", writers) for number in range(2)]
+        assert not writers.crowded
+        logs.append(new_log(storage, "topic-2", writers))
+        assert writers.crowded
+        for log in logs:
+            sync(log)
+        assert not writers.crowded
+
     def test_recovery_stays_near_the_limit_where_every_topic_has_to_be_cut(
         self, storage: FileStorage, tmp_path: Path
     ) -> None:

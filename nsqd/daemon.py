@@ -60,6 +60,9 @@ __all__ = ["Daemon", "StartError", "banner"]
 
 log = get_logger("nsqd")
 
+# Of a low limit the files to append to get a quarter, beyond what every daemon needs: all else has to go on without.
+MOST_WRITERS = 256
+NEEDED_DESCRIPTORS = 32
 RESERVED_DESCRIPTORS = 500  # for the log's files and for HTTP: TCP clients must not use them up
 MIN_CONNECTIONS = 16
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -93,6 +96,8 @@ class Daemon:
         self._storage = FileStorage(folder)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_connections = max(MIN_CONNECTIONS, descriptors - RESERVED_DESCRIPTORS)
+        self._max_writers = max(1, min(MOST_WRITERS, (descriptors - NEEDED_DESCRIPTORS) // 4))
+        self._sync_writers = descriptors // 2
 
     # --- start
 
@@ -125,6 +130,8 @@ class Daemon:
                 node_id=options.node_id,
                 max_segment_bytes=options.max_bytes_per_file,
                 min_free_space=options.min_free_space,
+                max_writers=self._max_writers,
+                sync_writers=self._sync_writers,
             ),
             time.time_ns(),
         )

@@ -2,14 +2,16 @@
 
 There is one consumer for each topic, all on the same channel. By default that is a new ephemeral one, so that no
 messages are taken from other consumers. Each message is written to stdout and then finished. A short line is written
-directly if stdout is writable, anything else in a worker thread, so that a blocked stdout (a pager) stops the messages,
-but not the heartbeats.
+directly if stdout is a pipe with room for it or a file, anything else in a worker thread, so that a blocked stdout (a
+pager, a terminal after Ctrl-S) stops the messages, but not the heartbeats.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import select
+import stat
 from functools import partial
 
 import attrs
@@ -156,7 +158,13 @@ class Tail:
 
 
 def _is_ready(descriptor: int) -> bool:
-    """Whether `PIPE_BUF` bytes can be written without blocking."""
+    """Whether `PIPE_BUF` bytes can be written without blocking.
+
+    Only pipes and files are asked: a terminal or a socket counts as writable as soon as it has room for one byte.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
+        return False
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(0))

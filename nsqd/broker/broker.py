@@ -13,6 +13,7 @@ completion of a job is a round too: `advance`, the job's `done`, `commit`, `pump
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -35,6 +36,12 @@ __all__ = ["Broker", "Listener"]
 log = get_logger("broker")
 
 MAINTENANCE_INTERVAL = 1.0  # seconds
+# The wall clock was set if it has moved against the monotonic one by this. More than a second of slewing, in many
+# minutes, is taken for it too, and does no harm.
+CLOCK_STEP_NS = 1_000_000_000
+# Seconds after the start in which a clock that was wrong at boot is expected to be set, and seconds between two steps.
+CLOCK_SETTLES = 600.0
+CLOCK_STEP_INTERVAL = 1.0
 # Seconds between syncs that no client waits for. Back to back, syncs would cost a fifth of the CPU.
 SYNC_INTERVAL = 0.1
 
@@ -70,6 +77,10 @@ class Broker:
         # Whether a new topic waits for `Topic.start`.
         self.lookup_first: Callable[[Topic], bool] = lambda _: False
         self._last_sync = now
+        self._clock_offset_ns = wall_ns - now * 1e9
+        self._next_clock_step = now
+        self._clock_settles_at = now + CLOCK_SETTLES
+        self._reported_failing: set[str] = set()
         self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):
             topic, view = restore_topic(self.context, self, name, recovered)
@@ -79,6 +90,12 @@ class Broker:
             ):  # so that the next start does not scan the damaged part again
                 self.retentions[name].want_snapshot()
             self.context.schedule_maintenance(name)
+        if self.context.clock_behind > 1:
+            log.warning(
+                "clock: wall time is at least %.0f s behind that of the last run; deferred messages wait for their "
+                "own delay at most",
+                self.context.clock_behind,
+            )
         self.context.timers.set(self, now + MAINTENANCE_INTERVAL)
 
     # --- for the daemon
@@ -99,9 +116,14 @@ class Broker:
         return self.store.fatal
 
     @property
+    def failing_topics(self) -> int:
+        """How many topics are refused, as their files cannot be used."""
+        return len(self.store.failing)
+
+    @property
     def health(self) -> str:
-        """`OK`, or `NOK - ` and the reason."""
-        return self.store.space.health
+        """`OK`; `NOK - ` and the reason; `OK - ` and the reason if it concerns some topics only."""
+        return self.store.health
 
     # --- topics
 
@@ -109,6 +131,8 @@ class Broker:
         """The topic with this (valid) name, created if it does not exist. `Refused` when it cannot be written."""
         topic = self.topics.get(name)
         if topic is None:
+            if reason := self.store.failing.get(name):  # it is on the disk, and could not be read
+                raise Refused(reason)
             topic = self._make_topic(name)
             topic.started = not self.lookup_first(topic)
             self.listener.topic_created(topic)
@@ -121,7 +145,7 @@ class Broker:
         try:
             topic_log = self.store.create_topic(name, self.context.wall_ns)
         except OSError as error:
-            self.context.report_write_error(name, error)
+            self.context.report_write_error(name, error, exists=False)
             raise Refused(error.strerror or str(error)) from error
         view = LogView(self.context, name, topic_log)
         return self._add(Topic(self.context, self, name, LogTopicStore(view)), view)
@@ -251,6 +275,23 @@ class Broker:
         """Begin a round: set the clock."""
         self.context.round += 1
         self.context.now, self.context.wall_ns = now, wall_ns
+        # In every round, not once a second: the first round after the clock was set must not deliver by the old time.
+        moved_ns = wall_ns - now * 1e9 - self._clock_offset_ns
+        if not -CLOCK_STEP_NS < moved_ns < CLOCK_STEP_NS and now >= self._next_clock_step:
+            self._wall_clock_moved(moved_ns)
+
+    def _wall_clock_moved(self, moved_ns: float) -> None:
+        """Deferred messages from before the start follow the wall clock, and what is recorded follows it for all."""
+        self._clock_offset_ns += moved_ns
+        self._next_clock_step = self.now + CLOCK_STEP_INTERVAL
+        log.warning("clock: wall time was set by %+.1f s", moved_ns / 1e9)
+        for topic in self.topics.values():
+            for channel in topic.channels.values():
+                channel.wall_clock_moved()
+                if channel.deferred and topic.name in self.retentions:
+                    # The log has due times by the old clock; a snapshot has them by the new one.
+                    self.retentions[topic.name].want_snapshot()
+                    self.context.schedule_maintenance(topic.name)
 
     def commit(self) -> None:
         """Write what the round has gathered. `Topic.failed` has the commits whose append failed."""
@@ -262,7 +303,8 @@ class Broker:
         if self.context.to_maintain_now:
             to_maintain, self.context.to_maintain_now = self.context.to_maintain_now, {}
             self._maintain(to_maintain)
-        if self.context.sync_due and self.now - self._last_sync >= SYNC_INTERVAL:
+        due = self.context.sync_due or self.store.writers.crowded
+        if due and self.now - self._last_sync >= SYNC_INTERVAL:
             self.want_sync()
 
     def clear_failures(self) -> None:
@@ -319,6 +361,12 @@ class Broker:
     def alarm(self, now: float) -> None:
         """Once a second: check free space, maintain the logs, sync what is older than `sync_timeout`."""
         self.timers.set(self, now + MAINTENANCE_INTERVAL)
+        if now >= self._clock_settles_at:
+            self._clock_settles_at = math.inf
+            for topic in self.topics.values():
+                for channel in topic.channels.values():
+                    channel.forget_restored()
+        self._look_at_failing_topics()
         was_full = self.store.space.full
         self.store.space.check()
         if was_full and not self.store.space.full:
@@ -332,6 +380,22 @@ class Broker:
             retention = self.retentions.get(name)  # None: a job of a topic deleted since has scheduled it
             if retention is not None and retention.maintain():
                 self.context.schedule_maintenance(name)
+
+    def _look_at_failing_topics(self) -> None:
+        """Log those that are new, and notice where missing files are back."""
+        failing = self.store.failing
+        for name in failing.keys() - self._reported_failing:
+            self._reported_failing.add(name)
+            log.error("TOPIC(%s): its files cannot be used - %s; publishes are refused", name, failing[name])
+        for name in list(failing):
+            retention = self.retentions.get(name)
+            if retention is not None and retention.log.missing:
+                with contextlib.suppress(OSError):
+                    retention.log.look_again()
+                    del failing[name]
+        for name in self._reported_failing - failing.keys():
+            self._reported_failing.remove(name)
+            log.info("TOPIC(%s): its files can be used again", name)
 
     def _sync_by_time(self, now: float) -> None:
         """Sync within `sync_timeout` what was appended without reaching `sync_every` and without a waiting client."""
@@ -363,7 +427,8 @@ class Broker:
                 self.topics[name].close()
                 self.retentions[name].write_manifest()
             except OSError as error:
-                failure = error
+                if name not in self.store.failing:  # else nobody expects that it can be written
+                    failure = error
         if failure is not None:
             # No clean mark, so that the next start recovers; but everything that was written is made durable.
             self.store.syncer.sync_now()

@@ -44,6 +44,11 @@ __all__ = ["Channel"]
 DUE_AT_ONCE = 2000  # deferred messages that are requeued in one round, which bounds its length
 
 
+Restored = tuple[int, float, int]
+"""A message that was deferred before the start: (due in wall time, ns; due at the latest, s of the broker's clock;
+attempts). It is the same as long as it waits with these attempts."""
+
+
 class Channel:
     """One channel of a topic. `backlog` holds its messages, `delivery` chooses the next subscription."""
 
@@ -53,6 +58,7 @@ class Channel:
         "__weakref__",
         "_redelivered_after_disconnect",
         "_requeued_turn",
+        "_restored",
         "alarm_at",
         "backlog",
         "context",
@@ -77,6 +83,7 @@ class Channel:
         self.paused = False
         self.requeued: deque[tuple[int, int]] = deque()  # (seq, attempts so far)
         self.deferred = Deferred()
+        self._restored: dict[int, Restored] = {}
         self._requeued_turn = False
         self._redelivered_after_disconnect: set[int] = set()
         self.alarm_at = math.inf
@@ -315,6 +322,44 @@ class Channel:
         if due - AHEAD < self.alarm_at:
             self.context.timers.set(self, self.deferred.next_alarm(self.context.now))
 
+    def restore_deferred(self, seq: int, attempts: int, due_ns: int, longest: float) -> None:
+        """Add a message from before the start that is due at the wall time `due_ns`, in `longest` seconds at most."""
+        restored = self._restored[seq] = (due_ns, self.context.now + longest, attempts)
+        due = self._due_of(restored)
+        if due > self.context.now:
+            self.defer(seq, attempts, due)
+        else:
+            self.requeued.append((seq, attempts))
+
+    def _due_of(self, restored: Restored) -> float:
+        due_ns, latest, _ = restored
+        return min(latest, self.context.now + (due_ns - self.context.wall_ns) / 1e9)
+
+    def wall_clock_moved(self) -> None:
+        """Compute the due times of messages from before the start again, also of those that seemed to be due.
+
+        Messages that were deferred since have a delay that no clock changes.
+        """
+        restored, self._restored = self._restored, {}
+        if not restored:
+            return
+        for seq, known in restored.items():
+            if (entry := self.deferred.get(seq)) and entry[0] == known[2]:
+                self._restored[seq] = known
+                self.defer(seq, entry[0], self._due_of(known))
+        for _ in range(len(self.requeued)):
+            seq, attempts = self.requeued.popleft()
+            if (waiting := restored.get(seq)) and waiting[2] == attempts:
+                self._restored[seq] = waiting
+                if (due := self._due_of(waiting)) > self.context.now:
+                    self.defer(seq, attempts, due)
+                    continue
+            self.requeued.append((seq, attempts))
+
+    def forget_restored(self) -> None:
+        """Keep the due times of messages from before the start as they are now."""
+        self._restored = {}
+
     def alarm(self, now: float) -> None:
         """Requeue the deferred messages that have become due, and have those read that are due soon."""
         due = self.deferred.pop_due(now, DUE_AT_ONCE)
@@ -407,6 +452,7 @@ class Channel:
     def _forget_all(self) -> None:
         self.requeued.clear()
         self.deferred.clear()
+        self._restored.clear()
         self._redelivered_after_disconnect.clear()
         if self.latency is not None:
             self.latency.clear()

@@ -22,7 +22,7 @@ from nsqd.log.records import FILE_HEADER_SIZE
 from nsqd.log.segment import ReadResult, Segment
 from nsqd.log.state import Change, Code
 
-__all__ = ["Compaction", "parked_items"]
+__all__ = ["Compaction", "parked_items", "recorded_now"]
 
 PIECE = 256 * 1024  # bytes moved with one append; it takes 1 or 2 ms of the event loop
 SMALL = 1024 * 1024  # bytes of segments that are read in one piece, and together
@@ -220,7 +220,7 @@ class Compaction:
         for channel in self._topic.channels.values():
             if items := parked_items(self._context, channel, seqs):
                 changes += channel.backlog.record(Code.PARKED, *items)
-        return changes
+        return [recorded_now(self._context), *changes] if changes else []
 
     def _give_up(self) -> None:
         """After an error: the next maintenance tries again."""
@@ -230,6 +230,11 @@ class Compaction:
     def _end(self) -> None:
         self._give_up()
         self._done()
+
+
+def recorded_now(context: BrokerContext) -> Change:
+    """The change that says when the due times in the same record were computed: a mark that raises nothing."""
+    return (Code.MARK, 0, context.wall_ns)
 
 
 def parked_items(context: BrokerContext, channel: Channel, seqs: Iterable[int]) -> list[int]:

@@ -7,6 +7,7 @@ During a round topics and channels register the work for its end: topics that ha
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from nsqd.broker.timers import Timers
 from nsqd.broker.window import WindowBudget
 from nsqd.log.budget import MemoryBudget
 from nsqd.log.segment import Damage
-from nsqd.log.store import Store
+from nsqd.log.store import OF_ONE_TOPIC, Store
 from nsqd.log.topic_log import TopicLog
 from nsqkit.logging import get_logger
 
@@ -106,6 +107,8 @@ class BrokerContext:
         self.round = 0  # counted by `Broker.advance`
         self._reads_in = 0  # the round in which `_reads` were counted
         self._reads = 0
+        # Seconds that the wall clock is behind at least, as far as recorded due times tell.
+        self.clock_behind = 0.0
         self._reported_errno: int | None = None
         self._reported_at = 0.0
 
@@ -130,6 +133,8 @@ class BrokerContext:
     def wrote(self, topic_name: str, topic_log: TopicLog, messages: int) -> None:
         """Account for an append to a topic's log: `messages` messages, perhaps with other records."""
         self.store.wrote(topic_log)
+        if self.store.failing:
+            self.store.failing.pop(topic_name, None)
         self.to_maintain[topic_name] = None
         # Counted for each topic: one count for all caused more syncs, 10 % of the CPU with 1,000 topics.
         topic_log.unsynced_messages += messages
@@ -157,8 +162,12 @@ class BrokerContext:
         if self.space.full is not None:
             raise Refused(self.space.full)
 
-    def report_write_error(self, topic_name: str, error: OSError) -> None:
-        self.space.failed(error)
+    def report_write_error(self, topic_name: str, error: OSError, *, exists: bool = True) -> None:
+        """Log it, and keep it for the health. `exists`: whether there is such a topic."""
+        if exists and error.errno in OF_ONE_TOPIC:
+            self.store.failing[topic_name] = error.strerror or str(error)
+        elif error.errno != errno.EEXIST:  # something else has the name of the topic's folder
+            self.space.failed(error)
         repeated = error.errno == self._reported_errno
         if not repeated or self.now - self._reported_at >= WRITE_ERROR_INTERVAL:
             self._reported_errno, self._reported_at = error.errno, self.now

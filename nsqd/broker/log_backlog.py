@@ -263,8 +263,13 @@ class LogBacklog:
             changes.append((Code.FINISHED, self.generation, *flat_runs(self._unwritten)))
         if self._unwritten_awaiting and not full:
             items: list[int] = []
+            deferred = False
             for seq, (attempts, due_ns) in self._unwritten_awaiting.items():
                 items += (seq, attempts, due_ns)
+                deferred = deferred or due_ns > 0
+            if deferred:
+                # Without the time at which a due time was set, a restart with a wrong clock could not bound the wait.
+                changes.append((Code.MARK, 0, self.view.context.wall_ns))
             changes.append((Code.PARKED, self.generation, *items))
         return changes
 

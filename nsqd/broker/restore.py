@@ -1,4 +1,9 @@
-"""A topic made from its recovered state. Requeued messages are delivered at once, deferred ones at their due time."""
+"""A topic made from its recovered state. Requeued messages are delivered at once, deferred ones at their due time.
+
+Due times are recorded as wall time, and the wall clock may be wrong at boot. So a deferred message waits no longer than
+it had to when its due time was recorded, from the start on (`ChannelState.longest`), nor longer than
+`max_req_timeout`, and its due time is computed again when the clock is set (`Channel.wall_clock_moved`).
+"""
 
 from __future__ import annotations
 
@@ -58,9 +63,14 @@ def _restore_waiting(channel: Channel, state: ChannelState) -> None:
     context = channel.context
     for seq in sorted(state.awaiting_redelivery):
         attempts, due_ns = state.awaiting_redelivery[seq]
-        delay = (due_ns - context.wall_ns) / 1e9
-        if due_ns == 0 or delay <= 0:
+        if due_ns == 0:
             channel.requeued.append((seq, attempts))
+            continue
+        longest_ns = state.longest.get(seq)
+        if longest_ns is None:
+            longest = context.options.max_req_timeout
         else:
-            # Bounded, as a wall clock that was set wrong must not hide a message for years.
-            channel.defer(seq, attempts, context.now + min(delay, context.options.max_req_timeout))
+            longest = min(longest_ns / 1e9, context.options.max_req_timeout)
+            # A clock that has not gone back since the due time was recorded leaves no more than that.
+            context.clock_behind = max(context.clock_behind, (due_ns - context.wall_ns - longest_ns) / 1e9)
+        channel.restore_deferred(seq, attempts, due_ns, longest)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import attrs
 
 from nsqd.broker.channel import Channel
-from nsqd.broker.compaction import Compaction, parked_items
+from nsqd.broker.compaction import Compaction, parked_items, recorded_now
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_view import LogView
 from nsqd.broker.topic import Topic
@@ -354,7 +354,8 @@ def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[
     yield _creation(channel, 0)
     for seqs in _slices(list(channel.deferred)):
         items = parked_items(context, channel, seqs)
-        yield record(Code.PARKED, *items) if items else []
+        parked = record(Code.PARKED, *items) if items else []
+        yield [recorded_now(context), *parked] if parked else []
     in_flight = [(seq, attempts) for seq, attempts, *_ in channel.delivery.in_flight() if attempts > 1]
     for entries in (*_slices(list(channel.requeued)), *_slices(in_flight)):
         yield record(Code.PARKED, *(item for seq, attempts in entries for item in (seq, attempts, 0)))

@@ -124,9 +124,12 @@ class _Api:
 
     def ping(self, request: Request) -> Response:
         health = self._daemon.broker.health
-        if health != "OK":
+        if not health.startswith("OK"):
             return text(health, 500, nsq=False)
-        return _DRAINING if self._daemon.drain.active else _HEALTHY
+        if self._daemon.drain.active:
+            return _DRAINING
+        # One topic's trouble must not take the daemon out of service for all others: 200.
+        return _HEALTHY if health == "OK" else text(health, nsq=False)
 
     def drain(self, request: Request) -> Response:
         self._daemon.drain.begin()

@@ -45,8 +45,6 @@ _BUFFERS_PER_WRITE = 1024
 # page faults, one that is kept 0.04 ms; a read is seldom larger than this.
 _SCRATCH_SIZE = 1024 * 1024
 
-_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-
 
 class _Scratch(threading.local):
     """One buffer for each thread that reads without waiting."""
@@ -236,6 +234,9 @@ class FileStorage:
                 if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
             )
 
+    def exists(self, path: str) -> bool:
+        return os.path.isfile(self._full(path))
+
     def make_folder(self, folder: str) -> None:
         check_name(folder)
         os.mkdir(self._full(folder), _FOLDER_MODE)
@@ -316,9 +317,10 @@ class FileStorage:
         try:
             descriptor = os.open(self._folder_path(folder), os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            if error.errno not in _OUT_OF_DESCRIPTORS:
+            if isinstance(error, FileNotFoundError):
                 raise
-            # A failed sync would stop the daemon. This one needs no new descriptor, and covers the folder too.
+            # To open a folder is no sync, and a failed sync stops the daemon: the limit of descriptors is reached, or
+            # the folder may not be read. This one needs no new descriptor, and covers the folder too.
             self.sync_all()
             return
         try:

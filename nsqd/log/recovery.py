@@ -4,7 +4,7 @@ The newest snapshot that can be read, then the log from the position where that 
 are set aside, and the sequence numbers that they held are reported. A torn tail is cut off: nothing after it was ever
 acknowledged at level `disk`, nor written before a kill at level `os`. A file of a newer format is refused before
 anything is touched. No error of the system (EIO, too many open files) is taken for damage: it comes through, and the
-daemon does not start on a guess.
+daemon starts without this topic, or not at all.
 """
 
 from __future__ import annotations
@@ -351,8 +351,7 @@ def _apply(recovered: Recovered, segment: Segment, record: Record) -> None:
     elif head.kind is Kind.MOVED:
         state.moved_to(segment.position + record.offset, *decode_moved(record.payload, head.count)[1])
     elif head.kind is Kind.CHANGES:
-        for change in decode_changes(record.payload, head.count):
-            state.apply(change)
+        state.apply_record(decode_changes(record.payload, head.count))
     else:
         raise FormatError(f"{segment.path}: a record of kind {head.kind.name} has no place in a segment")
 

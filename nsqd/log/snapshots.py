@@ -138,8 +138,7 @@ def load_snapshot(
                 return state, header
             if item.head.kind is not Kind.CHANGES:
                 raise FormatError(f"a {kind.name.lower()} holds changes only")
-            for change in decode_changes(item.payload, item.head.count):
-                state.apply(change)
+            state.apply_record(decode_changes(item.payload, item.head.count))
         raise FormatError(f"the {kind.name.lower()} was never finished")
     finally:
         file.close()

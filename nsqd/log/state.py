@@ -44,7 +44,9 @@ class Code(enum.IntEnum):
 
     CHECKPOINT = 0  # (): a snapshot begins here
     TOPIC_PAUSED = 1  # (paused)
-    MARK = 2  # (high watermark, now): messages below it go to the channels; `now`: wall time in ns
+    # (high watermark, now): messages below it go to the channels; `now`: wall time in ns. With high watermark 0 it only
+    # gives the time, for the due times in the same record.
+    MARK = 2
     TOPIC_EMPTIED = 3  # (start, end): no channel gets these
     LOST = 4  # (start, end, damaged): no channel can get these, they are damaged or were never written
     DEFERRED = 5  # (seq, delay, ...): deferred messages above the high watermark (in snapshots only)
@@ -106,6 +108,9 @@ class ChannelState:
     settled: RangeSet = attrs.field(factory=RangeSet)
     awaiting_redelivery: dict[int, AwaitingRedelivery] = attrs.field(factory=dict)
     damaged: int = 0
+    longest: dict[int, int] = attrs.field(factory=dict)
+    """How long, in ns, a message that awaits its due time had to wait at most when that was recorded; unknown where
+    there is no entry. It needs no clock. It may have entries of messages that do not wait any more."""
 
     def settle(self, start: int, end: int) -> int:
         """Settle `[start, end)`; returns how many of them were not settled before."""
@@ -120,9 +125,13 @@ class ChannelState:
                 }
         return new
 
-    def await_redelivery(self, seq: int, attempts: int, due_ns: int) -> None:
+    def await_redelivery(self, seq: int, attempts: int, due_ns: int, longest_ns: int | None = None) -> None:
         if seq not in self.settled:
             self.awaiting_redelivery[seq] = (attempts, due_ns)
+            if longest_ns is not None:
+                self.longest[seq] = longest_ns
+            else:
+                self.longest.pop(seq, None)
 
 
 @attrs.define
@@ -149,6 +158,7 @@ class TopicState:
     moved: dict[int, int] = attrs.field(factory=dict)
     last_id: int = 0
     deleted: set[int] = attrs.field(factory=set)
+    _recorded_ns: int = 0  # wall time at which the record that is being applied was written; 0: unknown
 
     # --- messages
 
@@ -164,7 +174,7 @@ class TopicState:
         self.messages(first, len(due), flowing)
         for seq, (published, delay) in enumerate(due, first):
             if self._flows(flowing):
-                self._defer(seq, published + delay)
+                self._defer(seq, published + delay, delay)
             else:
                 self.deferred[seq] = delay
 
@@ -176,10 +186,10 @@ class TopicState:
         if first > self.end:
             self.lost(self.end, first, False)
 
-    def _defer(self, seq: int, due_ns: int) -> None:
+    def _defer(self, seq: int, due_ns: int, delay_ns: int) -> None:
         for channel in self.channels.values():
             if seq not in channel.awaiting_redelivery:  # what is there already is newer
-                channel.await_redelivery(seq, 0, due_ns)
+                channel.await_redelivery(seq, 0, due_ns, delay_ns)
 
     def needed(self, start: int, end: int) -> RangeSet:
         """Of the sequence numbers `[start, end)` those that a channel needs, or that channels have yet to be given."""
@@ -213,6 +223,12 @@ class TopicState:
 
     # --- changes
 
+    def apply_record(self, changes: Iterable[Change]) -> None:
+        """Apply the changes of one CHANGES record. `FormatError` as `apply`."""
+        self._recorded_ns = 0
+        for change in changes:
+            self.apply(change)
+
     def apply(self, change: Change) -> None:
         """Apply one change of a CHANGES record. `FormatError` for one that this version does not know."""
         try:
@@ -230,11 +246,19 @@ class TopicState:
     def topic_paused(self, paused: bool) -> None:
         self.paused = paused
 
+    def mark(self, high_watermark: int, now_ns: int) -> None:
+        if (
+            high_watermark
+        ):  # it looks at every deferred message, and there is a mark 0 with every delayed requeue
+            self.raise_high_watermark(high_watermark, now_ns)
+        self._recorded_ns = now_ns
+
     def raise_high_watermark(self, high_watermark: int, now_ns: int) -> None:
         self.high_watermark = max(self.high_watermark, high_watermark)
         self.end = max(self.end, high_watermark)
         for seq in [n for n in self.deferred if n < high_watermark]:
-            self._defer(seq, now_ns + self.deferred.pop(seq))
+            delay = self.deferred.pop(seq)
+            self._defer(seq, now_ns + delay, delay)
         self.aborted.discard_below(self.high_watermark)
 
     def topic_emptied(self, start: int, end: int) -> None:
@@ -298,14 +322,16 @@ class TopicState:
 
     def awaiting_redelivery(self, generation: int, *items: int) -> None:
         if channel := self.channels.get(generation):
+            recorded_ns = self._recorded_ns
             for seq, attempts, due_ns in zip(items[::3], items[1::3], items[2::3], strict=True):
-                channel.await_redelivery(seq, attempts, due_ns)
+                longest_ns = max(0, due_ns - recorded_ns) if recorded_ns else None
+                channel.await_redelivery(seq, attempts, due_ns, longest_ns)
 
 
 _HANDLERS: dict[int, Callable[..., None]] = {
     Code.CHECKPOINT: TopicState.checkpoint,
     Code.TOPIC_PAUSED: TopicState.topic_paused,
-    Code.MARK: TopicState.raise_high_watermark,
+    Code.MARK: TopicState.mark,
     Code.TOPIC_EMPTIED: TopicState.topic_emptied,
     Code.LOST: TopicState.lost,
     Code.DEFERRED: TopicState.deferred_waiting,

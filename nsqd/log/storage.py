@@ -89,6 +89,9 @@ class Storage(Protocol):
     def files(self, folder: str = "") -> list[str]:
         """Names of all files in a folder (the root: ""), sorted. ENOENT for an unknown folder."""
 
+    def exists(self, path: str) -> bool:
+        """Whether a file can be found under this path. Never raises. *Any thread.*"""
+
     def make_folder(self, folder: str) -> None:
         """Make a folder. EEXIST when it is there."""
 

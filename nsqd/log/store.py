@@ -11,7 +11,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from collections.abc import Iterator
+from typing import Final
 
 import attrs
 
@@ -26,11 +30,26 @@ from nsqd.log.topic_log import INDEX_BYTES, TopicLog
 from nsqd.log.writers import Writers
 from nsqkit.wire.names import is_valid_name
 
-__all__ = ["CLEAN", "TOPIC", "ForeignDataPath", "Store", "StoreOptions", "is_of_the_original"]
+__all__ = ["CLEAN", "OF_ONE_TOPIC", "TOPIC", "ForeignDataPath", "Store", "StoreOptions", "is_of_the_original"]
 
 CLEAN = "nsqd.clean"
 TOPIC = "topic-"
 TRASH = "trash-"
+
+# Errors that say something about the files that were asked for, and nothing about the disk or the process.
+OF_ONE_TOPIC: Final = frozenset(
+    (
+        errno.ENOENT,
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENOTEMPTY,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ELOOP,
+        errno.ESTALE,
+    )
+)
 
 
 class ForeignDataPath(Exception):
@@ -44,20 +63,25 @@ def is_of_the_original(name: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class StoreOptions:
-    """Sizes in bytes. `max_writers`: open files to append to; more only while they are unsynced."""
+    """Sizes in bytes. `max_writers`: open files to append to; more only while they are unsynced.
+
+    `sync_writers`: more than so many ask for a sync.
+    """
 
     node_id: int = 0
     max_segment_bytes: int = 100 << 20
     min_free_space: int = 64 << 20
     ballast_bytes: int = 4 << 20
     max_writers: int = 256
+    sync_writers: int = 1 << 30
 
 
 class Store:
     """One data path.
 
     `notes`: on the start, for an operator, in sentences. `clean`: the last daemon stopped in order. `fatal`: the error
-    of a sync; the daemon must stop.
+    of a sync; the daemon must stop. `failing`: topics whose files cannot be read or are missing, and why; nothing can
+    be published to them. The others are not concerned.
     """
 
     def __init__(self, storage: Storage, options: StoreOptions, wall_ns: int) -> None:
@@ -71,8 +95,9 @@ class Store:
         if self.clean:
             storage.remove(CLEAN)
             storage.sync_folder()
-        self.syncer = Syncer(storage, self.jobs, lambda: None, self._sync_failed)
-        self.writers = Writers(options.max_writers)
+        self.failing: dict[str, str] = {}
+        self.syncer = Syncer(storage, self.jobs, lambda: None, self._sync_failed, self._files_missing)
+        self.writers = Writers(options.max_writers, options.sync_writers)
         self.index_budget = MemoryBudget(INDEX_BYTES)
         self._remove_trash()
         self.space = Space(storage, options.min_free_space, options.ballast_bytes)
@@ -104,6 +129,18 @@ class Store:
     def _sync_failed(self, error: OSError) -> None:
         self.fatal = error
 
+    def _files_missing(self, log: TopicLog) -> None:
+        self.failing[log.folder.removeprefix(TOPIC)] = os.strerror(errno.ENOENT)
+
+    @property
+    def health(self) -> str:
+        """`OK`; `NOK - ` and the reason while nothing can be published; `OK - ` and the reason of topics that fail."""
+        if self.space.health != "OK" or not self.failing:
+            return self.space.health
+        name, reason = next(iter(self.failing.items()))
+        more = f" (and {len(self.failing) - 1} more)" if len(self.failing) > 1 else ""
+        return f"OK - topic {name} is refused: {reason}{more}"
+
     # --- topics
 
     def topics(self, wall_ns: int) -> Iterator[tuple[str, Recovered]]:
@@ -114,26 +151,45 @@ class Store:
             if not is_valid_name(folder.removeprefix(TOPIC)):
                 self.notes.append(f"{folder}: left alone, it has no topic's name")
                 continue
-            recovered = recover_topic(
-                self.storage,
-                folder,
-                max_segment_bytes=self.options.max_segment_bytes,
-                wall_ns=wall_ns,
-                clean=self.clean,
-                writers=self.writers,
-            )
+            name = folder.removeprefix(TOPIC)
+            try:
+                recovered = self._recover(folder, wall_ns)
+            except OSError as error:
+                if error.errno not in OF_ONE_TOPIC and error.errno != errno.EIO:
+                    raise
+                self.failing[name] = reason = error.strerror or str(error)
+                self.notes.append(
+                    f"{folder}: cannot be read - {reason}; the topic is refused until the next start"
+                )
+                continue
             if recovered is None:
-                if self.storage.files(folder):
-                    self.notes.append(f"{folder}: left alone, its files are not those of a topic")
-                else:
-                    self.storage.remove_folder(folder)
                 continue
             recovered.log.index_budget = self.index_budget
             self.notes += recovered.notes
             self.ids.skip_used(recovered.last_id())
             if recovered.log.unsynced:
                 self.syncer.wrote(recovered.log)
-            yield folder.removeprefix(TOPIC), recovered
+            yield name, recovered
+            # Files that were cut or written to stay open: with many of them the next topic could not be opened.
+            self.writers.trim(sync=True)
+
+    def _recover(self, folder: str, wall_ns: int) -> Recovered | None:
+        """The topic in a folder; None when it holds none. `OSError`."""
+        recovered = recover_topic(
+            self.storage,
+            folder,
+            max_segment_bytes=self.options.max_segment_bytes,
+            wall_ns=wall_ns,
+            clean=self.clean,
+            writers=self.writers,
+        )
+        if recovered is None:
+            if self.storage.files(folder):
+                self.failing[folder.removeprefix(TOPIC)] = "its files are not those of a topic"
+                self.notes.append(f"{folder}: left alone, its files are not those of a topic")
+            else:
+                self.storage.remove_folder(folder)
+        return recovered
 
     def create_topic(self, name: str, wall_ns: int) -> TopicLog:
         """A new, empty log. `OSError` when the disk refuses; then nothing is left of it."""
@@ -166,9 +222,11 @@ class Store:
         trash = f"{TRASH}{log.generation}"
         # A worker that holds the lock is in the middle of one rename or removal in this folder.
         with log.names:
-            self.storage.rename_folder(log.folder, trash)
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed it
+                self.storage.rename_folder(log.folder, trash)
             log.deleted = True
         log.close()
+        self.failing.pop(log.folder.removeprefix(TOPIC), None)
         self.syncer.renamed()
         self.jobs.append(Job("remove", lambda: self._remove(trash), lambda _: None, lambda _: None))
 

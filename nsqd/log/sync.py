@@ -22,7 +22,11 @@ MANY_FILES = 8  # from here on the whole file system is synced
 
 
 class Syncer:
-    """Syncs the logs that were written to. `on_synced` is called after each sync, `on_failure` after the fatal one."""
+    """Syncs the logs that were written to.
+
+    `on_synced` is called after each sync, `on_failure` after the fatal one, `on_missing` for a log whose files have
+    gone.
+    """
 
     def __init__(
         self,
@@ -30,9 +34,10 @@ class Syncer:
         jobs: JobQueue,
         on_synced: Callable[[], None],
         on_failure: Callable[[OSError], None],
+        on_missing: Callable[[TopicLog], None] = lambda _: None,
     ) -> None:
         self._storage, self._jobs = storage, jobs
-        self._on_synced, self._on_failure = on_synced, on_failure
+        self._on_synced, self._on_failure, self._on_missing = on_synced, on_failure, on_missing
         self._dirty: dict[TopicLog, None] = {}
         self._root_dirty = False
         self._running = False
@@ -43,6 +48,7 @@ class Syncer:
         self._folders: list[TopicLog] = []
         self._root = False
         self._everything = False
+        self._not_found: list[tuple[TopicLog, Segment]] = []
         self.written = 0
         self.synced = 0
         self.count = 0  # syncs that were done, for statistics
@@ -90,6 +96,13 @@ class Syncer:
 
     def _sync(self) -> None:
         """Any thread."""
+        self._sync_files()
+        # A file that somebody has removed or moved can be written and synced as before, and the next start misses it.
+        self._not_found = [
+            (log, segment) for log, segment, _ in self._segments if not self._storage.exists(segment.path)
+        ]
+
+    def _sync_files(self) -> None:
         if self._everything:
             self._storage.sync_all()
             return
@@ -105,6 +118,10 @@ class Syncer:
         # Not before: a snapshot or a removal that must not run ahead of these bytes syncs them too.
         for log, segment, size in self._segments:
             log.note_synced(segment, size)
+        for log, segment in self._not_found:
+            if not log.deleted and segment in log.segments:  # else we have removed it meanwhile
+                log.missing = True
+                self._on_missing(log)
         self.synced = self._ticket
         self.count += 1
         self._on_synced()

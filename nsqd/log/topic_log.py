@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import threading
@@ -77,8 +78,9 @@ class TopicLog:
     `end`: the sequence number of the next message. `segments`: oldest first, never empty; the last one grows.
     `moved`: the positions of the MOVED records of messages whose own segments are gone, or will be. `snapshots`:
     positions of finished snapshots, oldest first. `deleted`: its folder has another name, and the old name may belong
-    to another life of the topic. `on_roll`: called when a segment is complete. `writers`: shared by all logs of a data
-    path.
+    to another life of the topic. `missing`: its files are not under their paths any more, and nobody here has removed
+    them; appends are refused until they are back. `on_roll`: called when a segment is complete. `writers`: shared by
+    all logs of a data path.
 
     `names` is a lock, one of the two in the log (see `file_storage.py`). A worker holds it while it renames or removes
     one file by its path; the event loop's thread, while it deletes the topic by renaming the folder. So a job that runs
@@ -110,6 +112,7 @@ class TopicLog:
         self.unsynced_messages = 0  # since the last sync began
         self.folder_unsynced = True
         self.deleted = False
+        self.missing = False
         self.names = threading.Lock()
         self.set_aside: set[str] = set()
         self.records_since_snapshot = 0
@@ -144,10 +147,11 @@ class TopicLog:
             buffers = self._encode(segment.salt, batches, changes, flowing)
             file, offset = segment.file, segment.file.size
             file.append(buffers)
-        except OSError:
+        except OSError as error:
             # The bytes may be on the disk all the same, if the cut fails or the power does. A second message with the
             # same sequence number could then be taken for the first.
             self._use_up(batches)
+            self.missing = self.missing or isinstance(error, FileNotFoundError)
             raise
         segment.message_bytes += self._use_up(batches)
         self.records_since_snapshot += len(buffers) // 2
@@ -250,6 +254,8 @@ class TopicLog:
         return buffers
 
     def _writable_segment(self) -> Segment:
+        if self.missing:
+            self.look_again()
         if self.segments:
             last = self.segments[-1]
             file = last.file
@@ -263,6 +269,14 @@ class TopicLog:
                     self._open_to_append(last)
                     return last
         return self.roll()
+
+    def look_again(self) -> None:
+        """See whether missing files are back. ENOENT when they are not."""
+        last = self.segments[-1]
+        if not self.storage.exists(last.path):
+            raise os_error(errno.ENOENT, last.path)
+        self.missing = False
+        self.writers.close(last)  # the next append opens what is there now
 
     def _open_to_append(self, segment: Segment) -> None:
         self._refuse_when_deleted()
@@ -461,6 +475,9 @@ class TopicLog:
         """Sync the names of its files; *any thread*. `OSError`."""
         try:
             self.storage.sync_folder(self.folder)
+        except FileNotFoundError:
+            # Deleted, or removed by somebody else: nothing is left of it to sync. The end of the sync finds it missing.
+            pass
         except OSError:
             # A deletion that has renamed the folder holds the lock until it has set `deleted`.
             with self.names:
@@ -507,7 +524,8 @@ class TopicLog:
             with self.names:
                 if self.deleted:
                     return
-                self.storage.remove(path)
+                with contextlib.suppress(FileNotFoundError):  # somebody else has removed it
+                    self.storage.remove(path)
 
     def close(self) -> None:
         """Close the files, synced or not."""

@@ -10,7 +10,8 @@ keeps it while it grows. It loses it
 An unsynced file is never closed: the kernel reports a lost write only to descriptors that were open when it happened.
 When the oldest one is unsynced, so are the others, because every sync takes all that is unsynced when it begins. Then
 there are more descriptors than the limit until the next sync: better than an append that waits for the disk. Only when
-the process has none left, the oldest is synced at once, in the event loop's thread.
+the process has none left, the oldest is synced at once, in the event loop's thread; and at the start, where recovery
+needs descriptors to read.
 """
 
 from __future__ import annotations
@@ -27,13 +28,21 @@ __all__ = ["Writers"]
 
 
 class Writers:
-    """The open files of the segments of one data path: at most `limit`, or more while they are unsynced."""
+    """The open files of the segments of one data path: at most `limit`, or more while they are unsynced.
 
-    def __init__(self, limit: int = 256) -> None:
+    `crowd`: with more than so many, descriptors become scarce, and a sync is worth its price.
+    """
+
+    def __init__(self, limit: int = 256, crowd: int = 1 << 30) -> None:
         if limit < 1:
             raise ValueError(f"the limit of open segments must be at least 1, not {limit}")
         self._limit = limit
+        self._crowd = crowd
         self._open: OrderedDict[Segment, None] = OrderedDict()  # least recently used first
+
+    @property
+    def crowded(self) -> bool:
+        return len(self._open) > self._crowd
 
     def opened(self, segment: Segment) -> None:
         """The segment's file is open now; also: it was used."""
@@ -49,9 +58,12 @@ class Writers:
         self._open.pop(segment, None)
         segment.file.close()
 
-    def trim(self, room: int = 0) -> None:
-        """Close the least recently used ones beyond the limit, as far as they are synced. `room`: for so many more."""
-        while len(self._open) > self._limit - room and self._close_oldest():
+    def trim(self, room: int = 0, *, sync: bool = False) -> None:
+        """Close the least recently used ones beyond the limit, as far as they are synced. `room`: for so many more.
+
+        `sync`: sync them for that; where it does not matter that this may take long.
+        """
+        while len(self._open) > self._limit - room and self._close_oldest(sync=sync):
             pass
 
     def make_room(self, open: Callable[[], File]) -> File:

@@ -13,6 +13,7 @@ from nsqd.log.records import NewerFormat
 from nsqd.log.scan import Damaged
 from nsqd.log_tool.inspect import FileReport, LogFile, Progress, check, find_files, read_records
 from nsqd.log_tool.trial import Trial, trial_start
+from nsqkit.standard_streams import guard_standard_streams
 from nsqkit.version import version_line
 
 __all__ = ["main"]
@@ -55,6 +56,7 @@ _REDRAW_S = 0.2
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with these arguments (the process's own by default) and exit."""
+    guard_standard_streams()
     options = _parser().parse_args(argv)
     try:
         status = options.run(options)

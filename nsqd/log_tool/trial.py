@@ -63,6 +63,7 @@ def _start(path: str) -> Trial:
                 places |= {("nsqd.ids", 0) for _ in store.ids.notes}
                 topics += [recovered for _, recovered in store.topics(time.time_ns())]
                 notes += store.notes
+                places |= {(f"topic-{name}", 0) for name in store.failing}
         except (ForeignDataPath, NewerFormat) as error:
             return Trial([str(error)], {(root, 0)})
         for recovered in topics:
@@ -90,6 +91,13 @@ class DryRunStorage(Storage):
         real = {name for name in self._real.files(folder) if prefix + name not in self._gone}
         written = {path.removeprefix(prefix) for path in self._written if path.rpartition("/")[0] == folder}
         return sorted(real | {name for name in written if not name.startswith(".")})
+
+    def exists(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        try:
+            return name in self.files(folder)
+        except OSError:
+            return False
 
     def make_folder(self, folder: str) -> None:
         """Nothing to do: no topic is created."""

@@ -7,7 +7,11 @@ Rules:
 
 An upgrade: the session has agreed to one and reads nothing more, and its answer has left. The bytes after the IDENTIFY
 are for the new layers. With TLS the handshake comes first, and must be over in `HANDSHAKE` seconds; nothing else is
-sent meanwhile. Then one OK goes through each new layer, and the session reads again.
+sent meanwhile. Its steps have a queue of their own, as each costs a millisecond. Then one OK goes through each new
+layer, and the session reads again.
+
+A client that has closed its side, or is to be closed after a fatal error, is a consumer no more: messages that have not
+left are withdrawn, and all of them go back to the channel at once. Answers still leave, for some time.
 
 After a fatal error the connection lingers: its sending side is shut down, and input is thrown away until the client
 closes too. A socket that is closed with unread input would be reset, and the error frame lost with it.
@@ -25,7 +29,7 @@ from nsqd.protocol_v2.commands import ALLOWED
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.layers import LayerError, Layers
 from nsqd.protocol_v2.output import Output, PeerClosed
-from nsqd.protocol_v2.phase import SessionPhase
+from nsqd.protocol_v2.phase import ENDED, SessionPhase
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
 from nsqkit.logging import get_logger
@@ -40,7 +44,8 @@ HANDSHAKE: Final = 5.0  # seconds
 LINGER: Final = 2.0  # seconds for a client to read the last error before the connection is torn down
 LINGER_BYTES: Final = 1 << 20
 
-_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_IN, _OUT, _RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
+_HUNG_UP: Final = _RDHUP | select.EPOLLHUP | select.EPOLLERR
 _READING: Final = SessionPhase.READING
 _YIELDED: Final = SessionPhase.YIELDED
 
@@ -54,8 +59,13 @@ class ConnectionServer(Protocol):
     connections: dict[int, ClientConnection]
     unfinished: dict[ClientConnection, None]
 
+    handshakes: dict[ClientConnection, None]
+
     def resume_soon(self, connection: ClientConnection) -> None:
         """It has bytes that were read and not worked through: no event of its socket will tell."""
+
+    def shake_hands_soon(self, connection: ClientConnection) -> None:
+        """It has bytes for its TLS handshake, which costs much: `resume` it when it is its turn."""
 
 
 class ClientConnection:
@@ -68,6 +78,8 @@ class ClientConnection:
         self.session = Session(server.context, ALLOWED, remote, self._wake)
         self.output = Output(sock, self.session, server.context)
         self._events = _IN
+        self._at_end = False  # of the input: nothing more comes from the socket
+        self._hung_up = False  # the client sends nothing more, though there may be something to read
         self.lingers = False  # the session has ended, its last answers are to be read
         self._lingered = 0
         self.alarm_at = math.inf
@@ -86,7 +98,9 @@ class ClientConnection:
         try:
             if what & _OUT and self.output.waits:
                 self._continue()
-            if what & ~_OUT:
+            if what & _HUNG_UP and not self._wants_bytes:
+                self._on_hang_up()
+            elif what & ~_OUT:
                 self._read()
         except Exception as error:
             self._failed(error)
@@ -123,7 +137,12 @@ class ClientConnection:
             self._discard(len(data))
         elif self.layers is not None:
             self.layers.feed(data)
-            self._decode(at_end=not data)
+            self._at_end = not data
+            if self._handshaking:
+                self.server.shake_hands_soon(self)
+                self._watch()
+            else:
+                self._decode()
         elif not data:
             session.eof()
             self._watch()
@@ -156,12 +175,12 @@ class ClientConnection:
         except Exception as error:
             self._failed(error)
 
-    def _decode(self, *, at_end: bool = False) -> None:
-        """Feed the session what the layers have. `at_end`: nothing more comes from the socket."""
+    def _decode(self) -> None:
+        """Feed the session what the layers have."""
         layers, session = self.layers, self.session
         assert layers is not None
         if not layers.ready and not self._shake_hands():
-            if at_end and self.layers is not None:
+            if self._at_end and self.layers is not None:
                 self._handshake_failed("EOF")
             return
         budget = CHUNK  # of decoded bytes: a few compressed ones may stand for a thousand times as many
@@ -172,9 +191,18 @@ class ClientConnection:
             budget -= len(data)
         if (budget <= 0 or session.phase is _YIELDED) and session.wants_input:
             self.server.resume_soon(self)
-        elif session.wants_input and (at_end or layers.ended):
+        elif session.wants_input and (self._at_end or layers.ended):
             session.eof()
         self._transmit(layers.encode(b""))  # what TLS itself answers
+
+    def _on_hang_up(self) -> None:
+        """The client has closed its side while its input was not wanted, as too much waits for it.
+
+        It may never take that, so its messages must not wait for it. Without them what it sent before can be read.
+        """
+        self._hung_up = True
+        self.session.withdraw(self.output.withdraw_messages())
+        self._watch()
 
     # --- writing
 
@@ -183,6 +211,8 @@ class ClientConnection:
         if self.fd < 0:
             return
         try:
+            if self.session.phase in ENDED and self.session.subscription is not None:
+                self.session.unsubscribe(self.output.withdraw_messages())
             if self.output.send() or self._events != _IN:
                 self._watch()
             if self.session.phase is not _READING:
@@ -214,7 +244,11 @@ class ClientConnection:
         """Tell the epoll what we wait for now."""
         if self.fd < 0:
             return
-        events = (_OUT if self.output.waits else 0) | (_IN if self._wants_bytes else 0)
+        events = _OUT if self.output.waits else 0
+        if self._wants_bytes:
+            events |= _IN
+        elif not self._hung_up and self.session.phase not in ENDED:
+            events |= _RDHUP
         if events == self._events:
             return
         if not events:  # a hang-up is reported even for an empty mask: only unregistering stops it
@@ -223,7 +257,8 @@ class ClientConnection:
             self.server.epoll.register(self.fd, events)
         else:
             self.server.epoll.modify(self.fd, events)
-        left = self.layers is not None or self.session.phase is _YIELDED  # perhaps, of what was read before
+        # Perhaps something is left of what was read before; in a handshake nothing is.
+        left = (self.layers is not None and self.layers.ready) or self.session.phase is _YIELDED
         if left and events & _IN and not self._events & _IN:
             self.server.resume_soon(self)
         self._events = events
@@ -231,7 +266,9 @@ class ClientConnection:
     @property
     def _wants_bytes(self) -> bool:
         """Whether the socket is to be read."""
-        wanted = self.lingers or self.session.wants_input or self._handshaking
+        wanted = self.lingers or self.session.wants_input
+        if not wanted and self._handshaking:
+            wanted = self not in self.server.handshakes
         return wanted and not self.output.backpressured
 
     # --- upgrades
@@ -251,7 +288,10 @@ class ClientConnection:
             self._upgraded()
         if unread := session.take_unread():
             layers.feed(unread)
-            self.server.resume_soon(self)
+            if self._handshaking:
+                self.server.shake_hands_soon(self)
+            else:
+                self.server.resume_soon(self)
         self._watch()
 
     def _shake_hands(self) -> bool:

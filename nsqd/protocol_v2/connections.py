@@ -11,8 +11,9 @@ that work in step with the daemon (one message, one answer) get half as much aga
 
 A round polls the network twice: what has become ready while it was at work is part of it, too.
 
-It is fair: one poll yields at most `EVENTS` connections and `CHUNK` bytes of each, and when rounds have taken
-`SLICE` seconds the other tasks have their turn. An error in one session ends that session only.
+It is fair: one poll yields at most `EVENTS` connections and `CHUNK` bytes of each, TLS handshakes get `SLICE` seconds
+of a round, and when rounds have taken `SLICE` seconds the other tasks have their turn. An error in one session ends
+that session only.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import trio
 
 from nsqd.protocol_v2.connection import ClientConnection
 from nsqd.protocol_v2.context import Context
+from nsqd.protocol_v2.phase import ENDED
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
 
@@ -52,14 +54,21 @@ class Connections:
         rounds.input_waits = self.input_waits
         self.connections: dict[int, ClientConnection] = {}
         self.unfinished: dict[ClientConnection, None] = {}  # have read more than they have worked through
-        # Readable while `unfinished` is not empty: so these connections have their turn within the poll.
+        self.handshakes: dict[
+            ClientConnection, None
+        ] = {}  # have something to work through for their TLS handshake
+        # Readable while one of these is not empty: so these connections have their turn within the poll.
         self.wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll.register(self.wakeup_fd, _IN)
 
     @property
     def sessions(self) -> list[Session]:
-        """Those of all clients; one that has yet to read its last error is a client no more."""
-        return [connection.session for connection in self.connections.values() if not connection.lingers]
+        """Those of all clients; one that has yet to read its last answers is a client no more."""
+        return [
+            connection.session
+            for connection in self.connections.values()
+            if connection.session.phase not in ENDED
+        ]
 
     def add(self, sock: socket.socket, remote: str) -> None:
         """Take over a connected, non-blocking socket. `remote`: `ip:port`, or `@` for a unix socket."""
@@ -78,6 +87,12 @@ class Connections:
         if not self.unfinished:
             os.eventfd_write(self.wakeup_fd, 1)
         self.unfinished[connection] = None
+
+    def shake_hands_soon(self, connection: ClientConnection) -> None:
+        """It has bytes for its TLS handshake, which costs much: `resume` it when it is its turn."""
+        if not self.handshakes:
+            os.eventfd_write(self.wakeup_fd, 1)
+        self.handshakes[connection] = None
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -128,13 +143,15 @@ class Connections:
 
     def _resume(self) -> None:
         os.eventfd_read(self.wakeup_fd)
-        until = monotonic() + SLICE
-        for connection in list(self.unfinished):  # those that get no turn now are first in the next round
-            del self.unfinished[connection]
-            connection.resume()
-            if monotonic() > until:
-                break
-        if self.unfinished:
+        # A queue each: a storm of handshakes must not hold up those that are connected, nor they a handshake.
+        for waiting in (self.unfinished, self.handshakes):
+            until = monotonic() + SLICE
+            for connection in list(waiting):  # those that get no turn now are first in the next round
+                del waiting[connection]
+                connection.resume()
+                if monotonic() > until:
+                    break
+        if self.unfinished or self.handshakes:
             os.eventfd_write(self.wakeup_fd, 1)
 
     def close_all(self) -> None:

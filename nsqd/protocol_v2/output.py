@@ -14,6 +14,7 @@ from typing import Final
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.layers import Layers
 from nsqd.protocol_v2.session import Session
+from nsqkit.wire.frames import is_message
 
 __all__ = ["PIECE", "Output", "PeerClosed", "unsent_frames"]
 
@@ -103,6 +104,33 @@ class Output:
             if not self._rest:
                 self._session.blocked(True)
             self._rest = memoryview(bytes(self._rest) + data[sent:])
+
+    def withdraw_messages(self) -> list[bytes]:
+        """Take back the messages of which nothing is on its way yet, and return them. Answers stay, in their order."""
+        unsent = unsent_frames(self._frames, self._taken)
+        outbox = self._session.outbox
+        withdrawn = [frame for frame in (*unsent, *outbox.items) if is_message(frame)]
+        if not withdrawn:
+            return []
+        if any(map(is_message, unsent)):
+            kept = [frame for frame in unsent if not is_message(frame)]
+            waiting = self._rest if self.layers is None else self._unencoded
+            begun = len(waiting) - sum(map(len, unsent))  # the rest of a frame that is partly on its way
+            left = memoryview(b"".join((waiting[:begun], *kept)))
+            self._context.buffered -= len(waiting) - len(left)
+            self._frames = self._frames[: len(self._frames) - len(unsent)] + kept
+            if self.layers is not None:
+                self._unencoded = left
+                if not self.waits:
+                    self._all_encoded_sent()
+            else:
+                self._rest = left
+                if not left:
+                    self._frames = []
+                    self._session.blocked(False)
+        outbox.items = [frame for frame in outbox.items if not is_message(frame)]
+        outbox.size -= sum(map(len, withdrawn))
+        return withdrawn
 
     def abandon(self) -> list[bytes]:
         """The connection ends. Returns the frames that were never on their way."""

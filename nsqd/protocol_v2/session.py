@@ -39,7 +39,7 @@ from nsqkit.logging import get_logger
 from nsqkit.service.tls import peer_common_name
 from nsqkit.wire import COMMANDS, HEARTBEAT, MAGIC_V2, ProtocolError, State, encode_error
 from nsqkit.wire.commands import MAX_LINE
-from nsqkit.wire.frames import ID
+from nsqkit.wire.frames import ID, is_message
 
 __all__ = ["Handler", "Session"]
 
@@ -94,6 +94,7 @@ class Session:
     """Agreed on, and not in place yet: the driver puts the layers in when the answers have left."""
     layers: Layers | None = None
     """Those that are in place, for what depends on them; the driver encodes and decodes."""
+    _withdrawn: list[bytes] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.broker = broker = self.context.broker
@@ -399,6 +400,7 @@ class Session:
         self._move_to(SessionPhase.CLOSING)
         self._shut_window()
         self.deadlines.close_by(self.broker.now + CLOSE_TIMEOUT)
+        self.wake()  # the driver withdraws the messages that have not left, and ends the subscription
 
     def disconnect(self) -> None:
         """Close at once: also what the broker asks for when the channel is gone."""
@@ -417,6 +419,25 @@ class Session:
         """Whether nothing is left but to close the connection."""
         return self.phase in ENDED and (self.phase is _CLOSED or self.flushed)
 
+    def withdraw(self, unsent: list[bytes]) -> None:
+        """No more messages go out, as the client may have gone. `unsent`: frames that were taken from the output."""
+        self._shut_window()
+        self._withdrawn += unsent
+
+    def unsubscribe(self, unsent: list[bytes]) -> None:
+        """It is a consumer no more: its messages go back to the channel. `unsent`: frames that were never on their way.
+
+        Not to be called between the commit of a round and the release of its answers.
+        """
+        channel, subscription = self.channel, self.subscription
+        if channel is not None and subscription is not None:
+            self.channel = self.subscription = None
+            frames = self._withdrawn + unsent
+            self._withdrawn = []
+            self.broker.unsubscribe(
+                channel, subscription, {frame[ID] for frame in frames if is_message(frame)}
+            )
+
     def end(self, unsent: list[bytes]) -> None:
         """The connection is gone. `unsent`: frames that the socket never took, whole or in part."""
         if not self.closed:
@@ -426,6 +447,4 @@ class Session:
         self.answers.drop()
         self.layers = None  # large, and in a circle of references
         self.authorization.secret = b""
-        if self.channel is not None and self.subscription is not None:
-            ids = {frame[ID] for frame in unsent if frame[4:8] == b"\0\0\0\x02"}
-            self.broker.unsubscribe(self.channel, self.subscription, ids)
+        self.unsubscribe(unsent)

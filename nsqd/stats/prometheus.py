@@ -82,7 +82,14 @@ async def _rows(stats: Stats, now_ns: int) -> tuple[list[_TopicRow], list[_Chann
 def _of_the_daemon(daemon: StatsSource, stats: Stats, topics: int, channels: int) -> Iterator[Family]:
     broker, loop_lag = daemon.broker, daemon.loop_lag
     yield gauge(
-        "nsqd_healthy", "1 while /ping says OK, 0 while writing to the disk fails.", int(stats.health == "OK")
+        "nsqd_healthy",
+        "1 while /ping says OK, 0 while writing to the disk fails.",
+        int(stats.health.startswith("OK")),
+    )
+    yield gauge(
+        "nsqd_failing_topics",
+        "Topics that are refused, as their files cannot be used.",
+        broker.failing_topics,
     )
     yield gauge("nsqd_topics", "Topics.", topics)
     yield gauge("nsqd_channels", "Channels, of all topics.", channels)

@@ -162,6 +162,9 @@ class FaultyStorage:
     def files(self, folder: str = "") -> list[str]:
         return self.run("files", folder, lambda: self.inner.files(folder))
 
+    def exists(self, path: str) -> bool:
+        return self.inner.exists(path)  # no operation that could fail: it has no fault, and is not counted
+
     def make_folder(self, folder: str) -> None:
         self.run("make_folder", folder, lambda: self.inner.make_folder(folder))
 

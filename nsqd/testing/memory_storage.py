@@ -148,6 +148,14 @@ class MemoryStorage:
                 if isinstance(node, _Content) and not name.startswith(".")
             )
 
+    def exists(self, path: str) -> bool:
+        try:
+            folder, name = _split(path)
+            with self._alive():
+                return isinstance(self._folder(folder).names.get(name), _Content)
+        except OSError:
+            return False
+
     def make_folder(self, folder: str) -> None:
         _check(folder)
         with self._alive():

@@ -11,6 +11,7 @@ Rules:
   forged. Only tracebacks have several lines; in JSON they are the field `exception`.
 - No secrets: not the data of an AUTH, and addresses without user name and password.
 - No line for each message that the broker carries.
+- A log that nobody reads stops nobody: the stderr of a program does not block (`nsqkit.standard_streams`).
 
 How it works: all loggers of the project are below one called `nsq`, which has the level of the program. The handler is
 on the root logger, so that warnings of other libraries come out in the same format, while their lines below WARNING do
@@ -29,6 +30,8 @@ from enum import IntEnum
 from typing import Final, TextIO
 
 import attrs
+
+from nsqkit.standard_streams import BackgroundWriter
 
 __all__ = [
     "JSON",
@@ -52,6 +55,7 @@ BETWEEN_LINES_S: Final = 1.0
 """Minimum time between two lines of a `RateLimitedLogger`."""
 
 _PROJECT = "nsq"
+_DROPPED_TEXT = "log: %d lines were dropped, as the reader of stderr did not keep up"
 
 
 class LogLevel(IntEnum):
@@ -99,6 +103,8 @@ def configure(level: LogLevel, prefix: str, stream: TextIO | None = None, *, log
     handler = _Handler(sys.stderr if stream is None else stream)
     handler.setFormatter(_formatter(prefix, log_format))
     root.addHandler(handler)
+    if isinstance(sys.stderr, BackgroundWriter):
+        sys.stderr.dropped_line = _DroppedLine(_formatter(prefix, log_format))
     set_level(level)
 
 
@@ -112,6 +118,18 @@ def fatal_line(prefix: str, reason: str, log_format: str = TEXT) -> str:
     """The line for stderr when a daemon cannot start, with its newline."""
     record = logging.LogRecord(_PROJECT, logging.CRITICAL, "", 0, "%s", (reason,), None)
     return _formatter(prefix, log_format).format(record) + "\n"
+
+
+@attrs.frozen
+class _DroppedLine:
+    """The line that stands for others, from the thread that writes: with a formatter of its own."""
+
+    formatter: logging.Formatter
+
+    def __call__(self, count: int) -> str:
+        values = (count,)
+        record = logging.LogRecord(_PROJECT, logging.WARNING, "", 0, _DROPPED_TEXT, values, None)
+        return self.formatter.format(record) + "\n"
 
 
 def stamped_line(text: str) -> str:
@@ -128,10 +146,10 @@ class RateLimitedLogger:
     _next_at: float = attrs.field(default=float("-inf"), init=False)
     _suppressed: int = attrs.field(default=0, init=False)
 
-    def log(self, now: float, text: str, *values: object) -> None:
+    def log(self, now: float, text: str, *values: object, error: BaseException | None = None) -> None:
         """Log a line, or count it: the next line that is logged says how many were left out.
 
-        `now`: seconds of any monotonic clock.
+        `now`: seconds of any monotonic clock. `error`: its traceback follows the line.
         """
         if now < self._next_at:
             self._suppressed += 1
@@ -139,7 +157,7 @@ class RateLimitedLogger:
         if self._suppressed:
             text += " (and %d more since the last such line)"
             values += (self._suppressed,)
-        self.logger.log(self.level, text, *values)
+        self.logger.log(self.level, text, *values, exc_info=error)
         self._next_at, self._suppressed = now + BETWEEN_LINES_S, 0
 
 

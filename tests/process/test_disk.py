@@ -29,6 +29,29 @@ BIG = 64_000
 MIB = 1 << 20
 
 
+@pytest.mark.parametrize("durability", ["os", "disk"])
+def test_a_topic_s_folder_that_disappears_costs_that_topic(tmp_path: Path, durability: str) -> None:
+    """It is named, and refused; the daemon goes on, stops in order, and starts again."""
+    with Daemon(tmp_path, flags=[f"--durability={durability}"]) as daemon:
+        daemon.start()
+        with RawClient.connect(daemon.tcp_port) as client:
+            for topic in (TOPIC, OTHER):
+                client.pub(topic, b"before")
+            shutil.rmtree(tmp_path / f"topic-{TOPIC}")
+            client.pub(TOPIC, b"this is not known yet")
+            named = b"OK - topic orders is refused: No such file or directory"
+            wait_until(lambda: daemon.request("GET", "/ping") == (200, named), 10.0, "it is named")
+            assert b"\nnsqd_failing_topics 1\n" in daemon.metrics()
+            assert daemon.stats()["health"] == named.decode()
+            client.pub(OTHER, b"after")
+            with pytest.raises(ErrorFrame, match="E_PUB_FAILED PUB failed No such file or directory"):
+                client.pub(TOPIC, b"refused")
+        assert daemon.terminate() == 0
+        daemon.start()
+        assert daemon.request("GET", "/ping") == (200, b"OK")
+        assert [topic["topic_name"] for topic in daemon.stats()["topics"]] == [OTHER]
+
+
 @pytest.mark.parametrize("where", ["body", "frame", "record"])
 def test_flipped_bit_in_the_middle(tmp_path: Path, where: str) -> None:
     """One damaged message is set aside and reported; all others, and other topics, are untouched."""

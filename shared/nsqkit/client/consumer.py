@@ -142,6 +142,7 @@ class Consumer:
         self._idle: deque[anyio.Event] = deque()
         self._links: dict[Address, ConsumerLink] = {}
         self._giving_up_log = RateLimitedLogger(_log)
+        self._failure_log = RateLimitedLogger(_log)
         self._leaving = False
         self._running_context: contextlib.AbstractAsyncContextManager[Consumer] | None = None
         self._yield_at = 0.0
@@ -387,7 +388,12 @@ class Consumer:
                 if result is not None and inspect.isawaitable(result):
                     await result
             except Exception as error:
-                _log.warning("%s/%s: %r failed: %r", self.topic, self.channel, message, error, exc_info=error)
+                self._failure_log.log(
+                    anyio.current_time(),
+                    "%s/%s: %r failed: %r",
+                    *(self.topic, self.channel, message, error),
+                    error=error,
+                )
                 if not message.answered:
                     message.requeue()
             except anyio.get_cancelled_exc_class():
@@ -419,8 +425,11 @@ class Consumer:
             if result is not None and inspect.isawaitable(result):
                 await result
         except Exception as error:
-            _log.warning(
-                "%s/%s: on_giving_up failed for %r", self.topic, self.channel, message, exc_info=error
+            self._failure_log.log(
+                anyio.current_time(),
+                "%s/%s: on_giving_up failed for %r",
+                *(self.topic, self.channel, message),
+                error=error,
             )
             if not message.answered:
                 message.requeue(longest, backoff=False)

@@ -21,6 +21,7 @@ from nsqkit.options.daemon import DaemonOptions
 from nsqkit.options.flags import FlagError, HelpRequestedError, parse_flags
 from nsqkit.options.kinds import BOOL, STRING, FatalValueError
 from nsqkit.options.option import GENERAL, HIDDEN, Option, options_of
+from nsqkit.standard_streams import guard_standard_streams
 
 __all__ = ["ExitError", "load", "parse"]
 
@@ -111,10 +112,14 @@ def load(
     synopsis: str = "",
     example: str = "",
 ) -> OptionsT:
-    """The options that `argv` and the configuration file give, as `parse`, or the end of the program."""
+    """The options that `argv` and the configuration file give, as `parse`, or the end of the program.
+
+    Every program begins with this, so its standard streams are guarded here.
+    """
+    guard_standard_streams()
     try:
         return parse(cls, argv, program=program, version=version, synopsis=synopsis, example=example)
     except ExitError as error:
-        sys.stdout.write(error.stdout)
+        print(error.stdout, end="")  # not `sys.stdout.write`: it is None if the program began without
         sys.stderr.write(error.stderr)
         raise SystemExit(error.code) from None

@@ -40,6 +40,7 @@ __all__ = [
     "encode_error",
     "encode_message",
     "encode_response",
+    "is_message",
     "message_frame",
     "split_frames",
     "with_attempts",
@@ -60,12 +61,18 @@ BODY: Final = 34
 MAX_ATTEMPTS: Final = 0xFFFF  # the field saturates instead of wrapping
 
 _PREFIX = struct.Struct(">ii")
+_MESSAGE_TYPE = FrameType.MESSAGE.to_bytes(4, "big")
 MESSAGE: Final = int(FrameType.MESSAGE)  # looking a member up in its enum costs as much as packing the head
 
 
 def message_frame(message_id: int, timestamp_ns: int, body: bytes) -> bytes:
     """A whole message frame, as the first delivery sends it."""
     return HEAD.pack(BODY - 4 + len(body), MESSAGE, timestamp_ns, 1, b"%016x" % message_id) + body
+
+
+def is_message(frame: bytes) -> bool:
+    """Whether a whole frame is a message."""
+    return frame[4:8] == _MESSAGE_TYPE
 
 
 def encode_response(payload: bytes) -> bytes:

@@ -101,6 +101,7 @@ class Harness:
         self.memory = MemoryStorage()
         self.storage = FaultyStorage(self.memory)
         self.now = 100.0
+        self.wall_ahead = 0.0  # seconds; changed by a test that sets the wall clock
         self.run_jobs = True
         self.consumers: list[Consumer] = []
         self._receipts: list[Receipt] = []
@@ -113,7 +114,7 @@ class Harness:
 
     @property
     def wall_ns(self) -> int:
-        return WALL_NS + int(self.now * SECOND_NS)
+        return WALL_NS + int((self.now + self.wall_ahead) * SECOND_NS)
 
     @property
     def jobs(self) -> list[Job]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from nsqd.log.state import Change, Code
 from nsqd.log.store import StoreOptions
+from nsqd.log.topic_log import TopicLog
 from tests.nsqd.broker.harness import Consumer, Harness, deferred_of
 
 SEGMENT = 4096
@@ -101,6 +104,31 @@ class TestWhatIsOld:
         harness.advance(LONG)
         (message,) = consumer.new()
         assert (message.body, message.attempts) == (b"old", 2)
+
+    def test_the_record_of_due_times_says_when_they_were_computed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """I6: else a clock that is behind at the next start could delay the message by more than its delay."""
+        harness = small_segments()
+        consumer = harness.subscribe(rdy=10)
+        harness.publish(b"old")
+        harness.requeue(consumer, consumer.new()[0].id, LONG)
+        written: list[tuple[int, list[Change]]] = []
+        append_moved = TopicLog.append_moved
+
+        def noted(
+            log: TopicLog, messages: Sequence[tuple[int, bytes]], changes: Sequence[Change] = ()
+        ) -> None:
+            written.append((harness.wall_ns, list(changes)))
+            append_moved(log, messages, changes)
+
+        monkeypatch.setattr(TopicLog, "append_moved", noted)
+        flow(harness, consumer, 300)
+        assert_bounded(harness)
+        assert written
+        for wall_ns, (when, parked) in written:
+            assert tuple(when) == (Code.MARK, 0, wall_ns)
+            assert parked[0] is Code.PARKED
 
     def test_in_flight_for_hours(self) -> None:
         harness = small_segments()

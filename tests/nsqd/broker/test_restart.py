@@ -238,6 +238,147 @@ class TestDeferred:
         assert len(harness.drain(harness.subscribe(rdy=7))) == 300
 
 
+class TestWallClock:
+    """I6, where the wall clock is wrong at the start, or is set while the daemon runs."""
+
+    HOUR = 3600.0
+
+    def deferred(self, kind: str, delay: float) -> Harness:
+        """One message, deferred for `delay` seconds; recorded in the log, or also in a snapshot."""
+        harness = Harness(max_req_timeout=self.HOUR)
+        harness.create()
+        if kind == "published":
+            harness.defer(b"a", delay)
+            return harness
+        consumer = harness.subscribe(rdy=1)
+        [message_id] = harness.publish(b"a").ids
+        harness.rdy(consumer, 0)
+        harness.requeue(consumer, message_id, delay)
+        harness.disconnect(consumer)
+        if kind == "in a snapshot":
+            harness.snapshot()
+        return harness
+
+    def arrival(self, harness: Harness, *, within: float) -> float:
+        """After how many seconds, in steps of a quarter, the message arrives."""
+        consumer, began = harness.subscribe(rdy=1), harness.now
+        while not consumer.new() and harness.now - began < within:
+            harness.advance(0.25)
+        return harness.now - began
+
+    def set_clock(self, harness: Harness, ahead: float) -> None:
+        harness.wall_ahead = ahead
+        harness.round()
+
+    @either
+    @pytest.mark.parametrize("kind", ["published", "requeued", "in a snapshot"])
+    @pytest.mark.parametrize("behind", [10.0, HOUR, 50 * 365 * 24 * HOUR])
+    def test_a_clock_that_is_behind_delays_by_no_more_than_the_delay(
+        self, kind: str, behind: float, stop: Stop
+    ) -> None:
+        harness = self.deferred(kind, 4)
+        harness.advance(1)
+        harness.wall_ahead = -behind
+        stop(harness)
+        assert self.arrival(harness, within=60) == 4
+
+    @either
+    @pytest.mark.parametrize("kind", ["published", "requeued", "in a snapshot"])
+    def test_a_clock_that_is_put_right_gives_the_due_time_back(self, kind: str, stop: Stop) -> None:
+        harness = self.deferred(kind, 60)
+        harness.now += 40
+        harness.wall_ahead = -self.HOUR
+        stop(harness)
+        harness.advance(5)
+        self.set_clock(harness, 0)
+        assert self.arrival(harness, within=100) == 15
+
+    @either
+    @pytest.mark.parametrize("kind", ["published", "requeued", "in a snapshot"])
+    def test_a_clock_that_was_ahead_takes_back_what_no_consumer_has_got(self, kind: str, stop: Stop) -> None:
+        harness = self.deferred(kind, 60)
+        harness.now += 10
+        harness.wall_ahead = self.HOUR
+        stop(harness)
+        assert harness.channel().depth == 1
+        harness.advance(2)
+        harness.wall_ahead = 0  # seen by the round in which the consumer arrives
+        assert self.arrival(harness, within=100) == 48
+
+    def test_what_was_overdue_stays_so_when_a_clock_ahead_is_put_right(self) -> None:
+        harness = self.deferred("published", 60)
+        harness.now += 100
+        harness.wall_ahead = self.HOUR
+        harness.kill()
+        self.set_clock(harness, 0)
+        assert harness.channel().depth == 1
+
+    @pytest.mark.parametrize("ahead", [-HOUR, HOUR])
+    def test_a_delay_that_began_in_this_run_is_not_changed(self, ahead: float) -> None:
+        harness = self.deferred("requeued", 60)
+        harness.advance(10)
+        self.set_clock(harness, ahead)
+        assert self.arrival(harness, within=100) == 50
+
+    @pytest.mark.parametrize("ahead", [-HOUR, HOUR])
+    def test_a_message_that_was_requeued_since_is_not_changed(self, ahead: float) -> None:
+        harness = self.deferred("requeued", 1)
+        harness.now += 2
+        harness.kill()
+        consumer = harness.subscribe(rdy=1)
+        harness.rdy(consumer, 0)
+        harness.requeue(consumer, consumer.in_flight[0], 60)
+        harness.disconnect(consumer)
+        self.set_clock(harness, ahead)
+        assert self.arrival(harness, within=100) == 60
+
+    def test_a_message_that_a_consumer_has_had_is_not_taken_back(self) -> None:
+        harness = self.deferred("published", 60)
+        harness.wall_ahead = self.HOUR
+        harness.kill()
+        consumer = harness.subscribe(rdy=1)
+        assert consumer.bodies() == [b"a"]
+        harness.disconnect(consumer)
+        self.set_clock(harness, 0)
+        assert harness.channel().depth == 1
+
+    @either
+    @pytest.mark.parametrize("ahead", [-HOUR, HOUR])
+    def test_after_the_clock_was_set_a_restart_changes_nothing(self, ahead: float, stop: Stop) -> None:
+        harness = self.deferred("published", 600)
+        self.set_clock(harness, ahead)
+        harness.advance(1)  # maintenance begins a snapshot
+        while harness.broker.step_snapshots():
+            pass
+        harness.round()
+        harness.advance(9)
+        stop(harness)
+        assert self.arrival(harness, within=1000) == 590
+
+    def test_after_ten_minutes_due_times_are_final(self) -> None:
+        harness = self.deferred("published", 1000)
+        harness.kill()
+        harness.advance(600)
+        self.set_clock(harness, self.HOUR)
+        assert self.arrival(harness, within=1000) == 400
+
+    def test_a_clock_that_swings_is_followed_once_a_second(self) -> None:
+        harness = self.deferred("published", 1000)
+        harness.kill()
+        self.set_clock(harness, -self.HOUR)
+        self.set_clock(harness, self.HOUR)
+        assert len(harness.channel().deferred) == 1
+        harness.advance(1)
+        assert len(harness.channel().deferred) == 0
+
+    def test_the_log_says_by_how_much_the_clock_is_behind(self, caplog: pytest.LogCaptureFixture) -> None:
+        harness = self.deferred("requeued", 4)
+        harness.wall_ahead = -self.HOUR
+        harness.kill()
+        [line] = [record.getMessage() for record in caplog.records]
+        assert line.startswith("clock: wall time is at least 3600 s behind")
+
+
 class TestSnapshots:
     def busy(self) -> Harness:
         """All kinds of places are taken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nsqd.broker.broker import SYNC_INTERVAL
+from nsqd.log.store import StoreOptions
 from tests.nsqd.broker.harness import Harness
 
 
@@ -54,3 +55,16 @@ def test_one_sync_after_the_other_has_its_pace() -> None:
     harness.now += 2 * SYNC_INTERVAL
     harness.round()
     assert syncs(harness) == 2
+
+
+def test_many_open_files_are_synced_when_descriptors_are_scarce() -> None:
+    """Only a synced file can be closed."""
+    options = StoreOptions(min_free_space=0, ballast_bytes=0, max_writers=2, sync_writers=5)
+    harness = Harness(options, sync_timeout=1000.0)
+    harness.now += 2 * SYNC_INTERVAL
+    for seq in range(5):
+        harness.publish(b"x", topic=f"t{seq}")
+    assert syncs(harness) == 0
+    harness.publish(b"x", topic="t5")
+    assert syncs(harness) == 1
+    assert not harness.broker.store.writers.crowded

@@ -359,6 +359,22 @@ class TestDeferred:
         state.deferred_messages(0, [(100, 5)], True)
         assert state.channels[1].awaiting_redelivery == {0: (3, 50)}
 
+    def test_a_published_delay_is_known(self) -> None:
+        state = with_channel()
+        state.deferred_messages(0, [(100, 5)], True)
+        state.deferred_messages(1, [(200, 6)], False)
+        state.apply((Code.MARK, 2, 1000))
+        assert state.channels[1].longest == {0: 5, 1: 6}
+
+    def test_a_requeued_delay_is_known_by_the_time_in_its_record(self) -> None:
+        state = with_channel()
+        state.apply_record([(Code.MARK, 0, 900), (Code.PARKED, 1, 0, 1, 1000, 1, 1, 800)])
+        state.apply_record([(Code.PARKED, 1, 2, 1, 2000)])  # as version 1.4.0 wrote it
+        assert state.channels[1].longest == {0: 100, 1: 0}
+        assert state.high_watermark == 0
+        state.apply_record([(Code.PARKED, 1, 0, 2, 3000)])
+        assert state.channels[1].longest == {1: 0}
+
     @pytest.mark.parametrize("change", [(Code.TOPIC_EMPTIED, 0, 2), (Code.LOST, 0, 2, True)])
     def test_dropped_ones_wait_no_more(self, change: Change) -> None:
         state = with_channel()

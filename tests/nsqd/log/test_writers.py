@@ -161,6 +161,35 @@ class TestLimit:
         assert held_below(tmp_path) <= 1000
         again.close()
 
+    def test_crowded_while_more_than_so_many_are_open(self, storage: FileStorage) -> None:
+        writers = Writers(1, crowd=2)
+        logs = [new_log(storage, f"topic-{number}", writers) for number in range(2)]
+        assert not writers.crowded
+        logs.append(new_log(storage, "topic-2", writers))
+        assert writers.crowded
+        for log in logs:
+            sync(log)
+        assert not writers.crowded
+
+    def test_recovery_stays_near_the_limit_where_every_topic_has_to_be_cut(
+        self, storage: FileStorage, tmp_path: Path
+    ) -> None:
+        """I12, I13"""
+        store = Store(storage, StoreOptions(min_free_space=0, ballast_bytes=0), WALL_NS)
+        for number in range(10):
+            append(store.create_topic(f"topic{number}", WALL_NS), 1)
+        storage.close()
+        for path in tmp_path.glob("topic-*/*.log"):
+            path.write_bytes(path.read_bytes() + b"torn")
+        again = FileStorage(tmp_path)
+        options = StoreOptions(min_free_space=0, ballast_bytes=0, max_writers=3)
+        held = []
+        for _, found in Store(again, options, WALL_NS).topics(WALL_NS):
+            assert found.torn_bytes == 4
+            held.append(held_below(tmp_path))
+        again.close()
+        assert held == [1, 2, 3, *[4] * 7]
+
 
 class TestNoneLeft:
     """The process has no descriptor left."""
@@ -370,6 +399,15 @@ class TestReads:
         store.jobs.run_all()
         assert storage.open(new.segments[0].path).size == size
         assert storage.files("topic-t") == ["00000000000000000000.log"]
+
+    def test_files_that_somebody_else_has_removed_are_removed(self, storage: FileStorage) -> None:
+        """Retention would try again, once a second, for good."""
+        log = new_log(storage, "topic-a", Writers())
+        log.roll()
+        first, second = log.segments
+        storage.remove(first.path)
+        log.remove_files([first.path, second.path])
+        assert storage.files("topic-a") == []
 
     def test_a_file_that_another_program_has_changed_is_not_appended_to(
         self, storage: FileStorage, tmp_path: Path

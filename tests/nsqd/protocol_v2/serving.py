@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -29,16 +30,16 @@ from tests.timing import patience
 
 LAYERS = ["plain", "tls", "snappy", "deflate", "tls+snappy", "tls+deflate"]
 BUFFER = 16 * 1024  # bytes that a socket is to hold in either direction; the kernel takes a few times as much
-WALL_NS = 1_700_000_000 * 10**9
 
 
 class Server:
     """A daemon's inside. `layers`: what its clients ask for, one of `LAYERS`."""
 
     def __init__(self, layers: str, nursery: trio.Nursery, **options: object) -> None:
-        store = Store(MemoryStorage(), StoreOptions(min_free_space=0, ballast_bytes=0), WALL_NS)
+        wall_ns = time.time_ns()
+        store = Store(MemoryStorage(), StoreOptions(min_free_space=0, ballast_bytes=0), wall_ns)
         broker_options = BrokerOptions(**options)  # type: ignore[arg-type]
-        self.broker = Broker(store, broker_options, trio.current_time(), WALL_NS)
+        self.broker = Broker(store, broker_options, trio.current_time(), wall_ns)
         self.rounds = Rounds(self.broker, self._fatal)
         self.context = Context(
             broker=self.broker,

@@ -6,14 +6,16 @@ import gc
 import random
 import socket
 import weakref
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 
 from nsqd.protocol_v2.session import Session
-from nsqkit.wire import OK
-from tests.nsqd.protocol_v2.harness import MAGIC, error, identify, pub, sub
-from tests.nsqd.protocol_v2.serving import Server, serving
+from nsqkit.wire import OK, Message, decode_message
+from nsqkit.wire.frames import is_message
+from tests.nsqd.protocol_v2.harness import MAGIC, error, fin, identify, mpub, pub, sub
+from tests.nsqd.protocol_v2.serving import Peer, Server, serving
 from tests.timing import patience
 
 
@@ -127,3 +129,116 @@ async def test_a_client_that_closed_is_not_read_again_and_again_during_a_sync(
         theirs.close()
         await trio.sleep(0.3)
         assert reads <= 3
+
+
+# --- a client that closes its side, or is to be closed, while messages wait for it
+
+BODIES = [b"%02d" % number + random.Random(number).randbytes(20_000) for number in range(40)]
+LAYERS_OF_EACH_KIND = pytest.mark.parametrize("layers", ["plain", "tls", "deflate", "tls+snappy"])
+
+
+async def stuck_consumer(server: Server, layers: str = "plain") -> Peer:
+    """A consumer that has not read its messages: some are on their way, others wait, and the channel has the rest."""
+    peer = await server.connect(layers=layers)
+    await peer.send(sub() + b"RDY 100\n")
+    assert await peer.frame() == OK
+    producer = await server.connect()
+    await producer.send(mpub(*BODIES))
+    assert await producer.frame() == OK
+    await server.settled()
+    assert server.connection_of(peer).output.waits
+    return peer
+
+
+async def messages_of_another(server: Server) -> list[Message]:
+    """All messages of the channel, which a second consumer gets."""
+    peer = await server.connect(sub_and_ready())
+    assert await peer.frame() == OK
+    messages = []
+    for _ in BODIES:
+        messages.append(await peer.message())
+        await peer.send(fin(messages[-1].id))
+    return messages
+
+
+def sub_and_ready() -> bytes:
+    return MAGIC + sub() + b"RDY 100\n"
+
+
+async def half_close(peer: Peer) -> None:
+    await peer.stream.raw.send_eof()
+
+
+async def fatal_error(peer: Peer) -> None:
+    await peer.send(b"BOGUS\n")
+
+
+@LAYERS_OF_EACH_KIND
+@pytest.mark.parametrize("ending", [half_close, fatal_error])
+async def test_messages_do_not_wait_for_a_client_that_ends(
+    server: Server, layers: str, ending: Callable[[Peer], Awaitable[None]]
+) -> None:
+    """I4, I5: they go back at once; an attempt counts only for those that have left."""
+    peer = await stuck_consumer(server, layers)
+    await ending(peer)
+    await server.settled()
+    assert peer.session not in server.sessions
+    assert not server.broker.existing("t").existing("c").subscriptions
+    messages = await messages_of_another(server)
+    assert sorted(message.body for message in messages) == BODIES
+    attempts = [message.attempts for message in messages]
+    assert attempts.count(2) + attempts.count(1) == len(BODIES)
+    assert attempts.count(1) > 0
+    assert attempts.count(2) > 0
+
+
+@LAYERS_OF_EACH_KIND
+async def test_answers_still_leave_after_a_half_close(server: Server, layers: str) -> None:
+    """I15: between whole frames; of the messages only those come that were on their way."""
+    peer = await stuck_consumer(server, layers)
+    await peer.send(pub(b"x", "other") + b"BOGUS\n")
+    await half_close(peer)
+    await server.settled()
+    frames = await peer.all()
+    assert frames[-2:] == [OK, error("E_INVALID invalid command BOGUS")]
+    assert 0 < sum(map(is_message, frames)) == len(frames) - 2 < len(BODIES)
+    assert {decode_message(frame).body for frame in frames[:-2]} <= set(BODIES)
+    await server.settled()
+    assert server.context.buffered == 0
+
+
+@LAYERS_OF_EACH_KIND
+async def test_a_half_close_is_seen_where_no_input_is_wanted(server: Server, layers: str) -> None:
+    """Too much waits for the client: what it sent before it closed is read when its messages wait no more."""
+    peer = await stuck_consumer(server, layers)
+    server.context.max_buffered_bytes = 0
+    assert not peer.session.wants_input
+    await peer.send(pub(b"x", "other"))
+    await server.settled()
+    assert "other" not in server.broker.topics
+    in_flight = server.broker.existing("t").existing("c").in_flight_count
+    await half_close(peer)
+    await server.settled()
+    server.context.max_buffered_bytes = 1 << 20
+    assert server.broker.existing("other").message_count == 1
+    assert peer.session not in server.sessions
+    messages = await messages_of_another(server)
+    assert sorted(message.body for message in messages) == BODIES
+    assert 0 < sum(message.attempts == 2 for message in messages) < in_flight, "some had not left"
+
+
+async def test_a_client_that_half_closes_during_the_sync_of_its_subscribe_gets_nothing() -> None:
+    async with serving("plain", sync_on_commit=True) as server:
+        producer = await server.connect()
+        await producer.send(mpub(*BODIES))
+        assert await producer.frame() == OK
+        want = server.broker.store.syncer.want
+        server.broker.store.syncer.want = lambda ticket: None  # type: ignore[method-assign]  # it lasts
+        peer = await server.connect(sub_and_ready())
+        await half_close(peer)
+        await server.settled()
+        channel = server.broker.existing("t").existing("c")
+        assert not channel.subscriptions
+        server.broker.store.syncer.want = want  # type: ignore[method-assign]
+        assert len(await messages_of_another(server)) == len(BODIES)
+        assert await peer.all() == [OK]

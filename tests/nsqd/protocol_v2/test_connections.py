@@ -13,7 +13,7 @@ from nsqd.protocol_v2.session import ANSWERS_LIMIT, OUTBOX_LIMIT, Session
 from nsqkit.wire import OK
 from nsqkit.wire.frames import message_frame
 from tests.nsqd.protocol_v2.harness import FIN_FAILED, UNKNOWN_ID, error, fin, identify, mpub, pub, sub
-from tests.nsqd.protocol_v2.serving import BUFFER, LAYERS, WALL_NS, Peer, Server, serving
+from tests.nsqd.protocol_v2.serving import BUFFER, LAYERS, Peer, Server, serving
 from tests.timing import patience
 
 MEGABYTE = 1 << 20
@@ -95,7 +95,7 @@ async def test_messages_that_others_publish_are_delivered_without_input(server: 
     await server.settled()
     server.rounds.begin()
     ids = server.broker.store.ids
-    frames = [message_frame(ids.take(1), WALL_NS, b"x" * 5000) for _ in range(2000)]
+    frames = [message_frame(ids.take(1), server.broker.wall_ns, b"x" * 5000) for _ in range(2000)]
     server.broker.topic("t").publish(frames, sum(map(len, frames)))
     server.rounds.end()
     with trio.fail_after(max(6, 100 * usual_s)):  # a second a megabyte if only housekeeping moves it

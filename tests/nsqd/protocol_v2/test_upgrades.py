@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import ssl
+import time
 import zlib
 
 import pytest
@@ -15,6 +16,7 @@ import nsqd.protocol_v2.connection as connection_module
 from nsqd.protocol_v2 import connection
 from nsqd.protocol_v2.client_stats import client_stats
 from nsqd.protocol_v2.connection import CHUNK
+from nsqd.protocol_v2.connections import SLICE
 from nsqd.protocol_v2.layers import Layers, Upgrade
 from nsqkit.wire import HEARTBEAT, OK
 from nsqkit.wire.snappy import SnappyDecoder, SnappyEncoder
@@ -210,6 +212,41 @@ async def test_a_large_body_both_ways(server: Server, layers: str) -> None:
     assert sorted(bodies) == sorted([body, body[::-1]])
     await peer.send(fin(*[frame[18:34] for frame in frames if frame != OK]) + pub(b"end"))
     assert await peer.frame() == OK
+
+
+async def test_many_handshakes_at_once_do_not_hold_up_a_publish(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I7: between two rounds there is time for few of them."""
+    peers = [await server.connect() for _ in range(20)]
+    for peer in peers:
+        assert (await ask(peer, tls_v1=True))["tls_v1"]
+    producer = await server.connect()
+    await server.settled()
+    steps = 0
+    handshake = Layers.handshake
+
+    def slow(layers: Layers) -> bool:
+        nonlocal steps
+        steps += not layers.ready
+        time.sleep(2 * SLICE)
+        return handshake(layers)
+
+    monkeypatch.setattr(Layers, "handshake", slow)
+    for peer in peers:  # without a turn for the server
+        os.write(peer.stream.raw.socket.fileno(), client_hello())
+    os.write(producer.stream.raw.socket.fileno(), pub(b"x"))
+    assert await producer.frame() == OK
+    assert steps <= 3
+    await server.settled()
+    assert steps == len(peers), "each has its turn"
+
+
+def client_hello() -> bytes:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client_tls().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1").do_handshake()
+    return outgoing.read()
 
 
 # --- handshakes that fail

@@ -271,6 +271,14 @@ class TestNames:
                 use()
         assert (storage.folders(), storage.files()) == (["folder"], [])
 
+    def test_what_exists(self, storage: Storage) -> None:
+        storage.make_folder("folder")
+        written(storage, "folder/x", b"abc").close()
+        paths = ("folder/x", "folder", "folder/y", "nowhere/x", "x")
+        assert [storage.exists(path) for path in paths] == [True, False, False, False, False]
+        storage.remove("folder/x")
+        assert not storage.exists("folder/x")
+
     def test_existing_names_are_errors(self, storage: Storage) -> None:
         storage.make_folder("folder")
         storage.make_folder("empty")
@@ -839,6 +847,12 @@ class TestDescriptors:
             file.append([b"d"])
             file.sync()
             assert content(file) == b"abcd"
+        with monkeypatch.context() as patch:
+            calls.clear()
+            patch.setattr(system_calls.libc, "syncfs", lambda descriptor: calls.append(descriptor) or 0)
+            Calls(patch, "open", errno.EACCES)
+            storage.sync_folder("t")
+            assert len(calls) == 1, "nor does it have to open the folder"
         assert storage.files() == []
         storage.close()
 

@@ -194,6 +194,29 @@ def test_the_hook_decides_about_a_message_above_max_attempts(backend: str) -> No
     run(main, backend)
 
 
+def test_a_handler_that_fails_over_and_over_logs_one_traceback_a_second(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handle(message: Message) -> None:
+        raise RuntimeError("no")
+
+    async def main() -> None:
+        async with fake_nsqd() as nsqd:
+            async with running(consumer_of(nsqd, handler=handle, max_in_flight=50, max_backoff_duration=0)):
+                peer = await ready(nsqd, 50)
+                for number in range(50):
+                    peer.message(f"m{number}")
+                assert len(await peer.take(50)) == 50
+                await anyio.sleep(1)
+                peer.message("m50")
+                await peer.take(1)
+
+    run_mocked(main)
+    lines = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert len(lines) == 2
+    assert lines[1].endswith("(and 49 more since the last such line)")
+
+
 # Time.
 
 

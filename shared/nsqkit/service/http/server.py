@@ -50,6 +50,7 @@ class HttpServer:
     _connections: set[Connection] = field(factory=set, init=False)
     _handshakes: int = field(default=0, init=False)
     """Clients that have no connection here yet."""
+    _handshake_turns: trio.Lock = field(factory=trio.Lock, init=False)
     _stopping: trio.Event = field(factory=trio.Event, init=False)
     _changed: trio.Event = field(factory=trio.Event, init=False)
     """Set, and replaced, when the first connection comes or the last one goes."""
@@ -122,6 +123,7 @@ class HttpServer:
         self._handshakes += 1
         try:
             with trio.move_on_after(self.limits.handshake_seconds) as scope:
+                await self._turn_for(stream)
                 await stream.do_handshake()
         except trio.BrokenResourceError as error:
             _log.info("HTTPS: handshake with %s failed - %s", remote, error.__cause__ or "it has gone")
@@ -132,6 +134,16 @@ class HttpServer:
         if scope.cancelled_caught:
             _log.info("HTTPS: handshake with %s took too long", remote)
         return not scope.cancelled_caught
+
+    async def _turn_for(self, stream: trio.SSLStream[trio.abc.Stream]) -> None:
+        """Wait for the client's first bytes, and then until no other handshake begins in the same pass of the loop.
+
+        The first step costs a millisecond, and hundreds of clients may connect at once.
+        """
+        if isinstance(stream.transport_stream, trio.SocketStream):
+            await trio.lowlevel.wait_readable(stream.transport_stream.socket)
+        async with self._handshake_turns:
+            await trio.lowlevel.checkpoint()
 
     async def _tell_why(self, stream: trio.SSLStream[trio.abc.Stream]) -> None:
         """Send TLS's own words for the failure, such as that a certificate is missing: trio keeps them for itself."""

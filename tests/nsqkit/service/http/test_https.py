@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
+import trio.testing
 
 from nsqkit.service.http import HttpServer, Limits, Request, Router, text
 from nsqkit.service.listeners import bound_address, open_listeners, with_tls
@@ -145,6 +147,51 @@ async def test_a_client_that_goes_in_the_middle(certificates: Certificates) -> N
         await client.answer()
         await trio.aclose_forcefully(client.stream)
         await settle(server)
+
+
+async def test_handshakes_that_begin_at_once_take_turns(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs a millisecond: in every pass of the loop everything else has its turn between two of them."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = certificates.client_context().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = outgoing.read()
+    steps = 0
+    do_handshake = ssl.SSLObject.do_handshake
+
+    def counted(tls: ssl.SSLObject) -> None:
+        nonlocal steps
+        steps += 1
+        do_handshake(tls)
+
+    answers = 0
+
+    async def answered(stream: trio.SocketStream) -> None:
+        nonlocal answers
+        await stream.receive_some(1)
+        answers += 1
+
+    async with https(certificates) as (server, port), trio.open_nursery() as nursery:
+        streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(20)]
+        while server.connection_count < len(streams):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(ssl.SSLObject, "do_handshake", counted)
+        for stream in streams:
+            os.write(stream.socket.fileno(), hello)
+            nursery.start_soon(answered, stream)
+        most = before = 0
+        with trio.fail_after(patience(WITHIN_S)):
+            while answers < len(streams):
+                await trio.lowlevel.checkpoint()
+                most, before = max(most, steps - before), steps
+        assert 0 < most <= 8
+        for stream in streams:
+            await trio.aclose_forcefully(stream)
+        await settle(server)
+        nursery.cancel_scope.cancel()
 
 
 async def test_handshakes_count_as_connections(certificates: Certificates) -> None:

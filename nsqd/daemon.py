@@ -28,7 +28,7 @@ from nsqd.log.lock import DataPathLock
 from nsqd.log.store import Store, StoreOptions
 from nsqd.log.system_calls import keep_freed_memory
 from nsqd.lookup import Registries
-from nsqd.lookup.known_channels import KnownChannels, query_timeout
+from nsqd.lookup.known_channels import KnownChannels
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
@@ -175,7 +175,10 @@ class Daemon:
         """Create the connections to the registries, after recovery: each gets all topics when it is connected."""
         options = self.options
         self.registries = Registries(
-            self.broker, self.rounds, _peer_options(options, self.hostname), _known_channels(options)
+            self.broker,
+            self.rounds,
+            _peer_options(options, self.hostname),
+            KnownChannels.over_http(_http_options(options)),
         )
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
 
@@ -397,13 +400,6 @@ def _peer_options(options: NsqdOptions, hostname: str) -> PeerOptions:
         "version": VERSION,
     }
     return PeerOptions(encode_identify(fields), max_reply_size=options.max_body_size)
-
-
-def _known_channels(options: NsqdOptions) -> KnownChannels:
-    limits = _http_options(options)
-    return KnownChannels(
-        HttpClient(limits).ask, query_timeout(limits.connect_timeout, limits.request_timeout)
-    )
 
 
 def _http_options(options: NsqdOptions) -> HttpOptions:

@@ -24,6 +24,8 @@ from attrs import define, field
 __all__ = [
     "BAD_REQUEST",
     "BODY_TOO_BIG",
+    "NOT_IMPLEMENTED",
+    "VERSION_NOT_SUPPORTED",
     "AccessLog",
     "BadQuery",
     "BodyLimit",
@@ -54,6 +56,17 @@ HTML = b"text/html; charset=utf-8"
 BAD_REQUEST = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"400 Bad Request"
+)
+
+# Also as Go's server writes them.
+NOT_IMPLEMENTED = (
+    b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"Unsupported transfer encoding"
+)
+VERSION_NOT_SUPPORTED = (
+    b"HTTP/1.1 505 HTTP Version Not Supported: unsupported protocol version\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"505 HTTP Version Not Supported: unsupported protocol version"
 )
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")

@@ -38,7 +38,7 @@ from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.identify import IdentifyLimits
 from nsqd.rounds import Rounds
 from nsqd.stats.loop_lag import EventLoopLag
-from nsqd.stats.statsd import Statsd, expand_prefix
+from nsqd.stats.statsd import Statsd
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
 from nsqkit.options import MILLISECOND, SECOND, TlsRequired
@@ -51,6 +51,7 @@ from nsqkit.service.listeners import (
     remote_address,
     with_tls,
 )
+from nsqkit.service.statsd_prefix import expand_prefix
 from nsqkit.service.systemd import keep_informed
 from nsqkit.service.tls import server_context
 from nsqkit.tls import TlsConfigError, client_context
@@ -200,7 +201,8 @@ class Daemon:
             self.options.broadcast_tcp_port = self.options.broadcast_tcp_port or max(self.tcp_port, 0)
             self.options.broadcast_http_port = self.options.broadcast_http_port or max(self.http_port, 0)
             self.options.statsd_prefix = expand_prefix(  # in place, so that /config shows the actual prefix
-                self.options.statsd_prefix, self.options.broadcast_address, self.options.broadcast_http_port
+                self.options.statsd_prefix,
+                f"{self.options.broadcast_address}:{self.options.broadcast_http_port}",
             )
             self._recover()
             self._discover()

@@ -113,7 +113,9 @@ def _config(daemon: HttpBackend) -> Config:
         daemon.options,
         {
             "log_level": lambda body: daemon.set_log_level(read_log_level(body)),
-            "nsqlookupd_tcp_addresses": lambda body: daemon.set_lookupd_addresses(read_addresses(body)),
+            "nsqlookupd_tcp_addresses": lambda body: daemon.set_lookupd_addresses(
+                read_addresses(body, daemon.options.nsqlookupd_tcp_addresses)
+            ),
         },
     )
 

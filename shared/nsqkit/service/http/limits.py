@@ -51,8 +51,8 @@ class Limits:
     connections: int = field(default=10_000, validator=validators.gt(0))
     """Maximum of clients; one more gets a 503."""
 
-    pipelined: int = field(default=64, validator=validators.gt(0))
-    """Requests of one connection that are answered before other tasks get their turn."""
+    turn_seconds: float = field(default=0.0005, validator=validators.ge(0))
+    """Time that the pipelined requests of one connection may take before the other connections get their turns."""
 
     def body_time(self, size: int) -> float:
         """Seconds that a body of `size` bytes may take."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
@@ -20,11 +21,21 @@ _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 _RESET = struct.pack("ii", 1, 0)
 
 
+Turn = Callable[[], Awaitable[None]]
+
+
+async def _at_once() -> None:
+    """No turn to wait for."""
+
+
 class Transport(Protocol):
     """A bidirectional byte stream, used by the task of one connection."""
 
-    async def receive(self, size: int) -> bytes:
-        """Wait for up to `size` bytes; empty at the end. Always a checkpoint."""
+    async def receive(self, size: int, turn: Turn = _at_once) -> bytes:
+        """Wait for up to `size` bytes; empty at the end. Always a checkpoint.
+
+        `turn` is awaited when there is something, before it is processed; where possible before it is read.
+        """
 
     def send_now(self, data: bytes) -> int:
         """Send without waiting; the number of bytes that were sent. Raises ConnectionError."""
@@ -50,12 +61,13 @@ class SocketTransport:
         self._sock = sock
         self._fd = sock.fileno()
 
-    async def receive(self, size: int) -> bytes:
+    async def receive(self, size: int, turn: Turn = _at_once) -> bytes:
         """See Transport."""
         while True:
             # Wait first: after a response the next request has hardly ever arrived, and a recv in vain costs an
             # exception.
             await trio.lowlevel.wait_readable(self._fd)
+            await turn()
             try:
                 return self._sock.recv(size)
             except BlockingIOError:
@@ -117,12 +129,14 @@ class StreamTransport:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
 
-    async def receive(self, size: int) -> bytes:
+    async def receive(self, size: int, turn: Turn = _at_once) -> bytes:
         """See Transport."""
         try:
-            return bytes(await self._stream.receive_some(size))
+            data = bytes(await self._stream.receive_some(size))
         except _GONE:
             return b""
+        await turn()
+        return data
 
     def send_now(self, data: bytes) -> int:
         """See Transport."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
+from time import perf_counter
 
 import pytest
 import trio
@@ -305,7 +306,7 @@ async def test_pipelining_gives_way_to_others() -> None:
     router = Router()
     router.add("GET", "/a", note)
     router.add("GET", "/b", note)
-    async with serving(router, tcp=True, limits=Limits(pipelined=8)) as it:
+    async with serving(router, tcp=True, limits=Limits(turn_seconds=0)) as it:
         many, few = await it.connect(), await it.connect()
         await many.send(get("/a") * 400)
         await few.send(get("/b"))
@@ -313,6 +314,37 @@ async def test_pipelining_gives_way_to_others() -> None:
             await many.answer()
         await few.answer()
     assert order.index("/b") < 399
+
+
+async def test_a_crowd_that_pipelines_does_not_hold_up_a_newcomer() -> None:
+    """Counted in requests: the newcomer's comes before most of what the crowd had sent before it."""
+    order: list[str] = []
+    turn_s, crowd, each = 0.002, 40, 20
+    begun = trio.Event()
+
+    def slow(request: Request) -> Response:
+        order.append(request.path)
+        if len(order) == 2 * crowd:
+            begun.set()
+        ends = perf_counter() + turn_s / 2
+        while perf_counter() < ends:
+            pass
+        return text("")
+
+    router = Router()
+    router.add("GET", "/a", slow)
+    router.add("GET", "/b", slow)
+    async with serving(router, tcp=True, limits=Limits(turn_seconds=turn_s)) as it:
+        clients = [await it.connect() for _ in range(crowd)]
+        for client in clients:
+            await client.send(get("/a") * each)
+        await begun.wait()
+        newcomer = await it.connect()
+        await newcomer.ask(get("/b"))
+        assert order.index("/b") < crowd * each / 2
+        for client in clients:
+            for _ in range(each):
+                await client.answer()
 
 
 class Running:

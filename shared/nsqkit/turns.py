@@ -1,0 +1,105 @@
+"""Turns on the event loop, shared by many tasks that each have more to do than fits into one.
+
+trio runs all tasks that are ready, one step each, before it looks at sockets again. Hundreds of tasks with a step of
+some milliseconds each would make that a second, for everybody. With `Turns` they have a few milliseconds in all of each
+pass of the event loop. The others wait in two queues, first come, first served: those that begin something, and those
+that continue. The first go before the second, of which at least one goes in each pass. So one that has little to do
+hardly waits, and the rest of the program waits for a few milliseconds.
+
+    await turns.take()                 # before some work: returns at once, without a checkpoint, unless others wait
+    ...
+    turns.spent(seconds)               # after it
+    await turns.give_way()             # where there is more to do: the next turn, after those of all others
+
+Theory of operation. The time that was spent is added up. When it is more than a pass may have, whoever comes next is
+parked, and a task begins to end passes: after each of them it forgets the time and wakes as many of the parked ones as
+are likely to fit into the next pass, until none is left. Without a crowd there is no such task, and a turn costs a
+comparison.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+__all__ = ["Turns", "long_work", "request_turns"]
+
+PASS_SECONDS: Final = 0.005
+MOST_WOKEN = 64  # at once; the average that it is computed from may belong to cheaper work
+_WEIGHT: Final = 1 / 16  # of the last turn in the average
+
+
+class Turns:
+    """The turns of one kind of work in one run of trio. `pass_s`: seconds that it may take in each pass."""
+
+    def __init__(self, pass_s: float = PASS_SECONDS) -> None:
+        self._pass_s = pass_s
+        self._spent_s = 0.0
+        self._average_s = pass_s / 8
+        self._beginning = trio.lowlevel.ParkingLot()
+        self._continuing = trio.lowlevel.ParkingLot()
+        self._ending_passes = False
+
+    @property
+    def free(self) -> bool:
+        """Whether `take` returns at once."""
+        return self._spent_s < self._pass_s and not self._ending_passes
+
+    def spent(self, seconds: float) -> None:
+        """Note how long a turn took."""
+        self._spent_s += seconds
+        self._average_s += (seconds - self._average_s) * _WEIGHT
+
+    async def take(self, *, continued: bool = False) -> None:
+        """Wait for a turn. A checkpoint only if others wait, or the time of this pass is used up.
+
+        `continued`: behind all that begin something.
+        """
+        if not self.free:
+            await self._wait(self._continuing if continued else self._beginning)
+
+    async def give_way(self) -> None:
+        """Let other tasks run, and wait for the next turn. Always a checkpoint."""
+        if self.free:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._wait(self._continuing)
+
+    async def _wait(self, queue: trio.lowlevel.ParkingLot) -> None:
+        if not self._ending_passes:
+            self._ending_passes = True
+            trio.lowlevel.spawn_system_task(self._end_passes)
+        await queue.park()
+
+    async def _end_passes(self) -> None:
+        while self._beginning or self._continuing:
+            await trio.lowlevel.checkpoint()
+            self._spent_s = 0.0
+            fitting = int(self._pass_s / max(self._average_s, self._pass_s / MOST_WOKEN))
+            fitting -= len(self._beginning.unpark(count=max(1, fitting)))
+            self._continuing.unpark(count=max(1, fitting))
+        self._ending_passes = False
+
+
+_requests: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("nsqkit.turns.requests")
+_long_work: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("nsqkit.turns.long_work")
+
+
+def request_turns() -> Turns:
+    """Those of all connections over HTTP."""
+    return _of_this_run(_requests)
+
+
+def long_work() -> Turns:
+    """Those of all work in slices, see `Yielder`."""
+    return _of_this_run(_long_work)
+
+
+def _of_this_run(variable: trio.lowlevel.RunVar[Turns]) -> Turns:
+    try:
+        return variable.get()
+    except LookupError:
+        turns = Turns()
+        variable.set(turns)
+        return turns

@@ -25,7 +25,7 @@ import trio
 
 __all__ = ["Turns", "long_work", "request_turns"]
 
-PASS_SECONDS: Final = 0.005
+PASS_SECONDS: Final = 0.008
 MOST_WOKEN = 64  # at once; the average that it is computed from may belong to cheaper work
 _WEIGHT: Final = 1 / 16  # of the last turn in the average
 

@@ -12,8 +12,9 @@ when the head is complete; the budget of the daemon for bodies that arrive in pi
 allows.
 
 llhttp is lenient in two places where the original is not: it skips line breaks before a request line, and it accepts
-several blanks in one. It does not say where a request line begins, either. So input that may contain one of these, or
-a head that comes in pieces, is given to it line by line, and request lines are checked before.
+several blanks in one. It does not say where a request line begins, either. So all input that is not clearly one request
+with a well-formed request line (pipelined requests, heads that come in pieces) is given to it line by line, and request
+lines are checked before.
 
 The slice limits how many requests one `feed` can produce: 4 KiB of pipelined heads are some 200 requests. llhttp cannot
 be paused through httptools, so the input is cut instead.
@@ -55,6 +56,8 @@ _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?]*")
 
 _REQUEST_LINE = re.compile(rb"[^ ]+ [^ ]+ HTTP/([0-9])\.[0-9]\r\n")
 _UNSUPPORTED_VERSION = re.compile(rb"(?m)^[^ ]+ [^ ]+ HTTP/[2-9]")
+_BLANK = 0x20
+_END_OF_HEAD = b"\r\n\r\n"
 _BEGUN_METHOD = re.compile(rb"[A-Z-]* ?\Z")
 
 _TOO_LARGE = render(error(431, "HEADERS_TOO_BIG"), "1.1", keep_alive=False, head_only=False)
@@ -91,6 +94,23 @@ class Phase(enum.Enum):
 
 class _Stop(Exception):
     """Leaves llhttp in the middle of its input; the parser cannot be used after it."""
+
+
+def _is_one_request(piece: bytes) -> bool:
+    """Whether a piece begins with a well-formed request line, and contains no other. Most do: a fast test."""
+    end = piece.find(b" HTTP/1.")
+    return (
+        end > 0
+        and piece.find(b"  ", 0, end + 1) < 0
+        and piece[0] > _BLANK
+        and piece.find(b" HTTP/", end + 1) < 0
+        and not _has_superfluous_line_breaks(piece)
+    )
+
+
+def _has_superfluous_line_breaks(piece: bytes) -> bool:
+    """Whether more than the end of a head is at the end."""
+    return piece[-1:] in (b"\n", b"\r") and len(piece) - len(piece.rstrip(b"\r\n")) > len(_END_OF_HEAD)
 
 
 @define(slots=True, eq=False)
@@ -171,12 +191,12 @@ class RequestParser:
         piece, rest = (data, b"") if len(data) <= size else (data[:size], data[size:])
         received = self._received
         try:
-            if self._may_be_unusual(piece):
-                self._feed_lines(piece)
-            else:
+            if not self.unfinished and _is_one_request(piece):
                 self._llhttp.feed_data(piece)
-                if self.unfinished and not self._past_line:
+                if self.unfinished:
                     self._keep_begun_line(piece)
+            else:
+                self._feed_unusual(piece)
         except httptools.HttpParserUpgrade as upgrade:
             rest = piece[upgrade.args[0] :] + rest
             if self._body_skipped:
@@ -190,14 +210,12 @@ class RequestParser:
             self._check_unfinished(piece, progress=self._received > received)
         return b"" if self._dead else rest
 
-    def _may_be_unusual(self, piece: bytes) -> bool:
-        """Whether a request line in `piece` may have to be looked at. Cheap tests, which most input does not pass."""
-        if self._request is None:
-            if self.unfinished or self._line or b"\n" not in piece or piece[0] in b"\r\n":
-                return True  # a head that comes in pieces
-        elif len(piece) > _HEAD_SLICE and not self._chunked:
-            return False  # the rest of a body, and nothing else
-        return b"  " in piece or b"\n\r\n\r" in piece or b"\n\n" in piece
+    def _feed_unusual(self, piece: bytes) -> None:
+        """Give llhttp a piece that begins inside a request, or has none or several, or a malformed request line."""
+        if self._length - self._received >= len(piece) and self._request is not None:
+            self._llhttp.feed_data(piece)  # of a body, and nothing else
+        else:
+            self._feed_lines(piece)
 
     def _feed_lines(self, piece: bytes) -> None:
         """Give a piece to llhttp line by line (a body that has a length at once), and check request lines."""
@@ -234,13 +252,26 @@ class RequestParser:
     def _keep_begun_line(self, piece: bytes) -> None:
         """After a piece that ends inside a request: keep its end if that is the beginning of a request line.
 
-        A body may precede it, so its own bytes tell where it begins.
+        A request may precede it, so its own bytes tell where it begins.
         """
+        if self._request is not None or self._headers:
+            self._past_line = True
+            return
         if self._target:
-            at = piece.rfind(self._llhttp.get_method() + b" " + self._target)
+            begun = self._llhttp.get_method() + b" " + self._target
+            at = piece.rfind(begun)
+            after = piece[at + len(begun) :]
         else:
             at = _BEGUN_METHOD.search(piece).start()  # type: ignore[union-attr]  # which always matches
-        self._past_line = self._request is not None or bool(self._headers) or at < 0 or b"\n" in piece[at:]
+            after = b""
+        # Not found, or only in an earlier request: llhttp has skipped blanks.
+        if (
+            at < 0
+            or _END_OF_HEAD in after
+            or (not self._after_body and _has_superfluous_line_breaks(piece[:at]))
+        ):
+            self._die(BAD_REQUEST)
+        self._past_line = b"\n" in after
         if not self._past_line:
             self._line = piece[at:]
 

@@ -11,10 +11,11 @@ hardly waits, and the rest of the program waits for a few milliseconds.
     turns.spent(seconds)               # after it
     await turns.give_way()             # where there is more to do: the next turn, after those of all others
 
-Theory of operation. The time that was spent is added up. When it is more than a pass may have, whoever comes next is
-parked, and a task begins to end passes: after each of them it forgets the time and wakes as many of the parked ones as
-are likely to fit into the next pass, until none is left. Without a crowd there is no such task, and a turn costs a
-comparison.
+Theory of operation. The time that was spent is added up. When it is as much as a pass may have, a task begins to end
+passes: after each of them it forgets the time, and it ends when nobody waits. Usually that was the time of many passes.
+If it becomes `CROWD` times as much before the task runs, there is a crowd: all that come are parked, and after each
+pass the task wakes as many of them as are likely to fit into the next one, until none is left. Without a crowd, a turn
+costs an addition and a comparison.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import trio
 
 __all__ = ["Turns", "long_work", "request_turns"]
 
-PASS_SECONDS: Final = 0.008
+PASS_SECONDS: Final = 0.005
+CROWD = 2
 MOST_WOKEN = 64  # at once; the average that it is computed from may belong to cheaper work
 _WEIGHT: Final = 1 / 16  # of the last turn in the average
 
@@ -40,46 +42,45 @@ class Turns:
         self._beginning = trio.lowlevel.ParkingLot()
         self._continuing = trio.lowlevel.ParkingLot()
         self._ending_passes = False
-
-    @property
-    def free(self) -> bool:
-        """Whether `take` returns at once."""
-        return self._spent_s < self._pass_s and not self._ending_passes
+        self.crowded = False
+        """Whether `take` has to wait."""
 
     def spent(self, seconds: float) -> None:
         """Note how long a turn took."""
         self._spent_s += seconds
         self._average_s += (seconds - self._average_s) * _WEIGHT
+        if self._spent_s >= self._pass_s:
+            if not self._ending_passes:
+                self._ending_passes = True
+                trio.lowlevel.spawn_system_task(self._end_passes)
+            if self._spent_s >= CROWD * self._pass_s:
+                self.crowded = True
 
     async def take(self, *, continued: bool = False) -> None:
         """Wait for a turn. A checkpoint only if others wait, or the time of this pass is used up.
 
         `continued`: behind all that begin something.
         """
-        if not self.free:
-            await self._wait(self._continuing if continued else self._beginning)
+        if self.crowded:
+            await (self._continuing if continued else self._beginning).park()
 
     async def give_way(self) -> None:
         """Let other tasks run, and wait for the next turn. Always a checkpoint."""
-        if self.free:
-            await trio.lowlevel.checkpoint()
+        if self.crowded:
+            await self._continuing.park()
         else:
-            await self._wait(self._continuing)
-
-    async def _wait(self, queue: trio.lowlevel.ParkingLot) -> None:
-        if not self._ending_passes:
-            self._ending_passes = True
-            trio.lowlevel.spawn_system_task(self._end_passes)
-        await queue.park()
+            await trio.lowlevel.checkpoint()
 
     async def _end_passes(self) -> None:
-        while self._beginning or self._continuing:
+        while True:
             await trio.lowlevel.checkpoint()
             self._spent_s = 0.0
+            if not self._beginning and not self._continuing:
+                break
             fitting = int(self._pass_s / max(self._average_s, self._pass_s / MOST_WOKEN))
             fitting -= len(self._beginning.unpark(count=max(1, fitting)))
             self._continuing.unpark(count=max(1, fitting))
-        self._ending_passes = False
+        self._ending_passes = self.crowded = False
 
 
 _requests: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("nsqkit.turns.requests")

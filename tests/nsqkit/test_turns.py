@@ -62,7 +62,7 @@ async def test_a_turn_costs_no_checkpoint_without_a_crowd() -> None:
         await turns.take()
         turns.spent(PASS_S / 2)
         await turns.take()
-        assert turns.free
+        assert not turns.crowded
     assert not scope.cancelled_caught
 
 
@@ -87,7 +87,7 @@ async def test_a_crowd_has_a_share_of_each_pass_and_goes_in_order(nursery: trio.
 async def test_who_begins_something_goes_before_the_crowd(nursery: trio.Nursery) -> None:
     turns = Turns(PASS_S)
     passes = await crowded(nursery, turns)
-    assert not turns.free
+    assert turns.crowded
     began = passes.count
     await turns.take()
     beginning = passes.count - began
@@ -131,7 +131,7 @@ async def test_when_the_crowd_has_gone_all_is_as_before(nursery: trio.Nursery) -
         await crowded(crowd, turns)
         crowd.cancel_scope.cancel()  # those that wait are cancelled
     await trio.testing.wait_all_tasks_blocked()
-    assert turns.free
+    assert not turns.crowded
     await test_a_turn_costs_no_checkpoint_without_a_crowd()
 
 

@@ -117,7 +117,7 @@ class Connection:
         self.deadline = trio.current_time() + self.limits.head_seconds
         while True:
             size = _RECEIVE_BYTES if not parser.unfinished else self._receive_bytes()
-            data = await transport.receive(size, self._take_turn)
+            data = await transport.receive(size, self._turn)
             if not data:
                 await self._answer_broken_off()
                 return
@@ -127,7 +127,8 @@ class Connection:
             try:
                 await self._work_off(data)
             finally:
-                self._end_turn()
+                if self._turn_began:
+                    self._turns.spent(perf_counter() - self._turn_began)
             data = b""  # an idle connection must not keep its last input in memory
             if not self.keep_alive or (self._stopping and not parser.unfinished):
                 break
@@ -189,12 +190,14 @@ class Connection:
             if rest:
                 await self._send_rest(rest)
 
-    async def _take_turn(self) -> None:
-        """Wait for a turn. The client is not to blame for the wait."""
-        if not self._turns.free:
-            deadline, self.deadline = self.deadline, math.inf
-            await self._turns.take(continued=self._used_up)
-            self.deadline = deadline
+    def _turn(self) -> Awaitable[None] | None:
+        """Begin a turn, see `Transport.receive`. Not a coroutine, which would cost those that need not wait."""
+        return self._wait_for_turn() if self._turns.crowded else None
+
+    async def _wait_for_turn(self) -> None:
+        deadline, self.deadline = self.deadline, math.inf  # the client is not to blame for the wait
+        await self._turns.take(continued=self._used_up)
+        self.deadline = deadline
 
     def _end_turn(self) -> None:
         if self._turn_began:

@@ -21,10 +21,11 @@ _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 _RESET = struct.pack("ii", 1, 0)
 
 
-Turn = Callable[[], Awaitable[None]]
+Turn = Callable[[], Awaitable[None] | None]
+"""Begins a turn: None, or what has to be awaited before."""
 
 
-async def _at_once() -> None:
+def _at_once() -> None:
     """No turn to wait for."""
 
 
@@ -34,7 +35,7 @@ class Transport(Protocol):
     async def receive(self, size: int, turn: Turn = _at_once) -> bytes:
         """Wait for up to `size` bytes; empty at the end. Always a checkpoint.
 
-        `turn` is awaited when there is something, before it is processed; where possible before it is read.
+        `turn` is called when there is something, before it is processed; where possible before it is read.
         """
 
     def send_now(self, data: bytes) -> int:
@@ -67,7 +68,8 @@ class SocketTransport:
             # Wait first: after a response the next request has hardly ever arrived, and a recv in vain costs an
             # exception.
             await trio.lowlevel.wait_readable(self._fd)
-            await turn()
+            if (wait := turn()) is not None:
+                await wait
             try:
                 return self._sock.recv(size)
             except BlockingIOError:
@@ -135,7 +137,8 @@ class StreamTransport:
             data = bytes(await self._stream.receive_some(size))
         except _GONE:
             return b""
-        await turn()
+        if (wait := turn()) is not None:
+            await wait
         return data
 
     def send_now(self, data: bytes) -> int:

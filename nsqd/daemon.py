@@ -42,6 +42,7 @@ from nsqd.stats.statsd import Statsd
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
 from nsqkit.options import MILLISECOND, SECOND, TlsRequired
+from nsqkit.service.descriptors import http_share
 from nsqkit.service.listeners import (
     BoundAddress,
     accept_forever,
@@ -61,7 +62,7 @@ __all__ = ["Daemon", "StartError", "banner"]
 
 log = get_logger("nsqd")
 
-RESERVED_DESCRIPTORS = 500  # for the log's files and for HTTP: TCP clients must not use them up
+RESERVED_DESCRIPTORS = 372  # for the log's files: clients must not use them up
 MIN_CONNECTIONS = 16
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN_SIGNAL = signal.SIGUSR1
@@ -93,7 +94,7 @@ class Daemon:
             raise StartError(f"failed to lock data-path: {error.strerror}") from error
         self._storage = FileStorage(folder)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._max_connections = max(MIN_CONNECTIONS, descriptors - RESERVED_DESCRIPTORS)
+        self._max_connections = max(MIN_CONNECTIONS, descriptors - RESERVED_DESCRIPTORS - http_share())
 
     # --- start
 

@@ -59,6 +59,8 @@ class Connection:
 
     deadline: float = field(default=math.inf, init=False)
     """Seconds of trio's clock."""
+    waiting_since: float = field(default=math.inf, init=False)
+    """When the wait for the client's next bytes began; infinite while there is none."""
     keep_alive: bool = field(default=True, init=False)
     """Whether the connection stays open after the current response."""
 
@@ -107,6 +109,10 @@ class Connection:
         if self._idle:
             self._scope.cancel()
 
+    def displace(self) -> None:
+        """Another client needs the place: close now, without a word. To be called while the client is waited for."""
+        self._scope.cancel()
+
     def expire(self) -> None:
         """The deadline has passed: close the connection."""
         self._expired = True
@@ -114,10 +120,12 @@ class Connection:
 
     async def _serve(self) -> None:
         transport, parser = self.transport, self._parser
-        self.deadline = trio.current_time() + self.limits.head_seconds
+        self.waiting_since = trio.current_time()
+        self.deadline = self.waiting_since + self.limits.head_seconds
         while True:
             size = _RECEIVE_BYTES if not parser.unfinished else self._receive_bytes()
             data = await transport.receive(size, self._turn)
+            self.waiting_since = math.inf
             if not data:
                 await self._answer_broken_off()
                 return
@@ -132,12 +140,13 @@ class Connection:
             data = b""  # an idle connection must not keep its last input in memory
             if not self.keep_alive or (self._stopping and not parser.unfinished):
                 break
+            self.waiting_since = now = trio.current_time()
             if parser.unfinished:
-                self._begin_wait_for_rest()
+                self._begin_wait_for_rest(now)
             else:
                 self._idle = True
                 self._phase = Phase.IDLE
-                self.deadline = trio.current_time() + self.limits.idle_seconds
+                self.deadline = now + self.limits.idle_seconds
         if parser.phase is Phase.DEAD:
             await self._linger()
 
@@ -153,10 +162,9 @@ class Connection:
             return min(remaining, _RECEIVE_BODY_BYTES)
         return _RECEIVE_BYTES if self._parser.phase is Phase.HEAD or remaining else _RECEIVE_CHUNKED_BYTES
 
-    def _begin_wait_for_rest(self) -> None:
+    def _begin_wait_for_rest(self, now: float) -> None:
         """A request is incomplete: its head has a fixed time, its body one that depends on its size."""
         phase = self._parser.phase
-        now = trio.current_time()
         if phase is not self._phase:
             self._phase = phase
             self._body_began = now
@@ -195,7 +203,8 @@ class Connection:
         return self._wait_for_turn() if self._turns.crowded else None
 
     async def _wait_for_turn(self) -> None:
-        deadline, self.deadline = self.deadline, math.inf  # the client is not to blame for the wait
+        # The client is not to blame for the wait.
+        deadline, self.deadline, self.waiting_since = self.deadline, math.inf, math.inf
         await self._turns.take(continued=self._used_up)
         self.deadline = deadline
 

@@ -27,13 +27,14 @@ from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 import attrs
-import msgspec
 import trio
 
 from nsqd.lookup.protocol import HttpAddress
 from nsqd.lookup.urgent_first import UrgentFirst
+from nsqkit.decoding import DecodeError
 from nsqkit.http_client import Answer, HttpClient, HttpFailed, HttpOptions, http_url
 from nsqkit.logging import get_logger
+from nsqkit.service.typed_json import decode_json_as
 from nsqkit.wire.names import is_ephemeral, is_valid_name
 from nsqkit.yielder import Yielder
 
@@ -165,7 +166,7 @@ class _RegistryQueries:
     async def _ask_one(self, client: Client, query: Query, requested_at: float) -> None:
         try:
             channels = await self._channels(client, query.topic, requested_at)
-        except (HttpFailed, QueryError, msgspec.MsgspecError, RecursionError) as error:
+        except (HttpFailed, QueryError, DecodeError) as error:
             registry = self._registry
             log.error("LOOKUPD(%s:%d): channels of %s - %s", registry.host, registry.port, query.topic, error)
         else:
@@ -182,7 +183,7 @@ class _RegistryQueries:
             raise QueryError("no answer in time")
         if answer.status != 200:
             raise QueryError(f"status {answer.status}")
-        return msgspec.json.decode(answer.body, type=_Channels).channels or []
+        return decode_json_as(answer.body, _Channels).channels or []
 
     def _deadline(self, requested_at: float) -> float:
         """The deadline of a query whose turn has come. It has passed if the query is given up."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import msgspec
 
+from nsqkit.decoding import decode_json
 from nsqkit.logging import get_logger
 from nsqkit.options import FLOATS, STRING, LogLevel, option_value
 from nsqkit.service.gojson import float_text
@@ -65,10 +66,14 @@ def read_log_level(body: bytes) -> LogLevel:
 
 
 def read_addresses(body: bytes, present: Sequence[str]) -> list[str]:
-    """A JSON list of strings; null is an empty one. `ValueError`, as the errors of msgspec are.
+    """A JSON list of strings; null is an empty one. `ValueError`.
 
     As in Go, a null in the list leaves what is there: the address in this place in `present`, or an empty text.
     """
-    given = msgspec.json.decode(body, type=list[str | None] | None) or []
+    given = decode_json(body)
+    if given is None:
+        return []
+    if not isinstance(given, list) or not all(item is None or isinstance(item, str) for item in given):
+        raise ValueError("not a list of strings")
     before = [*present[: len(given)], *[""] * (len(given) - len(present))]
     return [old if new is None else new for old, new in zip(before, given, strict=True)]

@@ -21,6 +21,8 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from attrs import define, field
 
+from nsqkit.service.typed_json import encode_json
+
 __all__ = [
     "BAD_REQUEST",
     "BODY_TOO_BIG",
@@ -163,7 +165,7 @@ def json_body(value: Any, status: int = 200, *, nsq: bool = True) -> Response:
 
     `value`: anything that msgspec encodes. Floats keep their `.0`.
     """
-    data = msgspec.json.encode(value)
+    data = encode_json(value)
     for raw, escaped in _JSON_ESCAPES:
         if raw in data:
             data = data.replace(raw, escaped)

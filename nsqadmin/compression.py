@@ -1,4 +1,4 @@
-"""Responses in gzip or deflate, for clients that accept one of them: the first one listed, weights ignored.
+"""Responses in gzip or deflate, for clients that accept one of them: the first one listed whose weight is not 0.
 
 "deflate" is a raw deflate stream. Long bodies are compressed in a worker thread. Streams are sent as they are, and so
 are responses that say what their bytes are: encoded already, or a range of others.
@@ -7,6 +7,7 @@ are responses that say what their bytes are: encoded already, or a range of othe
 from __future__ import annotations
 
 import inspect
+import re
 import zlib
 
 import attrs
@@ -19,6 +20,7 @@ __all__ = ["compressed_route"]
 
 _WINDOW_BITS = {b"gzip": 31, b"deflate": -15}
 _FIXED = frozenset([b"content-encoding", b"content-range"])
+_ZERO = re.compile(rb"\s*q\s*=\s*0(?:\.0*)?\s*")
 _LEVEL = 5
 _LONG = 64 * 1024  # bytes; these take about a millisecond
 
@@ -50,9 +52,9 @@ def _compressing(handler: Handler) -> Handler:
 def _coding(accepted: bytes | None) -> bytes:
     """The first supported coding in the list; empty if there is none."""
     for word in (accepted or b"").lower().split(b","):
-        name = word.partition(b";")[0].strip()
-        if name in _WINDOW_BITS:
-            return name
+        name, _, weight = word.partition(b";")
+        if name.strip() in _WINDOW_BITS and not _ZERO.fullmatch(weight):
+            return name.strip()
     return b""
 
 

@@ -46,7 +46,7 @@ class ConfigHandlers:
         set_level(level)
 
     def _set_lookupd_addresses(self, body: bytes) -> None:
-        addresses = shared.read_addresses(body)
+        addresses = shared.read_addresses(body, self._console.options.lookupd_http_addresses)
         for address in addresses:
             host_and_port(address)
         self._console.options.lookupd_http_addresses = addresses

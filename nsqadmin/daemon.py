@@ -24,7 +24,8 @@ from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
-from nsqkit.service.http import HttpServer
+from nsqkit.service.descriptors import http_share
+from nsqkit.service.http import HttpServer, Limits
 from nsqkit.service.http.access import access_log
 from nsqkit.service.listeners import bound_address, close_listener, open_listeners
 from nsqkit.service.systemd import keep_informed
@@ -33,6 +34,7 @@ __all__ = ["Daemon", "StartError", "make_console", "tune_garbage_collection"]
 
 log = get_logger("nsqadmin")
 
+SHARE_OF_DESCRIPTORS = 3 / 4  # for browsers and streams; the others are for requests to daemons
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -82,7 +84,7 @@ class Daemon:
         on_ready: Callable[[], None],
     ) -> None:
         site = Site(self.console, self._notifier, access_log(log))
-        server = HttpServer(site)
+        server = HttpServer(site, Limits(connections=http_share(SHARE_OF_DESCRIPTORS)))
         stopping = self.console.stopping
         async with trio.open_nursery() as background:
             background.start_soon(self._watch, signals)

@@ -13,11 +13,10 @@ import base64
 from typing import Any, Final
 from urllib.parse import unquote, urlencode, urlsplit
 
-import msgspec
-
 from nsqadmin.addresses import host_and_port
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import Upstream, UpstreamError
+from nsqkit.decoding import decode_json
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.http import HttpError, Request, Response, json_body, query
@@ -92,7 +91,7 @@ class GraphiteHandlers:
 
 def _first_value(body: bytes) -> float:
     """The first data point of the first series."""
-    series: Any = msgspec.json.decode(body)
+    series: Any = decode_json(body)
     return float(series[0]["datapoints"][0][0])
 
 

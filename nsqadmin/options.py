@@ -150,7 +150,9 @@ class AdminOptions(DaemonOptions):
     graphite_url: Url = option(
         "", help="Base URL of the Graphite server that has the statsd metrics of the nsqds. Empty: none."
     )
-    proxy_graphite: bool = option(False, help="Forward requests for /render to the Graphite server.")
+    proxy_graphite: bool = option(
+        False, help="Forward requests for /render to the Graphite server, if there is one."
+    )
     statsd_prefix: str = option(
         "nsq.%s", help="Must be as --statsd-prefix of the nsqds. %s is replaced by the address of an nsqd."
     )
@@ -188,11 +190,9 @@ def validate(options: AdminOptions) -> None:
             raise refusal(options, "allow_config_from_cidr", reason) from error
     for field in ("graphite_url", "notification_http_endpoint"):
         url = getattr(options, field)
-        if url and not url.startswith(("http://", "https://")):
+        if url and not url.lower().startswith(("http://", "https://")):
             flag = field.replace("_", "-")
             raise refusal(options, field, f"--{flag} must begin with http:// or https://, not {url!r}")
-    if options.proxy_graphite and not options.graphite_url:
-        raise refusal(options, "proxy_graphite", "--proxy-graphite needs --graphite-url")
     options.base_path = normal_base_path(options.base_path)
     check_values(options)
 

@@ -93,7 +93,7 @@ def _add_routes(router: Router, console: Console, notifier: Notifier) -> None:
     add("GET", "/ping", lambda _: text("OK", nsq=False))
     add("GET", "/config/:opt", config.get)
     add("PUT", "/config/:opt", config.put, body_limit=MAX_BODY, too_big=config.refuse_big)
-    if options.proxy_graphite:
+    if options.proxy_graphite and options.graphite_url:
         add("GET", "/render", graphite.render)
 
 

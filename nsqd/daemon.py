@@ -28,7 +28,7 @@ from nsqd.log.lock import DataPathLock
 from nsqd.log.store import Store, StoreOptions
 from nsqd.log.system_calls import keep_freed_memory
 from nsqd.lookup import Registries
-from nsqd.lookup.known_channels import KnownChannels, query_timeout
+from nsqd.lookup.known_channels import KnownChannels
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
@@ -38,10 +38,11 @@ from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.identify import IdentifyLimits
 from nsqd.rounds import Rounds
 from nsqd.stats.loop_lag import EventLoopLag
-from nsqd.stats.statsd import Statsd, expand_prefix
+from nsqd.stats.statsd import Statsd
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
 from nsqkit.options import MILLISECOND, SECOND, TlsRequired
+from nsqkit.service.descriptors import http_share
 from nsqkit.service.listeners import (
     BoundAddress,
     accept_forever,
@@ -51,6 +52,7 @@ from nsqkit.service.listeners import (
     remote_address,
     with_tls,
 )
+from nsqkit.service.statsd_prefix import expand_prefix
 from nsqkit.service.systemd import keep_informed
 from nsqkit.service.tls import server_context
 from nsqkit.tls import TlsConfigError, client_context
@@ -63,7 +65,7 @@ log = get_logger("nsqd")
 # Of a low limit the files to append to get a quarter, beyond what every daemon needs: all else has to go on without.
 MOST_WRITERS = 256
 NEEDED_DESCRIPTORS = 32
-RESERVED_DESCRIPTORS = 500  # for the log's files and for HTTP: TCP clients must not use them up
+RESERVED_DESCRIPTORS = 372  # for the log's files: clients must not use them up
 MIN_CONNECTIONS = 16
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN_SIGNAL = signal.SIGUSR1
@@ -95,7 +97,7 @@ class Daemon:
             raise StartError(f"failed to lock data-path: {error.strerror}") from error
         self._storage = FileStorage(folder)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._max_connections = max(MIN_CONNECTIONS, descriptors - RESERVED_DESCRIPTORS)
+        self._max_connections = max(MIN_CONNECTIONS, descriptors - RESERVED_DESCRIPTORS - http_share())
         self._max_writers = max(1, min(MOST_WRITERS, (descriptors - NEEDED_DESCRIPTORS) // 4))
         self._sync_writers = descriptors // 2
 
@@ -182,7 +184,10 @@ class Daemon:
         """Create the connections to the registries, after recovery: each gets all topics when it is connected."""
         options = self.options
         self.registries = Registries(
-            self.broker, self.rounds, _peer_options(options, self.hostname), _known_channels(options)
+            self.broker,
+            self.rounds,
+            _peer_options(options, self.hostname),
+            KnownChannels.over_http(_http_options(options)),
         )
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
 
@@ -204,7 +209,8 @@ class Daemon:
             self.options.broadcast_tcp_port = self.options.broadcast_tcp_port or max(self.tcp_port, 0)
             self.options.broadcast_http_port = self.options.broadcast_http_port or max(self.http_port, 0)
             self.options.statsd_prefix = expand_prefix(  # in place, so that /config shows the actual prefix
-                self.options.statsd_prefix, self.options.broadcast_address, self.options.broadcast_http_port
+                self.options.statsd_prefix,
+                f"{self.options.broadcast_address}:{self.options.broadcast_http_port}",
             )
             self._recover()
             self._discover()
@@ -404,13 +410,6 @@ def _peer_options(options: NsqdOptions, hostname: str) -> PeerOptions:
         "version": VERSION,
     }
     return PeerOptions(encode_identify(fields), max_reply_size=options.max_body_size)
-
-
-def _known_channels(options: NsqdOptions) -> KnownChannels:
-    limits = _http_options(options)
-    return KnownChannels(
-        HttpClient(limits).ask, query_timeout(limits.connect_timeout, limits.request_timeout)
-    )
 
 
 def _http_options(options: NsqdOptions) -> HttpOptions:

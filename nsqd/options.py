@@ -167,9 +167,9 @@ class NsqdOptions(DaemonOptions):
     )
     max_bytes_per_file: Bytes = option(
         104857600,
-        minimum=1,
+        minimum=0,
         help="Size at which a topic's log continues in a new file. A file is deleted when all of its "
-        "messages are finished.",
+        "messages are finished. 0: each write has a file of its own.",
     )
     sync_every: int = option(
         2500,
@@ -196,9 +196,9 @@ class NsqdOptions(DaemonOptions):
 
     msg_timeout: Duration = option(
         1 * MINUTE,
-        minimum=1,
+        minimum=0,
         help="Time for a consumer to finish a message before it is requeued. Consumers can ask for another "
-        "time.",
+        "time. 0: --max-msg-timeout.",
     )
     max_msg_timeout: Duration = option(
         15 * MINUTE,
@@ -336,7 +336,8 @@ class NsqdOptions(DaemonOptions):
 def validate(options: NsqdOptions) -> None:
     """Refuse values that nsqd cannot run with (`OptionError`), and set what one option implies for another.
 
-    A client certificate policy makes TLS required; `sync_every` of 1 (or 0) makes the durability `disk`.
+    A client certificate policy makes TLS required; `sync_every` of 1 (or 0) makes the durability `disk`; `msg_timeout`
+    of 0 becomes the longest one.
     Files and addresses are not looked at.
     """
     if not 1 <= options.max_deflate_level <= 9:
@@ -351,6 +352,8 @@ def validate(options: NsqdOptions) -> None:
     check_values(options)
     if options.sync_every in (0, 1):
         options.durability = "disk"
+    if not options.msg_timeout:
+        options.msg_timeout = options.max_msg_timeout
 
 
 def _require_tls(options: NsqdOptions) -> None:

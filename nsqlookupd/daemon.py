@@ -68,9 +68,10 @@ class Daemon:
         with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             async with contextlib.AsyncExitStack() as stack:
                 tcp = await _listen(self.options.tcp_address, stack)
-                http = await _listen(self.options.http_address, stack)
+                http = await _listen(self.options.http_address, stack) if self.options.http_address else []
                 self.tcp_port = _announce("TCP", tcp).port
-                self.http_port = _announce("HTTP", http).port
+                if http:
+                    self.http_port = _announce("HTTP", http).port
                 _tune_garbage_collection()
                 try:
                     async with trio.open_nursery() as nursery:

@@ -68,7 +68,7 @@ class LookupdOptions(DaemonOptions):
     )
     http_address: Address = option(
         "0.0.0.0:4161",
-        help="Address of the HTTP API, for consumers: host:port, or the path of a unix socket.",
+        help="Address of the HTTP API, for consumers: host:port, or the path of a unix socket. Empty: no HTTP.",
     )
     broadcast_address: str = option(
         factory=host_name,
@@ -91,7 +91,6 @@ class LookupdOptions(DaemonOptions):
 
 def validate(options: LookupdOptions) -> None:
     """Check all values (`OptionError`). Addresses are not resolved."""
-    for protocol in ("tcp", "http"):
-        if not getattr(options, f"{protocol}_address"):
-            raise refusal(options, f"{protocol}_address", f"--{protocol}-address must not be empty")
+    if not options.tcp_address:
+        raise refusal(options, "tcp_address", "--tcp-address must not be empty")
     check_values(options)

@@ -6,12 +6,12 @@ A `Fetcher.fetch` can be the `fetch` of a `nsqkit.discovery.Discovery`. Any stat
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import attrs
 
+from nsqkit.decoding import DecodeError, decode_json
 from nsqkit.discovery import MAX_ANSWER
 from nsqkit.http_client import HttpClient, HttpFailed, HttpOptions
 
@@ -43,8 +43,8 @@ class Fetcher:
         """The JSON object at a URL. Raises `HttpFailed`."""
         _, body = await self.fetch(url, {}, self.timeout_s)
         try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError) as error:
+            answer = decode_json(body)
+        except DecodeError as error:
             raise HttpFailed(f"{url}: not JSON: {error}") from error
         if not isinstance(answer, dict):
             raise HttpFailed(f"{url}: the answer is no JSON object")

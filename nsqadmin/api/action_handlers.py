@@ -6,12 +6,11 @@ anything after it is ignored.
 
 from __future__ import annotations
 
-import json
-
 from nsqadmin.access import check_admin, user_of
 from nsqadmin.actions import STATE_ACTIONS
 from nsqadmin.console import Console
 from nsqadmin.notify import Event, Notifier
+from nsqkit.decoding import first_json_value
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, json_body
 from nsqkit.service.lenient_json import decode_object
@@ -22,7 +21,6 @@ __all__ = ["ActionHandlers"]
 _log = get_logger(__name__)
 
 _JSON_SPACE = " \t\r\n"
-_scan_value = json.JSONDecoder().raw_decode
 
 
 class ActionHandlers:
@@ -112,11 +110,8 @@ def _decode(request: Request, *fields: str) -> list[str]:
     if not text:
         raise HttpError(400, "EOF")
     try:
-        # The standard library's decoder finds the end of the first value.
-        _, end = _scan_value(text)
-        found = decode_object(text[:end].encode(), dict.fromkeys(fields, str))
-    except RecursionError:
-        raise HttpError(400, "nested too deeply") from None
+        value = first_json_value(text)
+        found = decode_object(value.encode(), dict.fromkeys(fields, str))
     except ValueError as error:
         raise HttpError(400, str(error)) from error
     return [found.get(field, "") for field in fields]

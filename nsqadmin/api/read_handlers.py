@@ -13,11 +13,12 @@ from nsqadmin.console import Console
 from nsqadmin.model import TopicStats
 from nsqadmin.upstream import Warnings
 from nsqkit.service.http import HttpError, Request, Response, json_body, query
+from nsqkit.service.typed_json import encode_json
 from nsqkit.yielder import Yielder
 
 __all__ = ["ReadHandlers"]
 
-_encode = msgspec.json.encode
+_encode = encode_json
 
 
 class ReadHandlers:

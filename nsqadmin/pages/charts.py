@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from urllib.parse import urlencode
 
-import msgspec
 from attrs import define
 
 from nsqadmin.cluster.history import History, Metric, Resolution, Series
 from nsqadmin.pages.page_request import PageRequest, query_of
 from nsqkit.service.http import Request, Response
+from nsqkit.service.typed_json import encode_json
 
 __all__ = [
     "Choice",
@@ -106,7 +106,7 @@ def series_response(history: History, request: Request) -> Response:
     }
     at = _times(kept, time_range)
     lines = {name: _values(series, at, _LINES[name][1]) for name, series in kept.items()}
-    body = msgspec.json.encode({"at": at, "lines": lines})
+    body = encode_json({"at": at, "lines": lines})
     return Response(200, body, b"application/json", ((b"Cache-Control", b"no-store"),), nsq=False)
 
 

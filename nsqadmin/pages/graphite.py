@@ -15,6 +15,7 @@ from attrs import define
 from nsqadmin.options import AdminOptions
 from nsqadmin.pages.charts import Choice
 from nsqadmin.pages.page_request import PageRequest
+from nsqkit.service.statsd_prefix import expand_prefix
 
 __all__ = [
     "Graph",
@@ -123,9 +124,7 @@ def _address(request: PageRequest, options: AdminOptions, graph: Graph, time_ran
 
 
 def _target(options: AdminOptions, node: str, label: str, key: str, counter: bool) -> str:
-    prefix = options.statsd_prefix.replace("%s", re.sub(r"[.:]", "_", node))
-    if prefix and not prefix.endswith("."):
-        prefix += "."
+    prefix = expand_prefix(options.statsd_prefix, node)
     template = options.statsd_counter_format if counter else options.statsd_gauge_format
     return f'alias(sumSeries({template.replace("%s", prefix + key)}),"{label}")'
 

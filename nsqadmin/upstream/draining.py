@@ -14,6 +14,8 @@ from typing import Annotated, Final
 import msgspec
 
 from nsqadmin.model import Draining, StuckPlace
+from nsqkit.decoding import DecodeError
+from nsqkit.service.typed_json import decode_json_as
 from nsqkit.wire.names import MAX_NAME_LENGTH
 
 __all__ = ["MAX_STUCK", "read_draining"]
@@ -39,17 +41,13 @@ class _RawStuckPlace(msgspec.Struct):
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_REASON)]
 
 
-_decode = msgspec.json.Decoder(_RawDraining).decode
-_decode_place = msgspec.json.Decoder(_RawStuckPlace).decode
-
-
 def read_draining(raw: msgspec.Raw) -> Draining | None:
     """Decode the value of the key, which is empty if the key is missing. None if there is no drain. Never raises."""
     if not bytes(raw).startswith(b"{"):
         return None
     try:
-        drain = _decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        drain = decode_json_as(raw, _RawDraining)
+    except DecodeError:
         return Draining()
     listed = drain.stuck or []
     read = (_read_place(each) for each in listed[:MAX_STUCK])
@@ -59,7 +57,7 @@ def read_draining(raw: msgspec.Raw) -> Draining | None:
 
 def _read_place(raw: msgspec.Raw) -> StuckPlace | None:
     try:
-        place = _decode_place(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        place = decode_json_as(raw, _RawStuckPlace)
+    except DecodeError:
         return None
     return StuckPlace(place.topic, place.channel, place.messages, place.reason)

@@ -14,6 +14,8 @@ import trio
 from nsqadmin.model import Draining, TopicStats
 from nsqadmin.upstream.client import Upstream, UpstreamError
 from nsqadmin.upstream.draining import read_draining
+from nsqkit.decoding import DecodeError
+from nsqkit.service.typed_json import decode_json_as
 
 __all__ = ["Info", "Producer", "Stats", "channels", "info", "lookup", "nodes", "stats", "topics"]
 
@@ -132,21 +134,20 @@ async def stats(
     body = await upstream.get(nsqd, "/stats", params)
     try:
         if len(body) <= _SMALL:
-            whole = msgspec.json.decode(body, type=_WholeStats)
+            whole = decode_json_as(body, _WholeStats)
             return _stats(whole, whole.topics)
         return await trio.to_thread.run_sync(_decode_sliced, body)
-    except msgspec.MsgspecError as error:
+    except DecodeError as error:
         raise UpstreamError(f"GET http://{nsqd}/stats: not a response of nsqd: {error}") from error
 
 
 def _decode_sliced(body: bytes) -> Stats:
     # A worker thread alone would not help: msgspec holds the interpreter lock during a call. Between two topics the
     # event loop's thread can take it.
-    outer = msgspec.json.decode(body, type=_SlicedStats)
+    outer = decode_json_as(body, _SlicedStats)
     found = None
     if outer.topics is not None:
-        decode = msgspec.json.Decoder(TopicStats).decode
-        found = [decode(topic) for topic in outer.topics]
+        found = [decode_json_as(topic, TopicStats) for topic in outer.topics]
     return _stats(outer, found)
 
 
@@ -159,6 +160,6 @@ async def _get(
 ) -> ResponseT:
     body = await upstream.get(address, path, params)
     try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+        return decode_json_as(body, kind)
+    except DecodeError as error:
         raise UpstreamError(f"GET http://{address}{path}: unexpected response: {error}") from error

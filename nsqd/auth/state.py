@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 import attrs
-import msgspec
 
 from nsqd.auth.pattern import Budget, Pattern, PatternError, compile_pattern
+from nsqkit.decoding import DecodeError, decode_json
+from nsqkit.service.typed_json import convert
 
 __all__ = ["AuthFailed", "AuthState", "Authorization", "parse_answer"]
 
@@ -93,9 +94,8 @@ class _Answer:
 def parse_answer(body: bytes, now: float) -> AuthState:
     """The state that an answer received at `now` gives; the list of authorizations may be empty. `AuthFailed`."""
     try:
-        decoded = msgspec.json.decode(body.decode("utf-8", "replace"))
-        answer = msgspec.convert(_with_small_keys(decoded), type=_Answer)
-    except (ValueError, RecursionError) as error:
+        answer = convert(_with_small_keys(decode_json(body)), _Answer)
+    except (DecodeError, RecursionError) as error:
         raise AuthFailed(f"bad JSON - {_shown(str(error))}") from error
     if not answer.ttl or answer.ttl <= 0:
         raise AuthFailed(f"invalid TTL {answer.ttl or 0} (must be >0)")

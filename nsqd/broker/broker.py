@@ -47,12 +47,14 @@ SYNC_INTERVAL = 0.1
 
 
 class Listener:
-    """Notified of every topic and channel that is created or deleted. By default it does nothing."""
+    """Notified of every topic and channel that is created or deleted, and of every publish to a topic and every
+    subscription that has to wait for the topic's start. By default it does nothing."""
 
     def topic_created(self, topic: Topic) -> None: ...
     def topic_deleted(self, topic: Topic) -> None: ...
     def channel_created(self, topic: Topic, channel: Channel) -> None: ...
     def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
+    def topic_awaited(self, topic: Topic) -> None: ...
 
 
 class Broker:
@@ -197,6 +199,9 @@ class Broker:
         retention = self.retentions.get(topic.name)
         if retention is not None and not is_ephemeral(channel.name):
             retention.channels_changed()
+
+    def topic_awaited(self, topic: Topic) -> None:
+        self.listener.topic_awaited(topic)
 
     def unsubscribe(self, channel: Channel, subscription: Subscription, unsent: set[bytes]) -> None:
         """End the subscription of a closed connection. `unsent`: ids of messages that the socket never accepted.

@@ -35,10 +35,12 @@ RECORD_BYTES = 1 << 20  # messages of several publishes share a record up to abo
 
 
 class TopicListener(Protocol):
-    """Notified of a topic's new and deleted channels. `Broker` implements it."""
+    """Notified of a topic's new and deleted channels, and of clients that use it before it is started. `Broker`
+    implements it."""
 
     def channel_created(self, topic: Topic, channel: Channel) -> None: ...
     def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
+    def topic_awaited(self, topic: Topic) -> None: ...
 
 
 class Topic:
@@ -190,6 +192,8 @@ class Topic:
         if batch.delays is not None:
             self.deferred.update(zip(range(first, first + len(batch.frames)), batch.delays, strict=True))
         if not flowing:
+            if not self.started:
+                self._listener.topic_awaited(self)
             return
         if batch.delays is None:
             for channel in self.channels.values():
@@ -358,6 +362,8 @@ class Topic:
         limit = self.context.options.max_channel_consumers
         if limit and len(channel.subscriptions) >= limit:
             raise Refused(f"consumers for {self.name}:{name} exceeds limit of {limit}")
+        if not self.started:
+            self._listener.topic_awaited(self)
         return channel, channel.subscribe(outbox, timeout, sample, topology)
 
     def delete_if_unused(self, channel: Channel) -> None:

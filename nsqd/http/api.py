@@ -20,6 +20,7 @@ from nsqkit.logging import get_logger
 from nsqkit.options import SECOND, TlsRequired
 from nsqkit.service.http import (
     ByteBudget,
+    ConnectionShare,
     HttpServer,
     Only,
     Request,
@@ -51,7 +52,9 @@ def make_servers(daemon: HttpBackend) -> tuple[HttpServer, HttpServer]:
     """
     router = make_router(daemon)
     budget = ByteBudget(daemon.options.max_buffered_bytes)
-    return HttpServer(make_plain_app(daemon, router), budget=budget), HttpServer(router, budget=budget)
+    share = ConnectionShare()
+    plain = HttpServer(make_plain_app(daemon, router), budget=budget, share=share)
+    return plain, HttpServer(router, budget=budget, share=share)
 
 
 def make_router(daemon: HttpBackend) -> Router:
@@ -113,7 +116,9 @@ def _config(daemon: HttpBackend) -> Config:
         daemon.options,
         {
             "log_level": lambda body: daemon.set_log_level(read_log_level(body)),
-            "nsqlookupd_tcp_addresses": lambda body: daemon.set_lookupd_addresses(read_addresses(body)),
+            "nsqlookupd_tcp_addresses": lambda body: daemon.set_lookupd_addresses(
+                read_addresses(body, daemon.options.nsqlookupd_tcp_addresses)
+            ),
         },
     )
 

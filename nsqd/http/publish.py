@@ -29,7 +29,7 @@ _EXITING = error(503, "EXITING")
 _BODY_TOO_BIG = error(413, "BODY_TOO_BIG")
 
 _MODES = {"false": False, "0": False, "true": True, "1": True}
-_INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")  # longer numbers do not fit into 64 bits
+_INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})")  # longer numbers do not fit into 64 bits
 _NS_PER_MS = 1_000_000
 _SIZE = struct.Struct(">i")
 
@@ -83,9 +83,12 @@ class Publishing:
 
     def _pub_deferred(self, topic: str, body: bytes, defer: str) -> Response | Awaitable[Response]:
         self._make_topic(topic)
-        if _INTEGER.fullmatch(defer) is None:
+        match = _INTEGER.fullmatch(defer)
+        if match is None:
             raise HttpError(400, "INVALID_DEFER")
-        delay_ns = int(defer) * _NS_PER_MS
+        delay_ns = (
+            int(match[1] + match[2]) * _NS_PER_MS
+        )  # without zeros: Python converts 4,300 digits at most
         if not 0 <= delay_ns <= self._daemon.options.max_req_timeout:
             raise HttpError(400, "INVALID_DEFER")
         return self._publish(topic, [body], delay_ns or None)

@@ -23,6 +23,7 @@ from nsqd.log.file_storage import FileStorage
 from nsqd.log.ids import NODE_SHIFT, IdSource
 from nsqd.log.jobs import JobQueue
 from nsqd.log.storage import Storage
+from nsqkit.service.typed_json import decode_json_as
 
 __all__ = ["JOURNAL", "ImportRefused", "Journal", "prepare_start"]
 
@@ -58,7 +59,7 @@ class Journal:
         finally:
             file.close()
         try:
-            journal = msgspec.json.decode(data, type=cls)
+            journal = decode_json_as(data, cls)
         except ValueError as error:
             raise ImportRefused(f"{JOURNAL} in the data path cannot be read: {error}") from error
         if journal.version > VERSION:

@@ -17,10 +17,10 @@ import re
 from collections.abc import Iterable
 
 import attrs
-import msgspec
 
 from nsqd.importing.journal import ImportRefused
 from nsqd.log.store import is_of_the_original
+from nsqkit.service.typed_json import decode_json_as
 from nsqkit.wire.names import is_ephemeral, is_valid_name
 
 __all__ = ["METADATA", "Queue", "Source", "SourceChannel", "SourceTopic"]
@@ -213,7 +213,7 @@ def _read_metadata(path: str) -> list[_Topic]:
     try:
         if len(data) > MAX_METADATA_BYTES:
             raise ValueError(f"more than {MAX_METADATA_BYTES} bytes")
-        metadata = msgspec.json.decode(data, type=_Metadata | None)
+        metadata = None if data.strip() == b"null" else decode_json_as(data, _Metadata)
     except ValueError as error:
         raise ImportRefused(
             f"{path} cannot be read ({error}), and only it knows what is paused and which channels are empty; "

@@ -145,7 +145,7 @@ class Peer:
         log.info("LOOKUPD(%s): connected", self.address)
         if http is None:
             log.error(
-                "LOOKUPD(%s): no broadcast address in the reply to IDENTIFY; not queried for channels of new topics",
+                "LOOKUPD(%s): no address for HTTP in the reply to IDENTIFY; not queried for channels of new topics",
                 self.address,
             )
         self.identified, self.http = True, http

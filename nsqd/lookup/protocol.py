@@ -17,6 +17,9 @@ from typing import Final
 import attrs
 import msgspec
 
+from nsqkit.decoding import DecodeError
+from nsqkit.service.typed_json import decode_json_as
+
 __all__ = [
     "MAGIC",
     "PING",
@@ -84,8 +87,8 @@ def parse_identity(reply: bytes) -> HttpAddress | None:
     """
     check_reply(reply)
     try:
-        identity = msgspec.json.decode(reply, type=_Identity)
-    except (ValueError, RecursionError) as error:
+        identity = decode_json_as(reply, _Identity)
+    except DecodeError as error:
         raise RegistryError(f"failed to parse the reply to IDENTIFY - {_shown(reply)}") from error
     if not identity.broadcast_address or not 0 < identity.http_port <= HIGHEST_PORT:
         return None

@@ -8,6 +8,9 @@ Rules:
   before its channels elsewhere are known, or the query has timed out; its publishers and subscribers are answered at
   once all the same, and messages published meanwhile wait in the topic. nsqd may stop before the query has ended, so
   the same applies to recovered topics none of whose messages were given to a channel.
+- There may be thousands of recovered topics. New topics, and recovered ones that a client publishes to or subscribes
+  to, are queried first. A registry is queried for recovered topics when it is connected; one that is not connected
+  within `REGISTRIES_TIMEOUT` is not queried, and delays no query to another.
 - The broker is changed in rounds only. A topic that was deleted (and perhaps created again) during its query is not
   touched: topics are compared by identity, not by name. A channel of it that was deleted during the query is not
   created, even if registries list it: they may know it from this nsqd itself.
@@ -19,12 +22,15 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import attrs
 import trio
 
 from nsqd.broker import Broker, Channel, Listener, Refused, Topic
-from nsqd.lookup.known_channels import KnownChannels
+from nsqd.lookup.known_channels import KnownChannels, Query
 from nsqd.lookup.peer import Peer, PeerOptions
+from nsqd.lookup.urgent_first import UrgentFirst
 from nsqkit.logging import get_logger
+from nsqkit.yielder import Yielder
 
 __all__ = ["Registries", "RoundControl"]
 
@@ -33,6 +39,15 @@ log = get_logger("nsqd")
 CHANNELS_PER_ROUND = 100  # created by a query; each is an append of its own
 START_RETRY_INTERVAL = 1.0  # seconds, after a write error
 REGISTRIES_TIMEOUT = 5.0  # seconds that recovered topics wait for the connections to the registries
+
+
+@attrs.define(eq=False)
+class _Preparation:
+    """What a topic waits for before it is started: its query. `deleted`: channels deleted since that began."""
+
+    topic: Topic
+    query: Query
+    deleted: set[str] = attrs.field(factory=set)
 
 
 class RoundControl(Protocol):
@@ -53,8 +68,9 @@ class Registries(Listener):
         self._peer_options = peer_options
         self._query = query
         self._peers: dict[str, Peer] = {}
-        # For each topic with a query in progress: channels deleted since it began.
-        self._deleted: dict[Topic, set[str]] = {}
+        self._preparations: dict[Topic, _Preparation] = {}  # from the query to the start of a topic
+        self._ready: UrgentFirst[_Preparation] = UrgentFirst()  # those whose queries have ended
+        self._woken = trio.Event()  # set when `_ready` is no longer empty
         self._nursery: trio.Nursery | None = None
         broker.listener = self
         broker.lookup_first = self.lookup_first
@@ -65,8 +81,8 @@ class Registries(Listener):
             async with trio.open_nursery() as self._nursery:
                 for peer in self._peers.values():
                     self._nursery.start_soon(peer.run)
-                await self._prepare_recovered()
-                await trio.sleep_forever()
+                self._prepare_recovered()
+                await self._start_topics()
         finally:
             self._nursery = None
 
@@ -77,6 +93,7 @@ class Registries(Listener):
         for address in self._peers.keys() - set(addresses):
             log.info("LOOKUPD(%s): removed", address)
             self._peers.pop(address).close()
+        self._query.keep_only([peer.http for peer in self._peers.values() if peer.http])
         for address in addresses:
             if address not in self._peers:
                 self._peers[address] = peer = Peer(address, self._broker.topics, self._peer_options)
@@ -103,58 +120,101 @@ class Registries(Listener):
             peer.channel_created(topic.name, channel.name)
 
     def channel_deleted(self, topic: Topic, channel: Channel) -> None:
-        if topic in self._deleted:
-            self._deleted[topic].add(channel.name)
+        if topic in self._preparations:
+            self._preparations[topic].deleted.add(channel.name)
         for peer in self._peers.values():
             peer.channel_deleted(topic.name, channel.name)
 
-    # --- a new topic
+    def topic_awaited(self, topic: Topic) -> None:
+        if (preparation := self._preparations.get(topic)) and not preparation.query.urgent:
+            self._query.hurry(preparation.query)
+            self._ready.hurry(preparation)
 
-    async def known_channels(self, topic: str) -> set[str]:
-        """The durable channels of this topic that the registries know; bounded in time, never raises."""
-        return await self._query.ask([peer.http for peer in self._peers.values() if peer.http], topic)
+    # --- topics that are not started
 
     def lookup_first(self, topic: Topic) -> bool:
-        """Whether a new topic has to wait. If so, a task queries for its channels and starts it."""
-        if self._nursery is None or not any(peer.http for peer in self._peers.values()):
+        """Whether a new topic has to wait. If so, the registries are queried for its channels, and it is started."""
+        registries = [peer.http for peer in self._peers.values() if peer.http]
+        if self._nursery is None or not registries:
             return False
-        self._deleted[topic] = set()
-        self._nursery.start_soon(self._prepare_topic, topic)
+        query = self._prepare(topic, len(registries), urgent=True).query
+        for registry in registries:
+            self._query.ask(self._nursery, registry, query)
         return True
 
-    async def _prepare_recovered(self) -> None:
-        """Prepare the topics that recovery has not started, once the registries are connected."""
-        assert self._nursery is not None
-        recovered = [topic for topic in self._broker.topics.values() if not topic.started]
-        for topic in recovered:
-            self._deleted[topic] = set()
-        if recovered:
-            with trio.move_on_after(REGISTRIES_TIMEOUT):
-                for peer in list(self._peers.values()):
-                    await peer.reached.wait()
-        for topic in recovered:
-            self._nursery.start_soon(self._prepare_topic, topic)
+    def _prepare(self, topic: Topic, registries: int, *, urgent: bool) -> _Preparation:
+        preparation = _Preparation(
+            topic,
+            Query(topic.name, lambda _: self._prepared(preparation), urgent=urgent, waiting_for=registries),
+        )
+        self._preparations[topic] = preparation
+        return preparation
 
-    async def _prepare_topic(self, topic: Topic) -> None:
-        try:
-            names = sorted(await self.known_channels(topic.name))
-            for at in range(0, len(names), CHANNELS_PER_ROUND):
-                with self._round():
-                    self._create_channels(topic, names[at : at + CHANNELS_PER_ROUND])
-                await trio.lowlevel.checkpoint()  # rounds stay short, even with thousands of channels
-        finally:
-            del self._deleted[topic]
+    def _prepared(self, preparation: _Preparation) -> None:
+        """A query has ended. The topic is started by the task that starts all of them, between other tasks."""
+        self._ready.put(preparation, urgent=preparation.query.urgent)
+        self._woken.set()
+
+    def _prepare_recovered(self) -> None:
+        """Query for the topics that recovery has not started."""
+        assert self._nursery is not None
+        peers = list(self._peers.values())
+        recovered = [topic for topic in self._broker.topics.values() if not topic.started]
+        preparations = [self._prepare(topic, len(peers), urgent=False) for topic in recovered]
+        if not peers:
+            for preparation in preparations:
+                self._prepared(preparation)
+        elif preparations:
+            for peer in peers:
+                self._nursery.start_soon(self._ask_when_reached, peer, [p.query for p in preparations])
+
+    async def _ask_when_reached(self, peer: Peer, queries: Sequence[Query]) -> None:
+        assert self._nursery is not None
+        with trio.move_on_after(REGISTRIES_TIMEOUT):
+            await peer.reached.wait()
+        yielder = Yielder()
+        for query in queries:
+            if peer.http:
+                self._query.ask(self._nursery, peer.http, query)
+            else:
+                query.ended_for_one()
+            await yielder.maybe_yield()
+
+    async def _start_topics(self) -> None:
+        """Start the topics whose queries have ended, until cancelled: in slices, as there may be thousands at once."""
+        yielder = Yielder()
         while True:
+            await self._woken.wait()
+            self._woken = trio.Event()
+            while self._ready:
+                await self._start_prepared(self._ready.pop())
+                await yielder.maybe_yield()
+
+    async def _start_prepared(self, preparation: _Preparation) -> None:
+        assert self._nursery is not None
+        names = sorted(preparation.query.channels)
+        for at in range(0, len(names), CHANNELS_PER_ROUND):
+            with self._round():
+                self._create_channels(preparation, names[at : at + CHANNELS_PER_ROUND])
+            if at + CHANNELS_PER_ROUND < len(names):
+                await trio.lowlevel.checkpoint()  # rounds stay short, even with thousands of channels
+        del self._preparations[preparation.topic]
+        if not self._start(preparation.topic):
+            self._nursery.start_soon(self._start_later, preparation.topic)
+
+    async def _start_later(self, topic: Topic) -> None:
+        while True:
+            await trio.sleep(START_RETRY_INTERVAL)
             if self._start(topic):
                 return
-            await trio.sleep(START_RETRY_INTERVAL)
 
-    def _create_channels(self, topic: Topic, names: list[str]) -> None:
+    def _create_channels(self, preparation: _Preparation, names: list[str]) -> None:
+        topic = preparation.topic
         if not self._is_alive(topic):
             return
         try:
             for name in names:
-                if name not in self._deleted[topic]:
+                if name not in preparation.deleted:
                     topic.channel(name)
         except Refused as reason:
             log.error(

@@ -196,10 +196,12 @@ async def _topic_stats(
     oldest: Mapping[PlaceKey, int],
     yielder: Yielder,
 ) -> TopicStats:
-    channels, samples = [], LatencyHistogram()
+    channels = []
+    samples: LatencyHistogram | None = None  # of all channels; without channels nothing is measured
     for name, channel in sorted(topic.channels.items()):
         its_samples = channel.latency.samples(channel.context.now) if channel.latency is not None else None
-        if its_samples is not None and its_samples.count:
+        if its_samples is not None:
+            samples = samples or LatencyHistogram()
             samples.merge(its_samples)
         if query.channel in ("", name):
             its_clients = clients.get((topic.name, name), []) if query.include_clients else None

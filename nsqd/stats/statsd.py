@@ -35,10 +35,11 @@ from nsqd.stats.memory import MemoryStats
 from nsqd.stats.source import StatsSource
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
+from nsqkit.service.statsd_prefix import expand_prefix
 from nsqkit.wire.names import is_ephemeral
 from nsqkit.yielder import Yielder
 
-__all__ = ["Resolver", "Statsd", "datagrams", "expand_prefix"]
+__all__ = ["Resolver", "Statsd", "datagrams"]
 
 _log = get_logger("statsd")
 
@@ -50,18 +51,6 @@ _SocketAddress = tuple[int, Any]
 """Address family and address."""
 Resolve = Callable[[str, str], Awaitable[Sequence[tuple[int, int, int, str, Any]]]]
 """From host and port to the result of `socket.getaddrinfo`, which is not empty."""
-
-
-def expand_prefix(prefix: str, host: str, port: int) -> str:
-    """The common prefix. `%s` becomes the daemon's address, with `_` for `.` and `:`, which separate names.
-
-    A final `.` is added.
-    """
-    if not prefix:
-        return ""
-    address = f"{host}:{port}".replace(".", "_").replace(":", "_")
-    prefix = prefix.replace("%s", address)
-    return prefix if prefix.endswith(".") else prefix + "."
 
 
 def datagrams(lines: list[bytes], size: int) -> list[bytes]:
@@ -89,7 +78,8 @@ class Statsd:
         options = daemon.options
         self._interval = max(options.statsd_interval / SECOND, SHORTEST_INTERVAL)
         self._packet_size = options.statsd_udp_packet_size
-        prefix = expand_prefix(options.statsd_prefix, options.broadcast_address, options.broadcast_http_port)
+        node = f"{options.broadcast_address}:{options.broadcast_http_port}"
+        prefix = expand_prefix(options.statsd_prefix, node)
         self._lines = _Lines(prefix)
 
     async def run(self) -> None:

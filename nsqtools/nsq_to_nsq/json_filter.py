@@ -15,15 +15,14 @@ Unicode escaped, integral numbers without a fraction, others as the shortest tex
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection
 from typing import Any, Final
 
 import attrs
 
+from nsqkit.decoding import DecodeError, decode_json, finite_float, without_surrogates
 from nsqkit.options import FLOAT
 from nsqkit.service.gojson import float_text
-from nsqkit.service.lenient_json import refuse_constant, without_surrogates
 
 __all__ = ["Dropped", "Filter", "Undecidable", "to_json"]
 
@@ -98,15 +97,8 @@ def _equals(value: Any, text: str) -> bool:
 
 def _read_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(
-            body.decode("utf-8", "replace"),
-            parse_constant=refuse_constant,
-            parse_float=_read_float,
-            parse_int=_read_integer,
-        )
-    except RecursionError:
-        raise Dropped(_TOO_DEEP) from None
-    except ValueError as error:
+        value = decode_json(body, parse_int=_read_integer)
+    except DecodeError as error:
         raise Dropped(f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise Dropped("not a JSON object")
@@ -116,14 +108,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
 def _read_integer(text: str) -> int | float:
     if len(text) <= _LONGEST_INT and _LOWEST <= (value := int(text)) <= _HIGHEST:
         return value
-    return _read_float(text)
-
-
-def _read_float(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"a number out of range: {text[:30]}")
-    return value
+    return finite_float(text)
 
 
 # --- writing ------------------------------------------------------------------------------------------------

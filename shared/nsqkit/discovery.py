@@ -25,7 +25,6 @@ Runs on trio and on asyncio.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random as _random
@@ -38,6 +37,7 @@ from typing import Any, Final
 import anyio
 import attrs
 
+from nsqkit.decoding import decode_json
 from nsqkit.http_client import ACCEPT, HttpClient, HttpOptions
 
 __all__ = ["Discovery", "DiscoveryFailed", "Fetch", "Node", "Watch", "registry_url"]
@@ -343,7 +343,7 @@ def _parse(status: int, body: bytes) -> dict[str, Any]:
         return {}
     if status != 200:
         raise ValueError(f"status {status}")
-    answer = json.loads(body)
+    answer = decode_json(body)
     if isinstance(answer, dict) and isinstance(answer.get("data"), dict):
         answer = answer["data"]  # as old registries wrap it
     if not isinstance(answer, dict):
@@ -367,7 +367,7 @@ def _node(fields: Any) -> Node | None:
     if not isinstance(fields, dict):
         return None
     host, port = fields.get("broadcast_address"), fields.get("tcp_port")
-    if not isinstance(host, str) or not host or not isinstance(port, int) or not 1 <= port <= 65535:
+    if not isinstance(host, str) or not host or type(port) is not int or not 1 <= port <= 65535:
         return None
     http_port = fields.get("http_port")
     return Node(

@@ -37,6 +37,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from nsqkit.decoding import DecodeError, decode_json
 from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import VERSION
 
@@ -324,8 +325,8 @@ def https_url(url: str, answer: Answer) -> str:
     if answer.status != HTTPStatus.FORBIDDEN or url.lower().startswith("https:"):
         return ""
     try:
-        fields = json.loads(answer.body)
-    except (ValueError, RecursionError):
+        fields = decode_json(answer.body)
+    except DecodeError:
         return ""
     port = fields.get("https_port") if isinstance(fields, dict) else None
     if type(port) is not int or not 0 < port <= _HIGHEST_PORT:  # not isinstance: True is an int, too

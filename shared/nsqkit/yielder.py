@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import TypeVar
 
-import trio
+from nsqkit.turns import long_work
 
 __all__ = ["Yielder"]
 
@@ -21,7 +21,10 @@ _ResultT = TypeVar("_ResultT")
 
 
 class Yielder:
-    """Call `maybe_yield` after each small piece of the work; `slice_s` is the length of a slice in seconds."""
+    """Call `maybe_yield` after each small piece of the work; `slice_s` is the length of a slice in seconds.
+
+    All yielders of a run share their turns (`nsqkit.turns`): a hundred of them delay other tasks no more than one.
+    """
 
     __slots__ = ("_slice_began", "_slice_s", "busy_s")
 
@@ -38,7 +41,9 @@ class Yielder:
         worked_s = perf_counter() - self._slice_began
         if worked_s > self._slice_s:
             self.busy_s += worked_s
-            await trio.lowlevel.checkpoint()
+            turns = long_work()
+            turns.spent(worked_s)
+            await turns.give_way()
             self._slice_began = perf_counter()
 
     async def map(self, function: Callable[[_ItemT], _ResultT], items: Iterable[_ItemT]) -> list[_ResultT]:

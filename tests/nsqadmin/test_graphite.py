@@ -115,6 +115,10 @@ class TestRender:
         assert request.header(b"x-forwarded-for") == b"1.1.1.1, 127.0.0.1"
         assert request.header(b"authorization") == b"Basic YW5uOnNlQGNyZXQ="
 
+    async def test_there_is_no_render_without_a_server(self) -> None:
+        async with serving(nsqds=[dead_address()], proxy_graphite=True) as browser:
+            assert (await browser.get("/render?target=x")).status_code == 404
+
     async def test_render_forwards_end_to_end_headers_of_the_request(self) -> None:
         async with render(Response(200)) as (browser, script):
             await browser.client.get(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,8 @@ def test_certificates_must_be_some(tmp_path: Path) -> None:
         ({"http_address": ""}, "--http-address must not be empty"),
         ({"graphite_url": "graphite:80"}, "--graphite-url must begin with http"),
         ({"notification_http_endpoint": "ftp://x"}, "--notification-http-endpoint must begin with http"),
-        ({"proxy_graphite": True}, "--proxy-graphite needs --graphite-url"),
+        ({"graphite_url": "::"}, "--graphite-url must begin with http"),
+        ({"notification_http_endpoint": "hook:80/x"}, "--notification-http-endpoint must begin with http"),
         ({"poll_interval": 1}, "--poll-interval must be between"),
         ({"history_bytes": -1}, "--history-bytes must be at least 0"),
     ],
@@ -104,13 +106,24 @@ def test_what_makes_no_sense_is_refused_with_its_name(values: dict[str, object],
 
 
 @pytest.mark.parametrize(
+    "values",
+    [
+        {"proxy_graphite": True},
+        {"graphite_url": "HTTP://graphite:80"},
+        {"notification_http_endpoint": "HTTPS://Hook.example/x"},
+    ],
+)
+def test_unusual_values_with_a_meaning_are_accepted(values: dict[str, Any]) -> None:
+    validate(AdminOptions(nsqd_http_addresses=["127.0.0.1:4151"], **values))
+
+
+@pytest.mark.parametrize(
     ("toml", "key"),
     [
         ('nsqlookupd_http_addresses = ["nowhere"]', "nsqlookupd_http_addresses"),
         ('allow_config_from_cidr = "nowhere"', "allow_config_from_cidr"),
         ('http_address = ""', "http_address"),
         ('graphite_url = "graphite:80"', "graphite_url"),
-        ("proxy_graphite = true", "proxy_graphite"),
         ('http_client_tls_root_ca_file = "/nonexistent"', "http_client_tls_root_ca_file"),
         ('log_format = "xml"', "log_format"),
         ("poll_interval = 0", "poll_interval"),

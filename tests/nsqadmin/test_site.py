@@ -107,6 +107,20 @@ class TestFiles:
 
 class TestCompression:
     @pytest.mark.parametrize(
+        ("accepted", "coding"),
+        [
+            ("gzip;q=0, deflate", "deflate"),
+            ("gzip; q=0.000,deflate;q=0.1", "deflate"),
+            ("deflate;q=0", None),
+            ("gzip;q=0.01", "gzip"),
+        ],
+    )
+    async def test_a_coding_of_weight_0_is_not_used(self, accepted: str, coding: str | None) -> None:
+        async with serving(nsqds=[DEAD]) as browser:
+            response = await browser.ask("GET", "/ping", headers={"Accept-Encoding": accepted})
+        assert response.headers.get("content-encoding") == coding
+
+    @pytest.mark.parametrize(
         "path", ["/", "/ping", "/api/topics", "/none", "/api/none", "/static/console.css"]
     )
     async def test_every_response_is_compressed_as_the_client_accepts(self, path: str) -> None:

@@ -255,7 +255,7 @@ def test_configuration_file(tmp_path: Path) -> None:
             'durability = "dsik"',
             "--durability must be os or disk, not 'dsik' (did you mean disk?) (durability in {path})",
         ),
-        ("msg_timeout = 0", "--msg-timeout must be at least 1ns, not 0s (msg_timeout in {path})"),
+        ("sync_timeout = 0", "--sync-timeout must be at least 1ns, not 0s (sync_timeout in {path})"),
     ],
 )
 def test_a_refused_value_names_the_file_and_the_key(toml: str, reason: str, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ class TestValidate:
             (NsqdOptions(durability="none"), "--durability must be os or disk, not 'none'"),
             (NsqdOptions(durability=""), "--durability must be os or disk, not ''"),
             (NsqdOptions(durability="none", sync_every=1), "--durability must be os or disk, not 'none'"),
-            (NsqdOptions(max_msg_size=0), "--max-msg-size must be at least 1, not 0"),
+            (NsqdOptions(max_msg_size=-1), "--max-msg-size must be at least 1, not -1"),
             (NsqdOptions(sync_timeout=0), "--sync-timeout must be at least 1ns, not 0s"),
             (NsqdOptions(min_free_space=-1), "--min-free-space must be at least 0, not -1"),
             (
@@ -380,6 +380,11 @@ class TestValidate:
         options = NsqdOptions(sync_every=sync_every)
         validate(options)
         assert options.durability == level
+
+    def test_no_message_timeout_is_the_longest(self) -> None:
+        options = load(["--msg-timeout=0", "--max-msg-timeout=7m"])
+        validate(options)
+        assert options.msg_timeout == 7 * MINUTE
 
     def test_tls_version_is_kept(self) -> None:
         options = load(["--tls-min-version=tls1.2"])

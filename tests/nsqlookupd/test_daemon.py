@@ -16,7 +16,7 @@ import trio
 
 from nsqlookupd import daemon as module
 from nsqlookupd.daemon import Daemon, StartError
-from nsqlookupd.options import LookupdOptions
+from nsqlookupd.options import LookupdOptions, validate
 from tests.nsqlookupd.peer import Client, identify
 from tests.timing import patience
 
@@ -66,7 +66,7 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
             nursery.start_soon(run)
             with trio.fail_after(patience(5)):
                 await ready.wait()
-            running.tcp, running.http = opened
+            running.tcp, running.http = [*opened, []][:2]
             return running
 
         yield start
@@ -121,6 +121,20 @@ async def test_unix_sockets(start: Start, tmp_path_factory: pytest.TempPathFacto
     assert running.error is None
     assert os.listdir(folder) == []
     await second.stream.aclose()
+
+
+async def test_without_an_http_address_there_is_no_http(start: Start) -> None:
+    options = LookupdOptions(tcp_address="127.0.0.1:0", http_address="")
+    validate(options)
+    running = await start(options)
+    client = await connect(running)
+    answer = json.loads(await client.ask(b"  V1" + identify()))
+    assert answer["http_port"] == -1
+    assert await client.ask(b"REGISTER t\n") == b"OK"
+    running.daemon.stop()
+    await running.wait()
+    assert running.error is None
+    await client.stream.aclose()
 
 
 async def test_stop_closes_the_connections_and_the_ports(start: Start) -> None:

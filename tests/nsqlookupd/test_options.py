@@ -60,7 +60,6 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     ("changes", "text"),
     [
         ({"tcp_address": ""}, "--tcp-address must not be empty"),
-        ({"http_address": ""}, "--http-address must not be empty"),
         ({"log_format": "xml"}, "--log-format must be text or json, not 'xml'"),
         ({"tombstone_lifetime": -1}, "--tombstone-lifetime must be at least 0"),
         ({"inactive_producer_timeout": -1}, "--inactive-producer-timeout must be at least 0"),

@@ -25,7 +25,6 @@ leave as one piece of bytes.
 from __future__ import annotations
 
 import enum
-import json
 import re
 import struct
 from collections import deque
@@ -36,6 +35,7 @@ import attrs
 
 from nsqkit import wire
 from nsqkit.client.errors import ProtocolViolation, ServerError, server_error
+from nsqkit.decoding import decode_json
 from nsqkit.wire import encode, frames
 
 __all__ = ["OK", "ClientProtocol", "Error", "Event", "Features", "Heartbeat", "Phase", "Request"]
@@ -86,7 +86,7 @@ class Features:
         if payload == b"OK":
             return cls()
         try:
-            fields = json.loads(payload)
+            fields = decode_json(payload)
             return cls(
                 version=str(fields.get("version", "")),
                 max_rdy_count=_positive(fields.get("max_rdy_count", 2500)),

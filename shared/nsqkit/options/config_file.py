@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from nsqkit.decoding import decode_toml
 from nsqkit.options.nearest import did_you_mean
 from nsqkit.options.option import HIDDEN, Option
 
 __all__ = ["LONGEST_FILE", "ConfigFileError", "ConfigValueError", "read_config_file"]
 
 LONGEST_FILE = 1 << 20
+LONGEST_SHOWN = 200  # characters of a wrong value in an error
 """Bytes: more than any list of addresses needs. A device or a wrong file is noticed after so many."""
 
 
@@ -44,17 +46,15 @@ def read_config_file(path: str, options: Collection[Option], given: Collection[s
 
 
 def _load(path: str) -> dict[str, Any]:
-    import tomllib  # here, because most programs start without a configuration file
-
     try:
         with open(path, "rb") as file:
             content = file.read(LONGEST_FILE + 1)
         if len(content) > LONGEST_FILE:
             raise ConfigFileError(f"failed to load config file {path} - more than {LONGEST_FILE} bytes")
-        return tomllib.loads(content.decode())
+        return decode_toml(content.decode())
     except OSError as error:
         raise ConfigFileError(f"failed to load config file {path} - {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigFileError(f"failed to load config file {path} - {error}") from error
 
 
@@ -84,7 +84,7 @@ def _value(path: str, option: Option, value: Any) -> Any:
     try:
         return option.kind.from_toml(value)
     except ValueError as error:
-        shown = {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+        shown = _shown(value)
         if words := option.kind.words:
             expected = f"expected {', '.join(words)}{did_you_mean(shown, words)}"
             raise ConfigFileError(
@@ -93,3 +93,14 @@ def _value(path: str, option: Option, value: Any) -> Any:
         raise ConfigValueError(
             f"ERROR: Resolve failed to coerce value {shown} for field {option.config_name} - {error} (in {path})"
         ) from error
+
+
+def _shown(value: Any) -> str:
+    """The value for an error. Integers may be too long for a text, and arrays too deep."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):
+        return f"(a very large {type(value).__name__})"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

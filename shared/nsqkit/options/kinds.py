@@ -219,7 +219,10 @@ def _float_from_toml(value: object) -> float:
     if isinstance(value, str):
         return _float_from_text(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError("expected a number that a float can hold") from None
     raise ValueError("expected a number")
 
 

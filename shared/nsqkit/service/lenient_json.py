@@ -7,15 +7,14 @@ UTF-8, and surrogates, become U+FFFD.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
-__all__ = ["decode_object", "refuse_constant", "without_surrogates"]
+from nsqkit.decoding import decode_json
+
+__all__ = ["decode_object"]
 
 _INT64 = 1 << 63
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode_object(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
@@ -23,10 +22,7 @@ def decode_object(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
 
     `ValueError` if the body is not a JSON object, or a field has another type.
     """
-    try:
-        decoded = json.loads(body.decode("utf-8", "replace"), parse_constant=refuse_constant)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    decoded = decode_json(body)
     if decoded is None:
         return {}
     if not isinstance(decoded, dict):
@@ -42,18 +38,6 @@ def decode_object(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
 def _checked(name: str, value: Any, wanted: type) -> Any:
     if type(value) is not wanted:  # not isinstance: True is not an integer
         raise ValueError(f"{name} is no {wanted.__name__}")
-    if isinstance(value, str):
-        return without_surrogates(value)
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
         raise ValueError(f"{name} is out of range")
     return value
-
-
-def without_surrogates(text: str) -> str:
-    """The text with U+FFFD for each surrogate."""
-    return _SURROGATE.sub("\ufffd", text)
-
-
-def refuse_constant(text: str) -> NoReturn:
-    """For `parse_constant` of `json.loads`: NaN and the infinities are not JSON."""
-    raise ValueError(f"{text} is not JSON")

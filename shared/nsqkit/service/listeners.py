@@ -33,6 +33,7 @@ __all__ = [
 
 _BACKLOG = 1024
 _ACCEPT_PAUSE_SECONDS = 0.1
+_ACCEPTED_AT_ONCE = 32
 
 # A shortage, or the client was gone before it was accepted: the listener works.
 _PASSING = frozenset(
@@ -230,3 +231,18 @@ async def accept_forever(listener: trio.abc.Listener[_StreamT], take: Callable[[
             await trio.sleep(_ACCEPT_PAUSE_SECONDS)
         else:
             take(stream)
+            if isinstance(listener, trio.SocketListener):
+                _accept_more(listener, take)
+
+
+def _accept_more(listener: trio.SocketListener, take: Callable[[_StreamT], None]) -> None:
+    """Take more of the clients in the backlog: trio accepts one in each pass of the event loop, so that on a busy one
+    hundreds of clients would wait long for their turn."""
+    with (
+        contextlib.suppress(OSError),
+        socket.fromfd(listener.socket.fileno(), listener.socket.family, socket.SOCK_STREAM) as backlog,
+    ):
+        backlog.setblocking(False)
+        for _ in range(_ACCEPTED_AT_ONCE - 1):
+            accepted, _address = backlog.accept()
+            take(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))  # type: ignore[arg-type]

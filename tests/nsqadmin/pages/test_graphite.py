@@ -7,7 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from nsqadmin.pages.graphite import topic_graphs
+from nsqadmin.options import AdminOptions
+from nsqadmin.pages.graphite import _target, node_graphs, topic_graphs
+from nsqkit.service.statsd_prefix import expand_prefix
 from tests.nsqadmin.pages.cluster import NODE, channel, fake_console, snapshot, topic
 from tests.nsqadmin.pages.reading import HtmlPage, fetch
 
@@ -55,6 +57,13 @@ async def test_series_of_memory_are_those_of_one_node() -> None:
     assert targets(page)[0][0] == (
         'alias(sumSeries(stats.gauges.nsq.10_0_0_1_4151.mem.heap_in_use_bytes),"heap in use")'
     )
+
+
+def test_a_node_with_an_ipv6_address_has_the_name_that_it_sends() -> None:
+    graphs = node_graphs("[fd00::1]:4151")
+    prefix = expand_prefix("nsq.%s", "fd00::1:4151")  # as nsqd sends it
+    options = AdminOptions(graphite_url="http://g")
+    assert all(f".{prefix}mem." in _target(options, graph.node, *graph.keys[0]) for graph in graphs)
 
 
 async def test_images_come_from_the_console_if_it_is_the_proxy() -> None:

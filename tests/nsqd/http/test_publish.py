@@ -102,7 +102,7 @@ async def test_pub_to_an_ephemeral_topic() -> None:
     assert daemon.broker.topics["t#ephemeral"].depth == 1
 
 
-@pytest.mark.parametrize("defer", ["1", "%2B1", "0001", "0" * 30 + "1", str(MAX_DEFER_MS)])
+@pytest.mark.parametrize("defer", ["1", "%2B1", "0001", "0" * 5000 + "1", str(MAX_DEFER_MS)])
 async def test_pub_deferred(defer: str) -> None:
     daemon = small()
     consumer = daemon.subscribe("t", "c", rdy=10)
@@ -110,7 +110,7 @@ async def test_pub_deferred(defer: str) -> None:
         assert_ok(await client.post(f"/pub?topic=t&defer={defer}", b"later"))
     assert delivered(consumer) == []
     (entry,) = deferred_of(consumer.channel).values()
-    assert entry[1] == pytest.approx(daemon.broker.now + int(defer.replace("%2B", "")) / 1000)
+    assert entry[1] == pytest.approx(daemon.broker.now + int(defer.replace("%2B", "").lstrip("0")) / 1000)
 
 
 @pytest.mark.parametrize("defer", ["0", "-0", "%2B0"])

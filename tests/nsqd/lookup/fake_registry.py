@@ -30,9 +30,9 @@ def reply(text: bytes) -> bytes:
     return struct.pack(">i", len(text)) + text
 
 
-def good(command: str) -> bytes | None:
+def good(command: str, host: str = "r.example") -> bytes | None:
     if command == "IDENTIFY":
-        return reply(json.dumps(IDENTITY).encode())
+        return reply(json.dumps(IDENTITY | {"broadcast_address": host}).encode())
     return reply(b"OK")
 
 

@@ -178,7 +178,7 @@ class TestConnected:
             assert s.peer.identified
             assert s.peer.http is None
             assert s.registry.said == ["IDENTIFY", "REGISTER t"]
-        assert "no broadcast address in the reply to IDENTIFY" in caplog.text
+        assert "no address for HTTP in the reply to IDENTIFY" in caplog.text
 
     async def test_answers_that_come_byte_by_byte(self, autojump_clock: trio.testing.MockClock) -> None:
         async with running() as s:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,13 +14,14 @@ import pytest
 import trio
 import trio.testing
 
-from nsqd.lookup.known_channels import SILENT_TIMEOUT, KnownChannels
+from nsqd.lookup.known_channels import MAX_CONCURRENT, SILENT_TIMEOUT
 from nsqd.lookup.peer import PeerOptions
 from nsqd.lookup.protocol import encode_identify
 from nsqd.lookup.registries import CHANNELS_PER_ROUND, REGISTRIES_TIMEOUT, Registries
 from nsqkit.http_client import Answer
 from tests.nsqd.broker.harness import Harness
-from tests.nsqd.lookup.fake_registry import FakeRegistry
+from tests.nsqd.lookup.fake_registry import FakeRegistry, good
+from tests.nsqd.lookup.test_known_channels import known_channels
 
 settled = trio.testing.wait_all_tasks_blocked
 BOUND = 7.0
@@ -48,12 +50,16 @@ class Cluster:
 
     def __init__(self, nursery: trio.Nursery, harness: Harness | None = None) -> None:
         self.harness = harness or Harness()
-        self.fakes = {address: FakeRegistry(nursery) for address in ALL}
+        # Each has its name as its address for HTTP, too.
+        self.fakes = {
+            address: FakeRegistry(nursery, functools.partial(good, host=address.partition(":")[0]))
+            for address in ALL
+        }
         self.channels: dict[str, list[str]] = {}
         self.http_seconds = 0.0
         self.asked: list[tuple[str, str]] = []
         options = PeerOptions(encode_identify({"version": "1"}), 1000, lambda: self._connect)
-        known = KnownChannels(self._ask, BOUND)
+        known = known_channels(self._ask)
         self.rounds = HarnessRounds(self.harness)
         self.registries = Registries(self.harness.broker, self.rounds, options, known)
 
@@ -130,7 +136,7 @@ class TestWhoIsTold:
             async def ask(url: str) -> Answer:
                 raise AssertionError("nobody asks for a topic that is not new")
 
-            known = KnownChannels(ask, BOUND)
+            known = known_channels(ask)
             registries = Registries(harness.broker, HarnessRounds(harness), options, known)
             registries.set_addresses(["a:4160"])
             nursery.start_soon(registries.run)
@@ -308,6 +314,21 @@ class TestNewTopic:
             await trio.sleep(SILENT_TIMEOUT + 0.1)
             assert topic.started
 
+    async def test_a_registry_with_two_names_is_asked_once(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster() as c:
+            for fake in c.fakes.values():
+                fake.answer = functools.partial(good, host="same")
+            c.registries.set_addresses(ALL)
+            c.channels["t"] = ["x"]
+            await settled()
+            topic = c.harness.broker.topic("t")
+            await settled()
+            assert topic.started
+            assert c.channel_names() == {"x"}
+            assert c.asked == [("same", "t")]
+
     async def test_asks_no_removed_registry(self, autojump_clock: trio.testing.MockClock) -> None:
         async with cluster("a:4160") as c:
             c.registries.set_addresses([])
@@ -427,6 +448,62 @@ class TestNewTopic:
             assert c.harness.subscribe("own", rdy=10).bodies() == [b"1"]
 
 
+class TestManyRecoveredTopics:
+    """Thousands that never flowed: nobody waits for most of them."""
+
+    COUNT = 20 * MAX_CONCURRENT
+
+    @staticmethod
+    def recovered() -> Harness:
+        harness = Harness(has_registries=True)
+        for number in range(TestManyRecoveredTopics.COUNT):
+            topic = harness.topic(f"t{number}")
+            topic.started = False
+            harness.send(b"1", topic=topic.name)
+        harness.round()
+        harness.kill()
+        return harness
+
+    async def test_those_that_a_client_waits_for_go_first(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            c = Cluster(nursery, self.recovered())
+            c.http_seconds = 1.0
+            c.registries.set_addresses(["a:4160"])
+            nursery.start_soon(c.registries.run)
+            await settled()
+            assert len(c.asked) == MAX_CONCURRENT
+            patient = list(c.harness.broker.topics)[-3:]
+            consumer = c.harness.subscribe("c", topic=patient[0], rdy=10)
+            assert c.harness.publish(b"2", topic=patient[1]).acknowledged
+            c.harness.defer(b"3", 1.0, topic=patient[2])
+            c.harness.broker.topic("new")
+            await trio.sleep(1.5)
+            following = [topic for _, topic in c.asked[MAX_CONCURRENT : MAX_CONCURRENT + 4]]
+            assert following == [*patient, "new"]
+            await trio.sleep(1)
+            assert consumer.bodies() == [b"1"]
+            assert all(c.harness.broker.topics[name].started for name in [*patient, "new"])
+            nursery.cancel_scope.cancel()
+
+    @pytest.mark.parametrize("reached", [True, False])
+    async def test_all_are_started_whatever_the_registry_does(
+        self, autojump_clock: trio.testing.MockClock, reached: bool
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            c = Cluster(nursery, self.recovered())
+            c.http_seconds = 1000.0
+            c.fakes["a:4160"].refusing = not reached
+            c.registries.set_addresses(["a:4160"])
+            nursery.start_soon(c.registries.run)
+            await trio.sleep((BOUND if reached else REGISTRIES_TIMEOUT) + 0.1)
+            await settled()
+            assert all(topic.started for topic in c.harness.broker.topics.values())
+            assert len(c.asked) == (MAX_CONCURRENT if reached else 0)
+            nursery.cancel_scope.cancel()
+
+
 class TestRecoveredTopic:
     """One that was published to, and then came a stop: perhaps before the registries were asked for its channels."""
 
@@ -481,6 +558,32 @@ class TestRecoveredTopic:
             c.harness.broker.delete_topic("t")
             await trio.sleep(1)
             assert "t" not in c.harness.broker.topics
+            nursery.cancel_scope.cancel()
+
+    async def test_is_asked_about_at_once_beside_a_registry_that_is_not_connected(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            c = Cluster(nursery, self.recovered())
+            c.channels["t"] = ["x"]
+            c.fakes["a:4160"].refusing = True
+            c.registries.set_addresses(["a:4160", "b:4160"])
+            nursery.start_soon(c.registries.run)
+            await settled()
+            assert c.asked == [("b", "t")]
+            await trio.sleep(REGISTRIES_TIMEOUT + 0.1)
+            assert c.harness.broker.topics["t"].started
+            assert c.channel_names() == {"x"}
+            nursery.cancel_scope.cancel()
+
+    async def test_without_registries_any_more_is_started(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            c = Cluster(nursery, self.recovered())
+            nursery.start_soon(c.registries.run)
+            await settled()
+            assert c.harness.broker.topics["t"].started
             nursery.cancel_scope.cancel()
 
     @pytest.mark.parametrize("has_registries", [False, True])

@@ -130,6 +130,19 @@ async def test_latencies_of_channels_and_of_their_topic() -> None:
     assert topic["e2e_processing_latency"] == whole, "the topic's is that of all its channels"
 
 
+async def test_a_topic_without_channels_has_no_latencies() -> None:
+    daemon = FakeDaemon(e2e_processing_latency_percentiles=[1.0, 0.5])
+    daemon.make("bare")
+    daemon.make("t", "ch")
+    bare, topic = (await stats_of(daemon))["topics"]
+    assert bare["e2e_processing_latency"] == {"count": 0, "percentiles": None}
+    assert len(topic["e2e_processing_latency"]["percentiles"]) == 2
+    async with serving(daemon) as client:
+        text = (await client.get("/stats")).body.decode()
+    (line,) = [line for line in text.splitlines() if "[bare " in line]
+    assert line.endswith("e2e%: ")
+
+
 async def test_deliveries_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeDaemon, "topology", Topology("eu", "eu-1"))
     daemon = FakeDaemon()

@@ -16,7 +16,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsqd.stats.statsd import Resolve, Resolver, Statsd, datagrams, expand_prefix
+from nsqd.stats.statsd import Resolve, Resolver, Statsd, datagrams
 from tests.nsqd.http.fake_daemon import FakeDaemon
 
 SECOND = 1_000_000_000
@@ -234,6 +234,18 @@ async def test_latencies_are_gauges_in_nanoseconds(
     assert "topic.a.channel.b#ephemeral.e2e_processing_latency_50:0|g" in lines
 
 
+async def test_a_topic_without_channels_has_no_latencies(
+    receiver: Receiver, autojump_clock: trio.testing.MockClock
+) -> None:
+    daemon = worked(receiver, e2e_processing_latency_percentiles=[0.99])
+    daemon.make("bare")
+    async with pushing(daemon):
+        await trio.sleep(19.5)
+    lines = receiver.lines()
+    assert "topic.bare.depth:0|g" in lines
+    assert not [line for line in lines if line.startswith("topic.bare.e2e")]
+
+
 async def test_packets_are_spread_over_the_interval_but_a_second(
     receiver: Receiver, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -350,25 +362,6 @@ async def test_ipv6(autojump_clock: trio.testing.MockClock) -> None:
         async with pushing(worked(receiver, statsd_address=f"[::1]:{sock.getsockname()[1]}")):
             await trio.sleep(19.5)
         assert receiver.lines() == WORKED
-
-
-@pytest.mark.parametrize(
-    ("prefix", "expanded"),
-    [
-        ("nsq.%s", "nsq.127_0_0_1_4151."),
-        ("nsq.%s.", "nsq.127_0_0_1_4151."),
-        ("%s.%s", "127_0_0_1_4151.127_0_0_1_4151."),
-        ("plain", "plain."),
-        ("", ""),
-        ("%d.%s", "%d.127_0_0_1_4151."),
-    ],
-)
-def test_prefixes(prefix: str, expanded: str) -> None:
-    assert expand_prefix(prefix, "127.0.0.1", 4151) == expanded
-
-
-def test_the_prefix_of_a_host_name() -> None:
-    assert expand_prefix("nsq.%s", "a-b.example.com", 80) == "nsq.a-b_example_com_80."
 
 
 @given(texts=st.lists(st.text("ab:", max_size=50)), size=st.integers(1, 100))

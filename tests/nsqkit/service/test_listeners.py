@@ -224,6 +224,27 @@ async def test_accepting_survives_a_lack_of_descriptors(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_backlog_is_accepted_at_once(nursery: trio.Nursery) -> None:
+    """trio accepts one client in each pass of the event loop, which may be long on a busy one."""
+    [listener] = await open_listeners("127.0.0.1:0")
+    address = listener.socket.getsockname()
+    clients = [socket.create_connection(address) for _ in range(40)]
+    taken: list[trio.abc.Stream] = []
+    nursery.start_soon(accept_forever, listener, taken.append)
+    passes = 0
+    while len(taken) < len(clients):
+        await trio.lowlevel.checkpoint()
+        passes += 1
+        assert passes < 20
+    for client, stream in zip(clients, taken, strict=True):
+        await stream.send_all(b"x")
+        assert client.recv(1) == b"x"
+        client.close()
+        await stream.aclose()
+    nursery.cancel_scope.cancel()
+    await close_listener(listener)
+
+
 async def test_accepting_does_not_hide_other_errors() -> None:
     with pytest.raises(OSError, match="on purpose"):
         await accept_forever(Flaky(errno.EINVAL), lambda stream: None)

@@ -1,6 +1,6 @@
 """A small HTTP/1.1 server on trio: handlers that return a response, or that stream one."""
 
-from nsqkit.service.http.limits import ByteBudget, Limits
+from nsqkit.service.http.limits import ByteBudget, ConnectionShare, Limits
 from nsqkit.service.http.message import BadQuery, HttpError, Request, Response, error, json_body, query, text
 from nsqkit.service.http.routing import Exchange, Only, Route, Router
 from nsqkit.service.http.server import HttpServer, serve
@@ -9,6 +9,7 @@ from nsqkit.service.http.streaming import ResponseStream
 __all__ = [
     "BadQuery",
     "ByteBudget",
+    "ConnectionShare",
     "Exchange",
     "HttpError",
     "HttpServer",

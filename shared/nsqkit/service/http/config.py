@@ -5,11 +5,12 @@ In the routes the name is the parameter `:opt`. The daemon checks permissions be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import msgspec
 
+from nsqkit.decoding import decode_json
 from nsqkit.logging import get_logger
 from nsqkit.options import FLOATS, STRING, LogLevel, option_value
 from nsqkit.service.gojson import float_text
@@ -27,18 +28,21 @@ class Config:
     options: attrs.AttrsInstance
     setters: Mapping[str, Callable[[bytes], object]]
     """Option -> function that sets it to the body of a request, and raises `ValueError` for a bad value."""
+    _nulls: set[str] = attrs.field(factory=set, init=False)
+    """Lists that were set to null, and are shown as such until they are set to something else."""
 
     def get(self, request: Request) -> Response:
         """The value of an option: strings as text, everything else as JSON (durations in nanoseconds)."""
         try:
-            shown = option_value(self.options, request.params["opt"])
+            name = request.params["opt"]
+            shown = option_value(self.options, name)
         except KeyError:
             raise HttpError(400, "INVALID_OPTION") from None
         if shown.kind is STRING:
             return text(shown.value)
         if shown.kind is FLOATS:
             return json_body([msgspec.Raw(float_text(number)) for number in shown.value])
-        return json_body(shown.value)
+        return json_body(None if name in self._nulls else shown.value)
 
     def put(self, request: Request) -> Response:
         """Set an option. The response has its new value."""
@@ -51,6 +55,7 @@ class Config:
             self.setters[name](request.body)
         except ValueError as reason:
             raise HttpError(400, "INVALID_VALUE") from reason
+        (self._nulls.add if request.body.strip() == b"null" else self._nulls.discard)(name)
         _log.info("HTTP: %s set by %s", name, request.remote)
         return self.get(request)
 
@@ -60,6 +65,15 @@ def read_log_level(body: bytes) -> LogLevel:
     return LogLevel.parse(body.decode("ascii"))
 
 
-def read_addresses(body: bytes) -> list[str]:
-    """A JSON list of strings; null is an empty one. `ValueError`, as the errors of msgspec are."""
-    return msgspec.json.decode(body, type=list[str] | None) or []
+def read_addresses(body: bytes, present: Sequence[str]) -> list[str]:
+    """A JSON list of strings; null is an empty one. `ValueError`.
+
+    As in Go, a null in the list leaves what is there: the address in this place in `present`, or an empty text.
+    """
+    given = decode_json(body)
+    if given is None:
+        return []
+    if not isinstance(given, list) or not all(item is None or isinstance(item, str) for item in given):
+        raise ValueError("not a list of strings")
+    before = [*present[: len(given)], *[""] * (len(given) - len(present))]
+    return [old if new is None else new for old, new in zip(before, given, strict=True)]

@@ -1,8 +1,11 @@
 """One client connection: the loop that reads, calls handlers, and sends.
 
 Requests are answered one after the other, in order. All requests in a slice of input are answered with one send, which
-is tried at once; only bytes that the kernel does not take wait, under a deadline. Up to `Limits.pipelined` pipelined
-requests are processed before other tasks get their turn.
+is tried at once; only bytes that the kernel does not take wait, under a deadline.
+
+All connections share their turns on the event loop (`nsqkit.turns`): input is read when it is this connection's turn,
+and pipelined requests that take longer than `Limits.turn_seconds` are continued in the next one. A connection that has
+used up its last turn goes behind all others, also with new input: otherwise pipelining would bring more turns.
 
 Time: `deadline` is the end of the current phase (head, body, idle, a write); the sweeper of the server calls `expire`
 when it has passed. There is none while a handler runs: its time is up to the daemon.
@@ -26,6 +29,7 @@ from nsqkit.service.http.limits import ByteBudget, Limits
 from nsqkit.service.http.message import HttpError, Request, Response, error, render
 from nsqkit.service.http.parser import Phase, RequestParser, Routes
 from nsqkit.service.http.transport import Transport
+from nsqkit.turns import Turns, request_turns
 
 __all__ = ["Connection"]
 
@@ -55,10 +59,17 @@ class Connection:
 
     deadline: float = field(default=math.inf, init=False)
     """Seconds of trio's clock."""
+    waiting_since: float = field(default=math.inf, init=False)
+    """When the wait for the client's next bytes began; infinite while there is none."""
     keep_alive: bool = field(default=True, init=False)
     """Whether the connection stays open after the current response."""
 
     _parser: RequestParser = field(init=False)
+    _turns: Turns = field(factory=request_turns, init=False)
+    _turn_began: float = field(default=0.0, init=False)
+    """By `perf_counter`; 0 outside of a turn."""
+    _used_up: bool = field(default=False, init=False)
+    """Whether the last input took longer than a turn."""
     _scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     _out: list[bytes] = field(factory=list, init=False)
     _out_bytes: int = field(default=0, init=False)
@@ -98,6 +109,10 @@ class Connection:
         if self._idle:
             self._scope.cancel()
 
+    def displace(self) -> None:
+        """Another client needs the place: close now, without a word. To be called while the client is waited for."""
+        self._scope.cancel()
+
     def expire(self) -> None:
         """The deadline has passed: close the connection."""
         self._expired = True
@@ -105,23 +120,33 @@ class Connection:
 
     async def _serve(self) -> None:
         transport, parser = self.transport, self._parser
-        self.deadline = trio.current_time() + self.limits.head_seconds
+        self.waiting_since = trio.current_time()
+        self.deadline = self.waiting_since + self.limits.head_seconds
         while True:
-            data = await transport.receive(_RECEIVE_BYTES if not parser.unfinished else self._receive_bytes())
+            size = _RECEIVE_BYTES if not parser.unfinished else self._receive_bytes()
+            data = await transport.receive(size, self._turn)
+            self.waiting_since = math.inf
             if not data:
                 await self._answer_broken_off()
                 return
             self._idle = False
-            await self._work_off(data)
+            self._turn_began = perf_counter()
+            self._used_up = False
+            try:
+                await self._work_off(data)
+            finally:
+                if self._turn_began:
+                    self._turns.spent(perf_counter() - self._turn_began)
             data = b""  # an idle connection must not keep its last input in memory
             if not self.keep_alive or (self._stopping and not parser.unfinished):
                 break
+            self.waiting_since = now = trio.current_time()
             if parser.unfinished:
-                self._begin_wait_for_rest()
+                self._begin_wait_for_rest(now)
             else:
                 self._idle = True
                 self._phase = Phase.IDLE
-                self.deadline = trio.current_time() + self.limits.idle_seconds
+                self.deadline = now + self.limits.idle_seconds
         if parser.phase is Phase.DEAD:
             await self._linger()
 
@@ -137,10 +162,9 @@ class Connection:
             return min(remaining, _RECEIVE_BODY_BYTES)
         return _RECEIVE_BYTES if self._parser.phase is Phase.HEAD or remaining else _RECEIVE_CHUNKED_BYTES
 
-    def _begin_wait_for_rest(self) -> None:
+    def _begin_wait_for_rest(self, now: float) -> None:
         """A request is incomplete: its head has a fixed time, its body one that depends on its size."""
         phase = self._parser.phase
-        now = trio.current_time()
         if phase is not self._phase:
             self._phase = phase
             self._body_began = now
@@ -151,20 +175,15 @@ class Connection:
     async def _work_off(self, data: bytes) -> None:
         """Parse `data` and answer the requests in it."""
         parser = self._parser
-        answered = 0
         while data:
             data = parser.feed(data)
             ready = parser.ready
             if ready:
                 parser.ready = []
-                answered += len(ready)
                 self._phase = Phase.IDLE
                 await self._answer(ready)
                 if not self.keep_alive:
                     break
-                if answered >= self.limits.pipelined:
-                    answered = 0
-                    await self._give_way()
             if self._pushback:
                 data += self._pushback
                 self._pushback = b""
@@ -179,13 +198,36 @@ class Connection:
             if rest:
                 await self._send_rest(rest)
 
-    async def _give_way(self) -> None:
-        await self._flush()
-        self.deadline = math.inf
-        await trio.lowlevel.checkpoint()
+    def _turn(self) -> Awaitable[None] | None:
+        """Begin a turn, see `Transport.receive`. Not a coroutine, which would cost those that need not wait."""
+        return self._wait_for_turn() if self._turns.crowded else None
+
+    async def _wait_for_turn(self) -> None:
+        # The client is not to blame for the wait.
+        deadline, self.deadline, self.waiting_since = self.deadline, math.inf, math.inf
+        await self._turns.take(continued=self._used_up)
+        self.deadline = deadline
+
+    def _end_turn(self) -> None:
+        if self._turn_began:
+            self._turns.spent(perf_counter() - self._turn_began)
+            self._turn_began = 0.0
+
+    async def _next_turn(self) -> None:
+        if self._turn_began:
+            self._used_up = True
+            self._end_turn()
+            await self._flush()
+            self.deadline = math.inf
+            await self._turns.give_way()
+        else:  # a handler had to wait, and others had their turns
+            await self._turns.take()
+        self._turn_began = perf_counter()
 
     async def _answer(self, requests: list[Request]) -> None:
         for request in requests:
+            if perf_counter() - self._turn_began > self.limits.turn_seconds:
+                await self._next_turn()
             access_log = request.route.access_log
             started = perf_counter() if access_log is not None else 0.0
             self.keep_alive = request.keep_alive and not self._stopping
@@ -241,7 +283,8 @@ class Connection:
         return render(response, request.version, keep_alive=self.keep_alive, head_only=head_only)
 
     async def _before_waiting(self) -> None:
-        """Send the responses that are ready, so that they do not wait for a slow handler."""
+        """Send the responses that are ready, so that they do not wait for a slow handler. Ends the turn."""
+        self._end_turn()
         await self._flush()
         self.deadline = math.inf
 

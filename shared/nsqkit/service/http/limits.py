@@ -6,9 +6,14 @@ Every wait for a client and every buffer is bounded. One sweeper task checks all
 
 from __future__ import annotations
 
+import math
+from typing import Protocol
+
 from attrs import define, field, validators
 
-__all__ = ["ByteBudget", "Limits"]
+from nsqkit.service.descriptors import http_share
+
+__all__ = ["ByteBudget", "ConnectionShare", "Limits"]
 
 
 @define(slots=True, frozen=True, kw_only=True)
@@ -48,11 +53,12 @@ class Limits:
     stop_seconds: float = field(default=1.0, validator=validators.gt(0))
     """For requests that are under way when the server stops."""
 
-    connections: int = field(default=10_000, validator=validators.gt(0))
-    """Maximum of clients; one more gets a 503."""
+    connections: int = field(factory=http_share, validator=validators.gt(0))
+    """Maximum of clients. One more takes the place of the one that the server has waited for longest, or gets a 503 if
+    all have a request that is being answered."""
 
-    pipelined: int = field(default=64, validator=validators.gt(0))
-    """Requests of one connection that are answered before other tasks get their turn."""
+    turn_seconds: float = field(default=0.0005, validator=validators.ge(0))
+    """Time that the pipelined requests of one connection may take before the other connections get their turns."""
 
     def body_time(self, size: int) -> float:
         """Seconds that a body of `size` bytes may take."""
@@ -91,3 +97,41 @@ class ByteBudget:
         """Return reserved bytes."""
         assert 0 <= size <= self.used, f"giving back {size} of {self.used} bytes"
         self.used -= size
+
+
+class Displaceable(Protocol):
+    """A connection that may have to make room for another one."""
+
+    waiting_since: float
+    """When the server began to wait for the client's next bytes; infinite while it does not."""
+
+    def displace(self) -> None:
+        """Close the connection: it waits for the client."""
+
+
+@define(slots=True, eq=False)
+class ConnectionShare:
+    """The connections of all servers of a daemon, which share one limit."""
+
+    capacity: int = field(factory=http_share, validator=validators.gt(0))
+    handshakes: int = field(default=0, init=False)
+    """Clients in a TLS handshake. These have a short time limit, and are not displaced."""
+    _connections: set[Displaceable] = field(factory=set, init=False)
+
+    def make_room(self) -> bool:
+        """Whether there is room for one more connection, perhaps because another one was displaced."""
+        if len(self._connections) + self.handshakes < self.capacity:
+            return True
+        longest = min(self._connections, key=lambda connection: connection.waiting_since, default=None)
+        if longest is None or longest.waiting_since == math.inf:
+            return False
+        self._connections.remove(longest)
+        longest.displace()
+        return True
+
+    def add(self, connection: Displaceable) -> None:
+        self._connections.add(connection)
+
+    def discard(self, connection: Displaceable) -> None:
+        """Remove a connection, which may have been displaced."""
+        self._connections.discard(connection)

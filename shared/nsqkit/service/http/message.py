@@ -21,9 +21,13 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from attrs import define, field
 
+from nsqkit.service.typed_json import encode_json
+
 __all__ = [
     "BAD_REQUEST",
     "BODY_TOO_BIG",
+    "NOT_IMPLEMENTED",
+    "VERSION_NOT_SUPPORTED",
     "AccessLog",
     "BadQuery",
     "BodyLimit",
@@ -54,6 +58,17 @@ HTML = b"text/html; charset=utf-8"
 BAD_REQUEST = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"400 Bad Request"
+)
+
+# Also as Go's server writes them.
+NOT_IMPLEMENTED = (
+    b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"Unsupported transfer encoding"
+)
+VERSION_NOT_SUPPORTED = (
+    b"HTTP/1.1 505 HTTP Version Not Supported: unsupported protocol version\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"505 HTTP Version Not Supported: unsupported protocol version"
 )
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -150,7 +165,7 @@ def json_body(value: Any, status: int = 200, *, nsq: bool = True) -> Response:
 
     `value`: anything that msgspec encodes. Floats keep their `.0`.
     """
-    data = msgspec.json.encode(value)
+    data = encode_json(value)
     for raw, escaped in _JSON_ESCAPES:
         if raw in data:
             data = data.replace(raw, escaped)

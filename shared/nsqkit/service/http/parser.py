@@ -6,9 +6,15 @@ obsolete folding, spaces before the colon) sets `fault`: the bytes to answer wit
 the connection is closed. In a body there is a request already, which is answered instead with 500, also when the input
 ends there.
 
-Added checks: size of the head and number of headers; exactly one well-formed Host; versions 1.0 and 1.1 only; no
-transfer coding but chunked, and none in 1.0; the limit on the body, which the route decides when the head is complete;
-the budget of the daemon for bodies that arrive in pieces. Upgrades are ignored, as RFC 9110 allows.
+Added checks: size of the head and number of headers; exactly one well-formed Host; versions 1.0 and 1.1 only (2.0 and
+others are 505); no transfer coding but chunked (501), and none in 1.0; the limit on the body, which the route decides
+when the head is complete; the budget of the daemon for bodies that arrive in pieces. Upgrades are ignored, as RFC 9110
+allows.
+
+llhttp is lenient in two places where the original is not: it skips line breaks before a request line, and it accepts
+several blanks in one. It does not say where a request line begins, either. So all input that is not clearly one request
+with a well-formed request line (pipelined requests, heads that come in pieces) is given to it line by line, and request
+lines are checked before.
 
 The slice limits how many requests one `feed` can produce: 4 KiB of pipelined heads are some 200 requests. llhttp cannot
 be paused through httptools, so the input is cut instead.
@@ -26,6 +32,8 @@ from attrs import define, field
 from nsqkit.service.http.limits import ByteBudget, Limits
 from nsqkit.service.http.message import (
     BAD_REQUEST,
+    NOT_IMPLEMENTED,
+    VERSION_NOT_SUPPORTED,
     Handler,
     Header,
     Request,
@@ -45,6 +53,12 @@ _CHUNKED_SLICE = 16 * 1024
 # allowed hosts: clients use any address of the daemon.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Za-z:._~%-]+\])(?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?]*")
+
+_REQUEST_LINE = re.compile(rb"[^ ]+ [^ ]+ HTTP/([0-9])\.[0-9]\r\n")
+_UNSUPPORTED_VERSION = re.compile(rb"(?m)^[^ ]+ [^ ]+ HTTP/[2-9]")
+_BLANK = 0x20
+_END_OF_HEAD = b"\r\n\r\n"
+_BEGUN_METHOD = re.compile(rb"[A-Z-]* ?\Z")
 
 _TOO_LARGE = render(error(431, "HEADERS_TOO_BIG"), "1.1", keep_alive=False, head_only=False)
 _EXPECTATION_FAILED = render(error(417, "EXPECTATION_FAILED"), "1.1", keep_alive=False, head_only=False)
@@ -82,6 +96,23 @@ class _Stop(Exception):
     """Leaves llhttp in the middle of its input; the parser cannot be used after it."""
 
 
+def _is_one_request(piece: bytes) -> bool:
+    """Whether a piece begins with a well-formed request line, and contains no other. Most do: a fast test."""
+    end = piece.find(b" HTTP/1.")
+    return (
+        end > 0
+        and piece.find(b"  ", 0, end + 1) < 0
+        and piece[0] > _BLANK
+        and piece.find(b" HTTP/", end + 1) < 0
+        and not _has_superfluous_line_breaks(piece)
+    )
+
+
+def _has_superfluous_line_breaks(piece: bytes) -> bool:
+    """Whether more than the end of a head is at the end."""
+    return piece[-1:] in (b"\n", b"\r") and len(piece) - len(piece.rstrip(b"\r\n")) > len(_END_OF_HEAD)
+
+
 @define(slots=True, eq=False)
 class RequestParser:
     """The requests of one connection."""
@@ -106,6 +137,14 @@ class RequestParser:
     _body_skipped: bool = field(default=False, init=False)
     """llhttp takes an upgrade for the end of HTTP and does not parse the body."""
     _replaying: bool = field(default=False, init=False)
+
+    _line: bytes = field(default=b"", init=False)
+    """The beginning of a request line that is not complete, with the line breaks before it."""
+    _past_line: bool = field(default=False, init=False)
+    """Whether the request line of the current request is complete. Known only if the input so far ends in a head."""
+    _after_body: bool = field(default=False, init=False)
+    """Whether the last request was a POST, or had a body. Line breaks after it are skipped, as Go does it after a POST:
+    old clients send them."""
 
     _target: bytes = field(default=b"", init=False)
     _headers: list[Header] = field(factory=list, init=False)
@@ -152,17 +191,89 @@ class RequestParser:
         piece, rest = (data, b"") if len(data) <= size else (data[:size], data[size:])
         received = self._received
         try:
-            self._llhttp.feed_data(piece)
+            if not self.unfinished and _is_one_request(piece):
+                self._llhttp.feed_data(piece)
+                if self.unfinished:
+                    self._keep_begun_line(piece)
+            else:
+                self._feed_unusual(piece)
         except httptools.HttpParserUpgrade as upgrade:
             rest = piece[upgrade.args[0] :] + rest
             if self._body_skipped:
                 self._replay_head()
         except httptools.HttpParserError:
             self.break_off()
-            self._die(BAD_REQUEST)
+            self._die(
+                VERSION_NOT_SUPPORTED if _UNSUPPORTED_VERSION.search(self._line or piece) else BAD_REQUEST
+            )
         if self.unfinished and not self._dead:
             self._check_unfinished(piece, progress=self._received > received)
         return b"" if self._dead else rest
+
+    def _feed_unusual(self, piece: bytes) -> None:
+        """Give llhttp a piece that begins inside a request, or has none or several, or a malformed request line."""
+        if self._length - self._received >= len(piece) and self._request is not None:
+            self._llhttp.feed_data(piece)  # of a body, and nothing else
+        else:
+            self._feed_lines(piece)
+
+    def _feed_lines(self, piece: bytes) -> None:
+        """Give a piece to llhttp line by line (a body that has a length at once), and check request lines."""
+        at = 0
+        while at < len(piece):
+            end = at + self._length - self._received if self._length and self._request is not None else 0
+            if end <= at:
+                end = piece.find(b"\n", at) + 1 or len(piece)
+            part = piece[at:end]
+            if not self._past_line and self._request is None:
+                self._continue_request_line(part)
+            if self._dead:
+                return
+            try:
+                self._llhttp.feed_data(part)
+            except httptools.HttpParserUpgrade as upgrade:
+                raise httptools.HttpParserUpgrade(at + upgrade.args[0]) from None
+            at = end
+
+    def _continue_request_line(self, part: bytes) -> None:
+        """Add to the request line, and check it, its end when it is complete."""
+        self._line += part
+        line = self._line.lstrip(b"\r\n")
+        if (len(line) < len(self._line) and not self._after_body) or line[:1] == b" ":
+            self._die(BAD_REQUEST)
+        elif line[-1:] == b"\n":
+            self._line, self._past_line = b"", True
+            match = _REQUEST_LINE.fullmatch(line)
+            if match is None:
+                self._die(BAD_REQUEST)
+            elif match[1] > b"1":
+                self._die(VERSION_NOT_SUPPORTED)
+
+    def _keep_begun_line(self, piece: bytes) -> None:
+        """After a piece that ends inside a request: keep its end if that is the beginning of a request line.
+
+        A request may precede it, so its own bytes tell where it begins.
+        """
+        if self._request is not None or self._headers:
+            self._past_line = True
+            return
+        if self._target:
+            begun = self._llhttp.get_method() + b" " + self._target
+            at = piece.rfind(begun)
+            after = piece[at + len(begun) :]
+        else:
+            at = _BEGUN_METHOD.search(piece).start()  # type: ignore[union-attr]  # which always matches
+            after = b""
+        # Not found, or only in an earlier request: llhttp has skipped blanks.
+        if (
+            at < 0
+            or _END_OF_HEAD in after
+            or (not self._after_body and _has_superfluous_line_breaks(piece[:at]))
+        ):
+            self._die(BAD_REQUEST)
+        self._past_line = b"\n" in after
+        if not self._past_line:
+            self._line = piece[at:]
 
     def break_off(self) -> None:
         """No more input: a request whose body is incomplete is added to `ready`, to be refused."""
@@ -256,8 +367,8 @@ class RequestParser:
         elif name == b"content-length":
             self._length = int(value)  # llhttp accepts only digits, and only one length
         elif name == b"transfer-encoding":
-            if value.lower() != b"chunked":
-                self._stop(BAD_REQUEST)
+            if value.lower() != b"chunked" or self._chunked:
+                self._stop(NOT_IMPLEMENTED)
             self._chunked = True
         else:
             self._expect = value
@@ -296,7 +407,7 @@ class RequestParser:
 
     def _check_head(self, version: str) -> None:
         if version != "1.1" and (version != "1.0" or self._chunked):
-            self._stop(BAD_REQUEST)
+            self._stop(VERSION_NOT_SUPPORTED if version[0] == "2" else BAD_REQUEST)
         host = self._host
         if host is None:
             if version == "1.1":
@@ -371,6 +482,7 @@ class RequestParser:
         body = self._body
         request.body = body if isinstance(body, bytes) else bytes(body)
         self.ready.append(request)
+        self._after_body = request.method == "POST" or self._received > 0
         self._request = None
         self._body = b""
         self._target = b""
@@ -378,7 +490,7 @@ class RequestParser:
         self._head_bytes = 0
         self._host = self._expect = None
         self._length = self._received = 0
-        self._chunked = self.unfinished = self.wants_continue = False
+        self._chunked = self.unfinished = self.wants_continue = self._past_line = False
 
     def _stop(self, fault: bytes) -> None:
         self._die(fault)

@@ -24,7 +24,7 @@ from attrs import define, field
 
 from nsqkit.logging import get_logger
 from nsqkit.service.http.connection import Connection
-from nsqkit.service.http.limits import ByteBudget, Limits
+from nsqkit.service.http.limits import ByteBudget, ConnectionShare, Limits
 from nsqkit.service.http.message import error, render
 from nsqkit.service.http.parser import Routes
 from nsqkit.service.http.transport import SocketTransport, StreamTransport, Transport
@@ -46,6 +46,8 @@ class HttpServer:
     limits: Limits = field(factory=Limits)
     budget: ByteBudget = field(factory=ByteBudget)
     """Shared with whatever else of the daemon holds clients' bytes."""
+    share: ConnectionShare = field()
+    """Shared with the other servers of the daemon."""
 
     _connections: set[Connection] = field(factory=set, init=False)
     _handshakes: int = field(default=0, init=False)
@@ -54,6 +56,10 @@ class HttpServer:
     _stopping: trio.Event = field(factory=trio.Event, init=False)
     _changed: trio.Event = field(factory=trio.Event, init=False)
     """Set, and replaced, when the first connection comes or the last one goes."""
+
+    @share.default
+    def _own_share(self) -> ConnectionShare:
+        return ConnectionShare(self.limits.connections)
 
     @property
     def connection_count(self) -> int:
@@ -118,9 +124,10 @@ class HttpServer:
         await accept_forever(listener, take)
 
     async def _shake_hands(self, stream: trio.SSLStream[trio.abc.Stream], remote: str) -> bool:
-        if self._stopping.is_set() or self.connection_count >= self.limits.connections:
+        if self._stopping.is_set() or not self.share.make_room():
             return False
         self._handshakes += 1
+        self.share.handshakes += 1
         try:
             with trio.move_on_after(self.limits.handshake_seconds) as scope:
                 await self._turn_for(stream)
@@ -131,6 +138,7 @@ class HttpServer:
             return False
         finally:
             self._handshakes -= 1
+            self.share.handshakes -= 1
         if scope.cancelled_caught:
             _log.info("HTTPS: handshake with %s took too long", remote)
         return not scope.cancelled_caught
@@ -165,15 +173,17 @@ class HttpServer:
 
     async def _serve(self, transport: Transport, remote: str, *, secure: bool) -> None:
         connection = Connection(transport, self.app, self.limits, self.budget, remote, secure)
-        if self._stopping.is_set() or self.connection_count >= self.limits.connections:
+        if self._stopping.is_set() or not self.share.make_room():
             await self._refuse(transport)
             return
+        self.share.add(connection)
         self._connections.add(connection)
         if len(self._connections) == 1:
             self._tell_change()
         try:
             await connection.run()
         finally:
+            self.share.discard(connection)
             self._connections.discard(connection)
             if not self._connections:
                 self._tell_change()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
@@ -20,11 +21,22 @@ _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 _RESET = struct.pack("ii", 1, 0)
 
 
+Turn = Callable[[], Awaitable[None] | None]
+"""Begins a turn: None, or what has to be awaited before."""
+
+
+def _at_once() -> None:
+    """No turn to wait for."""
+
+
 class Transport(Protocol):
     """A bidirectional byte stream, used by the task of one connection."""
 
-    async def receive(self, size: int) -> bytes:
-        """Wait for up to `size` bytes; empty at the end. Always a checkpoint."""
+    async def receive(self, size: int, turn: Turn = _at_once) -> bytes:
+        """Wait for up to `size` bytes; empty at the end. Always a checkpoint.
+
+        `turn` is called when there is something, before it is processed; where possible before it is read.
+        """
 
     def send_now(self, data: bytes) -> int:
         """Send without waiting; the number of bytes that were sent. Raises ConnectionError."""
@@ -50,12 +62,14 @@ class SocketTransport:
         self._sock = sock
         self._fd = sock.fileno()
 
-    async def receive(self, size: int) -> bytes:
+    async def receive(self, size: int, turn: Turn = _at_once) -> bytes:
         """See Transport."""
         while True:
             # Wait first: after a response the next request has hardly ever arrived, and a recv in vain costs an
             # exception.
             await trio.lowlevel.wait_readable(self._fd)
+            if (wait := turn()) is not None:
+                await wait
             try:
                 return self._sock.recv(size)
             except BlockingIOError:
@@ -117,12 +131,15 @@ class StreamTransport:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
 
-    async def receive(self, size: int) -> bytes:
+    async def receive(self, size: int, turn: Turn = _at_once) -> bytes:
         """See Transport."""
         try:
-            return bytes(await self._stream.receive_some(size))
+            data = bytes(await self._stream.receive_some(size))
         except _GONE:
             return b""
+        if (wait := turn()) is not None:
+            await wait
+        return data
 
     def send_now(self, data: bytes) -> int:
         """See Transport."""

@@ -10,7 +10,18 @@ import trio
 from attrs import define, field
 from trio.testing import memory_stream_pair
 
-from nsqkit.service.http import ByteBudget, HttpServer, Limits, Request, Response, Router, error, query, text
+from nsqkit.service.http import (
+    ByteBudget,
+    ConnectionShare,
+    HttpServer,
+    Limits,
+    Request,
+    Response,
+    Router,
+    error,
+    query,
+    text,
+)
 from nsqkit.service.http.parser import Routes
 from nsqkit.service.listeners import bound_address, open_listeners
 from tests.timing import patience
@@ -114,9 +125,15 @@ class Serving:
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: Routes, *, limits: Limits | None = None, budget: ByteBudget | None = None, tcp: bool = False
+    app: Routes,
+    *,
+    limits: Limits | None = None,
+    budget: ByteBudget | None = None,
+    share: ConnectionShare | None = None,
+    tcp: bool = False,
 ) -> AsyncIterator[Serving]:
     server = HttpServer(app, limits or Limits(), budget or ByteBudget())
+    server.share = share or server.share
     listeners = await open_listeners("127.0.0.1:0") if tcp else []
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: server.run(listeners, task_status=task_status))

@@ -33,7 +33,7 @@ async def answers(*requests: bytes) -> list[tuple[int, bytes]]:
         options.level = read_log_level(body)
 
     def set_registries(body: bytes) -> None:
-        options.registries = read_addresses(body)
+        options.registries = read_addresses(body, options.registries)
 
     config = Config(options, {"level": set_level, "registries": set_registries})
     router = Router()
@@ -87,7 +87,20 @@ async def test_a_name_that_is_none(autojump_clock: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "addresses"), [(b'["a:1","b:2"]', ["a:1", "b:2"]), (b"[]", []), (b"null", [])]
+    ("body", "addresses"),
+    [
+        (b'["a:1","b:2"]', ["a:1", "b:2"]),
+        (b"[]", []),
+        (b"null", []),
+        (b"[null]", ["old:1"]),
+        (b'["a:1",null,null]', ["a:1", "old:2", ""]),
+    ],
 )
-def test_null_is_an_empty_list_of_addresses(body: bytes, addresses: list[str]) -> None:
-    assert read_addresses(body) == addresses
+def test_null_among_addresses_is_what_go_makes_of_it(body: bytes, addresses: list[str]) -> None:
+    assert read_addresses(body, ["old:1", "old:2"]) == addresses
+
+
+async def test_a_list_that_was_set_to_null_is_shown_as_null(autojump_clock: object) -> None:
+    shown = get("/config/registries")
+    found = await answers(put("registries", b" null\n"), shown, put("registries", b"[]"), shown)
+    assert found == [(200, b"null"), (200, b"null"), (200, b"[]"), (200, b"[]")]

@@ -56,7 +56,6 @@ STEPS = pytest.mark.parametrize("step", [None, 1, 7])
         (chunked("/pub", b"ab", b"c"), "POST", "/pub", b"", b"abc"),
         (chunked("/pub", b"abc", trailer=b"X: 1\r\nHost: b\r\n"), "POST", "/pub", b"", b"abc"),
         (chunked("/pub"), "POST", "/pub", b"", b""),
-        (b"\r\n\r\n" + get("/ping"), "GET", "/ping", b"", b""),
         (get("/ping", "GET", "Connection: Upgrade", "Upgrade: h2c"), "GET", "/ping", b"", b""),
         (post("/pub", b"abc", "Connection: Upgrade", "Upgrade: h2c"), "POST", "/pub", b"", b"abc"),
         (
@@ -109,7 +108,14 @@ CL_TE = get("/pub", "POST", "Content-Length: 3", "Transfer-Encoding: chunked") +
         b"GET /ping HTTP/1.1\r\nHost: a:http\r\n\r\n",
         b"GET /ping HTTP/1.1\r\nHost: user@a\r\n\r\n",
         b"GET /ping HTTP/1.0\r\nHost: a b\r\n\r\n",
-        b"GET /ping HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"GET /ping HTTP/0.9\r\nHost: a\r\n\r\n",
+        b"GET  /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /ping  HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /ping HTTP/1.1 \r\nHost: a\r\n\r\n",
+        b" GET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\r\n" + get("/ping"),
+        b"\n" + get("/ping"),
+        b"\r\n\r\n" + get("/ping"),
         b"GET /ping HTTP/1.2\r\nHost: a\r\n\r\n",
         b"GET /ping HTTP/1.1\nHost: a\n\n",
         b"GET /ping HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
@@ -127,8 +133,6 @@ CL_TE = get("/pub", "POST", "Content-Length: 3", "Transfer-Encoding: chunked") +
         get("/pub", "POST", "Content-Length: 1", "Content-Length: 1") + b"a",
         get("/pub", "POST", "Content-Length: +1") + b"a",
         get("/pub", "POST", "Content-Length: 1, 1") + b"a",
-        get("/pub", "POST", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
-        get("/pub", "POST", "Transfer-Encoding: identity") + b"0\r\n\r\n",
         b"POST /pub HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"F\xc3\xa9 /ping HTTP/1.1\r\nHost: a\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2 Debian-2\r\n",
@@ -144,6 +148,52 @@ def test_bad_request_after_a_good_one(data: bytes, step: int | None) -> None:
         assert [r.path for r in requests] == (["/ping"] if before else [])
         assert parser.feed(get("/ping")) == b""
         assert parser.ready == []
+
+
+@STEPS
+@pytest.mark.parametrize(
+    ("data", "status", "text"),
+    [
+        (b"GET /ping HTTP/2.0\r\nHost: a\r\n\r\n", 505, "unsupported protocol version"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "unsupported protocol version"),
+        (b"GET /ping HTTP/3.0\r\nHost: a\r\n\r\n", 505, "unsupported protocol version"),
+        (get("/pub", "POST", "Transfer-Encoding: gzip, chunked"), 501, "Unsupported transfer encoding"),
+        (get("/pub", "POST", "Transfer-Encoding: identity"), 501, "Unsupported transfer encoding"),
+    ],
+)
+def test_what_is_not_supported_has_a_status_of_its_own(
+    data: bytes, status: int, text: str, step: int | None
+) -> None:
+    for before in (b"", get("/ping"), post("/pub", b"a  b")):
+        parser = make()
+        requests = feed_all(parser, before + data, step)
+        assert len(requests) == bool(before)
+        assert parser.fault is not None
+        head, _, body = parser.fault.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert b"Connection: close" in head
+        assert body.decode().endswith(text)
+
+
+@STEPS
+def test_blanks_and_line_breaks_outside_of_the_request_line_are_no_matter(step: int | None) -> None:
+    bodies = [b"a  b", b"\r\n\r\n\r\n  c", b"\n\n", b"GET  /x HTTP/3.0\r\n"]
+    data = b"".join([post("/pub", body, "X: 1  2") + get("/ping", "GET", "Y:  3") for body in bodies])
+    parser = make()
+    requests = feed_all(parser, data + chunked("/pub", *bodies) + get("/ping"), step)
+    assert parser.fault is None
+    assert [r.body for r in requests if r.method == "POST"] == [*bodies, b"".join(bodies)]
+    assert len(requests) == 2 * len(bodies) + 2
+
+
+@STEPS
+@pytest.mark.parametrize("line_breaks", [b"\r\n", b"\n", b"\r\n" * 3])
+def test_line_breaks_after_a_post_are_skipped(line_breaks: bytes, step: int | None) -> None:
+    """Old clients send them."""
+    parser = make()
+    requests = feed_all(parser, post("/pub", b"x") + line_breaks + get("/ping"), step)
+    assert [r.path for r in requests] == ["/pub", "/ping"]
+    assert parser.fault is None
 
 
 @STEPS
@@ -376,8 +426,6 @@ def test_budget_counts_partial_bodies_and_refuses_over_it() -> None:
 def test_phases() -> None:
     parser = make()
     assert parser.phase is Phase.IDLE
-    parser.feed(b"\r\n")
-    assert parser.phase is Phase.IDLE
     parser.feed(b"P")
     assert parser.phase is Phase.HEAD
     parser.feed(post("/pub", b"abc")[1:-2])
@@ -394,6 +442,11 @@ PIECES = st.sampled_from(
         chunked("/pub", b"ab", b"cdef"),
         b"  V2",
         b"GET",
+        b" ",
+        b"\r\n\r\n",
+        b"GET  /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /ping HTTP/1.1\r\nHost",
+        b": a\r\n",
         b"\r\n",
         b"\n",
         b":",

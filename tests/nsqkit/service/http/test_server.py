@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
+from time import perf_counter
 
 import pytest
 import trio
 import trio.testing
 
-from nsqkit.service.http import ByteBudget, HttpServer, Limits, Request, Response, Router, serve, text
+from nsqkit.service.http import (
+    ByteBudget,
+    ConnectionShare,
+    HttpServer,
+    Limits,
+    Request,
+    Response,
+    Router,
+    serve,
+    text,
+)
 from nsqkit.service.listeners import bound_address, open_listeners
 from tests.nsqkit.service.http.http_peer import (
     BAD_REQUEST,
@@ -282,17 +293,52 @@ async def test_unsent_responses_count_against_the_budget() -> None:
         assert it.server.budget.used <= 6_000_000
 
 
-async def test_one_client_too_many() -> None:
+@pytest.mark.parametrize("said", [b"", b"GET /pi", get("/ping"), post("/pub", b"abc")[:-1]])
+async def test_one_client_too_many_takes_the_place_of_one_that_says_nothing(said: bytes) -> None:
     async with serving(small_api(), tcp=True, limits=Limits(connections=2)) as it:
         first, second = await it.connect(), await it.connect()
-        for client in (first, second):
+        await first.send(said)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await second.ask(get("/ping"))).status == 200
+        third = await it.connect()
+        assert (await third.ask(get("/ping"))).status == 200
+        await first.rest()  # whatever it was answered, it is closed
+        for client in (second, third):
             assert (await client.ask(get("/ping"))).status == 200
+        await settle(it.server, most=2)
+
+
+async def test_one_client_too_many_is_refused_while_all_others_are_answered() -> None:
+    leave = trio.Event()
+
+    async def slow(request: Request) -> Response:
+        await leave.wait()
+        return text("")
+
+    router = Router()
+    router.add("GET", "/slow", slow)
+    async with serving(router, tcp=True, limits=Limits(connections=2)) as it:
+        clients = [await it.connect() for _ in range(2)]
+        for client in clients:
+            await client.send(get("/slow"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
         third = await it.connect()
         assert (await third.rest()).startswith(b"HTTP/1.1 503 ")
-        await first.stream.aclose()
-        await settle(it.server, most=1)
-        fourth = await it.connect()
-        assert (await fourth.ask(get("/ping"))).status == 200
+        leave.set()
+        for client in clients:
+            assert (await client.answer()).status == 200
+
+
+async def test_servers_of_a_daemon_share_their_connections() -> None:
+    share = ConnectionShare(2)
+    async with (
+        serving(small_api(), tcp=True, share=share) as one,
+        serving(small_api(), tcp=True, share=share) as two,
+    ):
+        first, second, third = await one.connect(), await one.connect(), await two.connect()
+        assert (await third.ask(get("/ping"))).status == 200
+        await first.rest()
+        assert (await second.ask(get("/ping"))).status == 200
 
 
 async def test_pipelining_gives_way_to_others() -> None:
@@ -305,7 +351,7 @@ async def test_pipelining_gives_way_to_others() -> None:
     router = Router()
     router.add("GET", "/a", note)
     router.add("GET", "/b", note)
-    async with serving(router, tcp=True, limits=Limits(pipelined=8)) as it:
+    async with serving(router, tcp=True, limits=Limits(turn_seconds=0)) as it:
         many, few = await it.connect(), await it.connect()
         await many.send(get("/a") * 400)
         await few.send(get("/b"))
@@ -313,6 +359,37 @@ async def test_pipelining_gives_way_to_others() -> None:
             await many.answer()
         await few.answer()
     assert order.index("/b") < 399
+
+
+async def test_a_crowd_that_pipelines_does_not_hold_up_a_newcomer() -> None:
+    """Counted in requests: the newcomer's comes before most of what the crowd had sent before it."""
+    order: list[str] = []
+    turn_s, crowd, each = 0.002, 40, 20
+    begun = trio.Event()
+
+    def slow(request: Request) -> Response:
+        order.append(request.path)
+        if len(order) == 2 * crowd:
+            begun.set()
+        ends = perf_counter() + turn_s / 2
+        while perf_counter() < ends:
+            pass
+        return text("")
+
+    router = Router()
+    router.add("GET", "/a", slow)
+    router.add("GET", "/b", slow)
+    async with serving(router, tcp=True, limits=Limits(turn_seconds=turn_s)) as it:
+        clients = [await it.connect() for _ in range(crowd)]
+        for client in clients:
+            await client.send(get("/a") * each)
+        await begun.wait()
+        newcomer = await it.connect()
+        await newcomer.ask(get("/b"))
+        assert order.index("/b") < crowd * each / 2
+        for client in clients:
+            for _ in range(each):
+                await client.answer()
 
 
 class Running:

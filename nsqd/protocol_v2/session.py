@@ -65,6 +65,10 @@ _FINS = re.compile(rb"(?:FIN [0-9a-f]{16}\n)+").match
 _FIN_LENGTH: Final = 21
 
 
+def _nothing_to_withdraw() -> None:
+    """No auth server has been asked."""
+
+
 @attrs.define(eq=False, repr=False)  # its text would hold secrets, and all other sessions
 class Session:
     """`remote`: the peer's address for people. `wake` is called when the outbox has something to send.
@@ -86,6 +90,8 @@ class Session:
     _allowed: Mapping[bytes, Handler] = attrs.field(init=False)
     identity: Identity = attrs.field(init=False)
     authorization: SessionAuthorization = attrs.field(factory=SessionAuthorization)
+    withdraw: Callable[[], None] = _nothing_to_withdraw
+    """Ends the question to an auth server."""
     channel: Channel | None = None
     subscription: Subscription | None = None
     connected_at: int = attrs.field(init=False)
@@ -425,6 +431,7 @@ class Session:
         self.deadlines.cancel()
         self.answers.drop()
         self.layers = None  # large, and in a circle of references
+        self.withdraw()
         self.authorization.secret = b""
         if self.channel is not None and self.subscription is not None:
             ids = {frame[ID] for frame in unsent if frame[4:8] == b"\0\0\0\x02"}

@@ -10,10 +10,11 @@ import trio
 import trio.testing
 
 from nsqd.auth import AuthClient
-from nsqd.auth.state import AuthState, parse_answer
+from nsqd.auth.state import AuthState
 from nsqd.protocol_v2.authorization import MAX_SECRET
 from nsqd.protocol_v2.client_stats import client_stats
 from nsqkit.wire import CLOSE_WAIT, OK
+from tests.nsqd.auth.answers import parsed
 from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, identify, mpub, pub, sized, sub
 from tests.nsqd.protocol_v2.serving import Server, serving
 from tests.timing import patience
@@ -37,7 +38,7 @@ class Guarded(Machine):
 
     def state(self, *authorizations: dict[str, Any], ttl: int = 60, **fields: str) -> AuthState:
         answer = {"ttl": ttl, "authorizations": authorizations, **fields}
-        return parse_answer(json.dumps(answer).encode(), self.now)
+        return parsed(json.dumps(answer).encode(), self.now)
 
     def decide(self, *authorizations: dict[str, Any], ttl: int = 60, **fields: str) -> None:
         """The oldest question is answered."""
@@ -267,7 +268,7 @@ def test_heartbeats_go_on_during_a_query_and_the_client_is_not_dropped() -> None
 def allow(server: Server, client: AuthClient) -> None:
     """The auth server lets the client do everything."""
     server.rounds.begin()
-    client.authorized(parse_answer(EVERYTHING_ALLOWED, trio.current_time()))
+    client.authorized(parsed(EVERYTHING_ALLOWED, trio.current_time()))
     server.rounds.end()
 
 

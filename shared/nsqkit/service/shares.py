@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from ipaddress import AddressValueError, IPv6Address
-from types import MappingProxyType
 from typing import Generic, TypeVar
 
 __all__ = ["Shares", "address_group", "remote_group"]
 
 _HolderT = TypeVar("_HolderT", bound=Hashable)
-_NONE: Mapping[object, int] = MappingProxyType({})
 
 
 def address_group(address: str) -> str:
@@ -72,8 +70,16 @@ class Shares(Generic[_HolderT]):
             self.add(group, holder, -held)
 
     def of(self, group: str) -> Mapping[_HolderT, int]:
-        """The holders of a group, with what each has."""
-        return self._groups.get(group, _NONE)  # type: ignore[arg-type]
+        """The holders of a group, with what each has; the one that has had something for the longest comes first."""
+        return self._groups.get(group, {})
+
+    def oldest(self, group: str) -> _HolderT | None:
+        """The one of the group that has had something for the longest."""
+        return next(iter(self._groups.get(group, ())), None)
+
+    def newest(self, group: str) -> _HolderT | None:
+        """The one of the group that has had something for the shortest time."""
+        return next(reversed(self._groups.get(group, {})), None)
 
     def sum_of(self, group: str) -> int:
         """What the group has."""

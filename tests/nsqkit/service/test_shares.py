@@ -59,6 +59,7 @@ def test_sums_are_those_of_the_holders(changes: list[tuple[str, str, int]]) -> N
             mine = {h: size for (g, h), size in held.items() if g == each and size}
             assert dict(shares.of(each)) == mine
             assert shares.sum_of(each) == sum(mine.values())
+            assert (shares.oldest(each) is None) == (shares.newest(each) is None) == (not mine)
         assert shares.total == sum(held.values())
         largest = shares.largest()
         assert shares.sum_of(largest) == max(shares.sum_of("a"), shares.sum_of("b"))
@@ -72,3 +73,13 @@ def test_a_holder_cannot_give_back_more_than_it_has() -> None:
     shares.add("a", "x", 2)
     with pytest.raises(AssertionError):
         shares.add("a", "x", -3)
+
+
+def test_holders_in_the_order_of_their_first_amount() -> None:
+    shares: Shares[str] = Shares()
+    for holder, amount in (("x", 1), ("y", 1), ("x", 5), ("z", 1)):
+        shares.add("a", holder, amount)
+    assert (shares.oldest("a"), shares.newest("a")) == ("x", "z")
+    shares.remove("a", "x")
+    shares.add("a", "x", 1)
+    assert (shares.oldest("a"), shares.newest("a")) == ("y", "x")

@@ -68,6 +68,7 @@ def _small_body(session: Session, data: bytes, position: int, name: str) -> tupl
 
 def _identify(session: Session, words: list[bytes], data: bytes, position: int) -> int:
     start, stop = _small_body(session, data, position, "IDENTIFY")
+    again = session.identity.topology is not None
     identity = decode_identify(data[start:stop], session.context.limits)
     # Layers are put in once: a client that sends IDENTIFY again keeps those that it has.
     upgrade = session.context.upgrade_for(identity) if session.layers is None else Upgrade()
@@ -81,6 +82,8 @@ def _identify(session: Session, words: list[bytes], data: bytes, position: int) 
         session.answers.answer(OK)
     if upgrade:
         session.upgrade_to(upgrade)
+    elif again:
+        session.end_turn()  # it costs as much as 50 other commands, and clients need it once
     log.debug("[%s] IDENTIFY: %s", session.remote, identity)
     return stop
 

@@ -53,6 +53,8 @@ class ConnectionServer(Protocol):
     context: Context
     rounds: Rounds
     epoll: select.epoll
+    chunk: int
+    """Bytes that are read at once: a turn of one connection."""
     unfinished: dict[ClientConnection, None]
 
     def resume_soon(self, connection: ClientConnection) -> None:
@@ -118,7 +120,7 @@ class ClientConnection:
             return
         try:
             # One read an event: what is left in the socket makes another event, after the other connections' turn.
-            data = self.sock.recv(STRANGER_CHUNK if session.stranger else CHUNK)
+            data = self.sock.recv(STRANGER_CHUNK if session.stranger else self.server.chunk)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

@@ -11,8 +11,9 @@ that work in step with the daemon (one message, one answer) get half as much aga
 
 A round polls the network twice: what has become ready while it was at work is part of it, too.
 
-It is fair: one poll yields at most `EVENTS` connections and `CHUNK` bytes of each, and when rounds have taken
-`SLICE` seconds the other tasks have their turn. An error in one session ends that session only.
+It is fair: one poll yields at most `EVENTS` connections and `CHUNK` bytes of each, `BUSY_CHUNK` if there are as many:
+the one that sends little waits for a turn of all that send as much as they can. When rounds have taken `SLICE` seconds
+the other tasks have their turn. An error in one session ends that session only.
 
 As clients may be silent, one peer could take all connections and keep them. When `max_connections` are open, and only
 then, one is closed for a new client: the oldest that neither consumes nor has published (nor may, before AUTH), of the
@@ -34,7 +35,7 @@ from typing import Final
 
 import trio
 
-from nsqd.protocol_v2.connection import ClientConnection
+from nsqd.protocol_v2.connection import CHUNK, ClientConnection
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
@@ -46,6 +47,7 @@ __all__ = ["Connections"]
 log = get_logger("client")
 
 EVENTS: Final = 64
+BUSY_CHUNK: Final = 32 * 1024
 SLICE: Final = 0.002  # seconds
 SPIN: Final = 100e-6  # seconds
 _LARGE_SHARE: Final = 4  # an address with more than this part of all connections has to give way
@@ -63,6 +65,7 @@ class Connections:
         # Those that were not seen to have become useful: looked at only when room is needed, and each only once then.
         self._idle: Shares[ClientConnection] = Shares()
         self.rounds = rounds
+        self.chunk = CHUNK
         self.epoll = select.epoll()
         rounds.input_waits = self.input_waits
         self.connections: dict[int, ClientConnection] = {}
@@ -157,6 +160,7 @@ class Connections:
                     slice_end = now + SLICE
                     continue
                 idle_since = math.inf
+                self.chunk = CHUNK if len(events) < EVENTS else BUSY_CHUNK
                 rounds.begin()
                 for fd, what in chain.from_iterable(self._polls(events)):
                     connection = connections.get(fd)

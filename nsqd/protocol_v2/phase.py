@@ -44,7 +44,7 @@ TRANSITIONS: Final[Mapping[SessionPhase, Mapping[SessionPhase, str]]] = {
         _P.CLOSED: "the four bytes did not arrive in time, or the connection broke",
     },
     _P.READING: {
-        _P.YIELDED: "a turn's share of commands is used up, and there are more",
+        _P.YIELDED: "a turn's share of commands is used up, as it is by a second IDENTIFY",
         _P.UPGRADING: "an IDENTIFY agreed on TLS or a compression",
         _P.AUTHORIZING: "an AUTH, or a command whose authorization has expired",
         _P.CLOSING: "a fatal error, or the client has closed its side",

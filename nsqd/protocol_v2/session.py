@@ -295,6 +295,10 @@ class Session:
         self.enter(State.SUBSCRIBED)
         self.answers.answer_subscribe(channel, subscription)
 
+    def end_turn(self) -> None:
+        """Others have their turn before the next command."""
+        self._move_to(SessionPhase.YIELDED)
+
     def finish(self, ids: list[bytes]) -> None:
         """FIN for one message or several."""
         channel = self.channel

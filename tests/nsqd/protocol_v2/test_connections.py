@@ -475,3 +475,22 @@ async def test_connections_that_end_leave_nothing_behind_in_the_shares() -> None
             await peer.close()
         await server.settled()
         assert (server._connections._open.total, server._connections._idle.total) == (0, 0)
+
+
+@pytest.mark.heavy
+async def test_one_that_sends_little_waits_for_small_turns_of_many_that_send_much() -> None:
+    """I7. Before, each of the many was read 256 KiB at once, before the one had its turn."""
+    command = pub(b"x" * 1000, "flood")
+    async with serving("plain") as server:
+        many = [await server.connect(buffer=1 << 20) for _ in range(70)]
+        one = await server.connect()
+        await server.settled()
+        sent = 0
+        for peer in many:  # without waiting: the daemon has them all at once
+            sock = peer.stream.raw.socket
+            with contextlib.suppress(BlockingIOError):
+                sent += sock._sock.send(command * 300)  # type: ignore[attr-defined]
+        one.stream.raw.socket._sock.send(pub(b"x"))  # type: ignore[attr-defined]
+        assert await one.frame() == OK
+        published = server.broker.topics["flood"].message_count * len(command)
+        assert published < sent / 2

@@ -39,7 +39,8 @@ __all__ = ["Connections"]
 
 log = get_logger(__name__)
 
-CHUNK: Final = 16 * 1024  # bytes of one read or write
+READ_SIZE: Final = 4 * 1024  # bytes: a turn of one client, of which hundreds may send as much as they can
+CHUNK: Final = 16 * 1024  # bytes of one write, and of what is discarded
 MAGIC_SECONDS: Final = 10.0
 COMMAND_SECONDS: Final = 30.0
 WRITE_SECONDS: Final = 30.0
@@ -228,7 +229,7 @@ class _Connection:
         deadline = self.last_command_at + limit if session.incomplete else math.inf
         with trio.CancelScope(deadline=deadline):
             try:
-                return bytes(await self._stream.receive_some(CHUNK))
+                return bytes(await self._stream.receive_some(READ_SIZE))
             except _CONNECTION_LOST:
                 return None
         log.error("CLIENT(%s): closing, incomplete command after %g s", session.remote, limit)

@@ -37,7 +37,7 @@ log = get_logger("nsqd")
 _ItemT = TypeVar("_ItemT")
 
 ASKING: Final = 64
-ASKING_FOR_ADDRESS: Final = 16
+ASKING_FOR_ADDRESS: Final = 48  # many honest clients may share an address, behind a NAT
 MAX_SECONDS: Final = 30.0
 FAILED_SECONDS: Final = 10.0  # in which a server that did not answer is asked after the others
 

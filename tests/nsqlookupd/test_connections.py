@@ -216,7 +216,7 @@ async def test_reading_continues_beside_unread_answers_up_to_the_mark(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send, MAGIC + b"PING\n" * count)
         await trio.testing.wait_all_tasks_blocked()
-        assert module.MAX_UNSENT < serving.context.buffered < module.MAX_UNSENT + 6 * module.CHUNK / 5 + 6
+        assert module.MAX_UNSENT < serving.context.buffered < module.MAX_UNSENT + 6 * module.READ_SIZE / 5 + 6
         for _ in range(count):
             assert await client.read() == b"OK"
     await trio.testing.wait_all_tasks_blocked()

@@ -16,9 +16,9 @@ the one that sends little waits for a turn of all that send as much as they can.
 the other tasks have their turn. An error in one session ends that session only.
 
 As clients may be silent, one peer could take all connections and keep them. When `max_connections` are open, and only
-then, one is closed for a new client: the oldest that neither consumes nor has published (nor may, before AUTH), of the
-address that has most of these; else, if one address has more than a quarter of all and more than the new client's, the
-newest of that address. Otherwise the new client is refused.
+then, one is closed for a new client: the oldest of no use (it has neither subscribed nor published; where AUTH is
+required, it has not authenticated), of the address that has most of these; else, if one address has more than a quarter
+of all and more than the new client's, the newest of that address. Otherwise the new client is refused.
 """
 
 from __future__ import annotations

@@ -144,8 +144,9 @@ class Session:
 
     @property
     def is_useful(self) -> bool:
-        """Whether it has subscribed or published."""
-        return self.subscription is not None or bool(self.answers.pub_counts)
+        """Whether it has subscribed or published; where AUTH is required, that is enough."""
+        authenticated = self.context.ask is not None and not self.stranger
+        return authenticated or self.subscription is not None or bool(self.answers.pub_counts)
 
     def _move_to(self, phase: SessionPhase) -> None:
         assert phase in TRANSITIONS[self.phase], f"{self.phase.name} -> {phase.name}"

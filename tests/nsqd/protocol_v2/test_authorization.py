@@ -140,6 +140,17 @@ def test_what_a_client_holds_counts_among_the_others_once_it_has_authenticated()
     assert machine.context.buffered == 0
 
 
+def test_a_connection_is_of_use_once_it_has_authenticated() -> None:
+    """Where that is required: the others give way first when all connections are taken."""
+    machine = Guarded()
+    client = machine.client().send(identify())
+    assert not client.session.is_useful
+    assert machine.authorized(EVERYTHING).session.is_useful
+    assert not Machine().client().session.is_useful
+    assert Machine().client().send(pub(b"x")).session.is_useful
+    assert Machine().consumer().session.is_useful
+
+
 def test_auth_is_disabled_without_auth_servers() -> None:
     client = Machine().client().send(identify(feature_negotiation=True))
     assert client.json()["auth_required"] is False

@@ -28,9 +28,9 @@ class Scene:
 
 def test_the_address_that_holds_most_gives_way() -> None:
     scene = Scene()
+    scene.holding("large", "other").add(101)
     for number in range(9):
         scene.holding(f"small {number}", "crowd").add(100)
-    scene.holding("large", "other").add(101)
     assert scene.gone == ["small 0"]
     assert scene.buffers.used == 901
 

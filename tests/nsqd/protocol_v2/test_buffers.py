@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nsqd.protocol_v2.buffers import Buffers, Holding
 from nsqkit.wire import OK
@@ -206,3 +208,40 @@ def test_holders_that_end_leave_nothing_behind() -> None:
     for client in clients:
         client.drop()
     assert machine.context.buffers.shares.largest() == ""
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 5), st.sampled_from(["part", "rest", "nop", "drop", "wait"]), st.integers(1, 3_000)
+        ),
+        max_size=60,
+    )
+)
+def test_what_is_counted_is_what_is_held(steps: list[tuple[int, str, int]]) -> None:
+    """Whoever sends what, and whoever gives way."""
+    machine = Machine(max_buffered_bytes=5_000)
+    clients: dict[int, Client] = {}
+    missing: dict[Client, int] = {}
+    for number, what, count in steps:
+        client = clients.get(number)
+        if client is None or client.closed:
+            client = clients[number] = machine.client(remote=f"192.0.2.{number % 3}:{number}")
+        if what == "part" and client not in missing:
+            client.send(b"PUB t\n" + size(count + 1) + b"x" * count)
+            missing[client] = 1
+        elif what == "rest":
+            client.send(b"x" * missing.pop(client, 0))
+        elif what == "nop" and client not in missing:
+            client.send(b"NOP\n")
+        elif what == "drop":
+            client.drop()
+        elif what == "wait":
+            machine.advance(1)
+        held = [len(each.session.partial.data) for each in clients.values() if not each.closed]
+        assert machine.context.buffered == sum(held) <= 5_000
+    for client in clients.values():
+        if not client.closed:
+            client.drop()
+    assert machine.context.buffered == 0

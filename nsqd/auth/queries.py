@@ -28,7 +28,7 @@ log = get_logger("client")
 class AuthClient(Protocol):
     """What a query needs of the session it is made for."""
 
-    withdraw: Callable[[], None]
+    withdraw_query: Callable[[], None]
     """Set by `AuthQueries.ask`: the session has ended and needs no answer any more."""
 
     @property
@@ -63,7 +63,7 @@ class AuthQueries:
         """`client.authorized` gets the answer, in a round of its own."""
         assert self._nursery is not None
         scope = trio.CancelScope()
-        client.withdraw = scope.cancel
+        client.withdraw_query = scope.cancel
         self._nursery.start_soon(self._ask, client, scope)
 
     async def _ask(self, client: AuthClient, scope: trio.CancelScope) -> None:

@@ -68,7 +68,7 @@ _FINS = re.compile(rb"(?:FIN [0-9a-f]{16}\n)+").match
 _FIN_LENGTH: Final = 21
 
 
-def _nothing_to_withdraw() -> None:
+def _no_query() -> None:
     """No auth server has been asked."""
 
 
@@ -98,7 +98,7 @@ class Session:
     """Bytes that the layers hold, as they are counted."""
     stranger: bool = attrs.field(init=False)
     """Whether it has yet to authenticate, where that is required."""
-    withdraw: Callable[[], None] = _nothing_to_withdraw
+    withdraw_query: Callable[[], None] = _no_query
     """Ends the question to an auth server."""
     channel: Channel | None = None
     subscription: Subscription | None = None
@@ -475,7 +475,7 @@ class Session:
         self.deadlines.cancel()
         self.answers.drop()
         self.layers = None  # large, and in a circle of references
-        self.withdraw()
+        self.withdraw_query()
         self.authorization.secret = b""
         if self.channel is not None and self.subscription is not None:
             ids = {frame[ID] for frame in unsent if frame[4:8] == b"\0\0\0\x02"}

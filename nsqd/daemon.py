@@ -171,7 +171,7 @@ class Daemon:
             snappy=options.snappy,
             deflate=options.deflate,
         )
-        self.connections = Connections(self.context, self.rounds)
+        self.connections = Connections(self.context, self.rounds, self._max_connections)
         self.drain = Drain(
             self.broker,
             options.drain_timeout / SECOND,
@@ -282,14 +282,14 @@ class Daemon:
             self._stopping.set()
 
     def _accept(self, stream: trio.SocketStream) -> None:
-        if len(self.connections.connections) >= self._max_connections:
+        remote = remote_address(stream)
+        if not self.connections.make_room(remote):
             log.warning(
                 "TCP: connection refused: %d connections, the most that the descriptor limit allows",
                 self._max_connections,
             )
             stream.socket.close()
             return
-        remote = remote_address(stream)
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:

@@ -230,7 +230,7 @@ class NsqdOptions(DaemonOptions):
         256 << 20,
         minimum=1,
         help="Memory, for the whole daemon, for commands that have not fully arrived and responses that "
-        "clients have not read yet.",
+        "clients have not read yet. When it is used up, those that hold most of it are closed.",
     )
     max_output_buffer_size: Bytes = option(
         65536, minimum=0, help="Largest output buffer that a client can ask for."

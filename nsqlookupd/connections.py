@@ -9,6 +9,16 @@ Rules:
   first response is served. Above `MAX_UNSENT` bytes nothing is read from it until it has accepted some.
 - When the input of a client ends, for any reason, its producer is removed at once, before the last responses are sent.
 - An error in one connection ends only that one.
+
+As clients may be silent, one peer could take all connections and keep them. When there are no more, and only then, one
+of them is closed for the new client (`_victim`):
+
+1. the oldest that has not identified itself, of the address that has most of these;
+2. else the one from which nothing has come for the longest, if that is `SILENT_SECONDS` or more: an nsqd sends a PING
+   every 15 s;
+3. else, if one address has more than a quarter of all and more than the new client's, the newest of that address.
+
+Otherwise the new client is refused.
 """
 
 from __future__ import annotations
@@ -16,18 +26,21 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
 from nsqkit.logging import get_logger
+from nsqkit.service.shares import Shares, remote_group
 from nsqlookupd.protocol_v1 import Context, Session, SessionPhase
 
 __all__ = ["Connections"]
 
 log = get_logger(__name__)
 
-CHUNK: Final = 16 * 1024  # bytes of one read or write
+READ_SIZE: Final = 4 * 1024  # bytes: a turn of one client, of which hundreds may send as much as they can
+CHUNK: Final = 16 * 1024  # bytes of one write, and of what is discarded
 MAGIC_SECONDS: Final = 10.0
 COMMAND_SECONDS: Final = 30.0
 WRITE_SECONDS: Final = 30.0
@@ -36,6 +49,8 @@ MIN_UNSENT: Final = 4 * 1024  # bytes that any client may leave unread, even if 
 LINGER_SECONDS: Final = 2.0  # for a client to read the last error before the connection is closed
 LINGER_BYTES: Final = 1 << 20
 MAX_CONNECTIONS: Final = 10_000
+SILENT_SECONDS: Final = 60.0
+_LARGE_SHARE: Final = 4  # an address with more than this part of all connections has to give way
 
 _CONNECTION_LOST = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
@@ -47,6 +62,10 @@ class Connections:
     def __init__(self, context: Context, max_connections: int = MAX_CONNECTIONS) -> None:
         self._context = context
         self._max_connections = max_connections
+        # All of these have the oldest first, and none that is being closed for others.
+        self._open: Shares[_Connection] = Shares()
+        self._unidentified: Shares[_Connection] = Shares()
+        self._by_last_command: dict[_Connection, None] = {}
 
     @property
     def count(self) -> int:
@@ -58,18 +77,65 @@ class Connections:
         traffic = self._context.traffic
         traffic.connections += 1
         traffic.connections_total += 1
+        connection = _Connection(stream, self._context, remote, self._was_heard)
         try:
-            if self.count > self._max_connections:
-                log.error("TCP: client(%s) refused: %d are connected", remote, self.count - 1)
+            if not self._has_room(connection.group):
+                log.error("TCP: client(%s) refused: %d are connected", remote, self._open.total)
                 return
             log.info("TCP: new client(%s)", remote)
-            await _Connection(stream, self._context, remote).run()
+            self._open.add(connection.group, connection, 1)
+            self._unidentified.add(connection.group, connection, 1)
+            self._by_last_command[connection] = None
+            await connection.run()
             log.info("PROTOCOL(V1): [%s] exiting", remote)
         except Exception:
             log.exception("[%s] internal error; closing the connection", remote)
         finally:
+            self._forget(connection)
             traffic.connections -= 1
             await trio.aclose_forcefully(stream)
+
+    def _was_heard(self, connection: _Connection) -> None:
+        """A command of it is complete."""
+        if self._by_last_command.pop(connection, self) is self:
+            return  # it is being closed
+        self._by_last_command[connection] = None
+        if connection.identified:
+            self._unidentified.remove(connection.group, connection)
+
+    def _forget(self, connection: _Connection) -> None:
+        self._open.remove(connection.group, connection)
+        self._unidentified.remove(connection.group, connection)
+        self._by_last_command.pop(connection, None)
+
+    def _has_room(self, group: str) -> bool:
+        """Whether another client of this address can be served, if need be after one of the others was closed."""
+        if self._open.total < self._max_connections:
+            return True
+        victim = self._victim(group)
+        if victim is None:
+            return False
+        self._forget(victim)
+        log.info(
+            "CLIENT(%s): closing: %d are connected, and others want to be",
+            victim.remote,
+            self._max_connections,
+        )
+        victim.close()
+        return True
+
+    def _victim(self, group: str) -> _Connection | None:
+        """The connection that gives way to a new client of this address."""
+        if self._unidentified.total:
+            return self._unidentified.oldest(self._unidentified.largest())
+        quietest = next(iter(self._by_last_command))
+        if trio.current_time() >= quietest.last_command_at + SILENT_SECONDS:
+            return quietest
+        largest = self._open.largest()
+        share = self._open.sum_of(largest)
+        if share > self._max_connections / _LARGE_SHARE and share > self._open.sum_of(group) + 1:
+            return self._open.newest(largest)
+        return None
 
 
 def tune(sock: trio.socket.SocketType) -> None:
@@ -87,17 +153,35 @@ def tune(sock: trio.socket.SocketType) -> None:
 class _Connection:
     """One client: its stream, its session, and the responses that it has not accepted yet."""
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, context: Context, remote: str) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        context: Context,
+        remote: str,
+        was_heard: Callable[[_Connection], None],
+    ) -> None:
+        self.remote = remote
+        self.group = remote_group(remote)
         self._stream = stream
         self._context = context
-        self._session = Session(context, remote)
+        self._was_heard = was_heard
+        self._session = Session(context, remote, self.close)
         self._unsent = bytearray()
         self._sending = 0
-        self._last_command_at = trio.current_time()
+        self.last_command_at = trio.current_time()
         """When the last command was complete, or the connection began."""
         self._output_ready = trio.Event()
         self._output_sent = trio.Event()
         self._scope = trio.CancelScope()
+
+    @property
+    def identified(self) -> bool:
+        """Whether it is an nsqd's."""
+        return self._session.producer is not None
+
+    def close(self) -> None:
+        """Close it at once."""
+        self._scope.cancel()
 
     async def run(self) -> None:
         try:
@@ -126,7 +210,8 @@ class _Connection:
             was_incomplete = session.incomplete
             answer = session.feed(data, now) if data else session.eof()
             if answer or not was_incomplete:
-                self._last_command_at = now
+                self.last_command_at = now
+                self._was_heard(self)
             self._unsent += answer
             self._context.buffered += len(answer)
             self._output_ready.set()
@@ -141,10 +226,10 @@ class _Connection:
         """The next bytes of the client, empty at EOF; None if the connection is lost or the client too slow."""
         session = self._session
         limit = MAGIC_SECONDS if session.phase is SessionPhase.MAGIC else COMMAND_SECONDS
-        deadline = self._last_command_at + limit if session.incomplete else math.inf
+        deadline = self.last_command_at + limit if session.incomplete else math.inf
         with trio.CancelScope(deadline=deadline):
             try:
-                return bytes(await self._stream.receive_some(CHUNK))
+                return bytes(await self._stream.receive_some(READ_SIZE))
             except _CONNECTION_LOST:
                 return None
         log.error("CLIENT(%s): closing, incomplete command after %g s", session.remote, limit)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -27,7 +28,7 @@ from nsqkit.service.listeners import (
 )
 from nsqkit.service.systemd import keep_informed
 from nsqkit.version import VERSION
-from nsqlookupd.connections import Connections, tune
+from nsqlookupd.connections import MAX_CONNECTIONS, Connections, tune
 from nsqlookupd.http import make_server
 from nsqlookupd.options import LookupdOptions
 from nsqlookupd.protocol_v1 import Context
@@ -38,6 +39,8 @@ __all__ = ["Daemon", "StartError"]
 log = get_logger("nsqlookupd")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RESERVED_DESCRIPTORS = 50  # for listeners, the log and whatever the libraries open
+MIN_CONNECTIONS = 16
 
 
 class StartError(Exception):
@@ -89,7 +92,7 @@ class Daemon:
     ) -> None:
         context = Context(registry=self.registry, identity=self._identity())
         server = make_server(self.registry, traffic=context.traffic)
-        connections = Connections(context)
+        connections = Connections(context, _max_connections())
         async with trio.open_nursery() as serving:
             await serving.start(server.run, http)
             async with trio.open_nursery() as clients:
@@ -150,6 +153,12 @@ def _announce(name: str, listeners: list[trio.SocketListener]) -> BoundAddress:
 def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
     error = errors.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _max_connections() -> int:
+    """The other half of the descriptors is for clients of the HTTP API."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return min(MAX_CONNECTIONS, max(MIN_CONNECTIONS, (descriptors - RESERVED_DESCRIPTORS) // 2))
 
 
 def _tune_garbage_collection() -> None:

@@ -89,14 +89,19 @@ class Context:
     traffic: Traffic = attrs.field(factory=Traffic)
 
 
-class Session:
-    """One connection. `end` must be called when it is over."""
+def _leave_open() -> None:
+    """There is no connection to close."""
 
-    def __init__(self, context: Context, remote: str) -> None:
+
+class Session:
+    """One connection. `end` must be called when it is over. `close` is called when it has to end, without an answer."""
+
+    def __init__(self, context: Context, remote: str, close: Callable[[], None] = _leave_open) -> None:
         self.phase = SessionPhase.MAGIC
         self.remote = remote
         self.producer: Producer | None = None
         self._context = context
+        self._close = close
         self._buffer = bytearray()
         self._body_size = 0
         self._reserved = 0
@@ -141,6 +146,13 @@ class Session:
         if self.producer is not None:
             self._context.registry.disconnect(self.producer)
             self.producer = None
+
+    def _evicted(self) -> None:
+        """The registry is full, and this producer has most."""
+        _log.error("CLIENT(%s): closing: the registry is full, and it has most registrations", self.remote)
+        self.phase = SessionPhase.CLOSING
+        self.producer = None
+        self._close()
 
     # --- parsing: each method returns the position after the part it has parsed, or None if that is incomplete
 
@@ -200,7 +212,7 @@ class Session:
             return None
         info = _producer_info(bytes(self._buffer[position:end]), self.remote)
         self._release_body()
-        self.producer = self._context.registry.identify(info, now)
+        self.producer = self._context.registry.identify(info, now, self._evicted)
         _log.info(
             "CLIENT(%s): IDENTIFY Address:%s TCP:%d HTTP:%d Version:%s",
             self.remote,

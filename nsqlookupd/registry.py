@@ -18,19 +18,35 @@ indexed: a key has its producers, a producer its keys. So the cost of REGISTER a
 disconnect is proportional to the producer's registrations, that of a look-up to its result. A name is stored once,
 however many producers have registered it.
 
-The number of keys and of registrations is bounded (`RegistryLimits`), as a client can register any number of names;
-above it `Full` is raised.
+The number of keys and of registrations is bounded (`RegistryLimits`), as a client can register any number of names. At
+a limit, and only then,
+
+1. keys without producers give way, the longest without first: those of the address that has left most of them behind.
+   An address that has created more than half of all keys does not displace the few (a hundredth) of another.
+2. Without such keys, the address with most registrations gives way to one that has less than half of its number, and
+   within one address the producer with most to one with less than half of its number: that producer is evicted, its
+   connection is closed. Operators displace no producers.
+3. Otherwise `Full` is raised.
+
+So what a peer has registered and left, or holds in masses, keeps nobody out. A key belongs to the address that has
+created it; all operators count as one address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from heapq import nlargest
+from typing import Final
 
 import attrs
 
+from nsqkit.service.shares import Shares, remote_group
 from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["Found", "Full", "Producer", "ProducerInfo", "Registry", "RegistryLimits"]
+
+_OPERATORS: Final = "operators"  # the owner of the keys that were created over HTTP
 
 
 class Full(Exception):
@@ -67,6 +83,10 @@ class ProducerInfo:
         return f"{self.broadcast_address}:{self.http_port}"
 
 
+def _ignore() -> None:
+    """Nobody is to be told."""
+
+
 @attrs.define(eq=False)
 class Producer:
     """One connected nsqd and what it has registered. Only the registry changes it."""
@@ -78,13 +98,22 @@ class Producer:
     """Its topics, each with the time of its tombstone; None without one."""
     channels: dict[str, set[str]] = attrs.field(factory=dict)
     """Its channels by topic; topics without a channel have no entry."""
+    on_evicted: Callable[[], None] = _ignore
+    """Called when it had to give way; it is no producer any more."""
+    group: str = attrs.field(init=False)
+    """Its address, as far as limits are concerned."""
+
+    def __attrs_post_init__(self) -> None:
+        self.group = remote_group(self.info.remote_address)
 
 
 @attrs.define(eq=False)
 class _Key:
-    """A topic or a channel."""
+    """A topic or a channel, which is empty for a topic. `owner`: the group of the producer that created it."""
 
-    name: str
+    topic: str
+    channel: str
+    owner: str
     producers: dict[Producer, None] = attrs.field(factory=dict)
 
 
@@ -110,19 +139,23 @@ class Registry:
         self.tombstone_lifetime = tombstone_lifetime
         self.limits = limits or RegistryLimits()
         self.key_count = 0
-        self.registration_count = 0
+        self._registrations: Shares[Producer] = Shares()
         self._producers: dict[Producer, None] = {}
         self._topics: dict[str, _Key] = {}
         self._tombstones: dict[tuple[Producer, str], float] = {}
         """The times at which they were set, the oldest first; used to count them. Look-ups use `Producer.topics`."""
         self._channels: dict[str, dict[str, _Key]] = {}
         """By topic, which may have no key itself. There are no empty dicts in it."""
+        self._keys_of: Counter[str] = Counter()
+        """The number of keys by owner."""
+        self._orphans: dict[str, dict[_Key, None]] = {}
+        """The keys without producers by owner, the longest without first. There are no empty dicts in it."""
 
     # --- commands of nsqds
 
-    def identify(self, info: ProducerInfo, now: float) -> Producer:
-        """Add a producer that has connected."""
-        producer = Producer(info, now)
+    def identify(self, info: ProducerInfo, now: float, on_evicted: Callable[[], None] = _ignore) -> Producer:
+        """Add a producer that has connected. `on_evicted` is called if it has to give way to others."""
+        producer = Producer(info, now, on_evicted=on_evicted)
         self._producers[producer] = None
         return producer
 
@@ -134,36 +167,38 @@ class Registry:
     def register(self, producer: Producer, topic: str, channel: str = "") -> None:
         """Register the producer for a topic and, unless empty, a channel of it.
 
-        An existing registration is left unchanged, with its tombstone. `Full`: nothing was changed.
+        An existing registration is left unchanged, with its tombstone. `Full`: the producer has nothing new.
         """
         assert producer in self._producers, "a disconnected producer"
         has_topic = topic in producer.topics
         has_channel = not channel or channel in producer.channels.get(topic, ())
-        self._check_limit((not has_topic) + (not has_channel))
-        self._make_keys(topic, channel)
+        needed = (not has_topic) + (not has_channel)
+        if not needed:
+            return
+        while self.registration_count + needed > self.limits.registrations:
+            if not self._evict_for(producer):
+                raise Full("too many registrations")
+        self._make_keys(topic, channel, producer)
         if not has_topic:
             key = self._topics[topic]
-            key.producers[producer] = None
-            producer.topics[key.name] = None
+            self._add_producer(key, producer)
+            producer.topics[key.topic] = None
         if not has_channel:
             key = self._channels[topic][channel]
-            key.producers[producer] = None
-            producer.channels.setdefault(self._topics[topic].name, set()).add(key.name)
-        self.registration_count += (not has_topic) + (not has_channel)
+            self._add_producer(key, producer)
+            producer.channels.setdefault(self._topics[topic].topic, set()).add(key.channel)
 
     def unregister(self, producer: Producer, topic: str, channel: str = "") -> None:
         """Unregister the producer from a channel or, without one, from the topic and all its channels."""
         assert producer in self._producers, "a disconnected producer"
         if channel:
             self._remove_from_channel(producer, topic, channel)
-            if is_ephemeral(channel) and self._has_no_producers(self._channels.get(topic, {}).get(channel)):
-                self._drop_channel(topic, channel)
+            self._drop_if_ephemeral(self._channels.get(topic, {}).get(channel))
             return
         for name in list(producer.channels.get(topic, ())):
             self._remove_from_channel(producer, topic, name)
         self._remove_from_topic(producer, topic)
-        if is_ephemeral(topic) and self._has_no_producers(self._topics.get(topic)):
-            self._drop_topic(topic)
+        self._drop_if_ephemeral(self._topics.get(topic))
 
     def disconnect(self, producer: Producer) -> None:
         """Remove a producer whose connection has ended; the keys stay. To be called once for each."""
@@ -171,12 +206,11 @@ class Registry:
         for topic, channels in producer.channels.items():
             keys = self._channels[topic]
             for channel in channels:
-                del keys[channel].producers[producer]
-            self.registration_count -= len(channels)
+                self._detach(keys[channel], producer)
         for topic in producer.topics:
-            del self._topics[topic].producers[producer]
+            self._detach(self._topics[topic], producer)
             self._tombstones.pop((producer, topic), None)
-        self.registration_count -= len(producer.topics)
+        self._registrations.remove(producer.group, producer)
         producer.topics.clear()
         producer.channels.clear()
 
@@ -184,11 +218,11 @@ class Registry:
 
     def create_topic(self, topic: str) -> None:
         """Create a topic without producers, if it does not exist. `Full`: nothing was changed."""
-        self._make_keys(topic, "")
+        self._make_keys(topic, "", None)
 
     def create_channel(self, topic: str, channel: str) -> None:
         """Create a channel without producers, and its topic, if they do not exist. `Full`: nothing was changed."""
-        self._make_keys(topic, channel)
+        self._make_keys(topic, channel, None)
 
     def delete_topic(self, topic: str) -> None:
         """Delete a topic, if it exists, with all its channels and registrations. Producers are not notified."""
@@ -198,7 +232,7 @@ class Registry:
         if key is not None:
             for producer in list(key.producers):
                 self._remove_from_topic(producer, topic)
-            self._drop_topic(topic)
+            self._drop(key)
 
     def delete_channel(self, topic: str, channel: str) -> bool:
         """Delete a channel with its registrations; False if it does not exist. Producers are not notified."""
@@ -207,7 +241,7 @@ class Registry:
             return False
         for producer in list(key.producers):
             self._remove_from_channel(producer, topic, channel)
-        self._drop_channel(topic, channel)
+        self._drop(key)
         return True
 
     def tombstone(self, topic: str, node: str, now: float) -> int:
@@ -260,6 +294,11 @@ class Registry:
         return since is not None and now - since < self.tombstone_lifetime
 
     @property
+    def registration_count(self) -> int:
+        """The pairs of a producer and a topic, and of a producer and a channel."""
+        return self._registrations.total
+
+    @property
     def topic_count(self) -> int:
         """The number of topics, with producers or without."""
         return len(self._topics)
@@ -297,31 +336,102 @@ class Registry:
 
     # --- helpers
 
-    def _check_limit(self, count: int) -> None:
-        if count and self.registration_count + count > self.limits.registrations:
-            raise Full("too many registrations")
-
-    def _make_keys(self, topic: str, channel: str) -> None:
-        """Create the topic and, unless empty, the channel, if they do not exist."""
+    def _make_keys(self, topic: str, channel: str, producer: Producer | None) -> None:
+        """Create the topic and, unless empty, the channel, if they do not exist. None: an operator does."""
         needs_topic = topic not in self._topics
         needs_channel = bool(channel) and channel not in self._channels.get(topic, ())
         if not needs_topic and not needs_channel:
             return
         if self.key_count + needs_topic + needs_channel > self.limits.keys:
-            raise Full("too many topics and channels")
+            self._make_room(topic, channel, producer)
+        owner = producer.group if producer is not None else _OPERATORS
         if needs_topic:
-            self._topics[topic] = _Key(topic)
+            key = self._topics[topic] = _Key(topic, "", owner)
+            self._key_added(key)
         if needs_channel:
-            self._channels.setdefault(self._topics[topic].name, {})[channel] = _Key(channel)
-        self.key_count += needs_topic + needs_channel
+            name = self._topics[topic].topic
+            key = self._channels.setdefault(name, {})[channel] = _Key(name, channel, owner)
+            self._key_added(key)
+
+    def _key_added(self, key: _Key) -> None:
+        self.key_count += 1
+        self._keys_of[key.owner] += 1
+        self._orphans.setdefault(key.owner, {})[key] = None
+
+    # --- at a limit
+
+    def _make_room(self, topic: str, channel: str, producer: Producer | None) -> None:
+        """Room for the keys of a topic and a channel, of which one may exist and stays. `Full`."""
+        group = producer.group if producer is not None else _OPERATORS
+        wanted = (self._topics.get(topic), self._channels.get(topic, {}).get(channel))
+        kept = [key for key in wanted if key is not None]
+        needed = 1 + bool(channel) - len(kept)
+        while self.key_count + needed > self.limits.keys:
+            orphan = self._orphan_to_drop(group, kept)
+            if orphan is not None:
+                self._drop(orphan)
+            elif producer is None or not self._evict_for(producer):
+                raise Full("too many topics and channels")
+
+    def _orphan_to_drop(self, group: str, kept: list[_Key]) -> _Key | None:
+        """The key without producers, none of `kept`, that gives way to this group first."""
+        orphans = self._orphans
+        # Three, as of two all that there is may have to be kept.
+        for owner in nlargest(3, orphans, key=lambda owner: len(orphans[owner])):
+            few = len(orphans[owner]) <= self.limits.keys // 100
+            if few and owner != group and self._keys_of[group] > self.limits.keys // 2:
+                continue
+            for key in orphans[owner]:
+                if key not in kept:
+                    return key
+        return None
+
+    def _evict_for(self, producer: Producer) -> bool:
+        """Evict the producer that has most; False if this one has not much less."""
+        shares, group = self._registrations, producer.group
+        largest = shares.largest()
+        if not largest:
+            return False
+        victim = max(shares.of(largest), key=shares.of(largest).__getitem__)
+        if largest == group:
+            has_much_more = shares.of(group)[victim] > 2 * shares.of(group).get(producer, 0) + 2
+        else:
+            has_much_more = shares.sum_of(largest) > 2 * shares.sum_of(group) + 2
+        if not has_much_more:
+            return False
+        self.disconnect(victim)
+        victim.on_evicted()
+        return True
+
+    # --- keys and their producers
+
+    def _add_producer(self, key: _Key, producer: Producer) -> None:
+        if not key.producers:
+            self._not_orphaned(key)
+        key.producers[producer] = None
+        self._registrations.add(producer.group, producer, 1)
+
+    def _remove_producer(self, key: _Key, producer: Producer) -> None:
+        self._detach(key, producer)
+        self._registrations.add(producer.group, producer, -1)
+
+    def _detach(self, key: _Key, producer: Producer) -> None:
+        del key.producers[producer]
+        if not key.producers:
+            self._orphans.setdefault(key.owner, {})[key] = None
+
+    def _not_orphaned(self, key: _Key) -> None:
+        orphans = self._orphans[key.owner]
+        del orphans[key]
+        if not orphans:
+            del self._orphans[key.owner]
 
     def _remove_from_topic(self, producer: Producer, topic: str) -> None:
         if topic in producer.topics:
             assert topic not in producer.channels, "registered for a channel, but not for its topic"
             del producer.topics[topic]
             self._tombstones.pop((producer, topic), None)
-            del self._topics[topic].producers[producer]
-            self.registration_count -= 1
+            self._remove_producer(self._topics[topic], producer)
 
     def _remove_from_channel(self, producer: Producer, topic: str, channel: str) -> None:
         mine = producer.channels.get(topic, set())
@@ -329,21 +439,24 @@ class Registry:
             mine.remove(channel)
             if not mine:
                 del producer.channels[topic]
-            del self._channels[topic][channel].producers[producer]
-            self.registration_count -= 1
+            self._remove_producer(self._channels[topic][channel], producer)
 
-    @staticmethod
-    def _has_no_producers(key: _Key | None) -> bool:
-        """Whether the key exists and has no producers."""
-        return key is not None and not key.producers
+    def _drop_if_ephemeral(self, key: _Key | None) -> None:
+        """Drop an ephemeral key, if it exists and has no producers left."""
+        if key is not None and not key.producers and is_ephemeral(key.channel or key.topic):
+            self._drop(key)
 
-    def _drop_topic(self, topic: str) -> None:
-        del self._topics[topic]
+    def _drop(self, key: _Key) -> None:
+        """Forget a key that has no producers."""
+        if key.channel:
+            keys = self._channels[key.topic]
+            del keys[key.channel]
+            if not keys:
+                del self._channels[key.topic]
+        else:
+            del self._topics[key.topic]
+        self._not_orphaned(key)
         self.key_count -= 1
-
-    def _drop_channel(self, topic: str, channel: str) -> None:
-        keys = self._channels[topic]
-        del keys[channel]
-        if not keys:
-            del self._channels[topic]
-        self.key_count -= 1
+        self._keys_of[key.owner] -= 1
+        if not self._keys_of[key.owner]:
+            del self._keys_of[key.owner]

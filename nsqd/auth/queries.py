@@ -4,10 +4,13 @@ A question is a task of its own; its answer is a round of its own:
 
     session --ask--> a task --Authorizer.query--> the auth servers
     session <--authorized-- the task
+
+A session that ends withdraws its question: connections that come and go must not leave tasks behind.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -24,6 +27,9 @@ log = get_logger("client")
 
 class AuthClient(Protocol):
     """What a query needs of the session it is made for."""
+
+    withdraw_query: Callable[[], None]
+    """Set by `AuthQueries.ask`: the session has ended and needs no answer any more."""
 
     @property
     def remote(self) -> str:
@@ -56,18 +62,23 @@ class AuthQueries:
     def ask(self, client: AuthClient) -> None:
         """`client.authorized` gets the answer, in a round of its own."""
         assert self._nursery is not None
-        self._nursery.start_soon(self._ask, client)
+        scope = trio.CancelScope()
+        client.withdraw_query = scope.cancel
+        self._nursery.start_soon(self._ask, client, scope)
 
-    async def _ask(self, client: AuthClient) -> None:
+    async def _ask(self, client: AuthClient, scope: trio.CancelScope) -> None:
         state: AuthState | None = None
         if client.closed:
             return
         try:
-            state = await self._authorizer.query(client.auth_request())
+            with scope:
+                state = await self._authorizer.query(client.auth_request())
         except AuthFailed as error:
             log.warning("[%s] AUTH failed - %s", client.remote, error)
         except Exception:  # an error of ours lets no client in, and ends nothing else
             log.exception("[%s] AUTH failed", client.remote)
+        if scope.cancelled_caught:
+            return
         self._rounds.begin()
         try:
             client.authorized(state)

@@ -6,14 +6,16 @@ from typing import Any, Final
 
 import attrs
 
-from nsqd.auth.pattern import Budget, Pattern, PatternError, compile_pattern
+from nsqd.auth.pattern import MAX_PATTERNS, Budget, Pattern, PatternError, compile_pattern
 from nsqkit.decoding import DecodeError, decode_json
 from nsqkit.service.typed_json import convert
+from nsqkit.yielder import Yielder
 
 __all__ = ["AuthFailed", "AuthState", "Authorization", "parse_answer"]
 
 _REMEMBERED = 100  # names of one client; one more and all are forgotten
 _LONGEST_SECONDS: Final = 10.0 * 365 * 24 * 3600
+_MAX_NAME: Final = 1024  # characters of an identity and of its URL, which are kept and shown
 _SHOWN = 100  # characters of the server's text that go into the log
 
 
@@ -91,41 +93,57 @@ class _Answer:
     identity_url: str | None = ""
 
 
-def parse_answer(body: bytes, now: float) -> AuthState:
-    """The state that an answer received at `now` gives; the list of authorizations may be empty. `AuthFailed`."""
+async def parse_answer(body: bytes, now: float, yielder: Yielder) -> AuthState:
+    """The state that an answer received at `now` gives; the list of authorizations may be empty. `AuthFailed`.
+
+    Other tasks run between two patterns: to compile all of an answer may take some tens of milliseconds.
+    """
     try:
         answer = convert(_with_small_keys(decode_json(body)), _Answer)
     except (DecodeError, RecursionError) as error:
         raise AuthFailed(f"bad JSON - {_shown(str(error))}") from error
     if not answer.ttl or answer.ttl <= 0:
         raise AuthFailed(f"invalid TTL {answer.ttl or 0} (must be >0)")
+    identity, identity_url = answer.identity or "", answer.identity_url or ""
+    if max(len(identity), len(identity_url)) > _MAX_NAME:
+        raise AuthFailed(f"identity or its URL too long: more than {_MAX_NAME} characters")
+    entries = [entry or _Entry() for entry in answer.authorizations or ()]
+    if sum(1 + len(entry.channels or ()) for entry in entries) > MAX_PATTERNS:  # before the first is compiled
+        raise AuthFailed(f"too many regular expressions: more than {MAX_PATTERNS}")
     budget = Budget()
     return AuthState(
-        identity=answer.identity or "",
-        identity_url=answer.identity_url or "",
-        authorizations=tuple(
-            _authorization(entry or _Entry(), budget) for entry in answer.authorizations or ()
-        ),
+        identity=identity,
+        identity_url=identity_url,
+        authorizations=tuple([await _authorization(entry, budget, yielder) for entry in entries]),
         expires=now + min(float(answer.ttl), _LONGEST_SECONDS),
     )
 
 
 def _with_small_keys(value: Any) -> Any:
-    """The same with lower-case keys: the original matches them in any case."""
-    if isinstance(value, dict):
-        return {key.lower(): _with_small_keys(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_small_keys(item) for item in value]
-    return value
+    """The same with lower-case keys: the original matches them in any case. Nothing deeper than an entry has keys."""
+    answer = _lowered(value)
+    if isinstance(answer, dict) and isinstance(entries := answer.get("authorizations"), list):
+        answer["authorizations"] = [_lowered(entry) for entry in entries]
+    return answer
 
 
-def _authorization(entry: _Entry, budget: Budget) -> Authorization:
+def _lowered(value: Any) -> Any:
+    return {key.lower(): item for key, item in value.items()} if isinstance(value, dict) else value
+
+
+async def _authorization(entry: _Entry, budget: Budget, yielder: Yielder) -> Authorization:
     permissions = set(entry.permissions or ())
     for permission in permissions - {"subscribe", "publish"}:
         raise AuthFailed(f"unknown permission {_shown(permission or '')!r}")
+    topic = _pattern("topic", entry.topic, budget)
+    await yielder.maybe_yield()
+    channels = []
+    for channel in entry.channels or ():
+        channels.append(_pattern("channel", channel, budget))
+        await yielder.maybe_yield()
     return Authorization(
-        topic=_pattern("topic", entry.topic, budget),
-        channels=tuple(_pattern("channel", channel, budget) for channel in entry.channels or ()),
+        topic=topic,
+        channels=tuple(channels),
         subscribe="subscribe" in permissions,
         publish="publish" in permissions,
     )

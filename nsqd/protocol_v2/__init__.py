@@ -5,7 +5,8 @@
                       compression in between
     session.py        the protocol without any I/O: bytes in, calls on the broker, frames out. With its parts:
                       phase.py (its life), partial.py (a command in pieces), deadlines.py (heartbeats and time limits),
-                      answers.py (their order, and what they wait for), authorization.py
+                      answers.py (their order, and what they wait for), authorization.py, buffers.py (the memory that
+                      all connections share)
     commands.py       what each command does; framing.py: from bodies to frames; identify.py: IDENTIFY
     context.py        what all sessions share; client_stats.py: a connection as /stats shows it
 

@@ -34,6 +34,9 @@ __all__ = ["ALLOWED"]
 log = get_logger("client")
 
 _SIZE = struct.Struct(">i")
+STRANGER_BODY_LIMIT: Final = (
+    64 * 1024
+)  # bytes of an IDENTIFY or AUTH of a client that has yet to authenticate
 
 
 def _sized(data: bytes, position: int, limit: int, code: str, what: str, big: str) -> tuple[int, int]:
@@ -51,15 +54,21 @@ def _sized(data: bytes, position: int, limit: int, code: str, what: str, big: st
     return position + 4, stop
 
 
+def _small_body(session: Session, data: bytes, position: int, name: str) -> tuple[int, int]:
+    limit = session.context.max_body_size
+    invalid, big = f"{name} invalid body", f"{name} body too big"
+    try:
+        return _sized(data, position, limit, "E_BAD_BODY", invalid, big)
+    except Incomplete as incomplete:
+        size = incomplete.need - _SIZE.size
+        if session.stranger and size > STRANGER_BODY_LIMIT:
+            raise ProtocolError("E_BAD_BODY", f"{big} {size} > {STRANGER_BODY_LIMIT}") from None
+        raise
+
+
 def _identify(session: Session, words: list[bytes], data: bytes, position: int) -> int:
-    start, stop = _sized(
-        data,
-        position,
-        session.context.max_body_size,
-        "E_BAD_BODY",
-        "IDENTIFY invalid body",
-        "IDENTIFY body too big",
-    )
+    start, stop = _small_body(session, data, position, "IDENTIFY")
+    again = session.identity.topology is not None
     identity = decode_identify(data[start:stop], session.context.limits)
     # Layers are put in once: a client that sends IDENTIFY again keeps those that it has.
     upgrade = session.context.upgrade_for(identity) if session.layers is None else Upgrade()
@@ -73,6 +82,8 @@ def _identify(session: Session, words: list[bytes], data: bytes, position: int) 
         session.answers.answer(OK)
     if upgrade:
         session.upgrade_to(upgrade)
+    elif again:
+        session.end_turn()  # it costs as much as 50 other commands, and clients need it once
     log.debug("[%s] IDENTIFY: %s", session.remote, identity)
     return stop
 
@@ -80,8 +91,7 @@ def _identify(session: Session, words: list[bytes], data: bytes, position: int) 
 def _auth(session: Session, words: list[bytes], data: bytes, position: int) -> int:
     if len(words) != 1:  # the one command that takes no superfluous words
         raise ProtocolError("E_INVALID", "AUTH invalid number of parameters")
-    limit = session.context.max_body_size
-    start, stop = _sized(data, position, limit, "E_BAD_BODY", "AUTH invalid body", "AUTH body too big")
+    start, stop = _small_body(session, data, position, "AUTH")
     if session.context.ask is None:
         raise ProtocolError("E_AUTH_DISABLED", "AUTH disabled")
     session.authorization.begin(data[start:stop])
@@ -187,12 +197,12 @@ def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> in
     topic = context.topics.get(words[1])
     if topic is None:
         _topic_name(words[1], "E_BAD_TOPIC", "PUB")
-    # The usual case of `_sized`, in place: a single publish costs little enough for this to show.
+    # The usual case of `_message_body`, in place: a single publish costs little enough for this to show.
     start = position + 4
     if len(data) >= start and 0 < (size := _SIZE.unpack_from(data, position)[0]) <= context.max_msg_size:
         stop: int = start + size
         if len(data) < stop:
-            raise Incomplete(4 + size)
+            raise _incomplete(session, "PUB", 4 + size)
     else:
         start, stop = _message_body(session, data, position, "PUB")
     if context.ask is not None:
@@ -236,7 +246,17 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
 def _message_body(session: Session, data: bytes, position: int, name: str) -> tuple[int, int]:
     limit = session.context.max_msg_size
     invalid, big = f"{name} invalid message body", f"{name} message too big"
-    return _sized(data, position, limit, "E_BAD_MESSAGE", invalid, big)
+    try:
+        return _sized(data, position, limit, "E_BAD_MESSAGE", invalid, big)
+    except Incomplete as incomplete:
+        raise _incomplete(session, name, incomplete.need) from None
+
+
+def _incomplete(session: Session, name: str, need: int) -> Exception:
+    """What to raise while a publish needs so many bytes after its line."""
+    if session.stranger and need - _SIZE.size > STRANGER_BODY_LIMIT:  # its error is known: why keep the body?
+        return ProtocolError("E_AUTH_FIRST", f"AUTH required before {name}")
+    return Incomplete(need)
 
 
 def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> int:

@@ -33,6 +33,7 @@ from nsqd.protocol_v2.phase import ENDED, SessionPhase
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
 from nsqkit.logging import get_logger
+from nsqkit.service.shares import remote_group
 from nsqkit.wire import OK
 
 __all__ = ["CHUNK", "HANDSHAKE", "ClientConnection", "ConnectionServer"]
@@ -40,6 +41,7 @@ __all__ = ["CHUNK", "HANDSHAKE", "ClientConnection", "ConnectionServer"]
 log = get_logger("client")
 
 CHUNK: Final = 256 * 1024
+STRANGER_CHUNK: Final = 16 * 1024  # bytes that are read at once of a client that has yet to authenticate
 HANDSHAKE: Final = 5.0  # seconds
 LINGER: Final = 2.0  # seconds for a client to read the last error before the connection is torn down
 LINGER_BYTES: Final = 1 << 20
@@ -56,7 +58,8 @@ class ConnectionServer(Protocol):
     context: Context
     rounds: Rounds
     epoll: select.epoll
-    connections: dict[int, ClientConnection]
+    chunk: int
+    """Bytes that are read at once: a turn of one connection."""
     unfinished: dict[ClientConnection, None]
 
     handshakes: dict[ClientConnection, None]
@@ -67,6 +70,9 @@ class ConnectionServer(Protocol):
     def shake_hands_soon(self, connection: ClientConnection) -> None:
         """It has bytes for its TLS handshake, which costs much: `resume` it when it is its turn."""
 
+    def closed(self, connection: ClientConnection) -> None:
+        """It is being closed."""
+
 
 class ClientConnection:
     """The driver of one session. `remote`: the peer's address, `ip:port` or `@`."""
@@ -75,8 +81,9 @@ class ClientConnection:
         self.server = server
         self.sock = sock
         self.fd = sock.fileno()
+        self.group = remote_group(remote)
         self.session = Session(server.context, ALLOWED, remote, self._wake)
-        self.output = Output(sock, self.session, server.context)
+        self.output = Output(sock, self.session)
         self._events = _IN
         self._at_end = False  # of the input: nothing more comes from the socket
         self._hung_up = False  # the client sends nothing more, though there may be something to read
@@ -127,7 +134,7 @@ class ClientConnection:
             return
         try:
             # One read an event: what is left in the socket makes another event, after the other connections' turn.
-            data = self.sock.recv(CHUNK)
+            data = self.sock.recv(STRANGER_CHUNK if session.stranger else self.server.chunk)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -150,6 +157,8 @@ class ClientConnection:
             session.feed(data)
             if session.phase is _YIELDED:
                 self.server.resume_soon(self)
+            if self._events != _IN:
+                self._wake()  # the socket is full: what is answered now is to be counted when the round ends
             if not session.wants_input:
                 self._watch()
 
@@ -193,6 +202,9 @@ class ClientConnection:
             self.server.resume_soon(self)
         elif session.wants_input and (self._at_end or layers.ended):
             session.eof()
+        session.left_undecoded(layers.undecoded)
+        if self._events != _IN:
+            self._wake()
         self._transmit(layers.encode(b""))  # what TLS itself answers
 
     def _on_hang_up(self) -> None:
@@ -374,7 +386,7 @@ class ClientConnection:
             return
         if self._events:
             self.server.epoll.unregister(self.fd)
-        del self.server.connections[self.fd]
+        self.server.closed(self)
         self.fd = -1
         self.server.context.broker.timers.cancel(self)
         if not self.lingers:

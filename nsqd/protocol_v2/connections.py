@@ -11,9 +11,15 @@ that work in step with the daemon (one message, one answer) get half as much aga
 
 A round polls the network twice: what has become ready while it was at work is part of it, too.
 
-It is fair: one poll yields at most `EVENTS` connections and `CHUNK` bytes of each, TLS handshakes get `SLICE` seconds
-of a round, and when rounds have taken `SLICE` seconds the other tasks have their turn. An error in one session ends
-that session only.
+It is fair: one poll yields at most `EVENTS` connections and `CHUNK` bytes of each, `BUSY_CHUNK` if there are as many:
+the one that sends little waits for a turn of all that send as much as they can. TLS handshakes get `SLICE` seconds of a
+round, and when rounds have taken `SLICE` seconds the other tasks have their turn. An error in one session ends that
+session only.
+
+As clients may be silent, one peer could take all connections and keep them. When `max_connections` are open, and only
+then, one is closed for a new client: the oldest of no use (it has neither subscribed nor published; where AUTH is
+required, it has not authenticated), of the address that has most of these; else, if one address has more than a quarter
+of all and more than the new client's, the newest of that address. Otherwise the new client is refused.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ import math
 import os
 import select
 import socket
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from time import monotonic
@@ -29,17 +36,23 @@ from typing import Final
 
 import trio
 
-from nsqd.protocol_v2.connection import ClientConnection
+from nsqd.protocol_v2.connection import CHUNK, ClientConnection
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.phase import ENDED
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
+from nsqkit.logging import get_logger
+from nsqkit.service.shares import Shares, remote_group
 
 __all__ = ["Connections"]
 
+log = get_logger("client")
+
 EVENTS: Final = 64
+BUSY_CHUNK: Final = 32 * 1024
 SLICE: Final = 0.002  # seconds
 SPIN: Final = 100e-6  # seconds
+_LARGE_SHARE: Final = 4  # an address with more than this part of all connections has to give way
 
 _IN = select.EPOLLIN
 
@@ -47,9 +60,14 @@ _IN = select.EPOLLIN
 class Connections:
     """Serves the connections that are handed to `add`."""
 
-    def __init__(self, context: Context, rounds: Rounds) -> None:
+    def __init__(self, context: Context, rounds: Rounds, max_connections: int = sys.maxsize) -> None:
         self.context = context
+        self._max_connections = max_connections
+        self._open: Shares[ClientConnection] = Shares()
+        # Those that were not seen to have become useful: looked at only when room is needed, and each only once then.
+        self._idle: Shares[ClientConnection] = Shares()
         self.rounds = rounds
+        self.chunk = CHUNK
         self.epoll = select.epoll()
         rounds.input_waits = self.input_waits
         self.connections: dict[int, ClientConnection] = {}
@@ -71,12 +89,55 @@ class Connections:
         ]
 
     def add(self, sock: socket.socket, remote: str) -> None:
-        """Take over a connected, non-blocking socket. `remote`: `ip:port`, or `@` for a unix socket."""
+        """Take over a connected, non-blocking socket. `remote`: `ip:port`, or `@` for a unix socket.
+
+        `OSError`, from the limit of watched descriptors: the socket is still the caller's.
+        """
+        self.epoll.register(sock.fileno(), _IN)
         self.rounds.begin()
         connection = ClientConnection(self, sock, remote)
         self.connections[connection.fd] = connection
-        self.epoll.register(connection.fd, _IN)
+        self._open.add(connection.group, connection, 1)
+        self._idle.add(connection.group, connection, 1)
         self.rounds.end()
+
+    def closed(self, connection: ClientConnection) -> None:
+        """A connection is being closed."""
+        del self.connections[connection.fd]
+        self._open.remove(connection.group, connection)
+        self._idle.remove(connection.group, connection)
+
+    def make_room(self, remote: str) -> bool:
+        """Whether one more client, at this address, can be served: if need be after another one was closed."""
+        if len(self.connections) < self._max_connections:
+            return True
+        victim = self._victim(remote_group(remote))
+        if victim is None:
+            return False
+        log.info(
+            "[%s] closing: %d connections, the most that the descriptor limit allows, and others want to be",
+            victim.session.remote,
+            self._max_connections,
+        )
+        self.rounds.begin()
+        victim.close()
+        self.rounds.end()
+        return True
+
+    def _victim(self, group: str) -> ClientConnection | None:
+        """The connection that gives way to a new client of this address."""
+        while self._idle.total:
+            largest = self._idle.largest()
+            oldest = self._idle.oldest(largest)
+            assert oldest is not None
+            if not oldest.session.is_useful:
+                return oldest
+            self._idle.remove(largest, oldest)
+        largest = self._open.largest()
+        share = self._open.sum_of(largest)
+        if share > self._max_connections / _LARGE_SHARE and share > self._open.sum_of(group) + 1:
+            return self._open.newest(largest)
+        return None
 
     def input_waits(self) -> bool:
         """Whether bytes wait in a socket."""
@@ -114,6 +175,7 @@ class Connections:
                     slice_end = now + SLICE
                     continue
                 idle_since = math.inf
+                self.chunk = CHUNK if len(events) < EVENTS else BUSY_CHUNK
                 rounds.begin()
                 for fd, what in chain.from_iterable(self._polls(events)):
                     connection = connections.get(fd)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from nsqd.auth import AuthClient
 from nsqd.broker import Broker, Topic
 from nsqd.protocol_v2.answers import Answers
+from nsqd.protocol_v2.buffers import Buffers
 from nsqd.protocol_v2.identify import DEFAULT_DEFLATE_LEVEL, IdentifyLimits, Identity
 from nsqd.protocol_v2.layers import Upgrade
 from nsqkit.wire import ProtocolError
 
 __all__ = ["Context"]
 
+STRANGERS_PART: Final = 8  # of the memory for all connections, in addition to it
+
 
 @attrs.define(kw_only=True, eq=False)
 class Context:
-    """Sizes in bytes. `buffered`: bytes that wait in unfinished commands and for slow sockets, of all connections."""
+    """Sizes in bytes."""
 
     broker: Broker
     version: str
@@ -44,16 +47,29 @@ class Context:
     tls_required: bool = False
     snappy: bool = True
     deflate: bool = True
-    buffered: int = 0
     topics: dict[bytes, Topic] = attrs.field(init=False)
+    buffers: Buffers = attrs.field(init=False)
+    """What connections hold of `max_buffered_bytes`."""
+    buffers_of_strangers: Buffers = attrs.field(init=False)
+    """What those hold that have yet to authenticate: a limit of their own, so that they take nothing from others."""
 
     def __attrs_post_init__(self) -> None:
         self.topics = self.broker.topics_by_wire_name
+        self.buffers = Buffers(self.max_buffered_bytes, self._now)
+        self.buffers_of_strangers = Buffers(self.max_buffered_bytes // STRANGERS_PART, self._now)
+
+    def _now(self) -> float:
+        return self.broker.now
 
     @property
-    def over_memory_limit(self) -> bool:
+    def buffered(self) -> int:
+        """Bytes that wait in unfinished commands and for slow sockets, of all connections."""
+        return self.buffers.used + self.buffers_of_strangers.used
+
+    @property
+    def memory_is_short(self) -> bool:
         """Whether so much is buffered that every connection gets only a little more."""
-        return self.buffered > self.max_buffered_bytes
+        return self.buffers.used > self.max_buffered_bytes // 2
 
     def upgrade_for(self, identity: Identity) -> Upgrade:
         """What a client asked for, as far as it is offered. `ProtocolError` for both compressions at once."""

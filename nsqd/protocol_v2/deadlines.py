@@ -8,8 +8,11 @@ command.
 - A whole command must arrive within two intervals. A part of one is no sign of life.
 - The socket must take something within one interval while bytes wait for it. Any part is progress.
 
-An interval of 0 switches all three off. `command_by` also bounds what does not depend on heartbeats: the time until the
-magic has arrived, and until the last answers of a closing connection have been taken.
+Without heartbeats (an interval of 0) a client may be silent for ever, but it may not keep our memory in use: a command
+that it has begun must be complete within `UNFINISHED_TIMEOUT`, and the socket must take something in the same time.
+
+`command_by` also bounds what does not depend on heartbeats: the time until the magic has arrived, and until the last
+answers of a closing connection have been taken.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ import attrs
 from nsqd.broker.timers import Timers
 from nsqd.protocol_v2.identify import DEFAULT_HEARTBEAT_MS
 
-__all__ = ["DEFAULT_HEARTBEAT", "Deadlines"]
+__all__ = ["DEFAULT_HEARTBEAT", "UNFINISHED_TIMEOUT", "Deadlines"]
 
 DEFAULT_HEARTBEAT: Final = DEFAULT_HEARTBEAT_MS / 1000  # seconds, of a client that has not said anything else
+UNFINISHED_TIMEOUT: Final = 2 * DEFAULT_HEARTBEAT  # seconds, of a client without heartbeats
 
 
 @attrs.define(eq=False)
@@ -50,6 +54,27 @@ class Deadlines:
         self.command_by = now + 2 * heartbeat if heartbeat else math.inf
         self.set_alarm()  # an earlier alarm of the old interval stays: it will find nothing due
 
+    @property
+    def command_time(self) -> float:
+        """Seconds that a command may take to arrive."""
+        return 2 * self.heartbeat or UNFINISHED_TIMEOUT
+
+    @property
+    def write_time(self) -> float:
+        """Seconds within which the socket must take something."""
+        return self.heartbeat or UNFINISHED_TIMEOUT
+
+    def command_begun(self, now: float) -> None:
+        """A part of a command has arrived. With heartbeats its time is running already."""
+        if self.command_by == math.inf:
+            self.command_by = now + UNFINISHED_TIMEOUT
+            self.set_alarm()
+
+    def nothing_begun(self) -> None:
+        """What has arrived is complete. With heartbeats only a whole command is a sign of life."""
+        if not self.heartbeat:
+            self.command_by = math.inf
+
     def close_by(self, when: float) -> None:
         """No more commands are awaited; the rest must be over by then."""
         self.command_by = min(self.command_by, when)
@@ -68,12 +93,10 @@ class Deadlines:
         return True
 
     def write_stalled(self, now: float) -> bool:
-        return self.heartbeat > 0 and now >= self.blocked_since + self.heartbeat
+        return now >= self.blocked_since + self.write_time
 
     def set_alarm(self) -> None:
-        when = min(self.next_heartbeat, self.command_by)
-        if self.heartbeat:
-            when = min(when, self.blocked_since + self.heartbeat)
+        when = min(self.next_heartbeat, self.command_by, self.blocked_since + self.write_time)
         if when < math.inf:
             self._timers.set(self, when)
 

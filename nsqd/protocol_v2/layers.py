@@ -67,6 +67,10 @@ class _Tls:
             else:
                 return True
 
+    @property
+    def undecoded(self) -> int:
+        return len(self._waiting) + self._in.pending
+
     def feed(self, data: bytes) -> None:
         self._waiting = self._waiting + data if self._waiting else data
         if not self._in.pending:
@@ -174,6 +178,12 @@ class Layers:
         except CompressionError as error:
             raise LayerError(str(error)) from error
         return plain
+
+    @property
+    def undecoded(self) -> int:
+        """Bytes that were fed and not decoded yet."""
+        tls, decoder = self._tls, self._decoder
+        return (tls.undecoded if tls is not None else 0) + (decoder.undecoded if decoder is not None else 0)
 
     @property
     def ended(self) -> bool:

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.layers import Layers
 from nsqd.protocol_v2.session import Session
 from nsqkit.wire.frames import is_message
@@ -30,15 +29,15 @@ class PeerClosed(Exception):
 class Output:
     """What a connection sends. If something `waits` after a call, `run_pending` sends it when the socket takes more."""
 
-    def __init__(self, sock: socket.socket, session: Session, context: Context) -> None:
+    def __init__(self, sock: socket.socket, session: Session) -> None:
         self.layers: Layers | None = None
         self._sock = sock
         self._session = session
-        self._context = context
         self._frames: list[bytes] = []  # on their way
         self._taken = 0  # bytes of them that the socket has, or the layers
         self._unencoded = _NOTHING  # bytes of them that the layers have not
         self._rest = _NOTHING  # bytes that the socket has not: of frames in clear, or encoded
+        self._counted = 0  # bytes of all that waits, as the session's holding has them
 
     @property
     def waits(self) -> bool:
@@ -53,6 +52,7 @@ class Output:
     def send(self) -> bool:
         """Send what the session's outbox holds, unless something waits. Returns `waits`. `PeerClosed`, `LayerError`."""
         if self._rest or self._unencoded or (self.layers is not None and not self.layers.ready):
+            self.count()
             return self.waits
         frames = self._session.outbox.take()
         if not frames:
@@ -62,28 +62,27 @@ class Output:
         self._frames, self._taken = frames, 0
         if self.layers is not None:
             self._unencoded = memoryview(data)
-            self._context.buffered += len(data)
             self._encode()
             return self.waits
         sent = self._offer(data)
+        self._session.sent(sent)
         if waits := sent < len(data):
             self._taken, self._rest = sent, memoryview(data)[sent:]
-            self._context.buffered += len(self._rest)
             self._session.blocked(True)
+            self.count()
         else:
             self._frames = []
-        self._session.sent(sent)
         return waits
 
     def run_pending(self) -> None:
         """The socket takes more. `PeerClosed`, `LayerError`."""
         if not self._rest:
             self._encode()
+            self.count()
             return
         sent = self._offer(self._rest)
         if not sent:
             return
-        self._context.buffered -= sent
         self._rest = self._rest[sent:]
         self._session.blocked(self.waits)
         if self.layers is None:
@@ -93,6 +92,7 @@ class Output:
             self._session.sent(sent)
         elif not self._rest:
             self._all_encoded_sent()
+        self.count()
 
     def transmit(self, data: bytes) -> None:
         """Send bytes that are encoded, or TLS's own, after those that wait. `PeerClosed`."""
@@ -100,10 +100,19 @@ class Output:
             return
         sent = 0 if self._rest else self._offer(data)
         if sent < len(data):
-            self._context.buffered += len(data) - sent
             if not self._rest:
                 self._session.blocked(True)
             self._rest = memoryview(bytes(self._rest) + data[sent:])
+            self.count()
+
+    def count(self) -> None:
+        """Tell what waits: called when that changes while the socket is full, also by more frames of the session."""
+        waiting = 0
+        if self.waits:
+            # In clear `size` includes the rest; through layers it has what is not encoded and sent completely.
+            waiting = self._session.outbox.size + (len(self._rest) if self.layers is not None else 0)
+        change, self._counted = waiting - self._counted, waiting
+        self._session.holding.add(change)
 
     def withdraw_messages(self) -> list[bytes]:
         """Take back the messages of which nothing is on its way yet, and return them. Answers stay, in their order."""
@@ -117,7 +126,6 @@ class Output:
             waiting = self._rest if self.layers is None else self._unencoded
             begun = len(waiting) - sum(map(len, unsent))  # the rest of a frame that is partly on its way
             left = memoryview(b"".join((waiting[:begun], *kept)))
-            self._context.buffered -= len(waiting) - len(left)
             self._frames = self._frames[: len(self._frames) - len(unsent)] + kept
             if self.layers is not None:
                 self._unencoded = left
@@ -130,14 +138,15 @@ class Output:
                     self._session.blocked(False)
         outbox.items = [frame for frame in outbox.items if not is_message(frame)]
         outbox.size -= sum(map(len, withdrawn))
+        self.count()
         return withdrawn
 
     def abandon(self) -> list[bytes]:
         """The connection ends. Returns the frames that were never on their way."""
-        self._context.buffered -= len(self._rest) + len(self._unencoded)
         unsent = unsent_frames(self._frames, self._taken) + self._session.outbox.take()
         self._frames, self._rest, self._unencoded = [], _NOTHING, _NOTHING
         self.layers = None
+        self.count()
         return unsent
 
     def _encode(self) -> None:
@@ -146,7 +155,6 @@ class Output:
         # A piece at a time: encoding all at once would hold up the other connections, for a client that may not read.
         piece, self._unencoded = bytes(self._unencoded[:PIECE]), self._unencoded[PIECE:]
         self._taken += len(piece)
-        self._context.buffered -= len(piece)
         self.transmit(self.layers.encode(piece))
         if not self._rest:
             self._all_encoded_sent()

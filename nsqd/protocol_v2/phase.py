@@ -44,7 +44,7 @@ TRANSITIONS: Final[Mapping[SessionPhase, Mapping[SessionPhase, str]]] = {
         _P.CLOSED: "the four bytes did not arrive in time, or the connection broke",
     },
     _P.READING: {
-        _P.YIELDED: "a turn's share of commands is used up, and there are more",
+        _P.YIELDED: "a turn's share of commands is used up, as it is by a second IDENTIFY",
         _P.UPGRADING: "an IDENTIFY agreed on TLS or a compression",
         _P.AUTHORIZING: "an AUTH, or a command whose authorization has expired",
         _P.CLOSING: "a fatal error, or the client has closed its side",
@@ -52,17 +52,17 @@ TRANSITIONS: Final[Mapping[SessionPhase, Mapping[SessionPhase, str]]] = {
     },
     _P.YIELDED: {
         _P.READING: "its next turn",
-        _P.CLOSING: "the append of a publish failed",
+        _P.CLOSING: "the append of a publish failed, or memory is short",
         _P.CLOSED: "as from READING",
     },
     _P.UPGRADING: {
         _P.READING: "the layers are in place",
-        _P.CLOSING: "the TLS handshake failed, or the append of a publish",
+        _P.CLOSING: "the TLS handshake failed, or the append of a publish, or memory is short",
         _P.CLOSED: "as from READING",
     },
     _P.AUTHORIZING: {
         _P.READING: "an auth server has answered",
-        _P.CLOSING: "none gave a usable answer, or the append of a publish failed",
+        _P.CLOSING: "none gave a usable answer, the append of a publish failed, or memory is short",
         _P.CLOSED: "as from READING",
     },
     _P.CLOSING: {

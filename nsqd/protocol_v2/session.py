@@ -28,14 +28,16 @@ from nsqd.auth import AuthRequest, AuthState
 from nsqd.broker import Broker, Channel, Outbox, Refused, Subscription
 from nsqd.protocol_v2.answers import Answers
 from nsqd.protocol_v2.authorization import SessionAuthorization
+from nsqd.protocol_v2.buffers import Holding
 from nsqd.protocol_v2.context import Context
-from nsqd.protocol_v2.deadlines import DEFAULT_HEARTBEAT, Deadlines
+from nsqd.protocol_v2.deadlines import DEFAULT_HEARTBEAT, UNFINISHED_TIMEOUT, Deadlines
 from nsqd.protocol_v2.framing import Incomplete
 from nsqd.protocol_v2.identify import Identity, unidentified
 from nsqd.protocol_v2.layers import Layers, Upgrade
 from nsqd.protocol_v2.partial import PartialCommand
 from nsqd.protocol_v2.phase import ENDED, NOT_READING, TRANSITIONS, SessionPhase
 from nsqkit.logging import get_logger
+from nsqkit.service.shares import address_group
 from nsqkit.service.tls import peer_common_name
 from nsqkit.wire import COMMANDS, HEARTBEAT, MAGIC_V2, ProtocolError, State, encode_error
 from nsqkit.wire.commands import MAX_LINE
@@ -48,6 +50,7 @@ log = get_logger("client")
 MAGIC_TIMEOUT: Final = 10.0  # seconds until the first four bytes must be there
 CLOSE_TIMEOUT: Final = 30.0  # seconds until the last answers must have been taken
 OUTBOX_LIMIT: Final = 128 * 1024  # bytes that wait for the socket, above which no more messages come
+STRANGER_OUTPUT_LIMIT: Final = 16 * 1024  # the same for a client that has yet to authenticate
 TURN: Final = 4096  # commands that are carried out before others have their turn: some milliseconds
 ANSWERS_LIMIT: Final = 1024 * 1024  # bytes that wait for the socket, above which nothing more is read
 
@@ -65,6 +68,10 @@ _FINS = re.compile(rb"(?:FIN [0-9a-f]{16}\n)+").match
 _FIN_LENGTH: Final = 21
 
 
+def _no_query() -> None:
+    """No auth server has been asked."""
+
+
 @attrs.define(eq=False, repr=False)  # its text would hold secrets, and all other sessions
 class Session:
     """`remote`: the peer's address for people. `wake` is called when the outbox has something to send.
@@ -79,6 +86,7 @@ class Session:
     broker: Broker = attrs.field(init=False)
     outbox: Outbox = attrs.field(init=False)
     answers: Answers = attrs.field(init=False)
+    holding: Holding = attrs.field(init=False)
     partial: PartialCommand = attrs.field(init=False)
     deadlines: Deadlines = attrs.field(init=False)
     phase: SessionPhase = _AWAITING_MAGIC
@@ -86,6 +94,12 @@ class Session:
     _allowed: Mapping[bytes, Handler] = attrs.field(init=False)
     identity: Identity = attrs.field(init=False)
     authorization: SessionAuthorization = attrs.field(factory=SessionAuthorization)
+    _undecoded: int = 0
+    """Bytes that the layers hold, as they are counted."""
+    stranger: bool = attrs.field(init=False)
+    """Whether it has yet to authenticate, where that is required."""
+    withdraw_query: Callable[[], None] = _no_query
+    """Ends the question to an auth server."""
     channel: Channel | None = None
     subscription: Subscription | None = None
     connected_at: int = attrs.field(init=False)
@@ -100,7 +114,10 @@ class Session:
         self.broker = broker = self.context.broker
         self.outbox = Outbox(self, OUTBOX_LIMIT)
         self.answers = Answers(self.outbox, self.context.enlist, self._fail)
-        self.partial = PartialCommand(self.context)
+        self.stranger = self.context.ask is not None
+        buffers = self.context.buffers_of_strangers if self.stranger else self.context.buffers
+        self.holding = Holding(buffers, address_group(self.remote_ip), self._give_way)
+        self.partial = PartialCommand(self.holding, self.context.max_msg_size)
         self.deadlines = Deadlines(
             broker.timers,
             self._on_alarm,
@@ -126,6 +143,12 @@ class Session:
     def closed(self) -> bool:
         return self.phase is _CLOSED
 
+    @property
+    def is_useful(self) -> bool:
+        """Whether it has subscribed or published; where AUTH is required, that is enough."""
+        authenticated = self.context.ask is not None and not self.stranger
+        return authenticated or self.subscription is not None or bool(self.answers.pub_counts)
+
     def _move_to(self, phase: SessionPhase) -> None:
         assert phase in TRANSITIONS[self.phase], f"{self.phase.name} -> {phase.name}"
         self.phase = phase
@@ -138,7 +161,9 @@ class Session:
         if self.phase is not _READING and self.phase in NOT_READING:
             return False
         waiting = self.outbox.size + self.answers.awaiting_sync_bytes
-        return waiting < OUTBOX_LIMIT or (waiting < ANSWERS_LIMIT and not self.context.over_memory_limit)
+        if self.stranger:
+            return waiting < STRANGER_OUTPUT_LIMIT
+        return waiting < OUTBOX_LIMIT or (waiting < ANSWERS_LIMIT and not self.context.memory_is_short)
 
     def feed(self, data: bytes) -> None:
         """Work through what the socket gave, as far as it holds whole commands."""
@@ -156,8 +181,9 @@ class Session:
             self._fail(ProtocolError("E_INVALID", str(error)))
             return
         if done < len(data) and self.phase not in ENDED:
+            self.deadlines.command_begun(self.broker.now)
             self.partial.add(memoryview(data)[done:])
-            self._check_buffered()
+            self.partial.count()
 
     def _with_partial(self, data: bytes) -> bytes | None:
         """What was left over and this, when it is time to look at it."""
@@ -172,15 +198,19 @@ class Session:
         except ProtocolError as error:
             self._fail(error)
             return None
-        self._check_buffered()
+        self.partial.count()
         return None
 
-    def _check_buffered(self) -> None:
-        """Bodies in pieces count against a limit of the whole daemon."""
-        if self.context.over_memory_limit and len(self.partial.data) > MAX_LINE:
+    def _give_way(self) -> None:
+        """The memory for all connections is used up, and this one has held most for longest."""
+        if self.partial.data and self.deadlines.blocked_since == math.inf and self.phase not in ENDED:
             self._fail(
                 ProtocolError("E_INVALID", "too many bytes wait in unfinished commands, try again later")
             )
+            self.wake()  # it may be another connection's turn, at the end of a round
+            return
+        log.info("[%s] closing: it holds most of --max-buffered-bytes, which are used up", self.remote)
+        self.disconnect()
 
     def _run(self, data: bytes) -> int:
         """Carry out whole commands; returns how many bytes they took."""
@@ -225,9 +255,10 @@ class Session:
         else:  # only when the loop was not left by a break: the rest of an unfinished command is no reason to yield
             if position < end and self.phase is _READING:
                 self._move_to(SessionPhase.YIELDED)
-        deadlines = self.deadlines
-        if position and deadlines.heartbeat:
-            deadlines.command_by = self.broker.now + 2 * deadlines.heartbeat
+        if position:
+            deadlines = self.deadlines
+            interval = deadlines.heartbeat
+            deadlines.command_by = self.broker.now + 2 * interval if interval else math.inf
         return position
 
     def _not_allowed(self, name: bytes) -> ProtocolError:
@@ -266,6 +297,10 @@ class Session:
         self.enter(State.SUBSCRIBED)
         self.answers.answer_subscribe(channel, subscription)
 
+    def end_turn(self) -> None:
+        """Others have their turn before the next command."""
+        self._move_to(SessionPhase.YIELDED)
+
     def finish(self, ids: list[bytes]) -> None:
         """FIN for one message or several."""
         channel = self.channel
@@ -287,6 +322,15 @@ class Session:
     def take_unread(self) -> bytes:
         """What came after the IDENTIFY: it is for the layers."""
         return self.partial.take()
+
+    def left_undecoded(self, size: int) -> None:
+        """So many bytes are left in the layers: a part of a command, or what waits until this session reads again."""
+        self.holding.add(size - self._undecoded)
+        self._undecoded = size
+        if size:
+            self.deadlines.command_begun(self.broker.now)
+        elif not self.partial.data:
+            self.deadlines.nothing_begun()
 
     def upgraded(self, layers: Layers) -> None:
         self._move_to(_READING)
@@ -325,9 +369,11 @@ class Session:
             self._fail(error)
             return
         self._move_to(_READING)
+        self.stranger = False
         if answer is not None:
             self.answers.answer(answer)
         self.feed(b"")
+        self.holding.move_to(self.context.buffers)
         self.wake()  # to be read again, also where nothing was answered
 
     # --- output
@@ -363,15 +409,16 @@ class Session:
         if deadlines.heartbeat_due(now) and self.phase not in (_AWAITING_MAGIC, SessionPhase.CLOSING):
             self.outbox.put([HEARTBEAT], len(HEARTBEAT))
         if not self.wants_input and self.phase is not SessionPhase.CLOSING:  # it is us who do not listen
-            deadlines.command_by = max(deadlines.command_by, now + 2 * deadlines.heartbeat)
+            deadlines.command_by = max(deadlines.command_by, now + deadlines.command_time)
         if now >= deadlines.command_by:
             log.info("[%s] closing: %s", self.remote, self._overdue())
             self.disconnect()
         elif deadlines.write_stalled(now):
             log.info(
-                "[%s] closing: write stalled for longer than the heartbeat interval (%g s)",
+                "[%s] closing: write stalled for longer than the %s (%g s)",
                 self.remote,
-                deadlines.heartbeat,
+                "heartbeat interval" if deadlines.heartbeat else "limit without heartbeats",
+                deadlines.write_time,
             )
             self.disconnect()
         else:
@@ -382,6 +429,8 @@ class Session:
             return f"no protocol version within {MAGIC_TIMEOUT:g} s"
         if self.phase is SessionPhase.CLOSING:
             return "last answers not taken in time"
+        if not self.deadlines.heartbeat:
+            return f"incomplete command after {UNFINISHED_TIMEOUT:g} s"
         return f"no command within two heartbeat intervals ({2 * self.deadlines.heartbeat:g} s)"
 
     # --- the end
@@ -443,8 +492,10 @@ class Session:
         if not self.closed:
             self._move_to(_CLOSED)
         self.partial.drop()
+        self.holding.end()
         self.deadlines.cancel()
         self.answers.drop()
         self.layers = None  # large, and in a circle of references
+        self.withdraw_query()
         self.authorization.secret = b""
         self.unsubscribe(unsent)

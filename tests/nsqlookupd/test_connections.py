@@ -15,9 +15,16 @@ import trio.testing
 
 from nsqkit.service.listeners import accept_forever, bound_address, open_listeners, remote_address
 from nsqlookupd import connections as module
-from nsqlookupd.connections import COMMAND_SECONDS, MAGIC_SECONDS, WRITE_SECONDS, Connections, tune
+from nsqlookupd.connections import (
+    COMMAND_SECONDS,
+    MAGIC_SECONDS,
+    SILENT_SECONDS,
+    WRITE_SECONDS,
+    Connections,
+    tune,
+)
 from nsqlookupd.protocol_v1 import Context, Session
-from nsqlookupd.registry import Registry
+from nsqlookupd.registry import Registry, RegistryLimits
 from tests.nsqlookupd.peer import IDENTITY, Client, answers, identify
 
 MAGIC = b"  V1"
@@ -34,10 +41,16 @@ class Serving:
     def __attrs_post_init__(self) -> None:
         self.driver = Connections(self.context)
 
-    def connect(self) -> Client:
+    def connect(self, remote: str = "192.0.2.7:50000") -> Client:
         mine, theirs = trio.testing.memory_stream_pair()
-        self.nursery.start_soon(self.driver.serve, theirs, "192.0.2.7:50000")
+        self.nursery.start_soon(self.driver.serve, theirs, remote)
         return Client(mine)
+
+    async def client(self, host: int, *, identified: bool) -> Client:
+        """A client at that address, which has sent a PING, or an IDENTIFY."""
+        client = self.connect(f"192.0.2.{host}:50000")
+        await client.ask(MAGIC + (identify() if identified else b"PING\n"))
+        return client
 
     async def settled(self, count: int) -> None:
         """Return when so many are served, the producers of all others gone."""
@@ -203,7 +216,7 @@ async def test_reading_continues_beside_unread_answers_up_to_the_mark(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send, MAGIC + b"PING\n" * count)
         await trio.testing.wait_all_tasks_blocked()
-        assert module.MAX_UNSENT < serving.context.buffered < module.MAX_UNSENT + 6 * module.CHUNK / 5 + 6
+        assert module.MAX_UNSENT < serving.context.buffered < module.MAX_UNSENT + 6 * module.READ_SIZE / 5 + 6
         for _ in range(count):
             assert await client.read() == b"OK"
     await trio.testing.wait_all_tasks_blocked()
@@ -230,14 +243,87 @@ async def test_little_unsent_is_allowed_when_others_hold_much(serving: Serving) 
 
 async def test_too_many_connections(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
     serving.driver = Connections(serving.context, max_connections=1)
-    first = serving.connect()
-    assert await first.ask(MAGIC + b"PING\n") == b"OK"
+    first = await serving.client(1, identified=True)
     assert await serving.connect().ended()
     assert any("refused" in record.getMessage() for record in caplog.records)
     assert await first.ask(b"PING\n") == b"OK"
     await first.stream.aclose()
     await serving.settled(0)
     assert await serving.connect().ask(MAGIC + b"PING\n") == b"OK"
+
+
+async def still_open(*clients: Client) -> list[bool]:
+    """Which of them still get an answer."""
+    answered = []
+    for client in clients:
+        try:
+            answered.append(await client.ask(b"PING\n") == b"OK")
+        except (AssertionError, trio.BrokenResourceError):
+            answered.append(False)
+    return answered
+
+
+async def test_clients_that_have_not_identified_themselves_give_way(serving: Serving) -> None:
+    """The oldest of the address with most of these. So silence keeps nobody out, not even within one address."""
+    serving.driver = Connections(serving.context, max_connections=5)
+    nsqd = await serving.client(1, identified=True)
+    other = await serving.client(2, identified=False)
+    silent = [await serving.client(1, identified=False) for _ in range(3)]
+    newcomers = [await serving.client(host, identified=True) for host in (1, 3)]
+    assert await still_open(nsqd, other, *silent, *newcomers) == [True, True, False, False, True, True, True]
+    assert serving.driver.count == 5
+
+
+async def test_a_crowd_of_silent_clients_does_not_keep_an_nsqd_out(
+    serving: Serving, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Of whatever address: also while more of the crowd come all the time."""
+    serving.driver = Connections(serving.context, max_connections=100)
+    crowd = [await serving.client(1, identified=False) for _ in range(100)]
+    nsqds = [await serving.client(host, identified=True) for host in (1, 2)]
+    crowd += [await serving.client(1, identified=False) for _ in range(300)]
+    await trio.sleep(100)
+    assert await still_open(*nsqds) == [True, True]
+
+
+async def test_a_silent_nsqd_gives_way_to_a_live_one(
+    serving: Serving, autojump_clock: trio.testing.MockClock
+) -> None:
+    serving.driver = Connections(serving.context, max_connections=3)
+    clients = [await serving.client(host, identified=True) for host in (1, 2, 3)]
+    await trio.sleep(SILENT_SECONDS - 1)
+    assert await clients[0].ask(b"PING\n") == b"OK"
+    assert await serving.connect("192.0.2.4:1").ended()
+    await trio.sleep(1)
+    newcomer = await serving.client(4, identified=True)
+    assert await still_open(*clients, newcomer) == [True, False, True, True]
+    assert len(serving.context.registry.producers()) == 3
+
+
+async def test_an_address_with_a_large_share_gives_way_to_others(serving: Serving) -> None:
+    """Its newest connection; with a quarter of all it stays, and no address gives way to itself."""
+    serving.driver = Connections(serving.context, max_connections=8)
+    large = [await serving.client(1, identified=True) for _ in range(4)]
+    small = [await serving.client(host, identified=True) for host in (2, 3, 4, 5)]
+    assert await serving.connect("192.0.2.1:1").ended()
+    newcomers = [await serving.client(host, identified=True) for host in (6, 7)]
+    assert await serving.connect("192.0.2.8:1").ended()
+    assert await still_open(*large) == [True, True, False, False]
+    assert await still_open(*small, *newcomers) == [True] * 6
+
+
+async def test_an_evicted_producer_loses_its_connection(serving: Serving) -> None:
+    registry = serving.context.registry
+    registry.limits = RegistryLimits(registrations=8)
+    large = await serving.client(1, identified=True)
+    for number in range(8):
+        assert await large.ask(b"REGISTER t%d\n" % number) == b"OK"
+    small = await serving.client(2, identified=True)
+    assert await small.ask(b"REGISTER t\n") == b"OK"
+    assert await large.ended()
+    await serving.settled(1)
+    assert (len(registry.producers()), registry.registration_count) == (1, 1)
+    assert await small.ask(b"REGISTER u c\n") == b"OK"
 
 
 async def test_an_error_of_ours_ends_one_connection(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -178,3 +179,13 @@ async def test_an_address_that_is_taken(which: str, tmp_path: Path) -> None:
         daemon = Daemon(attrs.evolve(on_free_ports(), **{which: address}))
         with pytest.raises(StartError, match=rf"^listen \({address}\) failed - .*in use"):
             await daemon.run()
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "expected"), [(64, 16), (1_024, 487), (20_050, 10_000), (1 << 20, 10_000)]
+)
+def test_connections_leave_descriptors_for_the_http_api(
+    descriptors: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+    assert module._max_connections() == expected

@@ -318,10 +318,16 @@ async def test_a_full_registry(http: Api) -> None:
     for number in range(6):
         assert await http.post(f"/topic/create?topic=t{number}") == (200, "")
     assert await http.post("/topic/create?topic=t5") == (200, "")
+    producer = http.registry.identify(FIRST, http.now)
+    for topic in http.registry.topics():
+        http.registry.register(producer, topic)
     full = (503, error("TOO_MANY_REGISTRATIONS"))
     assert await http.post("/topic/create?topic=u") == full
     assert await http.post("/channel/create?topic=t0&channel=c") == full
     assert len(http.registry.topics()) == 6
+    http.registry.disconnect(producer)
+    assert await http.post("/topic/create?topic=u") == (200, "")
+    assert "u" in http.registry.topics()
 
 
 @pytest.mark.parametrize(

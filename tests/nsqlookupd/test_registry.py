@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import attrs
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -243,9 +244,11 @@ def test_no_more_keys_than_the_limit() -> None:
             action()
     assert registry.topics() == ["t"]
     registry.create_topic("u")
+    registry.register(producer, "u")  # is there already
     with pytest.raises(Full):
         registry.create_topic("v")
-    registry.register(producer, "u")  # is there already
+    with pytest.raises(Full):
+        registry.register(producer, "v")
     registry.delete_topic("u")
     registry.register(producer, "v")
     assert sorted(registry.topics()) == ["t", "v"]
@@ -263,6 +266,173 @@ def test_no_more_registrations_than_the_limit() -> None:
     registry.unregister(producer, "t")
     registry.register(producer, "u", "d")
     assert registry.registration_count == 2
+
+
+def limited(keys: int = 1_000, registrations: int = 1_000) -> Registry:
+    return Registry(limits=RegistryLimits(keys=keys, registrations=registrations))
+
+
+def test_keys_that_were_left_behind_give_way() -> None:
+    """The longest without a producer first; without pressure they stay for ever."""
+    registry = limited(keys=4)
+    gone = registry.identify(info(1), 0.0)
+    for number in range(4):
+        registry.register(gone, f"t{number}")
+    registry.unregister(gone, "t2")
+    registry.disconnect(gone)
+    assert registry.topics() == ["t0", "t1", "t2", "t3"]
+    producer = registry.identify(info(2), 0.0)
+    registry.register(producer, "u")
+    assert registry.topics() == ["t0", "t1", "t3", "u"]
+    registry.register(producer, "v", "c")
+    assert registry.topics() == ["t3", "u", "v"]
+    registry.register(producer, "t3")
+    with pytest.raises(Full):
+        registry.register(producer, "w")
+
+
+def test_a_key_of_which_a_part_exists_stays() -> None:
+    """The topic of a new channel is the key that would have to give way first."""
+    registry = limited(keys=2)
+    registry.create_topic("t")
+    registry.create_topic("u")
+    producer = registry.identify(info(), 0.0)
+    registry.register(producer, "t", "c")
+    assert (registry.topics(), registry.channels("t")) == (["t"], ["c"])
+    registry.disconnect(producer)
+    registry.create_channel("t", "d")
+    assert (registry.topics(), registry.channels("t")) == (["t"], ["d"])
+
+
+def test_the_address_that_has_left_most_behind_gives_way_first() -> None:
+    registry = limited(keys=6)
+    honest = registry.identify(info(1), 0.0)
+    registry.register(honest, "mine")
+    registry.disconnect(honest)
+    stranger = registry.identify(info(2), 0.0)
+    for number in range(5):
+        registry.register(stranger, f"t{number}")
+    registry.disconnect(stranger)
+    producer = registry.identify(info(3), 0.0)
+    for topic in "uvwx":
+        registry.register(producer, topic)
+    assert sorted(registry.topics()) == ["mine", "t4", "u", "v", "w", "x"]
+
+
+def test_an_address_with_most_keys_does_not_displace_the_few_of_another() -> None:
+    registry = limited(keys=200)
+    registry.create_topic("mine")
+    registry.create_topic("also mine".replace(" ", "-"))
+    stranger = registry.identify(info(1), 0.0)
+    for number in range(198):
+        registry.register(stranger, f"t{number}")
+    with pytest.raises(Full):
+        registry.register(stranger, "u")
+    registry.unregister(stranger, "t7")
+    registry.register(stranger, "u")
+    assert {"mine", "also-mine", "u"} < set(registry.topics())
+    registry.register(registry.identify(info(2), 0.0), "mine")
+
+
+@pytest.mark.parametrize(("keys", "registrations"), [(20, 1_000), (1_000, 20)])
+def test_the_producer_with_most_is_evicted_for_others(keys: int, registrations: int) -> None:
+    """Of another address, and of the same: an address may be that of a NAT."""
+    registry, evicted = limited(keys, registrations), []
+    for host in (1, 2):
+        small = registry.identify(info(1, remote_address="10.0.0.1:1"), 0.0)
+        registry.register(small, "small")
+        large = registry.identify(info(host), 0.0, lambda: evicted.append("large"))
+        for number in range(19):
+            registry.register(large, f"t{number}")
+        with pytest.raises(Full):
+            registry.register(large, "one-more")
+        assert not evicted
+        registry.register(small, "u", "c")
+        assert evicted == ["large"]
+        evicted.clear()
+        assert found(registry, "u") == {"n1"}
+        assert registry.registration_count == 3
+        registry.disconnect(small)
+
+
+def test_equals_do_not_evict_one_another() -> None:
+    registry = limited(registrations=20)
+    producers = [registry.identify(info(host), 0.0, pytest.fail) for host in (1, 1, 2, 3)]
+    for producer in producers:
+        for number in range(5):
+            registry.register(producer, f"t{number}")
+    for producer in producers:
+        with pytest.raises(Full):
+            registry.register(producer, "u")
+
+
+def test_an_operator_evicts_nobody() -> None:
+    registry = limited(keys=2)
+    producer = registry.identify(info(), 0.0, pytest.fail)
+    registry.register(producer, "t", "c")
+    with pytest.raises(Full):
+        registry.create_topic("u")
+
+
+names = st.sampled_from("abcde")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["identify", "register", "unregister", "disconnect", "create", "delete"]),
+            st.integers(0, 20),
+            names,
+            st.one_of(st.just(""), names),
+        ),
+        max_size=80,
+    ),
+    st.sampled_from([(4, 100), (100, 6), (5, 8)]),
+)
+def test_a_full_registry_is_consistent(
+    steps: list[tuple[str, int, str, str]], limits: tuple[int, int]
+) -> None:
+    """Whatever gives way to whom, no more than the limit is kept, and both directions agree."""
+    registry, producers = limited(*limits), dict[int, Producer]()
+    for number, (what, pick, topic, channel) in enumerate(steps):
+        if what == "identify":
+            producers[number] = registry.identify(
+                info(pick % 3, remote_address=f"10.0.0.{pick % 3}:{number}"),
+                0.0,
+                lambda number=number: producers.pop(number),  # type: ignore[misc]
+            )
+        elif what == "create":
+            with contextlib.suppress(Full):
+                registry.create_channel(topic, channel) if channel else registry.create_topic(topic)
+        elif what == "delete":
+            registry.delete_channel(topic, channel) if channel else registry.delete_topic(topic)
+        elif producers:
+            key = sorted(producers)[pick % len(producers)]
+            if what == "register":
+                with contextlib.suppress(Full):
+                    registry.register(producers[key], topic, channel)
+                    assert producers[key].topics.keys() >= {topic}
+            elif what == "unregister":
+                registry.unregister(producers[key], topic, channel)
+            else:
+                registry.disconnect(producers.pop(key))
+        assert set(registry.producers()) == set(producers.values())
+        keys = [
+            *registry._topics.values(),
+            *[k for each in registry._channels.values() for k in each.values()],
+        ]
+        assert registry.key_count == len(keys) <= limits[0]
+        assert registry.registration_count == sum(len(key.producers) for key in keys) <= limits[1]
+        owners = {key.owner for key in keys}
+        assert registry._keys_of == {owner: sum(key.owner == owner for key in keys) for owner in owners}
+        orphans = {key for each in registry._orphans.values() for key in each}
+        assert orphans == {key for key in keys if not key.producers}
+        assert all(registry._orphans.values())
+        for producer in registry.producers():
+            for name in producer.topics:
+                assert producer in registry._topics[name].producers
+            for name, channels in producer.channels.items():
+                assert all(producer in registry._channels[name][each].producers for each in channels)
 
 
 # --- the model: the database as the protocol describes it, every question answered by looking at all of it

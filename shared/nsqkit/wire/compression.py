@@ -36,6 +36,10 @@ class Decoder(Protocol):
     ended: bool
     """Whether the stream has an end mark and it was reached: no data follows."""
 
+    @property
+    def undecoded(self) -> int:
+        """The bytes of the stream that it holds."""
+
     def feed(self, data: bytes) -> None:
         """Take more bytes of the stream."""
 
@@ -65,6 +69,11 @@ class DeflateDecoder:
         self._decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
         self._waiting = b""  # fed, and not yet given to the decompressor
         self._more = False  # the decompressor may hold more output
+
+    @property
+    def undecoded(self) -> int:
+        """See Decoder."""
+        return len(self._waiting)
 
     def feed(self, data: bytes) -> None:
         """See Decoder."""

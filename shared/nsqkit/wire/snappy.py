@@ -71,6 +71,11 @@ class SnappyDecoder:
         self._buffer = b""
         self._skip = 0  # bytes left of a chunk that is skipped
 
+    @property
+    def undecoded(self) -> int:
+        """See Decoder."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         """See Decoder."""
         if self._skip:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from attrs import define, field
 
 from nsqd.auth import AuthFailed, Authorizer, AuthRequest, AuthState
+from nsqd.auth.authorizer import ASKING, ASKING_FOR_ADDRESS, FAILED_SECONDS
 from nsqd.options import NsqdOptions
 from nsqkit.http_client import MAX_BODY, Answer, HttpClient, HttpFailed, HttpOptions
 from nsqkit.service.listeners import with_tls
@@ -235,9 +237,9 @@ async def test_an_unreachable_server_refuses_the_client(address: str) -> None:
         await authorizer(address, request_timeout=2.0).query(REQUEST)
 
 
-async def _raises_nothing_but_auth_failed(asked: Authorizer) -> None:
+async def _raises_nothing_but_auth_failed(asked: Authorizer, request: AuthRequest = REQUEST) -> None:
     with pytest.raises(AuthFailed):
-        await asked.query(REQUEST)
+        await asked.query(request)
 
 
 @pytest.mark.parametrize(
@@ -306,10 +308,79 @@ async def test_a_crowd_waits_for_its_turn_and_not_for_ever(autojump_clock: trio.
     asked = Authorizer(NsqdOptions(auth_http_addresses=["a:80"]), silence)  # type: ignore[arg-type]
     before = trio.current_time()
     async with trio.open_nursery() as nursery:
+        for number in range(300):
+            nursery.start_soon(_raises_nothing_but_auth_failed, asked, _from(number % 10))
+    assert trio.current_time() - before == 30
+    assert silence.most == ASKING
+
+
+def _from(number: int) -> AuthRequest:
+    """A request of a client at another address."""
+    return AuthRequest(secret=SECRET, remote_ip=f"192.0.2.{number}")
+
+
+async def test_the_clients_of_one_address_leave_turns_for_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    silence = Silence()
+    asked = Authorizer(NsqdOptions(auth_http_addresses=["a:80"]), silence)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
         for _ in range(300):
             nursery.start_soon(_raises_nothing_but_auth_failed, asked)
-    assert trio.current_time() - before == 30
-    assert silence.most == 64
+        await trio.testing.wait_all_tasks_blocked()
+        assert silence.at_once == ASKING_FOR_ADDRESS
+        nursery.start_soon(_raises_nothing_but_auth_failed, asked, _from(1))
+        await trio.testing.wait_all_tasks_blocked()
+        assert silence.at_once == ASKING_FOR_ADDRESS + 1
+    assert not asked._server("a:80")._turns_of_address
+
+
+@define
+class OneHangs:
+    """Two auth servers: `hangs` gives no answer for five seconds, any other answers at once."""
+
+    asked: list[str] = field(factory=list)
+
+    async def ask(self, url: str, **_: object) -> Answer:
+        name = url.removeprefix("http://").split(":")[0]
+        self.asked.append(name)
+        if name == "hangs":
+            await trio.sleep(5)
+            raise HttpFailed("no answer within 5 s")
+        await trio.lowlevel.checkpoint()
+        return Answer(200, [], GOOD)
+
+
+async def test_a_server_that_hangs_keeps_nobody_from_another(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turns are its own, and a query that would have to wait for one goes to the other server."""
+    monkeypatch.setattr(random, "randrange", lambda count: 0)  # all begin with it
+    servers = OneHangs()
+    asked = Authorizer(NsqdOptions(auth_http_addresses=["hangs:1", "works:1"]), servers)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        for number in range(ASKING):
+            nursery.start_soon(asked.query, _from(number))
+        await trio.testing.wait_all_tasks_blocked()
+        assert servers.asked == ["hangs"] * ASKING
+        before = trio.current_time()
+        for number in range(3 * ASKING):
+            assert (await asked.query(_from(number))).identity == "joe"
+        assert trio.current_time() == before
+
+
+async def test_a_server_that_did_not_answer_is_asked_last_for_a_while(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "randrange", lambda count: 0)
+    servers = OneHangs()
+    asked = Authorizer(NsqdOptions(auth_http_addresses=["hangs:1", "works:1"]), servers)  # type: ignore[arg-type]
+    for _ in range(3):
+        await asked.query(REQUEST)
+    assert servers.asked == ["hangs", "works", "works", "works"]
+    await trio.sleep(FAILED_SECONDS)
+    await asked.query(REQUEST)
+    assert servers.asked[4:] == ["hangs", "works"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsqd.auth.pattern import MAX_TEXT, Budget, PatternError, compile_pattern
+from nsqd.auth.pattern import MAX_PATTERNS, MAX_SIZE, MAX_TEXT, Budget, PatternError, compile_pattern
 
 
 def found(pattern: str, name: str) -> bool:
@@ -98,6 +98,8 @@ def test_matches_of_a_pattern(pattern: str, yes: list[str], no: list[str]) -> No
         ("((a{100}){100}){100}", "invalid repetition size"),
         ("[ab]{1000}" * 100, "pattern too large"),
         ("a" * (MAX_TEXT + 1), f"more than {MAX_TEXT} characters"),
+        (r"\pL" * 200, f"more than {MAX_TEXT} characters"),  # 600 characters that take 60 ms
+        (r"\PL" * 200, f"more than {MAX_TEXT} characters"),
     ],
 )
 def test_refused(pattern: str, reason: str) -> None:
@@ -111,6 +113,26 @@ def test_one_budget_for_all_patterns() -> None:
         compile_pattern("^" + "a" * 1023, budget)
     with pytest.raises(PatternError, match="too large"):
         compile_pattern("a", budget)
+
+
+def test_the_number_of_patterns_is_limited() -> None:
+    budget = Budget()
+    for _ in range(MAX_PATTERNS):
+        compile_pattern("", budget)
+    with pytest.raises(PatternError, match="too many"):
+        compile_pattern("", budget)
+
+
+def test_the_compiled_size_of_all_patterns_is_limited() -> None:
+    """A short text may stand for a large program, and a check costs as much as the sum of them."""
+    budget = Budget()
+    compile_pattern("[ab]{1000}", budget)
+    one = MAX_SIZE - budget.size
+    assert one > 1000
+    for _ in range(budget.size // one):
+        compile_pattern("[ab]{1000}", budget)
+    with pytest.raises(PatternError, match="instructions in all"):
+        compile_pattern("[ab]{1000}", budget)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from nsqd.auth import AuthQueries
-from nsqd.auth.state import parse_answer
 from nsqd.protocol_v2.session import Session
+from tests.nsqd.auth.answers import parsed
 from tests.nsqd.protocol_v2.harness import sized
 from tests.nsqd.protocol_v2.serving import Server
 from tests.timing import patience
@@ -23,9 +23,7 @@ async def test_an_internal_error_after_the_answer_of_an_auth_server_ends_one_con
     class EverythingAllowed:
         async def query(self, request: object) -> Any:
             rule = {"topic": ".*", "channels": [".*"], "permissions": ["subscribe", "publish"]}
-            return parse_answer(
-                json.dumps({"ttl": 60, "authorizations": [rule]}).encode(), trio.current_time()
-            )
+            return parsed(json.dumps({"ttl": 60, "authorizations": [rule]}).encode(), trio.current_time())
 
     peer, other = await server.connect(), await server.connect()
     feed = Session.feed
@@ -47,4 +45,32 @@ async def test_an_internal_error_after_the_answer_of_an_auth_server_ends_one_con
         await other.send(b"AUTH\n" + sized(b"s"))
         with trio.fail_after(patience(5)):
             await other.frame()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_ends_withdraws_its_question(server: Server) -> None:
+    """Otherwise strangers that connect, send an AUTH and are gone would leave a task each for half a minute (I12)."""
+    asking = 0
+
+    class Hangs:
+        async def query(self, request: object) -> Any:
+            nonlocal asking
+            asking += 1
+            try:
+                await trio.sleep_forever()
+            finally:
+                asking -= 1
+
+    async with trio.open_nursery() as nursery:
+        queries = AuthQueries(Hangs(), server.rounds)  # type: ignore[arg-type]
+        nursery.start_soon(queries.run)
+        await server.settled()
+        server.context.ask = queries.ask
+        peer = await server.connect()
+        await peer.send(b"AUTH\n" + sized(b"s"))
+        await server.settled()
+        assert asking == 1
+        server.connection_of(peer).close()
+        await server.settled()
+        assert asking == 0
         nursery.cancel_scope.cancel()

@@ -7,9 +7,14 @@ import re
 from typing import Any
 
 import pytest
+import trio
 
 from nsqd.auth import AuthFailed, AuthState
+from nsqd.auth import state as state_module
+from nsqd.auth.pattern import MAX_PATTERNS
 from nsqd.auth.state import _REMEMBERED, parse_answer
+from nsqkit.yielder import Yielder
+from tests.nsqd.auth.answers import parsed
 
 NOW = 100.0
 
@@ -23,11 +28,11 @@ def entry(topic: str, channels: list[str], *permissions: str) -> dict[str, Any]:
 
 
 def state(*authorizations: Any) -> AuthState:
-    return parse_answer(answer(*authorizations), NOW)
+    return parsed(answer(*authorizations), NOW)
 
 
 def test_identity_and_time_to_live() -> None:
-    known = parse_answer(answer(entry("a", []), identity="joe", identity_url="http://x/joe"), NOW)
+    known = parsed(answer(entry("a", []), identity="joe", identity_url="http://x/joe"), NOW)
     assert (known.identity, known.identity_url, known.permission_count) == ("joe", "http://x/joe", 1)
     assert [known.is_expired(now) for now in (NOW, NOW + 59.9, NOW + 60, NOW + 61)] == [
         False,
@@ -38,13 +43,13 @@ def test_identity_and_time_to_live() -> None:
 
 
 def test_a_very_long_time_is_a_time() -> None:
-    assert not parse_answer(answer(ttl=1 << 62), NOW).is_expired(NOW + 1e8)
+    assert not parsed(answer(ttl=1 << 62), NOW).is_expired(NOW + 1e8)
 
 
 def test_no_authorizations() -> None:
     """They are an answer: the client is told that it is authorized to nothing."""
     for body in (answer(), b'{"ttl":1}', b'{"ttl":1,"authorizations":null}'):
-        nothing = parse_answer(body, NOW)
+        nothing = parsed(body, NOW)
         assert nothing.permission_count == 0
         assert not nothing.allows("t", "c")
         assert not nothing.allows("t", "")
@@ -105,13 +110,13 @@ def test_keys_match_in_any_case() -> None:
     body = (
         b'{"TTL":5,"Identity":"i","Authorizations":[{"Topic":"t","CHANNELS":[""],"Permissions":["publish"]}]}'
     )
-    known = parse_answer(body, NOW)
+    known = parsed(body, NOW)
     assert (known.identity, known.allows("t", ""), known.expires) == ("i", True, NOW + 5)
 
 
 def test_null_and_missing_are_empty() -> None:
     empty = {"topic": None, "channels": [None], "permissions": ["publish"]}
-    known = parse_answer(answer(None, empty, identity=None), NOW)
+    known = parsed(answer(None, empty, identity=None), NOW)
     assert (known.identity, known.identity_url, known.permission_count) == ("", "", 2)
     assert known.allows("any", "")
 
@@ -145,9 +150,45 @@ def test_null_and_missing_are_empty() -> None:
         ),
         (answer(entry("(?=a)", [])), "unable to compile topic '(?=a)'"),
         (answer(*[entry("a" * 1000, [])] * 200), "regular expressions too large"),
+        (answer(entry("", [""] * MAX_PATTERNS)), f"too many regular expressions: more than {MAX_PATTERNS}"),
+        (answer(*[entry("", [])] * (MAX_PATTERNS + 1)), "too many regular expressions"),
+        (answer(identity="x" * 1025), "identity or its URL too long"),
+        (answer(identity_url="x" * 1025), "identity or its URL too long"),
     ],
 )
 def test_unusable_states_refuse_the_client(body: bytes, reason: str) -> None:
     with pytest.raises(AuthFailed, match=re.escape(reason)) as failed:
-        parse_answer(body, NOW)
+        parsed(body, NOW)
     assert len(str(failed.value)) < 300
+
+
+def test_too_many_patterns_are_refused_before_one_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of 1 MiB can hold 300,000 empty ones, which took seconds and 110 MiB."""
+    monkeypatch.setattr(state_module, "compile_pattern", lambda *_: pytest.fail("compiled"))
+    with pytest.raises(AuthFailed, match="too many"):
+        parsed(answer(entry("", [""] * 300_000)), NOW)
+
+
+@pytest.mark.parametrize("by_entry", [True, False])
+async def test_other_tasks_run_while_patterns_are_compiled(by_entry: bool) -> None:
+    count = MAX_PATTERNS - 1
+    body = answer(*[entry("a", [])] * count) if by_entry else answer(entry("a", ["a"] * count))
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        known = await parse_answer(body, NOW, Yielder(0.0))
+        nursery.cancel_scope.cancel()
+    assert known.allows("a", "" if by_entry else "a") is not by_entry
+    assert turns > count // 2
+
+
+def test_nested_keys_of_no_meaning_are_not_looked_at() -> None:
+    body = b'{"ttl":1,"x":{"TTL":[{"Y":1}]},"authorizations":[{"z":{"Topic":1},"TOPIC":"t"}]}'
+    assert parsed(body, NOW).permission_count == 1

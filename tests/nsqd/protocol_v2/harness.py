@@ -17,6 +17,7 @@ import attrs
 from nsqd.broker import Broker, BrokerOptions, Channel
 from nsqd.log.jobs import Job
 from nsqd.log.store import Store, StoreOptions
+from nsqd.protocol_v2.buffers import Holding
 from nsqd.protocol_v2.commands import ALLOWED
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.output import unsent_frames
@@ -136,9 +137,9 @@ class Machine:
     def wall_ns(self) -> int:
         return WALL_NS + int(self.now * 10**9)
 
-    def client(self, greeting: bytes = MAGIC) -> Client:
+    def client(self, greeting: bytes = MAGIC, remote: str = "peer:1") -> Client:
         """A new connection that has sent `greeting`."""
-        client = Client(self)
+        client = Client(self, remote)
         self.clients.append(client)
         if greeting:
             client.send(greeting)
@@ -153,6 +154,12 @@ class Machine:
         assert client.session.subscription is not None
         client.answers()
         return client
+
+    def hold(self, size: int) -> Holding:
+        """Another connection holds so many bytes."""
+        holding = Holding(self.context.buffers, "192.0.2.1", lambda: None)
+        holding.add(size)
+        return holding
 
     def channel(self, name: str = "c", topic: str = "t") -> Channel:
         return self.broker.existing(topic).existing(name)
@@ -218,6 +225,7 @@ class Client:
     """A connection, as its driver and its client see it. `output`: all that the socket took."""
 
     machine: Machine
+    remote: str = "peer:1"
     session: Session = attrs.field(init=False)
     output: bytearray = attrs.field(factory=bytearray)
     taking: bool = True
@@ -227,7 +235,7 @@ class Client:
     def __attrs_post_init__(self) -> None:
         rounds = self.machine.rounds
         rounds.begin()
-        self.session = Session(self.machine.context, ALLOWED, "peer:1", lambda: rounds.awake.append(self))
+        self.session = Session(self.machine.context, ALLOWED, self.remote, lambda: rounds.awake.append(self))
         self.machine.sessions[self.session] = None
 
     # --- the driver's side

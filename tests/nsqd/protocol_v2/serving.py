@@ -64,14 +64,16 @@ class Server:
     def _fatal(error: OSError) -> None:
         raise error
 
-    async def connect(self, greeting: bytes = MAGIC, layers: str = "", buffer: int = BUFFER) -> Peer:
+    async def connect(
+        self, greeting: bytes = MAGIC, layers: str = "", buffer: int = BUFFER, remote: str = "peer:1"
+    ) -> Peer:
         """A new client, which has sent the greeting, and upgraded if that is a right one; its `session` is the
         daemon's side.
 
         `buffer`: bytes that its sockets are to hold.
         """
         before = set(self.sessions)
-        stream = LayeredStream(self._loopback(buffer))
+        stream = LayeredStream(self._loopback(buffer, remote))
         await trio.testing.wait_all_tasks_blocked()
         (session,) = set(self.sessions) - before
         if greeting:
@@ -89,7 +91,7 @@ class Server:
         (found,) = [c for c in self._connections.connections.values() if c.session is peer.session]
         return found
 
-    def _loopback(self, buffer: int) -> trio.SocketStream:
+    def _loopback(self, buffer: int, remote: str) -> trio.SocketStream:
         theirs = socket.socket()
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         theirs.connect(self._listener.getsockname())
@@ -97,7 +99,7 @@ class Server:
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connections.add(ours, "peer:1")
+        self._connections.add(ours, remote)
         return trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
 
     async def settled(self) -> None:

@@ -10,11 +10,12 @@ import trio
 import trio.testing
 
 from nsqd.auth import AuthClient
-from nsqd.auth.state import AuthState, parse_answer
+from nsqd.auth.state import AuthState
 from nsqd.protocol_v2.authorization import MAX_SECRET
 from nsqd.protocol_v2.client_stats import client_stats
 from nsqkit.wire import CLOSE_WAIT, OK
-from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, identify, mpub, pub, sized, sub
+from tests.nsqd.auth.answers import parsed
+from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, identify, mpub, pub, size, sized, sub
 from tests.nsqd.protocol_v2.serving import Server, serving
 from tests.timing import patience
 
@@ -37,7 +38,7 @@ class Guarded(Machine):
 
     def state(self, *authorizations: dict[str, Any], ttl: int = 60, **fields: str) -> AuthState:
         answer = {"ttl": ttl, "authorizations": authorizations, **fields}
-        return parse_answer(json.dumps(answer).encode(), self.now)
+        return parsed(json.dumps(answer).encode(), self.now)
 
     def decide(self, *authorizations: dict[str, Any], ttl: int = 60, **fields: str) -> None:
         """The oldest question is answered."""
@@ -73,6 +74,81 @@ def test_the_answer_to_auth() -> None:
     stats = client_stats(client.session)
     assert (stats.authed, stats.auth_identity, stats.auth_identity_url) == (True, "ali", "http://ali")
     assert b"open sesame".decode() not in repr(client.session.authorization)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"), [(b"PUB t\n", "PUB"), (b"DPUB t 5\n", "DPUB"), (b"MPUB t\n", "MPUB")]
+)
+def test_before_auth_no_large_body_is_waited_for(line: bytes, name: str) -> None:
+    """Its error is known, and nobody is to hold memory that has not said who it is (I12)."""
+    machine = Guarded()
+    client = machine.client().send(line + size(100_000))
+    assert client.answers() == [error(FIRST + name)]
+    assert client.closed
+    assert machine.context.buffered == 0
+    bad = machine.client().send(b"PUB t\n" + size(0))
+    assert bad.answers() == [error("E_BAD_MESSAGE PUB invalid message body size 0")]
+
+
+@pytest.mark.parametrize("line", [b"IDENTIFY\n", b"AUTH\n"])
+def test_before_auth_bodies_are_small(line: bytes) -> None:
+    machine = Guarded()
+    client = machine.client().send(line + size(65_536))
+    assert not client.closed
+    client = machine.client().send(line + size(65_537))
+    name = line.decode().strip()
+    assert client.answers() == [error(f"E_BAD_BODY {name} body too big 65537 > 65536")]
+    authorized = machine.authorized(EVERYTHING)
+    authorized.send(line + size(65_537))
+    assert not authorized.closed
+
+
+def test_before_auth_few_answers_are_given_to_a_client_that_reads_none() -> None:
+    machine = Guarded()
+    client = machine.client()
+    client.taking = False
+    for _ in range(1000):
+        if not client.session.wants_input:
+            break
+        client.send(identify(feature_negotiation=True))
+    assert client.session.outbox.size < 20_000
+    client.take()
+    assert client.session.wants_input
+
+
+def test_those_before_auth_have_a_memory_of_their_own() -> None:
+    """However many they are, they take nothing from those that have authenticated (I12)."""
+    machine = Guarded(max_buffered_bytes=1_000_000)
+    honest = machine.authorized(EVERYTHING)
+    honest.send(b"PUB t\n" + size(900_000) + b"x" * 890_000)
+    strangers = [machine.client().send(b"AUTH\n" + size(60_000) + b"x" * 50_000) for _ in range(50)]
+    assert 1 <= sum(not stranger.closed for stranger in strangers) <= 2
+    assert machine.context.buffers_of_strangers.used <= 1_000_000 // 8
+    honest.send(b"x" * 10_000)
+    assert honest.answers() == [OK]
+
+
+def test_what_a_client_holds_counts_among_the_others_once_it_has_authenticated() -> None:
+    machine = Guarded()
+    client = machine.client().send(auth() + b"PUB t\n" + size(50_000) + b"x" * 10_000)
+    held = machine.context.buffers_of_strangers.used
+    assert held > 10_000
+    machine.decide(EVERYTHING)
+    assert (machine.context.buffers_of_strangers.used, machine.context.buffers.used) == (0, held)
+    client.send(b"x" * 40_000)
+    assert client.answers()[1:] == [OK]
+    assert machine.context.buffered == 0
+
+
+def test_a_connection_is_of_use_once_it_has_authenticated() -> None:
+    """Where that is required: the others give way first when all connections are taken."""
+    machine = Guarded()
+    client = machine.client().send(identify())
+    assert not client.session.is_useful
+    assert machine.authorized(EVERYTHING).session.is_useful
+    assert not Machine().client().session.is_useful
+    assert Machine().client().send(pub(b"x")).session.is_useful
+    assert Machine().consumer().session.is_useful
 
 
 def test_auth_is_disabled_without_auth_servers() -> None:
@@ -267,7 +343,7 @@ def test_heartbeats_go_on_during_a_query_and_the_client_is_not_dropped() -> None
 def allow(server: Server, client: AuthClient) -> None:
     """The auth server lets the client do everything."""
     server.rounds.begin()
-    client.authorized(parse_answer(EVERYTHING_ALLOWED, trio.current_time()))
+    client.authorized(parsed(EVERYTHING_ALLOWED, trio.current_time()))
     server.rounds.end()
 
 

@@ -417,3 +417,80 @@ async def test_endless_delivery_does_not_keep_clients_from_being_read(
         await quiet.send(pub(b"x"))
         assert await quiet.frame() == OK
     monkeypatch.undo()
+
+
+# --- all connections are taken
+
+
+async def come(server: Server, host: int, *commands: bytes) -> Peer | None:
+    """A client at that address, if it is let in, which gets an OK for each of the commands."""
+    remote = f"192.0.2.{host}:5000"
+    if not server._connections.make_room(remote):
+        return None
+    peer = await server.connect(remote=remote, layers="plain")
+    for command in commands:
+        await peer.send(command)
+        assert await peer.frame() == OK
+    return peer
+
+
+def still_there(server: Server, *peers: Peer | None) -> list[bool]:
+    return [peer is not None and peer.session in server.sessions for peer in peers]
+
+
+async def test_clients_without_use_give_way_to_new_ones(caplog: pytest.LogCaptureFixture) -> None:
+    """The oldest of the address with most of these: silence keeps nobody out, not even within one address (I7)."""
+    caplog.set_level("INFO")
+    async with serving("plain") as server:
+        server._connections._max_connections = 6
+        useful = [await come(server, 1, sub()), await come(server, 1, pub(b"x"))]
+        other = await come(server, 2)
+        silent = [await come(server, 1, identify(heartbeat_interval=-1)) for _ in range(3)]
+        newcomers = [await come(server, 1, sub()), await come(server, 3, sub())]
+        assert still_there(server, *useful, *silent) == [True, True, False, False, True]
+        assert still_there(server, other, *newcomers) == [True] * 3
+        assert "closing: 6 connections, the most that the descriptor limit allows" in caplog.text
+        assert await come(server, 3, sub()) is not None
+        assert still_there(server, silent[2], other) == [False, True]
+
+
+async def test_an_address_with_a_large_share_of_connections_gives_way_to_others() -> None:
+    """Its newest; with a quarter of all it stays, and no address gives way to itself."""
+    async with serving("plain") as server:
+        server._connections._max_connections = 8
+        large = [await come(server, 1, sub()) for _ in range(4)]
+        small = [await come(server, host, sub()) for host in (2, 3, 4, 5)]
+        assert await come(server, 1) is None
+        newcomers = [await come(server, host, sub()) for host in (6, 7)]
+        assert await come(server, 8) is None
+        assert still_there(server, *large) == [True, True, False, False]
+        assert still_there(server, *small, *newcomers) == [True] * 6
+
+
+async def test_connections_that_end_leave_nothing_behind_in_the_shares() -> None:
+    async with serving("plain") as server:
+        peers = [await come(server, host) for host in (1, 1, 2)]
+        for peer in peers:
+            assert peer is not None
+            await peer.close()
+        await server.settled()
+        assert (server._connections._open.total, server._connections._idle.total) == (0, 0)
+
+
+@pytest.mark.heavy
+async def test_one_that_sends_little_waits_for_small_turns_of_many_that_send_much() -> None:
+    """I7. Before, each of the many was read 256 KiB at once, before the one had its turn."""
+    command = pub(b"x" * 1000, "flood")
+    async with serving("plain") as server:
+        many = [await server.connect(buffer=1 << 20) for _ in range(70)]
+        one = await server.connect()
+        await server.settled()
+        sent = 0
+        for peer in many:  # without waiting: the daemon has them all at once
+            sock = peer.stream.raw.socket
+            with contextlib.suppress(BlockingIOError):
+                sent += sock._sock.send(command * 300)  # type: ignore[attr-defined]
+        one.stream.raw.socket._sock.send(pub(b"x"))  # type: ignore[attr-defined]
+        assert await one.frame() == OK
+        published = server.broker.topics["flood"].message_count * len(command)
+        assert published < sent / 2

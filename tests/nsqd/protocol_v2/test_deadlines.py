@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from nsqd.protocol_v2.deadlines import UNFINISHED_TIMEOUT
 from nsqd.protocol_v2.session import CLOSE_TIMEOUT, MAGIC_TIMEOUT
 from nsqkit.wire import HEARTBEAT, OK
 from tests.nsqd.protocol_v2.harness import Machine, error, fin, identify, mpub, pub, sized, sub
@@ -109,9 +110,72 @@ def test_the_time_for_the_magic_is_limited(caplog: pytest.LogCaptureFixture) -> 
     assert "closing: no protocol version within 10 s" in caplog.text
 
 
+OFF = identify(heartbeat_interval=-1)
+
+
+@pytest.mark.parametrize("pieces", [[b"N"], [b"PUB t\n\0\0\1\0x"], [b"PUB t\n\0\0\1\0"] + [b"x"] * 100])
+def test_without_heartbeats_a_command_must_be_complete_in_time(
+    pieces: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also when it trickles in: otherwise strangers could keep our memory in use for ever (I12)."""
+    caplog.set_level("INFO")
+    machine = Machine()
+    client = machine.client().send(OFF)
+    machine.advance(200)
+    for number in range(len(pieces)):
+        client.send(pieces[number])
+        machine.advance(0.5)
+    machine.advance(UNFINISHED_TIMEOUT - len(pieces) * 0.5 - 0.125)
+    assert not client.closed
+    machine.advance(0.125)
+    assert client.closed
+    assert machine.context.buffered == 0
+    assert "closing: incomplete command after 60 s" in caplog.text
+
+
+def test_without_heartbeats_each_command_has_its_own_time() -> None:
+    machine = Machine()
+    client = machine.client().send(OFF + b"NO")
+    for _ in range(5):
+        machine.advance(UNFINISHED_TIMEOUT - 1)
+        client.send(b"P\nNO")
+    assert not client.closed
+    client.send(b"P\n")
+    machine.advance(10 * UNFINISHED_TIMEOUT)
+    assert not client.closed
+
+
+def test_without_heartbeats_the_socket_must_take_something_in_time() -> None:
+    machine = Machine()
+    client = machine.client().send(OFF)
+    client.taking = False
+    client.send(pub(b"x"))
+    machine.advance(UNFINISHED_TIMEOUT - 0.125)
+    assert not client.closed
+    machine.advance(0.125)
+    assert client.closed
+
+
+def test_without_heartbeats_a_client_that_is_not_read_is_not_late() -> None:
+    """The rest of a command that is in its socket is not read while too much waits for that."""
+    machine = Machine()
+    client = machine.client().send(OFF)
+    client.taking = False
+    client.send(identify(feature_negotiation=True, heartbeat_interval=-1) * 4000 + b"NO")
+    assert not client.session.wants_input
+    for _ in range(10):
+        machine.advance(UNFINISHED_TIMEOUT / 2)
+        client.session.blocked(True)
+    assert not client.closed
+    client.take()
+    client.send(b"P\n")
+    machine.advance(10 * UNFINISHED_TIMEOUT)
+    assert not client.closed
+
+
 def test_no_heartbeats_no_deadlines_no_subscription() -> None:
     machine = Machine()
-    client = machine.client().send(identify(heartbeat_interval=-1))
+    client = machine.client().send(OFF)
     assert client.answers() == [OK]
     machine.advance(300)
     assert client.answers() == []

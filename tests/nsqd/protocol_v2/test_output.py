@@ -42,7 +42,7 @@ def output_to(sock: Socket) -> Output:
     machine = Machine()
     session = machine.client().session
     session.outbox.put(list(FRAMES), SIZE)
-    return Output(cast(socket.socket, sock), session, machine.context)
+    return Output(cast(socket.socket, sock), session)
 
 
 def expected_after(sent: int) -> tuple[bytes, list[bytes]]:
@@ -105,5 +105,5 @@ def _is_empty(output: Output) -> None:
     assert not output.waits
     assert output._session.outbox.size == 0
     assert output._session.deadlines.blocked_since == float("inf")
-    assert output._context.buffered == 0
+    assert output._session.context.buffers.shares.total == 0
     assert output.abandon() == []

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nsqd.auth import AuthClient
-from nsqd.auth.state import parse_answer
 from nsqd.protocol_v2.layers import Layers
 from nsqd.protocol_v2.phase import NOT_READING, TRANSITIONS, SessionPhase
 from nsqd.protocol_v2.session import TURN, Session
 from nsqkit.wire import OK
+from tests.nsqd.auth.answers import parsed
 from tests.nsqd.protocol_v2.harness import Client, Machine, error, identify, pub, sized, sub
 from tests.nsqd.protocol_v2.serving import serving
 
@@ -119,7 +119,7 @@ EVENTS: dict[Step, Callable[[Client], object]] = {
     (P.UPGRADING, P.READING): upgrade,
     (P.UPGRADING, P.CLOSING): lambda client: client.session.upgrade_failed("EOF"),
     (P.UPGRADING, P.CLOSED): lambda client: client.drop(),
-    (P.AUTHORIZING, P.READING): lambda client: client.session.authorized(parse_answer(ALLOWED, 100.0)),
+    (P.AUTHORIZING, P.READING): lambda client: client.session.authorized(parsed(ALLOWED, 100.0)),
     (P.AUTHORIZING, P.CLOSING): lambda client: client.session.authorized(None),
     (P.AUTHORIZING, P.CLOSED): lambda client: client.drop(),
     (P.CLOSING, P.CLOSED): lambda client: client.take(),
@@ -192,7 +192,7 @@ def test_an_answer_of_an_auth_server_that_comes_after_a_fatal_error_is_ignored()
     client.send(b"x" * 30_000)  # read before the driver knew that nothing is wanted
     assert client.session.phase is P.CLOSING
     machine.rounds.begin()
-    asked[0].authorized(parse_answer(ALLOWED, machine.now))
+    asked[0].authorized(parsed(ALLOWED, machine.now))
     machine.settle()
     client.take()
     assert client.closed

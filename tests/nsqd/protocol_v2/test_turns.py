@@ -16,10 +16,11 @@ import trio.testing
 from nsqd.broker.topic import Topic
 from nsqd.drain import Drain
 from nsqd.protocol_v2 import connections
+from nsqd.protocol_v2.phase import SessionPhase
 from nsqd.stats.remaining import remaining
 from nsqkit.wire import OK, decode_message
 from tests.nsqd.broker.harness import deferred_of, view_of
-from tests.nsqd.protocol_v2.harness import dpub, mpub, pub, sub
+from tests.nsqd.protocol_v2.harness import Machine, dpub, identify, mpub, pub, sub
 from tests.nsqd.protocol_v2.serving import Server, serving
 
 
@@ -190,3 +191,18 @@ async def test_a_stop_answers_the_publishers_of_a_long_round(
         await peer.send(mpub(b"a", b"b"))
         assert await peer.all() == [OK]
         assert server.broker.existing("t").message_count == 2
+
+
+def test_a_second_identify_ends_the_turn() -> None:
+    """It costs as much as 50 other commands, and a turn's share of those would hold others up (I7)."""
+    machine = Machine()
+    client = machine.client()
+    machine.rounds.begin()
+    client.session.feed(identify() * 10 + b"NOP\n")
+    machine.settle()
+    assert client.answers() == [OK] * 2
+    assert client.session.phase is SessionPhase.YIELDED
+    client.send(b"")
+    assert client.answers() == [OK] * 8
+    assert client.session.phase is SessionPhase.READING
+    assert machine.context.buffered == 0

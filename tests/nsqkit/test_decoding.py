@@ -18,7 +18,7 @@ from nsqadmin.api import action_handlers
 from nsqadmin.graphite import _first_value
 from nsqadmin.upstream.draining import read_draining
 from nsqadmin.upstream.responses import _decode_sliced
-from nsqd.auth.state import AuthFailed, parse_answer
+from nsqd.auth.state import AuthFailed
 from nsqd.importing import ImportRefused
 from nsqd.importing.journal import JOURNAL, Journal
 from nsqd.importing.source import _read_metadata
@@ -38,6 +38,7 @@ from nsqkit.service.typed_json import convert, decode_json_as, encode_json
 from nsqkit.wire import ProtocolError
 from nsqlookupd.protocol_v1 import _producer_info
 from nsqtools.nsq_to_nsq.json_filter import Dropped, _read_object
+from tests.nsqd.auth.answers import parsed
 from tests.test_walls import PROJECT, files_in
 
 DEEP = 20_000
@@ -211,7 +212,7 @@ def _nodes(text: bytes, folder: Path) -> object:
 
 User = Callable[[bytes, Path], object]
 USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
-    "nsqd/auth/state.py": (lambda text, _: parse_answer(text, 0.0), (AuthFailed,)),
+    "nsqd/auth/state.py": (lambda text, _: parsed(text, 0.0), (AuthFailed,)),
     "nsqd/lookup/protocol.py": (lambda text, _: parse_identity(text), (RegistryError,)),
     "nsqd/lookup/known_channels.py": (lambda text, _: decode_json_as(text, dict), (DecodeError,)),
     "nsqd/protocol_v2/identify.py": (lambda text, _: _fields(text), (ProtocolError,)),

@@ -30,11 +30,15 @@ MOST_AHEAD = 10_000  # messages
 
 
 class BodyCache:
-    """The bodies of one channel. `wake` is called when a body may be available that was not."""
+    """The bodies of one channel. `wake` is called when a body may be available that was not.
 
-    def __init__(self, view: LogView, wake: Callable[[], None]) -> None:
+    `is_settled(seq)`: the channel does not need this message any more.
+    """
+
+    def __init__(self, view: LogView, wake: Callable[[], None], is_settled: Callable[[int], bool]) -> None:
         self._view = view
         self._wake = wake
+        self._is_settled = is_settled
         self._budget = view.context.read_ahead
         self._frames: dict[int, bytes] = {}
         self._size = 0
@@ -149,9 +153,12 @@ class BodyCache:
             self._soon.in_next_round()
 
     def _drop_read(self) -> None:
-        """Drop the first seqs to be read ahead which have been read, or are left to `fetch`."""
+        """Drop the first seqs to be read ahead which have been read, are left to `fetch`, or are settled by now."""
         ahead = self._ahead
-        while ahead and (self.get(ahead[0]) is not None or ahead[0] in self._doubtful):
+        while ahead:
+            first = ahead[0]
+            if self.get(first) is None and first not in self._doubtful and not self._is_settled(first):
+                return
             ahead.popleft()
 
     def _resume_ahead(self) -> None:
@@ -172,7 +179,9 @@ class BodyCache:
         """The result of a read."""
         self._view.log.accept_fetch(result)
         self._doubtful.update(result.doubtful)
-        self._add(result.frames.items())
+        # During a job the message may have been read by another one, delivered and finished.
+        settled = self._is_settled
+        self._add((seq, frame) for seq, frame in result.frames.items() if not settled(seq))
 
     # --- damage
 

@@ -57,7 +57,7 @@ class LogBacklog:
         self.counts = ChannelCounts()
         self.wake: Callable[[], None] = lambda: None
         self.reader = LogReader(view, lambda: self.wake(), self.let_go)
-        self.cache = BodyCache(view, lambda: self.wake())
+        self.cache = BodyCache(view, lambda: self.wake(), lambda seq: seq in self.settled)
         view.keepers[self] = None
         self._oldest = Oldest(view)
         self._to_settle: list[int] = []  # since the last append

@@ -46,7 +46,9 @@ class MemoryBacklog:
         self.wake: Callable[[], None] = lambda: None
         self._budget = context.ephemeral_bytes
         self._queue_size = context.options.mem_queue_size
-        self._reader = BodyCache(source, lambda: self.wake()) if source else None
+        self._reader = (
+            BodyCache(source, lambda: self.wake(), lambda seq: seq not in self._unread) if source else None
+        )
         self._oldest = Oldest(source) if source else None
         self._queue: deque[int] = deque()  # ready seqs
         self._frames: dict[int, bytes] = {}  # of all messages it holds: ready, in flight, requeued, deferred

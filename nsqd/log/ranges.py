@@ -111,6 +111,17 @@ class RangeSet:
             new = end - start
             if len(starts) > BLOCK_RANGES:
                 self._split(at)
+        elif low + 1 == high:  # one range grows
+            old_start, old_end = starts[low], ends[low]
+            if start < old_start:
+                starts[low] = start
+            else:
+                start = old_start
+            if end > old_end:
+                ends[low] = end
+            else:
+                end = old_end
+            new = end - start - (old_end - old_start)
         else:
             covered = sum(ends[low:high]) - sum(starts[low:high])
             start, end = min(start, starts[low]), max(end, ends[high - 1])

@@ -256,6 +256,22 @@ class TestRead:
         assert consumer.bodies() == [body for at, body in due if at <= harness.now][: len(consumer.received)]
         assert consumer.received
 
+    def test_what_was_finished_during_a_read_ahead_is_not_kept(self) -> None:
+        harness, _ = self.harness(cold=True)
+        consumer = harness.subscribe(rdy=5000)
+        harness.run_jobs = False
+        harness.advance(9.75)
+        harness.advance(0.5)
+        late, now = read_jobs(harness)
+        harness.run_job(now)
+        finished = len(consumer.received)
+        assert finished
+        harness.finish(consumer)
+        harness.run_job(late)
+        held = log_backlog(harness.channel()).cache._frames
+        assert held
+        assert not any(seq in log_backlog(harness.channel()).settled for seq in held)
+
     def test_an_error_of_the_disk_is_tried_again(self) -> None:
         harness, due = self.harness(count=50)
         consumer = harness.subscribe(rdy=50)

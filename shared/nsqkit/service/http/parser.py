@@ -16,7 +16,7 @@ several blanks in one. It does not say where a request line begins, either. So a
 with a well-formed request line (pipelined requests, heads that come in pieces) is given to it line by line, and request
 lines are checked before.
 
-The slice limits how many requests one `feed` can produce: 4 KiB of pipelined heads are some 200 requests. llhttp cannot
+The slice limits how many requests one `feed` can produce: 1 KiB of pipelined heads are some 50 requests. llhttp cannot
 be paused through httptools, so the input is cut instead.
 """
 
@@ -46,7 +46,7 @@ from nsqkit.service.http.message import (
 
 __all__ = ["Phase", "RequestParser", "Routes"]
 
-_HEAD_SLICE = 4 * 1024
+_HEAD_SLICE = 1024
 _CHUNKED_SLICE = 16 * 1024
 
 # RFC 3986: a registered name, an IPv4 address or an IP literal in brackets, and perhaps a port. There is no list of

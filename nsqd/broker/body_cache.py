@@ -22,9 +22,8 @@ from nsqd.log.segment import ReadResult
 
 __all__ = ["BodyCache"]
 
-READ_PART = (
-    4  # one read brings at most this part of the limit, so that it does not replace what the last one brought
-)
+# One read brings at most this part of the limit, so that it does not replace what the last one brought.
+READ_PART = 4
 TYPICAL_SIZE = 1024  # of a frame, before one was read
 MOST_AHEAD = 10_000  # messages
 

@@ -87,9 +87,8 @@ class Broker:
         for name, recovered in store.topics(wall_ns):
             topic, view = restore_topic(self.context, self, name, recovered)
             self._add(topic, view)
-            if (
-                recovered.damage or recovered.adopted
-            ):  # so that the next start does not scan the damaged part again
+            # So that the next start does not scan the damaged part again.
+            if recovered.damage or recovered.adopted:
                 self.retentions[name].want_snapshot()
             self.context.schedule_maintenance(name)
         if self.context.clock_behind > 1:

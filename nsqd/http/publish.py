@@ -86,9 +86,8 @@ class Publishing:
         match = _INTEGER.fullmatch(defer)
         if match is None:
             raise HttpError(400, "INVALID_DEFER")
-        delay_ns = (
-            int(match[1] + match[2]) * _NS_PER_MS
-        )  # without zeros: Python converts 4,300 digits at most
+        # Without leading zeros, as Python converts 4,300 digits at most.
+        delay_ns = int(match[1] + match[2]) * _NS_PER_MS
         if not 0 <= delay_ns <= self._daemon.options.max_req_timeout:
             raise HttpError(400, "INVALID_DEFER")
         return self._publish(topic, [body], delay_ns or None)

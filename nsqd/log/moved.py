@@ -148,9 +148,8 @@ class NeededPlan:
             position = self.segment.position + record.offset
             frames, seqs = decode_moved(record.payload, head.count)
             return [(seq, position, frame) for seq, frame in zip(seqs, frames, strict=True)]
-        at = bisect_right(
-            self.needed, head.first, key=lambda run: run[1]
-        )  # the first range that ends after `first`
+        # The first range that ends after the record's first message.
+        at = bisect_right(self.needed, head.first, key=lambda run: run[1])
         if head.end == head.first or at == len(self.needed) or self.needed[at][0] >= head.end:
             return []
         run = messages_of(record)

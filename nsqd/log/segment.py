@@ -70,9 +70,8 @@ class Segment:
     moved_bytes: float = 0
     emptied: bool = False
     version: int = VERSION
-    marks: list[tuple[int, int]] = attrs.field(
-        factory=list
-    )  # (sequence number, offset) of records, 64 KiB apart
+    # (sequence number, offset) of records, 64 KiB apart
+    marks: list[tuple[int, int]] = attrs.field(factory=list)
     written_back: int = 0  # offset up to which the system was asked to write
     blocks: dict[int, Block] = attrs.field(factory=dict)  # by the offset of their first record
     blocks_size: int = 0  # bytes of memory, approximately

@@ -50,13 +50,10 @@ class Code(enum.IntEnum):
     TOPIC_EMPTIED = 3  # (start, end): no channel gets these
     LOST = 4  # (start, end, damaged): no channel can get these, they are damaged or were never written
     DEFERRED = 5  # (seq, delay, ...): deferred messages above the high watermark (in snapshots only)
-    SEGMENTS = (
-        6  # (position, first, end, message bytes, ...): complete segments (in snapshots and manifests only)
-    )
-    MOVED = (
-        7  # (position, seq, ...): the MOVED record at this position has these messages (in snapshots only)
-    )
-    LAST_ID = 8  # (id): no message of the topic has a higher one (in snapshots only)
+    # In snapshots only, the first one in manifests too:
+    SEGMENTS = 6  # (position, first, end, message bytes, ...): complete segments
+    MOVED = 7  # (position, seq, ...): the MOVED record at this position has these messages
+    LAST_ID = 8  # (id): no message of the topic has a higher one
     CHANNEL_CREATED = 16  # (generation, name, start)
     CHANNEL_DELETED = 17  # (generation)
     CHANNEL_PAUSED = 18  # (generation, paused)
@@ -247,9 +244,8 @@ class TopicState:
         self.paused = paused
 
     def mark(self, high_watermark: int, now_ns: int) -> None:
-        if (
-            high_watermark
-        ):  # it looks at every deferred message, and there is a mark 0 with every delayed requeue
+        # That looks at every deferred message, and there is a mark 0 with every delayed requeue.
+        if high_watermark:
             self.raise_high_watermark(high_watermark, now_ns)
         self._recorded_ns = now_ns
 

@@ -208,9 +208,8 @@ class TopicLog:
             return
         segment = self._segment_at(position)
         if segment is not None and segment.moved_count:
-            segment.moved_bytes -= (
-                segment.moved_bytes / segment.moved_count
-            )  # the sizes of single ones are not kept
+            # The sizes of single ones are not kept.
+            segment.moved_bytes -= segment.moved_bytes / segment.moved_count
             segment.moved_count -= 1
 
     def forget_moved_in(self, segment: Segment) -> None:

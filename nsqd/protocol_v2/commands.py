@@ -34,9 +34,8 @@ __all__ = ["ALLOWED"]
 log = get_logger("client")
 
 _SIZE = struct.Struct(">i")
-STRANGER_BODY_LIMIT: Final = (
-    64 * 1024
-)  # bytes of an IDENTIFY or AUTH of a client that has yet to authenticate
+# Bytes of an IDENTIFY or AUTH of a client that has yet to authenticate.
+STRANGER_BODY_LIMIT: Final = 64 * 1024
 
 
 def _sized(data: bytes, position: int, limit: int, code: str, what: str, big: str) -> tuple[int, int]:

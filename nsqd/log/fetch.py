@@ -23,8 +23,8 @@ from nsqd.log.records import (
     FormatError,
     Kind,
     RecordHead,
-    decode_moved,
     decode_record,
+    find_moved,
     frames_of,
 )
 from nsqd.log.segment import INDEX_EVERY, Block, Segment
@@ -173,15 +173,12 @@ class _Fetch:
                     record = decode_record(data, 0, self.segment.salt)
                 if record is None or record[0] != Kind.MOVED:
                     raise FormatError("another record than expected")
-                frames, seqs = decode_moved(record[3], record[2])
+                found = find_moved(record[3], record[2], wanted)
             except FormatError:
-                frames, seqs = [], []
-            for seq, frame in zip(seqs, frames, strict=True):
-                if seq in wanted:
-                    wanted.discard(seq)
-                    self.result.frames[seq] = frame
-                    self.result.size += len(frame)
-            self.result.doubtful += sorted(wanted)
+                found = {}
+            self.result.frames.update(found)
+            self.result.size += sum(map(len, found.values()))
+            self.result.doubtful += sorted(wanted - found.keys())
             at = after
 
     def _read(self, offset: int, size: int) -> bytes:

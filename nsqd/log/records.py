@@ -38,6 +38,7 @@ __all__ = [
     "encode_deferred",
     "encode_moved",
     "encode_record",
+    "find_moved",
     "find_record",
     "frames_of",
     "split_messages",
@@ -85,6 +86,7 @@ _HEAD = struct.Struct(">2sBBIIQII")
 RECORD_HEAD_SIZE: Final = _HEAD.size + _CRC.size  # 32
 _SIZE = struct.Struct(">I")
 _NUMBER = struct.Struct(">Q")
+_NUMBER_AND_SIZE = struct.Struct(">QI")
 
 
 @attrs.frozen
@@ -276,6 +278,25 @@ def encode_moved(frames: Sequence[bytes], seqs: Sequence[int]) -> bytes:
 def decode_moved(payload: bytes, count: int) -> tuple[list[bytes], list[int]]:
     """Frames and sequence numbers of a MOVED record. `FormatError` when they do not add up."""
     return _decode_numbered(payload, count)
+
+
+def find_moved(payload: bytes, count: int, wanted: set[int]) -> dict[int, bytes]:
+    """Those frames of a MOVED record whose sequence numbers are wanted. `FormatError` when they do not add up.
+
+    As `decode_moved`, for a few of the messages.
+    """
+    found: dict[int, bytes] = {}
+    offset, end, unpack = 0, len(payload), _NUMBER_AND_SIZE.unpack_from
+    for _ in range(count):
+        if offset + 12 > end:
+            raise FormatError("a record holds fewer messages than its head says")
+        seq, size = unpack(payload, offset)
+        if seq in wanted:
+            found[seq] = payload[offset + 8 : offset + 12 + size]
+            if len(found) == len(wanted):
+                break
+        offset += 12 + size
+    return found
 
 
 def _encode_numbered(frames: Sequence[bytes], numbers: Sequence[int]) -> bytes:

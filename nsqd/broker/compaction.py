@@ -26,6 +26,7 @@ __all__ = ["Compaction", "parked_items", "recorded_now"]
 
 PIECE = 256 * 1024  # bytes moved with one append; it takes 1 or 2 ms of the event loop
 SMALL = 1024 * 1024  # bytes of segments that are read in one piece, and together
+SPAN = 50_000  # messages of a larger segment that are looked at for one read: which of them are needed
 WORTHWHILE = 0.5  # at most this part of a segment is moved: it frees at least as much as it costs
 
 
@@ -117,22 +118,22 @@ class Compaction:
                 break
             small.append(self._queue.popleft())
         if small:
-            plans = [self._plan(segment, FILE_HEADER_SIZE) for segment in small]
+            plans = [self._plan(segment, FILE_HEADER_SIZE, segment.first, SMALL) for segment in small]
             self._run(lambda: [plan.read(SMALL) for plan in plans], lambda found: self._took(small, found))
         elif self._queue:
             segment = self._queue.popleft()
             if self._is_measured(segment) or not self._needed_count(segment):
-                self._read_piece(segment, FILE_HEADER_SIZE)
+                self._read_piece(segment, FILE_HEADER_SIZE, segment.first)
             else:
-                plan = self._plan(segment, FILE_HEADER_SIZE)
-                self._run(lambda: [plan.measure()], lambda found: self._found_size(segment, found[0]))
+                self._measure_piece(segment, FILE_HEADER_SIZE, segment.first, 0)
         else:
             self._end()
 
-    def _plan(self, segment: Segment, offset: int) -> NeededPlan:
+    def _plan(self, segment: Segment, offset: int, first: int, span: int = SPAN) -> NeededPlan:
+        """A read from `offset` on, where its own messages begin with `first`."""
         assert segment.next_first is not None
-        needed = list(self._topic.needed(segment.first, segment.next_first))
-        return self._log.plan_needed(segment, offset, needed)
+        until = min(first + span, segment.next_first)
+        return self._log.plan_needed(segment, offset, self._topic.needed(first, until), until)
 
     def _run(
         self, work: Callable[[], list[NeededMessages]], then: Callable[[list[NeededMessages]], None]
@@ -155,7 +156,8 @@ class Compaction:
         """Small segments were read as a whole: measured, too."""
         emptied, messages = [], []
         for segment, its in zip(segments, found, strict=True):
-            self._note_size(segment, its)
+            self._accept_damage(segment, its)
+            self._note_size(segment, its.own_bytes)
             if self.is_worthwhile(segment, its.own_bytes + segment.moved_bytes):
                 emptied.append(segment)
                 messages += self._still_needed(its)
@@ -164,30 +166,41 @@ class Compaction:
                 self._emptied(segment)
             self._next()
 
-    def _found_size(self, segment: Segment, found: NeededMessages) -> None:
-        self._note_size(segment, found)
-        if self.is_worthwhile(segment, found.own_bytes + segment.moved_bytes):
-            self._read_piece(segment, FILE_HEADER_SIZE)
+    def _measure_piece(self, segment: Segment, offset: int, first: int, size: int) -> None:
+        """`size`: what was found so far."""
+        plan = self._plan(segment, offset, first)
+        self._run(lambda: [plan.measure()], lambda found: self._measured_piece(segment, size, found[0]))
+
+    def _measured_piece(self, segment: Segment, size: int, found: NeededMessages) -> None:
+        size += found.own_bytes
+        if found.next_offset is not None:
+            self._measure_piece(segment, found.next_offset, found.next_first, size)
+            return
+        self._note_size(segment, size)
+        if self.is_worthwhile(segment, size + segment.moved_bytes):
+            self._read_piece(segment, FILE_HEADER_SIZE, segment.first)
         else:
             self._next()
 
-    def _note_size(self, segment: Segment, found: NeededMessages) -> None:
-        self._view.accept(ReadResult(segment, [], segment.first, [], found.damage))
-        self._measured[segment] = Measured(max(1, self._needed_count(segment)), found.own_bytes)
+    def _note_size(self, segment: Segment, own_bytes: int) -> None:
+        self._measured[segment] = Measured(max(1, self._needed_count(segment)), own_bytes)
 
-    def _read_piece(self, segment: Segment, offset: int) -> None:
-        plan = self._plan(segment, offset)
+    def _read_piece(self, segment: Segment, offset: int, first: int) -> None:
+        plan = self._plan(segment, offset, first)
         self._run(lambda: [plan.read(PIECE)], lambda found: self._took_piece(segment, found[0]))
 
     def _took_piece(self, segment: Segment, found: NeededMessages) -> None:
-        self._view.accept(ReadResult(segment, [], segment.first, [], found.damage))
+        self._accept_damage(segment, found)
         if not self._append(self._still_needed(found)):
             return
         if found.next_offset is not None:
-            self._read_piece(segment, found.next_offset)
+            self._read_piece(segment, found.next_offset, found.next_first)
         else:
             self._emptied(segment)
             self._next()
+
+    def _accept_damage(self, segment: Segment, found: NeededMessages) -> None:
+        self._view.accept(ReadResult(segment, [], segment.first, [], found.damage))
 
     def _still_needed(self, found: NeededMessages) -> list[tuple[int, bytes]]:
         return [

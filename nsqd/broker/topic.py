@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from itertools import chain
 from typing import Protocol
 
 from nsqd.broker.channel import Channel
@@ -87,14 +88,12 @@ class Topic:
 
     # --- what the log must keep
 
-    def needed(self, start: int, end: int) -> RangeSet:
-        """The seqs in `[start, end)` whose messages a channel needs, or that the channels have not been given."""
+    def needed(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ranges of seqs in `[start, end)` that a channel needs, or that the channels have not been given."""
         watermark = self.store.high_watermark
-        needed = RangeSet(self.aborted.gaps(max(start, watermark), end))
-        for channel in self.channels.values():
-            for first, last in channel.backlog.needed(start, min(end, watermark)):
-                needed.add(first, last)
-        return needed
+        backlogs = (channel.backlog.needed(start, min(end, watermark)) for channel in self.channels.values())
+        parts = [part for part in (self.aborted.gaps(max(start, watermark), end), *backlogs) if part]
+        return parts[0] if len(parts) == 1 else list(RangeSet(sorted(chain.from_iterable(parts))))
 
     def needed_at_least(self, start: int, end: int) -> int:
         """A lower limit of how many these are: of the topic itself, and of the channel that needs most."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 import attrs
 
@@ -16,6 +17,8 @@ from nsqd.log.segment import Damage, MessageRun, ReadResult, Segment, messages_o
 from nsqd.log.storage import File
 
 __all__ = ["MOVED_READ", "MovedPlan", "NeededMessages", "NeededPlan"]
+
+_end_of = itemgetter(1)
 
 MOVED_READ = 32 * 1024  # bytes; a MOVED record is about half as large
 
@@ -81,12 +84,13 @@ class NeededMessages:
     """Messages of a segment that are to be moved: (sequence number, position of its MOVED record or None, frame).
 
     `own_bytes`: of the segment's own among them. `next_offset`: where to read on; None at the end of the segment.
-    `damage`: met on the way.
+    `next_first`: its own messages from there on have this sequence number or a higher one. `damage`: met on the way.
     """
 
     messages: list[tuple[int, int | None, bytes]] = attrs.field(factory=list)
     own_bytes: int = 0
     next_offset: int | None = None
+    next_first: int = 0
     damage: list[Damage] = attrs.field(factory=list)
 
 
@@ -94,8 +98,8 @@ class NeededMessages:
 class NeededPlan:
     """A read of those messages of a complete segment that somebody may need; *any thread*.
 
-    `needed`: sequence numbers of its own messages, as rising ranges. Of messages that were moved into it, all are
-    returned, as their sequence numbers may have any order.
+    `needed`: sequence numbers of its own messages, as rising ranges; they are known up to `until`, where the read ends.
+    Of messages that were moved into the segment, all are returned, as their sequence numbers may have any order.
     """
 
     segment: Segment
@@ -104,9 +108,10 @@ class NeededPlan:
     limit: int
     end: int  # the first sequence number after the segment
     needed: Sequence[tuple[int, int]]
+    until: int
 
     def measure(self) -> NeededMessages:
-        """Only count the bytes, of the whole segment. `OSError`."""
+        """Only count the bytes. `OSError`."""
         return self._run(0, keep=False)
 
     def read(self, max_bytes: int) -> NeededMessages:
@@ -130,13 +135,17 @@ class NeededPlan:
                     )
                     found.damage.append(Damage(*where))
                     continue
+                head = item.head
+                if head.end > head.first >= self.until:
+                    found.next_offset, found.next_first = item.offset, head.first
+                    break
                 messages = self._of_record(item)
                 found.own_bytes += sum(len(frame) for _, position, frame in messages if position is None)
                 if keep:
                     found.messages += messages
                     taken += sum(len(frame) for _, _, frame in messages)
-                    if taken >= max_bytes and item.offset + item.head.size < self.limit:
-                        found.next_offset = item.offset + item.head.size
+                    if taken >= max_bytes and item.offset + head.size < self.limit:
+                        found.next_offset, found.next_first = item.offset + head.size, head.end
                         break
         finally:
             file.close()
@@ -149,15 +158,15 @@ class NeededPlan:
             frames, seqs = decode_moved(record.payload, head.count)
             return [(seq, position, frame) for seq, frame in zip(seqs, frames, strict=True)]
         # The first range that ends after the record's first message.
-        at = bisect_right(self.needed, head.first, key=lambda run: run[1])
+        at = bisect_right(self.needed, head.first, key=_end_of)
         if head.end == head.first or at == len(self.needed) or self.needed[at][0] >= head.end:
             return []
         run = messages_of(record)
         assert run is not None
         out: list[tuple[int, int | None, bytes]] = []
-        for start, end in self.needed[at:]:
-            if start >= head.end:
-                break
+        while at < len(self.needed) and self.needed[at][0] < head.end:
+            start, end = self.needed[at]
             for seq in range(max(start, head.first), min(end, head.end)):
                 out.append((seq, None, run.frames[seq - head.first]))
+            at += 1
         return out

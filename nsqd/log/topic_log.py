@@ -362,11 +362,13 @@ class TopicLog:
             return MovedPlan(self.segments[-1], self._open_to_read, None, 0, seq)
         return MovedPlan(segment, self._open_to_read, position - segment.position, segment.file.size, seq)
 
-    def plan_needed(self, segment: Segment, offset: int, needed: Sequence[tuple[int, int]]) -> NeededPlan:
-        """A read from `offset` on of what is needed of a complete segment: `needed` of its own messages."""
+    def plan_needed(
+        self, segment: Segment, offset: int, needed: Sequence[tuple[int, int]], until: int
+    ) -> NeededPlan:
+        """A read from `offset` on of what is needed of a complete segment; see `NeededPlan`."""
         assert segment.next_first is not None
         end, limit = segment.next_first, segment.file.size
-        return NeededPlan(segment, self._open_to_read, offset, limit, end, needed)
+        return NeededPlan(segment, self._open_to_read, offset, limit, end, needed, until)
 
     def plan_fetch(self, seqs: list[int], max_bytes: int, max_size: int) -> FetchPlan:
         """A read of single messages, which must be in the log; for the limits see `FetchPlan`."""

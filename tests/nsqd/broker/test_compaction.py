@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from nsqd.broker import compaction
 from nsqd.log.state import Change, Code
 from nsqd.log.store import StoreOptions
 from nsqd.log.topic_log import TopicLog
@@ -74,6 +75,17 @@ def flow(harness: Harness, consumer: Consumer, count: int, size: int = 150) -> N
         harness.drain(consumer)
 
 
+PIECES = {"SMALL": 1000, "PIECE": 500, "SPAN": 7}
+"""As if segments were large: each is measured and moved in pieces."""
+
+
+@pytest.fixture(params=[False, True], ids=["together", "in pieces"])
+def _pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PIECES.items() if request.param else ():
+        monkeypatch.setattr(compaction, name, value)
+
+
+@pytest.mark.usefixtures("_pieces")
 class TestWhatIsOld:
     def test_deferred_for_long(self) -> None:
         harness = small_segments()
@@ -251,8 +263,11 @@ def test_a_channel_that_is_emptied_or_deleted_frees_moved_messages(channel_delet
 class LogSpaceMachine(RuleBasedStateMachine):
     """Two channels; `open`: the bodies that each of them has not finished."""
 
-    @initialize(mem_queue_size=st.sampled_from([0, 20]))
-    def start(self, mem_queue_size: int) -> None:
+    @initialize(mem_queue_size=st.sampled_from([0, 20]), pieces=st.booleans())
+    def start(self, mem_queue_size: int, pieces: bool) -> None:
+        self.patch = pytest.MonkeyPatch()
+        for name, value in PIECES.items() if pieces else ():
+            self.patch.setattr(compaction, name, value)
         self.harness = small_segments(mem_queue_size=mem_queue_size)
         self.bodies = iter(range(10**9))
         self.open: dict[str, set[bytes]] = {"a": set(), "b": set()}
@@ -322,6 +337,12 @@ class LogSpaceMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "harness"):
             return
+        try:
+            self.all_is_delivered()
+        finally:
+            self.patch.undo()
+
+    def all_is_delivered(self) -> None:
         self.harness.advance(2 * LONG)
         for name, bodies in self.open.items():
             consumer = self.harness.subscribe(name, rdy=10)

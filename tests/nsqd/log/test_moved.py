@@ -114,14 +114,14 @@ def test_what_is_needed_of_a_segment() -> None:
     append(log, 3)
     log.roll()
     segment = log.segments[0]
-    plan = log.plan_needed(segment, 64, [(300, 301), (302, 303)])
+    plan = log.plan_needed(segment, 64, [(300, 301), (302, 303)], 304)
     whole = plan.read(1 << 20)
     assert {seq: body for seq, position, body in whole.messages if position is not None} == needed
     assert [seq for seq, position, _ in whole.messages if position is None] == [300, 302]
     assert whole.own_bytes == plan.measure().own_bytes == len(frame(300)) + len(frame(302))
     pieces, offset = [], 64
     while offset:
-        piece = log.plan_needed(segment, offset, [(300, 301), (302, 303)]).read(5000)
+        piece = log.plan_needed(segment, offset, [(300, 301), (302, 303)], 304).read(5000)
         pieces += piece.messages
         offset = piece.next_offset or 0
     assert pieces == whole.messages

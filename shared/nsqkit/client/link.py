@@ -11,6 +11,7 @@ import logging
 import math
 import random as _random
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 import attrs
@@ -30,6 +31,9 @@ from nsqkit.logging import RateLimitedLogger
 from nsqkit.wire import encode
 
 __all__ = ["ConsumerContext", "ConsumerLink"]
+
+LEAST_TRANSIT_S: Final = 0.25
+"""For how long after a lower RDY messages may still come; longer where SUB was answered late."""
 
 _log = logging.getLogger("nsq.client.consumer")
 
@@ -73,6 +77,7 @@ class ConsumerLink:
         self.rdy = 0
         self.rdy_since = 0.0
         self.last_message_at = 0.0
+        self.transit_s = LEAST_TRANSIT_S
         self._context = context
         self._fixed = fixed
         self._in_flight: dict[bytes, Message] = {}
@@ -230,6 +235,7 @@ class ConsumerLink:
         finally:
             self.connection = None
             context.flow.remove(self, anyio.current_time())
+            context.wake_timer()
             self._drop_all()
         return self._subscribed
 
@@ -243,6 +249,7 @@ class ConsumerLink:
                     self._on_error(event)
                 elif isinstance(event, Request) and event.command == "SUB":
                     self._subscribed = True
+                    self.transit_s = max(self.transit_s, 2 * (anyio.current_time() - self._connected_at))
             self._end_if_done()
 
     def _on_error(self, event: Error) -> None:
@@ -265,6 +272,9 @@ class ConsumerLink:
             in_flight[message.id] = message
         self.last_message_at = now
         self._messages += len(messages)
+        if self._context.flow.holding:
+            self._context.flow.arrived(self, len(messages), now)
+            self._context.wake_timer()
         if self._leaving:
             self._give_back(messages)
         else:
@@ -291,6 +301,7 @@ class ConsumerLink:
             self._context.channel,
             message,
         )
+        self._left_flight()
         self._end_if_done()
 
     def _answer(self, message: Message, command: bytes) -> None:
@@ -301,8 +312,16 @@ class ConsumerLink:
         assert connection is not None
         connection.protocol.send(command)
         connection.flush()
+        if self._context.flow.holding:  # asked here as well: a call for each FIN costs
+            self._left_flight()
         if not in_flight:
             self._end_if_done()
+
+    def _left_flight(self) -> None:
+        """Others may wait for the room of a message that was answered or timed out."""
+        if self._context.flow.holding:
+            self._context.flow.answered(anyio.current_time())
+            self._context.wake_timer()
 
     def _give_back(self, messages: list[Message]) -> None:
         """Requeue with delay 0, without backoff."""

@@ -194,10 +194,11 @@ class Flow:
         if self.level:
             self._probe_again(now)
         else:
-            target = self._target()
+            target, room = self._target(), self.max_in_flight
             for link in self.links:
-                if link.rdy > target:
-                    self._set(link, target, now)
+                if link.rdy > min(target, room):
+                    self._set(link, min(target, room), now)
+                room -= link.rdy
             self._raise(target, now)
         self._plan(now)
 

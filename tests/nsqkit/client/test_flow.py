@@ -414,6 +414,7 @@ EVENTS = st.lists(
 
 @settings(max_examples=400)
 @example([("add", 0), ("fail", 0), ("tick", 2), ("mif", 0)], 5)
+@example([("add", 0), ("add", 0), ("mif", 1)], 2)
 @given(EVENTS, st.integers(0, 6))
 def test_whatever_happens_the_sum_stays_within_bounds(events: list[tuple[str, int]], in_flight: int) -> None:
     """The sum is never above max_in_flight, never above 1 in backoff, and 0 in a pause."""

@@ -34,7 +34,7 @@ from nsqkit.client.link import ConsumerContext, ConsumerLink
 from nsqkit.client.message import Message
 from nsqkit.client.opening import Connector, open_tcp
 from nsqkit.client.options import ClientOptions, OptionChanges
-from nsqkit.client.reconnect import discovery_for
+from nsqkit.client.reconnect import ConnectionLog, discovery_for
 from nsqkit.client.stats import ConsumerStats
 from nsqkit.discovery import Discovery
 from nsqkit.logging import RateLimitedLogger
@@ -137,6 +137,7 @@ class Consumer:
             on_messages=self._enqueue,
             on_link_end=self._link_ended,
             wake_timer=self._wake_timer,
+            connections=ConnectionLog(f"{topic}/{channel}: "),
         )
         self._queue: deque[Message] = deque()
         self._idle: deque[anyio.Event] = deque()
@@ -254,6 +255,7 @@ class Consumer:
             try:
                 async with anyio.create_task_group() as work:
                     work.start_soon(self._keep_time)
+                    work.start_soon(self._context.connections.run)
                     if self._context.discovery is not None:
                         work.start_soon(self._discover, self._context.discovery)
                     for _ in range(self._concurrency if self._handler else 0):

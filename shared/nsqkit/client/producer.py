@@ -40,7 +40,7 @@ from nsqkit.client.opening import Connector, open_tcp
 from nsqkit.client.options import ClientOptions, OptionChanges
 from nsqkit.client.parking import Parking, parking_here
 from nsqkit.client.protocol import OK, Error, Event, Request
-from nsqkit.client.reconnect import discovery_for, stay_connected
+from nsqkit.client.reconnect import ConnectionLog, Ending, Reconnector, discovery_for
 from nsqkit.discovery import Discovery
 from nsqkit.wire import encode, is_valid_name
 
@@ -162,6 +162,7 @@ class Producer:
         """Unfinished publishes, the oldest first, and the place (of `_parking`) where each publisher waits."""
         self._links: dict[Address, _Link] = {}
         self._ready: list[_Link] = []
+        self._connections = ConnectionLog("producer: ")
         self._reachable: set[Address] = set()
         self._last_trouble = "not connected yet"
         self._published = self._failed = self._resent = self._connects = 0
@@ -365,6 +366,7 @@ class Producer:
             if self._discovery is not None:
                 group.start_soon(self._discover, self._discovery)
             group.start_soon(self._keep_time)
+            group.start_soon(self._connections.run)
             try:
                 yield self
             except Exception as error:  # raised below: the task group would wrap it in an ExceptionGroup
@@ -444,42 +446,45 @@ class _Link:
     async def keep_connected(self) -> None:
         producer = self._producer
         try:
-            await stay_connected(
-                self.nsqd,
-                producer.options,
+            await Reconnector(
+                address=self.nsqd,
+                options=producer.options,
                 connector=producer._connect,
                 make_message=Message,
                 random=producer._random,
                 serve=self._serve,
                 keep_going=lambda: self._fixed or self.nsqd in producer._reachable,
                 on_failure=self._on_failure,
-            )
+            ).run()
         finally:
             producer._links.pop(self.nsqd, None)
 
-    async def _serve(self, connection: Connection) -> bool:
+    async def _serve(self, connection: Connection) -> Ending:
         producer = self._producer
         self._connection, self.in_air, self._bytes_in_air = connection, 0, 0
         self._answered, connected_at = False, anyio.current_time()
         producer._connects += 1
         producer._ready.append(self)
+        producer._connections.connected(str(self.nsqd))
         producer._dispatch()
+        trouble: Exception | None = None
         try:
             await connection.run(self._on_events, in_halves=True)
-        except NSQError as error:
+        except Exception as error:
+            trouble = error
             self._on_failure(error)
-            _log.warning("%s", producer._last_trouble)
         finally:
             producer._ready.remove(self)
+            producer._connections.lost(str(self.nsqd))
             self._connection = None
             self._recover(connection)
             await connection.abort()
             if producer._discovery is not None:
                 producer._discovery.poll_soon()
-        return self._answered or anyio.current_time() - connected_at >= LIVED_S
+        return Ending(self._answered or anyio.current_time() - connected_at >= LIVED_S, trouble)
 
-    def _on_failure(self, error: NSQError) -> None:
-        text = str(error)
+    def _on_failure(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
         self._producer._last_trouble = text if isinstance(error, ConnectionFailed) else f"{self.nsqd}: {text}"
 
     def _on_events(self, events: list[Event]) -> None:

@@ -30,11 +30,14 @@ import attrs
 
 from nsqkit.client.address import Address
 from nsqkit.client.flow import Flow
+from nsqkit.client.groups import without_groups
 from nsqkit.client.link import ConsumerContext, ConsumerLink
 from nsqkit.client.message import Message
 from nsqkit.client.opening import Connector, open_tcp
 from nsqkit.client.options import ClientOptions, OptionChanges
+from nsqkit.client.parking import parking_here
 from nsqkit.client.reconnect import ConnectionLog, discovery_for
+from nsqkit.client.signals import stopped_by_signals
 from nsqkit.client.stats import ConsumerStats
 from nsqkit.discovery import Discovery
 from nsqkit.logging import RateLimitedLogger
@@ -165,13 +168,26 @@ class Consumer:
 
     # Running.
 
-    async def run(self) -> None:
+    async def run(self, *, stop_on_signals: bool = True) -> None:
         """Consume until `stop` is called. Cancelled, it stops at once and gives unanswered messages back.
+
+        `stop_on_signals`: SIGINT (Ctrl-C) and SIGTERM stop the consumer in order, and a second one at once; `run` then
+        returns. Only in the main thread, and only if nothing else in the program handles or ignores the signal.
 
         Raises `TypeError` without a handler, `RuntimeError` when it is called a second time.
         """
         if self._handler is None:
             raise TypeError("run() needs a handler; without one use `async with consumer` and `async for`")
+        if not stop_on_signals:
+            await self._run()
+            return
+        with (
+            anyio.CancelScope() as scope,
+            stopped_by_signals(f"{self.topic}/{self.channel}", self.stop, lambda: scope.cancel()),
+        ):
+            await self._run()
+
+    async def _run(self) -> None:
         async with self:
             await self._drained.wait()
 
@@ -190,8 +206,8 @@ class Consumer:
     def stop(self) -> None:
         """Begin an orderly stop: receive no more messages, and let the handlers finish those that are here.
 
-        Returns at once; to be called in the consumer's event loop. `run`, or the `async for`, ends when no message is
-        left, at the latest after `stop_timeout` seconds; messages that are still unanswered then go back to nsqd.
+        Returns at once; to be called in the consumer's event loop, by a task or a callback of
+        `loop.add_signal_handler`. `run`, or the `async for`, ends when no message is left, at the latest after `stop_timeout` seconds; messages that are still unanswered then go back to nsqd.
         """
         if self._context.stopping:
             return
@@ -200,7 +216,7 @@ class Consumer:
             self._context.flow.stop()
             for link in list(self._links.values()):
                 link.stop()
-            self._stop_at = anyio.current_time() + self.options.stop_timeout
+            self._stop_at = self._now() + self.options.stop_timeout
             self._wake_timer()
             self._check_drained()
 
@@ -248,32 +264,36 @@ class Consumer:
     async def _running(self) -> AsyncIterator[Consumer]:
         self._timer = anyio.Event()
         self._drained = anyio.Event()
+        self._now = parking_here().now
         self._stop_at = math.inf
-        trouble: Exception | None = None
-        async with anyio.create_task_group() as links:
-            self._groups = links
-            try:
-                async with anyio.create_task_group() as work:
-                    work.start_soon(self._keep_time)
-                    work.start_soon(self._context.connections.run)
-                    if self._context.discovery is not None:
-                        work.start_soon(self._discover, self._context.discovery)
-                    for _ in range(self._concurrency if self._handler else 0):
-                        work.start_soon(self._work)
-                    for address in self._fixed:
-                        self._start_link(address, fixed=True)
-                    if self._context.stopping:  # stop() was called before the start
-                        self._drained.set()
-                    try:
-                        yield self
-                    except Exception as error:
-                        # Raised below: the task groups would wrap it in an ExceptionGroup.
-                        trouble = error
-                    else:
-                        await self._stop_in_order()
-                    work.cancel_scope.cancel()
-            finally:
-                self._leave()
+        trouble: BaseException | None = None
+        with without_groups():
+            async with anyio.create_task_group() as links:
+                self._groups = links
+                try:
+                    async with anyio.create_task_group() as work:
+                        work.start_soon(self._keep_time)
+                        work.start_soon(self._context.connections.run)
+                        if self._context.discovery is not None:
+                            work.start_soon(self._discover, self._context.discovery)
+                        for _ in range(self._concurrency if self._handler else 0):
+                            work.start_soon(self._work)
+                        for address in self._fixed:
+                            self._start_link(address, fixed=True)
+                        if self._context.stopping:  # stop() was called before the start
+                            self._drained.set()
+                        try:
+                            yield self
+                        except (anyio.get_cancelled_exc_class(), GeneratorExit):
+                            raise
+                        except BaseException as error:
+                            # Raised below: the task groups would wrap it in an ExceptionGroup.
+                            trouble = error
+                        else:
+                            await self._stop_in_order()
+                        work.cancel_scope.cancel()
+                finally:
+                    self._leave()
         if trouble is not None:
             raise trouble
 

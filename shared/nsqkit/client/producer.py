@@ -35,6 +35,7 @@ from nsqkit.client.errors import (
     PublishFailed,
     UncertainPublish,
 )
+from nsqkit.client.groups import without_groups
 from nsqkit.client.message import Message
 from nsqkit.client.opening import Connector, open_tcp
 from nsqkit.client.options import ClientOptions, OptionChanges
@@ -164,7 +165,7 @@ class Producer:
         self._ready: list[_Link] = []
         self._connections = ConnectionLog("producer: ")
         self._reachable: set[Address] = set()
-        self._last_trouble = "not connected yet"
+        self._last_trouble = ""
         self._published = self._failed = self._resent = self._connects = 0
         self._parking: Parking
         self._publish_timeout = self.options.publish_timeout
@@ -253,7 +254,13 @@ class Producer:
             self._wake_next()
         if scope.cancelled_caught or self._closed:
             self._failed += 1
-            raise NotConnected(f"no room to publish in time: {self._last_trouble}")
+            raise NotConnected(f"no room to publish in time: {self._trouble()}")
+
+    def _trouble(self) -> str:
+        """Why there is no connection."""
+        failures = {} if self._discovery is None else self._discovery.failures
+        registries = "; ".join(f"{address}: {reason}" for address, reason in failures.items())
+        return self._last_trouble or registries or "not connected yet"
 
     def _wake_next(self) -> None:
         if self._waiting:
@@ -349,7 +356,7 @@ class Producer:
         if request.in_air or request.uncertain:
             error: NSQError = UncertainPublish(f"{request.command}: {why}; it may have been accepted")
         else:
-            error = NotConnected(f"{request.command}: {why}: {self._last_trouble}")
+            error = NotConnected(f"{request.command}: {why}: {self._trouble()}")
         self._fail(request, error)
         self._dispatch()
 
@@ -357,28 +364,33 @@ class Producer:
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[Producer]:
-        trouble: Exception | None = None
+        trouble: BaseException | None = None
         self._parking = parking_here()
-        async with anyio.create_task_group() as group:
-            self._group = group
-            for address in self._fixed:
-                self._start_link(address, fixed=True)
-            if self._discovery is not None:
-                group.start_soon(self._discover, self._discovery)
-            group.start_soon(self._keep_time)
-            group.start_soon(self._connections.run)
-            try:
-                yield self
-            except Exception as error:  # raised below: the task group would wrap it in an ExceptionGroup
-                trouble = error
-            else:
-                await self._wait_for_answers()
-            finally:
-                self._closed = True
-                for request in list(self._open):
-                    self._expire(request, "the producer was closed")
-                self._wake_next()
-                group.cancel_scope.cancel()
+        with without_groups():
+            async with anyio.create_task_group() as group:
+                self._group = group
+                for address in self._fixed:
+                    self._start_link(address, fixed=True)
+                if self._discovery is not None:
+                    group.start_soon(self._discover, self._discovery)
+                group.start_soon(self._keep_time)
+                group.start_soon(self._connections.run)
+                try:
+                    yield self
+                except (anyio.get_cancelled_exc_class(), GeneratorExit):
+                    raise
+                except (
+                    BaseException
+                ) as error:  # raised below: the task group would wrap it in an ExceptionGroup
+                    trouble = error
+                else:
+                    await self._wait_for_answers()
+                finally:
+                    self._closed = True
+                    for request in list(self._open):
+                        self._expire(request, "the producer was closed")
+                    self._wake_next()
+                    group.cancel_scope.cancel()
         if trouble is not None:
             raise trouble
 

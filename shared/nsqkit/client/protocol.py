@@ -355,6 +355,9 @@ def _can_answer(code: str, command: str) -> bool:
 def _size_trouble(size: int, longest: int) -> str:
     if size == HTTP:
         return "unexpected HTTP response: this is the address of an HTTP server"
+    text = size.to_bytes(4, "big", signed=True)
+    if text.isalnum() or text[:2] == b"E_":
+        return f"not a frame of nsqd: it begins with {text!r}; is this its TCP address?"
     if size < 4:
         return f"a frame of {size} bytes"
     return f"a frame of {size} bytes exceeds configured maximum of {longest}"

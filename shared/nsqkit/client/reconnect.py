@@ -93,7 +93,7 @@ class Reconnector:
         if ending.error is None or not self.keep_going():
             self._distrusted = False
         else:
-            self._say(ending.error, self.prefix, again=False)
+            self._say(ending.error, self.prefix, again=self._failures > 0 and not ending.worked)
         return ending
 
     def _say(self, error: Exception, prefix: str, *, again: bool) -> None:

@@ -794,6 +794,33 @@ def test_connections_are_said_once_for_each_change(caplog: pytest.LogCaptureFixt
     ]
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_one_error_is_raised_as_itself(error: type[BaseException]) -> None:
+    """Not in groups of groups, from the block as from a handler."""
+
+    async def in_the_block() -> None:
+        async with fake_nsqd() as nsqd:
+            with pytest.raises(error):
+                async with consumer_of(nsqd):
+                    raise error
+
+    async def in_a_handler() -> None:
+        def handle(message: Message) -> None:
+            raise error
+
+        async def feed() -> None:
+            (await ready(nsqd, 1)).message("m1")
+
+        async with fake_nsqd() as nsqd, anyio.create_task_group() as group:
+            group.start_soon(feed)
+            with pytest.raises(error):
+                await consumer_of(nsqd, handler=handle).run()
+
+    run_mocked(in_the_block)
+    if error is not ValueError:  # of a handler, that is a failed message
+        run_mocked(in_a_handler)
+
+
 def test_a_handler_that_awaits_something_cancelled_is_a_failure_not_the_end() -> None:
     """On asyncio a CancelledError can come from another task: the worker must survive it."""
     import asyncio

@@ -207,7 +207,8 @@ class Consumer:
         """Begin an orderly stop: receive no more messages, and let the handlers finish those that are here.
 
         Returns at once; to be called in the consumer's event loop, by a task or a callback of
-        `loop.add_signal_handler`. `run`, or the `async for`, ends when no message is left, at the latest after `stop_timeout` seconds; messages that are still unanswered then go back to nsqd.
+        `loop.add_signal_handler`. `run`, or the `async for`, ends when no message is left, at the latest after
+        `stop_timeout` seconds; messages that are still unanswered then go back to nsqd.
         """
         if self._context.stopping:
             return

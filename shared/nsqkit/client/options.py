@@ -172,14 +172,15 @@ class ClientOptions:
     """Most unanswered messages at a time, over all connections. 0: pause."""
     max_attempts: int = _whole(5, 0, MAX_ATTEMPTS)
     """A message delivered more often than this goes to `on_giving_up`, not to the handler. 0: no limit."""
-    default_requeue_delay: float = _seconds(90.0, 0, 3600)
-    """A failed message waits for this, multiplied by its attempts, up to `max_requeue_delay`."""
+    default_requeue_delay: float = _seconds(0.5, 0, 3600)
+    """A failed message waits for this, multiplied by its attempts, up to `max_requeue_delay`. (go-nsq: 90 s.)"""
     max_requeue_delay: float = _seconds(900.0, 0, 3600)
     backoff_strategy: str = _text("exponential", validator=_one_of(BACKOFF_STRATEGIES))
     """`exponential`: the multiplier times 2 to the level. `full_jitter`: random, between 0 and that."""
-    backoff_multiplier: float = _seconds(1.0, 0, 3600)
-    max_backoff_duration: float = _seconds(120.0, 0, 3600)
-    """0: no backoff."""
+    backoff_multiplier: float = _seconds(0.1, 0, 3600)
+    max_backoff_duration: float = _seconds(1.0, 0, 3600)
+    """The longest pause of a backoff; 0: no backoff. (go-nsq: 120 s, and a multiplier of 1 s: a few messages that
+    always fail would stop all others for minutes.)"""
     low_rdy_idle_timeout: float = _seconds(10.0, 1, 300)
     """With more connections than `max_in_flight`: time without a message after which a connection loses its turn."""
     low_rdy_timeout: float = _seconds(30.0, 1, 300)

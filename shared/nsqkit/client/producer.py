@@ -51,6 +51,8 @@ _log = logging.getLogger("nsq.client.producer")
 
 LIVED_S: Final = 1.0
 """A connection that lasted so long, or answered a publish, counts as one that worked."""
+LONGEST_PAUSE_S: Final = 1.0
+"""Between two attempts to connect while publishes wait."""
 MOST_LOSSES: Final = 5
 """A publish that was the oldest unanswered one when so many connections broke has probably caused that: it fails."""
 _NO_ROOM = (PublishFailed, MultiPublishFailed, DeferredPublishFailed)
@@ -170,6 +172,8 @@ class Producer:
         self._parking: Parking
         self._publish_timeout = self.options.publish_timeout
         self._all_done: anyio.Event | None = None
+        self._needed: anyio.Event | None = None
+        """Set when a publish begins to wait for a connection."""
         self._context: contextlib.AbstractAsyncContextManager[Producer] | None = None
         self._closed = False
 
@@ -225,6 +229,7 @@ class Producer:
         else:
             self._queue.append(request)
             self._queued_bytes += len(data)
+            self._need_connection()
         try:
             await place
         except BaseException:
@@ -232,6 +237,17 @@ class Producer:
             raise
         if request.error is not None:
             raise request.error
+
+    def _need_connection(self) -> None:
+        if self._needed is not None:
+            self._needed.set()
+            self._needed = None
+
+    async def _publish_waits(self) -> None:
+        """Return when a publish begins to wait for a connection."""
+        if self._needed is None:
+            self._needed = anyio.Event()
+        await self._needed.wait()
 
     def _has_room(self, size: int) -> bool:
         queue, options = self._queue, self.options
@@ -467,9 +483,26 @@ class _Link:
                 serve=self._serve,
                 keep_going=lambda: self._fixed or self.nsqd in producer._reachable,
                 on_failure=self._on_failure,
+                pause=self._pause,
             ).run()
         finally:
             producer._links.pop(self.nsqd, None)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next attempt to connect: at most `LONGEST_PAUSE_S` while publishes wait for an nsqd.
+
+        Towards the time-out of the oldest one the attempts are closer together: an nsqd that is back in time fails
+        none.
+        """
+        producer, began = self._producer, anyio.current_time()
+        if not producer._queue:
+            with anyio.move_on_after(seconds):
+                await producer._publish_waits()
+        now = anyio.current_time()
+        if producer._queue:
+            until_timeout = producer._queue[0].deadline - now
+            longest = min(LONGEST_PAUSE_S, max(until_timeout / 4, producer.options.reconnect_delay))
+            await anyio.sleep(max(0.0, min(seconds, longest) - (now - began)))
 
     async def _serve(self, connection: Connection) -> Ending:
         producer = self._producer

@@ -36,7 +36,7 @@ from nsqkit.client.errors import (
     Unauthorized,
     UncertainPublish,
 )
-from nsqkit.client.message import Message
+from nsqkit.client.message import Finish, Message, Requeue
 from nsqkit.client.opening import Connector, open_connection
 from nsqkit.client.options import ClientOptions, OptionChanges, parse_client_option
 from nsqkit.client.producer import Producer, ProducerStats
@@ -63,6 +63,7 @@ __all__ = [
     "Consumer",
     "ConsumerStats",
     "DeferredPublishFailed",
+    "Finish",
     "FinishFailed",
     "Handler",
     "IdentifyFailed",
@@ -76,6 +77,7 @@ __all__ = [
     "ProducerStats",
     "ProtocolViolation",
     "PublishFailed",
+    "Requeue",
     "RequeueFailed",
     "ServerError",
     "SubscribeFailed",

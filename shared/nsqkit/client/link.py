@@ -20,7 +20,7 @@ from nsqkit.client.address import Address
 from nsqkit.client.connection import Connection
 from nsqkit.client.errors import NSQError, ProtocolViolation
 from nsqkit.client.flow import Flow
-from nsqkit.client.message import Message
+from nsqkit.client.message import Message, Requeue
 from nsqkit.client.opening import Connector
 from nsqkit.client.options import ClientOptions
 from nsqkit.client.protocol import Error, Event, Phase, Request
@@ -36,6 +36,7 @@ LEAST_TRANSIT_S: Final = 0.25
 """For how long after a lower RDY messages may still come; longer where SUB was answered late."""
 
 _log = logging.getLogger("nsq.client.consumer")
+_GIVEN_BACK: Final = Requeue(0, backoff=False)
 SPARE_MESSAGES: Final = 1000
 """Unanswered messages above four times the RDY that are taken: a few come again while their time-out is measured
 differently here. More would fill the memory."""
@@ -345,6 +346,7 @@ class ConsumerLink:
         assert self.connection is not None
         for message in messages:
             message.answered = True
+            message.answer = _GIVEN_BACK
             self._in_flight.pop(message.id, None)
             self.connection.protocol.send(encode.req(message.id, 0))
             self._context.counters.requeued += 1

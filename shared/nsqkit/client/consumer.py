@@ -21,7 +21,7 @@ import math
 import random as _random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Final, Unpack
 
@@ -29,6 +29,7 @@ import anyio
 import attrs
 
 from nsqkit.client.address import Address
+from nsqkit.client.arguments import Addresses, changed, checked_name, nsqd_addresses, registry_addresses
 from nsqkit.client.flow import Flow
 from nsqkit.client.groups import without_groups
 from nsqkit.client.link import ConsumerContext, ConsumerLink
@@ -41,7 +42,6 @@ from nsqkit.client.signals import stopped_by_signals
 from nsqkit.client.stats import ConsumerStats
 from nsqkit.discovery import Discovery
 from nsqkit.logging import RateLimitedLogger
-from nsqkit.wire import is_valid_name
 
 __all__ = ["Consumer", "Handler"]
 
@@ -101,8 +101,8 @@ class Consumer:
         topic: str,
         channel: str,
         *,
-        nsqd_tcp_addresses: Iterable[str] = (),
-        lookupd_http_addresses: Sequence[str] = (),
+        nsqd_tcp_addresses: Addresses = (),
+        lookupd_http_addresses: Addresses = (),
         handler: Handler | None = None,
         concurrency: int = 1,
         on_giving_up: Handler | None = None,
@@ -112,17 +112,18 @@ class Consumer:
         random: _random.Random | None = None,
         **changes: Unpack[OptionChanges],
     ) -> None:
-        if not is_valid_name(topic):
-            raise ValueError(f"not a topic name: {topic!r}")
-        if not is_valid_name(channel):
-            raise ValueError(f"not a channel name: {channel!r}")
+        checked_name("topic", topic)
+        checked_name("channel", channel)
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        settings = attrs.evolve(options or ClientOptions(), **changes)
+        for name, hook in (("handler", handler), ("on_giving_up", on_giving_up)):
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{name} is a function, not {hook!r}: write {name}=f, not {name}=f(...)")
+        settings = changed(options, changes)
         if settings.heartbeat_interval <= 0:
             raise ValueError("a consumer needs heartbeats: heartbeat_interval must be positive")
-        self._fixed = [Address.parse(text) for text in nsqd_tcp_addresses]
-        discovery = discovery or discovery_for(lookupd_http_addresses, settings)
+        self._fixed = nsqd_addresses(nsqd_tcp_addresses)
+        discovery = discovery or discovery_for(registry_addresses(lookupd_http_addresses), settings)
         if not self._fixed and discovery is None:
             raise ValueError("no nsqd_tcp_addresses and no lookupd_http_addresses")
         self._handler = handler

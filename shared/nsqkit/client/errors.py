@@ -5,7 +5,7 @@ Two families, both `NSQError`:
 - `ServerError`: nsqd refused a command. One class for each error code of the protocol, with `code` and `text`.
 - `ConnectionFailed` and its subclasses: there is no connection, or no longer.
 
-A wrong argument is a `ValueError`.
+A wrong argument is a `ValueError`, one of a wrong type a `TypeError`.
 """
 
 from __future__ import annotations

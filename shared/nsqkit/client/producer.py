@@ -12,12 +12,11 @@ time-outs: all publishes have the same one, so the oldest is always the next to 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import random as _random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from types import TracebackType
 from typing import Final, Unpack, cast
 
@@ -25,6 +24,15 @@ import anyio
 import attrs
 
 from nsqkit.client.address import Address
+from nsqkit.client.arguments import (
+    Addresses,
+    changed,
+    checked_bodies,
+    checked_body,
+    checked_name,
+    nsqd_addresses,
+    registry_addresses,
+)
 from nsqkit.client.connection import Connection
 from nsqkit.client.errors import (
     ConnectionFailed,
@@ -43,7 +51,7 @@ from nsqkit.client.parking import Parking, parking_here
 from nsqkit.client.protocol import OK, Error, Event, Request
 from nsqkit.client.reconnect import ConnectionLog, Ending, Reconnector, discovery_for
 from nsqkit.discovery import Discovery
-from nsqkit.wire import encode, is_valid_name
+from nsqkit.wire import encode
 
 __all__ = ["Producer", "ProducerStats"]
 
@@ -143,17 +151,17 @@ class Producer:
     def __init__(
         self,
         *,
-        nsqd_tcp_addresses: Iterable[str] = (),
-        lookupd_http_addresses: Sequence[str] = (),
+        nsqd_tcp_addresses: Addresses = (),
+        lookupd_http_addresses: Addresses = (),
         options: ClientOptions | None = None,
         connect: Connector = open_tcp,
         discovery: Discovery | None = None,
         random: _random.Random | None = None,
         **changes: Unpack[OptionChanges],
     ) -> None:
-        self.options = attrs.evolve(options or ClientOptions(), **changes)
-        self._fixed = [Address.parse(text) for text in nsqd_tcp_addresses]
-        self._discovery = discovery or discovery_for(lookupd_http_addresses, self.options)
+        self.options = changed(options, changes)
+        self._fixed = nsqd_addresses(nsqd_tcp_addresses)
+        self._discovery = discovery or discovery_for(registry_addresses(lookupd_http_addresses), self.options)
         if not self._fixed and self._discovery is None:
             raise ValueError("no nsqd_tcp_addresses and no lookupd_http_addresses")
         self._connect = connect
@@ -191,15 +199,16 @@ class Producer:
 
     async def publish(self, topic: str, body: bytes) -> None:
         """Publish one message. Raises the errors listed above."""
-        await self._publish("PUB", encode.pub(_checked(topic), body))
+        await self._publish("PUB", encode.pub(checked_name("topic", topic), checked_body(body)))
 
     async def publish_multi(self, topic: str, bodies: Sequence[bytes]) -> None:
         """Publish a batch with one command, all of it or nothing, to one nsqd. Much faster than single publishes."""
-        await self._publish("MPUB", encode.mpub(_checked(topic), bodies))
+        await self._publish("MPUB", encode.mpub(checked_name("topic", topic), checked_bodies(bodies)))
 
     async def publish_deferred(self, topic: str, body: bytes, delay: float) -> None:
         """Publish a message that is delivered after `delay` seconds at the earliest. `ValueError`: it is negative."""
-        await self._publish("DPUB", encode.dpub(_checked(topic), math.ceil(delay * 1000), body))
+        data = encode.dpub(checked_name("topic", topic), math.ceil(delay * 1000), checked_body(body))
+        await self._publish("DPUB", data)
 
     def stats(self) -> ProducerStats:
         """Counters since the start, and the current connections."""
@@ -561,10 +570,3 @@ class _Link:
                 text = f"{request.command}: {producer._last_trouble}; it may have been accepted"
                 producer._fail(request, UncertainPublish(text))
         producer._send_again([*unknown, *not_executed])
-
-
-@functools.lru_cache(maxsize=1024)
-def _checked(topic: str) -> str:
-    if not is_valid_name(topic):
-        raise ValueError(f"not a topic name: {topic!r}")
-    return topic

@@ -5,6 +5,7 @@ every error stands below `NSQError`. `docs/client.md` has recipes.
 """
 
 from nsqkit.client.address import Address
+from nsqkit.client.codecs import Codec, Json, Msgpack
 from nsqkit.client.connection import Connection
 from nsqkit.client.consumer import Consumer, Handler
 from nsqkit.client.errors import (
@@ -55,6 +56,7 @@ __all__ = [
     "BadProtocol",
     "BadTopic",
     "ClientOptions",
+    "Codec",
     "Connection",
     "ConnectionFailed",
     "ConnectionLost",
@@ -68,7 +70,9 @@ __all__ = [
     "Handler",
     "IdentifyFailed",
     "Invalid",
+    "Json",
     "Message",
+    "Msgpack",
     "MultiPublishFailed",
     "NSQError",
     "NotConnected",

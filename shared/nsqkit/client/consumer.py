@@ -30,6 +30,7 @@ import attrs
 
 from nsqkit.client.address import Address
 from nsqkit.client.arguments import Addresses, changed, checked_name, nsqd_addresses, registry_addresses
+from nsqkit.client.codecs import Codec
 from nsqkit.client.flow import Flow
 from nsqkit.client.groups import without_groups
 from nsqkit.client.link import ConsumerContext, ConsumerLink
@@ -87,6 +88,7 @@ class Consumer:
       If it returns without having answered, the message is finished; if it raises, the message is requeued. Without
       it, such a message is requeued with the longest delay, and a warning is logged, each time that it comes: nothing
       is discarded silently.
+    - `codec`: decodes bodies; handlers find the result in `message.value`. A message that cannot be decoded has failed.
     - `options`: the settings; each of them can be given by its name as well, as in `max_in_flight=100`.
     - `connect`: opens the streams; TCP by default.
     - `discovery`: used instead of one that is made of `lookupd_http_addresses`.
@@ -106,6 +108,7 @@ class Consumer:
         handler: Handler | None = None,
         concurrency: int = 1,
         on_giving_up: Handler | None = None,
+        codec: Codec | None = None,
         options: ClientOptions | None = None,
         connect: Connector = open_tcp,
         discovery: Discovery | None = None,
@@ -129,6 +132,7 @@ class Consumer:
         self._handler = handler
         self._concurrency = concurrency
         self._on_giving_up = on_giving_up
+        self._codec = codec
         random = random or _random.Random()
         self._context = ConsumerContext(
             topic=topic,
@@ -148,6 +152,7 @@ class Consumer:
         self._links: dict[Address, ConsumerLink] = {}
         self._giving_up_log = RateLimitedLogger(_log)
         self._failure_log = RateLimitedLogger(_log)
+        self._undecodable_log = RateLimitedLogger(_log)
         self._leaving = False
         self._running_context: contextlib.AbstractAsyncContextManager[Consumer] | None = None
         self._yield_at = 0.0
@@ -256,9 +261,10 @@ class Consumer:
             message = await self._next()
             if message is None:
                 raise StopAsyncIteration
-            if not self._is_too_many(message):
+            if self._is_too_many(message):
+                await self._give_up(message)
+            elif self._codec is None or self._decode(message, self._codec):
                 return message
-            await self._give_up(message)
 
     # Life cycle.
 
@@ -407,6 +413,8 @@ class Consumer:
             if message.attempts > limit:
                 await self._give_up(message)
                 continue
+            if self._codec is not None and not self._decode(message, self._codec):
+                continue
             try:
                 result = handler(message)
                 if result is not None and inspect.isawaitable(result):
@@ -428,6 +436,20 @@ class Consumer:
             else:
                 if not message.answered:
                     message.finish()
+
+    def _decode(self, message: Message, codec: Codec) -> bool:
+        """Decode the body into `message.value`. False: it cannot be decoded, and counts as a failure."""
+        try:
+            message.value = codec.decode(message.body)
+        except Exception as error:
+            self._undecodable_log.log(
+                anyio.current_time(),
+                "%s/%s: %r cannot be decoded: %.500r",
+                *(self.topic, self.channel, message, error),
+            )
+            message.requeue()
+            return False
+        return True
 
     def _is_too_many(self, message: Message) -> bool:
         return message.attempts > self.options.max_attempts > 0

@@ -6,7 +6,7 @@ calls, not coroutines: they are queued in the order of the calls, and many of th
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -61,6 +61,8 @@ class Message:
     id: bytes
     """16 hexadecimal digits, unique on its nsqd."""
     body: bytes
+    value: Any = None
+    """The decoded body, if the consumer has a codec."""
     answered: bool = False
     """Whether it was finished or requeued."""
     answer: Answer | None = None

@@ -33,6 +33,7 @@ from nsqkit.client.arguments import (
     nsqd_addresses,
     registry_addresses,
 )
+from nsqkit.client.codecs import Codec
 from nsqkit.client.connection import Connection
 from nsqkit.client.errors import (
     ConnectionFailed,
@@ -131,6 +132,7 @@ class Producer:
 
     - `nsqd_tcp_addresses`: nsqds to publish to, `host:port`.
     - `lookupd_http_addresses`: registries to ask for nsqds, `host:port` or a URL. Either list, or both.
+    - `codec`: encodes the values of `publish_value`.
     - `options`: the settings; each of them can be given by its name as well, as in `publish_timeout=5`.
     - `connect`: opens the streams; TCP by default.
     - `discovery`: used instead of one that is made of `lookupd_http_addresses`.
@@ -153,6 +155,7 @@ class Producer:
         *,
         nsqd_tcp_addresses: Addresses = (),
         lookupd_http_addresses: Addresses = (),
+        codec: Codec | None = None,
         options: ClientOptions | None = None,
         connect: Connector = open_tcp,
         discovery: Discovery | None = None,
@@ -165,6 +168,7 @@ class Producer:
         if not self._fixed and self._discovery is None:
             raise ValueError("no nsqd_tcp_addresses and no lookupd_http_addresses")
         self._connect = connect
+        self._codec = codec
         self._random = random or _random.Random()
         self._queue: deque[_Publish] = deque()
         self._queued_bytes = 0
@@ -209,6 +213,19 @@ class Producer:
         """Publish a message that is delivered after `delay` seconds at the earliest. `ValueError`: it is negative."""
         data = encode.dpub(checked_name("topic", topic), math.ceil(delay * 1000), checked_body(body))
         await self._publish("DPUB", data)
+
+    async def publish_value(self, topic: str, value: object, *, delay: float = 0) -> None:
+        """Publish a value, encoded by the codec; deferred by `delay` seconds.
+
+        Raises the errors listed above, what the codec raises, and `TypeError` without a codec.
+        """
+        if self._codec is None:
+            raise TypeError("publish_value needs a codec, as in Producer(..., codec=Json())")
+        body = self._codec.encode(value)
+        if delay:
+            await self.publish_deferred(topic, body, delay)
+        else:
+            await self.publish(topic, body)
 
     def stats(self) -> ProducerStats:
         """Counters since the start, and the current connections."""

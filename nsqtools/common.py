@@ -53,6 +53,12 @@ _log = get_logger(__name__)
 
 # Any value of a single option is valid together with these. So the order of the flags does not matter: options are
 # checked against each other only when all are known.
+_CONSUMER_DEFAULTS: Final = (
+    "max_attempts,0",
+    "default_requeue_delay,90s",
+    "backoff_multiplier,1s",
+    "max_backoff_duration,2m",
+)
 _NEUTRAL: Final = ClientOptions(read_timeout=300.0, heartbeat_interval=-1)
 
 
@@ -158,8 +164,12 @@ def check_positive(flags: attrs.AttrsInstance, *names: str) -> None:
 
 
 def consumer_options(program: str, flags: ConsumerFlags, *, max_in_flight: int) -> ClientOptions:
-    """The options of a tool's consumers: as `client_options`, with `max_attempts` 0, so that no message is dropped."""
-    options = client_options(program, ["max_attempts,0", *flags.consumer_opts], max_in_flight=max_in_flight)
+    """The options of a tool's consumers: as `client_options`, with `max_attempts` 0, so that no message is dropped.
+
+    A failure of a tool means that the other side is down: delays and backoff are those of the original.
+    """
+    texts = [*_CONSUMER_DEFAULTS, *flags.consumer_opts]
+    options = client_options(program, texts, max_in_flight=max_in_flight)
     if options.heartbeat_interval <= 0:
         raise OptionError("a consumer cannot do without heartbeats")
     return options

@@ -1,4 +1,5 @@
-"""Storage in memory, and storage with fault injection: for tests of the log and of everything above it.
+"""For tests: a broker in a thread (`in_process.py`, `plugin.py`), and storage in memory and with fault injection.
 
-Both pass the same conformance suite as `FileStorage` (`tests/nsqd/testing/test_storage.py`). No daemon imports them.
+Both kinds of storage pass the same conformance suite as `FileStorage` (`tests/nsqd/testing/test_storage.py`). No
+daemon imports this package.
 """

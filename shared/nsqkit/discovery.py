@@ -18,6 +18,8 @@ Rules:
   restart of the nsqd. So a `watch` asks again 1, 2, 4 ... seconds after a connection was lost (`poll_soon`), up to the
   interval. It asks the registries, and does not connect to the nsqd: a client cannot tell a restart from a deleted
   topic or a tombstoned node, and connecting would create the topic again.
+- **A topic that nobody has yet is looked for.** A `watch` says so once, and asks again after 0.5, 1, 2, 4 ... s, up to
+  the interval.
 - Bounded are the bytes of an answer, the nsqds in it, and the queries whose answers are kept.
 
 Runs on trio and on asyncio.
@@ -28,6 +30,7 @@ from __future__ import annotations
 import logging
 import math
 import random as _random
+import re
 import urllib.parse
 import weakref
 from collections import OrderedDict
@@ -47,10 +50,14 @@ MAX_ANSWER: Final = 16 * 1024 * 1024
 MAX_REDIRECTS: Final = 10
 MAX_NODES: Final = 10_000
 """In one answer; more are ignored."""
+MAX_TEXT: Final = 255
+"""Characters of a host name, a version and the like; the rest is cut off."""
 MAX_QUERIES: Final = 1_000
 """Queries whose last answers are kept."""
 FIRST_RETRY_S: Final = 1.0
 """Seconds to the next round after `poll_soon`, when no registry answers, and when one answers again; then doubled."""
+FIRST_LOOK_S: Final = 0.5
+"""Seconds to the next round after the first one without an nsqd; then doubled."""
 OTHERS_S: Final = 1.0
 """Seconds that a `watch` waits for the other registries after the first answer."""
 LEAST_BETWEEN_S: Final = 1.0
@@ -212,7 +219,7 @@ class Discovery:
         try:
             with anyio.fail_after(self.timeout):
                 status, body = await self.fetch(url, headers, self.timeout)
-            known[address] = _parse(status, body)
+            known[address] = _parse(status, body, what)
         except Exception as error:
             self._failed(address, _reason_of(error, self.timeout))
             return False
@@ -238,6 +245,8 @@ class Watch:
     """Seconds to the next round if less than the interval; doubled with each round."""
     _all_failed: bool = attrs.field(default=False, init=False)
     """Whether no registry answered in the last round."""
+    _missing: bool = attrs.field(default=False, init=False)
+    """Whether the last answers had no nsqd."""
     _asked_before: bool = attrs.field(default=False, init=False)
     _late: set[str] = attrs.field(factory=set, init=False)
     """Registries that have not answered in this round."""
@@ -276,7 +285,25 @@ class Watch:
         all_failed = len(discovery.failures) == len(discovery.addresses)
         if all_failed != self._all_failed:  # an outage began, or ended and the registries still miss nsqds
             self._all_failed, self._retry_s = all_failed, FIRST_RETRY_S
+        self._note_missing(nodes)
         return nodes
+
+    def _note_missing(self, nodes: list[Node] | None) -> None:
+        """Begin to ask more often when there is no nsqd, and say so. None: no registry has answered yet."""
+        missing = nodes is not None and not nodes
+        if missing and not self._missing:
+            if self._retry_s == math.inf and not self._wanted.is_set():
+                self._retry_s = FIRST_LOOK_S
+            what = "no nsqd is registered" if self._topic is None else f"no nsqd has topic {self._topic!r}"
+            _log.warning(
+                "LOOKUPD: %s yet; asking again after %g, %g, %g ... s, at most %g s",
+                *(what, FIRST_LOOK_S, 2 * FIRST_LOOK_S, 4 * FIRST_LOOK_S, self._discovery.interval),
+            )
+        elif nodes and self._missing:
+            topic = "" if self._topic is None else f" with topic {self._topic!r}"
+            _log.info("LOOKUPD: found %d nsqd%s%s", len(nodes), "s"[: len(nodes) - 1], topic)
+        if nodes is not None:
+            self._missing = missing
 
     async def _wait(self) -> list[Node] | None:
         """Wait for the next round. If a late registry answers meanwhile: the merged nodes."""
@@ -338,9 +365,11 @@ def _query(topic: str | None) -> tuple[str, str]:
     return ("nodes", "") if topic is None else ("lookup", topic)
 
 
-def _parse(status: int, body: bytes) -> dict[str, Any]:
-    if status == 404:
+def _parse(status: int, body: bytes, what: str) -> dict[str, Any]:
+    if status == 404 and b"TOPIC_NOT_FOUND" in body:
         return {}
+    if status == 404:
+        raise ValueError(f"status 404 for /{what}: this is not the HTTP address of an nsqlookupd")
     if status != 200:
         raise ValueError(f"status {status}")
     answer = decode_json(body)
@@ -367,18 +396,29 @@ def _node(fields: Any) -> Node | None:
     if not isinstance(fields, dict):
         return None
     host, port = fields.get("broadcast_address"), fields.get("tcp_port")
-    if not isinstance(host, str) or not host or type(port) is not int or not 1 <= port <= 65535:
+    if (
+        not isinstance(host, str)
+        or not _HOST.fullmatch(host)
+        or type(port) is not int
+        or not 1 <= port <= 65535
+    ):
         return None
     http_port = fields.get("http_port")
     return Node(
         host,
         port,
-        http_port=http_port if isinstance(http_port, int) else 0,
-        **{name: str(fields.get(name) or "") for name in _TEXTS},
+        http_port=http_port if type(http_port) is int and 1 <= http_port <= 65535 else 0,
+        **{name: _text(fields.get(name)) for name in _TEXTS},
     )
 
 
 _TEXTS = ("hostname", "version", "topology_region", "topology_zone")
+_HOST: Final = re.compile(r"[\w.:%~-]{1,255}")
+"""A host name or address; internationalised ones as well."""
+
+
+def _text(value: Any) -> str:
+    return value[:MAX_TEXT] if isinstance(value, str) else ""
 
 
 def _strings(value: Any) -> list[str]:
@@ -398,6 +438,7 @@ async def _fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> tupl
         request_timeout=timeout_s,
         max_body=MAX_ANSWER,
         max_redirects=MAX_REDIRECTS,
+        leave_host=False,
     )
     answer = await HttpClient(options).ask(url, headers=headers)
     return answer.status, answer.body

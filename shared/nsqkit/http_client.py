@@ -22,8 +22,10 @@ need it, and none waits for it at its start. Runs on trio and on asyncio.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import json
+import logging
 import math
 import os
 import re
@@ -61,6 +63,13 @@ _IPV6: Final = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9._~-]+)?"
 _HOST: Final = re.compile(f"{_NAME}|{_IPV6}")
 
 Header = tuple[bytes, bytes]
+_OURS: Final = contextvars.ContextVar("nsqkit.http_client", default=False)
+"""Whether a request of this module is under way in this task."""
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """httpx logs each request at INFO: a poll every few seconds would fill a log, and URLs may have secrets."""
+    return not _OURS.get()
 
 
 class HttpFailed(Exception):
@@ -108,6 +117,8 @@ class HttpOptions:
     """Bytes of an answer's body."""
     max_redirects: int = 0
     """Redirects that are followed; one more is an `HttpFailed`. 0: an answer that redirects is returned as it is."""
+    leave_host: bool = True
+    """Whether redirects to another host, or from https to http, are followed. If not, one is an `HttpFailed`."""
     max_idle: int = 0
     """Connections that are kept open between requests. 0: each request has a connection of its own."""
     idle_timeout: float = 4.0
@@ -207,6 +218,7 @@ class HttpClient:
     def _bounded(self) -> Iterator[anyio.CancelScope]:
         """The time-out for all of a request; and foreign errors as `HttpFailed`."""
         seconds = self.options.request_timeout
+        ours = _OURS.set(True)
         try:
             with anyio.fail_after(seconds or None) as scope:
                 yield scope
@@ -218,6 +230,8 @@ class HttpClient:
             if (failure := self._failure(error)) is None:
                 raise
             raise failure from None  # the errors of httpx may quote headers and URLs
+        finally:
+            _OURS.reset(ours)
 
     def _failure(self, error: Exception) -> HttpFailed | None:
         import httpx
@@ -257,6 +271,10 @@ class HttpClient:
                 _check(following.url)
             except InvalidUrl as error:
                 raise HttpFailed(f"bad redirect: {error}") from None  # `InvalidUrl` would blame the caller
+            if not self.options.leave_host and (
+                following.url.host != place.host or (place.scheme, following.url.scheme) == ("https", "http")
+            ):
+                raise HttpFailed("a redirect to another host, or to http, is not followed")
             # The method is not the one of `following`, where a POST has become a GET after a 301 or 302, too.
             if response.status_code == HTTPStatus.SEE_OTHER:
                 method, content = "GET", b""
@@ -346,6 +364,8 @@ def _make_client(options: HttpOptions, https: bool) -> httpx.AsyncClient:
     from http.cookiejar import CookieJar, DefaultCookiePolicy  # with httpx: both are slow to import
 
     import httpx
+
+    logging.getLogger("httpx").addFilter(_is_not_ours)
 
     return httpx.AsyncClient(
         verify=options.tls() if https else _unused_tls(),

@@ -27,6 +27,7 @@ from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.identify import _fields
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit import discovery
+from nsqkit.client import Json
 from nsqkit.client.protocol import Features, ProtocolViolation
 from nsqkit.decoding import DecodeError, decode_json, decode_toml, first_json_value
 from nsqkit.http_client import Answer, https_url
@@ -204,7 +205,7 @@ def _action(text: bytes, folder: Path) -> object:
 
 
 def _nodes(text: bytes, folder: Path) -> object:
-    answer = discovery._parse(200, text)
+    answer = discovery._parse(200, text, "lookup")
     nodes = discovery._merged_nodes([answer])
     assert all(1 <= node.tcp_port <= 65535 for node in nodes)
     return nodes
@@ -226,6 +227,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqtools/nsq_to_nsq/json_filter.py": (lambda text, _: _read_object(text), (Dropped,)),
     "nsqtools/fetch.py": (lambda text, _: decode_json(text), (DecodeError,)),
     "shared/nsqkit/discovery.py": (_nodes, (ValueError,)),
+    "shared/nsqkit/client/codecs.py": (lambda text, _: Json().decode(text), (ValueError,)),
     "shared/nsqkit/client/protocol.py": (lambda text, _: Features.parse(text), (ProtocolViolation,)),
     "shared/nsqkit/http_client.py": (lambda text, _: https_url("http://a/", Answer(403, [], text)), ()),
     "shared/nsqkit/options/config_file.py": (_config_file, (ConfigFileError, ConfigValueError)),

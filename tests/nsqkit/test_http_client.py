@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import attrs
+import httpx
 import pytest
 import trio
 
@@ -489,6 +491,16 @@ def redirect(status: int, to: str) -> Response:
     return Response(status, b"elsewhere", headers=((b"Location", to.encode()),))
 
 
+async def test_requests_are_not_logged(target: Target, caplog: pytest.LogCaptureFixture) -> None:
+    """httpx does at INFO; its other users still can."""
+    with caplog.at_level(logging.INFO):
+        await HttpClient(HttpOptions()).ask(target.url())
+        assert caplog.messages == []
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await client.get(target.url())
+        assert len(caplog.messages) == 1
+
+
 class TestRedirects:
     async def test_are_answers_unless_asked_for(self, target: Target) -> None:
         target.answer = lambda request: redirect(302, "/there")
@@ -545,6 +557,14 @@ class TestRedirects:
         assert sent == [b"Bearer x", b"Bearer x", None]
         assert other.requests[0].header(b"host") == f"127.0.0.1:{other.port}".encode()
         assert other.requests[0].header(b"x-token") == b"t"
+
+    async def test_to_another_host_if_the_options_say_so(self, target: Target) -> None:
+        target.answer = lambda request: redirect(302, "http://localhost:1/")
+        with pytest.raises(HttpFailed, match="another host"):
+            await HttpClient(HttpOptions(max_redirects=2, leave_host=False)).ask(target.url())
+        target.answer = lambda request: redirect(302, "/2") if request.path == "/" else text("OK")
+        answer = await HttpClient(HttpOptions(max_redirects=2, leave_host=False)).ask(target.url())
+        assert answer.body == b"OK"
 
     @pytest.mark.parametrize("to", ["ftp://127.0.0.1/", "http://h:99999/"])
     async def test_to_no_url(self, target: Target, to: str) -> None:

@@ -85,6 +85,10 @@ Producer(nsqd_tcp_addresses=["a:1"], snappy=1.5)
 Consumer("t", nsqd_tcp_addresses=["a:1"])
 Message(1, 1, b"0123456789abcdef", b"").finnish()
 Producer(nsqd_tcp_addresses=["a:1"]).publish("t", "text")
+Consumer("t", "c", nsqd_tcp_addresses=["a:1"], max_inflight=3)
+Consumer("t", "c", nsqd_tcp_addresses=["a:1"], msg_timeout="60s")
+Consumer("t", "c", nsqd_tcp_addresses="a:1")
+Producer(lookupd_http_addresses="a:4161")
 """
 LINES_WITH_MISTAKES = set(range(3, len(MISTAKES.splitlines()) + 1))
 

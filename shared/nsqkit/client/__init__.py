@@ -5,6 +5,7 @@ every error stands below `NSQError`. `docs/client.md` has recipes.
 """
 
 from nsqkit.client.address import Address
+from nsqkit.client.codecs import Codec, Json, Msgpack
 from nsqkit.client.connection import Connection
 from nsqkit.client.consumer import Consumer, Handler
 from nsqkit.client.errors import (
@@ -36,7 +37,7 @@ from nsqkit.client.errors import (
     Unauthorized,
     UncertainPublish,
 )
-from nsqkit.client.message import Message
+from nsqkit.client.message import Finish, Message, Requeue
 from nsqkit.client.opening import Connector, open_connection
 from nsqkit.client.options import ClientOptions, OptionChanges, parse_client_option
 from nsqkit.client.producer import Producer, ProducerStats
@@ -55,6 +56,7 @@ __all__ = [
     "BadProtocol",
     "BadTopic",
     "ClientOptions",
+    "Codec",
     "Connection",
     "ConnectionFailed",
     "ConnectionLost",
@@ -63,11 +65,14 @@ __all__ = [
     "Consumer",
     "ConsumerStats",
     "DeferredPublishFailed",
+    "Finish",
     "FinishFailed",
     "Handler",
     "IdentifyFailed",
     "Invalid",
+    "Json",
     "Message",
+    "Msgpack",
     "MultiPublishFailed",
     "NSQError",
     "NotConnected",
@@ -76,6 +81,7 @@ __all__ = [
     "ProducerStats",
     "ProtocolViolation",
     "PublishFailed",
+    "Requeue",
     "RequeueFailed",
     "ServerError",
     "SubscribeFailed",

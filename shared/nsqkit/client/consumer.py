@@ -21,7 +21,7 @@ import math
 import random as _random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Final, Unpack
 
@@ -29,16 +29,20 @@ import anyio
 import attrs
 
 from nsqkit.client.address import Address
+from nsqkit.client.arguments import Addresses, changed, checked_name, nsqd_addresses, registry_addresses
+from nsqkit.client.codecs import Codec
 from nsqkit.client.flow import Flow
+from nsqkit.client.groups import without_groups
 from nsqkit.client.link import ConsumerContext, ConsumerLink
 from nsqkit.client.message import Message
 from nsqkit.client.opening import Connector, open_tcp
 from nsqkit.client.options import ClientOptions, OptionChanges
-from nsqkit.client.reconnect import discovery_for
+from nsqkit.client.parking import parking_here
+from nsqkit.client.reconnect import ConnectionLog, discovery_for
+from nsqkit.client.signals import stopped_by_signals
 from nsqkit.client.stats import ConsumerStats
 from nsqkit.discovery import Discovery
 from nsqkit.logging import RateLimitedLogger
-from nsqkit.wire import is_valid_name
 
 __all__ = ["Consumer", "Handler"]
 
@@ -84,6 +88,7 @@ class Consumer:
       If it returns without having answered, the message is finished; if it raises, the message is requeued. Without
       it, such a message is requeued with the longest delay, and a warning is logged, each time that it comes: nothing
       is discarded silently.
+    - `codec`: decodes bodies; handlers find the result in `message.value`. A message that cannot be decoded has failed.
     - `options`: the settings; each of them can be given by its name as well, as in `max_in_flight=100`.
     - `connect`: opens the streams; TCP by default.
     - `discovery`: used instead of one that is made of `lookupd_http_addresses`.
@@ -98,33 +103,36 @@ class Consumer:
         topic: str,
         channel: str,
         *,
-        nsqd_tcp_addresses: Iterable[str] = (),
-        lookupd_http_addresses: Sequence[str] = (),
+        nsqd_tcp_addresses: Addresses = (),
+        lookupd_http_addresses: Addresses = (),
         handler: Handler | None = None,
         concurrency: int = 1,
         on_giving_up: Handler | None = None,
+        codec: Codec | None = None,
         options: ClientOptions | None = None,
         connect: Connector = open_tcp,
         discovery: Discovery | None = None,
         random: _random.Random | None = None,
         **changes: Unpack[OptionChanges],
     ) -> None:
-        if not is_valid_name(topic):
-            raise ValueError(f"not a topic name: {topic!r}")
-        if not is_valid_name(channel):
-            raise ValueError(f"not a channel name: {channel!r}")
+        checked_name("topic", topic)
+        checked_name("channel", channel)
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        settings = attrs.evolve(options or ClientOptions(), **changes)
+        for name, hook in (("handler", handler), ("on_giving_up", on_giving_up)):
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{name} is a function, not {hook!r}: write {name}=f, not {name}=f(...)")
+        settings = changed(options, changes)
         if settings.heartbeat_interval <= 0:
             raise ValueError("a consumer needs heartbeats: heartbeat_interval must be positive")
-        self._fixed = [Address.parse(text) for text in nsqd_tcp_addresses]
-        discovery = discovery or discovery_for(lookupd_http_addresses, settings)
+        self._fixed = nsqd_addresses(nsqd_tcp_addresses)
+        discovery = discovery or discovery_for(registry_addresses(lookupd_http_addresses), settings)
         if not self._fixed and discovery is None:
             raise ValueError("no nsqd_tcp_addresses and no lookupd_http_addresses")
         self._handler = handler
         self._concurrency = concurrency
         self._on_giving_up = on_giving_up
+        self._codec = codec
         random = random or _random.Random()
         self._context = ConsumerContext(
             topic=topic,
@@ -137,12 +145,14 @@ class Consumer:
             on_messages=self._enqueue,
             on_link_end=self._link_ended,
             wake_timer=self._wake_timer,
+            connections=ConnectionLog(f"{topic}/{channel}: "),
         )
         self._queue: deque[Message] = deque()
         self._idle: deque[anyio.Event] = deque()
         self._links: dict[Address, ConsumerLink] = {}
         self._giving_up_log = RateLimitedLogger(_log)
         self._failure_log = RateLimitedLogger(_log)
+        self._undecodable_log = RateLimitedLogger(_log)
         self._leaving = False
         self._running_context: contextlib.AbstractAsyncContextManager[Consumer] | None = None
         self._yield_at = 0.0
@@ -164,13 +174,26 @@ class Consumer:
 
     # Running.
 
-    async def run(self) -> None:
+    async def run(self, *, stop_on_signals: bool = True) -> None:
         """Consume until `stop` is called. Cancelled, it stops at once and gives unanswered messages back.
+
+        `stop_on_signals`: SIGINT (Ctrl-C) and SIGTERM stop the consumer in order, and a second one at once; `run` then
+        returns. Only in the main thread, and only if nothing else in the program handles or ignores the signal.
 
         Raises `TypeError` without a handler, `RuntimeError` when it is called a second time.
         """
         if self._handler is None:
             raise TypeError("run() needs a handler; without one use `async with consumer` and `async for`")
+        if not stop_on_signals:
+            await self._run()
+            return
+        with (
+            anyio.CancelScope() as scope,
+            stopped_by_signals(f"{self.topic}/{self.channel}", self.stop, lambda: scope.cancel()),
+        ):
+            await self._run()
+
+    async def _run(self) -> None:
         async with self:
             await self._drained.wait()
 
@@ -189,8 +212,9 @@ class Consumer:
     def stop(self) -> None:
         """Begin an orderly stop: receive no more messages, and let the handlers finish those that are here.
 
-        Returns at once; to be called in the consumer's event loop. `run`, or the `async for`, ends when no message is
-        left, at the latest after `stop_timeout` seconds; messages that are still unanswered then go back to nsqd.
+        Returns at once; to be called in the consumer's event loop, by a task or a callback of
+        `loop.add_signal_handler`. `run`, or the `async for`, ends when no message is left, at the latest after
+        `stop_timeout` seconds; messages that are still unanswered then go back to nsqd.
         """
         if self._context.stopping:
             return
@@ -199,7 +223,7 @@ class Consumer:
             self._context.flow.stop()
             for link in list(self._links.values()):
                 link.stop()
-            self._stop_at = anyio.current_time() + self.options.stop_timeout
+            self._stop_at = self._now() + self.options.stop_timeout
             self._wake_timer()
             self._check_drained()
 
@@ -237,9 +261,10 @@ class Consumer:
             message = await self._next()
             if message is None:
                 raise StopAsyncIteration
-            if not self._is_too_many(message):
+            if self._is_too_many(message):
+                await self._give_up(message)
+            elif self._codec is None or self._decode(message, self._codec):
                 return message
-            await self._give_up(message)
 
     # Life cycle.
 
@@ -247,31 +272,36 @@ class Consumer:
     async def _running(self) -> AsyncIterator[Consumer]:
         self._timer = anyio.Event()
         self._drained = anyio.Event()
+        self._now = parking_here().now
         self._stop_at = math.inf
-        trouble: Exception | None = None
-        async with anyio.create_task_group() as links:
-            self._groups = links
-            try:
-                async with anyio.create_task_group() as work:
-                    work.start_soon(self._keep_time)
-                    if self._context.discovery is not None:
-                        work.start_soon(self._discover, self._context.discovery)
-                    for _ in range(self._concurrency if self._handler else 0):
-                        work.start_soon(self._work)
-                    for address in self._fixed:
-                        self._start_link(address, fixed=True)
-                    if self._context.stopping:  # stop() was called before the start
-                        self._drained.set()
-                    try:
-                        yield self
-                    except Exception as error:
-                        # Raised below: the task groups would wrap it in an ExceptionGroup.
-                        trouble = error
-                    else:
-                        await self._stop_in_order()
-                    work.cancel_scope.cancel()
-            finally:
-                self._leave()
+        trouble: BaseException | None = None
+        with without_groups():
+            async with anyio.create_task_group() as links:
+                self._groups = links
+                try:
+                    async with anyio.create_task_group() as work:
+                        work.start_soon(self._keep_time)
+                        work.start_soon(self._context.connections.run)
+                        if self._context.discovery is not None:
+                            work.start_soon(self._discover, self._context.discovery)
+                        for _ in range(self._concurrency if self._handler else 0):
+                            work.start_soon(self._work)
+                        for address in self._fixed:
+                            self._start_link(address, fixed=True)
+                        if self._context.stopping:  # stop() was called before the start
+                            self._drained.set()
+                        try:
+                            yield self
+                        except (anyio.get_cancelled_exc_class(), GeneratorExit):
+                            raise
+                        except BaseException as error:
+                            # Raised below: the task groups would wrap it in an ExceptionGroup.
+                            trouble = error
+                        else:
+                            await self._stop_in_order()
+                        work.cancel_scope.cancel()
+                finally:
+                    self._leave()
         if trouble is not None:
             raise trouble
 
@@ -383,6 +413,8 @@ class Consumer:
             if message.attempts > limit:
                 await self._give_up(message)
                 continue
+            if self._codec is not None and not self._decode(message, self._codec):
+                continue
             try:
                 result = handler(message)
                 if result is not None and inspect.isawaitable(result):
@@ -404,6 +436,20 @@ class Consumer:
             else:
                 if not message.answered:
                     message.finish()
+
+    def _decode(self, message: Message, codec: Codec) -> bool:
+        """Decode the body into `message.value`. False: it cannot be decoded, and counts as a failure."""
+        try:
+            message.value = codec.decode(message.body)
+        except Exception as error:
+            self._undecodable_log.log(
+                anyio.current_time(),
+                "%s/%s: %r cannot be decoded: %.500r",
+                *(self.topic, self.channel, message, error),
+            )
+            message.requeue()
+            return False
+        return True
 
     def _is_too_many(self, message: Message) -> bool:
         return message.attempts > self.options.max_attempts > 0

@@ -5,7 +5,7 @@ Two families, both `NSQError`:
 - `ServerError`: nsqd refused a command. One class for each error code of the protocol, with `code` and `text`.
 - `ConnectionFailed` and its subclasses: there is no connection, or no longer.
 
-A wrong argument is a `ValueError`.
+A wrong argument is a `ValueError`, one of a wrong type a `TypeError`.
 """
 
 from __future__ import annotations
@@ -209,12 +209,19 @@ class TouchFailed(ServerError):
     code = "E_TOUCH_FAILED"
 
 
+LONGEST_TEXT: Final = 4096
+"""Bytes of an error frame."""
 _CLASSES: Final[Mapping[str, type[ServerError]]] = {cls.code: cls for cls in ServerError.__subclasses__()}
 
 
 def server_error(payload: bytes) -> ServerError:
-    """The exception for the payload of an error frame; a plain `ServerError` for a code that is not known."""
-    text = payload.decode("utf-8", "replace")
+    """The exception for the payload of an error frame; a plain `ServerError` for a code that is not known.
+
+    The text is of a peer: it is cut, and control characters are escaped, as it goes into logs.
+    """
+    text = payload[:LONGEST_TEXT].decode("utf-8", "replace")
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     code = text.split(" ", 1)[0]
     cls = _CLASSES.get(code)
     return ServerError(text, code) if cls is None else cls(text)

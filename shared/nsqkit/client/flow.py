@@ -1,11 +1,17 @@
 """The RDY count of each connection of a consumer: sharing, redistribution and backoff. No I/O, no clock.
 
-RDY n on a connection allows nsqd n unanswered messages. The sum over all connections never exceeds `max_in_flight`,
-and no connection gets more than its nsqd allows.
+RDY n on a connection allows nsqd n unanswered messages. No connection gets more than its nsqd allows.
+
+**Unanswered messages never exceed `max_in_flight`**, over all connections. A lower RDY takes nothing back: messages
+that are unanswered stay with their handlers, and others may be on their way while nsqd has not read the new RDY. So a
+connection *holds* the larger of its RDY and its unanswered messages, with those that may still come for `transit_s`
+after its RDY was lowered. What it holds is not given to others. While a lowered connection holds more than its RDY,
+`holding` is set, and `answered` and `arrived` are to be called.
 
 **In the normal state** each connection has `max_in_flight / connections`, at least 1. With more connections than
 `max_in_flight`, some have 1 and the others 0. Every few seconds (`tick`) those that were idle for too long, or had
-their turn for long enough, pass it to others, chosen at random.
+their turn for long enough, pass it to those that have waited longest. So nobody waits for more turns than there are
+connections. A connection with an unanswered message is not idle, however long its handler takes.
 
 **Backoff.** The level n counts failures. A failure raises it, a success lowers it; while it is above 0:
 
@@ -48,6 +54,9 @@ class Link(Protocol):
     """When `rdy` last rose from 0."""
     last_message_at: float
 
+    transit_s: float
+    """For how long after a lower RDY was sent messages for the old one may come."""
+
     @property
     def max_rdy(self) -> int: ...
     @property
@@ -69,6 +78,11 @@ class Flow:
     level: int = attrs.field(default=0, init=False)
     """Of backoff; 0 is the normal state."""
     links: list[Link] = attrs.field(factory=list, init=False)
+    """In the order of their turns: the first has waited longest."""
+    holding: bool = attrs.field(default=False, init=False)
+    """Whether a connection holds more than its RDY."""
+    _may_come: dict[Link, tuple[int, float]] = attrs.field(factory=dict, init=False)
+    """Connection whose RDY was lowered -> messages that may still come, until when."""
     _resume_at: float | None = attrs.field(default=None, init=False)
     _redistribute_at: float = attrs.field(default=math.inf, init=False)
     _stopped: bool = attrs.field(default=False, init=False)
@@ -88,7 +102,20 @@ class Flow:
         if link not in self.links:
             return
         self.links.remove(link)
+        self._may_come.pop(link, None)
         link.rdy = 0
+        self._share(now)
+
+    def arrived(self, link: Link, count: int, now: float) -> None:
+        """Messages came, and count as unanswered now. Needed only while `holding`."""
+        if link in self._may_come:
+            expected, until = self._may_come.pop(link)
+            if expected > count:
+                self._may_come[link] = expected - count, until
+            self._share(now)
+
+    def answered(self, now: float) -> None:
+        """A message was answered, or timed out. Needed only while `holding`."""
         self._share(now)
 
     def change_max_in_flight(self, count: int, now: float) -> None:
@@ -134,13 +161,17 @@ class Flow:
         if now >= self._redistribute_at:
             self._redistribute(now)
             self._plan(now)
+        if now >= self._transit_end:
+            self._forget_arrived(now)
+            self._share(now)
 
     @property
     def next_at(self) -> float:
         """When `tick` must be called; infinity: not before another event."""
         if self._stopped:
             return math.inf
-        return min(math.inf if self._resume_at is None else self._resume_at, self._redistribute_at)
+        resume_at = math.inf if self._resume_at is None else self._resume_at
+        return min(resume_at, self._redistribute_at, self._transit_end)
 
     @property
     def pausing(self) -> bool:
@@ -157,34 +188,72 @@ class Flow:
     # Shares.
 
     def _share(self, now: float) -> None:
-        """Give every connection its share. RDYs are lowered first, so that the sum is never exceeded."""
+        """Give every connection its share. RDYs are lowered first; what is held by others is not given."""
         if self._stopped or self._resume_at is not None:
             return
         if self.level:
             self._probe_again(now)
         else:
-            target = self._target()
+            target, room = self._target(), self.max_in_flight
             for link in self.links:
-                if link.rdy > target:
-                    self._set(link, target, now)
-            for link in self.links:
-                self._set(link, target, now)
+                if link.rdy > min(target, room):
+                    self._set(link, min(target, room), now)
+                room -= link.rdy
+            self._raise(target, now)
         self._plan(now)
 
     def _target(self) -> int:
         each = self.max_in_flight // max(1, len(self.links))
         return min(max(1, each), self.max_in_flight)
 
+    def _raise(self, target: int, now: float) -> None:
+        """Raise connections to `target` in the order of their turns, as far as there is room."""
+        self._forget_arrived(now)
+        room = self.max_in_flight
+        self.holding = False
+        for link in self.links:
+            held = self._held(link)
+            room -= held
+            self.holding = self.holding or held > link.rdy
+        for link in self.links:
+            if room <= 0:
+                return
+            if link.rdy < target:
+                before = self._held(link)
+                self._set(link, min(target, before + room), now)
+                room -= self._held(link) - before
+
+    def _held(self, link: Link) -> int:
+        """Messages that the connection has or may still get."""
+        expected, _ = self._may_come.get(link, (0, 0.0))
+        return max(link.rdy, link.unanswered + expected)
+
     def _set(self, link: Link, count: int, now: float) -> None:
-        """Send RDY if it differs; less than `count` if nsqd or `max_in_flight` allows no more."""
-        room = self.max_in_flight - self._total() + link.rdy
-        count = max(0, min(count, link.max_rdy, room))
+        """Send RDY if it differs; less than `count` if nsqd allows no more."""
+        count = max(0, min(count, link.max_rdy))
         if count == link.rdy:
             return
+        if count < link.rdy:
+            # Those that came before are seen: at most the rest of the old window is on its way.
+            expected, _ = self._may_come.get(link, (0, 0.0))
+            expected = max(expected, link.rdy - link.unanswered)
+            if expected > 0:
+                self._may_come[link] = expected, now + link.transit_s
+            self.holding = True
         if link.rdy == 0:
             link.rdy_since = now
         link.rdy = count
         link.send_rdy(count)
+
+    def _forget_arrived(self, now: float) -> None:
+        for link in [link for link, (_, until) in self._may_come.items() if until <= now]:
+            del self._may_come[link]
+
+    @property
+    def _transit_end(self) -> float:
+        if self._resume_at is not None:
+            return math.inf
+        return min((until for _, until in self._may_come.values()), default=math.inf)
 
     def _total(self) -> int:
         return sum(link.rdy for link in self.links)
@@ -205,24 +274,17 @@ class Flow:
     def _redistribute(self, now: float) -> None:
         if self._resume_at is not None:
             return
-        had = [link for link in self.links if link.rdy > 0]
-        for link in had:
-            if self._had_its_turn(link, now):
-                self._set(link, 0, now)
-        sum_wanted = min(1, self.max_in_flight) if self.level else self.max_in_flight
-        # Those that have just lost their share come last: otherwise they could get it back at once.
-        waiting = [link for link in self.links if link.rdy == 0]
-        self.random.shuffle(waiting)
-        waiting.sort(key=lambda link: link in had)
-        for link in waiting[: max(0, sum_wanted - self._total())]:
-            self._set(link, 1, now)
+        for link in [link for link in self.links if link.rdy > 0 and self._had_its_turn(link, now)]:
+            self._set(link, 0, now)
+            self.links.remove(link)
+            self.links.append(link)
+        self._share(now)
 
     def _had_its_turn(self, link: Link, now: float) -> bool:
         idle_since = max(link.last_message_at, link.rdy_since)
         return (
-            now - idle_since > self.options.low_rdy_idle_timeout
-            or now - link.rdy_since > self.options.low_rdy_timeout
-        )
+            link.unanswered == 0 and now - idle_since > self.options.low_rdy_idle_timeout
+        ) or now - link.rdy_since > self.options.low_rdy_timeout
 
     # Backoff.
 
@@ -258,5 +320,11 @@ class Flow:
         if self.max_in_flight == 0:
             for link in self.links:
                 self._set(link, 0, now)
-        elif self.links and self._total() == 0:
-            self._set(self.random.choice(self.links), 1, now)
+        self._forget_arrived(now)
+        if self.links and self._total() == 0:
+            free = self.max_in_flight - sum(self._held(link) for link in self.links)
+            self.holding = free < self.max_in_flight
+            if free > 0:
+                link = self.links.pop(0)
+                self.links.append(link)
+                self._set(link, 1, now)

@@ -11,19 +11,20 @@ import logging
 import math
 import random as _random
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 import attrs
 
 from nsqkit.client.address import Address
 from nsqkit.client.connection import Connection
-from nsqkit.client.errors import NSQError, ServerError
+from nsqkit.client.errors import NSQError, ProtocolViolation
 from nsqkit.client.flow import Flow
-from nsqkit.client.message import Message
+from nsqkit.client.message import Message, Requeue
 from nsqkit.client.opening import Connector
 from nsqkit.client.options import ClientOptions
 from nsqkit.client.protocol import Error, Event, Phase, Request
-from nsqkit.client.reconnect import stay_connected
+from nsqkit.client.reconnect import ConnectionLog, Ending, Reconnector
 from nsqkit.client.stats import ConnectionStats, Counters
 from nsqkit.discovery import Discovery
 from nsqkit.logging import RateLimitedLogger
@@ -31,7 +32,14 @@ from nsqkit.wire import encode
 
 __all__ = ["ConsumerContext", "ConsumerLink"]
 
+LEAST_TRANSIT_S: Final = 0.25
+"""For how long after a lower RDY messages may still come; longer where SUB was answered late."""
+
 _log = logging.getLogger("nsq.client.consumer")
+_GIVEN_BACK: Final = Requeue(0, backoff=False)
+SPARE_MESSAGES: Final = 1000
+"""Unanswered messages above four times the RDY that are taken: a few come again while their time-out is measured
+differently here. More would fill the memory."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -51,6 +59,7 @@ class ConsumerContext:
     """Called when a link will not connect again."""
     wake_timer: Callable[[], None]
     """Have the consumer call `touch_due` of all links again."""
+    connections: ConnectionLog
     counters: Counters = attrs.field(factory=Counters)
     listed: set[Address] = attrs.field(factory=set)
     """The nsqds in the latest answer of the registries."""
@@ -73,11 +82,15 @@ class ConsumerLink:
         self.rdy = 0
         self.rdy_since = 0.0
         self.last_message_at = 0.0
+        self.transit_s = LEAST_TRANSIT_S
         self._context = context
         self._fixed = fixed
         self._in_flight: dict[bytes, Message] = {}
         """By message id, ordered by `_held_until` except for messages touched near their `max_msg_timeout`."""
         self._messages = 0
+        self._repeated = 0
+        """Messages that came while they were unanswered, in the last half of their time-out."""
+        self._highest_rdy = 0
         self._connected_at = 0.0
         self._subscribed = False
         self._scope = anyio.CancelScope(shield=True)
@@ -94,6 +107,7 @@ class ConsumerLink:
         return len(self._in_flight)
 
     def send_rdy(self, count: int) -> None:
+        self._highest_rdy = max(self._highest_rdy, count)
         self._send(encode.rdy(count))
 
     # As an Answerer.
@@ -135,16 +149,17 @@ class ConsumerLink:
         context = self._context
         try:
             with self._scope:
-                await stay_connected(
-                    self.nsqd,
-                    context.options,
+                await Reconnector(
+                    address=self.nsqd,
+                    options=context.options,
                     connector=context.connect,
                     make_message=Message,
                     random=context.random,
                     serve=self._serve,
                     keep_going=self._is_wanted,
                     on_failure=self._on_failure,
-                )
+                    prefix=f"{context.topic}/{context.channel}: ",
+                ).run()
         finally:
             context.on_link_end(self)
 
@@ -173,6 +188,7 @@ class ConsumerLink:
         """Touch messages past half of their time-out, drop those that nsqd has taken back. When to call it again."""
         if self.connection is None or self._leaving:
             return math.inf
+        self._repeated = 0
         touches, half = self._context.options.auto_touch, self.connection.features.msg_timeout / 2
         look_at = now + half
         for message in list(self._in_flight.values()):
@@ -199,11 +215,11 @@ class ConsumerLink:
         """Whether to connect again. An nsqd from a registry is given up once no registry lists it."""
         return not self._context.stopping and (self._fixed or self.nsqd in self._context.listed)
 
-    def _on_failure(self, error: NSQError) -> None:
+    def _on_failure(self, error: Exception) -> None:
         self._context.counters.failed_connects += 1
 
-    async def _serve(self, connection: Connection) -> bool:
-        """Serve one connection to its end. Whether it worked: nsqd answered SUB."""
+    async def _serve(self, connection: Connection) -> Ending:
+        """Serve one connection to its end. It worked if nsqd answered SUB."""
         try:
             return await self._consume(connection)
         finally:
@@ -214,24 +230,27 @@ class ConsumerLink:
             if self._context.discovery is not None:
                 self._context.discovery.poll_soon()
 
-    async def _consume(self, connection: Connection) -> bool:
+    async def _consume(self, connection: Connection) -> Ending:
         context = self._context
         connection.protocol.sub(context.topic, context.channel)
         self.connection, self._messages, self._subscribed = connection, 0, False
+        self._repeated = self._highest_rdy = 0
         self._connected_at = anyio.current_time()
         context.counters.connects += 1
         context.flow.add(self, self._connected_at)
         context.wake_timer()
+        trouble: NSQError | None = None
         try:
             await connection.run(self._on_events)
         except NSQError as error:
-            if not context.stopping:
-                _log.warning("%s/%s: %s", context.topic, context.channel, _with_address(error, self.nsqd))
+            trouble = error
         finally:
             self.connection = None
+            context.connections.lost(self.address)
             context.flow.remove(self, anyio.current_time())
+            context.wake_timer()
             self._drop_all()
-        return self._subscribed
+        return Ending(self._subscribed, trouble)
 
     def _on_events(self, events: list[Event]) -> None:
         messages = [event for event in events if event.__class__ is Message]
@@ -243,6 +262,8 @@ class ConsumerLink:
                     self._on_error(event)
                 elif isinstance(event, Request) and event.command == "SUB":
                     self._subscribed = True
+                    self._context.connections.connected(self.address)
+                    self.transit_s = max(self.transit_s, 2 * (anyio.current_time() - self._connected_at))
             self._end_if_done()
 
     def _on_error(self, event: Error) -> None:
@@ -258,13 +279,20 @@ class ConsumerLink:
         now = anyio.current_time()
         held_until = now + self.connection.features.msg_timeout
         in_flight = self._in_flight
+        before = len(in_flight)
         for message in messages:
             message._source = self
             message._delivered_at = now
             message._held_until = held_until
             in_flight[message.id] = message
+        self._repeated += before + len(messages) - len(in_flight)
+        if max(self._repeated, len(in_flight)) > 4 * self._highest_rdy + SPARE_MESSAGES:
+            raise ProtocolViolation(f"many more messages than RDY {self._highest_rdy} allows")
         self.last_message_at = now
         self._messages += len(messages)
+        if self._context.flow.holding:
+            self._context.flow.arrived(self, len(messages), now)
+            self._context.wake_timer()
         if self._leaving:
             self._give_back(messages)
         else:
@@ -291,6 +319,7 @@ class ConsumerLink:
             self._context.channel,
             message,
         )
+        self._left_flight()
         self._end_if_done()
 
     def _answer(self, message: Message, command: bytes) -> None:
@@ -301,14 +330,23 @@ class ConsumerLink:
         assert connection is not None
         connection.protocol.send(command)
         connection.flush()
+        if self._context.flow.holding:  # asked here as well: a call for each FIN costs
+            self._left_flight()
         if not in_flight:
             self._end_if_done()
+
+    def _left_flight(self) -> None:
+        """Others may wait for the room of a message that was answered or timed out."""
+        if self._context.flow.holding:
+            self._context.flow.answered(anyio.current_time())
+            self._context.wake_timer()
 
     def _give_back(self, messages: list[Message]) -> None:
         """Requeue with delay 0, without backoff."""
         assert self.connection is not None
         for message in messages:
             message.answered = True
+            message.answer = _GIVEN_BACK
             self._in_flight.pop(message.id, None)
             self.connection.protocol.send(encode.req(message.id, 0))
             self._context.counters.requeued += 1
@@ -329,7 +367,3 @@ class ConsumerLink:
         for message in self._in_flight.values():
             message.timed_out = True
         self._in_flight.clear()
-
-
-def _with_address(error: NSQError, nsqd: Address) -> str:
-    return f"{nsqd}: {error}" if isinstance(error, ServerError) else str(error)

@@ -6,13 +6,31 @@ calls, not coroutines: they are queued in the order of the calls, and many of th
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
 from nsqkit.client.errors import AlreadyAnswered
 
-__all__ = ["Answerer", "Message"]
+__all__ = ["Answer", "Answerer", "Finish", "Message", "Requeue"]
+
+
+@attrs.frozen
+class Finish:
+    """A message was finished."""
+
+
+@attrs.frozen
+class Requeue:
+    """A message was requeued, as in `Message.requeue(delay, backoff=...)`."""
+
+    delay: float | None = None
+    """Seconds; None: as the options say."""
+    backoff: bool = attrs.field(default=True, kw_only=True)
+
+
+Answer = Finish | Requeue
+_FINISH = Finish()
 
 
 class Answerer(Protocol):
@@ -29,7 +47,11 @@ class Answerer(Protocol):
 class Message:
     """One delivery of a message.
 
-    Made by hand, it takes its answer and notes it in `answered`, for tests of handlers.
+    Made by hand, it takes its answer and notes it, for tests of handlers:
+
+        message = Message(timestamp_ns=0, attempts=1, id=b"0" * 16, body=b"job")
+        await handle(message)
+        assert message.answer == Requeue(3)
     """
 
     timestamp_ns: int
@@ -39,8 +61,12 @@ class Message:
     id: bytes
     """16 hexadecimal digits, unique on its nsqd."""
     body: bytes
+    value: Any = None
+    """The decoded body, if the consumer has a codec."""
     answered: bool = False
     """Whether it was finished or requeued."""
+    answer: Answer | None = None
+    """Its answer: `Finish()` or `Requeue(delay, backoff=...)`; None: it has none yet."""
     timed_out: bool = False
     """Whether it was not answered in time, or its connection was lost: nsqd delivers it again."""
     _source: Answerer | None = None
@@ -65,6 +91,7 @@ class Message:
         if self.answered:
             raise AlreadyAnswered(f"{self!r} was answered before")
         self.answered = True
+        self.answer = _FINISH
         if self._source is not None:
             self._source.finish(self)
 
@@ -79,6 +106,7 @@ class Message:
         if self.answered:
             raise AlreadyAnswered(f"{self!r} was answered before")
         self.answered = True
+        self.answer = Requeue(delay, backoff=backoff)
         if self._source is not None:
             self._source.requeue(self, delay, backoff=backoff)
 

@@ -49,11 +49,44 @@ def _size_from_text(text: str) -> int:
 def _between(low: float, high: float, *also: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{field.name} is a number, not {value!r}")
+            raise ValueError(f"{field.name} is a number{_unit(field)}, not {value!r}{_meant(field, value)}")
         if value not in also and not low <= value <= high:
-            raise ValueError(f"{field.name} must be between {low:g} and {high:g}, not {value:g}")
+            nearest = min((low, high, *also), key=lambda right: abs(right - value))
+            raise ValueError(
+                f"{field.name} must be between {low:.15g} and {high:.15g}{_unit(field)}, not {value:.15g}"
+                f" (the nearest is {nearest:.15g})"
+            )
 
     return check
+
+
+def _is_whole(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        meant = f" (did you mean {value:.0f}?)" if isinstance(value, float) and value.is_integer() else ""
+        raise ValueError(f"{field.name} is a whole number, not {value!r}{meant or _meant(field, value)}")
+
+
+def _is_text(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{field.name} is text, not {value!r}")
+
+
+def _is_flag(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{field.name} is True or False, not {value!r}{_meant(field, value)}")
+
+
+def _unit(field: attrs.Attribute[Any]) -> str:
+    return " of seconds" if field.metadata.get(_KIND) is _seconds_from_text else ""
+
+
+def _meant(field: attrs.Attribute[Any], value: Any) -> str:
+    """A hint for a value that was given as text, as on a command line."""
+    try:
+        parsed = field.metadata[_KIND](value)
+    except (ValueError, TypeError, AttributeError):
+        return ""
+    return f" (did you mean {parsed:g}?)" if isinstance(parsed, float) else f" (did you mean {parsed!r}?)"
 
 
 def _one_of(words: Collection[str]) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
@@ -72,7 +105,7 @@ def _seconds(default: float, low: float, high: float, *also: float) -> Any:
 
 
 def _whole(default: int, low: int, high: float, *also: int) -> Any:
-    validators = [attrs.validators.instance_of(int), _between(low, high, *also)]
+    validators = [_is_whole, _between(low, high, *also)]
     return attrs.field(default=default, validator=validators, metadata={_KIND: _size_from_text})
 
 
@@ -83,13 +116,12 @@ def _fraction(default: float) -> Any:
 def _text(default: str = "", **arguments: Any) -> Any:
     if "factory" not in arguments:
         arguments["default"] = default
+    arguments.setdefault("validator", _is_text)
     return attrs.field(metadata={_KIND: str}, **arguments)
 
 
 def _flag(default: bool) -> Any:
-    return attrs.field(
-        default=default, validator=attrs.validators.instance_of(bool), metadata={_KIND: _bool_from_text}
-    )
+    return attrs.field(default=default, validator=_is_flag, metadata={_KIND: _bool_from_text})
 
 
 def _snappy_is_installed() -> bool:
@@ -172,14 +204,15 @@ class ClientOptions:
     """Most unanswered messages at a time, over all connections. 0: pause."""
     max_attempts: int = _whole(5, 0, MAX_ATTEMPTS)
     """A message delivered more often than this goes to `on_giving_up`, not to the handler. 0: no limit."""
-    default_requeue_delay: float = _seconds(90.0, 0, 3600)
-    """A failed message waits for this, multiplied by its attempts, up to `max_requeue_delay`."""
+    default_requeue_delay: float = _seconds(0.5, 0, 3600)
+    """A failed message waits for this, multiplied by its attempts, up to `max_requeue_delay`. (go-nsq: 90 s.)"""
     max_requeue_delay: float = _seconds(900.0, 0, 3600)
     backoff_strategy: str = _text("exponential", validator=_one_of(BACKOFF_STRATEGIES))
     """`exponential`: the multiplier times 2 to the level. `full_jitter`: random, between 0 and that."""
-    backoff_multiplier: float = _seconds(1.0, 0, 3600)
-    max_backoff_duration: float = _seconds(120.0, 0, 3600)
-    """0: no backoff."""
+    backoff_multiplier: float = _seconds(0.1, 0, 3600)
+    max_backoff_duration: float = _seconds(1.0, 0, 3600)
+    """The longest pause of a backoff; 0: no backoff. (go-nsq: 120 s, and a multiplier of 1 s: a few messages that
+    always fail would stop all others for minutes.)"""
     low_rdy_idle_timeout: float = _seconds(10.0, 1, 300)
     """With more connections than `max_in_flight`: time without a message after which a connection loses its turn."""
     low_rdy_timeout: float = _seconds(30.0, 1, 300)

@@ -8,12 +8,17 @@ from typing import Any
 import attrs
 from trio import lowlevel
 
-__all__ = ["TrioParking", "is_here"]
+__all__ = ["TrioParking", "call_soon", "is_here"]
 
 
 def is_here() -> bool:
     """Whether the caller runs in trio."""
     return lowlevel.in_trio_task()
+
+
+def call_soon() -> Callable[[Callable[[], None]], None]:
+    """What has trio make a call, from a thread or from the handler of a signal."""
+    return lowlevel.current_trio_token().run_sync_soon
 
 
 @attrs.define(eq=False)

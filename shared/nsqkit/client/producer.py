@@ -12,12 +12,11 @@ time-outs: all publishes have the same one, so the oldest is always the next to 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import random as _random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from types import TracebackType
 from typing import Final, Unpack, cast
 
@@ -25,6 +24,16 @@ import anyio
 import attrs
 
 from nsqkit.client.address import Address
+from nsqkit.client.arguments import (
+    Addresses,
+    changed,
+    checked_bodies,
+    checked_body,
+    checked_name,
+    nsqd_addresses,
+    registry_addresses,
+)
+from nsqkit.client.codecs import Codec
 from nsqkit.client.connection import Connection
 from nsqkit.client.errors import (
     ConnectionFailed,
@@ -35,14 +44,15 @@ from nsqkit.client.errors import (
     PublishFailed,
     UncertainPublish,
 )
+from nsqkit.client.groups import without_groups
 from nsqkit.client.message import Message
 from nsqkit.client.opening import Connector, open_tcp
 from nsqkit.client.options import ClientOptions, OptionChanges
 from nsqkit.client.parking import Parking, parking_here
 from nsqkit.client.protocol import OK, Error, Event, Request
-from nsqkit.client.reconnect import discovery_for, stay_connected
+from nsqkit.client.reconnect import ConnectionLog, Ending, Reconnector, discovery_for
 from nsqkit.discovery import Discovery
-from nsqkit.wire import encode, is_valid_name
+from nsqkit.wire import encode
 
 __all__ = ["Producer", "ProducerStats"]
 
@@ -50,6 +60,8 @@ _log = logging.getLogger("nsq.client.producer")
 
 LIVED_S: Final = 1.0
 """A connection that lasted so long, or answered a publish, counts as one that worked."""
+LONGEST_PAUSE_S: Final = 1.0
+"""Between two attempts to connect while publishes wait."""
 MOST_LOSSES: Final = 5
 """A publish that was the oldest unanswered one when so many connections broke has probably caused that: it fails."""
 _NO_ROOM = (PublishFailed, MultiPublishFailed, DeferredPublishFailed)
@@ -120,6 +132,7 @@ class Producer:
 
     - `nsqd_tcp_addresses`: nsqds to publish to, `host:port`.
     - `lookupd_http_addresses`: registries to ask for nsqds, `host:port` or a URL. Either list, or both.
+    - `codec`: encodes the values of `publish_value`.
     - `options`: the settings; each of them can be given by its name as well, as in `publish_timeout=5`.
     - `connect`: opens the streams; TCP by default.
     - `discovery`: used instead of one that is made of `lookupd_http_addresses`.
@@ -140,20 +153,22 @@ class Producer:
     def __init__(
         self,
         *,
-        nsqd_tcp_addresses: Iterable[str] = (),
-        lookupd_http_addresses: Sequence[str] = (),
+        nsqd_tcp_addresses: Addresses = (),
+        lookupd_http_addresses: Addresses = (),
+        codec: Codec | None = None,
         options: ClientOptions | None = None,
         connect: Connector = open_tcp,
         discovery: Discovery | None = None,
         random: _random.Random | None = None,
         **changes: Unpack[OptionChanges],
     ) -> None:
-        self.options = attrs.evolve(options or ClientOptions(), **changes)
-        self._fixed = [Address.parse(text) for text in nsqd_tcp_addresses]
-        self._discovery = discovery or discovery_for(lookupd_http_addresses, self.options)
+        self.options = changed(options, changes)
+        self._fixed = nsqd_addresses(nsqd_tcp_addresses)
+        self._discovery = discovery or discovery_for(registry_addresses(lookupd_http_addresses), self.options)
         if not self._fixed and self._discovery is None:
             raise ValueError("no nsqd_tcp_addresses and no lookupd_http_addresses")
         self._connect = connect
+        self._codec = codec
         self._random = random or _random.Random()
         self._queue: deque[_Publish] = deque()
         self._queued_bytes = 0
@@ -162,12 +177,15 @@ class Producer:
         """Unfinished publishes, the oldest first, and the place (of `_parking`) where each publisher waits."""
         self._links: dict[Address, _Link] = {}
         self._ready: list[_Link] = []
+        self._connections = ConnectionLog("producer: ")
         self._reachable: set[Address] = set()
-        self._last_trouble = "not connected yet"
+        self._last_trouble = ""
         self._published = self._failed = self._resent = self._connects = 0
         self._parking: Parking
         self._publish_timeout = self.options.publish_timeout
         self._all_done: anyio.Event | None = None
+        self._needed: anyio.Event | None = None
+        """Set when a publish begins to wait for a connection."""
         self._context: contextlib.AbstractAsyncContextManager[Producer] | None = None
         self._closed = False
 
@@ -185,15 +203,29 @@ class Producer:
 
     async def publish(self, topic: str, body: bytes) -> None:
         """Publish one message. Raises the errors listed above."""
-        await self._publish("PUB", encode.pub(_checked(topic), body))
+        await self._publish("PUB", encode.pub(checked_name("topic", topic), checked_body(body)))
 
     async def publish_multi(self, topic: str, bodies: Sequence[bytes]) -> None:
         """Publish a batch with one command, all of it or nothing, to one nsqd. Much faster than single publishes."""
-        await self._publish("MPUB", encode.mpub(_checked(topic), bodies))
+        await self._publish("MPUB", encode.mpub(checked_name("topic", topic), checked_bodies(bodies)))
 
     async def publish_deferred(self, topic: str, body: bytes, delay: float) -> None:
         """Publish a message that is delivered after `delay` seconds at the earliest. `ValueError`: it is negative."""
-        await self._publish("DPUB", encode.dpub(_checked(topic), math.ceil(delay * 1000), body))
+        data = encode.dpub(checked_name("topic", topic), math.ceil(delay * 1000), checked_body(body))
+        await self._publish("DPUB", data)
+
+    async def publish_value(self, topic: str, value: object, *, delay: float = 0) -> None:
+        """Publish a value, encoded by the codec; deferred by `delay` seconds.
+
+        Raises the errors listed above, what the codec raises, and `TypeError` without a codec.
+        """
+        if self._codec is None:
+            raise TypeError("publish_value needs a codec, as in Producer(..., codec=Json())")
+        body = self._codec.encode(value)
+        if delay:
+            await self.publish_deferred(topic, body, delay)
+        else:
+            await self.publish(topic, body)
 
     def stats(self) -> ProducerStats:
         """Counters since the start, and the current connections."""
@@ -223,6 +255,7 @@ class Producer:
         else:
             self._queue.append(request)
             self._queued_bytes += len(data)
+            self._need_connection()
         try:
             await place
         except BaseException:
@@ -230,6 +263,17 @@ class Producer:
             raise
         if request.error is not None:
             raise request.error
+
+    def _need_connection(self) -> None:
+        if self._needed is not None:
+            self._needed.set()
+            self._needed = None
+
+    async def _publish_waits(self) -> None:
+        """Return when a publish begins to wait for a connection."""
+        if self._needed is None:
+            self._needed = anyio.Event()
+        await self._needed.wait()
 
     def _has_room(self, size: int) -> bool:
         queue, options = self._queue, self.options
@@ -252,7 +296,13 @@ class Producer:
             self._wake_next()
         if scope.cancelled_caught or self._closed:
             self._failed += 1
-            raise NotConnected(f"no room to publish in time: {self._last_trouble}")
+            raise NotConnected(f"no room to publish in time: {self._trouble()}")
+
+    def _trouble(self) -> str:
+        """Why there is no connection."""
+        failures = {} if self._discovery is None else self._discovery.failures
+        registries = "; ".join(f"{address}: {reason}" for address, reason in failures.items())
+        return self._last_trouble or registries or "not connected yet"
 
     def _wake_next(self) -> None:
         if self._waiting:
@@ -348,7 +398,7 @@ class Producer:
         if request.in_air or request.uncertain:
             error: NSQError = UncertainPublish(f"{request.command}: {why}; it may have been accepted")
         else:
-            error = NotConnected(f"{request.command}: {why}: {self._last_trouble}")
+            error = NotConnected(f"{request.command}: {why}: {self._trouble()}")
         self._fail(request, error)
         self._dispatch()
 
@@ -356,27 +406,33 @@ class Producer:
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[Producer]:
-        trouble: Exception | None = None
+        trouble: BaseException | None = None
         self._parking = parking_here()
-        async with anyio.create_task_group() as group:
-            self._group = group
-            for address in self._fixed:
-                self._start_link(address, fixed=True)
-            if self._discovery is not None:
-                group.start_soon(self._discover, self._discovery)
-            group.start_soon(self._keep_time)
-            try:
-                yield self
-            except Exception as error:  # raised below: the task group would wrap it in an ExceptionGroup
-                trouble = error
-            else:
-                await self._wait_for_answers()
-            finally:
-                self._closed = True
-                for request in list(self._open):
-                    self._expire(request, "the producer was closed")
-                self._wake_next()
-                group.cancel_scope.cancel()
+        with without_groups():
+            async with anyio.create_task_group() as group:
+                self._group = group
+                for address in self._fixed:
+                    self._start_link(address, fixed=True)
+                if self._discovery is not None:
+                    group.start_soon(self._discover, self._discovery)
+                group.start_soon(self._keep_time)
+                group.start_soon(self._connections.run)
+                try:
+                    yield self
+                except (anyio.get_cancelled_exc_class(), GeneratorExit):
+                    raise
+                except (
+                    BaseException
+                ) as error:  # raised below: the task group would wrap it in an ExceptionGroup
+                    trouble = error
+                else:
+                    await self._wait_for_answers()
+                finally:
+                    self._closed = True
+                    for request in list(self._open):
+                        self._expire(request, "the producer was closed")
+                    self._wake_next()
+                    group.cancel_scope.cancel()
         if trouble is not None:
             raise trouble
 
@@ -444,42 +500,62 @@ class _Link:
     async def keep_connected(self) -> None:
         producer = self._producer
         try:
-            await stay_connected(
-                self.nsqd,
-                producer.options,
+            await Reconnector(
+                address=self.nsqd,
+                options=producer.options,
                 connector=producer._connect,
                 make_message=Message,
                 random=producer._random,
                 serve=self._serve,
                 keep_going=lambda: self._fixed or self.nsqd in producer._reachable,
                 on_failure=self._on_failure,
-            )
+                pause=self._pause,
+            ).run()
         finally:
             producer._links.pop(self.nsqd, None)
 
-    async def _serve(self, connection: Connection) -> bool:
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next attempt to connect: at most `LONGEST_PAUSE_S` while publishes wait for an nsqd.
+
+        Towards the time-out of the oldest one the attempts are closer together: an nsqd that is back in time fails
+        none.
+        """
+        producer, began = self._producer, anyio.current_time()
+        if not producer._queue:
+            with anyio.move_on_after(seconds):
+                await producer._publish_waits()
+        now = anyio.current_time()
+        if producer._queue:
+            until_timeout = producer._queue[0].deadline - now
+            longest = min(LONGEST_PAUSE_S, max(until_timeout / 4, producer.options.reconnect_delay))
+            await anyio.sleep(max(0.0, min(seconds, longest) - (now - began)))
+
+    async def _serve(self, connection: Connection) -> Ending:
         producer = self._producer
         self._connection, self.in_air, self._bytes_in_air = connection, 0, 0
         self._answered, connected_at = False, anyio.current_time()
         producer._connects += 1
         producer._ready.append(self)
+        producer._connections.connected(str(self.nsqd))
         producer._dispatch()
+        trouble: Exception | None = None
         try:
             await connection.run(self._on_events, in_halves=True)
-        except NSQError as error:
+        except Exception as error:
+            trouble = error
             self._on_failure(error)
-            _log.warning("%s", producer._last_trouble)
         finally:
             producer._ready.remove(self)
+            producer._connections.lost(str(self.nsqd))
             self._connection = None
             self._recover(connection)
             await connection.abort()
             if producer._discovery is not None:
                 producer._discovery.poll_soon()
-        return self._answered or anyio.current_time() - connected_at >= LIVED_S
+        return Ending(self._answered or anyio.current_time() - connected_at >= LIVED_S, trouble)
 
-    def _on_failure(self, error: NSQError) -> None:
-        text = str(error)
+    def _on_failure(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
         self._producer._last_trouble = text if isinstance(error, ConnectionFailed) else f"{self.nsqd}: {text}"
 
     def _on_events(self, events: list[Event]) -> None:
@@ -511,10 +587,3 @@ class _Link:
                 text = f"{request.command}: {producer._last_trouble}; it may have been accepted"
                 producer._fail(request, UncertainPublish(text))
         producer._send_again([*unknown, *not_executed])
-
-
-@functools.lru_cache(maxsize=1024)
-def _checked(topic: str) -> str:
-    if not is_valid_name(topic):
-        raise ValueError(f"not a topic name: {topic!r}")
-    return topic

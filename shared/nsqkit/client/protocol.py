@@ -41,6 +41,9 @@ from nsqkit.wire import encode, frames
 __all__ = ["OK", "ClientProtocol", "Error", "Event", "Features", "Heartbeat", "Phase", "Request"]
 
 DEFAULT_MAX_FRAME: Final = 256 * 1024 * 1024
+LARGEST_NUMBER: Final = 1_000_000_000
+"""Counts and milliseconds of an nsqd above this are taken for this."""
+LONGEST_VERSION: Final = 100
 HTTP: Final = int.from_bytes(b"HTTP", "big")
 _PREFIX = struct.Struct(">ii")
 _HEAD = frames.HEAD
@@ -88,7 +91,7 @@ class Features:
         try:
             fields = decode_json(payload)
             return cls(
-                version=str(fields.get("version", "")),
+                version=str(fields.get("version", ""))[:LONGEST_VERSION],
                 max_rdy_count=_positive(fields.get("max_rdy_count", 2500)),
                 msg_timeout=_positive(fields.get("msg_timeout", 60_000)) / 1000,
                 max_msg_timeout=_positive(fields.get("max_msg_timeout", 900_000)) / 1000,
@@ -98,14 +101,14 @@ class Features:
                 deflate=bool(fields.get("deflate", False)),
                 deflate_level=min(9, _positive(fields.get("deflate_level", 6))),
             )
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise ProtocolViolation(f"bad answer to IDENTIFY: {payload[:200]!r}") from error
 
 
 def _positive(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise ValueError(f"not a positive number: {value!r}")
-    return value
+    return min(value, LARGEST_NUMBER)
 
 
 @attrs.define(eq=False)
@@ -352,6 +355,9 @@ def _can_answer(code: str, command: str) -> bool:
 def _size_trouble(size: int, longest: int) -> str:
     if size == HTTP:
         return "unexpected HTTP response: this is the address of an HTTP server"
+    text = size.to_bytes(4, "big", signed=True)
+    if text.isalnum() or text[:2] == b"E_":
+        return f"not a frame of nsqd: it begins with {text!r}; is this its TCP address?"
     if size < 4:
         return f"a frame of {size} bytes"
     return f"a frame of {size} bytes exceeds configured maximum of {longest}"

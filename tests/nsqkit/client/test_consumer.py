@@ -11,16 +11,21 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import ByteStream
 
 from nsqkit import wire
-from nsqkit.client import AlreadyAnswered, Consumer, Message
+from nsqkit.client import Address, AlreadyAnswered, ClientOptions, Consumer, Message
 from tests.nsqkit.client.fake import FakeNsqd, Peer, both_backends, fake_nsqd, full_id, run, run_mocked
 
 
 def consumer_of(nsqd: FakeNsqd, **options: Any) -> Consumer:
     """With fixed addresses and known chances."""
-    settings: dict[str, Any] = {"nsqd_tcp_addresses": ["a:1"], "random": random.Random(1)}
-    return Consumer("t", "c", connect=nsqd.connect, **(settings | options))
+    settings: dict[str, Any] = {
+        "nsqd_tcp_addresses": ["a:1"],
+        "random": random.Random(1),
+        "connect": nsqd.connect,
+    }
+    return Consumer("t", "c", **(settings | options))
 
 
 async def ready(nsqd: FakeNsqd, rdy: int) -> Peer:
@@ -84,7 +89,8 @@ def test_the_order_on_the_wire_of_a_backoff() -> None:
 
     async def main() -> None:
         async with fake_nsqd() as nsqd:
-            consumer = consumer_of(nsqd, handler=handle, max_in_flight=5, default_requeue_delay=0)
+            slow = {"backoff_multiplier": 1, "max_backoff_duration": 120}
+            consumer = consumer_of(nsqd, handler=handle, max_in_flight=5, default_requeue_delay=0, **slow)
             async with running(consumer):
                 peer = await ready(nsqd, 5)
                 peer.message("m1")
@@ -106,7 +112,7 @@ def test_the_order_on_the_wire_of_a_backoff() -> None:
 
 
 def test_requeue_delays_grow_with_the_attempts() -> None:
-    """90 s times attempts, at most 15 minutes; given ones as they are; in milliseconds."""
+    """0.5 s times attempts, at most 15 minutes; given ones as they are; in milliseconds."""
     delays = {b"default": None, b"own": 0.25, b"now": 0.0}
 
     async def handle(message: Message) -> None:
@@ -116,9 +122,9 @@ def test_requeue_delays_grow_with_the_attempts() -> None:
         async with fake_nsqd() as nsqd, running(consumer_of(nsqd, handler=handle, max_attempts=0)):
             peer = await ready(nsqd, 1)
             for attempts, body, expected in [
-                (1, b"default", 90_000),
-                (3, b"default", 270_000),
-                (60, b"default", 900_000),
+                (1, b"default", 500),
+                (3, b"default", 1_500),
+                (2000, b"default", 900_000),
                 (1, b"own", 250),
                 (1, b"now", 0),
             ]:
@@ -663,7 +669,10 @@ def test_garbage_and_fatal_errors_lead_to_a_new_connection(backend: str, frame: 
     """And the consumer lives on."""
 
     async def main() -> None:
-        async with fake_nsqd() as nsqd, running(consumer_of(nsqd, handler=nothing, reconnect_delay=0.001)):
+        async with (
+            fake_nsqd() as nsqd,
+            running(consumer_of(nsqd, handler=nothing, reconnect_delay=0.001, max_reconnect_delay=0.01)),
+        ):
             first = await ready(nsqd, 1)
             first.frame(frame)
             second = await ready(nsqd, 1)
@@ -672,6 +681,145 @@ def test_garbage_and_fatal_errors_lead_to_a_new_connection(backend: str, frame: 
             assert first.ended.is_set()
 
     run(main, backend)
+
+
+MANY = b"".join(wire.encode_message(1, 1, full_id(f"{number}"), b"x") for number in range(2000))
+HOSTILE = {
+    "a number of 5000 digits": ("IDENTIFY", wire.encode_response(b'{"max_rdy_count":1' + b"0" * 5000 + b"}")),
+    "deep nesting": ("IDENTIFY", wire.encode_response(b'{"version":' + b"[" * 100_000)),
+    "a list": ("IDENTIFY", wire.encode_response(b"[1]")),
+    "a size below zero": ("IDENTIFY", b"\xff" * 8),
+    "a huge frame": ("SUB", b"\x7f\xff\xff\xff" + bytes(4)),
+    "an unknown frame": ("SUB", wire.OK + b"\0\0\0\4\0\0\0\x09"),
+    "messages above RDY": ("RDY", MANY),
+    "the same message again and again": ("RDY", wire.encode_message(1, 1, full_id("m"), b"x") * 2000),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_nsqd_is_said_once_and_the_others_go_on(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again after the longest pause."""
+    command, answer = HOSTILE[what]
+
+    async def main() -> None:
+        async with fake_nsqd(answers={command: answer}) as bad, fake_nsqd(heartbeat_s=25) as good:
+
+            async def connect(address: Address, options: ClientOptions) -> ByteStream:
+                return await (bad if address.port == 1 else good).connect(address, options)
+
+            consumer = consumer_of(
+                good,
+                connect=connect,
+                nsqd_tcp_addresses=["bad:1", "good:2"],
+                handler=nothing,
+                max_in_flight=9,
+            )
+            async with running(consumer):
+                peer = await good.peer()
+                await anyio.sleep(100)
+                peer.message("m1")
+                await anyio.sleep(1)
+                assert "FIN m1" in peer.commands
+                waits = [b - a for a, b in zip(bad.attempts, bad.attempts[1:], strict=False)]
+                assert waits
+                assert all(11 < wait < 16 for wait in waits)
+                assert consumer.stats().queued < 2000
+
+    with caplog.at_level(logging.WARNING, "nsq"):
+        run_mocked(main)
+    assert len([text for text in caplog.messages if "bad:1" in text]) == 1
+
+
+def test_an_error_that_nobody_foresaw_stays_with_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the stream raises."""
+
+    async def main() -> None:
+        async with fake_nsqd(heartbeat_s=25) as good:
+
+            async def connect(address: Address, options: ClientOptions) -> ByteStream:
+                if address.port == 1:
+                    raise KeyError("of a resolver")
+                return await good.connect(address, options)
+
+            addresses = ["bad:1", "good:2"]
+            async with running(
+                consumer_of(good, connect=connect, nsqd_tcp_addresses=addresses, handler=nothing)
+            ):
+                peer = await good.peer()
+                await anyio.sleep(100)
+                peer.message("m1")
+                await anyio.sleep(1)
+                assert "FIN m1" in peer.commands
+
+    with caplog.at_level(logging.WARNING, "nsq"):
+        run_mocked(main)
+    [text] = [text for text in caplog.messages if "bad:1" in text]
+    assert "unexpected error: KeyError('of a resolver')" in text
+
+
+def test_an_error_text_forges_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    """It is cut, and has no control characters."""
+    text = b"E_INVALID no\n2026 ERROR: forged\x1b[2J" + b"x" * 100_000
+
+    async def main() -> None:
+        async with fake_nsqd(answers={"SUB": wire.encode_error(text)}) as nsqd:
+            async with running(consumer_of(nsqd, handler=nothing)):
+                await anyio.sleep(1)
+
+    with caplog.at_level(logging.WARNING, "nsq"):
+        run_mocked(main)
+    assert caplog.messages
+    assert all(text.isprintable() and len(text) < 5000 for text in caplog.messages)
+
+
+def test_connections_are_said_once_for_each_change(caplog: pytest.LogCaptureFixture) -> None:
+    """To how many nsqds, and to which; those that connect at the same time share a line."""
+
+    async def main() -> None:
+        async with fake_nsqd(heartbeat_s=25) as nsqd:
+            addresses = [f"n{number}:{number}" for number in range(1, 7)]
+            async with running(consumer_of(nsqd, handler=nothing, nsqd_tcp_addresses=addresses)):
+                await anyio.sleep(100)
+                nsqd.down.add(1)
+                [lost] = [peer for peer in nsqd.peers if peer.address.port == 1]
+                await lost.close()
+                await anyio.sleep(100)
+
+    with caplog.at_level(logging.INFO, "nsq"):
+        run_mocked(main)
+    assert [text for text in caplog.messages if "connected to" in text] == [
+        "t/c: connected to 6 nsqds: n1:1, n2:2, n3:3, n4:4, n5:5 and 1 more",
+        "t/c: connected to 5 nsqds: n2:2, n3:3, n4:4, n5:5, n6:6",
+    ]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_one_error_is_raised_as_itself(error: type[BaseException]) -> None:
+    """Not in groups of groups, from the block as from a handler."""
+
+    async def in_the_block() -> None:
+        async with fake_nsqd() as nsqd:
+            with pytest.raises(error):
+                async with consumer_of(nsqd):
+                    raise error
+
+    async def in_a_handler() -> None:
+        def handle(message: Message) -> None:
+            raise error
+
+        async def feed() -> None:
+            (await ready(nsqd, 1)).message("m1")
+
+        async with fake_nsqd() as nsqd, anyio.create_task_group() as group:
+            group.start_soon(feed)
+            with pytest.raises(error):
+                await consumer_of(nsqd, handler=handle).run()
+
+    run_mocked(in_the_block)
+    if error is not ValueError:  # of a handler, that is a failed message
+        run_mocked(in_a_handler)
 
 
 def test_a_handler_that_awaits_something_cancelled_is_a_failure_not_the_end() -> None:
@@ -688,7 +836,7 @@ def test_a_handler_that_awaits_something_cancelled_is_a_failure_not_the_end() ->
         async with fake_nsqd() as nsqd, running(consumer_of(nsqd, handler=handle, max_backoff_duration=0)):
             peer = await ready(nsqd, 1)
             peer.message("m1", b"bad")
-            await peer.expect("REQ m1 90000")
+            await peer.expect("REQ m1 500")
             peer.message("m2")
             await peer.expect("FIN m2")
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import http.server
 import json
+import logging
 import random
 import socket
 import threading
@@ -149,6 +150,73 @@ def test_strange_answers_are_no_nodes(backend: str, answer: Any) -> None:
         assert await discovery.lookup("t") == []
 
     run(main, backend)
+
+
+@both_backends
+@pytest.mark.parametrize(
+    "entry",
+    [
+        producer("a\nb"),
+        producer("a b"),
+        producer("a/b?c"),
+        producer("h" * 300),
+        {**producer("a"), "tcp_port": True},
+        {**producer("a"), "tcp_port": 10**400},
+    ],
+)
+def test_entries_without_a_usable_address_are_left_out(backend: str, entry: Any) -> None:
+    """The others of the same answer count, with texts of bounded length."""
+    honest = {**producer("b"), "version": ["not", "text"], "hostname": "h" * 1000}
+
+    async def main() -> None:
+        discovery = of(FakeRegistries({"r1": {"producers": [entry, honest]}}))
+        [node] = await discovery.lookup("t")
+        assert (node.tcp_address, node.version, len(node.hostname)) == ("b:4150", "", 255)
+
+    run(main, backend)
+
+
+@both_backends
+def test_a_404_that_is_not_of_a_registry_is_no_answer(backend: str) -> None:
+    """An nsqd's HTTP port answers so, for example."""
+
+    async def main() -> None:
+        async def fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
+            return 404, b'{"message":"NOT_FOUND"}'
+
+        with pytest.raises(DiscoveryFailed, match="not the HTTP address of an nsqlookupd"):
+            await Discovery(["n:4151"], fetch=fetch).lookup("t")
+
+    run(main, backend)
+
+
+def test_a_topic_that_nobody_has_is_looked_for_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """After 0.5, 1, 2, 4 ... s, up to the interval."""
+    registries = FakeRegistries({"r1": 404, "r2": 404})
+    found: list[float] = []
+
+    async def main() -> None:
+        began = anyio.current_time()
+        async with fake_nsqd(heartbeat_s=25) as nsqd, anyio.create_task_group() as group:
+            discovery = of(registries, interval=30.0, jitter=0.0)
+            consumer = Consumer("orders", "c", discovery=discovery, handler=print, connect=nsqd.connect)
+            group.start_soon(consumer.run)
+            await anyio.sleep(100)
+            times = [at - began for at, url in registries.asked if "//r1" in url]
+            assert times == pytest.approx([0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5, 91.5], abs=0.05)
+            registries.answers["r1"] = {"producers": [producer("a")]}
+            await nsqd.peer(31)
+            found.append(anyio.current_time())
+            group.cancel_scope.cancel()
+
+    with caplog.at_level(logging.INFO, "nsq"):
+        run_mocked(main)
+    assert found
+    said = [text for text in caplog.messages if "LOOKUPD" in text]
+    assert said == [
+        "LOOKUPD: no nsqd has topic 'orders' yet; asking again after 0.5, 1, 2 ... s, at most 30 s",
+        "LOOKUPD: found 1 nsqd with topic 'orders'",
+    ]
 
 
 @both_backends
@@ -427,7 +495,7 @@ class _Registry(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.seen.append((self.path, self.headers["Accept"]))  # type: ignore[attr-defined]
         body = json.dumps({"producers": [producer("a")]}).encode() if "good" in self.path else b"x" * 2_000
-        body = b"{}" if "missing" in self.path else body
+        body = b'{"message":"TOPIC_NOT_FOUND"}' if "missing" in self.path else body
         self.send_response(200 if "missing" not in self.path else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

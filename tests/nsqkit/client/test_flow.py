@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from nsqkit.client import options as module
 from nsqkit.client.flow import Flow
-from nsqkit.client.options import ClientOptions
+
+
+def ClientOptions(**options: Any) -> module.ClientOptions:  # noqa: N802
+    """With long pauses of backoff."""
+    return module.ClientOptions(**({"backoff_multiplier": 1.0, "max_backoff_duration": 120.0} | options))
 
 
 @attrs.define(eq=False)
@@ -20,6 +28,7 @@ class FakeLink:
     rdy_since: float = 0.0
     last_message_at: float = 0.0
     unanswered: int = 0
+    transit_s: float = 0.0
     sent: list[int] = attrs.field(factory=list)
 
     def send_rdy(self, count: int) -> None:
@@ -235,6 +244,171 @@ def test_after_a_stop_nothing_is_sent() -> None:
     assert [link.sent for link in links] == [[4, 2], [2]]
 
 
+def test_unanswered_messages_count_after_their_connection_gave_its_share() -> None:
+    """A second connection gets what the handlers of the first have finished."""
+    flow, [first] = flow_of(1, max_in_flight=4)
+    first.unanswered = 4
+    second = FakeLink()
+    flow.add(second, 1.0)
+    assert (first.rdy, second.rdy) == (2, 0)
+    for left, expected in [(3, 1), (2, 2)]:
+        assert flow.holding
+        first.unanswered = left
+        flow.answered(2.0)
+        assert (first.rdy, second.rdy) == (2, expected)
+    assert not flow.holding
+
+
+def test_messages_on_their_way_count() -> None:
+    """nsqd may have sent them before it read the lower RDY: that is known when they came, or after `transit_s`."""
+    for arrives in (True, False):
+        flow = Flow(ClientOptions(max_in_flight=1, low_rdy_timeout=1), random.Random(1))
+        links = [FakeLink(transit_s=0.25) for _ in range(2)]
+        for link in links:
+            flow.add(link, 0.0)
+        flow.tick(5.0)
+        assert [link.rdy for link in links] == [0, 0]
+        assert flow.next_at == 5.25
+        if arrives:
+            links[0].unanswered = 1
+            flow.arrived(links[0], 1, 5.1)
+            flow.tick(6.0)
+            assert [link.rdy for link in links] == [0, 0]
+            links[0].unanswered = 0
+            flow.answered(6.1)
+        else:
+            flow.tick(5.25)
+        assert [link.rdy for link in links] == [0, 1]
+
+
+def test_a_connection_with_a_slow_handler_is_not_idle() -> None:
+    """It loses its turn after the long time only, and its message goes on counting."""
+    flow, links = flow_of(2, max_in_flight=1)
+    links[0].last_message_at, links[0].unanswered = 1.0, 1
+    for now in (5.0, 10.0, 15.0, 20.0, 25.0, 30.0):
+        flow.tick(now)
+        assert [link.rdy for link in links] == [1, 0]
+    for now in (35.0, 40.0, 90.0):
+        flow.tick(now)
+        assert [link.rdy for link in links] == [0, 0]
+    links[0].unanswered = 0
+    flow.answered(91.0)
+    assert [link.rdy for link in links] == [0, 1]
+
+
+def test_turns_go_round() -> None:
+    """Nobody waits for more turns than there are connections."""
+    flow, links = flow_of(7, max_in_flight=2)
+    turns: list[int] = []
+    for _ in range(40):
+        now = flow.next_at
+        before = [link.rdy for link in links]
+        flow.tick(now)
+        turns += [n for n, link in enumerate(links) if link.rdy and not before[n]]
+    for start in range(len(turns) - 8):  # two begin at the same time: their order says nothing
+        assert set(turns[start : start + 8]) == set(range(7))
+
+
+@attrs.define(eq=False)
+class BusyNsqd:
+    """An nsqd with as many messages as it may send, at some distance. A `Link` of its client."""
+
+    world: World
+    distance_s: float
+    max_rdy: int = 2500
+    rdy: int = 0
+    rdy_since: float = 0.0
+    last_message_at: float = 0.0
+    unanswered: int = 0
+    in_flight: int = 0
+    """As nsqd sees it."""
+    served: int = 0
+    _allowed: int = 0
+
+    @property
+    def transit_s(self) -> float:
+        return 2 * self.distance_s
+
+    def send_rdy(self, count: int) -> None:
+        def read() -> None:
+            self._allowed = count
+            self._fill()
+
+        self.world.later(self.distance_s, read)
+
+    def _fill(self) -> None:
+        while self.in_flight < self._allowed:
+            self.in_flight += 1
+            self.world.later(self.distance_s, self._receive)
+
+    def _receive(self) -> None:
+        world = self.world
+        self.unanswered += 1
+        self.served += 1
+        self.last_message_at = world.now
+        if world.flow.holding:
+            world.flow.arrived(self, 1, world.now)
+        world.later(world.work_s(), self._finish)
+
+    def _finish(self) -> None:
+        def read() -> None:
+            self.in_flight -= 1
+            self._fill()
+
+        world = self.world
+        self.unanswered -= 1
+        world.later(self.distance_s, read)
+        if world.flow.holding:
+            world.flow.answered(world.now)
+
+
+@attrs.define(eq=False)
+class World:
+    """A client, its nsqds, and the time between them."""
+
+    flow: Flow
+    work_s: Callable[[], float]
+    now: float = 0.0
+    nsqds: list[BusyNsqd] = attrs.field(factory=list)
+    _events: list[tuple[float, int, Callable[[], None]]] = attrs.field(factory=list)
+    _numbers: Any = attrs.field(factory=itertools.count)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self.now + seconds, next(self._numbers), call))
+
+    def run(self, until: float) -> None:
+        while self._events and self._events[0][0] <= until:
+            while self.flow.next_at <= self._events[0][0]:
+                self.now = self.flow.next_at
+                self.flow.tick(self.now)
+            self.now, _, call = heapq.heappop(self._events)
+            call()
+            assert sum(nsqd.unanswered for nsqd in self.nsqds) <= self.flow.max_in_flight
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.floats(0.0001, 0.4), min_size=1, max_size=8),
+    st.integers(1, 12),
+    st.sampled_from([0.1, 0.5, 4.0, 20.0]),
+    st.integers(0, 1000),
+)
+def test_unanswered_messages_never_exceed_max_in_flight(
+    distances: list[float], in_flight: int, work_s: float, seed: int
+) -> None:
+    """Busy nsqds near and far, fast and slow handlers; and every nsqd is served."""
+    chance = random.Random(seed)
+    flow = Flow(ClientOptions(max_in_flight=in_flight))
+    world = World(flow, lambda: work_s * chance.uniform(0.5, 1.5))
+    for number, distance_s in enumerate(distances):
+        nsqd = BusyNsqd(world, distance_s)
+        world.nsqds.append(nsqd)
+        world.later(number * chance.random(), lambda nsqd=nsqd: flow.add(nsqd, world.now))
+    world.run(30.0)
+    world.run((len(distances) + 1) * (35.0 + 1.5 * work_s) + 10)
+    assert all(nsqd.served for nsqd in world.nsqds)
+
+
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["add", "remove", "fail", "succeed", "neutral", "tick", "mif"]), st.integers(0, 7)
@@ -245,6 +419,7 @@ EVENTS = st.lists(
 
 @settings(max_examples=400)
 @example([("add", 0), ("fail", 0), ("tick", 2), ("mif", 0)], 5)
+@example([("add", 0), ("add", 0), ("mif", 1)], 2)
 @given(EVENTS, st.integers(0, 6))
 def test_whatever_happens_the_sum_stays_within_bounds(events: list[tuple[str, int]], in_flight: int) -> None:
     """The sum is never above max_in_flight, never above 1 in backoff, and 0 in a pause."""

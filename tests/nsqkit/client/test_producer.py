@@ -531,3 +531,45 @@ def test_a_refused_publish_does_not_hold_up_the_others() -> None:
                 assert outcome == ["2 UncertainPublish", "1 PublishFailed", "3 ok"]
 
     run_mocked(main)
+
+
+@pytest.mark.parametrize("away_s", [3.6, 7.0, 13.5, 29.9])
+@pytest.mark.parametrize("publishes_first", [True, False])
+def test_an_nsqd_that_is_away_for_less_than_the_time_out_fails_no_publish(
+    away_s: float, publishes_first: bool
+) -> None:
+    """While a publish waits, attempts to connect are at most a second apart, however long it was away before."""
+
+    async def main() -> None:
+        async with fake_nsqd(heartbeat_s=25) as nsqd, producer_of(nsqd, publish_timeout=30) as producer:
+            await producer.publish("t", b"before")
+            nsqd.down.add(1)
+            await nsqd.peers[0].close()
+            await anyio.sleep(0 if publishes_first else 100)
+            asked_at = anyio.current_time()
+
+            async def come_back() -> None:
+                await anyio.sleep(away_s)
+                nsqd.down.clear()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(come_back)
+                await producer.publish("t", b"meanwhile")
+            assert anyio.current_time() - asked_at - away_s <= 1.01
+            attempts = [at for at in nsqd.attempts if at >= asked_at]
+            assert all(b - a <= 1.01 for a, b in zip([asked_at, *attempts], attempts, strict=False))
+            assert len(attempts) < away_s + 25
+
+    run_mocked(main)
+
+
+def test_without_publishes_the_pauses_grow() -> None:
+    """Nobody waits for the connection."""
+
+    async def main() -> None:
+        async with fake_nsqd(down={1}) as nsqd, producer_of(nsqd):
+            await anyio.sleep(200)
+            assert len(nsqd.attempts) < 30
+            assert nsqd.attempts[-1] - nsqd.attempts[-2] > 10
+
+    run_mocked(main)

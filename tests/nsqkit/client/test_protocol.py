@@ -280,3 +280,9 @@ def test_every_code_has_an_exception_of_its_own() -> None:
     unknown = server_error(b"E_NEW thing")
     assert type(unknown) is ServerError
     assert (unknown.code, unknown.fatal) == ("E_NEW", True)
+
+
+def test_numbers_of_an_nsqd_are_bounded() -> None:
+    """A larger one is taken for the largest; 400 digits are no float."""
+    features = Features.parse(b'{"msg_timeout":1%b,"max_rdy_count":1%b}' % (b"0" * 400, b"0" * 400))
+    assert (features.msg_timeout, features.max_rdy_count) == (1e6, 1e9)

@@ -194,6 +194,39 @@ def test_a_handler_that_fails_gets_its_message_again(daemon: Daemon, backend: st
 
 
 @both_backends
+def test_messages_that_always_fail_stop_no_others(daemon: Daemon, backend: str) -> None:
+    """With the defaults, and a hook as in docs/client.md: of ten jobs eight are done and two buried, in seconds."""
+    done: list[bytes] = []
+    buried: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        if message.body in (b"3", b"7"):
+            raise ValueError("poison")
+        done.append(message.body)
+
+    async def main() -> None:
+        async with Producer(nsqd_tcp_addresses=[daemon.tcp_address]) as producer:
+            await producer.publish_multi("t", [b"%d" % number for number in range(10)])
+
+            async def bury(message: Message) -> None:
+                await producer.publish("t.dead", message.body)
+                buried.append(message.body)
+                if len(buried) == 2:
+                    consumer.stop()
+
+            consumer = Consumer(
+                "t", "c", nsqd_tcp_addresses=[daemon.tcp_address], handler=handle, on_giving_up=bury
+            )
+            with anyio.fail_after(patience(15)):
+                await consumer.run()
+
+    run(main, backend)
+    assert sorted(done) == sorted(b"%d" % number for number in range(10) if number not in (3, 7))
+    assert sorted(buried) == [b"3", b"7"]
+    assert daemon.unfinished("t", "c") == 0
+
+
+@both_backends
 def test_a_handler_may_take_longer_than_the_message_time_out(daemon: Daemon, backend: str) -> None:
     """It is touched meanwhile: delivered once, and the FIN is in time."""
     attempts: list[int] = []

@@ -283,6 +283,8 @@ def test_every_code_has_an_exception_of_its_own() -> None:
 
 
 def test_numbers_of_an_nsqd_are_bounded() -> None:
-    """A larger one is taken for the largest; 400 digits are no float."""
-    features = Features.parse(b'{"msg_timeout":1%b,"max_rdy_count":1%b}' % (b"0" * 400, b"0" * 400))
+    """A larger one is taken for the largest; one of 400 digits is an error."""
+    features = Features.parse(b'{"msg_timeout":1%b,"max_rdy_count":1%b}' % (b"0" * 18, b"0" * 18))
     assert (features.msg_timeout, features.max_rdy_count) == (1e6, 1e9)
+    with pytest.raises(ProtocolViolation):
+        Features.parse(b'{"msg_timeout":1%b}' % (b"0" * 400))

@@ -30,7 +30,8 @@ __all__ = ["Writers"]
 class Writers:
     """The open files of the segments of one data path: at most `limit`, or more while they are unsynced.
 
-    `crowd`: with more than so many, descriptors become scarce, and a sync is worth its price.
+    `crowd`: with more than so many, descriptors become scarce, and a sync is worth its price. `crowded`: it is so; an
+    attribute, as every round looks at it.
     """
 
     def __init__(self, limit: int = 256, crowd: int = 1 << 30) -> None:
@@ -39,15 +40,13 @@ class Writers:
         self._limit = limit
         self._crowd = crowd
         self._open: OrderedDict[Segment, None] = OrderedDict()  # least recently used first
-
-    @property
-    def crowded(self) -> bool:
-        return len(self._open) > self._crowd
+        self.crowded = False
 
     def opened(self, segment: Segment) -> None:
         """The segment's file is open now; also: it was used."""
         self._open[segment] = None
         self._open.move_to_end(segment)
+        self.crowded = len(self._open) > self._crowd
 
     def used(self, segment: Segment) -> None:
         """The segment, which is open, is about to be appended to."""
@@ -56,6 +55,7 @@ class Writers:
     def close(self, segment: Segment) -> None:
         """Close the segment's file. Its bytes must be synced, or of no more interest. Twice is fine."""
         self._open.pop(segment, None)
+        self.crowded = len(self._open) > self._crowd
         segment.file.close()
 
     def trim(self, room: int = 0, *, sync: bool = False) -> None:

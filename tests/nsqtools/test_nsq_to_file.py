@@ -385,4 +385,5 @@ def test_warns_of_a_folder_for_everybody(shared_nsqd: Daemon, topic: str, tmp_pa
     (tmp_path / "out").chmod(0o1777)
     with make_tool(tmp_path, shared_nsqd, topic) as tool:
         tool.wait_for_log(f"every user can rename and remove files in {tmp_path}/out")
+        wait_subscribed(shared_nsqd, topic, CHANNEL)
         assert tool.terminate() == 0

@@ -34,6 +34,7 @@ from nsqkit.options import (
     refusal,
 )
 from nsqkit.options import load as load_options
+from nsqkit.redact import shown_url
 from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import version_line
 
@@ -192,7 +193,9 @@ def validate(options: AdminOptions) -> None:
         url = getattr(options, field)
         if url and not url.lower().startswith(("http://", "https://")):
             flag = field.replace("_", "-")
-            raise refusal(options, field, f"--{flag} must begin with http:// or https://, not {url!r}")
+            raise refusal(
+                options, field, f"--{flag} must begin with http:// or https://, not {shown_url(url)!r}"
+            )
     options.base_path = normal_base_path(options.base_path)
     check_values(options)
 

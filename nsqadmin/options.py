@@ -29,6 +29,7 @@ from nsqkit.options import (
     Group,
     OptionError,
     Url,
+    check_listen_addresses,
     check_values,
     option,
     refusal,
@@ -183,6 +184,7 @@ def validate(options: AdminOptions) -> None:
     _check_tls(options)
     if not options.http_address:
         raise refusal(options, "http_address", "--http-address must not be empty")
+    check_listen_addresses(options, "http_address")
     if options.allow_config_from_cidr:
         try:
             ipaddress.ip_network(options.allow_config_from_cidr, strict=False)

@@ -31,15 +31,20 @@ PROGRAMS = {
     "nsqadmin": "nsqadmin.options:AdminOptions",
 }
 EXAMPLES = {
-    "broadcast_address": '"{program}1.example.org"',
     "id": "1",
 }
 """Shown instead of the default, which is computed, or empty and not instructive."""
+_REGISTRY = "Set to the nsqlookupd of this machine; name those of the cluster:"
 SET = {
-    "nsqlookupd_tcp_addresses": '["127.0.0.1:4160"]',
-    "nsqlookupd_http_addresses": '["127.0.0.1:4161"]',
+    "nsqlookupd_tcp_addresses": ('["127.0.0.1:4160"]', _REGISTRY),
+    "nsqlookupd_http_addresses": ('["127.0.0.1:4161"]', _REGISTRY),
+    "broadcast_address": (
+        '"127.0.0.1"',
+        "The default is the host name. Set for one machine alone; for several, give a name or address that all reach:",
+    ),
 }
-"""Not commented out: with the default, a daemon would be alone, or not start at all."""
+"""Not commented out, with the reason. By default a daemon would be alone or not start, and a host's own name need not
+be one that can be resolved."""
 HEAD = """\
 Configuration of {program}. What is commented out has its default, or an example where it says so.
 Remove the # in front of what you change. A flag on the command line takes precedence over this file. \
@@ -91,8 +96,8 @@ def _short(duration: str) -> str:
 def _entry(program: str, option: Option, defaults: attrs.AttrsInstance) -> str:
     name = option.config_name
     if name in SET:
-        text = f"{option.help} Set to the nsqlookupd of this machine; name those of the cluster:"
-        return f"{_comment(text)}{name} = {SET[name]}\n"
+        value, reason = SET[name]
+        return f"{_comment(f'{option.help} {reason}')}{name} = {value}\n"
     if name in EXAMPLES:
         text, value = f"{option.help} An example:", EXAMPLES[name].format(program=program)
     else:

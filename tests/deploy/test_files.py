@@ -54,13 +54,15 @@ def test_an_example_shows_the_defaults(program: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_an_example_sets_the_registry_of_its_machine_alone(program: str) -> None:
-    registry = {
-        "nsqd": {"nsqlookupd_tcp_addresses": ["127.0.0.1:4160"]},
+def test_an_example_sets_what_makes_one_machine_a_cluster(program: str) -> None:
+    here = {"broadcast_address": "127.0.0.1"}
+    wanted = {
+        "nsqd": {"nsqlookupd_tcp_addresses": ["127.0.0.1:4160"], **here},
+        "nsqlookupd": here,
         "nsqadmin": {"nsqlookupd_http_addresses": ["127.0.0.1:4161"]},
     }
     found = tomllib.loads((ROOT / f"deploy/config/{program}.toml").read_text())
-    assert found == registry.get(program, {})
+    assert found == wanted[program]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -1,4 +1,5 @@
 # make run        five nodes in this folder, from nothing but Python 3.11+ and make
+# make demo       the same with traffic, for a look at the console
 # make test       everything that is needed to run the tests, and the tests
 # make test-fast  those of them that take a minute together, while you work
 # make check      what a change has to pass: format, lint, types, tests
@@ -13,7 +14,7 @@ FAST := not (process or foreign or network or deploy or browser or heavy)
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help run nsqd test test-fast check format lint types bench screenshots install uninstall clean
+.PHONY: help run demo nsqd test test-fast check format lint types bench screenshots install uninstall clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -24,15 +25,22 @@ $(VENV)/.made:
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# pip, with the name of each package on one line as it comes, instead of nothing or everything.
+define install
+	@rm -f $@.done
+	@{ $(BIN)/pip install --disable-pip-version-check --progress-bar=off $(1) && touch $@.done; } | \
+		awk '/^Collecting/ { sub(/[^A-Za-z0-9_.-].*/, "", $$2); printf "%s ", $$2; fflush() } END { print "" }'
+	@test -e $@.done && rm $@.done && touch $@
+endef
+
 $(VENV)/.run: pyproject.toml shared/pyproject.toml $(VENV)/.made
-	@echo "installing nsq-trio into $(VENV) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ./shared -e '.[run]'
-	@touch $@
+	@echo "Setting up nsq-trio in $(VENV), once: half a minute, with a slow network more. It needs some 30 packages:"
+	$(call install,-e ./shared -e .)
 
 $(VENV)/.dev: pyproject.toml shared/pyproject.toml $(VENV)/.made
-	@echo "installing nsq-trio and its test tools into $(VENV) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ./shared -e '.[dev]'
-	@touch $@ $(VENV)/.run
+	@echo "Setting up nsq-trio and its test tools in $(VENV), once: a minute, with a slow network more. It needs some 90 packages:"
+	$(call install,-e ./shared -e '.[dev]')
+	@touch $(VENV)/.run
 
 run: $(VENV)/.run ## set everything up and start five nodes here and the console: 3 nsqd, 2 nsqlookupd, nsqadmin
 	@mkdir -p run/nsqd1 run/nsqd2 run/nsqd3 run/files
@@ -56,7 +64,10 @@ run: $(VENV)/.run ## set everything up and start five nodes here and the console
 		'    curl "http://127.0.0.1:4151/stats"' \
 		'' \
 		'Any NSQ client finds all of them through 127.0.0.1:4161 and 4261. Ctrl-C stops them; the messages stay.' ''
-	@PATH="$(CURDIR)/$(BIN):$$PATH" honcho start --no-prefix -f deploy/Procfile || [ $$? -eq 130 ]
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/local.py deploy/Procfile $(DEMO)
+
+demo: DEMO := deploy/Procfile.demo
+demo: run ## the same, with traffic: three topics that are published and consumed
 
 nsqd: $(VENV)/.run ## set everything up and start one broker alone
 	@mkdir -p $(DATA)

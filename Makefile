@@ -12,6 +12,7 @@ PYTEST ?= -n auto --dist loadgroup
 PROGRESS := --progress -rfE -o console_output_style=classic
 FAST := not (process or foreign or network or deploy or browser or heavy)
 PREFIX ?= /usr/local
+LOCK := deploy/requirements.lock
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo nsqd test test-fast check format lint types bench screenshots install uninstall clean
@@ -41,6 +42,19 @@ $(VENV)/.dev: pyproject.toml shared/pyproject.toml $(VENV)/.made
 	@echo "Setting up nsq-trio and its test tools in $(VENV), once: a minute, with a slow network more. It needs some 90 packages:"
 	$(call install,-e ./shared -e '.[dev]')
 	@touch $(VENV)/.run
+
+# What CI installs: the very files of the lock file, and nothing that they would bring along.
+$(VENV)/.locked: $(LOCK) $(VENV)/.made
+	@echo "Setting up nsq-trio and its test tools in $(VENV), as locked in $(LOCK) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e ./shared -e .
+	@touch $@ $(VENV)/.run $(VENV)/.dev
+
+# Programs about packages, apart from those that they are about.
+$(VENV)-supply/.made: $(VENV)/.made
+	@$(PYTHON) -m venv $(VENV)-supply
+	@$(VENV)-supply/bin/pip install --quiet --disable-pip-version-check pip-audit cyclonedx-bom
+	@touch $@
 
 run: $(VENV)/.run ## set everything up and start five nodes here and the console: 3 nsqd, 2 nsqlookupd, nsqadmin
 	@mkdir -p run/nsqd1 run/nsqd2 run/nsqd3 run/files
@@ -98,6 +112,22 @@ bench: $(VENV)/.dev ## run the benchmark and draw its curves (a quarter of an ho
 docs: $(VENV)/.dev ## regenerate the tables in docs/ that come from the source
 	@$(BIN)/python -m tests.docs.generated
 
+.PHONY: lock audit sbom
+lock: $(VENV)/.made ## write the lock file again, with the latest versions (two minutes)
+	@$(PYTHON) deploy/requirements.py --dev >$(VENV)/requirements.in
+	@$(BIN)/pip install --quiet --disable-pip-version-check --dry-run --ignore-installed \
+		--report $(VENV)/report.json --requirement $(VENV)/requirements.in
+	@$(PYTHON) deploy/lock.py <$(VENV)/report.json >$(LOCK)
+
+audit: $(VENV)-supply/.made ## look up known vulnerabilities of the locked packages
+	@$(PYTHON) deploy/audit.py $(VENV)-supply/bin/pip-audit $(LOCK)
+
+sbom: $(VENV)-supply/.made ## write a software bill of materials, dist/sbom.json (CycloneDX)
+	@mkdir -p dist
+	@$(VENV)-supply/bin/cyclonedx-py requirements --pyproject=pyproject.toml --output-reproducible \
+		--output-file=dist/sbom.json $(LOCK)
+	@echo dist/sbom.json
+
 screenshots: $(VENV)/.dev ## take the screenshots in docs/images again (five minutes; needs Chromium)
 	$(BIN)/python -m tests.browser.screenshots docs/images $(ARGS)
 
@@ -108,4 +138,4 @@ uninstall: ## remove what install has installed, except configuration and messag
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' deploy/install.sh uninstall
 
 clean: ## remove what the other targets made (not your messages in run/)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/foreign/node_modules tests/artefacts
+	rm -rf $(VENV) $(VENV)-supply .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/foreign/node_modules tests/artefacts

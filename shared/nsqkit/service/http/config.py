@@ -44,7 +44,7 @@ class Config:
             raise HttpError(400, "INVALID_OPTION") from None
         if shown.kind is STRING:
             return text(shown_url(shown.value))
-        if shown.kind is STRINGS:
+        if shown.kind is STRINGS and name not in self._nulls:
             return json_body([shown_url(each) for each in shown.value])
         if shown.kind is FLOATS:
             return json_body([msgspec.Raw(float_text(number)) for number in shown.value])

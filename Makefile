@@ -1,4 +1,5 @@
 # make run        five nodes in this folder, from nothing but Python 3.11+ and make
+# make demo       the same with traffic, for a look at the console
 # make test       everything that is needed to run the tests, and the tests
 # make test-fast  those of them that take a minute together, while you work
 # make check      what a change has to pass: format, lint, types, tests
@@ -11,9 +12,10 @@ PYTEST ?= -n auto --dist loadgroup
 PROGRESS := --progress -rfE -o console_output_style=classic
 FAST := not (process or foreign or network or deploy or browser or heavy)
 PREFIX ?= /usr/local
+LOCK := deploy/requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help run nsqd test test-fast check format lint types bench screenshots install uninstall clean
+.PHONY: help run demo nsqd test test-fast check format lint types bench screenshots install uninstall clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -24,15 +26,35 @@ $(VENV)/.made:
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# pip, with the name of each package on one line as it comes, instead of nothing or everything.
+define install
+	@rm -f $@.done
+	@{ $(BIN)/pip install --disable-pip-version-check --progress-bar=off $(1) && touch $@.done; } | \
+		awk '/^Collecting/ { sub(/[^A-Za-z0-9_.-].*/, "", $$2); printf "%s ", $$2; fflush() } END { print "" }'
+	@test -e $@.done && rm $@.done && touch $@
+endef
+
 $(VENV)/.run: pyproject.toml shared/pyproject.toml $(VENV)/.made
-	@echo "installing nsq-trio into $(VENV) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ./shared -e '.[run]'
-	@touch $@
+	@echo "Setting up nsq-trio in $(VENV), once: half a minute, with a slow network more. It needs some 30 packages:"
+	$(call install,-e ./shared -e .)
 
 $(VENV)/.dev: pyproject.toml shared/pyproject.toml $(VENV)/.made
-	@echo "installing nsq-trio and its test tools into $(VENV) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ./shared -e '.[dev]'
-	@touch $@ $(VENV)/.run
+	@echo "Setting up nsq-trio and its test tools in $(VENV), once: a minute, with a slow network more. It needs some 90 packages:"
+	$(call install,-e ./shared -e '.[dev]')
+	@touch $(VENV)/.run
+
+# What CI installs: the very files of the lock file, and nothing that they would bring along.
+$(VENV)/.locked: $(LOCK) $(VENV)/.made
+	@echo "Setting up nsq-trio and its test tools in $(VENV), as locked in $(LOCK) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e ./shared -e .
+	@touch $@ $(VENV)/.run $(VENV)/.dev
+
+# Programs about packages, apart from those that they are about.
+$(VENV)-supply/.made: $(VENV)/.made
+	@$(PYTHON) -m venv $(VENV)-supply
+	@$(VENV)-supply/bin/pip install --quiet --disable-pip-version-check pip-audit cyclonedx-bom
+	@touch $@
 
 run: $(VENV)/.run ## set everything up and start five nodes here and the console: 3 nsqd, 2 nsqlookupd, nsqadmin
 	@mkdir -p run/nsqd1 run/nsqd2 run/nsqd3 run/files
@@ -56,7 +78,10 @@ run: $(VENV)/.run ## set everything up and start five nodes here and the console
 		'    curl "http://127.0.0.1:4151/stats"' \
 		'' \
 		'Any NSQ client finds all of them through 127.0.0.1:4161 and 4261. Ctrl-C stops them; the messages stay.' ''
-	@PATH="$(CURDIR)/$(BIN):$$PATH" honcho start --no-prefix -f deploy/Procfile || [ $$? -eq 130 ]
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/local.py deploy/Procfile $(DEMO)
+
+demo: DEMO := deploy/Procfile.demo
+demo: run ## the same, with traffic: three topics that are published and consumed
 
 nsqd: $(VENV)/.run ## set everything up and start one broker alone
 	@mkdir -p $(DATA)
@@ -87,6 +112,22 @@ bench: $(VENV)/.dev ## run the benchmark and draw its curves (a quarter of an ho
 docs: $(VENV)/.dev ## regenerate the tables in docs/ that come from the source
 	@$(BIN)/python -m tests.docs.generated
 
+.PHONY: lock audit sbom
+lock: $(VENV)/.made ## write the lock file again, with the latest versions (two minutes)
+	@$(PYTHON) deploy/requirements.py --dev >$(VENV)/requirements.in
+	@$(BIN)/pip install --quiet --disable-pip-version-check --dry-run --ignore-installed \
+		--report $(VENV)/report.json --requirement $(VENV)/requirements.in
+	@$(PYTHON) deploy/lock.py <$(VENV)/report.json >$(LOCK)
+
+audit: $(VENV)-supply/.made ## look up known vulnerabilities of the locked packages
+	@$(PYTHON) deploy/audit.py $(VENV)-supply/bin/pip-audit $(LOCK)
+
+sbom: $(VENV)-supply/.made ## write a software bill of materials, dist/sbom.json (CycloneDX)
+	@mkdir -p dist
+	@$(VENV)-supply/bin/cyclonedx-py requirements --pyproject=pyproject.toml --output-reproducible \
+		--output-file=dist/sbom.json $(LOCK)
+	@echo dist/sbom.json
+
 screenshots: $(VENV)/.dev ## take the screenshots in docs/images again (five minutes; needs Chromium)
 	$(BIN)/python -m tests.browser.screenshots docs/images $(ARGS)
 
@@ -97,4 +138,4 @@ uninstall: ## remove what install has installed, except configuration and messag
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' deploy/install.sh uninstall
 
 clean: ## remove what the other targets made (not your messages in run/)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/foreign/node_modules tests/artefacts
+	rm -rf $(VENV) $(VENV)-supply .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/foreign/node_modules tests/artefacts

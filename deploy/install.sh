@@ -4,7 +4,7 @@
 #     PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc UNITDIR=... PYTHON=python3 deploy/install.sh install|uninstall
 #
 # install: a virtual environment of its own under PREFIX/lib/nsq-trio, links to its commands in PREFIX/bin, the systemd
-# units, and example configuration in SYSCONFDIR/nsq. Existing configuration files are never changed. Nothing is started.
+# units, and configuration in SYSCONFDIR/nsq, readable for root alone. Existing configuration files are never changed. Nothing is started.
 # Installing again upgrades.
 # uninstall: removes all of it except for the configuration and the data.
 # DESTDIR is prepended to every path that is written, but does not appear in any file: for packages.
@@ -34,12 +34,12 @@ do_install() {
         ln -sf "../lib/nsq-trio/bin/$command" "$DESTDIR$PREFIX/bin/$command"
     done
     for unit in $units; do
-        sed "s|/usr/local/bin/|$PREFIX/bin/|; s|/etc/nsq/|$SYSCONFDIR/nsq/|" "deploy/systemd/$unit" >"$DESTDIR$UNITDIR/$unit"
+        sed "s|/usr/local/bin/|$PREFIX/bin/|; s|/etc/nsq/|$SYSCONFDIR/nsq/|g" "deploy/systemd/$unit" >"$DESTDIR$UNITDIR/$unit"
         chmod 644 "$DESTDIR$UNITDIR/$unit"
     done
     for config in deploy/config/*.toml; do
         target=$DESTDIR$SYSCONFDIR/nsq/${config##*/}
-        [ -e "$target" ] || { cp "$config" "$target" && chmod 644 "$target"; }
+        [ -e "$target" ] || { cp "$config" "$target" && chmod 640 "$target"; }
     done
     say_what_next
 }
@@ -59,9 +59,12 @@ say_what_next() {
 Installed under $PREFIX, configuration in $SYSCONFDIR/nsq. On a machine with systemd, next:
 
     systemctl daemon-reload
-    systemctl enable --now nsqlookupd nsqd
+    systemctl enable --now nsqlookupd nsqd nsqadmin
     systemctl status nsqd
     curl http://127.0.0.1:4151/ping
+
+This is a cluster of one; the console is at http://127.0.0.1:4171/. On more machines, name the nsqlookupds in
+nsqd.toml and nsqadmin.toml, and set broadcast_address in nsqd.toml and nsqlookupd.toml.
 END
 }
 

@@ -1,15 +1,23 @@
 #!/usr/bin/env python3
-"""Print the dependencies of nsq-trio and its library nsqkit, one per line. To be run in the project's folder."""
+"""Print the dependencies of nsq-trio and its library nsqkit, one per line. To be run in the project's folder.
+
+python deploy/requirements.py          # what the programs need
+python deploy/requirements.py --dev    # and what tests and checks need: the input of the lock file
+"""
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 
-def requirements(root: Path = Path()) -> list[str]:
-    """The dependencies of both distributions, with all extras of nsqkit, but without nsqkit itself."""
+def requirements(root: Path = Path(), *, dev: bool = False) -> list[str]:
+    """The dependencies of both distributions, with all extras of nsqkit, but without these two themselves.
+
+    `dev`: with the extras for tests and checks.
+    """
     programs, library = (_project(root / folder) for folder in (".", "shared"))
     extras = library["optional-dependencies"].values()
     needed = [
@@ -17,7 +25,9 @@ def requirements(root: Path = Path()) -> list[str]:
         *library["dependencies"],
         *(text for extra in extras for text in extra),
     ]
-    return sorted({text for text in needed if not text.startswith("nsqkit")})
+    if dev:
+        needed += [text for extra in programs["optional-dependencies"].values() for text in extra]
+    return sorted({text for text in needed if not text.startswith(("nsqkit", "nsq-trio"))})
 
 
 def _project(folder: Path) -> dict[str, Any]:
@@ -26,4 +36,4 @@ def _project(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(*requirements(), sep="\n")
+    print(*requirements(dev="--dev" in sys.argv[1:]), sep="\n")

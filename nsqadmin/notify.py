@@ -18,6 +18,7 @@ import trio
 
 from nsqadmin.upstream import Upstream, UpstreamError
 from nsqkit.logging import get_logger
+from nsqkit.redact import redacted
 from nsqkit.service.http import Request
 
 __all__ = ["Event", "Notifier"]
@@ -100,7 +101,7 @@ def _user(request: Request) -> str:
 def _url(request: Request) -> str:
     secure = request.secure or request.header(b"x-scheme") == b"https"
     host, target = _text(request.header(b"host")), _text(request.target)
-    return f"{'https' if secure else 'http'}://{host}{target}"
+    return redacted(f"{'https' if secure else 'http'}://{host}{target}")
 
 
 def _text(value: bytes | None) -> str:

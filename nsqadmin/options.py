@@ -29,11 +29,13 @@ from nsqkit.options import (
     Group,
     OptionError,
     Url,
+    check_listen_addresses,
     check_values,
     option,
     refusal,
 )
 from nsqkit.options import load as load_options
+from nsqkit.redact import shown_url
 from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import version_line
 
@@ -182,6 +184,7 @@ def validate(options: AdminOptions) -> None:
     _check_tls(options)
     if not options.http_address:
         raise refusal(options, "http_address", "--http-address must not be empty")
+    check_listen_addresses(options, "http_address")
     if options.allow_config_from_cidr:
         try:
             ipaddress.ip_network(options.allow_config_from_cidr, strict=False)
@@ -192,7 +195,9 @@ def validate(options: AdminOptions) -> None:
         url = getattr(options, field)
         if url and not url.lower().startswith(("http://", "https://")):
             flag = field.replace("_", "-")
-            raise refusal(options, field, f"--{flag} must begin with http:// or https://, not {url!r}")
+            raise refusal(
+                options, field, f"--{flag} must begin with http:// or https://, not {shown_url(url)!r}"
+            )
     options.base_path = normal_base_path(options.base_path)
     check_values(options)
 

@@ -33,6 +33,8 @@ from nsqkit.options import (
     Port,
     TlsRequired,
     TlsVersion,
+    check_listen_addresses,
+    check_target_addresses,
     check_values,
     option,
     refusal,
@@ -350,6 +352,9 @@ def validate(options: NsqdOptions) -> None:
             reason = f"invalid E2E processing latency percentile: {FLOAT.to_text(percentile)}"
             raise refusal(options, "e2e_processing_latency_percentiles", reason)
     check_values(options)
+    check_listen_addresses(options, "tcp_address", "http_address", "https_address")
+    check_target_addresses(options, "nsqlookupd_tcp_addresses", "lookupd-tcp-address")
+    check_target_addresses(options, "statsd_address", "statsd-address")
     if options.sync_every in (0, 1):
         options.durability = "disk"
     if not options.msg_timeout:

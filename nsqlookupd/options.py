@@ -18,6 +18,7 @@ from nsqkit.options import (
     DaemonOptions,
     Duration,
     Group,
+    check_listen_addresses,
     check_values,
     option,
     refusal,
@@ -94,3 +95,4 @@ def validate(options: LookupdOptions) -> None:
     if not options.tcp_address:
         raise refusal(options, "tcp_address", "--tcp-address must not be empty")
     check_values(options)
+    check_listen_addresses(options, "tcp_address", "http_address")

@@ -14,6 +14,7 @@ import attrs
 from nsqkit.decoding import DecodeError, decode_json
 from nsqkit.discovery import MAX_ANSWER
 from nsqkit.http_client import HttpClient, HttpFailed, HttpOptions
+from nsqkit.redact import redacted
 
 __all__ = ["Fetcher", "open_fetcher"]
 
@@ -36,7 +37,7 @@ class Fetcher:
         try:
             answer = await self.client.ask(url, headers=headers)
         except HttpFailed as error:
-            raise HttpFailed(f"{url}: {error}") from error
+            raise HttpFailed(f"{redacted(url)}: {error}") from error
         return answer.status, answer.body_of_ok()
 
     async def object(self, url: str) -> dict[str, Any]:
@@ -45,9 +46,9 @@ class Fetcher:
         try:
             answer = decode_json(body)
         except DecodeError as error:
-            raise HttpFailed(f"{url}: not JSON: {error}") from error
+            raise HttpFailed(f"{redacted(url)}: not JSON: {error}") from error
         if not isinstance(answer, dict):
-            raise HttpFailed(f"{url}: the answer is no JSON object")
+            raise HttpFailed(f"{redacted(url)}: the answer is no JSON object")
         return answer
 
 

@@ -1,16 +1,17 @@
 """nsq_stat: the traffic of one channel, summed over all nsqds that have it, one line per interval.
 
 In each interval it looks up the nsqds, queries all of them at once, and adds up their figures. The first sample is only
-the base of the second one. A sum without one of the nsqds would look like a drop in traffic, so any failure, even of
-one of them, ends the program.
+the base of the second one. Rates are computed for each nsqd before they are added up: the counters of one that was
+restarted began anew, and one that joined or left has no difference to count. A sum without one of the nsqds would look
+like a drop in traffic, so any failure, even of one of them, ends the program.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 from urllib.parse import quote_plus
 
 import attrs
@@ -37,7 +38,7 @@ from nsqtools.common import (
 )
 from nsqtools.fetch import Fetcher, open_fetcher
 
-__all__ = ["HEADER", "Sample", "StatFlags", "line", "main"]
+__all__ = ["HEADER", "Sample", "Samples", "StatFlags", "line", "main"]
 
 PROGRAM: Final = "nsq_stat"
 HEADER_INTERVAL: Final = 25  # samples
@@ -145,16 +146,29 @@ class Sample:
         return Sample(*(a + b for a, b in zip(mine, others, strict=True)))
 
 
-def line(before: Sample, now: Sample, seconds: float) -> str:
-    """The line, with its newline, for two samples that are `seconds` apart."""
-    ingress = now.message_count - before.message_count
-    egress = ingress - (now.depth - before.depth)
+Samples: TypeAlias = Mapping[str, Sample]
+"""By the address of the nsqd."""
+
+
+def line(before: Samples, after: Samples, seconds: float) -> str:
+    """The line, with its newline, for samples that are `seconds` apart."""
+    traffic = [_traffic(before[address], after[address]) for address in before.keys() & after.keys()]
+    ingress, egress = sum(each[0] for each in traffic), sum(each[1] for each in traffic)
+    now = sum(after.values(), Sample())
     return (
         f"{int(ingress / seconds):7} {int(egress / seconds):7} | "
         f"{now.depth:7} {now.depth - now.backend_depth:7} {now.backend_depth:7} "
         f"{now.in_flight_count:5} {now.deferred_count:5} | "
         f"{now.requeue_count:7} {now.timeout_count:7} {now.message_count:12} {now.client_count:7}\n"
     )
+
+
+def _traffic(before: Sample, now: Sample) -> tuple[int, int]:
+    """The messages that came and left between two samples of one nsqd; never negative."""
+    restarted = now.message_count < before.message_count
+    ingress = now.message_count - (0 if restarted else before.message_count)
+    # Messages that become ready again (deferred, in flight at a restart) are more than the depth can tell.
+    return ingress, max(0, ingress - (now.depth - before.depth))
 
 
 @attrs.define(eq=False)
@@ -179,7 +193,7 @@ class Stat:
     async def _show(self, cluster: Cluster) -> None:
         """Take a sample each interval; one that takes longer than the interval delays the later ones."""
         interval_s = self.flags.interval / SECOND
-        before: Sample | None = None
+        before: Samples | None = None
         taken = 0
         while True:
             due = trio.current_time() + interval_s
@@ -213,8 +227,8 @@ class Cluster:
     flags: StatFlags
     fetcher: Fetcher
 
-    async def sample(self) -> Sample:
-        """The sum over all nsqds. `Fatal` if one does not respond."""
+    async def sample(self) -> Samples:
+        """The figures of all nsqds that have the channel. `Fatal` if one does not respond."""
         channel = quote_plus(self.flags.channel)
         try:
             addresses = await self._producers()
@@ -226,16 +240,16 @@ class Cluster:
             answers = await self._ask_all("nsqd", addresses, partial(self._stats, more=f"&channel={channel}"))
         except HttpFailed as error:
             raise Fatal(f"failed to get nsqd stats - {error}") from error
-        found = [
-            Sample.from_json(entry)
-            for answer in answers
+        found = {
+            address: Sample.from_json(entry)
+            for address, answer in zip(addresses, answers, strict=True)
             for topic in _entries_named(answer, "topics", "topic_name", self.flags.topic)
             for entry in _entries_named(topic, "channels", "channel_name", self.flags.channel)
-        ]
+        }
         if not found:
             where = f"channel({self.flags.channel}) in stats metadata for topic({self.flags.topic})"
             raise Fatal(f"failed to find {where}")
-        return sum(found, Sample())
+        return found
 
     async def _producers(self) -> list[str]:
         """The HTTP addresses of the nsqds, each once."""

@@ -16,6 +16,7 @@ import attrs
 
 from nsqkit.logging import get_logger
 from nsqkit.options import option
+from nsqkit.redact import shown_url
 from nsqtools.common import ConsumerFlags
 
 __all__ = ["StatusFlags", "StatusLines", "Timings"]
@@ -76,7 +77,7 @@ class StatusLines:
     def __attrs_post_init__(self) -> None:
         self._all = Timings("aggregate", self.every)
         several = len(self.hosts) > 1
-        self._each = {host: Timings(host, self.every) for host in self.hosts if several}
+        self._each = {host: Timings(shown_url(host), self.every) for host in self.hosts if several}
         if 0 < self.every < TOO_FEW:
             _log.warning("--status-every=%d: percentiles of less than %d say little", self.every, TOO_FEW)
 

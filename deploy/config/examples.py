@@ -4,7 +4,8 @@
     python deploy/config/examples.py --check    # exit code 1 if a file is out of date
 
 Each option appears once, commented out, with its default: `#name = value`. Prose has a space after the `#`. An option
-whose default depends on the machine shows an example instead, and its help says so.
+whose default depends on the machine shows an example instead, and its help says so. What is set makes the three daemons
+of one machine a cluster: they know its registry.
 """
 
 from __future__ import annotations
@@ -30,14 +31,22 @@ PROGRAMS = {
     "nsqadmin": "nsqadmin.options:AdminOptions",
 }
 EXAMPLES = {
-    "broadcast_address": '"{program}1.example.org"',
     "id": "1",
-    "nsqlookupd_tcp_addresses": '["nsqlookupd1.example.org:4160", "nsqlookupd2.example.org:4160"]',
-    "nsqlookupd_http_addresses": '["nsqlookupd1.example.org:4161", "nsqlookupd2.example.org:4161"]',
 }
 """Shown instead of the default, which is computed, or empty and not instructive."""
+_REGISTRY = "Set to the nsqlookupd of this machine; name those of the cluster:"
+SET = {
+    "nsqlookupd_tcp_addresses": ('["127.0.0.1:4160"]', _REGISTRY),
+    "nsqlookupd_http_addresses": ('["127.0.0.1:4161"]', _REGISTRY),
+    "broadcast_address": (
+        '"127.0.0.1"',
+        "The default is the host name. Set for one machine alone; for several, give a name or address that all reach:",
+    ),
+}
+"""Not commented out, with the reason. By default a daemon would be alone or not start, and a host's own name need not
+be one that can be resolved."""
 HEAD = """\
-Configuration of {program}. Everything is commented out and has its default, or an example where it says so.
+Configuration of {program}. What is commented out has its default, or an example where it says so.
 Remove the # in front of what you change. A flag on the command line takes precedence over this file. \
 A name that {program} does not know is an error. Durations are strings such as "250ms" or "1m30s", or integers of \
 milliseconds. `{program} --help` describes the same options as flags.
@@ -86,6 +95,9 @@ def _short(duration: str) -> str:
 
 def _entry(program: str, option: Option, defaults: attrs.AttrsInstance) -> str:
     name = option.config_name
+    if name in SET:
+        value, reason = SET[name]
+        return f"{_comment(f'{option.help} {reason}')}{name} = {value}\n"
     if name in EXAMPLES:
         text, value = f"{option.help} An example:", EXAMPLES[name].format(program=program)
     else:

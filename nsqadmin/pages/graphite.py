@@ -15,6 +15,7 @@ from attrs import define
 from nsqadmin.options import AdminOptions
 from nsqadmin.pages.charts import Choice
 from nsqadmin.pages.page_request import PageRequest
+from nsqkit.redact import without_user
 from nsqkit.service.statsd_prefix import expand_prefix
 
 __all__ = [
@@ -112,12 +113,16 @@ def graphite_origin(options: AdminOptions) -> str:
     """The origin of the images, for the content security policy; empty if it is this console's, or there are none."""
     if not options.graphite_url or options.proxy_graphite:
         return ""
-    parts = urlsplit(options.graphite_url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    parts = urlsplit(without_user(options.graphite_url))
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _address(request: PageRequest, options: AdminOptions, graph: Graph, time_range: str) -> str:
-    base = request.console.base_path if options.proxy_graphite else options.graphite_url.rstrip("/")
+    base = (
+        request.console.base_path
+        if options.proxy_graphite
+        else without_user(options.graphite_url).rstrip("/")
+    )
     query = [("target", _target(options, graph.node, *key)) for key in graph.keys]
     query += [("from", f"-{time_range}"), ("until", "-1min"), *_SIZE.items(), *_LOOK.items()]
     return f"{base}/render?{urlencode(query)}"

@@ -29,6 +29,7 @@ from nsqadmin.pages.graphite import graphite_origin
 from nsqadmin.pages.page_request import Page, PageRequest, View
 from nsqadmin.static_files import file_versions
 from nsqkit.options import SECOND
+from nsqkit.redact import without_user
 from nsqkit.service.http import Request, Response
 from nsqkit.service.http.message import HTML, Header
 from nsqkit.service.http.routing import Handler
@@ -109,7 +110,7 @@ def script_globals(options: AdminOptions, version: str, *, is_admin: bool) -> li
     values: dict[str, object] = {
         "USER_AGENT": f"nsqadmin/v{version}",
         "VERSION": version,
-        "GRAPHITE_URL": "" if options.proxy_graphite else options.graphite_url,
+        "GRAPHITE_URL": "" if options.proxy_graphite else without_user(options.graphite_url),
         "GRAPH_ENABLED": bool(options.graphite_url),
         "STATSD_COUNTER_FORMAT": options.statsd_counter_format,
         "STATSD_GAUGE_FORMAT": options.statsd_gauge_format,

@@ -27,6 +27,7 @@ from nsqadmin.options import AdminOptions
 from nsqadmin.upstream.connections import IDLE_S, MAX_IDLE, Connections
 from nsqkit.http_client import Answer, Header, HttpClient, HttpFailed, HttpOptions
 from nsqkit.options import SECOND
+from nsqkit.redact import redacted, shown_url
 from nsqkit.service.http import ByteBudget
 from nsqkit.service.http.access import CONSOLE
 from nsqkit.tls import client_context
@@ -73,7 +74,7 @@ class Upstream:
     async def send_json(self, url: str, value: Any) -> None:
         """POST JSON to any URL; every status from 200 to 299 is a success. Raises `UpstreamError`."""
         headers = [*_HEADERS, (b"Content-Type", b"application/json")]
-        async with self._client("POST", url) as client:
+        async with self._client("POST", url, shown_url(url)) as client:
             answer = await client.request("POST", url, headers, msgspec.json.encode(value))
         if not 200 <= answer.status < 300:
             raise UpstreamError(answer.description())
@@ -84,7 +85,7 @@ class Upstream:
 
     async def forward(self, url: str, headers: Iterable[Header]) -> Answer:
         """GET any URL with these headers, plus only those that HTTP requires. Raises `UpstreamError`."""
-        async with self._client("GET", url) as client:
+        async with self._client("GET", url, shown_url(url)) as client:
             return await client.request("GET", url, list(headers))
 
     async def aclose(self) -> None:
@@ -98,13 +99,16 @@ class Upstream:
         except ValueError as error:
             raise UpstreamError(f"{method} {path}: bad address {address!r}: {error}") from error
         url = f"http://{address}{path}{'?' if params else ''}{urlencode(params)}"
-        async with self._client(method, url) as client:
+        async with self._client(method, url, redacted(url)) as client:
             answer = await client.ask(url, method=method, headers={"User-Agent": _USER_AGENT})
         return _body_of_ok(answer)
 
     @contextlib.asynccontextmanager
-    async def _client(self, method: str, url: str) -> AsyncIterator[HttpClient]:
-        """A client for one request. Its errors, and the end of the time, are an `UpstreamError`."""
+    async def _client(self, method: str, url: str, shown: str) -> AsyncIterator[HttpClient]:
+        """A client for one request. Its errors, and the end of the time, are an `UpstreamError`.
+
+        `shown`: the URL for the text of the error.
+        """
         # Hundreds of requests may begin at once, each with 0.3 ms of work: the lock makes them take turns, with
         # other tasks in between.
         async with self._turn:
@@ -115,9 +119,9 @@ class Upstream:
                 async with self._connections.client(url, keep=method == "GET") as client:
                     yield client
         except trio.TooSlowError:
-            raise UpstreamError(f"{method} {url}: no answer within {timeout_s:g} s") from None
+            raise UpstreamError(f"{method} {shown}: no answer within {timeout_s:g} s") from None
         except (HttpFailed, ValueError) as error:
-            raise UpstreamError(f"{method} {url}: {error}") from error
+            raise UpstreamError(f"{method} {shown}: {error}") from error
 
 
 def _body_of_ok(answer: Answer) -> bytes:

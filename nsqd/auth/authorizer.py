@@ -26,6 +26,7 @@ import trio
 from nsqd.auth.state import AuthFailed, AuthState, parse_answer
 from nsqkit.http_client import Answer, HttpClient, HttpFailed, InvalidUrl
 from nsqkit.logging import get_logger
+from nsqkit.redact import shown_url
 from nsqkit.service.http import json_body
 from nsqkit.service.shares import address_group
 from nsqkit.yielder import Yielder
@@ -115,13 +116,13 @@ class Authorizer:
                         return await self._ask(address, request)
                     except InvalidUrl:
                         log.error(
-                            "AUTH: %s - this address and this request make no valid URL", _shown(address)
+                            "AUTH: %s - this address and this request make no valid URL", shown_url(address)
                         )
                     except HttpFailed as error:
                         server.failed_until = trio.current_time() + FAILED_SECONDS
-                        log.error("AUTH: %s - %s", _shown(address), error)
+                        log.error("AUTH: %s - %s", shown_url(address), error)
                     except AuthFailed as error:
-                        log.error("AUTH: %s - %s", _shown(address), error)
+                        log.error("AUTH: %s - %s", shown_url(address), error)
         raise AuthFailed("no auth server has given a usable answer")
 
     def _server(self, address: str) -> _Server:
@@ -170,9 +171,3 @@ def _json(request: AuthRequest) -> bytes:
             for name, value in _fields(request)
         }
     ).body
-
-
-def _shown(address: str) -> str:
-    """An address for the log: without a user's name and password, and without a query."""
-    before, scheme, rest = address.rpartition("://")
-    return f"{before}{scheme}{rest.rpartition('@')[2].split('?')[0]}"

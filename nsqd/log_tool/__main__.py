@@ -116,7 +116,8 @@ def _verify(options: argparse.Namespace) -> int:
     damages = len(places)
     records, messages = sum(r.records for r in reports), sum(r.messages for r in reports)
     counts = [_count(len(reports), "file"), _count(records, "record"), _count(messages, "message")]
-    print(", ".join([*counts, _count(damages, "damaged place") if damages else "no damage"]))
+    if reports or not failed:
+        print(", ".join([*counts, _count(damages, "damaged place") if damages else "no damage"]))
     return 2 if failed else 1 if damages else 0
 
 

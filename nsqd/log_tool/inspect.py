@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -229,7 +230,7 @@ class FileReport:
 def find_files(path: str) -> list[str]:
     """The files of a log in a data path or a topic's folder, in the order of their names; a file is itself.
 
-    `OSError` when there is nothing at the path.
+    `OSError` when there is nothing at the path, or a folder that is no data path and no topic's.
     """
     if not os.path.isdir(path):
         os.stat(path)
@@ -247,6 +248,9 @@ def find_files(path: str) -> list[str]:
         except FileNotFoundError:
             continue  # deleted meanwhile
         found += [f"{folder}/{name}" for name in names if not name.startswith(".")]
+    is_topic = os.path.basename(os.path.abspath(path)).startswith("topic-")
+    if not found and not is_data_path and not is_topic:
+        raise FileNotFoundError(errno.ENOENT, "no data path of nsqd, and no folder of a topic", path)
     return found
 
 

@@ -94,7 +94,7 @@ class Archive:
                 self.files.tick(now)
             self.files.write((message.body for message in messages), now)
             if hang_up:
-                self.files.close()
+                self.files.close(hang_up=True)
             elif sync:
                 self.files.sync()
 

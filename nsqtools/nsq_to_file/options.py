@@ -111,7 +111,11 @@ class ToFileFlags(ConsumerFlags):
 
     FILES: ClassVar = Group("Files")
 
-    output_dir: FilePath = option("/tmp", help="Directory for completed files.")  # noqa: S108
+    output_dir: FilePath = option(
+        "/tmp",  # noqa: S108 - the original's default; the program warns
+        help="Directory for completed files. The default is shared by all users of the machine: "
+        "give a directory of your own. Below it no links are followed.",
+    )
     work_dir: FilePath = option(
         "",
         help="Directory for files that are being written, on the same file system. A completed file is "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import trio
 
 from nsqkit.client import ClientOptions, Consumer
 from nsqkit.discovery import Discovery, DiscoveryFailed
-from nsqkit.logging import get_logger
+from nsqkit.logging import configure, get_logger
 from nsqkit.options import SECOND, OptionError
 from nsqkit.wire import is_valid_name
 from nsqtools.common import handle_signals, refuse, run
@@ -38,6 +39,7 @@ _log = get_logger(__name__)
 def main() -> None:
     """Write until a signal: exit code 0. 1: a file cannot be written, or a flag is invalid."""
     flags = load(sys.argv[1:])
+    configure(flags.log_level, flags.log_prefix)
     try:
         options = validate(flags)
         settings = prepare_folders(flags)
@@ -49,12 +51,21 @@ def main() -> None:
 
 
 def prepare_folders(flags: ToFileFlags) -> FileSettings:
-    """Create the folders. `OptionError` if that fails, or if files cannot be moved between them."""
+    """Create the folders. `OptionError` if that fails, or if files cannot be moved between them.
+
+    A folder that every user may write to, as the default is, gets a warning.
+    """
     output_dir = Path(flags.output_dir).absolute()
     work_dir = Path(flags.work_dir).absolute() if flags.moves else output_dir
     try:
         for folder in (output_dir, work_dir):
             make_folders(folder)
+            if folder.stat().st_mode & stat.S_IWOTH:
+                _log.warning(
+                    "every user can rename and remove files in %s; give a folder of your own with --output-dir "
+                    "and --work-dir",
+                    folder,
+                )
         if output_dir.stat().st_dev != work_dir.stat().st_dev:
             raise OptionError("--work-dir and --output-dir must be on the same file system")
     except OSError as error:

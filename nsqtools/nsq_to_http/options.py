@@ -11,6 +11,7 @@ import attrs
 
 from nsqkit.client import ClientOptions
 from nsqkit.options import FLOAT, SECOND, Duration, Group, OptionError, Url, check_values, option
+from nsqkit.redact import shown_url
 from nsqtools.common import (
     Channel,
     Topic,
@@ -130,10 +131,12 @@ def validate(flags: ToHttpFlags) -> ClientOptions:
 def parse_headers(flags: ToHttpFlags) -> dict[str, str]:
     """Names and values of `--header`, and the content type of a POST. `OptionError` for an invalid header."""
     headers = {"Content-Type": flags.content_type} if flags.post else {}
-    for text in flags.headers:
+    for number, text in enumerate(flags.headers, 1):
         name, colon, value = (part.strip() for part in text.partition(":"))
         if not colon or not _TOKEN.fullmatch(name) or not value.isprintable() or not value.isascii():
-            raise OptionError(f"{_HEADER_FORMAT}, with a colon between them ('Name: value'), not {text!r}")
+            raise OptionError(
+                f"{_HEADER_FORMAT}, with a colon between them ('Name: value'); check number {number}"
+            )
         headers = {old: kept for old, kept in headers.items() if old.lower() != name.lower()} | {name: value}
     return headers
 
@@ -146,4 +149,4 @@ def _check_urls(flag: str, urls: Iterable[str]) -> None:
         except ValueError:
             usable = False
         if not usable:
-            raise OptionError(f"--{flag}: not the URL of an HTTP server: {url!r}")
+            raise OptionError(f"--{flag}: not the URL of an HTTP server: {shown_url(url)!r}")

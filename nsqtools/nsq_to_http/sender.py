@@ -23,6 +23,7 @@ from typing import Final
 import attrs
 
 from nsqkit.http_client import Header, HttpClient, HttpFailed, HttpOptions, InvalidUrl
+from nsqkit.redact import shown_url
 from nsqkit.version import VERSION
 
 __all__ = ["MOST_READ", "Sender", "Unsendable", "open_sender"]
@@ -59,11 +60,11 @@ class Sender:
         try:
             status = await self._status(client, url, body)
         except HttpFailed as error:
-            raise HttpFailed(f"{url}: {error}") from error
+            raise HttpFailed(f"{shown_url(url)}: {error}") from error
         finally:
             self._free.append(client)
         if status != 200 if self.is_get else not 200 <= status < 300:
-            raise HttpFailed(f"{url}: got status code {status}")
+            raise HttpFailed(f"{shown_url(url)}: got status code {status}")
 
     async def _status(self, client: HttpClient, url: str, body: bytes) -> int:
         if not self.is_get:
@@ -73,7 +74,7 @@ class Sender:
                 "GET", url.replace("%s", urllib.parse.quote_plus(body)), self.headers
             )
         except InvalidUrl as error:
-            raise Unsendable(f"{url}: this message makes no URL: {error}") from error
+            raise Unsendable(f"{shown_url(url)}: this message makes no URL: {error}") from error
 
     async def aclose(self) -> None:
         """Close the connections; no request may be under way."""

@@ -89,4 +89,4 @@ class Program:
             required_value=flags.require_json_value,
             whitelist=tuple(dict.fromkeys(flags.whitelist_json_fields)),
         )
-        return Relay(consumer, flags.destination_topic or topic, destinations, rules, status)
+        return Relay(consumer, flags.destination_topic or topic, destinations.for_topic(), rules, status)

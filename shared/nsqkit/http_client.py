@@ -10,6 +10,8 @@ Rules:
   secrets, so the caller decides what of them is shown.
 - `request_timeout` covers all of a request: connecting, redirects, the whole body.
 - `max_body` counts bytes as they come. Nothing is decompressed, so that a small answer cannot become a large one.
+- A server may close a connection that is kept open while a request is on its way to it. Such a request, one that has no
+  byte of an answer on a connection that was used before, is made again at once. It may reach the server twice.
 - Proxies of the environment are not used, and cookies are not kept.
 - Redirects are followed only if `max_redirects` says so, and then the method and the body stay: 303 alone turns into a
   GET. Browsers turn a POST that meets a 301 into a GET without its body; a message would be lost that way. Credentials
@@ -259,7 +261,7 @@ class HttpClient:
         request = httpx.Request(method, place, headers=list(headers), content=content)
         redirects = 0
         while True:
-            response = await client.send(request, stream=True)
+            response = await self._response(client, request)
             following = response.next_request
             if following is None or not self.options.max_redirects:
                 return response
@@ -280,6 +282,26 @@ class HttpClient:
                 method, content = "GET", b""
             request = httpx.Request(method, following.url, headers=following.headers, content=content)
             client = await self._client(https=following.url.scheme == "https")
+
+    async def _response(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+        """The response to one request, on a new connection if the server has closed the old ones meanwhile."""
+        if not self.options.max_idle:
+            return await client.send(request, stream=True)
+        import httpx
+
+        is_new = False
+
+        async def note_connect(event: str, _info: object) -> None:
+            nonlocal is_new
+            is_new = is_new or event.startswith("connection.connect_")
+
+        request.extensions["trace"] = note_connect
+        while True:
+            try:
+                return await client.send(request, stream=True)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                if is_new:  # which ends the loop: each failure removes one of the connections that are kept
+                    raise
 
     async def _client(self, *, https: bool) -> httpx.AsyncClient:
         async with self._making:

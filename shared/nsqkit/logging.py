@@ -9,7 +9,8 @@ Rules:
   `log.info("TCP: listening on %s", address)`. Records below the level are not formatted.
 - One record is one line. Names and errors may come from a peer, so control characters are escaped and a line cannot be
   forged. Only tracebacks have several lines; in JSON they are the field `exception`.
-- No secrets: not the data of an AUTH, and addresses without user name and password.
+- No secrets: not the data of an AUTH. Every line passes through `redacted`, which takes users and passwords out of
+  URLs.
 - No line for each message that the broker carries.
 - A log that nobody reads stops nobody: the stderr of a program does not block (`nsqkit.standard_streams`).
 
@@ -31,6 +32,7 @@ from typing import Final, TextIO
 
 import attrs
 
+from nsqkit.redact import redacted
 from nsqkit.standard_streams import BackgroundWriter
 
 __all__ = [
@@ -134,7 +136,7 @@ class _DroppedLine:
 
 def stamped_line(text: str) -> str:
     """A last line of a command-line tool, `YYYY/MM/DD HH:MM:SS text` with its newline."""
-    return f"{_seconds_stamp(int(time.time()))} {_on_one_line(text)}\n"
+    return f"{_seconds_stamp(int(time.time()))} {_on_one_line(redacted(text))}\n"
 
 
 @attrs.define(eq=False)
@@ -184,10 +186,10 @@ class _Formatter(logging.Formatter):
             self._second = second
             self._second_stamp = _seconds_stamp(second)
         level = _level_name(record.levelno)
-        text = _on_one_line(record.getMessage())
+        text = _on_one_line(redacted(record.getMessage()))
         line = f"{self._prefix}{self._second_stamp}.{micros:06d} {level}: {text}"
         if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
+            line = f"{line}\n{redacted(self.formatException(record.exc_info))}"
         return line
 
 
@@ -205,10 +207,10 @@ class _JsonFormatter(logging.Formatter):
             "level": _level_name(record.levelno),
             "daemon": self._daemon,
             "logger": record.name.removeprefix(f"{_PROJECT}."),
-            "message": _without_surrogates(record.getMessage()),
+            "message": _without_surrogates(redacted(record.getMessage())),
         }
         if record.exc_info:
-            fields["exception"] = _without_surrogates(self.formatException(record.exc_info))
+            fields["exception"] = _without_surrogates(redacted(self.formatException(record.exc_info)))
         return json.dumps(fields, separators=(",", ":"))
 
 

@@ -18,7 +18,7 @@ def configuration(program: str, **settings: Setting) -> str:
     text = (ROOT / f"deploy/config/{program}.toml").read_text()
     for name, value in settings.items():
         text, count = re.subn(
-            rf"(?m)^#{name} = .*$", f"{name} = {json.dumps(value)}".replace("\\", r"\\"), text
+            rf"(?m)^#?{name} = .*$", f"{name} = {json.dumps(value)}".replace("\\", r"\\"), text
         )
         assert count == 1, f"{name} stands {count} times in the example of {program}"
     return text

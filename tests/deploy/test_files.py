@@ -29,7 +29,7 @@ def settings(program: str, only_defaults: bool = False) -> dict[str, Any]:
     """What the file says when every # before an option is taken away."""
     lines = (ROOT / f"deploy/config/{program}.toml").read_text().splitlines()
     table = tomllib.loads("\n".join(line.removeprefix("#") for line in lines if not line.startswith("# ")))
-    left_out = EXAMPLES["EXAMPLES"] if only_defaults else ()
+    left_out = {**EXAMPLES["EXAMPLES"], **EXAMPLES["SET"]} if only_defaults else {}
     return {name: value for name, value in table.items() if name not in left_out}
 
 
@@ -54,8 +54,15 @@ def test_an_example_shows_the_defaults(program: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_an_example_changes_nothing_as_it_is(program: str) -> None:
-    assert tomllib.loads((ROOT / f"deploy/config/{program}.toml").read_text()) == {}
+def test_an_example_sets_what_makes_one_machine_a_cluster(program: str) -> None:
+    here = {"broadcast_address": "127.0.0.1"}
+    wanted = {
+        "nsqd": {"nsqlookupd_tcp_addresses": ["127.0.0.1:4160"], **here},
+        "nsqlookupd": here,
+        "nsqadmin": {"nsqlookupd_http_addresses": ["127.0.0.1:4161"]},
+    }
+    found = tomllib.loads((ROOT / f"deploy/config/{program}.toml").read_text())
+    assert found == wanted[program]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -69,7 +76,9 @@ def test_an_example_is_what_its_maker_writes(program: str) -> None:
 
 def test_a_setting_in_an_example_can_be_changed() -> None:
     text = configuration("nsqd", durability="disk", nsqlookupd_tcp_addresses=["a:4160"])
-    assert tomllib.loads(text) == {"durability": "disk", "nsqlookupd_tcp_addresses": ["a:4160"]}
+    found = tomllib.loads(text)
+    assert (found["durability"], found["nsqlookupd_tcp_addresses"]) == ("disk", ["a:4160"])
+    assert found.keys() == {"durability", "nsqlookupd_tcp_addresses", "broadcast_address"}
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
@@ -77,12 +86,22 @@ def test_a_unit_starts_a_program_that_is_installed(path: Path) -> None:
     command = service_section(path)["ExecStart"][0].split()
     program = command[0].removeprefix("/usr/local/bin/")
     assert program in SCRIPTS
-    assert command[1:] == [f"--config=/etc/nsq/{path.stem.replace('@', '-%i')}.toml"]
+    assert command[1:] == ["--config=${CREDENTIALS_DIRECTORY}/" + f"{path.stem.replace('@', '-%i')}.toml"]
+    name = path.stem.replace("@", "-%i")
+    assert service_section(path)["LoadCredential"] == [f"{name}.toml:/etc/nsq/{name}.toml"]
 
 
 def test_all_units_are_in_the_same_sandbox() -> None:
     """They differ in names, folders, limits and time-outs alone."""
-    own = {"ExecStart", "WorkingDirectory", "StateDirectory", "StateDirectoryMode", "User", "LimitNOFILE"}
+    own = {
+        "ExecStart",
+        "WorkingDirectory",
+        "StateDirectory",
+        "StateDirectoryMode",
+        "User",
+        "LimitNOFILE",
+        "LoadCredential",
+    }
     times = {"TimeoutStartSec", "TimeoutStopSec"}
     common = [
         {name: values for name, values in service_section(path).items() if name not in own | times}

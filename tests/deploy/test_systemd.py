@@ -57,6 +57,18 @@ def test_a_started_nsqd_answers_at_once(machine: Machine) -> None:
     assert machine.property("nsqd", "CanReload") == "no"
 
 
+def test_what_is_installed_is_a_cluster_of_one(machine: Machine) -> None:
+    """Nothing is configured but by `make install`, and the console shows the node."""
+    assert machine.run("sh", "-c", "stat --format=%a /etc/nsq/*.toml").split() == ["640"] * 3
+    machine.systemctl("start", "nsqlookupd", "nsqd", "nsqadmin")
+    assert request(machine, "POST", "/pub?topic=orders", b"x") == (200, b"OK")
+
+    def topic_is_shown() -> bool:
+        return b'"nodes":[{' in request(machine, "GET", "/api/topics/orders", port=4171)[1]
+
+    wait_until(topic_is_shown, 20.0, "the console has the node of the topic", describe=machine.journal)
+
+
 def test_a_whole_cluster_on_one_machine(machine: Machine) -> None:
     """Two nsqds of one template, a registry and the console, configured by the examples."""
     for number in (1, 2):

@@ -20,8 +20,10 @@ from typing import Final, TypeVar
 
 from nsqd.broker.life import LIFE, MessageState
 from nsqkit.wire import COMMANDS, State
+from tests.docs.figures import FIGURES
 
 DOCS: Final = Path(__file__).parent.parent.parent / "docs"
+PAGES: Final = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
 
 _PART = re.compile(r"(?m)^<!-- generated: (.*) -->\n(?:.*\n)*?<!-- end -->$")
 
@@ -144,6 +146,7 @@ def life_of_a_message() -> str:
 GENERATORS: Final[dict[str, Callable[[], str]]] = {
     "commands": commands,
     "life of a message": life_of_a_message,
+    **FIGURES,
 }
 
 
@@ -161,7 +164,7 @@ def regenerated(page: str) -> str:
 
 def main() -> None:
     """Bring all pages up to date, and name those that were not."""
-    for path in sorted(DOCS.glob("*.md")):
+    for path in PAGES:
         page = path.read_text()
         if (current := regenerated(page)) != page:
             path.write_text(current)

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from nsqkit.wire import COMMANDS
-from tests.docs.generated import DOCS, GENERATORS, commands, life, names_in, regenerated
-
-PAGES = sorted(DOCS.glob("*.md"))
+from tests.docs.generated import GENERATORS, PAGES, commands, life, names_in, regenerated
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

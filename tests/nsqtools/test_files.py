@@ -6,9 +6,11 @@ import errno
 import fcntl
 import gzip
 import os
+import shutil
 import stat
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -338,9 +340,9 @@ def test_file_that_is_moved_while_it_is_opened(
     other.write([b"one"], clock.now)
     real = os.open
 
-    def open_slowly(path: Any, *arguments: int) -> int:
-        descriptor = real(path, *arguments)
-        if str(path).endswith("work/t-000000.0.log"):
+    def open_slowly(path: Any, *arguments: int, **where: int) -> int:
+        descriptor = real(path, *arguments, **where)
+        if str(path) == "t-000000.0.log":
             other.close()
         return descriptor
 
@@ -359,10 +361,10 @@ def test_the_old_name_goes_before_the_lock(
     files.write([b"one"], clock.now)
     real = os.link
 
-    def link_slowly(*arguments: Any) -> None:
+    def link_slowly(*arguments: Any, **folders: Any) -> None:
         monkeypatch.setattr(os, "link", real)
         other.write([b"two"], clock.now)
-        real(*arguments)
+        real(*arguments, **folders)
 
     monkeypatch.setattr(os, "link", link_slowly)
     files.close()
@@ -399,7 +401,7 @@ def test_failures_count_nothing_as_synced(
     files = make(tmp_path, work=True)
     files.write([b"one"], clock.now)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "injected")
 
     monkeypatch.setattr(os, call, fail)
@@ -415,11 +417,11 @@ def test_files_are_synced_at_their_times(
     calls: list[str] = []
 
     def record(call: str, real: Callable[..., Any]) -> None:
-        def recorded(*arguments: Any) -> None:
-            last = arguments[-1]
-            path = os.readlink(f"/proc/self/fd/{last}") if isinstance(last, int) else str(last)
-            calls.append(f"{call} {os.path.relpath(path, tmp_path)}")
-            real(*arguments)
+        def recorded(*arguments: Any, **folders: int) -> None:
+            last = [*folders.values(), arguments[-1]][-2:]
+            parts = [os.readlink(f"/proc/self/fd/{part}") if isinstance(part, int) else part for part in last]
+            calls.append(f"{call} {os.path.relpath(os.path.join(*parts), tmp_path)}")
+            real(*arguments, **folders)
 
         monkeypatch.setattr(os, call, recorded)
 
@@ -499,3 +501,178 @@ def test_file_system_without_locks(tmp_path: Path, clock: Clock, monkeypatch: py
     files.write([b"x"], clock.now)
     files.close()
     assert contents(tmp_path) == {"out/t-000000.0.log": b"x\n"}
+
+
+# --- names that are taken away ------------------------------------------------------------------------------
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def rename(path: Path) -> None:
+    path.rename(path.with_name("kept"))
+
+
+def replace(path: Path) -> None:
+    path.with_name("new").write_bytes(b"of another\n")
+    path.with_name("new").rename(path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def remove_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def replace_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("old"))
+    path.parent.mkdir()
+
+
+def replace_folder_by_file(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("old"))
+
+
+LOSSES = [remove, rename, replace, truncate, remove_folder, replace_folder, replace_folder_by_file]
+LAYOUTS: list[dict[str, Any]] = [{}, {"work": True}, {"gzip_level": 6}, {"work": True, "rotate_size": 20}]
+
+
+def text_of(data: bytes) -> bytes:
+    return gzip.decompress(data) if data.startswith(b"\x1f") else data
+
+
+@pytest.mark.parametrize("end", [TopicFiles.sync, TopicFiles.close, partial(TopicFiles.close, hang_up=True)])
+@pytest.mark.parametrize("changes", LAYOUTS)
+@pytest.mark.parametrize("lose", LOSSES)
+def test_lost_file_is_written_again(
+    tmp_path: Path,
+    clock: Clock,
+    lose: Callable[[Path], None],
+    changes: dict[str, Any],
+    end: Callable[[TopicFiles], None],
+) -> None:
+    """Every record that counts as synced is in a file of this name, or was already synced before the loss."""
+    files = make(tmp_path, **changes)
+    files.write([b"synced"], clock.now)
+    files.sync()
+    files.write([b"early"], clock.now)
+    path = files.path
+    assert path is not None
+    lose(path)
+    files.write([b"late"], clock.now)
+    assert files.synced == 1
+    end(files)
+    assert files.synced == 3
+    found = {Path(name): text_of(data) for name, data in contents(tmp_path).items()}
+    at_its_name = b"".join(
+        text for name, text in found.items() if name.parts[0] != "old" and name.name != "kept"
+    )
+    anywhere = b"".join(found.values())
+    renamed = isinstance(end, partial) and lose in (rename, replace_folder, replace_folder_by_file)
+    assert b"early\nlate\n" in (anywhere if renamed else at_its_name)
+    files.write([b"next"], clock.now)
+    files.close()
+    assert files.synced == 4
+
+
+def test_hang_up_after_a_rename_repeats_nothing(tmp_path: Path, clock: Clock) -> None:
+    """The records are complete under the new name."""
+    files = make(tmp_path)
+    files.write([b"one"], clock.now)
+    (tmp_path / "out/t-000000.0.log").rename(tmp_path / "out/t.1")
+    files.close(hang_up=True)
+    files.write([b"two"], clock.now)
+    files.close()
+    assert contents(tmp_path) == {"out/t-000000.0.log": b"two\n", "out/t.1": b"one\n"}
+
+
+def test_file_that_is_lost_again_and_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make(tmp_path)
+    files.write([b"one"], clock.now)
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        for path in (tmp_path / "out").iterdir():
+            path.unlink()
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(FileNotFoundError, match="again and again"):
+        files.sync()
+    assert files.synced == 0
+
+
+def test_idle_file_that_was_removed_is_let_go(tmp_path: Path, clock: Clock) -> None:
+    """Its space on the disk is free after the next tick, and there is an empty file, as for any idle topic."""
+    files = make(tmp_path)
+    files.write([b"one"], clock.now)
+    files.sync()
+    (tmp_path / "out/t-000000.0.log").unlink()
+    files.tick(clock.now)
+    assert contents(tmp_path) == {"out/t-000000.0.log": b""}
+
+
+# --- links --------------------------------------------------------------------------------------------------
+
+
+def link(path: Path, victim: Path) -> None:
+    path.symlink_to(victim)
+
+
+def hard_link(path: Path, victim: Path) -> None:
+    path.hardlink_to(victim)
+
+
+def fifo(path: Path, victim: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("plant", [link, hard_link, fifo])
+def test_planted_names_are_not_written_to(
+    tmp_path: Path, clock: Clock, plant: Callable[[Path, Path], None]
+) -> None:
+    """Without revisions there is no other name, so that it is an error; with them, the next one is taken."""
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.write_bytes(b"untouched")
+    plant(out / "t.0.log", victim)
+    plant(out / "t-000000.0.log", victim)
+    with pytest.raises(OSError, match="no links are followed"):
+        make(tmp_path, revisions=False).write([b"one"], clock.now)
+    make(tmp_path).write([b"one"], clock.now)
+    assert (out / "t-000001.0.log").read_bytes() == b"one\n"
+    assert victim.read_bytes() == b"untouched"
+
+
+@pytest.mark.parametrize("work", [False, True])
+@pytest.mark.parametrize("place", ["out", "work"])
+def test_planted_folders_are_not_written_to(tmp_path: Path, clock: Clock, work: bool, place: str) -> None:
+    victim = tmp_path / "victim"
+    for name in ("victim/b", "out", "work"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / place / "a").symlink_to(victim)
+    out = tmp_path / "out"
+    settings = FileSettings(output_dir=out, work_dir=tmp_path / "work" if work else out)
+    files = TopicFiles(settings, lambda now: "a/b/t<REV>.log")
+
+    def write_and_move() -> None:
+        files.write([b"one"], clock.now)
+        files.close()
+
+    if place == "out" or work:
+        with pytest.raises(OSError, match="a/b"):
+            write_and_move()
+    assert list((victim / "b").iterdir()) == []
+
+
+def test_folder_that_is_a_link_is_used(tmp_path: Path, clock: Clock) -> None:
+    """The folder of the command line is the user's own choice."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    make(tmp_path).write([b"one"], clock.now)
+    assert contents(tmp_path / "real") == {"t-000000.0.log": b"one\n"}

@@ -38,7 +38,7 @@ def test_columns() -> None:
         message_count=151,
         client_count=2,
     )
-    assert line(before, now, 2.0) == (
+    assert line({"a": before}, {"a": now}, 2.0) == (
         "     25      20 |      20      15       5     3     4 |       6       7          151       2\n"
     )
     assert HEADER == (
@@ -47,14 +47,38 @@ def test_columns() -> None:
     )
 
 
+def rates(before: dict[str, Sample], now: dict[str, Sample]) -> list[int]:
+    return [int(word) for word in line(before, now, 2.0).partition("|")[0].split()]
+
+
 def test_rates_are_cut_towards_zero() -> None:
-    """Also when a count goes down, as after a restart."""
-    assert line(Sample(message_count=3), Sample(), 2.0).startswith("     -1      -1 |")
+    assert rates({"a": Sample(message_count=0)}, {"a": Sample(message_count=3)}) == [1, 1]
+
+
+def test_rates_over_a_restart() -> None:
+    """The counters of the one began anew; those of the other count as ever."""
+    before = {"a": Sample(message_count=5000, depth=100), "b": Sample(message_count=1000)}
+    now = {"a": Sample(message_count=40, depth=60), "b": Sample(message_count=1020)}
+    assert rates(before, now) == [30, 50]
+
+
+def test_rates_are_never_negative() -> None:
+    """What was in flight or deferred becomes ready, which is no traffic."""
+    assert rates({"a": Sample(message_count=9)}, {"a": Sample(message_count=9, depth=50)}) == [0, 0]
+    now = {"a": Sample(depth=50), "b": Sample(message_count=20)}
+    assert rates({"a": Sample(message_count=9), "b": Sample()}, now) == [10, 10]
+
+
+def test_rates_are_of_nsqds_in_both_samples() -> None:
+    """One that joins brings its past, and one that leaves takes it along: neither is traffic."""
+    old, new = {"a": Sample(message_count=9), "b": Sample(message_count=70)}, {"a": Sample(message_count=19)}
+    assert rates(old, new) == [5, 5]
+    assert rates({"a": old["a"]}, old) == [0, 0]
 
 
 def test_wide_figures_move_the_line() -> None:
     """Nothing is cut off."""
-    assert "123456789" in line(Sample(), Sample(depth=123456789), 1.0)
+    assert "123456789" in line({"a": Sample()}, {"a": Sample(depth=123456789)}, 1.0)
 
 
 def test_sums() -> None:

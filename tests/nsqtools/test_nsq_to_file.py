@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nsqkit.version import VERSION
-from tests.nsqtools.broker import bodies, clients, publish, wait_finished, wait_subscribed
+from tests.nsqtools.broker import bodies, clients, fill, publish, wait_finished, wait_subscribed
 from tests.nsqtools.tool import Tool, run_tool
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
@@ -359,4 +359,31 @@ def test_nothing_to_do(shared_nsqd: Daemon, topic: str, tmp_path: Path) -> None:
     """None of the topics matches: it says so, and waits for its end."""
     with make_tool(tmp_path, shared_nsqd, topic, "-topic-pattern=^other$") as tool:
         tool.wait_for_log("nothing to do")
+        assert tool.terminate() == 0
+
+
+def test_files_that_an_uploader_takes_away(nsqd: Daemon, tmp_path: Path) -> None:
+    """What is finished was in a file when the uploader read it, or is in one now."""
+    sent = bodies(0, 2000)
+    fill(nsqd, "t", CHANNEL, sent[:1000])
+    seen: set[bytes] = set()
+    with make_tool(tmp_path, nsqd, "t", "-sync-interval=50ms", "-max-in-flight=50") as tool:
+        for number in range(10):
+            publish(nsqd, "t", sent[1000 + number * 100 :][:100])
+            wait_for_lines(tmp_path / "out", 1)
+            [path] = files(tmp_path / "out")
+            path = path.rename(tmp_path / "uploading")
+            seen |= set(path.read_bytes().splitlines())
+            path.unlink()
+        wait_finished(nsqd, "t", CHANNEL)
+        assert tool.terminate() == 0
+    assert seen | set(lines(tmp_path / "out")) == set(sent)
+
+
+def test_warns_of_a_folder_for_everybody(shared_nsqd: Daemon, topic: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(0o1777)
+    with make_tool(tmp_path, shared_nsqd, topic) as tool:
+        tool.wait_for_log(f"every user can rename and remove files in {tmp_path}/out")
+        wait_subscribed(shared_nsqd, topic, CHANNEL)
         assert tool.terminate() == 0

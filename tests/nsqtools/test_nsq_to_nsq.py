@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -162,6 +163,58 @@ def test_several_destinations(
     assert min(shares) > 100 if mode != "epsilon-greedy" else min(shares) > 0
 
 
+NO_TIMEOUT = ["-producer-opt=publish_timeout,10m", "-consumer-opt=msg_timeout,15m"]
+"""So that a message that waits for a dead destination waits for longer than the test."""
+
+
+def test_first_destination_that_connects_is_used(
+    shared_nsqd: Daemon, nsqd: Daemon, topic: str, tmp_path: Path
+) -> None:
+    """Nothing waits for one that is not there, nor for one that accepts a connection and does not answer."""
+    fill(shared_nsqd, topic, CHANNEL, bodies(0, 300))
+    with ExitStack() as stack, ExitStack() as stopped:
+        absent = stack.enter_context(Daemon(tmp_path))
+        mute = stack.enter_context(socket.create_server((HOST, 0)))
+        silent = f"-destination-nsqd-tcp-address={HOST}:{mute.getsockname()[1]}"
+        stopped.enter_context(nsqd.stop_cont())
+        tool = make_tool(tmp_path, shared_nsqd, topic, [absent, nsqd], silent, *NO_TIMEOUT)
+        stack.enter_context(tool)
+        tool.wait_for_log("cannot connect")
+        wait_until(lambda: shared_nsqd.channel_stats(topic, CHANNEL)["in_flight_count"] > 0, 10.0, "messages")
+        stopped.close()
+        wait_finished(shared_nsqd, topic, CHANNEL)
+        assert tool.terminate() == 0
+    assert set(contents(nsqd, topic)) == set(bodies(0, 300))
+
+
+def send_one(nsqd: Daemon, topic: str) -> bool:
+    """Publish one more message, for a destination to get."""
+    publish(nsqd, topic, [b"one more"])
+    return True
+
+
+def test_destination_that_falls_silent_holds_up_its_batches_only(
+    shared_nsqd: Daemon, destination: Daemon, nsqd: Daemon, topic: str, tmp_path: Path
+) -> None:
+    """Everything else goes to the other one; when the silent one is killed, its batches do, too."""
+    shared_nsqd.create_channel(topic, CHANNEL)
+    in_batches = 2 * 50  # two, each of max_in_flight / (2 * destinations)
+    with make_tool(tmp_path, shared_nsqd, topic, [destination, nsqd], *NO_TIMEOUT) as tool:
+        wait_until(lambda: send_one(shared_nsqd, topic) and held(nsqd, topic) > 0, 10.0, "the second one")
+        wait_until(lambda: send_one(shared_nsqd, topic) and held(destination, topic) > 0, 10.0, "the first")
+        wait_finished(shared_nsqd, topic, CHANNEL)
+        before = held(destination, topic)
+        with nsqd.stop_cont():
+            for number in range(20):
+                publish(shared_nsqd, topic, bodies(number * 100, number * 100 + 100))
+            wait_held(destination, topic, before + 2000 - in_batches)
+        nsqd.kill()
+        wait_finished(shared_nsqd, topic, CHANNEL)
+        assert tool.terminate() == 0
+    nsqd.start()
+    assert set(contents(nsqd, topic)) | set(contents(destination, topic)) >= set(bodies(0, 2000))
+
+
 def test_refused_messages_stay(shared_nsqd: Daemon, nsqd: Daemon, topic: str, tmp_path: Path) -> None:
     """What the destination will not take is requeued, again and again; the others pass."""
     nsqd.terminate()
@@ -200,7 +253,7 @@ def test_destination_that_comes_later(shared_nsqd: Daemon, nsqd: Daemon, topic: 
     nsqd.kill()
     fill(shared_nsqd, topic, CHANNEL, bodies(0, 50))
     with make_tool(tmp_path, shared_nsqd, topic, [nsqd], "-producer-opt=publish_timeout,300ms") as tool:
-        tool.wait_for_log("is requeued - PUB: no answer within 0.3 s")
+        tool.wait_for_log("is requeued - no destination is connected after 0.3 s")
         assert shared_nsqd.unfinished(topic, CHANNEL) == 50
         nsqd.start()
         wait_finished(shared_nsqd, topic, CHANNEL)

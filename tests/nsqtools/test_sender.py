@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -281,6 +283,45 @@ async def test_connection_that_breaks(nursery: trio.Nursery) -> None:
             url = await listen(nursery, RawServer(answer, close=True).serve)
             with pytest.raises(HttpFailed):
                 await sender.send(url, b"x")
+
+
+@attrs.define(eq=False)
+class OneShot:
+    """Answers one request on each connection, and ends it without having said so."""
+
+    reset: bool
+    """Whether it forgets the connection, and answers the next bytes with a reset; else it closes the connection."""
+    answers: int = 0
+    connections: int = 0
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """One connection."""
+        self.connections += 1
+        async with stream:
+            await stream.receive_some()
+            if self.answers == 0:
+                return
+            self.answers -= 1
+            await stream.send_all(HEAD + b"Content-Length: 0\r\n\r\n")
+            if self.reset:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                await stream.receive_some()
+
+
+# httpx leaves the generator of a body that it could not send to the garbage collector, of which trio warns.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("reset", [False, True])
+async def test_kept_connection_that_the_server_has_closed(nursery: trio.Nursery, reset: bool) -> None:
+    """The request is made again on a new connection, and no more than once."""
+    server = OneShot(reset, answers=30)
+    url = await listen(nursery, server.serve)
+    async with sending() as sender:
+        for _ in range(30):
+            await sender.send(url, b"x")
+        assert server.connections == 30
+        with pytest.raises(HttpFailed):
+            await sender.send(url, b"x")
+    assert server.connections == 31
 
 
 async def test_message_too_long_for_a_url(nursery: trio.Nursery) -> None:

@@ -5,7 +5,13 @@ A program declares one attrs class with `option()` and calls `load`. See `option
 
 from nsqkit.logging import LogLevel
 from nsqkit.options.annotations import Address, Bytes, Duration, FilePath, Port, Url
-from nsqkit.options.checks import OptionError, check_values, refusal
+from nsqkit.options.checks import (
+    OptionError,
+    check_listen_addresses,
+    check_target_addresses,
+    check_values,
+    refusal,
+)
 from nsqkit.options.daemon import DaemonOptions
 from nsqkit.options.durations import (
     HOUR,
@@ -81,6 +87,8 @@ __all__ = [
     "TlsRequired",
     "TlsVersion",
     "Url",
+    "check_listen_addresses",
+    "check_target_addresses",
     "check_values",
     "did_you_mean",
     "find_option",

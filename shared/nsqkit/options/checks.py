@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterable
+from typing import Any, Final
 
 import attrs
 
@@ -10,7 +12,11 @@ from nsqkit.options.daemon import DaemonOptions
 from nsqkit.options.nearest import did_you_mean
 from nsqkit.options.option import Option, options_of
 
-__all__ = ["OptionError", "check_values", "refusal"]
+__all__ = ["OptionError", "check_listen_addresses", "check_target_addresses", "check_values", "refusal"]
+
+_HOST_PORT: Final = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]/]*):([^:\[\]/]*)")
+_SOCKET_SUFFIXES: Final = (".sock", ".socket")
+_HIGHEST_PORT: Final = 65_535
 
 
 class OptionError(Exception):
@@ -30,6 +36,44 @@ def check_values(options: attrs.AttrsInstance) -> None:
         expected = None if value is None else _expected(candidate, value)
         if expected is not None:
             raise refusal(options, candidate.field, f"--{candidate.flag} must be {expected}")
+
+
+def check_listen_addresses(options: attrs.AttrsInstance, *fields: str) -> None:
+    """Raise `OptionError` for an address that is neither host and port nor clearly the path of a unix socket.
+
+    A path has a slash, or ends in .sock or .socket. A port or a host alone, which would make a socket file of this name
+    in the working directory, is refused. Empty values are allowed. Names are not resolved.
+    """
+    for field in fields:
+        address = getattr(options, field)
+        if not address or "/" in address or address.endswith(_SOCKET_SUFFIXES):
+            continue
+        if (match := _HOST_PORT.fullmatch(address)) is None:
+            hint = f"; for this port on all interfaces write :{address}" if address.isdigit() else ""
+            reason = f"{address!r} is not host:port, nor a path with a slash in it{hint}"
+        elif match[1].isdigit() and not _is_port(match[1], lowest=0):
+            reason = f"{address!r} has no port from 0 to {_HIGHEST_PORT}"
+        else:
+            continue
+        raise refusal(options, field, f"--{field.replace('_', '-')}: {reason}")
+
+
+def check_target_addresses(options: attrs.AttrsInstance, field: str, flag: str) -> None:
+    """Raise `OptionError` if the value, or one of a list, is not host:port with a port that can be connected to.
+
+    An empty single value is allowed. Names are not resolved.
+    """
+    value = getattr(options, field)
+    addresses: Iterable[str] = value if isinstance(value, list) else [value] if value else []
+    for address in addresses:
+        match = _HOST_PORT.fullmatch(address)
+        if match is None or address.startswith(":") or not _is_port(match[1], lowest=1):
+            reason = f"{address!r} is not host:port with a port from 1 to {_HIGHEST_PORT}"
+            raise refusal(options, field, f"--{flag}: {reason}")
+
+
+def _is_port(text: str, lowest: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and lowest <= int(text) <= _HIGHEST_PORT
 
 
 def _expected(candidate: Option, value: Any) -> str | None:

@@ -21,6 +21,7 @@ from nsqkit.options.daemon import DaemonOptions
 from nsqkit.options.flags import FlagError, HelpRequestedError, parse_flags
 from nsqkit.options.kinds import BOOL, STRING, FatalValueError
 from nsqkit.options.option import GENERAL, HIDDEN, Option, options_of
+from nsqkit.redact import redacted
 from nsqkit.standard_streams import guard_standard_streams
 
 __all__ = ["ExitError", "load", "parse"]
@@ -90,7 +91,7 @@ def parse(
         text = usage(options, cls(), program=program, synopsis=synopsis, example=example, has_file=has_file)
         raise ExitError(0, stderr=text) from None
     except FlagError as error:
-        line = f"{error}; see {program} --help".replace("\n", "\\n")
+        line = f"{redacted(str(error))}; see {program} --help".replace("\n", "\\n")
         raise ExitError(2, stderr=f"{line}\n") from None
     except (FatalValueError, ConfigValueError) as error:
         raise ExitError(1, stderr=stamped_line(str(error))) from error

@@ -90,6 +90,13 @@ async def test_a_password_in_the_url_is_not_in_the_policy() -> None:
     assert "img-src 'self' http://graphite.example;" in page.headers["content-security-policy"]
 
 
+async def test_a_password_in_the_url_is_in_no_page() -> None:
+    """The browser asks the user for it; `--proxy-graphite` keeps it here."""
+    page = await page_with("/topics/orders", graphite_url="http://user:hunter2@graphite.example")
+    assert "hunter2" not in page.response.text
+    assert page.all("img", class_="graphite")[0]["src"].startswith("http://graphite.example/render?")
+
+
 def test_names_are_sanitised_as_by_statsd() -> None:
     keys = [key for graph in topic_graphs("a b/c#ephemeral") for _, key, _ in graph.keys]
     assert keys[0] == "topic.a_b-cephemeral.message_count"

@@ -392,3 +392,17 @@ class TestHelp:
     def test_an_unknown_command(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert run(*argv) == 2
         assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["missing", "other"])
+@pytest.mark.parametrize("what", ["verify", "dump"])
+def test_path_without_a_log_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, what: str
+) -> None:
+    """A mistyped path is not called free of damage."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("x")
+    assert run(what, str(tmp_path / path)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert str(tmp_path / path) in err

@@ -12,7 +12,8 @@ import msgspec
 
 from nsqkit.decoding import decode_json
 from nsqkit.logging import get_logger
-from nsqkit.options import FLOATS, STRING, LogLevel, option_value
+from nsqkit.options import FLOATS, STRING, STRINGS, LogLevel, option_value
+from nsqkit.redact import shown_url
 from nsqkit.service.gojson import float_text
 from nsqkit.service.http.message import HttpError, Request, Response, json_body, text
 
@@ -32,14 +33,19 @@ class Config:
     """Lists that were set to null, and are shown as such until they are set to something else."""
 
     def get(self, request: Request) -> Response:
-        """The value of an option: strings as text, everything else as JSON (durations in nanoseconds)."""
+        """The value of an option: strings as text, everything else as JSON (durations in nanoseconds).
+
+        URLs are shown without passwords and queries.
+        """
         try:
             name = request.params["opt"]
             shown = option_value(self.options, name)
         except KeyError:
             raise HttpError(400, "INVALID_OPTION") from None
         if shown.kind is STRING:
-            return text(shown.value)
+            return text(shown_url(shown.value))
+        if shown.kind is STRINGS and name not in self._nulls:
+            return json_body([shown_url(each) for each in shown.value])
         if shown.kind is FLOATS:
             return json_body([msgspec.Raw(float_text(number)) for number in shown.value])
         return json_body(None if name in self._nulls else shown.value)

@@ -18,6 +18,7 @@ from types import FrameType
 
 import trio
 
+from nsqkit.redact import shown_url
 from nsqkit.service.http.message import HTML, Request, Response, query, text
 from nsqkit.service.http.routing import Router
 
@@ -52,7 +53,7 @@ class Profiling:
         """Register all routes; `index` is the path of the page that links to the others."""
         router.add("GET", index, lambda _: _index(index))
         router.add("GET", _PPROF + "block", lambda _: _text("waits for locks are not measured\n"))
-        router.add("GET", _PPROF + "cmdline", lambda _: _text("\0".join(sys.orig_argv)))
+        router.add("GET", _PPROF + "cmdline", lambda _: _text("\0".join(map(shown_url, sys.orig_argv))))
         router.add("GET", _PPROF + "goroutine", lambda _: _text(_tasks() + _threads()))
         router.add("GET", _PPROF + "heap", lambda _: _text(_heap(self._figures())))
         router.add("GET", _PPROF + "profile", self.profile)

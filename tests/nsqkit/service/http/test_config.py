@@ -23,6 +23,8 @@ class Options:
     shares: list[float] = option(factory=lambda: [1.0, 0.5, 1e-7], help="")
     registries: list[str] = option(factory=list, help="")
     level: LogLevel = option(LogLevel.INFO, help="")
+    url: str = option("http://joe:hunter2@h/?k=v", help="")
+    urls: list[str] = option(factory=lambda: ["https://joe:hunter2@h/a", "h:1"], help="")
 
 
 async def answers(*requests: bytes) -> list[tuple[int, bytes]]:
@@ -50,7 +52,15 @@ def put(name: str, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"), [("name", b"<n>"), ("shares", b"[1,0.5,1e-7]"), ("registries", b"[]"), ("level", b"2")]
+    ("name", "shown"),
+    [
+        ("name", b"<n>"),
+        ("shares", b"[1,0.5,1e-7]"),
+        ("registries", b"[]"),
+        ("level", b"2"),
+        ("url", b"http://h/"),
+        ("urls", b'["https://h/a","h:1"]'),
+    ],
 )
 async def test_values_are_shown_by_their_kind(name: str, shown: bytes, autojump_clock: object) -> None:
     assert await answers(get(f"/config/{name}")) == [(200, shown)]

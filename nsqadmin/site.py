@@ -1,6 +1,11 @@
 """All paths of the console, below its base path: the pages, the files, the API.
 
 `_add_routes` is the only list of them. Responses are compressed for clients that accept that.
+
+**An object is never another one.** Browsers, proxies and client libraries resolve `.` and `..`, drop empty segments and
+follow redirects, so a request for a channel whose name is empty could reach the topic. A request that is not a GET, and
+whose path is not in its normal form, is therefore a 404 and never redirected. Links and requests of the console write
+the names `.` and `..` differently: see `segment`.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from nsqadmin.notify import Notifier
 from nsqadmin.pages.channels import channel_page
 from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
+from nsqadmin.pages.format import name_of_segment
 from nsqadmin.pages.lookup import LookupPage
 from nsqadmin.pages.nodes import node_page, nodes_page
 from nsqadmin.pages.render import Renderer
@@ -38,6 +44,7 @@ class Site:
     """The application for `HttpServer`."""
 
     def __init__(self, console: Console, notifier: Notifier, access_log: AccessLog | None = None) -> None:
+        self._access_log = access_log
         self._router = Router(access_log)
         _add_routes(self._router, console, notifier)
 
@@ -45,8 +52,10 @@ class Site:
         self, method: str, raw_path: bytes, path: str, query_string: bytes
     ) -> tuple[Route, dict[str, str]]:
         """The route of a request, and the parameters of its path."""
+        if method != "GET" and not _is_normal(path):
+            return compressed_route(Route(handler=_not_found, access_log=self._access_log)), {}
         route, params = self._router.route(method, raw_path, path, query_string)
-        return compressed_route(route), params
+        return compressed_route(route), {key: name_of_segment(value) for key, value in params.items()}
 
 
 def _add_routes(router: Router, console: Console, notifier: Notifier) -> None:
@@ -95,6 +104,15 @@ def _add_routes(router: Router, console: Console, notifier: Notifier) -> None:
     add("PUT", "/config/:opt", config.put, body_limit=MAX_BODY, too_big=config.refuse_big)
     if options.proxy_graphite and options.graphite_url:
         add("GET", "/render", graphite.render)
+
+
+def _is_normal(path: str) -> bool:
+    """Whether no client or proxy would send another path instead: no empty segment, no `.` and no `..`."""
+    return path in ("/", "*") or not {"", ".", ".."}.intersection(path.split("/")[1:])
+
+
+def _not_found(_request: Request) -> Response:
+    return error(404, "NOT_FOUND")
 
 
 def _with_bad_gateway(handler: _ApiHandler) -> _ApiHandler:

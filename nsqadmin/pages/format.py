@@ -15,6 +15,7 @@ __all__ = [
     "UNKNOWN",
     "bytes_text",
     "duration_text",
+    "name_of_segment",
     "nanoseconds",
     "number",
     "number_text",
@@ -26,6 +27,7 @@ __all__ = [
 
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _EXACT_BELOW = 10_000
+_DOTS = (".", "..")
 UNKNOWN = "\N{EN DASH}"
 """Shown for a missing value."""
 _MISSING = Markup('<span class="zero">{}</span>').format(UNKNOWN)
@@ -120,8 +122,17 @@ def nanoseconds(value: float) -> str:
 
 
 def segment(text: str) -> str:
-    """A name as one segment of a path: percent-encoded, slashes too."""
-    return quote(text, safe="")
+    """A name as one segment of a path: percent-encoded, slashes too. `.` and `..` get a tilde before them.
+
+    Both are valid names, but browsers and proxies resolve them in a path, also percent-encoded: a request for the
+    channel would become one for its topic. No valid name contains a tilde. `name_of_segment` is the reverse.
+    """
+    return f"~{text}" if text in _DOTS else quote(text, safe="")
+
+
+def name_of_segment(text: str) -> str:
+    """The name that `segment` made this decoded segment of; any other text as it is."""
+    return text[1:] if text[:1] == "~" and text[1:] in _DOTS else text
 
 
 def _three_digits(value: float) -> str:

@@ -13,7 +13,7 @@ import trio
 
 from nsqkit.logging import LogLevel, set_level
 from tests.nsqadmin.scripted import dead_address, scripted
-from tests.nsqadmin.serving import serving
+from tests.nsqadmin.serving import Browser, serving
 
 DEAD = dead_address()
 PAGES = (
@@ -249,3 +249,64 @@ class TestConfig:
             assert (await browser.get("/config/")).status_code == 404
             response = await browser.ask("POST", "/config/log_level", b"info")
             assert (response.status_code, response.headers["allow"]) == (405, "GET, OPTIONS, PUT")
+
+
+NOT_NORMAL = (
+    "/api/topics/orders/",
+    "/api/topics/orders//",
+    "/api/topics//orders",
+    "//api/topics/orders",
+    "/api/topics/orders/.",
+    "/api/topics/orders/..",
+    "/api/topics/orders/%2e",
+    "/api/topics/orders/%2E%2e",
+    "/api/topics/orders%2F",
+    "/api/topics/orders/c/..",
+    "/api/topics/./orders",
+    "/api/topics/x/../orders",
+    "/api/topics/",
+    "/api/nodes/127.0.0.1:1/",
+    "/config/log_level/",
+)
+
+
+class TestNormalPaths:
+    """An object is never another one."""
+
+    @pytest.mark.parametrize("path", NOT_NORMAL)
+    @pytest.mark.parametrize("base_path", ["/", "/adm"])
+    async def test_a_change_whose_path_another_program_would_rewrite_is_not_found(
+        self, base_path: str, path: str
+    ) -> None:
+        async with scripted() as script:
+            registry = await script.daemon()
+            url = base_path.rstrip("/") + path
+            async with serving(lookupds=[registry.address], base_path=base_path) as browser:
+                answers = [await raw_request(browser, method, url) for method in ("DELETE", "POST", "PUT")]
+        for answer in answers:
+            assert answer.startswith(b"HTTP/1.1 404 "), (path, answer)
+            assert b"location" not in answer.lower()
+        assert script.calls == []
+
+    @pytest.mark.parametrize("name", [".", ".."])
+    async def test_names_of_dots_are_written_with_a_tilde(self, name: str) -> None:
+        async with scripted() as script:
+            registry = await script.daemon()
+            registry.on("/lookup", {"channels": [], "producers": []})
+            registry.on("/channel/delete")
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("DELETE", f"/api/topics/orders/~{name}")
+        assert response.status_code == 200
+        assert script.changes() == [f"POST {registry.address}/channel/delete?topic=orders&channel={name}"]
+
+
+async def raw_request(browser: Browser, method: str, target: str) -> bytes:
+    """The response to a request whose target is sent as it is: libraries put paths into their normal form."""
+    host, _, port = browser.address.partition(":")
+    wire = b""
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        head = f"{method} {target} HTTP/1.1\r\nHost: {browser.address}\r\nConnection: close\r\n"
+        await stream.send_all(f"{head}Content-Length: 18\r\n\r\n".encode() + b'{"action":"pause"}')
+        async for piece in stream:
+            wire += piece
+    return wire

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pytest
 
 from nsqadmin.pages.format import (
     bytes_text,
     duration_text,
+    name_of_segment,
     nanoseconds,
     number,
     number_text,
@@ -110,3 +113,9 @@ def test_percentages_are_rounded() -> None:
 def test_any_name_is_one_segment_of_a_path() -> None:
     assert segment("a/b?c#d e&f%") == "a%2Fb%3Fc%23d%20e%26f%25"
     assert segment("jobs#ephemeral") == "jobs%23ephemeral"
+
+
+def test_a_segment_is_never_a_dot_segment() -> None:
+    assert (segment("."), segment(".."), segment("...")) == ("~.", "~..", "...")
+    for name in (".", "..", "...", "a.b", "~", "~.a"):
+        assert name_of_segment(unquote(segment(name))) == name

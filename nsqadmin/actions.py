@@ -6,7 +6,7 @@
 | create a channel | the same, then `/channel/create` to every registry and to every nsqd that has the topic |
 | pause, unpause, empty | to every nsqd that has the topic |
 | delete | the nsqds that have it are looked up first; then to every registry; then to each of these nsqds |
-| tombstone a node | to every registry, which hides the node for a while; then the node deletes the topic |
+| tombstone a node | it is looked up first; then to every registry, which hides it; then it deletes the topic |
 
 A failed request does not end the action; its error becomes part of the warning. Only a lookup that no daemon answers
 ends it (`UpstreamFailed`), because there would be nothing to act on.
@@ -61,12 +61,18 @@ class Actions:
         return await self._delete("channel", {"topic": topic, "channel": channel})
 
     async def tombstone(self, node: str, topic: str) -> str:
-        """Remove a topic from a node (`host:http_port`), which the registries hide until it has deleted the topic."""
-        errors: list[str] = []
-        await self._post(self.queries.registries, "/topic/tombstone", {"topic": topic, "node": node}, errors)
+        """Remove a topic from a node (`host:http_port`), which the registries hide until it has deleted the topic.
+
+        Raises `UnknownNode` unless the registries (without any, the options) name this node.
+        """
         warnings = Warnings()
-        found = await self.queries.named_node(node, warnings)
-        await self._post([found.http_address], "/topic/delete", {"topic": topic}, errors)
+        # First: any address may be given here, and nothing is sent to one that is not an nsqd of this cluster.
+        await self.queries.find_node(node, warnings)
+        errors = [error for step in warnings.steps for error in step]
+        await self._post(self.queries.registries, "/topic/tombstone", {"topic": topic, "node": node}, errors)
+        await self.queries.describe(node, Warnings())
+        # To the address that the registries named, not to the one that the node itself calls its own.
+        await self._post([node], "/topic/delete", {"topic": topic}, errors)
         return _message(errors)
 
     async def _change(self, kind: str, action: str, names: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from nsqadmin.access import check_admin, user_of
 from nsqadmin.actions import STATE_ACTIONS
+from nsqadmin.cluster.queries import UnknownNode
 from nsqadmin.console import Console
 from nsqadmin.notify import Event, Notifier
 from nsqkit.decoding import first_json_value
@@ -88,7 +89,10 @@ class ActionHandlers:
         if not is_valid_name(topic):
             raise HttpError(400, "INVALID_TOPIC")
         node = request.params["node"]
-        message = await self._actions.tombstone(node, topic)
+        try:
+            message = await self._actions.tombstone(node, topic)
+        except UnknownNode:
+            raise HttpError(404, "NODE_NOT_FOUND") from None
         self._report(request, Event("tombstone_topic_producer", topic, node=node))
         return self._done(message)
 

@@ -132,7 +132,14 @@ class ClusterQueries:
                 merged.setdefault(node.http_address, node)
         return list(merged.values())
 
-    async def named_node(self, address: str, warnings: Warnings) -> Node:
+    async def find_node(self, address: str, warnings: Warnings) -> Node:
+        """The nsqd with this HTTP address. Raises `UnknownNode`."""
+        for node in await self.nodes(warnings):
+            if node.http_address == address:
+                return node
+        raise UnknownNode(address)
+
+    async def describe(self, address: str, warnings: Warnings) -> Node:
         """The nsqd at this address, as it describes itself."""
         [(_, node)] = await query_all(NSQD, [address], self._describe, warnings)
         return node
@@ -156,10 +163,8 @@ class ClusterQueries:
 
     async def node(self, address: str, warnings: Warnings) -> list[TopicStats]:
         """All topics of one node, with their clients. Raises `UnknownNode`."""
-        nodes = [node for node in await self.nodes(warnings) if node.http_address == address]
-        if not nodes:
-            raise UnknownNode(address)
-        return await self._topic_stats(nodes[:1], "", "", warnings, clients=True)
+        node = await self.find_node(address, warnings)
+        return await self._topic_stats([node], "", "", warnings, clients=True)
 
     async def node_channels(self, warnings: Warnings) -> list[ChannelStats]:
         """Every channel of every node, not summed and without clients."""

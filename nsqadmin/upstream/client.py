@@ -5,6 +5,8 @@ Rules, in addition to those of `nsqkit.http_client`:
 - Every failure is an `UpstreamError`, whose text is for people: it has the method and the URL.
 - The timeout includes the wait for a slot among the requests to the same daemon (see `connections`).
 - Only a 200 is a success, except for a webhook.
+- Of the body of an error, only the code of NSQ is repeated (`{"message":"TOPIC_NOT_FOUND"}`). Anybody can register an
+  address at a registry, and what another server says is not for the users of the console.
 - Queries reuse connections. Each change uses a new connection: an idle one may have been closed by its daemon, and a
   change must not be sent twice.
 """
@@ -13,8 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -41,6 +45,8 @@ _HEADERS: Final[list[Header]] = [
     (b"User-Agent", _USER_AGENT.encode()),
     (b"Accept-Encoding", b"identity"),
 ]
+
+_ERROR_OF_NSQ: Final = re.compile(rb'\{"message":"[A-Z0-9_]{1,64}"\}')
 
 Params = Mapping[str, str]
 
@@ -77,7 +83,7 @@ class Upstream:
         async with self._client("POST", url, shown_url(url)) as client:
             answer = await client.request("POST", url, headers, msgspec.json.encode(value))
         if not 200 <= answer.status < 300:
-            raise UpstreamError(answer.description())
+            raise UpstreamError(_without_foreign_body(answer).description())
 
     async def get_url(self, url: str) -> bytes:
         """GET any URL. Raises `UpstreamError`."""
@@ -126,9 +132,16 @@ class Upstream:
 
 def _body_of_ok(answer: Answer) -> bytes:
     try:
-        return answer.body_of_ok()
+        return _without_foreign_body(answer).body_of_ok()
     except HttpFailed as error:
         raise UpstreamError(str(error)) from None  # the original's text, which is part of the API
+
+
+def _without_foreign_body(answer: Answer) -> Answer:
+    """The response, without a body that is an error, but not one of NSQ."""
+    if answer.status == HTTPStatus.OK or _ERROR_OF_NSQ.fullmatch(answer.body):
+        return answer
+    return attrs.evolve(answer, body=b"")
 
 
 def _http_options(options: AdminOptions, max_body: int, budget: ByteBudget) -> HttpOptions:

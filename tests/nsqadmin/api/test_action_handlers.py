@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nsqkit.service.http import error
-from tests.nsqadmin.scripted import Script, ScriptedDaemon, dead_address, producer, scripted
+from tests.nsqadmin.scripted import Script, ScriptedDaemon, dead_address, info, producer, scripted
 from tests.nsqadmin.serving import serving
 
 CHANGES = [
@@ -20,7 +20,9 @@ STATS = {"topics": [{"topic_name": "t", "channels": []}]}
 async def registry_of(script: Script, *nsqds: ScriptedDaemon) -> ScriptedDaemon:
     """A registry that knows the topic `t` at these nsqds, and takes every change."""
     registry = await script.daemon()
-    registry.on("/lookup?topic=t", {"channels": [], "producers": [producer(each) for each in nsqds]})
+    listed = [producer(each) for each in nsqds]
+    registry.on("/lookup?topic=t", {"channels": [], "producers": listed})
+    registry.on("/nodes", {"producers": listed})
     take_changes(registry)
     return registry
 
@@ -105,6 +107,7 @@ class TestCalls:
                 response = await browser.ask("DELETE", f"/api/nodes/{nsqd.address}", {"topic": "t"})
         assert response.json() == {"message": ""}
         assert script.calls == [
+            f"GET {registry.address}/nodes",
             f"POST {registry.address}/topic/tombstone?topic=t&node={nsqd.address.replace(':', '%3A')}",
             f"GET {nsqd.address}/info",
             f"GET {nsqd.address}/stats?format=json&include_clients=false",
@@ -223,6 +226,8 @@ class TestFailures:
     async def test_a_dead_node_cannot_be_tombstoned(self) -> None:
         async with scripted() as script:
             registry, dead = await registry_of(script), dead_address()
+            port = int(dead.rpartition(":")[2])
+            registry.on("/nodes", {"producers": [producer(registry, http_port=port)]})
             async with serving(lookupds=[registry.address]) as browser:
                 response = await browser.ask("DELETE", f"/api/nodes/{dead}", {"topic": "t"})
         assert response.status_code == 502
@@ -234,8 +239,29 @@ class TestFailures:
             registry = await registry_of(script)
             async with serving(lookupds=[registry.address]) as browser:
                 response = await browser.ask("DELETE", f"/api/nodes/{node}", {"topic": "t"})
-        assert response.status_code in (404, 502)  # a slash in a name makes it another path
-        assert "NOT_FOUND" in response.text or "bad address" in response.json()["message"]
+        assert response.status_code == 404
+        assert script.changes() == []
+
+    async def test_nothing_is_sent_to_an_address_that_no_registry_has_named(self) -> None:
+        async with scripted() as script:
+            nsqd, stranger = await nsqd_with_topic(script), await nsqd_with_topic(script)
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("DELETE", f"/api/nodes/{stranger.address}", {"topic": "t"})
+        assert (response.status_code, response.json()) == (404, {"message": "NODE_NOT_FOUND"})
+        assert script.calls == [f"GET {registry.address}/nodes"]
+
+    async def test_a_node_that_calls_itself_another_one_is_no_way_to_that_one(self) -> None:
+        async with scripted() as script:
+            other, nsqd = await nsqd_with_topic(script), await nsqd_with_topic(script)
+            nsqd.on("/info", info(other))
+            registry = await script.daemon()
+            registry.on("/nodes", {"producers": [producer(nsqd)]})
+            take_changes(registry)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("DELETE", f"/api/nodes/{nsqd.address}", {"topic": "t"})
+        assert response.status_code == 200
+        assert not [call for call in script.calls if other.address in call.partition("?")[0]]
 
     async def test_without_registries_no_channel_can_be_created(self) -> None:
         async with scripted() as script:

@@ -63,12 +63,30 @@ def _same_host(origin: bytes, host: bytes) -> bool:
 
 
 def check_config_client(options: AdminOptions, request: Request) -> None:
-    """Raise `HttpError` 403 unless the client may use /config, and 400 if its address is unknown."""
-    if not options.allow_config_from_cidr:
-        return
+    """Raise `HttpError` 403 unless the client may use /config, and 400 if its address is unknown.
+
+    Both the network and the list of administrators must allow it: /config shows secrets, and changes whom the console
+    believes. For a client of a proxy on this machine the address of the connection says nothing; the addresses in
+    X-Forwarded-For must be in the network, too. A client can forge these, but gains nothing: they can only forbid.
+    """
+    if options.allow_config_from_cidr:
+        _check_network(options.allow_config_from_cidr, request)
+    if not is_admin(options, request.headers):
+        raise HttpError(403, "FORBIDDEN")
+
+
+def _check_network(cidr: str, request: Request) -> None:
+    network = ipaddress.ip_network(cidr, strict=False)
     try:
         address = ipaddress.ip_address(host_and_port(request.remote)[0])
     except ValueError:
         raise HttpError(400, "INVALID_REMOTE_ADDR") from None
-    if address not in ipaddress.ip_network(options.allow_config_from_cidr, strict=False):
+    forwarded = [value for name, value in request.headers if name == b"x-forwarded-for"]
+    try:
+        others = [
+            ipaddress.ip_address(each.decode().strip()) for each in b",".join(forwarded).split(b",") if each
+        ]
+    except ValueError:
+        raise HttpError(403, "FORBIDDEN") from None
+    if not all(each in network for each in (address, *others)):
         raise HttpError(403, "FORBIDDEN")

@@ -120,7 +120,8 @@ class AdminOptions(DaemonOptions):
     allow_config_from_cidr: str = option(
         "127.0.0.1/8",
         placeholder="CIDR",
-        help="Network of the clients that may use /config. Empty: all clients.",
+        help="Network of the clients that may use /config, if --admin-user allows them to make changes. "
+        "Empty: all clients.",
     )
 
     REQUESTS: ClassVar = Group("Requests")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from nsqadmin.access import check_config_client, check_same_site, is_admin
@@ -75,9 +77,12 @@ class TestOtherSites:
 
 
 class TestConfigClients:
-    def status(self, remote: str, cidr: str) -> int:
+    def status(
+        self, remote: str, cidr: str, *headers: tuple[bytes, bytes], admin_users: Sequence[str] = ()
+    ) -> int:
+        options = AdminOptions(allow_config_from_cidr=cidr, admin_users=list(admin_users))
         try:
-            check_config_client(AdminOptions(allow_config_from_cidr=cidr), request(remote))
+            check_config_client(options, request(remote, *headers))
         except HttpError as error:
             return error.status
         return 200
@@ -97,3 +102,32 @@ class TestConfigClients:
     )
     def test_the_address_of_a_client_decides(self, remote: str, cidr: str, status: int) -> None:
         assert self.status(remote, cidr) == status
+
+    @pytest.mark.parametrize("cidr", ["", "127.0.0.1/8"])
+    def test_with_a_list_only_administrators_may(self, cidr: str) -> None:
+        for headers, status in (([(USER, b"ann")], 200), ([(USER, b"eve")], 403), ([], 403)):
+            assert self.status("127.0.0.1:1", cidr, *headers, admin_users=["ann"]) == status
+
+    def test_an_administrator_of_another_network_is_refused(self) -> None:
+        assert self.status("10.0.0.1:1", "127.0.0.1/8", (USER, b"ann"), admin_users=["ann"]) == 403
+
+    @pytest.mark.parametrize(
+        ("forwarded", "status"),
+        [
+            ([b"127.0.0.1"], 200),
+            ([b"127.0.0.1, 127.0.0.2"], 200),
+            ([b"203.0.113.9"], 403),
+            ([b"127.0.0.1, 203.0.113.9"], 403),
+            ([b"203.0.113.9,127.0.0.1"], 403),
+            ([b"127.0.0.1", b"203.0.113.9"], 403),
+            ([b"unknown"], 403),
+            ([b"\xff"], 403),
+        ],
+    )
+    def test_an_address_behind_a_proxy_must_be_in_the_network(
+        self, forwarded: list[bytes], status: int
+    ) -> None:
+        headers = [(b"x-forwarded-for", each) for each in forwarded]
+        assert self.status("127.0.0.1:1", "127.0.0.1/8", *headers) == status
+        assert self.status("127.0.0.1:1", "", *headers) == 200
+        assert self.status("203.0.113.9:1", "127.0.0.1/8", *headers) == 403

@@ -159,7 +159,13 @@ class HostCluster:
         folder = self.path / f"data{number}"
         folder.mkdir()
         registries = [f"{registry.host.name}:4160" for registry in self.registries]
-        text = configuration("nsqd", id=number, data_path=str(folder), nsqlookupd_tcp_addresses=registries)
+        text = configuration(
+            "nsqd",
+            id=number,
+            data_path=str(folder),
+            nsqlookupd_tcp_addresses=registries,
+            broadcast_address=f"nsqd{number}",
+        )
         return self._make("nsqd", number, text, 4150)
 
     def _make(self, program: str, number: int, text: str, port: int) -> HostDaemon:

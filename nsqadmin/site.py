@@ -24,6 +24,7 @@ from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
 from nsqadmin.pages.format import name_of_segment
 from nsqadmin.pages.lookup import LookupPage
+from nsqadmin.pages.missing import missing_page
 from nsqadmin.pages.nodes import node_page, nodes_page
 from nsqadmin.pages.render import Renderer
 from nsqadmin.pages.stream import LiveStream
@@ -45,8 +46,9 @@ class Site:
 
     def __init__(self, console: Console, notifier: Notifier, access_log: AccessLog | None = None) -> None:
         self._access_log = access_log
-        self._router = Router(access_log)
-        _add_routes(self._router, console, notifier)
+        renderer = Renderer(console)
+        self._router = Router(access_log, _not_found_for(console, renderer.handler(missing_page)))
+        _add_routes(self._router, renderer, console, notifier)
 
     def route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes
@@ -58,12 +60,12 @@ class Site:
         return compressed_route(route), {key: name_of_segment(value) for key, value in params.items()}
 
 
-def _add_routes(router: Router, console: Console, notifier: Notifier) -> None:
+def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: Notifier) -> None:
     options = console.options
     read, act = ReadHandlers(console), ActionHandlers(console, notifier)
     config, graphite = ConfigHandlers(console), GraphiteHandlers(options, console.queries.upstream)
     files = StaticFiles.of_options(options)
-    page, front = Renderer(console).handler, FrontPage()
+    page, front = renderer.handler, FrontPage()
 
     def add(method: str, path: str, handler: Handler, **limits: Any) -> None:
         router.add(method, console.url(path), handler, **limits)
@@ -113,6 +115,17 @@ def _is_normal(path: str) -> bool:
 
 def _not_found(_request: Request) -> Response:
     return error(404, "NOT_FOUND")
+
+
+def _not_found_for(console: Console, page: Handler) -> Handler:
+    """A page for browsers, which ask for HTML; the error of the API for all others."""
+    api = console.url("/api/")
+
+    def answer(request: Request) -> Response | Awaitable[Response]:
+        wants_page = b"text/html" in (request.header(b"accept") or b"") and not request.path.startswith(api)
+        return page(request) if request.method == "GET" and wants_page else _not_found(request)
+
+    return answer
 
 
 def _with_bad_gateway(handler: _ApiHandler) -> _ApiHandler:

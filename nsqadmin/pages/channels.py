@@ -85,7 +85,7 @@ async def channel_page(request: PageRequest) -> Page:
         values["progress"] = channel_progress(channel, now)
         values["nodes"] = node_part_rows(request, channel.stats)
         values |= await _consumers_table(request, channel)
-    return Page("channel.html", "topics", values)
+    return Page("channel.html", "topics", values, request.status_of(channel))
 
 
 def channel_progress(channel: ChannelSnapshot, now: float) -> ChannelProgress:

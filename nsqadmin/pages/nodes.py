@@ -150,7 +150,7 @@ async def node_page(request: PageRequest) -> Page:
         values["sums"] = _sums(view)
         values["drain"] = drain_panel(request, view)
         values |= await _topics_table(request, view)
-    return Page("node.html", "nodes", values)
+    return Page("node.html", "nodes", values, request.status_of(view))
 
 
 async def _topics_table(request: PageRequest, view: NodeSnapshot) -> dict[str, object]:

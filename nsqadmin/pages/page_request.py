@@ -64,6 +64,10 @@ class PageRequest:
         query = {key: value for key, value in self.query.items() if key not in changes}
         return f"{self.own_url}?{urlencode({**query, **changes})}"
 
+    def status_of(self, found: object) -> int:
+        """200, or 404 if what the page is about was not found. Before the first poll nothing is known to be missing."""
+        return 404 if found is None and self.snapshot.at else 200
+
     def topic_url(self, topic: str) -> str:
         """The link to a topic."""
         return self.url(f"/topics/{segment(topic)}")
@@ -85,6 +89,7 @@ class Page:
     section: str
     """The entry of the main navigation that it belongs to."""
     values: Mapping[str, Any] = field(factory=dict)
+    status: int = 200
 
 
 View = Callable[[PageRequest], Awaitable[Page]]

@@ -76,7 +76,7 @@ class Renderer:
         nonce = secrets.token_urlsafe(16)
         template = self._environment.get_template(page.template)
         text = template.render({**self._shared(request, nonce), "section": page.section, **page.values})
-        return Response(200, text.encode(), HTML, _headers(self.console.options, nonce), nsq=False)
+        return Response(page.status, text.encode(), HTML, _headers(self.console.options, nonce), nsq=False)
 
     def _shared(self, request: PageRequest, nonce: str) -> dict[str, Any]:
         options, snapshot = self.console.options, request.snapshot

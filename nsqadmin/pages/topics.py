@@ -206,7 +206,7 @@ async def topic_page(request: PageRequest) -> Page:
             TopicNodeRow(part, tombstone_button(request, name, part.stats.node))
             for part in node_part_rows(request, topic.stats)
         ]
-    return Page("topic.html", "topics", values)
+    return Page("topic.html", "topics", values, request.status_of(topic))
 
 
 def _topic_row(request: PageRequest, topic: TopicSnapshot, rates: Sequence[float]) -> TopicRow:

@@ -30,7 +30,8 @@
       credentials: "same-origin",
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
-    if (!response.ok) throw new Error(`the console answered ${response.status}`);
+    // A 404 is a page, too: of a topic that does not exist yet, or any more.
+    if (!response.ok && response.status !== 404) throw new Error(`the console answered ${response.status}`);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const fresh = page.getElementById("content");
     if (!fresh) throw new Error("the response is not a page of the console");

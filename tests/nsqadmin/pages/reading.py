@@ -180,8 +180,10 @@ async def respond(
         return await client.request(method, url, headers=headers)
 
 
-async def fetch(console: Console, target: str, *, headers: Mapping[str, str] | None = None) -> HtmlPage:
-    """Fetch one page; anything but a 200 is an error, and so is markup that does not nest."""
+async def fetch(
+    console: Console, target: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> HtmlPage:
+    """Fetch one page; another status is an error, and so is markup that does not nest."""
     response = await respond(console, target, headers=headers)
-    assert response.status_code == 200, (response.status_code, response.text[:200])
+    assert response.status_code == status, (response.status_code, response.text[:200])
     return HtmlPage(response)

@@ -103,10 +103,17 @@ def percent(text: str) -> str:
 PLAIN = paths("plain")
 
 
+def status_of(path: str) -> int:
+    """The status that the page has."""
+    return 404 if "/none" in path else 200
+
+
 @pytest.mark.parametrize("index", range(len(PLAIN)), ids=lambda index: PLAIN[index])
 async def test_a_hostile_name_does_not_change_the_markup(index: int) -> None:
-    plain = await fetch(console_with("plain"), paths("plain")[index])
-    hostile = await fetch(console_with(HOSTILE.replace("/", "")), paths(HOSTILE.replace("/", ""))[index])
+    name = HOSTILE.replace("/", "")
+    status = status_of(paths("plain")[index])
+    plain = await fetch(console_with("plain"), paths("plain")[index], status=status)
+    hostile = await fetch(console_with(name), paths(name)[index], status=status)
     assert hostile.shape() == plain.shape()
     assert "49" not in hostile.one("main").text
 
@@ -122,7 +129,7 @@ async def test_a_hostile_name_is_shown_as_it_is() -> None:
 
 @pytest.mark.parametrize("path", PLAIN)
 async def test_every_link_is_below_the_base_path(path: str) -> None:
-    page = await fetch(console_with("plain", base_path="/adm"), path)
+    page = await fetch(console_with("plain", base_path="/adm"), path, status=status_of(path))
     links = [
         each.attributes[name]
         for each in page.walk()
@@ -150,18 +157,18 @@ async def test_every_link_is_below_the_base_path(path: str) -> None:
 @pytest.mark.parametrize("path", PLAIN)
 async def test_users_who_are_no_administrators_see_no_buttons(path: str) -> None:
     console = console_with("plain", admin_users=["ann"])
-    page = await fetch(console, path, headers={"X-Forwarded-User": "bob"})
+    page = await fetch(console, path, status=status_of(path), headers={"X-Forwarded-User": "bob"})
     assert not [each for each in page.all("button") if "data-do" in each.attributes]
     assert not page.all("form", class_="create")
     assert "Read-only" in page.one("footer").text
     assert "var IS_ADMIN = false;" in page.response.text
-    page = await fetch(console, path, headers={"X-Forwarded-User": "ann"})
+    page = await fetch(console, path, status=status_of(path), headers={"X-Forwarded-User": "ann"})
     assert "var IS_ADMIN = true;" in page.response.text
 
 
 @pytest.mark.parametrize("path", PLAIN)
 async def test_the_policy_allows_scripts_and_styles_of_the_console_only(path: str) -> None:
-    page = await fetch(console_with("plain"), path)
+    page = await fetch(console_with("plain"), path, status=status_of(path))
     policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
     nonce = page.one("script", nonce=policy["script-src"].partition("'nonce-")[2].rstrip("'"))
     assert "var VERSION" in nonce.text
@@ -214,7 +221,7 @@ async def test_an_option_cannot_end_the_script() -> None:
 
 @pytest.mark.parametrize("path", PLAIN)
 async def test_pages_are_accessible(path: str) -> None:
-    page = await fetch(console_with("plain"), path)
+    page = await fetch(console_with("plain"), path, status=status_of(path))
     assert page.one("page", "main")["id"] == "content"
     assert len(page.all("h1")) == 1
     ids = [each.attributes["id"] for each in page.walk() if "id" in each.attributes]
@@ -248,3 +255,27 @@ async def test_unknown_paths_are_not_found(method: str) -> None:
     answer = await respond(console_with("plain"), "/nothing/here/at/all", method=method)
     assert (answer.status_code, answer.json()) == (404, {"message": "NOT_FOUND"})
     assert answer.headers["x-nsq-content-type"] == "nsq; version=1.0"
+
+
+@pytest.mark.parametrize("path", ["/topics/none", "/topics/plain/none", "/topics/none/none", "/nodes/none"])
+async def test_nothing_can_be_done_to_what_does_not_exist(path: str) -> None:
+    page = await fetch(console_with("plain"), path, status=404)
+    assert page.all("button", data_do="POST") == page.all("button", data_do="DELETE") == []
+
+
+@pytest.mark.parametrize("path", ["/topics/a", "/topics/a/b", "/nodes/a:1"])
+async def test_before_the_first_poll_nothing_is_missing(path: str) -> None:
+    page = await fetch(fake_console(snapshot(at=0.0)), path)
+    assert "Loading" in page.text
+    assert page.all("button", data_do="POST") == page.all("button", data_do="DELETE") == []
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/topics/a/b/c", "/nothing/here/at/all"])
+async def test_a_path_that_leads_nowhere_is_a_page_for_browsers(path: str) -> None:
+    console = console_with("plain", base_path="/adm")
+    page = await fetch(console, path, status=404, headers={"Accept": "text/html,*/*;q=0.8"})
+    assert page.one("h1").text == "Not found"
+    assert page.all("button", data_do="POST") == page.all("button", data_do="DELETE") == []
+    for accept, target in (("*/*", path), ("text/html", f"/api{path}/x/y")):
+        response = await respond(console, target, headers={"Accept": accept})
+        assert (response.status_code, response.json()) == (404, {"message": "NOT_FOUND"})

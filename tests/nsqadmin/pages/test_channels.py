@@ -149,7 +149,7 @@ def test_progress_is_drained_or_falling_behind() -> None:
 
 async def test_the_page_of_an_unknown_channel_says_so() -> None:
     for path in ("/topics/a/unheard-of", "/topics/unheard-of/b"):
-        page = await fetch(fake_console(snapshot(topic("a", [channel("a", "b")]))), path)
+        page = await fetch(fake_console(snapshot(topic("a", [channel("a", "b")]))), path, status=404)
         assert "No node has this channel" in page.text
 
 

@@ -95,7 +95,7 @@ async def test_a_hanging_node_does_not_delay_its_page(autojump_clock: trio.testi
 
 
 async def test_the_page_of_an_unknown_node_says_so() -> None:
-    assert "No such node" in (await fetch(fake_console(snapshot()), f"/nodes/{NODE}")).text
+    assert "No such node" in (await fetch(fake_console(snapshot()), f"/nodes/{NODE}", status=404)).text
 
 
 async def test_the_lookup_page_lists_topics_that_only_registries_know() -> None:

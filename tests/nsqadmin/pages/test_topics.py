@@ -224,7 +224,7 @@ async def test_figures_of_a_node_that_does_not_answer_are_marked_as_stale() -> N
 
 
 async def test_the_page_of_an_unknown_topic_says_so() -> None:
-    page = await fetch(fake_console(CLUSTER), "/topics/unheard-of")
+    page = await fetch(fake_console(CLUSTER), "/topics/unheard-of", status=404)
     assert page.one("h1").text == "unheard-of"
     assert "No node has this topic" in page.text
 

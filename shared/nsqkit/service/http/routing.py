@@ -88,6 +88,8 @@ class Router:
 
     access_log: AccessLog | None = None
     """Called for every response but those of quiet routes."""
+    not_found: Handler = field(default=lambda _: error(404, "NOT_FOUND"))
+    """Answers requests for paths that have no routes."""
 
     _static: dict[str, _Path] = field(factory=dict, init=False)
     _patterns: list[_Path] = field(factory=list, init=False)
@@ -150,7 +152,8 @@ class Router:
         if found is not None and method in found[0].routes:
             return found[0].routes[method], found[1]
         missing = self._missing(method, path, query_string, found[0] if found else None)
-        return Route(handler=_always(missing), access_log=self.access_log), {}
+        handler = self.not_found if missing is None else _always(missing)
+        return Route(handler=handler, access_log=self.access_log), {}
 
     def _find(self, path: str) -> tuple[_Path, dict[str, str]] | None:
         entry = self._static.get(path)
@@ -162,14 +165,15 @@ class Router:
                 return pattern, params
         return None
 
-    def _missing(self, method: str, path: str, query_string: bytes, entry: _Path | None) -> Response:
+    def _missing(self, method: str, path: str, query_string: bytes, entry: _Path | None) -> Response | None:
+        """What is answered without a route; None for a path that nothing is at."""
         right = self._repair(method, path)
         if right is not None:
             return _redirect(method, right, query_string)
         if method == "OPTIONS" and path == "*":
             return Response(200, nsq=False)
         if entry is None:
-            return error(404, "NOT_FOUND")
+            return None
         allow = (b"Allow", entry.allow().encode())
         if method == "OPTIONS":
             return Response(200, headers=(allow,), nsq=False)

@@ -1,24 +1,19 @@
-"""Access control: administrators, clients of /config, and requests forged by other sites.
+"""Access control: administrators, and clients of /config. Requests that other sites forge: see `origins`.
 
 A console usually runs behind a proxy that authenticates users and passes their names in a header. Without a list of
 administrators, every user is one. The header is trusted: clients that can reach the console directly can forge it.
-
-Cross-site request forgery: a page of another site can make a browser send requests, with the user's credentials for the
-proxy. Browsers mark them with `Sec-Fetch-Site`, older ones with `Origin`. Requests that change something are refused if
-one of these headers names another site. A request without both is not from a browser (curl, scripts) and is accepted.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from nsqadmin.addresses import host_and_port
 from nsqadmin.options import AdminOptions
 from nsqkit.service.http import HttpError, Request
 
-__all__ = ["check_admin", "check_config_client", "check_same_site", "is_admin", "user_of"]
+__all__ = ["check_admin", "check_config_client", "is_admin", "user_of"]
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -37,29 +32,9 @@ def user_of(options: AdminOptions, headers: Headers) -> str:
 
 
 def check_admin(options: AdminOptions, request: Request) -> None:
-    """Raise `HttpError` 403 unless the user is an administrator, and for requests made by another site."""
+    """Raise `HttpError` 403 unless the user is an administrator."""
     if not is_admin(options, request.headers):
         raise HttpError(403, "FORBIDDEN")
-    check_same_site(request)
-
-
-def check_same_site(request: Request) -> None:
-    """Raise `HttpError` 403 if the browser marked the request as made by another site."""
-    site = request.header(b"sec-fetch-site")
-    if site is not None:
-        if site not in (b"same-origin", b"none"):
-            raise HttpError(403, "FORBIDDEN")
-        return
-    origin = request.header(b"origin")
-    if origin is not None and not _same_host(origin, request.header(b"host") or b""):
-        raise HttpError(403, "FORBIDDEN")
-
-
-def _same_host(origin: bytes, host: bytes) -> bool:
-    try:
-        return urlsplit(origin.decode("ascii")).netloc.lower() == host.decode("ascii").lower() != ""
-    except ValueError:
-        return False
 
 
 def check_config_client(options: AdminOptions, request: Request) -> None:

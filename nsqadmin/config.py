@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nsqadmin.access import check_config_client, check_same_site
+from nsqadmin.access import check_config_client
 from nsqadmin.addresses import host_and_port
 from nsqadmin.console import Console
 from nsqkit.logging import set_level
@@ -32,7 +32,7 @@ class ConfigHandlers:
     def put(self, request: Request) -> Response:
         """PUT: set an option; the response is its new value."""
         check_config_client(self._console.options, request)
-        check_same_site(request)
+        self._console.origins.check_same_site(request)
         return self._handlers.put(request)
 
     def refuse_big(self, request: Request) -> Response:

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 import attrs
 import trio
 
-from nsqadmin.access import is_admin
+from nsqadmin.access import check_admin, is_admin
 from nsqadmin.actions import Actions
 from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.poller import ClusterPoller
 from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.options import AdminOptions
+from nsqadmin.origins import Origins
+from nsqkit.service.http import Request
 from nsqkit.version import VERSION
 
 __all__ = ["Console"]
@@ -30,6 +32,7 @@ class Console:
     queries: ClusterQueries
     """Sent for each request of the API."""
     actions: Actions
+    origins: Origins = attrs.field(default=attrs.Factory(lambda self: Origins(self.options), takes_self=True))
     version: str = VERSION
     stopping: trio.Event = attrs.field(factory=trio.Event)
     """Set when nsqadmin stops, which ends the streams."""
@@ -46,3 +49,8 @@ class Console:
     def is_admin(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a request with these headers (names in lower case) may change the cluster."""
         return is_admin(self.options, headers)
+
+    def check_change(self, request: Request) -> None:
+        """Raise `HttpError` 403 unless an administrator sent the request, and not a page of another site."""
+        check_admin(self.options, request)
+        self.origins.check_same_site(request)

@@ -110,6 +110,7 @@ class Daemon:
         for each in bound:
             log.info("HTTP: listening on %s", each.text)
         self.http_port = bound[0].port
+        self.console.origins.listens_on(bound)
         return listeners
 
     async def _watch(self, signals: AsyncIterator[int]) -> None:

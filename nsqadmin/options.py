@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import posixpath
+import re
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from nsqkit.version import version_line
 
 __all__ = ["AdminOptions", "load", "normal_base_path", "validate"]
 
+_HOST = re.compile(r"[A-Za-z0-9_.-]+(:[0-9]{1,5})?")
 _SYNOPSIS = "web console that shows and administers a cluster of nsqds"
 _EXAMPLE = """
 # a cluster with nsqlookupds: they tell which nsqds there are
@@ -116,6 +118,12 @@ class AdminOptions(DaemonOptions):
         flag="admin-user",
         placeholder="NAME",
         help="User who may make changes. If none is given, everybody may.",
+    )
+    allowed_hosts: list[str] = option(
+        flag="allowed-host",
+        placeholder="NAME",
+        help="Name, or name:port, under which browsers reach the console. If any is given, requests for other names "
+        "are refused. IP addresses and localhost need not be given.",
     )
     allow_config_from_cidr: str = option(
         "127.0.0.1/8",

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import attrs
+
 from nsqadmin.api import ActionHandlers, ReadHandlers
 from nsqadmin.compression import compressed_route
 from nsqadmin.config import MAX_BODY, ConfigHandlers
@@ -31,7 +33,8 @@ from nsqadmin.pages.stream import LiveStream
 from nsqadmin.pages.topics import FrontPage, topic_page
 from nsqadmin.static_files import StaticFiles
 from nsqadmin.upstream import UpstreamFailed
-from nsqkit.service.http import Request, Response, Route, Router, error, text
+from nsqkit.service.http import Exchange, HttpError, Request, Response, Route, Router, error, text
+from nsqkit.service.http.message import render
 from nsqkit.service.http.routing import AccessLog, Handler
 
 __all__ = ["Site"]
@@ -46,6 +49,7 @@ class Site:
 
     def __init__(self, console: Console, notifier: Notifier, access_log: AccessLog | None = None) -> None:
         self._access_log = access_log
+        self._check = console.origins.check_host
         renderer = Renderer(console)
         self._router = Router(access_log, _not_found_for(console, renderer.handler(missing_page)))
         _add_routes(self._router, renderer, console, notifier)
@@ -54,10 +58,16 @@ class Site:
         self, method: str, raw_path: bytes, path: str, query_string: bytes
     ) -> tuple[Route, dict[str, str]]:
         """The route of a request, and the parameters of its path."""
+        route, params = self._route(method, raw_path, path, query_string)
+        return compressed_route(_checked(route, self._check)), params
+
+    def _route(
+        self, method: str, raw_path: bytes, path: str, query_string: bytes
+    ) -> tuple[Route, dict[str, str]]:
         if method != "GET" and not _is_normal(path):
-            return compressed_route(Route(handler=_not_found, access_log=self._access_log)), {}
+            return Route(handler=_not_found, access_log=self._access_log), {}
         route, params = self._router.route(method, raw_path, path, query_string)
-        return compressed_route(route), {key: name_of_segment(value) for key, value in params.items()}
+        return route, {key: name_of_segment(value) for key, value in params.items()}
 
 
 def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: Notifier) -> None:
@@ -106,6 +116,28 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     add("PUT", "/config/:opt", config.put, body_limit=MAX_BODY, too_big=config.refuse_big)
     if options.proxy_graphite and options.graphite_url:
         add("GET", "/render", graphite.render)
+
+
+def _checked(route: Route, check: Callable[[Request], None]) -> Route:
+    """The same route, after a check that raises `HttpError`."""
+
+    def answer(request: Request) -> Response | Awaitable[Response]:
+        check(request)
+        return route.handler(request)
+
+    async def answer_piecewise(request: Request, exchange: Exchange) -> int:
+        assert route.stream is not None
+        try:
+            check(request)
+        except HttpError as refused:
+            response = error(refused.status, refused.code)
+            await exchange.send(
+                render(response, request.version, keep_alive=exchange.keep_alive, head_only=False)
+            )
+            return response.status
+        return await route.stream(request, exchange)
+
+    return attrs.evolve(route, handler=answer, stream=answer_piecewise if route.stream else None)
 
 
 def _is_normal(path: str) -> bool:

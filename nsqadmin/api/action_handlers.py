@@ -6,7 +6,7 @@ anything after it is ignored.
 
 from __future__ import annotations
 
-from nsqadmin.access import check_admin, user_of
+from nsqadmin.access import user_of
 from nsqadmin.actions import STATE_ACTIONS
 from nsqadmin.cluster.queries import UnknownNode
 from nsqadmin.console import Console
@@ -34,7 +34,7 @@ class ActionHandlers:
 
     async def create(self, request: Request) -> Response:
         """POST /api/topics."""
-        check_admin(self._console.options, request)
+        self._console.check_change(request)
         topic, channel = _decode(request, "topic", "channel")
         if not is_valid_name(topic):
             raise HttpError(400, "INVALID_TOPIC")
@@ -48,7 +48,7 @@ class ActionHandlers:
 
     async def change(self, request: Request) -> Response:
         """POST /api/topics/:topic and /api/topics/:topic/:channel."""
-        check_admin(self._console.options, request)
+        self._console.check_change(request)
         [action] = _decode(request, "action")
         if action not in STATE_ACTIONS:
             raise HttpError(400, "INVALID_ACTION")
@@ -65,7 +65,7 @@ class ActionHandlers:
 
     async def delete_topic(self, request: Request) -> Response:
         """DELETE /api/topics/:topic."""
-        check_admin(self._console.options, request)
+        self._console.check_change(request)
         topic = request.params["topic"]
         message = await self._actions.delete_topic(topic)
         self._report(request, Event("delete_topic", topic))
@@ -73,7 +73,7 @@ class ActionHandlers:
 
     async def delete_channel(self, request: Request) -> Response:
         """DELETE /api/topics/:topic/:channel."""
-        check_admin(self._console.options, request)
+        self._console.check_change(request)
         topic, channel = request.params["topic"], request.params["channel"]
         message = await self._actions.delete_channel(topic, channel)
         self._report(request, Event("delete_channel", topic, channel))
@@ -81,7 +81,7 @@ class ActionHandlers:
 
     async def tombstone(self, request: Request) -> Response:
         """DELETE /api/nodes/:node."""
-        check_admin(self._console.options, request)
+        self._console.check_change(request)
         try:
             [topic] = _decode(request, "topic")
         except HttpError:

@@ -89,6 +89,7 @@ class Renderer:
             "script_globals": script_globals(options, self.console.version, is_admin=request.is_admin),
             "version": self.console.version,
             "user_is_admin": request.is_admin,
+            "token": self.console.origins.token if request.is_admin else "",
             "polled": bool(snapshot.at),
             "age_ms": round(age * 1000),
             "age_text": duration_text(age),

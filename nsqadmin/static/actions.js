@@ -62,7 +62,12 @@
     try {
       const response = await fetch(action.url, {
         method: action.do,
-        headers: { Accept: "application/vnd.nsq; version=1.0", "Content-Type": "application/json" },
+        headers: {
+          Accept: "application/vnd.nsq; version=1.0",
+          "Content-Type": "application/json",
+          // Read now: updates of the page renew it when the console has been restarted.
+          "X-Console-Token": document.getElementById("content").dataset.token || "",
+        },
         credentials: "same-origin",
         body: action.body,
         signal: AbortSignal.timeout(TIMEOUT_MS),

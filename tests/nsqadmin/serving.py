@@ -65,6 +65,7 @@ async def serving(
     notifier = Notifier(console.queries.upstream)
     listeners = await open_listeners("127.0.0.1:0")
     address = bound_address(listeners[0]).text
+    console.origins.listens_on([bound_address(listeners[0])])
     async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as client:
         nursery.start_soon(notifier.run)
         if poll:

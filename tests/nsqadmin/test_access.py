@@ -1,4 +1,4 @@
-"""Access control: administrators, other sites, clients of /config."""
+"""Access control: administrators, and clients of /config."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from nsqadmin.access import check_config_client, check_same_site, is_admin
+from nsqadmin.access import check_config_client, is_admin
 from nsqadmin.options import AdminOptions
 from nsqkit.service.http import HttpError, Request, Route, text
 
@@ -41,39 +41,6 @@ class TestAdministrators:
     def test_a_request_with_two_such_headers_has_no_user(self) -> None:
         assert not is_admin(AdminOptions(admin_users=["ann"]), [(USER, b"eve"), (USER, b"ann")])
         assert not is_admin(AdminOptions(admin_users=["ann"]), [(USER, b"ann"), (USER, b"ann")])
-
-
-class TestOtherSites:
-    @pytest.mark.parametrize(
-        "headers",
-        [
-            [],
-            [(b"sec-fetch-site", b"same-origin"), (b"origin", b"null")],
-            [(b"sec-fetch-site", b"none")],
-            [(b"host", b"console:4171"), (b"origin", b"http://Console:4171")],
-        ],
-    )
-    def test_requests_of_the_same_site_and_of_scripts_are_accepted(
-        self, headers: list[tuple[bytes, bytes]]
-    ) -> None:
-        check_same_site(request("1.1.1.1:1", *headers))
-
-    @pytest.mark.parametrize(
-        "headers",
-        [
-            [(b"sec-fetch-site", b"cross-site")],
-            [(b"sec-fetch-site", b"")],
-            [(b"host", b"console"), (b"origin", b"null")],
-            [(b"host", b"console"), (b"origin", b"http://console.evil.example")],
-            [(b"host", b"console:4171"), (b"origin", b"http://console:80")],
-            [(b"origin", b"http://")],
-            [(b"host", b"c"), (b"origin", b"http://\xff")],
-        ],
-    )
-    def test_requests_of_other_sites_are_refused(self, headers: list[tuple[bytes, bytes]]) -> None:
-        with pytest.raises(HttpError) as refused:
-            check_same_site(request("1.1.1.1:1", *headers))
-        assert (refused.value.status, refused.value.code) == (403, "FORBIDDEN")
 
 
 class TestConfigClients:

@@ -29,7 +29,7 @@ from nsqadmin.pages.lookup import LookupPage
 from nsqadmin.pages.missing import missing_page
 from nsqadmin.pages.nodes import node_page, nodes_page
 from nsqadmin.pages.render import Renderer
-from nsqadmin.pages.stream import LiveStream
+from nsqadmin.pages.stream import EVENT_STREAM, LiveStream
 from nsqadmin.pages.topics import FrontPage, topic_page
 from nsqadmin.static_files import StaticFiles
 from nsqadmin.upstream import UpstreamFailed
@@ -41,6 +41,7 @@ __all__ = ["Site"]
 
 _ApiHandler = Callable[[Request], Awaitable[Response]]
 
+_SAFE = ("GET", "HEAD")
 _MAX_API_BODY = 64 * 1024  # bytes; the JSON of two names
 
 
@@ -64,7 +65,7 @@ class Site:
     def _route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes
     ) -> tuple[Route, dict[str, str]]:
-        if method != "GET" and not _is_normal(path):
+        if method not in _SAFE and not _is_normal(path):
             return Route(handler=_not_found, access_log=self._access_log), {}
         route, params = self._router.route(method, raw_path, path, query_string)
         return route, {key: name_of_segment(value) for key, value in params.items()}
@@ -79,11 +80,17 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
 
     def add(method: str, path: str, handler: Handler, **limits: Any) -> None:
         router.add(method, console.url(path), handler, **limits)
+        if method == "GET":
+            router.add("HEAD", console.url(path), handler, **limits)
 
     def api(method: str, path: str, handler: _ApiHandler) -> None:
         add(method, path, _with_bad_gateway(handler), body_limit=_MAX_API_BODY)
 
     add("GET", "/", page(front))
+    if console.base_path:
+        # Not redirected: proxies that serve a folder (nginx: `location /nsq/`) redirect the other way.
+        for method in ("GET", "HEAD"):
+            router.add(method, console.base_path + "/", page(front))
     add("GET", "/topics", page(front))
     add("GET", "/topics/:topic", page(topic_page))
     add("GET", "/topics/:topic/:channel", page(channel_page))
@@ -93,6 +100,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     add("GET", "/counter", page(CounterPage()))
     add("GET", "/series", lambda request: series_response(console.history, request))
     router.add_stream("GET", console.url("/live"), LiveStream(console))
+    router.add("HEAD", console.url("/live"), lambda _: Response(200, content_type=EVENT_STREAM, nsq=False))
 
     add("GET", "/static/:asset", files.get, quiet=True)
     add("GET", "/fonts/:asset", files.get, quiet=True)
@@ -155,7 +163,7 @@ def _not_found_for(console: Console, page: Handler) -> Handler:
 
     def answer(request: Request) -> Response | Awaitable[Response]:
         wants_page = b"text/html" in (request.header(b"accept") or b"") and not request.path.startswith(api)
-        return page(request) if request.method == "GET" and wants_page else _not_found(request)
+        return page(request) if request.method in _SAFE and wants_page else _not_found(request)
 
     return answer
 

@@ -22,12 +22,13 @@ from nsqadmin.console import Console
 from nsqkit.service.http import Exchange, Request, ResponseStream
 from nsqkit.service.http.message import Response, render
 
-__all__ = ["HEARTBEAT_SECONDS", "STREAMS", "LiveStream"]
+__all__ = ["EVENT_STREAM", "HEARTBEAT_SECONDS", "STREAMS", "LiveStream"]
 
 STREAMS = 500
 """At one time. Each is a connection and three tasks."""
 HEARTBEAT_SECONDS = 15.0
 RETRY_MS = 3000
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 # X-Accel-Buffering: nginx would keep events in its buffer.
 _HEADERS = ((b"Cache-Control", b"no-store"), (b"X-Accel-Buffering", b"no"))
@@ -63,7 +64,7 @@ class LiveStream:
 
     async def _serve(self, request: Request, exchange: Exchange) -> None:
         stream = ResponseStream(request, exchange)
-        await stream.start(200, b"text/event-stream; charset=utf-8", _HEADERS)
+        await stream.start(200, EVENT_STREAM, _HEADERS)
         await stream.send(b"retry: %d\n\n" % RETRY_MS)
         last_seen = (request.header(b"last-event-id") or b"").decode("latin-1")
         try:

@@ -46,7 +46,6 @@ class TestBasePath:
     async def test_a_trailing_slash_is_redirected(self) -> None:
         async with serving(nsqds=[DEAD], base_path="/adm") as browser:
             for path, right in (
-                ("/adm/", "/adm"),
                 ("/adm/ping/", "/adm/ping"),
                 ("/adm/topics/", "/adm/topics"),
             ):
@@ -60,11 +59,40 @@ class TestBasePath:
         right = "/adm" + path.replace(":", "x").rstrip("/")
         async with serving(nsqds=[DEAD], base_path="/adm") as browser:
             wrong = await browser.ask("POST", right)
-            slash = await browser.get(f"{right}/?q=1")
+            slash = await browser.get(f"{right}//?q=1")
             letters = await browser.get(right.replace("/adm", "/ADM"))
-        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, OPTIONS")
-        assert (slash.status_code, slash.headers["location"]) == (301, f"{right}?q=1")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+        assert (slash.status_code, slash.headers["location"]) == (
+            301,
+            "/adm/?q=1" if path == "/" else f"{right}?q=1",
+        )
         assert (letters.status_code, letters.headers["location"]) == (301, right)
+
+    async def test_the_front_page_may_have_a_slash(self) -> None:
+        async with serving(nsqds=[DEAD], base_path="/adm") as browser:
+            for method in ("GET", "HEAD"):
+                assert (await browser.ask(method, "/adm/?q=1")).status_code == 200
+            page = await browser.get("/adm/")
+        assert 'href="/adm/nodes"' in page.text
+        assert 'href="/adm//' not in page.text
+
+    @pytest.mark.parametrize(
+        "path", [*PAGES, "/ping", "/static/console.css", "/config/log_level", "/api/topics"]
+    )
+    async def test_head_is_get_without_the_body(self, path: str) -> None:
+        async with scripted() as script:
+            registry = await script.daemon()
+            registry.on("/topics", {"topics": ["a"]})
+            async with serving(lookupds=[registry.address]) as browser:
+                head = await browser.ask("HEAD", path.replace(":", "x"))
+                slash = await browser.ask("HEAD", "/topics/")
+                again = await browser.ask("HEAD", path.replace(":", "x"))  # the connection is still in step
+                if path != "/live":
+                    get = await browser.get(path.replace(":", "x"))
+                    assert get.status_code == head.status_code
+                    assert get.headers["content-type"] == head.headers["content-type"]
+        assert (head.status_code, head.content) == (again.status_code, b"") == (200, b"")
+        assert (slash.status_code, slash.headers["location"]) == (301, "/topics")
 
     async def test_ping_says_ok(self) -> None:
         async with serving(nsqds=[DEAD]) as browser:
@@ -248,7 +276,7 @@ class TestConfig:
             assert (await browser.get("/config")).status_code == 404
             assert (await browser.get("/config/")).status_code == 404
             response = await browser.ask("POST", "/config/log_level", b"info")
-            assert (response.status_code, response.headers["allow"]) == (405, "GET, OPTIONS, PUT")
+            assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS, PUT")
 
 
 NOT_NORMAL = (

@@ -492,7 +492,7 @@ async def test_unknown_paths_and_methods_are_refused_as_by_all_daemons() -> None
         wrong = await browser.ask("PUT", "/api/topics")
         repaired = await browser.get("/API/Topics?inactive=true")
     assert (missing.status_code, missing.text) == (404, '{"message":"NOT_FOUND"}')
-    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, OPTIONS, POST")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, OPTIONS, POST")
     assert (repaired.status_code, repaired.headers["location"]) == (301, "/api/topics?inactive=true")
 
 

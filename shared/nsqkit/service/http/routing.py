@@ -4,10 +4,10 @@ A route is a method and a path; a segment `:name` of the path is a parameter and
 one. Where nothing fits, in this order:
 
 1. the path, repaired, has a route for this method: a redirect there, the query kept. Repairs: a slash too
-   many or too few at the end, `//`, `.` and `..`, the letters' case. 301 with a line of HTML for GET, 307
-   without a body else.
+   many or too few at the end, `//`, `.` and `..`, the letters' case. 301 with a line of HTML for GET and
+   HEAD, 307 without a body else.
 2. OPTIONS on a path that has routes: 200 and `Allow`.
-3. the path has routes for other methods only: 405 and `Allow`. HEAD is not GET.
+3. the path has routes for other methods only: 405 and `Allow`. HEAD is not GET, but a method of its own.
 4. 404.
 
 A handler is a function of the request. It returns a `Response`, or (an `async def` does) something to await
@@ -243,7 +243,7 @@ def _redirect(method: str, path: str, query_string: bytes) -> Response:
     if query_string:
         location += b"?" + query_string
     headers = ((b"Location", location),)
-    if method != "GET":
+    if method not in ("GET", "HEAD"):
         return Response(307, headers=headers, nsq=False)
     link = location
     for raw, escaped in (

@@ -20,6 +20,7 @@ from nsqadmin.model import (
     TopicStats,
 )
 from nsqadmin.upstream.responses import Info, Producer
+from nsqkit.wire.names import is_valid_name
 
 __all__ = [
     "attribute_to_node",
@@ -47,9 +48,9 @@ def _node_of_producer(registry: str, producer: Producer) -> Node:
     node = node_of_info(producer, ())
     node.remote_address = producer.remote_address
     node.remote_addresses = [f"{registry}/{producer.remote_address}"]
-    node.topics = [
-        NodeTopic(name, tombstoned) for name, tombstoned in sorted(zip(names, tombstones, strict=False))
-    ]
+    pairs = zip(names, tombstones, strict=False)
+    valid = [(name, bool(hidden)) for name, hidden in pairs if isinstance(name, str) and is_valid_name(name)]
+    node.topics = [NodeTopic(name, tombstoned) for name, tombstoned in sorted(valid)]
     return node
 
 

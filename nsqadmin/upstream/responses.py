@@ -2,25 +2,36 @@
 
 A large `/stats` is decoded a topic at a time in a worker thread: a single call would hold the interpreter lock, and so
 the event loop, for a tenth of a second with 50,000 clients.
+
+A registry repeats what anybody has registered there. Each entry of its lists is decoded by itself: one of the wrong
+type, without a usable address or with an invalid name is left out and logged, and costs nothing else.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+import time
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import msgspec
 import trio
 
+from nsqadmin.addresses import host_and_port, join_host_port
 from nsqadmin.model import Draining, TopicStats
 from nsqadmin.upstream.client import Upstream, UpstreamError
 from nsqadmin.upstream.draining import read_draining
 from nsqkit.decoding import DecodeError
+from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqkit.service.typed_json import decode_json_as
+from nsqkit.wire.names import is_valid_name
 
 __all__ = ["Info", "Producer", "Stats", "channels", "info", "lookup", "nodes", "stats", "topics"]
 
 ResponseT = TypeVar("ResponseT")
 
+_bad_entries = RateLimitedLogger(get_logger("nsqadmin.poll"))
+
+_MAX_HOST = 255
 _SMALL = 128 * 1024  # bytes, decoded in about a millisecond
 
 
@@ -40,9 +51,9 @@ class Producer(Info):
     """An nsqd, as a registry describes it."""
 
     remote_address: str = ""
-    topics: list[str] | None = None
-    """In /nodes only; `tombstones` is parallel to it."""
-    tombstones: list[bool] | None = None
+    topics: list[Any] | None = None
+    """In /nodes only; `tombstones` is parallel to it. Entries may have any type."""
+    tombstones: list[Any] | None = None
 
 
 class Stats(msgspec.Struct):
@@ -72,36 +83,32 @@ class _SlicedStats(_StatsHead, kw_only=True):
     topics: list[msgspec.Raw] | None = None
 
 
-class _Producers(msgspec.Struct):
-    producers: list[Producer] | None = None
+class _Lists(msgspec.Struct):
+    """The responses of a registry."""
 
-
-class _Topics(msgspec.Struct):
-    topics: list[str] | None = None
-
-
-class _Channels(msgspec.Struct):
-    channels: list[str] | None = None
+    producers: list[msgspec.Raw] | None = None
+    topics: list[msgspec.Raw] | None = None
+    channels: list[msgspec.Raw] | None = None
 
 
 async def topics(upstream: Upstream, registry: str) -> list[str]:
     """All topics that a registry knows."""
-    return (await _get(upstream, registry, "/topics", {}, _Topics)).topics or []
+    return _names(registry, (await _get_lists(upstream, registry, "/topics", {})).topics)
 
 
 async def channels(upstream: Upstream, registry: str, topic: str) -> list[str]:
     """The channels that a registry knows of a topic."""
-    return (await _get(upstream, registry, "/channels", {"topic": topic}, _Channels)).channels or []
+    return _names(registry, (await _get_lists(upstream, registry, "/channels", {"topic": topic})).channels)
 
 
 async def lookup(upstream: Upstream, registry: str, topic: str) -> list[Producer]:
     """The nsqds that have a topic; `UpstreamError` if the registry does not know the topic."""
-    return (await _get(upstream, registry, "/lookup", {"topic": topic}, _Producers)).producers or []
+    return _producers(registry, (await _get_lists(upstream, registry, "/lookup", {"topic": topic})).producers)
 
 
 async def nodes(upstream: Upstream, registry: str) -> list[Producer]:
     """All nsqds that a registry knows, each with its topics."""
-    return (await _get(upstream, registry, "/nodes", {}, _Producers)).producers or []
+    return _producers(registry, (await _get_lists(upstream, registry, "/nodes", {})).producers)
 
 
 async def info(upstream: Upstream, nsqd: str) -> Info:
@@ -163,3 +170,57 @@ async def _get(
         return decode_json_as(body, kind)
     except DecodeError as error:
         raise UpstreamError(f"GET http://{address}{path}: unexpected response: {error}") from error
+
+
+async def _get_lists(upstream: Upstream, registry: str, path: str, params: dict[str, str]) -> _Lists:
+    body = await upstream.get(registry, path, params)
+    try:
+        # Not `decode_json_as`, which refuses the whole text for one integer that is too large.
+        return msgspec.json.decode(body, type=_Lists)
+    except (RecursionError, ValueError) as error:
+        raise UpstreamError(f"GET http://{registry}{path}: unexpected response: {error}") from error
+
+
+def _names(registry: str, entries: Iterable[msgspec.Raw] | None) -> list[str]:
+    found = []
+    for entry in entries or ():
+        try:
+            name = decode_json_as(entry, str)
+        except DecodeError as error:
+            _leave_out(registry, entry, error)
+            continue
+        if is_valid_name(name):
+            found.append(name)
+        else:
+            _leave_out(registry, entry, "invalid name")
+    return found
+
+
+def _producers(registry: str, entries: Iterable[msgspec.Raw] | None) -> list[Producer]:
+    found = []
+    for entry in entries or ():
+        try:
+            producer = decode_json_as(entry, Producer)
+            _check_address(producer)
+        except ValueError as error:  # also a DecodeError
+            _leave_out(registry, entry, error)
+        else:
+            found.append(producer)
+    return found
+
+
+def _check_address(producer: Producer) -> None:
+    """Raise ValueError if no request can be sent to this nsqd, or its ports cannot exist."""
+    if not 0 < len(producer.broadcast_address) <= _MAX_HOST or not 0 <= producer.tcp_port <= 65535:
+        raise ValueError("no address")
+    host_and_port(join_host_port(producer.broadcast_address, producer.http_port))
+
+
+def _leave_out(registry: str, entry: msgspec.Raw, reason: object) -> None:
+    _bad_entries.log(
+        time.monotonic(),
+        "POLL: nsqlookupd %s: entry left out: %s: %.200r; see which nsqd registered it",
+        registry,
+        reason,
+        bytes(entry),
+    )

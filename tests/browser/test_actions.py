@@ -139,9 +139,12 @@ def test_a_topic_is_removed_from_one_node(open_page: OpenPage, scene: Scene) -> 
 
 
 def test_a_refusal_of_a_daemon_is_shown(open_page: OpenPage, scene: Scene) -> None:
+    scene.cluster.create_channel("act.gone", "c")
     publish(scene, "act.gone")
-    page = live(open_page("/topics/act.gone/never-there"))
+    page = live(open_page("/topics/act.gone/c"))
     page.click(".actions >> text=Pause")
+    for nsqd in scene.cluster.nsqds:
+        nsqd.request("POST", "/channel/delete?topic=act.gone&channel=c")
     page.click("#ask [data-part=ok]")
     expect_toast(page, "warn", "CHANNEL_NOT_FOUND")
     page.locator("#toasts .notice").get_by_label("Dismiss").click()
@@ -149,8 +152,10 @@ def test_a_refusal_of_a_daemon_is_shown(open_page: OpenPage, scene: Scene) -> No
 
 
 def test_a_failed_action_is_shown(open_page: OpenPage) -> None:
-    page = live(open_page("/topics/never-there", watched=False))
-    page.click(".actions >> text=Pause")
+    page = live(open_page("/topics/orders", watched=False))
+    # At once, as an update of the page would set the address right again.
+    button = page.locator(".actions >> text=Pause")
+    button.evaluate("each => { each.dataset.url += '-never-there'; each.click(); }")
     page.click("#ask [data-part=ok]")
     expect_toast(page, "bad", "Failed: UPSTREAM_ERROR")
 

@@ -174,3 +174,23 @@ def test_users_who_are_no_administrators_have_no_actions(
     page.wait_for_url(f"{console.url}/adm/topics/orders/audit")
     live(page)
     expect(page.locator("#plot-rates canvas")).to_be_visible()
+
+
+def test_changes_carry_the_token_of_the_page(open_page: OpenPage) -> None:
+    page = live(open_page("/topics/orders"))
+    token = page.locator("#content").get_attribute("data-token")
+    page.route("**/api/**", lambda route: route.fulfill(status=200, json={"message": ""}))
+    page.click(".actions >> text=Pause")
+    with page.expect_request(lambda request: request.method == "POST") as sent:
+        page.click("#ask [data-part=ok]")
+    assert token
+    assert sent.value.header_value("x-console-token") == token
+
+
+def test_the_page_of_a_missing_topic_shows_it_once_it_exists(open_page: OpenPage, scene: Scene) -> None:
+    page = live(open_page("/topics/act.later"))
+    expect(page.locator("#content")).to_contain_text("No node has this topic")
+    assert page.locator(".actions button").count() == 0
+    publish(scene, "act.later")
+    expect(page.locator("h1")).to_contain_text("no channel")
+    expect(page.locator(".actions button")).to_have_count(3)

@@ -32,8 +32,8 @@ def procfile(folder: Path, *lines: str) -> Path:
     return path
 
 
-def in_terminal(command: list[str], folder: Path, until: str) -> tuple[int, str]:
-    """Run a command in a terminal of its own, and type Ctrl-C once it has written this: exit code and all output."""
+def in_terminal(command: list[str], folder: Path, *until: str) -> tuple[int, str]:
+    """Run a command in a terminal of its own, and type Ctrl-C once it has written these: exit code and all output."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
@@ -46,7 +46,7 @@ def in_terminal(command: list[str], folder: Path, until: str) -> tuple[int, str]
             output += os.read(terminal, 65536)
         except OSError:  # the end
             break
-        if not typed and output.count(until.encode()) == 1:
+        if not typed and all(text.encode() in output for text in until):
             os.write(terminal, b"\x03")
             typed = True
     _, status = os.waitpid(pid, 0)
@@ -57,7 +57,7 @@ def in_terminal(command: list[str], folder: Path, until: str) -> tuple[int, str]
 def test_interrupt_stops_the_last_first_and_looks_like_no_error(tmp_path: Path) -> None:
     path = procfile(tmp_path, *(PROGRAM.format(name=name) for name in ("one", "two", "three")))
     (tmp_path / "Makefile").write_text(f"run:\n\t@{sys.executable} {LOCAL} {path}\n")
-    code, output = in_terminal(["make", "run"], tmp_path, "three runs")
+    code, output = in_terminal(["make", "run"], tmp_path, "one runs", "two runs", "three runs")
     assert code == 0
     lines = output.partition("stopping ...")[2].split("\r\n")
     stops = [line for line in lines if "stop" in line]

@@ -22,7 +22,7 @@ from nsqadmin.upstream.client import Upstream, UpstreamError
 from nsqadmin.upstream.draining import read_draining
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
-from nsqkit.service.typed_json import decode_json_as
+from nsqkit.service.typed_json import decode_json_as, decode_outline
 from nsqkit.wire.names import is_valid_name
 
 __all__ = ["Info", "Producer", "Stats", "channels", "info", "lookup", "nodes", "stats", "topics"]
@@ -175,9 +175,8 @@ async def _get(
 async def _get_lists(upstream: Upstream, registry: str, path: str, params: dict[str, str]) -> _Lists:
     body = await upstream.get(registry, path, params)
     try:
-        # Not `decode_json_as`, which refuses the whole text for one integer that is too large.
-        return msgspec.json.decode(body, type=_Lists)
-    except (RecursionError, ValueError) as error:
+        return decode_outline(body, _Lists)
+    except DecodeError as error:
         raise UpstreamError(f"GET http://{registry}{path}: unexpected response: {error}") from error
 
 

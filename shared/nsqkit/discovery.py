@@ -301,7 +301,8 @@ class Watch:
             )
         elif nodes and self._missing:
             topic = "" if self._topic is None else f" with topic {self._topic!r}"
-            _log.info("LOOKUPD: found %d nsqd%s%s", len(nodes), "s"[: len(nodes) - 1], topic)
+            nodes_found = "nsqd" if len(nodes) == 1 else "nsqds"
+            _log.info("LOOKUPD: found %d %s", len(nodes), nodes_found + topic)
         if nodes is not None:
             self._missing = missing
 

@@ -109,7 +109,7 @@ class Reconnector:
         if violation:
             text += f"; trying again every {self.options.max_reconnect_delay:g} s, not logged until it works"
         traceback = None if foreseen else error
-        _log.log(logging.DEBUG if again else logging.WARNING, "%s%s", prefix, text, exc_info=traceback)
+        _log.log(logging.DEBUG if again else logging.WARNING, "%s", prefix + text, exc_info=traceback)
 
 
 @attrs.define(eq=False)

@@ -13,7 +13,7 @@ import msgspec
 
 from nsqkit.decoding import HIGHEST, LOWEST, DecodeError, decode_json
 
-__all__ = ["convert", "decode_json_as", "encode_json"]
+__all__ = ["convert", "decode_json_as", "decode_outline", "encode_json"]
 
 _ValueT = TypeVar("_ValueT")
 _MANY_DIGITS = re.compile(rb"[0-9]{19}")
@@ -33,6 +33,19 @@ def decode_json_as(data: bytes | msgspec.Raw, type_: type[_ValueT]) -> _ValueT:
     except ValueError as error:
         raise DecodeError(str(error)) from None
     return value
+
+
+def decode_outline(data: bytes, type_: type[_ValueT]) -> _ValueT:
+    """The value, whose parts of type `msgspec.Raw` are decoded later, one by one. Raises `DecodeError`.
+
+    An integer that is too large refuses the part that it is in, not the whole.
+    """
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except RecursionError:
+        raise DecodeError("nested too deeply") from None
+    except ValueError as error:
+        raise DecodeError(str(error)) from None
 
 
 def convert(value: Any, type_: type[_ValueT]) -> _ValueT:

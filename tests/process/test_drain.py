@@ -28,6 +28,7 @@ def test_a_drain(tmp_path: Path, how: str) -> None:
         with RawClient.connect(daemon.tcp_port) as producer, RawClient.connect(daemon.tcp_port) as consumer:
             consumer.sub("t", "c")
             producer.mpub("t", [b"%d" % number for number in range(100)])
+            wait_until(lambda: bool(lookup.producers("t")), 5, "the registry knows it")
             if how == "SIGUSR1":
                 assert daemon.process is not None
                 daemon.process.send_signal(signal.SIGUSR1)

@@ -86,7 +86,7 @@ class Broker:
         self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):
             topic, view = restore_topic(self.context, self, name, recovered)
-            self._add(topic, view)
+            self._add(topic, view, recovered.manifest_position)
             # So that the next start does not scan the damaged part again.
             if recovered.damage or recovered.adopted:
                 self.retentions[name].want_snapshot()
@@ -151,11 +151,11 @@ class Broker:
         view = LogView(self.context, name, topic_log)
         return self._add(Topic(self.context, self, name, LogTopicStore(view)), view)
 
-    def _add(self, topic: Topic, view: LogView | None) -> Topic:
+    def _add(self, topic: Topic, view: LogView | None, manifest_position: int | None = None) -> Topic:
         self.topics[topic.name] = topic
         self.topics_by_wire_name[topic.name.encode()] = topic
         if view is not None:
-            self.retentions[topic.name] = Retention(self.context, topic, view)
+            self.retentions[topic.name] = Retention(self.context, topic, view, manifest_position)
         return topic
 
     def existing(self, name: str) -> Topic:

@@ -54,6 +54,7 @@ class Compaction:
 
     def forget(self, segments: list[Segment]) -> None:
         """These segments are removed."""
+        self._queue = deque(segment for segment in self._queue if segment not in segments)
         for segment in segments:
             self._measured.pop(segment, None)
             self._seen.pop(segment, None)
@@ -119,7 +120,9 @@ class Compaction:
             small.append(self._queue.popleft())
         if small:
             plans = [self._plan(segment, FILE_HEADER_SIZE, segment.first, SMALL) for segment in small]
-            self._run(lambda: [plan.read(SMALL) for plan in plans], lambda found: self._took(small, found))
+            self._run(
+                small, lambda: [plan.read(SMALL) for plan in plans], lambda found: self._took(small, found)
+            )
         elif self._queue:
             segment = self._queue.popleft()
             if self._is_measured(segment) or not self._needed_count(segment):
@@ -136,21 +139,35 @@ class Compaction:
         return self._log.plan_needed(segment, offset, self._topic.needed(first, until), until)
 
     def _run(
-        self, work: Callable[[], list[NeededMessages]], then: Callable[[list[NeededMessages]], None]
+        self,
+        segments: list[Segment],
+        work: Callable[[], list[NeededMessages]],
+        then: Callable[[list[NeededMessages]], None],
     ) -> None:
+        """Read these segments. If one was removed meanwhile, nothing of this read is used: others are begun again."""
+
         def done(found: list[NeededMessages] | None) -> None:
             if self._log.deleted:
                 self._end()
-                return
-            assert found is not None
-            then(found)
+            elif self._is_removed(segments):
+                self._next()
+            else:
+                assert found is not None
+                then(found)
 
         def failed(error: OSError) -> None:
-            if not self._log.deleted:
+            if self._log.deleted:
+                self._give_up()
+            elif self._is_removed(segments):
+                self._next()
+            else:
                 self._context.report_read_error(self._topic.name, error)
-            self._give_up()
+                self._give_up()
 
         self._context.store.jobs.append(Job("read", work, done, failed))
+
+    def _is_removed(self, segments: list[Segment]) -> bool:
+        return not set(self._log.segments).issuperset(segments)
 
     def _took(self, segments: list[Segment], found: list[NeededMessages]) -> None:
         """Small segments were read as a whole: measured, too."""
@@ -169,7 +186,9 @@ class Compaction:
     def _measure_piece(self, segment: Segment, offset: int, first: int, size: int) -> None:
         """`size`: what was found so far."""
         plan = self._plan(segment, offset, first)
-        self._run(lambda: [plan.measure()], lambda found: self._measured_piece(segment, size, found[0]))
+        self._run(
+            [segment], lambda: [plan.measure()], lambda found: self._measured_piece(segment, size, found[0])
+        )
 
     def _measured_piece(self, segment: Segment, size: int, found: NeededMessages) -> None:
         size += found.own_bytes
@@ -187,7 +206,7 @@ class Compaction:
 
     def _read_piece(self, segment: Segment, offset: int, first: int) -> None:
         plan = self._plan(segment, offset, first)
-        self._run(lambda: [plan.read(PIECE)], lambda found: self._took_piece(segment, found[0]))
+        self._run([segment], lambda: [plan.read(PIECE)], lambda found: self._took_piece(segment, found[0]))
 
     def _took_piece(self, segment: Segment, found: NeededMessages) -> None:
         self._accept_damage(segment, found)

@@ -53,7 +53,7 @@ class Usage:
 
     total: int
     needed: dict[Segment, float]
-    needless: list[Segment]
+    needless: frozenset[Segment]
 
     @property
     def all_needed(self) -> float:
@@ -65,14 +65,19 @@ class Usage:
         return Usage(
             self.total - sum(segment.file.size for segment in segments),
             {segment: size for segment, size in self.needed.items() if segment not in gone},
-            [segment for segment in self.needless if segment not in gone],
+            self.needless - gone,
         )
 
 
 class Retention:
-    """The snapshots, moves and removals of one topic. `maintain` is called once a second while there may be work."""
+    """The snapshots, moves and removals of one topic. `maintain` is called once a second while there may be work.
 
-    def __init__(self, context: BrokerContext, topic: Topic, view: LogView) -> None:
+    `manifest_position`: where the log ended when the manifest was written; None when it has to be written.
+    """
+
+    def __init__(
+        self, context: BrokerContext, topic: Topic, view: LogView, manifest_position: int | None
+    ) -> None:
         self._context = context
         self.topic = topic
         self.log = log = view.log
@@ -83,8 +88,8 @@ class Retention:
         self._last_position = log.position
         self._compaction = Compaction(context, topic, view, self._continue)
         self._to_sweep: Iterator[int] = iter(())
-        self._manifest_position = -1  # where the log ended when the manifest was written
-        self._manifest_stale = True
+        self._manifest_position = manifest_position
+        self._manifest_stale = manifest_position is None
         # With smaller segments a snapshot would follow each write.
         self._segment_bytes = max(log.max_segment_bytes, SMALLEST_SEGMENT)
         self._looked_at = 0  # position of the log at the last maintenance
@@ -134,7 +139,7 @@ class Retention:
 
     def _release(self, usage: Usage) -> list[Segment]:
         """Remove segments that nobody needs; returns them."""
-        segments = self.log.releasable(set(usage.needless).__contains__)
+        segments = self.log.releasable(usage.needless.__contains__)
         if not segments:
             return []
         self.log.drop(segments)
@@ -181,8 +186,8 @@ class Retention:
         self._looked_at, self._total = log.position, log.bytes_on_disk
         needed = {segment: compaction.needed_bytes(segment) for segment in log.segments}
         # An estimate of 0 may also be a measurement that found damage only.
-        needless = [at for at in log.segments[:-1] if not needed[at] and compaction.is_needless(at)]
-        return Usage(self._total, needed, needless)
+        needless = (at for at in log.segments[:-1] if not needed[at] and compaction.is_needless(at))
+        return Usage(self._total, needed, frozenset(needless))
 
     def _make_room(self, usage: Usage, idle: bool) -> bool:
         """Work towards the allowed size of the log; whether it is above it."""

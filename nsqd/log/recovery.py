@@ -69,14 +69,19 @@ class Recovered:
     _last_messages: Record | None = None
 
     @property
-    def manifest_is_current(self) -> bool:
-        """Whether the manifest has the channels that there are, and no segment that is gone."""
+    def manifest_position(self) -> int | None:
+        """Where the log ended when the manifest was written; None when it has to be written again.
+
+        That is, unless it has the channels that there are, and no segment that is gone.
+        """
         found = self.manifest
-        return (
-            found is not None
-            and found.channels.keys() == self.state.channels.keys()
-            and found.segments.keys() <= {segment.position for segment in self.log.segments}
-        )
+        if (
+            found is None
+            or found.channels.keys() != self.state.channels.keys()
+            or not found.segments.keys() <= {segment.position for segment in self.log.segments}
+        ):
+            return None
+        return found.position
 
     def note_ids(self, frames: Iterable[bytes]) -> None:
         """Messages that the replay has passed."""

@@ -37,7 +37,7 @@ from nsqd.log.records import (
     encode_record,
 )
 from nsqd.log.segment import INDEX_EVERY, Damage, ReadPlan, ReadResult, Segment, segment_name
-from nsqd.log.state import Change, Code, SegmentInfo
+from nsqd.log.state import Change, Code
 from nsqd.log.storage import File, Storage
 from nsqd.log.writers import Writers
 
@@ -178,12 +178,7 @@ class TopicLog:
             payload = encode_moved([frame for _, frame in group], [seq for seq, _ in group])
             buffers += (encode_record(Kind.MOVED, 0, segment.salt, self.end, len(group), payload), payload)
             offset += len(buffers[-2]) + len(payload)
-        if changes:
-            payload = encode_changes(changes)
-            buffers += (
-                encode_record(Kind.CHANGES, 0, segment.salt, self.end, len(changes), payload),
-                payload,
-            )
+        buffers += self._encode(segment.salt, (), changes, flowing=False)
         file.append(buffers)
         self.records_since_snapshot += len(buffers) // 2
         for position, group in places:
@@ -501,16 +496,10 @@ class TopicLog:
     def segments_change(self) -> Change:
         """The complete segments, for a snapshot or a manifest."""
         items: list[int] = []
-        for info in self.complete_segments():
-            items += (info.position, info.first, info.end, info.message_bytes)
+        for at in self.segments:
+            if at.next_first is not None:
+                items += (at.position, at.first, at.next_first, at.message_bytes)
         return (Code.SEGMENTS, *items)
-
-    def complete_segments(self) -> list[SegmentInfo]:
-        return [
-            SegmentInfo(at.position, at.first, at.next_first, at.message_bytes)
-            for at in self.segments
-            if at.next_first is not None
-        ]
 
     def drop(self, segments: Sequence[Segment]) -> None:
         """Forget segments, and close them; their files are removed by the caller's job."""

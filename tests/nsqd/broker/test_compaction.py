@@ -238,6 +238,38 @@ def test_a_full_disk_during_a_move() -> None:
     assert harness.drain(consumer) == [b"old"]
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_segments_that_are_removed_while_they_wait_to_be_read(
+    together: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A channel is emptied before a move was read: there is nothing to move any more, and nothing to report."""
+    if not together:
+        monkeypatch.setattr(compaction, "SMALL", 5000)
+    harness = small_segments()
+    harness.create()
+    for at in range(60):
+        harness.defer(b"old %d" % at + b"x" * 300, LONG)
+    retention = harness.broker.retentions["t"]
+    chosen = retention.log.segments[:3]
+    harness.run_jobs = False
+    retention._compaction.begin(chosen)
+    (read,) = harness.jobs
+    harness.broker.store.jobs.clear()
+    harness.run_jobs = True
+    harness.broker.existing("t").empty_channel("c")
+    for _ in range(10):
+        harness.advance(1.0)
+        while harness.broker.has_snapshots:
+            harness.broker.step_snapshots()
+            harness.round()
+    assert not set(chosen) & set(retention.log.segments)
+    assert retention._compaction.is_busy
+    harness.broker.store.jobs.append(read)
+    assert_bounded(harness)
+    assert not retention._compaction.is_busy
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("channel_deleted", [True, False])
 def test_a_channel_that_is_emptied_or_deleted_frees_moved_messages(channel_deleted: bool) -> None:
     harness = small_segments()

@@ -46,6 +46,42 @@ def test_a_backlog_is_there_when_the_record_of_its_first_channel_is_damaged(mani
         assert harness.topic().depth == 103
 
 
+def manifest_bytes(harness: Harness) -> bytes:
+    """The manifest has a random number, so one that is written again differs."""
+    return bytes(harness.memory._folder("topic-t").names["manifest"].data)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_start_does_not_write_a_manifest_that_is_current() -> None:
+    """Else each start with thousands of topics would write as many files, and each stop once more."""
+    harness = Harness()
+    harness.create("c")
+    harness.publish(b"a")
+    harness.restart()
+    written = manifest_bytes(harness)
+    harness.advance(5.0)
+    assert manifest_bytes(harness) == written
+    harness.restart()
+    assert manifest_bytes(harness) == written
+
+
+def test_a_start_writes_a_manifest_that_is_missing_or_has_another_channel() -> None:
+    """I1: the channel that a kill has kept out of it would be in one place only."""
+    harness = Harness()
+    harness.create("c")
+    old = manifest_bytes(harness)
+    harness.create("d")
+    harness.memory._folder("topic-t").names["manifest"].data[:] = old  # type: ignore[union-attr, index]
+    harness.kill()
+    harness.advance(5.0)
+    written = manifest_bytes(harness)
+    assert b"d" in written
+    assert written != old
+    harness.memory.remove("topic-t/manifest")
+    harness.kill()
+    harness.advance(5.0)
+    assert "manifest" in harness.memory.files("topic-t")
+
+
 def test_a_segment_after_an_unreadable_one_is_read() -> None:
     """I1: the channel's record was in the first one."""
     harness = Harness(SMALL_SEGMENTS)

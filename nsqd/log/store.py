@@ -65,7 +65,7 @@ def is_of_the_original(name: str) -> bool:
 class StoreOptions:
     """Sizes in bytes. `max_writers`: open files to append to; more only while they are unsynced.
 
-    `sync_writers`: more than so many ask for a sync.
+    `sync_writers`: more than so many ask for a sync. `has_followers`: the data path is copied to other nodes.
     """
 
     node_id: int = 0
@@ -74,6 +74,7 @@ class StoreOptions:
     ballast_bytes: int = 4 << 20
     max_writers: int = 256
     sync_writers: int = 1 << 30
+    has_followers: bool = False
 
 
 class Store:
@@ -165,6 +166,7 @@ class Store:
             if recovered is None:
                 continue
             recovered.log.index_budget = self.index_budget
+            recovered.log.fresh_segment = self.options.has_followers and not self.clean
             self.notes += recovered.notes
             self.ids.skip_used(recovered.last_id())
             if recovered.log.unsynced:

@@ -85,6 +85,9 @@ class TopicLog:
     `names` is a lock, one of the two in the log (see `file_storage.py`). A worker holds it while it renames or removes
     one file by its path; the event loop's thread, while it deletes the topic by renaming the folder. So a job that runs
     late never renames or removes files of another life of the topic.
+
+    `fresh_segment`: the next append begins a new segment. After an unclean stop of an nsqd that has followers: a copy may
+    have more of the last segment than is here, and what is written now must not be taken for it.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class TopicLog:
         self.folder_unsynced = True
         self.deleted = False
         self.missing = False
+        self.fresh_segment = False
         self.names = threading.Lock()
         self.set_aside: set[str] = set()
         self.records_since_snapshot = 0
@@ -254,7 +258,7 @@ class TopicLog:
             last = self.segments[-1]
             file = last.file
             # A broken file is never opened again, so it stays broken.
-            if file.size < self.max_segment_bytes and not file.broken:
+            if file.size < self.max_segment_bytes and not file.broken and not self.fresh_segment:
                 if not file.closed:
                     self.writers.used(last)
                     return last
@@ -305,6 +309,7 @@ class TopicLog:
         if self.segments:
             self.segments[-1].next_first = self.end
         self.segments.append(segment)
+        self.fresh_segment = False
         self.writers.opened(segment)
         self.folder_unsynced = True
         if len(self.segments) > 1:

@@ -1,0 +1,309 @@
+"""The leader's side of one follower: what it lacks, as frames to send.
+
+Rules:
+
+- There is no queue. What is to be sent is the difference between the notes of the storage and what was sent so far.
+- Bytes of the logs come first, of all topics; then a `Ticket`; then snapshots, manifests and removals. So a large
+  snapshot holds no acknowledgement back, and a snapshot never arrives before the bytes that it speaks of.
+- Of one topic: segments in order, none before the one before it is there to its present end; snapshots; the manifest;
+  removals. A copy that is cut off anywhere is a state in which the leader could have been killed.
+- Topics take turns, in pieces of at most `PIECE` bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import attrs
+
+from nsqd.log.noted_storage import IDS, FileNote, Notes
+from nsqd.log.storage import File, Storage
+from nsqd.replication.reconcile import HEAD_SIZE, FolderState, Held, Verdict, read_folder, reconcile
+from nsqd.replication.wire import (
+    Data,
+    FileFrame,
+    FolderHeld,
+    Frame,
+    MakeFolder,
+    NewFile,
+    Pass,
+    Remove,
+    RemoveFolder,
+    Ticket,
+    Whole,
+    encode,
+)
+
+__all__ = ["Sender"]
+
+PIECE: Final = 256 * 1024  # bytes of one file in a row
+OPEN_FILES: Final = 16
+_FOREIGN: Final = -1
+
+
+@attrs.define(eq=False)
+class _Folder:
+    """A topic's folder at the follower. `version`: which of ours, or `_FOREIGN`: it has to go first."""
+
+    version: int
+    files: dict[str, Held] = attrs.field(factory=dict)
+    trouble: str | None = None
+
+
+class Sender:
+    """What one follower has, and the frames that bring it what it lacks.
+
+    `storage`: to read from. `deleted`: whether we have deleted a topic of this generation. `removed`: whether we have
+    removed a segment (folder, name). `complete`: the copy has no gap, as far as we have sent.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        notes: Notes,
+        *,
+        deleted: Callable[[int], bool],
+        removed: Callable[[str, str], bool],
+    ) -> None:
+        self._storage, self._notes = storage, notes
+        self._deleted, self._removed = deleted, removed
+        self._folders: dict[str, _Folder] = {}
+        self._watch = notes.watch()
+        self._current: tuple[str, int] | None = None  # file and offset that the next `Data` goes to
+        self._open: OrderedDict[tuple[str, int], File] = OrderedDict()
+        self._ticket = -1
+        self.complete = False
+        self._said_complete: bool | None = None
+
+    def close(self) -> None:
+        with contextlib.suppress(ValueError):
+            self._notes.watches.remove(self._watch)
+        while self._open:
+            self._open.popitem()[1].close()
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Folders of which nothing is sent, and why."""
+        return {name: folder.trouble for name, folder in self._folders.items() if folder.trouble}
+
+    # --- the begin of a session
+
+    def follower_has(self, frames: Iterable[FolderHeld]) -> None:
+        """Compare with what the follower said. `OSError` when our own files cannot be read."""
+        theirs: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
+        for frame in frames:
+            generation, files = theirs.get(frame.folder, (0, {}))
+            files.update({name: (size, checksum) for name, size, checksum in frame.files})
+            theirs[frame.folder] = (frame.generation or generation, files)
+        for folder, (generation, files) in theirs.items():
+            self._compare(folder, generation, files)
+
+    def _compare(self, folder: str, generation: int, files: dict[str, tuple[int, int]]) -> None:
+        notes = self._notes.files(folder)
+        version = self._notes.versions.get(folder, 0)
+        if folder and not version:
+            known = all(size < HEAD_SIZE for size, _ in files.values()) or self._deleted(generation)
+            trouble = None if known else f"a topic of generation {generation} that is not known here"
+            self._folders[folder] = _Folder(_FOREIGN, trouble=trouble)
+        else:
+            ours = read_folder(self._storage, folder, notes)
+            verdict = self._reconcile(folder, notes, ours, generation, files)
+            known = _FOREIGN if verdict.replace else version
+            self._folders[folder] = _Folder(known, verdict.held, verdict.trouble)
+        self._watch.grown[folder] = self._watch.renamed[folder] = None
+
+    def _reconcile(
+        self,
+        folder: str,
+        notes: dict[str, FileNote],
+        ours: FolderState,
+        generation: int,
+        files: dict[str, tuple[int, int]],
+    ) -> Verdict:
+        return reconcile(
+            notes,
+            ours,
+            generation,
+            files,
+            deleted=self._deleted,
+            removed=lambda name: self._removed(folder, name),
+        )
+
+    # --- what is to be sent
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._watch.grown or self._watch.renamed) or self._said_complete is not True
+
+    def take(self, ticket: int, max_bytes: int) -> list[bytes]:
+        """Frames for the follower, of about `max_bytes`; empty when it has everything.
+
+        `ticket`: of the last append so far. `OSError` when our own files cannot be read.
+        """
+        out: list[bytes] = []
+        room = max_bytes
+        waiting: set[str] = set()  # folders of which a file could not be found: it is being removed
+        while room > 0:
+            if (folder := self._notes.take(self._watch.grown, waiting)) is not None:
+                room -= self._turn(self._watch.grown, folder, self._send_log, out, waiting)
+            elif self._watch.grown:
+                break
+            elif ticket != self._ticket:
+                self._ticket = ticket
+                out.append(encode(Ticket(ticket)))
+            elif (folder := self._notes.take(self._watch.renamed, waiting)) is not None:
+                room -= self._turn(self._watch.renamed, folder, self._send_rest, out, waiting)
+            else:
+                if not self._watch.renamed:
+                    self.complete = not self.troubles
+                    self._say_complete(out)
+                break
+        return out
+
+    def _turn(
+        self,
+        todo: dict[str, None],
+        folder: str,
+        send: Callable[[str, list[bytes]], bool],
+        out: list[bytes],
+        waiting: set[str],
+    ) -> int:
+        """One folder's turn: a piece of it. Returns the bytes."""
+        before = len(out)
+        try:
+            more = send(folder, out)
+        except FileNotFoundError:
+            waiting.add(folder)
+            more = True
+        if more:
+            todo[folder] = None
+        return sum(map(len, out[before:])) + 1
+
+    def _send_log(self, folder: str, out: list[bytes]) -> bool:
+        """Bytes of segments, up to `PIECE`. True when there are more."""
+        if not folder:
+            note = self._notes.files("").get(IDS)
+            root = self._folders.setdefault("", _Folder(1))
+            return note is not None and self._send_whole(IDS, IDS, note, root.files, out)
+        version = self._notes.versions.get(folder, 0)
+        there = self._folders.get(folder)
+        if there is not None and there.trouble:
+            return False
+        if there is not None and there.version != version:
+            self._emit(RemoveFolder(folder), out)
+            del self._folders[folder]
+            there = None
+        if not version:
+            return False
+        if there is None:
+            there = self._folders[folder] = _Folder(version)
+            self._emit(MakeFolder(folder), out)
+        files = self._notes.files(folder)
+        for name in sorted(files):
+            if not name.endswith(".log"):
+                continue
+            note = files[name]
+            held = there.files.get(name)
+            if held is None or held.version != note.version:
+                if not self._continues(there, name):
+                    self.complete = False
+                    self._say_complete(out)
+                held = there.files[name] = Held(note.version, 0)
+            if held.sent < note.size:
+                return self._send_piece(f"{folder}/{name}", note, held, out)
+        return False
+
+    def _continues(self, there: _Folder, name: str) -> bool:
+        """Whether the segment begins where the follower's log ends."""
+        ends = [int(other[:20]) + held.sent for other, held in there.files.items() if other.endswith(".log")]
+        return int(name[:20]) == max(ends, default=0)
+
+    def _send_piece(self, path: str, note: FileNote, held: Held, out: list[bytes]) -> bool:
+        """More of a file that grows. True: look again whether there is still more."""
+        data = self._read(path, note, held.sent, min(PIECE, note.size - held.sent))
+        if self._current != (path, held.sent):
+            self._emit(FileFrame(path, held.sent), out)
+        held.sent += len(data)
+        self._emit(Data(data), out)
+        self._current = (path, held.sent)
+        return True
+
+    def _send_whole(
+        self, path: str, name: str, note: FileNote, held: dict[str, Held], out: list[bytes]
+    ) -> bool:
+        """A piece of a file that takes the place of another one. True while it is not complete there."""
+        there = held.get(name)
+        if there is None or there.version != note.version:
+            there = held[name] = Held(note.version, 0, whole=False)
+        if there.whole:
+            return False
+        data = self._read(path, note, there.sent, min(PIECE, note.size - there.sent))
+        self._emit(NewFile(path, there.sent), out)
+        self._emit(Data(data), out)
+        there.sent += len(data)
+        if there.sent < note.size:
+            return True
+        self._emit(Whole(path, note.size), out)
+        there.whole = True
+        return False
+
+    def _send_rest(self, folder: str, out: list[bytes]) -> bool:
+        """Snapshots, the manifest, removals. True when there is more."""
+        there = self._folders.get(folder)
+        if not folder or there is None or there.trouble:
+            return False
+        files = self._notes.files(folder)
+        if self._notes.versions.get(folder, 0) != there.version:
+            self._watch.grown[folder] = None  # it was deleted meanwhile; that is looked at first
+            return True
+        for name in sorted(files):  # snapshots, oldest first, before the manifest
+            if name.endswith(".log"):
+                continue
+            if self._send_whole(f"{folder}/{name}", name, files[name], there.files, out):
+                return True
+        for name in [name for name in there.files if name not in files]:
+            del there.files[name]
+            self._drop_open(f"{folder}/{name}")
+            self._emit(Remove(f"{folder}/{name}"), out)
+        return False
+
+    def _say_complete(self, out: list[bytes]) -> None:
+        if self._said_complete is not self.complete:
+            self._said_complete = self.complete
+            self._emit(Pass(self.complete), out)
+
+    def _emit(self, frame: Frame, out: list[bytes]) -> None:
+        if not isinstance(frame, Data | Ticket):
+            self._current = None
+        out.append(encode(frame))
+
+    # --- reading
+
+    def _read(self, path: str, note: FileNote, offset: int, size: int) -> bytes:
+        """Bytes that are there. `FileNotFoundError` when the file was removed or replaced meanwhile."""
+        key = (path, note.version)
+        file = self._open.get(key)
+        if file is None or file.size < offset + size:
+            # A `File` knows the size that it had when it was opened.
+            if file is not None:
+                self._open.pop(key).close()
+            file = self._storage.open(path, read_only=True)
+            folder, _, name = path.rpartition("/")
+            if self._notes.files(folder).get(name) is not note:
+                file.close()
+                raise FileNotFoundError(path)
+            self._open[key] = file
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(key)
+        data = file.read(offset, size)
+        if len(data) < size:
+            raise FileNotFoundError(path)
+        return data
+
+    def _drop_open(self, path: str) -> None:
+        for key in [key for key in self._open if key[0] == path]:
+            self._open.pop(key).close()

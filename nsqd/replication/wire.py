@@ -1,0 +1,371 @@
+"""The frames between a leader and a follower, as docs/replication.md describes them.
+
+A frame is a size (4 bytes, counts what follows), a type (1 byte) and a msgpack array of the fields, in their order; for
+`Data` the bytes themselves. Input is not trusted: sizes are checked before anything is kept, types and values of all
+fields when a frame is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Final, TypeAlias
+
+import attrs
+import msgpack
+
+from nsqd.log.noted_storage import is_copied, is_copied_folder
+
+__all__ = [
+    "GREETING",
+    "MAX_DATA",
+    "Ack",
+    "AllHeld",
+    "Beat",
+    "Bye",
+    "Challenge",
+    "Data",
+    "Echo",
+    "FileFrame",
+    "FolderHeld",
+    "Frame",
+    "Frames",
+    "Hello",
+    "MakeFolder",
+    "NewFile",
+    "Pass",
+    "Refused",
+    "Remove",
+    "RemoveFolder",
+    "Ticket",
+    "Welcome",
+    "Whole",
+    "WireError",
+    "encode",
+    "proof",
+]
+
+VERSION: Final = 1
+GREETING: Final = b"nsqr\0\0" + VERSION.to_bytes(2)
+MAX_DATA: Final = 1 << 20  # bytes in one `Data`
+MAX_FRAME: Final = MAX_DATA + 64
+MAX_FILES: Final = 10_000  # in one `FolderHeld`: about 600 kB; a folder may come in several
+MAX_TEXT: Final = 1000  # characters
+NONCE_SIZE: Final = 16
+LIFE_SIZE: Final = 16
+PROOF_SIZE: Final = 32
+_MAX_NUMBER: Final = 1 << 63
+_HEAD: Final = struct.Struct(">IB")
+
+
+class WireError(Exception):
+    """The other side has sent what no frame is, or one that has no place here. The text is for a log."""
+
+
+Attribute: TypeAlias = "attrs.Attribute[Any]"
+
+
+def _bytes(size: int) -> Callable[[object, Attribute, object], None]:
+    def check(_: object, attribute: Attribute, value: object) -> None:
+        if not isinstance(value, bytes) or len(value) != size:
+            raise WireError(f"{attribute.name} is not {size} bytes")
+
+    return check
+
+
+def _number(_: object, attribute: Attribute, value: object) -> None:
+    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
+        raise WireError(f"{attribute.name} is no number")
+
+
+def _flag(_: object, attribute: Attribute, value: object) -> None:
+    if type(value) is not bool:
+        raise WireError(f"{attribute.name} is neither true nor false")
+
+
+def _text(_: object, attribute: Attribute, value: object) -> None:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise WireError(f"{attribute.name} is no text of at most {MAX_TEXT} characters")
+
+
+def _path(_: object, attribute: Attribute, value: object) -> None:
+    if not isinstance(value, str) or not is_copied(value):
+        raise WireError(f"{attribute.name} is not the name of a file of a copy: {str(value)[:100]!r}")
+
+
+def _folder(_: object, attribute: Attribute, value: object) -> None:
+    if not isinstance(value, str) or not is_copied_folder(value):
+        raise WireError(f"{attribute.name} is not the name of a folder of a copy: {str(value)[:100]!r}")
+
+
+def _files(_: object, attribute: Attribute, value: object) -> None:
+    if not isinstance(value, list) or len(value) > MAX_FILES:
+        raise WireError(f"{attribute.name} is no list of at most {MAX_FILES}")
+    for item in value:
+        match item:
+            case [str(), int(), int()] if len(item[0]) < 100 and 0 <= item[1] < _MAX_NUMBER:
+                continue
+            case _:
+                raise WireError(f"{attribute.name} holds what is no name, size and checksum")
+
+
+@attrs.frozen
+class Challenge:
+    """From the follower, first of all."""
+
+    TYPE: ClassVar = 1
+    nonce: bytes = attrs.field(validator=_bytes(NONCE_SIZE))
+
+
+@attrs.frozen
+class Hello:
+    """From the leader. `proof`: see `proof`. `name`: of its node, for people. `disk`: acknowledge what is synced."""
+
+    TYPE: ClassVar = 2
+    life: bytes = attrs.field(validator=_bytes(LIFE_SIZE))
+    incarnation: int = attrs.field(validator=_number)
+    nonce: bytes = attrs.field(validator=_bytes(NONCE_SIZE))
+    proof: bytes = attrs.field(validator=_bytes(PROOF_SIZE))
+    name: str = attrs.field(validator=_text)
+    disk: bool = attrs.field(validator=_flag)
+
+
+@attrs.frozen
+class Welcome:
+    """From the follower; what it holds comes next. `life`: its own."""
+
+    TYPE: ClassVar = 3
+    proof: bytes = attrs.field(validator=_bytes(PROOF_SIZE))
+    life: bytes = attrs.field(validator=_bytes(LIFE_SIZE))
+
+
+@attrs.frozen
+class FolderHeld:
+    """Files of one folder ("" for the root) that the follower has: name, size, CRC-32C of the first 64 bytes.
+
+    `generation`: of the topic, 0 when no file tells. A folder with many files comes in several of these.
+    """
+
+    TYPE: ClassVar = 4
+    folder: str = attrs.field(validator=_text)
+    generation: int = attrs.field(validator=_number)
+    files: list[list[Any]] = attrs.field(validator=_files)
+
+
+@attrs.frozen
+class AllHeld:
+    """That was all."""
+
+    TYPE: ClassVar = 5
+
+
+@attrs.frozen
+class FileFrame:
+    """What comes as `Data` is appended to this file; `offset` is its present size: 0 for one that is not there."""
+
+    TYPE: ClassVar = 6
+    path: str = attrs.field(validator=_path)
+    offset: int = attrs.field(validator=_number)
+
+
+@attrs.frozen
+class NewFile:
+    """As `FileFrame`, for a file that takes its name's place with `Whole`. 0 begins it anew."""
+
+    TYPE: ClassVar = 7
+    path: str = attrs.field(validator=_path)
+    offset: int = attrs.field(validator=_number)
+
+
+@attrs.frozen
+class Data:
+    """Bytes for the file that was named last."""
+
+    TYPE: ClassVar = 8
+    data: bytes | bytearray | memoryview
+
+
+@attrs.frozen
+class Whole:
+    """The `NewFile` with this path is whole, with `size` bytes."""
+
+    TYPE: ClassVar = 9
+    path: str = attrs.field(validator=_path)
+    size: int = attrs.field(validator=_number)
+
+
+@attrs.frozen
+class MakeFolder:
+    TYPE: ClassVar = 10
+    folder: str = attrs.field(validator=_folder)
+
+
+@attrs.frozen
+class Remove:
+    TYPE: ClassVar = 11
+    path: str = attrs.field(validator=_path)
+
+
+@attrs.frozen
+class RemoveFolder:
+    TYPE: ClassVar = 12
+    folder: str = attrs.field(validator=_folder)
+
+
+@attrs.frozen
+class Pass:
+    """`complete`: the copy has no gap now. Otherwise one begins here, until the next `Pass`."""
+
+    TYPE: ClassVar = 13
+    complete: bool = attrs.field(validator=_flag)
+
+
+@attrs.frozen
+class Ticket:
+    """All appends up to this one were sent."""
+
+    TYPE: ClassVar = 14
+    ticket: int = attrs.field(validator=_number)
+
+
+@attrs.frozen
+class Ack:
+    """From the follower: it has all that was sent before this ticket, on disk where `Hello.disk` asked for that."""
+
+    TYPE: ClassVar = 15
+    ticket: int = attrs.field(validator=_number)
+
+
+@attrs.frozen
+class Beat:
+    """`hanging_ms`: for so long the leader's oldest sync has not returned."""
+
+    TYPE: ClassVar = 16
+    number: int = attrs.field(validator=_number)
+    hanging_ms: int = attrs.field(validator=_number)
+
+
+@attrs.frozen
+class Echo:
+    TYPE: ClassVar = 17
+    number: int = attrs.field(validator=_number)
+
+
+@attrs.frozen
+class Refused:
+    """The follower ends the connection, and says why."""
+
+    TYPE: ClassVar = 18
+    reason: str = attrs.field(validator=_text)
+
+
+@attrs.frozen
+class Bye:
+    """The leader stops in order. `for_good`: it will not come back."""
+
+    TYPE: ClassVar = 19
+    for_good: bool = attrs.field(validator=_flag)
+
+
+Frame: TypeAlias = (
+    Challenge
+    | Hello
+    | Welcome
+    | FolderHeld
+    | AllHeld
+    | FileFrame
+    | NewFile
+    | Data
+    | Whole
+    | MakeFolder
+    | Remove
+    | RemoveFolder
+    | Pass
+    | Ticket
+    | Ack
+    | Beat
+    | Echo
+    | Refused
+    | Bye
+)
+_TYPES: Final[dict[int, type[Any]]] = {kind.TYPE: kind for kind in Frame.__args__}
+_FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {
+    kind: tuple(field.name for field in attrs.fields(kind)) for kind in _TYPES.values()
+}
+
+
+def encode(frame: Frame) -> bytes:
+    if isinstance(frame, Data):
+        content = bytes(frame.data)
+    else:
+        content = msgpack.packb([getattr(frame, name) for name in _FIELDS[type(frame)]])
+    return _HEAD.pack(len(content) + 1, frame.TYPE) + content
+
+
+def data_head(size: int) -> bytes:
+    """What stands before `size` bytes of a `Data`, for a sender that has them in another place."""
+    return _HEAD.pack(size + 1, Data.TYPE)
+
+
+def decode(kind: int, content: bytes) -> Frame:
+    """A frame of this type. `WireError`."""
+    found = _TYPES.get(kind)
+    if found is None:
+        raise WireError(f"a frame of the unknown type {kind}")
+    if found is Data:
+        return Data(content)
+    try:
+        fields = msgpack.unpackb(content, strict_map_key=True, max_ext_len=0, max_map_len=0)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"a {found.__name__} that cannot be read: {type(error).__name__}") from None
+    if not isinstance(fields, list) or len(fields) != len(_FIELDS[found]):
+        raise WireError(f"a {found.__name__} without its {len(_FIELDS[found])} fields")
+    frame: Frame = found(*fields)
+    return frame
+
+
+class Frames:
+    """Bytes of a connection into frames; holds one incomplete frame at most. `WireError` ends it."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._greeted = False
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        self._buffer += data
+        if not self._greeted and not self._greet():
+            return
+        start = 0
+        try:
+            while len(self._buffer) - start >= _HEAD.size:
+                size, kind = _HEAD.unpack_from(self._buffer, start)
+                if not 1 <= size <= MAX_FRAME:
+                    raise WireError(f"a frame of {size} bytes; {MAX_FRAME} are the most")
+                end = start + 4 + size
+                if len(self._buffer) < end:
+                    break
+                content = bytes(memoryview(self._buffer)[start + _HEAD.size : end])
+                start = end
+                yield decode(kind, content)
+        finally:
+            del self._buffer[:start]
+
+    def _greet(self) -> bool:
+        length = min(len(self._buffer), len(GREETING))
+        if self._buffer[: min(length, 6)] != GREETING[: min(length, 6)]:
+            raise WireError("this is no connection between nsqds")
+        if length < len(GREETING):
+            return False
+        if (version := int.from_bytes(self._buffer[6:8])) != VERSION:
+            raise WireError(f"version {version} of the replication; this nsqd has {VERSION}")
+        del self._buffer[: len(GREETING)]
+        self._greeted = True
+        return True
+
+
+def proof(secret: bytes, side: str, follower_nonce: bytes, leader_nonce: bytes, *said: object) -> bytes:
+    """What a side (`leader` or `follower`) sends to show that it knows the secret. `said`: what it vouches for."""
+    text = msgpack.packb([side, follower_nonce, leader_nonce, *said])
+    return hmac.digest(secret, text, hashlib.sha256)

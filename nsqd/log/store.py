@@ -2,6 +2,7 @@
 
     nsqd.ids            the reserved message ids
     nsqd.ballast        a few MB that are given back when the disk is full, so that finishes can still be written
+    nsqd.life           which data path this is
     nsqd.clean          there while no daemon runs, if the last one stopped in order
     topic-NAME/         a topic: segments, snapshots, damaged bytes that were set aside
     trash-NUMBER/       a deleted topic that is being removed
@@ -22,6 +23,7 @@ import attrs
 from nsqd.log.budget import MemoryBudget
 from nsqd.log.ids import IdSource
 from nsqd.log.jobs import Job, JobQueue
+from nsqd.log.life import Life
 from nsqd.log.recovery import Recovered, recover_topic
 from nsqd.log.space import DISK_FULL, Space
 from nsqd.log.storage import Storage
@@ -82,7 +84,7 @@ class Store:
 
     `notes`: on the start, for an operator, in sentences. `clean`: the last daemon stopped in order. `fatal`: the error
     of a sync; the daemon must stop. `failing`: topics whose files cannot be read or are missing, and why; nothing can
-    be published to them. The others are not concerned.
+    be published to them. The others are not concerned. `life`: see `life.py`.
     """
 
     def __init__(self, storage: Storage, options: StoreOptions, wall_ns: int) -> None:
@@ -103,6 +105,7 @@ class Store:
         self._remove_trash()
         self.space = Space(storage, options.min_free_space, options.ballast_bytes)
         self.ids = self._open_ids(wall_ns)
+        self.life = self._begin_life()
         self.notes += self.ids.notes
 
     def _open_ids(self, wall_ns: int) -> IdSource:
@@ -118,6 +121,20 @@ class Store:
                     raise
                 self.space.give_ballast_back()
         return IdSource(self.storage, self.jobs, self.options.node_id, wall_ns, reserve=False)
+
+    def _begin_life(self) -> Life | None:
+        """The life of the data path; None when a full disk cannot note that another incarnation begins."""
+        for _ in range(2):
+            try:
+                life = Life.begin(self.storage)
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                self.space.give_ballast_back()
+            else:
+                self.notes += [life.note] if life.note else []
+                return life
+        return None
 
     def _refuse_foreign_files(self) -> None:
         for name in self.storage.files():

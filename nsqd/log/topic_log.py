@@ -86,8 +86,8 @@ class TopicLog:
     one file by its path; the event loop's thread, while it deletes the topic by renaming the folder. So a job that runs
     late never renames or removes files of another life of the topic.
 
-    `fresh_segment`: the next append begins a new segment. After an unclean stop of an nsqd that has followers: a copy may
-    have more of the last segment than is here, and what is written now must not be taken for it.
+    `fresh_segment`: the next append begins a new segment. So it is after an unclean stop of an nsqd with followers: a
+    copy may have more of the last segment than is here, and what is written now must not be taken for that.
     """
 
     def __init__(

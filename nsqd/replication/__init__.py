@@ -1,5 +1,6 @@
 """Copies of a data path on other nodes: what is sent, what is kept, when a publish is safe (docs/replication.md).
 
+    noted_storage  what changes in a data path
     wire        the frames between a leader and a follower
     ship        the leader's side of one follower: what it lacks, as frames
     keep        the follower's side of one life: frames into files

@@ -22,9 +22,9 @@ from typing import Final
 import attrs
 from crc32c import crc32c
 
-from nsqd.log.noted_storage import IDS, is_copied, is_copied_folder
 from nsqd.log.paths import split_path
 from nsqd.log.storage import File, Storage
+from nsqd.replication.noted_storage import IDS, is_copied, is_copied_folder
 from nsqd.replication.reconcile import HEAD_SIZE, read_folder
 from nsqd.replication.wire import (
     MAX_FILES,
@@ -91,8 +91,8 @@ class CopyNote:
 class Copy:
     """A copy in `storage`, whose root is this life's folder. `note`: whose it is.
 
-    `received`: the last ticket of this session, -1 before the first. `acknowledged`: the last one whose bytes are as safe
-    as asked for.
+    `received`: the last ticket of this session, -1 before the first. `acknowledged`: the last one whose bytes are as
+    safe as the leader asked for.
     """
 
     def __init__(self, storage: Storage, note: CopyNote, *, disk: bool) -> None:

@@ -14,9 +14,9 @@ from typing import Final
 import attrs
 from crc32c import crc32c
 
-from nsqd.log.noted_storage import FileNote
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.log.storage import File, Storage
+from nsqd.replication.noted_storage import FileNote
 
 __all__ = ["HEAD_SIZE", "FolderState", "Held", "Verdict", "generation_of", "read_folder", "reconcile"]
 

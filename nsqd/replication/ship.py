@@ -19,8 +19,8 @@ from typing import Final
 
 import attrs
 
-from nsqd.log.noted_storage import IDS, FileNote, Notes
 from nsqd.log.storage import File, Storage
+from nsqd.replication.noted_storage import IDS, FileNote, Notes
 from nsqd.replication.reconcile import HEAD_SIZE, FolderState, Held, Verdict, read_folder, reconcile
 from nsqd.replication.wire import (
     Data,

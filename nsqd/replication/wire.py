@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 import attrs
 import msgpack
 
-from nsqd.log.noted_storage import is_copied, is_copied_folder
+from nsqd.replication.noted_storage import is_copied, is_copied_folder
 
 __all__ = [
     "GREETING",

@@ -11,105 +11,19 @@ from collections.abc import Iterator
 import attrs
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from nsqd.broker import Broker
-from nsqd.log.noted_storage import NotedStorage, is_copied
-from nsqd.log.store import Store, StoreOptions
-from nsqd.replication.keep import Copy, CopyNote, Work
 from nsqd.replication.ship import Sender
-from nsqd.replication.wire import GREETING, Frames
-from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.broker.harness import Consumer, Harness
+from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
 
 TOPICS = st.sampled_from(["a", "b"])
 CHANNELS = st.sampled_from(["x", "y"])
-NOTE = CopyNote("00" * 16, "leader", 1, complete=False)
-MAX_TAKE = 1 << 30
-
-
-class Leader(Harness):
-    """A daemon whose storage is noted. `deleted`: generations of topics."""
-
-    def __init__(self) -> None:
-        self.deleted: set[int] = set()
-        super().__init__(
-            StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=2000, has_followers=True)
-        )
-
-    def _boot(self) -> Broker:
-        self.noted = NotedStorage(self.storage)
-        store = Store(self.noted, self.store_options, self.wall_ns)
-        broker = Broker(store, self.options, self.now, self.wall_ns)
-        self.noted.note_existing()
-        return broker
-
-    def delete_topic(self, name: str) -> None:
-        self.deleted.add(self.broker.retentions[name].log.generation)
-        self.broker.delete_topic(name)
-        self.round()
-
-    def has_removed(self, folder: str, name: str) -> bool:
-        retention = self.broker.retentions.get(folder.removeprefix("topic-"))
-        return retention is not None and int(name[:20]) < retention.log.position
-
-    @property
-    def written(self) -> int:
-        return self.broker.store.syncer.written
-
-
-class Follower:
-    """One copy, over several sessions."""
-
-    def __init__(self) -> None:
-        self.storage = MemoryStorage()
-        self.note = NOTE
-        self.begin()
-
-    def begin(self, *, disk: bool = False) -> None:
-        self.frames = Frames()
-        for _ in self.frames.feed(GREETING):
-            raise AssertionError
-        self.copy = Copy(self.storage, CopyNote.read(self.storage) or NOTE, disk=disk)
-        self.copy.begin()
-
-    def feed(self, data: bytes) -> None:
-        for frame in self.frames.feed(data):
-            run(self.copy.apply(frame))
-
-    def adopted(self, now: float) -> Harness:
-        """A daemon on a copy of the copy: what an adoption now would find."""
-        harness = Harness()
-        harness.now = now
-        harness.memory = self.storage.kill()
-        self.storage = harness.memory.kill()
-        harness.memory = self.storage.crash(lambda _path, chunks: chunks)
-        harness._start()
-        return harness
-
-
-def run(work: Work | None) -> None:
-    if work is not None:
-        work.run()
-        work.done()
-
-
-def files_of(storage: MemoryStorage) -> dict[str, bytes]:
-    """Everything that is copied, by path."""
-    found = {}
-    for folder in ["", *storage.folders()]:
-        for name in storage.files(folder):
-            path = f"{folder}/{name}" if folder else name
-            if is_copied(path):
-                file = storage.open(path, read_only=True)
-                found[path] = file.read(0, file.size)
-                file.close()
-    return found
 
 
 @attrs.define
 class Ledger:
-    """What must be in a channel: ids that were published (acknowledged) to it and are not finished, by (topic, channel).
+    """What must be in a channel: ids of acknowledged messages that are not finished, by topic and channel.
 
     A finished message whose end is not shipped may come again; an unfinished one must.
     """
@@ -149,12 +63,16 @@ class CopyMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.leader = Leader()
-        self.follower = Follower()
         self.consumers: dict[tuple[str, str], Consumer] = {}
+        self.waiting: dict[str, list[bytes]] = {}  # ids in topics that have no channel yet
         self.ledger = Ledger()
         self.ledgers: dict[int, Ledger] = {}
         self.on_the_way = bytearray()
         self.sender: Sender | None = None
+
+    @initialize(disk=st.booleans())
+    def begin(self, disk: bool) -> None:
+        self.follower = Follower(disk=disk)
         self.connect()
 
     # --- the leader's life
@@ -176,8 +94,6 @@ class CopyMachine(RuleBasedStateMachine):
         if not channels:
             self.waiting.setdefault(topic, []).extend(ids)
         self.note()
-
-    waiting: dict[str, list[bytes]]
 
     @rule(topic=TOPICS, channel=CHANNELS)
     def create_channel(self, topic: str, channel: str) -> None:
@@ -214,6 +130,21 @@ class CopyMachine(RuleBasedStateMachine):
         if topic in self.leader.broker.retentions:
             self.leader.snapshot(topic)
             self.note()
+
+    @rule(topic=TOPICS)
+    def turn_over(self, topic: str) -> None:
+        """Everything that can be finished is, and what nobody needs any more is removed: segments go."""
+        self.publish(topic, 6, 300)
+        for key, consumer in self.consumers.items():
+            while key[0] == topic and consumer.in_flight:
+                ids = consumer.in_flight
+                assert not self.leader.finish(consumer, *ids)
+                self.ledger.wanted[key].difference_update(ids)
+                self.ledger.finished[key].update(ids)
+        for _ in range(2):
+            self.publish(topic, 1, 10)
+            self.snapshot(topic)
+        self.time_passes(1.0)
 
     @rule(seconds=st.sampled_from([1.0, 2.0, 10.0]))
     def time_passes(self, seconds: float) -> None:
@@ -261,26 +192,22 @@ class CopyMachine(RuleBasedStateMachine):
         self.follower.feed(bytes(self.on_the_way[:size]))
         del self.on_the_way[:size]
 
+    @rule()
+    def sync(self) -> None:
+        self.follower.sync()
+
     @precondition(lambda self: self.sender is not None)
     @rule()
     def disconnect(self) -> None:
         if self.sender is not None:
             self.sender.close()
-            self.follower.copy.close()
         self.sender = None
         self.on_the_way.clear()
 
     @precondition(lambda self: self.sender is None)
     @rule()
     def connect(self) -> None:
-        if not hasattr(self, "waiting"):
-            self.waiting = {}
-        deleted = self.leader.deleted.__contains__
-        self.sender = Sender(
-            self.leader.noted, self.leader.noted.notes, deleted=deleted, removed=self.leader.has_removed
-        )
-        self.follower.begin()
-        self.sender.follower_has(self.follower.copy.held())
+        self.sender = connect(self.leader, self.follower)
         assert not self.sender.troubles
         self.ledgers.clear()
         self.note()
@@ -289,22 +216,24 @@ class CopyMachine(RuleBasedStateMachine):
 
     @rule()
     def adopt(self) -> None:
-        """A copy without a gap recovers without a loss, and has what its last ticket promises."""
-        if not self.follower.copy.note.complete:
+        """A copy without a gap recovers without a loss, and has what was acknowledged.
+
+        At level `disk`, also after a power loss.
+        """
+        copy = self.follower.copy
+        if not copy.note.complete:
             return
-        promised = self.ledgers.get(self.follower.copy.received)
-        adopted = self.follower.adopted(self.leader.now)
+        adopted = self.follower.adopted(self.leader.now, after_power_loss=self.follower.disk)
         losses = [note for note in adopted.broker.store.notes if "lost" in note or "damaged" in note]
-        assert not losses
+        assert not losses or self.follower.disk
         found = delivered(adopted)
+        promised = self.ledgers.get(copy.acknowledged)
         if promised is not None and self.sender is not None:
             for key, ids in promised.wanted.items():
                 still = ids & self.ledger.wanted.get(key, set())
                 assert still <= found.get(key, set()), key
             for key, ids in promised.finished.items():
                 assert not ids & found.get(key, set()), key
-        self.disconnect()
-        self.connect()
 
     @precondition(lambda self: self.sender is not None)
     @rule()
@@ -321,4 +250,4 @@ class CopyMachine(RuleBasedStateMachine):
 
 
 TestCopy = CopyMachine.TestCase
-TestCopy.settings = settings(max_examples=1500, stateful_step_count=60, deadline=None)
+TestCopy.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

@@ -1,0 +1,58 @@
+"""The life of a data path: a random id that it keeps until its end, and an incarnation that rises with each start.
+
+A copy on another node is known by the life that it is a copy of. Node ids and addresses would not do: after a disk was
+wiped they are the same, and the data is not.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from contextlib import closing
+from typing import Final
+
+import attrs
+from crc32c import crc32c
+
+from nsqd.log.storage import Storage
+
+__all__ = ["LIFE_SIZE", "Life"]
+
+LIFE_SIZE: Final = 16  # bytes of an id
+_PATH: Final = "nsqd.life"
+_CONTENT: Final = re.compile(rb"nsqd life 1 ([0-9a-f]{8}) (([0-9a-f]{32}) ([0-9]{1,15}))\n")
+
+
+@attrs.frozen
+class Life:
+    """`life_id`: 16 random bytes. `incarnation`: counts the starts, from 1 on. `note`: for an operator, or empty."""
+
+    life_id: bytes
+    incarnation: int
+    note: str = ""
+
+    @classmethod
+    def read(cls, storage: Storage) -> Life | None:
+        """As the last start wrote it; None when there is none, or a damaged one. `OSError`."""
+        if _PATH not in storage.files():
+            return None
+        with closing(storage.open(_PATH, read_only=True)) as file:
+            data = file.read(0, 200)
+        match = _CONTENT.fullmatch(data)
+        if match is None or int(match[1], 16) != crc32c(match[2]):
+            return None
+        return cls(bytes.fromhex(match[3].decode()), int(match[4]))
+
+    @classmethod
+    def begin(cls, storage: Storage) -> Life:
+        """The life of a data path at a start, one incarnation later; the first start begins one. `OSError`."""
+        found = cls.read(storage)
+        note = ""
+        if found is None and _PATH in storage.files():
+            note = f"{_PATH} is damaged; copies of this data path on other nodes belong to another life now"
+        if found is None:
+            found = cls(secrets.token_bytes(LIFE_SIZE), 0)
+        life = cls(found.life_id, found.incarnation + 1, note)
+        text = b"%s %d" % (life.life_id.hex().encode(), life.incarnation)
+        storage.replace(_PATH, b"nsqd life 1 %08x %b\n" % (crc32c(text), text))
+        return life

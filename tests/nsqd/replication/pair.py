@@ -1,0 +1,106 @@
+"""A leader and a follower in one process: a whole broker on a noted storage in memory, and a copy of it."""
+
+from __future__ import annotations
+
+from nsqd.broker import Broker
+from nsqd.log.store import Store, StoreOptions
+from nsqd.replication.keep import Copy, CopyNote, Work
+from nsqd.replication.noted_storage import NotedStorage, is_copied
+from nsqd.replication.ship import Sender
+from nsqd.replication.wire import GREETING, Frames
+from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.broker.harness import Harness
+
+NOTE = CopyNote("00" * 16, "leader", 1, complete=False)
+MAX_TAKE = 1 << 30
+
+
+class Leader(Harness):
+    """A daemon whose storage is noted. `deleted`: generations of topics."""
+
+    def __init__(self) -> None:
+        self.deleted: set[int] = set()
+        super().__init__(
+            StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=2000, has_followers=True)
+        )
+
+    def _boot(self) -> Broker:
+        self.noted = NotedStorage(self.storage)
+        store = Store(self.noted, self.store_options, self.wall_ns)
+        broker = Broker(store, self.options, self.now, self.wall_ns)
+        self.noted.note_existing()
+        return broker
+
+    def delete_topic(self, name: str) -> None:
+        self.deleted.add(self.broker.retentions[name].log.generation)
+        self.broker.delete_topic(name)
+        self.round()
+
+    def has_removed(self, folder: str, name: str) -> bool:
+        retention = self.broker.retentions.get(folder.removeprefix("topic-"))
+        return retention is not None and int(name[:20]) < retention.log.position
+
+    @property
+    def written(self) -> int:
+        return self.broker.store.syncer.written
+
+
+class Follower:
+    """One copy, over several sessions. `disk`: it acknowledges what is synced."""
+
+    def __init__(self, *, disk: bool = False) -> None:
+        self.storage = MemoryStorage()
+        self.disk = disk
+        self.begin()
+
+    def begin(self) -> None:
+        self.frames = Frames()
+        assert not list(self.frames.feed(GREETING))
+        self.copy = Copy(self.storage, CopyNote.read(self.storage) or NOTE, disk=self.disk)
+        self.copy.begin()
+
+    def feed(self, data: bytes) -> None:
+        for frame in self.frames.feed(data):
+            run(self.copy.apply(frame))
+
+    def sync(self) -> None:
+        if self.copy.wants_sync:
+            run(self.copy.begin_sync())
+
+    def adopted(self, now: float, *, after_power_loss: bool = False) -> Harness:
+        """A daemon on what an adoption would find now. The copy itself stays as it is."""
+        harness = Harness()
+        harness.now = now
+        harness.memory = self.storage.crash(None if after_power_loss else lambda _path, chunks: chunks)
+        harness._start()
+        return harness
+
+
+def connect(leader: Leader, follower: Follower) -> Sender:
+    """Begin a session."""
+    follower.copy.close()
+    follower.begin()
+    sender = Sender(
+        leader.noted, leader.noted.notes, deleted=leader.deleted.__contains__, removed=leader.has_removed
+    )
+    sender.follower_has(follower.copy.held())
+    return sender
+
+
+def run(work: Work | None) -> None:
+    if work is not None:
+        work.run()
+        work.done()
+
+
+def files_of(storage: MemoryStorage) -> dict[str, bytes]:
+    """Everything that is copied, by path."""
+    found = {}
+    for folder in ["", *storage.folders()]:
+        for name in storage.files(folder):
+            path = f"{folder}/{name}" if folder else name
+            if is_copied(path):
+                file = storage.open(path, read_only=True)
+                found[path] = file.read(0, file.size)
+                file.close()
+    return found

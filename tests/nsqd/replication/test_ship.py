@@ -1,0 +1,144 @@
+"""What a follower lacks, as frames: the order of them, and what a copy is that was cut off between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nsqd.replication.ship import Sender
+from nsqd.replication.wire import GREETING, FileFrame, Frame, Frames, Pass, Remove, Ticket, Whole
+from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
+
+
+@pytest.fixture
+def leader() -> Leader:
+    return Leader()
+
+
+@pytest.fixture
+def follower() -> Follower:
+    return Follower()
+
+
+def turn_over(leader: Leader, count: int = 30) -> None:
+    """Messages in several segments, all finished, and the segments removed."""
+    consumer = leader.consumers[0] if leader.consumers else leader.subscribe(rdy=100)
+    for _ in range(count):
+        leader.publish(b"m" * 300)
+    leader.drain(consumer)
+    for _ in range(2):
+        leader.publish(b"last")
+        leader.drain(consumer)
+        leader.snapshot()
+    leader.advance(1.0)
+
+
+def segments(leader: Leader) -> list[str]:
+    return [path for path in files_of(leader.memory) if path.endswith(".log")]
+
+
+def frames_of(data: bytes) -> list[Frame]:
+    frames = Frames()
+    return [*frames.feed(GREETING), *frames.feed(data)]
+
+
+def sent(leader: Leader, sender: Sender, size: int = MAX_TAKE) -> Iterator[bytes]:
+    """Frame by frame, until there is no more."""
+    while frames := sender.take(leader.written, size):
+        yield from frames
+
+
+def test_a_copy_that_has_everything_is_equal(leader: Leader, follower: Follower) -> None:
+    leader.create()
+    leader.publish_many(10)
+    turn_over(leader)
+    follower.feed(b"".join(sent(leader, connect(leader, follower))))
+    assert files_of(follower.storage) == files_of(leader.memory)
+    assert follower.copy.note.complete
+
+
+def test_nothing_is_sent_twice(leader: Leader, follower: Follower) -> None:
+    leader.create()
+    leader.publish_many(10)
+    sender = connect(leader, follower)
+    follower.feed(b"".join(sent(leader, sender)))
+    assert not sender.take(leader.written, MAX_TAKE)
+    sender.close()
+    again = b"".join(sent(leader, connect(leader, follower)))
+    assert frames_of(again) == [Ticket(leader.written), Pass(True)]
+
+
+def test_live_appends_are_one_frame_each(leader: Leader, follower: Follower) -> None:
+    """The file is named once; what is appended to it follows, and a ticket for each round."""
+    leader.create()
+    sender = connect(leader, follower)
+    follower.feed(b"".join(sent(leader, sender)))
+    kinds = []
+    for _ in range(2):
+        leader.publish(b"live")
+        kinds.append([type(frame).__name__ for frame in frames_of(b"".join(sent(leader, sender)))])
+    assert kinds == [["FileFrame", "Data", "Ticket"], ["Data", "Ticket"]]
+
+
+def test_segments_that_the_leader_removes_before_they_are_sent_leave_a_gap_that_is_said(
+    leader: Leader, follower: Follower
+) -> None:
+    leader.create()
+    for _ in range(30):
+        leader.publish(b"m" * 300)
+    sender = connect(leader, follower)
+    follower.feed(b"".join(sent(leader, sender)))
+    assert follower.copy.note.complete
+    before = segments(leader)
+    turn_over(leader)
+    assert not set(before) & set(segments(leader))
+    frames = frames_of(b"".join(sent(leader, sender)))
+    began = next(at for at, frame in enumerate(frames) if isinstance(frame, FileFrame))
+    assert Pass(False) in frames[:began]
+    assert frames[-1] == Pass(True)
+
+
+def test_removals_come_after_what_makes_files_needless(leader: Leader, follower: Follower) -> None:
+    leader.create()
+    for _ in range(30):
+        leader.publish(b"m" * 300)
+    sender = connect(leader, follower)
+    follower.feed(b"".join(sent(leader, sender)))
+    turn_over(leader)
+    frames = frames_of(b"".join(sent(leader, sender)))
+    removals = [at for at, frame in enumerate(frames) if isinstance(frame, Remove)]
+    wholes = [at for at, frame in enumerate(frames) if isinstance(frame, Whole)]
+    assert len(removals) > 3
+    assert max(wholes) < min(removals)
+
+
+@pytest.mark.parametrize("lag", [False, True])
+def test_cut_off_after_any_frame_a_complete_copy_recovers_without_a_loss(
+    leader: Leader, follower: Follower, lag: bool
+) -> None:
+    """`lag`: the follower hears of it all when it is over."""
+    leader.create()
+    sender = connect(leader, follower)
+    follower.feed(b"".join(sent(leader, sender)))
+    complete = 0
+    for _ in range(3):
+        leader.publish(*[b"kept"] * 3)
+        for _ in range(1 if lag else 3):
+            turn_over(leader, 3 if not lag else 20)
+            if not lag:
+                complete += follow_and_adopt(leader, follower, sender)
+        complete += follow_and_adopt(leader, follower, sender)
+    assert complete >= (3 if lag else 20)
+
+
+def follow_and_adopt(leader: Leader, follower: Follower, sender: Sender) -> int:
+    """Adopt the copy after each frame that arrives; returns how often it was complete."""
+    complete = 0
+    for frame in sent(leader, sender, 4000):
+        follower.feed(frame)
+        if follower.copy.note.complete:
+            complete += 1
+            adopted = follower.adopted(leader.now)
+            assert not [note for note in adopted.broker.store.notes if "lost" in note or "damaged" in note]
+    return complete

@@ -16,11 +16,13 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 
 import trio
 
 from nsqd.auth import Authorizer, AuthQueries
 from nsqd.broker import Broker, BrokerOptions, Refused, Topology
+from nsqd.copies import Copies, SecretError
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
 from nsqd.log.file_storage import FileStorage
@@ -83,7 +85,7 @@ class Daemon:
         self.version = VERSION
         self.hostname = socket.gethostname()
         self.start_time_ns = time.time_ns()
-        self.tcp_port = self.http_port = self.https_port = -1
+        self.tcp_port = self.http_port = self.https_port = self.replication_port = -1
         self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
         self.authorizer = Authorizer(options, HttpClient(_http_options(options)))
         self._failure: OSError | None = None  # of a sync; nothing may be written after that
@@ -96,6 +98,10 @@ class Daemon:
         except OSError as error:
             raise StartError(f"failed to lock data-path: {error.strerror}") from error
         self._storage = FileStorage(folder)
+        try:
+            self.copies = Copies(options, Path(folder))
+        except SecretError as error:
+            raise StartError(f"failed to read the replication secret - {error}") from error
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_connections = max(MIN_CONNECTIONS, descriptors - RESERVED_DESCRIPTORS - http_share())
         self._max_writers = max(1, min(MOST_WRITERS, (descriptors - NEEDED_DESCRIPTORS) // 4))
@@ -127,13 +133,14 @@ class Daemon:
         options = self.options
         began = time.perf_counter()
         store = Store(
-            self._storage,
+            self.copies.make_storage(self._storage),
             StoreOptions(
                 node_id=options.node_id,
                 max_segment_bytes=options.max_bytes_per_file,
                 min_free_space=options.min_free_space,
                 max_writers=self._max_writers,
                 sync_writers=self._sync_writers,
+                has_followers=bool(options.replicate_to),
             ),
             time.time_ns(),
         )
@@ -149,7 +156,8 @@ class Daemon:
             )
         if store.space.full:
             log.error("disk: %s; publishes are refused until space is freed", store.space.full)
-        self.rounds = Rounds(self.broker, self._sync_failed)
+        self.rounds = Rounds(self.broker, self._sync_failed, self.copies.attach(self.broker))
+        self.copies.use_rounds(self.rounds)
         self.auth_queries = AuthQueries(self.authorizer, self.rounds)
         self.context = Context(
             broker=self.broker,
@@ -213,6 +221,7 @@ class Daemon:
                 f"{self.options.broadcast_address}:{self.options.broadcast_http_port}",
             )
             self._recover()
+            await self._listen_for_leaders()
             self._discover()
             _tune_memory()
             await self._serve(tcp, http, https, signals, on_ready)
@@ -228,6 +237,12 @@ class Daemon:
         if self.tls_context is None or not options.https_address:
             return []
         return await _listen(options.https_address)
+
+    async def _listen_for_leaders(self) -> None:
+        if self.options.replication_address:
+            listeners = await _listen(self.options.replication_address)
+            self.replication_port = _announce("COPIES", listeners).port
+            self.copies.listen_on(listeners)
 
     async def _serve(
         self,
@@ -247,6 +262,7 @@ class Daemon:
                 self.drain.run,
                 self.registries.run,
                 self.loop_lag.run,
+                self.copies.run,
                 *([Statsd(self).run] if self.options.statsd_address else []),
             ):
                 nursery.start_soon(task)
@@ -271,6 +287,7 @@ class Daemon:
                 self.connections.close_all()
                 plain_server.stop()
                 tls_server.stop()
+            await self.copies.stop()
             nursery.cancel_scope.cancel()
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:
@@ -322,6 +339,7 @@ class Daemon:
         if self._failure is None:
             self.rounds.begin()
             self.broker.close()
+        self.copies.close()
         self._storage.close()
         self._lock.release()
         log.info("NSQ: bye")
@@ -341,6 +359,14 @@ class Daemon:
     def end_round(self) -> None:
         self.rounds.end()
 
+    @property
+    def ticket(self) -> int:
+        return self.rounds.durability.ticket
+
+    @property
+    def safe(self) -> int:
+        return self.rounds.durability.reached
+
     async def synced(self, ticket: int) -> None:
         await self.rounds.synced(ticket)
 
@@ -352,7 +378,7 @@ class Daemon:
             commit_number = self.broker.publish(topic, bodies, delay_ns or 0)
             self.broker.commit()
             failed = topic.failed.get(commit_number)
-            ticket = self.broker.sync_ticket
+            ticket = self.ticket
         finally:
             self.rounds.end()
         if failed is not None:

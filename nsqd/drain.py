@@ -59,7 +59,7 @@ class Drain:
         if self.active:
             return
         self.since_ns = time.time_ns()
-        self._broker.stop_publishing(REFUSAL)
+        self._broker.refuse_publishing("drain", REFUSAL)
         self._begun.set()
         log.info("drain: publishes are refused; %s", self._summary())
 

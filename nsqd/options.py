@@ -8,6 +8,7 @@ path before it complains about values.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import zlib
 from collections.abc import Sequence
@@ -194,6 +195,44 @@ class NsqdOptions(DaemonOptions):
         "rest on disk. 0: no limit.",
     )
 
+    COPIES: ClassVar = Group("Copies on other nodes")
+
+    replicate_to: list[Address] = option(
+        flag="replicate-to",
+        help="Replication address of an nsqd that keeps a copy of everything this one has on disk: host:port. "
+        "May be repeated.",
+    )
+    replication_address: Address = option(
+        "",
+        help="Keep copies for other nsqds, which connect to this address: host:port. Not the clients' port; "
+        "bind it where only nsqds are. Empty: keep none.",
+    )
+    replication_secret_file: FilePath = option(
+        "",
+        help="File with a secret of at least 16 bytes, the same on all nsqds that keep copies for one another. "
+        "Required unless all addresses of this section are loopback addresses.",
+    )
+    ack_copies: int = option(
+        1,
+        minimum=1,
+        help="Copies, its own included, that must have a message before its producer gets OK. While fewer are "
+        "in step, those are enough.",
+    )
+    min_copies: int = option(
+        1, minimum=1, help="Refuse publishes while fewer copies than this, its own included, are in step."
+    )
+    replica_timeout: Duration = option(
+        5 * SECOND,
+        minimum=MILLISECOND,
+        help="A follower that owes an acknowledgement for so long is out of step until it has caught up.",
+    )
+    replica_max_bytes: Bytes = option(
+        0,
+        minimum=0,
+        help="Disk space for copies of other nsqds. 0: no limit. Copies also stop while less than twice "
+        "--min-free-space is free.",
+    )
+
     MESSAGES: ClassVar = Group("Messages")
 
     msg_timeout: Duration = option(
@@ -352,13 +391,45 @@ def validate(options: NsqdOptions) -> None:
             reason = f"invalid E2E processing latency percentile: {FLOAT.to_text(percentile)}"
             raise refusal(options, "e2e_processing_latency_percentiles", reason)
     check_values(options)
-    check_listen_addresses(options, "tcp_address", "http_address", "https_address")
+    check_listen_addresses(options, "tcp_address", "http_address", "https_address", "replication_address")
     check_target_addresses(options, "nsqlookupd_tcp_addresses", "lookupd-tcp-address")
+    check_target_addresses(options, "replicate_to", "replicate-to")
+    _check_copies(options)
     check_target_addresses(options, "statsd_address", "statsd-address")
     if options.sync_every in (0, 1):
         options.durability = "disk"
     if not options.msg_timeout:
         options.msg_timeout = options.max_msg_timeout
+
+
+def _check_copies(options: NsqdOptions) -> None:
+    most = 1 + len(options.replicate_to)
+    for name in ("ack_copies", "min_copies"):
+        if getattr(options, name) > most:
+            flag = name.replace("_", "-")
+            reason = f"--{flag} must be [1,{most}]: there are {most - 1} addresses in --replicate-to"
+            raise refusal(options, name, reason)
+    if len(set(options.replicate_to)) < len(options.replicate_to):
+        raise refusal(options, "replicate_to", "--replicate-to names an address twice")
+    if options.replication_secret_file:
+        return
+    for field, addresses in (
+        ("replication_address", [options.replication_address]),
+        ("replicate_to", options.replicate_to),
+    ):
+        for address in addresses:
+            if address and not _is_loopback(address):
+                flag = field.replace("_", "-")
+                reason = f"--{flag}={address} is no loopback address, and needs --replication-secret-file"
+                raise refusal(options, field, reason)
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _require_tls(options: NsqdOptions) -> None:

@@ -20,13 +20,14 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import attrs
 import trio
 
-from nsqd.broker import Broker
+from nsqd.broker import Broker, Refused
 from nsqd.log.jobs import Job
 from nsqkit.logging import get_logger
 
-__all__ = ["Answering", "Flushable", "Rounds"]
+__all__ = ["Answering", "Durability", "Flushable", "OwnDisk", "Rounds"]
 
 log = get_logger("nsqd")
 
@@ -45,7 +46,10 @@ class Answering(Protocol):
         """The round is committed; its publishes are safe after the sync `ticket` (0: already). True while some wait."""
 
     def synced(self, ticket: int) -> bool:
-        """A sync has ended. True when nothing waits any more."""
+        """Everything up to this ticket is safe now. True when nothing waits any more."""
+
+    def refuse_waiting(self, reason: str) -> None:
+        """What waits will not become safe."""
 
 
 class Flushable(Protocol):
@@ -55,19 +59,69 @@ class Flushable(Protocol):
         """Send what the session's outbox holds, or close what is to be closed. Must not raise."""
 
 
-class Rounds:
-    """Runs the broker's rounds, timers and jobs on trio. `on_fatal`: a sync has failed, the daemon must stop."""
+@attrs.define(eq=False)
+class _Waiter:
+    ticket: int
+    event: trio.Event = attrs.field(factory=trio.Event)
+    refused: str | None = None
 
-    def __init__(self, broker: Broker, on_fatal: Callable[[OSError], None]) -> None:
+
+class Durability(Protocol):
+    """When a publish is safe, so that it can be answered."""
+
+    @property
+    def ticket(self) -> int:
+        """Of everything committed so far."""
+
+    @property
+    def reached(self) -> int:
+        """The ticket up to which publishes are safe."""
+
+    def want(self) -> None:
+        """Somebody waits for all that is committed so far."""
+
+    def committed(self) -> None:
+        """A round has ended; it may have written something."""
+
+
+class OwnDisk:
+    """Publishes are safe when they are written, or, at level `disk`, synced."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.want = broker.want_sync
+
+    @property
+    def ticket(self) -> int:
+        return self._broker.sync_ticket
+
+    @property
+    def reached(self) -> int:
+        return self._broker.synced
+
+    def committed(self) -> None:
+        """Nobody else is interested."""
+
+
+class Rounds:
+    """Runs the broker's rounds, timers and jobs on trio. `on_fatal`: a sync has failed, the daemon must stop.
+
+    `durability`: what answers to publishers wait for.
+    """
+
+    def __init__(
+        self, broker: Broker, on_fatal: Callable[[OSError], None], durability: Durability | None = None
+    ) -> None:
         self.broker = broker
+        self.durability: Durability = durability or OwnDisk(broker)
         self.answering: list[Answering] = []  # in this round; always the same list, for it is appended to
         self.awake: list[Flushable] = []  # have something to send
         self.more = False  # messages are left to hand out, without anything having to happen first
         self.input_waits: Callable[[], bool] = lambda: False  # whether unread bytes wait in a socket
         self._on_fatal = on_fatal
         self._awaiting_sync: dict[Answering, None] = {}
-        self._synced = 0
-        self._sync_waiters: list[tuple[int, trio.Event]] = []
+        self._reached = 0
+        self._sync_waiters: list[_Waiter] = []
         self._clock = trio.CancelScope()
         self._jobs = trio.Event()
         self._workers = trio.CapacityLimiter(WORKERS)
@@ -86,6 +140,7 @@ class Rounds:
             self._release_answers()
         if broker.failures:
             broker.clear_failures()
+        self.durability.committed()
         self.more = broker.pump()
         if self.awake:
             awake, self.awake = self.awake, []
@@ -107,13 +162,13 @@ class Rounds:
         if broker.failures:
             for answers in answering:
                 answers.failed_commits()
-        ticket = broker.sync_ticket
-        if ticket <= broker.synced:
+        ticket = self.durability.ticket
+        if ticket <= self.durability.reached:
             ticket = 0
         for answers in answering:
             if answers.release(ticket):
                 self._awaiting_sync[answers] = None
-                broker.want_sync()
+                self.durability.want()
         answering.clear()
 
     @property
@@ -124,25 +179,38 @@ class Rounds:
     # --- syncs
 
     async def synced(self, ticket: int) -> None:
-        """Wait until the disk has everything up to this ticket. Level `os` never waits."""
-        if ticket > self.broker.synced:
-            self.broker.want_sync()
+        """Wait until everything up to this ticket is safe. `Refused` when that cannot be."""
+        if ticket > self.durability.reached:
+            self.durability.want()
             self._jobs.set()
-            event = trio.Event()
-            self._sync_waiters.append((ticket, event))
-            await event.wait()
+            waiter = _Waiter(ticket)
+            self._sync_waiters.append(waiter)
+            await waiter.event.wait()
+            if waiter.refused is not None:
+                raise Refused(waiter.refused)
 
-    def _after_sync(self) -> None:
-        self._synced = synced = self.broker.synced
+    def release_safe(self) -> None:
+        """More may be safe than before: answer those who have waited for it. Within a round."""
+        self._reached = reached = self.durability.reached
         for answers in list(self._awaiting_sync):
-            if answers.synced(synced):
+            if answers.synced(reached):
                 del self._awaiting_sync[answers]
         waiters, self._sync_waiters = self._sync_waiters, []
-        for ticket, event in waiters:
-            if ticket <= synced:
-                event.set()
+        for waiter in waiters:
+            if waiter.ticket <= reached:
+                waiter.event.set()
             else:
-                self._sync_waiters.append((ticket, event))
+                self._sync_waiters.append(waiter)
+
+    def refuse_waiting(self, reason: str) -> None:
+        """What waits to be safe will not be: its publishers get an error, although the log has it. Within a round."""
+        awaiting, self._awaiting_sync = self._awaiting_sync, {}
+        for answers in awaiting:
+            answers.refuse_waiting(reason)
+        waiters, self._sync_waiters = self._sync_waiters, []
+        for waiter in waiters:
+            waiter.refused = reason
+            waiter.event.set()
 
     # --- background tasks
 
@@ -198,7 +266,7 @@ class Rounds:
         else:
             self.begin()
             job.done(result)
-        if self.broker.synced != self._synced:
-            self._after_sync()
+        if self.durability.reached != self._reached:
+            self.release_safe()
         self.end()
         await self.run_pending()

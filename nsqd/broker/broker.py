@@ -269,9 +269,9 @@ class Broker:
         topic.publish(frames, size)
         return topic.commit_number
 
-    def stop_publishing(self, reason: str) -> None:
-        """Refuse every later publish with this reason."""
-        self.context.refusal = reason
+    def refuse_publishing(self, cause: str, reason: str | None) -> None:
+        """Refuse publishes for a cause, with this reason; or, with None, no longer for this cause."""
+        self.context.refuse(cause, reason)
 
     # --- a round
 

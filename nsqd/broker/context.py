@@ -96,7 +96,8 @@ class BrokerContext:
         self.read_ahead = MemoryBudget(options.mem_queue_bytes)
         self.ephemeral_bytes = EphemeralBudget(options.mem_queue_bytes)
         self.timers = Timers()
-        self.refusal: str | None = None  # why publishing is refused, apart from a full disk
+        self.refusal: str | None = None  # why publishing is refused, apart from a full disk; see `refuse`
+        self._refusals: dict[str, str] = {}
         self.failures: list[dict[int, str]] = []  # `Topic.failed` of those whose commit failed in this round
         self.to_commit: dict[str, None] = {}  # names of topics, in the order of their first publish
         self.to_pump: dict[Pumpable, None] = {}
@@ -150,13 +151,21 @@ class BrokerContext:
 
     # --- refusals and errors
 
+    def refuse(self, cause: str, reason: str | None) -> None:
+        """Refuse publishing for a cause, with this reason; or, with None, no longer for this cause."""
+        if reason is None:
+            self._refusals.pop(cause, None)
+        else:
+            self._refusals[cause] = reason
+        self.refusal = next(iter(self._refusals.values()), None)
+
     def refuse_when_full(self) -> None:
         """Raise `Refused` while the disk is full: nothing may be published or created."""
         if self.space.full is not None:
             raise Refused(self.space.full)
 
     def refuse_publishing(self) -> None:
-        """Raise `Refused` while nothing may be published: the disk is full, or the daemon is draining."""
+        """Raise `Refused` while nothing may be published: the disk is full, or somebody asked for that (`refuse`)."""
         if self.refusal is not None:
             raise Refused(self.refusal)
         if self.space.full is not None:

@@ -93,7 +93,7 @@ class Admin:
         except Refused as reason:
             _log.error("HTTP: %s of %s refused - %s", request.path, request.remote, reason)
             return _FAILED
-        return when_synced(self._daemon, self._daemon.broker.sync_ticket, _DONE, _FAILED)
+        return when_synced(self._daemon, self._daemon.ticket, _DONE, _FAILED)
 
 
 def _topic(broker: Broker, name: str) -> Topic:

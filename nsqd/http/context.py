@@ -46,7 +46,15 @@ class HttpBackend(StatsSource, Protocol):
         """End the round: commit, pump, and flush all outboxes."""
 
     async def synced(self, ticket: int) -> None:
-        """Return when `broker.synced` has reached the ticket. `Refused` if the sync failed."""
+        """Return when everything up to the ticket is safe. `Refused` if it will not be."""
+
+    @property
+    def ticket(self) -> int:
+        """Of everything committed so far."""
+
+    @property
+    def safe(self) -> int:
+        """The ticket up to which everything is safe: written, synced, or copied, as it is configured."""
 
     def publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> int:
         """Publish to a topic, created if it does not exist, in a round of its own: all or none. Nothing is validated.
@@ -74,8 +82,8 @@ def round_of(daemon: HttpBackend) -> Iterator[Broker]:
 def when_synced(
     daemon: HttpBackend, ticket: int, response: Response, refused: Response
 ) -> Response | Awaitable[Response]:
-    """The response, at once or when the sync ticket is reached; `refused` if the sync failed."""
-    if ticket <= daemon.broker.synced:
+    """The response, at once or when everything up to the ticket is safe; `refused` if it will not be."""
+    if ticket <= daemon.safe:
         return response
     return _after_sync(daemon, ticket, response, refused)
 
@@ -84,6 +92,6 @@ async def _after_sync(daemon: HttpBackend, ticket: int, response: Response, refu
     try:
         await daemon.synced(ticket)
     except Refused as reason:
-        _log.error("HTTP: failed to sync - %s", reason)
+        _log.error("HTTP: not safe - %s", reason)
         return refused
     return response

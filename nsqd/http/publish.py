@@ -63,7 +63,7 @@ class Publishing:
         else:
             bodies = split_lines(request.body, options.max_msg_size)
         if not bodies:
-            return when_synced(self._daemon, self._daemon.broker.sync_ticket, _OK, _EXITING)
+            return when_synced(self._daemon, self._daemon.ticket, _OK, _EXITING)
         return self._publish(topic, bodies, None)
 
     def mpub_too_big(self, request: Request) -> Response:

@@ -3,6 +3,7 @@
     nsqd.ids            the reserved message ids
     nsqd.ballast        a few MB that are given back when the disk is full, so that finishes can still be written
     nsqd.life           which data path this is
+    nsqd.deleted        topics that were deleted, where other nodes have copies of them
     nsqd.clean          there while no daemon runs, if the last one stopped in order
     topic-NAME/         a topic: segments, snapshots, damaged bytes that were set aside
     trash-NUMBER/       a deleted topic that is being removed
@@ -21,6 +22,7 @@ from typing import Final
 import attrs
 
 from nsqd.log.budget import MemoryBudget
+from nsqd.log.deletions import Deletions
 from nsqd.log.ids import IdSource
 from nsqd.log.jobs import Job, JobQueue
 from nsqd.log.life import Life
@@ -84,7 +86,7 @@ class Store:
 
     `notes`: on the start, for an operator, in sentences. `clean`: the last daemon stopped in order. `fatal`: the error
     of a sync; the daemon must stop. `failing`: topics whose files cannot be read or are missing, and why; nothing can
-    be published to them. The others are not concerned. `life`: see `life.py`.
+    be published to them. The others are not concerned. `life`: see `life.py`; `deletions`: see there.
     """
 
     def __init__(self, storage: Storage, options: StoreOptions, wall_ns: int) -> None:
@@ -106,6 +108,7 @@ class Store:
         self.space = Space(storage, options.min_free_space, options.ballast_bytes)
         self.ids = self._open_ids(wall_ns)
         self.life = self._begin_life()
+        self.deletions = Deletions(storage)
         self.notes += self.ids.notes
 
     def _open_ids(self, wall_ns: int) -> IdSource:
@@ -238,6 +241,8 @@ class Store:
 
     def delete_topic(self, log: TopicLog) -> None:
         """Take a topic's folder away: its name is free at once, its files go later. `OSError` when it stays."""
+        if self.options.has_followers:
+            self.deletions.add(log.generation)
         trash = f"{TRASH}{log.generation}"
         # A worker that holds the lock is in the middle of one rename or removal in this folder.
         with log.names:

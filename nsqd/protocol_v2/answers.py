@@ -131,6 +131,12 @@ class Answers:
             self._send(answers, subscribed)
         return not self._awaiting_sync
 
+    def refuse_waiting(self, reason: str) -> None:
+        """What waits will not become safe: the first answer of it is an error, and the last of the session."""
+        self._awaiting_sync.clear()
+        self.awaiting_sync_bytes = 0
+        self._fail(ProtocolError("E_PUB_FAILED", f"PUB failed {reason}"))
+
     def drop(self) -> None:
         """The connection is gone."""
         self._awaiting_sync.clear()

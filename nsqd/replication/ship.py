@@ -105,8 +105,8 @@ class Sender:
         notes = self._notes.files(folder)
         version = self._notes.versions.get(folder, 0)
         if folder and not version:
-            known = all(size < HEAD_SIZE for size, _ in files.values()) or self._deleted(generation)
-            trouble = None if known else f"a topic of generation {generation} that is not known here"
+            ours_before = all(size < HEAD_SIZE for size, _ in files.values()) or self._deleted(generation)
+            trouble = None if ours_before else f"a topic of generation {generation} that is not known here"
             self._folders[folder] = _Folder(_FOREIGN, trouble=trouble)
         else:
             ours = read_folder(self._storage, folder, notes)

@@ -190,7 +190,7 @@ class Machine:
         self.rounds.begin()
         job.finish()
         if self.broker.synced != before:
-            self.rounds._after_sync()
+            self.rounds.release_safe()
         self.rounds.end()
 
     def fail_job(self) -> None:

@@ -98,7 +98,7 @@ class History:
             self.machine.rounds.begin()
             job.done(None)
             if self.machine.broker.synced != before:
-                self.machine.rounds._after_sync()
+                self.machine.rounds.release_safe()
             self.machine.rounds.end()
 
     def take_answers(self) -> None:

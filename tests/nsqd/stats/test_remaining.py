@@ -53,7 +53,7 @@ def test_a_draining_broker_takes_nothing(topic: str) -> None:
     machine = Machine()
     consumer = machine.consumer(rdy=5)
     machine.client().send(pub(b"before"))
-    machine.broker.stop_publishing("draining")
+    machine.broker.refuse_publishing("drain", "draining")
     for name, command in (
         ("PUB", pub(b"x", topic)),
         ("MPUB", mpub(b"x", topic=topic)),
@@ -73,6 +73,6 @@ def test_a_draining_broker_takes_nothing(topic: str) -> None:
 def test_consumers_may_still_come() -> None:
     machine = Machine()
     machine.client().send(mpub(b"a", b"b"))
-    machine.broker.stop_publishing("draining")
+    machine.broker.refuse_publishing("drain", "draining")
     consumer = machine.client().send(sub() + b"RDY 2\n")
     assert len(consumer.new()) == 3

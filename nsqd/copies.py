@@ -1,0 +1,237 @@
+"""The copies of this nsqd on other nodes, and those of other nodes here: `nsqd/replication/`, put into the daemon.
+
+As a leader (`--replicate-to`): the storage is noted, each follower has a link, and publishes are answered when enough
+copies have them. As a follower (`--replication-address`): a listener for leaders. Without these options none of it
+exists, and nothing costs anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from nsqd.broker import Broker
+from nsqd.log.life import Life
+from nsqd.log.storage import Storage
+from nsqd.options import NsqdOptions
+from nsqd.replication.frame_stream import Identity
+from nsqd.replication.from_leader import Follower, Room
+from nsqd.replication.noted_storage import NotedStorage
+from nsqd.replication.safety import Safety, Standing
+from nsqd.replication.ship import Sender
+from nsqd.replication.to_follower import FollowerLink, Leader
+from nsqd.rounds import Rounds
+from nsqkit.logging import get_logger
+from nsqkit.options import SECOND
+from nsqkit.service.listeners import accept_forever, close_listener, remote_address
+
+__all__ = ["Copied", "Copies", "SecretError"]
+
+log = get_logger("copies")
+
+CHECK_INTERVAL: Final = 0.25  # seconds between two looks at overdue acknowledgements
+STOP_TIMEOUT: Final = 10.0  # seconds that an orderly stop waits for followers
+_MAX_SECRET: Final = 4096  # bytes
+
+
+class SecretError(Exception):
+    """The secret file cannot be used; the text is for the operator."""
+
+
+def read_secret(path: str) -> bytes:
+    """What both sides must know; empty without a file. Space around it is ignored. `SecretError`."""
+    if not path:
+        return b""
+    try:
+        with open(path, "rb") as file:
+            secret = file.read(_MAX_SECRET + 1).strip()
+    except OSError as error:
+        raise SecretError(f"{path}: {error.strerror}") from error
+    if not 16 <= len(secret) <= _MAX_SECRET:
+        raise SecretError(f"{path}: a secret has 16 to {_MAX_SECRET} bytes, not {len(secret)}")
+    return secret
+
+
+class Copied:
+    """A `Durability`: publishes are safe when enough copies have them. `committed` is called after each round."""
+
+    def __init__(self, broker: Broker, safety: Safety, committed: Callable[[], None]) -> None:
+        self._broker, self._safety = broker, safety
+        self._syncer = broker.store.syncer
+        self._disk = broker.options.sync_on_commit
+        self._waits = self._disk or safety.ack_copies > 1
+        self.committed = committed
+
+    @property
+    def ticket(self) -> int:
+        return self._syncer.written if self._waits else 0
+
+    @property
+    def reached(self) -> int:
+        return self._safety.safe(self._syncer.synced if self._disk else self._syncer.written)
+
+    def want(self) -> None:
+        if self._disk:  # what followers have, they say by themselves
+            self._broker.want_sync()
+
+
+class Copies:
+    """Both sides. `make_storage`, then `attach` when the broker is there, then `run`.
+
+    `safety`: of the followers; None without `--replicate-to`. `follower`: None without `--replication-address`.
+    """
+
+    def __init__(self, options: NsqdOptions, data_path: Path) -> None:
+        self._options = options
+        self._data_path = data_path
+        self._secret = read_secret(options.replication_secret_file)
+        self._noted: NotedStorage | None = None
+        self._links: list[FollowerLink] = []
+        self._listeners: list[trio.SocketListener] = []
+        self.safety: Safety | None = None
+        self.follower: Follower | None = None
+        self._said: str | None = None
+        self._rounds: Rounds | None = None
+
+    # --- start
+
+    def make_storage(self, storage: Storage) -> Storage:
+        """The storage for the data path: noted, if there are followers."""
+        if not self._options.replicate_to:
+            return storage
+        self._noted = NotedStorage(storage)
+        return self._noted
+
+    def attach(self, broker: Broker) -> Copied | None:
+        """After the recovery. What answers to publishers wait for; None when it is the own disk only."""
+        options, life = self._options, broker.store.life
+        if life is None:
+            if options.replicate_to or options.replication_address:
+                log.error(
+                    "COPIES: the disk is full, and cannot note a new start; no copies until the next one"
+                )
+            return None
+        self._broker = broker
+        identity = self._identity(life)
+        if options.replication_address:
+            room = Room(options.replica_max_bytes, 2 * options.min_free_space)
+            self.follower = Follower(self._data_path, identity, room)
+        if self._noted is None:
+            return None
+        self._noted.note_existing()
+        self.safety = Safety(
+            options.ack_copies,
+            options.min_copies,
+            options.replica_timeout / SECOND,
+            [Standing(address) for address in options.replicate_to],
+        )
+        leader = Leader(
+            identity,
+            broker.options.sync_on_commit,
+            written=lambda: broker.store.syncer.written,
+            new_sender=self._new_sender,
+            hanging=lambda: 0.0,
+            changed=self._changed,
+        )
+        self._links = [FollowerLink(leader, standing) for standing in self.safety.followers]
+        self._refuse_or_not()
+        return Copied(broker, self.safety, self._wake)
+
+    def use_rounds(self, rounds: Rounds) -> None:
+        self._rounds = rounds
+
+    def _identity(self, life: Life) -> Identity:
+        name = f"{self._options.broadcast_address}:{self._options.broadcast_tcp_port}"
+        return Identity(life.life_id, life.incarnation, name, self._secret)
+
+    def _new_sender(self) -> Sender:
+        assert self._noted is not None
+        store = self._broker.store
+        return Sender(
+            self._noted.inner,
+            self._noted.notes,
+            deleted=store.deletions.__contains__,
+            removed=self._has_removed,
+        )
+
+    def _has_removed(self, folder: str, name: str) -> bool:
+        """Whether a segment that is not here was removed: the log goes beyond it, and misses nothing."""
+        retention = self._broker.retentions.get(folder.removeprefix("topic-"))
+        return retention is not None and int(name.removesuffix(".log")) < retention.log.position
+
+    # --- while it runs
+
+    async def run(self) -> None:
+        """Serve leaders, and keep followers supplied, until `stop`."""
+        async with trio.open_nursery() as nursery:
+            for link in self._links:
+                nursery.start_soon(link.run)
+            if self.safety is not None:
+                nursery.start_soon(self._check)
+            for listener in self._listeners:
+                nursery.start_soon(self._accept_from, listener, nursery)
+            await trio.sleep_forever()
+
+    async def stop(self) -> None:
+        """Send what there is to send to followers, in bounded time."""
+        for listener in self._listeners:
+            await close_listener(listener)
+        with trio.move_on_after(STOP_TIMEOUT):
+            async with trio.open_nursery() as nursery:
+                for link in self._links:
+                    nursery.start_soon(link.stop)
+
+    def close(self) -> None:
+        if self.follower is not None:
+            self.follower.close()
+
+    def listen_on(self, listeners: list[trio.SocketListener]) -> None:
+        self._listeners = listeners
+
+    async def _accept_from(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        follower = self.follower
+        if follower is None:
+            return
+
+        def accept(stream: trio.SocketStream) -> None:
+            nursery.start_soon(follower.serve, stream, remote_address(stream))
+
+        await accept_forever(listener, accept)
+
+    def _wake(self) -> None:
+        for link in self._links:
+            link.wake()
+
+    def _changed(self) -> None:
+        """A follower has acknowledged, or came or went: answer those who have waited for it."""
+        assert self._rounds is not None
+        self._rounds.begin()
+        self._refuse_or_not()
+        self._rounds.release_safe()
+        self._rounds.end()
+
+    def _refuse_or_not(self) -> None:
+        assert self.safety is not None
+        refusal = self.safety.refusal
+        self._broker.refuse_publishing("copies", refusal)
+        if refusal is not None and self._rounds is not None:
+            self._rounds.refuse_waiting(refusal)
+        said = refusal or self.safety.degraded
+        if said != self._said:
+            level = log.warning if said else log.info
+            level("COPIES: %s", said or f"{self.safety.copies_in_step} copies are in step")
+            self._said = said
+
+    async def _check(self) -> None:
+        """Count out followers whose acknowledgement is overdue."""
+        assert self.safety is not None
+        while True:
+            await trio.sleep(CHECK_INTERVAL)
+            written = self._broker.store.syncer.written
+            if late := self.safety.check(written, trio.current_time()):
+                for standing in late:
+                    log.error("COPIES(%s): %s; it is out of step", standing.address, standing.state)
+                self._changed()

@@ -1,0 +1,131 @@
+"""Frames over a stream, and the two sides' proof that they know the secret."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+
+from nsqd.replication.wire import (
+    GREETING,
+    NONCE_SIZE,
+    Challenge,
+    Frame,
+    Frames,
+    Hello,
+    Refused,
+    Welcome,
+    WireError,
+    encode,
+    proof,
+)
+
+__all__ = ["FrameStream", "Identity", "Turned", "answer_leader", "first_to_end", "greet_follower"]
+
+CHUNK = 1 << 18  # bytes of one read
+
+
+class Turned(Exception):
+    """The other side has ended the connection, or never was who it should be. The text is for a log."""
+
+
+@attrs.frozen
+class Identity:
+    """Who this nsqd is. `secret`: what both sides must know; may be empty. `name`: for people."""
+
+    life: bytes
+    incarnation: int
+    name: str
+    secret: bytes
+
+
+class FrameStream:
+    """`receive` is for one task; `send` for one task at a time."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self._frames = Frames()
+        self._received: deque[Frame] = deque()
+
+    async def send(self, *frames: Frame) -> None:
+        await self.stream.send_all(b"".join(map(encode, frames)))
+
+    async def receive(self) -> Frame:
+        """The next frame. `WireError`; `Turned` at the end of the stream, and for a `Refused`."""
+        while not self._received:
+            await self.fill()
+        frame = self._received.popleft()
+        if isinstance(frame, Refused):
+            raise Turned(f"refused: {frame.reason}")
+        return frame
+
+    @property
+    def pending(self) -> bool:
+        """A frame has arrived that nobody has received yet."""
+        return bool(self._received)
+
+    async def fill(self) -> None:
+        data = await self.stream.receive_some(CHUNK)
+        if not data:
+            raise Turned("the connection was closed")
+        # One by one: what came before a bad frame counts.
+        for frame in self._frames.feed(bytes(data)):
+            self._received.append(frame)
+
+
+async def first_to_end(*tasks: Callable[[], Awaitable[None]]) -> None:
+    """Run these until one ends; the others are cancelled. Raises what the first one that failed has raised."""
+    failures: list[Exception] = []
+
+    async def run(task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        except Exception as error:
+            failures.append(error)
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(run, task)
+    if failures:
+        raise failures[0]
+
+
+async def greet_follower(frames: FrameStream, us: Identity, *, disk: bool) -> Welcome:
+    """The leader's side of the handshake. `WireError`, `Turned`."""
+    await frames.stream.send_all(GREETING)
+    challenge = await frames.receive()
+    if not isinstance(challenge, Challenge):
+        raise WireError(f"a {type(challenge).__name__} instead of a challenge")
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    shown = proof(us.secret, "leader", challenge.nonce, nonce, us.life, us.incarnation)
+    await frames.send(Hello(us.life, us.incarnation, nonce, shown, us.name, disk))
+    welcome = await frames.receive()
+    if not isinstance(welcome, Welcome):
+        raise WireError(f"a {type(welcome).__name__} instead of a welcome")
+    expected = proof(us.secret, "follower", challenge.nonce, nonce, welcome.life)
+    if not hmac.compare_digest(expected, welcome.proof):
+        raise Turned("it does not know the secret")
+    if welcome.life == us.life:
+        raise Turned("this is our own address")
+    return welcome
+
+
+async def answer_leader(frames: FrameStream, us: Identity) -> Hello:
+    """The follower's side of the handshake, up to the leader's `Hello`. `WireError`, `Turned`."""
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    await frames.stream.send_all(GREETING + encode(Challenge(nonce)))
+    hello = await frames.receive()
+    if not isinstance(hello, Hello):
+        raise WireError(f"a {type(hello).__name__} instead of a hello")
+    expected = proof(us.secret, "leader", nonce, hello.nonce, hello.life, hello.incarnation)
+    if not hmac.compare_digest(expected, hello.proof):
+        raise Turned("it does not know the secret")
+    if hello.life == us.life:
+        raise Turned("this is our own address")
+    await frames.send(Welcome(proof(us.secret, "follower", nonce, hello.nonce, us.life), us.life))
+    return hello

@@ -72,7 +72,7 @@ class FollowerLink:
         self._beat_due = False
         self._stopping = False
         self._stopped = trio.Event()
-        self._pause = trio.CancelScope()
+        self._in_session = False
 
     def wake(self) -> None:
         """There may be something to send. Never waits."""
@@ -90,19 +90,19 @@ class FollowerLink:
                 self._failed(str(error) or type(error).__name__)
             except trio.TooSlowError:
                 self._failed(f"nothing heard for {SILENCE:g} s")
+            finally:
+                self._in_session = False
             if self._stopping:
                 break
-            with trio.move_on_after(pause) as self._pause:
-                await trio.sleep_forever()
-            if self._stopping:
-                break
+            await trio.sleep(pause)
         self._stopped.set()
 
     async def stop(self) -> None:
         """Send what there is to send, and say goodbye. Returns at once when there is no connection."""
         self._stopping = True
+        if not self._in_session:
+            return
         self.wake()
-        self._pause.cancel()
         await self._stopped.wait()
 
     def _failed(self, reason: str) -> None:
@@ -143,7 +143,7 @@ class FollowerLink:
                 "COPIES(%s): %s has %s; nothing of it is copied", self.standing.address, folder, trouble
             )
         log.info("COPIES(%s): connected", self.standing.address)
-        self._failing = False
+        self._failing, self._in_session = False, True
         self.standing.state = "catching up"
         await first_to_end(lambda: self._hear(frames), self._beat, lambda: self._send(frames, sender))
 

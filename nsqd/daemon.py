@@ -378,7 +378,7 @@ class Daemon:
             commit_number = self.broker.publish(topic, bodies, delay_ns or 0)
             self.broker.commit()
             failed = topic.failed.get(commit_number)
-            ticket = self.ticket
+            ticket = self.rounds.durability.ticket
         finally:
             self.rounds.end()
         if failed is not None:

@@ -224,7 +224,7 @@ class NsqdOptions(DaemonOptions):
     replica_timeout: Duration = option(
         5 * SECOND,
         minimum=MILLISECOND,
-        help="A follower that owes an acknowledgement for so long is out of step until it has caught up.",
+        help="A follower whose acknowledgement is overdue by more than this is out of step until it has caught up.",
     )
     replica_max_bytes: Bytes = option(
         0,

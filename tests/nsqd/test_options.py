@@ -106,6 +106,13 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("min-free-space", None, INT, 67108864),
     ("drain-timeout", None, DURATION, 0),
     ("max-buffered-bytes", None, INT, 268435456),
+    ("replicate-to", None, STRINGS, []),
+    ("replication-address", None, STRING, ""),
+    ("replication-secret-file", None, STRING, ""),
+    ("ack-copies", None, INT, 1),
+    ("min-copies", None, INT, 1),
+    ("replica-timeout", None, DURATION, 5 * SECOND),
+    ("replica-max-bytes", None, INT, 0),
 ]
 SAMPLES = {
     BOOL: "false",
@@ -207,6 +214,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         "Network",
         "Discovery",
         "Queues and disk",
+        "Copies on other nodes",
         "Messages",
         "Clients",
         "Compression",

@@ -108,6 +108,14 @@ class FakeDaemon:
         self._changed.set()
         self._changed = trio.Event()
 
+    @property
+    def ticket(self) -> int:
+        return self.broker.sync_ticket
+
+    @property
+    def safe(self) -> int:
+        return self.broker.synced
+
     async def synced(self, ticket: int) -> None:
         if self.broker.synced < ticket:
             self.broker.want_sync()
@@ -126,7 +134,7 @@ class FakeDaemon:
             self.broker.commit()
             if commit_number in topic.failed:
                 raise Refused(topic.failed[commit_number])
-            return self.broker.sync_ticket
+            return self.ticket
         finally:
             self.end_round()
 

@@ -19,6 +19,7 @@ __all__ = [
     "ALL_NODES",
     "ChannelStats",
     "ClientStats",
+    "Copies",
     "Draining",
     "Latency",
     "Node",
@@ -105,6 +106,8 @@ class ChannelStats(msgspec.Struct, gc=False):
     """Messages that have entered the channel."""
     requeue_count: int = 0
     timeout_count: int = 0
+    damaged_count: int = 0
+    """Messages lost to damage on disk since the channel was created; the original does not report it."""
     zone_local_msg_count: int = 0
     region_local_msg_count: int = 0
     global_msg_count: int = 0
@@ -195,6 +198,14 @@ class Draining(msgspec.Struct, gc=False, frozen=True):
     """The first few, ordered by topic and channel."""
     more_stuck: int = 0
     """How many more there are."""
+
+
+class Copies(msgspec.Struct, gc=False, frozen=True):
+    """How many nodes have the messages of an nsqd that replicates them."""
+
+    wanted: int
+    in_step: int
+    """Of those, how many have everything that was acknowledged."""
 
 
 class Node(msgspec.Struct, gc=False):

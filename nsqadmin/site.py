@@ -21,6 +21,7 @@ from nsqadmin.config import MAX_BODY, ConfigHandlers
 from nsqadmin.console import Console
 from nsqadmin.graphite import GraphiteHandlers
 from nsqadmin.notify import Notifier
+from nsqadmin.pages.alarms import alarms_page
 from nsqadmin.pages.channels import channel_page
 from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
@@ -97,6 +98,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     add("GET", "/nodes", page(nodes_page))
     add("GET", "/nodes/:node", page(node_page))
     add("GET", "/lookup", page(LookupPage()))
+    add("GET", "/alarms", page(alarms_page))
     add("GET", "/counter", page(CounterPage()))
     add("GET", "/series", lambda request: series_response(console.history, request))
     router.add_stream("GET", console.url("/live"), LiveStream(console))
@@ -114,6 +116,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     api("POST", "/api/topics/:topic/:channel", act.change)
     api("DELETE", "/api/topics/:topic/:channel", act.delete_channel)
     api("GET", "/api/nodes", read.nodes)
+    api("GET", "/api/alarms", read.alarms)
     api("GET", "/api/nodes/:node", read.node)
     api("DELETE", "/api/nodes/:node", act.tombstone)
     api("GET", "/api/counter", read.counter)

@@ -88,6 +88,13 @@ class _Row:
             return 0.0
         return self.columns[column][place]
 
+    def all_values(self, id_: int) -> MetricValues:
+        place = bisect_left(self.ids, id_)
+        if place == len(self.ids) or self.ids[place] != id_:
+            return _IDLE
+        depth, in_flight, entered, left, requeued, timed_out = self.columns
+        return depth[place], in_flight[place], entered[place], left[place], requeued[place], timed_out[place]
+
     @property
     def size(self) -> int:
         """Bytes."""
@@ -162,6 +169,18 @@ class History:
             id_ = self._ids.get((topic, ""), -1)
             lines[topic] = array("d", [row.value(id_, column) for row in rows])
         return lines
+
+    def last_minutes(self, topic: str, channel: str, count: int) -> list[tuple[float, MetricValues]]:
+        """The averages of the last `count` complete minutes of a topic (with an empty channel) or of a channel.
+
+        Each with the time (unix seconds) at which it began; oldest first. Fewer if the history is shorter.
+        """
+        rows = self._minutes.rows
+        id_ = self._ids.get((topic, channel), -1)
+        return [
+            (row.at, row.all_values(id_))
+            for row in (rows[place] for place in range(-min(count, len(rows)), 0))
+        ]
 
     @property
     def size(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nsqadmin.model import ChannelStats, Draining, Node, TopicStats
+from nsqadmin.model import ChannelStats, Copies, Draining, Node, TopicStats
 
 __all__ = ["ChannelSnapshot", "ClusterSnapshot", "NodeSnapshot", "Problem", "TopicSnapshot", "Totals"]
 
@@ -101,6 +101,10 @@ class NodeSnapshot(msgspec.Struct, frozen=True, gc=False):
     """Unix seconds; 0 if unknown."""
     draining: Draining | None = None
     """From its last response; None if it was not draining."""
+    copies: Copies | None = None
+    """From its last response, as is the rest; None if it does not replicate."""
+    free_bytes: int | None = None
+    """On the disk of its data path; None if it does not report it."""
 
     @property
     def address(self) -> str:

@@ -23,7 +23,7 @@ from nsqadmin.cluster.snapshot import (
     TopicSnapshot,
     Totals,
 )
-from nsqadmin.model import ChannelStats, Draining, Node, TopicStats
+from nsqadmin.model import ChannelStats, Copies, Draining, Node, TopicStats
 from nsqadmin.upstream.responses import Stats
 from nsqkit.yielder import Yielder
 
@@ -48,6 +48,8 @@ class NodeState:
     health: str = ""
     start_time: int = 0
     draining: Draining | None = None
+    copies: Copies | None = None
+    free_bytes: int | None = None
 
     @property
     def current_rates(self) -> dict[ChannelKey, Rates] | None:
@@ -68,6 +70,7 @@ class NodeState:
         self.topics, self.answered_at, self.received_at = topics, answered_at, received_at
         self.health, self.start_time = stats.health, stats.start_time
         self.draining = stats.draining
+        self.copies, self.free_bytes = stats.copies, stats.free_bytes
 
 
 class _ClusterRates(NamedTuple):
@@ -280,6 +283,8 @@ async def _node_snapshot(state: NodeState, yielder: Yielder) -> NodeSnapshot:
         health=state.health,
         start_time=state.start_time,
         draining=state.draining,
+        copies=state.copies,
+        free_bytes=state.free_bytes,
     )
 
 

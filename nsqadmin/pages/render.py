@@ -95,6 +95,7 @@ class Renderer:
             "age_ms": round(age * 1000),
             "age_text": duration_text(age),
             "every_ms": options.poll_interval // 1_000_000,
+            "alarm_count": len(self.console.alarms.alarms),
             "problems": [_problem_row(each, time.time()) for each in snapshot.problems],
             "graphite": None,
         }

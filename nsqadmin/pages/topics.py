@@ -9,7 +9,7 @@ from attrs import define
 from nsqadmin.cluster.history import Metric
 from nsqadmin.cluster.snapshot import ChannelSnapshot, ClusterSnapshot, TopicSnapshot
 from nsqadmin.pages.action_buttons import ActionButton, tombstone_button, topic_buttons
-from nsqadmin.pages.attention import AttentionItem, attention_items
+from nsqadmin.pages.alarms import alarm_row
 from nsqadmin.pages.badges import Badge, channel_badges, row_class, topic_badges
 from nsqadmin.pages.charts import Sparkline, series_url, sparkline, time_range_choices
 from nsqadmin.pages.graphite import graphite_panel, topic_graphs
@@ -20,7 +20,7 @@ from nsqadmin.pages.tables import Column, read_table_query, select_page
 __all__ = ["FrontPage", "topic_page"]
 
 SPARKLINE_POINTS = 60
-ATTENTION_SHOWN = 5
+ALARMS_SHOWN = 5
 
 
 @define(frozen=True)
@@ -32,14 +32,6 @@ class TopicRow:
     badges: list[Badge]
     row_class: str
     sparkline: Sparkline | None
-
-
-@define(frozen=True)
-class AttentionRow:
-    """One line under "Needs attention"."""
-
-    item: AttentionItem
-    path: str
 
 
 @define(frozen=True)
@@ -144,7 +136,6 @@ class FrontPage:
     def __init__(self) -> None:
         self._snapshot: ClusterSnapshot | None = None
         self._topics: list[TopicSnapshot] = []
-        self._attention: list[AttentionItem] = []
         self._draining_nodes = 0
 
     async def __call__(self, request: PageRequest) -> Page:
@@ -167,18 +158,13 @@ class FrontPage:
             "filters": TOPIC_FILTERS,
             "time_ranges": time_range_choices(request),
             "series": series_url(request),
-            "attention": [
-                AttentionRow(item, request.channel_url(item.topic, item.channel))
-                for item in self._attention[:ATTENTION_SHOWN]
-            ],
-            "attention_total": len(self._attention),
+            "alarms": [alarm_row(request, each) for each in request.console.alarms.alarms[:ALARMS_SHOWN]],
         }
         return Page("front.html", "topics", values)
 
     def _update(self, snapshot: ClusterSnapshot) -> None:
         if snapshot is not self._snapshot:
             self._topics = list(snapshot.topics.values())
-            self._attention = attention_items(self._topics)
             self._draining_nodes = sum(
                 node.draining is not None and node.problem is None for node in snapshot.nodes.values()
             )

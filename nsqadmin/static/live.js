@@ -40,6 +40,7 @@
     const ignoreActiveValue = active !== null && active.matches("input, select");
     Idiomorph.morph(content(), fresh, { ignoreActiveValue, callbacks });
     if (active && active.id && document.activeElement !== active) document.getElementById(active.id)?.focus();
+    document.getElementById("alarm-count").replaceWith(page.getElementById("alarm-count"));
     document.title = page.title;
     updated = performance.now() - Number(page.getElementById("pulse")?.dataset.ageMs || 0);
     document.dispatchEvent(new Event("console:updated"));

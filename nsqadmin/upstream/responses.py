@@ -17,9 +17,10 @@ import msgspec
 import trio
 
 from nsqadmin.addresses import host_and_port, join_host_port
-from nsqadmin.model import Draining, TopicStats
+from nsqadmin.model import Copies, Draining, TopicStats
 from nsqadmin.upstream.client import Upstream, UpstreamError
 from nsqadmin.upstream.draining import read_draining
+from nsqadmin.upstream.resources import read_copies, read_free_bytes
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqkit.service.typed_json import decode_json_as, decode_outline
@@ -65,6 +66,10 @@ class Stats(msgspec.Struct):
     topics: list[TopicStats] | None = None
     draining: Draining | None = None
     """None if it is not draining."""
+    copies: Copies | None = None
+    """None if it does not replicate."""
+    free_bytes: int | None = None
+    """On the disk of its data path; None if it does not report it."""
 
 
 class _StatsHead(msgspec.Struct, kw_only=True):
@@ -72,7 +77,9 @@ class _StatsHead(msgspec.Struct, kw_only=True):
     health: str = ""
     start_time: int = 0
     draining: msgspec.Raw = msgspec.Raw()
-    """Not decoded with the rest, because an error in it must not cost the whole response."""
+    """Not decoded with the rest, because an error in it must not cost the whole response; so are the following."""
+    copies: msgspec.Raw = msgspec.Raw()
+    disk: msgspec.Raw = msgspec.Raw()
 
 
 class _WholeStats(_StatsHead, kw_only=True):
@@ -159,7 +166,15 @@ def _decode_sliced(body: bytes) -> Stats:
 
 
 def _stats(head: _StatsHead, topics: list[TopicStats] | None) -> Stats:
-    return Stats(head.version, head.health, head.start_time, topics, read_draining(head.draining))
+    return Stats(
+        head.version,
+        head.health,
+        head.start_time,
+        topics,
+        read_draining(head.draining),
+        read_copies(head.copies),
+        read_free_bytes(head.disk),
+    )
 
 
 async def _get(

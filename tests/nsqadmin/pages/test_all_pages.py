@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from nsqadmin.alarms.alarm import Alarm, Kind, Subject
 from nsqadmin.console import Console
 from nsqadmin.model import Draining, StuckPlace
 from tests.nsqadmin.pages.cluster import (
@@ -76,6 +77,10 @@ def console_with(name: str, **options: Any) -> Console:
         history=FakeHistory([1.0, 2.0, 3.0]),
         queries=FakeQueries({name: [name]}),
         graphite_url="http://graphite.example:8080",
+        alarms=[
+            Alarm(kind=kind, subject=Subject(topic=name, channel=name), since=NOW, text=name, advice=name)
+            for kind in Kind
+        ],
         **options,
     )
 
@@ -92,6 +97,7 @@ def paths(name: str) -> list[str]:
         "/topics/none/none",
         "/nodes/none",
         "/lookup",
+        "/alarms",
         "/counter",
     ]
 

@@ -70,37 +70,6 @@ async def test_totals_come_first() -> None:
     assert "1 channel without" in page.one("dl").text
 
 
-async def test_needs_attention_lists_the_worst_first() -> None:
-    shown = snapshot(
-        topic(
-            "a",
-            [
-                channel("a", "slow", client_count=1, timeouts_per_minute=9),
-                channel("a", "old", client_count=1, oldest_unfinished_ms=3_600_000),
-                channel("a", "left", depth=50, no_consumer_since=NOW - 9),
-                channel("a", "fine", client_count=1, depth=3),
-                channel("a", "held", client_count=1, depth=3, paused=True),
-            ],
-        ),
-        topic("b", depth=3),
-    )
-    page = await fetch(fake_console(shown), "/")
-    lines = [each.text for each in page.one("ul", class_="attention").all("li")]
-    clock = time.strftime("%H:%M:%S", time.localtime(NOW - 9))
-    assert lines == [
-        f"a / left no consumer 50 messages waiting, no consumer since {clock}",
-        "a / slow time-outs 9 in the last minute",
-        "a / old old messages the oldest is 1 h old",
-        "a / held paused 3 messages waiting",
-        "b no channel 3 messages wait in a topic without a channel",
-    ]
-
-
-async def test_needs_attention_is_hidden_in_a_healthy_cluster() -> None:
-    page = await fetch(fake_console(snapshot(topic("a", [channel("a", "b", client_count=1)]))), "/")
-    assert not page.all("ul", class_="attention")
-
-
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

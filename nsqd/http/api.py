@@ -165,6 +165,7 @@ class _Api:
             topic=params.get("topic", ""),
             channel=params.get("channel", ""),
             include_clients=_BOOLEANS.get(params.get("include_clients", ""), True),
+            include_timings=_BOOLEANS.get(params.get("include_timings", ""), False),
             include_memory=_BOOLEANS.get(params.get("include_mem", ""), True),
         )
         stats = await collect(self._daemon, asked)

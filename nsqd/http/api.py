@@ -174,5 +174,5 @@ class _Api:
         return text(await stats_text(stats, time.time_ns()))
 
     async def metrics(self, request: Request) -> Response:
-        query(request)  # a malformed query string is refused here too
-        return await metrics_page(self._daemon, time.time_ns())
+        include_topics = _BOOLEANS.get(query(request).get("include_topics", ""), True)
+        return await metrics_page(self._daemon, time.time_ns(), include_topics=include_topics)

@@ -3,7 +3,7 @@
 The order of the keys is the original's. Additional keys are at the end of an object: `durability`, and `draining` in
 a drain; of a topic `disk_bytes`; of a channel `dropped_count` and `damaged_count`; of both `oldest_unfinished_ms`, the
 age of the oldest message, if there is one and it is known. A consumer has `since_finish_ms`, `handling_time_ms` and
-`oldest_in_flight_ms` only on request (`include_timings=true`), and only those that are known.
+`oldest_in_flight_ms` only on request (`include_timings=true`); null: there is nothing to tell.
 """
 
 from __future__ import annotations
@@ -168,13 +168,16 @@ def _client(client: ClientStats, asked: str) -> dict[str, Any]:
     return value
 
 
-def _timings(timings: Timings) -> dict[str, float]:
-    seconds = {
-        "since_finish_ms": timings.since_finish,
-        "handling_time_ms": timings.handling_time,
-        "oldest_in_flight_ms": timings.oldest_in_flight,
+def _timings(timings: Timings) -> dict[str, float | None]:
+    return {
+        "since_finish_ms": _ms(timings.since_finish),
+        "handling_time_ms": _ms(timings.handling_time),
+        "oldest_in_flight_ms": _ms(timings.oldest_in_flight),
     }
-    return {name: round(value * 1000, 3) for name, value in seconds.items() if value is not None}
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
 
 
 def _latency(latency: Latency) -> dict[str, Any]:

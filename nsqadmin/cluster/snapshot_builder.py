@@ -22,6 +22,7 @@ from nsqadmin.cluster.snapshot import (
     Problem,
     TopicSnapshot,
     Totals,
+    Usage,
 )
 from nsqadmin.model import ChannelStats, Draining, Node, TopicStats
 from nsqadmin.upstream.responses import Stats
@@ -48,6 +49,7 @@ class NodeState:
     health: str = ""
     start_time: int = 0
     draining: Draining | None = None
+    usage: Usage = attrs.field(factory=Usage)
 
     @property
     def current_rates(self) -> dict[ChannelKey, Rates] | None:
@@ -280,6 +282,7 @@ async def _node_snapshot(state: NodeState, yielder: Yielder) -> NodeSnapshot:
         health=state.health,
         start_time=state.start_time,
         draining=state.draining,
+        usage=state.usage if state.problem is None else Usage(missing="It does not answer"),
     )
 
 

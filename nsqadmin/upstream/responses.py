@@ -123,9 +123,11 @@ async def stats(
     channel: str = "",
     *,
     clients: bool = False,
+    timings: bool = False,
     memory: bool = True,
 ) -> Stats:
-    """Statistics of an nsqd: all topics, or one, or one channel of it; with or without the clients.
+    """Statistics of an nsqd: all topics, or one, or one channel of it; with or without the clients, and the clients
+    with or without their timings, which only the nsqds of this project report.
 
     `memory=False` asks for a response without the figures of memory, which cost an nsqd time.
     """
@@ -136,6 +138,8 @@ async def stats(
         params["channel"] = channel
     if not clients:
         params["include_clients"] = "false"
+    if timings:
+        params["include_timings"] = "true"
     if not memory:
         params["include_mem"] = "false"
     body = await upstream.get(nsqd, "/stats", params)

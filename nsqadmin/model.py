@@ -85,9 +85,17 @@ class ClientStats(msgspec.Struct, gc=False):
     tls_version: str = ""
     tls_negotiated_protocol: str = ""
     tls_negotiated_protocol_is_mutual: bool = False
+    since_finish_ms: float | msgspec.UnsetType | None = msgspec.UNSET
+    """Since its last FIN. None: there was none; UNSET: this nsqd does not report it. The same for the next two."""
+    handling_time_ms: float | msgspec.UnsetType | None = msgspec.UNSET
+    """Average time from delivery to FIN, lately."""
+    oldest_in_flight_ms: float | msgspec.UnsetType | None = msgspec.UNSET
+    """Since the oldest message that it has not answered was delivered."""
 
     node: str = msgspec.field(default="", name="-node")
     """The HTTP address of its nsqd."""
+    delivery_rate: float | None = msgspec.field(default=None, name="-rate")
+    """Messages a second that it was sent; None until its nsqd has answered twice."""
     node_topology_region: str = msgspec.field(default="", name="-node-region")
     node_topology_zone: str = msgspec.field(default="", name="-node-zone")
 

@@ -8,6 +8,7 @@ __all__ = [
     "UNKNOWN",
     "bytes_text",
     "duration_text",
+    "milliseconds",
     "nanoseconds",
     "number_text",
     "percent",
@@ -84,6 +85,11 @@ def nanoseconds(value: float) -> str:
         if value < size * 999.5:
             return f"{_three_digits(value / size)} {unit}"
     return f"{_three_digits(value / 1e9)} s" if value < 60e9 else duration_text(value / 1e9)
+
+
+def milliseconds(value: float) -> str:
+    """A duration in milliseconds, in the same form."""
+    return nanoseconds(value * 1e6)
 
 
 def _three_digits(value: float) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from math import inf
 from typing import Final
 
 import attrs
@@ -472,10 +473,11 @@ def _first_full_disk(
     found = []
     for part in channel.stats.nodes or ():
         node = situation.snapshot.nodes.get(part.node)
-        if node is not None and node.free_bytes is not None and part.depth:
+        free = node.usage.disk_free_bytes if node is not None else None
+        if free is not None and 0 <= free < inf and part.depth:
             # The nodes have their shares of the growth as they have of the backlog.
             share = part.depth / channel.stats.depth
-            found.append((node.free_bytes / (growth.per_second * share * size), part.node))
+            found.append((free / (growth.per_second * share * size), part.node))
     if not found:
         return None
     seconds, address = min(found)

@@ -12,7 +12,15 @@ import msgspec
 
 from nsqadmin.model import ChannelStats, Copies, Draining, Node, TopicStats
 
-__all__ = ["ChannelSnapshot", "ClusterSnapshot", "NodeSnapshot", "Problem", "TopicSnapshot", "Totals"]
+__all__ = [
+    "ChannelSnapshot",
+    "ClusterSnapshot",
+    "NodeSnapshot",
+    "Problem",
+    "TopicSnapshot",
+    "Totals",
+    "Usage",
+]
 
 
 class Problem(msgspec.Struct, frozen=True, gc=False):
@@ -76,6 +84,23 @@ class TopicSnapshot(msgspec.Struct, frozen=True, gc=False):
         return [channel for channel in self.channels.values() if channel.no_consumer_since is not None]
 
 
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """What one nsqd uses. None: unknown; some figures are differences of two answers, others not known to each nsqd."""
+
+    cpu: float | None = None
+    """Of one core, since the answer before: 1.0 is all of it."""
+    memory_bytes: float | None = None
+    """Resident."""
+    disk_free_bytes: float | None = None
+    """Free space of the file system with its data path."""
+    log_bytes: float | None = None
+    """Size of the logs of all its topics."""
+    loop_lag_s: float | None = None
+    """How late its event loop was on average, since the answer before."""
+    missing: str = "Known in a moment"
+    """Why there are no figures; empty if there are, and those that are missing are known with the next answer."""
+
+
 class NodeSnapshot(msgspec.Struct, frozen=True, gc=False):
     """One nsqd."""
 
@@ -102,9 +127,8 @@ class NodeSnapshot(msgspec.Struct, frozen=True, gc=False):
     draining: Draining | None = None
     """From its last response; None if it was not draining."""
     copies: Copies | None = None
-    """From its last response, as is the rest; None if it does not replicate."""
-    free_bytes: int | None = None
-    """On the disk of its data path; None if it does not report it."""
+    """From its last response; None if it does not replicate."""
+    usage: Usage = Usage()
 
     @property
     def address(self) -> str:

@@ -22,6 +22,7 @@ from nsqadmin.cluster.snapshot import (
     Problem,
     TopicSnapshot,
     Totals,
+    Usage,
 )
 from nsqadmin.model import ChannelStats, Copies, Draining, Node, TopicStats
 from nsqadmin.upstream.responses import Stats
@@ -49,7 +50,7 @@ class NodeState:
     start_time: int = 0
     draining: Draining | None = None
     copies: Copies | None = None
-    free_bytes: int | None = None
+    usage: Usage = attrs.field(factory=Usage)
 
     @property
     def current_rates(self) -> dict[ChannelKey, Rates] | None:
@@ -70,7 +71,7 @@ class NodeState:
         self.topics, self.answered_at, self.received_at = topics, answered_at, received_at
         self.health, self.start_time = stats.health, stats.start_time
         self.draining = stats.draining
-        self.copies, self.free_bytes = stats.copies, stats.free_bytes
+        self.copies = stats.copies
 
 
 class _ClusterRates(NamedTuple):
@@ -284,7 +285,7 @@ async def _node_snapshot(state: NodeState, yielder: Yielder) -> NodeSnapshot:
         start_time=state.start_time,
         draining=state.draining,
         copies=state.copies,
-        free_bytes=state.free_bytes,
+        usage=state.usage if state.problem is None else Usage(missing="It does not answer"),
     )
 
 

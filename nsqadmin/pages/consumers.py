@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 
 from attrs import define
+from msgspec import UNSET, UnsetType
 
+from nsqadmin.cluster.consumers import UNIX_SOCKET
 from nsqadmin.model import ClientStats
 from nsqadmin.pages.badges import Badge, client_badges
+from nsqadmin.pages.figures import Figure
 from nsqadmin.pages.page_request import PageRequest
-from nsqadmin.text import UNKNOWN, duration_text
+from nsqadmin.text import UNKNOWN, duration_text, milliseconds, rate_text
 
 __all__ = ["CONSUMERS_TIMEOUT_SECONDS", "ConsumerRow", "consumer_row"]
 
@@ -28,6 +31,10 @@ class ConsumerRow:
     identity_url: str
     connected: str
     topology: str
+    rate: Figure
+    handling_time: Figure
+    since_finish: Figure
+    oldest_in_flight: Figure
 
 
 def consumer_row(request: PageRequest, client: ClientStats) -> ConsumerRow:
@@ -44,7 +51,25 @@ def consumer_row(request: PageRequest, client: ClientStats) -> ConsumerRow:
         identity_url=url if url.startswith(("https://", "http://")) else "",
         connected=age,
         topology=_topology(client),
+        rate=_rate(client),
+        handling_time=_timing(client.handling_time_ms, "It has finished no message yet"),
+        since_finish=_timing(client.since_finish_ms, "It has finished no message yet"),
+        oldest_in_flight=_timing(client.oldest_in_flight_ms, "It has no message in flight"),
     )
+
+
+def _rate(client: ClientStats) -> Figure:
+    if client.delivery_rate is not None:
+        return Figure(rate_text(client.delivery_rate))
+    if client.remote_address == UNIX_SOCKET:
+        return Figure("", "Consumers on a unix socket cannot be told apart")
+    return Figure("", "Known with the next update")
+
+
+def _timing(value_ms: float | UnsetType | None, nothing: str) -> Figure:
+    if value_ms is UNSET:
+        return Figure("", "Its nsqd does not report it")
+    return Figure("", nothing) if value_ms is None else Figure(milliseconds(max(0.0, value_ms)))
 
 
 def _topology(client: ClientStats) -> str:

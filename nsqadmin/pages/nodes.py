@@ -14,6 +14,7 @@ from nsqadmin.pages.action_buttons import ActionButton, tombstone_button
 from nsqadmin.pages.badges import Badge, node_badges, row_class, stats_badges
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, ConsumerRow, consumer_row
 from nsqadmin.pages.draining import drain_panel
+from nsqadmin.pages.figures import UsageFigures, usage_figures
 from nsqadmin.pages.graphite import graphite_panel, node_graphs
 from nsqadmin.pages.page_request import Page, PageRequest
 from nsqadmin.pages.tables import Column, read_table_query, select_page
@@ -43,6 +44,7 @@ class NodeRow:
     path: str
     badges: list[Badge]
     row_class: str
+    usage: UsageFigures
     registered: int
     """The number of registries that list it."""
     registered_title: str
@@ -94,7 +96,35 @@ NODE_COLUMNS: tuple[Column[NodeSnapshot], ...] = (
     Column(
         key="in", title="In /s", value=lambda each: each.in_rate or 0.0, hint="Messages published per second"
     ),
-    Column(key="messages", title="Messages", value=lambda each: each.message_count, optional="opt"),
+    Column(key="messages", title="Messages", value=lambda each: each.message_count, optional="opt-2"),
+    Column(
+        key="cpu",
+        title="CPU",
+        value=lambda each: each.usage.cpu or 0.0,
+        hint="Of one core, between the last two updates",
+        optional="opt",
+    ),
+    Column(
+        key="memory",
+        title="Memory",
+        value=lambda each: each.usage.memory_bytes or 0.0,
+        hint="Resident memory",
+        optional="opt",
+    ),
+    Column(
+        key="disk",
+        title="Disk free",
+        value=lambda each: each.usage.disk_free_bytes or 0.0,
+        hint="Free space of the file system with its data path",
+        optional="opt",
+    ),
+    Column(
+        key="lag",
+        title="Loop lag",
+        value=lambda each: each.usage.loop_lag_s or 0.0,
+        hint="How late its event loop was on average, between the last two updates",
+        optional="opt-2",
+    ),
     Column(key="clients", title="Consumers", value=lambda each: each.client_count),
     Column(
         key="region",
@@ -148,6 +178,7 @@ async def node_page(request: PageRequest) -> Page:
     }
     if view is not None:
         values["sums"] = _sums(view)
+        values["usage"] = usage_figures(view.usage)
         values["drain"] = drain_panel(request, view)
         values |= await _topics_table(request, view)
     return Page("node.html", "nodes", values, request.status_of(view))
@@ -219,6 +250,7 @@ def _node_row(request: PageRequest, view: NodeSnapshot) -> NodeRow:
         request.node_url(view.address),
         badges,
         row_class(badges),
+        usage_figures(view.usage),
         len(registered),
         ", ".join(registered) or "No registry lists it",
         [TopicLink(name, request.topic_url(name)) for name in named],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from nsqadmin.alarms.alarm import Alarm, Kind, Subject
 from nsqadmin.alarms.memory import Memory
-from nsqadmin.cluster.snapshot import ClusterSnapshot
+from nsqadmin.cluster.snapshot import ClusterSnapshot, NodeSnapshot, Usage
 from nsqadmin.model import Copies, Draining
 from nsqkit.options import MINUTE
 from tests.nsqadmin.alarms.looking import FakeMinutes, kinds, look, minutes
@@ -22,11 +23,16 @@ BODIES = {"message_count": 1000, "message_bytes": 960_000}
 
 
 def cluster(
-    *, free_bytes: int | None = None, topic_stats: dict[str, Any] | None = None, **stats: Any
+    *, free_bytes: float | None = None, topic_stats: dict[str, Any] | None = None, **stats: Any
 ) -> ClusterSnapshot:
     """One channel on one node."""
     held = topic("t", [channel("t", "c", **stats)], **(topic_stats or {}))
-    return snapshot(held, nodes=[node(NODE, [held], free_bytes=free_bytes)])
+    return snapshot(held, nodes=[with_room(node(NODE, [held]), free_bytes)])
+
+
+def with_room(view: NodeSnapshot, free_bytes: float | None) -> NodeSnapshot:
+    """The node, with so much free space on its disk."""
+    return msgspec.structs.replace(view, usage=Usage(disk_free_bytes=free_bytes))
 
 
 def one(alarms: list[Alarm], kind: Kind) -> Alarm:
@@ -118,9 +124,14 @@ class TestDisk:
         shown = cluster(depth=2400, free_bytes=1, topic_stats=BODIES, **stats)
         assert one(look(shown, GROWING), Kind.DISK_FULL).advice.startswith(advice)
 
+    @pytest.mark.parametrize("free_bytes", [None, -1.0, float("nan"), float("inf")])
+    def test_free_space_that_is_not_known(self, free_bytes: float | None) -> None:
+        shown = cluster(depth=2400, client_count=1, out_rate=1.0, free_bytes=free_bytes, topic_stats=BODIES)
+        assert "disk" not in one(look(shown, GROWING), Kind.BEHIND).text
+
     def test_the_fullest_disk_counts(self) -> None:
         held = topic("t", [channel("t", "c", nodes=[NODE, OTHER], depth=2400, client_count=1)], **BODIES)
-        nodes = [node(NODE, [held], free_bytes=10**9), node(OTHER, [held], free_bytes=10**6)]
+        nodes = [with_room(node(NODE, [held]), 10**9), with_room(node(OTHER, [held]), 10**6)]
         alarm = one(look(snapshot(held, nodes=nodes), GROWING), Kind.DISK_FULL)
         assert f"the disk of {OTHER} " in alarm.text
 

@@ -144,7 +144,6 @@ def node(
     health: str = "OK",
     draining: Draining | None = None,
     copies: Copies | None = None,
-    free_bytes: int | None = None,
     **values: Any,
 ) -> NodeSnapshot:
     """A node with its part of these topics."""
@@ -175,7 +174,6 @@ def node(
         start_time=int(NOW) - 3_700,
         draining=draining,
         copies=copies,
-        free_bytes=free_bytes,
     )
 
 

@@ -1,7 +1,8 @@
-"""What only some nsqds report of themselves in `/stats`, decoded leniently: another form means "unknown".
+"""How many nodes have an nsqd's messages, decoded leniently from its `/stats`: only some nsqds report it.
 
-"copies": {"wanted": 3, "in_step": 2}     nodes that have its messages, if it replicates them
-"disk": {"free_bytes": 52428800}          free space for its data path
+    "copies": {"wanted": 3, "in_step": 2}
+
+Anything of another form means that it is unknown.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from nsqadmin.model import Copies
 from nsqkit.decoding import DecodeError
 from nsqkit.service.typed_json import decode_json_as
 
-__all__ = ["read_copies", "read_free_bytes"]
+__all__ = ["read_copies"]
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -24,10 +25,6 @@ class _RawCopies(msgspec.Struct):
     in_step: _Count
 
 
-class _RawDisk(msgspec.Struct):
-    free_bytes: _Count
-
-
 def read_copies(raw: msgspec.Raw) -> Copies | None:
     """Decode the value of the key, which is empty if the key is missing. Never raises."""
     try:
@@ -35,11 +32,3 @@ def read_copies(raw: msgspec.Raw) -> Copies | None:
     except DecodeError:
         return None
     return Copies(copies.wanted, copies.in_step)
-
-
-def read_free_bytes(raw: msgspec.Raw) -> int | None:
-    """Decode the value of the key, which is empty if the key is missing. Never raises."""
-    try:
-        return decode_json_as(raw, _RawDisk).free_bytes
-    except DecodeError:
-        return None

@@ -20,6 +20,7 @@ PAGES = {
     "channel-idle": "/topics/invoices/archive",
     "nodes": "/nodes",
     "node": "/nodes/{node}",
+    "alarms": "/alarms",
     "lookup": "/lookup",
     "counter": "/counter",
 }

@@ -56,7 +56,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A cluster with traffic, and a console for it."""
     if find_chromium() is None:
         pytest.skip("no Chromium: apt-get install chromium, or set CHROMIUM")
-    with Scene(tmp_path_factory.mktemp("scene"), ("--poll-interval=500ms",)) as scene:
+    flags = ("--poll-interval=500ms", "--alarm-no-consumer-after=1s", "--alarm-clear-after=1s")
+    with Scene(tmp_path_factory.mktemp("scene"), flags) as scene:
         yield scene
 
 

@@ -103,6 +103,34 @@ def test_a_page_notices_when_the_console_restarts(open_page: OpenPage, start_con
     expect(page.locator("tbody th a").first).to_be_visible()
 
 
+WINDOWS = 8
+"""More than the connections that a browser opens to one host."""
+
+
+def test_any_number_of_windows_of_one_browser_share_a_stream(
+    open_page: OpenPage, start_console: StartConsole
+) -> None:
+    console = start_console("--poll-interval=1h")  # nothing but the event after an action renews a page
+    first = live(open_page("/topics/image.resize", home=console.url))
+    windows = [open_page("/topics/image.resize", home=console.url, beside=first) for _ in range(WINDOWS - 1)]
+    for verb, badges in (("Pause", 1), ("Unpause", 0)):
+        live(windows[-1]).get_by_role("button", name=verb, exact=True).click()
+        windows[-1].click("#ask [data-part=ok]")
+        for window in (first, *windows):
+            expect(live(window).locator("h1 .badge")).to_have_count(badges)
+
+
+def test_a_browser_without_shared_workers_fetches_the_page_once_an_interval(open_page: OpenPage) -> None:
+    page = open_page("/topics/clickstream")
+    page.add_init_script("delete window.SharedWorker")
+    page.reload()
+    assert page.evaluate("window.SharedWorker === undefined")
+    note = page.locator(".tiles .note").first
+    before = note.inner_text()
+    renewed(live(page))
+    expect(note).not_to_have_text(before)
+
+
 def test_a_node_that_does_not_answer_is_named(
     open_page: OpenPage, scene: Scene, start_console: StartConsole
 ) -> None:

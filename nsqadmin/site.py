@@ -5,7 +5,7 @@
 **An object is never another one.** Browsers, proxies and client libraries resolve `.` and `..`, drop empty segments and
 follow redirects, so a request for a channel whose name is empty could reach the topic. A request that is not a GET, and
 whose path is not in its normal form, is therefore a 404 and never redirected. Links and requests of the console write
-the names `.` and `..` differently: see `segment`.
+the names `.` and `..` differently: see `nsqadmin.paths.segment`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from nsqadmin.notify import Notifier
 from nsqadmin.pages.channels import channel_page
 from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
-from nsqadmin.pages.format import name_of_segment
 from nsqadmin.pages.lookup import LookupPage
 from nsqadmin.pages.missing import missing_page
 from nsqadmin.pages.nodes import node_page, nodes_page
 from nsqadmin.pages.render import Renderer
 from nsqadmin.pages.stream import EVENT_STREAM, LiveStream
 from nsqadmin.pages.topics import FrontPage, topic_page
+from nsqadmin.paths import name_of_segment
 from nsqadmin.static_files import StaticFiles
 from nsqadmin.upstream import UpstreamFailed
 from nsqkit.service.http import Exchange, HttpError, Request, Response, Route, Router, error, text

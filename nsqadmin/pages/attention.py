@@ -9,7 +9,7 @@ from attrs import define
 
 from nsqadmin.cluster.snapshot import ChannelSnapshot, TopicSnapshot
 from nsqadmin.pages.badges import PAUSED, Badge
-from nsqadmin.pages.format import duration_text, number_text
+from nsqadmin.text import duration_text, number_text
 
 __all__ = ["AttentionItem", "attention_items"]
 

@@ -8,7 +8,7 @@ from attrs import define
 
 from nsqadmin.cluster.snapshot import ChannelSnapshot, NodeSnapshot, TopicSnapshot
 from nsqadmin.model import ChannelStats, ClientStats, TopicStats
-from nsqadmin.pages.format import duration_text, number_text
+from nsqadmin.text import duration_text, number_text
 
 __all__ = [
     "PAUSED",

@@ -11,11 +11,11 @@ from nsqadmin.pages.action_buttons import channel_buttons
 from nsqadmin.pages.badges import channel_badges
 from nsqadmin.pages.charts import series_url, time_range_choices
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, consumer_row
-from nsqadmin.pages.format import duration_text
 from nsqadmin.pages.graphite import channel_graphs, graphite_panel
 from nsqadmin.pages.node_parts import node_part_rows
 from nsqadmin.pages.page_request import Page, PageRequest
 from nsqadmin.pages.tables import Column, read_table_query, select_page
+from nsqadmin.text import duration_text
 
 __all__ = ["ChannelProgress", "channel_page", "channel_progress"]
 

@@ -8,8 +8,8 @@ from attrs import define
 
 from nsqadmin.model import ClientStats
 from nsqadmin.pages.badges import Badge, client_badges
-from nsqadmin.pages.format import UNKNOWN, duration_text
 from nsqadmin.pages.page_request import PageRequest
+from nsqadmin.text import UNKNOWN, duration_text
 
 __all__ = ["CONSUMERS_TIMEOUT_SECONDS", "ConsumerRow", "consumer_row"]
 

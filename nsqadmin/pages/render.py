@@ -24,10 +24,11 @@ from markupsafe import Markup
 from nsqadmin.cluster.snapshot import Problem
 from nsqadmin.console import Console
 from nsqadmin.options import AdminOptions
-from nsqadmin.pages.format import bytes_text, duration_text, nanoseconds, number, percent, rate
+from nsqadmin.pages.format import number, rate
 from nsqadmin.pages.graphite import graphite_origin
 from nsqadmin.pages.page_request import Page, PageRequest, View
 from nsqadmin.static_files import file_versions
+from nsqadmin.text import bytes_text, duration_text, nanoseconds, percent
 from nsqkit.options import SECOND
 from nsqkit.redact import without_user
 from nsqkit.service.http import Request, Response

@@ -7,7 +7,7 @@ import trio.testing
 
 from nsqadmin.model import Latency, Percentile
 from nsqadmin.pages.channels import channel_progress
-from nsqadmin.pages.format import UNKNOWN
+from nsqadmin.text import UNKNOWN
 from tests.nsqadmin.pages.cluster import NODE, NOW, channel, client, fake_console, snapshot, topic
 from tests.nsqadmin.pages.reading import fetch
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from nsqadmin.pages.format import UNKNOWN
+from nsqadmin.text import UNKNOWN
 from tests.nsqadmin.pages.cluster import (
     NODE,
     NOW,

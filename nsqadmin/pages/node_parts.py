@@ -1,14 +1,17 @@
-"""The table that shows how a topic or a channel is distributed over the nodes."""
+"""What nodes are called, and the table that shows how a topic or a channel is distributed over them."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 from attrs import define
 
+from nsqadmin.cluster.snapshot import ClusterSnapshot
 from nsqadmin.model import ChannelStats, TopicStats
 from nsqadmin.pages.badges import Badge, part_badges
 from nsqadmin.pages.page_request import PageRequest
 
-__all__ = ["NodePartRow", "node_part_rows"]
+__all__ = ["NodePartRow", "node_part_rows", "node_titles"]
 
 
 @define(frozen=True)
@@ -22,15 +25,33 @@ class NodePartRow:
     badges: list[Badge]
 
 
+def node_titles(snapshot: ClusterSnapshot) -> dict[str, str]:
+    """What to call each node, by its address: its host name, with the HTTP port if nodes share the host.
+
+    A node without a host name is called by its address.
+    """
+    hosts = Counter(view.node.hostname for view in snapshot.nodes.values())
+    titles = {}
+    for address, view in snapshot.nodes.items():
+        host, port = view.node.hostname, view.node.http_port
+        titles[address] = address if not host else f"{host}:{port}" if hosts[host] > 1 else host
+    return titles
+
+
 def node_part_rows(request: PageRequest, total: TopicStats | ChannelStats) -> list[NodePartRow]:
     """A row for each node."""
+    titles = node_titles(request.snapshot)
     return [
-        NodePartRow(
-            stats,
-            request.node_url(stats.node),
-            stats.hostname or stats.node,
-            stats.node if stats.hostname else "",
-            part_badges(stats, request.snapshot.nodes.get(stats.node), request.snapshot.at),
-        )
+        _node_part_row(request, stats, titles.get(stats.node, stats.hostname or stats.node))
         for stats in total.nodes or ()
     ]
+
+
+def _node_part_row(request: PageRequest, stats: TopicStats | ChannelStats, title: str) -> NodePartRow:
+    return NodePartRow(
+        stats,
+        request.node_url(stats.node),
+        title,
+        stats.node if title != stats.node else "",
+        part_badges(stats, request.snapshot.nodes.get(stats.node), request.snapshot.at),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -31,6 +33,25 @@ def test_charts_are_drawn_and_describe_their_values(open_page: OpenPage) -> None
     page.click(".segments >> text=1 h")
     page.wait_for_url("**span=1h**")
     expect(page.locator("#chart-rates")).to_have_attribute("data-chart", "/series?span=1h")
+
+
+def test_ticks_of_counts_are_whole_numbers(open_page: OpenPage) -> None:
+    page = open_page("/")
+    page.add_init_script(
+        """const fill = CanvasRenderingContext2D.prototype.fillText;
+        window.drawn = {};
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+            (window.drawn[this.canvas.closest("figure").id] ||= []).push(text);
+            return fill.call(this, text, ...place);
+        };"""
+    )
+    page.goto(page.url + "topics/orders")
+    page.wait_for_function("Object.keys(window.drawn || {}).length === 3")
+    drawn: dict[str, list[str]] = page.evaluate("window.drawn")
+    for chart in ("chart-depth", "chart-trouble"):
+        ticks = [text for text in drawn[chart] if ":" not in text]
+        assert len(set(ticks)) >= 2
+        assert [text for text in ticks if not re.fullmatch(r"[\d,]+", text)] == []
 
 
 def test_typing_finds_topics_and_keeps_the_cursor(open_page: OpenPage) -> None:

@@ -19,6 +19,10 @@ class NodePartRow:
     """The part of a topic or channel on one node."""
 
     stats: TopicStats | ChannelStats
+    depth: int
+    """Of a topic: in the topic and in its channels, as everywhere on its page; so is `on_disk`."""
+    on_disk: int
+    """Messages of the depth that are on disk only."""
     path: str
     title: str
     subtitle: str
@@ -48,8 +52,11 @@ def node_part_rows(request: PageRequest, total: TopicStats | ChannelStats) -> li
 
 
 def _node_part_row(request: PageRequest, stats: TopicStats | ChannelStats, title: str) -> NodePartRow:
+    channels = (stats.channels or ()) if isinstance(stats, TopicStats) else ()
     return NodePartRow(
         stats,
+        stats.depth + sum(channel.depth for channel in channels),
+        stats.backend_depth + sum(channel.backend_depth for channel in channels),
         request.node_url(stats.node),
         title,
         stats.node if title != stats.node else "",

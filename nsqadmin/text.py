@@ -37,7 +37,7 @@ def rate_text(value: float) -> str:
         return "0"
     if value < 0.01:
         return "<0.01"
-    if value < 1:
+    if value < 0.995:
         return f"{value:.2f}".rstrip("0")
     if value < 100:
         return f"{value:.1f}".removesuffix(".0")

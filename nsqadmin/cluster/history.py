@@ -31,9 +31,8 @@ class Metric(Enum):
     """What is kept of each topic, of each channel, and of the whole cluster. Rates are per second."""
 
     DEPTH = "depth"
-    """Of a topic, the messages not copied to its channels yet; of a channel, those ready; of the cluster, both."""
+    """Messages ready; of a topic, in the topic and in all its channels. So are the following, except for `IN_RATE`."""
     IN_FLIGHT = "in_flight"
-    """Of a topic: in all its channels. So are the following, except for `IN_RATE`."""
     IN_RATE = "in_rate"
     OUT_RATE = "out_rate"
     REQUEUE_RATE = "requeue_rate"

@@ -53,6 +53,16 @@ class ChannelSnapshot(msgspec.Struct, frozen=True, gc=False):
     """Since when it is known to have no consumer (at the earliest, the start of nsqadmin); None if it has any."""
 
     @property
+    def depth(self) -> int:
+        """Messages ready for delivery."""
+        return self.stats.depth
+
+    @property
+    def in_flight_count(self) -> int:
+        """Messages sent to consumers and not finished yet."""
+        return self.stats.in_flight_count
+
+    @property
     def oldest_unfinished_ms(self) -> int | None:
         """Age of its oldest unfinished message; None if no nsqd reports it."""
         return self.stats.oldest_unfinished_ms
@@ -77,6 +87,11 @@ class TopicSnapshot(msgspec.Struct, frozen=True, gc=False):
     requeues_per_minute: int
     timeouts_per_minute: int
     oldest_unfinished_ms: int | None
+
+    @property
+    def depth(self) -> int:
+        """Messages ready in the topic and in its channels."""
+        return self.stats.depth + self.channel_depth
 
     @property
     def idle_channels(self) -> list[ChannelSnapshot]:

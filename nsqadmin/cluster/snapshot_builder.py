@@ -187,7 +187,9 @@ class SnapshotBuilder:
         in_flight = sum([channel.stats.in_flight_count for channel in channels.values()])
         requeued = sum([_rates_of(rates, (name, channel)).requeued for channel in channels])
         timed_out = sum([_rates_of(rates, (name, channel)).timed_out for channel in channels])
-        self.history.add(name, "", (stats.depth, in_flight, entered, left, requeued, timed_out))
+        channel_depth = sum([channel.depth for channel in channels.values()])
+        depth = stats.depth + channel_depth
+        self.history.add(name, "", (depth, in_flight, entered, left, requeued, timed_out))
         return TopicSnapshot(
             name=name,
             stats=stats,
@@ -197,7 +199,7 @@ class SnapshotBuilder:
             in_flight_count=in_flight,
             deferred_count=sum([channel.stats.deferred_count for channel in channels.values()]),
             client_count=sum([channel.stats.client_count for channel in channels.values()]),
-            channel_depth=sum([channel.stats.depth for channel in channels.values()]),
+            channel_depth=channel_depth,
             requeues_per_minute=sum([channel.requeues_per_minute for channel in channels.values()]),
             timeouts_per_minute=sum([channel.timeouts_per_minute for channel in channels.values()]),
             oldest_unfinished_ms=max_age(
@@ -298,7 +300,7 @@ async def _totals(
     for topic in topics:
         channels += len(topic.channels)
         clients += topic.client_count
-        depth += topic.stats.depth + topic.channel_depth
+        depth += topic.depth
         in_flight += topic.in_flight_count
         deferred += topic.deferred_count
         messages += topic.stats.message_count

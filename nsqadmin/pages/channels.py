@@ -9,7 +9,7 @@ from nsqadmin.cluster.snapshot import ChannelSnapshot
 from nsqadmin.model import ClientStats
 from nsqadmin.pages.action_buttons import channel_buttons
 from nsqadmin.pages.badges import channel_badges
-from nsqadmin.pages.charts import series_url, time_range_choices
+from nsqadmin.pages.charts import charts_of, series_url, time_range_choices
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, consumer_row
 from nsqadmin.pages.graphite import channel_graphs, graphite_panel
 from nsqadmin.pages.node_parts import node_part_rows
@@ -108,6 +108,7 @@ async def channel_page(request: PageRequest) -> Page:
         "graphite": graphite_panel(request, channel_graphs(topic_name, name)),
     }
     if channel is not None:
+        values["charts"] = charts_of(channel)
         values["progress"] = channel_progress(channel, now)
         values["nodes"] = node_part_rows(request, channel.stats)
         values |= await _consumers_table(request, channel)

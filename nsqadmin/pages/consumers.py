@@ -12,7 +12,7 @@ from nsqadmin.model import ClientStats
 from nsqadmin.pages.badges import Badge, client_badges
 from nsqadmin.pages.figures import Figure
 from nsqadmin.pages.page_request import PageRequest
-from nsqadmin.text import UNKNOWN, duration_text, milliseconds, rate_text
+from nsqadmin.text import duration_text, milliseconds, rate_text
 
 __all__ = ["CONSUMERS_TIMEOUT_SECONDS", "ConsumerRow", "consumer_row"]
 
@@ -30,6 +30,7 @@ class ConsumerRow:
     identity: str
     identity_url: str
     connected: str
+    """For how long; empty if it is unknown."""
     topology: str
     rate: Figure
     handling_time: Figure
@@ -42,7 +43,7 @@ def consumer_row(request: PageRequest, client: ClientStats) -> ConsumerRow:
     # The URL comes from an auth server, and could be one with a script.
     url = client.auth_identity_url
     identity = (client.auth_identity or "authorized") if client.authed else ""
-    age = duration_text(max(0.0, time.time() - client.connect_ts)) if client.connect_ts else UNKNOWN
+    age = duration_text(max(0.0, time.time() - client.connect_ts)) if client.connect_ts else ""
     return ConsumerRow(
         client=client,
         node_path=request.node_url(client.node),

@@ -16,6 +16,7 @@ from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, ConsumerRow, con
 from nsqadmin.pages.draining import drain_panel
 from nsqadmin.pages.figures import UsageFigures, usage_figures
 from nsqadmin.pages.graphite import graphite_panel, node_graphs
+from nsqadmin.pages.node_parts import node_titles
 from nsqadmin.pages.page_request import Page, PageRequest
 from nsqadmin.pages.tables import Column, read_table_query, select_page
 
@@ -41,6 +42,7 @@ class NodeRow:
     """One node on the page of all nodes."""
 
     view: NodeSnapshot
+    title: str
     path: str
     badges: list[Badge]
     row_class: str
@@ -85,8 +87,10 @@ _HOST: Column[NodeSnapshot] = Column(
 NODE_COLUMNS: tuple[Column[NodeSnapshot], ...] = (
     _HOST,
     Column(key="tcp", title="TCP port", value=lambda each: each.node.tcp_port, optional="opt"),
-    Column(key="http", title="HTTP port", value=lambda each: each.node.http_port),
-    Column(key="version", title="Version", value=lambda each: each.node.version, numeric=False),
+    Column(key="http", title="HTTP port", value=lambda each: each.node.http_port, optional="opt"),
+    Column(
+        key="version", title="Version", value=lambda each: each.node.version, numeric=False, optional="opt"
+    ),
     Column(
         key="depth",
         title="Depth",
@@ -148,7 +152,7 @@ STATS_COLUMNS: tuple[Column[TopicStats], ...] = (
     Column(key="name", title="Topic", value=lambda each: each.topic_name, numeric=False),
     Column(key="depth", title="Depth", value=lambda each: each.depth),
     Column(key="disk", title="Memory + disk", value=lambda each: each.backend_depth, optional="opt"),
-    Column(key="messages", title="Messages", value=lambda each: each.message_count),
+    Column(key="messages", title="Messages", value=lambda each: each.message_count, optional="opt-3"),
 )
 
 
@@ -158,7 +162,8 @@ async def nodes_page(request: PageRequest) -> Page:
     columns = (*NODE_COLUMNS, REGISTRIES_COLUMN) if registries else NODE_COLUMNS
     query = read_table_query(request.own_url, request.query, columns, sort="host")
     table = select_page(list(request.snapshot.nodes.values()), query, columns, text=_node_text)
-    rows = [_node_row(request, each) for each in table.rows]
+    titles = node_titles(request.snapshot)
+    rows = [_node_row(request, each, titles[each.address]) for each in table.rows]
     return Page("nodes.html", "nodes", {"table": table, "rows": rows, "registries": registries})
 
 
@@ -169,6 +174,7 @@ async def node_page(request: PageRequest) -> Page:
     registries = len(request.console.options.lookupd_http_addresses)
     values: dict[str, object] = {
         "address": address,
+        "title": node_titles(request.snapshot).get(address, address),
         "view": view,
         "badges": node_badges(view, request.snapshot.at) if view else [],
         "registries": registries,
@@ -240,13 +246,14 @@ def _channel_row(
     )
 
 
-def _node_row(request: PageRequest, view: NodeSnapshot) -> NodeRow:
+def _node_row(request: PageRequest, view: NodeSnapshot, title: str) -> NodeRow:
     badges = node_badges(view, request.snapshot.at)
     registered = view.node.remote_addresses or []
     named = [each.topic for each in view.node.topics[:TOPICS_NAMED]]
     tombstoned = [each.topic for each in view.node.topics if each.tombstoned][:TOPICS_NAMED]
     return NodeRow(
         view,
+        title,
         request.node_url(view.address),
         badges,
         row_class(badges),

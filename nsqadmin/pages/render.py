@@ -24,7 +24,7 @@ from markupsafe import Markup
 from nsqadmin.cluster.snapshot import Problem
 from nsqadmin.console import Console
 from nsqadmin.options import AdminOptions
-from nsqadmin.pages.format import number, rate
+from nsqadmin.pages.format import breakable, missing, number, rate
 from nsqadmin.pages.graphite import graphite_origin
 from nsqadmin.pages.page_request import Page, PageRequest, View
 from nsqadmin.static_files import file_versions
@@ -159,8 +159,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, rate=rate, bytes=bytes_text)
-    environment.globals.update(nanoseconds=nanoseconds, percent=percent, age=duration_text)
+    environment.filters.update(name=breakable, number=number, rate=rate, bytes=bytes_text)
+    environment.globals.update(age=duration_text, missing=missing, nanoseconds=nanoseconds, percent=percent)
     for name in environment.list_templates():
         environment.get_template(name)
     return environment

@@ -111,7 +111,11 @@ async def test_consumers_are_listed_with_rate_and_timings() -> None:
         [UNKNOWN] * 4,
         [UNKNOWN] * 4,
     ]
-    reasons = Counter(each["title"] for each in page.all("td", "span") if "title" in each.attributes)
+    [table] = [each for each in page.all("table") if "Consumers of" in each.one("caption").text]
+    figures = table.all("td", class_="n")
+    reasons = Counter(
+        span["title"] for cell in figures for span in cell.all("span") if "title" in span.attributes
+    )
     assert reasons == {
         "It has finished no message yet": 2,
         "It has no message in flight": 1,

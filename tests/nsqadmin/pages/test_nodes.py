@@ -57,6 +57,23 @@ async def test_all_nodes_are_listed_with_badges() -> None:
     )
 
 
+async def test_nodes_on_one_host_are_told_apart() -> None:
+    addresses = ["10.0.0.1:4151", "10.0.0.1:4251", OTHER, "10.0.0.3:4151"]
+    titles = ["host-10.0.0.1:4151", "host-10.0.0.1:4251", "host-10.0.0.2", "10.0.0.3:4151"]
+    held = topic("orders", [channel("orders", "mail", nodes=addresses, client_count=1)], nodes=addresses)
+    nodes = [node(each, [held]) for each in addresses[:3]] + [node(addresses[3], [held], hostname="")]
+    console = fake_console(snapshot(held, nodes=nodes))
+    for path, caption in (
+        ("/nodes", "All nodes"),
+        ("/topics/orders", "orders on each node"),
+        ("/topics/orders/mail", "orders / mail on each node"),
+    ):
+        shown = [row[0].split()[0] for row in (await fetch(console, path)).rows(caption)]
+        assert sorted(shown) == sorted(titles), path
+    for address, title in zip(addresses, titles, strict=True):
+        assert (await fetch(console, f"/nodes/{address}")).one("h1").text == title
+
+
 async def test_without_registries_the_registries_column_is_missing() -> None:
     shown = snapshot(topic("a"))
     page = await fetch(fake_console(shown, nsqd_http_addresses=[NODE]), "/nodes")

@@ -173,10 +173,10 @@ async def test_a_topic_shows_its_channels_and_nodes() -> None:
         ["mail", "12", "10 + 2", "3", "4", "1.5", "5", "6", "70", "8", UNKNOWN]
     ]
     assert page.rows("orders on each node") == [
-        ["host-10.0.0.1 10.0.0.1:4151", "9", "8 + 1", "80", "1", UNKNOWN, ""],
-        ["host-10.0.0.2 10.0.0.2:4151", "9", "8 + 1", "80", "1", UNKNOWN, ""],
+        ["host-10.0.0.1 10.0.0.1:4151", "21", "18 + 3", "80", "1", UNKNOWN, ""],
+        ["host-10.0.0.2 10.0.0.2:4151", "21", "18 + 3", "80", "1", UNKNOWN, ""],
     ]
-    assert page.one("tfoot").text == "All nodes 9 8 + 1 80 1 \N{EN DASH}"
+    assert page.one("tfoot").text == "All nodes 21 18 + 3 80 1 \N{EN DASH}"
     assert page.one("figure", id="chart-rates")["data-chart"] == "/series?topic=orders&span=15m"
 
 

@@ -320,7 +320,7 @@ def _refuses(situation: Situation, node: NodeSnapshot) -> Alarm | None:
 
 
 def _topic_refused(situation: Situation, node: NodeSnapshot) -> Alarm | None:
-    if node.problem is not None or not node.health.startswith("OK - "):
+    if node.problem is not None or not node.health.startswith("OK - topic "):
         return None
     return Alarm(
         kind=Kind.DAMAGED,

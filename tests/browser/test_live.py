@@ -23,17 +23,18 @@ def test_figures_change_without_a_reload(open_page: OpenPage) -> None:
 
 
 def test_an_alarm_comes_and_goes_without_a_reload(open_page: OpenPage, scene: Scene) -> None:
-    page = live(open_page("/alarms?q=unread"))
+    page = live(open_page("/alarms?q=mislaid"))
     expect(page.locator("#content")).to_contain_text("No matches")
     number = page.locator("#alarm-count .badge")
     before = int(number.inner_text())
     nsqd = scene.cluster.nsqds[0]
-    nsqd.request("POST", "/pub?topic=unread", b"x")
-    expect(page.locator(".alarms li")).to_contain_text("no channel unread 1 message waiting, no channel")
+    nsqd.request("POST", "/pub?topic=mislaid", b"x")
+    expect(page.locator(".alarms li")).to_contain_text("no channel mislaid 1 message waiting, no channel")
     expect(number).to_have_text(str(before + 1))
     page.click(".alarms li a")
-    page.wait_for_url("**/topics/unread")
-    nsqd.request("POST", "/topic/delete?topic=unread", b"")
+    page.wait_for_url("**/topics/mislaid")
+    for daemon in (nsqd, *scene.cluster.registries):
+        daemon.request("POST", "/topic/delete?topic=mislaid", b"")
     page.go_back()
     expect(page.locator("#content")).to_contain_text("No matches")
 

@@ -261,7 +261,7 @@ class TestNodes:
     def test_a_node_that_reports_trouble(self, health: str, kind: Kind, text: str) -> None:
         assert text in one(look(snapshot(nodes=[node(health=health)])), kind).text
 
-    @pytest.mark.parametrize("health", ["OK", ""])
+    @pytest.mark.parametrize("health", ["OK", "", "OK - draining"])
     def test_a_node_that_reports_none(self, health: str) -> None:
         assert look(snapshot(nodes=[node(health=health)])) == []
 

@@ -3,8 +3,8 @@
     python deploy/demo.py
 
 Three topics: `orders`, at a rate that comes and goes; `clicks`, many small messages; `mails`, some of them deferred. Of
-the channels, one is slow, so that it has a depth, one fails with some of its messages, and one has no consumer, which
-the console lists under what needs attention. Ctrl-C ends it.
+the channels, one is slow, so that it has a depth, one fails with some of its messages, and one has no consumer, of
+which the console makes alarms. Ctrl-C ends it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import trio
 
 from nsqadmin.access import check_admin, is_admin
 from nsqadmin.actions import Actions
+from nsqadmin.alarms.watch import AlarmWatch
 from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.poller import ClusterPoller
@@ -32,6 +33,7 @@ class Console:
     queries: ClusterQueries
     """Sent for each request of the API."""
     actions: Actions
+    alarms: AlarmWatch
     origins: Origins = attrs.field(default=attrs.Factory(lambda self: Origins(self.options), takes_self=True))
     version: str = VERSION
     stopping: trio.Event = attrs.field(factory=trio.Event)

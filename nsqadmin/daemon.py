@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Callable
 import trio
 
 from nsqadmin.actions import Actions
+from nsqadmin.alarms.watch import AlarmWatch
+from nsqadmin.alarms.webhook import AlarmWebhook
 from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.poller import ClusterPoller
@@ -90,6 +92,10 @@ class Daemon:
             background.start_soon(self._watch, signals)
             background.start_soon(self.console.poller.run)
             background.start_soon(self.console.consumers.run)
+            background.start_soon(self.console.alarms.run)
+            for url in self.options.alarm_webhooks:
+                webhook = AlarmWebhook(url, self.console.alarms, self._upstream, self.console.base_path)
+                background.start_soon(webhook.run)
             background.start_soon(self._notifier.run)
             # Two nurseries: requests that are being finished still need the tasks in the background.
             async with trio.open_nursery() as serving:
@@ -132,6 +138,7 @@ def make_console(options: AdminOptions) -> Console:
         history=history,
         queries=queries,
         actions=Actions(queries),
+        alarms=AlarmWatch(poller),
     )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "ALL_NODES",
     "ChannelStats",
     "ClientStats",
+    "Copies",
     "Draining",
     "Latency",
     "Node",
@@ -84,9 +85,17 @@ class ClientStats(msgspec.Struct, gc=False):
     tls_version: str = ""
     tls_negotiated_protocol: str = ""
     tls_negotiated_protocol_is_mutual: bool = False
+    since_finish_ms: float | msgspec.UnsetType | None = msgspec.UNSET
+    """Since its last FIN. None: there was none; UNSET: this nsqd does not report it. The same for the next two."""
+    handling_time_ms: float | msgspec.UnsetType | None = msgspec.UNSET
+    """Average time from delivery to FIN, lately."""
+    oldest_in_flight_ms: float | msgspec.UnsetType | None = msgspec.UNSET
+    """Since the oldest message that it has not answered was delivered."""
 
     node: str = msgspec.field(default="", name="-node")
     """The HTTP address of its nsqd."""
+    delivery_rate: float | None = msgspec.field(default=None, name="-rate")
+    """Messages a second that it was sent; None until its nsqd has answered twice."""
     node_topology_region: str = msgspec.field(default="", name="-node-region")
     node_topology_zone: str = msgspec.field(default="", name="-node-zone")
 
@@ -105,6 +114,8 @@ class ChannelStats(msgspec.Struct, gc=False):
     """Messages that have entered the channel."""
     requeue_count: int = 0
     timeout_count: int = 0
+    damaged_count: int = 0
+    """Messages lost to damage on disk since the channel was created; the original does not report it."""
     zone_local_msg_count: int = 0
     region_local_msg_count: int = 0
     global_msg_count: int = 0
@@ -195,6 +206,14 @@ class Draining(msgspec.Struct, gc=False, frozen=True):
     """The first few, ordered by topic and channel."""
     more_stuck: int = 0
     """How many more there are."""
+
+
+class Copies(msgspec.Struct, gc=False, frozen=True):
+    """How many nodes have the messages of an nsqd that replicates them."""
+
+    wanted: int
+    in_step: int
+    """Of those, how many have everything that was acknowledged."""
 
 
 class Node(msgspec.Struct, gc=False):

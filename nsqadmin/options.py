@@ -33,6 +33,7 @@ from nsqkit.options import (
     check_listen_addresses,
     check_values,
     option,
+    options_of,
     refusal,
 )
 from nsqkit.options import load as load_options
@@ -156,6 +157,58 @@ class AdminOptions(DaemonOptions):
         "", help="Where to report every change that is made here, as JSON with POST. Empty: nowhere."
     )
 
+    ALARMS: ClassVar = Group("Alarms")
+
+    alarm_webhooks: list[Url] = option(
+        flag="alarm-webhook",
+        help="Where to report alarms that are raised or cleared, as JSON with POST. May be given several times.",
+    )
+    alarm_raise_after: Duration = option(
+        30 * SECOND, minimum=0, help="How long something must be wrong before the alarm is raised."
+    )
+    alarm_clear_after: Duration = option(
+        1 * MINUTE, minimum=0, help="How long nothing must be wrong before the alarm is cleared."
+    )
+    alarm_backlog: int = option(
+        1000, minimum=1, help="Messages that must wait in a channel before it can be falling behind."
+    )
+    alarm_behind_after: Duration = option(
+        5 * MINUTE,
+        minimum=2 * MINUTE,
+        maximum=1 * HOUR,
+        help="A channel is falling behind when its backlog has grown in each of the minutes of this time.",
+    )
+    alarm_disk_full_within: Duration = option(
+        24 * HOUR,
+        minimum=0,
+        help="A backlog is critical when it fills a disk within this time at its present rate.",
+    )
+    alarm_stuck_after: Duration = option(
+        2 * MINUTE,
+        minimum=0,
+        help="A channel is stuck when it has messages in flight and none is finished for this time. Should be "
+        "longer than the message time-out, and than handlers take.",
+    )
+    alarm_timeout_percent: int = option(
+        5, minimum=0, maximum=100, help="Share of the deliveries above which time-outs are an alarm."
+    )
+    alarm_requeue_percent: int = option(
+        10, minimum=0, maximum=100, help="Share of the deliveries above which requeues are an alarm."
+    )
+    alarm_no_consumer_after: Duration = option(
+        2 * MINUTE,
+        minimum=0,
+        help="How long messages must wait without a consumer, or without a channel, before that is an alarm.",
+    )
+    alarm_max_age: Duration = option(
+        15 * MINUTE, minimum=0, help="Age from which on an unfinished message is an alarm."
+    )
+    alarm_remember: Duration = option(
+        24 * HOUR,
+        minimum=0,
+        help="How long alarms stay about lost messages, and about nsqds that the registries no longer list.",
+    )
+
     GRAPHITE: ClassVar = Group("Graphite")
 
     graphite_url: Url = option(
@@ -200,15 +253,22 @@ def validate(options: AdminOptions) -> None:
         except ValueError as error:
             reason = f"failed to parse --allow-config-from-cidr - {error}"
             raise refusal(options, "allow_config_from_cidr", reason) from error
-    for field in ("graphite_url", "notification_http_endpoint"):
-        url = getattr(options, field)
-        if url and not url.lower().startswith(("http://", "https://")):
-            flag = field.replace("_", "-")
-            raise refusal(
-                options, field, f"--{flag} must begin with http:// or https://, not {shown_url(url)!r}"
-            )
+    for field, urls in (
+        ("graphite_url", [options.graphite_url]),
+        ("notification_http_endpoint", [options.notification_http_endpoint]),
+        ("alarm_webhooks", options.alarm_webhooks),
+    ):
+        for url in filter(None, urls):
+            _check_url(options, field, url)
     options.base_path = normal_base_path(options.base_path)
     check_values(options)
+
+
+def _check_url(options: AdminOptions, field: str, url: str) -> None:
+    if not url.lower().startswith(("http://", "https://")):
+        flag = next(each.flag for each in options_of(AdminOptions) if each.field == field)
+        reason = f"--{flag} must begin with http:// or https://, not {shown_url(url)!r}"
+        raise refusal(options, field, reason)
 
 
 def _check_mode(options: AdminOptions) -> None:

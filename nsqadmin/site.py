@@ -5,7 +5,7 @@
 **An object is never another one.** Browsers, proxies and client libraries resolve `.` and `..`, drop empty segments and
 follow redirects, so a request for a channel whose name is empty could reach the topic. A request that is not a GET, and
 whose path is not in its normal form, is therefore a 404 and never redirected. Links and requests of the console write
-the names `.` and `..` differently: see `segment`.
+the names `.` and `..` differently: see `nsqadmin.paths.segment`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from nsqadmin.config import MAX_BODY, ConfigHandlers
 from nsqadmin.console import Console
 from nsqadmin.graphite import GraphiteHandlers
 from nsqadmin.notify import Notifier
+from nsqadmin.pages.alarms import alarms_page
 from nsqadmin.pages.channels import channel_page
 from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
-from nsqadmin.pages.format import name_of_segment
 from nsqadmin.pages.lookup import LookupPage
 from nsqadmin.pages.missing import missing_page
 from nsqadmin.pages.nodes import node_page, nodes_page
 from nsqadmin.pages.render import Renderer
 from nsqadmin.pages.stream import EVENT_STREAM, LiveStream
 from nsqadmin.pages.topics import FrontPage, topic_page
+from nsqadmin.paths import name_of_segment
 from nsqadmin.static_files import StaticFiles
 from nsqadmin.upstream import UpstreamFailed
 from nsqkit.service.http import Exchange, HttpError, Request, Response, Route, Router, error, text
@@ -97,6 +98,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     add("GET", "/nodes", page(nodes_page))
     add("GET", "/nodes/:node", page(node_page))
     add("GET", "/lookup", page(LookupPage()))
+    add("GET", "/alarms", page(alarms_page))
     add("GET", "/counter", page(CounterPage()))
     add("GET", "/series", lambda request: series_response(console.history, request))
     router.add_stream("GET", console.url("/live"), LiveStream(console))
@@ -114,6 +116,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     api("POST", "/api/topics/:topic/:channel", act.change)
     api("DELETE", "/api/topics/:topic/:channel", act.delete_channel)
     api("GET", "/api/nodes", read.nodes)
+    api("GET", "/api/alarms", read.alarms)
     api("GET", "/api/nodes/:node", read.node)
     api("DELETE", "/api/nodes/:node", act.tombstone)
     api("GET", "/api/counter", read.counter)

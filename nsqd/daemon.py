@@ -350,8 +350,8 @@ class Daemon:
     def connection_count(self) -> int:
         return len(self.connections.sessions)
 
-    def clients(self) -> Iterable[ClientStats]:
-        return [client_stats(session) for session in self.connections.sessions]
+    def clients(self, timings_at: float | None = None) -> Iterable[ClientStats]:
+        return [client_stats(session, timings_at) for session in self.connections.sessions]
 
     def round(self) -> None:
         self.rounds.begin()

@@ -6,6 +6,7 @@ import time
 
 import msgspec
 
+from nsqadmin.alarms.alarm import alarm_as_json
 from nsqadmin.api.as_json import channel_as_json, counter_as_json, counter_key, node_as_json, topic_as_json
 from nsqadmin.cluster.merge import by_closeness
 from nsqadmin.cluster.queries import UnknownChannel, UnknownNode
@@ -56,6 +57,14 @@ class ReadHandlers:
         if channel.clients is not None:
             channel.clients = by_closeness(channel.clients)
         return json_body({**channel_as_json(channel, time.time()), "message": warnings.message})
+
+    async def alarms(self, request: Request) -> Response:
+        """What is wrong in the cluster as it was polled last, the worst first."""
+        console, now = self._console, time.time()
+        warnings = Warnings()
+        warnings.add([problem.error for problem in console.poller.snapshot.problems])
+        alarms = [alarm_as_json(alarm, console.base_path, now) for alarm in console.alarms.alarms]
+        return json_body({"alarms": alarms, "message": warnings.message})
 
     async def nodes(self, request: Request) -> Response:
         """All nodes."""

@@ -31,9 +31,8 @@ class Metric(Enum):
     """What is kept of each topic, of each channel, and of the whole cluster. Rates are per second."""
 
     DEPTH = "depth"
-    """Of a topic, the messages not copied to its channels yet; of a channel, those ready; of the cluster, both."""
+    """Messages ready; of a topic, in the topic and in all its channels. So are the following, except for `IN_RATE`."""
     IN_FLIGHT = "in_flight"
-    """Of a topic: in all its channels. So are the following, except for `IN_RATE`."""
     IN_RATE = "in_rate"
     OUT_RATE = "out_rate"
     REQUEUE_RATE = "requeue_rate"
@@ -87,6 +86,13 @@ class _Row:
         if place == len(self.ids) or self.ids[place] != id_:
             return 0.0
         return self.columns[column][place]
+
+    def all_values(self, id_: int) -> MetricValues:
+        place = bisect_left(self.ids, id_)
+        if place == len(self.ids) or self.ids[place] != id_:
+            return _IDLE
+        depth, in_flight, entered, left, requeued, timed_out = self.columns
+        return depth[place], in_flight[place], entered[place], left[place], requeued[place], timed_out[place]
 
     @property
     def size(self) -> int:
@@ -162,6 +168,18 @@ class History:
             id_ = self._ids.get((topic, ""), -1)
             lines[topic] = array("d", [row.value(id_, column) for row in rows])
         return lines
+
+    def last_minutes(self, topic: str, channel: str, count: int) -> list[tuple[float, MetricValues]]:
+        """The averages of the last `count` complete minutes of a topic (with an empty channel) or of a channel.
+
+        Each with the time (unix seconds) at which it began; oldest first. Fewer if the history is shorter.
+        """
+        rows = self._minutes.rows
+        id_ = self._ids.get((topic, channel), -1)
+        return [
+            (row.at, row.all_values(id_))
+            for row in (rows[place] for place in range(-min(count, len(rows)), 0))
+        ]
 
     @property
     def size(self) -> int:

@@ -168,6 +168,7 @@ def merge_channel(topic: str, name: str, parts: Iterable[ChannelStats]) -> Chann
         message_count=sum([part.message_count for part in nodes]),
         requeue_count=sum([part.requeue_count for part in nodes]),
         timeout_count=sum([part.timeout_count for part in nodes]),
+        damaged_count=sum([part.damaged_count for part in nodes]),
         zone_local_msg_count=sum([part.zone_local_msg_count for part in nodes]),
         region_local_msg_count=sum([part.region_local_msg_count for part in nodes]),
         global_msg_count=sum([part.global_msg_count for part in nodes]),

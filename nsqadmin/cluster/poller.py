@@ -27,6 +27,7 @@ from nsqadmin.cluster.merge import merge_nodes, node_of_info, nodes_of_producers
 from nsqadmin.cluster.polled_daemon import PolledDaemon, poll_all
 from nsqadmin.cluster.snapshot import ClusterSnapshot, Problem
 from nsqadmin.cluster.snapshot_builder import NodeState, SnapshotBuilder
+from nsqadmin.cluster.usage import UsagePoller
 from nsqadmin.model import Node
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import NSQD, NSQLOOKUPD, Upstream, responses
@@ -63,6 +64,7 @@ class _Nsqd:
     """One nsqd that is polled."""
 
     daemon: PolledDaemon[_NsqdResponse]
+    usage: UsagePoller
     state: NodeState
     processed: int = 0
     """Number of its responses that are in `state`."""
@@ -136,6 +138,8 @@ class ClusterPoller:
             self._update_registries()
             await poll_all(self._registries.values(), nursery, timeout_s)
         self._update_nsqds()
+        for nsqd in self._nsqds.values():
+            nsqd.usage.begin(nursery)
         await poll_all([nsqd.daemon for nsqd in self._nsqds.values()], nursery, timeout_s)
         yielder = Yielder()
         updated = await self._process_responses(yielder)
@@ -153,7 +157,7 @@ class ClusterPoller:
         for nsqd in self._nsqds.values():
             daemon, state = nsqd.daemon, nsqd.state
             # Even without a new response: a daemon that has just failed keeps its figures, but loses its rates.
-            state.problem = daemon.problem
+            state.problem, state.usage = daemon.problem, nsqd.usage.usage
             if (
                 nsqd.processed == daemon.response_count
                 or daemon.response is None
@@ -238,7 +242,8 @@ class ClusterPoller:
             stats = await responses.stats(self.upstream, address, memory=False)
             return _NsqdResponse(stats, await responses.info(self.upstream, address) if describe else None)
 
-        return _Nsqd(PolledDaemon(NSQD, address, request, self.clock), NodeState(node))
+        daemon = PolledDaemon(NSQD, address, request, self.clock)
+        return _Nsqd(daemon, UsagePoller(self.upstream, address), NodeState(node))
 
     def _registered_topics(self) -> set[str]:
         return {

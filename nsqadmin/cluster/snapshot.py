@@ -10,9 +10,17 @@ from __future__ import annotations
 
 import msgspec
 
-from nsqadmin.model import ChannelStats, Draining, Node, TopicStats
+from nsqadmin.model import ChannelStats, Copies, Draining, Node, TopicStats
 
-__all__ = ["ChannelSnapshot", "ClusterSnapshot", "NodeSnapshot", "Problem", "TopicSnapshot", "Totals"]
+__all__ = [
+    "ChannelSnapshot",
+    "ClusterSnapshot",
+    "NodeSnapshot",
+    "Problem",
+    "TopicSnapshot",
+    "Totals",
+    "Usage",
+]
 
 
 class Problem(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +53,16 @@ class ChannelSnapshot(msgspec.Struct, frozen=True, gc=False):
     """Since when it is known to have no consumer (at the earliest, the start of nsqadmin); None if it has any."""
 
     @property
+    def depth(self) -> int:
+        """Messages ready for delivery."""
+        return self.stats.depth
+
+    @property
+    def in_flight_count(self) -> int:
+        """Messages sent to consumers and not finished yet."""
+        return self.stats.in_flight_count
+
+    @property
     def oldest_unfinished_ms(self) -> int | None:
         """Age of its oldest unfinished message; None if no nsqd reports it."""
         return self.stats.oldest_unfinished_ms
@@ -71,9 +89,31 @@ class TopicSnapshot(msgspec.Struct, frozen=True, gc=False):
     oldest_unfinished_ms: int | None
 
     @property
+    def depth(self) -> int:
+        """Messages ready in the topic and in its channels."""
+        return self.stats.depth + self.channel_depth
+
+    @property
     def idle_channels(self) -> list[ChannelSnapshot]:
         """The channels without a consumer."""
         return [channel for channel in self.channels.values() if channel.no_consumer_since is not None]
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """What one nsqd uses. None: unknown; some figures are differences of two answers, others not known to each nsqd."""
+
+    cpu: float | None = None
+    """Of one core, since the answer before: 1.0 is all of it."""
+    memory_bytes: float | None = None
+    """Resident."""
+    disk_free_bytes: float | None = None
+    """Free space of the file system with its data path."""
+    log_bytes: float | None = None
+    """Size of the logs of all its topics."""
+    loop_lag_s: float | None = None
+    """How late its event loop was on average, since the answer before."""
+    missing: str = "Known in a moment"
+    """Why there are no figures; empty if there are, and those that are missing are known with the next answer."""
 
 
 class NodeSnapshot(msgspec.Struct, frozen=True, gc=False):
@@ -101,6 +141,9 @@ class NodeSnapshot(msgspec.Struct, frozen=True, gc=False):
     """Unix seconds; 0 if unknown."""
     draining: Draining | None = None
     """From its last response; None if it was not draining."""
+    copies: Copies | None = None
+    """From its last response; None if it does not replicate."""
+    usage: Usage = Usage()
 
     @property
     def address(self) -> str:

@@ -22,8 +22,9 @@ from nsqadmin.cluster.snapshot import (
     Problem,
     TopicSnapshot,
     Totals,
+    Usage,
 )
-from nsqadmin.model import ChannelStats, Draining, Node, TopicStats
+from nsqadmin.model import ChannelStats, Copies, Draining, Node, TopicStats
 from nsqadmin.upstream.responses import Stats
 from nsqkit.yielder import Yielder
 
@@ -48,6 +49,8 @@ class NodeState:
     health: str = ""
     start_time: int = 0
     draining: Draining | None = None
+    copies: Copies | None = None
+    usage: Usage = attrs.field(factory=Usage)
 
     @property
     def current_rates(self) -> dict[ChannelKey, Rates] | None:
@@ -68,6 +71,7 @@ class NodeState:
         self.topics, self.answered_at, self.received_at = topics, answered_at, received_at
         self.health, self.start_time = stats.health, stats.start_time
         self.draining = stats.draining
+        self.copies = stats.copies
 
 
 class _ClusterRates(NamedTuple):
@@ -183,7 +187,9 @@ class SnapshotBuilder:
         in_flight = sum([channel.stats.in_flight_count for channel in channels.values()])
         requeued = sum([_rates_of(rates, (name, channel)).requeued for channel in channels])
         timed_out = sum([_rates_of(rates, (name, channel)).timed_out for channel in channels])
-        self.history.add(name, "", (stats.depth, in_flight, entered, left, requeued, timed_out))
+        channel_depth = sum([channel.depth for channel in channels.values()])
+        depth = stats.depth + channel_depth
+        self.history.add(name, "", (depth, in_flight, entered, left, requeued, timed_out))
         return TopicSnapshot(
             name=name,
             stats=stats,
@@ -193,7 +199,7 @@ class SnapshotBuilder:
             in_flight_count=in_flight,
             deferred_count=sum([channel.stats.deferred_count for channel in channels.values()]),
             client_count=sum([channel.stats.client_count for channel in channels.values()]),
-            channel_depth=sum([channel.stats.depth for channel in channels.values()]),
+            channel_depth=channel_depth,
             requeues_per_minute=sum([channel.requeues_per_minute for channel in channels.values()]),
             timeouts_per_minute=sum([channel.timeouts_per_minute for channel in channels.values()]),
             oldest_unfinished_ms=max_age(
@@ -280,6 +286,8 @@ async def _node_snapshot(state: NodeState, yielder: Yielder) -> NodeSnapshot:
         health=state.health,
         start_time=state.start_time,
         draining=state.draining,
+        copies=state.copies,
+        usage=state.usage if state.problem is None else Usage(missing="It does not answer"),
     )
 
 
@@ -292,7 +300,7 @@ async def _totals(
     for topic in topics:
         channels += len(topic.channels)
         clients += topic.client_count
-        depth += topic.stats.depth + topic.channel_depth
+        depth += topic.depth
         in_flight += topic.in_flight_count
         deferred += topic.deferred_count
         messages += topic.stats.message_count

@@ -9,8 +9,8 @@ import json
 
 from attrs import define
 
-from nsqadmin.pages.format import segment
 from nsqadmin.pages.page_request import PageRequest
+from nsqadmin.paths import segment
 
 __all__ = [
     "ActionButton",

@@ -8,7 +8,7 @@ from attrs import define
 
 from nsqadmin.cluster.snapshot import ChannelSnapshot, NodeSnapshot, TopicSnapshot
 from nsqadmin.model import ChannelStats, ClientStats, TopicStats
-from nsqadmin.pages.format import duration_text, number_text
+from nsqadmin.text import duration_text, number_text
 
 __all__ = [
     "PAUSED",
@@ -43,9 +43,10 @@ def topic_badges(topic: TopicSnapshot) -> list[Badge]:
     badges = [PAUSED] if topic.stats.paused else []
     if topic.name.endswith(EPHEMERAL):
         badges.append(Badge("ephemeral", title="In memory only; deleted with its last channel"))
-    idle = len(topic.idle_channels)
+    idle = topic.idle_channels
     if idle:
-        badges.append(Badge("no consumer" if len(topic.channels) == 1 else f"{idle} without consumer", "bad"))
+        text = "no consumer" if len(topic.channels) == 1 else f"{len(idle)} without consumer"
+        badges.append(Badge(text, "bad" if any(channel.stats.depth for channel in idle) else ""))
     if not topic.channels and topic.stats.nodes:
         badges.append(Badge("no channel", "warn", "Messages wait in the topic"))
     if not topic.stats.nodes:
@@ -60,7 +61,8 @@ def channel_badges(channel: ChannelSnapshot, now: float) -> list[Badge]:
         badges.append(Badge("ephemeral", title="In memory only; deleted with its last consumer"))
     if channel.no_consumer_since is not None:
         age = duration_text(now - channel.no_consumer_since)
-        badges.append(Badge("no consumer", "bad", f"For at least {age}"))
+        # An idle channel without messages harms nobody.
+        badges.append(Badge("no consumer", "bad" if channel.stats.depth else "", f"For at least {age}"))
     return badges
 
 

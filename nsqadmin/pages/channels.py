@@ -9,13 +9,13 @@ from nsqadmin.cluster.snapshot import ChannelSnapshot
 from nsqadmin.model import ClientStats
 from nsqadmin.pages.action_buttons import channel_buttons
 from nsqadmin.pages.badges import channel_badges
-from nsqadmin.pages.charts import series_url, time_range_choices
+from nsqadmin.pages.charts import charts_of, series_url, time_range_choices
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, consumer_row
-from nsqadmin.pages.format import duration_text
 from nsqadmin.pages.graphite import channel_graphs, graphite_panel
 from nsqadmin.pages.node_parts import node_part_rows
 from nsqadmin.pages.page_request import Page, PageRequest
 from nsqadmin.pages.tables import Column, read_table_query, select_page
+from nsqadmin.text import duration_text
 
 __all__ = ["ChannelProgress", "channel_page", "channel_progress"]
 
@@ -48,6 +48,32 @@ CLIENT_COLUMNS: tuple[Column[ClientStats], ...] = (
         title="Ready",
         value=lambda each: each.ready_count,
         hint="Messages that it accepts at a time (RDY)",
+    ),
+    Column(
+        key="rate",
+        title="Delivered /s",
+        value=lambda each: each.delivery_rate or 0.0,
+        hint="Messages sent to it per second, between the last two updates",
+    ),
+    Column(
+        key="handling",
+        title="Handling",
+        value=lambda each: each.handling_time_ms or 0.0,
+        hint="Average time from delivery to FIN, lately",
+        optional="opt",
+    ),
+    Column(
+        key="last",
+        title="Last FIN",
+        value=lambda each: each.since_finish_ms or 0.0,
+        hint="Time since its last FIN",
+    ),
+    Column(
+        key="oldest",
+        title="Oldest in flight",
+        value=lambda each: each.oldest_in_flight_ms or 0.0,
+        hint="Time since the oldest message that it has not answered was delivered",
+        optional="opt",
     ),
     Column(key="finished", title="Finished", value=lambda each: each.finish_count),
     Column(key="requeued", title="Requeued", value=lambda each: each.requeue_count, optional="opt"),
@@ -82,6 +108,7 @@ async def channel_page(request: PageRequest) -> Page:
         "graphite": graphite_panel(request, channel_graphs(topic_name, name)),
     }
     if channel is not None:
+        values["charts"] = charts_of(channel)
         values["progress"] = channel_progress(channel, now)
         values["nodes"] = node_part_rows(request, channel.stats)
         values |= await _consumers_table(request, channel)

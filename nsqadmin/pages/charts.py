@@ -1,27 +1,36 @@
-"""Charts: the time ranges to choose from, the series that `charts.js` draws, and sparklines as SVG.
+"""Charts with their legends, the time ranges to choose from, the series that `charts.js` draws, and sparklines as SVG.
 
 GET /series answers `{"at":[unix seconds],"lines":{"in":[value or null]}}`, oldest first. Rates are messages a second;
-those of time-outs and requeues are messages a minute.
+time-outs and requeues are those of the minute before. Legends show the values of the page's snapshot, as all else on
+the page does.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from urllib.parse import urlencode
 
 from attrs import define
+from markupsafe import Markup
 
 from nsqadmin.cluster.history import History, Metric, Resolution, Series
+from nsqadmin.cluster.snapshot import ChannelSnapshot, TopicSnapshot, Totals
+from nsqadmin.pages.format import number, rate
 from nsqadmin.pages.page_request import PageRequest, query_of
 from nsqkit.service.http import Request, Response
 from nsqkit.service.typed_json import encode_json
 
 __all__ = [
+    "Chart",
+    "ChartLine",
     "Choice",
     "Sparkline",
     "TimeRange",
+    "charts_of",
     "series_response",
     "series_url",
     "sparkline",
@@ -82,17 +91,66 @@ def _selected(query: Mapping[str, str]) -> TimeRange:
     return TIME_RANGES.get(query.get("span", ""), TIME_RANGES[_DEFAULT])
 
 
+# --- Charts -----------------------------------------------------------------------------------------------------------
+
+
+@define(frozen=True)
+class ChartLine:
+    """One line of a chart."""
+
+    key: str
+    """Its name in the answer of /series."""
+    label: str
+    color: str
+    """CSS class of the swatch in the legend."""
+    value: Markup
+    """In the snapshot of the page."""
+
+
+@define(frozen=True)
+class Chart:
+    """One chart. `charts.js` draws it, with the labels and colours of the legend."""
+
+    key: str
+    title: str
+    lines: tuple[ChartLine, ...]
+    counts: bool = True
+    """Whether the values are whole numbers, and so the ticks."""
+
+
+def charts_of(figures: Totals | TopicSnapshot | ChannelSnapshot) -> tuple[Chart, ...]:
+    """The charts of the cluster, of a topic or of a channel."""
+    rates = (
+        ChartLine("in", "in", "in", rate(figures.in_rate)),
+        ChartLine("out", "out", "out", rate(figures.out_rate)),
+    )
+    waiting = (
+        ChartLine("depth", "ready", "in", number(figures.depth)),
+        ChartLine("in_flight", "in flight", "out", number(figures.in_flight_count)),
+    )
+    trouble = (
+        ChartLine("timeouts", "timed out", "bad", number(figures.timeouts_per_minute)),
+        ChartLine("requeues", "requeued", "third", number(figures.requeues_per_minute)),
+    )
+    return (
+        Chart("rates", "Messages per second", rates, counts=False),
+        Chart("depth", "Messages waiting", waiting),
+        Chart("trouble", "Time-outs and requeues per minute", trouble),
+    )
+
+
 # --- Series -----------------------------------------------------------------------------------------------------------
 
 _LINES = {
-    "in": (Metric.IN_RATE, 1.0),
-    "out": (Metric.OUT_RATE, 1.0),
-    "depth": (Metric.DEPTH, 1.0),
-    "in_flight": (Metric.IN_FLIGHT, 1.0),
-    "timeouts": (Metric.TIMEOUT_RATE, 60.0),
-    "requeues": (Metric.REQUEUE_RATE, 60.0),
+    "in": Metric.IN_RATE,
+    "out": Metric.OUT_RATE,
+    "depth": Metric.DEPTH,
+    "in_flight": Metric.IN_FLIGHT,
+    "timeouts": Metric.TIMEOUT_RATE,
+    "requeues": Metric.REQUEUE_RATE,
 }
-"""Metric and factor."""
+_COUNTED = ("timeouts", "requeues")
+"""Shown as the number in the minute before, like everywhere on the pages."""
 
 
 def series_response(history: History, request: Request) -> Response:
@@ -101,13 +159,32 @@ def series_response(history: History, request: Request) -> Response:
     time_range = _selected(query)
     topic, channel = query.get("topic", ""), query.get("channel", "")
     kept = {
-        name: history.series(metric, topic, channel, time_range.resolution)
-        for name, (metric, _) in _LINES.items()
+        name: history.series(metric, topic, channel, time_range.resolution) for name, metric in _LINES.items()
     }
     at = _times(kept, time_range)
-    lines = {name: _values(series, at, _LINES[name][1]) for name, series in kept.items()}
+    for name in _COUNTED:
+        kept[name] = _last_minutes(kept[name])
+    lines = {name: _values(series, at) for name, series in kept.items()}
     body = encode_json({"at": at, "lines": lines})
     return Response(200, body, b"application/json", ((b"Cache-Control", b"no-store"),), nsq=False)
+
+
+def _last_minutes(rates: Series) -> Series:
+    """Rates per second as the number of events in the 60 seconds before each time."""
+    counts = array("d")
+    window: deque[tuple[float, float]] = deque()
+    total = 0.0
+    # The first rate is of as long a time as the second.
+    before = 2 * rates.times[0] - rates.times[1] if len(rates.times) > 1 else math.inf
+    for time, rate_ in zip(rates.times, rates.values, strict=True):
+        count = 0.0 if math.isnan(rate_) else rate_ * max(0.0, time - before)
+        before = time
+        window.append((time, count))
+        total += count
+        while window[0][0] <= time - 60:
+            total -= window.popleft()[1]
+        counts.append(max(0, round(total)))
+    return Series(rates.times, counts)
 
 
 def _times(kept: Mapping[str, Series], time_range: TimeRange) -> list[float]:
@@ -116,13 +193,12 @@ def _times(kept: Mapping[str, Series], time_range: TimeRange) -> list[float]:
     return [time for time in times if time >= start]
 
 
-def _values(series: Series, at: list[float], factor: float) -> list[float | None]:
+def _values(series: Series, at: list[float]) -> list[float | None]:
     """The values at these times; None where there is none."""
     known = dict(zip(series.times, series.values, strict=True))
     values = (known.get(time) for time in at)
     return [
-        None if value is None or math.isnan(value) else round(value * factor, 3) if value else 0
-        for value in values
+        None if value is None or math.isnan(value) else round(value, 3) if value else 0 for value in values
     ]
 
 

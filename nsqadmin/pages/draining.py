@@ -10,8 +10,8 @@ from attrs import define
 
 from nsqadmin.cluster.snapshot import NodeSnapshot
 from nsqadmin.model import StuckPlace
-from nsqadmin.pages.format import duration_text
 from nsqadmin.pages.page_request import PageRequest
+from nsqadmin.text import duration_text
 
 __all__ = ["DrainPanel", "StuckRow", "drain_panel"]
 

@@ -14,7 +14,9 @@ from nsqadmin.pages.action_buttons import ActionButton, tombstone_button
 from nsqadmin.pages.badges import Badge, node_badges, row_class, stats_badges
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, ConsumerRow, consumer_row
 from nsqadmin.pages.draining import drain_panel
+from nsqadmin.pages.figures import UsageFigures, usage_figures
 from nsqadmin.pages.graphite import graphite_panel, node_graphs
+from nsqadmin.pages.node_parts import node_titles
 from nsqadmin.pages.page_request import Page, PageRequest
 from nsqadmin.pages.tables import Column, read_table_query, select_page
 
@@ -40,9 +42,11 @@ class NodeRow:
     """One node on the page of all nodes."""
 
     view: NodeSnapshot
+    title: str
     path: str
     badges: list[Badge]
     row_class: str
+    usage: UsageFigures
     registered: int
     """The number of registries that list it."""
     registered_title: str
@@ -83,8 +87,10 @@ _HOST: Column[NodeSnapshot] = Column(
 NODE_COLUMNS: tuple[Column[NodeSnapshot], ...] = (
     _HOST,
     Column(key="tcp", title="TCP port", value=lambda each: each.node.tcp_port, optional="opt"),
-    Column(key="http", title="HTTP port", value=lambda each: each.node.http_port),
-    Column(key="version", title="Version", value=lambda each: each.node.version, numeric=False),
+    Column(key="http", title="HTTP port", value=lambda each: each.node.http_port, optional="opt"),
+    Column(
+        key="version", title="Version", value=lambda each: each.node.version, numeric=False, optional="opt"
+    ),
     Column(
         key="depth",
         title="Depth",
@@ -94,7 +100,35 @@ NODE_COLUMNS: tuple[Column[NodeSnapshot], ...] = (
     Column(
         key="in", title="In /s", value=lambda each: each.in_rate or 0.0, hint="Messages published per second"
     ),
-    Column(key="messages", title="Messages", value=lambda each: each.message_count, optional="opt"),
+    Column(key="messages", title="Messages", value=lambda each: each.message_count, optional="opt-2"),
+    Column(
+        key="cpu",
+        title="CPU",
+        value=lambda each: each.usage.cpu or 0.0,
+        hint="Of one core, between the last two updates",
+        optional="opt",
+    ),
+    Column(
+        key="memory",
+        title="Memory",
+        value=lambda each: each.usage.memory_bytes or 0.0,
+        hint="Resident memory",
+        optional="opt",
+    ),
+    Column(
+        key="disk",
+        title="Disk free",
+        value=lambda each: each.usage.disk_free_bytes or 0.0,
+        hint="Free space of the file system with its data path",
+        optional="opt",
+    ),
+    Column(
+        key="lag",
+        title="Loop lag",
+        value=lambda each: each.usage.loop_lag_s or 0.0,
+        hint="How late its event loop was on average, between the last two updates",
+        optional="opt-2",
+    ),
     Column(key="clients", title="Consumers", value=lambda each: each.client_count),
     Column(
         key="region",
@@ -118,7 +152,7 @@ STATS_COLUMNS: tuple[Column[TopicStats], ...] = (
     Column(key="name", title="Topic", value=lambda each: each.topic_name, numeric=False),
     Column(key="depth", title="Depth", value=lambda each: each.depth),
     Column(key="disk", title="Memory + disk", value=lambda each: each.backend_depth, optional="opt"),
-    Column(key="messages", title="Messages", value=lambda each: each.message_count),
+    Column(key="messages", title="Messages", value=lambda each: each.message_count, optional="opt-3"),
 )
 
 
@@ -128,7 +162,8 @@ async def nodes_page(request: PageRequest) -> Page:
     columns = (*NODE_COLUMNS, REGISTRIES_COLUMN) if registries else NODE_COLUMNS
     query = read_table_query(request.own_url, request.query, columns, sort="host")
     table = select_page(list(request.snapshot.nodes.values()), query, columns, text=_node_text)
-    rows = [_node_row(request, each) for each in table.rows]
+    titles = node_titles(request.snapshot)
+    rows = [_node_row(request, each, titles[each.address]) for each in table.rows]
     return Page("nodes.html", "nodes", {"table": table, "rows": rows, "registries": registries})
 
 
@@ -139,6 +174,7 @@ async def node_page(request: PageRequest) -> Page:
     registries = len(request.console.options.lookupd_http_addresses)
     values: dict[str, object] = {
         "address": address,
+        "title": node_titles(request.snapshot).get(address, address),
         "view": view,
         "badges": node_badges(view, request.snapshot.at) if view else [],
         "registries": registries,
@@ -148,6 +184,7 @@ async def node_page(request: PageRequest) -> Page:
     }
     if view is not None:
         values["sums"] = _sums(view)
+        values["usage"] = usage_figures(view.usage)
         values["drain"] = drain_panel(request, view)
         values |= await _topics_table(request, view)
     return Page("node.html", "nodes", values, request.status_of(view))
@@ -209,16 +246,18 @@ def _channel_row(
     )
 
 
-def _node_row(request: PageRequest, view: NodeSnapshot) -> NodeRow:
+def _node_row(request: PageRequest, view: NodeSnapshot, title: str) -> NodeRow:
     badges = node_badges(view, request.snapshot.at)
     registered = view.node.remote_addresses or []
     named = [each.topic for each in view.node.topics[:TOPICS_NAMED]]
     tombstoned = [each.topic for each in view.node.topics if each.tombstoned][:TOPICS_NAMED]
     return NodeRow(
         view,
+        title,
         request.node_url(view.address),
         badges,
         row_class(badges),
+        usage_figures(view.usage),
         len(registered),
         ", ".join(registered) or "No registry lists it",
         [TopicLink(name, request.topic_url(name)) for name in named],

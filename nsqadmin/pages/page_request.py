@@ -11,7 +11,7 @@ from attrs import define, field
 
 from nsqadmin.cluster.snapshot import ClusterSnapshot
 from nsqadmin.console import Console
-from nsqadmin.pages.format import segment
+from nsqadmin.paths import channel_path, node_path, segment, topic_path
 from nsqkit.service.http import Request
 
 __all__ = ["Page", "PageRequest", "View", "query_of"]
@@ -70,15 +70,15 @@ class PageRequest:
 
     def topic_url(self, topic: str) -> str:
         """The link to a topic."""
-        return self.url(f"/topics/{segment(topic)}")
+        return self.url(topic_path(topic))
 
     def channel_url(self, topic: str, channel: str) -> str:
         """The link to a channel; to its topic if the channel is empty."""
-        return self.url(f"/topics/{segment(topic)}/{segment(channel)}") if channel else self.topic_url(topic)
+        return self.url(channel_path(topic, channel))
 
     def node_url(self, address: str) -> str:
         """The link to a node."""
-        return self.url(f"/nodes/{segment(address)}")
+        return self.url(node_path(address))
 
 
 @define(frozen=True)

@@ -24,10 +24,11 @@ from markupsafe import Markup
 from nsqadmin.cluster.snapshot import Problem
 from nsqadmin.console import Console
 from nsqadmin.options import AdminOptions
-from nsqadmin.pages.format import bytes_text, duration_text, nanoseconds, number, percent, rate
+from nsqadmin.pages.format import breakable, missing, number, rate
 from nsqadmin.pages.graphite import graphite_origin
 from nsqadmin.pages.page_request import Page, PageRequest, View
 from nsqadmin.static_files import file_versions
+from nsqadmin.text import bytes_text, duration_text, nanoseconds, percent
 from nsqkit.options import SECOND
 from nsqkit.redact import without_user
 from nsqkit.service.http import Request, Response
@@ -94,6 +95,7 @@ class Renderer:
             "age_ms": round(age * 1000),
             "age_text": duration_text(age),
             "every_ms": options.poll_interval // 1_000_000,
+            "alarm_count": len(self.console.alarms.alarms),
             "problems": [_problem_row(each, time.time()) for each in snapshot.problems],
             "graphite": None,
         }
@@ -157,8 +159,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, rate=rate, bytes=bytes_text)
-    environment.globals.update(nanoseconds=nanoseconds, percent=percent, age=duration_text)
+    environment.filters.update(name=breakable, number=number, rate=rate, bytes=bytes_text)
+    environment.globals.update(age=duration_text, missing=missing, nanoseconds=nanoseconds, percent=percent)
     for name in environment.list_templates():
         environment.get_template(name)
     return environment

@@ -4,7 +4,8 @@
                    event: snapshot
                    data: {}
 
-Rules: the number of streams is bounded; one more is answered 503, and its page polls instead. An idle stream sends a
+Rules: all windows of a browser share one stream (`shared_stream.js`), because a browser opens only six connections to a
+host. The number of streams is bounded; one more is answered 503, and its pages poll instead. An idle stream sends a
 comment every `HEARTBEAT_SECONDS`, so that proxies keep it open. It ends when the browser closes it or the console
 stops. A browser that reconnects sends the id of the last event it received (Last-Event-ID), and is sent an event at
 once if there is a newer snapshot.

@@ -9,9 +9,9 @@ from attrs import define
 from nsqadmin.cluster.history import Metric
 from nsqadmin.cluster.snapshot import ChannelSnapshot, ClusterSnapshot, TopicSnapshot
 from nsqadmin.pages.action_buttons import ActionButton, tombstone_button, topic_buttons
-from nsqadmin.pages.attention import AttentionItem, attention_items
+from nsqadmin.pages.alarms import alarm_row
 from nsqadmin.pages.badges import Badge, channel_badges, row_class, topic_badges
-from nsqadmin.pages.charts import Sparkline, series_url, sparkline, time_range_choices
+from nsqadmin.pages.charts import Sparkline, charts_of, series_url, sparkline, time_range_choices
 from nsqadmin.pages.graphite import graphite_panel, topic_graphs
 from nsqadmin.pages.node_parts import NodePartRow, node_part_rows
 from nsqadmin.pages.page_request import Page, PageRequest
@@ -20,7 +20,7 @@ from nsqadmin.pages.tables import Column, read_table_query, select_page
 __all__ = ["FrontPage", "topic_page"]
 
 SPARKLINE_POINTS = 60
-ATTENTION_SHOWN = 5
+ALARMS_SHOWN = 5
 
 
 @define(frozen=True)
@@ -32,14 +32,6 @@ class TopicRow:
     badges: list[Badge]
     row_class: str
     sparkline: Sparkline | None
-
-
-@define(frozen=True)
-class AttentionRow:
-    """One line under "Needs attention"."""
-
-    item: AttentionItem
-    path: str
 
 
 @define(frozen=True)
@@ -65,7 +57,7 @@ TOPIC_COLUMNS: tuple[Column[TopicSnapshot], ...] = (
     Column(
         key="depth",
         title="Depth",
-        value=lambda each: each.stats.depth + each.channel_depth,
+        value=lambda each: each.depth,
         hint="Messages ready in the topic and in its channels",
     ),
     Column(
@@ -104,7 +96,7 @@ TOPIC_FILTERS = (
     ("trouble", "With time-outs"),
 )
 _MATCHES = {
-    "backlog": lambda each: each.stats.depth + each.channel_depth > 0,
+    "backlog": lambda each: each.depth > 0,
     "idle": lambda each: bool(each.idle_channels) or not each.channels,
     "busy": lambda each: bool(each.in_rate or each.out_rate),
     "paused": lambda each: each.stats.paused or any(c.stats.paused for c in each.channels.values()),
@@ -123,7 +115,12 @@ CHANNEL_COLUMNS: tuple[Column[ChannelSnapshot], ...] = (
         hint="The depth: messages in memory, and on disk only",
         optional="opt-2",
     ),
-    Column(key="inflight", title="In flight", value=lambda each: each.stats.in_flight_count),
+    Column(
+        key="inflight",
+        title="In flight",
+        value=lambda each: each.stats.in_flight_count,
+        optional="opt-3",
+    ),
     Column(key="deferred", title="Deferred", value=lambda each: each.stats.deferred_count, optional="opt"),
     Column(
         key="out",
@@ -134,7 +131,7 @@ CHANNEL_COLUMNS: tuple[Column[ChannelSnapshot], ...] = (
     Column(key="requeued", title="Requeued", value=lambda each: each.stats.requeue_count, optional="opt"),
     Column(key="timedout", title="Timed out", value=lambda each: each.stats.timeout_count, optional="opt"),
     Column(key="messages", title="Messages", value=lambda each: each.stats.message_count, optional="opt"),
-    Column(key="clients", title="Consumers", value=lambda each: each.stats.client_count),
+    Column(key="clients", title="Consumers", value=lambda each: each.stats.client_count, optional="opt-3"),
 )
 
 
@@ -144,7 +141,6 @@ class FrontPage:
     def __init__(self) -> None:
         self._snapshot: ClusterSnapshot | None = None
         self._topics: list[TopicSnapshot] = []
-        self._attention: list[AttentionItem] = []
         self._draining_nodes = 0
 
     async def __call__(self, request: PageRequest) -> Page:
@@ -166,19 +162,15 @@ class FrontPage:
             "rows": [_topic_row(request, each, rates.get(each.name, ())) for each in table.rows],
             "filters": TOPIC_FILTERS,
             "time_ranges": time_range_choices(request),
+            "charts": charts_of(request.snapshot.totals)[:2],
             "series": series_url(request),
-            "attention": [
-                AttentionRow(item, request.channel_url(item.topic, item.channel))
-                for item in self._attention[:ATTENTION_SHOWN]
-            ],
-            "attention_total": len(self._attention),
+            "alarms": [alarm_row(request, each) for each in request.console.alarms.alarms[:ALARMS_SHOWN]],
         }
         return Page("front.html", "topics", values)
 
     def _update(self, snapshot: ClusterSnapshot) -> None:
         if snapshot is not self._snapshot:
             self._topics = list(snapshot.topics.values())
-            self._attention = attention_items(self._topics)
             self._draining_nodes = sum(
                 node.draining is not None and node.problem is None for node in snapshot.nodes.values()
             )
@@ -201,6 +193,7 @@ async def topic_page(request: PageRequest) -> Page:
         "graphite": graphite_panel(request, topic_graphs(name)),
     }
     if topic is not None:
+        values["charts"] = charts_of(topic)
         values |= _channels_table(request, topic)
         values["nodes"] = [
             TopicNodeRow(part, tombstone_button(request, name, part.stats.node))

@@ -18,12 +18,18 @@
     if (button) askToConfirm({ ...button.dataset }); // a copy, as the button changes when the page is updated
   });
 
+  // As the filter `name` of the templates does: names may be broken into lines between their parts.
+  function write(element, text) {
+    const parts = text.split(/(?<=[-._:/])(?=[^-._:/ ])|(?<=[a-z0-9])(?=[A-Z])|(?<=\S)(?=#)/);
+    element.replaceChildren(...parts.flatMap((part, n) => (n ? [document.createElement("wbr"), part] : [part])));
+  }
+
   function askToConfirm(action) {
     pending = action;
-    part("title").textContent = action.title;
-    part("text").textContent = action.text || "";
+    write(part("title"), action.title);
+    write(part("text"), action.text || "");
     part("field").hidden = !action.type;
-    part("name").textContent = action.type || "";
+    write(part("name"), action.type || "");
     part("typed").value = "";
     part("ok").textContent = action.verb;
     part("ok").classList.toggle("danger", Boolean(action.type));
@@ -95,7 +101,7 @@
     box.className = `notice ${kind}`;
     if (kind === "bad") box.setAttribute("role", "alert");
     const words = document.createElement("div");
-    words.textContent = text;
+    write(words, text);
     const close = document.createElement("button");
     close.className = "cross";
     close.textContent = "×";

@@ -1,18 +1,10 @@
-// Draws the charts of a page: <figure data-chart="URL" data-lines="in out"> with a .plot in it.
-// The URL answers {"at":[unix seconds],"lines":{"in":[values or null]}}.
+// Draws the charts of a page: <figure data-chart="URL"> with a .legend and a .plot in it.
+// The URL answers {"at":[unix seconds],"lines":{"in":[values or null]}}. The legend's items say which lines to draw
+// (data-line), with which label and colour, and have the values of the instant that the page shows.
 (() => {
   "use strict";
-  const LOOKS = {
-    in: { label: "in", color: "--in", fill: true },
-    out: { label: "out", color: "--out" },
-    depth: { label: "ready", color: "--in", fill: true },
-    in_flight: { label: "in flight", color: "--out" },
-    deferred: { label: "deferred", color: "--third" },
-    timeouts: { label: "timed out", color: "--bad" },
-    requeues: { label: "requeued", color: "--third" },
-    consumers: { label: "consumers", color: "--accent" },
-    clients: { label: "consumers", color: "--accent" },
-  };
+  // Ticks of counts: without these, uPlot divides a small range into fractions.
+  const WHOLE = [...Array(15).keys()].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
   const drawn = new Map();
   let requests = new Map();
 
@@ -26,6 +18,13 @@
     probe.style.color = `var(${name})`;
     return getComputedStyle(probe).color;
   }
+
+  const linesOf = (figure) =>
+    [...figure.querySelectorAll(".legend [data-line]")].map((item) => ({
+      key: item.dataset.line,
+      label: item.dataset.label,
+      color: getComputedStyle(item.querySelector(".swatch")).color,
+    }));
 
   function short(value) {
     if (value === null || value === undefined) return "–";
@@ -57,7 +56,7 @@
     return requests.get(address);
   }
 
-  function options(figure, names, plot) {
+  function options(figure, lines, plot) {
     const ink = resolved("--ink-3");
     const line = resolved("--line");
     const axis = { stroke: ink, font: `11px ${color("--sans")}`, ticks: { show: false } };
@@ -76,15 +75,14 @@
           size: 46,
           space: 38,
           values: (_u, ticks) => ticks.map(short),
+          ...("counts" in figure.dataset && { incrs: WHOLE }),
         },
       ],
       series: [
         {},
-        ...names.map((name) => {
-          const look = LOOKS[name] || { label: name, color: "--in" };
-          const stroke = resolved(look.color);
-          const fill = look.fill ? stroke.replace("rgb(", "rgba(").replace(")", ", 0.10)") : undefined;
-          return { label: look.label, stroke, fill, width: 1.6, points: { show: false } };
+        ...lines.map(({ label, color: stroke }, index) => {
+          const fill = index ? undefined : stroke.replace("rgb(", "rgba(").replace(")", ", 0.10)");
+          return { label, stroke, fill, width: 1.6, points: { show: false } };
         }),
       ],
       hooks: { setCursor: [(u) => showTip(figure, u)] },
@@ -123,36 +121,15 @@
     tip.style.top = `${over.top - box.top + 6}px`;
   }
 
-  function legend(figure, names, data) {
-    const list = figure.querySelector(".legend");
-    if (!list) return;
-    const words = [];
-    list.replaceChildren(
-      ...names.map((name) => {
-        const look = LOOKS[name] || { label: name, color: "--in" };
-        const item = document.createElement("li");
-        const swatch = document.createElement("i");
-        swatch.className = "swatch";
-        swatch.style.color = `var(${look.color})`;
-        const value = document.createElement("b");
-        value.textContent = short(last(data.lines[name]));
-        item.append(swatch, look.label, value);
-        words.push(`${look.label} ${value.textContent}`);
-        return item;
-      }),
-    );
-    const plot = figure.querySelector(".plot");
-    plot.setAttribute("aria-label", `${plot.dataset.title}: ${words.join(", ")} now`);
-  }
-
-  function last(values = []) {
-    for (let n = values.length - 1; n >= 0; n -= 1) if (values[n] !== null) return values[n];
-    return null;
+  // For those who do not see it: the plot is kept when the page is updated, so that its label is set here.
+  function describe(figure, plot) {
+    const values = [...figure.querySelectorAll(".legend li")].map((item) => item.textContent.trim());
+    plot.setAttribute("aria-label", `${plot.dataset.title}: ${values.join(", ")} now`);
   }
 
   async function draw(figure, redraw) {
     const plot = figure.querySelector(".plot");
-    const names = figure.dataset.lines.split(" ");
+    describe(figure, plot);
     let data;
     try {
       data = await fetchSeries(figure.dataset.chart);
@@ -161,20 +138,16 @@
       return;
     }
     if (!figure.isConnected) return;
-    const present = names.filter((name) => data.lines[name]);
-    const table = [data.at, ...present.map((name) => data.lines[name])];
-    legend(figure, present, data);
-    let chart = drawn.get(figure);
-    if (chart && (redraw || chart.names !== present.join())) {
-      chart.plot.destroy();
-      chart = null;
+    const lines = linesOf(figure);
+    const table = [data.at, ...lines.map(({ key }) => data.lines[key])];
+    const chart = drawn.get(figure);
+    if (chart && !redraw) {
+      chart.setData(table);
+      return;
     }
-    if (chart) {
-      chart.plot.setData(table);
-    } else {
-      plot.replaceChildren();
-      drawn.set(figure, { plot: new uPlot(options(figure, present, plot), table, plot), names: present.join() });
-    }
+    chart?.destroy();
+    plot.replaceChildren();
+    drawn.set(figure, new uPlot(options(figure, lines, plot), table, plot));
   }
 
   function drawAll(redraw) {
@@ -182,7 +155,7 @@
     const figures = document.querySelectorAll("figure[data-chart]");
     for (const [figure, chart] of drawn) {
       if (figure.isConnected) continue;
-      chart.plot.destroy();
+      chart.destroy();
       drawn.delete(figure);
     }
     for (const figure of figures) draw(figure, redraw);
@@ -194,7 +167,7 @@
     resizing = requestAnimationFrame(() => {
       for (const [figure, chart] of drawn) {
         const plot = figure.querySelector(".plot");
-        chart.plot.setSize({ width: plot.clientWidth, height: plot.clientHeight });
+        chart.setSize({ width: plot.clientWidth, height: plot.clientHeight });
       }
     });
   });

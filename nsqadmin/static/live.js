@@ -1,7 +1,9 @@
-// Keeps the page up to date: an event stream reports each poll of the cluster, then the page is fetched again and
-// what differs is changed in place. Searching, sorting and paging work the same way.
+// Keeps the page up to date: it is fetched again after each poll of the cluster, and what differs is changed in place.
+// Searching, sorting and paging work the same way.
 //
-// A hidden page closes its stream: browsers allow few connections to one host, and the server few streams.
+// An event stream that all windows of the browser share says when (shared_stream.js). Without one, because the browser
+// has no shared workers or the console has too many streams, the page is fetched once an interval. A hidden page does
+// neither.
 (() => {
   "use strict";
   const TIMEOUT_MS = 20000;
@@ -11,8 +13,11 @@
   const content = () => document.getElementById("content");
   const pulse = document.getElementById("pulse");
   const pulseText = pulse.querySelector("span");
-  let source = null;
-  let retry = 0;
+  const everyMs = Number(pulse.dataset.everyMs);
+  const lateMs = 3 * everyMs + 5000;
+  let stream = null;
+  let streaming = false;
+  let timer = 0;
   let running = null;
   let again = false;
   let updated = performance.now() - Number(pulse.dataset.ageMs || 0);
@@ -40,6 +45,7 @@
     const ignoreActiveValue = active !== null && active.matches("input, select");
     Idiomorph.morph(content(), fresh, { ignoreActiveValue, callbacks });
     if (active && active.id && document.activeElement !== active) document.getElementById(active.id)?.focus();
+    document.getElementById("alarm-count").replaceWith(page.getElementById("alarm-count"));
     document.title = page.title;
     updated = performance.now() - Number(page.getElementById("pulse")?.dataset.ageMs || 0);
     document.dispatchEvent(new Event("console:updated"));
@@ -56,7 +62,7 @@
         again = false;
         try {
           await load(location.href);
-          if (state === "lost" && source) state = "live";
+          state = "live";
         } catch (error) {
           state = "lost";
           console.warn(`refresh: ${error.message}`);
@@ -64,40 +70,53 @@
       } while (again);
       running = null;
       showPulse();
+      schedule();
     })();
     return running;
   }
 
-  function open() {
-    if (source || document.hidden) return;
-    clearTimeout(retry);
-    source = new EventSource(pulse.dataset.stream);
-    source.addEventListener("open", () => {
-      state = "live";
-      showPulse();
-    });
-    source.addEventListener("snapshot", () => refresh());
-    source.addEventListener("error", () => {
-      // The browser reconnects by itself unless the stream was refused: then the page polls.
-      if (source.readyState !== EventSource.CLOSED) {
-        state = "lost";
-        showPulse();
-        return;
-      }
-      close();
-      retry = setTimeout(() => refresh().then(open), RETRY_MS);
-    });
+  // The next refresh if no event comes before: a stream may be silent because its connection is dead.
+  function schedule() {
+    clearTimeout(timer);
+    if (document.hidden) return;
+    const pause = streaming ? lateMs : everyMs;
+    timer = setTimeout(refresh, state === "lost" ? Math.min(pause, RETRY_MS) : pause);
   }
 
-  function close() {
-    source?.close();
-    source = null;
+  function connect() {
+    try {
+      stream = new SharedWorker(pulse.dataset.worker, { name: pulse.dataset.stream }).port;
+    } catch {
+      return; // the browser has none, or may not use them
+    }
+    stream.onmessage = ({ data }) => {
+      streaming = data !== "lost";
+      // A lost stream may be no more than that: whether the console answers, a refresh finds out.
+      if (data !== "open" || state === "lost") {
+        refresh();
+        return;
+      }
+      state = "live";
+      showPulse();
+      schedule();
+    };
+  }
+
+  function watch() {
+    if (document.hidden) return;
+    stream?.postMessage("watch");
+    schedule();
+  }
+
+  function leave() {
+    stream?.postMessage("leave");
+    streaming = false;
+    clearTimeout(timer);
   }
 
   function showPulse() {
     const age = Math.max(0, Math.round((performance.now() - updated) / 1000));
-    const every = Number(pulse.dataset.everyMs) / 1000;
-    const late = state === "live" && age > 3 * every + 5;
+    const late = state === "live" && age * 1000 > lateMs;
     pulse.dataset.state = late ? "late" : state;
     const text = state === "lost" ? "No connection" : state === "live" ? "Live" : "Connecting";
     pulseText.textContent = state === "lost" || late ? `${text}, updated ${age} s ago` : text;
@@ -147,14 +166,15 @@
   document.addEventListener("console:refresh", () => refresh());
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) {
-      close();
+      leave();
       return;
     }
     refresh();
-    open();
+    watch();
   });
-  addEventListener("pagehide", close);
-  addEventListener("pageshow", open);
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", watch);
   setInterval(showPulse, 1000);
-  open();
+  connect();
+  watch();
 })();

@@ -17,8 +17,9 @@ import msgspec
 import trio
 
 from nsqadmin.addresses import host_and_port, join_host_port
-from nsqadmin.model import Draining, TopicStats
+from nsqadmin.model import Copies, Draining, TopicStats
 from nsqadmin.upstream.client import Upstream, UpstreamError
+from nsqadmin.upstream.copies import read_copies
 from nsqadmin.upstream.draining import read_draining
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
@@ -65,6 +66,8 @@ class Stats(msgspec.Struct):
     topics: list[TopicStats] | None = None
     draining: Draining | None = None
     """None if it is not draining."""
+    copies: Copies | None = None
+    """None if it does not replicate."""
 
 
 class _StatsHead(msgspec.Struct, kw_only=True):
@@ -72,7 +75,8 @@ class _StatsHead(msgspec.Struct, kw_only=True):
     health: str = ""
     start_time: int = 0
     draining: msgspec.Raw = msgspec.Raw()
-    """Not decoded with the rest, because an error in it must not cost the whole response."""
+    """Not decoded with the rest, because an error in it must not cost the whole response; nor are the copies."""
+    copies: msgspec.Raw = msgspec.Raw()
 
 
 class _WholeStats(_StatsHead, kw_only=True):
@@ -123,9 +127,11 @@ async def stats(
     channel: str = "",
     *,
     clients: bool = False,
+    timings: bool = False,
     memory: bool = True,
 ) -> Stats:
-    """Statistics of an nsqd: all topics, or one, or one channel of it; with or without the clients.
+    """Statistics of an nsqd: all topics, or one, or one channel of it; with or without the clients, and the clients
+    with or without their timings, which only the nsqds of this project report.
 
     `memory=False` asks for a response without the figures of memory, which cost an nsqd time.
     """
@@ -136,6 +142,8 @@ async def stats(
         params["channel"] = channel
     if not clients:
         params["include_clients"] = "false"
+    if timings:
+        params["include_timings"] = "true"
     if not memory:
         params["include_mem"] = "false"
     body = await upstream.get(nsqd, "/stats", params)
@@ -159,7 +167,14 @@ def _decode_sliced(body: bytes) -> Stats:
 
 
 def _stats(head: _StatsHead, topics: list[TopicStats] | None) -> Stats:
-    return Stats(head.version, head.health, head.start_time, topics, read_draining(head.draining))
+    return Stats(
+        head.version,
+        head.health,
+        head.start_time,
+        topics,
+        read_draining(head.draining),
+        read_copies(head.copies),
+    )
 
 
 async def _get(

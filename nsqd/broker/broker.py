@@ -122,6 +122,11 @@ class Broker:
         return len(self.store.failing)
 
     @property
+    def disk_free(self) -> int | None:
+        """Bytes of free space for the data path, as of a second ago at most; None: not known."""
+        return self.store.space.free
+
+    @property
     def health(self) -> str:
         """`OK`; `NOK - ` and the reason; `OK - ` and the reason if it concerns some topics only."""
         return self.store.health

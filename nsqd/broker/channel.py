@@ -265,7 +265,7 @@ class Channel:
 
     def finish(self, subscription: Subscription, ids: list[bytes]) -> list[bytes]:
         """FIN for several messages; returns the ids that were not in flight at this client."""
-        seqs, missing = subscription.take(ids)
+        seqs, missing = subscription.finish(ids, self.context.now)
         if seqs:
             subscription.finish_count += len(seqs)
             self.counts.finished += len(seqs)
@@ -392,7 +392,8 @@ class Channel:
         """Add a client. `timeout` in seconds, `sample` in percent (0: all messages); `topology`: its location."""
         here = self.context.options.topology
         locality = here.locality_of(topology) if here is not None else Locality.REMOTE
-        subscription = Subscription(outbox, timeout, self._timed_out, sample, locality)
+        longest = self.context.options.max_msg_timeout
+        subscription = Subscription(outbox, timeout, longest, self._timed_out, sample, locality)
         self.delivery.add(subscription)
         return subscription
 

@@ -5,6 +5,9 @@ deliveries to a client have the same time-out, so the table, a dict, is ordered 
 delivery is inserted at its end, and so is a TOUCH. Only a TOUCH that hits the limit gets an earlier deadline than its
 position implies; those few are in a small heap as well.
 
+How long a client works on a message is sampled: of the messages that it finishes with one write, the first one. That
+costs one look-up for each run of FINs, and the average of such samples is shown by `/stats`.
+
 When its connection ends, a subscription that still has messages in flight stays with the channel as *disconnected*
 until they have timed out.
 """
@@ -15,6 +18,7 @@ import heapq
 import math
 import random
 from collections.abc import Callable
+from itertools import islice
 
 import attrs
 
@@ -29,19 +33,25 @@ InFlight = tuple[int, int, float, float]
 CAPPED_SLACK = 100
 # Messages that time out in one round, which bounds its length; the next round has more.
 LATE_AT_ONCE = 2000
+# Samples in the average of the handling time, about: a new one weighs this part.
+SAMPLES = 16
+# Entries that are examined for the oldest delivery, which bounds the cost of `/stats`.
+EXAMINED = 1000
 
 _MISSING: InFlight = (-1, 0, 0.0, 0.0)
 
 
 @attrs.define(eq=False)
 class Subscription:
-    """`timeout`: seconds until an unanswered delivery times out. `sample`: percent of messages to deliver; 0: all.
+    """`timeout`: seconds until an unanswered delivery times out, `max_timeout`: the same, however often it is touched.
+    `sample`: percent of messages to deliver; 0: all.
 
     `on_timeout` gets the entries that were not answered in time and are no longer in flight.
     """
 
     outbox: Outbox
     timeout: float
+    max_timeout: float
     on_timeout: Callable[[Subscription, list[InFlight]], None]
     sample: int = 0
     locality: Locality = Locality.REMOTE
@@ -53,6 +63,8 @@ class Subscription:
     message_count: int = 0  # deliveries
     finish_count: int = 0
     requeue_count: int = 0
+    finished_at: float | None = None  # of its last FIN
+    handling_time: float | None = None  # average seconds from delivery to FIN; None: not measured yet
     alarm_at: float = math.inf
     _capped: list[tuple[float, bytes]] = attrs.field(factory=list)  # heap of (limit, message id)
 
@@ -74,8 +86,13 @@ class Subscription:
 
     # --- messages in flight
 
-    def take(self, ids: list[bytes]) -> tuple[list[int], list[bytes]]:
-        """Remove several messages: the seqs of those that were in flight here, the ids of those that were not."""
+    def finish(self, ids: list[bytes], now: float) -> tuple[list[int], list[bytes]]:
+        """FIN: remove messages; the seqs of those that were in flight here, the ids of those that were not."""
+        first = self.in_flight.get(ids[0])
+        if first is not None:
+            handled, average = now - first[3] + self.max_timeout, self.handling_time
+            self.handling_time = handled if average is None else average + (handled - average) / SAMPLES
+            self.finished_at = now
         pop = self.in_flight.pop
         seqs = [pop(message_id, _MISSING)[0] for message_id in ids]
         if -1 not in seqs:  # as a rule: one test for all of them instead of one for each
@@ -106,6 +123,13 @@ class Subscription:
             }
             self._capped = sorted(live)  # a sorted list is a heap
         heapq.heappush(self._capped, (limit, message_id))
+
+    def oldest_delivery(self) -> float | None:
+        """When the oldest message in flight was delivered; None: there is none. Of many, those that time out first are
+        examined: only messages that were touched can be older.
+        """
+        limits = [entry[3] for entry in islice(self.in_flight.values(), EXAMINED)]
+        return min(limits) - self.max_timeout if limits else None
 
     # --- time
 

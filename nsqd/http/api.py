@@ -165,6 +165,7 @@ class _Api:
             topic=params.get("topic", ""),
             channel=params.get("channel", ""),
             include_clients=_BOOLEANS.get(params.get("include_clients", ""), True),
+            include_timings=_BOOLEANS.get(params.get("include_timings", ""), False),
             include_memory=_BOOLEANS.get(params.get("include_mem", ""), True),
         )
         stats = await collect(self._daemon, asked)
@@ -173,5 +174,5 @@ class _Api:
         return text(await stats_text(stats, time.time_ns()))
 
     async def metrics(self, request: Request) -> Response:
-        query(request)  # a malformed query string is refused here too
-        return await metrics_page(self._daemon, time.time_ns())
+        include_topics = _BOOLEANS.get(query(request).get("include_topics", ""), True)
+        return await metrics_page(self._daemon, time.time_ns(), include_topics=include_topics)

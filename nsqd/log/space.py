@@ -24,12 +24,14 @@ class Space:
     """The room of one data path. Sizes in bytes.
 
     `full`: why nothing can be published, else None. `error`: what the last failed write said, until one succeeds.
+    `free`: free space of the file system at the last check; None: not known.
     """
 
     def __init__(self, storage: Storage, min_free_space: int, ballast_bytes: int) -> None:
         self._storage = storage
         self._min_free_space, self._ballast_bytes = min_free_space, ballast_bytes
         self.full: str | None = None
+        self.free: int | None = None
         self.error: str | None = None
         self._has_ballast = self._find_ballast()
         self.check()
@@ -52,7 +54,7 @@ class Space:
         has_ballast = self._has_ballast
         need = self._min_free_space + (0 if has_ballast else self._ballast_bytes)
         try:
-            free = self._storage.free_space()
+            free = self.free = self._storage.free_space()
         except OSError:
             return  # asked again in a second
         if free < need:

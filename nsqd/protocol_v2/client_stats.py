@@ -7,12 +7,24 @@ from typing import Any
 
 import attrs
 
-from nsqd.broker import Topology
+from nsqd.broker import Subscription, Topology
 from nsqd.protocol_v2.layers import Layers
 from nsqd.protocol_v2.session import Session
 from nsqkit.service.tls import cipher_suite_name, tls_version_name
 
-__all__ = ["ClientStats", "client_stats"]
+__all__ = ["ClientStats", "Timings", "client_stats"]
+
+
+@attrs.frozen
+class Timings:
+    """How a consumer works, in seconds; None: nothing to tell."""
+
+    since_finish: float | None
+    """Since its last FIN."""
+    handling_time: float | None
+    """Average time from delivery to FIN, lately."""
+    oldest_in_flight: float | None
+    """Since the oldest message that it has not answered was delivered."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -50,6 +62,8 @@ class ClientStats:
     tls_cipher_suite: str = ""
     tls_version: str = ""
     """`TLS1.0` to `TLS1.3`."""
+    timings: Timings | None = None
+    """None: not requested, or no consumer."""
 
     def shown_pub_count(self, topic: str) -> tuple[str, int] | None:
         """The one entry of `pub_counts` that is shown: that of the topic asked for, without one just any."""
@@ -58,7 +72,8 @@ class ClientStats:
         return next(iter(self.pub_counts.items()), None)
 
 
-def client_stats(session: Session) -> ClientStats:
+def client_stats(session: Session, timings_at: float | None = None) -> ClientStats:
+    """`timings_at`: now, in seconds of the broker's clock, if its timings are requested."""
     identity, subscription = session.identity, session.subscription
     topology = identity.topology or Topology("", "")
     common: dict[str, Any] = {
@@ -91,6 +106,16 @@ def client_stats(session: Session) -> ClientStats:
         message_count=subscription.message_count,
         finish_count=subscription.finish_count,
         requeue_count=subscription.requeue_count,
+        timings=None if timings_at is None else _timings(subscription, timings_at),
+    )
+
+
+def _timings(subscription: Subscription, now: float) -> Timings:
+    finished_at, delivered_at = subscription.finished_at, subscription.oldest_delivery()
+    return Timings(
+        since_finish=None if finished_at is None else now - finished_at,
+        handling_time=subscription.handling_time,
+        oldest_in_flight=None if delivered_at is None else now - delivered_at,
     )
 
 

@@ -2,7 +2,8 @@
 
 The order of the keys is the original's. Additional keys are at the end of an object: `durability`, and `draining` in
 a drain; of a topic `disk_bytes`; of a channel `dropped_count` and `damaged_count`; of both `oldest_unfinished_ms`, the
-age of the oldest message, if there is one and it is known.
+age of the oldest message, if there is one and it is known. A consumer has `since_finish_ms`, `handling_time_ms` and
+`oldest_in_flight_ms` only on request (`include_timings=true`); null: there is nothing to tell.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.protocol_v2.client_stats import ClientStats, Timings
 from nsqd.stats.collect import (
     SLICE_SECONDS,
     ChannelStats,
@@ -162,7 +163,21 @@ def _client(client: ClientStats, asked: str) -> dict[str, Any]:
     value["tls_version"] = client.tls_version
     value["tls_negotiated_protocol"] = ""
     value["tls_negotiated_protocol_is_mutual"] = client.tls
+    if client.timings is not None:
+        value |= _timings(client.timings)
     return value
+
+
+def _timings(timings: Timings) -> dict[str, float | None]:
+    return {
+        "since_finish_ms": _ms(timings.since_finish),
+        "handling_time_ms": _ms(timings.handling_time),
+        "oldest_in_flight_ms": _ms(timings.oldest_in_flight),
+    }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
 
 
 def _latency(latency: Latency) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
+import trio
 
 from nsqd.broker import Channel, Locality, Topic
 from nsqd.broker.latency import LatencyHistogram
@@ -115,6 +116,8 @@ class StatsQuery:
     topic: str = ""
     channel: str = ""
     include_clients: bool = True
+    include_timings: bool = False
+    """Of the clients."""
     include_memory: bool = True
     include_ages: bool = True
 
@@ -151,7 +154,8 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
     topics = producers = None
     if not query.topic or query.topic in daemon.broker.topics:
         # Taken in one go, as connections come and end while `_collect_topics` lets other tasks run.
-        clients = list(daemon.clients()) if query.include_clients else []
+        timings_at = trio.current_time() if query.include_timings else None
+        clients = list(daemon.clients(timings_at)) if query.include_clients else []
         producers = [client for client in clients if client.pub_counts] or None
         topics = await _collect_topics(daemon, query, _by_channel(clients))
     return Stats(

@@ -14,6 +14,7 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
+from nsqd.broker import Broker
 from nsqd.stats.collect import (
     SLICE_SECONDS,
     ChannelStats,
@@ -49,13 +50,18 @@ _TopicRow = _Row[TopicStats]
 _ChannelRow = _Row[ChannelStats]
 
 
-async def metrics_page(daemon: StatsSource, now_ns: int) -> Response:
-    """The response. `now_ns`: wall time, for ages. Other tasks run between slices of the work."""
+async def metrics_page(daemon: StatsSource, now_ns: int, *, include_topics: bool = True) -> Response:
+    """The response, with the families of topics and channels or without. `now_ns`: wall time, for ages.
+
+    Other tasks run between slices of the work.
+    """
+    if not include_topics:
+        return await render(_of_the_daemon(daemon, await _sums(daemon.broker)))
     stats = await collect(daemon, _QUERY)
     topics, channels = await _rows(stats, now_ns)
     return await render(
         chain(
-            _of_the_daemon(daemon, stats, len(topics), len(channels)),
+            _of_the_daemon(daemon, await _sums(daemon.broker)),
             _of_topics(topics),
             _of_channels(channels, by_locality=daemon.broker.options.topology is not None),
         )
@@ -76,24 +82,48 @@ async def _rows(stats: Stats, now_ns: int) -> tuple[list[_TopicRow], list[_Chann
     return topics, channels
 
 
+@attrs.define
+class _Sums:
+    """Over all topics."""
+
+    topics: int = 0
+    channels: int = 0
+    log_bytes: int = 0
+
+
+async def _sums(broker: Broker) -> _Sums:
+    sums, yielder = _Sums(), Yielder(SLICE_SECONDS)
+    for topic in list(broker.topics.values()):
+        sums.topics += 1
+        sums.channels += len(topic.channels)
+        sums.log_bytes += topic.store.bytes_on_disk
+        await yielder.maybe_yield()
+    return sums
+
+
 # --- the families
 
 
-def _of_the_daemon(daemon: StatsSource, stats: Stats, topics: int, channels: int) -> Iterator[Family]:
+def _of_the_daemon(daemon: StatsSource, sums: _Sums) -> Iterator[Family]:
     broker, loop_lag = daemon.broker, daemon.loop_lag
     yield gauge(
         "nsqd_healthy",
         "1 while /ping says OK, 0 while writing to the disk fails.",
-        int(stats.health.startswith("OK")),
+        int(broker.health.startswith("OK")),
     )
     yield gauge(
         "nsqd_failing_topics",
         "Topics that are refused, as their files cannot be used.",
         broker.failing_topics,
     )
-    yield gauge("nsqd_topics", "Topics.", topics)
-    yield gauge("nsqd_channels", "Channels, of all topics.", channels)
+    yield gauge("nsqd_topics", "Topics.", sums.topics)
+    yield gauge("nsqd_channels", "Channels, of all topics.", sums.channels)
     yield gauge("nsqd_connections", "TCP connections of producers and consumers.", daemon.connection_count)
+    yield gauge("nsqd_log_bytes", "Size of all topics' logs on disk.", sums.log_bytes)
+    if broker.disk_free is not None:
+        yield gauge(
+            "nsqd_disk_free_bytes", "Free space of the file system with the data path.", broker.disk_free
+        )
     yield counter("nsqd_syncs_total", "Syncs of the logs to the disk.", broker.sync_count)
     yield gauge("nsqd_unsynced_appends", "Appends to logs that are not synced yet.", broker.unsynced_appends)
     if loop_lag.last_sync is not None:

@@ -43,5 +43,8 @@ class StatsSource(Protocol):
     def connection_count(self) -> int:
         """TCP connections of clients."""
 
-    def clients(self) -> Iterable[ClientStats]:
-        """All TCP connections, subscribed or not. Iterate to the end without an `await`."""
+    def clients(self, timings_at: float | None = None) -> Iterable[ClientStats]:
+        """All TCP connections, subscribed or not. Iterate to the end without an `await`.
+
+        `timings_at`: now, in seconds of the broker's clock, if the timings of consumers are requested.
+        """

@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 
 import attrs
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    ViewportSize,
+    expect,
+)
 
 from tests.browser.admin import AdminDaemon
 from tests.browser.scene import Scene, find_chromium
@@ -56,7 +64,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A cluster with traffic, and a console for it."""
     if find_chromium() is None:
         pytest.skip("no Chromium: apt-get install chromium, or set CHROMIUM")
-    with Scene(tmp_path_factory.mktemp("scene"), ("--poll-interval=500ms",)) as scene:
+    flags = ("--poll-interval=500ms", "--alarm-no-consumer-after=1s", "--alarm-clear-after=1s")
+    with Scene(tmp_path_factory.mktemp("scene"), flags) as scene:
         yield scene
 
 
@@ -89,10 +98,10 @@ def start_console(scene: Scene) -> Iterator[StartConsole]:
 def open_page(scene: Scene, browser: Browser, start_console: object) -> Iterator[OpenPage]:
     """Opens pages: `open_page("/nodes", scheme="dark", size=PHONE)`. At the end, none of them may have had an error.
 
-    `home` is the address of another console; `watched=False` is for tests with expected errors. Other arguments are
-    passed to Playwright.
+    `home` is the address of another console; `watched=False` is for tests with expected errors. With `beside`, it is
+    one more window of that page's browser; otherwise other arguments are passed to Playwright.
     """
-    pages: list[Page] = []
+    contexts: list[BrowserContext] = []
     watches: list[Watch] = []
 
     def open_one(
@@ -102,13 +111,16 @@ def open_page(scene: Scene, browser: Browser, start_console: object) -> Iterator
         size: tuple[int, int] = WIDE,
         home: str = scene.url(""),
         watched: bool = True,
+        beside: Page | None = None,
         **more: Any,
     ) -> Page:
         more.setdefault("reduced_motion", "reduce")
-        page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, **more)
+        if beside is None:
+            viewport: ViewportSize = {"width": size[0], "height": size[1]}
+            contexts.append(browser.new_context(viewport=viewport, color_scheme=scheme, **more))
+        page = (beside.context if beside else contexts[-1]).new_page()
         page.set_default_timeout(1000 * patience(WAIT_S))
         expect.set_options(timeout=1000 * patience(WAIT_S))
-        pages.append(page)
         if watched:
             watches.append(Watch(home))
             watches[-1].watch(page)
@@ -116,13 +128,13 @@ def open_page(scene: Scene, browser: Browser, start_console: object) -> Iterator
         return page
 
     yield open_one
-    for page in pages:
-        page.close()
+    for context in contexts:
+        context.close()
     assert [error for watch in watches for error in watch.errors] == []
 
 
 def live(page: Page) -> Page:
-    """Wait until the event stream of the page is open."""
+    """Wait until the page updates itself."""
     page.wait_for_selector("#pulse[data-state=live]")
     return page
 

@@ -8,7 +8,7 @@ from playwright.sync_api import Page
 
 from tests.browser.conftest import ARTEFACTS, AXE, PHONE, WIDE
 
-__all__ = ["check_looks"]
+__all__ = ["check_looks", "is_wider_than_the_screen"]
 
 LOOKS: tuple[tuple[str, Literal["light", "dark"], tuple[int, int]], ...] = (
     ("light", "light", WIDE),
@@ -32,5 +32,9 @@ def check_looks(page: Page, name: str) -> None:
             page.wait_for_selector(".plot canvas")
         page.screenshot(path=ARTEFACTS / f"{name}-{look}.png", full_page=True)
         assert page.evaluate(AXE_RUN) == [], (name, look)
-        widths: list[int] = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-        assert widths[0] <= widths[1], f"{name}, {look}: the page is wider than the screen"
+        assert not is_wider_than_the_screen(page), (name, look)
+
+
+def is_wider_than_the_screen(page: Page) -> bool:
+    """Whether the page scrolls sideways."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))

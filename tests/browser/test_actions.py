@@ -84,7 +84,7 @@ def test_a_topic_is_paused_emptied_and_deleted(open_page: OpenPage, scene: Scene
     expect_toast(page, "good", "Topic act.topic unpaused")
     expect(page.locator("h1")).not_to_contain_text("paused")
 
-    depth = page.locator(".tiles > div", has_text="Topic depth").locator("dd").first
+    depth = page.locator(".tiles > div", has_text="Depth").locator("dd").first
     expect(depth).to_have_text("6")
     page.click(".actions >> text=Empty")
     confirm_by_typing(page, "act.topic")

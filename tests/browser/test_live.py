@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -20,6 +22,23 @@ def test_figures_change_without_a_reload(open_page: OpenPage) -> None:
     assert page.evaluate("window.same")
 
 
+def test_an_alarm_comes_and_goes_without_a_reload(open_page: OpenPage, scene: Scene) -> None:
+    page = live(open_page("/alarms?q=mislaid"))
+    expect(page.locator("#content")).to_contain_text("No matches")
+    number = page.locator("#alarm-count .badge")
+    before = int(number.inner_text())
+    nsqd = scene.cluster.nsqds[0]
+    nsqd.request("POST", "/pub?topic=mislaid", b"x")
+    expect(page.locator(".alarms li")).to_contain_text("no channel mislaid 1 message waiting, no channel")
+    expect(number).to_have_text(str(before + 1))
+    page.click(".alarms li a")
+    page.wait_for_url("**/topics/mislaid")
+    for daemon in (nsqd, *scene.cluster.registries):
+        daemon.request("POST", "/topic/delete?topic=mislaid", b"")
+    page.go_back()
+    expect(page.locator("#content")).to_contain_text("No matches")
+
+
 def test_charts_are_drawn_and_describe_their_values(open_page: OpenPage) -> None:
     page = live(open_page("/"))
     expect(page.locator("#plot-rates canvas")).to_be_visible()
@@ -31,6 +50,25 @@ def test_charts_are_drawn_and_describe_their_values(open_page: OpenPage) -> None
     page.click(".segments >> text=1 h")
     page.wait_for_url("**span=1h**")
     expect(page.locator("#chart-rates")).to_have_attribute("data-chart", "/series?span=1h")
+
+
+def test_ticks_of_counts_are_whole_numbers(open_page: OpenPage) -> None:
+    page = open_page("/")
+    page.add_init_script(
+        """const fill = CanvasRenderingContext2D.prototype.fillText;
+        window.drawn = {};
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+            (window.drawn[this.canvas.closest("figure").id] ||= []).push(text);
+            return fill.call(this, text, ...place);
+        };"""
+    )
+    page.goto(page.url + "topics/orders")
+    page.wait_for_function("Object.keys(window.drawn || {}).length === 3")
+    drawn: dict[str, list[str]] = page.evaluate("window.drawn")
+    for chart in ("chart-depth", "chart-trouble"):
+        ticks = [text for text in drawn[chart] if ":" not in text]
+        assert len(set(ticks)) >= 2
+        assert [text for text in ticks if not re.fullmatch(r"[\d,]+", text)] == []
 
 
 def test_typing_finds_topics_and_keeps_the_cursor(open_page: OpenPage) -> None:
@@ -101,6 +139,34 @@ def test_a_page_notices_when_the_console_restarts(open_page: OpenPage, start_con
     console.start()
     expect(page.locator("#pulse")).to_have_attribute("data-state", "live")
     expect(page.locator("tbody th a").first).to_be_visible()
+
+
+WINDOWS = 8
+"""More than the connections that a browser opens to one host."""
+
+
+def test_any_number_of_windows_of_one_browser_share_a_stream(
+    open_page: OpenPage, start_console: StartConsole
+) -> None:
+    console = start_console("--poll-interval=1h")  # nothing but the event after an action renews a page
+    first = live(open_page("/topics/image.resize", home=console.url))
+    windows = [open_page("/topics/image.resize", home=console.url, beside=first) for _ in range(WINDOWS - 1)]
+    for verb, badges in (("Pause", 1), ("Unpause", 0)):
+        live(windows[-1]).get_by_role("button", name=verb, exact=True).click()
+        windows[-1].click("#ask [data-part=ok]")
+        for window in (first, *windows):
+            expect(live(window).locator("h1 .badge")).to_have_count(badges)
+
+
+def test_a_browser_without_shared_workers_fetches_the_page_once_an_interval(open_page: OpenPage) -> None:
+    page = open_page("/topics/clickstream")
+    page.add_init_script("delete window.SharedWorker")
+    page.reload()
+    assert page.evaluate("window.SharedWorker === undefined")
+    note = page.locator(".tiles .note").first
+    before = note.inner_text()
+    renewed(live(page))
+    expect(note).not_to_have_text(before)
 
 
 def test_a_node_that_does_not_answer_is_named(

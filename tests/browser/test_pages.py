@@ -20,6 +20,7 @@ PAGES = {
     "channel-idle": "/topics/invoices/archive",
     "nodes": "/nodes",
     "node": "/nodes/{node}",
+    "alarms": "/alarms",
     "lookup": "/lookup",
     "counter": "/counter",
 }
@@ -29,6 +30,8 @@ PAGES = {
 def test_a_page_is_accessible_and_fits(scene: Scene, open_page: OpenPage, name: str) -> None:
     node = f"127.0.0.1:{scene.cluster.nsqds[0].http_port}"
     page = live(open_page(PAGES[name].format(node=node)))
+    if name in ("front", "alarms"):
+        page.wait_for_selector(".alarms li")
     check_looks(page, name)
 
 

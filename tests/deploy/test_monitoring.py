@@ -93,7 +93,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         nsqd = stack.enter_context(Daemon(folder, (f"--lookupd-tcp-address={registry.tcp_address}",)))
         nsqd.start()
         nsqd.create_channel("orders", "audit")
-        nsqd.create_channel("orders", "nobody")  # where messages wait: the age of the oldest is there only then
+        nsqd.create_channel(
+            "orders", "nobody"
+        )  # where messages wait: the age of the oldest is there only then
         stack.callback(start_traffic(nsqd).set)
         port = free_port()
         config = (MONITORING / "prometheus.yml").read_text()

@@ -21,9 +21,10 @@ class FakeUpstream(Upstream):
     """Answers from `responses`. A daemon in `hanging` does not answer, one that is not in the table refuses."""
 
     responses: dict[str, dict[str, Any]] = attrs.field(factory=dict)
-    """By address, then by path; a value (or what a function of the parameters returns) is sent as JSON."""
+    """By address, then by path; a value (or what a function of the parameters returns) is sent as JSON, bytes as they
+    are."""
     hanging: dict[str, trio.Event] = attrs.field(factory=dict)
-    """They answer when the event is set."""
+    """They answer when the event is set; keys are addresses, or addresses with a path."""
     requests: Counter[str] = attrs.field(factory=Counter)
     """Their number, by address and path."""
     params: list[Mapping[str, str]] = attrs.field(factory=list)
@@ -38,13 +39,14 @@ class FakeUpstream(Upstream):
         self.requests[f"{address}{path}"] += 1
         self.params.append(params or {})
         await trio.lowlevel.checkpoint()
-        if address in self.hanging:
-            await self.hanging[address].wait()
+        for key in (address, address + path):
+            if key in self.hanging:
+                await self.hanging[key].wait()
         response = self.responses.get(address, {}).get(path)
         if response is None:
             raise UpstreamError(f"{address}{path}: connection refused")
         value = response(params) if callable(response) else response
-        return msgspec.json.encode(value)
+        return value if isinstance(value, bytes) else msgspec.json.encode(value)
 
     def registry(self, address: str, nodes: list[dict[str, Any]], topics: list[str] | None = None) -> None:
         """Add a registry that lists these."""

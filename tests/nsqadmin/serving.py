@@ -71,6 +71,7 @@ async def serving(
         if poll:
             nursery.start_soon(console.poller.run)
             nursery.start_soon(console.consumers.run)
+            nursery.start_soon(console.alarms.run)
         await nursery.start(HttpServer(Site(console, notifier)).run, listeners)
         yield Browser(console, address, client)
         await console.queries.upstream.aclose()

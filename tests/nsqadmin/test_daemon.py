@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import trio
 from nsqadmin import daemon as daemon_module
 from nsqadmin.daemon import Daemon, StartError
 from nsqadmin.options import AdminOptions, validate
-from nsqkit.service.http import HttpServer
-from tests.nsqadmin.scripted import dead_address
+from nsqkit.options import MILLISECOND
+from nsqkit.service.http import HttpServer, Request, Response, error, text
+from tests.nsqadmin.scripted import dead_address, scripted
 from tests.timing import patience
 
 
@@ -82,3 +84,64 @@ async def test_the_error_of_a_listener_ends_the_daemon(monkeypatch: pytest.Monke
     monkeypatch.setattr(daemon_module, "HttpServer", Failing)
     with trio.fail_after(patience(5)), pytest.raises(OSError, match="the listener broke"):
         await made().run()
+
+
+async def test_webhooks_hear_of_alarms_while_another_one_is_dead() -> None:
+    received: list[dict[str, Any]] = []
+    news = trio.Event()
+
+    def receive(request: Request) -> Response:
+        nonlocal news
+        if not received and not failures:
+            failures.append(request)
+            return error(500, "NOT_YET")
+        received.append(json.loads(request.body))
+        news.set()
+        news = trio.Event()
+        return text("", 204)
+
+    failures: list[Request] = []
+    paused = {"topic_name": "t", "depth": 3, "paused": True}
+    async with scripted() as script, httpx.AsyncClient(trust_env=False) as client:
+        nsqd, hook = await script.nsqd({"topics": [paused]}), await script.daemon()
+        hook.on("/hook", receive)
+        daemon, ready = (
+            made(
+                nsqd_http_addresses=[nsqd.address],
+                alarm_webhooks=[f"http://{dead_address()}/x", f"http://{hook.address}/hook"],
+                poll_interval=100 * MILLISECOND,
+                alarm_raise_after=0,
+                alarm_clear_after=0,
+            ),
+            trio.Event(),
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(daemon.run, ready.set)
+            with trio.fail_after(patience(10)):
+                await news.wait()
+                answer = (await client.get(f"http://127.0.0.1:{daemon.http_port}/api/alarms")).json()
+                nsqd.on("/stats", {"topics": []})
+                await news.wait()
+            daemon.stop()
+    raised, cleared = received
+    assert len(failures) == 1
+    assert (
+        [each["id"] for each in raised["raised"]]
+        == ["paused:t"]
+        == [each["id"] for each in cleared["cleared"]]
+    )
+    assert (raised["cleared"], cleared["raised"], cleared["active"]) == ([], [], 0)
+    [alarm] = answer["alarms"]
+    assert answer["message"] == ""
+    assert {**alarm, "since": 0, "text": ""} == {
+        "id": "paused:t",
+        "kind": "paused",
+        "severity": "info",
+        "topic": "t",
+        "since": 0,
+        "text": "",
+        "advice": "Unpause the topic when its channels may receive messages again.",
+        "figures": {"messages": 3},
+        "path": "/topics/t",
+    }
+    assert alarm["text"].startswith("3 messages waiting in a paused topic, for ")

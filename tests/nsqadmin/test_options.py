@@ -97,6 +97,8 @@ def test_certificates_must_be_some(tmp_path: Path) -> None:
         ({"notification_http_endpoint": "ftp://x"}, "--notification-http-endpoint must begin with http"),
         ({"graphite_url": "::"}, "--graphite-url must begin with http"),
         ({"notification_http_endpoint": "hook:80/x"}, "--notification-http-endpoint must begin with http"),
+        ({"alarm_webhooks": ["http://a/", "a:80"]}, "--alarm-webhook must begin with http"),
+        ({"alarm_requeue_percent": 101}, "--alarm-requeue-percent must be between 0 and 100"),
         ({"poll_interval": 1}, "--poll-interval must be between"),
         ({"history_bytes": -1}, "--history-bytes must be at least 0"),
     ],
@@ -111,6 +113,7 @@ def test_what_makes_no_sense_is_refused_with_its_name(values: dict[str, object],
         {"proxy_graphite": True},
         {"graphite_url": "HTTP://graphite:80"},
         {"notification_http_endpoint": "HTTPS://Hook.example/x"},
+        {"alarm_webhooks": ["http://a/x", "https://b:1/y?z"]},
     ],
 )
 def test_unusual_values_with_a_meaning_are_accepted(values: dict[str, Any]) -> None:

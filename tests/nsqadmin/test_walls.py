@@ -7,9 +7,10 @@ import pytest
 from tests.test_walls import breaches, files_in
 
 ABOVE = {
-    "model.py": ("upstream", "cluster", "console", "api", "pages", "site", "daemon"),
-    "upstream": ("cluster", "console", "api", "pages", "site", "daemon"),
-    "cluster": ("console", "api", "pages", "site", "daemon"),
+    "model.py": ("upstream", "cluster", "alarms", "console", "api", "pages", "site", "daemon"),
+    "upstream": ("cluster", "alarms", "console", "api", "pages", "site", "daemon"),
+    "cluster": ("alarms", "console", "api", "pages", "site", "daemon"),
+    "alarms": ("console", "api", "pages", "site", "daemon"),
     "console.py": ("api", "pages", "site", "daemon"),
     "api": ("pages", "site", "daemon"),
     "pages": ("api", "site", "daemon"),

@@ -140,6 +140,20 @@ def test_latencies_in_stats(nsqd: Daemon) -> None:
     assert len(re.findall(rb"e2e%: \d+\.\dms, \d+\.\dms\n", page)) == 2
 
 
+def test_timings_of_a_consumer(nsqd: Daemon) -> None:
+    with RawClient.connect(nsqd.tcp_port) as client:
+        client.sub("t", "c")
+        client.rdy(2)
+        client.mpub("t", [b"1", b"2"])
+        client.message()
+        client.fin(client.message().id)
+        wait_until(lambda: clients_of(nsqd)[0]["finish_count"] == 1, 5.0, "one is finished")
+        (plain,), (timed,) = clients_of(nsqd), clients_of(nsqd, "&include_timings=true")
+    assert set(timed) - set(plain) == {"since_finish_ms", "handling_time_ms", "oldest_in_flight_ms"}
+    assert timed["oldest_in_flight_ms"] >= timed["handling_time_ms"] >= 0
+    assert timed["since_finish_ms"] >= 0
+
+
 def test_near_consumers_come_first(nsqd: Daemon) -> None:
     places = [("us", "us-1"), ("eu", "eu-2"), ("eu", "eu-1")]
     clients = [RawClient.connect(nsqd.tcp_port) for _ in range(4)]
@@ -161,8 +175,8 @@ def test_near_consumers_come_first(nsqd: Daemon) -> None:
         client.close()
 
 
-def clients_of(nsqd: Daemon) -> list[dict[str, int]]:
-    status, body = nsqd.request("GET", "/stats?format=json&topic=t")
+def clients_of(nsqd: Daemon, more: str = "") -> list[dict[str, int]]:
+    status, body = nsqd.request("GET", "/stats?format=json&topic=t" + more)
     assert status == 200
     return list(json.loads(body)["topics"][0]["channels"][0]["clients"])
 

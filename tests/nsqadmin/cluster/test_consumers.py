@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -53,6 +54,36 @@ async def test_consumers_are_queried_again_after_an_interval(autojump_clock: tri
         assert len(await stage.consumers.of_channel("t", "c")) == 2
         await trio.sleep(5.5)
         assert await stage.consumers.of_channel("t", "c") == [], "no daemon answers any more"
+
+
+async def test_rates_come_from_two_queries(autojump_clock: trio.testing.MockClock) -> None:
+    async with polling(**nsqds(ONE)) as stage:
+        stage.upstream.nsqd(ONE)
+        counts = {"old": 100, "restarted": 100}
+
+        def stats(params: Mapping[str, str]) -> dict[str, Any]:
+            clients = [
+                {"client_id": name, "remote_address": f"h:{name}", "message_count": count}
+                for name, count in counts.items()
+            ]
+            clients += [{"client_id": "socket", "remote_address": "@", "message_count": counts["old"]}]
+            return {"topics": [topic("t", channel("c", client_count=len(clients), clients=clients))]}
+
+        async def rates() -> dict[str, float | None]:
+            clients = await stage.consumers.of_channel("t", "c")
+            return {client.client_id: client.delivery_rate for client in clients}
+
+        stage.upstream.responses[ONE]["/stats"] = stats
+        stage.run()
+        await stage.poller.next_snapshot()
+        assert await rates() == {"old": None, "restarted": None, "socket": None}
+        await trio.sleep(10)
+        counts.update(old=150, restarted=7, new=3)
+        assert await rates() == {"old": 5.0, "restarted": None, "new": None, "socket": None}
+        assert stage.upstream.params[-1]["include_timings"] == "true"
+        await trio.sleep(61)
+        counts["old"] = 1_000
+        assert (await rates())["old"] is None, "nobody has looked for a minute"
 
 
 async def test_consumers_are_not_queried_before_the_start() -> None:

@@ -63,6 +63,16 @@ async def test_polls_are_averaged_over_each_minute() -> None:
         assert averages == pytest.approx([factor / 3, factor * 8 / 3])
 
 
+async def test_the_last_minutes_are_those_that_are_complete() -> None:
+    history = History(interval_s=20)
+    for number in range(10):
+        await write(history, 1000 + 20 * number, {("t", "c"): values(number), ("t", ""): values(0)})
+    assert history.last_minutes("t", "c", 2) == [(1060, values(4)), (1120, values(7))]
+    assert [at for at, _ in history.last_minutes("t", "c", 9)] == [1000, 1060, 1120]
+    assert history.last_minutes("none", "", 1) == [(1120, (0, 0, 0, 0, 0, 0))]
+    assert History().last_minutes("t", "c", 1) == []
+
+
 async def test_the_history_reaches_back_15_minutes_and_12_hours() -> None:
     history = History(interval_s=60)
     for minute in range(800):

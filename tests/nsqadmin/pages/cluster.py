@@ -13,6 +13,7 @@ from typing import Any, cast
 import attrs
 import trio
 
+from nsqadmin.alarms.alarm import Alarm
 from nsqadmin.cluster.history import Metric, Resolution, Series
 from nsqadmin.cluster.snapshot import (
     ChannelSnapshot,
@@ -23,7 +24,7 @@ from nsqadmin.cluster.snapshot import (
     Totals,
 )
 from nsqadmin.console import Console
-from nsqadmin.model import ALL_NODES, ChannelStats, ClientStats, Draining, Node, NodeTopic, TopicStats
+from nsqadmin.model import ALL_NODES, ChannelStats, ClientStats, Copies, Draining, Node, NodeTopic, TopicStats
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import UpstreamFailed, Warnings
 
@@ -142,6 +143,7 @@ def node(
     tombstoned: Iterable[str] = (),
     health: str = "OK",
     draining: Draining | None = None,
+    copies: Copies | None = None,
     **values: Any,
 ) -> NodeSnapshot:
     """A node with its part of these topics."""
@@ -171,6 +173,7 @@ def node(
         health=health,
         start_time=int(NOW) - 3_700,
         draining=draining,
+        copies=copies,
     )
 
 
@@ -289,6 +292,13 @@ class FakeQueries:
         return dict(self.inactive)
 
 
+@attrs.define
+class FakeWatch:
+    """Alarms that do not change."""
+
+    alarms: tuple[Alarm, ...]
+
+
 def fake_console(
     shown: ClusterSnapshot,
     *,
@@ -296,6 +306,7 @@ def fake_console(
     hangs: bool = False,
     history: FakeHistory | None = None,
     queries: FakeQueries | None = None,
+    alarms: Iterable[Alarm] = (),
     **options: Any,
 ) -> Console:
     """A console with this snapshot."""
@@ -308,4 +319,5 @@ def fake_console(
         history=cast(Any, history or FakeHistory()),
         queries=cast(Any, queries or FakeQueries()),
         actions=cast(Any, None),
+        alarms=cast(Any, FakeWatch(tuple(alarms))),
     )

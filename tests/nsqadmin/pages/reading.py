@@ -123,6 +123,8 @@ class _Builder(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         names = [name for name, _ in attributes]
         assert len(names) == len(set(names)), f"{tag} has an attribute twice: {names}"
+        if tag == "wbr":
+            return  # no text: where a name may be broken
         element = Element(tag, {name: value or "" for name, value in attributes})
         self.open[-1].children.append(element)
         if tag not in VOID:
@@ -138,7 +140,11 @@ class _Builder(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        self.open[-1].children.append(data)
+        siblings = self.open[-1].children
+        if siblings and isinstance(siblings[-1], str):
+            siblings[-1] += data
+        else:
+            siblings.append(data)
 
 
 @attrs.frozen

@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from nsqadmin.alarms.alarm import Alarm, Kind, Subject
 from nsqadmin.console import Console
 from nsqadmin.model import Draining, StuckPlace
+from nsqadmin.text import UNKNOWN
 from tests.nsqadmin.pages.cluster import (
     NODE,
     NOW,
@@ -76,6 +78,10 @@ def console_with(name: str, **options: Any) -> Console:
         history=FakeHistory([1.0, 2.0, 3.0]),
         queries=FakeQueries({name: [name]}),
         graphite_url="http://graphite.example:8080",
+        alarms=[
+            Alarm(kind=kind, subject=Subject(topic=name, channel=name), since=NOW, text=name, advice=name)
+            for kind in Kind
+        ],
         **options,
     )
 
@@ -92,6 +98,7 @@ def paths(name: str) -> list[str]:
         "/topics/none/none",
         "/nodes/none",
         "/lookup",
+        "/alarms",
         "/counter",
     ]
 
@@ -234,6 +241,26 @@ async def test_pages_are_accessible(path: str) -> None:
     for table in page.all("table"):
         assert table.one("caption").text
         assert all(each.attributes.get("scope") for each in table.all("th"))
+
+
+@pytest.mark.parametrize("path", ["/", "/nodes", f"/nodes/{NODE}", "/topics/a", "/topics/a/b"])
+async def test_an_empty_cell_says_why(path: str) -> None:
+    held = topic(
+        "a",
+        [channel("a", "b", client_count=1, in_rate=None, out_rate=None)],
+        in_rate=None,
+        out_rate=None,
+    )
+    unknown = client("", client_id="", user_agent="", connect_ts=0)
+    shown = snapshot(held, nodes=[node(NODE, [held], version="")])
+    console = fake_console(shown, clients=[unknown], admin_users=["ann"])  # no columns of buttons
+    page = await fetch(console, path)
+    cells = [*page.all("tbody", "td"), *page.all("tbody", "th"), *page.all("dl", "dd")]
+    dashes = [each for each in cells if each.text == UNKNOWN]
+    assert dashes
+    assert [each for each in dashes if not each.one("span", class_="zero")["title"]] == []
+    empty = [each for each in cells if not each.text]
+    assert [each for each in empty if not each.all("svg")] == []
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])

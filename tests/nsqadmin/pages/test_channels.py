@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import trio
 import trio.testing
 
 from nsqadmin.model import Latency, Percentile
 from nsqadmin.pages.channels import channel_progress
-from nsqadmin.pages.format import UNKNOWN
+from nsqadmin.text import UNKNOWN
 from tests.nsqadmin.pages.cluster import NODE, NOW, channel, client, fake_console, snapshot, topic
 from tests.nsqadmin.pages.reading import fetch
 
@@ -82,12 +84,48 @@ async def test_consumers_are_listed_with_their_features() -> None:
     page = await fetch(fake_console(snapshot(topic("a", [held])), clients=clients), "/topics/a/b")
     first, second = page.rows("Consumers of a / b")
     assert first[0] == "worker-1 sampled 10 % TLS Deflate ann 10.1.0.7:50312"
-    assert first[1:8] == ["nsq-trio/1.4.0", NODE, "2", "200", "30", "1", "33"]
-    assert first[9] == "eu / a (same zone)"
+    assert first[1:12] == ["nsq-trio/1.4.0", NODE, "2", "200", *[UNKNOWN] * 4, "30", "1", "33"]
+    assert first[13] == "eu / a (same zone)"
     assert second[0] == "worker-2 Snappy 10.1.0.7:50312"
-    assert second[8:] == [UNKNOWN, "eu (same region)"]
+    assert second[12:] == [UNKNOWN, "eu (same region)"]
     assert page.one("span", class_="badge", title="TLS 1.3, TLS_AES_128_GCM_SHA256").text == "TLS"
     assert page.one("a", href="https://people.example/ann").text == "ann"
+
+
+async def test_consumers_are_listed_with_rate_and_timings() -> None:
+    clients = [
+        client(
+            "busy", delivery_rate=2.5, handling_time_ms=20.3, since_finish_ms=700, oldest_in_flight_ms=65e3
+        ),
+        client(
+            "idle", delivery_rate=0.0, handling_time_ms=None, since_finish_ms=None, oldest_in_flight_ms=None
+        ),
+        client("of-the-original"),
+        client("socket", remote_address="@"),
+    ]
+    console = fake_console(snapshot(topic("a", [channel("a", "b", client_count=4)])), clients=clients)
+    page = await fetch(console, "/topics/a/b")
+    assert [row[5:9] for row in page.rows("Consumers of a / b")] == [
+        ["2.5", "20.3 ms", "700 ms", "1 min 5 s"],
+        ["0", *[UNKNOWN] * 3],
+        [UNKNOWN] * 4,
+        [UNKNOWN] * 4,
+    ]
+    [table] = [each for each in page.all("table") if "Consumers of" in each.one("caption").text]
+    figures = table.all("td", class_="n")
+    reasons = Counter(
+        span["title"] for cell in figures for span in cell.all("span") if "title" in span.attributes
+    )
+    assert reasons == {
+        "It has finished no message yet": 2,
+        "It has no message in flight": 1,
+        "Known with the next update": 1,
+        "Its nsqd does not report it": 6,
+        "Consumers on a unix socket cannot be told apart": 1,
+    }
+    for key, first in {"rate": "busy", "handling": "busy", "last": "busy", "oldest": "busy"}.items():
+        ordered = await fetch(console, f"/topics/a/b?sort={key}")
+        assert ordered.rows("Consumers of a / b")[0][0].startswith(first)
 
 
 async def test_an_identity_links_to_web_pages_only() -> None:

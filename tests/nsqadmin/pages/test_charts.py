@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from nsqadmin.cluster.history import Metric, Resolution
 from nsqadmin.pages.charts import SPARKLINE_HEIGHT, SPARKLINE_WIDTH, sparkline
-from tests.nsqadmin.pages.cluster import NOW, FakeHistory, fake_console, snapshot
-from tests.nsqadmin.pages.reading import fetch, respond
+from tests.nsqadmin.pages.cluster import NOW, FakeHistory, channel, fake_console, snapshot, topic
+from tests.nsqadmin.pages.reading import HtmlPage, fetch, respond
 
 
 async def series(history: FakeHistory, query: str) -> dict[str, Any]:
@@ -33,11 +33,20 @@ async def test_rates_and_depths_of_one_channel() -> None:
         "out": [1, 0, 2.25],
         "depth": [1, 0, 2.25],
         "in_flight": [1, 0, 2.25],
-        "timeouts": [60, 0, 135],
-        "requeues": [60, 0, 135],
+        "timeouts": [5, 5, 16],
+        "requeues": [5, 5, 16],
     }
     assert {asked[1:] for asked in history.queried} == {("a", "b#ephemeral", Resolution.POLL)}
     assert {asked[0] for asked in history.queried} == set(Metric)
+
+
+async def test_timeouts_and_requeues_are_those_of_the_minute_before() -> None:
+    rates = [0.0] * 12 + [2.0] + [0.0] * 12 + [float("nan"), 1.0]
+    found = await series(FakeHistory(rates), "")
+    assert found["lines"]["timeouts"] == [0] * 12 + [10] * 12 + [0, 0, 5]
+    by_minute = await series(FakeHistory([0.5, 0.0, 0.25], step=60.0), "span=1h")
+    assert by_minute["lines"]["requeues"] == [30, 0, 15]
+    assert (await series(FakeHistory([3.0]), ""))["lines"]["timeouts"] == [0]
 
 
 async def test_unknown_values_of_a_series_are_null() -> None:
@@ -125,3 +134,46 @@ def test_a_sparkline_is_small_and_stays_in_its_box(values: list[float | None]) -
     if drawn is not None:
         assert len(drawn.line) < 600
         assert all(0 <= x <= SPARKLINE_WIDTH and 0 <= y <= SPARKLINE_HEIGHT for x, y in points(drawn.line))
+
+
+def figures(page: HtmlPage, chart: str) -> dict[str, str]:
+    items = page.one("ul", id=f"legend-{chart}").all("li")
+    return {each["data-label"]: each.one("b").text for each in items}
+
+
+def tiles(page: HtmlPage) -> dict[str, str]:
+    return {each.one("dt").text: each.all("dd")[0].text for each in page.one("dl").all("div")}
+
+
+async def test_legends_and_tiles_agree_and_a_topic_counts_what_waits_in_its_channels() -> None:
+    mail = channel(
+        "orders",
+        "mail",
+        depth=30,
+        in_flight_count=4,
+        client_count=1,
+        in_rate=12.5,
+        out_rate=8.0,
+        timeouts_per_minute=6,
+        requeues_per_minute=2,
+    )
+    orders = topic("orders", [mail], depth=7, in_rate=12.5, out_rate=8.0)
+    console = fake_console(snapshot(orders), history=FakeHistory([99.0, 98.0]))
+    waiting = {"/": "37", "/topics/orders": "37", "/topics/orders/mail": "30"}
+    for path, depth in waiting.items():
+        page = await fetch(console, path)
+        shown = tiles(page)
+        assert figures(page, "rates") == {"in": "12.5", "out": "8"}
+        assert "12.5 /s" in shown.values()
+        assert "8 /s" in shown.values()
+        assert figures(page, "depth")["ready"] == shown["Depth"] == depth
+        assert figures(page, "depth")["in flight"] == shown["In flight"]
+        if path != "/":
+            assert figures(page, "trouble") == {"timed out": "6", "requeued": "2"}
+            assert shown["Timed out"] == "6 /min"
+
+
+async def test_charts_of_counts_have_whole_ticks() -> None:
+    page = await fetch(fake_console(snapshot(topic("a"))), "/topics/a")
+    whole = {each["id"]: "data-counts" in each.attributes for each in page.all("figure")}
+    assert whole == {"chart-rates": False, "chart-depth": True, "chart-trouble": True}

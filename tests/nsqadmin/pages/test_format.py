@@ -1,43 +1,10 @@
-"""Numbers are short, with the exact value in the title."""
+"""Numbers are short, with the exact value in the title; names can be broken; a missing value says why."""
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 import pytest
 
-from nsqadmin.pages.format import (
-    bytes_text,
-    duration_text,
-    name_of_segment,
-    nanoseconds,
-    number,
-    number_text,
-    percent,
-    rate,
-    rate_text,
-    segment,
-)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (999, "999"),
-        (9_999, "9,999"),
-        (10_000, "10.0k"),
-        (12_345, "12.3k"),
-        (123_456, "123k"),
-        (999_949, "1.00M"),
-        (4_561_000, "4.56M"),
-        (2_000_000_000, "2.00G"),
-        (7_300_000_000_000, "7.30T"),
-        (-25_000, "-25.0k"),
-    ],
-)
-def test_counts_are_shortened_from_ten_thousand_on(value: float, text: str) -> None:
-    assert number_text(value) == text
+from nsqadmin.pages.format import breakable, missing, number, rate
 
 
 def test_a_shortened_count_has_its_exact_value_in_the_title() -> None:
@@ -47,24 +14,6 @@ def test_a_shortened_count_has_its_exact_value_in_the_title() -> None:
     assert "zero" in number(None)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (0.004, "<0.01"),
-        (0.25, "0.25"),
-        (0.5, "0.5"),
-        (8.123, "8.1"),
-        (42.0, "42"),
-        (740.4, "740"),
-        (1_250.0, "1,250"),
-        (31_000.0, "31.0k"),
-    ],
-)
-def test_rates_have_few_digits(value: float, text: str) -> None:
-    assert rate_text(value) == text
-
-
 def test_a_tiny_rate_is_escaped() -> None:
     assert "&lt;0.01" in rate(0.001)
     assert 'title="0.001"' in rate(0.001)
@@ -72,50 +21,25 @@ def test_a_tiny_rate_is_escaped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
+    ("name", "parts"),
     [
-        (0, "0 s"),
-        (-3, "0 s"),
-        (59.9, "59 s"),
-        (60, "1 min"),
-        (200, "3 min 20 s"),
-        (3_600, "1 h"),
-        (18_720, "5 h 12 min"),
-        (86_400 * 8 + 3 * 3_600, "8 d 3 h"),
+        ("orders", "orders"),
+        ("emails.outbound_eu-1", "emails.|outbound_|eu-|1"),
+        ("metrics#ephemeral", "metrics|#ephemeral"),
+        ("OrderPaidV2", "Order|Paid|V2"),
+        ("a--b..", "a--|b.."),
+        ("10.0.0.1:4151", "10.|0.|0.|1:|4151"),
+        ("#", "#"),
+        ("", ""),
     ],
 )
-def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
+def test_names_are_broken_between_their_parts_only(name: str, parts: str) -> None:
+    assert breakable(name) == parts.replace("|", "<wbr>")
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.50 KiB"), (5 * 2**30, "5.00 GiB"), (2**60, "1048576 TiB")],
-)
-def test_sizes_have_binary_units(value: float, text: str) -> None:
-    assert bytes_text(value) == text
+def test_a_name_that_can_be_broken_is_escaped() -> None:
+    assert breakable("<b>.&") == "&lt;b&gt;.<wbr>&amp;"
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(120_000, "120 µs"), (3_400_000, "3.40 ms"), (2_100_000_000, "2.10 s"), (200e9, "3 min 20 s")],
-)
-def test_latencies_are_given_in_nanoseconds(value: float, text: str) -> None:
-    assert nanoseconds(value) == text
-
-
-def test_percentages_are_rounded() -> None:
-    assert percent(1, 3) == "33 %"
-    assert percent(1, 1_000) == "<1 %"
-    assert percent(0, 0) == "0 %"
-
-
-def test_any_name_is_one_segment_of_a_path() -> None:
-    assert segment("a/b?c#d e&f%") == "a%2Fb%3Fc%23d%20e%26f%25"
-    assert segment("jobs#ephemeral") == "jobs%23ephemeral"
-
-
-def test_a_segment_is_never_a_dot_segment() -> None:
-    assert (segment("."), segment(".."), segment("...")) == ("~.", "~..", "...")
-    for name in (".", "..", "...", "a.b", "~", "~.a"):
-        assert name_of_segment(unquote(segment(name))) == name
+def test_a_missing_value_says_why() -> None:
+    assert missing('no "x"') == '<span class="zero" title="no &#34;x&#34;">\N{EN DASH}</span>'

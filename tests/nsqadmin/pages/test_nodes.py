@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import trio
 import trio.testing
 
+from nsqadmin.cluster.snapshot import NodeSnapshot, Usage
+from nsqadmin.text import UNKNOWN
 from tests.nsqadmin.pages.cluster import (
     NODE,
     FakeQueries,
@@ -17,6 +20,12 @@ from tests.nsqadmin.pages.cluster import (
     topic,
 )
 from tests.nsqadmin.pages.reading import fetch
+
+
+def using(shown: NodeSnapshot, usage: Usage) -> NodeSnapshot:
+    """The same node, which uses this."""
+    return msgspec.structs.replace(shown, usage=usage)
+
 
 OTHER = "10.0.0.2:4151"
 
@@ -38,13 +47,31 @@ async def test_all_nodes_are_listed_with_badges() -> None:
     page = await fetch(fake_console(snapshot(held, nodes=nodes)), "/nodes")
     first, second = page.rows("All nodes")
     assert first == [
-        "host-10.0.0.1 10.0.0.1", "4150", "4151", "1.4.0", "3", "0", "40", "0", "eu", "a", "2", "1 orders"
+        "host-10.0.0.1 10.0.0.1", "4150", "4151", "1.4.0", "3", "0", "40", *[UNKNOWN] * 4, "0", "eu", "a", "2",
+        "1 orders",
     ]  # fmt: skip
     assert second[0] == "host-10.0.0.2 no answer 10.0.0.2"
-    assert second[10:] == ["1 of 2", "1 orders orders tombstoned"]
+    assert second[14:] == ["1 of 2", "1 orders orders tombstoned"]
     assert (
         page.one("span", class_="warn", title="Lower than the highest version in the cluster").text == "1.3.0"
     )
+
+
+async def test_nodes_on_one_host_are_told_apart() -> None:
+    addresses = ["10.0.0.1:4151", "10.0.0.1:4251", OTHER, "10.0.0.3:4151"]
+    titles = ["host-10.0.0.1:4151", "host-10.0.0.1:4251", "host-10.0.0.2", "10.0.0.3:4151"]
+    held = topic("orders", [channel("orders", "mail", nodes=addresses, client_count=1)], nodes=addresses)
+    nodes = [node(each, [held]) for each in addresses[:3]] + [node(addresses[3], [held], hostname="")]
+    console = fake_console(snapshot(held, nodes=nodes))
+    for path, caption in (
+        ("/nodes", "All nodes"),
+        ("/topics/orders", "orders on each node"),
+        ("/topics/orders/mail", "orders / mail on each node"),
+    ):
+        shown = [row[0].split()[0] for row in (await fetch(console, path)).rows(caption)]
+        assert sorted(shown) == sorted(titles), path
+    for address, title in zip(addresses, titles, strict=True):
+        assert (await fetch(console, f"/nodes/{address}")).one("h1").text == title
 
 
 async def test_without_registries_the_registries_column_is_missing() -> None:
@@ -59,6 +86,27 @@ async def test_an_unhealthy_node_shows_the_reason() -> None:
     for path in ("/nodes", f"/nodes/{NODE}"):
         page = await fetch(fake_console(shown), path)
         assert page.one("span", class_="badge", title="NOK - disk is full").text == "unhealthy"
+
+
+async def test_nodes_show_what_they_use() -> None:
+    usage = Usage(0.1234, 50 * 2**20, 2.5 * 2**30, 3 * 2**20, 0.0004, missing="")
+    shown = snapshot(nodes=[using(node(), usage), node(OTHER)])
+    console = fake_console(shown)
+    page = await fetch(console, "/nodes?sort=cpu")
+    assert [row[7:11] for row in page.rows("All nodes")] == [
+        ["12.3 %", "50.0 MiB", "2.50 GiB", "400 µs"],
+        [UNKNOWN] * 4,
+    ]
+    assert len(page.all("span", title="Known in a moment")) == 4
+    tiles = (await fetch(console, f"/nodes/{NODE}")).one("dl").text
+    for text in ("12.3 % of one core", "50.0 MiB resident", "2.50 GiB 3.00 MiB of logs", "400 µs on average"):
+        assert text in tiles
+
+
+async def test_a_figure_that_the_next_update_tells_says_so() -> None:
+    usage = Usage(memory_bytes=1, missing="")
+    page = await fetch(fake_console(snapshot(nodes=[using(node(), usage)])), f"/nodes/{NODE}")
+    assert len(page.all("span", title="Known with the next update")) == 4
 
 
 async def test_a_cluster_without_nodes_says_so() -> None:

@@ -19,6 +19,7 @@ OWN = {
     "counter.js",
     "live.js",
     "mark.svg",
+    "shared_stream.js",
     "theme.js",
     "vendored.json",
 }

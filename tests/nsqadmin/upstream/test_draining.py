@@ -34,9 +34,8 @@ async def test_a_drain_is_in_the_snapshot_without_further_requests() -> None:
     assert shown.nodes[ONE].draining == Draining(SINCE, 7, (StuckPlace("t", "c", 4, "paused"),))
     assert shown.nodes[TWO].draining is None, "the original does not have the key"
     assert shown.topics["t"].stats.depth == 5
-    assert {key: count for key, count in stage.upstream.requests.items() if key.startswith(ONE)} == {
-        f"{ONE}/stats": 1
-    }
+    assert stage.upstream.requests[f"{ONE}/stats"] == 1
+    assert not [key for key in stage.upstream.requests if "drain" in key]
 
 
 async def test_a_restarted_node_is_not_draining() -> None:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from nsqd.broker import NotInFlight, NotOwner, Outbox
+from nsqd.broker.subscription import SAMPLES
 from nsqkit.wire.frames import MAX_ATTEMPTS
 from tests.nsqd.broker.harness import Harness, conserved
 
@@ -113,6 +114,74 @@ class TestFinish:
         assert harness.channel().counts.finished == 100
         harness.kill()
         assert harness.channel().depth == 0
+
+
+class TestTimings:
+    def test_nothing_is_known_before_the_first_answer(self) -> None:
+        consumer = Harness().subscribe(rdy=1)
+        known = consumer.subscription
+        assert (known.handling_time, known.finished_at, known.oldest_delivery()) == (None, None, None)
+
+    @pytest.mark.parametrize("name", CHANNELS)
+    def test_the_handling_time_is_from_delivery_to_finish(self, name: str) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(name, rdy=1)
+        for _ in range(3):
+            harness.publish(b"a")
+            harness.advance(2.5)
+            harness.finish(consumer)
+            assert consumer.subscription.handling_time == 2.5
+            assert consumer.subscription.finished_at == harness.now
+            harness.advance(7)
+
+    def test_the_average_follows_a_consumer_that_becomes_slower(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=1)
+        harness.publish_many(101)
+        averages = []
+        for answer in range(101):
+            harness.advance(0.25 if answer == 0 else 4.25)
+            harness.finish(consumer)
+            averages.append(consumer.subscription.handling_time)
+        assert averages[0] == 0.25
+        assert averages[1] == 0.25 + 4 / SAMPLES
+        assert averages == sorted(averages)
+        assert averages[-1] == pytest.approx(4.25, abs=0.01)
+
+    def test_a_touch_does_not_shorten_it(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=1, timeout=10)
+        (message_id,) = harness.publish(b"a").ids
+        for _ in range(3):
+            harness.advance(8)
+            harness.touch(consumer, message_id)
+        assert consumer.subscription.oldest_delivery() == harness.now - 24
+        harness.finish(consumer, message_id)
+        assert consumer.subscription.handling_time == 24
+
+    def test_other_answers_are_no_finish(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=1, timeout=10)
+        (message_id,) = harness.publish(b"a").ids
+        harness.advance(1)
+        harness.requeue(consumer, message_id)
+        harness.advance(10)
+        harness.finish(consumer, b"0" * 16)
+        assert (consumer.subscription.handling_time, consumer.subscription.finished_at) == (None, None)
+
+    def test_the_oldest_delivery_is_that_of_a_touched_message(self) -> None:
+        """TOUCH moves a message behind younger ones in the table."""
+        harness = Harness()
+        consumer = harness.subscribe(rdy=2, timeout=10)
+        (old,) = harness.publish(b"old").ids
+        delivered_at = harness.now
+        harness.advance(3)
+        (new,) = harness.publish(b"new").ids
+        harness.touch(consumer, old)
+        assert consumer.in_flight == [new, old]
+        assert consumer.subscription.oldest_delivery() == delivered_at
+        harness.finish(consumer, old)
+        assert consumer.subscription.oldest_delivery() == delivered_at + 3
 
 
 class TestRequeue:

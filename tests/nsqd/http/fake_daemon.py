@@ -74,6 +74,7 @@ class FakeDaemon:
         self.start_time_ns = START_NS
         self.hostname, self.version = "h.example", "1.4.0"
         self.connected: list[ClientStats] = []
+        self.timings_at: float | None = None
         self.drain = Drain(self.broker, 0, stop=lambda: None)
         self.loop_lag = EventLoopLag(lambda: self.broker.store.syncer.count)
         self.run_jobs = True
@@ -82,7 +83,8 @@ class FakeDaemon:
         self.log_level_set: list[LogLevel] = []
         self._changed = trio.Event()
 
-    def clients(self) -> Iterable[ClientStats]:
+    def clients(self, timings_at: float | None = None) -> Iterable[ClientStats]:
+        self.timings_at = timings_at
         return iter(self.connected)
 
     @property

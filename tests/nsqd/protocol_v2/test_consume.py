@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nsqd.protocol_v2.client_stats import Timings, client_stats
 from nsqd.protocol_v2.identify import IdentifyLimits
 from nsqd.protocol_v2.session import OUTBOX_LIMIT
 from nsqkit.wire import CLOSE_WAIT, OK, decode_message
@@ -34,6 +35,19 @@ def machine_with(count: int, **options: Any) -> Machine:
 
 def failed(command: str, message_id: bytes, reason: str) -> bytes:
     return error(f"E_{command}_FAILED {command} {message_id.decode()} failed {reason}")
+
+
+def test_timings_in_the_statistics() -> None:
+    machine = machine_with(3)
+    client = machine.consumer()
+    client.send(b"RDY 2\n")
+    assert client_stats(client.session).timings is None
+    machine.advance(1)
+    assert client.session.subscription is not None
+    client.send(fin(next(iter(client.session.subscription.in_flight))))
+    machine.advance(2)
+    assert client_stats(client.session, machine.now).timings == Timings(2.0, 1.0, 3.0)
+    assert client_stats(machine.client().session, machine.now).timings is None
 
 
 NOT_IN_FLIGHT = "ID not in flight"

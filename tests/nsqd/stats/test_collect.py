@@ -16,6 +16,7 @@ import trio.testing
 
 from nsqd.broker import Topology
 from nsqd.broker.latency import BITS
+from nsqd.protocol_v2.client_stats import Timings
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
 from nsqd.stats.collect import ChannelStats, Latency, Stats, StatsQuery, TopicStats, collect
@@ -295,6 +296,33 @@ async def test_anything_but_json_is_text(query: str) -> None:
     assert (answer.status, answer.headers["Content-Type"]) == (200, TEXT)
     assert answer.headers["X-Nsq-Content-Type"] == "nsq; version=1.0"
     assert answer.text.startswith("nsqd v1.4.0 (built w/python3.")
+
+
+async def test_timings_of_consumers_are_shown_on_request() -> None:
+    daemon = FakeDaemon()
+    daemon.connected = [
+        client_stats(hostname="idle", subscribed=("t", "c"), timings=Timings(None, None, None)),
+        client_stats(hostname="busy", subscribed=("t", "c"), timings=Timings(1.5, 0.0203051, 70.0)),
+        client_stats(hostname="unknown", subscribed=("t", "c")),
+    ]
+    daemon.make("t", "c")
+    (topic,) = (await stats_of(daemon, "include_timings=true"))["topics"]
+    idle, busy, unknown = topic["channels"][0]["clients"]
+    expected = [("since_finish_ms", 1500), ("handling_time_ms", 20.305), ("oldest_in_flight_ms", 70_000)]
+    assert list(busy.items())[len(unknown) :] == expected, "at the end"
+    assert list(idle.items())[len(unknown) :] == [(name, None) for name, _ in expected]
+    assert list(unknown) == CLIENT_KEYS[:15] + CLIENT_KEYS[18:20] + CLIENT_KEYS[21:]
+
+
+@pytest.mark.parametrize(
+    ("value", "requested"), [("true", True), ("1", True), ("false", False), ("0", False), ("yes", False)]
+)
+async def test_timings_are_requested_with_a_parameter(value: str, requested: bool) -> None:
+    daemon = FakeDaemon()
+    await stats_of(daemon)
+    assert daemon.timings_at is None
+    await stats_of(daemon, f"include_timings={value}")
+    assert (daemon.timings_at is not None) is requested
 
 
 # --- the exact JSON

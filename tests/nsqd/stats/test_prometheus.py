@@ -144,6 +144,20 @@ async def test_the_daemon() -> None:
     assert [name for name, *_ in found if name == "nsqd_build_info"]
 
 
+async def test_the_daemon_without_its_topics() -> None:
+    daemon = worked()
+    async with serving(daemon) as client:
+        whole = parse((await client.get("/metrics")).text)
+        own = parse((await client.get("/metrics?include_topics=false")).text)
+    assert {key for key in whole if key[0].startswith(("nsqd_topic_", "nsqd_channel_"))} == set(whole) - set(
+        own
+    )
+    logs = [value for (name, *_), value in whole.items() if name == "nsqd_topic_log_bytes"]
+    assert own["nsqd_log_bytes",] == sum(logs) > 0
+    assert own["nsqd_disk_free_bytes",] == daemon.storage.free_space() > 0
+    assert own["nsqd_topics",] == len(logs)
+
+
 async def test_a_sync_and_a_disk_that_refuses() -> None:
     daemon = worked()
     before = time.time()

@@ -24,6 +24,7 @@ from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.ship import Sender
 from nsqd.replication.to_follower import FollowerLink, Leader
 from nsqd.rounds import Rounds
+from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.listeners import accept_forever, close_listener, remote_address
@@ -184,6 +185,41 @@ class Copies:
                 for link in self._links:
                     nursery.start_soon(link.stop)
 
+    def stats(self) -> CopiesStats | None:
+        """None when there is nothing to tell."""
+        if self.safety is None and self.follower is None:
+            return None
+        written = self._broker.store.syncer.written
+        followers = [
+            FollowerStats(
+                address=link.standing.address,
+                in_step=link.standing.in_step,
+                state=link.standing.state,
+                lag=written - link.standing.acknowledged if link.standing.acknowledged >= 0 else None,
+                sent_bytes=link.sent_bytes,
+                troubles=link.troubles,
+            )
+            for link in self._links
+        ]
+        now = trio.current_time()
+        held = [
+            HeldStats(
+                life=copy.note.life,
+                name=copy.note.name,
+                complete=copy.note.complete,
+                connected=copy.connected,
+                bytes=copy.bytes,
+                silent_seconds=None if copy.beat_at is None else round(now - copy.beat_at, 1),
+            )
+            for copy in (self.follower.copies.values() if self.follower is not None else ())
+        ]
+        return CopiesStats(
+            wanted=1 + len(followers),
+            in_step=self.safety.copies_in_step if self.safety is not None else 1,
+            followers=followers,
+            held=held,
+        )
+
     def close(self) -> None:
         if self.follower is not None:
             self.follower.close()
@@ -215,11 +251,12 @@ class Copies:
 
     def _refuse_or_not(self) -> None:
         assert self.safety is not None
-        refusal = self.safety.refusal
+        refusal, degraded = self.safety.refusal, self.safety.degraded
         self._broker.refuse_publishing("copies", refusal)
+        self._broker.copies_missing = degraded
         if refusal is not None and self._rounds is not None:
             self._rounds.refuse_waiting(refusal)
-        said = refusal or self.safety.degraded
+        said = refusal or degraded
         if said != self._said:
             level = log.warning if said else log.info
             level("COPIES: %s", said or f"{self.safety.copies_in_step} copies are in step")

@@ -39,6 +39,7 @@ from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.identify import IdentifyLimits
 from nsqd.rounds import Rounds
+from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.stats.statsd import Statsd
 from nsqkit.http_client import HttpClient, HttpOptions
@@ -345,6 +346,10 @@ class Daemon:
         log.info("NSQ: bye")
 
     # --- for the HTTP API (`HttpBackend`)
+
+    @property
+    def copies_stats(self) -> CopiesStats | None:
+        return self.copies.stats()
 
     @property
     def connection_count(self) -> int:

@@ -83,6 +83,7 @@ class Broker:
         self._next_clock_step = now
         self._clock_settles_at = now + CLOCK_SETTLES
         self._reported_failing: set[str] = set()
+        self.copies_missing: str | None = None  # publishes are acknowledged with fewer copies than asked for
         self.alarm_at = math.inf
         for name, recovered in store.topics(wall_ns):
             topic, view = restore_topic(self.context, self, name, recovered)
@@ -129,7 +130,12 @@ class Broker:
     @property
     def health(self) -> str:
         """`OK`; `NOK - ` and the reason; `OK - ` and the reason if it concerns some topics only."""
-        return self.store.health
+        health = self.store.health
+        if health != "OK":
+            return health
+        if reason := self.context.refusal_for("copies"):
+            return f"NOK - {reason}"
+        return f"OK - {self.copies_missing}" if self.copies_missing else "OK"
 
     # --- topics
 

@@ -159,6 +159,10 @@ class BrokerContext:
             self._refusals[cause] = reason
         self.refusal = next(iter(self._refusals.values()), None)
 
+    def refusal_for(self, cause: str) -> str | None:
+        """The reason of `refuse`, if publishing is refused for this cause."""
+        return self._refusals.get(cause)
+
     def refuse_when_full(self) -> None:
         """Raise `Refused` while the disk is full: nothing may be published or created."""
         if self.space.full is not None:

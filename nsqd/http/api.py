@@ -67,6 +67,7 @@ def make_router(daemon: HttpBackend) -> Router:
     router.add("POST", "/drain", api.drain)
     router.add("GET", "/stats", api.stats)
     router.add("GET", "/metrics", api.metrics)
+    router.add("GET", "/replicas", api.replicas)
     publishing = Publishing(daemon)
     router.add(
         "POST",
@@ -172,6 +173,13 @@ class _Api:
         if params.get("format") == "json":
             return await stats_json(stats, time.time_ns())
         return text(await stats_text(stats, time.time_ns()))
+
+    def replicas(self, request: Request) -> Response:
+        """Copies of this nsqd elsewhere, and those of others here."""
+        copies = self._daemon.copies_stats
+        if copies is None:
+            return error(404, "NO_COPIES")
+        return json_body(copies.as_json())
 
     async def metrics(self, request: Request) -> Response:
         include_topics = _BOOLEANS.get(query(request).get("include_topics", ""), True)

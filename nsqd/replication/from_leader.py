@@ -240,6 +240,7 @@ class _Session:
     def _tell(self) -> None:
         """Acknowledge what has come, or ask for the sync that must be before."""
         copy = self._copy
+        self._state.note = copy.note
         if copy.acknowledged > self._acked:
             self._acked = copy.acknowledged
             self._out.append(Ack(self._acked))

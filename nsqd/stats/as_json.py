@@ -1,9 +1,10 @@
 """`/stats?format=json`: the statistics in the form that tools for NSQ read.
 
-The order of the keys is the original's. Additional keys are at the end of an object: `durability`, and `draining` in
-a drain; of a topic `disk_bytes`; of a channel `dropped_count` and `damaged_count`; of both `oldest_unfinished_ms`, the
-age of the oldest message, if there is one and it is known. A consumer has `since_finish_ms`, `handling_time_ms` and
-`oldest_in_flight_ms` only on request (`include_timings=true`); null: there is nothing to tell.
+The order of the keys is the original's. Additional keys are at the end of an object: `durability`, `draining` in a
+drain, and `copies` if there are copies on other nodes, or of others here; of a topic `disk_bytes`; of a channel
+`dropped_count` and `damaged_count`; of both `oldest_unfinished_ms`, the age of the oldest message, if there is one and
+it is known. A consumer has `since_finish_ms`, `handling_time_ms` and `oldest_in_flight_ms` only on request
+(`include_timings=true`); null: there is nothing to tell.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ async def stats_json(stats: Stats, now_ns: int) -> Response:
     value["durability"] = stats.durability
     if stats.draining is not None:
         value["draining"] = _draining(stats.draining)
+    if stats.copies is not None:
+        value["copies"] = stats.copies.as_json()
     return json_body(value)
 
 

@@ -15,6 +15,7 @@ import trio
 from nsqd.broker import Channel, Locality, Topic
 from nsqd.broker.latency import LatencyHistogram
 from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.stats.copies import CopiesStats
 from nsqd.stats.memory import MemoryStats, memory_stats
 from nsqd.stats.oldest import PlaceKey, publish_times
 from nsqd.stats.remaining import Remaining, remaining
@@ -139,6 +140,7 @@ class Stats:
     memory: MemoryStats | None
     durability: str
     draining: DrainStats | None = None
+    copies: CopiesStats | None = None
 
 
 @attrs.frozen
@@ -168,6 +170,7 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
         memory=memory_stats() if query.include_memory else None,
         durability=daemon.options.durability,
         draining=_drain_stats(daemon),
+        copies=daemon.copies_stats,
     )
 
 

@@ -24,6 +24,7 @@ from nsqd.stats.collect import (
     TopicStats,
     collect,
 )
+from nsqd.stats.copies import CopiesStats
 from nsqd.stats.source import StatsSource
 from nsqkit.options import SECOND
 from nsqkit.service.exposition import Family, Sample, counter, gauge, label_set, program, render
@@ -135,7 +136,31 @@ def _of_the_daemon(daemon: StatsSource, sums: _Sums) -> Iterator[Family]:
     yield loop_lag.histogram.family(
         "nsqd_loop_lag_seconds", "How late the event loop runs what is due, looked at once a second."
     )
+    if (copies := daemon.copies_stats) is not None:
+        yield from _of_copies(copies)
     yield from program("nsqd")
+
+
+def _of_copies(copies: CopiesStats) -> Iterator[Family]:
+    yield gauge(
+        "nsqd_copies_wanted", "Copies of this nsqd that are configured, its own included.", copies.wanted
+    )
+    yield gauge(
+        "nsqd_copies_in_step", "Copies of this nsqd that have everything, its own included.", copies.in_step
+    )
+    rows = [(label_set({"follower": follower.address}), follower) for follower in copies.followers]
+    yield gauge(
+        "nsqd_follower_lag_appends",
+        "Appends that a connected follower has not acknowledged.",
+        [(labels, follower.lag) for labels, follower in rows if follower.lag is not None],
+    )
+    yield counter(
+        "nsqd_follower_sent_bytes_total",
+        "Bytes that were sent to a follower.",
+        [(labels, follower.sent_bytes) for labels, follower in rows],
+    )
+    yield gauge("nsqd_copies_held", "Copies of other nsqds that are here.", len(copies.held))
+    yield gauge("nsqd_copies_held_bytes", "Bytes of these copies.", sum(held.bytes for held in copies.held))
 
 
 def _of_topics(rows: list[_TopicRow]) -> Iterator[Family]:

@@ -8,6 +8,7 @@ from typing import Protocol
 from nsqd.broker import Broker
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
 
 __all__ = ["DrainState", "StatsSource"]
@@ -39,6 +40,10 @@ class StatsSource(Protocol):
     def drain(self) -> DrainState: ...
     @property
     def loop_lag(self) -> EventLoopLag: ...
+    @property
+    def copies_stats(self) -> CopiesStats | None:
+        """None without copies on other nodes, and without those of others here."""
+
     @property
     def connection_count(self) -> int:
         """TCP connections of clients."""

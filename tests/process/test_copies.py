@@ -33,7 +33,9 @@ def follower(tmp_path: Path, port: int) -> Iterator[Daemon]:
 def leader(tmp_path: Path, port: int) -> Iterator[Daemon]:
     folder = tmp_path / "leader"
     folder.mkdir()
-    with Daemon(folder, (f"--replicate-to={HOST}:{port}", "--ack-copies=2", "--replica-timeout=1s")) as daemon:
+    with Daemon(
+        folder, (f"--replicate-to={HOST}:{port}", "--ack-copies=2", "--replica-timeout=1s")
+    ) as daemon:
         yield daemon
 
 
@@ -87,9 +89,15 @@ def test_publishes_go_on_when_the_follower_is_gone_and_wait_again_when_it_is_bac
     follower.start()
     wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
     leader.request("POST", "/pub?topic=orders", b"together")
+    assert leader.stats()["copies"]["in_step"] == 2
+    assert b"nsqd_copies_in_step 2" in leader.metrics()
+    (held,) = follower.stats()["copies"]["held"]
+    assert (held["complete"], held["connected"]) == (True, True)
     follower.kill()
     leader.request("POST", "/pub?topic=orders", b"alone again")
     wait_until(lambda: any("1 of 2 copies" in line for line in leader.lines), 10.0, "it says so")
+    assert leader.request("GET", "/ping") == (200, b"OK - 1 of 2 copies")
+    assert leader.stats()["copies"]["in_step"] == 1
 
 
 def test_nothing_is_published_with_fewer_copies_than_the_least(leader: Daemon, follower: Daemon) -> None:
@@ -97,6 +105,7 @@ def test_nothing_is_published_with_fewer_copies_than_the_least(leader: Daemon, f
     leader.start()
     status, _ = leader.request("POST", "/pub?topic=orders", b"refused")
     assert status == 503
+    assert leader.request("GET", "/ping") == (500, b"NOK - 1 of at least 2 copies are in step")
     follower.start()
     wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
     status, _ = leader.request("POST", "/pub?topic=orders", b"accepted")

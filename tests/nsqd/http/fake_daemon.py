@@ -17,6 +17,7 @@ from nsqd.http import make_servers
 from nsqd.log.store import Store, StoreOptions
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.testing.faulty_storage import FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
@@ -109,6 +110,8 @@ class FakeDaemon:
         self.broker.store.jobs.run_all()
         self._changed.set()
         self._changed = trio.Event()
+
+    copies_stats: CopiesStats | None = None
 
     @property
     def ticket(self) -> int:

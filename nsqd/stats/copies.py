@@ -1,0 +1,52 @@
+"""What is told about copies: those of this nsqd on other nodes, and those of other nsqds here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+__all__ = ["CopiesStats", "FollowerStats", "HeldStats"]
+
+
+@attrs.frozen(kw_only=True)
+class FollowerStats:
+    """One follower. `state`: for people. `lag`: appends that it has not acknowledged; None without a connection.
+
+    `troubles`: topics that it has in a form that is not known here, and why; nothing of them is copied.
+    """
+
+    address: str
+    in_step: bool
+    state: str
+    lag: int | None
+    sent_bytes: int
+    troubles: dict[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class HeldStats:
+    """One copy of another nsqd, by its life. `name`: of its node. `complete`: it has no gap.
+
+    `silent_seconds`: since its leader was heard; None if that was not since the start.
+    """
+
+    life: str
+    name: str
+    complete: bool
+    connected: bool
+    bytes: int
+    silent_seconds: float | None
+
+
+@attrs.frozen(kw_only=True)
+class CopiesStats:
+    """`wanted` and `in_step`: copies, this nsqd's own included. `held`: those of others."""
+
+    wanted: int
+    in_step: int
+    followers: list[FollowerStats]
+    held: list[HeldStats]
+
+    def as_json(self) -> dict[str, Any]:
+        return attrs.asdict(self)

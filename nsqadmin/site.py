@@ -115,6 +115,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     api("DELETE", "/api/topics/:topic/:channel", act.delete_channel)
     api("GET", "/api/nodes", read.nodes)
     api("GET", "/api/nodes/:node", read.node)
+    api("POST", "/api/nodes/:node", act.change_node)
     api("DELETE", "/api/nodes/:node", act.tombstone)
     api("GET", "/api/counter", read.counter)
     api("GET", "/api/graphite", graphite.rate)

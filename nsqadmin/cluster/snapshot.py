@@ -127,6 +127,8 @@ class NodeSnapshot(msgspec.Struct, frozen=True, gc=False):
     draining: Draining | None = None
     """From its last response; None if it was not draining."""
     usage: Usage = Usage()
+    can_drain: bool = False
+    """Whether it knows drains: the original does not."""
 
     @property
     def address(self) -> str:

@@ -49,6 +49,7 @@ class NodeState:
     health: str = ""
     start_time: int = 0
     draining: Draining | None = None
+    durability: str = ""
     usage: Usage = attrs.field(factory=Usage)
 
     @property
@@ -69,7 +70,7 @@ class NodeState:
             self.rates = await rates_between(self.topics, topics, self.interval_s, yielder)
         self.topics, self.answered_at, self.received_at = topics, answered_at, received_at
         self.health, self.start_time = stats.health, stats.start_time
-        self.draining = stats.draining
+        self.draining, self.durability = stats.draining, stats.durability
 
 
 class _ClusterRates(NamedTuple):
@@ -282,6 +283,7 @@ async def _node_snapshot(state: NodeState, yielder: Yielder) -> NodeSnapshot:
         health=state.health,
         start_time=state.start_time,
         draining=state.draining,
+        can_drain=bool(state.durability),
         usage=state.usage if state.problem is None else Usage(missing="It does not answer"),
     )
 

@@ -10,7 +10,7 @@ from attrs import define
 from nsqadmin.cluster.rates import ChannelKey
 from nsqadmin.cluster.snapshot import NodeSnapshot
 from nsqadmin.model import ChannelStats, ClientStats, TopicStats
-from nsqadmin.pages.action_buttons import ActionButton, tombstone_button
+from nsqadmin.pages.action_buttons import ActionButton, drain_button, tombstone_button
 from nsqadmin.pages.badges import Badge, node_badges, row_class, stats_badges
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, ConsumerRow, consumer_row
 from nsqadmin.pages.draining import drain_panel
@@ -175,11 +175,14 @@ async def node_page(request: PageRequest) -> Page:
         "registered": len(view.node.remote_addresses or ()) if view else 0,
         "graphite": graphite_panel(request, node_graphs(address)),
         "now": request.snapshot.at,
+        "drain_button": None,
     }
     if view is not None:
         values["sums"] = _sums(view)
         values["usage"] = usage_figures(view.usage)
         values["drain"] = drain_panel(request, view)
+        if view.can_drain and view.problem is None:
+            values["drain_button"] = drain_button(request, view.node, draining=view.draining is not None)
         values |= await _topics_table(request, view)
     return Page("node.html", "nodes", values, request.status_of(view))
 

@@ -65,12 +65,15 @@ class Stats(msgspec.Struct):
     topics: list[TopicStats] | None = None
     draining: Draining | None = None
     """None if it is not draining."""
+    durability: str = ""
+    """Empty for the original."""
 
 
 class _StatsHead(msgspec.Struct, kw_only=True):
     version: str = ""
     health: str = ""
     start_time: int = 0
+    durability: str = ""
     draining: msgspec.Raw = msgspec.Raw()
     """Not decoded with the rest, because an error in it must not cost the whole response."""
 
@@ -163,7 +166,9 @@ def _decode_sliced(body: bytes) -> Stats:
 
 
 def _stats(head: _StatsHead, topics: list[TopicStats] | None) -> Stats:
-    return Stats(head.version, head.health, head.start_time, topics, read_draining(head.draining))
+    return Stats(
+        head.version, head.health, head.start_time, topics, read_draining(head.draining), head.durability
+    )
 
 
 async def _get(

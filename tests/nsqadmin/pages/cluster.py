@@ -142,6 +142,7 @@ def node(
     tombstoned: Iterable[str] = (),
     health: str = "OK",
     draining: Draining | None = None,
+    can_drain: bool = False,
     **values: Any,
 ) -> NodeSnapshot:
     """A node with its part of these topics."""
@@ -171,6 +172,7 @@ def node(
         health=health,
         start_time=int(NOW) - 3_700,
         draining=draining,
+        can_drain=can_drain,
     )
 
 

@@ -408,9 +408,11 @@ class Watch:
         while version := discovery._version(address, topic):
             await anyio.sleep_until(followed.next_at)
             began = anyio.current_time()
-            wait_s = min(FOLLOW_S, self._next_round_at - began)
+            # It ends before the round, which would cut it off: the registry would not notice, and hold it back further.
+            wait_s = min(FOLLOW_S, self._next_round_at - LEAST_BETWEEN_S - began)
             if wait_s < LEAST_BETWEEN_S:
                 return None
+            followed.next_at = began + LEAST_BETWEEN_S  # also if it is cut off
             nodes, failed = None, False
             try:
                 nodes = await discovery._newer_nodes(address, topic, wait_s)

@@ -126,6 +126,8 @@ NODE_COLUMNS: tuple[Column[NodeSnapshot], ...] = (
         optional="opt-2",
     ),
     Column(key="clients", title="Consumers", value=lambda each: each.client_count),
+)
+TOPOLOGY_COLUMNS: tuple[Column[NodeSnapshot], ...] = (
     Column(
         key="region",
         title="Region",
@@ -155,11 +157,19 @@ STATS_COLUMNS: tuple[Column[TopicStats], ...] = (
 async def nodes_page(request: PageRequest) -> Page:
     """The page of all nodes."""
     registries = len(request.console.options.lookupd_http_addresses)
-    columns = (*NODE_COLUMNS, REGISTRIES_COLUMN) if registries else NODE_COLUMNS
+    nodes = list(request.snapshot.nodes.values())
+    topology = any(each.node.topology_region or each.node.topology_zone for each in nodes)
+    columns = (
+        *NODE_COLUMNS,
+        *(TOPOLOGY_COLUMNS if topology else ()),
+        *((REGISTRIES_COLUMN,) if registries else ()),
+    )
     query = read_table_query(request.own_url, request.query, columns, sort="host")
-    table = select_page(list(request.snapshot.nodes.values()), query, columns, text=_node_text)
+    table = select_page(nodes, query, columns, text=_node_text)
     rows = [_node_row(request, each) for each in table.rows]
-    return Page("nodes.html", "nodes", {"table": table, "rows": rows, "registries": registries})
+    return Page(
+        "nodes.html", "nodes", {"table": table, "rows": rows, "registries": registries, "topology": topology}
+    )
 
 
 async def node_page(request: PageRequest) -> Page:

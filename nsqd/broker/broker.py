@@ -278,6 +278,10 @@ class Broker:
         """Refuse every later publish with this reason."""
         self.context.refusal = reason
 
+    def resume_publishing(self) -> None:
+        """Accept publishes again, after `stop_publishing`."""
+        self.context.refusal = None
+
     # --- a round
 
     def advance(self, now: float, wall_ns: int) -> None:

@@ -1,4 +1,6 @@
-"""The actions that change the cluster: create, pause, empty, delete, tombstone. Their requests are sent one by one:
+"""The actions that change the cluster: create, pause, empty, delete, tombstone, drain.
+
+Their requests are sent one by one:
 
 | action | requests |
 | --- | --- |
@@ -7,9 +9,10 @@
 | pause, unpause, empty | to every nsqd that has the topic |
 | delete | the nsqds that have it are looked up first; then to every registry; then to each of these nsqds |
 | tombstone a node | it is looked up first; then to every registry, which hides it; then it deletes the topic |
+| drain a node, or cancel that | it is looked up first; then to this nsqd |
 
 A failed request does not end the action; its error becomes part of the warning. Only a lookup that no daemon answers
-ends it (`UpstreamFailed`), because there would be nothing to act on.
+ends it (`UpstreamFailed`), because there would be nothing to act on; and so does the failure of its only request.
 """
 
 from __future__ import annotations
@@ -20,11 +23,14 @@ import attrs
 
 from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.model import Node
-from nsqadmin.upstream import UpstreamError, Warnings
+from nsqadmin.upstream import NSQD, UpstreamError, UpstreamFailed, Warnings
 
-__all__ = ["STATE_ACTIONS", "Actions"]
+__all__ = ["DRAIN_ACTIONS", "STATE_ACTIONS", "Actions"]
 
 STATE_ACTIONS = ("pause", "unpause", "empty")
+"""Of topics and channels."""
+DRAIN_ACTIONS = {"drain": "/drain", "cancel_drain": "/drain/cancel"}
+"""Of nodes, with their paths."""
 
 
 @attrs.define(eq=False)
@@ -74,6 +80,20 @@ class Actions:
         # To the address that the registries named, not to the one that the node itself calls its own.
         await self._post([node], "/topic/delete", {"topic": topic}, errors)
         return _message(errors)
+
+    async def drain(self, action: str, node: str) -> str:
+        """Begin or cancel the drain of a node (`host:http_port`): one of `DRAIN_ACTIONS`.
+
+        Raises `UnknownNode` unless the registries (without any, the options) name this node, and `UpstreamFailed` if
+        the node refuses; the original does not know these requests.
+        """
+        warnings = Warnings()
+        await self.queries.find_node(node, warnings)
+        try:
+            await self.queries.upstream.post(node, DRAIN_ACTIONS[action], {})
+        except UpstreamError as error:
+            raise UpstreamFailed(NSQD, [str(error)]) from error
+        return warnings.message
 
     async def _change(self, kind: str, action: str, names: dict[str, str]) -> str:
         assert action in STATE_ACTIONS, action

@@ -33,7 +33,7 @@ class Event:
     """One action, and what it was done to."""
 
     action: str
-    topic: str
+    topic: str = ""
     channel: str = ""
     node: str = ""
 
@@ -66,14 +66,15 @@ class Notifier:
             try:
                 await self._upstream.send_json(self._url, waiting)
             except UpstreamError as error:
-                _log.error("NOTIFY: %s of %s not reported: %s", waiting["action"], waiting["topic"], error)
+                subject = waiting.get("topic") or waiting.get("node")
+                _log.error("NOTIFY: %s of %s not reported: %s", waiting["action"], subject, error)
 
 
 def report(request: Request, event: Event, now: float) -> dict[str, Any]:
     """The JSON of a report. `now`: unix seconds."""
     fields = {
         "action": event.action,
-        "topic": event.topic,
+        "topic": event.topic or None,
         "channel": event.channel or None,
         "node": event.node or None,
         "timestamp": math.floor(now),

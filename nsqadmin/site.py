@@ -118,6 +118,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     api("GET", "/api/nodes", read.nodes)
     api("GET", "/api/alarms", read.alarms)
     api("GET", "/api/nodes/:node", read.node)
+    api("POST", "/api/nodes/:node", act.change_node)
     api("DELETE", "/api/nodes/:node", act.tombstone)
     api("GET", "/api/counter", read.counter)
     api("GET", "/api/graphite", graphite.rate)

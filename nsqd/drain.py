@@ -4,6 +4,8 @@ A draining nsqd refuses publishes with an error, so that producers use another o
 consumers find it and go on consuming; when no messages remain, it stops as after SIGTERM. Messages that do not drain by
 themselves (see `nsqd.stats.remaining`) are listed in `/stats`. After `--drain-timeout` it stops in any case, and they
 stay on disk.
+
+Until it stops, a drain can be cancelled: publishes are accepted again, as if there had been none.
 """
 
 from __future__ import annotations
@@ -48,11 +50,13 @@ class Drain:
         self._timeout = timeout or math.inf
         self._stop = stop
         self._answers_wait = answers_wait
+        self._stopping = False
         self._begun = trio.Event()
+        self._cancelled = trio.Event()
 
     @property
     def active(self) -> bool:
-        return self._begun.is_set()
+        return self.since_ns != 0
 
     def begin(self) -> None:
         """Refuse publishes, and stop the daemon once it is empty. A second call has no effect."""
@@ -60,19 +64,45 @@ class Drain:
             return
         self.since_ns = time.time_ns()
         self._broker.refuse_publishing("drain", REFUSAL)
+        self._cancelled = trio.Event()
         self._begun.set()
         log.info("drain: publishes are refused; %s", self._summary())
 
+    def cancel(self) -> bool:
+        """Accept publishes again. False: it is too late, the daemon stops. Without a drain it has no effect."""
+        if self.active and not self._stopping:
+            self.since_ns = 0
+            self._broker.refuse_publishing("drain", None)
+            self._begun = trio.Event()
+            self._cancelled.set()
+            log.info("drain: cancelled, publishes are accepted; %s", self._summary())
+        return not self._stopping
+
     async def run(self) -> None:
         """Wait for `begin`, then for the last message or the timeout; then stop the daemon."""
-        await self._begun.wait()
-        with trio.move_on_after(self._timeout):
-            log_at = trio.current_time() + LOG_INTERVAL
-            while next(remaining(self._broker), None) is not None or self._answers_wait():
-                await trio.sleep(POLL_INTERVAL)
-                if trio.current_time() >= log_at:
-                    log_at += LOG_INTERVAL
-                    log.info("drain: %s", self._summary())
+        while not self._stopping:
+            await self._begun.wait()
+            cancelled = self._cancelled
+            with trio.move_on_after(self._timeout):
+                await self._wait_until_empty(cancelled)
+            if not cancelled.is_set():
+                self._stopping = True
+        self._say_why_it_stops()
+        self._stop()
+
+    async def _wait_until_empty(self, cancelled: trio.Event) -> None:
+        """Return when no messages remain, or at once when the drain is cancelled."""
+        log_at = trio.current_time() + LOG_INTERVAL
+        while next(remaining(self._broker), None) is not None or self._answers_wait():
+            with trio.move_on_after(POLL_INTERVAL):
+                await cancelled.wait()
+            if cancelled.is_set():
+                return
+            if trio.current_time() >= log_at:
+                log_at += LOG_INTERVAL
+                log.info("drain: %s", self._summary())
+
+    def _say_why_it_stops(self) -> None:
         if next(remaining(self._broker), None) is None:
             log.info("drain: no messages remaining; stopping")
         else:
@@ -80,7 +110,6 @@ class Drain:
                 "drain: stopping after --drain-timeout; all but #ephemeral messages stay on disk; %s",
                 self._summary(),
             )
-        self._stop()
 
     def _summary(self) -> str:
         places = list(remaining(self._broker))

@@ -1,7 +1,8 @@
 """The nsqlookupd daemon: it connects registry and listeners, and orders start and stop.
 
 Start: bind the listeners, then serve; the registry is empty and fills as nsqds register. Stop, on SIGTERM or SIGINT:
-accept no more connections, close those of the nsqds, finish the HTTP requests in progress. There is no state to save.
+finish the HTTP requests in progress, and then close the connections of the nsqds, so that the last look-ups do not say
+that there are none. There is no state to save.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import trio
 
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
+from nsqkit.service.http import Limits
 from nsqkit.service.listeners import (
     BoundAddress,
     accept_forever,
@@ -29,7 +31,7 @@ from nsqkit.service.listeners import (
 from nsqkit.service.systemd import keep_informed
 from nsqkit.version import VERSION
 from nsqlookupd.connections import MAX_CONNECTIONS, Connections, tune
-from nsqlookupd.http import make_server
+from nsqlookupd.http import Watches, make_server
 from nsqlookupd.options import LookupdOptions
 from nsqlookupd.protocol_v1 import Context
 from nsqlookupd.registry import Registry
@@ -91,23 +93,26 @@ class Daemon:
         self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
     ) -> None:
         context = Context(registry=self.registry, identity=self._identity())
-        server = make_server(self.registry, traffic=context.traffic)
+        limits = Limits()
+        watches = Watches(self.registry, limits.connections // 2)
+        server = make_server(self.registry, limits=limits, traffic=context.traffic, watches=watches)
         connections = Connections(context, _max_connections())
-        async with trio.open_nursery() as serving:
-            await serving.start(server.run, http)
-            async with trio.open_nursery() as clients:
+        async with trio.open_nursery() as clients:
 
-                def take(stream: trio.SocketStream) -> None:
-                    tune(stream.socket)
-                    clients.start_soon(connections.serve, stream, remote_address(stream))
+            def take(stream: trio.SocketStream) -> None:
+                tune(stream.socket)
+                clients.start_soon(connections.serve, stream, remote_address(stream))
 
+            async with trio.open_nursery() as serving:
+                await serving.start(server.run, http)
                 for listener in tcp:
                     clients.start_soon(accept_forever, listener, take)
                 on_ready()
                 serving.start_soon(keep_informed, self._stopping, f"TCP {self.options.tcp_address}")
                 await self._stopping.wait()
-                clients.cancel_scope.cancel()
-            server.stop()
+                watches.stop()
+                server.stop()
+            clients.cancel_scope.cancel()
 
     async def _watch(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:

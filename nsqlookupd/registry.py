@@ -87,6 +87,10 @@ def _ignore() -> None:
     """Nobody is to be told."""
 
 
+def _ignore_topic(_topic: str) -> None:
+    """Nobody is to be told."""
+
+
 @attrs.define(eq=False)
 class Producer:
     """One connected nsqd and what it has registered. Only the registry changes it."""
@@ -115,6 +119,8 @@ class _Key:
     channel: str
     owner: str
     producers: dict[Producer, None] = attrs.field(factory=dict)
+    version: int = 0
+    """Of a topic; see `Registry.version`."""
 
 
 @attrs.frozen
@@ -138,7 +144,10 @@ class Registry:
         self.inactive_after = inactive_after
         self.tombstone_lifetime = tombstone_lifetime
         self.limits = limits or RegistryLimits()
+        self.on_topic_changed: Callable[[str], None] = _ignore_topic
+        """Called with each topic whose version has changed."""
         self.key_count = 0
+        self._changes = 0
         self._registrations: Shares[Producer] = Shares()
         self._producers: dict[Producer, None] = {}
         self._topics: dict[str, _Key] = {}
@@ -248,6 +257,8 @@ class Registry:
         """Set a tombstone on each producer of the topic with this `ProducerInfo.node`; returns their number."""
         key = self._topics.get(topic)
         hidden = [p for p in key.producers if p.info.node == node] if key is not None else []
+        if hidden and key is not None:
+            self._topic_changed(key)
         for producer in hidden:
             producer.topics[topic] = now
             self._tombstones.pop((producer, topic), None)
@@ -275,6 +286,14 @@ class Registry:
             if self.is_active(producer, now) and not self.is_tombstoned(producer, topic, now)
         ]
         return Found(self.channels(topic), visible)
+
+    def version(self, topic: str) -> int:
+        """A number that is another one after each change of the topic's producers or tombstones; 0: no such topic.
+
+        What time alone changes does not change it.
+        """
+        key = self._topics.get(topic)
+        return key.version if key is not None else 0
 
     def producers(self) -> list[Producer]:
         """All connected producers, active or not."""
@@ -357,6 +376,14 @@ class Registry:
         self.key_count += 1
         self._keys_of[key.owner] += 1
         self._orphans.setdefault(key.owner, {})[key] = None
+        self._topic_changed(key)
+
+    def _topic_changed(self, key: _Key) -> None:
+        """Give a topic another version; to be called when the change is done. Other keys have none."""
+        if not key.channel:
+            self._changes += 1
+            key.version = self._changes
+            self.on_topic_changed(key.topic)
 
     # --- at a limit
 
@@ -409,6 +436,7 @@ class Registry:
         if not key.producers:
             self._not_orphaned(key)
         key.producers[producer] = None
+        self._topic_changed(key)
         self._registrations.add(producer.group, producer, 1)
 
     def _remove_producer(self, key: _Key, producer: Producer) -> None:
@@ -417,6 +445,7 @@ class Registry:
 
     def _detach(self, key: _Key, producer: Producer) -> None:
         del key.producers[producer]
+        self._topic_changed(key)
         if not key.producers:
             self._orphans.setdefault(key.owner, {})[key] = None
 
@@ -455,6 +484,7 @@ class Registry:
                 del self._channels[key.topic]
         else:
             del self._topics[key.topic]
+            self._topic_changed(key)
         self._not_orphaned(key)
         self.key_count -= 1
         self._keys_of[key.owner] -= 1

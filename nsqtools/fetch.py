@@ -13,7 +13,7 @@ import attrs
 
 from nsqkit.decoding import DecodeError, decode_json
 from nsqkit.discovery import MAX_ANSWER
-from nsqkit.http_client import HttpClient, HttpFailed, HttpOptions
+from nsqkit.http_client import Answer, HttpClient, HttpFailed, HttpOptions
 from nsqkit.redact import redacted
 
 __all__ = ["Fetcher", "open_fetcher"]
@@ -32,19 +32,20 @@ class Fetcher:
         """Seconds for a whole answer."""
         return self.client.options.request_timeout
 
-    async def fetch(self, url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
-        """Status (always 200) and body. The time-out is the client's. Raises `HttpFailed`."""
+    async def fetch(self, url: str, headers: Mapping[str, str], timeout_s: float) -> Answer:
+        """The answer, whose status is 200. The time-out is the client's. Raises `HttpFailed`."""
         try:
             answer = await self.client.ask(url, headers=headers)
         except HttpFailed as error:
             raise HttpFailed(f"{redacted(url)}: {error}") from error
-        return answer.status, answer.body_of_ok()
+        answer.body_of_ok()
+        return answer
 
     async def object(self, url: str) -> dict[str, Any]:
         """The JSON object at a URL. Raises `HttpFailed`."""
-        _, body = await self.fetch(url, {}, self.timeout_s)
+        response = await self.fetch(url, {}, self.timeout_s)
         try:
-            answer = decode_json(body)
+            answer = decode_json(response.body)
         except DecodeError as error:
             raise HttpFailed(f"{redacted(url)}: not JSON: {error}") from error
         if not isinstance(answer, dict):

@@ -7,7 +7,7 @@ anything after it is ignored.
 from __future__ import annotations
 
 from nsqadmin.access import user_of
-from nsqadmin.actions import STATE_ACTIONS
+from nsqadmin.actions import DRAIN_ACTIONS, STATE_ACTIONS
 from nsqadmin.cluster.queries import UnknownNode
 from nsqadmin.console import Console
 from nsqadmin.notify import Event, Notifier
@@ -94,6 +94,20 @@ class ActionHandlers:
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         self._report(request, Event("tombstone_topic_producer", topic, node=node))
+        return self._done(message)
+
+    async def change_node(self, request: Request) -> Response:
+        """POST /api/nodes/:node."""
+        self._console.check_change(request)
+        [action] = _decode(request, "action")
+        if action not in DRAIN_ACTIONS:
+            raise HttpError(400, "INVALID_ACTION")
+        node = request.params["node"]
+        try:
+            message = await self._actions.drain(action, node)
+        except UnknownNode:
+            raise HttpError(404, "NODE_NOT_FOUND") from None
+        self._report(request, Event(f"{action}_node", node=node))
         return self._done(message)
 
     def _report(self, request: Request, event: Event) -> None:

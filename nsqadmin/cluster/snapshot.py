@@ -112,7 +112,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     """Size of the logs of all its topics."""
     loop_lag_s: float | None = None
     """How late its event loop was on average, since the answer before."""
-    missing: str = "Known in a moment"
+    missing: str = "Its first answer is still to come"
     """Why there are no figures; empty if there are, and those that are missing are known with the next answer."""
 
 
@@ -144,6 +144,8 @@ class NodeSnapshot(msgspec.Struct, frozen=True, gc=False):
     copies: Copies | None = None
     """From its last response; None if it does not replicate."""
     usage: Usage = Usage()
+    can_drain: bool = False
+    """Whether it knows drains: the original does not."""
 
     @property
     def address(self) -> str:

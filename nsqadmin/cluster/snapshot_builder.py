@@ -50,6 +50,7 @@ class NodeState:
     start_time: int = 0
     draining: Draining | None = None
     copies: Copies | None = None
+    durability: str = ""
     usage: Usage = attrs.field(factory=Usage)
 
     @property
@@ -70,7 +71,7 @@ class NodeState:
             self.rates = await rates_between(self.topics, topics, self.interval_s, yielder)
         self.topics, self.answered_at, self.received_at = topics, answered_at, received_at
         self.health, self.start_time = stats.health, stats.start_time
-        self.draining = stats.draining
+        self.draining, self.durability = stats.draining, stats.durability
         self.copies = stats.copies
 
 
@@ -287,6 +288,7 @@ async def _node_snapshot(state: NodeState, yielder: Yielder) -> NodeSnapshot:
         start_time=state.start_time,
         draining=state.draining,
         copies=state.copies,
+        can_drain=bool(state.durability),
         usage=state.usage if state.problem is None else Usage(missing="It does not answer"),
     )
 

@@ -9,6 +9,7 @@ import json
 
 from attrs import define
 
+from nsqadmin.model import Node
 from nsqadmin.pages.page_request import PageRequest
 from nsqadmin.paths import segment
 
@@ -17,6 +18,7 @@ __all__ = [
     "channel_buttons",
     "delete_channel_button",
     "delete_topic_button",
+    "drain_button",
     "tombstone_button",
     "topic_buttons",
 ]
@@ -124,6 +126,34 @@ def tombstone_button(request: PageRequest, topic: str, node: str) -> ActionButto
         verb="Remove",
         done=f"Topic {topic} removed from {node}",
         typed=topic,
+    )
+
+
+def drain_button(request: PageRequest, node: Node, *, draining: bool) -> ActionButton:
+    """Take a node out of service once its messages are finished; or, while it is draining, keep it."""
+    address = node.http_address
+    name = f"{node.hostname} ({address})" if node.hostname else address
+    url = request.url(f"/api/nodes/{segment(address)}")
+    if draining:
+        return ActionButton(
+            method="POST",
+            url=url,
+            body=json.dumps({"action": "cancel_drain"}),
+            title=f"Cancel the drain of {name}?",
+            text="The node accepts messages again, and stays in service.",
+            verb="Cancel the drain",
+            done=f"The drain of {address} is cancelled",
+        )
+    return ActionButton(
+        method="POST",
+        url=url,
+        body=json.dumps({"action": "drain"}),
+        title=f"Drain {name}?",
+        text="The node accepts no more messages, and exits when its last one is finished. Until then, the drain can be "
+        "cancelled here. Producers need another node.",
+        verb="Drain",
+        done=f"{address} is draining",
+        typed=address,
     )
 
 

@@ -51,7 +51,7 @@ CLIENT_COLUMNS: tuple[Column[ClientStats], ...] = (
     ),
     Column(
         key="rate",
-        title="Delivered /s",
+        title="Sent /s",
         value=lambda each: each.delivery_rate or 0.0,
         hint="Messages sent to it per second, between the last two updates",
     ),
@@ -70,22 +70,21 @@ CLIENT_COLUMNS: tuple[Column[ClientStats], ...] = (
     ),
     Column(
         key="oldest",
-        title="Oldest in flight",
+        title="Oldest",
         value=lambda each: each.oldest_in_flight_ms or 0.0,
         hint="Time since the oldest message that it has not answered was delivered",
         optional="opt",
     ),
     Column(key="finished", title="Finished", value=lambda each: each.finish_count),
     Column(key="requeued", title="Requeued", value=lambda each: each.requeue_count, optional="opt"),
-    Column(key="messages", title="Messages", value=lambda each: each.message_count, optional="opt"),
     Column(key="connected", title="Connected", value=lambda each: -each.connect_ts),
-    Column(
-        key="topology",
-        title="Topology",
-        value=lambda each: (each.topology_region, each.topology_zone),
-        numeric=False,
-        optional="opt-2",
-    ),
+)
+TOPOLOGY_COLUMN: Column[ClientStats] = Column(
+    key="topology",
+    title="Topology",
+    value=lambda each: (each.topology_region, each.topology_zone),
+    numeric=False,
+    optional="opt-2",
 )
 
 
@@ -139,11 +138,14 @@ async def _consumers_table(request: PageRequest, channel: ChannelSnapshot) -> di
     with trio.move_on_after(CONSUMERS_TIMEOUT_SECONDS):
         clients = await request.console.consumers.of_channel(channel.topic, channel.name)
         timed_out = False
-    query = read_table_query(request.own_url, request.query, CLIENT_COLUMNS, sort="host", keep=("span", "t"))
-    table = select_page(clients, query, CLIENT_COLUMNS, text=_client_text)
+    topology = any(each.topology_region or each.topology_zone for each in clients)
+    columns = (*CLIENT_COLUMNS, TOPOLOGY_COLUMN) if topology else CLIENT_COLUMNS
+    query = read_table_query(request.own_url, request.query, columns, sort="host", keep=("span", "t"))
+    table = select_page(clients, query, columns, text=_client_text)
     return {
         "table": table,
         "rows": [consumer_row(request, each) for each in table.rows],
+        "topology": topology,
         "consumers_timed_out": timed_out,
     }
 

@@ -9,7 +9,7 @@ from typing import Final
 from attrs import define
 
 from nsqadmin.cluster.snapshot import NodeSnapshot
-from nsqadmin.model import StuckPlace
+from nsqadmin.model import Draining, StuckPlace
 from nsqadmin.pages.page_request import PageRequest
 from nsqadmin.text import duration_text
 
@@ -44,6 +44,8 @@ class DrainPanel:
     since: str
     """Date and time; empty if unknown, as is the age."""
     age: str
+    done_in: str
+    """When the last message will be finished at the present rate; empty if unknown, or some are stuck."""
     stuck: list[StuckRow]
     more_stuck: int
 
@@ -58,9 +60,16 @@ def drain_panel(request: PageRequest, node: NodeSnapshot) -> DrainPanel | None:
         left=drain.messages_left,
         since=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(drain.since)) if drain.since else "",
         age=duration_text(max(0.0, request.snapshot.at - drain.since)) if drain.since else "",
+        done_in=_done_in(drain, node.out_rate),
         stuck=[_stuck_row(request, place) for place in drain.stuck],
         more_stuck=drain.more_stuck,
     )
+
+
+def _done_in(drain: Draining, out_rate: float | None) -> str:
+    if not drain.messages_left or not out_rate or drain.stuck or drain.more_stuck:
+        return ""
+    return duration_text(drain.messages_left / out_rate)
 
 
 def _stuck_row(request: PageRequest, place: StuckPlace) -> StuckRow:

@@ -42,7 +42,7 @@ def usage_figures(usage: Usage) -> UsageFigures:
         return Figure("", usage.missing or _LATER) if value is None else Figure(text(value))
 
     return UsageFigures(
-        cpu=figure(usage.cpu, lambda share: f"{100 * share:.3g} %"),
+        cpu=figure(usage.cpu, lambda share: f"{100 * share:.1f} %"),
         memory=figure(usage.memory_bytes, bytes_text),
         disk_free=figure(usage.disk_free_bytes, bytes_text),
         logs=figure(usage.log_bytes, bytes_text),

@@ -10,7 +10,7 @@ from attrs import define
 from nsqadmin.cluster.rates import ChannelKey
 from nsqadmin.cluster.snapshot import NodeSnapshot
 from nsqadmin.model import ChannelStats, ClientStats, TopicStats
-from nsqadmin.pages.action_buttons import ActionButton, tombstone_button
+from nsqadmin.pages.action_buttons import ActionButton, drain_button, tombstone_button
 from nsqadmin.pages.badges import Badge, node_badges, row_class, stats_badges
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, ConsumerRow, consumer_row
 from nsqadmin.pages.draining import drain_panel
@@ -130,6 +130,8 @@ NODE_COLUMNS: tuple[Column[NodeSnapshot], ...] = (
         optional="opt-2",
     ),
     Column(key="clients", title="Consumers", value=lambda each: each.client_count),
+)
+TOPOLOGY_COLUMNS: tuple[Column[NodeSnapshot], ...] = (
     Column(
         key="region",
         title="Region",
@@ -159,12 +161,20 @@ STATS_COLUMNS: tuple[Column[TopicStats], ...] = (
 async def nodes_page(request: PageRequest) -> Page:
     """The page of all nodes."""
     registries = len(request.console.options.lookupd_http_addresses)
-    columns = (*NODE_COLUMNS, REGISTRIES_COLUMN) if registries else NODE_COLUMNS
+    nodes = list(request.snapshot.nodes.values())
+    topology = any(each.node.topology_region or each.node.topology_zone for each in nodes)
+    columns = (
+        *NODE_COLUMNS,
+        *(TOPOLOGY_COLUMNS if topology else ()),
+        *((REGISTRIES_COLUMN,) if registries else ()),
+    )
     query = read_table_query(request.own_url, request.query, columns, sort="host")
-    table = select_page(list(request.snapshot.nodes.values()), query, columns, text=_node_text)
+    table = select_page(nodes, query, columns, text=_node_text)
     titles = node_titles(request.snapshot)
     rows = [_node_row(request, each, titles[each.address]) for each in table.rows]
-    return Page("nodes.html", "nodes", {"table": table, "rows": rows, "registries": registries})
+    return Page(
+        "nodes.html", "nodes", {"table": table, "rows": rows, "registries": registries, "topology": topology}
+    )
 
 
 async def node_page(request: PageRequest) -> Page:
@@ -181,11 +191,14 @@ async def node_page(request: PageRequest) -> Page:
         "registered": len(view.node.remote_addresses or ()) if view else 0,
         "graphite": graphite_panel(request, node_graphs(address)),
         "now": request.snapshot.at,
+        "drain_button": None,
     }
     if view is not None:
         values["sums"] = _sums(view)
         values["usage"] = usage_figures(view.usage)
         values["drain"] = drain_panel(request, view)
+        if view.can_drain and view.problem is None:
+            values["drain_button"] = drain_button(request, view.node, draining=view.draining is not None)
         values |= await _topics_table(request, view)
     return Page("node.html", "nodes", values, request.status_of(view))
 

@@ -68,12 +68,15 @@ class Stats(msgspec.Struct):
     """None if it is not draining."""
     copies: Copies | None = None
     """None if it does not replicate."""
+    durability: str = ""
+    """Empty for the original."""
 
 
 class _StatsHead(msgspec.Struct, kw_only=True):
     version: str = ""
     health: str = ""
     start_time: int = 0
+    durability: str = ""
     draining: msgspec.Raw = msgspec.Raw()
     """Not decoded with the rest, because an error in it must not cost the whole response; nor are the copies."""
     copies: msgspec.Raw = msgspec.Raw()
@@ -174,6 +177,7 @@ def _stats(head: _StatsHead, topics: list[TopicStats] | None) -> Stats:
         topics,
         read_draining(head.draining),
         read_copies(head.copies),
+        head.durability,
     )
 
 

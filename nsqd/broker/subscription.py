@@ -88,7 +88,7 @@ class Subscription:
 
     def finish(self, ids: list[bytes], now: float) -> tuple[list[int], list[bytes]]:
         """FIN: remove messages; the seqs of those that were in flight here, the ids of those that were not."""
-        first = self.in_flight.get(ids[0])
+        first = self.in_flight.get(ids[0]) if ids else None
         if first is not None:
             handled, average = now - first[3] + self.max_timeout, self.handling_time
             self.handling_time = handled if average is None else average + (handled - average) / SAMPLES

@@ -43,6 +43,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _HEALTHY = text("OK", nsq=False)
 _DRAINING = text("OK - draining", nsq=False)
 _DONE = text("")
+_STOPPING = error(409, "STOPPING")
 
 
 def make_servers(daemon: HttpBackend) -> tuple[HttpServer, HttpServer]:
@@ -65,6 +66,7 @@ def make_router(daemon: HttpBackend) -> Router:
     router.add("GET", "/ping", api.ping)
     router.add("GET", "/info", api.info)
     router.add("POST", "/drain", api.drain)
+    router.add("POST", "/drain/cancel", api.cancel_drain)
     router.add("GET", "/stats", api.stats)
     router.add("GET", "/metrics", api.metrics)
     router.add("GET", "/replicas", api.replicas)
@@ -140,6 +142,9 @@ class _Api:
     def drain(self, request: Request) -> Response:
         self._daemon.drain.begin()
         return _DONE
+
+    def cancel_drain(self, request: Request) -> Response:
+        return _DONE if self._daemon.drain.cancel() else _STOPPING
 
     def info(self, request: Request) -> Response:
         daemon, options = self._daemon, self._daemon.options

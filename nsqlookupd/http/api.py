@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+import attrs
 import trio
 
 from nsqkit.logging import get_logger
+from nsqkit.options import SECOND, parse_duration
 from nsqkit.service.http import (
     HttpError,
     HttpServer,
+    Limits,
     Request,
     Response,
     Router,
@@ -26,6 +29,7 @@ from nsqkit.version import VERSION
 from nsqlookupd.http.admin import Admin
 from nsqlookupd.http.forms import debug_json, lookup_form, nodes_json
 from nsqlookupd.http.metrics import Metrics
+from nsqlookupd.http.watches import VERSION_HEADER, Watches
 from nsqlookupd.registry import Registry
 from nsqlookupd.traffic import Traffic
 
@@ -35,17 +39,25 @@ _log = get_logger(__name__)
 
 _MAX_DEBUG_ENTRIES = 200_000
 """Entries of /debug, some 300 bytes each: bounds the memory that one response takes."""
+_NO_TOPIC = error(404, "TOPIC_NOT_FOUND")
 _TOO_MANY = error(503, "TOO_MANY_REGISTRATIONS")
 
 
 def make_server(
-    registry: Registry, clock: Callable[[], float] = trio.current_time, traffic: Traffic | None = None
+    registry: Registry,
+    clock: Callable[[], float] = trio.current_time,
+    *,
+    limits: Limits | None = None,
+    traffic: Traffic | None = None,
+    watches: Watches | None = None,
 ) -> HttpServer:
     """The server of this registry's API. `clock`: the registry's; `traffic`: counters shared with the connections."""
-    return HttpServer(make_router(registry, clock, traffic or Traffic()))
+    limits = limits or Limits()
+    watches = watches or Watches(registry, limits.connections // 2)
+    return HttpServer(make_router(registry, clock, traffic or Traffic(), watches), limits)
 
 
-def make_router(registry: Registry, clock: Callable[[], float], traffic: Traffic) -> Router:
+def make_router(registry: Registry, clock: Callable[[], float], traffic: Traffic, watches: Watches) -> Router:
     """The routes of this registry's API."""
     leave_line = access_log(_log)
 
@@ -54,7 +66,7 @@ def make_router(registry: Registry, clock: Callable[[], float], traffic: Traffic
         leave_line(request, status, seconds)
 
     router = Router(answered)
-    api = _Api(registry, clock)
+    api = _Api(registry, clock, watches)
     router.add("GET", "/ping", lambda _: text("OK", nsq=False))
     router.add("GET", "/info", lambda _: json_body({"version": VERSION}))
     router.add("GET", "/topics", api.topics)
@@ -70,9 +82,10 @@ def make_router(registry: Registry, clock: Callable[[], float], traffic: Traffic
 
 
 class _Api:
-    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], float], watches: Watches) -> None:
         self._registry = registry
         self._clock = clock
+        self._watches = watches
 
     def topics(self, request: Request) -> Response:
         query(request)  # a malformed query string is refused here too
@@ -82,12 +95,27 @@ class _Api:
         topic = any_param(query(request), "topic")
         return json_body({"channels": self._registry.channels(topic)})
 
-    def lookup(self, request: Request) -> Response:
-        topic = any_param(query(request), "topic")
+    def lookup(self, request: Request) -> Response | Awaitable[Response]:
+        params = query(request)
+        topic, known = any_param(params, "topic"), params.get("newer_than")
+        if known is None or "wait" not in params:
+            return self._lookup(topic)
+        try:
+            wait_s = parse_duration(params["wait"]) / SECOND
+        except ValueError:
+            raise HttpError(400, "INVALID_ARG_WAIT") from None
+        return self._lookup_later(topic, known, wait_s, request.remote)
+
+    async def _lookup_later(self, topic: str, known: str, wait_s: float, remote: str) -> Response:
+        await self._watches.wait_for_change(topic, known, wait_s, remote)
+        return self._lookup(topic)
+
+    def _lookup(self, topic: str) -> Response:
         found = self._registry.lookup(topic, self._clock())
-        if found is None:
-            raise HttpError(404, "TOPIC_NOT_FOUND")
-        return json_body(lookup_form(found))
+        response = _NO_TOPIC if found is None else json_body(lookup_form(found))
+        # Of the same moment as the answer, so that no change falls between the two.
+        version = self._watches.version(topic).encode()
+        return attrs.evolve(response, headers=((VERSION_HEADER, version),))
 
     async def nodes(self, request: Request) -> Response:
         query(request)

@@ -20,6 +20,11 @@ Rules:
   topic or a tombstoned node, and connecting would create the topic again.
 - **A topic that nobody has yet is looked for.** A `watch` says so once, and asks again after 0.5, 1, 2, 4 ... s, up to
   the interval.
+- **Changes are followed** where a registry can tell them. Our nsqlookupd gives its answer a version, and holds back a
+  request that has the present one until there is another. A `watch` of a topic has one such request at each of these
+  registries between two rounds, at least a second apart, with doubled pauses after failures and answers that are none:
+  a registry that lies costs no more than one that is polled. The rounds go on, for the other registries and for what
+  time alone changes.
 - Bounded are the bytes of an answer, the nsqds in it, and the queries whose answers are kept.
 
 Runs on trio and on asyncio.
@@ -41,7 +46,7 @@ import anyio
 import attrs
 
 from nsqkit.decoding import decode_json
-from nsqkit.http_client import ACCEPT, HttpClient, HttpOptions
+from nsqkit.http_client import ACCEPT, Answer, HttpClient, HttpOptions
 
 __all__ = ["Discovery", "DiscoveryFailed", "Fetch", "Node", "Watch", "registry_url"]
 
@@ -61,10 +66,16 @@ FIRST_LOOK_S: Final = 0.5
 OTHERS_S: Final = 1.0
 """Seconds that a `watch` waits for the other registries after the first answer."""
 LEAST_BETWEEN_S: Final = 1.0
-"""Minimum seconds between two rounds of a `watch`."""
+"""Minimum seconds between two rounds of a `watch`, and between two requests to follow one registry."""
+FOLLOW_S: Final = 25.0
+"""Seconds that a registry may hold back a request; common proxies give up after 30 s or more."""
+FOLLOW_MARGIN_S: Final = 5.0
+"""Seconds that its answer may come later."""
 
-Fetch = Callable[[str, Mapping[str, str], float], Awaitable[tuple[int, bytes]]]
-"""`(url, headers, timeout_s)` -> status and body of a GET. Raises any `Exception` on failure."""
+VERSION_HEADER: Final = b"x-nsq-topic-version"
+
+Fetch = Callable[[str, Mapping[str, str], float], Awaitable[Answer]]
+"""`(url, headers, timeout_s)` -> the answer to a GET. Raises any `Exception` on failure."""
 
 _log = logging.getLogger("nsq.discovery")
 
@@ -96,6 +107,15 @@ class Node:
         return f"[{host}]:{self.tcp_port}" if ":" in host else f"{host}:{self.tcp_port}"
 
 
+@attrs.frozen
+class _Reply:
+    """The answer of one registry to one query."""
+
+    fields: dict[str, Any]
+    version: str = ""
+    """Of the topic's nsqds; empty if the registry has no versions."""
+
+
 @attrs.define(eq=False)
 class Discovery:
     """A set of registries that are asked together. Raises `ValueError` for a bad address.
@@ -118,7 +138,7 @@ class Discovery:
     random: _random.Random = attrs.field(factory=_random.Random, kw_only=True, repr=False)
     failures: dict[str, str] = attrs.field(factory=dict, init=False)
     """Address -> reason, of the registries whose last request failed."""
-    _known: OrderedDict[tuple[str, str], dict[str, Any]] = attrs.field(factory=OrderedDict, init=False)
+    _known: OrderedDict[tuple[str, str], dict[str, _Reply]] = attrs.field(factory=OrderedDict, init=False)
     _watches: weakref.WeakSet[Watch] = attrs.field(factory=weakref.WeakSet, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -173,7 +193,25 @@ class Discovery:
         """The same after asking this registry only; None if it does not answer."""
         known = self._remember(*_query(topic))
         answered = await self._ask(address, *_query(topic), known)
-        return _merged_nodes(list(known.values())) if answered else None
+        return _merged_nodes(_fields(known)) if answered else None
+
+    async def _newer_nodes(self, address: str, topic: str, wait_s: float) -> list[Node] | None:
+        """Ask this registry, which has given a version, for a change within `wait_s` seconds.
+
+        The nodes of all registries if its own have changed; None if they have not. Raises any `Exception` on failure.
+        """
+        known = self._remember(*_query(topic))
+        before = known[address]
+        params = {"newer_than": before.version, "wait": f"{wait_s:.3f}s"}
+        reply = await self._request(address, *_query(topic), params, wait_s + FOLLOW_MARGIN_S)
+        known[address] = reply
+        changed = _merged_nodes([reply.fields]) != _merged_nodes([before.fields])
+        return _merged_nodes(_fields(known)) if changed else None
+
+    def _version(self, address: str, topic: str) -> str:
+        """The version in the last answer of this registry; empty without one."""
+        reply = self._remember(*_query(topic)).get(address)
+        return reply.version if reply is not None else ""
 
     async def _ask_all(
         self, what: str, topic: str = "", late: set[str] | None = None
@@ -201,25 +239,19 @@ class Discovery:
         if not known:
             reasons = "; ".join(f"{address}: {reason}" for address, reason in self.failures.items())
             raise DiscoveryFailed(f"no registry answered ({reasons})")
-        return list(known.values())
+        return _fields(known)
 
-    def _remember(self, what: str, topic: str) -> dict[str, Any]:
+    def _remember(self, what: str, topic: str) -> dict[str, _Reply]:
         known = self._known.setdefault((what, topic), {})
         self._known.move_to_end((what, topic))
         if len(self._known) > MAX_QUERIES:
             self._known.popitem(last=False)
         return known
 
-    async def _ask(self, address: str, what: str, topic: str, known: dict[str, Any]) -> bool:
+    async def _ask(self, address: str, what: str, topic: str, known: dict[str, _Reply]) -> bool:
         """Ask one registry and put its answer into `known`. Whether it answered."""
-        url = registry_url(address, what, topic)
-        headers = {"Accept": ACCEPT}
-        if self.bearer:
-            headers["Authorization"] = f"Bearer {self.bearer}"
         try:
-            with anyio.fail_after(self.timeout):
-                status, body = await self.fetch(url, headers, self.timeout)
-            known[address] = _parse(status, body, what)
+            known[address] = await self._request(address, what, topic, {}, self.timeout)
         except Exception as error:
             self._failed(address, _reason_of(error, self.timeout))
             return False
@@ -227,10 +259,34 @@ class Discovery:
             _log.info("LOOKUPD(%s): answers again", address)
         return True
 
+    async def _request(
+        self, address: str, what: str, topic: str, params: Mapping[str, str], timeout_s: float
+    ) -> _Reply:
+        """The answer of one registry. Raises any `Exception` on failure."""
+        url = registry_url(address, what, topic)
+        if params:
+            url += "&" + urllib.parse.urlencode(params)
+        headers = {"Accept": ACCEPT}
+        if self.bearer:
+            headers["Authorization"] = f"Bearer {self.bearer}"
+        with anyio.fail_after(timeout_s):
+            answer = await self.fetch(url, headers, timeout_s)
+        return _Reply(_parse(answer.status, answer.body, what), _version_of(answer))
+
     def _failed(self, address: str, reason: str) -> None:
         if address not in self.failures:  # once for each outage, not for each poll
             _log.warning("LOOKUPD(%s): no answer: %s", address, reason)
         self.failures[address] = reason
+
+
+@attrs.define(eq=False)
+class _Followed:
+    """A registry that is asked for changes."""
+
+    next_at: float = -math.inf
+    """When it may be asked again."""
+    pause_s: float = LEAST_BETWEEN_S
+    """The last pause; doubled while it fails, or answers at once that nothing has changed."""
 
 
 @attrs.define(eq=False)
@@ -247,7 +303,12 @@ class Watch:
     """Whether no registry answered in the last round."""
     _missing: bool = attrs.field(default=False, init=False)
     """Whether the last answers had no nsqd."""
-    _asked_before: bool = attrs.field(default=False, init=False)
+    _pause_s: float | None = attrs.field(default=None, init=False)
+    """Seconds from the last round to the next; None before the first."""
+    _asked_at: float = attrs.field(default=0.0, init=False)
+    """The end of the last round."""
+    _followed: dict[str, _Followed] = attrs.field(factory=dict, init=False)
+    """By the address of the registry."""
     _late: set[str] = attrs.field(factory=set, init=False)
     """Registries that have not answered in this round."""
     _wanted: anyio.Event = attrs.field(factory=anyio.Event, init=False)
@@ -263,12 +324,14 @@ class Watch:
 
     async def __anext__(self) -> list[Node]:
         while True:
-            if self._asked_before and (late_nodes := await self._wait()):
-                return late_nodes
-            self._asked_before = True
-            nodes = await self._ask()
-            if nodes is not None:
+            if self._pause_s is not None and (nodes := await self._wait()):
+                self._note_missing(nodes)
                 return nodes
+            found = await self._ask()
+            self._asked_at = anyio.current_time()
+            self._pause_s = min(self._discovery.interval + self._extra_wait, self._retry_s)
+            if found is not None:
+                return found
 
     def ask_soon(self) -> None:
         """Begin another round soon; during a round, after it."""
@@ -307,36 +370,79 @@ class Watch:
             self._missing = missing
 
     async def _wait(self) -> list[Node] | None:
-        """Wait for the next round. If a late registry answers meanwhile: the merged nodes."""
-        late_nodes: list[Node] | None = None
+        """Wait for the next round. The merged nodes if a late registry answers meanwhile, or another one tells a
+        change."""
+        found: list[Node] | None = None
         async with anyio.create_task_group() as group:
 
-            async def ask_again(address: str) -> None:
-                nonlocal late_nodes
-                nodes = await self._discovery._nodes_with(address, self._topic)
-                self._late.discard(address)
+            def end_with(nodes: list[Node] | None) -> None:
+                nonlocal found
                 if nodes is not None:
-                    late_nodes = nodes
+                    found = nodes
                     group.cancel_scope.cancel()
 
-            for address in self._late:
-                group.start_soon(ask_again, address)
+            async def ask_again(address: str) -> None:
+                nodes = await self._discovery._nodes_with(address, self._topic)
+                self._late.discard(address)
+                end_with(nodes)
+
+            async def follow(address: str, topic: str) -> None:
+                end_with(await self._follow(address, topic))
+
+            for address in self._discovery.addresses:
+                if address in self._late:
+                    group.start_soon(ask_again, address)
+                elif self._topic is not None:
+                    group.start_soon(follow, address, self._topic)
             await self._sleep()
             group.cancel_scope.cancel()
             for address in sorted(self._late):
                 self._discovery._failed(address, "no answer before the next round")
-        return late_nodes
+        return found
+
+    async def _follow(self, address: str, topic: str) -> list[Node] | None:
+        """Ask one registry for changes. The merged nodes after the first one; None if it cannot tell them, or the next
+        round is due."""
+        discovery = self._discovery
+        followed = self._followed.setdefault(address, _Followed())
+        while version := discovery._version(address, topic):
+            await anyio.sleep_until(followed.next_at)
+            began = anyio.current_time()
+            # It ends before the round, which would cut it off: the registry would not notice, and hold it back further.
+            wait_s = min(FOLLOW_S, self._next_round_at - LEAST_BETWEEN_S - began)
+            if wait_s < LEAST_BETWEEN_S:
+                return None
+            followed.next_at = began + LEAST_BETWEEN_S  # also if it is cut off
+            nodes, failed = None, False
+            try:
+                nodes = await discovery._newer_nodes(address, topic, wait_s)
+            except Exception:
+                failed = True  # not logged: the next round asks it too, and says what is wrong
+            now = anyio.current_time()
+            same = discovery._version(address, topic) == version
+            in_vain = failed or (same and now - began < wait_s * 0.9)
+            pause_s = min(2 * followed.pause_s, discovery.interval) if in_vain else LEAST_BETWEEN_S
+            followed.pause_s = pause_s
+            followed.next_at = now + pause_s * (1 + discovery.random.random() * discovery.jitter)
+            if nodes == []:
+                self.ask_soon()  # the last nsqd has gone: from now on the topic is looked for
+                return None
+            if nodes is not None:
+                return nodes
+        return None
+
+    @property
+    def _next_round_at(self) -> float:
+        return self._asked_at + (self._pause_s or 0.0)
 
     async def _sleep(self) -> None:
         """Sleep until the next round is due, or was requested by `poll_soon`."""
-        interval = self._discovery.interval
-        seconds = min(interval + self._extra_wait, self._retry_s)
-        at_least = min(seconds, LEAST_BETWEEN_S)
-        await anyio.sleep(at_least)
-        with anyio.move_on_after(seconds - at_least):
+        seconds = self._pause_s or 0.0
+        await anyio.sleep_until(self._asked_at + min(seconds, LEAST_BETWEEN_S))
+        with anyio.move_on_after(self._next_round_at - anyio.current_time()):
             await self._wanted.wait()
         self._retry_s = FIRST_RETRY_S if self._wanted.is_set() else 2 * self._retry_s
-        if seconds >= interval:
+        if seconds >= self._discovery.interval:
             self._extra_wait = 0.0
 
 
@@ -381,6 +487,18 @@ def _parse(status: int, body: bytes, what: str) -> dict[str, Any]:
     return answer
 
 
+def _version_of(answer: Answer) -> str:
+    """Empty unless there is a version that can be sent back."""
+    for name, value in answer.headers:
+        if name.lower() == VERSION_HEADER and _VERSION.fullmatch(value):
+            return value.decode()
+    return ""
+
+
+def _fields(known: Mapping[str, _Reply]) -> list[dict[str, Any]]:
+    return [reply.fields for reply in known.values()]
+
+
 def _merged_nodes(answers: list[dict[str, Any]]) -> list[Node]:
     merged: dict[Node, Node] = {}
     for answer in answers:
@@ -414,6 +532,7 @@ def _node(fields: Any) -> Node | None:
 
 
 _TEXTS = ("hostname", "version", "topology_region", "topology_zone")
+_VERSION: Final = re.compile(rb"[0-9A-Za-z._~-]{1,64}")
 _HOST: Final = re.compile(r"[\w.:%~-]{1,255}")
 """A host name or address; internationalised ones as well."""
 
@@ -432,7 +551,7 @@ def _reason_of(error: Exception, timeout: float) -> str:
     return str(error) or type(error).__name__
 
 
-async def _fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
+async def _fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> Answer:
     """With a client for each request, as polls are a minute apart."""
     options = HttpOptions(
         connect_timeout=timeout_s,
@@ -441,5 +560,4 @@ async def _fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> tupl
         max_redirects=MAX_REDIRECTS,
         leave_host=False,
     )
-    answer = await HttpClient(options).ask(url, headers=headers)
-    return answer.status, answer.body
+    return await HttpClient(options).ask(url, headers=headers)

@@ -1,4 +1,4 @@
-"""A drain is shown while it lasts, in light and dark, and no longer afterwards."""
+"""A drain is begun, watched and cancelled; it is shown while it lasts, in light and dark, and no longer afterwards."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import WIDE, OpenPage, live
 from tests.browser.looks import check_looks
 from tests.browser.scene import Scene
+from tests.browser.test_actions import confirm_by_typing, expect_toast
 from tests.process.daemon import Daemon
 
 pytestmark = [pytest.mark.browser, pytest.mark.process, pytest.mark.xdist_group("browser")]
@@ -33,6 +34,25 @@ def leaving(scene: Scene) -> Iterator[Daemon]:
         scene.cluster.nsqds.remove(nsqd)
         for registry in scene.cluster.registries:
             registry.request("POST", f"/topic/delete?topic={TOPIC}")
+
+
+def test_a_drain_is_begun_watched_and_cancelled(open_page: OpenPage, leaving: Daemon) -> None:
+    address = f"127.0.0.1:{leaving.http_port}"
+    page = live(open_page(f"/nodes/{address}"))
+    page.click(".actions >> text=Drain")
+    expect(page.locator("#ask")).to_contain_text(f"({address})?")
+    confirm_by_typing(page, address)
+    expect_toast(page, "good", f"{address} is draining")
+    expect(page.locator("#drain")).to_contain_text("1 message is left.")
+    expect(page.locator("#drain li")).to_contain_text("paused")
+    assert leaving.request("GET", "/ping") == (200, b"OK - draining")
+
+    page.click(".actions >> text=Cancel the drain")
+    page.click("#ask [data-part=ok]")
+    expect_toast(page, "good", f"The drain of {address} is cancelled")
+    expect(page.locator("#drain")).to_have_count(0)
+    assert leaving.request("GET", "/ping") == (200, b"OK")
+    expect(page.locator(".actions button")).to_have_text("Drain")
 
 
 def test_a_drain_is_shown_while_it_lasts(open_page: OpenPage, leaving: Daemon) -> None:

@@ -20,8 +20,9 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,6 +50,7 @@ class Cluster:
     nsqds: list[Daemon] = attrs.field(factory=list, init=False)
     registries: list[LookupDaemon] = attrs.field(factory=list, init=False)
     _stack: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack, init=False)
+    _numbers: Iterator[int] = attrs.field(factory=itertools.count, init=False)
 
     def __enter__(self) -> Cluster:
         """Start nothing; only promise that nothing is left behind."""
@@ -74,7 +76,7 @@ class Cluster:
 
     def add_nsqd(self, *, registries: Iterable[LookupDaemon] | None = None) -> Daemon:
         """Make one more nsqd, not started yet, that announces itself to these registries; without any: to all."""
-        number = len(self.nsqds)
+        number = next(self._numbers)
         folder = self.path / f"nsqd{number}"
         folder.mkdir()
         known = self.registries if registries is None else registries

@@ -269,6 +269,22 @@ def test_an_nsqd_that_restarts_is_found_long_before_the_next_poll(
         _publish_to_each(cluster.nsqds, "after a restart", came, within_s=1.0)
 
 
+def test_the_first_message_of_a_topic_on_another_nsqd_comes_long_before_the_next_poll(
+    cluster: Cluster, portal: BlockingPortal
+) -> None:
+    """The registries tell the consumer: its polls are ten minutes apart, so that none of them can be the reason."""
+    first, second, _ = cluster.nsqds
+    first.create_channel(TOPIC, CHANNEL)
+    cluster.wait_listed(TOPIC, [first], within_s=2.0)
+    came: set[bytes] = set()
+    with Receiver(portal, cluster, lambda message: came.add(message.body), poll_s=600.0) as receiver:
+        receiver.wait_connected([first])
+        with RawClient.connect(second.tcp_port) as client:
+            client.pub(TOPIC, b"the first one here")
+        wait_until(lambda: b"the first one here" in came, FOUND_S, "the message of the second nsqd")
+        receiver.wait_connected([first, second])
+
+
 def test_a_registry_that_hangs_delays_no_consumer(cluster: Cluster, portal: BlockingPortal) -> None:
     """It takes connections and answers nothing: consumers find their nsqds through the other one."""
     cluster.create_channel(TOPIC, CHANNEL)

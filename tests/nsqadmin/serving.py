@@ -18,6 +18,7 @@ from nsqadmin.options import AdminOptions, validate
 from nsqadmin.site import Site
 from nsqkit.service.http import HttpServer
 from nsqkit.service.listeners import bound_address, open_listeners
+from tests.timing import patience
 
 __all__ = ["Browser", "serving"]
 
@@ -58,7 +59,10 @@ class Browser:
 async def serving(
     *, lookupds: Sequence[str] = (), nsqds: Sequence[str] = (), poll: bool = False, **options: Any
 ) -> AsyncIterator[Browser]:
-    """A console for these daemons, which polls them with `poll`."""
+    """A console for these daemons, which polls them with `poll`. Its time-outs are those of a busy machine."""
+    for name in ("http_client_connect_timeout", "http_client_request_timeout"):
+        default = getattr(AdminOptions(), name)
+        options.setdefault(name, int(default * patience(1)))
     made = AdminOptions(lookupd_http_addresses=list(lookupds), nsqd_http_addresses=list(nsqds), **options)
     validate(made)
     console = make_console(made)
@@ -66,7 +70,10 @@ async def serving(
     listeners = await open_listeners("127.0.0.1:0")
     address = bound_address(listeners[0]).text
     console.origins.listens_on([bound_address(listeners[0])])
-    async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        trio.open_nursery() as nursery,
+        httpx.AsyncClient(trust_env=False, timeout=patience(5)) as client,
+    ):
         nursery.start_soon(notifier.run)
         if poll:
             nursery.start_soon(console.poller.run)

@@ -86,6 +86,24 @@ class TestReports:
         sent = [(each["action"], each["topic"], each.get("channel"), each.get("node")) for each in reports]
         assert sent == expected
 
+    @pytest.mark.parametrize("action", ["drain", "cancel_drain"])
+    async def test_a_drain_is_reported_with_its_node(self, action: str) -> None:
+        receiver = Receiver()
+        async with scripted() as script:
+            hook, registry, nsqd = await script.daemon(), await script.daemon(), await script.daemon()
+            hook.on("/hook", receiver)
+            registry.on("/nodes", {"producers": [producer(nsqd)]})
+            nsqd.on("/drain")
+            nsqd.on("/drain/cancel")
+            async with serving(
+                lookupds=[registry.address], notification_http_endpoint=f"http://{hook.address}/hook"
+            ) as browser:
+                path = f"/api/nodes/{nsqd.address}"
+                assert (await browser.ask("POST", path, {"action": action})).status_code == 200
+                [report] = await receiver.wait(1)
+        assert (report["action"], report["node"]) == (f"{action}_node", nsqd.address)
+        assert "topic" not in report
+
     async def test_a_report_has_the_user_and_the_address(self) -> None:
         receiver = Receiver()
         async with scripted() as script:

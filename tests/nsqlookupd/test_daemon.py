@@ -18,6 +18,7 @@ import trio
 from nsqlookupd import daemon as module
 from nsqlookupd.daemon import Daemon, StartError
 from nsqlookupd.options import LookupdOptions, validate
+from tests.nsqd.http.fake_daemon import Client as HttpClient
 from tests.nsqlookupd.peer import Client, identify
 from tests.timing import patience
 
@@ -151,6 +152,28 @@ async def test_stop_closes_the_connections_and_the_ports(start: Start) -> None:
         await each.stream.aclose()
     with pytest.raises(OSError, match="127"):
         await connect(running)
+
+
+async def test_stop_answers_a_lookup_that_waits_with_what_is_registered(start: Start) -> None:
+    running = await start(on_free_ports())
+    nsqd = await connect(running)
+    await nsqd.ask(b"  V1" + identify())
+    await nsqd.ask(b"REGISTER t\n")
+    with trio.fail_after(patience(5)):
+        asking = HttpClient(await trio.open_tcp_stream("127.0.0.1", running.daemon.http_port))
+        version = (await asking.get("/lookup?topic=t")).headers["X-Nsq-Topic-Version"]
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def ask() -> None:
+                answer = await asking.get(f"/lookup?topic=t&newer_than={version}&wait=1m")
+                assert [each["broadcast_address"] for each in answer.json["producers"]] == ["n1"]
+
+            await trio.sleep(0.05)
+            running.daemon.stop()
+    await running.wait()
+    await asking.stream.aclose()
+    await nsqd.stream.aclose()
 
 
 async def test_a_signal_stops_the_daemon(start: Start) -> None:

@@ -124,6 +124,47 @@ async def test_lookup(http: Api) -> None:
     assert await http.get("/lookup?topic=t") == (200, '{"channels":[],"producers":[]}')
 
 
+async def test_a_lookup_has_a_version_also_without_the_topic(http: Api) -> None:
+    versions = []
+    for _ in range(2):
+        answer = await http.client.get("/lookup?topic=t")
+        versions.append(answer.headers["X-Nsq-Topic-Version"])
+    assert versions[0] == versions[1]
+    assert re.fullmatch("[0-9a-f]{8}-0", versions[0])
+    http.registry.create_topic("t")
+    answer = await http.client.get("/lookup?topic=t")
+    assert (answer.status, answer.headers["X-Nsq-Topic-Version"]) == (200, versions[0][:-1] + "1")
+    assert "X-Nsq-Topic-Version" not in (await http.client.get("/nodes")).headers
+
+
+async def test_a_lookup_that_waits_is_answered_by_a_change(http: Api) -> None:
+    version = (await http.client.get("/lookup?topic=t")).headers["X-Nsq-Topic-Version"]
+    target = f"/lookup?topic=t&newer_than={version}&wait=1m"
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def ask() -> None:
+            answer = await http.client.get(target)
+            assert (answer.status, answer.text) == (200, f'{{"channels":[],"producers":[{FIRST_JSON}]}}')
+            assert answer.headers["X-Nsq-Topic-Version"] != version
+
+        await trio.sleep(0.05)
+        http.registry.register(http.registry.identify(FIRST, http.now), "t")
+    assert (await http.get(target))[0] == 200, "at once: the version is an old one"
+
+
+@pytest.mark.parametrize("parameters", ["", "&wait=1m", "&newer_than=x", "&newer_than=VERSION", "&wait=x"])
+async def test_a_lookup_with_one_of_the_parameters_does_not_wait(http: Api, parameters: str) -> None:
+    version = (await http.client.get("/lookup?topic=t")).headers["X-Nsq-Topic-Version"]
+    target = "/lookup?topic=t" + parameters.replace("VERSION", version)
+    assert await http.get(target) == (404, error("TOPIC_NOT_FOUND"))
+
+
+@pytest.mark.parametrize("wait", ["", "5", "x", "1" * 200])
+async def test_an_invalid_wait_is_refused(http: Api, wait: str) -> None:
+    assert await http.get(f"/lookup?topic=t&newer_than=x&wait={wait}") == (400, error("INVALID_ARG_WAIT"))
+
+
 async def test_lookup_hides_the_inactive_and_the_tombstoned_but_no_channel(http: Api) -> None:
     producer = http.registry.identify(FIRST, http.now)
     http.registry.register(producer, "t", "c")

@@ -80,6 +80,26 @@ def test_a_drain_that_takes_too_long(tmp_path: Path) -> None:
         assert daemon.request("POST", "/pub?topic=t", b"again") == (200, b"OK")
 
 
+def test_a_cancelled_drain(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        daemon.start()
+        daemon.create_channel("t", "c")
+        with RawClient.connect(daemon.tcp_port) as client:
+            client.pub("t", b"before")
+            assert daemon.request("POST", "/drain") == (200, b"")
+            with pytest.raises(ErrorFrame, match=REFUSED):
+                client.pub("t", b"refused")
+        assert daemon.request("GET", "/drain/cancel")[0] == 405
+        assert daemon.request("POST", "/drain/cancel") == (200, b"")
+        assert daemon.request("GET", "/ping") == (200, b"OK")
+        with RawClient.connect(daemon.tcp_port) as client:
+            client.pub("t", b"after")
+            client.sub("t", "c")
+            client.rdy(2)
+            assert [client.message().body for _ in range(2)] == [b"before", b"after"]
+        assert "draining" not in daemon.stats()
+
+
 def test_sigterm_ends_a_drain(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         daemon.start()

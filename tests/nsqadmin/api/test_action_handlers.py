@@ -114,6 +114,18 @@ class TestCalls:
             f"POST {nsqd.address}/topic/delete?topic=t",
         ]
 
+    @pytest.mark.parametrize(("action", "path"), [("drain", "/drain"), ("cancel_drain", "/drain/cancel")])
+    async def test_a_drain_is_begun_and_cancelled_at_the_node_only(self, action: str, path: str) -> None:
+        async with scripted() as script:
+            nsqd, other = await nsqd_with_topic(script), await nsqd_with_topic(script)
+            nsqd.on(path)
+            registry = await registry_of(script, nsqd, other)
+            async with serving(lookupds=[registry.address, dead_address()]) as browser:
+                response = await browser.ask("POST", f"/api/nodes/{nsqd.address}", {"action": action})
+        assert response.status_code == 200
+        assert response.json()["message"].startswith("WARNING: GET "), "of the registry that is dead"
+        assert script.calls == [f"GET {registry.address}/nodes", f"POST {nsqd.address}{path}"]
+
     async def test_without_registries_the_nsqds_that_have_the_topic_are_called(self) -> None:
         async with scripted() as script:
             having, lacking = await nsqd_with_topic(script), await script.nsqd({"topics": None})
@@ -251,6 +263,27 @@ class TestFailures:
         assert (response.status_code, response.json()) == (404, {"message": "NODE_NOT_FOUND"})
         assert script.calls == [f"GET {registry.address}/nodes"]
 
+    async def test_a_stranger_is_not_drained(self) -> None:
+        async with scripted() as script:
+            stranger = await nsqd_with_topic(script)
+            registry = await registry_of(script, await nsqd_with_topic(script))
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", f"/api/nodes/{stranger.address}", {"action": "drain"})
+        assert (response.status_code, response.json()) == (404, {"message": "NODE_NOT_FOUND"})
+        assert script.calls == [f"GET {registry.address}/nodes"]
+
+    async def test_a_node_that_refuses_a_drain_is_an_error(self) -> None:
+        """The original does not know it; and of a drain that was not begun, nothing is reported."""
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", f"/api/nodes/{nsqd.address}", {"action": "drain"})
+        assert response.status_code == 502
+        assert response.json()["message"].startswith(
+            "UPSTREAM_ERROR: failed to query any nsqd: got response 404"
+        )
+
     async def test_a_node_that_calls_itself_another_one_is_no_way_to_that_one(self) -> None:
         async with scripted() as script:
             other, nsqd = await nsqd_with_topic(script), await nsqd_with_topic(script)
@@ -288,6 +321,8 @@ BAD_BODIES = [
     ("POST", "/api/topics", b'["t"]', "not an object"),
     ("POST", "/api/topics", b"[" * 50_000, "nested too deeply"),
     ("POST", "/api/topics/t", b"null", "INVALID_ACTION"),
+    ("POST", "/api/nodes/1.1.1.1:1", b"", "EOF"),
+    ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"pause"}', "INVALID_ACTION"),
     ("DELETE", "/api/nodes/1.1.1.1:1", b"", "INVALID_BODY"),
     ("DELETE", "/api/nodes/1.1.1.1:1", b'{"topic":1}', "INVALID_BODY"),
     ("DELETE", "/api/nodes/1.1.1.1:1", b"null", "INVALID_TOPIC"),
@@ -295,6 +330,8 @@ BAD_BODIES = [
     ("DELETE", "/api/nodes/1.1.1.1:1", b'{"topic":"bad name"}', "INVALID_TOPIC"),
 ]
 ACTIONS = [
+    ("POST", "/api/nodes/1.1.1.1:1", {"action": "drain"}),
+    ("POST", "/api/nodes/1.1.1.1:1", {"action": "cancel_drain"}),
     ("POST", "/api/topics", {"topic": "t"}),
     ("POST", "/api/topics/t", {"action": "pause"}),
     ("POST", "/api/topics/t/c", {"action": "pause"}),

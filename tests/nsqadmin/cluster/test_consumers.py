@@ -80,7 +80,8 @@ async def test_rates_come_from_two_queries(autojump_clock: trio.testing.MockCloc
         await trio.sleep(10)
         counts.update(old=150, restarted=7, new=3)
         assert await rates() == {"old": 5.0, "restarted": None, "new": None, "socket": None}
-        assert stage.upstream.params[-1]["include_timings"] == "true"
+        requested = [params for params in stage.upstream.params if "include_timings" in params]
+        assert len(requested) == 2
         await trio.sleep(61)
         counts["old"] = 1_000
         assert (await rates())["old"] is None, "nobody has looked for a minute"

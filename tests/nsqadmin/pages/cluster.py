@@ -144,6 +144,7 @@ def node(
     health: str = "OK",
     draining: Draining | None = None,
     copies: Copies | None = None,
+    can_drain: bool = False,
     **values: Any,
 ) -> NodeSnapshot:
     """A node with its part of these topics."""
@@ -174,6 +175,7 @@ def node(
         start_time=int(NOW) - 3_700,
         draining=draining,
         copies=copies,
+        can_drain=can_drain,
     )
 
 

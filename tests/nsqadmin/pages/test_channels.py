@@ -84,12 +84,13 @@ async def test_consumers_are_listed_with_their_features() -> None:
     page = await fetch(fake_console(snapshot(topic("a", [held])), clients=clients), "/topics/a/b")
     first, second = page.rows("Consumers of a / b")
     assert first[0] == "worker-1 sampled 10 % TLS Deflate ann 10.1.0.7:50312"
-    assert first[1:12] == ["nsq-trio/1.4.0", NODE, "2", "200", *[UNKNOWN] * 4, "30", "1", "33"]
-    assert first[13] == "eu / a (same zone)"
+    assert first[1:11] == ["nsq-trio/1.4.0", NODE, "2", "200", *[UNKNOWN] * 4, "30", "1"]
+    assert first[12] == "eu / a (same zone)"
     assert second[0] == "worker-2 Snappy 10.1.0.7:50312"
-    assert second[12:] == [UNKNOWN, "eu (same region)"]
+    assert second[11:] == [UNKNOWN, "eu (same region)"]
     assert page.one("span", class_="badge", title="TLS 1.3, TLS_AES_128_GCM_SHA256").text == "TLS"
     assert page.one("a", href="https://people.example/ann").text == "ann"
+    assert page.one("td", title="33 messages in total").text == UNKNOWN
 
 
 async def test_consumers_are_listed_with_rate_and_timings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 
 from nsqadmin.cluster.snapshot import ClusterSnapshot
@@ -102,6 +103,38 @@ async def test_a_drain_without_stuck_messages_needs_no_action() -> None:
     assert "1 message is left." in text
     assert "no action is needed" in text
     assert "--drain-timeout" not in text
+
+
+async def test_a_drain_says_when_it_will_be_done() -> None:
+    drain, held = Draining(SINCE, 600), topic("orders")
+    shown = snapshot(held, nodes=[msgspec.structs.replace(node(NODE, [held], draining=drain), out_rate=2.5)])
+    page = await fetch(fake_console(shown), f"/nodes/{NODE}")
+    assert "At this rate they are finished in 4 min." in page.one("section", id="drain").text
+    assert "At this rate" not in await panel(drain), "nothing is finished"
+
+
+async def test_a_drain_is_begun_by_typing_the_address_and_cancelled_by_a_click() -> None:
+    shown = snapshot(nodes=[node(can_drain=True)])
+    [begin] = (await fetch(fake_console(shown), f"/nodes/{NODE}")).one("div", class_="actions").all("button")
+    assert (begin.text, begin["data-do"], begin["data-url"]) == (
+        "Drain",
+        "POST",
+        "/api/nodes/10.0.0.1%3A4151",
+    )
+    assert (begin["data-body"], begin["data-type"]) == ('{"action": "drain"}', NODE)
+    assert begin["data-title"] == f"Drain host-10.0.0.1 ({NODE})?"
+    shown = snapshot(nodes=[node(can_drain=True, draining=DRAIN)])
+    [cancel] = (await fetch(fake_console(shown), f"/nodes/{NODE}")).one("div", class_="actions").all("button")
+    assert (cancel.text, cancel["data-body"]) == ("Cancel the drain", '{"action": "cancel_drain"}')
+    assert "data-type" not in cancel.attributes
+
+
+async def test_there_is_no_button_to_drain_what_cannot_be_drained() -> None:
+    for each in (node(), node(can_drain=True, trouble=problem())):
+        page = await fetch(fake_console(snapshot(nodes=[each])), f"/nodes/{NODE}")
+        assert not page.all("div", class_="actions")
+    console = fake_console(snapshot(nodes=[node(can_drain=True)]), admin_users=["ann"])
+    assert not (await fetch(console, f"/nodes/{NODE}")).all("div", class_="actions")
 
 
 async def test_unreadable_stuck_places_are_counted() -> None:

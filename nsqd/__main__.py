@@ -36,6 +36,8 @@ def main() -> None:
         configure(options.log_level, options.log_prefix, log_format=options.log_format)
         banner(options)
         trio.run(daemon.run)
+        if daemon.starts_anew:
+            os.execv(sys.executable, [sys.executable, "-m", "nsqd", *sys.argv[1:]])
 
 
 def _import(options: NsqdOptions) -> int:

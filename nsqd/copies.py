@@ -7,21 +7,26 @@ exists, and nothing costs anything.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import attrs
 import trio
 
 from nsqd.broker import Broker
 from nsqd.log.life import Life
 from nsqd.log.storage import Storage
-from nsqd.options import NsqdOptions
+from nsqd.options import NsqdOptions, stand_in_ports
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.from_leader import Follower, Room
+from nsqd.replication.keep import CopyNote
 from nsqd.replication.noted_storage import NotedStorage
 from nsqd.replication.safety import Safety, Standing
+from nsqd.replication.seal import Seal
 from nsqd.replication.ship import Sender
+from nsqd.replication.stand_in import StandIns
 from nsqd.replication.to_follower import FollowerLink, Leader
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
@@ -29,7 +34,7 @@ from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.listeners import accept_forever, close_listener, remote_address
 
-__all__ = ["Copied", "Copies", "SecretError"]
+__all__ = ["Copied", "Copies", "NotServed", "SecretError"]
 
 log = get_logger("copies")
 
@@ -54,6 +59,10 @@ def read_secret(path: str) -> bytes:
     if not 16 <= len(secret) <= _MAX_SECRET:
         raise SecretError(f"{path}: a secret has 16 to {_MAX_SECRET} bytes, not {len(secret)}")
     return secret
+
+
+class NotServed(Exception):
+    """The data path is a copy, and should not be, or the other way round; the text is for the operator."""
 
 
 class Copied:
@@ -85,8 +94,9 @@ class Copies:
     `safety`: of the followers; None without `--replicate-to`. `follower`: None without `--replication-address`.
     """
 
-    def __init__(self, options: NsqdOptions, data_path: Path) -> None:
+    def __init__(self, options: NsqdOptions, data_path: Path, restart: Callable[[], None]) -> None:
         self._options = options
+        self._restart = restart
         self._data_path = data_path
         self._secret = read_secret(options.replication_secret_file)
         self._noted: NotedStorage | None = None
@@ -94,13 +104,21 @@ class Copies:
         self._listeners: list[trio.SocketListener] = []
         self.safety: Safety | None = None
         self.follower: Follower | None = None
+        self.stand_ins: StandIns | None = None
+        self._seal: Seal | None = None
         self._said: str | None = None
         self._rounds: Rounds | None = None
 
     # --- start
 
     def make_storage(self, storage: Storage) -> Storage:
-        """The storage for the data path: noted, if there are followers."""
+        """The storage for the data path: noted, if there are followers. `NotServed`."""
+        self._storage = storage
+        note = CopyNote.read(storage)
+        if note is not None and not self._options.stand_in:
+            raise NotServed(f"the data path is a copy of {note.name}; to serve its messages use --stand-in")
+        if note is None and self._options.stand_in:
+            raise NotServed("--stand-in: the data path is no copy of another nsqd")
         if not self._options.replicate_to:
             return storage
         self._noted = NotedStorage(storage)
@@ -109,6 +127,8 @@ class Copies:
     def attach(self, broker: Broker) -> Copied | None:
         """After the recovery. What answers to publishers wait for; None when it is the own disk only."""
         options, life = self._options, broker.store.life
+        if options.stand_in:
+            self._seal_with_ends(broker)
         if life is None:
             if options.replicate_to or options.replication_address:
                 log.error(
@@ -120,6 +140,8 @@ class Copies:
         if options.replication_address:
             room = Room(options.replica_max_bytes, 2 * options.min_free_space)
             self.follower = Follower(self._data_path, identity, room)
+            host = _host_of(options.tcp_address)
+            self.stand_ins = StandIns(self.follower, self._stand_in_command, stand_in_ports(options), host)
         if self._noted is None:
             return None
         self._noted.note_existing()
@@ -136,10 +158,59 @@ class Copies:
             new_sender=self._new_sender,
             hanging=lambda: 0.0,
             changed=self._changed,
+            hand_over=self._hand_over,
         )
         self._links = [FollowerLink(leader, standing) for standing in self.safety.followers]
         self._refuse_or_not()
         return Copied(broker, self.safety, self._wake)
+
+    # --- adoption
+
+    def _seal_with_ends(self, broker: Broker) -> None:
+        """Before the first delivery of a stand-in: what is here is on the disk, and is its own for ever."""
+        self._seal = Seal.read(self._storage)
+        if self._seal is None or self._seal.ends is None:
+            self._storage.sync_all()
+            ends = {retention.log.generation: retention.log.end for retention in broker.retentions.values()}
+            self._seal = Seal(ends)
+            self._seal.write(self._storage)
+
+    def retire(self) -> None:
+        """The stand-in is empty, and ends. `OSError`."""
+        if self._seal is not None:
+            attrs.evolve(self._seal, retired=True).write(self._storage)
+
+    def _stand_in_command(self, folder: Path, tcp_port: int, http_port: int) -> list[str]:
+        host = _host_of(self._options.tcp_address)
+        return [
+            *(sys.executable, "-m", "nsqd"),
+            *sys.argv[1:],
+            "--stand-in",
+            "--log-prefix=[stand-in] ",
+            f"--data-path={folder}",
+            f"--tcp-address={host}:{tcp_port}",
+            f"--http-address={host}:{http_port}",
+            "--https-address=",
+            "--replication-address=",
+            "--broadcast-tcp-port=0",
+            "--broadcast-http-port=0",
+        ]
+
+    def _hand_over(self, ends: dict[int, int]) -> None:
+        """A follower has adopted our copy: give up the messages that its stand-in has, and begin another life.
+
+        Everything that is in memory is of before, so the daemon is started anew.
+        """
+        assert self._rounds is not None
+        broker = self._broker
+        self._rounds.begin()
+        broker.commit()
+        given_up = broker.hand_over(ends)
+        broker.store.syncer.sync_now()
+        Life.renew(self._storage)
+        self._rounds.end()
+        log.warning("COPIES: a follower serves %d messages of ours; starting anew as another life", given_up)
+        self._restart()
 
     def use_rounds(self, rounds: Rounds) -> None:
         self._rounds = rounds
@@ -170,6 +241,8 @@ class Copies:
         async with trio.open_nursery() as nursery:
             for link in self._links:
                 nursery.start_soon(link.run)
+            if self.stand_ins is not None:
+                nursery.start_soon(self.stand_ins.run)
             if self.safety is not None:
                 nursery.start_soon(self._check)
             for listener in self._listeners:
@@ -202,6 +275,7 @@ class Copies:
             for link in self._links
         ]
         now = trio.current_time()
+        running = self.stand_ins.running if self.stand_ins is not None else {}
         held = [
             HeldStats(
                 life=copy.note.life,
@@ -209,6 +283,8 @@ class Copies:
                 complete=copy.note.complete,
                 connected=copy.connected,
                 bytes=copy.bytes,
+                adopted=copy.seal is not None,
+                stand_in_port=ports[0] or None if (ports := running.get(copy.note.life)) else None,
                 silent_seconds=None if copy.beat_at is None else round(now - copy.beat_at, 1),
             )
             for copy in (self.follower.copies.values() if self.follower is not None else ())
@@ -272,3 +348,8 @@ class Copies:
                 for standing in late:
                     log.error("COPIES(%s): %s; it is out of step", standing.address, standing.state)
                 self._changed()
+
+
+def _host_of(address: str) -> str:
+    """The host of a listen address, as it is written; empty (all interfaces) for a unix socket."""
+    return "" if "/" in address else address.rpartition(":")[0]

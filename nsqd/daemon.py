@@ -22,7 +22,7 @@ import trio
 
 from nsqd.auth import Authorizer, AuthQueries
 from nsqd.broker import Broker, BrokerOptions, Refused, Topology
-from nsqd.copies import Copies, SecretError
+from nsqd.copies import Copies, NotServed, SecretError
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
 from nsqd.log.file_storage import FileStorage
@@ -38,9 +38,11 @@ from nsqd.protocol_v2.client_stats import ClientStats, client_stats
 from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.identify import IdentifyLimits
+from nsqd.replication.stand_in import ENDS_WITH_STDIN, StandIns
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
+from nsqd.stats.remaining import remaining
 from nsqd.stats.statsd import Statsd
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
@@ -89,6 +91,7 @@ class Daemon:
         self.tcp_port = self.http_port = self.https_port = self.replication_port = -1
         self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
         self.authorizer = Authorizer(options, HttpClient(_http_options(options)))
+        self.starts_anew = False
         self._failure: OSError | None = None  # of a sync; nothing may be written after that
         self._listener_failure: OSError | None = None
         self._scope = trio.CancelScope()
@@ -100,7 +103,7 @@ class Daemon:
             raise StartError(f"failed to lock data-path: {error.strerror}") from error
         self._storage = FileStorage(folder)
         try:
-            self.copies = Copies(options, Path(folder))
+            self.copies = Copies(options, Path(folder), self._start_anew)
         except SecretError as error:
             raise StartError(f"failed to read the replication secret - {error}") from error
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -133,8 +136,12 @@ class Daemon:
     def _recover(self) -> None:
         options = self.options
         began = time.perf_counter()
+        try:
+            storage = self.copies.make_storage(self._storage)
+        except NotServed as error:
+            raise StartError(str(error)) from error
         store = Store(
-            self.copies.make_storage(self._storage),
+            storage,
             StoreOptions(
                 node_id=options.node_id,
                 max_segment_bytes=options.max_bytes_per_file,
@@ -264,10 +271,13 @@ class Daemon:
                 self.registries.run,
                 self.loop_lag.run,
                 self.copies.run,
+                *([self._stop_at_the_end_of_input] if os.environ.get(ENDS_WITH_STDIN) else []),
                 *([Statsd(self).run] if self.options.statsd_address else []),
             ):
                 nursery.start_soon(task)
             nursery.start_soon(self._watch_signals, signals)
+            if self.options.stand_in:
+                self.drain.begin()
             self.rounds.begin()
             self.rounds.end()
             async with trio.open_nursery() as serving:
@@ -329,6 +339,19 @@ class Daemon:
             log.info("%s: stopping", signal.Signals(number).name)
             self._stopping.set()
 
+    async def _stop_at_the_end_of_input(self) -> None:
+        """A stand-in ends with the nsqd that has started it."""
+        while True:
+            await trio.lowlevel.wait_readable(0)
+            if not os.read(0, 4096):
+                self._stopping.set()
+                return
+
+    def _start_anew(self) -> None:
+        """Stop in order; then the program is to be started again, as nothing in memory is true any more."""
+        self.starts_anew = True
+        self._stopping.set()
+
     def _sync_failed(self, error: OSError) -> None:
         """Stop after a failed sync. Which data it has lost is unknown: recovery finds out what is on the disk."""
         if self._failure is None:
@@ -339,13 +362,20 @@ class Daemon:
     def _stop(self) -> None:
         if self._failure is None:
             self.rounds.begin()
+            empty = next(remaining(self.broker), None) is None
             self.broker.close()
+            if empty and self.drain.active:
+                self.copies.retire()
         self.copies.close()
         self._storage.close()
         self._lock.release()
         log.info("NSQ: bye")
 
     # --- for the HTTP API (`HttpBackend`)
+
+    @property
+    def stand_ins(self) -> StandIns | None:
+        return self.copies.stand_ins
 
     @property
     def copies_stats(self) -> CopiesStats | None:

@@ -233,6 +233,18 @@ class NsqdOptions(DaemonOptions):
         "--min-free-space is free.",
     )
 
+    stand_in: bool = option(
+        False,
+        config_name=HIDDEN,
+        help="Serve the copy of another nsqd that is in --data-path: its messages go to consumers, and nothing "
+        "can be published. nsqd stops when all are finished.",
+    )
+    stand_in_ports: str = option(
+        "4170-4179",
+        placeholder="FIRST-LAST",
+        help="Ports for stand-ins, two for each copy that is adopted here (POST /replicas/adopt).",
+    )
+
     MESSAGES: ClassVar = Group("Messages")
 
     msg_timeout: Duration = option(
@@ -402,7 +414,19 @@ def validate(options: NsqdOptions) -> None:
         options.msg_timeout = options.max_msg_timeout
 
 
+def stand_in_ports(options: NsqdOptions) -> range:
+    """The ports of `--stand-in-ports`. `OptionError`."""
+    first, dash, last = options.stand_in_ports.partition("-")
+    if dash and first.isascii() and first.isdigit() and last.isascii() and last.isdigit():
+        ports = range(int(first), int(last) + 1)
+        if len(ports) >= 2 and ports[0] > 0 and ports[-1] <= _HIGHEST_PORT:
+            return ports
+    reason = f"--stand-in-ports must be FIRST-LAST, two ports at least, not {options.stand_in_ports!r}"
+    raise refusal(options, "stand_in_ports", reason)
+
+
 def _check_copies(options: NsqdOptions) -> None:
+    stand_in_ports(options)
     most = 1 + len(options.replicate_to)
     for name in ("ack_copies", "min_copies"):
         if getattr(options, name) > most:

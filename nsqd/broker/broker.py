@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext, BrokerOptions
@@ -222,6 +222,18 @@ class Broker:
         topic = self.topics.get(channel.topic_name)
         if topic is not None:
             topic.delete_if_unused(channel)
+
+    def hand_over(self, ends: Mapping[int, int]) -> int:
+        """Record that messages below these ends, by generation of the topic, are none of ours any more.
+
+        Returns how many there were. What is in memory does not change: the daemon must be started anew. `Refused`.
+        """
+        return sum(
+            topic.hand_over(min(end, self.retentions[name].log.end))
+            for name, topic in self.topics.items()
+            if name in self.retentions
+            if (end := ends.get(self.retentions[name].log.generation)) is not None
+        )
 
     # --- publishing
 

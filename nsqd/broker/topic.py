@@ -297,6 +297,20 @@ class Topic:
         for channel in self.channels.values():
             channel.backlog.skip_aborted(start, end)
 
+    def hand_over(self, end: int) -> int:
+        """Record that no message below `end` is to be delivered from here; returns how many would have been.
+
+        What is in memory does not change. `Refused` when it cannot be written.
+        """
+        start = self.store.high_watermark
+        changes: list[Change] = [(Code.TOPIC_EMPTIED, start, end)] if start < end else []
+        count = max(0, end - start)
+        for channel in self.channels.values():
+            changes += channel.backlog.record(Code.CHANNEL_EMPTIED, end)
+            count += channel.backlog.needed_count(0, end)
+        self._write_changes(changes)
+        return count
+
     # --- channels
 
     def channel(self, name: str) -> Channel:

@@ -11,6 +11,7 @@ from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
 from nsqd.http.publish import Publishing
+from nsqd.replication.stand_in import AdoptionRefused
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
 from nsqd.stats.collect import StatsQuery, collect
@@ -70,6 +71,7 @@ def make_router(daemon: HttpBackend) -> Router:
     router.add("GET", "/stats", api.stats)
     router.add("GET", "/metrics", api.metrics)
     router.add("GET", "/replicas", api.replicas)
+    router.add("POST", "/replicas/adopt", api.adopt)
     publishing = Publishing(daemon)
     router.add(
         "POST",
@@ -185,6 +187,22 @@ class _Api:
         if copies is None:
             return error(404, "NO_COPIES")
         return json_body(copies.as_json())
+
+    def adopt(self, request: Request) -> Response:
+        """Serve the copy of a life whose leader is gone."""
+        params = query(request)
+        stand_ins = self._daemon.stand_ins
+        life = params.get("life", "")
+        if stand_ins is None or life not in stand_ins.lives:
+            return error(404, "NO_SUCH_COPY")
+        try:
+            stand_ins.adopt(life, force=_BOOLEANS.get(params.get("force", ""), False))
+        except AdoptionRefused as reason:
+            return error(409, f"REFUSED: {reason}")
+        except OSError as failure:
+            _log.error("HTTP: adoption of %s failed - %s", life, failure)
+            return error(500, "INTERNAL_ERROR")
+        return _DONE
 
     async def metrics(self, request: Request) -> Response:
         include_topics = _BOOLEANS.get(query(request).get("include_topics", ""), True)

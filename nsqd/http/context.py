@@ -16,6 +16,7 @@ from typing import Protocol
 
 from nsqd.broker import Broker, Refused
 from nsqd.drain import Drain
+from nsqd.replication.stand_in import StandIns
 from nsqd.stats.source import StatsSource
 from nsqkit.logging import LogLevel, get_logger
 from nsqkit.service.http import Response
@@ -38,6 +39,9 @@ class HttpBackend(StatsSource, Protocol):
     def hostname(self) -> str: ...
     @property
     def drain(self) -> Drain: ...
+    @property
+    def stand_ins(self) -> StandIns | None:
+        """None without copies of others."""
 
     def round(self) -> None:
         """Begin a round: set the broker's clock."""

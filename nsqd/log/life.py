@@ -52,7 +52,14 @@ class Life:
             note = f"{_PATH} is damaged; copies of this data path on other nodes belong to another life now"
         if found is None:
             found = cls(secrets.token_bytes(LIFE_SIZE), 0)
-        life = cls(found.life_id, found.incarnation + 1, note)
-        text = b"%s %d" % (life.life_id.hex().encode(), life.incarnation)
+        return cls(found.life_id, found.incarnation + 1, note)._write(storage)
+
+    @classmethod
+    def renew(cls, storage: Storage) -> Life:
+        """Another life begins on this data path: what the last one had, somebody else may have now. `OSError`."""
+        return cls(secrets.token_bytes(LIFE_SIZE), 1)._write(storage)
+
+    def _write(self, storage: Storage) -> Life:
+        text = b"%s %d" % (self.life_id.hex().encode(), self.incarnation)
         storage.replace(_PATH, b"nsqd life 1 %08x %b\n" % (crc32c(text), text))
-        return life
+        return self

@@ -23,7 +23,20 @@ from nsqd.log.file_storage import FileStorage
 from nsqd.log.storage import Storage
 from nsqd.replication.frame_stream import FrameStream, Identity, Turned, answer_leader, first_to_end
 from nsqd.replication.keep import Copy, CopyNote, Work
-from nsqd.replication.wire import Ack, AllHeld, Beat, Bye, Data, Echo, Frame, Hello, Refused, WireError
+from nsqd.replication.seal import Seal
+from nsqd.replication.wire import (
+    Ack,
+    AllHeld,
+    Beat,
+    Bye,
+    Data,
+    Echo,
+    Frame,
+    Hello,
+    Refused,
+    Sealed,
+    WireError,
+)
 from nsqkit.logging import get_logger
 
 __all__ = ["COPIES", "CopyState", "Follower", "Room"]
@@ -58,6 +71,7 @@ class CopyState:
     hanging_ms: int = 0
     beat_at: float | None = None
     stopped: bool = False
+    seal: Seal | None = None
     scope: trio.CancelScope | None = None
     idle: trio.Event = attrs.field(factory=trio.Event)
 
@@ -82,7 +96,19 @@ class Follower:
             log.warning("copies: %s is left alone, it does not say whose copy it is", path)
             storage.close()
             return
-        self.copies[note.life] = CopyState(note, storage, _size(storage))
+        self.copies[note.life] = CopyState(note, storage, _size(storage), seal=Seal.read(storage))
+
+    def folder(self, state: CopyState) -> Path:
+        """Where a copy is."""
+        return self._root / state.note.life
+
+    def seal(self, state: CopyState) -> None:
+        """Take no more bytes for this copy, from now on and for ever; a session of its leader ends. `OSError`."""
+        seal = Seal()
+        seal.write(state.storage)
+        state.seal = seal
+        if state.scope is not None:
+            state.scope.cancel()
 
     @property
     def bytes(self) -> int:
@@ -128,6 +154,9 @@ class Follower:
 
     async def _session(self, frames: FrameStream, hello: Hello) -> None:
         state = await self._take_over(hello)
+        if state.seal is not None:
+            await self._tell_of_seal(frames, state)
+            return
         copy = Copy(state.storage, state.note, disk=hello.disk)
         with trio.CancelScope() as state.scope:
             try:
@@ -162,6 +191,19 @@ class Follower:
         state.connected, state.idle = True, trio.Event()
         state.note = attrs.evolve(state.note, name=hello.name, incarnation=hello.incarnation)
         return state
+
+    async def _tell_of_seal(self, frames: FrameStream, state: CopyState) -> None:
+        """The leader of an adopted copy has come back."""
+        state.connected = False
+        state.idle.set()
+        seal = state.seal = Seal.read(state.storage) or Seal()
+        if seal.ends is None:
+            raise WireError("the copy is being adopted")
+        await frames.send(Sealed([[generation, end] for generation, end in seal.ends.items()]))
+        with trio.fail_after(HANDSHAKE_TIMEOUT):
+            while not isinstance(await frames.receive(), Bye):
+                pass
+        log.info("COPIES: %s has come back, and has given up what its stand-in has", state.note.name)
 
     async def _say_what_is_here(self, frames: FrameStream, copy: Copy) -> None:
         with trio.fail_after(SILENCE) as scope:

@@ -23,7 +23,7 @@ from nsqd.lookup.protocol import RegistryError
 from nsqd.replication.frame_stream import FrameStream, Identity, Turned, first_to_end, greet_follower
 from nsqd.replication.safety import Standing
 from nsqd.replication.ship import Sender
-from nsqd.replication.wire import Ack, AllHeld, Beat, Bye, Echo, FolderHeld, WireError, encode
+from nsqd.replication.wire import Ack, AllHeld, Beat, Bye, Echo, FolderHeld, Sealed, WireError, encode
 from nsqkit.logging import get_logger
 
 __all__ = ["FollowerLink", "Leader"]
@@ -46,6 +46,8 @@ class Leader:
 
     `written`: the ticket of the last append. `new_sender`: for one session. `hanging`: seconds since the oldest sync
     began that has not ended. `changed`: an acknowledgement came, or a session began or ended.
+    `hand_over`: a follower has adopted our copy; messages below these ends, by generation, are not ours any more. When it
+    returns, that is on the disk.
     """
 
     identity: Identity
@@ -54,6 +56,7 @@ class Leader:
     new_sender: Callable[[], Sender]
     hanging: Callable[[], float]
     changed: Callable[[], None]
+    hand_over: Callable[[dict[int, int]], None]
 
 
 class FollowerLink:
@@ -72,7 +75,7 @@ class FollowerLink:
         self._beat_due = False
         self._stopping = False
         self._stopped = trio.Event()
-        self._in_session = False
+        self._connected = False  # or about to be
 
     def wake(self) -> None:
         """There may be something to send. Never waits."""
@@ -81,6 +84,7 @@ class FollowerLink:
     async def run(self) -> None:
         while True:
             pause = self._backoff.next()
+            self._connected = True
             try:
                 await self._connection()
             except Turned as error:
@@ -91,7 +95,7 @@ class FollowerLink:
             except trio.TooSlowError:
                 self._failed(f"nothing heard for {SILENCE:g} s")
             finally:
-                self._in_session = False
+                self._connected = False
             if self._stopping:
                 break
             await trio.sleep(pause)
@@ -100,7 +104,7 @@ class FollowerLink:
     async def stop(self) -> None:
         """Send what there is to send, and say goodbye. Returns at once when there is no connection."""
         self._stopping = True
-        if not self._in_session:
+        if not self._connected:
             return
         self.wake()
         await self._stopped.wait()
@@ -130,6 +134,10 @@ class FollowerLink:
         held: list[FolderHeld] = []
         with trio.fail_after(SILENCE) as scope:
             while not isinstance(frame := await frames.receive(), AllHeld):
+                if isinstance(frame, Sealed):
+                    self._leader.hand_over({generation: end for generation, end in frame.ends})
+                    await frames.send(Bye(True))
+                    raise Turned("it has adopted our copy, and we have given up what it serves")
                 if not isinstance(frame, FolderHeld) or len(held) == MAX_HELD:
                     raise WireError(f"a {type(frame).__name__} has no place here")
                 held.append(frame)
@@ -143,7 +151,7 @@ class FollowerLink:
                 "COPIES(%s): %s has %s; nothing of it is copied", self.standing.address, folder, trouble
             )
         log.info("COPIES(%s): connected", self.standing.address)
-        self._failing, self._in_session = False, True
+        self._failing = False
         self.standing.state = "catching up"
         await first_to_end(lambda: self._hear(frames), self._beat, lambda: self._send(frames, sender))
 

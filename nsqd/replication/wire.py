@@ -39,6 +39,7 @@ __all__ = [
     "Refused",
     "Remove",
     "RemoveFolder",
+    "Sealed",
     "Ticket",
     "Welcome",
     "Whole",
@@ -109,6 +110,17 @@ def _files(_: object, attribute: Attribute, value: object) -> None:
                 continue
             case _:
                 raise WireError(f"{attribute.name} holds what is no name, size and checksum")
+
+
+def _ends(_: object, attribute: Attribute, value: object) -> None:
+    if not isinstance(value, list):
+        raise WireError(f"{attribute.name} is no list")
+    for item in value:
+        match item:
+            case [int(), int()] if 0 <= item[0] < _MAX_NUMBER and 0 <= item[1] < _MAX_NUMBER:
+                continue
+            case _:
+                raise WireError(f"{attribute.name} holds what is no generation and end")
 
 
 @attrs.frozen
@@ -269,6 +281,17 @@ class Bye:
     for_good: bool = attrs.field(validator=_flag)
 
 
+@attrs.frozen
+class Sealed:
+    """From the follower, instead of what it holds: the copy was adopted.
+
+    `ends`: generation of a topic, and the end of its messages that are the stand-in's.
+    """
+
+    TYPE: ClassVar = 20
+    ends: list[list[int]] = attrs.field(validator=_ends)
+
+
 Frame: TypeAlias = (
     Challenge
     | Hello
@@ -289,6 +312,7 @@ Frame: TypeAlias = (
     | Echo
     | Refused
     | Bye
+    | Sealed
 )
 _TYPES: Final[dict[int, type[Any]]] = {kind.TYPE: kind for kind in Frame.__args__}
 _FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {

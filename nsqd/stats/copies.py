@@ -28,7 +28,8 @@ class FollowerStats:
 class HeldStats:
     """One copy of another nsqd, by its life. `name`: of its node. `complete`: it has no gap.
 
-    `silent_seconds`: since its leader was heard; None if that was not since the start.
+    `silent_seconds`: since its leader was heard; None if that was not since the start. `adopted`: it is
+    this nsqd's to serve; `stand_in_port`: the TCP port of the process that does so now.
     """
 
     life: str
@@ -37,6 +38,8 @@ class HeldStats:
     connected: bool
     bytes: int
     silent_seconds: float | None
+    adopted: bool
+    stand_in_port: int | None
 
 
 @attrs.frozen(kw_only=True)

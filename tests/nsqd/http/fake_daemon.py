@@ -17,6 +17,7 @@ from nsqd.http import make_servers
 from nsqd.log.store import Store, StoreOptions
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.replication.stand_in import StandIns
 from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.testing.faulty_storage import FaultyStorage
@@ -112,6 +113,7 @@ class FakeDaemon:
         self._changed = trio.Event()
 
     copies_stats: CopiesStats | None = None
+    stand_ins: StandIns | None = None
 
     @property
     def ticket(self) -> int:

@@ -1,0 +1,145 @@
+"""Stand-ins: processes that serve the copies which were adopted here.
+
+A stand-in is an nsqd on the copy, with the options of this one but for its addresses. It takes no publishes, and stops
+when it is empty; then what it held is removed, and its seal stays for a leader that comes back. It is started again when
+it ends otherwise, and it ends with this process: its standard input is a pipe that nobody writes to.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from nsqd.replication.from_leader import CopyState, Follower
+from nsqd.replication.noted_storage import is_copied_folder
+from nsqd.replication.seal import Seal
+from nsqkit.logging import get_logger
+
+__all__ = ["ENDS_WITH_STDIN", "AdoptionRefused", "StandIns", "free_ports"]
+
+log = get_logger("copies")
+
+ENDS_WITH_STDIN: Final = "NSQD_ENDS_WITH_STDIN"
+"""The environment variable that makes a daemon stop at the end of its standard input."""
+SHORTEST_PAUSE: Final = 1.0  # seconds before a stand-in that has crashed is started again
+LONGEST_PAUSE: Final = 60.0
+
+
+class AdoptionRefused(Exception):
+    """The text is for the operator."""
+
+
+@attrs.define(eq=False)
+class StandIns:
+    """`command`: the command line for a copy's folder, with two free ports. `ports`: that may be used."""
+
+    _follower: Follower
+    _command: Callable[[Path, int, int], Sequence[str]]
+    _ports: Sequence[int]
+    _host: str
+    running: dict[str, tuple[int, int]] = attrs.field(factory=dict)
+    """TCP and HTTP port of each stand-in, by life."""
+    _wanted: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def lives(self) -> Collection[str]:
+        """Of which a copy is here."""
+        return self._follower.copies.keys()
+
+    def adopt(self, life: str, *, force: bool) -> None:
+        """Seal a copy, and have it served. Twice is fine. `AdoptionRefused`; `KeyError` without such a copy."""
+        state = self._follower.copies[life]
+        if state.seal is None:
+            if state.connected and not force:
+                raise AdoptionRefused(f"its leader {state.note.name} is connected")
+            if not state.note.complete and not force:
+                raise AdoptionRefused("the copy is not complete")
+            self._follower.seal(state)
+            log.warning("COPIES: the copy of %s is adopted", state.note.name)
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Keep a stand-in on each sealed copy that has not retired."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                for state in self._follower.copies.values():
+                    if (
+                        state.seal is not None
+                        and not state.seal.retired
+                        and state.note.life not in self.running
+                    ):
+                        self.running[state.note.life] = (0, 0)
+                        nursery.start_soon(self._serve, state)
+                await self._wanted.wait()
+                self._wanted = trio.Event()
+
+    async def _serve(self, state: CopyState) -> None:
+        life, pause = state.note.life, SHORTEST_PAUSE
+        if state.connected:
+            await state.idle.wait()
+        while True:
+            began = trio.current_time()
+            try:
+                code = await self._run_one(state)
+            except OSError as error:
+                log.error(
+                    "COPIES: no stand-in for %s - %s; trying again in %.0f s", state.note.name, error, pause
+                )
+            else:
+                state.seal = Seal.read(state.storage)
+                if state.seal is not None and state.seal.retired:
+                    break
+                log.error(
+                    "COPIES: the stand-in for %s has ended with %d; starting it again", state.note.name, code
+                )
+            if trio.current_time() - began > LONGEST_PAUSE:
+                pause = SHORTEST_PAUSE
+            await trio.sleep(pause)
+            pause = min(LONGEST_PAUSE, 2 * pause)
+        await trio.to_thread.run_sync(self._remove_messages, state)
+        del self.running[life]
+        log.info("COPIES: the stand-in for %s was empty, and is gone", state.note.name)
+
+    async def _run_one(self, state: CopyState) -> int:
+        tcp, http = free_ports(self._host, self._ports)
+        self.running[state.note.life] = (tcp, http)
+        command = self._command(self._follower.folder(state), tcp, http)
+        read_end, write_end = os.pipe()
+        try:
+            log.info("COPIES: a stand-in for %s starts, TCP port %d", state.note.name, tcp)
+            done = await trio.run_process(
+                command, stdin=read_end, check=False, env={**os.environ, ENDS_WITH_STDIN: "1"}
+            )
+        finally:
+            os.close(read_end)
+            os.close(write_end)
+        return done.returncode
+
+    def _remove_messages(self, state: CopyState) -> None:
+        for folder in state.storage.folders():
+            if is_copied_folder(folder):
+                state.storage.remove_folder(folder)
+        state.bytes = 0
+
+
+def free_ports(host: str, ports: Sequence[int]) -> tuple[int, int]:
+    """Two of the ports that nobody listens on. `OSError` when there are none."""
+    found: list[int] = []
+    for port in ports:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == 2:
+            return found[0], found[1]
+    raise OSError(f"all of the ports {ports[0]} to {ports[-1]} are in use")

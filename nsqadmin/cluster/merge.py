@@ -20,7 +20,6 @@ from nsqadmin.model import (
     TopicStats,
 )
 from nsqadmin.upstream.responses import Info, Producer
-from nsqkit.wire.names import is_valid_name
 
 __all__ = [
     "attribute_to_node",
@@ -43,14 +42,10 @@ def nodes_of_producers(registry: str, producers: Iterable[Producer]) -> list[Nod
 
 
 def _node_of_producer(registry: str, producer: Producer) -> Node:
-    names = producer.topics or []
-    tombstones = [*(producer.tombstones or ()), *([False] * len(names))]
     node = node_of_info(producer, ())
     node.remote_address = producer.remote_address
     node.remote_addresses = [f"{registry}/{producer.remote_address}"]
-    pairs = zip(names, tombstones, strict=False)
-    valid = [(name, bool(hidden)) for name, hidden in pairs if isinstance(name, str) and is_valid_name(name)]
-    node.topics = [NodeTopic(name, tombstoned) for name, tombstoned in sorted(valid)]
+    node.topics = producer.topics
     return node
 
 

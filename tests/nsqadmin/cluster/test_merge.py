@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsqadmin.cluster.merge import merge_channel, merge_latency, merge_nodes, merge_topic
-from nsqadmin.model import ChannelStats, Latency, Node, Percentile, TopicStats
+from nsqadmin.model import ChannelStats, Count, Latency, Node, Percentile, TopicStats
 
 COUNTS = st.integers(0, 10**12)
 
@@ -62,7 +62,7 @@ class TestSums:
 
     def test_every_integer_of_a_channel_or_topic_is_summed(self) -> None:
         for kind, merge in ((ChannelStats, lambda parts: merge_channel("t", "c", parts)), (TopicStats, None)):
-            names = [f.name for f in msgspec.structs.fields(kind) if f.type is int]
+            names = [f.name for f in msgspec.structs.fields(kind) if f.type == Count]
             parts = [
                 kind("n", **{name: place + 10 * step for place, name in enumerate(names)}) for step in (1, 2)
             ]
@@ -76,13 +76,6 @@ class TestSums:
         before = msgspec.structs.asdict(part)
         merge_topic("t", [part, part])
         assert msgspec.structs.asdict(part) == before
-
-    def test_no_response_can_set_the_fields_that_are_set_here(self) -> None:
-        body = b'{"topic_name":"t","node":"x","hostname":"x","nodes":[1],"channels":[{"channel_name":"c","node":"x"}]}'
-        topic = msgspec.json.decode(body, type=TopicStats)
-        assert (topic.node, topic.hostname, topic.nodes) == ("", "", None)
-        assert topic.channels is not None
-        assert topic.channels[0].node == ""
 
 
 class TestNodes:

@@ -43,8 +43,6 @@ __all__ = ["MAX_BODY", "Upstream", "UpstreamError"]
 MAX_BODY: Final = 40 * 1024 * 1024  # bytes; 50,000 clients of one nsqd are some 35 MB
 MAX_BODIES: Final = 3 * MAX_BODY
 """Bytes of all responses at a time: several daemons that send without end must not keep the others from answering."""
-_DECODERS: Final = 2
-"""Worker threads. More would only wait for one another, and keep more responses in memory."""
 _USER_AGENT: Final = f"{CONSOLE}{VERSION}"
 _HEADERS: Final[list[Header]] = [
     (b"User-Agent", _USER_AGENT.encode()),
@@ -68,8 +66,8 @@ class Upstream:
     max_body: int = MAX_BODY
     budget: ByteBudget = attrs.field(factory=lambda: ByteBudget(MAX_BODIES))
     """Bytes of all responses that are being read, or wait to be decoded."""
-    decoders: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_DECODERS), init=False)
-    """For the worker threads that decode large responses."""
+    decoder: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1), init=False)
+    """For the worker thread that decodes large responses. Several would only wait for one another, and need memory."""
     _connections: Connections = attrs.field(init=False)
     _turn: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 

@@ -37,12 +37,14 @@ SMALL: Final = 64 * 1024
 """Bytes that are decoded in a millisecond or two, and need no worker thread."""
 MAX_OBJECTS: Final = 250_000
 """Of one response: objects and arrays. 50,000 clients are as many; 10,000 topics with two channels are 180,000."""
-MAX_VALUES: Final = 2_000_000
-"""Of one response: members of all objects and arrays. A client has 25."""
+MAX_VALUES: Final = 1_500_000
+"""Of one response: members of all objects and arrays. A client has 25; an entry of an array takes 80 bytes."""
 MAX_NAMES: Final = 100_000
-"""Topics and channels of one nsqd."""
+"""Topics and channels of one nsqd, or topics of one registry."""
 MAX_NODES: Final = 2_000
 """Nsqds of one registry. Each is polled, and anybody can register any number."""
+MAX_LEFT_OUT: Final = 10_000
+"""Invalid entries of one response of a registry."""
 _LONG_CLIENT: Final = 8 * 1024  # bytes; most have 700
 _MAX_CLIENT_TEXT: Final = 1_024  # characters
 _SHOWN: Final = 200  # bytes of an entry
@@ -141,14 +143,14 @@ def decode_info(body: bytes) -> Info:
 def decode_names(body: bytes, kind: Literal["topics", "channels"]) -> Entries[str]:
     """A response of a registry to /topics or /channels. Raises `DecodeError`."""
     lists = _lists(body)
-    return _entries(
-        lists.topics if kind == "topics" else lists.channels, lambda raw: decode_bounded(raw, Name)
-    )
+    raws = lists.topics if kind == "topics" else lists.channels
+    return _entries(raws, lambda raw: decode_bounded(raw, Name), MAX_NAMES)
 
 
 def decode_producers(body: bytes) -> Entries[Producer]:
     """A response of a registry to /nodes or /lookup. Raises `DecodeError`."""
-    return _entries(_lists(body).producers, _producer, MAX_NODES)
+    known: dict[tuple[str, bool], NodeTopic] = {}
+    return _entries(_lists(body).producers, lambda raw: _producer(raw, known), MAX_NODES)
 
 
 def _lists(body: bytes) -> _Lists:
@@ -157,7 +159,7 @@ def _lists(body: bytes) -> _Lists:
 
 
 def _entries(
-    raws: list[msgspec.Raw] | None, decode_one: Callable[[msgspec.Raw], ValueT], limit: int | None = None
+    raws: list[msgspec.Raw] | None, decode_one: Callable[[msgspec.Raw], ValueT], limit: int
 ) -> Entries[ValueT]:
     values: list[ValueT] = []
     left_out, first = 0, ""
@@ -168,21 +170,24 @@ def _entries(
             values.append(decode_one(raw))
         except DecodeError as error:
             left_out += 1
+            if left_out > MAX_LEFT_OUT:
+                raise DecodeError(f"more than {MAX_LEFT_OUT:,} invalid entries, {error}") from None
             first = first or f"{error}: {bytes(raw)[:_SHOWN]!r}"
     return Entries(values, left_out, first)
 
 
-def _producer(raw: msgspec.Raw) -> Producer:
+def _producer(raw: msgspec.Raw, known: dict[tuple[str, bool], NodeTopic]) -> Producer:
+    """`known`: the topics of the producers before, which have most topics in common."""
     producer = decode_bounded(raw, Producer)
     _check_address(producer)
     listed = decode_bounded(raw, _ProducerTopics)
     names = listed.topics or []
     tombstones = [*(listed.tombstones or ()), *([False] * len(names))]
-    producer.topics = [
-        NodeTopic(name, bool(tombstoned))
-        for name, tombstoned in zip(names, tombstones, strict=False)
-        if isinstance(name, str) and is_valid_name(name)
-    ]
+    producer.topics = []
+    for name, tombstone in zip(names, tombstones, strict=False):
+        key = name, bool(tombstone)
+        if isinstance(name, str) and (key in known or is_valid_name(name)):
+            producer.topics.append(known.setdefault(key, NodeTopic(*key)))
     producer.topics.sort(key=lambda each: each.topic)
     return producer
 

@@ -96,7 +96,7 @@ async def _get(
         if len(body) <= SMALL:
             return decode_body(body)
         with upstream.reserved(len(body)):
-            return await trio.to_thread.run_sync(decode_body, body, limiter=upstream.decoders)
+            return await trio.to_thread.run_sync(decode_body, body, limiter=upstream.decoder)
     except DecodeError as error:
         raise UpstreamError(f"GET http://{address}{path}: unexpected response: {error}") from error
 

@@ -21,7 +21,8 @@ class FakeUpstream(Upstream):
     """Answers from `responses`. A daemon in `hanging` does not answer, one that is not in the table refuses."""
 
     responses: dict[str, dict[str, Any]] = attrs.field(factory=dict)
-    """By address, then by path; a value (or what a function of the parameters returns) is sent as JSON."""
+    """By address, then by path; a value (or what a function of the parameters returns) is sent as JSON, bytes as they
+    are."""
     hanging: dict[str, trio.Event] = attrs.field(factory=dict)
     """They answer when the event is set."""
     requests: Counter[str] = attrs.field(factory=Counter)
@@ -44,7 +45,14 @@ class FakeUpstream(Upstream):
         if response is None:
             raise UpstreamError(f"{address}{path}: connection refused")
         value = response(params) if callable(response) else response
-        return msgspec.json.encode(value)
+        return value if isinstance(value, bytes) else msgspec.json.encode(value)
+
+    async def post(self, address: str, path: str, params: Mapping[str, str]) -> None:
+        """As `Upstream.post`: every daemon of the table does what is asked."""
+        self.requests[f"{address}{path}"] += 1
+        await trio.lowlevel.checkpoint()
+        if address not in self.responses:
+            raise UpstreamError(f"{address}{path}: connection refused")
 
     def registry(self, address: str, nodes: list[dict[str, Any]], topics: list[str] | None = None) -> None:
         """Add a registry that lists these."""

@@ -66,8 +66,9 @@ def node_of_info(info: Info, topics: Iterable[str]) -> Node:
 def merge_nodes(nodes_by_registry: Iterable[Iterable[Node]]) -> list[Node]:
     """The nodes that several registries list, each once, ordered by host name.
 
-    A node is identified by its broadcast address and TCP port. The first registry that lists it describes it; the
-    others only add the addresses at which they see it. Outdated nodes are marked.
+    A node is identified by its broadcast address and TCP port, and also by its HTTP address, at which it is polled. The
+    first registry that lists it describes it; the others only add the addresses at which they see it. Outdated nodes
+    are marked.
     """
     merged: dict[tuple[str, int], Node] = {}
     for nodes in nodes_by_registry:
@@ -75,7 +76,10 @@ def merge_nodes(nodes_by_registry: Iterable[Iterable[Node]]) -> list[Node]:
             known = merged.setdefault((node.broadcast_address, node.tcp_port), node)
             if known is not node:
                 known.remote_addresses = [*(known.remote_addresses or []), *(node.remote_addresses or [])]
-    found = sorted(merged.values(), key=lambda node: node.hostname)
+    by_http_address: dict[str, Node] = {}
+    for node in merged.values():
+        by_http_address.setdefault(node.http_address, node)
+    found = sorted(by_http_address.values(), key=lambda node: node.hostname)
     newest = max((_version_key(node.version) for node in found), default=_UNKNOWN_VERSION)
     for node in found:
         node.out_of_date = _version_key(node.version) < newest

@@ -325,7 +325,7 @@ class HttpClient:
                 async for piece in response.aiter_raw():
                     if perf_counter() > began + _SLICE_S:
                         # One read of the socket can bring 10,000 chunks of a byte, which httpx yields without a pause.
-                        await anyio.lowlevel.checkpoint()
+                        await anyio.lowlevel.cancel_shielded_checkpoint()  # shielded: see below
                         began = perf_counter()
                     # Leaving the loop would leave httpx's generators to the garbage collector, for which trio warns;
                     # a cancelled scope ends them from inside.

@@ -91,6 +91,12 @@ class TestNodes:
             (2, "1.0.0", ["b"]),
         ]
 
+    def test_one_http_address_is_one_node(self) -> None:
+        # Otherwise it is asked twice, its figures are counted twice, and the API has the keys of its channels twice.
+        nodes = [Node("h", 4151, tcp_port, hostname=f"h{tcp_port}") for tcp_port in (4150, 4160)]
+        assert [node.tcp_port for node in merge_nodes([nodes])] == [4150]
+        assert [node.tcp_port for node in merge_nodes([[nodes[1]], [nodes[0]]])] == [4160]
+
     @pytest.mark.parametrize(
         ("older", "newer"),
         [

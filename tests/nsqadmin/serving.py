@@ -18,6 +18,7 @@ from nsqadmin.options import AdminOptions, validate
 from nsqadmin.site import Site
 from nsqkit.service.http import HttpServer
 from nsqkit.service.listeners import bound_address, open_listeners
+from tests.timing import patience
 
 __all__ = ["Browser", "serving"]
 
@@ -66,7 +67,10 @@ async def serving(
     listeners = await open_listeners("127.0.0.1:0")
     address = bound_address(listeners[0]).text
     console.origins.listens_on([bound_address(listeners[0])])
-    async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        trio.open_nursery() as nursery,
+        httpx.AsyncClient(trust_env=False, timeout=patience(30)) as client,
+    ):
         nursery.start_soon(notifier.run)
         if poll:
             nursery.start_soon(console.poller.run)

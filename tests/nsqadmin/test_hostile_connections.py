@@ -133,25 +133,28 @@ async def check_pages(browser: Browser, good: str, broken: dict[str, str]) -> No
         page = await browser.get(path)
         assert page.status_code == 200, (path, page.text)
         assert f"{len(broken)} daemons do" in page.text
-    for address, name in broken.items():
+
+    async def check_node(address: str, name: str) -> None:
         page = await browser.get(f"/nodes/{address}")
         assert (page.status_code, "no answer" in page.text) == (200, True), name
 
-
-async def check_api(browser: Browser, good: str, broken: dict[str, str]) -> None:
-    for path, key in (("", "topics"), ("/t", "depth"), ("/t/c", "clients")):
-        found = await browser.json(f"/api/topics{path}")
-        assert found[key] not in (None, [])
-        unnamed = {name for address, name in broken.items() if address not in found["message"]}
-        assert unnamed <= WITH_A_STATUS, found["message"]
-        assert found["message"].count("got response ") == len(unnamed)
+    async with trio.open_nursery() as nursery:  # some wait for the consumers until the end of the time
+        for address, name in broken.items():
+            nursery.start_soon(check_node, address, name)
 
 
-async def check_actions(browser: Browser, broken: dict[str, str]) -> None:
-    for path, action in (("/api/topics/t", "pause"), ("/api/topics/t/c", "empty")):
-        done = await browser.ask("POST", path, {"action": action})
-        assert done.status_code == 200
-        assert json.loads(done.text)["message"].startswith("WARNING: ")
+async def check_api(browser: Browser, path: str, key: str, broken: dict[str, str]) -> None:
+    found = await browser.json(f"/api/topics{path}")
+    assert found[key] not in (None, [])
+    unnamed = {name for address, name in broken.items() if address not in found["message"]}
+    assert unnamed <= WITH_A_STATUS, found["message"]
+    assert found["message"].count("got response ") == len(unnamed)
+
+
+async def check_action(browser: Browser, path: str, action: str) -> None:
+    done = await browser.ask("POST", f"/api/topics{path}", {"action": action})
+    assert done.status_code == 200
+    assert json.loads(done.text)["message"].startswith("WARNING: ")
 
 
 async def test_servers_that_break_the_rules_of_http(caplog: pytest.LogCaptureFixture) -> None:
@@ -165,8 +168,11 @@ async def test_servers_that_break_the_rules_of_http(caplog: pytest.LogCaptureFix
         ) as browser:
             await check_polls(browser, good.address, broken)
             await check_pages(browser, good.address, broken)
-            await check_api(browser, good.address, broken)
-            await check_actions(browser, broken)
+            async with trio.open_nursery() as nursery:
+                for path, key in (("", "topics"), ("/t", "depth"), ("/t/c", "clients")):
+                    nursery.start_soon(check_api, browser, path, key, broken)
+                for path, action in (("/t", "pause"), ("/t/c", "empty")):
+                    nursery.start_soon(check_action, browser, path, action)
             assert f"POST {good.address}/topic/pause?topic=t" in script.calls
             assert f"POST {good.address}/channel/empty?topic=t&channel=c" in script.calls
             await check_polls(browser, good.address, broken)

@@ -114,7 +114,7 @@ class TestClients:
             assert (None if found is None else [each.client_id for each in found]) == known
 
     def test_each_is_decoded_by_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # A call holds the interpreter's lock, so that nothing else happens: 50,000 clients in one are a tenth of a second.
+        # A call holds the lock of the interpreter: nothing else would happen while it decodes 50,000 clients.
         decoded = Counter[type]()
         original = decoding.decode_bounded
 

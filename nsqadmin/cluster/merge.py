@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
+
+from nsqadmin.addresses import host_and_port
 from nsqadmin.model import (
     ALL_NODES,
     ChannelStats,
@@ -31,6 +34,7 @@ __all__ = [
     "merge_topic",
     "node_of_info",
     "nodes_of_producers",
+    "tell_apart",
 ]
 
 # --- Nodes ------------------------------------------------------------------------------------------------------------
@@ -61,6 +65,24 @@ def node_of_info(info: Info, topics: Iterable[str]) -> Node:
         topology_zone=info.topology_zone,
         topics=[NodeTopic(name) for name in sorted(topics)],
     )
+
+
+def tell_apart(described: Sequence[tuple[str, Node]]) -> list[Node]:
+    """Nodes that describe themselves, each with the address at which it answered: no two with the same HTTP address.
+
+    One that calls itself by the address at which another one answers, or by which another one calls itself, too, gets
+    the address at which it answered.
+    """
+    answered = {address for address, _ in described}
+    taken: set[str] = set()
+    nodes = []
+    for address, node in described:
+        if node.http_address != address and (node.http_address in answered or node.http_address in taken):
+            host, port = host_and_port(address)
+            node = msgspec.structs.replace(node, broadcast_address=host, http_port=port)
+        taken.add(node.http_address)
+        nodes.append(node)
+    return nodes
 
 
 def merge_nodes(nodes_by_registry: Iterable[Iterable[Node]]) -> list[Node]:

@@ -22,15 +22,15 @@ from nsqadmin.model import TopicStats
 from nsqadmin.notify import Notifier
 from nsqadmin.site import Site
 from nsqkit.wire.names import is_valid_name
-from tests.nsqadmin.cluster.polling import ONE, OTHER_REGISTRY, REGISTRY, Stage, polling, registries
+from tests.nsqadmin.cluster.polling import ONE, OTHER_REGISTRY, REGISTRY, Stage, nsqds, polling, registries
 from tests.nsqadmin.fake_upstream import channel, node, topic
 from tests.nsqadmin.hostile import Hostile
 from tests.nsqadmin.pages.reading import ask
 
 BAD = ("bad:4151", "bad:5151", "bad:6151")
-SOME = 1_000
-ALL = 100_000
-"""Responses."""
+SOME = 600
+ALL = 50_000
+"""Responses, once with registries and once without."""
 PAGES = (
     "/",
     "/?show=idle&sort=in",
@@ -237,34 +237,39 @@ class Siege:
             assert list(json.loads(response.body)) == ["message"]
 
 
-async def besiege(responses: int, seed: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Send so many hostile responses."""
-    hostile = Hostile(seed)
-    async with polling(**registries(REGISTRY, OTHER_REGISTRY)) as stage:
-        stage.nursery.start_soon(stage.consumers.run)
-        siege = Siege.of(stage, caplog)
+async def besiege(siege: Siege, hostile: Hostile, responses: int) -> None:
+    """Replace so many responses of the bad daemons by hostile ones."""
+    await siege.poll()
+    for number in range(responses // (len(BAD) + 1)):
+        for address in BAD:
+            siege.answer(address, {"/stats": hostile.of(REAL["/stats"])})
+        path = ("/nodes", "/topics", "/lookup", "/channels", "/info")[number % 5]
+        siege.answer(BAD[1] if path == "/info" else OTHER_REGISTRY, {path: hostile.of(REAL[path])})
         await siege.poll()
-        for number in range(responses // (len(BAD) + 1)):
-            for address in BAD:
-                siege.answer(address, {"/stats": hostile.of(REAL["/stats"])})
-            path = ("/nodes", "/topics", "/lookup", "/channels")[number % 4]
-            siege.answer(OTHER_REGISTRY, {path: hostile.of(REAL[path])})
-            await siege.poll()
-            if number % 4 == 0:
-                await siege.browse()
-                await siege.read()
-            if number % 16 == 0:
-                await siege.act()
-            if number % 5 == 0:  # what was right before is kept, and merged with what is wrong now
-                for address in (*BAD, OTHER_REGISTRY):
-                    siege.answer(address, REAL)
+        if number % 4 == 0:
+            await siege.browse()
+            await siege.read()
+        if number % 16 == 0:
+            await siege.act()
+        if number % 5 == 0:  # what was right before is kept, and merged with what is wrong now
+            for address in (*BAD, OTHER_REGISTRY):
+                siege.answer(address, REAL)
 
 
+@pytest.mark.parametrize(
+    "options", [registries(REGISTRY, OTHER_REGISTRY), nsqds(ONE, *BAD)], ids=["registries", "nsqds"]
+)
 @pytest.mark.parametrize(
     ("responses", "seed"),
     [(SOME, 1), pytest.param(ALL, 2, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])],
 )
 async def test_hostile_responses(
-    responses: int, seed: int, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    options: dict[str, list[str]],
+    responses: int,
+    seed: int,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await besiege(responses, seed, caplog)
+    async with polling(**options) as stage:
+        stage.nursery.start_soon(stage.consumers.run)
+        await besiege(Siege.of(stage, caplog), Hostile(seed), responses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from nsqadmin.api.as_json import channel_as_json
 from nsqadmin.api.json_pieces import Each, Members, json_response
+from nsqadmin.compression import compressed_route
 from nsqadmin.model import ChannelStats, ClientStats
+from nsqkit.service.http import Request, Response, Router
 
 LONGEST_PIECE = 70_000
 
@@ -65,6 +68,25 @@ def test_items_are_made_when_it_is_their_turn() -> None:
         assert made - before <= 2 * LONGEST_PIECE // 1_000
         sent, before = sent + len(piece), made
     assert (made, sent) == (10_000, 10_000 * 1_003 + 7)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_pieces_are_compressed_one_by_one(coding: str) -> None:
+    def answer(request: Request) -> Response:
+        return json_response({"a": Each("x" * 1_000 for _ in range(1_000))})
+
+    router = Router()
+    router.add("GET", "/", answer)
+    route, _ = router.route("GET", b"/", "/", b"")
+    headers = [(b"accept-encoding", coding.encode())]
+    request = Request("GET", b"/", "/", b"", headers, "1.1", "a:1", False, True, {}, route)
+    made = compressed_route(route).handler(request)
+    assert not isinstance(made, Response)
+    response = await made
+    assert response.pieces is not None
+    assert (b"Content-Encoding", coding.encode()) in response.headers
+    text = zlib.decompress(b"".join(response.pieces), {"gzip": 31, "deflate": -15}[coding])
+    assert json.loads(text) == {"a": ["x" * 1_000] * 1_000}
 
 
 def test_a_channel_with_many_consumers_is_made_piece_by_piece() -> None:

@@ -68,6 +68,7 @@ async def test_the_number_of_results_is_bounded() -> None:
         for number in range(1_000):
             await coalescer.get(number, one)
         assert len(coalescer._calls) <= 64
+        nursery.cancel_scope.cancel()
 
 
 async def test_calls_before_the_start_are_an_error() -> None:

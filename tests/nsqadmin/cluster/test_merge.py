@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsqadmin.cluster.merge import merge_channel, merge_latency, merge_nodes, merge_topic
+from nsqadmin.cluster.merge import merge_channel, merge_latency, merge_nodes, merge_topic, tell_apart
 from nsqadmin.model import ChannelStats, Count, Latency, Node, Percentile, TopicStats
 
 COUNTS = st.integers(0, 10**12)
@@ -96,6 +96,28 @@ class TestNodes:
         nodes = [Node("h", 4151, tcp_port, hostname=f"h{tcp_port}") for tcp_port in (4150, 4160)]
         assert [node.tcp_port for node in merge_nodes([nodes])] == [4150]
         assert [node.tcp_port for node in merge_nodes([[nodes[1]], [nodes[0]]])] == [4160]
+
+    @pytest.mark.parametrize(
+        ("answered", "called", "shown"),
+        [
+            (("a:1", "b:1"), ("a:1", "b:1"), ("a:1", "b:1")),
+            (("a:1", "b:1"), ("x:1", "y:1"), ("x:1", "y:1")),
+            (("a:1", "b:1"), ("x:1", "x:1"), ("x:1", "b:1")),
+            (("a:1", "b:1"), ("b:1", "b:1"), ("a:1", "b:1")),
+            (("a:1", "b:1"), ("b:1", "a:1"), ("a:1", "b:1")),
+            (("a:1", "b:1"), ("b:1", "x:1"), ("a:1", "x:1")),
+            (("a:1", "b:1", "c:1"), ("c:1", "x:1", "x:1"), ("a:1", "x:1", "c:1")),
+        ],
+    )
+    def test_nobody_takes_the_place_of_another(
+        self, answered: tuple[str, ...], called: tuple[str, ...], shown: tuple[str, ...]
+    ) -> None:
+        # One nsqd that calls itself by the address of another one hid it.
+        described = [
+            (address, Node(name.partition(":")[0], 1, 2))
+            for address, name in zip(answered, called, strict=True)
+        ]
+        assert tuple(node.http_address for node in tell_apart(described)) == shown
 
     @pytest.mark.parametrize(
         ("older", "newer"),

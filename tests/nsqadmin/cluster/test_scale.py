@@ -72,10 +72,7 @@ async def test_the_api_of_a_large_cluster_answers() -> None:
         node = await browser.json(f"/api/nodes/{addresses.nsqds[0]}")
         topics = await browser.json("/api/topics")
         clients = (await browser.json("/api/topics/t00042/c0"))["clients"]
-        packed = await browser.get("/api/counter", **{"Accept-Encoding": "gzip"})
     assert len(counter["stats"]) == 3_000 * 2 * 3
     assert (len(node["topics"]), node["total_clients"]) == (3_000, 5_000)
     assert len(topics["topics"]) == 3_000
     assert clients[0]["user_agent"] == "example/1.0"
-    assert packed.headers["content-encoding"] == "gzip"
-    assert packed.json() == counter

@@ -36,7 +36,8 @@ ValueT = TypeVar("ValueT")
 SMALL: Final = 64 * 1024
 """Bytes that are decoded in a millisecond or two, and need no worker thread."""
 MAX_OBJECTS: Final = 250_000
-"""Of one response: objects and arrays. 50,000 clients are as many; 10,000 topics with two channels are 180,000."""
+"""Of one response: objects and arrays. 50,000 clients are as many; 10,000 topics with two channels and latencies are
+180,000."""
 MAX_VALUES: Final = 1_500_000
 """Of one response: members of all objects and arrays. A client has 25; an entry of an array takes 80 bytes."""
 MAX_NAMES: Final = 100_000

@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from nsqadmin.actions import Actions
+from nsqadmin.alarms.watch import AlarmWatch
 from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.console import Console
 from nsqadmin.model import TopicStats
@@ -41,9 +42,9 @@ PAGES = (
     "/nodes",
     "/lookup",
 )
-PAGES += ("/counter", f"/nodes/{BAD[0]}", f"/nodes/{ONE}", "/series", "/series?topic=t&channel=c&span=1h")
+PAGES += ("/alarms", "/counter", f"/nodes/{BAD[0]}", f"/nodes/{ONE}", "/series", "/series?topic=t&channel=c&span=1h")
 READS = ("/api/topics", "/api/topics?inactive=true", "/api/topics/good", "/api/topics/t", "/api/topics/t/c")
-READS += ("/api/nodes", f"/api/nodes/{BAD[0]}", f"/api/nodes/{ONE}", "/api/counter")
+READS += ("/api/alarms", "/api/nodes", f"/api/nodes/{BAD[0]}", f"/api/nodes/{ONE}", "/api/counter")
 CHANGES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("POST", "/api/topics", {"topic": "t", "channel": "c"}),
     ("POST", "/api/topics/t", {"action": "pause"}),
@@ -73,6 +74,9 @@ CLIENT = {
     "sample_rate": 5,
     "snappy": True,
     "tls_version": "1.3",
+    "since_finish_ms": 12.5,
+    "handling_time_ms": 3.25,
+    "oldest_in_flight_ms": None,
 }
 CHANNEL = channel(
     "c",
@@ -90,6 +94,7 @@ CHANNEL = channel(
     region_local_msg_count=2,
     global_msg_count=3,
     oldest_unfinished_ms=5_000,
+    damaged_count=1,
 )
 REAL_STATS = {
     "version": "1.4.0",
@@ -106,6 +111,8 @@ REAL_STATS = {
         topic("good", channel("c", e2e_processing_latency=LATENCY), paused=True),
         topic("u#ephemeral"),
     ],
+    "durability": "os",
+    "copies": {"wanted": 3, "in_step": 2},
     "draining": {
         "since": 1_790_000_000,
         "messages_left": 4,
@@ -160,6 +167,7 @@ class Siege:
 
     stage: Stage
     site: Site
+    alarms: AlarmWatch
     caplog: pytest.LogCaptureFixture
 
     @classmethod
@@ -173,7 +181,7 @@ class Siege:
         upstream.nsqd(ONE, topic("good", channel("c", depth=3)))
         for address in (*BAD, OTHER_REGISTRY):
             upstream.responses[address] = dict(REAL)
-        queries = ClusterQueries(upstream.options, upstream)
+        queries, alarms = ClusterQueries(upstream.options, upstream), AlarmWatch(poller)
         console = Console(
             options=upstream.options,
             poller=poller,
@@ -181,8 +189,9 @@ class Siege:
             history=poller.history,
             queries=queries,
             actions=Actions(queries),
+            alarms=alarms,
         )
-        return cls(stage, Site(console, Notifier(upstream)), caplog)
+        return cls(stage, Site(console, Notifier(upstream)), alarms, caplog)
 
     def answer(self, address: str, answers: Mapping[str, Any]) -> None:
         """Change what a daemon says."""
@@ -192,6 +201,7 @@ class Siege:
         """A poll ends with a new snapshot, in which the good nsqd is as it is."""
         snapshot = await self.stage.round(5)
         assert snapshot.at == self.stage.poller.clock()
+        await self.alarms.examine(snapshot)
         assert {each.address for each in snapshot.problems} <= {*BAD, OTHER_REGISTRY, "other:4151"} | {
             each for each in snapshot.nodes if each != ONE
         }

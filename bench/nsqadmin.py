@@ -4,20 +4,26 @@ First with three idle nsqds and a registry: the time from exec until the console
 console. Then with simulated clusters (`tests.nsqadmin.big_cluster`, in this process) of 10, 1,000 and 10,000 topics on
 three nodes with two channels and five consumers each, a twentieth of them busy: the front page over a new connection,
 from the request to its first byte, and the size of its body plain and compressed; then the cost of polling at the
-default interval. Prints a Markdown table. CPU is counted by the kernel in steps of 10 ms. Exit code 1 if a page is
-wrong, 2 if a daemon did not start.
+default interval. Last with one channel that has 48,000 consumers, on 81 nsqds and on one: three browsers look at its
+page and renew it with each event, while a script asks the API for it; the longest stretch of CPU between two polls of
+the network, and the peak of the memory.
+
+Prints a Markdown table. CPU is counted by the kernel in steps of 10 ms. Exit code 1 if a page is wrong, 2 if a daemon
+did not start.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import socket
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,7 +33,7 @@ import trio
 from bench.link import LoadError
 from bench.lookupd import HOST, Row
 from bench.machine import facts
-from bench.procfs import cpu_seconds, rss_bytes
+from bench.procfs import cpu_seconds, peak_rss_bytes, rss_bytes
 from bench.server import Broker, Server, ServerError
 from tests.nsqadmin.big_cluster import BigCluster, topic_name
 
@@ -44,10 +50,15 @@ class Scale:
     pages: int
     polls: int
     idle_seconds: float
+    consumers: int = 48_000
+    """Of one channel."""
+    consumer_nodes: tuple[int, ...] = (81, 1)
+    """The numbers of nsqds that they are spread over."""
 
 
 FULL = Scale(topics=(10, 1_000, 10_000), pages=50, polls=4, idle_seconds=30)
 QUICK = Scale(topics=(10, 1_000), pages=10, polls=2, idle_seconds=6)
+BROWSERS = 3
 
 
 @attrs.frozen
@@ -145,6 +156,65 @@ def _measure_one(
     return rows
 
 
+async def crowded_channels(python: str, scale: Scale, folder: Path) -> list[Row]:
+    """Measure a console whose users look at a channel with very many consumers."""
+    rows: list[Row] = []
+    for nodes in scale.consumer_nodes:
+        big = BigCluster(topics=1, channels=1, busy=1, clients=scale.consumers, nodes=nodes)
+        async with big.serving() as addresses:
+            rows += await trio.to_thread.run_sync(
+                _measure_channel, python, addresses.registries, nodes, scale, folder
+            )
+    return rows
+
+
+def _measure_channel(
+    python: str, registries: Sequence[str], nodes: int, scale: Scale, folder: Path
+) -> list[Row]:
+    what = f"{scale.consumers:,} consumers of one channel on {nodes} nsqds"
+    path = f"/topics/{topic_name(0)}/c0"
+    with Server(console(python, registries).traced(), folder) as server:
+        wait_for_picture(server.port, topic_name(0))
+        server.longest_stretch()  # of the start
+        before = _rss(server)
+        with ExitStack() as stack:
+            for number in range(BROWSERS):
+                query = ("", "?sort=host&page=400", "?q=consumer4799")[number % 3]
+                stack.enter_context(_browser(server.port, path + query))
+            for _ in range(scale.polls):
+                time.sleep(POLL_SECONDS)
+                get(server.port, "/api" + path, packed=False)
+        server.check()
+        stretch = server.longest_stretch() or 0.0
+        peak = f"{peak_rss_bytes(server.pids) / 1e6:.0f} MB"
+    text = f"longest stretch {stretch * 1000:.0f} ms; peak {peak}, {before} before"
+    return [Row(what, text, rss=peak)]
+
+
+@contextlib.contextmanager
+def _browser(port: int, path: str) -> Iterator[None]:
+    """A browser that shows a page, and renews it with each event of its stream, until the block ends."""
+    ended = threading.Event()
+
+    def show() -> None:
+        with socket.create_connection((HOST, port), timeout=READ_SECONDS) as sock:
+            sock.sendall(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n")
+            sock.settimeout(0.1)  # to see the end
+            get(port, path, packed=True)
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    if b"event:" in sock.recv(1 << 16):
+                        get(port, path, packed=True)
+
+    thread = threading.Thread(target=show)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def idle_console(python: str, scale: Scale, folder: Path) -> list[Row]:
     """Measure an unused console with three idle nsqds."""
     interpreter = shlex.quote(python)
@@ -169,9 +239,11 @@ def idle_console(python: str, scale: Scale, folder: Path) -> list[Row]:
 def console(python: str, registries: Sequence[str]) -> Broker:
     """nsqadmin with default options for these registries."""
     known = " ".join(f"--lookupd-http-address={address}" for address in registries)
+    flags = f"--http-address={HOST}:{{port}} --log-level=warn {known}"
     return Broker(
         "nsqadmin",
-        f"{shlex.quote(python)} -m nsqadmin --http-address={HOST}:{{port}} --log-level=warn {known}",
+        f"{shlex.quote(python)} -m nsqadmin {flags}",
+        traced_command=f"{shlex.quote(python)} -m bench.traced nsqadmin {flags}",
     )
 
 
@@ -188,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             rows = idle_console(options.python, scale, folder)
             rows += trio.run(paper_clusters, options.python, scale, folder)
+            rows += trio.run(crowded_channels, options.python, scale, folder)
         except LoadError as error:
             print(f"nsqadmin: {error}", file=sys.stderr)
             return 1

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "group_members", "machine_cpu_seconds", "rss_bytes"]
+__all__ = ["cpu_seconds", "group_members", "machine_cpu_seconds", "peak_rss_bytes", "rss_bytes"]
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -45,6 +45,18 @@ def rss_bytes(pids: Iterable[int]) -> int:
         except OSError:
             continue
     return pages * _PAGE_BYTES
+
+
+def peak_rss_bytes(pids: Iterable[int]) -> int:
+    """The highest resident memory that each of the processes has had, added up."""
+    kibibytes = 0
+    for pid in pids:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        kibibytes += int(status.partition("VmHWM:")[2].split()[0])
+    return kibibytes * 1024
 
 
 def group_members(process_group: int) -> list[int]:

@@ -102,7 +102,7 @@ def nsqd(python: str) -> Broker:
         reports_ports=True,
         disk_flags="--durability=disk",
         version=_first_line([python, "-m", "nsqd", "--version"]),
-        traced_command=f"{interpreter} -m bench.traced {flags}",
+        traced_command=f"{interpreter} -m bench.traced nsqd {flags}",
     )
 
 

@@ -1,4 +1,4 @@
-"""nsqd with a watch on its loop: `python -m bench.traced FLAGS OF NSQD`.
+"""A daemon with a watch on its loop: `python -m bench.traced nsqd FLAGS OF NSQD`, and so for nsqadmin.
 
 Measures the longest CPU time of the loop between two polls of the network: input that arrives meanwhile waits at least
 that long. It is CPU time of the loop's thread, not wall time, so other processes do not affect it. At SIGUSR2 it writes
@@ -7,6 +7,7 @@ that long. It is CPU time of the loop's thread, not wall time, so other processe
 
 from __future__ import annotations
 
+import runpy
 import signal
 import sys
 import time
@@ -14,8 +15,6 @@ from functools import partial
 
 import attrs
 import trio
-
-from nsqd.__main__ import main
 
 __all__ = ["Stretches"]
 
@@ -46,5 +45,6 @@ class Stretches(trio.abc.Instrument):
 if __name__ == "__main__":
     stretches = Stretches()
     signal.signal(signal.SIGUSR2, stretches.report)
-    vars(trio)["run"] = partial(trio.run, instruments=[stretches])  # what nsqd calls
-    main()
+    vars(trio)["run"] = partial(trio.run, instruments=[stretches])  # what the daemon calls
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__")

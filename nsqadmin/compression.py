@@ -1,7 +1,7 @@
 """Responses in gzip or deflate, for clients that accept one of them: the first one listed whose weight is not 0.
 
-"deflate" is a raw deflate stream. Long bodies are compressed in a worker thread. Streams are sent as they are, and so
-are responses that say what their bytes are: encoded already, or a range of others.
+"deflate" is a raw deflate stream. Long bodies are compressed in a worker thread, or piece by piece. Streams are sent as
+they are, and so are responses that say what their bytes are: encoded already, or a range of others.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import zlib
+from collections.abc import Iterable, Iterator
 
 import attrs
 import trio
@@ -38,11 +39,13 @@ def _compressing(handler: Handler) -> Handler:
         response = handler(request)
         whole = await response if inspect.isawaitable(response) else response
         coding = _coding(request.header(b"accept-encoding"))
-        if not whole.body or not coding or any(name.lower() in _FIXED for name, _ in whole.headers):
+        has_body = whole.body or whole.pieces is not None
+        if not has_body or not coding or any(name.lower() in _FIXED for name, _ in whole.headers):
             return whole
         return attrs.evolve(
             whole,
-            body=await _compress(whole.body, coding),
+            body=await _compress(whole.body, coding) if whole.pieces is None else b"",
+            pieces=None if whole.pieces is None else _compress_pieces(whole.pieces, coding),
             headers=(*whole.headers, (b"Content-Encoding", coding), (b"Vary", b"Accept-Encoding")),
         )
 
@@ -65,5 +68,12 @@ async def _compress(body: bytes, coding: bytes) -> bytes:
 
 
 def _compress_now(body: bytes, coding: bytes) -> bytes:
+    return b"".join(_compress_pieces([body], coding))
+
+
+def _compress_pieces(pieces: Iterable[bytes], coding: bytes) -> Iterator[bytes]:
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW_BITS[coding])
-    return packer.compress(body) + packer.flush()
+    for piece in pieces:
+        if packed := packer.compress(piece):
+            yield packed
+    yield packer.flush()

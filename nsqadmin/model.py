@@ -1,8 +1,9 @@
 """The data model: nodes, topics, channels and clients, of one nsqd or summed over all nodes.
 
 The classes are msgspec structs, because `/stats` of an nsqd is decoded straight into them: 50,000 clients are 50,000
-objects and no intermediate ones. Fields that no nsqd sends are set by `cluster.merge.attribute_to_node`; their names on
-the wire begin with a dash, so that no response can set them.
+objects and no intermediate ones. The types of the fields are what a response is checked against (`Name`, `Count` and so
+on); a sum may be larger. Fields whose names on the wire begin with a dash are not of the response: `upstream.decoding`
+sets those that are lists, and `cluster.merge.attribute_to_node` the others, whatever a response says there.
 
 The same classes hold one node's figures and the sum over all nodes. A sum has the `node` `"*"`, no host name, and its
 parts in `nodes`. Counters are those of the daemons: they count from the daemon's start and begin at 0 after a restart.
@@ -11,33 +12,50 @@ Latencies are in nanoseconds.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from nsqadmin.addresses import join_host_port
+from nsqkit.wire.names import MAX_NAME_LENGTH, NAME_PATTERN
 
 __all__ = [
     "ALL_NODES",
     "ChannelStats",
     "ClientStats",
     "Copies",
+    "Count",
     "Draining",
     "Latency",
+    "Measured",
+    "Name",
     "Node",
     "NodeTopic",
     "Percentile",
     "StuckPlace",
+    "Text",
     "TopicStats",
 ]
 
 ALL_NODES = "*"
 """The `node` of a sum over all nodes."""
+MAX_PERCENTILES = 64
+
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH, pattern=rf"\A{NAME_PATTERN}\Z")]
+"""Of a topic or a channel."""
+Text = Annotated[str, msgspec.Meta(max_length=1_024)]
+"""What an nsqd says of itself: its host, version, health, place."""
+Count = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""A number of 64 bits. May be negative: nsqds of all versions have had counters that went below 0."""
+Measured = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+"""A quantile, or nanoseconds (30 years at most): sums and averages of these stay finite."""
 
 
 class Percentile(msgspec.Struct, gc=False):
     """One quantile of the time between publish and finish, in nanoseconds."""
 
-    quantile: float
-    value: float = 0.0
+    quantile: Measured
+    value: Measured = 0.0
     """Of one node; 0 in a sum, which has the fields below instead."""
     average: float = msgspec.field(default=0.0, name="-average")
     """Over the nodes, weighted by their counts."""
@@ -49,9 +67,9 @@ class Percentile(msgspec.Struct, gc=False):
 class Latency(msgspec.Struct, gc=False):
     """The time from publish to finish, for a topic or a channel."""
 
-    count: int = 0
+    count: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     """Messages in the measured window."""
-    percentiles: list[Percentile] | None = None
+    percentiles: Annotated[list[Percentile], msgspec.Meta(max_length=MAX_PERCENTILES)] | None = None
     """None if the nsqd does not measure latency."""
 
 
@@ -64,14 +82,14 @@ class ClientStats(msgspec.Struct, gc=False):
     client_id: str = ""
     hostname: str = ""
     user_agent: str = ""
-    connect_ts: int = 0
+    connect_ts: Count = 0
     """Unix seconds."""
-    in_flight_count: int = 0
-    ready_count: int = 0
-    finish_count: int = 0
-    requeue_count: int = 0
-    message_count: int = 0
-    sample_rate: int = 0
+    in_flight_count: Count = 0
+    ready_count: Count = 0
+    finish_count: Count = 0
+    requeue_count: Count = 0
+    message_count: Count = 0
+    sample_rate: Count = 0
     """Percentage of the messages that it receives; 0 for all of them."""
     deflate: bool = False
     snappy: bool = False
@@ -85,11 +103,11 @@ class ClientStats(msgspec.Struct, gc=False):
     tls_version: str = ""
     tls_negotiated_protocol: str = ""
     tls_negotiated_protocol_is_mutual: bool = False
-    since_finish_ms: float | msgspec.UnsetType | None = msgspec.UNSET
+    since_finish_ms: Measured | msgspec.UnsetType | None = msgspec.UNSET
     """Since its last FIN. None: there was none; UNSET: this nsqd does not report it. The same for the next two."""
-    handling_time_ms: float | msgspec.UnsetType | None = msgspec.UNSET
+    handling_time_ms: Measured | msgspec.UnsetType | None = msgspec.UNSET
     """Average time from delivery to FIN, lately."""
-    oldest_in_flight_ms: float | msgspec.UnsetType | None = msgspec.UNSET
+    oldest_in_flight_ms: Measured | msgspec.UnsetType | None = msgspec.UNSET
     """Since the oldest message that it has not answered was delivered."""
 
     node: str = msgspec.field(default="", name="-node")
@@ -103,29 +121,29 @@ class ClientStats(msgspec.Struct, gc=False):
 class ChannelStats(msgspec.Struct, gc=False):
     """One channel, of one node or of all."""
 
-    channel_name: str
-    depth: int = 0
+    channel_name: Name
+    depth: Count = 0
     """Messages ready for delivery: neither in flight nor deferred."""
-    backend_depth: int = 0
+    backend_depth: Count = 0
     """The part of `depth` that is on disk only."""
-    in_flight_count: int = 0
-    deferred_count: int = 0
-    message_count: int = 0
+    in_flight_count: Count = 0
+    deferred_count: Count = 0
+    message_count: Count = 0
     """Messages that have entered the channel."""
-    requeue_count: int = 0
-    timeout_count: int = 0
-    damaged_count: int = 0
+    requeue_count: Count = 0
+    timeout_count: Count = 0
+    damaged_count: Count = 0
     """Messages lost to damage on disk since the channel was created; the original does not report it."""
-    zone_local_msg_count: int = 0
-    region_local_msg_count: int = 0
-    global_msg_count: int = 0
-    client_count: int = 0
+    zone_local_msg_count: Count = 0
+    region_local_msg_count: Count = 0
+    global_msg_count: Count = 0
+    client_count: Count = 0
     """Correct even if `clients` is None."""
-    clients: list[ClientStats] | None = None
+    clients: list[ClientStats] | None = msgspec.field(default=None, name="-clients")
     """None if they were not requested."""
     paused: bool = False
     e2e_processing_latency: Latency = msgspec.field(default_factory=Latency)
-    oldest_unfinished_ms: int | None = None
+    oldest_unfinished_ms: Count | None = None
     """Age of the oldest unfinished message; None if no nsqd reports it. In a sum, the greatest age."""
 
     node: str = msgspec.field(default="", name="-node")
@@ -149,21 +167,21 @@ class ChannelStats(msgspec.Struct, gc=False):
 class TopicStats(msgspec.Struct, gc=False):
     """One topic, of one node or of all."""
 
-    topic_name: str
-    channels: list[ChannelStats] | None = None
+    topic_name: Name
+    channels: list[ChannelStats] | None = msgspec.field(default=None, name="-channels")
     """Ordered by name."""
-    depth: int = 0
+    depth: Count = 0
     """Messages that have not been copied to the channels yet."""
-    backend_depth: int = 0
-    message_count: int = 0
-    message_bytes: int = 0
-    delivery_msg_count: int = 0
-    zone_local_msg_count: int = 0
-    region_local_msg_count: int = 0
-    global_msg_count: int = 0
+    backend_depth: Count = 0
+    message_count: Count = 0
+    message_bytes: Count = 0
+    delivery_msg_count: Count = 0
+    zone_local_msg_count: Count = 0
+    region_local_msg_count: Count = 0
+    global_msg_count: Count = 0
     paused: bool = False
     e2e_processing_latency: Latency = msgspec.field(default_factory=Latency)
-    oldest_unfinished_ms: int | None = None
+    oldest_unfinished_ms: Count | None = None
     """As for a channel."""
 
     node: str = msgspec.field(default="", name="-node")

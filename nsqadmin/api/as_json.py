@@ -1,10 +1,14 @@
-"""The JSON objects of the API. The keys, their order, and which of them are left out or null follow the original."""
+"""The JSON objects of the API. The keys, their order, and which of them are left out or null follow the original.
+
+Arrays whose length depends on the cluster are `Each`, so that nobody has to wait while a long one is made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+from nsqadmin.api.json_pieces import Each
 from nsqadmin.model import ALL_NODES, ChannelStats, ClientStats, Latency, Node, Percentile, TopicStats
 from nsqkit.options import SECOND
 
@@ -25,7 +29,8 @@ def node_as_json(node: Node) -> dict[str, Any]:
         "version": node.version,
     }
     _add_unless_empty(value, node, ("topology_zone", "topology_region"))
-    value["topics"] = [{"topic": each.topic, "tombstoned": each.tombstoned} for each in node.topics] or None
+    topics = [{"topic": each.topic, "tombstoned": each.tombstoned} for each in node.topics]
+    value["topics"] = topics or None
     value["out_of_date"] = node.out_of_date
     return value
 
@@ -43,9 +48,9 @@ def topic_as_json(topic: TopicStats, now: float = 0.0) -> dict[str, Any]:
         "delivery_msg_count": topic.delivery_msg_count,
     }
     _add_unless_empty(value, topic, _DELIVERIES)
-    value["nodes"] = None if topic.nodes is None else [topic_as_json(part, now) for part in topic.nodes]
+    value["nodes"] = None if topic.nodes is None else Each(topic_as_json(part, now) for part in topic.nodes)
     value["channels"] = (
-        None if topic.channels is None else [channel_as_json(each, now) for each in topic.channels]
+        None if topic.channels is None else Each(channel_as_json(each, now) for each in topic.channels)
     )
     value["paused"] = topic.paused
     value["e2e_processing_latency"] = _latency_as_json(topic, topic.e2e_processing_latency)
@@ -70,9 +75,11 @@ def channel_as_json(channel: ChannelStats, now: float = 0.0) -> dict[str, Any]:
     }
     _add_unless_empty(value, channel, ("delivery_msg_count", *_DELIVERIES))
     value["client_count"] = channel.client_count
-    value["nodes"] = None if channel.nodes is None else [channel_as_json(part, now) for part in channel.nodes]
+    value["nodes"] = (
+        None if channel.nodes is None else Each(channel_as_json(part, now) for part in channel.nodes)
+    )
     value["clients"] = (
-        None if channel.clients is None else [_client_as_json(each, now) for each in channel.clients]
+        None if channel.clients is None else Each(_client_as_json(each, now) for each in channel.clients)
     )
     value["paused"] = channel.paused
     value["e2e_processing_latency"] = _latency_as_json(channel, channel.e2e_processing_latency)

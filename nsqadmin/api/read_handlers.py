@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import time
 
-import msgspec
-
 from nsqadmin.alarms.alarm import alarm_as_json
 from nsqadmin.api.as_json import channel_as_json, counter_as_json, counter_key, node_as_json, topic_as_json
+from nsqadmin.api.json_pieces import Each, Members, json_response
 from nsqadmin.cluster.merge import by_closeness
 from nsqadmin.cluster.queries import UnknownChannel, UnknownNode
 from nsqadmin.console import Console
-from nsqadmin.model import TopicStats
 from nsqadmin.upstream import Warnings
 from nsqkit.service.http import HttpError, Request, Response, json_body, query
-from nsqkit.service.typed_json import encode_json
-from nsqkit.yielder import Yielder
 
 __all__ = ["ReadHandlers"]
-
-_encode = encode_json
 
 
 class ReadHandlers:
@@ -43,7 +37,7 @@ class ReadHandlers:
         """One topic over all nodes."""
         warnings = Warnings()
         topic = await self._queries.topic(request.params["topic"], warnings)
-        return json_body({**topic_as_json(topic), "message": warnings.message})
+        return json_response({**topic_as_json(topic), "message": warnings.message})
 
     async def channel(self, request: Request) -> Response:
         """One channel over all nodes, with its clients. An unknown one is a 500, as in the original."""
@@ -56,7 +50,7 @@ class ReadHandlers:
             raise HttpError(500, "INTERNAL_ERROR") from None
         if channel.clients is not None:
             channel.clients = by_closeness(channel.clients)
-        return json_body({**channel_as_json(channel, time.time()), "message": warnings.message})
+        return json_response({**channel_as_json(channel, time.time()), "message": warnings.message})
 
     async def alarms(self, request: Request) -> Response:
         """What is wrong in the cluster as it was polled last, the worst first."""
@@ -70,9 +64,8 @@ class ReadHandlers:
         """All nodes."""
         warnings = Warnings()
         nodes = await self._queries.nodes(warnings)
-        return json_body(
-            {"nodes": [node_as_json(node) for node in nodes] or None, "message": warnings.message}
-        )
+        shown = Each(node_as_json(node) for node in nodes) if nodes else None
+        return json_response({"nodes": shown, "message": warnings.message})
 
     async def node(self, request: Request) -> Response:
         """One node with its topics, channels and clients."""
@@ -84,14 +77,10 @@ class ReadHandlers:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         channels = [channel for topic in topics for channel in topic.channels or ()]
         now = time.time()
-
-        def encoded(topic: TopicStats) -> msgspec.Raw:
-            return msgspec.Raw(_encode(topic_as_json(topic, now)))
-
-        return json_body(
+        return json_response(
             {
                 "node": address,
-                "topics": await Yielder().map(encoded, topics) if topics else None,
+                "topics": Each(topic_as_json(topic, now) for topic in topics) if topics else None,
                 "total_messages": sum(topic.message_count for topic in topics),
                 "total_clients": sum(len(channel.clients or ()) for channel in channels),
                 "message": warnings.message,
@@ -102,11 +91,5 @@ class ReadHandlers:
         """The message counts of every channel of every node."""
         warnings = Warnings()
         channels = await self._queries.node_channels(warnings)
-        # Encoded one by one, as tens of thousands at once would block the event loop.
-        yielder, counts = Yielder(), []
-        for channel in channels:
-            # No key occurs twice: an nsqd has each channel once, and each nsqd is queried once.
-            counts.append(_encode(counter_key(channel)) + b":" + _encode(counter_as_json(channel)))
-            await yielder.maybe_yield()
-        stats = msgspec.Raw(b"{" + b",".join(counts) + b"}")
-        return json_body({"stats": stats, "message": warnings.message})
+        counts = Members((counter_key(channel), counter_as_json(channel)) for channel in channels)
+        return json_response({"stats": counts, "message": warnings.message})

@@ -26,7 +26,7 @@ class _Call(Generic[ResultT]):
 
 @attrs.define(eq=False)
 class Coalescer(Generic[ResultT]):
-    """Keeps each result for `keep_s` seconds, and at most a few dozen of them."""
+    """Keeps each result for `keep_s` seconds after the begin of its call, and at most a few dozen of them."""
 
     keep_s: float
     _calls: OrderedDict[Hashable, _Call[ResultT]] = attrs.field(factory=OrderedDict, init=False)
@@ -44,20 +44,25 @@ class Coalescer(Generic[ResultT]):
     async def get(self, key: Hashable, function: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """The result of `function`, which `key` identifies; it must not raise. RuntimeError when not running."""
         call = self._calls.get(key)
-        now = trio.current_time()
-        if call is None or (call.done.is_set() and call.started_at + self.keep_s <= now):
+        if call is None:
             if self._nursery is None:
                 raise RuntimeError("no calls before the start or after the end")
-            call = self._calls[key] = _Call(now)
+            call = self._calls[key] = _Call(trio.current_time())
             self._calls.move_to_end(key)
             # A dropped call that is still pending finishes for those who wait for it.
             if len(self._calls) > _MAX_KEPT:
                 self._calls.popitem(last=False)
-            self._nursery.start_soon(self._run, call, function)
+            self._nursery.start_soon(self._run, key, call, function)
         await call.done.wait()
         assert call.result is not None
         return call.result
 
-    async def _run(self, call: _Call[ResultT], function: Callable[[], Awaitable[ResultT]]) -> None:
+    async def _run(
+        self, key: Hashable, call: _Call[ResultT], function: Callable[[], Awaitable[ResultT]]
+    ) -> None:
         call.result = await function()
         call.done.set()
+        await trio.sleep_until(call.started_at + self.keep_s)
+        # Not when it is asked for again: that may be never, and a result can have 50,000 consumers.
+        if self._calls.get(key) is call:
+            del self._calls[key]

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
+
+from nsqadmin.addresses import host_and_port
 from nsqadmin.model import (
     ALL_NODES,
     ChannelStats,
@@ -20,7 +23,6 @@ from nsqadmin.model import (
     TopicStats,
 )
 from nsqadmin.upstream.responses import Info, Producer
-from nsqkit.wire.names import is_valid_name
 
 __all__ = [
     "attribute_to_node",
@@ -32,6 +34,7 @@ __all__ = [
     "merge_topic",
     "node_of_info",
     "nodes_of_producers",
+    "tell_apart",
 ]
 
 # --- Nodes ------------------------------------------------------------------------------------------------------------
@@ -43,14 +46,10 @@ def nodes_of_producers(registry: str, producers: Iterable[Producer]) -> list[Nod
 
 
 def _node_of_producer(registry: str, producer: Producer) -> Node:
-    names = producer.topics or []
-    tombstones = [*(producer.tombstones or ()), *([False] * len(names))]
     node = node_of_info(producer, ())
     node.remote_address = producer.remote_address
     node.remote_addresses = [f"{registry}/{producer.remote_address}"]
-    pairs = zip(names, tombstones, strict=False)
-    valid = [(name, bool(hidden)) for name, hidden in pairs if isinstance(name, str) and is_valid_name(name)]
-    node.topics = [NodeTopic(name, tombstoned) for name, tombstoned in sorted(valid)]
+    node.topics = producer.topics
     return node
 
 
@@ -68,11 +67,30 @@ def node_of_info(info: Info, topics: Iterable[str]) -> Node:
     )
 
 
+def tell_apart(described: Sequence[tuple[str, Node]]) -> list[Node]:
+    """Nodes that describe themselves, each with the address at which it answered: no two with the same HTTP address.
+
+    One that calls itself by the address at which another one answers, or by which another one calls itself, too, gets
+    the address at which it answered.
+    """
+    answered = {address for address, _ in described}
+    taken: set[str] = set()
+    nodes = []
+    for address, node in described:
+        if node.http_address != address and (node.http_address in answered or node.http_address in taken):
+            host, port = host_and_port(address)
+            node = msgspec.structs.replace(node, broadcast_address=host, http_port=port)
+        taken.add(node.http_address)
+        nodes.append(node)
+    return nodes
+
+
 def merge_nodes(nodes_by_registry: Iterable[Iterable[Node]]) -> list[Node]:
     """The nodes that several registries list, each once, ordered by host name.
 
-    A node is identified by its broadcast address and TCP port. The first registry that lists it describes it; the
-    others only add the addresses at which they see it. Outdated nodes are marked.
+    A node is identified by its broadcast address and TCP port, and also by its HTTP address, at which it is polled. The
+    first registry that lists it describes it; the others only add the addresses at which they see it. Outdated nodes
+    are marked.
     """
     merged: dict[tuple[str, int], Node] = {}
     for nodes in nodes_by_registry:
@@ -80,7 +98,10 @@ def merge_nodes(nodes_by_registry: Iterable[Iterable[Node]]) -> list[Node]:
             known = merged.setdefault((node.broadcast_address, node.tcp_port), node)
             if known is not node:
                 known.remote_addresses = [*(known.remote_addresses or []), *(node.remote_addresses or [])]
-    found = sorted(merged.values(), key=lambda node: node.hostname)
+    by_http_address: dict[str, Node] = {}
+    for node in merged.values():
+        by_http_address.setdefault(node.http_address, node)
+    found = sorted(by_http_address.values(), key=lambda node: node.hostname)
     newest = max((_version_key(node.version) for node in found), default=_UNKNOWN_VERSION)
     for node in found:
         node.out_of_date = _version_key(node.version) < newest

@@ -23,7 +23,7 @@ import trio
 
 from nsqadmin.addresses import host_and_port
 from nsqadmin.cluster.history import History
-from nsqadmin.cluster.merge import merge_nodes, node_of_info, nodes_of_producers
+from nsqadmin.cluster.merge import merge_nodes, node_of_info, nodes_of_producers, tell_apart
 from nsqadmin.cluster.polled_daemon import PolledDaemon, poll_all
 from nsqadmin.cluster.snapshot import ClusterSnapshot, Problem
 from nsqadmin.cluster.snapshot_builder import NodeState, SnapshotBuilder
@@ -68,6 +68,8 @@ class _Nsqd:
     state: NodeState
     processed: int = 0
     """Number of its responses that are in `state`."""
+    described: Node | None = None
+    """What it calls itself; known only without registries."""
 
 
 @attrs.define(eq=False)
@@ -153,7 +155,7 @@ class ClusterPoller:
 
     async def _process_responses(self, yielder: Yielder) -> list[NodeState]:
         """Update the states of the nsqds; returns those that have a new response."""
-        updated = []
+        new: list[tuple[NodeState, responses.Stats, float, float]] = []
         for nsqd in self._nsqds.values():
             daemon, state = nsqd.daemon, nsqd.state
             # Even without a new response: a daemon that has just failed keeps its figures, but loses its rates.
@@ -168,10 +170,23 @@ class ClusterPoller:
             stats = daemon.response.stats
             if daemon.response.info is not None:
                 names = [topic.topic_name for topic in stats.topics or ()]
-                state.node = node_of_info(daemon.response.info, names)
-            await state.update(stats, daemon.answered_at, daemon.received_at, yielder)
-            updated.append(state)
-        return updated
+                nsqd.described = node_of_info(daemon.response.info, names)
+            new.append((state, stats, daemon.answered_at, daemon.received_at))
+        self._tell_apart()
+        for state, stats, answered_at, received_at in new:
+            await state.update(stats, answered_at, received_at, yielder)
+        return [state for state, *_ in new]
+
+    def _tell_apart(self) -> None:
+        """Set the nodes of nsqds that describe themselves."""
+        described = [
+            (nsqd, nsqd.daemon.address, nsqd.described)
+            for nsqd in self._nsqds.values()
+            if nsqd.described is not None
+        ]
+        nodes = tell_apart([(address, node) for _, address, node in described])
+        for (nsqd, *_), node in zip(described, nodes, strict=True):
+            nsqd.state.node = node
 
     # Which daemons are polled.
 

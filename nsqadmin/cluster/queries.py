@@ -20,6 +20,7 @@ from nsqadmin.cluster.merge import (
     merge_topic,
     node_of_info,
     nodes_of_producers,
+    tell_apart,
 )
 from nsqadmin.model import ChannelStats, Node, TopicStats
 from nsqadmin.options import AdminOptions
@@ -112,14 +113,14 @@ class ClusterQueries:
             )
             return merge_nodes(nodes_of_producers(*each) for each in by_registry)
         by_nsqd = await self._query_nsqds(self._describe, warnings)
-        return sorted((node for _, node in by_nsqd), key=lambda node: node.hostname)
+        return sorted(tell_apart(by_nsqd), key=lambda node: node.hostname)
 
     async def topic_nodes(self, topic: str, warnings: Warnings) -> list[Node]:
         """The nsqds that have the topic."""
         if self.options.with_registries:
             return await self.registered_nodes(topic, warnings)
         by_nsqd = await self._query_nsqds(lambda each: self._describe_if_it_has(each, topic), warnings)
-        return [node for _, node in by_nsqd if node is not None]
+        return tell_apart([(nsqd, node) for nsqd, node in by_nsqd if node is not None])
 
     async def registered_nodes(self, topic: str, warnings: Warnings) -> list[Node]:
         """The nsqds that the registries list for the topic."""

@@ -34,6 +34,7 @@ from nsqkit.redact import without_user
 from nsqkit.service.http import Request, Response
 from nsqkit.service.http.message import HTML, Header
 from nsqkit.service.http.routing import Handler
+from nsqkit.turns import long_work
 
 __all__ = ["Renderer", "script_globals"]
 
@@ -69,7 +70,14 @@ class Renderer:
 
         async def handle(http_request: Request) -> Response:
             request = PageRequest.from_http(self.console, http_request)
-            return self._response(request, await view(request))
+            page = await view(request)
+            # All browsers ask at the same time, when a snapshot is renewed: they take turns, and so do the two halves.
+            turns = long_work()
+            await turns.give_way()
+            began = time.perf_counter()
+            response = self._response(request, page)
+            turns.spent(time.perf_counter() - began)
+            return response
 
         return handle
 

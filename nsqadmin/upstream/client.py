@@ -7,6 +7,7 @@ Rules, in addition to those of `nsqkit.http_client`:
 - Only a 200 is a success, except for a webhook.
 - Of the body of an error, only the code of NSQ is repeated (`{"message":"TOPIC_NOT_FOUND"}`). Anybody can register an
   address at a registry, and what another server says is not for the users of the console.
+- The bytes of all responses together are limited, from their first until they are decoded.
 - Queries reuse connections. Each change uses a new connection: an idle one may have been closed by its daemon, and a
   change must not be sent twice.
 """
@@ -17,7 +18,7 @@ import contextlib
 import functools
 import re
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -39,7 +40,9 @@ from nsqkit.version import VERSION
 
 __all__ = ["MAX_BODY", "Upstream", "UpstreamError"]
 
-MAX_BODY: Final = 64 * 1024 * 1024  # bytes; 50,000 clients of one nsqd are some 35 MB
+MAX_BODY: Final = 40 * 1024 * 1024  # bytes; 50,000 clients of one nsqd are some 35 MB
+MAX_BODIES: Final = 3 * MAX_BODY
+"""Bytes of all responses at a time: several daemons that send without end must not keep the others from answering."""
 _USER_AGENT: Final = f"{CONSOLE}{VERSION}"
 _HEADERS: Final[list[Header]] = [
     (b"User-Agent", _USER_AGENT.encode()),
@@ -61,8 +64,10 @@ class Upstream:
 
     options: AdminOptions
     max_body: int = MAX_BODY
-    budget: ByteBudget = attrs.field(factory=ByteBudget)
-    """Bytes of all responses that are being read."""
+    budget: ByteBudget = attrs.field(factory=lambda: ByteBudget(MAX_BODIES))
+    """Bytes of all responses that are being read, or wait to be decoded."""
+    decoder: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1), init=False)
+    """For the worker thread that decodes large responses. Several would only wait for one another, and need memory."""
     _connections: Connections = attrs.field(init=False)
     _turn: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
@@ -72,6 +77,16 @@ class Upstream:
     async def get(self, address: str, path: str, params: Params | None = None) -> bytes:
         """GET from the daemon at `host:port`. Raises `UpstreamError`."""
         return await self._ask("GET", address, path, params or {})
+
+    @contextlib.contextmanager
+    def reserved(self, size: int) -> Iterator[None]:
+        """Count a response of this size (bytes) while it waits to be decoded. Raises `UpstreamError`."""
+        if not self.budget.take(size):
+            raise UpstreamError("too many large responses at a time")
+        try:
+            yield
+        finally:
+            self.budget.give(size)
 
     async def post(self, address: str, path: str, params: Params) -> None:
         """POST to the daemon at `host:port`, with the parameters in the query. Raises `UpstreamError`."""

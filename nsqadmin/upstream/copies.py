@@ -13,7 +13,7 @@ import msgspec
 
 from nsqadmin.model import Copies
 from nsqkit.decoding import DecodeError
-from nsqkit.service.typed_json import decode_json_as
+from nsqkit.service.typed_json import decode_bounded
 
 __all__ = ["read_copies"]
 
@@ -28,7 +28,7 @@ class _RawCopies(msgspec.Struct):
 def read_copies(raw: msgspec.Raw) -> Copies | None:
     """Decode the value of the key, which is empty if the key is missing. Never raises."""
     try:
-        copies = decode_json_as(raw, _RawCopies)
+        copies = decode_bounded(raw, _RawCopies)
     except DecodeError:
         return None
     return Copies(copies.wanted, copies.in_step)

@@ -15,7 +15,7 @@ import msgspec
 
 from nsqadmin.model import Draining, StuckPlace
 from nsqkit.decoding import DecodeError
-from nsqkit.service.typed_json import decode_json_as
+from nsqkit.service.typed_json import decode_bounded
 from nsqkit.wire.names import MAX_NAME_LENGTH
 
 __all__ = ["MAX_STUCK", "read_draining"]
@@ -46,7 +46,7 @@ def read_draining(raw: msgspec.Raw) -> Draining | None:
     if not bytes(raw).startswith(b"{"):
         return None
     try:
-        drain = decode_json_as(raw, _RawDraining)
+        drain = decode_bounded(raw, _RawDraining)
     except DecodeError:
         return Draining()
     listed = drain.stuck or []
@@ -57,7 +57,7 @@ def read_draining(raw: msgspec.Raw) -> Draining | None:
 
 def _read_place(raw: msgspec.Raw) -> StuckPlace | None:
     try:
-        place = decode_json_as(raw, _RawStuckPlace)
+        place = decode_bounded(raw, _RawStuckPlace)
     except DecodeError:
         return None
     return StuckPlace(place.topic, place.channel, place.messages, place.reason)

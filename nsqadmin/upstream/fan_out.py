@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import attrs
-import msgspec
 import trio
 
 from nsqadmin.upstream.client import UpstreamError
@@ -62,7 +61,7 @@ async def query_all(
     async def query_one(index: int, target: TargetT) -> None:
         try:
             found[index] = target, await query(target)
-        except (UpstreamError, msgspec.MsgspecError) as error:
+        except UpstreamError as error:
             failures[index] = str(error)
 
     async with trio.open_nursery() as nursery:

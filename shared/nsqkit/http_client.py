@@ -34,10 +34,12 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlencode
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import attrs
 
@@ -60,6 +62,10 @@ MAX_URL: Final = 1 << 16
 MAX_QUOTED: Final = 512
 """Bytes of an unwanted answer that its error quotes."""
 _HIGHEST_PORT: Final = 65_535
+_MAX_REFUSAL: Final = 4_096
+"""Bytes of a 403 that is looked into."""
+_SLICE_S: Final = 0.004
+"""Of the reading of a body, after which other tasks run."""
 _NAME: Final = r"(?:[A-Za-z0-9_~-]{1,63}(?:\.|$))+"
 _IPV6: Final = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9._~-]+)?"
 _HOST: Final = re.compile(f"{_NAME}|{_IPV6}")
@@ -313,9 +319,14 @@ class HttpClient:
 
     async def _read(self, response: httpx.Response) -> Answer:
         body, budget, refusal = bytearray(), self.options.budget, ""
+        began = perf_counter()
         try:
             with anyio.CancelScope() as scope:
                 async for piece in response.aiter_raw():
+                    if perf_counter() > began + _SLICE_S:
+                        # One read of the socket can bring 10,000 chunks of a byte, which httpx yields without a pause.
+                        await anyio.lowlevel.cancel_shielded_checkpoint()  # shielded: see below
+                        began = perf_counter()
                     # Leaving the loop would leave httpx's generators to the garbage collector, for which trio warns;
                     # a cancelled scope ends them from inside.
                     if len(body) + len(piece) > self.options.max_body:
@@ -363,6 +374,8 @@ def https_url(url: str, answer: Answer) -> str:
     403 is final.
     """
     if answer.status != HTTPStatus.FORBIDDEN or url.lower().startswith("https:"):
+        return ""
+    if len(answer.body) > _MAX_REFUSAL:
         return ""
     try:
         fields = decode_json(answer.body)

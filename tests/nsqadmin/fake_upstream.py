@@ -48,6 +48,13 @@ class FakeUpstream(Upstream):
         value = response(params) if callable(response) else response
         return value if isinstance(value, bytes) else msgspec.json.encode(value)
 
+    async def post(self, address: str, path: str, params: Mapping[str, str]) -> None:
+        """As `Upstream.post`: every daemon of the table does what is asked."""
+        self.requests[f"{address}{path}"] += 1
+        await trio.lowlevel.checkpoint()
+        if address not in self.responses:
+            raise UpstreamError(f"{address}{path}: connection refused")
+
     def registry(self, address: str, nodes: list[dict[str, Any]], topics: list[str] | None = None) -> None:
         """Add a registry that lists these."""
         names = topics if topics is not None else sorted({name for each in nodes for name in each["topics"]})

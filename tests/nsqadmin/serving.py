@@ -72,7 +72,7 @@ async def serving(
     console.origins.listens_on([bound_address(listeners[0])])
     async with (
         trio.open_nursery() as nursery,
-        httpx.AsyncClient(trust_env=False, timeout=patience(5)) as client,
+        httpx.AsyncClient(trust_env=False, timeout=patience(30)) as client,
     ):
         nursery.start_soon(notifier.run)
         if poll:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from nsqadmin.api import action_handlers
 from nsqadmin.graphite import _first_value
+from nsqadmin.upstream.decoding import decode_stats
 from nsqadmin.upstream.draining import read_draining
-from nsqadmin.upstream.responses import _decode_sliced
 from nsqd.auth.state import AuthFailed
 from nsqd.importing import ImportRefused
 from nsqd.importing.journal import JOURNAL, Journal
@@ -220,7 +220,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqd/importing/journal.py": (_journal, (ImportRefused,)),
     "nsqd/importing/source.py": (_metadata, (ImportRefused,)),
     "nsqlookupd/protocol_v1.py": (lambda text, _: _producer_info(text, "r:1"), (ProtocolError,)),
-    "nsqadmin/upstream/responses.py": (lambda text, _: _decode_sliced(text), (DecodeError,)),
+    "nsqadmin/upstream/decoding.py": (lambda text, _: decode_stats(text, clients=True), (DecodeError,)),
     "nsqadmin/upstream/draining.py": (lambda text, _: read_draining(msgspec.Raw(text)), ()),
     "nsqadmin/graphite.py": (lambda text, _: _first_value(text), (LookupError, TypeError, ValueError)),
     "nsqadmin/api/action_handlers.py": (_action, (HttpError,)),
@@ -239,7 +239,14 @@ HELPERS = (
     "shared/nsqkit/service/typed_json.py",
     "shared/nsqkit/service/lenient_json.py",
 )
-DECODERS = {"decode_json", "decode_json_as", "decode_object", "decode_toml", "first_json_value"}
+DECODERS = {
+    "decode_bounded",
+    "decode_json",
+    "decode_json_as",
+    "decode_object",
+    "decode_toml",
+    "first_json_value",
+}
 FORBIDDEN = {
     "json": {"loads", "load", "JSONDecoder"},
     "msgspec": {"convert"},

@@ -225,6 +225,30 @@ class TestAnswers:
         with raw_server(endless, close=False) as port:
             run(main, backend)
 
+    async def test_other_tasks_run_between_chunks_that_came_together(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """10,000 chunks of a byte in one read were 80 ms in which nothing else happened."""
+        chunks = (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 2_000 + b"0\r\n\r\n"
+        )
+        monkeypatch.setattr(http_client, "_SLICE_S", 0.0)
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        with raw_server(chunks, close=False) as port:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(count_turns)
+                answer = await HttpClient(HttpOptions()).ask(f"http://127.0.0.1:{port}/")
+                nursery.cancel_scope.cancel()
+        assert answer.body == b"x" * 2_000
+        assert turns >= 2_000
+
     async def test_after_one_too_large_comes_the_next(self, target: Target) -> None:
         client = HttpClient(HttpOptions(max_body=10, max_idle=1))
         target.answer = lambda request: text("x" * 1_000_000)
@@ -422,6 +446,9 @@ class TestTlsRequired:
                 b'{"https_port":65536}',
             ),
             *(b'{"https_port":true}', b'{"https_port":1.5}', b"[" * 100_000),
+            b'{"https_port":4152,"x":['
+            + b"[]," * 2_000
+            + b"[]]}",  # not worth the time that its decoding takes
         ],
     )
     def test_a_403_without_a_port_sends_nowhere(self, body: bytes) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["EPHEMERAL", "is_ephemeral", "is_valid_name"]
+__all__ = ["EPHEMERAL", "MAX_NAME_LENGTH", "NAME_PATTERN", "is_ephemeral", "is_valid_name"]
 
 EPHEMERAL = "#ephemeral"
 MAX_NAME_LENGTH = 64  # suffix included
+NAME_PATTERN = r"[.a-zA-Z0-9_-]+(#ephemeral)?"
+"""What a whole name matches, its length aside."""
 
-_NAME = re.compile(r"[.a-zA-Z0-9_-]+(#ephemeral)?")
+_NAME = re.compile(NAME_PATTERN)
 
 
 def is_valid_name(name: str) -> bool:

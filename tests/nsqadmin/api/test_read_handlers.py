@@ -416,7 +416,7 @@ class TestNodes:
             registry, nsqd = await script.daemon(), await script.nsqd(stats_answer())
             versions = ["1.3.0", "1.10.0", "1.10.0-rc1", "odd"]
             producers = [
-                producer(nsqd, tcp_port=port, version=version, hostname=f"h{port}")
+                producer(nsqd, tcp_port=port, http_port=port, version=version, hostname=f"h{port}")
                 for port, version in enumerate(versions, 1)
             ]
             registry.on("/nodes", {"producers": producers})

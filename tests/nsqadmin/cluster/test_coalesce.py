@@ -40,6 +40,24 @@ async def test_results_are_kept_for_their_time_and_not_longer(autojump_clock: tr
     assert got == [1, 1, 1, 2]
 
 
+async def test_results_that_nobody_asks_for_again_are_dropped(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    # Each can be the 50,000 consumers of a channel.
+    coalescer: Coalescer[int] = Coalescer(5)
+
+    async def one() -> int:
+        return 1
+
+    async with trio.open_nursery() as nursery, coalescer.running(nursery):
+        await coalescer.get("q", one)
+        await trio.sleep(4)
+        assert len(coalescer._calls) == 1
+        await trio.sleep(2)
+        assert len(coalescer._calls) == 0
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_number_of_results_is_bounded() -> None:
     coalescer: Coalescer[int] = Coalescer(5)
 
@@ -50,6 +68,7 @@ async def test_the_number_of_results_is_bounded() -> None:
         for number in range(1_000):
             await coalescer.get(number, one)
         assert len(coalescer._calls) <= 64
+        nursery.cancel_scope.cancel()
 
 
 async def test_calls_before_the_start_are_an_error() -> None:

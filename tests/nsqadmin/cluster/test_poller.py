@@ -427,7 +427,7 @@ class TestPolling:
             assert problem.error == "its response cannot be processed"
             stage.upstream.responses[ONE]["/stats"] = {**good, "topics": [topic("t", depth="many")]}
             [problem] = (await stage.poller.next_snapshot()).problems
-            assert "not a response of nsqd" in problem.error
+            assert "unexpected response" in problem.error
             stage.upstream.responses[ONE]["/stats"] = good
             await stage.poller.next_snapshot()
             assert (await stage.poller.next_snapshot()).problems == ()

@@ -8,7 +8,7 @@ assert [cell.text for cell in page.all("tbody", "td")] == [...]
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html.parser import HTMLParser
 from typing import Any, cast
 
@@ -17,10 +17,10 @@ import httpx
 
 from nsqadmin.console import Console
 from nsqadmin.site import Site
-from nsqkit.service.http import Request
+from nsqkit.service.http import HttpError, Request, Response, error
 from nsqkit.service.http.message import decode_path
 
-__all__ = ["Element", "HtmlPage", "fetch", "respond"]
+__all__ = ["Element", "HtmlPage", "ask", "fetch", "respond"]
 
 VOID = frozenset(("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "wbr"))
 
@@ -147,25 +147,40 @@ class _Builder(HTMLParser):
             siblings.append(data)
 
 
+async def ask(
+    site: Site,
+    method: str,
+    target: bytes,
+    *,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    body: bytes = b"",
+) -> Response:
+    """Call the handler of a path directly, and make the pieces of its response. Only an `HttpError` is a response."""
+    raw_path, _, query = target.partition(b"?")
+    path = decode_path(raw_path)
+    assert path is not None
+    route, params = site.route(method, raw_path, path, query)
+    names = [(name.lower(), value) for name, value in headers]
+    remote = "192.0.2.1:50312"
+    request = Request(method, target, path, query, names, "1.1", remote, False, True, params, route, body)
+    try:
+        answer = route.handler(request)
+        response = await answer if inspect.isawaitable(answer) else answer
+    except HttpError as refused:
+        return error(refused.status, refused.code)
+    if response.pieces is None:
+        return response
+    return attrs.evolve(response, body=b"".join(response.pieces), pieces=None)
+
+
 @attrs.frozen
 class _Handlers(httpx.AsyncBaseTransport):
-    """Calls the handler of a path directly."""
+    """Calls the handlers of a site."""
 
     site: Site
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        target = request.url.raw_path
-        raw_path, _, query = target.partition(b"?")
-        path = decode_path(raw_path)
-        assert path is not None
-        route, params = self.site.route(request.method, raw_path, path, query)
-        headers = [(name.lower(), value) for name, value in request.headers.raw]
-        remote = "192.0.2.1:50312"
-        made = Request(
-            request.method, target, path, query, headers, "1.1", remote, False, True, params, route
-        )
-        answer = route.handler(made)
-        response = await answer if inspect.isawaitable(answer) else answer
+        response = await ask(self.site, request.method, request.url.raw_path, headers=request.headers.raw)
         sent = list(response.headers)
         if response.content_type is not None:
             sent.append((b"Content-Type", response.content_type))

@@ -283,7 +283,7 @@ class TestDecoding:
             daemon = await script.daemon()
             daemon.on("/stats", text(body + " " * padding))
             error = await error_of(responses.stats(up, daemon.address))
-        assert f"GET http://{daemon.address}/stats: not a response of nsqd: " in error
+        assert f"GET http://{daemon.address}/stats: unexpected response: " in error
 
 
 class Authority:

@@ -9,6 +9,7 @@ import pytest
 
 from nsqadmin.model import Draining, StuckPlace
 from nsqadmin.upstream import responses
+from nsqadmin.upstream.decoding import decode_stats
 from nsqadmin.upstream.draining import MAX_STUCK, read_draining
 from tests.nsqadmin.cluster.polling import ONE, REGISTRY, TWO, nsqds, polling, registries
 from tests.nsqadmin.fake_upstream import FakeUpstream, node, topic
@@ -84,7 +85,7 @@ def test_a_drain_of_another_form_has_unknown_size(wrong: dict[str, Any]) -> None
 
 def test_white_space_and_unknown_keys_are_ignored() -> None:
     body = b'{"draining" : \n {"since":1, "messages_left":2, "stuck":null, "more":{}} , "topics":[]}'
-    assert responses._decode_sliced(body).draining == Draining(1, 2)
+    assert decode_stats(body, clients=False).draining == Draining(1, 2)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ socket with unread input resets it, and the client may lose the response.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from time import perf_counter
 
 import trio
@@ -26,10 +26,12 @@ from attrs import define, field
 
 from nsqkit.logging import get_logger
 from nsqkit.service.http.limits import ByteBudget, Limits
-from nsqkit.service.http.message import HttpError, Request, Response, error, render
+from nsqkit.service.http.message import NSQ_HEADER, HttpError, Request, Response, error, render
 from nsqkit.service.http.parser import Phase, RequestParser, Routes
+from nsqkit.service.http.streaming import ResponseStream
 from nsqkit.service.http.transport import Transport
 from nsqkit.turns import Turns, request_turns
+from nsqkit.yielder import Yielder
 
 __all__ = ["Connection"]
 
@@ -241,7 +243,10 @@ class Connection:
                         await self._before_waiting()
                         response = await self._wait_for(request, response)
                     status = response.status
-                    self._gather(self._render(request, response))
+                    if response.pieces is None:
+                        self._gather(self._render(request, response))
+                    else:
+                        await self._send_pieces(request, response, response.pieces)
             finally:
                 if request.charged:
                     self.budget.give(request.charged)
@@ -275,6 +280,18 @@ class Connection:
             return error(exc.status, exc.code)
         _log.error("HTTP: %s %s of %s crashed", request.method, request.path, self.remote, exc_info=exc)
         return _CRASHED
+
+    async def _send_pieces(self, request: Request, response: Response, pieces: Iterator[bytes]) -> None:
+        await self._before_waiting()
+        stream, yielder = ResponseStream(request, self), Yielder()
+        headers = [NSQ_HEADER, *response.headers] if response.nsq else response.headers
+        await stream.start(response.status, response.content_type or b"", headers)
+        if request.method == "HEAD":
+            return
+        for piece in pieces:
+            await stream.send(piece)
+            await yielder.maybe_yield()
+        await stream.end()
 
     def _render(self, request: Request, response: Response) -> bytes:
         if self.keep_alive and request.version == "1.1" and request.method != "HEAD":

@@ -12,10 +12,10 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -27,6 +27,7 @@ __all__ = [
     "BAD_REQUEST",
     "BODY_TOO_BIG",
     "NOT_IMPLEMENTED",
+    "NSQ_HEADER",
     "VERSION_NOT_SUPPORTED",
     "AccessLog",
     "BadQuery",
@@ -42,6 +43,7 @@ __all__ = [
     "decode_path",
     "error",
     "json_body",
+    "json_bytes",
     "query",
     "render",
     "text",
@@ -132,7 +134,7 @@ class Request:
 
 @define(slots=True, eq=False)
 class Response:
-    """A whole response. The server adds Content-Length, Date and Connection."""
+    """A response. The server adds Content-Length or Transfer-Encoding, Date and Connection."""
 
     status: int
     body: bytes = b""
@@ -140,6 +142,9 @@ class Response:
     headers: tuple[Header, ...] = ()
     nsq: bool = True
     """Whether it has `X-Nsq-Content-Type`."""
+    pieces: Iterator[bytes] | None = None
+    """A long body instead of `body`: none of the pieces is empty, and each is made when the one before has been sent.
+    If it raises, the connection is reset."""
     _rendered: bytes = field(default=b"", init=False)
     _rendered_second: int = field(default=-1, init=False)
 
@@ -161,7 +166,12 @@ def text(body: str | bytes, status: int = 200, *, nsq: bool = True) -> Response:
 
 
 def json_body(value: Any, status: int = 200, *, nsq: bool = True) -> Response:
-    """A compact JSON response, with `<`, `>` and `&` escaped, as Go's encoder does for old browsers.
+    """A JSON response, see `json_bytes`."""
+    return Response(status, json_bytes(value), JSON, nsq=nsq)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Compact JSON with `<`, `>` and `&` escaped, as Go's encoder does for old browsers.
 
     `value`: anything that msgspec encodes. Floats keep their `.0`.
     """
@@ -169,7 +179,7 @@ def json_body(value: Any, status: int = 200, *, nsq: bool = True) -> Response:
     for raw, escaped in _JSON_ESCAPES:
         if raw in data:
             data = data.replace(raw, escaped)
-    return Response(status, data, JSON, nsq=nsq)
+    return data
 
 
 # In JSON these bytes occur only in strings, so they can be replaced without parsing.
@@ -271,13 +281,16 @@ _WITHOUT_BODY = frozenset([204, 304])
 """Statuses whose responses have no body and no Content-Length."""
 
 
+NSQ_HEADER: Final[Header] = (b"X-Nsq-Content-Type", b"nsq; version=1.0")
+
+
 def render(response: Response, version: str, *, keep_alive: bool, head_only: bool) -> bytes:
     """The bytes of a response; with `head_only`, for HEAD, without the body."""
     body = response.body
     parts = [
         status_line(response.status, version),
         b"Content-Type: %b\r\n" % response.content_type if response.content_type is not None else b"",
-        b"X-Nsq-Content-Type: nsq; version=1.0\r\n" if response.nsq else b"",
+        b"%b: %b\r\n" % NSQ_HEADER if response.nsq else b"",
         *[b"%b: %b\r\n" % header for header in response.headers],
         date_line(),
         b"Content-Length: %d\r\n" % len(body) if response.status not in _WITHOUT_BODY else b"",

@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import trio
 import trio.testing
 
-from nsqkit.service.http import ByteBudget, Exchange, HttpServer, Limits, Request, ResponseStream, Router
+from nsqkit.service.http import (
+    ByteBudget,
+    Exchange,
+    HttpServer,
+    Limits,
+    Request,
+    Response,
+    ResponseStream,
+    Router,
+)
 from nsqkit.service.http.message import render, text
 from nsqkit.service.listeners import bound_address, open_listeners
 from tests.nsqkit.service.http.http_peer import get, serving
@@ -230,3 +241,52 @@ async def test_a_stream_is_ended_when_the_server_stops(nursery: trio.Nursery) ->
         server.stop()
         with trio.fail_after(2):
             await done.wait()
+
+
+class TestPieces:
+    """Responses of plain handlers whose body is made while it is sent."""
+
+    def router(self, *pieces: bytes, crash: bool = False) -> Router:
+        def made() -> Iterator[bytes]:
+            yield from pieces
+            if crash:
+                raise ZeroDivisionError("on purpose")
+
+        def answer(request: Request) -> Response:
+            return Response(201, content_type=PLAIN, headers=((b"X-One", b"1"),), pieces=made())
+
+        router = Router()
+        for method in ("GET", "HEAD"):
+            router.add(method, "/", answer)
+        return router
+
+    @BOTH
+    async def test_they_are_chunks_and_the_connection_is_kept(self, tcp: bool) -> None:
+        async with serving(self.router(b"one", b"two" * 50_000), tcp=tcp) as server:
+            client = await server.connect()
+            for _ in range(2):
+                await client.send(get("/"))
+                response, body, _ = await client.h11_answer()
+                assert (response.status_code, body) == (201, b"one" + b"two" * 50_000)
+                headers = dict(response.headers)
+                assert (headers[b"content-type"], headers[b"x-one"]) == (PLAIN, b"1")
+                assert headers[b"x-nsq-content-type"] == b"nsq; version=1.0"
+                assert b"content-length" not in headers
+
+    async def test_there_are_none_in_the_response_to_head(self) -> None:
+        async with serving(self.router(b"one")) as server:
+            client = await server.connect()
+            for _ in range(2):
+                await client.send(get("/", "HEAD"))
+                response, body, _ = await client.h11_answer("HEAD")
+                assert (response.status_code, body) == (201, b"")
+
+    async def test_one_that_cannot_be_made_resets_the_connection(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serving(self.router(b"one", crash=True), tcp=True) as server:
+            client = await server.connect()
+            await client.send(get("/"))
+            with pytest.raises(trio.BrokenResourceError):
+                await client.rest()
+        assert "ZeroDivisionError" in caplog.text

@@ -42,7 +42,14 @@ PAGES = (
     "/nodes",
     "/lookup",
 )
-PAGES += ("/alarms", "/counter", f"/nodes/{BAD[0]}", f"/nodes/{ONE}", "/series", "/series?topic=t&channel=c&span=1h")
+PAGES += (
+    "/alarms",
+    "/counter",
+    f"/nodes/{BAD[0]}",
+    f"/nodes/{ONE}",
+    "/series",
+    "/series?topic=t&channel=c&span=1h",
+)
 READS = ("/api/topics", "/api/topics?inactive=true", "/api/topics/good", "/api/topics/t", "/api/topics/t/c")
 READS += ("/api/alarms", "/api/nodes", f"/api/nodes/{BAD[0]}", f"/api/nodes/{ONE}", "/api/counter")
 CHANGES: tuple[tuple[str, str, dict[str, str]], ...] = (

@@ -37,7 +37,7 @@ def main() -> None:
         banner(options)
         trio.run(daemon.run)
         if daemon.starts_anew:
-            os.execv(sys.executable, [sys.executable, "-m", "nsqd", *sys.argv[1:]])
+            os.execv(sys.executable, [sys.executable, "-m", "nsqd", *sys.argv[1:]])  # noqa: S606
 
 
 def _import(options: NsqdOptions) -> int:

@@ -1,8 +1,8 @@
 """The seal of a copy: a note that its numbers are somebody else's from now on.
 
-It is written in three steps, each synced, none ever undone: *begun* (the copy takes no more bytes from its leader); with
-the *ends* (for each generation of a topic: messages with a sequence number below are the stand-in's); *retired* (the
-stand-in was empty, and is gone). A leader that comes back is told the ends, and gives up exactly these messages.
+It is written in three steps, each synced, none ever undone: *begun* (the copy takes no more bytes from its leader);
+with the *ends* (for each generation of a topic: messages with a sequence number below are the stand-in's); *retired*
+(the stand-in was empty, and is gone). A leader that comes back is told the ends, and gives up exactly these messages.
 """
 
 from __future__ import annotations

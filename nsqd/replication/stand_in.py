@@ -1,8 +1,8 @@
 """Stand-ins: processes that serve the copies which were adopted here.
 
 A stand-in is an nsqd on the copy, with the options of this one but for its addresses. It takes no publishes, and stops
-when it is empty; then what it held is removed, and its seal stays for a leader that comes back. It is started again when
-it ends otherwise, and it ends with this process: its standard input is a pipe that nobody writes to.
+when it is empty; then what it held is removed, and its seal stays for a leader that comes back. It is started again
+when it ends otherwise, and it ends with this process: its standard input is a pipe that nothing is written to.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class Leader:
 
     `written`: the ticket of the last append. `new_sender`: for one session. `hanging`: seconds since the oldest sync
     began that has not ended. `changed`: an acknowledgement came, or a session began or ended.
-    `hand_over`: a follower has adopted our copy; messages below these ends, by generation, are not ours any more. When it
-    returns, that is on the disk.
+    `hand_over`: a follower has adopted our copy; messages below these ends, by generation, are not ours any more. When
+    it returns, that is on the disk.
     """
 
     identity: Identity
@@ -135,7 +135,7 @@ class FollowerLink:
         with trio.fail_after(SILENCE) as scope:
             while not isinstance(frame := await frames.receive(), AllHeld):
                 if isinstance(frame, Sealed):
-                    self._leader.hand_over({generation: end for generation, end in frame.ends})
+                    self._leader.hand_over(frame.by_generation)
                     await frames.send(Bye(True))
                     raise Turned("it has adopted our copy, and we have given up what it serves")
                 if not isinstance(frame, FolderHeld) or len(held) == MAX_HELD:

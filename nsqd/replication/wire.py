@@ -57,7 +57,7 @@ MAX_TEXT: Final = 1000  # characters
 NONCE_SIZE: Final = 16
 LIFE_SIZE: Final = 16
 PROOF_SIZE: Final = 32
-_MAX_NUMBER: Final = 1 << 63
+_MAX_NUMBER: Final = 1 << 64  # the generation of a topic has the node id in its highest bits
 _HEAD: Final = struct.Struct(">IB")
 
 
@@ -290,6 +290,10 @@ class Sealed:
 
     TYPE: ClassVar = 20
     ends: list[list[int]] = attrs.field(validator=_ends)
+
+    @property
+    def by_generation(self) -> dict[int, int]:
+        return {generation: end for generation, end in self.ends}  # noqa: C416
 
 
 Frame: TypeAlias = (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,8 @@ def port() -> int:
 def follower(tmp_path: Path, port: int) -> Iterator[Daemon]:
     folder = tmp_path / "follower"
     folder.mkdir()
-    with Daemon(folder, (f"--replication-address={HOST}:{port}",)) as daemon:
+    ports = f"{free_port()}-{free_port()}"
+    with Daemon(folder, (f"--replication-address={HOST}:{port}", f"--stand-in-ports={ports}")) as daemon:
         yield daemon
 
 
@@ -48,9 +51,9 @@ def the_copy(follower: Daemon) -> Path:
     return found
 
 
-def received(nsqd: Daemon, topic: str, channel: str, count: int) -> list[bytes]:
+def received(port: int, topic: str, channel: str, count: int) -> list[bytes]:
     bodies = []
-    with RawClient.connect(nsqd.tcp_port) as client:
+    with RawClient.connect(port) as client:
         client.sub(topic, channel)
         client.rdy(100)
         while len(bodies) < count:
@@ -75,10 +78,11 @@ def test_acknowledged_messages_survive_a_wiped_disk(
             client.pub("orders", body)
     leader.kill()
     shutil.rmtree(leader.data_path)
-    follower.terminate()
-    with Daemon(the_copy(follower)) as adopted:
-        adopted.start()
-        assert received(adopted, "orders", "audit", len(bodies)) == bodies
+    wait_until(lambda: not held(follower)["connected"], 10.0, "the follower misses its leader")
+    port = adopt(follower)
+    assert received(port, "orders", "audit", len(bodies)) == bodies
+    wait_until(lambda: held(follower)["stand_in_port"] is None, 20.0, "the stand-in is empty, and gone")
+    assert sorted(path.name for path in the_copy(follower).iterdir() if path.name.startswith("topic-")) == []
 
 
 def test_publishes_go_on_when_the_follower_is_gone_and_wait_again_when_it_is_back(
@@ -120,7 +124,66 @@ def test_an_orderly_stop_sends_everything_first(leader: Daemon, follower: Daemon
     for number in range(50):
         leader.request("POST", "/pub?topic=orders", b"%d" % number)
     assert leader.terminate() == 0
-    follower.terminate()
-    with Daemon(the_copy(follower)) as adopted:
-        adopted.start()
-        assert len(received(adopted, "orders", "audit", 50)) == 50
+    assert len(received(adopt(follower), "orders", "audit", 50)) == 50
+
+
+def test_a_leader_that_comes_back_gives_up_what_its_stand_in_has(leader: Daemon, follower: Daemon) -> None:
+    follower.start()
+    leader.start()
+    leader.create_channel("orders", "audit")
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
+    with RawClient.connect(leader.tcp_port) as client:
+        for number in range(20):
+            client.pub("orders", b"before %d" % number)
+    leader.kill()
+    wait_until(lambda: not held(follower)["connected"], 10.0, "the follower misses its leader")
+    port = adopt(follower)
+    leader.start()
+    wait_until(
+        lambda: any("starting anew" in line for line in leader.lines), 20.0, "it hears", describe=leader.log_end
+    )
+    wait_until(lambda: len(follower.stats()["copies"]["held"]) == 2, 20.0, "it has another life")
+    leader.request("POST", "/pub?topic=orders", b"after")
+    assert received(leader.tcp_port, "orders", "audit", 1) == [b"after"]
+    assert leader.channel_stats("orders", "audit")["depth"] == 0
+    assert received(port, "orders", "audit", 20) == [b"before %d" % number for number in range(20)]
+
+
+def test_adoption_is_refused_while_the_leader_is_there(leader: Daemon, follower: Daemon) -> None:
+    follower.start()
+    assert follower.request("POST", "/replicas/adopt?life=00")[0] == 404
+    leader.start()
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
+    status, body = follower.request("POST", f"/replicas/adopt?life={held(follower)['life']}")
+    assert status == 409, body
+    assert b"is connected" in body
+
+
+def test_a_copy_is_not_served_by_mistake(leader: Daemon, follower: Daemon) -> None:
+    follower.start()
+    leader.start()
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
+    with Daemon(the_copy(follower)) as mistaken:
+        mistaken.launch()
+        assert mistaken.wait() == 1
+        assert any("use --stand-in" in line for line in mistaken.lines), mistaken.log_end()
+
+
+def held(follower: Daemon) -> dict[str, Any]:
+    """The first copy that it has."""
+    return dict(follower.stats()["copies"]["held"][0])
+
+
+def adopt(follower: Daemon) -> int:
+    """Adopt the copy; returns the TCP port of the stand-in when it listens."""
+    status, body = follower.request("POST", f"/replicas/adopt?life={held(follower)['life']}")
+    assert status == 200, body
+    wait_until(lambda: bool(held(follower)["stand_in_port"]), 10.0, "a stand-in")
+    port = int(held(follower)["stand_in_port"])
+    wait_until(lambda: listens(port), 10.0, "it listens")
+    return port
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0

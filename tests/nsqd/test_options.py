@@ -113,6 +113,8 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("min-copies", None, INT, 1),
     ("replica-timeout", None, DURATION, 5 * SECOND),
     ("replica-max-bytes", None, INT, 0),
+    ("stand-in", HIDDEN, BOOL, False),
+    ("stand-in-ports", None, STRING, "4170-4179"),
 ]
 SAMPLES = {
     BOOL: "false",

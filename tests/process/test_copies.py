@@ -140,7 +140,10 @@ def test_a_leader_that_comes_back_gives_up_what_its_stand_in_has(leader: Daemon,
     port = adopt(follower)
     leader.start()
     wait_until(
-        lambda: any("starting anew" in line for line in leader.lines), 20.0, "it hears", describe=leader.log_end
+        lambda: any("starting anew" in line for line in leader.lines),
+        20.0,
+        "it hears",
+        describe=leader.log_end,
     )
     wait_until(lambda: len(follower.stats()["copies"]["held"]) == 2, 20.0, "it has another life")
     leader.request("POST", "/pub?topic=orders", b"after")

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nsqd.broker import Topology
 from nsqd.stats import oldest
+from nsqd.stats.copies import CopiesStats, FollowerStats
 from nsqd.stats.prometheus import metrics_page
 from nsqd.testing.faulty_storage import Fail
 from tests.nsqd.http.fake_daemon import START_NS, FakeDaemon, client_stats, serving
@@ -240,6 +241,8 @@ async def test_promtool_accepts_the_page() -> None:
 async def test_every_series_is_documented() -> None:
     daemon = worked(e2e_processing_latency_percentiles=[0.99])
     daemon.loop_lag.last_sync = 1.0
+    follower = FollowerStats(address="a:1", in_step=True, state="in step", lag=0, sent_bytes=5, troubles={})
+    daemon.copies_stats = CopiesStats(wanted=2, in_step=2, followers=[follower], held=[])
     text = (await metrics_page(daemon, daemon.broker.wall_ns)).body.decode()
     documented = set(re.findall(r"`((?:nsqd|process)_[a-z_0-9]+)`", DOCS.read_text()))
     assert set(re.findall(r"# TYPE (\w+)", text)) == {

@@ -8,6 +8,7 @@ exists, and nothing costs anything.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,9 +17,12 @@ import attrs
 import trio
 
 from nsqd.broker import Broker
+from nsqd.log.deletions import Deletions
 from nsqd.log.life import Life
 from nsqd.log.storage import Storage
+from nsqd.log.store import CLEAN
 from nsqd.options import NsqdOptions, stand_in_ports
+from nsqd.replication.before_start import ask_followers
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.from_leader import Follower, Room
 from nsqd.replication.keep import CopyNote
@@ -106,6 +110,7 @@ class Copies:
         self.follower: Follower | None = None
         self.stand_ins: StandIns | None = None
         self._seal: Seal | None = None
+        self._sealed: dict[int, int] = {}  # what stand-ins have of ours
         self._said: str | None = None
         self._rounds: Rounds | None = None
 
@@ -123,6 +128,20 @@ class Copies:
             return storage
         self._noted = NotedStorage(storage)
         return self._noted
+
+    async def ask_followers(self) -> None:
+        """Before the recovery: restore what the disk has lost and a follower has; hear of an adoption. `OSError`."""
+        life = Life.read(self._storage)
+        if self._noted is None or life is None:
+            return
+        findings = await ask_followers(
+            self._options.replicate_to,
+            self._identity(life),
+            self._noted.inner,
+            Deletions(self._storage),
+            restore=CLEAN not in self._storage.files(),
+        )
+        self._sealed = findings.sealed
 
     def attach(self, broker: Broker) -> Copied | None:
         """After the recovery. What answers to publishers wait for; None when it is the own disk only."""
@@ -196,20 +215,28 @@ class Copies:
             "--broadcast-http-port=0",
         ]
 
-    def _hand_over(self, ends: dict[int, int]) -> None:
-        """A follower has adopted our copy: give up the messages that its stand-in has, and begin another life.
+    @property
+    def adopted(self) -> bool:
+        """A follower said before the recovery that it has adopted our copy: see `hand_over`."""
+        return bool(self._sealed)
 
-        Everything that is in memory is of before, so the daemon is started anew.
+    def hand_over(self) -> None:
+        """Give up the messages that a stand-in has, and begin another life. `OSError`.
+
+        Everything that is in memory is of before, so the daemon must be started anew.
         """
-        assert self._rounds is not None
         broker = self._broker
-        self._rounds.begin()
+        broker.advance(trio.current_time(), time.time_ns())
         broker.commit()
-        given_up = broker.hand_over(ends)
+        given_up = broker.hand_over(self._sealed)
         broker.store.syncer.sync_now()
         Life.renew(self._storage)
-        self._rounds.end()
         log.warning("COPIES: a follower serves %d messages of ours; starting anew as another life", given_up)
+
+    def _hand_over(self, ends: dict[int, int]) -> None:
+        """As `hand_over`, for a leader that hears of it while it serves."""
+        self._sealed = ends
+        self.hand_over()
         self._restart()
 
     def use_rounds(self, rounds: Rounds) -> None:

@@ -133,15 +133,17 @@ class Daemon:
         except TlsConfigError as error:
             raise StartError(f"failed to build client TLS config - {error}") from error
 
+    def _prepare_storage(self) -> None:
+        try:
+            self._copied_storage = self.copies.make_storage(self._storage)
+        except NotServed as error:
+            raise StartError(str(error)) from error
+
     def _recover(self) -> None:
         options = self.options
         began = time.perf_counter()
-        try:
-            storage = self.copies.make_storage(self._storage)
-        except NotServed as error:
-            raise StartError(str(error)) from error
         store = Store(
-            storage,
+            self._copied_storage,
             StoreOptions(
                 node_id=options.node_id,
                 max_segment_bytes=options.max_bytes_per_file,
@@ -228,11 +230,17 @@ class Daemon:
                 self.options.statsd_prefix,
                 f"{self.options.broadcast_address}:{self.options.broadcast_http_port}",
             )
+            self._prepare_storage()
+            await self.copies.ask_followers()
             self._recover()
-            await self._listen_for_leaders()
-            self._discover()
-            _tune_memory()
-            await self._serve(tcp, http, https, signals, on_ready)
+            if self.copies.adopted:
+                self.copies.hand_over()
+                self.starts_anew = True
+            else:
+                await self._listen_for_leaders()
+                self._discover()
+                _tune_memory()
+                await self._serve(tcp, http, https, signals, on_ready)
         self._stop()
         if failure := self._failure or self._listener_failure:
             raise failure
@@ -348,9 +356,9 @@ class Daemon:
                 return
 
     def _start_anew(self) -> None:
-        """Stop in order; then the program is to be started again, as nothing in memory is true any more."""
+        """Stop at once, without writing anything: nothing in memory is true any more. The program starts again."""
         self.starts_anew = True
-        self._stopping.set()
+        self._scope.cancel()
 
     def _sync_failed(self, error: OSError) -> None:
         """Stop after a failed sync. Which data it has lost is unknown: recovery finds out what is on the disk."""
@@ -360,7 +368,7 @@ class Daemon:
             self._scope.cancel()
 
     def _stop(self) -> None:
-        if self._failure is None:
+        if self._failure is None and not self.starts_anew:
             self.rounds.begin()
             empty = next(remaining(self.broker), None) is None
             self.broker.close()

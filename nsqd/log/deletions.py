@@ -34,7 +34,7 @@ class Deletions:
             if match is not None and int(match[1], 16) == crc32c(match[2]):
                 self._generations = dict.fromkeys(map(int, match[2].split()))
 
-    def __contains__(self, generation: int) -> bool:
+    def __contains__(self, generation: object) -> bool:
         return generation in self._generations
 
     def add(self, generation: int) -> None:

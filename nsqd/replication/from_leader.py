@@ -31,6 +31,7 @@ from nsqd.replication.wire import (
     Bye,
     Data,
     Echo,
+    Fetch,
     Frame,
     Hello,
     Refused,
@@ -200,10 +201,7 @@ class Follower:
         if seal.ends is None:
             raise WireError("the copy is being adopted")
         await frames.send(Sealed([[generation, end] for generation, end in seal.ends.items()]))
-        with trio.fail_after(HANDSHAKE_TIMEOUT):
-            while not isinstance(await frames.receive(), Bye):
-                pass
-        log.info("COPIES: %s has come back, and has given up what its stand-in has", state.note.name)
+        log.info("COPIES: %s has come back, and is told what its stand-in has", state.note.name)
 
     async def _say_what_is_here(self, frames: FrameStream, copy: Copy) -> None:
         with trio.fail_after(SILENCE) as scope:
@@ -258,6 +256,10 @@ class _Session:
                 case Bye():
                     self._state.stopped = True
                     raise Turned("it has stopped")
+                case Fetch(path, offset, size):
+                    self._out.append(Data(copy.read(path, offset, size)))
+                    self._say.set()
+                    continue
                 case Data(data):
                     self._check_room()
                     self._state.bytes += len(data)

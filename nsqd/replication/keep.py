@@ -27,6 +27,7 @@ from nsqd.log.storage import File, Storage
 from nsqd.replication.noted_storage import IDS, is_copied, is_copied_folder
 from nsqd.replication.reconcile import HEAD_SIZE, read_folder
 from nsqd.replication.wire import (
+    MAX_DATA,
     MAX_FILES,
     Data,
     FileFrame,
@@ -141,6 +142,15 @@ class Copy:
         ]
         for at in range(0, max(len(files), 1), MAX_FILES):
             yield FolderHeld(folder, state.generation, files[at : at + MAX_FILES])
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """Bytes of a file that is here. `WireError` for one that is not; `OSError`."""
+        try:
+            file = self._storage.open(path, read_only=True)
+        except FileNotFoundError:
+            raise WireError(f"{path} is not here") from None
+        with contextlib.closing(file):
+            return file.read(offset, min(size, MAX_DATA))
 
     # --- frames
 

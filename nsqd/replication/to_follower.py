@@ -136,7 +136,6 @@ class FollowerLink:
             while not isinstance(frame := await frames.receive(), AllHeld):
                 if isinstance(frame, Sealed):
                     self._leader.hand_over(frame.by_generation)
-                    await frames.send(Bye(True))
                     raise Turned("it has adopted our copy, and we have given up what it serves")
                 if not isinstance(frame, FolderHeld) or len(held) == MAX_HELD:
                     raise WireError(f"a {type(frame).__name__} has no place here")

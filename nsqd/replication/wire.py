@@ -28,6 +28,7 @@ __all__ = [
     "Challenge",
     "Data",
     "Echo",
+    "Fetch",
     "FileFrame",
     "FolderHeld",
     "Frame",
@@ -296,6 +297,16 @@ class Sealed:
         return {generation: end for generation, end in self.ends}  # noqa: C416
 
 
+@attrs.frozen
+class Fetch:
+    """From a leader that starts: it asks for a piece of a file that is here. The answer is one `Data`."""
+
+    TYPE: ClassVar = 21
+    path: str = attrs.field(validator=_path)
+    offset: int = attrs.field(validator=_number)
+    size: int = attrs.field(validator=_number)
+
+
 Frame: TypeAlias = (
     Challenge
     | Hello
@@ -317,6 +328,7 @@ Frame: TypeAlias = (
     | Refused
     | Bye
     | Sealed
+    | Fetch
 )
 _TYPES: Final[dict[int, type[Any]]] = {kind.TYPE: kind for kind in Frame.__args__}
 _FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {

@@ -152,6 +152,32 @@ def test_a_leader_that_comes_back_gives_up_what_its_stand_in_has(leader: Daemon,
     assert received(port, "orders", "audit", 20) == [b"before %d" % number for number in range(20)]
 
 
+@pytest.mark.parametrize("loss", ["half a segment", "the topic"])
+def test_what_a_power_loss_took_comes_back_from_the_follower(
+    leader: Daemon, follower: Daemon, loss: str
+) -> None:
+    follower.start()
+    leader.start()
+    leader.create_channel("orders", "audit")
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
+    bodies = [b"order %d" % number for number in range(200)]
+    with RawClient.connect(leader.tcp_port) as client:
+        client.mpub("orders", bodies)
+        client.pub("orders", b"the last")
+    leader.kill()
+    folder = leader.data_path / "topic-orders"
+    if loss == "the topic":
+        shutil.rmtree(folder)
+    else:
+        (segment,) = folder.glob("*.log")
+        with segment.open("r+b") as file:
+            file.truncate(segment.stat().st_size // 2)
+    leader.start()
+    assert any("are restored" in line for line in leader.lines), leader.log_end()
+    assert received(leader.tcp_port, "orders", "audit", 201) == [*bodies, b"the last"]
+    wait_until(lambda: leader.stats()["copies"]["in_step"] == 2, 10.0, "the copy is in step again")
+
+
 def test_adoption_is_refused_while_the_leader_is_there(leader: Daemon, follower: Daemon) -> None:
     follower.start()
     assert follower.request("POST", "/replicas/adopt?life=00")[0] == 404

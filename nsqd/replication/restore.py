@@ -1,0 +1,217 @@
+"""What a power loss took from this data path, and a follower still has.
+
+Before the recovery of a start, the ends of the logs here are compared with what a follower holds. Bytes that are
+damaged or missing here, and are there, are fetched, and the segment is replaced as a whole: a start that is killed in
+between finds the old one or the new one. Looked at is what the recovery will replay, from the newest snapshot on: the
+log before it was synced before the snapshot got its name. Topics that the follower has, and that are not here, are
+fetched as a whole, unless they were deleted.
+
+Two copies of a segment are one a prefix of the other, so which bytes are right is no question: those whose checksums
+match.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Final
+
+import attrs
+from crc32c import crc32c
+
+from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
+from nsqd.log.scan import Damaged, scan
+from nsqd.log.storage import File, Storage
+from nsqd.replication.noted_storage import is_copied, is_copied_folder
+from nsqd.replication.wire import FolderHeld
+
+__all__ = ["FETCH_SIZE", "Need", "Restoration", "needs"]
+
+FETCH_SIZE: Final = 1 << 19  # bytes
+_TEMPORARY: Final = ".restored.new"
+
+
+@attrs.frozen
+class Need:
+    """A file that the follower has more of: `holes` are the bytes to fetch, `size` is that of the whole file then.
+
+    `generation`: of the topic; `new`: the file is not here.
+    """
+
+    path: str
+    generation: int
+    size: int
+    holes: tuple[tuple[int, int], ...]
+    new: bool
+
+    @property
+    def bytes(self) -> int:
+        return sum(end - start for start, end in self.holes)
+
+
+def needs(storage: Storage, held: Iterable[FolderHeld], deleted: Container[int]) -> list[Need]:
+    """What is to be fetched, in the order in which it is to be put in place. `OSError`."""
+    theirs: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
+    for frame in held:
+        generation, files = theirs.get(frame.folder, (0, {}))
+        files.update({name: (size, checksum) for name, size, checksum in frame.files})
+        theirs[frame.folder] = (frame.generation or generation, files)
+    ours = set(storage.folders())
+    found: list[Need] = []
+    for folder, (generation, files) in theirs.items():
+        if not is_copied_folder(folder) or not generation or generation in deleted:
+            continue
+        names = (
+            [name for name in storage.files(folder) if is_copied(f"{folder}/{name}")]
+            if folder in ours
+            else []
+        )
+        if names:
+            found += _of_topic(storage, folder, generation, names, files)
+        else:
+            found += _of_missing_topic(folder, generation, files)
+    return found
+
+
+def _of_missing_topic(folder: str, generation: int, files: Mapping[str, tuple[int, int]]) -> Iterator[Need]:
+    # Segments, snapshots, then the manifest: a start that is killed in between goes on where it was.
+    for name in sorted(files, key=lambda name: (not name.endswith(".log"), name)):
+        size = files[name][0]
+        if size >= FILE_HEADER_SIZE and is_copied(f"{folder}/{name}"):
+            yield Need(f"{folder}/{name}", generation, size, ((0, size),), new=True)
+
+
+def _of_topic(
+    storage: Storage,
+    folder: str,
+    generation: int,
+    names: list[str],
+    files: Mapping[str, tuple[int, int]],
+) -> Iterator[Need]:
+    segments = sorted(name for name in names if name.endswith(".log"))
+    snapshots = [name.removesuffix(".snap") for name in names if name.endswith(".snap")]
+    replayed_from = max(snapshots, default="")
+    first = max((name for name in segments if name[:20] <= replayed_from), default="")
+    for name in sorted(name for name in files if name.endswith(".log") and name >= first):
+        size, checksum = files[name]
+        path = f"{folder}/{name}"
+        if size < FILE_HEADER_SIZE or not is_copied(path):
+            continue
+        if name not in segments:
+            # Between those that are here nothing is missing that somebody needs: it was removed.
+            if not segments or name > segments[-1]:
+                yield Need(path, generation, size, ((0, size),), new=True)
+            continue
+        with closing(storage.open(path, read_only=True)) as file:
+            need = _of_segment(file, path, generation, size, checksum)
+        if need is not None:
+            yield need
+
+
+def _of_segment(file: File, path: str, generation: int, size: int, checksum: int) -> Need | None:
+    head = file.read(0, FILE_HEADER_SIZE)
+    try:
+        header = FileHeader.decode(head)
+    except FormatError:
+        return Need(path, generation, max(size, file.size), ((0, size),), new=False)
+    if crc32c(head) != checksum or header.generation != generation:
+        return None  # another file of this name; see the reconciliation
+    holes: list[tuple[int, int]] = []
+    end = file.size
+    for item in scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0):
+        if not isinstance(item, Damaged):
+            continue
+        if item.next_first is None:
+            end = item.offset  # the tail is torn: what is there belongs to no record
+        elif item.offset < size:
+            holes.append((item.offset, min(item.end, size)))
+    if size > end:
+        holes.append((end, size))
+    return Need(path, generation, max(size, end), tuple(holes), new=False) if holes else None
+
+
+class Restoration:
+    """One file, made anew from what is here and what is fetched. `OSError` in all of it.
+
+    Ask for `wanted` until it is None, `feed` what comes, then `finish`. Until then nothing has changed.
+    """
+
+    def __init__(self, storage: Storage, need: Need) -> None:
+        self._storage, self._need = storage, need
+        self._folder = need.path.partition("/")[0]
+        with contextlib.suppress(FileExistsError):
+            storage.make_folder(self._folder)
+            storage.sync_folder()
+        self._temporary = f"{self._folder}/{_TEMPORARY}"
+        with contextlib.suppress(FileNotFoundError):
+            storage.remove(self._temporary)
+        self._old = None if need.new else storage.open(need.path, read_only=True)
+        self._file = storage.create(self._temporary)
+        self._holes = list(need.holes)
+
+    @property
+    def wanted(self) -> tuple[int, int] | None:
+        """Offset and size of the next piece to fetch."""
+        if not self._holes:
+            return None
+        start, end = self._holes[0]
+        self._copy_up_to(start)
+        return start, min(FETCH_SIZE, end - start)
+
+    def feed(self, data: bytes) -> None:
+        """The piece that was wanted, or its beginning."""
+        start, end = self._holes[0]
+        self._file.append([data])
+        if start + len(data) >= end:
+            del self._holes[0]
+        else:
+            self._holes[0] = (start + len(data), end)
+
+    def finish(self) -> bool:
+        """Put the file in place. False, and nothing has changed, when what was fetched is damaged, too."""
+        self._copy_up_to(self._need.size)
+        try:
+            whole = _is_whole(self._file, self._need)
+            if whole:
+                self._file.sync()
+        finally:
+            self.close()
+        if whole:
+            self._storage.rename(self._temporary, self._need.path)
+            self._storage.sync_folder(self._folder)
+        return whole
+
+    def close(self) -> None:
+        self._file.close()
+        if self._old is not None:
+            self._old.close()
+
+    def _copy_up_to(self, end: int) -> None:
+        while self._old is not None and self._file.size < end:
+            data = self._old.read(self._file.size, min(FETCH_SIZE, end - self._file.size))
+            if not data:
+                break
+            self._file.append([data])
+
+
+def _is_whole(file: File, need: Need) -> bool:
+    """Whether the file is what its name says; of a segment, that nothing fetched is damaged."""
+    if file.size != need.size:
+        return False
+    try:
+        header = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
+    except FormatError:
+        return False
+    if header.generation != need.generation:
+        return False
+    if not need.path.endswith(".log"):
+        return True
+    damaged = [
+        (item.offset, item.end)
+        for item in scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0)
+        if isinstance(item, Damaged)
+    ]
+    return not any(
+        start < hole_end and hole_start < end for start, end in damaged for hole_start, hole_end in need.holes
+    )

@@ -32,6 +32,7 @@ from nsqd.replication.seal import Seal
 from nsqd.replication.ship import Sender
 from nsqd.replication.stand_in import StandIns
 from nsqd.replication.to_follower import FollowerLink, Leader
+from nsqd.replication.transport import Transport
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
 from nsqkit.logging import get_logger
@@ -102,6 +103,7 @@ class Copies:
         self._options = options
         self._restart = restart
         self._data_path = data_path
+        self._transport = Transport()
         self._secret = read_secret(options.replication_secret_file)
         self._noted: NotedStorage | None = None
         self._links: list[FollowerLink] = []
@@ -115,6 +117,12 @@ class Copies:
         self._rounds: Rounds | None = None
 
     # --- start
+
+    def load_certificates(self) -> None:
+        """Create the TLS contexts, if they are configured. `TlsConfigError`."""
+        options = self._options
+        if options.replication_tls:
+            self._transport = Transport.with_tls(options.tls_cert, options.tls_key, options.tls_root_ca_file)
 
     def make_storage(self, storage: Storage) -> Storage:
         """The storage for the data path: noted, if there are followers. `NotServed`."""
@@ -140,6 +148,7 @@ class Copies:
             self._noted.inner,
             Deletions(self._storage),
             restore=CLEAN not in self._storage.files(),
+            connect=self._transport.connector(),
         )
         self._sealed = findings.sealed
 
@@ -158,7 +167,7 @@ class Copies:
         identity = self._identity(life)
         if options.replication_address:
             room = Room(options.replica_max_bytes, 2 * options.min_free_space)
-            self.follower = Follower(self._data_path, identity, room)
+            self.follower = Follower(self._data_path, identity, room, self._transport)
             host = _host_of(options.tcp_address)
             self.stand_ins = StandIns(self.follower, self._stand_in_command, stand_in_ports(options), host)
         if self._noted is None:
@@ -179,7 +188,9 @@ class Copies:
             changed=self._changed,
             hand_over=self._hand_over,
         )
-        self._links = [FollowerLink(leader, standing) for standing in self.safety.followers]
+        self._links = [
+            FollowerLink(leader, standing, self._transport.connector()) for standing in self.safety.followers
+        ]
         self._refuse_or_not()
         return Copied(broker, self.safety, self._wake)
 

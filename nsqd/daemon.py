@@ -128,6 +128,10 @@ class Daemon:
         except TlsConfigError as error:
             raise StartError(f"failed to build TLS config - {error}") from error
         try:
+            self.copies.load_certificates()
+        except TlsConfigError as error:
+            raise StartError(f"failed to build TLS config for copies - {error}") from error
+        try:
             if options.tls_root_ca_file:  # used for requests later; an invalid one must fail the start
                 client_context(root_ca_file=options.tls_root_ca_file)
         except TlsConfigError as error:

@@ -212,6 +212,11 @@ class NsqdOptions(DaemonOptions):
         help="File with a secret of at least 16 bytes, the same on all nsqds that keep copies for one another. "
         "Required unless all addresses of this section are loopback addresses.",
     )
+    replication_tls: bool = option(
+        False,
+        help="Use TLS between nsqds. Both sides show --tls-cert, and verify that of the other side with "
+        "--tls-root-ca-file. It must be for the name in --replicate-to.",
+    )
     ack_copies: int = option(
         1,
         minimum=1,
@@ -426,6 +431,9 @@ def stand_in_ports(options: NsqdOptions) -> range:
 
 
 def _check_copies(options: NsqdOptions) -> None:
+    if options.replication_tls and not (options.tls_cert and options.tls_key and options.tls_root_ca_file):
+        reason = "--replication-tls needs --tls-cert, --tls-key and --tls-root-ca-file"
+        raise refusal(options, "replication_tls", reason)
     stand_in_ports(options)
     most = 1 + len(options.replicate_to)
     for name in ("ack_copies", "min_copies"):

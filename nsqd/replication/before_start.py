@@ -15,7 +15,6 @@ import attrs
 import trio
 
 from nsqd.log.storage import Storage
-from nsqd.lookup.connect import Connector
 from nsqd.lookup.protocol import RegistryError
 from nsqd.replication.frame_stream import FrameStream, Identity, Turned, greet_follower
 from nsqd.replication.restore import Need, Restoration, needs
@@ -98,15 +97,15 @@ async def ask_followers(
     deleted: Container[int],
     *,
     restore: bool,
-    connect: Connect | None = None,
+    connect: Connect,
 ) -> Findings:
     """Ask them, and restore what they have more. `OSError` of our own disk."""
     start = _Start(identity, storage, deleted, restore)
     with trio.move_on_after(TIMEOUT) as scope:
         for address in addresses:
             try:
-                stream = await (connect or Connector())(address)
-            except (OSError, RegistryError) as error:
+                stream = await connect(address)
+            except (OSError, RegistryError, Turned) as error:
                 log.warning("COPIES(%s): not asked before the start - %s", address, error)
                 continue
             async with stream:

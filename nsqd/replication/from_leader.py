@@ -24,6 +24,7 @@ from nsqd.log.storage import Storage
 from nsqd.replication.frame_stream import FrameStream, Identity, Turned, answer_leader, first_to_end
 from nsqd.replication.keep import Copy, CopyNote, Work
 from nsqd.replication.seal import Seal
+from nsqd.replication.transport import Transport
 from nsqd.replication.wire import (
     Ack,
     AllHeld,
@@ -80,7 +81,10 @@ class CopyState:
 class Follower:
     """All copies below a data path. `root`: that path. `identity`: of this nsqd, whose life is no copy's."""
 
-    def __init__(self, root: str | os.PathLike[str], identity: Identity, room: Room) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], identity: Identity, room: Room, transport: Transport | None = None
+    ) -> None:
+        self._transport = transport or Transport()
         self._root = Path(root) / COPIES
         self._identity = identity
         self._room = room
@@ -129,12 +133,13 @@ class Follower:
             await stream.aclose()
             return
         async with stream:
-            frames = FrameStream(stream)
+            frames: FrameStream | None = None
             hello: Hello | None = None
             try:
                 self._strangers += 1
                 try:
                     with trio.fail_after(HANDSHAKE_TIMEOUT):
+                        frames = FrameStream(await self._transport.accepted(stream))
                         hello = await answer_leader(frames, self._identity)
                 finally:
                     self._strangers -= 1
@@ -145,9 +150,12 @@ class Follower:
                 self._ended(remote, hello, str(error) or "the connection was cut")
             except (WireError, OSError) as error:
                 self._ended(remote, hello, str(error))
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    with trio.move_on_after(1):
-                        await frames.send(Refused(str(error)[:500]))
+                if frames is not None:
+                    await self._refuse(frames, str(error))
+
+    async def _refuse(self, frames: FrameStream, reason: str) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(1):
+            await frames.send(Refused(reason[:500]))
 
     def _ended(self, remote: str, hello: Hello | None, reason: str) -> None:
         who = f"of {hello.name}" if hello is not None else "of a stranger"

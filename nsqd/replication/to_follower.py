@@ -18,7 +18,6 @@ import attrs
 import trio
 
 from nsqd.lookup.backoff import Backoff
-from nsqd.lookup.connect import Connector
 from nsqd.lookup.protocol import RegistryError
 from nsqd.replication.frame_stream import FrameStream, Identity, Turned, first_to_end, greet_follower
 from nsqd.replication.safety import Standing
@@ -62,12 +61,12 @@ class Leader:
 class FollowerLink:
     """The connection to one follower. `run` keeps it up until it is cancelled; `wake` after each round."""
 
-    def __init__(self, leader: Leader, standing: Standing, connect: Connect | None = None) -> None:
+    def __init__(self, leader: Leader, standing: Standing, connect: Connect) -> None:
         self.standing = standing
         self.sent_bytes = 0
         self.troubles: dict[str, str] = {}
         self._leader = leader
-        self._connect = connect or Connector()
+        self._connect = connect
         self._backoff = Backoff()
         self._failing = False
         self._work = trio.Event()

@@ -109,6 +109,7 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("replicate-to", None, STRINGS, []),
     ("replication-address", None, STRING, ""),
     ("replication-secret-file", None, STRING, ""),
+    ("replication-tls", None, BOOL, False),
     ("ack-copies", None, INT, 1),
     ("min-copies", None, INT, 1),
     ("replica-timeout", None, DURATION, 5 * SECOND),

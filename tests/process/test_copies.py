@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.process.daemon import HOST, Daemon
 from tests.process.ports import free_port
 from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
+from tests.timing import patience
 
 pytestmark = pytest.mark.process
 
@@ -52,7 +54,7 @@ def the_copy(follower: Daemon) -> Path:
 
 
 def received(port: int, topic: str, channel: str, count: int) -> list[bytes]:
-    bodies = []
+    bodies: list[bytes] = []
     with RawClient.connect(port) as client:
         client.sub(topic, channel)
         client.rdy(100)
@@ -196,6 +198,25 @@ def test_a_copy_is_not_served_by_mistake(leader: Daemon, follower: Daemon) -> No
         mistaken.launch()
         assert mistaken.wait() == 1
         assert any("use --stand-in" in line for line in mistaken.lines), mistaken.log_end()
+
+
+def test_copies_over_tls(leader: Daemon, follower: Daemon, tmp_path: Path, port: int) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for daemon, name in ((leader, HOST), (follower, HOST)):
+        certificate = authority.issue_cert(name)
+        certificate.private_key_and_cert_chain_pem.write_to_path(daemon.data_path / "node.pem")
+        files = [f"--tls-cert={daemon.data_path}/node.pem", f"--tls-key={daemon.data_path}/node.pem"]
+        daemon.flags = (*daemon.flags, *files, f"--tls-root-ca-file={tmp_path}/ca.pem", "--replication-tls")
+        daemon.flags = (*daemon.flags, "--https-address=")
+    follower.start()
+    leader.start()
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step", describe=leader.log_end)
+    with socket.create_connection((HOST, port), timeout=patience(10)) as stranger:
+        stranger.sendall(b"nsqr" + bytes(40))
+        assert not stranger.recv(8).startswith(b"nsqr")
+    leader.request("POST", "/pub?topic=orders", b"secret")
+    assert leader.stats()["copies"]["in_step"] == 2
 
 
 def held(follower: Daemon) -> dict[str, Any]:

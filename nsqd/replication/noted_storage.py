@@ -30,6 +30,8 @@ from nsqkit.wire.names import is_valid_name
 __all__ = ["IDS", "FileNote", "NotedStorage", "Notes", "Watch", "is_copied"]
 
 IDS: Final = "nsqd.ids"
+SMALL_APPEND: Final = 16 * 1024  # bytes
+RECENT_BYTES: Final = 32 * 1024
 _TOPIC: Final = "topic-"
 _IN_A_TOPIC: Final = re.compile(r"[0-9]{20}\.(?:log|snap)|manifest")
 
@@ -48,10 +50,33 @@ def is_copied_folder(folder: str) -> bool:
 
 @attrs.define(eq=False)
 class FileNote:
-    """A file that is there: its size in bytes, and a number that no other file had under this name."""
+    """A file that is there: its size in bytes, and a number that no other file had under this name.
+
+    The last small appends are kept, at most `RECENT_BYTES`: a follower that is in step needs nothing else, and to read
+    them back would cost more than all the rest of sending them.
+    """
 
     version: int
     size: int
+    _recent: list[bytes] = attrs.field(factory=list, init=False)
+    _recent_start: int = attrs.field(default=0, init=False)  # where the first of them begins in the file
+
+    def grow(self, buffers: Sequence[bytes], size: int) -> None:
+        """The file was appended to, and has `size` bytes now."""
+        if size - self.size > SMALL_APPEND:
+            self._recent = []
+        elif not self._recent or size - self._recent_start > RECENT_BYTES:
+            self._recent, self._recent_start = list(buffers), self.size
+        else:
+            self._recent += buffers
+        self.size = size
+
+    def recent(self, offset: int, size: int) -> bytes | None:
+        """Bytes of the file, if they are among the last appends."""
+        if not self._recent or offset < self._recent_start:
+            return None
+        start = offset - self._recent_start
+        return b"".join(self._recent)[start : start + size]
 
 
 @attrs.define(eq=False)
@@ -177,7 +202,7 @@ class _NotedFile:
         inner = self.inner
         inner.append(buffers)
         if (note := self.note) is not None:
-            note.size = inner.size
+            note.grow(buffers, inner.size)
             self._storage.notes.grown(self.folder)
 
     def truncate(self, size: int) -> None:

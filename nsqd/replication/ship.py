@@ -223,7 +223,8 @@ class Sender:
 
     def _send_piece(self, path: str, note: FileNote, held: Held, out: list[bytes]) -> bool:
         """More of a file that grows. True: look again whether there is still more."""
-        data = self._read(path, note, held.sent, min(PIECE, note.size - held.sent))
+        size = min(PIECE, note.size - held.sent)
+        data = note.recent(held.sent, size) or self._read(path, note, held.sent, size)
         if self._current != (path, held.sent):
             self._emit(FileFrame(path, held.sent), out)
         held.sent += len(data)

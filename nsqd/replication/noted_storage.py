@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+from collections import deque
 from collections.abc import Container, Sequence
 from contextlib import closing
 from typing import Final
@@ -30,8 +31,7 @@ from nsqkit.wire.names import is_valid_name
 __all__ = ["IDS", "FileNote", "NotedStorage", "Notes", "Watch", "is_copied"]
 
 IDS: Final = "nsqd.ids"
-SMALL_APPEND: Final = 16 * 1024  # bytes
-RECENT_BYTES: Final = 32 * 1024
+RECENT_BYTES: Final = 128 * 1024  # of each file
 _TOPIC: Final = "topic-"
 _IN_A_TOPIC: Final = re.compile(r"[0-9]{20}\.(?:log|snap)|manifest")
 
@@ -52,31 +52,42 @@ def is_copied_folder(folder: str) -> bool:
 class FileNote:
     """A file that is there: its size in bytes, and a number that no other file had under this name.
 
-    The last small appends are kept, at most `RECENT_BYTES`: a follower that is in step needs nothing else, and to read
-    them back would cost more than all the rest of sending them.
+    The buffers of the last appends are kept, `RECENT_BYTES` of them and one more: a follower that is in step needs
+    nothing else, and to read them back would cost more than all the rest of sending them.
     """
 
     version: int
     size: int
-    _recent: list[bytes] = attrs.field(factory=list, init=False)
-    _recent_start: int = attrs.field(default=0, init=False)  # where the first of them begins in the file
+    _recent: deque[tuple[int, bytes]] = attrs.field(
+        factory=deque, init=False
+    )  # offset in the file, and what is there
 
     def grow(self, buffers: Sequence[bytes], size: int) -> None:
         """The file was appended to, and has `size` bytes now."""
-        if size - self.size > SMALL_APPEND:
-            self._recent = []
-        elif not self._recent or size - self._recent_start > RECENT_BYTES:
-            self._recent, self._recent_start = list(buffers), self.size
-        else:
-            self._recent += buffers
+        recent, offset = self._recent, self.size
+        for buffer in buffers:
+            recent.append((offset, buffer))
+            offset += len(buffer)
+        while recent[0][0] < size - RECENT_BYTES and len(recent) > 1:
+            recent.popleft()
         self.size = size
 
-    def recent(self, offset: int, size: int) -> bytes | None:
-        """Bytes of the file, if they are among the last appends."""
-        if not self._recent or offset < self._recent_start:
-            return None
-        start = offset - self._recent_start
-        return b"".join(self._recent)[start : start + size]
+    def shrink(self, size: int) -> None:
+        """The file was cut."""
+        self._recent.clear()
+        self.size = size
+
+    def recent(self, offset: int) -> list[bytes] | None:
+        """Everything from this offset on, if that begins with one of the last appends."""
+        found: list[bytes] = []
+        for start, buffer in reversed(self._recent):
+            if start < offset:
+                break
+            found.append(buffer)
+            if start == offset:
+                found.reverse()
+                return found
+        return None
 
 
 @attrs.define(eq=False)
@@ -208,7 +219,7 @@ class _NotedFile:
     def truncate(self, size: int) -> None:
         self.inner.truncate(size)
         if self.note is not None:
-            self.note.size = size
+            self.note.shrink(size)
             self._storage.notes.grown(self.folder)
 
     def close(self) -> None:

@@ -35,11 +35,14 @@ class Standing:
         self.acknowledged, self.in_step, self.state = -1, False, why
         self._goal = self._owed = None
 
-    def sent_everything(self, ticket: int) -> None:
-        """All that is written was sent, up to this ticket: when it is acknowledged, the follower is in step."""
+    def sent_everything(self, ticket: int) -> bool:
+        """All that is written was sent, up to this ticket: when it is acknowledged, the follower is in step.
+
+        True when it has just got in step.
+        """
         if self._goal is None:
             self._goal = ticket
-        self._look()
+        return self._look()
 
     def acknowledge(self, ticket: int) -> None:
         self.acknowledged = max(self.acknowledged, ticket)
@@ -58,9 +61,11 @@ class Standing:
         self.state = f"no acknowledgement for {timeout:g} s"
         return True
 
-    def _look(self) -> None:
-        if not self.in_step and self._goal is not None and self.acknowledged >= self._goal:
-            self.in_step, self.state = True, "in step"
+    def _look(self) -> bool:
+        if self.in_step or self._goal is None or self.acknowledged < self._goal:
+            return False
+        self.in_step, self.state = True, "in step"
+        return True
 
 
 @attrs.define(eq=False)
@@ -74,7 +79,11 @@ class Safety:
 
     @property
     def copies_in_step(self) -> int:
-        return 1 + sum(follower.in_step for follower in self.followers)
+        count = 1
+        for follower in self.followers:  # a loop, as every acknowledgement comes here
+            if follower.in_step:
+                count += 1
+        return count
 
     @property
     def refusal(self) -> str | None:

@@ -34,6 +34,7 @@ from nsqd.replication.wire import (
     RemoveFolder,
     Ticket,
     Whole,
+    data_head,
     encode,
 )
 
@@ -224,11 +225,15 @@ class Sender:
     def _send_piece(self, path: str, note: FileNote, held: Held, out: list[bytes]) -> bool:
         """More of a file that grows. True: look again whether there is still more."""
         size = min(PIECE, note.size - held.sent)
-        data = note.recent(held.sent, size) or self._read(path, note, held.sent, size)
+        # What is in memory is sent as it is: one copy, into what the socket gets.
+        parts = (note.recent(held.sent) if size < PIECE else None) or [
+            self._read(path, note, held.sent, size)
+        ]
         if self._current != (path, held.sent):
             self._emit(FileFrame(path, held.sent), out)
-        held.sent += len(data)
-        self._emit(Data(data), out)
+        held.sent += size
+        out.append(data_head(size))
+        out += parts
         self._current = (path, held.sent)
         return True
 

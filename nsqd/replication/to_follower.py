@@ -159,8 +159,7 @@ class FollowerLink:
             self._work = trio.Event()
             written = self._leader.written()
             out = b"".join(sender.take(written, CHUNK))
-            if not out and sender.complete:
-                self.standing.sent_everything(written)
+            if not out and sender.complete and self.standing.sent_everything(written):
                 self._leader.changed()
             if self._beat_due:
                 self._beat_due = False

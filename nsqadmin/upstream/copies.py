@@ -29,6 +29,7 @@ MAX_FOLLOWERS: Final = 16
 MAX_HELD: Final = 64
 MAX_TROUBLES: Final = 4  # of one follower
 _MAX_STATE: Final = 300  # characters
+_MAX_ENTRY: Final = 1 << 20  # bytes; 10,000 troubles. It is decoded in one call, in a few milliseconds
 
 EntryT = TypeVar("EntryT")
 
@@ -81,7 +82,8 @@ def _first_valid(
     found: list[EntryT] = []
     for raw in raws[:limit]:
         try:
-            found.append(read(raw))
+            if len(raw) <= _MAX_ENTRY:
+                found.append(read(raw))
         except DecodeError:
             continue
     return tuple(found), len(raws) - len(found)

@@ -169,6 +169,12 @@ def test_a_few_of_many_are_kept_and_the_rest_counted() -> None:
     assert all(len(reason) == 300 for _, reason in follower.troubles)
 
 
+def test_an_entry_that_takes_long_to_decode_is_counted_only() -> None:
+    huge = {**FOLLOWER, "troubles": {f"topic-{n:07}": "x" for n in range(60_000)}}
+    found = known(copies(followers=[huge, FOLLOWER]))
+    assert (len(found.followers), found.more_followers) == (1, 1)
+
+
 def test_a_long_reason_is_cut() -> None:
     [follower] = known(copies(followers=[{**FOLLOWER, "state": "x" * 5_000}])).followers
     assert follower.state == "x" * 300

@@ -29,7 +29,7 @@ MAX_FOLLOWERS: Final = 16
 MAX_HELD: Final = 64
 MAX_TROUBLES: Final = 4  # of one follower
 _MAX_STATE: Final = 300  # characters
-_MAX_ENTRY: Final = 1 << 20  # bytes; 10,000 troubles. It is decoded in one call, in a few milliseconds
+_MAX_ENTRY: Final = 256 * 1024  # bytes; thousands of troubles. It is decoded in one call, in some 10 ms
 
 EntryT = TypeVar("EntryT")
 

@@ -1,4 +1,4 @@
-"""The actions that change the cluster: create, pause, empty, delete, tombstone, drain.
+"""The actions that change the cluster: create, pause, empty, delete, tombstone, drain, adopt.
 
 Their requests are sent one by one:
 
@@ -10,6 +10,7 @@ Their requests are sent one by one:
 | delete | the nsqds that have it are looked up first; then to every registry; then to each of these nsqds |
 | tombstone a node | it is looked up first; then to every registry, which hides it; then it deletes the topic |
 | drain a node, or cancel that | it is looked up first; then to this nsqd |
+| adopt a copy that a node holds | the same |
 
 A failed request does not end the action; its error becomes part of the warning. Only a lookup that no daemon answers
 ends it (`UpstreamFailed`), because there would be nothing to act on; and so does the failure of its only request.
@@ -23,14 +24,20 @@ import attrs
 
 from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.model import Node
-from nsqadmin.upstream import NSQD, UpstreamError, UpstreamFailed, Warnings
+from nsqadmin.upstream import NSQD, UpstreamError, UpstreamFailed, UpstreamRefused, Warnings
 
-__all__ = ["DRAIN_ACTIONS", "STATE_ACTIONS", "Actions"]
+__all__ = ["ADOPT_ACTION", "DRAIN_ACTIONS", "STATE_ACTIONS", "ActionRefused", "Actions"]
 
 STATE_ACTIONS = ("pause", "unpause", "empty")
 """Of topics and channels."""
 DRAIN_ACTIONS = {"drain": "/drain", "cancel_drain": "/drain/cancel"}
 """Of nodes, with their paths."""
+ADOPT_ACTION = "adopt_copy"
+"""Of nodes: of a copy that a node holds."""
+
+
+class ActionRefused(Exception):
+    """The daemon will not do it now; the text is its reason."""
 
 
 @attrs.define(eq=False)
@@ -87,10 +94,25 @@ class Actions:
         Raises `UnknownNode` unless the registries (without any, the options) name this node, and `UpstreamFailed` if
         the node refuses; the original does not know these requests.
         """
+        return await self._change_node(node, DRAIN_ACTIONS[action], {})
+
+    async def adopt(self, node: str, life: str) -> str:
+        """Have a node (`host:http_port`) serve the copy that it holds of this life, without force.
+
+        With force nsqd also adopts copies that lack messages, or whose leader is connected and would have to begin
+        another life. Neither is to be done from a page that shows the cluster of some seconds ago.
+
+        Raises what `drain` raises, and `ActionRefused` if the node says why it will not do it now.
+        """
+        return await self._change_node(node, "/replicas/adopt", {"life": life})
+
+    async def _change_node(self, node: str, path: str, params: dict[str, str]) -> str:
         warnings = Warnings()
         await self.queries.find_node(node, warnings)
         try:
-            await self.queries.upstream.post(node, DRAIN_ACTIONS[action], {})
+            await self.queries.upstream.post(node, path, params)
+        except UpstreamRefused as refusal:
+            raise ActionRefused(refusal.reason) from refusal
         except UpstreamError as error:
             raise UpstreamFailed(NSQD, [str(error)]) from error
         return warnings.message

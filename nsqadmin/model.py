@@ -26,6 +26,8 @@ __all__ = [
     "Copies",
     "Count",
     "Draining",
+    "Follower",
+    "HeldCopy",
     "Latency",
     "Measured",
     "Name",
@@ -226,12 +228,62 @@ class Draining(msgspec.Struct, gc=False, frozen=True):
     """How many more there are."""
 
 
+class Follower(msgspec.Struct, gc=False, frozen=True):
+    """Another nsqd that keeps a copy of an nsqd's data path."""
+
+    address: str
+    """`host:port` at which it keeps copies; not one for clients."""
+    in_step: bool
+    """Whether it has everything that was acknowledged."""
+    state: str
+    """For people: `in step`, `catching up`, or why it has no connection."""
+    lag: int | None = None
+    """Appends that it has not acknowledged; None without a connection."""
+    sent_bytes: int = 0
+    """Since the start of the nsqd."""
+    troubles: tuple[tuple[str, str], ...] = ()
+    """The first topics of which nothing is copied, each with the reason, ordered by name."""
+    more_troubles: int = 0
+    """How many more there are."""
+
+
+class HeldCopy(msgspec.Struct, gc=False, frozen=True):
+    """A copy of another nsqd's data path."""
+
+    life: str
+    """Of that data path: 32 hexadecimal digits, by which the copy is named."""
+    name: str
+    """`host:tcp_port` of the other nsqd, its leader; as it calls itself."""
+    complete: bool
+    connected: bool
+    """Whether its leader is."""
+    bytes: int
+    adopted: bool
+    """Whether it takes nothing more from its leader, and its messages are served by a stand-in."""
+    silent_seconds: float | None = None
+    """Since its leader was heard; None if that was not since the start of the nsqd that holds it."""
+    stand_in_port: int | None = None
+    """The TCP port of the process that serves it; None if there is none now."""
+
+
 class Copies(msgspec.Struct, gc=False, frozen=True):
-    """How many nodes have the messages of an nsqd that replicates them."""
+    """The copies of an nsqd, and those of others that it holds."""
 
     wanted: int
+    """How many there are to be, its own one included."""
     in_step: int
-    """Of those, how many have everything that was acknowledged."""
+    """Of those, how many have everything that was acknowledged; its own one does."""
+    followers: tuple[Follower, ...] = ()
+    """The first few, in the order of its options."""
+    more_followers: int = 0
+    held: tuple[HeldCopy, ...] = ()
+    """The first few."""
+    more_held: int = 0
+
+    @property
+    def missing(self) -> int:
+        """How many are not in step."""
+        return max(0, self.wanted - self.in_step)
 
 
 class Node(msgspec.Struct, gc=False):

@@ -36,9 +36,11 @@ class Event:
     topic: str = ""
     channel: str = ""
     node: str = ""
+    life: str = ""
+    """Of the copy, if it was done to one."""
 
     def __str__(self) -> str:
-        names = [name for name in (self.topic, self.channel, self.node) if name]
+        names = [name for name in (self.topic, self.channel, self.node, self.life) if name]
         return f"{self.action} {' '.join(names)}"
 
 
@@ -77,6 +79,7 @@ def report(request: Request, event: Event, now: float) -> dict[str, Any]:
         "topic": event.topic or None,
         "channel": event.channel or None,
         "node": event.node or None,
+        "life": event.life or None,
         "timestamp": math.floor(now),
         "user": _user(request) or None,
         "remote_ip": request.remote,

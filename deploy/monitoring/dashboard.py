@@ -115,6 +115,30 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]]]]]] = [
         ],
     ),
     (
+        "Copies",
+        [
+            (
+                "In step, of those wanted",
+                "short",
+                [
+                    ("nsqd_copies_in_step", "{{instance}}"),
+                    ("nsqd_copies_wanted", "{{instance}}, wanted"),
+                ],
+            ),
+            (
+                "Appends not acknowledged",
+                "short",
+                [("nsqd_follower_lag_appends", "{{instance}} to {{follower}}")],
+            ),
+            (
+                "Sent",
+                "Bps",
+                [(f"rate(nsqd_follower_sent_bytes_total{RATE})", "{{instance}} to {{follower}}")],
+            ),
+            ("Held for others", "bytes", [("nsqd_copies_held_bytes", "{{instance}}")]),
+        ],
+    ),
+    (
         "Registries",
         [
             ("Nodes", "short", [("nsqlookupd_nodes", "{{instance}}")]),

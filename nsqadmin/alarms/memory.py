@@ -23,6 +23,7 @@ class GoneNode:
     """When it was in a snapshot last, unix seconds."""
     unfinished: int
     """Messages that it had then."""
+    tcp_address: str
     identity: tuple[str, int]
     """Host name and TCP port, by which it is known again at another address."""
 
@@ -105,7 +106,8 @@ class Memory:
 
 
 def _gone(node: NodeSnapshot, seen_at: float) -> GoneNode:
-    return GoneNode(node.address, seen_at, node.depth + node.in_flight_count, _identity(node))
+    unfinished = node.depth + node.in_flight_count
+    return GoneNode(node.address, seen_at, unfinished, node.node.tcp_address, _identity(node))
 
 
 def _identity(node: NodeSnapshot) -> tuple[str, int]:

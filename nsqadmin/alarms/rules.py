@@ -57,6 +57,19 @@ class Situation:
         nodes = self.snapshot.nodes.items()
         return frozenset(address for address, node in nodes if node.problem is not None)
 
+    copy_holders: dict[str, str] = attrs.field(init=False)
+    """Of the copies that can be adopted: the HTTP address of a node that has it, by the TCP address of its leader."""
+
+    @copy_holders.default
+    def _find_copies(self) -> dict[str, str]:
+        return {
+            copy.name: address
+            for address, node in self.snapshot.nodes.items()
+            if node.problem is None and node.copies is not None
+            for copy in node.copies.held
+            if copy.complete and not copy.adopted
+        }
+
     @property
     def at(self) -> float:
         """The time, unix seconds."""
@@ -297,7 +310,8 @@ def _silent(situation: Situation, node: NodeSnapshot) -> Alarm | None:
         subject=Subject(node=node.address),
         since=problem.since,
         text=f"it does not answer ({problem.error[:_MAX_REASON]}){_out_of_reach(unfinished)}",
-        advice="See on its machine whether nsqd runs, what its log says last, and whether requests get through.",
+        advice="See on its machine whether nsqd runs, what its log says last, and whether requests get through."
+        + _how_to_adopt(situation, node.node.tcp_address),
         figures={"messages": unfinished},
     )
 
@@ -308,6 +322,8 @@ def _refuses(situation: Situation, node: NodeSnapshot) -> Alarm | None:
     reason = node.health.removeprefix("NOK - ")[:_MAX_REASON]
     if "space" in reason:
         advice = "Make room on its disk, or delete channels without consumers; it recovers by itself within seconds."
+    elif "copies" in reason:
+        advice = "Bring back its followers: with fewer copies than --min-copies it takes no messages."
     else:
         advice = "See the log of this nsqd and the kernel's: it could not write to its disk."
     return Alarm(
@@ -333,28 +349,33 @@ def _topic_refused(situation: Situation, node: NodeSnapshot) -> Alarm | None:
 
 def _under_replicated(situation: Situation, node: NodeSnapshot) -> Alarm | None:
     copies = node.copies
-    if node.problem is not None or copies is None or copies.in_step >= copies.wanted:
+    if node.problem is not None or copies is None or not copies.missing:
         return None
+    behind = [f"{each.address} ({each.state})" for each in copies.followers if not each.in_step]
+    more = f" and {len(behind) - _NAMED} more" if len(behind) > _NAMED else ""
+    which = f"; out of step: {', '.join(behind[:_NAMED])}{more}" if behind else ""
     return Alarm(
         kind=Kind.UNDER_REPLICATED,
         subject=Subject(node=node.address),
         since=situation.at,
-        text=f"{copies.in_step} of {copies.wanted} copies of its messages are complete",
-        advice="Bring back the nodes that hold the other copies; until then, fewer failures can be survived.",
-        figures={"missing": copies.wanted - copies.in_step, "wanted": copies.wanted},
+        text=f"{copies.in_step} of {copies.wanted} copies of its messages are in step, its own included{which}",
+        advice="Bring back its followers; one that catches up needs time only. Until then, fewer failures can be "
+        "survived.",
+        figures={"missing": copies.missing, "wanted": copies.wanted},
     )
 
 
 # The cluster.
 
 
-def _gone(node: GoneNode) -> Alarm:
+def _gone(situation: Situation, node: GoneNode) -> Alarm:
     return Alarm(
         kind=Kind.SILENT,
         subject=Subject(node=node.address),
         since=node.seen_at,
         text=f"no registry lists it any more{_out_of_reach(node.unfinished)}",
-        advice="Start it again; if it was removed for good, its messages are on its disk, unless it was drained.",
+        advice="Start it again; if it was removed for good, its messages are on its disk, unless it was drained."
+        + _how_to_adopt(situation, node.tcp_address),
         figures={"messages": node.unfinished},
     )
 
@@ -404,7 +425,8 @@ def cluster_alarms(situation: Situation) -> Iterator[Alarm]:
     for problem in situation.snapshot.problems:
         if problem.kind == "nsqlookupd":
             yield _registry_silent(problem)
-    yield from map(_gone, situation.memory.gone_nodes)
+    for node in situation.memory.gone_nodes:
+        yield _gone(situation, node)
 
 
 # Figures.
@@ -501,6 +523,12 @@ def _growing(channel: ChannelSnapshot, growth: _Growth) -> str:
 
 def _out_of_reach(unfinished: int) -> str:
     return f", {_messages(unfinished)} out of reach" if unfinished else ""
+
+
+def _how_to_adopt(situation: Situation, tcp_address: str) -> str:
+    """What to add to the advice about a node that is away."""
+    holder = situation.copy_holders.get(tcp_address)
+    return f" If it is gone for good: {holder} has a copy, which can be adopted there." if holder else ""
 
 
 def _named(parts: Iterable[ChannelStats] | Iterable[TopicStats]) -> str:

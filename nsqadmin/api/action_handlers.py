@@ -6,11 +6,14 @@ anything after it is ignored.
 
 from __future__ import annotations
 
+import re
+
 from nsqadmin.access import user_of
-from nsqadmin.actions import DRAIN_ACTIONS, STATE_ACTIONS
+from nsqadmin.actions import ADOPT_ACTION, DRAIN_ACTIONS, STATE_ACTIONS, ActionRefused
 from nsqadmin.cluster.queries import UnknownNode
 from nsqadmin.console import Console
 from nsqadmin.notify import Event, Notifier
+from nsqadmin.upstream.copies import LIFE_PATTERN
 from nsqkit.decoding import first_json_value
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, json_body
@@ -99,15 +102,24 @@ class ActionHandlers:
     async def change_node(self, request: Request) -> Response:
         """POST /api/nodes/:node."""
         self._console.check_change(request)
-        [action] = _decode(request, "action")
-        if action not in DRAIN_ACTIONS:
-            raise HttpError(400, "INVALID_ACTION")
+        action, life = _decode(request, "action", "life")
         node = request.params["node"]
         try:
-            message = await self._actions.drain(action, node)
+            if action in DRAIN_ACTIONS:
+                message = await self._actions.drain(action, node)
+                event = Event(f"{action}_node", node=node)
+            elif action == ADOPT_ACTION:
+                if not re.match(LIFE_PATTERN, life):
+                    raise HttpError(400, "INVALID_LIFE")
+                message = await self._actions.adopt(node, life)
+                event = Event(action, node=node, life=life)
+            else:
+                raise HttpError(400, "INVALID_ACTION")
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
-        self._report(request, Event(f"{action}_node", node=node))
+        except ActionRefused as refusal:
+            raise HttpError(409, f"REFUSED: {refusal}") from None
+        self._report(request, event)
         return self._done(message)
 
     def _report(self, request: Request, event: Event) -> None:

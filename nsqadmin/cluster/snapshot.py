@@ -142,7 +142,7 @@ class NodeSnapshot(msgspec.Struct, frozen=True, gc=False):
     draining: Draining | None = None
     """From its last response; None if it was not draining."""
     copies: Copies | None = None
-    """From its last response; None if it does not replicate."""
+    """From its last response; None if it neither has copies elsewhere nor holds any."""
     usage: Usage = Usage()
     can_drain: bool = False
     """Whether it knows drains: the original does not."""

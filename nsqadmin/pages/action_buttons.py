@@ -9,12 +9,14 @@ import json
 
 from attrs import define
 
-from nsqadmin.model import Node
+from nsqadmin.actions import ADOPT_ACTION
+from nsqadmin.model import HeldCopy, Node
 from nsqadmin.pages.page_request import PageRequest
 from nsqadmin.paths import segment
 
 __all__ = [
     "ActionButton",
+    "adopt_button",
     "channel_buttons",
     "delete_channel_button",
     "delete_topic_button",
@@ -154,6 +156,23 @@ def drain_button(request: PageRequest, node: Node, *, draining: bool) -> ActionB
         verb="Drain",
         done=f"{address} is draining",
         typed=address,
+    )
+
+
+def adopt_button(request: PageRequest, node: Node, copy: HeldCopy) -> ActionButton:
+    """Have a node serve the copy that it holds of another one, which is gone."""
+    address = node.http_address
+    return ActionButton(
+        method="POST",
+        url=request.url(f"/api/nodes/{segment(address)}"),
+        body=json.dumps({"action": ADOPT_ACTION, "life": copy.life}),
+        title=f"Adopt the copy of {copy.name}?",
+        text=f"{address} serves the messages that are in the copy, in a process of its own. {copy.name} gives them up "
+        "if it comes back. So adopt when it is gone, not when it is slow, and on one node only. "
+        f"{_IRREVERSIBLE}",
+        verb="Adopt",
+        done=f"{address} adopts the copy of {copy.name}",
+        typed=copy.name,
     )
 
 

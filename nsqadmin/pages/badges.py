@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from attrs import define
 
 from nsqadmin.cluster.snapshot import ChannelSnapshot, NodeSnapshot, TopicSnapshot
-from nsqadmin.model import ChannelStats, ClientStats, TopicStats
+from nsqadmin.model import ChannelStats, ClientStats, HeldCopy, TopicStats
 from nsqadmin.text import duration_text, number_text
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Badge",
     "channel_badges",
     "client_badges",
+    "copy_badges",
     "node_badges",
     "part_badges",
     "row_class",
@@ -23,6 +25,8 @@ __all__ = [
 ]
 
 EPHEMERAL = "#ephemeral"
+_HEALTHY = re.compile(r"OK(?: - [0-9]+ of [0-9]+ copies)?")
+"""Missing copies have a badge of their own, and publishes are accepted all the same."""
 
 
 @define(frozen=True)
@@ -76,9 +80,27 @@ def node_badges(node: NodeSnapshot, now: float) -> list[Badge]:
     badges: list[Badge] = []
     if node.problem is not None:
         badges.append(Badge("no answer", "bad", f"{node.problem.error}, for {_age(now, node.problem.since)}"))
-    elif node.health and node.health != "OK":
+    elif node.health and not _HEALTHY.fullmatch(node.health):
         badges.append(Badge("unhealthy", "bad", node.health))
-    return [*badges, *_draining_badges(node, with_amount=True)]
+    return [*badges, *_under_replicated_badges(node), *_draining_badges(node, with_amount=True)]
+
+
+def copy_badges(copy: HeldCopy) -> list[Badge]:
+    """The badges of a copy that a node holds of another one."""
+    if copy.adopted:
+        return [
+            Badge("adopted", "warn", "It takes nothing more from its leader, whose messages are served here")
+        ]
+    if copy.connected:
+        badges = [Badge("connected", "good", "Its leader is")]
+    elif copy.silent_seconds is None:
+        badges = [Badge("not connected", "warn", "Its leader was not heard since this node has started")]
+    else:
+        silent = f"silent for {duration_text(copy.silent_seconds)}"
+        badges = [Badge(silent, "warn", "Its leader has no connection")]
+    if not copy.complete:
+        badges.append(Badge("not complete", "bad", "Messages of its leader are missing in it"))
+    return badges
 
 
 def part_badges(stats: ChannelStats | TopicStats, node: NodeSnapshot | None, now: float) -> list[Badge]:
@@ -90,6 +112,15 @@ def part_badges(stats: ChannelStats | TopicStats, node: NodeSnapshot | None, now
         age = _age(now, node.problem.since)
         badges.append(Badge("stale", "bad", f"The node has not answered for {age}"))
     return [*badges, *_draining_badges(node)]
+
+
+def _under_replicated_badges(node: NodeSnapshot) -> list[Badge]:
+    copies = node.copies
+    if node.problem is not None or copies is None or not copies.missing:
+        return []
+    reasons = [f"{each.address}: {each.state}" for each in copies.followers if not each.in_step]
+    title = "; ".join(["Copies of its messages that are in step, its own included", *reasons])
+    return [Badge(f"{copies.in_step} of {copies.wanted} copies", "warn", title)]
 
 
 def _draining_badges(node: NodeSnapshot, *, with_amount: bool = False) -> list[Badge]:

@@ -13,6 +13,7 @@ from nsqadmin.model import ChannelStats, ClientStats, TopicStats
 from nsqadmin.pages.action_buttons import ActionButton, drain_button, tombstone_button
 from nsqadmin.pages.badges import Badge, node_badges, row_class, stats_badges
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, ConsumerRow, consumer_row
+from nsqadmin.pages.copies import copies_panel, leaders_by_stand_in, stand_in_badges
 from nsqadmin.pages.draining import drain_panel
 from nsqadmin.pages.figures import UsageFigures, usage_figures
 from nsqadmin.pages.graphite import graphite_panel, node_graphs
@@ -171,7 +172,8 @@ async def nodes_page(request: PageRequest) -> Page:
     query = read_table_query(request.own_url, request.query, columns, sort="host")
     table = select_page(nodes, query, columns, text=_node_text)
     titles = node_titles(request.snapshot)
-    rows = [_node_row(request, each, titles[each.address]) for each in table.rows]
+    leaders = leaders_by_stand_in(request.snapshot)
+    rows = [_node_row(request, each, titles[each.address], leaders) for each in table.rows]
     return Page(
         "nodes.html", "nodes", {"table": table, "rows": rows, "registries": registries, "topology": topology}
     )
@@ -186,7 +188,7 @@ async def node_page(request: PageRequest) -> Page:
         "address": address,
         "title": node_titles(request.snapshot).get(address, address),
         "view": view,
-        "badges": node_badges(view, request.snapshot.at) if view else [],
+        "badges": [],
         "registries": registries,
         "registered": len(view.node.remote_addresses or ()) if view else 0,
         "graphite": graphite_panel(request, node_graphs(address)),
@@ -194,10 +196,14 @@ async def node_page(request: PageRequest) -> Page:
         "drain_button": None,
     }
     if view is not None:
+        stand_in = stand_in_badges(view, leaders_by_stand_in(request.snapshot))
+        values["badges"] = [*node_badges(view, request.snapshot.at), *stand_in]
         values["sums"] = _sums(view)
         values["usage"] = usage_figures(view.usage)
         values["drain"] = drain_panel(request, view)
-        if view.can_drain and view.problem is None:
+        values["copies"] = copies_panel(request, view)
+        # A stand-in drains from its start to its end.
+        if view.can_drain and view.problem is None and not stand_in:
             values["drain_button"] = drain_button(request, view.node, draining=view.draining is not None)
         values |= await _topics_table(request, view)
     return Page("node.html", "nodes", values, request.status_of(view))
@@ -259,8 +265,8 @@ def _channel_row(
     )
 
 
-def _node_row(request: PageRequest, view: NodeSnapshot, title: str) -> NodeRow:
-    badges = node_badges(view, request.snapshot.at)
+def _node_row(request: PageRequest, view: NodeSnapshot, title: str, leaders: dict[str, str]) -> NodeRow:
+    badges = [*node_badges(view, request.snapshot.at), *stand_in_badges(view, leaders)]
     registered = view.node.remote_addresses or []
     named = [each.topic for each in view.node.topics[:TOPICS_NAMED]]
     tombstoned = [each.topic for each in view.node.topics if each.tombstoned][:TOPICS_NAMED]

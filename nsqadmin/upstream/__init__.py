@@ -1,6 +1,6 @@
 """Requests to nsqds and nsqlookupds: the only place that sends HTTP to them."""
 
-from nsqadmin.upstream.client import Upstream, UpstreamError
+from nsqadmin.upstream.client import Upstream, UpstreamError, UpstreamRefused
 from nsqadmin.upstream.fan_out import NSQD, NSQLOOKUPD, UpstreamFailed, Warnings, query_all
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Upstream",
     "UpstreamError",
     "UpstreamFailed",
+    "UpstreamRefused",
     "Warnings",
     "query_all",
 ]

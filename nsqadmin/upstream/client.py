@@ -5,8 +5,9 @@ Rules, in addition to those of `nsqkit.http_client`:
 - Every failure is an `UpstreamError`, whose text is for people: it has the method and the URL.
 - The timeout includes the wait for a slot among the requests to the same daemon (see `connections`).
 - Only a 200 is a success, except for a webhook.
-- Of the body of an error, only the code of NSQ is repeated (`{"message":"TOPIC_NOT_FOUND"}`). Anybody can register an
-  address at a registry, and what another server says is not for the users of the console.
+- Of the body of an error, only what has the form of NSQ is repeated: a code (`{"message":"TOPIC_NOT_FOUND"}`), or the
+  reason of a refusal (`{"message":"REFUSED: its leader a:4150 is connected"}`). Anybody can register an address at a
+  registry, and what another server says is not for the users of the console.
 - The bytes of all responses together are limited, from their first until they are decoded.
 - Queries reuse connections. Each change uses a new connection: an idle one may have been closed by its daemon, and a
   change must not be sent twice.
@@ -38,7 +39,7 @@ from nsqkit.service.http.access import CONSOLE
 from nsqkit.tls import client_context
 from nsqkit.version import VERSION
 
-__all__ = ["MAX_BODY", "Upstream", "UpstreamError"]
+__all__ = ["MAX_BODY", "Upstream", "UpstreamError", "UpstreamRefused"]
 
 MAX_BODY: Final = 40 * 1024 * 1024  # bytes; 50,000 clients of one nsqd are some 35 MB
 MAX_BODIES: Final = 3 * MAX_BODY
@@ -49,13 +50,23 @@ _HEADERS: Final[list[Header]] = [
     (b"Accept-Encoding", b"identity"),
 ]
 
-_ERROR_OF_NSQ: Final = re.compile(rb'\{"message":"[A-Z0-9_]{1,64}"\}')
+_ERROR_OF_NSQ: Final = re.compile(
+    rb'\{"message":"(?:[A-Z0-9_]{1,64}|REFUSED: (?P<reason>[^"\\\x00-\x1f\x7f]{1,200}))"\}'
+)
 
 Params = Mapping[str, str]
 
 
 class UpstreamError(Exception):
     """A daemon did not answer, or not with a 200."""
+
+
+class UpstreamRefused(UpstreamError):
+    """A daemon understood what it is asked for, and will not do it now (409). `reason`: in its words."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 @attrs.define(eq=False)
@@ -89,7 +100,9 @@ class Upstream:
             self.budget.give(size)
 
     async def post(self, address: str, path: str, params: Params) -> None:
-        """POST to the daemon at `host:port`, with the parameters in the query. Raises `UpstreamError`."""
+        """POST to the daemon at `host:port`, with the parameters in the query. Raises `UpstreamError`; of it
+        `UpstreamRefused`, if the daemon says why it will not do it now.
+        """
         await self._ask("POST", address, path, params)
 
     async def send_json(self, url: str, value: Any) -> None:
@@ -149,7 +162,11 @@ def _body_of_ok(answer: Answer) -> bytes:
     try:
         return _without_foreign_body(answer).body_of_ok()
     except HttpFailed as error:
-        raise UpstreamError(str(error)) from None  # the original's text, which is part of the API
+        text = str(error)  # the original's, which is part of the API
+    refusal = _ERROR_OF_NSQ.fullmatch(answer.body) if answer.status == HTTPStatus.CONFLICT else None
+    if refusal is not None and refusal["reason"]:
+        raise UpstreamRefused(text, refusal["reason"].decode("utf-8", "replace"))
+    raise UpstreamError(text)
 
 
 def _without_foreign_body(answer: Answer) -> Answer:

@@ -106,7 +106,7 @@ class Stats(msgspec.Struct):
     draining: Draining | None = None
     """None if it is not draining."""
     copies: Copies | None = None
-    """None if it does not replicate."""
+    """None if it neither has copies elsewhere nor holds any."""
     durability: str = ""
     """Empty for the original."""
 

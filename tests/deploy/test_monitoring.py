@@ -56,7 +56,7 @@ def test_each_rule_has_a_test_and_a_row_in_the_documentation() -> None:
     tested = re.findall(r"alertname: (\w+)", (MONITORING / "alerts_test.yml").read_text())
     table = (ROOT / "docs/operations.md").read_text().partition("## Alarms")[2].partition("Log lines that")[0]
     documented = re.findall(r"(?m)^\| `(Nsq\w+)` \|", table)
-    assert len(ALERTS) == 15
+    assert len(ALERTS) == 16
     assert set(tested) == set(ALERTS) == set(documented)
 
 
@@ -90,7 +90,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with ExitStack() as stack:
         registry = stack.enter_context(LookupDaemon())
         registry.start()
-        nsqd = stack.enter_context(Daemon(folder, (f"--lookupd-tcp-address={registry.tcp_address}",)))
+        copies = f"{HOST}:{free_port()}"
+        (folder / "follower").mkdir()
+        follower = stack.enter_context(Daemon(folder / "follower", (f"--replication-address={copies}",)))
+        follower.start()
+        flags = (f"--lookupd-tcp-address={registry.tcp_address}", f"--replicate-to={copies}")
+        nsqd = stack.enter_context(Daemon(folder, flags))
         nsqd.start()
         nsqd.create_channel("orders", "audit")
         nsqd.create_channel(

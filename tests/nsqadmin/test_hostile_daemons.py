@@ -57,6 +57,7 @@ CHANGES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("POST", "/api/topics/t", {"action": "pause"}),
     ("POST", "/api/topics/t/c", {"action": "empty"}),
     ("DELETE", f"/api/nodes/{BAD[0]}", {"topic": "t"}),
+    ("POST", f"/api/nodes/{BAD[0]}", {"action": "adopt_copy", "life": "0123456789abcdef0123456789abcdef"}),
     ("DELETE", "/api/topics/t/c", {}),
     ("DELETE", "/api/topics/t", {}),
 )
@@ -119,7 +120,32 @@ REAL_STATS = {
         topic("u#ephemeral"),
     ],
     "durability": "os",
-    "copies": {"wanted": 3, "in_step": 2},
+    "copies": {
+        "wanted": 3,
+        "in_step": 2,
+        "followers": [
+            {
+                "address": "10.0.0.2:4159",
+                "in_step": False,
+                "state": "not connected",
+                "lag": 7,
+                "sent_bytes": 4096,
+                "troubles": {"topic-t": "it has more than its leader"},
+            }
+        ],
+        "held": [
+            {
+                "life": "0123456789abcdef0123456789abcdef",
+                "name": "other:4150",
+                "complete": True,
+                "connected": False,
+                "bytes": 4096,
+                "silent_seconds": 7.5,
+                "adopted": False,
+                "stand_in_port": 4170,
+            }
+        ],
+    },
     "draining": {
         "since": 1_790_000_000,
         "messages_left": 4,

@@ -104,6 +104,22 @@ class TestReports:
         assert (report["action"], report["node"]) == (f"{action}_node", nsqd.address)
         assert "topic" not in report
 
+    async def test_an_adoption_is_reported_with_its_node_and_the_life_of_the_copy(self) -> None:
+        receiver, life = Receiver(), "0123456789abcdef" * 2
+        async with scripted() as script:
+            hook, registry, nsqd = await script.daemon(), await script.daemon(), await script.daemon()
+            hook.on("/hook", receiver)
+            registry.on("/nodes", {"producers": [producer(nsqd)]})
+            nsqd.on("/replicas/adopt")
+            async with serving(
+                lookupds=[registry.address], notification_http_endpoint=f"http://{hook.address}/hook"
+            ) as browser:
+                body = {"action": "adopt_copy", "life": life}
+                assert (await browser.ask("POST", f"/api/nodes/{nsqd.address}", body)).status_code == 200
+                [report] = await receiver.wait(1)
+        assert (report["action"], report["node"], report["life"]) == ("adopt_copy", nsqd.address, life)
+        assert "topic" not in report
+
     async def test_a_report_has_the_user_and_the_address(self) -> None:
         receiver = Receiver()
         async with scripted() as script:

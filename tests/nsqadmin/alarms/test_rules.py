@@ -10,10 +10,10 @@ import pytest
 from nsqadmin.alarms.alarm import Alarm, Kind, Subject
 from nsqadmin.alarms.memory import Memory
 from nsqadmin.cluster.snapshot import ClusterSnapshot, NodeSnapshot, Usage
-from nsqadmin.model import Copies, Draining
+from nsqadmin.model import Copies, Draining, Follower, HeldCopy
 from nsqkit.options import MINUTE
 from tests.nsqadmin.alarms.looking import FakeMinutes, kinds, look, minutes
-from tests.nsqadmin.pages.cluster import NODE, NOW, channel, node, problem, snapshot, topic
+from tests.nsqadmin.pages.cluster import NODE, NOW, channel, held_copy, node, problem, snapshot, topic
 
 OTHER = "10.0.0.2:4151"
 GROWING = minutes([1000, 1300, 1600, 1900, 2200])
@@ -255,20 +255,63 @@ class TestNodes:
         [
             ("NOK - no space left on device: 5 bytes free", Kind.REFUSES, "no space left"),
             ("NOK - Input/output error", Kind.REFUSES, "Input/output error"),
+            ("NOK - 1 of at least 2 copies are in step", Kind.REFUSES, "1 of at least 2 copies"),
             ("OK - topic t is refused: No such file or directory", Kind.DAMAGED, "topic t is refused"),
         ],
     )
     def test_a_node_that_reports_trouble(self, health: str, kind: Kind, text: str) -> None:
         assert text in one(look(snapshot(nodes=[node(health=health)])), kind).text
 
-    @pytest.mark.parametrize("health", ["OK", "", "OK - draining"])
+    def test_the_advice_fits_the_reason_of_a_refusal(self) -> None:
+        health = "NOK - 1 of at least 2 copies are in step"
+        assert "--min-copies" in one(look(snapshot(nodes=[node(health=health)])), Kind.REFUSES).advice
+
+    @pytest.mark.parametrize("health", ["OK", "", "OK - draining", "OK - 1 of 2 copies"])
     def test_a_node_that_reports_none(self, health: str) -> None:
         assert look(snapshot(nodes=[node(health=health)])) == []
 
     def test_a_node_whose_messages_lack_copies(self) -> None:
-        alarm = one(look(snapshot(nodes=[node(copies=Copies(3, 2))])), Kind.UNDER_REPLICATED)
-        assert alarm.text == "2 of 3 copies of its messages are complete"
-        assert look(snapshot(nodes=[node(copies=Copies(3, 3))])) == []
+        """As nsqd reports it: its own copy is always in step, and counted."""
+        away = Follower("10.0.0.2:4159", False, "not connected")
+        full = Follower("10.0.0.3:4159", False, "refused: full: copies may take 5 bytes here")
+        followers = (Follower("10.0.0.4:4159", True, "in step", 0), away, full)
+        alarm = one(look(snapshot(nodes=[node(copies=Copies(4, 2, followers))])), Kind.UNDER_REPLICATED)
+        assert alarm.text == (
+            "2 of 4 copies of its messages are in step, its own included; out of step: 10.0.0.2:4159 (not connected), "
+            "10.0.0.3:4159 (refused: full: copies may take 5 bytes here)"
+        )
+        assert alarm.figures == {"missing": 2, "wanted": 4}
+
+    def test_of_many_followers_some_are_named(self) -> None:
+        followers = tuple(Follower(f"10.0.0.{n}:4159", False, "not connected") for n in range(5))
+        alarm = one(look(snapshot(nodes=[node(copies=Copies(6, 1, followers))])), Kind.UNDER_REPLICATED)
+        assert alarm.text.endswith("10.0.0.2:4159 (not connected) and 2 more")
+
+    @pytest.mark.parametrize(
+        "copies", [Copies(3, 3), Copies(1, 1, held=(held_copy(),))], ids=["in-step", "a-follower-only"]
+    )
+    def test_a_node_whose_messages_lack_no_copies(self, copies: Copies) -> None:
+        assert look(snapshot(nodes=[node(copies=copies)])) == []
+
+    def test_the_advice_about_a_silent_node_names_who_has_its_copy(self) -> None:
+        silent = node(NODE, trouble=problem(NODE))
+        holder = node(OTHER, copies=Copies(1, 1, held=(held_copy(silent.node.tcp_address),)))
+        alarm = one(look(snapshot(nodes=[silent, holder])), Kind.SILENT)
+        assert alarm.advice.endswith(f"{OTHER} has a copy, which can be adopted there.")
+
+    def test_the_advice_about_a_node_that_is_gone_names_who_has_its_copy(self) -> None:
+        memory, gone = Memory(DAY), node(NODE)
+        holder = node(OTHER, copies=Copies(1, 1, held=(held_copy(gone.node.tcp_address),)))
+        look(snapshot(nodes=[gone, holder]), memory=memory)
+        alarm = one(look(snapshot(nodes=[holder]), memory=memory), Kind.SILENT)
+        assert alarm.advice.endswith(f"{OTHER} has a copy, which can be adopted there.")
+
+    @pytest.mark.parametrize(
+        "copy", [held_copy(adopted=True), held_copy(complete=False), held_copy("10.0.0.7:4150")]
+    )
+    def test_other_copies_are_no_advice(self, copy: HeldCopy) -> None:
+        shown = [node(NODE, trouble=problem(NODE)), node(OTHER, copies=Copies(1, 1, held=(copy,)))]
+        assert "adopted" not in one(look(snapshot(nodes=shown)), Kind.SILENT).advice
 
 
 class TestDamage:

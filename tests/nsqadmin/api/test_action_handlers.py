@@ -14,6 +14,8 @@ CHANGES = [
     *(f"/topic/{action}" for action in ("create", "delete", "pause", "unpause", "empty", "tombstone")),
     *(f"/channel/{action}" for action in ("create", "delete", "pause", "unpause", "empty")),
 ]
+LIFE = "0123456789abcdef0123456789abcdef"
+ADOPT = {"action": "adopt_copy", "life": LIFE}
 STATS = {"topics": [{"topic_name": "t", "channels": []}]}
 
 
@@ -125,6 +127,19 @@ class TestCalls:
         assert response.status_code == 200
         assert response.json()["message"].startswith("WARNING: GET "), "of the registry that is dead"
         assert script.calls == [f"GET {registry.address}/nodes", f"POST {nsqd.address}{path}"]
+
+    async def test_a_copy_is_adopted_at_the_node_only_and_without_force(self) -> None:
+        async with scripted() as script:
+            nsqd, other = await nsqd_with_topic(script), await nsqd_with_topic(script)
+            nsqd.on("/replicas/adopt")
+            registry = await registry_of(script, nsqd, other)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", f"/api/nodes/{nsqd.address}", {**ADOPT, "force": "true"})
+        assert (response.status_code, response.json()) == (200, {"message": ""})
+        assert script.calls == [
+            f"GET {registry.address}/nodes",
+            f"POST {nsqd.address}/replicas/adopt?life={LIFE}",
+        ]
 
     async def test_without_registries_the_nsqds_that_have_the_topic_are_called(self) -> None:
         async with scripted() as script:
@@ -263,22 +278,34 @@ class TestFailures:
         assert (response.status_code, response.json()) == (404, {"message": "NODE_NOT_FOUND"})
         assert script.calls == [f"GET {registry.address}/nodes"]
 
-    async def test_a_stranger_is_not_drained(self) -> None:
+    @pytest.mark.parametrize("body", [{"action": "drain"}, ADOPT], ids=["drain", "adopt"])
+    async def test_a_stranger_is_not_drained_and_adopts_nothing(self, body: dict[str, str]) -> None:
         async with scripted() as script:
             stranger = await nsqd_with_topic(script)
             registry = await registry_of(script, await nsqd_with_topic(script))
             async with serving(lookupds=[registry.address]) as browser:
-                response = await browser.ask("POST", f"/api/nodes/{stranger.address}", {"action": "drain"})
+                response = await browser.ask("POST", f"/api/nodes/{stranger.address}", body)
         assert (response.status_code, response.json()) == (404, {"message": "NODE_NOT_FOUND"})
         assert script.calls == [f"GET {registry.address}/nodes"]
 
-    async def test_a_node_that_refuses_a_drain_is_an_error(self) -> None:
-        """The original does not know it; and of a drain that was not begun, nothing is reported."""
+    async def test_the_reason_of_a_refused_adoption_is_passed_on(self) -> None:
+        reason = "REFUSED: its leader 10.0.0.1:4150 is connected"
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            nsqd.on("/replicas/adopt", error(409, reason))
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", f"/api/nodes/{nsqd.address}", ADOPT)
+        assert (response.status_code, response.json()) == (409, {"message": reason})
+
+    @pytest.mark.parametrize("body", [{"action": "drain"}, ADOPT], ids=["drain", "adopt"])
+    async def test_a_node_that_does_not_know_the_action_is_an_error(self, body: dict[str, str]) -> None:
+        """As the original; and of what was not done, nothing is reported."""
         async with scripted() as script:
             nsqd = await nsqd_with_topic(script)
             registry = await registry_of(script, nsqd)
             async with serving(lookupds=[registry.address]) as browser:
-                response = await browser.ask("POST", f"/api/nodes/{nsqd.address}", {"action": "drain"})
+                response = await browser.ask("POST", f"/api/nodes/{nsqd.address}", body)
         assert response.status_code == 502
         assert response.json()["message"].startswith(
             "UPSTREAM_ERROR: failed to query any nsqd: got response 404"
@@ -323,6 +350,14 @@ BAD_BODIES = [
     ("POST", "/api/topics/t", b"null", "INVALID_ACTION"),
     ("POST", "/api/nodes/1.1.1.1:1", b"", "EOF"),
     ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"pause"}', "INVALID_ACTION"),
+    ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"adopt_copy"}', "INVALID_LIFE"),
+    ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"adopt_copy","life":"00&force=true"}', "INVALID_LIFE"),
+    (
+        "POST",
+        "/api/nodes/1.1.1.1:1",
+        b'{"action":"adopt_copy","life":"%s\\n"}' % LIFE.encode(),
+        "INVALID_LIFE",
+    ),
     ("DELETE", "/api/nodes/1.1.1.1:1", b"", "INVALID_BODY"),
     ("DELETE", "/api/nodes/1.1.1.1:1", b'{"topic":1}', "INVALID_BODY"),
     ("DELETE", "/api/nodes/1.1.1.1:1", b"null", "INVALID_TOPIC"),
@@ -332,6 +367,7 @@ BAD_BODIES = [
 ACTIONS = [
     ("POST", "/api/nodes/1.1.1.1:1", {"action": "drain"}),
     ("POST", "/api/nodes/1.1.1.1:1", {"action": "cancel_drain"}),
+    ("POST", "/api/nodes/1.1.1.1:1", ADOPT),
     ("POST", "/api/topics", {"topic": "t"}),
     ("POST", "/api/topics/t", {"action": "pause"}),
     ("POST", "/api/topics/t/c", {"action": "pause"}),

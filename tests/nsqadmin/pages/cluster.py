@@ -24,11 +24,22 @@ from nsqadmin.cluster.snapshot import (
     Totals,
 )
 from nsqadmin.console import Console
-from nsqadmin.model import ALL_NODES, ChannelStats, ClientStats, Copies, Draining, Node, NodeTopic, TopicStats
+from nsqadmin.model import (
+    ALL_NODES,
+    ChannelStats,
+    ClientStats,
+    Copies,
+    Draining,
+    HeldCopy,
+    Node,
+    NodeTopic,
+    TopicStats,
+)
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import UpstreamFailed, Warnings
 
 __all__ = [
+    "LIFE",
     "NODE",
     "NOW",
     "FakeHistory",
@@ -37,6 +48,7 @@ __all__ = [
     "channel",
     "client",
     "fake_console",
+    "held_copy",
     "node",
     "problem",
     "snapshot",
@@ -45,6 +57,7 @@ __all__ = [
 
 NOW = 1_790_000_000.0
 NODE = "10.0.0.1:4151"
+LIFE = "0123456789abcdef0123456789abcdef"
 
 
 def client(hostname: str = "worker-1", **values: Any) -> ClientStats:
@@ -128,6 +141,12 @@ def topic(
         timeouts_per_minute=sum(each.timeouts_per_minute for each in held.values()),
         oldest_unfinished_ms=None,
     )
+
+
+def held_copy(name: str = "10.0.0.1:4150", **values: Any) -> HeldCopy:
+    """A copy of a node that is gone."""
+    defaults: dict[str, Any] = {"complete": True, "connected": False, "bytes": 4096, "adopted": False}
+    return HeldCopy(LIFE, name, **{**defaults, **values})
 
 
 def problem(address: str = NODE, *, kind: str = "nsqd", error: str = "no answer within 5 s") -> Problem:

@@ -11,7 +11,7 @@ import pytest
 
 from nsqadmin.alarms.alarm import Alarm, Kind, Subject
 from nsqadmin.console import Console
-from nsqadmin.model import Draining, StuckPlace
+from nsqadmin.model import Copies, Draining, Follower, StuckPlace
 from nsqadmin.text import UNKNOWN
 from tests.nsqadmin.pages.cluster import (
     NODE,
@@ -21,6 +21,7 @@ from tests.nsqadmin.pages.cluster import (
     channel,
     client,
     fake_console,
+    held_copy,
     node,
     problem,
     snapshot,
@@ -54,6 +55,12 @@ def console_with(name: str, **options: Any) -> Console:
             health=name,
             draining=Draining(
                 int(NOW) - 60, 5, (StuckPlace(name, name, 4, name), StuckPlace(name, "", 1, name))
+            ),
+            copies=Copies(
+                2,
+                1,
+                followers=(Follower(name, False, name, 7, 4096, ((name, name),), 1),),
+                held=(held_copy(name), held_copy(name, adopted=True, stand_in_port=4170)),
             ),
         )
     ]

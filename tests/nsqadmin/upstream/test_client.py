@@ -14,7 +14,15 @@ import trio.testing
 import trustme
 
 from nsqadmin.options import AdminOptions
-from nsqadmin.upstream import Upstream, UpstreamError, UpstreamFailed, Warnings, query_all, responses
+from nsqadmin.upstream import (
+    Upstream,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamRefused,
+    Warnings,
+    query_all,
+    responses,
+)
 from nsqadmin.upstream.connections import MAX_PER_DAEMON
 from nsqkit.service.http import ByteBudget, HttpServer, Request, Response, error, json_body, text
 from nsqkit.service.listeners import bound_address, open_listeners
@@ -57,8 +65,31 @@ class TestErrors:
             reason = await error_of(up.get(daemon.address, "/x"))
         assert reason == 'got response 404 Not Found "{\\"message\\":\\"TOPIC_NOT_FOUND\\"}"'
 
+    async def test_a_refusal_has_the_reason_of_the_daemon(self) -> None:
+        async with scripted() as script, upstream() as up:
+            daemon = await script.daemon()
+            daemon.on("/x", error(409, "REFUSED: its leader a:4150 is connected"))
+            with pytest.raises(UpstreamRefused) as refused:
+                await up.post(daemon.address, "/x", {})
+        assert refused.value.reason == "its leader a:4150 is connected"
+        assert str(refused.value).startswith("got response 409 Conflict")
+
+    @pytest.mark.parametrize("refusal", [error(409, "STOPPING"), error(500, "REFUSED: it is broken")])
+    async def test_other_errors_are_no_refusals(self, refusal: Response) -> None:
+        async with scripted() as script, upstream() as up:
+            daemon = await script.daemon()
+            daemon.on("/x", refusal)
+            with pytest.raises(UpstreamError) as failed:
+                await up.post(daemon.address, "/x", {})
+        assert not isinstance(failed.value, UpstreamRefused)
+
     @pytest.mark.parametrize(
-        "body", ["secret", '{"message":"a secret"}', '{"message":"A","b":"c"}', "secret" * 9999]
+        "body",
+        [
+            *("secret", '{"message":"a secret"}', '{"message":"A","b":"c"}', "secret" * 9999),
+            *('{"message":"REFUSED: a","b":"secret"}', '{"message":"REFUSED: a\\nsecret"}'),
+            '{"message":"REFUSED: ' + "secret" * 99 + '"}',
+        ],
     )
     async def test_what_is_no_error_of_nsq_is_not_quoted(self, body: str) -> None:
         async with scripted() as script, upstream() as up:

@@ -28,7 +28,7 @@ from nsqd.replication.from_leader import Follower, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.noted_storage import NotedStorage
 from nsqd.replication.safety import Safety, Standing
-from nsqd.replication.seal import Seal
+from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.ship import Sender
 from nsqd.replication.stand_in import StandIns
 from nsqd.replication.to_follower import FollowerLink, Leader
@@ -118,7 +118,7 @@ class Copies:
         self.follower: Follower | None = None
         self.stand_ins: StandIns | None = None
         self._seal: Seal | None = None
-        self._sealed: dict[int, int] = {}  # what stand-ins have of ours
+        self._sealed: Owned = {}  # what stand-ins have of ours
         self._said: str | None = None
         self._rounds: Rounds | None = None
 
@@ -162,7 +162,7 @@ class Copies:
         """After the recovery. What answers to publishers wait for; None when it is the own disk only."""
         options, life = self._options, broker.store.life
         if options.stand_in:
-            self._seal_with_ends(broker)
+            self._seal_as_owner(broker)
         if life is None:
             if options.replicate_to or options.replication_address:
                 log.error(
@@ -202,13 +202,12 @@ class Copies:
 
     # --- adoption
 
-    def _seal_with_ends(self, broker: Broker) -> None:
+    def _seal_as_owner(self, broker: Broker) -> None:
         """Before the first delivery of a stand-in: what is here is on the disk, and is its own for ever."""
         self._seal = Seal.read(self._storage)
-        if self._seal is None or self._seal.ends is None:
+        if self._seal is None or self._seal.owned is None:
             self._storage.sync_all()
-            ends = {retention.log.generation: retention.log.end for retention in broker.retentions.values()}
-            self._seal = Seal(ends)
+            self._seal = Seal(broker.owned_messages())
             self._seal.write(self._storage)
 
     def retire(self) -> None:
@@ -250,9 +249,9 @@ class Copies:
         Life.renew(self._storage)
         log.warning("COPIES: a follower serves %d messages of ours; starting anew as another life", given_up)
 
-    def _hand_over(self, ends: dict[int, int]) -> None:
+    def _hand_over(self, owned: Owned) -> None:
         """As `hand_over`, for a leader that hears of it while it serves."""
-        self._sealed = ends
+        self._sealed = owned
         self.hand_over()
         self._restart()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nsqd.broker.channel import Channel
@@ -26,6 +27,7 @@ from nsqd.broker.retention import Retention
 from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic import Topic
 from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
+from nsqd.log.ranges import RangeSet
 from nsqd.log.store import Store
 from nsqkit.logging import get_logger
 from nsqkit.wire.frames import BODY, HEAD, MESSAGE, message_frame
@@ -85,7 +87,11 @@ class Broker:
         self._reported_failing: set[str] = set()
         self.copies_missing: str | None = None  # publishes are acknowledged with fewer copies than asked for
         self.alarm_at = math.inf
+        self._lost: defaultdict[str, list[tuple[int, int]]] = defaultdict(
+            list
+        )  # found by the recovery, by topic
         for name, recovered in store.topics(wall_ns):
+            self._lost[name] = [(damage.first, damage.end) for damage in recovered.damage]
             topic, view = restore_topic(self.context, self, name, recovered)
             self._add(topic, view, recovered.manifest_position)
             # So that the next start does not scan the damaged part again.
@@ -223,16 +229,21 @@ class Broker:
         if topic is not None:
             topic.delete_if_unused(channel)
 
-    def hand_over(self, ends: Mapping[int, int]) -> int:
-        """Record that messages below these ends, by generation of the topic, are none of ours any more.
+    def owned_messages(self) -> dict[int, list[tuple[int, int]]]:
+        """By generation of the topic: the sequence numbers of this data path, but for those that it has lost."""
+        return {
+            retention.log.generation: RangeSet(self._lost[name]).gaps(0, retention.log.end)
+            for name, retention in self.retentions.items()
+        }
+
+    def hand_over(self, owned: Mapping[int, Sequence[tuple[int, int]]]) -> int:
+        """Record that somebody else owns these messages (ranges by generation of the topic), and we do not any more.
 
         Returns how many there were. What is in memory does not change: the daemon must be started anew. `Refused`.
         """
         return sum(
-            topic.hand_over(min(end, self.retentions[name].log.end))
-            for name, topic in self.topics.items()
-            if name in self.retentions
-            if (end := ends.get(self.retentions[name].log.generation)) is not None
+            self.topics[name].hand_over(owned.get(retention.log.generation, ()))
+            for name, retention in self.retentions.items()
         )
 
     # --- publishing

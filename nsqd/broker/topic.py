@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterable
 from itertools import chain
 from typing import Protocol
 
@@ -297,18 +298,21 @@ class Topic:
         for channel in self.channels.values():
             channel.backlog.skip_aborted(start, end)
 
-    def hand_over(self, end: int) -> int:
-        """Record that no message below `end` is to be delivered from here; returns how many would have been.
+    def hand_over(self, ranges: Iterable[tuple[int, int]]) -> int:
+        """Record that no message in these ranges is to be delivered from here; returns how many would have been.
 
         What is in memory does not change. `Refused` when it cannot be written.
         """
-        start = self.store.high_watermark
-        changes: list[Change] = [(Code.TOPIC_EMPTIED, start, end)] if start < end else []
-        count = max(0, end - start)
-        for channel in self.channels.values():
-            changes += channel.backlog.record(Code.CHANNEL_EMPTIED, end)
-            count += channel.backlog.needed_count(0, end)
-        self._write_changes(changes)
+        changes: list[Change] = []
+        count = 0
+        for start, end in ((start, min(end, self.store.end)) for start, end in ranges):
+            if start < end:
+                # To all channels, those that will be created too, it is as if the publish had been aborted.
+                changes.append((Code.LOST, start, end, False))
+                count += max(0, end - max(start, self.store.high_watermark))
+                count += sum(channel.backlog.needed_count(start, end) for channel in self.channels.values())
+        if changes:
+            self._write_changes(changes)
         return count
 
     # --- channels

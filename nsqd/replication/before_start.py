@@ -18,6 +18,7 @@ from nsqd.log.storage import Storage
 from nsqd.lookup.protocol import RegistryError
 from nsqd.replication.frame_stream import FrameStream, Identity, Turned, greet_follower
 from nsqd.replication.restore import Need, Restoration, needs
+from nsqd.replication.seal import Owned
 from nsqd.replication.wire import AllHeld, Bye, Data, Fetch, FolderHeld, Sealed, WireError
 from nsqkit.logging import get_logger
 
@@ -33,9 +34,9 @@ Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
 @attrs.define
 class Findings:
-    """`sealed`: for each topic's generation, the end of what a stand-in has. `restored_bytes`: that were fetched."""
+    """`sealed`: what stand-ins own of our messages. `restored_bytes`: that were fetched."""
 
-    sealed: dict[int, int] = attrs.field(factory=dict)
+    sealed: Owned = attrs.field(factory=dict)
     restored_bytes: int = 0
 
 

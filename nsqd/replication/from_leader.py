@@ -169,7 +169,7 @@ class Follower:
         copy = Copy(state.storage, state.note, disk=hello.disk)
         with trio.CancelScope() as state.scope:
             try:
-                copy.begin()
+                await trio.to_thread.run_sync(copy.begin)
                 log.info("COPIES: %s is connected, %d bytes of it are here", hello.name, state.bytes)
                 await self._say_what_is_here(frames, copy)
                 await _Session(self, frames, state, copy).run()
@@ -206,9 +206,10 @@ class Follower:
         state.connected = False
         state.idle.set()
         seal = state.seal = Seal.read(state.storage) or Seal()
-        if seal.ends is None:
+        if seal.owned is None:
             raise WireError("the copy is being adopted")
-        await frames.send(Sealed([[generation, end] for generation, end in seal.ends.items()]))
+        owned = [[generation, *each] for generation, ranges in seal.owned.items() for each in ranges]
+        await frames.send(Sealed(owned))
         log.info("COPIES: %s has come back, and is told what its stand-in has", state.note.name)
 
     async def _say_what_is_here(self, frames: FrameStream, copy: Copy) -> None:

@@ -113,7 +113,12 @@ class Copy:
         return self._synced_ticket if self._disk else self.received
 
     def begin(self) -> None:
-        """A session begins: note whose copy it is, now. `OSError`."""
+        """A session begins: sync what is here, and note whose copy it is, now. May take long; any thread. `OSError`.
+
+        An earlier session, or process, may have left bytes that were never synced, in files that this one does not open
+        again. Snapshots and acknowledgements of this session speak of them.
+        """
+        self._storage.sync_all()
         self._storage.replace(NOTE, self.note.encode())
 
     def close(self) -> None:
@@ -252,12 +257,12 @@ class Copy:
             self._close(temporary)
             self._renamed[folder] = None
 
-        if not path.endswith(".snap"):
+        if folder and not path.endswith(".snap"):
             self._storage.rename(temporary, path)
             in_place()
             return None
-        # A snapshot that survives a power loss must not speak of bytes that do not.
-        log = [other for name, other in self._open.items() if name.startswith(f"{folder}/")]
+        # A snapshot that survives a power loss must not speak of bytes that do not; the ids are only this one file.
+        log = [other for name, other in self._open.items() if split_path(name)[0] == folder]
 
         def work() -> None:
             for other in log:

@@ -116,12 +116,13 @@ def reconcile(
         note, our = notes.get(name), ours.files.get(name)
         segment = name.endswith(".log")
         if note is None or our is None:
-            if segment and not removed(name):
+            # Without a whole header it holds no message.
+            if segment and size >= HEAD_SIZE and not removed(name):
                 return Verdict({}, trouble=f"{name} is not known here")
             held[name] = Held(0, size)
             continue
         same = our.checksum(min(size, HEAD_SIZE)) == checksum
-        if segment and size and not same:
+        if segment and size >= HEAD_SIZE and not same:
             return Verdict({}, trouble=f"{name} has another writer")
         if segment and size > our.size:
             return Verdict({}, trouble=f"{name} has {size - our.size} bytes more than here")

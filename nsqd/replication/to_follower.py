@@ -21,6 +21,7 @@ from nsqd.lookup.backoff import Backoff
 from nsqd.lookup.protocol import RegistryError
 from nsqd.replication.frame_stream import FrameStream, Identity, Turned, first_to_end, greet_follower
 from nsqd.replication.safety import Standing
+from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
 from nsqd.replication.wire import Ack, AllHeld, Beat, Bye, Echo, FolderHeld, Sealed, WireError, encode
 from nsqkit.logging import get_logger
@@ -45,8 +46,8 @@ class Leader:
 
     `written`: the ticket of the last append. `new_sender`: for one session. `hanging`: seconds since the oldest sync
     began that has not ended. `changed`: an acknowledgement came, or a session began or ended.
-    `hand_over`: a follower has adopted our copy; messages below these ends, by generation, are not ours any more. When
-    it returns, that is on the disk.
+    `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
+    disk that they are not ours any more.
     """
 
     identity: Identity
@@ -55,7 +56,7 @@ class Leader:
     new_sender: Callable[[], Sender]
     hanging: Callable[[], float]
     changed: Callable[[], None]
-    hand_over: Callable[[dict[int, int]], None]
+    hand_over: Callable[[Owned], None]
 
 
 class FollowerLink:

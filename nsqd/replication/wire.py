@@ -113,15 +113,15 @@ def _files(_: object, attribute: Attribute, value: object) -> None:
                 raise WireError(f"{attribute.name} holds what is no name, size and checksum")
 
 
-def _ends(_: object, attribute: Attribute, value: object) -> None:
+def _owned(_: object, attribute: Attribute, value: object) -> None:
     if not isinstance(value, list):
         raise WireError(f"{attribute.name} is no list")
     for item in value:
         match item:
-            case [int(), int()] if 0 <= item[0] < _MAX_NUMBER and 0 <= item[1] < _MAX_NUMBER:
+            case [int(), int(), int()] if all(0 <= number < _MAX_NUMBER for number in item):
                 continue
             case _:
-                raise WireError(f"{attribute.name} holds what is no generation and end")
+                raise WireError(f"{attribute.name} holds what is no generation with a range")
 
 
 @attrs.frozen
@@ -286,15 +286,18 @@ class Bye:
 class Sealed:
     """From the follower, instead of what it holds: the copy was adopted.
 
-    `ends`: generation of a topic, and the end of its messages that are the stand-in's.
+    `owned`: generation of a topic, start and end of messages that are the stand-in's.
     """
 
     TYPE: ClassVar = 20
-    ends: list[list[int]] = attrs.field(validator=_ends)
+    owned: list[list[int]] = attrs.field(validator=_owned)
 
     @property
-    def by_generation(self) -> dict[int, int]:
-        return {generation: end for generation, end in self.ends}  # noqa: C416
+    def by_generation(self) -> dict[int, list[tuple[int, int]]]:
+        found: dict[int, list[tuple[int, int]]] = {}
+        for generation, start, end in self.owned:
+            found.setdefault(generation, []).append((start, end))
+        return found
 
 
 @attrs.frozen

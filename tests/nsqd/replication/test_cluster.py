@@ -1,7 +1,7 @@
 """A leader and its follower from one seed: a slow network that is cut, kills, power losses, a wiped disk, adoption.
 
-The leader is a whole broker on a storage in memory, and answers publishes by the rules of `Safety` with two copies. What
-it has acknowledged, and no consumer has finished, must be delivered in the end; after an adoption and the leader's
+The leader is a whole broker on a storage in memory, and answers publishes by the rules of `Safety` with two copies.
+What it has acknowledged, and no consumer has finished, must be delivered in the end; after an adoption and the leader's
 return nothing is delivered by both.
 """
 
@@ -15,6 +15,7 @@ import pytest
 
 from nsqd.replication.restore import Restoration, needs
 from nsqd.replication.safety import Safety, Standing
+from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
 from tests.nsqd.broker.harness import Consumer, Harness
 from tests.nsqd.replication.pair import Follower, Leader, connect
@@ -150,13 +151,10 @@ class Cluster:
         """Acknowledged with so many copies at least, and not finished."""
         return {each for each, claimed in self.acknowledged.items() if claimed >= copies} - self.finished
 
-    def adopt(self) -> tuple[Harness, dict[int, int]]:
-        """A stand-in on the copy, and the ends of its seal."""
+    def adopt(self) -> tuple[Harness, Owned]:
+        """A stand-in on the copy, and what it owns."""
         stand_in = self.follower.adopted(self.leader.now, after_power_loss=self.follower.disk)
-        ends = {
-            retention.log.generation: retention.log.end for retention in stand_in.broker.retentions.values()
-        }
-        return stand_in, ends
+        return stand_in, stand_in.broker.owned_messages()
 
 
 def delivered(harness: Harness) -> set[bytes]:
@@ -198,13 +196,13 @@ def test_the_leader_alone_loses_nothing(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_after_the_return_each_message_has_one_owner(seed: int) -> None:
     cluster = lived(seed)
-    stand_in, ends = cluster.adopt()
+    stand_in, owned = cluster.adopt()
     cluster.cut()
     for _ in range(10):  # the leader was cut off, and served on
         cluster.publish()
         cluster.answer()
     cluster.leader.broker.advance(cluster.leader.now, cluster.leader.wall_ns)
-    cluster.leader.broker.hand_over(ends)
+    cluster.leader.broker.hand_over(owned)
     cluster.leader.kill()
     theirs, ours = delivered(stand_in), delivered(cluster.leader)
     assert not theirs & ours

@@ -124,14 +124,17 @@ def recover_topic(
         _find_segments(recovered, clean)
         recovered.manifest = load_manifest(storage, folder, log.generation)
         position = _load_newest_snapshot(recovered)
-        if not (log.segments or log.snapshots or recovered.damage):
+        if not (log.segments or log.snapshots or recovered.damage or recovered.manifest):
             return None
         _replay(recovered, position)
         _find_end(recovered)
         if recovered.torn_bytes or recovered.damage or recovered.state.incomplete:
             _adopt_channels(recovered, recovered.state.end)
         log.end = recovered.state.end
-        _reach(recovered, position)
+        if not log.segments and recovered.manifest is not None and recovered.manifest.position >= position:
+            log.roll(recovered.manifest.position)  # what is missing before it was noted with the end
+        else:
+            _reach(recovered, position)
         _settle_missing(recovered)
     except BaseException:
         log.close()

@@ -26,6 +26,7 @@ from nsqd.log.deletions import Deletions
 from nsqd.log.ids import IdSource
 from nsqd.log.jobs import Job, JobQueue
 from nsqd.log.life import Life
+from nsqd.log.manifest import MANIFEST
 from nsqd.log.recovery import Recovered, recover_topic
 from nsqd.log.space import DISK_FULL, Space
 from nsqd.log.storage import Storage
@@ -206,7 +207,8 @@ class Store:
             writers=self.writers,
         )
         if recovered is None:
-            if self.storage.files(folder):
+            # A power loss in the first seconds of a topic may leave a manifest that was never written.
+            if set(self.storage.files(folder)) - {MANIFEST}:
                 self.failing[folder.removeprefix(TOPIC)] = "its files are not those of a topic"
                 self.notes.append(f"{folder}: left alone, its files are not those of a topic")
             else:

@@ -60,7 +60,7 @@ def needs(storage: Storage, held: Iterable[FolderHeld], deleted: Container[int])
     ours = set(storage.folders())
     found: list[Need] = []
     for folder, (generation, files) in theirs.items():
-        if not is_copied_folder(folder) or not generation or generation in deleted:
+        if not is_copied_folder(folder) or generation in deleted:
             continue
         names = (
             [name for name in storage.files(folder) if is_copied(f"{folder}/{name}")]

@@ -14,6 +14,7 @@ from nsqd.log.storage import Storage
 from nsqd.log.store import CLEAN, ForeignDataPath, Store, StoreOptions
 from nsqd.testing.faulty_storage import Crash, CrashAt, Fail, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.broker.harness import Harness
 from tests.nsqd.log.samples import append, content, put, read_all
 
 MIB = 1 << 20
@@ -345,3 +346,34 @@ class TestStarts:
         store = open_store(storage)
         topics(store)
         assert any("cut off 4 bytes" in note for note in store.notes)
+
+
+class TestTopicsOfWhichOnlyTheManifestIsLeft:
+    def of(self, manifest: bytes | None) -> tuple[MemoryStorage, Store]:
+        """A topic with a channel and three messages, whose other files are gone. None: its manifest as it was."""
+        harness = Harness()
+        harness.create()
+        harness.publish_many(3)
+        harness.advance(1.0)
+        harness.broker.close()
+        storage = harness.memory.kill()
+        for name in storage.files("topic-t"):
+            if name != "manifest":
+                storage.remove(f"topic-t/{name}")
+        if manifest is not None:
+            storage.remove("topic-t/manifest")
+            storage.create("topic-t/manifest").append([manifest])
+        return storage, Store(storage, harness.store_options, harness.wall_ns)
+
+    def test_one_that_was_never_written_is_none(self) -> None:
+        storage, store = self.of(b"torn")
+        assert not list(store.topics(0))
+        assert not store.failing
+        assert "topic-t" not in storage.folders()
+
+    def test_a_readable_one_has_the_channels_and_tells_of_the_loss(self) -> None:
+        _, store = self.of(None)
+        ((name, recovered),) = store.topics(0)
+        assert (name, [channel.name for channel in recovered.state.channels.values()]) == ("t", ["c"])
+        assert sum(damage.end - damage.first for damage in recovered.damage) == 3
+        assert not store.failing

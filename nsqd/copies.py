@@ -227,6 +227,7 @@ class Copies:
             f"--http-address={host}:{http_port}",
             "--https-address=",
             "--replication-address=",
+            "--drain-timeout=0",
             "--broadcast-tcp-port=0",
             "--broadcast-http-port=0",
         ]

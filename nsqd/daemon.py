@@ -199,6 +199,7 @@ class Daemon:
             options.drain_timeout / SECOND,
             stop=self._stopping.set,
             answers_wait=lambda: self.rounds.has_unreleased_answers,
+            for_good=options.stand_in,
         )
         self.loop_lag = EventLoopLag(lambda: self.broker.sync_count)
 

@@ -34,7 +34,7 @@ NAMED: Final = 10  # blocked topics and channels in one log line
 class Drain:
     """The drain of one daemon. `timeout`: seconds; 0: none. `stop`: stops the daemon.
 
-    `answers_wait`: whether publishers still wait for an OK that depends on a sync.
+    `for_good`: it cannot be cancelled: a stand-in must never take a message. `answers_wait`: whether publishers still wait for an OK that depends on a sync.
     """
 
     def __init__(
@@ -44,12 +44,14 @@ class Drain:
         *,
         stop: Callable[[], None],
         answers_wait: Callable[[], bool] = lambda: False,
+        for_good: bool = False,
     ) -> None:
         self.since_ns = 0  # wall time; 0: not draining
         self._broker = broker
         self._timeout = timeout or math.inf
         self._stop = stop
         self._answers_wait = answers_wait
+        self._for_good = for_good
         self._stopping = False
         self._begun = trio.Event()
         self._cancelled = trio.Event()
@@ -69,7 +71,9 @@ class Drain:
         log.info("drain: publishes are refused; %s", self._summary())
 
     def cancel(self) -> bool:
-        """Accept publishes again. False: it is too late, the daemon stops. Without a drain it has no effect."""
+        """Accept publishes again. False: the daemon stops all the same. Without a drain it has no effect."""
+        if self._for_good:
+            return False
         if self.active and not self._stopping:
             self.since_ns = 0
             self._broker.refuse_publishing("drain", None)

@@ -39,11 +39,11 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def draining(limit: float = 0.0) -> AsyncIterator[Stage]:
+async def draining(limit: float = 0.0, *, for_good: bool = False) -> AsyncIterator[Stage]:
     harness, stopped = Harness(), trio.Event()
     consumer = harness.subscribe(rdy=1)
     harness.publish(b"a")
-    drain = Drain(harness.broker, limit, stop=stopped.set)
+    drain = Drain(harness.broker, limit, stop=stopped.set, for_good=for_good)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drain.run)
         yield Stage(harness, drain, consumer, stopped)
@@ -120,3 +120,13 @@ async def test_it_is_too_late_once_the_daemon_stops(autojump_clock: trio.testing
         assert not stage.drain.cancel()
         with pytest.raises(Refused, match=REFUSAL):
             stage.publish()
+
+
+async def test_the_drain_of_a_stand_in_cannot_be_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+    async with draining(for_good=True) as stage:
+        stage.drain.begin()
+        assert not stage.drain.cancel()
+        with pytest.raises(Refused, match=REFUSAL):
+            stage.publish()
+        stage.finish()
+        assert await stage.stopped_within(1)

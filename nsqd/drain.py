@@ -34,7 +34,7 @@ NAMED: Final = 10  # blocked topics and channels in one log line
 class Drain:
     """The drain of one daemon. `timeout`: seconds; 0: none. `stop`: stops the daemon.
 
-    `for_good`: it cannot be cancelled, for a stand-in must never take a message. `answers_wait`: whether publishers still
+    `for_good`: it cannot be cancelled: a stand-in must never take a message. `answers_wait`: whether publishers still
     wait for an OK that depends on a sync.
     """
 

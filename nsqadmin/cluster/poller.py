@@ -44,6 +44,8 @@ _MAX_BUSY_SHARE = 0.1
 _MIN_PAUSE_S = 0.2
 """Between two rounds, however often `poll_soon` is called."""
 _MIN_TIMEOUT_S = 1.0
+_QUICK_S = 0.15
+"""A round that a page may wait for."""
 
 
 @attrs.frozen
@@ -90,6 +92,10 @@ class ClusterPoller:
     _builder: SnapshotBuilder = attrs.field(init=False)
     _renewed: trio.Event = attrs.field(factory=trio.Event, init=False)
     _poll_requested: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _polled_at: float = attrs.field(default=0.0, init=False)
+    """When the last round ended, on trio's clock."""
+    _round_s: float | None = attrs.field(default=None, init=False)
+    """How long it took; None while nothing polls."""
 
     def __attrs_post_init__(self) -> None:
         self._builder = SnapshotBuilder(self.history)
@@ -98,6 +104,18 @@ class ClusterPoller:
         """Wait for the end of the next poll. Use a timeout: a poll may take several intervals."""
         await self._renewed.wait()
         return self.snapshot
+
+    async def up_to_date(self) -> None:
+        """For somebody who has just opened a page: poll, unless that was done just now, and wait if it is quick.
+
+        What was changed a moment ago by other programs is shown then, and not an interval later.
+        """
+        if self._round_s is None or trio.current_time() - self._polled_at <= _MIN_PAUSE_S:
+            return
+        self.poll_soon()
+        if self._round_s <= _QUICK_S:
+            with trio.move_on_after(2 * _QUICK_S):
+                await self.next_snapshot()
 
     def poll_soon(self) -> None:
         """Poll again without waiting for the interval, because the cluster has been changed."""
@@ -118,6 +136,8 @@ class ClusterPoller:
                 began = trio.current_time()
                 self._poll_requested = trio.Event()
                 busy_s = await self._round_or_log(nursery)
+                self._polled_at = trio.current_time()
+                self._round_s = self._polled_at - began
                 # From start to start, so that a slow daemon does not stretch the interval; an expensive round does.
                 pause = max(self._interval_s, busy_s / _MAX_BUSY_SHARE) - (trio.current_time() - began)
                 await trio.sleep(min(_MIN_PAUSE_S, max(pause, 0)))

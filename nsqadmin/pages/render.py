@@ -69,6 +69,7 @@ class Renderer:
         """The HTTP handler for a view."""
 
         async def handle(http_request: Request) -> Response:
+            await self.console.poller.up_to_date()
             request = PageRequest.from_http(self.console, http_request)
             page = await view(request)
             # All browsers ask at the same time, when a snapshot is renewed: they take turns, and so do the two halves.

@@ -387,6 +387,37 @@ class TestPolling:
                     stage.poller.poll_soon()
         assert times == pytest.approx([0, 5, 10, 10.2, 15.2], abs=0.05)
 
+    async def test_a_page_that_is_opened_shows_what_has_just_changed(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with polling(**nsqds(ONE)) as stage:
+            stage.upstream.nsqd(ONE, topic("t"))
+            await stage.poller.up_to_date()
+            assert not stage.poller.snapshot.topics, "nothing polls: it does not wait"
+            stage.run()
+            await trio.sleep(1)
+            stage.upstream.nsqd(ONE, topic("u"))
+            before = trio.current_time()
+            await stage.poller.up_to_date()
+            assert list(stage.poller.snapshot.topics) == ["u"]
+            assert trio.current_time() - before < 0.3
+            requests = stage.upstream.requests[f"{ONE}/stats"]
+            for _ in range(20):  # many pages at once are one poll
+                await stage.poller.up_to_date()
+            assert stage.upstream.requests[f"{ONE}/stats"] == requests
+
+    async def test_a_page_does_not_wait_for_a_slow_cluster(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with polling(**nsqds(ONE)) as stage:
+            stage.upstream.nsqd(ONE, topic("t"))
+            stage.run()
+            await trio.sleep(1)
+            stage.poller._round_s = 2.0
+            before = trio.current_time()
+            await stage.poller.up_to_date()
+            assert trio.current_time() == before
+
     async def test_a_poll_that_crashes_is_logged_and_the_next_one_works(
         self,
         autojump_clock: trio.testing.MockClock,

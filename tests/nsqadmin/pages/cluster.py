@@ -245,6 +245,9 @@ class FakePoller:
         await self.renewed.wait()
         return self.snapshot
 
+    async def up_to_date(self) -> None:
+        """It always is."""
+
 
 @attrs.define
 class FakeConsumers:

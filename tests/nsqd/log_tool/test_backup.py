@@ -80,9 +80,7 @@ class Life:
         life = cls(OnDisk(root))
         life.create("a")
         life.create("b")
-        life.publish("a", 20)
         life.turn_over("a")
-        life.publish("b", 5)
         life.defer("b")
         life.finish("b")
         return life
@@ -92,6 +90,8 @@ class Life:
             self.ledger.wanted[topic, channel] = set()
             self.ledger.finished[topic, channel] = set()
             self.subscribe(topic, channel)
+        for _ in range(2):  # the second one goes into another segment
+            self.publish(topic, 7)
 
     def subscribe(self, topic: str, channel: str) -> None:
         self.consumers[topic, channel] = self.harness.subscribe(channel, topic=topic, rdy=3)
@@ -126,24 +126,30 @@ class Life:
         for _, consumer in self._of(topic):
             while len(consumer.in_flight) > 1:
                 self.finish(topic)
-        for _ in range(2):
-            self.publish(topic, 1)
-            self.harness.snapshot(topic)
+        self.snapshot(topic)
         self.harness.advance(1.0)
         self.harness.advance(1.0)
 
     def snapshot(self, topic: str) -> None:
-        self.harness.snapshot(topic)
+        """Two, so that those before them go."""
+        for _ in range(2):
+            self.publish(topic, 1)
+            self.harness.snapshot(topic)
+
+    def write_manifest(self, topic: str) -> None:
+        """After a segment was begun."""
+        self.publish(topic, 7)
+        self.publish(topic, 1)
+        self.harness.broker.retentions[topic].channels_changed()
 
     def delete(self, topic: str) -> None:
-        """And make another topic of this name."""
+        """And make another topic of this name, whose segments have the same names."""
         for key, consumer in self._of(topic):
             self.harness.consumers.remove(consumer)
             del self.consumers[key], self.ledger.wanted[key], self.ledger.finished[key]
         self.harness.broker.delete_topic(topic)
         self.harness.round()
         self.create(topic)
-        self.publish(topic)
 
     def kill(self, _: str) -> None:
         self.harness.kill()
@@ -163,6 +169,7 @@ EVENTS: dict[str, Callable[[Life, str], None]] = {
     "requeue": Life.requeue,
     "snapshot": Life.snapshot,
     "turn over": Life.turn_over,
+    "manifest": Life.write_manifest,
     "delete": Life.delete,
     "kill": Life.kill,
 }
@@ -208,6 +215,20 @@ def check(target: Path, began: Ledger, ended: Ledger, now: float) -> None:
         assert not began.finished[key] & found.get(key, set()), f"{key}: finished ones come again"
 
 
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def life(source: Path) -> Iterator[Life]:
+    life = Life.begin(source)
+    yield life
+    life.close()
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("event", EVENTS)
 def test_an_event_before_each_operation(tmp_path: Path, event: str) -> None:
@@ -221,7 +242,8 @@ def test_an_event_before_each_operation(tmp_path: Path, event: str) -> None:
         def happens() -> None:
             nonlocal operations
             if operations == at:
-                EVENTS[event](life, "a")
+                for topic in ("a", "b"):
+                    EVENTS[event](life, topic)
             operations += 1
 
         back_up_while(happens, source, target)
@@ -257,9 +279,20 @@ def test_a_random_life_meanwhile(events: list[tuple[int, str, str]]) -> None:
                 pause = 0
 
         back_up_while(happens, source, target)
+        there = contents(source)
         check(target, began, life.ledger, life.harness.now)
+        assert contents(source) == there, "a start on the backup has changed the data path"
         life.harness.kill()
         assert life.harness.broker.store.notes == []
         found = delivered(life.harness)
         assert all(ids <= found[key] for key, ids in life.ledger.wanted.items())
         life.close()
+
+
+def test_a_backup_does_not_change_any_more(tmp_path: Path, source: Path, life: Life) -> None:
+    back_up(str(source), str(tmp_path / "backup"))
+    before = contents(tmp_path / "backup")
+    for event in EVENTS.values():
+        for topic in ("a", "b"):
+            event(life, topic)
+    assert contents(tmp_path / "backup") == before

@@ -284,7 +284,10 @@ class _Backup:
         if moment.last:
             path = f"{target}/{moment.last}"
             self._copy(f"{source}/{moment.last}", path, moment.size)
-            self._leave_torn_record_out(path)
+            try:
+                self._leave_torn_record_out(path)
+            except NewerFormat as error:
+                raise BackupRefused(str(error).replace(path, f"{source}/{moment.last}")) from error
         if moment.manifest is not None:
             path = f"{target}/{MANIFEST}"
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -362,11 +365,11 @@ class _Backup:
             raise OSError(errno.ENOSPC, reason, os.path.dirname(self.target))
 
     def _leave_torn_record_out(self, path: str) -> None:
-        """Cut off a record at the end of a copied segment that was not complete when its size was taken."""
-        try:
-            file = LogFile.open(path)
-        except NewerFormat as error:
-            raise BackupRefused(str(error)) from error
+        """Cut off a record at the end of a copied segment that was not complete when its size was taken.
+
+        `NewerFormat`.
+        """
+        file = LogFile.open(path)
         try:
             if file.header is None:
                 return

@@ -110,21 +110,22 @@ class Traffic:
     finished: set[int] = attrs.field(factory=set)
     """Before the command is sent."""
     errors: list[BaseException] = attrs.field(factory=list)
-    _end: threading.Event = attrs.field(factory=threading.Event)
+    _publishing: bool = True
+    _finishing: bool = True
 
     @contextmanager
     def run(self, daemon: Daemon) -> Iterator[None]:
-        threads = [
-            threading.Thread(target=self._do, args=(work, daemon)) for work in (self._publish, self._finish)
-        ]
-        for thread in threads:
-            thread.start()
+        publisher = threading.Thread(target=self._do, args=(self._publish, daemon))
+        consumer = threading.Thread(target=self._do, args=(self._finish, daemon))
+        publisher.start()
+        consumer.start()
         try:
             yield
         finally:
-            self._end.set()
-            for thread in threads:
-                thread.join()
+            self._finishing = False  # first, as it waits for messages
+            consumer.join()
+            self._publishing = False
+            publisher.join()
         assert not self.errors
 
     def wait_until_finished(self, count: int) -> None:
@@ -139,7 +140,7 @@ class Traffic:
 
     def _publish(self, client: RawClient) -> None:
         first = 0
-        while not self._end.is_set():
+        while self._publishing:
             numbers = range(first, first + 20)
             client.mpub(TOPIC, [b"%d" % number + bytes(200) for number in numbers])
             self.acknowledged.update(numbers)
@@ -148,7 +149,7 @@ class Traffic:
     def _finish(self, client: RawClient) -> None:
         client.sub(TOPIC, CHANNEL)
         client.rdy(2000)
-        while not self._end.is_set():
+        while self._finishing:
             message = client.message()
             number = int(message.body.rstrip(b"\0"))
             if number % self.KEPT:

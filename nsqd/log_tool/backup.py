@@ -47,6 +47,7 @@ __all__ = ["BackupRefused", "BackupReport", "back_up"]
 LOOKS: Final = 100  # at a topic whose files come and go
 PIECE: Final = 8 << 20  # bytes that are copied between two reports of progress
 RESERVE: Final = 128 << 20  # bytes of the target's file system that stay free: it may be that of the daemon
+_COPIES: Final = "copies"
 _UNFINISHED: Final = ".backup.new"
 _NOT_LINKABLE: Final = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS))
 _NOT_CLONABLE: Final = frozenset((errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM))
@@ -85,8 +86,8 @@ def back_up(source: str, target: str, progress: Progress | None = None) -> Backu
     _refuse_inside(source, target)
     created = _make_target(target)
     unfinished = f"{target}/{_UNFINISHED}"
+    os.mkdir(unfinished, 0o700)
     try:
-        os.mkdir(unfinished, 0o700)
         report = _Backup(source, unfinished, progress or (lambda _path, _done, _size: None)).run()
         # A sync of the folder makes all of these renames last, or a power loss leaves the first few of them.
         for name in os.listdir(unfinished):
@@ -130,9 +131,13 @@ def _refuse_unless_data_path(source: str) -> None:
 
 def _refuse_inside(source: str, target: str) -> None:
     """Refuse a target in a folder that the daemon removes, or reads names from."""
-    inside = os.path.relpath(os.path.realpath(target), os.path.realpath(source)).partition("/")[0]
-    if inside == "copies" or inside.startswith((TOPIC, "trash-")):
-        raise BackupRefused(f"{target} is in a folder that belongs to nsqd; give it a folder of its own")
+    root, parts = os.path.realpath(source), os.path.realpath(target).split("/")
+    holder, folder = os.path.split(os.path.dirname(root))
+    for data_path in (root, holder) if folder == _COPIES else (root,):  # of a copy: also that of its follower
+        depth = data_path.count("/") + 1
+        inside = parts[depth] if parts[:depth] == data_path.split("/") and len(parts) > depth else ""
+        if inside == _COPIES or inside.startswith((TOPIC, "trash-")):
+            raise BackupRefused(f"{target} is in a folder that belongs to nsqd; give it a folder of its own")
 
 
 def _make_target(target: str) -> bool:

@@ -484,6 +484,10 @@ class TestNoBackup:
         (source / "copies").mkdir()
         for inside in ("topic-a/x", "topic-new", "copies/x", "trash-7"):
             self.refused(source, source / inside, "belongs to nsqd", capsys)
+        copy = source / "copies/life"
+        copy.mkdir()
+        (copy / "nsqd.copy").touch()
+        self.refused(copy, source / "copies/backup", "belongs to nsqd", capsys)
         self.refused(source, tmp_path / "no/such", "No such file", capsys)
         assert run("backup", str(source), str(source / "backups")) == 0, "a container may have no other place"
 

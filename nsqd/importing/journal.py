@@ -53,7 +53,7 @@ class Journal:
         """The journal of this data path; None if there is none. `ImportRefused` if it cannot be read."""
         if JOURNAL not in storage.files():
             return None
-        file = storage.open(JOURNAL)
+        file = storage.open(JOURNAL, read_only=True)
         try:
             data = file.read(0, file.size)
         finally:

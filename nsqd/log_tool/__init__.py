@@ -1,1 +1,1 @@
-"""The command `nsqd-log`: verify the files of a data path, or print the records of one. It never writes."""
+"""The command `nsqd-log`: verify the files of a data path, print the records of one, or make a backup of all."""

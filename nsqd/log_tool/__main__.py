@@ -1,4 +1,7 @@
-"""The command `nsqd-log`: check the files of a data path, or print the records of one. It changes nothing."""
+"""The command `nsqd-log`: check the files of a data path, print the records of one, or make a backup of all.
+
+It changes nothing in the data path.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 
 from nsqd.log.records import NewerFormat
 from nsqd.log.scan import Damaged
+from nsqd.log_tool.backup import BackupRefused, BackupReport, back_up
 from nsqd.log_tool.inspect import FileReport, LogFile, Progress, check, find_files, read_records
 from nsqd.log_tool.trial import Trial, trial_start
 from nsqkit.standard_streams import guard_standard_streams
@@ -24,8 +28,9 @@ examples:
   nsqd-log verify /var/lib/nsqd/topic-orders        one topic
   nsqd-log dump /var/lib/nsqd/topic-orders/00000000000000000000.log
   nsqd-log dump --bodies --json FILE | jq .messages[].body
+  nsqd-log backup /var/lib/nsqd /var/backups/nsqd   a new or empty folder
 
-Nothing is ever written, and the daemon may run meanwhile.
+Nothing is ever written to a data path, and the daemon may run meanwhile.
 exit status: 0 all is well, 1 there is damage, 2 something could not be read
 """
 _VERIFY = """\
@@ -50,6 +55,29 @@ Print the records of a file, one a line: position, kind, first sequence number, 
 
 The position counts the bytes of the topic's whole log; in other files than segments (.log) those of the file.
 Files that were set aside (*.damaged) have no header: records are searched for, as far as they can be told.
+"""
+_BACKUP = """\
+Make a backup of a data path, or of a copy of another node's (DATA_PATH/copies/LIFE), while the daemon runs or not.
+
+What it has is each topic as it was at one moment while the backup was made: every message that was not finished when it
+began, and still is not when it ends, is there. Messages that were published meanwhile may be.
+
+TARGET is a new or an empty folder:
+- on the same file system: files that will not change any more are linked, which takes no time and no room. Only the
+  newest file of each topic is copied (at most --max-bytes-per-file, 100 MiB as a rule);
+- on another one: all files are copied.
+
+Links are not a second copy on the disk: what damages the one file damages the other, and a file that nsqd removes takes
+room until the backup is removed too. So bring TARGET to another machine with any tool, then remove it:
+
+  nsqd-log backup /var/lib/nsqd /var/backups/nsqd && nsqd-log verify /var/backups/nsqd
+  rclone copy /var/backups/nsqd remote:bucket/nsqd1/2026-01-31 && rm -r /var/backups/nsqd
+
+To restore, copy TARGET to an empty data path, and start nsqd on that. Never start it on TARGET itself. It is another
+life: messages that were finished since come again, and new ids begin after those that are in use.
+
+A backup that fails or is interrupted leaves TARGET as it was.
+exit status: 0 the backup is complete, 1 the copy that it was made of is not, 2 there is no backup
 """
 _REDRAW_S = 0.2
 
@@ -87,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     dump.add_argument("--bodies", action="store_true", help="also ids, timestamps and bodies of messages")
     dump.add_argument("--json", action="store_true", help="one JSON object a line")
     dump.set_defaults(run=_dump)
+    backup = commands.add_parser("backup", help="make a backup", description=_BACKUP, formatter_class=raw)
+    backup.add_argument("source", metavar="DATA_PATH", help="of a daemon, which may run, or a copy")
+    backup.add_argument("target", metavar="TARGET", help="a new or empty folder for it")
+    backup.set_defaults(run=_backup)
     return parser
 
 
@@ -182,6 +214,31 @@ def _damage_as_text(damage: Damaged) -> str:
 def _damage_as_json(damage: Damaged) -> str:
     out = {"offset": damage.offset, "bytes": damage.end - damage.offset, "zeros": damage.zeros}
     return json.dumps(out | {"damaged": damage.reason})
+
+
+def _backup(options: argparse.Namespace) -> int:
+    progress = _on_terminal()
+    try:
+        report = back_up(options.source, options.target, progress)
+    except (BackupRefused, OSError) as error:
+        _clear_line(progress)
+        print(f"nsqd-log: {error}", file=sys.stderr)
+        return 2
+    _clear_line(progress)
+    print("\n".join(_backup_lines(options.target, report)))
+    return 1 if report.gap else 0
+
+
+def _backup_lines(target: str, report: BackupReport) -> list[str]:
+    lines = [*report.notes]
+    if report.gap:
+        lines.append(
+            "the copy is not complete: its leader had more than it has sent, and so has the backup a gap"
+        )
+    counts = [_count(report.topics, "topic"), _count(report.bytes, "byte")]
+    counts.append(f"{_count(report.linked, 'file')} linked")
+    counts.append(f"{_count(report.copied, 'file')} copied ({_count(report.copied_bytes, 'byte')})")
+    return [*lines, f"{target}: {', '.join(counts)}"]
 
 
 def _on_terminal() -> Progress | None:

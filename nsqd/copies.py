@@ -7,6 +7,7 @@ exists, and nothing costs anything.
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Final
 import attrs
 import trio
 
-from nsqd.broker import Broker
+from nsqd.broker import Broker, Refused
 from nsqd.log.life import Life
 from nsqd.log.storage import Storage
 from nsqd.options import NsqdOptions, stand_in_ports
@@ -28,6 +29,7 @@ from nsqd.replication.seal import Seal
 from nsqd.replication.ship import Sender
 from nsqd.replication.stand_in import StandIns
 from nsqd.replication.to_follower import FollowerLink, Leader
+from nsqd.replication.wire import START_SIZE
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
 from nsqkit.logging import get_logger
@@ -40,6 +42,9 @@ log = get_logger("copies")
 
 CHECK_INTERVAL: Final = 0.25  # seconds between two looks at overdue acknowledgements
 STOP_TIMEOUT: Final = 10.0  # seconds that an orderly stop waits for followers
+NO_LIFE: Final = (
+    "the disk was full at the start, and the start could not be noted; no copies until the next start"
+)
 _MAX_SECRET: Final = 4096  # bytes
 
 
@@ -102,6 +107,7 @@ class Copies:
         self._noted: NotedStorage | None = None
         self._links: list[FollowerLink] = []
         self._listeners: list[trio.SocketListener] = []
+        self._accepting = trio.CancelScope()
         self.safety: Safety | None = None
         self.follower: Follower | None = None
         self.stand_ins: StandIns | None = None
@@ -127,30 +133,36 @@ class Copies:
     def attach(self, broker: Broker) -> Copied | None:
         """After the recovery. What answers to publishers wait for; None when it is the own disk only."""
         options, life = self._options, broker.store.life
+        self._broker = broker
         if options.stand_in:
             self._seal_with_ends(broker)
+        if self._noted is not None:
+            self.safety = Safety(
+                options.ack_copies,
+                options.min_copies,
+                options.replica_timeout / SECOND,
+                [Standing(address) for address in options.replicate_to],
+            )
         if life is None:
             if options.replicate_to or options.replication_address:
-                log.error(
-                    "COPIES: the disk is full, and cannot note a new start; no copies until the next one"
-                )
+                log.error("COPIES: %s", NO_LIFE)
+        else:
+            self._attach_both_sides(broker, self._identity(life))
+        if self.safety is None:
             return None
-        self._broker = broker
-        identity = self._identity(life)
+        self._refuse_or_not()
+        return Copied(broker, self.safety, self._wake)
+
+    def _attach_both_sides(self, broker: Broker, identity: Identity) -> None:
+        options = self._options
         if options.replication_address:
             room = Room(options.replica_max_bytes, 2 * options.min_free_space)
             self.follower = Follower(self._data_path, identity, room)
             host = _host_of(options.tcp_address)
             self.stand_ins = StandIns(self.follower, self._stand_in_command, stand_in_ports(options), host)
-        if self._noted is None:
-            return None
+        if self._noted is None or self.safety is None:
+            return
         self._noted.note_existing()
-        self.safety = Safety(
-            options.ack_copies,
-            options.min_copies,
-            options.replica_timeout / SECOND,
-            [Standing(address) for address in options.replicate_to],
-        )
         leader = Leader(
             identity,
             broker.options.sync_on_commit,
@@ -161,8 +173,6 @@ class Copies:
             hand_over=self._hand_over,
         )
         self._links = [FollowerLink(leader, standing) for standing in self.safety.followers]
-        self._refuse_or_not()
-        return Copied(broker, self.safety, self._wake)
 
     # --- adoption
 
@@ -204,11 +214,17 @@ class Copies:
         assert self._rounds is not None
         broker = self._broker
         self._rounds.begin()
-        broker.commit()
-        given_up = broker.hand_over(ends)
-        broker.store.syncer.sync_now()
-        Life.renew(self._storage)
-        self._rounds.end()
+        try:
+            broker.commit()
+            given_up = broker.hand_over(ends)
+            broker.store.sync_now()
+            Life.renew(self._storage)
+        except Refused as error:
+            raise OSError(
+                f"a follower has adopted our copy, and that cannot be noted here - {error}"
+            ) from error
+        finally:
+            self._rounds.end()
         log.warning("COPIES: a follower serves %d messages of ours; starting anew as another life", given_up)
         self._restart()
 
@@ -217,7 +233,7 @@ class Copies:
 
     def _identity(self, life: Life) -> Identity:
         name = f"{self._options.broadcast_address}:{self._options.broadcast_tcp_port}"
-        return Identity(life.life_id, life.incarnation, name, self._secret)
+        return Identity(life.life_id, life.incarnation, secrets.token_bytes(START_SIZE), name, self._secret)
 
     def _new_sender(self) -> Sender:
         assert self._noted is not None
@@ -245,12 +261,15 @@ class Copies:
                 nursery.start_soon(self.stand_ins.run)
             if self.safety is not None:
                 nursery.start_soon(self._check)
-            for listener in self._listeners:
-                nursery.start_soon(self._accept_from, listener, nursery)
+            with self._accepting:
+                async with trio.open_nursery() as accepting:
+                    for listener in self._listeners:
+                        accepting.start_soon(self._accept_from, listener, nursery)
             await trio.sleep_forever()
 
     async def stop(self) -> None:
         """Send what there is to send to followers, in bounded time."""
+        self._accepting.cancel()
         for listener in self._listeners:
             await close_listener(listener)
         with trio.move_on_after(STOP_TIMEOUT):
@@ -311,7 +330,10 @@ class Copies:
         def accept(stream: trio.SocketStream) -> None:
             nursery.start_soon(follower.serve, stream, remote_address(stream))
 
-        await accept_forever(listener, accept)
+        try:
+            await accept_forever(listener, accept)
+        except OSError as error:
+            log.error("COPIES: listener failed - %s; no leader can connect until the next start", error)
 
     def _wake(self) -> None:
         for link in self._links:

@@ -50,7 +50,7 @@ from nsqd.replication.wire import (
     Sealed,
     WireError,
 )
-from nsqkit.logging import get_logger
+from nsqkit.logging import RateLimitedLogger, get_logger
 
 __all__ = ["COPIES", "CopyState", "Follower", "Room"]
 
@@ -100,6 +100,7 @@ class Follower:
         self._identity = identity
         self._room = room
         self._strangers: dict[trio.CancelScope, None] = {}  # the oldest first
+        self._stranger_log = RateLimitedLogger(log)
         self.copies: dict[str, CopyState] = {}
         if self._root.is_dir():
             for path in sorted(self._root.iterdir()):
@@ -186,8 +187,13 @@ class Follower:
     def _ended(
         self, remote: str, hello: Hello | None, reason: str, unexpected: Exception | None = None
     ) -> None:
-        who = f"of {hello.name}" if hello is not None else "of a stranger"
-        log.warning("COPIES(%s): connection %s ended - %s", remote, who, reason, exc_info=unexpected)
+        text = "COPIES(%s): connection %s ended - %s"
+        if hello is None:
+            self._stranger_log.log(
+                trio.current_time(), text, remote, "of a stranger", reason, error=unexpected
+            )
+        else:
+            log.warning(text, remote, f"of {hello.name}", reason, exc_info=unexpected)
 
     async def _session(self, frames: FrameStream, hello: Hello) -> None:
         state = await self._take_over(hello)

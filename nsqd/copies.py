@@ -282,16 +282,17 @@ class Copies:
         if self.safety is None and self.follower is None:
             return None
         written = self._broker.store.syncer.written
+        links = {link.standing: link for link in self._links}
         followers = [
             FollowerStats(
-                address=link.standing.address,
-                in_step=link.standing.in_step,
-                state=link.standing.state,
-                lag=written - link.standing.acknowledged if link.standing.acknowledged >= 0 else None,
-                sent_bytes=link.sent_bytes,
-                troubles=link.troubles,
+                address=standing.address,
+                in_step=standing.in_step,
+                state=standing.state,
+                lag=written - standing.acknowledged if standing.acknowledged >= 0 else None,
+                sent_bytes=links[standing].sent_bytes if standing in links else 0,
+                troubles=links[standing].troubles if standing in links else {},
             )
-            for link in self._links
+            for standing in (self.safety.followers if self.safety is not None else ())
         ]
         now = trio.current_time()
         running = self.stand_ins.running if self.stand_ins is not None else {}

@@ -61,7 +61,7 @@ class Follower:
 
     def feed(self, data: bytes) -> None:
         self.frames.feed(data)
-        for frame in iter(self.frames.take, None):
+        while (frame := self.frames.take()) is not None:
             run(self.copy.apply(frame))
 
     def sync(self) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 import pytest
 
-from nsqd.log.storage import File
 from nsqd.replication.noted_storage import NotedStorage
 from nsqd.testing.memory_storage import MemoryStorage
 
 LOG = "topic-t/00000000000000000000.log"
+
+
+def nothing() -> None:
+    """No other thread does anything."""
 
 
 class Interrupted(MemoryStorage):
@@ -18,9 +22,9 @@ class Interrupted(MemoryStorage):
 
     def __init__(self) -> None:
         super().__init__()
-        self.after_open = self.after_remove_folder = lambda: None
+        self.after_open = self.after_remove_folder = nothing
 
-    def open(self, path: str, *, read_only: bool = False) -> File:
+    def open(self, path: str, *, read_only: bool = False) -> Any:
         file = super().open(path, read_only=read_only)
         self.after_open()
         return file
@@ -63,7 +67,7 @@ def test_a_file_that_is_removed_while_it_is_opened_to_read_is_not_noted(
     make(noted)
 
     def remove() -> None:
-        inner.after_open = lambda: None
+        inner.after_open = nothing
         noted.remove(LOG)
 
     inner.after_open = remove

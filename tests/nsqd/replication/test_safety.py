@@ -144,7 +144,7 @@ def test_too_few_copies_refuse_and_fewer_than_wanted_are_said() -> None:
     assert whole.refusal == "2 of at least 3 copies are in step"
     assert whole.degraded == "2 of 3 copies"
     whole.followers[0].in_step = True
-    assert (whole.refusal, whole.degraded) == (None, None)
+    assert [whole.refusal, whole.degraded] == [None, None]
 
 
 def test_those_that_are_late_are_named_once() -> None:

@@ -7,6 +7,7 @@ exists, and nothing costs anything.
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Final
 import attrs
 import trio
 
-from nsqd.broker import Broker
+from nsqd.broker import Broker, Refused
 from nsqd.log.deletions import Deletions
 from nsqd.log.life import Life
 from nsqd.log.storage import Storage
@@ -33,6 +34,7 @@ from nsqd.replication.ship import Sender
 from nsqd.replication.stand_in import StandIns
 from nsqd.replication.to_follower import FollowerLink, Leader
 from nsqd.replication.transport import Transport
+from nsqd.replication.wire import START_SIZE
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
 from nsqkit.logging import get_logger
@@ -45,6 +47,9 @@ log = get_logger("copies")
 
 CHECK_INTERVAL: Final = 0.25  # seconds between two looks at overdue acknowledgements
 STOP_TIMEOUT: Final = 10.0  # seconds that an orderly stop waits for followers
+NO_LIFE: Final = (
+    "the disk was full at the start, and the start could not be noted; no copies until the next start"
+)
 _MAX_SECRET: Final = 4096  # bytes
 
 
@@ -114,6 +119,7 @@ class Copies:
         self._noted: NotedStorage | None = None
         self._links: list[FollowerLink] = []
         self._listeners: list[trio.SocketListener] = []
+        self._accepting = trio.CancelScope()
         self.safety: Safety | None = None
         self.follower: Follower | None = None
         self.stand_ins: StandIns | None = None
@@ -145,8 +151,12 @@ class Copies:
 
     async def ask_followers(self) -> None:
         """Before the recovery: restore what the disk has lost and a follower has; hear of an adoption. `OSError`."""
-        life = Life.read(self._storage)
-        if self._noted is None or life is None:
+        if self._noted is None or Life.read(self._storage) is None:
+            return
+        try:
+            life = Life.begin(self._storage)  # a follower does not take two starts for one
+        except OSError as error:
+            log.warning("COPIES: followers are not asked before the start - %s", error)
             return
         findings = await ask_followers(
             self._options.replicate_to,
@@ -161,30 +171,36 @@ class Copies:
     def attach(self, broker: Broker) -> Copied | None:
         """After the recovery. What answers to publishers wait for; None when it is the own disk only."""
         options, life = self._options, broker.store.life
+        self._broker = broker
         if options.stand_in:
             self._seal_as_owner(broker)
+        if self._noted is not None:
+            self.safety = Safety(
+                options.ack_copies,
+                options.min_copies,
+                options.replica_timeout / SECOND,
+                [Standing(address) for address in options.replicate_to],
+            )
         if life is None:
             if options.replicate_to or options.replication_address:
-                log.error(
-                    "COPIES: the disk is full, and cannot note a new start; no copies until the next one"
-                )
+                log.error("COPIES: %s", NO_LIFE)
+        else:
+            self._attach_both_sides(broker, self._identity(life))
+        if self.safety is None:
             return None
-        self._broker = broker
-        identity = self._identity(life)
+        self._refuse_or_not()
+        return Copied(broker, self.safety, self._wake)
+
+    def _attach_both_sides(self, broker: Broker, identity: Identity) -> None:
+        options = self._options
         if options.replication_address:
             room = Room(options.replica_max_bytes, 2 * options.min_free_space)
             self.follower = Follower(self._data_path, identity, room, self._transport)
             host = _host_of(options.tcp_address)
             self.stand_ins = StandIns(self.follower, self._stand_in_command, stand_in_ports(options), host)
-        if self._noted is None:
-            return None
+        if self._noted is None or self.safety is None:
+            return
         self._noted.note_existing()
-        self.safety = Safety(
-            options.ack_copies,
-            options.min_copies,
-            options.replica_timeout / SECOND,
-            [Standing(address) for address in options.replicate_to],
-        )
         leader = Leader(
             identity,
             broker.options.sync_on_commit,
@@ -197,8 +213,6 @@ class Copies:
         self._links = [
             FollowerLink(leader, standing, self._transport.connector()) for standing in self.safety.followers
         ]
-        self._refuse_or_not()
-        return Copied(broker, self.safety, self._wake)
 
     # --- adoption
 
@@ -245,8 +259,13 @@ class Copies:
         broker = self._broker
         broker.advance(trio.current_time(), time.time_ns())
         broker.commit()
-        given_up = broker.hand_over(self._sealed)
-        broker.store.syncer.sync_now()
+        try:
+            given_up = broker.hand_over(self._sealed)
+        except Refused as error:
+            raise OSError(
+                f"a follower has adopted our copy, and that cannot be noted here - {error}"
+            ) from error
+        broker.store.sync_now()
         Life.renew(self._storage)
         log.warning("COPIES: a follower serves %d messages of ours; starting anew as another life", given_up)
 
@@ -261,7 +280,7 @@ class Copies:
 
     def _identity(self, life: Life) -> Identity:
         name = f"{self._options.broadcast_address}:{self._options.broadcast_tcp_port}"
-        return Identity(life.life_id, life.incarnation, name, self._secret)
+        return Identity(life.life_id, life.incarnation, secrets.token_bytes(START_SIZE), name, self._secret)
 
     def _new_sender(self) -> Sender:
         assert self._noted is not None
@@ -289,12 +308,15 @@ class Copies:
                 nursery.start_soon(self.stand_ins.run)
             if self.safety is not None:
                 nursery.start_soon(self._check)
-            for listener in self._listeners:
-                nursery.start_soon(self._accept_from, listener, nursery)
+            with self._accepting:
+                async with trio.open_nursery() as accepting:
+                    for listener in self._listeners:
+                        accepting.start_soon(self._accept_from, listener, nursery)
             await trio.sleep_forever()
 
     async def stop(self) -> None:
         """Send what there is to send to followers, in bounded time."""
+        self._accepting.cancel()
         for listener in self._listeners:
             await close_listener(listener)
         with trio.move_on_after(STOP_TIMEOUT):
@@ -307,16 +329,17 @@ class Copies:
         if self.safety is None and self.follower is None:
             return None
         written = self._broker.store.syncer.written
+        links = {link.standing: link for link in self._links}
         followers = [
             FollowerStats(
-                address=link.standing.address,
-                in_step=link.standing.in_step,
-                state=link.standing.state,
-                lag=written - link.standing.acknowledged if link.standing.acknowledged >= 0 else None,
-                sent_bytes=link.sent_bytes,
-                troubles=link.troubles,
+                address=standing.address,
+                in_step=standing.in_step,
+                state=standing.state,
+                lag=written - standing.acknowledged if standing.acknowledged >= 0 else None,
+                sent_bytes=links[standing].sent_bytes if standing in links else 0,
+                troubles=links[standing].troubles if standing in links else {},
             )
-            for link in self._links
+            for standing in (self.safety.followers if self.safety is not None else ())
         ]
         now = trio.current_time()
         running = self.stand_ins.running if self.stand_ins is not None else {}
@@ -355,7 +378,10 @@ class Copies:
         def accept(stream: trio.SocketStream) -> None:
             nursery.start_soon(follower.serve, stream, remote_address(stream))
 
-        await accept_forever(listener, accept)
+        try:
+            await accept_forever(listener, accept)
+        except OSError as error:
+            log.error("COPIES: listener failed - %s; no leader can connect until the next start", error)
 
     def _wake(self) -> None:
         for link in self._links:

@@ -377,7 +377,8 @@ class Daemon:
             self.rounds.begin()
             empty = next(remaining(self.broker), None) is None
             self.broker.close()
-            if empty and self.drain.active:
+            # What cannot be read is not empty.
+            if empty and self.drain.active and not self.broker.failing_topics:
                 self.copies.retire()
         self.copies.close()
         self._storage.close()

@@ -275,6 +275,14 @@ class Store:
 
     # --- the end
 
+    def sync_now(self) -> None:
+        """Sync everything here and now. `OSError` when the disk refuses: the daemon must stop (`fatal`)."""
+        try:
+            self.syncer.sync_now()
+        except OSError as error:
+            self.fatal = error
+            raise
+
     def close(self) -> None:
         """Sync everything and note that the stop was orderly. `OSError` when the disk refuses: then it was not."""
         self.syncer.sync_now()

@@ -55,8 +55,8 @@ class _Start:
         held: list[FolderHeld] = []
         while not isinstance(frame := await frames.receive(), AllHeld):
             if isinstance(frame, Sealed):
-                self.findings.sealed |= frame.by_generation
-                return
+                frame.add_to(self.findings.sealed)
+                continue
             if not isinstance(frame, FolderHeld) or len(held) == MAX_HELD:
                 raise WireError(f"a {type(frame).__name__} has no place here")
             held.append(frame)

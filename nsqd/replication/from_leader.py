@@ -2,9 +2,12 @@
 
 Rules:
 
-- Whoever connects has `HANDSHAKE_TIMEOUT` seconds to prove that it knows the secret; few may be trying at a time.
-- One session for each life: a newer one ends the older one.
+- Whoever connects has `HANDSHAKE_TIMEOUT` seconds to prove that it knows the secret. Few may be trying at a time: one
+  more, and the one that has tried for longest is cut off.
+- One session for each life: a newer one ends the older one. While there is one it holds the lock of the copy's folder,
+  which a stand-in takes, too.
 - Frames are written as they come, in the event loop; what may take long (a sync, the removal of a topic) in a thread.
+- Whatever goes wrong with a connection or a copy, also unexpectedly, ends this connection and nothing else.
 - What is here never refuses the follower's own publishes: copies stop at `--replica-max-bytes`, and when the disk has
   less than twice `--min-free-space` left. A leader is told so, and counts this follower out.
 """
@@ -12,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 from typing import Final
@@ -20,12 +24,21 @@ import attrs
 import trio
 
 from nsqd.log.file_storage import FileStorage
+from nsqd.log.lock import DataPathLock
 from nsqd.log.storage import Storage
-from nsqd.replication.frame_stream import FrameStream, Identity, Turned, answer_leader, first_to_end
+from nsqd.replication.frame_stream import (
+    FrameStream,
+    Identity,
+    NotWelcome,
+    Turned,
+    answer_leader,
+    first_to_end,
+)
 from nsqd.replication.keep import Copy, CopyNote, Work
 from nsqd.replication.seal import Seal
 from nsqd.replication.transport import Transport
 from nsqd.replication.wire import (
+    MAX_OWNED,
     Ack,
     AllHeld,
     Beat,
@@ -39,7 +52,7 @@ from nsqd.replication.wire import (
     Sealed,
     WireError,
 )
-from nsqkit.logging import get_logger
+from nsqkit.logging import RateLimitedLogger, get_logger
 
 __all__ = ["COPIES", "CopyState", "Follower", "Room"]
 
@@ -52,6 +65,7 @@ SYNC_INTERVAL: Final = 2.0  # for copies whose leader does not wait for syncs
 MAX_STRANGERS: Final = 32  # connections that have not proved anything yet
 ROOM_INTERVAL: Final = 1.0  # seconds between two looks at the free space
 YIELD_EVERY: Final = 16  # frames
+FOLDERS: Final = 100  # that are looked at in a row, in a thread
 
 
 @attrs.frozen
@@ -64,7 +78,10 @@ class Room:
 
 @attrs.define(eq=False)
 class CopyState:
-    """A copy that is here. `connected`: its leader is. `bytes`: of its files. `beat_at`: when it was last heard."""
+    """A copy that is here. `connected`: its leader is. `bytes`: of its files. `beat_at`: when it was last heard.
+
+    `scope`: of the session, to end it. `idle`: of the same one, set at its end.
+    """
 
     note: CopyNote
     storage: Storage
@@ -72,7 +89,6 @@ class CopyState:
     connected: bool = False
     hanging_ms: int = 0
     beat_at: float | None = None
-    stopped: bool = False
     seal: Seal | None = None
     scope: trio.CancelScope | None = None
     idle: trio.Event = attrs.field(factory=trio.Event)
@@ -88,20 +104,29 @@ class Follower:
         self._root = Path(root) / COPIES
         self._identity = identity
         self._room = room
-        self._strangers = 0
+        self._strangers: dict[trio.CancelScope, None] = {}  # the oldest first
+        self._stranger_log = RateLimitedLogger(log)
         self.copies: dict[str, CopyState] = {}
         if self._root.is_dir():
             for path in sorted(self._root.iterdir()):
-                self._find(path)
+                try:
+                    self._find(path)
+                except OSError as error:
+                    log.error("COPIES: %s is left alone, it cannot be read - %s", path, error)
 
     def _find(self, path: Path) -> None:
+        """Note the copy in this folder. `OSError`."""
         storage = FileStorage(path)
-        note = CopyNote.read(storage)
-        if note is None:
-            log.warning("copies: %s is left alone, it does not say whose copy it is", path)
+        try:
+            note = CopyNote.read(storage)
+            if note is not None and note.life == path.name:
+                self.copies[note.life] = CopyState(note, storage, _size(storage), seal=Seal.read(storage))
+                return
+        except OSError:
             storage.close()
-            return
-        self.copies[note.life] = CopyState(note, storage, _size(storage), seal=Seal.read(storage))
+            raise
+        log.warning("COPIES: %s is left alone, it does not say that it is the copy of this life", path)
+        storage.close()
 
     def folder(self, state: CopyState) -> Path:
         """Where a copy is."""
@@ -128,58 +153,76 @@ class Follower:
 
     async def serve(self, stream: trio.abc.Stream, remote: str) -> None:
         """One connection, from its first byte to its end. Never raises but for a cancellation."""
-        if self._strangers >= MAX_STRANGERS:
-            log.warning("COPIES(%s): refused, %d connections have proved nothing yet", remote, MAX_STRANGERS)
-            await stream.aclose()
-            return
         async with stream:
-            frames: FrameStream | None = None
+            frames = FrameStream(stream)
             hello: Hello | None = None
             try:
-                self._strangers += 1
-                try:
-                    with trio.fail_after(HANDSHAKE_TIMEOUT):
-                        frames = FrameStream(await self._transport.accepted(stream))
-                        hello = await answer_leader(frames, self._identity)
-                finally:
-                    self._strangers -= 1
+                hello = await self._greet(frames)
                 await self._session(frames, hello)
             except trio.TooSlowError:
                 self._ended(remote, hello, f"nothing heard for {SILENCE:g} s")
             except (Turned, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._ended(remote, hello, str(error) or "the connection was cut")
-            except (WireError, OSError) as error:
+            except (WireError, NotWelcome, OSError) as error:
                 self._ended(remote, hello, str(error))
-                if frames is not None:
-                    await self._refuse(frames, str(error))
+                await self._refuse(frames, str(error))
+            except Exception as error:
+                self._ended(remote, hello, f"unexpected {type(error).__name__}: {error}", error)
+                await self._refuse(frames, "a fault of the follower; see its log")
+
+    async def _greet(self, frames: FrameStream) -> Hello:
+        if len(self._strangers) == MAX_STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.cancel()
+        with trio.CancelScope() as scope:
+            self._strangers[scope] = None
+            try:
+                with trio.fail_after(HANDSHAKE_TIMEOUT):
+                    frames.stream = await self._transport.accepted(frames.stream)
+                    return await answer_leader(frames, self._identity)
+            finally:
+                self._strangers.pop(scope, None)
+        raise Turned(f"it has proved nothing yet, as {MAX_STRANGERS} others")
 
     async def _refuse(self, frames: FrameStream, reason: str) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(1):
-            await frames.send(Refused(reason[:500]))
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(1):
+                await frames.send(Refused(reason[:500]))
 
-    def _ended(self, remote: str, hello: Hello | None, reason: str) -> None:
-        who = f"of {hello.name}" if hello is not None else "of a stranger"
-        log.warning("COPIES(%s): connection %s ended - %s", remote, who, reason)
+    def _ended(
+        self, remote: str, hello: Hello | None, reason: str, unexpected: Exception | None = None
+    ) -> None:
+        text = "COPIES(%s): connection %s ended - %s"
+        if hello is None:
+            self._stranger_log.log(
+                trio.current_time(), text, remote, "of a stranger", reason, error=unexpected
+            )
+        else:
+            log.warning(text, remote, f"of {hello.name}", reason, exc_info=unexpected)
 
     async def _session(self, frames: FrameStream, hello: Hello) -> None:
         state = await self._take_over(hello)
-        if state.seal is not None:
-            await self._tell_of_seal(frames, state)
-            return
-        copy = Copy(state.storage, state.note, disk=hello.disk)
-        with trio.CancelScope() as state.scope:
-            try:
-                await trio.to_thread.run_sync(copy.begin)
-                log.info("COPIES: %s is connected, %d bytes of it are here", hello.name, state.bytes)
-                await self._say_what_is_here(frames, copy)
-                await _Session(self, frames, state, copy).run()
-            finally:
-                copy.close()
-                state.note, state.connected = copy.note, False
-                state.bytes = _size(state.storage)
-                state.idle.set()
+        copy = Copy(state.storage, state.note, disk=hello.disk, size=state.bytes)
+        with trio.CancelScope() as state.scope, contextlib.ExitStack() as at_the_end:
+            at_the_end.callback(self._session_ended, state, copy)
+            state.seal = Seal.read(state.storage)
+            if state.seal is not None:
+                await self._tell_of_seal(frames, state, state.seal)
+                return
+            # A stand-in that was started by hand holds it.
+            at_the_end.callback(DataPathLock(str(self.folder(state))).release)
+            await _do(copy.begin())
+            log.info("COPIES: %s is connected, %d bytes of it are here", hello.name, state.bytes)
+            await self._say_what_is_here(frames, copy)
+            await _Session(self, frames, state, copy).run()
         if state.scope.cancelled_caught:
-            raise Turned("the leader has connected anew")
+            raise Turned("the copy is being adopted" if state.seal else "the leader has connected anew")
+
+    def _session_ended(self, state: CopyState, copy: Copy) -> None:
+        copy.close()
+        state.note, state.bytes, state.connected = copy.note, copy.bytes, False
+        state.idle.set()
 
     async def _take_over(self, hello: Hello) -> CopyState:
         """The state of the life's copy, with no other session on it."""
@@ -188,35 +231,41 @@ class Follower:
         if state is None:
             path = self._root / life
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            storage = FileStorage(path)
             note = CopyNote(life, hello.name, hello.incarnation, complete=False)
-            state = self.copies[life] = CopyState(note, FileStorage(path))
-            state.idle.set()
-        if hello.incarnation < state.note.incarnation:
-            raise Turned(f"incarnation {hello.incarnation} of a life that has had {state.note.incarnation}")
-        while state.connected:
-            assert state.scope is not None
-            state.scope.cancel()
-            await state.idle.wait()
+            state = self.copies[life] = CopyState(note, storage, _size(storage))
+        _check_start(hello, state.note)
+        with trio.move_on_after(SILENCE):  # a thread that writes cannot be cancelled
+            while state.connected:
+                assert state.scope is not None
+                state.scope.cancel()
+                await state.idle.wait()
+        if state.connected:
+            raise NotWelcome("its last session has not ended: the disk hangs")
+        _check_start(hello, state.note)  # of the session that was waited for
         state.connected, state.idle = True, trio.Event()
-        state.note = attrs.evolve(state.note, name=hello.name, incarnation=hello.incarnation)
+        state.note = attrs.evolve(
+            state.note, name=hello.name, incarnation=hello.incarnation, start=hello.start.hex()
+        )
         return state
 
-    async def _tell_of_seal(self, frames: FrameStream, state: CopyState) -> None:
+    async def _tell_of_seal(self, frames: FrameStream, state: CopyState, seal: Seal) -> None:
         """The leader of an adopted copy has come back."""
-        state.connected = False
-        state.idle.set()
-        seal = state.seal = Seal.read(state.storage) or Seal()
         if seal.owned is None:
-            raise WireError("the copy is being adopted")
+            raise Turned("the copy is being adopted")
         owned = [[generation, *each] for generation, ranges in seal.owned.items() for each in ranges]
-        await frames.send(Sealed(owned))
+        with trio.fail_after(HANDSHAKE_TIMEOUT):
+            for at in range(0, max(len(owned), 1), MAX_OWNED):
+                await frames.send(Sealed(owned[at : at + MAX_OWNED]))
+            await frames.send(AllHeld())
         log.info("COPIES: %s has come back, and is told what its stand-in has", state.note.name)
 
     async def _say_what_is_here(self, frames: FrameStream, copy: Copy) -> None:
-        with trio.fail_after(SILENCE) as scope:
-            for held in copy.held():
-                await frames.send(held)
-                scope.deadline = trio.current_time() + SILENCE
+        held = copy.held()
+        while some := await trio.to_thread.run_sync(lambda: list(itertools.islice(held, FOLDERS))):
+            with trio.fail_after(SILENCE):
+                await frames.send(*some)
+        with trio.fail_after(SILENCE):
             await frames.send(AllHeld())
 
     def refusal(self, state: CopyState) -> str | None:
@@ -236,9 +285,10 @@ class _Session:
     _frames: FrameStream
     _state: CopyState
     _copy: Copy
-    _out: list[Frame] = attrs.field(factory=list)
     _acked: int = -1
-    _say: trio.Event = attrs.field(factory=trio.Event)
+    _echo: int | None = None
+    """The number of the last beat, if it was not echoed yet."""
+    _news: trio.Event = attrs.field(factory=trio.Event)
     _sync_wanted: trio.Event = attrs.field(factory=trio.Event)
     _synced: trio.Event = attrs.field(factory=trio.Event)
     _looked_at: float = -1.0
@@ -247,65 +297,71 @@ class _Session:
         await first_to_end(self._hear, self._answer, self._sync)
 
     async def _hear(self) -> None:
-        copy, frames = self._copy, self._frames
         count = 0
         while True:
-            if not frames.pending:
+            frame = self._frames.received()
+            if frame is None:
                 self._tell()
                 with trio.fail_after(SILENCE):
-                    await frames.fill()
+                    await self._frames.fill()
                 continue
-            frame = await frames.receive()
-            match frame:
-                case Beat(number, hanging_ms):
-                    self._state.hanging_ms, self._state.beat_at = hanging_ms, trio.current_time()
-                    self._out.append(Echo(number))
-                    self._say.set()
-                    continue
-                case Bye():
-                    self._state.stopped = True
-                    raise Turned("it has stopped")
-                case Fetch(path, offset, size):
-                    self._out.append(Data(copy.read(path, offset, size)))
-                    self._say.set()
-                    continue
-                case Data(data):
-                    self._check_room()
-                    self._state.bytes += len(data)
-            work = copy.apply(frame)
-            if work is not None:
-                await _do(work)
-            while copy.crowded:
-                self._sync_wanted.set()
-                await self._synced.wait()
+            await self._take(frame)
             count += 1
             if count % YIELD_EVERY == 0:
                 self._tell()
                 await trio.lowlevel.checkpoint()
+
+    async def _take(self, frame: Frame) -> None:
+        copy, state = self._copy, self._state
+        match frame:
+            case Beat(number, hanging_ms):
+                state.hanging_ms, state.beat_at = hanging_ms, trio.current_time()
+                self._echo = number
+                self._news.set()
+                return
+            case Bye():
+                raise Turned("it has stopped")
+            case Fetch(path, offset, size):
+                piece = await trio.to_thread.run_sync(copy.read, path, offset, size)
+                with trio.fail_after(SILENCE):
+                    await self._frames.send(Data(piece))
+                return
+            case Data():
+                self._check_room()
+        work = copy.apply(frame)
+        if work is not None:
+            await _do(work)
+        state.note, state.bytes = copy.note, copy.bytes
+        while copy.crowded:
+            self._sync_wanted.set()
+            await self._synced.wait()
 
     def _check_room(self) -> None:
         now = trio.current_time()
         if now - self._looked_at >= ROOM_INTERVAL:
             self._looked_at = now
             if reason := self._follower.refusal(self._state):
-                raise WireError(reason)
+                raise NotWelcome(reason)
 
     def _tell(self) -> None:
         """Acknowledge what has come, or ask for the sync that must be before."""
-        copy = self._copy
-        self._state.note = copy.note
-        if copy.acknowledged > self._acked:
-            self._acked = copy.acknowledged
-            self._out.append(Ack(self._acked))
-            self._say.set()
-        if copy.acknowledged < copy.received:
+        if self._copy.acknowledged > self._acked:
+            self._news.set()
+        if self._copy.acknowledged < self._copy.received:
             self._sync_wanted.set()
 
     async def _answer(self) -> None:
+        """Send acknowledgements and echoes; of those that could not be sent in time, the last ones only."""
         while True:
-            await self._say.wait()
-            self._say = trio.Event()
-            out, self._out = self._out, []
+            await self._news.wait()
+            self._news = trio.Event()
+            out: list[Frame] = []
+            if self._copy.acknowledged > self._acked:
+                self._acked = self._copy.acknowledged
+                out.append(Ack(self._acked))
+            if self._echo is not None:
+                out.append(Echo(self._echo))
+                self._echo = None
             with trio.fail_after(SILENCE):
                 await self._frames.send(*out)
 
@@ -314,12 +370,20 @@ class _Session:
         while True:
             with trio.move_on_after(SYNC_INTERVAL):
                 await self._sync_wanted.wait()
-            self._sync_wanted, self._synced = trio.Event(), self._synced
+            self._sync_wanted = trio.Event()
             if self._copy.wants_sync:
                 await _do(self._copy.begin_sync())
             done, self._synced = self._synced, trio.Event()
             done.set()
             self._tell()
+
+
+def _check_start(hello: Hello, note: CopyNote) -> None:
+    """`NotWelcome` when this is not the leader that the copy had last, nor a later start of it."""
+    if hello.incarnation < note.incarnation:
+        raise NotWelcome(f"start {hello.incarnation} of a data path that has had {note.incarnation}")
+    if hello.incarnation == note.incarnation and note.start not in ("", hello.start.hex()):
+        raise NotWelcome(f"another nsqd has the same data path, or a copy of it: {note.name}")
 
 
 async def _do(work: Work) -> None:

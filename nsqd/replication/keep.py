@@ -3,8 +3,11 @@
 Rules:
 
 - An append that is not at the end of its file is refused, and so is everything else that cannot be meant.
-- A snapshot gets its name when the log of its topic is synced.
-- Bytes are written as they come; they are synced in jobs (`begin_sync`), one at a time.
+- A file that replaces another one gets its name when its bytes are synced; a snapshot, when the log of its topic is,
+  too.
+- Bytes are written as they come; they are synced in jobs (`begin_sync`), one at a time. The first sync of a session is
+  one of everything: nobody knows whether what earlier sessions have written is on the disk.
+- A file stays open until it is synced, unless it is removed: a sync of a closed file would say nothing.
 - A failed sync is final, as everywhere: the session ends, and none begins until the daemon was started again.
 
 What an acknowledgement says: everything that came before a `Ticket` is with the operating system, or is synced, as the
@@ -20,12 +23,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import attrs
-from crc32c import crc32c
 
 from nsqd.log.paths import split_path
 from nsqd.log.storage import File, Storage
 from nsqd.replication.noted_storage import IDS, is_copied, is_copied_folder
-from nsqd.replication.reconcile import HEAD_SIZE, read_folder
+from nsqd.replication.reconcile import read_folder
 from nsqd.replication.wire import (
     MAX_DATA,
     MAX_FILES,
@@ -46,6 +48,7 @@ from nsqd.replication.wire import (
 __all__ = ["Copy", "CopyNote", "Work"]
 
 NOTE: Final = "nsqd.copy"
+PART: Final = ".part"  # at the end of the name of a file that is not whole
 OPEN_FILES: Final = 64  # of which the synced ones are closed; more only while they are unsynced
 MANY_FILES: Final = 8  # from here on the whole file system is synced
 
@@ -62,13 +65,15 @@ class Work:
 class CopyNote:
     """What stands in `nsqd.copy`: whose copy this is.
 
-    `life`: of the leader, hexadecimal. `name`: of its node, for people. `complete`: the copy has no gap.
+    `life`: of the leader, hexadecimal. `name`: of its node, for people. `complete`: the copy has no gap. `start`: see
+    `Identity`, hexadecimal.
     """
 
     life: str
     name: str
     incarnation: int
     complete: bool
+    start: str = ""
 
     def encode(self) -> bytes:
         return json.dumps(attrs.asdict(self)).encode() + b"\n"
@@ -83,7 +88,11 @@ class CopyNote:
         try:
             found = json.loads(data)
             return cls(
-                str(found["life"]), str(found["name"]), int(found["incarnation"]), bool(found["complete"])
+                str(found["life"]),
+                str(found["name"]),
+                int(found["incarnation"]),
+                bool(found["complete"]),
+                str(found["start"]),
             )
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
@@ -93,17 +102,20 @@ class Copy:
     """A copy in `storage`, whose root is this life's folder. `note`: whose it is.
 
     `received`: the last ticket of this session, -1 before the first. `acknowledged`: the last one whose bytes are as
-    safe as the leader asked for.
+    safe as the leader asked for. `bytes`: of all files.
     """
 
-    def __init__(self, storage: Storage, note: CopyNote, *, disk: bool) -> None:
+    def __init__(self, storage: Storage, note: CopyNote, *, disk: bool, size: int = 0) -> None:
         self._storage = storage
         self._disk = disk
         self.note = note
+        self.bytes = size
         self.received = -1
         self._synced_ticket = -1
         self._open: OrderedDict[str, File] = OrderedDict()  # by path, least recently used first
         self._unsynced: dict[File, None] = {}
+        self._being_synced: list[File] = []
+        self._inherited = True  # earlier sessions may have left bytes and names that are not synced
         self._renamed: dict[str, None] = {}  # folders with names that are not synced
         self._target: tuple[str, File] | None = None  # what `Data` goes to: a path, perhaps a temporary one
         self._syncing = False
@@ -112,26 +124,30 @@ class Copy:
     def acknowledged(self) -> int:
         return self._synced_ticket if self._disk else self.received
 
-    def begin(self) -> None:
-        """A session begins: sync what is here, and note whose copy it is, now. May take long; any thread. `OSError`.
+    def begin(self) -> Work:
+        """A session begins: note whose copy it is, now, and remove what the last one has not completed."""
 
-        An earlier session, or process, may have left bytes that were never synced, in files that this one does not open
-        again. Snapshots and acknowledgements of this session speak of them.
-        """
-        self._storage.sync_all()
-        self._storage.replace(NOTE, self.note.encode())
+        def run() -> None:
+            for folder in ["", *filter(is_copied_folder, self._storage.folders())]:
+                for name in self._storage.files(folder):
+                    if name.endswith(PART):
+                        self._storage.remove(f"{folder}/{name}" if folder else name)
+            self._storage.replace(NOTE, self.note.encode())
+
+        return Work(run, lambda: None)
 
     def close(self) -> None:
         """The session has ended. Nothing that is open stays so: another one may write to the files."""
         while self._open:
             self._open.popitem()[1].close()
         self._unsynced.clear()
+        self._being_synced.clear()
         self._target = None
 
     # --- what is here
 
     def held(self) -> Iterator[FolderHeld]:
-        """The files that are here. `OSError`."""
+        """The files that are here. *Any thread.* `OSError`."""
         if IDS in self._storage.files():
             yield from self._folder_held("", [IDS])
         for folder in self._storage.folders():
@@ -140,11 +156,8 @@ class Copy:
                 yield from self._folder_held(folder, names)
 
     def _folder_held(self, folder: str, names: list[str]) -> Iterator[FolderHeld]:
-        state = read_folder(self._storage, folder, dict.fromkeys(names))
-        files = [
-            [name, file.size, crc32c(file.head[: min(file.size, HEAD_SIZE)])]
-            for name, file in state.files.items()
-        ]
+        state = read_folder(self._storage, folder, dict.fromkeys(names, None))
+        files = [[name, file.size, file.checksum] for name, file in state.files.items()]
         for at in range(0, max(len(files), 1), MAX_FILES):
             yield FolderHeld(folder, state.generation, files[at : at + MAX_FILES])
 
@@ -179,11 +192,11 @@ class Copy:
             case MakeFolder(folder):
                 self._make_folder(folder)
             case Remove(path):
-                self._remove(path)
+                return self._remove(path)
             case RemoveFolder(folder):
                 return self._remove_folder(folder)
             case Pass(complete):
-                self._pass(complete)
+                return self._pass(complete)
             case Ticket(ticket):
                 if ticket < self.received:
                     raise WireError(f"the ticket {ticket} after {self.received}")
@@ -197,12 +210,14 @@ class Copy:
             raise WireError("data before the file that it is for was named")
         file = self._target[1]
         file.append([bytes(data)])
+        self.bytes += len(data)
         self._unsynced[file] = None
 
     def _file(self, path: str, offset: int) -> File:
         """An open file that has exactly `offset` bytes."""
         file = self._open.get(path)
         if file is None:
+            self._close_some()
             try:
                 file = self._storage.open(path)
             except FileNotFoundError:
@@ -216,18 +231,20 @@ class Copy:
                     raise WireError(f"{path}: there is no such folder") from None
                 self._renamed[split_path(path)[0]] = None
             self._open[path] = file
-            self._close_some()
         self._open.move_to_end(path)
         if file.size != offset:
             raise WireError(f"{path} has {file.size} bytes, not {offset}")
         return file
 
     def _close_some(self) -> None:
-        for path, file in list(self._open.items()):
-            if len(self._open) <= OPEN_FILES:
-                break
-            if file not in self._unsynced:
-                self._close(path)
+        """Make room for one more open file: of those that are synced, close the ones that were used longest ago."""
+        synced = [
+            path
+            for path, file in self._open.items()
+            if file not in self._unsynced and file not in self._being_synced
+        ]
+        for path in synced[: max(0, len(self._open) + 1 - OPEN_FILES)]:
+            self._close(path)
 
     def _close(self, path: str) -> None:
         file = self._open.pop(path, None)
@@ -237,73 +254,110 @@ class Copy:
             if self._target is not None and self._target[1] is file:
                 self._target = None
 
+    def _size_of(self, path: str) -> int:
+        """0 for a file that is not there."""
+        if (file := self._open.get(path)) is not None:
+            return file.size
+        try:
+            found = self._storage.open(path, read_only=True)
+        except FileNotFoundError:
+            return 0
+        with contextlib.closing(found):
+            return found.size
+
     def _discard(self, path: str) -> None:
+        self.bytes -= self._size_of(path)
         self._close(path)
         with contextlib.suppress(FileNotFoundError):
             self._storage.remove(path)
 
-    def _whole(self, path: str, size: int) -> Work | None:
+    def _whole(self, path: str, size: int) -> Work:
         temporary = _temporary(path)
         file = self._open.get(temporary)
         if file is None or file.size != size:
             raise WireError(
                 f"{path} is not whole with {size} bytes: {file.size if file else 'none'} are here"
             )
-        folder = split_path(path)[0]
+        folder, replaced = split_path(path)[0], self._size_of(path)
+        snapshot, inherited = path.endswith(".snap"), self._inherited
+        log = [other for name, other in self._open.items() if name.startswith(f"{folder}/")]
 
-        def in_place() -> None:
-            # What had the name before is not written to any more.
-            self._close(path)
-            self._close(temporary)
-            self._renamed[folder] = None
-
-        if folder and not path.endswith(".snap"):
-            self._storage.rename(temporary, path)
-            in_place()
-            return None
-        # A snapshot that survives a power loss must not speak of bytes that do not; the ids are only this one file.
-        log = [other for name, other in self._open.items() if split_path(name)[0] == folder]
-
-        def work() -> None:
-            for other in log:
-                other.sync()
+        def run() -> None:
+            if snapshot:  # one that survives a power loss must not speak of bytes that do not
+                if inherited:
+                    self._storage.sync_all()
+                for other in log:
+                    other.sync()
+            # Else a power loss could leave the name, and take the bytes.
+            file.sync()
             self._storage.rename(temporary, path)
             self._storage.sync_folder(folder)
 
-        return Work(work, in_place)
+        def done() -> None:
+            # What had the name before is not written to any more.
+            self._close(path)
+            self._close(temporary)
+            self.bytes -= replaced
+
+        return Work(run, done)
 
     def _make_folder(self, folder: str) -> None:
         with contextlib.suppress(FileExistsError):
             self._storage.make_folder(folder)
             self._renamed[""] = None
 
-    def _remove(self, path: str) -> None:
-        self._discard(path)
-        self._renamed[split_path(path)[0]] = None
+    def _remove(self, path: str) -> Work:
+        self.bytes -= self._size_of(path)
+        self._close(path)
+
+        def run() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.remove(path)
+
+        def done() -> None:
+            self._renamed[split_path(path)[0]] = None
+
+        return Work(run, done)
 
     def _remove_folder(self, folder: str) -> Work:
         for path in [path for path in self._open if path.startswith(f"{folder}/")]:
             self._close(path)
         self._renamed.pop(folder, None)
         self._renamed[""] = None
-        return Work(lambda: self._storage.remove_folder(folder), lambda: None)
+        removed = 0
 
-    def _pass(self, complete: bool) -> None:
-        if complete is not self.note.complete:
-            self.note = attrs.evolve(self.note, complete=complete)
-            self._storage.replace(NOTE, self.note.encode())
+        def run() -> None:
+            nonlocal removed
+            with contextlib.suppress(FileNotFoundError):
+                removed = sum(self._size_of(f"{folder}/{name}") for name in self._storage.files(folder))
+            self._storage.remove_folder(folder)
+
+        def done() -> None:
+            self.bytes -= removed
+
+        return Work(run, done)
+
+    def _pass(self, complete: bool) -> Work | None:
+        if complete is self.note.complete:
+            return None
+        note = attrs.evolve(self.note, complete=complete)
+
+        def done() -> None:
+            self.note = note
+
+        return Work(lambda: self._storage.replace(NOTE, note.encode()), done)
 
     @property
     def crowded(self) -> bool:
         """Descriptors are not endless, and unsynced files must stay open: a sync comes before the next frame."""
-        return len(self._unsynced) >= OPEN_FILES
+        return len(self._unsynced) + len(self._being_synced) >= OPEN_FILES
 
     # --- syncs
 
     @property
     def wants_sync(self) -> bool:
         """Whether something waits for a sync that has not begun."""
-        pending = self._unsynced or self._renamed or self.received > self._synced_ticket
+        pending = self._unsynced or self._renamed or self._inherited or self.received > self._synced_ticket
         return bool(pending) and not self._syncing
 
     def begin_sync(self) -> Work:
@@ -311,11 +365,13 @@ class Copy:
         self._syncing = True
         ticket = self.received
         files, folders = list(self._unsynced), list(self._renamed)
+        self._being_synced = files
         self._unsynced.clear()
         self._renamed.clear()
+        everything = self._inherited or len(files) + len(folders) > MANY_FILES
 
         def run() -> None:
-            if len(files) + len(folders) > MANY_FILES:
+            if everything:
                 self._storage.sync_all()
                 return
             for file in files:
@@ -329,13 +385,12 @@ class Copy:
                     self._storage.sync_folder(folder)
 
         def done() -> None:
-            self._syncing = False
+            self._syncing = self._inherited = False
+            self._being_synced = []
             self._synced_ticket = max(self._synced_ticket, ticket)
-            self._close_some()
 
         return Work(run, done)
 
 
 def _temporary(path: str) -> str:
-    folder, name = split_path(path)
-    return f"{folder}/.{name}.new" if folder else f".{name}.new"
+    return path + PART

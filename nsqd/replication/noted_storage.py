@@ -2,7 +2,9 @@
 
 Rules:
 
-- A note says no more than what the inner storage has done: it is made after the operation.
+- A note says no more than what the inner storage has done: it is made after the operation; before, if a name goes that
+  somebody may give away again.
+- To look at a file notes nothing: it may be removed meanwhile by another thread, and would be noted for ever.
 - Only files that are copied are noted (`is_copied`): a segment is noted when it gets its real name, not before.
 - A file that takes the place of another one (a manifest, the ids) is a new file: its `version` is another one.
 - Folders that have changed are put on the lists of all who watch. A list has each folder once, so that the memory for a
@@ -40,7 +42,7 @@ def is_copied(path: str) -> bool:
     """Whether a file (`name` or `folder/name`) of a data path belongs into a copy of it."""
     folder, _, name = path.rpartition("/")
     if not folder:
-        return name == IDS
+        return path == IDS
     return is_copied_folder(folder) and _IN_A_TOPIC.fullmatch(name) is not None
 
 
@@ -118,6 +120,10 @@ class Notes:
             watch = Watch(dict.fromkeys(self.folders), dict.fromkeys(self.folders))
             self.watches.append(watch)
         return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        with self.lock:
+            self.watches.remove(watch)
 
     def files(self, folder: str) -> dict[str, FileNote]:
         """The files of a folder now, by name; empty when it is not there. *Any thread.*"""
@@ -273,8 +279,8 @@ class NotedStorage:
         self.notes.folder_gone(folder)
 
     def remove_folder(self, folder: str) -> None:
-        self.inner.remove_folder(folder)
         self.notes.folder_gone(folder)
+        self.inner.remove_folder(folder)
 
     def create(self, path: str) -> File:
         file = self._noted(self.inner.create(path), new=True)
@@ -283,7 +289,8 @@ class NotedStorage:
         return file
 
     def open(self, path: str, *, read_only: bool = False) -> File:
-        return self._noted(self.inner.open(path, read_only=read_only), new=False)
+        inner = self.inner.open(path, read_only=read_only)
+        return inner if read_only else self._noted(inner, new=False)
 
     def _noted(self, inner: File, *, new: bool) -> _NotedFile:
         path = inner.path

@@ -1,8 +1,10 @@
 """What a follower has of one topic, compared with what is here.
 
 Two copies of a segment (same topic's generation, position and salt, all of them in its first 64 bytes) are one a prefix
-of the other. So names, sizes and the checksums of those bytes tell what is missing. Absence orders nothing: a file that
-the follower has, and that is not here, is removed there only if it is known that we have removed it.
+of the other. So names, sizes and the checksums of those bytes tell what is missing. The checksum is also of the last
+bytes, for what cannot be: a data path that was copied, or restored from a backup, and now has two futures; a follower's
+power loss that has left zeros. Absence orders nothing: a file that the follower has, and that is not here, is removed
+there only if it is known that we have removed it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from nsqd.replication.noted_storage import FileNote
 __all__ = ["HEAD_SIZE", "FolderState", "Held", "Verdict", "generation_of", "read_folder", "reconcile"]
 
 HEAD_SIZE: Final = FILE_HEADER_SIZE
+TAIL_SIZE: Final = 4096
 
 
 @attrs.define(eq=False)
@@ -38,13 +41,11 @@ class Held:
 
 @attrs.frozen
 class FileState:
-    """Size in bytes, and the first 64 of them, or fewer."""
+    """Size in bytes, the first 64 of them, or fewer, and a checksum of these and of the last 4096."""
 
     size: int
     head: bytes
-
-    def checksum(self, size: int = HEAD_SIZE) -> int:
-        return crc32c(self.head[:size])
+    checksum: int
 
 
 @attrs.frozen
@@ -67,21 +68,23 @@ class Verdict:
     trouble: str | None = None
 
 
-def read_folder(storage: Storage, folder: str, names: Mapping[str, object]) -> FolderState:
-    """Sizes and heads of these files, as far as they are there. `OSError`."""
+def read_folder(storage: Storage, folder: str, names: Mapping[str, int | None]) -> FolderState:
+    """These files, as far as they are there; the checksums of so many bytes of each (None: all). `OSError`."""
     files: dict[str, FileState] = {}
-    for name in names:
+    for name, size in names.items():
         try:
             file = storage.open(f"{folder}/{name}" if folder else name, read_only=True)
         except FileNotFoundError:
             continue
-        files[name] = _state(file)
+        with closing(file):
+            files[name] = _state(file, file.size if size is None else min(size, file.size))
     return FolderState(generation_of(files), files)
 
 
-def _state(file: File) -> FileState:
-    with closing(file):
-        return FileState(file.size, file.read(0, HEAD_SIZE))
+def _state(file: File, size: int) -> FileState:
+    head = file.read(0, HEAD_SIZE)
+    tail = max(0, size - TAIL_SIZE)
+    return FileState(file.size, head, crc32c(file.read(tail, size - tail), crc32c(head[:size])))
 
 
 def generation_of(files: Mapping[str, FileState]) -> int:
@@ -103,7 +106,9 @@ def reconcile(
     deleted: Callable[[int], bool],
     removed: Callable[[str], bool],
 ) -> Verdict:
-    """Compare a topic's folder here with the follower's (name: size and checksum of the head).
+    """Compare a topic's folder here with the follower's (name: size and checksum).
+
+    `ours`: read with the follower's sizes, so that checksums of the same bytes are compared.
 
     `deleted`: whether we have deleted the topic of a generation. `removed`: whether we have removed a segment.
     """
@@ -121,11 +126,11 @@ def reconcile(
                 return Verdict({}, trouble=f"{name} is not known here")
             held[name] = Held(0, size)
             continue
-        same = our.checksum(min(size, HEAD_SIZE)) == checksum
-        if segment and size >= HEAD_SIZE and not same:
-            return Verdict({}, trouble=f"{name} has another writer")
         if segment and size > our.size:
             return Verdict({}, trouble=f"{name} has {size - our.size} bytes more than here")
+        same = our.checksum == checksum
+        if segment and size >= HEAD_SIZE and not same:
+            return Verdict({}, trouble=f"{name} has other bytes than here")
         # A snapshot or a manifest is sent as a whole, or not at all.
         whole = same and (segment or size == our.size)
         held[name] = Held(note.version, size) if whole else Held(0, size)

@@ -18,7 +18,6 @@ from contextlib import closing
 from typing import Final
 
 import attrs
-from crc32c import crc32c
 
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.log.scan import Damaged, scan
@@ -36,7 +35,8 @@ _TEMPORARY: Final = ".restored.new"
 class Need:
     """A file that the follower has more of: `holes` are the bytes to fetch, `size` is that of the whole file then.
 
-    `generation`: of the topic; `new`: the file is not here.
+    `generation`: of the topic; `new`: the file is not here. `head`: the first bytes that the follower's must have, too;
+    empty when those here are damaged.
     """
 
     path: str
@@ -44,6 +44,7 @@ class Need:
     size: int
     holes: tuple[tuple[int, int], ...]
     new: bool
+    head: bytes = b""
 
     @property
     def bytes(self) -> int:
@@ -94,7 +95,7 @@ def _of_topic(
     replayed_from = max(snapshots, default="")
     first = max((name for name in segments if name[:20] <= replayed_from), default="")
     for name in sorted(name for name in files if name.endswith(".log") and name >= first):
-        size, checksum = files[name]
+        size = files[name][0]
         path = f"{folder}/{name}"
         if size < FILE_HEADER_SIZE or not is_copied(path):
             continue
@@ -104,18 +105,18 @@ def _of_topic(
                 yield Need(path, generation, size, ((0, size),), new=True)
             continue
         with closing(storage.open(path, read_only=True)) as file:
-            need = _of_segment(file, path, generation, size, checksum)
+            need = _of_segment(file, path, generation, size)
         if need is not None:
             yield need
 
 
-def _of_segment(file: File, path: str, generation: int, size: int, checksum: int) -> Need | None:
+def _of_segment(file: File, path: str, generation: int, size: int) -> Need | None:
     head = file.read(0, FILE_HEADER_SIZE)
     try:
         header = FileHeader.decode(head)
     except FormatError:
         return Need(path, generation, max(size, file.size), ((0, size),), new=False)
-    if crc32c(head) != checksum or header.generation != generation:
+    if header.generation != generation:
         return None  # another file of this name; see the reconciliation
     holes: list[tuple[int, int]] = []
     end = file.size
@@ -128,7 +129,7 @@ def _of_segment(file: File, path: str, generation: int, size: int, checksum: int
             holes.append((item.offset, min(item.end, size)))
     if size > end:
         holes.append((end, size))
-    return Need(path, generation, max(size, end), tuple(holes), new=False) if holes else None
+    return Need(path, generation, max(size, end), tuple(holes), new=False, head=head) if holes else None
 
 
 class Restoration:
@@ -149,18 +150,26 @@ class Restoration:
         self._old = None if need.new else storage.open(need.path, read_only=True)
         self._file = storage.create(self._temporary)
         self._holes = list(need.holes)
+        self._head = need.head
 
     @property
     def wanted(self) -> tuple[int, int] | None:
         """Offset and size of the next piece to fetch."""
         if not self._holes:
             return None
+        if self._head:
+            return 0, len(self._head)
         start, end = self._holes[0]
         self._copy_up_to(start)
         return start, min(FETCH_SIZE, end - start)
 
     def feed(self, data: bytes) -> None:
         """The piece that was wanted, or its beginning."""
+        if self._head:
+            if self._head != data:  # another file of this name; see the reconciliation
+                self._holes = []
+            self._head = b""
+            return
         start, end = self._holes[0]
         self._file.append([data])
         if start + len(data) >= end:
@@ -170,8 +179,8 @@ class Restoration:
 
     def finish(self) -> bool:
         """Put the file in place. False, and nothing has changed, when what was fetched is damaged, too."""
-        self._copy_up_to(self._need.size)
         try:
+            self._copy_up_to(self._need.size)
             whole = _is_whole(self._file, self._need)
             if whole:
                 self._file.sync()

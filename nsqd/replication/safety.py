@@ -4,8 +4,8 @@ The leader counts its appends; each follower acknowledges up to which it has the
 and as many followers as `--ack-copies` asks for have it; or, when fewer are in step, all of those that are. With fewer
 than `--min-copies` in step nothing may be published.
 
-A follower is *in step* when it has acknowledged everything that was written when it had caught up. It is out of step
-when its session ends, and when an acknowledgement is overdue.
+A follower is *in step* when it has acknowledged everything that was sent when its copy had no gap. It is out of step
+when its session ends, and when an acknowledgement is overdue; then it has to catch up anew.
 """
 
 from __future__ import annotations
@@ -35,14 +35,21 @@ class Standing:
         self.acknowledged, self.in_step, self.state = -1, False, why
         self._goal = self._owed = None
 
-    def sent_everything(self, ticket: int) -> bool:
-        """All that is written was sent, up to this ticket: when it is acknowledged, the follower is in step.
+    def sent(self, ticket: int, *, complete: bool) -> bool:
+        """All appends up to this ticket were sent. Whether it has just fallen in or out of step.
 
-        True when it has just got in step.
+        `complete`: the copy has no gap with what was sent. When that is acknowledged, it is in step; with a gap it is
+        not, whatever it acknowledges.
         """
-        if self._goal is None:
+        was = self.in_step
+        if not complete:
+            self.in_step, self._goal = False, None
+            if was:
+                self.state = "catching up"
+        elif self._goal is None and not self.in_step:
             self._goal = ticket
-        return self._look()
+        self._look()
+        return self.in_step is not was
 
     def acknowledge(self, ticket: int) -> None:
         self.acknowledged = max(self.acknowledged, ticket)
@@ -57,15 +64,12 @@ class Standing:
         if not self.in_step or self._owed is None or now - self._owed[1] <= timeout:
             return False
         self.in_step = False
-        self._goal = written
         self.state = f"no acknowledgement for {timeout:g} s"
         return True
 
-    def _look(self) -> bool:
-        if self.in_step or self._goal is None or self.acknowledged < self._goal:
-            return False
-        self.in_step, self.state = True, "in step"
-        return True
+    def _look(self) -> None:
+        if self._goal is not None and self.acknowledged >= self._goal:
+            self.in_step, self.state, self._goal = True, "in step", None
 
 
 @attrs.define(eq=False)

@@ -12,9 +12,8 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -58,7 +57,8 @@ class Sender:
     """What one follower has, and the frames that bring it what it lacks.
 
     `storage`: to read from. `deleted`: whether we have deleted a topic of this generation. `removed`: whether we have
-    removed a segment (folder, name). `complete`: the copy has no gap, as far as we have sent.
+    removed a segment (folder, name). `complete`: the copy has no gap, as far as we have sent. `ticket`: the last one
+    that was sent, -1 before the first.
     """
 
     def __init__(
@@ -75,13 +75,12 @@ class Sender:
         self._watch = notes.watch()
         self._current: tuple[str, int] | None = None  # file and offset that the next `Data` goes to
         self._open: OrderedDict[tuple[str, int], File] = OrderedDict()
-        self._ticket = -1
+        self.ticket = -1
         self.complete = False
         self._said_complete: bool | None = None
 
     def close(self) -> None:
-        with contextlib.suppress(ValueError):
-            self._notes.watches.remove(self._watch)
+        self._notes.unwatch(self._watch)
         while self._open:
             self._open.popitem()[1].close()
 
@@ -92,8 +91,11 @@ class Sender:
 
     # --- the begin of a session
 
-    def follower_has(self, frames: Iterable[FolderHeld]) -> None:
-        """Compare with what the follower said. `OSError` when our own files cannot be read."""
+    def compare(self, frames: Iterable[FolderHeld]) -> Iterator[None]:
+        """Compare with what the follower said it has; a step for each folder. To be finished before the first `take`.
+
+        *Any thread*, one at a time. `OSError` when our own files cannot be read.
+        """
         theirs: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
         for frame in frames:
             generation, files = theirs.get(frame.folder, (0, {}))
@@ -101,6 +103,7 @@ class Sender:
             theirs[frame.folder] = (frame.generation or generation, files)
         for folder, (generation, files) in theirs.items():
             self._compare(folder, generation, files)
+            yield
 
     def _compare(self, folder: str, generation: int, files: dict[str, tuple[int, int]]) -> None:
         notes = self._notes.files(folder)
@@ -110,11 +113,13 @@ class Sender:
             trouble = None if ours_before else f"a topic of generation {generation} that is not known here"
             self._folders[folder] = _Folder(_FOREIGN, trouble=trouble)
         else:
-            ours = read_folder(self._storage, folder, notes)
+            sizes = {name: files[name][0] if name in files else None for name in notes}
+            ours = read_folder(self._storage, folder, sizes)
             verdict = self._reconcile(folder, notes, ours, generation, files)
             known = _FOREIGN if verdict.replace else version
             self._folders[folder] = _Folder(known, verdict.held, verdict.trouble)
-        self._watch.grown[folder] = self._watch.renamed[folder] = None
+        with self._notes.lock:
+            self._watch.grown[folder] = self._watch.renamed[folder] = None
 
     def _reconcile(
         self,
@@ -152,8 +157,8 @@ class Sender:
                 room -= self._turn(self._watch.grown, folder, self._send_log, out, waiting)
             elif self._watch.grown:
                 break
-            elif ticket != self._ticket:
-                self._ticket = ticket
+            elif ticket != self.ticket:
+                self.ticket = ticket
                 out.append(encode(Ticket(ticket)))
             elif (folder := self._notes.take(self._watch.renamed, waiting)) is not None:
                 room -= self._turn(self._watch.renamed, folder, self._send_rest, out, waiting)

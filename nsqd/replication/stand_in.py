@@ -7,6 +7,7 @@ when it ends otherwise, and it ends with this process: its standard input is a p
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
@@ -86,35 +87,42 @@ class StandIns:
         while True:
             began = trio.current_time()
             try:
-                code = await self._run_one(state)
-            except OSError as error:
-                log.error(
-                    "COPIES: no stand-in for %s - %s; trying again in %.0f s", state.note.name, error, pause
-                )
-            else:
-                state.seal = Seal.read(state.storage)
-                if state.seal is not None and state.seal.retired:
+                if not _has_retired(state):
+                    code = await self._run_one(state)
+                    log.log(
+                        logging.INFO if _has_retired(state) else logging.ERROR,
+                        "COPIES: the stand-in for %s has ended with %d",
+                        state.note.name,
+                        code,
+                    )
+                if _has_retired(state):
+                    await trio.to_thread.run_sync(self._remove_messages, state)
                     break
-                log.error(
-                    "COPIES: the stand-in for %s has ended with %d; starting it again", state.note.name, code
-                )
+            except OSError as error:
+                log.error("COPIES: the stand-in for %s: %s", state.note.name, error)
+            except Exception:  # it costs this stand-in some time, never the broker
+                log.exception("COPIES: the stand-in for %s: unexpected", state.note.name)
+            self.running[life] = (0, 0)
             if trio.current_time() - began > LONGEST_PAUSE:
                 pause = SHORTEST_PAUSE
+            log.info("COPIES: the stand-in for %s: trying again in %.0f s", state.note.name, pause)
             await trio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
-        await trio.to_thread.run_sync(self._remove_messages, state)
         del self.running[life]
         log.info("COPIES: the stand-in for %s was empty, and is gone", state.note.name)
 
     async def _run_one(self, state: CopyState) -> int:
-        tcp, http = free_ports(self._host, self._ports)
+        taken = {port for ports in self.running.values() for port in ports}  # some may not listen yet
+        tcp, http = free_ports(self._host, [port for port in self._ports if port not in taken])
         self.running[state.note.life] = (tcp, http)
         command = self._command(self._follower.folder(state), tcp, http)
+        # What it says to the service manager would be taken for ours.
+        environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
         read_end, write_end = os.pipe()
         try:
             log.info("COPIES: a stand-in for %s starts, TCP port %d", state.note.name, tcp)
             done = await trio.run_process(
-                command, stdin=read_end, check=False, env={**os.environ, ENDS_WITH_STDIN: "1"}
+                command, stdin=read_end, check=False, env={**environment, ENDS_WITH_STDIN: "1"}
             )
         finally:
             os.close(read_end)
@@ -128,11 +136,18 @@ class StandIns:
         state.bytes = 0
 
 
+def _has_retired(state: CopyState) -> bool:
+    """Whether its seal says that everything was finished. `OSError`."""
+    state.seal = Seal.read(state.storage) or Seal()
+    return state.seal.retired
+
+
 def free_ports(host: str, ports: Sequence[int]) -> tuple[int, int]:
-    """Two of the ports that nobody listens on. `OSError` when there are none."""
+    """Two of the ports that nobody listens on. `host`: an IPv6 address may be in brackets. `OSError` without two."""
     found: list[int] = []
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in ports:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -142,4 +157,4 @@ def free_ports(host: str, ports: Sequence[int]) -> tuple[int, int]:
         found.append(port)
         if len(found) == 2:
             return found[0], found[1]
-    raise OSError(f"all of the ports {ports[0]} to {ports[-1]} are in use")
+    raise OSError("no two of the ports in --stand-in-ports are free")

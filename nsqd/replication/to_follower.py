@@ -6,12 +6,14 @@ Rules:
 - Every connection is given up when nothing has been heard for `SILENCE` seconds; a beat a second is echoed.
 - After any failure the connection is made anew, after a pause that grows to 2.5 s, to 30 s for one who refuses us. The
   first failure is logged, those that follow at level debug.
+- Whatever goes wrong here, also unexpectedly, ends a session and nothing else.
 - The age of the oldest sync that hangs goes with each beat: a leader whose disk is dead shows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import attrs
@@ -19,7 +21,14 @@ import trio
 
 from nsqd.lookup.backoff import Backoff
 from nsqd.lookup.protocol import RegistryError
-from nsqd.replication.frame_stream import FrameStream, Identity, Turned, first_to_end, greet_follower
+from nsqd.replication.frame_stream import (
+    FrameStream,
+    Identity,
+    RefusedUs,
+    Turned,
+    first_to_end,
+    greet_follower,
+)
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
@@ -35,7 +44,8 @@ BEAT_INTERVAL: Final = 1.0
 SILENCE: Final = 10.0
 REFUSED_PAUSE: Final = 30.0
 CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
-MAX_HELD: Final = 100_000  # messages about what a follower has
+MAX_HELD: Final = 1_000_000  # files and folders that a follower may have
+STEPS: Final = 100  # folders that are compared in a row, in a thread
 
 Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
@@ -87,13 +97,15 @@ class FollowerLink:
             self._connected = True
             try:
                 await self._connection()
-            except Turned as error:
+            except RefusedUs as error:
                 self._failed(str(error))
-                pause = REFUSED_PAUSE if str(error).startswith("refused") else pause
-            except (OSError, WireError, RegistryError, trio.BrokenResourceError) as error:
-                self._failed(str(error) or type(error).__name__)
+                pause = REFUSED_PAUSE
             except trio.TooSlowError:
                 self._failed(f"nothing heard for {SILENCE:g} s")
+            except (Turned, OSError, WireError, RegistryError, trio.BrokenResourceError) as error:
+                self._failed(str(error) or type(error).__name__)
+            except Exception as error:  # a fault of ours costs a copy, never the broker
+                self._failed(f"unexpected {type(error).__name__}: {error}", error)
             finally:
                 self._connected = False
             if self._stopping:
@@ -109,12 +121,17 @@ class FollowerLink:
         self.wake()
         await self._stopped.wait()
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, reason: str, unexpected: Exception | None = None) -> None:
         was_in_step = self.standing.in_step
         self.standing.session_ended(reason)
         self._leader.changed()
         level = log.debug if self._failing and not was_in_step else log.error
-        level("COPIES(%s): %s; trying again until it answers", self.standing.address, reason)
+        level(
+            "COPIES(%s): %s; trying again until it answers",
+            self.standing.address,
+            reason,
+            exc_info=unexpected,
+        )
         self._failing = True
 
     async def _connection(self) -> None:
@@ -125,25 +142,47 @@ class FollowerLink:
                 await greet_follower(frames, self._leader.identity, disk=self._leader.disk)
             sender = self._leader.new_sender()
             try:
-                sender.follower_has(await self._held(frames))
-                await self._session(frames, sender)
+                held = await self._held(frames)
+                self.standing.state = "catching up"
+                await first_to_end(
+                    lambda: self._hear(frames, sender),
+                    self._beat,
+                    lambda: self._session(frames, sender, held),
+                )
             finally:
                 sender.close()
 
     async def _held(self, frames: FrameStream) -> list[FolderHeld]:
+        """What the follower has. A copy that was adopted is handed over instead, and `Turned` raised."""
         held: list[FolderHeld] = []
+        owned: Owned = {}
+        sealed, rows = False, 0
         with trio.fail_after(SILENCE) as scope:
             while not isinstance(frame := await frames.receive(), AllHeld):
-                if isinstance(frame, Sealed):
-                    self._leader.hand_over(frame.by_generation)
-                    raise Turned("it has adopted our copy, and we have given up what it serves")
-                if not isinstance(frame, FolderHeld) or len(held) == MAX_HELD:
-                    raise WireError(f"a {type(frame).__name__} has no place here")
-                held.append(frame)
+                match frame:
+                    case Sealed() if not held:
+                        sealed = True
+                        rows += 1 + len(frame.owned)
+                        frame.add_to(owned)
+                    case FolderHeld() if not sealed:
+                        rows += 1 + len(frame.files)
+                        held.append(frame)
+                    case _:
+                        raise WireError(f"a {type(frame).__name__} has no place here")
+                if rows > MAX_HELD:
+                    raise WireError(f"more than {MAX_HELD} files and folders")
                 scope.deadline = trio.current_time() + SILENCE
+        if sealed:
+            self._leader.hand_over(owned)
+            raise Turned("it has adopted our copy, and we have given up what it serves")
         return held
 
-    async def _session(self, frames: FrameStream, sender: Sender) -> None:
+    async def _session(self, frames: FrameStream, sender: Sender, held: list[FolderHeld]) -> None:
+        """Send whatever the follower lacks; returns when the daemon stops, and it has everything."""
+        steps = sender.compare(held)
+        while await trio.to_thread.run_sync(_some_of, steps):
+            if beat := self._beat_to_send():
+                await frames.stream.send_all(beat)
         self.troubles = sender.troubles
         for folder, trouble in self.troubles.items():
             log.error(
@@ -151,21 +190,13 @@ class FollowerLink:
             )
         log.info("COPIES(%s): connected", self.standing.address)
         self._failing = False
-        self.standing.state = "catching up"
-        await first_to_end(lambda: self._hear(frames), self._beat, lambda: self._send(frames, sender))
-
-    async def _send(self, frames: FrameStream, sender: Sender) -> None:
-        """Send whatever the follower lacks; returns when the daemon stops, and it has everything."""
         while True:
             self._work = trio.Event()
             written = self._leader.written()
             out = b"".join(sender.take(written, CHUNK))
-            if not out and sender.complete and self.standing.sent_everything(written):
+            if self.standing.sent(sender.ticket, complete=sender.complete):
                 self._leader.changed()
-            if self._beat_due:
-                self._beat_due = False
-                self._beats += 1
-                out += encode(Beat(self._beats, int(self._leader.hanging() * 1000)))
+            out += self._beat_to_send()
             if out:
                 await frames.stream.send_all(out)
                 self.sent_bytes += len(out)
@@ -175,24 +206,40 @@ class FollowerLink:
                 return
             await self._work.wait()
 
+    def _beat_to_send(self) -> bytes:
+        if not self._beat_due:
+            return b""
+        self._beat_due = False
+        self._beats += 1
+        return encode(Beat(self._beats, int(self._leader.hanging() * 1000)))
+
     async def _beat(self) -> None:
         while True:
             await trio.sleep(BEAT_INTERVAL)
             self._beat_due = True
             self.wake()
 
-    async def _hear(self, frames: FrameStream) -> None:
+    async def _hear(self, frames: FrameStream, sender: Sender) -> None:
         while True:
+            before = self.standing.acknowledged
+            # All that has arrived is one piece of news: each is a round of the broker.
+            while (frame := frames.received()) is not None:
+                match frame:
+                    case Ack(ticket) if ticket <= sender.ticket:
+                        self.standing.acknowledge(ticket)
+                    case Echo():
+                        pass
+                    case _:
+                        raise WireError(f"a {type(frame).__name__} has no place here")
+            if self.standing.acknowledged > before:
+                self._backoff.reset()
+                self._leader.changed()
+                if self._stopping:
+                    self.wake()
             with trio.fail_after(SILENCE):
-                frame = await frames.receive()
-            match frame:
-                case Ack(ticket) if ticket <= self._leader.written():
-                    self.standing.acknowledge(ticket)
-                    self._backoff.reset()
-                    self._leader.changed()
-                    if self._stopping:
-                        self.wake()
-                case Echo():
-                    pass
-                case _:
-                    raise WireError(f"a {type(frame).__name__} has no place here")
+                await frames.fill()
+
+
+def _some_of(steps: Iterator[None]) -> bool:
+    """Do some of these steps; false when there are no more."""
+    return sum(1 for _ in itertools.islice(steps, STEPS)) == STEPS

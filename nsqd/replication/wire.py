@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
@@ -21,6 +21,10 @@ from nsqd.replication.noted_storage import is_copied, is_copied_folder
 __all__ = [
     "GREETING",
     "MAX_DATA",
+    "MAX_FIRST_FRAME",
+    "MAX_FRAME",
+    "MAX_OWNED",
+    "START_SIZE",
     "Ack",
     "AllHeld",
     "Beat",
@@ -53,10 +57,13 @@ VERSION: Final = 1
 GREETING: Final = b"nsqr\0\0" + VERSION.to_bytes(2)
 MAX_DATA: Final = 1 << 20  # bytes in one `Data`
 MAX_FRAME: Final = MAX_DATA + 64
+MAX_FIRST_FRAME: Final = 8192  # bytes, until the other side has shown that it knows the secret
 MAX_FILES: Final = 10_000  # in one `FolderHeld`: about 600 kB; a folder may come in several
+MAX_OWNED: Final = 10_000  # in one `Sealed`, likewise
 MAX_TEXT: Final = 1000  # characters
 NONCE_SIZE: Final = 16
 LIFE_SIZE: Final = 16
+START_SIZE: Final = 16
 PROOF_SIZE: Final = 32
 _MAX_NUMBER: Final = 1 << 64  # the generation of a topic has the node id in its highest bits
 _HEAD: Final = struct.Struct(">IB")
@@ -102,26 +109,32 @@ def _folder(_: object, attribute: Attribute, value: object) -> None:
         raise WireError(f"{attribute.name} is not the name of a folder of a copy: {str(value)[:100]!r}")
 
 
-def _files(_: object, attribute: Attribute, value: object) -> None:
-    if not isinstance(value, list) or len(value) > MAX_FILES:
-        raise WireError(f"{attribute.name} is no list of at most {MAX_FILES}")
-    for item in value:
-        match item:
-            case [str(), int(), int()] if len(item[0]) < 100 and 0 <= item[1] < _MAX_NUMBER:
-                continue
-            case _:
-                raise WireError(f"{attribute.name} holds what is no name, size and checksum")
+def _held_folder(holder: object, attribute: Attribute, value: object) -> None:
+    if value != "":
+        _folder(holder, attribute, value)
 
 
-def _owned(_: object, attribute: Attribute, value: object) -> None:
-    if not isinstance(value, list):
-        raise WireError(f"{attribute.name} is no list")
-    for item in value:
-        match item:
-            case [int(), int(), int()] if all(0 <= number < _MAX_NUMBER for number in item):
-                continue
-            case _:
-                raise WireError(f"{attribute.name} holds what is no generation with a range")
+def _files(holder: FolderHeld, attribute: Attribute, value: object) -> None:
+    for name, size, checksum in _rows(attribute, value, MAX_FILES, "name, size and checksum", 3):
+        path = f"{holder.folder}/{name}" if holder.folder else name
+        if not isinstance(name, str) or not is_copied(path):
+            raise WireError(f"{attribute.name} holds what no copy has: {str(path)[:100]!r}")
+        _number(holder, attribute, size)
+        _number(holder, attribute, checksum)
+
+
+def _owned(holder: object, attribute: Attribute, value: object) -> None:
+    for row in _rows(attribute, value, MAX_OWNED, "generation, start and end", 3):
+        for number in row:
+            _number(holder, attribute, number)
+
+
+def _rows(attribute: Attribute, value: object, most: int, what: str, length: int) -> list[list[Any]]:
+    if not isinstance(value, list) or len(value) > most:
+        raise WireError(f"{attribute.name} is no list of at most {most}")
+    if not all(isinstance(row, list) and len(row) == length for row in value):
+        raise WireError(f"{attribute.name} holds what is no {what}")
+    return value
 
 
 @attrs.frozen
@@ -134,11 +147,15 @@ class Challenge:
 
 @attrs.frozen
 class Hello:
-    """From the leader. `proof`: see `proof`. `name`: of its node, for people. `disk`: acknowledge what is synced."""
+    """From the leader. `start`: random, made when it started. `proof`: see `proof`. `name`: of its node, for people.
+
+    `disk`: acknowledge what is synced.
+    """
 
     TYPE: ClassVar = 2
     life: bytes = attrs.field(validator=_bytes(LIFE_SIZE))
     incarnation: int = attrs.field(validator=_number)
+    start: bytes = attrs.field(validator=_bytes(START_SIZE))
     nonce: bytes = attrs.field(validator=_bytes(NONCE_SIZE))
     proof: bytes = attrs.field(validator=_bytes(PROOF_SIZE))
     name: str = attrs.field(validator=_text)
@@ -156,13 +173,13 @@ class Welcome:
 
 @attrs.frozen
 class FolderHeld:
-    """Files of one folder ("" for the root) that the follower has: name, size, CRC-32C of the first 64 bytes.
+    """Files of one folder ("" for the root) that the follower has: name, size, checksum of its first and last bytes.
 
     `generation`: of the topic, 0 when no file tells. A folder with many files comes in several of these.
     """
 
     TYPE: ClassVar = 4
-    folder: str = attrs.field(validator=_text)
+    folder: str = attrs.field(validator=_held_folder)
     generation: int = attrs.field(validator=_number)
     files: list[list[Any]] = attrs.field(validator=_files)
 
@@ -286,18 +303,16 @@ class Bye:
 class Sealed:
     """From the follower, instead of what it holds: the copy was adopted.
 
-    `owned`: generation of a topic, start and end of messages that are the stand-in's.
+    `owned`: generation of a topic, start and end of messages that are the stand-in's. Many come in several of these.
     """
 
     TYPE: ClassVar = 20
     owned: list[list[int]] = attrs.field(validator=_owned)
 
-    @property
-    def by_generation(self) -> dict[int, list[tuple[int, int]]]:
-        found: dict[int, list[tuple[int, int]]] = {}
+    def add_to(self, owned: dict[int, list[tuple[int, int]]]) -> None:
+        """Collect the ranges by generation."""
         for generation, start, end in self.owned:
-            found.setdefault(generation, []).append((start, end))
-        return found
+            owned.setdefault(generation, []).append((start, end))
 
 
 @attrs.frozen
@@ -370,30 +385,34 @@ def decode(kind: int, content: bytes) -> Frame:
 
 
 class Frames:
-    """Bytes of a connection into frames; holds one incomplete frame at most. `WireError` ends it."""
+    """Bytes of a connection into frames; holds what was fed and not taken. `WireError` ends it.
 
-    def __init__(self) -> None:
+    `max_frame`: bytes; to be raised to `MAX_FRAME` for who has shown that it knows the secret.
+    """
+
+    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+        self.max_frame = max_frame
         self._buffer = bytearray()
         self._greeted = False
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes) -> None:
         self._buffer += data
+
+    def take(self) -> Frame | None:
+        """The next frame; None when it has not arrived as a whole. `WireError`."""
         if not self._greeted and not self._greet():
-            return
-        start = 0
-        try:
-            while len(self._buffer) - start >= _HEAD.size:
-                size, kind = _HEAD.unpack_from(self._buffer, start)
-                if not 1 <= size <= MAX_FRAME:
-                    raise WireError(f"a frame of {size} bytes; {MAX_FRAME} are the most")
-                end = start + 4 + size
-                if len(self._buffer) < end:
-                    break
-                content = bytes(memoryview(self._buffer)[start + _HEAD.size : end])
-                start = end
-                yield decode(kind, content)
-        finally:
-            del self._buffer[:start]
+            return None
+        if len(self._buffer) < _HEAD.size:
+            return None
+        size, kind = _HEAD.unpack_from(self._buffer)
+        if not 1 <= size <= self.max_frame:
+            raise WireError(f"a frame of {size} bytes; {self.max_frame} are the most")
+        end = 4 + size
+        if len(self._buffer) < end:
+            return None
+        content = bytes(memoryview(self._buffer)[_HEAD.size : end])
+        del self._buffer[:end]
+        return decode(kind, content)
 
     def _greet(self) -> bool:
         length = min(len(self._buffer), len(GREETING))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,9 +198,69 @@ def test_a_copy_is_not_served_by_mistake(leader: Daemon, follower: Daemon) -> No
     leader.start()
     wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
     with Daemon(the_copy(follower)) as mistaken:
-        mistaken.launch()
-        assert mistaken.wait() == 1
-        assert any("use --stand-in" in line for line in mistaken.lines), mistaken.log_end()
+        for reason in ("in use", "use --stand-in"):
+            mistaken.launch()
+            assert mistaken.wait() == 1
+            assert any(reason in line for line in mistaken.lines), mistaken.log_end()
+            leader.kill()
+            wait_until(lambda: not held(follower)["connected"], 10.0, "the follower misses its leader")
+
+
+def test_a_stand_in_with_a_topic_that_cannot_be_read_is_not_taken_for_empty(tmp_path: Path) -> None:
+    topic = tmp_path / "topic-orders"
+    topic.mkdir()
+    (topic / "damaged beyond recognition").write_text("messages")
+    note = {"life": "00" * 16, "name": "leader", "incarnation": 1, "complete": True, "start": ""}
+    (tmp_path / "nsqd.copy").write_text(json.dumps(note))
+    with Daemon(tmp_path, ("--stand-in",)) as stand_in:
+        stand_in.launch()
+        assert stand_in.wait() == 0, stand_in.log_end()
+    assert json.loads((tmp_path / "nsqd.seal").read_text()) == {"ends": {}, "retired": False}
+
+
+def test_an_orderly_stop_of_a_follower_is_one(leader: Daemon, follower: Daemon) -> None:
+    """With a leader that is connected, and a stranger that says nothing."""
+    follower.start()
+    leader.start()
+    follower.request("POST", "/pub?topic=own", b"of the follower itself")
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
+    port = int(leader.flags[0].rpartition(":")[2])
+    with socket.create_connection((HOST, port)):
+        assert follower.terminate() == 0, follower.log_end()
+    assert (follower.data_path / "nsqd.clean").exists()
+
+
+def test_a_follower_that_is_stopped_costs_one_time_out(leader: Daemon, follower: Daemon) -> None:
+    follower.start()
+    leader.start()
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
+    with follower.stop_cont():
+        assert leader.request("POST", "/pub?topic=orders", b"waits")[0] == 200
+        assert leader.stats()["copies"]["in_step"] == 1
+        assert leader.request("POST", "/pub?topic=orders", b"does not wait")[0] == 200
+        assert leader.request("GET", "/ping") == (200, b"OK - 1 of 2 copies")
+    wait_until(lambda: leader.stats()["copies"]["in_step"] == 2, 20.0, "it has caught up")
+
+
+def test_a_stand_in_is_started_again_and_goes_with_its_nsqd(leader: Daemon, follower: Daemon) -> None:
+    """It was adopted by force, twice, while the leader was connected: that one gives up its messages."""
+    follower.start()
+    leader.start()
+    leader.create_channel("orders", "audit")
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
+    leader.request("POST", "/pub?topic=orders", b"before")
+    life = held(follower)["life"]
+    for _ in range(2):
+        assert follower.request("POST", f"/replicas/adopt?life={life}&force=true")[0] == 200
+    wait_until(lambda: any("starting anew" in line for line in leader.lines), 20.0, "the leader hears of it")
+    first = stand_in_pids(follower)
+    os.kill(first[0], signal.SIGKILL)
+    wait_until(lambda: bool(set(stand_in_pids(follower)) - set(first)), 20.0, "another stand-in")
+    wait_until(lambda: bool(held(follower)["stand_in_port"]), 20.0, "its port")
+    assert received(listening(follower), "orders", "audit", 1) == [b"before"]
+    last = stand_in_pids(follower)
+    follower.kill()
+    wait_until(lambda: not any(map(runs, last)), 20.0, "no stand-in is left")
 
 
 def test_copies_over_tls(leader: Daemon, follower: Daemon, tmp_path: Path, port: int) -> None:
@@ -228,10 +291,29 @@ def adopt(follower: Daemon) -> int:
     """Adopt the copy; returns the TCP port of the stand-in when it listens."""
     status, body = follower.request("POST", f"/replicas/adopt?life={held(follower)['life']}")
     assert status == 200, body
+    return listening(follower)
+
+
+def listening(follower: Daemon) -> int:
+    """The TCP port of the stand-in, when it listens."""
     wait_until(lambda: bool(held(follower)["stand_in_port"]), 10.0, "a stand-in")
     port = int(held(follower)["stand_in_port"])
     wait_until(lambda: listens(port), 10.0, "it listens")
     return port
+
+
+def stand_in_pids(follower: Daemon) -> list[int]:
+    assert follower.process is not None
+    tasks = Path(f"/proc/{follower.process.pid}/task")
+    return [int(pid) for children in tasks.glob("*/children") for pid in children.read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    """Whether it is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def listens(port: int) -> bool:

@@ -55,12 +55,13 @@ class Follower:
 
     def begin(self) -> None:
         self.frames = Frames()
-        assert not list(self.frames.feed(GREETING))
+        self.frames.feed(GREETING)
         self.copy = Copy(self.storage, CopyNote.read(self.storage) or NOTE, disk=self.disk)
-        self.copy.begin()
+        run(self.copy.begin())
 
     def feed(self, data: bytes) -> None:
-        for frame in self.frames.feed(data):
+        self.frames.feed(data)
+        while (frame := self.frames.take()) is not None:
             run(self.copy.apply(frame))
 
     def sync(self) -> None:
@@ -83,7 +84,8 @@ def connect(leader: Leader, follower: Follower) -> Sender:
     sender = Sender(
         leader.noted, leader.noted.notes, deleted=leader.deleted.__contains__, removed=leader.has_removed
     )
-    sender.follower_has(follower.copy.held())
+    for _ in sender.compare(follower.copy.held()):
+        pass
     return sender
 
 

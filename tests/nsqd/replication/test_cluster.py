@@ -86,8 +86,7 @@ class Cluster:
         assert self.sender is not None
         frames = self.sender.take(self.leader.written, self.chance.choice([100, 3000, 1 << 20]))
         self.wire.extend(frames)
-        if not frames and self.sender.complete:
-            self.standing.sent_everything(self.leader.written)
+        self.standing.sent(self.sender.ticket, complete=self.sender.complete)
 
     def arrive(self) -> None:
         if self.sender is None:

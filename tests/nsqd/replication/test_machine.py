@@ -13,9 +13,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from nsqd.replication.keep import Work
 from nsqd.replication.ship import Sender
 from tests.nsqd.broker.harness import Consumer, Harness
-from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
+from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of, run
 
 TOPICS = st.sampled_from(["a", "b"])
 CHANNELS = st.sampled_from(["x", "y"])
@@ -69,6 +70,7 @@ class CopyMachine(RuleBasedStateMachine):
         self.ledgers: dict[int, Ledger] = {}
         self.on_the_way = bytearray()
         self.sender: Sender | None = None
+        self.syncing: Work | None = None
 
     @initialize(disk=st.booleans())
     def begin(self, disk: bool) -> None:
@@ -194,7 +196,23 @@ class CopyMachine(RuleBasedStateMachine):
 
     @rule()
     def sync(self) -> None:
+        self.end_sync()
         self.follower.sync()
+
+    @rule(late=st.booleans())
+    def begin_sync(self, late: bool) -> None:
+        """One that ends when more has arrived; `late`: it also looks at the files only then."""
+        self.end_sync()
+        if self.follower.copy.wants_sync:
+            self.syncing = self.follower.copy.begin_sync()
+            if not late:
+                self.syncing.run()
+                self.syncing = attrs.evolve(self.syncing, run=lambda: None)
+
+    @rule()
+    def end_sync(self) -> None:
+        work, self.syncing = self.syncing, None
+        run(work)
 
     @precondition(lambda self: self.sender is not None)
     @rule()
@@ -202,6 +220,7 @@ class CopyMachine(RuleBasedStateMachine):
         if self.sender is not None:
             self.sender.close()
         self.sender = None
+        self.end_sync()
         self.on_the_way.clear()
 
     @precondition(lambda self: self.sender is None)

@@ -40,7 +40,8 @@ def segments(leader: Leader) -> list[str]:
 
 def frames_of(data: bytes) -> list[Frame]:
     frames = Frames()
-    return [*frames.feed(GREETING), *frames.feed(data)]
+    frames.feed(GREETING + data)
+    return list(iter(frames.take, None))
 
 
 def sent(leader: Leader, sender: Sender, size: int = MAX_TAKE) -> Iterator[bytes]:

@@ -1,0 +1,388 @@
+"""A leader's connection to one follower: sessions, their ends, and what a follower may do that it should not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import UnionType
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from nsqd.replication import to_follower
+from nsqd.replication.frame_stream import FrameStream, Identity, NotWelcome, answer_leader
+from nsqd.replication.safety import Standing
+from nsqd.replication.ship import Sender
+from nsqd.replication.to_follower import REFUSED_PAUSE, SILENCE, FollowerLink
+from nsqd.replication.to_follower import Leader as LeaderOfLink
+from nsqd.replication.wire import (
+    Ack,
+    AllHeld,
+    Beat,
+    Bye,
+    Challenge,
+    Echo,
+    FolderHeld,
+    Frame,
+    Pass,
+    Refused,
+    Sealed,
+    Ticket,
+)
+from tests.nsqd.replication.pair import Leader
+from tests.nsqd.replication.test_wire import FRAMES
+
+pytestmark = pytest.mark.usefixtures("no_threads")
+
+US = Identity(b"l" * 16, 1, b"s" * 16, "leader:4150", b"the secret of both")
+IT = Identity(b"f" * 16, 1, b"t" * 16, "follower:4150", b"the secret of both")
+settled = trio.testing.wait_all_tasks_blocked
+
+
+@attrs.define(eq=False)
+class Setting:
+    """A leader with a link, and the follower's ends of its connections, in `connections`."""
+
+    nsqd: Leader = attrs.field(factory=Leader)
+    link: FollowerLink = attrs.field(init=False)
+    changes: int = 0
+    handed_over: list[dict[int, int]] = attrs.field(factory=list)
+    connected_at: list[float] = attrs.field(factory=list)
+    hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
+    fault: Exception | None = None
+    _send: trio.MemorySendChannel[trio.abc.Stream] = attrs.field(init=False)
+    _connections: trio.MemoryReceiveChannel[trio.abc.Stream] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._send, self._connections = trio.open_memory_channel(100)
+        self.hand_over = self.handed_over.append
+        leader = LeaderOfLink(
+            US,
+            disk=False,
+            written=lambda: self.nsqd.written,
+            new_sender=self._new_sender,
+            hanging=lambda: 0.0,
+            changed=self._changed,
+            hand_over=lambda ends: self.hand_over(ends),
+        )
+        self.link = FollowerLink(leader, Standing("f:4159"), self._connect)
+
+    def _new_sender(self) -> Sender:
+        if self.fault is not None:
+            raise self.fault
+        noted = self.nsqd.noted
+        return Sender(
+            noted, noted.notes, deleted=self.nsqd.deleted.__contains__, removed=self.nsqd.has_removed
+        )
+
+    def _changed(self) -> None:
+        """As in the daemon: it is a round, and a round wakes the links."""
+        self.changes += 1
+        assert self.changes < 1000, "it goes round and round"
+        self.link.wake()
+
+    async def _connect(self, _address: str) -> trio.abc.Stream:
+        self.connected_at.append(trio.current_time())
+        ours, theirs = trio.testing.memory_stream_pair()
+        await self._send.send(theirs)
+        return ours
+
+    async def accept(self, identity: Identity = IT) -> FrameStream:
+        """The follower's end of the next connection, after the handshake."""
+        with trio.fail_after(60):
+            frames = FrameStream(await self._connections.receive())
+            hello = await answer_leader(frames, identity)
+        assert (hello.life, hello.start, hello.name) == (US.life, US.start, US.name)
+        return frames
+
+    async def in_step(self) -> FrameStream:
+        """A follower that has everything."""
+        frames = await self.accept()
+        await frames.send(AllHeld())
+        received: list[Frame] = []
+        while Pass(True) not in received:
+            received.append(await frames.receive())
+        await frames.send(Ack(self.nsqd.written))
+        await settled()
+        assert self.link.standing.in_step
+        return frames
+
+    def publish(self) -> None:
+        self.nsqd.publish(b"message")
+        self.link.wake()
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Setting]:
+    setting = Setting()
+    setting.nsqd.create()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setting.link.run)
+        yield setting
+        nursery.cancel_scope.cancel()
+
+
+async def until(frames: FrameStream, kind: type[Frame]) -> Frame:
+    with trio.fail_after(60):
+        while not isinstance(frame := await frames.receive(), kind):
+            pass
+    return frame
+
+
+async def test_a_follower_that_has_everything_costs_no_rounds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        before = setting.changes
+        for number in range(1, 30):
+            assert await until(frames, Beat) == Beat(number, 0)
+            await frames.send(Echo(number))
+        assert setting.changes == before
+        setting.publish()
+        assert await until(frames, Ticket) == Ticket(setting.nsqd.written)
+        assert setting.changes == before
+
+
+async def test_a_follower_comes_into_step_while_there_is_always_something_to_send(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        frames = await setting.accept()
+        setting.publish()
+        await frames.send(AllHeld())
+        with trio.fail_after(60):
+            while not setting.link.standing.in_step:
+                frame = await frames.receive()
+                if isinstance(frame, Ticket):
+                    # The next one is there before the last one is acknowledged.
+                    setting.publish()
+                    await frames.send(Ack(frame.ticket))
+
+
+async def test_many_acknowledgements_at_once_are_one_change(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        before = setting.changes
+        for _ in range(20):
+            setting.publish()
+        last = setting.nsqd.written
+        while await until(frames, Ticket) != Ticket(last):
+            pass
+        await frames.send(*map(Ack, range(last + 1)), *map(Ack, range(last + 1)))
+        await settled()
+        assert setting.link.standing.acknowledged == last
+        assert setting.changes == before + 1
+
+
+async def test_what_was_not_sent_cannot_be_acknowledged(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        setting.nsqd.publish(b"message")  # nobody has told the link yet
+        await frames.send(Ack(setting.nsqd.written))
+        await settled()
+        assert not setting.link.standing.in_step
+        assert setting.link.standing.acknowledged == -1
+
+
+async def test_a_session_has_nothing_of_the_last_one(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        await frames.stream.aclose()
+        await settled()
+        assert not setting.link.standing.in_step
+        frames = await setting.accept()
+        await frames.send(AllHeld())
+        await until(frames, Ticket)
+        assert setting.link.standing.acknowledged == -1
+        assert not setting.link.standing.in_step
+
+
+async def test_a_follower_that_says_nothing_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        await trio.sleep(SILENCE + 1)
+        assert not setting.link.standing.in_step
+        assert (await setting.accept()) is not frames
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+async def test_who_does_not_finish_the_handshake_is_given_up(
+    autojump_clock: trio.testing.MockClock, greeted: bool
+) -> None:
+    async with running() as setting:
+        stream = await setting._connections.receive()
+        if greeted:
+            await FrameStream(stream).stream.send_all(b"nsqr\0\0\0\1")
+        await setting.accept()
+        assert setting.connected_at[1] - setting.connected_at[0] >= 10
+
+
+@pytest.mark.parametrize("data", [b"", b"HTTP/1.1 400 Bad Request\r\n", b"nsqr\0\0\0\2", b"\0" * 5000])
+async def test_another_server_is_tried_again(autojump_clock: trio.testing.MockClock, data: bytes) -> None:
+    async with running() as setting:
+        stream = await setting._connections.receive()
+        await stream.send_all(data)
+        await stream.aclose()
+        await setting.in_step()
+
+
+PLACES: dict[str, type[Frame] | UnionType] = {
+    "instead of the challenge": Challenge,
+    "while it tells what it has": AllHeld | FolderHeld | Sealed,
+    "in a session": Ack | Echo,
+}
+
+
+@pytest.mark.parametrize(
+    ("when", "frame"),
+    [(when, frame) for when, right in PLACES.items() for frame in FRAMES if not isinstance(frame, right)],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+async def test_a_frame_in_the_wrong_place_ends_the_session_only(
+    autojump_clock: trio.testing.MockClock, when: str, frame: Frame
+) -> None:
+    async with running() as setting:
+        if when == "instead of the challenge":
+            frames = FrameStream(await setting._connections.receive())
+            await frames.stream.send_all(b"nsqr\0\0\0\1")
+        elif when == "in a session":
+            frames = await setting.in_step()
+        else:
+            frames = await setting.accept()
+        await frames.send(frame)
+        await settled()
+        assert not setting.link.standing.in_step
+        await setting.in_step()
+
+
+async def test_a_fault_of_ours_is_logged_once_and_tried_again(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as setting:
+        setting.fault = KeyError("a mistake")
+        for _ in range(3):
+            await setting.accept()
+        setting.fault = None
+        (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert "unexpected KeyError" in record.getMessage()
+        assert record.exc_info
+        await setting.in_step()
+
+
+async def test_a_refusal_is_respected(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        frames = await setting.accept()
+        await frames.send(Refused("full"))
+        await settled()
+        assert setting.link.standing.state == "refused: full"
+        await setting.accept()
+        assert setting.connected_at[1] - setting.connected_at[0] >= REFUSED_PAUSE
+
+
+async def test_another_secret_is_seen_on_both_sides(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        with pytest.raises(NotWelcome, match="secrets differ"):
+            await setting.accept(attrs.evolve(IT, secret=b"another secret of it"))
+        await setting.in_step()
+
+
+async def test_a_leader_does_not_follow_itself(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        with pytest.raises(NotWelcome, match="same data path"):
+            await setting.accept(US)
+        await setting.in_step()
+
+
+async def test_what_a_follower_has_is_bounded(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_follower, "MAX_HELD", 10)
+    async with running() as setting:
+        frames = await setting.accept()
+        for _ in range(6):
+            await frames.send(FolderHeld("topic-t", 0, [["manifest", 1, 1]]))
+        await settled()
+        assert "more than 10" in setting.link.standing.state
+        frames = await setting.accept()
+        for _ in range(6):
+            await frames.send(Sealed([[1, 1]]))
+        await settled()
+        assert "more than 10" in setting.link.standing.state
+        assert not setting.handed_over
+
+
+async def test_a_copy_that_was_adopted_is_handed_over(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        frames = await setting.accept()
+        await frames.send(Sealed([[1, 10], [2, 20]]), Sealed([[3, 30]]))
+        await settled()
+        assert not setting.handed_over
+        await frames.send(AllHeld())
+        assert await until(frames, Bye) == Bye(True)
+        assert setting.handed_over == [{1: 10, 2: 20, 3: 30}]
+
+
+@pytest.mark.parametrize("sealed_first", [False, True])
+async def test_a_copy_is_either_held_or_adopted(
+    autojump_clock: trio.testing.MockClock, sealed_first: bool
+) -> None:
+    async with running() as setting:
+        frames = await setting.accept()
+        both = [FolderHeld("topic-t", 0, []), Sealed([[1, 10]])]
+        await frames.send(*(reversed(both) if sealed_first else both), AllHeld())
+        await settled()
+        assert not setting.handed_over
+        await setting.in_step()
+
+
+async def test_a_hand_over_that_fails_is_tried_again(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_ends: dict[int, int]) -> None:
+        raise OSError("the disk is full")
+
+    async with running() as setting:
+        setting.hand_over = fails
+        for _ in range(2):
+            frames = await setting.accept()
+            await frames.send(Sealed([[1, 10]]), AllHeld())
+            await settled()
+        assert "the disk is full" in caplog.text
+        setting.hand_over = setting.handed_over.append
+        frames = await setting.accept()
+        await frames.send(Sealed([[1, 10]]), AllHeld())
+        await until(frames, Bye)
+        assert setting.handed_over == [{1: 10}]
+
+
+async def test_a_stop_sends_what_there_is_and_says_goodbye(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        setting.nsqd.publish(b"last")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(setting.link.stop)
+            assert await until(frames, Ticket) == Ticket(setting.nsqd.written)
+            await frames.send(Ack(setting.nsqd.written))
+            assert await until(frames, Bye) == Bye(False)
+
+
+async def test_a_stop_does_not_wait_for_a_follower_that_is_away(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    setting = Setting()
+
+    async def refuse(_address: str) -> trio.abc.Stream:
+        raise ConnectionRefusedError
+
+    setting.link._connect = refuse
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setting.link.run)
+        await trio.sleep(5)
+        before = trio.current_time()
+        await setting.link.stop()
+        assert trio.current_time() == before
+        nursery.cancel_scope.cancel()

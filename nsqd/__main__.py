@@ -15,6 +15,7 @@ from nsqd.options import NsqdOptions, load, validate
 from nsqkit.logging import configure
 from nsqkit.service.descriptors import raise_descriptor_limit
 from nsqkit.service.runner import fatal_errors
+from nsqkit.standard_streams import finish_output
 
 __all__ = ["main"]
 
@@ -37,6 +38,7 @@ def main() -> None:
         banner(options)
         trio.run(daemon.run)
         if daemon.starts_anew:
+            finish_output()
             os.execv(sys.executable, [sys.executable, "-m", "nsqd", *sys.argv[1:]])  # noqa: S606
 
 

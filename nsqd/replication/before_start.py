@@ -60,6 +60,9 @@ class _Start:
             if not isinstance(frame, FolderHeld) or len(held) == MAX_HELD:
                 raise WireError(f"a {type(frame).__name__} has no place here")
             held.append(frame)
+        if self.findings.sealed:
+            await frames.send(Bye(True))
+            return
         wanted = (
             await trio.to_thread.run_sync(needs, self.storage, held, self.deleted) if self.restore else []
         )

@@ -258,7 +258,9 @@ class Follower:
             for at in range(0, max(len(owned), 1), MAX_OWNED):
                 await frames.send(Sealed(owned[at : at + MAX_OWNED]))
             await frames.send(AllHeld())
-        log.info("COPIES: %s has come back, and is told what its stand-in has", state.note.name)
+            log.info("COPIES: %s has come back, and is told what its stand-in has", state.note.name)
+            while not isinstance(await frames.receive(), Bye):
+                pass
 
     async def _say_what_is_here(self, frames: FrameStream, copy: Copy) -> None:
         held = copy.held()

@@ -44,6 +44,7 @@ from nsqd.replication.wire import (
     Whole,
     WireError,
 )
+from nsqkit.decoding import decode_json
 
 __all__ = ["Copy", "CopyNote", "Work"]
 
@@ -86,7 +87,7 @@ class CopyNote:
         with contextlib.closing(storage.open(NOTE, read_only=True)) as file:
             data = file.read(0, 10_000)
         try:
-            found = json.loads(data)
+            found = decode_json(data)
             return cls(
                 str(found["life"]),
                 str(found["name"]),
@@ -94,7 +95,7 @@ class CopyNote:
                 bool(found["complete"]),
                 str(found["start"]),
             )
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             return None
 
 

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 import attrs
 
 from nsqd.log.storage import Storage
+from nsqkit.decoding import decode_json
 
 __all__ = ["SEAL", "Owned", "Seal"]
 
@@ -45,7 +46,7 @@ class Seal:
         with closing(storage.open(SEAL, read_only=True)) as file:
             data = file.read(0, min(file.size, _MAX_SIZE))
         try:
-            found = json.loads(data)
+            found = decode_json(data)
             owned = found["owned"]
             return cls(
                 None
@@ -53,5 +54,5 @@ class Seal:
                 else {int(key): [(int(a), int(b)) for a, b in ranges] for key, ranges in owned.items()},
                 bool(found["retired"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return cls()

@@ -174,6 +174,7 @@ class FollowerLink:
                 scope.deadline = trio.current_time() + SILENCE
         if sealed:
             self._leader.hand_over(owned)
+            await frames.send(Bye(True))
             raise Turned("it has adopted our copy, and we have given up what it serves")
         return held
 

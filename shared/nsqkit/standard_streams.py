@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TextIO, cast
 
-__all__ = ["BUFFER_BYTES", "EXIT_WAIT_S", "BackgroundWriter", "guard_standard_streams"]
+__all__ = ["BUFFER_BYTES", "EXIT_WAIT_S", "BackgroundWriter", "finish_output", "guard_standard_streams"]
 
 BUFFER_BYTES: Final = 1 << 20
 """Text that may wait for the reader of stderr."""
@@ -74,6 +74,12 @@ def _writer_of(descriptor: int) -> BackgroundWriter:
         _writers[descriptor] = writer = BackgroundWriter(descriptor)
         atexit.register(writer.finish)
     return _writers[descriptor]
+
+
+def finish_output() -> None:
+    """Wait until everything is written, as at the exit: for a process that becomes another program."""
+    for writer in _writers.values():
+        writer.finish()
 
 
 def _dropped_line(count: int) -> str:

@@ -11,6 +11,7 @@ import trio.testing
 from nsqd.copies import Copied, Copies
 from nsqd.log.life import Life
 from nsqd.options import load
+from nsqd.replication.seal import Owned
 from nsqd.rounds import Rounds
 from tests.nsqd.replication.pair import Leader
 
@@ -34,9 +35,9 @@ class Setting:
         self.restarts += 1
 
     @property
-    def ends(self) -> dict[int, int]:
-        """Of all topics, as a stand-in would say them."""
-        return {retention.log.generation: retention.log.end for retention in self.broker.retentions.values()}
+    def owned(self) -> Owned:
+        """Everything, as a stand-in would say it."""
+        return self.broker.owned_messages()
 
 
 FOLLOWER = "--replicate-to=127.0.0.1:4159"
@@ -71,7 +72,7 @@ async def test_a_hand_over_is_on_the_disk_and_begins_another_life(tmp_path: Path
     setting.nsqd.create()
     setting.nsqd.publish_many(5)
     before = Life.read(setting.nsqd.storage)
-    setting.copies._hand_over(setting.ends)
+    setting.copies._hand_over(setting.owned)
     assert setting.restarts == 1
     after = Life.read(setting.nsqd.memory.crash())
     assert before is not None
@@ -86,12 +87,12 @@ async def test_a_hand_over_that_cannot_be_written_is_asked_for_again(tmp_path: P
     before = Life.read(setting.nsqd.storage)
     setting.nsqd.fail("append")
     with pytest.raises(OSError, match="cannot be noted here"):
-        setting.copies._hand_over(setting.ends)
+        setting.copies._hand_over(setting.owned)
     assert setting.restarts == 0
     assert Life.read(setting.nsqd.storage) == before
     assert setting.broker.fatal is None
     setting.nsqd.heal()
-    setting.copies._hand_over(setting.ends)
+    setting.copies._hand_over(setting.owned)
     assert setting.restarts == 1
 
 
@@ -101,7 +102,7 @@ async def test_a_sync_that_fails_during_a_hand_over_is_fatal(tmp_path: Path) -> 
     setting.nsqd.publish_many(5)
     setting.nsqd.fail("sync", 5)
     with pytest.raises(OSError, match=r"\[Errno 5\]"):
-        setting.copies._hand_over(setting.ends)
+        setting.copies._hand_over(setting.owned)
     assert setting.broker.fatal is not None
     assert setting.restarts == 0
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from nsqadmin.api import action_handlers
 from nsqadmin.graphite import _first_value
+from nsqadmin.upstream.copies import read_copies
 from nsqadmin.upstream.decoding import decode_stats
 from nsqadmin.upstream.draining import read_draining
 from nsqd.auth.state import AuthFailed
@@ -25,6 +26,8 @@ from nsqd.importing.source import _read_metadata
 from nsqd.lookup.protocol import RegistryError, parse_identity
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.identify import _fields
+from nsqd.replication.keep import CopyNote
+from nsqd.replication.seal import SEAL, Seal
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit import discovery
 from nsqkit.client import Json
@@ -195,6 +198,18 @@ def _metadata(text: bytes, folder: Path) -> object:
     return _read_metadata(str(path))
 
 
+def _copy_note(text: bytes, folder: Path) -> object:
+    storage = MemoryStorage()
+    storage.replace("nsqd.copy", text)
+    return CopyNote.read(storage)
+
+
+def _seal(text: bytes, folder: Path) -> object:
+    storage = MemoryStorage()
+    storage.replace(SEAL, text)
+    return Seal.read(storage)
+
+
 @attrs.define
 class _Request:
     body: bytes
@@ -221,6 +236,9 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqd/importing/source.py": (_metadata, (ImportRefused,)),
     "nsqlookupd/protocol_v1.py": (lambda text, _: _producer_info(text, "r:1"), (ProtocolError,)),
     "nsqadmin/upstream/decoding.py": (lambda text, _: decode_stats(text, clients=True), (DecodeError,)),
+    "nsqadmin/upstream/copies.py": (lambda text, _: read_copies(msgspec.Raw(text)), ()),
+    "nsqd/replication/keep.py": (_copy_note, ()),
+    "nsqd/replication/seal.py": (_seal, ()),
     "nsqadmin/upstream/draining.py": (lambda text, _: read_draining(msgspec.Raw(text)), ()),
     "nsqadmin/graphite.py": (lambda text, _: _first_value(text), (LookupError, TypeError, ValueError)),
     "nsqadmin/api/action_handlers.py": (_action, (HttpError,)),
@@ -254,8 +272,9 @@ FORBIDDEN = {
     "tomllib": {"loads", "load"},
     "msgpack": {"unpackb", "unpack", "Unpacker"},
 }
-OWN_FILES = {"nsqd/log/records.py"}
-"""Reads what this project has written itself, after its checksum."""
+OWN_FILES = {"nsqd/log/records.py", "nsqd/replication/wire.py"}
+"""The first reads what this project has written itself, after its checksum; the second is the one place that decodes
+msgpack of others (`tests/nsqd/replication/test_wire.py`)."""
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

@@ -19,9 +19,9 @@ from nsqd.log.lock import DataPathLock
 from nsqd.replication.frame_stream import FrameStream, Identity, RefusedUs, Turned, greet_follower
 from nsqd.replication.from_leader import COPIES, HANDSHAKE_TIMEOUT, MAX_STRANGERS, SILENCE, Follower, Room
 from nsqd.replication.keep import Copy
-from nsqd.replication.seal import Seal
+from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.wire import (
-    MAX_ENDS,
+    MAX_OWNED,
     Ack,
     AllHeld,
     Beat,
@@ -485,28 +485,28 @@ async def test_a_seal_ends_the_session_and_is_told_from_then_on(
         assert (setting.copy / LOG).read_bytes() == b"messages"
         # The stand-in has not said yet what it has: no long pause before the leader asks again.
         assert await end(await setting.greet()) == "the connection was closed"
-        Seal({7: 12}).write(state.storage)
+        Seal({7: [(0, 12)]}).write(state.storage)
         frames = await setting.greet()
-        assert await until(frames, Sealed | FolderHeld) == Sealed([[7, 12]])
+        assert await until(frames, Sealed | FolderHeld) == Sealed([[7, 0, 12]])
         await frames.send(Bye(True))
         await end(frames)
         assert not state.connected
 
 
-async def test_the_ends_of_many_topics_are_told_in_pieces(
+async def test_what_a_stand_in_owns_of_many_topics_is_told_in_pieces(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    ends = dict.fromkeys(range(2 * MAX_ENDS + 1), 1)
+    owned = {generation: [(0, 1)] for generation in range(2 * MAX_OWNED + 1)}
     async with running(tmp_path) as setting:
         await setting.session()
         (state,) = setting.follower.copies.values()
         setting.follower.seal(state)
-        Seal(ends).write(state.storage)
+        Seal(owned).write(state.storage)
         frames = await setting.greet()
-        told: list[list[int]] = []
+        told: Owned = {}
         while isinstance(frame := await until(frames, Sealed | AllHeld), Sealed):
-            told += frame.ends
-        assert dict(map(tuple, told)) == ends  # type: ignore[arg-type]
+            frame.add_to(told)
+        assert told == owned
 
 
 async def test_a_damaged_seal_is_a_seal(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:

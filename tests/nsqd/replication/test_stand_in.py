@@ -27,7 +27,7 @@ LIVES = ["aa" * 16, "bb" * 16]
 HOST = "127.0.0.1"
 RETIRES = """
 import json, pathlib, sys
-pathlib.Path(sys.argv[1], "nsqd.seal").write_text(json.dumps({"ends": {}, "retired": True}))
+pathlib.Path(sys.argv[1], "nsqd.seal").write_text(json.dumps({"owned": {}, "retired": True}))
 """
 ENDS_WITH_STDIN = "import sys; sys.stdin.read()"
 

@@ -15,6 +15,7 @@ import trio.testing
 from nsqd.replication import to_follower
 from nsqd.replication.frame_stream import FrameStream, Identity, NotWelcome, answer_leader
 from nsqd.replication.safety import Standing
+from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
 from nsqd.replication.to_follower import REFUSED_PAUSE, SILENCE, FollowerLink
 from nsqd.replication.to_follower import Leader as LeaderOfLink
@@ -49,7 +50,7 @@ class Setting:
     nsqd: Leader = attrs.field(factory=Leader)
     link: FollowerLink = attrs.field(init=False)
     changes: int = 0
-    handed_over: list[dict[int, int]] = attrs.field(factory=list)
+    handed_over: list[Owned] = attrs.field(factory=list)
     connected_at: list[float] = attrs.field(factory=list)
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
@@ -309,7 +310,7 @@ async def test_what_a_follower_has_is_bounded(
         assert "more than 10" in setting.link.standing.state
         frames = await setting.accept()
         for _ in range(6):
-            await frames.send(Sealed([[1, 1]]))
+            await frames.send(Sealed([[1, 0, 1]]))
         await settled()
         assert "more than 10" in setting.link.standing.state
         assert not setting.handed_over
@@ -318,12 +319,12 @@ async def test_what_a_follower_has_is_bounded(
 async def test_a_copy_that_was_adopted_is_handed_over(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as setting:
         frames = await setting.accept()
-        await frames.send(Sealed([[1, 10], [2, 20]]), Sealed([[3, 30]]))
+        await frames.send(Sealed([[1, 0, 10], [2, 5, 20]]), Sealed([[2, 30, 40]]))
         await settled()
         assert not setting.handed_over
         await frames.send(AllHeld())
         assert await until(frames, Bye) == Bye(True)
-        assert setting.handed_over == [{1: 10, 2: 20, 3: 30}]
+        assert setting.handed_over == [{1: [(0, 10)], 2: [(5, 20), (30, 40)]}]
 
 
 @pytest.mark.parametrize("sealed_first", [False, True])
@@ -332,7 +333,7 @@ async def test_a_copy_is_either_held_or_adopted(
 ) -> None:
     async with running() as setting:
         frames = await setting.accept()
-        both = [FolderHeld("topic-t", 0, []), Sealed([[1, 10]])]
+        both = [FolderHeld("topic-t", 0, []), Sealed([[1, 0, 10]])]
         await frames.send(*(reversed(both) if sealed_first else both), AllHeld())
         await settled()
         assert not setting.handed_over
@@ -342,21 +343,21 @@ async def test_a_copy_is_either_held_or_adopted(
 async def test_a_hand_over_that_fails_is_tried_again(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(_ends: dict[int, int]) -> None:
+    def fails(_owned: Owned) -> None:
         raise OSError("the disk is full")
 
     async with running() as setting:
         setting.hand_over = fails
         for _ in range(2):
             frames = await setting.accept()
-            await frames.send(Sealed([[1, 10]]), AllHeld())
+            await frames.send(Sealed([[1, 0, 10]]), AllHeld())
             await settled()
         assert "the disk is full" in caplog.text
         setting.hand_over = setting.handed_over.append
         frames = await setting.accept()
-        await frames.send(Sealed([[1, 10]]), AllHeld())
+        await frames.send(Sealed([[1, 0, 10]]), AllHeld())
         await until(frames, Bye)
-        assert setting.handed_over == [{1: 10}]
+        assert setting.handed_over == [{1: [(0, 10)]}]
 
 
 async def test_a_stop_sends_what_there_is_and_says_goodbye(autojump_clock: trio.testing.MockClock) -> None:

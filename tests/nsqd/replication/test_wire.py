@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from nsqd.replication.wire import (
     GREETING,
     MAX_DATA,
-    MAX_ENDS,
     MAX_FILES,
     MAX_FIRST_FRAME,
     MAX_FRAME,
+    MAX_OWNED,
     Ack,
     AllHeld,
     Beat,
@@ -24,6 +24,7 @@ from nsqd.replication.wire import (
     Challenge,
     Data,
     Echo,
+    Fetch,
     FileFrame,
     FolderHeld,
     Frame,
@@ -67,7 +68,8 @@ FRAMES: list[Frame] = [
     Echo(1),
     Refused("full"),
     Bye(False),
-    Sealed([[1 << 63, 12]]),
+    Sealed([[1 << 63, 0, 12]]),
+    Fetch(PATH, 5, 10),
 ]
 NUMBERS = st.integers(0, (1 << 64) - 1)
 
@@ -99,7 +101,7 @@ def test_the_bytes_are_those_of_the_documentation() -> None:
 
 
 def test_each_type_of_frame_is_tried() -> None:
-    assert {frame.TYPE for frame in FRAMES} == set(range(1, 21))
+    assert {frame.TYPE for frame in FRAMES} == set(range(1, 22))
 
 
 @given(frames=st.lists(st.sampled_from(FRAMES)), cuts=st.lists(st.integers(1, 40), min_size=1))
@@ -121,7 +123,7 @@ def test_any_value_that_is_allowed_goes_both_ways(ticket: int, size: int, name: 
         Whole(PATH, size),
         Refused(name),
         Hello(b"l" * 16, ticket, b"s" * 16, b"n" * 16, b"p" * 32, name, flag),
-        Sealed([[ticket, size]]),
+        Sealed([[ticket, size, size]]),
         FolderHeld("topic-t", ticket, [[SEGMENT, size, ticket]]),
     ]
     assert decoded(b"".join(map(encode, frames))) == frames
@@ -203,7 +205,7 @@ def test_content_that_cannot_be_read_is_refused(content: bytes) -> None:
         decoded(frame_bytes(Ticket.TYPE, content))
 
 
-@pytest.mark.parametrize("kind", [0, 21, 255])
+@pytest.mark.parametrize("kind", [0, 22, 255])
 def test_an_unknown_type_is_refused(kind: int) -> None:
     with pytest.raises(WireError, match="unknown type"):
         decoded(frame_bytes(kind, b"\x90"))
@@ -319,13 +321,13 @@ def test_a_list_of_files_with_wrong_rows_is_refused(files: list[list[Any]]) -> N
 
 def test_lists_are_bounded_and_the_longest_fit_into_a_frame() -> None:
     files = [[SEGMENT, (1 << 64) - 1, (1 << 32) - 1]] * MAX_FILES
-    ends = [[(1 << 64) - 1, (1 << 64) - 1]] * MAX_ENDS
+    owned = [[(1 << 64) - 1] * 3] * MAX_OWNED
     assert len(encode(FolderHeld("topic-" + "t" * 64, 0, files))) < MAX_FRAME
-    assert len(encode(Sealed(ends))) < MAX_FRAME
+    assert len(encode(Sealed(owned))) < MAX_FRAME
     with pytest.raises(WireError):
         FolderHeld("topic-t", 0, files + files[:1])
     with pytest.raises(WireError):
-        Sealed(ends + ends[:1])
+        Sealed(owned + owned[:1])
 
 
 def test_a_proof_is_for_one_side_and_one_connection() -> None:

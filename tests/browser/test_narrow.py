@@ -89,6 +89,19 @@ def test_tables_keep_depth_and_rate_and_nothing_is_wider_than_the_screen(
             assert not is_wider_than_the_screen(page), (path, width)
 
 
+def test_the_navigation_is_one_line(open_page: OpenPage) -> None:
+    page = live(open_page("/"))
+    links = page.locator(".top nav a")
+    assert links.count() == 5
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        for link in links.all():
+            place = link.bounding_box()
+            assert place is not None
+            assert place["x"] + place["width"] <= width, (link.inner_text(), width)
+            assert len(link.evaluate(LINES)) == 1, (link.inner_text(), width)
+
+
 @pytest.mark.usefixtures("long_names")
 def test_names_are_broken_between_their_parts(open_page: OpenPage, scene: Scene) -> None:
     page = live(open_page("/?q=narrow", size=(375, 800)))

@@ -74,6 +74,7 @@ async def test_a_cancelled_drain_accepts_messages_and_does_not_stop(
         stage.drain.begin()
         await trio.sleep(TIMEOUT - 1)
         caplog.set_level("INFO")
+        caplog.clear()
         assert stage.drain.cancel()
         assert not stage.drain.active
         stage.publish()

@@ -82,6 +82,9 @@ class LogMachine(RuleBasedStateMachine):
             chosen = sorted(luck.sample(open_numbers, min(3, len(open_numbers))))
             self.finished.update(chosen)
             for seq in chosen:
+                if seq in self.log.moved:  # a power loss may have left no other copy of it
+                    self.perhaps[seq] = self.there.pop(seq)
+                    self.synced.pop(seq, None)
                 self.log.forget_moved(seq)
             self.change((Code.FINISHED, 1, *flat_runs((n, n + 1) for n in chosen)))
 
@@ -203,7 +206,9 @@ class LogMachine(RuleBasedStateMachine):
         files = everything(storage)
         again = recovered(storage)
         assert everything(storage) == files, "I13: a second restart changes nothing"
-        assert (again.log.end, again.log.position) == (self.log.end, self.log.position)
+        assert again.log.position == self.log.position
+        # What the first one has found lost at the end, the broker records; here nobody does.
+        assert again.log.end == self.log.end or self.found.damage
 
     def _read(self) -> dict[int, bytes]:
         return read_all(self.log)

@@ -244,6 +244,7 @@ class Follower:
             raise NotWelcome("its last session has not ended: the disk hangs")
         _check_start(hello, state.note)  # of the session that was waited for
         state.connected, state.idle = True, trio.Event()
+        state.beat_at = trio.current_time()  # it was heard, also when it is gone before its first beat
         state.note = attrs.evolve(
             state.note, name=hello.name, incarnation=hello.incarnation, start=hello.start.hex()
         )

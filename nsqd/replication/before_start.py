@@ -34,10 +34,9 @@ Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
 @attrs.define
 class Findings:
-    """`sealed`: what stand-ins own of our messages. `restored_bytes`: that were fetched."""
+    """`sealed`: what stand-ins own of our messages."""
 
     sealed: Owned = attrs.field(factory=dict)
-    restored_bytes: int = 0
 
 
 @attrs.define
@@ -68,7 +67,6 @@ class _Start:
         )
         for need in wanted:
             if await self._restore(frames, need, scope):
-                self.findings.restored_bytes += need.bytes
                 log.warning(
                     "COPIES(%s): %d bytes of %s were missing here, and are restored",
                     address,
@@ -103,7 +101,7 @@ async def ask_followers(
     restore: bool,
     connect: Connect,
 ) -> Findings:
-    """Ask them, and restore what they have more. `OSError` of our own disk."""
+    """Ask them, and restore what they have more. A failure, also of our own disk, costs this follower's answer only."""
     start = _Start(identity, storage, deleted, restore)
     with trio.move_on_after(TIMEOUT) as scope:
         for address in addresses:
@@ -115,7 +113,7 @@ async def ask_followers(
             async with stream:
                 try:
                     await start.ask(FrameStream(stream), address, scope)
-                except (Turned, WireError, trio.BrokenResourceError) as error:
+                except (OSError, Turned, WireError, trio.BrokenResourceError) as error:
                     log.warning("COPIES(%s): not asked before the start - %s", address, error)
     if scope.cancelled_caught:
         log.warning("COPIES: followers have not answered within %g s; starting without them", TIMEOUT)

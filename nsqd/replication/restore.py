@@ -23,7 +23,7 @@ from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.log.scan import Damaged, scan
 from nsqd.log.storage import File, Storage
 from nsqd.replication.noted_storage import is_copied, is_copied_folder
-from nsqd.replication.wire import FolderHeld
+from nsqd.replication.wire import FolderHeld, by_folder
 
 __all__ = ["FETCH_SIZE", "Need", "Restoration", "needs"]
 
@@ -53,14 +53,9 @@ class Need:
 
 def needs(storage: Storage, held: Iterable[FolderHeld], deleted: Container[int]) -> list[Need]:
     """What is to be fetched, in the order in which it is to be put in place. `OSError`."""
-    theirs: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
-    for frame in held:
-        generation, files = theirs.get(frame.folder, (0, {}))
-        files.update({name: (size, checksum) for name, size, checksum in frame.files})
-        theirs[frame.folder] = (frame.generation or generation, files)
     ours = set(storage.folders())
     found: list[Need] = []
-    for folder, (generation, files) in theirs.items():
+    for folder, (generation, files) in by_folder(held).items():
         if not is_copied_folder(folder) or generation in deleted:
             continue
         names = (
@@ -184,17 +179,19 @@ class Restoration:
             whole = _is_whole(self._file, self._need)
             if whole:
                 self._file.sync()
+                self._storage.rename(self._temporary, self._need.path)
+                self._storage.sync_folder(self._folder)
         finally:
             self.close()
-        if whole:
-            self._storage.rename(self._temporary, self._need.path)
-            self._storage.sync_folder(self._folder)
         return whole
 
     def close(self) -> None:
+        """End it; what was not put in place is removed. Twice is fine."""
         self._file.close()
         if self._old is not None:
             self._old.close()
+        with contextlib.suppress(OSError):
+            self._storage.remove(self._temporary)
 
     def _copy_up_to(self, end: int) -> None:
         while self._old is not None and self._file.size < end:

@@ -33,6 +33,7 @@ from nsqd.replication.wire import (
     RemoveFolder,
     Ticket,
     Whole,
+    by_folder,
     data_head,
     encode,
 )
@@ -96,12 +97,7 @@ class Sender:
 
         *Any thread*, one at a time. `OSError` when our own files cannot be read.
         """
-        theirs: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
-        for frame in frames:
-            generation, files = theirs.get(frame.folder, (0, {}))
-            files.update({name: (size, checksum) for name, size, checksum in frame.files})
-            theirs[frame.folder] = (frame.generation or generation, files)
-        for folder, (generation, files) in theirs.items():
+        for folder, (generation, files) in by_folder(frames).items():
             self._compare(folder, generation, files)
             yield
 
@@ -139,10 +135,6 @@ class Sender:
         )
 
     # --- what is to be sent
-
-    @property
-    def has_more(self) -> bool:
-        return bool(self._watch.grown or self._watch.renamed) or self._said_complete is not True
 
     def take(self, ticket: int, max_bytes: int) -> list[bytes]:
         """Frames for the follower, of about `max_bytes`; empty when it has everything.

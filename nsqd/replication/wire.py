@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
@@ -49,6 +49,7 @@ __all__ = [
     "Welcome",
     "Whole",
     "WireError",
+    "by_folder",
     "encode",
     "proof",
 ]
@@ -352,6 +353,16 @@ _TYPES: Final[dict[int, type[Any]]] = {kind.TYPE: kind for kind in Frame.__args_
 _FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {
     kind: tuple(field.name for field in attrs.fields(kind)) for kind in _TYPES.values()
 }
+
+
+def by_folder(frames: Iterable[FolderHeld]) -> dict[str, tuple[int, dict[str, tuple[int, int]]]]:
+    """What a follower holds, in one piece: for each folder the generation, and size and checksum by file name."""
+    found: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
+    for frame in frames:
+        generation, files = found.get(frame.folder, (0, {}))
+        files.update({name: (size, checksum) for name, size, checksum in frame.files})
+        found[frame.folder] = (frame.generation or generation, files)
+    return found
 
 
 def encode(frame: Frame) -> bytes:

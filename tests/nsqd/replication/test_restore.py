@@ -103,3 +103,17 @@ def test_damage_at_the_follower_is_not_taken_over() -> None:
     before = files_of(lost)
     assert not restoration.finish()
     assert files_of(lost) == before
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_nothing_is_left_of_a_restoration_that_has_ended(whole: bool) -> None:
+    leader, follower = worked(5)
+    lost = leader.memory.crash(None)
+    for need in needs(lost, follower.copy.held(), set()):
+        restoration = Restoration(lost, need)
+        while whole and (piece := restoration.wanted) is not None:
+            restoration.feed(follower.copy.read(need.path, *piece))
+        if whole:
+            assert restoration.finish()
+        restoration.close()
+        assert not lost.exists(f"{need.path.partition('/')[0]}/.restored.new")

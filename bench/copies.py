@@ -196,9 +196,7 @@ def _ratio(measurements: list[Measurement], alone: list[Measurement]) -> tuple[s
     """Of the leader's CPU, each run over the one without a follower beside it: the median, and the range."""
     if measurements is alone:
         return "", ""
-    ratios = [
-        run.cpu_us / base.cpu_us for run, base in zip(measurements, alone, strict=True) if base.cpu_us
-    ]
+    ratios = [run.cpu_us / base.cpu_us for run, base in zip(measurements, alone, strict=True) if base.cpu_us]
     if not ratios:  # too short for a clock that counts in steps of 10 ms
         return "", ""
     return f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"

@@ -207,6 +207,7 @@ class Copies:
             written=lambda: broker.store.syncer.written,
             new_sender=self._new_sender,
             hanging=lambda: 0.0,
+            awaited=self.safety.ack_copies > 1,
             changed=self._changed,
             hand_over=self._hand_over,
         )

@@ -30,10 +30,10 @@ from nsqd.log.paths import split_path
 from nsqd.log.storage import File, Storage
 from nsqkit.wire.names import is_valid_name
 
-__all__ = ["IDS", "FileNote", "NotedStorage", "Notes", "Watch", "is_copied"]
+__all__ = ["IDS", "RECENT_BYTES", "FileNote", "NotedStorage", "Notes", "Watch", "is_copied"]
 
 IDS: Final = "nsqd.ids"
-RECENT_BYTES: Final = 128 * 1024  # of each file
+RECENT_BYTES: Final = 64 * 1024  # of each file
 _TOPIC: Final = "topic-"
 _IN_A_TOPIC: Final = re.compile(r"[0-9]{20}\.(?:log|snap)|manifest")
 
@@ -54,8 +54,8 @@ def is_copied_folder(folder: str) -> bool:
 class FileNote:
     """A file that is there: its size in bytes, and a number that no other file had under this name.
 
-    The buffers of the last appends are kept, `RECENT_BYTES` of them and one more: a follower that is in step needs
-    nothing else, and to read them back would cost more than all the rest of sending them.
+    The buffers of the last appends are kept, `RECENT_BYTES` of them and one more: to read back what is so little would
+    cost more than all the rest of sending it.
     """
 
     version: int

@@ -3,6 +3,8 @@
 Rules:
 
 - Nothing here is waited for by producers or consumers: what is sent is computed from notes when there is room for it.
+- If publishers wait for acknowledgements, what there is is sent at once. Otherwise `PAUSE` seconds are between two
+  sends, so that many rounds share one, and acknowledgements are no rounds of the broker.
 - Every connection is given up when nothing has been heard for `SILENCE` seconds; a beat a second is echoed.
 - After any failure the connection is made anew, after a pause that grows to 2.5 s, to 30 s for one who refuses us. The
   first failure is logged, those that follow at level debug.
@@ -31,6 +33,7 @@ from nsqd.replication.frame_stream import (
 )
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
+from nsqd.replication.send_parts import send_parts
 from nsqd.replication.ship import Sender
 from nsqd.replication.wire import Ack, AllHeld, Beat, Bye, Echo, FolderHeld, Sealed, WireError, encode
 from nsqkit.logging import get_logger
@@ -44,6 +47,9 @@ BEAT_INTERVAL: Final = 1.0
 SILENCE: Final = 10.0
 REFUSED_PAUSE: Final = 30.0
 CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
+PAUSE: Final = (
+    0.005  # seconds after everything was sent, if nobody waits for it: what comes meanwhile is sent at once
+)
 MAX_HELD: Final = 1_000_000  # files and folders that a follower may have
 STEPS: Final = 100  # folders that are compared in a row, in a thread
 
@@ -55,7 +61,8 @@ class Leader:
     """What a link needs to know of the daemon.
 
     `written`: the ticket of the last append. `new_sender`: for one session. `hanging`: seconds since the oldest sync
-    began that has not ended. `changed`: an acknowledgement came, or a session began or ended.
+    began that has not ended. `awaited`: publishers wait for acknowledgements, so there is no pause between two sends.
+    `changed`: an acknowledgement came, if they are awaited, or the follower is in step now, or is not any more.
     `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
     disk that they are not ours any more.
     """
@@ -65,6 +72,7 @@ class Leader:
     written: Callable[[], int]
     new_sender: Callable[[], Sender]
     hanging: Callable[[], float]
+    awaited: bool
     changed: Callable[[], None]
     hand_over: Callable[[Owned], None]
 
@@ -194,13 +202,16 @@ class FollowerLink:
         while True:
             self._work = trio.Event()
             written = self._leader.written()
-            out = b"".join(sender.take(written, CHUNK))
+            parts = sender.take(written, CHUNK)
             if self.standing.sent(sender.ticket, complete=sender.complete):
                 self._leader.changed()
-            out += self._beat_to_send()
-            if out:
-                await frames.stream.send_all(out)
-                self.sent_bytes += len(out)
+            if beat := self._beat_to_send():
+                parts.append(beat)
+            if parts:
+                await send_parts(frames.stream, parts, cold=not self.standing.in_step)
+                self.sent_bytes += sum(map(len, parts))
+                if sender.ticket == written and not self._leader.awaited:
+                    await trio.sleep(PAUSE)
                 continue
             if self._stopping and self.standing.acknowledged >= written:
                 await frames.send(Bye(False))
@@ -222,7 +233,7 @@ class FollowerLink:
 
     async def _hear(self, frames: FrameStream, sender: Sender) -> None:
         while True:
-            before = self.standing.acknowledged
+            before, was_in_step = self.standing.acknowledged, self.standing.in_step
             # All that has arrived is one piece of news: each is a round of the broker.
             while (frame := frames.received()) is not None:
                 match frame:
@@ -234,7 +245,8 @@ class FollowerLink:
                         raise WireError(f"a {type(frame).__name__} has no place here")
             if self.standing.acknowledged > before:
                 self._backoff.reset()
-                self._leader.changed()
+                if self._leader.awaited or self.standing.in_step is not was_in_step:
+                    self._leader.changed()
                 if self._stopping:
                     self.wake()
             with trio.fail_after(SILENCE):

@@ -17,7 +17,7 @@ from nsqd.replication.frame_stream import FrameStream, Identity, NotWelcome, ans
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
-from nsqd.replication.to_follower import REFUSED_PAUSE, SILENCE, FollowerLink
+from nsqd.replication.to_follower import PAUSE, REFUSED_PAUSE, SILENCE, FollowerLink
 from nsqd.replication.to_follower import Leader as LeaderOfLink
 from nsqd.replication.wire import (
     Ack,
@@ -54,6 +54,7 @@ class Setting:
     connected_at: list[float] = attrs.field(factory=list)
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
+    awaited: bool = True
     _send: trio.MemorySendChannel[trio.abc.Stream] = attrs.field(init=False)
     _connections: trio.MemoryReceiveChannel[trio.abc.Stream] = attrs.field(init=False)
 
@@ -66,6 +67,7 @@ class Setting:
             written=lambda: self.nsqd.written,
             new_sender=self._new_sender,
             hanging=lambda: 0.0,
+            awaited=self.awaited,
             changed=self._changed,
             hand_over=lambda ends: self.hand_over(ends),
         )
@@ -117,8 +119,8 @@ class Setting:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Setting]:
-    setting = Setting()
+async def running(*, awaited: bool = True) -> AsyncIterator[Setting]:
+    setting = Setting(awaited=awaited)
     setting.nsqd.create()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(setting.link.run)
@@ -177,6 +179,26 @@ async def test_many_acknowledgements_at_once_are_one_change(autojump_clock: trio
         await settled()
         assert setting.link.standing.acknowledged == last
         assert setting.changes == before + 1
+
+
+async def test_what_nobody_waits_for_is_sent_together_and_its_acknowledgements_are_no_news(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(awaited=False) as setting:
+        frames = await setting.in_step()
+        changes, before = setting.changes, trio.current_time()
+        for _ in range(20):
+            setting.publish()
+            await settled()
+        tickets = 0
+        while await until(frames, Ticket) != Ticket(setting.nsqd.written):
+            tickets += 1
+        assert tickets <= 1  # the first is sent at once
+        assert trio.current_time() - before <= 2 * PAUSE
+        await frames.send(Ack(setting.nsqd.written))
+        await settled()
+        assert setting.link.standing.acknowledged == setting.nsqd.written
+        assert setting.changes == changes
 
 
 async def test_what_was_not_sent_cannot_be_acknowledged(autojump_clock: trio.testing.MockClock) -> None:

@@ -208,6 +208,7 @@ class Copies:
             new_sender=self._new_sender,
             hanging=lambda: 0.0,
             awaited=self.safety.ack_copies > 1,
+            catch_up_rate=options.catch_up_rate,
             changed=self._changed,
             hand_over=self._hand_over,
         )

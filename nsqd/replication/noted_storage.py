@@ -110,6 +110,8 @@ class Notes:
     folders: dict[str, dict[str, FileNote]] = attrs.field(factory=lambda: {"": {}})
     versions: dict[str, int] = attrs.field(factory=dict)
     """Of folders, as `FileNote.version`."""
+    appended: int = 0
+    """Bytes, since the start."""
     watches: list[Watch] = attrs.field(factory=list)
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     _next_version: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
@@ -176,7 +178,9 @@ class Notes:
             if self.folders.get(folder, {}).pop(name, None) is not None:
                 self._changed(folder)
 
-    def grown(self, folder: str) -> None:
+    def grown(self, folder: str, size: int = 0) -> None:
+        """The folder has other bytes in its segments; `size`: how many were appended."""
+        self.appended += size
         for watch in self.watches:
             watch.grown[folder] = None
 
@@ -219,8 +223,9 @@ class _NotedFile:
         inner = self.inner
         inner.append(buffers)
         if (note := self.note) is not None:
+            before = note.size
             note.grow(buffers, inner.size)
-            self._storage.notes.grown(self.folder)
+            self._storage.notes.grown(self.folder, inner.size - before)
 
     def truncate(self, size: int) -> None:
         self.inner.truncate(size)

@@ -112,6 +112,11 @@ class Sender:
             self._open.popitem()[1].close()
 
     @property
+    def appended(self) -> int:
+        """Bytes that were appended to our files, since the start."""
+        return self._notes.appended
+
+    @property
     def troubles(self) -> dict[str, str]:
         """Folders of which nothing is sent, and why."""
         return {name: folder.trouble for name, folder in self._folders.items() if folder.trouble}

@@ -5,6 +5,7 @@ Rules:
 - Nothing here is waited for by producers or consumers: what is sent is computed from notes when there is room for it.
 - If publishers wait for acknowledgements, what there is is sent at once. Otherwise `PAUSE` seconds are between two
   sends, so that many rounds share one, and acknowledgements are no rounds of the broker.
+- A follower that is not in step gets no more than `CatchUpRate` allows; one that is, gets everything at once.
 - Every connection is given up when nothing has been heard for `SILENCE` seconds; a beat a second is echoed.
 - After any failure the connection is made anew, after a pause that grows to 2.5 s, to 30 s for one who refuses us. The
   first failure is logged, those that follow at level debug.
@@ -23,6 +24,7 @@ import trio
 
 from nsqd.lookup.backoff import Backoff
 from nsqd.lookup.protocol import RegistryError
+from nsqd.replication.catch_up import CatchUpRate
 from nsqd.replication.frame_stream import (
     FrameStream,
     Identity,
@@ -47,9 +49,10 @@ BEAT_INTERVAL: Final = 1.0
 SILENCE: Final = 10.0
 REFUSED_PAUSE: Final = 30.0
 CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
-PAUSE: Final = (
-    0.005  # seconds after everything was sent, if nobody waits for it: what comes meanwhile is sent at once
+LOOK_AGAIN: Final = (
+    0.1  # seconds; while nothing may be sent there are beats, and what is written raises the limit
 )
+PAUSE: Final = 0.005  # seconds after everything was sent, if nobody waits for it
 MAX_HELD: Final = 1_000_000  # files and folders that a follower may have
 STEPS: Final = 100  # folders that are compared in a row, in a thread
 
@@ -61,8 +64,8 @@ class Leader:
     """What a link needs to know of the daemon.
 
     `written`: the ticket of the last append. `new_sender`: for one session. `hanging`: seconds since the oldest sync
-    began that has not ended. `awaited`: publishers wait for acknowledgements, so there is no pause between two sends.
-    `changed`: an acknowledgement came, if they are awaited, or the follower is in step now, or is not any more.
+    began that has not ended. `awaited`: publishers wait for acknowledgements. `catch_up_rate`: see `CatchUpRate`.
+    `changed`: the follower is in step now, or is not any more; if they are awaited also: an acknowledgement came.
     `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
     disk that they are not ours any more.
     """
@@ -73,6 +76,7 @@ class Leader:
     new_sender: Callable[[], Sender]
     hanging: Callable[[], float]
     awaited: bool
+    catch_up_rate: int
     changed: Callable[[], None]
     hand_over: Callable[[Owned], None]
 
@@ -94,6 +98,7 @@ class FollowerLink:
         self._stopping = False
         self._stopped = trio.Event()
         self._connected = False  # or about to be
+        self._delay = trio.CancelScope()
 
     def wake(self) -> None:
         """There may be something to send. Never waits."""
@@ -126,6 +131,7 @@ class FollowerLink:
         self._stopping = True
         if not self._connected:
             return
+        self._delay.cancel()
         self.wake()
         await self._stopped.wait()
 
@@ -199,19 +205,30 @@ class FollowerLink:
             )
         log.info("COPIES(%s): connected", self.standing.address)
         self._failing = False
+        rate = CatchUpRate(self._leader.catch_up_rate, trio.current_time(), sender.appended)
         while True:
             self._work = trio.Event()
             written = self._leader.written()
-            parts = sender.take(written, CHUNK)
+            catching_up = not self.standing.in_step
+            delay = rate.delay(trio.current_time(), sender.appended)
+            if not catching_up or self._stopping:
+                delay = 0.0
+            parts = [] if delay else sender.take(written, CHUNK)
             if self.standing.sent(sender.ticket, complete=sender.complete):
                 self._leader.changed()
             if beat := self._beat_to_send():
                 parts.append(beat)
             if parts:
-                await send_parts(frames.stream, parts, cold=not self.standing.in_step)
-                self.sent_bytes += sum(map(len, parts))
+                await send_parts(frames.stream, parts, cold=catching_up)
+                size = sum(map(len, parts))
+                self.sent_bytes += size
+                rate.sent(size)
                 if sender.ticket == written and not self._leader.awaited:
                     await trio.sleep(PAUSE)
+                continue
+            if delay:
+                with trio.move_on_after(min(delay, LOOK_AGAIN)) as self._delay:
+                    await trio.sleep_forever()
                 continue
             if self._stopping and self.standing.acknowledged >= written:
                 await frames.send(Bye(False))
@@ -245,7 +262,10 @@ class FollowerLink:
                         raise WireError(f"a {type(frame).__name__} has no place here")
             if self.standing.acknowledged > before:
                 self._backoff.reset()
-                if self._leader.awaited or self.standing.in_step is not was_in_step:
+                if self.standing.in_step is not was_in_step:
+                    self._delay.cancel()
+                    self._leader.changed()
+                elif self._leader.awaited:
                     self._leader.changed()
                 if self._stopping:
                     self.wake()

@@ -25,6 +25,7 @@ from nsqd.replication.wire import (
     Beat,
     Bye,
     Challenge,
+    Data,
     Echo,
     FolderHeld,
     Frame,
@@ -55,6 +56,7 @@ class Setting:
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
     awaited: bool = True
+    catch_up_rate: int = 0
     _send: trio.MemorySendChannel[trio.abc.Stream] = attrs.field(init=False)
     _connections: trio.MemoryReceiveChannel[trio.abc.Stream] = attrs.field(init=False)
 
@@ -68,6 +70,7 @@ class Setting:
             new_sender=self._new_sender,
             hanging=lambda: 0.0,
             awaited=self.awaited,
+            catch_up_rate=self.catch_up_rate,
             changed=self._changed,
             hand_over=lambda ends: self.hand_over(ends),
         )
@@ -117,10 +120,29 @@ class Setting:
         self.nsqd.publish(b"message")
         self.link.wake()
 
+    async def catch_up(self, frames: FrameStream) -> float:
+        """Be a follower that has nothing, until it is in step; returns the seconds."""
+        began = trio.current_time()
+        await frames.send(AllHeld())
+        while not self.link.standing.in_step:
+            match await frames.receive():
+                case Ticket(ticket):
+                    await frames.send(Ack(ticket))
+                case Beat(number):
+                    await frames.send(Echo(number))
+            await settled()
+        return trio.current_time() - began
+
+    async def keep_publishing(self, bytes_a_second: int) -> None:
+        while True:
+            self.nsqd.publish(b"m" * (bytes_a_second // 10))
+            self.link.wake()
+            await trio.sleep(0.1)
+
 
 @asynccontextmanager
-async def running(*, awaited: bool = True) -> AsyncIterator[Setting]:
-    setting = Setting(awaited=awaited)
+async def running(*, awaited: bool = True, catch_up_rate: int = 0) -> AsyncIterator[Setting]:
+    setting = Setting(awaited=awaited, catch_up_rate=catch_up_rate)
     setting.nsqd.create()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(setting.link.run)
@@ -164,6 +186,60 @@ async def test_a_follower_comes_into_step_while_there_is_always_something_to_sen
                     # The next one is there before the last one is acknowledged.
                     setting.publish()
                     await frames.send(Ack(frame.ticket))
+
+
+@pytest.mark.parametrize("publishing", [0, 500_000])
+async def test_a_follower_catches_up_at_the_rate_and_is_in_step_although_more_is_written(
+    autojump_clock: trio.testing.MockClock, publishing: int
+) -> None:
+    async with running(catch_up_rate=100_000) as setting, trio.open_nursery() as nursery:
+        for _ in range(50):
+            setting.nsqd.publish(b"m" * 20_000)
+        frames = await setting.accept()
+        if publishing:
+            nursery.start_soon(setting.keep_publishing, publishing)
+        assert 5 < await setting.catch_up(frames) < 15
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_follower_that_is_in_step_is_not_limited(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(catch_up_rate=100_000) as setting:
+        frames = await setting.in_step()
+        before = trio.current_time()
+        for _ in range(50):
+            setting.nsqd.publish(b"m" * 20_000)
+        setting.link.wake()
+        while await until(frames, Ticket) != Ticket(setting.nsqd.written):
+            pass
+        assert trio.current_time() == before
+
+
+async def test_beats_go_on_while_nothing_may_be_sent(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(catch_up_rate=100) as setting:
+        setting.nsqd.publish(b"m" * 5000)
+        frames = await setting.accept()
+        await frames.send(AllHeld())
+        await until(frames, Data)
+        for number in range(1, 30):
+            assert await until(frames, Beat) == Beat(number, 0)
+            await frames.send(Echo(number))
+
+
+async def test_a_stop_does_not_wait_for_the_rate(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(catch_up_rate=1) as setting:
+        for _ in range(100):
+            setting.nsqd.publish(b"m" * 10_000)
+        frames = await setting.accept()
+        await frames.send(AllHeld())
+        await until(frames, Data)
+        before = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(setting.link.stop)
+            while await until(frames, Ticket) != Ticket(setting.nsqd.written):
+                pass
+            await frames.send(Ack(setting.nsqd.written))
+            assert await until(frames, Bye) == Bye(False)
+        assert trio.current_time() - before < 1
 
 
 async def test_many_acknowledgements_at_once_are_one_change(autojump_clock: trio.testing.MockClock) -> None:

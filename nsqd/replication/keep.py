@@ -158,7 +158,7 @@ class Copy:
 
     def _folder_held(self, folder: str, names: list[str]) -> Iterator[FolderHeld]:
         state = read_folder(self._storage, folder, dict.fromkeys(names, None))
-        files = [[name, file.size, file.checksum] for name, file in state.files.items()]
+        files = [[name, file.size, file.checked_from, file.checksum] for name, file in state.files.items()]
         for at in range(0, max(len(files), 1), MAX_FILES):
             yield FolderHeld(folder, state.generation, files[at : at + MAX_FILES])
 

@@ -202,7 +202,9 @@ class Copies:
         options = self._options
         if options.replication_address:
             room = Room(options.replica_max_bytes, 2 * options.min_free_space)
-            self.follower = Follower(self._data_path, identity, room, self._transport)
+            self.follower = Follower(
+                self._data_path, identity, room, self._transport, unclean=not broker.store.clean
+            )
             host = _host_of(options.tcp_address)
             self.stand_ins = StandIns(self.follower, self._stand_in_command, stand_in_ports(options), host)
         if self._noted is None or self.safety is None:

@@ -12,7 +12,7 @@ told to remove it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from typing import Final
 
@@ -26,6 +26,7 @@ from nsqd.replication.unasked import Doubt
 
 __all__ = [
     "HEAD_SIZE",
+    "WHOLE",
     "FileHeld",
     "FolderState",
     "Held",
@@ -34,6 +35,7 @@ __all__ = [
     "generation_of",
     "read_folder",
     "reconcile",
+    "replayed_from",
 ]
 
 HEAD_SIZE: Final = FILE_HEADER_SIZE
@@ -61,6 +63,10 @@ class FileHeld:
     size: int
     checked_from: int
     checksum: int
+
+
+WHOLE: Final = FileHeld(1 << 62, HEAD_SIZE, 0)
+"""For `read_folder`: look at all bytes of this file."""
 
 
 @attrs.frozen
@@ -104,6 +110,13 @@ class Verdict:
     held: dict[str, Held]
     replace: bool = False
     stranded: tuple[Piece, ...] = ()
+
+
+def replayed_from(names: Iterable[str]) -> str:
+    """The first segment among these files of a topic that a recovery replays: what is before it was synced."""
+    names = list(names)
+    newest = max((name[:20] for name in names if name.endswith(".snap")), default="")
+    return max((name for name in names if name.endswith(".log") and name[:20] <= newest), default="")
 
 
 def read_folder(storage: Storage, folder: str, names: Mapping[str, FileHeld | None]) -> FolderState:

@@ -23,7 +23,7 @@ from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.log.scan import Damaged, scan
 from nsqd.log.storage import File, Storage
 from nsqd.replication.noted_storage import is_copied, is_copied_folder
-from nsqd.replication.reconcile import FileHeld
+from nsqd.replication.reconcile import FileHeld, replayed_from
 from nsqd.replication.wire import FolderHeld, by_folder
 
 __all__ = ["FETCH_SIZE", "Need", "Restoration", "needs"]
@@ -102,9 +102,7 @@ def _of_topic(
     sizes: Mapping[str, int],
 ) -> Iterator[Need]:
     segments = sorted(name for name in names if name.endswith(".log"))
-    snapshots = [name.removesuffix(".snap") for name in names if name.endswith(".snap")]
-    replayed_from = max(snapshots, default="")
-    first = max((name for name in segments if name[:20] <= replayed_from), default="")
+    first = replayed_from(names)
     for name in sorted(name for name in sizes if name.endswith(".log") and name >= first):
         size = sizes[name]
         path = f"{folder}/{name}"

@@ -23,11 +23,13 @@ MAX_TAKE = 1 << 30
 class Leader(Harness):
     """A daemon whose storage is noted. `deleted`: generations of topics. `taken_back`: ids of messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_segment_bytes: int = 2000) -> None:
         self.deleted: set[int] = set()
         self.taken_back: list[bytes] = []
         super().__init__(
-            StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=2000, has_followers=True)
+            StoreOptions(
+                min_free_space=0, ballast_bytes=0, max_segment_bytes=max_segment_bytes, has_followers=True
+            )
         )
 
     def _boot(self) -> Broker:
@@ -64,17 +66,20 @@ class Leader(Harness):
 
 
 class Follower:
-    """One copy, over several sessions. `disk`: it acknowledges what is synced."""
+    """One copy, over several sessions. `disk`: it acknowledges what is synced. `suspect`: see `Copy`."""
 
     def __init__(self, *, disk: bool = False) -> None:
         self.storage = MemoryStorage()
         self.disk = disk
+        self.suspect = False
         self.begin()
 
     def begin(self) -> None:
         self.frames = Frames()
         self.frames.feed(GREETING)
-        self.copy = Copy(self.storage, CopyNote.read(self.storage) or NOTE, disk=self.disk)
+        self.copy = Copy(
+            self.storage, CopyNote.read(self.storage) or NOTE, disk=self.disk, suspect=self.suspect
+        )
         run(self.copy.begin())
 
     def feed(self, data: bytes) -> None:

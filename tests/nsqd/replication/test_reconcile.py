@@ -10,7 +10,7 @@ from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, fil
 
 @pytest.fixture
 def leader() -> Leader:
-    leader = Leader()
+    leader = Leader(max_segment_bytes=20_000)
     leader.create()
     leader.publish_many(10)
     return leader
@@ -61,6 +61,20 @@ def test_a_damaged_segment_is_sent_again(leader: Leader, at: str) -> None:
     size = len(files_of(follower.storage)[path])
     overwrite(follower, path, 20 if at == "head" else size - 100, b"\0" * 20)
     leader.publish_many(10)
+    assert catch_up(leader, follower) == []
+    assert files_of(follower.storage) == files_of(leader.memory)
+
+
+def test_damage_in_the_middle_is_found_after_an_unclean_stop(leader: Leader) -> None:
+    follower = copied(leader)
+    for _ in range(60):
+        leader.publish(b"m" * 100)
+    assert catch_up(leader, follower) == []
+    path = last_segment(follower.storage)
+    overwrite(follower, path, 200, b"\0" * 20)
+    assert catch_up(leader, follower) == []
+    assert files_of(follower.storage) != files_of(leader.memory)
+    follower.suspect = True
     assert catch_up(leader, follower) == []
     assert files_of(follower.storage) == files_of(leader.memory)
 

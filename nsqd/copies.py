@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,15 +20,16 @@ import trio
 
 from nsqd.broker import Broker, Refused
 from nsqd.log.deletions import Deletions
-from nsqd.log.life import Life
+from nsqd.log.life import Life, former_lives
 from nsqd.log.storage import Storage
 from nsqd.log.store import CLEAN
 from nsqd.options import NsqdOptions, stand_in_ports
-from nsqd.replication.before_start import ask_followers
+from nsqd.replication.before_start import ask_followers, tell_finished
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.from_leader import Follower, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.noted_storage import NotedStorage
+from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.ship import Sender
@@ -36,9 +38,10 @@ from nsqd.replication.take_back import Message, Stranded, TakeBack
 from nsqd.replication.to_follower import FollowerLink, Leader
 from nsqd.replication.transport import Transport
 from nsqd.replication.unasked import Doubt, Unasked
-from nsqd.replication.wire import START_SIZE
+from nsqd.replication.wire import MAX_RUNS, START_SIZE, Finished
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
+from nsqkit.decoding import decode_json
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.listeners import accept_forever, close_listener, remote_address
@@ -48,6 +51,7 @@ __all__ = ["Copied", "Copies", "NotServed", "SecretError"]
 log = get_logger("copies")
 
 CHECK_INTERVAL: Final = 0.25  # seconds between two looks at overdue acknowledgements
+OTHERS_INTERVAL: Final = 30.0  # seconds between two looks of a stand-in at other stand-ins
 STOP_TIMEOUT: Final = 10.0  # seconds that an orderly stop waits for followers
 NO_LIFE: Final = (
     "the disk was full at the start, and the start could not be noted; no copies until the next start"
@@ -163,9 +167,10 @@ class Copies:
             log.warning("COPIES: followers are not asked before the start - %s", error)
             return
         restore = CLEAN not in self._storage.files()
+        self._told_identity = self._identity(life)
         findings = await ask_followers(
             self._options.replicate_to,
-            self._identity(life),
+            self._told_identity,
             self._noted.inner,
             Deletions(self._storage),
             self._unasked.doubts,
@@ -206,7 +211,10 @@ class Copies:
                 self._data_path, identity, room, self._transport, unclean=not broker.store.clean
             )
             host = _host_of(options.tcp_address)
-            self.stand_ins = StandIns(self.follower, self._stand_in_command, stand_in_ports(options), host)
+            others = OtherFollowers(identity, self._transport.connector())
+            self.stand_ins = StandIns(
+                self.follower, self._stand_in_command, stand_in_ports(options), host, others
+            )
         if self._noted is None or self.safety is None:
             return
         self._noted.note_existing()
@@ -221,7 +229,10 @@ class Copies:
             new_take_back=self._new_take_back,
             publish_again=self._publish_again,
             compared=self._compared,
+            finished_of=self._finished_of,
             hand_over=self._hand_over,
+            others=lambda address: [each for each in options.replicate_to if each != address],
+            former_lives=former_lives(self._storage),
         )
         self._links = [
             FollowerLink(leader, standing, self._transport.connector()) for standing in self.safety.followers
@@ -250,7 +261,8 @@ class Copies:
         self._seal = Seal.read(self._storage)
         if self._seal is None or self._seal.owned is None:
             self._storage.sync_all()
-            self._seal = Seal(broker.owned_messages())
+            owner = self._seal.owner if self._seal is not None else ""
+            self._seal = Seal(broker.owned_messages(), owner=owner)
             self._seal.write(self._storage)
 
     def retire(self) -> None:
@@ -275,10 +287,43 @@ class Copies:
             "--broadcast-http-port=0",
         ]
 
+    def finished_elsewhere(self, line: bytes) -> None:
+        """Our parent says what the leader that we stand in for has finished: see `StandIns`."""
+        try:
+            generation, channel, runs = decode_json(line)
+            ranges = [(int(start), int(end)) for start, end in runs]
+        except (ValueError, TypeError) as error:
+            log.error("COPIES: what was finished elsewhere cannot be read - %s", error)
+            return
+        for name, retention in self._broker.retentions.items():
+            found = self._broker.topics[name].channels.get(channel)
+            if retention.log.generation == generation and found is not None:
+                finish = partial(found.finish_elsewhere, ranges)
+                self._in_a_round(finish)
+
     @property
     def adopted(self) -> bool:
         """A follower said before the recovery that it has adopted our copy: see `hand_over`."""
         return bool(self._sealed)
+
+    async def hand_over_before_serving(self) -> None:
+        """As `hand_over`, for a leader that was told so before its recovery. `OSError`."""
+        finished = self._finished_of(self._sealed)
+        self.hand_over()
+        await tell_finished(
+            self._options.replicate_to, self._told_identity, finished, self._transport.connector()
+        )
+
+    def _finished_of(self, owned: Owned) -> list[Finished]:
+        """What was finished here of the messages that a stand-in has: it does not know all of it."""
+        broker = self._broker
+        broker.advance(trio.current_time(), time.time_ns())
+        broker.commit()
+        return [
+            Finished(generation, channel, [list(run) for run in runs[at : at + MAX_RUNS]])
+            for generation, channel, runs in broker.finished_of(owned)
+            for at in range(0, len(runs), MAX_RUNS)
+        ]
 
     def hand_over(self) -> None:
         """Give up the messages that a stand-in has, and begin another life. `OSError`.
@@ -371,7 +416,7 @@ class Copies:
         self._in_a_round(publish)
         return len(wanted)
 
-    def _in_a_round(self, act: Callable[[], None]) -> None:
+    def _in_a_round(self, act: Callable[[], object]) -> None:
         assert self._rounds is not None
         self._rounds.begin()
         try:
@@ -401,11 +446,38 @@ class Copies:
                 nursery.start_soon(self.stand_ins.run)
             if self.safety is not None:
                 nursery.start_soon(self._check)
+            if self._seal is not None:
+                nursery.start_soon(self._watch_other_stand_ins, self._seal)
             with self._accepting:
                 async with trio.open_nursery() as accepting:
                     for listener in self._listeners:
                         accepting.start_soon(self._accept_from, listener, nursery)
             await trio.sleep_forever()
+
+    async def _watch_other_stand_ins(self, seal: Seal) -> None:
+        """Two followers may have adopted their copies of one life, by force: what both serve is given up by one."""
+        note, life = CopyNote.read(self._storage), self._broker.store.life
+        if note is None or life is None or not seal.owner:
+            return
+        others = OtherFollowers(self._identity(life), self._transport.connector())
+        while True:
+            for other in await others.ask(note):
+                both = seal.in_common(other.owned)
+                if both and "" < other.found.owner < seal.owner:
+                    self._give_up(seal, both, other.address)
+                    return
+            await trio.sleep(OTHERS_INTERVAL)
+
+    def _give_up(self, seal: Seal, both: Owned, address: str) -> None:
+        try:
+            count = self._broker.hand_over(both)
+            self._broker.store.sync_now()
+            seal.without(both).write(self._storage)
+        except (Refused, OSError) as error:
+            log.error("COPIES: what %s serves, too, cannot be given up - %s", address, error)
+            return
+        log.warning("COPIES: %s serves %d messages of ours, too; starting anew without them", address, count)
+        self._restart()
 
     async def stop(self) -> None:
         """Send what there is to send to followers, in bounded time."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext, BrokerOptions
@@ -239,6 +239,18 @@ class Broker:
             retention.log.generation: RangeSet(self._lost[name]).gaps(0, retention.log.end)
             for name, retention in self.retentions.items()
         }
+
+    def finished_of(
+        self, owned: Mapping[int, Sequence[tuple[int, int]]]
+    ) -> Iterator[tuple[int, str, list[tuple[int, int]]]]:
+        """What the channels need no more of these messages: (generation of the topic, name of the channel, ranges)."""
+        for name, retention in self.retentions.items():
+            ranges = owned.get(retention.log.generation, ())
+            for channel in self.topics[name].channels.values():
+                settled = channel.backlog.settled
+                found = [part for start, end in ranges for part in settled.common(start, end)]
+                if found and channel.backlog.generation:
+                    yield retention.log.generation, channel.name, found
 
     def hand_over(self, owned: Mapping[int, Sequence[tuple[int, int]]]) -> int:
         """Record that somebody else owns these messages (ranges by generation of the topic), and we do not any more.

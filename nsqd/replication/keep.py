@@ -26,7 +26,7 @@ import attrs
 
 from nsqd.log.paths import split_path
 from nsqd.log.storage import File, Storage
-from nsqd.replication.noted_storage import IDS, is_copied, is_copied_folder
+from nsqd.replication.noted_storage import ROOT_FILES, is_copied, is_copied_folder
 from nsqd.replication.reconcile import WHOLE, FileHeld, read_folder, replayed_from
 from nsqd.replication.wire import (
     MAX_DATA,
@@ -46,7 +46,7 @@ from nsqd.replication.wire import (
 )
 from nsqkit.decoding import decode_json
 
-__all__ = ["Copy", "CopyNote", "Work"]
+__all__ = ["Copy", "CopyNote", "Work", "read_piece"]
 
 NOTE: Final = "nsqd.copy"
 PART: Final = ".part"  # at the end of the name of a file that is not whole
@@ -67,7 +67,7 @@ class CopyNote:
     """What stands in `nsqd.copy`: whose copy this is.
 
     `life`: of the leader, hexadecimal. `name`: of its node, for people. `complete`: the copy has no gap. `start`: see
-    `Identity`, hexadecimal.
+    `Identity`, hexadecimal. `others`: addresses of the leader's other followers.
     """
 
     life: str
@@ -75,6 +75,7 @@ class CopyNote:
     incarnation: int
     complete: bool
     start: str = ""
+    others: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         return json.dumps(attrs.asdict(self)).encode() + b"\n"
@@ -94,8 +95,9 @@ class CopyNote:
                 int(found["incarnation"]),
                 bool(found["complete"]),
                 str(found["start"]),
+                tuple(map(str, found.get("others", ()))),
             )
-        except (ValueError, TypeError, KeyError, OverflowError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
 
 
@@ -152,8 +154,9 @@ class Copy:
 
     def held(self) -> Iterator[FolderHeld]:
         """The files that are here. *Any thread.* `OSError`."""
-        if IDS in self._storage.files():
-            yield from self._folder_held("", [IDS])
+        here = self._storage.files()
+        if names := [name for name in ROOT_FILES if name in here]:
+            yield from self._folder_held("", names)
         for folder in self._storage.folders():
             if is_copied_folder(folder):
                 names = [name for name in self._storage.files(folder) if is_copied(f"{folder}/{name}")]
@@ -170,13 +173,7 @@ class Copy:
             yield FolderHeld(folder, state.generation, files[at : at + MAX_FILES])
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """Bytes of a file that is here. `WireError` for one that is not; `OSError`."""
-        try:
-            file = self._storage.open(path, read_only=True)
-        except FileNotFoundError:
-            raise WireError(f"{path} is not here") from None
-        with contextlib.closing(file):
-            return file.read(offset, min(size, MAX_DATA))
+        return read_piece(self._storage, path, offset, size)
 
     # --- frames
 
@@ -398,6 +395,16 @@ class Copy:
             self._synced_ticket = max(self._synced_ticket, ticket)
 
         return Work(run, done)
+
+
+def read_piece(storage: Storage, path: str, offset: int, size: int) -> bytes:
+    """Bytes of a file that is here. `WireError` for one that is not; `OSError`."""
+    try:
+        file = storage.open(path, read_only=True)
+    except FileNotFoundError:
+        raise WireError(f"{path} is not here") from None
+    with contextlib.closing(file):
+        return file.read(offset, min(size, MAX_DATA))
 
 
 def _temporary(path: str) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 import attrs
 
 from nsqd.log.storage import File, Storage
-from nsqd.replication.noted_storage import IDS, FileNote, Notes
+from nsqd.replication.noted_storage import FileNote, Notes
 from nsqd.replication.reconcile import FileHeld, Held, read_folder, reconcile
 from nsqd.replication.take_back import Stranded
 from nsqd.replication.unasked import Doubt
@@ -190,9 +190,9 @@ class Sender:
     def _send_log(self, folder: str, out: list[bytes]) -> bool:
         """Bytes of segments, up to `PIECE`. True when there are more."""
         if not folder:
-            note = self._notes.files("").get(IDS)
             root = self._folders.setdefault("", _Folder(1))
-            return note is not None and self._send_whole(IDS, IDS, note, root.files, out)
+            here = sorted(self._notes.files("").items())
+            return any(self._send_whole(name, name, note, root.files, out) for name, note in here)
         version = self._notes.versions.get(folder, 0)
         there = self._folders.get(folder)
         if there is not None and there.stranded is not None:

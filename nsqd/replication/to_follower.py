@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -28,6 +28,7 @@ from nsqd.replication.frame_stream import (
     Turned,
     first_to_end,
     greet_follower,
+    receive_held,
 )
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
@@ -35,14 +36,14 @@ from nsqd.replication.ship import Sender
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.wire import (
     Ack,
-    AllHeld,
     Beat,
     Bye,
     Data,
     Echo,
+    Ended,
     Fetch,
+    Finished,
     FolderHeld,
-    Sealed,
     WireError,
     encode,
 )
@@ -57,7 +58,6 @@ BEAT_INTERVAL: Final = 1.0
 SILENCE: Final = 10.0
 REFUSED_PAUSE: Final = 30.0
 CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
-MAX_HELD: Final = 1_000_000  # files and folders that a follower may have
 STEPS: Final = 100  # folders that are compared in a row, in a thread
 
 STRANDED: Final = "messages that are not here; they are taken back first"
@@ -74,7 +74,9 @@ class Leader:
     began or ended. `new_take_back`, `publish_again`: for messages that only a follower has. The latter returns how many
     they were, when they are on the disk; it awaits its last argument every now and then. `compared`: everything is
     known that this follower has. `hand_over`: a follower has adopted our copy, and its stand-in owns these messages.
-    When it returns, it is on the disk that they are not ours any more.
+    When it returns, it is on the disk that they are not ours any more. `finished_of`: what was finished here of these.
+    `others`: addresses of the followers but for this one. `former_lives`: those of our data path that have ended: a
+    follower in step need not keep copies of them.
     """
 
     identity: Identity
@@ -86,7 +88,10 @@ class Leader:
     new_take_back: Callable[[Stranded], TakeBack]
     publish_again: Callable[[Stranded, TakeBack, Callable[[], Awaitable[None]]], Awaitable[int]]
     compared: Callable[[str], None]
+    finished_of: Callable[[Owned], Sequence[Finished]]
     hand_over: Callable[[Owned], None]
+    others: Callable[[str], Sequence[str]]
+    former_lives: Sequence[bytes] = ()
 
 
 class FollowerLink:
@@ -161,7 +166,8 @@ class FollowerLink:
         async with stream:
             frames = FrameStream(stream)
             with trio.fail_after(HANDSHAKE_TIMEOUT):
-                await greet_follower(frames, self._leader.identity, disk=self._leader.disk)
+                others = self._leader.others(self.standing.address)
+                await greet_follower(frames, self._leader.identity, disk=self._leader.disk, others=others)
             sender = self._leader.new_sender(self.standing.address)
             try:
                 held = await self._held(frames)
@@ -176,25 +182,10 @@ class FollowerLink:
 
     async def _held(self, frames: FrameStream) -> list[FolderHeld]:
         """What the follower has. A copy that was adopted is handed over instead, and `Turned` raised."""
-        held: list[FolderHeld] = []
-        owned: Owned = {}
-        sealed, rows = False, 0
-        with trio.fail_after(SILENCE) as scope:
-            while not isinstance(frame := await frames.receive(), AllHeld):
-                match frame:
-                    case Sealed() if not held:
-                        sealed = True
-                        rows += 1 + len(frame.owned)
-                        frame.add_to(owned)
-                    case FolderHeld() if not sealed:
-                        rows += 1 + len(frame.files)
-                        held.append(frame)
-                    case _:
-                        raise WireError(f"a {type(frame).__name__} has no place here")
-                if rows > MAX_HELD:
-                    raise WireError(f"more than {MAX_HELD} files and folders")
-                scope.deadline = trio.current_time() + SILENCE
+        held, owned, sealed = await receive_held(frames, SILENCE)
         if sealed:
+            with trio.fail_after(SILENCE):
+                await frames.send(*self._leader.finished_of(owned))
             self._leader.hand_over(owned)
             await frames.send(Bye(True))
             raise Turned("it has adopted our copy, and we have given up what it serves")
@@ -213,6 +204,7 @@ class FollowerLink:
         self._leader.compared(self.standing.address)
         log.info("COPIES(%s): connected", self.standing.address)
         self._failing = False
+        ended = b"".join(encode(Ended(life)) for life in self._leader.former_lives)
         while True:
             self._work = trio.Event()
             written = self._leader.written()
@@ -220,6 +212,8 @@ class FollowerLink:
             if self.standing.sent(sender.ticket, complete=sender.complete):
                 self._leader.changed()
             out += self._beat_to_send()
+            if ended and self.standing.in_step:
+                out, ended = out + ended, b""
             if out:
                 await frames.stream.send_all(out)
                 self.sent_bytes += len(out)

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from nsqd.replication import to_follower
+from nsqd.replication import frame_stream
 from nsqd.replication.frame_stream import FrameStream, Identity, NotWelcome, answer_leader
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
@@ -29,8 +29,10 @@ from nsqd.replication.wire import (
     Data,
     Echo,
     Fetch,
+    Finished,
     FolderHeld,
     Frame,
+    Hello,
     Pass,
     Refused,
     Remove,
@@ -75,6 +77,8 @@ class Setting:
             new_take_back=lambda stranded: TakeBack(self.nsqd.noted.inner, stranded),
             publish_again=self._publish_again,
             compared=self.compared.append,
+            finished_of=lambda owned: [Finished(each, "c", [[0, 5]]) for each in owned],
+            others=lambda address: ["other:1", address],
             hand_over=lambda ends: self.hand_over(ends),
         )
         self.link = FollowerLink(leader, Standing("f:4159"), self._connect)
@@ -112,6 +116,8 @@ class Setting:
         with trio.fail_after(60):
             frames = FrameStream(await self._connections.receive())
             hello = await answer_leader(frames, identity)
+        assert isinstance(hello, Hello)
+        assert hello.others == ["other:1", "f:4159"]
         assert (hello.life, hello.start, hello.name) == (US.life, US.start, US.name)
         return frames
 
@@ -359,7 +365,7 @@ async def test_a_leader_does_not_follow_itself(autojump_clock: trio.testing.Mock
 async def test_what_a_follower_has_is_bounded(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_follower, "MAX_HELD", 10)
+    monkeypatch.setattr(frame_stream, "MAX_HELD", 10)
     async with running() as setting:
         frames = await setting.accept()
         for _ in range(6):
@@ -381,6 +387,8 @@ async def test_a_copy_that_was_adopted_is_handed_over(autojump_clock: trio.testi
         await settled()
         assert not setting.handed_over
         await frames.send(AllHeld())
+        assert await frames.receive() == Finished(1, "c", [[0, 5]])
+        assert await frames.receive() == Finished(2, "c", [[0, 5]])
         assert await until(frames, Bye) == Bye(True)
         assert setting.handed_over == [{1: [(0, 10)], 2: [(5, 20), (30, 40)]}]
 

@@ -19,14 +19,18 @@ from nsqd.replication.wire import (
     MAX_OWNED,
     Ack,
     AllHeld,
+    Ask,
     Beat,
     Bye,
     Challenge,
     Data,
     Echo,
+    Ended,
     Fetch,
     FileFrame,
+    Finished,
     FolderHeld,
+    Found,
     Frame,
     Frames,
     Hello,
@@ -49,7 +53,7 @@ SEGMENT = "00000000000000000000.log"
 PATH = f"topic-t/{SEGMENT}"
 FRAMES: list[Frame] = [
     Challenge(b"n" * 16),
-    Hello(b"l" * 16, 3, b"s" * 16, b"n" * 16, b"p" * 32, "host:4150", True),
+    Hello(b"l" * 16, 3, b"s" * 16, b"n" * 16, b"p" * 32, "host:4150", True, ["other:4159"]),
     Welcome(b"p" * 32, b"l" * 16),
     FolderHeld("topic-t", 1 << 63, [[SEGMENT, 64, 0, (1 << 32) - 1]]),
     FolderHeld("", 0, [["nsqd.ids", 64, 0, 0]]),
@@ -70,6 +74,10 @@ FRAMES: list[Frame] = [
     Bye(False),
     Sealed([[1 << 63, 0, 12]]),
     Fetch(PATH, 5, 10),
+    Ask(b"l" * 16, b"n" * 16, b"p" * 32, "host:4150"),
+    Found(True, False, True, "ab" * 16),
+    Finished(1 << 63, "archive", [[0, 5], [7, 8]]),
+    Ended(b"l" * 16),
 ]
 NUMBERS = st.integers(0, (1 << 64) - 1)
 
@@ -101,7 +109,7 @@ def test_the_bytes_are_those_of_the_documentation() -> None:
 
 
 def test_each_type_of_frame_is_tried() -> None:
-    assert {frame.TYPE for frame in FRAMES} == set(range(1, 22))
+    assert {frame.TYPE for frame in FRAMES} == set(range(1, 26))
 
 
 @given(frames=st.lists(st.sampled_from(FRAMES)), cuts=st.lists(st.integers(1, 40), min_size=1))
@@ -205,7 +213,7 @@ def test_content_that_cannot_be_read_is_refused(content: bytes) -> None:
         decoded(frame_bytes(Ticket.TYPE, content))
 
 
-@pytest.mark.parametrize("kind", [0, 22, 255])
+@pytest.mark.parametrize("kind", [0, 26, 255])
 def test_an_unknown_type_is_refused(kind: int) -> None:
     with pytest.raises(WireError, match="unknown type"):
         decoded(frame_bytes(kind, b"\x90"))

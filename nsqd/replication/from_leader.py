@@ -68,6 +68,10 @@ YIELD_EVERY: Final = 16  # frames
 FOLDERS: Final = 100  # that are looked at in a row, in a thread
 
 
+class _Goodbye(Exception):
+    """The leader ends the session in order."""
+
+
 @attrs.frozen
 class Room:
     """How much copies may take. `max_bytes`: all of them together, 0: no limit. `min_free`: bytes of the disk."""
@@ -161,6 +165,9 @@ class Follower:
                 await self._session(frames, hello)
             except trio.TooSlowError:
                 self._ended(remote, hello, f"nothing heard for {SILENCE:g} s")
+            except _Goodbye:
+                assert hello is not None
+                log.info("COPIES: %s has left", hello.name)
             except (Turned, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._ended(remote, hello, str(error) or "the connection was cut")
             except (WireError, NotWelcome, OSError) as error:
@@ -323,7 +330,7 @@ class _Session:
                 self._news.set()
                 return
             case Bye():
-                raise Turned("it has stopped")
+                raise _Goodbye
             case Fetch(path, offset, size):
                 piece = await trio.to_thread.run_sync(copy.read, path, offset, size)
                 with trio.fail_after(SILENCE):

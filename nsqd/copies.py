@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +32,10 @@ from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.ship import Sender
 from nsqd.replication.stand_in import StandIns
+from nsqd.replication.take_back import Message, Stranded, TakeBack
 from nsqd.replication.to_follower import FollowerLink, Leader
 from nsqd.replication.transport import Transport
+from nsqd.replication.unasked import Doubt, Unasked
 from nsqd.replication.wire import START_SIZE
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
@@ -125,6 +127,7 @@ class Copies:
         self.stand_ins: StandIns | None = None
         self._seal: Seal | None = None
         self._sealed: Owned = {}  # what stand-ins have of ours
+        self._unanswered: Collection[str] = ()  # followers that were to be asked before the recovery
         self._said: str | None = None
         self._rounds: Rounds | None = None
 
@@ -147,6 +150,7 @@ class Copies:
         if not self._options.replicate_to:
             return storage
         self._noted = NotedStorage(storage)
+        self._unasked = Unasked(storage)
         return self._noted
 
     async def ask_followers(self) -> None:
@@ -158,15 +162,18 @@ class Copies:
         except OSError as error:
             log.warning("COPIES: followers are not asked before the start - %s", error)
             return
+        restore = CLEAN not in self._storage.files()
         findings = await ask_followers(
             self._options.replicate_to,
             self._identity(life),
             self._noted.inner,
             Deletions(self._storage),
-            restore=CLEAN not in self._storage.files(),
+            self._unasked.doubts,
+            restore=restore,
             connect=self._transport.connector(),
         )
         self._sealed = findings.sealed
+        self._unanswered = findings.unanswered if restore else ()
 
     def attach(self, broker: Broker) -> Copied | None:
         """After the recovery. What answers to publishers wait for; None when it is the own disk only."""
@@ -195,12 +202,15 @@ class Copies:
         options = self._options
         if options.replication_address:
             room = Room(options.replica_max_bytes, 2 * options.min_free_space)
-            self.follower = Follower(self._data_path, identity, room, self._transport)
+            self.follower = Follower(
+                self._data_path, identity, room, self._transport, unclean=not broker.store.clean
+            )
             host = _host_of(options.tcp_address)
             self.stand_ins = StandIns(self.follower, self._stand_in_command, stand_in_ports(options), host)
         if self._noted is None or self.safety is None:
             return
         self._noted.note_existing()
+        self._note_unanswered(broker)
         leader = Leader(
             identity,
             broker.options.sync_on_commit,
@@ -208,11 +218,30 @@ class Copies:
             new_sender=self._new_sender,
             hanging=lambda: 0.0,
             changed=self._changed,
+            new_take_back=self._new_take_back,
+            publish_again=self._publish_again,
+            compared=self._compared,
             hand_over=self._hand_over,
         )
         self._links = [
             FollowerLink(leader, standing, self._transport.connector()) for standing in self.safety.followers
         ]
+
+    def _note_unanswered(self, broker: Broker) -> None:
+        if not self._unanswered:
+            return
+        doubts: dict[int, Doubt] = {}
+        for name, retention in broker.retentions.items():
+            topic_log = retention.log
+            # Before the newest snapshot got its name, the log before it was synced.
+            synced = topic_log.snapshots[-1] if topic_log.snapshots else 0
+            doubts[topic_log.generation] = Doubt(
+                synced, topic_log.recovered_until, broker.lost_messages(name)
+            )
+        try:
+            self._unasked.add(self._unanswered, doubts)
+        except OSError as error:
+            log.error("COPIES: followers that were not asked cannot be noted - %s", error)
 
     # --- adoption
 
@@ -282,7 +311,7 @@ class Copies:
         name = f"{self._options.broadcast_address}:{self._options.broadcast_tcp_port}"
         return Identity(life.life_id, life.incarnation, secrets.token_bytes(START_SIZE), name, self._secret)
 
-    def _new_sender(self) -> Sender:
+    def _new_sender(self, address: str) -> Sender:
         assert self._noted is not None
         store = self._broker.store
         return Sender(
@@ -290,7 +319,71 @@ class Copies:
             self._noted.notes,
             deleted=store.deletions.__contains__,
             removed=self._has_removed,
+            doubts=self._unasked.doubts(address),
         )
+
+    def _new_take_back(self, stranded: Stranded) -> TakeBack:
+        assert self._noted is not None
+        return TakeBack(self._noted.inner, stranded)
+
+    async def _publish_again(
+        self, stranded: Stranded, taken: TakeBack, alive: Callable[[], Awaitable[None]]
+    ) -> int:
+        """See `Leader`. `OSError`."""
+        name, count = stranded.folder.removeprefix("topic-"), 0
+        try:
+            channels = self._broker.topic(name).channels.values()
+            steps = taken.read([channel.backlog.generation for channel in channels])
+            while await trio.to_thread.run_sync(lambda: next(steps, False)) is None:
+                await alive()
+            self._in_a_round(lambda: self._take_over_channels(name, taken))
+            messages = taken.messages()
+            while batch := await trio.to_thread.run_sync(lambda: next(messages, None)):
+                count += self._publish_batch(name, batch)
+                await alive()
+        except Refused as error:
+            raise OSError(
+                f"{name}: messages that only a follower has cannot be noted here - {error}"
+            ) from error
+        self._broker.store.sync_now()
+        return count
+
+    def _take_over_channels(self, name: str, taken: TakeBack) -> None:
+        topic = self._broker.topic(name)
+        topic.finish_elsewhere(taken.finished)
+        for channel in taken.channels:
+            topic.channel(channel)
+
+    def _publish_batch(self, name: str, batch: list[Message]) -> int:
+        topic = self._broker.topic(name)
+        wanted = [
+            (message.frame, message.delay_ns)
+            for message in batch
+            if message.number is None or topic.needs(message.number)
+        ]
+
+        def publish() -> None:
+            number = self._broker.publish_again(topic, wanted)
+            self._broker.commit()
+            if reason := topic.failed.get(number):
+                raise OSError(f"{name}: {reason}")
+
+        self._in_a_round(publish)
+        return len(wanted)
+
+    def _in_a_round(self, act: Callable[[], None]) -> None:
+        assert self._rounds is not None
+        self._rounds.begin()
+        try:
+            act()
+        finally:
+            self._rounds.end()
+
+    def _compared(self, address: str) -> None:
+        try:
+            self._unasked.compared(address)
+        except OSError as error:  # it is compared again after the next start
+            log.warning("COPIES(%s): %s", address, error)
 
     def _has_removed(self, folder: str, name: str) -> bool:
         """Whether a segment that is not here was removed: the log goes beyond it, and misses nothing."""

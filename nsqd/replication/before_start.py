@@ -8,7 +8,7 @@ more time while it sends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Container
+from collections.abc import Awaitable, Callable, Collection, Container, Mapping
 from typing import Final
 
 import attrs
@@ -19,6 +19,7 @@ from nsqd.lookup.protocol import RegistryError
 from nsqd.replication.frame_stream import FrameStream, Identity, Turned, greet_follower
 from nsqd.replication.restore import Need, Restoration, needs
 from nsqd.replication.seal import Owned
+from nsqd.replication.unasked import Doubt
 from nsqd.replication.wire import AllHeld, Bye, Data, Fetch, FolderHeld, Sealed, WireError
 from nsqkit.logging import get_logger
 
@@ -34,18 +35,23 @@ Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
 @attrs.define
 class Findings:
-    """`sealed`: what stand-ins own of our messages."""
+    """`sealed`: what stand-ins own of our messages. `unanswered`: addresses of followers that could not be asked."""
 
     sealed: Owned = attrs.field(factory=dict)
+    unanswered: list[str] = attrs.field(factory=list)
 
 
 @attrs.define
 class _Start:
-    """`restore`: the last stop was unclean, so something may be missing here. `deleted`: generations of topics."""
+    """`restore`: the last stop was unclean, so something may be missing here. `deleted`: generations of topics.
+
+    `doubts`: of a follower, see `Unasked`.
+    """
 
     identity: Identity
     storage: Storage
     deleted: Container[int]
+    doubts: Callable[[str], Mapping[int, Doubt]]
     restore: bool
     findings: Findings = attrs.field(factory=Findings)
 
@@ -62,10 +68,12 @@ class _Start:
         if self.findings.sealed:
             await frames.send(Bye(True))
             return
-        wanted = (
-            await trio.to_thread.run_sync(needs, self.storage, held, self.deleted) if self.restore else []
-        )
-        for need in wanted:
+        ends = {generation: doubt.end for generation, doubt in self.doubts(address).items()}
+        for need in (
+            await trio.to_thread.run_sync(needs, self.storage, held, self.deleted, ends)
+            if self.restore
+            else []
+        ):
             if await self._restore(frames, need, scope):
                 log.warning(
                     "COPIES(%s): %d bytes of %s were missing here, and are restored",
@@ -97,12 +105,14 @@ async def ask_followers(
     identity: Identity,
     storage: Storage,
     deleted: Container[int],
+    doubts: Callable[[str], Mapping[int, Doubt]],
     *,
     restore: bool,
     connect: Connect,
 ) -> Findings:
     """Ask them, and restore what they have more. A failure, also of our own disk, costs this follower's answer only."""
-    start = _Start(identity, storage, deleted, restore)
+    start = _Start(identity, storage, deleted, doubts, restore)
+    start.findings.unanswered = list(addresses)
     with trio.move_on_after(TIMEOUT) as scope:
         for address in addresses:
             try:
@@ -113,6 +123,7 @@ async def ask_followers(
             async with stream:
                 try:
                     await start.ask(FrameStream(stream), address, scope)
+                    start.findings.unanswered.remove(address)
                 except (OSError, Turned, WireError, trio.BrokenResourceError) as error:
                     log.warning("COPIES(%s): not asked before the start - %s", address, error)
     if scope.cancelled_caught:

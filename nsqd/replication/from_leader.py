@@ -48,6 +48,7 @@ from nsqd.replication.wire import (
     Fetch,
     Frame,
     Hello,
+    Pass,
     Refused,
     Sealed,
     WireError,
@@ -84,13 +85,15 @@ class Room:
 class CopyState:
     """A copy that is here. `connected`: its leader is. `bytes`: of its files. `beat_at`: when it was last heard.
 
-    `scope`: of the session, to end it. `idle`: of the same one, set at its end.
+    `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
+    has compared it, and sent what was damaged.
     """
 
     note: CopyNote
     storage: Storage
     bytes: int = 0
     connected: bool = False
+    suspect: bool = False
     hanging_ms: int = 0
     beat_at: float | None = None
     seal: Seal | None = None
@@ -99,11 +102,21 @@ class CopyState:
 
 
 class Follower:
-    """All copies below a data path. `root`: that path. `identity`: of this nsqd, whose life is no copy's."""
+    """All copies below a data path. `root`: that path. `identity`: of this nsqd, whose life is no copy's.
+
+    `unclean`: the last stop was no orderly one.
+    """
 
     def __init__(
-        self, root: str | os.PathLike[str], identity: Identity, room: Room, transport: Transport | None = None
+        self,
+        root: str | os.PathLike[str],
+        identity: Identity,
+        room: Room,
+        transport: Transport | None = None,
+        *,
+        unclean: bool = False,
     ) -> None:
+        self._unclean = unclean
         self._transport = transport or Transport()
         self._root = Path(root) / COPIES
         self._identity = identity
@@ -124,7 +137,9 @@ class Follower:
         try:
             note = CopyNote.read(storage)
             if note is not None and note.life == path.name:
-                self.copies[note.life] = CopyState(note, storage, _size(storage), seal=Seal.read(storage))
+                self.copies[note.life] = CopyState(
+                    note, storage, _size(storage), seal=Seal.read(storage), suspect=self._unclean
+                )
                 return
         except OSError:
             storage.close()
@@ -210,7 +225,7 @@ class Follower:
 
     async def _session(self, frames: FrameStream, hello: Hello) -> None:
         state = await self._take_over(hello)
-        copy = Copy(state.storage, state.note, disk=hello.disk, size=state.bytes)
+        copy = Copy(state.storage, state.note, disk=hello.disk, size=state.bytes, suspect=state.suspect)
         with trio.CancelScope() as state.scope, contextlib.ExitStack() as at_the_end:
             at_the_end.callback(self._session_ended, state, copy)
             state.seal = Seal.read(state.storage)
@@ -341,6 +356,8 @@ class _Session:
         work = copy.apply(frame)
         if work is not None:
             await _do(work)
+        if frame == Pass(True):
+            state.suspect = False
         state.note, state.bytes = copy.note, copy.bytes
         while copy.crowded:
             self._sync_wanted.set()

@@ -27,7 +27,7 @@ import attrs
 from nsqd.log.paths import split_path
 from nsqd.log.storage import File, Storage
 from nsqd.replication.noted_storage import IDS, is_copied, is_copied_folder
-from nsqd.replication.reconcile import read_folder
+from nsqd.replication.reconcile import WHOLE, FileHeld, read_folder, replayed_from
 from nsqd.replication.wire import (
     MAX_DATA,
     MAX_FILES,
@@ -103,12 +103,15 @@ class Copy:
     """A copy in `storage`, whose root is this life's folder. `note`: whose it is.
 
     `received`: the last ticket of this session, -1 before the first. `acknowledged`: the last one whose bytes are as
-    safe as the leader asked for. `bytes`: of all files.
+    safe as the leader asked for. `bytes`: of all files. `suspect`: a power loss may have damaged what was not synced.
     """
 
-    def __init__(self, storage: Storage, note: CopyNote, *, disk: bool, size: int = 0) -> None:
+    def __init__(
+        self, storage: Storage, note: CopyNote, *, disk: bool, size: int = 0, suspect: bool = False
+    ) -> None:
         self._storage = storage
         self._disk = disk
+        self._suspect = suspect
         self.note = note
         self.bytes = size
         self.received = -1
@@ -157,8 +160,12 @@ class Copy:
                 yield from self._folder_held(folder, names)
 
     def _folder_held(self, folder: str, names: list[str]) -> Iterator[FolderHeld]:
-        state = read_folder(self._storage, folder, dict.fromkeys(names, None))
-        files = [[name, file.size, file.checksum] for name, file in state.files.items()]
+        asked: dict[str, FileHeld | None] = dict.fromkeys(names, None)
+        if self._suspect:
+            first = replayed_from(names)
+            asked.update({name: WHOLE for name in names if name.endswith(".log") and name >= first})
+        state = read_folder(self._storage, folder, asked)
+        files = [[name, file.size, file.checked_from, file.checksum] for name, file in state.files.items()]
         for at in range(0, max(len(files), 1), MAX_FILES):
             yield FolderHeld(folder, state.generation, files[at : at + MAX_FILES])
 

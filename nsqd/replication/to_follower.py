@@ -33,7 +33,20 @@ from nsqd.replication.frame_stream import (
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
-from nsqd.replication.wire import Ack, AllHeld, Beat, Bye, Echo, FolderHeld, Sealed, WireError, encode
+from nsqd.replication.take_back import Stranded, TakeBack
+from nsqd.replication.wire import (
+    Ack,
+    AllHeld,
+    Beat,
+    Bye,
+    Data,
+    Echo,
+    Fetch,
+    FolderHeld,
+    Sealed,
+    WireError,
+    encode,
+)
 from nsqkit.logging import get_logger
 
 __all__ = ["FollowerLink", "Leader"]
@@ -48,6 +61,8 @@ CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
 MAX_HELD: Final = 1_000_000  # files and folders that a follower may have
 STEPS: Final = 100  # folders that are compared in a row, in a thread
 
+STRANDED: Final = "messages that are not here; they are taken back first"
+
 Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
 
@@ -55,18 +70,23 @@ Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 class Leader:
     """What a link needs to know of the daemon.
 
-    `written`: the ticket of the last append. `new_sender`: for one session. `hanging`: seconds since the oldest sync
-    began that has not ended. `changed`: an acknowledgement came, or a session began or ended.
-    `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
-    disk that they are not ours any more.
+    `written`: the ticket of the last append. `new_sender`: for one session with the follower of this address.
+    `hanging`: seconds since the oldest sync began that has not ended. `changed`: an acknowledgement came, or a session
+    began or ended. `new_take_back`, `publish_again`: for messages that only a follower has. The latter returns how many
+    they were, when they are on the disk; it awaits its last argument every now and then. `compared`: everything is
+    known that this follower has. `hand_over`: a follower has adopted our copy, and its stand-in owns these messages.
+    When it returns, it is on the disk that they are not ours any more.
     """
 
     identity: Identity
     disk: bool
     written: Callable[[], int]
-    new_sender: Callable[[], Sender]
+    new_sender: Callable[[str], Sender]
     hanging: Callable[[], float]
     changed: Callable[[], None]
+    new_take_back: Callable[[Stranded], TakeBack]
+    publish_again: Callable[[Stranded, TakeBack, Callable[[], Awaitable[None]]], Awaitable[int]]
+    compared: Callable[[str], None]
     hand_over: Callable[[Owned], None]
 
 
@@ -87,6 +107,8 @@ class FollowerLink:
         self._stopping = False
         self._said_goodbye = False
         self._stopped = trio.Event()
+        self._piece: bytes | None = None
+        self._piece_arrived: trio.Event | None = None  # while one is asked for
         self._connected = False  # or about to be
 
     def wake(self) -> None:
@@ -145,7 +167,7 @@ class FollowerLink:
             frames = FrameStream(stream)
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 await greet_follower(frames, self._leader.identity, disk=self._leader.disk)
-            sender = self._leader.new_sender()
+            sender = self._leader.new_sender(self.standing.address)
             try:
                 held = await self._held(frames)
                 self.standing.state = "catching up"
@@ -190,13 +212,13 @@ class FollowerLink:
         """Send whatever the follower lacks; returns when the daemon stops, and it has everything."""
         steps = sender.compare(held)
         while await trio.to_thread.run_sync(_some_of, steps):
-            if beat := self._beat_to_send():
-                await frames.stream.send_all(beat)
-        self.troubles = sender.troubles
-        for folder, trouble in self.troubles.items():
-            log.error(
-                "COPIES(%s): %s has %s; nothing of it is copied", self.standing.address, folder, trouble
-            )
+            await self._beat_if_due(frames)
+        self.troubles = {stranded.folder: STRANDED for stranded in sender.stranded}
+        for stranded in sender.stranded:
+            await self._take_back(frames, stranded)
+            sender.taken_back(stranded)
+            del self.troubles[stranded.folder]
+        self._leader.compared(self.standing.address)
         log.info("COPIES(%s): connected", self.standing.address)
         self._failing = False
         while True:
@@ -215,6 +237,37 @@ class FollowerLink:
                 await frames.send(Bye(False))
                 return
             await self._work.wait()
+
+    async def _take_back(self, frames: FrameStream, stranded: Stranded) -> None:
+        taken = self._leader.new_take_back(stranded)
+        try:
+            while (wanted := taken.wanted) is not None:
+                taken.feed(await self._fetch(frames, *wanted))
+                await self._beat_if_due(frames)
+            count = await self._leader.publish_again(stranded, taken, lambda: self._beat_if_due(frames))
+        finally:
+            taken.close()
+        log.warning(
+            "COPIES(%s): %s had messages that were lost here; %d of them are published again",
+            self.standing.address,
+            stranded.folder,
+            count,
+        )
+
+    async def _fetch(self, frames: FrameStream, path: str, offset: int, size: int) -> bytes:
+        """A piece of a file of the follower, or the beginning of it."""
+        arrived = self._piece_arrived = trio.Event()
+        with trio.fail_after(SILENCE):
+            await frames.send(Fetch(path, offset, size))
+            await arrived.wait()
+        piece, self._piece = self._piece, None
+        if not piece or len(piece) > size:
+            raise WireError(f"{path}: not the bytes that were asked for")
+        return piece
+
+    async def _beat_if_due(self, frames: FrameStream) -> None:
+        if beat := self._beat_to_send():
+            await frames.stream.send_all(beat)
 
     def _beat_to_send(self) -> bytes:
         if not self._beat_due:
@@ -239,6 +292,10 @@ class FollowerLink:
                         self.standing.acknowledge(ticket)
                     case Echo():
                         pass
+                    case Data(data) if self._piece_arrived is not None:
+                        self._piece = bytes(data)
+                        self._piece_arrived.set()
+                        self._piece_arrived = None
                     case _:
                         raise WireError(f"a {type(frame).__name__} has no place here")
             if self.standing.acknowledged > before:

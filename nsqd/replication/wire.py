@@ -17,6 +17,7 @@ import attrs
 import msgpack
 
 from nsqd.replication.noted_storage import is_copied, is_copied_folder
+from nsqd.replication.reconcile import FileHeld
 
 __all__ = [
     "GREETING",
@@ -116,12 +117,12 @@ def _held_folder(holder: object, attribute: Attribute, value: object) -> None:
 
 
 def _files(holder: FolderHeld, attribute: Attribute, value: object) -> None:
-    for name, size, checksum in _rows(attribute, value, MAX_FILES, "name, size and checksum", 3):
+    for name, size, checked_from, checksum in _rows(attribute, value, MAX_FILES, "state of a file", 4):
         path = f"{holder.folder}/{name}" if holder.folder else name
         if not isinstance(name, str) or not is_copied(path):
             raise WireError(f"{attribute.name} holds what no copy has: {str(path)[:100]!r}")
-        _number(holder, attribute, size)
-        _number(holder, attribute, checksum)
+        for number in (size, checked_from, checksum):
+            _number(holder, attribute, number)
 
 
 def _owned(holder: object, attribute: Attribute, value: object) -> None:
@@ -174,7 +175,7 @@ class Welcome:
 
 @attrs.frozen
 class FolderHeld:
-    """Files of one folder ("" for the root) that the follower has: name, size, checksum of its first and last bytes.
+    """Files of one folder ("" for the root) that the follower has: name and the fields of `FileHeld`.
 
     `generation`: of the topic, 0 when no file tells. A folder with many files comes in several of these.
     """
@@ -355,12 +356,12 @@ _FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {
 }
 
 
-def by_folder(frames: Iterable[FolderHeld]) -> dict[str, tuple[int, dict[str, tuple[int, int]]]]:
-    """What a follower holds, in one piece: for each folder the generation, and size and checksum by file name."""
-    found: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
+def by_folder(frames: Iterable[FolderHeld]) -> dict[str, tuple[int, dict[str, FileHeld]]]:
+    """What a follower holds, in one piece: for each folder the generation, and the files by name."""
+    found: dict[str, tuple[int, dict[str, FileHeld]]] = {}
     for frame in frames:
         generation, files = found.get(frame.folder, (0, {}))
-        files.update({name: (size, checksum) for name, size, checksum in frame.files})
+        files.update({name: FileHeld(*numbers) for name, *numbers in frame.files})
         found[frame.folder] = (frame.generation or generation, files)
     return found
 

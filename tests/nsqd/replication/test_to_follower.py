@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import UnionType
 
@@ -18,7 +18,8 @@ from nsqd.replication.frame_stream import FrameStream, Identity, NotWelcome, ans
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
-from nsqd.replication.to_follower import REFUSED_PAUSE, SILENCE, FollowerLink
+from nsqd.replication.take_back import Stranded, TakeBack
+from nsqd.replication.to_follower import REFUSED_PAUSE, SILENCE, STRANDED, FollowerLink
 from nsqd.replication.to_follower import Leader as LeaderOfLink
 from nsqd.replication.wire import (
     Ack,
@@ -26,15 +27,18 @@ from nsqd.replication.wire import (
     Beat,
     Bye,
     Challenge,
+    Data,
     Echo,
+    Fetch,
     FolderHeld,
     Frame,
     Pass,
     Refused,
+    Remove,
     Sealed,
     Ticket,
 )
-from tests.nsqd.replication.pair import Leader
+from tests.nsqd.replication.pair import Follower, Leader, connect, publish_again
 from tests.nsqd.replication.test_wire import FRAMES
 
 pytestmark = pytest.mark.usefixtures("no_threads")
@@ -51,6 +55,7 @@ class Setting:
     nsqd: Leader = attrs.field(factory=Leader)
     link: FollowerLink = attrs.field(init=False)
     changes: int = 0
+    compared: list[str] = attrs.field(factory=list)
     handed_over: list[Owned] = attrs.field(factory=list)
     connected_at: list[float] = attrs.field(factory=list)
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
@@ -70,11 +75,22 @@ class Setting:
             new_sender=self._new_sender,
             hanging=lambda: 0.0,
             changed=self._changed,
+            new_take_back=lambda stranded: TakeBack(self.nsqd.noted.inner, stranded),
+            publish_again=self._publish_again,
+            compared=self.compared.append,
             hand_over=lambda ends: self.hand_over(ends),
         )
         self.link = FollowerLink(leader, Standing("f:4159"), self._connect)
 
-    def _new_sender(self) -> Sender:
+    async def _publish_again(
+        self, stranded: Stranded, taken: TakeBack, alive: Callable[[], Awaitable[None]]
+    ) -> int:
+        await alive()
+        ids = publish_again(self.nsqd, stranded, taken)
+        self.nsqd.taken_back += ids
+        return len(ids)
+
+    def _new_sender(self, _address: str) -> Sender:
         if self.fault is not None:
             raise self.fault
         noted = self.nsqd.noted
@@ -180,6 +196,48 @@ async def test_many_acknowledgements_at_once_are_one_change(autojump_clock: trio
         await settled()
         assert setting.link.standing.acknowledged == last
         assert setting.changes == before + 1
+
+
+async def test_what_only_the_follower_has_is_published_again_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    had = Follower()
+    async with running() as setting:
+        leader = setting.nsqd
+        leader.broker.store.sync_now()
+        before = leader.memory.crash()
+        lost = leader.publish(*[b"m" * 100] * 50).ids
+        sender = connect(leader, had)
+        while sent := sender.take(leader.written, 1 << 20):
+            had.feed(b"".join(sent))
+        leader.memory = before
+        leader._start()
+        frames = await setting.accept()
+        await frames.send(*had.copy.held(), AllHeld())
+        while not isinstance(frame := await frames.receive(), Remove):
+            if isinstance(frame, Fetch):
+                assert setting.link.troubles == {"topic-t": STRANDED}
+                # Some of what was asked for is an answer, too.
+                piece = had.copy.read(frame.path, frame.offset, min(frame.size, 1000))
+                await frames.send(Data(piece))
+            elif not isinstance(frame, Beat):
+                assert leader.taken_back == lost
+        assert setting.link.troubles == {}
+        assert setting.compared == ["f:4159"]
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20])
+async def test_a_follower_that_answers_something_else_is_given_up(
+    autojump_clock: trio.testing.MockClock, size: int
+) -> None:
+    async with running() as setting:
+        frames = await setting.accept()
+        await frames.send(FolderHeld("topic-u", 7, [["0" * 20 + ".log", 100, 0, 1]]), AllHeld())
+        await until(frames, Fetch)
+        await frames.send(Data(b"x" * size))
+        await settled()
+        assert "not the bytes that were asked for" in setting.link.standing.state
+        assert not setting.compared
 
 
 async def test_what_was_not_sent_cannot_be_acknowledged(autojump_clock: trio.testing.MockClock) -> None:
@@ -311,7 +369,7 @@ async def test_what_a_follower_has_is_bounded(
     async with running() as setting:
         frames = await setting.accept()
         for _ in range(6):
-            await frames.send(FolderHeld("topic-t", 0, [["manifest", 1, 1]]))
+            await frames.send(FolderHeld("topic-t", 0, [["manifest", 1, 0, 1]]))
         await settled()
         assert "more than 10" in setting.link.standing.state
         frames = await setting.accept()

@@ -51,8 +51,8 @@ FRAMES: list[Frame] = [
     Challenge(b"n" * 16),
     Hello(b"l" * 16, 3, b"s" * 16, b"n" * 16, b"p" * 32, "host:4150", True),
     Welcome(b"p" * 32, b"l" * 16),
-    FolderHeld("topic-t", 1 << 63, [[SEGMENT, 64, (1 << 32) - 1]]),
-    FolderHeld("", 0, [["nsqd.ids", 64, 0]]),
+    FolderHeld("topic-t", 1 << 63, [[SEGMENT, 64, 0, (1 << 32) - 1]]),
+    FolderHeld("", 0, [["nsqd.ids", 64, 0, 0]]),
     AllHeld(),
     FileFrame(PATH, 64),
     NewFile("topic-t/manifest", 0),
@@ -124,7 +124,7 @@ def test_any_value_that_is_allowed_goes_both_ways(ticket: int, size: int, name: 
         Refused(name),
         Hello(b"l" * 16, ticket, b"s" * 16, b"n" * 16, b"p" * 32, name, flag),
         Sealed([[ticket, size, size]]),
-        FolderHeld("topic-t", ticket, [[SEGMENT, size, ticket]]),
+        FolderHeld("topic-t", ticket, [[SEGMENT, size, 0, ticket]]),
     ]
     assert decoded(b"".join(map(encode, frames))) == frames
 
@@ -294,7 +294,7 @@ def test_a_name_that_no_file_of_a_copy_has_is_refused(path: str) -> None:
 def test_a_follower_may_not_have_files_that_no_copy_has(folder: str, name: object) -> None:
     """Their names are taken for positions, and are sent back in orders to remove them."""
     with pytest.raises(WireError):
-        FolderHeld(folder, 0, [[name, 0, 0]])
+        FolderHeld(folder, 0, [[name, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("folder", ["topic-", "t", "..", "topic-a/b", "topic-a\n", "trash-1", "copies"])
@@ -312,7 +312,14 @@ def test_a_topic_of_dots_stays_below_its_own_folder() -> None:
 
 @pytest.mark.parametrize(
     "files",
-    [[[SEGMENT, 1]], [[SEGMENT, 1, 2, 3]], [[1, 1, 1]], [SEGMENT], [[SEGMENT, -1, 0]], [[SEGMENT, 1, "x"]]],
+    [
+        [[SEGMENT, 1, 2]],
+        [[SEGMENT, 1, 2, 3, 4]],
+        [[1, 1, 1, 1]],
+        [SEGMENT],
+        [[SEGMENT, -1, 0, 0]],
+        [[SEGMENT, 1, 0, "x"]],
+    ],
 )
 def test_a_list_of_files_with_wrong_rows_is_refused(files: list[list[Any]]) -> None:
     with pytest.raises(WireError):
@@ -320,7 +327,7 @@ def test_a_list_of_files_with_wrong_rows_is_refused(files: list[list[Any]]) -> N
 
 
 def test_lists_are_bounded_and_the_longest_fit_into_a_frame() -> None:
-    files = [[SEGMENT, (1 << 64) - 1, (1 << 32) - 1]] * MAX_FILES
+    files = [[SEGMENT, (1 << 64) - 1, (1 << 64) - 1, (1 << 32) - 1]] * MAX_FILES
     owned = [[(1 << 64) - 1] * 3] * MAX_OWNED
     assert len(encode(FolderHeld("topic-" + "t" * 64, 0, files))) < MAX_FRAME
     assert len(encode(Sealed(owned))) < MAX_FRAME

@@ -76,6 +76,10 @@ YIELD_EVERY: Final = 16  # frames
 FOLDERS: Final = 100  # that are looked at in a row, in a thread
 
 
+class _Goodbye(Exception):
+    """The leader ends the session in order."""
+
+
 @attrs.frozen
 class Room:
     """How much copies may take. `max_bytes`: all of them together, 0: no limit. `min_free`: bytes of the disk."""
@@ -208,6 +212,9 @@ class Follower:
                     await self._session(frames, hello)
             except trio.TooSlowError:
                 self._ended(remote, hello, f"nothing heard for {SILENCE:g} s")
+            except _Goodbye:
+                assert hello is not None
+                log.info("COPIES: %s has left", hello.name)
             except (Turned, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._ended(remote, hello, str(error) or "the connection was cut")
             except (WireError, NotWelcome, OSError) as error:
@@ -426,7 +433,7 @@ class _Session:
                 self._news.set()
                 return
             case Bye():
-                raise Turned("it has stopped")
+                raise _Goodbye
             case Ended(life):
                 await self._follower.life_ended(life.hex())
                 return

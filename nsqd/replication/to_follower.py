@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
@@ -109,6 +110,7 @@ class FollowerLink:
         self._beats = 0
         self._beat_due = False
         self._stopping = False
+        self._said_goodbye = False
         self._stopped = trio.Event()
         self._piece: bytes | None = None
         self._piece_arrived: trio.Event | None = None  # while one is asked for
@@ -125,14 +127,16 @@ class FollowerLink:
             try:
                 await self._connection()
             except RefusedUs as error:
-                self._failed(str(error))
+                self._failed(logging.ERROR, str(error))
                 pause = REFUSED_PAUSE
+            except WireError as error:
+                self._failed(logging.ERROR, str(error))
             except trio.TooSlowError:
-                self._failed(f"nothing heard for {SILENCE:g} s")
-            except (Turned, OSError, WireError, RegistryError, trio.BrokenResourceError) as error:
-                self._failed(str(error) or type(error).__name__)
+                self._failed(logging.WARNING, f"nothing heard for {SILENCE:g} s")
+            except (Turned, OSError, RegistryError, trio.BrokenResourceError) as error:
+                self._failed(logging.WARNING, str(error) or type(error).__name__)
             except Exception as error:  # a fault of ours costs a copy, never the broker
-                self._failed(f"unexpected {type(error).__name__}: {error}", error)
+                self._failed(logging.ERROR, f"unexpected {type(error).__name__}: {error}", error)
             finally:
                 self._connected = False
             if self._stopping:
@@ -148,12 +152,13 @@ class FollowerLink:
         self.wake()
         await self._stopped.wait()
 
-    def _failed(self, reason: str, unexpected: Exception | None = None) -> None:
+    def _failed(self, level: int, reason: str, unexpected: Exception | None = None) -> None:
+        """`level`: a follower that is restarted is no error; one that refuses us, or is something else, is."""
         was_in_step = self.standing.in_step
         self.standing.session_ended(reason)
         self._leader.changed()
-        level = log.debug if self._failing and not was_in_step else log.error
-        level(
+        log.log(
+            logging.DEBUG if self._failing and not was_in_step else level,
             "COPIES(%s): %s; trying again until it answers",
             self.standing.address,
             reason,
@@ -177,6 +182,9 @@ class FollowerLink:
                     self._beat,
                     lambda: self._session(frames, sender, held),
                 )
+            except (Turned, trio.BrokenResourceError):
+                if not self._said_goodbye:  # then it has heard that, and closed the connection before we did
+                    raise
             finally:
                 sender.close()
 
@@ -219,6 +227,7 @@ class FollowerLink:
                 self.sent_bytes += len(out)
                 continue
             if self._stopping and self.standing.acknowledged >= written:
+                self._said_goodbye = True
                 await frames.send(Bye(False))
                 return
             await self._work.wait()

@@ -11,6 +11,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from trio.testing import MemoryReceiveStream, MemorySendStream
 
 from nsqd.replication import frame_stream
 from nsqd.replication.frame_stream import FrameStream, Identity, NotWelcome, answer_leader
@@ -61,6 +62,8 @@ class Setting:
     connected_at: list[float] = attrs.field(factory=list)
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
+    last_stream: trio.StapledStream[MemorySendStream, MemoryReceiveStream] = attrs.field(init=False)
+    """The leader's end of the last connection."""
     _send: trio.MemorySendChannel[trio.abc.Stream] = attrs.field(init=False)
     _connections: trio.MemoryReceiveChannel[trio.abc.Stream] = attrs.field(init=False)
 
@@ -107,9 +110,9 @@ class Setting:
 
     async def _connect(self, _address: str) -> trio.abc.Stream:
         self.connected_at.append(trio.current_time())
-        ours, theirs = trio.testing.memory_stream_pair()
+        self.last_stream, theirs = trio.testing.memory_stream_pair()
         await self._send.send(theirs)
-        return ours
+        return self.last_stream
 
     async def accept(self, identity: Identity = IT) -> FrameStream:
         """The follower's end of the next connection, after the handshake."""
@@ -338,12 +341,15 @@ async def test_a_fault_of_ours_is_logged_once_and_tried_again(
         await setting.in_step()
 
 
-async def test_a_refusal_is_respected(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_refusal_is_respected(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running() as setting:
         frames = await setting.accept()
         await frames.send(Refused("full"))
         await settled()
         assert setting.link.standing.state == "refused: full"
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
         await setting.accept()
         assert setting.connected_at[1] - setting.connected_at[0] >= REFUSED_PAUSE
 
@@ -435,6 +441,34 @@ async def test_a_stop_sends_what_there_is_and_says_goodbye(autojump_clock: trio.
             assert await until(frames, Ticket) == Ticket(setting.nsqd.written)
             await frames.send(Ack(setting.nsqd.written))
             assert await until(frames, Bye) == Bye(False)
+
+
+async def test_a_follower_that_hears_the_goodbye_first_is_no_failure(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It closes the connection before the leader has done so."""
+
+    async def follower_closes() -> None:
+        assert isinstance(frames.stream, trio.StapledStream)
+        await frames.stream.send_eof()
+        await settled()
+
+    async with running() as setting:
+        frames = await setting.in_step()
+        setting.last_stream.send_stream.send_all_hook = follower_closes
+        await setting.link.stop()
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_follower_that_is_restarted_is_no_error(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        await frames.stream.aclose()
+        await setting.in_step()
+        (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert (record.levelname, record.args) == ("WARNING", ("f:4159", "the connection was closed"))
 
 
 async def test_a_stop_does_not_wait_for_a_follower_that_is_away(

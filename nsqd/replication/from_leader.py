@@ -260,6 +260,8 @@ class Follower:
     async def _answer(self, frames: FrameStream, ask: Ask) -> None:
         """Say what is here of this life, and give it to who has asked."""
         state = self.copies.get(ask.life.hex())
+        if state is not None and state.seal is not None:
+            state.seal = Seal.read(state.storage)  # its stand-in has written to it
         seal = state.seal if state is not None else None
         with trio.fail_after(SILENCE):
             await frames.send(

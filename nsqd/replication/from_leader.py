@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import time
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -95,7 +96,7 @@ class CopyState:
     `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
     has compared it, and sent what was damaged. `finished`: what its leader has finished, and its
     stand-in was not told yet; with `news` when something was added. `ended`: its
-    leader has said that this life has ended.
+    leader has said that this life has ended. `clock_skew`: seconds by which our clock is ahead of the leader's.
     """
 
     note: CopyNote
@@ -105,6 +106,7 @@ class CopyState:
     suspect: bool = False
     ended: bool = False
     hanging_ms: int = 0
+    clock_skew: float | None = None
     beat_at: float | None = None
     seal: Seal | None = None
     finished: deque[Finished] = attrs.field(factory=deque)
@@ -429,8 +431,9 @@ class _Session:
     async def _take(self, frame: Frame) -> None:
         copy, state = self._copy, self._state
         match frame:
-            case Beat(number, hanging_ms):
+            case Beat(number, hanging_ms, wall_ms):
                 state.hanging_ms, state.beat_at = hanging_ms, trio.current_time()
+                state.clock_skew = time.time() - wall_ms / 1000
                 self._echo = number
                 self._news.set()
                 return

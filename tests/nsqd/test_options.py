@@ -116,7 +116,7 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("catch-up-rate", None, INT, 50_000_000),
     ("replica-max-bytes", None, INT, 0),
     ("stand-in", HIDDEN, BOOL, False),
-    ("stand-in-ports", None, STRING, "4170-4179"),
+    ("stand-in-ports", None, STRING, "4180-4189"),
 ]
 SAMPLES = {
     BOOL: "false",

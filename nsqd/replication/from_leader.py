@@ -101,6 +101,7 @@ class CopyState:
     has compared it, and sent what was damaged. `finished`: what its leader has finished, and its
     stand-in was not told yet; with `news` when something was added. `ended`: its
     leader has said that this life has ended. `clock_skew`: seconds by which our clock is ahead of the leader's.
+    `hanging_ms`: for so long the leader's oldest sync had not ended at its last beat; `hangs`: that is in the log.
     """
 
     note: CopyNote
@@ -110,6 +111,7 @@ class CopyState:
     suspect: bool = False
     ended: bool = False
     hanging_ms: int = 0
+    hangs: bool = False
     clock_skew: float | None = None
     beat_at: float | None = None
     seal: Seal | None = None
@@ -122,7 +124,8 @@ class CopyState:
 class Follower:
     """All copies below a data path. `root`: that path. `identity`: of this nsqd, whose life is no copy's.
 
-    `unclean`: the last stop was no orderly one.
+    `unclean`: the last stop was no orderly one. `patience`: seconds, for which a sync of a leader may take without a
+    word in the log.
     """
 
     def __init__(
@@ -133,8 +136,10 @@ class Follower:
         transport: Transport | None = None,
         *,
         unclean: bool = False,
+        patience: float = 5.0,
     ) -> None:
         self._unclean = unclean
+        self._patience = patience
         self._transport = transport or Transport()
         self._root = Path(root) / COPIES
         self._identity = identity
@@ -405,6 +410,20 @@ class Follower:
         with trio.fail_after(SILENCE):
             await frames.send(AllHeld())
 
+    def note_hanging(self, state: CopyState, hanging_ms: int) -> None:
+        """For so long the oldest sync of this copy's leader has not ended."""
+        state.hanging_ms = hanging_ms
+        hangs = hanging_ms > self._patience * 1000
+        if hangs and not state.hangs:
+            log.error(
+                "COPIES: the disk of %s has not ended a sync for %.0f s; if it is dead, adopt this copy",
+                state.note.name,
+                hanging_ms / 1000,
+            )
+        elif state.hangs and not hangs:
+            log.info("COPIES: the disk of %s ends its syncs again", state.note.name)
+        state.hangs = hangs
+
     def refusal(self, state: CopyState) -> str | None:
         """Why no more may be taken."""
         if self._room.max_bytes and self.bytes > self._room.max_bytes:
@@ -452,7 +471,8 @@ class _Session:
         copy, state = self._copy, self._state
         match frame:
             case Beat(number, hanging_ms, wall_ms):
-                state.hanging_ms, state.beat_at = hanging_ms, trio.current_time()
+                state.beat_at = trio.current_time()
+                self._follower.note_hanging(state, hanging_ms)
                 state.clock_skew = time.time() - wall_ms / 1000
                 self._echo = number
                 self._news.set()

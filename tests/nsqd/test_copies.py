@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from nsqd.options import load
 from nsqd.replication.seal import Owned
 from nsqd.rounds import Rounds
 from tests.nsqd.replication.pair import Leader
+from tests.timing import patience
 
 
 class Setting:
@@ -105,6 +107,37 @@ async def test_a_sync_that_fails_during_a_hand_over_is_fatal(tmp_path: Path) -> 
         setting.copies._hand_over(setting.owned)
     assert setting.broker.fatal is not None
     assert setting.restarts == 0
+
+
+async def test_a_sync_that_hangs_is_told_to_followers(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    setting = Setting(tmp_path, FOLLOWER)
+    nsqd, rounds, ends = setting.nsqd, setting.rounds, threading.Event()
+    (link,) = setting.copies._links
+    hanging = link._leader.hanging
+
+    def hang(operation: str, _path: str) -> None:
+        if operation in ("sync", "sync_all"):
+            assert ends.wait(patience(60))
+
+    nsqd.run_jobs = False
+    nsqd.publish(b"message")
+    nsqd.storage.fault = hang
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rounds.run_jobs)
+        assert hanging() == 0
+        setting.broker.want_sync()
+        rounds.begin()
+        rounds.end()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(7)
+        assert hanging() == 7
+        ends.set()
+        while hanging():
+            await trio.lowlevel.checkpoint()
+        assert setting.broker.synced
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_stop_ends_the_listener_and_not_the_rest(tmp_path: Path) -> None:

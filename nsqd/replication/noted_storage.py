@@ -33,7 +33,7 @@ from nsqkit.wire.names import is_valid_name
 __all__ = ["RECENT_BYTES", "ROOT_FILES", "FileNote", "NotedStorage", "Notes", "Watch", "is_copied"]
 
 ROOT_FILES: Final[tuple[str, ...]] = ("nsqd.deleted", "nsqd.ids")
-RECENT_BYTES: Final = 64 * 1024  # of each file
+RECENT_BYTES: Final = 128 * 1024  # of each file
 _TOPIC: Final = "topic-"
 _IN_A_TOPIC: Final = re.compile(r"[0-9]{20}\.(?:log|snap)|manifest")
 

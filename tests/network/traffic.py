@@ -125,6 +125,8 @@ class Stream:
     readers: dict[str, _Reader]
     """By channel."""
     acknowledged: int = 0
+    broken: int = 0
+    """Connections of the publisher that have broken, or could not be made."""
 
     def publish(self, host: Host, stop: threading.Event) -> None:
         """One message after the other, each acknowledged before the next, until told to stop."""
@@ -133,6 +135,7 @@ class Stream:
                 with _connect(host, self.nsqd) as client:
                     self._publish(client, stop)
             except _LOST:
+                self.broken += 1
                 stop.wait(RETRY_S)
 
     def delivered(self, channel: str) -> int:

@@ -1,0 +1,140 @@
+"""A ring of three nsqds, each copied to the next one, and machines that die, are cut off, or are restarted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.network.cluster import HostCluster
+from tests.network.hosts import Host, why_not
+from tests.network.takeover import Loss, copies_of, in_step
+from tests.network.traffic import Traffic
+from tests.process.waiting import wait_until
+
+pytestmark = [pytest.mark.network, pytest.mark.timeout(180), pytest.mark.xdist_group("hosts")]
+
+RUNS = int(os.environ.get("NSQ_SOAK_RUNS") or 25)
+"""Of the long tests, at each level."""
+SOON_S = 10.0
+long = [pytest.mark.soak, pytest.mark.timeout(7200)]
+
+
+@pytest.fixture
+def durability() -> str:
+    return "os"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, durability: str) -> Iterator[HostCluster]:
+    """The ring, and two registries, on five hosts; an OK takes two copies."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with HostCluster.started(
+        tmp_path, ring=True, ack_copies=2, replica_timeout="2s", durability=durability
+    ) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize(
+    ("durability", "runs"),
+    [("os", 1), *(pytest.param(level, RUNS, marks=long) for level in ("os", "disk"))],
+)
+def test_the_machine_and_the_disk_are_gone(
+    cluster: HostCluster, producer: Host, chance: random.Random, runs: int
+) -> None:
+    """Everything that was acknowledged and not finished comes from the stand-in; the machine is replaced."""
+    consumer = cluster.lan.add("consumer")
+    total: Counter[str] = Counter()
+    for run in range(runs):
+        victim = chance.choice(cluster.nsqds)
+        loss = Loss.of(cluster, victim, producer, consumer, f"orders{run}", chance)
+        loss.load(chance.uniform(0.3, 1.5), unplug=runs > 1 and chance.random() < 0.3)
+        loss.wipe()
+        loss.adopt()
+        loss.publish_again()
+        loss.drain()
+        total += loss.check()
+        victim.start()
+    print(f"{runs} machines lost: {dict(total)}")
+
+
+@pytest.mark.parametrize(
+    ("durability", "runs"),
+    [("os", 1), *(pytest.param(level, RUNS, marks=long) for level in ("os", "disk"))],
+)
+def test_the_machine_comes_back_with_its_disk(
+    cluster: HostCluster, producer: Host, chance: random.Random, runs: int
+) -> None:
+    """It gives up what its stand-in has: nothing is lost, and nothing is delivered by both."""
+    consumer = cluster.lan.add("consumer")
+    total: Counter[str] = Counter()
+    for run in range(runs):
+        victim = chance.choice(cluster.nsqds)
+        loss = Loss.of(cluster, victim, producer, consumer, f"orders{run}", chance)
+        loss.load(chance.uniform(0.3, 1.5), unplug=runs > 1 and chance.random() < 0.3)
+        loss.adopt()
+        victim.start()
+        loss.publish_again()
+        loss.drain(victim)
+        total += loss.check()
+    print(f"{runs} machines came back: {dict(total)}")
+
+
+def test_a_rolling_restart_adopts_nothing(cluster: HostCluster, traffic: Traffic) -> None:
+    """Each in turn is stopped in good order under load; only those who talk to it notice."""
+    for nsqd in cluster.nsqds:
+        wait_until(lambda: all(map(in_step, cluster.nsqds)), SOON_S, "in step", describe=cluster.describe)
+        broken = {stream.nsqd: stream.broken for stream in traffic.streams}
+        assert nsqd.terminate() == 0
+        nsqd.start()
+        traffic.wait_for_more()
+        assert [each.nsqd for each in traffic.streams if each.broken > broken[each.nsqd]] == [nsqd]
+    traffic.finish()
+    traffic.check()
+    for nsqd in cluster.nsqds:
+        assert not any(held["adopted"] for held in nsqd.stats()["copies"]["held"])
+
+
+@pytest.mark.parametrize("heard", ["the leader", "the follower"])
+def test_a_leader_and_its_follower_cut_off_one_way(
+    cluster: HostCluster, traffic: Traffic, heard: str
+) -> None:
+    """Publishes and deliveries go on, with one copy; nothing is adopted; then the copy is the same again."""
+    leader = cluster.nsqds[0]
+    follower = cluster.follower_of(leader)
+    wait_until(lambda: in_step(leader), SOON_S, "in step", describe=cluster.describe)
+    pair = (leader.host, follower.host) if heard == "the leader" else (follower.host, leader.host)
+    cluster.lan.cut_one_way(*reversed(pair))
+    (copy,) = copies_of(leader, follower)
+    status, body = follower.request("POST", f"/replicas/adopt?life={copy['life']}")
+    assert (status, b"is connected" in body) == (409, True), body
+    wait_until(lambda: not in_step(leader), SOON_S, "it is out of step", describe=cluster.describe)
+    assert leader.request("GET", "/ping") == (200, b"OK - 1 of 2 copies")
+    traffic.wait_for_more()
+    wait_until(lambda: not copies_of(leader, follower)[0]["connected"], 2 * SOON_S, "given up on both sides")
+    traffic.wait_for_more()
+    cluster.lan.heal()
+    wait_until(lambda: in_step(leader), 2 * SOON_S, "in step again", describe=cluster.describe)
+    traffic.finish()
+    traffic.check()
+    (copy,) = copies_of(leader, follower)
+    assert not copy["adopted"]
+    theirs = follower.data_path / "copies" / copy["life"]
+    wait_until(lambda: _same(leader.data_path, theirs), SOON_S, "the same bytes")
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Whether two data paths have the same topics, byte for byte."""
+    with contextlib.suppress(FileNotFoundError):  # removed while it was read
+        return _topics(path) == _topics(other)
+    return False
+
+
+def _topics(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.glob("topic-*/[!.]*")}

@@ -17,7 +17,15 @@ from trio.testing import MemoryReceiveStream, MemorySendStream
 
 from nsqd.log.lock import DataPathLock
 from nsqd.replication.frame_stream import FrameStream, Identity, RefusedUs, Turned, greet_follower
-from nsqd.replication.from_leader import COPIES, HANDSHAKE_TIMEOUT, MAX_STRANGERS, SILENCE, Follower, Room
+from nsqd.replication.from_leader import (
+    COPIES,
+    HANDSHAKE_TIMEOUT,
+    MAX_STRANGERS,
+    ROOM_BYTES,
+    SILENCE,
+    Follower,
+    Room,
+)
 from nsqd.replication.keep import Copy
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.wire import (
@@ -400,6 +408,19 @@ async def test_copies_stop_at_their_limit_and_what_was_removed_does_not_count(
             await trio.sleep(2)
         await frames.send(Data(b"x"))
         assert await end(frames) == "refused: full: copies may take 1000 bytes here"
+
+
+async def test_copies_stop_at_their_limit_however_fast_they_grow(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    limit = 4 << 20
+    async with running(tmp_path, Room(max_bytes=limit, min_free=0)) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN)
+        await frames.send(*[Data(bytes(1 << 18))] * 40)
+        assert "full" in await end(frames)
+        (state,) = setting.follower.copies.values()
+        assert limit < state.bytes <= limit + 2 * ROOM_BYTES
 
 
 async def test_copies_stop_before_the_disk_is_full(

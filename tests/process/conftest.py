@@ -7,29 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.daemon import HOST, Daemon
+from tests.process.copies import make_follower, make_leader
+from tests.process.daemon import Daemon
 from tests.process.ports import free_port
 
 
 @pytest.fixture
 def port() -> int:
+    """Of replication."""
     return free_port()
 
 
 @pytest.fixture
 def follower(tmp_path: Path, port: int) -> Iterator[Daemon]:
-    folder = tmp_path / "follower"
-    folder.mkdir()
-    ports = f"{free_port()}-{free_port()}"
-    with Daemon(folder, (f"--replication-address={HOST}:{port}", f"--stand-in-ports={ports}")) as daemon:
+    """It keeps copies; not started."""
+    with make_follower(tmp_path, port) as daemon:
         yield daemon
 
 
 @pytest.fixture
 def leader(tmp_path: Path, port: int) -> Iterator[Daemon]:
-    folder = tmp_path / "leader"
-    folder.mkdir()
-    with Daemon(
-        folder, (f"--replicate-to={HOST}:{port}", "--ack-copies=2", "--replica-timeout=1s")
-    ) as daemon:
+    """It has one follower, and an OK takes both; not started."""
+    with make_leader(tmp_path, port) as daemon:
         yield daemon

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.process.daemon import HOST, Daemon
+from tests.process.ports import free_port
 from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 
@@ -15,11 +16,28 @@ __all__ = [
     "held",
     "in_step",
     "listening",
+    "make_follower",
+    "make_leader",
     "received",
     "runs",
     "stand_in_pids",
     "the_copy",
 ]
+
+
+def make_follower(path: Path, port: int) -> Daemon:
+    """Not started. `path`: a folder for its data path. `port`: of replication."""
+    folder = path / "follower"
+    folder.mkdir()
+    ports = f"{free_port()}-{free_port()}"
+    return Daemon(folder, (f"--replication-address={HOST}:{port}", f"--stand-in-ports={ports}"))
+
+
+def make_leader(path: Path, port: int) -> Daemon:
+    """As `make_follower`; an OK takes both."""
+    folder = path / "leader"
+    folder.mkdir()
+    return Daemon(folder, (f"--replicate-to={HOST}:{port}", "--ack-copies=2", "--replica-timeout=1s"))
 
 
 def in_step(leader: Daemon) -> bool:

@@ -7,11 +7,13 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 import trustme
 
+from tests.foreign.scenarios import through_an_adoption
 from tests.process.copies import (
     adopt,
     held,
@@ -223,6 +225,11 @@ def test_a_stand_in_is_started_again_and_goes_with_its_nsqd(leader: Daemon, foll
     last = stand_in_pids(follower)
     follower.kill()
     wait_until(lambda: not any(map(runs, last)), 20.0, "no stand-in is left")
+
+
+def test_our_client_goes_through_an_adoption(tmp_path: Path) -> None:
+    """As other libraries do."""
+    through_an_adoption([sys.executable, "-m", "tests.network._our_client"], tmp_path)
 
 
 def test_copies_over_tls(leader: Daemon, follower: Daemon, tmp_path: Path, port: int) -> None:

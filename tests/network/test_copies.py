@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.network.cluster import HostCluster
+from tests.network.conftest import AUDIT, TOPIC
 from tests.network.hosts import Host, why_not
 from tests.network.takeover import Loss, copies_of, in_step
 from tests.network.traffic import Traffic
+from tests.process.copies import MUCH, memory
+from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(180), pytest.mark.xdist_group("hosts")]
@@ -125,6 +128,31 @@ def test_a_leader_and_its_follower_cut_off_one_way(
     traffic.check()
     (copy,) = copies_of(leader, follower)
     assert not copy["adopted"]
+    theirs = follower.data_path / "copies" / copy["life"]
+    wait_until(lambda: _same(leader.data_path, theirs), SOON_S, "the same bytes")
+
+
+def test_a_follower_behind_a_narrow_line(cluster: HostCluster, producer: Host) -> None:
+    """What it cannot take in time is waited for once; then it is out of step, until it has everything."""
+    leader = cluster.nsqds[0]
+    follower = cluster.follower_of(leader)
+    batch = [bytes(10_000)] * 100
+    cluster.create_channels(TOPIC, AUDIT)
+    wait_until(lambda: in_step(leader), SOON_S, "in step", describe=cluster.describe)
+    before = memory(leader)
+    cluster.lan.slow(follower.host, kilobits=500)
+    with producer.entered():
+        client = RawClient.connect(leader.tcp_port, host=leader.host.address)
+    with client:
+        client.mpub(TOPIC, batch)
+        assert leader.request("GET", "/ping") == (200, b"OK - 1 of 2 copies")
+        for _ in range(20):
+            client.mpub(TOPIC, batch)
+    assert not in_step(leader)
+    assert memory(leader) < before + MUCH
+    cluster.lan.heal()
+    wait_until(lambda: in_step(leader), 2 * SOON_S, "in step again", describe=cluster.describe)
+    (copy,) = copies_of(leader, follower)
     theirs = follower.data_path / "copies" / copy["life"]
     wait_until(lambda: _same(leader.data_path, theirs), SOON_S, "the same bytes")
 

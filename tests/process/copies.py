@@ -12,17 +12,22 @@ from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 
 __all__ = [
+    "MUCH",
     "adopt",
     "held",
     "in_step",
     "listening",
     "make_follower",
     "make_leader",
+    "memory",
     "received",
     "runs",
     "stand_in_pids",
     "the_copy",
 ]
+
+MUCH = 48 << 20
+"""More bytes than a daemon's memory may grow by for the sake of a bad peer."""
 
 
 def make_follower(path: Path, port: int) -> Daemon:
@@ -83,6 +88,13 @@ def listening(follower: Daemon) -> int:
     port = int(held(follower)["stand_in_port"])
     wait_until(lambda: _listens(port), 10.0, "it listens")
     return port
+
+
+def memory(daemon: Daemon) -> int:
+    """Bytes of memory that it uses."""
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def stand_in_pids(follower: Daemon) -> list[int]:

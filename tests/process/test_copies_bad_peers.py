@@ -19,7 +19,7 @@ import attrs
 import pytest
 
 from nsqd.replication import wire
-from tests.process.copies import held, in_step, the_copy
+from tests.process.copies import MUCH, held, in_step, memory, the_copy
 from tests.process.daemon import HOST, Daemon
 from tests.process.raw import RawClient
 from tests.process.test_kill import new_seed
@@ -31,8 +31,6 @@ pytestmark = pytest.mark.process
 
 TOPIC, CHANNEL = "orders", "audit"
 MIB = 1 << 20
-MUCH = 48 * MIB
-"""More than what a daemon's memory may grow by for the sake of a bad peer."""
 MANY = 300
 BODY = bytes(2_000)
 
@@ -254,13 +252,6 @@ def send_and_see_it_closed(port: int, data: bytes) -> None:
         stranger.sendall(data)
         while stranger.recv(1 << 16):
             pass
-
-
-def memory(daemon: Daemon) -> int:
-    """Bytes of memory that it uses."""
-    assert daemon.process is not None
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def open_files(daemon: Daemon) -> int:

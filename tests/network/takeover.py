@@ -141,8 +141,9 @@ class Loss:
         )
 
     def copy(self) -> dict[str, Any]:
-        """What the follower says of it."""
-        return next(held for held in copies_of(self.victim, self.follower) if held["life"] == self.life)
+        """What the follower says of it; nothing once all is finished, and the victim knows."""
+        copies = copies_of(self.victim, self.follower)
+        return next((held for held in copies if held["life"] == self.life), {})
 
     def stand_in(self) -> str:
         """Where it is; the port 0 while it has none."""
@@ -203,7 +204,7 @@ class Loss:
         return Consumer(name, self.topic, book, random.Random(self.chance.getrandbits(64)))
 
     def _is_drained(self, *others: HostDaemon) -> bool:
-        return self.copy()["stand_in_port"] is None and not any(
+        return self.copy().get("stand_in_port") is None and not any(
             each.unfinished(self.topic, channel)
             for each in (self.follower, *others)
             for channel in (WATCHED, LATE)

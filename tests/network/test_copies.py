@@ -67,26 +67,25 @@ def test_the_machine_and_the_disk_are_gone(
     print(f"{runs} machines lost: {dict(total)}")
 
 
-@pytest.mark.parametrize(
-    ("durability", "runs"),
-    [("os", 1), *(pytest.param(level, RUNS, marks=long) for level in ("os", "disk"))],
-)
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("durability", ["os", "disk"])
 def test_the_machine_comes_back_with_its_disk(
-    cluster: HostCluster, producer: Host, chance: random.Random, runs: int
+    cluster: HostCluster, producer: Host, chance: random.Random
 ) -> None:
     """It gives up what its stand-in has: nothing is lost, and nothing is delivered by both."""
     consumer = cluster.lan.add("consumer")
     total: Counter[str] = Counter()
-    for run in range(runs):
+    for run in range(RUNS):
         victim = chance.choice(cluster.nsqds)
         loss = Loss.of(cluster, victim, producer, consumer, f"orders{run}", chance)
-        loss.load(chance.uniform(0.3, 1.5), unplug=runs > 1 and chance.random() < 0.3)
+        loss.load(chance.uniform(0.3, 1.5), unplug=chance.random() < 0.3)
         loss.adopt()
         victim.start()
         loss.publish_again()
         loss.drain(victim)
         total += loss.check()
-    print(f"{runs} machines came back: {dict(total)}")
+    print(f"{RUNS} machines came back: {dict(total)}")
 
 
 def test_a_rolling_restart_adopts_nothing(cluster: HostCluster, traffic: Traffic) -> None:
@@ -105,27 +104,33 @@ def test_a_rolling_restart_adopts_nothing(cluster: HostCluster, traffic: Traffic
 
 
 @pytest.mark.parametrize("heard", ["the leader", "the follower"])
-def test_a_leader_and_its_follower_cut_off_one_way(
-    cluster: HostCluster, traffic: Traffic, heard: str
-) -> None:
+def test_a_leader_and_its_follower_cut_off_one_way(cluster: HostCluster, producer: Host, heard: str) -> None:
     """Publishes and deliveries go on, with one copy; nothing is adopted; then the copy is the same again."""
     leader = cluster.nsqds[0]
     follower = cluster.follower_of(leader)
+    cluster.create_channels(TOPIC, AUDIT)
     wait_until(lambda: in_step(leader), SOON_S, "in step", describe=cluster.describe)
-    pair = (leader.host, follower.host) if heard == "the leader" else (follower.host, leader.host)
-    cluster.lan.cut_one_way(*reversed(pair))
-    (copy,) = copies_of(leader, follower)
-    status, body = follower.request("POST", f"/replicas/adopt?life={copy['life']}")
-    assert (status, b"is connected" in body) == (409, True), body
-    wait_until(lambda: not in_step(leader), SOON_S, "it is out of step", describe=cluster.describe)
-    assert leader.request("GET", "/ping") == (200, b"OK - 1 of 2 copies")
-    traffic.wait_for_more()
-    wait_until(lambda: not copies_of(leader, follower)[0]["connected"], 2 * SOON_S, "given up on both sides")
-    traffic.wait_for_more()
-    cluster.lan.heal()
-    wait_until(lambda: in_step(leader), 2 * SOON_S, "in step again", describe=cluster.describe)
-    traffic.finish()
-    traffic.check()
+    with producer.entered():
+        client = RawClient.connect(leader.tcp_port, host=leader.host.address)
+    with client:
+        client.identify(feature_negotiation=True, heartbeat_interval=-1)  # nothing is read while we wait
+        client.sub(TOPIC, AUDIT)
+        client.rdy(1)
+        pass_messages(client, "before")
+        unheard, deaf = (follower, leader) if heard == "the leader" else (leader, follower)
+        cluster.lan.cut_one_way(unheard.host, deaf.host)
+        (copy,) = copies_of(leader, follower)
+        status, body = follower.request("POST", f"/replicas/adopt?life={copy['life']}")
+        assert (status, b"is connected" in body) == (409, True), body
+        pass_messages(client, "with one copy")
+        assert leader.request("GET", "/ping") == (200, b"OK - 1 of 2 copies")
+        wait_until(
+            lambda: not copies_of(leader, follower)[0]["connected"], 2 * SOON_S, "given up on both sides"
+        )
+        pass_messages(client, "apart")
+        cluster.lan.heal()
+        wait_until(lambda: in_step(leader), 2 * SOON_S, "in step again", describe=cluster.describe)
+        pass_messages(client, "after")
     (copy,) = copies_of(leader, follower)
     assert not copy["adopted"]
     theirs = follower.data_path / "copies" / copy["life"]
@@ -155,6 +160,16 @@ def test_a_follower_behind_a_narrow_line(cluster: HostCluster, producer: Host) -
     (copy,) = copies_of(leader, follower)
     theirs = follower.data_path / "copies" / copy["life"]
     wait_until(lambda: _same(leader.data_path, theirs), SOON_S, "the same bytes")
+
+
+def pass_messages(client: RawClient, name: str) -> None:
+    """Publish some messages, which come at once."""
+    for number in range(20):
+        body = f"{name} {number}".encode()
+        client.pub(TOPIC, body)
+        message = client.message()
+        assert message.body == body
+        client.fin(message.id)
 
 
 def _same(path: Path, other: Path) -> bool:

@@ -113,7 +113,7 @@ def test_a_leader_and_its_follower_cut_off_one_way(cluster: HostCluster, produce
     with producer.entered():
         client = RawClient.connect(leader.tcp_port, host=leader.host.address)
     with client:
-        client.identify(feature_negotiation=True, heartbeat_interval=-1)  # nothing is read while we wait
+        client.identify(feature_negotiation=True, heartbeat_interval=60_000)  # nothing is read while we wait
         client.sub(TOPIC, AUDIT)
         client.rdy(1)
         pass_messages(client, "before")

@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import time
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -96,7 +97,7 @@ class CopyState:
     `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
     has compared it, and sent what was damaged. `finished`: what its leader has finished, and its
     stand-in was not told yet; with `news` when something was added. `ended`: its
-    leader has said that this life has ended.
+    leader has said that this life has ended. `clock_skew`: seconds by which our clock is ahead of the leader's.
     """
 
     note: CopyNote
@@ -106,6 +107,7 @@ class CopyState:
     suspect: bool = False
     ended: bool = False
     hanging_ms: int = 0
+    clock_skew: float | None = None
     beat_at: float | None = None
     seal: Seal | None = None
     finished: deque[Finished] = attrs.field(factory=deque)
@@ -261,6 +263,8 @@ class Follower:
     async def _answer(self, frames: FrameStream, ask: Ask) -> None:
         """Say what is here of this life, and give it to who has asked."""
         state = self.copies.get(ask.life.hex())
+        if state is not None and state.seal is not None:
+            state.seal = Seal.read(state.storage)  # its stand-in has written to it
         seal = state.seal if state is not None else None
         with trio.fail_after(SILENCE):
             await frames.send(
@@ -429,8 +433,9 @@ class _Session:
     async def _take(self, frame: Frame) -> None:
         copy, state = self._copy, self._state
         match frame:
-            case Beat(number, hanging_ms):
+            case Beat(number, hanging_ms, wall_ms):
                 state.hanging_ms, state.beat_at = hanging_ms, trio.current_time()
+                state.clock_skew = time.time() - wall_ms / 1000
                 self._echo = number
                 self._news.set()
                 return

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
@@ -112,9 +113,15 @@ class FollowerLink:
         self._stopping = False
         self._said_goodbye = False
         self._stopped = trio.Event()
+        self._sender: Sender | None = None
         self._piece: bytes | None = None
         self._piece_arrived: trio.Event | None = None  # while one is asked for
         self._connected = False  # or about to be
+
+    @property
+    def unsent_bytes(self) -> int | None:
+        """Bytes of logs that are still to be sent; None without a connection."""
+        return None if self._sender is None else self._sender.unsent_bytes
 
     def wake(self) -> None:
         """There may be something to send. Never waits."""
@@ -173,7 +180,7 @@ class FollowerLink:
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 others = self._leader.others(self.standing.address)
                 await greet_follower(frames, self._leader.identity, disk=self._leader.disk, others=others)
-            sender = self._leader.new_sender(self.standing.address)
+            sender = self._sender = self._leader.new_sender(self.standing.address)
             try:
                 held = await self._held(frames)
                 self.standing.state = "catching up"
@@ -186,6 +193,7 @@ class FollowerLink:
                 if not self._said_goodbye:  # then it has heard that, and closed the connection before we did
                     raise
             finally:
+                self._sender = None
                 sender.close()
 
     async def _held(self, frames: FrameStream) -> list[FolderHeld]:
@@ -268,7 +276,7 @@ class FollowerLink:
             return b""
         self._beat_due = False
         self._beats += 1
-        return encode(Beat(self._beats, int(self._leader.hanging() * 1000)))
+        return encode(Beat(self._beats, int(self._leader.hanging() * 1000), time.time_ns() // 1_000_000))
 
     async def _beat(self) -> None:
         while True:

@@ -250,7 +250,7 @@ async def test_a_frame_in_the_wrong_place_ends_the_session_only(
         frames = await setting.session()
         await frames.send(frame)
         if isinstance(frame, HARMLESS):
-            await frames.send(Beat(99, 0))
+            await frames.send(Beat(99, 0, 0))
             while await until(frames, Echo) != Echo(99):
                 pass
         else:
@@ -298,7 +298,7 @@ async def test_echoes_and_acknowledgements_that_nobody_reads_do_not_pile_up(
         read = trio.Event()
         setting.last_stream.send_stream.send_all_hook = read.wait
         for number in range(1000):
-            await frames.send(Beat(number, 0), Ticket(number))
+            await frames.send(Beat(number, 0, 0), Ticket(number))
         await settled()
         read.set()
         received: list[Frame] = []

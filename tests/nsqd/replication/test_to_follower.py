@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import UnionType
@@ -165,7 +166,10 @@ async def test_a_follower_that_has_everything_costs_no_rounds(
         frames = await setting.in_step()
         before = setting.changes
         for number in range(1, 30):
-            assert await until(frames, Beat) == Beat(number, 0)
+            beat = await until(frames, Beat)
+            assert isinstance(beat, Beat)
+            assert (beat.number, beat.hanging_ms) == (number, 0)
+            assert abs(beat.wall_ms / 1000 - time.time()) < 3600
             await frames.send(Echo(number))
         assert setting.changes == before
         setting.publish()

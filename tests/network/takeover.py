@@ -32,11 +32,12 @@ import attrs
 from tests.network.cluster import HostCluster, HostDaemon
 from tests.network.hosts import Host
 from tests.process.checker import ChannelBook, Key, Ledger
+from tests.process.copies import copy_of, in_step
 from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 from tests.process.workload import Consumer, Publisher, Workers
 
-__all__ = ["LATE", "WATCHED", "Loss", "copies_of", "in_step"]
+__all__ = ["LATE", "WATCHED", "Loss", "adopt", "copies_of"]
 
 WATCHED, LATE = "watched", "late"
 SOON_S = 10.0
@@ -126,29 +127,11 @@ class Loss:
 
     def adopt(self) -> None:
         """One command at the follower, and the stand-in is registered."""
-        wait_until(
-            lambda: not self.copy()["connected"],
-            SILENT_S + SOON_S,
-            "the follower misses its leader",
-        )
-        status, body = self.follower.request("POST", f"/replicas/adopt?life={self.life}")
-        assert status == 200, body
-        wait_until(
-            lambda: self.stand_in() in self.cluster.registries[0].listed(self.topic),
-            2 * SOON_S,
-            "the registry knows the stand-in",
-            describe=self.cluster.describe,
-        )
+        adopt(self.life, self.follower, self.cluster, self.topic)
 
     def copy(self) -> dict[str, Any]:
         """What the follower says of it; nothing once all is finished, and the victim knows."""
-        copies = copies_of(self.victim, self.follower)
-        return next((held for held in copies if held["life"] == self.life), {})
-
-    def stand_in(self) -> str:
-        """Where it is; the port 0 while it has none."""
-        port = self.copy()["stand_in_port"]
-        return f"{self.follower.host.name}:{port or 0}"
+        return copy_of(self.life, self.follower)
 
     def publish_again(self) -> None:
         """What had no answer, at the follower."""
@@ -164,7 +147,7 @@ class Loss:
     def drain(self, *others: HostDaemon) -> None:
         """Consume all from the stand-in until it is empty, and ends, and from the follower and these others."""
         workers = Workers()
-        places = [(self.follower.host.address, int(self.stand_in().rpartition(":")[2]))]
+        places = [(self.follower.host.address, self.copy()["stand_in_port"])]
         places += [(each.host.address, each.tcp_port) for each in (self.follower, *others)]
         with self.consumer.entered():
             for number, (host, port) in enumerate(places):
@@ -211,15 +194,29 @@ class Loss:
         )
 
 
-def in_step(leader: HostDaemon) -> bool:
-    """Whether all of its copies are."""
-    copies = leader.stats()["copies"]
-    return bool(copies["in_step"] == copies["wanted"])
-
-
 def copies_of(leader: HostDaemon, at: HostDaemon) -> list[dict[str, Any]]:
     """What that follower has of this leader, also of its earlier lives."""
     return [held for held in at.stats()["copies"]["held"] if held["name"] == leader.announced]
+
+
+def adopt(life: str, follower: HostDaemon, cluster: HostCluster, topic: str) -> None:
+    """Adopt the copy of this life once its leader is missed; then the registry has the topic at the stand-in."""
+    wait_until(
+        lambda: not copy_of(life, follower)["connected"],
+        SILENT_S + SOON_S,
+        "the follower misses its leader",
+    )
+    status, body = follower.request("POST", f"/replicas/adopt?life={life}")
+    assert status == 200, body
+    wait_until(
+        lambda: (
+            f"{follower.host.name}:{copy_of(life, follower)['stand_in_port']}"
+            in cluster.registries[0].listed(topic)
+        ),
+        2 * SOON_S,
+        "the registry knows the stand-in",
+        describe=cluster.describe,
+    )
 
 
 def _until_silent(work: Callable[[threading.Event], None], stop: threading.Event) -> None:

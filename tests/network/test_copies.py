@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.network.cluster import HostCluster
+from tests.network.cluster import HostCluster, HostDaemon
 from tests.network.conftest import AUDIT, TOPIC
 from tests.network.hosts import Host, why_not
-from tests.network.takeover import Loss, copies_of, in_step
+from tests.network.takeover import Loss, adopt, copies_of
 from tests.network.traffic import Traffic
-from tests.process.copies import MUCH, memory
+from tests.process.copies import MUCH, in_step, memory, received
 from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 
@@ -86,6 +87,38 @@ def test_the_machine_comes_back_with_its_disk(
         loss.drain(victim)
         total += loss.check()
     print(f"{RUNS} machines came back: {dict(total)}")
+
+
+@pytest.mark.soak
+def test_the_machine_of_a_stand_in_is_gone_too(cluster: HostCluster, producer: Host) -> None:
+    """A stand-in is copied as any nsqd is: the third one serves what was the first one's, and what was the second's."""
+    first, second, third = cluster.nsqds
+    cluster.create_channels(TOPIC, AUDIT)
+    bodies = {
+        nsqd: [b"%b %d" % (nsqd.host.name.encode(), number) for number in range(200)]
+        for nsqd in (first, second)
+    }
+    wait_until(lambda: all(map(in_step, cluster.nsqds)), SOON_S, "in step", describe=cluster.describe)
+    for nsqd in (first, second):
+        with producer.entered(), RawClient.connect(nsqd.tcp_port, host=nsqd.host.address) as client:
+            for body in bodies[nsqd]:
+                client.pub(TOPIC, body)
+    lose(first)
+    adopt(copies_of(first, second)[0]["life"], second, cluster, TOPIC)
+    wait_until(
+        lambda: [copy["complete"] for copy in third.stats()["copies"]["held"]] == [True, True],
+        2 * SOON_S,
+        "the stand-in is copied",
+        describe=cluster.describe,
+    )
+    lose(second)
+    came: list[bytes] = []
+    for copy in third.stats()["copies"]["held"]:
+        adopt(copy["life"], third, cluster, TOPIC)
+    for copy in third.stats()["copies"]["held"]:
+        with producer.entered():
+            came += received(copy["stand_in_port"], TOPIC, AUDIT, 200, host=third.host.address)
+    assert sorted(came) == sorted(bodies[first] + bodies[second])
 
 
 def test_a_rolling_restart_adopts_nothing(cluster: HostCluster, traffic: Traffic) -> None:
@@ -160,6 +193,12 @@ def test_a_follower_behind_a_narrow_line(cluster: HostCluster, producer: Host) -
     (copy,) = copies_of(leader, follower)
     theirs = follower.data_path / "copies" / copy["life"]
     wait_until(lambda: _same(leader.data_path, theirs), SOON_S, "the same bytes")
+
+
+def lose(nsqd: HostDaemon) -> None:
+    """Its machine, and its disk."""
+    nsqd.kill()
+    shutil.rmtree(nsqd.data_path)
 
 
 def pass_messages(client: RawClient, name: str) -> None:

@@ -14,6 +14,7 @@ from tests.process.waiting import wait_until
 __all__ = [
     "MUCH",
     "adopt",
+    "copy_of",
     "held",
     "in_step",
     "listening",
@@ -57,10 +58,10 @@ def the_copy(follower: Daemon) -> Path:
     return found
 
 
-def received(port: int, topic: str, channel: str, count: int) -> list[bytes]:
+def received(port: int, topic: str, channel: str, count: int, *, host: str = HOST) -> list[bytes]:
     """Consume so many messages; their bodies, in the order in which they came."""
     bodies: list[bytes] = []
-    with RawClient.connect(port) as client:
+    with RawClient.connect(port, host=host) as client:
         client.sub(topic, channel)
         client.rdy(100)
         while len(bodies) < count:
@@ -73,6 +74,11 @@ def received(port: int, topic: str, channel: str, count: int) -> list[bytes]:
 def held(follower: Daemon) -> dict[str, Any]:
     """The first copy that it has."""
     return dict(follower.stats()["copies"]["held"][0])
+
+
+def copy_of(life: str, follower: Daemon) -> dict[str, Any]:
+    """What the follower says of the copy of this life; empty when it has none."""
+    return next((dict(copy) for copy in follower.stats()["copies"]["held"] if copy["life"] == life), {})
 
 
 def adopt(follower: Daemon) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from typing import Any
 
 import pytest
 
-from tests.process.copies import held, in_step, received
+from tests.process.copies import copy_of, held, in_step, received
 from tests.process.daemon import Daemon
 from tests.process.raw import RawClient
 from tests.process.test_kill import new_seed
@@ -83,8 +82,3 @@ def publish_and_finish(port: int) -> None:
             assert message.body == body
             client.fin(message.id)
         client.pub(TOPIC, BARRIER)
-
-
-def copy_of(life: str, follower: Daemon) -> dict[str, Any]:
-    """What the follower says of the copy of this life; empty when it has none."""
-    return next((dict(copy) for copy in follower.stats()["copies"]["held"] if copy["life"] == life), {})

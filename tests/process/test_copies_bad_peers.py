@@ -19,7 +19,7 @@ import attrs
 import pytest
 
 from nsqd.replication import wire
-from tests.process.copies import MUCH, held, in_step, memory, the_copy
+from tests.process.copies import MUCH, held, in_step, memory, received, the_copy
 from tests.process.daemon import HOST, Daemon
 from tests.process.raw import RawClient
 from tests.process.test_kill import new_seed
@@ -133,6 +133,32 @@ def test_a_follower_that_is_full(leader: Daemon, follower: Daemon) -> None:
     (standing,) = leader.stats()["copies"]["followers"]
     assert "full" in standing["state"]
     assert follower.request("POST", "/pub?topic=own", b"of the follower itself")[0] == 200
+
+
+@pytest.mark.soak
+def test_a_follower_whose_disk_is_full(leader: Daemon, follower: Daemon, small_disk: Path) -> None:
+    """Its own publishes go on. When consumers have finished what fills it, it is in step again, by itself."""
+    follower.data_path = small_disk
+    follower.flags = (*follower.flags, f"--min-free-space={MIB}")
+    follower.start()
+    leader.start()
+    leader.create_channel(TOPIC, CHANNEL)
+    for _ in range(40):
+        with RawClient.connect(leader.tcp_port) as client:
+            client.mpub(TOPIC, [bytes(100_000)] * 10)
+    wait_until(
+        lambda: any("refused: full" in line for line in leader.lines),
+        10.0,
+        "it is refused",
+        describe=leader.log_end,
+    )
+    assert leader.request("GET", "/ping") == (200, b"OK - 1 of 2 copies")
+    for _ in range(10):
+        assert follower.request("POST", "/pub?topic=own", bytes(1_000))[0] == 200
+    assert follower.request("GET", "/ping") == (200, b"OK")
+    received(leader.tcp_port, TOPIC, CHANNEL, 400)
+    wait_until(lambda: in_step(leader), 60.0, "in step again", describe=leader.log_end)
+    assert held(follower)["bytes"] < MIB
 
 
 def test_strangers_on_the_replication_port(pair: tuple[Daemon, Daemon], port: int) -> None:

@@ -101,7 +101,8 @@ class CopyState:
     `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
     has compared it, and sent what was damaged. `finished`: what its leader has finished, and its
     stand-in was not told yet; with `news` when something was added. `ended`: its
-    leader has said that this life has ended. `clock_skew`: seconds by which our clock is ahead of the leader's.
+    leader has said that this life has ended. `served`: a stand-in is looked after, until what it had is removed.
+    `clock_skew`: seconds by which our clock is ahead of the leader's.
     """
 
     note: CopyNote
@@ -110,6 +111,7 @@ class CopyState:
     connected: bool = False
     suspect: bool = False
     ended: bool = False
+    served: bool = False
     hanging_ms: int = 0
     clock_skew: float | None = None
     beat_at: float | None = None
@@ -185,7 +187,7 @@ class Follower:
         if state is None or state.connected:
             return
         state.ended = True
-        if state.seal is None or state.seal.retired:
+        if not state.served and (state.seal is None or state.seal.retired):
             await self.forget(state)
 
     async def forget(self, state: CopyState) -> None:

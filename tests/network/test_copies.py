@@ -1,4 +1,8 @@
-"""A ring of three nsqds, each copied to the next one, and machines that die, are cut off, or are restarted."""
+"""A ring of three nsqds, each copied to the next one, and machines that die, are cut off, or are restarted.
+
+A run prints its seed, and how often what came again, by its cause; NSQ_TEST_SEED repeats its choices. The long runs
+lose NSQ_SOAK_RUNS machines at each durability level, 25 if that is not set.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,6 @@ from tests.process.waiting import wait_until
 pytestmark = [pytest.mark.network, pytest.mark.timeout(180), pytest.mark.xdist_group("hosts")]
 
 RUNS = int(os.environ.get("NSQ_SOAK_RUNS") or 25)
-"""Of the long tests, at each level."""
 SOON_S = 10.0
 long = [pytest.mark.soak, pytest.mark.timeout(7200)]
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.process.copies import copy_of, held, in_step, received
+from tests.process.copies import adopt, copy_of, held, in_step, received
 from tests.process.daemon import Daemon
 from tests.process.raw import RawClient
 from tests.process.test_kill import new_seed
@@ -69,6 +69,34 @@ def test_each_message_has_one_owner_in_the_end(leader: Daemon, follower: Daemon,
     assert sorted(came) == sorted(LEFT + TAIL)
     wait_until(lambda: copy_of(life, follower) == {}, 20.0, "the stand-in is empty, and all of it is gone")
     assert leader.unfinished(TOPIC, CHANNEL) == 0
+
+
+@pytest.mark.soak
+def test_a_leader_that_was_stopped_until_its_copy_was_adopted(leader: Daemon, follower: Daemon) -> None:
+    """It gives up what the stand-in has as soon as it goes on, and its own messages are another life's."""
+    follower.start()
+    leader.start()
+    leader.create_channel(TOPIC, CHANNEL)
+    wait_until(lambda: in_step(leader), 10.0, "in step", describe=leader.log_end)
+    life = held(follower)["life"]
+    publish_and_finish(leader.tcp_port)
+    with leader.stop_cont():
+        wait_until(lambda: not copy_of(life, follower)["connected"], 20.0, "the follower misses its leader")
+        first = received(adopt(follower), TOPIC, CHANNEL, 100)
+    wait_until(
+        lambda: any("starting anew" in line for line in leader.lines),
+        20.0,
+        "it hears",
+        describe=leader.log_end,
+    )
+    wait_until(lambda: len(follower.stats()["copies"]["held"]) == 2, 20.0, "it has another life")
+    with RawClient.connect(leader.tcp_port) as client:
+        client.pub(TOPIC, b"after")
+    assert received(leader.tcp_port, TOPIC, CHANNEL, 1) == [b"after"]
+    assert leader.unfinished(TOPIC, CHANNEL) == 0
+    port = copy_of(life, follower)["stand_in_port"]
+    rest = received(port, TOPIC, CHANNEL, len(LEFT) - len(first))
+    assert sorted(first + rest) == sorted(LEFT)
 
 
 def publish_and_finish(port: int) -> None:

@@ -1,4 +1,4 @@
-"""A power loss of the leader alone: what it had not synced is gone from its disk, and comes back from its follower.
+"""A power loss of one side: what it had not synced is gone from its disk, and comes back from the other.
 
 The disk of a machine that loses power keeps of each file what was synced, and of the rest any beginning, or zeros in
 its place. Sizes are looked at while the daemon runs: what a file had `SYNCED_S` ago is taken as synced, and so is all
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 import threading
 import time
 from collections import deque
@@ -19,7 +20,7 @@ import attrs
 import pytest
 
 from tests.process.checker import ChannelBook, Ledger
-from tests.process.copies import in_step
+from tests.process.copies import adopt, held, in_step, the_copy
 from tests.process.daemon import Daemon
 from tests.process.test_kill import new_seed
 from tests.process.waiting import wait_until
@@ -121,6 +122,62 @@ def test_what_a_power_loss_takes_comes_back_before_the_leader_serves(
     print(
         f"{losses} power losses took {lost} bytes; {acknowledged} acknowledged, none lost; came again: {again}"
     )
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_what_a_power_loss_takes_of_a_copy_is_sent_again(leader: Daemon, follower: Daemon) -> None:
+    """The follower loses power time and again under load; then the leader's disk is gone, and the copy has all."""
+    chance = random.Random(new_seed())
+    ledger = Ledger()
+    watched, late = ChannelBook(WATCHED, ledger), ChannelBook(LATE, ledger)
+    publishers = [
+        Publisher(f"publisher{number}", TOPIC, ledger, _split(chance)) for number in range(len(KINDS))
+    ]
+    consumer = Consumer("consumer", TOPIC, watched, _split(chance))
+    follower.start()
+    leader.start()
+    for channel in (WATCHED, LATE):
+        leader.create_channel(TOPIC, channel)
+    wait_until(lambda: in_step(leader), 10.0, "the copy is in step", describe=leader.log_end)
+    disk = Disk(the_copy(follower), chance)
+    lost = 0
+    for _ in range(20):
+        load, watch = Workers(), Workers()
+        watch.start("disk", disk.watch)
+        for kind, publisher in zip(KINDS, publishers, strict=True):
+            load.start(publisher.name, partial(kind, publisher, leader.tcp_port))
+        load.start(consumer.name, partial(consumer.work, leader.tcp_port))
+        time.sleep(chance.uniform(0.3, 2 * SYNCED_S))
+        follower.kill()
+        watch.stop.set()
+        watch.join()
+        lost += disk.lose_power()
+        follower.start()
+        load.stop.set()
+        load.join()
+        assert load.errors == [], f"{load.errors}\n{leader.log_end()}"
+        watched.crashed()  # the consumer has given back what it held
+        wait_until(lambda: in_step(leader), 20.0, "in step again", describe=leader.log_end)
+    assert lost > 0
+    leader.kill()
+    shutil.rmtree(leader.data_path)
+    for book in (watched, late):
+        book.crashed()
+    wait_until(lambda: not held(follower)["connected"], 10.0, "the follower misses its leader")
+    port, workers = adopt(follower), Workers()
+    for book in (watched, late):
+        last = Consumer(f"last.{book.channel}", TOPIC, book, _split(chance))
+        workers.start(last.name, partial(last.drain, port))
+    try:
+        wait_until(lambda: held(follower)["stand_in_port"] is None, 60.0, "the stand-in is empty, and gone")
+    finally:
+        workers.stop.set()
+        workers.join()
+    for book in (watched, late):
+        report = book.report()
+        assert report.ok, f"{report}\n{follower.log_end()}"
+    print(f"20 power losses took {lost} bytes; {len(ledger.acknowledged_keys())} acknowledged, none lost")
 
 
 def drain(daemon: Daemon, *consumers: Consumer) -> None:

@@ -123,6 +123,7 @@ class FollowerLink:
         self._work = trio.Event()
         self._beats = 0
         self._beat_due = False
+        self._refused = False  # the last session was ended so
         self._stopping = False
         self._said_goodbye = self._for_good = False
         self.has_taken_over = False
@@ -150,6 +151,7 @@ class FollowerLink:
                 await self._connection()
             except RefusedUs as error:
                 self._failed(logging.ERROR, str(error))
+                self._refused = True
                 pause = REFUSED_PAUSE
             except WireError as error:
                 self._failed(logging.ERROR, str(error))
@@ -239,6 +241,9 @@ class FollowerLink:
         self._leader.compared(self.standing.address)
         log.info("COPIES(%s): connected", self.standing.address)
         self._failing = False
+        if self._refused:  # it may be full
+            self._refused = False
+            await send_parts(frames.stream, sender.make_room(), cold=True)
         rate = CatchUpRate(self._leader.catch_up_rate, trio.current_time(), sender.appended)
         ended = b"".join(encode(Ended(life)) for life in self._leader.former_lives)
         while True:

@@ -445,6 +445,8 @@ class Copies:
         async with trio.open_nursery() as nursery:
             for link in self._links:
                 nursery.start_soon(link.run)
+            if self.follower is not None:
+                nursery.start_soon(self.follower.remove_forgotten)
             if self.stand_ins is not None:
                 nursery.start_soon(self.stand_ins.run)
             if self.safety is not None:

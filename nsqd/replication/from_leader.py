@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import shutil
 import time
 from collections import deque
@@ -67,6 +68,7 @@ __all__ = ["COPIES", "CopyState", "Follower", "Room"]
 log = get_logger("copies")
 
 COPIES: Final = "copies"  # the folder in the data path; one below it for each life
+FORGOTTEN: Final = ".forgotten-"  # at the beginning of the name of a copy that is being removed
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 SILENCE: Final = 10.0
 SYNC_INTERVAL: Final = 2.0  # for copies whose leader does not wait for syncs
@@ -94,9 +96,9 @@ class CopyState:
     """A copy that is here. `connected`: its leader is. `bytes`: of its files. `beat_at`: when it was last heard.
 
     `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
-    has compared it, and sent what was damaged. `finished`: what its leader has finished, and its
-    stand-in was not told yet; with `news` when something was added. `ended`: its
-    leader has said that this life has ended. `clock_skew`: seconds by which our clock is ahead of the leader's.
+    has compared it, and sent what was damaged. `finished`: what its leader has finished, and its stand-in was not told
+    yet; with `news` when something was added. `served`: a stand-in is on it, or about to be. `ended`: its leader has
+    said that this life has ended. `clock_skew`: seconds by which our clock is ahead of the leader's.
     """
 
     note: CopyNote
@@ -104,6 +106,7 @@ class CopyState:
     bytes: int = 0
     connected: bool = False
     suspect: bool = False
+    served: bool = False
     ended: bool = False
     hanging_ms: int = 0
     clock_skew: float | None = None
@@ -138,8 +141,11 @@ class Follower:
         self._strangers: dict[trio.CancelScope, None] = {}  # the oldest first
         self._stranger_log = RateLimitedLogger(log)
         self.copies: dict[str, CopyState] = {}
+        self._forgotten = trio.Event()
         if self._root.is_dir():
             for path in sorted(self._root.iterdir()):
+                if path.name.startswith(FORGOTTEN):
+                    continue
                 try:
                     self._find(path)
                 except OSError as error:
@@ -173,22 +179,49 @@ class Follower:
         if state.scope is not None:
             state.scope.cancel()
 
-    async def life_ended(self, life: str) -> None:
-        """A leader says that an earlier life of it has ended: its copy goes, or when its stand-in is empty."""
+    def life_ended(self, life: str) -> None:
+        """A leader says that an earlier life of it has ended: its copy goes, or when its stand-in is gone."""
         state = self.copies.get(life)
-        if state is None or state.connected:
-            return
-        state.ended = True
-        if state.seal is None or state.seal.retired:
-            await self.forget(state)
+        if state is not None and not state.connected:
+            state.ended = True
+            self.forget_if_ended(state)
 
-    async def forget(self, state: CopyState) -> None:
-        """Remove a copy whose leader is not connected, and that nobody serves. `OSError`: not all of it is removed."""
-        del self.copies[state.note.life]
+    def forget_if_ended(self, state: CopyState) -> None:
+        """Have it no more when nobody will ever need it."""
+        if not state.ended or state.served or not (state.seal is None or state.seal.retired):
+            return
+        try:
+            self.forget(state)
+        except OSError as error:
+            log.error("COPIES: the copy of %s cannot be removed - %s", state.note.name, error)
+
+    def forget(self, state: CopyState) -> None:
+        """Have a copy no more whose leader is not connected, and that nobody serves. `OSError`: it is still here.
+
+        Its messages are removed by `remove_forgotten`.
+        """
+        life = state.note.life
+        # Until it is gone it has another name: what is left of it at a crash would say that it is complete, and a
+        # leader that connects meanwhile would write to files that are being removed.
+        with contextlib.closing(FileStorage(self._root)) as root:
+            root.rename_folder(life, f"{FORGOTTEN}{life}-{secrets.token_hex(4)}")
+            root.sync_folder()
+        del self.copies[life]
         if isinstance(state.storage, FileStorage):
             state.storage.close()
-        await trio.to_thread.run_sync(shutil.rmtree, self.folder(state))
         log.info("COPIES: the copy of %s, %d bytes, is removed", state.note.name, state.bytes)
+        self._forgotten.set()
+
+    async def remove_forgotten(self) -> None:
+        """Remove what `forget` has left, also before the last start. Runs until it is cancelled."""
+        while True:
+            self._forgotten = trio.Event()
+            for path in list(self._root.glob(f"{FORGOTTEN}*")):
+                try:
+                    await trio.to_thread.run_sync(shutil.rmtree, path)
+                except OSError as error:
+                    log.error("COPIES: %s cannot be removed - %s; at the next start", path, error)
+            await self._forgotten.wait()
 
     @property
     def bytes(self) -> int:
@@ -338,6 +371,8 @@ class Follower:
                 await state.idle.wait()
         if state.connected:
             raise NotWelcome("its last session has not ended: the disk hangs")
+        if self.copies.get(life) is not state:
+            raise Turned("its copy was removed meanwhile")
         _check_start(hello, state.note)  # of the session that was waited for
         state.connected, state.idle = True, trio.Event()
         state.beat_at = trio.current_time()  # it was heard, also when it is gone before its first beat
@@ -440,7 +475,7 @@ class _Session:
             case Bye():
                 raise _Goodbye
             case Ended(life):
-                await self._follower.life_ended(life.hex())
+                self._follower.life_ended(life.hex())
                 return
             case Fetch(path, offset, size):
                 piece = await trio.to_thread.run_sync(copy.read, path, offset, size)

@@ -76,6 +76,8 @@ class StandIns:
                 if other.found.sealed:
                     raise CommandRefused(f"{other.address} has adopted its copy of {state.note.name}")
             _refuse_or_not(state)  # the leader may have come back meanwhile
+            if self._follower.copies.get(life) is not state:
+                raise CommandRefused(f"the copy was removed, as {state.note.name} is back")
         if state.seal is None:
             self._follower.seal(state)
             self.adoptions += 1
@@ -90,28 +92,19 @@ class StandIns:
         state = self._follower.copies[life]
         if state.connected:
             raise CommandRefused(f"its leader {state.note.name} is connected")
-        if life in self.running:
+        if state.served:
             raise CommandRefused("a stand-in serves it")
         if state.seal is None and not force:
             raise CommandRefused("it was not adopted, and its messages may be nowhere else")
-        await self._follower.forget(state)
-
-    async def _forget(self, state: CopyState) -> None:
-        try:
-            await self._follower.forget(state)
-        except OSError as error:
-            log.error("COPIES: the copy of %s cannot be removed - %s", state.note.name, error)
+        self._follower.forget(state)
 
     async def run(self) -> None:
         """Keep a stand-in on each sealed copy that has not retired."""
         async with trio.open_nursery() as nursery:
             while True:
                 for state in self._follower.copies.values():
-                    if (
-                        state.seal is not None
-                        and not state.seal.retired
-                        and state.note.life not in self.running
-                    ):
+                    if state.seal is not None and not state.seal.retired and not state.served:
+                        state.served = True
                         self.running[state.note.life] = (0, 0)
                         nursery.start_soon(self._serve, state)
                 await self._wanted.wait()
@@ -121,8 +114,7 @@ class StandIns:
         life, pause = state.note.life, SHORTEST_PAUSE
         if state.connected:
             await state.idle.wait()
-        if state.seal is not None and state.seal.owned is None:  # it never served
-            await self._others.fetch(state.note, state.storage)
+        await self._fetch(state)
         while True:
             began = trio.current_time()
             try:
@@ -147,10 +139,21 @@ class StandIns:
             log.info("COPIES: the stand-in for %s: trying again in %.0f s", state.note.name, pause)
             await trio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
+        state.served = False
         del self.running[life]
         log.info("COPIES: the stand-in for %s was empty, and is gone", state.note.name)
-        if state.ended:
-            await self._forget(state)
+        self._follower.forget_if_ended(state)
+
+    async def _fetch(self, state: CopyState) -> None:
+        """What other followers have more, before it is served for the first time. It is served without that, too."""
+        if state.seal is None or state.seal.owned is not None:
+            return
+        try:
+            await self._others.fetch(state.note, state.storage)
+        except OSError as error:
+            log.error("COPIES: what others have more of %s cannot be noted - %s", state.note.name, error)
+        except Exception:
+            log.exception("COPIES: what others have more of %s: unexpected", state.note.name)
 
     async def _run_one(self, state: CopyState) -> int:
         taken = {port for ports in self.running.values() for port in ports}  # some may not listen yet

@@ -15,9 +15,18 @@ import trio
 import trio.testing
 from trio.testing import MemoryReceiveStream, MemorySendStream
 
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.lock import DataPathLock
 from nsqd.replication.frame_stream import FrameStream, Identity, RefusedUs, Turned, greet_follower
-from nsqd.replication.from_leader import COPIES, HANDSHAKE_TIMEOUT, MAX_STRANGERS, SILENCE, Follower, Room
+from nsqd.replication.from_leader import (
+    COPIES,
+    HANDSHAKE_TIMEOUT,
+    MAX_STRANGERS,
+    SILENCE,
+    CopyState,
+    Follower,
+    Room,
+)
 from nsqd.replication.keep import Copy
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.wire import (
@@ -28,6 +37,7 @@ from nsqd.replication.wire import (
     Bye,
     Data,
     Echo,
+    Ended,
     FileFrame,
     FolderHeld,
     Frame,
@@ -528,3 +538,107 @@ async def test_a_damaged_seal_is_a_seal(tmp_path: Path, autojump_clock: trio.tes
         assert await end(await setting.greet()) == "the connection was closed"
         (state,) = setting.follower.copies.values()
         assert state.seal == Seal()
+
+
+# --- removal
+
+
+async def test_what_is_left_of_a_removal_is_no_copy(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A copy that lacks some of its files still says that it is complete."""
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN, Pass(True))
+        await until(frames, Ack)
+        await frames.stream.aclose()
+        await settled()
+        (state,) = setting.follower.copies.values()
+        setting.follower.forget(state)  # and here the power is lost
+    follower = Follower(tmp_path, US, Room(0, 0))
+    assert not follower.copies
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.remove_forgotten)
+        await settled()
+        assert list((tmp_path / COPIES).iterdir()) == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_leader_that_comes_while_its_copy_is_removed_has_another_one(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN)
+        await until(frames, Ack)
+        await frames.stream.aclose()
+        await settled()
+        (state,) = setting.follower.copies.values()
+        setting.follower.forget(state)
+        frames = await setting.session()
+        await frames.send(*BEGIN)
+        await until(frames, Ack)
+        setting.nursery.start_soon(setting.follower.remove_forgotten)
+        await settled()
+        assert (setting.copy / LOG).read_bytes() == b"messages"
+        assert [path.name for path in (tmp_path / COPIES).iterdir()] == [LEADER.life.hex()]
+
+
+async def test_a_leader_that_waits_for_its_last_session_does_not_write_to_a_copy_that_was_removed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as setting:
+        await setting.session()
+        (state,) = setting.follower.copies.values()
+        ended = setting.follower._session_ended
+
+        def removed_at_its_end(of: CopyState, copy: Copy) -> None:
+            ended(of, copy)
+            setting.follower.forget(of)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(setting.follower, "_session_ended", removed_at_its_end)
+            assert await end(await setting.greet()) == "the connection was closed"
+        frames = await setting.session()
+        assert list(setting.follower.copies.values()) != [state]
+        await frames.send(*BEGIN)
+        await until(frames, Ack)
+
+
+async def test_the_copy_of_an_ended_life_waits_for_its_stand_in(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    former = attrs.evolve(LEADER, life=b"o" * 16)
+    async with running(tmp_path) as setting:
+        frames = await setting.session(former)
+        await frames.stream.aclose()
+        await settled()
+        (state,) = setting.follower.copies.values()
+        setting.follower.seal(state)
+        state.seal, state.served = Seal({}, retired=True), True
+        frames = await setting.session()
+        await frames.send(Ended(former.life), Beat(1, 0, 0))
+        await until(frames, Echo)
+        assert state in setting.follower.copies.values()
+        state.served = False
+        await frames.send(Ended(former.life), Beat(2, 0, 0))
+        await until(frames, Echo)
+        assert state not in setting.follower.copies.values()
+
+
+async def test_the_copy_of_an_ended_life_that_cannot_be_removed_ends_no_session(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("a damaged disk")
+
+    former = attrs.evolve(LEADER, life=b"o" * 16)
+    async with running(tmp_path) as setting:
+        frames = await setting.session(former)
+        await frames.stream.aclose()
+        await settled()
+        monkeypatch.setattr(FileStorage, "rename_folder", fails)
+        frames = await setting.session()
+        await frames.send(Ended(former.life), Beat(1, 0, 0))
+        await until(frames, Echo)
+        assert former.life.hex() in setting.follower.copies

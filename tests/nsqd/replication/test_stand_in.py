@@ -184,6 +184,50 @@ async def test_a_copy_with_a_gap_or_a_leader_is_adopted_by_force_only(tmp_path: 
             await setting.stand_ins.adopt("cc" * 16, force=True)
 
 
+@pytest.mark.parametrize("fault", [OSError("a damaged disk"), KeyError("a mistake")])
+async def test_a_copy_is_served_although_nothing_can_be_fetched_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    async def fails(*_: object) -> int:
+        raise fault
+
+    monkeypatch.setattr(OtherFollowers, "fetch", fails)
+    async with running(tmp_path) as setting:
+        await setting.stand_ins.adopt(LIVES[0], force=False)
+        await setting.gone()
+
+
+async def test_a_life_that_ends_while_its_stand_in_ends_is_removed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as setting:
+        state, remove = setting.state(), StandIns._remove_messages
+
+        def told_meanwhile(stand_ins: StandIns, of: CopyState) -> None:
+            trio.from_thread.run_sync(setting.follower.life_ended, LIVES[0])
+            remove(stand_ins, of)
+
+        monkeypatch.setattr(StandIns, "_remove_messages", told_meanwhile)
+        await setting.stand_ins.adopt(LIVES[0], force=False)
+        await until(lambda: state not in setting.follower.copies.values())
+        assert not setting.follower.folder(state).exists()
+
+
+async def test_a_copy_that_is_removed_while_others_are_asked_is_not_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as setting:
+
+        async def removed_meanwhile(*_: object) -> list[object]:
+            setting.follower.life_ended(LIVES[0])
+            return []
+
+        monkeypatch.setattr(OtherFollowers, "ask", removed_meanwhile)
+        with pytest.raises(CommandRefused, match="removed"):
+            await setting.stand_ins.adopt(LIVES[0], force=False)
+        assert not (tmp_path / COPIES / LIVES[0]).exists()
+
+
 async def test_a_copy_that_was_sealed_before_the_start_is_served(tmp_path: Path) -> None:
     async with running(tmp_path) as setting:
         setting.follower.seal(setting.state())

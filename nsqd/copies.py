@@ -342,8 +342,14 @@ class Copies:
                 f"a follower has adopted our copy, and that cannot be noted here - {error}"
             ) from error
         broker.store.sync_now()
-        Life.renew(self._storage)
+        # A follower that could not be asked after a power loss may have what neither we have nor the stand-in.
+        Life.renew(self._storage, copies_may_go=not self._unasked.addresses)
         log.warning("COPIES: a follower serves %d messages of ours; starting anew as another life", given_up)
+        for address in self._unasked.addresses:
+            log.warning(
+                "COPIES(%s): its copy of the earlier life may have messages that were lost here; adopt or forget it",
+                address,
+            )
 
     def _hand_over(self, owned: Owned) -> None:
         """As `hand_over`, for a leader that hears of it while it serves."""

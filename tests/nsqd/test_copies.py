@@ -9,9 +9,10 @@ import trio
 import trio.testing
 
 from nsqd.copies import Copied, Copies
-from nsqd.log.life import Life
+from nsqd.log.life import Life, former_lives
 from nsqd.options import load
 from nsqd.replication.seal import Owned
+from nsqd.replication.unasked import Doubt
 from nsqd.rounds import Rounds
 from tests.nsqd.replication.pair import Leader
 
@@ -78,6 +79,19 @@ async def test_a_hand_over_is_on_the_disk_and_begins_another_life(tmp_path: Path
     assert before is not None
     assert after is not None
     assert (after.life_id != before.life_id, after.incarnation) == (True, 1)
+
+
+@pytest.mark.parametrize("unasked", [False, True])
+async def test_a_copy_that_may_have_more_is_not_given_up_with_its_life(tmp_path: Path, unasked: bool) -> None:
+    """One follower has adopted its copy; another one may have what neither it nor this nsqd has."""
+    setting = Setting(tmp_path, FOLLOWER, "--replicate-to=127.0.0.1:4160")
+    setting.nsqd.create()
+    life = Life.read(setting.nsqd.storage)
+    assert life is not None
+    if unasked:
+        setting.copies._unasked.add(["127.0.0.1:4160"], {7: Doubt(0, 100)})
+    setting.copies._hand_over(setting.owned)
+    assert former_lives(setting.nsqd.memory.crash()) == ([] if unasked else [life.life_id])
 
 
 async def test_a_hand_over_that_cannot_be_written_is_asked_for_again(tmp_path: Path) -> None:

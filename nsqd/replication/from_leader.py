@@ -323,6 +323,8 @@ class Follower:
                     piece = await trio.to_thread.run_sync(read_piece, state.storage, path, offset, size)
                     with trio.fail_after(SILENCE):
                         await frames.send(Data(piece))
+                case Beat():
+                    pass
                 case Bye():
                     return
                 case _:

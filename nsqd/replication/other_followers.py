@@ -10,9 +10,11 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import attrs
 import trio
@@ -20,20 +22,47 @@ import trio
 from nsqd.log.deletions import Deletions
 from nsqd.log.storage import Storage
 from nsqd.lookup.protocol import RegistryError
-from nsqd.replication.frame_stream import FrameStream, Identity, Turned, ask_follower, receive_held
+from nsqd.replication.frame_stream import (
+    FrameStream,
+    Identity,
+    Turned,
+    ask_follower,
+    receive_held,
+    while_beating,
+)
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.restore import Need, Restoration, needs
 from nsqd.replication.seal import Owned
-from nsqd.replication.wire import Bye, Data, Fetch, FolderHeld, Found, WireError
+from nsqd.replication.wire import Bye, Data, Echo, Fetch, FolderHeld, Found, WireError
 from nsqkit.logging import get_logger
 
-__all__ = ["Connect", "OtherCopy", "OtherFollowers", "restore_from"]
+__all__ = ["Connect", "OtherCopy", "OtherFollowers", "Patience", "restore_from"]
 
 log = get_logger("copies")
 
 TIMEOUT: Final = 3.0  # seconds without an answer; a command by HTTP waits for it
 
 Connect = Callable[[str], Awaitable[trio.abc.Stream]]
+ResultT = TypeVar("ResultT")
+
+
+@attrs.frozen
+class Patience:
+    """Ends `scope` when nothing was heard of a follower for `seconds`, but for the time that our own disk takes."""
+
+    seconds: float
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def heard(self) -> None:
+        self.scope.deadline = trio.current_time() + self.seconds
+
+    async def in_thread(self, frames: FrameStream, work: Callable[[], ResultT]) -> ResultT:
+        """Do this in a thread. The follower hears that we are there."""
+        self.scope.deadline = math.inf
+        try:
+            return await while_beating(frames, partial(trio.to_thread.run_sync, work))
+        finally:
+            self.heard()
 
 
 @attrs.frozen
@@ -76,8 +105,9 @@ class OtherFollowers:
                 if answer is None or answer[1].found.sealed or answer[1].found.connected:
                     continue
                 frames, other = answer
-                wanted = await trio.to_thread.run_sync(needs, storage, other.folders, deleted, {})
-                total += await restore_from(frames, storage, wanted, address)
+                patience = Patience(TIMEOUT)
+                wanted = await patience.in_thread(frames, partial(needs, storage, other.folders, deleted, {}))
+                total += await restore_from(frames, storage, wanted, address, patience)
         return total
 
     @asynccontextmanager
@@ -118,16 +148,15 @@ async def restore_from(
     storage: Storage,
     wanted: Collection[Need],
     address: str,
-    alive: Callable[[], None] = lambda: None,
+    patience: Patience,
 ) -> int:
     """Fetch what is missing here from the follower with which this connection is; returns the bytes.
 
-    `alive`: called for each piece. `OSError` of our disk; `WireError`; `TooSlowError` when nothing comes for `TIMEOUT`
-    seconds.
+    `OSError` of our disk; `WireError`; `TooSlowError` when nothing comes for `TIMEOUT` seconds.
     """
     total = 0
     for need in wanted:
-        if await _restore(frames, storage, need, alive):
+        if await _restore(frames, storage, need, patience):
             total += need.bytes
             log.warning(
                 "COPIES(%s): %d bytes of %s were missing here, and are restored",
@@ -140,17 +169,18 @@ async def restore_from(
     return total
 
 
-async def _restore(frames: FrameStream, storage: Storage, need: Need, alive: Callable[[], None]) -> bool:
+async def _restore(frames: FrameStream, storage: Storage, need: Need, patience: Patience) -> bool:
     restoration = Restoration(storage, need)
     try:
         while (piece := restoration.wanted) is not None:
             with trio.fail_after(TIMEOUT):
                 await frames.send(Fetch(need.path, *piece))
-                answer = await frames.receive()
+                while isinstance(answer := await frames.receive(), Echo):
+                    pass
             if not isinstance(answer, Data) or not 0 < len(answer.data) <= piece[1]:
                 raise WireError(f"{need.path}: not the bytes that were asked for")
             restoration.feed(bytes(answer.data))
-            alive()
-        return await trio.to_thread.run_sync(restoration.finish)
+            patience.heard()
+        return await patience.in_thread(frames, restoration.finish)
     finally:
         restoration.close()

@@ -1,0 +1,107 @@
+"""What a leader asks its followers before it recovers: how long it waits, and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from nsqd.log.deletions import Deletions
+from nsqd.replication.before_start import TIMEOUT, Findings, ask_followers
+from nsqd.replication.frame_stream import FrameStream, answer_leader
+from nsqd.replication.from_leader import COPIES, Follower, Room
+from nsqd.replication.wire import AllHeld, Sealed
+from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.replication.pair import Follower as CopyInMemory
+from tests.nsqd.replication.pair import Leader
+from tests.nsqd.replication.test_other_followers import FIRST, LEADER, LIFE, catch_up, logs, put_copy
+
+pytestmark = pytest.mark.usefixtures("no_threads")
+
+Serve = Callable[[trio.abc.Stream], Awaitable[None]]
+
+
+async def ask(storage: MemoryStorage, *followers: Serve) -> Findings:
+    """The answers of these, whose addresses are their numbers."""
+    async with trio.open_nursery() as nursery:
+
+        async def connect(address: str) -> trio.abc.Stream:
+            ours, theirs = trio.testing.memory_stream_pair()
+            nursery.start_soon(followers[int(address)], theirs)
+            return ours
+
+        found = await ask_followers(
+            [str(number) for number in range(len(followers))],
+            LEADER,
+            storage,
+            Deletions(storage),
+            lambda _address: {},
+            restore=True,
+            connect=connect,
+        )
+        nursery.cancel_scope.cancel()
+    return found
+
+
+async def says_nothing(_stream: trio.abc.Stream) -> None:
+    await trio.sleep_forever()
+
+
+async def test_nobody_is_waited_for_who_does_not_answer(autojump_clock: trio.testing.MockClock) -> None:
+    began = trio.current_time()
+    found = await ask(MemoryStorage(), says_nothing, says_nothing)
+    assert trio.current_time() - began == TIMEOUT
+    assert found.unanswered == ["0", "1"]
+
+
+async def test_one_that_needs_time_to_tell_what_it_has_is_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def tells_slowly(stream: trio.abc.Stream) -> None:
+        frames = FrameStream(stream)
+        await answer_leader(frames, FIRST)
+        for generation in range(10):
+            await trio.sleep(0.6 * TIMEOUT)
+            await frames.send(Sealed([[generation, 0, 1]]))
+        await frames.send(AllHeld())
+        await trio.sleep_forever()
+
+    found = await ask(MemoryStorage(), tells_slowly)
+    assert found.sealed == {generation: [(0, 1)] for generation in range(10)}
+    assert found.unanswered == []
+
+
+async def test_the_own_disk_may_take_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """To look through what was written before a power loss can take far longer than a follower has to answer."""
+    leader, copy = Leader(), CopyInMemory()
+    leader.create()
+    leader.broker.store.sync_now()
+    for _ in range(30):
+        leader.publish(b"m" * 200)
+    catch_up(leader, copy)
+    put_copy(tmp_path, copy)
+    follower = Follower(tmp_path, FIRST, Room(0, 0))
+
+    async def slow_disk(work: Callable[..., Any], *args: Any, **_options: Any) -> Any:
+        if getattr(work, "func", work).__name__ in ("needs", "finish"):  # not that of the follower
+            with trio.CancelScope(shield=True):  # a thread cannot be cancelled
+                await trio.sleep(4 * TIMEOUT)
+        await trio.lowlevel.checkpoint()
+        return work(*args)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", slow_disk)
+    storage = leader.memory.crash()
+    found = await ask(storage, lambda stream: follower.serve(stream, "remote"))
+    follower.close()
+    assert found.unanswered == []
+    assert found.restored_bytes > 30 * 200
+    assert all(
+        storage.open(path, read_only=True).size == len(data)
+        for path, data in logs(tmp_path / COPIES / LIFE).items()
+    )

@@ -7,10 +7,11 @@ exists, and nothing costs anything.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ import attrs
 import trio
 
 from nsqd.broker import Broker, Refused
+from nsqd.broker.topic import Topic
 from nsqd.log.deletions import Deletions
 from nsqd.log.life import Life, former_lives
 from nsqd.log.storage import Storage
@@ -34,7 +36,7 @@ from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.ship import Sender
 from nsqd.replication.stand_in import StandIns
-from nsqd.replication.take_back import Message, Stranded, TakeBack
+from nsqd.replication.take_back import Message, Stranded, TakeBack, Taken, remove_temporary_files
 from nsqd.replication.to_follower import FollowerLink, Leader
 from nsqd.replication.transport import Transport
 from nsqd.replication.unasked import Doubt, Unasked
@@ -134,6 +136,7 @@ class Copies:
         self._unanswered: Collection[str] = ()  # followers that were to be asked before the recovery
         self._said: str | None = None
         self._restored_bytes = self._published_again = 0
+        self._taken = Taken()
         self._rounds: Rounds | None = None
 
     # --- start
@@ -154,6 +157,7 @@ class Copies:
             raise NotServed("--stand-in: the data path is no copy of another nsqd")
         if not self._options.replicate_to:
             return storage
+        remove_temporary_files(storage)
         self._noted = NotedStorage(storage)
         self._unasked = Unasked(storage)
         return self._noted
@@ -377,52 +381,68 @@ class Copies:
 
     def _new_take_back(self, stranded: Stranded) -> TakeBack:
         assert self._noted is not None
-        return TakeBack(self._noted.inner, stranded)
+        storage, size = self._noted.inner, sum(piece.size for piece in stranded.pieces)
+        # What is fetched, and what of it is published. It must not take the room of what is published now.
+        if storage.free_space() < 2 * size + self._options.min_free_space:
+            raise OSError(
+                errno.ENOSPC,
+                f"no room for what only the follower has of {stranded.folder}, {size} bytes twice",
+            )
+        return TakeBack(storage, stranded)
 
-    async def _publish_again(
-        self, stranded: Stranded, taken: TakeBack, alive: Callable[[], Awaitable[None]]
-    ) -> int:
+    async def _publish_again(self, stranded: Stranded, taken: TakeBack) -> int:
         """See `Leader`. `OSError`."""
         name, count = stranded.folder.removeprefix("topic-"), 0
+        if stranded.generation in self._broker.store.deletions:
+            return 0  # since it was compared
         try:
-            channels = self._broker.topic(name).channels.values()
-            steps = taken.read([channel.backlog.generation for channel in channels])
+            topic = self._broker.topic(name)
+            steps = taken.read([channel.backlog.generation for channel in topic.channels.values()])
             while await trio.to_thread.run_sync(lambda: next(steps, False)) is None:
-                await alive()
-            self._in_a_round(lambda: self._take_over_channels(name, taken))
-            messages = taken.messages()
-            while batch := await trio.to_thread.run_sync(lambda: next(messages, None)):
-                count += self._publish_batch(name, batch)
-                await alive()
+                pass
+            messages: Iterator[list[Message]] = iter(())
+            if self._is_there(topic):
+                self._in_a_round(lambda: self._take_over_channels(topic, taken))
+                messages = taken.messages()
+            while (batch := await trio.to_thread.run_sync(lambda: next(messages, None))) is not None:
+                if not self._is_there(topic):  # what was to be published would have been deleted with it
+                    break
+                count += self._publish_batch(topic, batch)
         except Refused as error:
             raise OSError(
                 f"{name}: messages that only a follower has cannot be noted here - {error}"
             ) from error
-        self._broker.store.sync_now()
+        assert self._rounds is not None
+        await self._rounds.on_own_disk()
         self._published_again += count
         return count
 
-    def _take_over_channels(self, name: str, taken: TakeBack) -> None:
-        topic = self._broker.topic(name)
+    def _is_there(self, topic: Topic) -> bool:
+        return self._broker.topics.get(topic.name) is topic
+
+    def _take_over_channels(self, topic: Topic, taken: TakeBack) -> None:
         topic.finish_elsewhere(taken.finished)
         for channel in taken.channels:
             topic.channel(channel)
 
-    def _publish_batch(self, name: str, batch: list[Message]) -> int:
-        topic = self._broker.topic(name)
+    def _publish_batch(self, topic: Topic, batch: list[Message]) -> int:
         wanted = [
-            (message.frame, message.delay_ns)
+            message
             for message in batch
-            if message.number is None or topic.needs(message.number)
+            if (message.number is None or topic.needs(message.number))
+            and not self._taken.has(topic.name, message)
         ]
 
         def publish() -> None:
-            number = self._broker.publish_again(topic, wanted)
+            messages = [(message.frame, message.delay_ns) for message in wanted]
+            number = self._broker.publish_again(topic, messages)
             self._broker.commit()
             if reason := topic.failed.get(number):
-                raise OSError(f"{name}: {reason}")
+                raise OSError(f"{topic.name}: {reason}")
 
         self._in_a_round(publish)
+        for message in wanted:
+            self._taken.add(topic.name, message)
         return len(wanted)
 
     def _in_a_round(self, act: Callable[[], object]) -> None:

@@ -135,6 +135,7 @@ class Sender:
             there.stranded = Stranded(
                 folder,
                 verdict.stranded,
+                generation=generation,
                 own=not verdict.replace,
                 lost=doubt.lost if doubt is not None else (),
             )

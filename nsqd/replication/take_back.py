@@ -16,6 +16,7 @@ The pieces are fetched into temporary files, and read twice: what was finished s
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
@@ -37,23 +38,28 @@ from nsqd.log.scan import Record, find_salt, scan
 from nsqd.log.state import Change, Code, unflatten_runs
 from nsqd.log.storage import File, Storage
 from nsqd.replication.reconcile import Piece
+from nsqkit.wire.frames import ID
 
-__all__ = ["Message", "Stranded", "TakeBack"]
+__all__ = ["Message", "Stranded", "TakeBack", "Taken", "remove_temporary_files"]
 
 FETCH_SIZE: Final = 1 << 19  # bytes
 BATCH_BYTES: Final = 1 << 20
-_TEMPORARY: Final = ".stranded.{}.new"
+STEP_BYTES: Final = 16 << 20  # that are read in a row
+MAX_RUNS: Final = 100_000  # of ids that are remembered, of all topics: about 10 MB
+_TEMPORARY: Final = "nsqd.stranded-"
 
 
 @attrs.frozen
 class Stranded:
-    """What a follower has of a topic's folder, and may not be known here. `own`: it is of the topic that is here now.
+    """What a follower has of a topic's folder, and may not be known here.
 
-    `lost`: numbers of messages that were damaged here.
+    `generation`: of the follower's topic; `own`: it is the one that is here now. `lost`: numbers of messages that were
+    damaged here.
     """
 
     folder: str
     pieces: Sequence[Piece]
+    generation: int
     own: bool
     lost: Sequence[tuple[int, int]] = ()
 
@@ -65,6 +71,34 @@ class Message:
     frame: bytes
     delay_ns: int = 0
     number: int | None = None
+
+    @property
+    def id_number(self) -> int | None:
+        """Its id; None for one that was imported, whose id may be any 16 bytes."""
+        try:
+            return int(self.frame[ID], 16)
+        except ValueError:
+            return None
+
+
+class Taken:
+    """The messages that were published again since the start, by topic and id, as far as there is room to remember.
+
+    Each is published once, although two followers may have it, and although all of it is fetched anew after a failure
+    in the middle: else a disk with too little room would have the first ones delivered without end.
+    """
+
+    def __init__(self) -> None:
+        self._ids: defaultdict[str, RangeSet] = defaultdict(RangeSet)
+
+    def add(self, topic: str, message: Message) -> None:
+        """It was published."""
+        if (number := message.id_number) is not None and sum(map(len, self._ids.values())) < MAX_RUNS:
+            self._ids[topic].add(number, number + 1)
+
+    def has(self, topic: str, message: Message) -> bool:
+        number = message.id_number
+        return number is not None and topic in self._ids and number in self._ids[topic]
 
 
 @attrs.define(eq=False)
@@ -105,6 +139,13 @@ def _salt(file: File) -> int | None:
         return None
 
 
+def remove_temporary_files(storage: Storage) -> None:
+    """Of take-backs that were killed. `OSError`."""
+    for name in storage.files():
+        if name.startswith(_TEMPORARY):
+            storage.remove(name)
+
+
 class TakeBack:
     """The messages of one topic's folder. `OSError` in all of it; no method is for two threads at once.
 
@@ -115,6 +156,9 @@ class TakeBack:
 
     def __init__(self, storage: Storage, stranded: Stranded) -> None:
         self._storage, self._stranded = storage, stranded
+        self._temporary = (
+            f"{_TEMPORARY}{secrets.token_hex(8)}-"  # those of another follower are taken at the same time
+        )
         self._fetched: list[_Fetched] = []
         self._names: dict[int, str] = {}
         self._known: set[int] = set()
@@ -138,14 +182,11 @@ class TakeBack:
         return f"{self._stranded.folder}/{piece.name}", at, min(FETCH_SIZE, piece.size - at)
 
     def _begin(self, piece: Piece, number: int) -> _Fetched:
-        temporary = _TEMPORARY.format(number)
-        with contextlib.suppress(FileNotFoundError):
-            self._storage.remove(temporary)
         ours: File | None = None
         if piece.here:
             with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
                 ours = self._storage.open(f"{self._stranded.folder}/{piece.name}", read_only=True)
-        return _Fetched(piece, self._storage.create(temporary), ours)
+        return _Fetched(piece, self._storage.create(f"{self._temporary}{number}"), ours)
 
     def feed(self, data: bytes) -> None:
         """The piece that was wanted, or its beginning."""
@@ -157,23 +198,27 @@ class TakeBack:
             if fetched.ours is not None:
                 fetched.ours.close()
             with contextlib.suppress(OSError):
-                self._storage.remove(_TEMPORARY.format(number))
+                self._storage.remove(f"{self._temporary}{number}")
         self._fetched.clear()
 
     # --- what is in it
 
     def read(self, channels: Collection[int]) -> Iterator[None]:
-        """Find out what was finished; a step for each piece, in *any thread*.
+        """Find out what was finished, in steps, in *any thread*.
 
         `channels`: generations of those that the topic has here.
         """
         if self._stranded.own:
-            self._known.update(channels)
+            self._known.update(filter(None, channels))  # 0: in memory only, in no log
         first: int | None = None
+        looked_at = 0
         for fetched in self._fetched:
-            yield
             for record, replaced in fetched.records():
                 head = record.head
+                looked_at += head.size
+                if looked_at >= STEP_BYTES:
+                    yield
+                    looked_at = 0
                 if not replaced and first is None:
                     first = head.first
                 if head.kind in (Kind.MESSAGES, Kind.DEFERRED):
@@ -214,19 +259,20 @@ class TakeBack:
         }
 
     def messages(self) -> Iterator[list[Message]]:
-        """What is to be published, in order, in batches of about 1 MiB. *Any thread.*"""
+        """What is to be published, in order, in batches of up to about 1 MiB, also empty ones. *Any thread.*"""
         batch: list[Message] = []
-        size = 0
+        size = looked_at = 0
         for fetched in self._fetched:
             for record, replaced in fetched.records():
+                looked_at += record.head.size
                 with contextlib.suppress(FormatError):
                     for number, message in self._messages_of(record, replaced):
                         if self._is_needed(number):
                             batch.append(message)
                             size += len(message.frame)
-                if size >= BATCH_BYTES:
+                if size >= BATCH_BYTES or looked_at >= STEP_BYTES:
                     yield batch
-                    batch, size = [], 0
+                    batch, size, looked_at = [], 0, 0
         if batch:
             yield batch
 

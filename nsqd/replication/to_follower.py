@@ -31,6 +31,7 @@ from nsqd.replication.frame_stream import (
     first_to_end,
     greet_follower,
     receive_held,
+    while_beating,
 )
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
@@ -60,7 +61,7 @@ BEAT_INTERVAL: Final = 1.0
 SILENCE: Final = 10.0
 REFUSED_PAUSE: Final = 30.0
 CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
-STEPS: Final = 100  # folders that are compared in a row, in a thread
+STEPS: Final = 100  # folders that are compared in a row, in a thread that cannot be stopped meanwhile
 
 STRANDED: Final = "messages that are not here; they are taken back first"
 
@@ -74,11 +75,10 @@ class Leader:
     `written`: the ticket of the last append. `new_sender`: for one session with the follower of this address.
     `hanging`: seconds since the oldest sync began that has not ended. `changed`: an acknowledgement came, or a session
     began or ended. `new_take_back`, `publish_again`: for messages that only a follower has. The latter returns how many
-    they were, when they are on the disk; it awaits its last argument every now and then. `compared`: everything is
-    known that this follower has. `hand_over`: a follower has adopted our copy, and its stand-in owns these messages.
-    When it returns, it is on the disk that they are not ours any more. `finished_of`: what was finished here of these.
-    `others`: addresses of the followers but for this one. `former_lives`: those of our data path that have ended: a
-    follower in step need not keep copies of them.
+    they were, when they are on the disk. `compared`: everything is known that this follower has. `hand_over`: a
+    follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the disk that they
+    are not ours any more. `finished_of`: what was finished here of these. `others`: addresses of the followers but for
+    this one. `former_lives`: those of our data path that have ended: a follower in step need not keep copies of them.
     """
 
     identity: Identity
@@ -88,7 +88,7 @@ class Leader:
     hanging: Callable[[], float]
     changed: Callable[[], None]
     new_take_back: Callable[[Stranded], TakeBack]
-    publish_again: Callable[[Stranded, TakeBack, Callable[[], Awaitable[None]]], Awaitable[int]]
+    publish_again: Callable[[Stranded, TakeBack], Awaitable[int]]
     compared: Callable[[str], None]
     finished_of: Callable[[Owned], Sequence[Finished]]
     hand_over: Callable[[Owned], None]
@@ -209,9 +209,7 @@ class FollowerLink:
 
     async def _session(self, frames: FrameStream, sender: Sender, held: list[FolderHeld]) -> None:
         """Send whatever the follower lacks; returns when the daemon stops, and it has everything."""
-        steps = sender.compare(held)
-        while await trio.to_thread.run_sync(_some_of, steps):
-            await self._beat_if_due(frames)
+        await while_beating(frames, lambda: _all_of(sender.compare(held)))
         self.troubles = {stranded.folder: STRANDED for stranded in sender.stranded}
         for stranded in sender.stranded:
             await self._take_back(frames, stranded)
@@ -245,8 +243,7 @@ class FollowerLink:
         try:
             while (wanted := taken.wanted) is not None:
                 taken.feed(await self._fetch(frames, *wanted))
-                await self._beat_if_due(frames)
-            count = await self._leader.publish_again(stranded, taken, lambda: self._beat_if_due(frames))
+            count = await while_beating(frames, lambda: self._leader.publish_again(stranded, taken))
         finally:
             taken.close()
         log.warning(
@@ -266,10 +263,6 @@ class FollowerLink:
         if not piece or len(piece) > size:
             raise WireError(f"{path}: not the bytes that were asked for")
         return piece
-
-    async def _beat_if_due(self, frames: FrameStream) -> None:
-        if beat := self._beat_to_send():
-            await frames.stream.send_all(beat)
 
     def _beat_to_send(self) -> bytes:
         if not self._beat_due:
@@ -309,6 +302,7 @@ class FollowerLink:
                 await frames.fill()
 
 
-def _some_of(steps: Iterator[None]) -> bool:
-    """Do some of these steps; false when there are no more."""
-    return sum(1 for _ in itertools.islice(steps, STEPS)) == STEPS
+async def _all_of(steps: Iterator[None]) -> None:
+    """Do all these steps, in threads."""
+    while await trio.to_thread.run_sync(lambda: sum(1 for _ in itertools.islice(steps, STEPS))):
+        pass

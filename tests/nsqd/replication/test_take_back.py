@@ -114,6 +114,19 @@ def test_what_was_finished_stays_finished(leader: Leader) -> None:
     assert leader.channel("d").depth == 2
 
 
+def test_a_channel_that_is_in_memory_only_does_not_bring_back_what_others_have_finished(
+    leader: Leader,
+) -> None:
+    follower = Follower()
+    consumer = leader.subscribe("c", rdy=1000)
+    leader.publish(b"finished")
+    leader.finish(consumer)
+    catch_up(leader, follower)
+    until = lose_power(leader)
+    leader.subscribe("memory#ephemeral")
+    assert catch_up(leader, follower, until) == []
+
+
 def test_a_channel_that_was_lost_is_there_again(leader: Leader) -> None:
     follower = Follower()
     leader.create("new")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import UnionType
 
@@ -63,6 +63,8 @@ class Setting:
     connected_at: list[float] = attrs.field(factory=list)
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
+    publishing_takes: float = 0.0
+    """Seconds."""
     last_stream: trio.StapledStream[MemorySendStream, MemoryReceiveStream] = attrs.field(init=False)
     """The leader's end of the last connection."""
     _send: trio.MemorySendChannel[trio.abc.Stream] = attrs.field(init=False)
@@ -87,10 +89,8 @@ class Setting:
         )
         self.link = FollowerLink(leader, Standing("f:4159"), self._connect)
 
-    async def _publish_again(
-        self, stranded: Stranded, taken: TakeBack, alive: Callable[[], Awaitable[None]]
-    ) -> int:
-        await alive()
+    async def _publish_again(self, stranded: Stranded, taken: TakeBack) -> int:
+        await trio.sleep(self.publishing_takes)
         ids = publish_again(self.nsqd, stranded, taken)
         self.nsqd.taken_back += ids
         return len(ids)
@@ -208,11 +208,19 @@ async def test_many_acknowledgements_at_once_are_one_change(autojump_clock: trio
         assert setting.changes == before + 1
 
 
+async def received_in_time(frames: FrameStream) -> Frame:
+    with trio.fail_after(SILENCE):
+        return await frames.receive()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3 * SILENCE])
 async def test_what_only_the_follower_has_is_published_again_first(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, seconds: float
 ) -> None:
+    """However long it takes, the follower hears of its leader."""
     had = Follower()
     async with running() as setting:
+        setting.publishing_takes = seconds
         leader = setting.nsqd
         leader.broker.store.sync_now()
         before = leader.memory.crash()
@@ -224,7 +232,7 @@ async def test_what_only_the_follower_has_is_published_again_first(
         leader._start()
         frames = await setting.accept()
         await frames.send(*had.copy.held(), AllHeld())
-        while not isinstance(frame := await frames.receive(), Remove):
+        while not isinstance(frame := await received_in_time(frames), Remove):
             if isinstance(frame, Fetch):
                 assert setting.link.troubles == {"topic-t": STRANDED}
                 # Some of what was asked for is an answer, too.
@@ -232,6 +240,8 @@ async def test_what_only_the_follower_has_is_published_again_first(
                 await frames.send(Data(piece))
             elif not isinstance(frame, Beat):
                 assert leader.taken_back == lost
+            else:
+                await frames.send(Echo(frame.number))
         assert setting.link.troubles == {}
         assert setting.compared == ["f:4159"]
 

@@ -27,6 +27,7 @@ from nsqd.log.storage import Storage
 from nsqd.log.store import CLEAN
 from nsqd.options import NsqdOptions, stand_in_ports
 from nsqd.replication.before_start import ask_followers, tell_finished
+from nsqd.replication.finished_elsewhere import read_line
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.from_leader import Follower, Room
 from nsqd.replication.keep import CopyNote
@@ -43,7 +44,6 @@ from nsqd.replication.unasked import Doubt, Unasked
 from nsqd.replication.wire import MAX_RUNS, START_SIZE, Finished
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
-from nsqkit.decoding import decode_json
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.listeners import accept_forever, close_listener, remote_address
@@ -296,16 +296,15 @@ class Copies:
     def finished_elsewhere(self, line: bytes) -> None:
         """Our parent says what the leader that we stand in for has finished: see `StandIns`."""
         try:
-            generation, channel, runs = decode_json(line)
-            ranges = [(int(start), int(end)) for start, end in runs]
-        except (ValueError, TypeError) as error:
+            finished = read_line(line)
+        except ValueError as error:
             log.error("COPIES: what was finished elsewhere cannot be read - %s", error)
             return
+        ranges = [(start, end) for start, end in finished.runs]
         for name, retention in self._broker.retentions.items():
-            found = self._broker.topics[name].channels.get(channel)
-            if retention.log.generation == generation and found is not None:
-                finish = partial(found.finish_elsewhere, ranges)
-                self._in_a_round(finish)
+            found = self._broker.topics[name].channels.get(finished.channel)
+            if retention.log.generation == finished.generation and found is not None:
+                self._in_a_round(partial(found.finish_elsewhere, ranges))
 
     @property
     def adopted(self) -> bool:

@@ -119,6 +119,15 @@ async def tell_finished(
                     frames = FrameStream(stream)
                     await greet_follower(frames, identity, disk=False)
                     _, _, sealed = await receive_held(frames, TIMEOUT)
-                    await frames.send(*(finished if sealed else ()), Bye(sealed))
-            except (OSError, RegistryError, Turned, WireError, trio.BrokenResourceError) as error:
+                    for frame in finished if sealed else ():
+                        await frames.send(frame)
+                    await frames.send(Bye(sealed))
+            except (
+                OSError,
+                RegistryError,
+                Turned,
+                WireError,
+                trio.BrokenResourceError,
+                trio.TooSlowError,
+            ) as error:
                 log.warning("COPIES(%s): it does not know what was finished here - %s", address, error)

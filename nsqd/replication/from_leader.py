@@ -20,7 +20,6 @@ import os
 import secrets
 import shutil
 import time
-from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +29,7 @@ import trio
 from nsqd.log.file_storage import FileStorage
 from nsqd.log.lock import DataPathLock
 from nsqd.log.storage import Storage
+from nsqd.replication.finished_elsewhere import FinishedElsewhere
 from nsqd.replication.frame_stream import (
     FrameStream,
     Identity,
@@ -74,7 +74,6 @@ SILENCE: Final = 10.0
 SYNC_INTERVAL: Final = 2.0  # for copies whose leader does not wait for syncs
 MAX_STRANGERS: Final = 32  # connections that have not proved anything yet
 ROOM_INTERVAL: Final = 1.0  # seconds between two looks at the free space
-MAX_FINISHED: Final = 1000  # messages of a leader that has come back, each of many runs
 YIELD_EVERY: Final = 16  # frames
 FOLDERS: Final = 100  # that are looked at in a row, in a thread
 
@@ -97,7 +96,7 @@ class CopyState:
 
     `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
     has compared it, and sent what was damaged. `finished`: what its leader has finished, and its stand-in was not told
-    yet; with `news` when something was added. `served`: a stand-in is on it, or about to be. `ended`: its leader has
+    yet. `served`: a stand-in is on it, or about to be. `ended`: its leader has
     said that this life has ended. `clock_skew`: seconds by which our clock is ahead of the leader's.
     """
 
@@ -112,8 +111,7 @@ class CopyState:
     clock_skew: float | None = None
     beat_at: float | None = None
     seal: Seal | None = None
-    finished: deque[Finished] = attrs.field(factory=deque)
-    news: trio.Event = attrs.field(factory=trio.Event)
+    finished: FinishedElsewhere = attrs.field(factory=FinishedElsewhere)
     scope: trio.CancelScope | None = None
     idle: trio.Event = attrs.field(factory=trio.Event)
 
@@ -398,9 +396,8 @@ class Follower:
                 frame = await frames.receive()
             match frame:
                 case Finished():
-                    if not seal.retired and len(state.finished) < MAX_FINISHED:
-                        state.finished.append(frame)
-                        state.news.set()
+                    if not seal.retired:
+                        state.finished.add(frame)
                 case Bye():
                     return
                 case _:

@@ -9,7 +9,6 @@ had finished is written to it, a line of JSON for each channel.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -178,16 +177,8 @@ class StandIns:
     async def _tell(self, state: CopyState, told: trio.lowlevel.FdStream) -> None:
         """Pass on what the leader had finished, as it comes. What a stand-in that crashes was told may come again."""
         with contextlib.suppress(trio.BrokenResourceError):  # it has ended
-            await self._tell_all(state, told)
-
-    async def _tell_all(self, state: CopyState, told: trio.lowlevel.FdStream) -> None:
-        while True:
-            while state.finished:
-                frame = state.finished.popleft()
-                line = json.dumps([frame.generation, frame.channel, frame.runs])
-                await told.send_all(line.encode() + b"\n")
-            await state.news.wait()
-            state.news = trio.Event()
+            while True:
+                await told.send_all(await state.finished.next())
 
     def _remove_messages(self, state: CopyState) -> None:
         for folder in state.storage.folders():

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
@@ -200,10 +201,13 @@ class FollowerLink:
         """What the follower has. A copy that was adopted is handed over instead, and `Turned` raised."""
         held, owned, sealed = await receive_held(frames, SILENCE)
         if sealed:
-            with trio.fail_after(SILENCE):
-                await frames.send(*self._leader.finished_of(owned))
+            # Whether it hears all that was finished here or not: they must not be delivered twice for longer than that.
+            with trio.move_on_after(SILENCE), contextlib.suppress(trio.BrokenResourceError):
+                for finished in self._leader.finished_of(owned):
+                    await frames.send(finished)
             self._leader.hand_over(owned)
-            await frames.send(Bye(True))
+            with trio.fail_after(SILENCE):
+                await frames.send(Bye(True))
             raise Turned("it has adopted our copy, and we have given up what it serves")
         return held
 

@@ -413,6 +413,17 @@ async def test_a_copy_that_was_adopted_is_handed_over(autojump_clock: trio.testi
         assert setting.handed_over == [{1: [(0, 10)], 2: [(5, 20), (30, 40)]}]
 
 
+async def test_a_copy_is_handed_over_although_nobody_listens_to_what_was_finished(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        frames = await setting.accept()
+        setting.last_stream.send_stream.send_all_hook = trio.sleep_forever
+        await frames.send(Sealed([[1, 0, 10]]), AllHeld())
+        await trio.sleep(SILENCE + 1)
+        assert setting.handed_over == [{1: [(0, 10)]}]
+
+
 @pytest.mark.parametrize("sealed_first", [False, True])
 async def test_a_copy_is_either_held_or_adopted(
     autojump_clock: trio.testing.MockClock, sealed_first: bool

@@ -493,21 +493,22 @@ class Copies:
         while True:
             for other in await others.ask(note):
                 both = seal.in_common(other.owned)
-                if both and "" < other.found.owner < seal.owner:
-                    self._give_up(seal, both, other.address)
+                if both and "" < other.found.owner < seal.owner and self._give_up(seal, both, other.address):
                     return
             await trio.sleep(OTHERS_INTERVAL)
 
-    def _give_up(self, seal: Seal, both: Owned, address: str) -> None:
+    def _give_up(self, seal: Seal, both: Owned, address: str) -> bool:
+        """Whether that is on the disk."""
         try:
             count = self._broker.hand_over(both)
             self._broker.store.sync_now()
             seal.without(both).write(self._storage)
         except (Refused, OSError) as error:
             log.error("COPIES: what %s serves, too, cannot be given up - %s", address, error)
-            return
+            return False
         log.warning("COPIES: %s serves %d messages of ours, too; starting anew without them", address, count)
         self._restart()
+        return True
 
     async def stop(self) -> None:
         """Send what there is to send to followers, in bounded time."""

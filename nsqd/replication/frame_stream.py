@@ -176,11 +176,11 @@ async def greet_follower(
     return await _introduce(frames, us, hello)
 
 
-async def ask_follower(frames: FrameStream, us: Identity, life: bytes) -> Welcome:
-    """As `greet_follower`, of one who wants to know what is there of another one's life."""
+async def ask_follower(frames: FrameStream, us: Identity, life: bytes, *, files: bool) -> Welcome:
+    """As `greet_follower`, of one who wants to know what is there of another one's life. `files`: see `Ask`."""
 
     def ask(challenge: bytes, nonce: bytes) -> Ask:
-        return Ask(life, nonce, proof(us.secret, "asks", challenge, nonce, life), us.name)
+        return Ask(life, nonce, proof(us.secret, "asks", challenge, nonce, life), us.name, files)
 
     return await _introduce(frames, us, ask)
 

@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,7 @@ from nsqd.replication.wire import (
     Ended,
     Fetch,
     Finished,
+    FolderHeld,
     Found,
     Frame,
     Hello,
@@ -75,7 +77,8 @@ SYNC_INTERVAL: Final = 2.0  # for copies whose leader does not wait for syncs
 MAX_STRANGERS: Final = 32  # connections that have not proved anything yet
 ROOM_INTERVAL: Final = 1.0  # seconds between two looks at the free space
 YIELD_EVERY: Final = 16  # frames
-FOLDERS: Final = 100  # that are looked at in a row, in a thread
+FOLDERS: Final = 100  # that are looked at in a row, in a thread,
+LOOK_SECONDS: Final = 1.0  # unless it takes longer than that: the leader waits
 
 
 class _Goodbye(Exception):
@@ -135,7 +138,7 @@ class Follower:
         self._transport = transport or Transport()
         self._root = Path(root) / COPIES
         self._identity = identity
-        self._room = room
+        self.room = room
         self._strangers: dict[trio.CancelScope, None] = {}  # the oldest first
         self._stranger_log = RateLimitedLogger(log)
         self.copies: dict[str, CopyState] = {}
@@ -305,14 +308,14 @@ class Follower:
                     seal.owner if seal is not None else "",
                 )
             )
-        if state is None or state.connected:
+        if state is not None and not state.connected and seal is not None:
+            await self._say_what_is_owned(frames, seal.owned or {})
+        elif state is not None and not state.connected and ask.files:
+            await self._say_what_is_here(frames, Copy(state.storage, state.note, disk=False))
+        else:
             with trio.fail_after(SILENCE):
                 await frames.send(AllHeld())
-        elif seal is not None:
-            await self._say_what_is_owned(frames, seal.owned or {})
-        else:
-            await self._say_what_is_here(frames, Copy(state.storage, state.note, disk=False))
-        log.info("COPIES: %s has asked about %s", ask.name, state.note.name if state else ask.life.hex())
+        log.debug("COPIES: %s has asked about %s", ask.name, state.note.name if state else ask.life.hex())
         while True:
             with trio.fail_after(SILENCE):
                 frame = await frames.receive()
@@ -413,7 +416,7 @@ class Follower:
 
     async def _say_what_is_here(self, frames: FrameStream, copy: Copy) -> None:
         held = copy.held()
-        while some := await trio.to_thread.run_sync(lambda: list(itertools.islice(held, FOLDERS))):
+        while some := await trio.to_thread.run_sync(_some_of, held):
             with trio.fail_after(SILENCE):
                 await frames.send(*some)
         with trio.fail_after(SILENCE):
@@ -421,10 +424,10 @@ class Follower:
 
     def refusal(self, state: CopyState) -> str | None:
         """Why no more may be taken."""
-        if self._room.max_bytes and self.bytes > self._room.max_bytes:
-            return f"full: copies may take {self._room.max_bytes} bytes here"
-        if state.storage.free_space() < self._room.min_free:
-            return f"full: less than {self._room.min_free} bytes of the disk are free here"
+        if self.room.max_bytes and self.bytes > self.room.max_bytes:
+            return f"full: copies may take {self.room.max_bytes} bytes here"
+        if state.storage.free_space() < self.room.min_free:
+            return f"full: less than {self.room.min_free} bytes of the disk are free here"
         return None
 
 
@@ -541,6 +544,17 @@ def _check_start(hello: Hello, note: CopyNote) -> None:
         raise NotWelcome(f"start {hello.incarnation} of a data path that has had {note.incarnation}")
     if hello.incarnation == note.incarnation and note.start not in ("", hello.start.hex()):
         raise NotWelcome(f"another nsqd has the same data path, or a copy of it: {note.name}")
+
+
+def _some_of(held: Iterator[FolderHeld]) -> list[FolderHeld]:
+    """The next ones; empty when there are no more. *Any thread.*"""
+    until = time.monotonic() + LOOK_SECONDS
+    some: list[FolderHeld] = []
+    for frame in itertools.islice(held, FOLDERS):
+        some.append(frame)
+        if time.monotonic() > until:
+            break
+    return some
 
 
 async def _do(work: Work) -> None:

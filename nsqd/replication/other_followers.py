@@ -10,6 +10,8 @@ Rules:
 
 from __future__ import annotations
 
+import errno
+import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
@@ -67,7 +69,10 @@ class Patience:
 
 @attrs.frozen
 class OtherCopy:
-    """What another follower has of the life. `owned`: of a sealed copy that is served, by its owner's seal."""
+    """What another follower has of the life. `folders`: of a copy that is not sealed, if that was asked for.
+
+    `owned`: of a sealed one that is served, by its owner's seal.
+    """
 
     address: str
     found: Found
@@ -81,13 +86,15 @@ class OtherFollowers:
 
     _identity: Identity
     _connect: Connect
+    _silent: set[tuple[str, str]] = attrs.field(factory=set)
+    """Life and address of those that did not answer: logged once."""
 
     async def ask(self, note: CopyNote) -> list[OtherCopy]:
         """Ask them all at once. Those that do not answer are logged, and left out."""
         answers: list[OtherCopy] = []
 
         async def ask(address: str) -> None:
-            async with self._asking(address, note) as answer:
+            async with self._asking(address, note, files=False) as answer:
                 if answer is not None:
                     answers.append(answer[1])
 
@@ -96,51 +103,60 @@ class OtherFollowers:
                 nursery.start_soon(ask, address)
         return answers
 
-    async def fetch(self, note: CopyNote, storage: Storage) -> int:
-        """Fetch into this copy what others have more of it; returns the bytes. Nobody else may write to it."""
+    async def fetch(self, note: CopyNote, storage: Storage, min_free: int = 0) -> int:
+        """Fetch into this copy what others have more of it; returns the bytes. Nobody else may write to it. `OSError`.
+
+        `min_free`: bytes of the disk that are to stay free.
+        """
         total = 0
         deleted = Deletions(storage)
         for address in note.others:
-            async with self._asking(address, note) as answer:
+            async with self._asking(address, note, files=True) as answer:
                 if answer is None or answer[1].found.sealed or answer[1].found.connected:
                     continue
                 frames, other = answer
                 patience = Patience(TIMEOUT)
                 wanted = await patience.in_thread(frames, partial(needs, storage, other.folders, deleted, {}))
-                total += await restore_from(frames, storage, wanted, address, patience)
+                total += await restore_from(frames, storage, wanted, address, patience, min_free)
         return total
 
     @asynccontextmanager
     async def _asking(
-        self, address: str, note: CopyNote
+        self, address: str, note: CopyNote, *, files: bool
     ) -> AsyncIterator[tuple[FrameStream, OtherCopy] | None]:
         """A connection to this follower, and what it has. None if it does not answer, or when it fails later on."""
         try:
             with trio.fail_after(TIMEOUT):
                 stream = await self._connect(address)
         except (OSError, RegistryError, Turned, trio.TooSlowError) as error:
-            log.warning("COPIES(%s): not asked about %s - %s", address, note.name, error or "no answer")
+            self._not_asked(address, note, error)
             yield None
             return
         async with stream:
             try:
                 frames = FrameStream(stream)
                 with trio.fail_after(TIMEOUT):
-                    await ask_follower(frames, self._identity, bytes.fromhex(note.life))
+                    await ask_follower(frames, self._identity, bytes.fromhex(note.life), files=files)
                     found = await frames.receive()
                     if not isinstance(found, Found):
                         raise WireError(f"a {type(found).__name__} has no place here")
                 folders, owned, _ = await receive_held(frames, TIMEOUT)
             except (OSError, Turned, WireError, trio.BrokenResourceError, trio.TooSlowError) as error:
-                log.warning("COPIES(%s): not asked about %s - %s", address, note.name, error or "no answer")
+                self._not_asked(address, note, error)
                 yield None
                 return
+            self._silent.discard((note.life, address))
             try:
                 yield frames, OtherCopy(address, found, folders, owned)
                 with trio.move_on_after(TIMEOUT):
                     await frames.send(Bye(False))
             except (OSError, Turned, WireError, trio.BrokenResourceError, trio.TooSlowError) as error:
                 log.warning("COPIES(%s): what it has of %s - %s", address, note.name, error or "no answer")
+
+    def _not_asked(self, address: str, note: CopyNote, error: Exception) -> None:
+        level = logging.DEBUG if (note.life, address) in self._silent else logging.WARNING
+        self._silent.add((note.life, address))
+        log.log(level, "COPIES(%s): not asked about %s - %s", address, note.name, error or "no answer")
 
 
 async def restore_from(
@@ -149,13 +165,17 @@ async def restore_from(
     wanted: Collection[Need],
     address: str,
     patience: Patience,
+    min_free: int = 0,
 ) -> int:
     """Fetch what is missing here from the follower with which this connection is; returns the bytes.
 
-    `OSError` of our disk; `WireError`; `TooSlowError` when nothing comes for `TIMEOUT` seconds.
+    `min_free`: bytes of the disk that are to stay free. `OSError` of our disk, also when there is no room; `WireError`;
+    `TooSlowError` when nothing comes for `TIMEOUT` seconds.
     """
     total = 0
     for need in wanted:
+        if storage.free_space() < need.size + min_free:
+            raise OSError(errno.ENOSPC, f"no room for {need.path}, {need.size} bytes")
         if await _restore(frames, storage, need, patience):
             total += need.bytes
             log.warning(

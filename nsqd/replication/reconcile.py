@@ -28,6 +28,7 @@ __all__ = [
     "HEAD_SIZE",
     "WHOLE",
     "FileHeld",
+    "FileState",
     "FolderState",
     "Held",
     "Piece",

@@ -148,7 +148,7 @@ class StandIns:
         if state.seal is None or state.seal.owned is not None:
             return
         try:
-            await self._others.fetch(state.note, state.storage)
+            await self._others.fetch(state.note, state.storage, self._follower.room.min_free)
         except OSError as error:
             log.error("COPIES: what others have more of %s cannot be noted - %s", state.note.name, error)
         except Exception:

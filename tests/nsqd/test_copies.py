@@ -12,13 +12,16 @@ import trio.testing
 
 from nsqd.broker import Broker
 from nsqd.broker.topic import Topic
-from nsqd.copies import Copied, Copies
+from nsqd.copies import OTHERS_INTERVAL, Copied, Copies
 from nsqd.log.life import Life, former_lives
 from nsqd.options import load
 from nsqd.replication.frame_stream import first_to_end
-from nsqd.replication.seal import Owned
+from nsqd.replication.keep import CopyNote
+from nsqd.replication.other_followers import OtherCopy, OtherFollowers
+from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.unasked import Doubt
+from nsqd.replication.wire import Found
 from nsqd.rounds import Rounds
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect
 
@@ -140,6 +143,33 @@ async def test_a_stop_ends_the_listener_and_not_the_rest(tmp_path: Path) -> None
         nursery.cancel_scope.cancel()
     await stream.aclose()
     setting.copies.close()
+
+
+async def test_what_another_stand_in_serves_is_given_up_when_the_disk_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    setting = Setting(tmp_path)
+    setting.nsqd.create()
+    setting.nsqd.publish_many(5)
+    setting.storage.replace("nsqd.copy", CopyNote("aa" * 16, "leader", 1, complete=True).encode())
+    seal = Seal(setting.owned, owner="ff" * 16)
+    asked_at: list[float] = []
+
+    async def ask(*_: object) -> list[OtherCopy]:
+        asked_at.append(trio.current_time())
+        return [OtherCopy("other:4159", Found(True, False, True, "00" * 16), [], setting.owned)]
+
+    monkeypatch.setattr(OtherFollowers, "ask", ask)
+    setting.nsqd.fail("append")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setting.copies._watch_other_stand_ins, seal)
+        await trio.sleep(OTHERS_INTERVAL / 2)
+        assert (len(asked_at), setting.restarts) == (1, 0)
+        setting.nsqd.heal()
+    assert (len(asked_at), setting.restarts) == (2, 1)
+    left = Seal.read(setting.nsqd.memory.crash())
+    assert left is not None
+    assert not any((left.owned or {}).values())
 
 
 # --- messages that only a follower has

@@ -51,7 +51,7 @@ def catch_up(leader: Leader, copy: CopyInMemory) -> None:
 
 @attrs.define(eq=False)
 class Setting:
-    """Two followers. `answer`: what is at the second one's address."""
+    """Two followers. `answer`: what is at the second one's address; None: nobody."""
 
     first: Follower
     second: Follower
@@ -68,6 +68,9 @@ class Setting:
         self.nursery.start_soon(self.answer, theirs)
         return ours
 
+    async def answer_of_the_second(self, stream: trio.abc.Stream) -> None:
+        await self.second.serve(stream, "remote")
+
     @property
     def note(self) -> CopyNote:
         return self.first.copies[LIFE].note
@@ -77,13 +80,11 @@ class Setting:
 async def running(path: Path) -> AsyncIterator[Setting]:
     first, second = Follower(path / "1", FIRST, Room(0, 0)), Follower(path / "2", SECOND, Room(0, 0))
 
-    async def serve(stream: trio.abc.Stream) -> None:
-        await second.serve(stream, "remote")
-
     async with trio.open_nursery() as nursery:
         others = OtherFollowers(FIRST, lambda address: setting.connect(address))
         stand_ins = StandIns(first, lambda *_: [], [], "", others)
-        setting = Setting(first, second, stand_ins, others, nursery, serve)
+        setting = Setting(first, second, stand_ins, others, nursery, None)
+        setting.answer = setting.answer_of_the_second
         yield setting
         nursery.cancel_scope.cancel()
     first.close()
@@ -125,6 +126,39 @@ async def test_what_another_follower_has_more_is_fetched(
         assert (other.found.held, other.found.connected, other.found.sealed) == (True, False, False)
         assert await setting.others.fetch(setting.note, setting.first.copies[LIFE].storage) > 30 * 200
     assert logs(behind) == logs(tmp_path / "2" / COPIES / LIFE)
+
+
+@pytest.mark.usefixtures("behind")
+async def test_what_it_has_is_told_to_who_fetches_it_only(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Stand-ins ask every now and then, and to look at all files takes long."""
+    async with running(tmp_path) as setting:
+        assert not (await setting.others.ask(setting.note))[0].folders
+
+
+async def test_a_full_disk_stays_as_it_is(
+    tmp_path: Path, behind: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    before = logs(behind)
+    async with running(tmp_path) as setting:
+        storage = setting.first.copies[LIFE].storage
+        assert await setting.others.fetch(setting.note, storage, min_free=1 << 60) == 0
+    assert logs(behind) == before
+
+
+@pytest.mark.usefixtures("behind")
+async def test_one_that_does_not_answer_is_logged_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path) as setting:
+        for answers in (False, False, True, False):
+            setting.answer = setting.answer_of_the_second if answers else None
+            await setting.others.ask(setting.note)
+        assert [record.levelname for record in caplog.records if "not asked" in record.message] == [
+            "WARNING",
+            "WARNING",
+        ]
 
 
 async def test_a_topic_that_was_deleted_does_not_come_back(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nsqd.log.storage import Storage
+from nsqd.replication.wire import by_folder
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
 
 
@@ -77,6 +78,23 @@ def test_damage_in_the_middle_is_found_after_an_unclean_stop(leader: Leader) -> 
     follower.suspect = True
     assert catch_up(leader, follower) == []
     assert files_of(follower.storage) == files_of(leader.memory)
+
+
+def test_each_file_that_is_read_as_a_whole_is_told_at_once(leader: Leader) -> None:
+    """A leader that hears nothing for some seconds gives up, and asks for all of it again."""
+    for _ in range(30):
+        leader.publish(b"m" * 2000)
+    follower = copied(leader)
+    (name, told), *_ = ((frame.folder, len(frame.files)) for frame in follower.copy.held() if frame.folder)
+    assert (name, told) == ("topic-t", len(follower.storage.files("topic-t")))
+    plain = by_folder(follower.copy.held())
+    follower.suspect = True
+    follower.begin()
+    assert all(len(frame.files) == 1 for frame in follower.copy.held() if not frame.generation)
+    found = by_folder(follower.copy.held())
+    assert [(key, gen, files.keys()) for key, (gen, files) in found.items()] == [
+        (key, gen, files.keys()) for key, (gen, files) in plain.items()
+    ]
 
 
 def test_bytes_that_are_no_record_are_sent_over(leader: Leader) -> None:

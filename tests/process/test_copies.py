@@ -244,7 +244,7 @@ def test_a_stand_in_with_a_topic_that_cannot_be_read_is_not_taken_for_empty(tmp_
     with Daemon(tmp_path, ("--stand-in",)) as stand_in:
         stand_in.launch()
         assert stand_in.wait() == 0, stand_in.log_end()
-    assert json.loads((tmp_path / "nsqd.seal").read_text()) == {"owned": {}, "retired": False}
+    assert json.loads((tmp_path / "nsqd.seal").read_text()) == {"owned": {}, "retired": False, "owner": ""}
 
 
 def test_an_orderly_stop_of_a_follower_is_one(leader: Daemon, follower: Daemon) -> None:

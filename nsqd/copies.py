@@ -510,15 +510,31 @@ class Copies:
         self._restart()
         return True
 
-    async def stop(self) -> None:
-        """Send what there is to send to followers, in bounded time."""
+    @property
+    def hand_over_refusal(self) -> str | None:
+        """Why no follower can take over what is here."""
+        if self._options.stand_in:
+            return "a stand-in is not handed over"
+        if not any(link.standing.in_step for link in self._links):
+            return "no follower is in step"
+        return None
+
+    async def stop(self, *, hand_over: bool) -> None:
+        """Send what there is to send to followers, in bounded time; one of them may take over what is here."""
         self._accepting.cancel()
         for listener in self._listeners:
             await close_listener(listener)
+        heir = next((link for link in self._links if hand_over and link.standing.in_step), None)
         with trio.move_on_after(STOP_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 for link in self._links:
-                    nursery.start_soon(link.stop)
+                    nursery.start_soon(partial(link.stop, for_good=link is heir))
+        if heir is not None and heir.has_taken_over:
+            log.info("COPIES(%s): it has taken over all messages of ours", heir.standing.address)
+        elif hand_over:
+            log.error(
+                "COPIES: no follower has taken over; the messages stay here, or adopt a copy by command"
+            )
 
     def stats(self) -> CopiesStats | None:
         """None when there is nothing to tell."""

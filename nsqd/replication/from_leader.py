@@ -20,7 +20,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -81,8 +81,11 @@ FOLDERS: Final = 100  # that are looked at in a row, in a thread,
 LOOK_SECONDS: Final = 1.0  # unless it takes longer than that: the leader waits
 
 
+@attrs.define
 class _Goodbye(Exception):
-    """The leader ends the session in order."""
+    """The leader ends the session in order. `for_good`: it gives all its messages to us."""
+
+    for_good: bool
 
 
 @attrs.frozen
@@ -141,6 +144,7 @@ class Follower:
         self.room = room
         self._strangers: dict[trio.CancelScope, None] = {}  # the oldest first
         self._stranger_log = RateLimitedLogger(log)
+        self.adopted: Callable[[], None] = lambda: None  # a copy was sealed: somebody has to serve it
         self.copies: dict[str, CopyState] = {}
         self._forgotten = trio.Event()
         if self._root.is_dir():
@@ -248,9 +252,11 @@ class Follower:
                     await self._session(frames, hello)
             except trio.TooSlowError:
                 self._ended(remote, hello, f"nothing heard for {SILENCE:g} s")
-            except _Goodbye:
-                assert hello is not None
+            except _Goodbye as goodbye:
+                assert isinstance(hello, Hello)
                 log.info("COPIES: %s has left", hello.name)
+                if goodbye.for_good:
+                    await self._take_over_at_once(frames, hello)
             except (Turned, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._ended(remote, hello, str(error) or "the connection was cut")
             except (WireError, NotWelcome, OSError) as error:
@@ -290,6 +296,19 @@ class Follower:
             )
         else:
             log.warning(text, remote, f"of {hello.name}", reason, exc_info=unexpected)
+
+    async def _take_over_at_once(self, frames: FrameStream, hello: Hello) -> None:
+        """The leader stops for good, and everything that it has is here: adopt the copy, and tell it so."""
+        state = self.copies[hello.life.hex()]
+        if not state.note.complete:
+            log.error("COPIES: the copy of %s is not complete, and not adopted", state.note.name)
+            return
+        self.seal(state)
+        log.warning("COPIES: the copy of %s is adopted, which has stopped for good", state.note.name)
+        self.adopted()
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(SILENCE):
+                await frames.send(Found(True, False, True, self._identity.life.hex()))
 
     # --- one who asks
 
@@ -474,8 +493,8 @@ class _Session:
                 self._echo = number
                 self._news.set()
                 return
-            case Bye():
-                raise _Goodbye
+            case Bye(for_good):
+                raise _Goodbye(for_good)
             case Ended(life):
                 self._follower.life_ended(life.hex())
                 return

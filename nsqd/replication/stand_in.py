@@ -99,6 +99,7 @@ class StandIns:
 
     async def run(self) -> None:
         """Keep a stand-in on each sealed copy that has not retired."""
+        self._follower.adopted = self._adopted
         async with trio.open_nursery() as nursery:
             while True:
                 for state in self._follower.copies.values():
@@ -108,6 +109,11 @@ class StandIns:
                         nursery.start_soon(self._serve, state)
                 await self._wanted.wait()
                 self._wanted = trio.Event()
+
+    def _adopted(self) -> None:
+        """By the order of the leader itself."""
+        self.adoptions += 1
+        self._wanted.set()
 
     async def _serve(self, state: CopyState) -> None:
         life, pause = state.note.life, SHORTEST_PAUSE

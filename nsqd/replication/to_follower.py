@@ -48,6 +48,7 @@ from nsqd.replication.wire import (
     Fetch,
     Finished,
     FolderHeld,
+    Found,
     WireError,
     encode,
 )
@@ -112,7 +113,8 @@ class FollowerLink:
         self._beats = 0
         self._beat_due = False
         self._stopping = False
-        self._said_goodbye = False
+        self._said_goodbye = self._for_good = False
+        self.has_taken_over = False
         self._stopped = trio.Event()
         self._sender: Sender | None = None
         self._piece: bytes | None = None
@@ -152,9 +154,12 @@ class FollowerLink:
             await trio.sleep(pause)
         self._stopped.set()
 
-    async def stop(self) -> None:
-        """Send what there is to send, and say goodbye. Returns at once when there is no connection."""
-        self._stopping = True
+    async def stop(self, *, for_good: bool = False) -> None:
+        """Send what there is to send, and say goodbye. Returns at once when there is no connection.
+
+        `for_good`: this follower shall adopt its copy; when it has, `has_taken_over` is true.
+        """
+        self._stopping, self._for_good = True, for_good
         if not self._connected:
             return
         self.wake()
@@ -238,8 +243,9 @@ class FollowerLink:
                 continue
             if self._stopping and self.standing.acknowledged >= written:
                 self._said_goodbye = True
-                await frames.send(Bye(False))
-                return
+                await frames.send(Bye(self._for_good))
+                if not self._for_good:
+                    return
             await self._work.wait()
 
     async def _take_back(self, frames: FrameStream, stranded: Stranded) -> None:
@@ -291,6 +297,9 @@ class FollowerLink:
                         self.standing.acknowledge(ticket)
                     case Echo():
                         pass
+                    case Found(_, _, sealed, _) if self._said_goodbye:
+                        self.has_taken_over = sealed
+                        return
                     case Data(data) if self._piece_arrived is not None:
                         self._piece = bytes(data)
                         self._piece_arrived.set()

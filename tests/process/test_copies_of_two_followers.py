@@ -158,6 +158,28 @@ def test_a_leader_that_comes_back_says_what_was_finished(nodes: Trio) -> None:
     assert len(copies(first)) == len(copies(second)) == 1
 
 
+def test_a_node_that_leaves_hands_its_messages_over(nodes: Trio) -> None:
+    nodes.start()
+    bodies = nodes.publish("order", 20)
+    nodes.leader.request("POST", "/pub?topic=orders&defer=3000", b"later")
+    life = next(iter(copies(nodes.followers[0])))
+    assert nodes.leader.request("POST", "/drain?hand_over=true") == (200, b"")
+    assert nodes.leader.wait() == 0
+    assert any("it has taken over all messages" in line for line in nodes.leader.lines), said(nodes.leader)
+    assert received(listening(nodes.followers[0]), "orders", "audit", 21) == [*bodies, b"later"]
+    assert not copies(nodes.followers[1])[life]["adopted"]
+    nodes.leader.start()  # it was a mistake: it is another life
+    nodes.wait_in_step(3)
+    assert nodes.leader.unfinished("orders", "audit") == 0
+
+
+def test_nothing_is_handed_over_without_a_follower_in_step(nodes: Trio) -> None:
+    nodes.leader.start()
+    status, body = nodes.leader.request("POST", "/drain?hand_over=true")
+    assert (status, b"no follower is in step" in body) == (409, True)
+    nodes.leader.request("POST", "/pub?topic=orders", b"it goes on")
+
+
 def test_a_copy_is_removed_by_command(nodes: Trio) -> None:
     nodes.start()
     nodes.publish("order", 5)

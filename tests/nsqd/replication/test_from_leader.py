@@ -40,6 +40,7 @@ from nsqd.replication.wire import (
     Ended,
     FileFrame,
     FolderHeld,
+    Found,
     Frame,
     MakeFolder,
     NewFile,
@@ -512,6 +513,24 @@ async def test_a_seal_ends_the_session_and_is_told_from_then_on(
         await frames.send(Bye(True))
         await end(frames)
         assert not state.connected
+
+
+@pytest.mark.parametrize("complete", [False, True])
+async def test_a_leader_that_stops_for_good_is_adopted_at_once(
+    tmp_path: Path, complete: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(tmp_path) as setting:
+        adopted: list[bool] = []
+        setting.follower.adopted = lambda: adopted.append(True)
+        frames = await setting.session()
+        await frames.send(*BEGIN, Pass(complete))
+        await until(frames, Ack)
+        await frames.send(Bye(True))
+        (state,) = setting.follower.copies.values()
+        if complete:
+            assert await until(frames, Found) == Found(True, False, True, US.life.hex())
+        await end(frames)
+        assert (state.seal, adopted) == ((Seal(owner=US.life.hex()), [True]) if complete else (None, []))
 
 
 async def test_what_a_stand_in_owns_of_many_topics_is_told_in_pieces(

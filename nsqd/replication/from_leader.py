@@ -303,7 +303,11 @@ class Follower:
         if not state.note.complete:
             log.error("COPIES: the copy of %s is not complete, and not adopted", state.note.name)
             return
-        self.seal(state)
+        try:
+            self.seal(state)
+        except OSError as error:
+            log.error("COPIES: the copy of %s cannot be adopted - %s", state.note.name, error)
+            return
         log.warning("COPIES: the copy of %s is adopted, which has stopped for good", state.note.name)
         self.adopted()
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):

@@ -246,6 +246,7 @@ class FollowerLink:
                 await frames.send(Bye(self._for_good))
                 if not self._for_good:
                     return
+                await trio.sleep_forever()  # until it has answered, or is gone: see `_hear`
             await self._work.wait()
 
     async def _take_back(self, frames: FrameStream, stranded: Stranded) -> None:

@@ -533,6 +533,23 @@ async def test_a_leader_that_stops_for_good_is_adopted_at_once(
         assert (state.seal, adopted) == ((Seal(owner=US.life.hex()), [True]) if complete else (None, []))
 
 
+async def test_a_copy_that_cannot_be_adopted_at_once_ends_nothing_else(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN, Pass(True))
+        await until(frames, Ack)
+        with monkeypatch.context() as patch:
+            patch.setattr(FileStorage, "replace", full)
+            await frames.send(Bye(True))
+            assert await end(frames) == "the connection was closed"
+        await setting.session()
+
+
 async def test_what_a_stand_in_owns_of_many_topics_is_told_in_pieces(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

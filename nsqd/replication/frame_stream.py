@@ -17,6 +17,7 @@ from nsqd.replication.wire import (
     GREETING,
     MAX_FIRST_FRAME,
     MAX_FRAME,
+    MAX_OTHERS,
     NONCE_SIZE,
     AllHeld,
     Ask,
@@ -167,11 +168,16 @@ async def while_beating(frames: FrameStream, work: Callable[[], Awaitable[Result
 async def greet_follower(
     frames: FrameStream, us: Identity, *, disk: bool, others: Sequence[str] = ()
 ) -> Welcome:
-    """The leader's side of the handshake. `others`: addresses of its other followers. `WireError`, `Turned`."""
+    """The leader's side of the handshake. `others`: addresses of its other followers, of which it is told `MAX_OTHERS`.
+
+    `WireError`, `Turned`.
+    """
 
     def hello(challenge: bytes, nonce: bytes) -> Hello:
         shown = proof(us.secret, "leader", challenge, nonce, us.life, us.incarnation, us.start)
-        return Hello(us.life, us.incarnation, us.start, nonce, shown, us.name, disk, list(others))
+        return Hello(
+            us.life, us.incarnation, us.start, nonce, shown, us.name, disk, list(others[:MAX_OTHERS])
+        )
 
     return await _introduce(frames, us, hello)
 

@@ -30,6 +30,7 @@ from nsqd.replication.from_leader import (
 from nsqd.replication.keep import Copy
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.wire import (
+    MAX_OTHERS,
     MAX_OWNED,
     Ack,
     AllHeld,
@@ -487,6 +488,17 @@ async def test_a_copy_that_is_served_is_not_written_to(
         assert "in use" in await end(await setting.greet())
         lock.release()
         await setting.session()
+
+
+async def test_a_leader_may_have_any_number_of_followers(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(tmp_path) as setting:
+        frames = setting.connect()
+        await greet_follower(frames, LEADER, disk=False, others=[f"{n}:4159" for n in range(MAX_OTHERS + 5)])
+        await until(frames, AllHeld)
+        (state,) = setting.follower.copies.values()
+        assert len(state.note.others) == MAX_OTHERS
 
 
 # --- adoption

@@ -169,6 +169,25 @@ def test_a_topic_that_was_lost_is_there_again(anew: bool) -> None:
     assert files_of(follower.storage) == files_of(leader.memory)
 
 
+def test_what_only_a_snapshot_knows_of_a_lost_topic_counts() -> None:
+    leader, follower = Leader(), Follower()
+    consumer = leader.subscribe("c", topic="u", rdy=1000)
+    for _ in range(30):
+        leader.publish(b"n" * 400, topic="u")
+        leader.finish(consumer)
+        leader.advance(1.0)
+    leader.snapshot("u")
+    leader.snapshot("u")
+    lost = leader.publish(*[b"m"] * 5, topic="u").ids
+    leader.finish(consumer, lost[0])
+    catch_up(leader, follower)
+    assert f"{0:020}.log" not in follower.storage.files("topic-u")
+    leader.memory = MemoryStorage()
+    leader._start()
+    assert catch_up(leader, follower) == lost[1:]
+    assert leader.channel("c", "u").depth == 4
+
+
 def test_damage_here_is_mended_from_the_follower(leader: Leader) -> None:
     follower = Follower()
     rotten, fine = leader.publish(b"rotten").ids[0], leader.publish(b"fine").ids[0]

@@ -19,6 +19,7 @@ import contextlib
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from typing import Final
 
 import attrs
@@ -103,24 +104,44 @@ class Taken:
 
 @attrs.define(eq=False)
 class _Fetched:
-    """A piece in a temporary file, and the file of its name here."""
+    """A piece, of which `size` bytes are in a temporary file. `path`: of the file of its name here, if there is one.
+
+    Files are open only while they are read or written: a topic may have thousands.
+    """
 
     piece: Piece
-    file: File
-    ours: File | None
+    path: str
+    temporary: str
+    _storage: Storage
+    size: int = 0
+
+    def append(self, data: bytes) -> None:
+        with closing(self._storage.open(self.temporary)) as file:
+            file.append([data])
+        self.size += len(data)
 
     def records(self) -> Iterator[tuple[Record, bool]]:
-        """The whole records that differ from what is here; whether they are of the log that is here."""
-        size = self.file.size
-        salt = _salt(self.file)
+        """The whole records that differ from what is here; whether they are of the log that is here.
+
+        `OSError`, also when the file here was removed meanwhile: then all has to be compared anew.
+        """
+        with contextlib.ExitStack() as files:
+            file = files.enter_context(closing(self._storage.open(self.temporary, read_only=True)))
+            ours: File | None = None
+            if self.piece.here:
+                ours = files.enter_context(closing(self._storage.open(self.path, read_only=True)))
+            yield from self._records(file, ours)
+
+    def _records(self, file: File, ours: File | None) -> Iterator[tuple[Record, bool]]:
+        size = file.size
+        salt = _salt(file)
         if salt is None:
-            found = find_salt(self.file.read, FILE_HEADER_SIZE, size)
+            found = find_salt(file.read, FILE_HEADER_SIZE, size)
             if found is None:
                 return
             salt = found[0]
-        ours = self.ours
         same = ours is not None and salt == _salt(ours)
-        for item in scan(self.file.read, FILE_HEADER_SIZE, size, salt, 0):
+        for item in scan(file.read, FILE_HEADER_SIZE, size, salt, 0):
             if not isinstance(item, Record):
                 continue
             length = item.head.size
@@ -128,7 +149,7 @@ class _Fetched:
                 yield item, True
             elif ours is None or item.offset + length > ours.size:
                 yield item, False
-            elif ours.read(item.offset, length) != self.file.read(item.offset, length):
+            elif ours.read(item.offset, length) != file.read(item.offset, length):
                 yield item, same
 
 
@@ -172,33 +193,26 @@ class TakeBack:
     def wanted(self) -> tuple[str, int, int] | None:
         """Path, offset and size of the next piece to fetch."""
         pieces = self._stranded.pieces
-        if self._fetched and self._fetched[-1].file.size < self._fetched[-1].piece.size:
-            piece, at = self._fetched[-1].piece, self._fetched[-1].file.size
-        elif len(self._fetched) < len(pieces):
-            piece, at = pieces[len(self._fetched)], 0
-            self._fetched.append(self._begin(piece, len(self._fetched)))
-        else:
-            return None
-        return f"{self._stranded.folder}/{piece.name}", at, min(FETCH_SIZE, piece.size - at)
+        if not self._fetched or self._fetched[-1].size >= self._fetched[-1].piece.size:
+            if len(self._fetched) == len(pieces):
+                return None
+            self._fetched.append(self._begin(pieces[len(self._fetched)]))
+        fetched = self._fetched[-1]
+        return fetched.path, fetched.size, min(FETCH_SIZE, fetched.piece.size - fetched.size)
 
-    def _begin(self, piece: Piece, number: int) -> _Fetched:
-        ours: File | None = None
-        if piece.here:
-            with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
-                ours = self._storage.open(f"{self._stranded.folder}/{piece.name}", read_only=True)
-        return _Fetched(piece, self._storage.create(f"{self._temporary}{number}"), ours)
+    def _begin(self, piece: Piece) -> _Fetched:
+        temporary = f"{self._temporary}{len(self._fetched)}"
+        self._storage.create(temporary).close()
+        return _Fetched(piece, f"{self._stranded.folder}/{piece.name}", temporary, self._storage)
 
     def feed(self, data: bytes) -> None:
         """The piece that was wanted, or its beginning."""
-        self._fetched[-1].file.append([data])
+        self._fetched[-1].append(data)
 
     def close(self) -> None:
-        for number, fetched in enumerate(self._fetched):
-            fetched.file.close()
-            if fetched.ours is not None:
-                fetched.ours.close()
+        for fetched in self._fetched:
             with contextlib.suppress(OSError):
-                self._storage.remove(f"{self._temporary}{number}")
+                self._storage.remove(fetched.temporary)
         self._fetched.clear()
 
     # --- what is in it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nsqd.log.storage import Storage
-from nsqd.replication.wire import by_folder
+from nsqd.replication.wire import FolderHeld, by_folder
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
 
 
@@ -121,3 +121,15 @@ def test_a_topic_that_was_deleted_meanwhile_is_removed_there(leader: Leader) -> 
     leader.create(topic="u")
     assert catch_up(leader, follower) == []
     assert files_of(follower.storage) == files_of(leader.memory)
+
+
+def test_files_without_content_are_not_asked_for(leader: Leader) -> None:
+    """The answer would be none, and the session would end and begin for ever."""
+    sender = connect(leader, Follower())
+    names = [f"{0:020}.log", f"{9:020}.log", f"{5:020}.snap", f"{9:020}.snap"]
+    files = [[name, size, 0, 1] for name, size in zip(names, (100, 0, 100, 0), strict=True)]
+    for _ in sender.compare([FolderHeld("topic-u", 7, files)]):
+        pass
+    (stranded,) = sender.stranded
+    assert [piece.name for piece in stranded.pieces] == [names[2], names[0]]
+    sender.close()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+from nsqd.log.file_storage import FileStorage
+from nsqd.replication.reconcile import Piece
+from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.unasked import Doubt, Unasked
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
@@ -242,6 +246,34 @@ def test_what_two_copies_had_is_not_lost(seed: int) -> None:
     catch_up(leader, follower, unasked.doubts("f"))
     assert files_of(follower.storage) == files_of(leader.memory)
     assert not acknowledged - finished - delivered(leader)
+
+
+def test_a_topic_of_many_files_does_not_use_up_the_descriptors(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path)
+    pieces = [Piece(f"{number * 100:020}.log", 100) for number in range(50)]
+    taken = TakeBack(storage, Stranded("topic-u", pieces, generation=7, own=False))
+    while taken.wanted is not None:
+        taken.feed(b"x" * 50)
+        assert not storage.open_files
+    assert len(storage.files()) == len(pieces)
+    for _ in (*taken.read([]), *taken.messages()):
+        assert len(storage.open_files) <= 1
+    taken.close()
+    assert (storage.files(), storage.open_files) == ([], set())
+    storage.close()
+
+
+def test_a_file_that_is_removed_meanwhile_is_compared_anew() -> None:
+    """Its finished messages would be taken for lost ones."""
+    storage = MemoryStorage()
+    taken = TakeBack(
+        storage, Stranded("topic-t", [Piece(f"{0:020}.log", 64, here=True)], generation=7, own=True)
+    )
+    assert taken.wanted is not None
+    taken.feed(b"x" * 64)
+    with pytest.raises(FileNotFoundError):
+        list(taken.read([]))
+    taken.close()
 
 
 # --- the note

@@ -29,7 +29,8 @@ from nsqd.options import NsqdOptions, stand_in_ports
 from nsqd.replication.before_start import ask_followers, tell_finished
 from nsqd.replication.finished_elsewhere import read_line
 from nsqd.replication.frame_stream import Identity
-from nsqd.replication.from_leader import Follower, Room
+from nsqd.replication.from_leader import Follower
+from nsqd.replication.held_copies import HeldCopies, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.noted_storage import NotedStorage
 from nsqd.replication.other_followers import OtherFollowers
@@ -115,7 +116,7 @@ class Copied:
 class Copies:
     """Both sides. `make_storage`, then `attach` when the broker is there, then `run`.
 
-    `safety`: of the followers; None without `--replicate-to`. `follower`: None without `--replication-address`.
+    `safety`: of the followers; None without `--replicate-to`. `held`, `follower`: None without `--replication-address`.
     """
 
     def __init__(self, options: NsqdOptions, data_path: Path, restart: Callable[[], None]) -> None:
@@ -129,6 +130,7 @@ class Copies:
         self._listeners: list[trio.SocketListener] = []
         self._accepting = trio.CancelScope()
         self.safety: Safety | None = None
+        self.held: HeldCopies | None = None
         self.follower: Follower | None = None
         self.stand_ins: StandIns | None = None
         self._seal: Seal | None = None
@@ -213,13 +215,12 @@ class Copies:
         options = self._options
         if options.replication_address:
             room = Room(options.replica_max_bytes, 2 * options.min_free_space)
-            self.follower = Follower(
-                self._data_path, identity, room, self._transport, unclean=not broker.store.clean
-            )
+            self.held = HeldCopies(self._data_path, identity.life, room, unclean=not broker.store.clean)
+            self.follower = Follower(self.held, identity, self._transport)
             host = _host_of(options.tcp_address)
             others = OtherFollowers(identity, self._transport.connector())
             self.stand_ins = StandIns(
-                self.follower, self._stand_in_command, stand_in_ports(options), host, others
+                self.held, self._stand_in_command, stand_in_ports(options), host, others
             )
         if self._noted is None or self.safety is None:
             return
@@ -470,8 +471,8 @@ class Copies:
         async with trio.open_nursery() as nursery:
             for link in self._links:
                 nursery.start_soon(link.run)
-            if self.follower is not None:
-                nursery.start_soon(self.follower.remove_forgotten)
+            if self.held is not None:
+                nursery.start_soon(self.held.remove_forgotten)
             if self.stand_ins is not None:
                 nursery.start_soon(self.stand_ins.run)
             if self.safety is not None:
@@ -538,7 +539,7 @@ class Copies:
 
     def stats(self) -> CopiesStats | None:
         """None when there is nothing to tell."""
-        if self.safety is None and self.follower is None:
+        if self.safety is None and self.held is None:
             return None
         written, now = self._broker.store.syncer.written, trio.current_time()
         links = {link.standing: link for link in self._links}
@@ -568,7 +569,7 @@ class Copies:
                 silent_seconds=None if copy.beat_at is None else round(now - copy.beat_at, 1),
                 clock_skew_seconds=None if copy.clock_skew is None else round(copy.clock_skew, 3),
             )
-            for copy in (self.follower.copies.values() if self.follower is not None else ())
+            for copy in (self.held.copies.values() if self.held is not None else ())
         ]
         return CopiesStats(
             wanted=1 + len(followers),
@@ -581,8 +582,8 @@ class Copies:
         )
 
     def close(self) -> None:
-        if self.follower is not None:
-            self.follower.close()
+        if self.held is not None:
+            self.held.close()
 
     def listen_on(self, listeners: list[trio.SocketListener]) -> None:
         self._listeners = listeners

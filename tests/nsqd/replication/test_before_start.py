@@ -13,7 +13,8 @@ import trio.testing
 from nsqd.log.deletions import Deletions
 from nsqd.replication.before_start import TIMEOUT, Findings, ask_followers
 from nsqd.replication.frame_stream import FrameStream, answer_leader
-from nsqd.replication.from_leader import COPIES, Follower, Room
+from nsqd.replication.from_leader import Follower
+from nsqd.replication.held_copies import COPIES, HeldCopies, Room
 from nsqd.replication.wire import AllHeld, Sealed
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.replication.pair import Follower as CopyInMemory
@@ -86,7 +87,8 @@ async def test_the_own_disk_may_take_its_time(
         leader.publish(b"m" * 200)
     catch_up(leader, copy)
     put_copy(tmp_path, copy)
-    follower = Follower(tmp_path, FIRST, Room(0, 0))
+    held = HeldCopies(tmp_path, FIRST.life, Room(0, 0))
+    follower = Follower(held, FIRST)
 
     async def slow_disk(work: Callable[..., Any], *args: Any, **_options: Any) -> Any:
         if getattr(work, "func", work).__name__ in ("needs", "finish"):  # not that of the follower
@@ -98,7 +100,7 @@ async def test_the_own_disk_may_take_its_time(
     monkeypatch.setattr(trio.to_thread, "run_sync", slow_disk)
     storage = leader.memory.crash()
     found = await ask(storage, lambda stream: follower.serve(stream, "remote"))
-    follower.close()
+    held.close()
     assert found.unanswered == []
     assert found.restored_bytes > 30 * 200
     assert all(

@@ -13,7 +13,8 @@ import trio.testing
 
 from nsqd.log.deletions import Deletions
 from nsqd.replication.frame_stream import FrameStream, Identity, greet_follower
-from nsqd.replication.from_leader import COPIES, Follower, Room
+from nsqd.replication.from_leader import Follower
+from nsqd.replication.held_copies import COPIES, HeldCopies, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.other_followers import TIMEOUT, OtherFollowers
 from nsqd.replication.seal import Seal
@@ -53,8 +54,8 @@ def catch_up(leader: Leader, copy: CopyInMemory) -> None:
 class Setting:
     """Two followers. `answer`: what is at the second one's address; None: nobody."""
 
-    first: Follower
-    second: Follower
+    first: HeldCopies
+    second: HeldCopies
     stand_ins: StandIns
     others: OtherFollowers
     nursery: trio.Nursery
@@ -69,7 +70,7 @@ class Setting:
         return ours
 
     async def answer_of_the_second(self, stream: trio.abc.Stream) -> None:
-        await self.second.serve(stream, "remote")
+        await Follower(self.second, SECOND).serve(stream, "remote")
 
     @property
     def note(self) -> CopyNote:
@@ -78,7 +79,8 @@ class Setting:
 
 @asynccontextmanager
 async def running(path: Path) -> AsyncIterator[Setting]:
-    first, second = Follower(path / "1", FIRST, Room(0, 0)), Follower(path / "2", SECOND, Room(0, 0))
+    first = HeldCopies(path / "1", FIRST.life, Room(0, 0))
+    second = HeldCopies(path / "2", SECOND.life, Room(0, 0))
 
     async with trio.open_nursery() as nursery:
         others = OtherFollowers(FIRST, lambda address: setting.connect(address))
@@ -243,6 +245,6 @@ async def test_the_leader_says_where_the_others_are(
         await frames.stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
         assert setting.second.copies[LIFE].note.others == ("first:4159",)
-    again = Follower(tmp_path / "2", SECOND, Room(0, 0))
+    again = HeldCopies(tmp_path / "2", SECOND.life, Room(0, 0))
     assert again.copies[LIFE].note.others == ("first:4159",)
     again.close()

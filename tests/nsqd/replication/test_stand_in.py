@@ -15,7 +15,7 @@ import trio
 
 from nsqd.replication import stand_in
 from nsqd.replication.frame_stream import Identity
-from nsqd.replication.from_leader import COPIES, CopyState, Follower, Room
+from nsqd.replication.held_copies import COPIES, CopyState, HeldCopies, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.seal import Seal
@@ -41,7 +41,7 @@ ENDS_WITH_STDIN = "import sys; sys.stdin.read()"
 @attrs.define(eq=False)
 class Setting:
     stand_ins: StandIns
-    follower: Follower
+    held: HeldCopies
     started: list[tuple[Path, int, int]] = attrs.field(factory=list)
     program: str = RETIRES
     faults: list[Exception] = attrs.field(factory=list)
@@ -57,7 +57,7 @@ class Setting:
         await until(lambda: self.state().seal == Seal({}, retired=True) and not self.stand_ins.running)
 
     def state(self, life: str = LIVES[0]) -> CopyState:
-        return self.follower.copies[life]
+        return self.held.copies[life]
 
 
 @pytest.fixture(autouse=True)
@@ -73,17 +73,17 @@ async def running(path: Path) -> AsyncIterator[Setting]:
         (folder / "topic-t").mkdir(parents=True)
         (folder / "topic-t" / "manifest").write_text("x")
         (folder / "nsqd.copy").write_bytes(CopyNote(life, "leader", 1, complete=True).encode())
-    follower = Follower(path, US, Room(0, 0))
+    held = HeldCopies(path, US.life, Room(0, 0))
     ports = [free_port() for _ in range(5)]
     setting = Setting(
-        StandIns(follower, lambda *ask: setting.command(*ask), ports, HOST, OtherFollowers(US, connect)),
-        follower,
+        StandIns(held, lambda *ask: setting.command(*ask), ports, HOST, OtherFollowers(US, connect)),
+        held,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(setting.stand_ins.run)
         yield setting
         nursery.cancel_scope.cancel()
-    follower.close()
+    held.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -204,13 +204,13 @@ async def test_a_life_that_ends_while_its_stand_in_ends_is_removed_once(
         state, remove = setting.state(), StandIns._remove_messages
 
         def told_meanwhile(stand_ins: StandIns, of: CopyState) -> None:
-            trio.from_thread.run_sync(setting.follower.life_ended, LIVES[0])
+            trio.from_thread.run_sync(setting.held.life_ended, LIVES[0])
             remove(stand_ins, of)
 
         monkeypatch.setattr(StandIns, "_remove_messages", told_meanwhile)
         await setting.stand_ins.adopt(LIVES[0], force=False)
-        await until(lambda: state not in setting.follower.copies.values())
-        assert not setting.follower.folder(state).exists()
+        await until(lambda: state not in setting.held.copies.values())
+        assert not setting.held.folder(state).exists()
 
 
 async def test_a_copy_that_is_removed_while_others_are_asked_is_not_adopted(
@@ -219,7 +219,7 @@ async def test_a_copy_that_is_removed_while_others_are_asked_is_not_adopted(
     async with running(tmp_path) as setting:
 
         async def removed_meanwhile(*_: object) -> list[object]:
-            setting.follower.life_ended(LIVES[0])
+            setting.held.life_ended(LIVES[0])
             return []
 
         monkeypatch.setattr(OtherFollowers, "ask", removed_meanwhile)
@@ -230,11 +230,11 @@ async def test_a_copy_that_is_removed_while_others_are_asked_is_not_adopted(
 
 async def test_a_copy_that_was_sealed_before_the_start_is_served(tmp_path: Path) -> None:
     async with running(tmp_path) as setting:
-        setting.follower.seal(setting.state())
+        setting.held.seal(setting.state())
         assert not setting.started
-    follower = Follower(tmp_path, US, Room(0, 0))
-    assert [copy.seal for copy in follower.copies.values()] == [Seal(owner=US.life.hex()), None]
-    follower.close()
+    held = HeldCopies(tmp_path, US.life, Room(0, 0))
+    assert [copy.seal for copy in held.copies.values()] == [Seal(owner=US.life.hex()), None]
+    held.close()
 
 
 async def test_it_does_not_speak_to_the_service_manager(
@@ -246,7 +246,7 @@ async def test_it_does_not_speak_to_the_service_manager(
         setting.program = f"import os, pathlib, sys; {write}"
         await setting.stand_ins.adopt(LIVES[0], force=False)
         await until(lambda: len(setting.started) == 2)
-        environment = (setting.follower.folder(setting.state()) / "environment").read_text()
+        environment = (setting.held.folder(setting.state()) / "environment").read_text()
         assert "NSQD_ENDS_WITH_STDIN" in environment
         assert "NOTIFY_SOCKET" not in environment
         assert os.environ["NOTIFY_SOCKET"] == "/run/notify"

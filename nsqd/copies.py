@@ -49,7 +49,7 @@ from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.listeners import accept_forever, close_listener, remote_address
 
-__all__ = ["Copied", "Copies", "NotServed", "SecretError"]
+__all__ = ["Copied", "Copies", "NotServed", "SecretError", "take_over_channels"]
 
 log = get_logger("copies")
 
@@ -396,13 +396,14 @@ class Copies:
         if stranded.generation in self._broker.store.deletions:
             return 0  # since it was compared
         try:
+            lost = name not in self._broker.topics
             topic = self._broker.topic(name)
             steps = taken.read([channel.backlog.generation for channel in topic.channels.values()])
             while await trio.to_thread.run_sync(lambda: next(steps, False)) is None:
                 pass
             messages: Iterator[list[Message]] = iter(())
             if self._is_there(topic):
-                self._in_a_round(lambda: self._take_over_channels(topic, taken))
+                self._in_a_round(lambda: take_over_channels(topic, taken, topic_was_lost=lost))
                 messages = taken.messages()
             while (batch := await trio.to_thread.run_sync(lambda: next(messages, None))) is not None:
                 if not self._is_there(topic):  # what was to be published would have been deleted with it
@@ -419,11 +420,6 @@ class Copies:
 
     def _is_there(self, topic: Topic) -> bool:
         return self._broker.topics.get(topic.name) is topic
-
-    def _take_over_channels(self, topic: Topic, taken: TakeBack) -> None:
-        topic.finish_elsewhere(taken.finished)
-        for channel in taken.channels:
-            topic.channel(channel)
 
     def _publish_batch(self, topic: Topic, batch: list[Message]) -> int:
         wanted = [
@@ -636,6 +632,17 @@ class Copies:
                 for standing in late:
                     log.error("COPIES(%s): %s; it is out of step", standing.address, standing.state)
                 self._changed()
+
+
+def take_over_channels(topic: Topic, taken: TakeBack, *, topic_was_lost: bool) -> None:
+    """Have what a follower knows of a topic's channels, within a round. `Refused`."""
+    topic.finish_elsewhere(taken.finished)
+    if topic_was_lost:
+        topic.pause(taken.topic_paused)
+    for name, paused in taken.channels.items():
+        if name not in topic.channels:
+            topic.channel(name)
+            topic.pause_channel(name, paused)
 
 
 def _host_of(address: str) -> str:

@@ -171,8 +171,8 @@ class TakeBack:
     """The messages of one topic's folder. `OSError` in all of it; no method is for two threads at once.
 
     Ask for `wanted` until it is None, `feed` what comes; then `read`, `messages`, and what there is to know:
-    `channels`: names of those that were created there. `finished`: of messages that are ours, by generation of the
-    channel. `close` in any case.
+    `channels`: names of those that were created there, and whether they were paused. `topic_paused`: whether the topic
+    was. `finished`: of messages that are ours, by generation of the channel. `close` in any case.
     """
 
     def __init__(self, storage: Storage, stranded: Stranded) -> None:
@@ -181,6 +181,8 @@ class TakeBack:
             f"{_TEMPORARY}{secrets.token_hex(8)}-"  # those of another follower are taken at the same time
         )
         self._fetched: list[_Fetched] = []
+        self.topic_paused = False
+        self._paused: dict[int, bool] = {}
         self._names: dict[int, str] = {}
         self._known: set[int] = set()
         self._settled: defaultdict[int, RangeSet] = defaultdict(RangeSet)
@@ -251,6 +253,10 @@ class TakeBack:
             case [Code.CHANNEL_DELETED, generation]:
                 self._names.pop(generation, None)
                 self._known.discard(generation)
+            case [Code.CHANNEL_PAUSED, generation, paused]:
+                self._paused[generation] = paused
+            case [Code.TOPIC_PAUSED, paused]:
+                self.topic_paused = paused
             case [Code.CHANNEL_EMPTIED, generation, end]:
                 self._settled[generation].add(0, end)
             case [Code.FINISHED, generation, *items]:
@@ -260,8 +266,8 @@ class TakeBack:
                 self._dropped.add(start, end)
 
     @property
-    def channels(self) -> list[str]:
-        return list(self._names.values())
+    def channels(self) -> dict[str, bool]:
+        return {name: self._paused.get(generation, False) for generation, name in self._names.items()}
 
     @property
     def finished(self) -> dict[int, list[tuple[int, int]]]:

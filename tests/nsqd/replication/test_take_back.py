@@ -173,6 +173,27 @@ def test_a_topic_that_was_lost_is_there_again(anew: bool) -> None:
     assert files_of(follower.storage) == files_of(leader.memory)
 
 
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_what_was_paused_does_not_flow_when_it_comes_back(snapshot: bool) -> None:
+    leader, follower = Leader(), Follower()
+    for topic in ("u", "v"):
+        leader.create("c", topic=topic)
+        leader.create("d", topic=topic)
+        leader.topic(topic).pause_channel("c", True)
+        if snapshot:
+            leader.snapshot(topic)
+    leader.topic("v").pause(True)
+    lost = {leader.publish(b"m", topic=topic).ids[0] for topic in ("u", "v")}
+    catch_up(leader, follower)
+    leader.memory = MemoryStorage()
+    leader._start()
+    assert set(catch_up(leader, follower)) == lost
+    assert (leader.topic("u").paused, leader.topic("v").paused) == (False, True)
+    for topic in ("u", "v"):
+        assert (leader.channel("c", topic).paused, leader.channel("d", topic).paused) == (True, False)
+    assert (leader.topic("u").depth, leader.topic("v").depth) == (0, 1)
+
+
 def test_what_only_a_snapshot_knows_of_a_lost_topic_counts() -> None:
     leader, follower = Leader(), Follower()
     consumer = leader.subscribe("c", topic="u", rdy=1000)

@@ -172,11 +172,14 @@ class HeldCopies:
         """Remove what `forget` has left, also before the last start. Runs until it is cancelled."""
         while True:
             self._forgotten = trio.Event()
-            for path in list(self._root.glob(f"{FORGOTTEN}*")):
-                try:
+            try:
+                for path in list(self._root.glob(f"{FORGOTTEN}*")):
                     await trio.to_thread.run_sync(shutil.rmtree, path)
-                except OSError as error:
-                    log.error("COPIES: %s cannot be removed - %s; at the next start", path, error)
+            except OSError as error:
+                log.error(
+                    "COPIES: what is left of a copy cannot be removed - %s; it is tried with the next one",
+                    error,
+                )
             await self._forgotten.wait()
 
     @property

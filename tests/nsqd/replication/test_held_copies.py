@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import attrs
@@ -10,7 +11,7 @@ import trio
 import trio.testing
 
 from nsqd.log.file_storage import FileStorage
-from nsqd.replication.held_copies import COPIES, HeldCopies, Room
+from nsqd.replication.held_copies import COPIES, FORGOTTEN, HeldCopies, Room
 from nsqd.replication.seal import Seal
 from nsqd.replication.wire import (
     Ack,
@@ -142,3 +143,23 @@ async def test_the_copy_of_an_ended_life_that_cannot_be_removed_ends_no_session(
         await frames.send(Ended(former.life), Beat(1, 0, 0))
         await until(frames, Echo)
         assert former.life.hex() in setting.held.copies
+
+
+async def test_what_is_left_and_cannot_be_removed_is_tried_again(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("a damaged disk")
+
+    async with running(tmp_path) as setting:
+        setting.nursery.start_soon(setting.held.remove_forgotten)
+        for life, damaged in ((b"o" * 16, True), (b"p" * 16, False)):
+            frames = await setting.session(attrs.evolve(LEADER, life=life))
+            await frames.stream.aclose()
+            await settled()
+            with monkeypatch.context() as patch:
+                if damaged:
+                    patch.setattr(shutil, "rmtree", fails)
+                setting.held.forget(setting.held.copies[life.hex()])
+                await settled()
+            assert [path.name[:10] for path in (tmp_path / COPIES).iterdir()] == [FORGOTTEN[:10]] * damaged

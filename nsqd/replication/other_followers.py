@@ -173,7 +173,11 @@ async def restore_from(
     `TooSlowError` when nothing comes for `TIMEOUT` seconds.
     """
     total = 0
+    failed: set[str] = set()  # what follows in the same topic continues what could not be restored
     for need in wanted:
+        folder = need.path.partition("/")[0]
+        if folder in failed:
+            continue
         if storage.free_space() < need.size + min_free:
             raise OSError(errno.ENOSPC, f"no room for {need.path}, {need.size} bytes")
         if await _restore(frames, storage, need, patience):
@@ -185,6 +189,7 @@ async def restore_from(
                 need.path,
             )
         else:
+            failed.add(folder)
             log.error("COPIES(%s): %s is damaged, here and there", address, need.path)
     return total
 

@@ -10,6 +10,7 @@ import pytest
 
 from nsqd.log.file_storage import FileStorage
 from nsqd.replication.reconcile import Piece
+from nsqd.replication.restore import Restoration, needs
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.unasked import Doubt, Unasked
 from nsqd.testing.memory_storage import MemoryStorage
@@ -295,6 +296,29 @@ def test_a_file_that_is_removed_meanwhile_is_compared_anew() -> None:
     with pytest.raises(FileNotFoundError):
         list(taken.read([]))
     taken.close()
+
+
+@pytest.mark.parametrize("count", range(30))
+@pytest.mark.parametrize("size", [150, 400])
+def test_what_was_stranded_is_not_restored_over_what_was_written_since(
+    leader: Leader, count: int, size: int
+) -> None:
+    """The leader is killed after it has taken everything back, and before the follower has removed it."""
+    follower = Follower()
+    lost = [each for _ in range(12) for each in leader.publish(b"m" * 400).ids]
+    catch_up(leader, follower)
+    until = lose_power(leader)
+    since = [each for _ in range(count) for each in leader.publish(b"n" * size).ids]
+    connect(leader, follower, until).close()
+    leader.memory = leader.memory.crash(lambda _path, chunks: chunks)
+    for need in needs(leader.memory, follower.copy.held(), leader.deleted, {}):
+        restoration = Restoration(leader.memory, need)
+        while (piece := restoration.wanted) is not None:
+            restoration.feed(follower.copy.read(need.path, *piece))
+        assert restoration.finish()
+    leader._start()
+    assert not leader.broker.lost_messages("t")
+    assert delivered(leader) >= {*lost, *since}
 
 
 # --- the note

@@ -33,9 +33,9 @@ TIMEOUT: Final = 5.0  # seconds
 
 @attrs.define
 class Findings:
-    """`sealed`: what stand-ins own of our messages. `unanswered`: addresses of followers that could not be asked.
+    """`sealed`: what stand-ins own of our messages. `restored_bytes`: that were missing here.
 
-    `restored_bytes`: that were missing here.
+    `unanswered`: addresses of followers that may have more than is here now.
     """
 
     sealed: Owned = attrs.field(factory=dict)
@@ -70,9 +70,10 @@ class _Start:
             wanted = await patience.in_thread(
                 frames, partial(needs, self.storage, folders, self.deleted, ends)
             )
-            self.findings.restored_bytes += await restore_from(
-                frames, self.storage, wanted, address, patience
-            )
+            restored, whole = await restore_from(frames, self.storage, wanted, address, patience)
+            self.findings.restored_bytes += restored
+            if not whole:
+                raise WireError("it may have more than could be restored")
         await frames.send(Bye(sealed))
 
 
@@ -103,6 +104,8 @@ async def ask_followers(
                     start.findings.unanswered.remove(address)
                 except (OSError, Turned, WireError, trio.BrokenResourceError, trio.TooSlowError) as error:
                     log.warning("COPIES(%s): not asked before the start - %s", address, error)
+                except Exception:  # a fault of ours costs an answer, never the start
+                    log.exception("COPIES(%s): not asked before the start - unexpected", address)
     if scope.cancelled_caught:
         log.warning("COPIES: followers have not answered within %g s; starting without them", TIMEOUT)
     return start.findings

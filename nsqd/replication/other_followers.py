@@ -117,7 +117,7 @@ class OtherFollowers:
                 frames, other = answer
                 patience = Patience(TIMEOUT)
                 wanted = await patience.in_thread(frames, partial(needs, storage, other.folders, deleted, {}))
-                total += await restore_from(frames, storage, wanted, address, patience, min_free)
+                total += (await restore_from(frames, storage, wanted, address, patience, min_free))[0]
         return total
 
     @asynccontextmanager
@@ -166,17 +166,17 @@ async def restore_from(
     address: str,
     patience: Patience,
     min_free: int = 0,
-) -> int:
-    """Fetch what is missing here from the follower with which this connection is; returns the bytes.
+) -> tuple[int, bool]:
+    """Fetch what is missing here from the follower with which this connection is; returns the bytes, and if it was all.
 
     `min_free`: bytes of the disk that are to stay free. `OSError` of our disk, also when there is no room; `WireError`;
     `TooSlowError` when nothing comes for `TIMEOUT` seconds.
     """
     total = 0
-    failed: set[str] = set()  # what follows in the same topic continues what could not be restored
+    failed: set[str] = set()
     for need in wanted:
-        folder = need.path.partition("/")[0]
-        if folder in failed:
+        if need.after in failed:
+            failed.add(need.path)
             continue
         if storage.free_space() < need.size + min_free:
             raise OSError(errno.ENOSPC, f"no room for {need.path}, {need.size} bytes")
@@ -189,9 +189,9 @@ async def restore_from(
                 need.path,
             )
         else:
-            failed.add(folder)
+            failed.add(need.path)
             log.error("COPIES(%s): %s is damaged, here and there", address, need.path)
-    return total
+    return total, not failed
 
 
 async def _restore(frames: FrameStream, storage: Storage, need: Need, patience: Patience) -> bool:

@@ -39,7 +39,7 @@ class Need:
     """A file that the follower has more of: `holes` are the bytes to fetch, `size` is that of the whole file then.
 
     `generation`: of the topic; `new`: the file is not here. `head`: the first bytes that the follower's must have, too;
-    empty when those here are damaged.
+    empty when those here are damaged. `after`: the segment that must be restored before, if that is needed.
     """
 
     path: str
@@ -48,6 +48,7 @@ class Need:
     holes: tuple[tuple[int, int], ...]
     new: bool
     head: bytes = b""
+    after: str = ""
 
     @property
     def bytes(self) -> int:
@@ -121,12 +122,13 @@ def _of_topic(
         if following is None and (need is not None or _is_same(storage, folder, name, files[name])):
             end = int(name[:20]) + (need.size if need is not None else valid)
     # Between those that are here nothing is missing that somebody needs: it was removed.
+    before = f"{folder}/{segments[-1]}" if segments else ""
     for name in theirs:
         if not segments or (name > segments[-1] and int(name[:20]) == end):
             if (size := sizes[name]) < FILE_HEADER_SIZE:
                 break
-            yield Need(f"{folder}/{name}", generation, size, ((0, size),), new=True)
-            end = int(name[:20]) + size
+            yield Need(f"{folder}/{name}", generation, size, ((0, size),), new=True, after=before)
+            before, end = f"{folder}/{name}", int(name[:20]) + size
 
 
 def _is_same(storage: Storage, folder: str, name: str, theirs: FileHeld) -> bool:

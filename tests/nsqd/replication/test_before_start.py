@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from nsqd.log.deletions import Deletions
+from nsqd.replication import before_start
 from nsqd.replication.before_start import TIMEOUT, Findings, ask_followers
 from nsqd.replication.frame_stream import FrameStream, answer_leader
 from nsqd.replication.from_leader import Follower
@@ -107,3 +108,40 @@ async def test_the_own_disk_may_take_its_time(
         storage.open(path, read_only=True).size == len(data)
         for path, data in logs(tmp_path / COPIES / LIFE).items()
     )
+
+
+async def test_one_that_has_more_than_could_be_restored_is_asked_again(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Damaged is the end of what is here, at the follower, too: what follows there is taken back later."""
+    leader, copy = Leader(), CopyInMemory()
+    leader.create()
+    for number in range(30):
+        if number == 5:
+            leader.broker.store.sync_now()
+        leader.publish(b"m%d" % number + b"m" * 200)
+    catch_up(leader, copy)
+    folder = put_copy(tmp_path, copy)
+    log = folder / "topic-t" / f"{0:020}.log"
+    log.write_bytes(log.read_bytes().replace(b"m6mm", b"xxxx"))
+    held = HeldCopies(tmp_path, FIRST.life, Room(0, 0))
+    storage = leader.memory.crash()
+    found = await ask(storage, lambda stream: Follower(held, FIRST).serve(stream, "remote"))
+    held.close()
+    assert found.unanswered == ["0"]
+    assert len([name for name in storage.files("topic-t") if name.endswith(".log")]) == 1
+
+
+async def test_a_fault_of_ours_costs_an_answer_and_not_the_start(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def fails(*_: object) -> None:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(before_start, "receive_held", fails)
+
+    async def greets(stream: trio.abc.Stream) -> None:
+        await answer_leader(FrameStream(stream), FIRST)
+        await trio.sleep_forever()
+
+    assert (await ask(MemoryStorage(), greets)).unanswered == ["0"]

@@ -58,23 +58,24 @@ class _Start:
     restore: bool
     findings: Findings = attrs.field(factory=Findings)
 
-    async def ask(self, frames: FrameStream, address: str, patience: Patience) -> None:
+    async def ask(self, frames: FrameStream, address: str, patience: Patience) -> bool:
+        """Whether it has nothing now that is not here; else that is taken back later."""
         others = [other for other in self.addresses if other != address]
         await greet_follower(frames, self.identity, disk=False, others=others)
         folders, owned, sealed = await receive_held(frames, TIMEOUT, patience.heard)
+        whole = True
         if sealed:
             for generation, ranges in owned.items():
                 self.findings.sealed.setdefault(generation, []).extend(ranges)
+        elif self.restore and self.doubts(address):
+            # What was given up at a start without it may be recorded as lost, and put back in its place would stay so.
+            whole = False
         elif self.restore:
-            ends = {generation: doubt.end for generation, doubt in self.doubts(address).items()}
-            wanted = await patience.in_thread(
-                frames, partial(needs, self.storage, folders, self.deleted, ends)
-            )
+            wanted = await patience.in_thread(frames, partial(needs, self.storage, folders, self.deleted))
             restored, whole = await restore_from(frames, self.storage, wanted, address, patience)
             self.findings.restored_bytes += restored
-            if not whole:
-                raise WireError("it may have more than could be restored")
         await frames.send(Bye(sealed))
+        return whole
 
 
 async def ask_followers(
@@ -100,8 +101,8 @@ async def ask_followers(
                 continue
             async with stream:
                 try:
-                    await start.ask(FrameStream(stream), address, patience)
-                    start.findings.unanswered.remove(address)
+                    if await start.ask(FrameStream(stream), address, patience):
+                        start.findings.unanswered.remove(address)
                 except (OSError, Turned, WireError, trio.BrokenResourceError, trio.TooSlowError) as error:
                     log.warning("COPIES(%s): not asked before the start - %s", address, error)
                 except Exception:  # a fault of ours costs an answer, never the start

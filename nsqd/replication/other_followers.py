@@ -116,7 +116,7 @@ class OtherFollowers:
                     continue
                 frames, other = answer
                 patience = Patience(TIMEOUT)
-                wanted = await patience.in_thread(frames, partial(needs, storage, other.folders, deleted, {}))
+                wanted = await patience.in_thread(frames, partial(needs, storage, other.folders, deleted))
                 total += (await restore_from(frames, storage, wanted, address, patience, min_free))[0]
         return total
 

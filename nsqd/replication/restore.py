@@ -55,14 +55,8 @@ class Need:
         return sum(end - start for start, end in self.holes)
 
 
-def needs(
-    storage: Storage, held: Iterable[FolderHeld], deleted: Container[int], ends: Mapping[int, int]
-) -> list[Need]:
-    """What is to be fetched, in the order in which it is to be put in place. `OSError`.
-
-    `ends`: by generation of the topic, positions from which on something else has been written here since, see
-    `Unasked`.
-    """
+def needs(storage: Storage, held: Iterable[FolderHeld], deleted: Container[int]) -> list[Need]:
+    """What is to be fetched, in the order in which it is to be put in place. `OSError`."""
     ours = set(storage.folders())
     found: list[Need] = []
     for folder, (generation, files) in by_folder(held).items():
@@ -74,19 +68,10 @@ def needs(
             else []
         )
         if names:
-            found += _of_topic(storage, folder, generation, names, files, _up_to(ends.get(generation), files))
+            found += _of_topic(storage, folder, generation, names, files)
         else:
             found += _of_missing_topic(folder, generation, files)
     return found
-
-
-def _up_to(end: int | None, files: Mapping[str, FileHeld]) -> dict[str, int]:
-    """The sizes of these files, and of segments what is below a position."""
-    sizes = {name: file.size for name, file in files.items()}
-    if end is not None:
-        for name in [name for name in sizes if name.endswith(".log")]:
-            sizes[name] = min(sizes[name], max(0, end - int(name[:20])))
-    return sizes
 
 
 def _of_missing_topic(folder: str, generation: int, files: Mapping[str, FileHeld]) -> Iterator[Need]:
@@ -103,14 +88,12 @@ def _of_topic(
     generation: int,
     names: list[str],
     files: Mapping[str, FileHeld],
-    sizes: Mapping[str, int],
 ) -> Iterator[Need]:
     segments = sorted(name for name in names if name.endswith(".log"))
-    theirs = sorted(name for name in sizes if name.endswith(".log") and is_copied(f"{folder}/{name}"))
+    theirs = sorted(name for name in files if name.endswith(".log") and is_copied(f"{folder}/{name}"))
     first, end = replayed_from(names), None if segments else 0
     for name, following in zip(segments, [*segments[1:], None], strict=True):
-        size = sizes.get(name, 0)
-        if name < first or size < FILE_HEADER_SIZE or name not in theirs:
+        if name < first or name not in theirs or (size := files[name].size) < FILE_HEADER_SIZE:
             continue
         if following is not None:
             size = min(size, int(following[:20]) - int(name[:20]))
@@ -125,7 +108,7 @@ def _of_topic(
     before = f"{folder}/{segments[-1]}" if segments else ""
     for name in theirs:
         if not segments or (name > segments[-1] and int(name[:20]) == end):
-            if (size := sizes[name]) < FILE_HEADER_SIZE:
+            if (size := files[name].size) < FILE_HEADER_SIZE:
                 break
             yield Need(f"{folder}/{name}", generation, size, ((0, size),), new=True, after=before)
             before, end = f"{folder}/{name}", int(name[:20]) + size

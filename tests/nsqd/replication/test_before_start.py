@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nsqd.replication.before_start import TIMEOUT, Findings, ask_followers
 from nsqd.replication.frame_stream import FrameStream, answer_leader
 from nsqd.replication.from_leader import Follower
 from nsqd.replication.held_copies import COPIES, HeldCopies, Room
+from nsqd.replication.unasked import Doubt
 from nsqd.replication.wire import AllHeld, Sealed
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.replication.pair import Follower as CopyInMemory
@@ -27,8 +28,10 @@ pytestmark = pytest.mark.usefixtures("no_threads")
 Serve = Callable[[trio.abc.Stream], Awaitable[None]]
 
 
-async def ask(storage: MemoryStorage, *followers: Serve) -> Findings:
-    """The answers of these, whose addresses are their numbers."""
+async def ask(
+    storage: MemoryStorage, *followers: Serve, doubts: Mapping[int, Doubt] | None = None
+) -> Findings:
+    """The answers of these, whose addresses are their numbers. `doubts`: of each of them."""
     async with trio.open_nursery() as nursery:
 
         async def connect(address: str) -> trio.abc.Stream:
@@ -41,7 +44,7 @@ async def ask(storage: MemoryStorage, *followers: Serve) -> Findings:
             LEADER,
             storage,
             Deletions(storage),
-            lambda _address: {},
+            lambda _address: doubts or {},
             restore=True,
             connect=connect,
         )
@@ -130,6 +133,31 @@ async def test_one_that_has_more_than_could_be_restored_is_asked_again(
     held.close()
     assert found.unanswered == ["0"]
     assert len([name for name in storage.files("topic-t") if name.endswith(".log")]) == 1
+
+
+async def test_what_was_given_up_without_it_is_not_put_back_in_its_place(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The log here may have a record that it is lost: what is put back would not be delivered."""
+    leader, copy = Leader(), CopyInMemory()
+    leader.create()
+    leader.broker.store.sync_now()
+    leader.publish_many(5)
+    catch_up(leader, copy)
+    put_copy(tmp_path, copy)
+    held = HeldCopies(tmp_path, FIRST.life, Room(0, 0))
+    storage = leader.memory.crash()
+    generation = leader.broker.retentions["t"].log.generation
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        await Follower(held, FIRST).serve(stream, "remote")
+
+    found = await ask(storage, serve, doubts={generation: Doubt(0, 1000)})
+    assert (found.unanswered, found.restored_bytes) == (["0"], 0)
+    found = await ask(storage, serve)
+    assert found.unanswered == []
+    assert found.restored_bytes > 0
+    held.close()
 
 
 async def test_a_fault_of_ours_costs_an_answer_and_not_the_start(

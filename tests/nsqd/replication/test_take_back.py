@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
+import attrs
 import pytest
 
 from nsqd.log.file_storage import FileStorage
@@ -27,6 +28,21 @@ def catch_up(leader: Leader, follower: Follower, doubts: Mapping[int, Doubt] | N
     sender.close()
     assert sender.complete
     return leader.taken_back
+
+
+def restore(leader: Leader, follower: Follower) -> bool:
+    """As before a start, from a follower of which nothing is in doubt. Whether it has nothing more."""
+    failed: set[str] = set()
+    for need in needs(leader.memory, list(follower.copy.held()), leader.deleted):
+        if need.after in failed:
+            failed.add(need.path)
+            continue
+        restoration = Restoration(leader.memory, need)
+        while (piece := restoration.wanted) is not None:
+            restoration.feed(follower.copy.read(need.path, *piece))
+        if not restoration.finish():
+            failed.add(need.path)
+    return not failed
 
 
 def lose_power(leader: Leader, chance: random.Random | None = None) -> dict[int, Doubt]:
@@ -311,14 +327,84 @@ def test_what_was_stranded_is_not_restored_over_what_was_written_since(
     since = [each for _ in range(count) for each in leader.publish(b"n" * size).ids]
     connect(leader, follower, until).close()
     leader.memory = leader.memory.crash(lambda _path, chunks: chunks)
-    for need in needs(leader.memory, follower.copy.held(), leader.deleted, {}):
-        restoration = Restoration(leader.memory, need)
-        while (piece := restoration.wanted) is not None:
-            restoration.feed(follower.copy.read(need.path, *piece))
-        assert restoration.finish()
+    assert restore(leader, follower)
     leader._start()
     assert not leader.broker.lost_messages("t")
     assert delivered(leader) >= {*lost, *since}
+
+
+@attrs.define(eq=False)
+class Story:
+    """Starts with and without the follower, whole sessions and such that are cut off, from one seed.
+
+    `safe`: messages that both have had. What only the leader has is what a power loss may take.
+    """
+
+    chance: random.Random
+    leader: Leader = attrs.field(factory=Leader)
+    follower: Follower = attrs.field(factory=Follower)
+    unasked: Unasked = attrs.field(factory=lambda: Unasked(MemoryStorage()))
+    published: set[bytes] = attrs.field(factory=set)
+    safe: set[bytes] = attrs.field(factory=set)
+    finished: set[bytes] = attrs.field(factory=set)
+
+    def work(self) -> None:
+        chance, leader = self.chance, self.leader
+        consumer = leader.subscribe("c", rdy=3)
+        for _ in range(chance.randrange(1, 15)):
+            bodies = [b"m" * chance.choice([10, 150, 400])] * chance.randrange(1, 4)
+            self.published.update(leader.publish(*bodies).ids)
+            if consumer.in_flight and chance.random() < 0.5:
+                ids = consumer.in_flight[:2]
+                leader.finish(consumer, *ids)
+                self.finished.update(ids)
+            if chance.random() < 0.2:
+                leader.advance(1.0)
+            if chance.random() < 0.1:
+                leader.snapshot()
+        leader.disconnect(consumer)
+
+    def whole_session(self) -> None:
+        catch_up(self.leader, self.follower, self.unasked.doubts("f"))
+        self.unasked.compared("f")
+        self.safe |= self.published
+
+    def session_that_is_cut_off(self) -> None:
+        sender = connect(self.leader, self.follower, self.unasked.doubts("f"))
+        self.unasked.compared("f")
+        for _ in range(self.chance.randrange(4)):
+            frames = sender.take(self.leader.written, self.chance.choice([100, 1000, 5000]))
+            self.follower.feed(b"".join(frames))
+        sender.close()
+
+    def power_loss(self) -> None:
+        self.leader.memory = self.leader.memory.crash(self.chance)
+        asked = self.chance.random() < 0.5 and not self.unasked.doubts("f")
+        whole = asked and restore(self.leader, self.follower)
+        self.leader._start()
+        if not whole:
+            self.unasked.add(["f"], self.leader.doubts)
+        self.published &= self.safe
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_what_both_have_had_is_not_lost_whatever_happens(seed: int) -> None:
+    story = Story(random.Random(seed))
+    story.leader.create()
+    story.leader.broker.store.sync_now()
+    events = [
+        story.work,
+        story.work,
+        story.whole_session,
+        story.session_that_is_cut_off,
+        story.power_loss,
+        story.power_loss,
+    ]
+    for _ in range(story.chance.randrange(3, 15)):
+        story.chance.choice(events)()
+    story.whole_session()
+    assert files_of(story.follower.storage) == files_of(story.leader.memory)
+    assert not story.safe - story.finished - delivered(story.leader)
 
 
 # --- the note

@@ -137,6 +137,7 @@ class Sender:
                 verdict.stranded,
                 generation=generation,
                 own=not verdict.replace,
+                fork=doubt.end if doubt is not None else None,
                 lost=doubt.lost if doubt is not None else (),
             )
         with self._notes.lock:

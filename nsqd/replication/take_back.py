@@ -54,7 +54,8 @@ _TEMPORARY: Final = "nsqd.stranded-"
 class Stranded:
     """What a follower has of a topic's folder, and may not be known here.
 
-    `generation`: of the follower's topic; `own`: it is the one that is here now. `lost`: numbers of messages that were
+    `generation`: of the follower's topic; `own`: it is the one that is here now. `fork`: the position from which on
+    numbers have been given to other messages here; None when it is not known. `lost`: numbers of messages that were
     damaged here.
     """
 
@@ -62,6 +63,7 @@ class Stranded:
     pieces: Sequence[Piece]
     generation: int
     own: bool
+    fork: int | None = None
     lost: Sequence[tuple[int, int]] = ()
 
 
@@ -226,7 +228,7 @@ class TakeBack:
         """
         if self._stranded.own:
             self._known.update(filter(None, channels))  # 0: in memory only, in no log
-        first: int | None = None
+        first: tuple[int, int] | None = None  # position and number
         looked_at = 0
         for fetched in self._fetched:
             for record, replaced in fetched.records():
@@ -236,14 +238,22 @@ class TakeBack:
                     yield
                     looked_at = 0
                 if not replaced and first is None:
-                    first = head.first
+                    first = int(fetched.piece.name[:20]) + record.offset, head.first
                 if head.kind in (Kind.MESSAGES, Kind.DEFERRED):
                     self._numbers.add(head.first, head.end)
                 elif head.kind == Kind.CHANGES:
                     with contextlib.suppress(FormatError):
                         for change in decode_changes(record.payload, head.count):
                             self._note(change)
-        self._ours_until = (first or 0) if self._stranded.own else 0
+        fork = self._stranded.fork
+        # Of one that was taken back before, and removed there in part, the numbers may be those of other messages here.
+        if (
+            self._stranded.own
+            and fork is not None
+            and first is not None
+            and first[0] <= fork + FILE_HEADER_SIZE
+        ):
+            self._ours_until = first[1]
 
     def _note(self, change: Change) -> None:
         match change:

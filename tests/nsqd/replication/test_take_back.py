@@ -333,6 +333,28 @@ def test_what_was_stranded_is_not_restored_over_what_was_written_since(
     assert delivered(leader) >= {*lost, *since}
 
 
+def test_what_is_left_of_a_take_back_finishes_nothing_else(leader: Leader) -> None:
+    """Cut off when the follower has removed the beginning of it: nobody knows any more whose the numbers were."""
+    follower = Follower()
+    consumer = leader.subscribe("c", rdy=1000)
+    lost = [each for _ in range(12) for each in leader.publish(b"m" * 400).ids]
+    leader.finish(consumer, *lost[:6])
+    leader.publish(b"n" * 400)
+    catch_up(leader, follower)
+    until = lose_power(leader)
+    sender = connect(leader, follower, until)
+    assert set(lost[6:]) < set(leader.taken_back)
+    oldest, *others = sorted(name for name in follower.storage.files("topic-t") if name.endswith(".log"))
+    while (
+        oldest in sender._folders["topic-t"].files and sender._folders["topic-t"].files[oldest].version == 0
+    ):
+        follower.feed(b"".join(sender.take(leader.written, 1)))
+    sender.close()
+    assert others[-1] in follower.storage.files("topic-t")
+    catch_up(leader, follower)
+    assert set(lost[6:]) <= delivered(leader)
+
+
 @attrs.define(eq=False)
 class Story:
     """Starts with and without the follower, whole sessions and such that are cut off, from one seed.

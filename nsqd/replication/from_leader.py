@@ -119,6 +119,9 @@ class Follower:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             with trio.move_on_after(1):
                 await frames.send(Refused(reason[:500]))
+                # Closed with bytes unread, the connection would be reset, and the reason lost with it.
+                while await frames.stream.receive_some():
+                    pass
 
     def _ended(
         self, remote: str, hello: Hello | Ask | None, reason: str, unexpected: Exception | None = None

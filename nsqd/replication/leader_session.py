@@ -20,7 +20,8 @@ __all__ = ["SILENCE", "Goodbye", "LeaderSession", "do"]
 
 SILENCE: Final = 10.0  # seconds
 SYNC_INTERVAL: Final = 2.0  # for copies whose leader does not wait for syncs
-ROOM_INTERVAL: Final = 1.0  # seconds between two looks at the free space
+ROOM_INTERVAL: Final = 1.0  # seconds between two looks at the room that is left, while data comes
+ROOM_BYTES: Final = 1 << 20  # that may come between two looks: a second of it is much
 YIELD_EVERY: Final = 16  # frames
 
 
@@ -46,6 +47,7 @@ class LeaderSession:
     _sync_wanted: trio.Event = attrs.field(factory=trio.Event)
     _synced: trio.Event = attrs.field(factory=trio.Event)
     _looked_at: float = -1.0
+    _unchecked: int = 0
 
     async def run(self) -> None:
         await first_to_end(self._hear, self._answer, self._sync)
@@ -84,8 +86,8 @@ class LeaderSession:
                 with trio.fail_after(SILENCE):
                     await self._frames.send(Data(piece))
                 return
-            case Data():
-                self._check_room()
+            case Data(data):
+                self._check_room(len(data))
         work = copy.apply(frame)
         if work is not None:
             await do(work)
@@ -96,10 +98,11 @@ class LeaderSession:
             self._sync_wanted.set()
             await self._synced.wait()
 
-    def _check_room(self) -> None:
+    def _check_room(self, size: int) -> None:
         now = trio.current_time()
-        if now - self._looked_at >= ROOM_INTERVAL:
-            self._looked_at = now
+        self._unchecked += size
+        if now - self._looked_at >= ROOM_INTERVAL or self._unchecked >= ROOM_BYTES:
+            self._looked_at, self._unchecked = now, 0
             if reason := self._held.refusal(self._state):
                 raise NotWelcome(reason)
 

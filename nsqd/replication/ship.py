@@ -143,6 +143,27 @@ class Sender:
         with self._notes.lock:
             self._watch.grown[folder] = self._watch.renamed[folder] = None
 
+    def make_room(self) -> list[bytes]:
+        """Frames for a follower that may be full, before all others: topics and segments that are not here any more.
+
+        In the usual order they would wait for bytes that it has no room for. Its copy has a gap until the pass is over:
+        messages that were finished here would come again from it, and nothing else.
+        """
+        out: list[bytes] = []
+        for folder, there in list(self._folders.items()):
+            if not folder or there.stranded is not None:
+                continue
+            if self._notes.versions.get(folder, 0) != there.version:
+                del self._folders[folder]
+                self._emit(RemoveFolder(folder), out)
+                continue
+            here = self._notes.files(folder)
+            gone = [name for name in there.files if name.endswith(".log") and name not in here]
+            if gone:
+                self._say_complete(out)
+                self._send_removals(folder, there, gone, out)
+        return out
+
     # --- what is to be sent
 
     @property
@@ -292,11 +313,14 @@ class Sender:
                 continue
             if self._send_whole(f"{folder}/{name}", name, files[name], there.files, out):
                 return True
-        for name in [name for name in there.files if name not in files]:
+        self._send_removals(folder, there, [name for name in there.files if name not in files], out)
+        return False
+
+    def _send_removals(self, folder: str, there: _Folder, names: Iterable[str], out: list[bytes]) -> None:
+        for name in names:
             del there.files[name]
             self._drop_open(f"{folder}/{name}")
             self._emit(Remove(f"{folder}/{name}"), out)
-        return False
 
     def _say_complete(self, out: list[bytes]) -> None:
         if self._said_complete is not self.complete:

@@ -112,6 +112,7 @@ class FollowerLink:
         self._work = trio.Event()
         self._beats = 0
         self._beat_due = False
+        self._refused = False  # the last session was ended so
         self._stopping = False
         self._said_goodbye = self._for_good = False
         self.has_taken_over = False
@@ -138,6 +139,7 @@ class FollowerLink:
                 await self._connection()
             except RefusedUs as error:
                 self._failed(logging.ERROR, str(error))
+                self._refused = True
                 pause = REFUSED_PAUSE
             except WireError as error:
                 self._failed(logging.ERROR, str(error))
@@ -227,6 +229,9 @@ class FollowerLink:
         self._leader.compared(self.standing.address)
         log.info("COPIES(%s): connected", self.standing.address)
         self._failing = False
+        if self._refused:  # it may be full
+            self._refused = False
+            await frames.stream.send_all(b"".join(sender.make_room()))
         ended = b"".join(encode(Ended(life)) for life in self._leader.former_lives)
         while True:
             self._work = trio.Event()

@@ -10,10 +10,13 @@ import pytest
 import trio
 import trio.testing
 
+from nsqd.replication.frame_stream import FrameStream, greet_follower
 from nsqd.replication.held_copies import Room
 from nsqd.replication.keep import Copy
+from nsqd.replication.leader_session import ROOM_BYTES
 from nsqd.replication.wire import (
     Ack,
+    AllHeld,
     Beat,
     Bye,
     Data,
@@ -145,6 +148,32 @@ async def test_copies_stop_at_their_limit_and_what_was_removed_does_not_count(
             await trio.sleep(2)
         await frames.send(Data(b"x"))
         assert await end(frames) == "refused: full: copies may take 1000 bytes here"
+
+
+async def test_copies_stop_at_their_limit_however_fast_they_grow(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    limit = 4 << 20
+    async with running(tmp_path, Room(max_bytes=limit, min_free=0)) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN)
+        await frames.send(*[Data(bytes(1 << 18))] * 40)
+        assert "full" in await end(frames)
+        (state,) = setting.held.copies.values()
+        assert limit < state.bytes <= limit + 2 * ROOM_BYTES
+
+
+async def test_a_leader_that_goes_on_sending_hears_why_it_is_refused(tmp_path: Path) -> None:
+    """A connection that is closed with bytes unread is reset, and what was sent last is lost with it."""
+    async with running(tmp_path, Room(max_bytes=1000, min_free=0)) as setting:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()) as stream:
+            setting.nursery.start_soon(setting.follower.serve, await listener.accept(), "remote")
+            frames = FrameStream(stream)
+            await greet_follower(frames, LEADER, disk=False)
+            await until(frames, AllHeld)
+            await frames.send(*BEGIN, *[Data(bytes(1 << 18))] * 40)
+            assert "full" in await end(frames)
 
 
 async def test_copies_stop_before_the_disk_is_full(

@@ -7,7 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from nsqd.replication.ship import Sender
-from nsqd.replication.wire import GREETING, FileFrame, Frame, Frames, Pass, Remove, Ticket, Whole
+from nsqd.replication.wire import (
+    GREETING,
+    FileFrame,
+    Frame,
+    Frames,
+    Pass,
+    Remove,
+    RemoveFolder,
+    Ticket,
+    Whole,
+    encode,
+)
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
 
 
@@ -112,6 +123,43 @@ def test_removals_come_after_what_makes_files_needless(leader: Leader, follower:
     wholes = [at for at, frame in enumerate(frames) if isinstance(frame, Whole)]
     assert len(removals) > 3
     assert max(wholes) < min(removals)
+
+
+def test_a_follower_that_is_full_is_rid_of_what_is_gone_before_bytes_come(
+    leader: Leader, follower: Follower
+) -> None:
+    leader.create()
+    leader.create(topic="deleted")
+    leader.publish(b"of another topic", topic="deleted")
+    for _ in range(30):
+        leader.publish(b"m" * 300)
+    follower.feed(b"".join(sent(leader, connect(leader, follower))))
+    before = set(segments(leader))
+    leader.delete_topic("deleted")
+    turn_over(leader)
+    sender = connect(leader, follower)
+    room = frames_of(b"".join(sender.make_room()))
+    gone = before - set(segments(leader))
+    assert {frame.path for frame in room if isinstance(frame, Remove)} == {
+        path for path in gone if not path.startswith("topic-deleted/")
+    }
+    assert RemoveFolder("topic-deleted") in room
+    assert Pass(False) in room
+    follower.feed(b"".join(map(encode, room)))
+    assert not gone & set(files_of(follower.storage))
+    follower.feed(b"".join(sent(leader, sender)))
+    assert files_of(follower.storage) == files_of(leader.memory)
+    assert follower.copy.note.complete
+
+
+def test_a_copy_of_which_nothing_is_gone_stays_complete_when_it_is_full(
+    leader: Leader, follower: Follower
+) -> None:
+    leader.create()
+    leader.publish_many(10)
+    follower.feed(b"".join(sent(leader, connect(leader, follower))))
+    leader.publish_many(10)
+    assert connect(leader, follower).make_room() == []
 
 
 @pytest.mark.parametrize("lag", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -105,6 +106,29 @@ async def test_a_copy_that_was_served_to_its_end_is_removed_but_for_its_seal(tmp
         assert len(setting.started) == 1
 
 
+async def test_a_life_that_ends_while_what_its_stand_in_had_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two would remove the same copy."""
+    begun, released = threading.Event(), threading.Event()
+    remove = StandIns._remove_messages
+
+    def slowly(self: StandIns, state: CopyState) -> None:
+        begun.set()
+        released.wait(patience(10))
+        remove(self, state)
+
+    monkeypatch.setattr(StandIns, "_remove_messages", slowly)
+    async with running(tmp_path) as setting:
+        await setting.stand_ins.adopt(LIVES[0], force=False)
+        await until(begun.is_set)
+        setting.held.life_ended(LIVES[0])
+        assert setting.state().ended
+        released.set()
+        await until(lambda: not (tmp_path / COPIES / LIVES[0]).exists())
+        assert list(setting.held.copies) == [LIVES[1]]
+
+
 @pytest.mark.parametrize("fault", [OSError("no process"), KeyError("a mistake")])
 async def test_one_that_cannot_be_started_is_tried_again(tmp_path: Path, fault: Exception) -> None:
     async with running(tmp_path) as setting:
@@ -195,22 +219,6 @@ async def test_a_copy_is_served_although_nothing_can_be_fetched_from_others(
     async with running(tmp_path) as setting:
         await setting.stand_ins.adopt(LIVES[0], force=False)
         await setting.gone()
-
-
-async def test_a_life_that_ends_while_its_stand_in_ends_is_removed_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running(tmp_path) as setting:
-        state, remove = setting.state(), StandIns._remove_messages
-
-        def told_meanwhile(stand_ins: StandIns, of: CopyState) -> None:
-            trio.from_thread.run_sync(setting.held.life_ended, LIVES[0])
-            remove(stand_ins, of)
-
-        monkeypatch.setattr(StandIns, "_remove_messages", told_meanwhile)
-        await setting.stand_ins.adopt(LIVES[0], force=False)
-        await until(lambda: state not in setting.held.copies.values())
-        assert not setting.held.folder(state).exists()
 
 
 async def test_a_copy_that_is_removed_while_others_are_asked_is_not_adopted(

@@ -40,6 +40,7 @@ from nsqd.replication.wire import (
     Pass,
     Refused,
     Remove,
+    RemoveFolder,
     Sealed,
     Ticket,
 )
@@ -368,6 +369,23 @@ async def test_a_refusal_is_respected(
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         await setting.accept()
         assert setting.connected_at[1] - setting.connected_at[0] >= REFUSED_PAUSE
+
+
+async def test_a_follower_that_has_refused_is_rid_first_of_what_is_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It may be full: in the usual order that would wait for bytes that it has no room for."""
+    name = "0" * 20 + ".log"
+    async with running() as setting:
+        setting.nsqd.deleted.add(7)
+        for refused in (False, True, False):
+            frames = await setting.accept()
+            await frames.send(FolderHeld("topic-u", 7, [[name, 10, 0, 1]]), AllHeld())
+            first = await frames.receive()
+            assert (first == RemoveFolder("topic-u")) is refused
+            await frames.send(*([] if refused else [Refused("full")]))
+            if refused:
+                await frames.stream.aclose()
 
 
 async def test_another_secret_is_seen_on_both_sides(autojump_clock: trio.testing.MockClock) -> None:

@@ -7,10 +7,11 @@ exists, and nothing costs anything.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,14 +20,17 @@ import attrs
 import trio
 
 from nsqd.broker import Broker, Refused
+from nsqd.broker.topic import Topic
 from nsqd.log.deletions import Deletions
 from nsqd.log.life import Life, former_lives
 from nsqd.log.storage import Storage
 from nsqd.log.store import CLEAN
 from nsqd.options import NsqdOptions, stand_in_ports
 from nsqd.replication.before_start import ask_followers, tell_finished
+from nsqd.replication.finished_elsewhere import read_line
 from nsqd.replication.frame_stream import Identity
-from nsqd.replication.from_leader import Follower, Room
+from nsqd.replication.from_leader import Follower
+from nsqd.replication.held_copies import HeldCopies, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.noted_storage import NotedStorage
 from nsqd.replication.other_followers import OtherFollowers
@@ -34,19 +38,18 @@ from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.ship import Sender
 from nsqd.replication.stand_in import StandIns
-from nsqd.replication.take_back import Message, Stranded, TakeBack
+from nsqd.replication.take_back import Message, Stranded, TakeBack, Taken, remove_temporary_files
 from nsqd.replication.to_follower import FollowerLink, Leader
 from nsqd.replication.transport import Transport
 from nsqd.replication.unasked import Doubt, Unasked
 from nsqd.replication.wire import MAX_RUNS, START_SIZE, Finished
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
-from nsqkit.decoding import decode_json
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.listeners import accept_forever, close_listener, remote_address
 
-__all__ = ["Copied", "Copies", "NotServed", "SecretError"]
+__all__ = ["Copied", "Copies", "NotServed", "SecretError", "take_over_channels"]
 
 log = get_logger("copies")
 
@@ -113,7 +116,7 @@ class Copied:
 class Copies:
     """Both sides. `make_storage`, then `attach` when the broker is there, then `run`.
 
-    `safety`: of the followers; None without `--replicate-to`. `follower`: None without `--replication-address`.
+    `safety`: of the followers; None without `--replicate-to`. `held`, `follower`: None without `--replication-address`.
     """
 
     def __init__(self, options: NsqdOptions, data_path: Path, restart: Callable[[], None]) -> None:
@@ -127,6 +130,7 @@ class Copies:
         self._listeners: list[trio.SocketListener] = []
         self._accepting = trio.CancelScope()
         self.safety: Safety | None = None
+        self.held: HeldCopies | None = None
         self.follower: Follower | None = None
         self.stand_ins: StandIns | None = None
         self._seal: Seal | None = None
@@ -134,6 +138,7 @@ class Copies:
         self._unanswered: Collection[str] = ()  # followers that were to be asked before the recovery
         self._said: str | None = None
         self._restored_bytes = self._published_again = 0
+        self._taken = Taken()
         self._rounds: Rounds | None = None
 
     # --- start
@@ -154,6 +159,7 @@ class Copies:
             raise NotServed("--stand-in: the data path is no copy of another nsqd")
         if not self._options.replicate_to:
             return storage
+        remove_temporary_files(storage)
         self._noted = NotedStorage(storage)
         self._unasked = Unasked(storage)
         return self._noted
@@ -209,18 +215,18 @@ class Copies:
         options = self._options
         if options.replication_address:
             room = Room(options.replica_max_bytes, 2 * options.min_free_space)
-            self.follower = Follower(
+            self.held = HeldCopies(
                 self._data_path,
-                identity,
+                identity.life,
                 room,
-                self._transport,
                 unclean=not broker.store.clean,
                 patience=options.replica_timeout / SECOND,
             )
+            self.follower = Follower(self.held, identity, self._transport)
             host = _host_of(options.tcp_address)
             others = OtherFollowers(identity, self._transport.connector())
             self.stand_ins = StandIns(
-                self.follower, self._stand_in_command, stand_in_ports(options), host, others
+                self.held, self._stand_in_command, stand_in_ports(options), host, others
             )
         if self._noted is None or self.safety is None:
             return
@@ -299,16 +305,15 @@ class Copies:
     def finished_elsewhere(self, line: bytes) -> None:
         """Our parent says what the leader that we stand in for has finished: see `StandIns`."""
         try:
-            generation, channel, runs = decode_json(line)
-            ranges = [(int(start), int(end)) for start, end in runs]
-        except (ValueError, TypeError) as error:
+            finished = read_line(line)
+        except ValueError as error:
             log.error("COPIES: what was finished elsewhere cannot be read - %s", error)
             return
+        ranges = [(start, end) for start, end in finished.runs]
         for name, retention in self._broker.retentions.items():
-            found = self._broker.topics[name].channels.get(channel)
-            if retention.log.generation == generation and found is not None:
-                finish = partial(found.finish_elsewhere, ranges)
-                self._in_a_round(finish)
+            found = self._broker.topics[name].channels.get(finished.channel)
+            if retention.log.generation == finished.generation and found is not None:
+                self._in_a_round(partial(found.finish_elsewhere, ranges))
 
     @property
     def adopted(self) -> bool:
@@ -349,8 +354,14 @@ class Copies:
                 f"a follower has adopted our copy, and that cannot be noted here - {error}"
             ) from error
         broker.store.sync_now()
-        Life.renew(self._storage)
+        # A follower that could not be asked after a power loss may have what neither we have nor the stand-in.
+        Life.renew(self._storage, copies_may_go=not self._unasked.addresses)
         log.warning("COPIES: a follower serves %d messages of ours; starting anew as another life", given_up)
+        for address in self._unasked.addresses:
+            log.warning(
+                "COPIES(%s): its copy of the earlier life may have messages that were lost here; adopt or forget it",
+                address,
+            )
 
     def _hand_over(self, owned: Owned) -> None:
         """As `hand_over`, for a leader that hears of it while it serves."""
@@ -378,52 +389,64 @@ class Copies:
 
     def _new_take_back(self, stranded: Stranded) -> TakeBack:
         assert self._noted is not None
-        return TakeBack(self._noted.inner, stranded)
+        storage, size = self._noted.inner, sum(piece.size for piece in stranded.pieces)
+        # What is fetched, and what of it is published. It must not take the room of what is published now.
+        if storage.free_space() < 2 * size + self._options.min_free_space:
+            raise OSError(
+                errno.ENOSPC,
+                f"no room for what only the follower has of {stranded.folder}, {size} bytes twice",
+            )
+        return TakeBack(storage, stranded)
 
-    async def _publish_again(
-        self, stranded: Stranded, taken: TakeBack, alive: Callable[[], Awaitable[None]]
-    ) -> int:
+    async def _publish_again(self, stranded: Stranded, taken: TakeBack) -> int:
         """See `Leader`. `OSError`."""
         name, count = stranded.folder.removeprefix("topic-"), 0
+        if stranded.generation in self._broker.store.deletions:
+            return 0  # since it was compared
         try:
-            channels = self._broker.topic(name).channels.values()
-            steps = taken.read([channel.backlog.generation for channel in channels])
+            lost = name not in self._broker.topics
+            topic = self._broker.topic(name)
+            steps = taken.read([channel.backlog.generation for channel in topic.channels.values()])
             while await trio.to_thread.run_sync(lambda: next(steps, False)) is None:
-                await alive()
-            self._in_a_round(lambda: self._take_over_channels(name, taken))
-            messages = taken.messages()
-            while batch := await trio.to_thread.run_sync(lambda: next(messages, None)):
-                count += self._publish_batch(name, batch)
-                await alive()
+                pass
+            messages: Iterator[list[Message]] = iter(())
+            if self._is_there(topic):
+                self._in_a_round(lambda: take_over_channels(topic, taken, topic_was_lost=lost))
+                messages = taken.messages()
+            while (batch := await trio.to_thread.run_sync(lambda: next(messages, None))) is not None:
+                if not self._is_there(topic):  # what was to be published would have been deleted with it
+                    break
+                count += self._publish_batch(topic, batch)
         except Refused as error:
             raise OSError(
                 f"{name}: messages that only a follower has cannot be noted here - {error}"
             ) from error
-        self._broker.store.sync_now()
+        assert self._rounds is not None
+        await self._rounds.on_own_disk()
         self._published_again += count
         return count
 
-    def _take_over_channels(self, name: str, taken: TakeBack) -> None:
-        topic = self._broker.topic(name)
-        topic.finish_elsewhere(taken.finished)
-        for channel in taken.channels:
-            topic.channel(channel)
+    def _is_there(self, topic: Topic) -> bool:
+        return self._broker.topics.get(topic.name) is topic
 
-    def _publish_batch(self, name: str, batch: list[Message]) -> int:
-        topic = self._broker.topic(name)
+    def _publish_batch(self, topic: Topic, batch: list[Message]) -> int:
         wanted = [
-            (message.frame, message.delay_ns)
+            message
             for message in batch
-            if message.number is None or topic.needs(message.number)
+            if (message.number is None or topic.needs(message.number))
+            and not self._taken.has(topic.name, message)
         ]
 
         def publish() -> None:
-            number = self._broker.publish_again(topic, wanted)
+            messages = [(message.frame, message.delay_ns) for message in wanted]
+            number = self._broker.publish_again(topic, messages)
             self._broker.commit()
             if reason := topic.failed.get(number):
-                raise OSError(f"{name}: {reason}")
+                raise OSError(f"{topic.name}: {reason}")
 
         self._in_a_round(publish)
+        for message in wanted:
+            self._taken.add(topic.name, message)
         return len(wanted)
 
     def _in_a_round(self, act: Callable[[], object]) -> None:
@@ -452,6 +475,8 @@ class Copies:
         async with trio.open_nursery() as nursery:
             for link in self._links:
                 nursery.start_soon(link.run)
+            if self.held is not None:
+                nursery.start_soon(self.held.remove_forgotten)
             if self.stand_ins is not None:
                 nursery.start_soon(self.stand_ins.run)
             if self.safety is not None:
@@ -473,21 +498,22 @@ class Copies:
         while True:
             for other in await others.ask(note):
                 both = seal.in_common(other.owned)
-                if both and "" < other.found.owner < seal.owner:
-                    self._give_up(seal, both, other.address)
+                if both and "" < other.found.owner < seal.owner and self._give_up(seal, both, other.address):
                     return
             await trio.sleep(OTHERS_INTERVAL)
 
-    def _give_up(self, seal: Seal, both: Owned, address: str) -> None:
+    def _give_up(self, seal: Seal, both: Owned, address: str) -> bool:
+        """Whether that is on the disk."""
         try:
             count = self._broker.hand_over(both)
             self._broker.store.sync_now()
             seal.without(both).write(self._storage)
         except (Refused, OSError) as error:
             log.error("COPIES: what %s serves, too, cannot be given up - %s", address, error)
-            return
+            return False
         log.warning("COPIES: %s serves %d messages of ours, too; starting anew without them", address, count)
         self._restart()
+        return True
 
     @property
     def hand_over_refusal(self) -> str | None:
@@ -517,7 +543,7 @@ class Copies:
 
     def stats(self) -> CopiesStats | None:
         """None when there is nothing to tell."""
-        if self.safety is None and self.follower is None:
+        if self.safety is None and self.held is None:
             return None
         written, now = self._broker.store.syncer.written, trio.current_time()
         links = {link.standing: link for link in self._links}
@@ -548,7 +574,7 @@ class Copies:
                 hanging_seconds=round(copy.hanging_ms / 1000, 1),
                 clock_skew_seconds=None if copy.clock_skew is None else round(copy.clock_skew, 3),
             )
-            for copy in (self.follower.copies.values() if self.follower is not None else ())
+            for copy in (self.held.copies.values() if self.held is not None else ())
         ]
         return CopiesStats(
             wanted=1 + len(followers),
@@ -561,8 +587,8 @@ class Copies:
         )
 
     def close(self) -> None:
-        if self.follower is not None:
-            self.follower.close()
+        if self.held is not None:
+            self.held.close()
 
     def listen_on(self, listeners: list[trio.SocketListener]) -> None:
         self._listeners = listeners
@@ -615,6 +641,17 @@ class Copies:
                 for standing in late:
                     log.error("COPIES(%s): %s; it is out of step", standing.address, standing.state)
                 self._changed()
+
+
+def take_over_channels(topic: Topic, taken: TakeBack, *, topic_was_lost: bool) -> None:
+    """Have what a follower knows of a topic's channels, within a round. `Refused`."""
+    topic.finish_elsewhere(taken.finished)
+    if topic_was_lost:
+        topic.pause(taken.topic_paused)
+    for name, paused in taken.channels.items():
+        if name not in topic.channels:
+            topic.channel(name)
+            topic.pause_channel(name, paused)
 
 
 def _host_of(address: str) -> str:

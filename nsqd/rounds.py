@@ -124,6 +124,7 @@ class Rounds:
         self._sync_waiters: list[_Waiter] = []
         self._clock = trio.CancelScope()
         self._jobs = trio.Event()
+        self._job_ended = trio.Event()
         self._workers = trio.CapacityLimiter(WORKERS)
         self._syncer = trio.CapacityLimiter(1)
         self._sync_began: float | None = None  # while one runs
@@ -194,6 +195,14 @@ class Rounds:
             await waiter.event.wait()
             if waiter.refused is not None:
                 raise Refused(waiter.refused)
+
+    async def on_own_disk(self) -> None:
+        """Wait until everything that is written now is on the own disk, whatever `durability` asks for."""
+        ticket = self.broker.store.syncer.written
+        while self.broker.synced < ticket:  # a sync that fails stops the daemon
+            self.broker.want_sync()
+            self._jobs.set()
+            await self._job_ended.wait()
 
     def release_safe(self) -> None:
         """More may be safe than before: answer those who have waited for it. Within a round."""
@@ -280,4 +289,6 @@ class Rounds:
         if self.durability.reached != self._reached:
             self.release_safe()
         self.end()
+        ended, self._job_ended = self._job_ended, trio.Event()
+        ended.set()
         await self.run_pending()

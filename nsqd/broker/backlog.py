@@ -114,8 +114,8 @@ class Backlog(Protocol):
     def lose(self, start: int, end: int, damaged: bool) -> None:
         """Settle and count those of `[start, end)` that are still ready: the log has lost these messages."""
 
-    def finish_ready(self, start: int, end: int) -> int:
-        """Settle those of `[start, end)` that are still ready: they were finished at another nsqd. Returns how many."""
+    def finish_ready(self, ranges: Iterable[tuple[int, int]]) -> int:
+        """Settle those in these ranges that are still ready: they were finished at another nsqd. Returns how many."""
 
     # --- outcomes
 

@@ -277,7 +277,7 @@ class Channel:
 
     def finish_elsewhere(self, ranges: Iterable[tuple[int, int]]) -> int:
         """These were finished at another nsqd, which has a copy. Returns how many were ready here; others stay."""
-        count = sum(self.backlog.finish_ready(start, end) for start, end in ranges)
+        count = self.backlog.finish_ready(ranges)
         self.counts.finished += count
         return count
 

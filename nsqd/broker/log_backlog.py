@@ -215,14 +215,21 @@ class LogBacklog:
             else:
                 self.counts.dropped += gap_end - gap_start
 
-    def finish_ready(self, start: int, end: int) -> int:
-        finished: list[int] = []
-        for gap_start, gap_end in self.skip.gaps(max(start, self.cursor), min(end, self.view.high_watermark)):
-            self.skip.add(gap_start, gap_end)
-            finished += range(gap_start, gap_end)
-        if finished:
-            self.settle(finished)
-        return len(finished)
+    def finish_ready(self, ranges: Iterable[tuple[int, int]]) -> int:
+        high_watermark, count = self.view.high_watermark, 0
+        finished = RangeSet(self._unwritten)
+        # As ranges all the way: another nsqd may have finished millions of messages.
+        for start, end in ranges:
+            for gap_start, gap_end in self.skip.gaps(max(start, self.cursor), min(end, high_watermark)):
+                self.skip.add(gap_start, gap_end)
+                self.settled.add(gap_start, gap_end)
+                finished.add(gap_start, gap_end)
+                count += gap_end - gap_start
+        if count:
+            self._unwritten = list(finished)
+            self.view.note_settled([seq for seq in self.view.log.moved if seq in finished])
+            self.view.record_soon(self)
+        return count
 
     # --- outcomes
 

@@ -202,7 +202,7 @@ class MemoryBacklog:
     def lose(self, start: int, end: int, damaged: bool) -> None:
         """Nothing to do: `take` detects and counts lost messages when it reads their bodies."""
 
-    def finish_ready(self, start: int, end: int) -> int:
+    def finish_ready(self, ranges: Iterable[tuple[int, int]]) -> int:
         """Nothing to do: what is in memory only is in no copy."""
         return 0
 

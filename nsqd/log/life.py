@@ -58,9 +58,12 @@ class Life:
         return cls(found.life_id, found.incarnation + 1, note)._write(storage)
 
     @classmethod
-    def renew(cls, storage: Storage) -> Life:
-        """Another life begins on this data path: what the last one had, somebody else may have now. `OSError`."""
-        if (ended := cls.read(storage)) is not None:
+    def renew(cls, storage: Storage, *, copies_may_go: bool = True) -> Life:
+        """Another life begins on this data path: what the last one had, somebody else may have now. `OSError`.
+
+        `copies_may_go`: no copy of the last one has what is nowhere else, so it becomes one of `former_lives`.
+        """
+        if copies_may_go and (ended := cls.read(storage)) is not None:
             lives = [*former_lives(storage), ended.life_id][-KEPT:]
             storage.replace(_FORMER, b"".join(b"%s\n" % life.hex().encode() for life in lives))
         return cls(secrets.token_bytes(LIFE_SIZE), 1)._write(storage)
@@ -72,7 +75,7 @@ class Life:
 
 
 def former_lives(storage: Storage) -> list[bytes]:
-    """The ids of lives of this data path that have ended, the last ones. `OSError`."""
+    """The ids of lives of this data path that have ended, the last ones: no copy of them is needed. `OSError`."""
     if _FORMER not in storage.files():
         return []
     with closing(storage.open(_FORMER, read_only=True)) as file:

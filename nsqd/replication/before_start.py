@@ -1,14 +1,14 @@
 """What a starting leader asks its followers, before it recovers and serves.
 
 Two things may have happened while it was away: its machine lost power, and a follower has more of the logs than its own
-disk; or its copy was adopted, and a stand-in serves its messages. Followers are asked one after the other, all of it
-within `TIMEOUT`: a start must not wait for nodes that are gone. A follower that is sending what is missing here gets
-more time while it sends.
+disk; or its copy was adopted, and a stand-in serves its messages. Followers are asked one after the other, until none
+has said anything for `TIMEOUT`: a start must not wait for nodes that are gone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import attrs
@@ -17,7 +17,7 @@ import trio
 from nsqd.log.storage import Storage
 from nsqd.lookup.protocol import RegistryError
 from nsqd.replication.frame_stream import FrameStream, Identity, Turned, greet_follower, receive_held
-from nsqd.replication.other_followers import Connect, restore_from
+from nsqd.replication.other_followers import Connect, Patience, restore_from
 from nsqd.replication.restore import needs
 from nsqd.replication.seal import Owned
 from nsqd.replication.unasked import Doubt
@@ -33,9 +33,9 @@ TIMEOUT: Final = 5.0  # seconds
 
 @attrs.define
 class Findings:
-    """`sealed`: what stand-ins own of our messages. `unanswered`: addresses of followers that could not be asked.
+    """`sealed`: what stand-ins own of our messages. `restored_bytes`: that were missing here.
 
-    `restored_bytes`: that were missing here.
+    `unanswered`: addresses of followers that may have more than is here now.
     """
 
     sealed: Owned = attrs.field(factory=dict)
@@ -58,22 +58,24 @@ class _Start:
     restore: bool
     findings: Findings = attrs.field(factory=Findings)
 
-    async def ask(self, frames: FrameStream, address: str, scope: trio.CancelScope) -> None:
+    async def ask(self, frames: FrameStream, address: str, patience: Patience) -> bool:
+        """Whether it has nothing now that is not here; else that is taken back later."""
         others = [other for other in self.addresses if other != address]
         await greet_follower(frames, self.identity, disk=False, others=others)
-        folders, owned, sealed = await receive_held(frames, TIMEOUT)
+        folders, owned, sealed = await receive_held(frames, TIMEOUT, patience.heard)
+        whole = True
         if sealed:
             for generation, ranges in owned.items():
                 self.findings.sealed.setdefault(generation, []).extend(ranges)
+        elif self.restore and self.doubts(address):
+            # What was given up at a start without it may be recorded as lost, and put back in its place would stay so.
+            whole = False
         elif self.restore:
-            ends = {generation: doubt.end for generation, doubt in self.doubts(address).items()}
-            wanted = await trio.to_thread.run_sync(needs, self.storage, folders, self.deleted, ends)
-
-            def alive() -> None:
-                scope.deadline = trio.current_time() + TIMEOUT  # one that answers is worth waiting for
-
-            self.findings.restored_bytes += await restore_from(frames, self.storage, wanted, address, alive)
+            wanted = await patience.in_thread(frames, partial(needs, self.storage, folders, self.deleted))
+            restored, whole = await restore_from(frames, self.storage, wanted, address, patience)
+            self.findings.restored_bytes += restored
         await frames.send(Bye(sealed))
+        return whole
 
 
 async def ask_followers(
@@ -90,6 +92,7 @@ async def ask_followers(
     start = _Start(addresses, identity, storage, deleted, doubts, restore)
     start.findings.unanswered = list(addresses)
     with trio.move_on_after(TIMEOUT) as scope:
+        patience = Patience(TIMEOUT, scope)
         for address in addresses:
             try:
                 stream = await connect(address)
@@ -98,10 +101,12 @@ async def ask_followers(
                 continue
             async with stream:
                 try:
-                    await start.ask(FrameStream(stream), address, scope)
-                    start.findings.unanswered.remove(address)
+                    if await start.ask(FrameStream(stream), address, patience):
+                        start.findings.unanswered.remove(address)
                 except (OSError, Turned, WireError, trio.BrokenResourceError, trio.TooSlowError) as error:
                     log.warning("COPIES(%s): not asked before the start - %s", address, error)
+                except Exception:  # a fault of ours costs an answer, never the start
+                    log.exception("COPIES(%s): not asked before the start - unexpected", address)
     if scope.cancelled_caught:
         log.warning("COPIES: followers have not answered within %g s; starting without them", TIMEOUT)
     return start.findings
@@ -118,6 +123,15 @@ async def tell_finished(
                     frames = FrameStream(stream)
                     await greet_follower(frames, identity, disk=False)
                     _, _, sealed = await receive_held(frames, TIMEOUT)
-                    await frames.send(*(finished if sealed else ()), Bye(sealed))
-            except (OSError, RegistryError, Turned, WireError, trio.BrokenResourceError) as error:
+                    for frame in finished if sealed else ():
+                        await frames.send(frame)
+                    await frames.send(Bye(sealed))
+            except (
+                OSError,
+                RegistryError,
+                Turned,
+                WireError,
+                trio.BrokenResourceError,
+                trio.TooSlowError,
+            ) as error:
                 log.warning("COPIES(%s): it does not know what was finished here - %s", address, error)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 import trio
@@ -15,9 +17,11 @@ from nsqd.replication.wire import (
     GREETING,
     MAX_FIRST_FRAME,
     MAX_FRAME,
+    MAX_OTHERS,
     NONCE_SIZE,
     AllHeld,
     Ask,
+    Beat,
     Challenge,
     FolderHeld,
     Frame,
@@ -42,12 +46,16 @@ __all__ = [
     "first_to_end",
     "greet_follower",
     "receive_held",
+    "while_beating",
 ]
 
 OURSELVES = "both sides are the same data path, or a copy of it"
 
+BEAT_INTERVAL: Final = 1.0  # seconds
 CHUNK: Final = 1 << 18  # bytes of one read
 MAX_HELD: Final = 1_000_000  # files, folders and ranges that a follower may have
+
+ResultT = TypeVar("ResultT")
 
 
 class Turned(Exception):
@@ -130,23 +138,55 @@ async def first_to_end(*tasks: Callable[[], Awaitable[None]]) -> None:
         raise failures[0]
 
 
+async def while_beating(frames: FrameStream, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    """Do this, and have the follower hear meanwhile that we are there. `work` sends nothing."""
+    ended = trio.Event()
+
+    async def beat() -> None:
+        # Never cut off in the middle of a frame. That the connection is gone, the next one to use it will see.
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                with trio.move_on_after(BEAT_INTERVAL):
+                    await ended.wait()
+                    return
+                await frames.send(Beat(0, 0, time.time_ns() // 1_000_000))
+
+    results: list[ResultT] = []
+    failures: list[Exception] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat)
+        try:
+            results.append(await work())
+        except Exception as error:  # as it is, and not in a group
+            failures.append(error)
+        ended.set()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
 async def greet_follower(
     frames: FrameStream, us: Identity, *, disk: bool, others: Sequence[str] = ()
 ) -> Welcome:
-    """The leader's side of the handshake. `others`: addresses of its other followers. `WireError`, `Turned`."""
+    """The leader's side of the handshake. `others`: addresses of its other followers, of which it is told `MAX_OTHERS`.
+
+    `WireError`, `Turned`.
+    """
 
     def hello(challenge: bytes, nonce: bytes) -> Hello:
         shown = proof(us.secret, "leader", challenge, nonce, us.life, us.incarnation, us.start)
-        return Hello(us.life, us.incarnation, us.start, nonce, shown, us.name, disk, list(others))
+        return Hello(
+            us.life, us.incarnation, us.start, nonce, shown, us.name, disk, list(others[:MAX_OTHERS])
+        )
 
     return await _introduce(frames, us, hello)
 
 
-async def ask_follower(frames: FrameStream, us: Identity, life: bytes) -> Welcome:
-    """As `greet_follower`, of one who wants to know what is there of another one's life."""
+async def ask_follower(frames: FrameStream, us: Identity, life: bytes, *, files: bool) -> Welcome:
+    """As `greet_follower`, of one who wants to know what is there of another one's life. `files`: see `Ask`."""
 
     def ask(challenge: bytes, nonce: bytes) -> Ask:
-        return Ask(life, nonce, proof(us.secret, "asks", challenge, nonce, life), us.name)
+        return Ask(life, nonce, proof(us.secret, "asks", challenge, nonce, life), us.name, files)
 
     return await _introduce(frames, us, ask)
 
@@ -195,10 +235,12 @@ async def answer_leader(frames: FrameStream, us: Identity) -> Hello | Ask:
     return first
 
 
-async def receive_held(frames: FrameStream, within: float) -> tuple[list[FolderHeld], Owned, bool]:
+async def receive_held(
+    frames: FrameStream, within: float, heard: Callable[[], None] = lambda: None
+) -> tuple[list[FolderHeld], Owned, bool]:
     """What a follower has, up to `AllHeld`: either folders, or what its stand-in owns; and whether it is the latter.
 
-    `WireError`; `TooSlowError` when nothing comes for `within` seconds.
+    `heard`: called for each frame. `WireError`; `TooSlowError` when nothing comes for `within` seconds.
     """
     folders: list[FolderHeld] = []
     owned: Owned = {}
@@ -218,4 +260,5 @@ async def receive_held(frames: FrameStream, within: float) -> tuple[list[FolderH
             if rows > MAX_HELD:
                 raise WireError(f"more than {MAX_HELD} files and folders")
             scope.deadline = trio.current_time() + within
+            heard()
     return folders, owned, sealed

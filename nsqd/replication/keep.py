@@ -27,7 +27,7 @@ import attrs
 from nsqd.log.paths import split_path
 from nsqd.log.storage import File, Storage
 from nsqd.replication.noted_storage import ROOT_FILES, is_copied, is_copied_folder
-from nsqd.replication.reconcile import WHOLE, FileHeld, read_folder, replayed_from
+from nsqd.replication.reconcile import WHOLE, FileState, generation_of, read_folder, replayed_from
 from nsqd.replication.wire import (
     MAX_DATA,
     MAX_FILES,
@@ -49,6 +49,7 @@ from nsqkit.decoding import decode_json
 __all__ = ["Copy", "CopyNote", "Work", "read_piece"]
 
 NOTE: Final = "nsqd.copy"
+MAX_NOTE: Final = 1 << 17  # bytes; the longest texts that a `Hello` may have take 80 kB
 PART: Final = ".part"  # at the end of the name of a file that is not whole
 OPEN_FILES: Final = 64  # of which the synced ones are closed; more only while they are unsynced
 MANY_FILES: Final = 8  # from here on the whole file system is synced
@@ -86,7 +87,7 @@ class CopyNote:
         if NOTE not in storage.files():
             return None
         with contextlib.closing(storage.open(NOTE, read_only=True)) as file:
-            data = file.read(0, 10_000)
+            data = file.read(0, MAX_NOTE)
         try:
             found = decode_json(data)
             return cls(
@@ -163,14 +164,18 @@ class Copy:
                 yield from self._folder_held(folder, names)
 
     def _folder_held(self, folder: str, names: list[str]) -> Iterator[FolderHeld]:
-        asked: dict[str, FileHeld | None] = dict.fromkeys(names, None)
+        files: dict[str, FileState] = {}
         if self._suspect:
             first = replayed_from(names)
-            asked.update({name: WHOLE for name in names if name.endswith(".log") and name >= first})
-        state = read_folder(self._storage, folder, asked)
-        files = [[name, file.size, file.checked_from, file.checksum] for name, file in state.files.items()]
-        for at in range(0, max(len(files), 1), MAX_FILES):
-            yield FolderHeld(folder, state.generation, files[at : at + MAX_FILES])
+            for name in [name for name in names if name.endswith(".log") and name >= first]:
+                # Every byte is read, so each is told of at once: the leader does not wait for ever.
+                found = read_folder(self._storage, folder, {name: WHOLE}).files
+                yield FolderHeld(folder, 0, _rows(found))
+                files |= found
+        rest = read_folder(self._storage, folder, {name: None for name in names if name not in files}).files
+        generation, rows = generation_of(files | rest), _rows(rest)
+        for at in range(0, max(len(rows), 1), MAX_FILES):
+            yield FolderHeld(folder, generation, rows[at : at + MAX_FILES])
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         return read_piece(self._storage, path, offset, size)
@@ -395,6 +400,10 @@ class Copy:
             self._synced_ticket = max(self._synced_ticket, ticket)
 
         return Work(run, done)
+
+
+def _rows(files: dict[str, FileState]) -> list[list[object]]:
+    return [[name, file.size, file.checked_from, file.checksum] for name, file in files.items()]
 
 
 def read_piece(storage: Storage, path: str, offset: int, size: int) -> bytes:

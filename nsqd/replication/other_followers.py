@@ -10,9 +10,13 @@ Rules:
 
 from __future__ import annotations
 
+import errno
+import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import attrs
 import trio
@@ -20,25 +24,55 @@ import trio
 from nsqd.log.deletions import Deletions
 from nsqd.log.storage import Storage
 from nsqd.lookup.protocol import RegistryError
-from nsqd.replication.frame_stream import FrameStream, Identity, Turned, ask_follower, receive_held
+from nsqd.replication.frame_stream import (
+    FrameStream,
+    Identity,
+    Turned,
+    ask_follower,
+    receive_held,
+    while_beating,
+)
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.restore import Need, Restoration, needs
 from nsqd.replication.seal import Owned
-from nsqd.replication.wire import Bye, Data, Fetch, FolderHeld, Found, WireError
+from nsqd.replication.wire import Bye, Data, Echo, Fetch, FolderHeld, Found, WireError
 from nsqkit.logging import get_logger
 
-__all__ = ["Connect", "OtherCopy", "OtherFollowers", "restore_from"]
+__all__ = ["Connect", "OtherCopy", "OtherFollowers", "Patience", "restore_from"]
 
 log = get_logger("copies")
 
 TIMEOUT: Final = 3.0  # seconds without an answer; a command by HTTP waits for it
 
 Connect = Callable[[str], Awaitable[trio.abc.Stream]]
+ResultT = TypeVar("ResultT")
+
+
+@attrs.frozen
+class Patience:
+    """Ends `scope` when nothing was heard of a follower for `seconds`, but for the time that our own disk takes."""
+
+    seconds: float
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def heard(self) -> None:
+        self.scope.deadline = trio.current_time() + self.seconds
+
+    async def in_thread(self, frames: FrameStream, work: Callable[[], ResultT]) -> ResultT:
+        """Do this in a thread. The follower hears that we are there."""
+        self.scope.deadline = math.inf
+        try:
+            return await while_beating(frames, partial(trio.to_thread.run_sync, work))
+        finally:
+            self.heard()
 
 
 @attrs.frozen
 class OtherCopy:
-    """What another follower has of the life. `owned`: of a sealed copy that is served, by its owner's seal."""
+    """What another follower has of the life. `folders`: of a copy that is not sealed, if that was asked for.
+
+    `owned`: of a sealed one that is served, by its owner's seal.
+    """
 
     address: str
     found: Found
@@ -52,13 +86,15 @@ class OtherFollowers:
 
     _identity: Identity
     _connect: Connect
+    _silent: set[tuple[str, str]] = attrs.field(factory=set)
+    """Life and address of those that did not answer: logged once."""
 
     async def ask(self, note: CopyNote) -> list[OtherCopy]:
         """Ask them all at once. Those that do not answer are logged, and left out."""
         answers: list[OtherCopy] = []
 
         async def ask(address: str) -> None:
-            async with self._asking(address, note) as answer:
+            async with self._asking(address, note, files=False) as answer:
                 if answer is not None:
                     answers.append(answer[1])
 
@@ -67,44 +103,49 @@ class OtherFollowers:
                 nursery.start_soon(ask, address)
         return answers
 
-    async def fetch(self, note: CopyNote, storage: Storage) -> int:
-        """Fetch into this copy what others have more of it; returns the bytes. Nobody else may write to it."""
+    async def fetch(self, note: CopyNote, storage: Storage, min_free: int = 0) -> int:
+        """Fetch into this copy what others have more of it; returns the bytes. Nobody else may write to it. `OSError`.
+
+        `min_free`: bytes of the disk that are to stay free.
+        """
         total = 0
         deleted = Deletions(storage)
         for address in note.others:
-            async with self._asking(address, note) as answer:
+            async with self._asking(address, note, files=True) as answer:
                 if answer is None or answer[1].found.sealed or answer[1].found.connected:
                     continue
                 frames, other = answer
-                wanted = await trio.to_thread.run_sync(needs, storage, other.folders, deleted, {})
-                total += await restore_from(frames, storage, wanted, address)
+                patience = Patience(TIMEOUT)
+                wanted = await patience.in_thread(frames, partial(needs, storage, other.folders, deleted))
+                total += (await restore_from(frames, storage, wanted, address, patience, min_free))[0]
         return total
 
     @asynccontextmanager
     async def _asking(
-        self, address: str, note: CopyNote
+        self, address: str, note: CopyNote, *, files: bool
     ) -> AsyncIterator[tuple[FrameStream, OtherCopy] | None]:
         """A connection to this follower, and what it has. None if it does not answer, or when it fails later on."""
         try:
             with trio.fail_after(TIMEOUT):
                 stream = await self._connect(address)
         except (OSError, RegistryError, Turned, trio.TooSlowError) as error:
-            log.warning("COPIES(%s): not asked about %s - %s", address, note.name, error or "no answer")
+            self._not_asked(address, note, error)
             yield None
             return
         async with stream:
             try:
                 frames = FrameStream(stream)
                 with trio.fail_after(TIMEOUT):
-                    await ask_follower(frames, self._identity, bytes.fromhex(note.life))
+                    await ask_follower(frames, self._identity, bytes.fromhex(note.life), files=files)
                     found = await frames.receive()
                     if not isinstance(found, Found):
                         raise WireError(f"a {type(found).__name__} has no place here")
                 folders, owned, _ = await receive_held(frames, TIMEOUT)
             except (OSError, Turned, WireError, trio.BrokenResourceError, trio.TooSlowError) as error:
-                log.warning("COPIES(%s): not asked about %s - %s", address, note.name, error or "no answer")
+                self._not_asked(address, note, error)
                 yield None
                 return
+            self._silent.discard((note.life, address))
             try:
                 yield frames, OtherCopy(address, found, folders, owned)
                 with trio.move_on_after(TIMEOUT):
@@ -112,22 +153,34 @@ class OtherFollowers:
             except (OSError, Turned, WireError, trio.BrokenResourceError, trio.TooSlowError) as error:
                 log.warning("COPIES(%s): what it has of %s - %s", address, note.name, error or "no answer")
 
+    def _not_asked(self, address: str, note: CopyNote, error: Exception) -> None:
+        level = logging.DEBUG if (note.life, address) in self._silent else logging.WARNING
+        self._silent.add((note.life, address))
+        log.log(level, "COPIES(%s): not asked about %s - %s", address, note.name, error or "no answer")
+
 
 async def restore_from(
     frames: FrameStream,
     storage: Storage,
     wanted: Collection[Need],
     address: str,
-    alive: Callable[[], None] = lambda: None,
-) -> int:
-    """Fetch what is missing here from the follower with which this connection is; returns the bytes.
+    patience: Patience,
+    min_free: int = 0,
+) -> tuple[int, bool]:
+    """Fetch what is missing here from the follower with which this connection is; returns the bytes, and if it was all.
 
-    `alive`: called for each piece. `OSError` of our disk; `WireError`; `TooSlowError` when nothing comes for `TIMEOUT`
-    seconds.
+    `min_free`: bytes of the disk that are to stay free. `OSError` of our disk, also when there is no room; `WireError`;
+    `TooSlowError` when nothing comes for `TIMEOUT` seconds.
     """
     total = 0
+    failed: set[str] = set()
     for need in wanted:
-        if await _restore(frames, storage, need, alive):
+        if need.after in failed:
+            failed.add(need.path)
+            continue
+        if storage.free_space() < need.size + min_free:
+            raise OSError(errno.ENOSPC, f"no room for {need.path}, {need.size} bytes")
+        if await _restore(frames, storage, need, patience):
             total += need.bytes
             log.warning(
                 "COPIES(%s): %d bytes of %s were missing here, and are restored",
@@ -136,21 +189,23 @@ async def restore_from(
                 need.path,
             )
         else:
+            failed.add(need.path)
             log.error("COPIES(%s): %s is damaged, here and there", address, need.path)
-    return total
+    return total, not failed
 
 
-async def _restore(frames: FrameStream, storage: Storage, need: Need, alive: Callable[[], None]) -> bool:
+async def _restore(frames: FrameStream, storage: Storage, need: Need, patience: Patience) -> bool:
     restoration = Restoration(storage, need)
     try:
         while (piece := restoration.wanted) is not None:
             with trio.fail_after(TIMEOUT):
                 await frames.send(Fetch(need.path, *piece))
-                answer = await frames.receive()
+                while isinstance(answer := await frames.receive(), Echo):
+                    pass
             if not isinstance(answer, Data) or not 0 < len(answer.data) <= piece[1]:
                 raise WireError(f"{need.path}: not the bytes that were asked for")
             restoration.feed(bytes(answer.data))
-            alive()
-        return await trio.to_thread.run_sync(restoration.finish)
+            patience.heard()
+        return await patience.in_thread(frames, restoration.finish)
     finally:
         restoration.close()

@@ -28,6 +28,7 @@ __all__ = [
     "HEAD_SIZE",
     "WHOLE",
     "FileHeld",
+    "FileState",
     "FolderState",
     "Held",
     "Piece",
@@ -217,6 +218,7 @@ def _stranded(
 
 def _whole_topic(files: Mapping[str, FileHeld]) -> tuple[Piece, ...]:
     """A topic that is not known here: its newest snapshot, and its segments."""
-    snapshots = sorted(name for name in files if name.endswith(".snap"))[-1:]
-    segments = sorted(name for name in files if name.endswith(".log") and files[name].size > HEAD_SIZE)
+    names = sorted(name for name in files if files[name].size > HEAD_SIZE)
+    snapshots = [name for name in names if name.endswith(".snap")][-1:]
+    segments = [name for name in names if name.endswith(".log")]
     return tuple(Piece(name, files[name].size) for name in (*snapshots, *segments))

@@ -7,7 +7,9 @@ log before it was synced before the snapshot got its name. Topics that the follo
 fetched as a whole, unless they were deleted.
 
 Two copies of a segment are one a prefix of the other, so which bytes are right is no question: those whose checksums
-match.
+match. But a follower may have what was *stranded* (see `take_back.py`), where something else has been written here
+since. So a segment here never grows into the next one, and one that is not here is fetched only where it continues the
+log here without a gap, from a follower that has the end of this log. What else it has is taken back later.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.log.scan import Damaged, scan
 from nsqd.log.storage import File, Storage
 from nsqd.replication.noted_storage import is_copied, is_copied_folder
-from nsqd.replication.reconcile import FileHeld, replayed_from
+from nsqd.replication.reconcile import FileHeld, read_folder, replayed_from
 from nsqd.replication.wire import FolderHeld, by_folder
 
 __all__ = ["FETCH_SIZE", "Need", "Restoration", "needs"]
@@ -37,7 +39,7 @@ class Need:
     """A file that the follower has more of: `holes` are the bytes to fetch, `size` is that of the whole file then.
 
     `generation`: of the topic; `new`: the file is not here. `head`: the first bytes that the follower's must have, too;
-    empty when those here are damaged.
+    empty when those here are damaged. `after`: the segment that must be restored before, if that is needed.
     """
 
     path: str
@@ -46,20 +48,15 @@ class Need:
     holes: tuple[tuple[int, int], ...]
     new: bool
     head: bytes = b""
+    after: str = ""
 
     @property
     def bytes(self) -> int:
         return sum(end - start for start, end in self.holes)
 
 
-def needs(
-    storage: Storage, held: Iterable[FolderHeld], deleted: Container[int], ends: Mapping[int, int]
-) -> list[Need]:
-    """What is to be fetched, in the order in which it is to be put in place. `OSError`.
-
-    `ends`: by generation of the topic, positions from which on something else has been written here since, see
-    `Unasked`.
-    """
+def needs(storage: Storage, held: Iterable[FolderHeld], deleted: Container[int]) -> list[Need]:
+    """What is to be fetched, in the order in which it is to be put in place. `OSError`."""
     ours = set(storage.folders())
     found: list[Need] = []
     for folder, (generation, files) in by_folder(held).items():
@@ -71,19 +68,10 @@ def needs(
             else []
         )
         if names:
-            found += _of_topic(storage, folder, generation, names, _up_to(ends.get(generation), files))
+            found += _of_topic(storage, folder, generation, names, files)
         else:
             found += _of_missing_topic(folder, generation, files)
     return found
-
-
-def _up_to(end: int | None, files: Mapping[str, FileHeld]) -> dict[str, int]:
-    """The sizes of these files, and of segments what is below a position."""
-    sizes = {name: file.size for name, file in files.items()}
-    if end is not None:
-        for name in [name for name in sizes if name.endswith(".log")]:
-            sizes[name] = min(sizes[name], max(0, end - int(name[:20])))
-    return sizes
 
 
 def _of_missing_topic(folder: str, generation: int, files: Mapping[str, FileHeld]) -> Iterator[Need]:
@@ -99,34 +87,47 @@ def _of_topic(
     folder: str,
     generation: int,
     names: list[str],
-    sizes: Mapping[str, int],
+    files: Mapping[str, FileHeld],
 ) -> Iterator[Need]:
     segments = sorted(name for name in names if name.endswith(".log"))
-    first = replayed_from(names)
-    for name in sorted(name for name in sizes if name.endswith(".log") and name >= first):
-        size = sizes[name]
+    theirs = sorted(name for name in files if name.endswith(".log") and is_copied(f"{folder}/{name}"))
+    first, end = replayed_from(names), None if segments else 0
+    for name, following in zip(segments, [*segments[1:], None], strict=True):
+        if name < first or name not in theirs or (size := files[name].size) < FILE_HEADER_SIZE:
+            continue
+        if following is not None:
+            size = min(size, int(following[:20]) - int(name[:20]))
         path = f"{folder}/{name}"
-        if size < FILE_HEADER_SIZE or not is_copied(path):
-            continue
-        if name not in segments:
-            # Between those that are here nothing is missing that somebody needs: it was removed.
-            if not segments or name > segments[-1]:
-                yield Need(path, generation, size, ((0, size),), new=True)
-            continue
         with closing(storage.open(path, read_only=True)) as file:
-            need = _of_segment(file, path, generation, size)
+            need, valid = _of_segment(file, path, generation, size)
         if need is not None:
             yield need
+        if following is None and (need is not None or _is_same(storage, folder, name, files[name])):
+            end = int(name[:20]) + (need.size if need is not None else valid)
+    # Between those that are here nothing is missing that somebody needs: it was removed.
+    before = f"{folder}/{segments[-1]}" if segments else ""
+    for name in theirs:
+        if not segments or (name > segments[-1] and int(name[:20]) == end):
+            if (size := files[name].size) < FILE_HEADER_SIZE:
+                break
+            yield Need(f"{folder}/{name}", generation, size, ((0, size),), new=True, after=before)
+            before, end = f"{folder}/{name}", int(name[:20]) + size
 
 
-def _of_segment(file: File, path: str, generation: int, size: int) -> Need | None:
+def _is_same(storage: Storage, folder: str, name: str, theirs: FileHeld) -> bool:
+    ours = read_folder(storage, folder, {name: theirs}).files.get(name)
+    return ours is not None and ours.checksum == theirs.checksum
+
+
+def _of_segment(file: File, path: str, generation: int, size: int) -> tuple[Need | None, int]:
+    """What is needed of it, and where the records here end. `size`: of the follower's."""
     head = file.read(0, FILE_HEADER_SIZE)
     try:
         header = FileHeader.decode(head)
     except FormatError:
-        return Need(path, generation, max(size, file.size), ((0, size),), new=False)
+        return Need(path, generation, max(size, file.size), ((0, size),), new=False), file.size
     if header.generation != generation:
-        return None  # another file of this name; see the reconciliation
+        return None, 0  # another file of this name; see the reconciliation
     holes: list[tuple[int, int]] = []
     end = file.size
     for item in scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0):
@@ -138,7 +139,9 @@ def _of_segment(file: File, path: str, generation: int, size: int) -> Need | Non
             holes.append((item.offset, min(item.end, size)))
     if size > end:
         holes.append((end, size))
-    return Need(path, generation, max(size, end), tuple(holes), new=False, head=head) if holes else None
+    if not holes:
+        return None, end
+    return Need(path, generation, max(size, end), tuple(holes), new=False, head=head), end
 
 
 class Restoration:

@@ -166,7 +166,9 @@ class Sender:
             there.stranded = Stranded(
                 folder,
                 verdict.stranded,
+                generation=generation,
                 own=not verdict.replace,
+                fork=doubt.end if doubt is not None else None,
                 lost=doubt.lost if doubt is not None else (),
             )
         with self._notes.lock:

@@ -9,7 +9,6 @@ had finished is written to it, a line of JSON for each channel.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -20,7 +19,7 @@ from typing import Final
 import attrs
 import trio
 
-from nsqd.replication.from_leader import CopyState, Follower
+from nsqd.replication.held_copies import CopyState, HeldCopies
 from nsqd.replication.noted_storage import is_copied_folder
 from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.seal import Seal
@@ -47,7 +46,7 @@ class StandIns:
     `adoptions`: since the start.
     """
 
-    _follower: Follower
+    _held: HeldCopies
     _command: Callable[[Path, int, int], Sequence[str]]
     _ports: Sequence[int]
     _host: str
@@ -60,14 +59,14 @@ class StandIns:
     @property
     def lives(self) -> Collection[str]:
         """Of which a copy is here."""
-        return self._follower.copies.keys()
+        return self._held.copies.keys()
 
     async def adopt(self, life: str, *, force: bool) -> None:
         """Seal a copy, and have it served. Twice is fine. `CommandRefused`; `KeyError` without such a copy.
 
         The leader's other followers are asked first, unless `force` says that it does not matter what they know.
         """
-        state = self._follower.copies[life]
+        state = self._held.copies[life]
         if state.seal is None and not force:
             _refuse_or_not(state)
             for other in await self._others.ask(state.note):
@@ -76,8 +75,10 @@ class StandIns:
                 if other.found.sealed:
                     raise CommandRefused(f"{other.address} has adopted its copy of {state.note.name}")
             _refuse_or_not(state)  # the leader may have come back meanwhile
+            if self._held.copies.get(life) is not state:
+                raise CommandRefused(f"the copy was removed, as {state.note.name} is back")
         if state.seal is None:
-            self._follower.seal(state)
+            self._held.seal(state)
             self.adoptions += 1
             log.warning("COPIES: the copy of %s is adopted", state.note.name)
         self._wanted.set()
@@ -87,34 +88,24 @@ class StandIns:
 
         `force`: also one that was never adopted, with the messages that may be nowhere else.
         """
-        state = self._follower.copies[life]
+        state = self._held.copies[life]
         if state.connected:
             raise CommandRefused(f"its leader {state.note.name} is connected")
-        if life in self.running:
+        if state.served:
             raise CommandRefused("a stand-in serves it")
         if state.seal is None and not force:
             raise CommandRefused("it was not adopted, and its messages may be nowhere else")
-        await self._follower.forget(state)
-
-    async def _forget(self, state: CopyState) -> None:
-        try:
-            await self._follower.forget(state)
-        except OSError as error:
-            log.error("COPIES: the copy of %s cannot be removed - %s", state.note.name, error)
+        self._held.forget(state)
 
     async def run(self) -> None:
         """Keep a stand-in on each sealed copy that has not retired."""
-        self._follower.adopted = self._adopted
+        self._held.adopted = self._adopted
         async with trio.open_nursery() as nursery:
             while True:
-                for state in self._follower.copies.values():
-                    if (
-                        state.seal is not None
-                        and not state.seal.retired
-                        and state.note.life not in self.running
-                    ):
-                        self.running[state.note.life] = (0, 0)
+                for state in self._held.copies.values():
+                    if state.seal is not None and not state.seal.retired and not state.served:
                         state.served = True
+                        self.running[state.note.life] = (0, 0)
                         nursery.start_soon(self._serve, state)
                 await self._wanted.wait()
                 self._wanted = trio.Event()
@@ -128,8 +119,7 @@ class StandIns:
         life, pause = state.note.life, SHORTEST_PAUSE
         if state.connected:
             await state.idle.wait()
-        if state.seal is not None and state.seal.owned is None:  # it never served
-            await self._others.fetch(state.note, state.storage)
+        await self._fetch(state)
         while True:
             began = trio.current_time()
             try:
@@ -154,17 +144,27 @@ class StandIns:
             log.info("COPIES: the stand-in for %s: trying again in %.0f s", state.note.name, pause)
             await trio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
-        del self.running[life]
         state.served = False
+        del self.running[life]
         log.info("COPIES: the stand-in for %s was empty, and is gone", state.note.name)
-        if state.ended:
-            await self._forget(state)
+        self._held.forget_if_ended(state)
+
+    async def _fetch(self, state: CopyState) -> None:
+        """What other followers have more, before it is served for the first time. It is served without that, too."""
+        if state.seal is None or state.seal.owned is not None:
+            return
+        try:
+            await self._others.fetch(state.note, state.storage, self._held.room.min_free)
+        except OSError as error:
+            log.error("COPIES: what others have more of %s cannot be noted - %s", state.note.name, error)
+        except Exception:
+            log.exception("COPIES: what others have more of %s: unexpected", state.note.name)
 
     async def _run_one(self, state: CopyState) -> int:
         taken = {port for ports in self.running.values() for port in ports}  # some may not listen yet
         tcp, http = free_ports(self._host, [port for port in self._ports if port not in taken])
         self.running[state.note.life] = (tcp, http)
-        command = self._command(self._follower.folder(state), tcp, http)
+        command = self._command(self._held.folder(state), tcp, http)
         # What it says to the service manager would be taken for ours.
         environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
         read_end, write_end = os.pipe()
@@ -183,16 +183,8 @@ class StandIns:
     async def _tell(self, state: CopyState, told: trio.lowlevel.FdStream) -> None:
         """Pass on what the leader had finished, as it comes. What a stand-in that crashes was told may come again."""
         with contextlib.suppress(trio.BrokenResourceError):  # it has ended
-            await self._tell_all(state, told)
-
-    async def _tell_all(self, state: CopyState, told: trio.lowlevel.FdStream) -> None:
-        while True:
-            while state.finished:
-                frame = state.finished.popleft()
-                line = json.dumps([frame.generation, frame.channel, frame.runs])
-                await told.send_all(line.encode() + b"\n")
-            await state.news.wait()
-            state.news = trio.Event()
+            while True:
+                await told.send_all(await state.finished.next())
 
     def _remove_messages(self, state: CopyState) -> None:
         for folder in state.storage.folders():

@@ -16,8 +16,10 @@ The pieces are fetched into temporary files, and read twice: what was finished s
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from typing import Final
 
 import attrs
@@ -37,24 +39,31 @@ from nsqd.log.scan import Record, find_salt, scan
 from nsqd.log.state import Change, Code, unflatten_runs
 from nsqd.log.storage import File, Storage
 from nsqd.replication.reconcile import Piece
+from nsqkit.wire.frames import ID
 
-__all__ = ["Message", "Stranded", "TakeBack"]
+__all__ = ["Message", "Stranded", "TakeBack", "Taken", "remove_temporary_files"]
 
 FETCH_SIZE: Final = 1 << 19  # bytes
 BATCH_BYTES: Final = 1 << 20
-_TEMPORARY: Final = ".stranded.{}.new"
+STEP_BYTES: Final = 16 << 20  # that are read in a row
+MAX_RUNS: Final = 100_000  # of ids that are remembered, of all topics: about 10 MB
+_TEMPORARY: Final = "nsqd.stranded-"
 
 
 @attrs.frozen
 class Stranded:
-    """What a follower has of a topic's folder, and may not be known here. `own`: it is of the topic that is here now.
+    """What a follower has of a topic's folder, and may not be known here.
 
-    `lost`: numbers of messages that were damaged here.
+    `generation`: of the follower's topic; `own`: it is the one that is here now. `fork`: the position from which on
+    numbers have been given to other messages here; None when it is not known. `lost`: numbers of messages that were
+    damaged here.
     """
 
     folder: str
     pieces: Sequence[Piece]
+    generation: int
     own: bool
+    fork: int | None = None
     lost: Sequence[tuple[int, int]] = ()
 
 
@@ -66,27 +75,75 @@ class Message:
     delay_ns: int = 0
     number: int | None = None
 
+    @property
+    def id_number(self) -> int | None:
+        """Its id; None for one that was imported, whose id may be any 16 bytes."""
+        try:
+            return int(self.frame[ID], 16)
+        except ValueError:
+            return None
+
+
+class Taken:
+    """The messages that were published again since the start, by topic and id, as far as there is room to remember.
+
+    Each is published once, although two followers may have it, and although all of it is fetched anew after a failure
+    in the middle: else a disk with too little room would have the first ones delivered without end.
+    """
+
+    def __init__(self) -> None:
+        self._ids: defaultdict[str, RangeSet] = defaultdict(RangeSet)
+
+    def add(self, topic: str, message: Message) -> None:
+        """It was published."""
+        if (number := message.id_number) is not None and sum(map(len, self._ids.values())) < MAX_RUNS:
+            self._ids[topic].add(number, number + 1)
+
+    def has(self, topic: str, message: Message) -> bool:
+        number = message.id_number
+        return number is not None and topic in self._ids and number in self._ids[topic]
+
 
 @attrs.define(eq=False)
 class _Fetched:
-    """A piece in a temporary file, and the file of its name here."""
+    """A piece, of which `size` bytes are in a temporary file. `path`: of the file of its name here, if there is one.
+
+    Files are open only while they are read or written: a topic may have thousands.
+    """
 
     piece: Piece
-    file: File
-    ours: File | None
+    path: str
+    temporary: str
+    _storage: Storage
+    size: int = 0
+
+    def append(self, data: bytes) -> None:
+        with closing(self._storage.open(self.temporary)) as file:
+            file.append([data])
+        self.size += len(data)
 
     def records(self) -> Iterator[tuple[Record, bool]]:
-        """The whole records that differ from what is here; whether they are of the log that is here."""
-        size = self.file.size
-        salt = _salt(self.file)
+        """The whole records that differ from what is here; whether they are of the log that is here.
+
+        `OSError`, also when the file here was removed meanwhile: then all has to be compared anew.
+        """
+        with contextlib.ExitStack() as files:
+            file = files.enter_context(closing(self._storage.open(self.temporary, read_only=True)))
+            ours: File | None = None
+            if self.piece.here:
+                ours = files.enter_context(closing(self._storage.open(self.path, read_only=True)))
+            yield from self._records(file, ours)
+
+    def _records(self, file: File, ours: File | None) -> Iterator[tuple[Record, bool]]:
+        size = file.size
+        salt = _salt(file)
         if salt is None:
-            found = find_salt(self.file.read, FILE_HEADER_SIZE, size)
+            found = find_salt(file.read, FILE_HEADER_SIZE, size)
             if found is None:
                 return
             salt = found[0]
-        ours = self.ours
         same = ours is not None and salt == _salt(ours)
-        for item in scan(self.file.read, FILE_HEADER_SIZE, size, salt, 0):
+        for item in scan(file.read, FILE_HEADER_SIZE, size, salt, 0):
             if not isinstance(item, Record):
                 continue
             length = item.head.size
@@ -94,7 +151,7 @@ class _Fetched:
                 yield item, True
             elif ours is None or item.offset + length > ours.size:
                 yield item, False
-            elif ours.read(item.offset, length) != self.file.read(item.offset, length):
+            elif ours.read(item.offset, length) != file.read(item.offset, length):
                 yield item, same
 
 
@@ -105,17 +162,29 @@ def _salt(file: File) -> int | None:
         return None
 
 
+def remove_temporary_files(storage: Storage) -> None:
+    """Of take-backs that were killed. `OSError`."""
+    for name in storage.files():
+        if name.startswith(_TEMPORARY):
+            storage.remove(name)
+
+
 class TakeBack:
     """The messages of one topic's folder. `OSError` in all of it; no method is for two threads at once.
 
     Ask for `wanted` until it is None, `feed` what comes; then `read`, `messages`, and what there is to know:
-    `channels`: names of those that were created there. `finished`: of messages that are ours, by generation of the
-    channel. `close` in any case.
+    `channels`: names of those that were created there, and whether they were paused. `topic_paused`: whether the topic
+    was. `finished`: of messages that are ours, by generation of the channel. `close` in any case.
     """
 
     def __init__(self, storage: Storage, stranded: Stranded) -> None:
         self._storage, self._stranded = storage, stranded
+        self._temporary = (
+            f"{_TEMPORARY}{secrets.token_hex(8)}-"  # those of another follower are taken at the same time
+        )
         self._fetched: list[_Fetched] = []
+        self.topic_paused = False
+        self._paused: dict[int, bool] = {}
         self._names: dict[int, str] = {}
         self._known: set[int] = set()
         self._settled: defaultdict[int, RangeSet] = defaultdict(RangeSet)
@@ -128,61 +197,63 @@ class TakeBack:
     def wanted(self) -> tuple[str, int, int] | None:
         """Path, offset and size of the next piece to fetch."""
         pieces = self._stranded.pieces
-        if self._fetched and self._fetched[-1].file.size < self._fetched[-1].piece.size:
-            piece, at = self._fetched[-1].piece, self._fetched[-1].file.size
-        elif len(self._fetched) < len(pieces):
-            piece, at = pieces[len(self._fetched)], 0
-            self._fetched.append(self._begin(piece, len(self._fetched)))
-        else:
-            return None
-        return f"{self._stranded.folder}/{piece.name}", at, min(FETCH_SIZE, piece.size - at)
+        if not self._fetched or self._fetched[-1].size >= self._fetched[-1].piece.size:
+            if len(self._fetched) == len(pieces):
+                return None
+            self._fetched.append(self._begin(pieces[len(self._fetched)]))
+        fetched = self._fetched[-1]
+        return fetched.path, fetched.size, min(FETCH_SIZE, fetched.piece.size - fetched.size)
 
-    def _begin(self, piece: Piece, number: int) -> _Fetched:
-        temporary = _TEMPORARY.format(number)
-        with contextlib.suppress(FileNotFoundError):
-            self._storage.remove(temporary)
-        ours: File | None = None
-        if piece.here:
-            with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
-                ours = self._storage.open(f"{self._stranded.folder}/{piece.name}", read_only=True)
-        return _Fetched(piece, self._storage.create(temporary), ours)
+    def _begin(self, piece: Piece) -> _Fetched:
+        temporary = f"{self._temporary}{len(self._fetched)}"
+        self._storage.create(temporary).close()
+        return _Fetched(piece, f"{self._stranded.folder}/{piece.name}", temporary, self._storage)
 
     def feed(self, data: bytes) -> None:
         """The piece that was wanted, or its beginning."""
-        self._fetched[-1].file.append([data])
+        self._fetched[-1].append(data)
 
     def close(self) -> None:
-        for number, fetched in enumerate(self._fetched):
-            fetched.file.close()
-            if fetched.ours is not None:
-                fetched.ours.close()
+        for fetched in self._fetched:
             with contextlib.suppress(OSError):
-                self._storage.remove(_TEMPORARY.format(number))
+                self._storage.remove(fetched.temporary)
         self._fetched.clear()
 
     # --- what is in it
 
     def read(self, channels: Collection[int]) -> Iterator[None]:
-        """Find out what was finished; a step for each piece, in *any thread*.
+        """Find out what was finished, in steps, in *any thread*.
 
         `channels`: generations of those that the topic has here.
         """
         if self._stranded.own:
-            self._known.update(channels)
-        first: int | None = None
+            self._known.update(filter(None, channels))  # 0: in memory only, in no log
+        first: tuple[int, int] | None = None  # position and number
+        looked_at = 0
         for fetched in self._fetched:
-            yield
             for record, replaced in fetched.records():
                 head = record.head
+                looked_at += head.size
+                if looked_at >= STEP_BYTES:
+                    yield
+                    looked_at = 0
                 if not replaced and first is None:
-                    first = head.first
+                    first = int(fetched.piece.name[:20]) + record.offset, head.first
                 if head.kind in (Kind.MESSAGES, Kind.DEFERRED):
                     self._numbers.add(head.first, head.end)
                 elif head.kind == Kind.CHANGES:
                     with contextlib.suppress(FormatError):
                         for change in decode_changes(record.payload, head.count):
                             self._note(change)
-        self._ours_until = (first or 0) if self._stranded.own else 0
+        fork = self._stranded.fork
+        # Of one that was taken back before, and removed there in part, the numbers may be those of other messages here.
+        if (
+            self._stranded.own
+            and fork is not None
+            and first is not None
+            and first[0] <= fork + FILE_HEADER_SIZE
+        ):
+            self._ours_until = first[1]
 
     def _note(self, change: Change) -> None:
         match change:
@@ -192,6 +263,10 @@ class TakeBack:
             case [Code.CHANNEL_DELETED, generation]:
                 self._names.pop(generation, None)
                 self._known.discard(generation)
+            case [Code.CHANNEL_PAUSED, generation, paused]:
+                self._paused[generation] = paused
+            case [Code.TOPIC_PAUSED, paused]:
+                self.topic_paused = paused
             case [Code.CHANNEL_EMPTIED, generation, end]:
                 self._settled[generation].add(0, end)
             case [Code.FINISHED, generation, *items]:
@@ -201,8 +276,8 @@ class TakeBack:
                 self._dropped.add(start, end)
 
     @property
-    def channels(self) -> list[str]:
-        return list(self._names.values())
+    def channels(self) -> dict[str, bool]:
+        return {name: self._paused.get(generation, False) for generation, name in self._names.items()}
 
     @property
     def finished(self) -> dict[int, list[tuple[int, int]]]:
@@ -214,19 +289,20 @@ class TakeBack:
         }
 
     def messages(self) -> Iterator[list[Message]]:
-        """What is to be published, in order, in batches of about 1 MiB. *Any thread.*"""
+        """What is to be published, in order, in batches of up to about 1 MiB, also empty ones. *Any thread.*"""
         batch: list[Message] = []
-        size = 0
+        size = looked_at = 0
         for fetched in self._fetched:
             for record, replaced in fetched.records():
+                looked_at += record.head.size
                 with contextlib.suppress(FormatError):
                     for number, message in self._messages_of(record, replaced):
                         if self._is_needed(number):
                             batch.append(message)
                             size += len(message.frame)
-                if size >= BATCH_BYTES:
+                if size >= BATCH_BYTES or looked_at >= STEP_BYTES:
                     yield batch
-                    batch, size = [], 0
+                    batch, size, looked_at = [], 0, 0
         if batch:
             yield batch
 

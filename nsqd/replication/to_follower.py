@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
@@ -35,6 +36,7 @@ from nsqd.replication.frame_stream import (
     first_to_end,
     greet_follower,
     receive_held,
+    while_beating,
 )
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
@@ -70,7 +72,7 @@ LOOK_AGAIN: Final = (
     0.1  # seconds; while nothing may be sent there are beats, and what is written raises the limit
 )
 PAUSE: Final = 0.005  # seconds after everything was sent, if nobody waits for it
-STEPS: Final = 100  # folders that are compared in a row, in a thread
+STEPS: Final = 100  # folders that are compared in a row, in a thread that cannot be stopped meanwhile
 
 STRANDED: Final = "messages that are not here; they are taken back first"
 
@@ -85,11 +87,11 @@ class Leader:
     `hanging`: seconds since the oldest sync began that has not ended. `awaited`: publishers wait for acknowledgements.
     `catch_up_rate`: see `CatchUpRate`. `changed`: the follower is in step now, or is not any more; if they are awaited
     also: an acknowledgement came. `new_take_back`, `publish_again`: for messages that only a follower has. The latter
-    returns how many they were, when they are on the disk; it awaits its last argument every now and then. `compared`:
-    everything is known that this follower has. `hand_over`: a follower has adopted our copy, and its stand-in owns
-    these messages. When it returns, it is on the disk that they are not ours any more. `finished_of`: what was finished
-    here of these. `others`: addresses of the followers but for this one. `former_lives`: those of our data path that
-    have ended: a follower in step need not keep copies of them.
+    returns how many they were, when they are on the disk. `compared`: everything is known that this follower has.
+    `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
+    disk that they are not ours any more. `finished_of`: what was finished here of these. `others`: addresses of the
+    followers but for this one. `former_lives`: those of our data path that have ended: a follower in step need not keep
+    copies of them.
     """
 
     identity: Identity
@@ -101,7 +103,7 @@ class Leader:
     catch_up_rate: int
     changed: Callable[[], None]
     new_take_back: Callable[[Stranded], TakeBack]
-    publish_again: Callable[[Stranded, TakeBack, Callable[[], Awaitable[None]]], Awaitable[int]]
+    publish_again: Callable[[Stranded, TakeBack], Awaitable[int]]
     compared: Callable[[str], None]
     finished_of: Callable[[Owned], Sequence[Finished]]
     hand_over: Callable[[Owned], None]
@@ -221,18 +223,19 @@ class FollowerLink:
         """What the follower has. A copy that was adopted is handed over instead, and `Turned` raised."""
         held, owned, sealed = await receive_held(frames, SILENCE)
         if sealed:
-            with trio.fail_after(SILENCE):
-                await frames.send(*self._leader.finished_of(owned))
+            # Whether it hears all that was finished here or not: they must not be delivered twice for longer than that.
+            with trio.move_on_after(SILENCE), contextlib.suppress(trio.BrokenResourceError):
+                for finished in self._leader.finished_of(owned):
+                    await frames.send(finished)
             self._leader.hand_over(owned)
-            await frames.send(Bye(True))
+            with trio.fail_after(SILENCE):
+                await frames.send(Bye(True))
             raise Turned("it has adopted our copy, and we have given up what it serves")
         return held
 
     async def _session(self, frames: FrameStream, sender: Sender, held: list[FolderHeld]) -> None:
         """Send whatever the follower lacks; returns when the daemon stops, and it has everything."""
-        steps = sender.compare(held)
-        while await trio.to_thread.run_sync(_some_of, steps):
-            await self._beat_if_due(frames)
+        await while_beating(frames, lambda: _all_of(sender.compare(held)))
         self.troubles = {stranded.folder: STRANDED for stranded in sender.stranded}
         for stranded in sender.stranded:
             await self._take_back(frames, stranded)
@@ -278,6 +281,7 @@ class FollowerLink:
                 await frames.send(Bye(self._for_good))
                 if not self._for_good:
                     return
+                await trio.sleep_forever()  # until it has answered, or is gone: see `_hear`
             await self._work.wait()
 
     async def _take_back(self, frames: FrameStream, stranded: Stranded) -> None:
@@ -285,8 +289,7 @@ class FollowerLink:
         try:
             while (wanted := taken.wanted) is not None:
                 taken.feed(await self._fetch(frames, *wanted))
-                await self._beat_if_due(frames)
-            count = await self._leader.publish_again(stranded, taken, lambda: self._beat_if_due(frames))
+            count = await while_beating(frames, lambda: self._leader.publish_again(stranded, taken))
         finally:
             taken.close()
         log.warning(
@@ -306,10 +309,6 @@ class FollowerLink:
         if not piece or len(piece) > size:
             raise WireError(f"{path}: not the bytes that were asked for")
         return piece
-
-    async def _beat_if_due(self, frames: FrameStream) -> None:
-        if beat := self._beat_to_send():
-            await frames.stream.send_all(beat)
 
     def _beat_to_send(self) -> bytes:
         if not self._beat_due:
@@ -356,6 +355,7 @@ class FollowerLink:
                 await frames.fill()
 
 
-def _some_of(steps: Iterator[None]) -> bool:
-    """Do some of these steps; false when there are no more."""
-    return sum(1 for _ in itertools.islice(steps, STEPS)) == STEPS
+async def _all_of(steps: Iterator[None]) -> None:
+    """Do all these steps, in threads."""
+    while await trio.to_thread.run_sync(lambda: sum(1 for _ in itertools.islice(steps, STEPS))):
+        pass

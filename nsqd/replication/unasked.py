@@ -73,6 +73,11 @@ class Unasked:
         """What a follower may have and is not here, by generation of the topic."""
         return self._doubts.get(address, {})
 
+    @property
+    def addresses(self) -> Collection[str]:
+        """Of the followers that may have something."""
+        return self._doubts.keys()
+
     def add(self, addresses: Collection[str], doubts: Mapping[int, Doubt]) -> None:
         """These could not be asked at this start. `OSError`."""
         if not addresses or not doubts:

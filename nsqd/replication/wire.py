@@ -21,12 +21,14 @@ from nsqd.replication.reconcile import FileHeld
 
 __all__ = [
     "GREETING",
+    "MAX_ADDRESS",
     "MAX_DATA",
     "MAX_FIRST_FRAME",
     "MAX_FRAME",
     "MAX_OTHERS",
     "MAX_OWNED",
     "MAX_RUNS",
+    "MAX_TEXT",
     "START_SIZE",
     "Ack",
     "AllHeld",
@@ -355,18 +357,22 @@ class Fetch:
 
 @attrs.frozen
 class Ask:
-    """Instead of `Hello`, from one who is not the leader of this life: what is here of it? `proof`: see `proof`."""
+    """Instead of `Hello`, from one who is not the leader of this life: what is here of it? `proof`: see `proof`.
+
+    `files`: whether the files of a copy that is not sealed are to be told.
+    """
 
     TYPE: ClassVar = 22
     life: bytes = attrs.field(validator=_bytes(LIFE_SIZE))
     nonce: bytes = attrs.field(validator=_bytes(NONCE_SIZE))
     proof: bytes = attrs.field(validator=_bytes(PROOF_SIZE))
     name: str = attrs.field(validator=_text)
+    files: bool = attrs.field(validator=_flag)
 
 
 @attrs.frozen
 class Found:
-    """The answer to `Ask`. After it comes what is held, or, of a sealed copy, what its stand-in owns.
+    """The answer to `Ask`. After it comes what is held, if that was asked for, or, of a sealed copy, what is owned.
 
     `held`: there is a copy. `connected`: its leader is. `owner`: of a sealed one, the life of who has sealed it.
     """

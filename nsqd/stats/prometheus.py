@@ -182,11 +182,12 @@ def _of_copies(copies: CopiesStats) -> Iterator[Family]:
     yield counter("nsqd_adoptions_total", "Copies of other nsqds that were adopted here.", copies.adoptions)
     yield gauge(
         "nsqd_copy_clock_skew_seconds",
-        "By how much the clock here is ahead of that of the copy's leader.",
+        "By how much the clock here is ahead of that of the copy's leader, which is connected.",
         [
-            (label_set({"leader": held.name}), held.clock_skew_seconds)
+            # Of one leader there may be copies of two lives.
+            (label_set({"leader": held.name, "life": held.life}), held.clock_skew_seconds)
             for held in copies.held
-            if held.clock_skew_seconds is not None
+            if held.connected and held.clock_skew_seconds is not None
         ],
     )
     yield gauge("nsqd_copies_held", "Copies of other nsqds that are here.", len(copies.held))

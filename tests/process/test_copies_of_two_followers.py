@@ -192,7 +192,7 @@ def test_a_copy_is_removed_by_command(nodes: Trio) -> None:
     assert (status, b"nowhere else" in body) == (409, True)
     assert follower.request("POST", forget + "&force=true") == (200, b"")
     assert follower.request("POST", forget)[0] == 404
-    assert list((follower.data_path / "copies").iterdir()) == []
+    wait_until(lambda: not list((follower.data_path / "copies").iterdir()), 10.0, "nothing of it is left")
     nodes.leader.start()  # and it is copied anew
     nodes.wait_in_step(3)
     assert len(copies(follower)) == 1

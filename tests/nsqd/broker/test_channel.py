@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from nsqd.broker import NotFound, NotInFlight, Refused
+from nsqd.broker.log_backlog import LogBacklog
 from tests.nsqd.broker.harness import Harness, conserved
 
 
@@ -311,3 +312,28 @@ def test_a_deleted_channel_is_freed_though_it_had_deferred_messages() -> None:
     harness.round()
     gc.collect()
     assert gone() is None
+
+
+class TestFinishedElsewhere:
+    def test_what_is_ready_is_finished_for_good(self) -> None:
+        harness = Harness()
+        consumer = harness.subscribe(rdy=2)
+        ids = harness.publish(*[b"m"] * 10).ids
+        assert [message.id for message in consumer.new()] == ids[:2]
+        for _ in range(2):  # also when it is said twice
+            harness.channel().finish_elsewhere([(0, 4), (6, 9)])
+            harness.round()
+        assert harness.channel().depth == 3
+        harness.finish(consumer)
+        harness.kill()
+        assert [message.id for message in harness.subscribe(rdy=10).new()] == [ids[4], ids[5], ids[9]]
+
+    def test_a_billion_messages_cost_no_more_than_one(self) -> None:
+        harness = Harness()
+        harness.create()
+        backlog = harness.channel().backlog
+        assert isinstance(backlog, LogBacklog)
+        backlog.view.high_watermark = 10**12
+        assert backlog.finish_ready([(0, 10), (0, 10**12 - 1)]) == 10**12 - 1
+        assert list(backlog.settled) == [(0, 10**12 - 1)]
+        assert backlog.ready == 1

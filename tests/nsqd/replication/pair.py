@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nsqd.broker import Broker
+from nsqd.copies import take_over_channels
 from nsqd.log.store import Store, StoreOptions
 from nsqd.replication.keep import Copy, CopyNote, Work
 from nsqd.replication.noted_storage import NotedStorage, is_copied
-from nsqd.replication.ship import Sender
+from nsqd.replication.ship import Piece, Sender
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.unasked import Doubt
 from nsqd.replication.wire import GREETING, Frames
@@ -131,12 +132,12 @@ def take_back(leader: Leader, follower: Follower, stranded: Stranded) -> list[by
 
 def publish_again(leader: Leader, stranded: Stranded, taken: TakeBack) -> list[bytes]:
     """As the daemon does it."""
-    topic = leader.broker.topic(stranded.folder.removeprefix("topic-"))
+    name = stranded.folder.removeprefix("topic-")
+    lost = name not in leader.broker.topics
+    topic = leader.broker.topic(name)
     for _ in taken.read([channel.backlog.generation for channel in topic.channels.values()]):
         pass
-    topic.finish_elsewhere(taken.finished)
-    for name in taken.channels:
-        topic.channel(name)
+    take_over_channels(topic, taken, topic_was_lost=lost)
     ids: list[bytes] = []
     for batch in taken.messages():
         messages = [
@@ -147,6 +148,11 @@ def publish_again(leader: Leader, stranded: Stranded, taken: TakeBack) -> list[b
     leader.round()
     leader.broker.store.sync_now()
     return ids
+
+
+def bytes_of(parts: Iterable[bytes | Piece]) -> bytes:
+    """What a sender has given."""
+    return b"".join(part.read() if isinstance(part, Piece) else part for part in parts)
 
 
 def run(work: Work | None) -> None:

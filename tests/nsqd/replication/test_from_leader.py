@@ -2,153 +2,44 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
-from trio.testing import MemoryReceiveStream, MemorySendStream
 
+from nsqd.log.file_storage import FileStorage
 from nsqd.log.lock import DataPathLock
-from nsqd.replication.frame_stream import FrameStream, Identity, RefusedUs, Turned, greet_follower
-from nsqd.replication.from_leader import (
-    COPIES,
-    HANDSHAKE_TIMEOUT,
-    MAX_STRANGERS,
-    ROOM_BYTES,
-    SILENCE,
-    Follower,
-    Room,
-)
+from nsqd.replication.frame_stream import FrameStream, Identity, RefusedUs, greet_follower
+from nsqd.replication.from_leader import HANDSHAKE_TIMEOUT, MAX_STRANGERS
+from nsqd.replication.held_copies import COPIES, CopyState
 from nsqd.replication.keep import Copy
+from nsqd.replication.leader_session import SILENCE
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.wire import (
+    MAX_OTHERS,
     MAX_OWNED,
     Ack,
     AllHeld,
-    Beat,
     Bye,
     Data,
-    Echo,
     FileFrame,
     FolderHeld,
     Found,
     Frame,
-    MakeFolder,
-    NewFile,
     Pass,
     Refused,
-    Remove,
     RemoveFolder,
     Sealed,
     Ticket,
-    Whole,
 )
+from tests.nsqd.replication.leaders import BEGIN, LEADER, LOG, US, end, running, settled, until
 from tests.nsqd.replication.test_wire import FRAMES
 
 pytestmark = pytest.mark.usefixtures("no_threads")
-
-US = Identity(b"f" * 16, 1, b"t" * 16, "follower:4150", b"the secret of both")
-LEADER = Identity(b"l" * 16, 5, b"s" * 16, "leader:4150", b"the secret of both")
-LOG = "topic-t/00000000000000000000.log"
-BEGIN = (MakeFolder("topic-t"), FileFrame(LOG, 0), Data(b"messages"), Ticket(1))
-settled = trio.testing.wait_all_tasks_blocked
-
-
-@attrs.define(eq=False)
-class Setting:
-    follower: Follower
-    path: Path
-    nursery: trio.Nursery
-    last_stream: trio.StapledStream[MemorySendStream, MemoryReceiveStream] = attrs.field(init=False)
-    """The follower's end of the last connection."""
-
-    def connect(self) -> FrameStream:
-        """The leader's end of a connection."""
-        ours, self.last_stream = trio.testing.memory_stream_pair()
-        self.nursery.start_soon(self.follower.serve, self.last_stream, "remote")
-        return FrameStream(ours)
-
-    async def greet(self, who: Identity = LEADER, *, disk: bool = False) -> FrameStream:
-        frames = self.connect()
-        with trio.fail_after(60):
-            await greet_follower(frames, who, disk=disk)
-        return frames
-
-    async def session(self, who: Identity = LEADER, *, disk: bool = False) -> FrameStream:
-        """A leader's end of a connection that has been told everything."""
-        frames = await self.greet(who, disk=disk)
-        await until(frames, AllHeld)
-        return frames
-
-    @property
-    def copy(self) -> Path:
-        return self.path / COPIES / LEADER.life.hex()
-
-
-@asynccontextmanager
-async def running(path: Path, room: Room = Room(0, 0)) -> AsyncIterator[Setting]:  # noqa: B008
-    follower = Follower(path, US, room)
-    async with trio.open_nursery() as nursery:
-        yield Setting(follower, path, nursery)
-        nursery.cancel_scope.cancel()
-    follower.close()
-
-
-async def until(frames: FrameStream, kind: type[Frame] | UnionType) -> Frame:
-    with trio.fail_after(60):
-        while not isinstance(frame := await frames.receive(), kind):
-            pass
-    return frame
-
-
-async def end(frames: FrameStream) -> str:
-    """How the follower ends the connection: its reason, or that there is none."""
-    with trio.fail_after(60):
-        while True:
-            try:
-                await frames.receive()
-            except Turned as reason:
-                return str(reason)
-
-
-async def test_a_copy_is_written_and_acknowledged(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with running(tmp_path) as setting:
-        for disk in (False, True):
-            frames = await setting.session(disk=disk)
-            if not disk:
-                await frames.send(*BEGIN, Pass(True))
-                assert await until(frames, Ack) == Ack(1)
-                assert (setting.copy / LOG).read_bytes() == b"messages"
-            await frames.send(FileFrame(LOG, 8), Ticket(2))
-            assert await until(frames, Ack) == Ack(2)
-
-
-async def test_a_leader_whose_sync_hangs_is_in_the_log_once(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    async with running(tmp_path) as setting:
-        frames = await setting.session()
-        (state,) = setting.follower.copies.values()
-        for number, hanging_ms in enumerate([4900, 5900, 6900, 0, 0, 6000]):
-            await frames.send(Beat(number, hanging_ms, 0))
-            await until(frames, Echo)
-            assert state.hanging_ms == hanging_ms
-    said = [record.getMessage() for record in caplog.records if "sync" in record.getMessage()]
-    assert said == [
-        "COPIES: the disk of leader:4150 has not ended a sync for 6 s; if it is dead, adopt this copy",
-        "COPIES: the disk of leader:4150 ends its syncs again",
-        "COPIES: the disk of leader:4150 has not ended a sync for 6 s; if it is dead, adopt this copy",
-    ]
 
 
 # --- strangers
@@ -233,7 +124,7 @@ async def test_one_without_the_secret_is_told_so_and_leaves_nothing(
     async with running(tmp_path) as setting:
         with pytest.raises(RefusedUs, match="the secrets differ"):
             await setting.greet(attrs.evolve(LEADER, secret=b""))
-        assert not setting.follower.copies
+        assert not setting.held.copies
         assert not (tmp_path / COPIES).exists()
 
 
@@ -243,11 +134,6 @@ async def test_a_follower_does_not_lead_itself(
     async with running(tmp_path) as setting:
         with pytest.raises(RefusedUs, match="the same data path"):
             await setting.greet(US)
-
-
-# --- frames in the wrong place
-
-HARMLESS = Beat | Ticket | Pass | MakeFolder | Remove | RemoveFolder
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: type(frame).__name__)
@@ -260,82 +146,6 @@ async def test_a_frame_instead_of_the_hello_ends_the_connection(
         await frames.send(frame)
         reason = await end(frames)
         assert reason == "the connection was closed" if isinstance(frame, Refused) else "refused" in reason
-
-
-@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: type(frame).__name__)
-async def test_a_frame_in_the_wrong_place_ends_the_session_only(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock, frame: Frame
-) -> None:
-    async with running(tmp_path) as setting:
-        frames = await setting.session()
-        await frames.send(frame)
-        if isinstance(frame, HARMLESS):
-            await frames.send(Beat(99, 0, 0))
-            while await until(frames, Echo) != Echo(99):
-                pass
-        else:
-            assert await end(frames)
-        await setting.session(attrs.evolve(LEADER, incarnation=6))
-
-
-async def test_a_leader_that_leaves_in_order_is_no_trouble(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with running(tmp_path) as setting:
-        frames = await setting.session()
-        caplog.clear()
-        await frames.send(Bye(False))
-        assert await end(frames) == "the connection was closed"
-        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-async def test_a_fault_of_ours_ends_the_session_only(
-    tmp_path: Path,
-    autojump_clock: trio.testing.MockClock,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def fails(_copy: Copy, _frame: Frame) -> None:
-        raise KeyError("a mistake")
-
-    async with running(tmp_path) as setting:
-        frames = await setting.session()
-        with monkeypatch.context() as patch:
-            patch.setattr(Copy, "apply", fails)
-            await frames.send(Ticket(1))
-            assert await end(frames) == "refused: a fault of the follower; see its log"
-        (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-        assert "unexpected KeyError" in record.getMessage()
-        assert record.exc_info
-        await setting.session()
-
-
-async def test_echoes_and_acknowledgements_that_nobody_reads_do_not_pile_up(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with running(tmp_path) as setting:
-        frames = await setting.session()
-        read = trio.Event()
-        setting.last_stream.send_stream.send_all_hook = read.wait
-        for number in range(1000):
-            await frames.send(Beat(number, 0, 0), Ticket(number))
-        await settled()
-        read.set()
-        received: list[Frame] = []
-        while Echo(999) not in received or Ack(999) not in received:
-            received.append(await until(frames, Echo | Ack))
-        assert len(received) <= 4
-
-
-async def test_a_leader_that_is_silent_is_given_up(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with running(tmp_path) as setting:
-        frames = await setting.session()
-        (state,) = setting.follower.copies.values()
-        assert state.connected
-        await end(frames)
-        assert not state.connected
 
 
 # --- who leads
@@ -418,104 +228,6 @@ async def test_a_session_that_hangs_in_the_disk_does_not_collect_others(
         await setting.session()
 
 
-# --- room
-
-
-async def test_copies_stop_at_their_limit_and_what_was_removed_does_not_count(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with running(tmp_path, Room(max_bytes=1000, min_free=0)) as setting:
-        frames = await setting.session()
-        (state,) = setting.follower.copies.values()
-        for number in range(20):
-            path = f"topic-t/{number:020}.log"
-            await frames.send(MakeFolder("topic-t"), FileFrame(path, 0), Data(b"x" * 400), Remove(path))
-            await frames.send(NewFile("nsqd.ids", 0), Data(b"x" * 50), Whole("nsqd.ids", 50), Ticket(number))
-            assert await until(frames, Ack) == Ack(number)
-            assert state.bytes == 50
-            await trio.sleep(2)
-        for number in range(3):
-            await frames.send(FileFrame(f"topic-t/{number:020}.log", 0), Data(b"x" * 400))
-            await trio.sleep(2)
-        await frames.send(Data(b"x"))
-        assert await end(frames) == "refused: full: copies may take 1000 bytes here"
-
-
-async def test_copies_stop_at_their_limit_however_fast_they_grow(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    limit = 4 << 20
-    async with running(tmp_path, Room(max_bytes=limit, min_free=0)) as setting:
-        frames = await setting.session()
-        await frames.send(*BEGIN)
-        await frames.send(*[Data(bytes(1 << 18))] * 40)
-        assert "full" in await end(frames)
-        (state,) = setting.follower.copies.values()
-        assert limit < state.bytes <= limit + 2 * ROOM_BYTES
-
-
-async def test_a_leader_that_goes_on_sending_hears_why_it_is_refused(tmp_path: Path) -> None:
-    """A connection that is closed with bytes unread is reset, and what was sent last is lost with it."""
-    async with running(tmp_path, Room(max_bytes=1000, min_free=0)) as setting:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()) as stream:
-            setting.nursery.start_soon(setting.follower.serve, await listener.accept(), "remote")
-            frames = FrameStream(stream)
-            await greet_follower(frames, LEADER, disk=False)
-            await until(frames, AllHeld)
-            await frames.send(*BEGIN, *[Data(bytes(1 << 18))] * 40)
-            assert "full" in await end(frames)
-
-
-async def test_copies_stop_before_the_disk_is_full(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with running(tmp_path, Room(max_bytes=0, min_free=1 << 62)) as setting:
-        frames = await setting.session()
-        await frames.send(*BEGIN)
-        assert "of the disk are free" in await end(frames)
-
-
-# --- what is on the disk
-
-
-async def test_files_that_are_no_copies_are_left_alone(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with running(tmp_path) as setting:
-        await (await setting.session()).send(*BEGIN)
-        await settled()
-    copies = tmp_path / COPIES
-    (copies / "a file").write_text("of somebody")
-    (copies / "an empty folder").mkdir()
-    (copies / "nonsense").mkdir()
-    (copies / "nonsense" / "nsqd.copy").write_text("nonsense")
-    (copies / "loop").symlink_to("loop")
-    saved = copies / f"{LEADER.life.hex()}.saved"
-    saved.mkdir()
-    (saved / "nsqd.copy").write_bytes((setting.copy / "nsqd.copy").read_bytes())
-    async with running(tmp_path) as setting:
-        (state,) = setting.follower.copies.values()
-        assert state.bytes > 8
-        frames = await setting.session()
-        await frames.send(FileFrame(LOG, 8), Data(b" and more"), Ticket(2))
-        assert await until(frames, Ack) == Ack(2)
-        assert (setting.copy / LOG).read_bytes() == b"messages and more"
-
-
-async def test_a_copy_that_cannot_be_read_costs_its_leader_only(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    async with running(tmp_path) as setting:
-        await setting.session()
-    (setting.copy / "nsqd.copy").unlink()
-    (setting.copy / "nsqd.copy").mkdir()
-    async with running(tmp_path) as setting:
-        frames = await setting.greet()
-        assert "refused" in await end(frames)
-        await setting.session(attrs.evolve(LEADER, life=b"o" * 16))
-
-
 async def test_a_copy_that_is_served_is_not_written_to(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -532,6 +244,17 @@ async def test_a_copy_that_is_served_is_not_written_to(
         await setting.session()
 
 
+async def test_a_leader_may_have_any_number_of_followers(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(tmp_path) as setting:
+        frames = setting.connect()
+        await greet_follower(frames, LEADER, disk=False, others=[f"{n}:4159" for n in range(MAX_OTHERS + 5)])
+        await until(frames, AllHeld)
+        (state,) = setting.held.copies.values()
+        assert len(state.note.others) == MAX_OTHERS
+
+
 # --- adoption
 
 
@@ -542,9 +265,9 @@ async def test_a_seal_ends_the_session_and_is_told_from_then_on(
         frames = await setting.session()
         await frames.send(*BEGIN)
         await until(frames, Ack)
-        (state,) = setting.follower.copies.values()
-        setting.follower.seal(state)
-        setting.follower.seal(state)
+        (state,) = setting.held.copies.values()
+        setting.held.seal(state)
+        setting.held.seal(state)
         await frames.send(Data(b"too late"))
         assert await end(frames) == "the connection was closed"
         assert (setting.copy / LOG).read_bytes() == b"messages"
@@ -564,16 +287,33 @@ async def test_a_leader_that_stops_for_good_is_adopted_at_once(
 ) -> None:
     async with running(tmp_path) as setting:
         adopted: list[bool] = []
-        setting.follower.adopted = lambda: adopted.append(True)
+        setting.held.adopted = lambda: adopted.append(True)
         frames = await setting.session()
         await frames.send(*BEGIN, Pass(complete))
         await until(frames, Ack)
         await frames.send(Bye(True))
-        (state,) = setting.follower.copies.values()
+        (state,) = setting.held.copies.values()
         if complete:
             assert await until(frames, Found) == Found(True, False, True, US.life.hex())
         await end(frames)
         assert (state.seal, adopted) == ((Seal(owner=US.life.hex()), [True]) if complete else (None, []))
+
+
+async def test_a_copy_that_cannot_be_adopted_at_once_ends_nothing_else(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN, Pass(True))
+        await until(frames, Ack)
+        with monkeypatch.context() as patch:
+            patch.setattr(FileStorage, "replace", full)
+            await frames.send(Bye(True))
+            assert await end(frames) == "the connection was closed"
+        await setting.session()
 
 
 async def test_what_a_stand_in_owns_of_many_topics_is_told_in_pieces(
@@ -582,8 +322,8 @@ async def test_what_a_stand_in_owns_of_many_topics_is_told_in_pieces(
     owned = {generation: [(0, 1)] for generation in range(2 * MAX_OWNED + 1)}
     async with running(tmp_path) as setting:
         await setting.session()
-        (state,) = setting.follower.copies.values()
-        setting.follower.seal(state)
+        (state,) = setting.held.copies.values()
+        setting.held.seal(state)
         Seal(owned).write(state.storage)
         frames = await setting.greet()
         told: Owned = {}
@@ -598,5 +338,26 @@ async def test_a_damaged_seal_is_a_seal(tmp_path: Path, autojump_clock: trio.tes
     (setting.copy / "nsqd.seal").write_text("damaged")
     async with running(tmp_path) as setting:
         assert await end(await setting.greet()) == "the connection was closed"
-        (state,) = setting.follower.copies.values()
+        (state,) = setting.held.copies.values()
         assert state.seal == Seal()
+
+
+async def test_a_leader_that_waits_for_its_last_session_does_not_write_to_a_copy_that_was_removed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as setting:
+        await setting.session()
+        (state,) = setting.held.copies.values()
+        ended = setting.follower._session_ended
+
+        def removed_at_its_end(of: CopyState, copy: Copy) -> None:
+            ended(of, copy)
+            setting.held.forget(of)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(setting.follower, "_session_ended", removed_at_its_end)
+            assert await end(await setting.greet()) == "the connection was closed"
+        frames = await setting.session()
+        assert list(setting.held.copies.values()) != [state]
+        await frames.send(*BEGIN)
+        await until(frames, Ack)

@@ -10,12 +10,16 @@ import pytest
 from nsqd.log.storage import Storage
 from nsqd.replication.keep import OPEN_FILES, Copy, CopyNote, Work
 from nsqd.replication.wire import (
+    MAX_ADDRESS,
+    MAX_OTHERS,
+    MAX_TEXT,
     Ack,
     Beat,
     Data,
     FileFrame,
     FolderHeld,
     Frame,
+    Hello,
     MakeFolder,
     NewFile,
     Pass,
@@ -320,3 +324,16 @@ def test_only_files_of_a_copy_are_told(storage: MemoryStorage) -> None:
 def test_a_note_that_cannot_be_read_is_none(storage: MemoryStorage, text: bytes) -> None:
     storage.replace("nsqd.copy", text)
     assert CopyNote.read(storage) is None
+
+
+def test_a_note_is_read_whatever_its_leader_is_called(storage: MemoryStorage) -> None:
+    """One that could not be read would be no copy, after the next start of the follower."""
+    longest = Hello(
+        *(b"l" * 16, 1, b"s" * 16, b"n" * 16, b"p" * 32),
+        name="\N{PILE OF POO}" * MAX_TEXT,
+        disk=False,
+        others=["\N{PILE OF POO}" * MAX_ADDRESS] * MAX_OTHERS,
+    )
+    note = CopyNote("00" * 16, longest.name, 1, complete=True, start="", others=tuple(longest.others))
+    storage.replace("nsqd.copy", note.encode())
+    assert CopyNote.read(storage) == note

@@ -13,7 +13,8 @@ import trio.testing
 
 from nsqd.log.deletions import Deletions
 from nsqd.replication.frame_stream import FrameStream, Identity, greet_follower
-from nsqd.replication.from_leader import COPIES, Follower, Room
+from nsqd.replication.from_leader import Follower
+from nsqd.replication.held_copies import COPIES, HeldCopies, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.other_followers import TIMEOUT, OtherFollowers
 from nsqd.replication.seal import Seal
@@ -51,10 +52,10 @@ def catch_up(leader: Leader, copy: CopyInMemory) -> None:
 
 @attrs.define(eq=False)
 class Setting:
-    """Two followers. `answer`: what is at the second one's address."""
+    """Two followers. `answer`: what is at the second one's address; None: nobody."""
 
-    first: Follower
-    second: Follower
+    first: HeldCopies
+    second: HeldCopies
     stand_ins: StandIns
     others: OtherFollowers
     nursery: trio.Nursery
@@ -68,6 +69,9 @@ class Setting:
         self.nursery.start_soon(self.answer, theirs)
         return ours
 
+    async def answer_of_the_second(self, stream: trio.abc.Stream) -> None:
+        await Follower(self.second, SECOND).serve(stream, "remote")
+
     @property
     def note(self) -> CopyNote:
         return self.first.copies[LIFE].note
@@ -75,15 +79,14 @@ class Setting:
 
 @asynccontextmanager
 async def running(path: Path) -> AsyncIterator[Setting]:
-    first, second = Follower(path / "1", FIRST, Room(0, 0)), Follower(path / "2", SECOND, Room(0, 0))
-
-    async def serve(stream: trio.abc.Stream) -> None:
-        await second.serve(stream, "remote")
+    first = HeldCopies(path / "1", FIRST.life, Room(0, 0))
+    second = HeldCopies(path / "2", SECOND.life, Room(0, 0))
 
     async with trio.open_nursery() as nursery:
         others = OtherFollowers(FIRST, lambda address: setting.connect(address))
         stand_ins = StandIns(first, lambda *_: [], [], "", others)
-        setting = Setting(first, second, stand_ins, others, nursery, serve)
+        setting = Setting(first, second, stand_ins, others, nursery, None)
+        setting.answer = setting.answer_of_the_second
         yield setting
         nursery.cancel_scope.cancel()
     first.close()
@@ -125,6 +128,39 @@ async def test_what_another_follower_has_more_is_fetched(
         assert (other.found.held, other.found.connected, other.found.sealed) == (True, False, False)
         assert await setting.others.fetch(setting.note, setting.first.copies[LIFE].storage) > 30 * 200
     assert logs(behind) == logs(tmp_path / "2" / COPIES / LIFE)
+
+
+@pytest.mark.usefixtures("behind")
+async def test_what_it_has_is_told_to_who_fetches_it_only(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Stand-ins ask every now and then, and to look at all files takes long."""
+    async with running(tmp_path) as setting:
+        assert not (await setting.others.ask(setting.note))[0].folders
+
+
+async def test_a_full_disk_stays_as_it_is(
+    tmp_path: Path, behind: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    before = logs(behind)
+    async with running(tmp_path) as setting:
+        storage = setting.first.copies[LIFE].storage
+        assert await setting.others.fetch(setting.note, storage, min_free=1 << 60) == 0
+    assert logs(behind) == before
+
+
+@pytest.mark.usefixtures("behind")
+async def test_one_that_does_not_answer_is_logged_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path) as setting:
+        for answers in (False, False, True, False):
+            setting.answer = setting.answer_of_the_second if answers else None
+            await setting.others.ask(setting.note)
+        assert [record.levelname for record in caplog.records if "not asked" in record.message] == [
+            "WARNING",
+            "WARNING",
+        ]
 
 
 async def test_a_topic_that_was_deleted_does_not_come_back(
@@ -209,6 +245,6 @@ async def test_the_leader_says_where_the_others_are(
         await frames.stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
         assert setting.second.copies[LIFE].note.others == ("first:4159",)
-    again = Follower(tmp_path / "2", SECOND, Room(0, 0))
+    again = HeldCopies(tmp_path / "2", SECOND.life, Room(0, 0))
     assert again.copies[LIFE].note.others == ("first:4159",)
     again.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nsqd.log.storage import Storage
+from nsqd.replication.wire import FolderHeld, by_folder
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
 
 
@@ -79,6 +80,23 @@ def test_damage_in_the_middle_is_found_after_an_unclean_stop(leader: Leader) -> 
     assert files_of(follower.storage) == files_of(leader.memory)
 
 
+def test_each_file_that_is_read_as_a_whole_is_told_at_once(leader: Leader) -> None:
+    """A leader that hears nothing for some seconds gives up, and asks for all of it again."""
+    for _ in range(30):
+        leader.publish(b"m" * 2000)
+    follower = copied(leader)
+    (name, told), *_ = ((frame.folder, len(frame.files)) for frame in follower.copy.held() if frame.folder)
+    assert (name, told) == ("topic-t", len(follower.storage.files("topic-t")))
+    plain = by_folder(follower.copy.held())
+    follower.suspect = True
+    follower.begin()
+    assert all(len(frame.files) == 1 for frame in follower.copy.held() if not frame.generation)
+    found = by_folder(follower.copy.held())
+    assert [(key, gen, files.keys()) for key, (gen, files) in found.items()] == [
+        (key, gen, files.keys()) for key, (gen, files) in plain.items()
+    ]
+
+
 def test_bytes_that_are_no_record_are_sent_over(leader: Leader) -> None:
     follower = copied(leader)
     path = last_segment(follower.storage)
@@ -103,3 +121,15 @@ def test_a_topic_that_was_deleted_meanwhile_is_removed_there(leader: Leader) -> 
     leader.create(topic="u")
     assert catch_up(leader, follower) == []
     assert files_of(follower.storage) == files_of(leader.memory)
+
+
+def test_files_without_content_are_not_asked_for(leader: Leader) -> None:
+    """The answer would be none, and the session would end and begin for ever."""
+    sender = connect(leader, Follower())
+    names = [f"{0:020}.log", f"{9:020}.log", f"{5:020}.snap", f"{9:020}.snap"]
+    files = [[name, size, 0, 1] for name, size in zip(names, (100, 0, 100, 0), strict=True)]
+    for _ in sender.compare([FolderHeld("topic-u", 7, files)]):
+        pass
+    (stranded,) = sender.stranded
+    assert [piece.name for piece in stranded.pieces] == [names[2], names[0]]
+    sender.close()

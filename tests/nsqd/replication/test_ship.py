@@ -19,7 +19,7 @@ from nsqd.replication.wire import (
     Whole,
     encode,
 )
-from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
+from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, bytes_of, connect, files_of
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_what_is_large_stays_in_its_file_until_it_is_sent(leader: Leader, follow
     assert {FROM_FILE <= len(piece) <= PIECE for piece in pieces} == {True}
     assert sum(map(len, pieces)) > FROM_FILE + 2 * PIECE
     assert all(len(part) < FROM_FILE for part in parts if isinstance(part, bytes))
-    follower.feed(b"".join(part.read() if isinstance(part, Piece) else part for part in parts))
+    follower.feed(bytes_of(parts))
     follower.feed(b"".join(sent(leader, sender)))
     assert files_of(follower.storage) == files_of(leader.memory)
 

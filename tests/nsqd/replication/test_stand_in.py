@@ -16,7 +16,7 @@ import trio
 
 from nsqd.replication import stand_in
 from nsqd.replication.frame_stream import Identity
-from nsqd.replication.from_leader import COPIES, CopyState, Follower, Room
+from nsqd.replication.held_copies import COPIES, CopyState, HeldCopies, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.seal import Seal
@@ -42,7 +42,7 @@ ENDS_WITH_STDIN = "import sys; sys.stdin.read()"
 @attrs.define(eq=False)
 class Setting:
     stand_ins: StandIns
-    follower: Follower
+    held: HeldCopies
     started: list[tuple[Path, int, int]] = attrs.field(factory=list)
     program: str = RETIRES
     faults: list[Exception] = attrs.field(factory=list)
@@ -58,7 +58,7 @@ class Setting:
         await until(lambda: self.state().seal == Seal({}, retired=True) and not self.stand_ins.running)
 
     def state(self, life: str = LIVES[0]) -> CopyState:
-        return self.follower.copies[life]
+        return self.held.copies[life]
 
 
 @pytest.fixture(autouse=True)
@@ -74,17 +74,17 @@ async def running(path: Path) -> AsyncIterator[Setting]:
         (folder / "topic-t").mkdir(parents=True)
         (folder / "topic-t" / "manifest").write_text("x")
         (folder / "nsqd.copy").write_bytes(CopyNote(life, "leader", 1, complete=True).encode())
-    follower = Follower(path, US, Room(0, 0))
+    held = HeldCopies(path, US.life, Room(0, 0))
     ports = [free_port() for _ in range(5)]
     setting = Setting(
-        StandIns(follower, lambda *ask: setting.command(*ask), ports, HOST, OtherFollowers(US, connect)),
-        follower,
+        StandIns(held, lambda *ask: setting.command(*ask), ports, HOST, OtherFollowers(US, connect)),
+        held,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(setting.stand_ins.run)
         yield setting
         nursery.cancel_scope.cancel()
-    follower.close()
+    held.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -122,11 +122,11 @@ async def test_a_life_that_ends_while_what_its_stand_in_had_is_removed(
     async with running(tmp_path) as setting:
         await setting.stand_ins.adopt(LIVES[0], force=False)
         await until(begun.is_set)
-        await setting.follower.life_ended(LIVES[0])
+        setting.held.life_ended(LIVES[0])
         assert setting.state().ended
         released.set()
         await until(lambda: not (tmp_path / COPIES / LIVES[0]).exists())
-        assert list(setting.follower.copies) == [LIVES[1]]
+        assert list(setting.held.copies) == [LIVES[1]]
 
 
 @pytest.mark.parametrize("fault", [OSError("no process"), KeyError("a mistake")])
@@ -208,13 +208,41 @@ async def test_a_copy_with_a_gap_or_a_leader_is_adopted_by_force_only(tmp_path: 
             await setting.stand_ins.adopt("cc" * 16, force=True)
 
 
+@pytest.mark.parametrize("fault", [OSError("a damaged disk"), KeyError("a mistake")])
+async def test_a_copy_is_served_although_nothing_can_be_fetched_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    async def fails(*_: object) -> int:
+        raise fault
+
+    monkeypatch.setattr(OtherFollowers, "fetch", fails)
+    async with running(tmp_path) as setting:
+        await setting.stand_ins.adopt(LIVES[0], force=False)
+        await setting.gone()
+
+
+async def test_a_copy_that_is_removed_while_others_are_asked_is_not_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as setting:
+
+        async def removed_meanwhile(*_: object) -> list[object]:
+            setting.held.life_ended(LIVES[0])
+            return []
+
+        monkeypatch.setattr(OtherFollowers, "ask", removed_meanwhile)
+        with pytest.raises(CommandRefused, match="removed"):
+            await setting.stand_ins.adopt(LIVES[0], force=False)
+        assert not (tmp_path / COPIES / LIVES[0]).exists()
+
+
 async def test_a_copy_that_was_sealed_before_the_start_is_served(tmp_path: Path) -> None:
     async with running(tmp_path) as setting:
-        setting.follower.seal(setting.state())
+        setting.held.seal(setting.state())
         assert not setting.started
-    follower = Follower(tmp_path, US, Room(0, 0))
-    assert [copy.seal for copy in follower.copies.values()] == [Seal(owner=US.life.hex()), None]
-    follower.close()
+    held = HeldCopies(tmp_path, US.life, Room(0, 0))
+    assert [copy.seal for copy in held.copies.values()] == [Seal(owner=US.life.hex()), None]
+    held.close()
 
 
 async def test_it_does_not_speak_to_the_service_manager(
@@ -226,7 +254,7 @@ async def test_it_does_not_speak_to_the_service_manager(
         setting.program = f"import os, pathlib, sys; {write}"
         await setting.stand_ins.adopt(LIVES[0], force=False)
         await until(lambda: len(setting.started) == 2)
-        environment = (setting.follower.folder(setting.state()) / "environment").read_text()
+        environment = (setting.held.folder(setting.state()) / "environment").read_text()
         assert "NSQD_ENDS_WITH_STDIN" in environment
         assert "NOTIFY_SOCKET" not in environment
         assert os.environ["NOTIFY_SOCKET"] == "/run/notify"

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from pathlib import Path
 
+import attrs
 import pytest
 
+from nsqd.log.file_storage import FileStorage
+from nsqd.replication.reconcile import Piece
+from nsqd.replication.restore import Restoration, needs
+from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.unasked import Doubt, Unasked
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
@@ -22,6 +28,21 @@ def catch_up(leader: Leader, follower: Follower, doubts: Mapping[int, Doubt] | N
     sender.close()
     assert sender.complete
     return leader.taken_back
+
+
+def restore(leader: Leader, follower: Follower) -> bool:
+    """As before a start, from a follower of which nothing is in doubt. Whether it has nothing more."""
+    failed: set[str] = set()
+    for need in needs(leader.memory, list(follower.copy.held()), leader.deleted):
+        if need.after in failed:
+            failed.add(need.path)
+            continue
+        restoration = Restoration(leader.memory, need)
+        while (piece := restoration.wanted) is not None:
+            restoration.feed(follower.copy.read(need.path, *piece))
+        if not restoration.finish():
+            failed.add(need.path)
+    return not failed
 
 
 def lose_power(leader: Leader, chance: random.Random | None = None) -> dict[int, Doubt]:
@@ -114,6 +135,19 @@ def test_what_was_finished_stays_finished(leader: Leader) -> None:
     assert leader.channel("d").depth == 2
 
 
+def test_a_channel_that_is_in_memory_only_does_not_bring_back_what_others_have_finished(
+    leader: Leader,
+) -> None:
+    follower = Follower()
+    consumer = leader.subscribe("c", rdy=1000)
+    leader.publish(b"finished")
+    leader.finish(consumer)
+    catch_up(leader, follower)
+    until = lose_power(leader)
+    leader.subscribe("memory#ephemeral")
+    assert catch_up(leader, follower, until) == []
+
+
 def test_a_channel_that_was_lost_is_there_again(leader: Leader) -> None:
     follower = Follower()
     leader.create("new")
@@ -154,6 +188,46 @@ def test_a_topic_that_was_lost_is_there_again(anew: bool) -> None:
     assert set(catch_up(leader, follower)) == set(lost[2:])
     assert leader.channel("c", "u").depth == 38 + anew
     assert files_of(follower.storage) == files_of(leader.memory)
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_what_was_paused_does_not_flow_when_it_comes_back(snapshot: bool) -> None:
+    leader, follower = Leader(), Follower()
+    for topic in ("u", "v"):
+        leader.create("c", topic=topic)
+        leader.create("d", topic=topic)
+        leader.topic(topic).pause_channel("c", True)
+        if snapshot:
+            leader.snapshot(topic)
+    leader.topic("v").pause(True)
+    lost = {leader.publish(b"m", topic=topic).ids[0] for topic in ("u", "v")}
+    catch_up(leader, follower)
+    leader.memory = MemoryStorage()
+    leader._start()
+    assert set(catch_up(leader, follower)) == lost
+    assert (leader.topic("u").paused, leader.topic("v").paused) == (False, True)
+    for topic in ("u", "v"):
+        assert (leader.channel("c", topic).paused, leader.channel("d", topic).paused) == (True, False)
+    assert (leader.topic("u").depth, leader.topic("v").depth) == (0, 1)
+
+
+def test_what_only_a_snapshot_knows_of_a_lost_topic_counts() -> None:
+    leader, follower = Leader(), Follower()
+    consumer = leader.subscribe("c", topic="u", rdy=1000)
+    for _ in range(30):
+        leader.publish(b"n" * 400, topic="u")
+        leader.finish(consumer)
+        leader.advance(1.0)
+    leader.snapshot("u")
+    leader.snapshot("u")
+    lost = leader.publish(*[b"m"] * 5, topic="u").ids
+    leader.finish(consumer, lost[0])
+    catch_up(leader, follower)
+    assert f"{0:020}.log" not in follower.storage.files("topic-u")
+    leader.memory = MemoryStorage()
+    leader._start()
+    assert catch_up(leader, follower) == lost[1:]
+    assert leader.channel("c", "u").depth == 4
 
 
 def test_damage_here_is_mended_from_the_follower(leader: Leader) -> None:
@@ -210,6 +284,149 @@ def test_what_two_copies_had_is_not_lost(seed: int) -> None:
     catch_up(leader, follower, unasked.doubts("f"))
     assert files_of(follower.storage) == files_of(leader.memory)
     assert not acknowledged - finished - delivered(leader)
+
+
+def test_a_topic_of_many_files_does_not_use_up_the_descriptors(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path)
+    pieces = [Piece(f"{number * 100:020}.log", 100) for number in range(50)]
+    taken = TakeBack(storage, Stranded("topic-u", pieces, generation=7, own=False))
+    while taken.wanted is not None:
+        taken.feed(b"x" * 50)
+        assert not storage.open_files
+    assert len(storage.files()) == len(pieces)
+    for _ in (*taken.read([]), *taken.messages()):
+        assert len(storage.open_files) <= 1
+    taken.close()
+    assert (storage.files(), storage.open_files) == ([], set())
+    storage.close()
+
+
+def test_a_file_that_is_removed_meanwhile_is_compared_anew() -> None:
+    """Its finished messages would be taken for lost ones."""
+    storage = MemoryStorage()
+    taken = TakeBack(
+        storage, Stranded("topic-t", [Piece(f"{0:020}.log", 64, here=True)], generation=7, own=True)
+    )
+    assert taken.wanted is not None
+    taken.feed(b"x" * 64)
+    with pytest.raises(FileNotFoundError):
+        list(taken.read([]))
+    taken.close()
+
+
+@pytest.mark.parametrize("count", range(30))
+@pytest.mark.parametrize("size", [150, 400])
+def test_what_was_stranded_is_not_restored_over_what_was_written_since(
+    leader: Leader, count: int, size: int
+) -> None:
+    """The leader is killed after it has taken everything back, and before the follower has removed it."""
+    follower = Follower()
+    lost = [each for _ in range(12) for each in leader.publish(b"m" * 400).ids]
+    catch_up(leader, follower)
+    until = lose_power(leader)
+    since = [each for _ in range(count) for each in leader.publish(b"n" * size).ids]
+    connect(leader, follower, until).close()
+    leader.memory = leader.memory.crash(lambda _path, chunks: chunks)
+    assert restore(leader, follower)
+    leader._start()
+    assert not leader.broker.lost_messages("t")
+    assert delivered(leader) >= {*lost, *since}
+
+
+def test_what_is_left_of_a_take_back_finishes_nothing_else(leader: Leader) -> None:
+    """Cut off when the follower has removed the beginning of it: nobody knows any more whose the numbers were."""
+    follower = Follower()
+    consumer = leader.subscribe("c", rdy=1000)
+    lost = [each for _ in range(12) for each in leader.publish(b"m" * 400).ids]
+    leader.finish(consumer, *lost[:6])
+    leader.publish(b"n" * 400)
+    catch_up(leader, follower)
+    until = lose_power(leader)
+    sender = connect(leader, follower, until)
+    assert set(lost[6:]) < set(leader.taken_back)
+    oldest, *others = sorted(name for name in follower.storage.files("topic-t") if name.endswith(".log"))
+    while (
+        oldest in sender._folders["topic-t"].files and sender._folders["topic-t"].files[oldest].version == 0
+    ):
+        follower.feed(b"".join(sender.take(leader.written, 1)))
+    sender.close()
+    assert others[-1] in follower.storage.files("topic-t")
+    catch_up(leader, follower)
+    assert set(lost[6:]) <= delivered(leader)
+
+
+@attrs.define(eq=False)
+class Story:
+    """Starts with and without the follower, whole sessions and such that are cut off, from one seed.
+
+    `safe`: messages that both have had. What only the leader has is what a power loss may take.
+    """
+
+    chance: random.Random
+    leader: Leader = attrs.field(factory=Leader)
+    follower: Follower = attrs.field(factory=Follower)
+    unasked: Unasked = attrs.field(factory=lambda: Unasked(MemoryStorage()))
+    published: set[bytes] = attrs.field(factory=set)
+    safe: set[bytes] = attrs.field(factory=set)
+    finished: set[bytes] = attrs.field(factory=set)
+
+    def work(self) -> None:
+        chance, leader = self.chance, self.leader
+        consumer = leader.subscribe("c", rdy=3)
+        for _ in range(chance.randrange(1, 15)):
+            bodies = [b"m" * chance.choice([10, 150, 400])] * chance.randrange(1, 4)
+            self.published.update(leader.publish(*bodies).ids)
+            if consumer.in_flight and chance.random() < 0.5:
+                ids = consumer.in_flight[:2]
+                leader.finish(consumer, *ids)
+                self.finished.update(ids)
+            if chance.random() < 0.2:
+                leader.advance(1.0)
+            if chance.random() < 0.1:
+                leader.snapshot()
+        leader.disconnect(consumer)
+
+    def whole_session(self) -> None:
+        catch_up(self.leader, self.follower, self.unasked.doubts("f"))
+        self.unasked.compared("f")
+        self.safe |= self.published
+
+    def session_that_is_cut_off(self) -> None:
+        sender = connect(self.leader, self.follower, self.unasked.doubts("f"))
+        self.unasked.compared("f")
+        for _ in range(self.chance.randrange(4)):
+            frames = sender.take(self.leader.written, self.chance.choice([100, 1000, 5000]))
+            self.follower.feed(b"".join(frames))
+        sender.close()
+
+    def power_loss(self) -> None:
+        self.leader.memory = self.leader.memory.crash(self.chance)
+        asked = self.chance.random() < 0.5 and not self.unasked.doubts("f")
+        whole = asked and restore(self.leader, self.follower)
+        self.leader._start()
+        if not whole:
+            self.unasked.add(["f"], self.leader.doubts)
+        self.published &= self.safe
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_what_both_have_had_is_not_lost_whatever_happens(seed: int) -> None:
+    story = Story(random.Random(seed))
+    story.leader.create()
+    story.leader.broker.store.sync_now()
+    events = [
+        story.work,
+        story.work,
+        story.whole_session,
+        story.session_that_is_cut_off,
+        story.power_loss,
+        story.power_loss,
+    ]
+    for _ in range(story.chance.randrange(3, 15)):
+        story.chance.choice(events)()
+    story.whole_session()
+    assert files_of(story.follower.storage) == files_of(story.leader.memory)
+    assert not story.safe - story.finished - delivered(story.leader)
 
 
 # --- the note

@@ -74,7 +74,7 @@ FRAMES: list[Frame] = [
     Bye(False),
     Sealed([[1 << 63, 0, 12]]),
     Fetch(PATH, 5, 10),
-    Ask(b"l" * 16, b"n" * 16, b"p" * 32, "host:4150"),
+    Ask(b"l" * 16, b"n" * 16, b"p" * 32, "host:4150", True),
     Found(True, False, True, "ab" * 16),
     Finished(1 << 63, "archive", [[0, 5], [7, 8]]),
     Ended(b"l" * 16),

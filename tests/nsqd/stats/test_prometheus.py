@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nsqd.broker import Topology
 from nsqd.stats import oldest
-from nsqd.stats.copies import CopiesStats, FollowerStats
+from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
 from nsqd.stats.prometheus import metrics_page
 from nsqd.testing.faulty_storage import Fail
 from tests.nsqd.http.fake_daemon import START_NS, FakeDaemon, client_stats, serving
@@ -265,6 +265,31 @@ async def test_every_series_is_documented() -> None:
     assert set(re.findall(r"# TYPE (\w+)", text)) == {
         name for name in documented if name[:11] != "nsqlookupd_"
     }
+
+
+async def test_two_copies_of_one_leader_are_two_series() -> None:
+    """Of a life that has ended, and of the one that has followed; and of two nodes that say the same name."""
+    daemon = FakeDaemon()
+    held = [
+        HeldStats(
+            life=life * 32,
+            name="host:4150",
+            complete=True,
+            connected=connected,
+            bytes=1,
+            silent_seconds=1.0,
+            adopted=not connected,
+            stand_in_port=None,
+            clock_skew_seconds=0.25,
+        )
+        for life, connected in (("a", True), ("b", False), ("c", True))
+    ]
+    daemon.copies_stats = CopiesStats(
+        wanted=1, in_step=1, restored_bytes=0, published_again=0, adoptions=0, followers=[], held=held
+    )
+    text = (await metrics_page(daemon, START_NS)).body.decode()
+    series = re.findall(r"^(nsqd_copy_clock_skew_seconds\S*) 0.25$", text, re.MULTILINE)
+    assert len(set(series)) == len(series) == 2
 
 
 @pytest.mark.parametrize("shape", [(1000, 2), (1, 2000)])

@@ -39,7 +39,8 @@ class Need:
     """A file that the follower has more of: `holes` are the bytes to fetch, `size` is that of the whole file then.
 
     `generation`: of the topic; `new`: the file is not here. `head`: the first bytes that the follower's must have, too;
-    empty when those here are damaged. `after`: the segment that must be restored before, if that is needed.
+    empty when those here are damaged. `after`: the segment that must be restored before, if that is needed. `below`:
+    the number with which the next segment here begins; None when there is none.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Need:
     new: bool
     head: bytes = b""
     after: str = ""
+    below: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -101,7 +103,8 @@ def _of_topic(
         with closing(storage.open(path, read_only=True)) as file:
             need, valid = _of_segment(file, path, generation, size)
         if need is not None:
-            yield need
+            # The numbers of what was damaged may have been given to other messages since.
+            yield attrs.evolve(need, below=_first_of(storage, f"{folder}/{following}") if following else None)
         if following is None and (need is not None or _is_same(storage, folder, name, files[name])):
             end = int(name[:20]) + (need.size if need is not None else valid)
     # Between those that are here nothing is missing that somebody needs: it was removed.
@@ -112,6 +115,13 @@ def _of_topic(
                 break
             yield Need(f"{folder}/{name}", generation, size, ((0, size),), new=True, after=before)
             before, end = f"{folder}/{name}", int(name[:20]) + size
+
+
+def _first_of(storage: Storage, path: str) -> int | None:
+    """The number with which a segment begins; None when its header is damaged."""
+    with closing(storage.open(path, read_only=True)) as file, contextlib.suppress(FormatError):
+        return FileHeader.decode(file.read(0, FILE_HEADER_SIZE)).first
+    return None
 
 
 def _is_same(storage: Storage, folder: str, name: str, theirs: FileHeld) -> bool:
@@ -230,11 +240,10 @@ def _is_whole(file: File, need: Need) -> bool:
         return False
     if not need.path.endswith(".log"):
         return True
-    damaged = [
-        (item.offset, item.end)
-        for item in scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0)
-        if isinstance(item, Damaged)
-    ]
-    return not any(
-        start < hole_end and hole_start < end for start, end in damaged for hole_start, hole_end in need.holes
-    )
+    for item in scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0):
+        if isinstance(item, Damaged):
+            if any(item.offset < end and start < item.end for start, end in need.holes):
+                return False
+        elif need.below is not None and item.head.end > need.below:
+            return False
+    return True

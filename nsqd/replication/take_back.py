@@ -115,6 +115,7 @@ class _Fetched:
     path: str
     temporary: str
     _storage: Storage
+    _lost: RangeSet
     size: int = 0
 
     def append(self, data: bytes) -> None:
@@ -122,8 +123,10 @@ class _Fetched:
             file.append([data])
         self.size += len(data)
 
-    def records(self) -> Iterator[tuple[Record, bool]]:
+    def records(self) -> Iterator[tuple[Record, bool, bool]]:
         """The whole records that differ from what is here; whether they are of the log that is here.
+
+        And those that are here, and were given up: then the last one is true, and some of their messages are lost.
 
         `OSError`, also when the file here was removed meanwhile: then all has to be compared anew.
         """
@@ -134,7 +137,7 @@ class _Fetched:
                 ours = files.enter_context(closing(self._storage.open(self.path, read_only=True)))
             yield from self._records(file, ours)
 
-    def _records(self, file: File, ours: File | None) -> Iterator[tuple[Record, bool]]:
+    def _records(self, file: File, ours: File | None) -> Iterator[tuple[Record, bool, bool]]:
         size = file.size
         salt = _salt(file)
         if salt is None:
@@ -148,11 +151,17 @@ class _Fetched:
                 continue
             length = item.head.size
             if item.offset < self.piece.removed:
-                yield item, True
+                yield item, True, False
             elif ours is None or item.offset + length > ours.size:
-                yield item, False
+                yield item, False, False
             elif ours.read(item.offset, length) != file.read(item.offset, length):
-                yield item, same
+                yield item, same, False
+            elif self._lost.common(item.head.first, item.head.end):
+                yield (
+                    item,
+                    True,
+                    True,
+                )  # behind a file header that is damaged, a recovery may take it for damage
 
 
 def _salt(file: File) -> int | None:
@@ -207,7 +216,7 @@ class TakeBack:
     def _begin(self, piece: Piece) -> _Fetched:
         temporary = f"{self._temporary}{len(self._fetched)}"
         self._storage.create(temporary).close()
-        return _Fetched(piece, f"{self._stranded.folder}/{piece.name}", temporary, self._storage)
+        return _Fetched(piece, f"{self._stranded.folder}/{piece.name}", temporary, self._storage, self._lost)
 
     def feed(self, data: bytes) -> None:
         """The piece that was wanted, or its beginning."""
@@ -231,7 +240,7 @@ class TakeBack:
         first: tuple[int, int] | None = None  # position and number
         looked_at = 0
         for fetched in self._fetched:
-            for record, replaced in fetched.records():
+            for record, replaced, _ in fetched.records():
                 head = record.head
                 looked_at += head.size
                 if looked_at >= STEP_BYTES:
@@ -293,11 +302,11 @@ class TakeBack:
         batch: list[Message] = []
         size = looked_at = 0
         for fetched in self._fetched:
-            for record, replaced in fetched.records():
+            for record, replaced, given_up in fetched.records():
                 looked_at += record.head.size
                 with contextlib.suppress(FormatError):
                     for number, message in self._messages_of(record, replaced):
-                        if self._is_needed(number):
+                        if self._is_needed(number) and (not given_up or number in self._lost):
                             batch.append(message)
                             size += len(message.frame)
                 if size >= BATCH_BYTES or looked_at >= STEP_BYTES:

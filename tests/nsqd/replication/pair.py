@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nsqd.broker import Broker
+from nsqd.log.deletions import Deletions
 from nsqd.log.store import Store, StoreOptions
 from nsqd.replication.keep import Copy, CopyNote, Work
 from nsqd.replication.noted_storage import NotedStorage, is_copied
@@ -15,14 +18,14 @@ NOTE = CopyNote("00" * 16, "leader", 1, complete=False)
 MAX_TAKE = 1 << 30
 
 
-class Leader(Harness):
-    """A daemon whose storage is noted. `deleted`: generations of topics."""
+STORE = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=2000, has_followers=True)
 
-    def __init__(self) -> None:
-        self.deleted: set[int] = set()
-        super().__init__(
-            StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=2000, has_followers=True)
-        )
+
+class Leader(Harness):
+    """A daemon whose storage is noted."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(STORE, **options)
 
     def _boot(self) -> Broker:
         self.noted = NotedStorage(self.storage)
@@ -31,10 +34,18 @@ class Leader(Harness):
         self.noted.note_existing()
         return broker
 
+    @property
+    def deleted(self) -> Deletions:
+        return self.broker.store.deletions
+
     def delete_topic(self, name: str) -> None:
-        self.deleted.add(self.broker.retentions[name].log.generation)
         self.broker.delete_topic(name)
         self.round()
+
+    def new_sender(self) -> Sender:
+        return Sender(
+            self.noted.inner, self.noted.notes, deleted=self.deleted.__contains__, removed=self.has_removed
+        )
 
     def has_removed(self, folder: str, name: str) -> bool:
         retention = self.broker.retentions.get(folder.removeprefix("topic-"))
@@ -81,9 +92,7 @@ def connect(leader: Leader, follower: Follower) -> Sender:
     """Begin a session."""
     follower.copy.close()
     follower.begin()
-    sender = Sender(
-        leader.noted, leader.noted.notes, deleted=leader.deleted.__contains__, removed=leader.has_removed
-    )
+    sender = leader.new_sender()
     for _ in sender.compare(follower.copy.held()):
         pass
     return sender

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Container
 
 import pytest
 
@@ -18,10 +19,10 @@ def caught_up(leader: Leader, follower: Follower) -> None:
     sender.close()
 
 
-def restored(storage: MemoryStorage, follower: Follower, deleted: set[int] | None = None) -> int:
+def restored(storage: MemoryStorage, follower: Follower, deleted: Container[int] = ()) -> int:
     """Restore from the follower; returns the bytes that were fetched."""
     fetched = 0
-    for need in needs(storage, follower.copy.held(), deleted or set()):
+    for need in needs(storage, follower.copy.held(), deleted):
         restoration = Restoration(storage, need)
         while (piece := restoration.wanted) is not None:
             restoration.feed(follower.copy.read(need.path, *piece))

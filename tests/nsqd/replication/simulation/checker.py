@@ -1,0 +1,309 @@
+"""What must hold, by the names of the invariants, and what the world has to tell for that.
+
+R1   An acknowledged message is on a disk until it is finished, unless as many disks as it was acknowledged for have
+     lost it; and what is on a disk in the end is delivered.
+R2   Two copies of a segment (life, generation, position, salt) have the same records at the same places.
+R3   A follower removes what its leader has removed, and nothing else.
+R4   What a stand-in has, its leader never delivers after the hand-over.
+R5   A seal stays, and before a stand-in's first delivery it is synced, with all that it says.
+R8   A publish is acknowledged for as many copies as have it, synced at level `disk`.
+R10  What was finished is not delivered again by a disk that knows of it.
+R11  When all faults are over, copies become equal, byte by byte.
+R13  No id twice.
+S    What a snapshot speaks of is there: no recovery of a copy without a gap misses a part of its log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import attrs
+from crc32c import crc32c
+
+from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
+from nsqd.log.scan import Record, scan
+from nsqd.log.storage import Storage
+from nsqd.replication.reconcile import HEAD_SIZE
+from nsqd.replication.seal import Seal
+from nsqd.replication.wire import Frame, Remove, RemoveFolder
+from nsqd.testing.memory_storage import MemoryStorage
+
+if TYPE_CHECKING:
+    from nsqd.broker import Broker
+    from nsqkit.wire import Message as Delivered
+    from tests.nsqd.replication.simulation.machine import Daemon
+    from tests.nsqd.replication.simulation.world import World
+
+__all__ = ["Checker", "Message", "Violation"]
+
+_TAG: Final = re.compile(rb"<\d+>")
+_MISSING: Final = re.compile(r"topic-(\w+): the log from byte \d+ to (\d+) is missing")
+
+
+class Violation(AssertionError):
+    """An invariant does not hold: its name, and how that was seen."""
+
+    def __init__(self, invariant: str, what: str) -> None:
+        super().__init__(f"{invariant}: {what}")
+        self.invariant = invariant
+
+
+@attrs.define(eq=False)
+class Message:
+    """`body`: the begin of it, which no other message has. `channels`: that must deliver it.
+
+    `copies`: how many disks had got it when it was acknowledged. `losses`: how often a disk has lost it.
+    `finished`: by channel, the disks that know of it.
+    """
+
+    body: bytes
+    topic: str
+    generation: int
+    channels: tuple[str, ...]
+    copies: int = 0
+    losses: int = 0
+    finished: dict[str, Finish] = attrs.field(factory=dict)
+
+    @property
+    def owed(self) -> list[str]:
+        """Channels that have to deliver it."""
+        return [channel for channel in self.channels if self.copies and channel not in self.finished]
+
+
+@attrs.define(eq=False)
+class Finish:
+    """`ticket`: of the append, in the daemon that wrote it. `known`: disks that have it; `synced`: that will keep it."""
+
+    daemon: Daemon
+    ticket: int
+    known: set[str] = attrs.field(factory=set)
+    synced: set[str] = attrs.field(factory=set)
+
+
+@attrs.define(eq=False)
+class Checker:
+    """`messages`: by body. `deleted`: generations of topics. `given_up`: bodies that stand-ins own, by their leader."""
+
+    world: World
+    messages: dict[bytes, Message] = attrs.field(factory=dict)
+    deleted: set[int] = attrs.field(factory=set)
+    found: dict[tuple[bytes, str], int] = attrs.field(factory=dict)
+    """How often each was delivered, by channel."""
+    given_up: set[bytes] = attrs.field(factory=set)
+    removed: set[tuple[int, str]] = attrs.field(factory=set)
+    """Segments that the leader has removed: generation of the topic, and name."""
+    _owned: dict[str, set[bytes]] = attrs.field(factory=dict)
+    _ids: dict[bytes, bytes] = attrs.field(factory=dict)
+    _records: dict[tuple[str, int, int, int], dict[int, tuple[int, int]]] = attrs.field(factory=dict)
+
+    # --- publishers
+
+    def new_message(self, topic: str, broker: Broker) -> Message:
+        channels = tuple(broker.existing(topic).channels)
+        message = Message(
+            b"<%d>" % len(self.messages), topic, broker.retentions[topic].log.generation, channels
+        )
+        self.messages[message.body] = message
+        return message
+
+    def acknowledged(self, messages: Iterable[Message], claimed: int) -> None:
+        for message in messages:
+            if all(channel in message.finished for channel in message.channels):
+                continue  # nobody needs it any more, so it may be gone
+            disks = [disk.crash(None) if self.world.disk_level else disk for disk in self.world.live_disks()]
+            # A disk that has lost it before the publisher heard of it was counted, too.
+            message.copies = message.losses + sum(message.body in bodies(disk) for disk in disks)
+            if message.copies < claimed:
+                raise Violation("R8", f"{message.body!r} acknowledged for {claimed}, {message.copies} have it")
+
+    def topic_deleted(self, generation: int) -> None:
+        self.deleted.add(generation)
+        for message in self.messages.values():
+            if message.generation == generation:
+                message.channels = ()
+
+    # --- consumers
+
+    def delivered(self, daemon: Daemon, channel: str, delivered: Delivered) -> None:
+        body = tag(delivered.body)
+        if self._ids.setdefault(delivered.id, body) != body:
+            raise Violation("R13", f"{delivered.id!r} is the id of {body!r} and {self._ids[delivered.id]!r}")
+        self.found[body, channel] = self.found.get((body, channel), 0) + 1
+        finish = self.messages[body].finished.get(channel)
+        if finish is not None and daemon.place in finish.known:
+            raise Violation("R10", f"{body!r} is delivered by {daemon.place}, which knows that it was finished")
+        if daemon.place.startswith(self.world.leader.name) and body in self.given_up:
+            raise Violation("R4", f"{body!r} is delivered by the leader, which has given it up")
+
+    def finishes(self, daemon: Daemon, channel: str, body: bytes) -> None:
+        """A consumer finishes it: if the daemon is killed now, nobody knows whether any disk has that."""
+        self.messages[tag(body)].finished.setdefault(channel, Finish(daemon, 0))
+
+    def finished(self, daemon: Daemon, channel: str, body: bytes) -> None:
+        """The daemon has written it."""
+        finished = self.messages[tag(body)].finished
+        finished[channel] = Finish(daemon, daemon.written, finished[channel].known | {daemon.place})
+
+    # --- disks
+
+    def synced(self, daemon: Daemon) -> None:
+        """All that this daemon has synced survives a power loss."""
+        for finish in self._finishes():
+            if finish.daemon is daemon and finish.ticket <= daemon.broker.synced:
+                finish.synced.add(daemon.place)
+
+    def shipped(self, daemon: Daemon, place: str, ticket: int, *, in_step: bool) -> None:
+        """A follower has acknowledged this ticket; `in_step`: and all before the daemon's start."""
+        for finish in self._finishes():
+            if finish.daemon is daemon and finish.ticket <= ticket:
+                finish.known.add(place)
+            elif in_step and daemon.place in finish.known and finish.daemon is not daemon:
+                finish.known.add(place)
+
+    def restored(self, leader: str, follower: str) -> None:
+        """Before its recovery a leader has got all that a follower has more."""
+        for finish in self._finishes():
+            if follower in finish.known:
+                finish.known.add(leader)
+
+    def _finishes(self) -> Iterator[Finish]:
+        for message in self.messages.values():
+            yield from message.finished.values()
+
+    def lost_power(self, place: str, before: list[MemoryStorage], after: list[MemoryStorage]) -> None:
+        for finish in self._finishes():
+            if place not in finish.synced:
+                finish.known.discard(place)
+        self._lost(before, after)
+        for old, new in zip(before, after, strict=True):
+            seal, now = Seal.read(old.crash(None)), Seal.read(new)
+            if seal is not None and now is None:
+                raise Violation("R5", f"{place} has lost its seal")
+
+    def wiped(self, place: str, disks: list[MemoryStorage]) -> None:
+        for finish in self._finishes():
+            finish.known.discard(place)
+        self._lost(disks, [])
+
+    def _lost(self, before: list[MemoryStorage], after: list[MemoryStorage]) -> None:
+        for body in _all_bodies(before) - _all_bodies(after):
+            self.messages[body].losses += 1
+
+    def recovered(self, daemon: Daemon) -> None:
+        if self.world.may_have_gaps(daemon.place):
+            return
+        for note in daemon.broker.store.notes:
+            found = _MISSING.match(note)
+            if found is not None:
+                retention = daemon.broker.retentions.get(found[1])
+                if retention is not None and int(found[2]) <= max(retention.log.snapshots, default=-1):
+                    raise Violation("S", f"{daemon.place}: {note}")
+
+    # --- followers
+
+    def applies(self, life: str, copy: Storage, frame: Frame) -> None:
+        """A follower is about to do what a frame says."""
+        if Seal.read(copy) is not None:
+            raise Violation("R5", f"a sealed copy of {life[:4]} is written to")
+        match frame:
+            case RemoveFolder(folder):
+                generations = {header.generation for header, _ in _segments(copy, folder)}
+                if generations - self.deleted:
+                    raise Violation("R3", f"{folder} of {life[:4]} is removed, and was not deleted")
+            case Remove(path) if path.endswith(".log") and copy.exists(path):
+                with closing(copy.open(path, read_only=True)) as file:
+                    head = file.read(0, HEAD_SIZE)
+                    known = file.size <= HEAD_SIZE or self._was_removed(head, path)
+                    if not known:
+                        raise Violation("R3", f"{path} of {life[:4]} is removed, and its leader has not removed it")
+
+    def _was_removed(self, head: bytes, path: str) -> bool:
+        try:
+            return (FileHeader.decode(head).generation, path.partition("/")[2]) in self.removed
+        except FormatError:
+            return True  # no message can be read from it
+
+    def adopted(self, life: str, daemon: Daemon) -> None:
+        """A stand-in is about to serve."""
+        kept = daemon.memory.crash(None)
+        seal, now = Seal.read(kept), Seal.read(daemon.memory)
+        if seal is None or seal.owned is None or seal != now:
+            raise Violation("R5", f"the seal of {life[:4]} is not synced")
+        owned = bodies(daemon.memory)
+        if life not in self._owned:
+            self._owned[life] = owned
+            if owned - bodies(kept):
+                raise Violation("R5", f"the stand-in for {life[:4]} owns what is not synced")
+
+    def handed_over(self, life: str) -> None:
+        self.given_up |= self._owned.get(life, set())
+
+    # --- now and then, and in the end
+
+    def check_records(self) -> None:
+        for life, disk in self.world.copies_of_lives():
+            for folder in disk.folders():
+                for header, records in _segments(disk, folder):
+                    seen = self._records.setdefault((life, header.generation, header.position, header.salt), {})
+                    for record in records:
+                        self._check_record(life, f"{folder}/{header.position}", seen, record)
+
+    def _check_record(self, life: str, where: str, seen: dict[int, tuple[int, int]], record: Record) -> None:
+        this = record.head.size, crc32c(record.payload, record.head.first)
+        if seen.setdefault(record.offset, this) != this:
+            raise Violation("R2", f"two copies of {life[:4]} differ in {where} at {record.offset}")
+
+    def check_kept(self) -> None:
+        """Nothing has vanished that was acknowledged with more copies than were lost."""
+        there = _all_bodies(self.world.live_disks())
+        for message in self.messages.values():
+            if message.owed and message.body not in there and message.losses < message.copies:
+                raise Violation(
+                    "R1",
+                    f"{message.body!r} is on no disk: acknowledged with {message.copies} copies, {message.losses} lost",
+                )
+
+    def check_delivered(self) -> None:
+        there = _all_bodies(self.world.live_disks())
+        for message in self.messages.values():
+            for channel in message.owed:
+                if message.body in there and (message.body, channel) not in self.found:
+                    raise Violation("R1", f"{message.body!r} is on a disk, and nobody delivers it to {channel}")
+
+
+def tag(body: bytes) -> bytes:
+    """What no other message has in its body."""
+    return body[: body.index(b">") + 1]
+
+
+def _segments(storage: Storage, folder: str) -> Iterator[tuple[FileHeader, list[Record]]]:
+    """The segments of a topic that can be read, and their whole records."""
+    if folder not in storage.folders():
+        return
+    for name in storage.files(folder):
+        if not name.endswith(".log"):
+            continue
+        with closing(storage.open(f"{folder}/{name}", read_only=True)) as file:
+            try:
+                header = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
+            except FormatError:
+                continue
+            items = scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0)
+            yield header, [item for item in items if isinstance(item, Record)]
+
+
+def bodies(storage: Storage) -> set[bytes]:
+    """The begins of the bodies of all messages in whole records."""
+    found: set[bytes] = set()
+    for folder in storage.folders():
+        for _, records in _segments(storage, folder):
+            for record in records:
+                found.update(_TAG.findall(record.payload))
+    return found
+
+
+def _all_bodies(storages: Iterable[MemoryStorage]) -> set[bytes]:
+    return set().union(*map(bodies, storages))

@@ -1,0 +1,361 @@
+"""The leader's machine: an nsqd that asks its followers when it starts, and then ships to them what it writes."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from nsqd.broker import Refused
+from nsqd.copies import Copied
+from nsqd.log.deletions import Deletions
+from nsqd.log.life import Life
+from nsqd.log.store import CLEAN
+from nsqd.replication.restore import Restoration, needs
+from nsqd.replication.safety import Safety, Standing
+from nsqd.replication.seal import Owned
+from nsqd.replication.ship import Sender
+from nsqd.replication.wire import (
+    START_SIZE,
+    Ack,
+    AllHeld,
+    Beat,
+    Bye,
+    Data,
+    Fetch,
+    FolderHeld,
+    Hello,
+    Refused as RefusedUs,
+    Sealed,
+    Welcome,
+    WireError,
+)
+from nsqd.testing.faulty_storage import Fault, FaultyStorage
+from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.broker.harness import Receipt
+from tests.nsqd.replication.simulation.checker import Message
+from tests.nsqd.replication.simulation.machine import SILENCE, Daemon, Machine, Process, heard
+from tests.nsqd.replication.simulation.network import End, Ended
+
+__all__ = ["LeaderMachine", "Link"]
+
+ASK_TIMEOUT: Final = 5.0  # seconds, as in `before_start`
+BEAT_INTERVAL: Final = 1.0
+STOP_TIMEOUT: Final = 10.0
+REPLICA_TIMEOUT: Final = 5.0
+
+
+class StartsAnew(Exception):
+    """The leader has given up what a stand-in has."""
+
+
+@attrs.define(eq=False)
+class Link:
+    """The connection to one follower. `sender`: of the session, if there is one."""
+
+    follower: str
+    standing: Standing
+    process: Process[None] = attrs.field(init=False)
+    sender: Sender | None = None
+
+
+@attrs.define(eq=False)
+class LeaderMachine(Machine):
+    """`disk`: of its data path. `disks`: how many it has had. `daemon`: while it serves."""
+
+    disk: MemoryStorage = attrs.field(factory=MemoryStorage)
+    disks: int = 1
+    daemon: Daemon | None = None
+    links: list[Link] = attrs.field(factory=list)
+    waiting: list[tuple[int, Message]] = attrs.field(factory=list)
+    """Publishes without an answer, with their tickets."""
+    safety: Safety = attrs.field(init=False)
+    stopping: bool = False
+    _start: bytes = b""
+    _copied: Copied = attrs.field(init=False)
+
+    @property
+    def place(self) -> str:
+        return f"{self.name}.{self.disks}"
+
+    @property
+    def life(self) -> str | None:
+        """Of its disk, hexadecimal; None when it has never started on it."""
+        life = Life.read(self.disk)
+        return life.life_id.hex() if life else None
+
+    def operation(self, operation: str, path: str) -> Fault | None:
+        if operation == "remove" and path.endswith(".log") and self.daemon is not None:
+            folder, _, name = path.partition("/")
+            retention = self.daemon.broker.retentions.get(folder.removeprefix("topic-"))
+            if retention is not None:
+                self.world.checker.removed.add((retention.log.generation, name))
+        return super().operation(operation, path)
+
+    # --- its life
+
+    def run(self) -> Process[None]:
+        try:
+            yield from self._run()
+        finally:
+            self.daemon = None
+            self.waiting.clear()
+            self.stopping = False
+
+    def _run(self) -> Process[None]:
+        world = self.world
+        self._start = secrets.token_bytes(START_SIZE)
+        storage = self.storage(self.disk)
+        owned: Owned = {}
+        if Life.read(storage) is not None:
+            owned = yield from self._ask(storage, Life.begin(storage))
+        daemon = Daemon(world, self.place, self.disk, self.operation)
+        self.storages.append(daemon.storage)
+        if owned:
+            self._hand_over(daemon, owned)
+            return
+        life = daemon.broker.store.life
+        assert life is not None
+        self.links = [Link(name, Standing(name)) for name in world.follower_names]
+        self.safety = Safety(
+            world.ack_copies, world.min_copies, REPLICA_TIMEOUT, [link.standing for link in self.links]
+        )
+        self._copied = Copied(daemon.broker, self.safety, lambda: None)
+        for link in self.links:
+            link.process = self._keep_connected(link, daemon, life)
+        self._refuse_or_not(daemon)
+        daemon.connect_clients()
+        self.daemon = daemon
+        with contextlib.ExitStack() as at_the_end, contextlib.suppress(StartsAnew):
+            for link in self.links:
+                at_the_end.callback(link.process.close)
+            while not self.stopping:
+                yield
+                self.round()
+            yield from self._stop(daemon)
+
+    def _stop(self, daemon: Daemon) -> Process[None]:
+        """In order: everything is sent to the followers that are connected, in bounded time."""
+        deadline = self.world.now + STOP_TIMEOUT
+        while self.world.now < deadline and any(
+            link.sender is not None and link.standing.acknowledged < daemon.written for link in self.links
+        ):
+            yield
+            self.round()
+        daemon.broker.close()
+        self.world.checker.synced(daemon)
+
+    def round(self) -> None:
+        daemon, world = self.daemon, self.world
+        assert daemon is not None
+        daemon.run_jobs = world.chance.random() < 0.9  # else the disk is slow
+        daemon.turn()
+        for link in self.links:
+            next(link.process)
+        self.safety.check(daemon.written, world.now)
+        self._refuse_or_not(daemon)
+        world.checker.synced(daemon)
+        self._answer()
+
+    # --- publishers
+
+    def publish(self, topic: str, sizes: Sequence[int], delay_ns: int) -> None:
+        daemon, checker = self.daemon, self.world.checker
+        assert daemon is not None
+        broker = daemon.broker
+        broker.advance(self.world.now, daemon.wall_ns)
+        messages = [checker.new_message(topic, broker) for _ in sizes]
+        bodies = [message.body + b"m" * size for message, size in zip(messages, sizes, strict=True)]
+        try:
+            target = broker.topic_to_publish(topic)
+            receipt = Receipt(target, broker.publish(target, bodies, delay_ns), [])
+        except Refused:
+            return
+        daemon._receipts.append(receipt)
+        daemon.round()
+        assert receipt.acknowledged, receipt.error
+        self.waiting += [(daemon.written, message) for message in messages]
+        self._answer()
+
+    def _answer(self) -> None:
+        """As `Rounds.release_safe`."""
+        daemon = self.daemon
+        assert daemon is not None
+        reached = self._copied.reached if self._copied.ticket else daemon.written
+        claimed = min(self.safety.ack_copies, self.safety.copies_in_step)
+        answered = [message for ticket, message in self.waiting if ticket <= reached]
+        self.waiting = [item for item in self.waiting if item[0] > reached]
+        self.world.checker.acknowledged(answered, claimed)
+
+    def _refuse_or_not(self, daemon: Daemon) -> None:
+        refusal = self.safety.refusal
+        daemon.broker.refuse_publishing("copies", refusal)
+        if refusal is not None:
+            self.waiting.clear()  # they get an error
+
+    # --- followers
+
+    def _hello(self, life: Life) -> Hello:
+        nothing = bytes(16)
+        return Hello(
+            life.life_id, life.incarnation, self._start, nothing, bytes(32), self.name, self.world.disk_level
+        )
+
+    def _ask(self, storage: FaultyStorage, life: Life) -> Process[Owned]:
+        """As `ask_followers`."""
+        owned: Owned = {}
+        deadline = self.world.now + ASK_TIMEOUT
+        for name in self.world.follower_names:
+            try:
+                end = self.world.network.connect(self.name, name)
+            except Ended:
+                continue
+            try:
+                yield from self._ask_one(storage, life, name, end, deadline, owned)
+            except (Ended, WireError, OSError) as error:
+                self.world.tell(f"{self.name}: {name} not asked before the start - {error}")
+            finally:
+                end.close()
+        return owned
+
+    def _ask_one(
+        self, storage: FaultyStorage, life: Life, name: str, end: End, deadline: float, owned: Owned
+    ) -> Process[None]:
+        world = self.world
+        held = yield from self._greet(end, life, deadline, owned)
+        if owned:
+            end.send(Bye(True))
+            return
+        complete = True
+        for need in needs(storage, held, Deletions(storage)) if CLEAN not in storage.files() else ():
+            restoration = Restoration(storage, need)
+            try:
+                while (piece := restoration.wanted) is not None:
+                    end.send(Fetch(need.path, *piece))
+                    answer = yield from heard(world, end, world.now + ASK_TIMEOUT)
+                    if not isinstance(answer, Data) or not 0 < len(answer.data) <= piece[1]:
+                        raise WireError("not the bytes that were asked for")
+                    restoration.feed(bytes(answer.data))
+                whole = restoration.finish()
+            finally:
+                restoration.close()
+            complete = complete and whole
+            world.tell(f"{self.name} restores {need.path} from {name}: {'whole' if whole else 'damaged'}")
+        if complete:
+            world.checker.restored(self.place, world.place_of(name, life.life_id.hex()))
+        end.send(Bye(False))
+
+    def _greet(self, end: End, life: Life, deadline: float, owned: Owned) -> Process[list[FolderHeld]]:
+        """What the follower holds, or (in `owned`) what its stand-in has."""
+        end.send(self._hello(life))
+        held: list[FolderHeld] = []
+        while True:
+            match (yield from heard(self.world, end, deadline)):
+                case AllHeld():
+                    return held
+                case Sealed() as sealed:
+                    sealed.add_to(owned)
+                case FolderHeld() as folder:
+                    held.append(folder)
+                case Welcome():
+                    pass
+                case RefusedUs(reason):
+                    raise Ended(reason)
+                case frame:
+                    raise WireError(f"a {type(frame).__name__} has no place here")
+
+    def _keep_connected(self, link: Link, daemon: Daemon, life: Life) -> Process[None]:
+        """As `FollowerLink.run`."""
+        world = self.world
+        while True:
+            try:
+                yield from self._connection(link, daemon, life)
+            except (Ended, WireError, OSError) as error:
+                if link.sender is not None:
+                    world.tell(f"{self.name} lost {link.follower}: {error}")
+            finally:
+                if link.sender is not None:
+                    link.sender.close()
+                    link.sender = None
+            link.standing.session_ended("cut")
+            self._refuse_or_not(daemon)
+            until = world.now + world.chance.choice([0.1, 1.0, 2.5])
+            while world.now < until:
+                yield
+
+    def _connection(self, link: Link, daemon: Daemon, life: Life) -> Process[None]:
+        world = self.world
+        end = world.network.connect(self.name, link.follower)
+        try:
+            owned: Owned = {}
+            held = yield from self._greet(end, life, world.now + SILENCE, owned)
+            if owned:
+                self._hand_over(daemon, owned)
+                end.send(Bye(True))
+                raise StartsAnew
+            sender = link.sender = daemon.new_sender()
+            for _ in sender.compare(held):
+                if world.chance.random() < 0.3:
+                    yield
+            world.tell(f"{self.name} is connected to {link.follower}")
+            for folder, trouble in sender.troubles.items():
+                world.tell(f"  {folder} has {trouble}; nothing of it is copied")
+            yield from self._session(link, daemon, end, sender)
+        finally:
+            end.close()
+
+    def _session(self, link: Link, daemon: Daemon, end: End, sender: Sender) -> Process[None]:
+        world, place = self.world, self.world.place_of(link.follower, self.life or "")
+        beats, beat_at = 0, world.now
+        while True:
+            while (frame := end.receive()) is not None:
+                match frame:
+                    case Ack(ticket) if ticket <= sender.ticket:
+                        link.standing.acknowledge(ticket)
+                        world.checker.shipped(daemon, place, ticket, in_step=link.standing.in_step)
+                    case RefusedUs(reason):
+                        raise Ended(reason)
+            if world.now - end.heard_at > SILENCE:
+                raise Ended("nothing heard")
+            if world.now - beat_at >= BEAT_INTERVAL:
+                beats, beat_at = beats + 1, world.now
+                end.send(Beat(beats, 0))
+            for _ in range(world.chance.randrange(4)):
+                if not end.has_room:
+                    break
+                data = b"".join(sender.take(daemon.written, world.chance.choice([100, 3000, 1 << 20])))
+                link.standing.sent(sender.ticket, complete=sender.complete)
+                end.send_bytes(data)
+            yield
+
+    def _hand_over(self, daemon: Daemon, owned: Owned) -> None:
+        """As `Copies.hand_over`."""
+        life = self.life
+        broker = daemon.broker
+        broker.advance(self.world.now, daemon.wall_ns)
+        broker.commit()
+        broker.hand_over(owned)
+        broker.store.sync_now()
+        Life.renew(daemon.storage)
+        assert life is not None
+        self.world.tell(f"{self.name} hands over to a stand-in")
+        self.world.handed_over(life)
+
+    # --- faults
+
+    def lose_power(self) -> None:
+        before = self.disk
+        self.disk = before.crash(self.world.chance)
+        self.world.checker.lost_power(self.place, [before], [self.disk])
+
+    def wipe(self) -> None:
+        self.power_off()
+        before, life, place = self.disk, self.life, self.place
+        self.disk = MemoryStorage()
+        self.disks += 1
+        self.world.checker.wiped(place, [before])
+        if life is not None:
+            self.world.leader_gone(life)

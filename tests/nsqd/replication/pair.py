@@ -6,6 +6,7 @@ from typing import Any
 
 from nsqd.broker import Broker
 from nsqd.log.deletions import Deletions
+from nsqd.log.storage import Storage
 from nsqd.log.store import Store, StoreOptions
 from nsqd.replication.keep import Copy, CopyNote, Work
 from nsqd.replication.noted_storage import NotedStorage, is_copied
@@ -104,7 +105,7 @@ def run(work: Work | None) -> None:
         work.done()
 
 
-def files_of(storage: MemoryStorage) -> dict[str, bytes]:
+def files_of(storage: Storage) -> dict[str, bytes]:
     """Everything that is copied, by path."""
     found = {}
     for folder in ["", *storage.folders()]:

@@ -225,8 +225,10 @@ class LeaderMachine(Machine):
         self, storage: FaultyStorage, life: Life, name: str, end: End, deadline: float, owned: Owned
     ) -> Process[None]:
         world = self.world
-        held = yield from self._greet(end, life, deadline, owned)
-        if owned:
+        held, theirs = yield from self._greet(end, life, deadline)
+        if theirs is not None:
+            for generation, ranges in theirs.items():
+                owned.setdefault(generation, []).extend(ranges)
             end.send(Bye(True))
             return
         complete = True
@@ -248,15 +250,19 @@ class LeaderMachine(Machine):
             world.checker.restored(self.place, world.place_of(name, life.life_id.hex()))
         end.send(Bye(False))
 
-    def _greet(self, end: End, life: Life, deadline: float, owned: Owned) -> Process[list[FolderHeld]]:
-        """What the follower holds, or (in `owned`) what its stand-in has."""
+    def _greet(
+        self, end: End, life: Life, deadline: float
+    ) -> Process[tuple[list[FolderHeld], Owned | None]]:
+        """What the follower holds, and what its stand-in has, if there is one."""
         end.send(self._hello(life))
         held: list[FolderHeld] = []
+        owned: Owned | None = None
         while True:
             match (yield from heard(self.world, end, deadline)):
                 case AllHeld():
-                    return held
+                    return held, owned
                 case Sealed() as sealed:
+                    owned = owned or {}
                     sealed.add_to(owned)
                 case FolderHeld() as folder:
                     held.append(folder)
@@ -290,9 +296,8 @@ class LeaderMachine(Machine):
         world = self.world
         end = world.network.connect(self.name, link.follower)
         try:
-            owned: Owned = {}
-            held = yield from self._greet(end, life, world.now + SILENCE, owned)
-            if owned:
+            held, owned = yield from self._greet(end, life, world.now + SILENCE)
+            if owned is not None:
                 self._hand_over(daemon, owned)
                 end.send(Bye(True))
                 raise StartsAnew
@@ -358,4 +363,4 @@ class LeaderMachine(Machine):
         self.disks += 1
         self.world.checker.wiped(place, [before])
         if life is not None:
-            self.world.leader_gone(life)
+            self.world.leader_wiped(life)

@@ -17,13 +17,17 @@ from tests.nsqd.replication.pair import files_of
 from tests.nsqd.replication.simulation.checker import Checker, Violation
 from tests.nsqd.replication.simulation.follower import FollowerMachine
 from tests.nsqd.replication.simulation.leader import LeaderMachine
-from tests.nsqd.replication.simulation.machine import CHANNELS, Machine
+from tests.nsqd.replication.simulation.machine import CHANNELS, SILENCE, Machine
 from tests.nsqd.replication.simulation.network import Network
 
 __all__ = ["STEPS", "World", "lived"]
 
 STEPS: Final = 250
 DURATIONS: Final = (0.5, 3.0, 12.0, 30.0)  # seconds of a fault: below and above the silence that ends a connection
+
+
+WIPED: Final = "wiped"
+HANDED_OVER: Final = "handed over"
 
 
 class World:
@@ -50,6 +54,7 @@ class World:
         self.gone: dict[str, str] = {}  # lives that have ended, and why
         self.forced: set[str] = set()  # places of copies that were adopted with gaps
         self.adopted: dict[str, FollowerMachine] = {}
+        self.reached: dict[str, int] = {}  # by life, how far the log of the copy reached that was adopted
         self.tell(
             f"{count} followers, level {'disk' if self.disk_level else 'os'}, --ack-copies={self.ack_copies} "
             f"--min-copies={self.min_copies}"
@@ -218,23 +223,34 @@ class World:
             self.adopt(life, force=False)
 
     def adopt(self, life: str, *, force: bool) -> None:
-        """Have the best copy served; `force`: also when it has a gap."""
-        best = None
-        for follower in self.followers:
-            state = follower.states.get(life)
-            if state is None or not follower.runs or state.connected or not (state.note.complete or force):
-                continue
-            score = (state.note.complete, _bytes(follower.disk[life]))
-            if best is None or score > best[0]:
-                best = score, follower
-        if best is None:
+        """Have the best copy served, if all followers can be asked; `force`: also when it has a gap."""
+        if not all(follower.runs for follower in self.followers):
             return
-        follower = best[1]
+        held = [follower for follower in self.followers if life in follower.states]
+        held.sort(key=lambda follower: (follower.states[life].note.complete, _reach(follower.disk[life])))
+        if not held:
+            return
+        state = held[-1].states[life]
+        if not state.connected and (state.note.complete or force):
+            self._adopt_at(held[-1], life)
+
+    def _adopt_at(self, follower: FollowerMachine, life: str) -> None:
         self.tell(f"{follower.name} adopts {life[:4]}")
         if not follower.states[life].note.complete:
             self.forced.add(follower.place(life))
         self.adopted[life] = follower
+        self.reached[life] = _reach(follower.disk[life])
         follower.do(lambda: follower.adopt(life))
+
+    def _adopt_all(self) -> None:
+        """Lives whose leader is gone: also where a copy reaches further than the one that was adopted."""
+        for life, why in self.gone.items():
+            if life not in self.adopted:
+                self.adopt(life, force=True)
+            for follower in self.followers if why == WIPED else ():
+                state = follower.states.get(life)
+                if state is not None and state.seal is None and _reach(follower.disk[life]) > self.reached.get(life, 0):
+                    self._adopt_at(follower, life)
 
     # --- for the machines and the checker
 
@@ -242,12 +258,13 @@ class World:
         return next(each.place(life) for each in self.followers if each.name == follower)
 
     def handed_over(self, life: str) -> None:
-        self.gone[life] = "handed over"
+        self.gone[life] = HANDED_OVER
         self.checker.handed_over(life)
 
-    def leader_gone(self, life: str) -> None:
-        if life not in self.gone:
-            self.gone[life] = "wiped"
+    def leader_wiped(self, life: str) -> None:
+        """With it goes what it has kept of earlier lives."""
+        self.gone[life] = WIPED
+        self.gone = dict.fromkeys(self.gone, WIPED)
 
     def live_disks(self) -> list[MemoryStorage]:
         return [self.leader.disk, *(disk for follower in self.followers for disk in follower.disk.values())]
@@ -275,11 +292,10 @@ class World:
             machine.stopped_until = 0.0
             machine.up_at = self.now
             machine.fault = no_fault
-        for _ in range(150):
+        for step in range(200):
             self.tick(0.5)
-            for life in self.gone:
-                if life not in self.adopted:
-                    self.adopt(life, force=True)
+            if step > 2 * SILENCE:
+                self._adopt_all()
             if self._whole():
                 break
 
@@ -287,6 +303,7 @@ class World:
         leader = self.leader
         return (
             leader.daemon is not None
+            and not leader.stopping
             and all(link.standing.in_step for link in leader.links)
             and all(life in self.adopted for life in self.gone)
             and not any(stand_in.daemon is None for each in self.followers for stand_in in each.stand_ins.values())
@@ -301,7 +318,8 @@ class World:
                 break
             self.tick(0.5)
         else:
-            raise Violation("R11", f"the copies of {different} are not equal to what the leader has")
+            troubles = [link.sender.troubles for link in self.leader.links if link.sender is not None]
+            raise Violation("R11", f"the copies of {different} are not equal to what the leader has: {troubles}")
         for _ in range(1000):
             self.tick(5.0)
             if not self._finish_all():
@@ -322,7 +340,7 @@ class World:
     def _finish_all(self) -> bool:
         """Everything that is in flight is finished. Whether more may come."""
         daemons = [stand_in.daemon for each in self.followers for stand_in in each.stand_ins.values()]
-        found = False
+        found = self.leader.daemon is None
         for daemon in (self.leader.daemon, *daemons):
             if daemon is not None:
                 daemon.finish_some(1000)
@@ -330,8 +348,14 @@ class World:
         return found
 
 
-def _bytes(disk: MemoryStorage) -> int:
-    return sum(map(len, files_of(disk).values()))
+def _reach(disk: MemoryStorage) -> int:
+    """How far the logs of all topics go, in bytes."""
+    ends: dict[str, int] = {}
+    for path, data in files_of(disk).items():
+        folder, _, name = path.partition("/")
+        if name.endswith(".log"):
+            ends[folder] = max(ends.get(folder, 0), int(name[:20]) + len(data))
+    return sum(ends.values())
 
 
 def lived(seed: int, steps: int = STEPS) -> World:

@@ -16,6 +16,7 @@ S    What a snapshot speaks of is there: no recovery of a copy without a gap mis
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
@@ -56,7 +57,7 @@ class Violation(AssertionError):
 class Message:
     """`body`: the begin of it, which no other message has. `channels`: that must deliver it.
 
-    `copies`: how many disks had got it when it was acknowledged. `losses`: how often a disk has lost it.
+    `copies`: how many disks had got it when it was acknowledged. `lost`: disks that had it, and lost it.
     `finished`: by channel, the disks that know of it.
     """
 
@@ -65,7 +66,7 @@ class Message:
     generation: int
     channels: tuple[str, ...]
     copies: int = 0
-    losses: int = 0
+    lost: set[str] = attrs.field(factory=set)
     finished: dict[str, Finish] = attrs.field(factory=dict)
 
     @property
@@ -76,7 +77,7 @@ class Message:
 
 @attrs.define(eq=False)
 class Finish:
-    """`ticket`: of the append, in the daemon that wrote it. `known`: disks that have it; `synced`: that will keep it."""
+    """`ticket`: of the append, in the daemon that wrote it. `known`: disks that have it; `synced`: that keep it."""
 
     daemon: Daemon
     ticket: int
@@ -114,13 +115,18 @@ class Checker:
         needed = [each for each in messages if not all(channel in each.finished for channel in each.channels)]
         if not needed:
             return  # what nobody needs any more may be gone
-        disks = self.world.live_disks()
-        logs = [_log_bytes(disk.crash(None) if self.world.disk_level else disk) for disk in disks]
+        logs = {
+            place: _log_bytes(disk.crash(None) if self.world.disk_level else disk)
+            for place, disk in self.world.live_disks().items()
+        }
         for message in needed:
-            # A disk that has lost it before the publisher heard of it was counted, too.
-            message.copies = message.losses + sum(message.body in log for log in logs)
+            # A disk that has lost it before the publisher heard of it counts, too.
+            places = message.lost | {place for place, log in logs.items() if message.body in log}
+            message.copies = len(places)
             if message.copies < claimed:
-                raise Violation("R8", f"{message.body!r} acknowledged for {claimed}, {message.copies} have it")
+                raise Violation(
+                    "R8", f"{message.body!r} acknowledged for {claimed}, {sorted(places)} have it"
+                )
 
     def topic_deleted(self, generation: int) -> None:
         self.deleted.add(generation)
@@ -136,14 +142,17 @@ class Checker:
             raise Violation("R13", f"{delivered.id!r} is the id of {body!r} and {self._ids[delivered.id]!r}")
         self.found[body, channel] = self.found.get((body, channel), 0) + 1
         finish = self.messages[body].finished.get(channel)
-        if finish is not None and daemon.place in finish.known:
-            raise Violation("R10", f"{body!r} is delivered by {daemon.place}, which knows that it was finished")
+        gaps = self.world.may_have_gaps(daemon.place)
+        if finish is not None and daemon.place in finish.known and not gaps:
+            raise Violation(
+                "R10", f"{body!r} is delivered by {daemon.place}, which knows that it was finished"
+            )
         if daemon.place.startswith(self.world.leader.name) and body in self.given_up:
             raise Violation("R4", f"{body!r} is delivered by the leader, which has given it up")
 
     def finishes(self, daemon: Daemon, channel: str, body: bytes) -> None:
         """A consumer finishes it: if the daemon is killed now, nobody knows whether any disk has that."""
-        self.messages[tag(body)].finished.setdefault(channel, Finish(daemon, 0))
+        self.messages[tag(body)].finished.setdefault(channel, Finish(daemon, sys.maxsize))
 
     def finished(self, daemon: Daemon, channel: str, body: bytes) -> None:
         """The daemon has written it."""
@@ -159,11 +168,10 @@ class Checker:
                 finish.synced.add(daemon.place)
 
     def shipped(self, daemon: Daemon, place: str, ticket: int, *, in_step: bool) -> None:
-        """A follower has acknowledged this ticket; `in_step`: and all before the daemon's start."""
+        """A follower acknowledges this ticket; `in_step`: and all before the daemon's start."""
         for finish in self._finishes():
-            if finish.daemon is daemon and finish.ticket <= ticket:
-                finish.known.add(place)
-            elif in_step and daemon.place in finish.known and finish.daemon is not daemon:
+            this = finish.daemon is daemon
+            if finish.ticket <= ticket if this else in_step and daemon.place in finish.known:
                 finish.known.add(place)
 
     def restored(self, leader: str, follower: str) -> None:
@@ -176,24 +184,20 @@ class Checker:
         for message in self.messages.values():
             yield from message.finished.values()
 
-    def lost_power(self, place: str, before: list[MemoryStorage], after: list[MemoryStorage]) -> None:
+    def lost_power(self, place: str, before: MemoryStorage, after: MemoryStorage) -> None:
         for finish in self._finishes():
             if place not in finish.synced:
                 finish.known.discard(place)
-        self._lost(before, after)
-        for old, new in zip(before, after, strict=True):
-            seal, now = Seal.read(old.crash(None)), Seal.read(new)
-            if seal is not None and now is None:
-                raise Violation("R5", f"{place} has lost its seal")
+        for body in bodies(before) - bodies(after):
+            self.messages[body].lost.add(place)
+        if Seal.read(before) is not None and Seal.read(after) is None:
+            raise Violation("R5", f"{place} has lost its seal")
 
-    def wiped(self, place: str, disks: list[MemoryStorage]) -> None:
+    def wiped(self, place: str, disk: MemoryStorage) -> None:
         for finish in self._finishes():
             finish.known.discard(place)
-        self._lost(disks, [])
-
-    def _lost(self, before: list[MemoryStorage], after: list[MemoryStorage]) -> None:
-        for body in _all_bodies(before) - _all_bodies(after):
-            self.messages[body].losses += 1
+        for body in bodies(disk):
+            self.messages[body].lost.add(place)
 
     def recovered(self, daemon: Daemon) -> None:
         if self.world.may_have_gaps(daemon.place):
@@ -221,7 +225,9 @@ class Checker:
                     head = file.read(0, HEAD_SIZE)
                     known = file.size <= HEAD_SIZE or self._was_removed(head, path)
                     if not known:
-                        raise Violation("R3", f"{path} of {life[:4]} is removed, and its leader has not removed it")
+                        raise Violation(
+                            "R3", f"{path} of {life[:4]} is removed, and its leader has not removed it"
+                        )
 
     def _was_removed(self, head: bytes, path: str) -> bool:
         try:
@@ -250,7 +256,9 @@ class Checker:
         for life, disk in self.world.copies_of_lives():
             for folder in disk.folders():
                 for header, records in _segments(disk, folder):
-                    seen = self._records.setdefault((life, header.generation, header.position, header.salt), {})
+                    seen = self._records.setdefault(
+                        (life, header.generation, header.position, header.salt), {}
+                    )
                     for record in records:
                         self._check_record(life, f"{folder}/{header.position}", seen, record)
 
@@ -261,20 +269,25 @@ class Checker:
 
     def check_kept(self) -> None:
         """Nothing has vanished that was acknowledged with more copies than were lost."""
-        there = _all_bodies(self.world.live_disks())
+        there = self._all_bodies()
         for message in self.messages.values():
-            if message.owed and message.body not in there and message.losses < message.copies:
+            if message.owed and message.body not in there and len(message.lost) < message.copies:
                 raise Violation(
                     "R1",
-                    f"{message.body!r} is on no disk: acknowledged with {message.copies} copies, {message.losses} lost",
+                    f"{message.body!r} is on no disk; {message.copies} had it, only {sorted(message.lost)} lost it",
                 )
 
+    def _all_bodies(self) -> set[bytes]:
+        return set().union(*map(bodies, self.world.live_disks().values()))
+
     def check_delivered(self) -> None:
-        there = _all_bodies(self.world.live_disks())
+        there = self._all_bodies()
         for message in self.messages.values():
             for channel in message.owed:
                 if message.body in there and (message.body, channel) not in self.found:
-                    raise Violation("R1", f"{message.body!r} is on a disk, and nobody delivers it to {channel}")
+                    raise Violation(
+                        "R1", f"{message.body!r} is on a disk, and nobody delivers it to {channel}"
+                    )
 
 
 def tag(body: bytes) -> bytes:
@@ -311,7 +324,3 @@ def bodies(storage: Storage) -> set[bytes]:
 def _log_bytes(storage: Storage) -> bytes:
     """All logs in one piece: to look for a body is much faster than to read records."""
     return b"".join(data for path, data in files_of(storage).items() if path.endswith(".log"))
-
-
-def _all_bodies(storages: Iterable[MemoryStorage]) -> set[bytes]:
-    return set().union(*map(bodies, storages))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 
@@ -84,12 +84,12 @@ class FollowerMachine(Machine):
     def lose_power(self) -> None:
         for life, before in list(self.disk.items()):
             self.disk[life] = before.crash(self.world.chance)
-            self.world.checker.lost_power(self.place(life), [before], [self.disk[life]])
+            self.world.checker.lost_power(self.place(life), before, self.disk[life])
 
     def wipe(self) -> None:
         self.power_off()
         for life, disk in self.disk.items():
-            self.world.checker.wiped(self.place(life), [disk])
+            self.world.checker.wiped(self.place(life), disk)
         self.disk = {}
         self.disks += 1
 
@@ -118,7 +118,9 @@ class FollowerMachine(Machine):
         if seal is not None:
             yield from self._tell_of_seal(end, seal)
             return
-        session = self._sessions[life] = self._receive(end, state, Copy(state.storage, state.note, disk=hello.disk))
+        session = self._sessions[life] = self._receive(
+            end, state, Copy(state.storage, state.note, disk=hello.disk)
+        )
         try:
             while _goes_on(session):
                 yield
@@ -190,6 +192,7 @@ class FollowerMachine(Machine):
                     syncing = None
                 if copy.acknowledged > acked:
                     acked = copy.acknowledged
+                    world.acknowledges(self.name, self.place(state.note.life), state.note.start, acked)
                     end.send(Ack(acked))
                 yield
         finally:

@@ -28,10 +28,12 @@ from nsqd.replication.wire import (
     Fetch,
     FolderHeld,
     Hello,
-    Refused as RefusedUs,
     Sealed,
     Welcome,
     WireError,
+)
+from nsqd.replication.wire import (
+    Refused as RefusedUs,
 )
 from nsqd.testing.faulty_storage import Fault, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
@@ -74,7 +76,7 @@ class LeaderMachine(Machine):
     """Publishes without an answer, with their tickets."""
     safety: Safety = attrs.field(init=False)
     stopping: bool = False
-    _start: bytes = b""
+    start: bytes = b""
     _copied: Copied = attrs.field(init=False)
 
     @property
@@ -102,12 +104,13 @@ class LeaderMachine(Machine):
             yield from self._run()
         finally:
             self.daemon = None
+            self.links = []
             self.waiting.clear()
             self.stopping = False
 
     def _run(self) -> Process[None]:
         world = self.world
-        self._start = secrets.token_bytes(START_SIZE)
+        self.start = secrets.token_bytes(START_SIZE)
         storage = self.storage(self.disk)
         owned: Owned = {}
         if Life.read(storage) is not None:
@@ -201,7 +204,7 @@ class LeaderMachine(Machine):
     def _hello(self, life: Life) -> Hello:
         nothing = bytes(16)
         return Hello(
-            life.life_id, life.incarnation, self._start, nothing, bytes(32), self.name, self.world.disk_level
+            life.life_id, life.incarnation, self.start, nothing, bytes(32), self.name, self.world.disk_level
         )
 
     def _ask(self, storage: FaultyStorage, life: Life) -> Process[Owned]:
@@ -250,9 +253,7 @@ class LeaderMachine(Machine):
             world.checker.restored(self.place, world.place_of(name, life.life_id.hex()))
         end.send(Bye(False))
 
-    def _greet(
-        self, end: End, life: Life, deadline: float
-    ) -> Process[tuple[list[FolderHeld], Owned | None]]:
+    def _greet(self, end: End, life: Life, deadline: float) -> Process[tuple[list[FolderHeld], Owned | None]]:
         """What the follower holds, and what its stand-in has, if there is one."""
         end.send(self._hello(life))
         held: list[FolderHeld] = []
@@ -313,14 +314,12 @@ class LeaderMachine(Machine):
             end.close()
 
     def _session(self, link: Link, daemon: Daemon, end: End, sender: Sender) -> Process[None]:
-        world, place = self.world, self.world.place_of(link.follower, self.life or "")
-        beats, beat_at = 0, world.now
+        world, beats, beat_at = self.world, 0, self.world.now
         while True:
             while (frame := end.receive()) is not None:
                 match frame:
                     case Ack(ticket) if ticket <= sender.ticket:
                         link.standing.acknowledge(ticket)
-                        world.checker.shipped(daemon, place, ticket, in_step=link.standing.in_step)
                     case RefusedUs(reason):
                         raise Ended(reason)
             if world.now - end.heard_at > SILENCE:
@@ -354,13 +353,13 @@ class LeaderMachine(Machine):
     def lose_power(self) -> None:
         before = self.disk
         self.disk = before.crash(self.world.chance)
-        self.world.checker.lost_power(self.place, [before], [self.disk])
+        self.world.checker.lost_power(self.place, before, self.disk)
 
     def wipe(self) -> None:
         self.power_off()
         before, life, place = self.disk, self.life, self.place
         self.disk = MemoryStorage()
         self.disks += 1
-        self.world.checker.wiped(place, [before])
+        self.world.checker.wiped(place, before)
         if life is not None:
             self.world.leader_wiped(life)

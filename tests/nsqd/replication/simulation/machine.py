@@ -10,7 +10,16 @@ import attrs
 
 from nsqd.broker import Broker
 from nsqd.replication.wire import Frame
-from nsqd.testing.faulty_storage import WRITES, Crash, CrashAt, Die, Fault, FaultFunction, FaultyStorage, no_fault
+from nsqd.testing.faulty_storage import (
+    WRITES,
+    Crash,
+    CrashAt,
+    Die,
+    Fault,
+    FaultFunction,
+    FaultyStorage,
+    no_fault,
+)
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.broker.harness import Consumer
 from tests.nsqd.replication.pair import Leader

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
-import attrs
-
-from nsqd.log.life import Life
+from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.replication.seal import Seal
 from nsqd.stats.remaining import remaining
 from nsqd.testing.faulty_storage import no_fault
@@ -23,7 +22,12 @@ from tests.nsqd.replication.simulation.network import Network
 __all__ = ["STEPS", "World", "lived"]
 
 STEPS: Final = 250
-DURATIONS: Final = (0.5, 3.0, 12.0, 30.0)  # seconds of a fault: below and above the silence that ends a connection
+DURATIONS: Final = (
+    0.5,
+    3.0,
+    12.0,
+    30.0,
+)  # seconds of a fault: below and above the silence that ends a connection
 
 
 WIPED: Final = "wiped"
@@ -54,7 +58,7 @@ class World:
         self.gone: dict[str, str] = {}  # lives that have ended, and why
         self.forced: set[str] = set()  # places of copies that were adopted with gaps
         self.adopted: dict[str, FollowerMachine] = {}
-        self.reached: dict[str, int] = {}  # by life, how far the log of the copy reached that was adopted
+        self.reached: dict[str, Reach] = {}  # by life, how far the log of the copy reached that was adopted
         self.tell(
             f"{count} followers, level {'disk' if self.disk_level else 'os'}, --ack-copies={self.ack_copies} "
             f"--min-copies={self.min_copies}"
@@ -85,7 +89,9 @@ class World:
             self.checker.check_kept()
             self.checker.check_records()
         else:
-            chance.choices([self._publish, self._finish, self._finish_there, self._snapshot], [8, 5, 2, 0.5])[0]()
+            chance.choices([self._publish, self._finish, self._finish_there, self._snapshot], [8, 5, 2, 0.5])[
+                0
+            ]()
 
     @property
     def _faults(self) -> list[Callable[[], None]]:
@@ -227,7 +233,13 @@ class World:
         if not all(follower.runs for follower in self.followers):
             return
         held = [follower for follower in self.followers if life in follower.states]
-        held.sort(key=lambda follower: (follower.states[life].note.complete, _reach(follower.disk[life])))
+        reach = {follower.name: _reach(follower.disk[life]) for follower in held}
+        held.sort(
+            key=lambda follower: (
+                follower.states[life].note.complete,
+                [sum(each) for each in zip(*reach[follower.name].values(), strict=True)],
+            )
+        )
         if not held:
             return
         state = held[-1].states[life]
@@ -249,7 +261,9 @@ class World:
                 self.adopt(life, force=True)
             for follower in self.followers if why == WIPED else ():
                 state = follower.states.get(life)
-                if state is not None and state.seal is None and _reach(follower.disk[life]) > self.reached.get(life, 0):
+                if state is None or state.seal is not None:
+                    continue
+                if _goes_further(_reach(follower.disk[life]), self.reached.get(life, {})):
                     self._adopt_at(follower, life)
 
     # --- for the machines and the checker
@@ -266,8 +280,20 @@ class World:
         self.gone[life] = WIPED
         self.gone = dict.fromkeys(self.gone, WIPED)
 
-    def live_disks(self) -> list[MemoryStorage]:
-        return [self.leader.disk, *(disk for follower in self.followers for disk in follower.disk.values())]
+    def acknowledges(self, follower: str, place: str, start: str, ticket: int) -> None:
+        """A follower is about to send an `Ack` to the daemon with this start."""
+        for link in self.leader.links:
+            if link.follower == follower and link.sender is not None and start == self.leader.start.hex():
+                assert self.leader.daemon is not None
+                if not link.sender.troubles:
+                    self.checker.shipped(self.leader.daemon, place, ticket, in_step=link.standing.in_step)
+
+    def live_disks(self) -> dict[str, MemoryStorage]:
+        """By place, all that there are."""
+        copies = {
+            follower.place(life): disk for follower in self.followers for life, disk in follower.disk.items()
+        }
+        return {self.leader.place: self.leader.disk, **copies}
 
     def copies_of_lives(self) -> Iterator[tuple[str, MemoryStorage]]:
         """What two copies of the same life are compared of; a stand-in's is its own."""
@@ -294,10 +320,10 @@ class World:
             machine.fault = no_fault
         for step in range(200):
             self.tick(0.5)
-            if step > 2 * SILENCE:
+            if step > 2 * SILENCE:  # connections to machines that are gone have ended
                 self._adopt_all()
-            if self._whole():
-                break
+                if self._whole():
+                    break
 
     def _whole(self) -> bool:
         leader = self.leader
@@ -306,7 +332,9 @@ class World:
             and not leader.stopping
             and all(link.standing.in_step for link in leader.links)
             and all(life in self.adopted for life in self.gone)
-            and not any(stand_in.daemon is None for each in self.followers for stand_in in each.stand_ins.values())
+            and not any(
+                stand_in.daemon is None for each in self.followers for stand_in in each.stand_ins.values()
+            )
         )
 
     def check_whole(self) -> None:
@@ -319,7 +347,9 @@ class World:
             self.tick(0.5)
         else:
             troubles = [link.sender.troubles for link in self.leader.links if link.sender is not None]
-            raise Violation("R11", f"the copies of {different} are not equal to what the leader has: {troubles}")
+            raise Violation(
+                "R11", f"the copies of {different} are not equal to what the leader has: {troubles}"
+            )
         for _ in range(1000):
             self.tick(5.0)
             if not self._finish_all():
@@ -348,14 +378,24 @@ class World:
         return found
 
 
-def _reach(disk: MemoryStorage) -> int:
-    """How far the logs of all topics go, in bytes."""
-    ends: dict[str, int] = {}
+Reach: TypeAlias = dict[str, tuple[int, int]]
+"""How far a copy goes: by folder of a topic, its generation and the end of its log."""
+
+
+def _reach(disk: MemoryStorage) -> Reach:
+    reach: Reach = {}
     for path, data in files_of(disk).items():
         folder, _, name = path.partition("/")
         if name.endswith(".log"):
-            ends[folder] = max(ends.get(folder, 0), int(name[:20]) + len(data))
-    return sum(ends.values())
+            with contextlib.suppress(FormatError):
+                header = FileHeader.decode(data[:FILE_HEADER_SIZE])
+                end = header.position + len(data)
+                reach[folder] = max(reach.get(folder, (0, 0)), (header.generation, end))
+    return reach
+
+
+def _goes_further(one: Reach, other: Reach) -> bool:
+    return any(end > other.get(folder, (0, 0)) for folder, end in one.items())
 
 
 def lived(seed: int, steps: int = STEPS) -> World:

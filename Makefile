@@ -76,6 +76,10 @@ run: $(VENV)/.run ## set everything up and start five nodes here and the console
 		'  who has the topic, and what is on the first nsqd:' \
 		'    curl "http://127.0.0.1:4161/lookup?topic=greetings"' \
 		'    curl "http://127.0.0.1:4151/stats"' \
+		'  each nsqd copies its messages to the next one; what the second one holds of the first:' \
+		'    curl "http://127.0.0.1:4251/replicas"' \
+		'  lose the first one for good (pkill -9 nsqd; rm -r run/nsqd1; make run), and have its messages served from there:' \
+		'    curl -X POST "http://127.0.0.1:4251/replicas/adopt?life=LIFE"' \
 		'' \
 		'Any NSQ client finds all of them through 127.0.0.1:4161 and 4261. Ctrl-C stops them; the messages stay.' ''
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/local.py deploy/Procfile $(DEMO)

@@ -239,7 +239,7 @@ class Daemon:
             await self.copies.ask_followers()
             self._recover()
             if self.copies.adopted:
-                self.copies.hand_over()
+                await self.copies.hand_over_before_serving()
                 self.starts_anew = True
             else:
                 await self._listen_for_leaders()
@@ -353,12 +353,18 @@ class Daemon:
             self._stopping.set()
 
     async def _stop_at_the_end_of_input(self) -> None:
-        """A stand-in ends with the nsqd that has started it."""
+        """A stand-in ends with the nsqd that has started it, and hears from it what others have finished."""
+        buffer = bytearray()
         while True:
             await trio.lowlevel.wait_readable(0)
-            if not os.read(0, 4096):
+            data = os.read(0, 65536)
+            if not data:
                 self._stopping.set()
                 return
+            buffer += data
+            while (end := buffer.find(b"\n")) >= 0:
+                self.copies.finished_elsewhere(bytes(buffer[:end]))
+                del buffer[: end + 1]
 
     def _start_anew(self) -> None:
         """Stop at once, without writing anything: nothing in memory is true any more. The program starts again."""

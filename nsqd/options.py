@@ -245,7 +245,7 @@ class NsqdOptions(DaemonOptions):
         "can be published. nsqd stops when all are finished.",
     )
     stand_in_ports: str = option(
-        "4170-4179",
+        "4180-4189",
         placeholder="FIRST-LAST",
         help="Ports for stand-ins, two for each copy that is adopted here (POST /replicas/adopt).",
     )

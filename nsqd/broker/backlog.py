@@ -41,6 +41,8 @@ class Backlog(Protocol):
     """The messages of one channel. The channel sets `wake` and uses the same `counts`."""
 
     counts: ChannelCounts
+    generation: int
+    """Identifies the channel in the log's records; 0 for one that is in memory only."""
     wake: Callable[[], None]
     """Called when a body that had to be read from disk may be available now."""
 
@@ -111,6 +113,9 @@ class Backlog(Protocol):
 
     def lose(self, start: int, end: int, damaged: bool) -> None:
         """Settle and count those of `[start, end)` that are still ready: the log has lost these messages."""
+
+    def finish_ready(self, start: int, end: int) -> int:
+        """Settle those of `[start, end)` that are still ready: they were finished at another nsqd. Returns how many."""
 
     # --- outcomes
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext, BrokerOptions
@@ -229,12 +229,28 @@ class Broker:
         if topic is not None:
             topic.delete_if_unused(channel)
 
+    def lost_messages(self, name: str) -> list[tuple[int, int]]:
+        """The sequence numbers of a topic that were damaged at the start."""
+        return self._lost[name]
+
     def owned_messages(self) -> dict[int, list[tuple[int, int]]]:
         """By generation of the topic: the sequence numbers of this data path, but for those that it has lost."""
         return {
             retention.log.generation: RangeSet(self._lost[name]).gaps(0, retention.log.end)
             for name, retention in self.retentions.items()
         }
+
+    def finished_of(
+        self, owned: Mapping[int, Sequence[tuple[int, int]]]
+    ) -> Iterator[tuple[int, str, list[tuple[int, int]]]]:
+        """What the channels need no more of these messages: (generation of the topic, name of the channel, ranges)."""
+        for name, retention in self.retentions.items():
+            ranges = owned.get(retention.log.generation, ())
+            for channel in self.topics[name].channels.values():
+                settled = channel.backlog.settled
+                found = [part for start, end in ranges for part in settled.common(start, end)]
+                if found and channel.backlog.generation:
+                    yield retention.log.generation, channel.name, found
 
     def hand_over(self, owned: Mapping[int, Sequence[tuple[int, int]]]) -> int:
         """Record that somebody else owns these messages (ranges by generation of the topic), and we do not any more.
@@ -301,6 +317,22 @@ class Broker:
     def publish_frames(self, topic: Topic, frames: list[bytes], size: int) -> int:
         """As `publish`, for complete frames with ids from `reserve_ids` and this round's time; `size`: their bytes."""
         topic.publish(frames, size)
+        return topic.commit_number
+
+    def publish_again(self, topic: Topic, messages: Sequence[tuple[bytes, int]]) -> int:
+        """As `publish`, of complete frames with ids of earlier: (frame, delay in ns from its timestamp on).
+
+        They are accepted also while nothing may be published: somebody was told that they are.
+        """
+        frames: list[bytes] = []
+        for frame, delay_ns in messages:
+            left_ns = HEAD.unpack_from(frame)[2] + delay_ns - self.context.wall_ns if delay_ns else 0
+            if left_ns > 0:
+                topic.publish_deferred(frame, left_ns)
+            else:
+                frames.append(frame)
+        if frames:
+            topic.publish(frames, sum(map(len, frames)))
         return topic.commit_number
 
     def refuse_publishing(self, cause: str, reason: str | None) -> None:

@@ -275,6 +275,12 @@ class Channel:
             self.offer(subscription)
         return missing
 
+    def finish_elsewhere(self, ranges: Iterable[tuple[int, int]]) -> int:
+        """These were finished at another nsqd, which has a copy. Returns how many were ready here; others stay."""
+        count = sum(self.backlog.finish_ready(start, end) for start, end in ranges)
+        self.counts.finished += count
+        return count
+
     def requeue(self, subscription: Subscription, message_id: bytes, delay: float) -> None:
         """REQ: deliver a message again, in `delay` seconds. `NotInFlight`, `NotOwner`."""
         entry = subscription.in_flight.pop(message_id, None)

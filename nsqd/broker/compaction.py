@@ -136,7 +136,7 @@ class Compaction:
         """A read from `offset` on, where its own messages begin with `first`."""
         assert segment.next_first is not None
         until = min(first + span, segment.next_first)
-        return self._log.plan_needed(segment, offset, self._topic.needed(first, until), until)
+        return self._log.plan_needed(segment, offset, first, self._topic.needed(first, until), until)
 
     def _run(
         self,

@@ -39,6 +39,8 @@ class MessageEvent(enum.Enum):
     SAMPLE_OUT = "sampled out"
     """It was to be delivered to a client that samples, and was not chosen; counts as dropped."""
     FINISH = "FIN"
+    FINISH_ELSEWHERE = "FIN elsewhere"
+    """It was finished at another nsqd, which had a copy of it."""
     REQUEUE = "REQ 0"
     DEFER = "REQ n"
     TOUCH = "TOUCH"
@@ -65,6 +67,7 @@ _DISCONNECTED, _DEFERRED, _SETTLED = MessageState.DISCONNECTED, MessageState.DEF
 LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_READY, MessageEvent.DELIVER): _IN_FLIGHT,
     (_READY, MessageEvent.SAMPLE_OUT): _SETTLED,
+    (_READY, MessageEvent.FINISH_ELSEWHERE): _SETTLED,
     (_READY, MessageEvent.EMPTY): _SETTLED,
     (_READY, MessageEvent.LOSE): _SETTLED,
     (_IN_FLIGHT, MessageEvent.FINISH): _SETTLED,

@@ -215,6 +215,15 @@ class LogBacklog:
             else:
                 self.counts.dropped += gap_end - gap_start
 
+    def finish_ready(self, start: int, end: int) -> int:
+        finished: list[int] = []
+        for gap_start, gap_end in self.skip.gaps(max(start, self.cursor), min(end, self.view.high_watermark)):
+            self.skip.add(gap_start, gap_end)
+            finished += range(gap_start, gap_end)
+        if finished:
+            self.settle(finished)
+        return len(finished)
+
     # --- outcomes
 
     def settle(self, seqs: list[int]) -> None:

@@ -38,11 +38,13 @@ class MemoryBacklog:
         "_reader",
         "_unread",
         "counts",
+        "generation",
         "wake",
     )
 
     def __init__(self, context: BrokerContext, source: LogView | None) -> None:
         self.counts = ChannelCounts()
+        self.generation = 0
         self.wake: Callable[[], None] = lambda: None
         self._budget = context.ephemeral_bytes
         self._queue_size = context.options.mem_queue_size
@@ -199,6 +201,10 @@ class MemoryBacklog:
 
     def lose(self, start: int, end: int, damaged: bool) -> None:
         """Nothing to do: `take` detects and counts lost messages when it reads their bodies."""
+
+    def finish_ready(self, start: int, end: int) -> int:
+        """Nothing to do: what is in memory only is in no copy."""
+        return 0
 
     # --- outcomes
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Protocol
 
@@ -314,6 +314,13 @@ class Topic:
         if changes:
             self._write_changes(changes)
         return count
+
+    def finish_elsewhere(self, finished: Mapping[int, Iterable[tuple[int, int]]]) -> int:
+        """Ranges of messages that were finished at another nsqd, by generation of the channel. Returns how many."""
+        return sum(
+            channel.finish_elsewhere(finished.get(channel.backlog.generation, ()))
+            for channel in self.channels.values()
+        )
 
     # --- channels
 

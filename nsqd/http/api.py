@@ -6,12 +6,13 @@ Requests of all routes but /pub and /mpub are written to the access log.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
 from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
 from nsqd.http.publish import Publishing
-from nsqd.replication.stand_in import AdoptionRefused
+from nsqd.replication.stand_in import CommandRefused, StandIns
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
 from nsqd.stats.collect import StatsQuery, collect
@@ -40,6 +41,7 @@ __all__ = ["make_plain_app", "make_router", "make_servers"]
 
 _log = get_logger(__name__)
 
+_OfACopy = Callable[..., Awaitable[None]]
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _HEALTHY = text("OK", nsq=False)
 _DRAINING = text("OK - draining", nsq=False)
@@ -72,6 +74,7 @@ def make_router(daemon: HttpBackend) -> Router:
     router.add("GET", "/metrics", api.metrics)
     router.add("GET", "/replicas", api.replicas)
     router.add("POST", "/replicas/adopt", api.adopt)
+    router.add("POST", "/replicas/forget", api.forget)
     publishing = Publishing(daemon)
     router.add(
         "POST",
@@ -188,19 +191,26 @@ class _Api:
             return error(404, "NO_COPIES")
         return json_body(copies.as_json())
 
-    def adopt(self, request: Request) -> Response:
+    async def adopt(self, request: Request) -> Response:
         """Serve the copy of a life whose leader is gone."""
+        return await self._of_a_copy(request, "adoption", StandIns.adopt)
+
+    async def forget(self, request: Request) -> Response:
+        """Remove the copy of a life that will not come back."""
+        return await self._of_a_copy(request, "removal", StandIns.forget)
+
+    async def _of_a_copy(self, request: Request, what: str, act: _OfACopy) -> Response:
         params = query(request)
         stand_ins = self._daemon.stand_ins
         life = params.get("life", "")
         if stand_ins is None or life not in stand_ins.lives:
             return error(404, "NO_SUCH_COPY")
         try:
-            stand_ins.adopt(life, force=_BOOLEANS.get(params.get("force", ""), False))
-        except AdoptionRefused as reason:
+            await act(stand_ins, life, force=_BOOLEANS.get(params.get("force", ""), False))
+        except CommandRefused as reason:
             return error(409, f"REFUSED: {reason}")
         except OSError as failure:
-            _log.error("HTTP: adoption of %s failed - %s", life, failure)
+            _log.error("HTTP: %s of %s failed - %s", what, life, failure)
             return error(500, "INTERNAL_ERROR")
         return _DONE
 

@@ -16,10 +16,13 @@ from crc32c import crc32c
 
 from nsqd.log.storage import Storage
 
-__all__ = ["LIFE_SIZE", "Life"]
+__all__ = ["LIFE_SIZE", "Life", "former_lives"]
 
 LIFE_SIZE: Final = 16  # bytes of an id
+KEPT: Final = 16  # former lives
 _PATH: Final = "nsqd.life"
+_FORMER: Final = "nsqd.former"
+_ID: Final = re.compile(rb"[0-9a-f]{32}")
 _CONTENT: Final = re.compile(rb"nsqd life 1 ([0-9a-f]{8}) (([0-9a-f]{32}) ([0-9]{1,15}))\n")
 
 
@@ -57,9 +60,21 @@ class Life:
     @classmethod
     def renew(cls, storage: Storage) -> Life:
         """Another life begins on this data path: what the last one had, somebody else may have now. `OSError`."""
+        if (ended := cls.read(storage)) is not None:
+            lives = [*former_lives(storage), ended.life_id][-KEPT:]
+            storage.replace(_FORMER, b"".join(b"%s\n" % life.hex().encode() for life in lives))
         return cls(secrets.token_bytes(LIFE_SIZE), 1)._write(storage)
 
     def _write(self, storage: Storage) -> Life:
         text = b"%s %d" % (self.life_id.hex().encode(), self.incarnation)
         storage.replace(_PATH, b"nsqd life 1 %08x %b\n" % (crc32c(text), text))
         return self
+
+
+def former_lives(storage: Storage) -> list[bytes]:
+    """The ids of lives of this data path that have ended, the last ones. `OSError`."""
+    if _FORMER not in storage.files():
+        return []
+    with closing(storage.open(_FORMER, read_only=True)) as file:
+        lines = file.read(0, 10_000).split(b"\n")
+    return [bytes.fromhex(line.decode()) for line in lines if _ID.fullmatch(line)]

@@ -105,6 +105,7 @@ class NeededPlan:
     segment: Segment
     open: Callable[[Segment, bool], File]
     offset: int
+    first: int  # all sequence numbers from `offset` on are this and above
     limit: int
     end: int  # the first sequence number after the segment
     needed: Sequence[tuple[int, int]]
@@ -122,7 +123,7 @@ class NeededPlan:
         found, taken = NeededMessages(), 0
         file = self.open(self.segment, True)
         try:
-            for item in scan(file.read, self.offset, self.limit, self.segment.salt, 0):
+            for item in scan(file.read, self.offset, self.limit, self.segment.salt, self.first):
                 if isinstance(item, Damaged):
                     end = self.end if item.next_first is None else item.next_first
                     where = (

@@ -312,9 +312,11 @@ def _replay(recovered: Recovered, position: int) -> None:
         position = segment.end
         if not last:
             following = log.segments[at + 1]
-            if following in recovered.without_header:
+            if following.position > position:
+                pass  # which messages are missing in between is noted next
+            elif following in recovered.without_header:
                 following.begin_with(recovered.next)
-            elif following.position == position:
+            else:
                 # What was aborted at the end of a segment; had it been damage, it was noted above.
                 _abort(recovered, following.first)
             segment.next_first = recovered.next

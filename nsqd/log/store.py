@@ -187,6 +187,7 @@ class Store:
             if recovered is None:
                 continue
             recovered.log.index_budget = self.index_budget
+            recovered.log.recovered_until = recovered.log.position
             recovered.log.fresh_segment = self.options.has_followers and not self.clean
             self.notes += recovered.notes
             self.ids.skip_used(recovered.last_id())

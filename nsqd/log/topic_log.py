@@ -88,6 +88,7 @@ class TopicLog:
 
     `fresh_segment`: the next append begins a new segment. So it is after an unclean stop of an nsqd with followers: a
     copy may have more of the last segment than is here, and what is written now must not be taken for that.
+    `recovered_until`: the position up to which the log was there at the start.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class TopicLog:
         self.deleted = False
         self.missing = False
         self.fresh_segment = False
+        self.recovered_until = 0
         self.names = threading.Lock()
         self.set_aside: set[str] = set()
         self.records_since_snapshot = 0
@@ -363,12 +365,12 @@ class TopicLog:
         return MovedPlan(segment, self._open_to_read, position - segment.position, segment.file.size, seq)
 
     def plan_needed(
-        self, segment: Segment, offset: int, needed: Sequence[tuple[int, int]], until: int
+        self, segment: Segment, offset: int, first: int, needed: Sequence[tuple[int, int]], until: int
     ) -> NeededPlan:
         """A read from `offset` on of what is needed of a complete segment; see `NeededPlan`."""
         assert segment.next_first is not None
         end, limit = segment.next_first, segment.file.size
-        return NeededPlan(segment, self._open_to_read, offset, limit, end, needed, until)
+        return NeededPlan(segment, self._open_to_read, offset, first, limit, end, needed, until)
 
     def plan_fetch(self, seqs: list[int], max_bytes: int, max_size: int) -> FetchPlan:
         """A read of single messages, which must be in the log; for the limits see `FetchPlan`."""

@@ -40,7 +40,7 @@ from nsqd.log.scan import Damaged, scan
 from nsqd.log.store import TOPIC, is_of_the_original
 from nsqd.log_tool.inspect import LogFile, Progress
 from nsqd.replication.keep import NOTE, CopyNote
-from nsqd.replication.noted_storage import IDS, is_copied, is_copied_folder
+from nsqd.replication.noted_storage import ROOT_FILES, is_copied, is_copied_folder
 
 __all__ = ["BackupRefused", "BackupReport", "back_up"]
 
@@ -118,7 +118,7 @@ def _refuse_unless_data_path(source: str) -> None:
         raise BackupRefused(
             f"{source} is the folder of one topic; a backup is made of the data path that it is in"
         )
-    if not any(name in (IDS, NOTE) or is_copied_folder(name) for name in names):
+    if not any(name in (*ROOT_FILES, NOTE) or is_copied_folder(name) for name in names):
         raise BackupRefused(f"{source} is no data path of nsqd")
     with contextlib.closing(FileStorage(source)) as storage:
         try:

@@ -8,7 +8,7 @@ more time while it sends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -16,10 +16,12 @@ import trio
 
 from nsqd.log.storage import Storage
 from nsqd.lookup.protocol import RegistryError
-from nsqd.replication.frame_stream import FrameStream, Identity, Turned, greet_follower
-from nsqd.replication.restore import Need, Restoration, needs
+from nsqd.replication.frame_stream import FrameStream, Identity, Turned, greet_follower, receive_held
+from nsqd.replication.other_followers import Connect, restore_from
+from nsqd.replication.restore import needs
 from nsqd.replication.seal import Owned
-from nsqd.replication.wire import AllHeld, Bye, Data, Fetch, FolderHeld, Sealed, WireError
+from nsqd.replication.unasked import Doubt
+from nsqd.replication.wire import Bye, Finished, WireError
 from nsqkit.logging import get_logger
 
 __all__ = ["Findings", "ask_followers"]
@@ -27,69 +29,47 @@ __all__ = ["Findings", "ask_followers"]
 log = get_logger("copies")
 
 TIMEOUT: Final = 5.0  # seconds
-MAX_HELD: Final = 100_000  # messages about what a follower has
-
-Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
 
 @attrs.define
 class Findings:
-    """`sealed`: what stand-ins own of our messages."""
+    """`sealed`: what stand-ins own of our messages. `unanswered`: addresses of followers that could not be asked."""
 
     sealed: Owned = attrs.field(factory=dict)
+    unanswered: list[str] = attrs.field(factory=list)
 
 
 @attrs.define
 class _Start:
-    """`restore`: the last stop was unclean, so something may be missing here. `deleted`: generations of topics."""
+    """`restore`: the last stop was unclean, so something may be missing here. `deleted`: generations of topics.
 
+    `doubts`: of a follower, see `Unasked`.
+    """
+
+    addresses: Collection[str]
     identity: Identity
     storage: Storage
     deleted: Container[int]
+    doubts: Callable[[str], Mapping[int, Doubt]]
     restore: bool
     findings: Findings = attrs.field(factory=Findings)
 
     async def ask(self, frames: FrameStream, address: str, scope: trio.CancelScope) -> None:
-        await greet_follower(frames, self.identity, disk=False)
-        held: list[FolderHeld] = []
-        while not isinstance(frame := await frames.receive(), AllHeld):
-            if isinstance(frame, Sealed):
-                frame.add_to(self.findings.sealed)
-                continue
-            if not isinstance(frame, FolderHeld) or len(held) == MAX_HELD:
-                raise WireError(f"a {type(frame).__name__} has no place here")
-            held.append(frame)
-        if self.findings.sealed:
-            await frames.send(Bye(True))
-            return
-        wanted = (
-            await trio.to_thread.run_sync(needs, self.storage, held, self.deleted) if self.restore else []
-        )
-        for need in wanted:
-            if await self._restore(frames, need, scope):
-                log.warning(
-                    "COPIES(%s): %d bytes of %s were missing here, and are restored",
-                    address,
-                    need.bytes,
-                    need.path,
-                )
-            else:
-                log.error("COPIES(%s): %s is damaged, here and there", address, need.path)
-        await frames.send(Bye(False))
+        others = [other for other in self.addresses if other != address]
+        await greet_follower(frames, self.identity, disk=False, others=others)
+        folders, owned, sealed = await receive_held(frames, TIMEOUT)
+        if sealed:
+            for generation, ranges in owned.items():
+                self.findings.sealed.setdefault(generation, []).extend(ranges)
+        elif self.restore:
+            ends = {generation: doubt.end for generation, doubt in self.doubts(address).items()}
+            wanted = await trio.to_thread.run_sync(needs, self.storage, folders, self.deleted, ends)
 
-    async def _restore(self, frames: FrameStream, need: Need, scope: trio.CancelScope) -> bool:
-        restoration = Restoration(self.storage, need)
-        try:
-            while (piece := restoration.wanted) is not None:
-                await frames.send(Fetch(need.path, *piece))
-                answer = await frames.receive()
-                if not isinstance(answer, Data) or not 0 < len(answer.data) <= piece[1]:
-                    raise WireError(f"{need.path}: not the bytes that were asked for")
-                restoration.feed(bytes(answer.data))
+            def alive() -> None:
                 scope.deadline = trio.current_time() + TIMEOUT  # one that answers is worth waiting for
-            return await trio.to_thread.run_sync(restoration.finish)
-        finally:
-            restoration.close()
+
+            await restore_from(frames, self.storage, wanted, address, alive)
+        await frames.send(Bye(sealed))
 
 
 async def ask_followers(
@@ -97,12 +77,14 @@ async def ask_followers(
     identity: Identity,
     storage: Storage,
     deleted: Container[int],
+    doubts: Callable[[str], Mapping[int, Doubt]],
     *,
     restore: bool,
     connect: Connect,
 ) -> Findings:
     """Ask them, and restore what they have more. A failure, also of our own disk, costs this follower's answer only."""
-    start = _Start(identity, storage, deleted, restore)
+    start = _Start(addresses, identity, storage, deleted, doubts, restore)
+    start.findings.unanswered = list(addresses)
     with trio.move_on_after(TIMEOUT) as scope:
         for address in addresses:
             try:
@@ -113,8 +95,25 @@ async def ask_followers(
             async with stream:
                 try:
                     await start.ask(FrameStream(stream), address, scope)
-                except (OSError, Turned, WireError, trio.BrokenResourceError) as error:
+                    start.findings.unanswered.remove(address)
+                except (OSError, Turned, WireError, trio.BrokenResourceError, trio.TooSlowError) as error:
                     log.warning("COPIES(%s): not asked before the start - %s", address, error)
     if scope.cancelled_caught:
         log.warning("COPIES: followers have not answered within %g s; starting without them", TIMEOUT)
     return start.findings
+
+
+async def tell_finished(
+    addresses: Collection[str], identity: Identity, finished: Sequence[Finished], connect: Connect
+) -> None:
+    """Tell those who have adopted our copy what was finished here of it. All that depends on it are repetitions."""
+    with trio.move_on_after(TIMEOUT):
+        for address in addresses:
+            try:
+                async with await connect(address) as stream:
+                    frames = FrameStream(stream)
+                    await greet_follower(frames, identity, disk=False)
+                    _, _, sealed = await receive_held(frames, TIMEOUT)
+                    await frames.send(*(finished if sealed else ()), Bye(sealed))
+            except (OSError, RegistryError, Turned, WireError, trio.BrokenResourceError) as error:
+                log.warning("COPIES(%s): it does not know what was finished here - %s", address, error)

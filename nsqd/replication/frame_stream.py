@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import attrs
 import trio
 
+from nsqd.replication.seal import Owned
 from nsqd.replication.wire import (
     GREETING,
     MAX_FIRST_FRAME,
     MAX_FRAME,
     NONCE_SIZE,
+    AllHeld,
+    Ask,
     Challenge,
+    FolderHeld,
     Frame,
     Frames,
     Hello,
     Refused,
+    Sealed,
     Welcome,
     WireError,
     encode,
@@ -32,13 +38,16 @@ __all__ = [
     "RefusedUs",
     "Turned",
     "answer_leader",
+    "ask_follower",
     "first_to_end",
     "greet_follower",
+    "receive_held",
 ]
 
 OURSELVES = "both sides are the same data path, or a copy of it"
 
-CHUNK = 1 << 18  # bytes of one read
+CHUNK: Final = 1 << 18  # bytes of one read
+MAX_HELD: Final = 1_000_000  # files, folders and ranges that a follower may have
 
 
 class Turned(Exception):
@@ -121,15 +130,36 @@ async def first_to_end(*tasks: Callable[[], Awaitable[None]]) -> None:
         raise failures[0]
 
 
-async def greet_follower(frames: FrameStream, us: Identity, *, disk: bool) -> Welcome:
-    """The leader's side of the handshake. `WireError`, `Turned`."""
+async def greet_follower(
+    frames: FrameStream, us: Identity, *, disk: bool, others: Sequence[str] = ()
+) -> Welcome:
+    """The leader's side of the handshake. `others`: addresses of its other followers. `WireError`, `Turned`."""
+
+    def hello(challenge: bytes, nonce: bytes) -> Hello:
+        shown = proof(us.secret, "leader", challenge, nonce, us.life, us.incarnation, us.start)
+        return Hello(us.life, us.incarnation, us.start, nonce, shown, us.name, disk, list(others))
+
+    return await _introduce(frames, us, hello)
+
+
+async def ask_follower(frames: FrameStream, us: Identity, life: bytes) -> Welcome:
+    """As `greet_follower`, of one who wants to know what is there of another one's life."""
+
+    def ask(challenge: bytes, nonce: bytes) -> Ask:
+        return Ask(life, nonce, proof(us.secret, "asks", challenge, nonce, life), us.name)
+
+    return await _introduce(frames, us, ask)
+
+
+async def _introduce(
+    frames: FrameStream, us: Identity, first: Callable[[bytes, bytes], Hello | Ask]
+) -> Welcome:
     await frames.stream.send_all(GREETING)
     challenge = await frames.receive()
     if not isinstance(challenge, Challenge):
         raise WireError(f"a {type(challenge).__name__} instead of a challenge")
     nonce = secrets.token_bytes(NONCE_SIZE)
-    shown = proof(us.secret, "leader", challenge.nonce, nonce, us.life, us.incarnation, us.start)
-    await frames.send(Hello(us.life, us.incarnation, us.start, nonce, shown, us.name, disk))
+    await frames.send(first(challenge.nonce, nonce))
     welcome = await frames.receive()
     if not isinstance(welcome, Welcome):
         raise WireError(f"a {type(welcome).__name__} instead of a welcome")
@@ -142,18 +172,50 @@ async def greet_follower(frames: FrameStream, us: Identity, *, disk: bool) -> We
     return welcome
 
 
-async def answer_leader(frames: FrameStream, us: Identity) -> Hello:
-    """The follower's side of the handshake, up to the leader's `Hello`. `WireError`, `Turned`, `NotWelcome`."""
+async def answer_leader(frames: FrameStream, us: Identity) -> Hello | Ask:
+    """The follower's side of the handshake, up to the other side's first frame. `WireError`, `Turned`, `NotWelcome`."""
     nonce = secrets.token_bytes(NONCE_SIZE)
     await frames.stream.send_all(GREETING + encode(Challenge(nonce)))
-    hello = await frames.receive()
-    if not isinstance(hello, Hello):
-        raise WireError(f"a {type(hello).__name__} instead of a hello")
-    expected = proof(us.secret, "leader", nonce, hello.nonce, hello.life, hello.incarnation, hello.start)
-    if not hmac.compare_digest(expected, hello.proof):
+    first = await frames.receive()
+    match first:
+        case Hello():
+            expected = proof(
+                us.secret, "leader", nonce, first.nonce, first.life, first.incarnation, first.start
+            )
+        case Ask():
+            expected = proof(us.secret, "asks", nonce, first.nonce, first.life)
+        case _:
+            raise WireError(f"a {type(first).__name__} instead of a hello")
+    if not hmac.compare_digest(expected, first.proof):
         raise NotWelcome("the secrets differ")
-    if hello.life == us.life:
+    if first.life == us.life:
         raise NotWelcome(OURSELVES)
     frames.trust()
-    await frames.send(Welcome(proof(us.secret, "follower", nonce, hello.nonce, us.life), us.life))
-    return hello
+    await frames.send(Welcome(proof(us.secret, "follower", nonce, first.nonce, us.life), us.life))
+    return first
+
+
+async def receive_held(frames: FrameStream, within: float) -> tuple[list[FolderHeld], Owned, bool]:
+    """What a follower has, up to `AllHeld`: either folders, or what its stand-in owns; and whether it is the latter.
+
+    `WireError`; `TooSlowError` when nothing comes for `within` seconds.
+    """
+    folders: list[FolderHeld] = []
+    owned: Owned = {}
+    sealed, rows = False, 0
+    with trio.fail_after(within) as scope:
+        while not isinstance(frame := await frames.receive(), AllHeld):
+            match frame:
+                case Sealed() if not folders:
+                    sealed = True
+                    rows += 1 + len(frame.owned)
+                    frame.add_to(owned)
+                case FolderHeld() if not sealed:
+                    rows += 1 + len(frame.files)
+                    folders.append(frame)
+                case _:
+                    raise WireError(f"a {type(frame).__name__} has no place here")
+            if rows > MAX_HELD:
+                raise WireError(f"more than {MAX_HELD} files and folders")
+            scope.deadline = trio.current_time() + within
+    return folders, owned, sealed

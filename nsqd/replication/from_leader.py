@@ -17,6 +17,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -34,20 +36,25 @@ from nsqd.replication.frame_stream import (
     answer_leader,
     first_to_end,
 )
-from nsqd.replication.keep import Copy, CopyNote, Work
-from nsqd.replication.seal import Seal
+from nsqd.replication.keep import Copy, CopyNote, Work, read_piece
+from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.transport import Transport
 from nsqd.replication.wire import (
     MAX_OWNED,
     Ack,
     AllHeld,
+    Ask,
     Beat,
     Bye,
     Data,
     Echo,
+    Ended,
     Fetch,
+    Finished,
+    Found,
     Frame,
     Hello,
+    Pass,
     Refused,
     Sealed,
     WireError,
@@ -64,8 +71,13 @@ SILENCE: Final = 10.0
 SYNC_INTERVAL: Final = 2.0  # for copies whose leader does not wait for syncs
 MAX_STRANGERS: Final = 32  # connections that have not proved anything yet
 ROOM_INTERVAL: Final = 1.0  # seconds between two looks at the free space
+MAX_FINISHED: Final = 1000  # messages of a leader that has come back, each of many runs
 YIELD_EVERY: Final = 16  # frames
 FOLDERS: Final = 100  # that are looked at in a row, in a thread
+
+
+class _Goodbye(Exception):
+    """The leader ends the session in order."""
 
 
 @attrs.frozen
@@ -80,26 +92,43 @@ class Room:
 class CopyState:
     """A copy that is here. `connected`: its leader is. `bytes`: of its files. `beat_at`: when it was last heard.
 
-    `scope`: of the session, to end it. `idle`: of the same one, set at its end.
+    `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
+    has compared it, and sent what was damaged. `finished`: what its leader has finished, and its
+    stand-in was not told yet; with `news` when something was added. `ended`: its
+    leader has said that this life has ended.
     """
 
     note: CopyNote
     storage: Storage
     bytes: int = 0
     connected: bool = False
+    suspect: bool = False
+    ended: bool = False
     hanging_ms: int = 0
     beat_at: float | None = None
     seal: Seal | None = None
+    finished: deque[Finished] = attrs.field(factory=deque)
+    news: trio.Event = attrs.field(factory=trio.Event)
     scope: trio.CancelScope | None = None
     idle: trio.Event = attrs.field(factory=trio.Event)
 
 
 class Follower:
-    """All copies below a data path. `root`: that path. `identity`: of this nsqd, whose life is no copy's."""
+    """All copies below a data path. `root`: that path. `identity`: of this nsqd, whose life is no copy's.
+
+    `unclean`: the last stop was no orderly one.
+    """
 
     def __init__(
-        self, root: str | os.PathLike[str], identity: Identity, room: Room, transport: Transport | None = None
+        self,
+        root: str | os.PathLike[str],
+        identity: Identity,
+        room: Room,
+        transport: Transport | None = None,
+        *,
+        unclean: bool = False,
     ) -> None:
+        self._unclean = unclean
         self._transport = transport or Transport()
         self._root = Path(root) / COPIES
         self._identity = identity
@@ -120,7 +149,9 @@ class Follower:
         try:
             note = CopyNote.read(storage)
             if note is not None and note.life == path.name:
-                self.copies[note.life] = CopyState(note, storage, _size(storage), seal=Seal.read(storage))
+                self.copies[note.life] = CopyState(
+                    note, storage, _size(storage), seal=Seal.read(storage), suspect=self._unclean
+                )
                 return
         except OSError:
             storage.close()
@@ -134,11 +165,28 @@ class Follower:
 
     def seal(self, state: CopyState) -> None:
         """Take no more bytes for this copy, from now on and for ever; a session of its leader ends. `OSError`."""
-        seal = Seal()
+        seal = Seal(owner=self._identity.life.hex())
         seal.write(state.storage)
         state.seal = seal
         if state.scope is not None:
             state.scope.cancel()
+
+    async def life_ended(self, life: str) -> None:
+        """A leader says that an earlier life of it has ended: its copy goes, or when its stand-in is empty."""
+        state = self.copies.get(life)
+        if state is None or state.connected:
+            return
+        state.ended = True
+        if state.seal is None or state.seal.retired:
+            await self.forget(state)
+
+    async def forget(self, state: CopyState) -> None:
+        """Remove a copy whose leader is not connected, and that nobody serves. `OSError`: not all of it is removed."""
+        del self.copies[state.note.life]
+        if isinstance(state.storage, FileStorage):
+            state.storage.close()
+        await trio.to_thread.run_sync(shutil.rmtree, self.folder(state))
+        log.info("COPIES: the copy of %s, %d bytes, is removed", state.note.name, state.bytes)
 
     @property
     def bytes(self) -> int:
@@ -155,12 +203,18 @@ class Follower:
         """One connection, from its first byte to its end. Never raises but for a cancellation."""
         async with stream:
             frames = FrameStream(stream)
-            hello: Hello | None = None
+            hello: Hello | Ask | None = None
             try:
                 hello = await self._greet(frames)
-                await self._session(frames, hello)
+                if isinstance(hello, Ask):
+                    await self._answer(frames, hello)
+                else:
+                    await self._session(frames, hello)
             except trio.TooSlowError:
                 self._ended(remote, hello, f"nothing heard for {SILENCE:g} s")
+            except _Goodbye:
+                assert hello is not None
+                log.info("COPIES: %s has left", hello.name)
             except (Turned, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._ended(remote, hello, str(error) or "the connection was cut")
             except (WireError, NotWelcome, OSError) as error:
@@ -170,7 +224,7 @@ class Follower:
                 self._ended(remote, hello, f"unexpected {type(error).__name__}: {error}", error)
                 await self._refuse(frames, "a fault of the follower; see its log")
 
-    async def _greet(self, frames: FrameStream) -> Hello:
+    async def _greet(self, frames: FrameStream) -> Hello | Ask:
         if len(self._strangers) == MAX_STRANGERS:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
@@ -191,7 +245,7 @@ class Follower:
                 await frames.send(Refused(reason[:500]))
 
     def _ended(
-        self, remote: str, hello: Hello | None, reason: str, unexpected: Exception | None = None
+        self, remote: str, hello: Hello | Ask | None, reason: str, unexpected: Exception | None = None
     ) -> None:
         text = "COPIES(%s): connection %s ended - %s"
         if hello is None:
@@ -201,9 +255,47 @@ class Follower:
         else:
             log.warning(text, remote, f"of {hello.name}", reason, exc_info=unexpected)
 
+    # --- one who asks
+
+    async def _answer(self, frames: FrameStream, ask: Ask) -> None:
+        """Say what is here of this life, and give it to who has asked."""
+        state = self.copies.get(ask.life.hex())
+        seal = state.seal if state is not None else None
+        with trio.fail_after(SILENCE):
+            await frames.send(
+                Found(
+                    state is not None,
+                    state is not None and state.connected,
+                    seal is not None,
+                    seal.owner if seal is not None else "",
+                )
+            )
+        if state is None or state.connected:
+            with trio.fail_after(SILENCE):
+                await frames.send(AllHeld())
+        elif seal is not None:
+            await self._say_what_is_owned(frames, seal.owned or {})
+        else:
+            await self._say_what_is_here(frames, Copy(state.storage, state.note, disk=False))
+        log.info("COPIES: %s has asked about %s", ask.name, state.note.name if state else ask.life.hex())
+        while True:
+            with trio.fail_after(SILENCE):
+                frame = await frames.receive()
+            match frame:
+                case Fetch(path, offset, size) if state is not None and not state.connected:
+                    piece = await trio.to_thread.run_sync(read_piece, state.storage, path, offset, size)
+                    with trio.fail_after(SILENCE):
+                        await frames.send(Data(piece))
+                case Bye():
+                    return
+                case _:
+                    raise WireError(f"a {type(frame).__name__} has no place here")
+
+    # --- a leader
+
     async def _session(self, frames: FrameStream, hello: Hello) -> None:
         state = await self._take_over(hello)
-        copy = Copy(state.storage, state.note, disk=hello.disk, size=state.bytes)
+        copy = Copy(state.storage, state.note, disk=hello.disk, size=state.bytes, suspect=state.suspect)
         with trio.CancelScope() as state.scope, contextlib.ExitStack() as at_the_end:
             at_the_end.callback(self._session_ended, state, copy)
             state.seal = Seal.read(state.storage)
@@ -246,7 +338,11 @@ class Follower:
         state.connected, state.idle = True, trio.Event()
         state.beat_at = trio.current_time()  # it was heard, also when it is gone before its first beat
         state.note = attrs.evolve(
-            state.note, name=hello.name, incarnation=hello.incarnation, start=hello.start.hex()
+            state.note,
+            name=hello.name,
+            incarnation=hello.incarnation,
+            start=hello.start.hex(),
+            others=tuple(hello.others),
         )
         return state
 
@@ -254,14 +350,28 @@ class Follower:
         """The leader of an adopted copy has come back."""
         if seal.owned is None:
             raise Turned("the copy is being adopted")
-        owned = [[generation, *each] for generation, ranges in seal.owned.items() for each in ranges]
-        with trio.fail_after(HANDSHAKE_TIMEOUT):
-            for at in range(0, max(len(owned), 1), MAX_OWNED):
+        await self._say_what_is_owned(frames, seal.owned)
+        log.info("COPIES: %s has come back, and is told what its stand-in has", state.note.name)
+        while True:
+            with trio.fail_after(HANDSHAKE_TIMEOUT):
+                frame = await frames.receive()
+            match frame:
+                case Finished():
+                    if not seal.retired and len(state.finished) < MAX_FINISHED:
+                        state.finished.append(frame)
+                        state.news.set()
+                case Bye():
+                    return
+                case _:
+                    raise WireError(f"a {type(frame).__name__} has no place here")
+
+    async def _say_what_is_owned(self, frames: FrameStream, ranges_by_generation: Owned) -> None:
+        owned = [[key, *each] for key, ranges in ranges_by_generation.items() for each in ranges]
+        for at in range(0, max(len(owned), 1), MAX_OWNED):
+            with trio.fail_after(SILENCE):
                 await frames.send(Sealed(owned[at : at + MAX_OWNED]))
+        with trio.fail_after(SILENCE):
             await frames.send(AllHeld())
-            log.info("COPIES: %s has come back, and is told what its stand-in has", state.note.name)
-            while not isinstance(await frames.receive(), Bye):
-                pass
 
     async def _say_what_is_here(self, frames: FrameStream, copy: Copy) -> None:
         held = copy.held()
@@ -323,7 +433,10 @@ class _Session:
                 self._news.set()
                 return
             case Bye():
-                raise Turned("it has stopped")
+                raise _Goodbye
+            case Ended(life):
+                await self._follower.life_ended(life.hex())
+                return
             case Fetch(path, offset, size):
                 piece = await trio.to_thread.run_sync(copy.read, path, offset, size)
                 with trio.fail_after(SILENCE):
@@ -334,6 +447,8 @@ class _Session:
         work = copy.apply(frame)
         if work is not None:
             await _do(work)
+        if frame == Pass(True):
+            state.suspect = False
         state.note, state.bytes = copy.note, copy.bytes
         while copy.crowded:
             self._sync_wanted.set()

@@ -26,8 +26,8 @@ import attrs
 
 from nsqd.log.paths import split_path
 from nsqd.log.storage import File, Storage
-from nsqd.replication.noted_storage import IDS, is_copied, is_copied_folder
-from nsqd.replication.reconcile import read_folder
+from nsqd.replication.noted_storage import ROOT_FILES, is_copied, is_copied_folder
+from nsqd.replication.reconcile import WHOLE, FileHeld, read_folder, replayed_from
 from nsqd.replication.wire import (
     MAX_DATA,
     MAX_FILES,
@@ -46,7 +46,7 @@ from nsqd.replication.wire import (
 )
 from nsqkit.decoding import decode_json
 
-__all__ = ["Copy", "CopyNote", "Work"]
+__all__ = ["Copy", "CopyNote", "Work", "read_piece"]
 
 NOTE: Final = "nsqd.copy"
 PART: Final = ".part"  # at the end of the name of a file that is not whole
@@ -67,7 +67,7 @@ class CopyNote:
     """What stands in `nsqd.copy`: whose copy this is.
 
     `life`: of the leader, hexadecimal. `name`: of its node, for people. `complete`: the copy has no gap. `start`: see
-    `Identity`, hexadecimal.
+    `Identity`, hexadecimal. `others`: addresses of the leader's other followers.
     """
 
     life: str
@@ -75,6 +75,7 @@ class CopyNote:
     incarnation: int
     complete: bool
     start: str = ""
+    others: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         return json.dumps(attrs.asdict(self)).encode() + b"\n"
@@ -94,8 +95,9 @@ class CopyNote:
                 int(found["incarnation"]),
                 bool(found["complete"]),
                 str(found["start"]),
+                tuple(map(str, found.get("others", ()))),
             )
-        except (ValueError, TypeError, KeyError, OverflowError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
 
 
@@ -103,12 +105,15 @@ class Copy:
     """A copy in `storage`, whose root is this life's folder. `note`: whose it is.
 
     `received`: the last ticket of this session, -1 before the first. `acknowledged`: the last one whose bytes are as
-    safe as the leader asked for. `bytes`: of all files.
+    safe as the leader asked for. `bytes`: of all files. `suspect`: a power loss may have damaged what was not synced.
     """
 
-    def __init__(self, storage: Storage, note: CopyNote, *, disk: bool, size: int = 0) -> None:
+    def __init__(
+        self, storage: Storage, note: CopyNote, *, disk: bool, size: int = 0, suspect: bool = False
+    ) -> None:
         self._storage = storage
         self._disk = disk
+        self._suspect = suspect
         self.note = note
         self.bytes = size
         self.received = -1
@@ -149,27 +154,26 @@ class Copy:
 
     def held(self) -> Iterator[FolderHeld]:
         """The files that are here. *Any thread.* `OSError`."""
-        if IDS in self._storage.files():
-            yield from self._folder_held("", [IDS])
+        here = self._storage.files()
+        if names := [name for name in ROOT_FILES if name in here]:
+            yield from self._folder_held("", names)
         for folder in self._storage.folders():
             if is_copied_folder(folder):
                 names = [name for name in self._storage.files(folder) if is_copied(f"{folder}/{name}")]
                 yield from self._folder_held(folder, names)
 
     def _folder_held(self, folder: str, names: list[str]) -> Iterator[FolderHeld]:
-        state = read_folder(self._storage, folder, dict.fromkeys(names, None))
-        files = [[name, file.size, file.checksum] for name, file in state.files.items()]
+        asked: dict[str, FileHeld | None] = dict.fromkeys(names, None)
+        if self._suspect:
+            first = replayed_from(names)
+            asked.update({name: WHOLE for name in names if name.endswith(".log") and name >= first})
+        state = read_folder(self._storage, folder, asked)
+        files = [[name, file.size, file.checked_from, file.checksum] for name, file in state.files.items()]
         for at in range(0, max(len(files), 1), MAX_FILES):
             yield FolderHeld(folder, state.generation, files[at : at + MAX_FILES])
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """Bytes of a file that is here. `WireError` for one that is not; `OSError`."""
-        try:
-            file = self._storage.open(path, read_only=True)
-        except FileNotFoundError:
-            raise WireError(f"{path} is not here") from None
-        with contextlib.closing(file):
-            return file.read(offset, min(size, MAX_DATA))
+        return read_piece(self._storage, path, offset, size)
 
     # --- frames
 
@@ -391,6 +395,16 @@ class Copy:
             self._synced_ticket = max(self._synced_ticket, ticket)
 
         return Work(run, done)
+
+
+def read_piece(storage: Storage, path: str, offset: int, size: int) -> bytes:
+    """Bytes of a file that is here. `WireError` for one that is not; `OSError`."""
+    try:
+        file = storage.open(path, read_only=True)
+    except FileNotFoundError:
+        raise WireError(f"{path} is not here") from None
+    with contextlib.closing(file):
+        return file.read(offset, min(size, MAX_DATA))
 
 
 def _temporary(path: str) -> str:

@@ -30,9 +30,9 @@ from nsqd.log.paths import split_path
 from nsqd.log.storage import File, Storage
 from nsqkit.wire.names import is_valid_name
 
-__all__ = ["IDS", "FileNote", "NotedStorage", "Notes", "Watch", "is_copied"]
+__all__ = ["ROOT_FILES", "FileNote", "NotedStorage", "Notes", "Watch", "is_copied"]
 
-IDS: Final = "nsqd.ids"
+ROOT_FILES: Final[tuple[str, ...]] = ("nsqd.deleted", "nsqd.ids")
 RECENT_BYTES: Final = 128 * 1024  # of each file
 _TOPIC: Final = "topic-"
 _IN_A_TOPIC: Final = re.compile(r"[0-9]{20}\.(?:log|snap)|manifest")
@@ -42,7 +42,7 @@ def is_copied(path: str) -> bool:
     """Whether a file (`name` or `folder/name`) of a data path belongs into a copy of it."""
     folder, _, name = path.rpartition("/")
     if not folder:
-        return path == IDS
+        return path in ROOT_FILES
     return is_copied_folder(folder) and _IN_A_TOPIC.fullmatch(name) is not None
 
 

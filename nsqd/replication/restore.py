@@ -23,6 +23,7 @@ from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.log.scan import Damaged, scan
 from nsqd.log.storage import File, Storage
 from nsqd.replication.noted_storage import is_copied, is_copied_folder
+from nsqd.replication.reconcile import FileHeld, replayed_from
 from nsqd.replication.wire import FolderHeld, by_folder
 
 __all__ = ["FETCH_SIZE", "Need", "Restoration", "needs"]
@@ -51,8 +52,14 @@ class Need:
         return sum(end - start for start, end in self.holes)
 
 
-def needs(storage: Storage, held: Iterable[FolderHeld], deleted: Container[int]) -> list[Need]:
-    """What is to be fetched, in the order in which it is to be put in place. `OSError`."""
+def needs(
+    storage: Storage, held: Iterable[FolderHeld], deleted: Container[int], ends: Mapping[int, int]
+) -> list[Need]:
+    """What is to be fetched, in the order in which it is to be put in place. `OSError`.
+
+    `ends`: by generation of the topic, positions from which on something else has been written here since, see
+    `Unasked`.
+    """
     ours = set(storage.folders())
     found: list[Need] = []
     for folder, (generation, files) in by_folder(held).items():
@@ -64,16 +71,25 @@ def needs(storage: Storage, held: Iterable[FolderHeld], deleted: Container[int])
             else []
         )
         if names:
-            found += _of_topic(storage, folder, generation, names, files)
+            found += _of_topic(storage, folder, generation, names, _up_to(ends.get(generation), files))
         else:
             found += _of_missing_topic(folder, generation, files)
     return found
 
 
-def _of_missing_topic(folder: str, generation: int, files: Mapping[str, tuple[int, int]]) -> Iterator[Need]:
+def _up_to(end: int | None, files: Mapping[str, FileHeld]) -> dict[str, int]:
+    """The sizes of these files, and of segments what is below a position."""
+    sizes = {name: file.size for name, file in files.items()}
+    if end is not None:
+        for name in [name for name in sizes if name.endswith(".log")]:
+            sizes[name] = min(sizes[name], max(0, end - int(name[:20])))
+    return sizes
+
+
+def _of_missing_topic(folder: str, generation: int, files: Mapping[str, FileHeld]) -> Iterator[Need]:
     # Segments, snapshots, then the manifest: a start that is killed in between goes on where it was.
     for name in sorted(files, key=lambda name: (not name.endswith(".log"), name)):
-        size = files[name][0]
+        size = files[name].size
         if size >= FILE_HEADER_SIZE and is_copied(f"{folder}/{name}"):
             yield Need(f"{folder}/{name}", generation, size, ((0, size),), new=True)
 
@@ -83,14 +99,12 @@ def _of_topic(
     folder: str,
     generation: int,
     names: list[str],
-    files: Mapping[str, tuple[int, int]],
+    sizes: Mapping[str, int],
 ) -> Iterator[Need]:
     segments = sorted(name for name in names if name.endswith(".log"))
-    snapshots = [name.removesuffix(".snap") for name in names if name.endswith(".snap")]
-    replayed_from = max(snapshots, default="")
-    first = max((name for name in segments if name[:20] <= replayed_from), default="")
-    for name in sorted(name for name in files if name.endswith(".log") and name >= first):
-        size = files[name][0]
+    first = replayed_from(names)
+    for name in sorted(name for name in sizes if name.endswith(".log") and name >= first):
+        size = sizes[name]
         path = f"{folder}/{name}"
         if size < FILE_HEADER_SIZE or not is_copied(path):
             continue

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from nsqd.log.ranges import RangeSet
 from nsqd.log.storage import Storage
 from nsqkit.decoding import decode_json
 
@@ -28,14 +29,39 @@ Owned: TypeAlias = dict[int, list[tuple[int, int]]]
 
 @attrs.frozen
 class Seal:
-    """`owned`: ranges by generation; None while the stand-in has not started. `retired`: it has ended, empty."""
+    """`owned`: ranges by generation; None while the stand-in has not started. `retired`: it has ended, empty.
+
+    `owner`: the life of the follower that has sealed the copy, hexadecimal.
+    """
 
     owned: Owned | None = None
     retired: bool = False
+    owner: str = ""
+
+    def in_common(self, others: Owned) -> Owned:
+        """What both own."""
+        found: Owned = {}
+        for generation, ranges in (self.owned or {}).items():
+            theirs = RangeSet(sorted(others.get(generation, ())))
+            if both := [part for start, end in ranges for part in theirs.common(start, end)]:
+                found[generation] = both
+        return found
+
+    def without(self, given_up: Owned) -> Seal:
+        """Of the same copy, when another stand-in owns these instead."""
+        left = {
+            generation: [
+                part
+                for start, end in ranges
+                for part in RangeSet(sorted(given_up.get(generation, ()))).gaps(start, end)
+            ]
+            for generation, ranges in (self.owned or {}).items()
+        }
+        return attrs.evolve(self, owned=left)
 
     def write(self, storage: Storage) -> None:
         owned = None if self.owned is None else {str(key): ranges for key, ranges in self.owned.items()}
-        text = json.dumps({"owned": owned, "retired": self.retired})
+        text = json.dumps({"owned": owned, "retired": self.retired, "owner": self.owner})
         storage.replace(SEAL, text.encode() + b"\n")
 
     @classmethod
@@ -53,6 +79,7 @@ class Seal:
                 if owned is None
                 else {int(key): [(int(a), int(b)) for a, b in ranges] for key, ranges in owned.items()},
                 bool(found["retired"]),
+                str(found.get("owner", "")),
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return cls()

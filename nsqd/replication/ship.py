@@ -13,14 +13,16 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import attrs
 
 from nsqd.log.storage import File, Storage
-from nsqd.replication.noted_storage import IDS, FileNote, Notes
-from nsqd.replication.reconcile import HEAD_SIZE, FolderState, Held, Verdict, read_folder, reconcile
+from nsqd.replication.noted_storage import FileNote, Notes
+from nsqd.replication.reconcile import FileHeld, Held, read_folder, reconcile
+from nsqd.replication.take_back import Stranded
+from nsqd.replication.unasked import Doubt
 from nsqd.replication.wire import (
     Data,
     FileFrame,
@@ -47,19 +49,23 @@ _FOREIGN: Final = -1
 
 @attrs.define(eq=False)
 class _Folder:
-    """A topic's folder at the follower. `version`: which of ours, or `_FOREIGN`: it has to go first."""
+    """A topic's folder at the follower. `version`: which of ours, or `_FOREIGN`: it has to go first.
+
+    `stranded`: what has to be taken back before anything is sent or removed.
+    """
 
     version: int
     files: dict[str, Held] = attrs.field(factory=dict)
-    trouble: str | None = None
+    stranded: Stranded | None = None
 
 
 class Sender:
     """What one follower has, and the frames that bring it what it lacks.
 
     `storage`: to read from. `deleted`: whether we have deleted a topic of this generation. `removed`: whether we have
-    removed a segment (folder, name). `complete`: the copy has no gap, as far as we have sent. `ticket`: the last one
-    that was sent, -1 before the first.
+    removed a segment (folder, name). `doubts`: by generation, for topics of which something may be stranded, see
+    `reconcile`. `complete`: the copy has no gap, as far as we have sent. `ticket`: the last one that was sent, -1
+    before the first.
     """
 
     def __init__(
@@ -69,9 +75,11 @@ class Sender:
         *,
         deleted: Callable[[int], bool],
         removed: Callable[[str, str], bool],
+        doubts: Mapping[int, Doubt] | None = None,
     ) -> None:
         self._storage, self._notes = storage, notes
         self._deleted, self._removed = deleted, removed
+        self._doubts = doubts or {}
         self._folders: dict[str, _Folder] = {}
         self._watch = notes.watch()
         self._current: tuple[str, int] | None = None  # file and offset that the next `Data` goes to
@@ -86,9 +94,15 @@ class Sender:
             self._open.popitem()[1].close()
 
     @property
-    def troubles(self) -> dict[str, str]:
-        """Folders of which nothing is sent, and why."""
-        return {name: folder.trouble for name, folder in self._folders.items() if folder.trouble}
+    def stranded(self) -> list[Stranded]:
+        """What the follower has, and has to be taken back; see `taken_back`."""
+        return [folder.stranded for folder in self._folders.values() if folder.stranded is not None]
+
+    def taken_back(self, stranded: Stranded) -> None:
+        """This is on our disk now; what the follower has of it goes."""
+        self._folders[stranded.folder].stranded = None
+        with self._notes.lock:
+            self._watch.grown[stranded.folder] = self._watch.renamed[stranded.folder] = None
 
     # --- the begin of a session
 
@@ -101,38 +115,31 @@ class Sender:
             self._compare(folder, generation, files)
             yield
 
-    def _compare(self, folder: str, generation: int, files: dict[str, tuple[int, int]]) -> None:
+    def _compare(self, folder: str, generation: int, files: dict[str, FileHeld]) -> None:
         notes = self._notes.files(folder)
         version = self._notes.versions.get(folder, 0)
-        if folder and not version:
-            ours_before = all(size < HEAD_SIZE for size, _ in files.values()) or self._deleted(generation)
-            trouble = None if ours_before else f"a topic of generation {generation} that is not known here"
-            self._folders[folder] = _Folder(_FOREIGN, trouble=trouble)
-        else:
-            sizes = {name: files[name][0] if name in files else None for name in notes}
-            ours = read_folder(self._storage, folder, sizes)
-            verdict = self._reconcile(folder, notes, ours, generation, files)
-            known = _FOREIGN if verdict.replace else version
-            self._folders[folder] = _Folder(known, verdict.held, verdict.trouble)
-        with self._notes.lock:
-            self._watch.grown[folder] = self._watch.renamed[folder] = None
-
-    def _reconcile(
-        self,
-        folder: str,
-        notes: dict[str, FileNote],
-        ours: FolderState,
-        generation: int,
-        files: dict[str, tuple[int, int]],
-    ) -> Verdict:
-        return reconcile(
+        ours = read_folder(self._storage, folder, {name: files.get(name) for name in notes})
+        verdict = reconcile(
             notes,
             ours,
             generation,
             files,
             deleted=self._deleted,
             removed=lambda name: self._removed(folder, name),
+            doubt=(doubt := self._doubts.get(generation)),
         )
+        there = self._folders[folder] = _Folder(
+            _FOREIGN if verdict.replace or (folder and not version) else version, verdict.held
+        )
+        if verdict.stranded:
+            there.stranded = Stranded(
+                folder,
+                verdict.stranded,
+                own=not verdict.replace,
+                lost=doubt.lost if doubt is not None else (),
+            )
+        with self._notes.lock:
+            self._watch.grown[folder] = self._watch.renamed[folder] = None
 
     # --- what is to be sent
 
@@ -156,7 +163,7 @@ class Sender:
                 room -= self._turn(self._watch.renamed, folder, self._send_rest, out, waiting)
             else:
                 if not self._watch.renamed:
-                    self.complete = not self.troubles
+                    self.complete = not self.stranded
                     self._say_complete(out)
                 break
         return out
@@ -183,12 +190,12 @@ class Sender:
     def _send_log(self, folder: str, out: list[bytes]) -> bool:
         """Bytes of segments, up to `PIECE`. True when there are more."""
         if not folder:
-            note = self._notes.files("").get(IDS)
             root = self._folders.setdefault("", _Folder(1))
-            return note is not None and self._send_whole(IDS, IDS, note, root.files, out)
+            here = sorted(self._notes.files("").items())
+            return any(self._send_whole(name, name, note, root.files, out) for name, note in here)
         version = self._notes.versions.get(folder, 0)
         there = self._folders.get(folder)
-        if there is not None and there.trouble:
+        if there is not None and there.stranded is not None:
             return False
         if there is not None and there.version != version:
             self._emit(RemoveFolder(folder), out)
@@ -258,7 +265,7 @@ class Sender:
     def _send_rest(self, folder: str, out: list[bytes]) -> bool:
         """Snapshots, the manifest, removals. True when there is more."""
         there = self._folders.get(folder)
-        if not folder or there is None or there.trouble:
+        if not folder or there is None or there.stranded is not None:
             return False
         files = self._notes.files(folder)
         if self._notes.versions.get(folder, 0) != there.version:

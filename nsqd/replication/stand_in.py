@@ -2,11 +2,14 @@
 
 A stand-in is an nsqd on the copy, with the options of this one but for its addresses. It takes no publishes, and stops
 when it is empty; then what it held is removed, and its seal stays for a leader that comes back. It is started again
-when it ends otherwise, and it ends with this process: its standard input is a pipe that nothing is written to.
+when it ends otherwise, and it ends with this process: its standard input is a pipe. What a leader that has come back
+had finished is written to it, a line of JSON for each channel.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import socket
@@ -19,10 +22,11 @@ import trio
 
 from nsqd.replication.from_leader import CopyState, Follower
 from nsqd.replication.noted_storage import is_copied_folder
+from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.seal import Seal
 from nsqkit.logging import get_logger
 
-__all__ = ["ENDS_WITH_STDIN", "AdoptionRefused", "StandIns", "free_ports"]
+__all__ = ["ENDS_WITH_STDIN", "CommandRefused", "StandIns", "free_ports"]
 
 log = get_logger("copies")
 
@@ -32,7 +36,7 @@ SHORTEST_PAUSE: Final = 1.0  # seconds before a stand-in that has crashed is sta
 LONGEST_PAUSE: Final = 60.0
 
 
-class AdoptionRefused(Exception):
+class CommandRefused(Exception):
     """The text is for the operator."""
 
 
@@ -44,6 +48,7 @@ class StandIns:
     _command: Callable[[Path, int, int], Sequence[str]]
     _ports: Sequence[int]
     _host: str
+    _others: OtherFollowers
     running: dict[str, tuple[int, int]] = attrs.field(factory=dict)
     """TCP and HTTP port of each stand-in, by life."""
     _wanted: trio.Event = attrs.field(factory=trio.Event)
@@ -53,17 +58,44 @@ class StandIns:
         """Of which a copy is here."""
         return self._follower.copies.keys()
 
-    def adopt(self, life: str, *, force: bool) -> None:
-        """Seal a copy, and have it served. Twice is fine. `AdoptionRefused`; `KeyError` without such a copy."""
+    async def adopt(self, life: str, *, force: bool) -> None:
+        """Seal a copy, and have it served. Twice is fine. `CommandRefused`; `KeyError` without such a copy.
+
+        The leader's other followers are asked first, unless `force` says that it does not matter what they know.
+        """
         state = self._follower.copies[life]
+        if state.seal is None and not force:
+            _refuse_or_not(state)
+            for other in await self._others.ask(state.note):
+                if other.found.connected:
+                    raise CommandRefused(f"its leader {state.note.name} is connected to {other.address}")
+                if other.found.sealed:
+                    raise CommandRefused(f"{other.address} has adopted its copy of {state.note.name}")
+            _refuse_or_not(state)  # the leader may have come back meanwhile
         if state.seal is None:
-            if state.connected and not force:
-                raise AdoptionRefused(f"its leader {state.note.name} is connected")
-            if not state.note.complete and not force:
-                raise AdoptionRefused("the copy is not complete")
             self._follower.seal(state)
             log.warning("COPIES: the copy of %s is adopted", state.note.name)
         self._wanted.set()
+
+    async def forget(self, life: str, *, force: bool) -> None:
+        """Remove a copy for good. `CommandRefused`; `KeyError` without such a copy; `OSError`.
+
+        `force`: also one that was never adopted, with the messages that may be nowhere else.
+        """
+        state = self._follower.copies[life]
+        if state.connected:
+            raise CommandRefused(f"its leader {state.note.name} is connected")
+        if life in self.running:
+            raise CommandRefused("a stand-in serves it")
+        if state.seal is None and not force:
+            raise CommandRefused("it was not adopted, and its messages may be nowhere else")
+        await self._follower.forget(state)
+
+    async def _forget(self, state: CopyState) -> None:
+        try:
+            await self._follower.forget(state)
+        except OSError as error:
+            log.error("COPIES: the copy of %s cannot be removed - %s", state.note.name, error)
 
     async def run(self) -> None:
         """Keep a stand-in on each sealed copy that has not retired."""
@@ -84,6 +116,8 @@ class StandIns:
         life, pause = state.note.life, SHORTEST_PAUSE
         if state.connected:
             await state.idle.wait()
+        if state.seal is not None and state.seal.owned is None:  # it never served
+            await self._others.fetch(state.note, state.storage)
         while True:
             began = trio.current_time()
             try:
@@ -110,6 +144,8 @@ class StandIns:
             pause = min(LONGEST_PAUSE, 2 * pause)
         del self.running[life]
         log.info("COPIES: the stand-in for %s was empty, and is gone", state.note.name)
+        if state.ended:
+            await self._forget(state)
 
     async def _run_one(self, state: CopyState) -> int:
         taken = {port for ports in self.running.values() for port in ports}  # some may not listen yet
@@ -121,19 +157,42 @@ class StandIns:
         read_end, write_end = os.pipe()
         try:
             log.info("COPIES: a stand-in for %s starts, TCP port %d", state.note.name, tcp)
-            done = await trio.run_process(
-                command, stdin=read_end, check=False, env={**environment, ENDS_WITH_STDIN: "1"}
-            )
+            async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(write_end) as told:
+                nursery.start_soon(self._tell, state, told)
+                done = await trio.run_process(
+                    command, stdin=read_end, check=False, env={**environment, ENDS_WITH_STDIN: "1"}
+                )
+                nursery.cancel_scope.cancel()
         finally:
             os.close(read_end)
-            os.close(write_end)
         return done.returncode
+
+    async def _tell(self, state: CopyState, told: trio.lowlevel.FdStream) -> None:
+        """Pass on what the leader had finished, as it comes. What a stand-in that crashes was told may come again."""
+        with contextlib.suppress(trio.BrokenResourceError):  # it has ended
+            await self._tell_all(state, told)
+
+    async def _tell_all(self, state: CopyState, told: trio.lowlevel.FdStream) -> None:
+        while True:
+            while state.finished:
+                frame = state.finished.popleft()
+                line = json.dumps([frame.generation, frame.channel, frame.runs])
+                await told.send_all(line.encode() + b"\n")
+            await state.news.wait()
+            state.news = trio.Event()
 
     def _remove_messages(self, state: CopyState) -> None:
         for folder in state.storage.folders():
             if is_copied_folder(folder):
                 state.storage.remove_folder(folder)
         state.bytes = 0
+
+
+def _refuse_or_not(state: CopyState) -> None:
+    if state.connected:
+        raise CommandRefused(f"its leader {state.note.name} is connected")
+    if not state.note.complete:
+        raise CommandRefused("the copy is not complete")
 
 
 def _has_retired(state: CopyState) -> bool:

@@ -13,7 +13,8 @@ Rules:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -28,11 +29,25 @@ from nsqd.replication.frame_stream import (
     Turned,
     first_to_end,
     greet_follower,
+    receive_held,
 )
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
-from nsqd.replication.wire import Ack, AllHeld, Beat, Bye, Echo, FolderHeld, Sealed, WireError, encode
+from nsqd.replication.take_back import Stranded, TakeBack
+from nsqd.replication.wire import (
+    Ack,
+    Beat,
+    Bye,
+    Data,
+    Echo,
+    Ended,
+    Fetch,
+    Finished,
+    FolderHeld,
+    WireError,
+    encode,
+)
 from nsqkit.logging import get_logger
 
 __all__ = ["FollowerLink", "Leader"]
@@ -44,8 +59,9 @@ BEAT_INTERVAL: Final = 1.0
 SILENCE: Final = 10.0
 REFUSED_PAUSE: Final = 30.0
 CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
-MAX_HELD: Final = 1_000_000  # files and folders that a follower may have
 STEPS: Final = 100  # folders that are compared in a row, in a thread
+
+STRANDED: Final = "messages that are not here; they are taken back first"
 
 Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
@@ -54,19 +70,29 @@ Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 class Leader:
     """What a link needs to know of the daemon.
 
-    `written`: the ticket of the last append. `new_sender`: for one session. `hanging`: seconds since the oldest sync
-    began that has not ended. `changed`: an acknowledgement came, or a session began or ended.
-    `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
-    disk that they are not ours any more.
+    `written`: the ticket of the last append. `new_sender`: for one session with the follower of this address.
+    `hanging`: seconds since the oldest sync began that has not ended. `changed`: an acknowledgement came, or a session
+    began or ended. `new_take_back`, `publish_again`: for messages that only a follower has. The latter returns how many
+    they were, when they are on the disk; it awaits its last argument every now and then. `compared`: everything is
+    known that this follower has. `hand_over`: a follower has adopted our copy, and its stand-in owns these messages.
+    When it returns, it is on the disk that they are not ours any more. `finished_of`: what was finished here of these.
+    `others`: addresses of the followers but for this one. `former_lives`: those of our data path that have ended: a
+    follower in step need not keep copies of them.
     """
 
     identity: Identity
     disk: bool
     written: Callable[[], int]
-    new_sender: Callable[[], Sender]
+    new_sender: Callable[[str], Sender]
     hanging: Callable[[], float]
     changed: Callable[[], None]
+    new_take_back: Callable[[Stranded], TakeBack]
+    publish_again: Callable[[Stranded, TakeBack, Callable[[], Awaitable[None]]], Awaitable[int]]
+    compared: Callable[[str], None]
+    finished_of: Callable[[Owned], Sequence[Finished]]
     hand_over: Callable[[Owned], None]
+    others: Callable[[str], Sequence[str]]
+    former_lives: Sequence[bytes] = ()
 
 
 class FollowerLink:
@@ -84,7 +110,10 @@ class FollowerLink:
         self._beats = 0
         self._beat_due = False
         self._stopping = False
+        self._said_goodbye = False
         self._stopped = trio.Event()
+        self._piece: bytes | None = None
+        self._piece_arrived: trio.Event | None = None  # while one is asked for
         self._connected = False  # or about to be
 
     def wake(self) -> None:
@@ -98,14 +127,16 @@ class FollowerLink:
             try:
                 await self._connection()
             except RefusedUs as error:
-                self._failed(str(error))
+                self._failed(logging.ERROR, str(error))
                 pause = REFUSED_PAUSE
+            except WireError as error:
+                self._failed(logging.ERROR, str(error))
             except trio.TooSlowError:
-                self._failed(f"nothing heard for {SILENCE:g} s")
-            except (Turned, OSError, WireError, RegistryError, trio.BrokenResourceError) as error:
-                self._failed(str(error) or type(error).__name__)
+                self._failed(logging.WARNING, f"nothing heard for {SILENCE:g} s")
+            except (Turned, OSError, RegistryError, trio.BrokenResourceError) as error:
+                self._failed(logging.WARNING, str(error) or type(error).__name__)
             except Exception as error:  # a fault of ours costs a copy, never the broker
-                self._failed(f"unexpected {type(error).__name__}: {error}", error)
+                self._failed(logging.ERROR, f"unexpected {type(error).__name__}: {error}", error)
             finally:
                 self._connected = False
             if self._stopping:
@@ -121,12 +152,13 @@ class FollowerLink:
         self.wake()
         await self._stopped.wait()
 
-    def _failed(self, reason: str, unexpected: Exception | None = None) -> None:
+    def _failed(self, level: int, reason: str, unexpected: Exception | None = None) -> None:
+        """`level`: a follower that is restarted is no error; one that refuses us, or is something else, is."""
         was_in_step = self.standing.in_step
         self.standing.session_ended(reason)
         self._leader.changed()
-        level = log.debug if self._failing and not was_in_step else log.error
-        level(
+        log.log(
+            logging.DEBUG if self._failing and not was_in_step else level,
             "COPIES(%s): %s; trying again until it answers",
             self.standing.address,
             reason,
@@ -139,8 +171,9 @@ class FollowerLink:
         async with stream:
             frames = FrameStream(stream)
             with trio.fail_after(HANDSHAKE_TIMEOUT):
-                await greet_follower(frames, self._leader.identity, disk=self._leader.disk)
-            sender = self._leader.new_sender()
+                others = self._leader.others(self.standing.address)
+                await greet_follower(frames, self._leader.identity, disk=self._leader.disk, others=others)
+            sender = self._leader.new_sender(self.standing.address)
             try:
                 held = await self._held(frames)
                 self.standing.state = "catching up"
@@ -149,30 +182,18 @@ class FollowerLink:
                     self._beat,
                     lambda: self._session(frames, sender, held),
                 )
+            except (Turned, trio.BrokenResourceError):
+                if not self._said_goodbye:  # then it has heard that, and closed the connection before we did
+                    raise
             finally:
                 sender.close()
 
     async def _held(self, frames: FrameStream) -> list[FolderHeld]:
         """What the follower has. A copy that was adopted is handed over instead, and `Turned` raised."""
-        held: list[FolderHeld] = []
-        owned: Owned = {}
-        sealed, rows = False, 0
-        with trio.fail_after(SILENCE) as scope:
-            while not isinstance(frame := await frames.receive(), AllHeld):
-                match frame:
-                    case Sealed() if not held:
-                        sealed = True
-                        rows += 1 + len(frame.owned)
-                        frame.add_to(owned)
-                    case FolderHeld() if not sealed:
-                        rows += 1 + len(frame.files)
-                        held.append(frame)
-                    case _:
-                        raise WireError(f"a {type(frame).__name__} has no place here")
-                if rows > MAX_HELD:
-                    raise WireError(f"more than {MAX_HELD} files and folders")
-                scope.deadline = trio.current_time() + SILENCE
+        held, owned, sealed = await receive_held(frames, SILENCE)
         if sealed:
+            with trio.fail_after(SILENCE):
+                await frames.send(*self._leader.finished_of(owned))
             self._leader.hand_over(owned)
             await frames.send(Bye(True))
             raise Turned("it has adopted our copy, and we have given up what it serves")
@@ -182,15 +203,16 @@ class FollowerLink:
         """Send whatever the follower lacks; returns when the daemon stops, and it has everything."""
         steps = sender.compare(held)
         while await trio.to_thread.run_sync(_some_of, steps):
-            if beat := self._beat_to_send():
-                await frames.stream.send_all(beat)
-        self.troubles = sender.troubles
-        for folder, trouble in self.troubles.items():
-            log.error(
-                "COPIES(%s): %s has %s; nothing of it is copied", self.standing.address, folder, trouble
-            )
+            await self._beat_if_due(frames)
+        self.troubles = {stranded.folder: STRANDED for stranded in sender.stranded}
+        for stranded in sender.stranded:
+            await self._take_back(frames, stranded)
+            sender.taken_back(stranded)
+            del self.troubles[stranded.folder]
+        self._leader.compared(self.standing.address)
         log.info("COPIES(%s): connected", self.standing.address)
         self._failing = False
+        ended = b"".join(encode(Ended(life)) for life in self._leader.former_lives)
         while True:
             self._work = trio.Event()
             written = self._leader.written()
@@ -198,14 +220,48 @@ class FollowerLink:
             if self.standing.sent(sender.ticket, complete=sender.complete):
                 self._leader.changed()
             out += self._beat_to_send()
+            if ended and self.standing.in_step:
+                out, ended = out + ended, b""
             if out:
                 await frames.stream.send_all(out)
                 self.sent_bytes += len(out)
                 continue
             if self._stopping and self.standing.acknowledged >= written:
+                self._said_goodbye = True
                 await frames.send(Bye(False))
                 return
             await self._work.wait()
+
+    async def _take_back(self, frames: FrameStream, stranded: Stranded) -> None:
+        taken = self._leader.new_take_back(stranded)
+        try:
+            while (wanted := taken.wanted) is not None:
+                taken.feed(await self._fetch(frames, *wanted))
+                await self._beat_if_due(frames)
+            count = await self._leader.publish_again(stranded, taken, lambda: self._beat_if_due(frames))
+        finally:
+            taken.close()
+        log.warning(
+            "COPIES(%s): %s had messages that were lost here; %d of them are published again",
+            self.standing.address,
+            stranded.folder,
+            count,
+        )
+
+    async def _fetch(self, frames: FrameStream, path: str, offset: int, size: int) -> bytes:
+        """A piece of a file of the follower, or the beginning of it."""
+        arrived = self._piece_arrived = trio.Event()
+        with trio.fail_after(SILENCE):
+            await frames.send(Fetch(path, offset, size))
+            await arrived.wait()
+        piece, self._piece = self._piece, None
+        if not piece or len(piece) > size:
+            raise WireError(f"{path}: not the bytes that were asked for")
+        return piece
+
+    async def _beat_if_due(self, frames: FrameStream) -> None:
+        if beat := self._beat_to_send():
+            await frames.stream.send_all(beat)
 
     def _beat_to_send(self) -> bytes:
         if not self._beat_due:
@@ -230,6 +286,10 @@ class FollowerLink:
                         self.standing.acknowledge(ticket)
                     case Echo():
                         pass
+                    case Data(data) if self._piece_arrived is not None:
+                        self._piece = bytes(data)
+                        self._piece_arrived.set()
+                        self._piece_arrived = None
                     case _:
                         raise WireError(f"a {type(frame).__name__} has no place here")
             if self.standing.acknowledged > before:

@@ -17,24 +17,31 @@ import attrs
 import msgpack
 
 from nsqd.replication.noted_storage import is_copied, is_copied_folder
+from nsqd.replication.reconcile import FileHeld
 
 __all__ = [
     "GREETING",
     "MAX_DATA",
     "MAX_FIRST_FRAME",
     "MAX_FRAME",
+    "MAX_OTHERS",
     "MAX_OWNED",
+    "MAX_RUNS",
     "START_SIZE",
     "Ack",
     "AllHeld",
+    "Ask",
     "Beat",
     "Bye",
     "Challenge",
     "Data",
     "Echo",
+    "Ended",
     "Fetch",
     "FileFrame",
+    "Finished",
     "FolderHeld",
+    "Found",
     "Frame",
     "Frames",
     "Hello",
@@ -62,6 +69,9 @@ MAX_FIRST_FRAME: Final = 8192  # bytes, until the other side has shown that it k
 MAX_FILES: Final = 10_000  # in one `FolderHeld`: about 600 kB; a folder may come in several
 MAX_OWNED: Final = 10_000  # in one `Sealed`, likewise
 MAX_TEXT: Final = 1000  # characters
+MAX_ADDRESS: Final = 300  # characters
+MAX_OTHERS: Final = 16  # followers of a life, apart from the one that is told
+MAX_RUNS: Final = 10_000  # in one `Finished`
 NONCE_SIZE: Final = 16
 LIFE_SIZE: Final = 16
 START_SIZE: Final = 16
@@ -116,16 +126,31 @@ def _held_folder(holder: object, attribute: Attribute, value: object) -> None:
 
 
 def _files(holder: FolderHeld, attribute: Attribute, value: object) -> None:
-    for name, size, checksum in _rows(attribute, value, MAX_FILES, "name, size and checksum", 3):
+    for name, size, checked_from, checksum in _rows(attribute, value, MAX_FILES, "state of a file", 4):
         path = f"{holder.folder}/{name}" if holder.folder else name
         if not isinstance(name, str) or not is_copied(path):
             raise WireError(f"{attribute.name} holds what no copy has: {str(path)[:100]!r}")
-        _number(holder, attribute, size)
-        _number(holder, attribute, checksum)
+        for number in (size, checked_from, checksum):
+            _number(holder, attribute, number)
 
 
 def _owned(holder: object, attribute: Attribute, value: object) -> None:
     for row in _rows(attribute, value, MAX_OWNED, "generation, start and end", 3):
+        for number in row:
+            _number(holder, attribute, number)
+
+
+def _addresses(holder: object, attribute: Attribute, value: object) -> None:
+    if not isinstance(value, list) or len(value) > MAX_OTHERS:
+        raise WireError(f"{attribute.name} is no list of at most {MAX_OTHERS}")
+    for address in value:
+        _text(holder, attribute, address)
+        if len(address) > MAX_ADDRESS:
+            raise WireError(f"{attribute.name} holds an address of more than {MAX_ADDRESS} characters")
+
+
+def _runs(holder: object, attribute: Attribute, value: object) -> None:
+    for row in _rows(attribute, value, MAX_RUNS, "start and end", 2):
         for number in row:
             _number(holder, attribute, number)
 
@@ -150,7 +175,7 @@ class Challenge:
 class Hello:
     """From the leader. `start`: random, made when it started. `proof`: see `proof`. `name`: of its node, for people.
 
-    `disk`: acknowledge what is synced.
+    `disk`: acknowledge what is synced. `others`: addresses of its other followers.
     """
 
     TYPE: ClassVar = 2
@@ -161,6 +186,7 @@ class Hello:
     proof: bytes = attrs.field(validator=_bytes(PROOF_SIZE))
     name: str = attrs.field(validator=_text)
     disk: bool = attrs.field(validator=_flag)
+    others: list[str] = attrs.field(factory=list, validator=_addresses)
 
 
 @attrs.frozen
@@ -174,7 +200,7 @@ class Welcome:
 
 @attrs.frozen
 class FolderHeld:
-    """Files of one folder ("" for the root) that the follower has: name, size, checksum of its first and last bytes.
+    """Files of one folder ("" for the root) that the follower has: name and the fields of `FileHeld`.
 
     `generation`: of the topic, 0 when no file tells. A folder with many files comes in several of these.
     """
@@ -318,12 +344,58 @@ class Sealed:
 
 @attrs.frozen
 class Fetch:
-    """From a leader that starts: it asks for a piece of a file that is here. The answer is one `Data`."""
+    """From the leader, or who has asked: for a piece of a file that is here. The answer is one `Data`."""
 
     TYPE: ClassVar = 21
     path: str = attrs.field(validator=_path)
     offset: int = attrs.field(validator=_number)
     size: int = attrs.field(validator=_number)
+
+
+@attrs.frozen
+class Ask:
+    """Instead of `Hello`, from one who is not the leader of this life: what is here of it? `proof`: see `proof`."""
+
+    TYPE: ClassVar = 22
+    life: bytes = attrs.field(validator=_bytes(LIFE_SIZE))
+    nonce: bytes = attrs.field(validator=_bytes(NONCE_SIZE))
+    proof: bytes = attrs.field(validator=_bytes(PROOF_SIZE))
+    name: str = attrs.field(validator=_text)
+
+
+@attrs.frozen
+class Found:
+    """The answer to `Ask`. After it comes what is held, or, of a sealed copy, what its stand-in owns.
+
+    `held`: there is a copy. `connected`: its leader is. `owner`: of a sealed one, the life of who has sealed it.
+    """
+
+    TYPE: ClassVar = 23
+    held: bool = attrs.field(validator=_flag)
+    connected: bool = attrs.field(validator=_flag)
+    sealed: bool = attrs.field(validator=_flag)
+    owner: str = attrs.field(validator=_text)
+
+
+@attrs.frozen
+class Finished:
+    """From a leader that gives up what was adopted: these messages were finished at its consumers.
+
+    `runs`: start and end of sequence numbers.
+    """
+
+    TYPE: ClassVar = 24
+    generation: int = attrs.field(validator=_number)
+    channel: str = attrs.field(validator=_text)
+    runs: list[list[int]] = attrs.field(validator=_runs)
+
+
+@attrs.frozen
+class Ended:
+    """From a leader whose copy is complete: an earlier life of it, which has ended. Its copy may go."""
+
+    TYPE: ClassVar = 25
+    life: bytes = attrs.field(validator=_bytes(LIFE_SIZE))
 
 
 Frame: TypeAlias = (
@@ -348,6 +420,10 @@ Frame: TypeAlias = (
     | Bye
     | Sealed
     | Fetch
+    | Ask
+    | Found
+    | Finished
+    | Ended
 )
 _TYPES: Final[dict[int, type[Any]]] = {kind.TYPE: kind for kind in Frame.__args__}
 _FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {
@@ -355,12 +431,12 @@ _FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {
 }
 
 
-def by_folder(frames: Iterable[FolderHeld]) -> dict[str, tuple[int, dict[str, tuple[int, int]]]]:
-    """What a follower holds, in one piece: for each folder the generation, and size and checksum by file name."""
-    found: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
+def by_folder(frames: Iterable[FolderHeld]) -> dict[str, tuple[int, dict[str, FileHeld]]]:
+    """What a follower holds, in one piece: for each folder the generation, and the files by name."""
+    found: dict[str, tuple[int, dict[str, FileHeld]]] = {}
     for frame in frames:
         generation, files = found.get(frame.folder, (0, {}))
-        files.update({name: (size, checksum) for name, size, checksum in frame.files})
+        files.update({name: FileHeld(*numbers) for name, *numbers in frame.files})
         found[frame.folder] = (frame.generation or generation, files)
     return found
 

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +86,31 @@ def test_a_killed_container_comes_back_with_its_messages(up: Engine) -> None:
     assert consume_inside(up, "kept", len(bodies)) == bodies
 
 
+def test_messages_of_a_lost_volume_are_served_by_the_next_nsqd(up: Engine) -> None:
+    """Each copies to the next one; one command, and consumers find what is left of the lost one."""
+    wait_until(lambda: all_in_step(up), 20.0, "all copies are in step")
+    bodies = publish_to_each(up, LOCALHOST, "lost")
+    [life] = [each["life"] for each in held(up, 4251) if each["name"] == "nsqd1:4150"]
+    up.compose("kill", "nsqd1")
+    up.compose("rm", "--force", "nsqd1")
+    up.docker("volume", "rm", "nsq_nsqd1")
+    wait_until(lambda: not any(each["connected"] for each in held(up, 4251)), 20.0, "nsqd2 misses nsqd1")
+    request(up, LOCALHOST, 4251, "POST", f"/replicas/adopt?life={life}")
+    wanted = {"nsqd2:4280", "nsqd2:4250", "nsqd3:4350"}
+    wait_until(lambda: listed(up, LOCALHOST, "lost") == wanted, 20.0, "the stand-in is listed")
+    assert consume_inside(up, "lost", len(bodies)) == bodies
+    up.compose("up", "--detach", "--wait")
+    wait_until(lambda: all_in_step(up), 20.0, "the new nsqd1 has a copy, and holds one")
+
+
+def test_copies_are_for_nsqds_alone(up: Engine) -> None:
+    """The secret is readable for the user of nsqd; in the network of the consumers nobody listens for leaders."""
+    assert execute(up, "nsqd1", "stat", "--format=%a %u %s", "/run/replication/secret") == "600 10150 65\n"
+    connect = "import socket; socket.create_connection(('nsqd1', 4159), 5)"
+    with pytest.raises(AssertionError, match="Connection refused"):
+        execute(up, "nsqlookupd1", "python", "-c", connect)
+
+
 def test_a_drained_container_stays_down(up: Engine) -> None:
     """Once its restart policy is off; then it ends empty, and `up` brings it back."""
     bodies = publish_to_each(up, LOCALHOST, "drained")
@@ -122,7 +148,7 @@ def test_down_leaves_the_messages(up: Engine) -> None:
     up.compose("down")
     assert containers(up) == []
     volumes = up.docker("volume", "ls", "--quiet").split()
-    assert sorted(volumes) == ["nsq_nsqd1", "nsq_nsqd2", "nsq_nsqd3"]
+    assert sorted(volumes) == ["nsq_nsqd1", "nsq_nsqd2", "nsq_nsqd3", "nsq_secret"]
     up.compose("up", "--detach", "--wait")
     assert consume_inside(up, "left", len(bodies)) == bodies
     up.compose("down", "--volumes")
@@ -164,6 +190,16 @@ def nodes(engine: Engine, host: str, port: int) -> dict[str, int]:
 def listed(engine: Engine, host: str, topic: str) -> set[str]:
     found = json.loads(request(engine, host, 4161, "GET", f"/lookup?topic={topic}")).get("producers", [])
     return {f"{each['broadcast_address']}:{each['tcp_port']}" for each in found}
+
+
+def all_in_step(engine: Engine) -> bool:
+    return all(request(engine, LOCALHOST, port + 1, "GET", "/ping") == b"OK" for port in NSQDS.values())
+
+
+def held(engine: Engine, port: int) -> list[dict[str, Any]]:
+    """The copies that an nsqd holds; `port`: HTTP."""
+    found: list[dict[str, Any]] = json.loads(request(engine, LOCALHOST, port, "GET", "/replicas"))["held"]
+    return found
 
 
 def publish_to_each(engine: Engine, host: str, topic: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 import shutil
 import subprocess
 from typing import Any
@@ -13,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from nsqd.options import stand_in_ports
 from nsqkit.options import parse
 from tests.deploy.base import ROOT
 from tests.timing import patience
@@ -50,21 +50,29 @@ def container(workload: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-def command_line(workload: dict[str, Any]) -> list[str]:
-    """Program and flags, as the shell makes them in the second pod."""
+def command_line(workload: dict[str, Any], pod_number: int = 1) -> list[str]:
+    """Program and flags, as the shell makes them in a pod."""
     found = container(workload)
     words = [*found["command"], *found["args"]]
     if words[:2] == ["sh", "-c"]:
-        name = workload["metadata"]["name"]
-        text = words[2].replace("${HOSTNAME##*-}", "1").replace("$HOSTNAME", f"{name}-1")
-        words = shlex.split(text.removeprefix("exec "))
+        before, execute, command = words[2].rpartition("exec ")
+        assert execute
+        done = subprocess.run(
+            ["sh", "-euc", f"{before} printf '%s\\n' {command}"],
+            env={"HOSTNAME": f"{workload['metadata']['name']}-{pod_number}"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=patience(20),
+        )
+        words = done.stdout.splitlines()
     assert not any("$" in word for word in words)
     return words
 
 
-def options(workload: dict[str, Any]) -> Any:
+def options(workload: dict[str, Any], pod_number: int = 1) -> Any:
     """What the program makes of its flags."""
-    program, *flags = command_line(workload)
+    program, *flags = command_line(workload, pod_number)
     module, _, name = OPTIONS[program].partition(":")
     cls: type[attrs.AttrsInstance] = getattr(importlib.import_module(module), name)
     parsed = parse(cls, flags, program=program)
@@ -120,6 +128,46 @@ def test_addresses_are_those_of_pods() -> None:
     assert options(registries).broadcast_address == pods[1]
 
 
+@pytest.mark.parametrize(("number", "follower"), [(0, 1), (1, 0), (2, 1), (3, 2), (10, 9)])
+def test_each_nsqd_copies_to_another_one_in_a_set_of_any_size(number: int, follower: int) -> None:
+    nsqds = of_kind("StatefulSet")["nsqd"]
+    parsed = options(nsqds, number)
+    assert parsed.replicate_to == [f"nsqd-{follower}.nsqd:4159"]
+    assert (parsed.ack_copies, parsed.min_copies, parsed.node_id) == (2, 1, number)
+
+
+def test_a_leader_and_its_follower_are_never_on_one_machine() -> None:
+    nsqds = of_kind("StatefulSet")["nsqd"]
+    labels = nsqds["spec"]["template"]["metadata"]["labels"]
+    [apart] = pod(nsqds)["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert apart == {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+
+
+def test_only_nsqds_reach_the_replication_port() -> None:
+    nsqds = of_kind("StatefulSet")["nsqd"]
+    mine = {"matchLabels": nsqds["spec"]["template"]["metadata"]["labels"]}
+    policy = of_kind("NetworkPolicy")["nsqd"]["spec"]
+    assert (policy["podSelector"], policy["policyTypes"]) == (mine, ["Ingress"])
+    among_them, all_others = policy["ingress"]
+    assert among_them == {"from": [{"podSelector": mine}], "ports": [{"port": "replication"}]}
+    stand_ins = stand_in_ports(options(nsqds))
+    ports = [{"port": "tcp"}, {"port": "http"}, {"port": stand_ins[0], "endPort": stand_ins[-1]}]
+    assert all_others == {"ports": ports}
+
+
+def test_the_secret_is_mounted_for_the_user_of_nsqd() -> None:
+    nsqds = of_kind("StatefulSet")["nsqd"]
+    [volume] = pod(nsqds)["volumes"]
+    [mount] = [each for each in container(nsqds)["volumeMounts"] if each["name"] == volume["name"]]
+    folder, key = options(nsqds).replication_secret_file.rsplit("/", 1)
+    assert mount == {"name": volume["name"], "mountPath": folder, "readOnly": True}
+    assert volume["secret"] == {"secretName": "nsqd-replication", "defaultMode": 0o440}
+    assert pod(nsqds)["securityContext"]["fsGroup"] == pod(nsqds)["securityContext"]["runAsGroup"]
+    create = f"kubectl create secret generic nsqd-replication --from-literal={key}="
+    for path in (FOLDER / "nsqd.yaml", ROOT / "docs/operations.md"):
+        assert create in path.read_text(), path
+
+
 @pytest.mark.parametrize("workload", WORKLOADS, ids=label)
 def test_selectors_find_the_pods(workload: dict[str, Any]) -> None:
     name = workload["metadata"]["name"]
@@ -132,10 +180,15 @@ def test_selectors_find_the_pods(workload: dict[str, Any]) -> None:
         assert service["spec"]["clusterIP"] == "None"
         budget = of_kind("PodDisruptionBudget")[name]["spec"]
         assert (budget["selector"]["matchLabels"], budget["maxUnavailable"]) == (labels, 1)
-        [apart] = pod(workload)["affinity"]["podAntiAffinity"][
-            "preferredDuringSchedulingIgnoredDuringExecution"
-        ]
-        assert apart["podAffinityTerm"]["labelSelector"]["matchLabels"] == labels
+
+
+def test_registries_are_on_different_machines_if_there_are_enough() -> None:
+    registries = of_kind("StatefulSet")["nsqlookupd"]
+    [apart] = pod(registries)["affinity"]["podAntiAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    labels = registries["spec"]["template"]["metadata"]["labels"]
+    assert apart["podAffinityTerm"]["labelSelector"]["matchLabels"] == labels
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=label)

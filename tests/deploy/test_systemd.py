@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import trustme
@@ -145,6 +147,52 @@ def test_tls_with_a_key_that_only_root_may_read(machine: Machine) -> None:
     ):
         secure.sendall(b"GET /ping HTTP/1.1\r\nHost: nsqd\r\nConnection: close\r\n\r\n")
         assert b" 200 OK\r\n" in secure.recv(4096)
+
+
+def test_copies_with_a_secret_that_only_root_may_read(machine: Machine) -> None:
+    """As docs/replication.md sets up two nodes. The stand-in works in the sandbox of its nsqd."""
+    machine.run("sh", "-c", "umask 077; head -c 32 /dev/urandom | base64 >/etc/nsq/replication.secret")
+    machine.write(
+        "/etc/systemd/system/nsqd@.service.d/copies.conf",
+        "[Service]\nLoadCredential=replication.secret:/etc/nsq/replication.secret\n",
+    )
+    for number, other in ((1, 2), (2, 1)):
+        text = configuration(
+            "nsqd",
+            tcp_address=f"127.0.0.1:4{number}50",
+            http_address=f"127.0.0.1:4{number}51",
+            id=number,
+            nsqlookupd_tcp_addresses=[],
+            replication_address=f"127.0.0.1:4{number}59",
+            replicate_to=[f"127.0.0.1:4{other}59"],
+            replication_secret_file=f"/run/credentials/nsqd@{number}.service/replication.secret",
+            ack_copies=2,
+            stand_in_ports=f"4{number}80-4{number}83",
+        )
+        machine.write(f"/etc/nsq/nsqd-{number}.toml", text)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "nsqd@1", "nsqd@2")
+
+    def both_are_in_step() -> bool:
+        return all(request(machine, "GET", "/ping", port=port) == (200, b"OK") for port in (4151, 4251))
+
+    wait_until(both_are_in_step, 15.0, "both are in step", describe=machine.journal)
+    publish(machine, 10)
+    machine.systemctl("kill", "--signal=KILL", "nsqd@1")
+    machine.systemctl("stop", "nsqd@1")
+    machine.run("rm", "-rf", "/var/lib/private/nsqd-1")
+
+    def copy() -> dict[str, Any]:
+        [held] = json.loads(request(machine, "GET", "/replicas", port=4251)[1])["held"]
+        return dict(held)
+
+    wait_until(lambda: not copy()["connected"], 15.0, "the leader is missed", describe=machine.journal)
+    assert request(machine, "POST", f"/replicas/adopt?life={copy()['life']}", port=4251)[0] == 200
+    wait_until(lambda: answers(machine, 4281), 15.0, "the stand-in serves", describe=machine.journal)
+    assert consume(machine, 10, port=4280) == bodies(10)
+    wait_until(lambda: copy()["stand_in_port"] is None, 15.0, "it has ended", describe=machine.journal)
+    machine.systemctl("stop", "nsqd@2")
+    assert machine.property("nsqd@2", "Result") == "success"
 
 
 def test_a_hanging_nsqd_is_started_again_and_has_all_messages(machine: Machine) -> None:
@@ -301,9 +349,9 @@ def send_signal(machine: Machine, name: str) -> None:
     machine.run("sh", "-c", f"kill -{name} {machine.property('nsqd', 'MainPID')}")
 
 
-def answers(machine: Machine) -> bool:
+def answers(machine: Machine, port: int = 4151) -> bool:
     try:
-        return request(machine, "GET", "/ping")[0] == 200
+        return request(machine, "GET", "/ping", port=port)[0] == 200
     except OSError:
         return False
 
@@ -316,9 +364,9 @@ def publish(machine: Machine, count: int) -> None:
         client.mpub(TOPIC, bodies(count))
 
 
-def consume(machine: Machine, count: int) -> list[bytes]:
+def consume(machine: Machine, count: int, *, port: int = 4150) -> list[bytes]:
     """Take and finish so many."""
-    with machine.network(), RawClient.connect(4150) as client:
+    with machine.network(), RawClient.connect(port) as client:
         client.sub(TOPIC, CHANNEL)
         client.rdy(count)
         found = []

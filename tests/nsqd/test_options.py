@@ -115,7 +115,7 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("replica-timeout", None, DURATION, 5 * SECOND),
     ("replica-max-bytes", None, INT, 0),
     ("stand-in", HIDDEN, BOOL, False),
-    ("stand-in-ports", None, STRING, "4170-4179"),
+    ("stand-in-ports", None, STRING, "4180-4189"),
 ]
 SAMPLES = {
     BOOL: "false",

@@ -28,6 +28,7 @@ from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.identify import _fields
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.seal import SEAL, Seal
+from nsqd.replication.unasked import Unasked
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit import discovery
 from nsqkit.client import Json
@@ -210,6 +211,12 @@ def _seal(text: bytes, folder: Path) -> object:
     return Seal.read(storage)
 
 
+def _unasked(text: bytes, folder: Path) -> object:
+    storage = MemoryStorage()
+    storage.replace("nsqd.unasked", text)
+    return Unasked(storage).doubts("a:1")
+
+
 @attrs.define
 class _Request:
     body: bytes
@@ -239,6 +246,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqadmin/upstream/copies.py": (lambda text, _: read_copies(msgspec.Raw(text)), ()),
     "nsqd/replication/keep.py": (_copy_note, ()),
     "nsqd/replication/seal.py": (_seal, ()),
+    "nsqd/replication/unasked.py": (_unasked, ()),
     "nsqadmin/upstream/draining.py": (lambda text, _: read_draining(msgspec.Raw(text)), ()),
     "nsqadmin/graphite.py": (lambda text, _: _first_value(text), (LookupError, TypeError, ValueError)),
     "nsqadmin/api/action_handlers.py": (_action, (HttpError,)),

@@ -183,6 +183,35 @@ def test_what_a_power_loss_took_comes_back_from_the_follower(
     wait_until(lambda: leader.stats()["copies"]["in_step"] == 2, 10.0, "the copy is in step again")
 
 
+def test_what_a_power_loss_took_comes_back_also_when_the_leader_starts_alone(
+    leader: Daemon, follower: Daemon
+) -> None:
+    follower.start()
+    leader.start()
+    leader.create_channel("orders", "audit")
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
+    bodies = [b"order %d" % number for number in range(200)]
+    with RawClient.connect(leader.tcp_port) as client:
+        for body in bodies:
+            client.pub("orders", body)
+    follower.kill()
+    leader.kill()
+    (segment,) = (leader.data_path / "topic-orders").glob("*.log")
+    with segment.open("r+b") as file:
+        file.truncate(segment.stat().st_size // 2)
+    for number in range(2):  # it takes two starts until the follower is there
+        leader.start()
+        leader.request("POST", "/pub?topic=orders", b"since %d" % number)
+        leader.kill()
+    follower.start()
+    leader.start()
+    wait_until(lambda: leader.stats()["copies"]["in_step"] == 2, 20.0, "the copy is in step again")
+    assert any("are published again" in line for line in leader.lines), leader.log_end()
+    there = received(leader.tcp_port, "orders", "audit", 202)
+    assert sorted(there) == sorted([*bodies, b"since 0", b"since 1"])
+    assert not (leader.data_path / "nsqd.unasked").read_text().count("start")
+
+
 def test_adoption_is_refused_while_the_leader_is_there(leader: Daemon, follower: Daemon) -> None:
     follower.start()
     assert follower.request("POST", "/replicas/adopt?life=00")[0] == 404

@@ -83,6 +83,10 @@ class Scene:
         if self.harness.finish(consumer, self.id):
             raise consumer.channel.why_missing(self.id)
 
+    def finish_elsewhere(self) -> None:
+        self.channel.finish_elsewhere([(0, 1)])
+        self.harness.round()
+
     def requeue(self) -> None:
         self.harness.requeue(self.owner, self.id, 0)
 
@@ -132,6 +136,7 @@ PLAYED: dict[MessageEvent, Callable[[Scene], None]] = {
     MessageEvent.DELIVER: Scene.deliver,
     MessageEvent.SAMPLE_OUT: Scene.sample_out,
     MessageEvent.FINISH: Scene.finish,
+    MessageEvent.FINISH_ELSEWHERE: Scene.finish_elsewhere,
     MessageEvent.REQUEUE: Scene.requeue,
     MessageEvent.DEFER: Scene.defer,
     MessageEvent.TOUCH: Scene.touch,
@@ -145,7 +150,8 @@ PLAYED: dict[MessageEvent, Callable[[Scene], None]] = {
     MessageEvent.RESTART: Scene.restart,
 }
 OF_THE_DISK = (MessageEvent.LOSE, MessageEvent.KILL, MessageEvent.RESTART)
-"""Nothing of an ephemeral channel is kept over a stop, and nothing of it is on the disk."""
+NOT_IN_MEMORY = (*OF_THE_DISK, MessageEvent.FINISH_ELSEWHERE)
+"""Nothing of an ephemeral channel is kept over a stop, and nothing of it is on the disk, or in a copy."""
 ALL = [*product(MessageState, MessageEvent)]
 
 
@@ -169,7 +175,7 @@ def expected(state: MessageState, event: MessageEvent) -> MessageState:
 @pytest.mark.parametrize(
     ("name", "state", "event"),
     [("c", state, event) for state, event in ALL]
-    + [("c#ephemeral", state, event) for state, event in ALL if event not in OF_THE_DISK],
+    + [("c#ephemeral", state, event) for state, event in ALL if event not in NOT_IN_MEMORY],
     ids=str,
 )
 def test_the_life_of_a_message(

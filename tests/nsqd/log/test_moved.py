@@ -114,14 +114,30 @@ def test_what_is_needed_of_a_segment() -> None:
     append(log, 3)
     log.roll()
     segment = log.segments[0]
-    plan = log.plan_needed(segment, 64, [(300, 301), (302, 303)], 304)
+    plan = log.plan_needed(segment, 64, segment.first, [(300, 301), (302, 303)], 304)
     whole = plan.read(1 << 20)
     assert {seq: body for seq, position, body in whole.messages if position is not None} == needed
     assert [seq for seq, position, _ in whole.messages if position is None] == [300, 302]
     assert whole.own_bytes == plan.measure().own_bytes == len(frame(300)) + len(frame(302))
-    pieces, offset = [], 64
+    pieces, offset, first = [], 64, segment.first
     while offset:
-        piece = log.plan_needed(segment, offset, [(300, 301), (302, 303)], 304).read(5000)
+        piece = log.plan_needed(segment, offset, first, [(300, 301), (302, 303)], 304).read(5000)
         pieces += piece.messages
-        offset = piece.next_offset or 0
+        offset, first = piece.next_offset or 0, piece.next_first
     assert pieces == whole.messages
+
+
+def test_damage_where_the_read_begins_is_only_of_this_segment() -> None:
+    """What is below it would be lost with it, with all that is ready in older segments."""
+    storage = MemoryStorage()
+    log = new_log(storage)
+    for _ in range(2):
+        append(log, 3)
+        append(log, 3)
+        log.roll()
+    segment = log.segments[1]
+    flip(storage, segment.path, 8 * (64 + 40))
+    found = log.plan_needed(segment, 64, segment.first, [(6, 12)], 12).read(1 << 20)
+    (damage,) = found.damage
+    assert (damage.first, damage.end) == (6, 9)
+    assert [seq for seq, _, _ in found.messages] == [9, 10, 11]

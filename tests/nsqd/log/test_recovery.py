@@ -346,6 +346,15 @@ class TestFlippedBits:
         assert read_all(found.log) == {n: b for n, b in made.messages.items() if n not in gone}
         assert content(made.storage, f"{paths[1]}.damaged") == garbage
 
+    def test_garbage_before_a_segment_without_header(self) -> None:
+        """I9: what is missing between them is lost, and was not aborted."""
+        made = model()
+        paths = segments(made.storage)
+        put(made.storage, paths[1], b"\x5a" * 300)
+        flip(made.storage, paths[2], 99)
+        gone = {n for w in made.written if w.path == paths[1] for n in range(w.first, w.first + w.count)}
+        assert lost(recovered(made.storage)) == gone
+
     def test_a_topic_of_garbage_keeps_its_bytes(self) -> None:
         storage = MemoryStorage()
         append(new_log(storage), 3)

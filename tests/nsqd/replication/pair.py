@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nsqd.broker import Broker
@@ -11,22 +12,26 @@ from nsqd.log.store import Store, StoreOptions
 from nsqd.replication.keep import Copy, CopyNote, Work
 from nsqd.replication.noted_storage import NotedStorage, is_copied
 from nsqd.replication.ship import Sender
+from nsqd.replication.take_back import Stranded, TakeBack
+from nsqd.replication.unasked import Doubt
 from nsqd.replication.wire import GREETING, Frames
 from nsqd.testing.memory_storage import MemoryStorage
+from nsqkit.wire.frames import ID
 from tests.nsqd.broker.harness import Harness
 
 NOTE = CopyNote("00" * 16, "leader", 1, complete=False)
 MAX_TAKE = 1 << 30
 
 
-STORE = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=2000, has_followers=True)
-
-
 class Leader(Harness):
-    """A daemon whose storage is noted."""
+    """A daemon whose storage is noted. `taken_back`: ids of messages."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(STORE, **options)
+    def __init__(self, max_segment_bytes: int = 2000, **options: Any) -> None:
+        self.taken_back: list[bytes] = []
+        store = StoreOptions(
+            min_free_space=0, ballast_bytes=0, max_segment_bytes=max_segment_bytes, has_followers=True
+        )
+        super().__init__(store, **options)
 
     def _boot(self) -> Broker:
         self.noted = NotedStorage(self.storage)
@@ -43,9 +48,13 @@ class Leader(Harness):
         self.broker.delete_topic(name)
         self.round()
 
-    def new_sender(self) -> Sender:
+    def new_sender(self, doubts: Mapping[int, Doubt] | None = None) -> Sender:
         return Sender(
-            self.noted.inner, self.noted.notes, deleted=self.deleted.__contains__, removed=self.has_removed
+            self.noted.inner,
+            self.noted.notes,
+            deleted=self.deleted.__contains__,
+            removed=self.has_removed,
+            doubts=doubts,
         )
 
     def has_removed(self, folder: str, name: str) -> bool:
@@ -53,22 +62,37 @@ class Leader(Harness):
         return retention is not None and int(name[:20]) < retention.log.position
 
     @property
+    def doubts(self) -> dict[int, Doubt]:
+        """Of this start."""
+        return {
+            retention.log.generation: Doubt(
+                retention.log.snapshots[-1] if retention.log.snapshots else 0,
+                retention.log.recovered_until,
+                self.broker.lost_messages(name),
+            )
+            for name, retention in self.broker.retentions.items()
+        }
+
+    @property
     def written(self) -> int:
         return self.broker.store.syncer.written
 
 
 class Follower:
-    """One copy, over several sessions. `disk`: it acknowledges what is synced."""
+    """One copy, over several sessions. `disk`: it acknowledges what is synced. `suspect`: see `Copy`."""
 
     def __init__(self, *, disk: bool = False) -> None:
         self.storage = MemoryStorage()
         self.disk = disk
+        self.suspect = False
         self.begin()
 
     def begin(self) -> None:
         self.frames = Frames()
         self.frames.feed(GREETING)
-        self.copy = Copy(self.storage, CopyNote.read(self.storage) or NOTE, disk=self.disk)
+        self.copy = Copy(
+            self.storage, CopyNote.read(self.storage) or NOTE, disk=self.disk, suspect=self.suspect
+        )
         run(self.copy.begin())
 
     def feed(self, data: bytes) -> None:
@@ -89,14 +113,47 @@ class Follower:
         return harness
 
 
-def connect(leader: Leader, follower: Follower) -> Sender:
-    """Begin a session."""
+def connect(leader: Leader, follower: Follower, doubts: Mapping[int, Doubt] | None = None) -> Sender:
+    """Begin a session. What only the follower has is published again."""
     follower.copy.close()
     follower.begin()
-    sender = leader.new_sender()
+    sender = leader.new_sender(doubts)
     for _ in sender.compare(follower.copy.held()):
         pass
+    for stranded in sender.stranded:
+        leader.taken_back += take_back(leader, follower, stranded)
+        sender.taken_back(stranded)
     return sender
+
+
+def take_back(leader: Leader, follower: Follower, stranded: Stranded) -> list[bytes]:
+    """Publish again what only the follower has. Returns the ids."""
+    taken = TakeBack(leader.noted.inner, stranded)
+    while (wanted := taken.wanted) is not None:
+        taken.feed(follower.copy.read(*wanted))
+    ids = publish_again(leader, stranded, taken)
+    taken.close()
+    return ids
+
+
+def publish_again(leader: Leader, stranded: Stranded, taken: TakeBack) -> list[bytes]:
+    """As the daemon does it."""
+    topic = leader.broker.topic(stranded.folder.removeprefix("topic-"))
+    for _ in taken.read([channel.backlog.generation for channel in topic.channels.values()]):
+        pass
+    topic.finish_elsewhere(taken.finished)
+    for name in taken.channels:
+        topic.channel(name)
+    ids: list[bytes] = []
+    for batch in taken.messages():
+        messages = [
+            (each.frame, each.delay_ns) for each in batch if each.number is None or topic.needs(each.number)
+        ]
+        leader.broker.publish_again(topic, messages)
+        ids += [frame[ID] for frame, _ in messages]
+    leader.round()
+    leader.broker.store.sync_now()
+    return ids
 
 
 def run(work: Work | None) -> None:

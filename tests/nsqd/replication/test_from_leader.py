@@ -250,6 +250,17 @@ async def test_a_frame_in_the_wrong_place_ends_the_session_only(
         await setting.session(attrs.evolve(LEADER, incarnation=6))
 
 
+async def test_a_leader_that_leaves_in_order_is_no_trouble(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        caplog.clear()
+        await frames.send(Bye(False))
+        assert await end(frames) == "the connection was closed"
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_a_fault_of_ours_ends_the_session_only(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,

@@ -313,7 +313,7 @@ def test_only_files_of_a_copy_are_told(storage: MemoryStorage) -> None:
         storage.create(path).close()
     (held,) = copy.held()
     assert (held.folder, held.generation) == ("topic-t", 0)
-    assert [(name, size) for name, size, _ in held.files] == [(LOG.removeprefix("topic-t/"), 1)]
+    assert [(name, size) for name, size, _, _ in held.files] == [(LOG.removeprefix("topic-t/"), 1)]
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"nonsense", b"[" * 9000, b'{"life": "00"}', b"\xff"])

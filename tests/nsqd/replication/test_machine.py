@@ -227,7 +227,7 @@ class CopyMachine(RuleBasedStateMachine):
     @rule()
     def connect(self) -> None:
         self.sender = connect(self.leader, self.follower)
-        assert not self.sender.troubles
+        assert not self.leader.taken_back
         self.ledgers.clear()
         self.note()
 

@@ -22,7 +22,7 @@ def caught_up(leader: Leader, follower: Follower) -> None:
 def restored(storage: MemoryStorage, follower: Follower, deleted: Container[int] = ()) -> int:
     """Restore from the follower; returns the bytes that were fetched."""
     fetched = 0
-    for need in needs(storage, follower.copy.held(), deleted):
+    for need in needs(storage, follower.copy.held(), deleted, {}):
         restoration = Restoration(storage, need)
         while (piece := restoration.wanted) is not None:
             restoration.feed(follower.copy.read(need.path, *piece))
@@ -84,7 +84,7 @@ def test_a_restoration_that_is_given_up_changes_nothing() -> None:
     leader, follower = worked(3)
     lost = leader.memory.crash(None)
     before = files_of(lost)
-    found = needs(lost, follower.copy.held(), set())
+    found = needs(lost, follower.copy.held(), set(), {})
     assert found
     for need in found:
         if not need.new:
@@ -95,7 +95,7 @@ def test_a_restoration_that_is_given_up_changes_nothing() -> None:
 def test_damage_at_the_follower_is_not_taken_over() -> None:
     leader, follower = worked(4)
     lost = leader.memory.crash(None)
-    (need, *_) = [need for need in needs(lost, follower.copy.held(), set()) if need.path.endswith(".log")]
+    (need, *_) = [need for need in needs(lost, follower.copy.held(), set(), {}) if need.path.endswith(".log")]
     restoration = Restoration(lost, need)
     while (piece := restoration.wanted) is not None:
         data = bytearray(follower.copy.read(need.path, *piece))
@@ -110,7 +110,7 @@ def test_damage_at_the_follower_is_not_taken_over() -> None:
 def test_nothing_is_left_of_a_restoration_that_has_ended(whole: bool) -> None:
     leader, follower = worked(5)
     lost = leader.memory.crash(None)
-    for need in needs(lost, follower.copy.held(), set()):
+    for need in needs(lost, follower.copy.held(), set(), {}):
         restoration = Restoration(lost, need)
         while whole and (piece := restoration.wanted) is not None:
             restoration.feed(follower.copy.read(need.path, *piece))

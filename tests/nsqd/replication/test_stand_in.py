@@ -17,10 +17,16 @@ from nsqd.replication import stand_in
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.from_leader import COPIES, CopyState, Follower, Room
 from nsqd.replication.keep import CopyNote
+from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.seal import Seal
-from nsqd.replication.stand_in import AdoptionRefused, StandIns, free_ports
+from nsqd.replication.stand_in import CommandRefused, StandIns, free_ports
 from tests.process.ports import free_port
 from tests.timing import patience
+
+
+async def connect(_address: str) -> trio.abc.Stream:
+    raise AssertionError("there are no other followers")
+
 
 US = Identity(b"f" * 16, 1, b"t" * 16, "follower:4150", b"")
 LIVES = ["aa" * 16, "bb" * 16]
@@ -69,7 +75,10 @@ async def running(path: Path) -> AsyncIterator[Setting]:
         (folder / "nsqd.copy").write_bytes(CopyNote(life, "leader", 1, complete=True).encode())
     follower = Follower(path, US, Room(0, 0))
     ports = [free_port() for _ in range(5)]
-    setting = Setting(StandIns(follower, lambda *ask: setting.command(*ask), ports, HOST), follower)
+    setting = Setting(
+        StandIns(follower, lambda *ask: setting.command(*ask), ports, HOST, OtherFollowers(US, connect)),
+        follower,
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(setting.stand_ins.run)
         yield setting
@@ -85,13 +94,13 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_copy_that_was_served_to_its_end_is_removed_but_for_its_seal(tmp_path: Path) -> None:
     async with running(tmp_path) as setting:
-        setting.stand_ins.adopt(LIVES[0], force=False)
-        setting.stand_ins.adopt(LIVES[0], force=False)
+        await setting.stand_ins.adopt(LIVES[0], force=False)
+        await setting.stand_ins.adopt(LIVES[0], force=False)
         await setting.gone()
         assert [folder.name for folder, _, _ in setting.started] == [LIVES[0]]
         assert setting.state().storage.folders() == []
         assert setting.state().seal == Seal({}, retired=True)
-        setting.stand_ins.adopt(LIVES[0], force=True)  # too late to do anything
+        await setting.stand_ins.adopt(LIVES[0], force=True)  # too late to do anything
         await trio.sleep(0.05)
         assert len(setting.started) == 1
 
@@ -100,7 +109,7 @@ async def test_a_copy_that_was_served_to_its_end_is_removed_but_for_its_seal(tmp
 async def test_one_that_cannot_be_started_is_tried_again(tmp_path: Path, fault: Exception) -> None:
     async with running(tmp_path) as setting:
         setting.faults = [fault, fault]
-        setting.stand_ins.adopt(LIVES[0], force=False)
+        await setting.stand_ins.adopt(LIVES[0], force=False)
         await setting.gone()
         assert len(setting.started) == 3
 
@@ -108,7 +117,7 @@ async def test_one_that_cannot_be_started_is_tried_again(tmp_path: Path, fault: 
 async def test_one_that_ends_before_it_is_empty_is_started_again(tmp_path: Path) -> None:
     async with running(tmp_path) as setting:
         setting.program = "raise SystemExit(3)"
-        setting.stand_ins.adopt(LIVES[0], force=False)
+        await setting.stand_ins.adopt(LIVES[0], force=False)
         await until(lambda: len(setting.started) == 3)
         assert setting.state().storage.folders() == ["topic-t"]
 
@@ -126,7 +135,7 @@ async def test_a_seal_that_cannot_be_read_ends_nothing(
             return read(setting.state().storage)
 
         monkeypatch.setattr(Seal, "read", fails)
-        setting.stand_ins.adopt(LIVES[0], force=False)
+        await setting.stand_ins.adopt(LIVES[0], force=False)
         await setting.gone()
         assert setting.state().storage.folders() == []
 
@@ -144,7 +153,7 @@ async def test_messages_that_cannot_be_removed_are_tried_again(
             remove(folder)
 
         monkeypatch.setattr(storage, "remove_folder", fails)
-        setting.stand_ins.adopt(LIVES[0], force=False)
+        await setting.stand_ins.adopt(LIVES[0], force=False)
         await setting.gone()
         assert storage.folders() == []
         assert len(setting.started) == 1
@@ -154,7 +163,7 @@ async def test_two_that_start_at_once_have_ports_of_their_own(tmp_path: Path) ->
     async with running(tmp_path) as setting:
         setting.program = ENDS_WITH_STDIN
         for life in LIVES:
-            setting.stand_ins.adopt(life, force=False)
+            await setting.stand_ins.adopt(life, force=False)
         await until(lambda: len(setting.started) == 2)
         assert len({port for _, *ports in setting.started for port in ports}) == 4
 
@@ -163,16 +172,16 @@ async def test_a_copy_with_a_gap_or_a_leader_is_adopted_by_force_only(tmp_path: 
     async with running(tmp_path) as setting:
         state = setting.state()
         state.note = attrs.evolve(state.note, complete=False)
-        with pytest.raises(AdoptionRefused, match="not complete"):
-            setting.stand_ins.adopt(LIVES[0], force=False)
+        with pytest.raises(CommandRefused, match="not complete"):
+            await setting.stand_ins.adopt(LIVES[0], force=False)
         state.connected = True
-        with pytest.raises(AdoptionRefused, match="is connected"):
-            setting.stand_ins.adopt(LIVES[0], force=False)
+        with pytest.raises(CommandRefused, match="is connected"):
+            await setting.stand_ins.adopt(LIVES[0], force=False)
         state.connected = False
-        setting.stand_ins.adopt(LIVES[0], force=True)
+        await setting.stand_ins.adopt(LIVES[0], force=True)
         await until(lambda: bool(setting.started))
         with pytest.raises(KeyError):
-            setting.stand_ins.adopt("cc" * 16, force=True)
+            await setting.stand_ins.adopt("cc" * 16, force=True)
 
 
 async def test_a_copy_that_was_sealed_before_the_start_is_served(tmp_path: Path) -> None:
@@ -180,7 +189,7 @@ async def test_a_copy_that_was_sealed_before_the_start_is_served(tmp_path: Path)
         setting.follower.seal(setting.state())
         assert not setting.started
     follower = Follower(tmp_path, US, Room(0, 0))
-    assert [copy.seal for copy in follower.copies.values()] == [Seal(), None]
+    assert [copy.seal for copy in follower.copies.values()] == [Seal(owner=US.life.hex()), None]
     follower.close()
 
 
@@ -191,7 +200,7 @@ async def test_it_does_not_speak_to_the_service_manager(
     async with running(tmp_path) as setting:
         write = "pathlib.Path(sys.argv[1], 'environment').write_text(repr(os.environ))"
         setting.program = f"import os, pathlib, sys; {write}"
-        setting.stand_ins.adopt(LIVES[0], force=False)
+        await setting.stand_ins.adopt(LIVES[0], force=False)
         await until(lambda: len(setting.started) == 2)
         environment = (setting.follower.folder(setting.state()) / "environment").read_text()
         assert "NSQD_ENDS_WITH_STDIN" in environment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import UnionType
 
@@ -11,13 +11,15 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from trio.testing import MemoryReceiveStream, MemorySendStream
 
-from nsqd.replication import to_follower
+from nsqd.replication import frame_stream
 from nsqd.replication.frame_stream import FrameStream, Identity, NotWelcome, answer_leader
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
-from nsqd.replication.to_follower import REFUSED_PAUSE, SILENCE, FollowerLink
+from nsqd.replication.take_back import Stranded, TakeBack
+from nsqd.replication.to_follower import REFUSED_PAUSE, SILENCE, STRANDED, FollowerLink
 from nsqd.replication.to_follower import Leader as LeaderOfLink
 from nsqd.replication.wire import (
     Ack,
@@ -25,15 +27,20 @@ from nsqd.replication.wire import (
     Beat,
     Bye,
     Challenge,
+    Data,
     Echo,
+    Fetch,
+    Finished,
     FolderHeld,
     Frame,
+    Hello,
     Pass,
     Refused,
+    Remove,
     Sealed,
     Ticket,
 )
-from tests.nsqd.replication.pair import Leader
+from tests.nsqd.replication.pair import Follower, Leader, connect, publish_again
 from tests.nsqd.replication.test_wire import FRAMES
 
 pytestmark = pytest.mark.usefixtures("no_threads")
@@ -50,10 +57,13 @@ class Setting:
     nsqd: Leader = attrs.field(factory=Leader)
     link: FollowerLink = attrs.field(init=False)
     changes: int = 0
+    compared: list[str] = attrs.field(factory=list)
     handed_over: list[Owned] = attrs.field(factory=list)
     connected_at: list[float] = attrs.field(factory=list)
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
+    last_stream: trio.StapledStream[MemorySendStream, MemoryReceiveStream] = attrs.field(init=False)
+    """The leader's end of the last connection."""
     _send: trio.MemorySendChannel[trio.abc.Stream] = attrs.field(init=False)
     _connections: trio.MemoryReceiveChannel[trio.abc.Stream] = attrs.field(init=False)
 
@@ -67,11 +77,24 @@ class Setting:
             new_sender=self._new_sender,
             hanging=lambda: 0.0,
             changed=self._changed,
+            new_take_back=lambda stranded: TakeBack(self.nsqd.noted.inner, stranded),
+            publish_again=self._publish_again,
+            compared=self.compared.append,
+            finished_of=lambda owned: [Finished(each, "c", [[0, 5]]) for each in owned],
+            others=lambda address: ["other:1", address],
             hand_over=lambda ends: self.hand_over(ends),
         )
         self.link = FollowerLink(leader, Standing("f:4159"), self._connect)
 
-    def _new_sender(self) -> Sender:
+    async def _publish_again(
+        self, stranded: Stranded, taken: TakeBack, alive: Callable[[], Awaitable[None]]
+    ) -> int:
+        await alive()
+        ids = publish_again(self.nsqd, stranded, taken)
+        self.nsqd.taken_back += ids
+        return len(ids)
+
+    def _new_sender(self, _address: str) -> Sender:
         if self.fault is not None:
             raise self.fault
         noted = self.nsqd.noted
@@ -87,15 +110,17 @@ class Setting:
 
     async def _connect(self, _address: str) -> trio.abc.Stream:
         self.connected_at.append(trio.current_time())
-        ours, theirs = trio.testing.memory_stream_pair()
+        self.last_stream, theirs = trio.testing.memory_stream_pair()
         await self._send.send(theirs)
-        return ours
+        return self.last_stream
 
     async def accept(self, identity: Identity = IT) -> FrameStream:
         """The follower's end of the next connection, after the handshake."""
         with trio.fail_after(60):
             frames = FrameStream(await self._connections.receive())
             hello = await answer_leader(frames, identity)
+        assert isinstance(hello, Hello)
+        assert hello.others == ["other:1", "f:4159"]
         assert (hello.life, hello.start, hello.name) == (US.life, US.start, US.name)
         return frames
 
@@ -177,6 +202,48 @@ async def test_many_acknowledgements_at_once_are_one_change(autojump_clock: trio
         await settled()
         assert setting.link.standing.acknowledged == last
         assert setting.changes == before + 1
+
+
+async def test_what_only_the_follower_has_is_published_again_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    had = Follower()
+    async with running() as setting:
+        leader = setting.nsqd
+        leader.broker.store.sync_now()
+        before = leader.memory.crash()
+        lost = leader.publish(*[b"m" * 100] * 50).ids
+        sender = connect(leader, had)
+        while sent := sender.take(leader.written, 1 << 20):
+            had.feed(b"".join(sent))
+        leader.memory = before
+        leader._start()
+        frames = await setting.accept()
+        await frames.send(*had.copy.held(), AllHeld())
+        while not isinstance(frame := await frames.receive(), Remove):
+            if isinstance(frame, Fetch):
+                assert setting.link.troubles == {"topic-t": STRANDED}
+                # Some of what was asked for is an answer, too.
+                piece = had.copy.read(frame.path, frame.offset, min(frame.size, 1000))
+                await frames.send(Data(piece))
+            elif not isinstance(frame, Beat):
+                assert leader.taken_back == lost
+        assert setting.link.troubles == {}
+        assert setting.compared == ["f:4159"]
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20])
+async def test_a_follower_that_answers_something_else_is_given_up(
+    autojump_clock: trio.testing.MockClock, size: int
+) -> None:
+    async with running() as setting:
+        frames = await setting.accept()
+        await frames.send(FolderHeld("topic-u", 7, [["0" * 20 + ".log", 100, 0, 1]]), AllHeld())
+        await until(frames, Fetch)
+        await frames.send(Data(b"x" * size))
+        await settled()
+        assert "not the bytes that were asked for" in setting.link.standing.state
+        assert not setting.compared
 
 
 async def test_what_was_not_sent_cannot_be_acknowledged(autojump_clock: trio.testing.MockClock) -> None:
@@ -274,12 +341,15 @@ async def test_a_fault_of_ours_is_logged_once_and_tried_again(
         await setting.in_step()
 
 
-async def test_a_refusal_is_respected(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_refusal_is_respected(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running() as setting:
         frames = await setting.accept()
         await frames.send(Refused("full"))
         await settled()
         assert setting.link.standing.state == "refused: full"
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
         await setting.accept()
         assert setting.connected_at[1] - setting.connected_at[0] >= REFUSED_PAUSE
 
@@ -301,11 +371,11 @@ async def test_a_leader_does_not_follow_itself(autojump_clock: trio.testing.Mock
 async def test_what_a_follower_has_is_bounded(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_follower, "MAX_HELD", 10)
+    monkeypatch.setattr(frame_stream, "MAX_HELD", 10)
     async with running() as setting:
         frames = await setting.accept()
         for _ in range(6):
-            await frames.send(FolderHeld("topic-t", 0, [["manifest", 1, 1]]))
+            await frames.send(FolderHeld("topic-t", 0, [["manifest", 1, 0, 1]]))
         await settled()
         assert "more than 10" in setting.link.standing.state
         frames = await setting.accept()
@@ -323,6 +393,8 @@ async def test_a_copy_that_was_adopted_is_handed_over(autojump_clock: trio.testi
         await settled()
         assert not setting.handed_over
         await frames.send(AllHeld())
+        assert await frames.receive() == Finished(1, "c", [[0, 5]])
+        assert await frames.receive() == Finished(2, "c", [[0, 5]])
         assert await until(frames, Bye) == Bye(True)
         assert setting.handed_over == [{1: [(0, 10)], 2: [(5, 20), (30, 40)]}]
 
@@ -369,6 +441,34 @@ async def test_a_stop_sends_what_there_is_and_says_goodbye(autojump_clock: trio.
             assert await until(frames, Ticket) == Ticket(setting.nsqd.written)
             await frames.send(Ack(setting.nsqd.written))
             assert await until(frames, Bye) == Bye(False)
+
+
+async def test_a_follower_that_hears_the_goodbye_first_is_no_failure(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It closes the connection before the leader has done so."""
+
+    async def follower_closes() -> None:
+        assert isinstance(frames.stream, trio.StapledStream)
+        await frames.stream.send_eof()
+        await settled()
+
+    async with running() as setting:
+        frames = await setting.in_step()
+        setting.last_stream.send_stream.send_all_hook = follower_closes
+        await setting.link.stop()
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_follower_that_is_restarted_is_no_error(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        await frames.stream.aclose()
+        await setting.in_step()
+        (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert (record.levelname, record.args) == ("WARNING", ("f:4159", "the connection was closed"))
 
 
 async def test_a_stop_does_not_wait_for_a_follower_that_is_away(

@@ -19,14 +19,18 @@ from nsqd.replication.wire import (
     MAX_OWNED,
     Ack,
     AllHeld,
+    Ask,
     Beat,
     Bye,
     Challenge,
     Data,
     Echo,
+    Ended,
     Fetch,
     FileFrame,
+    Finished,
     FolderHeld,
+    Found,
     Frame,
     Frames,
     Hello,
@@ -49,10 +53,10 @@ SEGMENT = "00000000000000000000.log"
 PATH = f"topic-t/{SEGMENT}"
 FRAMES: list[Frame] = [
     Challenge(b"n" * 16),
-    Hello(b"l" * 16, 3, b"s" * 16, b"n" * 16, b"p" * 32, "host:4150", True),
+    Hello(b"l" * 16, 3, b"s" * 16, b"n" * 16, b"p" * 32, "host:4150", True, ["other:4159"]),
     Welcome(b"p" * 32, b"l" * 16),
-    FolderHeld("topic-t", 1 << 63, [[SEGMENT, 64, (1 << 32) - 1]]),
-    FolderHeld("", 0, [["nsqd.ids", 64, 0]]),
+    FolderHeld("topic-t", 1 << 63, [[SEGMENT, 64, 0, (1 << 32) - 1]]),
+    FolderHeld("", 0, [["nsqd.ids", 64, 0, 0]]),
     AllHeld(),
     FileFrame(PATH, 64),
     NewFile("topic-t/manifest", 0),
@@ -70,6 +74,10 @@ FRAMES: list[Frame] = [
     Bye(False),
     Sealed([[1 << 63, 0, 12]]),
     Fetch(PATH, 5, 10),
+    Ask(b"l" * 16, b"n" * 16, b"p" * 32, "host:4150"),
+    Found(True, False, True, "ab" * 16),
+    Finished(1 << 63, "archive", [[0, 5], [7, 8]]),
+    Ended(b"l" * 16),
 ]
 NUMBERS = st.integers(0, (1 << 64) - 1)
 
@@ -101,7 +109,7 @@ def test_the_bytes_are_those_of_the_documentation() -> None:
 
 
 def test_each_type_of_frame_is_tried() -> None:
-    assert {frame.TYPE for frame in FRAMES} == set(range(1, 22))
+    assert {frame.TYPE for frame in FRAMES} == set(range(1, 26))
 
 
 @given(frames=st.lists(st.sampled_from(FRAMES)), cuts=st.lists(st.integers(1, 40), min_size=1))
@@ -124,7 +132,7 @@ def test_any_value_that_is_allowed_goes_both_ways(ticket: int, size: int, name: 
         Refused(name),
         Hello(b"l" * 16, ticket, b"s" * 16, b"n" * 16, b"p" * 32, name, flag),
         Sealed([[ticket, size, size]]),
-        FolderHeld("topic-t", ticket, [[SEGMENT, size, ticket]]),
+        FolderHeld("topic-t", ticket, [[SEGMENT, size, 0, ticket]]),
     ]
     assert decoded(b"".join(map(encode, frames))) == frames
 
@@ -205,7 +213,7 @@ def test_content_that_cannot_be_read_is_refused(content: bytes) -> None:
         decoded(frame_bytes(Ticket.TYPE, content))
 
 
-@pytest.mark.parametrize("kind", [0, 22, 255])
+@pytest.mark.parametrize("kind", [0, 26, 255])
 def test_an_unknown_type_is_refused(kind: int) -> None:
     with pytest.raises(WireError, match="unknown type"):
         decoded(frame_bytes(kind, b"\x90"))
@@ -294,7 +302,7 @@ def test_a_name_that_no_file_of_a_copy_has_is_refused(path: str) -> None:
 def test_a_follower_may_not_have_files_that_no_copy_has(folder: str, name: object) -> None:
     """Their names are taken for positions, and are sent back in orders to remove them."""
     with pytest.raises(WireError):
-        FolderHeld(folder, 0, [[name, 0, 0]])
+        FolderHeld(folder, 0, [[name, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("folder", ["topic-", "t", "..", "topic-a/b", "topic-a\n", "trash-1", "copies"])
@@ -312,7 +320,14 @@ def test_a_topic_of_dots_stays_below_its_own_folder() -> None:
 
 @pytest.mark.parametrize(
     "files",
-    [[[SEGMENT, 1]], [[SEGMENT, 1, 2, 3]], [[1, 1, 1]], [SEGMENT], [[SEGMENT, -1, 0]], [[SEGMENT, 1, "x"]]],
+    [
+        [[SEGMENT, 1, 2]],
+        [[SEGMENT, 1, 2, 3, 4]],
+        [[1, 1, 1, 1]],
+        [SEGMENT],
+        [[SEGMENT, -1, 0, 0]],
+        [[SEGMENT, 1, 0, "x"]],
+    ],
 )
 def test_a_list_of_files_with_wrong_rows_is_refused(files: list[list[Any]]) -> None:
     with pytest.raises(WireError):
@@ -320,7 +335,7 @@ def test_a_list_of_files_with_wrong_rows_is_refused(files: list[list[Any]]) -> N
 
 
 def test_lists_are_bounded_and_the_longest_fit_into_a_frame() -> None:
-    files = [[SEGMENT, (1 << 64) - 1, (1 << 32) - 1]] * MAX_FILES
+    files = [[SEGMENT, (1 << 64) - 1, (1 << 64) - 1, (1 << 32) - 1]] * MAX_FILES
     owned = [[(1 << 64) - 1] * 3] * MAX_OWNED
     assert len(encode(FolderHeld("topic-" + "t" * 64, 0, files))) < MAX_FRAME
     assert len(encode(Sealed(owned))) < MAX_FRAME

@@ -131,29 +131,29 @@ def take_back(leader: Leader, follower: Follower, stranded: Stranded) -> list[by
     taken = TakeBack(leader.noted.inner, stranded)
     while (wanted := taken.wanted) is not None:
         taken.feed(follower.copy.read(*wanted))
-    ids = publish_again(leader, stranded, taken)
+    frames = publish_again(leader, stranded, taken)
     taken.close()
-    return ids
+    return [frame[ID] for frame in frames]
 
 
 def publish_again(leader: Leader, stranded: Stranded, taken: TakeBack) -> list[bytes]:
-    """As the daemon does it."""
+    """As the daemon does it. Returns the messages' frames."""
     topic = leader.broker.topic(stranded.folder.removeprefix("topic-"))
     for _ in taken.read([channel.backlog.generation for channel in topic.channels.values()]):
         pass
     topic.finish_elsewhere(taken.finished)
     for name in taken.channels:
         topic.channel(name)
-    ids: list[bytes] = []
+    frames: list[bytes] = []
     for batch in taken.messages():
         messages = [
             (each.frame, each.delay_ns) for each in batch if each.number is None or topic.needs(each.number)
         ]
         leader.broker.publish_again(topic, messages)
-        ids += [frame[ID] for frame, _ in messages]
+        frames += [frame for frame, _ in messages]
     leader.round()
     leader.broker.store.sync_now()
-    return ids
+    return frames
 
 
 def run(work: Work | None) -> None:

@@ -40,6 +40,7 @@ from nsqd.replication.wire import (
     Sealed,
     Ticket,
 )
+from nsqkit.wire.frames import ID
 from tests.nsqd.replication.pair import Follower, Leader, connect, publish_again
 from tests.nsqd.replication.test_wire import FRAMES
 
@@ -90,9 +91,9 @@ class Setting:
         self, stranded: Stranded, taken: TakeBack, alive: Callable[[], Awaitable[None]]
     ) -> int:
         await alive()
-        ids = publish_again(self.nsqd, stranded, taken)
-        self.nsqd.taken_back += ids
-        return len(ids)
+        frames = publish_again(self.nsqd, stranded, taken)
+        self.nsqd.taken_back += [frame[ID] for frame in frames]
+        return len(frames)
 
     def _new_sender(self, _address: str) -> Sender:
         if self.fault is not None:

@@ -26,8 +26,9 @@ from crc32c import crc32c
 
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.log.scan import Record, scan
+from nsqd.log.segment import segment_name
 from nsqd.log.storage import Storage
-from nsqd.replication.reconcile import HEAD_SIZE
+from nsqd.replication.noted_storage import is_copied_folder
 from nsqd.replication.seal import Seal
 from nsqd.replication.wire import Frame, Remove, RemoveFolder
 from nsqd.testing.memory_storage import MemoryStorage
@@ -87,17 +88,15 @@ class Finish:
 
 @attrs.define(eq=False)
 class Checker:
-    """`messages`: by body. `deleted`: generations of topics. `given_up`: bodies that stand-ins own, by their leader."""
+    """`messages`: by body. `deleted`: generations of topics. `given_up`: by place, bodies that somebody else owns."""
 
     world: World
     messages: dict[bytes, Message] = attrs.field(factory=dict)
     deleted: set[int] = attrs.field(factory=set)
     found: dict[tuple[bytes, str], int] = attrs.field(factory=dict)
     """How often each was delivered, by channel."""
-    given_up: set[bytes] = attrs.field(factory=set)
-    removed: set[tuple[int, str]] = attrs.field(factory=set)
-    """Segments that the leader has removed: generation of the topic, and name."""
-    _owned: dict[str, set[bytes]] = attrs.field(factory=dict)
+    given_up: dict[str, set[bytes]] = attrs.field(factory=dict)
+    _owned: dict[tuple[str, str], set[bytes]] = attrs.field(factory=dict)
     _ids: dict[bytes, bytes] = attrs.field(factory=dict)
     _records: dict[tuple[str, int, int, int], dict[int, tuple[int, int]]] = attrs.field(factory=dict)
 
@@ -147,8 +146,8 @@ class Checker:
             raise Violation(
                 "R10", f"{body!r} is delivered by {daemon.place}, which knows that it was finished"
             )
-        if daemon.place.startswith(self.world.leader.name) and body in self.given_up:
-            raise Violation("R4", f"{body!r} is delivered by the leader, which has given it up")
+        if body in self.given_up.get(daemon.place, ()):
+            raise Violation("R4", f"{body!r} is delivered by {daemon.place}, which has given it up")
 
     def finishes(self, daemon: Daemon, channel: str, body: bytes) -> None:
         """A consumer finishes it: if the daemon is killed now, nobody knows whether any disk has that."""
@@ -217,23 +216,35 @@ class Checker:
             raise Violation("R5", f"a sealed copy of {life[:4]} is written to")
         match frame:
             case RemoveFolder(folder):
-                generations = {header.generation for header, _ in _segments(copy, folder)}
-                if generations - self.deleted:
-                    raise Violation("R3", f"{folder} of {life[:4]} is removed, and was not deleted")
-            case Remove(path) if path.endswith(".log") and copy.exists(path):
-                with closing(copy.open(path, read_only=True)) as file:
-                    head = file.read(0, HEAD_SIZE)
-                    known = file.size <= HEAD_SIZE or self._was_removed(head, path)
-                    if not known:
-                        raise Violation(
-                            "R3", f"{path} of {life[:4]} is removed, and its leader has not removed it"
-                        )
+                self._removes(life, copy, folder, "")
+            case Remove(path) if path.endswith(".log"):
+                folder, _, name = path.partition("/")
+                self._removes(life, copy, folder, name)
 
-    def _was_removed(self, head: bytes, path: str) -> bool:
-        try:
-            return (FileHeader.decode(head).generation, path.partition("/")[2]) in self.removed
-        except FormatError:
-            return True  # no message can be read from it
+    def _removes(self, life: str, copy: Storage, folder: str, name: str) -> None:
+        """All that is needed of it must be on the leader's disk; of a whole folder, "" as name."""
+        going: set[bytes] = set()
+        for header, records in _segments(copy, folder):
+            if not name or segment_name(header.position) == name:
+                going |= _bodies_in(records)
+        self._is_needless(going, bodies(self.world.leader.disk.crash(None)), f"{folder}/{name} of {life[:4]}")
+
+    def forgotten(self, place: str, disk: MemoryStorage) -> None:
+        """The copy of a life that has ended is removed: what is needed of it is elsewhere."""
+        self._is_needless(bodies(disk), self._all_bodies(), f"the copy {place}")
+
+    def _is_needless(self, going: set[bytes], kept: set[bytes], what: str) -> None:
+        for body in sorted(going - kept):
+            if self.messages[body].owed:
+                raise Violation("R3", f"{what} is removed, and with it {body!r}")
+
+    def published_again(self, messages: Iterable[bytes]) -> None:
+        """They were lost at the leader; all of them may come again."""
+        for body in messages:
+            message = self.messages[tag(body)]
+            for finish in message.finished.values():
+                finish.known.clear()
+                finish.ticket = sys.maxsize
 
     def adopted(self, life: str, daemon: Daemon) -> None:
         """A stand-in is about to serve."""
@@ -242,13 +253,16 @@ class Checker:
         if seal is None or seal.owned is None or seal != now:
             raise Violation("R5", f"the seal of {life[:4]} is not synced")
         owned = bodies(daemon.memory)
-        if life not in self._owned:
-            self._owned[life] = owned
+        if (life, seal.owner) not in self._owned:
+            self._owned[life, seal.owner] = owned
             if owned - bodies(kept):
                 raise Violation("R5", f"the stand-in for {life[:4]} owns what is not synced")
 
-    def handed_over(self, life: str) -> None:
-        self.given_up |= self._owned.get(life, set())
+    def gives_up(self, place: str, life: str, owner: str = "") -> None:
+        """Stand-ins for this life have what they own, and this one not any more. `owner`: one of them."""
+        for (other, name), owned in self._owned.items():
+            if other == life and owner in ("", name):
+                self.given_up.setdefault(place, set()).update(owned)
 
     # --- now and then, and in the end
 
@@ -314,11 +328,14 @@ def _segments(storage: Storage, folder: str) -> Iterator[tuple[FileHeader, list[
 def bodies(storage: Storage) -> set[bytes]:
     """The begins of the bodies of all messages in whole records."""
     found: set[bytes] = set()
-    for folder in storage.folders():
+    for folder in filter(is_copied_folder, storage.folders()):
         for _, records in _segments(storage, folder):
-            for record in records:
-                found.update(_TAG.findall(record.payload))
+            found |= _bodies_in(records)
     return found
+
+
+def _bodies_in(records: Iterable[Record]) -> set[bytes]:
+    return {body for record in records for body in _TAG.findall(record.payload)}
 
 
 def _log_bytes(storage: Storage) -> bytes:

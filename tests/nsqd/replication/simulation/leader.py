@@ -12,12 +12,14 @@ import attrs
 from nsqd.broker import Refused
 from nsqd.copies import Copied
 from nsqd.log.deletions import Deletions
-from nsqd.log.life import Life
+from nsqd.log.life import Life, former_lives
 from nsqd.log.store import CLEAN
-from nsqd.replication.restore import Restoration, needs
+from nsqd.replication.restore import needs
 from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
+from nsqd.replication.take_back import Stranded, TakeBack
+from nsqd.replication.unasked import Unasked
 from nsqd.replication.wire import (
     START_SIZE,
     Ack,
@@ -25,7 +27,9 @@ from nsqd.replication.wire import (
     Beat,
     Bye,
     Data,
+    Ended,
     Fetch,
+    Finished,
     FolderHeld,
     Hello,
     Sealed,
@@ -35,12 +39,14 @@ from nsqd.replication.wire import (
 from nsqd.replication.wire import (
     Refused as RefusedUs,
 )
-from nsqd.testing.faulty_storage import Fault, FaultyStorage
+from nsqd.testing.faulty_storage import FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
+from nsqkit.wire.frames import BODY
 from tests.nsqd.broker.harness import Receipt
+from tests.nsqd.replication.pair import publish_again
 from tests.nsqd.replication.simulation.checker import Message
-from tests.nsqd.replication.simulation.machine import SILENCE, Daemon, Machine, Process, heard
-from tests.nsqd.replication.simulation.network import End, Ended
+from tests.nsqd.replication.simulation.machine import SILENCE, Daemon, Machine, Process, heard, restored
+from tests.nsqd.replication.simulation.network import End, Lost
 
 __all__ = ["LeaderMachine", "Link"]
 
@@ -77,6 +83,7 @@ class LeaderMachine(Machine):
     safety: Safety = attrs.field(init=False)
     stopping: bool = False
     start: bytes = b""
+    _unasked: Unasked = attrs.field(init=False)
     _copied: Copied = attrs.field(init=False)
 
     @property
@@ -88,14 +95,6 @@ class LeaderMachine(Machine):
         """Of its disk, hexadecimal; None when it has never started on it."""
         life = Life.read(self.disk)
         return life.life_id.hex() if life else None
-
-    def operation(self, operation: str, path: str) -> Fault | None:
-        if operation == "remove" and path.endswith(".log") and self.daemon is not None:
-            folder, _, name = path.partition("/")
-            retention = self.daemon.broker.retentions.get(folder.removeprefix("topic-"))
-            if retention is not None:
-                self.world.checker.removed.add((retention.log.generation, name))
-        return super().operation(operation, path)
 
     # --- its life
 
@@ -113,15 +112,22 @@ class LeaderMachine(Machine):
         self.start = secrets.token_bytes(START_SIZE)
         storage = self.storage(self.disk)
         owned: Owned = {}
+        unanswered: list[str] = []
+        restore = CLEAN not in storage.files()
         if Life.read(storage) is not None:
-            owned = yield from self._ask(storage, Life.begin(storage))
+            unanswered = yield from self._ask(storage, Life.begin(storage), owned, restore=restore)
         daemon = Daemon(world, self.place, self.disk, self.operation)
         self.storages.append(daemon.storage)
-        if owned:
-            self._hand_over(daemon, owned)
-            return
         life = daemon.broker.store.life
         assert life is not None
+        if owned:
+            finished = _finished_of(daemon, owned)
+            self._hand_over(daemon, owned)
+            yield from self._tell_finished(life, finished)
+            return
+        self._unasked = Unasked(daemon.storage)
+        if restore:
+            self._unasked.add(unanswered, daemon.doubts)
         self.links = [Link(name, Standing(name)) for name in world.follower_names]
         self.safety = Safety(
             world.ack_copies, world.min_copies, REPLICA_TIMEOUT, [link.standing for link in self.links]
@@ -201,61 +207,64 @@ class LeaderMachine(Machine):
 
     # --- followers
 
-    def _hello(self, life: Life) -> Hello:
-        nothing = bytes(16)
+    def _hello(self, life: Life, follower: str) -> Hello:
         return Hello(
-            life.life_id, life.incarnation, self.start, nothing, bytes(32), self.name, self.world.disk_level
+            life.life_id,
+            life.incarnation,
+            self.start,
+            bytes(16),
+            bytes(32),
+            self.name,
+            self.world.disk_level,
+            [name for name in self.world.follower_names if name != follower],
         )
 
-    def _ask(self, storage: FaultyStorage, life: Life) -> Process[Owned]:
-        """As `ask_followers`."""
-        owned: Owned = {}
+    def _ask(self, storage: FaultyStorage, life: Life, owned: Owned, *, restore: bool) -> Process[list[str]]:
+        """As `ask_followers`: those that have not answered; `owned`: what stand-ins have."""
         deadline = self.world.now + ASK_TIMEOUT
+        unanswered: list[str] = []
         for name in self.world.follower_names:
             try:
                 end = self.world.network.connect(self.name, name)
-            except Ended:
+            except Lost:
+                unanswered.append(name)
                 continue
             try:
-                yield from self._ask_one(storage, life, name, end, deadline, owned)
-            except (Ended, WireError, OSError) as error:
+                held, theirs = yield from self._greet(end, life, name, deadline)
+                if theirs is not None:
+                    for generation, ranges in theirs.items():
+                        owned.setdefault(generation, []).extend(ranges)
+                elif restore:
+                    doubts = Unasked(storage).doubts(name)
+                    ends = {generation: doubt.end for generation, doubt in doubts.items()}
+                    wanted = needs(storage, held, Deletions(storage), ends)
+                    if (yield from restored(self, storage, end, wanted)):
+                        self.world.checker.restored(self.place, self.world.place_of(name, life.life_id.hex()))
+                end.send(Bye(theirs is not None))
+            except (Lost, WireError, OSError) as error:
+                unanswered.append(name)
                 self.world.tell(f"{self.name}: {name} not asked before the start - {error}")
             finally:
                 end.close()
-        return owned
+        return unanswered
 
-    def _ask_one(
-        self, storage: FaultyStorage, life: Life, name: str, end: End, deadline: float, owned: Owned
-    ) -> Process[None]:
-        world = self.world
-        held, theirs = yield from self._greet(end, life, deadline)
-        if theirs is not None:
-            for generation, ranges in theirs.items():
-                owned.setdefault(generation, []).extend(ranges)
-            end.send(Bye(True))
-            return
-        complete = True
-        for need in needs(storage, held, Deletions(storage)) if CLEAN not in storage.files() else ():
-            restoration = Restoration(storage, need)
-            try:
-                while (piece := restoration.wanted) is not None:
-                    end.send(Fetch(need.path, *piece))
-                    answer = yield from heard(world, end, world.now + ASK_TIMEOUT)
-                    if not isinstance(answer, Data) or not 0 < len(answer.data) <= piece[1]:
-                        raise WireError("not the bytes that were asked for")
-                    restoration.feed(bytes(answer.data))
-                whole = restoration.finish()
-            finally:
-                restoration.close()
-            complete = complete and whole
-            world.tell(f"{self.name} restores {need.path} from {name}: {'whole' if whole else 'damaged'}")
-        if complete:
-            world.checker.restored(self.place, world.place_of(name, life.life_id.hex()))
-        end.send(Bye(False))
+    def _tell_finished(self, life: Life, finished: list[Finished]) -> Process[None]:
+        """As `tell_finished`."""
+        deadline = self.world.now + ASK_TIMEOUT
+        for name in self.world.follower_names:
+            with contextlib.suppress(Lost, WireError):
+                end = self.world.network.connect(self.name, name)
+                try:
+                    _, theirs = yield from self._greet(end, life, name, deadline)
+                    end.send(*(finished if theirs is not None else ()), Bye(theirs is not None))
+                finally:
+                    end.close()
 
-    def _greet(self, end: End, life: Life, deadline: float) -> Process[tuple[list[FolderHeld], Owned | None]]:
+    def _greet(
+        self, end: End, life: Life, follower: str, deadline: float
+    ) -> Process[tuple[list[FolderHeld], Owned | None]]:
         """What the follower holds, and what its stand-in has, if there is one."""
-        end.send(self._hello(life))
+        end.send(self._hello(life, follower))
         held: list[FolderHeld] = []
         owned: Owned | None = None
         while True:
@@ -270,7 +279,7 @@ class LeaderMachine(Machine):
                 case Welcome():
                     pass
                 case RefusedUs(reason):
-                    raise Ended(reason)
+                    raise Lost(reason)
                 case frame:
                     raise WireError(f"a {type(frame).__name__} has no place here")
 
@@ -280,7 +289,7 @@ class LeaderMachine(Machine):
         while True:
             try:
                 yield from self._connection(link, daemon, life)
-            except (Ended, WireError, OSError) as error:
+            except (Lost, WireError, OSError) as error:
                 if link.sender is not None:
                     world.tell(f"{self.name} lost {link.follower}: {error}")
             finally:
@@ -297,33 +306,54 @@ class LeaderMachine(Machine):
         world = self.world
         end = world.network.connect(self.name, link.follower)
         try:
-            held, owned = yield from self._greet(end, life, world.now + SILENCE)
+            held, owned = yield from self._greet(end, life, link.follower, world.now + SILENCE)
             if owned is not None:
+                end.send(*_finished_of(daemon, owned))
                 self._hand_over(daemon, owned)
                 end.send(Bye(True))
                 raise StartsAnew
-            sender = link.sender = daemon.new_sender()
+            sender = link.sender = daemon.new_sender(self._unasked.doubts(link.follower))
             for _ in sender.compare(held):
                 if world.chance.random() < 0.3:
                     yield
             world.tell(f"{self.name} is connected to {link.follower}")
-            for folder, trouble in sender.troubles.items():
-                world.tell(f"  {folder} has {trouble}; nothing of it is copied")
+            for stranded in sender.stranded:
+                yield from self._take_back(end, daemon, stranded)
+                sender.taken_back(stranded)
+            self._unasked.compared(link.follower)
             yield from self._session(link, daemon, end, sender)
         finally:
             end.close()
 
+    def _take_back(self, end: End, daemon: Daemon, stranded: Stranded) -> Process[None]:
+        """As `FollowerLink._take_back`."""
+        world = self.world
+        taken = TakeBack(daemon.noted.inner, stranded)
+        try:
+            while (wanted := taken.wanted) is not None:
+                end.send(Fetch(*wanted))
+                answer = yield from heard(world, end, world.now + SILENCE)
+                if not isinstance(answer, Data) or not 0 < len(answer.data) <= wanted[2]:
+                    raise WireError("not the bytes that were asked for")
+                taken.feed(bytes(answer.data))
+            frames = publish_again(daemon, stranded, taken)
+        finally:
+            taken.close()
+        world.tell(f"{self.name} publishes {len(frames)} messages of {stranded.folder} again")
+        world.checker.published_again([frame[BODY:] for frame in frames])
+
     def _session(self, link: Link, daemon: Daemon, end: End, sender: Sender) -> Process[None]:
         world, beats, beat_at = self.world, 0, self.world.now
+        ended = [Ended(life) for life in former_lives(daemon.storage)]
         while True:
             while (frame := end.receive()) is not None:
                 match frame:
                     case Ack(ticket) if ticket <= sender.ticket:
                         link.standing.acknowledge(ticket)
                     case RefusedUs(reason):
-                        raise Ended(reason)
+                        raise Lost(reason)
             if world.now - end.heard_at > SILENCE:
-                raise Ended("nothing heard")
+                raise Lost("nothing heard")
             if world.now - beat_at >= BEAT_INTERVAL:
                 beats, beat_at = beats + 1, world.now
                 end.send(Beat(beats, 0))
@@ -333,6 +363,9 @@ class LeaderMachine(Machine):
                 data = b"".join(sender.take(daemon.written, world.chance.choice([100, 3000, 1 << 20])))
                 link.standing.sent(sender.ticket, complete=sender.complete)
                 end.send_bytes(data)
+            if ended and link.standing.in_step:
+                end.send(*ended)
+                ended = []
             yield
 
     def _hand_over(self, daemon: Daemon, owned: Owned) -> None:
@@ -363,3 +396,12 @@ class LeaderMachine(Machine):
         self.world.checker.wiped(place, before)
         if life is not None:
             self.world.leader_wiped(life)
+
+
+def _finished_of(daemon: Daemon, owned: Owned) -> list[Finished]:
+    """As `Copies._finished_of`."""
+    broker = daemon.broker
+    broker.advance(daemon.world.now, daemon.wall_ns)
+    broker.commit()
+    found = broker.finished_of(owned)
+    return [Finished(generation, channel, [list(run) for run in runs]) for generation, channel, runs in found]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import attrs
 
 from nsqd.broker import Broker
-from nsqd.replication.wire import Frame
+from nsqd.log.storage import Storage
+from nsqd.replication.restore import Need, Restoration
+from nsqd.replication.wire import Data, Fetch, Frame, WireError
 from nsqd.testing.faulty_storage import (
     WRITES,
     Crash,
@@ -23,18 +25,20 @@ from nsqd.testing.faulty_storage import (
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.broker.harness import Consumer
 from tests.nsqd.replication.pair import Leader
-from tests.nsqd.replication.simulation.network import End, Ended
+from tests.nsqd.replication.simulation.network import End, Lost
 
 if TYPE_CHECKING:
     from tests.nsqd.replication.simulation.world import World
 
-__all__ = ["CHANNELS", "SILENCE", "Daemon", "Machine", "Process", "heard"]
+__all__ = ["ANSWER_TIMEOUT", "CHANNELS", "SILENCE", "Daemon", "Machine", "Process", "heard", "restored"]
 
 _T = TypeVar("_T")
 Process: TypeAlias = Generator[None, None, _T]
 """It yields whenever it would wait."""
 
 SILENCE: Final = 10.0  # seconds, as in `to_follower` and `from_leader`
+ANSWER_TIMEOUT: Final = 3.0  # as in `other_followers`
+SEGMENT_BYTES: Final = 2000
 CHANNELS: Final = {"t": ("c",), "u": ("c", "d")}
 
 
@@ -47,7 +51,11 @@ class Daemon(Leader):
         self.clients: dict[tuple[str, str], Consumer] = {}
         self._bodies: dict[bytes, bytes] = {}  # of delivered messages, by their ids
         super().__init__(
-            memory=disk, now=world.now, wall_ahead=world.wall_ahead, sync_on_commit=world.disk_level
+            max_segment_bytes=SEGMENT_BYTES,
+            memory=disk,
+            now=world.now,
+            wall_ahead=world.wall_ahead,
+            sync_on_commit=world.disk_level,
         )
         world.checker.recovered(self)
 
@@ -173,9 +181,29 @@ class Machine(ABC):
 
 
 def heard(world: World, end: End, deadline: float) -> Process[Frame]:
-    """Wait for the next frame. `Ended` when it has not come by then."""
+    """Wait for the next frame. `Lost` when it has not come by then."""
     while (frame := end.receive()) is None:
         if world.now >= deadline:
-            raise Ended("nothing heard")
+            raise Lost("nothing heard")
         yield
     return frame
+
+
+def restored(machine: Machine, storage: Storage, end: End, wanted: Sequence[Need]) -> Process[bool]:
+    """As `restore_from`: fetch what is missing here. Whether all of it was whole there. `Lost`, `WireError`."""
+    world, complete = machine.world, True
+    for need in wanted:
+        restoration = Restoration(storage, need)
+        try:
+            while (piece := restoration.wanted) is not None:
+                end.send(Fetch(need.path, *piece))
+                answer = yield from heard(world, end, world.now + ANSWER_TIMEOUT)
+                if not isinstance(answer, Data) or not 0 < len(answer.data) <= piece[1]:
+                    raise WireError("not the bytes that were asked for")
+                restoration.feed(bytes(answer.data))
+            whole = restoration.finish()
+        finally:
+            restoration.close()
+        complete = complete and whole
+        world.tell(f"{machine.name} restores {need.path}: {'whole' if whole else 'damaged'}")
+    return complete

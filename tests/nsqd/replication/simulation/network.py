@@ -10,12 +10,12 @@ import attrs
 
 from nsqd.replication.wire import GREETING, Frame, Frames, encode
 
-__all__ = ["End", "Ended", "Network"]
+__all__ = ["End", "Lost", "Network"]
 
 WINDOW: Final = 20_000  # bytes that are on their way at most
 
 
-class Ended(Exception):
+class Lost(Exception):
     """The connection is no more. The text is for the story."""
 
 
@@ -55,13 +55,13 @@ class End:
             self.network.put(self.out, data)
 
     def receive(self) -> Frame | None:
-        """The next frame; None when none has arrived. `Ended`, `WireError`."""
+        """The next frame; None when none has arrived. `Lost`, `WireError`."""
         while (frame := self._frames.take()) is None:
             data = self.network.take(self.incoming)
             if data is None:
                 return None
             if not data:
-                raise Ended("the connection was closed")
+                raise Lost("the connection was closed")
             self.heard_at = self.network.now
             self._frames.feed(data)
         return frame
@@ -90,9 +90,9 @@ class Network:
     _ways: list[_Way] = attrs.field(factory=list)
 
     def connect(self, source: str, target: str) -> End:
-        """`Ended` when it is refused; one that nobody answers is silent."""
+        """`Lost` when it is refused; one that nobody answers is silent."""
         if target not in self.listening and target not in self.off and not self.is_cut(source, target):
-            raise Ended("refused")
+            raise Lost("refused")
         out, back = _Way(source, target), _Way(target, source)
         self._ways = [way for way in (*self._ways, out, back) if not way.closed]
         if target in self.listening:

@@ -59,7 +59,7 @@ class Message:
     """`body`: the begin of it, which no other message has. `channels`: that must deliver it.
 
     `copies`: how many disks had got it when it was acknowledged. `lost`: disks that had it, and lost it.
-    `finished`: by channel, the disks that know of it.
+    `finished`: by channel, the disks that know of it. `again`: it was published again.
     """
 
     body: bytes
@@ -69,11 +69,17 @@ class Message:
     copies: int = 0
     lost: set[str] = attrs.field(factory=set)
     finished: dict[str, Finish] = attrs.field(factory=dict)
+    again: bool = False
 
     @property
     def owed(self) -> list[str]:
         """Channels that have to deliver it."""
         return [channel for channel in self.channels if self.copies and channel not in self.finished]
+
+    @property
+    def is_safe(self) -> bool:
+        """It has to be somewhere."""
+        return bool(self.owed) and len(self.lost) < self.copies
 
 
 @attrs.define(eq=False)
@@ -142,7 +148,7 @@ class Checker:
         self.found[body, channel] = self.found.get((body, channel), 0) + 1
         finish = self.messages[body].finished.get(channel)
         gaps = self.world.may_have_gaps(daemon.place)
-        if finish is not None and daemon.place in finish.known and not gaps:
+        if finish is not None and daemon.place in finish.known and not gaps and not self.messages[body].again:
             raise Violation(
                 "R10", f"{body!r} is delivered by {daemon.place}, which knows that it was finished"
             )
@@ -222,29 +228,28 @@ class Checker:
                 self._removes(life, copy, folder, name)
 
     def _removes(self, life: str, copy: Storage, folder: str, name: str) -> None:
-        """All that is needed of it must be on the leader's disk; of a whole folder, "" as name."""
+        """All that is needed of it must be synced where it is served; `name`: "" for a whole folder."""
         going: set[bytes] = set()
         for header, records in _segments(copy, folder):
             if not name or segment_name(header.position) == name:
                 going |= _bodies_in(records)
-        self._is_needless(going, bodies(self.world.leader.disk.crash(None)), f"{folder}/{name} of {life[:4]}")
+        kept = set().union(*(bodies(disk.crash(None)) for disk in self.world.serving_disks()))
+        self._is_needless(going, kept, f"{folder}/{name} of {life[:4]}")
 
     def forgotten(self, place: str, disk: MemoryStorage) -> None:
         """The copy of a life that has ended is removed: what is needed of it is elsewhere."""
-        self._is_needless(bodies(disk), self._all_bodies(), f"the copy {place}")
+        kept = set().union(*map(bodies, self.world.serving_disks()))
+        self._is_needless(bodies(disk), kept, f"the copy {place}")
 
     def _is_needless(self, going: set[bytes], kept: set[bytes], what: str) -> None:
         for body in sorted(going - kept):
-            if self.messages[body].owed:
+            if self.messages[body].is_safe:
                 raise Violation("R3", f"{what} is removed, and with it {body!r}")
 
     def published_again(self, messages: Iterable[bytes]) -> None:
-        """They were lost at the leader; all of them may come again."""
+        """They were lost at the leader, and may come again: once more for each follower that had them."""
         for body in messages:
-            message = self.messages[tag(body)]
-            for finish in message.finished.values():
-                finish.known.clear()
-                finish.ticket = sys.maxsize
+            self.messages[tag(body)].again = True
 
     def adopted(self, life: str, daemon: Daemon) -> None:
         """A stand-in is about to serve."""
@@ -285,7 +290,7 @@ class Checker:
         """Nothing has vanished that was acknowledged with more copies than were lost."""
         there = self._all_bodies()
         for message in self.messages.values():
-            if message.owed and message.body not in there and len(message.lost) < message.copies:
+            if message.is_safe and message.body not in there:
                 raise Violation(
                     "R1",
                     f"{message.body!r} is on no disk; {message.copies} had it, only {sorted(message.lost)} lost it",

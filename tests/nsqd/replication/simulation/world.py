@@ -287,6 +287,13 @@ class World:
         }
         return {self.leader.place: self.leader.disk, **copies}
 
+    def serving_disks(self) -> list[MemoryStorage]:
+        """The leader's, and those of copies that were adopted."""
+        return [
+            self.leader.disk,
+            *(disk for each in self.followers for disk in each.disk.values() if Seal.read(disk) is not None),
+        ]
+
     def copies_of_lives(self) -> Iterator[tuple[str, MemoryStorage]]:
         """What two copies of the same life are compared of; a stand-in's is its own."""
         if self.leader.life is not None:

@@ -1,4 +1,4 @@
-"""The actions that change the cluster: create, pause, empty, delete, tombstone, drain, adopt.
+"""The actions that change the cluster: create, pause, empty, delete, tombstone, drain, hand over, adopt.
 
 Their requests are sent one by one:
 
@@ -30,7 +30,11 @@ __all__ = ["ADOPT_ACTION", "DRAIN_ACTIONS", "STATE_ACTIONS", "ActionRefused", "A
 
 STATE_ACTIONS = ("pause", "unpause", "empty")
 """Of topics and channels."""
-DRAIN_ACTIONS = {"drain": "/drain", "cancel_drain": "/drain/cancel"}
+DRAIN_ACTIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "drain": ("/drain", {}),
+    "cancel_drain": ("/drain/cancel", {}),
+    "hand_over": ("/drain", {"hand_over": "true"}),
+}
 """Of nodes, with their paths."""
 ADOPT_ACTION = "adopt_copy"
 """Of nodes: of a copy that a node holds."""
@@ -89,12 +93,13 @@ class Actions:
         return _message(errors)
 
     async def drain(self, action: str, node: str) -> str:
-        """Begin or cancel the drain of a node (`host:http_port`): one of `DRAIN_ACTIONS`.
+        """Begin or cancel the drain of a node (`host:http_port`), or have it handed over: one of `DRAIN_ACTIONS`.
 
-        Raises `UnknownNode` unless the registries (without any, the options) name this node, and `UpstreamFailed` if
-        the node refuses; the original does not know these requests.
+        Raises `UnknownNode` unless the registries (without any, the options) name this node, `UpstreamFailed` if the
+        node refuses (the original does not know these requests), and `ActionRefused` if it says why.
         """
-        return await self._change_node(node, DRAIN_ACTIONS[action], {})
+        path, params = DRAIN_ACTIONS[action]
+        return await self._change_node(node, path, params)
 
     async def adopt(self, node: str, life: str) -> str:
         """Have a node (`host:http_port`) serve the copy that it holds of this life, without force.
@@ -102,7 +107,7 @@ class Actions:
         With force nsqd also adopts copies that lack messages, or whose leader is connected and would have to begin
         another life. Neither is to be done from a page that shows the cluster of some seconds ago.
 
-        Raises what `drain` raises, and `ActionRefused` if the node says why it will not do it now.
+        Raises what `drain` raises.
         """
         return await self._change_node(node, "/replicas/adopt", {"life": life})
 

@@ -245,6 +245,8 @@ class Follower(msgspec.Struct, gc=False, frozen=True):
     """The first topics of which nothing is copied, each with the reason, ordered by name."""
     more_troubles: int = 0
     """How many more there are."""
+    lag_seconds: float | None = None
+    """For how long it has owed an acknowledgement; None without a connection."""
 
 
 class HeldCopy(msgspec.Struct, gc=False, frozen=True):
@@ -264,6 +266,8 @@ class HeldCopy(msgspec.Struct, gc=False, frozen=True):
     """Since its leader was heard; None if that was not since the start of the nsqd that holds it."""
     stand_in_port: int | None = None
     """The TCP port of the process that serves it; None if there is none now."""
+    clock_skew_seconds: float | None = None
+    """By how much the clock of the node that holds it is ahead of its leader's."""
 
 
 class Copies(msgspec.Struct, gc=False, frozen=True):

@@ -133,6 +133,7 @@ class Copies:
         self._sealed: Owned = {}  # what stand-ins have of ours
         self._unanswered: Collection[str] = ()  # followers that were to be asked before the recovery
         self._said: str | None = None
+        self._restored_bytes = self._published_again = 0
         self._rounds: Rounds | None = None
 
     # --- start
@@ -178,6 +179,7 @@ class Copies:
             connect=self._transport.connector(),
         )
         self._sealed = findings.sealed
+        self._restored_bytes = findings.restored_bytes
         self._unanswered = findings.unanswered if restore else ()
 
     def attach(self, broker: Broker) -> Copied | None:
@@ -391,6 +393,7 @@ class Copies:
                 f"{name}: messages that only a follower has cannot be noted here - {error}"
             ) from error
         self._broker.store.sync_now()
+        self._published_again += count
         return count
 
     def _take_over_channels(self, name: str, taken: TakeBack) -> None:
@@ -479,21 +482,37 @@ class Copies:
         log.warning("COPIES: %s serves %d messages of ours, too; starting anew without them", address, count)
         self._restart()
 
-    async def stop(self) -> None:
-        """Send what there is to send to followers, in bounded time."""
+    @property
+    def hand_over_refusal(self) -> str | None:
+        """Why no follower can take over what is here."""
+        if self._options.stand_in:
+            return "a stand-in is not handed over"
+        if not any(link.standing.in_step for link in self._links):
+            return "no follower is in step"
+        return None
+
+    async def stop(self, *, hand_over: bool) -> None:
+        """Send what there is to send to followers, in bounded time; one of them may take over what is here."""
         self._accepting.cancel()
         for listener in self._listeners:
             await close_listener(listener)
+        heir = next((link for link in self._links if hand_over and link.standing.in_step), None)
         with trio.move_on_after(STOP_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 for link in self._links:
-                    nursery.start_soon(link.stop)
+                    nursery.start_soon(partial(link.stop, for_good=link is heir))
+        if heir is not None and heir.has_taken_over:
+            log.info("COPIES(%s): it has taken over all messages of ours", heir.standing.address)
+        elif hand_over:
+            log.error(
+                "COPIES: no follower has taken over; the messages stay here, or adopt a copy by command"
+            )
 
     def stats(self) -> CopiesStats | None:
         """None when there is nothing to tell."""
         if self.safety is None and self.follower is None:
             return None
-        written = self._broker.store.syncer.written
+        written, now = self._broker.store.syncer.written, trio.current_time()
         links = {link.standing: link for link in self._links}
         followers = [
             FollowerStats(
@@ -501,12 +520,13 @@ class Copies:
                 in_step=standing.in_step,
                 state=standing.state,
                 lag=written - standing.acknowledged if standing.acknowledged >= 0 else None,
+                lag_bytes=links[standing].unsent_bytes if standing in links else None,
+                lag_seconds=None if (lag := standing.lag(now)) is None else round(lag, 3),
                 sent_bytes=links[standing].sent_bytes if standing in links else 0,
                 troubles=links[standing].troubles if standing in links else {},
             )
             for standing in (self.safety.followers if self.safety is not None else ())
         ]
-        now = trio.current_time()
         running = self.stand_ins.running if self.stand_ins is not None else {}
         held = [
             HeldStats(
@@ -518,12 +538,16 @@ class Copies:
                 adopted=copy.seal is not None,
                 stand_in_port=ports[0] or None if (ports := running.get(copy.note.life)) else None,
                 silent_seconds=None if copy.beat_at is None else round(now - copy.beat_at, 1),
+                clock_skew_seconds=None if copy.clock_skew is None else round(copy.clock_skew, 3),
             )
             for copy in (self.follower.copies.values() if self.follower is not None else ())
         ]
         return CopiesStats(
             wanted=1 + len(followers),
             in_step=self.safety.copies_in_step if self.safety is not None else 1,
+            restored_bytes=self._restored_bytes,
+            published_again=self._published_again,
+            adoptions=self.stand_ins.adoptions if self.stand_ins is not None else 0,
             followers=followers,
             held=held,
         )
@@ -586,5 +610,5 @@ class Copies:
 
 
 def _host_of(address: str) -> str:
-    """The host of a listen address, as it is written; empty (all interfaces) for a unix socket."""
-    return "" if "/" in address else address.rpartition(":")[0]
+    """The host of a listen address, as it is written; loopback for a unix socket, which is for this machine, too."""
+    return "127.0.0.1" if "/" in address else address.rpartition(":")[0]

@@ -311,7 +311,7 @@ class Daemon:
                 self.connections.close_all()
                 plain_server.stop()
                 tls_server.stop()
-            await self.copies.stop()
+            await self.copies.stop(hand_over=self.drain.hand_over)
             nursery.cancel_scope.cancel()
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:
@@ -392,6 +392,10 @@ class Daemon:
         log.info("NSQ: bye")
 
     # --- for the HTTP API (`HttpBackend`)
+
+    @property
+    def hand_over_refusal(self) -> str | None:
+        return self.copies.hand_over_refusal
 
     @property
     def stand_ins(self) -> StandIns | None:

@@ -5,6 +5,9 @@ consumers find it and go on consuming; when no messages remain, it stops as afte
 themselves (see `nsqd.stats.remaining`) are listed in `/stats`. After `--drain-timeout` it stops in any case, and they
 stay on disk.
 
+With *hand over* it does not wait for consumers: it stops at once, and a follower serves what remains (see
+docs/replication.md).
+
 Until it stops, a drain can be cancelled: publishes are accepted again, as if there had been none.
 """
 
@@ -48,6 +51,7 @@ class Drain:
         for_good: bool = False,
     ) -> None:
         self.since_ns = 0  # wall time; 0: not draining
+        self.hand_over = False
         self._broker = broker
         self._timeout = timeout or math.inf
         self._stop = stop
@@ -61,8 +65,9 @@ class Drain:
     def active(self) -> bool:
         return self.since_ns != 0
 
-    def begin(self) -> None:
-        """Refuse publishes, and stop the daemon once it is empty. A second call has no effect."""
+    def begin(self, *, hand_over: bool = False) -> None:
+        """Refuse publishes, and stop the daemon once it is empty; with `hand_over` at once. A drain may become one."""
+        self.hand_over = self.hand_over or hand_over
         if self.active:
             return
         self.since_ns = time.time_ns()
@@ -77,6 +82,7 @@ class Drain:
             return False
         if self.active and not self._stopping:
             self.since_ns = 0
+            self.hand_over = False
             self._broker.refuse_publishing("drain", None)
             self._begun = trio.Event()
             self._cancelled.set()
@@ -98,7 +104,7 @@ class Drain:
     async def _wait_until_empty(self, cancelled: trio.Event) -> None:
         """Return when no messages remain, or at once when the drain is cancelled."""
         log_at = trio.current_time() + LOG_INTERVAL
-        while next(remaining(self._broker), None) is not None or self._answers_wait():
+        while self._waits_for_consumers() or self._answers_wait():
             with trio.move_on_after(POLL_INTERVAL):
                 await cancelled.wait()
             if cancelled.is_set():
@@ -107,8 +113,13 @@ class Drain:
                 log_at += LOG_INTERVAL
                 log.info("drain: %s", self._summary())
 
+    def _waits_for_consumers(self) -> bool:
+        return not self.hand_over and next(remaining(self._broker), None) is not None
+
     def _say_why_it_stops(self) -> None:
-        if next(remaining(self._broker), None) is None:
+        if self.hand_over:
+            log.info("drain: stopping, a follower takes over; %s", self._summary())
+        elif next(remaining(self._broker), None) is None:
             log.info("drain: no messages remaining; stopping")
         else:
             log.warning(

@@ -21,6 +21,7 @@ __all__ = [
     "delete_channel_button",
     "delete_topic_button",
     "drain_button",
+    "hand_over_button",
     "tombstone_button",
     "topic_buttons",
 ]
@@ -155,6 +156,22 @@ def drain_button(request: PageRequest, node: Node, *, draining: bool) -> ActionB
         "cancelled here. Producers need another node.",
         verb="Drain",
         done=f"{address} is draining",
+        typed=address,
+    )
+
+
+def hand_over_button(request: PageRequest, node: Node) -> ActionButton:
+    """Take a node out of service at once: a follower serves what is on it."""
+    address = node.http_address
+    return ActionButton(
+        method="POST",
+        url=request.url(f"/api/nodes/{segment(address)}"),
+        body=json.dumps({"action": "hand_over"}),
+        title=f"Hand over {address}?",
+        text="The node accepts no more messages, and exits as soon as a follower has all of them, which serves them to "
+        "their consumers. Messages in flight are delivered again. Producers need another node.",
+        verb="Hand over",
+        done=f"{address} is handed over",
         typed=address,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from attrs import define
 
@@ -85,6 +86,9 @@ def node_badges(node: NodeSnapshot, now: float) -> list[Badge]:
     return [*badges, *_under_replicated_badges(node), *_draining_badges(node, with_amount=True)]
 
 
+CLOCK_SKEW: Final = 5.0  # seconds between two nodes that are worth a word
+
+
 def copy_badges(copy: HeldCopy) -> list[Badge]:
     """The badges of a copy that a node holds of another one."""
     if copy.adopted:
@@ -100,6 +104,11 @@ def copy_badges(copy: HeldCopy) -> list[Badge]:
         badges = [Badge(silent, "warn", "Its leader has no connection")]
     if not copy.complete:
         badges.append(Badge("not complete", "bad", "Messages of its leader are missing in it"))
+    skew = copy.clock_skew_seconds
+    if skew is not None and abs(skew) > CLOCK_SKEW:
+        where = "ahead of" if skew > 0 else "behind"
+        title = f"The clock here is {duration_text(abs(skew))} {where} its leader's: due times would differ"
+        badges.append(Badge("clocks differ", "warn", title))
     return badges
 
 

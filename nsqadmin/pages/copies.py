@@ -15,7 +15,7 @@ from nsqadmin.model import Copies, Follower, HeldCopy
 from nsqadmin.pages.action_buttons import ActionButton, adopt_button
 from nsqadmin.pages.badges import Badge, copy_badges
 from nsqadmin.pages.page_request import PageRequest
-from nsqadmin.text import bytes_text
+from nsqadmin.text import bytes_text, duration_text
 
 __all__ = ["CopiesPanel", "FollowerRow", "HeldRow", "copies_panel", "leaders_by_stand_in", "stand_in_badges"]
 
@@ -27,6 +27,8 @@ class FollowerRow:
     follower: Follower
     badge: Badge
     sent: str
+    lag_age: str
+    """For how long it owes an acknowledgement; empty below a second."""
 
 
 @define(frozen=True)
@@ -96,7 +98,10 @@ def _stand_in_address(node: NodeSnapshot, copy: HeldCopy) -> str:
 
 def _follower_row(follower: Follower) -> FollowerRow:
     badge = Badge("in step", "good") if follower.in_step else Badge("out of step", "warn")
-    return FollowerRow(follower, badge, bytes_text(follower.sent_bytes))
+    age = follower.lag_seconds or 0.0
+    return FollowerRow(
+        follower, badge, bytes_text(follower.sent_bytes), duration_text(age) if age >= 1 else ""
+    )
 
 
 def _held_row(request: PageRequest, node: NodeSnapshot, copy: HeldCopy, paths: dict[str, str]) -> HeldRow:

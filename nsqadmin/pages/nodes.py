@@ -10,7 +10,7 @@ from attrs import define
 from nsqadmin.cluster.rates import ChannelKey
 from nsqadmin.cluster.snapshot import NodeSnapshot
 from nsqadmin.model import ChannelStats, ClientStats, TopicStats
-from nsqadmin.pages.action_buttons import ActionButton, drain_button, tombstone_button
+from nsqadmin.pages.action_buttons import ActionButton, drain_button, hand_over_button, tombstone_button
 from nsqadmin.pages.badges import Badge, node_badges, row_class, stats_badges
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, ConsumerRow, consumer_row
 from nsqadmin.pages.copies import copies_panel, leaders_by_stand_in, stand_in_badges
@@ -194,6 +194,7 @@ async def node_page(request: PageRequest) -> Page:
         "graphite": graphite_panel(request, node_graphs(address)),
         "now": request.snapshot.at,
         "drain_button": None,
+        "hand_over_button": None,
     }
     if view is not None:
         stand_in = stand_in_badges(view, leaders_by_stand_in(request.snapshot))
@@ -205,6 +206,8 @@ async def node_page(request: PageRequest) -> Page:
         # A stand-in drains from its start to its end.
         if view.can_drain and view.problem is None and not stand_in:
             values["drain_button"] = drain_button(request, view.node, draining=view.draining is not None)
+            if view.copies is not None and view.copies.in_step > 1:
+                values["hand_over_button"] = hand_over_button(request, view.node)
         values |= await _topics_table(request, view)
     return Page("node.html", "nodes", values, request.status_of(view))
 

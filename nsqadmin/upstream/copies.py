@@ -34,6 +34,7 @@ _MAX_ENTRY: Final = 256 * 1024  # bytes; thousands of troubles. It is decoded in
 EntryT = TypeVar("EntryT")
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Seconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]  # either way; a clock may be anything
 _Address = Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
 
 
@@ -51,6 +52,7 @@ class _RawFollower(msgspec.Struct):
     lag: _Count | None = None
     sent_bytes: _Count = 0
     troubles: dict[str, str] | None = None
+    lag_seconds: Measured | None = None
 
 
 class _RawHeldCopy(msgspec.Struct):
@@ -62,6 +64,7 @@ class _RawHeldCopy(msgspec.Struct):
     adopted: bool
     silent_seconds: Measured | None = None
     stand_in_port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    clock_skew_seconds: _Seconds | None = None
 
 
 def read_copies(raw: msgspec.Raw) -> Copies | None:
@@ -101,6 +104,7 @@ def _read_follower(raw: msgspec.Raw) -> Follower:
         follower.sent_bytes,
         shown,
         len(troubles) - len(shown),
+        follower.lag_seconds,
     )
 
 
@@ -115,4 +119,5 @@ def _read_held(raw: msgspec.Raw) -> HeldCopy:
         copy.adopted,
         copy.silent_seconds,
         copy.stand_in_port,
+        copy.clock_skew_seconds,
     )

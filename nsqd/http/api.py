@@ -145,7 +145,10 @@ class _Api:
         return _HEALTHY if health == "OK" else text(health, nsq=False)
 
     def drain(self, request: Request) -> Response:
-        self._daemon.drain.begin()
+        hand_over = _BOOLEANS.get(query(request).get("hand_over", ""), False)
+        if hand_over and (reason := self._daemon.hand_over_refusal) is not None:
+            return error(409, f"REFUSED: {reason}")
+        self._daemon.drain.begin(hand_over=hand_over)
         return _DONE
 
     def cancel_drain(self, request: Request) -> Response:

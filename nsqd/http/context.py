@@ -40,6 +40,10 @@ class HttpBackend(StatsSource, Protocol):
     @property
     def drain(self) -> Drain: ...
     @property
+    def hand_over_refusal(self) -> str | None:
+        """Why no follower can take over what is here."""
+
+    @property
     def stand_ins(self) -> StandIns | None:
         """None without copies of others."""
 

@@ -33,10 +33,14 @@ TIMEOUT: Final = 5.0  # seconds
 
 @attrs.define
 class Findings:
-    """`sealed`: what stand-ins own of our messages. `unanswered`: addresses of followers that could not be asked."""
+    """`sealed`: what stand-ins own of our messages. `unanswered`: addresses of followers that could not be asked.
+
+    `restored_bytes`: that were missing here.
+    """
 
     sealed: Owned = attrs.field(factory=dict)
     unanswered: list[str] = attrs.field(factory=list)
+    restored_bytes: int = 0
 
 
 @attrs.define
@@ -68,7 +72,7 @@ class _Start:
             def alive() -> None:
                 scope.deadline = trio.current_time() + TIMEOUT  # one that answers is worth waiting for
 
-            await restore_from(frames, self.storage, wanted, address, alive)
+            self.findings.restored_bytes += await restore_from(frames, self.storage, wanted, address, alive)
         await frames.send(Bye(sealed))
 
 

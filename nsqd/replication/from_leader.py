@@ -18,7 +18,9 @@ import contextlib
 import itertools
 import os
 import shutil
+import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -76,8 +78,11 @@ YIELD_EVERY: Final = 16  # frames
 FOLDERS: Final = 100  # that are looked at in a row, in a thread
 
 
+@attrs.define
 class _Goodbye(Exception):
-    """The leader ends the session in order."""
+    """The leader ends the session in order. `for_good`: it gives all its messages to us."""
+
+    for_good: bool
 
 
 @attrs.frozen
@@ -95,7 +100,7 @@ class CopyState:
     `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
     has compared it, and sent what was damaged. `finished`: what its leader has finished, and its
     stand-in was not told yet; with `news` when something was added. `ended`: its
-    leader has said that this life has ended.
+    leader has said that this life has ended. `clock_skew`: seconds by which our clock is ahead of the leader's.
     """
 
     note: CopyNote
@@ -105,6 +110,7 @@ class CopyState:
     suspect: bool = False
     ended: bool = False
     hanging_ms: int = 0
+    clock_skew: float | None = None
     beat_at: float | None = None
     seal: Seal | None = None
     finished: deque[Finished] = attrs.field(factory=deque)
@@ -135,6 +141,7 @@ class Follower:
         self._room = room
         self._strangers: dict[trio.CancelScope, None] = {}  # the oldest first
         self._stranger_log = RateLimitedLogger(log)
+        self.adopted: Callable[[], None] = lambda: None  # a copy was sealed: somebody has to serve it
         self.copies: dict[str, CopyState] = {}
         if self._root.is_dir():
             for path in sorted(self._root.iterdir()):
@@ -212,9 +219,11 @@ class Follower:
                     await self._session(frames, hello)
             except trio.TooSlowError:
                 self._ended(remote, hello, f"nothing heard for {SILENCE:g} s")
-            except _Goodbye:
-                assert hello is not None
+            except _Goodbye as goodbye:
+                assert isinstance(hello, Hello)
                 log.info("COPIES: %s has left", hello.name)
+                if goodbye.for_good:
+                    await self._take_over_at_once(frames, hello)
             except (Turned, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._ended(remote, hello, str(error) or "the connection was cut")
             except (WireError, NotWelcome, OSError) as error:
@@ -255,11 +264,26 @@ class Follower:
         else:
             log.warning(text, remote, f"of {hello.name}", reason, exc_info=unexpected)
 
+    async def _take_over_at_once(self, frames: FrameStream, hello: Hello) -> None:
+        """The leader stops for good, and everything that it has is here: adopt the copy, and tell it so."""
+        state = self.copies[hello.life.hex()]
+        if not state.note.complete:
+            log.error("COPIES: the copy of %s is not complete, and not adopted", state.note.name)
+            return
+        self.seal(state)
+        log.warning("COPIES: the copy of %s is adopted, which has stopped for good", state.note.name)
+        self.adopted()
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(SILENCE):
+                await frames.send(Found(True, False, True, self._identity.life.hex()))
+
     # --- one who asks
 
     async def _answer(self, frames: FrameStream, ask: Ask) -> None:
         """Say what is here of this life, and give it to who has asked."""
         state = self.copies.get(ask.life.hex())
+        if state is not None and state.seal is not None:
+            state.seal = Seal.read(state.storage)  # its stand-in has written to it
         seal = state.seal if state is not None else None
         with trio.fail_after(SILENCE):
             await frames.send(
@@ -427,13 +451,14 @@ class _Session:
     async def _take(self, frame: Frame) -> None:
         copy, state = self._copy, self._state
         match frame:
-            case Beat(number, hanging_ms):
+            case Beat(number, hanging_ms, wall_ms):
                 state.hanging_ms, state.beat_at = hanging_ms, trio.current_time()
+                state.clock_skew = time.time() - wall_ms / 1000
                 self._echo = number
                 self._news.set()
                 return
-            case Bye():
-                raise _Goodbye
+            case Bye(for_good):
+                raise _Goodbye(for_good)
             case Ended(life):
                 await self._follower.life_ended(life.hex())
                 return

@@ -67,6 +67,12 @@ class Standing:
         self.state = f"no acknowledgement for {timeout:g} s"
         return True
 
+    def lag(self, now: float) -> float | None:
+        """For how many seconds it has owed an acknowledgement; None without a session."""
+        if self.acknowledged < 0:
+            return None
+        return now - self._owed[1] if self._owed is not None else 0.0
+
     def _look(self) -> None:
         if self._goal is not None and self.acknowledged >= self._goal:
             self.in_step, self.state, self._goal = True, "in step", None

@@ -143,6 +143,20 @@ class Sender:
 
     # --- what is to be sent
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of segments that were not sent yet. It looks at what has changed only."""
+        total = 0
+        for folder in list(self._watch.grown):
+            there = self._folders.get(folder)
+            for name, note in self._notes.files(folder).items():
+                if name.endswith(".log"):
+                    held = there.files.get(name) if there is not None else None
+                    total += note.size - (
+                        held.sent if held is not None and held.version == note.version else 0
+                    )
+        return total
+
     def take(self, ticket: int, max_bytes: int) -> list[bytes]:
         """Frames for the follower, of about `max_bytes`; empty when it has everything.
 

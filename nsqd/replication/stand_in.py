@@ -42,13 +42,17 @@ class CommandRefused(Exception):
 
 @attrs.define(eq=False)
 class StandIns:
-    """`command`: the command line for a copy's folder, with two free ports. `ports`: that may be used."""
+    """`command`: the command line for a copy's folder, with two free ports. `ports`: that may be used.
+
+    `adoptions`: since the start.
+    """
 
     _follower: Follower
     _command: Callable[[Path, int, int], Sequence[str]]
     _ports: Sequence[int]
     _host: str
     _others: OtherFollowers
+    adoptions: int = 0
     running: dict[str, tuple[int, int]] = attrs.field(factory=dict)
     """TCP and HTTP port of each stand-in, by life."""
     _wanted: trio.Event = attrs.field(factory=trio.Event)
@@ -74,6 +78,7 @@ class StandIns:
             _refuse_or_not(state)  # the leader may have come back meanwhile
         if state.seal is None:
             self._follower.seal(state)
+            self.adoptions += 1
             log.warning("COPIES: the copy of %s is adopted", state.note.name)
         self._wanted.set()
 
@@ -99,6 +104,7 @@ class StandIns:
 
     async def run(self) -> None:
         """Keep a stand-in on each sealed copy that has not retired."""
+        self._follower.adopted = self._adopted
         async with trio.open_nursery() as nursery:
             while True:
                 for state in self._follower.copies.values():
@@ -111,6 +117,11 @@ class StandIns:
                         nursery.start_soon(self._serve, state)
                 await self._wanted.wait()
                 self._wanted = trio.Event()
+
+    def _adopted(self) -> None:
+        """By the order of the leader itself."""
+        self.adoptions += 1
+        self._wanted.set()
 
     async def _serve(self, state: CopyState) -> None:
         life, pause = state.note.life, SHORTEST_PAUSE

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
@@ -45,6 +46,7 @@ from nsqd.replication.wire import (
     Fetch,
     Finished,
     FolderHeld,
+    Found,
     WireError,
     encode,
 )
@@ -110,11 +112,18 @@ class FollowerLink:
         self._beats = 0
         self._beat_due = False
         self._stopping = False
-        self._said_goodbye = False
+        self._said_goodbye = self._for_good = False
+        self.has_taken_over = False
         self._stopped = trio.Event()
+        self._sender: Sender | None = None
         self._piece: bytes | None = None
         self._piece_arrived: trio.Event | None = None  # while one is asked for
         self._connected = False  # or about to be
+
+    @property
+    def unsent_bytes(self) -> int | None:
+        """Bytes of logs that are still to be sent; None without a connection."""
+        return None if self._sender is None else self._sender.unsent_bytes
 
     def wake(self) -> None:
         """There may be something to send. Never waits."""
@@ -144,9 +153,12 @@ class FollowerLink:
             await trio.sleep(pause)
         self._stopped.set()
 
-    async def stop(self) -> None:
-        """Send what there is to send, and say goodbye. Returns at once when there is no connection."""
-        self._stopping = True
+    async def stop(self, *, for_good: bool = False) -> None:
+        """Send what there is to send, and say goodbye. Returns at once when there is no connection.
+
+        `for_good`: this follower shall adopt its copy; when it has, `has_taken_over` is true.
+        """
+        self._stopping, self._for_good = True, for_good
         if not self._connected:
             return
         self.wake()
@@ -173,7 +185,7 @@ class FollowerLink:
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 others = self._leader.others(self.standing.address)
                 await greet_follower(frames, self._leader.identity, disk=self._leader.disk, others=others)
-            sender = self._leader.new_sender(self.standing.address)
+            sender = self._sender = self._leader.new_sender(self.standing.address)
             try:
                 held = await self._held(frames)
                 self.standing.state = "catching up"
@@ -186,6 +198,7 @@ class FollowerLink:
                 if not self._said_goodbye:  # then it has heard that, and closed the connection before we did
                     raise
             finally:
+                self._sender = None
                 sender.close()
 
     async def _held(self, frames: FrameStream) -> list[FolderHeld]:
@@ -228,8 +241,9 @@ class FollowerLink:
                 continue
             if self._stopping and self.standing.acknowledged >= written:
                 self._said_goodbye = True
-                await frames.send(Bye(False))
-                return
+                await frames.send(Bye(self._for_good))
+                if not self._for_good:
+                    return
             await self._work.wait()
 
     async def _take_back(self, frames: FrameStream, stranded: Stranded) -> None:
@@ -268,7 +282,7 @@ class FollowerLink:
             return b""
         self._beat_due = False
         self._beats += 1
-        return encode(Beat(self._beats, int(self._leader.hanging() * 1000)))
+        return encode(Beat(self._beats, int(self._leader.hanging() * 1000), time.time_ns() // 1_000_000))
 
     async def _beat(self) -> None:
         while True:
@@ -286,6 +300,9 @@ class FollowerLink:
                         self.standing.acknowledge(ticket)
                     case Echo():
                         pass
+                    case Found(_, _, sealed, _) if self._said_goodbye:
+                        self.has_taken_over = sealed
+                        return
                     case Data(data) if self._piece_arrived is not None:
                         self._piece = bytes(data)
                         self._piece_arrived.set()

@@ -297,11 +297,12 @@ class Ack:
 
 @attrs.frozen
 class Beat:
-    """`hanging_ms`: for so long the leader's oldest sync has not returned."""
+    """`hanging_ms`: for so long the leader's oldest sync has not returned. `wall_ms`: its wall time."""
 
     TYPE: ClassVar = 16
     number: int = attrs.field(validator=_number)
     hanging_ms: int = attrs.field(validator=_number)
+    wall_ms: int = attrs.field(validator=_number)
 
 
 @attrs.frozen

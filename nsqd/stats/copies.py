@@ -13,6 +13,7 @@ __all__ = ["CopiesStats", "FollowerStats", "HeldStats"]
 class FollowerStats:
     """One follower. `state`: for people. `lag`: appends that it has not acknowledged; None without a connection.
 
+    `lag_bytes`: of logs that it was not sent yet; `lag_seconds`: for so long it has owed an acknowledgement; likewise.
     `troubles`: topics that it has in a form that is not known here, and why; nothing of them is copied.
     """
 
@@ -20,6 +21,8 @@ class FollowerStats:
     in_step: bool
     state: str
     lag: int | None
+    lag_bytes: int | None
+    lag_seconds: float | None
     sent_bytes: int
     troubles: dict[str, str]
 
@@ -29,7 +32,8 @@ class HeldStats:
     """One copy of another nsqd, by its life. `name`: of its node. `complete`: it has no gap.
 
     `silent_seconds`: since its leader was heard; None if that was not since the start. `adopted`: it is
-    this nsqd's to serve; `stand_in_port`: the TCP port of the process that does so now.
+    this nsqd's to serve; `stand_in_port`: the TCP port of the process that does so now. `clock_skew_seconds`: by which
+    the clock here is ahead of its leader's; None if that was not heard since the start.
     """
 
     life: str
@@ -40,14 +44,22 @@ class HeldStats:
     silent_seconds: float | None
     adopted: bool
     stand_in_port: int | None
+    clock_skew_seconds: float | None
 
 
 @attrs.frozen(kw_only=True)
 class CopiesStats:
-    """`wanted` and `in_step`: copies, this nsqd's own included. `held`: those of others."""
+    """`wanted` and `in_step`: copies, this nsqd's own included. `held`: those of others.
+
+    Since the start: `restored_bytes`: fetched from followers before it. `published_again`: messages that only a
+    follower had. `adoptions`: of copies that are here.
+    """
 
     wanted: int
     in_step: int
+    restored_bytes: int
+    published_again: int
+    adoptions: int
     followers: list[FollowerStats]
     held: list[HeldStats]
 

@@ -154,10 +154,40 @@ def _of_copies(copies: CopiesStats) -> Iterator[Family]:
         "Appends that a connected follower has not acknowledged.",
         [(labels, follower.lag) for labels, follower in rows if follower.lag is not None],
     )
+    yield gauge(
+        "nsqd_follower_lag_bytes",
+        "Bytes of logs that a connected follower was not sent yet.",
+        [(labels, follower.lag_bytes) for labels, follower in rows if follower.lag_bytes is not None],
+    )
+    yield gauge(
+        "nsqd_follower_lag_seconds",
+        "For how long a connected follower has owed an acknowledgement.",
+        [(labels, follower.lag_seconds) for labels, follower in rows if follower.lag_seconds is not None],
+    )
     yield counter(
         "nsqd_follower_sent_bytes_total",
         "Bytes that were sent to a follower.",
         [(labels, follower.sent_bytes) for labels, follower in rows],
+    )
+    yield counter(
+        "nsqd_restored_bytes_total",
+        "Bytes that were missing here at the start, and fetched from a follower.",
+        copies.restored_bytes,
+    )
+    yield counter(
+        "nsqd_published_again_total",
+        "Messages that were lost here, and published again as a follower had them.",
+        copies.published_again,
+    )
+    yield counter("nsqd_adoptions_total", "Copies of other nsqds that were adopted here.", copies.adoptions)
+    yield gauge(
+        "nsqd_copy_clock_skew_seconds",
+        "By how much the clock here is ahead of that of the copy's leader.",
+        [
+            (label_set({"leader": held.name}), held.clock_skew_seconds)
+            for held in copies.held
+            if held.clock_skew_seconds is not None
+        ],
     )
     yield gauge("nsqd_copies_held", "Copies of other nsqds that are here.", len(copies.held))
     yield gauge("nsqd_copies_held_bytes", "Bytes of these copies.", sum(held.bytes for held in copies.held))

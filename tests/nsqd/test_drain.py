@@ -60,6 +60,29 @@ async def test_it_stops_after_the_last_message(autojump_clock: trio.testing.Mock
         assert await stage.stopped_within(1)
 
 
+@pytest.mark.parametrize("already", [False, True])
+async def test_with_hand_over_it_does_not_wait_for_consumers(
+    already: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with draining() as stage:
+        if already:
+            stage.drain.begin()
+            assert not await stage.stopped_within(10)
+        stage.drain.begin(hand_over=True)
+        with pytest.raises(Refused, match=REFUSAL):
+            stage.publish()
+        assert await stage.stopped_within(1)
+        assert stage.drain.hand_over
+
+
+async def test_a_cancelled_hand_over_is_none(autojump_clock: trio.testing.MockClock) -> None:
+    async with draining() as stage:
+        stage.drain.begin(hand_over=True)
+        assert stage.drain.cancel()
+        stage.drain.begin()
+        assert not await stage.stopped_within(3600)
+
+
 async def test_it_stops_after_its_timeout(autojump_clock: trio.testing.MockClock) -> None:
     async with draining(TIMEOUT) as stage:
         stage.drain.begin()

@@ -116,7 +116,10 @@ class TestCalls:
             f"POST {nsqd.address}/topic/delete?topic=t",
         ]
 
-    @pytest.mark.parametrize(("action", "path"), [("drain", "/drain"), ("cancel_drain", "/drain/cancel")])
+    @pytest.mark.parametrize(
+        ("action", "path"),
+        [("drain", "/drain"), ("cancel_drain", "/drain/cancel"), ("hand_over", "/drain?hand_over=true")],
+    )
     async def test_a_drain_is_begun_and_cancelled_at_the_node_only(self, action: str, path: str) -> None:
         async with scripted() as script:
             nsqd, other = await nsqd_with_topic(script), await nsqd_with_topic(script)

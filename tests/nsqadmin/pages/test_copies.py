@@ -86,6 +86,8 @@ async def test_the_original_has_no_copies() -> None:
         (held_copy(), "not connected", True),
         (held_copy(connected=True, silent_seconds=0.5), "connected", False),
         (held_copy(complete=False, silent_seconds=5.0), "silent for 5 s not complete", False),
+        (held_copy(connected=True, clock_skew_seconds=-4.9), "connected", False),
+        (held_copy(connected=True, clock_skew_seconds=-8.0), "connected clocks differ", False),
         (held_copy(adopted=True, complete=False), "adopted", False),
     ],
 )

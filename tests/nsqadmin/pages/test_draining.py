@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from nsqadmin.cluster.snapshot import ClusterSnapshot
-from nsqadmin.model import Draining, StuckPlace
+from nsqadmin.model import Copies, Draining, StuckPlace
 from tests.nsqadmin.pages.cluster import NODE, NOW, channel, fake_console, node, problem, snapshot, topic
 from tests.nsqadmin.pages.reading import HtmlPage, fetch
 
@@ -127,6 +127,18 @@ async def test_a_drain_is_begun_by_typing_the_address_and_cancelled_by_a_click()
     [cancel] = (await fetch(fake_console(shown), f"/nodes/{NODE}")).one("div", class_="actions").all("button")
     assert (cancel.text, cancel["data-body"]) == ("Cancel the drain", '{"action": "cancel_drain"}')
     assert "data-type" not in cancel.attributes
+
+
+@pytest.mark.parametrize("draining", [None, DRAIN])
+async def test_a_node_with_a_follower_in_step_can_be_handed_over(draining: Draining | None) -> None:
+    shown = snapshot(nodes=[node(can_drain=True, draining=draining, copies=Copies(2, 2))])
+    page = await fetch(fake_console(shown), f"/nodes/{NODE}")
+    [hand_over, _] = page.one("div", class_="actions").all("button")
+    assert (hand_over.text, hand_over["data-body"]) == ("Hand over", '{"action": "hand_over"}')
+    assert hand_over["data-type"] == NODE
+    shown = snapshot(nodes=[node(can_drain=True, draining=draining, copies=Copies(2, 1))])
+    page = await fetch(fake_console(shown), f"/nodes/{NODE}")
+    assert len(page.one("div", class_="actions").all("button")) == 1
 
 
 async def test_there_is_no_button_to_drain_what_cannot_be_drained() -> None:

@@ -72,12 +72,17 @@ def test_everything_that_nsqd_reports_is_read() -> None:
     reported = CopiesStats(
         wanted=3,
         in_step=2,
+        restored_bytes=0,
+        published_again=0,
+        adoptions=1,
         followers=[
             FollowerStats(
                 address="f:4159",
                 in_step=True,
                 state="in step",
                 lag=3,
+                lag_bytes=700,
+                lag_seconds=2.5,
                 sent_bytes=9,
                 troubles={"topic-t": "why"},
             )
@@ -92,14 +97,15 @@ def test_everything_that_nsqd_reports_is_read() -> None:
                 silent_seconds=0.5,
                 adopted=True,
                 stand_in_port=4170,
+                clock_skew_seconds=-7.5,
             )
         ],
     )
     assert known(reported.as_json()) == Copies(
         3,
         2,
-        followers=(Follower("f:4159", True, "in step", 3, 9, (("topic-t", "why"),)),),
-        held=(HeldCopy(LIFE, "l:4150", False, True, 5, True, 0.5, 4170),),
+        followers=(Follower("f:4159", True, "in step", 3, 9, (("topic-t", "why"),), 0, 2.5),),
+        held=(HeldCopy(LIFE, "l:4150", False, True, 5, True, 0.5, 4170, -7.5),),
     )
 
 

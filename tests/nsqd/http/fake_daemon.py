@@ -114,6 +114,7 @@ class FakeDaemon:
 
     copies_stats: CopiesStats | None = None
     stand_ins: StandIns | None = None
+    hand_over_refusal: str | None = None
 
     @property
     def ticket(self) -> int:

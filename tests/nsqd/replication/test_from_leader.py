@@ -30,6 +30,7 @@ from nsqd.replication.wire import (
     Echo,
     FileFrame,
     FolderHeld,
+    Found,
     Frame,
     MakeFolder,
     NewFile,
@@ -242,7 +243,7 @@ async def test_a_frame_in_the_wrong_place_ends_the_session_only(
         frames = await setting.session()
         await frames.send(frame)
         if isinstance(frame, HARMLESS):
-            await frames.send(Beat(99, 0))
+            await frames.send(Beat(99, 0, 0))
             while await until(frames, Echo) != Echo(99):
                 pass
         else:
@@ -290,7 +291,7 @@ async def test_echoes_and_acknowledgements_that_nobody_reads_do_not_pile_up(
         read = trio.Event()
         setting.last_stream.send_stream.send_all_hook = read.wait
         for number in range(1000):
-            await frames.send(Beat(number, 0), Ticket(number))
+            await frames.send(Beat(number, 0, 0), Ticket(number))
         await settled()
         read.set()
         received: list[Frame] = []
@@ -502,6 +503,24 @@ async def test_a_seal_ends_the_session_and_is_told_from_then_on(
         await frames.send(Bye(True))
         await end(frames)
         assert not state.connected
+
+
+@pytest.mark.parametrize("complete", [False, True])
+async def test_a_leader_that_stops_for_good_is_adopted_at_once(
+    tmp_path: Path, complete: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(tmp_path) as setting:
+        adopted: list[bool] = []
+        setting.follower.adopted = lambda: adopted.append(True)
+        frames = await setting.session()
+        await frames.send(*BEGIN, Pass(complete))
+        await until(frames, Ack)
+        await frames.send(Bye(True))
+        (state,) = setting.follower.copies.values()
+        if complete:
+            assert await until(frames, Found) == Found(True, False, True, US.life.hex())
+        await end(frames)
+        assert (state.seal, adopted) == ((Seal(owner=US.life.hex()), [True]) if complete else (None, []))
 
 
 async def test_what_a_stand_in_owns_of_many_topics_is_told_in_pieces(

@@ -91,7 +91,7 @@ def files(storage: Storage) -> dict[str, bytes]:
         [NewFile("topic-t/manifest", 0), Whole("topic-t/manifest", 0), Data(b"behind what is whole")],
         [Ticket(5), Ticket(4)],
         [Ack(1)],
-        [Beat(1, 0)],
+        [Beat(1, 0, 0)],
         [FolderHeld("topic-t", 0, [])],
     ],
     ids=str,

@@ -146,7 +146,7 @@ async def test_a_leader_that_is_connected_elsewhere_is_there(
         await greet_follower(frames, LEADER, disk=False)
         with pytest.raises(CommandRefused, match="leader:4150 is connected to second:4159"):
             await setting.stand_ins.adopt(LIFE, force=False)
-        await frames.send(Beat(1, 0))
+        await frames.send(Beat(1, 0, 0))
         assert not setting.first.copies[LIFE].seal
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from types import UnionType
 
 import attrs
@@ -32,6 +34,7 @@ from nsqd.replication.wire import (
     Fetch,
     Finished,
     FolderHeld,
+    Found,
     Frame,
     Hello,
     Pass,
@@ -166,7 +169,10 @@ async def test_a_follower_that_has_everything_costs_no_rounds(
         frames = await setting.in_step()
         before = setting.changes
         for number in range(1, 30):
-            assert await until(frames, Beat) == Beat(number, 0)
+            beat = await until(frames, Beat)
+            assert isinstance(beat, Beat)
+            assert (beat.number, beat.hanging_ms) == (number, 0)
+            assert abs(beat.wall_ms / 1000 - time.time()) < 3600
             await frames.send(Echo(number))
         assert setting.changes == before
         setting.publish()
@@ -459,6 +465,25 @@ async def test_a_follower_that_hears_the_goodbye_first_is_no_failure(
         setting.last_stream.send_stream.send_all_hook = follower_closes
         await setting.link.stop()
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_a_stop_for_good_waits_for_who_takes_over(
+    taken: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running() as setting, trio.open_nursery() as nursery:
+        frames = await setting.in_step()
+        setting.publish()
+        nursery.start_soon(partial(setting.link.stop, for_good=True))
+        await until(frames, Ticket)
+        await frames.send(Ack(setting.nsqd.written))
+        assert await until(frames, Bye) == Bye(True)
+        await settled()
+        assert setting.link._connected
+        if taken:
+            await frames.send(Found(True, False, True, "66" * 16))
+        await frames.stream.aclose()
+    assert setting.link.has_taken_over is taken
 
 
 async def test_a_follower_that_is_restarted_is_no_error(

@@ -68,7 +68,7 @@ FRAMES: list[Frame] = [
     Pass(False),
     Ticket(7),
     Ack(7),
-    Beat(1, 250),
+    Beat(1, 250, 1_700_000_000_000),
     Echo(1),
     Refused("full"),
     Bye(False),

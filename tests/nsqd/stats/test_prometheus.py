@@ -241,8 +241,25 @@ async def test_promtool_accepts_the_page() -> None:
 async def test_every_series_is_documented() -> None:
     daemon = worked(e2e_processing_latency_percentiles=[0.99])
     daemon.loop_lag.last_sync = 1.0
-    follower = FollowerStats(address="a:1", in_step=True, state="in step", lag=0, sent_bytes=5, troubles={})
-    daemon.copies_stats = CopiesStats(wanted=2, in_step=2, followers=[follower], held=[])
+    follower = FollowerStats(
+        address="a:1",
+        in_step=True,
+        state="in step",
+        lag=0,
+        lag_bytes=0,
+        lag_seconds=0.0,
+        sent_bytes=5,
+        troubles={},
+    )
+    daemon.copies_stats = CopiesStats(
+        wanted=2,
+        in_step=2,
+        restored_bytes=0,
+        published_again=0,
+        adoptions=0,
+        followers=[follower],
+        held=[],
+    )
     text = (await metrics_page(daemon, daemon.broker.wall_ns)).body.decode()
     documented = set(re.findall(r"`((?:nsqd|process)_[a-z_0-9]+)`", DOCS.read_text()))
     assert set(re.findall(r"# TYPE (\w+)", text)) == {

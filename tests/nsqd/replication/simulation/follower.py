@@ -215,7 +215,7 @@ class FollowerMachine(Machine):
                     match frame:
                         case None:
                             break
-                        case Beat(number):
+                        case Beat(number, _, _):
                             end.send(Echo(number))
                         case Bye():
                             raise Lost("it has stopped")

@@ -356,7 +356,7 @@ class LeaderMachine(Machine):
                 raise Lost("nothing heard")
             if world.now - beat_at >= BEAT_INTERVAL:
                 beats, beat_at = beats + 1, world.now
-                end.send(Beat(beats, 0))
+                end.send(Beat(beats, 0, daemon.wall_ns // 1_000_000))
             for _ in range(world.chance.randrange(4)):
                 if not end.has_room:
                     break

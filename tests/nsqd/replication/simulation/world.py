@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
+from nsqd.replication.keep import CopyNote
 from nsqd.replication.seal import Seal
 from nsqd.stats.remaining import remaining
 from nsqd.testing.faulty_storage import no_fault
@@ -87,10 +88,19 @@ class World:
             self.chance.choice(self._faults)()
             self.checker.check_kept()
             self.checker.check_records()
+            self._look_at_a_copy()
         else:
             chance.choices([self._publish, self._finish, self._finish_there, self._snapshot], [8, 5, 2, 0.5])[
                 0
             ]()
+
+    def _look_at_a_copy(self) -> None:
+        """What an adoption would find now, and after a power loss."""
+        follower = self.chance.choice(self.followers)
+        for life, disk in follower.disk.items():
+            note = CopyNote.read(disk)
+            if note is not None and note.complete and Seal.read(disk) is None:
+                self.checker.check_copy(follower.place(life), disk)
 
     @property
     def _faults(self) -> list[Callable[[], None]]:
@@ -98,7 +108,7 @@ class World:
             self._kill,
             self._kill,
             self._power_loss,
-            self._power_loss,
+            self._power_loss_and_cut,
             self._stop_in_order,
             self._sigstop,
             self._cut,
@@ -159,6 +169,13 @@ class World:
         machine = self._any_machine()
         self.tell(f"{machine.name} loses power")
         machine.power_off()
+
+    def _power_loss_and_cut(self) -> None:
+        """The leader cannot ask anybody when it starts."""
+        self.tell("leader loses power, and is cut off for a while")
+        self.leader.power_off()
+        for name in self.follower_names:
+            self.network.cut[name, self.leader.name] = self.now + 30.0
 
     def _stop_in_order(self) -> None:
         if self.leader.daemon is not None:
@@ -232,7 +249,7 @@ class World:
         life = next((life for life in self.gone if life not in self.adopted), None) or self.leader.life
         if life is not None:
             follower = self.chance.choice(self.followers)
-            self.adopt(follower, life, force=life not in self.adopted and self.chance.random() < 0.1)
+            self.adopt(follower, life, force=life not in self.adopted and self.chance.random() < 0.3)
 
     def adopt(self, follower: FollowerMachine, life: str, *, force: bool) -> None:
         state = follower.states.get(life)

@@ -75,7 +75,7 @@ def test_a_copy_does_not_claim_to_be_complete_while_a_damaged_segment_is_sent_ag
     assert catch_up(leader, follower) == []
     overwrite(follower, path, 20, b"\0" * 20)
     sender = connect(leader, follower)
-    while frames := sender.take(leader.written, 1):
+    while frames := sender.take(leader.written, 100):
         for frame in frames:
             follower.feed(frame)
             assert follower.storage.exists(path) or not follower.copy.note.complete

@@ -106,7 +106,6 @@ class Checker:
     _owned: dict[tuple[str, str], set[bytes]] = attrs.field(factory=dict)
     _ids: dict[bytes, bytes] = attrs.field(factory=dict)
     _lost_power: set[str] = attrs.field(factory=set)
-    """Places where what was not synced may be missing, until a leader has looked."""
     _records: dict[tuple[str, int, int, int], dict[int, tuple[int, int]]] = attrs.field(factory=dict)
 
     # --- publishers
@@ -181,8 +180,6 @@ class Checker:
             this = finish.daemon is daemon
             if finish.ticket <= ticket if this else in_step and daemon.place in finish.known:
                 finish.known.add(place)
-        if in_step:
-            self._lost_power.discard(place)
 
     def restored(self, leader: str, follower: str) -> None:
         """Before its recovery a leader has got all that a follower has more."""
@@ -217,9 +214,9 @@ class Checker:
 
     def check_copy(self, place: str, disk: MemoryStorage) -> None:
         """A copy that is said to have no gap."""
-        if place not in self._lost_power:
+        if place not in self._lost_power:  # else segments may be sent again, and not be synced yet
             self._check_notes(place, _recovered(disk.crash(_keep_all)), after_power_loss=False)
-        self._check_notes(place, _recovered(disk.crash(self.world.chance)), after_power_loss=True)
+            self._check_notes(place, _recovered(disk.crash(self.world.chance)), after_power_loss=True)
 
     def _check_notes(self, place: str, broker: Broker, *, after_power_loss: bool) -> None:
         for note in broker.store.notes:

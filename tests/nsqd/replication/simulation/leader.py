@@ -238,7 +238,7 @@ class LeaderMachine(Machine):
                     doubts = Unasked(storage).doubts(name)
                     ends = {generation: doubt.end for generation, doubt in doubts.items()}
                     wanted = needs(storage, held, Deletions(storage), ends)
-                    if (yield from restored(self, storage, end, wanted)):
+                    if (yield from restored(self, storage, end, wanted)) and not ends:
                         self.world.checker.restored(self.place, self.world.place_of(name, life.life_id.hex()))
                 end.send(Bye(theirs is not None))
             except (Lost, WireError, OSError) as error:

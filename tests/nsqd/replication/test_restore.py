@@ -80,6 +80,20 @@ def test_a_deleted_topic_does_not_come_back() -> None:
     assert "topic-b" not in leader.memory.folders()
 
 
+def test_the_files_of_another_topic_with_this_name_are_not_fetched() -> None:
+    """The topic itself was lost with its unsynced name, and has been made anew."""
+    leader, follower = worked(2)
+    lost = leader.memory.crash(None)
+    lost.remove_folder("topic-b")
+    leader.memory = lost
+    leader._start()
+    leader.create(topic="b")
+    leader.restart()
+    before = {path: data for path, data in files_of(leader.memory).items() if "topic-b" in path}
+    restored(leader.memory, follower)
+    assert {path: data for path, data in files_of(leader.memory).items() if "topic-b" in path} == before
+
+
 def test_a_restoration_that_is_given_up_changes_nothing() -> None:
     leader, follower = worked(3)
     lost = leader.memory.crash(None)

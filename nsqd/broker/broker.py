@@ -240,6 +240,13 @@ class Broker:
             for name, retention in self.retentions.items()
         }
 
+    def number_at(self, generation: int, position: int) -> int:
+        """Of the topic with this generation, see `TopicLog`; 0 without such a topic."""
+        for retention in self.retentions.values():
+            if retention.log.generation == generation:
+                return retention.log.number_at(position)
+        return 0
+
     def finished_of(
         self, owned: Mapping[int, Sequence[tuple[int, int]]]
     ) -> Iterator[tuple[int, str, list[tuple[int, int]]]]:

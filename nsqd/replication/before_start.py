@@ -33,12 +33,12 @@ TIMEOUT: Final = 5.0  # seconds
 
 @attrs.define
 class Findings:
-    """`sealed`: what stand-ins own of our messages. `unanswered`: addresses of followers that could not be asked.
+    """`sealed`: what stand-ins own, by the follower's address. `restored_bytes`: that were missing here.
 
-    `restored_bytes`: that were missing here.
+    `unanswered`: addresses of followers that could not be asked.
     """
 
-    sealed: Owned = attrs.field(factory=dict)
+    sealed: dict[str, Owned] = attrs.field(factory=dict)
     unanswered: list[str] = attrs.field(factory=list)
     restored_bytes: int = 0
 
@@ -63,8 +63,7 @@ class _Start:
         await greet_follower(frames, self.identity, disk=False, others=others)
         folders, owned, sealed = await receive_held(frames, TIMEOUT)
         if sealed:
-            for generation, ranges in owned.items():
-                self.findings.sealed.setdefault(generation, []).extend(ranges)
+            self.findings.sealed[address] = owned
         elif self.restore:
             ends = {generation: doubt.end for generation, doubt in self.doubts(address).items()}
             wanted = await trio.to_thread.run_sync(needs, self.storage, folders, self.deleted, ends)

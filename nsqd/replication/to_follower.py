@@ -76,8 +76,9 @@ class Leader:
     `hanging`: seconds since the oldest sync began that has not ended. `changed`: an acknowledgement came, or a session
     began or ended. `new_take_back`, `publish_again`: for messages that only a follower has. The latter returns how many
     they were, when they are on the disk; it awaits its last argument every now and then. `compared`: everything is
-    known that this follower has. `hand_over`: a follower has adopted our copy, and its stand-in owns these messages.
-    When it returns, it is on the disk that they are not ours any more. `finished_of`: what was finished here of these.
+    known that this follower has. `ours`: of what its stand-in owns, what is ours; see `Unasked`. `hand_over`: a
+    follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the disk that they
+    are not ours any more. `finished_of`: what was finished here of these.
     `others`: addresses of the followers but for this one. `former_lives`: those of our data path that have ended: a
     follower in step need not keep copies of them.
     """
@@ -91,6 +92,7 @@ class Leader:
     new_take_back: Callable[[Stranded], TakeBack]
     publish_again: Callable[[Stranded, TakeBack, Callable[[], Awaitable[None]]], Awaitable[int]]
     compared: Callable[[str], None]
+    ours: Callable[[str, Owned], Owned]
     finished_of: Callable[[Owned], Sequence[Finished]]
     hand_over: Callable[[Owned], None]
     others: Callable[[str], Sequence[str]]
@@ -205,6 +207,7 @@ class FollowerLink:
         """What the follower has. A copy that was adopted is handed over instead, and `Turned` raised."""
         held, owned, sealed = await receive_held(frames, SILENCE)
         if sealed:
+            owned = self._leader.ours(self.standing.address, owned)
             with trio.fail_after(SILENCE):
                 await frames.send(*self._leader.finished_of(owned))
             self._leader.hand_over(owned)

@@ -11,7 +11,9 @@ import trio.testing
 from nsqd.copies import Copied, Copies
 from nsqd.log.life import Life
 from nsqd.options import load
+from nsqd.replication.frame_stream import Identity
 from nsqd.replication.seal import Owned
+from nsqd.replication.unasked import Doubt
 from nsqd.rounds import Rounds
 from tests.nsqd.replication.pair import Leader
 
@@ -120,3 +122,19 @@ async def test_a_stop_ends_the_listener_and_not_the_rest(tmp_path: Path) -> None
         nursery.cancel_scope.cancel()
     await stream.aclose()
     setting.copies.close()
+
+
+async def test_what_a_follower_said_before_the_start_is_given_up_but_for_numbers_that_were_given_again(
+    tmp_path: Path,
+) -> None:
+    setting = Setting(tmp_path, FOLLOWER)
+    setting.nsqd.create()
+    setting.nsqd.publish_many(5)
+    (generation,) = setting.owned
+    setting.copies._unasked.add(["f:1"], {generation: Doubt(0, 0)})  # nothing was there when it was not asked
+    setting.copies._sealed_by = {"f:1": {generation: [(0, 5)]}, "g:1": {generation: [(1, 3)]}}
+    setting.copies._told_identity = Identity(b"l" * 16, 1, b"s" * 16, "us", b"")
+    setting.copies._options.replicate_to = []
+    await setting.copies.hand_over_before_serving()
+    setting.nsqd.kill()
+    assert setting.nsqd.drain(setting.nsqd.subscribe("c", rdy=10)) == [b"m0", b"m3", b"m4"]

@@ -64,6 +64,7 @@ class Setting:
     compared: list[str] = attrs.field(factory=list)
     handed_over: list[Owned] = attrs.field(factory=list)
     connected_at: list[float] = attrs.field(factory=list)
+    not_ours: set[int] = attrs.field(factory=set)
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
     last_stream: trio.StapledStream[MemorySendStream, MemoryReceiveStream] = attrs.field(init=False)
@@ -84,6 +85,7 @@ class Setting:
             new_take_back=lambda stranded: TakeBack(self.nsqd.noted.inner, stranded),
             publish_again=self._publish_again,
             compared=self.compared.append,
+            ours=lambda _, owned: {key: ranges for key, ranges in owned.items() if key not in self.not_ours},
             finished_of=lambda owned: [Finished(each, "c", [[0, 5]]) for each in owned],
             others=lambda address: ["other:1", address],
             hand_over=lambda ends: self.hand_over(ends),
@@ -404,6 +406,18 @@ async def test_a_copy_that_was_adopted_is_handed_over(autojump_clock: trio.testi
         assert await frames.receive() == Finished(2, "c", [[0, 5]])
         assert await until(frames, Bye) == Bye(True)
         assert setting.handed_over == [{1: [(0, 10)], 2: [(5, 20), (30, 40)]}]
+
+
+async def test_what_a_stand_in_has_and_is_not_ours_is_not_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        setting.not_ours = {2}
+        frames = await setting.accept()
+        await frames.send(Sealed([[1, 0, 10], [2, 5, 20]]), AllHeld())
+        assert await frames.receive() == Finished(1, "c", [[0, 5]])
+        assert await until(frames, Bye) == Bye(True)
+        assert setting.handed_over == [{1: [(0, 10)]}]
 
 
 @pytest.mark.parametrize("sealed_first", [False, True])

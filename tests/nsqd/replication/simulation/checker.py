@@ -154,7 +154,7 @@ class Checker:
             raise Violation(
                 "R10", f"{body!r} is delivered by {daemon.place}, which knows that it was finished"
             )
-        if body in self.given_up.get(daemon.place, ()):
+        if body in self.given_up.get(daemon.place, ()) and not self.messages[body].again:
             raise Violation("R4", f"{body!r} is delivered by {daemon.place}, which has given it up")
 
     def finishes(self, daemon: Daemon, channel: str, body: bytes) -> None:

@@ -111,21 +111,25 @@ class LeaderMachine(Machine):
         world = self.world
         self.start = secrets.token_bytes(START_SIZE)
         storage = self.storage(self.disk)
-        owned: Owned = {}
+        sealed: dict[str, Owned] = {}
         unanswered: list[str] = []
         restore = CLEAN not in storage.files()
         if Life.read(storage) is not None:
-            unanswered = yield from self._ask(storage, Life.begin(storage), owned, restore=restore)
+            unanswered = yield from self._ask(storage, Life.begin(storage), sealed, restore=restore)
         daemon = Daemon(world, self.place, self.disk, self.operation)
         self.storages.append(daemon.storage)
         life = daemon.broker.store.life
         assert life is not None
-        if owned:
+        self._unasked = Unasked(daemon.storage)
+        if sealed:
+            owned: Owned = {}
+            for name, theirs in sealed.items():
+                for generation, ranges in self._unasked.ours(name, theirs, daemon.broker.number_at).items():
+                    owned.setdefault(generation, []).extend(ranges)
             finished = _finished_of(daemon, owned)
             self._hand_over(daemon, owned)
             yield from self._tell_finished(life, finished)
             return
-        self._unasked = Unasked(daemon.storage)
         if restore:
             self._unasked.add(unanswered, daemon.doubts)
         self.links = [Link(name, Standing(name)) for name in world.follower_names]
@@ -219,8 +223,10 @@ class LeaderMachine(Machine):
             [name for name in self.world.follower_names if name != follower],
         )
 
-    def _ask(self, storage: FaultyStorage, life: Life, owned: Owned, *, restore: bool) -> Process[list[str]]:
-        """As `ask_followers`: those that have not answered; `owned`: what stand-ins have."""
+    def _ask(
+        self, storage: FaultyStorage, life: Life, sealed: dict[str, Owned], *, restore: bool
+    ) -> Process[list[str]]:
+        """As `ask_followers`: those that have not answered; `sealed`: what stand-ins own, by follower."""
         deadline = self.world.now + ASK_TIMEOUT
         unanswered: list[str] = []
         for name in self.world.follower_names:
@@ -232,8 +238,7 @@ class LeaderMachine(Machine):
             try:
                 held, theirs = yield from self._greet(end, life, name, deadline)
                 if theirs is not None:
-                    for generation, ranges in theirs.items():
-                        owned.setdefault(generation, []).extend(ranges)
+                    sealed[name] = theirs
                 elif restore:
                     doubts = Unasked(storage).doubts(name)
                     ends = {generation: doubt.end for generation, doubt in doubts.items()}
@@ -308,6 +313,7 @@ class LeaderMachine(Machine):
         try:
             held, owned = yield from self._greet(end, life, link.follower, world.now + SILENCE)
             if owned is not None:
+                owned = self._unasked.ours(link.follower, owned, daemon.broker.number_at)
                 end.send(*_finished_of(daemon, owned))
                 self._hand_over(daemon, owned)
                 end.send(Bye(True))

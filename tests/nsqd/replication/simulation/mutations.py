@@ -5,6 +5,7 @@ Each mutation patches the product's own classes while it is in force.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -18,8 +19,9 @@ from nsqd.replication import keep, ship
 from nsqd.replication.keep import Copy, CopyNote
 from nsqd.replication.noted_storage import Notes
 from nsqd.replication.safety import Standing
-from nsqd.replication.seal import Seal
+from nsqd.replication.seal import SEAL
 from nsqd.replication.ship import Sender
+from nsqd.replication.unasked import Unasked
 from nsqd.replication.wire import Pass, Ticket, encode
 from nsqd.testing.memory_storage import MemoryStorage
 
@@ -50,21 +52,20 @@ def no_snapshot_barrier(patch: Patch) -> None:
 
 
 def seal_not_synced(patch: Patch) -> None:
-    """A stand-in serves while what it owns, and its seal, are not on the disk."""
+    """A stand-in serves while its seal is not on the disk."""
 
-    def write(self: Seal, storage: Any) -> None:
-        attempt = MemoryStorage()
-        _write(self, attempt)
-        with_it = attempt.open("nsqd.seal", read_only=True)
-        data = with_it.read(0, with_it.size)
-        if "nsqd.seal" in storage.files():
-            storage.remove("nsqd.seal")
-        file = storage.create("nsqd.seal")
+    def replace(self: MemoryStorage, path: str, data: bytes) -> None:
+        if path != SEAL:
+            replace_synced(self, path, data)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self.remove(path)
+        file = self.create(path)
         file.append([data])
         file.close()
 
-    _write = Seal.write
-    patch.setattr(Seal, "write", write)
+    replace_synced = MemoryStorage.replace
+    patch.setattr(MemoryStorage, "replace", replace)
 
 
 def owned_not_synced(patch: Patch) -> None:
@@ -172,6 +173,16 @@ def gap_said_too_late(patch: Patch) -> None:
     )
 
 
+def numbers_given_up(patch: Patch) -> None:
+    """A leader gives up what a stand-in has by number, also numbers that it has given again."""
+    patch.setattr(Unasked, "ours", lambda _self, _address, owned, _number_at: owned)
+
+
+def nobody_unasked(patch: Patch) -> None:
+    """A leader forgets which followers it could not ask at its start."""
+    patch.setattr(Unasked, "add", lambda _self, _addresses, _doubts: None)
+
+
 _ALL: Final[tuple[Callable[[Patch], None], ...]] = (
     no_new_segment,
     no_snapshot_barrier,
@@ -188,6 +199,8 @@ _ALL: Final[tuple[Callable[[Patch], None], ...]] = (
     folder_kept,
     first_sync_of_some,
     gap_said_too_late,
+    numbers_given_up,
+    nobody_unasked,
 )
 MUTATIONS: Final = {mutation.__name__: mutation for mutation in _ALL}
 

@@ -20,7 +20,7 @@ from typing import Final
 import attrs
 
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
-from nsqd.log.scan import Damaged, scan
+from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.storage import File, Storage
 from nsqd.replication.noted_storage import is_copied, is_copied_folder
 from nsqd.replication.reconcile import FileHeld, replayed_from
@@ -121,14 +121,30 @@ def _of_topic(
         if size < FILE_HEADER_SIZE or not is_copied(path):
             continue
         if name not in segments:
-            # Between those that are here nothing is missing that somebody needs: it was removed.
-            if not segments or name > segments[-1]:
+            # Between those that are here nothing is missing that somebody needs: it was removed. And one that begins
+            # where there are records here was written by a leader that had lost these: they would be cut off.
+            if not segments or (
+                name > segments[-1] and int(name[:20]) >= _whole_until(storage, f"{folder}/{segments[-1]}")
+            ):
                 yield Need(path, generation, size, ((0, size),), new=True)
             continue
         with closing(storage.open(path, read_only=True)) as file:
             need = _of_segment(file, path, generation, size)
         if need is not None:
             yield need
+
+
+def _whole_until(storage: Storage, path: str) -> int:
+    """The position of the log where the last whole record of this segment ends."""
+    with closing(storage.open(path, read_only=True)) as file:
+        try:
+            header = FileHeader.decode(file.read(0, FILE_HEADER_SIZE))
+        except FormatError:
+            return 0
+        end = FILE_HEADER_SIZE
+        for item in scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0):
+            end = item.offset + item.head.size if isinstance(item, Record) else end
+        return header.position + end
 
 
 def _of_segment(file: File, path: str, generation: int, size: int) -> Need | None:

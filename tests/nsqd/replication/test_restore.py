@@ -94,6 +94,23 @@ def test_the_files_of_another_topic_with_this_name_are_not_fetched() -> None:
     assert {path: data for path, data in files_of(leader.memory).items() if "topic-b" in path} == before
 
 
+def test_what_only_this_copy_has_is_not_cut_off_by_what_another_one_has() -> None:
+    """The leader had lost it when it wrote what the other one has: one is no prefix of the other."""
+    leader, one, other = Leader(), Follower(), Follower()
+    leader.create()
+    leader.publish(b"of both")
+    leader.broker.store.sync_now()
+    leader.publish(b"of one copy " + b"m" * 200)
+    caught_up(leader, one)
+    leader.memory = leader.memory.crash(None)
+    leader._start()
+    leader.publish(b"written since")
+    caught_up(leader, other)
+    assert restored(one.storage, other) == 0
+    adopted = one.adopted(leader.now)
+    assert b"of one copy " + b"m" * 200 in adopted.drain(adopted.subscribe("c", rdy=5))
+
+
 def test_a_restoration_that_is_given_up_changes_nothing() -> None:
     leader, follower = worked(3)
     lost = leader.memory.crash(None)

@@ -291,6 +291,13 @@ class HttpClient:
 
     async def _response(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
         """The response to one request, on a new connection if the server has closed the old ones meanwhile."""
+        try:
+            return await self._sent(client, request)
+        except BaseException:
+            await _close_strays(client)
+            raise
+
+    async def _sent(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
         if not self.options.max_idle:
             return await client.send(request, stream=True)
         import httpx
@@ -411,6 +418,24 @@ def _make_client(options: HttpOptions, https: bool) -> httpx.AsyncClient:
         ),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # which takes none
     )
+
+
+async def _close_strays(client: httpx.AsyncClient) -> None:
+    """Close connections that no request has, and that wait for none.
+
+    httpcore forgets a connection that is made at the very moment when its request is cancelled: on a machine that is so
+    busy that requests run into their time-out, its sockets would stay open for good.
+    """
+    import httpx
+
+    transport = client._transport
+    assert isinstance(transport, httpx.AsyncHTTPTransport)
+    pool = transport._pool
+    taken = [request.connection for request in pool._requests]
+    with anyio.CancelScope(shield=True):
+        for connection in pool.connections:
+            if connection not in taken and not connection.is_idle():
+                await connection.aclose()
 
 
 def _check(url: httpx.URL) -> None:

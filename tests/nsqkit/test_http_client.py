@@ -351,6 +351,34 @@ class TestConnections:
         run(main, backend)
         assert len({request.remote for request in target.requests}) == 1
 
+    @pytest.mark.parametrize("max_idle", [0, 5])
+    def test_one_that_is_made_when_its_request_ends_is_closed(
+        self, target: Target, max_idle: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The time-out of a request that is so late that its connection is there already."""
+        made: list[trio.SocketStream] = []
+
+        async def main() -> None:
+            client = HttpClient(HttpOptions(max_idle=max_idle))
+            connect = trio.open_tcp_stream
+
+            async def too_late(*args: object, **kwargs: object) -> trio.SocketStream:
+                made.append(await connect(*args, **kwargs))  # type: ignore[arg-type]
+                scope.cancel()
+                return made[-1]
+
+            monkeypatch.setattr(trio, "open_tcp_stream", too_late)
+            with trio.CancelScope() as scope:
+                await client.ask(target.url())
+            assert scope.cancelled_caught
+            assert made[0].socket.fileno() == -1
+            monkeypatch.undo()
+            assert (await client.ask(target.url())).status == 200
+            await client.aclose()
+
+        trio.run(main)
+        assert len(made) == 1
+
     async def test_but_not_for_long(self, target: Target) -> None:
         client = HttpClient(HttpOptions(max_idle=2, idle_timeout=0.05))
         await client.ask(target.url())

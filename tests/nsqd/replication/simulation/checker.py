@@ -51,8 +51,11 @@ class Violation(AssertionError):
     """An invariant does not hold: its name, and how that was seen."""
 
     def __init__(self, invariant: str, what: str) -> None:
-        super().__init__(f"{invariant}: {what}")
+        super().__init__(invariant, what)
         self.invariant = invariant
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 @attrs.define(eq=False)

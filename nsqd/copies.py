@@ -350,7 +350,13 @@ class Copies:
                 f"a follower has adopted our copy, and that cannot be noted here - {error}"
             ) from error
         broker.store.sync_now()
-        Life.renew(self._storage)
+        unasked = self._unasked.addresses
+        Life.renew(self._storage, keep_copies=bool(unasked))
+        if unasked:
+            log.warning(
+                "COPIES: %s may have messages of ours that are nowhere else; adopt that copy, too, or remove it",
+                ", ".join(unasked),
+            )
         log.warning("COPIES: a follower serves %d messages of ours; starting anew as another life", given_up)
 
     def _hand_over(self, owned: Owned) -> None:

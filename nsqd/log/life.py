@@ -58,9 +58,12 @@ class Life:
         return cls(found.life_id, found.incarnation + 1, note)._write(storage)
 
     @classmethod
-    def renew(cls, storage: Storage) -> Life:
-        """Another life begins on this data path: what the last one had, somebody else may have now. `OSError`."""
-        if (ended := cls.read(storage)) is not None:
+    def renew(cls, storage: Storage, *, keep_copies: bool = False) -> Life:
+        """Another life begins on this data path: what the last one had, somebody else may have now. `OSError`.
+
+        `keep_copies`: it is not noted that the last one has ended, as copies of it may have what is nowhere else.
+        """
+        if not keep_copies and (ended := cls.read(storage)) is not None:
             lives = [*former_lives(storage), ended.life_id][-KEPT:]
             storage.replace(_FORMER, b"".join(b"%s\n" % life.hex().encode() for life in lives))
         return cls(secrets.token_bytes(LIFE_SIZE), 1)._write(storage)

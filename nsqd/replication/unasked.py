@@ -70,6 +70,11 @@ class Unasked:
                     for address, found in decode_json(data).items()
                 }
 
+    @property
+    def addresses(self) -> list[str]:
+        """Of followers that may have what is not here."""
+        return list(self._doubts)
+
     def doubts(self, address: str) -> Mapping[int, Doubt]:
         """What a follower may have and is not here, by generation of the topic."""
         return self._doubts.get(address, {})

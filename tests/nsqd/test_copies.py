@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from nsqd.copies import Copied, Copies
-from nsqd.log.life import Life
+from nsqd.log.life import Life, former_lives
 from nsqd.options import load
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.seal import Owned
@@ -138,3 +138,18 @@ async def test_what_a_follower_said_before_the_start_is_given_up_but_for_numbers
     await setting.copies.hand_over_before_serving()
     setting.nsqd.kill()
     assert setting.nsqd.drain(setting.nsqd.subscribe("c", rdy=10)) == [b"m0", b"m3", b"m4"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_copies_that_may_have_what_is_nowhere_else_are_kept(
+    tmp_path: Path, asked: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a life that ends, a follower may have what could not be asked for before."""
+    setting = Setting(tmp_path, FOLLOWER)
+    setting.nsqd.create()
+    setting.nsqd.publish_many(5)
+    if not asked:
+        setting.copies._unasked.add(["f:1"], {1: Doubt(0, 10)})
+    setting.copies._hand_over(setting.owned)
+    assert len(former_lives(setting.nsqd.memory.crash())) == (1 if asked else 0)
+    assert ("f:1 may have messages" in caplog.text) is not asked

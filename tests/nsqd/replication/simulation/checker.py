@@ -225,7 +225,7 @@ class Checker:
         for note in broker.store.notes:
             found = _MISSING.match(note)
             retention = broker.retentions.get(found[1]) if found is not None else None
-            if found is None or retention is None:
+            if found is None or retention is None or retention.log.generation in self.deleted:
                 continue
             # What was not synced may be missing in the middle, but not before a snapshot.
             if not after_power_loss or int(found[2]) <= max(retention.log.snapshots, default=-1):

@@ -382,7 +382,7 @@ class LeaderMachine(Machine):
         broker.commit()
         broker.hand_over(owned)
         broker.store.sync_now()
-        Life.renew(daemon.storage)
+        Life.renew(daemon.storage, keep_copies=bool(self._unasked.addresses))
         assert life is not None
         self.world.tell(f"{self.name} hands over to a stand-in")
         self.world.handed_over(life)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
+from nsqd.log.life import former_lives
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.seal import Seal
@@ -33,6 +34,7 @@ DURATIONS: Final = (
 
 WIPED: Final = "wiped"
 HANDED_OVER: Final = "handed over"
+LEFT_OVER: Final = "handed over, and its copies may have what is nowhere else"
 
 
 class World:
@@ -271,8 +273,10 @@ class World:
             adopted = self.adopted.get(life, {})
             if held and not adopted:
                 self.adopt(held[-1], life, force=not held[-1].states[life].note.complete)
-            for follower in held if adopted and why == WIPED else ():
-                if all(_goes_further(_reach(follower.disk[life]), reach) for reach in adopted.values()):
+            for follower in held if adopted and why != HANDED_OVER else ():
+                if why == LEFT_OVER or all(
+                    _goes_further(_reach(follower.disk[life]), reach) for reach in adopted.values()
+                ):
                     self.adopt(follower, life, force=True)
 
     # --- for the machines and the checker
@@ -281,7 +285,8 @@ class World:
         return next(each.place(life) for each in self.followers if each.name == follower)
 
     def handed_over(self, life: str) -> None:
-        self.gone[life] = HANDED_OVER
+        ended = bytes.fromhex(life) in former_lives(self.leader.disk)
+        self.gone[life] = HANDED_OVER if ended else LEFT_OVER
         self.checker.gives_up(self.leader.place, life)
 
     def leader_wiped(self, life: str) -> None:

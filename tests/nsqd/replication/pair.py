@@ -156,6 +156,21 @@ def publish_again(leader: Leader, stranded: Stranded, taken: TakeBack) -> list[b
     return frames
 
 
+def delivered(harness: Harness) -> set[bytes]:
+    """The ids of everything that the channel `c` of the topic `t` hands out from now on."""
+    if "t" not in harness.broker.topics or "c" not in harness.broker.existing("t").channels:
+        return set()
+    consumer = harness.subscribe("c", rdy=1000)
+    found: set[bytes] = set()
+    while True:
+        harness.advance(61.0)  # what others have in flight times out
+        messages = consumer.new()
+        if not messages and not harness.channel("c").depth and not harness.channel("c").in_flight_count:
+            return found
+        found.update(message.id for message in messages)
+        harness.finish(consumer)
+
+
 def run(work: Work | None) -> None:
     if work is not None:
         work.run()

@@ -35,7 +35,7 @@ RED = {
 """By mutation: a seed that it turns red, and the invariant that does not hold then."""
 
 
-@pytest.mark.parametrize("first", range(0, 80, AT_ONCE))
+@pytest.mark.parametrize("first", range(0, 60, AT_ONCE))
 def test_no_seed_is_red(first: int) -> None:
     for seed in range(first, first + AT_ONCE):
         lived(seed)
@@ -85,8 +85,8 @@ def test_the_story_of_a_red_seed_is_as_short_as_can_be() -> None:
 def test_the_command_says_what_is_red(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["simulation", "--seeds=0-1", "--mutation=seal_not_synced"])
+    monkeypatch.setattr("sys.argv", ["simulation", "--seeds=0-0", "--mutation=seal_not_synced"])
     assert main() == 1
     said = capsys.readouterr().out
-    assert "2 seeds, 2 red {'R5': 2}" in said
+    assert "1 seeds, 1 red {'R5': 1}" in said
     assert "adopts" in said

@@ -502,6 +502,7 @@ class Broker:
         for name in self.retentions:
             try:
                 self.topics[name].close()
+                self.retentions[name].log.keep_fresh()
                 self.retentions[name].write_manifest()
             except OSError as error:
                 if name not in self.store.failing:  # else nobody expects that it can be written

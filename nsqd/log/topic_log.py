@@ -327,6 +327,14 @@ class TopicLog:
             self.on_roll()
         return segment
 
+    def keep_fresh(self) -> None:
+        """At an orderly stop: if nothing was appended since an unclean one, the next start must not go on here, either.
+
+        `OSError`.
+        """
+        if self.fresh_segment:
+            self.roll()
+
     def _refuse_when_deleted(self) -> None:
         """EBADF, before a file is opened by a path that may lead to another life of the topic by now."""
         if self.deleted:

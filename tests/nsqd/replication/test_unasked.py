@@ -57,3 +57,20 @@ def test_a_number_is_known_also_when_the_segment_that_began_with_it_is_gone() ->
     assert leader.broker.number_at(generation, end) == 3
     assert leader.broker.number_at(generation, end + 1) == 5
     assert leader.broker.number_at(generation + 1, end) == 0
+
+
+def test_a_new_segment_begins_also_when_nothing_was_appended_before_an_orderly_stop() -> None:
+    """Else the third start would go on in a segment of which a follower may have more."""
+    leader = Leader()
+    leader.create()
+    leader.publish_many(3)
+    leader.kill()
+    end = leader.broker.retentions["t"].log.position
+    leader.restart()
+    leader.publish_many(1)
+    log = leader.broker.retentions["t"].log
+    assert [segment.position for segment in log.segments][-1] == end
+    assert len(leader.memory.files("topic-t")) == 3  # two segments, the manifest
+    leader.restart()
+    leader.publish_many(1)
+    assert len(leader.memory.files("topic-t")) == 3

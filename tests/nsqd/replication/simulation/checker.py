@@ -199,7 +199,8 @@ class Checker:
             if place not in finish.synced:
                 finish.known.discard(place)
         self._lost_power.add(place)
-        for body in bodies(before) - bodies(after):
+        # What survives by luck is lost as well: the channel that it is for may be.
+        for body in bodies(before) - bodies(before.crash(None)):
             self.messages[body].lost.add(place)
         if Seal.read(before) is not None and Seal.read(after) is None:
             raise Violation("R5", f"{place} has lost its seal")

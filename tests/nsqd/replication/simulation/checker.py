@@ -248,11 +248,12 @@ class Checker:
     def _removes(self, life: str, copy: Storage, folder: str, name: str) -> None:
         """All that is needed of it must be synced where it is served; `name`: "" for a whole folder."""
         going: set[bytes] = set()
+        staying: set[bytes] = set()  # moved there
         for header, records in _segments(copy, folder):
-            if not name or segment_name(header.position) == name:
-                going |= _bodies_in(records)
+            goes = not name or segment_name(header.position) == name
+            (going if goes else staying).update(_bodies_in(records))
         kept = set().union(*(bodies(disk.crash(None)) for disk in self.world.serving_disks()))
-        self._is_needless(going, kept, f"{folder}/{name} of {life[:4]}")
+        self._is_needless(going, kept | staying, f"{folder}/{name} of {life[:4]}")
 
     def forgotten(self, place: str, disk: MemoryStorage) -> None:
         """The copy of a life that has ended is removed: what is needed of it is elsewhere."""
@@ -281,11 +282,9 @@ class Checker:
             if owned - bodies(kept):
                 raise Violation("R5", f"the stand-in for {life[:4]} owns what is not synced")
 
-    def gives_up(self, place: str, life: str, owner: str = "") -> None:
-        """Stand-ins for this life have what they own, and this one not any more. `owner`: one of them."""
-        for (other, name), owned in self._owned.items():
-            if other == life and owner in ("", name):
-                self.given_up.setdefault(place, set()).update(owned)
+    def gives_up(self, place: str, life: str, owner: str) -> None:
+        """The stand-in of this owner for this life has what it owns, and this place not any more."""
+        self.given_up.setdefault(place, set()).update(self._owned.get((life, owner), ()))
 
     # --- now and then, and in the end
 

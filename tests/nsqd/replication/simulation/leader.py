@@ -121,17 +121,17 @@ class LeaderMachine(Machine):
         life = daemon.broker.store.life
         assert life is not None
         self._unasked = Unasked(daemon.storage)
+        if restore:
+            self._unasked.add(unanswered, daemon.doubts)
         if sealed:
             owned: Owned = {}
             for name, theirs in sealed.items():
                 for generation, ranges in self._unasked.ours(name, theirs, daemon.broker.number_at).items():
                     owned.setdefault(generation, []).extend(ranges)
             finished = _finished_of(daemon, owned)
-            self._hand_over(daemon, owned)
+            self._hand_over(daemon, owned, list(sealed))
             yield from self._tell_finished(life, finished)
             return
-        if restore:
-            self._unasked.add(unanswered, daemon.doubts)
         self.links = [Link(name, Standing(name)) for name in world.follower_names]
         self.safety = Safety(
             world.ack_copies, world.min_copies, REPLICA_TIMEOUT, [link.standing for link in self.links]
@@ -315,7 +315,7 @@ class LeaderMachine(Machine):
             if owned is not None:
                 owned = self._unasked.ours(link.follower, owned, daemon.broker.number_at)
                 end.send(*_finished_of(daemon, owned))
-                self._hand_over(daemon, owned)
+                self._hand_over(daemon, owned, [link.follower])
                 end.send(Bye(True))
                 raise StartsAnew
             sender = link.sender = daemon.new_sender(self._unasked.doubts(link.follower))
@@ -374,7 +374,7 @@ class LeaderMachine(Machine):
                 ended = []
             yield
 
-    def _hand_over(self, daemon: Daemon, owned: Owned) -> None:
+    def _hand_over(self, daemon: Daemon, owned: Owned, followers: Sequence[str]) -> None:
         """As `Copies.hand_over`."""
         life = self.life
         broker = daemon.broker
@@ -385,7 +385,7 @@ class LeaderMachine(Machine):
         Life.renew(daemon.storage, keep_copies=bool(self._unasked.addresses))
         assert life is not None
         self.world.tell(f"{self.name} hands over to a stand-in")
-        self.world.handed_over(life)
+        self.world.handed_over(life, followers)
 
     # --- faults
 

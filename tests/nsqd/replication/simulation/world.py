@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from nsqd.log.life import former_lives
@@ -284,10 +284,11 @@ class World:
     def place_of(self, follower: str, life: str) -> str:
         return next(each.place(life) for each in self.followers if each.name == follower)
 
-    def handed_over(self, life: str) -> None:
+    def handed_over(self, life: str, followers: Sequence[str]) -> None:
         ended = bytes.fromhex(life) in former_lives(self.leader.disk)
         self.gone[life] = HANDED_OVER if ended else LEFT_OVER
-        self.checker.gives_up(self.leader.place, life)
+        for name in followers:
+            self.checker.gives_up(self.leader.place, life, name)
 
     def leader_wiped(self, life: str) -> None:
         """With it goes what it has kept of earlier lives."""
@@ -353,9 +354,16 @@ class World:
             and not leader.stopping
             and all(link.standing.in_step for link in leader.links)
             and all(self._is_served(life) for life in self.gone)
-            and not any(
-                stand_in.daemon is None for each in self.followers for stand_in in each.stand_ins.values()
-            )
+            and not self._stand_in_starts()
+        )
+
+    def _stand_in_starts(self) -> bool:
+        return any(
+            state.seal is not None
+            and not state.seal.retired
+            and (life not in each.stand_ins or each.stand_ins[life].daemon is None)
+            for each in self.followers
+            for life, state in each.states.items()
         )
 
     def _is_served(self, life: str) -> bool:
@@ -393,7 +401,7 @@ class World:
     def _finish_all(self) -> bool:
         """Everything that is in flight is finished. Whether more may come."""
         daemons = [stand_in.daemon for each in self.followers for stand_in in each.stand_ins.values()]
-        found = self.leader.daemon is None
+        found = self.leader.daemon is None or self._stand_in_starts()
         for daemon in (self.leader.daemon, *daemons):
             if daemon is not None:
                 daemon.finish_some(1000)

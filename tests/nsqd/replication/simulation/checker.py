@@ -15,6 +15,7 @@ S    What a snapshot speaks of is there: no recovery of a copy that is said to h
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -107,9 +108,15 @@ class Checker:
     """How often each was delivered, by channel."""
     given_up: dict[str, set[bytes]] = attrs.field(factory=dict)
     _owned: dict[tuple[str, str], set[bytes]] = attrs.field(factory=dict)
+    _chance: random.Random = attrs.field(
+        init=False
+    )  # of its own: what is checked changes nothing of what happens
     _ids: dict[bytes, bytes] = attrs.field(factory=dict)
     _lost_power: set[str] = attrs.field(factory=set)
     _records: dict[tuple[str, int, int, int], dict[int, tuple[int, int]]] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self._chance = random.Random(self.world.seed)
 
     # --- publishers
 
@@ -218,9 +225,10 @@ class Checker:
 
     def check_copy(self, place: str, disk: MemoryStorage) -> None:
         """A copy that is said to have no gap."""
-        if place not in self._lost_power:  # else segments may be sent again, and not be synced yet
+        # Else segments may be sent again, and not be synced yet, or miss what the leader itself has lost.
+        if self._lost_power.isdisjoint({place, self.world.leader.place}):
             self._check_notes(place, _recovered(disk.crash(_keep_all)), after_power_loss=False)
-            self._check_notes(place, _recovered(disk.crash(self.world.chance)), after_power_loss=True)
+            self._check_notes(place, _recovered(disk.crash(self._chance)), after_power_loss=True)
 
     def _check_notes(self, place: str, broker: Broker, *, after_power_loss: bool) -> None:
         for note in broker.store.notes:

@@ -113,6 +113,9 @@ class Checker:
     )  # of its own: what is checked changes nothing of what happens
     _ids: dict[bytes, bytes] = attrs.field(factory=dict)
     _lost_power: set[str] = attrs.field(factory=set)
+    _torn: set[int] = attrs.field(
+        factory=set
+    )  # generations of topics of which the leader misses something itself
     _records: dict[tuple[str, int, int, int], dict[int, tuple[int, int]]] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -222,19 +225,27 @@ class Checker:
         """A daemon has recovered what a kill or a power loss has left."""
         if not self.world.may_have_gaps(daemon.place):
             self._check_notes(daemon.place, daemon.broker, after_power_loss=True)
+        if daemon.place == self.world.leader.place:
+            missing = {found[1] for note in daemon.broker.store.notes if (found := _MISSING.match(note))}
+            self._torn |= {
+                retention.log.generation
+                for name, retention in daemon.broker.retentions.items()
+                if name in missing
+            }
 
     def check_copy(self, place: str, disk: MemoryStorage) -> None:
         """A copy that is said to have no gap."""
-        # Else segments may be sent again, and not be synced yet, or miss what the leader itself has lost.
-        if self._lost_power.isdisjoint({place, self.world.leader.place}):
+        if place not in self._lost_power:
             self._check_notes(place, _recovered(disk.crash(_keep_all)), after_power_loss=False)
-            self._check_notes(place, _recovered(disk.crash(self._chance)), after_power_loss=True)
+            # Of what is sent again a part may be missing before it is synced.
+            if self.world.leader.place not in self._lost_power:
+                self._check_notes(place, _recovered(disk.crash(self._chance)), after_power_loss=True)
 
     def _check_notes(self, place: str, broker: Broker, *, after_power_loss: bool) -> None:
         for note in broker.store.notes:
             found = _MISSING.match(note)
             retention = broker.retentions.get(found[1]) if found is not None else None
-            if found is None or retention is None or retention.log.generation in self.deleted:
+            if found is None or retention is None or retention.log.generation in self.deleted | self._torn:
                 continue
             # What was not synced may be missing in the middle, but not before a snapshot.
             if not after_power_loss or int(found[2]) <= max(retention.log.snapshots, default=-1):

@@ -72,7 +72,8 @@ HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 SILENCE: Final = 10.0
 SYNC_INTERVAL: Final = 2.0  # for copies whose leader does not wait for syncs
 MAX_STRANGERS: Final = 32  # connections that have not proved anything yet
-ROOM_INTERVAL: Final = 1.0  # seconds between two looks at the free space
+ROOM_INTERVAL: Final = 1.0  # seconds between two looks at the room that is left, while data comes
+ROOM_BYTES: Final = 1 << 20  # that may come between two looks: a second of it is much
 MAX_FINISHED: Final = 1000  # messages of a leader that has come back, each of many runs
 YIELD_EVERY: Final = 16  # frames
 FOLDERS: Final = 100  # that are looked at in a row, in a thread
@@ -100,7 +101,9 @@ class CopyState:
     `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
     has compared it, and sent what was damaged. `finished`: what its leader has finished, and its
     stand-in was not told yet; with `news` when something was added. `ended`: its
-    leader has said that this life has ended. `clock_skew`: seconds by which our clock is ahead of the leader's.
+    leader has said that this life has ended. `served`: a stand-in is looked after, until what it had is removed.
+    `clock_skew`: seconds by which our clock is ahead of the leader's. `hanging_ms`: at its last beat, for so long the
+    leader's oldest sync had not ended; `hangs`: that is in the log.
     """
 
     note: CopyNote
@@ -109,7 +112,9 @@ class CopyState:
     connected: bool = False
     suspect: bool = False
     ended: bool = False
+    served: bool = False
     hanging_ms: int = 0
+    hangs: bool = False
     clock_skew: float | None = None
     beat_at: float | None = None
     seal: Seal | None = None
@@ -122,7 +127,8 @@ class CopyState:
 class Follower:
     """All copies below a data path. `root`: that path. `identity`: of this nsqd, whose life is no copy's.
 
-    `unclean`: the last stop was no orderly one.
+    `unclean`: the last stop was no orderly one. `patience`: seconds, for which a sync of a leader may take without a
+    word in the log.
     """
 
     def __init__(
@@ -133,8 +139,10 @@ class Follower:
         transport: Transport | None = None,
         *,
         unclean: bool = False,
+        patience: float = 5.0,
     ) -> None:
         self._unclean = unclean
+        self._patience = patience
         self._transport = transport or Transport()
         self._root = Path(root) / COPIES
         self._identity = identity
@@ -184,7 +192,7 @@ class Follower:
         if state is None or state.connected:
             return
         state.ended = True
-        if state.seal is None or state.seal.retired:
+        if not state.served and (state.seal is None or state.seal.retired):
             await self.forget(state)
 
     async def forget(self, state: CopyState) -> None:
@@ -252,6 +260,9 @@ class Follower:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             with trio.move_on_after(1):
                 await frames.send(Refused(reason[:500]))
+                # Closed with bytes unread, the connection would be reset, and the reason lost with it.
+                while await frames.stream.receive_some():
+                    pass
 
     def _ended(
         self, remote: str, hello: Hello | Ask | None, reason: str, unexpected: Exception | None = None
@@ -405,6 +416,20 @@ class Follower:
         with trio.fail_after(SILENCE):
             await frames.send(AllHeld())
 
+    def note_hanging(self, state: CopyState, hanging_ms: int) -> None:
+        """For so long the oldest sync of this copy's leader has not ended."""
+        state.hanging_ms = hanging_ms
+        hangs = hanging_ms > self._patience * 1000
+        if hangs and not state.hangs:
+            log.error(
+                "COPIES: the disk of %s has not ended a sync for %.0f s; if it is dead, adopt this copy",
+                state.note.name,
+                hanging_ms / 1000,
+            )
+        elif state.hangs and not hangs:
+            log.info("COPIES: the disk of %s ends its syncs again", state.note.name)
+        state.hangs = hangs
+
     def refusal(self, state: CopyState) -> str | None:
         """Why no more may be taken."""
         if self._room.max_bytes and self.bytes > self._room.max_bytes:
@@ -429,6 +454,7 @@ class _Session:
     _sync_wanted: trio.Event = attrs.field(factory=trio.Event)
     _synced: trio.Event = attrs.field(factory=trio.Event)
     _looked_at: float = -1.0
+    _unchecked: int = 0
 
     async def run(self) -> None:
         await first_to_end(self._hear, self._answer, self._sync)
@@ -452,7 +478,8 @@ class _Session:
         copy, state = self._copy, self._state
         match frame:
             case Beat(number, hanging_ms, wall_ms):
-                state.hanging_ms, state.beat_at = hanging_ms, trio.current_time()
+                state.beat_at = trio.current_time()
+                self._follower.note_hanging(state, hanging_ms)
                 state.clock_skew = time.time() - wall_ms / 1000
                 self._echo = number
                 self._news.set()
@@ -467,8 +494,8 @@ class _Session:
                 with trio.fail_after(SILENCE):
                     await self._frames.send(Data(piece))
                 return
-            case Data():
-                self._check_room()
+            case Data(data):
+                self._check_room(len(data))
         work = copy.apply(frame)
         if work is not None:
             await _do(work)
@@ -479,10 +506,11 @@ class _Session:
             self._sync_wanted.set()
             await self._synced.wait()
 
-    def _check_room(self) -> None:
+    def _check_room(self, size: int) -> None:
         now = trio.current_time()
-        if now - self._looked_at >= ROOM_INTERVAL:
-            self._looked_at = now
+        self._unchecked += size
+        if now - self._looked_at >= ROOM_INTERVAL or self._unchecked >= ROOM_BYTES:
+            self._looked_at, self._unchecked = now, 0
             if reason := self._follower.refusal(self._state):
                 raise NotWelcome(reason)
 

@@ -29,11 +29,13 @@ class Standing:
     in_step: bool = False
     state: str = "not connected"
     _goal: int | None = None
+    _least: int = -1  # a goal from here on: what was written when it was late
     _owed: tuple[int, float] | None = None  # a ticket, and since when it is owed
 
     def session_ended(self, why: str) -> None:
         self.acknowledged, self.in_step, self.state = -1, False, why
         self._goal = self._owed = None
+        self._least = -1
 
     def sent(self, ticket: int, *, complete: bool) -> bool:
         """All appends up to this ticket were sent. Whether it has just fallen in or out of step.
@@ -46,7 +48,7 @@ class Standing:
             self.in_step, self._goal = False, None
             if was:
                 self.state = "catching up"
-        elif self._goal is None and not self.in_step:
+        elif self._goal is None and not self.in_step and ticket >= self._least:
             self._goal = ticket
         self._look()
         return self.in_step is not was
@@ -61,7 +63,11 @@ class Standing:
         """Whether it has just fallen out of step: it owes an acknowledgement for more than `timeout` seconds."""
         if self._owed is None and written > self.acknowledged:
             self._owed = (written, now)
-        if not self.in_step or self._owed is None or now - self._owed[1] <= timeout:
+        if self._owed is None or now - self._owed[1] <= timeout:
+            return False
+        # Else a ticket of before, which it has acknowledged, would put it into step again, and publishes would wait.
+        self._goal, self._least = None, written
+        if not self.in_step:
             return False
         self.in_step = False
         self.state = f"no acknowledgement for {timeout:g} s"

@@ -114,6 +114,7 @@ class StandIns:
                         and state.note.life not in self.running
                     ):
                         self.running[state.note.life] = (0, 0)
+                        state.served = True
                         nursery.start_soon(self._serve, state)
                 await self._wanted.wait()
                 self._wanted = trio.Event()
@@ -154,6 +155,7 @@ class StandIns:
             await trio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
         del self.running[life]
+        state.served = False
         log.info("COPIES: the stand-in for %s was empty, and is gone", state.note.name)
         if state.ended:
             await self._forget(state)

@@ -8,7 +8,7 @@ import re
 
 from tests.deploy.base import ROOT
 
-__all__ = ["configuration"]
+__all__ = ["Setting", "configuration"]
 
 Setting = str | int | list[str]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import collections
 import contextlib
+import shutil
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -18,12 +19,17 @@ from tests.foreign.puppet import Puppet, Report
 from tests.nsqkit.certificates import Certificates
 from tests.process.auth_server import AuthServer
 from tests.process.checker import make_body
-from tests.process.daemon import Daemon
+from tests.process.copies import adopt, held, in_step, make_follower, make_leader
+from tests.process.daemon import HOST, Daemon
+from tests.process.lookup import LookupDaemon
+from tests.process.ports import free_port
+from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 
 __all__ = [
     "publish_and_consume",
     "survive_kill",
+    "through_an_adoption",
     "through_layers",
     "touch_keeps_a_message",
     "two_daemons",
@@ -175,6 +181,51 @@ def survive_kill(command: Sequence[str], data_path: Path, *, reconnects_within_s
     assert collections.Counter(report["body"] for report in finished) == collections.Counter(first + second)
     assert held
     assert held <= {report["id"] for report in finished}
+
+
+def through_an_adoption(command: Sequence[str], data_path: Path) -> None:
+    """The disk of an nsqd is gone, and its copy adopted: a consumer finds the stand-in by itself, and gets the rest."""
+    bodies = [make_body("before", number) for number in range(200)]
+    with contextlib.ExitStack() as stack:
+        registry = stack.enter_context(LookupDaemon())
+        registry.start()
+        port = free_port()
+        follower = stack.enter_context(make_follower(data_path, port))
+        leader = stack.enter_context(make_leader(data_path, port))
+        for daemon in (follower, leader):
+            daemon.flags = (
+                *daemon.flags,
+                f"--lookupd-tcp-address={registry.tcp_address}",
+                f"--broadcast-address={HOST}",
+            )
+            daemon.start()
+        leader.create_channel(TOPIC, CHANNEL)
+        wait_until(lambda: in_step(leader), 10.0, "the copy is in step", describe=leader.log_end)
+        with RawClient.connect(leader.tcp_port) as producer:
+            producer.mpub(TOPIC, bodies[:150])
+            consumer = stack.enter_context(Puppet(command, [], [f"{HOST}:{registry.http_port}"]))
+            consumer.consume(TOPIC, CHANNEL, in_flight=5, hold_after=50)
+            consumer.wait_for("holding")
+            wait_until(lambda: _is_at_rest(leader, consumer, left=100), 5.0, "all in flight is held")
+            producer.mpub(TOPIC, bodies[150:])  # its OK: the FINs before it are in the copy, too
+        leader.kill()
+        shutil.rmtree(leader.data_path)
+        consumer.order("resume")
+        consumer.wait_for("resumed")
+        wait_until(lambda: not held(follower)["connected"], 10.0, "the follower misses its leader")
+        adopt(follower)
+        wait_until(
+            lambda: held(follower)["stand_in_port"] is None,
+            30.0,
+            "the stand-in is empty, and gone",
+            describe=lambda: f"{consumer.trouble()}\n{follower.log_end()}",
+        )
+        reports = consumer.all_messages()
+    kept = {report["id"] for report in reports if report["action"] == "hold"}
+    finished = [report for report in reports if report["action"] == "finish"]
+    assert collections.Counter(report["body"] for report in finished) == collections.Counter(bodies)
+    assert kept
+    assert kept <= {report["id"] for report in finished}
 
 
 def _is_at_rest(daemon: Daemon, consumer: Puppet, *, left: int) -> bool:

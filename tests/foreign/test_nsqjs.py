@@ -36,3 +36,7 @@ def test_two_daemons(nsqjs: list[str], tmp_path: Path) -> None:
 
 def test_survives_kill(nsqjs: list[str], tmp_path: Path) -> None:
     scenarios.survive_kill(nsqjs, tmp_path, reconnects_within_s=5)
+
+
+def test_goes_through_an_adoption(nsqjs: list[str], tmp_path: Path) -> None:
+    scenarios.through_an_adoption(nsqjs, tmp_path)

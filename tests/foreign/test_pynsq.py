@@ -40,3 +40,7 @@ def test_two_daemons(tmp_path: Path) -> None:
 def test_survives_kill(tmp_path: Path) -> None:
     # pynsq waits a fixed 15 s before it connects again.
     scenarios.survive_kill(COMMAND, tmp_path, reconnects_within_s=26)
+
+
+def test_goes_through_an_adoption(tmp_path: Path) -> None:
+    scenarios.through_an_adoption(COMMAND, tmp_path)

@@ -29,8 +29,11 @@ class Nsqkit:
     async def consume(self, topic: str, channel: str, in_flight: int, policy: Policy) -> None:
         """Start the consumer."""
 
-        def handle(message: Message) -> None:
-            report_message(message.id, message.attempts, message.body, policy.decide(message.attempts))
+        async def handle(message: Message) -> None:
+            action = policy.decide(message.attempts)
+            report_message(message.id, message.attempts, message.body, action)
+            while action == "hold" and policy.holding:  # noqa: ASYNC110 - a policy offers nothing to wait for
+                await asyncio.sleep(0.01)
 
         consumer = Consumer(
             topic,
@@ -39,6 +42,7 @@ class Nsqkit:
             lookupd_http_addresses=self.addresses.lookupds,
             handler=handle,
             max_in_flight=in_flight,
+            concurrency=in_flight,
             lookupd_poll_interval=1,
             lookupd_poll_timeout=2,
             max_reconnect_delay=1,

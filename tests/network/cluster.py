@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from tests.deploy.configuration import configuration
+from tests.deploy.configuration import Setting, configuration
 from tests.network.hosts import Host, Lan
 from tests.process.daemon import Daemon
 from tests.process.waiting import wait_until
@@ -26,6 +26,7 @@ __all__ = ["FORGOTTEN_S", "HostCluster", "HostDaemon"]
 
 NSQDS = 3
 REGISTRIES = 2
+REPLICATION_PORT = 4159
 FORGOTTEN_S = 20
 """Until a registry no longer shows an nsqd that fell silent; nsqds report every 15 s."""
 
@@ -85,16 +86,20 @@ class HostCluster:
 
     lan: Lan
     path: Path
+    ring: bool = False
+    """Each nsqd is copied to the next one."""
+    settings: dict[str, Setting] = attrs.field(factory=dict)
+    """Of every nsqd, beside those that make a cluster of them."""
     nsqds: list[HostDaemon] = attrs.field(factory=list)
     registries: list[HostDaemon] = attrs.field(factory=list)
     _stack: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack)
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, path: Path) -> Iterator[HostCluster]:
+    def started(cls, path: Path, *, ring: bool = False, **settings: Setting) -> Iterator[HostCluster]:
         """Everything runs, and everybody knows everybody."""
         with Lan.made(path) as lan:
-            cluster = cls(lan, path)
+            cluster = cls(lan, path, ring, settings)
             with cluster._stack:
                 cluster._start()
                 yield cluster
@@ -103,6 +108,10 @@ class HostCluster:
     def lookupd_http_addresses(self) -> list[str]:
         """Where consumers ask, by name."""
         return [f"{registry.host.name}:{registry.http_port}" for registry in self.registries]
+
+    def follower_of(self, nsqd: HostDaemon) -> HostDaemon:
+        """Of a ring: who keeps its copy."""
+        return self.nsqds[(self.nsqds.index(nsqd) + 1) % len(self.nsqds)]
 
     def create_channels(self, topic: str, *channels: str) -> None:
         """On every nsqd."""
@@ -165,8 +174,21 @@ class HostCluster:
             data_path=str(folder),
             nsqlookupd_tcp_addresses=registries,
             broadcast_address=f"nsqd{number}",
+            **(self._in_a_ring(number) if self.ring else {}),
+            **self.settings,
         )
-        return self._make("nsqd", number, text, 4150)
+        nsqd = self._make("nsqd", number, text, 4150)
+        nsqd.data_path = folder
+        return nsqd
+
+    def _in_a_ring(self, number: int) -> dict[str, Setting]:
+        secret = self.path / "secret"
+        secret.write_text("known to all of the ring")
+        return {
+            "replicate_to": [f"nsqd{number % NSQDS + 1}:{REPLICATION_PORT}"],
+            "replication_address": f":{REPLICATION_PORT}",
+            "replication_secret_file": str(secret),
+        }
 
     def _make(self, program: str, number: int, text: str, port: int) -> HostDaemon:
         host = self.lan.add(f"{program}{number}")

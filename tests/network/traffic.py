@@ -52,6 +52,10 @@ _LOST = (Disconnected, OSError)
 _TOO_LATE = ("E_FIN_FAILED", "E_REQ_FAILED")
 
 
+class _Silent(Disconnected):
+    """Nothing was heard for too long."""
+
+
 @attrs.define(eq=False)
 class _Client(RawClient):
     """Notices silence."""
@@ -60,7 +64,7 @@ class _Client(RawClient):
 
     def _receive(self, deadline: float) -> None:
         if time.monotonic() > self.heard_at_s + SILENCE_S:
-            raise Disconnected("silent")
+            raise _Silent
         RawClient._receive(self, deadline)
         self.heard_at_s = time.monotonic()
 
@@ -125,6 +129,8 @@ class Stream:
     readers: dict[str, _Reader]
     """By channel."""
     acknowledged: int = 0
+    broken: int = 0
+    """Connections of the publisher that the nsqd has ended or refused; those that fell silent do not count."""
 
     def publish(self, host: Host, stop: threading.Event) -> None:
         """One message after the other, each acknowledged before the next, until told to stop."""
@@ -132,7 +138,8 @@ class Stream:
             try:
                 with _connect(host, self.nsqd) as client:
                     self._publish(client, stop)
-            except _LOST:
+            except _LOST as error:
+                self.broken += not isinstance(error, _Silent | TimeoutError)
                 stop.wait(RETRY_S)
 
     def delivered(self, channel: str) -> int:

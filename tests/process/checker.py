@@ -148,6 +148,11 @@ class Ledger:
         with self._lock:
             return [key for key, published in self._published.items() if published.acknowledged]
 
+    def unanswered(self) -> list[Key]:
+        """Give all that may arrive, or not."""
+        with self._lock:
+            return [key for key, published in self._published.items() if not published.acknowledged]
+
     def attempts_by_publisher(self) -> Counter[str]:
         """Count what each publisher attempted."""
         with self._lock:
@@ -213,6 +218,8 @@ class ChannelBook:
     ledger: Ledger
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _seen: dict[Key, _Delivered] = attrs.field(factory=dict)
+    repeats: Counter[str] = attrs.field(factory=Counter)
+    """Deliveries of what had come before, by what had become of that: `given back`, `finished`, `in flight`."""
     _life: int = 0
     _deliveries: int = 0
     _found: Report = attrs.field(init=False)
@@ -232,6 +239,11 @@ class ChannelBook:
         """Count the different messages delivered."""
         with self._lock:
             return len(self._seen)
+
+    def came(self, key: Key) -> bool:
+        """Tell whether it was delivered."""
+        with self._lock:
+            return key in self._seen
 
     def crashed(self) -> None:
         """Begin the next life of the daemon. All consumers of the last one must have ended."""
@@ -318,6 +330,7 @@ class ChannelBook:
         if (message_id, timestamp_ns) != (before.id, before.timestamp_ns):
             self._found.mutated.append(f"{_name(key)}: another id or time stamp than before")
         same_life = before.life == self._life
+        self.repeats["given back" if before.requeued else "finished" if before.finished else "in flight"] += 1
         if before.journaled or (before.finished and same_life):
             self._found.resurrected.append(f"{_name(key)}: comes again after its FIN, attempts {attempts}")
         elif same_life and not before.requeued:

@@ -7,65 +7,29 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
 
+from tests.foreign.scenarios import through_an_adoption
+from tests.process.copies import (
+    adopt,
+    held,
+    in_step,
+    listening,
+    received,
+    runs,
+    stand_in_pids,
+    the_copy,
+)
 from tests.process.daemon import HOST, Daemon
-from tests.process.ports import free_port
 from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 from tests.timing import patience
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture
-def port() -> int:
-    return free_port()
-
-
-@pytest.fixture
-def follower(tmp_path: Path, port: int) -> Iterator[Daemon]:
-    folder = tmp_path / "follower"
-    folder.mkdir()
-    ports = f"{free_port()}-{free_port()}"
-    with Daemon(folder, (f"--replication-address={HOST}:{port}", f"--stand-in-ports={ports}")) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def leader(tmp_path: Path, port: int) -> Iterator[Daemon]:
-    folder = tmp_path / "leader"
-    folder.mkdir()
-    with Daemon(
-        folder, (f"--replicate-to={HOST}:{port}", "--ack-copies=2", "--replica-timeout=1s")
-    ) as daemon:
-        yield daemon
-
-
-def in_step(leader: Daemon) -> bool:
-    return any("COPIES: 2 copies are in step" in line for line in leader.lines)
-
-
-def the_copy(follower: Daemon) -> Path:
-    (found,) = (follower.data_path / "copies").iterdir()
-    return found
-
-
-def received(port: int, topic: str, channel: str, count: int) -> list[bytes]:
-    bodies: list[bytes] = []
-    with RawClient.connect(port) as client:
-        client.sub(topic, channel)
-        client.rdy(100)
-        while len(bodies) < count:
-            message = client.message()
-            client.fin(message.id)
-            bodies.append(message.body)
-    return bodies
 
 
 @pytest.mark.parametrize("durability", ["os", "disk"])
@@ -244,7 +208,8 @@ def test_a_stand_in_with_a_topic_that_cannot_be_read_is_not_taken_for_empty(tmp_
     with Daemon(tmp_path, ("--stand-in",)) as stand_in:
         stand_in.launch()
         assert stand_in.wait() == 0, stand_in.log_end()
-    assert json.loads((tmp_path / "nsqd.seal").read_text()) == {"owned": {}, "retired": False}
+    seal = json.loads((tmp_path / "nsqd.seal").read_text())
+    assert (seal["owned"], seal["retired"]) == ({}, False)
 
 
 def test_an_orderly_stop_of_a_follower_is_one(leader: Daemon, follower: Daemon) -> None:
@@ -292,6 +257,11 @@ def test_a_stand_in_is_started_again_and_goes_with_its_nsqd(leader: Daemon, foll
     wait_until(lambda: not any(map(runs, last)), 20.0, "no stand-in is left")
 
 
+def test_our_client_goes_through_an_adoption(tmp_path: Path) -> None:
+    """As other libraries do."""
+    through_an_adoption([sys.executable, "-m", "tests.network._our_client"], tmp_path)
+
+
 def test_copies_over_tls(leader: Daemon, follower: Daemon, tmp_path: Path, port: int) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -309,42 +279,3 @@ def test_copies_over_tls(leader: Daemon, follower: Daemon, tmp_path: Path, port:
         assert not stranger.recv(8).startswith(b"nsqr")
     leader.request("POST", "/pub?topic=orders", b"secret")
     assert leader.stats()["copies"]["in_step"] == 2
-
-
-def held(follower: Daemon) -> dict[str, Any]:
-    """The first copy that it has."""
-    return dict(follower.stats()["copies"]["held"][0])
-
-
-def adopt(follower: Daemon) -> int:
-    """Adopt the copy; returns the TCP port of the stand-in when it listens."""
-    status, body = follower.request("POST", f"/replicas/adopt?life={held(follower)['life']}")
-    assert status == 200, body
-    return listening(follower)
-
-
-def listening(follower: Daemon) -> int:
-    """The TCP port of the stand-in, when it listens."""
-    wait_until(lambda: bool(held(follower)["stand_in_port"]), 10.0, "a stand-in")
-    port = int(held(follower)["stand_in_port"])
-    wait_until(lambda: listens(port), 10.0, "it listens")
-    return port
-
-
-def stand_in_pids(follower: Daemon) -> list[int]:
-    assert follower.process is not None
-    tasks = Path(f"/proc/{follower.process.pid}/task")
-    return [int(pid) for children in tasks.glob("*/children") for pid in children.read_text().split()]
-
-
-def runs(pid: int) -> bool:
-    """Whether it is there, and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0

@@ -7,9 +7,7 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,26 +141,6 @@ def test_full_disk(small_disk: Path, left: int) -> None:
     # The last FIN before the kill may not have been written yet: that message may come twice, nothing else.
     rest = [body for body, before in zip(rest, [None, *rest], strict=False) if body != before]
     assert rest == [_big(number) for number in (*range(acknowledged // 2, acknowledged), *after)]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 24 MiB in memory; without the right to mount the test is skipped."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=patience(10), check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode != 0:
-        pytest.skip(f"cannot mount a small tmpfs: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(
-            ["umount", "--lazy", str(place)], capture_output=True, timeout=patience(10), check=True
-        )
 
 
 def _big(number: int) -> bytes:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import attrs
 
 from tests.process.checker import Answer, ChannelBook, Key, Ledger, make_body
+from tests.process.daemon import HOST
 from tests.process.raw import Disconnected, RawClient, dpub_command, mpub_command, pub_command
 from tests.timing import patience
 
@@ -69,9 +70,9 @@ class Publisher:
     per_life: int = 4_000
     next_number: int = 0
 
-    def singles(self, port: int, stop: threading.Event) -> None:
+    def singles(self, port: int, stop: threading.Event, *, host: str = HOST) -> None:
         """PUB one message after the other, each answered before the next."""
-        with RawClient.connect(port) as client:
+        with RawClient.connect(port, host=host) as client:
             for _ in range(self.per_life):
                 if stop.is_set():
                     return
@@ -79,9 +80,9 @@ class Publisher:
                 client.ask_ok(pub_command(self.topic, body))
                 self.ledger.acknowledged([key])
 
-    def deferred(self, port: int, stop: threading.Event) -> None:
+    def deferred(self, port: int, stop: threading.Event, *, host: str = HOST) -> None:
         """DPUB one message after the other, with small delays of all sizes."""
-        with RawClient.connect(port) as client:
+        with RawClient.connect(port, host=host) as client:
             for _ in range(self.per_life // 8):
                 if stop.is_set():
                     return
@@ -91,10 +92,10 @@ class Publisher:
                 self.ledger.acknowledged([key])
                 time.sleep(0.001)
 
-    def batches(self, port: int, stop: threading.Event) -> None:
+    def batches(self, port: int, stop: threading.Event, *, host: str = HOST) -> None:
         """MPUB up to 30 messages, with up to four commands in the air."""
         waiting: deque[list[Key]] = deque()
-        with RawClient.connect(port) as client:
+        with RawClient.connect(port, host=host) as client:
             end = self.next_number + self.per_life
             while self.next_number < end and not stop.is_set():
                 waiting.append(self._send_batch(client))
@@ -145,11 +146,11 @@ class Consumer:
         """Make the publisher of the barriers."""
         self.barriers = Publisher(self.name, self.topic, self.book.ledger, self.chance)
 
-    def work(self, port: int, stop: threading.Event) -> None:
+    def work(self, port: int, stop: threading.Event, *, host: str = HOST) -> None:
         """Consume with faults until the connection ends."""
         pending: list[Answer] = []
         held = 0
-        with RawClient.connect(port) as client:
+        with RawClient.connect(port, host=host) as client:
             self._subscribe(client)
             while not stop.is_set():
                 delivery = self._receive(client)
@@ -163,9 +164,9 @@ class Consumer:
                 if len(pending) >= BARRIER_EVERY:
                     self._pass_barrier(client, pending)
 
-    def drain(self, port: int, stop: threading.Event) -> None:
+    def drain(self, port: int, stop: threading.Event, *, host: str = HOST) -> None:
         """Finish all that comes until told to stop."""
-        with RawClient.connect(port) as client:
+        with RawClient.connect(port, host=host) as client:
             self._subscribe(client)
             while not stop.is_set():
                 delivery = self._receive(client)

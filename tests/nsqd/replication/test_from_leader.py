@@ -17,7 +17,15 @@ from trio.testing import MemoryReceiveStream, MemorySendStream
 
 from nsqd.log.lock import DataPathLock
 from nsqd.replication.frame_stream import FrameStream, Identity, RefusedUs, Turned, greet_follower
-from nsqd.replication.from_leader import COPIES, HANDSHAKE_TIMEOUT, MAX_STRANGERS, SILENCE, Follower, Room
+from nsqd.replication.from_leader import (
+    COPIES,
+    HANDSHAKE_TIMEOUT,
+    MAX_STRANGERS,
+    ROOM_BYTES,
+    SILENCE,
+    Follower,
+    Room,
+)
 from nsqd.replication.keep import Copy
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.wire import (
@@ -122,6 +130,25 @@ async def test_a_copy_is_written_and_acknowledged(
                 assert (setting.copy / LOG).read_bytes() == b"messages"
             await frames.send(FileFrame(LOG, 8), Ticket(2))
             assert await until(frames, Ack) == Ack(2)
+
+
+async def test_a_leader_whose_sync_hangs_is_in_the_log_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        (state,) = setting.follower.copies.values()
+        for number, hanging_ms in enumerate([4900, 5900, 6900, 0, 0, 6000]):
+            await frames.send(Beat(number, hanging_ms, 0))
+            await until(frames, Echo)
+            assert state.hanging_ms == hanging_ms
+    said = [record.getMessage() for record in caplog.records if "sync" in record.getMessage()]
+    assert said == [
+        "COPIES: the disk of leader:4150 has not ended a sync for 6 s; if it is dead, adopt this copy",
+        "COPIES: the disk of leader:4150 ends its syncs again",
+        "COPIES: the disk of leader:4150 has not ended a sync for 6 s; if it is dead, adopt this copy",
+    ]
 
 
 # --- strangers
@@ -412,6 +439,32 @@ async def test_copies_stop_at_their_limit_and_what_was_removed_does_not_count(
             await trio.sleep(2)
         await frames.send(Data(b"x"))
         assert await end(frames) == "refused: full: copies may take 1000 bytes here"
+
+
+async def test_copies_stop_at_their_limit_however_fast_they_grow(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    limit = 4 << 20
+    async with running(tmp_path, Room(max_bytes=limit, min_free=0)) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN)
+        await frames.send(*[Data(bytes(1 << 18))] * 40)
+        assert "full" in await end(frames)
+        (state,) = setting.follower.copies.values()
+        assert limit < state.bytes <= limit + 2 * ROOM_BYTES
+
+
+async def test_a_leader_that_goes_on_sending_hears_why_it_is_refused(tmp_path: Path) -> None:
+    """A connection that is closed with bytes unread is reset, and what was sent last is lost with it."""
+    async with running(tmp_path, Room(max_bytes=1000, min_free=0)) as setting:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()) as stream:
+            setting.nursery.start_soon(setting.follower.serve, await listener.accept(), "remote")
+            frames = FrameStream(stream)
+            await greet_follower(frames, LEADER, disk=False)
+            await until(frames, AllHeld)
+            await frames.send(*BEGIN, *[Data(bytes(1 << 18))] * 40)
+            assert "full" in await end(frames)
 
 
 async def test_copies_stop_before_the_disk_is_full(

@@ -83,6 +83,28 @@ def test_a_follower_that_is_late_comes_back_only_when_its_copy_has_no_gap() -> N
     assert standing.in_step
 
 
+def test_a_follower_that_is_always_late_is_out_of_step_all_the_time() -> None:
+    """It is not in step again for having acknowledged what was sent before, however often it is looked at."""
+    standing = follower(0)
+    for tick in range(400):
+        written = 1 + tick // 4  # a ticket a second, and each is acknowledged ten seconds later
+        fell_out = standing.check(written, tick / 4, TIMEOUT)
+        standing.acknowledge(max(0, written - 10))
+        standing.sent(max(0, written - 1), complete=True)
+        assert standing.in_step is (tick / 4 <= TIMEOUT)
+        assert fell_out is (tick / 4 == TIMEOUT + 0.25)
+
+
+def test_a_follower_that_was_late_is_in_step_when_it_keeps_up_under_load() -> None:
+    standing = follower(0)
+    for written in range(1, 100):
+        standing.check(written, written / 4, TIMEOUT)
+        standing.sent(written, complete=True)
+        if written > 50:
+            standing.acknowledge(written - 1)
+    assert standing.in_step
+
+
 def test_a_follower_that_acknowledges_under_load_is_never_late() -> None:
     standing = follower(0)
     for second in range(100):

@@ -6,8 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from nsqd.replication.ship import Sender
-from nsqd.replication.wire import GREETING, FileFrame, Frame, Frames, Pass, Remove, Ticket, Whole
+from nsqd.replication.ship import FROM_FILE, OPEN_FILES, PIECE, Piece, Sender
+from nsqd.replication.wire import (
+    GREETING,
+    FileFrame,
+    Frame,
+    Frames,
+    Pass,
+    Remove,
+    RemoveFolder,
+    Ticket,
+    Whole,
+    encode,
+)
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
 
 
@@ -45,9 +56,10 @@ def frames_of(data: bytes) -> list[Frame]:
 
 
 def sent(leader: Leader, sender: Sender, size: int = MAX_TAKE) -> Iterator[bytes]:
-    """Frame by frame, until there is no more."""
-    while frames := sender.take(leader.written, size):
-        yield from frames
+    """Part by part, until there is no more."""
+    while parts := sender.take(leader.written, size):
+        for part in parts:
+            yield part.read() if isinstance(part, Piece) else part
 
 
 def test_a_copy_that_has_everything_is_equal(leader: Leader, follower: Follower) -> None:
@@ -82,6 +94,39 @@ def test_live_appends_are_one_frame_each(leader: Leader, follower: Follower) -> 
     assert kinds == [["FileFrame", "Data", "Ticket"], ["Data", "Ticket"]]
 
 
+def test_what_is_large_stays_in_its_file_until_it_is_sent(leader: Leader, follower: Follower) -> None:
+    leader.create()
+    for size in (FROM_FILE // 2, FROM_FILE, 2 * PIECE):
+        leader.publish(b"m" * size)
+    sender = connect(leader, follower)
+    parts = sender.take(leader.written, MAX_TAKE)
+    pieces = [part for part in parts if isinstance(part, Piece)]
+    assert {FROM_FILE <= len(piece) <= PIECE for piece in pieces} == {True}
+    assert sum(map(len, pieces)) > FROM_FILE + 2 * PIECE
+    assert all(len(part) < FROM_FILE for part in parts if isinstance(part, bytes))
+    follower.feed(b"".join(part.read() if isinstance(part, Piece) else part for part in parts))
+    follower.feed(b"".join(sent(leader, sender)))
+    assert files_of(follower.storage) == files_of(leader.memory)
+
+
+def test_a_piece_outlives_its_file_until_the_next_is_taken(leader: Leader, follower: Follower) -> None:
+    """More of them than files stay open, of topics that are deleted before they are sent."""
+    for number in range(2 * OPEN_FILES):
+        leader.create(topic=f"t{number}")
+        leader.publish(b"m" * FROM_FILE, topic=f"t{number}")
+    sender = connect(leader, follower)
+    parts = sender.take(leader.written, MAX_TAKE)
+    for number in range(2 * OPEN_FILES):
+        leader.delete_topic(f"t{number}")
+    pieces = [part for part in parts if isinstance(part, Piece)]
+    assert len(pieces) == 2 * OPEN_FILES
+    assert all(len(piece.read()) == len(piece) for piece in pieces)
+    sender.take(leader.written, MAX_TAKE)
+    assert all(piece.file.closed for piece in pieces[:OPEN_FILES])
+    sender.close()
+    assert all(piece.file.closed for piece in pieces)
+
+
 def test_segments_that_the_leader_removes_before_they_are_sent_leave_a_gap_that_is_said(
     leader: Leader, follower: Follower
 ) -> None:
@@ -112,6 +157,43 @@ def test_removals_come_after_what_makes_files_needless(leader: Leader, follower:
     wholes = [at for at, frame in enumerate(frames) if isinstance(frame, Whole)]
     assert len(removals) > 3
     assert max(wholes) < min(removals)
+
+
+def test_a_follower_that_is_full_is_rid_of_what_is_gone_before_bytes_come(
+    leader: Leader, follower: Follower
+) -> None:
+    leader.create()
+    leader.create(topic="deleted")
+    leader.publish(b"of another topic", topic="deleted")
+    for _ in range(30):
+        leader.publish(b"m" * 300)
+    follower.feed(b"".join(sent(leader, connect(leader, follower))))
+    before = set(segments(leader))
+    leader.delete_topic("deleted")
+    turn_over(leader)
+    sender = connect(leader, follower)
+    room = frames_of(b"".join(sender.make_room()))
+    gone = before - set(segments(leader))
+    assert {frame.path for frame in room if isinstance(frame, Remove)} == {
+        path for path in gone if not path.startswith("topic-deleted/")
+    }
+    assert RemoveFolder("topic-deleted") in room
+    assert Pass(False) in room
+    follower.feed(b"".join(map(encode, room)))
+    assert not gone & set(files_of(follower.storage))
+    follower.feed(b"".join(sent(leader, sender)))
+    assert files_of(follower.storage) == files_of(leader.memory)
+    assert follower.copy.note.complete
+
+
+def test_a_copy_of_which_nothing_is_gone_stays_complete_when_it_is_full(
+    leader: Leader, follower: Follower
+) -> None:
+    leader.create()
+    leader.publish_many(10)
+    follower.feed(b"".join(sent(leader, connect(leader, follower))))
+    leader.publish_many(10)
+    assert connect(leader, follower).make_room() == []
 
 
 @pytest.mark.parametrize("lag", [False, True])

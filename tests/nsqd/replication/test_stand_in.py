@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -103,6 +104,29 @@ async def test_a_copy_that_was_served_to_its_end_is_removed_but_for_its_seal(tmp
         await setting.stand_ins.adopt(LIVES[0], force=True)  # too late to do anything
         await trio.sleep(0.05)
         assert len(setting.started) == 1
+
+
+async def test_a_life_that_ends_while_what_its_stand_in_had_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two would remove the same copy."""
+    begun, released = threading.Event(), threading.Event()
+    remove = StandIns._remove_messages
+
+    def slowly(self: StandIns, state: CopyState) -> None:
+        begun.set()
+        released.wait(patience(10))
+        remove(self, state)
+
+    monkeypatch.setattr(StandIns, "_remove_messages", slowly)
+    async with running(tmp_path) as setting:
+        await setting.stand_ins.adopt(LIVES[0], force=False)
+        await until(begun.is_set)
+        await setting.follower.life_ended(LIVES[0])
+        assert setting.state().ended
+        released.set()
+        await until(lambda: not (tmp_path / COPIES / LIVES[0]).exists())
+        assert list(setting.follower.copies) == [LIVES[1]]
 
 
 @pytest.mark.parametrize("fault", [OSError("no process"), KeyError("a mistake")])

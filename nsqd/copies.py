@@ -135,6 +135,7 @@ class Copies:
         self.stand_ins: StandIns | None = None
         self._seal: Seal | None = None
         self._sealed: Owned = {}  # what stand-ins have of ours
+        self._sealed_by: dict[str, Owned] = {}  # what followers said before the recovery
         self._unanswered: Collection[str] = ()  # followers that were to be asked before the recovery
         self._said: str | None = None
         self._restored_bytes = self._published_again = 0
@@ -184,7 +185,7 @@ class Copies:
             restore=restore,
             connect=self._transport.connector(),
         )
-        self._sealed = findings.sealed
+        self._sealed_by = findings.sealed
         self._restored_bytes = findings.restored_bytes
         self._unanswered = findings.unanswered if restore else ()
 
@@ -244,6 +245,7 @@ class Copies:
             new_take_back=self._new_take_back,
             publish_again=self._publish_again,
             compared=self._compared,
+            ours=self._ours,
             finished_of=self._finished_of,
             hand_over=self._hand_over,
             others=lambda address: [each for each in options.replicate_to if each != address],
@@ -318,15 +320,21 @@ class Copies:
     @property
     def adopted(self) -> bool:
         """A follower said before the recovery that it has adopted our copy: see `hand_over`."""
-        return bool(self._sealed)
+        return bool(self._sealed_by)
 
     async def hand_over_before_serving(self) -> None:
         """As `hand_over`, for a leader that was told so before its recovery. `OSError`."""
+        for address, owned in self._sealed_by.items():
+            for generation, ranges in self._ours(address, owned).items():
+                self._sealed.setdefault(generation, []).extend(ranges)
         finished = self._finished_of(self._sealed)
         self.hand_over()
         await tell_finished(
             self._options.replicate_to, self._told_identity, finished, self._transport.connector()
         )
+
+    def _ours(self, address: str, owned: Owned) -> Owned:
+        return self._unasked.ours(address, owned, self._broker.number_at)
 
     def _finished_of(self, owned: Owned) -> list[Finished]:
         """What was finished here of the messages that a stand-in has: it does not know all of it."""

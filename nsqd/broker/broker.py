@@ -27,6 +27,7 @@ from nsqd.broker.retention import Retention
 from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic import Topic
 from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
+from nsqd.log.finished import read_finished
 from nsqd.log.ranges import RangeSet
 from nsqd.log.store import Store
 from nsqkit.logging import get_logger
@@ -240,16 +241,23 @@ class Broker:
             for name, retention in self.retentions.items()
         }
 
+    def number_at(self, generation: int, position: int) -> int:
+        """Of the topic with this generation, see `TopicLog`; 0 without such a topic."""
+        for retention in self.retentions.values():
+            if retention.log.generation == generation:
+                return retention.log.number_at(position)
+        return 0
+
     def finished_of(
         self, owned: Mapping[int, Sequence[tuple[int, int]]]
     ) -> Iterator[tuple[int, str, list[tuple[int, int]]]]:
-        """What the channels need no more of these messages: (generation of the topic, name of the channel, ranges)."""
+        """What was finished lately of these: (generation of the topic, name of the channel, ranges). `OSError`."""
         for name, retention in self.retentions.items():
             ranges = owned.get(retention.log.generation, ())
+            finished = read_finished(retention.log) if ranges else {}
             for channel in self.topics[name].channels.values():
-                settled = channel.backlog.settled
-                found = [part for start, end in ranges for part in settled.common(start, end)]
-                if found and channel.backlog.generation:
+                its = finished.get(channel.backlog.generation, RangeSet())
+                if found := [part for start, end in ranges for part in its.common(start, end)]:
                     yield retention.log.generation, channel.name, found
 
     def hand_over(self, owned: Mapping[int, Sequence[tuple[int, int]]]) -> int:
@@ -495,6 +503,7 @@ class Broker:
         for name in self.retentions:
             try:
                 self.topics[name].close()
+                self.retentions[name].log.keep_fresh()
                 self.retentions[name].write_manifest()
             except OSError as error:
                 if name not in self.store.failing:  # else nobody expects that it can be written

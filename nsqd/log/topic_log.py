@@ -128,6 +128,14 @@ class TopicLog:
         """Bytes of the log so far: where the next record will begin."""
         return self.segments[-1].end
 
+    def number_at(self, position: int) -> int:
+        """The sequence number that the next message got when the log ended there, and a new segment was begun.
+
+        A higher one, if the messages from there on are gone.
+        """
+        later = (segment.first for segment in self.segments if segment.position >= position)
+        return next(later, self.end)
+
     @property
     def bytes_on_disk(self) -> int:
         return sum(segment.file.size for segment in self.segments)
@@ -318,6 +326,14 @@ class TopicLog:
             self._close_when_sealed(self.segments[-2])
             self.on_roll()
         return segment
+
+    def keep_fresh(self) -> None:
+        """At an orderly stop: if nothing was appended since an unclean one, the next start must not go on here, either.
+
+        `OSError`.
+        """
+        if self.fresh_segment:
+            self.roll()
 
     def _refuse_when_deleted(self) -> None:
         """EBADF, before a file is opened by a path that may lead to another life of the topic by now."""

@@ -33,12 +33,12 @@ TIMEOUT: Final = 5.0  # seconds
 
 @attrs.define
 class Findings:
-    """`sealed`: what stand-ins own of our messages. `restored_bytes`: that were missing here.
+    """`sealed`: what stand-ins own, by the follower's address. `restored_bytes`: that were missing here.
 
     `unanswered`: addresses of followers that may have more than is here now.
     """
 
-    sealed: Owned = attrs.field(factory=dict)
+    sealed: dict[str, Owned] = attrs.field(factory=dict)
     unanswered: list[str] = attrs.field(factory=list)
     restored_bytes: int = 0
 
@@ -65,8 +65,7 @@ class _Start:
         folders, owned, sealed = await receive_held(frames, TIMEOUT, patience.heard)
         whole = True
         if sealed:
-            for generation, ranges in owned.items():
-                self.findings.sealed.setdefault(generation, []).extend(ranges)
+            self.findings.sealed[address] = owned
         elif self.restore and self.doubts(address):
             # What was given up at a start without it may be recorded as lost, and put back in its place would stay so.
             whole = False

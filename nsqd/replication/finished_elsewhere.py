@@ -36,13 +36,19 @@ class FinishedElsewhere:
             self._bytes += len(line)
             self._news.set()
 
-    async def next(self) -> bytes:
-        """The next line, when there is one."""
-        while not self._lines:
-            self._news = trio.Event()
-            await self._news.wait()
+    def take(self) -> bytes | None:
+        """The next line; None when there is none."""
+        if not self._lines:
+            return None
         line = self._lines.popleft()
         self._bytes -= len(line)
+        return line
+
+    async def next(self) -> bytes:
+        """The next line, when there is one."""
+        while (line := self.take()) is None:
+            self._news = trio.Event()
+            await self._news.wait()
         return line
 
 

@@ -69,11 +69,23 @@ def needs(storage: Storage, held: Iterable[FolderHeld], deleted: Container[int])
             if folder in ours
             else []
         )
+        if names and _generation(storage, folder, names) not in (0, generation):
+            continue  # a topic that was made anew; what the follower has is taken back later
         if names:
             found += _of_topic(storage, folder, generation, names, files)
         else:
             found += _of_missing_topic(folder, generation, files)
     return found
+
+
+def _generation(storage: Storage, folder: str, names: Iterable[str]) -> int:
+    """That of the newest file that tells it; 0 when none does."""
+    for name in sorted(names, reverse=True):
+        with closing(storage.open(f"{folder}/{name}", read_only=True)) as file:
+            head = file.read(0, FILE_HEADER_SIZE)
+        with contextlib.suppress(FormatError):
+            return FileHeader.decode(head).generation
+    return 0
 
 
 def _of_missing_topic(folder: str, generation: int, files: Mapping[str, FileHeld]) -> Iterator[Need]:

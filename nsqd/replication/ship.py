@@ -282,11 +282,11 @@ class Sender:
             note = files[name]
             held = there.files.get(name)
             if held is None or held.version != note.version:
-                if held is not None:  # a beginning of another file with this name
-                    self._emit(Remove(f"{folder}/{name}"), out)
                 if not self._continues(there, name):
                     self.complete = False
                     self._say_complete(out)
+                if held is not None:  # a beginning of another file with this name
+                    self._emit(Remove(f"{folder}/{name}"), out)
                 held = there.files[name] = Held(note.version, 0)
             if held.sent < note.size:
                 return self._send_piece(f"{folder}/{name}", note, held, out)

@@ -88,6 +88,7 @@ class Leader:
     `catch_up_rate`: see `CatchUpRate`. `changed`: the follower is in step now, or is not any more; if they are awaited
     also: an acknowledgement came. `new_take_back`, `publish_again`: for messages that only a follower has. The latter
     returns how many they were, when they are on the disk. `compared`: everything is known that this follower has.
+    `ours`: of what its stand-in owns, what is ours; see `Unasked`.
     `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
     disk that they are not ours any more. `finished_of`: what was finished here of these. `others`: addresses of the
     followers but for this one. `former_lives`: those of our data path that have ended: a follower in step need not keep
@@ -105,6 +106,7 @@ class Leader:
     new_take_back: Callable[[Stranded], TakeBack]
     publish_again: Callable[[Stranded, TakeBack], Awaitable[int]]
     compared: Callable[[str], None]
+    ours: Callable[[str, Owned], Owned]
     finished_of: Callable[[Owned], Sequence[Finished]]
     hand_over: Callable[[Owned], None]
     others: Callable[[str], Sequence[str]]
@@ -223,6 +225,7 @@ class FollowerLink:
         """What the follower has. A copy that was adopted is handed over instead, and `Turned` raised."""
         held, owned, sealed = await receive_held(frames, SILENCE)
         if sealed:
+            owned = self._leader.ours(self.standing.address, owned)
             # Whether it hears all that was finished here or not: they must not be delivered twice for longer than that.
             with trio.move_on_after(SILENCE), contextlib.suppress(trio.BrokenResourceError):
                 for finished in self._leader.finished_of(owned):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import attrs
 
 from nsqd.log.ranges import RangeSet
 from nsqd.log.storage import Storage
+from nsqd.replication.seal import Owned
 from nsqkit.decoding import decode_json
 
 __all__ = ["Doubt", "Unasked"]
@@ -69,14 +70,28 @@ class Unasked:
                     for address, found in decode_json(data).items()
                 }
 
+    @property
+    def addresses(self) -> list[str]:
+        """Of followers that may have what is not here."""
+        return list(self._doubts)
+
     def doubts(self, address: str) -> Mapping[int, Doubt]:
         """What a follower may have and is not here, by generation of the topic."""
         return self._doubts.get(address, {})
 
-    @property
-    def addresses(self) -> Collection[str]:
-        """Of the followers that may have something."""
-        return self._doubts.keys()
+    def ours(self, address: str, owned: Owned, number_at: Callable[[int, int], int]) -> Owned:
+        """Of what a stand-in of this follower owns, the numbers that are of messages of ours.
+
+        Those that were given here since it could not be asked may be of other messages there: both keep theirs.
+        `number_at`: takes the generation of a topic and a position of its log, see `TopicLog`.
+        """
+        doubts = self.doubts(address)
+        return {
+            generation: RangeSet(sorted(ranges)).common(0, number_at(generation, doubts[generation].end))
+            if generation in doubts
+            else ranges
+            for generation, ranges in owned.items()
+        }
 
     def add(self, addresses: Collection[str], doubts: Mapping[int, Doubt]) -> None:
         """These could not be asked at this start. `OSError`."""

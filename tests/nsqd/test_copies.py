@@ -16,7 +16,7 @@ from nsqd.broker.topic import Topic
 from nsqd.copies import OTHERS_INTERVAL, Copied, Copies
 from nsqd.log.life import Life, former_lives
 from nsqd.options import load
-from nsqd.replication.frame_stream import first_to_end
+from nsqd.replication.frame_stream import Identity, first_to_end
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.other_followers import OtherCopy, OtherFollowers
 from nsqd.replication.seal import Owned, Seal
@@ -331,3 +331,31 @@ async def test_nothing_is_left_of_a_take_back_that_was_killed(only_there: OnlyTh
     assert len([name for name in storage.files() if "stranded" in name]) == 2
     Copies(load([FOLLOWER]), tmp_path, lambda: None).make_storage(storage)
     assert not [name for name in storage.files() if "stranded" in name]
+
+
+async def test_what_a_follower_said_before_the_start_is_given_up_but_for_numbers_that_were_given_again(
+    tmp_path: Path,
+) -> None:
+    setting = Setting(tmp_path, FOLLOWER)
+    setting.nsqd.create()
+    setting.nsqd.publish_many(5)
+    (generation,) = setting.owned
+    setting.copies._unasked.add(["f:1"], {generation: Doubt(0, 0)})  # nothing was there when it was not asked
+    setting.copies._sealed_by = {"f:1": {generation: [(0, 5)]}, "g:1": {generation: [(1, 3)]}}
+    setting.copies._told_identity = Identity(b"l" * 16, 1, b"s" * 16, "us", b"")
+    setting.copies._options.replicate_to = []
+    await setting.copies.hand_over_before_serving()
+    setting.nsqd.kill()
+    assert setting.nsqd.drain(setting.nsqd.subscribe("c", rdy=10)) == [b"m0", b"m3", b"m4"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_copies_that_may_have_what_is_nowhere_else_are_kept(tmp_path: Path, asked: bool) -> None:
+    """Of a life that ends, a follower may have what could not be asked for before."""
+    setting = Setting(tmp_path, FOLLOWER)
+    setting.nsqd.create()
+    setting.nsqd.publish_many(5)
+    if not asked:
+        setting.copies._unasked.add(["f:1"], {1: Doubt(0, 10)})
+    setting.copies._hand_over(setting.owned)
+    assert len(former_lives(setting.nsqd.memory.crash())) == (1 if asked else 0)

@@ -93,15 +93,23 @@ class Consumer:
 
 
 class Harness:
-    """One data path, one daemon at a time."""
+    """One data path, one daemon at a time. `memory`: what it finds there, not a new one."""
 
-    def __init__(self, store_options: StoreOptions | None = None, **options: object) -> None:
+    def __init__(
+        self,
+        store_options: StoreOptions | None = None,
+        *,
+        memory: MemoryStorage | None = None,
+        now: float = 100.0,
+        wall_ahead: float = 0.0,
+        **options: object,
+    ) -> None:
         self.store_options = store_options or StoreOptions(min_free_space=0, ballast_bytes=0)
         self.options = BrokerOptions(**options)  # type: ignore[arg-type]
-        self.memory = MemoryStorage()
+        self.memory = memory or MemoryStorage()
         self.storage = FaultyStorage(self.memory)
-        self.now = 100.0
-        self.wall_ahead = 0.0  # seconds; changed by a test that sets the wall clock
+        self.now = now
+        self.wall_ahead = wall_ahead  # seconds; changed by a test that sets the wall clock
         self.run_jobs = True
         self.consumers: list[Consumer] = []
         self._receipts: list[Receipt] = []

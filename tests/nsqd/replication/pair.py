@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from nsqd.broker import Broker
 from nsqd.copies import take_over_channels
+from nsqd.log.deletions import Deletions
+from nsqd.log.storage import Storage
 from nsqd.log.store import Store, StoreOptions
 from nsqd.replication.keep import Copy, CopyNote, Work
 from nsqd.replication.noted_storage import NotedStorage, is_copied
@@ -22,16 +25,14 @@ MAX_TAKE = 1 << 30
 
 
 class Leader(Harness):
-    """A daemon whose storage is noted. `deleted`: generations of topics. `taken_back`: ids of messages."""
+    """A daemon whose storage is noted. `taken_back`: ids of messages."""
 
-    def __init__(self, max_segment_bytes: int = 2000) -> None:
-        self.deleted: set[int] = set()
+    def __init__(self, max_segment_bytes: int = 2000, **options: Any) -> None:
         self.taken_back: list[bytes] = []
-        super().__init__(
-            StoreOptions(
-                min_free_space=0, ballast_bytes=0, max_segment_bytes=max_segment_bytes, has_followers=True
-            )
+        store = StoreOptions(
+            min_free_space=0, ballast_bytes=0, max_segment_bytes=max_segment_bytes, has_followers=True
         )
+        super().__init__(store, **options)
 
     def _boot(self) -> Broker:
         self.noted = NotedStorage(self.storage)
@@ -40,10 +41,22 @@ class Leader(Harness):
         self.noted.note_existing()
         return broker
 
+    @property
+    def deleted(self) -> Deletions:
+        return self.broker.store.deletions
+
     def delete_topic(self, name: str) -> None:
-        self.deleted.add(self.broker.retentions[name].log.generation)
         self.broker.delete_topic(name)
         self.round()
+
+    def new_sender(self, doubts: Mapping[int, Doubt] | None = None) -> Sender:
+        return Sender(
+            self.noted.inner,
+            self.noted.notes,
+            deleted=self.deleted.__contains__,
+            removed=self.has_removed,
+            doubts=doubts,
+        )
 
     def has_removed(self, folder: str, name: str) -> bool:
         retention = self.broker.retentions.get(folder.removeprefix("topic-"))
@@ -105,13 +118,7 @@ def connect(leader: Leader, follower: Follower, doubts: Mapping[int, Doubt] | No
     """Begin a session. What only the follower has is published again."""
     follower.copy.close()
     follower.begin()
-    sender = Sender(
-        leader.noted,
-        leader.noted.notes,
-        deleted=leader.deleted.__contains__,
-        removed=leader.has_removed,
-        doubts=doubts,
-    )
+    sender = leader.new_sender(doubts)
     for _ in sender.compare(follower.copy.held()):
         pass
     for stranded in sender.stranded:
@@ -125,29 +132,44 @@ def take_back(leader: Leader, follower: Follower, stranded: Stranded) -> list[by
     taken = TakeBack(leader.noted.inner, stranded)
     while (wanted := taken.wanted) is not None:
         taken.feed(follower.copy.read(*wanted))
-    ids = publish_again(leader, stranded, taken)
+    frames = publish_again(leader, stranded, taken)
     taken.close()
-    return ids
+    return [frame[ID] for frame in frames]
 
 
 def publish_again(leader: Leader, stranded: Stranded, taken: TakeBack) -> list[bytes]:
-    """As the daemon does it."""
+    """As the daemon does it. Returns the messages' frames."""
     name = stranded.folder.removeprefix("topic-")
     lost = name not in leader.broker.topics
     topic = leader.broker.topic(name)
     for _ in taken.read([channel.backlog.generation for channel in topic.channels.values()]):
         pass
     take_over_channels(topic, taken, topic_was_lost=lost)
-    ids: list[bytes] = []
+    frames: list[bytes] = []
     for batch in taken.messages():
         messages = [
             (each.frame, each.delay_ns) for each in batch if each.number is None or topic.needs(each.number)
         ]
         leader.broker.publish_again(topic, messages)
-        ids += [frame[ID] for frame, _ in messages]
+        frames += [frame for frame, _ in messages]
     leader.round()
     leader.broker.store.sync_now()
-    return ids
+    return frames
+
+
+def delivered(harness: Harness) -> set[bytes]:
+    """The ids of everything that the channel `c` of the topic `t` hands out from now on."""
+    if "t" not in harness.broker.topics or "c" not in harness.broker.existing("t").channels:
+        return set()
+    consumer = harness.subscribe("c", rdy=1000)
+    found: set[bytes] = set()
+    while True:
+        harness.advance(61.0)  # what others have in flight times out
+        messages = consumer.new()
+        if not messages and not harness.channel("c").depth and not harness.channel("c").in_flight_count:
+            return found
+        found.update(message.id for message in messages)
+        harness.finish(consumer)
 
 
 def bytes_of(parts: Iterable[bytes | Piece]) -> bytes:
@@ -161,7 +183,7 @@ def run(work: Work | None) -> None:
         work.done()
 
 
-def files_of(storage: MemoryStorage) -> dict[str, bytes]:
+def files_of(storage: Storage) -> dict[str, bytes]:
     """Everything that is copied, by path."""
     found = {}
     for folder in ["", *storage.folders()]:

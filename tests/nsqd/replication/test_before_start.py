@@ -76,7 +76,7 @@ async def test_one_that_needs_time_to_tell_what_it_has_is_waited_for(
         await trio.sleep_forever()
 
     found = await ask(MemoryStorage(), tells_slowly)
-    assert found.sealed == {generation: [(0, 1)] for generation in range(10)}
+    assert found.sealed == {"0": {generation: [(0, 1)] for generation in range(10)}}
     assert found.unanswered == []
 
 

@@ -66,6 +66,23 @@ def test_a_damaged_segment_is_sent_again(leader: Leader, at: str) -> None:
     assert files_of(follower.storage) == files_of(leader.memory)
 
 
+def test_a_copy_does_not_claim_to_be_complete_while_a_damaged_segment_is_sent_again(leader: Leader) -> None:
+    """Cut off at any frame: it has no gap, or says that it has one."""
+    follower = copied(leader)
+    path = last_segment(follower.storage)
+    leader.restart()
+    leader.kill()
+    leader.publish_many(10)
+    assert catch_up(leader, follower) == []
+    overwrite(follower, path, 20, b"\0" * 20)
+    sender = connect(leader, follower)
+    while frames := sender.take(leader.written, 100):
+        for frame in frames:
+            follower.feed(frame)
+            assert follower.storage.exists(path) or not follower.copy.note.complete
+    assert files_of(follower.storage) == files_of(leader.memory)
+
+
 def test_damage_in_the_middle_is_found_after_an_unclean_stop(leader: Leader) -> None:
     follower = copied(leader)
     for _ in range(60):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Container
 
 import pytest
 
@@ -18,10 +19,10 @@ def caught_up(leader: Leader, follower: Follower) -> None:
     sender.close()
 
 
-def restored(storage: MemoryStorage, follower: Follower, deleted: set[int] | None = None) -> int:
+def restored(storage: MemoryStorage, follower: Follower, deleted: Container[int] = ()) -> int:
     """Restore from the follower; returns the bytes that were fetched."""
     fetched = 0
-    for need in needs(storage, follower.copy.held(), deleted or set()):
+    for need in needs(storage, follower.copy.held(), deleted):
         restoration = Restoration(storage, need)
         while (piece := restoration.wanted) is not None:
             restoration.feed(follower.copy.read(need.path, *piece))
@@ -77,6 +78,37 @@ def test_a_deleted_topic_does_not_come_back() -> None:
     leader.delete_topic("b")
     assert restored(leader.memory, follower, leader.deleted) == 0
     assert "topic-b" not in leader.memory.folders()
+
+
+def test_the_files_of_another_topic_with_this_name_are_not_fetched() -> None:
+    """The topic itself was lost with its unsynced name, and has been made anew."""
+    leader, follower = worked(2)
+    lost = leader.memory.crash(None)
+    lost.remove_folder("topic-b")
+    leader.memory = lost
+    leader._start()
+    leader.create(topic="b")
+    leader.restart()
+    before = {path: data for path, data in files_of(leader.memory).items() if "topic-b" in path}
+    restored(leader.memory, follower)
+    assert {path: data for path, data in files_of(leader.memory).items() if "topic-b" in path} == before
+
+
+def test_what_only_this_copy_has_is_not_cut_off_by_what_another_one_has() -> None:
+    """The leader had lost it when it wrote what the other one has: one is no prefix of the other."""
+    leader, one, other = Leader(), Follower(), Follower()
+    leader.create()
+    leader.publish(b"of both")
+    leader.broker.store.sync_now()
+    leader.publish(b"of one copy " + b"m" * 200)
+    caught_up(leader, one)
+    leader.memory = leader.memory.crash(None)
+    leader._start()
+    leader.publish(b"written since")
+    caught_up(leader, other)
+    assert restored(one.storage, other) == 0
+    adopted = one.adopted(leader.now)
+    assert b"of one copy " + b"m" * 200 in adopted.drain(adopted.subscribe("c", rdy=5))
 
 
 def test_a_restoration_that_is_given_up_changes_nothing() -> None:

@@ -15,8 +15,7 @@ from nsqd.replication.restore import Restoration, needs
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.unasked import Doubt, Unasked
 from nsqd.testing.memory_storage import MemoryStorage
-from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
-from tests.nsqd.replication.test_cluster import delivered
+from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, delivered, files_of
 
 
 def catch_up(leader: Leader, follower: Follower, doubts: Mapping[int, Doubt] | None = None) -> list[bytes]:

@@ -44,6 +44,7 @@ from nsqd.replication.wire import (
     Sealed,
     Ticket,
 )
+from nsqkit.wire.frames import ID
 from tests.nsqd.replication.pair import Follower, Leader, connect, publish_again
 from tests.nsqd.replication.test_wire import FRAMES
 
@@ -64,6 +65,7 @@ class Setting:
     compared: list[str] = attrs.field(factory=list)
     handed_over: list[Owned] = attrs.field(factory=list)
     connected_at: list[float] = attrs.field(factory=list)
+    not_ours: set[int] = attrs.field(factory=set)
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
     awaited: bool = True
@@ -90,6 +92,7 @@ class Setting:
             new_take_back=lambda stranded: TakeBack(self.nsqd.noted.inner, stranded),
             publish_again=self._publish_again,
             compared=self.compared.append,
+            ours=lambda _, owned: {key: ranges for key, ranges in owned.items() if key not in self.not_ours},
             finished_of=lambda owned: [Finished(each, "c", [[0, 5]]) for each in owned],
             others=lambda address: ["other:1", address],
             hand_over=lambda ends: self.hand_over(ends),
@@ -98,9 +101,9 @@ class Setting:
 
     async def _publish_again(self, stranded: Stranded, taken: TakeBack) -> int:
         await trio.sleep(self.publishing_takes)
-        ids = publish_again(self.nsqd, stranded, taken)
-        self.nsqd.taken_back += ids
-        return len(ids)
+        frames = publish_again(self.nsqd, stranded, taken)
+        self.nsqd.taken_back += [frame[ID] for frame in frames]
+        return len(frames)
 
     def _new_sender(self, _address: str) -> Sender:
         if self.fault is not None:
@@ -540,6 +543,18 @@ async def test_a_copy_is_handed_over_although_nobody_listens_to_what_was_finishe
         setting.last_stream.send_stream.send_all_hook = trio.sleep_forever
         await frames.send(Sealed([[1, 0, 10]]), AllHeld())
         await trio.sleep(SILENCE + 1)
+        assert setting.handed_over == [{1: [(0, 10)]}]
+
+
+async def test_what_a_stand_in_has_and_is_not_ours_is_not_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        setting.not_ours = {2}
+        frames = await setting.accept()
+        await frames.send(Sealed([[1, 0, 10], [2, 5, 20]]), AllHeld())
+        assert await frames.receive() == Finished(1, "c", [[0, 5]])
+        assert await until(frames, Bye) == Bye(True)
         assert setting.handed_over == [{1: [(0, 10)]}]
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     gc.disable()  # there are no cycles here, and a collection in the timed part would be noise
     try:
         with ExitStack() as options.opened:
-            measurement = KINDS[options.kind](options, Meter(options.pids))
+            measurement = KINDS[options.kind](options, Meter(options.pids, options.beside))
     except (LoadError, OSError) as error:
         print(f"{options.kind}: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
@@ -48,7 +48,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=sorted(KINDS))
     parser.add_argument("port", type=int)
-    parser.add_argument("--pids", type=lambda text: [int(pid) for pid in text.split(",") if pid], default=[])
+    parser.add_argument("--pids", type=_numbers, default=[])
+    parser.add_argument(
+        "--beside", type=_numbers, default=[], help="processes whose CPU is the figure beside_cpu_s"
+    )
     parser.add_argument("--tcp-port", type=int, default=0, help="for http-pub: where to create the channel")
     parser.add_argument("--topic", default="bench")
     parser.add_argument("--channel", default="ch")
@@ -71,6 +74,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--heartbeat-ms", type=int, default=0, help="ask for heartbeats so often")
     parser.add_argument("--allow-repeated-ids", action="store_true", help="count them instead of failing")
     return parser.parse_args(argv)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
 
 
 if __name__ == "__main__":

@@ -143,6 +143,21 @@ def latency(options: argparse.Namespace, meter: Meter) -> Measurement:
     return meter.stop(options.count, percentiles(samples))
 
 
+def lone(options: argparse.Namespace, meter: Meter) -> Measurement:
+    """Publish `count` single messages with a pause after each; times from before the send until the OK was read."""
+    create_channels(options.port, options)
+    producer, request = open_link(NsqLink, options), pub_command(options.topic, body_of(options))
+    samples = []
+    meter.start()
+    for _ in range(options.count):
+        started = time.perf_counter()
+        producer.send(request)
+        producer.expect_ok()
+        samples.append(time.perf_counter() - started)
+        time.sleep(options.gap)
+    return meter.stop(options.count, percentiles(samples))
+
+
 def http_pub(options: argparse.Namespace, meter: Meter) -> Measurement:
     """POST /pub for `seconds` on kept-alive connections, one request at a time; PORT is the HTTP port."""
     if options.tcp_port:
@@ -249,5 +264,6 @@ KINDS: dict[str, Load] = {
     "both": both,
     "pub": pub,
     "latency": latency,
+    "lone": lone,
     "http-pub": http_pub,
 }

@@ -68,23 +68,35 @@ class Measurement:
 
 @attrs.define
 class Meter:
-    """A stop watch that also reads the CPU of the server (all of `pids`) and of this process."""
+    """A stop watch that also reads the CPU of the server (all of `pids`) and of this process.
+
+    `beside`: processes that do a part of the server's work, such as those that keep copies. Their CPU is the figure
+    `beside_cpu_s`.
+    """
 
     pids: Sequence[int]
-    _started: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    beside: Sequence[int] = ()
+    _started: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     def start(self) -> None:
         self._started = self._now()
 
     def stop(self, messages: int, extra: dict[str, float] | None = None) -> Measurement:
         """End the timed part, in which `messages` were processed."""
-        seconds, server, load, machine = (
+        seconds, server, load, machine, beside = (
             now - then for now, then in zip(self._now(), self._started, strict=True)
         )
-        return Measurement(messages, seconds, server, load, rss_bytes(self.pids), machine, extra or {})
+        extra = {**({"beside_cpu_s": beside} if self.beside else {}), **(extra or {})}
+        return Measurement(messages, seconds, server, load, rss_bytes(self.pids), machine, extra)
 
-    def _now(self) -> tuple[float, float, float, float]:
-        return time.perf_counter(), cpu_seconds(self.pids), time.process_time(), machine_cpu_seconds()
+    def _now(self) -> tuple[float, float, float, float, float]:
+        return (
+            time.perf_counter(),
+            cpu_seconds(self.pids),
+            time.process_time(),
+            machine_cpu_seconds(),
+            cpu_seconds(self.beside),
+        )
 
 
 def percentiles(samples: Sequence[float], prefix: str = "") -> dict[str, float]:

@@ -28,7 +28,7 @@ import attrs
 
 from bench.procfs import group_members
 
-__all__ = ["Broker", "Server", "ServerError", "beanstalkd", "nats", "nsqd", "peer", "redis"]
+__all__ = ["Broker", "Server", "ServerError", "beanstalkd", "free_port", "nats", "nsqd", "peer", "redis"]
 
 START_SECONDS = 20
 RESTART_SECONDS = 120
@@ -247,7 +247,7 @@ class Server:
 
     def _start(self, patience_seconds: float = START_SECONDS) -> None:
         if not self.broker.reports_ports:
-            self.port, self.http_port = _free_port(), _free_port() if self.broker.has_http else 0
+            self.port, self.http_port = free_port(), free_port() if self.broker.has_http else 0
         command = self._command()
         started = time.perf_counter()
         process = self._process = subprocess.Popen(
@@ -366,7 +366,8 @@ def _drop_from_page_cache(folder: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -215,7 +215,13 @@ class Copies:
         options = self._options
         if options.replication_address:
             room = Room(options.replica_max_bytes, 2 * options.min_free_space)
-            self.held = HeldCopies(self._data_path, identity.life, room, unclean=not broker.store.clean)
+            self.held = HeldCopies(
+                self._data_path,
+                identity.life,
+                room,
+                unclean=not broker.store.clean,
+                patience=options.replica_timeout / SECOND,
+            )
             self.follower = Follower(self.held, identity, self._transport)
             host = _host_of(options.tcp_address)
             others = OtherFollowers(identity, self._transport.connector())
@@ -231,7 +237,9 @@ class Copies:
             broker.options.sync_on_commit,
             written=lambda: broker.store.syncer.written,
             new_sender=self._new_sender,
-            hanging=lambda: 0.0,
+            hanging=lambda: self._rounds.sync_age if self._rounds is not None else 0.0,
+            awaited=self.safety.ack_copies > 1,
+            catch_up_rate=options.catch_up_rate,
             changed=self._changed,
             new_take_back=self._new_take_back,
             publish_again=self._publish_again,
@@ -563,6 +571,7 @@ class Copies:
                 adopted=copy.seal is not None,
                 stand_in_port=ports[0] or None if (ports := running.get(copy.note.life)) else None,
                 silent_seconds=None if copy.beat_at is None else round(now - copy.beat_at, 1),
+                hanging_seconds=round(copy.hanging_ms / 1000, 1),
                 clock_skew_seconds=None if copy.clock_skew is None else round(copy.clock_skew, 3),
             )
             for copy in (self.held.copies.values() if self.held is not None else ())

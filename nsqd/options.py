@@ -231,6 +231,12 @@ class NsqdOptions(DaemonOptions):
         minimum=MILLISECOND,
         help="A follower whose acknowledgement is overdue by more than this is out of step until it has caught up.",
     )
+    catch_up_rate: Bytes = option(
+        50_000_000,
+        minimum=0,
+        help="Bytes a second for a follower that catches up, in addition to as many as are written in that time. "
+        "A follower that is in step is not limited. 0: no limit.",
+    )
     replica_max_bytes: Bytes = option(
         0,
         minimum=0,

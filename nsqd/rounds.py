@@ -127,6 +127,7 @@ class Rounds:
         self._job_ended = trio.Event()
         self._workers = trio.CapacityLimiter(WORKERS)
         self._syncer = trio.CapacityLimiter(1)
+        self._sync_began: float | None = None  # while one runs
 
     # --- a round
 
@@ -178,6 +179,11 @@ class Rounds:
         return bool(self._awaiting_sync or self.answering)
 
     # --- syncs
+
+    @property
+    def sync_age(self) -> float:
+        """Seconds since the sync began that has not ended yet; 0 while there is none."""
+        return 0.0 if self._sync_began is None else trio.current_time() - self._sync_began
 
     async def synced(self, ticket: int) -> None:
         """Wait until everything up to this ticket is safe. `Refused` when that cannot be."""
@@ -263,10 +269,13 @@ class Rounds:
                     nursery.start_soon(self._run_job, self.broker.jobs.popleft())
 
     async def _run_job(self, job: Job) -> None:
+        is_sync = job.name == "sync"
         try:
-            # Reads that hang must not hold back the sync that publishers wait for.
-            limiter = self._syncer if job.name == "sync" else self._workers
+            if is_sync:
+                self._sync_began = trio.current_time()
             job.begin()
+            # Reads that hang must not hold back the sync that publishers wait for.
+            limiter = self._syncer if is_sync else self._workers
             result = await trio.to_thread.run_sync(job.work, limiter=limiter)
         except OSError as error:
             log.error("%s failed: %s", job.name, error)
@@ -275,6 +284,8 @@ class Rounds:
         else:
             self.begin()
             job.done(result)
+        if is_sync:
+            self._sync_began = None
         if self.durability.reached != self._reached:
             self.release_safe()
         self.end()

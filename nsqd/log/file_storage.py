@@ -178,6 +178,15 @@ class OpenFile(_Descriptor):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), self.path)
         return bytes(view)
 
+    def send(self, socket: int, offset: int, size: int) -> int:
+        """Send up to `size` bytes to a socket, without a copy in our memory; returns how many. *Any thread.*
+
+        `BlockingIOError` when a socket that must not block takes none now; 0 when the file ends before.
+        """
+        if self.closed:
+            raise os_error(errno.EBADF, self.path)
+        return os.sendfile(socket, self._descriptor, offset, size)
+
     def truncate(self, size: int) -> None:
         if self.closed or self._read_only:
             raise os_error(errno.EBADF, self.path)

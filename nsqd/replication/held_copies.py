@@ -52,7 +52,8 @@ class CopyState:
     `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
     has compared it, and sent what was damaged. `finished`: what its leader has finished, and its stand-in was not told
     yet. `served`: a stand-in is on it, or about to be. `ended`: its leader has said that this life has ended.
-    `clock_skew`: seconds by which our clock is ahead of the leader's.
+    `clock_skew`: seconds by which our clock is ahead of the leader's. `hanging_ms`: at its last beat, for so long the
+    leader's oldest sync had not ended; `hangs`: that is in the log.
     """
 
     note: CopyNote
@@ -63,6 +64,7 @@ class CopyState:
     served: bool = False
     ended: bool = False
     hanging_ms: int = 0
+    hangs: bool = False
     clock_skew: float | None = None
     beat_at: float | None = None
     seal: Seal | None = None
@@ -75,11 +77,19 @@ class HeldCopies:
     """All copies below a data path. `root`: that path. `owner`: the life of this nsqd, which is no copy's.
 
     `unclean`: the last stop was no orderly one. `adopted`: called when a copy was sealed, and somebody has to serve it.
+    `patience`: seconds, for which a sync of a leader may take without a word in the log.
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], owner: bytes, room: Room, *, unclean: bool = False
+        self,
+        root: str | os.PathLike[str],
+        owner: bytes,
+        room: Room,
+        *,
+        unclean: bool = False,
+        patience: float = 5.0,
     ) -> None:
+        self._patience = patience
         self.room = room
         self.adopted: Callable[[], None] = lambda: None
         self.copies: dict[str, CopyState] = {}
@@ -111,6 +121,20 @@ class HeldCopies:
             raise
         log.warning("COPIES: %s is left alone, it does not say that it is the copy of this life", path)
         storage.close()
+
+    def note_hanging(self, state: CopyState, hanging_ms: int) -> None:
+        """For so long the oldest sync of this copy's leader has not ended."""
+        state.hanging_ms = hanging_ms
+        hangs = hanging_ms > self._patience * 1000
+        if hangs and not state.hangs:
+            log.error(
+                "COPIES: the disk of %s has not ended a sync for %.0f s; if it is dead, adopt this copy",
+                state.note.name,
+                hanging_ms / 1000,
+            )
+        elif state.hangs and not hangs:
+            log.info("COPIES: the disk of %s ends its syncs again", state.note.name)
+        state.hangs = hangs
 
     def of(self, hello: Hello) -> CopyState:
         """The copy of this leader's life; an empty one, if there was none. `OSError`."""

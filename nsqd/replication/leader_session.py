@@ -71,7 +71,8 @@ class LeaderSession:
         copy, state = self._copy, self._state
         match frame:
             case Beat(number, hanging_ms, wall_ms):
-                state.hanging_ms, state.beat_at = hanging_ms, trio.current_time()
+                state.beat_at = trio.current_time()
+                self._held.note_hanging(state, hanging_ms)
                 state.clock_skew = time.time() - wall_ms / 1000
                 self._echo = number
                 self._news.set()

@@ -30,7 +30,7 @@ from nsqd.log.paths import split_path
 from nsqd.log.storage import File, Storage
 from nsqkit.wire.names import is_valid_name
 
-__all__ = ["ROOT_FILES", "FileNote", "NotedStorage", "Notes", "Watch", "is_copied"]
+__all__ = ["RECENT_BYTES", "ROOT_FILES", "FileNote", "NotedStorage", "Notes", "Watch", "is_copied"]
 
 ROOT_FILES: Final[tuple[str, ...]] = ("nsqd.deleted", "nsqd.ids")
 RECENT_BYTES: Final = 128 * 1024  # of each file
@@ -54,8 +54,8 @@ def is_copied_folder(folder: str) -> bool:
 class FileNote:
     """A file that is there: its size in bytes, and a number that no other file had under this name.
 
-    The buffers of the last appends are kept, `RECENT_BYTES` of them and one more: a follower that is in step needs
-    nothing else, and to read them back would cost more than all the rest of sending them.
+    The buffers of the last appends are kept, `RECENT_BYTES` of them and one more: to read back what is so little would
+    cost more than all the rest of sending it.
     """
 
     version: int
@@ -110,6 +110,8 @@ class Notes:
     folders: dict[str, dict[str, FileNote]] = attrs.field(factory=lambda: {"": {}})
     versions: dict[str, int] = attrs.field(factory=dict)
     """Of folders, as `FileNote.version`."""
+    appended: int = 0
+    """Bytes, since the start."""
     watches: list[Watch] = attrs.field(factory=list)
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     _next_version: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
@@ -176,7 +178,9 @@ class Notes:
             if self.folders.get(folder, {}).pop(name, None) is not None:
                 self._changed(folder)
 
-    def grown(self, folder: str) -> None:
+    def grown(self, folder: str, size: int = 0) -> None:
+        """The folder has other bytes in its segments; `size`: how many were appended."""
+        self.appended += size
         for watch in self.watches:
             watch.grown[folder] = None
 
@@ -219,8 +223,9 @@ class _NotedFile:
         inner = self.inner
         inner.append(buffers)
         if (note := self.note) is not None:
+            before = note.size
             note.grow(buffers, inner.size)
-            self._storage.notes.grown(self.folder)
+            self._storage.notes.grown(self.folder, inner.size - before)
 
     def truncate(self, size: int) -> None:
         self.inner.truncate(size)

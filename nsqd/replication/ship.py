@@ -8,18 +8,21 @@ Rules:
 - Of one topic: segments in order, none before the one before it is there to its present end; snapshots; the manifest;
   removals. A copy that is cut off anywhere is a state in which the leader could have been killed.
 - Topics take turns, in pieces of at most `PIECE` bytes.
+- Large pieces are not read here: they stay in their files until they are sent.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
 
 from nsqd.log.storage import File, Storage
-from nsqd.replication.noted_storage import FileNote, Notes
+from nsqd.replication.noted_storage import RECENT_BYTES, FileNote, Notes
 from nsqd.replication.reconcile import FileHeld, Held, read_folder, reconcile
 from nsqd.replication.take_back import Stranded
 from nsqd.replication.unasked import Doubt
@@ -40,11 +43,31 @@ from nsqd.replication.wire import (
     encode,
 )
 
-__all__ = ["Sender"]
+__all__ = ["Piece", "Sender"]
 
-PIECE: Final = 256 * 1024  # bytes of one file in a row
+PIECE: Final = 512 * 1024  # bytes of one file in a row
+FROM_FILE: Final = RECENT_BYTES  # from so many bytes on a piece stays in its file
 OPEN_FILES: Final = 16
 _FOREIGN: Final = -1
+
+
+@attrs.frozen
+class Piece:
+    """Bytes of a file that are to be sent. The file is open until the next call of the sender that they come from."""
+
+    file: File
+    offset: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self) -> bytes:
+        """*Any thread.* `OSError`, also when they are not there any more."""
+        data = self.file.read(self.offset, self.size)
+        if len(data) < self.size:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), self.file.path)
+        return data
 
 
 @attrs.define(eq=False)
@@ -84,14 +107,22 @@ class Sender:
         self._watch = notes.watch()
         self._current: tuple[str, int] | None = None  # file and offset that the next `Data` goes to
         self._open: OrderedDict[tuple[str, int], File] = OrderedDict()
+        self._lent: set[File] = set()  # to the pieces that were taken last
+        self._retired: list[File] = []  # lent, and to be closed after that
         self.ticket = -1
         self.complete = False
         self._said_complete: bool | None = None
 
     def close(self) -> None:
         self._notes.unwatch(self._watch)
+        self._take_back()
         while self._open:
             self._open.popitem()[1].close()
+
+    @property
+    def appended(self) -> int:
+        """Bytes that were appended to our files, since the start."""
+        return self._notes.appended
 
     @property
     def stranded(self) -> list[Stranded]:
@@ -143,13 +174,13 @@ class Sender:
         with self._notes.lock:
             self._watch.grown[folder] = self._watch.renamed[folder] = None
 
-    def make_room(self) -> list[bytes]:
+    def make_room(self) -> list[bytes | Piece]:
         """Frames for a follower that may be full, before all others: topics and segments that are not here any more.
 
         In the usual order they would wait for bytes that it has no room for. Its copy has a gap until the pass is over:
         messages that were finished here would come again from it, and nothing else.
         """
-        out: list[bytes] = []
+        out: list[bytes | Piece] = []
         for folder, there in list(self._folders.items()):
             if not folder or there.stranded is not None:
                 continue
@@ -180,12 +211,13 @@ class Sender:
                     )
         return total
 
-    def take(self, ticket: int, max_bytes: int) -> list[bytes]:
-        """Frames for the follower, of about `max_bytes`; empty when it has everything.
+    def take(self, ticket: int, max_bytes: int) -> list[bytes | Piece]:
+        """Frames for the follower, or parts of them, of about `max_bytes`; empty when it has everything.
 
         `ticket`: of the last append so far. `OSError` when our own files cannot be read.
         """
-        out: list[bytes] = []
+        self._take_back()
+        out: list[bytes | Piece] = []
         room = max_bytes
         waiting: set[str] = set()  # folders of which a file could not be found: it is being removed
         while room > 0:
@@ -209,8 +241,8 @@ class Sender:
         self,
         todo: dict[str, None],
         folder: str,
-        send: Callable[[str, list[bytes]], bool],
-        out: list[bytes],
+        send: Callable[[str, list[bytes | Piece]], bool],
+        out: list[bytes | Piece],
         waiting: set[str],
     ) -> int:
         """One folder's turn: a piece of it. Returns the bytes."""
@@ -224,7 +256,7 @@ class Sender:
             todo[folder] = None
         return sum(map(len, out[before:])) + 1
 
-    def _send_log(self, folder: str, out: list[bytes]) -> bool:
+    def _send_log(self, folder: str, out: list[bytes | Piece]) -> bool:
         """Bytes of segments, up to `PIECE`. True when there are more."""
         if not folder:
             root = self._folders.setdefault("", _Folder(1))
@@ -265,13 +297,12 @@ class Sender:
         ends = [int(other[:20]) + held.sent for other, held in there.files.items() if other.endswith(".log")]
         return int(name[:20]) == max(ends, default=0)
 
-    def _send_piece(self, path: str, note: FileNote, held: Held, out: list[bytes]) -> bool:
+    def _send_piece(self, path: str, note: FileNote, held: Held, out: list[bytes | Piece]) -> bool:
         """More of a file that grows. True: look again whether there is still more."""
         size = min(PIECE, note.size - held.sent)
         # What is in memory is sent as it is: one copy, into what the socket gets.
-        parts = (note.recent(held.sent) if size < PIECE else None) or [
-            self._read(path, note, held.sent, size)
-        ]
+        parts: Sequence[bytes | Piece] | None = note.recent(held.sent) if size < FROM_FILE else None
+        parts = parts or [self._content(path, note, held.sent, size)]
         if self._current != (path, held.sent):
             self._emit(FileFrame(path, held.sent), out)
         held.sent += size
@@ -281,7 +312,7 @@ class Sender:
         return True
 
     def _send_whole(
-        self, path: str, name: str, note: FileNote, held: dict[str, Held], out: list[bytes]
+        self, path: str, name: str, note: FileNote, held: dict[str, Held], out: list[bytes | Piece]
     ) -> bool:
         """A piece of a file that takes the place of another one. True while it is not complete there."""
         there = held.get(name)
@@ -289,17 +320,18 @@ class Sender:
             there = held[name] = Held(note.version, 0, whole=False)
         if there.whole:
             return False
-        data = self._read(path, note, there.sent, min(PIECE, note.size - there.sent))
+        size = min(PIECE, note.size - there.sent)
+        content = self._content(path, note, there.sent, size)
         self._emit(NewFile(path, there.sent), out)
-        self._emit(Data(data), out)
-        there.sent += len(data)
+        out += [data_head(size), content]
+        there.sent += size
         if there.sent < note.size:
             return True
         self._emit(Whole(path, note.size), out)
         there.whole = True
         return False
 
-    def _send_rest(self, folder: str, out: list[bytes]) -> bool:
+    def _send_rest(self, folder: str, out: list[bytes | Piece]) -> bool:
         """Snapshots, the manifest, removals. True when there is more."""
         there = self._folders.get(folder)
         if not folder or there is None or there.stranded is not None:
@@ -316,46 +348,68 @@ class Sender:
         self._send_removals(folder, there, [name for name in there.files if name not in files], out)
         return False
 
-    def _send_removals(self, folder: str, there: _Folder, names: Iterable[str], out: list[bytes]) -> None:
+    def _send_removals(
+        self, folder: str, there: _Folder, names: Iterable[str], out: list[bytes | Piece]
+    ) -> None:
         for name in names:
             del there.files[name]
             self._drop_open(f"{folder}/{name}")
             self._emit(Remove(f"{folder}/{name}"), out)
 
-    def _say_complete(self, out: list[bytes]) -> None:
+    def _say_complete(self, out: list[bytes | Piece]) -> None:
         if self._said_complete is not self.complete:
             self._said_complete = self.complete
             self._emit(Pass(self.complete), out)
 
-    def _emit(self, frame: Frame, out: list[bytes]) -> None:
+    def _emit(self, frame: Frame, out: list[bytes | Piece]) -> None:
         if not isinstance(frame, Data | Ticket):
             self._current = None
         out.append(encode(frame))
 
     # --- reading
 
-    def _read(self, path: str, note: FileNote, offset: int, size: int) -> bytes:
+    def _content(self, path: str, note: FileNote, offset: int, size: int) -> bytes | Piece:
         """Bytes that are there. `FileNotFoundError` when the file was removed or replaced meanwhile."""
-        key = (path, note.version)
-        file = self._open.get(key)
-        if file is None or file.size < offset + size:
-            # A `File` knows the size that it had when it was opened.
-            if file is not None:
-                self._open.pop(key).close()
-            file = self._storage.open(path, read_only=True)
-            folder, _, name = path.rpartition("/")
-            if self._notes.files(folder).get(name) is not note:
-                file.close()
-                raise FileNotFoundError(path)
-            self._open[key] = file
-            if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(key)
+        file = self._file(path, note, offset + size)
+        if size >= FROM_FILE:
+            self._lent.add(file)
+            return Piece(file, offset, size)
         data = file.read(offset, size)
         if len(data) < size:
             raise FileNotFoundError(path)
         return data
 
+    def _file(self, path: str, note: FileNote, size: int) -> File:
+        """An open file with at least `size` bytes. `FileNotFoundError`."""
+        key = (path, note.version)
+        file = self._open.get(key)
+        if file is None or file.size < size:
+            # A `File` knows the size that it had when it was opened.
+            if file is not None:
+                self._retire(self._open.pop(key))
+            file = self._storage.open(path, read_only=True)
+            folder, _, name = path.rpartition("/")
+            if file.size < size or self._notes.files(folder).get(name) is not note:
+                file.close()
+                raise FileNotFoundError(path)
+            self._open[key] = file
+            if len(self._open) > OPEN_FILES:
+                self._retire(self._open.popitem(last=False)[1])
+        self._open.move_to_end(key)
+        return file
+
     def _drop_open(self, path: str) -> None:
         for key in [key for key in self._open if key[0] == path]:
-            self._open.pop(key).close()
+            self._retire(self._open.pop(key))
+
+    def _retire(self, file: File) -> None:
+        if file in self._lent:
+            self._retired.append(file)
+        else:
+            file.close()
+
+    def _take_back(self) -> None:
+        """The pieces that were taken last were sent."""
+        self._lent.clear()
+        while self._retired:
+            self._retired.pop().close()

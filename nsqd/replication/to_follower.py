@@ -3,6 +3,9 @@
 Rules:
 
 - Nothing here is waited for by producers or consumers: what is sent is computed from notes when there is room for it.
+- If publishers wait for acknowledgements, what there is is sent at once. Otherwise `PAUSE` seconds are between two
+  sends, so that many rounds share one, and acknowledgements are no rounds of the broker.
+- A follower that is not in step gets no more than `CatchUpRate` allows; one that is, gets everything at once.
 - Every connection is given up when nothing has been heard for `SILENCE` seconds; a beat a second is echoed.
 - After any failure the connection is made anew, after a pause that grows to 2.5 s, to 30 s for one who refuses us. The
   first failure is logged, those that follow at level debug.
@@ -24,6 +27,7 @@ import trio
 
 from nsqd.lookup.backoff import Backoff
 from nsqd.lookup.protocol import RegistryError
+from nsqd.replication.catch_up import CatchUpRate
 from nsqd.replication.frame_stream import (
     FrameStream,
     Identity,
@@ -36,6 +40,7 @@ from nsqd.replication.frame_stream import (
 )
 from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
+from nsqd.replication.send_parts import send_parts
 from nsqd.replication.ship import Sender
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.wire import (
@@ -63,6 +68,10 @@ BEAT_INTERVAL: Final = 1.0
 SILENCE: Final = 10.0
 REFUSED_PAUSE: Final = 30.0
 CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
+LOOK_AGAIN: Final = (
+    0.1  # seconds; while nothing may be sent there are beats, and what is written raises the limit
+)
+PAUSE: Final = 0.005  # seconds after everything was sent, if nobody waits for it
 STEPS: Final = 100  # folders that are compared in a row, in a thread that cannot be stopped meanwhile
 
 STRANDED: Final = "messages that are not here; they are taken back first"
@@ -75,12 +84,14 @@ class Leader:
     """What a link needs to know of the daemon.
 
     `written`: the ticket of the last append. `new_sender`: for one session with the follower of this address.
-    `hanging`: seconds since the oldest sync began that has not ended. `changed`: an acknowledgement came, or a session
-    began or ended. `new_take_back`, `publish_again`: for messages that only a follower has. The latter returns how many
-    they were, when they are on the disk. `compared`: everything is known that this follower has. `hand_over`: a
-    follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the disk that they
-    are not ours any more. `finished_of`: what was finished here of these. `others`: addresses of the followers but for
-    this one. `former_lives`: those of our data path that have ended: a follower in step need not keep copies of them.
+    `hanging`: seconds since the oldest sync began that has not ended. `awaited`: publishers wait for acknowledgements.
+    `catch_up_rate`: see `CatchUpRate`. `changed`: the follower is in step now, or is not any more; if they are awaited
+    also: an acknowledgement came. `new_take_back`, `publish_again`: for messages that only a follower has. The latter
+    returns how many they were, when they are on the disk. `compared`: everything is known that this follower has.
+    `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
+    disk that they are not ours any more. `finished_of`: what was finished here of these. `others`: addresses of the
+    followers but for this one. `former_lives`: those of our data path that have ended: a follower in step need not keep
+    copies of them.
     """
 
     identity: Identity
@@ -88,6 +99,8 @@ class Leader:
     written: Callable[[], int]
     new_sender: Callable[[str], Sender]
     hanging: Callable[[], float]
+    awaited: bool
+    catch_up_rate: int
     changed: Callable[[], None]
     new_take_back: Callable[[Stranded], TakeBack]
     publish_again: Callable[[Stranded, TakeBack], Awaitable[int]]
@@ -124,6 +137,7 @@ class FollowerLink:
         self._piece: bytes | None = None
         self._piece_arrived: trio.Event | None = None  # while one is asked for
         self._connected = False  # or about to be
+        self._delay = trio.CancelScope()
 
     @property
     def unsent_bytes(self) -> int | None:
@@ -167,6 +181,7 @@ class FollowerLink:
         self._stopping, self._for_good = True, for_good
         if not self._connected:
             return
+        self._delay.cancel()
         self.wake()
         await self._stopped.wait()
 
@@ -234,24 +249,39 @@ class FollowerLink:
         self._failing = False
         if self._refused:  # it may be full
             self._refused = False
-            await frames.stream.send_all(b"".join(sender.make_room()))
+            await send_parts(frames.stream, sender.make_room(), cold=True)
+        rate = CatchUpRate(self._leader.catch_up_rate, trio.current_time(), sender.appended)
         ended = b"".join(encode(Ended(life)) for life in self._leader.former_lives)
         compared = False
         while True:
             self._work = trio.Event()
             written = self._leader.written()
-            out = b"".join(sender.take(written, CHUNK))
+            catching_up = not self.standing.in_step
+            delay = rate.delay(trio.current_time(), sender.appended)
+            if not catching_up or self._stopping:
+                delay = 0.0
+            parts = [] if delay else sender.take(written, CHUNK)
             if self.standing.sent(sender.ticket, complete=sender.complete):
                 self._leader.changed()
-            out += self._beat_to_send()
+            if beat := self._beat_to_send():
+                parts.append(beat)
             if ended and self.standing.in_step:
-                out, ended = out + ended, b""
-            if out:
-                await frames.stream.send_all(out)
-                self.sent_bytes += len(out)
+                parts.append(ended)
+                ended = b""
+            if parts:
+                await send_parts(frames.stream, parts, cold=catching_up)
+                size = sum(map(len, parts))
+                self.sent_bytes += size
+                rate.sent(size)
                 if sender.complete and not compared:
                     # Until it has removed what was stranded, the next start must know of it.
                     compared, self._compared_after = True, self._beats
+                if sender.ticket == written and not self._leader.awaited:
+                    await trio.sleep(PAUSE)
+                continue
+            if delay:
+                with trio.move_on_after(min(delay, LOOK_AGAIN)) as self._delay:
+                    await trio.sleep_forever()
                 continue
             if self._stopping and self.standing.acknowledged >= written:
                 self._said_goodbye = True
@@ -302,7 +332,7 @@ class FollowerLink:
 
     async def _hear(self, frames: FrameStream, sender: Sender) -> None:
         while True:
-            before = self.standing.acknowledged
+            before, was_in_step = self.standing.acknowledged, self.standing.in_step
             # All that has arrived is one piece of news: each is a round of the broker.
             while (frame := frames.received()) is not None:
                 match frame:
@@ -323,7 +353,11 @@ class FollowerLink:
                         raise WireError(f"a {type(frame).__name__} has no place here")
             if self.standing.acknowledged > before:
                 self._backoff.reset()
-                self._leader.changed()
+                if self.standing.in_step is not was_in_step:
+                    self._delay.cancel()
+                    self._leader.changed()
+                elif self._leader.awaited:
+                    self._leader.changed()
                 if self._stopping:
                     self.wake()
             with trio.fail_after(SILENCE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.unasked import Doubt
 from nsqd.replication.wire import Found
 from nsqd.rounds import Rounds
-from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect
+from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, bytes_of, connect
+from tests.timing import patience
 
 
 class Setting:
@@ -130,6 +132,37 @@ async def test_a_sync_that_fails_during_a_hand_over_is_fatal(tmp_path: Path) -> 
     assert setting.restarts == 0
 
 
+async def test_a_sync_that_hangs_is_told_to_followers(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    setting = Setting(tmp_path, FOLLOWER)
+    nsqd, rounds, ends = setting.nsqd, setting.rounds, threading.Event()
+    (link,) = setting.copies._links
+    hanging = link._leader.hanging
+
+    def hang(operation: str, _path: str) -> None:
+        if operation in ("sync", "sync_all"):
+            assert ends.wait(patience(60))
+
+    nsqd.run_jobs = False
+    nsqd.publish(b"message")
+    nsqd.storage.fault = hang
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rounds.run_jobs)
+        assert hanging() == 0
+        setting.broker.want_sync()
+        rounds.begin()
+        rounds.end()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(7)
+        assert hanging() == 7
+        ends.set()
+        while hanging():
+            await trio.lowlevel.checkpoint()
+        assert setting.broker.synced
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_stop_ends_the_listener_and_not_the_rest(tmp_path: Path) -> None:
     setting = Setting(tmp_path, FOLLOWER, "--replication-address=127.0.0.1:0")
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -189,7 +222,7 @@ class OnlyThere:
         self.ids = [each for _ in range(3) for each in lost.publish(*[b"m" * 2000] * 600, topic="u").ids]
         sender = connect(lost, self.copy)
         while frames := sender.take(lost.written, MAX_TAKE):
-            self.copy.feed(b"".join(frames))
+            self.copy.feed(bytes_of(frames))
 
     async def take_back(self) -> int:
         """As a link does it."""

@@ -113,6 +113,7 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("ack-copies", None, INT, 1),
     ("min-copies", None, INT, 1),
     ("replica-timeout", None, DURATION, 5 * SECOND),
+    ("catch-up-rate", None, INT, 50_000_000),
     ("replica-max-bytes", None, INT, 0),
     ("stand-in", HIDDEN, BOOL, False),
     ("stand-in-ports", None, STRING, "4180-4189"),

@@ -26,6 +26,7 @@ from nsqd.importing.source import _read_metadata
 from nsqd.lookup.protocol import RegistryError, parse_identity
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.identify import _fields
+from nsqd.replication.finished_elsewhere import read_line
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.seal import SEAL, Seal
 from nsqd.replication.unasked import Unasked
@@ -247,6 +248,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqd/replication/keep.py": (_copy_note, ()),
     "nsqd/replication/seal.py": (_seal, ()),
     "nsqd/replication/unasked.py": (_unasked, ()),
+    "nsqd/replication/finished_elsewhere.py": (lambda text, _: read_line(text), (ValueError,)),
     "nsqadmin/upstream/draining.py": (lambda text, _: read_draining(msgspec.Raw(text)), ()),
     "nsqadmin/graphite.py": (lambda text, _: _first_value(text), (LookupError, TypeError, ValueError)),
     "nsqadmin/api/action_handlers.py": (_action, (HttpError,)),

@@ -98,6 +98,7 @@ def test_everything_that_nsqd_reports_is_read() -> None:
                 adopted=True,
                 stand_in_port=4170,
                 clock_skew_seconds=-7.5,
+                hanging_seconds=0.0,
             )
         ],
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nsqd.broker import Broker
 from nsqd.copies import take_over_channels
 from nsqd.log.store import Store, StoreOptions
 from nsqd.replication.keep import Copy, CopyNote, Work
 from nsqd.replication.noted_storage import NotedStorage, is_copied
-from nsqd.replication.ship import Sender
+from nsqd.replication.ship import Piece, Sender
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.unasked import Doubt
 from nsqd.replication.wire import GREETING, Frames
@@ -148,6 +148,11 @@ def publish_again(leader: Leader, stranded: Stranded, taken: TakeBack) -> list[b
     leader.round()
     leader.broker.store.sync_now()
     return ids
+
+
+def bytes_of(parts: Iterable[bytes | Piece]) -> bytes:
+    """What a sender has given."""
+    return b"".join(part.read() if isinstance(part, Piece) else part for part in parts)
 
 
 def run(work: Work | None) -> None:

@@ -183,3 +183,22 @@ async def test_copies_stop_before_the_disk_is_full(
         frames = await setting.session()
         await frames.send(*BEGIN)
         assert "of the disk are free" in await end(frames)
+
+
+async def test_a_leader_whose_sync_hangs_is_in_the_log_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        (state,) = setting.held.copies.values()
+        for number, hanging_ms in enumerate([4900, 5900, 6900, 0, 0, 6000]):
+            await frames.send(Beat(number, hanging_ms, 0))
+            await until(frames, Echo)
+            assert state.hanging_ms == hanging_ms
+    said = [record.getMessage() for record in caplog.records if "sync" in record.getMessage()]
+    assert said == [
+        "COPIES: the disk of leader:4150 has not ended a sync for 6 s; if it is dead, adopt this copy",
+        "COPIES: the disk of leader:4150 ends its syncs again",
+        "COPIES: the disk of leader:4150 has not ended a sync for 6 s; if it is dead, adopt this copy",
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nsqd.replication.ship import Sender
+from nsqd.replication.ship import FROM_FILE, OPEN_FILES, PIECE, Piece, Sender
 from nsqd.replication.wire import (
     GREETING,
     FileFrame,
@@ -19,7 +19,7 @@ from nsqd.replication.wire import (
     Whole,
     encode,
 )
-from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
+from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, bytes_of, connect, files_of
 
 
 @pytest.fixture
@@ -56,9 +56,10 @@ def frames_of(data: bytes) -> list[Frame]:
 
 
 def sent(leader: Leader, sender: Sender, size: int = MAX_TAKE) -> Iterator[bytes]:
-    """Frame by frame, until there is no more."""
-    while frames := sender.take(leader.written, size):
-        yield from frames
+    """Part by part, until there is no more."""
+    while parts := sender.take(leader.written, size):
+        for part in parts:
+            yield part.read() if isinstance(part, Piece) else part
 
 
 def test_a_copy_that_has_everything_is_equal(leader: Leader, follower: Follower) -> None:
@@ -91,6 +92,39 @@ def test_live_appends_are_one_frame_each(leader: Leader, follower: Follower) -> 
         leader.publish(b"live")
         kinds.append([type(frame).__name__ for frame in frames_of(b"".join(sent(leader, sender)))])
     assert kinds == [["FileFrame", "Data", "Ticket"], ["Data", "Ticket"]]
+
+
+def test_what_is_large_stays_in_its_file_until_it_is_sent(leader: Leader, follower: Follower) -> None:
+    leader.create()
+    for size in (FROM_FILE // 2, FROM_FILE, 2 * PIECE):
+        leader.publish(b"m" * size)
+    sender = connect(leader, follower)
+    parts = sender.take(leader.written, MAX_TAKE)
+    pieces = [part for part in parts if isinstance(part, Piece)]
+    assert {FROM_FILE <= len(piece) <= PIECE for piece in pieces} == {True}
+    assert sum(map(len, pieces)) > FROM_FILE + 2 * PIECE
+    assert all(len(part) < FROM_FILE for part in parts if isinstance(part, bytes))
+    follower.feed(bytes_of(parts))
+    follower.feed(b"".join(sent(leader, sender)))
+    assert files_of(follower.storage) == files_of(leader.memory)
+
+
+def test_a_piece_outlives_its_file_until_the_next_is_taken(leader: Leader, follower: Follower) -> None:
+    """More of them than files stay open, of topics that are deleted before they are sent."""
+    for number in range(2 * OPEN_FILES):
+        leader.create(topic=f"t{number}")
+        leader.publish(b"m" * FROM_FILE, topic=f"t{number}")
+    sender = connect(leader, follower)
+    parts = sender.take(leader.written, MAX_TAKE)
+    for number in range(2 * OPEN_FILES):
+        leader.delete_topic(f"t{number}")
+    pieces = [part for part in parts if isinstance(part, Piece)]
+    assert len(pieces) == 2 * OPEN_FILES
+    assert all(len(piece.read()) == len(piece) for piece in pieces)
+    sender.take(leader.written, MAX_TAKE)
+    assert all(piece.file.closed for piece in pieces[:OPEN_FILES])
+    sender.close()
+    assert all(piece.file.closed for piece in pieces)
 
 
 def test_segments_that_the_leader_removes_before_they_are_sent_leave_a_gap_that_is_said(

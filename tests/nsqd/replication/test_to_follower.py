@@ -21,7 +21,7 @@ from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
 from nsqd.replication.take_back import Stranded, TakeBack
-from nsqd.replication.to_follower import REFUSED_PAUSE, SILENCE, STRANDED, FollowerLink
+from nsqd.replication.to_follower import PAUSE, REFUSED_PAUSE, SILENCE, STRANDED, FollowerLink
 from nsqd.replication.to_follower import Leader as LeaderOfLink
 from nsqd.replication.wire import (
     Ack,
@@ -66,6 +66,8 @@ class Setting:
     connected_at: list[float] = attrs.field(factory=list)
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
+    awaited: bool = True
+    catch_up_rate: int = 0
     publishing_takes: float = 0.0
     """Seconds."""
     last_stream: trio.StapledStream[MemorySendStream, MemoryReceiveStream] = attrs.field(init=False)
@@ -82,6 +84,8 @@ class Setting:
             written=lambda: self.nsqd.written,
             new_sender=self._new_sender,
             hanging=lambda: 0.0,
+            awaited=self.awaited,
+            catch_up_rate=self.catch_up_rate,
             changed=self._changed,
             new_take_back=lambda stranded: TakeBack(self.nsqd.noted.inner, stranded),
             publish_again=self._publish_again,
@@ -144,10 +148,29 @@ class Setting:
         self.nsqd.publish(b"message")
         self.link.wake()
 
+    async def catch_up(self, frames: FrameStream) -> float:
+        """Be a follower that has nothing, until it is in step; returns the seconds."""
+        began = trio.current_time()
+        await frames.send(AllHeld())
+        while not self.link.standing.in_step:
+            match await frames.receive():
+                case Ticket(ticket):
+                    await frames.send(Ack(ticket))
+                case Beat(number=number):
+                    await frames.send(Echo(number))
+            await settled()
+        return trio.current_time() - began
+
+    async def keep_publishing(self, bytes_a_second: int) -> None:
+        while True:
+            self.nsqd.publish(b"m" * (bytes_a_second // 10))
+            self.link.wake()
+            await trio.sleep(0.1)
+
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Setting]:
-    setting = Setting()
+async def running(*, awaited: bool = True, catch_up_rate: int = 0) -> AsyncIterator[Setting]:
+    setting = Setting(awaited=awaited, catch_up_rate=catch_up_rate)
     setting.nsqd.create()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(setting.link.run)
@@ -196,6 +219,62 @@ async def test_a_follower_comes_into_step_while_there_is_always_something_to_sen
                     await frames.send(Ack(frame.ticket))
 
 
+@pytest.mark.parametrize("publishing", [0, 500_000])
+async def test_a_follower_catches_up_at_the_rate_and_is_in_step_although_more_is_written(
+    autojump_clock: trio.testing.MockClock, publishing: int
+) -> None:
+    async with running(catch_up_rate=100_000) as setting, trio.open_nursery() as nursery:
+        for _ in range(50):
+            setting.nsqd.publish(b"m" * 20_000)
+        frames = await setting.accept()
+        if publishing:
+            nursery.start_soon(setting.keep_publishing, publishing)
+        assert 5 < await setting.catch_up(frames) < 15
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_follower_that_is_in_step_is_not_limited(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(catch_up_rate=100_000) as setting:
+        frames = await setting.in_step()
+        before = trio.current_time()
+        for _ in range(50):
+            setting.nsqd.publish(b"m" * 20_000)
+        setting.link.wake()
+        while await until(frames, Ticket) != Ticket(setting.nsqd.written):
+            pass
+        assert trio.current_time() == before
+
+
+async def test_beats_go_on_while_nothing_may_be_sent(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(catch_up_rate=100) as setting:
+        setting.nsqd.publish(b"m" * 5000)
+        frames = await setting.accept()
+        await frames.send(AllHeld())
+        await until(frames, Data)
+        for number in range(1, 30):
+            beat = await until(frames, Beat)
+            assert isinstance(beat, Beat)
+            assert beat.number == number
+            await frames.send(Echo(number))
+
+
+async def test_a_stop_does_not_wait_for_the_rate(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(catch_up_rate=1) as setting:
+        for _ in range(100):
+            setting.nsqd.publish(b"m" * 10_000)
+        frames = await setting.accept()
+        await frames.send(AllHeld())
+        await until(frames, Data)
+        before = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(setting.link.stop)
+            while await until(frames, Ticket) != Ticket(setting.nsqd.written):
+                pass
+            await frames.send(Ack(setting.nsqd.written))
+            assert await until(frames, Bye) == Bye(False)
+        assert trio.current_time() - before < 1
+
+
 async def test_many_acknowledgements_at_once_are_one_change(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as setting:
         frames = await setting.in_step()
@@ -209,6 +288,26 @@ async def test_many_acknowledgements_at_once_are_one_change(autojump_clock: trio
         await settled()
         assert setting.link.standing.acknowledged == last
         assert setting.changes == before + 1
+
+
+async def test_what_nobody_waits_for_is_sent_together_and_its_acknowledgements_are_no_news(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(awaited=False) as setting:
+        frames = await setting.in_step()
+        changes, before = setting.changes, trio.current_time()
+        for _ in range(20):
+            setting.publish()
+            await settled()
+        tickets = 0
+        while await until(frames, Ticket) != Ticket(setting.nsqd.written):
+            tickets += 1
+        assert tickets <= 1  # the first is sent at once
+        assert trio.current_time() - before <= 2 * PAUSE
+        await frames.send(Ack(setting.nsqd.written))
+        await settled()
+        assert setting.link.standing.acknowledged == setting.nsqd.written
+        assert setting.changes == changes
 
 
 async def received_in_time(frames: FrameStream) -> Frame:

@@ -127,6 +127,9 @@ class FollowerLink:
         self._work = trio.Event()
         self._beats = 0
         self._beat_due = False
+        self._compared_after: int | None = (
+            None  # an echo of a later beat: all has been removed that was to be
+        )
         self._refused = False  # the last session was ended so
         self._stopping = False
         self._said_goodbye = self._for_good = False
@@ -205,6 +208,7 @@ class FollowerLink:
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 others = self._leader.others(self.standing.address)
                 await greet_follower(frames, self._leader.identity, disk=self._leader.disk, others=others)
+            self._compared_after = None
             sender = self._sender = self._leader.new_sender(self.standing.address)
             try:
                 held = await self._held(frames)
@@ -244,7 +248,6 @@ class FollowerLink:
             await self._take_back(frames, stranded)
             sender.taken_back(stranded)
             del self.troubles[stranded.folder]
-        self._leader.compared(self.standing.address)
         log.info("COPIES(%s): connected", self.standing.address)
         self._failing = False
         if self._refused:  # it may be full
@@ -252,6 +255,7 @@ class FollowerLink:
             await send_parts(frames.stream, sender.make_room(), cold=True)
         rate = CatchUpRate(self._leader.catch_up_rate, trio.current_time(), sender.appended)
         ended = b"".join(encode(Ended(life)) for life in self._leader.former_lives)
+        compared = False
         while True:
             self._work = trio.Event()
             written = self._leader.written()
@@ -272,6 +276,9 @@ class FollowerLink:
                 size = sum(map(len, parts))
                 self.sent_bytes += size
                 rate.sent(size)
+                if sender.complete and not compared:
+                    # Until it has removed what was stranded, the next start must know of it.
+                    compared, self._compared_after = True, self._beats
                 if sender.ticket == written and not self._leader.awaited:
                     await trio.sleep(PAUSE)
                 continue
@@ -334,8 +341,10 @@ class FollowerLink:
                 match frame:
                     case Ack(ticket) if ticket <= sender.ticket:
                         self.standing.acknowledge(ticket)
-                    case Echo():
-                        pass
+                    case Echo(number):
+                        if self._compared_after is not None and number > self._compared_after:
+                            self._compared_after = None
+                            self._leader.compared(self.standing.address)
                     case Found(_, _, sealed, _) if self._said_goodbye:
                         self.has_taken_over = sealed
                         return

@@ -392,7 +392,6 @@ class Story:
 
     def session_that_is_cut_off(self) -> None:
         sender = connect(self.leader, self.follower, self.unasked.doubts("f"))
-        self.unasked.compared("f")
         for _ in range(self.chance.randrange(4)):
             frames = sender.take(self.leader.written, self.chance.choice([100, 1000, 5000]))
             self.follower.feed(b"".join(frames))
@@ -408,7 +407,7 @@ class Story:
         self.published &= self.safe
 
 
-@pytest.mark.parametrize("seed", [*range(100), 7540, 24464, 25316])
+@pytest.mark.parametrize("seed", [*range(100), 7540, 24464, 25316, 30763])
 def test_what_both_have_had_is_not_lost_whatever_happens(seed: int) -> None:
     story = Story(random.Random(seed))
     story.leader.create()

@@ -348,6 +348,12 @@ async def test_what_only_the_follower_has_is_published_again_first(
             else:
                 await frames.send(Echo(frame.number))
         assert setting.link.troubles == {}
+        assert not setting.compared  # it may not have removed it yet
+        for _ in range(3):
+            beat = await until(frames, Beat)
+            assert isinstance(beat, Beat)
+            await frames.send(Echo(beat.number))
+        await settled()
         assert setting.compared == ["f:4159"]
 
 

@@ -22,7 +22,6 @@ RED = {
     "newest_first": (4, "S"),
     "no_new_segment": (2, "R2"),
     "no_snapshot_barrier": (6, "S"),
-    "nobody_unasked": (288, "R1"),
     "owned_not_synced": (15, "R5"),
     "ranges_kept": (17, "R4"),
     "replacement_unnoticed": (1, "R11"),

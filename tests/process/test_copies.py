@@ -173,7 +173,8 @@ def test_what_a_power_loss_took_comes_back_also_when_the_leader_starts_alone(
     assert any("are published again" in line for line in leader.lines), leader.log_end()
     there = received(leader.tcp_port, "orders", "audit", 202)
     assert sorted(there) == sorted([*bodies, b"since 0", b"since 1"])
-    assert not (leader.data_path / "nsqd.unasked").read_text().count("start")
+    note = leader.data_path / "nsqd.unasked"
+    wait_until(lambda: "start" not in note.read_text(), 10.0, "nothing is noted any more")
 
 
 def test_adoption_is_refused_while_the_leader_is_there(leader: Daemon, follower: Daemon) -> None:

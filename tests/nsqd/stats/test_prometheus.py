@@ -278,6 +278,7 @@ async def test_two_copies_of_one_leader_are_two_series() -> None:
             connected=connected,
             bytes=1,
             silent_seconds=1.0,
+            hanging_seconds=0.0,
             adopted=not connected,
             stand_in_port=None,
             clock_skew_seconds=0.25,

@@ -33,7 +33,7 @@ from nsqd.replication.frame_stream import (
     while_beating,
 )
 from nsqd.replication.keep import CopyNote
-from nsqd.replication.restore import Need, Restoration, needs
+from nsqd.replication.restore import Need, Restoration, forks, needs
 from nsqd.replication.seal import Owned
 from nsqd.replication.wire import Bye, Data, Echo, Fetch, FolderHeld, Found, WireError
 from nsqkit.logging import get_logger
@@ -42,6 +42,7 @@ __all__ = ["Connect", "OtherCopy", "OtherFollowers", "Patience", "restore_from"]
 
 log = get_logger("copies")
 
+NAMED: Final = 10  # topics in one log line
 TIMEOUT: Final = 3.0  # seconds without an answer; a command by HTTP waits for it
 
 Connect = Callable[[str], Awaitable[trio.abc.Stream]]
@@ -118,6 +119,16 @@ class OtherFollowers:
                 patience = Patience(TIMEOUT)
                 wanted = await patience.in_thread(frames, partial(needs, storage, other.folders, deleted))
                 total += (await restore_from(frames, storage, wanted, address, patience, min_free))[0]
+                forked = await patience.in_thread(frames, partial(forks, storage, other.folders))
+                if forked:
+                    more = len(forked) - NAMED
+                    log.error(
+                        "COPIES(%s): its copy of %s has messages that are not in this one, in %s; "
+                        "adopt it by force, too",
+                        address,
+                        note.name,
+                        ", ".join(forked[:NAMED]) + (f" and {more} more" if more > 0 else ""),
+                    )
         return total
 
     @asynccontextmanager

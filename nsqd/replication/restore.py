@@ -28,7 +28,7 @@ from nsqd.replication.noted_storage import is_copied, is_copied_folder
 from nsqd.replication.reconcile import FileHeld, read_folder, replayed_from
 from nsqd.replication.wire import FolderHeld, by_folder
 
-__all__ = ["FETCH_SIZE", "Need", "Restoration", "needs"]
+__all__ = ["FETCH_SIZE", "Need", "Restoration", "forks", "needs"]
 
 FETCH_SIZE: Final = 1 << 19  # bytes
 _TEMPORARY: Final = ".restored.new"
@@ -134,6 +134,36 @@ def _first_of(storage: Storage, path: str) -> int | None:
     with closing(storage.open(path, read_only=True)) as file, contextlib.suppress(FormatError):
         return FileHeader.decode(file.read(0, FILE_HEADER_SIZE)).first
     return None
+
+
+def forks(storage: Storage, held: Iterable[FolderHeld]) -> list[str]:
+    """Topics of which somebody's copy has bytes that cannot be a part of the log here; to be asked after a restoration.
+
+    The leader had lost them when it went on, or this copy had: they are of other messages with the same numbers.
+    `OSError`.
+    """
+    found: list[str] = []
+    for folder, (generation, files) in by_folder(held).items():
+        if not is_copied_folder(folder) or folder not in storage.folders():
+            continue
+        names = sorted(name for name in storage.files(folder) if name.endswith(".log"))
+        ours = read_folder(storage, folder, {name: files.get(name) for name in names})
+        if ours.generation != generation or not names:
+            continue
+        starts = [int(name[:20]) for name in names]
+        end = starts[-1] + ours.files[names[-1]].size
+        for name, file in files.items():
+            if not name.endswith(".log") or file.size <= FILE_HEADER_SIZE:
+                continue
+            start, here = int(name[:20]), ours.files.get(name)
+            if here is not None:
+                differs = file.size > here.size or file.checksum != here.checksum
+            else:  # one that was removed here ends where another one begins
+                differs = start >= end or any(start < each < start + file.size for each in starts)
+            if differs:
+                found.append(folder)
+                break
+    return found
 
 
 def _is_same(storage: Storage, folder: str, name: str, theirs: FileHeld) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Container
 
 import pytest
 
-from nsqd.replication.restore import Restoration, needs
+from nsqd.replication.restore import Restoration, forks, needs
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, files_of
 
@@ -149,3 +149,39 @@ def test_nothing_is_left_of_a_restoration_that_has_ended(whole: bool) -> None:
             assert restoration.finish()
         restoration.close()
         assert not lost.exists(f"{need.path.partition('/')[0]}/.restored.new")
+
+
+def test_messages_that_a_leader_has_lost_are_seen_beside_a_later_copy() -> None:
+    """An adoption can fetch nothing of that, as the same numbers are of other messages."""
+    leader, early, later = Leader(), Follower(), Follower()
+    leader.create()
+    leader.publish_many(3)
+    caught_up(leader, later)
+    leader.broker.store.sync_now()
+    leader.publish(b"only at one follower")
+    caught_up(leader, early)
+    assert forks(early.storage, later.copy.held()) == []
+    leader.memory = leader.memory.crash(None)
+    leader._start()
+    leader.publish_many(5)
+    caught_up(leader, later)
+    assert forks(later.storage, early.copy.held()) == ["topic-t"]
+    assert forks(later.storage, later.copy.held()) == []
+
+
+def test_a_copy_that_lags_is_no_fork() -> None:
+    leader, early, later = Leader(), Follower(), Follower()
+    consumer = leader.subscribe("c", rdy=100)
+    for _ in range(12):
+        leader.publish(b"m" * 400)
+    caught_up(leader, early)
+    caught_up(leader, later)
+    for _ in range(30):
+        leader.publish(b"m" * 400)
+        leader.finish(consumer)
+        leader.advance(1.0)
+    leader.snapshot("t")
+    leader.snapshot("t")
+    caught_up(leader, later)
+    assert min(later.storage.files("topic-t")) > min(early.storage.files("topic-t")), "some were removed"
+    assert forks(later.storage, early.copy.held()) == []

@@ -367,6 +367,17 @@ class TestFlippedBits:
         append(found.log, 2)
         assert len(read_all(recovered(storage).log)) == 2
 
+    def test_what_was_set_aside_is_still_a_topic(self) -> None:
+        """A power loss took the segment that the start before had begun instead."""
+        storage = MemoryStorage()
+        storage.make_folder(FOLDER)
+        for name in ("00000000000000000000.log.damaged", "manifest"):
+            put(storage, f"{FOLDER}/{name}", b"\x5a" * 140)
+        found = recovered(storage)
+        append(found.log, 2)
+        assert len(read_all(recovered(storage).log)) == 2
+        assert content(storage, f"{FOLDER}/00000000000000000000.log.damaged") == b"\x5a" * 140
+
 
 class TestBrokenAppends:
     """The write failed, and so did the cut back: bytes are left behind that nobody may believe."""

@@ -289,7 +289,7 @@ class World:
         if state.seal is not None or state.connected:
             return False
         held = list(Copy(state.storage, state.note, disk=False).held())
-        adopters = [each for each in self.followers if each.name in self.adopted[life]]
+        adopters = [each for each in self.followers if each.name in self.adopted[life] and life in each.disk]
         return any(forks(each.disk[life], held) for each in adopters)
 
     # --- for the machines and the checker

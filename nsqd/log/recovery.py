@@ -124,10 +124,10 @@ def recover_topic(
         _find_segments(recovered, clean)
         recovered.manifest = load_manifest(storage, folder, log.generation)
         position = _load_newest_snapshot(recovered)
-        if not (log.segments or log.snapshots or recovered.damage or recovered.manifest):
-            # What an earlier start has set aside, and a power loss has left alone.
-            if not any(name.endswith(".damaged") for name in storage.files(folder)):
-                return None
+        # What an earlier start has set aside, and a power loss has left alone, was a topic, too.
+        set_aside = any(name.endswith(".damaged") for name in storage.files(folder))
+        if not (log.segments or log.snapshots or recovered.damage or recovered.manifest or set_aside):
+            return None
         _replay(recovered, position)
         _find_end(recovered)
         if recovered.torn_bytes or recovered.damage or recovered.state.incomplete:

@@ -105,6 +105,22 @@ async def test_a_copy_that_may_have_more_is_not_given_up_with_its_life(tmp_path:
     assert former_lives(setting.nsqd.memory.crash()) == ([] if unasked else [life.life_id])
 
 
+async def test_a_log_that_cannot_be_read_holds_no_hand_over_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was finished here comes again from the stand-in, and that is all."""
+    setting = Setting(tmp_path, FOLLOWER)
+    setting.nsqd.create()
+    setting.nsqd.publish_many(5)
+    setting.nsqd.drain(setting.nsqd.subscribe("c", rdy=10))
+    setting.nsqd.round()
+    assert setting.copies._finished_of(setting.owned)
+    setting.nsqd.fail("open", 5)
+    assert setting.copies._finished_of(setting.owned) == []
+    setting.copies._hand_over(setting.owned)
+    assert setting.restarts == 1
+
+
 async def test_a_hand_over_that_cannot_be_written_is_asked_for_again(tmp_path: Path) -> None:
     setting = Setting(tmp_path, FOLLOWER)
     setting.nsqd.create()

@@ -136,6 +136,7 @@ class Copies:
         self._seal: Seal | None = None
         self._sealed: Owned = {}  # what stand-ins have of ours
         self._sealed_by: dict[str, Owned] = {}  # what followers said before the recovery
+        self._served_by: set[str] = set()  # followers whose stand-ins these are
         self._unanswered: Collection[str] = ()  # followers that were to be asked before the recovery
         self._said: str | None = None
         self._restored_bytes = self._published_again = 0
@@ -334,6 +335,8 @@ class Copies:
         )
 
     def _ours(self, address: str, owned: Owned) -> Owned:
+        """Of what the stand-in of this follower owns, what is ours."""
+        self._served_by.add(address)
         return self._unasked.ours(address, owned, self._broker.number_at)
 
     def _finished_of(self, owned: Owned) -> list[Finished]:
@@ -368,10 +371,12 @@ class Copies:
                 f"a follower has adopted our copy, and that cannot be noted here - {error}"
             ) from error
         broker.store.sync_now()
-        # A follower that could not be asked after a power loss may have what neither we have nor the stand-in.
-        Life.renew(self._storage, copies_may_go=not self._unasked.addresses)
+        # A follower that could not be asked after a power loss may have what neither we have nor a stand-in. One that
+        # has adopted its copy serves all that is in it.
+        kept = [address for address in self._unasked.addresses if address not in self._served_by]
+        Life.renew(self._storage, copies_may_go=not kept)
         log.warning("COPIES: a follower serves %d messages of ours; starting anew as another life", given_up)
-        for address in self._unasked.addresses:
+        for address in kept:
             log.warning(
                 "COPIES(%s): its copy of the earlier life may have messages that were lost here; adopt or forget it",
                 address,

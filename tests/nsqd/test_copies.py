@@ -375,3 +375,13 @@ async def test_copies_that_may_have_what_is_nowhere_else_are_kept(tmp_path: Path
         setting.copies._unasked.add(["f:1"], {1: Doubt(0, 10)})
     setting.copies._hand_over(setting.owned)
     assert len(former_lives(setting.nsqd.memory.crash())) == (1 if asked else 0)
+
+
+async def test_a_copy_that_its_own_follower_has_adopted_is_not_kept(tmp_path: Path) -> None:
+    """Whether that could be asked before or not: its stand-in serves all that is in it."""
+    setting = Setting(tmp_path, FOLLOWER)
+    setting.nsqd.create()
+    setting.nsqd.publish_many(5)
+    setting.copies._unasked.add(["f:1"], {1: Doubt(0, 10)})
+    setting.copies._hand_over(setting.copies._ours("f:1", setting.owned))
+    assert len(former_lives(setting.nsqd.memory.crash())) == 1

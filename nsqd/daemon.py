@@ -170,8 +170,8 @@ class Daemon:
             )
         if store.space.full:
             log.error("disk: %s; publishes are refused until space is freed", store.space.full)
-        self.rounds = Rounds(self.broker, self._sync_failed, self.copies.attach(self.broker))
-        self.copies.use_rounds(self.rounds)
+        self.rounds = Rounds(self.broker, self._sync_failed, self.copies.durability(self.broker))
+        self.copies.attach(self.rounds)
         self.auth_queries = AuthQueries(self.authorizer, self.rounds)
         self.context = Context(
             broker=self.broker,
@@ -363,7 +363,8 @@ class Daemon:
                 return
             buffer += data
             while (end := buffer.find(b"\n")) >= 0:
-                self.copies.finished_elsewhere(bytes(buffer[:end]))
+                if self.copies.stand_in is not None:
+                    self.copies.stand_in.finished_elsewhere(bytes(buffer[:end]))
                 del buffer[: end + 1]
 
     def _start_anew(self) -> None:
@@ -399,7 +400,7 @@ class Daemon:
 
     @property
     def stand_ins(self) -> StandIns | None:
-        return self.copies.stand_ins
+        return self.copies.follower.stand_ins if self.copies.follower is not None else None
 
     @property
     def copies_stats(self) -> CopiesStats | None:

@@ -16,8 +16,9 @@ This module knows the broker only. Those who take part in the end of a round put
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 import attrs
@@ -158,6 +159,15 @@ class Rounds:
             self._clock.deadline = wake
         if broker.fatal is not None:
             self._on_fatal(broker.fatal)
+
+    @contextlib.contextmanager
+    def round(self) -> Iterator[None]:
+        """A round of its own."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
 
     def _release_answers(self) -> None:
         broker, answering = self.broker, self.answering

@@ -190,13 +190,13 @@ class BrokerContext:
         log.error("TOPIC(%s): failed to read - %s; retrying in a second", topic_name, error)
 
     def report_damage(self, topic_name: str, damage: Damage) -> None:
+        lost = f"messages {damage.first} to {damage.end - 1} are lost" if damage.end > damage.first else ""
         log.error(
-            "TOPIC(%s): %s is damaged at byte %d (%s): %d bytes set aside, messages %d to %d are lost",
+            "TOPIC(%s): %s is damaged at byte %d (%s): %d bytes set aside, %s",
             topic_name,
             damage.path,
             damage.offset,
             damage.reason,
             damage.size,
-            damage.first,
-            damage.end - 1,
+            lost or "no message is lost",
         )

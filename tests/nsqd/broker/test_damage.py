@@ -7,6 +7,7 @@ import random
 import pytest
 
 from nsqd.log.records import FILE_HEADER_SIZE
+from nsqd.log.segment import Damage
 from nsqd.log.store import StoreOptions
 from tests.nsqd.broker.harness import Consumer, Harness
 
@@ -205,3 +206,13 @@ def test_a_second_restart_finds_what_the_first_one_has_found(seeds: range) -> No
         found = waiting(harness)
         harness.kill()
         assert waiting(harness) == found, f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [(9, "messages 7 to 8 are lost"), (7, "no message is lost")], ids=["two", "none"]
+)
+def test_what_is_lost_is_said_as_it_is(end: int, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    Harness().broker.context.report_damage("t", Damage("topic-t/0.log", 5, 37, 7, end, "bad"))
+    assert caplog.messages == [
+        f"TOPIC(t): topic-t/0.log is damaged at byte 5 (bad): 37 bytes set aside, {said}"
+    ]

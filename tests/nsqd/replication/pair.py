@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nsqd.broker import Broker
-from nsqd.copies import take_over_channels
+from nsqd.copies.as_leader import doubts_of
+from nsqd.copies.publish_again import take_over_channels
 from nsqd.log.deletions import Deletions
 from nsqd.log.storage import Storage
 from nsqd.log.store import Store, StoreOptions
@@ -65,14 +66,7 @@ class Leader(Harness):
     @property
     def doubts(self) -> dict[int, Doubt]:
         """Of this start."""
-        return {
-            retention.log.generation: Doubt(
-                retention.log.snapshots[-1] if retention.log.snapshots else 0,
-                retention.log.recovered_until,
-                self.broker.lost_messages(name),
-            )
-            for name, retention in self.broker.retentions.items()
-        }
+        return doubts_of(self.broker)
 
     @property
     def written(self) -> int:

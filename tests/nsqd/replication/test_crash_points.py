@@ -14,7 +14,7 @@ from typing import TypeAlias
 import pytest
 
 from nsqd.broker import Broker
-from nsqd.copies import Copies
+from nsqd.copies.as_stand_in import sealed_by_owner
 from nsqd.log.life import Life
 from nsqd.replication.restore import Restoration, needs
 from nsqd.replication.seal import Seal
@@ -119,11 +119,7 @@ def serve(disk: MemoryStorage, fault: FaultFunction) -> Leader:
     if Seal.read(storage) is None:
         Seal(owner="f").write(storage)
     stand_in = Started(disk, fault)
-
-    class Holder:
-        _storage, _seal = stand_in.storage, None
-
-    Copies._seal_as_owner(Holder, stand_in.broker)  # type: ignore[arg-type]
+    sealed_by_owner(stand_in.storage, stand_in.broker)
     return stand_in
 
 

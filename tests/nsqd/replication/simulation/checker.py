@@ -64,7 +64,8 @@ class Message:
     """`body`: the begin of it, which no other message has. `channels`: that must deliver it.
 
     `copies`: how many disks had got it when it was acknowledged. `lost`: disks that had it, and lost it.
-    `finished`: by channel, the disks that know of it. `again`: it was published again.
+    `finished`: by channel, the disks that know of it. `again`: it was published again. `unasked`: followers that may
+    have another message of its number, as they could not be asked when the leader started.
     """
 
     body: bytes
@@ -75,6 +76,7 @@ class Message:
     lost: set[str] = attrs.field(factory=set)
     finished: dict[str, Finish] = attrs.field(factory=dict)
     again: bool = False
+    unasked: frozenset[str] = frozenset()
 
     @property
     def owed(self) -> list[str]:
@@ -126,7 +128,11 @@ class Checker:
     def new_message(self, topic: str, broker: Broker) -> Message:
         channels = tuple(broker.existing(topic).channels)
         message = Message(
-            b"<%d>" % len(self.messages), topic, broker.retentions[topic].log.generation, channels
+            b"<%d>" % len(self.messages),
+            topic,
+            broker.retentions[topic].log.generation,
+            channels,
+            unasked=self.world.leader.unasked,
         )
         self.messages[message.body] = message
         return message
@@ -195,9 +201,11 @@ class Checker:
                 finish.known.add(place)
 
     def restored(self, leader: str, follower: str) -> None:
-        """Before its recovery a leader has got all that a follower has more."""
+        """Before its recovery a leader has got all that a follower has more: not what it may have done as a stand-in
+        since it answered.
+        """
         for finish in self._finishes():
-            if follower in finish.known:
+            if follower in finish.known and finish.daemon.place != follower:
                 finish.known.add(leader)
 
     def _finishes(self) -> Iterator[Finish]:
@@ -295,15 +303,21 @@ class Checker:
         seal, now = Seal.read(kept), Seal.read(daemon.memory)
         if seal is None or seal.owned is None or seal != now:
             raise Violation("R5", f"the seal of {life[:4]} is not synced")
-        owned = bodies(daemon.memory)
+        there = bodies(daemon.memory)
         if (life, seal.owner) not in self._owned:
-            self._owned[life, seal.owner] = owned
-            if owned - bodies(kept):
+            self._owned[life, seal.owner] = there if any(seal.owned.values()) else set()
+            if there - bodies(kept):
                 raise Violation("R5", f"the stand-in for {life[:4]} owns what is not synced")
 
     def gives_up(self, place: str, life: str, owner: str) -> None:
-        """The stand-in of this owner for this life has what it owns, and this place not any more."""
-        self.given_up.setdefault(place, set()).update(self._owned.get((life, owner), ()))
+        """The stand-in of this owner for this life has what it owns, and this place not any more.
+
+        But for what has a number that was given twice, as far as the leader knows: that both keep.
+        """
+        owned = self._owned.get((life, owner), ())
+        self.given_up.setdefault(place, set()).update(
+            body for body in owned if owner not in self.messages[body].unasked
+        )
 
     # --- now and then, and in the end
 

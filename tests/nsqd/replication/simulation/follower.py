@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from nsqd.copies import Copies
+from nsqd.copies import as_stand_in
 from nsqd.log.deletions import Deletions
 from nsqd.replication.finished_elsewhere import read_line
 from nsqd.replication.frame_stream import NotWelcome
@@ -40,7 +40,7 @@ from nsqd.replication.wire import (
     WireError,
 )
 from nsqd.stats.remaining import remaining
-from nsqd.testing.faulty_storage import Crash, FaultyStorage
+from nsqd.testing.faulty_storage import Crash
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.replication.pair import run
 from tests.nsqd.replication.simulation.machine import (
@@ -58,14 +58,6 @@ __all__ = ["FollowerMachine"]
 
 OTHERS_INTERVAL: Final = 30.0  # seconds, as in `copies`
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds, as in `from_leader`
-
-
-class _Holder:
-    """What `Copies._seal_as_owner` needs of `Copies`."""
-
-    def __init__(self, storage: FaultyStorage) -> None:
-        self._storage = storage
-        self._seal: Seal | None = None
 
 
 @attrs.define(eq=False)
@@ -389,10 +381,8 @@ class StandIn:
         follower, world = self.follower, self.follower.world
         place = follower.place(self.life)
         daemon = Daemon(world, place, follower.disk[self.life], follower.operation)
-        holder = _Holder(daemon.storage)
-        Copies._seal_as_owner(holder, daemon.broker)  # type: ignore[arg-type]
-        seal = follower.states[self.life].seal = holder._seal
-        assert seal is not None
+        seal = as_stand_in.sealed_by_owner(daemon.storage, daemon.broker)
+        follower.states[self.life].seal = seal
         world.tell(f"{follower.name} serves the copy of {self.life[:4]}: {seal.owned}")
         world.checker.adopted(self.life, daemon)
         daemon.connect_clients()
@@ -401,7 +391,7 @@ class StandIn:
         self._watching = self._watch_others(daemon, seal)
 
     def _finish_elsewhere(self, daemon: Daemon) -> None:
-        """What its leader had finished, as `Copies.finished_elsewhere`."""
+        """What its leader had finished, as `StandInRole.finished_elsewhere`."""
         finished = self.follower.states[self.life].finished
         while (line := finished.take()) is not None:
             frame = read_line(line)
@@ -411,7 +401,7 @@ class StandIn:
                     channel.finish_elsewhere([(start, end) for start, end in frame.runs])
 
     def _watch_others(self, daemon: Daemon, seal: Seal) -> Process[None]:
-        """Ends when it has given up what another stand-in has, too: as `Copies._watch_other_stand_ins`."""
+        """Ends when it has given up what another stand-in has, too: as `StandInRole.watch_others`."""
         follower, world = self.follower, self.follower.world
         while True:
             for found, owned in (yield from follower.ask_others(follower.states[self.life].note)):

@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from nsqd.broker import Refused
-from nsqd.copies import Copied
+from nsqd.copies.durability import Copied
 from nsqd.log.deletions import Deletions
 from nsqd.log.life import Life, former_lives
 from nsqd.log.store import CLEAN
@@ -95,6 +95,11 @@ class LeaderMachine(Machine):
         """Of its disk, hexadecimal; None when it has never started on it."""
         life = Life.read(self.disk)
         return life.life_id.hex() if life else None
+
+    @property
+    def unasked(self) -> frozenset[str]:
+        """Followers that may have what this disk has lost."""
+        return frozenset(self._unasked.addresses)
 
     # --- its life
 
@@ -377,7 +382,7 @@ class LeaderMachine(Machine):
             yield
 
     def _hand_over(self, daemon: Daemon, owned: Owned, followers: Sequence[str]) -> None:
-        """As `Copies.hand_over`."""
+        """As `HandOver.give_up`."""
         life = self.life
         broker = daemon.broker
         broker.advance(self.world.now, daemon.wall_ns)
@@ -407,7 +412,7 @@ class LeaderMachine(Machine):
 
 
 def _finished_of(daemon: Daemon, owned: Owned) -> list[Finished]:
-    """As `Copies._finished_of`."""
+    """As `HandOver.finished_of`."""
     broker = daemon.broker
     broker.advance(daemon.world.now, daemon.wall_ns)
     broker.commit()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 
 from nsqd.broker import Broker
-from nsqd.copies import Copies
+from nsqd.copies import as_stand_in
 from nsqd.log.topic_log import TopicLog
 from nsqd.replication import keep, ship
 from nsqd.replication.keep import Copy, CopyNote
@@ -71,17 +72,28 @@ def seal_not_synced(patch: Patch) -> None:
 def owned_not_synced(patch: Patch) -> None:
     """A stand-in serves, and says that it owns, what is not on the disk."""
 
-    def seal_as_owner(self: Any, broker: Broker) -> None:
+    def changed(storage: Any, broker: Broker) -> Any:
         class Unsynced:
             def __getattr__(self, name: str) -> Any:
                 return (lambda: None) if name == "sync_all" else getattr(storage, name)
 
-        storage, self._storage = self._storage, Unsynced()
-        _seal_as_owner(self, broker)
-        self._storage = storage
+        unsynced: Any = Unsynced()
+        return sealed_by_owner(unsynced, broker)
 
-    _seal_as_owner = Copies._seal_as_owner
-    patch.setattr(Copies, "_seal_as_owner", seal_as_owner)
+    sealed_by_owner = as_stand_in.sealed_by_owner
+    patch.setattr(as_stand_in, "sealed_by_owner", changed)
+
+
+def gaps_owned(patch: Patch) -> None:
+    """A stand-in on a copy with gaps says that it owns what it has."""
+
+    def changed(storage: Any, broker: Broker) -> Any:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(as_stand_in.CopyNote, "read", lambda _: SimpleNamespace(complete=True))
+            return sealed_by_owner(storage, broker)
+
+    sealed_by_owner = as_stand_in.sealed_by_owner
+    patch.setattr(as_stand_in, "sealed_by_owner", changed)
 
 
 def ack_before_sync(patch: Patch) -> None:
@@ -188,6 +200,7 @@ _ALL: Final[tuple[Callable[[Patch], None], ...]] = (
     no_snapshot_barrier,
     seal_not_synced,
     owned_not_synced,
+    gaps_owned,
     ack_before_sync,
     absence_orders,
     ranges_kept,

@@ -43,9 +43,20 @@ from nsqkit.options import (
 from nsqkit.options import load as load_options
 from nsqkit.version import version_line
 
-__all__ = ["DURABILITY_LEVELS", "TOPOLOGY_AWARE", "NsqdOptions", "default_node_id", "load", "validate"]
+__all__ = [
+    "ADOPTIONS",
+    "DURABILITY_LEVELS",
+    "FENCES",
+    "TOPOLOGY_AWARE",
+    "NsqdOptions",
+    "default_node_id",
+    "load",
+    "validate",
+]
 
+ADOPTIONS = ("manual", "auto")
 DURABILITY_LEVELS = ("os", "disk")
+FENCES = ("off", "on")
 TOPOLOGY_AWARE = "topology-aware-consumption"
 
 _SYNOPSIS = "takes messages from producers, keeps them, and pushes them to consumers"
@@ -242,6 +253,29 @@ class NsqdOptions(DaemonOptions):
         minimum=0,
         help="Disk space for copies of other nsqds. 0: no limit. Copies also stop while less than twice "
         "--min-free-space is free.",
+    )
+
+    adopt: str = option(
+        "manual",
+        choices=ADOPTIONS,
+        help="Who decides that a copy held here is served, as its nsqd is gone. manual: POST /replicas/adopt. "
+        "auto: more than half of that nsqd's nsqlookupds, of at least three.",
+    )
+    adopt_after: Duration = option(
+        1 * MINUTE,
+        minimum=SECOND,
+        help="How long an nsqd must be silent before its copy is adopted by itself. The same on all nsqds.",
+    )
+    restart_grace: Duration = option(
+        5 * MINUTE,
+        minimum=SECOND,
+        help="The same, for an nsqd that was stopped in order: it is being restarted, probably.",
+    )
+    fence: str = option(
+        "off",
+        choices=FENCES,
+        help="When this nsqd hears neither its followers nor more than half of its nsqlookupds: off: go on; what "
+        "it delivers, a stand-in may deliver, too. on: deliver and take nothing.",
     )
 
     stand_in: bool = option(
@@ -449,6 +483,14 @@ def _check_copies(options: NsqdOptions) -> None:
             raise refusal(options, name, reason)
     if len(set(options.replicate_to)) < len(options.replicate_to):
         raise refusal(options, "replicate_to", "--replicate-to names an address twice")
+    if options.adopt == "auto" and not options.replication_address:
+        raise refusal(
+            options, "adopt", "--adopt=auto needs --replication-address: without it there are no copies here"
+        )
+    if options.fence == "on" and not options.replicate_to:
+        raise refusal(
+            options, "fence", "--fence=on needs --replicate-to: without it nobody else can serve this"
+        )
     if options.replication_secret_file:
         return
     for field, addresses in (

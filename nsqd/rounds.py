@@ -118,6 +118,7 @@ class Rounds:
         self.answering: list[Answering] = []  # in this round; always the same list, for it is appended to
         self.awake: list[Flushable] = []  # have something to send
         self.more = False  # messages are left to hand out, without anything having to happen first
+        self.at_begin: Callable[[], None] | None = None  # looks whether anything may be done at all
         self.input_waits: Callable[[], bool] = lambda: False  # whether unread bytes wait in a socket
         self._on_fatal = on_fatal
         self._awaiting_sync: dict[Answering, None] = {}
@@ -134,6 +135,8 @@ class Rounds:
 
     def begin(self) -> None:
         self.broker.advance(trio.current_time(), time.time_ns())
+        if self.at_begin is not None:
+            self.at_begin()
 
     def end(self, *, goes_on: bool = False) -> None:
         """`goes_on`: the caller looks at `more` itself, so the clock need not be woken for what is left over."""

@@ -87,6 +87,7 @@ class Broker:
         self._clock_settles_at = now + CLOCK_SETTLES
         self._reported_failing: set[str] = set()
         self.copies_missing: str | None = None  # publishes are acknowledged with fewer copies than asked for
+        self._fenced = False
         self.alarm_at = math.inf
         self._lost: defaultdict[str, list[tuple[int, int]]] = defaultdict(
             list
@@ -140,7 +141,7 @@ class Broker:
         health = self.store.health
         if health != "OK":
             return health
-        if reason := self.context.refusal_for("copies"):
+        if reason := self.context.refusal_for("fence") or self.context.refusal_for("copies"):
             return f"NOK - {reason}"
         return f"OK - {self.copies_missing}" if self.copies_missing else "OK"
 
@@ -347,6 +348,11 @@ class Broker:
         """Refuse publishes for a cause, with this reason; or, with None, no longer for this cause."""
         self.context.refuse(cause, reason)
 
+    def fence(self, reason: str | None) -> None:
+        """Deliver nothing, and refuse publishes, for this reason; None: no longer. What is in flight stays so."""
+        self.refuse_publishing("fence", reason)
+        self._fenced = reason is not None
+
     # --- a round
 
     def advance(self, now: float, wall_ns: int) -> None:
@@ -393,6 +399,8 @@ class Broker:
 
     def pump(self) -> bool:
         """Deliver messages. True when there is more to deliver at once."""
+        if self._fenced:
+            return False
         # Channels that register meanwhile are served by the next round, after a poll of the network.
         to_pump, self.context.to_pump = self.context.to_pump, {}
         for channel in to_pump:
@@ -402,7 +410,7 @@ class Broker:
     @property
     def has_work(self) -> bool:
         """Whether a round would have something to do even without new input."""
-        return bool(self.context.to_commit or self.context.to_pump)
+        return bool(self.context.to_commit or (self.context.to_pump and not self._fenced))
 
     # --- syncs
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import trio
 
+from nsqd.copies.auto_adopt import AutoAdopt
 from nsqd.options import NsqdOptions, stand_in_ports
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.from_leader import Follower
 from nsqd.replication.held_copies import HeldCopies, Room
+from nsqd.replication.licence import Witnesses
 from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.stand_in import StandIns
 from nsqd.replication.transport import Transport
@@ -59,11 +61,15 @@ class FollowerRole:
     def listen_on(self, listeners: Sequence[trio.SocketListener]) -> None:
         self._listeners = listeners
 
-    async def run(self) -> None:
-        """Serve leaders, until cancelled. After `stop` no new ones."""
+    async def run(self, witnesses: Witnesses) -> None:
+        """Serve leaders, until cancelled. After `stop` no new ones. `witnesses`: for `--adopt=auto`."""
+        options = self._options
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.held.remove_forgotten)
             nursery.start_soon(self.stand_ins.run)
+            if options.adopt == "auto":
+                after, grace = options.adopt_after / SECOND, options.restart_grace / SECOND
+                nursery.start_soon(AutoAdopt(self.held, self.stand_ins, witnesses, after, grace).run)
             with self._accepting:
                 async with trio.open_nursery() as accepting:
                     for listener in self._listeners:
@@ -96,6 +102,7 @@ class FollowerRole:
                 connected=copy.connected,
                 bytes=copy.bytes,
                 adopted=copy.seal is not None,
+                undecided=copy.undecided,
                 stand_in_port=ports[0] or None if (ports := running.get(copy.note.life)) else None,
                 silent_seconds=None if copy.beat_at is None else round(now - copy.beat_at, 1),
                 hanging_seconds=round(copy.hanging_ms / 1000, 1),

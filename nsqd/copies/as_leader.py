@@ -13,6 +13,7 @@ import trio
 
 from nsqd.broker import Broker
 from nsqd.copies.durability import Copied
+from nsqd.copies.fencing import Fencing
 from nsqd.copies.hand_over import HandOver
 from nsqd.copies.publish_again import PublishAgain
 from nsqd.log.deletions import Deletions
@@ -21,7 +22,9 @@ from nsqd.log.storage import Storage
 from nsqd.log.store import CLEAN
 from nsqd.options import NsqdOptions
 from nsqd.replication.before_start import ask_followers, tell_finished
+from nsqd.replication.fence import Fence
 from nsqd.replication.frame_stream import Identity
+from nsqd.replication.licence import Witnesses
 from nsqd.replication.noted_storage import NotedStorage
 from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.seal import Owned
@@ -44,7 +47,10 @@ STOP_TIMEOUT: Final = 10.0  # seconds that an orderly stop waits for followers
 
 
 class LeaderRole:
-    """`noted`: what the broker writes to. `safety`: of the followers. `restored_bytes`: at the start, from them."""
+    """`noted`: what the broker writes to. `safety`: of the followers. `restored_bytes`: at the start, from them.
+
+    `fencing`: see `--fence`; None when it is off.
+    """
 
     def __init__(self, options: NsqdOptions, storage: Storage) -> None:
         remove_temporary_files(storage)
@@ -57,8 +63,11 @@ class LeaderRole:
             options.replica_timeout / SECOND,
             [Standing(address) for address in options.replicate_to],
         )
+        self.fencing: Fencing | None = None
         self.restored_bytes = 0
         self._links: list[FollowerLink] = []
+        self._witnesses: Witnesses | None = None
+        self._announced: list[str] = []
         self._said: str | None = None
         self._sealed_by: dict[str, Owned] = {}  # what stand-ins have, as followers said before the recovery
         self._unanswered: Collection[str] = ()  # followers that were to be asked before the recovery
@@ -119,6 +128,9 @@ class LeaderRole:
         self._restart = restart
         self.noted.note_existing()
         self._note_unanswered()
+        if options.fence == "on":
+            fence = Fence(options.adopt_after / SECOND / 2, len(options.nsqlookupd_tcp_addresses))
+            self.fencing = Fencing(broker, rounds, fence)
         self._again = PublishAgain(broker, rounds, self._storage, options.min_free_space)
         leader = Leader(
             identity,
@@ -136,14 +148,18 @@ class LeaderRole:
             finished_of=self.hand_over.finished_of,
             hand_over=self._hand_over,
             others=lambda address: [each for each in options.replicate_to if each != address],
+            registries=lambda: len(options.nsqlookupd_tcp_addresses),
+            heard=self.fencing.heard_follower if self.fencing is not None else lambda: None,
             former_lives=former_lives(self._storage),
         )
         self._links = [
             FollowerLink(leader, standing, transport.connector()) for standing in self.safety.followers
         ]
 
-    async def run(self) -> None:
-        """Keep followers supplied, until cancelled."""
+    async def run(self, witnesses: Witnesses) -> None:
+        """Keep followers supplied, until cancelled. `witnesses` hear who may adopt our copies."""
+        self._witnesses = witnesses
+        self._announce()
         async with trio.open_nursery() as nursery:
             for link in self._links:
                 nursery.start_soon(link.run)
@@ -237,6 +253,18 @@ class LeaderRole:
             if refusal := self._say_standing():
                 self._rounds.refuse_waiting(refusal)
             self._rounds.release_safe()
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell the nsqlookupds who may adopt: followers in step; when none is, those that were last."""
+        lives = [each.life for each in self.safety.followers if each.in_step]
+        if self._witnesses is None or not lives or lives == self._announced:
+            return
+        self._announced = lives
+        options = self._options
+        self._witnesses.announce_followers(
+            lives, options.adopt_after / SECOND, options.restart_grace / SECOND
+        )
 
     def _say_standing(self) -> str | None:
         """Tell the broker, and the log. Returns why publishes are refused."""

@@ -20,6 +20,7 @@ from nsqd.log.storage import Storage
 from nsqd.options import NsqdOptions
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.keep import CopyNote
+from nsqd.replication.licence import Witnesses
 from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.transport import Transport
 from nsqd.replication.wire import START_SIZE
@@ -133,13 +134,13 @@ class Copies:
 
     # --- while it runs
 
-    async def run(self) -> None:
-        """Serve leaders, and keep followers supplied, until cancelled."""
+    async def run(self, witnesses: Witnesses) -> None:
+        """Serve leaders, and keep followers supplied, until cancelled. `witnesses`: the nsqlookupds."""
         async with trio.open_nursery() as nursery:
             if self.leader is not None:
-                nursery.start_soon(self.leader.run)
+                nursery.start_soon(self.leader.run, witnesses)
             if self.follower is not None:
-                nursery.start_soon(self.follower.run)
+                nursery.start_soon(self.follower.run, witnesses)
             if self.stand_in is not None:
                 nursery.start_soon(self.stand_in.watch_others)
             await trio.sleep_forever()

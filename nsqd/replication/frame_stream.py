@@ -166,17 +166,25 @@ async def while_beating(frames: FrameStream, work: Callable[[], Awaitable[Result
 
 
 async def greet_follower(
-    frames: FrameStream, us: Identity, *, disk: bool, others: Sequence[str] = ()
+    frames: FrameStream, us: Identity, *, disk: bool, others: Sequence[str] = (), registries: int = 0
 ) -> Welcome:
     """The leader's side of the handshake. `others`: addresses of its other followers, of which it is told `MAX_OTHERS`.
 
-    `WireError`, `Turned`.
+    `registries`: how many nsqlookupds are configured. `WireError`, `Turned`.
     """
 
     def hello(challenge: bytes, nonce: bytes) -> Hello:
         shown = proof(us.secret, "leader", challenge, nonce, us.life, us.incarnation, us.start)
         return Hello(
-            us.life, us.incarnation, us.start, nonce, shown, us.name, disk, list(others[:MAX_OTHERS])
+            us.life,
+            us.incarnation,
+            us.start,
+            nonce,
+            shown,
+            us.name,
+            disk,
+            list(others[:MAX_OTHERS]),
+            registries,
         )
 
     return await _introduce(frames, us, hello)

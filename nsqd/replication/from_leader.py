@@ -89,6 +89,7 @@ class Follower:
             except Goodbye as goodbye:
                 assert isinstance(hello, Hello)
                 log.info("COPIES: %s has left", hello.name)
+                self._held.copies[hello.life.hex()].left = True
                 if goodbye.for_good:
                     await self._take_over_at_once(frames, hello)
             except (Turned, trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -238,7 +239,9 @@ class Follower:
             incarnation=hello.incarnation,
             start=hello.start.hex(),
             others=tuple(hello.others),
+            registries=hello.registries,
         )
+        state.left, state.undecided = False, ""
         return state
 
     async def _tell_of_seal(self, frames: FrameStream, state: CopyState, seal: Seal) -> None:

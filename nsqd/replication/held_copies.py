@@ -49,6 +49,8 @@ class Room:
 class CopyState:
     """A copy that is here. `connected`: its leader is. `bytes`: of its files. `beat_at`: when it was last heard.
 
+    `left`: it has said that it would come back. `undecided`: why it was not adopted by itself, when that was tried.
+
     `scope`: of the session, to end it. `idle`: of the same one, set at its end. `suspect`: see `Copy`, until a leader
     has compared it, and sent what was damaged. `finished`: what its leader has finished, and its stand-in was not told
     yet. `served`: a stand-in is on it, or about to be. `ended`: its leader has said that this life has ended.
@@ -67,6 +69,8 @@ class CopyState:
     hangs: bool = False
     clock_skew: float | None = None
     beat_at: float | None = None
+    left: bool = False
+    undecided: str = ""
     seal: Seal | None = None
     finished: FinishedElsewhere = attrs.field(factory=FinishedElsewhere)
     scope: trio.CancelScope | None = None

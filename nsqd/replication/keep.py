@@ -68,7 +68,8 @@ class CopyNote:
     """What stands in `nsqd.copy`: whose copy this is.
 
     `life`: of the leader, hexadecimal. `name`: of its node, for people. `complete`: the copy has no gap. `start`: see
-    `Identity`, hexadecimal. `others`: addresses of the leader's other followers.
+    `Identity`, hexadecimal. `others`: addresses of the leader's other followers. `registries`: how many nsqlookupds it
+    has.
     """
 
     life: str
@@ -77,6 +78,7 @@ class CopyNote:
     complete: bool
     start: str = ""
     others: tuple[str, ...] = ()
+    registries: int = 0
 
     def encode(self) -> bytes:
         return json.dumps(attrs.asdict(self)).encode() + b"\n"
@@ -97,6 +99,7 @@ class CopyNote:
                 bool(found["complete"]),
                 str(found["start"]),
                 tuple(map(str, found.get("others", ()))),
+                int(found.get("registries", 0)),
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None

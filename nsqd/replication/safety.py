@@ -21,13 +21,14 @@ __all__ = ["Safety", "Standing"]
 class Standing:
     """One follower. `acknowledged`: the ticket up to which it has everything; -1 without a session.
 
-    `state`: for people.
+    `state`: for people. `life`: of its data path, hexadecimal, once it has said so.
     """
 
     address: str
     acknowledged: int = -1
     in_step: bool = False
     state: str = "not connected"
+    life: str = ""
     _goal: int | None = None
     _least: int = -1  # a goal from here on: what was written when it was late
     _owed: tuple[int, float] | None = None  # a ticket, and since when it is owed

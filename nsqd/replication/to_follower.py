@@ -91,7 +91,8 @@ class Leader:
     `ours`: of what its stand-in owns, what is ours; see `Unasked`.
     `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
     disk that they are not ours any more. `finished_of`: what was finished here of these. `others`: addresses of the
-    followers but for this one. `former_lives`: those of our data path that have ended: a follower in step need not keep
+    followers but for this one. `registries`: see `Hello`. `heard`: a follower that keeps our copy has answered.
+    `former_lives`: those of our data path that have ended: a follower in step need not keep
     copies of them.
     """
 
@@ -110,6 +111,8 @@ class Leader:
     finished_of: Callable[[Owned], Sequence[Finished]]
     hand_over: Callable[[Owned], None]
     others: Callable[[str], Sequence[str]]
+    registries: Callable[[], int] = lambda: 0
+    heard: Callable[[], None] = lambda: None
     former_lives: Sequence[bytes] = ()
 
 
@@ -207,7 +210,14 @@ class FollowerLink:
             frames = FrameStream(stream)
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 others = self._leader.others(self.standing.address)
-                await greet_follower(frames, self._leader.identity, disk=self._leader.disk, others=others)
+                welcome = await greet_follower(
+                    frames,
+                    self._leader.identity,
+                    disk=self._leader.disk,
+                    others=others,
+                    registries=self._leader.registries(),
+                )
+            self.standing.life = welcome.life.hex()
             self._compared_after = None
             sender = self._sender = self._leader.new_sender(self.standing.address)
             try:
@@ -342,6 +352,7 @@ class FollowerLink:
                     case Ack(ticket) if ticket <= sender.ticket:
                         self.standing.acknowledge(ticket)
                     case Echo(number):
+                        self._leader.heard()
                         if self._compared_after is not None and number > self._compared_after:
                             self._compared_after = None
                             self._leader.compared(self.standing.address)

@@ -177,7 +177,8 @@ class Challenge:
 class Hello:
     """From the leader. `start`: random, made when it started. `proof`: see `proof`. `name`: of its node, for people.
 
-    `disk`: acknowledge what is synced. `others`: addresses of its other followers.
+    `disk`: acknowledge what is synced. `others`: addresses of its other followers. `registries`: how many nsqlookupds
+    it has, more than half of which must agree when a follower adopts by itself.
     """
 
     TYPE: ClassVar = 2
@@ -189,6 +190,7 @@ class Hello:
     name: str = attrs.field(validator=_text)
     disk: bool = attrs.field(validator=_flag)
     others: list[str] = attrs.field(factory=list, validator=_addresses)
+    registries: int = attrs.field(default=0, validator=_number)
 
 
 @attrs.frozen

@@ -34,7 +34,8 @@ class HeldStats:
     `silent_seconds`: since its leader was heard; None if that was not since the start. `adopted`: it is
     this nsqd's to serve; `stand_in_port`: the TCP port of the process that does so now. `clock_skew_seconds`: by which
     the clock here is ahead of its leader's; None if that was not heard since the start. `hanging_seconds`: for so long
-    the leader's disk had not ended a sync, when it was last heard.
+    the leader's disk had not ended a sync, when it was last heard. `undecided`: why it was not adopted by itself, when
+    that was tried.
     """
 
     life: str
@@ -47,6 +48,7 @@ class HeldStats:
     stand_in_port: int | None
     clock_skew_seconds: float | None
     hanging_seconds: float
+    undecided: str = ""
 
 
 @attrs.frozen(kw_only=True)

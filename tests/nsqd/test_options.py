@@ -115,6 +115,10 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("replica-timeout", None, DURATION, 5 * SECOND),
     ("catch-up-rate", None, INT, 50_000_000),
     ("replica-max-bytes", None, INT, 0),
+    ("adopt", None, STRING, "manual"),
+    ("adopt-after", None, DURATION, MINUTE),
+    ("restart-grace", None, DURATION, 5 * MINUTE),
+    ("fence", None, STRING, "off"),
     ("stand-in", HIDDEN, BOOL, False),
     ("stand-in-ports", None, STRING, "4180-4189"),
 ]

@@ -7,7 +7,21 @@ from pathlib import Path
 import trio
 import trio.testing
 
+from nsqd.replication.licence import Answer
 from tests.nsqd.copies.setting import FOLLOWER, Setting
+
+
+class NoWitnesses:
+    """As without nsqlookupds."""
+
+    def announce_followers(self, *_: object) -> None:
+        pass
+
+    async def grants(self, _life: str) -> list[Answer]:
+        return []
+
+    async def give_back(self, _life: str) -> None:
+        pass
 
 
 def test_without_options_nothing_is_changed(tmp_path: Path) -> None:
@@ -23,7 +37,7 @@ async def test_a_stop_ends_the_listener_and_not_the_rest(tmp_path: Path) -> None
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     setting.copies.listen_on(listeners)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(setting.copies.run)
+        nursery.start_soon(setting.copies.run, NoWitnesses())
         stream = await trio.open_tcp_stream(*listeners[0].socket.getsockname())
         assert await stream.receive_some(8) == b"nsqr\0\0\0\1"
         await setting.copies.stop(hand_over=False)

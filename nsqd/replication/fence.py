@@ -1,0 +1,55 @@
+"""Whether a leader that may have been cut off still serves (`--fence=on`).
+
+It does while, within the last half of `--adopt-after`, it has heard from a follower that has not adopted its copy, or
+from more than half of its nsqlookupds, none of which knows of an adoption. A follower adopts by itself only when more
+than half of these nsqlookupds have not heard of the leader for the whole of `--adopt-after`. So a leader has stopped
+before its stand-in begins.
+
+Without I/O; times are seconds of a clock that never goes back.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["Fence"]
+
+
+@attrs.define(eq=False)
+class Fence:
+    """`patience`: half of `--adopt-after`, in seconds. `registries`: how many nsqlookupds are configured.
+
+    `until`: when it closes, if nobody is heard. It is closed at the start.
+    """
+
+    patience: float
+    registries: int
+    until: float = -1.0
+    _heard: dict[str, float] = attrs.field(factory=dict)
+    """When each nsqlookupd was heard last, by address."""
+    _followers_heard: float | None = None
+
+    def heard_follower(self, now: float) -> None:
+        """A follower keeps its copy, and has answered just now."""
+        self._followers_heard = now
+        self._look()
+
+    def heard_registry(self, address: str, now: float) -> None:
+        """This nsqlookupd has answered just now, and knows of no adoption."""
+        self._heard[address] = now
+        self._look()
+
+    def forget_registry(self, address: str) -> None:
+        """It knows of an adoption, or is not configured any more."""
+        self._heard.pop(address, None)
+        self._look()
+
+    def is_closed(self, now: float) -> bool:
+        return now > self.until
+
+    def _look(self) -> None:
+        heard = [] if self._followers_heard is None else [self._followers_heard]
+        enough = self.registries // 2  # the index of the one that makes it more than half
+        if self.registries and len(self._heard) > enough:
+            heard.append(sorted(self._heard.values(), reverse=True)[enough])
+        self.until = max(heard) + self.patience if heard else -1.0

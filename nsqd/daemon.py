@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import gc
+import ipaddress
 import os
 import resource
 import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 import trio
@@ -38,6 +39,7 @@ from nsqd.protocol_v2.client_stats import ClientStats, client_stats
 from nsqd.protocol_v2.connections import Connections
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.identify import IdentifyLimits
+from nsqd.replication.keep import CopyNote
 from nsqd.replication.stand_in import ENDS_WITH_STDIN, StandIns
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats
@@ -209,10 +211,25 @@ class Daemon:
         self.registries = Registries(
             self.broker,
             self.rounds,
-            _peer_options(options, self.hostname),
+            _peer_options(options, self.hostname, self._announced_life()),
             KnownChannels.over_http(_http_options(options)),
         )
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
+
+    def _announced_life(self) -> dict[str, str | int]:
+        """For the registries, by which followers adopt copies; nothing for an nsqd that has to do with none."""
+        options, life = self.options, self.broker.store.life
+        if life is None or not (options.replicate_to or options.replication_address or options.stand_in):
+            return {}
+        copy = CopyNote.read(self._storage) if options.stand_in else None
+        return {
+            "life": life.life_id.hex(),
+            "incarnation": life.incarnation,
+            "replication_address": _reachable(
+                options.replication_address, self.replication_port, options.broadcast_address
+            ),
+            "stands_in_for": copy.life if copy is not None else "",
+        }
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` if a sync or a listener failed; `StartError`."""
@@ -312,6 +329,7 @@ class Daemon:
                 plain_server.stop()
                 tls_server.stop()
             await self.copies.stop(hand_over=self.drain.hand_over)
+            await self.registries.leaving(for_good=self._has_drained())
             nursery.cancel_scope.cancel()
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:
@@ -379,13 +397,20 @@ class Daemon:
             self._failure = error
             self._scope.cancel()
 
+    def _has_drained(self) -> bool:
+        """Whether nothing remains here that consumers could want. What cannot be read is not nothing."""
+        return (
+            self.drain.active
+            and not self.broker.failing_topics
+            and next(remaining(self.broker), None) is None
+        )
+
     def _stop(self) -> None:
         if self._failure is None and not self.starts_anew:
             self.rounds.begin()
-            empty = next(remaining(self.broker), None) is None
+            drained = self._has_drained()
             self.broker.close()
-            # What cannot be read is not empty.
-            if empty and self.drain.active and not self.broker.failing_topics:
+            if drained and not self.broker.failing_topics:
                 self.copies.retire()
         self.copies.close()
         self._storage.close()
@@ -485,7 +510,9 @@ def _limits(options: NsqdOptions) -> IdentifyLimits:
     )
 
 
-def _peer_options(options: NsqdOptions, hostname: str) -> PeerOptions:
+def _peer_options(
+    options: NsqdOptions, hostname: str, announced_life: Mapping[str, str | int]
+) -> PeerOptions:
     fields: dict[str, str | int] = {
         "broadcast_address": options.broadcast_address,
         "hostname": hostname,
@@ -494,8 +521,22 @@ def _peer_options(options: NsqdOptions, hostname: str) -> PeerOptions:
         "topology_region": options.topology_region,
         "topology_zone": options.topology_zone,
         "version": VERSION,
+        **announced_life,
     }
     return PeerOptions(encode_identify(fields), max_reply_size=options.max_body_size)
+
+
+def _reachable(listen_address: str, port: int, broadcast_address: str) -> str:
+    """Where others reach a listener, `host:port`; empty without one."""
+    if not listen_address:
+        return ""
+    host = listen_address.rpartition(":")[0].strip("[]")
+    try:
+        anywhere = not host or ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        anywhere = False
+    host = broadcast_address if anywhere else host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _http_options(options: NsqdOptions) -> HttpOptions:

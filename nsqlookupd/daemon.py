@@ -35,6 +35,7 @@ from nsqlookupd.http import Watches, make_server
 from nsqlookupd.options import LookupdOptions
 from nsqlookupd.protocol_v1 import Context
 from nsqlookupd.registry import Registry
+from nsqlookupd.witness import TICK_S, Witness
 
 __all__ = ["Daemon", "StartError"]
 
@@ -60,6 +61,7 @@ class Daemon:
             inactive_after=options.inactive_producer_timeout / SECOND,
             tombstone_lifetime=options.tombstone_lifetime / SECOND,
         )
+        self.witness = Witness()
         self._stopping = trio.Event()
 
     def stop(self) -> None:
@@ -92,10 +94,17 @@ class Daemon:
     async def _serve(
         self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
     ) -> None:
-        context = Context(registry=self.registry, identity=self._identity())
+        context = Context(
+            registry=self.registry,
+            identity=self._identity(),
+            witness_identity=self._identity(witness=self.witness.id),
+            witness=self.witness,
+        )
         limits = Limits()
         watches = Watches(self.registry, limits.connections // 2)
-        server = make_server(self.registry, limits=limits, traffic=context.traffic, watches=watches)
+        server = make_server(
+            self.registry, limits=limits, traffic=context.traffic, watches=watches, witness=self.witness
+        )
         connections = Connections(context, _max_connections())
         async with trio.open_nursery() as clients:
 
@@ -107,6 +116,7 @@ class Daemon:
                 await serving.start(server.run, http)
                 for listener in tcp:
                     clients.start_soon(accept_forever, listener, take)
+                clients.start_soon(self._tick)
                 on_ready()
                 serving.start_soon(keep_informed, self._stopping, f"TCP {self.options.tcp_address}")
                 await self._stopping.wait()
@@ -119,7 +129,13 @@ class Daemon:
             log.info("%s: stopping", signal.Signals(number).name)
             self.stop()
 
-    def _identity(self) -> bytes:
+    async def _tick(self) -> None:
+        """Let the witness see that this process runs: see its theory of operation."""
+        while True:
+            self.witness.advance(trio.current_time())
+            await trio.sleep(TICK_S)
+
+    def _identity(self, **more: str) -> bytes:
         """The reply to IDENTIFY, keys sorted."""
         return msgspec.json.encode(
             {
@@ -128,6 +144,7 @@ class Daemon:
                 "http_port": self.http_port,
                 "tcp_port": self.tcp_port,
                 "version": VERSION,
+                **more,
             }
         )
 

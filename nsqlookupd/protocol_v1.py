@@ -2,43 +2,55 @@
 
 Rules:
 
-- The client begins with four bytes, `  V1`. Then it sends commands, one line each; IDENTIFY has a body after its line,
-  an int32 size and that many bytes.
+- The client begins with four bytes, `  V1`. Then it sends commands, one line each; IDENTIFY and the commands of the
+  witness have a body after their line, an int32 size and that many bytes of JSON.
 - Each command gets one response, in order: an int32 size and a text, for errors as for successes, without a frame type.
   The server sends nothing before the first command.
 - Every error is fatal: it is the last response, and further input is ignored.
 
+The commands of the witness (FOLLOWERS, LEAVING, GRANT, RELEASE) are not in the original. They are for nsqds that have
+announced a life in their IDENTIFY; only these get a `witness` in the response, by which they know that they may send
+them.
+
 Theory of operation: a `Session` is fed received bytes, split anywhere, and returns the bytes to send. Its state is a
-`SessionPhase`, the part of the input that it expects next; `_ERRORS_AT_EOF` has the error if the input ends there.
+`SessionPhase`, the part of the input that it expects next; `_AT_EOF` has the error if the input ends there.
 
 Limits that the protocol itself does not have: `MAX_LINE` for a line, `MAX_IDENTIFY` for the body of an IDENTIFY,
-`MAX_FIELD` for each text in it, and `Context.max_buffered` for all incomplete bodies together.
+`MAX_FIELD` for each text in it, `MAX_BODY` for other bodies, and `Context.max_buffered` for all incomplete bodies
+together.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 
+from nsqkit.decoding import DecodeError
 from nsqkit.logging import get_logger
 from nsqkit.service.lenient_json import decode_object
+from nsqkit.service.typed_json import decode_json_as, encode_json
 from nsqkit.wire import ProtocolError, is_valid_name
 from nsqkit.wire.commands import MAX_LINE
 from nsqlookupd.registry import Full, Producer, ProducerInfo, Registry
 from nsqlookupd.traffic import Traffic
+from nsqlookupd.witness import MAX_FOLLOWERS, Member, Terms, Witness
 
-__all__ = ["MAGIC_V1", "MAX_FIELD", "MAX_IDENTIFY", "Context", "Session", "SessionPhase"]
+__all__ = ["MAGIC_V1", "MAX_BODY", "MAX_FIELD", "MAX_IDENTIFY", "Context", "Session", "SessionPhase"]
 
 _log = get_logger(__name__)
 
 MAGIC_V1: Final = b"  V1"
 MAX_IDENTIFY: Final = 1 << 20  # bytes
+MAX_BODY: Final = 64 << 10  # bytes, of the other commands with a body
 MAX_FIELD: Final = 1024  # characters
 
+_HIGHEST_MS: Final = 7 * 24 * 3600 * 1000  # of a time in FOLLOWERS
+_LIFE: Final = re.compile("[0-9a-f]{32}")
 _OK: Final = b"OK"
 _SIZE = struct.Struct(">i")
 _UNCOUNTED_BYTES: Final = MAX_LINE  # shorter bodies are not counted: a line may be as long
@@ -50,6 +62,10 @@ _FIELDS: Final[Mapping[str, type]] = {
     "broadcast_address": str,
     "hostname": str,
     "http_port": int,
+    "incarnation": int,
+    "life": str,
+    "replication_address": str,
+    "stands_in_for": str,
     "tcp_port": int,
     "topology_region": str,
     "topology_zone": str,
@@ -58,22 +74,41 @@ _FIELDS: Final[Mapping[str, type]] = {
 _REQUIRED: Final = ("broadcast_address", "tcp_port", "http_port", "version")
 
 
+@attrs.frozen
+class _FollowersBody:
+    followers: list[str]
+    adopt_after_ms: int
+    restart_grace_ms: int
+
+
+@attrs.frozen
+class _LeavingBody:
+    for_good: bool
+
+
+@attrs.frozen
+class _GrantBody:
+    """Of RELEASE, too."""
+
+    life: str
+
+
+_BodyT = TypeVar("_BodyT")
+
+
 class SessionPhase(enum.Enum):
     """The part of the input that a session expects next."""
 
     MAGIC = enum.auto()
     LINE = enum.auto()
     SIZE = enum.auto()
-    """The size of the body of an IDENTIFY."""
+    """The size of a body."""
     BODY = enum.auto()
     CLOSING = enum.auto()
     """None: input is ignored, the last responses are sent, then the connection is closed."""
 
 
-_ERRORS_AT_EOF: Final = {
-    SessionPhase.SIZE: ProtocolError("E_BAD_BODY", "IDENTIFY failed to read body size"),
-    SessionPhase.BODY: ProtocolError("E_BAD_BODY", "IDENTIFY failed to read body"),
-}
+_AT_EOF: Final = {SessionPhase.SIZE: "failed to read body size", SessionPhase.BODY: "failed to read body"}
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -83,6 +118,9 @@ class Context:
     registry: Registry
     identity: bytes = b"{}"
     """The response to IDENTIFY: this nsqlookupd's name, addresses and version, as JSON."""
+    witness_identity: bytes = b"{}"
+    """The same with the id of the witness, for nsqds that have announced a life."""
+    witness: Witness = attrs.field(factory=Witness)
     max_buffered: int = 64 << 20
     """Bytes that all connections together may hold in incomplete bodies and unsent responses."""
     buffered: int = 0
@@ -102,7 +140,9 @@ class Session:
         self.producer: Producer | None = None
         self._context = context
         self._close = close
+        self._member: Member | None = None
         self._buffer = bytearray()
+        self._command = ""
         self._body_size = 0
         self._reserved = 0
 
@@ -133,8 +173,8 @@ class Session:
 
     def eof(self) -> bytes:
         """Process the end of the input; returns the last response as bytes."""
-        error = _ERRORS_AT_EOF.get(self.phase)
-        answer = self._refuse(error) if error is not None else b""
+        reason = _AT_EOF.get(self.phase)
+        answer = self._refuse(self._bad_body(reason)) if reason is not None else b""
         self.phase = SessionPhase.CLOSING
         return _SIZE.pack(len(answer)) + answer if answer else b""
 
@@ -146,6 +186,9 @@ class Session:
         if self.producer is not None:
             self._context.registry.disconnect(self.producer)
             self.producer = None
+        if self._member is not None:
+            self._context.witness.disconnected(self._member)
+            self._member = None
 
     def _evicted(self) -> None:
         """The registry is full, and this producer has most."""
@@ -187,6 +230,8 @@ class Session:
             self._context.traffic.commands["unknown"] += 1
             raise ProtocolError("E_INVALID", f"invalid command {name}")
         self._context.traffic.commands[name] += 1
+        self._command = name
+        self._was_heard(now)
         answer = command(self, params, now)
         if answer is not None:
             answers.append(answer)
@@ -198,9 +243,10 @@ class Session:
             return None
         size = _SIZE.unpack_from(self._buffer, position)[0]
         if size < 0:
-            raise ProtocolError("E_BAD_BODY", f"IDENTIFY invalid body size {size}")
-        if size > MAX_IDENTIFY:
-            raise ProtocolError("E_BAD_BODY", f"IDENTIFY body too big {size} > {MAX_IDENTIFY}")
+            raise self._bad_body(f"invalid body size {size}")
+        limit = MAX_IDENTIFY if self._command == "IDENTIFY" else MAX_BODY
+        if size > limit:
+            raise self._bad_body(f"body too big {size} > {limit}")
         self._reserve_body(size)
         self._body_size = size
         self.phase = SessionPhase.BODY
@@ -210,20 +256,16 @@ class Session:
         end = position + self._body_size
         if len(self._buffer) < end:
             return None
-        info = _producer_info(bytes(self._buffer[position:end]), self.remote)
+        body = bytes(self._buffer[position:end])
+        self._was_heard(now)
+        answers.append(_BODIES[self._command](self, body, now))
         self._release_body()
-        self.producer = self._context.registry.identify(info, now, self._evicted)
-        _log.info(
-            "CLIENT(%s): IDENTIFY Address:%s TCP:%d HTTP:%d Version:%s",
-            self.remote,
-            info.broadcast_address,
-            info.tcp_port,
-            info.http_port,
-            info.version,
-        )
-        answers.append(self._context.identity)
         self.phase = SessionPhase.LINE
         return end
+
+    def _was_heard(self, now: float) -> None:
+        if self._member is not None:
+            self._context.witness.heard(self._member, now)
 
     # --- the commands
 
@@ -232,6 +274,22 @@ class Session:
             raise ProtocolError("E_INVALID", "cannot IDENTIFY again")
         self.phase = SessionPhase.SIZE
         return None
+
+    def _identify_as(self, body: bytes, now: float) -> bytes:
+        info, context = _producer_info(body, self.remote), self._context
+        self.producer = context.registry.identify(info, now, self._evicted)
+        self._member = context.witness.connected(info, now)
+        _log.info(
+            "CLIENT(%s): IDENTIFY Address:%s TCP:%d HTTP:%d Version:%s",
+            self.remote,
+            info.broadcast_address,
+            info.tcp_port,
+            info.http_port,
+            info.version,
+        )
+        if info.life and (stand_in := context.witness.stand_in_of(info.life)):
+            _log.warning("WITNESS: %s, life %s, is back; %s stands in for it", info.node, info.life, stand_in)
+        return context.witness_identity if info.life else context.identity
 
     def _ping(self, params: list[str], now: float) -> bytes | None:
         if self.producer is not None:
@@ -260,7 +318,75 @@ class Session:
             raise ProtocolError("E_INVALID", "client must IDENTIFY")
         return self.producer
 
+    def _of_the_witness(self, params: list[str], now: float) -> bytes | None:
+        self._identified()
+        if self._member is None or self._member.life is None:
+            raise ProtocolError("E_INVALID", f"{self._command} client has announced no life")
+        self.phase = SessionPhase.SIZE
+        return None
+
+    def _followers(self, body: bytes, now: float) -> bytes:
+        given = self._decode(body, _FollowersBody)
+        if len(given.followers) > MAX_FOLLOWERS:
+            raise self._bad_body(f"too many followers {len(given.followers)} > {MAX_FOLLOWERS}")
+        self._check_lives(*given.followers)
+        for name, value in (("adopt_after", given.adopt_after_ms), ("restart_grace", given.restart_grace_ms)):
+            if not 0 < value <= _HIGHEST_MS:
+                raise self._bad_body(f"invalid {name}_ms {value}")
+        terms = Terms(
+            followers=tuple(dict.fromkeys(given.followers)),
+            adopt_after=given.adopt_after_ms / 1000,
+            restart_grace=given.restart_grace_ms / 1000,
+        )
+        self._context.witness.announce(self._announced(), terms, now)
+        return _OK
+
+    def _leaving(self, body: bytes, now: float) -> bytes:
+        given = self._decode(body, _LeavingBody)
+        self._context.witness.leave(self._announced(), now, for_good=given.for_good)
+        return _OK
+
+    def _grant(self, body: bytes, now: float) -> bytes:
+        life, follower = self._life_of(body), self._announced()
+        answer = self._context.witness.grant(follower, life, now)
+        if answer.changed:
+            _log.info(
+                "WITNESS: life %s is %s to %s, life %s: %s",
+                life,
+                "granted" if answer.granted else "not granted",
+                follower.info.node,
+                follower.info.life,
+                answer.reason,
+            )
+        return encode_json({"granted": answer.granted, "reason": answer.reason})
+
+    def _release(self, body: bytes, now: float) -> bytes:
+        self._context.witness.give_back(self._announced(), self._life_of(body), now)
+        return _OK
+
     # --- helpers
+
+    def _announced(self) -> Member:
+        assert self._member is not None, "checked when the line came"
+        return self._member
+
+    def _life_of(self, body: bytes) -> str:
+        life = self._decode(body, _GrantBody).life
+        self._check_lives(life)
+        return life
+
+    def _decode(self, body: bytes, kind: type[_BodyT]) -> _BodyT:
+        try:
+            return decode_json_as(body, kind)
+        except DecodeError:
+            raise self._bad_body("failed to decode JSON body") from None
+
+    def _check_lives(self, *lives: str) -> None:
+        if not all(map(_LIFE.fullmatch, lives)):
+            raise self._bad_body("life is not valid")
+
+    def _bad_body(self, reason: str) -> ProtocolError:
+        return ProtocolError("E_BAD_BODY", f"{self._command} {reason}")
 
     def _refuse(self, error: ProtocolError) -> bytes:
         self.phase = SessionPhase.CLOSING
@@ -273,7 +399,7 @@ class Session:
         if size <= _UNCOUNTED_BYTES:
             return
         if context.buffered + size > context.max_buffered:
-            raise ProtocolError("E_BAD_BODY", "IDENTIFY no room for body")
+            raise self._bad_body("no room for body")
         context.buffered += size
         self._reserved = size
 
@@ -286,10 +412,22 @@ _Command = Callable[[Session, list[str], float], bytes | None]
 """Takes the parameters; returns the response, or None if it follows later."""
 
 _COMMANDS: Final[Mapping[str, _Command]] = {
+    "FOLLOWERS": Session._of_the_witness,
+    "GRANT": Session._of_the_witness,
     "IDENTIFY": Session._identify,
+    "LEAVING": Session._of_the_witness,
     "PING": Session._ping,
     "REGISTER": Session._register,
+    "RELEASE": Session._of_the_witness,
     "UNREGISTER": Session._unregister,
+}
+
+_BODIES: Final[Mapping[str, Callable[[Session, bytes, float], bytes]]] = {
+    "FOLLOWERS": Session._followers,
+    "GRANT": Session._grant,
+    "IDENTIFY": Session._identify_as,
+    "LEAVING": Session._leaving,
+    "RELEASE": Session._release,
 }
 
 
@@ -315,4 +453,7 @@ def _producer_info(body: bytes, remote: str) -> ProducerInfo:
     for name, value in given.items():
         if isinstance(value, str) and len(value) > MAX_FIELD:
             raise ProtocolError("E_BAD_BODY", f"IDENTIFY {name} too long")
+    for name in ("life", "stands_in_for"):
+        if given.get(name) and not _LIFE.fullmatch(given[name]):
+            raise ProtocolError("E_BAD_BODY", f"IDENTIFY {name} is not valid")
     return ProducerInfo(remote_address=remote, **given)

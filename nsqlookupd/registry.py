@@ -76,6 +76,13 @@ class ProducerInfo:
     version: str
     topology_zone: str = ""
     topology_region: str = ""
+    life: str = ""
+    """Of its data path, 32 hexadecimal digits; empty for an nsqd that has to do with no copies. See `witness.py`."""
+    incarnation: int = 0
+    replication_address: str = ""
+    """`host:port` where it takes copies of others; empty if it takes none."""
+    stands_in_for: str = ""
+    """The life whose copy it serves; empty if it is no stand-in."""
 
     @property
     def node(self) -> str:

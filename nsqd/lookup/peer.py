@@ -7,6 +7,8 @@ Rules:
 - After every connect everything is registered; then changes, at once and in batches; and a PING is sent every 15 s,
   without which the registry takes this nsqd for dead.
 - The callers of `topic_created` and the like never wait: they note the change and wake the task.
+- Who may adopt the copy of this nsqd (`Followers`) is sent to witnesses only (docs/replication.md): after every
+  connect, and when it changes. So is what `ask` asks.
 - The first failure is logged as an error; the attempts that follow are logged at level debug only.
 
 Theory of operation. One state is visible to others: `identified`, from the reply to IDENTIFY to the end of the
@@ -18,7 +20,8 @@ connection: the registry may still answer HTTP while this connection is cut.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -32,17 +35,20 @@ from nsqd.lookup.protocol import (
     PING,
     HttpAddress,
     RegistryError,
+    RegistryIdentity,
     Replies,
     check_reply,
+    encode_followers,
     parse_identity,
 )
 from nsqkit.logging import get_logger
 
-__all__ = ["Connect", "Peer", "PeerOptions"]
+__all__ = ["REPLY_TIMEOUT", "Connect", "Followers", "Peer", "PeerOptions"]
 
 log = get_logger("nsqd")
 
-PING_INTERVAL: Final = 15.0  # seconds
+PING_INTERVAL: Final = 15.0  # seconds, at most
+PINGS_TO_ADOPTION: Final = 4  # so many are missed before a follower may adopt the copy of this nsqd
 REPLY_TIMEOUT: Final = 1.0  # seconds
 BATCH = 500  # commands without a reply: at most some 70 kB, which the buffers of the sockets hold
 CHUNK = 65536  # bytes of one read
@@ -59,6 +65,28 @@ class PeerOptions:
     make_connect: Callable[[], Connect] = Connector
 
 
+@attrs.frozen
+class Followers:
+    """The lives that may adopt the copy of this nsqd, and after how many seconds of silence."""
+
+    lives: Sequence[str]
+    adopt_after: float
+    restart_grace: float
+
+    @property
+    def command(self) -> bytes:
+        return encode_followers(self.lives, self.adopt_after, self.restart_grace)
+
+
+@attrs.define(eq=False)
+class _Request:
+    """A command whose reply somebody waits for; `reply` is None when the connection has ended before it."""
+
+    command: bytes
+    reply: bytes | None = None
+    ended: trio.Event = attrs.field(factory=trio.Event)
+
+
 class Peer:
     """One registry. `topics`: the broker's, by name; read when they are announced, never written."""
 
@@ -67,6 +95,14 @@ class Peer:
         self.identified = False
         self.reached = trio.Event()  # set by the first reply to IDENTIFY
         self.http: HttpAddress | None = None
+        self.witness = ""
+        """See `RegistryIdentity`; empty while there is no connection, too."""
+        self.heard_at = -math.inf
+        """When the last command was sent that was answered: then at the earliest the registry has heard of us."""
+        self._followers: Followers | None = None
+        self._followers_due = False
+        self._requests: dict[_Request, None] = {}
+        """The oldest first; each until it has ended."""
         self._options = options
         self._connect = options.make_connect()
         self._announcements = Announcements(topics)
@@ -97,6 +133,27 @@ class Peer:
         if self.identified:
             self._announcements.channel_deleted(topic, channel)
             self._wake()
+
+    def announce_followers(self, followers: Followers) -> None:
+        """Tell the registry, if it is a witness, now and after each connect."""
+        self._followers, self._followers_due = followers, True
+        self._wake()
+
+    async def ask(self, command: bytes) -> bytes | None:
+        """The reply to a command for witnesses; None if there is no connection to one, or it ends before the reply.
+
+        One that was sent may have an effect also when this call is cancelled.
+        """
+        if not self.witness:
+            return None
+        request = _Request(command)
+        self._requests[request] = None
+        self._wake()
+        try:
+            await request.ended.wait()
+        finally:
+            self._requests.pop(request, None)
+        return request.reply
 
     def close(self) -> None:
         """End the connection, and `run`."""
@@ -130,8 +187,10 @@ class Peer:
         stream = await self._connect(self.address)
         async with stream:
             registry = _RegistryStream(stream, Replies(self._options.max_reply_size))
+            since = trio.current_time()
             (reply,) = await registry.exchange([MAGIC + self._options.identify])
             self._begin(parse_identity(reply))
+            self.heard_at = since
             since = trio.current_time()
             try:
                 await self._announce(registry)
@@ -141,36 +200,59 @@ class Peer:
                 if trio.current_time() - since >= LONGEST:
                     self._backoff.reset()
 
-    def _begin(self, http: HttpAddress | None) -> None:
+    def _begin(self, identity: RegistryIdentity) -> None:
         log.info("LOOKUPD(%s): connected", self.address)
-        if http is None:
+        if identity.http is None:
             log.error(
                 "LOOKUPD(%s): no address for HTTP in the reply to IDENTIFY; not queried for channels of new topics",
                 self.address,
             )
-        self.identified, self.http = True, http
+        self.identified, self.http, self.witness = True, identity.http, identity.witness
+        self._followers_due = True
         self.reached.set()
         self._failing = self._unexpected_logged = False
         self._announcements.restart()
 
     def _end(self) -> None:
-        self.identified = False
+        self.identified, self.witness = False, ""
         self._announcements.clear()
+        for request in self._requests:
+            request.ended.set()
+        self._requests.clear()
 
     async def _announce(self, registry: _RegistryStream) -> None:
-        next_ping = trio.current_time() + PING_INTERVAL
+        last_ping = trio.current_time()
         while True:
-            commands = self._announcements.take(BATCH)
-            if trio.current_time() >= next_ping:
+            now, next_ping = trio.current_time(), last_ping + self._ping_interval
+            requests = list(self._requests)
+            commands = [request.command for request in requests]
+            commands += self._take_followers() + self._announcements.take(BATCH)
+            if now >= next_ping:
                 commands.append(PING)
-                next_ping = trio.current_time() + PING_INTERVAL
+                last_ping = now
             if commands:
-                for reply in await registry.exchange(commands):
+                replies = await registry.exchange(commands)
+                for reply in replies:
                     check_reply(reply)
+                self.heard_at = now
+                for request, reply in zip(requests, replies, strict=False):
+                    self._requests.pop(request, None)
+                    request.reply = reply
+                    request.ended.set()
                 continue
             # There is no checkpoint between `take` and here, so every change after `take` cancels this scope.
             with trio.CancelScope(deadline=next_ping) as self._listening:
                 await registry.listen()
+
+    @property
+    def _ping_interval(self) -> float:
+        if not self.witness or self._followers is None:
+            return PING_INTERVAL
+        return min(PING_INTERVAL, self._followers.adopt_after / PINGS_TO_ADOPTION)
+
+    def _take_followers(self) -> list[bytes]:
+        due, self._followers_due = self._followers_due, False
+        return [self._followers.command] if due and self.witness and self._followers is not None else []
 
     def _log_failure(self, reason: str) -> None:
         if self._failing:

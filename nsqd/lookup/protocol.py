@@ -6,12 +6,15 @@ Rules:
 - Every command gets exactly one reply, in order: an int32 size and that many bytes. There is no frame type; an error is
   recognized by its text.
 - Input is not trusted: a reply above the size limit, and bytes that are not the reply to a command, end the connection.
+- FOLLOWERS, LEAVING, GRANT and RELEASE are for witnesses only (`RegistryIdentity.witness`): the original would close
+  the connection.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -22,21 +25,31 @@ from nsqkit.service.typed_json import decode_json_as
 
 __all__ = [
     "MAGIC",
+    "MAX_FOLLOWERS",
     "PING",
+    "Grant",
     "HttpAddress",
     "RegistryError",
+    "RegistryIdentity",
     "Replies",
     "check_reply",
+    "encode_followers",
+    "encode_grant",
     "encode_identify",
+    "encode_leaving",
     "encode_register",
+    "encode_release",
     "encode_unregister",
+    "parse_grant",
     "parse_identity",
 ]
 
 MAGIC: Final = b"  V1"
 PING: Final = b"PING\n"
 HIGHEST_PORT = 65535
+MAX_FOLLOWERS: Final = 16
 
+_WITNESS: Final = re.compile("[0-9a-f]{32}")
 _SIZE = struct.Struct(">i")
 _SHOWN = 200  # bytes of a reply that are logged at most
 
@@ -53,10 +66,58 @@ class HttpAddress:
     port: int
 
 
+@attrs.frozen
+class RegistryIdentity:
+    """What a registry says of itself. `http`: None if that is no usable address.
+
+    `witness`: the id of one that can be asked for grants, another one at each of its starts; empty for others.
+    """
+
+    http: HttpAddress | None
+    witness: str = ""
+
+
+@attrs.frozen
+class Grant:
+    """The reply to GRANT. `reason`: for the operator."""
+
+    granted: bool
+    reason: str = ""
+
+
 def encode_identify(fields: Mapping[str, str | int]) -> bytes:
     """IDENTIFY; the keys are sorted, as the original sorts them."""
+    return _with_body("IDENTIFY", fields)
+
+
+def encode_followers(lives: Sequence[str], adopt_after: float, restart_grace: float) -> bytes:
+    """FOLLOWERS: these may adopt the life of this nsqd, after so many seconds of silence."""
+    fields = {
+        "followers": list(lives),
+        "adopt_after_ms": round(adopt_after * 1000),
+        "restart_grace_ms": round(restart_grace * 1000),
+    }
+    return _with_body("FOLLOWERS", fields)
+
+
+def encode_leaving(*, for_good: bool) -> bytes:
+    """LEAVING: this nsqd stops, to be started again or for good."""
+    return _with_body("LEAVING", {"for_good": for_good})
+
+
+def encode_grant(life: str) -> bytes:
+    """GRANT: may this nsqd adopt its copy of a life?"""
+    return _with_body("GRANT", {"life": life})
+
+
+def encode_release(life: str) -> bytes:
+    """RELEASE: it does not adopt it, at least not now."""
+    return _with_body("RELEASE", {"life": life})
+
+
+def _with_body(command: str, fields: Mapping[str, object]) -> bytes:
     body = msgspec.json.encode(dict(fields), order="sorted")
-    return b"IDENTIFY\n" + _SIZE.pack(len(body)) + body
+    return command.encode() + b"\n" + _SIZE.pack(len(body)) + body
 
 
 def encode_register(topic: str, channel: str | None = None) -> bytes:
@@ -78,10 +139,11 @@ def _name_command(command: str, topic: str, channel: str | None) -> bytes:
 class _Identity:
     broadcast_address: str = ""
     http_port: int = 0
+    witness: str = ""
 
 
-def parse_identity(reply: bytes) -> HttpAddress | None:
-    """The HTTP address in a reply to IDENTIFY; None if there is no usable one.
+def parse_identity(reply: bytes) -> RegistryIdentity:
+    """What a reply to IDENTIFY says.
 
     `RegistryError` for an error reply, and for a reply that is not a JSON object with these fields.
     """
@@ -90,9 +152,18 @@ def parse_identity(reply: bytes) -> HttpAddress | None:
         identity = decode_json_as(reply, _Identity)
     except DecodeError as error:
         raise RegistryError(f"failed to parse the reply to IDENTIFY - {_shown(reply)}") from error
-    if not identity.broadcast_address or not 0 < identity.http_port <= HIGHEST_PORT:
-        return None
-    return HttpAddress(identity.broadcast_address, identity.http_port)
+    http = None
+    if identity.broadcast_address and 0 < identity.http_port <= HIGHEST_PORT:
+        http = HttpAddress(identity.broadcast_address, identity.http_port)
+    return RegistryIdentity(http, identity.witness if _WITNESS.fullmatch(identity.witness) else "")
+
+
+def parse_grant(reply: bytes) -> Grant:
+    """What a reply to GRANT says. `RegistryError` if it cannot be read."""
+    try:
+        return decode_json_as(reply, Grant)
+    except DecodeError as error:
+        raise RegistryError(f"failed to parse the reply to GRANT - {_shown(reply)}") from error
 
 
 def check_reply(reply: bytes) -> None:

@@ -27,18 +27,28 @@ import trio
 
 from nsqd.broker import Broker, Channel, Listener, Refused, Topic
 from nsqd.lookup.known_channels import KnownChannels, Query
-from nsqd.lookup.peer import Peer, PeerOptions
+from nsqd.lookup.peer import REPLY_TIMEOUT, Followers, Peer, PeerOptions
+from nsqd.lookup.protocol import (
+    MAX_FOLLOWERS,
+    RegistryError,
+    encode_grant,
+    encode_leaving,
+    encode_release,
+    parse_grant,
+)
 from nsqd.lookup.urgent_first import UrgentFirst
 from nsqkit.logging import get_logger
 from nsqkit.yielder import Yielder
 
-__all__ = ["Registries", "RoundControl"]
+__all__ = ["Answer", "Heard", "Registries", "RoundControl"]
 
 log = get_logger("nsqd")
 
 CHANNELS_PER_ROUND = 100  # created by a query; each is an append of its own
 START_RETRY_INTERVAL = 1.0  # seconds, after a write error
 REGISTRIES_TIMEOUT = 5.0  # seconds that recovered topics wait for the connections to the registries
+GRANT_TIMEOUT = 2 * REPLY_TIMEOUT  # commands may be under way when it is asked
+LEAVING_TIMEOUT = 1.0  # seconds
 
 
 @attrs.define(eq=False)
@@ -48,6 +58,29 @@ class _Preparation:
     topic: Topic
     query: Query
     deleted: set[str] = attrs.field(factory=set)
+
+
+@attrs.frozen
+class Answer:
+    """A registry to a follower that wants to adopt a copy.
+
+    `witness`: its id, by which several addresses of one registry are counted once; empty for one that is no witness or
+    not connected, which never grants. `reason`: for the operator.
+    """
+
+    address: str
+    witness: str
+    granted: bool
+    reason: str
+
+
+@attrs.frozen
+class Heard:
+    """A registry, when it has heard of this nsqd last (-inf: never), and the id of the witness that it is now."""
+
+    address: str
+    witness: str
+    at: float
 
 
 class RoundControl(Protocol):
@@ -68,6 +101,7 @@ class Registries(Listener):
         self._peer_options = peer_options
         self._query = query
         self._peers: dict[str, Peer] = {}
+        self._followers: Followers | None = None
         self._preparations: dict[Topic, _Preparation] = {}  # from the query to the start of a topic
         self._ready: UrgentFirst[_Preparation] = UrgentFirst()  # those whose queries have ended
         self._woken = trio.Event()  # set when `_ready` is no longer empty
@@ -97,6 +131,8 @@ class Registries(Listener):
         for address in addresses:
             if address not in self._peers:
                 self._peers[address] = peer = Peer(address, self._broker.topics, self._peer_options)
+                if self._followers is not None:
+                    peer.announce_followers(self._followers)
                 if self._nursery is not None:
                     self._nursery.start_soon(peer.run)
 
@@ -104,6 +140,62 @@ class Registries(Listener):
     def identified(self) -> list[str]:
         """The addresses of the registries that have answered IDENTIFY on the present connection."""
         return [peer.address for peer in self._peers.values() if peer.identified]
+
+    # --- copies on other nodes: registries as witnesses; an nsqd without copies calls none of these
+
+    def announce_followers(self, lives: Sequence[str], adopt_after: float, restart_grace: float) -> None:
+        """Say who may adopt the life of this nsqd, now and after each connect; `MAX_FOLLOWERS` lives at most.
+
+        An empty list withdraws an earlier one. `adopt_after`, `restart_grace`: seconds of silence, until which nobody
+        may; the latter after `leaving`.
+        """
+        followers = Followers(tuple(lives[:MAX_FOLLOWERS]), adopt_after, restart_grace)
+        if followers == self._followers:
+            return
+        self._followers = followers
+        for peer in self._peers.values():
+            peer.announce_followers(followers)
+
+    async def grants(self, life: str) -> list[Answer]:
+        """Ask all registries whether this nsqd may adopt its copy of a life; within `GRANT_TIMEOUT`.
+
+        A registry that has granted it grants it to no other follower, so `release` it when it is not adopted: also when
+        too few have granted it, or two followers might wait for one another.
+        """
+        answers: list[Answer] = []
+
+        async def ask(peer: Peer) -> None:
+            answers.append(await _grant_of(peer, life))
+
+        async with trio.open_nursery() as nursery:
+            for peer in self._peers.values():
+                nursery.start_soon(ask, peer)
+        return answers
+
+    async def release(self, life: str) -> None:
+        """Give back what `grants` got; within `GRANT_TIMEOUT`."""
+        with trio.move_on_after(GRANT_TIMEOUT):
+            await self._tell_witnesses(encode_release(life))
+
+    async def leaving(self, *, for_good: bool) -> None:
+        """Say that this nsqd stops, and disconnect from the registries that were told; within `LEAVING_TIMEOUT`.
+
+        `for_good`: nothing is left here that could be adopted.
+        """
+        told = [peer for peer in self._peers.values() if peer.witness]
+        with trio.move_on_after(LEAVING_TIMEOUT):
+            await self._tell_witnesses(encode_leaving(for_good=for_good))
+        for peer in told:
+            peer.close()  # whatever it said from now on, it would be heard again
+
+    async def _tell_witnesses(self, command: bytes) -> None:
+        async with trio.open_nursery() as nursery:
+            for peer in self._peers.values():
+                nursery.start_soon(peer.ask, command)
+
+    def heard(self) -> list[Heard]:
+        """All registries, and when each has heard of this nsqd last."""
+        return [Heard(peer.address, peer.witness, peer.heard_at) for peer in self._peers.values()]
 
     # --- notifications by the broker
 
@@ -242,3 +334,23 @@ class Registries(Listener):
             yield
         finally:
             self._rounds.end()
+
+
+async def _grant_of(peer: Peer, life: str) -> Answer:
+    witness = peer.witness
+    if not peer.identified:
+        return Answer(peer.address, "", granted=False, reason="not connected")
+    if not witness:
+        return Answer(
+            peer.address, "", granted=False, reason="it is no witness, as the original's nsqlookupd"
+        )
+    reply: bytes | None = None
+    with trio.move_on_after(GRANT_TIMEOUT):
+        reply = await peer.ask(encode_grant(life))
+    if reply is None:
+        return Answer(peer.address, witness, granted=False, reason="no answer")
+    try:
+        grant = parse_grant(reply)
+    except RegistryError as error:
+        return Answer(peer.address, witness, granted=False, reason=str(error))
+    return Answer(peer.address, witness, grant.granted, grant.reason)

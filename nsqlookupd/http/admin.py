@@ -1,4 +1,4 @@
-"""POST /topic/... and /channel/...: create, delete, tombstone."""
+"""POST /topic/... and /channel/...: create, delete, tombstone; /replicas/forget."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from nsqkit.service.http import HttpError, Request, Response, query, text
 from nsqkit.service.http.params import any_param, channel_of_topic, valid_param
 from nsqkit.service.http.routing import Handler
 from nsqlookupd.registry import Full, Registry
+from nsqlookupd.witness import Witness
 
 __all__ = ["Admin"]
 
@@ -20,9 +21,10 @@ _DONE = text("")
 class Admin:
     """The handlers, for one registry and its clock."""
 
-    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], float], witness: Witness) -> None:
         self._registry = registry
         self._clock = clock
+        self._witness = witness
 
     def routes(self) -> Iterator[tuple[str, Handler]]:
         """Every path with its handler."""
@@ -31,6 +33,7 @@ class Admin:
         yield "/topic/tombstone", self.tombstone
         yield "/channel/create", self.create_channel
         yield "/channel/delete", self.delete_channel
+        yield "/replicas/forget", self.forget
 
     def create_topic(self, request: Request) -> Response:
         topic = valid_param(query(request), "topic")
@@ -65,4 +68,16 @@ class Admin:
         topic, node = any_param(params, "topic"), any_param(params, "node")
         hidden = self._registry.tombstone(topic, node, self._clock())
         _log.info("DB: %d producers of topic %s tombstoned at node %s", hidden, topic, node)
+        return _DONE
+
+    def forget(self, request: Request) -> Response:
+        """Forget a life that will not come back, so that its node is not silent any more."""
+        life = any_param(query(request), "life")
+        try:
+            forgotten = self._witness.forget(life)
+        except KeyError:
+            raise HttpError(404, "LIFE_NOT_FOUND") from None
+        if not forgotten:
+            raise HttpError(409, "LIFE_CONNECTED")
+        _log.info("WITNESS: life %s is forgotten by command", life)
         return _DONE

@@ -1,4 +1,4 @@
-"""All routes of the HTTP API, and the read-only handlers: /ping, /info, /topics, /channels, /lookup, /nodes, /debug."""
+"""All routes of the HTTP API, and the handlers that only read: /ping, /info, /topics, /lookup, /replicas and so on."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from nsqkit.service.http.params import any_param
 from nsqkit.service.http.profiling import Profiling
 from nsqkit.version import VERSION
 from nsqlookupd.http.admin import Admin
-from nsqlookupd.http.forms import debug_json, lookup_form, nodes_json
+from nsqlookupd.http.forms import debug_json, lookup_form, nodes_json, replicas_json
 from nsqlookupd.http.metrics import Metrics
 from nsqlookupd.http.watches import VERSION_HEADER, Watches
 from nsqlookupd.registry import Registry
 from nsqlookupd.traffic import Traffic
+from nsqlookupd.witness import Witness
 
 __all__ = ["make_router", "make_server"]
 
@@ -50,14 +51,18 @@ def make_server(
     limits: Limits | None = None,
     traffic: Traffic | None = None,
     watches: Watches | None = None,
+    witness: Witness | None = None,
 ) -> HttpServer:
-    """The server of this registry's API. `clock`: the registry's; `traffic`: counters shared with the connections."""
+    """The server of this registry's API. `clock`: the registry's; `traffic`, `witness`: shared with the connections."""
     limits = limits or Limits()
     watches = watches or Watches(registry, limits.connections // 2)
-    return HttpServer(make_router(registry, clock, traffic or Traffic(), watches), limits)
+    router = make_router(registry, clock, traffic or Traffic(), watches, witness or Witness())
+    return HttpServer(router, limits)
 
 
-def make_router(registry: Registry, clock: Callable[[], float], traffic: Traffic, watches: Watches) -> Router:
+def make_router(
+    registry: Registry, clock: Callable[[], float], traffic: Traffic, watches: Watches, witness: Witness
+) -> Router:
     """The routes of this registry's API."""
     leave_line = access_log(_log)
 
@@ -66,26 +71,30 @@ def make_router(registry: Registry, clock: Callable[[], float], traffic: Traffic
         leave_line(request, status, seconds)
 
     router = Router(answered)
-    api = _Api(registry, clock, watches)
+    api = _Api(registry, clock, watches, witness)
     router.add("GET", "/ping", lambda _: text("OK", nsq=False))
     router.add("GET", "/info", lambda _: json_body({"version": VERSION}))
     router.add("GET", "/topics", api.topics)
     router.add("GET", "/channels", api.channels)
     router.add("GET", "/lookup", api.lookup)
     router.add("GET", "/nodes", api.nodes)
+    router.add("GET", "/replicas", api.replicas)
     router.add("GET", "/debug", api.debug)
-    router.add("GET", "/metrics", Metrics(registry, clock, traffic).get)
-    for path, handler in Admin(registry, clock).routes():
+    router.add("GET", "/metrics", Metrics(registry, clock, traffic, witness).get)
+    for path, handler in Admin(registry, clock, witness).routes():
         router.add("POST", path, handler)
     Profiling().add_to(router, index="/debug/pprof")
     return router
 
 
 class _Api:
-    def __init__(self, registry: Registry, clock: Callable[[], float], watches: Watches) -> None:
+    def __init__(
+        self, registry: Registry, clock: Callable[[], float], watches: Watches, witness: Witness
+    ) -> None:
         self._registry = registry
         self._clock = clock
         self._watches = watches
+        self._witness = witness
 
     def topics(self, request: Request) -> Response:
         query(request)  # a malformed query string is refused here too
@@ -119,7 +128,13 @@ class _Api:
 
     async def nodes(self, request: Request) -> Response:
         query(request)
-        return json_body(await nodes_json(self._registry, self._clock()))
+        return json_body(await nodes_json(self._registry, self._witness, self._clock()))
+
+    async def replicas(self, request: Request) -> Response:
+        """What this registry knows as a witness."""
+        query(request)
+        self._witness.advance(self._clock())
+        return json_body(await replicas_json(self._witness))
 
     async def debug(self, request: Request) -> Response:
         query(request)

@@ -8,6 +8,7 @@ from nsqkit.service.exposition import Family, counter, gauge, label_set, program
 from nsqkit.service.http import Request, Response, query
 from nsqlookupd.registry import Registry
 from nsqlookupd.traffic import Traffic
+from nsqlookupd.witness import Witness
 
 __all__ = ["Metrics", "metrics_page"]
 
@@ -15,19 +16,25 @@ __all__ = ["Metrics", "metrics_page"]
 class Metrics:
     """The handler, for one registry and its clock."""
 
-    def __init__(self, registry: Registry, clock: Callable[[], float], traffic: Traffic) -> None:
+    def __init__(
+        self, registry: Registry, clock: Callable[[], float], traffic: Traffic, witness: Witness
+    ) -> None:
         self._registry = registry
         self._clock = clock
         self._traffic = traffic
+        self._witness = witness
 
     async def get(self, request: Request) -> Response:
         query(request)  # a malformed query string is refused here too
-        return await metrics_page(self._registry, self._clock(), self._traffic)
+        return await metrics_page(self._registry, self._clock(), self._traffic, self._witness)
 
 
-async def metrics_page(registry: Registry, now: float, traffic: Traffic) -> Response:
+async def metrics_page(registry: Registry, now: float, traffic: Traffic, witness: Witness) -> Response:
     """The response. `now`: by the registry's clock."""
-    return await render([*_of_the_registry(registry, now), *_of_the_daemon(traffic)])
+    witness.advance(now)
+    return await render(
+        [*_of_the_registry(registry, now), *_of_the_witness(witness), *_of_the_daemon(traffic)]
+    )
 
 
 def _of_the_registry(registry: Registry, now: float) -> Iterator[Family]:
@@ -48,6 +55,15 @@ def _of_the_registry(registry: Registry, now: float) -> Iterator[Family]:
     )
     yield gauge(
         "nsqlookupd_tombstones", "Producers that are hidden in a topic.", registry.tombstone_count(now)
+    )
+
+
+def _of_the_witness(witness: Witness) -> Iterator[Family]:
+    yield gauge("nsqlookupd_lives", "Data paths with copies that are known.", witness.life_count)
+    yield gauge("nsqlookupd_lives_silent", "Nodes with copies that are silent.", witness.silent_count)
+    answers = [(label_set({"answer": name}), count) for name, count in sorted(witness.answers.items())]
+    yield counter(
+        "nsqlookupd_grants_total", "Answers to followers that wanted to adopt a copy by themselves.", answers
     )
 
 

@@ -16,6 +16,7 @@ import trio
 from nsqkit.service.listeners import bound_address, open_listeners
 from nsqlookupd.http import api, make_server
 from nsqlookupd.registry import ProducerInfo, Registry, RegistryLimits
+from nsqlookupd.witness import Witness
 from tests.nsqd.http.fake_daemon import Client
 
 JSON = "application/json; charset=utf-8"
@@ -256,7 +257,7 @@ async def test_long_answers_are_made_in_slices(monkeypatch: pytest.MonkeyPatch) 
         both[name] = json.loads(bytes(await made))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask, "nodes", api.nodes_json(registry, 0.0))
+        nursery.start_soon(ask, "nodes", api.nodes_json(registry, Witness(), 0.0))
         nursery.start_soon(ask, "debug", api.debug_json(registry, 0.0, 0))
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()

@@ -12,6 +12,7 @@ from nsqlookupd.http.metrics import metrics_page
 from nsqlookupd.protocol_v1 import Context, Session
 from nsqlookupd.registry import ProducerInfo, Registry
 from nsqlookupd.traffic import Traffic
+from nsqlookupd.witness import Witness
 from tests.nsqkit import promtool
 from tests.nsqlookupd.peer import identify
 from tests.process.lookup import Announcer, LookupDaemon
@@ -70,7 +71,7 @@ async def test_registrations_are_counted() -> None:
     registry.create_channel("u", "c")
     registry.create_topic("v")
     registry.tombstone("t", "n2:4151", 390)
-    found = parse((await metrics_page(registry, 400, Traffic())).body.decode())
+    found = parse((await metrics_page(registry, 400, Traffic(), Witness())).body.decode())
     assert {name: found[name,] for name in ("topics", "channels", "registrations")} == {
         "topics": 3,
         "channels": 3,
@@ -120,6 +121,6 @@ def test_promtool_accepts_the_page_of_a_daemon(lookupd: LookupDaemon) -> None:
 
 
 async def test_every_series_is_documented() -> None:
-    text = (await metrics_page(Registry(), 0, Traffic())).body.decode()
+    text = (await metrics_page(Registry(), 0, Traffic(), Witness())).body.decode()
     names = set(re.findall(r"# TYPE (nsqlookupd_\w+)", text))
     assert names == set(re.findall(r"`(nsqlookupd_\w+)`", DOCS.read_text()))

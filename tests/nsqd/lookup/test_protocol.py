@@ -10,6 +10,7 @@ import pytest
 from nsqd.lookup.protocol import (
     HttpAddress,
     RegistryError,
+    RegistryIdentity,
     Replies,
     check_reply,
     encode_identify,
@@ -64,14 +65,14 @@ class TestReplies:
 class TestIdentity:
     def test_address(self) -> None:
         text = json.dumps({"broadcast_address": "r.example", "http_port": 4161, "more": [1]}).encode()
-        assert parse_identity(text) == HttpAddress("r.example", 4161)
+        assert parse_identity(text) == RegistryIdentity(HttpAddress("r.example", 4161))
 
     @pytest.mark.parametrize(
         "text",
         [b"{}", b'{"broadcast_address":"","http_port":1}', b'{"broadcast_address":"a","http_port":65536}'],
     )
     def test_nothing_of_use(self, text: bytes) -> None:
-        assert parse_identity(text) is None
+        assert parse_identity(text) == RegistryIdentity(None)
 
     @pytest.mark.parametrize(
         "text",

@@ -300,7 +300,7 @@ class Daemon:
                 self.drain.run,
                 self.registries.run,
                 self.loop_lag.run,
-                self.copies.run,
+                self._run_copies,
                 *([self._stop_at_the_end_of_input] if os.environ.get(ENDS_WITH_STDIN) else []),
                 *([Statsd(self).run] if self.options.statsd_address else []),
             ):
@@ -331,6 +331,9 @@ class Daemon:
             await self.copies.stop(hand_over=self.drain.hand_over)
             await self.registries.leaving(for_good=self._has_drained())
             nursery.cancel_scope.cancel()
+
+    async def _run_copies(self) -> None:
+        await self.copies.run(self.registries)
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:
         try:

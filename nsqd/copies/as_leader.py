@@ -24,7 +24,7 @@ from nsqd.options import NsqdOptions
 from nsqd.replication.before_start import ask_followers, tell_finished
 from nsqd.replication.fence import Fence
 from nsqd.replication.frame_stream import Identity
-from nsqd.replication.licence import Witnesses
+from nsqd.replication.licence import Witnesses, obstacle
 from nsqd.replication.noted_storage import NotedStorage
 from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.seal import Owned
@@ -43,13 +43,15 @@ __all__ = ["LeaderRole", "doubts_of"]
 log = get_logger("copies")
 
 CHECK_INTERVAL: Final = 0.25  # seconds between two looks at overdue acknowledgements
+FIRST_LOOK: Final = 3.0  # seconds
+LOOK_INTERVAL: Final = 10.0  # seconds between two looks at what keeps followers from adopting by themselves
 STOP_TIMEOUT: Final = 10.0  # seconds that an orderly stop waits for followers
 
 
 class LeaderRole:
     """`noted`: what the broker writes to. `safety`: of the followers. `restored_bytes`: at the start, from them.
 
-    `fencing`: see `--fence`; None when it is off.
+    `fencing`: see `--fence`; None when it is off. `obstacle`: why followers cannot adopt by themselves.
     """
 
     def __init__(self, options: NsqdOptions, storage: Storage) -> None:
@@ -64,6 +66,7 @@ class LeaderRole:
             [Standing(address) for address in options.replicate_to],
         )
         self.fencing: Fencing | None = None
+        self.obstacle: str | None = None
         self.restored_bytes = 0
         self._links: list[FollowerLink] = []
         self._witnesses: Witnesses | None = None
@@ -165,6 +168,8 @@ class LeaderRole:
                 nursery.start_soon(link.run)
             if self._links:
                 nursery.start_soon(self._check)
+            if self._options.adopt == "auto":
+                nursery.start_soon(self._look_for_obstacles, witnesses)
 
     @property
     def hand_over_refusal(self) -> str | None:
@@ -277,6 +282,18 @@ class LeaderRole:
             level("COPIES: %s", said or f"{self.safety.copies_in_step} copies are in step")
             self._said = said
         return refusal
+
+    async def _look_for_obstacles(self, witnesses: Witnesses) -> None:
+        """Say why our followers could not adopt by themselves."""
+        await trio.sleep(FIRST_LOOK)  # the nsqlookupds are being connected
+        while True:
+            found = obstacle(witnesses.heard())
+            if found is not None and found != self.obstacle:
+                log.warning("COPIES: nobody adopts the copies of this nsqd by itself: %s", found)
+            elif found is None and self.obstacle is not None:
+                log.info("COPIES: followers may adopt by themselves now")
+            self.obstacle = found
+            await trio.sleep(LOOK_INTERVAL)
 
     async def _check(self) -> None:
         """Count out followers whose acknowledgement is overdue."""

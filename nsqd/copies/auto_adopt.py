@@ -74,7 +74,7 @@ class AutoAdopt:
             except (CommandRefused, OSError) as error:
                 refusal = str(error)
         if asked:
-            await self._witnesses.give_back(life)
+            await self._witnesses.release(life)
         if refusal != state.undecided:
             log.warning("COPIES: %s is silent, and its copy is not adopted - %s", state.note.name, refusal)
             state.undecided = refusal

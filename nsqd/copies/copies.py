@@ -166,6 +166,8 @@ class Copies:
             adoptions=follower.stand_ins.adoptions if follower is not None else 0,
             followers=followers,
             held=follower.stats() if follower is not None else [],
+            adopt=self._options.adopt,
+            obstacle=leader.obstacle if leader is not None else None,
         )
 
     # --- stop

@@ -99,6 +99,8 @@ class Peer:
         """See `RegistryIdentity`; empty while there is no connection, too."""
         self.heard_at = -math.inf
         """When the last command was sent that was answered: then at the earliest the registry has heard of us."""
+        self.is_here = False
+        """Whether it was on this machine, when it was connected last."""
         self._followers: Followers | None = None
         self._followers_due = False
         self._requests: dict[_Request, None] = {}
@@ -186,6 +188,7 @@ class Peer:
             log.info("LOOKUPD(%s): connecting", self.address)
         stream = await self._connect(self.address)
         async with stream:
+            self.is_here = _is_here(stream)
             registry = _RegistryStream(stream, Replies(self._options.max_reply_size))
             since = trio.current_time()
             (reply,) = await registry.exchange([MAGIC + self._options.identify])
@@ -260,6 +263,17 @@ class Peer:
         else:
             log.error("LOOKUPD(%s): %s; trying again until it answers", self.address, reason)
         self._failing = True
+
+
+def _is_here(stream: trio.abc.Stream) -> bool:
+    """Whether a connection does not leave this machine."""
+    if not isinstance(stream, trio.SocketStream):
+        return False
+    try:
+        one, other = stream.socket.getsockname(), stream.socket.getpeername()
+    except OSError:  # it is gone already
+        return False
+    return isinstance(one, str) or one[0] == other[0]  # a path, or the same host
 
 
 @attrs.define

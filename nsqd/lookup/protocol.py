@@ -27,7 +27,9 @@ __all__ = [
     "MAGIC",
     "MAX_FOLLOWERS",
     "PING",
+    "Answer",
     "Grant",
+    "Heard",
     "HttpAddress",
     "RegistryError",
     "RegistryIdentity",
@@ -83,6 +85,33 @@ class Grant:
 
     granted: bool
     reason: str = ""
+
+
+@attrs.frozen
+class Answer:
+    """A registry to a follower that wants to adopt a copy.
+
+    `witness`: its id, by which several addresses of one registry are counted once; empty for one that is no witness or
+    not connected, which never grants. `reason`: for the operator.
+    """
+
+    address: str
+    witness: str
+    granted: bool
+    reason: str
+
+
+@attrs.frozen
+class Heard:
+    """A registry, when it has heard of this nsqd last (-inf: never), and the id of the witness that it is now.
+
+    `is_here`: it is on this machine.
+    """
+
+    address: str
+    witness: str
+    at: float
+    is_here: bool = False
 
 
 def encode_identify(fields: Mapping[str, str | int]) -> bytes:

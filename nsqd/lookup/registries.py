@@ -30,6 +30,8 @@ from nsqd.lookup.known_channels import KnownChannels, Query
 from nsqd.lookup.peer import REPLY_TIMEOUT, Followers, Peer, PeerOptions
 from nsqd.lookup.protocol import (
     MAX_FOLLOWERS,
+    Answer,
+    Heard,
     RegistryError,
     encode_grant,
     encode_leaving,
@@ -40,7 +42,7 @@ from nsqd.lookup.urgent_first import UrgentFirst
 from nsqkit.logging import get_logger
 from nsqkit.yielder import Yielder
 
-__all__ = ["Answer", "Heard", "Registries", "RoundControl"]
+__all__ = ["Registries", "RoundControl"]
 
 log = get_logger("nsqd")
 
@@ -58,29 +60,6 @@ class _Preparation:
     topic: Topic
     query: Query
     deleted: set[str] = attrs.field(factory=set)
-
-
-@attrs.frozen
-class Answer:
-    """A registry to a follower that wants to adopt a copy.
-
-    `witness`: its id, by which several addresses of one registry are counted once; empty for one that is no witness or
-    not connected, which never grants. `reason`: for the operator.
-    """
-
-    address: str
-    witness: str
-    granted: bool
-    reason: str
-
-
-@attrs.frozen
-class Heard:
-    """A registry, when it has heard of this nsqd last (-inf: never), and the id of the witness that it is now."""
-
-    address: str
-    witness: str
-    at: float
 
 
 class RoundControl(Protocol):
@@ -195,7 +174,9 @@ class Registries(Listener):
 
     def heard(self) -> list[Heard]:
         """All registries, and when each has heard of this nsqd last."""
-        return [Heard(peer.address, peer.witness, peer.heard_at) for peer in self._peers.values()]
+        return [
+            Heard(peer.address, peer.witness, peer.heard_at, peer.is_here) for peer in self._peers.values()
+        ]
 
     # --- notifications by the broker
 

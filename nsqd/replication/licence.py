@@ -22,24 +22,13 @@ from typing import Final, Protocol
 
 import attrs
 
+from nsqd.lookup.protocol import Answer, Heard
 from nsqd.replication.held_copies import CopyState
 
-__all__ = ["FEWEST_WITNESSES", "Answer", "Licence", "Witnesses", "due_at", "may_ask"]
+__all__ = ["FEWEST_WITNESSES", "Licence", "Witnesses", "due_at", "may_ask", "obstacle"]
 
 FEWEST_WITNESSES: Final = 3
-
-
-@attrs.frozen
-class Answer:
-    """What one nsqlookupd says. `witness`: its id, random at each start; empty for one of the original, or none at all.
-
-    `reason`: a sentence, why not.
-    """
-
-    address: str
-    witness: str
-    granted: bool
-    reason: str
+_NO_WITNESS: Final = "is not connected, or is one of the original"
 
 
 class Witnesses(Protocol):
@@ -48,10 +37,13 @@ class Witnesses(Protocol):
     def announce_followers(self, lives: Sequence[str], adopt_after: float, restart_grace: float) -> None:
         """Tell them, now and at each new connection, who may adopt the copies of this nsqd, and after which times."""
 
+    def heard(self) -> Sequence[Heard]:
+        """All of them."""
+
     async def grants(self, life: str) -> list[Answer]:
         """Ask each of them, in bounded time, whether we may adopt the copy of this life."""
 
-    async def give_back(self, life: str) -> None:
+    async def release(self, life: str) -> None:
         """What they have granted is not used. In bounded time."""
 
 
@@ -82,6 +74,25 @@ class Licence:
 
 def _by_reason(answers: Iterable[Answer]) -> list[str]:
     return [f"{answer.address}: {answer.reason}" for answer in answers]
+
+
+def obstacle(registries: Sequence[Heard]) -> str | None:
+    """Why nobody can adopt the copies of an nsqd with these nsqlookupds by itself, once it is gone; None if they can.
+
+    An nsqlookupd on the machine of the nsqd goes with it.
+    """
+    count = len(registries)
+    if count < FEWEST_WITNESSES:
+        return f"{count} nsqlookupds are configured, and that needs {FEWEST_WITNESSES}"
+    left = {each.witness for each in registries if each.witness and not each.is_here}
+    if 2 * len(left) > count:
+        return None
+    reasons = "; ".join(
+        f"{each.address} {'is on this machine' if each.witness else _NO_WITNESS}"
+        for each in registries
+        if each.is_here or not each.witness
+    )
+    return f"more than half of {count} nsqlookupds have to agree, and only {len(left)} could ({reasons})"
 
 
 def due_at(state: CopyState, started: float, adopt_after: float, restart_grace: float) -> float | None:

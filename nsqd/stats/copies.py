@@ -57,6 +57,8 @@ class CopiesStats:
 
     Since the start: `restored_bytes`: fetched from followers before it. `published_again`: messages that only a
     follower had. `adoptions`: of copies that are here.
+
+    `adopt`: see `--adopt`; `obstacle`: why followers cannot adopt by themselves all the same.
     """
 
     wanted: int
@@ -66,6 +68,8 @@ class CopiesStats:
     adoptions: int
     followers: list[FollowerStats]
     held: list[HeldStats]
+    adopt: str = "manual"
+    obstacle: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return attrs.asdict(self)

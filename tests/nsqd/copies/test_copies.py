@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from nsqd.replication.licence import Answer
+from nsqd.lookup.protocol import Answer, Heard
 from tests.nsqd.copies.setting import FOLLOWER, Setting
 
 
@@ -17,10 +17,13 @@ class NoWitnesses:
     def announce_followers(self, *_: object) -> None:
         pass
 
+    def heard(self) -> list[Heard]:
+        return []
+
     async def grants(self, _life: str) -> list[Answer]:
         return []
 
-    async def give_back(self, _life: str) -> None:
+    async def release(self, _life: str) -> None:
         pass
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from nsqd.lookup.protocol import Answer, Heard
 from nsqd.replication.held_copies import CopyState
 from nsqd.replication.keep import CopyNote
-from nsqd.replication.licence import Answer, Licence, due_at, may_ask
+from nsqd.replication.licence import Licence, due_at, may_ask, obstacle
 from nsqd.replication.seal import Seal
 from nsqd.testing.memory_storage import MemoryStorage
 
@@ -90,3 +91,31 @@ def test_one_at_a_time() -> None:
     begun.seal, serving.seal = Seal(), Seal({})
     assert may_ask([serving, idle])
     assert not may_ask([serving, begun, idle])
+
+
+@pytest.mark.parametrize(
+    ("registries", "said"),
+    [
+        ("www", None),
+        ("wwh", None),  # two are left when this machine is gone
+        ("wwo", None),
+        ("wwwoo", None),
+        ("whh", "only 1 could (r1:4160 is on this machine; r2:4160 is on this machine)"),
+        (
+            "who",
+            "only 1 could (r1:4160 is on this machine; r2:4160 is not connected, or is one of the original)",
+        ),
+        ("wwoo", "more than half of 4 nsqlookupds have to agree, and only 2 could"),
+        ("ww", "2 nsqlookupds are configured, and that needs 3"),
+        ("", "0 nsqlookupds are configured"),
+    ],
+)
+def test_what_keeps_followers_from_adopting_is_said(registries: str, said: str | None) -> None:
+    """`w`: one of ours elsewhere, `h`: one of ours on this machine, `o`: one of the original."""
+    found = obstacle(
+        [
+            Heard(f"r{n}:4160", "" if each == "o" else f"w{n}", 0.0, is_here=each == "h")
+            for n, each in enumerate(registries)
+        ]
+    )
+    assert found is None if said is None else said in (found or "")

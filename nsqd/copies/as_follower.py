@@ -123,6 +123,7 @@ class FollowerRole:
             f"--http-address={host}:{http_port}",
             "--https-address=",
             "--replication-address=",
+            "--adopt=manual",
             "--drain-timeout=0",
             "--broadcast-tcp-port=0",
             "--broadcast-http-port=0",

@@ -1,4 +1,4 @@
-"""The five daemons, each on a host of its own, configured by the files that administrators are given.
+"""The daemons of a cluster, each on a host of its own, configured by the files that administrators are given.
 
     with HostCluster.started(tmp_path) as cluster:
         cluster.lan.cut(cluster.nsqds[0].host, cluster.registries[0].host)
@@ -82,12 +82,14 @@ class HostDaemon(Daemon):
 
 @attrs.define(eq=False)
 class HostCluster:
-    """Three nsqds, two registries and the network. Make it with `started`."""
+    """Three nsqds, two registries, or more, and the network. Make it with `started`."""
 
     lan: Lan
     path: Path
     ring: bool = False
     """Each nsqd is copied to the next one."""
+    nsqd_count: int = NSQDS
+    registry_count: int = REGISTRIES
     settings: dict[str, Setting] = attrs.field(factory=dict)
     """Of every nsqd, beside those that make a cluster of them."""
     nsqds: list[HostDaemon] = attrs.field(factory=list)
@@ -96,10 +98,18 @@ class HostCluster:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, path: Path, *, ring: bool = False, **settings: Setting) -> Iterator[HostCluster]:
+    def started(
+        cls,
+        path: Path,
+        *,
+        ring: bool = False,
+        nsqds: int = NSQDS,
+        registries: int = REGISTRIES,
+        **settings: Setting,
+    ) -> Iterator[HostCluster]:
         """Everything runs, and everybody knows everybody."""
         with Lan.made(path) as lan:
-            cluster = cls(lan, path, ring, settings)
+            cluster = cls(lan, path, ring, nsqds, registries, settings)
             with cluster._stack:
                 cluster._start()
                 yield cluster
@@ -154,11 +164,11 @@ class HostCluster:
     # Inside.
 
     def _start(self) -> None:
-        self.registries = [self._make_registry(number) for number in range(1, REGISTRIES + 1)]
-        self.nsqds = [self._make_nsqd(number) for number in range(1, NSQDS + 1)]
+        self.registries = [self._make_registry(number) for number in range(1, self.registry_count + 1)]
+        self.nsqds = [self._make_nsqd(number) for number in range(1, self.nsqd_count + 1)]
         for daemon in (*self.registries, *self.nsqds):
             daemon.start()
-        self.wait_known(self.nsqds, 5.0)
+        self.wait_known(self.nsqds, 10.0)
 
     def _make_registry(self, number: int) -> HostDaemon:
         text = configuration("nsqlookupd", inactive_producer_timeout=f"{FORGOTTEN_S}s")
@@ -185,7 +195,7 @@ class HostCluster:
         secret = self.path / "secret"
         secret.write_text("known to all of the ring")
         return {
-            "replicate_to": [f"nsqd{number % NSQDS + 1}:{REPLICATION_PORT}"],
+            "replicate_to": [f"nsqd{number % self.nsqd_count + 1}:{REPLICATION_PORT}"],
             "replication_address": f":{REPLICATION_PORT}",
             "replication_secret_file": str(secret),
         }

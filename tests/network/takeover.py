@@ -37,7 +37,7 @@ from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 from tests.process.workload import Consumer, Publisher, Workers
 
-__all__ = ["LATE", "WATCHED", "Loss", "adopt", "copies_of"]
+__all__ = ["LATE", "WATCHED", "Loss", "adopt", "copies_of", "wait_adopted"]
 
 WATCHED, LATE = "watched", "late"
 SOON_S = 10.0
@@ -129,6 +129,10 @@ class Loss:
         """One command at the follower, and the stand-in is registered."""
         adopt(self.life, self.follower, self.cluster, self.topic)
 
+    def wait_adopted(self, within_s: float) -> None:
+        """Nobody gives a command: it is adopted by itself, and the stand-in is registered."""
+        wait_adopted(self.life, self.follower, self.cluster, self.topic, within_s)
+
     def copy(self) -> dict[str, Any]:
         """What the follower says of it; nothing once all is finished, and the victim knows."""
         return copy_of(self.life, self.follower)
@@ -208,12 +212,17 @@ def adopt(life: str, follower: HostDaemon, cluster: HostCluster, topic: str) -> 
     )
     status, body = follower.request("POST", f"/replicas/adopt?life={life}")
     assert status == 200, body
+    wait_adopted(life, follower, cluster, topic, 2 * SOON_S)
+
+
+def wait_adopted(life: str, follower: HostDaemon, cluster: HostCluster, topic: str, within_s: float) -> None:
+    """Wait until a registry has the topic at the stand-in for this life."""
     wait_until(
         lambda: (
             f"{follower.host.name}:{copy_of(life, follower)['stand_in_port']}"
             in cluster.registries[0].listed(topic)
         ),
-        2 * SOON_S,
+        within_s,
         "the registry knows the stand-in",
         describe=cluster.describe,
     )

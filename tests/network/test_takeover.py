@@ -5,6 +5,7 @@ A run prints its seed; NSQ_TEST_SEED repeats its choices. The long run lasts NSQ
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -103,7 +104,7 @@ def test_a_leader_that_is_cut_off(cluster: HostCluster, producer: Host, fence: s
         else:
             assert client.message(timeout_s=5.0).body  # availability first: others may get it, too
     cluster.lan.heal()
-    wait_until(lambda: leader.unfinished(TOPIC, AUDIT) == 0, SOON_S, "handed over", describe=cluster.describe)
+    wait_handed_over(leader, cluster)
     port = copy_of(copy["life"], follower)["stand_in_port"]
     with producer.entered():
         came = received(port, TOPIC, AUDIT, 100, host=follower.host.address)
@@ -170,7 +171,7 @@ def test_a_leader_that_is_stopped_for_long(cluster: HostCluster, producer: Host)
         wait_adopted(copy["life"], follower, cluster, TOPIC, SILENT_S + ADOPT_AFTER_S + SOON_S)
     finally:
         os.kill(leader.process.pid, signal.SIGCONT)
-    wait_until(lambda: leader.unfinished(TOPIC, AUDIT) == 0, SOON_S, "handed over", describe=cluster.describe)
+    wait_handed_over(leader, cluster)
     port = copy_of(copy["life"], follower)["stand_in_port"]
     with producer.entered():
         came = received(port, TOPIC, AUDIT, 50, host=follower.host.address)
@@ -242,6 +243,17 @@ def test_hours_of_it(cluster: HostCluster, producer: Host, chance: random.Random
             victim.start()
         losses += 1
     print(f"{losses} machines lost in {MINUTES:g} minutes: {dict(total)}")
+
+
+def wait_handed_over(leader: HostDaemon, cluster: HostCluster) -> None:
+    """It is started anew meanwhile."""
+
+    def has_nothing() -> bool:
+        with contextlib.suppress(OSError):
+            return leader.unfinished(TOPIC, AUDIT) == 0
+        return False
+
+    wait_until(has_nothing, SOON_S, "handed over", describe=cluster.describe)
 
 
 def adoptions(cluster: HostCluster) -> int:

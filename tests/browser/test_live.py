@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenPage, StartConsole, live, renewed
 from tests.browser.scene import Scene
+from tests.timing import patience
 
 pytestmark = [pytest.mark.browser, pytest.mark.process, pytest.mark.xdist_group("browser")]
 
@@ -172,7 +173,7 @@ def test_a_browser_without_shared_workers_fetches_the_page_once_an_interval(open
 def test_a_node_that_does_not_answer_is_named(
     open_page: OpenPage, scene: Scene, start_console: StartConsole
 ) -> None:
-    console = start_console("--http-client-request-timeout=500ms")
+    console = start_console(f"--http-client-request-timeout={patience(0.5):g}s")
     page = live(open_page("/nodes", home=console.url))
     expect(page.locator("tbody tr")).to_have_count(3)
     silent = scene.cluster.nsqds[2]

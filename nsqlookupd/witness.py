@@ -276,7 +276,7 @@ class Witness:
 
     def _judge(self, follower: str, life: _Life | None) -> tuple[Refusal | None, str]:
         needed = (DEFAULT_TERMS if life is None else life.terms).adopt_after
-        if self._watched < needed:
+        if self._watched < needed:  # for a life that is known rule 3 says so, too
             return Refusal.YOUNG, f"this nsqlookupd has watched for {self._watched:.1f} s, of {needed:g} s"
         if life is None:
             return Refusal.UNKNOWN, "it has not announced itself here since this nsqlookupd was started"

@@ -14,6 +14,8 @@ from tests.timing import patience
 WITHIN_S = 10
 
 IDENTITY = b'{"broadcast_address":"l","hostname":"h","http_port":4161,"tcp_port":4160,"version":"1.4.0"}'
+WITNESS_IDENTITY = IDENTITY[:-1] + b',"witness":"' + b"f" * 32 + b'"}'
+LEADER, FOLLOWER = "1" * 32, "2" * 32
 PRODUCER = {"broadcast_address": "n1", "tcp_port": 4150, "http_port": 4151, "version": "1.3.0"}
 
 
@@ -24,7 +26,11 @@ def identify(**changes: Any) -> bytes:
 
 
 def identify_raw(body: bytes, size: int | None = None) -> bytes:
-    return b"IDENTIFY\n" + struct.pack(">i", len(body) if size is None else size) + body
+    return with_body(b"IDENTIFY", body, size)
+
+
+def with_body(command: bytes, body: bytes, size: int | None = None) -> bytes:
+    return command + b"\n" + struct.pack(">i", len(body) if size is None else size) + body
 
 
 def answers(*texts: bytes) -> bytes:

@@ -10,9 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsqkit.wire.commands import MAX_LINE
-from nsqlookupd.protocol_v1 import MAX_FIELD, MAX_IDENTIFY, Context, Session, SessionPhase
+from nsqlookupd.protocol_v1 import MAX_BODY, MAX_FIELD, MAX_IDENTIFY, Context, Session, SessionPhase
 from nsqlookupd.registry import Registry, RegistryLimits
-from tests.nsqlookupd.peer import IDENTITY, answers, identify, identify_raw
+from nsqlookupd.witness import Terms
+from tests.nsqlookupd.peer import (
+    FOLLOWER,
+    IDENTITY,
+    LEADER,
+    WITNESS_IDENTITY,
+    answers,
+    identify,
+    identify_raw,
+    with_body,
+)
 
 REMOTE = "192.0.2.7:50000"
 MAGIC = b"  V1"
@@ -124,6 +134,101 @@ CONVERSATIONS += [
     for body, text in BAD_BODIES
 ]
 
+# the witness: for nsqds that have announced a life
+MEMBER = MAGIC + identify(life=LEADER, incarnation=3, replication_address="n1:4159", stands_in_for="")
+FOLLOWERS = b'{"adopt_after_ms":10000,"followers":["%s"],"restart_grace_ms":30000}' % FOLLOWER.encode()
+COPIES_COMMANDS: dict[bytes, bytes] = {
+    b"FOLLOWERS": FOLLOWERS,
+    b"LEAVING": b'{"for_good":false}',
+    b"GRANT": b'{"life":"%s"}' % FOLLOWER.encode(),
+    b"RELEASE": b'{"life":"%s"}' % FOLLOWER.encode(),
+}
+UNKNOWN = b"this nsqlookupd has watched for 0.0 s, of 60 s"
+CONVERSATIONS += [
+    (MEMBER, answers(WITNESS_IDENTITY), False),
+    (MAGIC + identify(life="", stands_in_for=""), answers(IDENTITY), False),
+    (MEMBER + with_body(b"FOLLOWERS", FOLLOWERS), answers(WITNESS_IDENTITY, b"OK"), False),
+    (MEMBER + with_body(b"FOLLOWERS", FOLLOWERS).replace(b"\n", b" x\r\n") + b"PING\n",
+     answers(WITNESS_IDENTITY, b"OK", b"OK"), False),
+    (MEMBER + with_body(b"LEAVING", b'{"for_good":true,"more":[]}'), answers(WITNESS_IDENTITY, b"OK"), False),
+    (MEMBER + with_body(b"GRANT", COPIES_COMMANDS[b"GRANT"]) + b"PING\n",
+     answers(WITNESS_IDENTITY, b'{"granted":false,"reason":"' + UNKNOWN + b'"}', b"OK"), False),
+    (MEMBER + with_body(b"RELEASE", COPIES_COMMANDS[b"RELEASE"]), answers(WITNESS_IDENTITY, b"OK"), False),
+]  # fmt: skip
+for _command, _body in COPIES_COMMANDS.items():
+    _name = _command.decode()
+    _whole = with_body(_command, _body)
+    CONVERSATIONS += [
+        (MAGIC + _whole, answers(b"E_INVALID client must IDENTIFY"), True),
+        (
+            MAGIC + identify() + _whole,
+            answers(IDENTITY, f"E_INVALID {_name} client has announced no life".encode()),
+            True,
+        ),
+        (MEMBER + _whole[:-1], answers(WITNESS_IDENTITY), False),
+        *[
+            (
+                MEMBER + with_body(_command, b"", size=size),
+                answers(WITNESS_IDENTITY, f"E_BAD_BODY {_name} {reason}".encode()),
+                True,
+            )
+            for size, reason in (
+                (-1, "invalid body size -1"),
+                (MAX_BODY + 1, "body too big 65537 > 65536"),
+            )
+        ],
+        *[
+            (
+                MEMBER + with_body(_command, wrong) + b"PING\n",
+                answers(WITNESS_IDENTITY, f"E_BAD_BODY {_name} failed to decode JSON body".encode()),
+                True,
+            )
+            for wrong in (b"", b"{", b"{}", b"[]", b"null", b"1", b"\xff", b"[" * 60_000, _body + b"{}")
+        ],
+    ]
+for _name, _wrong, _error in (
+    ("FOLLOWERS", FOLLOWERS.replace(b"10000", b"1e4"), "failed to decode JSON body"),
+    ("FOLLOWERS", FOLLOWERS.replace(b"10000", b"true"), "failed to decode JSON body"),
+    ("FOLLOWERS", FOLLOWERS.replace(b"10000", b"9" * 20), "failed to decode JSON body"),
+    ("FOLLOWERS", FOLLOWERS.replace(b"10000", b"0"), "invalid adopt_after_ms 0"),
+    ("FOLLOWERS", FOLLOWERS.replace(b"10000", b"604800001"), "invalid adopt_after_ms 604800001"),
+    ("FOLLOWERS", FOLLOWERS.replace(b"30000", b"-1"), "invalid restart_grace_ms -1"),
+    ("FOLLOWERS", FOLLOWERS.replace(b"2222", b"222"), "life is not valid"),
+    ("FOLLOWERS", FOLLOWERS.replace(b"2222", b"222G"), "life is not valid"),
+    ("FOLLOWERS", FOLLOWERS.replace(b'["', b'[1,"'), "failed to decode JSON body"),
+    ("FOLLOWERS", FOLLOWERS.replace(b"[", b"[" + b'"%s",' % FOLLOWER.encode() * 16),
+     "too many followers 17 > 16"),
+    ("LEAVING", b'{"for_good":1}', "failed to decode JSON body"),
+    ("GRANT", b'{"life":"%s"}' % b"A" * 1, "life is not valid"),
+    ("GRANT", b'{"life":""}', "life is not valid"),
+    ("GRANT", b'{"life":5}', "failed to decode JSON body"),
+    ("RELEASE", b'{"life":"%s\\n"}' % LEADER.encode(), "life is not valid"),
+):  # fmt: skip
+    CONVERSATIONS.append(
+        (
+            MEMBER + with_body(_name.encode(), _wrong) + b"PING\n",
+            answers(WITNESS_IDENTITY, f"E_BAD_BODY {_name} {_error}".encode()),
+            True,
+        )
+    )
+for _field, _value, _error in (
+    ("life", "x", "life is not valid"),
+    ("life", LEADER.replace("1", "A"), "life is not valid"),
+    ("life", LEADER + "\n", "life is not valid"),
+    ("life", 7, "failed to decode JSON body"),
+    ("incarnation", "1", "failed to decode JSON body"),
+    ("incarnation", 1.5, "failed to decode JSON body"),
+    ("stands_in_for", "1" * 31, "stands_in_for is not valid"),
+    ("replication_address", "x" * (MAX_FIELD + 1), "replication_address too long"),
+):
+    CONVERSATIONS.append(
+        (
+            MAGIC + identify(**{"life": LEADER, _field: _value}),
+            answers(f"E_BAD_BODY IDENTIFY {_error}".encode()),
+            True,
+        )
+    )
+
 # what the client sends before it ends its sending, what it is answered then
 CUT_SHORT: list[tuple[bytes, bytes]] = [
     (b"", b""),
@@ -136,11 +241,13 @@ CUT_SHORT: list[tuple[bytes, bytes]] = [
     (MAGIC + b"IDENTIFY\n\0\0\0\2", answers(b"E_BAD_BODY IDENTIFY failed to read body")),
     (MAGIC + identify()[:-1], answers(b"E_BAD_BODY IDENTIFY failed to read body")),
     (MAGIC + b"bad\n", b""),
+    (MEMBER + b"GRANT\n", answers(b"E_BAD_BODY GRANT failed to read body size")),
+    (MEMBER + b"GRANT\n\0\0\0\2{", answers(b"E_BAD_BODY GRANT failed to read body")),
 ]
 
 
 def new_context(limits: RegistryLimits | None = None) -> Context:
-    return Context(registry=Registry(limits=limits), identity=IDENTITY)
+    return Context(registry=Registry(limits=limits), identity=IDENTITY, witness_identity=WITNESS_IDENTITY)
 
 
 def feed(session: Session, data: bytes, piece: int, now: float = 0.0) -> bytes:
@@ -283,3 +390,68 @@ def test_any_cut_gives_the_same_answers(parts: list[bytes]) -> None:
     whole, bytewise = Session(new_context(), REMOTE), Session(new_context(), REMOTE)
     assert whole.feed(data, 0.0) == feed(bytewise, data, 1)
     assert whole.phase is bytewise.phase
+
+
+class TestWitness:
+    """What sessions say, and what they let the witness know."""
+
+    def test_a_lost_leader_is_granted_to_its_follower(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO")
+        context = new_context()
+        leader, follower = Session(context, REMOTE), Session(context, REMOTE)
+        context.witness.advance(-1.0)
+        leader.feed(MEMBER + with_body(b"FOLLOWERS", FOLLOWERS), 0.0)
+        follower.feed(MAGIC + identify(life=FOLLOWER, broadcast_address="n2"), 0.0)
+        assert context.witness.terms_of(LEADER) == Terms(
+            followers=(FOLLOWER,), adopt_after=10.0, restart_grace=30.0
+        )
+        question = with_body(b"GRANT", b'{"life":"%s"}' % LEADER.encode())
+        for second in range(1, 10):
+            context.witness.advance(second)
+        leader.end()
+        assert follower.feed(question, 9.5) == answers(
+            b'{"granted":false,"reason":"heard 9.5 s ago, of 10 s"}'
+        )
+        assert follower.feed(question, 10.0) == answers(b'{"granted":true,"reason":"silent for 10.0 s"}')
+        follower.feed(question * 3, 10.0)
+        assert [line for line in caplog.messages if line.startswith("WITNESS")] == [
+            f"WITNESS: life {LEADER} is not granted to n2:4151, life {FOLLOWER}: heard 9.5 s ago, of 10 s",
+            f"WITNESS: life {LEADER} is granted to n2:4151, life {FOLLOWER}: silent for 10.0 s",
+        ]
+        release = with_body(b"RELEASE", b'{"life":"%s"}' % LEADER.encode())
+        assert follower.feed(release, 10.0) == answers(b"OK")
+        assert not next(context.witness.shown()).granted_to
+
+    @pytest.mark.parametrize("sign", [b"PING\n", b"REGISTER t\n", b"UNREGISTER t\n", b"LEAVING\n"])
+    def test_each_line_is_a_sign_of_life(self, sign: bytes) -> None:
+        context = new_context()
+        session = Session(context, REMOTE)
+        session.feed(MEMBER, 0.0)
+        session.feed(sign[:-1], 1.0)
+        context.witness.advance(1.0)
+        assert next(context.witness.shown()).heard_seconds == 1.0
+        session.feed(sign[-1:], 1.5)
+        assert next(context.witness.shown()).heard_seconds == 0.0
+
+    @pytest.mark.parametrize(("for_good", "lives"), [(b"false", 1), (b"true", 0)])
+    def test_a_leader_that_leaves(self, for_good: bytes, lives: int) -> None:
+        context = new_context()
+        session = Session(context, REMOTE)
+        session.feed(MEMBER + with_body(b"LEAVING", b'{"for_good":%s}' % for_good), 0.0)
+        session.end()
+        assert [shown.stopped for shown in context.witness.shown()] == [True] * lives
+
+    def test_a_life_that_is_back_while_a_stand_in_serves_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        context = new_context()
+        stand_in, leader = Session(context, REMOTE), Session(context, REMOTE)
+        stand_in.feed(MAGIC + identify(life=FOLLOWER, stands_in_for=LEADER), 0.0)
+        leader.feed(MEMBER, 0.0)
+        assert caplog.messages == [f"WITNESS: n1:4151, life {LEADER}, is back; {FOLLOWER} stands in for it"]
+
+    def test_an_nsqd_without_a_life_leaves_nothing(self) -> None:
+        context = new_context()
+        session = Session(context, REMOTE)
+        session.feed(MAGIC + identify(), 0.0)
+        session.end()
+        assert list(context.witness.shown()) == []
+        assert not context.witness._without_life

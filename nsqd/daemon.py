@@ -16,7 +16,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import trio
@@ -32,7 +32,7 @@ from nsqd.log.store import Store, StoreOptions
 from nsqd.log.system_calls import keep_freed_memory
 from nsqd.lookup import Registries
 from nsqd.lookup.known_channels import KnownChannels
-from nsqd.lookup.peer import PeerOptions
+from nsqd.lookup.peer import PING_INTERVAL, PINGS_TO_ADOPTION, PeerOptions
 from nsqd.lookup.protocol import encode_identify
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats, client_stats
@@ -211,10 +211,33 @@ class Daemon:
         self.registries = Registries(
             self.broker,
             self.rounds,
-            _peer_options(options, self.hostname, self._announced_life()),
+            self._peer_options(),
             KnownChannels.over_http(_http_options(options)),
         )
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
+
+    def _peer_options(self) -> PeerOptions:
+        options = self.options
+        fields: dict[str, str | int] = {
+            "broadcast_address": options.broadcast_address,
+            "hostname": self.hostname,
+            "http_port": options.broadcast_http_port,
+            "tcp_port": options.broadcast_tcp_port,
+            "topology_region": options.topology_region,
+            "topology_zone": options.topology_zone,
+            "version": VERSION,
+            **self._announced_life(),
+        }
+        identify, limit = encode_identify(fields), options.max_body_size
+        fencing = self.copies.leader.fencing if self.copies.leader is not None else None
+        if fencing is None:
+            return PeerOptions(identify, max_reply_size=limit)
+        return PeerOptions(
+            identify,
+            max_reply_size=limit,
+            ping_interval=min(PING_INTERVAL, options.adopt_after / SECOND / PINGS_TO_ADOPTION),
+            on_ping=fencing.heard_registry,
+        )
 
     def _announced_life(self) -> dict[str, str | int]:
         """For the registries, by which followers adopt copies; nothing for an nsqd that has to do with none."""
@@ -511,22 +534,6 @@ def _limits(options: NsqdOptions) -> IdentifyLimits:
         msg_timeout=options.msg_timeout // MILLISECOND,
         max_msg_timeout=options.max_msg_timeout // MILLISECOND,
     )
-
-
-def _peer_options(
-    options: NsqdOptions, hostname: str, announced_life: Mapping[str, str | int]
-) -> PeerOptions:
-    fields: dict[str, str | int] = {
-        "broadcast_address": options.broadcast_address,
-        "hostname": hostname,
-        "http_port": options.broadcast_http_port,
-        "tcp_port": options.broadcast_tcp_port,
-        "topology_region": options.topology_region,
-        "topology_zone": options.topology_zone,
-        "version": VERSION,
-        **announced_life,
-    }
-    return PeerOptions(encode_identify(fields), max_reply_size=options.max_body_size)
 
 
 def _reachable(listen_address: str, port: int, broadcast_address: str) -> str:

@@ -8,9 +8,9 @@ Rules:
   The server sends nothing before the first command.
 - Every error is fatal: it is the last response, and further input is ignored.
 
-The commands of the witness (FOLLOWERS, LEAVING, GRANT, RELEASE) are not in the original. They are for nsqds that have
-announced a life in their IDENTIFY; only these get a `witness` in the response, by which they know that they may send
-them.
+The commands of the witness (FOLLOWERS, LEAVING, GRANT, RELEASE, STANDING) are not in the original. They are for nsqds
+that have announced a life in their IDENTIFY; only these get a `witness` in the response, by which they know that they
+may send them.
 
 Theory of operation: a `Session` is fed received bytes, split anywhere, and returns the bytes to send. Its state is a
 `SessionPhase`, the part of the input that it expects next; `_AT_EOF` has the error if the input ends there.
@@ -319,11 +319,19 @@ class Session:
         return self.producer
 
     def _of_the_witness(self, params: list[str], now: float) -> bytes | None:
+        self._check_life()
+        self.phase = SessionPhase.SIZE
+        return None
+
+    def _standing(self, params: list[str], now: float) -> bytes | None:
+        self._check_life()
+        self._context.registry.ping(self._identified(), now)
+        return encode_json({"adopted": self._context.witness.may_be_adopted(self._announced(), now)})
+
+    def _check_life(self) -> None:
         self._identified()
         if self._member is None or self._member.life is None:
             raise ProtocolError("E_INVALID", f"{self._command} client has announced no life")
-        self.phase = SessionPhase.SIZE
-        return None
 
     def _followers(self, body: bytes, now: float) -> bytes:
         given = self._decode(body, _FollowersBody)
@@ -419,6 +427,7 @@ _COMMANDS: Final[Mapping[str, _Command]] = {
     "PING": Session._ping,
     "REGISTER": Session._register,
     "RELEASE": Session._of_the_witness,
+    "STANDING": Session._standing,
     "UNREGISTER": Session._unregister,
 }
 

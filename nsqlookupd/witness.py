@@ -25,6 +25,8 @@ of a witness have to be on that side.
 - **A node is an address**, and its life is the one that was heard there last. A machine that got a new disk has a new
   life, and the old one does not count as a silent node for ever. Neither does one that a stand-in serves. When a
   stand-in ends for good, the life that it stood in for is forgotten: nothing is left to adopt.
+- **A leader with a fence asks** whether it may have been adopted (STANDING). A grant counts there for `adopt_after`,
+  also one that was voided since: its follower may have acted on it, and its stand-in not be registered yet.
 - What a process says of its life counts unless a later incarnation has been seen: the last bytes of one that is gone
   may be read after the first ones of the next.
 """
@@ -114,6 +116,8 @@ class _Life:
     ended: bool = False
     """It said that it is gone for good."""
     granted_to: str = ""
+    promised: tuple[str, float] | None = None
+    """To whom it was granted last, and when, unless that was given back; also when it was heard since."""
 
     @property
     def life(self) -> str:
@@ -263,7 +267,7 @@ class Witness:
         refusal, reason = self._judge(follower, known)
         if refusal is None:
             assert known is not None
-            known.granted_to = follower
+            known.granted_to, known.promised = follower, (follower, self._watched)
         self.answers["refused" if refusal else "granted"] += 1
         return Answer(refusal=refusal, reason=reason, changed=self._is_news((follower, life), refusal))
 
@@ -271,8 +275,22 @@ class Witness:
         """The follower does not adopt it, at least not now."""
         self.advance(now)
         known = self._lives.get(life)
-        if known is not None and known.granted_to == member.info.life:
+        if known is None:
+            return
+        if known.granted_to == member.info.life:
             known.granted_to = ""
+        if known.promised is not None and known.promised[0] == member.info.life:
+            known.promised = None
+
+    def may_be_adopted(self, member: Member, now: float) -> bool:
+        """Whether somebody may serve the copy of the life that this connection speaks for, or be about to."""
+        self.advance(now)
+        life = self._life_of(member)
+        if life is None:
+            return False
+        promised = life.promised
+        acted_on = promised is not None and self._watched - promised[1] < life.terms.adopt_after
+        return acted_on or bool(self.stand_in_of(life.life))
 
     def _judge(self, follower: str, life: _Life | None) -> tuple[Refusal | None, str]:
         needed = (DEFAULT_TERMS if life is None else life.terms).adopt_after

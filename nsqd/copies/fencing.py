@@ -32,7 +32,7 @@ class Fencing:
             self._fence.heard_follower(self._broker.now)
             self._look()
 
-    def heard_registry(self, address: str, *, adopted: bool) -> None:
+    def heard_registry(self, address: str, adopted: bool) -> None:
         """`adopted`: it knows of somebody who serves our copy, or is about to."""
         with self._rounds.round():
             if adopted:

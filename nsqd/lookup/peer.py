@@ -33,6 +33,7 @@ from nsqd.lookup.connect import Connector
 from nsqd.lookup.protocol import (
     MAGIC,
     PING,
+    STANDING,
     HttpAddress,
     RegistryError,
     RegistryIdentity,
@@ -40,10 +41,19 @@ from nsqd.lookup.protocol import (
     check_reply,
     encode_followers,
     parse_identity,
+    parse_standing,
 )
 from nsqkit.logging import get_logger
 
-__all__ = ["REPLY_TIMEOUT", "Connect", "Followers", "Peer", "PeerOptions"]
+__all__ = [
+    "PINGS_TO_ADOPTION",
+    "PING_INTERVAL",
+    "REPLY_TIMEOUT",
+    "Connect",
+    "Followers",
+    "Peer",
+    "PeerOptions",
+]
 
 log = get_logger("nsqd")
 
@@ -58,11 +68,17 @@ Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
 @attrs.frozen
 class PeerOptions:
-    """`identify`: the IDENTIFY command. `max_reply_size`: bytes of one reply. `make_connect`: called per registry."""
+    """`identify`: the IDENTIFY command. `max_reply_size`: bytes of one reply. `make_connect`: called per registry.
+
+    `ping_interval`: seconds, the longest. `on_ping`: called with the address of a registry that has answered one, and
+    whether it knows that this nsqd may have been adopted; for this it is asked in place of the PING.
+    """
 
     identify: bytes
     max_reply_size: int
     make_connect: Callable[[], Connect] = Connector
+    ping_interval: float = PING_INTERVAL
+    on_ping: Callable[[str, bool], None] | None = None
 
 
 @attrs.frozen
@@ -224,20 +240,25 @@ class Peer:
         self._requests.clear()
 
     async def _announce(self, registry: _RegistryStream) -> None:
-        last_ping = trio.current_time()
+        # With a fence the first one is sent at once: it is closed until this registry is heard.
+        last_ping = trio.current_time() if self._options.on_ping is None else -math.inf
         while True:
             now, next_ping = trio.current_time(), last_ping + self._ping_interval
             requests = list(self._requests)
             commands = [request.command for request in requests]
             commands += self._take_followers() + self._announcements.take(BATCH)
-            if now >= next_ping:
-                commands.append(PING)
+            pings = now >= next_ping
+            if pings:
+                commands.append(self._ping)
                 last_ping = now
             if commands:
                 replies = await registry.exchange(commands)
                 for reply in replies:
                     check_reply(reply)
                 self.heard_at = now
+                if pings and self._options.on_ping is not None:
+                    adopted = bool(self.witness) and parse_standing(replies[-1])
+                    self._options.on_ping(self.address, adopted)
                 for request, reply in zip(requests, replies, strict=False):
                     self._requests.pop(request, None)
                     request.reply = reply
@@ -249,9 +270,14 @@ class Peer:
 
     @property
     def _ping_interval(self) -> float:
+        longest = self._options.ping_interval
         if not self.witness or self._followers is None:
-            return PING_INTERVAL
-        return min(PING_INTERVAL, self._followers.adopt_after / PINGS_TO_ADOPTION)
+            return longest
+        return min(longest, self._followers.adopt_after / PINGS_TO_ADOPTION)
+
+    @property
+    def _ping(self) -> bytes:
+        return STANDING if self.witness and self._options.on_ping is not None else PING
 
     def _take_followers(self) -> list[bytes]:
         due, self._followers_due = self._followers_due, False

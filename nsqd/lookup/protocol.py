@@ -6,8 +6,8 @@ Rules:
 - Every command gets exactly one reply, in order: an int32 size and that many bytes. There is no frame type; an error is
   recognized by its text.
 - Input is not trusted: a reply above the size limit, and bytes that are not the reply to a command, end the connection.
-- FOLLOWERS, LEAVING, GRANT and RELEASE are for witnesses only (`RegistryIdentity.witness`): the original would close
-  the connection.
+- FOLLOWERS, LEAVING, GRANT, RELEASE and STANDING are for witnesses only (`RegistryIdentity.witness`): the original
+  would close the connection.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "MAGIC",
     "MAX_FOLLOWERS",
     "PING",
+    "STANDING",
     "Answer",
     "Grant",
     "Heard",
@@ -44,10 +45,12 @@ __all__ = [
     "encode_unregister",
     "parse_grant",
     "parse_identity",
+    "parse_standing",
 ]
 
 MAGIC: Final = b"  V1"
 PING: Final = b"PING\n"
+STANDING: Final = b"STANDING\n"
 HIGHEST_PORT = 65535
 MAX_FOLLOWERS: Final = 16
 
@@ -193,6 +196,19 @@ def parse_grant(reply: bytes) -> Grant:
         return decode_json_as(reply, Grant)
     except DecodeError as error:
         raise RegistryError(f"failed to parse the reply to GRANT - {_shown(reply)}") from error
+
+
+@attrs.frozen
+class _Standing:
+    adopted: bool
+
+
+def parse_standing(reply: bytes) -> bool:
+    """Whether somebody serves the copy of this nsqd, or may be about to. `RegistryError` if it cannot be read."""
+    try:
+        return decode_json_as(reply, _Standing).adopted
+    except DecodeError as error:
+        raise RegistryError(f"failed to parse the reply to STANDING - {_shown(reply)}") from error
 
 
 def check_reply(reply: bytes) -> None:

@@ -254,6 +254,38 @@ class TestRules:
         assert s.ask(follower).refusal is Refusal.GRANTED
 
 
+class TestStanding:
+    """What a leader with a fence is told."""
+
+    def test_a_life_that_nobody_may_serve(self, s: Setting) -> None:
+        follower, _ = lost(s)
+        assert not s.witness.may_be_adopted(s.connect(LEADER), s.now)
+        assert not s.witness.may_be_adopted(follower, s.now)
+
+    def test_r6_a_grant_may_have_been_acted_on_though_it_is_void(self, s: Setting) -> None:
+        follower, other = lost(s)
+        assert s.ask(follower).granted
+        leader = s.connect(LEADER)
+        assert s.witness.may_be_adopted(leader, s.now)
+        s.witness.give_back(other, LEADER, s.now)  # it was not his
+        assert s.witness.may_be_adopted(leader, s.now)
+        s.wait(10)
+        assert not s.witness.may_be_adopted(leader, s.now)
+
+    def test_one_that_was_given_back_was_not(self, s: Setting) -> None:
+        follower, _ = lost(s)
+        assert s.ask(follower).granted
+        leader = s.connect(LEADER)
+        s.witness.give_back(follower, LEADER, s.now)
+        assert not s.witness.may_be_adopted(leader, s.now)
+
+    def test_r6_a_life_with_a_stand_in_is_adopted_for_good(self, s: Setting) -> None:
+        leader = s.connect(LEADER)
+        s.connect(STAND_IN, stands_in_for=LEADER)
+        s.wait(1000)
+        assert s.witness.may_be_adopted(leader, s.now)
+
+
 class TestBrake:
     """Rule 6: not too many nodes are silent."""
 

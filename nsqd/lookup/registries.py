@@ -40,7 +40,7 @@ from nsqd.lookup.urgent_first import UrgentFirst
 from nsqkit.logging import get_logger
 from nsqkit.yielder import Yielder
 
-__all__ = ["Answer", "Heard", "Registries", "RoundControl"]
+__all__ = ["Heard", "Registries", "RoundControl", "WitnessAnswer"]
 
 log = get_logger("nsqd")
 
@@ -61,7 +61,7 @@ class _Preparation:
 
 
 @attrs.frozen
-class Answer:
+class WitnessAnswer:
     """A registry to a follower that wants to adopt a copy.
 
     `witness`: its id, by which several addresses of one registry are counted once; empty for one that is no witness or
@@ -156,13 +156,13 @@ class Registries(Listener):
         for peer in self._peers.values():
             peer.announce_followers(followers)
 
-    async def grants(self, life: str) -> list[Answer]:
+    async def grants(self, life: str) -> list[WitnessAnswer]:
         """Ask all registries whether this nsqd may adopt its copy of a life; within `GRANT_TIMEOUT`.
 
         A registry that has granted it grants it to no other follower, so `release` it when it is not adopted: also when
         too few have granted it, or two followers might wait for one another.
         """
-        answers: list[Answer] = []
+        answers: list[WitnessAnswer] = []
 
         async def ask(peer: Peer) -> None:
             answers.append(await _grant_of(peer, life))
@@ -336,21 +336,21 @@ class Registries(Listener):
             self._rounds.end()
 
 
-async def _grant_of(peer: Peer, life: str) -> Answer:
+async def _grant_of(peer: Peer, life: str) -> WitnessAnswer:
     witness = peer.witness
     if not peer.identified:
-        return Answer(peer.address, "", granted=False, reason="not connected")
+        return WitnessAnswer(peer.address, "", granted=False, reason="not connected")
     if not witness:
-        return Answer(
+        return WitnessAnswer(
             peer.address, "", granted=False, reason="it is no witness, as the original's nsqlookupd"
         )
     reply: bytes | None = None
     with trio.move_on_after(GRANT_TIMEOUT):
         reply = await peer.ask(encode_grant(life))
     if reply is None:
-        return Answer(peer.address, witness, granted=False, reason="no answer")
+        return WitnessAnswer(peer.address, witness, granted=False, reason="no answer")
     try:
         grant = parse_grant(reply)
     except RegistryError as error:
-        return Answer(peer.address, witness, granted=False, reason=str(error))
-    return Answer(peer.address, witness, grant.granted, grant.reason)
+        return WitnessAnswer(peer.address, witness, granted=False, reason=str(error))
+    return WitnessAnswer(peer.address, witness, grant.granted, grant.reason)

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from nsqd.copies.auto_adopt import LONGEST_PAUSE, AutoAdopt
-from nsqd.lookup.protocol import Answer, Heard
+from nsqd.lookup.protocol import Heard, WitnessAnswer
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.held_copies import COPIES, CopyState, HeldCopies, Room
 from nsqd.replication.keep import CopyNote
@@ -42,10 +42,10 @@ class Registries:
     def heard(self) -> list[Heard]:
         raise AssertionError("that is for leaders")
 
-    async def grants(self, life: str) -> list[Answer]:
+    async def grants(self, life: str) -> list[WitnessAnswer]:
         await trio.lowlevel.checkpoint()
         self.asked.append((life, trio.current_time()))
-        return [Answer(f"r{n}", f"w{n}", n < self.yes, "heard 3 s ago") for n in range(3)]
+        return [WitnessAnswer(f"r{n}", f"w{n}", n < self.yes, "heard 3 s ago") for n in range(3)]
 
     async def release(self, life: str) -> None:
         self.given_back.append(life)
@@ -148,7 +148,7 @@ async def test_a_leader_that_comes_back_while_the_registries_are_asked_is_not_ad
         del setting.held.copies[LIVES[1]]
         grants = setting.registries.grants
 
-        async def comes_back(life: str) -> list[Answer]:
+        async def comes_back(life: str) -> list[WitnessAnswer]:
             answers = await grants(life)
             setting.state().connected = True
             return answers

@@ -44,6 +44,8 @@ def witness(command: str, host: str = "r.example") -> bytes | None:
     """A good one that is a witness, and grants everything."""
     if command == "IDENTIFY":
         return reply(json.dumps(IDENTITY | {"broadcast_address": host, "witness": WITNESS}).encode())
+    if command == "STANDING":
+        return reply(b'{"adopted":false}')
     if command == "GRANT":
         return reply(b'{"granted":true,"reason":"silent for 60.0 s"}')
     return good(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import pytest
@@ -61,11 +62,12 @@ async def running(
     answer: Callable[[str], bytes | None] = good,
     refusing: bool = False,
     hears: bool = True,
+    **changes: Any,
 ) -> AsyncIterator[Setting]:
     """A peer that has had the time to do what it does at once."""
     async with trio.open_nursery() as nursery:
         registry = FakeRegistry(nursery, answer=answer, refusing=refusing, hears=hears)
-        options = PeerOptions(encode_identify(FIELDS), 1000, lambda: registry.connect)
+        options = PeerOptions(encode_identify(FIELDS), 1000, lambda: registry.connect, **changes)
         there = {name: FakeTopic(dict.fromkeys(channels)) for name, channels in (topics or {}).items()}
         peer = Peer("r.example:4160", there, options)
         nursery.start_soon(peer.run)
@@ -488,3 +490,46 @@ class TestWitness:
             await s.registry.streams[0].send_all(reply(b"OK"))
             await settled()
             assert s.peer.heard_at == began + 16
+
+
+class TestFence:
+    """A leader with a fence wants to know whether somebody may serve its copy."""
+
+    async def test_a_witness_is_asked_at_once_and_in_place_of_pings(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        heard: list[tuple[str, bool]] = []
+        adopted = b"false"
+
+        def answer(command: str) -> bytes | None:
+            return reply(b'{"adopted":%b}' % adopted) if command == "STANDING" else witness(command)
+
+        note = lambda address, is_adopted: heard.append((address, is_adopted))  # noqa: E731
+        async with running(answer=answer, ping_interval=4.0, on_ping=note) as s:
+            assert s.registry.said == ["IDENTIFY", "STANDING"]
+            adopted = b"true"
+            await trio.sleep(4.5)
+            assert s.registry.said == ["IDENTIFY", "STANDING", "STANDING"]
+            assert heard == [("r.example:4160", False), ("r.example:4160", True)]
+
+    async def test_an_original_knows_of_nobody(self, autojump_clock: trio.testing.MockClock) -> None:
+        heard: list[tuple[str, bool]] = []
+        note = lambda address, is_adopted: heard.append((address, is_adopted))  # noqa: E731
+        async with running(ping_interval=4.0, on_ping=note) as s:
+            await trio.sleep(4.5)
+            assert s.registry.said == ["IDENTIFY", "PING", "PING"]
+            assert heard == [("r.example:4160", False)] * 2
+
+    @pytest.mark.parametrize("said", [b"OK", b'{"adopted":1}', b"{}"])
+    async def test_an_answer_that_cannot_be_read_is_none(
+        self, autojump_clock: trio.testing.MockClock, said: bytes
+    ) -> None:
+        heard: list[tuple[str, bool]] = []
+        note = lambda address, is_adopted: heard.append((address, is_adopted))  # noqa: E731
+
+        def answer(command: str) -> bytes | None:
+            return reply(said) if command == "STANDING" else witness(command)
+
+        async with running(answer=answer, on_ping=note) as s:
+            assert not s.peer.identified  # the connection has ended
+            assert heard == []

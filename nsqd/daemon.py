@@ -504,6 +504,7 @@ class Daemon:
     def set_lookupd_addresses(self, addresses: list[str]) -> None:
         self.options.nsqlookupd_tcp_addresses = addresses
         self.registries.set_addresses(addresses)
+        self.copies.set_registries(addresses)
 
 
 def _broker_options(options: NsqdOptions) -> BrokerOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -144,6 +144,11 @@ class Copies:
             if self.stand_in is not None:
                 nursery.start_soon(self.stand_in.watch_others)
             await trio.sleep_forever()
+
+    def set_registries(self, addresses: Collection[str]) -> None:
+        """These nsqlookupds are configured now. Followers hear of their number when they connect anew."""
+        if self.leader is not None and self.leader.fencing is not None:
+            self.leader.fencing.set_registries(addresses)
 
     @property
     def hand_over_refusal(self) -> str | None:

@@ -132,6 +132,26 @@ async def test_r16_a_leader_that_was_stopped_in_order_has_more_time(
         assert {life for life, _ in setting.registries.asked} == {LIVES[0]}
 
 
+async def test_what_another_follower_could_not_fetch_is_looked_for_once_its_nsqd_is_gone_for_long(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[float] = []
+
+    async def look(_self: StandIns, life: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        if life == LIVES[0]:
+            looked.append(trio.current_time())
+        return False
+
+    monkeypatch.setattr(StandIns, "adopt_left_over", look)
+    async with silent_leaders(tmp_path) as setting:
+        setting.registries.yes = 0
+        await setting.at(RESTART_GRACE - 1)
+        assert not looked
+        await setting.at(RESTART_GRACE + LONGEST_PAUSE + 2)
+        assert looked
+
+
 async def test_a_link_that_flaps_is_a_link(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with silent_leaders(tmp_path) as setting:
         for _ in range(20):

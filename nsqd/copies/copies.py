@@ -177,15 +177,14 @@ class Copies:
 
     # --- stop
 
-    async def stop(self, *, hand_over: bool) -> None:
+    async def stop(self, *, hand_over: bool) -> bool:
         """Take no leader any more, and send what there is to send to followers, in bounded time.
 
-        `hand_over`: one of them is to take over what is here.
+        `hand_over`: one of them is to take over what is here. Whether it has.
         """
         if self.follower is not None:
             await self.follower.stop()
-        if self.leader is not None:
-            await self.leader.stop(hand_over=hand_over)
+        return self.leader is not None and await self.leader.stop(hand_over=hand_over)
 
     def retire(self) -> None:
         """What was drained was a stand-in, perhaps, and is empty. `OSError`."""

@@ -84,9 +84,12 @@ class Look:
         segments = [entry for entry in self.segments if entry[0].first < entry[2]]
         low, high = 0, len(segments)
         while high - low > 1:
-            middle = (low + high) // 2
-            found = self._first_from(segments[middle], segments[middle][0].first)
-            low, high = (middle, high) if found and found[1][ID] <= message_id else (low, middle)
+            at = middle = (low + high) // 2
+            frame = self._first_of(segments[at])
+            while frame is None and at + 1 < high:  # all its messages were aborted, or are damaged
+                at += 1
+                frame = self._first_of(segments[at])
+            low, high = (at, high) if frame and frame[ID] <= message_id else (low, middle)
         if not segments:
             return None
         segment, limit, end = segments[low]
@@ -106,13 +109,14 @@ class Look:
             cursor.file.close()
         return None
 
-    def _first_from(self, entry: tuple[Segment, int, int], seq: int) -> tuple[int, bytes] | None:
+    def _first_of(self, entry: tuple[Segment, int, int]) -> bytes | None:
         segment, limit, _ = entry
         cursor = _Cursor(self, segment, self.open(segment, True), limit)
         try:
-            return cursor.first_from(seq)
+            found = cursor.first_from(segment.first)
         finally:
             cursor.file.close()
+        return None if found is None else found[1]
 
     # --- moved messages
 

@@ -282,6 +282,7 @@ class CoreMachine(RuleBasedStateMachine):
             channel, model, copy, seq = entry
             known = channel.requeue_message(seq, copy.id)
             assert known or not model.durable
+            copy.seq = seq
             if known and copy.state != "ready":
                 copy.park()
             self.harness.round()

@@ -162,6 +162,20 @@ def test_ids_are_found_where_some_are_missing() -> None:
         assert log.look().find(b"%016x" % number) is None
 
 
+def test_ids_are_found_behind_segments_in_which_nothing_can_be_read() -> None:
+    storage = MemoryStorage()
+    log = new_log(storage)
+    for number in range(6):
+        append(log, 2)
+        if number in (1, 2, 4):
+            path = log.segments[-1].path
+            flip(storage, path, 8 * content(storage, path).index(b"body"))
+        log.roll()
+    for seq in range(12):
+        found = log.look().find(b"%016x" % seq)
+        assert found == (None if seq // 2 in (1, 2, 4) else (seq, frame(seq)))
+
+
 def test_an_empty_log_has_no_ids() -> None:
     log = new_log(MemoryStorage())
     assert log.look().find(b"%016x" % 1) is None

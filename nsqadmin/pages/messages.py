@@ -107,7 +107,7 @@ async def messages_page(request: PageRequest) -> Page:
     channel = request.snapshot.channel(topic, name)
     state = request.query.get("state", "")
     state = state if state in dict(_STATES) else "ready"
-    contains = request.query.get("contains", "")[:_MAX_WORDS]
+    contains = request.query.get("q", "")[:_MAX_WORDS]
     nodes: list[NodeMessages] = []
     chosen: Sequence[str] = ()
     held = [part.node for part in channel.stats.nodes or ()] if channel is not None else []

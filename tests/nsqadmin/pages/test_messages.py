@@ -121,15 +121,15 @@ async def test_a_node_that_does_not_answer_holds_up_nobody(autojump_clock: trio.
 
 async def test_the_next_page_is_of_one_node() -> None:
     console = console_of({NODE: response(message(1), following=17), OTHER: response(message(2))})
-    page = await fetch(console, f"{PATH}?state=requeued&contains=x")
+    page = await fetch(console, f"{PATH}?state=requeued&q=x")
     following = page.one("a", rel="next")["href"]
-    assert following == f"{PATH}?state=requeued&contains=x&node=10.0.0.1%3A4151&from=17"
+    assert following == f"{PATH}?state=requeued&q=x&node=10.0.0.1%3A4151&from=17"
     asked(console).clear()
     page = await fetch(console, following)
     assert [(address, params["from"], params["contains"]) for address, params in asked(console)] == [
         (NODE, "17", "x")
     ]
-    assert page.one("a", href=f"{PATH}?state=requeued&contains=x&node=10.0.0.2%3A4151&from=").text == (
+    assert page.one("a", href=f"{PATH}?state=requeued&q=x&node=10.0.0.2%3A4151&from=").text == (
         "host-10.0.0.2"
     )
 
@@ -143,10 +143,10 @@ async def test_of_many_nodes_the_fullest_are_asked() -> None:
 
 async def test_a_search_says_how_many_it_has_looked_at() -> None:
     console = console_of({NODE: response(examined=1000, count=20_000, following=1000)})
-    page = await fetch(console, f"{PATH}?contains=needle")
+    page = await fetch(console, f"{PATH}?q=needle")
     assert "20,000 looked at 1,000" in page.text
     assert "No such message among those looked at." in page.text
-    assert page.one("input", id="contains")["value"] == "needle"
+    assert page.one("input", id="find-q")["value"] == "needle"
 
 
 async def test_a_message_that_its_node_cannot_read_has_no_actions() -> None:

@@ -19,7 +19,7 @@ from nsqd.broker.peek import Entry, Page, PeekState, peek_channel, peek_topic, s
 from nsqd.http.context import HttpBackend, existing_channel, existing_topic, round_of, when_synced
 from nsqd.http.message_filter import MessageFilter
 from nsqd.http.params import valid_topic
-from nsqd.http.peeked import Moment, PageQuery, message_fields, page_json, waiting_fields
+from nsqd.http.peeked import Moment, PageQuery, Peeked, message_fields, waiting_fields
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, json_body, query, text
 from nsqkit.service.http.message import JSON
@@ -84,28 +84,35 @@ class Peeking:
             raise HttpError(400, "INVALID_ARG_STATE")
         asked = _page_query(params)
 
-        def make_page() -> Page:
-            return peek_channel(self._channel(topic, channel), state, asked.start, asked.most)
+        def make_page(start: int, limit: int) -> Page:
+            return peek_channel(self._channel(topic, channel), state, start, limit)
 
-        return await self._page(asked, {"topic": topic, "channel": channel, "state": state.value}, make_page)
+        head = {"topic": topic, "channel": channel, "state": state.value}
+        return await self._peeked(asked, head, make_page)
 
     async def peek_topic(self, request: Request) -> Response:
         params = query(request)
         topic = valid_topic(params)
         asked = _page_query(params)
-        return await self._page(
-            asked, {"topic": topic}, lambda: peek_topic(self._topic(topic), asked.start, asked.most)
+        return await self._peeked(
+            asked, {"topic": topic}, lambda start, limit: peek_topic(self._topic(topic), start, limit)
         )
 
-    async def _page(
-        self, asked: PageQuery, head: Mapping[str, str], make_page: Callable[[], Page]
+    async def _peeked(
+        self, asked: PageQuery, head: Mapping[str, str], make_page: Callable[[int, int], Page]
     ) -> Response:
-        def begin() -> Callable[[], bytes]:
-            page = make_page()
-            moment = self._moment(page.entries)
-            return lambda: page_json(page, asked, head, moment)
+        """`make_page(start, limit)` is called between two rounds."""
+        peeked = Peeked(asked)
 
-        return Response(200, await self._read(begin), JSON)
+        def begin() -> Callable[[], None]:
+            assert peeked.next is not None
+            page = make_page(peeked.next, peeked.wanted)
+            moment = self._moment(page.entries)
+            return lambda: peeked.add(page, moment)
+
+        while not peeked.is_complete:
+            await self._read(begin)
+        return Response(200, peeked.as_json(head), JSON)
 
     def _moment(self, entries: Iterable[Entry]) -> Moment:
         owners = {entry.owner for entry in entries if entry.owner is not None}

@@ -1,4 +1,4 @@
-"""The pages of `/channel/peek` and `/topic/peek` as JSON, made in a thread of their own."""
+"""The responses of `/channel/peek` and `/topic/peek`: JSON, made in a thread of its own."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from nsqd.http.message_filter import MessageFilter
 from nsqkit.service.http.message import json_bytes
 from nsqkit.wire.frames import BODY, HEAD
 
-__all__ = ["Moment", "PageQuery", "message_fields", "page_json", "waiting_fields"]
+__all__ = ["Moment", "PageQuery", "Peeked", "message_fields", "waiting_fields"]
 
 # Bytes of the log that are read for one page, without and with a filter: what is searched for may take longer.
 READ_BYTES = 4 << 20
 SEARCH_BYTES = 32 << 20
+# What the event loop does for one page takes so long for each message that a search is made of several pages.
+PAGE_MESSAGES = 1000
 # A thread that computes keeps the event loop from running for up to 5 ms. After so many messages it lets others run.
 TURN_MESSAGES = 16
 
@@ -39,7 +41,7 @@ class PageQuery:
     @property
     def most(self) -> int:
         """How many messages are looked at."""
-        return max(self.limit, self.examine) if self.filter else self.limit
+        return self.examine if self.filter else self.limit
 
 
 @attrs.frozen(eq=False)
@@ -51,25 +53,58 @@ class Moment:
     consumers: Mapping[Subscription, Mapping[str, str]]
 
 
-def page_json(page: Page, query: PageQuery, head: Mapping[str, Any], moment: Moment) -> bytes:
-    """The response; `head`: its first fields. *Any thread*; `OSError` as `Page.frames`."""
-    shown: list[bytes] = []
-    examined = 0
-    room, most_read = query.max_bytes, SEARCH_BYTES if query.filter else READ_BYTES
-    with page.frames() as frames:
-        for entry, frame in zip(page.entries, _in_turns(frames), strict=True):
-            body = b"" if frame is None else frame[BODY:]
-            if not query.filter or (frame is not None and query.filter.matches(body)):
-                shown_size = min(len(body), query.max_bytes)
-                if len(shown) == query.limit or shown_size > room:
+@attrs.define(eq=False)
+class Peeked:
+    """A response that is being made of one page after the other. `next`: where the next one begins; None: nowhere."""
+
+    query: PageQuery
+    shown: list[bytes] = attrs.field(factory=list)
+    room: int = attrs.field(init=False)  # bytes of bodies
+    examined: int = 0
+    count: int = 0
+    next: int | None = attrs.field(init=False)
+    is_complete: bool = False
+    _bytes_read: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.next, self.room = self.query.start, self.query.max_bytes
+
+    @property
+    def wanted(self) -> int:
+        """How many messages the next page is to have at most."""
+        return min(PAGE_MESSAGES, self.query.most - self.examined)
+
+    def add(self, page: Page, moment: Moment) -> None:
+        """Add a page of `wanted` messages from `next` on. *Any thread*; `OSError` as `Page.frames`."""
+        query, shown = self.query, list[bytes]()
+        room, examined, is_full = self.room, 0, False
+        most_read = (SEARCH_BYTES if query.filter else READ_BYTES) - self._bytes_read
+        with page.frames() as frames:
+            for entry, frame in zip(page.entries, _in_turns(frames), strict=True):
+                body = b"" if frame is None else frame[BODY:]
+                if not query.filter or (frame is not None and query.filter.matches(body)):
+                    size = min(len(body), query.max_bytes)
+                    is_full = len(self.shown) + len(shown) == query.limit or size > room
+                    if is_full:
+                        break
+                    shown.append(json_bytes(_fields(entry, frame, moment, query.max_bytes)))
+                    room -= size
+                examined += 1
+                is_full = page.bytes_read >= most_read
+                if is_full:
                     break
-                shown.append(json_bytes(_fields(entry, frame, moment, query.max_bytes)))
-                room -= shown_size
-            examined += 1
-            if page.bytes_read >= most_read:
-                break
-    rest = {**head, "count": page.count, "examined": examined, "next": page.start_at(examined)}
-    return json_bytes(rest)[:-1] + b',"messages":[' + b",".join(shown) + b"]}"
+        self.shown += shown
+        self.room = room
+        self.examined += examined
+        self._bytes_read += page.bytes_read
+        self.count = page.count
+        self.next = page.start_at(examined)
+        self.is_complete = is_full or self.next is None or self.examined >= query.most
+
+    def as_json(self, head: Mapping[str, Any]) -> bytes:
+        """The response; `head`: its first fields."""
+        rest = {**head, "count": self.count, "examined": self.examined, "next": self.next}
+        return json_bytes(rest)[:-1] + b',"messages":[' + b",".join(self.shown) + b"]}"
 
 
 def _in_turns(frames: Iterator[bytes | None]) -> Iterator[bytes | None]:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from nsqd.broker.peek import PeekState, peek_channel
 from nsqd.http import peek as peek_module
+from nsqd.http import peeked as peeked_module
 from nsqd.http.message_filter import MessageFilter
-from nsqd.http.peeked import Moment, PageQuery, page_json
+from nsqd.http.peeked import Moment, PageQuery, Peeked
 from nsqd.testing.faulty_storage import Fail
 from nsqkit.decoding import decode_json
 from tests.nsqd.broker.harness import Harness
@@ -233,6 +234,24 @@ async def test_a_filter_says_how_many_it_has_looked_at() -> None:
         assert (len(page["messages"]), page["examined"]) == (5, 50)
 
 
+async def test_a_search_is_made_of_several_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peeked_module, "PAGE_MESSAGES", 7)
+    daemon = FakeDaemon()
+    daemon.make("t", "c")
+    daemon.put("t", *[b"m%d" % at for at in range(100)])
+    async with serving(daemon) as client:
+        page = await peek(client, "&contains=m9&examine=95&limit=1000")
+        assert (bodies(page), page["examined"], page["next"]) == (
+            ["m9", *[f"m9{n}" for n in range(5)]],
+            95,
+            95,
+        )
+        page = await peek(client, "&limit=20")
+        assert (bodies(page), page["next"]) == ([f"m{at}" for at in range(20)], 20)
+        page = await peek(client, "&contains=m&limit=10")
+        assert (len(page["messages"]), page["examined"], page["next"]) == (10, 10, 10)
+
+
 # --- single messages
 
 
@@ -392,8 +411,12 @@ def test_pages_together_are_all_there_is(
             examine=examine,
             filter=MessageFilter(wanted.encode()),
         )
-        page = peek_channel(channel, PeekState.READY, start, asked.most)
-        answer = decode_json(page_json(page, asked, {}, Moment(harness.now, harness.wall_ns, {})))
+        peeked = Peeked(asked)
+        while not peeked.is_complete:
+            assert peeked.next is not None
+            page = peek_channel(channel, PeekState.READY, peeked.next, peeked.wanted)
+            peeked.add(page, Moment(harness.now, harness.wall_ns, {}))
+        answer = decode_json(peeked.as_json({}))
         shown = answer["messages"]
         assert len(shown) <= limit
         assert sum(len(message["body"]) for message in shown) <= max_bytes

@@ -68,6 +68,22 @@ def test_each_state_is_shown(name: str, limit: int) -> None:
     assert everything_of(harness, channel) == before
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 1000])
+def test_messages_of_several_clients_are_shown_client_by_client(limit: int) -> None:
+    harness = Harness()
+    clients = [harness.subscribe(rdy=3) for _ in range(3)]
+    harness.publish_many(8)
+    for _ in range(2):  # the second time its messages wait for their time-out
+        harness.disconnect(clients[0])
+        clients[0] = harness.subscribe(rdy=3)
+    channel = clients[0].channel
+    assert channel.delivery.disconnected
+    found = peeked(channel, PeekState.IN_FLIGHT, limit)
+    assert sorted(message.body for _, message in found) == [b"m%d" % at for at in range(8)]
+    owners = [entry.owner for entry, _ in found]
+    assert owners == sorted(owners, key=owners.index), "client by client"
+
+
 def test_bodies_that_are_on_disk_only_are_read() -> None:
     harness = Harness(mem_queue_size=0, mem_queue_bytes=0)
     consumer = in_every_state(harness, "c")

@@ -327,7 +327,7 @@ class Channel:
 
         A client that has it in flight gets the usual error when it answers.
         """
-        if self._withdraw(seq, message_id) is not None:
+        if self._withdraw(seq, message_id) is not None or self._drop_requeued(seq):
             self._settle([seq])
         elif not self.backlog.finish_one(seq):
             return False
@@ -338,11 +338,9 @@ class Channel:
         """Have a message in flight, or a deferred one, delivered again as soon as possible; others that are not settled
         stay as they are. False as for `finish_message`.
         """
-        if self.backlog.is_ready(seq) or any(seq == queued for queued, _ in self.requeued):
-            return True
         attempts = self._withdraw(seq, message_id)
         if attempts is None:
-            return False
+            return self.backlog.is_ready(seq) or any(seq == queued for queued, _ in self.requeued)
         self.counts.requeued += 1
         self.backlog.await_redelivery(seq, attempts, 0)
         self.requeued.append((seq, attempts))
@@ -350,7 +348,7 @@ class Channel:
         return True
 
     def _withdraw(self, seq: int, message_id: bytes) -> int | None:
-        """Take a message out of the state in which it waits; returns its attempts, None if it is ready or settled."""
+        """Take a message back that is in flight or deferred; returns its attempts, None if it is neither."""
         # Else a clock that is set soon after the start would defer it once more.
         self._restored.pop(seq, None)
         if (owner := self.delivery.owner_of(message_id)) is not None:
@@ -362,13 +360,15 @@ class Channel:
                 self.context.timers.cancel(owner)
             self.offer(owner)
             return attempts
-        if (deferred := self.deferred.remove(seq)) is not None:
-            return deferred
-        for at, (queued, attempts) in enumerate(self.requeued):
-            if queued == seq:
-                del self.requeued[at]
-                return attempts
-        return None
+        return self.deferred.remove(seq)
+
+    def _drop_requeued(self, seq: int) -> bool:
+        """Take a message out of the requeued ones; False if it is not there."""
+        at = next((at for at, (queued, _) in enumerate(self.requeued) if queued == seq), None)
+        if at is None:
+            return False
+        del self.requeued[at]
+        return True
 
     # --- time
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
-from itertools import islice
+
+from nsqd.broker.paging import part_of
 
 __all__ = ["AHEAD", "Deferred"]
 
@@ -54,10 +55,8 @@ class Deferred:
 
     def page(self, start: int, limit: int) -> list[tuple[int, int, float]]:
         """(seq, attempts, due) of up to `limit` messages, in the order in which they were deferred, after `start`."""
-        return [
-            (seq, attempts, due)
-            for due, seq, attempts in islice(self._entries.values(), start, start + limit)
-        ]
+        part = part_of(self._entries.values(), start, limit)
+        return [(seq, attempts, due) for due, seq, attempts in part]
 
     def pop_due(self, now: float, limit: int) -> list[tuple[int, int]]:
         """Remove up to `limit` messages that are due; returns (seq, attempts) of each, the earliest first."""

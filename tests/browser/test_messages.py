@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import OpenPage, StartConsole, live, renewed
+from tests.browser.conftest import OpenPage, live, renewed
 from tests.browser.looks import check_looks
 from tests.browser.scene import Scene
 from tests.browser.test_actions import confirm_by_typing, expect_toast
@@ -111,13 +111,3 @@ def test_the_page_stays_as_it_is_while_it_is_read(open_page: OpenPage, scene: Sc
     expect(page.locator("tbody tr")).to_have_count(1)
     page.click("text=Look again")
     expect(page.locator("tbody tr")).to_have_count(2)
-
-
-def test_users_who_are_no_administrators_see_no_messages(
-    open_page: OpenPage, scene: Scene, start_console: StartConsole
-) -> None:
-    set_up(scene, "look.readonly", b"secret")
-    console = start_console("--admin-user=ann")
-    page = live(open_page("/messages/look.readonly/c", home=console.url))
-    expect(page.locator("#content")).to_contain_text("only administrators can read them")
-    assert "secret" not in page.content()

@@ -158,6 +158,10 @@ class Backlog(Protocol):
     def record(self, code: Code, *items: object) -> list[Change]:
         """The record of a change to the channel itself; empty for a channel that is not recorded."""
 
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether changes of messages remain for a later append: the disk is full, or an append has failed."""
+
     # --- checks
 
     def invariant(self, waiting: set[int]) -> None:

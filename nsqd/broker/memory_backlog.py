@@ -273,6 +273,10 @@ class MemoryBacklog:
     def record(self, code: Code, *items: object) -> list[Change]:
         return []
 
+    @property
+    def has_unwritten(self) -> bool:
+        return False
+
     # --- checks
 
     def invariant(self, waiting: set[int]) -> None:

@@ -161,8 +161,12 @@ class Peeking:
         if found is None:
             return _NOT_FOUND
         with round_of(self._daemon):
-            if not command(self._channel(topic, channel), found[0], message_id):
+            target = self._channel(topic, channel)
+            if not command(target, found[0], message_id):
                 return _NOT_FOUND
+        if target.backlog.has_unwritten:
+            _log.error("HTTP: %s of %s done, but not written yet; tried again", request.path, request.remote)
+            return _FAILED
         response = when_synced(self._daemon, self._daemon.ticket, _DONE, _FAILED)
         return await response if isinstance(response, Awaitable) else response
 

@@ -324,6 +324,25 @@ async def test_level_disk_answers_a_command_after_the_sync() -> None:
     assert daemon.broker.synced == daemon.broker.sync_ticket
 
 
+@pytest.mark.parametrize("command", ["finish", "requeue"])
+async def test_a_command_that_cannot_be_written_is_an_error(command: str) -> None:
+    daemon = FakeDaemon()
+    consumer = daemon.subscribe("t", "c", rdy=1)
+    daemon.put("t", b"a")
+    (message_id,) = consumer.in_flight
+    consumer.set_rdy(0)
+    target = f"/message/{command}?{WHERE}&id={message_id.decode()}"
+    async with serving(daemon) as client:
+        daemon.storage.fault = lambda operation, path: Fail(errno.EIO) if operation == "append" else None
+        assert_error(await client.post(target), 500, "INTERNAL_ERROR")
+        assert not daemon.in_round
+        daemon.storage.fault = lambda operation, path: None
+        daemon.put("t", b"b")
+        assert not consumer.channel.backlog.has_unwritten
+        again = await client.post(target)
+        assert again.status == (404 if command == "finish" else 200)
+
+
 # --- the log
 
 

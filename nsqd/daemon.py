@@ -16,13 +16,13 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import trio
 
 from nsqd.auth import Authorizer, AuthQueries
-from nsqd.broker import Broker, BrokerOptions, Refused, Topology
+from nsqd.broker import Broker, BrokerOptions, Refused, Subscription, Topology
 from nsqd.copies import Copies, NotServed, SecretError
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
@@ -463,6 +463,13 @@ class Daemon:
 
     def clients(self, timings_at: float | None = None) -> Iterable[ClientStats]:
         return [client_stats(session, timings_at) for session in self.connections.sessions]
+
+    def consumers(self, subscriptions: Collection[Subscription]) -> Mapping[Subscription, ClientStats]:
+        return {
+            session.subscription: client_stats(session)
+            for session in self.connections.sessions
+            if session.subscription is not None and session.subscription in subscriptions
+        }
 
     def round(self) -> None:
         self.rounds.begin()

@@ -23,11 +23,13 @@ from nsqd.auth.state import AuthFailed
 from nsqd.importing import ImportRefused
 from nsqd.importing.journal import JOURNAL, Journal
 from nsqd.importing.source import _read_metadata
+from nsqd.lookup.known_nodes import parse_nodes
 from nsqd.lookup.protocol import RegistryError, parse_identity
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.identify import _fields
 from nsqd.replication.finished_elsewhere import read_line
 from nsqd.replication.keep import CopyNote
+from nsqd.replication.placement import Placed
 from nsqd.replication.seal import SEAL, Seal
 from nsqd.replication.unasked import Unasked
 from nsqd.testing.memory_storage import MemoryStorage
@@ -218,6 +220,12 @@ def _unasked(text: bytes, folder: Path) -> object:
     return Unasked(storage).doubts("a:1")
 
 
+def _placed(text: bytes, folder: Path) -> object:
+    storage = MemoryStorage()
+    storage.replace("nsqd.followers", text)
+    return Placed.read(storage)
+
+
 @attrs.define
 class _Request:
     body: bytes
@@ -239,6 +247,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqd/auth/state.py": (lambda text, _: parsed(text, 0.0), (AuthFailed,)),
     "nsqd/lookup/protocol.py": (lambda text, _: parse_identity(text), (RegistryError,)),
     "nsqd/lookup/known_channels.py": (lambda text, _: decode_json_as(text, dict), (DecodeError,)),
+    "nsqd/lookup/known_nodes.py": (lambda text, _: parse_nodes(text), (DecodeError,)),
     "nsqd/protocol_v2/identify.py": (lambda text, _: _fields(text), (ProtocolError,)),
     "nsqd/importing/journal.py": (_journal, (ImportRefused,)),
     "nsqd/importing/source.py": (_metadata, (ImportRefused,)),
@@ -246,6 +255,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqadmin/upstream/decoding.py": (lambda text, _: decode_stats(text, clients=True), (DecodeError,)),
     "nsqadmin/upstream/copies.py": (lambda text, _: read_copies(msgspec.Raw(text)), ()),
     "nsqd/replication/keep.py": (_copy_note, ()),
+    "nsqd/replication/placement.py": (_placed, ()),
     "nsqd/replication/seal.py": (_seal, ()),
     "nsqd/replication/unasked.py": (_unasked, ()),
     "nsqd/replication/finished_elsewhere.py": (lambda text, _: read_line(text), (ValueError,)),

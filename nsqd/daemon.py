@@ -352,8 +352,9 @@ class Daemon:
                 self.connections.close_all()
                 plain_server.stop()
                 tls_server.stop()
-            handed_over = await self.copies.stop(hand_over=self.drain.hand_over)
-            await self.registries.leaving(for_good=handed_over or self._has_drained())
+            drained = self._has_drained()
+            handed_over = await self.copies.stop(hand_over=self.drain.hand_over, drained=drained)
+            await self.registries.leaving(for_good=handed_over or drained)
             nursery.cancel_scope.cancel()
 
     async def _run_copies(self) -> None:

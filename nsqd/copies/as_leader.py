@@ -206,16 +206,16 @@ class LeaderRole:
     def _heir(self) -> FollowerLink | None:
         return next((link for link in self._links or () if link.standing.in_step), None)
 
-    async def stop(self, *, hand_over: bool) -> bool:
+    async def stop(self, *, hand_over: bool, empty: bool) -> bool:
         """Send what there is to send to followers, in bounded time; one of them may take over what is here.
 
-        Whether it has.
+        Whether it has. `empty`: this life ends, and nothing is left of it; copies go.
         """
         heir = self._heir if hand_over else None
         with trio.move_on_after(STOP_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 for link in self._links or ():
-                    nursery.start_soon(partial(link.stop, for_good=link is heir))
+                    nursery.start_soon(partial(link.stop, for_good=link is heir, empty=empty))
         if heir is not None and heir.has_taken_over:
             log.info("COPIES(%s): it has taken over all messages of ours", heir.standing.address)
             return True

@@ -178,14 +178,16 @@ class Copies:
 
     # --- stop
 
-    async def stop(self, *, hand_over: bool) -> bool:
+    async def stop(self, *, hand_over: bool, drained: bool) -> bool:
         """Take no leader any more, and send what there is to send to followers, in bounded time.
 
-        `hand_over`: one of them is to take over what is here. Whether it has.
+        `hand_over`: one of them is to take over what is here. Whether it has. `drained`: there is nothing.
         """
         if self.follower is not None:
             await self.follower.stop()
-        return self.leader is not None and await self.leader.stop(hand_over=hand_over)
+        if self.leader is None:
+            return False
+        return await self.leader.stop(hand_over=hand_over, empty=drained and self.stand_in is not None)
 
     def retire(self) -> None:
         """What was drained was a stand-in, perhaps, and is empty. `OSError`."""

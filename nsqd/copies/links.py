@@ -128,7 +128,7 @@ class Links:
             self._scopes[link] = scope
             await link.run()
         del self._scopes[link]
-        if link.is_gone and link in self:
+        if link.is_gone and link in self and not link.stopping:
             self._has_gone(link)
 
     def _has_gone(self, link: FollowerLink) -> None:

@@ -22,7 +22,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 import trio
@@ -159,7 +159,7 @@ class FollowerLink:
         )
         self._refused = False  # the last session was ended so
         self._stopping = False
-        self._said_goodbye = self._for_good = False
+        self._said_goodbye = self._for_good = self._empty = False
         self.has_taken_over = False
         self._stopped = trio.Event()
         self._sender: Sender | None = None
@@ -167,6 +167,10 @@ class FollowerLink:
         self._piece_arrived: trio.Event | None = None  # while one is asked for
         self._connected = False  # or about to be
         self._delay = trio.CancelScope()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
 
     @property
     def unsent_bytes(self) -> int | None:
@@ -207,12 +211,13 @@ class FollowerLink:
             await trio.sleep(max(pause, DISMISSED_PAUSE) if self.dismissed else pause)
         self._stopped.set()
 
-    async def stop(self, *, for_good: bool = False) -> None:
+    async def stop(self, *, for_good: bool = False, empty: bool = False) -> None:
         """Send what there is to send, and say goodbye. Returns at once when there is no connection.
 
-        `for_good`: this follower shall adopt its copy; when it has, `has_taken_over` is true.
+        `for_good`: this follower shall adopt its copy; when it has, `has_taken_over` is true. `empty`: nobody will ever
+        need the copy, and it is to be removed.
         """
-        self._stopping, self._for_good = True, for_good
+        self._stopping, self._for_good, self._empty = True, for_good, empty
         if not self._connected:
             return
         self._delay.cancel()
@@ -300,9 +305,7 @@ class FollowerLink:
         compared = False
         while True:
             if self.dismissed and self._leader.may_go(self):
-                self._told_to_go = True
-                await frames.send(*map(Ended, self._leader.former_lives), Dismissed())
-                await trio.sleep_forever()  # until it has answered, or is gone: see `_hear`
+                await self._dismiss(frames)
             self._work = trio.Event()
             written = self._leader.written()
             catching_up = not self.standing.in_step
@@ -336,12 +339,19 @@ class FollowerLink:
                     await trio.sleep_forever()
                 continue
             if self._stopping and self.standing.acknowledged >= written:
+                if self._empty:
+                    await self._dismiss(frames)
                 self._said_goodbye = True
                 await frames.send(Bye(self._for_good))
                 if not self._for_good:
                     return
                 await trio.sleep_forever()  # until it has answered, or is gone: see `_hear`
             await self._work.wait()
+
+    async def _dismiss(self, frames: FrameStream) -> NoReturn:
+        self._told_to_go = True
+        await frames.send(*map(Ended, self._leader.former_lives), Dismissed())
+        await trio.sleep_forever()  # until it has answered, or is gone: see `_hear`
 
     async def _take_back(self, frames: FrameStream, stranded: Stranded) -> None:
         taken = self._leader.new_take_back(stranded)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.process.copies import copy_of, in_step
+from tests.process.copies import copy_of, in_step, received
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
 from tests.process.ports import free_port
@@ -112,3 +112,32 @@ def test_a_choice_stays_over_restarts_and_a_wiped_disk_is_copied_to_at_once(tmp_
         assert before not in note.read_text()
         assert copy_of(life_of(leader), follower)["complete"]
         publish(leader, 1)
+
+
+def test_a_stand_in_chooses_a_follower_too_which_keeps_nothing_when_it_is_empty(tmp_path: Path) -> None:
+    ports = sorted((free_port(), free_port()))
+    with running(tmp_path, 3, f"--stand-in-ports={ports[0]}-{ports[1]}") as nodes:
+        leader, life = nodes[0], life_of(nodes[0])
+        leader.create_channel("orders", "audit")
+        publish(leader, 20)
+        follower = next(node for node in nodes if life_of(node) in followers_of(leader))
+        (third,) = set(nodes) - {leader, follower}
+        before = copies_of(third)
+        leader.kill()
+        wait_until(lambda: not copy_of(life, follower)["connected"], 10.0, "it is missed")
+        assert follower.request("POST", f"/replicas/adopt?life={life}") == (200, b"")
+        wait_until(
+            lambda: [complete for each, complete in copies_of(third).items() if each not in before] == [True],
+            20.0,
+            "the stand-in has a copy",
+            describe=follower.log_end,
+        )
+        assert len(received(copy_of(life, follower)["stand_in_port"], "orders", "audit", 20)) == 20
+        wait_until(
+            lambda: copies_of(third).keys() == before.keys(), 20.0, "it goes", describe=follower.log_end
+        )
+
+
+def copies_of(node: Daemon) -> dict[str, bool]:
+    """The lives of which it has copies, and whether these are complete."""
+    return {each["life"]: each["complete"] for each in node.stats()["copies"]["held"]}

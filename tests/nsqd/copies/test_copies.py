@@ -51,7 +51,7 @@ async def test_a_stop_ends_the_listener_and_not_the_rest(tmp_path: Path) -> None
         nursery.start_soon(setting.copies.run, NoWitnesses(), NoNodes())
         stream = await trio.open_tcp_stream(*listeners[0].socket.getsockname())
         assert await stream.receive_some(8) == b"nsqr\0\0\0\1"
-        await setting.copies.stop(hand_over=False)
+        await setting.copies.stop(hand_over=False, drained=False)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     await stream.aclose()

@@ -23,7 +23,7 @@ class Link(FollowerLink):
 
     def __init__(self, standing: Standing, meant: bytes) -> None:
         self.standing, self.meant = standing, meant
-        self.dismissed = self.is_gone = self.is_running = False
+        self.dismissed = self.is_gone = self.is_running = self._stopping = False
         self.taken_back_until = -1
         self.connected_at = None
         self.known_others = frozenset()

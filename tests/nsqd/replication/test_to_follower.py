@@ -804,3 +804,16 @@ async def test_lives_that_have_ended_are_told_to_a_dismissed_follower_too(
         frames = await setting.accept()
         await frames.send(AllHeld())
         assert [await frames.receive(), await frames.receive()] == [Ended(b"o" * 16), Dismissed()]
+
+
+async def test_a_life_that_ends_empty_leaves_no_copy(autojump_clock: trio.testing.MockClock) -> None:
+    """A stand-in of which everything was finished: nobody will ever need that."""
+    async with running() as setting, trio.open_nursery() as nursery:
+        frames = await setting.in_step()
+        setting.publish()
+        nursery.start_soon(partial(setting.link.stop, empty=True))
+        await until(frames, Ticket)
+        await frames.send(Ack(setting.nsqd.written))
+        assert await until(frames, Dismissed | Bye) == Dismissed()
+        await frames.send(Found(False, False, False, ""))
+    assert setting.link.is_gone

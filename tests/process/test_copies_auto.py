@@ -59,6 +59,18 @@ def wait_in_step(*nodes: Daemon) -> None:
         wait_until(lambda node=node: in_step(node), 20.0, "it has its copies", describe=node.log_end)
 
 
+def wait_for(node: Daemon, follower: Daemon) -> None:
+    """Until this is its follower, and has everything."""
+    life = life_of(follower)
+    wait_until(
+        lambda: followers_of(node) == [life] and in_step(node),
+        20.0,
+        "it has this follower",
+        describe=node.log_end,
+    )
+    wait_until(lambda: copy_of(life_of(node), follower).get("complete", False), 10.0, "the copy is complete")
+
+
 def publish(node: Daemon, count: int) -> None:
     with RawClient.connect(node.tcp_port) as client:
         for number in range(count):
@@ -75,19 +87,17 @@ def test_each_node_has_a_follower_and_gets_another_one_for_one_that_is_gone(tmp_
         publish(leader, 20)
 
         lost.kill()
-        wait_in_step(leader, spare)
-        assert (followers_of(leader), followers_of(spare)) == ([life_of(spare)], [life])
-        assert copy_of(life, spare)["complete"]
+        wait_for(leader, spare)
+        wait_for(spare, leader)
 
         old = lost.data_path / "copies" / life
         assert old.exists()
         lost.start()
         wait_until(lambda: not old.exists(), 30.0, "its old copy goes", describe=leader.log_end)
-        assert followers_of(leader) == [life_of(spare)]
         wait_until(
             lambda: len(leader.stats()["copies"]["followers"]) == 1, 10.0, "nobody is dismissed any more"
         )
-        assert copy_of(life, spare)["complete"]
+        wait_for(leader, spare)
 
 
 def test_a_choice_stays_over_restarts_and_a_wiped_disk_is_copied_to_at_once(tmp_path: Path) -> None:
@@ -100,17 +110,16 @@ def test_a_choice_stays_over_restarts_and_a_wiped_disk_is_copied_to_at_once(tmp_
         follower.kill()
         follower.start()
         leader.start()
-        wait_in_step(leader)
-        assert followers_of(leader) == [before]
+        wait_for(leader, follower)
+        assert life_of(follower) == before
 
         follower.kill()
         shutil.rmtree(follower.data_path)
         follower.data_path.mkdir()
         follower.start()
-        wait_in_step(leader)
-        assert followers_of(leader) == [life_of(follower)]
+        wait_for(leader, follower)
+        assert life_of(follower) != before
         assert before not in note.read_text()
-        assert copy_of(life_of(leader), follower)["complete"]
         publish(leader, 1)
 
 

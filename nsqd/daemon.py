@@ -32,6 +32,7 @@ from nsqd.log.store import Store, StoreOptions
 from nsqd.log.system_calls import keep_freed_memory
 from nsqd.lookup import Registries
 from nsqd.lookup.known_channels import KnownChannels
+from nsqd.lookup.known_nodes import KnownNodes
 from nsqd.lookup.peer import PING_INTERVAL, PINGS_TO_ADOPTION, PeerOptions
 from nsqd.lookup.protocol import encode_identify
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
@@ -351,12 +352,14 @@ class Daemon:
                 self.connections.close_all()
                 plain_server.stop()
                 tls_server.stop()
-            handed_over = await self.copies.stop(hand_over=self.drain.hand_over)
-            await self.registries.leaving(for_good=handed_over or self._has_drained())
+            drained = self._has_drained()
+            handed_over = await self.copies.stop(hand_over=self.drain.hand_over, drained=drained)
+            await self.registries.leaving(for_good=handed_over or drained)
             nursery.cancel_scope.cancel()
 
     async def _run_copies(self) -> None:
-        await self.copies.run(self.registries)
+        nodes = KnownNodes.over_http(lambda: self.registries.http_addresses, _http_options(self.options))
+        await self.copies.run(self.registries, nodes)
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:
         try:

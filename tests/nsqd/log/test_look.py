@@ -72,6 +72,17 @@ def test_a_look_into_a_long_segment_without_index_reads_little() -> None:
         assert look.bytes_read < 4 * CHUNK < log.position / 50
 
 
+def test_a_search_for_an_id_reads_little() -> None:
+    log = new_log(MemoryStorage(), max_segment_bytes=1 << 30)
+    for first in range(0, 200_000, 10):
+        log.append([Batch.of([frame(seq, b"x" * 20) for seq in range(first, first + 10)])])
+    without_index(log)
+    for seq in (0, 77_777, 199_999):
+        look = log.look()
+        assert look.find(b"%016x" % seq) == (seq, frame(seq, b"x" * 20))
+        assert look.bytes_read < 30 * CHUNK < log.position / 10, "a chunk for each bisection at most"
+
+
 def test_what_is_appended_later_does_not_disturb() -> None:
     log = new_log(MemoryStorage())
     append(log, 5)

@@ -162,6 +162,39 @@ def test_ids_are_found(is_cold: bool) -> None:
     assert log.look().find(b"f" * 16) is None
 
 
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_messages_and_ids_that_are_spread_unevenly_are_found(is_cold: bool) -> None:
+    chance = random.Random(3)
+    log = new_log(MemoryStorage(), max_segment_bytes=3_000_000)
+    ids, message_id = [], 1
+    for at in range(3000):
+        message_id += chance.choice([1, 1, 1, 1 << 20]) if at % 1000 < 500 else 1
+        size = 1 if at % 600 < 300 else chance.choice([1, 100, 20_000])
+        log.append([Batch.of([encode_message(0, 1, b"%016x" % message_id, b"x" * size)])])
+        ids.append(b"%016x" % message_id)
+    assert len(log.segments) > 2
+    if is_cold:
+        without_index(log)
+    seqs = [0, 2999, *chance.sample(range(3000), 200)]
+    assert [found and found[18:34] for found in seen(log, seqs)] == [ids[seq] for seq in seqs]
+    for seq in seqs:
+        found = log.look().find(ids[seq])
+        assert found is not None
+        assert found[0] == seq
+    assert log.look().find(b"%016x" % (message_id + 1)) is None
+
+
+def test_ids_that_are_no_numbers_are_found() -> None:
+    log = new_log(MemoryStorage())
+    ids = [b"%016d" % at if at < 50 else b"z%015d" % at for at in range(100)]
+    for message_id in ids:
+        log.append([Batch.of([encode_message(0, 1, message_id, b"x")])])
+    for seq, message_id in enumerate(ids):
+        found = log.look().find(message_id)
+        assert found is not None
+        assert found[0] == seq
+
+
 def test_ids_are_found_where_some_are_missing() -> None:
     log = new_log(MemoryStorage())
     log.append([Batch.of([encode_message(0, 1, b"%016x" % number, b"x") for number in (10, 20, 30)])])

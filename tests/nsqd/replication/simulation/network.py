@@ -57,14 +57,21 @@ class End:
     def receive(self) -> Frame | None:
         """The next frame; None when none has arrived. `Lost`, `WireError`."""
         while (frame := self._frames.take()) is None:
-            data = self.network.take(self.incoming)
+            data = self.receive_bytes()
             if data is None:
                 return None
-            if not data:
-                raise Lost("the connection was closed")
-            self.heard_at = self.network.now
             self._frames.feed(data)
         return frame
+
+    def receive_bytes(self) -> bytes | None:
+        """What comes next, as it was sent; None when nothing has arrived. `Lost`."""
+        data = self.network.take(self.incoming)
+        if data is None:
+            return None
+        if not data:
+            raise Lost("the connection was closed")
+        self.heard_at = self.network.now
+        return data
 
     def close(self) -> None:
         """The other side hears of it, unless this machine is off."""

@@ -91,6 +91,8 @@ class FollowerMachine(Machine):
         self.begin_serving()
         with contextlib.ExitStack() as at_the_end:
             at_the_end.callback(self._end_stand_ins)
+            for task in self.tasks:
+                at_the_end.callback(task.close)
             while True:
                 yield
                 for end in self.world.network.arrivals(self.name):

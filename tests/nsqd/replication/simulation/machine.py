@@ -102,6 +102,7 @@ class Daemon(Leader):
 class Machine(ABC):
     """`process`: None while it does not run; it is started at `up_at`. `stopped_until`: it got SIGSTOP.
 
+    `pause`: seconds until it is started again when it has ended in order.
     `host`: the machine that this one is a part of, with one process and one disk.
     """
 
@@ -110,6 +111,7 @@ class Machine(ABC):
     host: Machine | None = None
     up_at: float = 0.0
     stopped_until: float = 0.0
+    pause: float = 0.0
     fault: FaultFunction = no_fault
     process: Process[None] | None = None
     storages: list[FaultyStorage] = attrs.field(factory=list)
@@ -162,7 +164,8 @@ class Machine(ABC):
             next(self.process)
         except StopIteration:
             self.process = None
-            self.up_at = self.world.now
+            self.up_at = self.world.now + self.pause
+            self.pause = 0.0
 
     def do(self, action: Callable[[], None]) -> None:
         """The process does this, and may die meanwhile."""

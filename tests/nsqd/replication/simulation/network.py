@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from typing import Final
@@ -140,6 +141,26 @@ class Network:
                 self.put(way, b"")
                 way.closed = True
         return True
+
+    def lose_some(self) -> tuple[str, str] | None:
+        """A connection is half-open from now on: nothing arrives, and neither side is told. Returns their names."""
+        open_ways = [way for way in self._ways if not way.closed]
+        if not open_ways:
+            return None
+        one = self.chance.choice(open_ways)
+        for way in open_ways:
+            if {way.source, way.target} == {one.source, one.target}:
+                way.items.clear()
+                way.size = WINDOW
+                way.closed = True
+        return one.source, one.target
+
+    def next_arrival(self) -> float:
+        """When something arrives that has not yet; infinite when nothing is on its way."""
+        now = self.now
+        return min(
+            (way.items[0][0] for way in self._ways if way.items and way.items[0][0] > now), default=math.inf
+        )
 
     def is_cut(self, source: str, target: str) -> bool:
         return self.cut.get((source, target), 0.0) > self.now

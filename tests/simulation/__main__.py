@@ -101,7 +101,9 @@ def shrunk(seed: int, mutation: str | None = None, seconds: float = SECONDS) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
     parser.add_argument("--seeds", default="0-999", metavar="A-B")
-    parser.add_argument("--hours", type=float, default=SECONDS / 3600, help="that each seed lives with faults")
+    parser.add_argument(
+        "--hours", type=float, default=SECONDS / 3600, help="that each seed lives with faults"
+    )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--mutation", choices=MUTATIONS)
     options = parser.parse_args()
@@ -131,7 +133,11 @@ def main() -> int:
     for seed in reds[:STORIES]:
         found = shrunk(seed, options.mutation, each)
         kinds = ", ".join(sorted({fault.kind for fault in found.faults})) or "no fault"
-        print(f"\nseed {seed} is red with {len(found.faults)} faults ({kinds}): {found.violation}", found.story, sep="\n")
+        print(
+            f"\nseed {seed} is red with {len(found.faults)} faults ({kinds}): {found.violation}",
+            found.story,
+            sep="\n",
+        )
     return 1 if reds else 0
 
 

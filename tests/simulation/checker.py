@@ -104,7 +104,9 @@ class ClusterChecker(Checker):
             and now - granted[1] <= ACTED_ON
         }
         if 2 * len(agreed) <= len(cluster.registries):
-            raise Violation("R7", f"{what}, and {sorted(agreed)} of {len(cluster.registries)} registries agree")
+            raise Violation(
+                "R7", f"{what}, and {sorted(agreed)} of {len(cluster.registries)} registries agree"
+            )
         if follower.adopting:
             raise Violation("brake", f"{what}, while another adoption is in progress")
         for other in cluster.followers:
@@ -150,18 +152,22 @@ class ClusterChecker(Checker):
 
     def wiped_follower(self, follower: NodeFollower) -> None:
         """With the disk goes what it would have told the leader."""
-        self.served = {
-            life: served for life, served in self.served.items() if served[0] != follower.name
-        }
+        self.served = {life: served for life, served in self.served.items() if served[0] != follower.name}
 
     def check_delivery(self, leader: LeaderMachine) -> None:
         """After a round: a consumer that is ready waits for nothing, whatever registries do."""
         daemon, cluster = leader.daemon, self.cluster
-        if daemon is None or cluster.fence or not daemon.run_jobs or any(each.runs for each in cluster.registries):
+        if (
+            daemon is None
+            or cluster.fence
+            or not daemon.run_jobs
+            or any(each.runs for each in cluster.registries)
+        ):
             return
         for (topic, name), client in daemon.clients.items():
             channel = daemon.channel(name, topic)
             if channel.depth and len(client.in_flight) < cluster.window:
                 raise Violation(
-                    "R15", f"{leader.name} does not deliver from {topic}/{name}, while there are no registries"
+                    "R15",
+                    f"{leader.name} does not deliver from {topic}/{name}, while there are no registries",
                 )

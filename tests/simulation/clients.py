@@ -15,6 +15,8 @@ __all__ = ["Consumers"]
 
 LOOKUP_INTERVAL: Final = 10.0  # seconds; 60 by default, which would take longer and show the same
 
+MESSAGE_TIMEOUT: Final = 20.0  # seconds
+
 
 @attrs.define(eq=False)
 class Consumers:
@@ -52,7 +54,7 @@ class Consumers:
             for channel in channels:
                 if (topic, channel) not in daemon.clients:
                     daemon.clients[topic, channel] = daemon.subscribe(
-                        channel, topic=topic, rdy=self.cluster.window
+                        channel, topic=topic, rdy=self.cluster.window, timeout=MESSAGE_TIMEOUT
                     )
 
         node.do(connect)

@@ -55,7 +55,8 @@ class Cluster(Surroundings):
         self.min_copies = chance.choice([1, 1, min(2, self.ack_copies)])
         registries, originals = chance.choice([3, 3, 3, 4, 5]), chance.choice([0, 0, 0, 1, 2])
         self.registries = [
-            RegistryMachine(self, f"r{number + 1}", original=number < originals) for number in range(registries)
+            RegistryMachine(self, f"r{number + 1}", original=number < originals)
+            for number in range(registries)
         ]
         self.registry_names = [registry.name for registry in self.registries]
         self.nodes = [Node(self, f"n{number + 1}") for number in range(count)]
@@ -138,6 +139,8 @@ class Cluster(Surroundings):
         for node in self.nodes:
             if node.runs:
                 node.do(lambda node=node: self._finish_at(node, most))  # type: ignore[misc]
+            else:
+                node.unread = most
 
     def _finish_at(self, node: Node, most: int) -> None:
         if node.leading.daemon is not None:
@@ -172,12 +175,14 @@ class Cluster(Surroundings):
         before = self.now - seconds
         network = self.network
         return all(
-            network.cut.get(way, 0.0) < before and way not in network.slow for way in ((one, other), (other, one))
+            network.cut.get(way, 0.0) < before and way not in network.slow
+            for way in ((one, other), (other, one))
         ) and all(node.runs and node.stopped_until < before for node in (self.node(one), self.node(other)))
 
-    def adopted_by(self, life: str, follower: FollowerMachine) -> None:
+    def adopts(self, life: str, follower: FollowerMachine) -> None:
         assert isinstance(follower, NodeFollower)
-        super().adopted_by(life, follower)
+        if (follower.name, life) in self.by_itself:
+            self.checker.adopts(follower, life)
 
     @property
     def gone(self) -> dict[str, str]:
@@ -257,7 +262,10 @@ class Cluster(Surroundings):
         known = registry.known.get(life)
         served = any(each.info.stands_in_for == life for each in registry.known.values())
         return (
-            not registry.original and known is not None and follower.identity.hex() in known.followers and not served
+            not registry.original
+            and known is not None
+            and follower.identity.hex() in known.followers
+            and not served
         )
 
     def check_whole(self) -> None:

@@ -135,7 +135,9 @@ def _one_way_from_node(cluster: Cluster, chance: random.Random) -> None:
     """All that a node sends is lost, or all that is sent to it."""
     node = chance.choice(cluster.nodes)
     away = chance.random() < 0.5
-    ways = [(node.name, other) if away else (other, node.name) for other in cluster.names if other != node.name]
+    ways = [
+        (node.name, other) if away else (other, node.name) for other in cluster.names if other != node.name
+    ]
     cluster.cut(ways, _until(cluster, chance))
 
 
@@ -153,7 +155,9 @@ def _partition(cluster: Cluster, chance: random.Random) -> None:
 def _flapping(cluster: Cluster, chance: random.Random) -> None:
     one, other = _pair(cluster, chance)
     period, until = chance.choice([1.0, 4.0, 15.0]), _until(cluster, chance) + 20.0
-    cluster.tell(f"{one} and {other} are cut off for half of each {period:g} s until {until - cluster.began:.2f}")
+    cluster.tell(
+        f"{one} and {other} are cut off for half of each {period:g} s until {until - cluster.began:.2f}"
+    )
 
     def flap() -> None:
         for way in ((one, other), (other, one)):
@@ -171,7 +175,9 @@ def _break_connection(cluster: Cluster, chance: random.Random) -> None:
 
 def _half_open(cluster: Cluster, chance: random.Random) -> None:
     if names := cluster.network.lose_some():
-        cluster.tell(f"nothing arrives any more on the connection of {names[0]} and {names[1]}, in neither direction")
+        cluster.tell(
+            f"nothing arrives any more on the connection of {names[0]} and {names[1]}, in neither direction"
+        )
 
 
 def _slow(cluster: Cluster, chance: random.Random) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+import attrs
 import pytest
 
 from nsqd.copies.fencing import Fencing
@@ -24,39 +25,38 @@ __all__ = ["MUTATIONS", "mutated"]
 Patch = pytest.MonkeyPatch
 
 
-def _never(patch: Patch, *ignored: Refusal) -> None:
-    """A witness grants in place of these refusals."""
+def age_ignored(patch: Patch) -> None:
+    """A registry that has just been started grants what it has not heard since then."""
     grant = Witness.grant
 
     def changed(self: Witness, member: Any, life: str, now: float) -> Answer:
         answer = grant(self, member, life, now)
-        if answer.refusal not in ignored:
+        if answer.refusal not in (Refusal.YOUNG, Refusal.UNKNOWN):
             return answer
-        if (known := self._lives.get(life)) is not None:
-            known.granted_to = member.info.life
-        return Answer(refusal=None, reason="ignored", changed=answer.changed)
+        return Answer(refusal=None, reason="not heard", changed=answer.changed)
 
     patch.setattr(Witness, "grant", changed)
 
 
-def age_ignored(patch: Patch) -> None:
-    """A registry that has just been started grants what it knows nothing of."""
-    _never(patch, Refusal.YOUNG, Refusal.UNKNOWN)
-
-
 def heard_ignored(patch: Patch) -> None:
     """A registry grants a life that it hears."""
-    _never(patch, Refusal.HEARD)
+    patch.setattr(witness._Life, "patience", property(lambda _: 0.0))
 
 
 def list_ignored(patch: Patch) -> None:
     """A registry grants a life to followers that the leader has not announced."""
-    patch.setattr(witness.Terms, "followers", property(lambda _: _Everybody()), raising=False)
+    judge = Witness._judge
 
+    def changed(self: Witness, follower: str, life: Any) -> Any:
+        if life is None:
+            return judge(self, follower, life)
+        terms, life.terms = life.terms, attrs.evolve(life.terms, followers=(follower,))
+        try:
+            return judge(self, follower, life)
+        finally:
+            life.terms = terms
 
-class _Everybody(tuple[str, ...]):
-    def __contains__(self, _: object) -> bool:
-        return True
+    patch.setattr(Witness, "_judge", changed)
 
 
 def granted_ignored(patch: Patch) -> None:
@@ -67,11 +67,6 @@ def granted_ignored(patch: Patch) -> None:
 def brake_off(patch: Patch) -> None:
     """A registry grants however many nodes are silent."""
     patch.setattr(Witness, "_nodes", lambda _self: (0, 1))
-
-
-def one_at_a_time_off(patch: Patch) -> None:
-    """A node adopts while another adoption of it is in progress."""
-    patch.setattr(node, "may_ask", lambda _copies: True)
 
 
 def answers_counted(patch: Patch) -> None:
@@ -130,7 +125,6 @@ _ALL: Final[Sequence[Callable[[Patch], None]]] = (
     list_ignored,
     granted_ignored,
     brake_off,
-    one_at_a_time_off,
     answers_counted,
     grace_ignored,
     release_forgotten,

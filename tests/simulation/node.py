@@ -129,6 +129,13 @@ class NodeLeader(LeaderMachine):
             self.fencing.heard_follower()
 
     def round(self) -> None:
+        node, daemon = self.host, self.daemon
+        assert isinstance(node, Node)
+        if node.unread:
+            most, node.unread = node.unread, 0
+            assert daemon is not None
+            daemon.now, daemon.wall_ahead = self.world.now, self.world.wall_ahead
+            daemon.finish_some(most)
         super().round()
         assert self.peers is not None
         self._announce(self.peers)
@@ -140,9 +147,7 @@ class NodeLeader(LeaderMachine):
         lives = [each.life for each in self.safety.followers if each.in_step]
         if lives and lives != self._announced:
             self._announced = lives
-            peers.announce_followers(
-                Followers(lives, self.cluster.adopt_after, self.cluster.restart_grace)
-            )
+            peers.announce_followers(Followers(lives, self.cluster.adopt_after, self.cluster.restart_grace))
 
     def say_goodbye(self, daemon: Daemon) -> Process[None]:
         assert self.peers is not None
@@ -289,6 +294,8 @@ class Node(Machine):
     leading: NodeLeader = attrs.field(init=False)
     following: NodeFollower = attrs.field(init=False)
     gone: bool = False
+    unread: int = 0
+    """So many messages each client has finished while the process was stopped."""
 
     def run(self) -> Process[None]:
         """First the followers are asked; leaders are served when the own data is."""
@@ -297,6 +304,7 @@ class Node(Machine):
             leading = self.leading.run()
             at_the_end.callback(leading.close)
             following: Process[None] | None = None
+            self.unread = 0
             while goes_on(leading):
                 if following is None and self.leading.daemon is not None:
                     following = self.following.run()
@@ -320,11 +328,12 @@ class Node(Machine):
         if port == TCP_PORT:
             return self.leading.daemon
         stand_ins = self.following.stand_ins.values()
-        return next((each.daemon for each in stand_ins if isinstance(each, NodeStandIn) and each.port == port), None)
+        return next(
+            (each.daemon for each in stand_ins if isinstance(each, NodeStandIn) and each.port == port), None
+        )
 
     @property
     def is_busy(self) -> bool:
         """Whether it serves what it has adopted, or is about to: then its disk must not be wiped, too."""
         seals = map(Seal.read, self.following.disk.values())
         return any(seal is not None and not seal.retired for seal in seals)
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -75,10 +76,8 @@ class Peer:
         backoff = Backoff(world.chance.random)
         while True:
             began = world.now
-            try:
+            with contextlib.suppress(Lost, RegistryError):
                 yield from self._connection()
-            except (Lost, RegistryError):
-                pass
             if world.now - began >= LONGEST:
                 backoff.reset()
             until = world.now + backoff.next()

@@ -286,6 +286,7 @@ class FollowerMachine(Machine):
             return "it is connected, or adopted"
         if self.states.get(life) is not state:
             return "the copy was removed"
+        self.world.adopts(life, self)
         state.seal = Seal(owner=self.name)
         state.seal.write(state.storage)
         self._end_session(life)

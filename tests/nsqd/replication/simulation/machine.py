@@ -87,9 +87,10 @@ class Daemon(Leader):
 
     def finish_some(self, most: int) -> None:
         """Each client finishes up to so many messages."""
-        self._look()
         for (_, channel), client in self.clients.items():
-            if ids := client.in_flight[:most]:
+            self._look()  # what has timed out, and came again, came before
+            received = [message_id for message_id in client.in_flight if message_id in self._bodies]
+            if ids := received[:most]:
                 for message_id in ids:
                     self.world.checker.finishes(self, channel, self._bodies[message_id])
                 assert not self.finish(client, *ids)

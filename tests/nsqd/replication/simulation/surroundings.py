@@ -76,6 +76,9 @@ class Surroundings:
             self.tell(f"{follower.name} is to adopt {life[:4]}{' by force' if force else ''}")
             follower.begin(follower.adopt(life, force=force))
 
+    def adopts(self, life: str, follower: FollowerMachine) -> None:
+        """It is about to seal its copy."""
+
     def adopted_by(self, life: str, follower: FollowerMachine) -> None:
         self.tell(f"{follower.name} adopts {life[:4]}")
         if not follower.states[life].note.complete:

@@ -15,7 +15,7 @@ PREFIX ?= /usr/local
 LOCK := deploy/requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo nsqd test test-fast check format lint types bench screenshots install uninstall clean
+.PHONY: help run demo nsqd test test-fast drill check format lint types bench screenshots install uninstall clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -97,6 +97,9 @@ test: $(VENV)/.dev ## set everything up and run all tests (some eight minutes)
 
 test-fast: $(VENV)/.dev ## the tests that start no process and are quick (a minute)
 	$(BIN)/pytest $(PROGRESS) $(PYTEST) -m '$(FAST)'
+
+drill: $(VENV)/.dev ## lose machines of a cluster of five nodes here, and see what happens (as root; two minutes)
+	@$(BIN)/python -m tests.network.drill $(ARGS)
 
 check: format lint types test ## format, lint, types, tests: what a change has to pass
 

@@ -268,6 +268,8 @@ class HeldCopy(msgspec.Struct, gc=False, frozen=True):
     """The TCP port of the process that serves it; None if there is none now."""
     clock_skew_seconds: float | None = None
     """By how much the clock of the node that holds it is ahead of its leader's."""
+    undecided: str = ""
+    """Why it was not adopted by itself, when that was tried."""
 
 
 class Copies(msgspec.Struct, gc=False, frozen=True):
@@ -283,6 +285,8 @@ class Copies(msgspec.Struct, gc=False, frozen=True):
     held: tuple[HeldCopy, ...] = ()
     """The first few."""
     more_held: int = 0
+    obstacle: str = ""
+    """Why its followers could not adopt by themselves, though they are to; empty if they could, or are not."""
 
     @property
     def missing(self) -> int:

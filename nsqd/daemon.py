@@ -351,8 +351,8 @@ class Daemon:
                 self.connections.close_all()
                 plain_server.stop()
                 tls_server.stop()
-            await self.copies.stop(hand_over=self.drain.hand_over)
-            await self.registries.leaving(for_good=self._has_drained())
+            handed_over = await self.copies.stop(hand_over=self.drain.hand_over)
+            await self.registries.leaving(for_good=handed_over or self._has_drained())
             nursery.cancel_scope.cancel()
 
     async def _run_copies(self) -> None:
@@ -504,6 +504,7 @@ class Daemon:
     def set_lookupd_addresses(self, addresses: list[str]) -> None:
         self.options.nsqlookupd_tcp_addresses = addresses
         self.registries.set_addresses(addresses)
+        self.copies.set_registries(addresses)
 
 
 def _broker_options(options: NsqdOptions) -> BrokerOptions:

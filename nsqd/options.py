@@ -263,12 +263,12 @@ class NsqdOptions(DaemonOptions):
     )
     adopt_after: Duration = option(
         1 * MINUTE,
-        minimum=SECOND,
+        minimum=2 * SECOND,
         help="How long an nsqd must be silent before its copy is adopted by itself. The same on all nsqds.",
     )
     restart_grace: Duration = option(
         5 * MINUTE,
-        minimum=SECOND,
+        minimum=2 * SECOND,
         help="The same, for an nsqd that was stopped in order: it is being restarted, probably.",
     )
     fence: str = option(

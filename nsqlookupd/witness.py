@@ -57,7 +57,7 @@ __all__ = [
 
 MAX_LIVES: Final = 10_000
 MAX_FOLLOWERS: Final = 16
-MAX_STEP_S: Final = 1.0
+MAX_STEP_S: Final = 1.0  # with a PING four times in `adopt_after`, safe from an `adopt_after` of 2 s on
 TICK_S: Final = 0.5
 _MAX_TOLD: Final = 1_000  # pairs of follower and life whose last answer is remembered, to log changes only
 

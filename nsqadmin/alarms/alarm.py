@@ -38,7 +38,9 @@ class Kind(Enum):
     NO_CONSUMER = "no-consumer"
     NO_CHANNEL = "no-channel"
     OLD = "old"
+    NOT_ADOPTED = "not-adopted"
     UNDER_REPLICATED = "under-replicated"
+    NO_TAKEOVER = "no-takeover"
     PAUSED = "paused"
 
     @property
@@ -69,7 +71,9 @@ _KINDS = {
     Kind.NO_CONSUMER: (Severity.WARNING, "no consumer"),
     Kind.NO_CHANNEL: (Severity.WARNING, "no channel"),
     Kind.OLD: (Severity.WARNING, "old messages"),
+    Kind.NOT_ADOPTED: (Severity.WARNING, "not adopted"),
     Kind.UNDER_REPLICATED: (Severity.WARNING, "under-replicated"),
+    Kind.NO_TAKEOVER: (Severity.WARNING, "no takeover"),
     Kind.PAUSED: (Severity.INFO, "paused"),
 }
 _RANKS = {kind: rank for rank, kind in enumerate(Kind)}

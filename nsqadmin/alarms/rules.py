@@ -322,6 +322,8 @@ def _refuses(situation: Situation, node: NodeSnapshot) -> Alarm | None:
     reason = node.health.removeprefix("NOK - ")[:_MAX_REASON]
     if "space" in reason:
         advice = "Make room on its disk, or delete channels without consumers; it recovers by itself within seconds."
+    elif "cut off" in reason:
+        advice = "See the network between it, its followers and the nsqlookupds; with --fence=on it waits for them."
     elif "copies" in reason:
         advice = "Bring back its followers: with fewer copies than --min-copies it takes no messages."
     else:
@@ -365,6 +367,38 @@ def _under_replicated(situation: Situation, node: NodeSnapshot) -> Alarm | None:
     )
 
 
+def _not_adopted(situation: Situation, node: NodeSnapshot) -> Alarm | None:
+    copies = node.copies
+    if node.problem is not None or copies is None:
+        return None
+    waiting = [each for each in copies.held if each.undecided and not each.adopted and not each.connected]
+    if not waiting:
+        return None
+    more = f", and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+    return Alarm(
+        kind=Kind.NOT_ADOPTED,
+        subject=Subject(node=node.address),
+        since=situation.at,
+        text=f"{waiting[0].name} is silent, and its copy here is not served: {waiting[0].undecided}{more}",
+        advice="Bring it back. If it is gone for good, adopt its copy on the page of this node; but look at the "
+        "network first, if several nodes are silent.",
+        figures={"copies": len(waiting)},
+    )
+
+
+def _no_takeover(situation: Situation, node: NodeSnapshot) -> Alarm | None:
+    copies = node.copies
+    if node.problem is not None or copies is None or not copies.obstacle:
+        return None
+    return Alarm(
+        kind=Kind.NO_TAKEOVER,
+        subject=Subject(node=node.address),
+        since=situation.at,
+        text=f"if it is lost, nobody adopts its copies by itself: {copies.obstacle}",
+        advice="Run at least three nsqlookupds of this version on machines of their own, and name them to all nsqds.",
+    )
+
+
 # The cluster.
 
 
@@ -400,7 +434,7 @@ _CHANNEL_RULES: Final[tuple[tuple[_ChannelRule, ...], ...]] = (
     (_requeues,),
 )
 _TOPIC_RULES: Final = (_topic_paused, _no_channel)
-_NODE_RULES: Final = (_silent, _refuses, _topic_refused, _under_replicated)
+_NODE_RULES: Final = (_silent, _refuses, _topic_refused, _under_replicated, _not_adopted, _no_takeover)
 
 
 def channel_alarms(situation: Situation, topic: TopicSnapshot, channel: ChannelSnapshot) -> Iterator[Alarm]:

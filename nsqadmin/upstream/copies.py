@@ -5,7 +5,8 @@
                               "sent_bytes": 0, "troubles": {"topic-orders": "it has ..."}}],
                "held": [{"life": "0123456789abcdef0123456789abcdef", "name": "10.0.0.2:4150", "complete": true,
                          "connected": false, "bytes": 4096, "silent_seconds": 7.5, "adopted": false,
-                         "stand_in_port": null}]}
+                         "stand_in_port": null, "undecided": "1 of its 3 nsqlookupds agree (...)"}],
+               "obstacle": "2 nsqlookupds are configured, and that needs 3"}
 
 Without valid numbers of copies, nothing is known. Only the first few entries of each list are kept; the others, and
 those that are invalid, are counted. Long texts are cut: some repeat what the other side has said.
@@ -43,6 +44,7 @@ class _RawCopies(msgspec.Struct):
     in_step: _Count
     followers: list[msgspec.Raw] | None = None
     held: list[msgspec.Raw] | None = None
+    obstacle: str | None = None
 
 
 class _RawFollower(msgspec.Struct):
@@ -65,6 +67,7 @@ class _RawHeldCopy(msgspec.Struct):
     silent_seconds: Measured | None = None
     stand_in_port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
     clock_skew_seconds: _Seconds | None = None
+    undecided: str = ""
 
 
 def read_copies(raw: msgspec.Raw) -> Copies | None:
@@ -75,7 +78,8 @@ def read_copies(raw: msgspec.Raw) -> Copies | None:
         return None
     followers, more_followers = _first_valid(copies.followers or [], MAX_FOLLOWERS, _read_follower)
     held, more_held = _first_valid(copies.held or [], MAX_HELD, _read_held)
-    return Copies(copies.wanted, copies.in_step, followers, more_followers, held, more_held)
+    obstacle = (copies.obstacle or "")[:_MAX_STATE]
+    return Copies(copies.wanted, copies.in_step, followers, more_followers, held, more_held, obstacle)
 
 
 def _first_valid(
@@ -120,4 +124,5 @@ def _read_held(raw: msgspec.Raw) -> HeldCopy:
         copy.silent_seconds,
         copy.stand_in_port,
         copy.clock_skew_seconds,
+        copy.undecided[:_MAX_STATE],
     )

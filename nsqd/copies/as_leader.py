@@ -176,8 +176,11 @@ class LeaderRole:
         """Why no follower can take over what is here."""
         return None if any(link.standing.in_step for link in self._links) else "no follower is in step"
 
-    async def stop(self, *, hand_over: bool) -> None:
-        """Send what there is to send to followers, in bounded time; one of them may take over what is here."""
+    async def stop(self, *, hand_over: bool) -> bool:
+        """Send what there is to send to followers, in bounded time; one of them may take over what is here.
+
+        Whether it has.
+        """
         heir = next((link for link in self._links if hand_over and link.standing.in_step), None)
         with trio.move_on_after(STOP_TIMEOUT):
             async with trio.open_nursery() as nursery:
@@ -185,10 +188,12 @@ class LeaderRole:
                     nursery.start_soon(partial(link.stop, for_good=link is heir))
         if heir is not None and heir.has_taken_over:
             log.info("COPIES(%s): it has taken over all messages of ours", heir.standing.address)
-        elif hand_over:
+            return True
+        if hand_over:
             log.error(
                 "COPIES: no follower has taken over; the messages stay here, or adopt a copy by command"
             )
+        return False
 
     @property
     def published_again(self) -> int:

@@ -40,13 +40,13 @@ class AutoAdopt:
 
     async def run(self) -> None:
         """Until cancelled."""
-        started = trio.current_time()
+        self._started = trio.current_time()
         while True:
             await trio.sleep(min(LOOK_INTERVAL, self._adopt_after / 4))
             now = trio.current_time()
             self._tried_until = {life: at for life, at in self._tried_until.items() if at > now}
             for state in list(self._held.copies.values()):
-                due = due_at(state, started, self._adopt_after, self._restart_grace)
+                due = due_at(state, self._started, self._adopt_after, self._restart_grace)
                 if due is None or due > now or state.note.life in self._tried_until:
                     continue
                 if may_ask(self._held.copies.values()):
@@ -75,8 +75,23 @@ class AutoAdopt:
                 refusal = str(error)
         if asked:
             await self._witnesses.release(life)
+            if await self._adopts_left_over(state):
+                return
         if refusal != state.undecided:
             log.warning("COPIES: %s is silent, and its copy is not adopted - %s", state.note.name, refusal)
             state.undecided = refusal
         pause = random.uniform(SHORTEST_PAUSE, LONGEST_PAUSE)
         self._tried_until[life] = trio.current_time() + pause
+
+    async def _adopts_left_over(self, state: CopyState) -> bool:
+        """Whether another follower has adopted its copy, and could not reach this one, which goes further."""
+        away = trio.current_time() - (self._started if state.beat_at is None else state.beat_at)
+        if away < max(self._adopt_after, self._restart_grace):
+            return False  # its nsqd may come back, and have all of it
+        try:
+            return await self._stand_ins.adopt_left_over(state.note.life)
+        except KeyError:
+            return False
+        except OSError as error:
+            log.error("COPIES: the copy of %s cannot be looked at - %s", state.note.name, error)
+            return False

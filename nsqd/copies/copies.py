@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -145,6 +145,11 @@ class Copies:
                 nursery.start_soon(self.stand_in.watch_others)
             await trio.sleep_forever()
 
+    def set_registries(self, addresses: Collection[str]) -> None:
+        """These nsqlookupds are configured now. Followers hear of their number when they connect anew."""
+        if self.leader is not None and self.leader.fencing is not None:
+            self.leader.fencing.set_registries(addresses)
+
     @property
     def hand_over_refusal(self) -> str | None:
         """Why no follower can take over what is here."""
@@ -172,15 +177,14 @@ class Copies:
 
     # --- stop
 
-    async def stop(self, *, hand_over: bool) -> None:
+    async def stop(self, *, hand_over: bool) -> bool:
         """Take no leader any more, and send what there is to send to followers, in bounded time.
 
-        `hand_over`: one of them is to take over what is here.
+        `hand_over`: one of them is to take over what is here. Whether it has.
         """
         if self.follower is not None:
             await self.follower.stop()
-        if self.leader is not None:
-            await self.leader.stop(hand_over=hand_over)
+        return self.leader is not None and await self.leader.stop(hand_over=hand_over)
 
     def retire(self) -> None:
         """What was drained was a stand-in, perhaps, and is empty. `OSError`."""

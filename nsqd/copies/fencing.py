@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from nsqd.broker import Broker
@@ -40,6 +41,11 @@ class Fencing:
             else:
                 self._fence.heard_registry(address, self._broker.now)
             self._look()
+
+    def set_registries(self, addresses: Collection[str]) -> None:
+        """See `Fence`. Within a round."""
+        self._fence.set_registries(addresses)
+        self._look()
 
     def _look(self) -> None:
         closed = self._fence.is_closed(self._broker.now)

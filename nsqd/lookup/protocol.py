@@ -28,13 +28,13 @@ __all__ = [
     "MAX_FOLLOWERS",
     "PING",
     "STANDING",
-    "Answer",
     "Grant",
     "Heard",
     "HttpAddress",
     "RegistryError",
     "RegistryIdentity",
     "Replies",
+    "WitnessAnswer",
     "check_reply",
     "encode_followers",
     "encode_grant",
@@ -91,7 +91,7 @@ class Grant:
 
 
 @attrs.frozen
-class Answer:
+class WitnessAnswer:
     """A registry to a follower that wants to adopt a copy.
 
     `witness`: its id, by which several addresses of one registry are counted once; empty for one that is no witness or

@@ -30,9 +30,9 @@ from nsqd.lookup.known_channels import KnownChannels, Query
 from nsqd.lookup.peer import REPLY_TIMEOUT, Followers, Peer, PeerOptions
 from nsqd.lookup.protocol import (
     MAX_FOLLOWERS,
-    Answer,
     Heard,
     RegistryError,
+    WitnessAnswer,
     encode_grant,
     encode_leaving,
     encode_release,
@@ -135,13 +135,13 @@ class Registries(Listener):
         for peer in self._peers.values():
             peer.announce_followers(followers)
 
-    async def grants(self, life: str) -> list[Answer]:
+    async def grants(self, life: str) -> list[WitnessAnswer]:
         """Ask all registries whether this nsqd may adopt its copy of a life; within `GRANT_TIMEOUT`.
 
         A registry that has granted it grants it to no other follower, so `release` it when it is not adopted: also when
         too few have granted it, or two followers might wait for one another.
         """
-        answers: list[Answer] = []
+        answers: list[WitnessAnswer] = []
 
         async def ask(peer: Peer) -> None:
             answers.append(await _grant_of(peer, life))
@@ -317,21 +317,21 @@ class Registries(Listener):
             self._rounds.end()
 
 
-async def _grant_of(peer: Peer, life: str) -> Answer:
+async def _grant_of(peer: Peer, life: str) -> WitnessAnswer:
     witness = peer.witness
     if not peer.identified:
-        return Answer(peer.address, "", granted=False, reason="not connected")
+        return WitnessAnswer(peer.address, "", granted=False, reason="not connected")
     if not witness:
-        return Answer(
+        return WitnessAnswer(
             peer.address, "", granted=False, reason="it is no witness, as the original's nsqlookupd"
         )
     reply: bytes | None = None
     with trio.move_on_after(GRANT_TIMEOUT):
         reply = await peer.ask(encode_grant(life))
     if reply is None:
-        return Answer(peer.address, witness, granted=False, reason="no answer")
+        return WitnessAnswer(peer.address, witness, granted=False, reason="no answer")
     try:
         grant = parse_grant(reply)
     except RegistryError as error:
-        return Answer(peer.address, witness, granted=False, reason=str(error))
-    return Answer(peer.address, witness, grant.granted, grant.reason)
+        return WitnessAnswer(peer.address, witness, granted=False, reason=str(error))
+    return WitnessAnswer(peer.address, witness, grant.granted, grant.reason)

@@ -10,6 +10,8 @@ Without I/O; times are seconds of a clock that never goes back.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import attrs
 
 __all__ = ["Fence"]
@@ -40,8 +42,14 @@ class Fence:
         self._look()
 
     def forget_registry(self, address: str) -> None:
-        """It knows of an adoption, or is not configured any more."""
+        """It knows of an adoption."""
         self._heard.pop(address, None)
+        self._look()
+
+    def set_registries(self, addresses: Collection[str]) -> None:
+        """These are configured now."""
+        self.registries = len(addresses)
+        self._heard = {address: at for address, at in self._heard.items() if address in addresses}
         self._look()
 
     def is_closed(self, now: float) -> bool:

@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 import attrs
 
-from nsqd.lookup.protocol import Answer, Heard
+from nsqd.lookup.protocol import Heard, WitnessAnswer
 from nsqd.replication.held_copies import CopyState
 
 __all__ = ["FEWEST_WITNESSES", "Licence", "Witnesses", "due_at", "may_ask", "obstacle"]
@@ -40,7 +40,7 @@ class Witnesses(Protocol):
     def heard(self) -> Sequence[Heard]:
         """All of them."""
 
-    async def grants(self, life: str) -> list[Answer]:
+    async def grants(self, life: str) -> list[WitnessAnswer]:
         """Ask each of them, in bounded time, whether we may adopt the copy of this life."""
 
     async def release(self, life: str) -> None:
@@ -51,7 +51,7 @@ class Witnesses(Protocol):
 class Licence:
     """What the answers come to, for the copy of a leader that has so many nsqlookupds."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[WitnessAnswer, ...]
     registries: int
 
     @property
@@ -72,7 +72,7 @@ class Licence:
         return f"{self.yes} of its {self.registries} nsqlookupds agree" + (f" ({reasons})" if reasons else "")
 
 
-def _by_reason(answers: Iterable[Answer]) -> list[str]:
+def _by_reason(answers: Iterable[WitnessAnswer]) -> list[str]:
     return [f"{answer.address}: {answer.reason}" for answer in answers]
 
 

@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from nsqd.replication.held_copies import CopyState, HeldCopies
+from nsqd.replication.left_over import goes_further
 from nsqd.replication.noted_storage import is_copied_folder
 from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.seal import Seal
@@ -31,6 +32,7 @@ log = get_logger("copies")
 
 ENDS_WITH_STDIN: Final = "NSQD_ENDS_WITH_STDIN"
 """The environment variable that makes a daemon stop at the end of its standard input."""
+NAMED: Final = 5  # topics in a log line
 SHORTEST_PAUSE: Final = 1.0  # seconds before a stand-in that has crashed is started again
 LONGEST_PAUSE: Final = 60.0
 
@@ -82,6 +84,30 @@ class StandIns:
             self.adoptions += 1
             log.warning("COPIES: the copy of %s is adopted", state.note.name)
         self._wanted.set()
+
+    async def adopt_left_over(self, life: str) -> bool:
+        """Adopt a copy, too, that goes further than what another follower has adopted. Whether it does.
+
+        Both stand-ins serve what both have, until one of them gives it up. `KeyError` without such a copy; `OSError`.
+        """
+        state = self._held.copies[life]
+        if any(each.connected and each.note.name == state.note.name for each in self._held.copies.values()):
+            return False  # it has come back as another life, and knows best what it has given up
+        served = [other for other in await self._others.ask(state.note) if other.found.sealed and other.owned]
+        for other in served:
+            further = await trio.to_thread.run_sync(goes_further, state.storage, other.owned)
+            if not further or state.seal is not None or self._held.copies.get(life) is not state:
+                return False
+            log.warning(
+                "COPIES(%s): it serves the copy of %s, and could not fetch what is only here, of %s",
+                other.address,
+                state.note.name,
+                ", ".join(further[:NAMED]) + (" and others" if len(further) > NAMED else ""),
+            )
+        if not served:
+            return False
+        await self.adopt(life, force=True)
+        return True
 
     async def forget(self, life: str, *, force: bool) -> None:
         """Remove a copy for good. `CommandRefused`; `KeyError` without such a copy; `OSError`.

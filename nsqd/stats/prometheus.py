@@ -190,6 +190,16 @@ def _of_copies(copies: CopiesStats) -> Iterator[Family]:
             if held.connected and held.clock_skew_seconds is not None
         ],
     )
+    yield gauge(
+        "nsqd_copies_undecided",
+        "Copies that are here of silent nsqds, and that were not allowed to be adopted by themselves.",
+        sum(bool(held.undecided and not held.adopted and not held.connected) for held in copies.held),
+    )
+    yield gauge(
+        "nsqd_takeover_obstacle",
+        "1 if --adopt=auto, and the nsqlookupds are too few, or not the right ones, for that.",
+        int(copies.obstacle is not None),
+    )
     yield gauge("nsqd_copies_held", "Copies of other nsqds that are here.", len(copies.held))
     yield gauge("nsqd_copies_held_bytes", "Bytes of these copies.", sum(held.bytes for held in copies.held))
 

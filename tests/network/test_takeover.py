@@ -70,8 +70,19 @@ def test_a_machine_is_gone_and_nobody_is_woken(
     print(loss.check())
 
 
-@pytest.mark.parametrize("fence", ["off", "on"])
-def test_a_leader_that_is_cut_off(cluster: HostCluster, producer: Host, fence: str) -> None:
+@pytest.mark.parametrize(
+    ("fence", "ways"),
+    [
+        ("off", "both"),
+        ("on", "both"),
+        *(
+            pytest.param(fence, way, marks=pytest.mark.soak)
+            for fence in ("off", "on")
+            for way in ("in", "out")
+        ),
+    ],
+)
+def test_a_leader_that_is_cut_off(cluster: HostCluster, producer: Host, fence: str, ways: str) -> None:
     """It is adopted; with the fence it has stopped before. When it is back, each message has one owner."""
     leader = cluster.nsqds[0]
     follower = cluster.follower_of(leader)
@@ -81,7 +92,10 @@ def test_a_leader_that_is_cut_off(cluster: HostCluster, producer: Host, fence: s
         client.mpub(TOPIC, [b"%d" % number for number in range(100)])
     apart = [*cluster.nsqds[1:], *cluster.registries]
     for other in apart:
-        cluster.lan.cut(leader.host, other.host)
+        if ways in ("in", "both"):
+            cluster.lan.cut_one_way(other.host, leader.host)
+        if ways in ("out", "both"):
+            cluster.lan.cut_one_way(leader.host, other.host)
     if fence == "on":
         wait_until(
             lambda: leader.request("GET", "/ping")[1].startswith(b"NOK - cut off"),

@@ -18,6 +18,7 @@ import trio
 from nsqlookupd import daemon as module
 from nsqlookupd.daemon import Daemon, StartError
 from nsqlookupd.options import LookupdOptions, validate
+from nsqlookupd.witness import TICK_S, Witness
 from tests.nsqd.http.fake_daemon import Client as HttpClient
 from tests.nsqlookupd.peer import Client, identify
 from tests.timing import patience
@@ -96,6 +97,30 @@ async def test_the_first_lines_name_the_daemon(start: Start) -> None:
         ).encode()
     )
     await client.stream.aclose()
+
+
+async def test_an_nsqd_that_has_announced_a_life_hears_that_this_is_a_witness(start: Start) -> None:
+    running = await start(on_free_ports())
+    client = await connect(running)
+    answer = json.loads(await client.ask(b"  V1" + identify(life="1" * 32, incarnation=1)))
+    assert list(answer) == sorted(answer)
+    assert answer["witness"] == running.daemon.witness.id
+    await client.stream.aclose()
+
+
+async def test_the_witness_sees_that_the_daemon_runs(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    times, seen = [], trio.Event()
+
+    def advance(witness: Witness, now: float) -> None:
+        times.append(now)
+        if len(times) == 3:
+            seen.set()
+
+    monkeypatch.setattr(Witness, "advance", advance)
+    await start(on_free_ports())
+    with trio.fail_after(patience(5)):
+        await seen.wait()
+    assert times[2] - times[0] >= 2 * TICK_S
 
 
 async def test_unix_sockets(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -16,7 +16,7 @@ import trio
 from nsqkit.service.listeners import bound_address, open_listeners
 from nsqlookupd.http import api, make_server
 from nsqlookupd.registry import ProducerInfo, Registry, RegistryLimits
-from nsqlookupd.witness import Witness
+from nsqlookupd.witness import Terms, Witness
 from tests.nsqd.http.fake_daemon import Client
 
 JSON = "application/json; charset=utf-8"
@@ -45,6 +45,7 @@ class Api:
 
     registry: Registry
     client: Client
+    witness: Witness
     now: float = 1000.0
 
     async def get(self, target: str) -> tuple[int, str]:
@@ -69,12 +70,13 @@ class Api:
 async def http() -> AsyncIterator[Api]:
     registry = Registry(limits=RegistryLimits(keys=6))
     clock = [lambda: 0.0]
-    server = make_server(registry, lambda: clock[0]())
+    witness = Witness()
+    server = make_server(registry, lambda: clock[0](), witness=witness)
     listeners = await open_listeners("127.0.0.1:0")
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: server.run(listeners, task_status=task_status))
         async with await trio.open_tcp_stream("127.0.0.1", bound_address(listeners[0]).port) as stream:
-            served = Api(registry, Client(stream))
+            served = Api(registry, Client(stream), witness)
             clock[0] = lambda: served.now
             yield served
         nursery.cancel_scope.cancel()
@@ -210,6 +212,79 @@ async def test_text_of_producers_is_escaped(http: Api) -> None:
         assert r'"hostname":"\u003ca\u003e\u0026\"\u2028"' in body
 
 
+LEADER, FOLLOWER = "1" * 32, "2" * 32
+LEADER_INFO = attrs.evolve(FIRST, life=LEADER, incarnation=3, replication_address="n1:4159")
+
+
+async def test_what_nodes_have_announced_of_copies(http: Api) -> None:
+    producer = http.registry.identify(LEADER_INFO, http.now)
+    http.registry.register(producer, "t")
+    stand_in = attrs.evolve(FIRST, life=FOLLOWER, stands_in_for=LEADER)
+    http.registry.identify(stand_in, http.now)
+    member = http.witness.connected(LEADER_INFO, http.now)
+    http.witness.announce(member, Terms(followers=(FOLLOWER,)), http.now)
+    first, second = json.loads((await http.get("/nodes"))[1])["producers"]
+    assert list(first)[:8] == list(json.loads(FIRST_JSON)), "as the original has them, the others behind"
+    assert {name: first[name] for name in list(first)[8:]} == {
+        "tombstones": [False],
+        "topics": ["t"],
+        "life": LEADER,
+        "replication_address": "n1:4159",
+        "stands_in_for": "",
+        "followers": [FOLLOWER],
+    }
+    assert (second["life"], second["stands_in_for"], second["followers"]) == (FOLLOWER, LEADER, [])
+    assert await http.get("/lookup?topic=t") == (200, f'{{"channels":[],"producers":[{FIRST_JSON}]}}')
+    entry = json.loads((await http.get("/debug"))[1])["client::"][0]
+    assert (entry["life"], entry["replication_address"], entry["stands_in_for"]) == (LEADER, "n1:4159", "")
+
+
+async def test_replicas(http: Api) -> None:
+    status, body = await http.get("/replicas")
+    assert (status, json.loads(body)) == (
+        200,
+        {"witness": http.witness.id, "watched_seconds": 0.0, "lives": []},
+    )
+    member = http.witness.connected(LEADER_INFO, http.now)
+    terms = Terms(followers=(FOLLOWER,), adopt_after=0.5, restart_grace=2.0)
+    http.witness.announce(member, terms, http.now)
+    http.witness.disconnected(member)
+    http.now += 0.75
+    found = json.loads((await http.get("/replicas"))[1])
+    assert found == {
+        "witness": http.witness.id,
+        "watched_seconds": 0.8,
+        "lives": [
+            {
+                "life": LEADER,
+                "incarnation": 3,
+                "node": "n1:4151",
+                "topology_zone": "z",
+                "replication_address": "n1:4159",
+                "heard_seconds": 0.8,
+                "connections": 0,
+                "silent": True,
+                "stopped": False,
+                "followers": [FOLLOWER],
+                "adopt_after_seconds": 0.5,
+                "restart_grace_seconds": 2.0,
+                "granted_to": "",
+                "stands_in_for": "",
+                "served_by": "",
+            }
+        ],
+    }
+
+
+async def test_a_life_is_forgotten_by_command(http: Api) -> None:
+    member = http.witness.connected(LEADER_INFO, http.now)
+    assert await http.post(f"/replicas/forget?life={LEADER}") == (409, error("LIFE_CONNECTED"))
+    http.witness.disconnected(member)
+    assert await http.post(f"/replicas/forget?life={LEADER}") == (200, "")
+    assert await http.post(f"/replicas/forget?life={LEADER}") == (404, error("LIFE_NOT_FOUND"))
+    assert http.witness.life_count == 0
+
+
 async def test_debug(http: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.time, "time_ns", lambda: 1_700_000_000_000_000_000)
     producer = http.registry.identify(FIRST, http.now)
@@ -334,6 +409,8 @@ async def test_tombstone_hits_every_producer_of_the_node(http: Api) -> None:
         ("POST", "/channel/delete?topic=t&channel=/", "INVALID_ARG_CHANNEL"),
         ("POST", "/topic/tombstone?node=n1:4151", "MISSING_ARG_TOPIC"),
         ("POST", "/topic/tombstone?topic=t", "MISSING_ARG_NODE"),
+        ("POST", "/replicas/forget", "MISSING_ARG_LIFE"),
+        ("GET", "/replicas?x=%zz", "INVALID_REQUEST"),
         *[("GET", f"{path}?topic=%zz", "INVALID_REQUEST") for path in ("/channels", "/lookup")],
         *[
             ("POST", f"{path}?topic=t;channel=c", "INVALID_REQUEST")
@@ -390,7 +467,7 @@ async def test_not_found(http: Api, path: str) -> None:
     [
         *[
             ("POST", path, "GET, OPTIONS")
-            for path in ("/ping", "/info", "/topics", "/channels", "/lookup", "/nodes", "/debug")
+            for path in ("/ping", "/info", "/topics", "/channels", "/lookup", "/nodes", "/debug", "/replicas")
         ],
         *[
             ("GET", path, "OPTIONS, POST")
@@ -400,6 +477,7 @@ async def test_not_found(http: Api, path: str) -> None:
                 "/topic/tombstone",
                 "/channel/create",
                 "/channel/delete",
+                "/replicas/forget",
             )
         ],
         ("PUT", "/debug/pprof/symbol", "GET, OPTIONS, POST"),

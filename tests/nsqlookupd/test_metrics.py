@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -12,7 +13,7 @@ from nsqlookupd.http.metrics import metrics_page
 from nsqlookupd.protocol_v1 import Context, Session
 from nsqlookupd.registry import ProducerInfo, Registry
 from nsqlookupd.traffic import Traffic
-from nsqlookupd.witness import Witness
+from nsqlookupd.witness import Terms, Witness
 from tests.nsqkit import promtool
 from tests.nsqlookupd.peer import identify
 from tests.process.lookup import Announcer, LookupDaemon
@@ -78,6 +79,20 @@ async def test_registrations_are_counted() -> None:
         "registrations": 5,
     }
     assert (found["producers",], found["nodes",], found["tombstones",]) == (2, 1, 1)
+
+
+async def test_lives_and_grants_are_counted() -> None:
+    witness = Witness()
+    leader, follower = attrs.evolve(info("n1"), life="1" * 32), attrs.evolve(info("n2"), life="2" * 32)
+    member = witness.connected(leader, 0)
+    terms = Terms(followers=(follower.life,), adopt_after=1.0, restart_grace=1.0)
+    witness.announce(member, terms, 0)
+    asking = witness.connected(follower, 0)
+    witness.grant(asking, leader.life, 0.5)
+    witness.grant(asking, leader.life, 1)
+    found = parse((await metrics_page(Registry(), 1, Traffic(), witness)).body.decode())
+    assert (found["lives",], found["lives_silent",]) == (2, 1)
+    assert (found["grants_total", "granted"], found["grants_total", "refused"]) == (1, 1)
 
 
 def test_commands_are_counted_by_name() -> None:

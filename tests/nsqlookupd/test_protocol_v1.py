@@ -154,6 +154,10 @@ CONVERSATIONS += [
     (MEMBER + with_body(b"GRANT", COPIES_COMMANDS[b"GRANT"]) + b"PING\n",
      answers(WITNESS_IDENTITY, b'{"granted":false,"reason":"' + UNKNOWN + b'"}', b"OK"), False),
     (MEMBER + with_body(b"RELEASE", COPIES_COMMANDS[b"RELEASE"]), answers(WITNESS_IDENTITY, b"OK"), False),
+    (MEMBER + b"STANDING\nPING\n", answers(WITNESS_IDENTITY, b'{"adopted":false}', b"OK"), False),
+    (MAGIC + b"STANDING\n", answers(b"E_INVALID client must IDENTIFY"), True),
+    (MAGIC + identify() + b"STANDING\n",
+     answers(IDENTITY, b"E_INVALID STANDING client has announced no life"), True),
 ]  # fmt: skip
 for _command, _body in COPIES_COMMANDS.items():
     _name = _command.decode()
@@ -422,7 +426,19 @@ class TestWitness:
         assert follower.feed(release, 10.0) == answers(b"OK")
         assert not next(context.witness.shown()).granted_to
 
-    @pytest.mark.parametrize("sign", [b"PING\n", b"REGISTER t\n", b"UNREGISTER t\n", b"LEAVING\n"])
+    def test_a_leader_that_asks_hears_of_its_stand_in(self) -> None:
+        context = new_context()
+        leader, stand_in = Session(context, REMOTE), Session(context, REMOTE)
+        leader.feed(MEMBER, 0.0)
+        stand_in.feed(MAGIC + identify(life=FOLLOWER, stands_in_for=LEADER), 0.0)
+        assert leader.feed(b"STANDING\n", 1.0) == answers(b'{"adopted":true}')
+        producer = leader.producer
+        assert producer is not None
+        assert producer.last_update == 1.0  # as a PING
+
+    @pytest.mark.parametrize(
+        "sign", [b"STANDING\n", b"PING\n", b"REGISTER t\n", b"UNREGISTER t\n", b"LEAVING\n"]
+    )
     def test_each_line_is_a_sign_of_life(self, sign: bytes) -> None:
         context = new_context()
         session = Session(context, REMOTE)

@@ -265,6 +265,8 @@ class TestNodes:
     def test_the_advice_fits_the_reason_of_a_refusal(self) -> None:
         health = "NOK - 1 of at least 2 copies are in step"
         assert "--min-copies" in one(look(snapshot(nodes=[node(health=health)])), Kind.REFUSES).advice
+        health = "NOK - cut off from the followers and from half of the nsqlookupds or more"
+        assert "--fence" in one(look(snapshot(nodes=[node(health=health)])), Kind.REFUSES).advice
 
     @pytest.mark.parametrize("health", ["OK", "", "OK - draining", "OK - 1 of 2 copies"])
     def test_a_node_that_reports_none(self, health: str) -> None:
@@ -286,6 +288,29 @@ class TestNodes:
         followers = tuple(Follower(f"10.0.0.{n}:4159", False, "not connected") for n in range(5))
         alarm = one(look(snapshot(nodes=[node(copies=Copies(6, 1, followers))])), Kind.UNDER_REPLICATED)
         assert alarm.text.endswith("10.0.0.2:4159 (not connected) and 2 more")
+
+    def test_a_copy_that_waits_for_a_decision(self) -> None:
+        held = (
+            msgspec.structs.replace(held_copy("10.0.0.9:4150"), undecided="1 of its 3 nsqlookupds agree"),
+            msgspec.structs.replace(held_copy("10.0.0.8:4150"), undecided="2 of 4 nodes are silent"),
+        )
+        alarm = one(look(snapshot(nodes=[node(copies=Copies(1, 1, held=held))])), Kind.NOT_ADOPTED)
+        assert alarm.text == (
+            "10.0.0.9:4150 is silent, and its copy here is not served: 1 of its 3 nsqlookupds agree, and 1 more"
+        )
+        assert alarm.figures == {"copies": 2}
+
+    @pytest.mark.parametrize("changes", [{"undecided": ""}, {"adopted": True}, {"connected": True}])
+    def test_a_copy_that_waits_for_nothing(self, changes: dict[str, Any]) -> None:
+        held = msgspec.structs.replace(
+            held_copy("10.0.0.9:4150"), **{"undecided": "it was removed", **changes}
+        )
+        assert look(snapshot(nodes=[node(copies=Copies(1, 1, held=(held,)))])) == []
+
+    def test_a_node_that_nobody_could_take_over(self) -> None:
+        copies = Copies(2, 2, obstacle="2 nsqlookupds are configured, and that needs 3")
+        alarm = one(look(snapshot(nodes=[node(copies=copies)])), Kind.NO_TAKEOVER)
+        assert alarm.text.endswith("by itself: 2 nsqlookupds are configured, and that needs 3")
 
     @pytest.mark.parametrize(
         "copies", [Copies(3, 3), Copies(1, 1, held=(held_copy(),))], ids=["in-step", "a-follower-only"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from nsqadmin.model import Copies, Follower, HeldCopy
@@ -48,6 +49,15 @@ async def test_the_page_of_a_leader_shows_its_followers() -> None:
     ]
     assert "2 of 4 copies are in step, its own included" in page.one("section", id="followers").text
     assert not page.all("section", id="held")
+
+
+async def test_what_keeps_others_from_taking_over_is_said() -> None:
+    page = await page_of(copies=Copies(2, 2, FOLLOWERS[:1], obstacle="2 nsqlookupds are configured"))
+    said = page.one("section", id="followers").text
+    assert "If this node is lost, nobody adopts them by itself: 2 nsqlookupds are configured" in said
+    waiting = msgspec.structs.replace(held_copy(), undecided="1 of its 3 nsqlookupds agree")
+    page = await holder_page(waiting)
+    assert "Not adopted by itself: 1 of its 3 nsqlookupds agree" in page.one("section", id="held").text
 
 
 @pytest.mark.parametrize("path", ["/nodes", f"/nodes/{NODE}"])

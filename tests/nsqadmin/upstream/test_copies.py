@@ -99,14 +99,17 @@ def test_everything_that_nsqd_reports_is_read() -> None:
                 stand_in_port=4170,
                 clock_skew_seconds=-7.5,
                 hanging_seconds=0.0,
+                undecided="one agrees",
             )
         ],
+        obstacle="too few",
     )
     assert known(reported.as_json()) == Copies(
         3,
         2,
         followers=(Follower("f:4159", True, "in step", 3, 9, (("topic-t", "why"),), 0, 2.5),),
-        held=(HeldCopy(LIFE, "l:4150", False, True, 5, True, 0.5, 4170, -7.5),),
+        held=(HeldCopy(LIFE, "l:4150", False, True, 5, True, 0.5, 4170, -7.5, "one agrees"),),
+        obstacle="too few",
     )
 
 

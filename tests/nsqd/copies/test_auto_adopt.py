@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from nsqd.copies.auto_adopt import LONGEST_PAUSE, AutoAdopt
-from nsqd.lookup.protocol import Answer, Heard
+from nsqd.lookup.protocol import Heard, WitnessAnswer
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.held_copies import COPIES, CopyState, HeldCopies, Room
 from nsqd.replication.keep import CopyNote
@@ -42,10 +42,10 @@ class Registries:
     def heard(self) -> list[Heard]:
         raise AssertionError("that is for leaders")
 
-    async def grants(self, life: str) -> list[Answer]:
+    async def grants(self, life: str) -> list[WitnessAnswer]:
         await trio.lowlevel.checkpoint()
         self.asked.append((life, trio.current_time()))
-        return [Answer(f"r{n}", f"w{n}", n < self.yes, "heard 3 s ago") for n in range(3)]
+        return [WitnessAnswer(f"r{n}", f"w{n}", n < self.yes, "heard 3 s ago") for n in range(3)]
 
     async def release(self, life: str) -> None:
         self.given_back.append(life)
@@ -132,6 +132,26 @@ async def test_r16_a_leader_that_was_stopped_in_order_has_more_time(
         assert {life for life, _ in setting.registries.asked} == {LIVES[0]}
 
 
+async def test_what_another_follower_could_not_fetch_is_looked_for_once_its_nsqd_is_gone_for_long(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[float] = []
+
+    async def look(_self: StandIns, life: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        if life == LIVES[0]:
+            looked.append(trio.current_time())
+        return False
+
+    monkeypatch.setattr(StandIns, "adopt_left_over", look)
+    async with silent_leaders(tmp_path) as setting:
+        setting.registries.yes = 0
+        await setting.at(RESTART_GRACE - 1)
+        assert not looked
+        await setting.at(RESTART_GRACE + LONGEST_PAUSE + 2)
+        assert looked
+
+
 async def test_a_link_that_flaps_is_a_link(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with silent_leaders(tmp_path) as setting:
         for _ in range(20):
@@ -148,7 +168,7 @@ async def test_a_leader_that_comes_back_while_the_registries_are_asked_is_not_ad
         del setting.held.copies[LIVES[1]]
         grants = setting.registries.grants
 
-        async def comes_back(life: str) -> list[Answer]:
+        async def comes_back(life: str) -> list[WitnessAnswer]:
             answers = await grants(life)
             setting.state().connected = True
             return answers

@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from nsqd.lookup.protocol import Answer, Heard
+from nsqd.lookup.protocol import Heard, WitnessAnswer
 from tests.nsqd.copies.setting import FOLLOWER, Setting
 
 
@@ -20,7 +20,7 @@ class NoWitnesses:
     def heard(self) -> list[Heard]:
         return []
 
-    async def grants(self, _life: str) -> list[Answer]:
+    async def grants(self, _life: str) -> list[WitnessAnswer]:
         return []
 
     async def release(self, _life: str) -> None:

@@ -36,6 +36,21 @@ def good(command: str, host: str = "r.example") -> bytes | None:
     return reply(b"OK")
 
 
+WITNESS = "f" * 32
+BODIES = ("IDENTIFY", "FOLLOWERS", "LEAVING", "GRANT", "RELEASE")
+
+
+def witness(command: str, host: str = "r.example") -> bytes | None:
+    """A good one that is a witness, and grants everything."""
+    if command == "IDENTIFY":
+        return reply(json.dumps(IDENTITY | {"broadcast_address": host, "witness": WITNESS}).encode())
+    if command == "STANDING":
+        return reply(b'{"adopted":false}')
+    if command == "GRANT":
+        return reply(b'{"granted":true,"reason":"silent for 60.0 s"}')
+    return good(command)
+
+
 @attrs.define(eq=False)
 class FakeRegistry:
     """One registry, whatever its connections. `commands`: of all of them, with the time of each."""
@@ -48,6 +63,8 @@ class FakeRegistry:
     """Whether it reads what it is sent."""
     commands: list[tuple[float, str]] = attrs.field(factory=list)
     identities: list[dict[str, object]] = attrs.field(factory=list)
+    bodies: list[tuple[str, dict[str, object]]] = attrs.field(factory=list)
+    """Of all other commands."""
     streams: list[trio.abc.Stream] = attrs.field(factory=list)
     attempts: list[float] = attrs.field(factory=list)
     """When somebody tried to connect."""
@@ -84,9 +101,13 @@ class FakeRegistry:
 
     async def _command(self, line: str, reader: _Reader, stream: trio.abc.Stream) -> None:
         self.commands.append((trio.current_time(), line))
-        if line == "IDENTIFY":
+        if line in BODIES:
             (size,) = struct.unpack(">i", await reader.exactly(4))
-            self.identities.append(json.loads(await reader.exactly(size)))
+            body = json.loads(await reader.exactly(size))
+            if line == "IDENTIFY":
+                self.identities.append(body)
+            else:
+                self.bodies.append((line, body))
         self._note(*line.split(" "))
         answer = self.answer(line)
         if answer is not None:

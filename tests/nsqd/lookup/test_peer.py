@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
-from nsqd.lookup.peer import Peer, PeerOptions
-from nsqd.lookup.protocol import HttpAddress, encode_identify
-from tests.nsqd.lookup.fake_registry import FakeRegistry, good, reply
+from nsqd.lookup.peer import Followers, Peer, PeerOptions
+from nsqd.lookup.protocol import HttpAddress, encode_grant, encode_identify, encode_leaving
+from tests.nsqd.lookup.fake_registry import WITNESS, FakeRegistry, good, reply, witness
 
 FIELDS: dict[str, str | int] = {
     "broadcast_address": "b.example",
@@ -61,11 +62,12 @@ async def running(
     answer: Callable[[str], bytes | None] = good,
     refusing: bool = False,
     hears: bool = True,
+    **changes: Any,
 ) -> AsyncIterator[Setting]:
     """A peer that has had the time to do what it does at once."""
     async with trio.open_nursery() as nursery:
         registry = FakeRegistry(nursery, answer=answer, refusing=refusing, hears=hears)
-        options = PeerOptions(encode_identify(FIELDS), 1000, lambda: registry.connect)
+        options = PeerOptions(encode_identify(FIELDS), 1000, lambda: registry.connect, **changes)
         there = {name: FakeTopic(dict.fromkeys(channels)) for name, channels in (topics or {}).items()}
         peer = Peer("r.example:4160", there, options)
         nursery.start_soon(peer.run)
@@ -355,3 +357,179 @@ class TestTrouble:
             await trio.sleep(3)
             assert s.peer.identified
         assert caplog.messages.count("LOOKUPD(r.example:4160): unexpected error; reconnecting") == 1
+
+
+LIFE = "1" * 32
+FOLLOWERS = Followers((LIFE,), 8.0, 300.0)
+ANNOUNCED = ("FOLLOWERS", {"followers": [LIFE], "adopt_after_ms": 8000, "restart_grace_ms": 300_000})
+
+
+class TestWitness:
+    async def test_who_may_adopt_is_announced_after_each_connect_and_each_change(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with running({"t": []}, answer=witness) as s:
+            assert s.peer.witness == WITNESS
+            s.peer.announce_followers(FOLLOWERS)
+            await settled()
+            assert s.registry.bodies == [ANNOUNCED]
+            await s.registry.hang_up()
+            await trio.sleep(0.3)
+            assert s.registry.said[-3:] == ["IDENTIFY", "FOLLOWERS", "REGISTER t"]
+            s.peer.announce_followers(Followers((), 8.0, 300.0))
+            await settled()
+            assert [body["followers"] for _, body in s.registry.bodies] == [[LIFE], [LIFE], []]
+
+    async def test_pings_come_four_times_before_an_adoption(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with running(answer=witness) as s:
+            began = trio.current_time()
+            await trio.sleep(5)
+            s.peer.announce_followers(FOLLOWERS)
+            await trio.sleep(4.5)
+            assert s.registry.times_of("PING") == [began + 5, began + 7, began + 9]
+            s.peer.announce_followers(Followers((LIFE,), 600.0, 600.0))
+            await trio.sleep(30)
+            assert s.registry.times_of("PING")[3:] == [began + 24, began + 39]
+
+    async def test_an_original_gets_none_of_the_new_commands(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with running({"t": ["c"]}) as s:
+            s.peer.announce_followers(FOLLOWERS)
+            assert s.peer.witness == ""
+            assert await s.peer.ask(encode_grant(LIFE)) is None
+            assert await s.peer.ask(encode_leaving(for_good=True)) is None
+            began = trio.current_time()
+            await trio.sleep(20)
+            assert s.registry.said == ["IDENTIFY", "REGISTER t c", "PING"]
+            assert s.registry.times_of("PING") == [began + 15]
+            s.registry.answer = witness  # it is replaced by ours
+            await s.registry.hang_up()
+            await trio.sleep(0.3)
+            assert s.registry.bodies == [ANNOUNCED]
+            s.registry.answer = good  # and back
+            await s.registry.hang_up()
+            await trio.sleep(0.3)
+            assert s.peer.witness == ""
+            assert s.registry.bodies == [ANNOUNCED]
+
+    async def test_questions_at_once_between_other_commands(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with running(answer=witness) as s, trio.open_nursery() as nursery:
+            replies: list[bytes | None] = []
+
+            async def ask(command: bytes) -> None:
+                replies.append(await s.peer.ask(command))
+
+            s.create_topic("t")
+            nursery.start_soon(ask, encode_grant(LIFE))
+            nursery.start_soon(ask, encode_leaving(for_good=False))
+            s.create_topic("u")
+            await settled()
+            assert sorted(replies, key=str) == [b"OK", b'{"granted":true,"reason":"silent for 60.0 s"}']
+            assert sorted(s.registry.said[1:]) == ["GRANT", "LEAVING", "REGISTER t", "REGISTER u"]
+
+    @pytest.mark.parametrize("trouble", ["silence", "error", "hang-up", "close"])
+    async def test_a_question_without_an_answer_ends(
+        self, autojump_clock: trio.testing.MockClock, trouble: str
+    ) -> None:
+        async with running(answer=witness) as s, trio.open_nursery() as nursery:
+            ended: list[tuple[float, bytes | None]] = []
+
+            @nursery.start_soon
+            async def ask() -> None:
+                reply = await s.peer.ask(encode_grant(LIFE))
+                ended.append((trio.current_time(), reply))
+
+            began = trio.current_time()
+            s.registry.answer = lambda command: None
+            if trouble == "error":
+                s.registry.answer = lambda command: reply(b"E_INVALID no")
+            await settled()
+            if trouble == "hang-up":
+                await s.registry.hang_up()
+            elif trouble == "close":
+                s.peer.close()
+            await trio.sleep(1.01)
+            assert ended == [(began + (1 if trouble == "silence" else 0), None)]
+            s.registry.answer = witness
+            await trio.sleep(3)
+            assert s.registry.said.count("GRANT") == 1, "it is not asked again on the next connection"
+
+    async def test_a_question_that_nobody_waits_for_any_more_is_not_sent(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with running(answer=witness) as s:
+            s.registry.answer = lambda command: None
+            s.create_topic("t")
+            await settled()
+            with trio.move_on_after(0.5):
+                await s.peer.ask(encode_grant(LIFE))
+            s.registry.answer = witness
+            await s.registry.streams[0].send_all(reply(b"OK"))
+            await trio.sleep(5)
+            assert "GRANT" not in s.registry.said
+            assert len(s.registry.attempts) == 1
+
+    async def test_heard_since_the_command_was_sent(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with running(answer=witness, refusing=True) as s:
+            assert s.peer.heard_at == float("-inf")
+            s.registry.refusing = False
+            await trio.sleep(3)
+            began = s.registry.commands[0][0]
+            assert s.peer.heard_at == began
+            await trio.sleep_until(began + 16)
+            assert s.peer.heard_at == began + 15
+            s.registry.answer = lambda command: None
+            s.create_topic("t")
+            await trio.sleep(0.75)
+            assert s.peer.heard_at == began + 15, "there is no reply yet"
+            await s.registry.streams[0].send_all(reply(b"OK"))
+            await settled()
+            assert s.peer.heard_at == began + 16
+
+
+class TestFence:
+    """A leader with a fence wants to know whether somebody may serve its copy."""
+
+    async def test_a_witness_is_asked_at_once_and_in_place_of_pings(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        heard: list[tuple[str, bool]] = []
+        adopted = b"false"
+
+        def answer(command: str) -> bytes | None:
+            return reply(b'{"adopted":%b}' % adopted) if command == "STANDING" else witness(command)
+
+        note = lambda address, is_adopted: heard.append((address, is_adopted))  # noqa: E731
+        async with running(answer=answer, ping_interval=4.0, on_ping=note) as s:
+            assert s.registry.said == ["IDENTIFY", "STANDING"]
+            adopted = b"true"
+            await trio.sleep(4.5)
+            assert s.registry.said == ["IDENTIFY", "STANDING", "STANDING"]
+            assert heard == [("r.example:4160", False), ("r.example:4160", True)]
+
+    async def test_an_original_knows_of_nobody(self, autojump_clock: trio.testing.MockClock) -> None:
+        heard: list[tuple[str, bool]] = []
+        note = lambda address, is_adopted: heard.append((address, is_adopted))  # noqa: E731
+        async with running(ping_interval=4.0, on_ping=note) as s:
+            await trio.sleep(4.5)
+            assert s.registry.said == ["IDENTIFY", "PING", "PING"]
+            assert heard == [("r.example:4160", False)] * 2
+
+    @pytest.mark.parametrize("said", [b"OK", b'{"adopted":1}', b"{}"])
+    async def test_an_answer_that_cannot_be_read_is_none(
+        self, autojump_clock: trio.testing.MockClock, said: bytes
+    ) -> None:
+        heard: list[tuple[str, bool]] = []
+        note = lambda address, is_adopted: heard.append((address, is_adopted))  # noqa: E731
+
+        def answer(command: str) -> bytes | None:
+            return reply(said) if command == "STANDING" else witness(command)
+
+        async with running(answer=answer, on_ping=note) as s:
+            assert not s.peer.identified  # the connection has ended
+            assert heard == []

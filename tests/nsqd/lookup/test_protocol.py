@@ -8,14 +8,20 @@ import struct
 import pytest
 
 from nsqd.lookup.protocol import (
+    Grant,
     HttpAddress,
     RegistryError,
     RegistryIdentity,
     Replies,
     check_reply,
+    encode_followers,
+    encode_grant,
     encode_identify,
+    encode_leaving,
     encode_register,
+    encode_release,
     encode_unregister,
+    parse_grant,
     parse_identity,
 )
 from tests.nsqd.lookup.fake_registry import reply
@@ -25,6 +31,23 @@ def test_identify_has_sorted_keys() -> None:
     command = encode_identify({"version": "1", "broadcast_address": "b", "tcp_port": 4150, "http_port": 4151})
     body = b'{"broadcast_address":"b","http_port":4151,"tcp_port":4150,"version":"1"}'
     assert command == b"IDENTIFY\n" + struct.pack(">i", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "body"),
+    [
+        (encode_followers(["a", "b"], 60.0, 300.0), b"FOLLOWERS",
+         b'{"adopt_after_ms":60000,"followers":["a","b"],"restart_grace_ms":300000}'),
+        (encode_followers([], 0.25, 1.0005), b"FOLLOWERS",
+         b'{"adopt_after_ms":250,"followers":[],"restart_grace_ms":1000}'),
+        (encode_leaving(for_good=True), b"LEAVING", b'{"for_good":true}'),
+        (encode_leaving(for_good=False), b"LEAVING", b'{"for_good":false}'),
+        (encode_grant("a"), b"GRANT", b'{"life":"a"}'),
+        (encode_release("a"), b"RELEASE", b'{"life":"a"}'),
+    ],
+)  # fmt: skip
+def test_commands_for_a_witness(command: bytes, name: bytes, body: bytes) -> None:
+    assert command == name + b"\n" + struct.pack(">i", len(body)) + body
 
 
 def test_names() -> None:
@@ -92,9 +115,29 @@ class TestIdentity:
         with pytest.raises(RegistryError, match="failed to parse"):
             parse_identity(text)
 
+    @pytest.mark.parametrize(
+        ("value", "witness"),
+        [('"' + "a1" * 16 + '"', "a1" * 16), ('""', ""), ('"x"', ""), ('"' + "A1" * 16 + '"', "")],
+    )
+    def test_witness(self, value: str, witness: str) -> None:
+        assert parse_identity(f'{{"witness":{value}}}'.encode()).witness == witness
+
     def test_error(self) -> None:
         with pytest.raises(RegistryError, match=r"^E_INVALID$"):
             parse_identity(b"E_INVALID")
+
+
+class TestGrant:
+    def test_answers(self) -> None:
+        assert parse_grant(b'{"granted":true,"reason":"why","more":1}') == Grant(granted=True, reason="why")
+        assert parse_grant(b'{"granted":false}') == Grant(granted=False)
+
+    @pytest.mark.parametrize(
+        "text", [b"", b"OK", b"{}", b"[]", b'{"granted":1}', b'{"granted":"yes"}', b"\xff"]
+    )
+    def test_garbage_is_no_yes(self, text: bytes) -> None:
+        with pytest.raises(RegistryError, match="failed to parse the reply to GRANT"):
+            parse_grant(text)
 
 
 def test_errors_are_told_by_their_text() -> None:

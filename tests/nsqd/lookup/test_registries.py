@@ -16,11 +16,16 @@ import trio.testing
 
 from nsqd.lookup.known_channels import MAX_CONCURRENT, SILENT_TIMEOUT
 from nsqd.lookup.peer import PeerOptions
-from nsqd.lookup.protocol import encode_identify
-from nsqd.lookup.registries import CHANNELS_PER_ROUND, REGISTRIES_TIMEOUT, Registries
+from nsqd.lookup.protocol import WitnessAnswer, encode_identify
+from nsqd.lookup.registries import (
+    CHANNELS_PER_ROUND,
+    LEAVING_TIMEOUT,
+    REGISTRIES_TIMEOUT,
+    Registries,
+)
 from nsqkit.http_client import Answer
 from tests.nsqd.broker.harness import Harness
-from tests.nsqd.lookup.fake_registry import FakeRegistry, good
+from tests.nsqd.lookup.fake_registry import WITNESS, FakeRegistry, good, reply, witness
 from tests.nsqd.lookup.test_known_channels import known_channels
 
 settled = trio.testing.wait_all_tasks_blocked
@@ -594,3 +599,142 @@ class TestRecoveredTopic:
         harness.publish(b"1")
         harness.kill()
         assert harness.subscribe("x", rdy=10).bodies() == [b"1"]
+
+
+LEADER, FOLLOWER = "1" * 32, "2" * 32
+
+
+@asynccontextmanager
+async def mixed_cluster() -> AsyncIterator[Cluster]:
+    """Two witnesses, and an original between them."""
+    async with cluster() as c:
+        for address in ("a:4160", "c:4160"):
+            c.fakes[address].answer = functools.partial(witness, host=address.partition(":")[0])
+        c.registries.set_addresses(ALL)
+        await settled()
+        yield c
+
+
+class TestWitnesses:
+    async def test_followers_are_announced_to_witnesses_also_to_later_ones(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with mixed_cluster() as c:
+            c.registries.set_addresses(ALL[:2])
+            for _ in range(2):  # what they know is not repeated
+                c.registries.announce_followers([FOLLOWER], 60.0, 300.0)
+                await settled()
+            c.registries.set_addresses(ALL)
+            await settled()
+            announced = (
+                "FOLLOWERS",
+                {"followers": [FOLLOWER], "adopt_after_ms": 60_000, "restart_grace_ms": 300_000},
+            )
+            assert [fake.bodies for fake in c.fakes.values()] == [[announced], [], [announced]]
+
+    async def test_more_followers_than_there_may_be(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with mixed_cluster() as c:
+            c.registries.announce_followers([f"{number:032x}" for number in range(20)], 60.0, 300.0)
+            await settled()
+            [(_, body)] = c.fakes["a:4160"].bodies
+            assert body["followers"] == [f"{number:032x}" for number in range(16)]
+
+    async def test_all_are_asked_at_once(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with mixed_cluster() as c:
+            c.fakes["c:4160"].answer = lambda command: reply(
+                b'{"granted":false,"reason":"heard 2.0 s ago, of 60 s"}'
+            )
+            began = trio.current_time()
+            answers = await c.registries.grants(LEADER)
+            assert sorted(answers, key=lambda answer: answer.address) == [
+                WitnessAnswer("a:4160", WITNESS, granted=True, reason="silent for 60.0 s"),
+                WitnessAnswer(
+                    "b:4160", "", granted=False, reason="it is no witness, as the original's nsqlookupd"
+                ),
+                WitnessAnswer("c:4160", WITNESS, granted=False, reason="heard 2.0 s ago, of 60 s"),
+            ]
+            assert trio.current_time() == began
+            assert [fake.bodies for fake in c.fakes.values()] == [
+                [("GRANT", {"life": LEADER})],
+                [],
+                [("GRANT", {"life": LEADER})],
+            ]
+
+    @pytest.mark.parametrize(
+        ("trouble", "reason", "seconds"),
+        [("silent", "no answer", 1), ("garbled", "failed to parse the reply to GRANT - OK", 0),
+         ("gone", "not connected", 0)],
+    )  # fmt: skip
+    async def test_no_answer_is_a_no(
+        self, autojump_clock: trio.testing.MockClock, trouble: str, reason: str, seconds: int
+    ) -> None:
+        async with mixed_cluster() as c:
+            fake = c.fakes["c:4160"]
+            if trouble == "silent":
+                fake.answer = lambda command: None
+            elif trouble == "garbled":
+                fake.answer = lambda command: reply(b"OK")
+            else:
+                fake.refusing = True
+                await fake.hang_up()
+                await settled()
+            began = trio.current_time()
+            answers = {answer.address: answer for answer in await c.registries.grants(LEADER)}
+            assert (answers["c:4160"].granted, answers["c:4160"].reason) == (False, reason)
+            assert answers["a:4160"].granted, "it does not suffer from the other one"
+            assert trio.current_time() == began + seconds
+
+    async def test_grants_are_given_back(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with mixed_cluster() as c:
+            await c.registries.release(LEADER)
+            assert c.fakes["a:4160"].bodies == [("RELEASE", {"life": LEADER})]
+            assert c.fakes["b:4160"].said == ["IDENTIFY"]
+
+    @pytest.mark.parametrize("for_good", [True, False])
+    async def test_witnesses_are_left_with_a_word(
+        self, autojump_clock: trio.testing.MockClock, for_good: bool
+    ) -> None:
+        async with mixed_cluster() as c:
+            await c.registries.leaving(for_good=for_good)
+            c.harness.broker.topic("t")
+            await trio.sleep(60)
+            for address in ("a:4160", "c:4160"):
+                assert c.fakes[address].bodies == [("LEAVING", {"for_good": for_good})]
+                assert c.fakes[address].said == ["IDENTIFY", "LEAVING"], (
+                    "nothing follows: it would be heard again"
+                )
+                assert c.fakes[address].ended == 1
+            assert c.registries.identified == ["b:4160"]
+            assert "REGISTER t" in c.fakes["b:4160"].said
+
+    async def test_leaving_waits_for_nobody_for_long(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with mixed_cluster() as c:
+            c.fakes["a:4160"].answer = lambda command: None
+            c.harness.broker.topic("t")
+            await trio.sleep(0.5)
+            began = trio.current_time()
+            await c.registries.leaving(for_good=False)
+            assert trio.current_time() <= began + LEAVING_TIMEOUT
+            assert c.fakes["c:4160"].bodies == [("LEAVING", {"for_good": False})]
+
+    async def test_without_copies_nobody_is_told_and_nobody_waits(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with cluster(*ALL) as c:
+            began = trio.current_time()
+            await c.registries.leaving(for_good=False)
+            assert trio.current_time() == began
+            assert [fake.said for fake in c.fakes.values()] == [["IDENTIFY"]] * 3
+            assert len(c.registries.identified) == 3
+
+    async def test_when_each_has_heard_of_this_nsqd(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with mixed_cluster() as c:
+            began = trio.current_time()
+            c.fakes["c:4160"].refusing = True
+            await c.fakes["c:4160"].hang_up()
+            await trio.sleep(20)
+            assert [(each.address, each.witness, each.at) for each in c.registries.heard()] == [
+                ("a:4160", WITNESS, began + 15),
+                ("b:4160", "", began + 15),
+                ("c:4160", "", began),
+            ]

@@ -38,6 +38,16 @@ def test_one_that_knows_of_an_adoption_does_not_count() -> None:
     fence.forget_registry("r2")  # was never heard
 
 
+def test_registries_that_are_configured_anew() -> None:
+    fence = Fence(PATIENCE, 3)
+    fence.heard_registry("r0", 1.0)
+    fence.heard_registry("r1", 1.0)
+    fence.set_registries(["r1", "r2", "r3"])
+    assert fence.is_closed(1.0)
+    fence.set_registries(["r1"])
+    assert not fence.is_closed(1.0)
+
+
 def test_without_registries_followers_decide() -> None:
     fence = Fence(PATIENCE, 0)
     assert fence.is_closed(0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nsqd.lookup.protocol import Answer, Heard
+from nsqd.lookup.protocol import Heard, WitnessAnswer
 from nsqd.replication.held_copies import CopyState
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.licence import Licence, due_at, may_ask, obstacle
@@ -17,10 +17,10 @@ def copy(*, complete: bool = True, registries: int = 3) -> CopyState:
     return CopyState(note, MemoryStorage())
 
 
-def answers(text: str) -> tuple[Answer, ...]:
+def answers(text: str) -> tuple[WitnessAnswer, ...]:
     """`y`: yes, `n`: no, `o`: the original's, which can say nothing; all at addresses of their own."""
     return tuple(
-        Answer(f"r{number}:4160", "" if each == "o" else f"w{number}", each == "y", f"says {each}")
+        WitnessAnswer(f"r{number}:4160", "" if each == "o" else f"w{number}", each == "y", f"says {each}")
         for number, each in enumerate(text)
     )
 
@@ -51,14 +51,14 @@ def test_r7_more_than_half_of_the_leaders_registries_have_to_agree(
 
 
 def test_a_registry_with_two_addresses_is_one() -> None:
-    one = Answer("r1:4160", "w", granted=True, reason="")
-    other = Answer("r1.example:4160", "w", granted=True, reason="")
+    one = WitnessAnswer("r1:4160", "w", granted=True, reason="")
+    other = WitnessAnswer("r1.example:4160", "w", granted=True, reason="")
     assert Licence((one, other), 3).yes == 1
     assert Licence((one, other), 3).refusal == "1 of its 3 nsqlookupds agree"
 
 
 def test_an_answer_without_an_id_grants_nothing() -> None:
-    assert Licence(tuple(Answer(f"r{n}", "", granted=True, reason="") for n in range(3)), 3).yes == 0
+    assert Licence(tuple(WitnessAnswer(f"r{n}", "", granted=True, reason="") for n in range(3)), 3).yes == 0
 
 
 def test_what_is_said_has_the_reasons() -> None:

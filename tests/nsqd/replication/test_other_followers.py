@@ -14,10 +14,10 @@ import trio.testing
 from nsqd.log.deletions import Deletions
 from nsqd.replication.frame_stream import FrameStream, Identity, greet_follower
 from nsqd.replication.from_leader import Follower
-from nsqd.replication.held_copies import COPIES, HeldCopies, Room
+from nsqd.replication.held_copies import COPIES, CopyState, HeldCopies, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.other_followers import TIMEOUT, OtherFollowers
-from nsqd.replication.seal import Seal
+from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.stand_in import CommandRefused, StandIns
 from nsqd.replication.wire import AllHeld, Beat, FolderHeld
 from tests.nsqd.replication.pair import MAX_TAKE, Leader, connect, files_of
@@ -114,6 +114,19 @@ def behind(tmp_path: Path, leader: Leader) -> Path:
     catch_up(leader, copy)
     put_copy(tmp_path / "2", copy, "first:4159")
     return folder
+
+
+@pytest.fixture
+def ahead(tmp_path: Path, leader: Leader) -> Owned:
+    """The first follower has more than the second one. What a stand-in of the latter would own."""
+    copy = CopyInMemory()
+    catch_up(leader, copy)
+    put_copy(tmp_path / "2", copy, "first:4159")
+    owned = copy.adopted(leader.now).broker.owned_messages()
+    leader.publish(b"m" * 200)
+    catch_up(leader, copy)
+    put_copy(tmp_path / "1", copy, "second:4159")
+    return owned
 
 
 def logs(folder: Path) -> dict[str, bytes]:
@@ -248,3 +261,53 @@ async def test_the_leader_says_where_the_others_are(
     again = HeldCopies(tmp_path / "2", SECOND.life, Room(0, 0))
     assert again.copies[LIFE].note.others == ("first:4159",)
     again.close()
+
+
+def adopted_by_the_second(setting: Setting, owned: Owned | None) -> None:
+    state = setting.second.copies[LIFE]
+    state.seal = Seal(owned, owner=SECOND.life.hex())
+    state.seal.write(state.storage)
+
+
+async def test_r1_a_copy_that_goes_further_than_the_adopted_one_is_adopted_too(
+    tmp_path: Path, ahead: Owned, autojump_clock: trio.testing.MockClock
+) -> None:
+    """As when it could not be reached at that moment: it may have the only bytes of what was acknowledged."""
+    async with running(tmp_path) as setting:
+        adopted_by_the_second(setting, ahead)
+        assert await setting.stand_ins.adopt_left_over(LIFE)
+        assert setting.first.copies[LIFE].seal == Seal(owner=FIRST.life.hex())
+
+
+@pytest.mark.parametrize("owned", ["not yet", "nothing", "all", "more"])
+async def test_a_copy_that_goes_no_further_is_not_adopted(
+    tmp_path: Path, leader: Leader, ahead: Owned, autojump_clock: trio.testing.MockClock, owned: str
+) -> None:
+    """`not yet`: it is being adopted there; `nothing`: that copy had gaps."""
+    async with running(tmp_path) as setting:
+        everything = leader.broker.owned_messages()
+        more = {each: [(0, end + 5) for _, end in ranges] for each, ranges in everything.items()}
+        adopted_by_the_second(
+            setting, {"not yet": None, "nothing": {}, "all": everything, "more": more}[owned]
+        )
+        assert not await setting.stand_ins.adopt_left_over(LIFE)
+        assert not setting.first.copies[LIFE].seal
+
+
+@pytest.mark.parametrize("case", ["not adopted", "no answer", "the leader is back"])
+async def test_what_is_left_over_is_nothing_while_somebody_may_have_it(
+    tmp_path: Path, ahead: Owned, autojump_clock: trio.testing.MockClock, case: str
+) -> None:
+    async with running(tmp_path) as setting:
+        if case != "not adopted":
+            adopted_by_the_second(setting, ahead)
+        if case == "no answer":
+            setting.answer = None
+        if case == "the leader is back":
+            other = setting.first.copies["cc" * 16] = CopyState(
+                attrs.evolve(setting.note, life="cc" * 16), setting.first.copies[LIFE].storage
+            )
+            other.connected = True
+        assert not await setting.stand_ins.adopt_left_over(LIFE)
+        assert not setting.first.copies[LIFE].seal
+        setting.first.copies.pop("cc" * 16, None)

@@ -15,6 +15,7 @@ from nsqd.log.life import Life
 from nsqd.lookup.peer import Followers
 from nsqd.replication.fence import Fence
 from nsqd.replication.held_copies import CopyState
+from nsqd.replication.left_over import goes_further
 from nsqd.replication.licence import FEWEST_WITNESSES, Licence, due_at, may_ask
 from nsqd.replication.seal import Seal
 from nsqd.replication.wire import Bye
@@ -202,10 +203,10 @@ class NodeFollower(FollowerMachine):
                 due = due_at(state, started, cluster.adopt_after, cluster.restart_grace)
                 if due is None or due > now or tried_until.get(life, 0.0) > now:
                     continue
-                if may_ask(self.states.values()) and not (yield from self._try(state)):
+                if may_ask(self.states.values()) and not (yield from self._try(state, started)):
                     tried_until[life] = cluster.now + cluster.chance.uniform(SHORTEST_PAUSE, LONGEST_PAUSE)
 
-    def _try(self, state: CopyState) -> Process[bool]:
+    def _try(self, state: CopyState, started: float) -> Process[bool]:
         """As `AutoAdopt._try`. Whether it is adopted."""
         life, registries, peers = state.note.life, state.note.registries, self.node.leading.peers
         if peers is None:  # it is about to stop
@@ -227,10 +228,32 @@ class NodeFollower(FollowerMachine):
             self.cluster.by_itself.discard((self.name, life))
         if asked:
             yield from peers.release(life)
+            if (yield from self._adopts_left_over(state, started)):
+                return True
         if refusal != state.undecided:
             self.cluster.tell(f"{self.name} does not adopt {life[:4]}: {refusal}")
             state.undecided = refusal
         return False
+
+    def _adopts_left_over(self, state: CopyState, started: float) -> Process[bool]:
+        """As `AutoAdopt._adopts_left_over` and `StandIns.adopt_left_over`."""
+        cluster, life = self.cluster, state.note.life
+        away = cluster.now - (started if state.beat_at is None else state.beat_at)
+        if away < max(cluster.adopt_after, cluster.restart_grace):
+            return False
+        if any(each.connected and each.note.name == state.note.name for each in self.states.values()):
+            return False
+        others = yield from self.ask_others(state.note)
+        served = [owned for found, owned in others if found.sealed and owned]
+        for owned in served:
+            further = goes_further(state.storage, owned)
+            if not further or state.seal is not None or self.states.get(life) is not state:
+                return False
+            cluster.tell(f"{self.name}: what is adopted of {life[:4]} misses some of {', '.join(further)}")
+        if not served:
+            return False
+        yield from self.adopt(life, force=True)
+        return True
 
 
 @attrs.define(eq=False)

@@ -15,9 +15,9 @@ from nsqd.lookup.protocol import (
     MAGIC,
     PING,
     STANDING,
-    Answer,
     RegistryError,
     Replies,
+    WitnessAnswer,
     check_reply,
     encode_grant,
     encode_identify,
@@ -195,16 +195,16 @@ class Peers:
         for peer in self.all:
             peer.followers, peer.followers_due = followers, True
 
-    def grants(self, life: str) -> Process[list[Answer]]:
+    def grants(self, life: str) -> Process[list[WitnessAnswer]]:
         asked = [(peer, peer.witness, peer.ask(encode_grant(life))) for peer in self.all]
         yield from self._wait([request for _, _, request in asked], GRANT_TIMEOUT)
-        answers: list[Answer] = []
+        answers: list[WitnessAnswer] = []
         for peer, witness, request in asked:
             if request.reply is None:
-                answers.append(Answer(peer.registry, witness, granted=False, reason="no answer"))
+                answers.append(WitnessAnswer(peer.registry, witness, granted=False, reason="no answer"))
             else:
                 grant = parse_grant(request.reply)
-                answers.append(Answer(peer.registry, witness, grant.granted, grant.reason))
+                answers.append(WitnessAnswer(peer.registry, witness, grant.granted, grant.reason))
         return answers
 
     def release(self, life: str) -> Process[None]:

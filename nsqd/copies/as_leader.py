@@ -132,7 +132,11 @@ class LeaderRole:
         self.noted.note_existing()
         self._note_unanswered()
         if options.fence == "on":
-            fence = Fence(options.adopt_after / SECOND / 2, len(options.nsqlookupd_tcp_addresses))
+            fence = Fence(
+                options.adopt_after / SECOND / 2,
+                len(options.nsqlookupd_tcp_addresses),
+                len(self.safety.followers),
+            )
             self.fencing = Fencing(broker, rounds, fence)
         self._again = PublishAgain(broker, rounds, self._storage, options.min_free_space)
         leader = Leader(
@@ -152,7 +156,7 @@ class LeaderRole:
             hand_over=self._hand_over,
             others=lambda address: [each for each in options.replicate_to if each != address],
             registries=lambda: len(options.nsqlookupd_tcp_addresses),
-            heard=self.fencing.heard_follower if self.fencing is not None else lambda: None,
+            heard=self.fencing.heard_follower if self.fencing is not None else lambda _: None,
             former_lives=former_lives(self._storage),
         )
         self._links = [

@@ -15,7 +15,7 @@ __all__ = ["Fencing"]
 log = get_logger("copies")
 
 CLOSED: Final = (
-    "cut off from the followers and from half of the nsqlookupds or more; another nsqd may serve this"
+    "cut off from a follower and from half of the nsqlookupds or more; another nsqd may serve this"
 )
 
 
@@ -28,9 +28,9 @@ class Fencing:
         rounds.at_begin = self._look
         self._look()
 
-    def heard_follower(self) -> None:
+    def heard_follower(self, address: str) -> None:
         with self._rounds.round():
-            self._fence.heard_follower(self._broker.now)
+            self._fence.heard_follower(address, self._broker.now)
             self._look()
 
     def heard_registry(self, address: str, adopted: bool) -> None:

@@ -1,9 +1,10 @@
 """Whether a leader that may have been cut off still serves (`--fence=on`).
 
-It does while, within the last half of `--adopt-after`, it has heard from a follower that has not adopted its copy, or
-from more than half of its nsqlookupds, none of which knows of an adoption. A follower adopts by itself only when more
-than half of these nsqlookupds have not heard of the leader for the whole of `--adopt-after`. So a leader has stopped
-before its stand-in begins.
+It does while, within the last half of `--adopt-after`, it has heard from all of its followers, none of which has
+adopted its copy, or from more than half of its nsqlookupds, none of which knows of an adoption. A follower adopts by
+itself only when it and more than half of these nsqlookupds have not heard of the leader for the whole of
+`--adopt-after`. So a leader has stopped before its stand-in begins. One of two followers is not enough: the other one
+may have adopted its copy, with nsqlookupds that are cut off from this nsqd as it is.
 
 Without I/O; times are seconds of a clock that never goes back.
 """
@@ -21,19 +22,23 @@ __all__ = ["Fence"]
 class Fence:
     """`patience`: half of `--adopt-after`, in seconds. `registries`: how many nsqlookupds are configured.
 
+    `followers`: how many there are.
+
     `until`: when it closes, if nobody is heard. It is closed at the start.
     """
 
     patience: float
     registries: int
+    followers: int = 1
     until: float = -1.0
     _heard: dict[str, float] = attrs.field(factory=dict)
     """When each nsqlookupd was heard last, by address."""
-    _followers_heard: float | None = None
+    _followers_heard: dict[str, float] = attrs.field(factory=dict)
+    """When each follower was heard last, by address."""
 
-    def heard_follower(self, now: float) -> None:
-        """A follower keeps its copy, and has answered just now."""
-        self._followers_heard = now
+    def heard_follower(self, address: str, now: float) -> None:
+        """This follower keeps its copy, and has answered just now."""
+        self._followers_heard[address] = now
         self._look()
 
     def heard_registry(self, address: str, now: float) -> None:
@@ -56,7 +61,9 @@ class Fence:
         return now > self.until
 
     def _look(self) -> None:
-        heard = [] if self._followers_heard is None else [self._followers_heard]
+        heard: list[float] = []
+        if self.followers and len(self._followers_heard) >= self.followers:
+            heard.append(min(self._followers_heard.values()))
         enough = self.registries // 2  # the index of the one that makes it more than half
         if self.registries and len(self._heard) > enough:
             heard.append(sorted(self._heard.values(), reverse=True)[enough])

@@ -91,9 +91,8 @@ class Leader:
     `ours`: of what its stand-in owns, what is ours; see `Unasked`.
     `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
     disk that they are not ours any more. `finished_of`: what was finished here of these. `others`: addresses of the
-    followers but for this one. `registries`: see `Hello`. `heard`: a follower that keeps our copy has answered.
-    `former_lives`: those of our data path that have ended: a follower in step need not keep
-    copies of them.
+    followers but for this one. `registries`: see `Hello`. `heard`: the follower of this address keeps our copy, and has
+    answered. `former_lives`: those of our data path that have ended: a follower in step need not keep copies of them.
     """
 
     identity: Identity
@@ -112,7 +111,7 @@ class Leader:
     hand_over: Callable[[Owned], None]
     others: Callable[[str], Sequence[str]]
     registries: Callable[[], int] = lambda: 0
-    heard: Callable[[], None] = lambda: None
+    heard: Callable[[str], None] = lambda _: None
     former_lives: Sequence[bytes] = ()
 
 
@@ -352,7 +351,7 @@ class FollowerLink:
                     case Ack(ticket) if ticket <= sender.ticket:
                         self.standing.acknowledge(ticket)
                     case Echo(number):
-                        self._leader.heard()
+                        self._leader.heard(self.standing.address)
                         if self._compared_after is not None and number > self._compared_after:
                             self._compared_after = None
                             self._leader.compared(self.standing.address)

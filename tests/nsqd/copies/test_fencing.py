@@ -13,6 +13,7 @@ from nsqd.copies.fencing import CLOSED, Fencing
 from tests.nsqd.copies.setting import FOLLOWER, Setting
 
 PATIENCE = 30.0  # half of --adopt-after
+FOLLOWER_ADDRESS = FOLLOWER.partition("=")[2]
 
 
 def fencing_of(setting: Setting) -> Fencing:
@@ -29,7 +30,7 @@ async def test_r6_what_is_cut_off_delivers_nothing_and_takes_nothing(
     nsqd.now = trio.current_time()
     with pytest.raises(Refused, match="cut off"):  # it has heard of nobody yet
         setting.broker.topic_to_publish("t")
-    fencing.heard_follower()
+    fencing.heard_follower(FOLLOWER_ADDRESS)
     nsqd.create()
     nsqd.publish_many(3)
     mock_clock.jump(PATIENCE + 1)
@@ -47,7 +48,7 @@ async def test_r6_what_is_cut_off_delivers_nothing_and_takes_nothing(
     with pytest.raises(Refused, match="cut off"):
         setting.broker.topic_to_publish("t")
     assert not rounds.more  # no round after the other while it is closed
-    fencing.heard_follower()
+    fencing.heard_follower(FOLLOWER_ADDRESS)
     assert received() == [b"m0"]
     assert setting.broker.health == "OK"
     setting.broker.topic_to_publish("t")
@@ -59,7 +60,7 @@ async def test_r6_what_is_cut_off_delivers_nothing_and_takes_nothing(
     assert received() == []
     fencing.heard_registry("r0", adopted=False)
     assert received() == []
-    fencing.heard_follower()
+    fencing.heard_follower(FOLLOWER_ADDRESS)
     assert received() == [b"m1"]
 
 

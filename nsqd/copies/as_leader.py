@@ -156,7 +156,7 @@ class LeaderRole:
             hand_over=self._hand_over,
             others=lambda address: [each for each in options.replicate_to if each != address],
             registries=lambda: len(options.nsqlookupd_tcp_addresses),
-            heard=self.fencing.heard_follower if self.fencing is not None else lambda _: None,
+            heard=self.fencing.heard_follower if self.fencing is not None else lambda *_: None,
             former_lives=former_lives(self._storage),
         )
         self._links = [

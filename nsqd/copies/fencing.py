@@ -28,18 +28,19 @@ class Fencing:
         rounds.at_begin = self._look
         self._look()
 
-    def heard_follower(self, address: str) -> None:
+    def heard_follower(self, address: str, asked_at: float) -> None:
+        """`asked_at`: when that was sent which it has answered."""
         with self._rounds.round():
-            self._fence.heard_follower(address, self._broker.now)
+            self._fence.heard_follower(address, asked_at)
             self._look()
 
-    def heard_registry(self, address: str, adopted: bool) -> None:
-        """`adopted`: it knows of somebody who serves our copy, or is about to."""
+    def heard_registry(self, address: str, adopted: bool, asked_at: float) -> None:
+        """`adopted`: it knows of somebody who serves our copy, or is about to. `asked_at`: as above."""
         with self._rounds.round():
             if adopted:
                 self._fence.forget_registry(address)
             else:
-                self._fence.heard_registry(address, self._broker.now)
+                self._fence.heard_registry(address, asked_at)
             self._look()
 
     def set_registries(self, addresses: Collection[str]) -> None:

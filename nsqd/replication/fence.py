@@ -6,6 +6,9 @@ itself only when it and more than half of these nsqlookupds have not heard of th
 `--adopt-after`. So a leader has stopped before its stand-in begins. One of two followers is not enough: the other one
 may have adopted its copy, with nsqlookupds that are cut off from this nsqd as it is.
 
+An answer counts from when its question was sent, not from when it is read: what waits in a socket of a process that
+was stopped was said before.
+
 Without I/O; times are seconds of a clock that never goes back.
 """
 
@@ -32,18 +35,18 @@ class Fence:
     followers: int = 1
     until: float = -1.0
     _heard: dict[str, float] = attrs.field(factory=dict)
-    """When each nsqlookupd was heard last, by address."""
+    """The same of each nsqlookupd."""
     _followers_heard: dict[str, float] = attrs.field(factory=dict)
-    """When each follower was heard last, by address."""
+    """When that was sent which each follower answered last, by address."""
 
-    def heard_follower(self, address: str, now: float) -> None:
-        """This follower keeps its copy, and has answered just now."""
-        self._followers_heard[address] = now
+    def heard_follower(self, address: str, asked_at: float) -> None:
+        """This follower keeps its copy, and has answered what was sent then."""
+        self._followers_heard[address] = asked_at
         self._look()
 
-    def heard_registry(self, address: str, now: float) -> None:
-        """This nsqlookupd has answered just now, and knows of no adoption."""
-        self._heard[address] = now
+    def heard_registry(self, address: str, asked_at: float) -> None:
+        """This nsqlookupd has answered what was sent then, and knows of no adoption."""
+        self._heard[address] = asked_at
         self._look()
 
     def forget_registry(self, address: str) -> None:

@@ -127,7 +127,7 @@ class NodeLeader(LeaderMachine):
 
     def heard_follower(self, link: Link, beat: int) -> None:
         if self.fencing is not None:
-            self.fencing.heard_follower(link.follower)
+            self.fencing.heard_follower(link.follower, link.beats[beat])
 
     def round(self) -> None:
         node, daemon = self.host, self.daemon

@@ -140,7 +140,7 @@ class Peer:
                     check_reply(answer)
                 if pings and self.on_ping is not None:
                     adopted = bool(self.witness) and parse_standing(answers[-1])
-                    self.pinged(now, adopted)
+                    self.on_ping(self.registry, adopted, now)
                 for request, answer in zip(requests, answers, strict=False):
                     request.reply, request.ended = answer, True
                     if request in self.requests:
@@ -149,11 +149,6 @@ class Peer:
             if (data := end.receive_bytes()) is not None:
                 replies.feed(data)
             yield
-
-    def pinged(self, since: float, adopted: bool) -> None:
-        """A ping was answered that was sent then."""
-        assert self.on_ping is not None
-        self.on_ping(self.registry, adopted)
 
     @property
     def _ping_interval(self) -> float:

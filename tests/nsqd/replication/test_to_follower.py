@@ -63,6 +63,7 @@ class Setting:
     link: FollowerLink = attrs.field(init=False)
     changes: int = 0
     compared: list[str] = attrs.field(factory=list)
+    heard: list[tuple[str, float]] = attrs.field(factory=list)
     handed_over: list[Owned] = attrs.field(factory=list)
     connected_at: list[float] = attrs.field(factory=list)
     not_ours: set[int] = attrs.field(factory=set)
@@ -96,6 +97,7 @@ class Setting:
             finished_of=lambda owned: [Finished(each, "c", [[0, 5]]) for each in owned],
             others=lambda address: ["other:1", address],
             hand_over=lambda ends: self.hand_over(ends),
+            heard=lambda *said: self.heard.append(said),
         )
         self.link = FollowerLink(leader, Standing("f:4159"), self._connect)
 
@@ -204,6 +206,23 @@ async def test_a_follower_that_has_everything_costs_no_rounds(
         setting.publish()
         assert await until(frames, Ticket) == Ticket(setting.nsqd.written)
         assert setting.changes == before
+
+
+async def test_r6_an_echo_is_an_answer_to_its_beat_however_late_it_is_read(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        sent_at = []
+        for _ in range(3):
+            await until(frames, Beat)
+            sent_at.append(trio.current_time())
+        await trio.sleep(0.5)
+        await frames.send(Echo(2))
+        await frames.send(Echo(2))  # was answered
+        await frames.send(Echo(1))  # comes after a later one
+        await settled()
+        assert setting.heard == [("f:4159", sent_at[1])]
 
 
 async def test_a_follower_comes_into_step_while_there_is_always_something_to_send(

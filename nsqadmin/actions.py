@@ -1,4 +1,5 @@
-"""The actions that change the cluster: create, pause, empty, delete, tombstone, drain, hand over, adopt.
+"""The actions that change the cluster: create, pause, empty, delete, tombstone, drain, hand over, adopt, and those on
+single messages: publish, finish, requeue.
 
 Their requests are sent one by one:
 
@@ -11,6 +12,7 @@ Their requests are sent one by one:
 | tombstone a node | it is looked up first; then to every registry, which hides it; then it deletes the topic |
 | drain a node, or cancel that | it is looked up first; then to this nsqd |
 | adopt a copy that a node holds | the same |
+| publish to a node; finish or requeue a message on a node | the same |
 
 A failed request does not end the action; its error becomes part of the warning. Only a lookup that no daemon answers
 ends it (`UpstreamFailed`), because there would be nothing to act on; and so does the failure of its only request.
@@ -26,7 +28,7 @@ from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.model import Node
 from nsqadmin.upstream import NSQD, UpstreamError, UpstreamFailed, UpstreamRefused, Warnings
 
-__all__ = ["ADOPT_ACTION", "DRAIN_ACTIONS", "STATE_ACTIONS", "ActionRefused", "Actions"]
+__all__ = ["ADOPT_ACTION", "DRAIN_ACTIONS", "MESSAGE_ACTIONS", "STATE_ACTIONS", "ActionRefused", "Actions"]
 
 STATE_ACTIONS = ("pause", "unpause", "empty")
 """Of topics and channels."""
@@ -38,6 +40,9 @@ DRAIN_ACTIONS: dict[str, tuple[str, dict[str, str]]] = {
 """Of nodes, with their paths."""
 ADOPT_ACTION = "adopt_copy"
 """Of nodes: of a copy that a node holds."""
+
+MESSAGE_ACTIONS = ("finish", "requeue")
+"""Of single messages in a channel of one node."""
 
 
 class ActionRefused(Exception):
@@ -111,11 +116,27 @@ class Actions:
         """
         return await self._change_node(node, "/replicas/adopt", {"life": life})
 
-    async def _change_node(self, node: str, path: str, params: dict[str, str]) -> str:
+    async def change_message(
+        self, action: str, node: str, topic: str, channel: str, message_id: str, seq: str
+    ) -> str:
+        """Finish or requeue a message that a channel on this node (`host:http_port`) has: one of `MESSAGE_ACTIONS`.
+
+        `seq`: its number there, as the node has told it; may be empty. Raises what `drain` raises.
+        """
+        params = {"topic": topic, "channel": channel, "id": message_id}
+        if seq:
+            params["seq"] = seq
+        return await self._change_node(node, f"/message/{action}", params)
+
+    async def publish(self, node: str, topic: str, body: bytes) -> str:
+        """Publish a message to a topic, which is created if need be, on this node. Raises what `drain` raises."""
+        return await self._change_node(node, "/pub", {"topic": topic}, body)
+
+    async def _change_node(self, node: str, path: str, params: dict[str, str], body: bytes = b"") -> str:
         warnings = Warnings()
         await self.queries.find_node(node, warnings)
         try:
-            await self.queries.upstream.post(node, path, params)
+            await self.queries.upstream.post(node, path, params, body)
         except UpstreamRefused as refusal:
             raise ActionRefused(refusal.reason) from refusal
         except UpstreamError as error:

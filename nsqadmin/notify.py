@@ -38,9 +38,11 @@ class Event:
     node: str = ""
     life: str = ""
     """Of the copy, if it was done to one."""
+    message: str = ""
+    """The id of the message, if it was done to one."""
 
     def __str__(self) -> str:
-        names = [name for name in (self.topic, self.channel, self.node, self.life) if name]
+        names = [name for name in (self.topic, self.channel, self.node, self.life, self.message) if name]
         return f"{self.action} {' '.join(names)}"
 
 
@@ -80,6 +82,7 @@ def report(request: Request, event: Event, now: float) -> dict[str, Any]:
         "channel": event.channel or None,
         "node": event.node or None,
         "life": event.life or None,
+        "message": event.message or None,
         "timestamp": math.floor(now),
         "user": _user(request) or None,
         "remote_ip": request.remote,

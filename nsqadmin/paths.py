@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-__all__ = ["channel_path", "name_of_segment", "node_path", "segment", "topic_path"]
+__all__ = ["channel_path", "messages_path", "name_of_segment", "node_path", "segment", "topic_path"]
 
 _DOTS = (".", "..")
 
@@ -31,6 +31,11 @@ def topic_path(topic: str) -> str:
 def channel_path(topic: str, channel: str) -> str:
     """The page of a channel; of its topic if the channel is empty."""
     return f"/topics/{segment(topic)}/{segment(channel)}" if channel else topic_path(topic)
+
+
+def messages_path(topic: str, channel: str) -> str:
+    """The messages of a channel. Not below the channel's own page: its topic may have a channel of any name."""
+    return f"/messages/{segment(topic)}/{segment(channel)}"
 
 
 def node_path(address: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from nsqadmin.api import ActionHandlers, ReadHandlers
+from nsqadmin.api import ActionHandlers, BodyDownload, ReadHandlers
 from nsqadmin.compression import compressed_route
 from nsqadmin.config import MAX_BODY, ConfigHandlers
 from nsqadmin.console import Console
@@ -26,6 +26,7 @@ from nsqadmin.pages.channels import channel_page
 from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
 from nsqadmin.pages.lookup import LookupPage
+from nsqadmin.pages.messages import messages_page
 from nsqadmin.pages.missing import missing_page
 from nsqadmin.pages.nodes import node_page, nodes_page
 from nsqadmin.pages.render import Renderer
@@ -43,7 +44,7 @@ __all__ = ["Site"]
 _ApiHandler = Callable[[Request], Awaitable[Response]]
 
 _SAFE = ("GET", "HEAD")
-_MAX_API_BODY = 64 * 1024  # bytes; the JSON of two names
+_MAX_API_BODY = 64 * 1024  # bytes; the JSON of a few names, or of a message that somebody has typed
 
 
 class Site:
@@ -95,6 +96,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     add("GET", "/topics", page(front))
     add("GET", "/topics/:topic", page(topic_page))
     add("GET", "/topics/:topic/:channel", page(channel_page))
+    add("GET", "/messages/:topic/:channel", page(messages_page))
     add("GET", "/nodes", page(nodes_page))
     add("GET", "/nodes/:node", page(node_page))
     add("GET", "/lookup", page(LookupPage()))
@@ -115,6 +117,9 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     api("GET", "/api/topics/:topic/:channel", read.channel)
     api("POST", "/api/topics/:topic/:channel", act.change)
     api("DELETE", "/api/topics/:topic/:channel", act.delete_channel)
+    api("POST", "/api/messages/:topic", act.publish)
+    api("POST", "/api/messages/:topic/:channel", act.change_message)
+    api("GET", "/api/messages/:topic/:channel/:id", BodyDownload(console).get)
     api("GET", "/api/nodes", read.nodes)
     api("GET", "/api/alarms", read.alarms)
     api("GET", "/api/nodes/:node", read.node)

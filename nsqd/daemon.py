@@ -16,13 +16,13 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import trio
 
 from nsqd.auth import Authorizer, AuthQueries
-from nsqd.broker import Broker, BrokerOptions, Refused, Topology
+from nsqd.broker import Broker, BrokerOptions, Refused, Subscription, Topology
 from nsqd.copies import Copies, NotServed, SecretError
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
@@ -32,6 +32,7 @@ from nsqd.log.store import Store, StoreOptions
 from nsqd.log.system_calls import keep_freed_memory
 from nsqd.lookup import Registries
 from nsqd.lookup.known_channels import KnownChannels
+from nsqd.lookup.known_nodes import KnownNodes
 from nsqd.lookup.peer import PING_INTERVAL, PINGS_TO_ADOPTION, PeerOptions
 from nsqd.lookup.protocol import encode_identify
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
@@ -351,12 +352,14 @@ class Daemon:
                 self.connections.close_all()
                 plain_server.stop()
                 tls_server.stop()
-            handed_over = await self.copies.stop(hand_over=self.drain.hand_over)
-            await self.registries.leaving(for_good=handed_over or self._has_drained())
+            drained = self._has_drained()
+            handed_over = await self.copies.stop(hand_over=self.drain.hand_over, drained=drained)
+            await self.registries.leaving(for_good=handed_over or drained)
             nursery.cancel_scope.cancel()
 
     async def _run_copies(self) -> None:
-        await self.copies.run(self.registries)
+        nodes = KnownNodes.over_http(lambda: self.registries.http_addresses, _http_options(self.options))
+        await self.copies.run(self.registries, nodes)
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:
         try:
@@ -463,6 +466,13 @@ class Daemon:
 
     def clients(self, timings_at: float | None = None) -> Iterable[ClientStats]:
         return [client_stats(session, timings_at) for session in self.connections.sessions]
+
+    def consumers(self, subscriptions: Collection[Subscription]) -> Mapping[Subscription, ClientStats]:
+        return {
+            session.subscription: client_stats(session)
+            for session in self.connections.sessions
+            if session.subscription is not None and session.subscription in subscriptions
+        }
 
     def round(self) -> None:
         self.rounds.begin()

@@ -49,7 +49,10 @@ __all__ = [
     "FENCES",
     "TOPOLOGY_AWARE",
     "NsqdOptions",
+    "chooses_followers",
     "default_node_id",
+    "host_name",
+    "is_loopback",
     "load",
     "validate",
 ]
@@ -57,6 +60,8 @@ __all__ = [
 ADOPTIONS = ("manual", "auto")
 DURABILITY_LEVELS = ("os", "disk")
 FENCES = ("off", "on")
+AUTO = "auto"  # as a value of --replicate-to
+MAX_COPIES = 16
 TOPOLOGY_AWARE = "topology-aware-consumption"
 
 _SYNOPSIS = "takes messages from producers, keeps them, and pushes them to consumers"
@@ -211,7 +216,17 @@ class NsqdOptions(DaemonOptions):
     replicate_to: list[Address] = option(
         flag="replicate-to",
         help="Replication address of an nsqd that keeps a copy of everything this one has on disk: host:port. "
-        "May be repeated.",
+        "May be repeated. auto: choose followers from those that nsqlookupds know.",
+    )
+    copies: int = option(
+        0,
+        minimum=0,
+        help="With --replicate-to=auto: how many copies there are to be, its own included. 0: 2.",
+    )
+    replace_after: Duration = option(
+        10 * MINUTE,
+        minimum=SECOND,
+        help="With --replicate-to=auto: choose another follower for one that has been away for this long.",
     )
     replication_address: Address = option(
         "",
@@ -436,7 +451,7 @@ def validate(options: NsqdOptions) -> None:
 
     A client certificate policy makes TLS required; `sync_every` of 1 (or 0) makes the durability `disk`; `msg_timeout`
     of 0 becomes the longest one.
-    Files and addresses are not looked at.
+    With `--replicate-to=auto`, `copies` of 0 becomes 2. Files and addresses are not looked at.
     """
     if not 1 <= options.max_deflate_level <= 9:
         raise refusal(options, "max_deflate_level", "--max-deflate-level must be [1,9]")
@@ -450,13 +465,21 @@ def validate(options: NsqdOptions) -> None:
     check_values(options)
     check_listen_addresses(options, "tcp_address", "http_address", "https_address", "replication_address")
     check_target_addresses(options, "nsqlookupd_tcp_addresses", "lookupd-tcp-address")
-    check_target_addresses(options, "replicate_to", "replicate-to")
+    if AUTO in options.replicate_to:
+        _check_auto(options)
+    else:
+        check_target_addresses(options, "replicate_to", "replicate-to")
     _check_copies(options)
     check_target_addresses(options, "statsd_address", "statsd-address")
     if options.sync_every in (0, 1):
         options.durability = "disk"
     if not options.msg_timeout:
         options.msg_timeout = options.max_msg_timeout
+
+
+def chooses_followers(options: NsqdOptions) -> bool:
+    """Whether followers are not configured, but chosen by this nsqd itself."""
+    return options.replicate_to == [AUTO]
 
 
 def stand_in_ports(options: NsqdOptions) -> range:
@@ -475,12 +498,18 @@ def _check_copies(options: NsqdOptions) -> None:
         reason = "--replication-tls needs --tls-cert, --tls-key and --tls-root-ca-file"
         raise refusal(options, "replication_tls", reason)
     stand_in_ports(options)
-    most = 1 + len(options.replicate_to)
+    if options.copies and not chooses_followers(options):
+        raise refusal(options, "copies", "--copies needs --replicate-to=auto")
+    most = options.copies or 1 + len(options.replicate_to)
     for name in ("ack_copies", "min_copies"):
         if getattr(options, name) > most:
             flag = name.replace("_", "-")
-            reason = f"--{flag} must be [1,{most}]: there are {most - 1} addresses in --replicate-to"
-            raise refusal(options, name, reason)
+            there = (
+                f"--copies is {most}"
+                if options.copies
+                else f"there are {most - 1} addresses in --replicate-to"
+            )
+            raise refusal(options, name, f"--{flag} must be [1,{most}]: {there}")
     if len(set(options.replicate_to)) < len(options.replicate_to):
         raise refusal(options, "replicate_to", "--replicate-to names an address twice")
     if options.adopt == "auto" and not options.replication_address:
@@ -495,16 +524,34 @@ def _check_copies(options: NsqdOptions) -> None:
         return
     for field, addresses in (
         ("replication_address", [options.replication_address]),
-        ("replicate_to", options.replicate_to),
+        ("replicate_to", [] if chooses_followers(options) else options.replicate_to),
     ):
         for address in addresses:
-            if address and not _is_loopback(address):
+            if address and not is_loopback(address):
                 flag = field.replace("_", "-")
                 reason = f"--{flag}={address} is no loopback address, and needs --replication-secret-file"
                 raise refusal(options, field, reason)
 
 
-def _is_loopback(address: str) -> bool:
+def _check_auto(options: NsqdOptions) -> None:
+    if not chooses_followers(options):
+        raise refusal(options, "replicate_to", "--replicate-to=auto together with an address")
+    options.copies = options.copies or 2
+    if not 2 <= options.copies <= MAX_COPIES:
+        raise refusal(options, "copies", f"--copies must be [2,{MAX_COPIES}]")
+    if not options.nsqlookupd_tcp_addresses:
+        reason = (
+            "--replicate-to=auto needs --lookupd-tcp-address: followers are chosen among those known there"
+        )
+        raise refusal(options, "replicate_to", reason)
+    on_loopback = is_loopback(options.replication_address) or options.stand_in  # which listens for nobody
+    if not options.replication_secret_file and not on_loopback:
+        # Else whoever can announce an nsqd to a registry would be sent everything.
+        raise refusal(options, "replicate_to", "--replicate-to=auto needs --replication-secret-file")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a `host:port` is on this machine for sure."""
     host = address.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -9,7 +9,7 @@ like a drop in traffic, so any failure, even of one of them, ends the program.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, TypeAlias
 from urllib.parse import quote_plus
@@ -17,7 +17,7 @@ from urllib.parse import quote_plus
 import attrs
 import trio
 
-from nsqkit.discovery import Discovery, DiscoveryFailed
+from nsqkit.discovery import DiscoveryFailed
 from nsqkit.http_client import HttpFailed
 from nsqkit.logging import LogLevel, configure, stamped_line
 from nsqkit.options import SECOND, Duration, OptionError, option
@@ -37,6 +37,7 @@ from nsqtools.common import (
     write_all,
 )
 from nsqtools.fetch import Fetcher, open_fetcher
+from nsqtools.nsqds import combined_error, http_address, looked_up_nsqds
 
 __all__ = ["HEADER", "Sample", "Samples", "StatFlags", "line", "main"]
 
@@ -254,21 +255,9 @@ class Cluster:
     async def _producers(self) -> list[str]:
         """The HTTP addresses of the nsqds, each once."""
         if self.flags.lookupd_http_addresses:
-            return await self._looked_up_nsqds()
+            registries = self.flags.lookupd_http_addresses
+            return await looked_up_nsqds(self.fetcher, registries, self.flags.topic)
         return await self._configured_nsqds()
-
-    async def _looked_up_nsqds(self) -> list[str]:
-        # A new object each time, as it would use earlier results after a failure.
-        discovery = Discovery(
-            self.flags.lookupd_http_addresses, timeout=self.fetcher.timeout_s, fetch=self.fetcher.fetch
-        )
-        try:
-            nodes = await discovery.lookup(self.flags.topic)
-        except DiscoveryFailed:
-            nodes = None
-        if discovery.failures:
-            raise _combined_error("nsqlookupd", discovery.failures.values(), all_failed=nodes is None)
-        return [_address(node.broadcast_address, node.http_port) for node in nodes or ()]
 
     async def _configured_nsqds(self) -> list[str]:
         """The broadcast addresses of those nsqds of `--nsqd-http-address` that have the topic."""
@@ -280,7 +269,7 @@ class Cluster:
             if _entries_named(answer, "topics", "topic_name", self.flags.topic)
         ]
         infos = await self._ask_all("nsqd", with_topic, lambda a: self.fetcher.object(f"http://{a}/info"))
-        broadcast = (_address(info.get("broadcast_address"), info.get("http_port")) for info in infos)
+        broadcast = (http_address(info.get("broadcast_address"), info.get("http_port")) for info in infos)
         return list(dict.fromkeys(broadcast))
 
     async def _stats(self, address: str, more: str = "") -> dict[str, Any]:
@@ -304,13 +293,8 @@ class Cluster:
             for address in addresses:
                 nursery.start_soon(ask_one, address)
         if failures:
-            raise _combined_error(kind, failures.values(), all_failed=not answers)
+            raise combined_error(kind, failures.values(), all_failed=not answers)
         return [answers[address] for address in addresses]
-
-
-def _combined_error(kind: str, reasons: Iterable[str], *, all_failed: bool) -> HttpFailed:
-    text = "; ".join(reasons)
-    return HttpFailed(f"failed to query any {kind}: {text}" if all_failed else text)
 
 
 def _entries_named(parent: dict[str, Any], key: str, name_key: str, name: str) -> list[dict[str, Any]]:
@@ -318,10 +302,6 @@ def _entries_named(parent: dict[str, Any], key: str, name_key: str, name: str) -
     entries = parent.get(key)
     listed = entries if isinstance(entries, list) else []
     return [entry for entry in listed if isinstance(entry, dict) and entry.get(name_key) == name]
-
-
-def _address(host: Any, port: Any) -> str:
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 if __name__ == "__main__":

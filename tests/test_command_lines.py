@@ -33,7 +33,7 @@ from nsqkit.options import (
     options_of,
     parse,
 )
-from nsqtools import nsq_stat, nsq_tail, to_nsq
+from nsqtools import nsq_peek, nsq_stat, nsq_tail, to_nsq
 from nsqtools.nsq_to_file.options import ToFileFlags
 from nsqtools.nsq_to_http.options import ToHttpFlags
 from nsqtools.nsq_to_nsq.options import NsqToNsqFlags
@@ -42,6 +42,7 @@ CLASSES: dict[str, type[attrs.AttrsInstance]] = {
     "nsqd": nsqd.options.NsqdOptions,
     "nsqlookupd": nsqlookupd.options.LookupdOptions,
     "nsqadmin": nsqadmin.options.AdminOptions,
+    "nsq_peek": nsq_peek.PeekFlags,
     "nsq_stat": nsq_stat.StatFlags,
     "nsq_tail": nsq_tail.TailFlags,
     "nsq_to_file": ToFileFlags,

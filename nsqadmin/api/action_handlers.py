@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 
 from nsqadmin.access import user_of
-from nsqadmin.actions import ADOPT_ACTION, DRAIN_ACTIONS, STATE_ACTIONS, ActionRefused
+from nsqadmin.actions import ADOPT_ACTION, DRAIN_ACTIONS, MESSAGE_ACTIONS, STATE_ACTIONS, ActionRefused
 from nsqadmin.cluster.queries import UnknownNode
 from nsqadmin.console import Console
 from nsqadmin.notify import Event, Notifier
 from nsqadmin.upstream.copies import LIFE_PATTERN
+from nsqadmin.upstream.messages import ID_PATTERN
 from nsqkit.decoding import first_json_value
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, json_body
@@ -25,6 +26,7 @@ __all__ = ["ActionHandlers"]
 _log = get_logger(__name__)
 
 _JSON_SPACE = " \t\r\n"
+_SEQ = re.compile("[0-9]{0,18}")
 
 
 class ActionHandlers:
@@ -120,6 +122,38 @@ class ActionHandlers:
         except ActionRefused as refusal:
             raise HttpError(409, f"REFUSED: {refusal}") from None
         self._report(request, event)
+        return self._done(message)
+
+    async def publish(self, request: Request) -> Response:
+        """POST /api/messages/:topic."""
+        self._console.check_change(request)
+        node, body = _decode(request, "node", "body")
+        topic = request.params["topic"]
+        if not is_valid_name(topic):
+            raise HttpError(400, "INVALID_TOPIC")
+        if not body:
+            raise HttpError(400, "MSG_EMPTY")
+        try:
+            message = await self._actions.publish(node, topic, body.encode("utf-8", "replace"))
+        except UnknownNode:
+            raise HttpError(404, "NODE_NOT_FOUND") from None
+        self._report(request, Event("publish_message", topic, node=node))
+        return self._done(message)
+
+    async def change_message(self, request: Request) -> Response:
+        """POST /api/messages/:topic/:channel."""
+        self._console.check_change(request)
+        action, node, message_id, seq = _decode(request, "action", "node", "id", "seq")
+        if action not in MESSAGE_ACTIONS:
+            raise HttpError(400, "INVALID_ACTION")
+        if not re.match(ID_PATTERN, message_id) or not _SEQ.fullmatch(seq):
+            raise HttpError(400, "INVALID_ID")
+        topic, channel = request.params["topic"], request.params["channel"]
+        try:
+            message = await self._actions.change_message(action, node, topic, channel, message_id, seq)
+        except UnknownNode:
+            raise HttpError(404, "NODE_NOT_FOUND") from None
+        self._report(request, Event(f"{action}_message", topic, channel, node, message=message_id))
         return self._done(message)
 
     def _report(self, request: Request, event: Event) -> None:

@@ -12,7 +12,7 @@ from attrs import define
 from nsqadmin.actions import ADOPT_ACTION
 from nsqadmin.model import HeldCopy, Node
 from nsqadmin.pages.page_request import PageRequest
-from nsqadmin.paths import segment
+from nsqadmin.paths import messages_path, segment
 
 __all__ = [
     "ActionButton",
@@ -21,7 +21,9 @@ __all__ = [
     "delete_channel_button",
     "delete_topic_button",
     "drain_button",
+    "finish_message_button",
     "hand_over_button",
+    "requeue_message_button",
     "tombstone_button",
     "topic_buttons",
 ]
@@ -191,6 +193,47 @@ def adopt_button(request: PageRequest, node: Node, copy: HeldCopy) -> ActionButt
         done=f"{address} adopts the copy of {copy.name}",
         typed=copy.name,
     )
+
+
+def finish_message_button(
+    request: PageRequest, topic: str, channel: str, node: str, message_id: str, seq: int
+) -> ActionButton:
+    """Finish one message of a channel."""
+    return ActionButton(
+        method="POST",
+        url=_messages_url(request, topic, channel),
+        body=_message_body("finish", node, message_id, seq),
+        title=f"Finish message {message_id}?",
+        text=f"The channel {channel} on {node} no longer delivers the message. A consumer that works on it gets an "
+        f"error when it answers. {_IRREVERSIBLE}",
+        verb="Finish",
+        done=f"Message {message_id} finished",
+        typed=message_id,
+    )
+
+
+def requeue_message_button(
+    request: PageRequest, topic: str, channel: str, node: str, message_id: str, seq: int
+) -> ActionButton:
+    """Have one message delivered again."""
+    return ActionButton(
+        method="POST",
+        url=_messages_url(request, topic, channel),
+        body=_message_body("requeue", node, message_id, seq),
+        title=f"Requeue message {message_id}?",
+        text=f"The channel {channel} on {node} delivers the message again as soon as a consumer has room. The one that "
+        "works on it gets an error when it answers.",
+        verb="Requeue",
+        done=f"Message {message_id} requeued",
+    )
+
+
+def _messages_url(request: PageRequest, topic: str, channel: str) -> str:
+    return request.url("/api" + messages_path(topic, channel))
+
+
+def _message_body(action: str, node: str, message_id: str, seq: int) -> str:
+    return json.dumps({"action": action, "node": node, "id": message_id, "seq": str(seq)})
 
 
 def _pause_button(url: str, what: str, text: str, *, paused: bool) -> ActionButton:

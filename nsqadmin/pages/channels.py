@@ -12,6 +12,7 @@ from nsqadmin.pages.badges import channel_badges
 from nsqadmin.pages.charts import charts_of, series_url, time_range_choices
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS, consumer_row
 from nsqadmin.pages.graphite import channel_graphs, graphite_panel
+from nsqadmin.pages.messages import state_tabs
 from nsqadmin.pages.node_parts import node_part_rows
 from nsqadmin.pages.page_request import Page, PageRequest
 from nsqadmin.pages.tables import Column, read_table_query, select_page
@@ -108,6 +109,7 @@ async def channel_page(request: PageRequest) -> Page:
     }
     if channel is not None:
         values["charts"] = charts_of(channel)
+        values["tabs"] = state_tabs(request, topic_name, channel.stats)
         values["progress"] = channel_progress(channel, now)
         values["nodes"] = node_part_rows(request, channel.stats)
         values |= await _consumers_table(request, channel)

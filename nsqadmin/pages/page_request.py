@@ -11,7 +11,7 @@ from attrs import define, field
 
 from nsqadmin.cluster.snapshot import ClusterSnapshot
 from nsqadmin.console import Console
-from nsqadmin.paths import channel_path, node_path, segment, topic_path
+from nsqadmin.paths import channel_path, messages_path, node_path, segment, topic_path
 from nsqkit.service.http import Request
 
 __all__ = ["Page", "PageRequest", "View", "query_of"]
@@ -75,6 +75,19 @@ class PageRequest:
     def channel_url(self, topic: str, channel: str) -> str:
         """The link to a channel; to its topic if the channel is empty."""
         return self.url(channel_path(topic, channel))
+
+    def messages_url(self, topic: str, channel: str) -> str:
+        """The link to the messages of a channel."""
+        return self.url(messages_path(topic, channel))
+
+    def download_url(self, topic: str, channel: str, message_id: str, *, node: str, seq: int) -> str:
+        """The link to the body of a message on a node."""
+        path = f"/api{messages_path(topic, channel)}/{segment(message_id)}"
+        return f"{self.url(path)}?{urlencode({'node': node, 'seq': seq})}"
+
+    def publish_url(self, topic: str) -> str:
+        """Where messages for a topic are sent."""
+        return self.url(f"/api/messages/{segment(topic)}")
 
     def node_url(self, address: str) -> str:
         """The link to a node."""

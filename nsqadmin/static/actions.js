@@ -53,6 +53,11 @@
 
   document.addEventListener("submit", (event) => {
     const form = event.target;
+    if (form.dataset.publish) {
+      event.preventDefault();
+      publish(form);
+      return;
+    }
     if (!form.dataset.create) return;
     event.preventDefault();
     const topic = form.elements.topic.value.trim();
@@ -62,6 +67,15 @@
       if (succeeded) form.reset();
     });
   });
+
+  function publish(form) {
+    const node = form.elements.node.value;
+    const body = form.elements.body.value;
+    const done = `Message published to topic ${form.dataset.topic} on ${node}`;
+    send({ do: "POST", url: form.dataset.publish, body: JSON.stringify({ node, body }), done }).then((succeeded) => {
+      if (succeeded) form.reset();
+    });
+  }
 
   async function send(action) {
     let answer = {};

@@ -75,12 +75,23 @@
     return running;
   }
 
+  // A page with data-still stays as it is until somebody does something on it.
+  function renew() {
+    if (!content().hasAttribute("data-still")) {
+      refresh();
+      return;
+    }
+    if (streaming) state = "live";
+    showPulse();
+    schedule();
+  }
+
   // The next refresh if no event comes before: a stream may be silent because its connection is dead.
   function schedule() {
     clearTimeout(timer);
     if (document.hidden) return;
     const pause = streaming ? lateMs : everyMs;
-    timer = setTimeout(refresh, state === "lost" ? Math.min(pause, RETRY_MS) : pause);
+    timer = setTimeout(renew, state === "lost" ? Math.min(pause, RETRY_MS) : pause);
   }
 
   function connect() {
@@ -93,7 +104,7 @@
       streaming = data !== "lost";
       // A lost stream may be no more than that: whether the console answers, a refresh finds out.
       if (data !== "open" || state === "lost") {
-        refresh();
+        renew();
         return;
       }
       state = "live";
@@ -116,7 +127,7 @@
 
   function showPulse() {
     const age = Math.max(0, Math.round((performance.now() - updated) / 1000));
-    const late = state === "live" && age * 1000 > lateMs;
+    const late = state === "live" && age * 1000 > lateMs && !content().hasAttribute("data-still");
     pulse.dataset.state = late ? "late" : state;
     const text = state === "lost" ? "No connection" : state === "live" ? "Live" : "Connecting";
     pulseText.textContent = state === "lost" || late ? `${text}, updated ${age} s ago` : text;
@@ -169,7 +180,7 @@
       leave();
       return;
     }
-    refresh();
+    renew();
     watch();
   });
   addEventListener("pagehide", leave);

@@ -99,11 +99,11 @@ class Upstream:
         finally:
             self.budget.give(size)
 
-    async def post(self, address: str, path: str, params: Params) -> None:
+    async def post(self, address: str, path: str, params: Params, body: bytes = b"") -> None:
         """POST to the daemon at `host:port`, with the parameters in the query. Raises `UpstreamError`; of it
         `UpstreamRefused`, if the daemon says why it will not do it now.
         """
-        await self._ask("POST", address, path, params)
+        await self._ask("POST", address, path, params, body)
 
     async def send_json(self, url: str, value: Any) -> None:
         """POST JSON to any URL; every status from 200 to 299 is a success. Raises `UpstreamError`."""
@@ -126,7 +126,7 @@ class Upstream:
         """Close idle connections."""
         await self._connections.aclose()
 
-    async def _ask(self, method: str, address: str, path: str, params: Params) -> bytes:
+    async def _ask(self, method: str, address: str, path: str, params: Params, body: bytes = b"") -> bytes:
         try:
             # The address may come from a request, or from an nsqd's registration.
             host_and_port(address)
@@ -134,7 +134,8 @@ class Upstream:
             raise UpstreamError(f"{method} {path}: bad address {address!r}: {error}") from error
         url = f"http://{address}{path}{'?' if params else ''}{urlencode(params)}"
         async with self._client(method, url, redacted(url)) as client:
-            answer = await client.ask(url, method=method, headers={"User-Agent": _USER_AGENT})
+            headers = {"User-Agent": _USER_AGENT}
+            answer = await client.ask(url, method=method, headers=headers, content=body)
         return _body_of_ok(answer)
 
     @contextlib.asynccontextmanager

@@ -21,10 +21,11 @@ from nsqadmin.upstream.decoding import (
     decode_producers,
     decode_stats,
 )
+from nsqadmin.upstream.messages import MessagePage, decode_messages
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
 
-__all__ = ["Info", "Producer", "Stats", "channels", "info", "lookup", "nodes", "stats", "topics"]
+__all__ = ["Info", "Producer", "Stats", "channels", "info", "lookup", "messages", "nodes", "stats", "topics"]
 
 ResponseT = TypeVar("ResponseT")
 EntryT = TypeVar("EntryT")
@@ -86,6 +87,26 @@ async def stats(
     if not memory:
         params["include_mem"] = "false"
     return await _get(upstream, nsqd, "/stats", params, functools.partial(decode_stats, clients=clients))
+
+
+async def messages(
+    upstream: Upstream,
+    nsqd: str,
+    topic: str,
+    channel: str,
+    *,
+    state: str,
+    start: int,
+    limit: int,
+    max_bytes: int,
+    contains: str = "",
+) -> MessagePage:
+    """Messages of a channel on one nsqd, in one state; with `contains` those whose bodies contain it."""
+    params = {"topic": topic, "channel": channel, "state": state, "from": str(start), "limit": str(limit)}
+    params["max_bytes"] = str(max_bytes)
+    if contains:
+        params["contains"] = contains
+    return await _get(upstream, nsqd, "/channel/peek", params, decode_messages)
 
 
 async def _get(

@@ -13,6 +13,7 @@ from typing import Protocol
 import attrs
 
 from nsqd.broker.oldest import PublishTime
+from nsqd.log.look import Look
 from nsqd.log.ranges import RangeSet
 from nsqd.log.state import Change, Code
 
@@ -31,7 +32,7 @@ class ChannelCounts:
     entered: int = 0
     delivered: int = 0
     finished: int = 0
-    requeued: int = 0  # by REQ
+    requeued: int = 0  # by REQ, or by an operator
     timed_out: int = 0
     dropped: int = 0  # by emptying, by sampling, by an ephemeral queue that was full
     damaged: int = 0  # lost to damage on disk
@@ -70,6 +71,20 @@ class Backlog(Protocol):
 
     def needs(self, seq: int) -> bool:
         """Whether the topic's log must keep this message for this channel."""
+
+    # --- looking in
+
+    def ready_from(self, start: int, limit: int) -> list[int]:
+        """The first ready messages with a seq of `start` or above, up to `limit`, rising."""
+
+    def is_ready(self, seq: int) -> bool:
+        """Whether this message was never delivered and may be delivered now."""
+
+    def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
+        """The frames of these messages, which it holds: those in memory, and a read for the others."""
+
+    def find(self, message_id: bytes) -> tuple[int, bytes] | None:
+        """The message with this id, as (seq, frame), if it is in memory only."""
 
     # --- bodies
 
@@ -119,6 +134,9 @@ class Backlog(Protocol):
 
     # --- outcomes
 
+    def finish_one(self, seq: int) -> bool:
+        """Settle a message that is still ready; False if it is not."""
+
     def settle(self, seqs: list[int]) -> None:
         """Mark these as finished or dropped. May sort the list."""
 
@@ -139,6 +157,10 @@ class Backlog(Protocol):
 
     def record(self, code: Code, *items: object) -> list[Change]:
         """The record of a change to the channel itself; empty for a channel that is not recorded."""
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether changes of messages remain for a later append: the disk is full, or an append has failed."""
 
     # --- checks
 

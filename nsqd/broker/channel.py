@@ -320,6 +320,56 @@ class Channel:
             self.requeued.append((seq, attempts))
             self.context.pump_soon(self)
 
+    # --- commands of operators
+
+    def finish_message(self, seq: int, message_id: bytes) -> bool:
+        """Finish a message in whatever state it is; False if the channel does not need it, or never had it.
+
+        A client that has it in flight gets the usual error when it answers.
+        """
+        if self._withdraw(seq, message_id) is not None or self._drop_requeued(seq):
+            self._settle([seq])
+        elif not self.backlog.finish_one(seq):
+            return False
+        self.counts.finished += 1
+        return True
+
+    def requeue_message(self, seq: int, message_id: bytes) -> bool:
+        """Have a message in flight, or a deferred one, delivered again as soon as possible; others that are not settled
+        stay as they are. False as for `finish_message`.
+        """
+        attempts = self._withdraw(seq, message_id)
+        if attempts is None:
+            return self.backlog.is_ready(seq) or any(seq == queued for queued, _ in self.requeued)
+        self.counts.requeued += 1
+        self.backlog.await_redelivery(seq, attempts, 0)
+        self.requeued.append((seq, attempts))
+        self.context.pump_soon(self)
+        return True
+
+    def _withdraw(self, seq: int, message_id: bytes) -> int | None:
+        """Take a message back that is in flight or deferred; returns its attempts, None if it is neither."""
+        # Else a clock that is set soon after the start would defer it once more.
+        self._restored.pop(seq, None)
+        if (owner := self.delivery.owner_of(message_id)) is not None:
+            attempts = owner.in_flight.pop(message_id)[1]
+            if self.latency is not None:
+                self.latency.forget(seq)
+            if owner.disconnected and not owner.in_flight:
+                self.delivery.disconnected.pop(owner, None)
+                self.context.timers.cancel(owner)
+            self.offer(owner)
+            return attempts
+        return self.deferred.remove(seq)
+
+    def _drop_requeued(self, seq: int) -> bool:
+        """Take a message out of the requeued ones; False if it is not there."""
+        at = next((at for at, (queued, _) in enumerate(self.requeued) if queued == seq), None)
+        if at is None:
+            return False
+        del self.requeued[at]
+        return True
+
     # --- time
 
     def defer(self, seq: int, attempts: int, due: float) -> None:

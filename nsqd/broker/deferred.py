@@ -6,6 +6,8 @@ import heapq
 import math
 from collections.abc import Iterator
 
+from nsqd.broker.paging import part_of
+
 __all__ = ["AHEAD", "Deferred"]
 
 # Seconds. Messages that are due within this time are due soon; they are looked for when half of it is left, so that
@@ -45,6 +47,16 @@ class Deferred:
         """Keep a message back until `due`."""
         entry = self._entries[seq] = (due, seq, attempts)
         heapq.heappush(self._later, entry)
+
+    def remove(self, seq: int) -> int | None:
+        """Remove a message before it is due; returns its attempts, or None if it is not deferred here."""
+        entry = self._entries.pop(seq, None)
+        return None if entry is None else entry[2]
+
+    def page(self, start: int, limit: int) -> list[tuple[int, int, float]]:
+        """(seq, attempts, due) of up to `limit` messages, in the order in which they were deferred, after `start`."""
+        part = part_of(self._entries.values(), start, limit)
+        return [(seq, attempts, due) for due, seq, attempts in part]
 
     def pop_due(self, now: float, limit: int) -> list[tuple[int, int]]:
         """Remove up to `limit` messages that are due; returns (seq, attempts) of each, the earliest first."""

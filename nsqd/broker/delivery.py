@@ -142,6 +142,23 @@ class Delivery:
         for subscription in list(self._all()):
             yield from list(subscription.in_flight.values())
 
+    def owner_of(self, message_id: bytes) -> Subscription | None:
+        """Who has this message in flight, connected or not. All are searched: not for a command of a client."""
+        return next((owner for owner in self._all() if message_id in owner.in_flight), None)
+
+    def in_flight_page(self, start: int, limit: int) -> list[tuple[Subscription, InFlight]]:
+        """Up to `limit` messages in flight with their owners, after `start` others: client by client."""
+        page: list[tuple[Subscription, InFlight]] = []
+        for owner in self._all():
+            count = len(owner.in_flight)
+            if start < count:
+                entries = islice(owner.in_flight.values(), start, start + limit - len(page))
+                page += [(owner, entry) for entry in entries]
+                if len(page) == limit:
+                    break
+            start = max(0, start - count)
+        return page
+
     def has_in_flight(self, message_id: bytes) -> bool:
         """Whether a client has it. Few clients are searched, so that a flood of invalid ids costs little."""
         return any(message_id in owner.in_flight for owner in islice(self._all(), OWNERS_SEARCHED))

@@ -41,6 +41,8 @@ class MessageEvent(enum.Enum):
     FINISH = "FIN"
     FINISH_ELSEWHERE = "FIN elsewhere"
     """It was finished at another nsqd, which had a copy of it."""
+    FINISH_BY_OPERATOR = "/message/finish"
+    REQUEUE_BY_OPERATOR = "/message/requeue"
     REQUEUE = "REQ 0"
     DEFER = "REQ n"
     TOUCH = "TOUCH"
@@ -68,10 +70,13 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_READY, MessageEvent.DELIVER): _IN_FLIGHT,
     (_READY, MessageEvent.SAMPLE_OUT): _SETTLED,
     (_READY, MessageEvent.FINISH_ELSEWHERE): _SETTLED,
+    (_READY, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_READY, MessageEvent.EMPTY): _SETTLED,
     (_READY, MessageEvent.LOSE): _SETTLED,
     (_IN_FLIGHT, MessageEvent.FINISH): _SETTLED,
+    (_IN_FLIGHT, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_IN_FLIGHT, MessageEvent.REQUEUE): _REQUEUED,
+    (_IN_FLIGHT, MessageEvent.REQUEUE_BY_OPERATOR): _REQUEUED,
     (_IN_FLIGHT, MessageEvent.DEFER): _DEFERRED,
     (_IN_FLIGHT, MessageEvent.TOUCH): _IN_FLIGHT,
     (_IN_FLIGHT, MessageEvent.TIME_OUT): _REQUEUED,
@@ -81,14 +86,19 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_IN_FLIGHT, MessageEvent.KILL): _READY,  # a first delivery is not recorded
     (_IN_FLIGHT, MessageEvent.RESTART): _REQUEUED,
     (_DISCONNECTED, MessageEvent.TIME_OUT): _REQUEUED,
+    (_DISCONNECTED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
+    (_DISCONNECTED, MessageEvent.REQUEUE_BY_OPERATOR): _REQUEUED,
     (_DISCONNECTED, MessageEvent.EMPTY): _SETTLED,
     (_DISCONNECTED, MessageEvent.KILL): _REQUEUED,  # the first lost connection was recorded
     (_DISCONNECTED, MessageEvent.RESTART): _REQUEUED,
     (_REQUEUED, MessageEvent.DELIVER): _IN_FLIGHT,
     (_REQUEUED, MessageEvent.SAMPLE_OUT): _SETTLED,
+    (_REQUEUED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_REQUEUED, MessageEvent.EMPTY): _SETTLED,
     (_REQUEUED, MessageEvent.LOSE): _SETTLED,
     (_DEFERRED, MessageEvent.COME_DUE): _REQUEUED,
+    (_DEFERRED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
+    (_DEFERRED, MessageEvent.REQUEUE_BY_OPERATOR): _REQUEUED,
     (_DEFERRED, MessageEvent.EMPTY): _SETTLED,
 }
 """(state, event) -> state. A message enters as READY, or as DEFERRED when it was published with a delay."""

@@ -22,6 +22,7 @@ from nsqd.broker.body_cache import BodyCache
 from nsqd.broker.log_reader import LogReader
 from nsqd.broker.log_view import LogView
 from nsqd.broker.oldest import Oldest, PublishTime
+from nsqd.log.look import Look
 from nsqd.log.ranges import RangeSet, runs
 from nsqd.log.state import AwaitingRedelivery, Change, ChannelState, Code, flat_runs
 
@@ -120,6 +121,20 @@ class LogBacklog:
 
     def needs(self, seq: int) -> bool:
         return seq not in self.settled or any(first <= seq < last for first, last in self._unwritten)
+
+    # --- looking in
+
+    def ready_from(self, start: int, limit: int) -> list[int]:
+        return self.skip.first_outside(max(start, self.cursor), self.view.high_watermark, limit)
+
+    def is_ready(self, seq: int) -> bool:
+        return self.cursor <= seq < self.view.high_watermark and seq not in self.skip
+
+    def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
+        return self.view.look(seqs, self.cache.get)
+
+    def find(self, message_id: bytes) -> tuple[int, bytes] | None:
+        return None
 
     # --- bodies
 
@@ -232,6 +247,9 @@ class LogBacklog:
         return count
 
     # --- outcomes
+
+    def finish_one(self, seq: int) -> bool:
+        return self.finish_ready([(seq, seq + 1)]) == 1
 
     def settle(self, seqs: list[int]) -> None:
         self._to_settle += seqs

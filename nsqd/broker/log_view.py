@@ -6,11 +6,12 @@ unpaused and started. Backlogs have a reference to this object instead of the to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.window import Window
+from nsqd.log.look import Look
 from nsqd.log.segment import ReadResult
 from nsqd.log.state import Change
 from nsqd.log.topic_log import TopicLog
@@ -71,6 +72,15 @@ class LogView:
         """A channel has settled these: retention looks whether their moved copies are needed any more."""
         if self.log.moved:
             self.settled_moved += self.log.moved.keys() & seqs
+
+    def look(
+        self, seqs: Sequence[int], held: Callable[[int], bytes | None]
+    ) -> tuple[dict[int, bytes], Look | None]:
+        """The frames of these messages: those that `held` has in memory, and a read for the others."""
+        frames = {seq: frame for seq in seqs if (frame := held(seq)) is not None}
+        if len(frames) == len(seqs):
+            return frames, None
+        return frames, self.log.look(seq for seq in seqs if seq not in frames)
 
     def accept(self, result: ReadResult) -> None:
         """Take over the result of a read: new index entries of the log, and messages that turned out to be lost."""

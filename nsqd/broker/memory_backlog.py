@@ -9,6 +9,7 @@ the queue by seq, and their bodies are read from the log when their turn comes; 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -18,8 +19,10 @@ from nsqd.broker.body_cache import BodyCache
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_view import LogView
 from nsqd.broker.oldest import Oldest, PublishTime, published_ns
+from nsqd.log.look import Look
 from nsqd.log.ranges import RangeSet
 from nsqd.log.state import Change, Code
+from nsqkit.wire.frames import ID
 
 __all__ = ["MemoryBacklog"]
 
@@ -36,6 +39,7 @@ class MemoryBacklog:
         "_queue",
         "_queue_size",
         "_reader",
+        "_source",
         "_unread",
         "counts",
         "generation",
@@ -46,6 +50,7 @@ class MemoryBacklog:
         self.counts = ChannelCounts()
         self.generation = 0
         self.wake: Callable[[], None] = lambda: None
+        self._source = source
         self._budget = context.ephemeral_bytes
         self._queue_size = context.options.mem_queue_size
         self._reader = (
@@ -84,6 +89,24 @@ class MemoryBacklog:
 
     def needs(self, seq: int) -> bool:
         return seq in self._unread
+
+    # --- looking in
+
+    def ready_from(self, start: int, limit: int) -> list[int]:
+        at = bisect_left(self._queue, start)
+        return list(islice(self._queue, at, at + limit))
+
+    def is_ready(self, seq: int) -> bool:
+        at = bisect_left(self._queue, seq)
+        return at < len(self._queue) and self._queue[at] == seq
+
+    def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
+        if self._source is None:
+            return {seq: self._frames[seq] for seq in seqs}, None
+        return self._source.look(seqs, self._frames.get)
+
+    def find(self, message_id: bytes) -> tuple[int, bytes] | None:
+        return next((item for item in self._frames.items() if item[1][ID] == message_id), None)
 
     # --- bodies
 
@@ -208,7 +231,18 @@ class MemoryBacklog:
 
     # --- outcomes
 
+    def finish_one(self, seq: int) -> bool:
+        if not self.is_ready(seq):
+            return False
+        self._queue.remove(seq)
+        self.settle([seq])
+        return True
+
     def settle(self, seqs: list[int]) -> None:
+        if self._unread:
+            assert self._reader is not None
+            self._unread.difference_update(seqs)
+            self._reader.forget(seqs)
         pop, size = self._frames.pop, 0
         for seq in seqs:
             size += len(pop(seq, b""))
@@ -238,6 +272,10 @@ class MemoryBacklog:
 
     def record(self, code: Code, *items: object) -> list[Change]:
         return []
+
+    @property
+    def has_unwritten(self) -> bool:
+        return False
 
     # --- checks
 

@@ -15,8 +15,10 @@ from nsqd.broker.log_backlog import LogBacklog
 from nsqd.broker.log_view import LogView, Recorder
 from nsqd.broker.memory_backlog import MemoryBacklog
 from nsqd.broker.oldest import Oldest, PublishTime, published_ns
+from nsqd.log.look import Look
 from nsqd.log.state import Change, ChannelState
 from nsqd.log.topic_log import Batch
+from nsqkit.wire.frames import ID
 from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["LogTopicStore", "MemoryTopicStore", "TopicStore"]
@@ -44,6 +46,15 @@ class TopicStore(Protocol):
 
     @property
     def bytes_on_disk(self) -> int: ...
+
+    def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
+        """The frames of messages at or above the high watermark: those in memory, and a read for the others."""
+
+    def find(self, message_id: bytes) -> tuple[int, bytes] | None:
+        """The message with this id at or above the high watermark, as (seq, frame), if it is in memory only."""
+
+    def look_anywhere(self) -> Look | None:
+        """A read for any message of the topic; None if all are in memory."""
 
     # --- appending
 
@@ -125,6 +136,15 @@ class LogTopicStore:
     @property
     def bytes_on_disk(self) -> int:
         return self.view.log.bytes_on_disk
+
+    def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
+        return self.view.look(seqs, self.view.window.get)
+
+    def find(self, message_id: bytes) -> tuple[int, bytes] | None:
+        return None
+
+    def look_anywhere(self) -> Look | None:
+        return self.view.log.look()
 
     # --- appending
 
@@ -210,6 +230,15 @@ class MemoryTopicStore:
     @property
     def bytes_on_disk(self) -> int:
         return 0
+
+    def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
+        return {seq: self._held[seq] for seq in seqs}, None
+
+    def find(self, message_id: bytes) -> tuple[int, bytes] | None:
+        return next((item for item in self._held.items() if item[1][ID] == message_id), None)
+
+    def look_anywhere(self) -> Look | None:
+        return None
 
     # --- appending
 

@@ -15,17 +15,20 @@ from nsqd.broker import Broker
 from nsqd.copies.durability import Copied
 from nsqd.copies.fencing import Fencing
 from nsqd.copies.hand_over import HandOver
+from nsqd.copies.links import Links
+from nsqd.copies.placing import Nodes, Placing, targets
 from nsqd.copies.publish_again import PublishAgain
 from nsqd.log.deletions import Deletions
 from nsqd.log.life import former_lives
 from nsqd.log.storage import Storage
 from nsqd.log.store import CLEAN
-from nsqd.options import NsqdOptions
+from nsqd.options import NsqdOptions, chooses_followers
 from nsqd.replication.before_start import ask_followers, tell_finished
 from nsqd.replication.fence import Fence
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.licence import Witnesses, obstacle
 from nsqd.replication.noted_storage import NotedStorage
+from nsqd.replication.placement import Placed
 from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
@@ -33,6 +36,7 @@ from nsqd.replication.take_back import remove_temporary_files
 from nsqd.replication.to_follower import FollowerLink, Leader
 from nsqd.replication.transport import Transport
 from nsqd.replication.unasked import Doubt, Unasked
+from nsqd.replication.wire import ANY_LIFE
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import FollowerStats
 from nsqkit.logging import get_logger
@@ -49,7 +53,9 @@ STOP_TIMEOUT: Final = 10.0  # seconds that an orderly stop waits for followers
 
 
 class LeaderRole:
-    """`noted`: what the broker writes to. `safety`: of the followers. `restored_bytes`: at the start, from them.
+    """`noted`: what the broker writes to. `safety`: of the followers. `wanted`: copies, the own one included.
+
+    `restored_bytes`: at the start, from followers.
 
     `fencing`: see `--fence`; None when it is off. `obstacle`: why followers cannot adopt by themselves.
     """
@@ -59,16 +65,24 @@ class LeaderRole:
         self._options, self._storage = options, storage
         self.noted = NotedStorage(storage)
         self._unasked = Unasked(storage)
+        self._placed = Placed.read(storage) if chooses_followers(options) else None
+        self._wanted, self._dismissed = (
+            targets(self._placed)
+            if self._placed is not None
+            else ([(address, ANY_LIFE) for address in options.replicate_to], [])
+        )
+        self.wanted = options.copies or 1 + len(self._wanted)
         self.safety = Safety(
             options.ack_copies,
             options.min_copies,
             options.replica_timeout / SECOND,
-            [Standing(address) for address in options.replicate_to],
+            [Standing(address) for address, _ in self._wanted],
         )
         self.fencing: Fencing | None = None
         self.obstacle: str | None = None
         self.restored_bytes = 0
-        self._links: list[FollowerLink] = []
+        self._links: Links | None = None
+        self._placing: Placing | None = None
         self._witnesses: Witnesses | None = None
         self._announced: list[str] = []
         self._said: str | None = None
@@ -81,7 +95,7 @@ class LeaderRole:
         """Restore what the disk has lost and a follower has; hear of an adoption. `OSError`."""
         restore = CLEAN not in self._storage.files()
         findings = await ask_followers(
-            self._options.replicate_to,
+            dict(self._wanted),
             identity,
             self._storage,
             Deletions(self._storage),
@@ -91,7 +105,8 @@ class LeaderRole:
         )
         self._sealed_by = findings.sealed
         self.restored_bytes = findings.restored_bytes
-        self._unanswered = findings.unanswered if restore else ()
+        # What a dismissed follower has, it says when it is connected. A start does not wait for it.
+        self._unanswered = [*findings.unanswered, *dict(self._dismissed)] if restore else ()
 
     @property
     def adopted(self) -> bool:
@@ -118,7 +133,7 @@ class LeaderRole:
                 sealed.setdefault(generation, []).extend(ranges)
         finished = self.hand_over.finished_of(sealed)
         self.hand_over.give_up(sealed)
-        await tell_finished(self._options.replicate_to, identity, finished, transport.connector())
+        await tell_finished(dict(self._wanted), identity, finished, transport.connector())
 
     # --- while it serves
 
@@ -132,11 +147,7 @@ class LeaderRole:
         self.noted.note_existing()
         self._note_unanswered()
         if options.fence == "on":
-            fence = Fence(
-                options.adopt_after / SECOND / 2,
-                len(options.nsqlookupd_tcp_addresses),
-                len(self.safety.followers),
-            )
+            fence = Fence(options.adopt_after / SECOND / 2, len(options.nsqlookupd_tcp_addresses))
             self.fencing = Fencing(broker, rounds, fence)
         self._again = PublishAgain(broker, rounds, self._storage, options.min_free_space)
         leader = Leader(
@@ -154,42 +165,57 @@ class LeaderRole:
             ours=self.hand_over.ours,
             finished_of=self.hand_over.finished_of,
             hand_over=self._hand_over,
-            others=lambda address: [each for each in options.replicate_to if each != address],
+            others=lambda address: links.others(address),
             registries=lambda: len(options.nsqlookupd_tcp_addresses),
-            heard=self.fencing.heard_follower if self.fencing is not None else lambda *_: None,
+            heard=self._heard,
+            may_go=lambda link: links.may_go(link),
             former_lives=former_lives(self._storage),
         )
-        self._links = [
-            FollowerLink(leader, standing, transport.connector()) for standing in self.safety.followers
-        ]
+        links = self._links = Links(
+            self.safety,
+            self.wanted - 1,
+            lambda standing, meant: FollowerLink(leader, standing, transport.connector(), meant=meant),
+            lambda: broker.store.syncer.written,
+            self._has_gone,
+        )
+        if self._placed is not None:
+            self._placing = Placing(
+                options, identity.life, self._storage, self._placed, self._changed, self._moved
+            )
+        links.set(self._wanted, self._dismissed)
 
-    async def run(self, witnesses: Witnesses) -> None:
-        """Keep followers supplied, until cancelled. `witnesses` hear who may adopt our copies."""
+    async def run(self, witnesses: Witnesses, nodes: Nodes) -> None:
+        """Keep followers supplied, until cancelled. `witnesses` hear who may adopt our copies; see `Placing.run`."""
         self._witnesses = witnesses
         self._announce()
         async with trio.open_nursery() as nursery:
-            for link in self._links:
-                nursery.start_soon(link.run)
-            if self._links:
+            if self._links is not None:
+                nursery.start_soon(self._links.run)
                 nursery.start_soon(self._check)
+                if self._placing is not None:
+                    nursery.start_soon(self._placing.run, self._links, nodes)
             if self._options.adopt == "auto":
                 nursery.start_soon(self._look_for_obstacles, witnesses)
 
     @property
     def hand_over_refusal(self) -> str | None:
         """Why no follower can take over what is here."""
-        return None if any(link.standing.in_step for link in self._links) else "no follower is in step"
+        return None if self._heir is not None else "no follower is in step"
 
-    async def stop(self, *, hand_over: bool) -> bool:
+    @property
+    def _heir(self) -> FollowerLink | None:
+        return next((link for link in self._links or () if link.standing.in_step), None)
+
+    async def stop(self, *, hand_over: bool, empty: bool) -> bool:
         """Send what there is to send to followers, in bounded time; one of them may take over what is here.
 
-        Whether it has.
+        Whether it has. `empty`: this life ends, and nothing is left of it; copies go.
         """
-        heir = next((link for link in self._links if hand_over and link.standing.in_step), None)
+        heir = self._heir if hand_over else None
         with trio.move_on_after(STOP_TIMEOUT):
             async with trio.open_nursery() as nursery:
-                for link in self._links:
-                    nursery.start_soon(partial(link.stop, for_good=link is heir))
+                for link in self._links or ():
+                    nursery.start_soon(partial(link.stop, for_good=link is heir, empty=empty))
         if heir is not None and heir.has_taken_over:
             log.info("COPIES(%s): it has taken over all messages of ours", heir.standing.address)
             return True
@@ -202,23 +228,19 @@ class LeaderRole:
     @property
     def published_again(self) -> int:
         """Messages that only a follower had."""
-        return self._again.count if self._links else 0
+        return self._again.count if self._links is not None else 0
+
+    @property
+    def trouble(self) -> str:
+        """Why there are fewer followers than wanted; empty when there are as many."""
+        return self._placing.trouble if self._placing is not None else ""
 
     def stats(self) -> list[FollowerStats]:
         written, now = self._broker.store.syncer.written, trio.current_time()
-        links = {link.standing: link for link in self._links}
+        links = {link.standing: link for link in self._links or ()}
         return [
-            FollowerStats(
-                address=standing.address,
-                in_step=standing.in_step,
-                state=standing.state,
-                lag=written - standing.acknowledged if standing.acknowledged >= 0 else None,
-                lag_bytes=links[standing].unsent_bytes if standing in links else None,
-                lag_seconds=None if (lag := standing.lag(now)) is None else round(lag, 3),
-                sent_bytes=links[standing].sent_bytes if standing in links else 0,
-                troubles=links[standing].troubles if standing in links else {},
-            )
-            for standing in self.safety.followers
+            _follower_stats(standing, links.get(standing), written, now)
+            for standing in links or self.safety.followers
         ]
 
     # --- for the links
@@ -256,17 +278,39 @@ class LeaderRole:
         self._restart()
 
     def _wake(self) -> None:
-        for link in self._links:
+        for link in self._links or ():
             link.wake()
+
+    def _heard(self, address: str, asked_at: float) -> None:
+        """A follower that keeps our copy has answered what was sent then."""
+        assert self._links is not None
+        if self.fencing is not None and (self._placing is None or self._links.all_know(address)):
+            followers = [link.standing.address for link in self._links]
+            self.fencing.heard_follower(address, asked_at, followers)
+
+    def _has_gone(self, life: str) -> None:
+        assert self._placing is not None
+        self._placing.has_gone(life)
+        self._changed()
+
+    def _moved(self, address: str, to: str) -> None:
+        try:
+            self._unasked.moved(address, to)
+        except OSError as error:  # what it has of what was lost here is compared under the old address
+            log.error("COPIES(%s): that it has moved to %s cannot be noted - %s", address, to, error)
 
     # --- standing of the followers
 
     def _changed(self) -> None:
         """A follower has acknowledged, or came or went: answer those who have waited for it."""
+        assert self._links is not None
         with self._rounds.round():
+            self._links.settle()
             if refusal := self._say_standing():
                 self._rounds.refuse_waiting(refusal)
             self._rounds.release_safe()
+        if self._placing is not None:
+            self._placing.standing_changed(self._links)
         self._announce()
 
     def _announce(self) -> None:
@@ -313,6 +357,22 @@ class LeaderRole:
                 for standing in late:
                     log.error("COPIES(%s): %s; it is out of step", standing.address, standing.state)
                 self._changed()
+
+
+def _follower_stats(standing: Standing, link: FollowerLink | None, written: int, now: float) -> FollowerStats:
+    dismissed = link is not None and link.dismissed
+    return FollowerStats(
+        address=standing.address,
+        in_step=standing.in_step,
+        state=f"dismissed; {standing.state}" if dismissed else standing.state,
+        lag=written - standing.acknowledged if standing.acknowledged >= 0 else None,
+        lag_bytes=link.unsent_bytes if link is not None else None,
+        lag_seconds=None if (lag := standing.lag(now)) is None else round(lag, 3),
+        sent_bytes=link.sent_bytes if link is not None else 0,
+        troubles=link.troubles if link is not None else {},
+        life=standing.life,
+        dismissed=dismissed,
+    )
 
 
 def doubts_of(broker: Broker) -> dict[int, Doubt]:

@@ -14,6 +14,7 @@ from nsqd.copies.as_follower import FollowerRole
 from nsqd.copies.as_leader import LeaderRole
 from nsqd.copies.as_stand_in import StandInRole
 from nsqd.copies.durability import Copied
+from nsqd.copies.placing import Nodes
 from nsqd.copies.secret import read_secret
 from nsqd.log.life import Life
 from nsqd.log.storage import Storage
@@ -134,11 +135,11 @@ class Copies:
 
     # --- while it runs
 
-    async def run(self, witnesses: Witnesses) -> None:
-        """Serve leaders, and keep followers supplied, until cancelled. `witnesses`: the nsqlookupds."""
+    async def run(self, witnesses: Witnesses, nodes: Nodes) -> None:
+        """Serve leaders, and keep followers supplied, until cancelled. `witnesses`, `nodes`: of the nsqlookupds."""
         async with trio.open_nursery() as nursery:
             if self.leader is not None:
-                nursery.start_soon(self.leader.run, witnesses)
+                nursery.start_soon(self.leader.run, witnesses, nodes)
             if self.follower is not None:
                 nursery.start_soon(self.follower.run, witnesses)
             if self.stand_in is not None:
@@ -162,14 +163,14 @@ class Copies:
         leader, follower = self.leader, self.follower
         if leader is None and follower is None:
             return None
-        followers = leader.stats() if leader is not None else []
         return CopiesStats(
-            wanted=1 + len(followers),
-            in_step=leader.safety.copies_in_step if leader is not None else 1,
+            wanted=leader.wanted if leader is not None else 1,
+            in_step=min(leader.safety.copies_in_step, leader.wanted) if leader is not None else 1,
+            trouble=leader.trouble if leader is not None else "",
             restored_bytes=leader.restored_bytes if leader is not None else 0,
             published_again=leader.published_again if leader is not None else 0,
             adoptions=follower.stand_ins.adoptions if follower is not None else 0,
-            followers=followers,
+            followers=leader.stats() if leader is not None else [],
             held=follower.stats() if follower is not None else [],
             adopt=self._options.adopt,
             obstacle=leader.obstacle if leader is not None else None,
@@ -177,14 +178,16 @@ class Copies:
 
     # --- stop
 
-    async def stop(self, *, hand_over: bool) -> bool:
+    async def stop(self, *, hand_over: bool, drained: bool) -> bool:
         """Take no leader any more, and send what there is to send to followers, in bounded time.
 
-        `hand_over`: one of them is to take over what is here. Whether it has.
+        `hand_over`: one of them is to take over what is here. Whether it has. `drained`: there is nothing.
         """
         if self.follower is not None:
             await self.follower.stop()
-        return self.leader is not None and await self.leader.stop(hand_over=hand_over)
+        if self.leader is None:
+            return False
+        return await self.leader.stop(hand_over=hand_over, empty=drained and self.stand_in is not None)
 
     def retire(self) -> None:
         """What was drained was a stand-in, perhaps, and is empty. `OSError`."""

@@ -28,10 +28,10 @@ class Fencing:
         rounds.at_begin = self._look
         self._look()
 
-    def heard_follower(self, address: str, asked_at: float) -> None:
-        """`asked_at`: when that was sent which it has answered."""
+    def heard_follower(self, address: str, asked_at: float, followers: Collection[str]) -> None:
+        """`asked_at`: when that was sent which it has answered. `followers`: addresses of all."""
         with self._rounds.round():
-            self._fence.heard_follower(address, asked_at)
+            self._fence.heard_follower(address, asked_at, followers)
             self._look()
 
     def heard_registry(self, address: str, adopted: bool, asked_at: float) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 
-from nsqd.broker import Broker, Channel, NotFound, Refused, Topic
-from nsqd.http.context import HttpBackend, round_of, when_synced
+from nsqd.broker import Broker, Channel, Refused, Topic
+from nsqd.http.context import HttpBackend, existing_channel, existing_topic, round_of, when_synced
 from nsqd.http.params import valid_topic
 from nsqkit.logging import get_logger
-from nsqkit.service.http import HttpError, Request, Response, error, query, text
+from nsqkit.service.http import Request, Response, error, query, text
 from nsqkit.service.http.params import any_param, channel_of_topic
 from nsqkit.service.http.routing import Handler
 
@@ -48,19 +48,19 @@ class Admin:
 
     def delete_topic(self, request: Request) -> Response | Awaitable[Response]:
         name = any_param(query(request), "topic")
-        return self._do(request, lambda broker: broker.delete_topic(_topic(broker, name).name))
+        return self._do(request, lambda broker: broker.delete_topic(existing_topic(broker, name).name))
 
     def empty_topic(self, request: Request) -> Response | Awaitable[Response]:
         name = valid_topic(query(request))
-        return self._do(request, lambda broker: _topic(broker, name).empty())
+        return self._do(request, lambda broker: existing_topic(broker, name).empty())
 
     def pause_topic(self, request: Request, paused: bool) -> Response | Awaitable[Response]:
         name = any_param(query(request), "topic")
-        return self._do(request, lambda broker: _topic(broker, name).pause(paused))
+        return self._do(request, lambda broker: existing_topic(broker, name).pause(paused))
 
     def create_channel(self, request: Request) -> Response | Awaitable[Response]:
         name, channel = channel_of_topic(query(request))
-        return self._do(request, lambda broker: _topic(broker, name).channel(channel))
+        return self._do(request, lambda broker: existing_topic(broker, name).channel(channel))
 
     def delete_channel(self, request: Request) -> Response | Awaitable[Response]:
         return self._do_with_channel(request, lambda topic, channel: topic.delete_channel(channel.name))
@@ -80,8 +80,8 @@ class Admin:
         topic_name, channel_name = channel_of_topic(query(request))
 
         def act(broker: Broker) -> None:
-            topic = _topic(broker, topic_name)
-            action(topic, _channel(topic, channel_name))
+            topic = existing_topic(broker, topic_name)
+            action(topic, existing_channel(topic, channel_name))
 
         return self._do(request, act)
 
@@ -94,17 +94,3 @@ class Admin:
             _log.error("HTTP: %s of %s refused - %s", request.path, request.remote, reason)
             return _FAILED
         return when_synced(self._daemon, self._daemon.ticket, _DONE, _FAILED)
-
-
-def _topic(broker: Broker, name: str) -> Topic:
-    try:
-        return broker.existing(name)
-    except NotFound:
-        raise HttpError(404, "TOPIC_NOT_FOUND") from None
-
-
-def _channel(topic: Topic, name: str) -> Channel:
-    try:
-        return topic.existing(name)
-    except NotFound:
-        raise HttpError(404, "CHANNEL_NOT_FOUND") from None

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
+from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
 from nsqd.replication.stand_in import CommandRefused, StandIns
 from nsqd.stats.as_json import stats_json
@@ -94,6 +95,8 @@ def make_router(daemon: HttpBackend) -> Router:
     )
     for path, handler in Admin(daemon).routes():
         router.add("POST", path, handler)
+    for method, path, handler in Peeking(daemon).routes():
+        router.add(method, path, handler)
     config = _config(daemon)
     router.add("GET", "/config/:opt", config.get)
     router.add(

@@ -11,17 +11,18 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Collection, Iterator, Mapping
 from typing import Protocol
 
-from nsqd.broker import Broker, Refused
+from nsqd.broker import Broker, Channel, NotFound, Refused, Subscription, Topic
 from nsqd.drain import Drain
+from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.replication.stand_in import StandIns
 from nsqd.stats.source import StatsSource
 from nsqkit.logging import LogLevel, get_logger
-from nsqkit.service.http import Response
+from nsqkit.service.http import HttpError, Response
 
-__all__ = ["HttpBackend", "round_of", "when_synced"]
+__all__ = ["HttpBackend", "existing_channel", "existing_topic", "round_of", "when_synced"]
 
 _log = get_logger(__name__)
 
@@ -46,6 +47,9 @@ class HttpBackend(StatsSource, Protocol):
     @property
     def stand_ins(self) -> StandIns | None:
         """None without copies of others."""
+
+    def consumers(self, subscriptions: Collection[Subscription]) -> Mapping[Subscription, ClientStats]:
+        """The clients of these subscriptions, as far as they are connected."""
 
     def round(self) -> None:
         """Begin a round: set the broker's clock."""
@@ -85,6 +89,22 @@ def round_of(daemon: HttpBackend) -> Iterator[Broker]:
         yield daemon.broker
     finally:
         daemon.end_round()
+
+
+def existing_topic(broker: Broker, name: str) -> Topic:
+    """The topic with this name; `HttpError` 404 without one."""
+    try:
+        return broker.existing(name)
+    except NotFound:
+        raise HttpError(404, "TOPIC_NOT_FOUND") from None
+
+
+def existing_channel(topic: Topic, name: str) -> Channel:
+    """The channel with this name; `HttpError` 404 without one."""
+    try:
+        return topic.existing(name)
+    except NotFound:
+        raise HttpError(404, "CHANNEL_NOT_FOUND") from None
 
 
 def when_synced(

@@ -216,6 +216,20 @@ class RangeSet:
             out.append((start, end))
         return out
 
+    def first_outside(self, start: int, end: int, limit: int) -> list[int]:
+        """The lowest numbers of `[start, end)` that are not in the set, up to `limit`, rising.
+
+        As `gaps`, without a look at ranges after them.
+        """
+        out: list[int] = []
+        for range_start, range_end in self.overlapping(start, end):
+            out += range(start, min(range_start, start + limit - len(out)))
+            start = range_end
+            if len(out) == limit:
+                return out
+        out += range(start, min(end, start + limit - len(out)))
+        return out
+
     def count_between(self, start: int, end: int) -> int:
         """How many numbers of the set lie in `[start, end)`."""
         total = 0

@@ -23,6 +23,7 @@ import attrs
 
 from nsqd.log.budget import MemoryBudget
 from nsqd.log.fetch import FetchPlan, FetchResult
+from nsqd.log.look import Look
 from nsqd.log.moved import MovedPlan, NeededPlan
 from nsqd.log.paths import os_error
 from nsqd.log.records import (
@@ -403,6 +404,16 @@ class TopicLog:
                     moved.setdefault(segment, []).append((position - segment.position, seq))
             seqs = own
         return FetchPlan(segments, self._open_to_read, seqs, moved, max_bytes, max_size)
+
+    def look(self, seqs: Iterable[int] | None = None) -> Look:
+        """A look at single messages, in one other thread: at these, or (None) at any message."""
+        ends = [self.end if segment.next_first is None else segment.next_first for segment in self.segments]
+        segments = [
+            (segment, segment.file.size, end) for segment, end in zip(self.segments, ends, strict=True)
+        ]
+        moved = self.moved
+        wanted = moved.copy() if seqs is None else {seq: moved[seq] for seq in seqs if seq in moved}
+        return Look(segments, wanted, self._open_to_read)
 
     def accept_fetch(self, result: FetchResult) -> None:
         """Keep where the records are that a read has found."""

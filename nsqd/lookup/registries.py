@@ -31,6 +31,7 @@ from nsqd.lookup.peer import REPLY_TIMEOUT, Followers, Peer, PeerOptions
 from nsqd.lookup.protocol import (
     MAX_FOLLOWERS,
     Heard,
+    HttpAddress,
     RegistryError,
     WitnessAnswer,
     encode_grant,
@@ -106,7 +107,7 @@ class Registries(Listener):
         for address in self._peers.keys() - set(addresses):
             log.info("LOOKUPD(%s): removed", address)
             self._peers.pop(address).close()
-        self._query.keep_only([peer.http for peer in self._peers.values() if peer.http])
+        self._query.keep_only(self.http_addresses)
         for address in addresses:
             if address not in self._peers:
                 self._peers[address] = peer = Peer(address, self._broker.topics, self._peer_options)
@@ -119,6 +120,11 @@ class Registries(Listener):
     def identified(self) -> list[str]:
         """The addresses of the registries that have answered IDENTIFY on the present connection."""
         return [peer.address for peer in self._peers.values() if peer.identified]
+
+    @property
+    def http_addresses(self) -> list[HttpAddress]:
+        """Where those can be asked over HTTP that were connected once."""
+        return [peer.http for peer in self._peers.values() if peer.http]
 
     # --- copies on other nodes: registries as witnesses; an nsqd without copies calls none of these
 
@@ -207,7 +213,7 @@ class Registries(Listener):
 
     def lookup_first(self, topic: Topic) -> bool:
         """Whether a new topic has to wait. If so, the registries are queried for its channels, and it is started."""
-        registries = [peer.http for peer in self._peers.values() if peer.http]
+        registries = self.http_addresses
         if self._nursery is None or not registries:
             return False
         query = self._prepare(topic, len(registries), urgent=True).query

@@ -7,7 +7,7 @@ has said anything for `TIMEOUT`: a start must not wait for nodes that are gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -45,12 +45,12 @@ class Findings:
 
 @attrs.define
 class _Start:
-    """`restore`: the last stop was unclean, so something may be missing here. `deleted`: generations of topics.
+    """`followers`: see `ask_followers`. `restore`: the last stop was unclean, so something may be missing here.
 
-    `doubts`: of a follower, see `Unasked`.
+    `deleted`: generations of topics. `doubts`: of a follower, see `Unasked`.
     """
 
-    addresses: Collection[str]
+    followers: Mapping[str, bytes]
     identity: Identity
     storage: Storage
     deleted: Container[int]
@@ -60,8 +60,9 @@ class _Start:
 
     async def ask(self, frames: FrameStream, address: str, patience: Patience) -> bool:
         """Whether it has nothing now that is not here; else that is taken back later."""
-        others = [other for other in self.addresses if other != address]
-        await greet_follower(frames, self.identity, disk=False, others=others)
+        others = [other for other in self.followers if other != address]
+        meant = self.followers[address]
+        await greet_follower(frames, self.identity, disk=False, others=others, meant=meant)
         folders, owned, sealed = await receive_held(frames, TIMEOUT, patience.heard)
         whole = True
         if sealed:
@@ -78,7 +79,7 @@ class _Start:
 
 
 async def ask_followers(
-    addresses: Collection[str],
+    followers: Mapping[str, bytes],
     identity: Identity,
     storage: Storage,
     deleted: Container[int],
@@ -87,12 +88,15 @@ async def ask_followers(
     restore: bool,
     connect: Connect,
 ) -> Findings:
-    """Ask them, and restore what they have more. A failure, also of our own disk, costs this follower's answer only."""
-    start = _Start(addresses, identity, storage, deleted, doubts, restore)
-    start.findings.unanswered = list(addresses)
+    """Ask them, and restore what they have more. A failure, also of our own disk, costs this follower's answer only.
+
+    `followers`: by address, see `Hello.meant`.
+    """
+    start = _Start(followers, identity, storage, deleted, doubts, restore)
+    start.findings.unanswered = list(followers)
     with trio.move_on_after(TIMEOUT) as scope:
         patience = Patience(TIMEOUT, scope)
-        for address in addresses:
+        for address in followers:
             try:
                 stream = await connect(address)
             except (OSError, RegistryError, Turned) as error:
@@ -112,15 +116,15 @@ async def ask_followers(
 
 
 async def tell_finished(
-    addresses: Collection[str], identity: Identity, finished: Sequence[Finished], connect: Connect
+    followers: Mapping[str, bytes], identity: Identity, finished: Sequence[Finished], connect: Connect
 ) -> None:
     """Tell those who have adopted our copy what was finished here of it. All that depends on it are repetitions."""
     with trio.move_on_after(TIMEOUT):
-        for address in addresses:
+        for address, meant in followers.items():
             try:
                 async with await connect(address) as stream:
                     frames = FrameStream(stream)
-                    await greet_follower(frames, identity, disk=False)
+                    await greet_follower(frames, identity, disk=False, meant=meant)
                     _, _, sealed = await receive_held(frames, TIMEOUT)
                     for frame in finished if sealed else ():
                         await frames.send(frame)

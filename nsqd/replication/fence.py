@@ -14,6 +14,7 @@ Without I/O; times are seconds of a clock that never goes back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import attrs
@@ -25,23 +26,21 @@ __all__ = ["Fence"]
 class Fence:
     """`patience`: half of `--adopt-after`, in seconds. `registries`: how many nsqlookupds are configured.
 
-    `followers`: how many there are.
-
     `until`: when it closes, if nobody is heard. It is closed at the start.
     """
 
     patience: float
     registries: int
-    followers: int = 1
     until: float = -1.0
     _heard: dict[str, float] = attrs.field(factory=dict)
-    """The same of each nsqlookupd."""
+    """When that was sent which each nsqlookupd answered last, by address."""
     _followers_heard: dict[str, float] = attrs.field(factory=dict)
-    """When that was sent which each follower answered last, by address."""
+    """The same of each follower; -inf for one that has answered nothing yet."""
 
-    def heard_follower(self, address: str, asked_at: float) -> None:
-        """This follower keeps its copy, and has answered what was sent then."""
-        self._followers_heard[address] = asked_at
+    def heard_follower(self, address: str, asked_at: float, followers: Collection[str]) -> None:
+        """This follower keeps its copy, and has answered what was sent then. `followers`: addresses of all."""
+        heard = {**self._followers_heard, address: asked_at}
+        self._followers_heard = {each: heard.get(each, -math.inf) for each in followers}
         self._look()
 
     def heard_registry(self, address: str, asked_at: float) -> None:
@@ -65,7 +64,7 @@ class Fence:
 
     def _look(self) -> None:
         heard: list[float] = []
-        if self.followers and len(self._followers_heard) >= self.followers:
+        if self._followers_heard:
             heard.append(min(self._followers_heard.values()))
         enough = self.registries // 2  # the index of the one that makes it more than half
         if self.registries and len(self._heard) > enough:

@@ -14,6 +14,7 @@ import trio
 
 from nsqd.replication.seal import Owned
 from nsqd.replication.wire import (
+    ANY_LIFE,
     GREETING,
     MAX_FIRST_FRAME,
     MAX_FRAME,
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 OURSELVES = "both sides are the same data path, or a copy of it"
+ANOTHER = "another nsqd is meant, which is not at this address any more"
 
 BEAT_INTERVAL: Final = 1.0  # seconds
 CHUNK: Final = 1 << 18  # bytes of one read
@@ -166,11 +168,17 @@ async def while_beating(frames: FrameStream, work: Callable[[], Awaitable[Result
 
 
 async def greet_follower(
-    frames: FrameStream, us: Identity, *, disk: bool, others: Sequence[str] = (), registries: int = 0
+    frames: FrameStream,
+    us: Identity,
+    *,
+    disk: bool,
+    others: Sequence[str] = (),
+    registries: int = 0,
+    meant: bytes = ANY_LIFE,
 ) -> Welcome:
     """The leader's side of the handshake. `others`: addresses of its other followers, of which it is told `MAX_OTHERS`.
 
-    `registries`: how many nsqlookupds are configured. `WireError`, `Turned`.
+    `registries`: how many nsqlookupds are configured. `meant`: see `Hello`. `WireError`, `Turned`.
     """
 
     def hello(challenge: bytes, nonce: bytes) -> Hello:
@@ -185,6 +193,7 @@ async def greet_follower(
             disk,
             list(others[:MAX_OTHERS]),
             registries,
+            meant,
         )
 
     return await _introduce(frames, us, hello)
@@ -238,6 +247,8 @@ async def answer_leader(frames: FrameStream, us: Identity) -> Hello | Ask:
         raise NotWelcome("the secrets differ")
     if first.life == us.life:
         raise NotWelcome(OURSELVES)
+    if isinstance(first, Hello) and first.meant not in (ANY_LIFE, us.life):
+        raise NotWelcome(ANOTHER)
     frames.trust()
     await frames.send(Welcome(proof(us.secret, "follower", nonce, first.nonce, us.life), us.life))
     return first

@@ -30,7 +30,7 @@ from nsqd.replication.frame_stream import (
 )
 from nsqd.replication.held_copies import CopyState, HeldCopies
 from nsqd.replication.keep import Copy, CopyNote, read_piece
-from nsqd.replication.leader_session import SILENCE, Goodbye, LeaderSession, do
+from nsqd.replication.leader_session import SILENCE, Dismissal, Goodbye, LeaderSession, do
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.transport import Transport
 from nsqd.replication.wire import (
@@ -92,6 +92,9 @@ class Follower:
                 self._held.copies[hello.life.hex()].left = True
                 if goodbye.for_good:
                     await self._take_over_at_once(frames, hello)
+            except Dismissal:
+                assert isinstance(hello, Hello)
+                await self._drop(frames, hello)
             except (Turned, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._ended(remote, hello, str(error) or "the connection was cut")
             except (WireError, NotWelcome, OSError) as error:
@@ -151,6 +154,20 @@ class Follower:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             with trio.move_on_after(SILENCE):
                 await frames.send(Found(True, False, True, self._identity.life.hex()))
+
+    async def _drop(self, frames: FrameStream, hello: Hello) -> None:
+        """The leader has other followers, and they have everything: remove the copy, and tell it so."""
+        state = self._held.copies[hello.life.hex()]
+        if state.seal is not None or state.served:
+            return  # adopted meanwhile; the leader hears of that when it connects again
+        try:
+            self._held.forget(state)
+        except OSError as error:
+            log.error("COPIES: the copy of %s cannot be removed - %s", state.note.name, error)
+            return
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(SILENCE):
+                await frames.send(Found(False, False, False, ""))
 
     # --- one who asks
 

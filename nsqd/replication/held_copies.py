@@ -5,7 +5,8 @@ Rules:
 - What is here never refuses the follower's own publishes: copies stop at `--replica-max-bytes`, and when the disk has
   less than twice `--min-free-space` left.
 - A copy that is sealed (see `seal.py`) takes no more bytes from its leader.
-- A copy goes when its life has ended and its stand-in, if there was one, is gone; or by command.
+- A copy goes when its life has ended and its stand-in, if there was one, is gone; when its leader says that others have
+  everything, unless it was adopted; or by command.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from nsqd.replication.wire import (
     Frame,
     MakeFolder,
     NewFile,
+    Others,
     Pass,
     Remove,
     RemoveFolder,
@@ -209,7 +210,9 @@ class Copy:
             case RemoveFolder(folder):
                 return self._remove_folder(folder)
             case Pass(complete):
-                return self._pass(complete)
+                return self._note(attrs.evolve(self.note, complete=complete))
+            case Others(others):
+                return self._note(attrs.evolve(self.note, others=tuple(others)))
             case Ticket(ticket):
                 if ticket < self.received:
                     raise WireError(f"the ticket {ticket} after {self.received}")
@@ -350,10 +353,9 @@ class Copy:
 
         return Work(run, done)
 
-    def _pass(self, complete: bool) -> Work | None:
-        if complete is self.note.complete:
+    def _note(self, note: CopyNote) -> Work | None:
+        if note == self.note:
             return None
-        note = attrs.evolve(self.note, complete=complete)
 
         def done() -> None:
             self.note = note

@@ -14,9 +14,9 @@ import trio
 from nsqd.replication.frame_stream import FrameStream, NotWelcome, first_to_end
 from nsqd.replication.held_copies import CopyState, HeldCopies
 from nsqd.replication.keep import Copy, Work
-from nsqd.replication.wire import Ack, Beat, Bye, Data, Echo, Ended, Fetch, Frame, Pass
+from nsqd.replication.wire import Ack, Beat, Bye, Data, Dismissed, Echo, Ended, Fetch, Frame, Pass
 
-__all__ = ["SILENCE", "Goodbye", "LeaderSession", "do"]
+__all__ = ["SILENCE", "Dismissal", "Goodbye", "LeaderSession", "do"]
 
 SILENCE: Final = 10.0  # seconds
 SYNC_INTERVAL: Final = 2.0  # for copies whose leader does not wait for syncs
@@ -32,9 +32,13 @@ class Goodbye(Exception):
     for_good: bool
 
 
+class Dismissal(Exception):
+    """The leader needs this copy no more: others have everything."""
+
+
 @attrs.define(eq=False)
 class LeaderSession:
-    """`run` until the leader says goodbye (`Goodbye`), or something goes wrong."""
+    """`run` until the leader says goodbye (`Goodbye`, `Dismissal`), or something goes wrong."""
 
     _held: HeldCopies
     _frames: FrameStream
@@ -79,6 +83,8 @@ class LeaderSession:
                 return
             case Bye(for_good):
                 raise Goodbye(for_good)
+            case Dismissed():
+                raise Dismissal
             case Ended(life):
                 self._held.life_ended(life.hex())
                 return

@@ -11,6 +11,8 @@ Rules:
   first failure is logged, those that follow at level debug.
 - Whatever goes wrong here, also unexpectedly, ends a session and nothing else.
 - The age of the oldest sync that hangs goes with each beat: a leader whose disk is dead shows it.
+- A follower that is dismissed is supplied as any other one, until the others have everything. Then, when what only it
+  has was taken back, it is told to remove its copy.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 import trio
@@ -45,16 +47,20 @@ from nsqd.replication.send_parts import send_parts
 from nsqd.replication.ship import Sender
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.wire import (
+    ANY_LIFE,
+    MAX_OTHERS,
     Ack,
     Beat,
     Bye,
     Data,
+    Dismissed,
     Echo,
     Ended,
     Fetch,
     Finished,
     FolderHeld,
     Found,
+    Others,
     WireError,
     encode,
 )
@@ -69,6 +75,7 @@ BEAT_INTERVAL: Final = 1.0
 SILENCE: Final = 10.0
 BEATS_KEPT: Final = 60  # an echo of an earlier one says nothing of now
 REFUSED_PAUSE: Final = 30.0
+DISMISSED_PAUSE: Final = 10.0  # at least; it may never come back
 CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
 LOOK_AGAIN: Final = (
     0.1  # seconds; while nothing may be sent there are beats, and what is written raises the limit
@@ -94,8 +101,8 @@ class Leader:
     `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
     disk that they are not ours any more. `finished_of`: what was finished here of these. `others`: addresses of the
     followers but for this one. `registries`: see `Hello`. `heard`: the follower of this address keeps our copy, and has
-    answered a beat that was sent at this time. `former_lives`: those of our data path that have ended: a follower in
-    step need not keep copies of them.
+    answered a beat that was sent at this time. `may_go`: whether this one, which is dismissed, is to remove its copy.
+    `former_lives`: those of our data path that have ended: a follower in step need not keep copies of them.
     """
 
     identity: Identity
@@ -115,16 +122,33 @@ class Leader:
     others: Callable[[str], Sequence[str]]
     registries: Callable[[], int] = lambda: 0
     heard: Callable[[str, float], None] = lambda *_: None
+    may_go: Callable[[FollowerLink], bool] = lambda _: False
     former_lives: Sequence[bytes] = ()
 
 
 class FollowerLink:
-    """The connection to one follower. `run` keeps it up until it is cancelled; `wake` after each round."""
+    """The connection to one follower. `run` keeps it up until it is cancelled; `wake` after each round.
 
-    def __init__(self, leader: Leader, standing: Standing, connect: Connect) -> None:
+    `meant`: see `Hello`. `dismissed`: may be set at any time; when the follower has removed its copy, `is_gone` is true
+    and `run` ends. `taken_back_until`: a ticket up to which messages were published again that only it had.
+    `connected_at`: since when there is a session. `known_others`: addresses of other followers that it knows for sure.
+    """
+
+    def __init__(
+        self, leader: Leader, standing: Standing, connect: Connect, *, meant: bytes = ANY_LIFE
+    ) -> None:
         self.standing = standing
+        self.meant = meant
+        self.dismissed = self.is_gone = False
+        self.taken_back_until = -1
+        self.connected_at: float | None = None
+        self.known_others: frozenset[str] = frozenset()
         self.sent_bytes = 0
         self.troubles: dict[str, str] = {}
+        self._others_due = False
+        self._told_others: Sequence[str] = ()
+        self._told_after: int | None = None  # an echo of a later beat: it knows them
+        self._told_to_go = False
         self._leader = leader
         self._connect = connect
         self._backoff = Backoff()
@@ -140,7 +164,7 @@ class FollowerLink:
         )
         self._refused = False  # the last session was ended so
         self._stopping = False
-        self._said_goodbye = self._for_good = False
+        self._said_goodbye = self._for_good = self._empty = False
         self.has_taken_over = False
         self._stopped = trio.Event()
         self._sender: Sender | None = None
@@ -150,9 +174,18 @@ class FollowerLink:
         self._delay = trio.CancelScope()
 
     @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    @property
     def unsent_bytes(self) -> int | None:
         """Bytes of logs that are still to be sent; None without a connection."""
         return None if self._sender is None else self._sender.unsent_bytes
+
+    def others_changed(self) -> None:
+        """The follower is to know where the others are now."""
+        self._others_due = True
+        self.wake()
 
     def wake(self) -> None:
         """There may be something to send. Never waits."""
@@ -178,17 +211,18 @@ class FollowerLink:
                 self._failed(logging.ERROR, f"unexpected {type(error).__name__}: {error}", error)
             finally:
                 self._connected = False
-            if self._stopping:
+            if self._stopping or self.is_gone:
                 break
-            await trio.sleep(pause)
+            await trio.sleep(max(pause, DISMISSED_PAUSE) if self.dismissed else pause)
         self._stopped.set()
 
-    async def stop(self, *, for_good: bool = False) -> None:
+    async def stop(self, *, for_good: bool = False, empty: bool = False) -> None:
         """Send what there is to send, and say goodbye. Returns at once when there is no connection.
 
-        `for_good`: this follower shall adopt its copy; when it has, `has_taken_over` is true.
+        `for_good`: this follower shall adopt its copy; when it has, `has_taken_over` is true. `empty`: nobody will ever
+        need the copy, and it is to be removed.
         """
-        self._stopping, self._for_good = True, for_good
+        self._stopping, self._for_good, self._empty = True, for_good, empty
         if not self._connected:
             return
         self._delay.cancel()
@@ -214,16 +248,18 @@ class FollowerLink:
         async with stream:
             frames = FrameStream(stream)
             with trio.fail_after(HANDSHAKE_TIMEOUT):
-                others = self._leader.others(self.standing.address)
+                self._tell_others()
                 welcome = await greet_follower(
                     frames,
                     self._leader.identity,
                     disk=self._leader.disk,
-                    others=others,
+                    others=self._told_others,
                     registries=self._leader.registries(),
+                    meant=self.meant,
                 )
             self.standing.life = welcome.life.hex()
-            self._compared_after = None
+            self._compared_after, self._told_to_go = None, False
+            self.connected_at = trio.current_time()
             sender = self._sender = self._leader.new_sender(self.standing.address)
             try:
                 held = await self._held(frames)
@@ -237,7 +273,7 @@ class FollowerLink:
                 if not self._said_goodbye:  # then it has heard that, and closed the connection before we did
                     raise
             finally:
-                self._sender = None
+                self._sender = self.connected_at = None
                 sender.close()
 
     async def _held(self, frames: FrameStream) -> list[FolderHeld]:
@@ -262,6 +298,7 @@ class FollowerLink:
         for stranded in sender.stranded:
             await self._take_back(frames, stranded)
             sender.taken_back(stranded)
+            self.taken_back_until = self._leader.written()
             del self.troubles[stranded.folder]
         log.info("COPIES(%s): connected", self.standing.address)
         self._failing = False
@@ -272,6 +309,8 @@ class FollowerLink:
         ended = b"".join(encode(Ended(life)) for life in self._leader.former_lives)
         compared = False
         while True:
+            if self.dismissed and self._leader.may_go(self):
+                await self._dismiss(frames)
             self._work = trio.Event()
             written = self._leader.written()
             catching_up = not self.standing.in_step
@@ -281,6 +320,9 @@ class FollowerLink:
             parts = [] if delay else sender.take(written, CHUNK)
             if self.standing.sent(sender.ticket, complete=sender.complete):
                 self._leader.changed()
+            if self._others_due:
+                self._tell_others()
+                parts.append(encode(Others(list(self._told_others))))
             if beat := self._beat_to_send():
                 parts.append(beat)
             if ended and self.standing.in_step:
@@ -302,12 +344,19 @@ class FollowerLink:
                     await trio.sleep_forever()
                 continue
             if self._stopping and self.standing.acknowledged >= written:
+                if self._empty:
+                    await self._dismiss(frames)
                 self._said_goodbye = True
                 await frames.send(Bye(self._for_good))
                 if not self._for_good:
                     return
                 await trio.sleep_forever()  # until it has answered, or is gone: see `_hear`
             await self._work.wait()
+
+    async def _dismiss(self, frames: FrameStream) -> NoReturn:
+        self._told_to_go = True
+        await frames.send(*map(Ended, self._leader.former_lives), Dismissed())
+        await trio.sleep_forever()  # until it has answered, or is gone: see `_hear`
 
     async def _take_back(self, frames: FrameStream, stranded: Stranded) -> None:
         taken = self._leader.new_take_back(stranded)
@@ -334,6 +383,12 @@ class FollowerLink:
         if not piece or len(piece) > size:
             raise WireError(f"{path}: not the bytes that were asked for")
         return piece
+
+    def _tell_others(self) -> None:
+        """`_told_others` are on their way."""
+        self._others_due = False
+        self._told_others = self._leader.others(self.standing.address)[:MAX_OTHERS]
+        self._told_after = self._beats
 
     def _beat_to_send(self) -> bytes:
         if not self._beat_due:
@@ -364,12 +419,19 @@ class FollowerLink:
                     case Ack(ticket) if ticket <= sender.ticket:
                         self.standing.acknowledge(ticket)
                     case Echo(number):
+                        if self._told_after is not None and number > self._told_after:
+                            self.known_others, self._told_after = frozenset(self._told_others), None
                         self._beat_answered(number)
                         if self._compared_after is not None and number > self._compared_after:
                             self._compared_after = None
                             self._leader.compared(self.standing.address)
                     case Found(_, _, sealed, _) if self._said_goodbye:
                         self.has_taken_over = sealed
+                        return
+                    case Found() if self._told_to_go:
+                        log.info("COPIES(%s): dismissed, and its copy is removed", self.standing.address)
+                        self.is_gone = True
+                        self._leader.compared(self.standing.address)
                         return
                     case Data(data) if self._piece_arrived is not None:
                         self._piece = bytes(data)

@@ -104,6 +104,12 @@ class Unasked:
                 known[generation] = doubt if earlier is None else earlier.before(doubt)
         self._write()
 
+    def moved(self, address: str, to: str) -> None:
+        """The follower of this address can be reached elsewhere now. `OSError`."""
+        if (doubts := self._doubts.pop(address, None)) is not None:
+            self._doubts[to] = doubts
+            self._write()
+
     def compared(self, address: str) -> None:
         """All that this follower has is known now. `OSError`."""
         if self._doubts.pop(address, None) is not None:

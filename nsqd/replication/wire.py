@@ -20,6 +20,7 @@ from nsqd.replication.noted_storage import is_copied, is_copied_folder
 from nsqd.replication.reconcile import FileHeld
 
 __all__ = [
+    "ANY_LIFE",
     "GREETING",
     "MAX_ADDRESS",
     "MAX_DATA",
@@ -37,6 +38,7 @@ __all__ = [
     "Bye",
     "Challenge",
     "Data",
+    "Dismissed",
     "Echo",
     "Ended",
     "Fetch",
@@ -49,6 +51,7 @@ __all__ = [
     "Hello",
     "MakeFolder",
     "NewFile",
+    "Others",
     "Pass",
     "Refused",
     "Remove",
@@ -76,6 +79,7 @@ MAX_OTHERS: Final = 16  # followers of a life, apart from the one that is told
 MAX_RUNS: Final = 10_000  # in one `Finished`
 NONCE_SIZE: Final = 16
 LIFE_SIZE: Final = 16
+ANY_LIFE: Final = bytes(LIFE_SIZE)
 START_SIZE: Final = 16
 PROOF_SIZE: Final = 32
 _MAX_NUMBER: Final = 1 << 64  # the generation of a topic has the node id in its highest bits
@@ -178,7 +182,8 @@ class Hello:
     """From the leader. `start`: random, made when it started. `proof`: see `proof`. `name`: of its node, for people.
 
     `disk`: acknowledge what is synced. `others`: addresses of its other followers. `registries`: how many nsqlookupds
-    it has, more than half of which must agree when a follower adopts by itself.
+    it has, more than half of which must agree when a follower adopts by itself. `meant`: the life of the follower that
+    it wants, or `ANY_LIFE`: whoever is at this address.
     """
 
     TYPE: ClassVar = 2
@@ -191,6 +196,7 @@ class Hello:
     disk: bool = attrs.field(validator=_flag)
     others: list[str] = attrs.field(factory=list, validator=_addresses)
     registries: int = attrs.field(default=0, validator=_number)
+    meant: bytes = attrs.field(default=ANY_LIFE, validator=_bytes(LIFE_SIZE))
 
 
 @attrs.frozen
@@ -407,6 +413,21 @@ class Ended:
     life: bytes = attrs.field(validator=_bytes(LIFE_SIZE))
 
 
+@attrs.frozen
+class Others:
+    """From the leader: `Hello.others`, when they have changed."""
+
+    TYPE: ClassVar = 26
+    others: list[str] = attrs.field(validator=_addresses)
+
+
+@attrs.frozen
+class Dismissed:
+    """From the leader: other followers have everything; this copy is to go. The answer is `Found`."""
+
+    TYPE: ClassVar = 27
+
+
 Frame: TypeAlias = (
     Challenge
     | Hello
@@ -433,6 +454,8 @@ Frame: TypeAlias = (
     | Found
     | Finished
     | Ended
+    | Others
+    | Dismissed
 )
 _TYPES: Final[dict[int, type[Any]]] = {kind.TYPE: kind for kind in Frame.__args__}
 _FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {

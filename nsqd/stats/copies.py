@@ -14,7 +14,9 @@ class FollowerStats:
     """One follower. `state`: for people. `lag`: appends that it has not acknowledged; None without a connection.
 
     `lag_bytes`: of logs that it was not sent yet; `lag_seconds`: for so long it has owed an acknowledgement; likewise.
-    `troubles`: topics that it has in a form that is not known here, and why; nothing of them is copied.
+    `troubles`: topics that it has in a form that is not known here, and why; nothing of them is copied. `life`: of its
+    data path, hexadecimal, once it has said so. `dismissed`: it has a successor, and removes its copy when that one has
+    everything.
     """
 
     address: str
@@ -25,6 +27,8 @@ class FollowerStats:
     lag_seconds: float | None
     sent_bytes: int
     troubles: dict[str, str]
+    life: str = ""
+    dismissed: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -55,6 +59,8 @@ class HeldStats:
 class CopiesStats:
     """`wanted` and `in_step`: copies, this nsqd's own included. `held`: those of others.
 
+    `trouble`: why there are too few followers to choose from; empty when there are enough.
+
     Since the start: `restored_bytes`: fetched from followers before it. `published_again`: messages that only a
     follower had. `adoptions`: of copies that are here.
 
@@ -68,6 +74,7 @@ class CopiesStats:
     adoptions: int
     followers: list[FollowerStats]
     held: list[HeldStats]
+    trouble: str = ""
     adopt: str = "manual"
     obstacle: str | None = None
 

@@ -48,7 +48,7 @@ class FakeUpstream(Upstream):
         value = response(params) if callable(response) else response
         return value if isinstance(value, bytes) else msgspec.json.encode(value)
 
-    async def post(self, address: str, path: str, params: Mapping[str, str]) -> None:
+    async def post(self, address: str, path: str, params: Mapping[str, str], body: bytes = b"") -> None:
         """As `Upstream.post`: every daemon of the table does what is asked."""
         self.requests[f"{address}{path}"] += 1
         await trio.lowlevel.checkpoint()

@@ -39,6 +39,8 @@ PAGES = (
     "/topics/t",
     "/topics/t/c",
     "/topics/good/c",
+    "/messages/t/c",
+    "/messages/good/c?state=deferred",
     "/nodes",
     "/lookup",
 )
@@ -58,6 +60,8 @@ CHANGES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("POST", "/api/topics/t/c", {"action": "empty"}),
     ("DELETE", f"/api/nodes/{BAD[0]}", {"topic": "t"}),
     ("POST", f"/api/nodes/{BAD[0]}", {"action": "adopt_copy", "life": "0123456789abcdef0123456789abcdef"}),
+    ("POST", "/api/messages/t", {"node": BAD[0], "body": "b"}),
+    ("POST", "/api/messages/t/c", {"action": "finish", "node": BAD[0], "id": "0123456789abcdef"}),
     ("DELETE", "/api/topics/t/c", {}),
     ("DELETE", "/api/topics/t", {}),
 )

@@ -21,6 +21,7 @@ PAGES = (
     "/topics",
     "/topics/:topic",
     "/topics/:topic/:channel",
+    "/messages/:topic/:channel",
     "/nodes",
     "/nodes/:node",
     "/counter",

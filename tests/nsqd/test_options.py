@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import attrs
 import pytest
 
 from nsqd import options as module
-from nsqd.options import NsqdOptions, default_node_id, load, validate
+from nsqd.options import NsqdOptions, chooses_followers, default_node_id, load, validate
 from nsqkit.options import (
     BOOL,
     DURATION,
@@ -107,6 +108,8 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("drain-timeout", None, DURATION, 0),
     ("max-buffered-bytes", None, INT, 268435456),
     ("replicate-to", None, STRINGS, []),
+    ("copies", None, INT, 0),
+    ("replace-after", None, DURATION, 10 * MINUTE),
     ("replication-address", None, STRING, ""),
     ("replication-secret-file", None, STRING, ""),
     ("replication-tls", None, BOOL, False),
@@ -298,6 +301,16 @@ def test_options_change_at_run_time() -> None:
     assert option_value(options, "nsqlookupd_tcp_addresses").value == ["a:1"]
 
 
+def auto(**changes: Any) -> NsqdOptions:
+    options: dict[str, Any] = {
+        "replicate_to": ["auto"],
+        "nsqlookupd_tcp_addresses": ["r:4160"],
+        "replication_secret_file": "secret",
+        **changes,
+    }
+    return NsqdOptions(**options)
+
+
 class TestValidate:
     def test_the_defaults_are_fine_and_stay_what_they_are(self) -> None:
         options = NsqdOptions()
@@ -351,6 +364,24 @@ class TestValidate:
                 NsqdOptions(broadcast_tcp_port=65536),
                 "--broadcast-tcp-port must be between 0 and 65535, not 65536",
             ),
+            (auto(replicate_to=["auto", "a:1"]), "--replicate-to=auto together with an address"),
+            (
+                auto(nsqlookupd_tcp_addresses=[]),
+                "--replicate-to=auto needs --lookupd-tcp-address: followers are "
+                "chosen among those known there",
+            ),
+            (auto(replication_secret_file=""), "--replicate-to=auto needs --replication-secret-file"),
+            (auto(copies=1), "--copies must be [2,16]"),
+            (auto(copies=17), "--copies must be [2,16]"),
+            (auto(ack_copies=3), "--ack-copies must be [1,2]: --copies is 2"),
+            (auto(copies=3, min_copies=4), "--min-copies must be [1,3]: --copies is 3"),
+            (auto(replace_after=SECOND - 1), "--replace-after must be at least 1s, not 999.999999ms"),
+            (NsqdOptions(copies=2), "--copies needs --replicate-to=auto"),
+            (NsqdOptions(copies=2, replicate_to=["127.0.0.1:1"]), "--copies needs --replicate-to=auto"),
+            (
+                NsqdOptions(ack_copies=2),
+                "--ack-copies must be [1,1]: there are 0 addresses in --replicate-to",
+            ),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
@@ -396,6 +427,20 @@ class TestValidate:
         options = NsqdOptions(sync_every=sync_every)
         validate(options)
         assert options.durability == level
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            lambda: auto(ack_copies=2, min_copies=2),
+            lambda: auto(replication_secret_file="", replication_address="127.0.0.1:4159"),
+            lambda: auto(replication_secret_file="", stand_in=True),  # it inherits the rest from its parent
+        ],
+    )
+    def test_followers_that_are_chosen_make_two_copies(self, options: Callable[[], NsqdOptions]) -> None:
+        found = options()
+        validate(found)
+        assert found.copies == 2
+        assert chooses_followers(found)
 
     def test_no_message_timeout_is_the_longest(self) -> None:
         options = load(["--msg-timeout=0", "--max-msg-timeout=7m"])

@@ -15,19 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsqadmin.api import action_handlers
+from nsqadmin.bodies import shown_body
 from nsqadmin.graphite import _first_value
 from nsqadmin.upstream.copies import read_copies
 from nsqadmin.upstream.decoding import decode_stats
 from nsqadmin.upstream.draining import read_draining
+from nsqadmin.upstream.messages import decode_messages
 from nsqd.auth.state import AuthFailed
+from nsqd.http.message_filter import MessageFilter
 from nsqd.importing import ImportRefused
 from nsqd.importing.journal import JOURNAL, Journal
 from nsqd.importing.source import _read_metadata
+from nsqd.lookup.known_nodes import parse_nodes
 from nsqd.lookup.protocol import RegistryError, parse_identity
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.identify import _fields
 from nsqd.replication.finished_elsewhere import read_line
 from nsqd.replication.keep import CopyNote
+from nsqd.replication.placement import Placed
 from nsqd.replication.seal import SEAL, Seal
 from nsqd.replication.unasked import Unasked
 from nsqd.testing.memory_storage import MemoryStorage
@@ -218,6 +223,12 @@ def _unasked(text: bytes, folder: Path) -> object:
     return Unasked(storage).doubts("a:1")
 
 
+def _placed(text: bytes, folder: Path) -> object:
+    storage = MemoryStorage()
+    storage.replace("nsqd.followers", text)
+    return Placed.read(storage)
+
+
 @attrs.define
 class _Request:
     body: bytes
@@ -235,17 +246,28 @@ def _nodes(text: bytes, folder: Path) -> object:
 
 
 User = Callable[[bytes, Path], object]
+
+
+def _filtered(text: bytes) -> bool:
+    return MessageFilter(values=[(["a"], text.decode("utf-8", "replace"))]).matches(text)
+
+
 USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqd/auth/state.py": (lambda text, _: parsed(text, 0.0), (AuthFailed,)),
     "nsqd/lookup/protocol.py": (lambda text, _: parse_identity(text), (RegistryError,)),
     "nsqd/lookup/known_channels.py": (lambda text, _: decode_json_as(text, dict), (DecodeError,)),
+    "nsqd/http/message_filter.py": (lambda text, _: _filtered(text), ()),
+    "nsqd/lookup/known_nodes.py": (lambda text, _: parse_nodes(text), (DecodeError,)),
     "nsqd/protocol_v2/identify.py": (lambda text, _: _fields(text), (ProtocolError,)),
     "nsqd/importing/journal.py": (_journal, (ImportRefused,)),
     "nsqd/importing/source.py": (_metadata, (ImportRefused,)),
     "nsqlookupd/protocol_v1.py": (lambda text, _: _producer_info(text, "r:1"), (ProtocolError,)),
     "nsqadmin/upstream/decoding.py": (lambda text, _: decode_stats(text, clients=True), (DecodeError,)),
+    "nsqadmin/upstream/messages.py": (lambda text, _: decode_messages(text), (DecodeError,)),
+    "nsqadmin/bodies.py": (lambda text, _: shown_body(text), ()),
     "nsqadmin/upstream/copies.py": (lambda text, _: read_copies(msgspec.Raw(text)), ()),
     "nsqd/replication/keep.py": (_copy_note, ()),
+    "nsqd/replication/placement.py": (_placed, ()),
     "nsqd/replication/seal.py": (_seal, ()),
     "nsqd/replication/unasked.py": (_unasked, ()),
     "nsqd/replication/finished_elsewhere.py": (lambda text, _: read_line(text), (ValueError,)),

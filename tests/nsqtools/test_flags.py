@@ -11,7 +11,7 @@ import pytest
 from nsqkit.client import ClientOptions
 from nsqkit.options import OptionError
 from nsqkit.version import VERSION
-from nsqtools import nsq_stat, nsq_tail, nsq_to_http, nsq_to_nsq, to_nsq
+from nsqtools import nsq_peek, nsq_stat, nsq_tail, nsq_to_http, nsq_to_nsq, to_nsq
 from nsqtools.common import client_options
 from nsqtools.nsq_to_file import program as nsq_to_file
 from nsqtools.nsq_to_file.options import load, validate
@@ -32,6 +32,7 @@ MAINS: dict[str, Callable[[], None]] = {
     "nsq_tail": nsq_tail.main,
     "to_nsq": to_nsq.main,
     "nsq_to_file": nsq_to_file.main,
+    "nsq_peek": nsq_peek.main,
     "nsq_stat": nsq_stat.main,
     "nsq_to_http": nsq_to_http.main,
     "nsq_to_nsq": nsq_to_nsq.main,
@@ -144,6 +145,22 @@ REFUSED = [
     ("nsq_stat", [*STAT, "-lookupd-http-address=https://a:1"], f"--lookupd-http-address {NO_SCHEME}"),
     ("nsq_stat", [*STAT, "-nsqd-http-address=a"], "--nsqd-http-address: missing port in address 'a'"),
     ("nsq_stat", ["-topic=a b", "-channel=c", NSQD_HTTP], "--topic is invalid: 'a b'"),
+    ("nsq_peek", [NSQD_HTTP, "-topic=t"], BOTH_REQUIRED),
+    ("nsq_peek", STAT, "--nsqd-http-address or --lookupd-http-address required"),
+    ("nsq_peek", ["-topic=t", "-channel=c d", NSQD_HTTP], "--channel is invalid: 'c d'"),
+    (
+        "nsq_peek",
+        [NSQD_HTTP, *STAT, "-state=waiting"],
+        "--state must be one of ready, in_flight, requeued, deferred, not 'waiting'",
+    ),
+    ("nsq_peek", [NSQD_HTTP, *STAT, "-format=xml"], "--format must be body or json, not 'xml'"),
+    ("nsq_peek", [NSQD_HTTP, *STAT, "-json=/id"], "--json is invalid: '/id'; an example is /order/id=42"),
+    ("nsq_peek", [NSQD_HTTP, *STAT, "-json=id=1"], "--json is invalid: 'id=1'; an example is /order/id=42"),
+    (
+        "nsq_peek",
+        [NSQD_HTTP, *STAT, "-http-client-request-timeout=0"],
+        "--http-client-request-timeout should be positive",
+    ),
     ("nsq_to_http", [NSQD, POST], BOTH_REQUIRED),
     ("nsq_to_http", [*TO_HTTP, POST, "-channel="], BOTH_REQUIRED),
     ("nsq_to_http", ["-topic=t", POST], ONE_OF_BOTH),
@@ -296,7 +313,7 @@ def test_help_teaches(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert out == ""
     assert err.startswith(f"{name} - ")
     assert f"  {name} --topic" in err or f"| {name} --topic" in err
-    assert "max_attempts" in err or name in ("to_nsq", "nsq_stat")
+    assert "max_attempts" in err or name in ("to_nsq", "nsq_stat", "nsq_peek")
     assert max(map(len, err.splitlines())) <= 115
 
 

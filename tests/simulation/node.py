@@ -102,7 +102,7 @@ class NodeLeader(LeaderMachine):
         self._announced = []
         if cluster.fence:
             daemon.rounds = Rounds(daemon)
-            fence = Fence(cluster.adopt_after / 2, len(cluster.registry_names), len(self.followers))
+            fence = Fence(cluster.adopt_after / 2, len(cluster.registry_names))
             self.fencing = Fencing(daemon.broker, daemon.rounds, fence)  # type: ignore[arg-type]
         cluster.leader_of[life.life_id.hex()] = self
         fields = {
@@ -127,7 +127,7 @@ class NodeLeader(LeaderMachine):
 
     def heard_follower(self, link: Link, beat: int) -> None:
         if self.fencing is not None:
-            self.fencing.heard_follower(link.follower, link.beats[beat])
+            self.fencing.heard_follower(link.follower, link.beats[beat], self.followers)
 
     def round(self) -> None:
         node, daemon = self.host, self.daemon

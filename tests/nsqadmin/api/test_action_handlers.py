@@ -144,6 +144,33 @@ class TestCalls:
             f"POST {nsqd.address}/replicas/adopt?life={LIFE}",
         ]
 
+    @pytest.mark.parametrize("action", ["finish", "requeue"])
+    async def test_a_message_is_changed_at_its_node_only(self, action: str) -> None:
+        body = {"action": action, "id": MESSAGE_ID, "seq": "7"}
+        async with scripted() as script:
+            nsqd, other = await nsqd_with_topic(script), await nsqd_with_topic(script)
+            nsqd.on(f"/message/{action}")
+            registry = await registry_of(script, nsqd, other)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", "/api/messages/t/c", {**body, "node": nsqd.address})
+        assert (response.status_code, response.json()) == (200, {"message": ""})
+        assert script.calls == [
+            f"GET {registry.address}/nodes",
+            f"POST {nsqd.address}/message/{action}?topic=t&channel=c&id={MESSAGE_ID}&seq=7",
+        ]
+
+    async def test_a_message_is_published_to_one_node(self) -> None:
+        async with scripted() as script:
+            nsqd, other = await nsqd_with_topic(script), await nsqd_with_topic(script)
+            nsqd.on("/pub")
+            registry = await registry_of(script, nsqd, other)
+            async with serving(lookupds=[registry.address]) as browser:
+                body = {"node": nsqd.address, "body": "ü & b"}
+                response = await browser.ask("POST", "/api/messages/t", body)
+        assert (response.status_code, response.json()) == (200, {"message": ""})
+        assert script.calls == [f"GET {registry.address}/nodes", f"POST {nsqd.address}/pub?topic=t"]
+        assert script.requests[-1].body == "ü & b".encode()
+
     async def test_without_registries_the_nsqds_that_have_the_topic_are_called(self) -> None:
         async with scripted() as script:
             having, lacking = await nsqd_with_topic(script), await script.nsqd({"topics": None})
@@ -335,7 +362,15 @@ class TestFailures:
         assert response.json() == {"message": "UPSTREAM_ERROR: failed to query any nsqlookupd: "}
 
 
+MESSAGE_ID = "0123456789abcdef"
+FINISH = {"action": "finish", "node": "1.1.1.1:1", "id": MESSAGE_ID}
 BAD_BODIES = [
+    ("POST", "/api/messages/t", b"", "EOF"),
+    ("POST", "/api/messages/t", b'{"node":"1.1.1.1:1"}', "MSG_EMPTY"),
+    ("POST", "/api/messages/bad%20name", b'{"node":"1.1.1.1:1","body":"b"}', "INVALID_TOPIC"),
+    ("POST", "/api/messages/t/c", b'{"action":"touch"}', "INVALID_ACTION"),
+    ("POST", "/api/messages/t/c", b'{"action":"finish","id":"short"}', "INVALID_ID"),
+    ("POST", "/api/messages/t/c", b'{"action":"finish","id":"0123456789abcdef","seq":"-1"}', "INVALID_ID"),
     ("POST", "/api/topics", b"", "EOF"),
     ("POST", "/api/topics", b'{"topic":"bad name"}', "INVALID_TOPIC"),
     ("POST", "/api/topics", b"{}", "INVALID_TOPIC"),
@@ -371,6 +406,8 @@ ACTIONS = [
     ("POST", "/api/nodes/1.1.1.1:1", {"action": "drain"}),
     ("POST", "/api/nodes/1.1.1.1:1", {"action": "cancel_drain"}),
     ("POST", "/api/nodes/1.1.1.1:1", ADOPT),
+    ("POST", "/api/messages/t", {"node": "1.1.1.1:1", "body": "b"}),
+    ("POST", "/api/messages/t/c", FINISH),
     ("POST", "/api/topics", {"topic": "t"}),
     ("POST", "/api/topics/t", {"action": "pause"}),
     ("POST", "/api/topics/t/c", {"action": "pause"}),

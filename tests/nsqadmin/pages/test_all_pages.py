@@ -27,6 +27,7 @@ from tests.nsqadmin.pages.cluster import (
     snapshot,
     topic,
 )
+from tests.nsqadmin.pages.messages import FakeUpstream, message, response
 from tests.nsqadmin.pages.reading import HtmlPage, fetch, respond
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}</script><!--"
@@ -83,13 +84,23 @@ def console_with(name: str, **options: Any) -> Console:
         snapshot(held, nodes=nodes, problems=[problem(name, error=name)]),
         clients=clients,
         history=FakeHistory([1.0, 2.0, 3.0]),
-        queries=FakeQueries({name: [name]}),
+        queries=FakeQueries({name: [name]}, upstream=FakeUpstream({NODE: hostile_messages(name)})),
         graphite_url="http://graphite.example:8080",
         alarms=[
             Alarm(kind=kind, subject=Subject(topic=name, channel=name), since=NOW, text=name, advice=name)
             for kind in Kind
         ],
         **options,
+    )
+
+
+def hostile_messages(name: str) -> dict[str, Any]:
+    """A page of messages in which everything is this."""
+    consumer = {"client_id": name, "hostname": name, "remote_address": name}
+    return response(
+        message(1, name, consumer=consumer),
+        message(2, json.dumps({name: name}), id=name[:16].ljust(16, "!")),
+        following=3,
     )
 
 
@@ -101,7 +112,9 @@ def paths(name: str) -> list[str]:
         f"/nodes/{NODE}",
         f"/topics/{percent(name)}",
         f"/topics/{percent(name)}/{percent(name)}",
+        f"/messages/{percent(name)}/{percent(name)}?state=in_flight",
         "/topics/none",
+        "/messages/none/none",
         "/topics/none/none",
         "/nodes/none",
         "/lookup",

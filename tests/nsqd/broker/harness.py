@@ -16,6 +16,7 @@ from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Subscription, To
 from nsqd.broker.log_backlog import LogBacklog
 from nsqd.broker.log_view import LogView
 from nsqd.broker.memory_backlog import MemoryBacklog
+from nsqd.broker.peek import Entry, PeekState, peek_channel
 from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
 from nsqd.log.jobs import Job
 from nsqd.log.store import Store, StoreOptions
@@ -358,6 +359,49 @@ def deferred_of(channel: Channel) -> dict[int, tuple[int, float]]:
     """seq -> (attempts, due)."""
     entries = {seq: channel.deferred.get(seq) for seq in channel.deferred}
     return {seq: entry for seq, entry in entries.items() if entry is not None}
+
+
+def peeked(channel: Channel, state: PeekState, limit: int = 1000) -> list[tuple[Entry, Message]]:
+    """All messages in this state, looked at in pages of `limit`. All must be readable."""
+    found: list[tuple[Entry, Message]] = []
+    start: int | None = 0
+    while start is not None:
+        page = peek_channel(channel, state, start, limit)
+        with page.frames() as frames:
+            for entry, frame in zip(page.entries, frames, strict=True):
+                assert frame is not None
+                found.append((entry, decode_message(frame)))
+        start = page.start_at(len(page.entries))
+        assert page.count >= len(found) == len({entry.seq for entry, _ in found})
+    assert page.count == len(found)
+    return found
+
+
+def everything_of(harness: Harness, channel: Channel) -> object:
+    """The whole state of a channel, and of what it shares with others, in values that can be compared."""
+    context, backlog = channel.context, channel.backlog
+    clients = [*channel.subscriptions, *channel.delivery.disconnected]
+    state: list[object] = [
+        attrs.astuple(channel.counts),
+        list(channel.requeued),
+        deferred_of(channel),
+        [(client, list(client.in_flight.items()), list(client.outbox.items)) for client in clients],
+        [list(queue) for queue in channel.delivery.queues],
+        (list(context.to_commit), list(context.to_pump), list(context.to_maintain), context.timers.next()),
+        list(harness.broker.store.jobs),
+    ]
+    if isinstance(backlog, LogBacklog):
+        log, window = backlog.view.log, backlog.view.window
+        state += [
+            (backlog.cursor, list(backlog.settled), list(backlog.skip), list(backlog._to_settle)),
+            (list(backlog._unwritten), dict(backlog._unwritten_awaiting), backlog.view.high_watermark),
+            (window.base, list(window.frames), dict(backlog.cache._frames)),
+            [(s.path, s.file.size, s.file.closed, list(s.marks), dict(s.blocks)) for s in log.segments],
+            (dict(log.moved), log.end, harness.memory.files(log.folder)),
+        ]
+    elif isinstance(backlog, MemoryBacklog):
+        state += [list(backlog._queue), dict(backlog._frames), set(backlog._unread), backlog._budget.used]
+    return state
 
 
 def held_bytes(place: Topic | Channel) -> int:

@@ -87,6 +87,16 @@ class Scene:
         self.channel.finish_elsewhere([(0, 1)])
         self.harness.round()
 
+    def finish_by_operator(self) -> None:
+        known = self.state is not MessageState.SETTLED
+        assert self.channel.finish_message(0, self.id) is known
+        self.harness.round()
+
+    def requeue_by_operator(self) -> None:
+        known = self.state is not MessageState.SETTLED
+        assert self.channel.requeue_message(0, self.id) is known
+        self.harness.round()
+
     def requeue(self) -> None:
         self.harness.requeue(self.owner, self.id, 0)
 
@@ -137,6 +147,8 @@ PLAYED: dict[MessageEvent, Callable[[Scene], None]] = {
     MessageEvent.SAMPLE_OUT: Scene.sample_out,
     MessageEvent.FINISH: Scene.finish,
     MessageEvent.FINISH_ELSEWHERE: Scene.finish_elsewhere,
+    MessageEvent.FINISH_BY_OPERATOR: Scene.finish_by_operator,
+    MessageEvent.REQUEUE_BY_OPERATOR: Scene.requeue_by_operator,
     MessageEvent.REQUEUE: Scene.requeue,
     MessageEvent.DEFER: Scene.defer,
     MessageEvent.TOUCH: Scene.touch,

@@ -16,9 +16,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nsqd.broker import Channel, Refused, Topology, retention
+from nsqd.broker.peek import PeekState, search
 from nsqd.log.store import StoreOptions
 from nsqkit.wire.names import is_ephemeral
-from tests.nsqd.broker.harness import Consumer, Harness, conserved, deferred_of, log_backlog
+from tests.nsqd.broker.harness import (
+    Consumer,
+    Harness,
+    conserved,
+    deferred_of,
+    everything_of,
+    log_backlog,
+    peeked,
+)
 from tests.nsqd.broker.model import ChannelModel, Copy, TopicModel
 
 PLACES = [Topology("eu", "eu-1"), Topology("eu", "eu-2"), None]
@@ -234,6 +243,49 @@ class CoreMachine(RuleBasedStateMachine):
             consumer, copy = entry
             copy.deadline = min(self.now + consumer.subscription.timeout, copy.limit)
             self.harness.touch(consumer, copy.id)
+
+    # --- operators
+
+    def copies(self) -> list[tuple[Channel, ChannelModel, Copy]]:
+        return [(channel, model, copy) for channel, model in self.pairs() for copy in model.copies.values()]
+
+    def found(self, pick: int) -> tuple[Channel, ChannelModel, Copy, int] | None:
+        """A message in some state of some channel, and its seq, found by its id."""
+        copies = self.copies()
+        if not copies:
+            return None
+        channel, model, copy = copies[pick % len(copies)]
+        found = search(self.harness.topic(channel.topic_name), copy.id)()
+        assert found is not None or not model.durable
+        return (channel, model, copy, found[0]) if found else None
+
+    @precondition(has_topics)
+    @rule(pick=picks)
+    def finish_by_operator(self, pick: int) -> None:
+        if entry := self.found(pick):
+            channel, model, copy, seq = entry
+            known = channel.finish_message(seq, copy.id)
+            assert known or not model.durable
+            if not known:
+                return
+            owner, copy.seq = copy.owner, seq
+            model.finish(copy.id)
+            self.harness.round()
+            assert not channel.finish_message(seq, copy.id)
+            if isinstance(owner, Consumer):
+                assert self.harness.finish(owner, copy.id) == [copy.id], "it is not in flight any more"
+
+    @precondition(has_topics)
+    @rule(pick=picks)
+    def requeue_by_operator(self, pick: int) -> None:
+        if entry := self.found(pick):
+            channel, model, copy, seq = entry
+            known = channel.requeue_message(seq, copy.id)
+            assert known or not model.durable
+            copy.seq = seq
+            if known and copy.state != "ready":
+                copy.park()
+            self.harness.round()
 
     # --- topics and channels
 
@@ -456,6 +508,7 @@ class CoreMachine(RuleBasedStateMachine):
             assert set(channel.latency._published) == {entry[0] for entry in channel.delivery.in_flight()}
         self.check_oldest(channel, model)
         channel.invariant()
+        self.check_peeks(channel, model)
         if model.durable:
             assert channel.depth == len(model.at("ready"))
             assert len(channel.deferred) == len(model.at("deferred"))
@@ -466,6 +519,28 @@ class CoreMachine(RuleBasedStateMachine):
         else:
             assert conserved(channel)
             assert channel.depth <= len(model.at("ready"))
+
+    def check_peeks(self, channel: Channel, model: ChannelModel) -> None:
+        """What is seen is what there is, and looking changes nothing."""
+        before = everything_of(self.harness, channel)
+        seen = {state: peeked(channel, state, limit=3) for state in PeekState}
+        assert everything_of(self.harness, channel) == before
+        for messages in seen.values():
+            assert all((m.timestamp_ns, m.body) == self.sent[m.id] for _, m in messages)
+        ids = {state: sorted(message.id for _, message in messages) for state, messages in seen.items()}
+        ready = sorted(ids[PeekState.READY] + ids[PeekState.REQUEUED])
+        assert ids[PeekState.IN_FLIGHT] == sorted(copy.id for copy in model.at("in flight"))
+        if model.durable:
+            assert ready == sorted(copy.id for copy in model.at("ready"))
+            assert ids[PeekState.DEFERRED] == sorted(copy.id for copy in model.at("deferred"))
+        else:
+            assert {*ready} <= {copy.id for copy in model.at("ready")}
+            assert {*ids[PeekState.DEFERRED]} <= {copy.id for copy in model.at("deferred")}
+        for entry, message in seen[PeekState.IN_FLIGHT]:
+            copy = model.copies[message.id]
+            assert (entry.attempts, entry.due) == (copy.most, copy.deadline)
+            assert entry.owner is not None
+            assert copy.owner is (None if entry.owner.disconnected else entry.owner.outbox.client)
 
     def check_oldest(self, channel: Channel, model: ChannelModel) -> None:
         unfinished = model.at("ready") + model.at("in flight") + model.at("deferred")

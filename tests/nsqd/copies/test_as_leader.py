@@ -37,6 +37,7 @@ async def test_a_sync_that_hangs_is_told_to_followers(
 ) -> None:
     setting = Setting(tmp_path, FOLLOWER)
     nsqd, rounds, ends = setting.nsqd, setting.rounds, threading.Event()
+    assert setting.leader._links is not None
     (link,) = setting.leader._links
     hanging = link._leader.hanging
 
@@ -73,7 +74,7 @@ async def test_what_a_follower_said_before_the_start_is_given_up_but_for_numbers
     setting.leader._unasked.add(["f:1"], {generation: Doubt(0, 0)})  # nothing was there when it was not asked
     setting.leader._sealed_by = {"f:1": {generation: [(0, 5)]}, "g:1": {generation: [(1, 3)]}}
     setting.copies._told_identity = Identity(b"l" * 16, 1, b"s" * 16, "us", b"")
-    setting.leader._options.replicate_to = []
+    setting.leader._wanted = []
     await setting.copies.hand_over_before_serving()
     setting.nsqd.kill()
     assert setting.nsqd.drain(setting.nsqd.subscribe("c", rdy=10)) == [b"m0", b"m3", b"m4"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -92,6 +92,10 @@ class FakeDaemon:
     @property
     def connection_count(self) -> int:
         return len(self.connected)
+
+    def consumers(self, subscriptions: Collection[Subscription]) -> Mapping[Subscription, ClientStats]:
+        connected = [subscription for subscription in subscriptions if not subscription.disconnected]
+        return {subscription: client_stats() for subscription in connected}
 
     def round(self) -> None:
         assert not self.in_round, "rounds do not nest"

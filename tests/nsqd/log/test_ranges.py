@@ -83,6 +83,8 @@ def test_gaps_and_counts_of_a_stretch(plain: set[int], start: int, end: int) -> 
     gaps = ranges.gaps(start, end)
     assert members(RangeSet(gaps)) == stretch - plain
     assert sum(b - a for a, b in gaps) == len(stretch - plain)
+    for limit in (1, 2, LIMIT + 1):
+        assert ranges.first_outside(start, end, limit) == sorted(stretch - plain)[:limit]
     assert ranges.count_between(start, end) == len(stretch & plain)
 
 

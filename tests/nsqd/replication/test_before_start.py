@@ -17,7 +17,7 @@ from nsqd.replication.frame_stream import FrameStream, answer_leader
 from nsqd.replication.from_leader import Follower
 from nsqd.replication.held_copies import COPIES, HeldCopies, Room
 from nsqd.replication.unasked import Doubt
-from nsqd.replication.wire import AllHeld, Sealed
+from nsqd.replication.wire import ANY_LIFE, AllHeld, Sealed
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.replication.pair import Follower as CopyInMemory
 from tests.nsqd.replication.pair import Leader
@@ -40,7 +40,7 @@ async def ask(
             return ours
 
         found = await ask_followers(
-            [str(number) for number in range(len(followers))],
+            {str(number): ANY_LIFE for number in range(len(followers))},
             LEADER,
             storage,
             Deletions(storage),

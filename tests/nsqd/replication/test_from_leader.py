@@ -16,7 +16,7 @@ from nsqd.log.lock import DataPathLock
 from nsqd.replication.frame_stream import FrameStream, Identity, RefusedUs, greet_follower
 from nsqd.replication.from_leader import HANDSHAKE_TIMEOUT, MAX_STRANGERS
 from nsqd.replication.held_copies import COPIES, CopyState
-from nsqd.replication.keep import Copy
+from nsqd.replication.keep import Copy, CopyNote
 from nsqd.replication.leader_session import SILENCE
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.wire import (
@@ -26,10 +26,12 @@ from nsqd.replication.wire import (
     AllHeld,
     Bye,
     Data,
+    Dismissed,
     FileFrame,
     FolderHeld,
     Found,
     Frame,
+    Others,
     Pass,
     Refused,
     RemoveFolder,
@@ -361,3 +363,86 @@ async def test_a_leader_that_waits_for_its_last_session_does_not_write_to_a_copy
         assert list(setting.held.copies.values()) != [state]
         await frames.send(*BEGIN)
         await until(frames, Ack)
+
+
+# --- followers that come and go
+
+
+async def test_a_dismissed_copy_is_removed_and_the_leader_told(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN, Pass(True))
+        await until(frames, Ack)
+        await frames.send(Dismissed())
+        assert await until(frames, Found) == Found(False, False, False, "")
+        await end(frames)
+        assert not setting.held.copies
+        assert not setting.copy.exists()
+        frames = await setting.session()  # it may be chosen again
+        await frames.send(*BEGIN)
+        await until(frames, Ack)
+
+
+async def test_a_copy_that_is_adopted_meanwhile_is_never_removed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as setting:
+        ended = setting.follower._session_ended
+
+        def adopted_at_its_end(of: CopyState, copy: Copy) -> None:
+            ended(of, copy)
+            setting.held.seal(of)
+
+        monkeypatch.setattr(setting.follower, "_session_ended", adopted_at_its_end)
+        frames = await setting.session()
+        await frames.send(*BEGIN)
+        await until(frames, Ack)
+        (state,) = setting.held.copies.values()
+        await frames.send(Dismissed())
+        await end(frames)
+        assert list(setting.held.copies.values()) == [state]
+        assert (setting.copy / LOG).read_bytes() == b"messages"
+
+
+async def test_a_copy_that_cannot_be_removed_is_not_said_to_be_gone(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("read-only file system")
+
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        monkeypatch.setattr(FileStorage, "rename_folder", fails)
+        await frames.send(Dismissed())
+        assert await end(frames) == "the connection was closed"
+        assert setting.copy.exists()
+        await setting.session()
+
+
+async def test_who_means_another_nsqd_leaves_nothing_behind(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Another one is at this address now, or this one has got an empty disk."""
+    async with running(tmp_path) as setting:
+        with pytest.raises(RefusedUs, match="another nsqd is meant"):
+            await greet_follower(setting.connect(), LEADER, disk=False, meant=b"x" * 16)
+        assert not setting.held.copies
+        await greet_follower(setting.connect(), LEADER, disk=False, meant=US.life)
+        await settled()
+        assert len(setting.held.copies) == 1
+
+
+async def test_where_the_others_are_now_is_noted(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        await frames.send(Others(["a:1", "b:1"]), Ticket(1))
+        await until(frames, Ack)
+        (state,) = setting.held.copies.values()
+        assert state.note.others == ("a:1", "b:1")
+        note = CopyNote.read(state.storage)
+        assert note is not None
+        assert note.others == ("a:1", "b:1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,14 @@ from nsqd.replication.safety import Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
 from nsqd.replication.take_back import Stranded, TakeBack
-from nsqd.replication.to_follower import PAUSE, REFUSED_PAUSE, SILENCE, STRANDED, FollowerLink
+from nsqd.replication.to_follower import (
+    DISMISSED_PAUSE,
+    PAUSE,
+    REFUSED_PAUSE,
+    SILENCE,
+    STRANDED,
+    FollowerLink,
+)
 from nsqd.replication.to_follower import Leader as LeaderOfLink
 from nsqd.replication.wire import (
     Ack,
@@ -30,13 +38,16 @@ from nsqd.replication.wire import (
     Bye,
     Challenge,
     Data,
+    Dismissed,
     Echo,
+    Ended,
     Fetch,
     Finished,
     FolderHeld,
     Found,
     Frame,
     Hello,
+    Others,
     Pass,
     Refused,
     Remove,
@@ -67,6 +78,9 @@ class Setting:
     handed_over: list[Owned] = attrs.field(factory=list)
     connected_at: list[float] = attrs.field(factory=list)
     not_ours: set[int] = attrs.field(factory=set)
+    others: list[str] = attrs.field(factory=lambda: ["other:1", "f:4159"])
+    may_go: bool = False
+    """A dismissed follower."""
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
     fault: Exception | None = None
     awaited: bool = True
@@ -95,7 +109,8 @@ class Setting:
             compared=self.compared.append,
             ours=lambda _, owned: {key: ranges for key, ranges in owned.items() if key not in self.not_ours},
             finished_of=lambda owned: [Finished(each, "c", [[0, 5]]) for each in owned],
-            others=lambda address: ["other:1", address],
+            others=lambda _: list(self.others),
+            may_go=lambda link: self.may_go and link is self.link,
             hand_over=lambda ends: self.hand_over(ends),
             heard=lambda *said: self.heard.append(said),
         )
@@ -695,3 +710,127 @@ async def test_a_stop_does_not_wait_for_a_follower_that_is_away(
         await setting.link.stop()
         assert trio.current_time() == before
         nursery.cancel_scope.cancel()
+
+
+# --- followers that come and go
+
+
+async def test_a_link_says_whom_it_means(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        setting.link.meant = IT.life
+        assert setting.link.connected_at is None
+        await setting.in_step()
+        assert setting.link.connected_at == trio.current_time()
+    async with running() as setting:
+        setting.link.meant = b"x" * 16
+        with pytest.raises(NotWelcome, match="another nsqd is meant"):
+            await setting.accept()
+
+
+async def test_a_follower_hears_where_the_others_are_and_knows_it_when_it_has_answered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+
+        async def echo() -> None:
+            beat = await until(frames, Beat)
+            assert isinstance(beat, Beat)
+            await frames.send(Echo(beat.number))
+            await settled()
+
+        assert setting.link.known_others == frozenset()
+        await echo()
+        assert setting.link.known_others == {"other:1", "f:4159"}
+        setting.others = ["new:1"]
+        setting.link.others_changed()
+        assert await until(frames, Others) == Others(["new:1"])
+        assert setting.link.known_others == {"other:1", "f:4159"}
+        await echo()
+        assert setting.link.known_others == {"new:1"}
+        assert [address for address, _ in setting.heard] == ["f:4159"] * 2
+
+
+async def test_a_dismissed_follower_is_supplied_until_it_may_go(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        setting.link.dismissed = True
+        setting.publish()
+        assert await until(frames, Ticket) == Ticket(setting.nsqd.written)
+        setting.may_go = True
+        assert await until(frames, Dismissed) == Dismissed()
+        await settled()
+        assert not setting.link.is_gone
+        await frames.send(Found(False, False, False, ""))
+        await settled()
+        assert setting.link.is_gone
+        assert setting.compared[-1:] == ["f:4159"]
+        await trio.sleep(1000)
+        assert len(setting.connected_at) == 1
+
+
+async def test_one_that_is_not_dismissed_is_never_told_to_go(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        setting.may_go = True
+        frames = await setting.in_step()
+        for _ in range(5):
+            assert isinstance(await frames.receive(), Beat)
+            await frames.send(Echo(1))
+
+
+async def test_a_dismissal_without_an_answer_is_tried_again(autojump_clock: trio.testing.MockClock) -> None:
+    """It may have been adopted meanwhile: then the next connection tells."""
+    async with running() as setting:
+        setting.link.dismissed = setting.may_go = True
+        for _ in range(2):
+            frames = await setting.accept()
+            await frames.send(AllHeld())
+            assert await frames.receive() == Dismissed()  # nothing is sent to it before
+            await frames.stream.aclose()
+            await settled()
+            assert not setting.link.is_gone
+        frames = await setting.accept()
+        await frames.send(Sealed([[1, 0, 10]]), AllHeld())
+        await until(frames, Bye)
+        assert setting.handed_over == [{1: [(0, 10)]}]
+        assert all(b - a >= DISMISSED_PAUSE for a, b in itertools.pairwise(setting.connected_at))
+
+
+async def test_what_only_a_dismissed_follower_has_is_taken_back_before_it_goes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        setting.link.dismissed = setting.may_go = True
+        frames = await setting.accept()
+        await frames.send(FolderHeld("topic-u", 7, [["0" * 20 + ".log", 100, 0, 1]]), AllHeld())
+        assert isinstance(await until(frames, Fetch | Dismissed), Fetch)
+        assert setting.link.taken_back_until == -1
+        await frames.send(Data(b"x" * 100))
+        await until(frames, Dismissed)
+        assert setting.link.taken_back_until == setting.nsqd.written
+
+
+async def test_lives_that_have_ended_are_told_to_a_dismissed_follower_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        setting.link._leader = attrs.evolve(setting.link._leader, former_lives=[b"o" * 16])
+        setting.link.dismissed = setting.may_go = True
+        frames = await setting.accept()
+        await frames.send(AllHeld())
+        assert [await frames.receive(), await frames.receive()] == [Ended(b"o" * 16), Dismissed()]
+
+
+async def test_a_life_that_ends_empty_leaves_no_copy(autojump_clock: trio.testing.MockClock) -> None:
+    """A stand-in of which everything was finished: nobody will ever need that."""
+    async with running() as setting, trio.open_nursery() as nursery:
+        frames = await setting.in_step()
+        setting.publish()
+        nursery.start_soon(partial(setting.link.stop, empty=True))
+        await until(frames, Ticket)
+        await frames.send(Ack(setting.nsqd.written))
+        assert await until(frames, Dismissed | Bye) == Dismissed()
+        await frames.send(Found(False, False, False, ""))
+    assert setting.link.is_gone

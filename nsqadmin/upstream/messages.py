@@ -1,0 +1,75 @@
+"""Messages in an nsqd's channels, as its `/channel/peek` shows them. The original has no such path."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from nsqadmin.model import Count
+from nsqkit.service.typed_json import decode_bounded
+
+__all__ = ["ID_PATTERN", "STATES", "Message", "MessageConsumer", "MessagePage", "body_of", "decode_messages"]
+
+ID_PATTERN: Final = r"\A[!-~]{16}\Z"
+STATES: Final = ("ready", "in_flight", "requeued", "deferred")
+_MAX_MESSAGES: Final = 1000
+
+_Text = Annotated[str, msgspec.Meta(max_length=1024)]
+
+
+class MessageConsumer(msgspec.Struct, gc=False):
+    """The client that has a message in flight."""
+
+    client_id: _Text = ""
+    hostname: _Text = ""
+    remote_address: _Text = ""
+
+
+class Message(msgspec.Struct, gc=False):
+    """One message. All but `seq` and how it waits is None if the nsqd cannot read it."""
+
+    seq: Count
+    """Its number in the topic of this nsqd."""
+    id: Annotated[str, msgspec.Meta(pattern=ID_PATTERN)] | None = None
+    timestamp: Count | None = None
+    """When it was published, in ns since 1970; so is `due`."""
+    size: Count | None = None
+    truncated: bool | None = None
+    """The body is longer."""
+    encoding: Literal["text", "base64"] | None = None
+    body: str | None = None
+    attempts: Count = 0
+    due: Count | None = None
+    """When it times out, or when its delay ends."""
+    consumer: MessageConsumer | None = None
+
+
+class MessagePage(msgspec.Struct, gc=False):
+    """Some messages of one state. `next`: where the next page begins; None if there is none."""
+
+    count: Count
+    """How many there are in this state."""
+    examined: Count
+    """How many were looked at for this page."""
+    messages: Annotated[list[Message], msgspec.Meta(max_length=_MAX_MESSAGES)]
+    next: Count | None = None
+
+
+def decode_messages(data: bytes) -> MessagePage:
+    """The response to `/channel/peek`. Raises `DecodeError`."""
+    return decode_bounded(data, MessagePage)
+
+
+def body_of(message: Message) -> bytes:
+    """The body; empty if it cannot be read."""
+    if message.body is None:
+        return b""
+    if message.encoding == "base64":
+        try:
+            return base64.b64decode(message.body, validate=True)
+        except binascii.Error:
+            return b""
+    return message.body.encode("utf-8", "replace")

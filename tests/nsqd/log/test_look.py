@@ -1,0 +1,190 @@
+"""Looks at single messages: found at any depth with few reads, whatever became of their segments."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from nsqd.log import look as look_module
+from nsqd.log.look import CHUNK, Look
+from nsqd.log.records import RECORD_HEAD_SIZE
+from nsqd.log.topic_log import Batch, TopicLog
+from nsqd.testing.memory_storage import MemoryStorage
+from nsqkit.wire.frames import encode_message
+from tests.nsqd.log.samples import FOLDER, append, content, flip, frame, new_log, recovered, segments
+
+
+def seen(log: TopicLog, seqs: Sequence[int]) -> list[bytes | None]:
+    return list(looked(log.look(seqs), seqs))
+
+
+def looked(look: Look, seqs: Sequence[int]) -> list[bytes | None]:
+    with contextlib.closing(look.frames(seqs)) as frames:
+        return list(frames)
+
+
+def mixed_log(count: int, storage: MemoryStorage) -> TopicLog:
+    """`count` messages: single ones, batches and deferred ones, between changes that have no messages."""
+    chance = random.Random(count)
+    log = new_log(storage, max_segment_bytes=200_000)
+    while log.end < count:
+        size = min(chance.choice([1, 1, 2, 7]), count - log.end)
+        made = [frame(log.end + at, b"%d" % at * chance.choice([1, 10, 300])) for at in range(size)]
+        delays = [5] * size if chance.random() < 0.2 else None
+        changes = [(20, 1, log.end, 1)] * chance.choice([0, 1, 20])
+        log.append([Batch.of(made, delays)], changes, flowing=True)
+    return log
+
+
+def without_index(log: TopicLog) -> TopicLog:
+    """As after a start."""
+    for segment in log.segments:
+        del segment.marks[1:]
+    return log
+
+
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_each_message_is_found_in_any_order(is_cold: bool) -> None:
+    log = mixed_log(4000, MemoryStorage())
+    assert len(log.segments) > 3
+    everything = seen(log, range(log.end))
+    assert [found and int(found[18:34], 16) for found in everything] == list(range(log.end))
+    if is_cold:
+        without_index(log)
+    marks = [list(segment.marks) for segment in log.segments]
+    seqs = random.Random(1).sample(range(log.end), 300)
+    assert seen(log, seqs) == [everything[seq] for seq in seqs]
+    assert seen(log, sorted(seqs)) == [everything[seq] for seq in sorted(seqs)]
+    assert [list(segment.marks) for segment in log.segments] == marks, "nothing is kept"
+
+
+def test_a_look_into_a_long_segment_without_index_reads_little() -> None:
+    log = new_log(MemoryStorage(), max_segment_bytes=1 << 30)
+    for first in range(0, 200_000, 100):
+        log.append([Batch.of([frame(seq, b"x" * 20) for seq in range(first, first + 100)])])
+    without_index(log)
+    for seq in (0, 1, 99_999, 123_456, 199_999):
+        look = log.look([seq])
+        assert looked(look, [seq]) == [frame(seq, b"x" * 20)]
+        assert look.bytes_read < 4 * CHUNK < log.position / 50
+
+
+def test_what_is_appended_later_does_not_disturb() -> None:
+    log = new_log(MemoryStorage())
+    append(log, 5)
+    look = log.look([4])
+    append(log, 50)
+    assert looked(look, [4]) == [frame(4)]
+
+
+def test_moved_messages_are_found() -> None:
+    log = new_log(MemoryStorage())
+    append(log, 10)
+    log.roll()
+    append(log, 3)
+    log.append_moved([(seq, frame(seq)) for seq in (1, 5)])
+    log.drop(log.segments[:1])
+    assert seen(log, [12, 5, 1, 10]) == [frame(12), frame(5), frame(1), frame(10)]
+    assert seen(log, [2]) == [None], "it is gone"
+    for seq in (1, 5, 10, 12):
+        assert log.look().find(b"%016x" % seq) == (seq, frame(seq))
+    assert log.look().find(b"%016x" % 2) is None
+
+
+def test_a_segment_that_is_removed_meanwhile_is_said() -> None:
+    log = new_log(MemoryStorage())
+    append(log, 5)
+    log.roll()
+    append(log, 5)
+    look = log.look([2, 7])
+    dropped = log.segments[:1]
+    log.drop(dropped)
+    log.remove_files([segment.path for segment in dropped])
+    with pytest.raises(FileNotFoundError):
+        looked(look, [2, 7])
+    assert seen(log, [7]) == [frame(7)]
+
+
+def test_damage_costs_only_what_it_hit() -> None:
+    storage = MemoryStorage()
+    log = new_log(storage)
+    for _ in range(5):
+        append(log, 2)
+    (path,) = segments(storage)
+    offset = content(storage, path).index(b"body 4")
+    flip(storage, path, 8 * offset)
+    expected = [None if seq in (4, 5) else frame(seq) for seq in range(10)]
+    assert seen(log, range(10)) == expected
+    assert [seen(log, [seq])[0] for seq in range(10)] == expected
+
+
+def test_a_body_that_holds_records_of_its_own_file_misleads_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look_module, "NEAR", 64)
+    monkeypatch.setattr(look_module, "PROBE", RECORD_HEAD_SIZE + 8)
+    storage = MemoryStorage()
+    log = new_log(storage)
+    for _ in range(20):
+        append(log, 1)
+    copy = content(storage, log.segments[0].path)[64:]
+    for _ in range(3):
+        log.append([Batch.of([frame(log.end, copy)])])
+        append(log, 5)
+    without_index(log)
+    expected = [frame(seq, copy) if seq in (20, 26, 32) else frame(seq) for seq in range(log.end)]
+    assert seen(log, range(log.end)) == expected
+    assert [seen(log, [seq])[0] for seq in range(log.end)] == expected
+
+
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_ids_are_found(is_cold: bool) -> None:
+    log = mixed_log(1500, MemoryStorage())
+    if is_cold:
+        without_index(log)
+    for seq in random.Random(2).sample(range(log.end), 50):
+        found = log.look().find(b"%016x" % seq)
+        assert found is not None
+        assert (found[0], found[1][18:34]) == (seq, b"%016x" % seq)
+    assert log.look().find(b"%016x" % log.end) is None
+    assert log.look().find(b"f" * 16) is None
+
+
+def test_ids_are_found_where_some_are_missing() -> None:
+    log = new_log(MemoryStorage())
+    log.append([Batch.of([encode_message(0, 1, b"%016x" % number, b"x") for number in (10, 20, 30)])])
+    for number, seq in ((10, 0), (20, 1), (30, 2)):
+        found = log.look().find(b"%016x" % number)
+        assert found is not None
+        assert found[0] == seq
+    for number in (5, 15, 35):
+        assert log.look().find(b"%016x" % number) is None
+
+
+def test_ids_are_found_behind_segments_in_which_nothing_can_be_read() -> None:
+    storage = MemoryStorage()
+    log = new_log(storage)
+    for number in range(6):
+        append(log, 2)
+        if number in (1, 2, 4):
+            path = log.segments[-1].path
+            flip(storage, path, 8 * content(storage, path).index(b"body"))
+        log.roll()
+    for seq in range(12):
+        found = log.look().find(b"%016x" % seq)
+        assert found == (None if seq // 2 in (1, 2, 4) else (seq, frame(seq)))
+
+
+def test_an_empty_log_has_no_ids() -> None:
+    log = new_log(MemoryStorage())
+    assert log.look().find(b"%016x" % 1) is None
+    log.append([], [(20, 1, 0, 1)])
+    assert log.look().find(b"%016x" % 1) is None
+
+
+def test_a_log_after_a_start_is_looked_at() -> None:
+    storage = MemoryStorage()
+    append(new_log(storage), 3, 4)
+    log = recovered(storage, FOLDER).log
+    assert seen(log, range(7)) == [frame(seq) for seq in range(7)]

@@ -235,7 +235,11 @@ class Witness:
         life.ended = True
         self._lives.pop(life.life, None)
         owner = self._lives.get(life.info.stands_in_for)
-        if owner is not None and not owner.connections:
+        if owner is None:
+            return
+        # The connection of a machine that has lost its power lasts for minutes.
+        silent = self._watched - owner.heard_at >= owner.terms.adopt_after
+        if silent or not owner.connections:
             del self._lives[owner.life]
 
     def _life_of(self, member: Member) -> _Life | None:

@@ -68,7 +68,8 @@ class ObservedWitness(Witness):
         if for_good:
             known.pop(member.info.life, None)
             owner = known.get(member.info.stands_in_for)
-            if owner is not None and not owner.connections:
+            silent = owner is not None and now - owner.heard_at >= self._machine.cluster.adopt_after
+            if owner is not None and (silent or not owner.connections):
                 del known[member.info.stands_in_for]
         elif member.info.life in known:
             known[member.info.life].left = True

@@ -308,6 +308,28 @@ class TestStanding:
         s.wait(1000)
         assert s.witness.may_be_adopted(leader, s.now)
 
+    def test_r6_also_when_its_stand_in_has_ended(self, s: Setting) -> None:
+        """All that it had was delivered, and its follower may be away when the leader is back."""
+        lost(s)
+        s.leave(s.connect(STAND_IN, stands_in_for=LEADER), for_good=True)
+        leader = s.connect(LEADER)
+        assert s.witness.may_be_adopted(leader, s.now)
+        assert not s.witness.may_be_adopted(s.connect("7" * 32), s.now), "it has another life by now"
+
+    def test_r6_until_an_operator_has_it_forgotten(self, s: Setting) -> None:
+        leader = s.connect(LEADER)
+        s.connect(STAND_IN, stands_in_for=LEADER)
+        s.witness.disconnected(leader)
+        assert s.witness.forget(LEADER)
+        assert not s.witness.may_be_adopted(s.connect(LEADER), s.now)
+
+    def test_as_many_are_remembered_as_lives(self) -> None:
+        s = Setting(Witness(max_lives=3))
+        for number in range(5):
+            s.leave(s.connect(f"{number:032x}", stands_in_for=f"{number + 10:032x}"), for_good=True)
+        lives = [s.connect(f"{number + 10:032x}") for number in range(5)]
+        assert [s.witness.may_be_adopted(life, s.now) for life in lives] == [False] * 2 + [True] * 3
+
 
 class TestBrake:
     """Rule 6: not too many nodes are silent."""
@@ -462,12 +484,14 @@ class TestBounds:
         follower = s.connect(FOLLOWER)
         for number in range(5_000):
             life = f"{number:032x}"
+            stand_in = s.connect(f"{number + 10_000:032x}", stands_in_for=f"{number + 20_000:032x}")
+            s.leave(stand_in, for_good=True)
             member = s.connect(life, attrs.evolve(TERMS, followers=(FOLLOWER,)))
             s.ask(follower, life)
             s.witness.disconnected(member)
             s.witness.disconnected(s.connect("", node=f"plain{number}"))
         tables = [value for value in vars(s.witness).values() if isinstance(value, dict)]
-        assert sorted(map(len, tables)) == [0, 2, 50, 1_000]
+        assert sorted(map(len, tables)) == [0, 2, 50, 50, 1_000]
         assert all(sys.getsizeof(table) < 1 << 17 for table in tables)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from nsqlookupd.protocol_v1 import Context, Session
 from nsqlookupd.registry import ProducerInfo, Registry
-from nsqlookupd.witness import Answer, Member, Terms, Witness
+from nsqlookupd.witness import DEFAULT_TERMS, Answer, Member, Terms, Witness
 from tests.nsqd.replication.simulation.machine import Machine, Process
 from tests.nsqd.replication.simulation.network import End, Lost
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
 __all__ = ["Known", "RegistryMachine"]
+
+KEEPALIVE: Final = 120.0  # seconds
 
 
 @attrs.define(eq=False)
@@ -26,6 +28,7 @@ class Known:
     info: ProducerInfo
     heard_at: float
     followers: tuple[str, ...] = ()
+    adopt_after: float = DEFAULT_TERMS.adopt_after
     left: bool = False
     connections: int = 0
     granted: tuple[str, float] | None = None
@@ -43,6 +46,7 @@ class ObservedWitness(Witness):
         known = self._heard(info, now)
         known.info = info
         known.connections += 1
+        self._machine.adopted.add(info.stands_in_for)
         return super().connected(info, now)
 
     def disconnected(self, member: Member) -> None:
@@ -60,7 +64,8 @@ class ObservedWitness(Witness):
         return known
 
     def announce(self, member: Member, terms: Terms, now: float) -> None:
-        self._machine.known[member.info.life].followers = terms.followers
+        known = self._machine.known[member.info.life]
+        known.followers, known.adopt_after = terms.followers, terms.adopt_after
         super().announce(member, terms, now)
 
     def leave(self, member: Member, now: float, *, for_good: bool) -> None:
@@ -97,6 +102,8 @@ class RegistryMachine(Machine):
     original: bool = False
     started: float = 0.0
     known: dict[str, Known] = attrs.field(factory=dict)
+    adopted: set[str] = attrs.field(factory=set)
+    """Lives of which it has known a stand-in."""
     registry: Registry = attrs.field(factory=Registry)
     witness: Witness = attrs.field(factory=Witness)
 
@@ -113,7 +120,7 @@ class RegistryMachine(Machine):
     def run(self) -> Process[None]:
         world = self.world
         self.started = world.now
-        self.known = {}
+        self.known, self.adopted = {}, set()
         self.registry = Registry()
         self.witness = ObservedWitness(self)
         identity = {"broadcast_address": self.name, "http_port": 4161, "tcp_port": 4160, "version": "1"}
@@ -141,6 +148,8 @@ class RegistryMachine(Machine):
     def _serve(self, end: End, session: Session) -> bool:
         """All that has arrived. False when the connection has ended."""
         try:
+            if self.world.now - end.heard_at > KEEPALIVE:
+                raise Lost("the kernel has had no answer")
             while (data := end.receive_bytes()) is not None:
                 end.send_bytes(session.feed(data, self.world.now))
         except Lost:

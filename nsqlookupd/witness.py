@@ -26,7 +26,9 @@ of a witness have to be on that side.
   life, and the old one does not count as a silent node for ever. Neither does one that a stand-in serves. When a
   stand-in ends for good, the life that it stood in for is forgotten: nothing is left to adopt.
 - **A leader with a fence asks** whether it may have been adopted (STANDING). A grant counts there for `adopt_after`,
-  also one that was voided since: its follower may have acted on it, and its stand-in not be registered yet.
+  also one that was voided since: its follower may have acted on it, and its stand-in not be registered yet. A stand-in
+  counts for ever, also when it has ended: what it had was delivered. A leader that hears so from its follower gives up
+  what the stand-in had, and has another life from then on.
 - What a process says of its life counts unless a later incarnation has been seen: the last bytes of one that is gone
   may be read after the first ones of the next.
 """
@@ -167,6 +169,8 @@ class Witness:
         self._without_life: Counter[str] = Counter()
         """Connections of nsqds that have announced no life, by node."""
         self._told: dict[tuple[str, str], Refusal | None] = {}
+        self._adopted: dict[str, None] = {}
+        """Lives of which there was a stand-in, the oldest first."""
         self._now: float | None = None
         self._watched = 0.0
 
@@ -198,6 +202,8 @@ class Witness:
             life.info = info
         life.connections += 1
         self._hear(life)
+        if info.stands_in_for:
+            self._note_adopted(info.stands_in_for)
         return Member(info, life)
 
     def disconnected(self, member: Member) -> None:
@@ -235,7 +241,11 @@ class Witness:
         life.ended = True
         self._lives.pop(life.life, None)
         owner = self._lives.get(life.info.stands_in_for)
-        if owner is not None and not owner.connections:
+        if owner is None:
+            return
+        # The connection of a machine that has lost its power lasts for minutes.
+        silent = self._watched - owner.heard_at >= owner.terms.adopt_after
+        if silent or not owner.connections:
             del self._lives[owner.life]
 
     def _life_of(self, member: Member) -> _Life | None:
@@ -251,6 +261,11 @@ class Witness:
         life.heard_at = self._watched
         life.stopped = False
         life.granted_to = ""
+
+    def _note_adopted(self, life: str) -> None:
+        if life not in self._adopted and len(self._adopted) >= self._max_lives:
+            del self._adopted[next(iter(self._adopted))]
+        self._adopted[life] = None
 
     def _make_room(self) -> None:
         while len(self._lives) >= self._max_lives:
@@ -290,7 +305,7 @@ class Witness:
             return False
         promised = life.promised
         acted_on = promised is not None and self._watched - promised[1] < life.terms.adopt_after
-        return acted_on or bool(self.stand_in_of(life.life))
+        return acted_on or life.life in self._adopted
 
     def _judge(self, follower: str, life: _Life | None) -> tuple[Refusal | None, str]:
         needed = (DEFAULT_TERMS if life is None else life.terms).adopt_after
@@ -356,6 +371,7 @@ class Witness:
         if self._lives[life].connections:
             return False
         del self._lives[life]
+        self._adopted.pop(life, None)
         return True
 
     def terms_of(self, life: str) -> Terms:

@@ -281,11 +281,12 @@ class LeaderRole:
         for link in self._links or ():
             link.wake()
 
-    def _heard(self, address: str) -> None:
-        """A follower that keeps our copy has answered."""
+    def _heard(self, address: str, asked_at: float) -> None:
+        """A follower that keeps our copy has answered what was sent then."""
         assert self._links is not None
         if self.fencing is not None and (self._placing is None or self._links.all_know(address)):
-            self.fencing.heard_follower()
+            followers = [link.standing.address for link in self._links]
+            self.fencing.heard_follower(address, asked_at, followers)
 
     def _has_gone(self, life: str) -> None:
         assert self._placing is not None

@@ -15,7 +15,7 @@ __all__ = ["Fencing"]
 log = get_logger("copies")
 
 CLOSED: Final = (
-    "cut off from the followers and from half of the nsqlookupds or more; another nsqd may serve this"
+    "cut off from a follower and from half of the nsqlookupds or more; another nsqd may serve this"
 )
 
 
@@ -28,18 +28,19 @@ class Fencing:
         rounds.at_begin = self._look
         self._look()
 
-    def heard_follower(self) -> None:
+    def heard_follower(self, address: str, asked_at: float, followers: Collection[str]) -> None:
+        """`asked_at`: when that was sent which it has answered. `followers`: addresses of all."""
         with self._rounds.round():
-            self._fence.heard_follower(self._broker.now)
+            self._fence.heard_follower(address, asked_at, followers)
             self._look()
 
-    def heard_registry(self, address: str, adopted: bool) -> None:
-        """`adopted`: it knows of somebody who serves our copy, or is about to."""
+    def heard_registry(self, address: str, adopted: bool, asked_at: float) -> None:
+        """`adopted`: it knows of somebody who serves our copy, or is about to. `asked_at`: as above."""
         with self._rounds.round():
             if adopted:
                 self._fence.forget_registry(address)
             else:
-                self._fence.heard_registry(address, self._broker.now)
+                self._fence.heard_registry(address, asked_at)
             self._look()
 
     def set_registries(self, addresses: Collection[str]) -> None:

@@ -70,15 +70,16 @@ Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 class PeerOptions:
     """`identify`: the IDENTIFY command. `max_reply_size`: bytes of one reply. `make_connect`: called per registry.
 
-    `ping_interval`: seconds, the longest. `on_ping`: called with the address of a registry that has answered one, and
-    whether it knows that this nsqd may have been adopted; for this it is asked in place of the PING.
+    `ping_interval`: seconds, the longest. `on_ping`: called with the address of a registry that has answered one,
+    whether it knows that this nsqd may have been adopted (for this it is asked in place of the PING), and when it was
+    asked.
     """
 
     identify: bytes
     max_reply_size: int
     make_connect: Callable[[], Connect] = Connector
     ping_interval: float = PING_INTERVAL
-    on_ping: Callable[[str, bool], None] | None = None
+    on_ping: Callable[[str, bool, float], None] | None = None
 
 
 @attrs.frozen
@@ -258,7 +259,7 @@ class Peer:
                 self.heard_at = now
                 if pings and self._options.on_ping is not None:
                     adopted = bool(self.witness) and parse_standing(replies[-1])
-                    self._options.on_ping(self.address, adopted)
+                    self._options.on_ping(self.address, adopted, now)
                 for request, reply in zip(requests, replies, strict=False):
                     self._requests.pop(request, None)
                     request.reply = reply

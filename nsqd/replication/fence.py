@@ -1,15 +1,20 @@
 """Whether a leader that may have been cut off still serves (`--fence=on`).
 
-It does while, within the last half of `--adopt-after`, it has heard from a follower that has not adopted its copy, or
-from more than half of its nsqlookupds, none of which knows of an adoption. A follower adopts by itself only when more
-than half of these nsqlookupds have not heard of the leader for the whole of `--adopt-after`. So a leader has stopped
-before its stand-in begins.
+It does while, within the last half of `--adopt-after`, it has heard from all of its followers, none of which has
+adopted its copy, or from more than half of its nsqlookupds, none of which knows of an adoption. A follower adopts by
+itself only when it and more than half of these nsqlookupds have not heard of the leader for the whole of
+`--adopt-after`. So a leader has stopped before its stand-in begins. One of two followers is not enough: the other one
+may have adopted its copy, with nsqlookupds that are cut off from this nsqd as it is.
+
+An answer counts from when its question was sent, not from when it is read: what waits in a socket of a process that
+was stopped was said before.
 
 Without I/O; times are seconds of a clock that never goes back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import attrs
@@ -28,17 +33,19 @@ class Fence:
     registries: int
     until: float = -1.0
     _heard: dict[str, float] = attrs.field(factory=dict)
-    """When each nsqlookupd was heard last, by address."""
-    _followers_heard: float | None = None
+    """When that was sent which each nsqlookupd answered last, by address."""
+    _followers_heard: dict[str, float] = attrs.field(factory=dict)
+    """The same of each follower; -inf for one that has answered nothing yet."""
 
-    def heard_follower(self, now: float) -> None:
-        """A follower keeps its copy, and has answered just now."""
-        self._followers_heard = now
+    def heard_follower(self, address: str, asked_at: float, followers: Collection[str]) -> None:
+        """This follower keeps its copy, and has answered what was sent then. `followers`: addresses of all."""
+        heard = {**self._followers_heard, address: asked_at}
+        self._followers_heard = {each: heard.get(each, -math.inf) for each in followers}
         self._look()
 
-    def heard_registry(self, address: str, now: float) -> None:
-        """This nsqlookupd has answered just now, and knows of no adoption."""
-        self._heard[address] = now
+    def heard_registry(self, address: str, asked_at: float) -> None:
+        """This nsqlookupd has answered what was sent then, and knows of no adoption."""
+        self._heard[address] = asked_at
         self._look()
 
     def forget_registry(self, address: str) -> None:
@@ -56,7 +63,9 @@ class Fence:
         return now > self.until
 
     def _look(self) -> None:
-        heard = [] if self._followers_heard is None else [self._followers_heard]
+        heard: list[float] = []
+        if self._followers_heard:
+            heard.append(min(self._followers_heard.values()))
         enough = self.registries // 2  # the index of the one that makes it more than half
         if self.registries and len(self._heard) > enough:
             heard.append(sorted(self._heard.values(), reverse=True)[enough])

@@ -21,6 +21,7 @@ import contextlib
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, NoReturn
 
@@ -72,6 +73,7 @@ log = get_logger("copies")
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 BEAT_INTERVAL: Final = 1.0
 SILENCE: Final = 10.0
+BEATS_KEPT: Final = 60  # an echo of an earlier one says nothing of now
 REFUSED_PAUSE: Final = 30.0
 DISMISSED_PAUSE: Final = 10.0  # at least; it may never come back
 CHUNK: Final = 512 * 1024  # bytes that are taken from the sender at a time
@@ -98,9 +100,9 @@ class Leader:
     `ours`: of what its stand-in owns, what is ours; see `Unasked`.
     `hand_over`: a follower has adopted our copy, and its stand-in owns these messages. When it returns, it is on the
     disk that they are not ours any more. `finished_of`: what was finished here of these. `others`: addresses of the
-    followers but for this one. `registries`: see `Hello`. `heard`: the follower of this address, which keeps our copy,
-    has answered. `may_go`: whether this one, which is dismissed, is to remove its copy. `former_lives`: those of our
-    data path that have ended: a follower in step need not keep copies of them.
+    followers but for this one. `registries`: see `Hello`. `heard`: the follower of this address keeps our copy, and has
+    answered a beat that was sent at this time. `may_go`: whether this one, which is dismissed, is to remove its copy.
+    `former_lives`: those of our data path that have ended: a follower in step need not keep copies of them.
     """
 
     identity: Identity
@@ -119,7 +121,7 @@ class Leader:
     hand_over: Callable[[Owned], None]
     others: Callable[[str], Sequence[str]]
     registries: Callable[[], int] = lambda: 0
-    heard: Callable[[str], None] = lambda _: None
+    heard: Callable[[str, float], None] = lambda *_: None
     may_go: Callable[[FollowerLink], bool] = lambda _: False
     former_lives: Sequence[bytes] = ()
 
@@ -153,6 +155,9 @@ class FollowerLink:
         self._failing = False
         self._work = trio.Event()
         self._beats = 0
+        self._beats_sent: deque[tuple[int, float]] = deque(
+            maxlen=BEATS_KEPT
+        )  # and when, until they are echoed
         self._beat_due = False
         self._compared_after: int | None = (
             None  # an echo of a later beat: all has been removed that was to be
@@ -390,7 +395,14 @@ class FollowerLink:
             return b""
         self._beat_due = False
         self._beats += 1
+        self._beats_sent.append((self._beats, trio.current_time()))
         return encode(Beat(self._beats, int(self._leader.hanging() * 1000), time.time_ns() // 1_000_000))
+
+    def _beat_answered(self, number: int) -> None:
+        while self._beats_sent and self._beats_sent[0][0] <= number:
+            beat, sent_at = self._beats_sent.popleft()
+            if beat == number:
+                self._leader.heard(self.standing.address, sent_at)
 
     async def _beat(self) -> None:
         while True:
@@ -409,7 +421,7 @@ class FollowerLink:
                     case Echo(number):
                         if self._told_after is not None and number > self._told_after:
                             self.known_others, self._told_after = frozenset(self._told_others), None
-                        self._leader.heard(self.standing.address)
+                        self._beat_answered(number)
                         if self._compared_after is not None and number > self._compared_after:
                             self._compared_after = None
                             self._leader.compared(self.standing.address)

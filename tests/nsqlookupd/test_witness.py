@@ -198,6 +198,29 @@ class TestRules:
         assert s.ask(follower).refusal is Refusal.UNKNOWN, "there is nothing left to adopt"
         assert s.witness.life_count == 2
 
+    def test_5_a_life_whose_stand_in_has_ended_before_its_connection_has(self, s: Setting) -> None:
+        """The connection of a machine without power ends when the kernel has noticed that; its node is not silent."""
+        leader, follower, other = s.connect(LEADER, TERMS), s.connect(FOLLOWER), s.connect(OTHER, TERMS)
+        for _ in range(10):
+            s.wait(1)
+            s.hear(follower, other)
+        assert s.ask(follower).granted
+        s.leave(s.connect(STAND_IN, stands_in_for=LEADER), for_good=True)
+        assert s.ask(follower).refusal is Refusal.UNKNOWN
+        assert s.witness.silent_count == 0
+        s.witness.disconnected(leader)
+        assert s.witness.life_count == 2
+
+    def test_5_a_life_that_is_heard_again_after_its_stand_in_has_ended(self, s: Setting) -> None:
+        """It was stopped, and is as before: its followers may adopt it once more."""
+        leader, follower = s.connect(LEADER, TERMS), s.connect(FOLLOWER)
+        s.wait(10)
+        s.leave(s.connect(STAND_IN, stands_in_for=LEADER), for_good=True)
+        s.hear(leader)
+        assert s.ask(follower).refusal is Refusal.HEARD
+        s.wait(10)
+        assert s.ask(follower).granted
+
     def test_5_a_life_that_is_back_outlives_its_stand_in(self, s: Setting) -> None:
         lost(s)
         stand_in = s.connect(STAND_IN, stands_in_for=LEADER)
@@ -284,6 +307,28 @@ class TestStanding:
         s.connect(STAND_IN, stands_in_for=LEADER)
         s.wait(1000)
         assert s.witness.may_be_adopted(leader, s.now)
+
+    def test_r6_also_when_its_stand_in_has_ended(self, s: Setting) -> None:
+        """All that it had was delivered, and its follower may be away when the leader is back."""
+        lost(s)
+        s.leave(s.connect(STAND_IN, stands_in_for=LEADER), for_good=True)
+        leader = s.connect(LEADER)
+        assert s.witness.may_be_adopted(leader, s.now)
+        assert not s.witness.may_be_adopted(s.connect("7" * 32), s.now), "it has another life by now"
+
+    def test_r6_until_an_operator_has_it_forgotten(self, s: Setting) -> None:
+        leader = s.connect(LEADER)
+        s.connect(STAND_IN, stands_in_for=LEADER)
+        s.witness.disconnected(leader)
+        assert s.witness.forget(LEADER)
+        assert not s.witness.may_be_adopted(s.connect(LEADER), s.now)
+
+    def test_as_many_are_remembered_as_lives(self) -> None:
+        s = Setting(Witness(max_lives=3))
+        for number in range(5):
+            s.leave(s.connect(f"{number:032x}", stands_in_for=f"{number + 10:032x}"), for_good=True)
+        lives = [s.connect(f"{number + 10:032x}") for number in range(5)]
+        assert [s.witness.may_be_adopted(life, s.now) for life in lives] == [False] * 2 + [True] * 3
 
 
 class TestBrake:
@@ -439,12 +484,14 @@ class TestBounds:
         follower = s.connect(FOLLOWER)
         for number in range(5_000):
             life = f"{number:032x}"
+            stand_in = s.connect(f"{number + 10_000:032x}", stands_in_for=f"{number + 20_000:032x}")
+            s.leave(stand_in, for_good=True)
             member = s.connect(life, attrs.evolve(TERMS, followers=(FOLLOWER,)))
             s.ask(follower, life)
             s.witness.disconnected(member)
             s.witness.disconnected(s.connect("", node=f"plain{number}"))
         tables = [value for value in vars(s.witness).values() if isinstance(value, dict)]
-        assert sorted(map(len, tables)) == [0, 2, 50, 1_000]
+        assert sorted(map(len, tables)) == [0, 2, 50, 50, 1_000]
         assert all(sys.getsizeof(table) < 1 << 17 for table in tables)
 
 
@@ -502,13 +549,14 @@ class Known:
 
 @attrs.define(eq=False)
 class Spoken:
-    """One connection. `mute`: its life has ended with what it said."""
+    """One connection. `mute`: its life has ended with what it said. `counts`: its life was not forgotten since."""
 
     member: Member
     life: str
     incarnation: int
     node: str
     mute: bool = False
+    counts: bool = True
 
 
 class WitnessMachine(RuleBasedStateMachine):
@@ -518,6 +566,7 @@ class WitnessMachine(RuleBasedStateMachine):
     def start(self, minutes: int, terms: list[Terms]) -> None:
         self.s, self.ran = running_for(0), 0.0
         self.known: dict[str, Known] = {}
+        self.forgotten: dict[str, Known] = {}
         self.connections: list[Spoken] = []
         self.run(120 * minutes)
         for life, announced in zip(LIVES, terms, strict=False):
@@ -531,7 +580,7 @@ class WitnessMachine(RuleBasedStateMachine):
         return found[pick % len(found)] if found else None
 
     def connected(self, life: str) -> bool:
-        return any(each.life == life and not each.mute for each in self.connections)
+        return any(each.life == life and each.counts and not each.mute for each in self.connections)
 
     def hears(self, spoken: Spoken) -> None:
         self.s.hear(spoken.member)
@@ -539,7 +588,8 @@ class WitnessMachine(RuleBasedStateMachine):
             self.is_heard(spoken.life, spoken.incarnation)
 
     def is_heard(self, life: str, incarnation: int) -> None:
-        known = self.known.setdefault(life, Known(incarnation, self.ran))
+        kept = self.forgotten.pop(life, None) or Known(incarnation, self.ran)
+        known = self.known.setdefault(life, kept)
         known.heard, known.stopped = self.ran, False
         known.grantees.clear()
 
@@ -567,6 +617,9 @@ class WitnessMachine(RuleBasedStateMachine):
         member = self.s.connect(
             life, node=NODES[life], incarnation=incarnation, stands_in_for=STAND_INS.get(life, "")
         )
+        if self.forgotten.pop(life, None) is not None:  # it begins anew
+            for each in self.connections:
+                each.counts = each.counts and each.life != life
         self.is_heard(life, incarnation)
         self.known[life].incarnation = max(incarnation, self.known[life].incarnation)
         self.connections.append(Spoken(member, life, incarnation, NODES[life]))
@@ -609,7 +662,12 @@ class WitnessMachine(RuleBasedStateMachine):
             each.mute = each.mute or each.life == spoken.life
         self.forgets(spoken.life)
         owner = STAND_INS.get(spoken.life, "")
-        if not any(each.life == owner and not each.mute for each in self.connections):
+        if (known := self.known.get(owner)) is None:
+            return
+        silent = self.ran >= known.heard + known.terms.adopt_after
+        if silent and self.connected(owner):
+            self.forgotten[owner] = known  # it is as before when it is heard again
+        if silent or not self.connected(owner):
             self.forgets(owner)
 
     @rule(life=st.sampled_from(LIVES))

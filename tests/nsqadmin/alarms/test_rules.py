@@ -265,7 +265,7 @@ class TestNodes:
     def test_the_advice_fits_the_reason_of_a_refusal(self) -> None:
         health = "NOK - 1 of at least 2 copies are in step"
         assert "--min-copies" in one(look(snapshot(nodes=[node(health=health)])), Kind.REFUSES).advice
-        health = "NOK - cut off from the followers and from half of the nsqlookupds or more"
+        health = "NOK - cut off from a follower and from half of the nsqlookupds or more"
         assert "--fence" in one(look(snapshot(nodes=[node(health=health)])), Kind.REFUSES).advice
 
     @pytest.mark.parametrize("health", ["OK", "", "OK - draining", "OK - 1 of 2 copies"])

@@ -13,6 +13,7 @@ from nsqd.copies.fencing import CLOSED, Fencing
 from tests.nsqd.copies.setting import FOLLOWER, Setting
 
 PATIENCE = 30.0  # half of --adopt-after
+FOLLOWER_ADDRESS = FOLLOWER.partition("=")[2]
 
 
 def fencing_of(setting: Setting) -> Fencing:
@@ -29,7 +30,7 @@ async def test_r6_what_is_cut_off_delivers_nothing_and_takes_nothing(
     nsqd.now = trio.current_time()
     with pytest.raises(Refused, match="cut off"):  # it has heard of nobody yet
         setting.broker.topic_to_publish("t")
-    fencing.heard_follower()
+    fencing.heard_follower(FOLLOWER_ADDRESS, trio.current_time(), [FOLLOWER_ADDRESS])
     nsqd.create()
     nsqd.publish_many(3)
     mock_clock.jump(PATIENCE + 1)
@@ -47,7 +48,7 @@ async def test_r6_what_is_cut_off_delivers_nothing_and_takes_nothing(
     with pytest.raises(Refused, match="cut off"):
         setting.broker.topic_to_publish("t")
     assert not rounds.more  # no round after the other while it is closed
-    fencing.heard_follower()
+    fencing.heard_follower(FOLLOWER_ADDRESS, trio.current_time(), [FOLLOWER_ADDRESS])
     assert received() == [b"m0"]
     assert setting.broker.health == "OK"
     setting.broker.topic_to_publish("t")
@@ -57,9 +58,9 @@ async def test_r6_what_is_cut_off_delivers_nothing_and_takes_nothing(
     nsqd.finish(consumer)
     rounds.end()
     assert received() == []
-    fencing.heard_registry("r0", adopted=False)
+    fencing.heard_registry("r0", False, trio.current_time())
     assert received() == []
-    fencing.heard_follower()
+    fencing.heard_follower(FOLLOWER_ADDRESS, trio.current_time(), [FOLLOWER_ADDRESS])
     assert received() == [b"m1"]
 
 
@@ -71,9 +72,22 @@ async def test_registries_that_know_of_an_adoption_do_not_open_it(tmp_path: Path
         with setting.rounds.round():
             pass
         assert setting.broker.context.refusal_for("fence")
-        fencing.heard_registry(address, adopted=adopted)
+        fencing.heard_registry(address, adopted, trio.current_time())
     assert setting.broker.context.refusal_for("fence") is None
-    fencing.heard_registry("r2", adopted=True)
+    fencing.heard_registry("r2", True, trio.current_time())
+    assert setting.broker.context.refusal_for("fence")
+
+
+async def test_r6_an_answer_to_what_was_sent_before_a_stop_does_not_open_it(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """It has waited in the socket; somebody may have adopted the copy since."""
+    setting = Setting(tmp_path, FOLLOWER, "--fence=on")
+    fencing, asked_at = fencing_of(setting), trio.current_time()
+    fencing.heard_follower(FOLLOWER_ADDRESS, asked_at, [FOLLOWER_ADDRESS])
+    assert setting.broker.context.refusal_for("fence") is None
+    mock_clock.jump(PATIENCE + 1)
+    fencing.heard_follower(FOLLOWER_ADDRESS, asked_at + 0.5, [FOLLOWER_ADDRESS])
     assert setting.broker.context.refusal_for("fence")
 
 

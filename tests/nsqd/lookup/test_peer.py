@@ -498,23 +498,38 @@ class TestFence:
     async def test_a_witness_is_asked_at_once_and_in_place_of_pings(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
-        heard: list[tuple[str, bool]] = []
+        heard: list[tuple[str, bool, float]] = []
         adopted = b"false"
+        began = trio.current_time()
 
         def answer(command: str) -> bytes | None:
             return reply(b'{"adopted":%b}' % adopted) if command == "STANDING" else witness(command)
 
-        note = lambda address, is_adopted: heard.append((address, is_adopted))  # noqa: E731
+        note = lambda *said: heard.append(said)  # noqa: E731
         async with running(answer=answer, ping_interval=4.0, on_ping=note) as s:
             assert s.registry.said == ["IDENTIFY", "STANDING"]
             adopted = b"true"
             await trio.sleep(4.5)
             assert s.registry.said == ["IDENTIFY", "STANDING", "STANDING"]
-            assert heard == [("r.example:4160", False), ("r.example:4160", True)]
+            assert heard == [("r.example:4160", False, began), ("r.example:4160", True, began + 4.0)]
+
+    async def test_r6_an_answer_that_is_read_late_is_one_to_what_was_asked_then(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        """After a SIGSTOP it has waited in the socket, and is read before the time-out is seen."""
+        heard: list[float] = []
+        silent = lambda command: witness(command) if command == "IDENTIFY" else None  # noqa: E731
+        note = lambda _address, _adopted, asked_at: heard.append(asked_at)  # noqa: E731
+        async with running(answer=silent, on_ping=note) as s:
+            began = trio.current_time()
+            await trio.sleep(0.9)
+            await s.registry.streams[0].send_all(reply(b'{"adopted":false}'))
+            await settled()
+            assert heard == [began]
 
     async def test_an_original_knows_of_nobody(self, autojump_clock: trio.testing.MockClock) -> None:
         heard: list[tuple[str, bool]] = []
-        note = lambda address, is_adopted: heard.append((address, is_adopted))  # noqa: E731
+        note = lambda address, is_adopted, _: heard.append((address, is_adopted))  # noqa: E731
         async with running(ping_interval=4.0, on_ping=note) as s:
             await trio.sleep(4.5)
             assert s.registry.said == ["IDENTIFY", "PING", "PING"]
@@ -525,7 +540,7 @@ class TestFence:
         self, autojump_clock: trio.testing.MockClock, said: bytes
     ) -> None:
         heard: list[tuple[str, bool]] = []
-        note = lambda address, is_adopted: heard.append((address, is_adopted))  # noqa: E731
+        note = lambda address, is_adopted, _: heard.append((address, is_adopted))  # noqa: E731
 
         def answer(command: str) -> bytes | None:
             return reply(said) if command == "STANDING" else witness(command)

@@ -28,10 +28,14 @@ MAX_TAKE = 1 << 30
 class Leader(Harness):
     """A daemon whose storage is noted. `taken_back`: ids of messages."""
 
-    def __init__(self, max_segment_bytes: int = 2000, **options: Any) -> None:
+    def __init__(self, max_segment_bytes: int = 2000, node_id: int = 0, **options: Any) -> None:
         self.taken_back: list[bytes] = []
         store = StoreOptions(
-            min_free_space=0, ballast_bytes=0, max_segment_bytes=max_segment_bytes, has_followers=True
+            node_id=node_id,
+            min_free_space=0,
+            ballast_bytes=0,
+            max_segment_bytes=max_segment_bytes,
+            has_followers=True,
         )
         super().__init__(store, **options)
 

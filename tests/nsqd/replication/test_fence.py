@@ -13,7 +13,7 @@ PATIENCE = 30.0
 def test_it_is_closed_until_somebody_is_heard() -> None:
     fence = Fence(PATIENCE, 3)
     assert fence.is_closed(0.0)
-    fence.heard_follower(10.0)
+    fence.heard_follower("f", 10.0, ["f"])
     assert not fence.is_closed(40.0)
     assert fence.is_closed(40.1)
 
@@ -48,10 +48,21 @@ def test_registries_that_are_configured_anew() -> None:
     assert not fence.is_closed(1.0)
 
 
+def test_one_of_two_followers_is_not_enough() -> None:
+    """The other one may have adopted its copy: it and more than half of the registries may be cut off from here."""
+    fence = Fence(PATIENCE, 3)
+    fence.heard_follower("f1", 10.0, ["f1", "f2"])
+    assert fence.is_closed(10.0)
+    fence.heard_follower("f2", 20.0, ["f1", "f2"])
+    assert not fence.is_closed(40.0)
+    fence.heard_follower("f2", 40.0, ["f1", "f2"])
+    assert fence.is_closed(40.1)  # the other one was heard at 10
+
+
 def test_without_registries_followers_decide() -> None:
     fence = Fence(PATIENCE, 0)
     assert fence.is_closed(0.0)
-    fence.heard_follower(0.0)
+    fence.heard_follower("f", 0.0, ["f"])
     assert not fence.is_closed(PATIENCE)
 
 
@@ -69,7 +80,7 @@ def test_r6_it_is_open_only_while_one_of_the_two_was_heard_lately(
         now += seconds
         if event == "f":
             follower = now
-            fence.heard_follower(now)
+            fence.heard_follower("f", now, ["f"])
         elif event == "h":
             heard[number % registries] = now
             fence.heard_registry(f"r{number % registries}", now)

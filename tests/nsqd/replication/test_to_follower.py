@@ -74,11 +74,11 @@ class Setting:
     link: FollowerLink = attrs.field(init=False)
     changes: int = 0
     compared: list[str] = attrs.field(factory=list)
+    heard: list[tuple[str, float]] = attrs.field(factory=list)
     handed_over: list[Owned] = attrs.field(factory=list)
     connected_at: list[float] = attrs.field(factory=list)
     not_ours: set[int] = attrs.field(factory=set)
     others: list[str] = attrs.field(factory=lambda: ["other:1", "f:4159"])
-    heard: list[str] = attrs.field(factory=list)
     may_go: bool = False
     """A dismissed follower."""
     hand_over: Callable[[dict[int, int]], None] = attrs.field(init=False)
@@ -110,9 +110,9 @@ class Setting:
             ours=lambda _, owned: {key: ranges for key, ranges in owned.items() if key not in self.not_ours},
             finished_of=lambda owned: [Finished(each, "c", [[0, 5]]) for each in owned],
             others=lambda _: list(self.others),
-            heard=self.heard.append,
             may_go=lambda link: self.may_go and link is self.link,
             hand_over=lambda ends: self.hand_over(ends),
+            heard=lambda *said: self.heard.append(said),
         )
         self.link = FollowerLink(leader, Standing("f:4159"), self._connect)
 
@@ -221,6 +221,23 @@ async def test_a_follower_that_has_everything_costs_no_rounds(
         setting.publish()
         assert await until(frames, Ticket) == Ticket(setting.nsqd.written)
         assert setting.changes == before
+
+
+async def test_r6_an_echo_is_an_answer_to_its_beat_however_late_it_is_read(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        frames = await setting.in_step()
+        sent_at = []
+        for _ in range(3):
+            await until(frames, Beat)
+            sent_at.append(trio.current_time())
+        await trio.sleep(0.5)
+        await frames.send(Echo(2))
+        await frames.send(Echo(2))  # was answered
+        await frames.send(Echo(1))  # comes after a later one
+        await settled()
+        assert setting.heard == [("f:4159", sent_at[1])]
 
 
 async def test_a_follower_comes_into_step_while_there_is_always_something_to_send(
@@ -731,7 +748,7 @@ async def test_a_follower_hears_where_the_others_are_and_knows_it_when_it_has_an
         assert setting.link.known_others == {"other:1", "f:4159"}
         await echo()
         assert setting.link.known_others == {"new:1"}
-        assert setting.heard == ["f:4159"] * 2
+        assert [address for address, _ in setting.heard] == ["f:4159"] * 2
 
 
 async def test_a_dismissed_follower_is_supplied_until_it_may_go(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nsqd.broker import Broker
     from nsqkit.wire import Message as Delivered
     from tests.nsqd.replication.simulation.machine import Daemon
-    from tests.nsqd.replication.simulation.world import World
+    from tests.nsqd.replication.simulation.surroundings import Surroundings
 
 __all__ = ["Checker", "Message", "Violation"]
 
@@ -103,7 +103,7 @@ class Finish:
 class Checker:
     """`messages`: by body. `deleted`: generations of topics. `given_up`: by place, bodies that somebody else owns."""
 
-    world: World
+    world: Surroundings
     messages: dict[bytes, Message] = attrs.field(factory=dict)
     deleted: set[int] = attrs.field(factory=set)
     found: dict[tuple[bytes, str], int] = attrs.field(factory=dict)
@@ -119,31 +119,36 @@ class Checker:
         factory=set
     )  # generations of topics of which the leader misses something itself
     _records: dict[tuple[str, int, int, int], dict[int, tuple[int, int]]] = attrs.field(factory=dict)
+    _unsynced: dict[Daemon, list[Finish]] = attrs.field(factory=dict)
+    """What daemons have written, and may lose in a power loss as far as they know."""
 
     def __attrs_post_init__(self) -> None:
         self._chance = random.Random(self.world.seed)
 
     # --- publishers
 
-    def new_message(self, topic: str, broker: Broker) -> Message:
+    def new_message(self, topic: str, broker: Broker, unasked: frozenset[str]) -> Message:
         channels = tuple(broker.existing(topic).channels)
         message = Message(
             b"<%d>" % len(self.messages),
             topic,
             broker.retentions[topic].log.generation,
             channels,
-            unasked=self.world.leader.unasked,
+            unasked=unasked,
         )
         self.messages[message.body] = message
         return message
 
-    def acknowledged(self, messages: Iterable[Message], claimed: int) -> None:
+    def acknowledged(
+        self, messages: Iterable[Message], claimed: int, disks: Mapping[str, MemoryStorage]
+    ) -> None:
+        """`disks`: by place, the leader's and those of its copies."""
         needed = [each for each in messages if not all(channel in each.finished for channel in each.channels)]
         if not needed:
             return  # what nobody needs any more may be gone
         logs = {
             place: _log_bytes(disk.crash(None) if self.world.disk_level else disk)
-            for place, disk in self.world.live_disks().items()
+            for place, disk in disks.items()
         }
         for message in needed:
             # A disk that has lost it before the publisher heard of it counts, too.
@@ -183,15 +188,17 @@ class Checker:
     def finished(self, daemon: Daemon, channel: str, body: bytes) -> None:
         """The daemon has written it."""
         finished = self.messages[tag(body)].finished
-        finished[channel] = Finish(daemon, daemon.written, finished[channel].known | {daemon.place})
+        finish = Finish(daemon, daemon.written, finished[channel].known | {daemon.place})
+        finished[channel] = finish
+        self._unsynced.setdefault(daemon, []).append(finish)
 
     # --- disks
 
     def synced(self, daemon: Daemon) -> None:
         """All that this daemon has synced survives a power loss."""
-        for finish in self._finishes():
-            if finish.daemon is daemon and finish.ticket <= daemon.broker.synced:
-                finish.synced.add(daemon.place)
+        waiting = self._unsynced.get(daemon)
+        while waiting and waiting[0].ticket <= daemon.broker.synced:
+            waiting.pop(0).synced.add(daemon.place)
 
     def shipped(self, daemon: Daemon, place: str, ticket: int, *, in_step: bool) -> None:
         """A follower acknowledges this ticket; `in_step`: and all before the daemon's start."""
@@ -233,7 +240,7 @@ class Checker:
         """A daemon has recovered what a kill or a power loss has left."""
         if not self.world.may_have_gaps(daemon.place):
             self._check_notes(daemon.place, daemon.broker, after_power_loss=True)
-        if daemon.place == self.world.leader.place:
+        if self.world.is_leader(daemon.place):
             missing = {found[1] for note in daemon.broker.store.notes if (found := _MISSING.match(note))}
             self._torn |= {
                 retention.log.generation
@@ -241,12 +248,12 @@ class Checker:
                 if name in missing
             }
 
-    def check_copy(self, place: str, disk: MemoryStorage) -> None:
-        """A copy that is said to have no gap."""
+    def check_copy(self, place: str, disk: MemoryStorage, leader: str) -> None:
+        """A copy that is said to have no gap. `leader`: the place that it is a copy of."""
         if place not in self._lost_power:
             self._check_notes(place, _recovered(disk.crash(_keep_all)), after_power_loss=False)
             # Of what is sent again a part may be missing before it is synced.
-            if self.world.leader.place not in self._lost_power:
+            if leader not in self._lost_power:
                 self._check_notes(place, _recovered(disk.crash(self._chance)), after_power_loss=True)
 
     def _check_notes(self, place: str, broker: Broker, *, after_power_loss: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -54,7 +54,7 @@ from tests.nsqd.replication.simulation.machine import (
 )
 from tests.nsqd.replication.simulation.network import End, Lost
 
-__all__ = ["FollowerMachine"]
+__all__ = ["FollowerMachine", "StandIn"]
 
 OTHERS_INTERVAL: Final = 30.0  # seconds, as in `copies`
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds, as in `from_leader`
@@ -69,6 +69,9 @@ class FollowerMachine(Machine):
     states: dict[str, CopyState] = attrs.field(factory=dict)
     stand_ins: dict[str, StandIn] = attrs.field(factory=dict)
     tasks: list[Process[None]] = attrs.field(factory=list)
+    node_id: int = 0
+    identity: bytes = bytes(16)
+    """The life of this nsqd."""
     _sessions: dict[str, Process[None]] = attrs.field(factory=dict)
 
     def place(self, life: str) -> str:
@@ -85,8 +88,11 @@ class FollowerMachine(Machine):
                 self.states[life] = CopyState(note, storage, seal=seal, suspect=True)
         self.world.network.listening.add(self.name)
         self.tasks = []
+        self.begin_serving()
         with contextlib.ExitStack() as at_the_end:
             at_the_end.callback(self._end_stand_ins)
+            for task in self.tasks:
+                at_the_end.callback(task.close)
             while True:
                 yield
                 for end in self.world.network.arrivals(self.name):
@@ -100,12 +106,14 @@ class FollowerMachine(Machine):
             self.disk[life] = before.crash(self.world.chance)
             self.world.checker.lost_power(self.place(life), before, self.disk[life])
 
-    def wipe(self) -> None:
-        self.power_off()
+    def lose_disk(self) -> None:
         for life, disk in self.disk.items():
             self.world.checker.wiped(self.place(life), disk)
         self.disk = {}
         self.disks += 1
+
+    def begin_serving(self) -> None:
+        """Before the first leader is served."""
 
     # --- sessions, as in `Follower`
 
@@ -123,7 +131,7 @@ class FollowerMachine(Machine):
     def _session(self, end: End) -> Process[None]:
         world = self.world
         hello = yield from heard(world, end, world.now + HANDSHAKE_TIMEOUT)
-        end.send(Welcome(bytes(32), bytes(16)))
+        end.send(Welcome(bytes(32), self.identity))
         if isinstance(hello, Ask):
             yield from self._answer(end, hello.life.hex())
             return
@@ -159,7 +167,9 @@ class FollowerMachine(Machine):
             incarnation=hello.incarnation,
             start=hello.start.hex(),
             others=tuple(hello.others),
+            registries=hello.registries,
         )
+        state.beat_at, state.left, state.undecided = self.world.now, False, ""
         return state
 
     def _end_session(self, life: str) -> None:
@@ -211,8 +221,10 @@ class FollowerMachine(Machine):
                         case None:
                             break
                         case Beat(number, _, _):
+                            state.beat_at = world.now
                             end.send(Echo(number))
                         case Bye():
+                            state.left = True
                             raise Lost("it has stopped")
                         case Ended(former):
                             self._life_ended(former.hex())
@@ -262,20 +274,24 @@ class FollowerMachine(Machine):
 
     # --- adoption, as in `StandIns` and `OtherFollowers`
 
-    def begin(self, task: Process[None]) -> None:
+    def begin(self, task: Process[Any]) -> None:
         self.tasks.append(task)
 
-    def adopt(self, life: str, *, force: bool) -> Process[None]:
-        """The operator's command."""
+    def adopt(self, life: str, *, force: bool) -> Process[str | None]:
+        """The operator's command. Why it was refused."""
         state = self.states[life]
         others = [] if force else (yield from self.ask_others(state.note))
         refused = not force and (state.connected or not state.note.complete)
         if state.seal is not None or refused or any(found.connected or found.sealed for found, _ in others):
-            return
+            return "it is connected, or adopted"
+        if self.states.get(life) is not state:
+            return "the copy was removed"
+        self.world.adopts(life, self)
         state.seal = Seal(owner=self.name)
         state.seal.write(state.storage)
         self._end_session(life)
         self.world.adopted_by(life, self)
+        return None
 
     def ask_others(self, note: CopyNote) -> Process[list[tuple[Found, Owned]]]:
         """What other followers say of this life."""
@@ -328,7 +344,7 @@ class FollowerMachine(Machine):
     def _look_after_stand_ins(self) -> None:
         for life, state in self.states.items():
             if state.seal is not None and not state.seal.retired and life not in self.stand_ins:
-                stand_in = self.stand_ins[life] = StandIn(self, life)
+                stand_in = self.stand_ins[life] = self.new_stand_in(life)
                 if state.seal.owned is None:
                     stand_in.before = self.fetch(life)
         for life, stand_in in list(self.stand_ins.items()):
@@ -337,6 +353,9 @@ class FollowerMachine(Machine):
                 del self.stand_ins[life]
                 if self.states[life].ended:
                     self._forget(life)
+
+    def new_stand_in(self, life: str) -> StandIn:
+        return StandIn(self, life)
 
     def _end_stand_ins(self) -> None:
         """They end with their parent."""
@@ -380,7 +399,7 @@ class StandIn:
     def _start(self) -> None:
         follower, world = self.follower, self.follower.world
         place = follower.place(self.life)
-        daemon = Daemon(world, place, follower.disk[self.life], follower.operation)
+        daemon = world.new_daemon(place, follower.disk[self.life], follower.operation, follower.node_id)
         seal = as_stand_in.sealed_by_owner(daemon.storage, daemon.broker)
         follower.states[self.life].seal = seal
         world.tell(f"{follower.name} serves the copy of {self.life[:4]}: {seal.owned}")
@@ -461,7 +480,7 @@ def _what_is_owned(seal: Seal) -> list[Frame]:
     return [Sealed(owned)]
 
 
-def goes_on(process: Process[None]) -> bool:
+def goes_on(process: Process[Any]) -> bool:
     """Resume it; false when it has ended."""
     try:
         next(process)

@@ -27,6 +27,7 @@ from nsqd.replication.wire import (
     Beat,
     Bye,
     Data,
+    Echo,
     Ended,
     Fetch,
     Finished,
@@ -48,7 +49,11 @@ from tests.nsqd.replication.simulation.checker import Message
 from tests.nsqd.replication.simulation.machine import SILENCE, Daemon, Machine, Process, heard, restored
 from tests.nsqd.replication.simulation.network import End, Lost
 
-__all__ = ["LeaderMachine", "Link"]
+__all__ = ["HANDED_OVER", "LEFT_OVER", "WIPED", "LeaderMachine", "Link"]
+
+WIPED: Final = "wiped"
+HANDED_OVER: Final = "handed over"
+LEFT_OVER: Final = "handed over, and its copies may have what is nowhere else"
 
 ASK_TIMEOUT: Final = 5.0  # seconds, as in `before_start`
 BEAT_INTERVAL: Final = 1.0
@@ -62,18 +67,32 @@ class StartsAnew(Exception):
 
 @attrs.define(eq=False)
 class Link:
-    """The connection to one follower. `sender`: of the session, if there is one."""
+    """The connection to one follower. `sender`: of the session, if there is one, and `end` of its connection.
+
+    `beats`: when each was sent on this connection, by number.
+    """
 
     follower: str
     standing: Standing
     process: Process[None] = attrs.field(init=False)
     sender: Sender | None = None
+    end: End | None = None
+    beats: dict[int, float] = attrs.field(factory=dict)
 
 
 @attrs.define(eq=False)
 class LeaderMachine(Machine):
-    """`disk`: of its data path. `disks`: how many it has had. `daemon`: while it serves."""
+    """`followers`: names of machines. `disk`: of its data path. `disks`: how many it has had.
 
+    `daemon`: while it serves.
+
+    `gone`: lives of its disks that have ended, and why. `registries`: how many nsqlookupds it says that it has.
+    """
+
+    followers: Sequence[str] = ()
+    node_id: int = 0
+    registries: int = 0
+    gone: dict[str, str] = attrs.field(factory=dict)
     disk: MemoryStorage = attrs.field(factory=MemoryStorage)
     disks: int = 1
     daemon: Daemon | None = None
@@ -121,8 +140,8 @@ class LeaderMachine(Machine):
         restore = CLEAN not in storage.files()
         if Life.read(storage) is not None:
             unanswered = yield from self._ask(storage, Life.begin(storage), sealed, restore=restore)
-        daemon = Daemon(world, self.place, self.disk, self.operation)
-        self.storages.append(daemon.storage)
+        daemon = world.new_daemon(self.place, self.disk, self.operation, self.node_id)
+        self.until_killed(daemon.storage)
         life = daemon.broker.store.life
         assert life is not None
         self._unasked = Unasked(daemon.storage)
@@ -137,7 +156,7 @@ class LeaderMachine(Machine):
             self._hand_over(daemon, owned, list(sealed))
             yield from self._tell_finished(life, finished)
             return
-        self.links = [Link(name, Standing(name)) for name in world.follower_names]
+        self.links = [Link(name, Standing(name)) for name in self.followers]
         self.safety = Safety(
             world.ack_copies, world.min_copies, REPLICA_TIMEOUT, [link.standing for link in self.links]
         )
@@ -145,6 +164,7 @@ class LeaderMachine(Machine):
         for link in self.links:
             link.process = self._keep_connected(link, daemon, life)
         self._refuse_or_not(daemon)
+        self.begin_serving(daemon, life)
         daemon.connect_clients()
         self.daemon = daemon
         with contextlib.ExitStack() as at_the_end, contextlib.suppress(StartsAnew):
@@ -155,6 +175,16 @@ class LeaderMachine(Machine):
                 self.round()
             yield from self._stop(daemon)
 
+    def begin_serving(self, daemon: Daemon, life: Life) -> None:
+        """Before the first delivery."""
+
+    def say_goodbye(self, daemon: Daemon) -> Process[None]:
+        """At the end of an orderly stop."""
+        yield from ()
+
+    def heard_follower(self, link: Link, beat: int) -> None:
+        """It has echoed this beat."""
+
     def _stop(self, daemon: Daemon) -> Process[None]:
         """In order: everything is sent to the followers that are connected, in bounded time."""
         deadline = self.world.now + STOP_TIMEOUT
@@ -163,6 +193,7 @@ class LeaderMachine(Machine):
         ):
             yield
             self.round()
+        yield from self.say_goodbye(daemon)
         daemon.broker.close()
         self.world.checker.synced(daemon)
 
@@ -185,7 +216,7 @@ class LeaderMachine(Machine):
         assert daemon is not None
         broker = daemon.broker
         broker.advance(self.world.now, daemon.wall_ns)
-        messages = [checker.new_message(topic, broker) for _ in sizes]
+        messages = [checker.new_message(topic, broker, self.unasked) for _ in sizes]
         bodies = [message.body + b"m" * size for message, size in zip(messages, sizes, strict=True)]
         try:
             target = broker.topic_to_publish(topic)
@@ -206,7 +237,8 @@ class LeaderMachine(Machine):
         claimed = min(self.safety.ack_copies, self.safety.copies_in_step)
         answered = [message for ticket, message in self.waiting if ticket <= reached]
         self.waiting = [item for item in self.waiting if item[0] > reached]
-        self.world.checker.acknowledged(answered, claimed)
+        if answered:
+            self.world.checker.acknowledged(answered, claimed, self.world.disks_of(self))
 
     def _refuse_or_not(self, daemon: Daemon) -> None:
         refusal = self.safety.refusal
@@ -225,7 +257,8 @@ class LeaderMachine(Machine):
             bytes(32),
             self.name,
             self.world.disk_level,
-            [name for name in self.world.follower_names if name != follower],
+            [name for name in self.followers if name != follower],
+            self.registries,
         )
 
     def _ask(
@@ -234,7 +267,7 @@ class LeaderMachine(Machine):
         """As `ask_followers`: those that have not answered; `sealed`: what stand-ins own, by follower."""
         deadline = self.world.now + ASK_TIMEOUT
         unanswered: list[str] = []
-        for name in self.world.follower_names:
+        for name in self.followers:
             try:
                 end = self.world.network.connect(self.name, name)
             except Lost:
@@ -263,7 +296,7 @@ class LeaderMachine(Machine):
     def _tell_finished(self, life: Life, finished: list[Finished]) -> Process[None]:
         """As `tell_finished`."""
         deadline = self.world.now + ASK_TIMEOUT
-        for name in self.world.follower_names:
+        for name in self.followers:
             with contextlib.suppress(Lost, WireError):
                 end = self.world.network.connect(self.name, name)
                 try:
@@ -277,6 +310,7 @@ class LeaderMachine(Machine):
     ) -> Process[tuple[list[FolderHeld], Owned | None]]:
         """What the follower holds, and what its stand-in has, if there is one."""
         end.send(self._hello(life, follower))
+        link = next((each for each in self.links if each.follower == follower), None)
         held: list[FolderHeld] = []
         owned: Owned | None = None
         while True:
@@ -288,8 +322,9 @@ class LeaderMachine(Machine):
                     sealed.add_to(owned)
                 case FolderHeld() as folder:
                     held.append(folder)
-                case Welcome():
-                    pass
+                case Welcome(_, theirs):
+                    if link is not None:
+                        link.standing.life = theirs.hex()
                 case RefusedUs(reason):
                     raise Lost(reason)
                 case frame:
@@ -316,7 +351,8 @@ class LeaderMachine(Machine):
 
     def _connection(self, link: Link, daemon: Daemon, life: Life) -> Process[None]:
         world = self.world
-        end = world.network.connect(self.name, link.follower)
+        end = link.end = world.network.connect(self.name, link.follower)
+        link.beats.clear()
         try:
             held, owned = yield from self._greet(end, life, link.follower, world.now + SILENCE)
             if owned is not None:
@@ -363,12 +399,15 @@ class LeaderMachine(Machine):
                 match frame:
                     case Ack(ticket) if ticket <= sender.ticket:
                         link.standing.acknowledge(ticket)
+                    case Echo(number):
+                        self.heard_follower(link, number)
                     case RefusedUs(reason):
                         raise Lost(reason)
             if world.now - end.heard_at > SILENCE:
                 raise Lost("nothing heard")
             if world.now - beat_at >= BEAT_INTERVAL:
                 beats, beat_at = beats + 1, world.now
+                link.beats[beats] = world.now
                 end.send(Beat(beats, 0, daemon.wall_ns // 1_000_000))
             for _ in range(world.chance.randrange(4)):
                 if not end.has_room:
@@ -392,7 +431,9 @@ class LeaderMachine(Machine):
         Life.renew(daemon.storage, copies_may_go=not self._unasked.addresses)
         assert life is not None
         self.world.tell(f"{self.name} hands over to a stand-in")
-        self.world.handed_over(life, followers)
+        ended = bytes.fromhex(life) in former_lives(self.disk)
+        self.gone[life] = HANDED_OVER if ended else LEFT_OVER
+        self.world.handed_over(self, life, followers)
 
     # --- faults
 
@@ -401,14 +442,14 @@ class LeaderMachine(Machine):
         self.disk = before.crash(self.world.chance)
         self.world.checker.lost_power(self.place, before, self.disk)
 
-    def wipe(self) -> None:
-        self.power_off()
+    def lose_disk(self) -> None:
         before, life, place = self.disk, self.life, self.place
         self.disk = MemoryStorage()
         self.disks += 1
         self.world.checker.wiped(place, before)
         if life is not None:
-            self.world.leader_wiped(life)
+            # With it goes what it has kept of earlier lives.
+            self.gone = dict.fromkeys([*self.gone, life], WIPED)
 
 
 def _finished_of(daemon: Daemon, owned: Owned) -> list[Finished]:

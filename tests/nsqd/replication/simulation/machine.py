@@ -28,7 +28,7 @@ from tests.nsqd.replication.pair import Leader
 from tests.nsqd.replication.simulation.network import End, Lost
 
 if TYPE_CHECKING:
-    from tests.nsqd.replication.simulation.world import World
+    from tests.nsqd.replication.simulation.surroundings import Surroundings
 
 __all__ = ["ANSWER_TIMEOUT", "CHANNELS", "SILENCE", "Daemon", "Machine", "Process", "heard", "restored"]
 
@@ -45,7 +45,9 @@ CHANNELS: Final = {"t": ("c",), "u": ("c", "d")}
 class Daemon(Leader):
     """An nsqd on a disk of the world. `place`: a name for that disk. `clients`: a consumer for each channel."""
 
-    def __init__(self, world: World, place: str, disk: MemoryStorage, fault: FaultFunction) -> None:
+    def __init__(
+        self, world: Surroundings, place: str, disk: MemoryStorage, fault: FaultFunction, node_id: int = 0
+    ) -> None:
         self.world, self.place = world, place
         self._fault = fault
         self.clients: dict[tuple[str, str], Consumer] = {}
@@ -55,6 +57,7 @@ class Daemon(Leader):
             memory=disk,
             now=world.now,
             wall_ahead=world.wall_ahead,
+            node_id=node_id,
             sync_on_commit=world.disk_level,
         )
         world.checker.recovered(self)
@@ -84,9 +87,10 @@ class Daemon(Leader):
 
     def finish_some(self, most: int) -> None:
         """Each client finishes up to so many messages."""
-        self._look()
         for (_, channel), client in self.clients.items():
-            if ids := client.in_flight[:most]:
+            self._look()  # what has timed out, and came again, came before
+            received = [message_id for message_id in client.in_flight if message_id in self._bodies]
+            if ids := received[:most]:
                 for message_id in ids:
                     self.world.checker.finishes(self, channel, self._bodies[message_id])
                 assert not self.finish(client, *ids)
@@ -97,12 +101,18 @@ class Daemon(Leader):
 
 @attrs.define(eq=False)
 class Machine(ABC):
-    """`process`: None while it does not run; it is started at `up_at`. `stopped_until`: it got SIGSTOP."""
+    """`process`: None while it does not run; it is started at `up_at`. `stopped_until`: it got SIGSTOP.
 
-    world: World
+    `pause`: seconds until it is started again when it has ended in order.
+    `host`: the machine that this one is a part of, with one process and one disk.
+    """
+
+    world: Surroundings
     name: str
+    host: Machine | None = None
     up_at: float = 0.0
     stopped_until: float = 0.0
+    pause: float = 0.0
     fault: FaultFunction = no_fault
     process: Process[None] | None = None
     storages: list[FaultyStorage] = attrs.field(factory=list)
@@ -115,18 +125,30 @@ class Machine(ABC):
     def lose_power(self) -> None:
         """What is not synced is lost."""
 
+    @abstractmethod
+    def lose_disk(self) -> None:
+        """All that is on it is lost; there is an empty one."""
+
+    @property
+    def whole(self) -> Machine:
+        """What is started, stopped and killed as one."""
+        return self.host or self
+
     @property
     def runs(self) -> bool:
-        return self.process is not None and self.world.now >= self.stopped_until
+        whole = self.whole
+        return whole.process is not None and self.world.now >= whole.stopped_until
 
     def operation(self, operation: str, path: str) -> Fault | None:
         """Of all storages: the process does this to its disk."""
-        return self.fault(operation, path)
+        return self.whole.fault(operation, path)
 
     def storage(self, disk: MemoryStorage) -> FaultyStorage:
         """A disk as this process sees it, until it is killed."""
-        storage = FaultyStorage(disk, self.operation)
-        self.storages.append(storage)
+        return self.until_killed(FaultyStorage(disk, self.operation))
+
+    def until_killed(self, storage: FaultyStorage) -> FaultyStorage:
+        self.whole.storages.append(storage)
         return storage
 
     def turn(self) -> None:
@@ -143,7 +165,8 @@ class Machine(ABC):
             next(self.process)
         except StopIteration:
             self.process = None
-            self.up_at = self.world.now
+            self.up_at = self.world.now + self.pause
+            self.pause = 0.0
 
     def do(self, action: Callable[[], None]) -> None:
         """The process does this, and may die meanwhile."""
@@ -151,7 +174,7 @@ class Machine(ABC):
             action()
         except Crash as crash:
             self.world.tell(f"{self.name} was killed at {crash.operation} {crash.path}")
-            self.kill()
+            self.whole.kill()
 
     def kill_soon(self, operations: int) -> None:
         """It is killed at one of its next changes to the disk."""
@@ -172,15 +195,19 @@ class Machine(ABC):
                 except Crash:
                     continue
         self.stopped_until = 0.0
-        self.up_at = self.world.now + self.world.chance.choice([0.1, 1.0, 5.0, 20.0])
+        self.up_at = self.world.now + self.world.chance.choice(self.world.downtimes)
 
     def power_off(self) -> None:
         self.world.network.off.add(self.name)
         self.kill()
         self.lose_power()
 
+    def wipe(self) -> None:
+        self.power_off()
+        self.lose_disk()
 
-def heard(world: World, end: End, deadline: float) -> Process[Frame]:
+
+def heard(world: Surroundings, end: End, deadline: float) -> Process[Frame]:
     """Wait for the next frame. `Lost` when it has not come by then."""
     while (frame := end.receive()) is None:
         if world.now >= deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from typing import Final
@@ -57,14 +58,21 @@ class End:
     def receive(self) -> Frame | None:
         """The next frame; None when none has arrived. `Lost`, `WireError`."""
         while (frame := self._frames.take()) is None:
-            data = self.network.take(self.incoming)
+            data = self.receive_bytes()
             if data is None:
                 return None
-            if not data:
-                raise Lost("the connection was closed")
-            self.heard_at = self.network.now
             self._frames.feed(data)
         return frame
+
+    def receive_bytes(self) -> bytes | None:
+        """What comes next, as it was sent; None when nothing has arrived. `Lost`."""
+        data = self.network.take(self.incoming)
+        if data is None:
+            return None
+        if not data:
+            raise Lost("the connection was closed")
+        self.heard_at = self.network.now
+        return data
 
     def close(self) -> None:
         """The other side hears of it, unless this machine is off."""
@@ -133,6 +141,26 @@ class Network:
                 self.put(way, b"")
                 way.closed = True
         return True
+
+    def lose_some(self) -> tuple[str, str] | None:
+        """A connection is half-open from now on: nothing arrives, and neither side is told. Returns their names."""
+        open_ways = [way for way in self._ways if not way.closed]
+        if not open_ways:
+            return None
+        one = self.chance.choice(open_ways)
+        for way in open_ways:
+            if {way.source, way.target} == {one.source, one.target}:
+                way.items.clear()
+                way.size = WINDOW
+                way.closed = True
+        return one.source, one.target
+
+    def next_arrival(self) -> float:
+        """When something arrives that has not yet; infinite when nothing is on its way."""
+        now = self.now
+        return min(
+            (way.items[0][0] for way in self._ways if way.items and way.items[0][0] > now), default=math.inf
+        )
 
     def is_cut(self, source: str, target: str) -> bool:
         return self.cut.get((source, target), 0.0) > self.now

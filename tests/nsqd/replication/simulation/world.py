@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable
+from typing import Final
 from unittest import mock
 
-from nsqd.log.life import former_lives
-from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
-from nsqd.replication.keep import Copy, CopyNote
-from nsqd.replication.restore import forks
+from nsqd.replication.keep import CopyNote
 from nsqd.replication.seal import Seal
-from nsqd.stats.remaining import remaining
 from nsqd.testing.faulty_storage import no_fault
-from nsqd.testing.memory_storage import MemoryStorage
-from tests.nsqd.replication.pair import files_of
-from tests.nsqd.replication.simulation.checker import Checker, Violation
+from tests.nsqd.replication.simulation.checker import Violation
 from tests.nsqd.replication.simulation.follower import FollowerMachine
 from tests.nsqd.replication.simulation.leader import LeaderMachine
 from tests.nsqd.replication.simulation.machine import CHANNELS, SILENCE, Machine
-from tests.nsqd.replication.simulation.network import Network
+from tests.nsqd.replication.simulation.surroundings import Surroundings
 
 __all__ = ["STEPS", "World", "lived"]
 
@@ -34,42 +27,25 @@ DURATIONS: Final = (
 )  # seconds of a fault: below and above the silence that ends a connection
 
 
-WIPED: Final = "wiped"
-HANDED_OVER: Final = "handed over"
-LEFT_OVER: Final = "handed over, and its copies may have what is nowhere else"
-
-
-class World:
-    """`ack_copies`, `min_copies`, `disk_level`: options of the leader. `story`: what has happened, for people."""
+class World(Surroundings):
+    """One leader and one or two followers."""
 
     def __init__(self, seed: int) -> None:
-        random.seed(seed)  # salts of segments
-        self.seed = seed
-        self.chance = chance = random.Random(seed)
-        self.now = 100.0
-        self.began = self.now
-        self.wall_ahead = 0.0
-        self.story: list[str] = []
+        super().__init__(seed)
+        chance = self.chance
         self.disk_level = chance.random() < 0.4
         count = chance.choice([1, 2])
         self.ack_copies = chance.choice([1, 2, 2, 2, 1 + count])
         self.min_copies = chance.choice([1, 1, min(2, self.ack_copies)])
-        self.network = Network(chance, self.now)
-        self.checker = Checker(self)
         self.follower_names = [f"f{number + 1}" for number in range(count)]
-        self.leader = LeaderMachine(self, "leader")
+        self.leader = LeaderMachine(self, "leader", followers=self.follower_names)
+        self.leaders = [self.leader]
         self.followers = [FollowerMachine(self, name) for name in self.follower_names]
-        self.machines: list[Machine] = [self.leader, *self.followers]
-        self.gone: dict[str, str] = {}  # lives that have ended, and why
-        self.forced: set[str] = set()  # places of copies that were adopted with gaps
-        self.adopted: dict[str, dict[str, Reach]] = {}  # by life and follower, how far the copy went
+        self.machines = [self.leader, *self.followers]
         self.tell(
             f"{count} followers, level {'disk' if self.disk_level else 'os'}, --ack-copies={self.ack_copies} "
             f"--min-copies={self.min_copies}"
         )
-
-    def tell(self, what: str) -> None:
-        self.story.append(f"{self.now - self.began:8.2f}  {what}")
 
     # --- time
 
@@ -77,12 +53,6 @@ class World:
         self.tick(self.chance.choice([0.01, 0.05, 0.2, 1.0]))
         for _ in range(self.chance.randrange(4)):
             self._happens()
-
-    def tick(self, seconds: float) -> None:
-        self.now += seconds
-        self.network.now = self.now
-        for machine in self.chance.sample(self.machines, len(self.machines)):
-            machine.turn()
 
     # --- what happens
 
@@ -104,7 +74,7 @@ class World:
         for life, disk in follower.disk.items():
             note = CopyNote.read(disk)
             if note is not None and note.complete and Seal.read(disk) is None:
-                self.checker.check_copy(follower.place(life), disk)
+                self.checker.check_copy(follower.place(life), disk, self.leader.place)
 
     @property
     def _faults(self) -> list[Callable[[], None]]:
@@ -255,93 +225,6 @@ class World:
             follower = self.chance.choice(self.followers)
             self.adopt(follower, life, force=life not in self.adopted and self.chance.random() < 0.3)
 
-    def adopt(self, follower: FollowerMachine, life: str, *, force: bool) -> None:
-        state = follower.states.get(life)
-        if state is not None and state.seal is None and follower.runs:
-            self.tell(f"{follower.name} is to adopt {life[:4]}{' by force' if force else ''}")
-            follower.begin(follower.adopt(life, force=force))
-
-    def adopted_by(self, life: str, follower: FollowerMachine) -> None:
-        self.tell(f"{follower.name} adopts {life[:4]}")
-        if not follower.states[life].note.complete:
-            self.forced.add(follower.place(life))
-        self.adopted.setdefault(life, {})[follower.name] = _reach(follower.disk[life])
-
-    def _adopt_all(self) -> None:
-        """Lives whose leader is gone: also where a copy reaches further than the one that was adopted."""
-        for life, why in self.gone.items():
-            held = [follower for follower in self.followers if life in follower.states]
-            held.sort(key=lambda follower: follower.states[life].note.complete)
-            adopted = self.adopted.get(life, {})
-            if held and not adopted:
-                self.adopt(held[-1], life, force=not held[-1].states[life].note.complete)
-            for follower in held if adopted and why != HANDED_OVER else ():
-                if (
-                    why == LEFT_OVER
-                    or all(_goes_further(_reach(follower.disk[life]), reach) for reach in adopted.values())
-                    or self._is_forked(follower, life)
-                ):
-                    self.adopt(follower, life, force=True)
-
-    def _is_forked(self, follower: FollowerMachine, life: str) -> bool:
-        """Whether the adoption of another copy has said that this one has what that one has not."""
-        state = follower.states[life]
-        if state.seal is not None or state.connected:
-            return False
-        held = list(Copy(state.storage, state.note, disk=False).held())
-        adopters = [each for each in self.followers if each.name in self.adopted[life] and life in each.disk]
-        return any(forks(each.disk[life], held) for each in adopters)
-
-    # --- for the machines and the checker
-
-    def place_of(self, follower: str, life: str) -> str:
-        return next(each.place(life) for each in self.followers if each.name == follower)
-
-    def handed_over(self, life: str, followers: Sequence[str]) -> None:
-        ended = bytes.fromhex(life) in former_lives(self.leader.disk)
-        self.gone[life] = HANDED_OVER if ended else LEFT_OVER
-        for name in followers:
-            self.checker.gives_up(self.leader.place, life, name)
-
-    def leader_wiped(self, life: str) -> None:
-        """With it goes what it has kept of earlier lives."""
-        self.gone[life] = WIPED
-        self.gone = dict.fromkeys(self.gone, WIPED)
-
-    def acknowledges(self, follower: str, place: str, start: str, ticket: int) -> None:
-        """A follower is about to send an `Ack` to the daemon with this start."""
-        for link in self.leader.links:
-            if link.follower == follower and link.sender is not None and start == self.leader.start.hex():
-                assert self.leader.daemon is not None
-                if not link.sender.stranded:
-                    self.checker.shipped(self.leader.daemon, place, ticket, in_step=link.standing.in_step)
-
-    def live_disks(self) -> dict[str, MemoryStorage]:
-        """By place, all that there are."""
-        copies = {
-            follower.place(life): disk for follower in self.followers for life, disk in follower.disk.items()
-        }
-        return {self.leader.place: self.leader.disk, **copies}
-
-    def serving_disks(self) -> list[MemoryStorage]:
-        """The leader's, and those of copies that were adopted."""
-        return [
-            self.leader.disk,
-            *(disk for each in self.followers for disk in each.disk.values() if Seal.read(disk) is not None),
-        ]
-
-    def copies_of_lives(self) -> Iterator[tuple[str, MemoryStorage]]:
-        """What two copies of the same life are compared of; a stand-in's is its own."""
-        if self.leader.life is not None:
-            yield self.leader.life, self.leader.disk
-        for follower in self.followers:
-            for life, disk in follower.disk.items():
-                if Seal.read(disk) is None:
-                    yield life, disk
-
-    def may_have_gaps(self, place: str) -> bool:
-        return place in self.forced
-
     # --- the end
 
     def heal(self) -> None:
@@ -356,7 +239,7 @@ class World:
         for step in range(200):
             self.tick(0.5)
             if step > 2 * SILENCE:  # connections to machines that are gone have ended
-                self._adopt_all()
+                self.adopt_all()
                 if self._whole():
                     break
 
@@ -366,80 +249,9 @@ class World:
             leader.daemon is not None
             and not leader.stopping
             and all(link.standing.in_step for link in leader.links)
-            and all(self._is_served(life) for life in self.gone)
-            and not self._stand_in_starts()
+            and all(self.is_served(life) for life in self.gone)
+            and not self.stand_in_starts()
         )
-
-    def _stand_in_starts(self) -> bool:
-        return any(
-            state.seal is not None
-            and not state.seal.retired
-            and (life not in each.stand_ins or each.stand_ins[life].daemon is None)
-            for each in self.followers
-            for life, state in each.states.items()
-        )
-
-    def _is_served(self, life: str) -> bool:
-        """Or nobody has it."""
-        held = [follower.states[life] for follower in self.followers if life in follower.states]
-        return not held or any(state.seal is not None for state in held)
-
-    def check_whole(self) -> None:
-        """R11, and what is delivered until nothing is left."""
-        self.checker.check_kept()
-        self.checker.check_records()
-        for _ in range(100):
-            if not (different := self._different_copies()):
-                break
-            self.tick(0.5)
-        else:
-            raise Violation("R11", f"the copies of {different} are not equal to what the leader has")
-        for _ in range(1000):
-            self.tick(5.0)
-            if not self._finish_all():
-                break
-        self.checker.check_kept()
-        self.checker.check_delivered()
-
-    def _different_copies(self) -> list[str]:
-        """Followers whose copy of the leader is not equal to it."""
-        leader = self.leader
-        ours = files_of(leader.disk)
-        return [
-            follower.name
-            for follower in self.followers
-            if leader.life not in follower.disk or files_of(follower.disk[leader.life]) != ours
-        ]
-
-    def _finish_all(self) -> bool:
-        """Everything that is in flight is finished. Whether more may come."""
-        daemons = [stand_in.daemon for each in self.followers for stand_in in each.stand_ins.values()]
-        found = self.leader.daemon is None or self._stand_in_starts()
-        for daemon in (self.leader.daemon, *daemons):
-            if daemon is not None:
-                daemon.finish_some(1000)
-                found = found or next(remaining(daemon.broker), None) is not None
-        return found
-
-
-Reach: TypeAlias = dict[str, tuple[int, int]]
-"""How far a copy goes: by folder of a topic, its generation and the end of its log."""
-
-
-def _reach(disk: MemoryStorage) -> Reach:
-    reach: Reach = {}
-    for path, data in files_of(disk).items():
-        folder, _, name = path.partition("/")
-        if name.endswith(".log"):
-            with contextlib.suppress(FormatError):
-                header = FileHeader.decode(data[:FILE_HEADER_SIZE])
-                end = header.position + len(data)
-                reach[folder] = max(reach.get(folder, (0, 0)), (header.generation, end))
-    return reach
-
-
-def _goes_further(one: Reach, other: Reach) -> bool:
-    return any(end > other.get(folder, (0, 0)) for folder, end in one.items())
 
 
 def lived(seed: int, steps: int = STEPS) -> World:

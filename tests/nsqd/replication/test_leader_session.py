@@ -19,6 +19,7 @@ from nsqd.replication.wire import (
     AllHeld,
     Beat,
     Bye,
+    Check,
     Data,
     Echo,
     FileFrame,
@@ -37,7 +38,7 @@ from tests.nsqd.replication.test_wire import FRAMES
 pytestmark = pytest.mark.usefixtures("no_threads")
 
 
-HARMLESS = Beat | Ticket | Pass | MakeFolder | Remove | RemoveFolder
+HARMLESS = Beat | Ticket | Pass | MakeFolder | Remove | RemoveFolder | Check
 
 
 async def test_a_copy_is_written_and_acknowledged(

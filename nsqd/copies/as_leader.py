@@ -15,15 +15,18 @@ from nsqd.broker import Broker
 from nsqd.copies.durability import Copied
 from nsqd.copies.hand_over import HandOver
 from nsqd.copies.publish_again import PublishAgain
+from nsqd.copies.scrubbing import Scrubbing
 from nsqd.log.deletions import Deletions
 from nsqd.log.life import former_lives
 from nsqd.log.storage import Storage
 from nsqd.log.store import CLEAN
+from nsqd.log.topic_log import TopicLog
 from nsqd.options import NsqdOptions
 from nsqd.replication.before_start import ask_followers, tell_finished
 from nsqd.replication.frame_stream import Identity
 from nsqd.replication.noted_storage import NotedStorage
 from nsqd.replication.safety import Safety, Standing
+from nsqd.replication.scrub import Scrub
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
 from nsqd.replication.take_back import remove_temporary_files
@@ -58,6 +61,7 @@ class LeaderRole:
             [Standing(address) for address in options.replicate_to],
         )
         self.restored_bytes = 0
+        self.scrubbing: Scrubbing | None = None
         self._links: list[FollowerLink] = []
         self._said: str | None = None
         self._sealed_by: dict[str, Owned] = {}  # what stand-ins have, as followers said before the recovery
@@ -141,6 +145,15 @@ class LeaderRole:
         self._links = [
             FollowerLink(leader, standing, transport.connector()) for standing in self.safety.followers
         ]
+        scrub = Scrub(
+            self._storage,
+            self.noted.notes,
+            self._log_of,
+            options.scrub_interval / SECOND,
+            options.catch_up_rate,
+            options.min_free_space,
+        )
+        self.scrubbing = Scrubbing(scrub, self._links)
 
     async def run(self) -> None:
         """Keep followers supplied, until cancelled."""
@@ -149,6 +162,8 @@ class LeaderRole:
                 nursery.start_soon(link.run)
             if self._links:
                 nursery.start_soon(self._check)
+            if self.scrubbing is not None:
+                nursery.start_soon(self.scrubbing.run)
 
     @property
     def hand_over_refusal(self) -> str | None:
@@ -214,6 +229,10 @@ class LeaderRole:
         """Whether a segment that is not here was removed: the log goes beyond it, and misses nothing."""
         retention = self._broker.retentions.get(folder.removeprefix("topic-"))
         return retention is not None and int(name.removesuffix(".log")) < retention.log.position
+
+    def _log_of(self, folder: str) -> TopicLog | None:
+        retention = self._broker.retentions.get(folder.removeprefix("topic-"))
+        return retention.log if retention is not None else None
 
     def _compared(self, address: str) -> None:
         try:

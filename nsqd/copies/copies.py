@@ -165,6 +165,7 @@ class Copies:
             adoptions=follower.stand_ins.adoptions if follower is not None else 0,
             followers=followers,
             held=follower.stats() if follower is not None else [],
+            scrub=leader.scrubbing.stats() if leader is not None and leader.scrubbing is not None else None,
         )
 
     # --- stop

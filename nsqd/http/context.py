@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Iterator
 from typing import Protocol
 
 from nsqd.broker import Broker, Refused
+from nsqd.copies.scrubbing import Scrubbing
 from nsqd.drain import Drain
 from nsqd.replication.stand_in import StandIns
 from nsqd.stats.source import StatsSource
@@ -46,6 +47,10 @@ class HttpBackend(StatsSource, Protocol):
     @property
     def stand_ins(self) -> StandIns | None:
         """None without copies of others."""
+
+    @property
+    def scrubbing(self) -> Scrubbing | None:
+        """None without followers."""
 
     def round(self) -> None:
         """Begin a round: set the broker's clock."""

@@ -32,7 +32,7 @@ __all__ = ["Scrubbing"]
 
 log = get_logger("copies")
 
-LOOK_AGAIN: Final = 60.0  # seconds: there are other segments, and other followers in step
+LOOK_AGAIN: Final = 60.0  # seconds, at most: there may be other segments, and other followers in step
 NOTE_INTERVAL: Final = 60.0  # seconds of it are done again after a kill
 TOLD: Final = 20  # segments that the statistics name
 
@@ -94,7 +94,7 @@ class Scrubbing:
         counted_at, passes = -math.inf, scrub.passes
         while True:
             now = trio.current_time()
-            if now - counted_at >= LOOK_AGAIN or scrub.passes != passes:
+            if now - counted_at >= scrub.count_interval or scrub.passes != passes or scrub.wanted:
                 await trio.to_thread.run_sync(scrub.count)
                 counted_at, passes = now, scrub.passes
             delay = scrub.delay(now) if self._in_step else None

@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import accumulate
@@ -240,7 +241,8 @@ class Scrub:
     topic's folder, if it is there. `interval`: seconds for a pass, 0: only when it is asked for. `fast`: bytes a second
     for a pass that was asked for, 0: no limit. `min_free`: bytes of the disk that are not used.
 
-    Since the start: `checked_bytes`: looked at. `mended`, `mended_there`: segments, here and at followers. `passes`:
+    `wanted`: a pass that was asked for is to begin with the next look; count before. Since the start:
+    `checked_bytes`: looked at. `mended`, `mended_there`: segments, here and at followers. `passes`:
     that have ended.
     """
 
@@ -258,7 +260,7 @@ class Scrub:
     _sealed: list[tuple[str, int]] = attrs.field(factory=list, init=False)  # path and size, in order
     _sums: list[int] = attrs.field(factory=list, init=False)  # of the sizes, up to each one, included
     _looked: tuple[float, int] | None = attrs.field(default=None, init=False)  # when, and at how many bytes
-    _wanted: bool = attrs.field(default=False, init=False)
+    wanted: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.note = ScrubNote.read(self._storage)
@@ -268,11 +270,11 @@ class Scrub:
     @property
     def at_once(self) -> bool:
         """A pass that was asked for is going on, or about to begin."""
-        return self._wanted or self.note.at_once
+        return self.wanted or self.note.at_once
 
     def begin_at_once(self) -> None:
         """Begin a pass now, as fast as is allowed."""
-        self._wanted = True
+        self.wanted = True
 
     @property
     def total(self) -> int:
@@ -298,7 +300,7 @@ class Scrub:
 
         At the start one is due at once: else an nsqd that is often restarted would never come to it.
         """
-        if self._wanted:
+        if self.wanted:
             return 0.0
         if not self._sealed or not (self.note.at_once or self._interval):
             return None
@@ -311,6 +313,11 @@ class Scrub:
     def looked(self, size: int, now: float) -> None:
         """A look at so many bytes has ended."""
         self._looked = (now, size)
+
+    @property
+    def count_interval(self) -> float:
+        """Seconds until `count` is due again: nothing in its figures is of consequence sooner."""
+        return min(max(self._interval / 1000, 1.0), 600.0) if self._interval else math.inf
 
     def count(self) -> None:
         """See what there is to be looked at. *Any thread*, while no look goes on."""
@@ -337,8 +344,8 @@ class Scrub:
         was there any more.
         """
         note = self.note
-        if self._wanted:
-            self._wanted = False
+        if self.wanted:
+            self.wanted = False
             note.place, note.at_once = Place(), True
             note.number += 1
         at = bisect_left(self._sealed, (note.place.path,))

@@ -73,10 +73,10 @@ class ScrubStats:
 
 @attrs.frozen(kw_only=True)
 class CopiesStats:
-    """`wanted` and `in_step`: copies, this nsqd's own included. `held`: those of others. `scrub`: if there are followers.
+    """`wanted` and `in_step`: copies, this nsqd's own included. `held`: those of others.
 
     Since the start: `restored_bytes`: fetched from followers before it. `published_again`: messages that only a
-    follower had. `adoptions`: of copies that are here.
+    follower had. `adoptions`: of copies that are here. `scrub`: None without followers.
     """
 
     wanted: int

@@ -408,7 +408,7 @@ class Scrub:
             answer = yield address, Check(segment.path, begin, size)
             if isinstance(answer, Checked) and (answer.size, answer.checksum) != (size, piece.checksum):
                 sound = False
-        if sound or not self._is_there(segment):
+        if sound:
             return piece.place, piece.end
         yield from self._go_through(segment, followers, findings)
         return piece.place, segment.size
@@ -472,6 +472,8 @@ class Scrub:
                 contextlib.closing(self._storage.open(segment.path, read_only=True))
             )
             comparison = yield from _compared(segment, ours, fetched)
+            if not self._is_there(segment):
+                return None
             if comparison.fork is not None or not comparison.takes:
                 return comparison
             path = f"{segment.folder}/{_MENDED}"

@@ -260,8 +260,7 @@ def test_a_topic_that_is_deleted_and_made_again_while_it_is_mended_stays_as_it_i
         answer = pair.do(*request) if request is not None else None
         request = looking.send(answer)
     pair.leader.delete_topic("t")
-    pair.leader.create()
-    pair.leader.publish(b"new")
+    fill(pair)
     before = files_below(pair)
     assert pair.finish(looking, request)[1] == []
     assert files_below(pair) == before

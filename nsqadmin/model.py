@@ -283,6 +283,9 @@ class Copies(msgspec.Struct, gc=False, frozen=True):
     held: tuple[HeldCopy, ...] = ()
     """The first few."""
     more_held: int = 0
+    unmended: tuple[str, ...] = ()
+    """The first few of its segments with damage that its followers' copies could not mend: their paths."""
+    more_unmended: int = 0
 
     @property
     def missing(self) -> int:

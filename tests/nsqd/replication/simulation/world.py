@@ -11,13 +11,15 @@ from unittest import mock
 from nsqd.log.life import former_lives
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.replication.keep import Copy, CopyNote
+from nsqd.replication.reconcile import replayed_from
 from nsqd.replication.restore import forks
+from nsqd.replication.scrub import Damage, Finding
 from nsqd.replication.seal import Seal
 from nsqd.stats.remaining import remaining
 from nsqd.testing.faulty_storage import no_fault
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.replication.pair import files_of
-from tests.nsqd.replication.simulation.checker import Checker, Violation
+from tests.nsqd.replication.simulation.checker import Checker, Violation, damaged_segments, records_of
 from tests.nsqd.replication.simulation.follower import FollowerMachine
 from tests.nsqd.replication.simulation.leader import LeaderMachine
 from tests.nsqd.replication.simulation.machine import CHANNELS, SILENCE, Machine
@@ -40,9 +42,15 @@ LEFT_OVER: Final = "handed over, and its copies may have what is nowhere else"
 
 
 class World:
-    """`ack_copies`, `min_copies`, `disk_level`: options of the leader. `story`: what has happened, for people."""
+    """`ack_copies`, `min_copies`, `disk_level`: options of the leader. `story`: what has happened, for people.
 
-    def __init__(self, seed: int) -> None:
+    `rots`: disks forget bits, and the leader looks for that. `found`: what it has found in this pass and the last one.
+    """
+
+    def __init__(self, seed: int, *, rots: bool = False) -> None:
+        self.rots = rots
+        self.passes = 0
+        self.found: tuple[list[Finding], list[Finding]] = [], []
         random.seed(seed)  # salts of segments
         self.seed = seed
         self.chance = chance = random.Random(seed)
@@ -123,6 +131,7 @@ class World:
             self._delete_topic,
             self._wipe,
             self._adopt,
+            *[self._rot] * (4 * self.rots),
         ]
 
     def _publish(self) -> None:
@@ -150,7 +159,10 @@ class World:
         daemon = self.leader.daemon
         if daemon is not None and self.leader.runs:
             topic = self.chance.choice(list(daemon.broker.retentions))
-            self.leader.do(lambda: daemon.snapshot(topic))
+            # The daemon begins none while another one is in hand: that may end under the name of the first one. Where
+            # no disk forgets, a start does without it.
+            if not (self.rots and daemon.broker.retentions[topic].has_snapshot_in_hand):
+                self.leader.do(lambda: daemon.snapshot(topic))
 
     # --- faults
 
@@ -247,6 +259,41 @@ class World:
         if not any(follower.name in adopted for adopted in self.adopted.values()):
             self.tell(f"the disk of {follower.name} is wiped")
             follower.wipe()
+
+    def _rot(self) -> None:
+        """A disk forgets a bit of a record that no recovery reads."""
+        chance, disks = self.chance, self._rotting_disks()
+        place = chance.choice(sorted(disks))
+        paths = [path for path in files_of(disks[place]) if _is_before_snapshots(path, disks)]
+        path = chance.choice(paths) if paths else ""
+        records = records_of(disks[place], path) if paths else []
+        if not records:
+            return
+        record = chance.choice(records)
+        offset = record.offset + chance.randrange(record.head.size)
+        with contextlib.suppress(ValueError):  # not synced yet
+            disks[place].rot(path, offset, chance.randrange(8))
+            self.tell(f"the disk {place} forgets a bit of {path} at {offset}")
+            self.checker.rotted(place, path, record)
+
+    def _rotting_disks(self) -> dict[str, MemoryStorage]:
+        """That of the leader, and those with copies of its life, by place."""
+        life = self.leader.life
+        copies = {
+            each.place(life): each.disk[life]
+            for each in self.followers
+            if life is not None and life in each.disk and Seal.read(each.disk[life]) is None
+        }
+        return {self.leader.place: self.leader.disk, **copies}
+
+    def scrub_found(self, finding: Finding) -> None:
+        self.tell(f"scrub: {finding}")
+        self.found[0].append(finding)
+        self.checker.scrub_found(finding)
+
+    def scrub_passed(self) -> None:
+        self.passes += 1
+        self.found = [], self.found[0]
 
     def _adopt(self) -> None:
         """The operator adopts, if the leader is gone, or cannot be seen from there."""
@@ -400,6 +447,27 @@ class World:
                 break
         self.checker.check_kept()
         self.checker.check_delivered()
+        if self.rots:
+            self._check_sound()
+
+    def _check_sound(self) -> None:
+        """No copy has damage that another one has not, and what all have is reported."""
+        passes = (
+            self.passes + 3
+        )  # the one that goes on, one that mends, and one that finds nothing more to mend
+        for _ in range(2000):
+            self.tick(0.5)
+            if self.passes >= passes:
+                break
+        else:
+            raise Violation("B", "no pass of the scrub ends")
+        lost = {finding.path for finding in self.found[1] if isinstance(finding, Damage)}
+        mended = [finding for finding in self.found[1] if finding.path not in lost]
+        if mended:
+            raise Violation("B", f"a second pass has found {mended}")
+        for place, disk in self._rotting_disks().items():
+            if damaged := damaged_segments(disk) - lost:
+                raise Violation("B", f"{sorted(damaged)} of {place} are damaged, and not reported")
 
     def _different_copies(self) -> list[str]:
         """Followers whose copy of the leader is not equal to it."""
@@ -422,6 +490,13 @@ class World:
         return found
 
 
+def _is_before_snapshots(path: str, disks: dict[str, MemoryStorage]) -> bool:
+    """Whether this is a segment that no recovery replays, on any of these disks."""
+    folder, _, name = path.partition("/")
+    names = [disk.files(folder) for disk in disks.values() if folder in disk.folders()]
+    return name.endswith(".log") and all(name < replayed_from(each) for each in names)
+
+
 Reach: TypeAlias = dict[str, tuple[int, int]]
 """How far a copy goes: by folder of a topic, its generation and the end of its log."""
 
@@ -442,11 +517,11 @@ def _goes_further(one: Reach, other: Reach) -> bool:
     return any(end > other.get(folder, (0, 0)) for folder, end in one.items())
 
 
-def lived(seed: int, steps: int = STEPS) -> World:
+def lived(seed: int, steps: int = STEPS, *, rots: bool = False) -> World:
     """A world after so many steps, then without faults, and checked. `Violation`."""
     # The ids of lives among them: of two stand-ins the one with the lower id goes on.
     with mock.patch("secrets.token_bytes", random.Random(seed).randbytes):
-        world = World(seed)
+        world = World(seed, rots=rots)
         try:
             for _ in range(steps):
                 world.step()

@@ -25,10 +25,11 @@ import contextlib
 import errno
 import json
 import math
+import threading
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import accumulate
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 from crc32c import crc32c
@@ -38,7 +39,6 @@ from nsqd.log.ranges import RangeSet
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FileKind, FormatError
 from nsqd.log.scan import Damaged, find_salt, scan
 from nsqd.log.storage import File, Storage
-from nsqd.log.topic_log import TopicLog
 from nsqd.replication.noted_storage import FileNote, Notes
 from nsqd.replication.wire import Check, Checked, Data, Fetch
 from nsqkit.decoding import decode_json
@@ -148,6 +148,14 @@ Finding: TypeAlias = Mended | MendedThere | Damage | Differs | Failed
 # --- how far it has come
 
 
+class Log(Protocol):
+    """What is to be known of a topic's log, see `TopicLog`. Whoever renames or removes files of it holds `names`."""
+
+    generation: int
+    deleted: bool
+    names: threading.Lock
+
+
 @attrs.frozen
 class Place:
     """What comes next: the segment `path` from `offset` on, where a record begins. "": the first one.
@@ -185,7 +193,7 @@ class ScrubNote:
                 found = decode_json(file.read(0, MAX_NOTE))
             place, passed_at = found["place"], found["passed_at"]
             return cls(
-                Place(str(place["path"]), int(place["salt"]), int(place["offset"])),
+                Place(str(place["path"]), int(place["salt"]), max(0, int(place["offset"]))),
                 bool(found["at_once"]),
                 None if passed_at is None else float(passed_at),
                 int(found["number"]),
@@ -200,7 +208,7 @@ class _Segment:
     """A complete segment: `size` bytes of it are its own."""
 
     path: str
-    log: TopicLog
+    log: Log
     note: FileNote
     size: int
 
@@ -248,7 +256,7 @@ class Scrub:
 
     _storage: Storage
     _notes: Notes
-    _log_of: Callable[[str], TopicLog | None]
+    _log_of: Callable[[str], Log | None]
     _interval: float
     _fast: float
     _min_free: int = 0
@@ -494,7 +502,6 @@ class Scrub:
     def _put_in_place(self, segment: _Segment, temporary: str) -> bool:
         """Give it the segment's name, unless the segment was removed. Those who read the old file go on with that."""
         log = segment.log
-        # Whoever removes or renames a file of a topic holds this lock.
         with log.names:
             if log.deleted or not self._storage.exists(segment.path):
                 return False

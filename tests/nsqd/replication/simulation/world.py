@@ -435,7 +435,7 @@ class World:
         """R11, and what is delivered until nothing is left."""
         self.checker.check_kept()
         self.checker.check_records()
-        for _ in range(100):
+        for _ in range(2000 if self.rots else 100):  # a scrub asks for one segment after the other
             if not (different := self._different_copies()):
                 break
             self.tick(0.5)

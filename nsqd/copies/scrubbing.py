@@ -100,7 +100,8 @@ class Scrubbing:
             delay = scrub.delay(now) if self._in_step else None
             if delay is None or delay > 0:
                 self._wake = trio.Event()
-                with trio.move_on_after(LOOK_AGAIN if delay is None else min(delay, LOOK_AGAIN)):
+                pause = LOOK_AGAIN if delay is None else delay
+                with trio.move_on_after(min(pause, LOOK_AGAIN, scrub.count_interval)):
                     await self._wake.wait()
                 continue
             size, findings = await self._look()

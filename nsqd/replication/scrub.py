@@ -16,7 +16,7 @@ Rules:
   another one.
 
 No clock, no socket, no thread is in here. A look is a generator: it is resumed in any thread, yields what is to be
-asked or done, and is sent the answers.
+asked or done, and is sent the answers. The event loop may ask for the figures meanwhile.
 """
 
 from __future__ import annotations
@@ -241,6 +241,24 @@ class _Piece:
     sound: bool
 
 
+@attrs.frozen
+class _Counted:
+    """The complete segments that there are, in order, and the sum of the sizes up to each one, included."""
+
+    paths: list[str]
+    sums: list[int]
+
+    @property
+    def total(self) -> int:
+        return self.sums[-1] if self.sums else 0
+
+    def after(self, place: Place) -> int:
+        """Bytes from this place on."""
+        at = bisect_left(self.paths, place.path)
+        is_there = at < len(self.paths) and self.paths[at] == place.path
+        return self.total - (self.sums[at - 1] if at else 0) - (place.offset if is_there else 0)
+
+
 @attrs.define(eq=False)
 class Scrub:
     """Passes over the complete segments of a data path.
@@ -265,8 +283,7 @@ class Scrub:
     mended_there: int = attrs.field(default=0, init=False)
     passes: int = attrs.field(default=0, init=False)
     note: ScrubNote = attrs.field(init=False)
-    _sealed: list[tuple[str, int]] = attrs.field(factory=list, init=False)  # path and size, in order
-    _sums: list[int] = attrs.field(factory=list, init=False)  # of the sizes, up to each one, included
+    _counted: _Counted = attrs.field(factory=lambda: _Counted([], []), init=False)
     _looked: tuple[float, int] | None = attrs.field(default=None, init=False)  # when, and at how many bytes
     wanted: bool = attrs.field(default=False, init=False)
 
@@ -287,21 +304,17 @@ class Scrub:
     @property
     def total(self) -> int:
         """Bytes of the complete segments, when they were counted last."""
-        return self._sums[-1] if self._sums else 0
+        return self._counted.total
 
     @property
     def left(self) -> int:
         """Bytes of these that this pass has not looked at yet."""
-        place = self.note.place
-        at = bisect_left(self._sealed, (place.path,))
-        is_there = at < len(self._sealed) and self._sealed[at][0] == place.path
-        before = self._sums[at - 1] if at else 0
-        return self.total - before - (place.offset if is_there else 0)
+        return self._counted.after(self.note.place)
 
     @property
     def unmended(self) -> dict[str, str]:
         """By path of a segment, what is wrong with it and could not be mended."""
-        return {path: what for path, (what, _) in self.note.unmended.items()}
+        return {path: what for path, (what, _) in self.note.unmended.copy().items()}
 
     def delay(self, now: float) -> float | None:
         """Seconds until the next look is due; None: not until something is asked for, or is there to be looked at.
@@ -310,7 +323,7 @@ class Scrub:
         """
         if self.wanted:
             return 0.0
-        if not self._sealed or not (self.note.at_once or self._interval):
+        if not self._counted.paths or not (self.note.at_once or self._interval):
             return None
         if self._looked is None:
             return 0.0
@@ -334,9 +347,9 @@ class Scrub:
             files = self._notes.files(folder)
             names = sorted(name for name in files if name.endswith(".log"))
             sealed += ((f"{folder}/{name}", files[name].size) for name in names[:-1])
-        self._sealed, self._sums = sealed, list(accumulate(size for _, size in sealed))
+        self._counted = _Counted([path for path, _ in sealed], list(accumulate(size for _, size in sealed)))
         if self.note.unmended:
-            there = {path for path, _ in sealed}
+            there = set(self._counted.paths)
             self.note.unmended = {path: what for path, what in self.note.unmended.items() if path in there}
 
     def write_note(self) -> None:
@@ -356,11 +369,11 @@ class Scrub:
             self.wanted = False
             note.place, note.at_once = Place(), True
             note.number += 1
-        at = bisect_left(self._sealed, (note.place.path,))
-        if at == len(self._sealed):
+        at = bisect_left(self._counted.paths, note.place.path)
+        if at == len(self._counted.paths):
             self._pass_ended(wall)
             return 0, []
-        path, _ = self._sealed[at]
+        path = self._counted.paths[at]
         place = note.place if note.place.path == path else Place(path)
         if (segment := self._segment(path)) is None or segment.size <= place.offset:
             note.place = _after(path)

@@ -251,8 +251,8 @@ class Checker:
         """A copy that is said to have no gap."""
         if place not in self._lost_power:
             self._check_notes(place, _recovered(disk.crash(_keep_all)), after_power_loss=False)
-            # Of what is sent again a part may be missing before it is synced.
-            if self.world.leader.place not in self._lost_power:
+            # Of what is sent again, after a power loss or for damage, a part may be missing before it is synced.
+            if self.world.leader.place not in self._lost_power and not self._rotten:
                 self._check_notes(place, _recovered(disk.crash(self._chance)), after_power_loss=True)
 
     def _check_notes(self, place: str, broker: Broker, *, after_power_loss: bool) -> None:

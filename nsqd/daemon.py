@@ -24,6 +24,7 @@ import trio
 from nsqd.auth import Authorizer, AuthQueries
 from nsqd.broker import Broker, BrokerOptions, Refused, Subscription, Topology
 from nsqd.copies import Copies, NotServed, SecretError
+from nsqd.copies.scrubbing import Scrubbing
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
 from nsqd.log.file_storage import FileStorage
@@ -455,6 +456,10 @@ class Daemon:
     @property
     def stand_ins(self) -> StandIns | None:
         return self.copies.follower.stand_ins if self.copies.follower is not None else None
+
+    @property
+    def scrubbing(self) -> Scrubbing | None:
+        return self.copies.leader.scrubbing if self.copies.leader is not None else None
 
     @property
     def copies_stats(self) -> CopiesStats | None:

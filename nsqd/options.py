@@ -263,6 +263,12 @@ class NsqdOptions(DaemonOptions):
         help="Bytes a second for a follower that catches up, in addition to as many as are written in that time. "
         "A follower that is in step is not limited. 0: no limit.",
     )
+    scrub_interval: Duration = option(
+        168 * HOUR,
+        minimum=0,
+        help="Compare all that was written long ago with the followers' copies once in this time, and mend what a disk "
+        "has damaged. 0: only after POST /replicas/scrub.",
+    )
     replica_max_bytes: Bytes = option(
         0,
         minimum=0,

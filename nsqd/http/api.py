@@ -76,6 +76,7 @@ def make_router(daemon: HttpBackend) -> Router:
     router.add("GET", "/replicas", api.replicas)
     router.add("POST", "/replicas/adopt", api.adopt)
     router.add("POST", "/replicas/forget", api.forget)
+    router.add("POST", "/replicas/scrub", api.scrub)
     publishing = Publishing(daemon)
     router.add(
         "POST",
@@ -204,6 +205,15 @@ class _Api:
     async def forget(self, request: Request) -> Response:
         """Remove the copy of a life that will not come back."""
         return await self._of_a_copy(request, "removal", StandIns.forget)
+
+    def scrub(self, request: Request) -> Response:
+        """Compare all that was written long ago with the followers' copies, now."""
+        scrubbing = self._daemon.scrubbing
+        if scrubbing is None:
+            return error(404, "NO_COPIES")
+        if reason := scrubbing.begin_at_once():
+            return error(409, f"REFUSED: {reason}")
+        return _DONE
 
     async def _of_a_copy(self, request: Request, what: str, act: _OfACopy) -> Response:
         params = query(request)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from nsqd.broker import Broker, Channel, NotFound, Refused, Subscription, Topic
+from nsqd.copies.scrubbing import Scrubbing
 from nsqd.drain import Drain
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.replication.stand_in import StandIns
@@ -50,6 +51,10 @@ class HttpBackend(StatsSource, Protocol):
 
     def consumers(self, subscriptions: Collection[Subscription]) -> Mapping[Subscription, ClientStats]:
         """The clients of these subscriptions, as far as they are connected."""
+
+    @property
+    def scrubbing(self) -> Scrubbing | None:
+        """None without followers."""
 
     def round(self) -> None:
         """Begin a round: set the broker's clock."""

@@ -117,6 +117,7 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("min-copies", None, INT, 1),
     ("replica-timeout", None, DURATION, 5 * SECOND),
     ("catch-up-rate", None, INT, 50_000_000),
+    ("scrub-interval", None, DURATION, 168 * 60 * MINUTE),
     ("replica-max-bytes", None, INT, 0),
     ("adopt", None, STRING, "manual"),
     ("adopt-after", None, DURATION, MINUTE),

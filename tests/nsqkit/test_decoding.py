@@ -33,6 +33,7 @@ from nsqd.protocol_v2.identify import _fields
 from nsqd.replication.finished_elsewhere import read_line
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.placement import Placed
+from nsqd.replication.scrub import ScrubNote
 from nsqd.replication.seal import SEAL, Seal
 from nsqd.replication.unasked import Unasked
 from nsqd.testing.memory_storage import MemoryStorage
@@ -229,6 +230,12 @@ def _placed(text: bytes, folder: Path) -> object:
     return Placed.read(storage)
 
 
+def _scrub(text: bytes, folder: Path) -> object:
+    storage = MemoryStorage()
+    storage.replace("nsqd.scrub", text)
+    return ScrubNote.read(storage)
+
+
 @attrs.define
 class _Request:
     body: bytes
@@ -268,6 +275,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqadmin/upstream/copies.py": (lambda text, _: read_copies(msgspec.Raw(text)), ()),
     "nsqd/replication/keep.py": (_copy_note, ()),
     "nsqd/replication/placement.py": (_placed, ()),
+    "nsqd/replication/scrub.py": (_scrub, ()),
     "nsqd/replication/seal.py": (_seal, ()),
     "nsqd/replication/unasked.py": (_unasked, ()),
     "nsqd/replication/finished_elsewhere.py": (lambda text, _: read_line(text), (ValueError,)),

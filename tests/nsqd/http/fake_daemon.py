@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Refused, Subscription, Topology
+from nsqd.copies.scrubbing import Scrubbing
 from nsqd.drain import Drain
 from nsqd.http import make_servers
 from nsqd.log.store import Store, StoreOptions
@@ -118,6 +119,7 @@ class FakeDaemon:
 
     copies_stats: CopiesStats | None = None
     stand_ins: StandIns | None = None
+    scrubbing: Scrubbing | None = None
     hand_over_refusal: str | None = None
 
     @property

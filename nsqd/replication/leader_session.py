@@ -15,7 +15,7 @@ import trio
 from nsqd.replication.frame_stream import FrameStream, NotWelcome, first_to_end
 from nsqd.replication.held_copies import CopyState, HeldCopies
 from nsqd.replication.keep import Copy, Work
-from nsqd.replication.scrub import checksum_on_disk
+from nsqd.replication.rot import checksum_on_disk
 from nsqd.replication.wire import (
     Ack,
     Beat,

@@ -25,21 +25,29 @@ import contextlib
 import errno
 import json
 import math
-import threading
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import accumulate
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import attrs
-from crc32c import crc32c
 
 from nsqd.log.paths import os_error
 from nsqd.log.ranges import RangeSet
-from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FileKind, FormatError
-from nsqd.log.scan import Damaged, find_salt, scan
-from nsqd.log.storage import File, Storage
-from nsqd.replication.noted_storage import FileNote, Notes
+from nsqd.log.storage import Storage
+from nsqd.replication.noted_storage import Notes
+from nsqd.replication.rot import (
+    Comparison,
+    Log,
+    Place,
+    Segment,
+    chunks,
+    compared,
+    damage_of,
+    read_piece,
+    salt_of,
+    temporary,
+)
 from nsqd.replication.wire import Check, Checked, Data, Fetch
 from nsqkit.decoding import decode_json
 
@@ -51,19 +59,13 @@ __all__ = [
     "Looking",
     "Mended",
     "MendedThere",
-    "Place",
     "Replaced",
     "Request",
     "Scrub",
     "SendAgain",
-    "checksum_on_disk",
 ]
 
-PIECE: Final = 256 * 1024  # bytes that are looked at in a row, unless a record is longer
 FETCH_SIZE: Final = 512 * 1024
-STEP_BYTES: Final = 4 << 20  # that are gone through until others have their turn
-CHUNK: Final = 1 << 20
-PAGE: Final = 4096
 NOTE: Final = "nsqd.scrub"
 MAX_NOTE: Final = 1 << 20  # bytes
 MAX_UNMENDED: Final = 1000  # segments that are remembered; the log has all of them
@@ -148,26 +150,6 @@ Finding: TypeAlias = Mended | MendedThere | Damage | Differs | Failed
 # --- how far it has come
 
 
-class Log(Protocol):
-    """What is to be known of a topic's log, see `TopicLog`. Whoever renames or removes files of it holds `names`."""
-
-    generation: int
-    deleted: bool
-    names: threading.Lock
-
-
-@attrs.frozen
-class Place:
-    """What comes next: the segment `path` from `offset` on, where a record begins. "": the first one.
-
-    `salt`: of that segment. One with another has taken its name, and is looked at from its beginning.
-    """
-
-    path: str = ""
-    salt: int = 0
-    offset: int = 0
-
-
 @attrs.define(eq=False)
 class ScrubNote:
     """What stands in `nsqd.scrub`. `at_once`: see `Scrub`. `passed_at`: wall time of the end of the last pass.
@@ -176,7 +158,7 @@ class ScrubNote:
     number of the pass that has seen it last.
     """
 
-    place: Place = Place()
+    place: Place = attrs.field(factory=Place)
     at_once: bool = False
     passed_at: float | None = None
     number: int = 0
@@ -201,44 +183,6 @@ class ScrubNote:
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return cls()
-
-
-@attrs.define(eq=False)
-class _Segment:
-    """A complete segment: `size` bytes of it are its own."""
-
-    path: str
-    log: Log
-    note: FileNote
-    size: int
-
-    @property
-    def folder(self) -> str:
-        return self.path.partition("/")[0]
-
-    @property
-    def position(self) -> int:
-        return int(self.path.rpartition("/")[2][:20])
-
-    def header(self, data: bytes) -> FileHeader | None:
-        """Of these first bytes; None when they are not what was written."""
-        try:
-            header = FileHeader.decode(data)
-        except FormatError:
-            return None
-        own = header.position == self.position and header.generation == self.log.generation
-        is_sound = header.kind is FileKind.SEGMENT and own and data[FILE_HEADER_SIZE - 12 :] == bytes(12)
-        return header if is_sound else None
-
-
-@attrs.frozen
-class _Piece:
-    """Bytes from `place.offset` to `end` of a segment. `sound`: all records in them check."""
-
-    place: Place
-    end: int
-    checksum: int
-    sound: bool
 
 
 @attrs.frozen
@@ -405,24 +349,24 @@ class Scrub:
         if path in self.note.unmended or len(self.note.unmended) < MAX_UNMENDED:
             self.note.unmended[path] = (what, self.note.number)
 
-    def _segment(self, path: str) -> _Segment | None:
+    def _segment(self, path: str) -> Segment | None:
         """None when it is not there any more."""
         folder, _, name = path.partition("/")
         log, note = self._log_of(folder), self._notes.files(folder).get(name)
         if log is None or log.deleted or note is None:
             return None
-        return _Segment(path, log, note, note.size)
+        return Segment(path, log, note, note.size)
 
-    def _is_there(self, segment: _Segment) -> bool:
+    def _is_there(self, segment: Segment) -> bool:
         found = self._segment(segment.path)
         return found is not None and found.note is segment.note and found.log is segment.log
 
     def _look_at(
-        self, segment: _Segment, place: Place, followers: Sequence[str], findings: list[Finding]
+        self, segment: Segment, place: Place, followers: Sequence[str], findings: list[Finding]
     ) -> Looking[tuple[Place, int]]:
         """Where it has begun in the segment, and where it has ended."""
         with contextlib.closing(self._storage.open(segment.path, read_only=True)) as file:
-            piece = _read_piece(segment, file, place)
+            piece = read_piece(segment, file, place)
         begin, size = piece.place.offset, piece.end - piece.place.offset
         sound = piece.sound
         for address in followers if sound else ():
@@ -435,7 +379,7 @@ class Scrub:
         return piece.place, segment.size
 
     def _go_through(
-        self, segment: _Segment, followers: Sequence[str], findings: list[Finding]
+        self, segment: Segment, followers: Sequence[str], findings: list[Finding]
     ) -> Looking[None]:
         """The whole segment, here and at each of them, record by record."""
         path = segment.path
@@ -461,7 +405,7 @@ class Scrub:
                 rotten.append(MendedThere(path, comparison.theirs.count, address))
         if damage is None and self._is_there(segment):
             with contextlib.closing(self._storage.open(path, read_only=True)) as file:
-                damage = yield from _damage_of(segment, file, _salt_of(segment, file))
+                damage = yield from damage_of(segment, file, salt_of(segment, file))
         if not self._is_there(segment):
             return
         if damage:
@@ -473,7 +417,7 @@ class Scrub:
             self.mended_there += 1
             yield each.follower, SendAgain(path)
 
-    def _compare(self, segment: _Segment, address: str) -> Looking[_Comparison | None]:
+    def _compare(self, segment: Segment, address: str) -> Looking[Comparison | None]:
         """What is damaged here and there; what is, here, is mended. None when the follower has not answered.
 
         `OSError`.
@@ -481,7 +425,7 @@ class Scrub:
         if self._storage.free_space() < 2 * segment.size + self._min_free:
             raise os_error(errno.ENOSPC, segment.path)
         with contextlib.ExitStack() as at_the_end:
-            fetched = at_the_end.enter_context(_temporary(self._storage, f"{segment.folder}/{_FETCHED}"))
+            fetched = at_the_end.enter_context(temporary(self._storage, f"{segment.folder}/{_FETCHED}"))
             while fetched.size < segment.size:
                 wanted = min(FETCH_SIZE, segment.size - fetched.size)
                 answer = yield address, Fetch(segment.path, fetched.size, wanted)
@@ -492,19 +436,19 @@ class Scrub:
             ours = at_the_end.enter_context(
                 contextlib.closing(self._storage.open(segment.path, read_only=True))
             )
-            comparison = yield from _compared(segment, ours, fetched)
+            comparison = yield from compared(segment, ours, fetched)
             if not self._is_there(segment):
                 return None
             if comparison.fork is not None or not comparison.takes:
                 return comparison
             path = f"{segment.folder}/{_MENDED}"
-            mended = at_the_end.enter_context(_temporary(self._storage, path))
+            mended = at_the_end.enter_context(temporary(self._storage, path))
             for start, end, from_theirs in comparison.parts(segment.size):
-                for chunk in _chunks(fetched if from_theirs else ours, start, end):
+                for chunk in chunks(fetched if from_theirs else ours, start, end):
                     mended.append([chunk])
                     yield None
             mended.sync()
-            left = yield from _damage_of(segment, mended, comparison.salt)
+            left = yield from damage_of(segment, mended, comparison.salt)
             if any(comparison.left.gaps(start, end) for start, end in left):
                 # The bounds of what is damaged were not those of records.
                 return attrs.evolve(comparison, left=comparison.ours, theirs=RangeSet())
@@ -512,7 +456,7 @@ class Scrub:
                 return None
             return comparison
 
-    def _put_in_place(self, segment: _Segment, temporary: str) -> bool:
+    def _put_in_place(self, segment: Segment, temporary: str) -> bool:
         """Give it the segment's name, unless the segment was removed. Those who read the old file go on with that."""
         log = segment.log
         with log.names:
@@ -527,166 +471,3 @@ class Scrub:
 def _after(path: str) -> Place:
     """Whatever comes next in the order of paths."""
     return Place(path + "\0")
-
-
-# --- two files of one segment
-
-
-@attrs.frozen
-class _Comparison:
-    """Bytes that are damaged: `ours`, `theirs`, and `left`: in both. `salt`: of the records.
-
-    `fork`: where sound records of both differ; then nothing else is known.
-    """
-
-    ours: RangeSet = attrs.field(factory=RangeSet)
-    theirs: RangeSet = attrs.field(factory=RangeSet)
-    left: RangeSet = attrs.field(factory=RangeSet)
-    salt: int | None = None
-    fork: int | None = None
-
-    @property
-    def takes(self) -> bool:
-        """Whether something that is damaged here is not, there."""
-        return self.left.count < self.ours.count
-
-    def parts(self, size: int) -> Iterator[tuple[int, int, bool]]:
-        """The whole file in order: start, end, and whether these bytes are taken from theirs."""
-        taken = [gap for start, end in self.ours for gap in self.theirs.gaps(start, end)]
-        at = 0
-        for start, end in taken:
-            if at < start:
-                yield at, start, False
-            yield start, end, True
-            at = end
-        if at < size:
-            yield at, size, False
-
-
-def _compared(segment: _Segment, ours: File, theirs: File) -> Looking[_Comparison]:
-    """Which records check in these two files of a segment."""
-    # Records are told by the salt, which is in the header: of whom that can be read.
-    our_salt = _salt_of(segment, ours)
-    their_salt = _salt_of(segment, theirs)
-    if our_salt is None and their_salt is None:
-        found = find_salt(_reader(ours), FILE_HEADER_SIZE, segment.size)
-        our_salt = found[0] if found is not None else None
-    our_damage = yield from _damage_of(segment, ours, their_salt if our_salt is None else our_salt)
-    their_damage = yield from _damage_of(segment, theirs, our_salt if their_salt is None else their_salt)
-    either = RangeSet(sorted([*our_damage, *their_damage]))
-    for start, end in either.gaps(0, segment.size):
-        at = start
-        for chunk in _chunks(ours, start, end):
-            if chunk != (other := _read(theirs, at, len(chunk))):
-                same = next(i for i, (one, two) in enumerate(zip(chunk, other, strict=True)) if one != two)
-                return _Comparison(fork=at + same)
-            at += len(chunk)
-            yield None
-    both = [common for start, end in our_damage for common in their_damage.common(start, end)]
-    return _Comparison(our_damage, their_damage, RangeSet(both), their_salt if our_salt is None else our_salt)
-
-
-def _salt_of(segment: _Segment, file: File) -> int | None:
-    """What the header tells; None when it is damaged."""
-    header = segment.header(_read(file, 0, FILE_HEADER_SIZE))
-    return header.salt if header is not None else None
-
-
-def _damage_of(segment: _Segment, file: File, salt: int | None) -> Looking[RangeSet]:
-    """The bytes of a file that are neither header nor records. `salt`: of the records; None: nothing tells it."""
-    if salt is None:
-        return RangeSet([(0, segment.size)])
-    file.forget_cached()
-    damage = RangeSet()
-    if _salt_of(segment, file) is None:
-        damage.add(0, FILE_HEADER_SIZE)
-    looked_at = 0
-    for item in scan(_reader(file), FILE_HEADER_SIZE, segment.size, salt, 0):
-        end = item.end if isinstance(item, Damaged) else item.offset + item.head.size
-        if isinstance(item, Damaged):
-            damage.add(item.offset, end)
-        if end - looked_at >= STEP_BYTES:
-            looked_at = end
-            yield None
-    return damage
-
-
-def _read_piece(segment: _Segment, file: File, place: Place) -> _Piece:
-    """From this place on. `OSError`."""
-    _forget_cached(file, 0, FILE_HEADER_SIZE)
-    header = segment.header(_read(file, 0, FILE_HEADER_SIZE))
-    if header is None:
-        return _Piece(place, segment.size, 0, sound=False)
-    offset = place.offset if place.salt == header.salt else 0
-    _forget_cached(file, offset, PIECE)
-    end = max(offset, FILE_HEADER_SIZE)
-    sound = True
-    for item in scan(_reader(file), end, segment.size, header.salt, 0, chunk=PIECE):
-        if isinstance(item, Damaged):
-            sound, end = False, item.end
-            break
-        end = item.offset + item.head.size
-        if end - offset >= PIECE:
-            break
-    checksum = 0
-    for chunk in _chunks(file, offset, end):
-        checksum = crc32c(chunk, checksum)
-    _forget_cached(file, offset, end - offset)  # others need the memory more
-    return _Piece(Place(segment.path, header.salt, offset), end, checksum, sound)
-
-
-def checksum_on_disk(storage: Storage, path: str, offset: int, size: int) -> tuple[int, int]:
-    """How many of these bytes of a file the disk gives back, and their CRC-32C. *Any thread.*"""
-    checksum = there = 0
-    with contextlib.suppress(OSError), contextlib.closing(storage.open(path, read_only=True)) as file:
-        _forget_cached(file, offset, size)
-        while there < size:
-            data = file.read(offset + there, min(CHUNK, size - there))
-            if not data:
-                break
-            checksum = crc32c(data, checksum)
-            there += len(data)
-        _forget_cached(file, offset, size)
-    return there, checksum
-
-
-def _forget_cached(file: File, offset: int, size: int) -> None:
-    """Of whole pages: the system keeps those of which a part is not named."""
-    start = offset // PAGE * PAGE
-    file.forget_cached(start, offset + size - start + PAGE)
-
-
-def _read(file: File, offset: int, size: int) -> bytes:
-    """All these bytes: zeros for what the disk cannot read, and for what is behind the end. `OSError` for the rest."""
-    try:
-        return file.read(offset, size).ljust(size, b"\0")
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-    if size <= PAGE:
-        return bytes(size)
-    half = max(PAGE, size // 2 // PAGE * PAGE)
-    return _read(file, offset, half) + _read(file, offset + half, size - half)
-
-
-def _reader(file: File) -> Callable[[int, int], bytes]:
-    return lambda offset, size: _read(file, offset, size)
-
-
-def _chunks(file: File, start: int, end: int) -> Iterator[bytes]:
-    for at in range(start, end, CHUNK):
-        yield _read(file, at, min(CHUNK, end - at))
-
-
-@contextlib.contextmanager
-def _temporary(storage: Storage, path: str) -> Iterator[File]:
-    """A new file, under a name that is always the same: a kill leaves one at most, and nothing reads it. `OSError`."""
-    with contextlib.suppress(FileNotFoundError):
-        storage.remove(path)
-    file = storage.create(path)
-    try:
-        yield file
-    finally:
-        file.close()
-        with contextlib.suppress(OSError):  # it has its other name
-            storage.remove(path)

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from nsqd.copies.scrubbing import LOOK_AGAIN, NOTE_INTERVAL, Scrubbing
-from nsqd.replication import scrub as scrub_module
+from nsqd.replication import rot
 from nsqd.replication.safety import Standing
 from nsqd.replication.scrub import NOTE, Scrub, ScrubNote, SendAgain
 from nsqd.replication.to_follower import FollowerLink
@@ -69,7 +69,7 @@ async def running(pair: Scrubbed) -> AsyncIterator[Running]:
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> Scrubbed:
     """Of many pieces."""
-    monkeypatch.setattr(scrub_module, "PIECE", 600)
+    monkeypatch.setattr(rot, "PIECE", 600)
     found = Scrubbed(interval=INTERVAL)
     fill(found)
     return found

@@ -8,6 +8,7 @@ from typing import TypeVar
 import attrs
 
 from nsqd.log.topic_log import TopicLog
+from nsqd.replication.rot import checksum_on_disk
 from nsqd.replication.scrub import (
     Damage,
     Finding,
@@ -16,7 +17,6 @@ from nsqd.replication.scrub import (
     Request,
     Scrub,
     SendAgain,
-    checksum_on_disk,
 )
 from nsqd.replication.ship import Sender
 from nsqd.replication.wire import Check, Checked, Data

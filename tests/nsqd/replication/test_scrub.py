@@ -14,20 +14,10 @@ from nsqd.log.file_storage import FileStorage
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, encode_record
 from nsqd.log.scan import Record, scan
 from nsqd.log.storage import Storage
+from nsqd.replication import rot, ship
 from nsqd.replication import scrub as scrub_module
-from nsqd.replication import ship
-from nsqd.replication.scrub import (
-    NOTE,
-    PAGE,
-    Damage,
-    Differs,
-    Failed,
-    Mended,
-    MendedThere,
-    Place,
-    SendAgain,
-    checksum_on_disk,
-)
+from nsqd.replication.rot import PAGE, Place, checksum_on_disk
+from nsqd.replication.scrub import NOTE, Damage, Differs, Failed, Mended, MendedThere, SendAgain
 from nsqd.replication.wire import Check, Fetch, Pass, Whole
 from nsqd.testing.faulty_storage import WRITES, Crash, CrashAt, Die, Fail, Fault
 from tests.nsqd.replication.pair import Follower, delivered, files_of
@@ -250,7 +240,7 @@ def test_a_topic_that_is_deleted_and_made_again_while_it_is_mended_stays_as_it_i
     pair: Scrubbed, answers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scrub_module, "FETCH_SIZE", 1000)
-    monkeypatch.setattr(scrub_module, "CHUNK", 1000)
+    monkeypatch.setattr(rot, "CHUNK", 1000)
     path = pair.sealed()[0]
     pair.leader.memory.rot(path, 300)
     pair.scrub.count()
@@ -473,7 +463,7 @@ def test_a_pass_that_is_asked_for_has_a_rate_of_its_own_and_begins_anew(pair: Sc
 
 
 def test_what_is_left_falls_to_nothing(pair: Scrubbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrub_module, "PIECE", 600)
+    monkeypatch.setattr(rot, "PIECE", 600)
     pair.scrub.count()
     left = pair.scrub.total
     while left:
@@ -483,7 +473,7 @@ def test_what_is_left_falls_to_nothing(pair: Scrubbed, monkeypatch: pytest.Monke
 
 
 def test_a_start_goes_on_where_the_last_one_was(pair: Scrubbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrub_module, "PIECE", 600)
+    monkeypatch.setattr(rot, "PIECE", 600)
     pair.scrub.count()
     checks: list[Check] = []
     passes = 0

@@ -6,6 +6,7 @@ is good on all after a pass without further rot; what is bad on all is reported;
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import closing
 from unittest import mock
@@ -17,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader
 from nsqd.log.scan import scan
+from nsqd.replication import rot
 from nsqd.replication import scrub as scrub_module
 from nsqd.replication.noted_storage import FileNote
 from nsqd.replication.scrub import Damage, Finding, Looking, Mended, MendedThere, Request, Scrub
@@ -25,7 +27,7 @@ from tests.nsqd.replication.pair import Follower, bytes_of
 from tests.nsqd.replication.scrubbing import Scrubbed, log_of
 
 TOPICS = st.sampled_from(["t", "u"])
-SIZES = {"PIECE": 600, "FETCH_SIZE": 700, "CHUNK": 500, "STEP_BYTES": 1000}
+SIZES = {rot: {"PIECE": 600, "CHUNK": 500, "STEP_BYTES": 1000}, scrub_module: {"FETCH_SIZE": 700}}
 Bad = set[tuple[str, int, int]]
 """Path, start and end of records, and of file headers."""
 
@@ -52,8 +54,9 @@ class ScrubMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sizes = mock.patch.multiple(scrub_module, **SIZES)
-        self.sizes.start()
+        self.sizes = contextlib.ExitStack()
+        for module, sizes in SIZES.items():
+            self.sizes.enter_context(mock.patch.multiple(module, **sizes))
         self.written: dict[str, Written] = {}
         self.looking: Looking[tuple[int, list[Finding]]] | None = None
         self.request: tuple[str, Request] | None = None
@@ -213,7 +216,7 @@ class ScrubMachine(RuleBasedStateMachine):
             if hasattr(self, "pair"):
                 self.go_through()
         finally:
-            self.sizes.stop()
+            self.sizes.close()
 
     def go_through(self) -> None:
         pair = self.pair

@@ -17,7 +17,7 @@ from nsqd.replication.keep import Copy, CopyNote, Work, read_piece
 from nsqd.replication.leader_session import SYNC_INTERVAL
 from nsqd.replication.noted_storage import is_copied_folder
 from nsqd.replication.restore import needs
-from nsqd.replication.scrub import checksum_on_disk
+from nsqd.replication.rot import checksum_on_disk
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.wire import (
     Ack,

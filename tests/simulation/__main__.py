@@ -59,7 +59,7 @@ class Shrunk:
     """A red seed with few faults and steps; with one less it is not red, or for another reason."""
 
     faults: Sequence[Fault]
-    steps: int | None
+    steps: int
     violation: Violation
 
     @property
@@ -87,14 +87,13 @@ def shrunk(seed: int, mutation: str | None = None, seconds: float = SECONDS) -> 
         fewer = [each for each in faults if each is not fault]
         if (violation := red(fewer)) is not None:
             faults, found = fewer, violation
-    lowest, steps = 0, 10_000
-    if red(faults, 0) is None:
-        while lowest < steps:
-            middle = (lowest + steps) // 2
-            if (violation := red(faults, middle)) is None:
-                lowest = middle + 1
-            else:
-                steps, found = middle, violation
+    lowest, steps = 0, found.steps
+    while lowest < steps:
+        middle = (lowest + steps) // 2
+        if (violation := red(faults, middle)) is None:
+            lowest = middle + 1
+        else:
+            steps, found = middle, violation
     return Shrunk(faults, steps, found)
 
 

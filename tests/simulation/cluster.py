@@ -74,6 +74,7 @@ class Cluster(Surroundings):
         self.leader_of: dict[str, NodeLeader] = {}
         self.grants: dict[tuple[str, str], tuple[str, float]] = {}
         self.by_itself: set[tuple[str, str]] = set()
+        self.steps = 0  # that were taken with faults
         self._faults = list(faults)
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -99,10 +100,9 @@ class Cluster(Surroundings):
     def live(self, seconds: float, steps: int | None = None) -> None:
         """With the faults that are due; `steps`: not more of them."""
         until = self.now + seconds
-        taken = 0
-        while self.now < until and (steps is None or taken < steps):
+        while self.now < until and (steps is None or self.steps < steps):
             self.step()
-            taken += 1
+            self.steps += 1
             while self._faults and self._faults[0].at <= self.now - self.began:
                 self._faults.pop(0).happen(self)
                 if self.chance.random() < 0.2:
@@ -307,6 +307,7 @@ def lived(
             cluster.heal()
             cluster.check_whole()
         except Violation as violation:
+            violation.steps = cluster.steps
             violation.add_note("\n".join(cluster.story))
             raise
     return cluster

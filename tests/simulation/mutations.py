@@ -113,10 +113,39 @@ def standing_ignored(patch: Patch) -> None:
     """The fence opens also for registries that know of an adoption."""
     heard = Fencing.heard_registry
 
-    def changed(self: Fencing, address: str, *rest: Any) -> None:
-        heard(self, address, *rest[:-1], False)
+    def changed(self: Fencing, address: str, adopted: bool, asked_at: float) -> None:
+        heard(self, address, False, asked_at)
 
     patch.setattr(Fencing, "heard_registry", changed)
+
+
+def echo_read_late(patch: Patch) -> None:
+    """An answer counts for the fence from when it is read."""
+    heard = Fencing.heard_follower
+    patch.setattr(
+        Fencing,
+        "heard_follower",
+        lambda self, address, _, followers: heard(self, address, self._broker.now, followers),
+    )
+
+
+def one_follower_is_enough(patch: Patch) -> None:
+    """The fence opens as soon as any of the followers is heard."""
+    heard = Fencing.heard_follower
+    patch.setattr(
+        Fencing,
+        "heard_follower",
+        lambda self, address, asked_at, _: heard(self, address, asked_at, [address]),
+    )
+
+
+def stand_in_forgotten(patch: Patch) -> None:
+    """A registry knows of a stand-in as long as that is there."""
+    patch.setattr(
+        Witness,
+        "may_be_adopted",
+        lambda self, member, _now: bool(self.stand_in_of(member.info.life)),
+    )
 
 
 _ALL: Final[Sequence[Callable[[Patch], None]]] = (
@@ -130,6 +159,9 @@ _ALL: Final[Sequence[Callable[[Patch], None]]] = (
     release_forgotten,
     fence_late,
     standing_ignored,
+    echo_read_late,
+    one_follower_is_enough,
+    stand_in_forgotten,
 )
 MUTATIONS: Final = {mutation.__name__.replace("_", "-"): mutation for mutation in _ALL}
 

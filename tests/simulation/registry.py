@@ -43,6 +43,8 @@ class ObservedWitness(Witness):
         self._machine = machine
 
     def connected(self, info: ProducerInfo, now: float) -> Member:
+        if info.life not in self._machine.known:
+            self._machine.forgotten.pop(info.life, None)  # it begins anew
         known = self._heard(info, now)
         known.info = info
         known.connections += 1
@@ -59,7 +61,8 @@ class ObservedWitness(Witness):
         super().heard(member, now)
 
     def _heard(self, info: ProducerInfo, now: float) -> Known:
-        known = self._machine.known.setdefault(info.life, Known(info, now))
+        before = self._machine.forgotten.pop(info.life, None)
+        known = self._machine.known.setdefault(info.life, before or Known(info, now))
         known.heard_at, known.left, known.granted = now, False, None
         return known
 
@@ -75,7 +78,8 @@ class ObservedWitness(Witness):
             owner = known.get(member.info.stands_in_for)
             silent = owner is not None and now - owner.heard_at >= self._machine.cluster.adopt_after
             if owner is not None and (silent or not owner.connections):
-                del known[member.info.stands_in_for]
+                # If it is heard on a connection that has not ended, it is as before.
+                self._machine.forgotten[member.info.stands_in_for] = known.pop(member.info.stands_in_for)
         elif member.info.life in known:
             known[member.info.life].left = True
         super().leave(member, now, for_good=for_good)
@@ -102,6 +106,7 @@ class RegistryMachine(Machine):
     original: bool = False
     started: float = 0.0
     known: dict[str, Known] = attrs.field(factory=dict)
+    forgotten: dict[str, Known] = attrs.field(factory=dict)
     adopted: set[str] = attrs.field(factory=set)
     """Lives of which it has known a stand-in."""
     registry: Registry = attrs.field(factory=Registry)
@@ -120,7 +125,7 @@ class RegistryMachine(Machine):
     def run(self) -> Process[None]:
         world = self.world
         self.started = world.now
-        self.known, self.adopted = {}, set()
+        self.known, self.forgotten, self.adopted = {}, {}, set()
         self.registry = Registry()
         self.witness = ObservedWitness(self)
         identity = {"broadcast_address": self.name, "http_port": 4161, "tcp_port": 4160, "version": "1"}

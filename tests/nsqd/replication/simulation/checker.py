@@ -53,7 +53,9 @@ _MISSING: Final = re.compile(r"topic-(\w+): the log from byte \d+ to (\d+) is mi
 
 
 class Violation(AssertionError):
-    """An invariant does not hold: its name, and how that was seen."""
+    """An invariant does not hold: its name, and how that was seen. `steps`: that were taken before, if they count."""
+
+    steps: int = 0
 
     def __init__(self, invariant: str, what: str) -> None:
         super().__init__(invariant, what)

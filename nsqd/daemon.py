@@ -47,6 +47,8 @@ from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.stats.remaining import remaining
 from nsqd.stats.statsd import Statsd
+from nsqkit.access import NOTHING, Access, ScopeError, TokenFileError
+from nsqkit.access.watch import TokenWatch
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
 from nsqkit.options import MILLISECOND, SECOND, TlsRequired
@@ -56,6 +58,7 @@ from nsqkit.service.listeners import (
     accept_forever,
     bound_address,
     close_listener,
+    exposed_addresses,
     open_listeners,
     remote_address,
     with_tls,
@@ -93,7 +96,7 @@ class Daemon:
         self.start_time_ns = time.time_ns()
         self.tcp_port = self.http_port = self.https_port = self.replication_port = -1
         self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
-        self.authorizer = Authorizer(options, HttpClient(_http_options(options)))
+        self.access = Access()  # see `_load_access`
         self.starts_anew = False
         self._failure: OSError | None = None  # of a sync; nothing may be written after that
         self._listener_failure: OSError | None = None
@@ -140,6 +143,13 @@ class Daemon:
         except TlsConfigError as error:
             raise StartError(f"failed to build client TLS config - {error}") from error
 
+    def _load_access(self) -> None:
+        try:
+            self.access = Access.load(self.options.anonymous, self.options.tokens_file)
+        except (ScopeError, TokenFileError) as error:
+            raise StartError(f"failed to set up access control - {error}") from error
+        self.token_watch = TokenWatch(self.access)
+
     def _prepare_storage(self) -> None:
         try:
             self._copied_storage = self.copies.make_storage(self._storage)
@@ -175,13 +185,16 @@ class Daemon:
             log.error("disk: %s; publishes are refused until space is freed", store.space.full)
         self.rounds = Rounds(self.broker, self._sync_failed, self.copies.durability(self.broker))
         self.copies.attach(self.rounds)
-        self.auth_queries = AuthQueries(self.authorizer, self.rounds)
+        authorizer = Authorizer(options, HttpClient(_http_options(options)), self.access)
+        self.auth_queries = AuthQueries(authorizer, self.rounds)
         self.context = Context(
             broker=self.broker,
             version=VERSION,
             enlist=self.rounds.answering.append,
             refresh_clock=self.rounds.begin,
-            ask=self.auth_queries.ask if self.authorizer.enabled else None,
+            ask=self.auth_queries.ask if authorizer.enabled else None,
+            # With auth servers everybody has to AUTH, as ever.
+            anonymous=NOTHING if options.auth_http_addresses else self.access.anonymous,
             limits=_limits(options),
             max_msg_size=options.max_msg_size,
             max_body_size=options.max_body_size,
@@ -197,6 +210,7 @@ class Daemon:
             deflate=options.deflate,
         )
         self.connections = Connections(self.context, self.rounds, self._max_connections)
+        self.token_watch.on_change = lambda: self.connections.end_revoked(self.access.is_valid)
         self.drain = Drain(
             self.broker,
             options.drain_timeout / SECOND,
@@ -258,10 +272,12 @@ class Daemon:
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` if a sync or a listener failed; `StartError`."""
         # Signals first: as soon as the log says that it listens, it may be stopped.
-        for number in (*STOP_SIGNALS, DRAIN_SIGNAL):
+        handled = [*STOP_SIGNALS, DRAIN_SIGNAL, *([signal.SIGHUP] if self.options.tokens_file else [])]
+        for number in handled:
             # trio restores this handler at the end: a second signal must not interrupt the last write.
             signal.signal(number, signal.SIG_IGN)
-        with trio.open_signal_receiver(*STOP_SIGNALS, DRAIN_SIGNAL) as signals, self._scope:
+        with trio.open_signal_receiver(*handled) as signals, self._scope:
+            self._load_access()
             tcp = await _listen(self.options.tcp_address)
             http = await _listen(self.options.http_address) if self.options.http_address else []
             https = await self._listen_with_tls()
@@ -270,6 +286,8 @@ class Daemon:
                 self.http_port = _announce("HTTP", http).port
             if https:
                 self.https_port = _announce("HTTPS", https).port
+            if warning := self.access.open_to_all(exposed_addresses([*tcp, *http, *https])):
+                log.warning("ACCESS: %s", warning)
             self.options.broadcast_tcp_port = self.options.broadcast_tcp_port or max(self.tcp_port, 0)
             self.options.broadcast_http_port = self.options.broadcast_http_port or max(self.http_port, 0)
             self.options.statsd_prefix = expand_prefix(  # in place, so that /config shows the actual prefix
@@ -325,6 +343,7 @@ class Daemon:
                 self.registries.run,
                 self.loop_lag.run,
                 self._run_copies,
+                self.token_watch.run,
                 *([self._stop_at_the_end_of_input] if os.environ.get(ENDS_WITH_STDIN) else []),
                 *([Statsd(self).run] if self.options.statsd_address else []),
             ):
@@ -395,6 +414,9 @@ class Daemon:
         async for number in signals:
             if number == DRAIN_SIGNAL:
                 self.drain.begin()
+                continue
+            if number == signal.SIGHUP:
+                self.token_watch.hang_up()
                 continue
             log.info("%s: stopping", signal.Signals(number).name)
             self._stopping.set()

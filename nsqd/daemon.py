@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
+import attrs
 import trio
 
 from nsqd.auth import Authorizer, AuthQueries
@@ -48,6 +49,7 @@ from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.stats.remaining import remaining
 from nsqd.stats.statsd import Statsd
 from nsqkit.access import NOTHING, Access, ScopeError, TokenFileError
+from nsqkit.access.own_token import OwnToken
 from nsqkit.access.watch import TokenWatch
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
@@ -97,6 +99,7 @@ class Daemon:
         self.tcp_port = self.http_port = self.https_port = self.replication_port = -1
         self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
         self.access = Access()  # see `_load_access`
+        self._own_token: OwnToken | None = None
         self.starts_anew = False
         self._failure: OSError | None = None  # of a sync; nothing may be written after that
         self._listener_failure: OSError | None = None
@@ -146,6 +149,8 @@ class Daemon:
     def _load_access(self) -> None:
         try:
             self.access = Access.load(self.options.anonymous, self.options.tokens_file)
+            own_token_file = self.options.access_token_file
+            self._own_token = OwnToken(own_token_file) if own_token_file else None
         except (ScopeError, TokenFileError) as error:
             raise StartError(f"failed to set up access control - {error}") from error
         self.token_watch = TokenWatch(self.access)
@@ -227,7 +232,7 @@ class Daemon:
             self.broker,
             self.rounds,
             self._peer_options(),
-            KnownChannels.over_http(_http_options(options)),
+            KnownChannels.over_http(attrs.evolve(_http_options(options), bearer=self._own_token)),
         )
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
 
@@ -243,7 +248,7 @@ class Daemon:
             "version": VERSION,
             **self._announced_life(),
         }
-        identify, limit = encode_identify(fields), options.max_body_size
+        identify, limit = functools.partial(self._identify, fields), options.max_body_size
         fencing = self.copies.leader.fencing if self.copies.leader is not None else None
         if fencing is None:
             return PeerOptions(identify, max_reply_size=limit)
@@ -253,6 +258,11 @@ class Daemon:
             ping_interval=min(PING_INTERVAL, options.adopt_after / SECOND / PINGS_TO_ADOPTION),
             on_ping=fencing.heard_registry,
         )
+
+    def _identify(self, fields: Mapping[str, str | int]) -> bytes:
+        """The command, with the token that is in its file now."""
+        token = {} if self._own_token is None else {"token": self._own_token()}
+        return encode_identify({**fields, **token})
 
     def _announced_life(self) -> dict[str, str | int]:
         """For the registries, by which followers adopt copies; nothing for an nsqd that has to do with none."""

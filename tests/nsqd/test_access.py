@@ -106,6 +106,17 @@ async def test_a_ping_of_strangers_is_not_told_what_is_wrong(credentials: Creden
         assert (await client.get("/ping")).text == "OK"
 
 
+def test_no_page_of_another_site_can_change_anything() -> None:
+    """Also where everybody may do everything."""
+    router = make_router(FakeDaemon())
+    for method, path in router.routes():
+        refusal = refusal_of(
+            router, method, path, "Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n"
+        )
+        assert (refusal is None) == (method == "GET"), path
+        assert refusal is None or refusal.status == 403
+
+
 # --- the TCP protocol
 
 

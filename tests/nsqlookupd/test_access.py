@@ -57,6 +57,17 @@ def test_by_default_every_route_is_open_to_all() -> None:
     assert [refusal_of(router, *route) for route in router.routes()] == [None] * len(ROUTES)
 
 
+def test_no_page_of_another_site_can_change_anything() -> None:
+    """Also where everybody may do everything."""
+    router = router_with(Access())
+    for method, path in router.routes():
+        refusal = refusal_of(
+            router, method, path, "Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n"
+        )
+        assert (refusal is None) == (method == "GET"), path
+        assert refusal is None or refusal.status == 403
+
+
 # --- the protocol V1
 
 

@@ -67,7 +67,7 @@ async def running(
     """A peer that has had the time to do what it does at once."""
     async with trio.open_nursery() as nursery:
         registry = FakeRegistry(nursery, answer=answer, refusing=refusing, hears=hears)
-        options = PeerOptions(encode_identify(FIELDS), 1000, lambda: registry.connect, **changes)
+        options = PeerOptions(lambda: encode_identify(FIELDS), 1000, lambda: registry.connect, **changes)
         there = {name: FakeTopic(dict.fromkeys(channels)) for name, channels in (topics or {}).items()}
         peer = Peer("r.example:4160", there, options)
         nursery.start_soon(peer.run)

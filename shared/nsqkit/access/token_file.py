@@ -31,8 +31,8 @@ __all__ = ["TokenFile", "TokenFileError", "add", "remove"]
 
 _log = get_logger("nsqkit.access")
 
-MODE: Final = 0o640
-"""Of a new file. Its content is no secret, but who could write it could do everything."""
+MODE: Final = 0o644
+"""Of a new file, less what umask takes away. Its content is no secret, and daemons have users of their own."""
 _LOCK_TIME_S: Final = 10.0
 _LOCK_PAUSE_S: Final = 0.05
 
@@ -100,7 +100,7 @@ class TokenFile:
 
     def _replace(self, tokens: Tokens, content: _Content) -> bool:
         self.tokens, self._seen = tokens, content.version
-        _log.info("ACCESS: %s: read again, %d tokens", self.path, len(tokens.by_name))
+        _log.info("ACCESS: %s: read again, tokens: %d", self.path, len(tokens.by_name))
         _warn_of_writers(self.path, content.mode)
         return True
 

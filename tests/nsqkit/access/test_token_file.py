@@ -41,7 +41,7 @@ def test_a_file_is_made_with_the_first_token(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     add(str(path), token("a"))
     assert names(loaded(path)) == ["a"]
-    assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
+    assert stat.S_IMODE(path.stat().st_mode) & 0o022 == 0
     assert [each.name for each in tmp_path.iterdir()] == ["tokens"]
 
 

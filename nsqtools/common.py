@@ -202,17 +202,17 @@ def client_options(program: str, texts: Iterable[str], **fixed: Any) -> ClientOp
         raise OptionError(str(error)) from None
 
 
-def token_options(path: str) -> list[str]:
+def token_options(path: str, flag: str = "access-token-file") -> list[str]:
     """The options of the client library that have it show the token in this file, if there is one. `OptionError`."""
-    return [f"auth_secret,{access_token(path)}"] if path else []
+    return [f"auth_secret,{access_token(path, flag)}"] if path else []
 
 
-def access_token(path: str) -> str:
-    """The token in a file. `OptionError`."""
+def access_token(path: str, flag: str = "access-token-file") -> str:
+    """The token in the file that a flag names. `OptionError`."""
     try:
         return read_own_token(path)
     except TokenFileError as error:
-        raise OptionError(f"--access-token-file: {error}") from None
+        raise OptionError(f"--{flag}: {error}") from None
 
 
 # --- running ------------------------------------------------------------------------------------------------

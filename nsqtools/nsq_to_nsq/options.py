@@ -122,7 +122,7 @@ def validate(flags: NsqToNsqFlags) -> tuple[ClientOptions, ClientOptions]:
     _check_no_circle(flags)
     check_values(flags)
     consuming = consumer_options(PROGRAM, flags, max_in_flight=flags.max_in_flight)
-    token = token_options(flags.destination_access_token_file)
+    token = token_options(flags.destination_access_token_file, "destination-access-token-file")
     return consuming, client_options(PROGRAM, ["publish_timeout,15s", *token, *flags.producer_opts])
 
 

@@ -322,6 +322,19 @@ class TestTrouble:
         errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
         assert logged in errors[0]
 
+    async def test_another_reason_of_an_outage_is_logged_once(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A registry that closes the connection, as a token was revoked, says at the next IDENTIFY what it wants."""
+        refused = reply(b"E_UNAUTHORIZED IDENTIFY needs a valid token")
+        async with running({"t": []}) as s:
+            s.registry.answer = lambda command: refused if command == "IDENTIFY" else good(command)
+            await s.registry.hang_up()
+            await trio.sleep(30)
+        errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert len(errors) == 2
+        assert "E_UNAUTHORIZED IDENTIFY needs a valid token" in errors[1]
+
     async def test_babbling(
         self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
     ) -> None:

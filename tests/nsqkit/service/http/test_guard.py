@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nsqkit.access import NOTHING, Access, Need, Scopes
-from nsqkit.service.http import ByteBudget, Guard, Limits, Response, Router, text
+from nsqkit.service.http import ByteBudget, Guard, Limits, Request, Response, Route, Router, text
 from nsqkit.service.http.parser import RequestParser
 from tests.nsqkit.access.walk import refusal_of
 
@@ -155,3 +157,29 @@ def test_refusals_are_logged_without_what_they_carry(caplog: pytest.LogCaptureFi
     for _ in range(1000):
         refused(guard, "GET", "")
     assert len(caplog.records) < 100
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"host", b"origin", b"sec-fetch-site", b"authorization"]),
+            st.one_of(
+                st.binary(max_size=40),
+                st.text("htps:/[].@%a1 =", max_size=40).map(str.encode),
+                st.text("htps:/[].@%a1 =", max_size=20).map(lambda text: b"http://" + text.encode()),
+                st.text("aA+/=:", max_size=20).map(lambda text: b"Basic " + text.encode()),
+            ),
+        ),
+        max_size=5,
+    )
+)
+def test_whatever_the_headers_are_there_is_an_answer(headers: list[tuple[bytes, bytes]]) -> None:
+    guard = Guard(NEEDS, Access(Scopes.parse(["read"])), allowed_hosts=["nsq.example"])
+    request = Request(
+        "POST", b"/a", "/a", b"", headers, "1.1", "@", False, True, {}, Route(handler=lambda _: text("OK"))
+    )
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        check = guard.check_of(method, "/a")
+        assert check is not None
+        refusal = check(request)
+        assert refusal is None or refusal.status in (401, 403)

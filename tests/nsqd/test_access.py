@@ -60,6 +60,15 @@ def test_the_table_has_every_route_and_no_other(router: Router) -> None:
     assert set(router.routes()) == ROUTES.keys()
 
 
+def test_what_a_stranger_may_do() -> None:
+    """Said once more: an entry of the table that is open by mistake would be walked as one that is meant to be."""
+    assert [route for route, need in ROUTES.items() if need is Need.OPEN] == [("GET", "/ping")]
+    talk, answers = {"IDENTIFY", "AUTH", "NOP"}, {"RDY", "FIN", "REQ", "TOUCH", "CLS"}
+    assert {name for name, need in COMMANDS.items() if need is Need.OPEN} == talk | answers
+    before_sub = wire.State.INIT
+    assert not any(before_sub in wire.COMMANDS[name.encode()].states for name in answers)
+
+
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_a_route_is_for_those_who_have_its_scope(
     router: Router, credentials: Credentials, method: str, path: str

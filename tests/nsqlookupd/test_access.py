@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nsqkit.access import NOTHING, Access, Scopes
+from nsqkit.access import NOTHING, Access, Need, Scopes
 from nsqkit.service.http import Guard, Router
 from nsqlookupd.access import COMMANDS, ROUTES
 from nsqlookupd.http import Watches, make_router
@@ -45,6 +45,12 @@ def router_with(access: Access) -> Router:
 
 def test_the_table_has_every_route_and_no_other() -> None:
     assert set(router_with(Access()).routes()) == ROUTES.keys()
+
+
+def test_what_a_stranger_may_do() -> None:
+    """Said once more: an entry of the table that is open by mistake would be walked as one that is meant to be."""
+    assert [route for route, need in ROUTES.items() if need is Need.OPEN] == [("GET", "/ping")]
+    assert [name for name, need in COMMANDS.items() if need is Need.OPEN] == ["PING"]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -28,6 +28,7 @@ ROUTES: Final[Mapping[tuple[str, str], Need]] = {
     ("POST", "/topic/tombstone"): Need.OPERATE,
     ("POST", "/channel/create"): Need.OPERATE,
     ("POST", "/channel/delete"): Need.OPERATE,
+    ("POST", "/replicas/forget"): Need.OPERATE,
     ("GET", "/debug/pprof"): Need.ADMIN,
     ("GET", "/debug/pprof/block"): Need.ADMIN,
     ("GET", "/debug/pprof/cmdline"): Need.ADMIN,

@@ -15,6 +15,7 @@ from nsqlookupd.http import Watches, make_router
 from nsqlookupd.protocol_v1 import Context, Session
 from nsqlookupd.registry import Registry
 from nsqlookupd.traffic import Traffic
+from nsqlookupd.witness import Witness
 from tests.nsqkit.access.credentials import MAY, STRANGERS, Credentials, make_credentials
 from tests.nsqkit.access.walk import assert_needs, refusal_of
 
@@ -30,6 +31,12 @@ LINES = {
     "IDENTIFY": b"",  # which comes before all others
     "REGISTER": b"REGISTER orders billing\n",
     "UNREGISTER": b"UNREGISTER orders billing\n",
+    # Of the witness, which has rules of its own for those who may.
+    "FOLLOWERS": b"FOLLOWERS\n",
+    "GRANT": b"GRANT\n",
+    "LEAVING": b"LEAVING\n",
+    "RELEASE": b"RELEASE\n",
+    "STANDING": b"STANDING\n",
 }
 
 
@@ -40,7 +47,9 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
 
 def router_with(access: Access) -> Router:
     registry = Registry()
-    return make_router(registry, lambda: 0.0, Traffic(), Watches(registry, 1), Guard(ROUTES, access))
+    return make_router(
+        registry, lambda: 0.0, Traffic(), Watches(registry, 1), Witness(), Guard(ROUTES, access)
+    )
 
 
 def test_the_table_has_every_route_and_no_other() -> None:
@@ -102,7 +111,7 @@ def test_a_command_is_for_those_who_have_its_scope(name: str, credentials: Crede
             assert not registered(session)
 
 
-@pytest.mark.parametrize("name", ["REGISTER", "UNREGISTER"])
+@pytest.mark.parametrize("name", LINES.keys() - {"PING", "IDENTIFY"})
 def test_without_an_identify_nobody_may(name: str, credentials: Credentials) -> None:
     answer = session_of(credentials.access).feed(b"  V1" + LINES[name], 0.0)
     assert answer[4:] == f"E_UNAUTHORIZED {name} needs a valid token (--access-token-file)".encode()

@@ -67,7 +67,7 @@ from nsqkit.service.listeners import (
 )
 from nsqkit.service.statsd_prefix import expand_prefix
 from nsqkit.service.systemd import keep_informed
-from nsqkit.service.tls import server_context
+from nsqkit.service.tls import REQUIRE_VERIFY, server_context
 from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import VERSION, version_line
 
@@ -154,6 +154,14 @@ class Daemon:
         except (ScopeError, TokenFileError) as error:
             raise StartError(f"failed to set up access control - {error}") from error
         self.token_watch = TokenWatch(self.access)
+
+    def _warn_if_open(self, tcp: list[trio.SocketListener], http: list[trio.SocketListener]) -> None:
+        """Unless auth servers or certificates keep strangers out."""
+        if self.options.tls_client_auth_policy == REQUIRE_VERIFY:
+            return
+        listeners = http if self.options.auth_http_addresses else [*tcp, *http]
+        if warning := self.access.open_to_all(exposed_addresses(listeners)):
+            log.warning("ACCESS: %s", warning)
 
     def _prepare_storage(self) -> None:
         try:
@@ -296,8 +304,7 @@ class Daemon:
                 self.http_port = _announce("HTTP", http).port
             if https:
                 self.https_port = _announce("HTTPS", https).port
-            if warning := self.access.open_to_all(exposed_addresses([*tcp, *http, *https])):
-                log.warning("ACCESS: %s", warning)
+            self._warn_if_open(tcp, [*http, *https])
             self.options.broadcast_tcp_port = self.options.broadcast_tcp_port or max(self.tcp_port, 0)
             self.options.broadcast_http_port = self.options.broadcast_http_port or max(self.http_port, 0)
             self.options.statsd_prefix = expand_prefix(  # in place, so that /config shows the actual prefix

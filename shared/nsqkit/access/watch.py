@@ -9,11 +9,9 @@ import attrs
 import trio
 
 from nsqkit.access.control import Access
-from nsqkit.logging import get_logger
+from nsqkit.access.token_file import TokenFile
 
 __all__ = ["TokenWatch"]
-
-_log = get_logger("nsqkit.access")
 
 INTERVAL_S: Final = 1.0
 
@@ -39,10 +37,14 @@ class TokenWatch:
 
     async def run(self) -> None:
         """Watch until cancelled. Returns at once where there is no file."""
-        file = self.access.file
-        if file is None:
+        if self.access.file is None:
             return
         self.access.plan_expiry()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_file, self.access.file)
+            nursery.start_soon(self._watch_expiry)
+
+    async def _watch_file(self, file: TokenFile) -> None:
         while True:
             with trio.move_on_after(INTERVAL_S):
                 await self._hang_up.wait()
@@ -52,6 +54,11 @@ class TokenWatch:
             apply = await trio.to_thread.run_sync(file.look, abandon_on_cancel=True)
             if apply():
                 self.access.plan_expiry()
-            elif not self.access.expired_meanwhile():
-                continue
-            self.on_change()
+                self.on_change()
+
+    async def _watch_expiry(self) -> None:
+        """Apart from the file, as tokens expire also while a disk hangs."""
+        while True:
+            await trio.sleep(INTERVAL_S)
+            if self.access.expired_meanwhile():
+                self.on_change()

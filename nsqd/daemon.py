@@ -157,9 +157,10 @@ class Daemon:
 
     def _warn_if_open(self, tcp: list[trio.SocketListener], http: list[trio.SocketListener]) -> None:
         """Unless auth servers or certificates keep strangers out."""
-        if self.options.tls_client_auth_policy == REQUIRE_VERIFY:
+        options = self.options
+        if options.tls_client_auth_policy == REQUIRE_VERIFY and options.tls_required is TlsRequired.YES:
             return
-        listeners = http if self.options.auth_http_addresses else [*tcp, *http]
+        listeners = http if options.auth_http_addresses else [*tcp, *http]
         if warning := self.access.open_to_all(exposed_addresses(listeners)):
             log.warning("ACCESS: %s", warning)
 

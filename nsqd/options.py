@@ -73,6 +73,8 @@ nsqd --data-path=/var/lib/nsqd
 nsqd --data-path=/var/lib/nsqd --lookupd-tcp-address=10.0.0.5:4160 --broadcast-address=10.0.0.7
 # then, from any shell
 curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=greetings'
+# who may do what: make, list and revoke tokens
+nsqd token --help
 """
 _HIGHEST_PORT = 65535
 

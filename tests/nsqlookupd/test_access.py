@@ -135,7 +135,7 @@ def test_registration_may_be_open_where_reading_is_not(tmp_path: Path) -> None:
     assert registered(session)
 
 
-@pytest.mark.parametrize("token", ['"x', "[1]", "1", "null", '"' + "x" * 5000 + '"'])
+@pytest.mark.parametrize("token", ['"x', '"\\ud800"', "[1]", "1", "null", '"' + "x" * 5000 + '"'])
 def test_what_is_no_token_is_none(token: str) -> None:
     body = json.dumps(PRODUCER)[:-1].encode() + f', "token": {token}}}'.encode()
     session = session_of(Access(NOTHING))

@@ -204,6 +204,7 @@ def test_a_closed_cluster_works_for_those_who_have_tokens(tmp_path: Path, tokens
             )
             node.write_text(tokens.new("node-2", "operate"))
             reader = tokens.new("reader", "read")
+            lookupd.process.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
             read_again(lookupd, 3)
             wait_until(
                 lambda: b'"tcp_port":' in ask(lookupd.http_port, "GET", "/nodes", reader)[1],

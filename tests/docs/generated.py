@@ -153,12 +153,19 @@ def needs() -> str:
 
 
 def _requests(routes: Mapping[tuple[str, str], Need], need: Need) -> list[str]:
-    """One text for each path: `GET, PUT /config/:opt`."""
-    methods = defaultdict(list)
+    """One text for the paths that differ in their end only: `POST /topic/{create,delete}`."""
+    methods: dict[str, list[str]] = defaultdict(list)
     for (method, path), each in routes.items():
         if each is need:
             methods[path].append(method)
-    return [f"`{', '.join(several)} {path}`" for path, several in methods.items()]
+    ends: dict[str, list[str]] = defaultdict(list)
+    for path, several in methods.items():
+        start, _, end = path.rpartition("/")
+        ends[f"{', '.join(several)} {start}/"].append(end)
+    return [
+        f"`{start}{found[0]}`" if len(found) == 1 else f"`{start}{{{','.join(found)}}}`"
+        for start, found in ends.items()
+    ]
 
 
 def _names(commands: Mapping[str, Need], need: Need) -> list[str]:

@@ -252,3 +252,13 @@ async def test_a_session_ends_when_its_token_is_not_valid_any_more(credentials: 
     publisher.send(COMMAND_BYTES["PUB"])
     assert not list(errors(publisher))
     assert not consumer.session.outbox.size, "messages go to nobody whose token was revoked"
+
+
+async def test_topics_that_need_no_further_check_are_remembered_within_bounds(
+    credentials: Credentials,
+) -> None:
+    admin = await ClosedMachine(credentials).client_of("admin")
+    for number in range(250):
+        admin.send(pub(b"1", f"t{number % 120}"))
+    assert not list(errors(admin))
+    assert 0 < len(admin.session.authorization.publishes) <= 100

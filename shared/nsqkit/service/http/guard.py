@@ -29,7 +29,8 @@ from nsqkit.service.http.message import Check, HttpError, Request, Response, err
 __all__ = ["Guard"]
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_LOOKED_AT: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization"})
+_OF_BROWSERS: Final = frozenset({b"origin", b"sec-fetch-site"})
+_LOOKED_AT: Final = _OF_BROWSERS | {b"host", b"authorization"}
 _CHALLENGE: Final = (
     (b"WWW-Authenticate", b'Bearer realm="nsq"'),
     (b"WWW-Authenticate", b'Basic realm="nsq"'),
@@ -73,18 +74,25 @@ class Guard:
             raise ValueError(f"{method} {path} is not in the table of what requests need")
         changes = method not in _READING
         open_to_all = self.access.anonymous.allow_all(need)
-        if open_to_all and not changes and not self.allowed_hosts:
-            return None
+        if open_to_all and not self.allowed_hosts:
+            return self._check_origin if changes else None
 
         def check(request: Request) -> Response | None:
             headers = {name: value for name, value in request.headers if name in _LOOKED_AT}
             if self.allowed_hosts and not self._is_allowed_host(headers.get(b"host", b"")):
-                return self._refuse(request, _WRONG_HOST, "for a host that is not in --http-allowed-hosts")
+                return self._refuse(request, _WRONG_HOST, "its host is not in --http-allowed-hosts")
             if changes and self._is_foreign(headers):
-                return self._refuse(request, _FOREIGN, "that a page of another site has made a browser send")
+                return self._refuse_foreign(request)
             return None if open_to_all else self._without_scope(request, need, headers.get(b"authorization"))
 
         return check
+
+    def _check_origin(self, request: Request) -> Response | None:
+        """All that is left to check of a change that everybody may make. Nearly no client is a browser."""
+        for name, _ in request.headers:
+            if name in _OF_BROWSERS:
+                return self._refuse_foreign(request) if self._is_foreign(dict(request.headers)) else None
+        return None
 
     def _is_allowed_host(self, host: bytes) -> bool:
         return not host or self._hosts.has(*name_and_port(host, 80))
@@ -112,6 +120,9 @@ class Guard:
         if denial.token is None:
             return self._refuse(request, _NO_TOKEN[denial.why], denial.why.name.lower().replace("_", " "))
         return self._refuse(request, _OUT_OF_SCOPE[need], f"a scope is missing in token {denial.token.name}")
+
+    def _refuse_foreign(self, request: Request) -> Response:
+        return self._refuse(request, _FOREIGN, "a page of another site has made a browser send it")
 
     def _refuse(self, request: Request, response: Response, why: str) -> Response:
         self._refusals.log(

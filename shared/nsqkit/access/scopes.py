@@ -70,9 +70,9 @@ class Scope:
         if word == "consume":
             topic, slash, channel = (pattern if colon else "*/*").partition("/")
             if not slash:
-                raise ScopeError(f"{text!r} names no channel; for all channels write {f'{text}/*'!r}")
+                raise ScopeError(f"{text[:_MAX_PATTERN]!r} names no channel; for all channels add /*")
             return cls(word, _pattern(text, topic), _pattern(text, channel))
-        raise ScopeError(f"{text!r} is no scope: it must be {_WORDS}")
+        raise ScopeError(f"{text[:_MAX_PATTERN]!r} is no scope: it must be {_WORDS}")
 
     def __str__(self) -> str:
         names = f"{self.topic}/{self.channel}" if self.channel else self.topic
@@ -139,9 +139,9 @@ _ANY_NAME: Final = "\0"
 
 def _pattern(scope: str, text: str) -> str:
     if _PATTERN.fullmatch(text) is None or len(text) > _MAX_PATTERN:
-        raise ScopeError(
-            f"{text!r} in {scope!r} is no pattern: it has 1 to {_MAX_PATTERN} of the characters of names, and *"
-        )
+        shown, whole = text[:_MAX_PATTERN], scope[: 2 * _MAX_PATTERN]
+        rule = f"1 to {_MAX_PATTERN} of the characters of names, and *"
+        raise ScopeError(f"{shown!r} in {whole!r} is no pattern: it has {rule}")
     return re.sub(r"\*+", "*", text)
 
 

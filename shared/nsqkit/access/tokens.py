@@ -89,7 +89,7 @@ class Token:
             raise TokenError("no JSON object")
         given: Mapping[str, Any] = fields
         if unknown := given.keys() - _FIELDS:  # an expiry that is misspelt must not become none
-            raise TokenError(f"unknown key {min(unknown)!r}")
+            raise TokenError(f"unknown key {_shown(min(unknown))}")
         scopes = given.get("scopes")
         if not isinstance(scopes, list) or not scopes or not all(isinstance(each, str) for each in scopes):
             raise TokenError("scopes must be a list of texts, one at least")
@@ -175,7 +175,7 @@ def _token_in(line: bytes) -> Token | None:
 def checked_name(name: Any) -> str:
     """A name that a token can have. `TokenError` for another."""
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        raise TokenError(f"name {name!r}: must have 1 to 64 letters, digits and characters of . _ @ -")
+        raise TokenError(f"name {_shown(name)}: must have 1 to 64 letters, digits and characters of . _ @ -")
     return name
 
 
@@ -188,4 +188,9 @@ def _time(key: str, text: Any) -> float:
     try:
         return datetime.strptime(text, _TIME).replace(tzinfo=UTC).timestamp()
     except (TypeError, ValueError):
-        raise TokenError(f"{key} {text!r} is no time such as 2026-12-01T12:00:00Z") from None
+        raise TokenError(f"{key} {_shown(text)} is no time such as 2026-12-01T12:00:00Z") from None
+
+
+def _shown(value: Any) -> str:
+    """A value of the file for people, in some characters."""
+    return repr(value[:80]) if isinstance(value, str) else f"({type(value).__name__})"

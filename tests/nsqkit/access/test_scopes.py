@@ -41,7 +41,7 @@ def test_a_scope_is_shown_as_it_is_written(text: str, shown: str) -> None:
         ("publish:a/b", "'a/b' in 'publish:a/b' is no pattern"),
         ("publish:a b", "'a b' in 'publish:a b' is no pattern"),
         ("publish:" + "a" * 101, "is no pattern"),
-        ("consume:orders", "'consume:orders' names no channel; for all channels write 'consume:orders/*'"),
+        ("consume:orders", "'consume:orders' names no channel; for all channels add /*"),
         ("consume:orders/", "'' in 'consume:orders/' is no pattern"),
         ("consume:/c", "'' in 'consume:/c' is no pattern"),
         ("consume:a/b/c", "'b/c' in 'consume:a/b/c' is no pattern"),

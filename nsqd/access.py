@@ -21,6 +21,11 @@ ROUTES: Final[Mapping[tuple[str, str], Need]] = {
     ("GET", "/replicas"): Need.READ,
     ("POST", "/pub"): Need.PUBLISH,
     ("POST", "/mpub"): Need.PUBLISH,
+    ("GET", "/channel/peek"): Need.CONSUME,  # messages are for those who could consume them
+    ("GET", "/topic/peek"): Need.CONSUME_ALL,
+    ("GET", "/topic/message"): Need.CONSUME_ALL,
+    ("POST", "/message/finish"): Need.OPERATE,
+    ("POST", "/message/requeue"): Need.OPERATE,
     ("POST", "/topic/create"): Need.OPERATE,
     ("POST", "/topic/delete"): Need.OPERATE,
     ("POST", "/topic/empty"): Need.OPERATE,

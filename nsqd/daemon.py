@@ -241,7 +241,7 @@ class Daemon:
             self.broker,
             self.rounds,
             self._peer_options(),
-            KnownChannels.over_http(attrs.evolve(_http_options(options), bearer=self._own_token)),
+            KnownChannels.over_http(self._registry_http_options()),
         )
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
 
@@ -267,6 +267,10 @@ class Daemon:
             ping_interval=min(PING_INTERVAL, options.adopt_after / SECOND / PINGS_TO_ADOPTION),
             on_ping=fencing.heard_registry,
         )
+
+    def _registry_http_options(self) -> HttpOptions:
+        """With the token, which auth servers do not get."""
+        return attrs.evolve(_http_options(self.options), bearer=self._own_token)
 
     def _identify(self, fields: Mapping[str, str | int]) -> bytes:
         """The command, with the token that is in its file now."""
@@ -395,7 +399,8 @@ class Daemon:
             nursery.cancel_scope.cancel()
 
     async def _run_copies(self) -> None:
-        nodes = KnownNodes.over_http(lambda: self.registries.http_addresses, _http_options(self.options))
+        options = self._registry_http_options()
+        nodes = KnownNodes.over_http(lambda: self.registries.http_addresses, options)
         await self.copies.run(self.registries, nodes)
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:

@@ -85,7 +85,7 @@ def test_by_default_every_route_is_open_to_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("need", Need)
 def test_a_route_is_open_to_all_if_its_scope_is(need: Need, tmp_path: Path) -> None:
-    words = {Need.OPEN: [], Need.FIND: ["read"]}.get(need, [need.value])
+    words = {Need.OPEN: [], Need.FIND: ["read"], Need.CONSUME_ALL: ["consume"]}.get(need, [need.value])
     daemon = FakeDaemon()
     daemon.access = make_credentials(tmp_path, Scopes.parse(words)).access
     router = make_router(daemon)

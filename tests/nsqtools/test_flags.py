@@ -63,6 +63,7 @@ REFUSED = [
     ("nsq_tail", ["-topic=t", NSQD, TOKEN], NO_TOKEN),
     ("nsq_to_http", ["-topic=t", NSQD, POST, TOKEN], NO_TOKEN),
     ("nsq_stat", ["-topic=t", "-channel=c", NSQD_HTTP, TOKEN], NO_TOKEN),
+    ("nsq_peek", ["-topic=t", "-channel=c", NSQD_HTTP, TOKEN], NO_TOKEN),
     ("to_nsq", ["-topic=t", NSQD, TOKEN], NO_TOKEN),
     ("nsq_to_nsq", [*TO_NSQ, "-destination-access-token-file=/nonexistent"], f"--destination-{NO_TOKEN[2:]}"),
     ("nsq_tail", ["-topic=t"], ONE_OF_BOTH),
@@ -367,6 +368,8 @@ def test_the_token_in_a_file_is_shown_by_the_client_library(tmp_path: Path) -> N
     assert to_nsq.validate(to_nsq_flags).auth_secret == "nsq_1"
     stat_flags = parse(nsq_stat.StatFlags, [*STAT, NSQD_HTTP, own], program="nsq_stat")
     assert nsq_stat.validate(stat_flags) == "nsq_1"
+    peek_flags = parse(nsq_peek.PeekFlags, [*STAT, NSQD_HTTP, own], program="nsq_peek")
+    assert nsq_peek.validate(peek_flags) == "nsq_1"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ class Need(enum.Enum):
     """Of the topic."""
     CONSUME = "consume"
     """Of the topic and the channel."""
+    CONSUME_ALL = "consume of all channels of the topic"
+    """Where a request is about a topic's messages: a `channel` in it has no meaning."""
     FIND = "read, or publish or consume of the topic"
     """To find who has a topic, which clients of the topic do."""
     READ = "read"
@@ -80,15 +82,24 @@ class Scope:
 
     def allows(self, need: Need, topic: str, channel: str) -> bool:
         """Whether this scope alone is enough."""
-        if self.word in ("publish", "consume"):
-            wanted = need.value == self.word or need is Need.FIND
-            of_channel = need is not Need.CONSUME or matches(self.channel, channel)
-            return wanted and of_channel and matches(self.topic, topic)
-        return need in _ALLOWED[self.word]
+        if need not in _ALLOWED[self.word]:
+            return False
+        if need is Need.CONSUME_ALL:
+            channel = _ANY_NAME
+        of_channel = need not in _CONSUMING or matches(self.channel or "*", channel)
+        return of_channel and matches(self.topic or "*", topic)
 
 
 _READ: Final = frozenset({Need.FIND, Need.READ})
-_ALLOWED: Final = {"read": _READ, "operate": _READ | {Need.OPERATE}, "admin": frozenset(Need)}
+_CONSUMING: Final = frozenset({Need.CONSUME, Need.CONSUME_ALL})
+_ALLOWED: Final = {
+    "publish": frozenset({Need.PUBLISH, Need.FIND}),
+    "consume": _CONSUMING | {Need.FIND},
+    "read": _READ,
+    "operate": _READ | {Need.OPERATE},
+    "admin": frozenset(Need),
+}
+"""What a scope is about; those of the first two for topics and channels of their patterns only."""
 
 
 class Scopes:

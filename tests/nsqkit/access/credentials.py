@@ -22,6 +22,7 @@ SCOPES: Final = {
     "publisher of another topic": "publish:orders2",
     "consumer": "consume:orders/billing",
     "consumer of patterns": "consume:*/b*",
+    "consumer of all channels": "consume:or*/*",
     "consumer of another topic": "consume:payments/billing",
     "consumer of another channel": "consume:orders/archive",
     "reader": "read",
@@ -34,11 +35,12 @@ STRANGERS: Final = frozenset({"nobody", "somebody with a wrong token", "expired 
 """Of whom no valid token is known."""
 
 _PUBLISHERS: Final = frozenset({"publisher", "publisher of a pattern"})
-_CONSUMERS: Final = frozenset({"consumer", "consumer of patterns"})
+_CONSUMERS: Final = frozenset({"consumer", "consumer of patterns", "consumer of all channels"})
 MAY: Final = {
     Need.OPEN: STRANGERS | SCOPES.keys(),
     Need.PUBLISH: _PUBLISHERS | {"admin"},
     Need.CONSUME: _CONSUMERS | {"admin"},
+    Need.CONSUME_ALL: frozenset({"consumer of all channels", "admin"}),
     Need.FIND: _PUBLISHERS | _CONSUMERS | {"consumer of another channel", "reader", "operator", "admin"},
     Need.READ: frozenset({"reader", "operator", "admin"}),
     Need.OPERATE: frozenset({"operator", "admin"}),

@@ -96,7 +96,7 @@ def test_every_scope_allows_what_its_word_says_and_what_that_contains() -> None:
     allowed = {word: {need for need in Need if Scopes.parse([word]).allow_all(need)} for word in ALL_WORDS}
     assert allowed == {
         "publish": {Need.OPEN, Need.PUBLISH, Need.FIND},
-        "consume": {Need.OPEN, Need.CONSUME, Need.FIND},
+        "consume": {Need.OPEN, Need.CONSUME, Need.CONSUME_ALL, Need.FIND},
         "read": {Need.OPEN, Need.FIND, Need.READ},
         "operate": {Need.OPEN, Need.FIND, Need.READ, Need.OPERATE},
         "admin": set(Need),
@@ -117,6 +117,17 @@ def test_patterns_do_not_allow_all() -> None:
     assert not scopes.allows(Need.CONSUME, "t", "c")
     assert not scopes.allows(Need.PUBLISH, "")
     assert not Scopes.parse(["publish:a*"]).allows(Need.FIND, "")
+
+
+def test_one_channel_is_not_all_of_them() -> None:
+    """A request about a whole topic may have the name of a channel in it."""
+    for text, allowed in (
+        ("consume:t/c", False),
+        ("consume:t/c*", False),
+        ("consume:t/*", True),
+        ("consume:u/*", False),
+    ):
+        assert Scopes.parse([text]).allows(Need.CONSUME_ALL, "t", "c") is allowed
 
 
 def test_answers_are_the_same_the_second_time_and_when_they_are_many() -> None:

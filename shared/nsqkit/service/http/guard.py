@@ -40,7 +40,8 @@ _FOREIGN: Final = error(403, "CROSS_SITE")
 _WRONG_HOST: Final = error(403, "HOST_NOT_ALLOWED")
 _NO_TOKEN: Final = {refusal: error(401, refusal.name, _CHALLENGE) for refusal in Refusal}
 _OUT_OF_SCOPE: Final = {
-    need: error(403, f"SCOPE_REQUIRED_{'READ' if need is Need.FIND else need.name}") for need in Need
+    need: error(403, f"SCOPE_REQUIRED_{'READ' if need is Need.FIND else need.name.partition('_')[0]}")
+    for need in Need
 }
 
 

@@ -189,7 +189,7 @@ async def test_a_command_is_for_those_who_have_its_scope(name: str, credentials:
             assert not machine.broker.topics
 
 
-@pytest.mark.parametrize("who", STRANGERS - {"nobody"})
+@pytest.mark.parametrize("who", sorted(STRANGERS - {"nobody"}))
 async def test_auth_with_a_token_that_is_not_valid(who: str, credentials: Credentials) -> None:
     client = await ClosedMachine(credentials).client_of(who)
     assert list(errors(client)) == [b"E_AUTH_FAILED AUTH failed"]

@@ -111,7 +111,7 @@ def test_a_command_is_for_those_who_have_its_scope(name: str, credentials: Crede
             assert not registered(session)
 
 
-@pytest.mark.parametrize("name", LINES.keys() - {"PING", "IDENTIFY"})
+@pytest.mark.parametrize("name", sorted(LINES.keys() - {"PING", "IDENTIFY"}))
 def test_without_an_identify_nobody_may(name: str, credentials: Credentials) -> None:
     answer = session_of(credentials.access).feed(b"  V1" + LINES[name], 0.0)
     assert answer[4:] == f"E_UNAUTHORIZED {name} needs a valid token (--access-token-file)".encode()

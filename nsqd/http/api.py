@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+from nsqd.access import ROUTES
 from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
@@ -19,11 +20,13 @@ from nsqd.stats.as_text import stats_text
 from nsqd.stats.collect import StatsQuery, collect
 from nsqd.stats.memory import watch_gc
 from nsqd.stats.prometheus import metrics_page
+from nsqkit.access import Need
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND, TlsRequired
 from nsqkit.service.http import (
     ByteBudget,
     ConnectionShare,
+    Guard,
     HttpServer,
     Only,
     Request,
@@ -65,8 +68,9 @@ def make_servers(daemon: HttpBackend) -> tuple[HttpServer, HttpServer]:
 def make_router(daemon: HttpBackend) -> Router:
     """The API of this daemon, for its HTTP and its HTTPS listeners."""
     watch_gc()
-    router = Router(access_log(_log))
     api, options = _Api(daemon), daemon.options
+    guard = Guard(ROUTES, daemon.access, options.http_allowed_hosts, options.broadcast_address)
+    router = Router(access_log(_log), guard=guard)
     router.add("GET", "/ping", api.ping)
     router.add("GET", "/info", api.info)
     router.add("POST", "/drain", api.drain)
@@ -141,6 +145,8 @@ class _Api:
 
     def ping(self, request: Request) -> Response:
         health = self._daemon.broker.health
+        if not self._daemon.access.anonymous.allows(Need.READ):
+            health = health.partition(" ")[0]  # everybody may ask, and the reason has names of topics
         if not health.startswith("OK"):
             return text(health, 500, nsq=False)
         if self._daemon.drain.active:

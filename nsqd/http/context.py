@@ -20,6 +20,7 @@ from nsqd.drain import Drain
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.replication.stand_in import StandIns
 from nsqd.stats.source import StatsSource
+from nsqkit.access import Access
 from nsqkit.logging import LogLevel, get_logger
 from nsqkit.service.http import HttpError, Response
 
@@ -30,6 +31,10 @@ _log = get_logger(__name__)
 
 class HttpBackend(StatsSource, Protocol):
     """The daemon, as the HTTP API uses it. Ports are the bound ones; -1 for a unix socket."""
+
+    @property
+    def access(self) -> Access:
+        """Who may do what."""
 
     @property
     def tcp_port(self) -> int: ...

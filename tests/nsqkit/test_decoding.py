@@ -38,6 +38,7 @@ from nsqd.replication.seal import SEAL, Seal
 from nsqd.replication.unasked import Unasked
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit import discovery
+from nsqkit.access import TokenError, Tokens
 from nsqkit.client import Json
 from nsqkit.client.protocol import Features, ProtocolViolation
 from nsqkit.decoding import DecodeError, decode_json, decode_toml, first_json_value
@@ -284,6 +285,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqadmin/api/action_handlers.py": (_action, (HttpError,)),
     "nsqtools/nsq_to_nsq/json_filter.py": (lambda text, _: _read_object(text), (Dropped,)),
     "nsqtools/fetch.py": (lambda text, _: decode_json(text), (DecodeError,)),
+    "shared/nsqkit/access/tokens.py": (lambda text, _: Tokens.parse(text), (TokenError,)),
     "shared/nsqkit/discovery.py": (_nodes, (ValueError,)),
     "shared/nsqkit/client/codecs.py": (lambda text, _: Json().decode(text), (ValueError,)),
     "shared/nsqkit/client/protocol.py": (lambda text, _: Features.parse(text), (ProtocolViolation,)),

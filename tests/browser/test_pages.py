@@ -39,14 +39,13 @@ def test_controls_can_be_reached_with_the_keyboard(open_page: OpenPage) -> None:
     page = live(open_page("/"))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
-    reached = []
-    for _ in range(40):
+    missing = {"Nodes", "Lookup", "Counter", "1 h", "q", "Depth", "orders"}
+    for _ in range(80):  # with alarms there are more links before the table
         page.keyboard.press("Tab")
-        reached.append(
+        missing.discard(
             page.evaluate("(document.activeElement.textContent || document.activeElement.name).trim()")
         )
-    for name in ("Nodes", "Lookup", "Counter", "1 h", "q", "Depth", "orders"):
-        assert name in reached
+    assert not missing
 
 
 def test_pages_can_be_read_without_scripts(open_page: OpenPage) -> None:

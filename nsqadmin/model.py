@@ -287,6 +287,9 @@ class Copies(msgspec.Struct, gc=False, frozen=True):
     more_held: int = 0
     obstacle: str = ""
     """Why its followers could not adopt by themselves, though they are to; empty if they could, or are not."""
+    unmended: tuple[str, ...] = ()
+    """The first few of its segments with damage that its followers' copies could not mend: their paths."""
+    more_unmended: int = 0
 
     @property
     def missing(self) -> int:

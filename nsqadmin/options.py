@@ -17,6 +17,8 @@ from typing import ClassVar
 import attrs
 
 from nsqadmin.addresses import host_and_port
+from nsqkit.access import TokenFileError
+from nsqkit.access.own_token import read_own_token
 from nsqkit.options import (
     HOUR,
     MILLISECOND,
@@ -153,6 +155,11 @@ class AdminOptions(DaemonOptions):
         "", help="Client certificate file (PEM) for requests to nsqds and nsqlookupds."
     )
     http_client_tls_key: FilePath = option("", help="Private key file (PEM) of this certificate.")
+    access_token_file: FilePath = option(
+        "",
+        help="File with the token to show to nsqds and nsqlookupds. To show everything it needs the scope read there, "
+        "to change anything operate.",
+    )
     notification_http_endpoint: Url = option(
         "", help="Where to report every change that is made here, as JSON with POST. Empty: nowhere."
     )
@@ -244,6 +251,7 @@ def validate(options: AdminOptions) -> None:
     """
     _check_mode(options)
     _check_tls(options)
+    _check_token(options)
     if not options.http_address:
         raise refusal(options, "http_address", "--http-address must not be empty")
     check_listen_addresses(options, "http_address")
@@ -306,6 +314,14 @@ def _check_tls(options: AdminOptions) -> None:
         except TlsConfigError as error:
             reason = f"--http-client-tls-root-ca-file: {error}"
             raise refusal(options, "http_client_tls_root_ca_file", reason) from error
+
+
+def _check_token(options: AdminOptions) -> None:
+    if options.access_token_file:
+        try:
+            read_own_token(options.access_token_file)
+        except TokenFileError as error:
+            raise refusal(options, "access_token_file", f"--access-token-file: {error}") from error
 
 
 def _check_readable(options: AdminOptions, field: str) -> None:

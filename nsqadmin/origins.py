@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-import socket
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -36,13 +35,12 @@ from nsqadmin.addresses import host_and_port
 from nsqadmin.options import AdminOptions
 from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqkit.service.http import HttpError, Request
+from nsqkit.service.http.hosts import OwnHosts, name_and_port, name_and_port_of_origin
 from nsqkit.service.listeners import BoundAddress
 
 __all__ = ["TOKEN_HEADER", "Origins"]
 
 TOKEN_HEADER: Final = b"x-console-token"
-
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @attrs.define(eq=False)
@@ -53,10 +51,13 @@ class Origins:
     token: str = attrs.field(factory=lambda: secrets.token_urlsafe(24), repr=False)
     """In the pages; another one after each start."""
     _loopback_ports: set[int] = attrs.field(factory=set, init=False)
-    _machine: str = attrs.field(factory=lambda: socket.gethostname().lower(), init=False)
+    _hosts: OwnHosts = attrs.field(init=False)
     _refusals: RateLimitedLogger = attrs.field(
         factory=lambda: RateLimitedLogger(get_logger("nsqadmin.origins")), init=False
     )
+
+    def __attrs_post_init__(self) -> None:
+        self._hosts = OwnHosts(self.options.allowed_hosts)
 
     def listens_on(self, bound: Iterable[BoundAddress]) -> None:
         """Tell the addresses of the listeners."""
@@ -69,8 +70,8 @@ class Origins:
         host = request.header(b"host")
         if host is None or not (self.options.allowed_hosts or self._loopback_ports):
             return
-        name, port = _name_and_port(host, 80)
-        if self._is_own(name) or self._is_allowed(name, port):
+        name, port = name_and_port(host, 80)
+        if self._hosts.has(name, port):
             return
         if self.options.allowed_hosts or port in self._loopback_ports:
             self._refusals.log(
@@ -102,27 +103,4 @@ class Origins:
                 return True
         except ValueError:
             return False
-        return self._is_allowed(*_name_and_port(url.netloc.encode(), _DEFAULT_PORTS.get(url.scheme, -1)))
-
-    def _is_own(self, name: str) -> bool:
-        if name in ("localhost", self._machine) or name.endswith(".localhost"):
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
-
-    def _is_allowed(self, name: str, port: int) -> bool:
-        """Whether the name is listed, alone or with this port."""
-        return any(each.lower() in (name, f"{name}:{port}") for each in self.options.allowed_hosts)
-
-
-def _name_and_port(host: bytes, default_port: int) -> tuple[str, int]:
-    """The parts of `Host`, with the name in lower case and without a dot at the end. A strange port is -1."""
-    text = host.decode("latin-1").lower()
-    name, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        name, port = text, str(default_port)
-    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
-    return name.strip("[]").removesuffix("."), number if port else default_port
+        return self._hosts.is_allowed(*name_and_port_of_origin(origin))

@@ -12,6 +12,7 @@ from nsqd.importing import ImportRefused, prepare_start, run_import
 from nsqd.log.records import NewerFormat
 from nsqd.log.store import ForeignDataPath
 from nsqd.options import NsqdOptions, load, validate
+from nsqkit.access.command import run_token_command
 from nsqkit.logging import configure
 from nsqkit.service.descriptors import raise_descriptor_limit
 from nsqkit.service.runner import fatal_errors
@@ -24,7 +25,12 @@ def main() -> None:
     """Run until SIGTERM or SIGINT. Exit code 0 after an orderly stop, 1 after an error at the start or later.
 
     With `--import` import another data path instead, and exit; for its exit codes see `run_import`.
+
+    `nsqd token ...` manages tokens instead. It is no program of its own, because every machine with a daemon of this
+    project has `nsqd`, whose flags are no words.
     """
+    if sys.argv[1:2] == ["token"]:
+        sys.exit(run_token_command(sys.argv[2:]))
     options = load(sys.argv[1:])
     with fatal_errors("nsqd", options.log_format, StartError, ForeignDataPath, ImportRefused, NewerFormat):
         raise_descriptor_limit()

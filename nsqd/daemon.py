@@ -19,11 +19,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
+import attrs
 import trio
 
 from nsqd.auth import Authorizer, AuthQueries
 from nsqd.broker import Broker, BrokerOptions, Refused, Subscription, Topology
 from nsqd.copies import Copies, NotServed, SecretError
+from nsqd.copies.scrubbing import Scrubbing
 from nsqd.drain import Drain
 from nsqd.http.api import make_servers
 from nsqd.log.file_storage import FileStorage
@@ -47,6 +49,9 @@ from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.stats.remaining import remaining
 from nsqd.stats.statsd import Statsd
+from nsqkit.access import NOTHING, Access, ScopeError, TokenFileError
+from nsqkit.access.own_token import OwnToken
+from nsqkit.access.watch import TokenWatch
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
 from nsqkit.options import MILLISECOND, SECOND, TlsRequired
@@ -56,13 +61,14 @@ from nsqkit.service.listeners import (
     accept_forever,
     bound_address,
     close_listener,
+    exposed_addresses,
     open_listeners,
     remote_address,
     with_tls,
 )
 from nsqkit.service.statsd_prefix import expand_prefix
 from nsqkit.service.systemd import keep_informed
-from nsqkit.service.tls import server_context
+from nsqkit.service.tls import REQUIRE_VERIFY, server_context
 from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import VERSION, version_line
 
@@ -93,7 +99,8 @@ class Daemon:
         self.start_time_ns = time.time_ns()
         self.tcp_port = self.http_port = self.https_port = self.replication_port = -1
         self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
-        self.authorizer = Authorizer(options, HttpClient(_http_options(options)))
+        self.access = Access()  # see `_load_access`
+        self._own_token: OwnToken | None = None
         self.starts_anew = False
         self._failure: OSError | None = None  # of a sync; nothing may be written after that
         self._listener_failure: OSError | None = None
@@ -140,6 +147,24 @@ class Daemon:
         except TlsConfigError as error:
             raise StartError(f"failed to build client TLS config - {error}") from error
 
+    def _load_access(self) -> None:
+        try:
+            self.access = Access.load(self.options.anonymous, self.options.tokens_file)
+            own_token_file = self.options.access_token_file
+            self._own_token = OwnToken(own_token_file) if own_token_file else None
+        except (ScopeError, TokenFileError) as error:
+            raise StartError(f"failed to set up access control - {error}") from error
+        self.token_watch = TokenWatch(self.access)
+
+    def _warn_if_open(self, tcp: list[trio.SocketListener], http: list[trio.SocketListener]) -> None:
+        """Unless auth servers or certificates keep strangers out."""
+        options = self.options
+        if options.tls_client_auth_policy == REQUIRE_VERIFY and options.tls_required is TlsRequired.YES:
+            return
+        listeners = http if options.auth_http_addresses else [*tcp, *http]
+        if warning := self.access.open_to_all(exposed_addresses(listeners)):
+            log.warning("ACCESS: %s", warning)
+
     def _prepare_storage(self) -> None:
         try:
             self._copied_storage = self.copies.make_storage(self._storage)
@@ -175,13 +200,16 @@ class Daemon:
             log.error("disk: %s; publishes are refused until space is freed", store.space.full)
         self.rounds = Rounds(self.broker, self._sync_failed, self.copies.durability(self.broker))
         self.copies.attach(self.rounds)
-        self.auth_queries = AuthQueries(self.authorizer, self.rounds)
+        authorizer = Authorizer(options, HttpClient(_http_options(options)), self.access)
+        self.auth_queries = AuthQueries(authorizer, self.rounds)
         self.context = Context(
             broker=self.broker,
             version=VERSION,
             enlist=self.rounds.answering.append,
             refresh_clock=self.rounds.begin,
-            ask=self.auth_queries.ask if self.authorizer.enabled else None,
+            ask=self.auth_queries.ask if authorizer.enabled else None,
+            # With auth servers everybody has to AUTH, as ever.
+            anonymous=NOTHING if options.auth_http_addresses else self.access.anonymous,
             limits=_limits(options),
             max_msg_size=options.max_msg_size,
             max_body_size=options.max_body_size,
@@ -197,6 +225,7 @@ class Daemon:
             deflate=options.deflate,
         )
         self.connections = Connections(self.context, self.rounds, self._max_connections)
+        self.token_watch.on_change = lambda: self.connections.end_revoked(self.access.is_valid)
         self.drain = Drain(
             self.broker,
             options.drain_timeout / SECOND,
@@ -213,7 +242,7 @@ class Daemon:
             self.broker,
             self.rounds,
             self._peer_options(),
-            KnownChannels.over_http(_http_options(options)),
+            KnownChannels.over_http(self._registry_http_options()),
         )
         self.registries.set_addresses(options.nsqlookupd_tcp_addresses)
 
@@ -229,7 +258,7 @@ class Daemon:
             "version": VERSION,
             **self._announced_life(),
         }
-        identify, limit = encode_identify(fields), options.max_body_size
+        identify, limit = functools.partial(self._identify, fields), options.max_body_size
         fencing = self.copies.leader.fencing if self.copies.leader is not None else None
         if fencing is None:
             return PeerOptions(identify, max_reply_size=limit)
@@ -239,6 +268,15 @@ class Daemon:
             ping_interval=min(PING_INTERVAL, options.adopt_after / SECOND / PINGS_TO_ADOPTION),
             on_ping=fencing.heard_registry,
         )
+
+    def _registry_http_options(self) -> HttpOptions:
+        """With the token, which auth servers do not get."""
+        return attrs.evolve(_http_options(self.options), bearer=self._own_token)
+
+    def _identify(self, fields: Mapping[str, str | int]) -> bytes:
+        """The command, with the token that is in its file now."""
+        token = {} if self._own_token is None else {"token": self._own_token()}
+        return encode_identify({**fields, **token})
 
     def _announced_life(self) -> dict[str, str | int]:
         """For the registries, by which followers adopt copies; nothing for an nsqd that has to do with none."""
@@ -258,10 +296,12 @@ class Daemon:
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` if a sync or a listener failed; `StartError`."""
         # Signals first: as soon as the log says that it listens, it may be stopped.
-        for number in (*STOP_SIGNALS, DRAIN_SIGNAL):
+        handled = [*STOP_SIGNALS, DRAIN_SIGNAL, *([signal.SIGHUP] if self.options.tokens_file else [])]
+        for number in handled:
             # trio restores this handler at the end: a second signal must not interrupt the last write.
             signal.signal(number, signal.SIG_IGN)
-        with trio.open_signal_receiver(*STOP_SIGNALS, DRAIN_SIGNAL) as signals, self._scope:
+        with trio.open_signal_receiver(*handled) as signals, self._scope:
+            self._load_access()
             tcp = await _listen(self.options.tcp_address)
             http = await _listen(self.options.http_address) if self.options.http_address else []
             https = await self._listen_with_tls()
@@ -270,6 +310,7 @@ class Daemon:
                 self.http_port = _announce("HTTP", http).port
             if https:
                 self.https_port = _announce("HTTPS", https).port
+            self._warn_if_open(tcp, [*http, *https])
             self.options.broadcast_tcp_port = self.options.broadcast_tcp_port or max(self.tcp_port, 0)
             self.options.broadcast_http_port = self.options.broadcast_http_port or max(self.http_port, 0)
             self.options.statsd_prefix = expand_prefix(  # in place, so that /config shows the actual prefix
@@ -325,6 +366,7 @@ class Daemon:
                 self.registries.run,
                 self.loop_lag.run,
                 self._run_copies,
+                self.token_watch.run,
                 *([self._stop_at_the_end_of_input] if os.environ.get(ENDS_WITH_STDIN) else []),
                 *([Statsd(self).run] if self.options.statsd_address else []),
             ):
@@ -358,7 +400,8 @@ class Daemon:
             nursery.cancel_scope.cancel()
 
     async def _run_copies(self) -> None:
-        nodes = KnownNodes.over_http(lambda: self.registries.http_addresses, _http_options(self.options))
+        options = self._registry_http_options()
+        nodes = KnownNodes.over_http(lambda: self.registries.http_addresses, options)
         await self.copies.run(self.registries, nodes)
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:
@@ -395,6 +438,9 @@ class Daemon:
         async for number in signals:
             if number == DRAIN_SIGNAL:
                 self.drain.begin()
+                continue
+            if number == signal.SIGHUP:
+                self.token_watch.hang_up()
                 continue
             log.info("%s: stopping", signal.Signals(number).name)
             self._stopping.set()
@@ -455,6 +501,10 @@ class Daemon:
     @property
     def stand_ins(self) -> StandIns | None:
         return self.copies.follower.stand_ins if self.copies.follower is not None else None
+
+    @property
+    def scrubbing(self) -> Scrubbing | None:
+        return self.copies.leader.scrubbing if self.copies.leader is not None else None
 
     @property
     def copies_stats(self) -> CopiesStats | None:

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import attrs
 
+from nsqkit.access import EVERYONE_MAY, NOTHING, ScopeError, anonymous_scopes
 from nsqkit.options import (
     FLOAT,
     HIDDEN,
@@ -72,6 +73,8 @@ nsqd --data-path=/var/lib/nsqd
 nsqd --data-path=/var/lib/nsqd --lookupd-tcp-address=10.0.0.5:4160 --broadcast-address=10.0.0.7
 # then, from any shell
 curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=greetings'
+# who may do what: make, list and revoke tokens
+nsqd token --help
 """
 _HIGHEST_PORT = 65535
 
@@ -263,6 +266,12 @@ class NsqdOptions(DaemonOptions):
         help="Bytes a second for a follower that catches up, in addition to as many as are written in that time. "
         "A follower that is in step is not limited. 0: no limit.",
     )
+    scrub_interval: Duration = option(
+        168 * HOUR,
+        minimum=0,
+        help="Compare all that was written long ago with the followers' copies once in this time, and mend what a disk "
+        "has damaged. 0: only after POST /replicas/scrub.",
+    )
     replica_max_bytes: Bytes = option(
         0,
         minimum=0,
@@ -403,11 +412,31 @@ class NsqdOptions(DaemonOptions):
 
     auth_http_addresses: list[Address] = option(
         flag="auth-http-address",
-        help="Auth server, which decides what each client may do: host:port or a URL. Clients must then "
-        "send AUTH. The HTTP API is not covered.",
+        help="Auth server, which decides what each client of the TCP port may do: host:port or a URL. Clients must "
+        "then send AUTH. For HTTP see --tokens-file.",
     )
     auth_http_request_method: str = option(
         "get", choices=("post", "get"), help="HTTP method for requests to the auth server."
+    )
+    tokens_file: FilePath = option(
+        "",
+        help="File of tokens, made with nsqd token new. A client sends its token with AUTH, or in the HTTP header "
+        "Authorization. The file is read again when it changes.",
+    )
+    anonymous: str = option(
+        EVERYONE_MAY,
+        placeholder="SCOPES",
+        help="What clients without a token may do: scopes with commas between them, or none.",
+    )
+    access_token_file: FilePath = option(
+        "",
+        help="File with the token that this nsqd sends to its nsqlookupds. It needs the scope operate there.",
+    )
+    http_allowed_hosts: list[str] = option(
+        flag="http-allowed-hosts",
+        placeholder="NAME",
+        help="Names, or name:port, by which HTTP clients reach this nsqd, with commas between them. Others are "
+        "refused, but IP addresses, localhost and --broadcast-address are always allowed.",
     )
 
     METRICS: ClassVar = Group("Metrics")
@@ -470,6 +499,7 @@ def validate(options: NsqdOptions) -> None:
     else:
         check_target_addresses(options, "replicate_to", "replicate-to")
     _check_copies(options)
+    _check_access(options)
     check_target_addresses(options, "statsd_address", "statsd-address")
     if options.sync_every in (0, 1):
         options.durability = "disk"
@@ -480,6 +510,16 @@ def validate(options: NsqdOptions) -> None:
 def chooses_followers(options: NsqdOptions) -> bool:
     """Whether followers are not configured, but chosen by this nsqd itself."""
     return options.replicate_to == [AUTO]
+
+
+def _check_access(options: NsqdOptions) -> None:
+    try:
+        nobody = anonymous_scopes(options.anonymous) == NOTHING
+    except ScopeError as error:
+        raise refusal(options, "anonymous", f"--anonymous: {error}") from None
+    if nobody and not (options.tokens_file or options.auth_http_addresses):
+        reason = "--anonymous=none needs --tokens-file (or --auth-http-address): nobody could do anything"
+        raise refusal(options, "anonymous", reason)
 
 
 def stand_in_ports(options: NsqdOptions) -> range:

@@ -31,6 +31,7 @@ from typing import Final
 
 import trio
 
+from nsqkit.access import Token
 from nsqkit.logging import get_logger
 from nsqkit.service.shares import Shares, remote_group
 from nsqlookupd.protocol_v1 import Context, Session, SessionPhase
@@ -94,6 +95,16 @@ class Connections:
             self._forget(connection)
             traffic.connections -= 1
             await trio.aclose_forcefully(stream)
+
+    def end_revoked(self, is_valid: Callable[[Token], bool]) -> None:
+        """Close the connections that have identified themselves with a token that is not valid any more."""
+        for connection in list(self._by_last_command):
+            token = connection.token
+            if token is not None and not is_valid(token):
+                log.info(
+                    "CLIENT(%s): closing: token %s is revoked or has expired", connection.remote, token.name
+                )
+                connection.close()
 
     def _was_heard(self, connection: _Connection) -> None:
         """A command of it is complete."""
@@ -178,6 +189,11 @@ class _Connection:
     def identified(self) -> bool:
         """Whether it is an nsqd's."""
         return self._session.producer is not None
+
+    @property
+    def token(self) -> Token | None:
+        """That of its IDENTIFY."""
+        return self._session.token
 
     def close(self) -> None:
         """Close it at once."""

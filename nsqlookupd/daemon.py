@@ -17,19 +17,23 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import trio
 
+from nsqkit.access import Access, ScopeError, TokenFileError
+from nsqkit.access.watch import TokenWatch
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
-from nsqkit.service.http import Limits
+from nsqkit.service.http import Guard, Limits
 from nsqkit.service.listeners import (
     BoundAddress,
     accept_forever,
     bound_address,
     close_listener,
+    exposed_addresses,
     open_listeners,
     remote_address,
 )
 from nsqkit.service.systemd import keep_informed
 from nsqkit.version import VERSION
+from nsqlookupd.access import ROUTES
 from nsqlookupd.connections import MAX_CONNECTIONS, Connections, tune
 from nsqlookupd.http import Watches, make_server
 from nsqlookupd.options import LookupdOptions
@@ -62,6 +66,7 @@ class Daemon:
             tombstone_lifetime=options.tombstone_lifetime / SECOND,
         )
         self.witness = Witness()
+        self.access = Access()  # see `_load_access`
         self._stopping = trio.Event()
 
     def stop(self) -> None:
@@ -72,13 +77,17 @@ class Daemon:
         """Serve until a stop. `StartError` if it cannot start, `OSError` if a listener failed."""
         failure: OSError | None = None
         # Signals first: as soon as the log says that it listens, it may be stopped.
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if self.options.tokens_file else [])]
+        with trio.open_signal_receiver(*handled) as signals:
             async with contextlib.AsyncExitStack() as stack:
+                self._load_access()
                 tcp = await _listen(self.options.tcp_address, stack)
                 http = await _listen(self.options.http_address, stack) if self.options.http_address else []
                 self.tcp_port = _announce("TCP", tcp).port
                 if http:
                     self.http_port = _announce("HTTP", http).port
+                if warning := self.access.open_to_all(exposed_addresses([*tcp, *http])):
+                    log.warning("ACCESS: %s", warning)
                 _tune_garbage_collection()
                 try:
                     async with trio.open_nursery() as nursery:
@@ -91,6 +100,13 @@ class Daemon:
             raise failure
         log.info("NSQLOOKUPD: bye")
 
+    def _load_access(self) -> None:
+        try:
+            self.access = Access.load(self.options.anonymous, self.options.tokens_file)
+        except (ScopeError, TokenFileError) as error:
+            raise StartError(f"failed to set up access control - {error}") from error
+        self.token_watch = TokenWatch(self.access)
+
     async def _serve(
         self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
     ) -> None:
@@ -99,19 +115,28 @@ class Daemon:
             identity=self._identity(),
             witness_identity=self._identity(witness=self.witness.id),
             witness=self.witness,
+            access=self.access,
         )
         limits = Limits()
         watches = Watches(self.registry, limits.connections // 2)
+        guard = Guard(ROUTES, self.access, self.options.http_allowed_hosts, self.options.broadcast_address)
         server = make_server(
-            self.registry, limits=limits, traffic=context.traffic, watches=watches, witness=self.witness
+            self.registry,
+            limits=limits,
+            traffic=context.traffic,
+            watches=watches,
+            witness=self.witness,
+            guard=guard,
         )
         connections = Connections(context, _max_connections())
+        self.token_watch.on_change = lambda: connections.end_revoked(self.access.is_valid)
         async with trio.open_nursery() as clients:
 
             def take(stream: trio.SocketStream) -> None:
                 tune(stream.socket)
                 clients.start_soon(connections.serve, stream, remote_address(stream))
 
+            clients.start_soon(self.token_watch.run)
             async with trio.open_nursery() as serving:
                 await serving.start(server.run, http)
                 for listener in tcp:
@@ -126,6 +151,9 @@ class Daemon:
 
     async def _watch(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
+            if number == signal.SIGHUP:
+                self.token_watch.hang_up()
+                continue
             log.info("%s: stopping", signal.Signals(number).name)
             self.stop()
 

@@ -11,12 +11,14 @@ from typing import ClassVar
 
 import attrs
 
+from nsqkit.access import EVERYONE_MAY, NOTHING, ScopeError, anonymous_scopes
 from nsqkit.options import (
     MINUTE,
     SECOND,
     Address,
     DaemonOptions,
     Duration,
+    FilePath,
     Group,
     check_listen_addresses,
     check_values,
@@ -89,6 +91,26 @@ class LookupdOptions(DaemonOptions):
         45 * SECOND, minimum=0, help="How long a tombstone hides an nsqd from look-ups of a topic."
     )
 
+    AUTHORIZATION: ClassVar = Group("Authorization")
+
+    tokens_file: FilePath = option(
+        "",
+        help="File of tokens, made with nsqd token new. HTTP clients send theirs in the header Authorization, nsqds "
+        "theirs in IDENTIFY. The file is read again when it changes.",
+    )
+    anonymous: str = option(
+        EVERYONE_MAY,
+        placeholder="SCOPES",
+        help="What clients without a token may do: scopes with commas between them, or none. To register, an nsqd "
+        "needs operate.",
+    )
+    http_allowed_hosts: list[str] = option(
+        flag="http-allowed-hosts",
+        placeholder="NAME",
+        help="Names, or name:port, by which HTTP clients reach this nsqlookupd, with commas between them. Others are "
+        "refused, but IP addresses, localhost and --broadcast-address are always allowed.",
+    )
+
 
 def validate(options: LookupdOptions) -> None:
     """Check all values (`OptionError`). Addresses are not resolved."""
@@ -96,3 +118,10 @@ def validate(options: LookupdOptions) -> None:
         raise refusal(options, "tcp_address", "--tcp-address must not be empty")
     check_values(options)
     check_listen_addresses(options, "tcp_address", "http_address")
+    try:
+        nobody = anonymous_scopes(options.anonymous) == NOTHING
+    except ScopeError as error:
+        raise refusal(options, "anonymous", f"--anonymous: {error}") from None
+    if nobody and not options.tokens_file:
+        reason = "--anonymous=none needs --tokens-file: nobody could do anything"
+        raise refusal(options, "anonymous", reason)

@@ -30,12 +30,14 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
+from nsqkit.access import Access, Token
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import get_logger
 from nsqkit.service.lenient_json import decode_object
 from nsqkit.service.typed_json import decode_json_as, encode_json
 from nsqkit.wire import ProtocolError, is_valid_name
 from nsqkit.wire.commands import MAX_LINE
+from nsqlookupd.access import COMMANDS
 from nsqlookupd.registry import Full, Producer, ProducerInfo, Registry
 from nsqlookupd.traffic import Traffic
 from nsqlookupd.witness import MAX_FOLLOWERS, Member, Terms, Witness
@@ -125,6 +127,7 @@ class Context:
     """Bytes that all connections together may hold in incomplete bodies and unsent responses."""
     buffered: int = 0
     traffic: Traffic = attrs.field(factory=Traffic)
+    access: Access = attrs.field(factory=Access)
 
 
 def _leave_open() -> None:
@@ -138,6 +141,8 @@ class Session:
         self.phase = SessionPhase.MAGIC
         self.remote = remote
         self.producer: Producer | None = None
+        self.token: Token | None = None
+        """The valid token of its IDENTIFY."""
         self._context = context
         self._close = close
         self._member: Member | None = None
@@ -230,6 +235,8 @@ class Session:
             self._context.traffic.commands["unknown"] += 1
             raise ProtocolError("E_INVALID", f"invalid command {name}")
         self._context.traffic.commands[name] += 1
+        if name != "IDENTIFY":  # which has its token in its body
+            self._check_scope(name)
         self._command = name
         self._was_heard(now)
         answer = command(self, params, now)
@@ -257,6 +264,9 @@ class Session:
         if len(self._buffer) < end:
             return None
         body = bytes(self._buffer[position:end])
+        if self._command == "IDENTIFY":
+            self._take_token(body)
+            self._check_scope(self._command)
         self._was_heard(now)
         answers.append(_BODIES[self._command](self, body, now))
         self._release_body()
@@ -372,6 +382,29 @@ class Session:
         self._context.witness.give_back(self._announced(), self._life_of(body), now)
         return _OK
 
+    # --- access
+
+    def _take_token(self, identify: bytes) -> None:
+        """Remember the token in the body of an IDENTIFY, if there is one that is valid."""
+        try:
+            secret = decode_object(identify, {"token": str}).get("token", "")
+        except ValueError:
+            return
+        found = self._context.access.find(secret.encode()) if secret else None
+        self.token = found if isinstance(found, Token) else None
+
+    def _check_scope(self, command: str) -> None:
+        """Raise `ProtocolError` unless the command needs no token, or the one of this session is enough."""
+        need = COMMANDS[command]
+        if self._context.access.anonymous.allows(need):
+            return
+        if self.token is None:
+            raise ProtocolError("E_UNAUTHORIZED", f"{command} needs a valid token (--access-token-file)")
+        if not self.token.scopes.allows(need):
+            raise ProtocolError(
+                "E_UNAUTHORIZED", f"{command} needs the scope {need.value}, which {self.token.name} lacks"
+            )
+
     # --- helpers
 
     def _announced(self) -> Member:
@@ -438,6 +471,8 @@ _BODIES: Final[Mapping[str, Callable[[Session, bytes, float], bytes]]] = {
     "LEAVING": Session._leaving,
     "RELEASE": Session._release,
 }
+
+assert _COMMANDS.keys() == COMMANDS.keys(), "nsqlookupd/access.py says what each command needs"
 
 
 def _names(command: str, params: list[str]) -> tuple[str, str]:

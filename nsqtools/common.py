@@ -21,10 +21,12 @@ from typing import Annotated, Any, ClassVar, Final, NoReturn, TypeAlias, TypeVar
 import attrs
 import trio
 
+from nsqkit.access import TokenFileError
+from nsqkit.access.own_token import read_own_token
 from nsqkit.client import Address, ClientOptions, parse_client_option
 from nsqkit.discovery import registry_url
 from nsqkit.logging import get_logger, stamped_line
-from nsqkit.options import STRINGS, Group, OptionError, load, option
+from nsqkit.options import STRINGS, FilePath, Group, OptionError, load, option
 from nsqkit.version import VERSION, version_line
 from nsqkit.wire import is_valid_name
 
@@ -36,6 +38,7 @@ __all__ = [
     "Fatal",
     "HostPort",
     "Topic",
+    "access_token",
     "check_names",
     "check_nsqd_addresses",
     "check_positive",
@@ -46,6 +49,7 @@ __all__ = [
     "read_flags",
     "refuse",
     "run",
+    "token_options",
     "write_all",
 ]
 
@@ -108,6 +112,12 @@ class ConsumerFlags:
         "nothing is dropped.",
     )
 
+    access_token_file: FilePath = option(
+        "",
+        help="File with the token to show to nsqds and nsqlookupds. (With --consumer-opt=auth_secret,... every user of "
+        "this machine could see it.)",
+    )
+
 
 FlagsT = TypeVar("FlagsT", bound=attrs.AttrsInstance)
 
@@ -168,7 +178,7 @@ def consumer_options(program: str, flags: ConsumerFlags, *, max_in_flight: int) 
 
     A failure of a tool means that the other side is down: delays and backoff are those of the original.
     """
-    texts = [*_CONSUMER_DEFAULTS, *flags.consumer_opts]
+    texts = [*_CONSUMER_DEFAULTS, *token_options(flags.access_token_file), *flags.consumer_opts]
     options = client_options(program, texts, max_in_flight=max_in_flight)
     if options.heartbeat_interval <= 0:
         raise OptionError("a consumer cannot do without heartbeats")
@@ -190,6 +200,19 @@ def client_options(program: str, texts: Iterable[str], **fixed: Any) -> ClientOp
         return ClientOptions(**changes)
     except ValueError as error:
         raise OptionError(str(error)) from None
+
+
+def token_options(path: str, flag: str = "access-token-file") -> list[str]:
+    """The options of the client library that have it show the token in this file, if there is one. `OptionError`."""
+    return [f"auth_secret,{access_token(path, flag)}"] if path else []
+
+
+def access_token(path: str, flag: str = "access-token-file") -> str:
+    """The token in the file that a flag names. `OptionError`."""
+    try:
+        return read_own_token(path)
+    except TokenFileError as error:
+        raise OptionError(f"--{flag}: {error}") from None
 
 
 # --- running ------------------------------------------------------------------------------------------------

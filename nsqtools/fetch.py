@@ -54,14 +54,15 @@ class Fetcher:
 
 
 @contextlib.asynccontextmanager
-async def open_fetcher(connect_timeout_s: float, timeout_s: float) -> AsyncIterator[Fetcher]:
-    """A fetcher with these limits for connecting and for a whole answer."""
+async def open_fetcher(connect_timeout_s: float, timeout_s: float, token: str = "") -> AsyncIterator[Fetcher]:
+    """A fetcher with these limits for connecting and for a whole answer. `token`: what it shows, if there is one."""
     client = HttpClient(
         HttpOptions(
             connect_timeout=connect_timeout_s,
             request_timeout=timeout_s,
             max_body=MAX_ANSWER,
             max_idle=_MAX_IDLE,
+            bearer=(lambda: token) if token else None,
         )
     )
     try:

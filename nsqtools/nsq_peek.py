@@ -21,13 +21,14 @@ import trio
 from nsqkit.discovery import DiscoveryFailed
 from nsqkit.http_client import HttpFailed
 from nsqkit.logging import LogLevel, configure, get_logger, stamped_line
-from nsqkit.options import SECOND, Duration, OptionError, check_values, option
+from nsqkit.options import SECOND, Duration, FilePath, OptionError, check_values, option
 from nsqtools.common import (
     WHERE_FROM,
     Channel,
     Fatal,
     HostPort,
     Topic,
+    access_token,
     check_names,
     check_positive,
     check_sources,
@@ -106,6 +107,9 @@ class PeekFlags:
     http_client_request_timeout: Duration = option(
         5 * SECOND, help="Time for a whole request to one of them."
     )
+    access_token_file: FilePath = option(
+        "", help="File with the token to show to them. It needs the scope consume for the channel."
+    )
 
     @property
     def filters(self) -> dict[str, str]:
@@ -119,15 +123,15 @@ def main() -> None:
     """Show messages until `-n`, the last one or a signal: exit code 0. 1: an nsqd does not respond."""
     flags = read_flags(PeekFlags, program=PROGRAM, synopsis=_SYNOPSIS, example=_EXAMPLE)
     try:
-        validate(flags)
+        token = validate(flags)
     except OptionError as error:
         refuse(error)
     configure(LogLevel.INFO, "")
-    run(Peek(flags).run, lambda text: sys.stderr.write(stamped_line(f"ERROR: {text}")))
+    run(Peek(flags, token).run, lambda text: sys.stderr.write(stamped_line(f"ERROR: {text}")))
 
 
-def validate(flags: PeekFlags) -> None:
-    """Check the flags (`OptionError`)."""
+def validate(flags: PeekFlags) -> str:
+    """Check the flags (`OptionError`), and return the token; empty: none."""
     if not flags.topic or not flags.channel:
         raise OptionError("--topic and --channel are required")
     check_names("topic", [flags.topic])
@@ -139,6 +143,7 @@ def validate(flags: PeekFlags) -> None:
         if not equals or (path and not path.startswith("/")):
             raise OptionError(f"--json is invalid: {text!r}; an example is /order/id=42")
     check_sources(flags.nsqd_http_addresses, flags.lookupd_http_addresses, "nsqd-http-address")
+    return access_token(flags.access_token_file) if flags.access_token_file else ""
 
 
 @attrs.define(eq=False)
@@ -146,13 +151,16 @@ class Peek:
     """The running program."""
 
     flags: PeekFlags
+    token: str = attrs.field(default="", repr=False)
     shown: int = 0
 
     async def run(self) -> None:
         flags = self.flags
         async with (
             open_fetcher(
-                flags.http_client_connect_timeout / SECOND, flags.http_client_request_timeout / SECOND
+                flags.http_client_connect_timeout / SECOND,
+                flags.http_client_request_timeout / SECOND,
+                self.token,
             ) as fetcher,
             trio.open_nursery() as nursery,
         ):

@@ -20,13 +20,14 @@ import trio
 from nsqkit.discovery import DiscoveryFailed
 from nsqkit.http_client import HttpFailed
 from nsqkit.logging import LogLevel, configure, stamped_line
-from nsqkit.options import SECOND, Duration, OptionError, option
+from nsqkit.options import SECOND, Duration, FilePath, OptionError, option
 from nsqtools.common import (
     WHERE_FROM,
     Channel,
     Fatal,
     HostPort,
     Topic,
+    access_token,
     check_names,
     check_positive,
     check_sources,
@@ -91,21 +92,24 @@ class StatFlags:
     http_client_request_timeout: Duration = option(
         5 * SECOND, help="Time for a whole request to one of them."
     )
+    access_token_file: FilePath = option(
+        "", help="File with the token to show to them. It needs the scope read."
+    )
 
 
 def main() -> None:
     """Show lines until `--count` or a signal: exit code 0. 1: a daemon does not respond."""
     flags = read_flags(StatFlags, program=PROGRAM, synopsis=_SYNOPSIS, example=_EXAMPLE)
     try:
-        validate(flags)
+        token = validate(flags)
     except OptionError as error:
         refuse(error)
     configure(LogLevel.FATAL, "")  # the one line of the error has everything that discovery would log
-    run(Stat(flags).run, lambda text: sys.stderr.write(stamped_line(f"ERROR: {text}")))
+    run(Stat(flags, token).run, lambda text: sys.stderr.write(stamped_line(f"ERROR: {text}")))
 
 
-def validate(flags: StatFlags) -> None:
-    """Check the flags (`OptionError`)."""
+def validate(flags: StatFlags) -> str:
+    """Check the flags (`OptionError`), and return the token; empty: none."""
     if not flags.topic or not flags.channel:
         raise OptionError("--topic and --channel are required")
     check_positive(flags, "interval", "http-client-connect-timeout", "http-client-request-timeout")
@@ -118,6 +122,7 @@ def validate(flags: StatFlags) -> None:
     check_sources(nsqds, registries, "nsqd-http-address")
     check_names("topic", [flags.topic])
     check_names("channel", [flags.channel])
+    return access_token(flags.access_token_file) if flags.access_token_file else ""
 
 
 # --- output -------------------------------------------------------------------------------------------------
@@ -177,12 +182,15 @@ class Stat:
     """The running program."""
 
     flags: StatFlags
+    token: str = attrs.field(default="", repr=False)
 
     async def run(self) -> None:
         flags = self.flags
         async with (
             open_fetcher(
-                flags.http_client_connect_timeout / SECOND, flags.http_client_request_timeout / SECOND
+                flags.http_client_connect_timeout / SECOND,
+                flags.http_client_request_timeout / SECOND,
+                self.token,
             ) as fetcher,
             trio.open_nursery() as nursery,
         ):

@@ -20,7 +20,7 @@ import trio
 
 from nsqkit.client import ClientOptions, NSQError, Producer
 from nsqkit.logging import get_logger
-from nsqkit.options import STRING, OptionError, load, option
+from nsqkit.options import STRING, FilePath, OptionError, load, option
 from nsqtools.common import (
     ClientOptionTexts,
     Fatal,
@@ -32,6 +32,7 @@ from nsqtools.common import (
     handle_signals,
     refuse,
     run,
+    token_options,
 )
 from nsqtools.progress import Figures, Progress
 
@@ -80,6 +81,11 @@ class ToNsqFlags:
         "record whose response was lost is published again, so it may be there twice; with "
         "at_least_once,false the program exits instead.",
     )
+    access_token_file: FilePath = option(
+        "",
+        help="File with the token to show to nsqds. (With --producer-opt=auth_secret,... every user of this machine "
+        "could see it.)",
+    )
 
 
 def main() -> None:
@@ -111,7 +117,8 @@ def validate(flags: ToNsqFlags) -> ClientOptions:
         raise OptionError("--nsqd-tcp-address required")
     check_names("topic", [flags.topic])
     check_nsqd_addresses(flags.nsqd_tcp_addresses)
-    return client_options(PROGRAM, ["publish_timeout,5s", *flags.producer_opts])
+    token = token_options(flags.access_token_file)
+    return client_options(PROGRAM, ["publish_timeout,5s", *token, *flags.producer_opts])
 
 
 @attrs.define(eq=False)

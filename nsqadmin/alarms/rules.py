@@ -337,6 +337,10 @@ def _refuses(situation: Situation, node: NodeSnapshot) -> Alarm | None:
     )
 
 
+def _damaged_files(situation: Situation, node: NodeSnapshot) -> Alarm | None:
+    return _topic_refused(situation, node) or _unmended(situation, node)
+
+
 def _topic_refused(situation: Situation, node: NodeSnapshot) -> Alarm | None:
     if node.problem is not None or not node.health.startswith("OK - topic "):
         return None
@@ -346,6 +350,22 @@ def _topic_refused(situation: Situation, node: NodeSnapshot) -> Alarm | None:
         since=situation.at,
         text=node.health.removeprefix("OK - ")[:_MAX_REASON],
         advice="Put the files of the topic back where its log says that they are missing, or delete the topic.",
+    )
+
+
+def _unmended(situation: Situation, node: NodeSnapshot) -> Alarm | None:
+    copies = node.copies
+    if node.problem is not None or copies is None or not copies.unmended:
+        return None
+    more = f" and {copies.more_unmended} more" if copies.more_unmended else ""
+    return Alarm(
+        kind=Kind.DAMAGED,
+        subject=Subject(node=node.address),
+        since=situation.at,
+        text=f"damage that its followers' copies could not mend, in {', '.join(copies.unmended)}{more}",
+        advice="Its log says where, and what is lost: replace the disk. It ends when the messages in these files are "
+        "finished.",
+        figures={"segments": len(copies.unmended) + copies.more_unmended},
     )
 
 
@@ -434,7 +454,14 @@ _CHANNEL_RULES: Final[tuple[tuple[_ChannelRule, ...], ...]] = (
     (_requeues,),
 )
 _TOPIC_RULES: Final = (_topic_paused, _no_channel)
-_NODE_RULES: Final = (_silent, _refuses, _topic_refused, _under_replicated, _not_adopted, _no_takeover)
+_NODE_RULES: Final = (
+    _silent,
+    _refuses,
+    _damaged_files,
+    _under_replicated,
+    _not_adopted,
+    _no_takeover,
+)
 
 
 def channel_alarms(situation: Situation, topic: TopicSnapshot, channel: ChannelSnapshot) -> Iterator[Alarm]:

@@ -9,6 +9,7 @@ Rules, in addition to those of `nsqkit.http_client`:
   reason of a refusal (`{"message":"REFUSED: its leader a:4150 is connected"}`). Anybody can register an address at a
   registry, and what another server says is not for the users of the console.
 - The bytes of all responses together are limited, from their first until they are decoded.
+- Requests to daemons show the token of `--access-token-file`; those to Graphite and to webhooks never do.
 - Queries reuse connections. Each change uses a new connection: an idle one may have been closed by its daemon, and a
   change must not be sent twice.
 """
@@ -31,6 +32,7 @@ import trio
 from nsqadmin.addresses import host_and_port
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream.connections import IDLE_S, MAX_IDLE, Connections
+from nsqkit.access.own_token import OwnToken
 from nsqkit.http_client import Answer, Header, HttpClient, HttpFailed, HttpOptions
 from nsqkit.options import SECOND
 from nsqkit.redact import redacted, shown_url
@@ -186,6 +188,7 @@ def _http_options(options: AdminOptions, max_body: int, budget: ByteBudget) -> H
         idle_timeout=IDLE_S,
         tls=functools.partial(_tls_context, options),
         budget=budget,
+        bearer=OwnToken(options.access_token_file) if options.access_token_file else None,
     )
 
 

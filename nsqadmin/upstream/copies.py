@@ -6,7 +6,8 @@
                "held": [{"life": "0123456789abcdef0123456789abcdef", "name": "10.0.0.2:4150", "complete": true,
                          "connected": false, "bytes": 4096, "silent_seconds": 7.5, "adopted": false,
                          "stand_in_port": null, "undecided": "1 of its 3 nsqlookupds agree (...)"}],
-               "obstacle": "2 nsqlookupds are configured, and that needs 3"}
+               "obstacle": "2 nsqlookupds are configured, and that needs 3",
+               "scrub": {"unmended_count": 1, "unmended": {"topic-orders/00000000000000000000.log": "..."}}}
 
 Without valid numbers of copies, nothing is known. Only the first few entries of each list are kept; the others, and
 those that are invalid, are counted. Long texts are cut: some repeat what the other side has said.
@@ -23,12 +24,13 @@ from nsqadmin.model import Copies, Follower, HeldCopy, Measured
 from nsqkit.decoding import DecodeError
 from nsqkit.service.typed_json import decode_bounded
 
-__all__ = ["LIFE_PATTERN", "MAX_FOLLOWERS", "MAX_HELD", "MAX_TROUBLES", "read_copies"]
+__all__ = ["LIFE_PATTERN", "MAX_FOLLOWERS", "MAX_HELD", "MAX_TROUBLES", "MAX_UNMENDED", "read_copies"]
 
 LIFE_PATTERN: Final = r"\A[0-9a-f]{32}\Z"
 MAX_FOLLOWERS: Final = 16
 MAX_HELD: Final = 64
 MAX_TROUBLES: Final = 4  # of one follower
+MAX_UNMENDED: Final = 4  # segments
 _MAX_STATE: Final = 300  # characters
 _MAX_ENTRY: Final = 256 * 1024  # bytes; thousands of troubles. It is decoded in one call, in some 10 ms
 
@@ -45,6 +47,12 @@ class _RawCopies(msgspec.Struct):
     followers: list[msgspec.Raw] | None = None
     held: list[msgspec.Raw] | None = None
     obstacle: str | None = None
+    scrub: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _RawScrub(msgspec.Struct):
+    unmended_count: _Count
+    unmended: dict[str, str]
 
 
 class _RawFollower(msgspec.Struct):
@@ -78,8 +86,28 @@ def read_copies(raw: msgspec.Raw) -> Copies | None:
         return None
     followers, more_followers = _first_valid(copies.followers or [], MAX_FOLLOWERS, _read_follower)
     held, more_held = _first_valid(copies.held or [], MAX_HELD, _read_held)
-    obstacle = (copies.obstacle or "")[:_MAX_STATE]
-    return Copies(copies.wanted, copies.in_step, followers, more_followers, held, more_held, obstacle)
+    unmended, more_unmended = _read_scrub(copies.scrub)
+    return Copies(
+        copies.wanted,
+        copies.in_step,
+        followers,
+        more_followers,
+        held,
+        more_held,
+        (copies.obstacle or "")[:_MAX_STATE],
+        unmended,
+        more_unmended,
+    )
+
+
+def _read_scrub(raw: msgspec.Raw) -> tuple[tuple[str, ...], int]:
+    """Paths of damaged segments, and how many there are besides."""
+    try:
+        scrub = decode_bounded(raw, _RawScrub)
+    except DecodeError:
+        return (), 0
+    shown = tuple(path[:_MAX_STATE] for path in sorted(scrub.unmended)[:MAX_UNMENDED])
+    return shown, max(0, scrub.unmended_count - len(shown))
 
 
 def _first_valid(

@@ -1,4 +1,4 @@
-"""Authorization: asking the auth servers what a client may do, and keeping to it.
+"""Authorization by AUTH: looking the secret up among the tokens, or asking the auth servers, and keeping to the result.
 
     authorizer = Authorizer(options, fetcher)
     state = await authorizer.query(AuthRequest(secret=secret, remote_ip="10.0.0.7"))

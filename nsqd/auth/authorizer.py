@@ -23,7 +23,8 @@ from urllib.parse import quote_plus
 import attrs
 import trio
 
-from nsqd.auth.state import AuthFailed, AuthState, parse_answer
+from nsqd.auth.state import AuthFailed, AuthState, parse_answer, token_state
+from nsqkit.access import Access, Refusal, Token
 from nsqkit.http_client import Answer, HttpClient, HttpFailed, InvalidUrl
 from nsqkit.logging import get_logger
 from nsqkit.redact import shown_url
@@ -89,20 +90,23 @@ class _Server:
 
 
 class Authorizer:
-    """Asks; one for the daemon."""
+    """Asks; one for the daemon. A secret that is one of the daemon's own tokens is for no auth server."""
 
-    def __init__(self, options: AuthOptions, client: HttpClient) -> None:
+    def __init__(self, options: AuthOptions, client: HttpClient, access: Access | None = None) -> None:
         self._options = options
         self._client = client
+        self._access = access or Access()
         self._servers: dict[str, _Server] = {}
 
     @property
     def enabled(self) -> bool:
-        """Whether there is anybody to ask, so that clients must AUTH."""
-        return bool(self._options.auth_http_addresses)
+        """Whether there is anybody to ask, or a file of tokens, so that clients can AUTH."""
+        return bool(self._options.auth_http_addresses) or self._access.file is not None
 
     async def query(self, request: AuthRequest) -> AuthState:
         """What the client may do. `AuthFailed` when no server says so in time; the servers' reasons are in the log."""
+        if self._access.file is not None and (state := self._state_by_token(request.secret)) is not None:
+            return state
         servers = [(address, self._server(address)) for address in self._options.auth_http_addresses]
         waiting = list(_from_a_random_one(servers))
         group = address_group(request.remote_ip)
@@ -124,6 +128,17 @@ class Authorizer:
                     except AuthFailed as error:
                         log.error("AUTH: %s - %s", shown_url(address), error)
         raise AuthFailed("no auth server has given a usable answer")
+
+    def _state_by_token(self, secret: str | bytes) -> AuthState | None:
+        """None: it may be a secret of the auth servers. `AuthFailed` when there are none, or the token has expired."""
+        found = self._access.find(secret if isinstance(secret, bytes) else secret.encode())
+        if isinstance(found, Token):
+            return token_state(found)
+        if found is Refusal.TOKEN_EXPIRED:
+            raise AuthFailed("the token has expired")
+        if not self._options.auth_http_addresses:
+            raise AuthFailed("no token of --tokens-file")
+        return None
 
     def _server(self, address: str) -> _Server:
         if address not in self._servers:

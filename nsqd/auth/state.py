@@ -1,17 +1,21 @@
-"""The answer of an auth server: who a client is, what it may do, and until when."""
+"""Who a client is, what it may do, and until when: by the answer of an auth server, or by a token."""
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any, Final
 
 import attrs
 
 from nsqd.auth.pattern import MAX_PATTERNS, Budget, Pattern, PatternError, compile_pattern
+from nsqkit.access import Token
+from nsqkit.access.scopes import matches
 from nsqkit.decoding import DecodeError, decode_json
 from nsqkit.service.typed_json import convert
 from nsqkit.yielder import Yielder
 
-__all__ = ["AuthFailed", "AuthState", "Authorization", "parse_answer"]
+__all__ = ["AuthFailed", "AuthState", "Authorization", "parse_answer", "token_state"]
 
 _REMEMBERED = 100  # names of one client; one more and all are forgotten
 _LONGEST_SECONDS: Final = 10.0 * 365 * 24 * 3600
@@ -50,7 +54,9 @@ class AuthState:
     identity_url: str
     authorizations: tuple[Authorization, ...]
     expires: float
-    """On trio's clock."""
+    """On trio's clock. Infinite with a token: the connection is closed when that expires."""
+    token: Token | None = None
+    """None: an auth server has answered."""
     _allowed: set[tuple[str, str]] = attrs.field(factory=set, init=False, repr=False)
     """Found allowed before: a publisher checks with every command. A denial ends the client anyway."""
 
@@ -76,6 +82,21 @@ class AuthState:
             self._allowed.clear()
         self._allowed.add((topic, channel))
         return True
+
+
+def token_state(token: Token) -> AuthState:
+    """The state of a client with this token: no authorizations, if that allows neither to publish nor to consume."""
+    entries = [
+        Authorization(
+            topic=functools.partial(matches, scope.topic or "*"),
+            channels=(functools.partial(matches, scope.channel or "*"),),
+            subscribe=scope.word != "publish",
+            publish=scope.word != "consume",
+        )
+        for scope in token.scopes.scopes
+        if scope.word in ("publish", "consume", "admin")
+    ]
+    return AuthState(token.name, "", tuple(entries), expires=math.inf, token=token)
 
 
 @attrs.define

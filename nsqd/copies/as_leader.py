@@ -18,10 +18,12 @@ from nsqd.copies.hand_over import HandOver
 from nsqd.copies.links import Links
 from nsqd.copies.placing import Nodes, Placing, targets
 from nsqd.copies.publish_again import PublishAgain
+from nsqd.copies.scrubbing import Scrubbing
 from nsqd.log.deletions import Deletions
 from nsqd.log.life import former_lives
 from nsqd.log.storage import Storage
 from nsqd.log.store import CLEAN
+from nsqd.log.topic_log import TopicLog
 from nsqd.options import NsqdOptions, chooses_followers
 from nsqd.replication.before_start import ask_followers, tell_finished
 from nsqd.replication.fence import Fence
@@ -30,6 +32,7 @@ from nsqd.replication.licence import Witnesses, obstacle
 from nsqd.replication.noted_storage import NotedStorage
 from nsqd.replication.placement import Placed
 from nsqd.replication.safety import Safety, Standing
+from nsqd.replication.scrub import Scrub
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
 from nsqd.replication.take_back import remove_temporary_files
@@ -81,6 +84,7 @@ class LeaderRole:
         self.fencing: Fencing | None = None
         self.obstacle: str | None = None
         self.restored_bytes = 0
+        self.scrubbing: Scrubbing | None = None
         self._links: Links | None = None
         self._placing: Placing | None = None
         self._witnesses: Witnesses | None = None
@@ -183,6 +187,15 @@ class LeaderRole:
                 options, identity.life, self._storage, self._placed, self._changed, self._moved
             )
         links.set(self._wanted, self._dismissed)
+        scrub = Scrub(
+            self._storage,
+            self.noted.notes,
+            self._log_of,
+            options.scrub_interval / SECOND,
+            options.catch_up_rate,
+            options.min_free_space,
+        )
+        self.scrubbing = Scrubbing(scrub, links)
 
     async def run(self, witnesses: Witnesses, nodes: Nodes) -> None:
         """Keep followers supplied, until cancelled. `witnesses` hear who may adopt our copies; see `Placing.run`."""
@@ -196,6 +209,8 @@ class LeaderRole:
                     nursery.start_soon(self._placing.run, self._links, nodes)
             if self._options.adopt == "auto":
                 nursery.start_soon(self._look_for_obstacles, witnesses)
+            if self.scrubbing is not None:
+                nursery.start_soon(self.scrubbing.run)
 
     @property
     def hand_over_refusal(self) -> str | None:
@@ -266,6 +281,10 @@ class LeaderRole:
         """Whether a segment that is not here was removed: the log goes beyond it, and misses nothing."""
         retention = self._broker.retentions.get(folder.removeprefix("topic-"))
         return retention is not None and int(name.removesuffix(".log")) < retention.log.position
+
+    def _log_of(self, folder: str) -> TopicLog | None:
+        retention = self._broker.retentions.get(folder.removeprefix("topic-"))
+        return retention.log if retention is not None else None
 
     def _compared(self, address: str) -> None:
         try:

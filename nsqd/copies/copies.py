@@ -174,6 +174,7 @@ class Copies:
             held=follower.stats() if follower is not None else [],
             adopt=self._options.adopt,
             obstacle=leader.obstacle if leader is not None else None,
+            scrub=leader.scrubbing.stats() if leader is not None and leader.scrubbing is not None else None,
         )
 
     # --- stop

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+from nsqd.access import ROUTES
 from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
@@ -19,11 +20,13 @@ from nsqd.stats.as_text import stats_text
 from nsqd.stats.collect import StatsQuery, collect
 from nsqd.stats.memory import watch_gc
 from nsqd.stats.prometheus import metrics_page
+from nsqkit.access import Need
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND, TlsRequired
 from nsqkit.service.http import (
     ByteBudget,
     ConnectionShare,
+    Guard,
     HttpServer,
     Only,
     Request,
@@ -65,8 +68,9 @@ def make_servers(daemon: HttpBackend) -> tuple[HttpServer, HttpServer]:
 def make_router(daemon: HttpBackend) -> Router:
     """The API of this daemon, for its HTTP and its HTTPS listeners."""
     watch_gc()
-    router = Router(access_log(_log))
     api, options = _Api(daemon), daemon.options
+    guard = Guard(ROUTES, daemon.access, options.http_allowed_hosts, options.broadcast_address)
+    router = Router(access_log(_log), guard=guard)
     router.add("GET", "/ping", api.ping)
     router.add("GET", "/info", api.info)
     router.add("POST", "/drain", api.drain)
@@ -76,6 +80,7 @@ def make_router(daemon: HttpBackend) -> Router:
     router.add("GET", "/replicas", api.replicas)
     router.add("POST", "/replicas/adopt", api.adopt)
     router.add("POST", "/replicas/forget", api.forget)
+    router.add("POST", "/replicas/scrub", api.scrub)
     publishing = Publishing(daemon)
     router.add(
         "POST",
@@ -140,6 +145,8 @@ class _Api:
 
     def ping(self, request: Request) -> Response:
         health = self._daemon.broker.health
+        if not self._daemon.access.anonymous.allows(Need.READ):
+            health = health.partition(" ")[0]  # everybody may ask, and the reason has names of topics
         if not health.startswith("OK"):
             return text(health, 500, nsq=False)
         if self._daemon.drain.active:
@@ -204,6 +211,15 @@ class _Api:
     async def forget(self, request: Request) -> Response:
         """Remove the copy of a life that will not come back."""
         return await self._of_a_copy(request, "removal", StandIns.forget)
+
+    def scrub(self, request: Request) -> Response:
+        """Compare all that was written long ago with the followers' copies, now."""
+        scrubbing = self._daemon.scrubbing
+        if scrubbing is None:
+            return error(404, "NO_COPIES")
+        if reason := scrubbing.begin_at_once():
+            return error(409, f"REFUSED: {reason}")
+        return _DONE
 
     async def _of_a_copy(self, request: Request, what: str, act: _OfACopy) -> Response:
         params = query(request)

@@ -15,10 +15,12 @@ from collections.abc import Awaitable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from nsqd.broker import Broker, Channel, NotFound, Refused, Subscription, Topic
+from nsqd.copies.scrubbing import Scrubbing
 from nsqd.drain import Drain
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.replication.stand_in import StandIns
 from nsqd.stats.source import StatsSource
+from nsqkit.access import Access
 from nsqkit.logging import LogLevel, get_logger
 from nsqkit.service.http import HttpError, Response
 
@@ -29,6 +31,10 @@ _log = get_logger(__name__)
 
 class HttpBackend(StatsSource, Protocol):
     """The daemon, as the HTTP API uses it. Ports are the bound ones; -1 for a unix socket."""
+
+    @property
+    def access(self) -> Access:
+        """Who may do what."""
 
     @property
     def tcp_port(self) -> int: ...
@@ -50,6 +56,10 @@ class HttpBackend(StatsSource, Protocol):
 
     def consumers(self, subscriptions: Collection[Subscription]) -> Mapping[Subscription, ClientStats]:
         """The clients of these subscriptions, as far as they are connected."""
+
+    @property
+    def scrubbing(self) -> Scrubbing | None:
+        """None without followers."""
 
     def round(self) -> None:
         """Begin a round: set the broker's clock."""

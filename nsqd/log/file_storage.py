@@ -203,9 +203,9 @@ class OpenFile(_Descriptor):
         if size > 0:
             libc.sync_file_range(self._descriptor, offset, size, SYNC_FILE_RANGE_WRITE)
 
-    def forget_cached(self) -> None:
+    def forget_cached(self, offset: int = 0, size: int = 0) -> None:
         with contextlib.suppress(OSError):
-            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
 
 class FileStorage:

@@ -69,8 +69,11 @@ class File(Protocol):
     def start_writeback(self, offset: int, size: int) -> None:
         """Ask the system to begin writing these bytes to the disk, without waiting for it. Never raises."""
 
-    def forget_cached(self) -> None:
-        """Drop clean cached pages, so that later reads show what the disk really holds. Never raises."""
+    def forget_cached(self, offset: int = 0, size: int = 0) -> None:
+        """Drop clean cached pages, so that later reads show what the disk really holds. Never raises.
+
+        Those of these bytes; a size of 0: to the end.
+        """
 
     def close(self) -> None:
         """Let go of the descriptor; `path`, `size` and `broken` stay. Never raises, never waits. *Any thread.*

@@ -185,7 +185,7 @@ class _DryRunFile(File):
     def start_writeback(self, offset: int, size: int) -> None:
         """Nothing to do: nothing is written."""
 
-    def forget_cached(self) -> None:
+    def forget_cached(self, offset: int = 0, size: int = 0) -> None:
         """Nothing to do: the check reads what a running daemon sees."""
 
     def close(self) -> None:

@@ -9,7 +9,8 @@ Rules:
 - The callers of `topic_created` and the like never wait: they note the change and wake the task.
 - Who may adopt the copy of this nsqd (`Followers`) is sent to witnesses only (docs/replication.md): after every
   connect, and when it changes. So is what `ask` asks.
-- The first failure is logged as an error; the attempts that follow are logged at level debug only.
+- Of an outage the first failure is logged as an error, and failures for other reasons, such as that the registry wants
+  a token; the attempts that follow are logged at level debug only.
 
 Theory of operation. One state is visible to others: `identified`, from the reply to IDENTIFY to the end of the
 connection. While identified the task sends the commands of `Announcements` until there are no more, and then listens:
@@ -60,6 +61,7 @@ log = get_logger("nsqd")
 PING_INTERVAL: Final = 15.0  # seconds, at most
 PINGS_TO_ADOPTION: Final = 4  # so many are missed before a follower may adopt the copy of this nsqd
 REPLY_TIMEOUT: Final = 1.0  # seconds
+MAX_REASONS: Final = 5  # of one outage that are logged as errors
 BATCH = 500  # commands without a reply: at most some 70 kB, which the buffers of the sockets hold
 CHUNK = 65536  # bytes of one read
 
@@ -68,14 +70,14 @@ Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 
 @attrs.frozen
 class PeerOptions:
-    """`identify`: the IDENTIFY command. `max_reply_size`: bytes of one reply. `make_connect`: called per registry.
+    """`identify`: makes the command. `max_reply_size`: bytes of one reply. `make_connect`: called per registry.
 
     `ping_interval`: seconds, the longest. `on_ping`: called with the address of a registry that has answered one,
     whether it knows that this nsqd may have been adopted (for this it is asked in place of the PING), and when it was
     asked.
     """
 
-    identify: bytes
+    identify: Callable[[], bytes]
     max_reply_size: int
     make_connect: Callable[[], Connect] = Connector
     ping_interval: float = PING_INTERVAL
@@ -126,7 +128,7 @@ class Peer:
         self._connect = options.make_connect()
         self._announcements = Announcements(topics)
         self._backoff = Backoff()
-        self._failing = False  # the failure is logged, and no connection succeeded since
+        self._failures: set[str] = set()  # reasons that are logged since the last connection
         self._unexpected_logged = False
         self._scope = trio.CancelScope()
         self._listening = trio.CancelScope()
@@ -201,14 +203,14 @@ class Peer:
                 await trio.sleep(self._backoff.next())
 
     async def _connection(self) -> None:
-        if not self._failing:
+        if not self._failures:
             log.info("LOOKUPD(%s): connecting", self.address)
         stream = await self._connect(self.address)
         async with stream:
             self.is_here = _is_here(stream)
             registry = _RegistryStream(stream, Replies(self._options.max_reply_size))
             since = trio.current_time()
-            (reply,) = await registry.exchange([MAGIC + self._options.identify])
+            (reply,) = await registry.exchange([MAGIC + self._options.identify()])
             self._begin(parse_identity(reply))
             self.heard_at = since
             since = trio.current_time()
@@ -230,7 +232,8 @@ class Peer:
         self.identified, self.http, self.witness = True, identity.http, identity.witness
         self._followers_due = True
         self.reached.set()
-        self._failing = self._unexpected_logged = False
+        self._failures.clear()
+        self._unexpected_logged = False
         self._announcements.restart()
 
     def _end(self) -> None:
@@ -285,11 +288,11 @@ class Peer:
         return [self._followers.command] if due and self.witness and self._followers is not None else []
 
     def _log_failure(self, reason: str) -> None:
-        if self._failing:
+        if reason in self._failures or len(self._failures) >= MAX_REASONS:
             log.debug("LOOKUPD(%s): %s", self.address, reason)
         else:
             log.error("LOOKUPD(%s): %s; trying again until it answers", self.address, reason)
-        self._failing = True
+            self._failures.add(reason)
 
 
 def _is_here(stream: trio.abc.Stream) -> bool:

@@ -1,8 +1,11 @@
-"""What a client may do, where auth servers decide it.
+"""What a client may do, where not everybody may do everything.
 
-AUTH sends the client's secret to an auth server; SUB and the publishes are checked against its answer. An answer is
-good for its time to live; the first check after that asks again, with the same secret. While a server is asked the
-session reads nothing; the command that needs the answer is looked at again once it is there.
+AUTH has a token, or a secret for an auth server. SUB and the publishes are checked against what the token allows, or
+the server's answer, and then against what everybody may do.
+
+A token is looked up once: the connection is closed when it is revoked or expires (`Session.check_token`). A server's
+answer is good for its time to live; the first check after that asks again, with the same secret. While a server is
+asked the session reads nothing; the command that needs the answer is looked at again once it is there.
 """
 
 from __future__ import annotations
@@ -12,13 +15,16 @@ from typing import Final, Protocol
 
 import attrs
 
+from nsqd.access import COMMANDS
 from nsqd.auth import AuthState
 from nsqd.broker import Broker
+from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.framing import Incomplete
 from nsqkit.wire import ProtocolError, encode_response
 
 __all__ = ["SessionAuthorization"]
 
+_REMEMBERED: Final = 100  # topics of one client; one more and all are forgotten
 MAX_SECRET: Final = 16 * 1024  # bytes: it is kept as long as the connection lives, and goes into a URL
 
 
@@ -27,6 +33,8 @@ class Asking(Protocol):
 
     @property
     def broker(self) -> Broker: ...
+    @property
+    def context(self) -> Context: ...
 
     def ask_for_authorization(self) -> None: ...
 
@@ -37,6 +45,8 @@ class SessionAuthorization:
 
     state: AuthState | None = None
     secret: bytes = attrs.field(default=b"", repr=False)
+    publishes: set[bytes] = attrs.field(factory=set)
+    """Topics that it may publish to, as was found out: by a right that does not expire while it is connected."""
     _answers_auth: bool = False  # the question comes from an AUTH, not from an answer that has expired
 
     def begin(self, secret: bytes) -> None:
@@ -70,10 +80,20 @@ class SessionAuthorization:
     def check(self, session: Asking, command: str, topic: str, channel: str = "") -> None:
         """`ProtocolError` when it is not allowed; `Incomplete` while that is not known."""
         state = self.state
-        if state is None:
-            raise ProtocolError("E_AUTH_FIRST", f"AUTH required before {command}")
-        if state.is_expired(session.broker.now):
+        if state is not None and state.is_expired(session.broker.now):
             session.ask_for_authorization()
             raise Incomplete(0)
-        if not state.allows(topic, channel):
-            raise ProtocolError("E_UNAUTHORIZED", f'AUTH failed for {command} on "{topic}" "{channel}"')
+        if state is None or not state.allows(topic, channel):
+            self._check_without(session, command, topic, channel)
+        if not channel and (state is None or state.token is not None):
+            if len(self.publishes) >= _REMEMBERED:
+                self.publishes.clear()
+            self.publishes.add(topic.encode())
+
+    def _check_without(self, session: Asking, command: str, topic: str, channel: str) -> None:
+        """The same for a client whose own rights, if it has any, are not enough."""
+        if session.context.anonymous.allows(COMMANDS[command], topic, channel):
+            return
+        if self.state is None:
+            raise ProtocolError("E_AUTH_FIRST", f"AUTH required before {command}")
+        raise ProtocolError("E_UNAUTHORIZED", f'AUTH failed for {command} on "{topic}" "{channel}"')

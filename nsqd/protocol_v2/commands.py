@@ -11,6 +11,7 @@ import json
 import struct
 from typing import Final
 
+from nsqd.access import COMMANDS as NEEDS
 from nsqd.broker import NotInFlight, NotOwner, Refused
 from nsqd.protocol_v2.framing import Incomplete, MultiScan, parse_batch
 from nsqd.protocol_v2.identify import decode_identify
@@ -107,7 +108,7 @@ def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> in
     channel_name = words[2].decode("latin-1")
     if not is_valid_name(channel_name):
         raise ProtocolError("E_BAD_CHANNEL", f"SUB channel name {quote(words[2])} is not valid")
-    if session.context.ask is not None:
+    if session.context.auth_required:
         session.authorization.check(session, "SUB", topic_name, channel_name)
     identity = session.identity
     timeout, sample = identity.msg_timeout / 1000, identity.sample_rate
@@ -204,7 +205,7 @@ def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> in
             raise _incomplete(session, "PUB", 4 + size)
     else:
         start, stop = _message_body(session, data, position, "PUB")
-    if context.ask is not None:
+    if context.auth_required and words[1] not in session.authorization.publishes:
         session.authorization.check(session, "PUB", words[1].decode())
     try:
         if topic is None:
@@ -229,7 +230,7 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
         text = words[2][:64].decode()
         raise ProtocolError("E_INVALID", f"DPUB timeout {text} out of range 0-{limit_ms}")
     start, stop = _message_body(session, data, position, "DPUB")
-    if session.context.ask is not None:
+    if session.context.auth_required and words[1] not in session.authorization.publishes:
         session.authorization.check(session, "DPUB", words[1].decode())
     if delay_ms:
         session.context.refresh_clock()  # before the message has its time: after a restart that one counts
@@ -263,7 +264,7 @@ def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
         raise ProtocolError("E_INVALID", "MPUB insufficient number of parameters")
     _topic_name(words[1], "E_BAD_TOPIC", "E_BAD_TOPIC MPUB")
     context, broker = session.context, session.broker
-    if context.ask is not None:
+    if context.auth_required and words[1] not in session.authorization.publishes:
         session.authorization.check(session, "MPUB", words[1].decode())
     try:
         topic = context.topics.get(words[1]) or broker.topic_to_publish(words[1].decode("ascii"))
@@ -345,6 +346,7 @@ _HANDLERS: Final[dict[bytes, Handler]] = {
     b"DPUB": _dpub,
 }
 assert _HANDLERS.keys() == COMMANDS.keys()
+assert {name.decode() for name in _HANDLERS} == NEEDS.keys(), "nsqd/access.py says what each command needs"
 
 ALLOWED: Final[dict[State, dict[bytes, Handler]]] = {
     state: {

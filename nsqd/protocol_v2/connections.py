@@ -29,7 +29,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from time import monotonic
 from typing import Final
@@ -41,6 +41,7 @@ from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.phase import ENDED
 from nsqd.protocol_v2.session import Session
 from nsqd.rounds import Rounds
+from nsqkit.access import Token
 from nsqkit.logging import get_logger
 from nsqkit.service.shares import Shares, remote_group
 
@@ -138,6 +139,13 @@ class Connections:
         if share > self._max_connections / _LARGE_SHARE and share > self._open.sum_of(group) + 1:
             return self._open.newest(largest)
         return None
+
+    def end_revoked(self, is_valid: Callable[[Token], bool]) -> None:
+        """Close the connections that have authenticated with a token that is not valid any more."""
+        self.rounds.begin()
+        for session in self.sessions:
+            session.check_token(is_valid)
+        self.rounds.end()
 
     def input_waits(self) -> bool:
         """Whether bytes wait in a socket."""

@@ -14,6 +14,7 @@ from nsqd.protocol_v2.answers import Answers
 from nsqd.protocol_v2.buffers import Buffers
 from nsqd.protocol_v2.identify import DEFAULT_DEFLATE_LEVEL, IdentifyLimits, Identity
 from nsqd.protocol_v2.layers import Upgrade
+from nsqkit.access import EVERYTHING, NOTHING, Need, Scopes
 from nsqkit.wire import ProtocolError
 
 __all__ = ["Context"]
@@ -33,7 +34,13 @@ class Context:
     """Sets the broker's clock, which does not move within a round: for delays, which must not begin before the command
     that asked for them."""
     ask: Callable[[AuthClient], None] | None = None
-    """Asks an auth server about a session; None where every client may do everything."""
+    """Finds out what a session may do that has sent AUTH; None where there are neither tokens nor auth servers."""
+    anonymous: Scopes = attrs.field()
+    """What clients may do without AUTH."""
+    auth_required: bool = attrs.field(init=False)
+    """Whether there is a publish or a SUB that needs AUTH: commands are checked."""
+    all_must_auth: bool = attrs.field(init=False)
+    """Whether all of them do."""
     limits: IdentifyLimits = attrs.field(factory=IdentifyLimits)
     max_msg_size: int = 1 << 20
     max_body_size: int = 5 << 20
@@ -53,10 +60,23 @@ class Context:
     buffers_of_strangers: Buffers = attrs.field(init=False)
     """What those hold that have yet to authenticate: a limit of their own, so that they take nothing from others."""
 
+    @anonymous.default
+    def _all_or_nothing(self) -> Scopes:
+        return EVERYTHING if self.ask is None else NOTHING
+
     def __attrs_post_init__(self) -> None:
+        self.restrict(self.anonymous)
         self.topics = self.broker.topics_by_wire_name
         self.buffers = Buffers(self.max_buffered_bytes, self._now)
         self.buffers_of_strangers = Buffers(self.max_buffered_bytes // STRANGERS_PART, self._now)
+
+    def restrict(self, anonymous: Scopes) -> None:
+        """Set what clients that connect from now on may do without AUTH."""
+        self.anonymous = anonymous
+        self.auth_required = not (anonymous.allow_all(Need.PUBLISH) and anonymous.allow_all(Need.CONSUME))
+        self.all_must_auth = not any(
+            scope.word in ("publish", "consume", "admin") for scope in anonymous.scopes
+        )
 
     def _now(self) -> float:
         return self.broker.now
@@ -99,7 +119,7 @@ class Context:
             "max_deflate_level": self.max_deflate_level,
             "snappy": upgrade.snappy,
             "sample_rate": identity.sample_rate,
-            "auth_required": self.ask is not None,
+            "auth_required": self.auth_required,
             "output_buffer_size": identity.output_buffer_size,
             "output_buffer_timeout": identity.output_buffer_timeout,
             "topology_region": self.topology_region,

@@ -36,6 +36,7 @@ from nsqd.protocol_v2.identify import Identity, unidentified
 from nsqd.protocol_v2.layers import Layers, Upgrade
 from nsqd.protocol_v2.partial import PartialCommand
 from nsqd.protocol_v2.phase import ENDED, NOT_READING, TRANSITIONS, SessionPhase
+from nsqkit.access import Token
 from nsqkit.logging import get_logger
 from nsqkit.service.shares import address_group
 from nsqkit.service.tls import peer_common_name
@@ -97,7 +98,7 @@ class Session:
     _undecoded: int = 0
     """Bytes that the layers hold, as they are counted."""
     stranger: bool = attrs.field(init=False)
-    """Whether it has yet to authenticate, where that is required."""
+    """Whether it has yet to authenticate, and can do nothing before."""
     withdraw_query: Callable[[], None] = _no_query
     """Ends the question to an auth server."""
     channel: Channel | None = None
@@ -114,7 +115,7 @@ class Session:
         self.broker = broker = self.context.broker
         self.outbox = Outbox(self, OUTBOX_LIMIT)
         self.answers = Answers(self.outbox, self.context.enlist, self._fail)
-        self.stranger = self.context.ask is not None
+        self.stranger = self.context.all_must_auth
         buffers = self.context.buffers_of_strangers if self.stranger else self.context.buffers
         self.holding = Holding(buffers, address_group(self.remote_ip), self._give_way)
         self.partial = PartialCommand(self.holding, self.context.max_msg_size)
@@ -145,9 +146,12 @@ class Session:
 
     @property
     def is_useful(self) -> bool:
-        """Whether it has subscribed or published; where AUTH is required, that is enough."""
-        authenticated = self.context.ask is not None and not self.stranger
-        return authenticated or self.subscription is not None or bool(self.answers.pub_counts)
+        """Whether it has subscribed or published, or has authenticated."""
+        return (
+            self.authorization.state is not None
+            or self.subscription is not None
+            or bool(self.answers.pub_counts)
+        )
 
     def _move_to(self, phase: SessionPhase) -> None:
         assert phase in TRANSITIONS[self.phase], f"{self.phase.name} -> {phase.name}"
@@ -344,7 +348,7 @@ class Session:
     # --- authorization
 
     def ask_for_authorization(self) -> None:
-        """Its secret goes to an auth server; `authorized` gets the answer."""
+        """Its secret is looked up among the tokens, or goes to an auth server; `authorized` gets the answer."""
         assert self.context.ask is not None
         self._move_to(SessionPhase.AUTHORIZING)
         self.context.ask(self)
@@ -360,7 +364,7 @@ class Session:
         )
 
     def authorized(self, state: AuthState | None) -> None:
-        """The auth server's answer; None: there was no usable one."""
+        """What it may do; None: nobody has said so."""
         if self.phase is not SessionPhase.AUTHORIZING:  # it has ended meanwhile
             return
         try:
@@ -375,6 +379,16 @@ class Session:
         self.feed(b"")
         self.holding.move_to(self.context.buffers)
         self.wake()  # to be read again, also where nothing was answered
+
+    def check_token(self, is_valid: Callable[[Token], bool]) -> None:
+        """Close if it has authenticated with a token that is not valid any more."""
+        state = self.authorization.state
+        if self.phase in ENDED or state is None or state.token is None or is_valid(state.token):
+            return
+        self._fail(
+            ProtocolError("E_UNAUTHORIZED", f"AUTH token {state.token.name} is revoked or has expired")
+        )
+        self.wake()
 
     # --- output
 

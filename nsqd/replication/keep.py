@@ -325,6 +325,8 @@ class Copy:
     def _remove(self, path: str) -> Work:
         self.bytes -= self._size_of(path)
         self._close(path)
+        if _temporary(path) in self._open:  # another one was about to take its place
+            self._discard(_temporary(path))
 
         def run() -> None:
             with contextlib.suppress(FileNotFoundError):

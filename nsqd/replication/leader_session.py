@@ -1,6 +1,7 @@
 """One session of a leader, after the handshake: its frames go into the copy, and are acknowledged.
 
 Frames are written as they come, in the event loop; what may take long (a sync, the removal of a topic) in a thread.
+What the leader asks for is read beside that, one piece at a time: a slow disk holds no acknowledgement up.
 """
 
 from __future__ import annotations
@@ -14,9 +15,27 @@ import trio
 from nsqd.replication.frame_stream import FrameStream, NotWelcome, first_to_end
 from nsqd.replication.held_copies import CopyState, HeldCopies
 from nsqd.replication.keep import Copy, Work
-from nsqd.replication.wire import Ack, Beat, Bye, Data, Dismissed, Echo, Ended, Fetch, Frame, Pass
+from nsqd.replication.rot import checksum_on_disk
+from nsqd.replication.wire import (
+    Ack,
+    Beat,
+    Bye,
+    Check,
+    Checked,
+    Data,
+    Dismissed,
+    Echo,
+    Ended,
+    Fetch,
+    Frame,
+    Pass,
+    WireError,
+)
+from nsqkit.logging import get_logger
 
 __all__ = ["SILENCE", "Dismissal", "Goodbye", "LeaderSession", "do"]
+
+log = get_logger("copies")
 
 SILENCE: Final = 10.0  # seconds
 SYNC_INTERVAL: Final = 2.0  # for copies whose leader does not wait for syncs
@@ -47,6 +66,10 @@ class LeaderSession:
     _acked: int = -1
     _echo: int | None = None
     """The number of the last beat, if it was not echoed yet."""
+    _asked: Fetch | Check | None = None
+    """Until the answer is sent."""
+    _found: Data | Checked | None = None
+    _something_asked: trio.Event = attrs.field(factory=trio.Event)
     _news: trio.Event = attrs.field(factory=trio.Event)
     _sync_wanted: trio.Event = attrs.field(factory=trio.Event)
     _synced: trio.Event = attrs.field(factory=trio.Event)
@@ -54,7 +77,7 @@ class LeaderSession:
     _unchecked: int = 0
 
     async def run(self) -> None:
-        await first_to_end(self._hear, self._answer, self._sync)
+        await first_to_end(self._hear, self._look, self._answer, self._sync)
 
     async def _hear(self) -> None:
         count = 0
@@ -88,10 +111,11 @@ class LeaderSession:
             case Ended(life):
                 self._held.life_ended(life.hex())
                 return
-            case Fetch(path, offset, size):
-                piece = await trio.to_thread.run_sync(copy.read, path, offset, size)
-                with trio.fail_after(SILENCE):
-                    await self._frames.send(Data(piece))
+            case Fetch() | Check():
+                if self._asked is not None:
+                    raise WireError(f"a {type(frame).__name__} before the last one was answered")
+                self._asked = frame
+                self._something_asked.set()
                 return
             case Data(data):
                 self._check_room(len(data))
@@ -120,8 +144,32 @@ class LeaderSession:
         if self._copy.acknowledged < self._copy.received:
             self._sync_wanted.set()
 
+    async def _look(self) -> None:
+        """Read what the leader asks for."""
+        while True:
+            await self._something_asked.wait()
+            self._something_asked = trio.Event()
+            assert self._asked is not None
+            self._found = await trio.to_thread.run_sync(self._read, self._asked)
+            self._news.set()
+
+    def _read(self, asked: Fetch | Check) -> Data | Checked:
+        """*Any thread.* `WireError`."""
+        if isinstance(asked, Check):
+            found = checksum_on_disk(self._state.storage, asked.path, asked.offset, asked.size)
+            return Checked(asked.path, asked.offset, *found)
+        try:
+            return Data(self._copy.read(asked.path, asked.offset, asked.size))
+        except OSError as error:
+            # Not the end of the session: the leader may have asked because it suspects as much.
+            log.error("COPIES: %s of %s cannot be read - %s", asked.path, self._state.note.name, error)
+            return Data(b"")
+
     async def _answer(self) -> None:
-        """Send acknowledgements and echoes; of those that could not be sent in time, the last ones only."""
+        """Send acknowledgements and echoes; of those that could not be sent in time, the last ones only.
+
+        And what was found of what the leader has asked for.
+        """
         while True:
             await self._news.wait()
             self._news = trio.Event()
@@ -132,6 +180,9 @@ class LeaderSession:
             if self._echo is not None:
                 out.append(Echo(self._echo))
                 self._echo = None
+            if self._found is not None:
+                out.append(self._found)
+                self._asked = self._found = None
             with trio.fail_after(SILENCE):
                 await self._frames.send(*out)
 

@@ -245,8 +245,8 @@ class _NotedFile:
     def start_writeback(self, offset: int, size: int) -> None:
         self.inner.start_writeback(offset, size)
 
-    def forget_cached(self) -> None:
-        self.inner.forget_cached()
+    def forget_cached(self, offset: int = 0, size: int = 0) -> None:
+        self.inner.forget_cached(offset, size)
 
 
 class NotedStorage:

@@ -9,10 +9,13 @@ Rules:
   removals. A copy that is cut off anywhere is a state in which the leader could have been killed.
 - Topics take turns, in pieces of at most `PIECE` bytes.
 - Large pieces are not read here: they stay in their files until they are sent.
+- A segment that is to take the place of one that is damaged there (`send_again`) goes last of all. The copy has no gap
+  meanwhile: it keeps the damaged one until the other one is whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections import OrderedDict
@@ -109,6 +112,7 @@ class Sender:
         self._open: OrderedDict[tuple[str, int], File] = OrderedDict()
         self._lent: set[File] = set()  # to the pieces that were taken last
         self._retired: list[File] = []  # lent, and to be closed after that
+        self._again: dict[str, dict[str, Held]] = {}  # paths to send again, and what was sent of them
         self.ticket = -1
         self.complete = False
         self._said_complete: bool | None = None
@@ -134,6 +138,25 @@ class Sender:
         self._folders[stranded.folder].stranded = None
         with self._notes.lock:
             self._watch.grown[stranded.folder] = self._watch.renamed[stranded.folder] = None
+
+    # --- damage in segments that were sent
+
+    def has(self, path: str) -> bool:
+        """Whether the follower was sent all of this segment, and has it when what was sent so far has arrived."""
+        folder, _, name = path.partition("/")
+        there, note = self._folders.get(folder), self._notes.files(folder).get(name)
+        held = there.files.get(name) if there is not None and there.stranded is None else None
+        if held is None or note is None or path in self._again:
+            return False
+        return held.version == note.version and held.sent == note.size
+
+    def send_again(self, path: str) -> None:
+        """Send a segment that it has once more, to take the place of that one."""
+        self._again[path] = {}
+
+    def reread(self, path: str) -> None:
+        """Another file has taken the place of ours, with the bytes that it ought to have."""
+        self._drop_open(path)
 
     # --- the begin of a session
 
@@ -234,7 +257,9 @@ class Sender:
                 if not self._watch.renamed:
                     self.complete = not self.stranded
                     self._say_complete(out)
-                break
+                if not self._again:
+                    break
+                room -= self._send_again(out)
         return out
 
     def _turn(
@@ -347,6 +372,22 @@ class Sender:
                 return True
         self._send_removals(folder, there, [name for name in there.files if name not in files], out)
         return False
+
+    def _send_again(self, out: list[bytes | Piece]) -> int:
+        """A piece of a segment that takes the place of a damaged one. Returns the bytes."""
+        before = len(out)
+        path, sent = next(iter(self._again.items()))
+        folder, _, name = path.partition("/")
+        there, note = self._folders.get(folder), self._notes.files(folder).get(name)
+        held = there.files.get(name) if there is not None else None
+        more = False
+        # Else it was removed here, or is another one, and is seen to in its order.
+        if note is not None and held is not None and held.version == note.version:
+            with contextlib.suppress(FileNotFoundError):
+                more = self._send_whole(path, name, note, sent, out)
+        if not more:
+            del self._again[path]
+        return sum(map(len, out[before:])) + 1
 
     def _send_removals(
         self, folder: str, there: _Folder, names: Iterable[str], out: list[bytes | Piece]

@@ -13,6 +13,7 @@ Rules:
 - The age of the oldest sync that hangs goes with each beat: a leader whose disk is dead shows it.
 - A follower that is dismissed is supplied as any other one, until the others have everything. Then, when what only it
   has was taken back, it is told to remove its copy.
+- What a scrub asks goes between two sends, one question at a time, to a follower that is in step.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ from nsqd.replication.wire import (
     Ack,
     Beat,
     Bye,
+    Check,
+    Checked,
     Data,
     Dismissed,
     Echo,
@@ -81,6 +84,7 @@ LOOK_AGAIN: Final = (
     0.1  # seconds; while nothing may be sent there are beats, and what is written raises the limit
 )
 PAUSE: Final = 0.005  # seconds after everything was sent, if nobody waits for it
+ANSWER_TIMEOUT: Final = 60.0  # seconds for an answer to a scrub; nothing else waits for it
 STEPS: Final = 100  # folders that are compared in a row, in a thread that cannot be stopped meanwhile
 
 STRANDED: Final = "messages that are not here; they are taken back first"
@@ -126,6 +130,28 @@ class Leader:
     former_lives: Sequence[bytes] = ()
 
 
+@attrs.define(eq=False)
+class _Question:
+    """What the follower is asked while other things are sent. `settled`: answered, or it will not be."""
+
+    asked: Check | Fetch
+    sent: bool = False
+    answer: Checked | Data | None = None
+    settled: trio.Event = attrs.field(factory=trio.Event)
+
+    def is_answered_by(self, frame: Checked | Data) -> bool:
+        if not self.sent:
+            return False
+        if isinstance(frame, Data):
+            return isinstance(self.asked, Fetch)
+        same = (frame.path, frame.offset) == (self.asked.path, self.asked.offset)
+        return isinstance(self.asked, Check) and same
+
+    def settle(self, answer: Checked | Data | None) -> None:
+        self.answer = answer
+        self.settled.set()
+
+
 class FollowerLink:
     """The connection to one follower. `run` keeps it up until it is cancelled; `wake` after each round.
 
@@ -168,6 +194,7 @@ class FollowerLink:
         self.has_taken_over = False
         self._stopped = trio.Event()
         self._sender: Sender | None = None
+        self._question: _Question | None = None
         self._piece: bytes | None = None
         self._piece_arrived: trio.Event | None = None  # while one is asked for
         self._connected = False  # or about to be
@@ -190,6 +217,34 @@ class FollowerLink:
     def wake(self) -> None:
         """There may be something to send. Never waits."""
         self._work.set()
+
+    # --- for a scrub
+
+    async def ask(self, what: Check | Fetch) -> Checked | Data | None:
+        """The follower's answer about a segment; None when it is not in step, lacks the segment, or says nothing."""
+        sender = self._sender
+        if self._question is not None or sender is None or not self.standing.in_step:
+            return None
+        if not sender.has(what.path):
+            return None
+        question = self._question = _Question(what)
+        self.wake()
+        with trio.move_on_after(ANSWER_TIMEOUT):
+            await question.settled.wait()
+        return question.answer
+
+    def send_again(self, path: str) -> None:
+        """Send this segment to the follower once more, as its own is damaged."""
+        if self._sender is not None:
+            self._sender.send_again(path)
+            self.wake()
+
+    def reread(self, path: str) -> None:
+        """Our segment has been mended."""
+        if self._sender is not None:
+            self._sender.reread(path)
+
+    # --- the connection
 
     async def run(self) -> None:
         while True:
@@ -275,6 +330,9 @@ class FollowerLink:
             finally:
                 self._sender = self.connected_at = None
                 sender.close()
+                if self._question is not None:
+                    self._question.settle(None)
+                    self._question = None
 
     async def _held(self, frames: FrameStream) -> list[FolderHeld]:
         """What the follower has. A copy that was adopted is handed over instead, and `Turned` raised."""
@@ -328,6 +386,9 @@ class FollowerLink:
             if ended and self.standing.in_step:
                 parts.append(ended)
                 ended = b""
+            if (question := self._question) is not None and not question.sent:
+                parts.append(encode(question.asked))
+                question.sent = True
             if parts:
                 await send_parts(frames.stream, parts, cold=catching_up)
                 size = sum(map(len, parts))
@@ -437,6 +498,11 @@ class FollowerLink:
                         self._piece = bytes(data)
                         self._piece_arrived.set()
                         self._piece_arrived = None
+                    case Data() | Checked() if (
+                        question := self._question
+                    ) is not None and question.is_answered_by(frame):
+                        question.settle(frame)
+                        self._question = None
                     case _:
                         raise WireError(f"a {type(frame).__name__} has no place here")
             if self.standing.acknowledged > before:

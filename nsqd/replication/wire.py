@@ -37,6 +37,8 @@ __all__ = [
     "Beat",
     "Bye",
     "Challenge",
+    "Check",
+    "Checked",
     "Data",
     "Dismissed",
     "Echo",
@@ -428,6 +430,27 @@ class Dismissed:
     TYPE: ClassVar = 27
 
 
+@attrs.frozen
+class Check:
+    """From the leader: what has the disk of these bytes of a file? The answer is a `Checked`. One at a time."""
+
+    TYPE: ClassVar = 28
+    path: str = attrs.field(validator=_path)
+    offset: int = attrs.field(validator=_number)
+    size: int = attrs.field(validator=_number)
+
+
+@attrs.frozen
+class Checked:
+    """From the follower: `size` of the bytes from `offset` on can be read, and this is their CRC-32C."""
+
+    TYPE: ClassVar = 29
+    path: str = attrs.field(validator=_path)
+    offset: int = attrs.field(validator=_number)
+    size: int = attrs.field(validator=_number)
+    checksum: int = attrs.field(validator=_number)
+
+
 Frame: TypeAlias = (
     Challenge
     | Hello
@@ -456,6 +479,8 @@ Frame: TypeAlias = (
     | Ended
     | Others
     | Dismissed
+    | Check
+    | Checked
 )
 _TYPES: Final[dict[int, type[Any]]] = {kind.TYPE: kind for kind in Frame.__args__}
 _FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["CopiesStats", "FollowerStats", "HeldStats"]
+__all__ = ["CopiesStats", "FollowerStats", "HeldStats", "ScrubStats"]
 
 
 @attrs.frozen(kw_only=True)
@@ -56,13 +56,35 @@ class HeldStats:
 
 
 @attrs.frozen(kw_only=True)
+class ScrubStats:
+    """How far the complete segments here were compared with the followers'.
+
+    `total_bytes`: of them; `left_bytes`: to be compared in this pass. `at_once`: it was asked for. `passed_at`: the
+    wall time, in seconds, at which the last pass ended; None before the first. Since the start: `passes` that have
+    ended; `checked_bytes`; `mended`, `mended_there`: segments, here and at followers. `unmended_count`: segments with
+    damage that could not be mended; `unmended`: what it is, by path, of the first of them.
+    """
+
+    at_once: bool
+    total_bytes: int
+    left_bytes: int
+    passed_at: float | None
+    passes: int
+    checked_bytes: int
+    mended: int
+    mended_there: int
+    unmended_count: int
+    unmended: dict[str, str]
+
+
+@attrs.frozen(kw_only=True)
 class CopiesStats:
     """`wanted` and `in_step`: copies, this nsqd's own included. `held`: those of others.
 
     `trouble`: why there are too few followers to choose from; empty when there are enough.
 
     Since the start: `restored_bytes`: fetched from followers before it. `published_again`: messages that only a
-    follower had. `adoptions`: of copies that are here.
+    follower had. `adoptions`: of copies that are here. `scrub`: None without followers.
 
     `adopt`: see `--adopt`; `obstacle`: why followers cannot adopt by themselves all the same.
     """
@@ -77,6 +99,7 @@ class CopiesStats:
     trouble: str = ""
     adopt: str = "manual"
     obstacle: str | None = None
+    scrub: ScrubStats | None = None
 
     def as_json(self) -> dict[str, Any]:
         return attrs.asdict(self)

@@ -24,7 +24,7 @@ from nsqd.stats.collect import (
     TopicStats,
     collect,
 )
-from nsqd.stats.copies import CopiesStats
+from nsqd.stats.copies import CopiesStats, ScrubStats
 from nsqd.stats.source import StatsSource
 from nsqkit.options import SECOND
 from nsqkit.service.exposition import Family, Sample, counter, gauge, label_set, program, render
@@ -179,6 +179,8 @@ def _of_copies(copies: CopiesStats) -> Iterator[Family]:
         "Messages that were lost here, and published again as a follower had them.",
         copies.published_again,
     )
+    if (scrub := copies.scrub) is not None:
+        yield from _of_scrub(scrub)
     yield counter("nsqd_adoptions_total", "Copies of other nsqds that were adopted here.", copies.adoptions)
     yield gauge(
         "nsqd_copy_clock_skew_seconds",
@@ -202,6 +204,28 @@ def _of_copies(copies: CopiesStats) -> Iterator[Family]:
     )
     yield gauge("nsqd_copies_held", "Copies of other nsqds that are here.", len(copies.held))
     yield gauge("nsqd_copies_held_bytes", "Bytes of these copies.", sum(held.bytes for held in copies.held))
+
+
+def _of_scrub(scrub: ScrubStats) -> Iterator[Family]:
+    yield counter(
+        "nsqd_scrub_checked_bytes_total",
+        "Bytes of complete segments that were compared with the followers' copies.",
+        scrub.checked_bytes,
+    )
+    yield gauge(
+        "nsqd_scrub_left_bytes",
+        "Bytes that this pass has not compared with the followers' copies yet.",
+        scrub.left_bytes,
+    )
+    yield counter(
+        "nsqd_scrub_mended_total",
+        "Segments that had damage, here or in a follower's copy, and were mended.",
+        [
+            (label_set({"where": "here"}), scrub.mended),
+            (label_set({"where": "follower"}), scrub.mended_there),
+        ],
+    )
+    yield gauge("nsqd_scrub_unmended", "Segments with damage that could not be mended.", scrub.unmended_count)
 
 
 def _of_topics(rows: list[_TopicRow]) -> Iterator[Family]:

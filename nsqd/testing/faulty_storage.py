@@ -317,8 +317,8 @@ class _FaultyFile:
     def start_writeback(self, offset: int, size: int) -> None:
         self._storage.run("start_writeback", self.path, lambda: self._inner.start_writeback(offset, size))
 
-    def forget_cached(self) -> None:
-        self._storage.run("forget_cached", self.path, self._inner.forget_cached)
+    def forget_cached(self, offset: int = 0, size: int = 0) -> None:
+        self._storage.run("forget_cached", self.path, lambda: self._inner.forget_cached(offset, size))
 
     def close(self) -> None:
         self._storage.run("close", self.path, self._inner.close)

@@ -135,6 +135,16 @@ class MemoryStorage:
                 after._used += len(content.data)
             return after
 
+    def rot(self, path: str, offset: int, bit: int = 0) -> None:
+        """The disk gives back another bit than was written and synced, from now on."""
+        folder, name = _split(path)
+        with self._alive():
+            content = self._content(self._folder(folder), name, path)
+            if content.unsynced:
+                raise ValueError(f"{path} is not synced")
+            content.data[offset] ^= 1 << bit
+            content.durable[offset] ^= 1 << bit
+
     def folders(self) -> list[str]:
         with self._alive():
             return sorted(name for name, node in self._root.names.items() if isinstance(node, _Folder))
@@ -359,7 +369,7 @@ class _MemoryFile:
     def start_writeback(self, offset: int, size: int) -> None:
         """Nothing begins here: whether it got to the disk is the crash's choice in any case."""
 
-    def forget_cached(self) -> None:
+    def forget_cached(self, offset: int = 0, size: int = 0) -> None:
         """There is no cache."""
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import trio
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND, parse_duration
 from nsqkit.service.http import (
+    Guard,
     HttpError,
     HttpServer,
     Limits,
@@ -26,6 +27,7 @@ from nsqkit.service.http.access import access_log
 from nsqkit.service.http.params import any_param
 from nsqkit.service.http.profiling import Profiling
 from nsqkit.version import VERSION
+from nsqlookupd.access import ROUTES
 from nsqlookupd.http.admin import Admin
 from nsqlookupd.http.forms import debug_json, lookup_form, nodes_json, replicas_json
 from nsqlookupd.http.metrics import Metrics
@@ -52,16 +54,26 @@ def make_server(
     traffic: Traffic | None = None,
     watches: Watches | None = None,
     witness: Witness | None = None,
+    guard: Guard | None = None,
 ) -> HttpServer:
-    """The server of this registry's API. `clock`: the registry's; `traffic`, `witness`: shared with the connections."""
+    """The server of this registry's API. `clock`: the registry's; `traffic`, `witness`: shared with the connections;
+    `guard`: refuses requests.
+    """
     limits = limits or Limits()
     watches = watches or Watches(registry, limits.connections // 2)
-    router = make_router(registry, clock, traffic or Traffic(), watches, witness or Witness())
+    router = make_router(
+        registry, clock, traffic or Traffic(), watches, witness or Witness(), guard or Guard(ROUTES)
+    )
     return HttpServer(router, limits)
 
 
 def make_router(
-    registry: Registry, clock: Callable[[], float], traffic: Traffic, watches: Watches, witness: Witness
+    registry: Registry,
+    clock: Callable[[], float],
+    traffic: Traffic,
+    watches: Watches,
+    witness: Witness,
+    guard: Guard,
 ) -> Router:
     """The routes of this registry's API."""
     leave_line = access_log(_log)
@@ -70,7 +82,7 @@ def make_router(
         traffic.requests[status] += 1
         leave_line(request, status, seconds)
 
-    router = Router(answered)
+    router = Router(answered, guard=guard)
     api = _Api(registry, clock, watches, witness)
     router.add("GET", "/ping", lambda _: text("OK", nsq=False))
     router.add("GET", "/info", lambda _: json_body({"version": VERSION}))

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Final, TypeAlias
 import attrs
 
 from nsqkit.client import ClientOptions
-from nsqkit.options import Group, OptionError, check_values, option
+from nsqkit.options import FilePath, Group, OptionError, check_values, option
 from nsqtools.common import (
     Channel,
     ClientOptionTexts,
@@ -18,6 +18,7 @@ from nsqtools.common import (
     check_sources,
     client_options,
     consumer_options,
+    token_options,
 )
 from nsqtools.hosts import CHOICES
 from nsqtools.timings import StatusFlags
@@ -93,6 +94,10 @@ class NsqToNsqFlags(StatusFlags):
         "epsilon-greedy: as hostpool, but fast ones get more messages. (Any other word means round-robin in "
         "the original's nsq_to_nsq; here it is an error.)",
     )
+    destination_access_token_file: FilePath = option(
+        "",
+        help="File with the token to show to these nsqds. Not that of --access-token-file, which is for the source.",
+    )
     producer_opts: ClientOptionTexts = option(
         flag="producer-opt",
         help="Option of the client library for publishing: --producer-opt=dial_timeout,3s. A message waits "
@@ -117,7 +122,8 @@ def validate(flags: NsqToNsqFlags) -> tuple[ClientOptions, ClientOptions]:
     _check_no_circle(flags)
     check_values(flags)
     consuming = consumer_options(PROGRAM, flags, max_in_flight=flags.max_in_flight)
-    return consuming, client_options(PROGRAM, ["publish_timeout,15s", *flags.producer_opts])
+    token = token_options(flags.destination_access_token_file, "destination-access-token-file")
+    return consuming, client_options(PROGRAM, ["publish_timeout,15s", *token, *flags.producer_opts])
 
 
 def _check_no_circle(flags: NsqToNsqFlags) -> None:

@@ -136,6 +136,8 @@ class HttpOptions:
     """Makes the context for https, in a thread; all clients with these options share it, as loading the authorities
     takes some 20 ms."""
     budget: Budget | None = None
+    bearer: Callable[[], str] | None = attrs.field(default=None, repr=False)
+    """The token that `ask` shows to daemons. Nobody else gets it: `request` is for all kinds of servers."""
 
 
 @attrs.frozen
@@ -180,11 +182,14 @@ class HttpClient:
     ) -> Answer:
         """Ask a daemon of NSQ, or a server that is asked like one. Raises `HttpFailed`.
 
-        Sends the headers of the current version of the API, with `headers` in addition or in their place. When the
+        Sends the headers of the current version of the API, and the token of the options, with `headers` in addition
+        or in their place. When the
         server wants TLS (a 403 with a port, see `https_url`), the request is made again over https, within the same
         time-out.
         """
-        all_headers = _api_headers(headers or {})
+        bearer = self.options.bearer
+        own = {} if bearer is None else {"Authorization": f"Bearer {bearer()}"}
+        all_headers = _api_headers({**own, **(headers or {})})
         with self._bounded():
             answer = await self._read(await self._send(method, url, all_headers, content))
             if secure := https_url(url, answer):

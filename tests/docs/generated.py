@@ -18,7 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeVar
 
+import nsqd.access
+import nsqlookupd.access
 from nsqd.broker.life import LIFE, MessageState
+from nsqkit.access import Need
 from nsqkit.wire import COMMANDS, State
 from tests.docs.figures import FIGURES
 
@@ -134,6 +137,41 @@ def _docstrings(members: type[enum.Enum]) -> dict[str, str]:
     return found
 
 
+# --- access
+
+
+def needs() -> str:
+    """Needed scope x what needs it, of each daemon."""
+    rows = []
+    for need in Need:
+        cells = [
+            ", ".join([*_requests(daemon.ROUTES, need), *_names(daemon.COMMANDS, need)]) or "-"
+            for daemon in (nsqd.access, nsqlookupd.access)
+        ]
+        rows.append([need.value, *cells])
+    return table(["needed", "nsqd", "nsqlookupd"], rows)
+
+
+def _requests(routes: Mapping[tuple[str, str], Need], need: Need) -> list[str]:
+    """One text for the paths that differ in their end only: `POST /topic/{create,delete}`."""
+    methods: dict[str, list[str]] = defaultdict(list)
+    for (method, path), each in routes.items():
+        if each is need:
+            methods[path].append(method)
+    ends: dict[str, list[str]] = defaultdict(list)
+    for path, several in methods.items():
+        start, _, end = path.rpartition("/")
+        ends[f"{', '.join(several)} {start}/"].append(end)
+    return [
+        f"`{start}{found[0]}`" if len(found) == 1 else f"`{start}{{{','.join(found)}}}`"
+        for start, found in ends.items()
+    ]
+
+
+def _names(commands: Mapping[str, Need], need: Need) -> list[str]:
+    return [f"`{name}`" for name, each in commands.items() if each is need]
+
+
 # --- pages
 
 
@@ -146,6 +184,7 @@ def life_of_a_message() -> str:
 GENERATORS: Final[dict[str, Callable[[], str]]] = {
     "commands": commands,
     "life of a message": life_of_a_message,
+    "needed scopes": needs,
     **FIGURES,
 }
 

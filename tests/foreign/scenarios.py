@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from nsqkit.access import Scopes, Token, digest_of, new_secret
+from nsqkit.access.token_file import add
 from tests.foreign.puppet import Puppet, Report
 from tests.nsqkit.certificates import Certificates
 from tests.process.auth_server import AuthServer
@@ -34,6 +36,7 @@ __all__ = [
     "touch_keeps_a_message",
     "two_daemons",
     "with_a_secret",
+    "with_a_token",
 ]
 
 TOPIC, CHANNEL = "foreign.topic", "foreign-channel"
@@ -108,6 +111,30 @@ def with_a_secret(command: Sequence[str], data_path: Path) -> None:
             with contextlib.suppress(AssertionError):  # a library may say so, or try again without end
                 assert thief.wait_for("published", "publish_failed", within_s=3)["report"] == "publish_failed"
             assert "other" not in [topic["topic_name"] for topic in daemon.stats()["topics"]]
+
+
+def with_a_token(command: Sequence[str], data_path: Path) -> None:
+    """The same with a token, which the library takes for a secret; one with another scope is of no use."""
+    path = str(data_path / "tokens")
+    secrets = {scope: new_secret() for scope in ("publish:foreign.*", f"consume:{TOPIC}/*")}
+    for number, (scope, secret) in enumerate(secrets.items()):
+        add(path, Token(f"token-{number}", digest_of(secret.encode()), Scopes.parse([scope]), time.time()))
+    producing, consuming = ([*command, f"--secret={secret}"] for secret in secrets.values())
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(data_path, [f"--tokens-file={path}", "--anonymous=read,operate"]))
+        daemon.start()
+        producer, consumer, wrong = (
+            stack.enter_context(Puppet(each, [daemon.tcp_address]))
+            for each in (producing, consuming, consuming)
+        )
+        consumer.consume(TOPIC, CHANNEL)
+        producer.publish("single", TOPIC, [b"1"])
+        assert consumer.wait_for("message")["body"] == b"1"
+        body = base64.b64encode(b"2").decode()
+        wrong.order("publish", how="single", topic="foreign.other", bodies=[body], delay_ms=0)
+        with contextlib.suppress(AssertionError):  # a library may say so, or try again without end
+            assert wrong.wait_for("published", "publish_failed", within_s=1)["report"] == "publish_failed"
+        assert "foreign.other" not in [topic["topic_name"] for topic in daemon.stats()["topics"]]
 
 
 def touch_keeps_a_message(command: Sequence[str], data_path: Path) -> None:

@@ -29,6 +29,10 @@ def test_with_a_secret(tmp_path: Path) -> None:
     scenarios.with_a_secret(COMMAND, tmp_path)
 
 
+def test_with_a_token(tmp_path: Path) -> None:
+    scenarios.with_a_token(COMMAND, tmp_path)
+
+
 def test_touch_keeps_a_message(tmp_path: Path) -> None:
     scenarios.touch_keeps_a_message(COMMAND, tmp_path)
 

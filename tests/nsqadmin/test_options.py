@@ -101,6 +101,14 @@ def test_certificates_must_be_some(tmp_path: Path) -> None:
         ({"alarm_requeue_percent": 101}, "--alarm-requeue-percent must be between 0 and 100"),
         ({"poll_interval": 1}, "--poll-interval must be between"),
         ({"history_bytes": -1}, "--history-bytes must be at least 0"),
+        (
+            {"access_token_file": "/nonexistent"},
+            "--access-token-file: /nonexistent: No such file or directory",
+        ),
+        (
+            {"access_token_file": "/dev/null"},
+            "--access-token-file: /dev/null: must have one token and nothing else",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_name(values: dict[str, object], reason: str) -> None:
@@ -130,6 +138,7 @@ def test_unusual_values_with_a_meaning_are_accepted(values: dict[str, Any]) -> N
         ('http_client_tls_root_ca_file = "/nonexistent"', "http_client_tls_root_ca_file"),
         ('log_format = "xml"', "log_format"),
         ("poll_interval = 0", "poll_interval"),
+        ('access_token_file = "/nonexistent"', "access_token_file"),
     ],
 )
 def test_a_refused_value_names_the_file_and_the_key(toml: str, key: str, tmp_path: Path) -> None:

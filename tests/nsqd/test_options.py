@@ -59,6 +59,10 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("lookupd-tcp-address", "nsqlookupd_tcp_addresses", STRINGS, []),
     ("auth-http-address", "auth_http_addresses", STRINGS, []),
     ("auth-http-request-method", None, STRING, "get"),
+    ("tokens-file", None, STRING, ""),
+    ("anonymous", None, STRING, "publish,consume,read,operate,admin"),
+    ("access-token-file", None, STRING, ""),
+    ("http-allowed-hosts", None, STRINGS, []),
     ("http-client-connect-timeout", None, DURATION, 2 * SECOND),
     ("http-client-request-timeout", None, DURATION, 5 * SECOND),
     ("topology-region", None, STRING, ""),
@@ -117,6 +121,7 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("min-copies", None, INT, 1),
     ("replica-timeout", None, DURATION, 5 * SECOND),
     ("catch-up-rate", None, INT, 50_000_000),
+    ("scrub-interval", None, DURATION, 168 * 60 * MINUTE),
     ("replica-max-bytes", None, INT, 0),
     ("adopt", None, STRING, "manual"),
     ("adopt-after", None, DURATION, MINUTE),
@@ -328,6 +333,14 @@ class TestValidate:
             (
                 NsqdOptions(auth_http_request_method="GET"),
                 "--auth-http-request-method must be post or get, not 'GET' (did you mean get?)",
+            ),
+            (
+                NsqdOptions(anonymous="read,"),
+                "--anonymous: '' is no scope: it must be publish:TOPIC, consume:TOPIC/CHANNEL, read, operate or admin",
+            ),
+            (
+                NsqdOptions(anonymous="none"),
+                "--anonymous=none needs --tokens-file (or --auth-http-address): nobody could do anything",
             ),
             (
                 NsqdOptions(e2e_processing_latency_percentiles=[1.0, 1.5]),

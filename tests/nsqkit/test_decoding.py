@@ -33,10 +33,12 @@ from nsqd.protocol_v2.identify import _fields
 from nsqd.replication.finished_elsewhere import read_line
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.placement import Placed
+from nsqd.replication.scrub import ScrubNote
 from nsqd.replication.seal import SEAL, Seal
 from nsqd.replication.unasked import Unasked
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit import discovery
+from nsqkit.access import TokenError, Tokens
 from nsqkit.client import Json
 from nsqkit.client.protocol import Features, ProtocolViolation
 from nsqkit.decoding import DecodeError, decode_json, decode_toml, first_json_value
@@ -229,6 +231,12 @@ def _placed(text: bytes, folder: Path) -> object:
     return Placed.read(storage)
 
 
+def _scrub(text: bytes, folder: Path) -> object:
+    storage = MemoryStorage()
+    storage.replace("nsqd.scrub", text)
+    return ScrubNote.read(storage)
+
+
 @attrs.define
 class _Request:
     body: bytes
@@ -268,6 +276,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqadmin/upstream/copies.py": (lambda text, _: read_copies(msgspec.Raw(text)), ()),
     "nsqd/replication/keep.py": (_copy_note, ()),
     "nsqd/replication/placement.py": (_placed, ()),
+    "nsqd/replication/scrub.py": (_scrub, ()),
     "nsqd/replication/seal.py": (_seal, ()),
     "nsqd/replication/unasked.py": (_unasked, ()),
     "nsqd/replication/finished_elsewhere.py": (lambda text, _: read_line(text), (ValueError,)),
@@ -276,6 +285,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqadmin/api/action_handlers.py": (_action, (HttpError,)),
     "nsqtools/nsq_to_nsq/json_filter.py": (lambda text, _: _read_object(text), (Dropped,)),
     "nsqtools/fetch.py": (lambda text, _: decode_json(text), (DecodeError,)),
+    "shared/nsqkit/access/tokens.py": (lambda text, _: Tokens.parse(text), (TokenError,)),
     "shared/nsqkit/discovery.py": (_nodes, (ValueError,)),
     "shared/nsqkit/client/codecs.py": (lambda text, _: Json().decode(text), (ValueError,)),
     "shared/nsqkit/client/protocol.py": (lambda text, _: Features.parse(text), (ProtocolViolation,)),

@@ -39,6 +39,7 @@ from tests.nsqkit.certificates import Certificates
 from tests.nsqkit.client.fake import both_backends, run
 from tests.nsqkit.http_target import Target, never
 
+SECRET = "nsq_secret"
 TLS_REQUIRED = b'{"message": "TLS_REQUIRED", "https_port": 4152}'
 
 
@@ -691,3 +692,17 @@ async def test_the_reason_is_found_below_groups() -> None:
     outer.__cause__ = ExceptionGroup("several", [inner, OSError()])
     assert http_client._reason(outer) == "no route to host"
     assert http_client._reason(ValueError()) == "ValueError"
+
+
+@both_backends
+def test_a_token_is_shown_to_daemons_and_to_nobody_else(backend: str, target: Target) -> None:
+    async def main() -> None:
+        client = HttpClient(HttpOptions(bearer=lambda: SECRET))
+        await client.ask(target.url("/daemon"))
+        await client.ask(target.url("/own"), headers={"Authorization": "Bearer other"})
+        await client.request("GET", target.url("/webhook"))
+
+    run(main, backend)
+    shown = {request.path: request.header(b"authorization") for request in target.requests}
+    assert shown == {"/daemon": f"Bearer {SECRET}".encode(), "/own": b"Bearer other", "/webhook": None}
+    assert SECRET not in repr(HttpOptions(bearer=lambda: SECRET))

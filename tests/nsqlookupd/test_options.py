@@ -15,6 +15,7 @@ from nsqkit.options import (
     HIDDEN,
     LOG_LEVEL,
     STRING,
+    STRINGS,
     Kind,
     LogLevel,
     OptionError,
@@ -35,6 +36,9 @@ TABLE: list[tuple[str, str, Kind, Any]] = [
     ("broadcast-address", "broadcast_address", STRING, os.uname().nodename),
     ("inactive-producer-timeout", "inactive_producer_timeout", DURATION, 300 * SECOND),
     ("tombstone-lifetime", "tombstone_lifetime", DURATION, 45 * SECOND),
+    ("tokens-file", "tokens_file", STRING, ""),
+    ("anonymous", "anonymous", STRING, "publish,consume,read,operate,admin"),
+    ("http-allowed-hosts", "http_allowed_hosts", STRINGS, []),
 ]
 
 
@@ -63,6 +67,12 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ({"log_format": "xml"}, "--log-format must be text or json, not 'xml'"),
         ({"tombstone_lifetime": -1}, "--tombstone-lifetime must be at least 0"),
         ({"inactive_producer_timeout": -1}, "--inactive-producer-timeout must be at least 0"),
+        ({"anonymous": ""}, "--anonymous: it is empty; to allow nothing write none"),
+        (
+            {"anonymous": "all"},
+            "--anonymous: 'all' is no scope: it must be publish:TOPIC, consume:TOPIC/CHANNEL, read",
+        ),
+        ({"anonymous": "none"}, "--anonymous=none needs --tokens-file: nobody could do anything"),
     ],
 )
 def test_refused(changes: dict[str, Any], text: str) -> None:

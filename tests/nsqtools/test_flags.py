@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from nsqkit.client import ClientOptions
-from nsqkit.options import OptionError
+from nsqkit.options import OptionError, parse
 from nsqkit.version import VERSION
 from nsqtools import nsq_peek, nsq_stat, nsq_tail, nsq_to_http, nsq_to_nsq, to_nsq
 from nsqtools.common import client_options
@@ -55,7 +56,16 @@ HTTP_MODES = (
 NSQ_MODES = "--mode must be one of round-robin, hostpool, epsilon-greedy, not 'multicast'"
 CIRCLE = "messages would go round in circles: 127.0.0.1:4150 is both a source and a destination"
 
+NO_TOKEN = "--access-token-file: /nonexistent: No such file or directory"
+TOKEN = "-access-token-file=/nonexistent"
+
 REFUSED = [
+    ("nsq_tail", ["-topic=t", NSQD, TOKEN], NO_TOKEN),
+    ("nsq_to_http", ["-topic=t", NSQD, POST, TOKEN], NO_TOKEN),
+    ("nsq_stat", ["-topic=t", "-channel=c", NSQD_HTTP, TOKEN], NO_TOKEN),
+    ("nsq_peek", ["-topic=t", "-channel=c", NSQD_HTTP, TOKEN], NO_TOKEN),
+    ("to_nsq", ["-topic=t", NSQD, TOKEN], NO_TOKEN),
+    ("nsq_to_nsq", [*TO_NSQ, "-destination-access-token-file=/nonexistent"], f"--destination-{NO_TOKEN[2:]}"),
     ("nsq_tail", ["-topic=t"], ONE_OF_BOTH),
     ("nsq_tail", ["-topic=t", NSQD, LOOKUPD], NOT_BOTH),
     ("nsq_tail", [NSQD], "--topic required"),
@@ -338,6 +348,28 @@ def test_messages_are_never_given_up_by_default() -> None:
     """Unless a limit is asked for."""
     assert validate(load(["-topic=t", NSQD])).max_attempts == 0
     assert validate(load(["-topic=t", NSQD, "-consumer-opt=max_attempts,9"])).max_attempts == 9
+
+
+def test_the_token_in_a_file_is_shown_by_the_client_library(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("nsq_1\n")
+    (tmp_path / "d").write_text("nsq_2\n")
+    own, destination = (
+        f"-access-token-file={tmp_path / 't'}",
+        f"-destination-access-token-file={tmp_path / 'd'}",
+    )
+    assert validate(load(["-topic=t", NSQD, own])).auth_secret == "nsq_1"
+    assert validate(load(["-topic=t", NSQD, own, "-consumer-opt=auth_secret,x"])).auth_secret == "x"
+    assert validate(load(["-topic=t", NSQD])).auth_secret == ""
+    flags = parse(NsqToNsqFlags, [*TO_NSQ, own, destination], program="nsq_to_nsq")
+    assert [options.auth_secret for options in validate_nsq_to_nsq(flags)] == ["nsq_1", "nsq_2"]
+    flags = parse(NsqToNsqFlags, [*TO_NSQ, own], program="nsq_to_nsq")
+    assert validate_nsq_to_nsq(flags)[1].auth_secret == "", "the token of one cluster is not shown to another"
+    to_nsq_flags = parse(to_nsq.ToNsqFlags, ["-topic=t", NSQD, own], program="to_nsq")
+    assert to_nsq.validate(to_nsq_flags).auth_secret == "nsq_1"
+    stat_flags = parse(nsq_stat.StatFlags, [*STAT, NSQD_HTTP, own], program="nsq_stat")
+    assert nsq_stat.validate(stat_flags) == "nsq_1"
+    peek_flags = parse(nsq_peek.PeekFlags, [*STAT, NSQD_HTTP, own], program="nsq_peek")
+    assert nsq_peek.validate(peek_flags) == "nsq_1"
 
 
 @pytest.mark.parametrize(

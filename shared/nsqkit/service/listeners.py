@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -26,6 +27,7 @@ __all__ = [
     "accept_forever",
     "bound_address",
     "close_listener",
+    "exposed_addresses",
     "open_listeners",
     "remote_address",
     "with_tls",
@@ -172,6 +174,18 @@ def bound_address(listener: trio.SocketListener) -> BoundAddress:
         return BoundAddress(str(listener.socket.getsockname()), -1)
     name = listener.socket.getsockname()
     return BoundAddress(_host_port(name), name[1])
+
+
+def exposed_addresses(listeners: Iterable[trio.SocketListener]) -> list[str]:
+    """The addresses of those that others than this machine may reach."""
+    return [bound_address(each).text for each in listeners if not _is_local(each)]
+
+
+def _is_local(listener: trio.SocketListener) -> bool:
+    if listener.socket.family == socket.AF_UNIX:
+        return True
+    host: str = listener.socket.getsockname()[0]
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
 def remote_address(stream: trio.abc.Stream) -> str:

@@ -318,6 +318,16 @@ class TestNodes:
     def test_a_node_whose_messages_lack_no_copies(self, copies: Copies) -> None:
         assert look(snapshot(nodes=[node(copies=copies)])) == []
 
+    def test_damage_that_the_copies_could_not_mend(self) -> None:
+        copies = Copies(2, 2, unmended=("topic-t/1.log", "topic-t/2.log"), more_unmended=5)
+        alarm = one(look(snapshot(nodes=[node(copies=copies)])), Kind.DAMAGED)
+        assert alarm.text == (
+            "damage that its followers' copies could not mend, in topic-t/1.log, topic-t/2.log and 5 more"
+        )
+        assert alarm.figures == {"segments": 7}
+        refused = node(health="OK - topic t is refused: No such file or directory", copies=copies)
+        assert one(look(snapshot(nodes=[refused])), Kind.DAMAGED).text.startswith("topic t is refused")
+
     def test_the_advice_about_a_silent_node_names_who_has_its_copy(self) -> None:
         silent = node(NODE, trouble=problem(NODE))
         holder = node(OTHER, copies=Copies(1, 1, held=(held_copy(silent.node.tcp_address),)))

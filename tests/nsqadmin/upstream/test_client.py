@@ -404,3 +404,16 @@ async def test_json_is_sent_to_any_url() -> None:
         assert "got response 404" in await error_of(up.send_json(f"http://{daemon.address}/none", {}))
         assert "POST nonsense" in await error_of(up.send_json("nonsense", {}))
     assert script.requests[0].body == b'{"a":1}'
+
+
+async def test_the_token_is_shown_to_daemons_and_not_to_a_webhook(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("nsq_secret\n")
+    async with scripted() as script, upstream(access_token_file=str(tmp_path / "token")) as up:
+        daemon = await script.daemon()
+        for path in ("/stats", "/drain", "/hook"):
+            daemon.on(path)
+        await up.get(daemon.address, "/stats")
+        await up.post(daemon.address, "/drain", {})
+        await up.send_json(f"http://{daemon.address}/hook", {})
+    shown = [request.header(b"authorization") for request in script.requests]
+    assert shown == [b"Bearer nsq_secret", b"Bearer nsq_secret", None]

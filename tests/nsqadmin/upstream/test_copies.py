@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from nsqadmin.model import Copies, Follower, HeldCopy
-from nsqadmin.upstream.copies import MAX_FOLLOWERS, MAX_HELD, MAX_TROUBLES, read_copies
-from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
+from nsqadmin.upstream.copies import MAX_FOLLOWERS, MAX_HELD, MAX_TROUBLES, MAX_UNMENDED, read_copies
+from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats, ScrubStats
 from tests.nsqadmin.cluster.polling import ONE, TWO, nsqds, polling
 from tests.nsqadmin.fake_upstream import channel, topic
 
@@ -103,6 +103,18 @@ def test_everything_that_nsqd_reports_is_read() -> None:
             )
         ],
         obstacle="too few",
+        scrub=ScrubStats(
+            at_once=False,
+            total_bytes=1,
+            left_bytes=1,
+            passed_at=None,
+            passes=0,
+            checked_bytes=0,
+            mended=0,
+            mended_there=0,
+            unmended_count=3,
+            unmended={"topic-t/2.log": "why", "topic-t/1.log": "why"},
+        ),
     )
     assert known(reported.as_json()) == Copies(
         3,
@@ -110,6 +122,8 @@ def test_everything_that_nsqd_reports_is_read() -> None:
         followers=(Follower("f:4159", True, "in step", 3, 9, (("topic-t", "why"),), 0, 2.5),),
         held=(HeldCopy(LIFE, "l:4150", False, True, 5, True, 0.5, 4170, -7.5, "one agrees"),),
         obstacle="too few",
+        unmended=("topic-t/1.log", "topic-t/2.log"),
+        more_unmended=1,
     )
 
 
@@ -188,3 +202,17 @@ def test_an_entry_that_takes_long_to_decode_is_counted_only() -> None:
 def test_a_long_reason_is_cut() -> None:
     [follower] = known(copies(followers=[{**FOLLOWER, "state": "x" * 5_000}])).followers
     assert follower.state == "x" * 300
+
+
+@pytest.mark.parametrize(
+    "scrub",
+    [None, 7, {}, {"unmended_count": -1, "unmended": {}}, {"unmended_count": 1, "unmended": {"t": 1}}],
+)
+def test_damage_in_another_form_is_none(scrub: Any) -> None:
+    assert (known(copies(scrub=scrub)).unmended, known(copies(scrub=scrub)).more_unmended) == ((), 0)
+
+
+def test_of_much_damage_a_little_is_kept_and_the_rest_counted() -> None:
+    many = {f"topic-{n:05}": "x" * 400 for n in range(20)}
+    found = known(copies(scrub={"unmended_count": 1000, "unmended": many}))
+    assert (len(found.unmended), found.more_unmended) == (MAX_UNMENDED, 1000 - MAX_UNMENDED)

@@ -18,10 +18,13 @@ from attrs import define, field
 
 from nsqd.auth import AuthFailed, Authorizer, AuthRequest, AuthState
 from nsqd.auth.authorizer import ASKING, ASKING_FOR_ADDRESS, FAILED_SECONDS
+from nsqd.auth.state import token_state
 from nsqd.options import NsqdOptions
+from nsqkit.access import Scopes, Token
 from nsqkit.http_client import MAX_BODY, Answer, HttpClient, HttpFailed, HttpOptions
 from nsqkit.service.listeners import with_tls
 from nsqkit.tls import client_context
+from tests.nsqkit.access.credentials import make_credentials
 from tests.nsqkit.certificates import Certificates
 from tests.timing import patience
 
@@ -447,3 +450,42 @@ async def test_the_secret_is_in_no_line(caplog: pytest.LogCaptureFixture) -> Non
     assert len(shown) == 3
     assert not any(SECRET in record.getMessage() for record in shown)
     assert SECRET not in repr(long)
+
+
+async def test_tokens_stay_here_and_other_secrets_go_to_the_server(tmp_path: Path) -> None:
+    credentials = make_credentials(tmp_path)
+    server = AuthServer()
+    async with running(server):
+        options = NsqdOptions(auth_http_addresses=[server.address])
+        both = Authorizer(options, HttpClient(HttpOptions()), credentials.access)
+
+        async def query(who: str) -> AuthState:
+            return await both.query(AuthRequest(secret=credentials.secrets[who], remote_ip="10.0.0.7"))
+
+        state = await query("publisher")
+        assert state.allows("orders", "")
+        assert not state.allows("orders", "billing")
+        with pytest.raises(AuthFailed, match="the token has expired"):
+            await query("expired admin")
+        assert server.requests == []
+        assert (await both.query(REQUEST)).identity == "joe"
+        await query("revoked admin")  # which is a secret like any other
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("scopes", "count", "allowed"),
+    [
+        (["publish:a*"], 1, {("a1", "")}),
+        (["consume:a*/c*"], 1, {("a1", "c1")}),
+        (["consume:*/c1", "publish:b1", "read"], 2, {("a1", "c1"), ("b1", "c1"), ("b1", "")}),
+        (["admin"], 1, {("a1", ""), ("b1", ""), ("a1", "c1"), ("b1", "c1"), ("a1", "d1"), ("b1", "d1")}),
+        (["read", "operate"], 0, set()),
+    ],
+)
+def test_what_a_token_allows(scopes: list[str], count: int, allowed: set[tuple[str, str]]) -> None:
+    state = token_state(Token("t", b"", Scopes.parse(scopes)))
+    names = [(topic, channel) for topic in ("a1", "b1") for channel in ("", "c1", "d1")]
+    assert {each for each in names if state.allows(*each)} == allowed
+    assert (state.permission_count, state.identity) == (count, "t")
+    assert not state.is_expired(1e12)

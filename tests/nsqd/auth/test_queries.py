@@ -10,6 +10,7 @@ import trio
 
 from nsqd.auth import AuthQueries
 from nsqd.protocol_v2.session import Session
+from nsqkit.access import NOTHING
 from tests.nsqd.auth.answers import parsed
 from tests.nsqd.protocol_v2.harness import sized
 from tests.nsqd.protocol_v2.serving import Server
@@ -39,6 +40,7 @@ async def test_an_internal_error_after_the_answer_of_an_auth_server_ends_one_con
         nursery.start_soon(queries.run)
         await server.settled()
         server.context.ask = queries.ask
+        server.context.restrict(NOTHING)
         await peer.send(b"AUTH\n" + sized(b"s"))
         await peer.all()
         assert peer.session.closed
@@ -66,6 +68,7 @@ async def test_a_connection_that_ends_withdraws_its_question(server: Server) -> 
         nursery.start_soon(queries.run)
         await server.settled()
         server.context.ask = queries.ask
+        server.context.restrict(NOTHING)
         peer = await server.connect()
         await peer.send(b"AUTH\n" + sized(b"s"))
         await server.settled()

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Refused, Subscription, Topology
+from nsqd.copies.scrubbing import Scrubbing
 from nsqd.drain import Drain
 from nsqd.http import make_servers
 from nsqd.log.store import Store, StoreOptions
@@ -22,6 +23,7 @@ from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.testing.faulty_storage import FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
+from nsqkit.access import Access
 from nsqkit.logging import LogLevel
 from nsqkit.service.listeners import bound_address, open_listeners
 from tests.timing import patience
@@ -59,6 +61,7 @@ class FakeDaemon:
     """`run_jobs = False` holds back every sync; `run_pending` lets them go. `failing` makes appends fail."""
 
     topology: Topology | None = None
+    access = Access()
 
     def __init__(self, **changes: Any) -> None:
         self.options = NsqdOptions(**{"broadcast_address": "b.example", **changes})
@@ -118,6 +121,7 @@ class FakeDaemon:
 
     copies_stats: CopiesStats | None = None
     stand_ins: StandIns | None = None
+    scrubbing: Scrubbing | None = None
     hand_over_refusal: str | None = None
 
     @property

@@ -72,6 +72,17 @@ def test_a_look_into_a_long_segment_without_index_reads_little() -> None:
         assert look.bytes_read < 4 * CHUNK < log.position / 50
 
 
+def test_a_search_for_an_id_reads_little() -> None:
+    log = new_log(MemoryStorage(), max_segment_bytes=1 << 30)
+    for first in range(0, 200_000, 10):
+        log.append([Batch.of([frame(seq, b"x" * 20) for seq in range(first, first + 10)])])
+    without_index(log)
+    for seq in (0, 77_777, 199_999):
+        look = log.look()
+        assert look.find(b"%016x" % seq) == (seq, frame(seq, b"x" * 20))
+        assert look.bytes_read < 30 * CHUNK < log.position / 10, "a chunk for each bisection at most"
+
+
 def test_what_is_appended_later_does_not_disturb() -> None:
     log = new_log(MemoryStorage())
     append(log, 5)
@@ -149,6 +160,39 @@ def test_ids_are_found(is_cold: bool) -> None:
         assert (found[0], found[1][18:34]) == (seq, b"%016x" % seq)
     assert log.look().find(b"%016x" % log.end) is None
     assert log.look().find(b"f" * 16) is None
+
+
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_messages_and_ids_that_are_spread_unevenly_are_found(is_cold: bool) -> None:
+    chance = random.Random(3)
+    log = new_log(MemoryStorage(), max_segment_bytes=3_000_000)
+    ids, message_id = [], 1
+    for at in range(3000):
+        message_id += chance.choice([1, 1, 1, 1 << 20]) if at % 1000 < 500 else 1
+        size = 1 if at % 600 < 300 else chance.choice([1, 100, 20_000])
+        log.append([Batch.of([encode_message(0, 1, b"%016x" % message_id, b"x" * size)])])
+        ids.append(b"%016x" % message_id)
+    assert len(log.segments) > 2
+    if is_cold:
+        without_index(log)
+    seqs = [0, 2999, *chance.sample(range(3000), 200)]
+    assert [found and found[18:34] for found in seen(log, seqs)] == [ids[seq] for seq in seqs]
+    for seq in seqs:
+        found = log.look().find(ids[seq])
+        assert found is not None
+        assert found[0] == seq
+    assert log.look().find(b"%016x" % (message_id + 1)) is None
+
+
+def test_ids_that_are_no_numbers_are_found() -> None:
+    log = new_log(MemoryStorage())
+    ids = [b"%016d" % at if at < 50 else b"z%015d" % at for at in range(100)]
+    for message_id in ids:
+        log.append([Batch.of([encode_message(0, 1, message_id, b"x")])])
+    for seq, message_id in enumerate(ids):
+        found = log.look().find(message_id)
+        assert found is not None
+        assert found[0] == seq
 
 
 def test_ids_are_found_where_some_are_missing() -> None:

@@ -67,7 +67,7 @@ async def running(
     """A peer that has had the time to do what it does at once."""
     async with trio.open_nursery() as nursery:
         registry = FakeRegistry(nursery, answer=answer, refusing=refusing, hears=hears)
-        options = PeerOptions(encode_identify(FIELDS), 1000, lambda: registry.connect, **changes)
+        options = PeerOptions(lambda: encode_identify(FIELDS), 1000, lambda: registry.connect, **changes)
         there = {name: FakeTopic(dict.fromkeys(channels)) for name, channels in (topics or {}).items()}
         peer = Peer("r.example:4160", there, options)
         nursery.start_soon(peer.run)
@@ -321,6 +321,19 @@ class TestTrouble:
             assert s.peer.identified
         errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
         assert logged in errors[0]
+
+    async def test_another_reason_of_an_outage_is_logged_once(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A registry that closes the connection, as a token was revoked, says at the next IDENTIFY what it wants."""
+        refused = reply(b"E_UNAUTHORIZED IDENTIFY needs a valid token")
+        async with running({"t": []}) as s:
+            s.registry.answer = lambda command: refused if command == "IDENTIFY" else good(command)
+            await s.registry.hang_up()
+            await trio.sleep(30)
+        errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert len(errors) == 2
+        assert "E_UNAUTHORIZED IDENTIFY needs a valid token" in errors[1]
 
     async def test_babbling(
         self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture

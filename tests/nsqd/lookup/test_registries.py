@@ -63,7 +63,7 @@ class Cluster:
         self.channels: dict[str, list[str]] = {}
         self.http_seconds = 0.0
         self.asked: list[tuple[str, str]] = []
-        options = PeerOptions(encode_identify({"version": "1"}), 1000, lambda: self._connect)
+        options = PeerOptions(lambda: encode_identify({"version": "1"}), 1000, lambda: self._connect)
         known = known_channels(self._ask)
         self.rounds = HarnessRounds(self.harness)
         self.registries = Registries(self.harness.broker, self.rounds, options, known)
@@ -136,7 +136,7 @@ class TestWhoIsTold:
         harness.restart()
         async with trio.open_nursery() as nursery:
             fake = FakeRegistry(nursery)
-            options = PeerOptions(encode_identify({}), 1000, lambda: fake.connect)
+            options = PeerOptions(lambda: encode_identify({}), 1000, lambda: fake.connect)
 
             async def ask(url: str) -> Answer:
                 raise AssertionError("nobody asks for a topic that is not new")

@@ -120,7 +120,7 @@ class Cluster:
             "version": "1.4.0",
         }
         harness = Harness()
-        options = PeerOptions(encode_identify(fields), 1000, lambda: connect)
+        options = PeerOptions(lambda: encode_identify(fields), 1000, lambda: connect)
         registries = Registries(harness.broker, HarnessRounds(harness), options, known_channels(ask))
         registries.set_addresses(ADDRESSES)
         made = Nsqd(registries, cut_off_from=cut_off_from)

@@ -13,6 +13,7 @@ from nsqd.auth import AuthClient
 from nsqd.auth.state import AuthState
 from nsqd.protocol_v2.authorization import MAX_SECRET
 from nsqd.protocol_v2.client_stats import client_stats
+from nsqkit.access import NOTHING
 from nsqkit.wire import CLOSE_WAIT, OK
 from tests.nsqd.auth.answers import parsed
 from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, error, identify, mpub, pub, size, sized, sub
@@ -354,6 +355,7 @@ async def test_an_authorization_that_expires_in_the_middle_of_a_multi_publish(
     """When it was there again the connection was never read again."""
     asked: list[AuthClient] = []
     server.context.ask = asked.append
+    server.context.restrict(NOTHING)
     peer = await server.connect(layers=layers)
     await peer.send(auth())
     await server.settled()
@@ -383,6 +385,7 @@ async def test_a_publish_after_auth_is_taken_though_the_client_has_closed_its_si
     async with serving("plain") as server:
         asked: list[AuthClient] = []
         server.context.ask = asked.append
+        server.context.restrict(NOTHING)
         peer = await server.connect()
         # more than a turn of commands, then AUTH, then a publish
         await peer.send(b"NOP\n" * 4100 + auth() + pub(b"x"))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
+from crc32c import crc32c
 
 from nsqd.replication.frame_stream import FrameStream, greet_follower
 from nsqd.replication.held_copies import Room
@@ -19,8 +23,11 @@ from nsqd.replication.wire import (
     AllHeld,
     Beat,
     Bye,
+    Check,
+    Checked,
     Data,
     Echo,
+    Fetch,
     FileFrame,
     Frame,
     MakeFolder,
@@ -37,7 +44,7 @@ from tests.nsqd.replication.test_wire import FRAMES
 pytestmark = pytest.mark.usefixtures("no_threads")
 
 
-HARMLESS = Beat | Ticket | Pass | MakeFolder | Remove | RemoveFolder
+HARMLESS = Beat | Ticket | Pass | MakeFolder | Remove | RemoveFolder | Check
 
 
 async def test_a_copy_is_written_and_acknowledged(
@@ -202,3 +209,67 @@ async def test_a_leader_whose_sync_hangs_is_in_the_log_once(
         "COPIES: the disk of leader:4150 ends its syncs again",
         "COPIES: the disk of leader:4150 has not ended a sync for 6 s; if it is dead, adopt this copy",
     ]
+
+
+# --- what a leader asks for
+
+
+async def test_a_check_is_answered_with_the_checksum_of_what_is_there(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN, Check(LOG, 2, 3))
+        assert await until(frames, Checked) == Checked(LOG, 2, 3, crc32c(b"ssa"))
+        await frames.send(Check(LOG, 2, 1 << 62))
+        assert await until(frames, Checked) == Checked(LOG, 2, 6, crc32c(b"ssages"))
+        await frames.send(Check("topic-u/manifest", 0, 10))
+        assert await until(frames, Checked) == Checked("topic-u/manifest", 0, 0, 0)
+
+
+async def test_bytes_that_cannot_be_read_are_none_and_do_not_end_the_session(
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(_copy: Copy, _path: str, _offset: int, _size: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN)
+        with monkeypatch.context() as patch:
+            patch.setattr(Copy, "read", fails)
+            await frames.send(Fetch(LOG, 0, 8))
+            assert await until(frames, Data) == Data(b"")
+        assert f"COPIES: {LOG} of leader:4150 cannot be read - " in caplog.text
+        await frames.send(Fetch(LOG, 0, 8))
+        assert await until(frames, Data) == Data(b"messages")
+
+
+async def test_a_disk_that_reads_slowly_holds_no_acknowledgement_up(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = trio.Event()
+
+    async def run_sync(work: Callable[..., Any], *args: Any, **_options: Any) -> Any:
+        if args and isinstance(args[0], Fetch):
+            await read.wait()
+        return work(*args)
+
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+        await frames.send(*BEGIN, Fetch(LOG, 0, 8), FileFrame(LOG, 8), Data(b"more"), Ticket(2))
+        while await until(frames, Ack | Data) != Ack(2):
+            pass
+        read.set()
+        assert await until(frames, Data) == Data(b"messages")
+
+
+async def test_two_questions_at_once_end_the_session(tmp_path: Path) -> None:
+    async with running(tmp_path) as setting:
+        frames = await setting.session()
+        await frames.send(*BEGIN, Check(LOG, 0, 8), Fetch(LOG, 0, 8))
+        assert await end(frames) == "refused: a Fetch before the last one was answered"

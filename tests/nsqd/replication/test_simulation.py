@@ -39,12 +39,19 @@ def test_no_seed_is_red(first: int) -> None:
         lived(seed)
 
 
+@pytest.mark.parametrize("first", range(0, 20, AT_ONCE))
+def test_no_seed_with_disks_that_forget_is_red(first: int) -> None:
+    for seed in range(first, first + AT_ONCE):
+        lived(seed, rots=True)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("rots", [False, True])
 @pytest.mark.parametrize("first", range(0, 10_000, 500))
-def test_no_seed_of_many_is_red(first: int) -> None:
+def test_no_seed_of_many_is_red(first: int, rots: bool) -> None:
     for seed in range(first, first + 500):
-        lived(seed)
+        lived(seed, rots=rots)
 
 
 def test_a_seed_tells_the_same_story_each_time() -> None:

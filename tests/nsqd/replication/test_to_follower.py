@@ -23,6 +23,7 @@ from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.to_follower import (
+    ANSWER_TIMEOUT,
     DISMISSED_PAUSE,
     PAUSE,
     REFUSED_PAUSE,
@@ -37,6 +38,8 @@ from nsqd.replication.wire import (
     Beat,
     Bye,
     Challenge,
+    Check,
+    Checked,
     Data,
     Dismissed,
     Echo,
@@ -834,3 +837,114 @@ async def test_a_life_that_ends_empty_leaves_no_copy(autojump_clock: trio.testin
         assert await until(frames, Dismissed | Bye) == Dismissed()
         await frames.send(Found(False, False, False, ""))
     assert setting.link.is_gone
+
+
+# --- what a scrub asks
+
+
+async def asking(setting: Setting, what: Check | Fetch, answers: list[object]) -> None:
+    answers.append(await setting.link.ask(what))
+
+
+def sealed(setting: Setting) -> str:
+    """A complete segment."""
+    for _ in range(10):
+        setting.nsqd.publish(b"m" * 500)
+    return min(
+        f"topic-t/{name}" for name in setting.nsqd.noted.notes.files("topic-t") if name.endswith(".log")
+    )
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+async def test_a_question_is_answered_while_messages_are_copied(
+    autojump_clock: trio.testing.MockClock, fetch: bool
+) -> None:
+    async with running() as setting:
+        path = sealed(setting)
+        frames = await setting.in_step()
+        answers: list[object] = []
+        async with trio.open_nursery() as nursery:
+            question = Fetch(path, 0, 10) if fetch else Check(path, 0, 10)
+            nursery.start_soon(asking, setting, question, answers)
+            assert await until(frames, type(question)) == question
+            setting.publish()
+            ticket = await until(frames, Ticket)
+            assert isinstance(ticket, Ticket)
+            answer = Data(b"0123456789") if fetch else Checked(path, 0, 10, 1234)
+            await frames.send(Ack(ticket.ticket), answer)
+        assert answers == [answer]
+        assert setting.link.standing.acknowledged == ticket.ticket
+
+
+async def test_only_what_a_follower_in_step_has_is_asked_for(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        path = sealed(setting)
+        assert await setting.link.ask(Check(path, 0, 10)) is None
+        frames = await setting.in_step()
+        assert await setting.link.ask(Check("topic-u/" + path[8:], 0, 10)) is None
+        answers: list[object] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking, setting, Check(path, 0, 10), answers)
+            await until(frames, Check)
+            assert await setting.link.ask(Check(path, 10, 10)) is None  # one at a time
+            setting.link.standing.in_step = False
+            await frames.send(Checked(path, 0, 10, 5))
+        assert answers == [Checked(path, 0, 10, 5)]
+        assert await setting.link.ask(Check(path, 10, 10)) is None
+
+
+async def test_a_question_ends_with_the_session(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        path = sealed(setting)
+        frames = await setting.in_step()
+        answers: list[object] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking, setting, Check(path, 0, 10), answers)
+            await until(frames, Check)
+            await frames.stream.aclose()
+        assert answers == [None]
+        await setting.in_step()
+
+
+async def test_an_answer_that_is_late_is_no_answer_to_the_next_question(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as setting:
+        path = sealed(setting)
+        frames = await setting.in_step()
+        answers: list[object] = []
+        async with trio.open_nursery() as nursery:
+
+            async def echo() -> None:
+                while True:
+                    beat = await until(frames, Beat)
+                    assert isinstance(beat, Beat)
+                    await frames.send(Echo(beat.number))
+
+            nursery.start_soon(echo)
+            began = trio.current_time()
+            await asking(setting, Check(path, 0, 10), answers)
+            assert trio.current_time() - began == ANSWER_TIMEOUT
+            assert answers == [None]
+            assert await setting.link.ask(Check(path, 10, 10)) is None  # it still owes the answer
+            await frames.send(Checked(path, 0, 10, 5))
+            await settled()
+            nursery.start_soon(asking, setting, Check(path, 10, 10), answers)
+            await settled()
+            await frames.send(Checked(path, 10, 10, 6))
+            await settled()
+            nursery.cancel_scope.cancel()
+        assert answers == [None, Checked(path, 10, 10, 6)]
+
+
+async def test_an_answer_to_another_question_ends_the_session(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as setting:
+        path = sealed(setting)
+        for wrong in (Checked(path, 5, 10, 1), Data(b"bytes")):
+            frames = await setting.in_step()
+            answers: list[object] = []
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(asking, setting, Check(path, 0, 10), answers)
+                await until(frames, Check)
+                await frames.send(wrong)
+            assert answers == [None]

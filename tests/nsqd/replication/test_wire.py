@@ -23,6 +23,8 @@ from nsqd.replication.wire import (
     Beat,
     Bye,
     Challenge,
+    Check,
+    Checked,
     Data,
     Dismissed,
     Echo,
@@ -82,6 +84,8 @@ FRAMES: list[Frame] = [
     Ended(b"l" * 16),
     Others(["other:4159"]),
     Dismissed(),
+    Check(PATH, 64, 1 << 20),
+    Checked(PATH, 64, 1 << 20, (1 << 32) - 1),
 ]
 NUMBERS = st.integers(0, (1 << 64) - 1)
 
@@ -113,7 +117,7 @@ def test_the_bytes_are_those_of_the_documentation() -> None:
 
 
 def test_each_type_of_frame_is_tried() -> None:
-    assert {frame.TYPE for frame in FRAMES} == set(range(1, 28))
+    assert {frame.TYPE for frame in FRAMES} == set(range(1, 30))
 
 
 @given(frames=st.lists(st.sampled_from(FRAMES)), cuts=st.lists(st.integers(1, 40), min_size=1))
@@ -217,7 +221,7 @@ def test_content_that_cannot_be_read_is_refused(content: bytes) -> None:
         decoded(frame_bytes(Ticket.TYPE, content))
 
 
-@pytest.mark.parametrize("kind", [0, 28, 255])
+@pytest.mark.parametrize("kind", [0, 30, 255])
 def test_an_unknown_type_is_refused(kind: int) -> None:
     with pytest.raises(WireError, match="unknown type"):
         decoded(frame_bytes(kind, b"\x90"))

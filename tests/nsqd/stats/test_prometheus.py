@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nsqd.broker import Topology
 from nsqd.stats import oldest
-from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats
+from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats, ScrubStats
 from nsqd.stats.prometheus import metrics_page
 from nsqd.testing.faulty_storage import Fail
 from tests.nsqd.http.fake_daemon import START_NS, FakeDaemon, client_stats, serving
@@ -259,6 +259,18 @@ async def test_every_series_is_documented() -> None:
         adoptions=0,
         followers=[follower],
         held=[],
+        scrub=ScrubStats(
+            at_once=False,
+            total_bytes=100,
+            left_bytes=40,
+            passed_at=None,
+            passes=0,
+            checked_bytes=60,
+            mended=2,
+            mended_there=1,
+            unmended_count=1,
+            unmended={"topic-t/00000000000000000000.log": "100 bytes are damaged"},
+        ),
     )
     text = (await metrics_page(daemon, daemon.broker.wall_ns)).body.decode()
     documented = set(re.findall(r"`((?:nsqd|process)_[a-z_0-9]+)`", DOCS.read_text()))

@@ -13,6 +13,7 @@ from nsqkit.service.listeners import (
     accept_forever,
     bound_address,
     close_listener,
+    exposed_addresses,
     open_listeners,
     remote_address,
 )
@@ -40,6 +41,14 @@ async def test_tcp(address: str, text: str) -> None:
     assert bound.text == text.format(bound.port)
     await close_listener(listener)
     await close_listener(listener)
+
+
+async def test_the_addresses_that_other_machines_may_reach(folder: Path) -> None:
+    texts = ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0", str(folder / "s.sock"), ":0"]
+    listeners = [listener for text in texts for listener in await open_listeners(text)]
+    assert exposed_addresses(listeners) == [bound_address(listeners[-1]).text]
+    for listener in listeners:
+        await close_listener(listener)
 
 
 EVERYWHERE = pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]", "[]"])

@@ -1,5 +1,6 @@
 """A small HTTP/1.1 server on trio: handlers that return a response, or that stream one."""
 
+from nsqkit.service.http.guard import Guard
 from nsqkit.service.http.limits import ByteBudget, ConnectionShare, Limits
 from nsqkit.service.http.message import BadQuery, HttpError, Request, Response, error, json_body, query, text
 from nsqkit.service.http.routing import Exchange, Only, Route, Router
@@ -11,6 +12,7 @@ __all__ = [
     "ByteBudget",
     "ConnectionShare",
     "Exchange",
+    "Guard",
     "HttpError",
     "HttpServer",
     "Limits",

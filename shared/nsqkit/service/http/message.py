@@ -32,6 +32,7 @@ __all__ = [
     "AccessLog",
     "BadQuery",
     "BodyLimit",
+    "Check",
     "Exchange",
     "Handler",
     "Header",
@@ -199,6 +200,9 @@ def error(status: int, code: str, headers: tuple[Header, ...] = ()) -> Response:
 
 Handler = Callable[[Request], Response | Awaitable[Response]]
 BodyLimit = int | Callable[[], int] | None
+Check = Callable[["Request"], "Response | None"]
+"""Called when the head of a request is complete; what it returns is the answer, and no handler is called. It does not
+raise."""
 AccessLog = Callable[[Request, int, float], None]
 """Called with the request, the status, and the seconds from the last byte of the request to the response."""
 
@@ -240,6 +244,12 @@ class Route:
     """Called instead of `handler` when the response is to be written piece by piece."""
     access_log: AccessLog | None = None
     """Called for each response; None for a quiet route."""
+    check: Check | None = None
+    """Whether a request may have what it asks for; None: each may."""
+
+    def refused(self, response: Response) -> Route:
+        """The route of a request that its check refuses. A body is not kept."""
+        return Route(handler=lambda _request: response, access_log=self.access_log)
 
 
 def query(request: Request) -> Mapping[str, str]:

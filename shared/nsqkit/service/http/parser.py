@@ -49,8 +49,8 @@ __all__ = ["Phase", "RequestParser", "Routes"]
 _HEAD_SLICE = 1024
 _CHUNKED_SLICE = 16 * 1024
 
-# RFC 3986: a registered name, an IPv4 address or an IP literal in brackets, and perhaps a port. There is no list of
-# allowed hosts: clients use any address of the daemon.
+# RFC 3986: a registered name, an IPv4 address or an IP literal in brackets, and perhaps a port. Which hosts are allowed
+# is not the parser's business: see `guard`.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Za-z:._~%-]+\])(?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://[^/?]*")
 
@@ -402,6 +402,8 @@ class RequestParser:
             params,
             route,
         )
+        if route.check is not None and (refusal := route.check(request)) is not None:
+            route = request.route = route.refused(refusal)
         if self._length or self._chunked:
             self._expect_body(request, route)
 

@@ -17,10 +17,12 @@ no task switch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from urllib.parse import quote
 
 from attrs import define, field
 
+from nsqkit.service.http.guard import Guard
 from nsqkit.service.http.message import (
     BODY_TOO_BIG,
     HTML,
@@ -90,6 +92,8 @@ class Router:
     """Called for every response but those of quiet routes."""
     not_found: Handler = field(default=lambda _: error(404, "NOT_FOUND"))
     """Answers requests for paths that have no routes."""
+    guard: Guard | None = None
+    """Refuses requests; None: there is nothing to protect."""
 
     _static: dict[str, _Path] = field(factory=dict, init=False)
     _patterns: list[_Path] = field(factory=list, init=False)
@@ -108,7 +112,7 @@ class Router:
     ) -> None:
         """Register a handler, and what answers a body over the limit; a `quiet` one is not in the access log.
 
-        Raises ValueError when the method and path have a handler already.
+        Raises ValueError when the method and path have a handler already, or are unknown to the guard.
         """
         route = Route(
             handler=handler,
@@ -126,6 +130,8 @@ class Router:
         entry = self._entry(path)
         if method in entry.routes:
             raise ValueError(f"{method} {path} has a handler already")
+        if self.guard is not None:
+            route.check = self.guard.check_of(method, path)
         entry.routes[method] = route
         if path in self._static:
             self._direct.setdefault(path.encode(), {})[method] = route, {}
@@ -140,6 +146,12 @@ class Router:
                 return entry
         self._patterns.append(_Path(path))
         return self._patterns[-1]
+
+    def routes(self) -> Iterator[tuple[str, str]]:
+        """Method and path of every route, in the order of the paths' registration."""
+        for entry in (*self._static.values(), *self._patterns):
+            for method in entry.routes:
+                yield method, entry.path
 
     def route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes

@@ -1,4 +1,4 @@
-"""Run seeds: `python -m tests.nsqd.replication.simulation --seeds 0-9999 [--jobs 2] [--mutation NAME]`.
+"""Run seeds: `python -m tests.nsqd.replication.simulation --seeds 0-9999 [--jobs 2] [--mutation NAME] [--rots]`.
 
 Prints how many were red, by invariant, and how many simulated hours an hour takes; of the first red ones, the story
 with few steps that show it. The exit status is 1 if any was red.
@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 from tests.nsqd.replication.simulation.checker import Violation
 from tests.nsqd.replication.simulation.mutations import MUTATIONS, mutated
@@ -21,11 +22,13 @@ from tests.nsqd.replication.simulation.world import STEPS, lived
 STORIES = 3  # that are told
 
 
-def run(seed: int, mutation: str | None = None, steps: int = STEPS) -> tuple[int, float, Violation | None]:
-    """Seed, simulated seconds, and what was wrong."""
+def run(
+    seed: int, mutation: str | None = None, steps: int = STEPS, *, rots: bool = False
+) -> tuple[int, float, Violation | None]:
+    """Seed, simulated seconds, and what was wrong. `rots`: in a world whose disks forget bits."""
     with mutated(mutation), _silence():
         try:
-            world = lived(seed, steps)
+            world = lived(seed, steps, rots=rots)
         except Violation as violation:
             return seed, 0.0, violation
     return seed, world.now - world.began, None
@@ -42,15 +45,15 @@ def _silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def shortest(seed: int, mutation: str | None) -> tuple[int, Violation]:
+def shortest(seed: int, mutation: str | None, *, rots: bool = False) -> tuple[int, Violation]:
     """A number of steps after which it is red, and with one less it is not; and what is wrong then."""
     lowest, steps = 0, STEPS
-    found = run(seed, mutation)[2]
+    found = run(seed, mutation, rots=rots)[2]
     if found is None:
         raise AssertionError(f"seed {seed} is not red again: it depends on something else")
     while lowest < steps:
         middle = (lowest + steps) // 2
-        violation = run(seed, mutation, middle)[2]
+        violation = run(seed, mutation, middle, rots=rots)[2]
         if violation is None:
             lowest = middle + 1
         else:
@@ -63,6 +66,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="0-999", metavar="A-B")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--mutation", choices=MUTATIONS)
+    parser.add_argument("--rots", action="store_true", help="disks forget bits, and the leader scrubs")
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
@@ -70,7 +74,8 @@ def main() -> int:
     red: Counter[str] = Counter()
     reds: list[int] = []
     with concurrent.futures.ProcessPoolExecutor(options.jobs) as pool:
-        results = pool.map(run, seeds, [options.mutation] * len(seeds), chunksize=10)
+        job = partial(run, mutation=options.mutation, rots=options.rots)
+        results = pool.map(job, seeds, chunksize=10)
         for count, (seed, seconds, violation) in enumerate(results, 1):
             simulated += seconds
             if violation is not None:
@@ -85,7 +90,7 @@ def main() -> int:
                     flush=True,
                 )
     for seed in reds[:STORIES]:
-        steps, violation = shortest(seed, options.mutation)
+        steps, violation = shortest(seed, options.mutation, rots=options.rots)
         print(f"\nseed {seed} is red after {steps} steps: {violation}", *violation.__notes__, sep="\n")
     return 1 if reds else 0
 

@@ -10,6 +10,9 @@ R8   A publish is acknowledged for as many copies as have it, synced at level `d
 R10  What was finished is not delivered again by a disk that knows of it.
 R11  When all faults are over, copies become equal, byte by byte.
 R13  No id twice.
+B    A scrub finds what a disk has done and nothing else; when all faults are over, no copy has damage that another one
+     has not. Of a message that a disk has damaged nothing else is asked: who has read it before it was mended gives it
+     up.
 S    What a snapshot speaks of is there: no recovery of a copy that is said to have no gap misses a part of its log.
 """
 
@@ -30,6 +33,7 @@ from nsqd.log.scan import Record, scan
 from nsqd.log.segment import segment_name
 from nsqd.log.storage import Storage
 from nsqd.replication.noted_storage import is_copied_folder
+from nsqd.replication.scrub import Differs, Failed, Finding
 from nsqd.replication.seal import Seal
 from nsqd.replication.wire import Frame, Remove, RemoveFolder
 from nsqd.testing.memory_storage import Chunk, MemoryStorage
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from tests.nsqd.replication.simulation.machine import Daemon
     from tests.nsqd.replication.simulation.surroundings import Surroundings
 
-__all__ = ["Checker", "Message", "Violation"]
+__all__ = ["Checker", "Message", "Violation", "damaged_segments", "records_of"]
 
 _TAG: Final = re.compile(rb"<\d+>")
 _MISSING: Final = re.compile(r"topic-(\w+): the log from byte \d+ to (\d+) is missing")
@@ -78,6 +82,7 @@ class Message:
     lost: set[str] = attrs.field(factory=set)
     finished: dict[str, Finish] = attrs.field(factory=dict)
     again: bool = False
+    rotten: bool = False
     unasked: frozenset[str] = frozenset()
 
     @property
@@ -88,7 +93,7 @@ class Message:
     @property
     def is_safe(self) -> bool:
         """It has to be somewhere."""
-        return bool(self.owed) and len(self.lost) < self.copies
+        return bool(self.owed) and len(self.lost) < self.copies and not self.rotten
 
 
 @attrs.define(eq=False)
@@ -117,6 +122,7 @@ class Checker:
     )  # of its own: what is checked changes nothing of what happens
     _ids: dict[bytes, bytes] = attrs.field(factory=dict)
     _lost_power: set[str] = attrs.field(factory=set)
+    _rotten: set[str] = attrs.field(factory=set)  # paths of segments that some disk has damaged
     _torn: set[int] = attrs.field(
         factory=set
     )  # generations of topics of which the leader misses something itself
@@ -254,8 +260,8 @@ class Checker:
         """A copy that is said to have no gap. `leader`: the place that it is a copy of."""
         if place not in self._lost_power:
             self._check_notes(place, _recovered(disk.crash(_keep_all)), after_power_loss=False)
-            # Of what is sent again a part may be missing before it is synced.
-            if leader not in self._lost_power:
+            # Of what is sent again, after a power loss or for damage, a part may be missing before it is synced.
+            if leader not in self._lost_power and not self._rotten:
                 self._check_notes(place, _recovered(disk.crash(self._chance)), after_power_loss=True)
 
     def _check_notes(self, place: str, broker: Broker, *, after_power_loss: bool) -> None:
@@ -267,6 +273,20 @@ class Checker:
             # What was not synced may be missing in the middle, but not before a snapshot.
             if not after_power_loss or int(found[2]) <= max(retention.log.snapshots, default=-1):
                 raise Violation("S", f"{place}: {note}")
+
+    # --- rot
+
+    def rotted(self, place: str, path: str, record: Record) -> None:
+        """A disk has forgotten a bit of this record."""
+        self._rotten.add(path)
+        for body in _bodies_in([record]):
+            self.messages[body].rotten = True
+            self.messages[body].lost.add(place)
+
+    def scrub_found(self, finding: Finding) -> None:
+        # Two copies have the same records, and a power loss damages no record that was synced.
+        if isinstance(finding, Differs | Failed) or not (finding.path in self._rotten or self._lost_power):
+            raise Violation("B", f"a scrub has found {finding}")
 
     # --- followers
 
@@ -387,6 +407,27 @@ def _segments(storage: Storage, folder: str) -> Iterator[tuple[FileHeader, list[
                 continue
             items = scan(file.read, FILE_HEADER_SIZE, file.size, header.salt, 0)
             yield header, [item for item in items if isinstance(item, Record)]
+
+
+def records_of(storage: Storage, path: str) -> list[Record]:
+    """The whole records of a segment; none when its header cannot be read."""
+    folder, _, name = path.partition("/")
+    for header, records in _segments(storage, folder):
+        if segment_name(header.position) == name:
+            return records
+    return []
+
+
+def damaged_segments(storage: Storage) -> set[str]:
+    """Paths of segments with bytes that are no records."""
+    found = set()
+    for folder in filter(is_copied_folder, storage.folders()):
+        for header, records in _segments(storage, folder):
+            path = f"{folder}/{segment_name(header.position)}"
+            with closing(storage.open(path, read_only=True)) as file:
+                if file.size != FILE_HEADER_SIZE + sum(record.head.size for record in records):
+                    found.add(path)
+    return found
 
 
 def bodies(storage: Storage) -> set[bytes]:

@@ -17,6 +17,7 @@ from nsqd.replication.keep import Copy, CopyNote, Work, read_piece
 from nsqd.replication.leader_session import SYNC_INTERVAL
 from nsqd.replication.noted_storage import is_copied_folder
 from nsqd.replication.restore import needs
+from nsqd.replication.rot import checksum_on_disk
 from nsqd.replication.seal import Owned, Seal
 from nsqd.replication.wire import (
     Ack,
@@ -24,6 +25,8 @@ from nsqd.replication.wire import (
     Ask,
     Beat,
     Bye,
+    Check,
+    Checked,
     Data,
     Echo,
     Ended,
@@ -230,6 +233,9 @@ class FollowerMachine(Machine):
                             self._life_ended(former.hex())
                         case Fetch(path, offset, size):
                             end.send(Data(copy.read(path, offset, size)))
+                        case Check(path, offset, size):
+                            there = checksum_on_disk(state.storage, path, offset, size)
+                            end.send(Checked(path, offset, *there))
                         case _:
                             world.checker.applies(state.note.life, state.storage, frame)
                             run(copy.apply(frame))

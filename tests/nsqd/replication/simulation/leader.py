@@ -19,6 +19,7 @@ from nsqd.replication.safety import Safety, Standing
 from nsqd.replication.seal import Owned
 from nsqd.replication.ship import Sender
 from nsqd.replication.take_back import Stranded, TakeBack
+from nsqd.replication.to_follower import _Question
 from nsqd.replication.unasked import Unasked
 from nsqd.replication.wire import (
     START_SIZE,
@@ -26,6 +27,7 @@ from nsqd.replication.wire import (
     AllHeld,
     Beat,
     Bye,
+    Checked,
     Data,
     Echo,
     Ended,
@@ -48,6 +50,7 @@ from tests.nsqd.replication.pair import publish_again
 from tests.nsqd.replication.simulation.checker import Message
 from tests.nsqd.replication.simulation.machine import SILENCE, Daemon, Machine, Process, heard, restored
 from tests.nsqd.replication.simulation.network import End, Lost
+from tests.nsqd.replication.simulation.scrubbing import scrubbing
 
 __all__ = ["HANDED_OVER", "LEFT_OVER", "WIPED", "LeaderMachine", "Link"]
 
@@ -69,7 +72,7 @@ class StartsAnew(Exception):
 class Link:
     """The connection to one follower. `sender`: of the session, if there is one, and `end` of its connection.
 
-    `beats`: when each was sent on this connection, by number.
+    `beats`: when each was sent on this connection, by number. `question`: of a scrub.
     """
 
     follower: str
@@ -78,6 +81,12 @@ class Link:
     sender: Sender | None = None
     end: End | None = None
     beats: dict[int, float] = attrs.field(factory=dict)
+    question: _Question | None = None
+
+    def settle(self, answer: Checked | Data | None) -> None:
+        if self.question is not None:
+            self.question.settle(answer)
+            self.question = None
 
 
 @attrs.define(eq=False)
@@ -104,6 +113,7 @@ class LeaderMachine(Machine):
     start: bytes = b""
     _unasked: Unasked = attrs.field(init=False)
     _copied: Copied = attrs.field(init=False)
+    _scrub: Process[None] = attrs.field(init=False)
 
     @property
     def place(self) -> str:
@@ -168,6 +178,10 @@ class LeaderMachine(Machine):
         daemon.connect_clients()
         self.daemon = daemon
         with contextlib.ExitStack() as at_the_end, contextlib.suppress(StartsAnew):
+            if world.rots:
+                links = {link.follower: link for link in self.links}
+                self._scrub = scrubbing(daemon, links, world.scrub_found, world.scrub_passed)
+                at_the_end.callback(self._scrub.close)
             for link in self.links:
                 at_the_end.callback(link.process.close)
             while not self.stopping:
@@ -204,6 +218,8 @@ class LeaderMachine(Machine):
         daemon.turn()
         for link in self.links:
             next(link.process)
+        if world.rots:
+            next(self._scrub)
         self.safety.check(daemon.written, world.now)
         self._refuse_or_not(daemon)
         world.checker.synced(daemon)
@@ -340,6 +356,7 @@ class LeaderMachine(Machine):
                 if link.sender is not None:
                     world.tell(f"{self.name} lost {link.follower}: {error}")
             finally:
+                link.settle(None)
                 if link.sender is not None:
                     link.sender.close()
                     link.sender = None
@@ -401,6 +418,10 @@ class LeaderMachine(Machine):
                         link.standing.acknowledge(ticket)
                     case Echo(number):
                         self.heard_follower(link, number)
+                    case Checked() | Data() if link.question is not None and link.question.is_answered_by(
+                        frame
+                    ):
+                        link.settle(frame)
                     case RefusedUs(reason):
                         raise Lost(reason)
             if world.now - end.heard_at > SILENCE:
@@ -418,6 +439,9 @@ class LeaderMachine(Machine):
             if ended and link.standing.in_step:
                 end.send(*ended)
                 ended = []
+            if (question := link.question) is not None and not question.sent and end.has_room:
+                question.sent = True
+                end.send(question.asked)
             yield
 
     def _hand_over(self, daemon: Daemon, owned: Owned, followers: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 from nsqd.log.records import FILE_HEADER_SIZE, FileHeader, FormatError
 from nsqd.replication.keep import Copy
 from nsqd.replication.restore import forks
+from nsqd.replication.scrub import Finding
 from nsqd.replication.seal import Seal
 from nsqd.stats.remaining import remaining
 from nsqd.testing.faulty_storage import FaultFunction
@@ -30,7 +31,8 @@ class Surroundings:
     """`ack_copies`, `min_copies`, `disk_level`: options of leaders. `story`: what has happened, for people.
 
     `machines`: all that have a turn at each step; `leaders` and `followers` may be parts of them. `downtimes`: seconds
-    until a process that was killed is started again.
+    until a process that was killed is started again. `rots`: disks forget bits, and leaders look for that. `found`:
+    what they have found in this pass and the last one.
     """
 
     machines: Sequence[Machine]
@@ -38,7 +40,10 @@ class Surroundings:
     followers: Sequence[FollowerMachine]
     downtimes: Sequence[float] = (0.1, 1.0, 5.0, 20.0)
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, rots: bool = False) -> None:
+        self.rots = rots
+        self.passes = 0
+        self.found: tuple[list[Finding], list[Finding]] = [], []
         random.seed(seed)  # salts of segments
         self.seed = seed
         self.chance = random.Random(seed)
@@ -190,7 +195,7 @@ class Surroundings:
         """R11, and what is delivered until nothing is left."""
         self.checker.check_kept()
         self.checker.check_records()
-        for _ in range(100):
+        for _ in range(2000 if self.rots else 100):  # a scrub asks for one segment after the other
             if not (different := self.different_copies()):
                 break
             self.tick(0.5)
@@ -202,6 +207,17 @@ class Surroundings:
                 break
         self.checker.check_kept()
         self.checker.check_delivered()
+
+    # --- disks that forget
+
+    def scrub_found(self, finding: Finding) -> None:
+        self.tell(f"scrub: {finding}")
+        self.found[0].append(finding)
+        self.checker.scrub_found(finding)
+
+    def scrub_passed(self) -> None:
+        self.passes += 1
+        self.found = [], self.found[0]
 
     def different_copies(self) -> list[str]:
         """Followers whose copy of a leader is not equal to it."""

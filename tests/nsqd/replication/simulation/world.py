@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Final
 from unittest import mock
 
 from nsqd.replication.keep import CopyNote
+from nsqd.replication.reconcile import replayed_from
+from nsqd.replication.scrub import Damage
 from nsqd.replication.seal import Seal
 from nsqd.testing.faulty_storage import no_fault
-from tests.nsqd.replication.simulation.checker import Violation
+from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.replication.pair import files_of
+from tests.nsqd.replication.simulation.checker import Violation, damaged_segments, records_of
 from tests.nsqd.replication.simulation.follower import FollowerMachine
 from tests.nsqd.replication.simulation.leader import LeaderMachine
 from tests.nsqd.replication.simulation.machine import CHANNELS, SILENCE, Machine
@@ -30,8 +35,8 @@ DURATIONS: Final = (
 class World(Surroundings):
     """One leader and one or two followers."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int, *, rots: bool = False) -> None:
+        super().__init__(seed, rots=rots)
         chance = self.chance
         self.disk_level = chance.random() < 0.4
         count = chance.choice([1, 2])
@@ -93,6 +98,7 @@ class World(Surroundings):
             self._delete_topic,
             self._wipe,
             self._adopt,
+            *[self._rot] * (4 * self.rots),
         ]
 
     def _publish(self) -> None:
@@ -120,7 +126,10 @@ class World(Surroundings):
         daemon = self.leader.daemon
         if daemon is not None and self.leader.runs:
             topic = self.chance.choice(list(daemon.broker.retentions))
-            self.leader.do(lambda: daemon.snapshot(topic))
+            # The daemon begins none while another one is in hand: that may end under the name of the first one. Where
+            # no disk forgets, a start does without it.
+            if not (self.rots and daemon.broker.retentions[topic].has_snapshot_in_hand):
+                self.leader.do(lambda: daemon.snapshot(topic))
 
     # --- faults
 
@@ -218,6 +227,32 @@ class World(Surroundings):
             self.tell(f"the disk of {follower.name} is wiped")
             follower.wipe()
 
+    def _rot(self) -> None:
+        """A disk forgets a bit of a record that no recovery reads."""
+        chance, disks = self.chance, self._rotting_disks()
+        place = chance.choice(sorted(disks))
+        paths = [path for path in files_of(disks[place]) if _is_before_snapshots(path, disks)]
+        path = chance.choice(paths) if paths else ""
+        records = records_of(disks[place], path) if paths else []
+        if not records:
+            return
+        record = chance.choice(records)
+        offset = record.offset + chance.randrange(record.head.size)
+        with contextlib.suppress(ValueError):  # not synced yet
+            disks[place].rot(path, offset, chance.randrange(8))
+            self.tell(f"the disk {place} forgets a bit of {path} at {offset}")
+            self.checker.rotted(place, path, record)
+
+    def _rotting_disks(self) -> dict[str, MemoryStorage]:
+        """That of the leader, and those with copies of its life, by place."""
+        life = self.leader.life
+        copies = {
+            each.place(life): each.disk[life]
+            for each in self.followers
+            if life is not None and life in each.disk and Seal.read(each.disk[life]) is None
+        }
+        return {self.leader.place: self.leader.disk, **copies}
+
     def _adopt(self) -> None:
         """The operator adopts, if the leader is gone, or cannot be seen from there."""
         life = next((life for life in self.gone if life not in self.adopted), None) or self.leader.life
@@ -253,12 +288,42 @@ class World(Surroundings):
             and not self.stand_in_starts()
         )
 
+    def check_whole(self) -> None:
+        super().check_whole()
+        if self.rots:
+            self._check_sound()
 
-def lived(seed: int, steps: int = STEPS) -> World:
+    def _check_sound(self) -> None:
+        """No copy has damage that another one has not, and what all have is reported."""
+        # The one that goes on, one that mends, and one that finds nothing more to mend.
+        passes = self.passes + 3
+        for _ in range(2000):
+            self.tick(0.5)
+            if self.passes >= passes:
+                break
+        else:
+            raise Violation("B", "no pass of the scrub ends")
+        lost = {finding.path for finding in self.found[1] if isinstance(finding, Damage)}
+        mended = [finding for finding in self.found[1] if finding.path not in lost]
+        if mended:
+            raise Violation("B", f"a second pass has found {mended}")
+        for place, disk in self._rotting_disks().items():
+            if damaged := damaged_segments(disk) - lost:
+                raise Violation("B", f"{sorted(damaged)} of {place} are damaged, and not reported")
+
+
+def _is_before_snapshots(path: str, disks: dict[str, MemoryStorage]) -> bool:
+    """Whether this is a segment that no recovery replays, on any of these disks."""
+    folder, _, name = path.partition("/")
+    names = [disk.files(folder) for disk in disks.values() if folder in disk.folders()]
+    return name.endswith(".log") and all(name < replayed_from(each) for each in names)
+
+
+def lived(seed: int, steps: int = STEPS, *, rots: bool = False) -> World:
     """A world after so many steps, then without faults, and checked. `Violation`."""
     # The ids of lives among them: of two stand-ins the one with the lower id goes on.
     with mock.patch("secrets.token_bytes", random.Random(seed).randbytes):
-        world = World(seed)
+        world = World(seed, rots=rots)
         try:
             for _ in range(steps):
                 world.step()

@@ -9,7 +9,8 @@ R15   Without the fence, what is delivered does not depend on registries.
 R16   A leader that has said that it will be started again is not adopted before `--restart-grace`.
 brake At most one adoption is in progress in a node; none is granted when more than one node, and more than a third of
       them, are silent as far as that registry knows.
-alive When all faults are over, the copy of a leader that is gone for good is adopted by itself in bounded time.
+alive When all faults are over, the copy of a leader that is gone for good is adopted by itself in bounded time, and no
+      leader is fenced that can hear its followers, or registries that know of no adoption.
 
 What registries know is noted where it comes in (`registry.py`), and judged anew here.
 """
@@ -142,13 +143,12 @@ class ClusterChecker(Checker):
         if not self.cluster.fence:
             return
         for leader in self.cluster.leaders:
-            if leader.daemon is daemon and leader.life in self.served:
+            if leader.daemon is daemon and leader.life in self.served and not leader.unfenced:
                 owner, has = self.served[leader.life]
                 body = tag(delivered.body)
                 message = self.messages[body]
-                told = sum(leader.life in registry.adopted for registry in self.cluster.registries)
-                unsaid = 2 * (len(self.cluster.registries) - told) > len(self.cluster.registries)
-                if body in has and owner not in message.unasked and not message.again and not unsaid:
+                known = self.cluster.is_known_to_be_adopted(leader)
+                if body in has and owner not in message.unasked and not message.again and known:
                     raise Violation(
                         "R6", f"{leader.name} delivers {body!r}, which its stand-in at {owner} has"
                     )

@@ -13,7 +13,7 @@ from nsqd.testing.faulty_storage import FaultFunction, no_fault
 from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.replication.simulation.checker import Violation
 from tests.nsqd.replication.simulation.follower import FollowerMachine
-from tests.nsqd.replication.simulation.machine import CHANNELS, Daemon
+from tests.nsqd.replication.simulation.machine import CHANNELS, SILENCE, Daemon
 from tests.nsqd.replication.simulation.surroundings import Surroundings
 from tests.simulation.checker import ClusterChecker
 from tests.simulation.clients import Consumers
@@ -206,6 +206,7 @@ class Cluster(Surroundings):
         if going and chance.random() < 0.6:
             self._lose(chance.choice(going))
         self._adopt_by_themselves()
+        self._open_fences()
         for _ in range(100):
             self.adopt_all()
             self.live_quietly(1.0)
@@ -235,6 +236,24 @@ class Cluster(Surroundings):
             raise Violation(
                 "alive", f"nobody has adopted {life[:4]} of {self.leader_of[life].name}, and somebody could"
             )
+
+    def _open_fences(self) -> None:
+        """An operator starts leaders without it that wait for a follower that is gone."""
+        there = {follower.name for follower in self.followers}
+        if any(leader.is_fenced for leader in self.leaders):
+            self.live_quietly(2 * SILENCE)  # all are asked by then
+        for leader in self.leaders:
+            if not leader.is_fenced:
+                continue
+            if there.issuperset(leader.followers) or not self.is_known_to_be_adopted(leader):
+                raise Violation("alive", f"{leader.name} is fenced, and nothing is cut off from it")
+            self.tell(f"{leader.name} is started again with --fence=off")
+            leader.unfenced = leader.stopping = True
+
+    def is_known_to_be_adopted(self, leader: NodeLeader) -> bool:
+        """So many registries have known a stand-in of it that the others are not more than half."""
+        told = sum(leader.life in registry.adopted for registry in self.registries)
+        return 2 * told >= len(self.registries)
 
     def _is_whole(self) -> bool:
         there = {follower.name for follower in self.followers}

@@ -78,8 +78,9 @@ class Rounds:
 
 @attrs.define(eq=False)
 class NodeLeader(LeaderMachine):
-    """`fencing`: with `--fence=on`."""
+    """`fencing`: with `--fence=on`. `unfenced`: an operator has started it without."""
 
+    unfenced: bool = False
     peers: Peers | None = None
     fencing: Fencing | None = None
     _announced: list[str] = attrs.field(factory=list)
@@ -100,7 +101,7 @@ class NodeLeader(LeaderMachine):
         cluster = self.cluster
         assert isinstance(daemon, NodeDaemon)
         self._announced = []
-        if cluster.fence:
+        if cluster.fence and not self.unfenced:
             daemon.rounds = Rounds(daemon)
             fence = Fence(cluster.adopt_after / 2, len(cluster.registry_names))
             self.fencing = Fencing(daemon.broker, daemon.rounds, fence)  # type: ignore[arg-type]
@@ -124,6 +125,10 @@ class NodeLeader(LeaderMachine):
             cluster.adopt_after,
             self.fencing.heard_registry if self.fencing is not None else None,
         )
+
+    @property
+    def is_fenced(self) -> bool:
+        return self.daemon is not None and self.daemon.broker.context.refusal_for("fence") is not None
 
     def heard_follower(self, link: Link, beat: int) -> None:
         if self.fencing is not None:

@@ -1,6 +1,7 @@
 """A ring of five nsqds that are adopted by themselves, with three registries as witnesses, and no operator.
 
-A run prints its seed; NSQ_TEST_SEED repeats its choices. The long run lasts NSQ_SOAK_MINUTES, 120 if that is not set.
+A run prints its seed; NSQ_TEST_SEED repeats its choices. Most run with --soak only; the long one lasts
+NSQ_SOAK_MINUTES, 120 if that is not set.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def test_a_machine_is_gone_and_nobody_is_woken(
 @pytest.mark.parametrize(
     ("fence", "ways"),
     [
-        ("off", "both"),
         ("on", "both"),
+        pytest.param("off", "both", marks=pytest.mark.soak),
         *(
             pytest.param(fence, way, marks=pytest.mark.soak)
             for fence in ("off", "on")
@@ -125,6 +126,7 @@ def test_a_leader_that_is_cut_off(cluster: HostCluster, producer: Host, fence: s
     assert sorted(came) == sorted(b"%d" % number for number in range(100))
 
 
+@pytest.mark.soak
 def test_half_of_the_nodes_are_gone_at_once(cluster: HostCluster) -> None:
     """That is the network, or a roll-out: nothing is adopted, and it is said why."""
     for victim in cluster.nsqds[1:4]:
@@ -144,6 +146,7 @@ def test_half_of_the_nodes_are_gone_at_once(cluster: HostCluster) -> None:
     assert adoptions(cluster) == 0
 
 
+@pytest.mark.soak
 def test_r15_all_registries_are_killed_and_wiped(
     cluster: HostCluster, producer: Host, traffic: Traffic
 ) -> None:
@@ -171,6 +174,7 @@ def test_r15_all_registries_are_killed_and_wiped(
     assert adoptions(cluster) == 0
 
 
+@pytest.mark.soak
 def test_a_leader_that_is_stopped_for_long(cluster: HostCluster, producer: Host) -> None:
     """SIGSTOP, until it was adopted: then it gives up what its stand-in has."""
     leader = cluster.nsqds[2]
@@ -192,6 +196,7 @@ def test_a_leader_that_is_stopped_for_long(cluster: HostCluster, producer: Host)
     assert sorted(came) == sorted(b"%d" % number for number in range(50))
 
 
+@pytest.mark.soak
 def test_r16_a_rolling_restart_adopts_nothing(cluster: HostCluster, traffic: Traffic) -> None:
     """One after the other, each away for longer than a silent one may be."""
     for nsqd in cluster.nsqds:
@@ -205,6 +210,7 @@ def test_r16_a_rolling_restart_adopts_nothing(cluster: HostCluster, traffic: Tra
     assert adoptions(cluster) == 0
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("registry_restarts", [False, True])
 def test_links_that_flap(
     cluster: HostCluster, traffic: Traffic, chance: random.Random, registry_restarts: bool

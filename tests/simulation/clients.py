@@ -51,10 +51,13 @@ class Consumers:
 
         def connect() -> None:
             daemon.now = self.cluster.now
+            connected = len(daemon.clients)
             for channel in channels:
                 if (topic, channel) not in daemon.clients:
                     daemon.clients[topic, channel] = daemon.subscribe(
                         channel, topic=topic, rdy=self.cluster.window, timeout=MESSAGE_TIMEOUT
                     )
+            if len(daemon.clients) > connected:
+                daemon.round()  # what they have got already is seen
 
         node.do(connect)

@@ -179,6 +179,11 @@ class Cluster(Surroundings):
             for way in ((one, other), (other, one))
         ) and all(node.runs and node.stopped_until < before for node in (self.node(one), self.node(other)))
 
+    def adopt(self, follower: FollowerMachine, life: str, *, force: bool) -> None:
+        if follower.name not in self.adopted.get(life, {}):
+            self.by_itself.discard((follower.name, life))  # from now on it is the operator's
+        super().adopt(follower, life, force=force)
+
     def adopts(self, life: str, follower: FollowerMachine) -> None:
         assert isinstance(follower, NodeFollower)
         if (follower.name, life) in self.by_itself:

@@ -54,6 +54,7 @@ class NodeDaemon(Daemon):
     def round(self) -> None:
         self.begin()
         super().round()
+        self._look()  # at once: the process may be stopped before its next turn
 
     @property
     def life(self) -> str:

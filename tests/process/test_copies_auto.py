@@ -77,6 +77,7 @@ def publish(node: Daemon, count: int) -> None:
             client.pub("orders", b"order %d" % number)
 
 
+@pytest.mark.soak
 def test_each_node_has_a_follower_and_gets_another_one_for_one_that_is_gone(tmp_path: Path) -> None:
     with running(tmp_path, 3, f"--replace-after={patience(3):.0f}s") as nodes:
         leader, life = nodes[0], life_of(nodes[0])

@@ -8,7 +8,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= run/nsqd1
-PYTEST ?= -n auto --dist loadgroup
+# Many tests wait: for processes, for time-outs. So one more at a time than there are cores.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+PYTEST ?= -n $(WORKERS) --dist loadgroup
 PROGRESS := --progress -rfE -o console_output_style=classic
 FAST := not (process or foreign or network or deploy or browser or heavy)
 PREFIX ?= /usr/local

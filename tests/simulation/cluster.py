@@ -169,6 +169,9 @@ class Cluster(Surroundings):
     def wipe(self, node: Node) -> None:
         node.wipe()
         self.checker.wiped_follower(node.following)
+        # What it has adopted is gone with the disk; a copy that it gets later is another one.
+        for adopted in self.adopted.values():
+            adopted.pop(node.following.name, None)
 
     def is_calm(self, one: str, other: str, seconds: float) -> bool:
         """Whether nothing has disturbed these nodes, and what is between them, for so long."""

@@ -192,6 +192,9 @@ class Cluster(Surroundings):
         if (follower.name, life) in self.by_itself:
             self.checker.adopts(follower, life)
 
+    def place_of(self, follower: str, life: str) -> str:
+        return self.node(follower).following.place(life)  # also of one that is gone for good by now
+
     @property
     def gone(self) -> dict[str, str]:
         return {life: why for node in self.nodes for life, why in node.leading.gone.items()}

@@ -126,7 +126,11 @@ class ClusterChecker(Checker):
         link = next((each for each in leader.links if each.follower == other.name), None)
         if link is None or link.end is None or now - link.end.heard_at > 3.0 or now - state.beat_at > 3.0:
             return False
-        return other is follower or cluster.is_calm(follower.name, other.name, ANSWERS)
+        if other is follower:
+            return True
+        # One that was connected after the question is no fault: asking and sealing are two steps.
+        was_asked = other.connected_at[life] < follower.asked_at[life]
+        return was_asked and cluster.is_calm(follower.name, other.name, ANSWERS)
 
     def adopted(self, life: str, daemon: Daemon) -> None:
         super().adopted(life, daemon)

@@ -75,6 +75,10 @@ class FollowerMachine(Machine):
     node_id: int = 0
     identity: bytes = bytes(16)
     """The life of this nsqd."""
+    connected_at: dict[str, float] = attrs.field(factory=dict)
+    """When its leader was connected last, by life."""
+    asked_at: dict[str, float] = attrs.field(factory=dict)
+    """When other followers were asked last, by life."""
     _sessions: dict[str, Process[None]] = attrs.field(factory=dict)
 
     def place(self, life: str) -> str:
@@ -164,6 +168,7 @@ class FollowerMachine(Machine):
         self._end_session(life)
         _check_start(hello, state.note)
         state.connected = True
+        self.connected_at[life] = self.world.now
         state.note = attrs.evolve(
             state.note,
             name=hello.name,
@@ -301,6 +306,7 @@ class FollowerMachine(Machine):
 
     def ask_others(self, note: CopyNote) -> Process[list[tuple[Found, Owned]]]:
         """What other followers say of this life."""
+        self.asked_at[note.life] = self.world.now
         answers: list[tuple[Found, Owned]] = []
         for name in note.others:
             with contextlib.suppress(Lost, WireError):

@@ -90,6 +90,11 @@ class Settings:
     dead_topic: str | None = None
     retain: Retain | None = attrs.field(default=None, converter=_retain_of)
 
+    @property
+    def is_limiting(self) -> bool:
+        """Whether what waits is limited, or a channel without a consumer."""
+        return (self.max_depth, self.max_bytes, self.max_age, self.idle_ttl) != (None, None, None, None)
+
 
 NOTHING_SET: Final = Settings()
 

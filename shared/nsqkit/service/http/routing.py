@@ -28,6 +28,7 @@ from nsqkit.service.http.message import (
     HTML,
     JSON,
     AccessLog,
+    BatchHandler,
     BodyLimit,
     Exchange,
     Handler,
@@ -109,9 +110,11 @@ class Router:
         *,
         body_limit: BodyLimit = None,
         too_big: Response | Handler = BODY_TOO_BIG,
+        batch: BatchHandler | None = None,
         quiet: bool = False,
     ) -> None:
-        """Register a handler, and what answers a body over the limit; a `quiet` one is not in the access log.
+        """Register a handler, what answers several requests at once, if anything does, and what answers a body over the
+        limit; a `quiet` one is not in the access log.
 
         Raises ValueError when the method and path have a handler already, or are unknown to the guard.
         """
@@ -119,6 +122,7 @@ class Router:
             handler=handler,
             body_limit=body_limit,
             too_big=_always(too_big) if isinstance(too_big, Response) else too_big,
+            batch=batch,
             access_log=None if quiet else self.access_log,
         )
         self._add_route(method, path, route)

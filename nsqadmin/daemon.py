@@ -24,6 +24,7 @@ from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
+from nsqkit.certificates import warn_if_readable_by_all
 from nsqkit.file_watch import FileWatch
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
@@ -66,6 +67,7 @@ class Daemon:
         failure: OSError | None = None
         # Signals first: a supervisor may stop it as soon as it has logged that it listens.
         handled = [*STOP_SIGNALS, *([signal.SIGHUP] if self._upstream.tls.files else [])]
+        warn_if_readable_by_all(self.options.http_client_tls_key, self.options.access_token_file)
         with trio.open_signal_receiver(*handled) as signals:
             listeners = await self._listen()
             try:

@@ -52,7 +52,7 @@ from nsqd.stats.statsd import Statsd
 from nsqkit.access import NOTHING, Access, ScopeError, TokenFileError
 from nsqkit.access.own_token import OwnToken
 from nsqkit.access.watch import TokenWatch
-from nsqkit.certificates import TlsFiles
+from nsqkit.certificates import TlsFiles, warn_if_readable_by_all
 from nsqkit.file_watch import FileWatch
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
@@ -168,9 +168,7 @@ class Daemon:
             cert_file=cert_file,
             key_file=key_file,
         )
-        return TlsFiles(
-            name, [root_ca_file, cert_file, key_file], make, cert_file=cert_file, key_file=key_file
-        )
+        return TlsFiles(name, [root_ca_file, cert_file, key_file], make, cert_file=cert_file)
 
     @property
     def tls_files(self) -> list[TlsFiles]:
@@ -198,6 +196,15 @@ class Daemon:
         listeners = http if options.auth_http_addresses else [*tcp, *http]
         if warning := self.access.open_to_all(exposed_addresses(listeners)):
             log.warning("ACCESS: %s", warning)
+
+    def _warn_of_exposed_secrets(self) -> None:
+        options = self.options
+        warn_if_readable_by_all(
+            options.tls_key,
+            options.lookupd_tls_key,
+            options.access_token_file,
+            options.replication_secret_file,
+        )
 
     def _prepare_storage(self) -> None:
         try:
@@ -343,6 +350,7 @@ class Daemon:
             signal.signal(number, signal.SIG_IGN)
         with trio.open_signal_receiver(*handled) as signals, self._scope:
             self._load_access()
+            self._warn_of_exposed_secrets()
             tcp = await _listen(self.options.tcp_address)
             http = await _listen(self.options.http_address) if self.options.http_address else []
             https = await self._listen_with_tls()

@@ -407,7 +407,7 @@ class NsqdOptions(DaemonOptions):
         TlsRequired.NO, help="Refuse clients without TLS, over TCP and HTTP. tcp-https: allow plain HTTP."
     )
     tls_min_version: TlsVersion = option(
-        TlsVersion.TLS1_0,
+        TlsVersion.TLS1_2,
         help="Oldest version to accept: tls1.0, tls1.1, tls1.2 or tls1.3. Below tls1.2 weak signatures are "
         "accepted, too.",
     )
@@ -444,6 +444,11 @@ class NsqdOptions(DaemonOptions):
     access_token_file: FilePath = option(
         "",
         help="File with the token that this nsqd sends to its nsqlookupds. It needs the scope operate there.",
+    )
+    debug_endpoints: str = option(
+        "on",
+        choices=("on", "off"),
+        help="Whether profiles and the like can be asked for. off: nothing below /debug is there.",
     )
     http_allowed_hosts: list[str] = option(
         flag="http-allowed-hosts",

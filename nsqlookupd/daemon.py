@@ -19,7 +19,7 @@ import trio
 
 from nsqkit.access import Access, ScopeError, TokenFileError
 from nsqkit.access.watch import TokenWatch
-from nsqkit.certificates import TlsFiles
+from nsqkit.certificates import TlsFiles, warn_if_readable_by_all
 from nsqkit.file_watch import FileWatch
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND, TlsRequired
@@ -90,6 +90,7 @@ class Daemon:
             async with contextlib.AsyncExitStack() as stack:
                 self._load_access()
                 self._load_certificates()
+                warn_if_readable_by_all(options.tls_key)
                 tcp = await _listen(options.tcp_address, stack)
                 http = await _listen(options.http_address, stack) if options.http_address else []
                 has_https = self.tls is not None and options.https_address
@@ -164,6 +165,7 @@ class Daemon:
             witness=self.witness,
             guard=guard,
             tls_files=[self.tls] if self.tls is not None else [],
+            debug=self.options.debug_endpoints == "on",
         )
         plain_server = server
         if self.options.tls_required is TlsRequired.YES:

@@ -144,6 +144,11 @@ class LookupdOptions(DaemonOptions):
         help="A certificate signed by an authority of --tls-root-ca-file lets an nsqd register, as a token with "
         "operate does. It counts on the TCP port only.",
     )
+    debug_endpoints: str = option(
+        "on",
+        choices=("on", "off"),
+        help="Whether profiles and the like can be asked for. off: nothing below /debug is there.",
+    )
     http_allowed_hosts: list[str] = option(
         flag="http-allowed-hosts",
         placeholder="NAME",

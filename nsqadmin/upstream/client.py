@@ -206,6 +206,4 @@ def _tls_files(options: AdminOptions) -> TlsFiles:
         key_file=key_file,
         verify=not options.http_client_tls_insecure_skip_verify,
     )
-    return TlsFiles(
-        "TLS to daemons", [root_ca_file, cert_file, key_file], make, cert_file=cert_file, key_file=key_file
-    )
+    return TlsFiles("TLS to daemons", [root_ca_file, cert_file, key_file], make, cert_file=cert_file)

@@ -112,7 +112,8 @@ def make_router(daemon: HttpBackend) -> Router:
         body_limit=options.max_msg_size,
         too_big=error(413, "INVALID_VALUE"),
     )
-    Debug().add_to(router)
+    if options.debug_endpoints == "on":
+        Debug().add_to(router)
     return router
 
 

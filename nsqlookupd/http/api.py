@@ -57,9 +57,10 @@ def make_server(
     witness: Witness | None = None,
     guard: Guard | None = None,
     tls_files: Collection[TlsFiles] = (),
+    debug: bool = True,
 ) -> HttpServer:
     """The server of this registry's API. `clock`: the registry's; `traffic`, `witness`: shared with the connections;
-    `guard`: refuses requests; `tls_files`: whose certificates `/metrics` shows.
+    `guard`: refuses requests; `tls_files`: whose certificates `/metrics` shows; `debug`: with what is below /debug.
     """
     limits = limits or Limits()
     watches = watches or Watches(registry, limits.connections // 2)
@@ -71,6 +72,7 @@ def make_server(
         witness or Witness(),
         guard or Guard(ROUTES),
         tls_files,
+        debug=debug,
     )
     return HttpServer(router, limits)
 
@@ -83,6 +85,8 @@ def make_router(
     witness: Witness,
     guard: Guard,
     tls_files: Collection[TlsFiles] = (),
+    *,
+    debug: bool = True,
 ) -> Router:
     """The routes of this registry's API."""
     leave_line = access_log(_log)
@@ -100,11 +104,12 @@ def make_router(
     router.add("GET", "/lookup", api.lookup)
     router.add("GET", "/nodes", api.nodes)
     router.add("GET", "/replicas", api.replicas)
-    router.add("GET", "/debug", api.debug)
     router.add("GET", "/metrics", Metrics(registry, clock, traffic, witness, tls_files).get)
     for path, handler in Admin(registry, clock, witness).routes():
         router.add("POST", path, handler)
-    Profiling().add_to(router, index="/debug/pprof")
+    if debug:
+        router.add("GET", "/debug", api.debug)
+        Profiling().add_to(router, index="/debug/pprof")
     return router
 
 

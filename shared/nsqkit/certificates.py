@@ -54,7 +54,6 @@ class TlsFiles:
     """Raises `TlsConfigError`. May run in a thread."""
     cert_file: str = ""
     """The certificate that is shown to the other side; empty: none."""
-    key_file: str = ""
     expires: float | None = attrs.field(default=None, init=False)
     """When the certificate is not valid any more, in seconds since 1970; None: there is none."""
     _context: ssl.SSLContext | None = attrs.field(default=None, init=False)
@@ -100,7 +99,6 @@ class TlsFiles:
         self._seen, self._wrong, self._context, self.expires = versions, None, context, expires
         if expires is not None and expires < time.time():
             _log.error("%s: the certificate %s has expired", self.name, self.cert_file)
-        warn_if_readable_by_all(self.key_file)
 
     def _replace(self, versions: _Versions, context: ssl.SSLContext, expires: float | None) -> bool:
         until = f", valid for {(expires - time.time()) / _DAY_S:.1f} days" if expires is not None else ""
@@ -124,20 +122,16 @@ def expiry(pem: str) -> float:
     return _not_after(ssl.PEM_cert_to_DER_cert(pem[begin:end]))
 
 
-def warn_if_readable_by_all(path: str) -> None:
-    """Log it if every user of the machine can read a file that is a secret. An empty name is no file."""
-    if not path:
-        return
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return  # the error of who reads it says more
-    if mode & stat.S_IROTH:
-        _log.warning(
-            "%s: every user of this machine can read it; a secret should be so for nsq only (chmod o= %s)",
-            path,
-            path,
-        )
+def warn_if_readable_by_all(*secrets: str) -> None:
+    """Log which of these files every user of the machine can read. An empty name is no file."""
+    for path in filter(None, dict.fromkeys(secrets)):
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            continue  # the error of who reads it says more
+        if not mode & stat.S_IROTH:
+            continue
+        _log.warning("SECRETS: %s: every user of this machine may read it (chmod o= takes that away)", path)
 
 
 def _expiry_in(path: str) -> float | None:

@@ -50,6 +50,7 @@ TABLE: list[tuple[str, str, Kind, Any]] = [
     ("tokens-file", "tokens_file", STRING, ""),
     ("anonymous", "anonymous", STRING, "publish,consume,read,operate,admin"),
     ("register-by-certificate", "register_by_certificate", BOOL, False),
+    ("debug-endpoints", "debug_endpoints", STRING, "on"),
     ("http-allowed-hosts", "http_allowed_hosts", STRINGS, []),
 ]
 

@@ -112,7 +112,7 @@ def server_files(
         root_ca_file=root_ca_file,
         min_version=min_version,
     )
-    files = TlsFiles(name, [cert_file, key_file, root_ca_file], make, cert_file=cert_file, key_file=key_file)
+    files = TlsFiles(name, [cert_file, key_file, root_ca_file], make, cert_file=cert_file)
     files.load()
     return files
 

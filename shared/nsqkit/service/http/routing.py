@@ -26,6 +26,7 @@ from nsqkit.service.http.guard import Guard
 from nsqkit.service.http.message import (
     BODY_TOO_BIG,
     HTML,
+    JSON,
     AccessLog,
     BatchHandler,
     BodyLimit,
@@ -227,6 +228,12 @@ class Only:
     ) -> tuple[Route, dict[str, str]]:
         """The one route."""
         return self._route, {}
+
+
+def only_over_tls(https_port: int) -> Only:
+    """The application of a plain port where TLS is required: it says where, 0 for nowhere."""
+    # With the original's spaces, as clients compare the text.
+    return Only(Response(403, b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(https_port, 0), JSON))
 
 
 def _always(response: Response) -> Handler:

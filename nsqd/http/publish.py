@@ -14,7 +14,7 @@ import re
 import struct
 from collections.abc import Awaitable, Mapping, Sequence
 
-from nsqd.broker import Broker, Refused, Topic
+from nsqd.broker import Broker, LimitReached, Refused, Topic
 from nsqd.http.context import HttpBackend, round_of, when_synced
 from nsqd.http.params import valid_topic
 from nsqkit.logging import get_logger
@@ -31,6 +31,9 @@ _EXITING = error(503, "EXITING")
 _BODY_TOO_BIG = error(413, "BODY_TOO_BIG")
 
 _MODES = {"false": False, "0": False, "true": True, "1": True}
+_Published = tuple[Topic, int]
+"""To which topic, with which commit."""
+
 _INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})")  # longer numbers do not fit into 64 bits
 _NS_PER_MS = 1_000_000
 _SIZE = struct.Struct(">i")
@@ -62,7 +65,7 @@ class Publishing:
             published = [_publish_plain(broker, request) for request in requests]
             broker.commit()
             # The end of the round forgets what has failed.
-            return [each and (_EXITING if each[1] in each[0].failed else _OK) for each in published]
+            return [_outcome(each) if isinstance(each, tuple) else each for each in published]
 
     def mpub(self, request: Request) -> Response | Awaitable[Response]:
         """Messages in lines, or as a batch in binary."""
@@ -89,8 +92,8 @@ class Publishing:
     ) -> Response | Awaitable[Response]:
         try:
             ticket = self._daemon.publish(topic, bodies, delay_ns)
-        except Refused:  # the broker has logged why
-            return _EXITING
+        except Refused as reason:
+            return _refused(reason)
         return when_synced(self._daemon, ticket, _OK, _EXITING) if ticket else _OK
 
     def _pub_deferred(self, topic: str, body: bytes, defer: str) -> Response | Awaitable[Response]:
@@ -122,10 +125,15 @@ class Publishing:
         return _MODES.get(value, True)
 
 
-def _publish_plain(broker: Broker, request: Request) -> tuple[Topic, int] | None:
-    """Publish a message whose query has no more than a topic, as nearly all do: topic and number of the commit.
+def _refused(reason: Refused) -> Response:
+    """The broker has logged why, but for a limit."""
+    return error(503, f"LIMIT_REACHED: {reason}") if isinstance(reason, LimitReached) else _EXITING
 
-    None, and nothing is published, for any other, and for one that is refused.
+
+def _publish_plain(broker: Broker, request: Request) -> _Published | Response | None:
+    """Publish a message whose query has no more than a topic, as nearly all do. Or the response, if it is refused.
+
+    None, and nothing is published, for any other.
     """
     if not request.body or len(request.query_string) > CACHED_QUERY_BYTES:
         return None
@@ -135,8 +143,13 @@ def _publish_plain(broker: Broker, request: Request) -> tuple[Topic, int] | None
     try:
         topic = broker.topics.get(name) or broker.topic_to_publish(name)
         return topic, broker.publish_one(topic, request.body)
-    except Refused:
-        return None
+    except Refused as reason:
+        return _refused(reason)
+
+
+def _outcome(published: _Published) -> Response:
+    topic, commit_number = published
+    return _EXITING if commit_number in topic.failed else _OK
 
 
 @functools.lru_cache(maxsize=1024)

@@ -24,6 +24,8 @@ from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
+from nsqkit.certificates import warn_if_readable_by_all
+from nsqkit.file_watch import FileWatch
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.descriptors import http_share
@@ -54,6 +56,7 @@ class Daemon:
         self.console = make_console(options)
         self._upstream = self.console.queries.upstream
         self._notifier = Notifier(self._upstream)
+        self._certificates = FileWatch(self._upstream.tls)
 
     def stop(self) -> None:
         """Begin to stop; `run` returns soon afterwards."""
@@ -63,7 +66,9 @@ class Daemon:
         """Serve. Raises `StartError` if it cannot start, and `OSError` if a listener fails."""
         failure: OSError | None = None
         # Signals first: a supervisor may stop it as soon as it has logged that it listens.
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if self._upstream.tls.files else [])]
+        warn_if_readable_by_all(self.options.http_client_tls_key, self.options.access_token_file)
+        with trio.open_signal_receiver(*handled) as signals:
             listeners = await self._listen()
             try:
                 tune_garbage_collection()
@@ -90,6 +95,8 @@ class Daemon:
         stopping = self.console.stopping
         async with trio.open_nursery() as background:
             background.start_soon(self._watch, signals)
+            if self._upstream.tls.files:
+                background.start_soon(self._certificates.run)
             background.start_soon(self.console.poller.run)
             background.start_soon(self.console.consumers.run)
             background.start_soon(self.console.alarms.run)
@@ -121,6 +128,9 @@ class Daemon:
 
     async def _watch(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
+            if number == signal.SIGHUP:
+                self._certificates.hang_up()
+                continue
             log.info("%s: stopping", signal.Signals(number).name)
             self.stop()
 

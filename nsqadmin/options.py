@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -145,6 +144,11 @@ class AdminOptions(DaemonOptions):
     )
     http_client_tls_insecure_skip_verify: bool = option(
         False, help="Do not verify the certificates of nsqds and nsqlookupds. For tests."
+    )
+    http_client_tls_required: bool = option(
+        False,
+        help="Send nothing to nsqds and nsqlookupds without TLS. A plain address is asked for the HTTPS port only; "
+        "they need --tls-required.",
     )
     http_client_tls_root_ca_file: FilePath = option(
         "",
@@ -304,9 +308,9 @@ def _check_tls(options: AdminOptions) -> None:
         _check_readable(options, f"http_client_tls_{name}")
     if cert:
         try:
-            ssl.create_default_context().load_cert_chain(cert, key)
-        except (OSError, ssl.SSLError) as error:
-            reason = f"failed to load --http-client-tls-cert {cert!r}: {error}"
+            client_context(root_ca_file=cert, cert_file=cert, key_file=key)
+        except TlsConfigError as error:
+            reason = f"failed to load --http-client-tls-cert: {error}"
             raise refusal(options, "http_client_tls_cert", reason) from error
     if authority := options.http_client_tls_root_ca_file:
         try:

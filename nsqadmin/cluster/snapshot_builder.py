@@ -105,12 +105,13 @@ class SnapshotBuilder:
         updated: Sequence[NodeState],
         registered: Iterable[str],
         problems: Sequence[Problem],
+        certificates: Mapping[str, float],
         yielder: Yielder,
     ) -> ClusterSnapshot:
         """The snapshot of this time (unix seconds), with a row of the history.
 
         `updated` are the nodes whose response is not in an earlier snapshot, `registered` the topics that the
-        registries know.
+        registries know, `certificates` when those of the registries expire.
         """
         rates = await _sum_rates(nodes, yielder)
         await self._count_last_minute(updated, yielder)
@@ -123,7 +124,7 @@ class SnapshotBuilder:
             self.history.drop_row()
         else:
             await self.history.close_row(now, yielder)
-        return ClusterSnapshot(now, topics, by_address, totals, tuple(problems))
+        return ClusterSnapshot(now, topics, by_address, totals, tuple(problems), dict(certificates))
 
     async def _count_last_minute(self, updated: Sequence[NodeState], yielder: Yielder) -> None:
         counts: dict[ChannelKey, tuple[int, int]] = {}

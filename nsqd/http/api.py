@@ -35,12 +35,12 @@ from nsqkit.service.http import (
     Router,
     error,
     json_body,
+    only_over_tls,
     query,
     text,
 )
 from nsqkit.service.http.access import access_log
 from nsqkit.service.http.config import Config, read_addresses, read_log_level
-from nsqkit.service.http.message import JSON
 
 __all__ = ["make_plain_app", "make_router", "make_servers"]
 
@@ -62,7 +62,7 @@ def make_servers(daemon: HttpBackend) -> tuple[HttpServer, HttpServer]:
     router = make_router(daemon)
     budget = ByteBudget(daemon.options.max_buffered_bytes)
     share = ConnectionShare()
-    plain = HttpServer(make_plain_app(daemon, router), budget=budget, share=share)
+    plain = HttpServer(make_plain_app(daemon, router), budget=budget, share=share, batches=True)
     return plain, HttpServer(router, budget=budget, share=share)
 
 
@@ -89,6 +89,7 @@ def make_router(daemon: HttpBackend) -> Router:
         publishing.pub,
         body_limit=options.max_msg_size,
         too_big=error(413, "MSG_TOO_BIG"),
+        batch=publishing.pub_together,
         quiet=True,
     )
     router.add(
@@ -113,7 +114,8 @@ def make_router(daemon: HttpBackend) -> Router:
         body_limit=options.max_msg_size,
         too_big=error(413, "INVALID_VALUE"),
     )
-    Debug().add_to(router)
+    if options.debug_endpoints == "on":
+        Debug().add_to(router)
     return router
 
 
@@ -124,9 +126,7 @@ def make_plain_app(daemon: HttpBackend, router: Router) -> Router | Only:
     """
     if daemon.options.tls_required is not TlsRequired.YES:
         return router
-    # With the original's spaces, as clients compare the text.
-    body = b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(daemon.https_port, 0)
-    return Only(Response(403, body, JSON))
+    return only_over_tls(daemon.https_port)
 
 
 def _config(daemon: HttpBackend) -> Config:

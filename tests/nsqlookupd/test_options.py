@@ -16,9 +16,13 @@ from nsqkit.options import (
     LOG_LEVEL,
     STRING,
     STRINGS,
+    TLS_REQUIRED,
+    TLS_VERSION,
     Kind,
     LogLevel,
     OptionError,
+    TlsRequired,
+    TlsVersion,
     options_of,
 )
 from nsqlookupd.options import LookupdOptions, load, validate
@@ -33,11 +37,20 @@ TABLE: list[tuple[str, str, Kind, Any]] = [
     ("log-prefix", "log_prefix", STRING, "[nsqlookupd] "),
     ("tcp-address", "tcp_address", STRING, "0.0.0.0:4160"),
     ("http-address", "http_address", STRING, "0.0.0.0:4161"),
+    ("https-address", "https_address", STRING, "0.0.0.0:4162"),
     ("broadcast-address", "broadcast_address", STRING, os.uname().nodename),
     ("inactive-producer-timeout", "inactive_producer_timeout", DURATION, 300 * SECOND),
     ("tombstone-lifetime", "tombstone_lifetime", DURATION, 45 * SECOND),
+    ("tls-cert", "tls_cert", STRING, ""),
+    ("tls-key", "tls_key", STRING, ""),
+    ("tls-required", "tls_required", TLS_REQUIRED, TlsRequired.NO),
+    ("tls-min-version", "tls_min_version", TLS_VERSION, TlsVersion.TLS1_2),
+    ("tls-client-auth-policy", "tls_client_auth_policy", STRING, ""),
+    ("tls-root-ca-file", "tls_root_ca_file", STRING, ""),
     ("tokens-file", "tokens_file", STRING, ""),
     ("anonymous", "anonymous", STRING, "publish,consume,read,operate,admin"),
+    ("register-by-certificate", "register_by_certificate", BOOL, False),
+    ("debug-endpoints", "debug_endpoints", STRING, "on"),
     ("http-allowed-hosts", "http_allowed_hosts", STRINGS, []),
 ]
 
@@ -71,6 +84,22 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (
             {"anonymous": "all"},
             "--anonymous: 'all' is no scope: it must be publish:TOPIC, consume:TOPIC/CHANNEL, read",
+        ),
+        ({"tls_required": TlsRequired.YES}, "cannot require TLS client connections without TLS key and cert"),
+        ({"tls_client_auth_policy": "require"}, "cannot require TLS client connections"),
+        (
+            {"register_by_certificate": True, "tls_cert": "c", "tls_key": "k"},
+            "--register-by-certificate needs --tls-cert, --tls-key and --tls-root-ca-file",
+        ),
+        (
+            {
+                "register_by_certificate": True,
+                "tls_cert": "c",
+                "tls_key": "k",
+                "tls_root_ca_file": "r",
+                "tls_client_auth_policy": "require",
+            },
+            "--register-by-certificate needs --tls-client-auth-policy=require-verify, or none",
         ),
         ({"anonymous": "none"}, "--anonymous=none needs --tokens-file: nobody could do anything"),
     ],

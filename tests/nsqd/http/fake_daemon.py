@@ -24,6 +24,7 @@ from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.testing.faulty_storage import FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.access import Access
+from nsqkit.certificates import TlsFiles
 from nsqkit.logging import LogLevel
 from nsqkit.service.listeners import bound_address, open_listeners
 from tests.timing import patience
@@ -62,6 +63,7 @@ class FakeDaemon:
 
     topology: Topology | None = None
     access = Access()
+    tls_files: Collection[TlsFiles] = ()
 
     def __init__(self, **changes: Any) -> None:
         self.options = NsqdOptions(**{"broadcast_address": "b.example", **changes})
@@ -127,6 +129,10 @@ class FakeDaemon:
     @property
     def ticket(self) -> int:
         return self.broker.sync_ticket
+
+    @property
+    def safe_at_once(self) -> bool:
+        return not self.broker.options.sync_on_commit
 
     @property
     def safe(self) -> int:

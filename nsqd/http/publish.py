@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from nsqd.broker import Broker, Refused, Topic
 from nsqd.http.context import HttpBackend, round_of, when_synced
 from nsqd.http.params import valid_topic
+from nsqd.names import NameLimits, TooManyNames
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, query, text
 from nsqkit.service.http.message import CACHED_QUERY_BYTES, parse_query
@@ -59,7 +60,8 @@ class Publishing:
         if not self._daemon.safe_at_once:
             return [None] * len(requests)
         with round_of(self._daemon) as broker:
-            published = [_publish_plain(broker, request) for request in requests]
+            names = self._daemon.names
+            published = [_publish_plain(broker, names, request) for request in requests]
             broker.commit()
             # The end of the round forgets what has failed.
             return [each and (_EXITING if each[1] in each[0].failed else _OK) for each in published]
@@ -89,6 +91,8 @@ class Publishing:
     ) -> Response | Awaitable[Response]:
         try:
             ticket = self._daemon.publish(topic, bodies, delay_ns)
+        except TooManyNames as reason:
+            return error(503, _logged(topic, reason))
         except Refused:  # the broker has logged why
             return _EXITING
         return when_synced(self._daemon, ticket, _OK, _EXITING) if ticket else _OK
@@ -108,8 +112,11 @@ class Publishing:
         if name in self._daemon.broker.topics:
             return
         try:
+            self._daemon.names.allow_topic(name)
             with round_of(self._daemon) as broker:
                 broker.topic_to_publish(name)
+        except TooManyNames as reason:
+            raise HttpError(503, _logged(name, reason)) from reason
         except Refused as reason:
             _log.warning("HTTP: TOPIC(%s) cannot be created - %s", name, reason)
             raise HttpError(503, "EXITING") from reason
@@ -122,7 +129,13 @@ class Publishing:
         return _MODES.get(value, True)
 
 
-def _publish_plain(broker: Broker, request: Request) -> tuple[Topic, int] | None:
+def _logged(topic: str, reason: TooManyNames) -> str:
+    """The code of the error."""
+    _log.warning("HTTP: TOPIC(%s) cannot be created - %s", topic, reason)
+    return reason.code
+
+
+def _publish_plain(broker: Broker, names: NameLimits, request: Request) -> tuple[Topic, int] | None:
     """Publish a message whose query has no more than a topic, as nearly all do: topic and number of the commit.
 
     None, and nothing is published, for any other, and for one that is refused.
@@ -133,7 +146,10 @@ def _publish_plain(broker: Broker, request: Request) -> tuple[Topic, int] | None
     if name is None:
         return None
     try:
-        topic = broker.topics.get(name) or broker.topic_to_publish(name)
+        topic = broker.topics.get(name)
+        if topic is None:
+            names.allow_topic(name)
+            topic = broker.topic_to_publish(name)
         return topic, broker.publish_one(topic, request.body)
     except Refused:
         return None

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import attrs
 
 from nsqd.broker import Broker, Refused
+from nsqkit.logging import RateLimitedLogger, get_logger
 
 __all__ = ["Creator", "NameLimits", "TooManyNames"]
 
@@ -49,14 +50,17 @@ class NameLimits:
     _channels: int = attrs.field(default=0, init=False)
     """How many there are, or a few more: as counted, and with those that were allowed since."""
     _counted_at: float = attrs.field(default=-math.inf, init=False)
+    _refusals: RateLimitedLogger = attrs.field(
+        factory=lambda: RateLimitedLogger(get_logger("nsqd")), init=False
+    )
 
     def allow_topic(self, topic: str, creator: Creator | None = None) -> None:
         """Return if the topic exists or may be created, and `TooManyNames` otherwise."""
         if topic in self.broker.topics:
             return
         if self.max_topics and len(self.broker.topics) >= self.max_topics:
-            raise _too_many("TOPICS", f"there are {self.max_topics} topics (--max-topics)")
-        self._count_for(creator)
+            raise self._too_many("TOPICS", topic, f"there are {self.max_topics} topics (--max-topics)")
+        self._count_for(topic, creator)
 
     def allow_channel(self, topic: str, channel: str, creator: Creator | None = None) -> None:
         """The same for a channel, and before it for its topic."""
@@ -65,16 +69,18 @@ class NameLimits:
         if found is not None and channel in found.channels:
             return
         if self.max_channels and self._channel_count() >= self.max_channels:
-            raise _too_many("CHANNELS", f"there are {self.max_channels} channels (--max-channels)")
-        self._count_for(creator)
+            reason = f"there are {self.max_channels} channels (--max-channels)"
+            raise self._too_many("CHANNELS", f"{topic}/{channel}", reason)
+        self._count_for(f"{topic}/{channel}", creator)
         self._channels += 1
 
-    def _count_for(self, creator: Creator | None) -> None:
+    def _count_for(self, name: str, creator: Creator | None) -> None:
         if creator is None:
             return
         if self.max_per_connection and creator.created_names >= self.max_per_connection:
             limit = self.max_per_connection
-            raise _too_many("NAMES", f"this connection has created {limit} (--max-names-per-connection)")
+            reason = f"this connection has created {limit} (--max-names-per-connection)"
+            raise self._too_many("NAMES", name, reason)
         creator.created_names += 1
 
     def _channel_count(self) -> int:
@@ -84,6 +90,7 @@ class NameLimits:
             self._counted_at = self.broker.now
         return self._channels
 
-
-def _too_many(what: str, reason: str) -> TooManyNames:
-    return TooManyNames(f"too many {what.lower()}: {reason}", f"TOO_MANY_{what}")
+    def _too_many(self, what: str, name: str, reason: str) -> TooManyNames:
+        text = f"too many {what.lower()}: {reason}"
+        self._refusals.log(self.broker.now, "LIMITS: %s is not created: %s", name, text)
+        return TooManyNames(text, f"TOO_MANY_{what}")

@@ -12,6 +12,7 @@ from nsqd.access import ROUTES
 from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
+from nsqd.http.limits import Limits
 from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
 from nsqd.names import TooManyNames
@@ -105,6 +106,7 @@ def make_router(daemon: HttpBackend) -> Router:
         router.add("POST", path, _within_limits(daemon, path, handler))
     for method, path, handler in Peeking(daemon).routes():
         router.add(method, path, handler)
+    Limits(daemon).add_to(router)
     config = _config(daemon)
     router.add("GET", "/config/:opt", config.get)
     router.add(
@@ -134,7 +136,6 @@ def _within_limits(daemon: HttpBackend, path: str, handler: Handler) -> Handler:
             else:
                 daemon.names.allow_topic(topic)
         except TooManyNames as reason:
-            _log.warning("HTTP: %s of %s refused - %s", path, request.remote, reason)
             return error(503, reason.code)
         return handler(request)
 

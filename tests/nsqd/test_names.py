@@ -61,6 +61,16 @@ def test_a_connection_that_makes_up_names_ends_before_others_are_restricted() ->
     assert other.send(pub(b"x", "t-3")).answers() == [OK]
 
 
+def test_a_loop_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    daemon = machine(max_topics=1)
+    daemon.broker.topic("t")
+    for number in range(100):
+        with pytest.raises(TooManyNames):
+            daemon.context.names.allow_topic(f"made-up-{number}")
+    [line] = caplog.messages
+    assert line == f"LIMITS: made-up-0 is not created: {OF_ALL}"
+
+
 def test_what_is_deleted_makes_room() -> None:
     daemon = machine(max_topics=1, max_channels=1)
     names = daemon.context.names

@@ -104,6 +104,12 @@ class AdminOptions(DaemonOptions):
     http_address: Address = option(
         "0.0.0.0:4171", help="Address of the console: host:port, or the path of a unix socket."
     )
+    tls_cert: FilePath = option(
+        "",
+        help="Certificate file (PEM) of the console, including the chain. With --tls-key the console is served over "
+        "HTTPS, and only so. Both files are read again when they change.",
+    )
+    tls_key: FilePath = option("", help="Private key file (PEM) of the certificate, not encrypted.")
     base_path: str = option("/", placeholder="PATH", help="URL path under which all pages are.")
     dev_static_dir: FilePath = option(
         "", help="Directory to serve /static from instead of the built-in files, for development."

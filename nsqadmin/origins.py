@@ -70,7 +70,7 @@ class Origins:
         host = request.header(b"host")
         if host is None or not (self.options.allowed_hosts or self._loopback_ports):
             return
-        name, port = name_and_port(host, 80)
+        name, port = name_and_port(host, 443 if request.secure else 80)
         if self._hosts.has(name, port):
             return
         if self.options.allowed_hosts or port in self._loopback_ports:

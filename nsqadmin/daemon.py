@@ -15,6 +15,8 @@ import trio
 from nsqadmin.actions import Actions
 from nsqadmin.alarms.watch import AlarmWatch
 from nsqadmin.alarms.webhook import AlarmWebhook
+from nsqadmin.auth.authentication import Authentication
+from nsqadmin.auth.users import UserFileError
 from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.poller import ClusterPoller
@@ -53,7 +55,10 @@ class Daemon:
         self.options = options
         self.http_port = -1
         """The port that is bound; -1 for a unix socket, and before `run`."""
-        self.console = make_console(options)
+        try:
+            self.console = make_console(options)
+        except UserFileError as error:
+            raise StartError(f"--users-file: {error}") from error
         self._upstream = self.console.queries.upstream
         self._notifier = Notifier(self._upstream)
         self._certificates = FileWatch(self._upstream.tls)
@@ -66,7 +71,8 @@ class Daemon:
         """Serve. Raises `StartError` if it cannot start, and `OSError` if a listener fails."""
         failure: OSError | None = None
         # Signals first: a supervisor may stop it as soon as it has logged that it listens.
-        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if self._upstream.tls.files else [])]
+        has_files = self._upstream.tls.files or self.options.users_file
+        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if has_files else [])]
         warn_if_readable_by_all(self.options.http_client_tls_key, self.options.access_token_file)
         with trio.open_signal_receiver(*handled) as signals:
             listeners = await self._listen()
@@ -104,6 +110,7 @@ class Daemon:
                 webhook = AlarmWebhook(url, self.console.alarms, self._upstream, self.console.base_path)
                 background.start_soon(webhook.run)
             background.start_soon(self._notifier.run)
+            background.start_soon(self.console.authentication.run)
             # Two nurseries: requests that are being finished still need the tasks in the background.
             async with trio.open_nursery() as serving:
                 await serving.start(server.run, listeners)
@@ -130,13 +137,14 @@ class Daemon:
         async for number in signals:
             if number == signal.SIGHUP:
                 self._certificates.hang_up()
+                self.console.authentication.hang_up()
                 continue
             log.info("%s: stopping", signal.Signals(number).name)
             self.stop()
 
 
 def make_console(options: AdminOptions) -> Console:
-    """The console for these options, which are valid. Sends no requests yet."""
+    """The console for these options, which are valid. Sends no requests yet. `UserFileError`."""
     upstream = Upstream(options)
     history = History(options.poll_interval / SECOND, options.history_bytes)
     queries = ClusterQueries(options, upstream)
@@ -149,6 +157,7 @@ def make_console(options: AdminOptions) -> Console:
         queries=queries,
         actions=Actions(queries),
         alarms=AlarmWatch(poller),
+        authentication=Authentication.of_options(options),
     )
 
 

@@ -37,6 +37,7 @@ from nsqd.lookup.known_channels import KnownChannels
 from nsqd.lookup.known_nodes import KnownNodes
 from nsqd.lookup.peer import PING_INTERVAL, PINGS_TO_ADOPTION, PeerOptions
 from nsqd.lookup.protocol import encode_identify
+from nsqd.names import NameLimits
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats, client_stats
 from nsqd.protocol_v2.connections import Connections
@@ -245,8 +246,12 @@ class Daemon:
             options, HttpClient(_http_options(options, self._tls_to_auth_servers)), self.access
         )
         self.auth_queries = AuthQueries(authorizer, self.rounds)
+        self.names = NameLimits(
+            self.broker, options.max_topics, options.max_channels, options.max_names_per_connection
+        )
         self.context = Context(
             broker=self.broker,
+            names=self.names,
             version=VERSION,
             enlist=self.rounds.answering.append,
             refresh_clock=self.rounds.begin,
@@ -267,7 +272,9 @@ class Daemon:
             snappy=options.snappy,
             deflate=options.deflate,
         )
-        self.connections = Connections(self.context, self.rounds, self._max_connections)
+        self.connections = Connections(
+            self.context, self.rounds, self._max_connections, options.max_connections_per_address
+        )
         self.token_watch.on_change = lambda: self.connections.end_revoked(self.access.is_valid)
         self.drain = Drain(
             self.broker,
@@ -462,11 +469,8 @@ class Daemon:
 
     def _accept(self, stream: trio.SocketStream) -> None:
         remote = remote_address(stream)
-        if not self.connections.make_room(remote):
-            log.warning(
-                "TCP: connection refused: %d connections, the most that the descriptor limit allows",
-                self._max_connections,
-            )
+        if refusal := self.connections.refusal(remote):
+            log.warning("TCP: client(%s) refused: %s", remote, refusal)
             stream.socket.close()
             return
         sock = socket.socket(fileno=stream.socket.detach())
@@ -599,6 +603,7 @@ class Daemon:
         """Publish and commit; see `HttpBackend.publish`."""
         self.rounds.begin()
         try:
+            self.names.allow_topic(topic_name)
             topic = self.broker.topic_to_publish(topic_name)
             commit_number = self.broker.publish(topic, bodies, delay_ns or 0)
             self.broker.commit()

@@ -365,6 +365,28 @@ class NsqdOptions(DaemonOptions):
         minimum=0,
         help="Highest RDY count, that is, number of messages that a consumer can have in flight.",
     )
+    max_topics: int = option(
+        100_000,
+        minimum=0,
+        help="Topics that clients can have created. Those that exist are served. 0: no limit.",
+    )
+    max_channels: int = option(
+        200_000,
+        minimum=0,
+        help="Channels that clients can have created, of all topics together. 0: no limit.",
+    )
+    max_names_per_connection: int = option(
+        10_000,
+        minimum=0,
+        help="Topics and channels that one TCP connection can create: a loop that makes up names ends here. 0: no "
+        "limit.",
+    )
+    max_connections_per_address: int = option(
+        20_000,
+        minimum=0,
+        help="TCP connections of one address, of IPv6 of one network of 64 bits. Unix sockets are not limited. 0: no "
+        "limit.",
+    )
     max_channel_consumers: int = option(
         0, minimum=0, help="Maximum number of consumers of one channel. 0: no limit."
     )

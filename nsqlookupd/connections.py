@@ -21,7 +21,8 @@ of them is closed for the new client (`_victim`):
    every 15 s;
 3. else, if one address has more than a quarter of all and more than the new client's, the newest of that address.
 
-Otherwise the new client is refused.
+Otherwise the new client is refused. At the limit of one address, the oldest of this address that has not identified
+itself gives way, or else the new client is refused.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import contextlib
 import math
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -82,10 +84,15 @@ class Connections:
     """All connections of a daemon. Without `tls` all of them are plain."""
 
     def __init__(
-        self, context: Context, max_connections: int = MAX_CONNECTIONS, tls: Tls | None = None
+        self,
+        context: Context,
+        max_connections: int = MAX_CONNECTIONS,
+        tls: Tls | None = None,
+        max_per_address: int = 0,
     ) -> None:
         self._context = context
         self._tls = tls
+        self._max_per_address = max_per_address or sys.maxsize
         self._max_connections = max_connections
         # All of these have the oldest first, and none that is being closed for others.
         self._open: Shares[_Connection] = Shares()
@@ -104,8 +111,8 @@ class Connections:
         traffic.connections_total += 1
         connection = _Connection(stream, self._context, remote, self._was_heard, self._tls)
         try:
-            if not self._has_room(connection.group):
-                log.error("TCP: client(%s) refused: %d are connected", remote, self._open.total)
+            if refusal := self._refusal(connection.group):
+                log.error("TCP: client(%s) refused: %s", remote, refusal)
                 return
             log.info("TCP: new client(%s)", remote)
             self._open.add(connection.group, connection, 1)
@@ -143,21 +150,23 @@ class Connections:
         self._unidentified.remove(connection.group, connection)
         self._by_last_command.pop(connection, None)
 
-    def _has_room(self, group: str) -> bool:
-        """Whether another client of this address can be served, if need be after one of the others was closed."""
-        if self._open.total < self._max_connections:
-            return True
-        victim = self._victim(group)
+    def _refusal(self, group: str) -> str:
+        """Why another client of this address cannot be served; empty if it can, if need be after one of the others was
+        closed."""
+        if group and self._open.sum_of(group) >= self._max_per_address:
+            limit = f"{self._max_per_address} of its address are connected (--max-connections-per-address)"
+            victim = self._unidentified.oldest(group)
+        elif self._open.total >= self._max_connections:
+            limit = f"{self._max_connections} are connected"
+            victim = self._victim(group)
+        else:
+            return ""
         if victim is None:
-            return False
+            return limit
         self._forget(victim)
-        log.info(
-            "CLIENT(%s): closing: %d are connected, and others want to be",
-            victim.remote,
-            self._max_connections,
-        )
+        log.info("CLIENT(%s): closing: %s, and others want to be", victim.remote, limit)
         victim.close()
-        return True
+        return ""
 
     def _victim(self, group: str) -> _Connection | None:
         """The connection that gives way to a new client of this address."""

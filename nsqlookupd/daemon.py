@@ -43,7 +43,7 @@ from nsqlookupd.connections import MAX_CONNECTIONS, Connections, Tls, tune
 from nsqlookupd.http import Watches, make_server
 from nsqlookupd.options import LookupdOptions
 from nsqlookupd.protocol_v1 import Context
-from nsqlookupd.registry import Registry
+from nsqlookupd.registry import Registry, RegistryLimits
 from nsqlookupd.witness import TICK_S, Witness
 
 __all__ = ["Daemon", "StartError"]
@@ -69,6 +69,7 @@ class Daemon:
         self.registry = Registry(
             inactive_after=options.inactive_producer_timeout / SECOND,
             tombstone_lifetime=options.tombstone_lifetime / SECOND,
+            limits=RegistryLimits(per_producer=options.max_registrations_per_nsqd),
         )
         self.witness = Witness()
         self.access = Access()  # see `_load_access`
@@ -171,7 +172,9 @@ class Daemon:
         if self.options.tls_required is TlsRequired.YES:
             app = only_over_tls(self.https_port)
             plain_server = HttpServer(app, limits, budget=server.budget, share=server.share)
-        connections = Connections(context, _max_connections(), self._tls_of_tcp())
+        connections = Connections(
+            context, _max_connections(), self._tls_of_tcp(), self.options.max_connections_per_address
+        )
         self.token_watch.on_change = lambda: connections.end_revoked(self.access.is_valid)
         async with trio.open_nursery() as clients:
 

@@ -99,6 +99,18 @@ class LookupdOptions(DaemonOptions):
         45 * SECOND, minimum=0, help="How long a tombstone hides an nsqd from look-ups of a topic."
     )
 
+    max_registrations_per_nsqd: int = option(
+        500_000,
+        minimum=0,
+        help="Topics and channels that one nsqd can register. One more ends its connection. 0: no limit.",
+    )
+    max_connections_per_address: int = option(
+        2500,
+        minimum=0,
+        help="TCP connections of one address, of IPv6 of one network of 64 bits. Unix sockets are not limited. 0: no "
+        "limit.",
+    )
+
     TLS: ClassVar = Group("TLS")
 
     tls_cert: FilePath = option(

@@ -15,6 +15,7 @@ from nsqd.http.debug import Debug
 from nsqd.http.limits import Limits
 from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
+from nsqd.names import TooManyNames
 from nsqd.replication.stand_in import CommandRefused, StandIns
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
@@ -41,6 +42,7 @@ from nsqkit.service.http import (
 )
 from nsqkit.service.http.access import access_log
 from nsqkit.service.http.config import Config, read_addresses, read_log_level
+from nsqkit.service.http.routing import Handler
 
 __all__ = ["make_plain_app", "make_router", "make_servers"]
 
@@ -101,7 +103,7 @@ def make_router(daemon: HttpBackend) -> Router:
         quiet=True,
     )
     for path, handler in Admin(daemon).routes():
-        router.add("POST", path, handler)
+        router.add("POST", path, _within_limits(daemon, path, handler))
     for method, path, handler in Peeking(daemon).routes():
         router.add(method, path, handler)
     Limits(daemon).add_to(router)
@@ -117,6 +119,27 @@ def make_router(daemon: HttpBackend) -> Router:
     if options.debug_endpoints == "on":
         Debug().add_to(router)
     return router
+
+
+def _within_limits(daemon: HttpBackend, path: str, handler: Handler) -> Handler:
+    """The handler of an administrative request, which creates no more than may be created."""
+    if not path.endswith("/create"):
+        return handler
+
+    def checked(request: Request) -> Response | Awaitable[Response]:
+        params = query(request)
+        topic, channel = params.get("topic", ""), params.get("channel", "")
+        try:
+            if path.startswith("/channel/"):
+                if topic in daemon.broker.topics:  # others are not found
+                    daemon.names.allow_channel(topic, channel)
+            else:
+                daemon.names.allow_topic(topic)
+        except TooManyNames as reason:
+            return error(503, reason.code)
+        return handler(request)
+
+    return checked
 
 
 def make_plain_app(daemon: HttpBackend, router: Router) -> Router | Only:

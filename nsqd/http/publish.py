@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from nsqd.broker import Broker, LimitReached, Refused, Topic
 from nsqd.http.context import HttpBackend, round_of, when_synced
 from nsqd.http.params import valid_topic
+from nsqd.names import NameLimits, TooManyNames
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, query, text
 from nsqkit.service.http.message import CACHED_QUERY_BYTES, parse_query
@@ -62,7 +63,8 @@ class Publishing:
         if not self._daemon.safe_at_once:
             return [None] * len(requests)
         with round_of(self._daemon) as broker:
-            published = [_publish_plain(broker, request) for request in requests]
+            names = self._daemon.names
+            published = [_publish_plain(broker, names, request) for request in requests]
             broker.commit()
             # The end of the round forgets what has failed.
             return [_outcome(each) if isinstance(each, tuple) else each for each in published]
@@ -111,8 +113,11 @@ class Publishing:
         if name in self._daemon.broker.topics:
             return
         try:
+            self._daemon.names.allow_topic(name)
             with round_of(self._daemon) as broker:
                 broker.topic_to_publish(name)
+        except TooManyNames as reason:
+            raise HttpError(503, reason.code) from reason
         except Refused as reason:
             _log.warning("HTTP: TOPIC(%s) cannot be created - %s", name, reason)
             raise HttpError(503, "EXITING") from reason
@@ -126,11 +131,13 @@ class Publishing:
 
 
 def _refused(reason: Refused) -> Response:
-    """The broker has logged why, but for a limit."""
+    """The log has the reason, but for a limit of the topic."""
+    if isinstance(reason, TooManyNames):
+        return error(503, reason.code)
     return error(503, f"LIMIT_REACHED: {reason}") if isinstance(reason, LimitReached) else _EXITING
 
 
-def _publish_plain(broker: Broker, request: Request) -> _Published | Response | None:
+def _publish_plain(broker: Broker, names: NameLimits, request: Request) -> _Published | Response | None:
     """Publish a message whose query has no more than a topic, as nearly all do. Or the response, if it is refused.
 
     None, and nothing is published, for any other.
@@ -141,7 +148,10 @@ def _publish_plain(broker: Broker, request: Request) -> _Published | Response | 
     if name is None:
         return None
     try:
-        topic = broker.topics.get(name) or broker.topic_to_publish(name)
+        topic = broker.topics.get(name)
+        if topic is None:
+            names.allow_topic(name)
+            topic = broker.topic_to_publish(name)
         return topic, broker.publish_one(topic, request.body)
     except Refused as reason:
         return _refused(reason)

@@ -11,6 +11,7 @@ files, and one of them is replaced first: only what was wrong for two looks is i
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import stat
@@ -33,6 +34,7 @@ _MAX_FILE: Final = 1 << 20
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
 _DAY_S: Final = 24 * 3600
+_SOON_DAYS: Final = 14
 
 _Versions = tuple[tuple[int, ...] | None, ...]
 """What differs after a change of the files."""
@@ -97,8 +99,11 @@ class TlsFiles:
 
     def _use(self, versions: _Versions, context: ssl.SSLContext, expires: float | None) -> None:
         self._seen, self._wrong, self._context, self.expires = versions, None, context, expires
-        if expires is not None and expires < time.time():
+        days = math.inf if expires is None else (expires - time.time()) / _DAY_S
+        if days <= 0:
             _log.error("%s: the certificate %s has expired", self.name, self.cert_file)
+        elif days <= _SOON_DAYS:
+            _log.warning("%s: the certificate %s expires in %.1f days", self.name, self.cert_file, days)
 
     def _replace(self, versions: _Versions, context: ssl.SSLContext, expires: float | None) -> bool:
         until = f", valid for {(expires - time.time()) / _DAY_S:.1f} days" if expires is not None else ""

@@ -54,7 +54,7 @@ def test_a_new_certificate_is_used_for_new_connections(
     caplog.set_level(logging.INFO)
     files = server_of(certificates)
     before = files.context
-    until = datetime.now(UTC) + timedelta(days=30)
+    until = datetime.now(UTC) + timedelta(days=30.05)
     serial = certificates.renew(not_after=until)
     assert files.look()()
     assert files.context is not before
@@ -138,12 +138,13 @@ def test_a_context_that_nobody_has_used_is_made_when_it_is_needed(certificates: 
     assert files.expires is None
 
 
-def test_an_expired_certificate_is_in_the_log(
-    certificates: Certificates, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("days", "said"), [(-1, "has expired"), (13.05, "expires in 13.0 days"), (15, None)])
+def test_a_certificate_that_expires_soon_is_in_the_log(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture, days: float, said: str | None
 ) -> None:
-    certificates.renew(not_after=datetime.now(UTC) - timedelta(days=1))
+    certificates.renew(not_after=datetime.now(UTC) + timedelta(days=days))
     server_of(certificates)
-    assert f"the certificate {certificates.cert_file} has expired" in caplog.text
+    assert caplog.messages == ([f"TLS: the certificate {certificates.cert_file} {said}"] if said else [])
 
 
 @pytest.mark.parametrize("year", [2030, 2049, 2050, 2999])

@@ -263,6 +263,22 @@ async def test_too_many_connections(serving: Serving, caplog: pytest.LogCaptureF
     assert await serving.connect().ask(MAGIC + b"PING\n") == b"OK"
 
 
+async def test_an_address_has_a_limit_of_its_own(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    serving.driver = Connections(serving.context, max_per_address=2)
+    first = await serving.client(1, identified=True)
+    silent = await serving.client(1, identified=False)
+    await serving.client(1, identified=True)
+    assert await silent.ended()
+    assert await serving.connect("192.0.2.1:9").ended()
+    assert "refused: 2 of its address are connected (--max-connections-per-address)" in caplog.text
+    assert await serving.client(2, identified=True)
+    for _ in range(3):
+        assert await serving.connect("@").ask(MAGIC + b"PING\n") == b"OK", "a unix socket"
+    await first.stream.aclose()
+    await serving.settled(5)
+    assert await serving.client(1, identified=True)
+
+
 async def still_open(*clients: Client) -> list[bool]:
     """Which of them still get an answer."""
     answered = []

@@ -423,7 +423,7 @@ class Topic:
         channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
         self._resolve_settings_of(channel)
         if channel.settings.is_limiting:
-            self._renew_limits()
+            self._limit(channel)
         if flows and self.has_backlog:
             self.flow()
         self._listener.channel_created(self, channel)
@@ -505,6 +505,14 @@ class Topic:
         for channel in self.channels.values():
             self._resolve_settings_of(channel)
         self._renew_limits()
+
+    def _limit(self, channel: Channel) -> None:
+        """A channel with limits is new. In no more time with thousands of others."""
+        if self.limits is None:
+            self._renew_limits()
+        else:
+            self.limits.include(channel)
+            self.guard = self.limits if self.limits.rejects else None
 
     def _renew_limits(self) -> None:
         """After a change of what is limited."""

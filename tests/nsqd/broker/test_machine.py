@@ -354,6 +354,7 @@ class CoreMachine(RuleBasedStateMachine):
         if name in self.model and self.change(lambda: self.harness.topic(name).pause(paused)):
             self.model[name].paused = paused
             self.model[name].flow(self.now)
+            self.harness.round()  # at whose end what is too much is dropped
 
     @precondition(has_topics)
     @rule(name=topics)

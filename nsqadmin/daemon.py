@@ -15,6 +15,8 @@ import trio
 from nsqadmin.actions import Actions
 from nsqadmin.alarms.watch import AlarmWatch
 from nsqadmin.alarms.webhook import AlarmWebhook
+from nsqadmin.auth.authentication import Authentication
+from nsqadmin.auth.users import UserFileError
 from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.poller import ClusterPoller
@@ -55,7 +57,10 @@ class Daemon:
         self.options = options
         self.http_port = -1
         """The port that is bound; -1 for a unix socket, and before `run`."""
-        self.console = make_console(options)
+        try:
+            self.console = make_console(options)
+        except UserFileError as error:
+            raise StartError(f"--users-file: {error}") from error
         self._upstream = self.console.queries.upstream
         self._notifier = Notifier(self._upstream)
         self._tls: TlsFiles | None = None  # see `_load_certificate`
@@ -70,8 +75,9 @@ class Daemon:
         failure: OSError | None = None
         # Signals first: a supervisor may stop it as soon as it has logged that it listens.
         self._load_certificate()
-        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if self._certificates else [])]
         options = self.options
+        has_files = self._certificates or options.users_file
+        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if has_files else [])]
         warn_if_readable_by_all(options.tls_key, options.http_client_tls_key, options.access_token_file)
         with trio.open_signal_receiver(*handled) as signals:
             listeners = await self._listen()
@@ -109,6 +115,7 @@ class Daemon:
                 webhook = AlarmWebhook(url, self.console.alarms, self._upstream, self.console.base_path)
                 background.start_soon(webhook.run)
             background.start_soon(self._notifier.run)
+            background.start_soon(self.console.authentication.run)
             # Two nurseries: requests that are being finished still need the tasks in the background.
             async with trio.open_nursery() as serving:
                 await serving.start(
@@ -148,13 +155,14 @@ class Daemon:
             if number == signal.SIGHUP:
                 for watch in self._certificates:
                     watch.hang_up()
+                self.console.authentication.hang_up()
                 continue
             log.info("%s: stopping", signal.Signals(number).name)
             self.stop()
 
 
 def make_console(options: AdminOptions) -> Console:
-    """The console for these options, which are valid. Sends no requests yet."""
+    """The console for these options, which are valid. Sends no requests yet. `UserFileError`."""
     upstream = Upstream(options)
     history = History(options.poll_interval / SECOND, options.history_bytes)
     queries = ClusterQueries(options, upstream)
@@ -167,6 +175,7 @@ def make_console(options: AdminOptions) -> Console:
         queries=queries,
         actions=Actions(queries),
         alarms=AlarmWatch(poller),
+        authentication=Authentication.of_options(options),
     )
 
 

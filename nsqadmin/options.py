@@ -51,6 +51,9 @@ _EXAMPLE = """
 nsqadmin --lookupd-http-address=127.0.0.1:4161
 # a single nsqd without nsqlookupd
 nsqadmin --nsqd-http-address=127.0.0.1:4151
+# with a login, for users of a file
+nsqadmin user add --users-file=/etc/nsq/users --role=operator alice
+nsqadmin --lookupd-http-address=lookup:4161 --users-file=/etc/nsq/users
 # behind an authenticating proxy; only two users may make changes
 nsqadmin --lookupd-http-address=lookup:4161 --base-path=/nsq --admin-user=ann --admin-user=bob
 # then open http://127.0.0.1:4171/
@@ -126,6 +129,19 @@ class AdminOptions(DaemonOptions):
         flag="admin-user",
         placeholder="NAME",
         help="User who may make changes. If none is given, everybody may.",
+    )
+    users_file: FilePath = option(
+        "",
+        help="File with the users who can log in, made by `nsqadmin user add`; read again when it changes. Empty: "
+        "there is no login.",
+    )
+    session_idle_timeout: Duration = option(
+        4 * HOUR,
+        minimum=1 * MINUTE,
+        help="A login ends when no page of the console has been open for this time.",
+    )
+    session_lifetime: Duration = option(
+        24 * HOUR, minimum=1 * MINUTE, help="A login ends after this time in any case."
     )
     allowed_hosts: list[str] = option(
         flag="allowed-host",

@@ -110,6 +110,19 @@ async def test_an_address_in_use_is_a_start_error() -> None:
         first.stop()
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file or directory"), (b"{", "line 1: no JSON")]
+)
+def test_a_console_does_not_start_without_its_users(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "users"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StartError, match=f"--users-file: {path}: {reason}"):
+        made(users_file=str(path))
+
+
 async def test_the_error_of_a_listener_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(HttpServer):
         async def run(self, listeners: Any, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:

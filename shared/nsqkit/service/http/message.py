@@ -127,6 +127,8 @@ class Request:
     """Set when the body was refused: answers instead of the handler of the route."""
     charged: int = 0
     """Bytes of the body that are reserved in the budget of the daemon until the response is made."""
+    identity: object = None
+    """Who sent it, as the application has found out, in a type of its own; None: it has not asked."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, its name given in lower case."""

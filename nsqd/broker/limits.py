@@ -65,7 +65,7 @@ class LimitedTopic(Bounded, Protocol):
     context: BrokerContext
     name: str
     channels: dict[str, Channel]
-    rejected: Counter[tuple[str, str]]
+    rejected: dict[str, Counter[str]]
     """Messages of refused publishes, by the channel ("": the topic itself) and the limit."""
 
     @property
@@ -154,7 +154,7 @@ class TopicLimits:
                 self._bytes = min(self._bytes, room, key=_left)
 
     def _refuse(self, room: _Room, count: int) -> None:
-        self._topic.rejected[room.channel, room.limit] += count
+        self._topic.rejected.setdefault(room.channel, Counter())[room.limit] += count
         whose = f"channel {room.channel}" if room.channel else f"topic {self._topic.name}"
         what = "messages" if room.limit == "max_depth" else "bytes"
         reason = f"{room.limit} of {whose} is {room.most}, and {room.most - room.left} {what} wait"

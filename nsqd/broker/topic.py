@@ -70,7 +70,7 @@ class Topic:
         self.dropped_count = 0  # by emptying, because an ephemeral topic was full, or by a limit
         self.dropped_by: Counter[str] = Counter()  # of these by the limits, by their names
         self.expired_count = 0  # older than `max_age`
-        self.rejected: Counter[tuple[str, str]] = Counter()  # messages, by channel ("": the topic) and limit
+        self.rejected: dict[str, Counter[str]] = {}  # messages, by channel ("": the topic itself) and limit
         self.limits: TopicLimits | None = None  # None: nothing is limited here
         self.guard: TopicLimits | None = None  # the same, if it may refuse publishes
         self.commit_number = 0
@@ -456,6 +456,7 @@ class Topic:
         channel = self.existing(name)
         self._write_changes(channel.backlog.record(Code.CHANNEL_DELETED))
         del self.channels[name]
+        self.rejected.pop(name, None)
         channel.close()
         if channel.settings.is_limiting:
             self._renew_limits()

@@ -65,7 +65,7 @@ class LimitedTopic(Bounded, Protocol):
     context: BrokerContext
     name: str
     channels: dict[str, Channel]
-    rejected: Counter[tuple[str, str]]
+    rejected: dict[str, Counter[str]]
     """Messages of refused publishes, by the channel ("": the topic itself) and the limit."""
 
     @property
@@ -108,9 +108,14 @@ class TopicLimits:
         self._failed = RateLimitedLogger(log)
         self.rejects = self.trims = False
         for bounded in self._all():
-            is_bounded = bounded.settings.max_depth is not None or bounded.settings.max_bytes is not None
-            self.rejects = self.rejects or (is_bounded and not _trims(bounded))
-            self.trims = self.trims or (is_bounded and _trims(bounded))
+            self.include(bounded)
+
+    def include(self, bounded: Bounded) -> None:
+        """A channel is new."""
+        self._round = -1
+        is_bounded = bounded.settings.max_depth is not None or bounded.settings.max_bytes is not None
+        self.rejects = self.rejects or (is_bounded and not _trims(bounded))
+        self.trims = self.trims or (is_bounded and _trims(bounded))
 
     def _all(self) -> list[Bounded]:
         return [self._topic, *self._topic.channels.values()]
@@ -149,7 +154,7 @@ class TopicLimits:
                 self._bytes = min(self._bytes, room, key=_left)
 
     def _refuse(self, room: _Room, count: int) -> None:
-        self._topic.rejected[room.channel, room.limit] += count
+        self._topic.rejected.setdefault(room.channel, Counter())[room.limit] += count
         whose = f"channel {room.channel}" if room.channel else f"topic {self._topic.name}"
         what = "messages" if room.limit == "max_depth" else "bytes"
         reason = f"{room.limit} of {whose} is {room.most}, and {room.most - room.left} {what} wait"
@@ -195,10 +200,11 @@ class TopicLimits:
                 self._look_at_idle(channel, channel.settings.idle_ttl / SECOND_NS, now)
 
     def _expire(self) -> None:
+        needed_from = self._topic.needed_from
         for bounded in self._all():
             # With the policy `dead_letter` what is too old is not to be lost.
             if bounded.settings.max_age is not None and bounded.settings.policy != Policy.DEAD_LETTER:
-                bounded.expire(self._ages.boundary(bounded.settings.max_age, self._topic.needed_from))
+                bounded.expire(self._ages.boundary(bounded.settings.max_age, needed_from))
 
     def _look_at_idle(self, channel: Channel, idle_ttl: float, now: float) -> None:
         action = channel.settings.idle_action

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsqd.broker import Channel, LimitReached, Refused, Topology, retention
+from nsqd.broker import Channel, LimitReached, Refused, Topic, Topology, retention
 from nsqd.broker.peek import PeekState, search
 from nsqd.log.store import StoreOptions
 from nsqd.rules import NO_RULES, NOTHING_SET, Policy, parse_rules
@@ -80,7 +80,7 @@ class CoreMachine(RuleBasedStateMachine):
             topology=topology,
             rules=NO_RULES if limits is None else parse_rules([limits]),
         )
-        self.shed: Counter[tuple[str, str]] = Counter()  # messages that limits took, by topic and channel
+        self.shed: Counter[Topic | Channel] = Counter()  # messages that limits took
         self.model: dict[str, TopicModel] = {}
         self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
         self.seen: dict[Consumer, int] = {}
@@ -354,6 +354,7 @@ class CoreMachine(RuleBasedStateMachine):
         if name in self.model and self.change(lambda: self.harness.topic(name).pause(paused)):
             self.model[name].paused = paused
             self.model[name].flow(self.now)
+            self.harness.round()  # at whose end what is too much is dropped
 
     @precondition(has_topics)
     @rule(name=topics)
@@ -493,7 +494,6 @@ class CoreMachine(RuleBasedStateMachine):
         self.broken = False
         self.seen.clear()
         self.closing.clear()
-        self.shed.clear()
         for topic in self.model.values():
             topic.channels = {name: model for name, model in topic.channels.items() if model.durable}
         for name, topic in self.model.items():
@@ -549,7 +549,7 @@ class CoreMachine(RuleBasedStateMachine):
             return
         there = {message.id for _, message in peeked_topic(topic)}
         gone = [message_id for message_id, _ in model.backlog if message_id not in there]
-        self.count_shed(name, "", topic.dropped_by.total() + topic.expired_count, len(gone))
+        self.count_shed(topic, topic.dropped_by.total() + topic.expired_count, len(gone))
         if topic.dropped_by:
             assert [message_id for message_id, _ in model.backlog[: len(gone)]] == gone
         model.backlog = [entry for entry in model.backlog if entry[0] in there]
@@ -564,11 +564,11 @@ class CoreMachine(RuleBasedStateMachine):
         there = {message.id for state in PeekState for _, message in peeked(channel, state)}
         gone = [copy for message_id, copy in model.copies.items() if message_id not in there]
         if model.durable:
-            shed, key = counts.dropped_by.total() + counts.expired, (channel.topic_name, channel.name)
+            shed = counts.dropped_by.total() + counts.expired
             if booted:  # what was taken and not journaled has come back, and was perhaps taken again
                 assert len(gone) <= shed <= len(gone) + len(model.finished_lately)
-                self.shed[key] = shed - len(gone)
-            self.count_shed(*key, shed, len(gone))
+                self.shed[channel] = shed - len(gone)
+            self.count_shed(channel, shed, len(gone))
         for copy in gone:
             assert booted or not model.durable or copy.state != "in flight"
             age = self.harness.wall_ns - self.sent[copy.id][0]
@@ -585,9 +585,9 @@ class CoreMachine(RuleBasedStateMachine):
             )  # these may have come back since the last commit
             assert settings.max_depth is None or waiting <= settings.max_depth
 
-    def count_shed(self, topic: str, channel: str, counted: int, now: int) -> None:
-        self.shed[topic, channel] += now
-        assert self.shed[topic, channel] == counted
+    def count_shed(self, place: Topic | Channel, counted: int, now: int) -> None:
+        self.shed[place] += now
+        assert self.shed[place] == counted
 
     def check_channel(self, channel: Channel, model: ChannelModel) -> None:
         self.note_shed(channel, model)

@@ -52,6 +52,8 @@ from nsqd.stats.statsd import Statsd
 from nsqkit.access import NOTHING, Access, ScopeError, TokenFileError
 from nsqkit.access.own_token import OwnToken
 from nsqkit.access.watch import TokenWatch
+from nsqkit.audit import AuditTrail, TokenChanges, by_signal
+from nsqkit.audit.waiting import AuditError, start_audit
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
 from nsqkit.options import MILLISECOND, SECOND, TlsRequired
@@ -100,6 +102,7 @@ class Daemon:
         self.tcp_port = self.http_port = self.https_port = self.replication_port = -1
         self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
         self.access = Access()  # see `_load_access`
+        self.audit = AuditTrail(options.audit_file, options.audit_required, "nsqd")
         self._own_token: OwnToken | None = None
         self.starts_anew = False
         self._failure: OSError | None = None  # of a sync; nothing may be written after that
@@ -113,7 +116,7 @@ class Daemon:
             raise StartError(f"failed to lock data-path: {error.strerror}") from error
         self._storage = FileStorage(folder)
         try:
-            self.copies = Copies(options, Path(folder), self._start_anew)
+            self.copies = Copies(options, Path(folder), self._start_anew, self.audit)
         except SecretError as error:
             raise StartError(f"failed to read the replication secret - {error}") from error
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -155,6 +158,12 @@ class Daemon:
         except (ScopeError, TokenFileError) as error:
             raise StartError(f"failed to set up access control - {error}") from error
         self.token_watch = TokenWatch(self.access)
+        self._token_changes = TokenChanges(self.access, self.audit)
+
+    def _tokens_changed(self) -> None:
+        """Or one has expired."""
+        self._token_changes.look()
+        self.connections.end_revoked(self.access.is_valid)
 
     def _warn_if_open(self, tcp: list[trio.SocketListener], http: list[trio.SocketListener]) -> None:
         """Unless auth servers or certificates keep strangers out."""
@@ -221,11 +230,13 @@ class Daemon:
             topology_zone=options.topology_zone,
             tls=self.tls_context,
             tls_required=options.tls_required is not TlsRequired.NO,
+            trail=self.audit,
+            verifies_certificates=options.tls_client_auth_policy == REQUIRE_VERIFY,
             snappy=options.snappy,
             deflate=options.deflate,
         )
         self.connections = Connections(self.context, self.rounds, self._max_connections)
-        self.token_watch.on_change = lambda: self.connections.end_revoked(self.access.is_valid)
+        self.token_watch.on_change = self._tokens_changed
         self.drain = Drain(
             self.broker,
             options.drain_timeout / SECOND,
@@ -296,7 +307,8 @@ class Daemon:
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` if a sync or a listener failed; `StartError`."""
         # Signals first: as soon as the log says that it listens, it may be stopped.
-        handled = [*STOP_SIGNALS, DRAIN_SIGNAL, *([signal.SIGHUP] if self.options.tokens_file else [])]
+        hang_up = [signal.SIGHUP] if self.options.tokens_file or self.audit.enabled else []
+        handled = [*STOP_SIGNALS, DRAIN_SIGNAL, *hang_up]
         for number in handled:
             # trio restores this handler at the end: a second signal must not interrupt the last write.
             signal.signal(number, signal.SIG_IGN)
@@ -317,6 +329,7 @@ class Daemon:
                 self.options.statsd_prefix,
                 f"{self.options.broadcast_address}:{self.options.broadcast_http_port}",
             )
+            await self._begin_audit()
             self._prepare_storage()
             await self.copies.ask_followers()
             self._recover()
@@ -331,6 +344,19 @@ class Daemon:
         self._stop()
         if failure := self._failure or self._listener_failure:
             raise failure
+
+    async def _begin_audit(self) -> None:
+        """Once the ports are known, which are in its lines. `StartError`."""
+        options = self.options
+        try:
+            await start_audit(
+                self.audit,
+                f"{options.broadcast_address}:{options.broadcast_http_port}",
+                version=VERSION,
+                data_path=options.data_path,
+            )
+        except AuditError as error:
+            raise StartError(str(error)) from error
 
     async def _listen_with_tls(self) -> list[trio.SocketListener]:
         options = self.options
@@ -437,10 +463,13 @@ class Daemon:
     async def _watch_signals(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number == DRAIN_SIGNAL:
+                before = {"draining": self.drain.active}
+                self.audit.record(by_signal("SIGUSR1"), "drain", before=before, after={"draining": True})
                 self.drain.begin()
                 continue
             if number == signal.SIGHUP:
                 self.token_watch.hang_up()
+                self.audit.reopen()
                 continue
             log.info("%s: stopping", signal.Signals(number).name)
             self._stopping.set()
@@ -488,6 +517,7 @@ class Daemon:
             if drained and not self.broker.failing_topics:
                 self.copies.retire()
         self.copies.close()
+        self.audit.close()
         self._storage.close()
         self._lock.release()
         log.info("NSQ: bye")

@@ -19,6 +19,8 @@ import trio
 
 from nsqkit.access import Access, ScopeError, TokenFileError
 from nsqkit.access.watch import TokenWatch
+from nsqkit.audit import AuditTrail, TokenChanges
+from nsqkit.audit.waiting import AuditError, start_audit
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.http import Guard, Limits
@@ -67,6 +69,7 @@ class Daemon:
         )
         self.witness = Witness()
         self.access = Access()  # see `_load_access`
+        self.audit = AuditTrail(options.audit_file, options.audit_required, "nsqlookupd")
         self._stopping = trio.Event()
 
     def stop(self) -> None:
@@ -77,7 +80,8 @@ class Daemon:
         """Serve until a stop. `StartError` if it cannot start, `OSError` if a listener failed."""
         failure: OSError | None = None
         # Signals first: as soon as the log says that it listens, it may be stopped.
-        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if self.options.tokens_file else [])]
+        hang_up = [signal.SIGHUP] if self.options.tokens_file or self.audit.enabled else []
+        handled = [*STOP_SIGNALS, *hang_up]
         with trio.open_signal_receiver(*handled) as signals:
             async with contextlib.AsyncExitStack() as stack:
                 self._load_access()
@@ -88,6 +92,8 @@ class Daemon:
                     self.http_port = _announce("HTTP", http).port
                 if warning := self.access.open_to_all(exposed_addresses([*tcp, *http])):
                     log.warning("ACCESS: %s", warning)
+                await self._begin_audit()
+                stack.callback(self.audit.close)
                 _tune_garbage_collection()
                 try:
                     async with trio.open_nursery() as nursery:
@@ -107,6 +113,14 @@ class Daemon:
             raise StartError(f"failed to set up access control - {error}") from error
         self.token_watch = TokenWatch(self.access)
 
+    async def _begin_audit(self) -> None:
+        """Once the port is known, which is in its lines. `StartError`."""
+        try:
+            node = f"{self.options.broadcast_address}:{self.http_port}"
+            await start_audit(self.audit, node, version=VERSION)
+        except AuditError as error:
+            raise StartError(str(error)) from error
+
     async def _serve(
         self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
     ) -> None:
@@ -116,10 +130,13 @@ class Daemon:
             witness_identity=self._identity(witness=self.witness.id),
             witness=self.witness,
             access=self.access,
+            trail=self.audit,
         )
         limits = Limits()
         watches = Watches(self.registry, limits.connections // 2)
-        guard = Guard(ROUTES, self.access, self.options.http_allowed_hosts, self.options.broadcast_address)
+        guard = Guard(
+            ROUTES, self.access, self.options.http_allowed_hosts, self.options.broadcast_address, self.audit
+        )
         server = make_server(
             self.registry,
             limits=limits,
@@ -129,7 +146,14 @@ class Daemon:
             guard=guard,
         )
         connections = Connections(context, _max_connections())
-        self.token_watch.on_change = lambda: connections.end_revoked(self.access.is_valid)
+        token_changes = TokenChanges(self.access, self.audit)
+
+        def tokens_changed() -> None:
+            """Or one has expired."""
+            token_changes.look()
+            connections.end_revoked(self.access.is_valid)
+
+        self.token_watch.on_change = tokens_changed
         async with trio.open_nursery() as clients:
 
             def take(stream: trio.SocketStream) -> None:
@@ -153,6 +177,7 @@ class Daemon:
         async for number in signals:
             if number == signal.SIGHUP:
                 self.token_watch.hang_up()
+                self.audit.reopen()
                 continue
             log.info("%s: stopping", signal.Signals(number).name)
             self.stop()

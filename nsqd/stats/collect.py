@@ -32,6 +32,7 @@ __all__ = [
     "StatsQuery",
     "TopicStats",
     "collect",
+    "health_of",
 ]
 
 SLICE_SECONDS = 0.00025
@@ -163,7 +164,7 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
     return Stats(
         query=query,
         version=daemon.version,
-        health=daemon.broker.health,
+        health=health_of(daemon),
         start_time_ns=daemon.start_time_ns,
         topics=topics,
         producers=producers,
@@ -172,6 +173,14 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
         draining=_drain_stats(daemon),
         copies=daemon.copies_stats,
     )
+
+
+def health_of(daemon: StatsSource) -> str:
+    """OK, perhaps with what is wrong all the same; or NOK, and why publishes are refused."""
+    health = daemon.broker.health
+    if health == "OK" and (reason := daemon.audit.failing):
+        return f"OK - audit file cannot be written: {reason}"
+    return health
 
 
 def _drain_stats(daemon: StatsSource) -> DrainStats | None:

@@ -24,6 +24,7 @@ from nsqkit.service.http import (
     text,
 )
 from nsqkit.service.http.access import access_log
+from nsqkit.service.http.audit import AuditLines
 from nsqkit.service.http.params import any_param
 from nsqkit.service.http.profiling import Profiling
 from nsqkit.version import VERSION
@@ -92,7 +93,9 @@ def make_router(
     router.add("GET", "/nodes", api.nodes)
     router.add("GET", "/replicas", api.replicas)
     router.add("GET", "/debug", api.debug)
-    router.add("GET", "/metrics", Metrics(registry, clock, traffic, witness).get)
+    trail = guard.trail
+    router.add("GET", "/metrics", Metrics(registry, clock, traffic, witness, trail).get)
+    router.add("GET", "/audit", AuditLines(trail).get)
     for path, handler in Admin(registry, clock, witness).routes():
         router.add("POST", path, handler)
     Profiling().add_to(router, index="/debug/pprof")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from nsqkit.service.exposition import Family, counter, gauge, label_set, program, render
+from nsqkit.audit import AuditTrail
+from nsqkit.service.exposition import Family, counter, gauge, label_set, of_audit, program, render
 from nsqkit.service.http import Request, Response, query
 from nsqlookupd.registry import Registry
 from nsqlookupd.traffic import Traffic
@@ -17,8 +18,14 @@ class Metrics:
     """The handler, for one registry and its clock."""
 
     def __init__(
-        self, registry: Registry, clock: Callable[[], float], traffic: Traffic, witness: Witness
+        self,
+        registry: Registry,
+        clock: Callable[[], float],
+        traffic: Traffic,
+        witness: Witness,
+        trail: AuditTrail,
     ) -> None:
+        self._trail = trail
         self._registry = registry
         self._clock = clock
         self._traffic = traffic
@@ -26,14 +33,22 @@ class Metrics:
 
     async def get(self, request: Request) -> Response:
         query(request)  # a malformed query string is refused here too
-        return await metrics_page(self._registry, self._clock(), self._traffic, self._witness)
+        return await metrics_page(self._registry, self._clock(), self._traffic, self._witness, self._trail)
 
 
-async def metrics_page(registry: Registry, now: float, traffic: Traffic, witness: Witness) -> Response:
+async def metrics_page(
+    registry: Registry, now: float, traffic: Traffic, witness: Witness, trail: AuditTrail
+) -> Response:
     """The response. `now`: by the registry's clock."""
     witness.advance(now)
     return await render(
-        [*_of_the_registry(registry, now), *_of_the_witness(witness), *_of_the_daemon(traffic)]
+        [
+            *_of_the_registry(registry, now),
+            *_of_the_witness(witness),
+            *_of_the_daemon(traffic),
+            *of_audit("nsqlookupd", trail),
+            *program("nsqlookupd"),
+        ]
     )
 
 
@@ -76,4 +91,3 @@ def _of_the_daemon(traffic: Traffic) -> Iterator[Family]:
     yield counter("nsqlookupd_commands_total", "Commands of nsqds, by name.", commands)
     requests = [(label_set({"code": str(code)}), count) for code, count in sorted(traffic.requests.items())]
     yield counter("nsqlookupd_http_requests_total", "HTTP requests, by the status of the answer.", requests)
-    yield from program("nsqlookupd")

@@ -24,6 +24,7 @@ from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.testing.faulty_storage import FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.access import Access
+from nsqkit.audit import AuditTrail
 from nsqkit.logging import LogLevel
 from nsqkit.service.listeners import bound_address, open_listeners
 from tests.timing import patience
@@ -62,6 +63,7 @@ class FakeDaemon:
 
     topology: Topology | None = None
     access = Access()
+    audit = AuditTrail()
 
     def __init__(self, **changes: Any) -> None:
         self.options = NsqdOptions(**{"broadcast_address": "b.example", **changes})

@@ -124,6 +124,10 @@ class Request:
     """Set when the body was refused: answers instead of the handler of the route."""
     charged: int = 0
     """Bytes of the body that are reserved in the budget of the daemon until the response is made."""
+    common_name: str = ""
+    """In the client's certificate; empty without one."""
+    notes: dict[str, Any] | None = None
+    """What a handler has noted for the audit trail (`nsqkit.service.http.audit.note`); None: there is none."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, its name given in lower case."""

@@ -132,6 +132,10 @@ class Router:
             raise ValueError(f"{method} {path} has a handler already")
         if self.guard is not None:
             route.check = self.guard.check_of(method, path)
+            if self.guard.records(method, path):
+                if route.stream is not None:
+                    raise ValueError(f"{method} {path} is recorded, so it cannot be answered piece by piece")
+                route.handler = self.guard.audit.of_a_change(route.handler)
         entry.routes[method] = route
         if path in self._static:
             self._direct.setdefault(path.encode(), {})[method] = route, {}
@@ -209,10 +213,10 @@ class Router:
 
 
 class Only:
-    """An application that gives every request the same answer, without a line in the access log."""
+    """An application with one handler for every request, without a line in the access log."""
 
-    def __init__(self, response: Response) -> None:
-        self._route = Route(handler=_always(response))
+    def __init__(self, handler: Handler) -> None:
+        self._route = Route(handler=handler)
 
     def route(
         self,

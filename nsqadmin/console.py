@@ -10,13 +10,16 @@ import trio
 from nsqadmin.access import check_admin, is_admin
 from nsqadmin.actions import Actions
 from nsqadmin.alarms.watch import AlarmWatch
+from nsqadmin.audit import client_of
 from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.poller import ClusterPoller
 from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.options import AdminOptions
 from nsqadmin.origins import Origins
+from nsqkit.audit import AuditTrail
 from nsqkit.service.http import Request
+from nsqkit.service.http.audit import HttpAudit
 from nsqkit.version import VERSION
 
 __all__ = ["Console"]
@@ -34,10 +37,17 @@ class Console:
     """Sent for each request of the API."""
     actions: Actions
     alarms: AlarmWatch
+    trail: AuditTrail = attrs.field(factory=AuditTrail)
+    audit: HttpAudit = attrs.field(init=False)
+    """Records what is changed here."""
     origins: Origins = attrs.field(default=attrs.Factory(lambda self: Origins(self.options), takes_self=True))
     version: str = VERSION
     stopping: trio.Event = attrs.field(factory=trio.Event)
     """Set when nsqadmin stops, which ends the streams."""
+
+    @audit.default
+    def _audit(self) -> HttpAudit:
+        return HttpAudit(self.trail, client_of(self.options))
 
     @property
     def base_path(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import trio
@@ -15,6 +16,7 @@ import trio
 from nsqadmin.actions import Actions
 from nsqadmin.alarms.watch import AlarmWatch
 from nsqadmin.alarms.webhook import AlarmWebhook
+from nsqadmin.audit import NSQADMIN
 from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.poller import ClusterPoller
@@ -24,6 +26,8 @@ from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
+from nsqkit.audit import AuditTrail
+from nsqkit.audit.waiting import AuditError, start_audit
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.descriptors import http_share
@@ -63,9 +67,12 @@ class Daemon:
         """Serve. Raises `StartError` if it cannot start, and `OSError` if a listener fails."""
         failure: OSError | None = None
         # Signals first: a supervisor may stop it as soon as it has logged that it listens.
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        trail = self.console.trail
+        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if trail.enabled else [])]
+        with trio.open_signal_receiver(*handled) as signals:
             listeners = await self._listen()
             try:
+                await self._begin_audit()
                 tune_garbage_collection()
                 await self._serve(listeners, signals, on_ready)
             except* OSError as errors:
@@ -75,6 +82,7 @@ class Daemon:
                     for listener in listeners:
                         await close_listener(listener)
                     await self._upstream.aclose()
+                trail.close()
         if failure is not None:
             raise failure
         log.info("HTTP: bye")
@@ -106,6 +114,14 @@ class Daemon:
                 server.stop()
             background.cancel_scope.cancel()
 
+    async def _begin_audit(self) -> None:
+        """Once the port is known, which is in its lines. `StartError`."""
+        trail = self.console.trail
+        try:
+            await start_audit(trail, f"{socket.gethostname()}:{self.http_port}", version=self.console.version)
+        except AuditError as error:
+            raise StartError(str(error)) from error
+
     async def _listen(self) -> list[trio.SocketListener]:
         address = self.options.http_address
         try:
@@ -121,6 +137,9 @@ class Daemon:
 
     async def _watch(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
+            if number == signal.SIGHUP:
+                self.console.trail.reopen()
+                continue
             log.info("%s: stopping", signal.Signals(number).name)
             self.stop()
 
@@ -139,6 +158,7 @@ def make_console(options: AdminOptions) -> Console:
         queries=queries,
         actions=Actions(queries),
         alarms=AlarmWatch(poller),
+        trail=AuditTrail(options.audit_file, options.audit_required, NSQADMIN),
     )
 
 

@@ -22,6 +22,7 @@ from nsqadmin.console import Console
 from nsqadmin.graphite import GraphiteHandlers
 from nsqadmin.notify import Notifier
 from nsqadmin.pages.alarms import alarms_page
+from nsqadmin.pages.audit import audit_page
 from nsqadmin.pages.channels import channel_page
 from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
@@ -52,7 +53,7 @@ class Site:
 
     def __init__(self, console: Console, notifier: Notifier, access_log: AccessLog | None = None) -> None:
         self._access_log = access_log
-        self._check = console.origins.check_host
+        self._console = console
         renderer = Renderer(console)
         self._router = Router(access_log, _not_found_for(console, renderer.handler(missing_page)))
         _add_routes(self._router, renderer, console, notifier)
@@ -63,6 +64,14 @@ class Site:
         """The route of a request, and the parameters of its path."""
         route, params = self._route(method, raw_path, path, query_string)
         return compressed_route(_checked(route, self._check)), params
+
+    def _check(self, request: Request) -> None:
+        """Raise `HttpError` for a request of another host."""
+        try:
+            self._console.origins.check_host(request)
+        except HttpError as refused:
+            self._console.audit.refused(request, error(refused.status, refused.code))
+            raise
 
     def _route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes
@@ -80,7 +89,10 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     files = StaticFiles.of_options(options)
     page, front = renderer.handler, FrontPage()
 
+    audit = console.audit
+
     def add(method: str, path: str, handler: Handler, **limits: Any) -> None:
+        handler = audit.of_a_look(handler) if method in _SAFE else audit.of_a_change(handler)
         router.add(method, console.url(path), handler, **limits)
         if method == "GET":
             router.add("HEAD", console.url(path), handler, **limits)
@@ -101,6 +113,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     add("GET", "/nodes/:node", page(node_page))
     add("GET", "/lookup", page(LookupPage()))
     add("GET", "/alarms", page(alarms_page))
+    add("GET", "/audit", page(audit_page))
     add("GET", "/counter", page(CounterPage()))
     add("GET", "/series", lambda request: series_response(console.history, request))
     router.add_stream("GET", console.url("/live"), LiveStream(console))
@@ -122,6 +135,7 @@ def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: 
     api("GET", "/api/messages/:topic/:channel/:id", BodyDownload(console).get)
     api("GET", "/api/nodes", read.nodes)
     api("GET", "/api/alarms", read.alarms)
+    api("GET", "/api/audit", read.audit)
     api("GET", "/api/nodes/:node", read.node)
     api("POST", "/api/nodes/:node", act.change_node)
     api("DELETE", "/api/nodes/:node", act.tombstone)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 
+from nsqadmin.access import check_admin
 from nsqadmin.alarms.alarm import alarm_as_json
 from nsqadmin.api.as_json import channel_as_json, counter_as_json, counter_key, node_as_json, topic_as_json
 from nsqadmin.api.json_pieces import Each, Members, json_response
+from nsqadmin.audit import search_trails
 from nsqadmin.cluster.merge import by_closeness
 from nsqadmin.cluster.queries import UnknownChannel, UnknownNode
 from nsqadmin.console import Console
 from nsqadmin.upstream import Warnings
 from nsqkit.service.http import HttpError, Request, Response, json_body, query
+from nsqkit.service.http.audit import audit_query
 
 __all__ = ["ReadHandlers"]
 
@@ -59,6 +62,19 @@ class ReadHandlers:
         warnings.add([problem.error for problem in console.poller.snapshot.problems])
         alarms = [alarm_as_json(alarm, console.base_path, now) for alarm in console.alarms.alarms]
         return json_body({"alarms": alarms, "message": warnings.message})
+
+    async def audit(self, request: Request) -> Response:
+        """The last lines in the audit trails of all daemons, for administrators."""
+        console = self._console
+        check_admin(console.options, request)
+        asked = audit_query(query(request))
+        nodes, registries = console.poller.snapshot.nodes, console.options.lookupd_http_addresses
+        report = await search_trails(console.trail, console.queries.upstream, asked, nodes, registries)
+        warnings = Warnings()
+        warnings.add(
+            [f"{kind} {address}".rstrip() + f" {text}" for (kind, address), text in report.problems.items()]
+        )
+        return json_body({"lines": report.lines, "complete": report.complete, "message": warnings.message})
 
     async def nodes(self, request: Request) -> Response:
         """All nodes."""

@@ -67,7 +67,10 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     [
         ({"tcp_address": ""}, "--tcp-address must not be empty"),
         ({"audit_required": True}, "--audit-required needs an --audit-file that is a file"),
-        ({"audit_required": True, "audit_file": "-"}, "--audit-required needs an --audit-file that is a file"),
+        (
+            {"audit_required": True, "audit_file": "-"},
+            "--audit-required needs an --audit-file that is a file",
+        ),
         ({"log_format": "xml"}, "--log-format must be text or json, not 'xml'"),
         ({"tombstone_lifetime": -1}, "--tombstone-lifetime must be at least 0"),
         ({"inactive_producer_timeout": -1}, "--inactive-producer-timeout must be at least 0"),

@@ -52,6 +52,8 @@ class Means(Enum):
     AUTH_SERVER = "auth server"
     HEADER = "header"
     """Of a proxy that is trusted."""
+    BASIC = "basic"
+    """A user, with the password in the header Authorization."""
     SESSION = "session"
     """A user who has logged in."""
     SIGNAL = "signal"

@@ -31,10 +31,12 @@ _Daemon: TypeAlias = tuple[str, str]
 
 _OWN: Final[_Daemon] = (NSQADMIN, "")
 _NO_FILE: Final = "NO_AUDIT_FILE"
+_SCOPE: Final = "shows its audit trail only to a token with the scope admin (--access-token-file)"
 _REASONS: Final = {
     _NO_FILE: "keeps no audit file (--audit-file)",
     "NOT_FOUND": "is of a version without audit trail",
-    "SCOPE_REQUIRED_ADMIN": "shows its audit trail only if the token of this console has the scope admin",
+    "SCOPE_REQUIRED_ADMIN": _SCOPE,
+    "TOKEN_REQUIRED": _SCOPE,
 }
 """Why a daemon does not say what is in its audit trail, by the code of its error."""
 

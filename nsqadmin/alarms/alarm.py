@@ -41,6 +41,7 @@ class Kind(Enum):
     NOT_ADOPTED = "not-adopted"
     UNDER_REPLICATED = "under-replicated"
     NO_TAKEOVER = "no-takeover"
+    NOT_AUDITED = "not-audited"
     PAUSED = "paused"
 
     @property
@@ -74,6 +75,7 @@ _KINDS = {
     Kind.NOT_ADOPTED: (Severity.WARNING, "not adopted"),
     Kind.UNDER_REPLICATED: (Severity.WARNING, "under-replicated"),
     Kind.NO_TAKEOVER: (Severity.WARNING, "no takeover"),
+    Kind.NOT_AUDITED: (Severity.WARNING, "not audited"),
     Kind.PAUSED: (Severity.INFO, "paused"),
 }
 _RANKS = {kind: rank for rank, kind in enumerate(Kind)}

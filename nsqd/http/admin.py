@@ -53,7 +53,7 @@ class Admin:
 
         def act(broker: Broker) -> None:
             topic = existing_topic(broker, name)
-            note(request, before={"depth": topic.depth, "channels": topic.channels.keys()})
+            note(request, before={"depth": topic.depth, "channels": list(topic.channels)})
             broker.delete_topic(topic.name)
 
         return self._do(request, act)

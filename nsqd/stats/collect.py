@@ -178,7 +178,8 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
 def health_of(daemon: StatsSource) -> str:
     """OK, perhaps with what is wrong all the same; or NOK, and why publishes are refused."""
     health = daemon.broker.health
-    if health == "OK" and (reason := daemon.audit.failing):
+    reason = daemon.audit.failing
+    if reason and not health.startswith(("NOK", "OK - topic")):  # more harmful, and there is room for one
         return f"OK - audit file cannot be written: {reason}"
     return health
 

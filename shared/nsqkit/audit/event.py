@@ -34,6 +34,9 @@ LEVEL: Final = "AUDIT"
 
 _TOKEN: Final = re.compile(r"nsq_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 """As `nsqkit.access.new_secret` makes them."""
+_UNFINISHED: Final = re.compile(r"[:=]\S*\Z")
+_LOOKED_AT: Final = 2 * MAX_TEXT
+"""Characters of a text that anybody may have sent: to take secrets out of more takes too long."""
 
 Value: TypeAlias = str | int | bool | Iterable[str] | None
 """What may be a name or a value of a line."""
@@ -135,8 +138,10 @@ class Event:
 
 def shown(text: str) -> str:
     """A text as it may be in a line."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    text = _TOKEN.sub("nsq_***", redacted(text[: 10 * MAX_TEXT]))
+    if len(text) > _LOOKED_AT:
+        # Also the beginning of a word that could be a URL: its password may be beyond.
+        text = _UNFINISHED.sub("…", text[:_LOOKED_AT])
+    text = _TOKEN.sub("nsq_***", redacted(text.encode("utf-8", "backslashreplace").decode()))
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 

@@ -73,6 +73,11 @@ class AuditWriter:
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def put(self, event: Event) -> int | None:
         """Have an event written. Returns its ticket, with which it counts among `written`; None: it is lost."""
         line = self.line_of(event)

@@ -108,9 +108,7 @@ class Histogram:
 
 
 def of_audit(name: str, trail: AuditTrail) -> list[Family]:
-    """Metrics of the audit trail of the program `name`; none if there is none."""
-    if not trail.enabled:
-        return []
+    """Metrics of the audit trail of the program `name`."""
     return [
         gauge(f"{name}_audit_failing", "1 while the audit file cannot be written.", int(bool(trail.failing))),
         counter(f"{name}_audit_lines_total", "Lines of the audit trail.", trail.written_count),

@@ -45,7 +45,7 @@ class Admin:
 
     def create_topic(self, request: Request) -> Response | Awaitable[Response]:
         name = valid_topic(query(request))
-        note(request, before={"exists": name in self._daemon.broker.topics})
+        note(request, after={"created": name not in self._daemon.broker.topics})
         return self._do(request, lambda broker: broker.topic(name))
 
     def delete_topic(self, request: Request) -> Response | Awaitable[Response]:
@@ -83,7 +83,7 @@ class Admin:
 
         def act(broker: Broker) -> None:
             topic = existing_topic(broker, name)
-            note(request, before={"exists": channel in topic.channels})
+            note(request, after={"created": channel not in topic.channels})
             topic.channel(channel)
 
         return self._do(request, act)

@@ -74,9 +74,9 @@ async def test_nothing_else_is_recorded(tmp_path: Path) -> None:
 
 async def test_what_was_there_before_and_is_there_after(tmp_path: Path) -> None:
     requests: list[tuple[str, str, Any, Any]] = [
-        ("POST", "/topic/create?topic=new", {"exists": False}, None),
-        ("POST", "/topic/create?topic=t", {"exists": True}, None),
-        ("POST", "/channel/create?topic=t&channel=c2", {"exists": False}, None),
+        ("POST", "/topic/create?topic=new", None, {"created": True}),
+        ("POST", "/topic/create?topic=t", None, {"created": False}),
+        ("POST", "/channel/create?topic=t&channel=c2", None, {"created": True}),
         ("POST", "/topic/pause?topic=t", {"paused": False}, {"paused": True}),
         ("POST", "/topic/unpause?topic=t", {"paused": True}, {"paused": False}),
         ("POST", "/channel/pause?topic=t&channel=c", {"paused": False}, {"paused": True}),
@@ -98,7 +98,7 @@ async def test_what_was_there_before_and_is_there_after(tmp_path: Path) -> None:
             for method, target, _, _ in requests:
                 assert (await client.ask(method, target, b"debug")).status == 200, target
     lines = lines_in(tmp_path / "audit")
-    assert [(line["before"], line.get("after")) for line in lines] == [each[2:] for each in requests]
+    assert [(line.get("before"), line.get("after")) for line in lines] == [each[2:] for each in requests]
 
 
 async def test_addresses_in_the_configuration_are_shown_without_secrets(tmp_path: Path) -> None:

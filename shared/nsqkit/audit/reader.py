@@ -50,6 +50,8 @@ class AuditQuery:
 
     def _sought(self) -> Iterator[str]:
         yield self.contains
+        if self.result is not None:
+            yield f'"result":"{self.result.value}"'
         for each in (self.who, self.what, self.topic):
             if '"' not in each and "\\" not in each:  # these look different in JSON
                 yield each

@@ -68,15 +68,16 @@ class AuditTrail:
         if not self.file:
             return None
         target: Target = StderrTarget() if self.file == STDERR else FileTarget(self.file)
-        self._writer = AuditWriter(target, self.file, lambda event: event.line(self.daemon, self.node))
+        self._writer = AuditWriter(
+            target, self.file, lambda event: event.line(self.daemon, self.node), clock=self.clock
+        )
         self._writer.start()
         return self.record(NOBODY, "start", after=facts)
 
     def close(self) -> None:
         """Record the end, and write what there is, for a bounded time."""
         if self._writer is not None:
-            self.record(NOBODY, "stop")
-            self._writer.close()
+            self._writer.close(self._event(NOBODY, "stop", {}))
 
     def reopen(self) -> None:
         """Let go of a file that was renamed. Without it, that happens with the next line."""

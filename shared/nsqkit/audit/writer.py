@@ -46,6 +46,8 @@ class AuditWriter:
     name: str
     """Of the file, for the log."""
     line_of: Callable[[Event], bytes]
+    clock: Callable[[], float] = time.time
+    """Seconds since 1970."""
     limit: int = BUFFER_BYTES
     retry_s: float = RETRY_S
     failing: str = attrs.field(default="", init=False)
@@ -110,10 +112,11 @@ class AuditWriter:
             self._reopen = True
             self._changed.notify_all()
 
-    def close(self, wait_s: float = CLOSE_WAIT_S) -> None:
-        """Write what there is, for some seconds at most, and end the thread."""
+    def close(self, last: Event, wait_s: float = CLOSE_WAIT_S) -> None:
+        """Write what there is, and this event, for some seconds at most, and end the thread."""
         with self._changed:
             self._add_due(math.inf)
+            self._add(self.line_of(last))
             self._closing = True
             self._changed.notify_all()
         self._thread.join(wait_s)
@@ -131,7 +134,8 @@ class AuditWriter:
 
     def _add_due(self, now: float) -> None:
         for event in self._refusals.due(now):
-            self._add(self.line_of(event))
+            # Its time is now, so that lines are in the order of their times.
+            self._add(self.line_of(attrs.evolve(event, time=self.clock())))
 
     # --- the thread
 
@@ -168,7 +172,7 @@ class AuditWriter:
             recovered, self.failing = self.failing, ""
             lost, self._unsaid = self._unsaid, 0
             if lost:
-                self._add(self.line_of(_lost(lost)))
+                self._add(self.line_of(_lost(lost, self.clock())))
         if recovered:
             _log.info("AUDIT: %s can be written again; lines lost: %d", self.name, lost)
         self._settle(self.written)
@@ -181,14 +185,15 @@ class AuditWriter:
                 reason,
             )
         with self._changed:
-            self.failing = reason
+            self.failing, was_last_try = reason, self._closing
         self._settle(self._taken)
         with self._changed:
+            if was_last_try:
+                _log.error("AUDIT: %s: lines lost at the end: %d", self.name, len(self._pending))
+                self._pending.clear()
             until = time.monotonic() + self.retry_s
             while not self._closing and not self._reopen and (left := until - time.monotonic()) > 0:
                 self._changed.wait(left)
-            if self._closing:  # it was tried once more than there is hope
-                self._pending.clear()
 
     def _settle(self, ticket: int) -> None:
         with self._changed:
@@ -198,6 +203,6 @@ class AuditWriter:
             call()
 
 
-def _lost(count: int) -> Event:
+def _lost(count: int, now: float) -> Event:
     text = "the buffer was full while the file could not be written"
-    return Event(time=time.time(), who=NOBODY, what=LOST, result=Result.FAILED, error=text, count=count)
+    return Event(time=now, who=NOBODY, what=LOST, result=Result.FAILED, error=text, count=count)

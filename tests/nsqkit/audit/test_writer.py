@@ -64,11 +64,14 @@ def writer(target: FakeTarget) -> Iterator[AuditWriter]:
     yield made
     target.error = None
     target.free.set()
-    made.close(patience(10))
+    made.close(STOP, patience(10))
 
 
 def event(what: str, **values: object) -> Event:
     return attrs.evolve(Event(time=1.0, who=NOBODY, what=what), **values)
+
+
+STOP = Event(time=1.0, who=NOBODY, what="stop")
 
 
 def refused(what: str) -> Event:
@@ -154,20 +157,34 @@ def test_a_close_writes_everything(target: FakeTarget) -> None:
     writer.start()
     for _ in range(3):
         writer.put_refusal(refused("GET"))
-    writer.put(event("stop"))
     target.free.set()
-    writer.close(patience(10))
-    assert target.texts == ["GET 1", "stop 1", "GET 2"]
+    writer.close(STOP, patience(10))
+    assert target.texts == ["GET 1", "GET 2", "stop 1"]
     assert target.reopened == 1, "the file is closed"
 
 
-def test_a_close_does_not_wait_for_a_disk_that_fails(target: FakeTarget) -> None:
+def test_a_close_does_not_wait_for_a_disk_that_fails(
+    target: FakeTarget, caplog: pytest.LogCaptureFixture
+) -> None:
     target.error = OSError(5, "Input/output error")
     writer = AuditWriter(target, "audit", lambda event: event.what.encode(), retry_s=patience(60))
     writer.start()
     settled(writer, writer.put(event("a")))
-    writer.close(patience(10))
+    tries = target.tries
+    writer.close(STOP, patience(10))
     assert not writer.is_alive
+    assert target.tries == tries + 1
+    assert caplog.messages[-1] == "AUDIT: audit: lines lost at the end: 2"
+
+
+def test_a_close_tries_once_more(target: FakeTarget) -> None:
+    target.error = OSError(5, "Input/output error")
+    writer = AuditWriter(target, "audit", lambda event: event.what.encode(), retry_s=patience(60))
+    writer.start()
+    settled(writer, writer.put(event("a")))
+    target.error = None
+    writer.close(STOP, patience(10))
+    assert target.texts == ["a", "stop"]
 
 
 def test_a_reopen_is_at_once_also_while_the_disk_fails(target: FakeTarget) -> None:
@@ -181,4 +198,19 @@ def test_a_reopen_is_at_once_also_while_the_disk_fails(target: FakeTarget) -> No
     target.error = None
     writer.reopen()
     wait_until(lambda: target.texts == ["a"], 10, "it is tried again before its time")
-    writer.close(patience(10))
+    writer.close(STOP, patience(10))
+
+
+def test_lines_are_in_the_order_of_their_times(target: FakeTarget) -> None:
+    """Also that of the refusals of a second, which is written at its end."""
+    now = [1.0]
+    writer = AuditWriter(
+        target, "audit", lambda event: f"{event.what} {event.time}".encode(), clock=lambda: now[0]
+    )
+    writer.start()
+    for _ in range(3):
+        writer.put_refusal(attrs.evolve(refused("GET"), time=1.0))
+    writer.put(attrs.evolve(event("change"), time=1.5))
+    now[0] = 2.0
+    writer.close(attrs.evolve(STOP, time=2.0), patience(10))
+    assert target.texts == ["GET 1.0", "change 1.5", "GET 2.0", "stop 2.0"]

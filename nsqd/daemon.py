@@ -565,6 +565,10 @@ class Daemon:
         return self.rounds.durability.ticket
 
     @property
+    def safe_at_once(self) -> bool:
+        return self.rounds.durability.at_once
+
+    @property
     def safe(self) -> int:
         return self.rounds.durability.reached
 

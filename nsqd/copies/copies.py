@@ -115,6 +115,9 @@ class Copies:
         if identity is None:
             if options.replicate_to or options.replication_address:
                 log.error("COPIES: %s", NO_LIFE)
+            if self.leader is not None and options.fence == "on":
+                # Nobody can be asked whether another nsqd serves this.
+                broker.fence(NO_LIFE)
             return
         if options.replication_address:
             self.follower = FollowerRole(

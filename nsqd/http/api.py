@@ -63,7 +63,7 @@ def make_servers(daemon: HttpBackend) -> tuple[HttpServer, HttpServer]:
     router = make_router(daemon)
     budget = ByteBudget(daemon.options.max_buffered_bytes)
     share = ConnectionShare()
-    plain = HttpServer(make_plain_app(daemon, router), budget=budget, share=share)
+    plain = HttpServer(make_plain_app(daemon, router), budget=budget, share=share, batches=True)
     return plain, HttpServer(router, budget=budget, share=share)
 
 
@@ -97,6 +97,7 @@ def make_router(daemon: HttpBackend) -> Router:
         publishing.pub,
         body_limit=options.max_msg_size,
         too_big=error(413, "MSG_TOO_BIG"),
+        batch=publishing.pub_together,
         quiet=True,
     )
     router.add(

@@ -75,6 +75,10 @@ class HttpBackend(StatsSource, Protocol):
         """Of everything committed so far."""
 
     @property
+    def safe_at_once(self) -> bool:
+        """Whether everything is safe as soon as it is committed."""
+
+    @property
     def safe(self) -> int:
         """The ticket up to which everything is safe: written, synced, or copied, as it is configured."""
 

@@ -9,15 +9,17 @@ checked, an empty one before a missing topic, and a topic is created before an i
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 
-from nsqd.broker import Refused
+from nsqd.broker import Broker, Refused, Topic
 from nsqd.http.context import HttpBackend, round_of, when_synced
 from nsqd.http.params import valid_topic
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, query, text
+from nsqkit.service.http.message import CACHED_QUERY_BYTES, parse_query
 
 __all__ = ["Publishing", "split_batch", "split_lines"]
 
@@ -51,6 +53,16 @@ class Publishing:
         if "defer" in params:
             return self._pub_deferred(topic, body, params["defer"])
         return self._publish(topic, [body], None)
+
+    def pub_together(self, requests: Sequence[Request]) -> list[Response | None]:
+        """Messages of several clients, which share a round. What is not plain is left to `pub`."""
+        if not self._daemon.safe_at_once:
+            return [None] * len(requests)
+        with round_of(self._daemon) as broker:
+            published = [_publish_plain(broker, request) for request in requests]
+            broker.commit()
+            # The end of the round forgets what has failed.
+            return [each and (_EXITING if each[1] in each[0].failed else _OK) for each in published]
 
     def mpub(self, request: Request) -> Response | Awaitable[Response]:
         """Messages in lines, or as a batch in binary."""
@@ -108,6 +120,33 @@ class Publishing:
             self._warned = True  # only once, as a producer sends the same value with every batch
             _log.warning("HTTP: binary=%s for /mpub is deprecated, use true or false", value[:20])
         return _MODES.get(value, True)
+
+
+def _publish_plain(broker: Broker, request: Request) -> tuple[Topic, int] | None:
+    """Publish a message whose query has no more than a topic, as nearly all do: topic and number of the commit.
+
+    None, and nothing is published, for any other, and for one that is refused.
+    """
+    if not request.body or len(request.query_string) > CACHED_QUERY_BYTES:
+        return None
+    name = _plain_topic(request.query_string)
+    if name is None:
+        return None
+    try:
+        topic = broker.topics.get(name) or broker.topic_to_publish(name)
+        return topic, broker.publish_one(topic, request.body)
+    except Refused:
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_topic(query_string: bytes) -> str | None:
+    """The topic of a query that has a valid one, and nothing else that matters to a publish; else None."""
+    try:
+        params = parse_query(query_string)
+        return valid_topic(params) if "defer" not in params else None
+    except HttpError:
+        return None
 
 
 def split_lines(body: bytes, max_msg_size: int) -> list[bytes]:

@@ -131,6 +131,10 @@ class FakeDaemon:
         return self.broker.sync_ticket
 
     @property
+    def safe_at_once(self) -> bool:
+        return not self.broker.options.sync_on_commit
+
+    @property
     def safe(self) -> int:
         return self.broker.synced
 

@@ -27,6 +27,7 @@ from nsqkit.service.http.message import (
     BODY_TOO_BIG,
     HTML,
     AccessLog,
+    BatchHandler,
     BodyLimit,
     Exchange,
     Handler,
@@ -108,9 +109,11 @@ class Router:
         *,
         body_limit: BodyLimit = None,
         too_big: Response | Handler = BODY_TOO_BIG,
+        batch: BatchHandler | None = None,
         quiet: bool = False,
     ) -> None:
-        """Register a handler, and what answers a body over the limit; a `quiet` one is not in the access log.
+        """Register a handler, what answers several requests at once, if anything does, and what answers a body over the
+        limit; a `quiet` one is not in the access log.
 
         Raises ValueError when the method and path have a handler already, or are unknown to the guard.
         """
@@ -118,6 +121,7 @@ class Router:
             handler=handler,
             body_limit=body_limit,
             too_big=_always(too_big) if isinstance(too_big, Response) else too_big,
+            batch=batch,
             access_log=None if quiet else self.access_log,
         )
         self._add_route(method, path, route)
@@ -133,8 +137,8 @@ class Router:
         if self.guard is not None:
             route.check = self.guard.check_of(method, path)
             if self.guard.records(method, path):
-                if route.stream is not None:
-                    raise ValueError(f"{method} {path} is recorded, so it cannot be answered piece by piece")
+                if route.stream is not None or route.batch is not None:
+                    raise ValueError(f"{method} {path} is recorded, so it must have a handler only")
                 route.handler = self.guard.audit.of_a_change(route.handler)
         entry.routes[method] = route
         if path in self._static:

@@ -23,6 +23,7 @@ import trio
 from attrs import define, field
 
 from nsqkit.logging import get_logger
+from nsqkit.service.http.batching import Batching
 from nsqkit.service.http.connection import Connection
 from nsqkit.service.http.limits import ByteBudget, ConnectionShare, Limits
 from nsqkit.service.http.message import error, render
@@ -49,7 +50,10 @@ class HttpServer:
     """Shared with whatever else of the daemon holds clients' bytes."""
     share: ConnectionShare = field()
     """Shared with the other servers of the daemon."""
+    batches: bool = False
+    """Whether requests of clients without TLS are answered together, by routes that can do that."""
 
+    _batching: Batching | None = field(default=None, init=False)
     _connections: set[Connection] = field(factory=set, init=False)
     _handshakes: int = field(default=0, init=False)
     """Clients that have no connection here yet."""
@@ -81,6 +85,9 @@ class HttpServer:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep)
+                if self.batches:
+                    self._batching = Batching()
+                    nursery.start_soon(self._batching.run)
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
                         accepting.start_soon(self._accept, listener, nursery)
@@ -93,6 +100,8 @@ class HttpServer:
         finally:
             with trio.CancelScope(shield=True):
                 await self._close_listeners(listeners)
+            if self._batching is not None:
+                self._batching.close()
 
     def stop(self) -> None:
         """Begin to stop; `run` returns within `Limits.stop_seconds` or so."""
@@ -174,7 +183,10 @@ class HttpServer:
         nursery.start_soon(lambda: self._serve(transport, remote, secure=False))
 
     async def _serve(self, transport: Transport, remote: str, *, secure: bool, common_name: str = "") -> None:
-        connection = Connection(transport, self.app, self.limits, self.budget, remote, secure, common_name)
+        batching = self._batching if transport.fd >= 0 else None
+        connection = Connection(
+            transport, self.app, self.limits, self.budget, remote, secure, common_name, batching
+        )
         if self._stopping.is_set() or not self.share.make_room():
             await self._refuse(transport)
             return

@@ -247,10 +247,13 @@ async def never(_request: Request, _exchange: Exchange) -> int:
     raise AssertionError("it was not registered")
 
 
-def test_a_change_cannot_be_a_stream(tmp_path: Path) -> None:
+def test_a_change_has_a_handler_of_its_own(tmp_path: Path) -> None:
     router = Router(guard=Guard({("POST", "/x"): Need.OPERATE}, trail=AuditTrail(str(tmp_path / "audit"))))
-    with pytest.raises(ValueError, match="POST /x is recorded, so it cannot be answered piece by piece"):
+    reason = "POST /x is recorded, so it must have a handler only"
+    with pytest.raises(ValueError, match=reason):
         router.add_stream("POST", "/x", never)
+    with pytest.raises(ValueError, match=reason):
+        router.add("POST", "/x", done, body_limit=1, batch=lambda _: [])
 
 
 # --- reading

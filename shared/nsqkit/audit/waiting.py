@@ -9,11 +9,12 @@ import trio
 
 from nsqkit.audit.event import Value
 from nsqkit.audit.trail import AuditTrail
+from nsqkit.audit.writer import HANG_S
 
 __all__ = ["WRITE_S", "AuditError", "is_written", "start_audit"]
 
-WRITE_S: Final = 5.0
-"""How long a change waits for its line. A disk that needs longer is taken for one that fails."""
+WRITE_S: Final = HANG_S
+"""How long a change waits for its line. A disk that needs longer counts as one that fails."""
 
 
 class AuditError(Exception):

@@ -5,6 +5,7 @@ Rules:
 - Lines are written in the order of their events, and each is on the disk before it counts as written.
 - While the file cannot be written, `failing` says why, and it is tried again every `RETRY_S`. Lines wait in a buffer of
   `BUFFER_BYTES`; those that find it full are lost and counted, and a line says how many as soon as there is one.
+- A write that takes longer than `HANG_S` counts as failing, too, as long as it takes.
 - The log has a line when that begins, and one when it is over.
 """
 
@@ -24,12 +25,13 @@ from nsqkit.audit.refusals import Refusals
 from nsqkit.audit.target import Target
 from nsqkit.logging import get_logger
 
-__all__ = ["BUFFER_BYTES", "CLOSE_WAIT_S", "LOST", "RETRY_S", "AuditWriter"]
+__all__ = ["BUFFER_BYTES", "CLOSE_WAIT_S", "HANG_S", "LOST", "RETRY_S", "AuditWriter"]
 
 _log = get_logger("nsqkit.audit")
 
 BUFFER_BYTES: Final = 1 << 20
 RETRY_S: Final = 1.0
+HANG_S: Final = 5.0
 CLOSE_WAIT_S: Final = 2.0
 """How long the end of a daemon waits until its last lines are written."""
 LOST: Final = "audit lines lost"
@@ -50,12 +52,16 @@ class AuditWriter:
     """Seconds since 1970."""
     limit: int = BUFFER_BYTES
     retry_s: float = RETRY_S
-    failing: str = attrs.field(default="", init=False)
-    """Why lines cannot be written; empty: they can."""
+    hang_s: float = HANG_S
     written: int = attrs.field(default=0, init=False)
     """Lines, since the start."""
     lost: int = attrs.field(default=0, init=False)
     """The same of those that found the buffer full."""
+    _error: str = attrs.field(default="", init=False)
+    """Of the last write."""
+    _writing_since: float = attrs.field(default=math.inf, init=False)
+    """Of the monotonic clock; infinite while nothing is written."""
+    _hang_is_logged: bool = attrs.field(default=False, init=False)
     _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
     _pending: deque[bytes] = attrs.field(factory=deque, init=False)
     _size: int = attrs.field(default=0, init=False)
@@ -76,6 +82,13 @@ class AuditWriter:
         self._thread.start()
 
     @property
+    def failing(self) -> str:
+        """Why lines cannot be written; empty: they can."""
+        if time.monotonic() - self._writing_since > self.hang_s:
+            return f"a write takes longer than {self.hang_s:g} s"
+        return self._error
+
+    @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
@@ -83,6 +96,9 @@ class AuditWriter:
     def put(self, event: Event) -> int | None:
         """Have an event written. Returns its ticket, with which it counts among `written`; None: it is lost."""
         line = self.line_of(event)
+        if not self._hang_is_logged and time.monotonic() - self._writing_since > self.hang_s:
+            self._hang_is_logged = True  # not by the thread, which waits for the disk
+            self._log_failure(self.failing)
         with self._changed:
             # Before it: their second may have ended, and the thread has yet to look.
             self._add_due(time.monotonic())
@@ -144,8 +160,9 @@ class AuditWriter:
             try:
                 if not lines:
                     self.target.reopen()
-                else:
-                    self._wrote(self.target.write(lines))
+                    continue
+                self._writing_since = time.monotonic()
+                self._wrote(self.target.write(lines))
             except OSError as error:
                 self._failed(error.strerror or str(error))
         self.target.reopen()
@@ -169,7 +186,8 @@ class AuditWriter:
             for _ in range(count):
                 self._size -= len(self._pending.popleft())
             self.written += count
-            recovered, self.failing = self.failing, ""
+            recovered = bool(self._error) or self._hang_is_logged
+            self._error, self._hang_is_logged, self._writing_since = "", False, math.inf
             lost, self._unsaid = self._unsaid, 0
             if lost:
                 self._add(self.line_of(_lost(lost, self.clock())))
@@ -178,14 +196,11 @@ class AuditWriter:
         self._settle(self.written)
 
     def _failed(self, reason: str) -> None:
-        if reason != self.failing:
-            _log.error(
-                "AUDIT: %s cannot be written - %s; lines wait in memory, make room or mend it",
-                self.name,
-                reason,
-            )
+        self._writing_since = math.inf
+        if reason != self._error:
+            self._log_failure(reason)
         with self._changed:
-            self.failing, was_last_try = reason, self._closing
+            self._error, was_last_try = reason, self._closing
         self._settle(self._taken)
         with self._changed:
             if was_last_try:
@@ -194,6 +209,10 @@ class AuditWriter:
             until = time.monotonic() + self.retry_s
             while not self._closing and not self._reopen and (left := until - time.monotonic()) > 0:
                 self._changed.wait(left)
+
+    def _log_failure(self, reason: str) -> None:
+        text = "AUDIT: %s cannot be written - %s; lines wait in memory, make room or mend it"
+        _log.error(text, self.name, reason)
 
     def _settle(self, ticket: int) -> None:
         with self._changed:

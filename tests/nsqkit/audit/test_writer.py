@@ -107,6 +107,28 @@ def test_nobody_waits_for_a_disk_that_hangs(writer: AuditWriter, target: FakeTar
     assert told == [1]
 
 
+def test_a_disk_that_hangs_counts_as_failing(target: FakeTarget, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "nsq")
+    writer = AuditWriter(target, "audit", lambda event: event.what.encode(), hang_s=0.05)
+    target.free.clear()
+    writer.start()
+    assert writer.failing == ""
+    writer.put(event("a"))
+    wait_until(lambda: writer.failing == "a write takes longer than 0.05 s", 10, "it is noticed")
+    ticket = writer.put(event("b"))
+    writer.put(event("c"))
+    settled(writer, ticket)  # it is not, but there is no point in waiting
+    assert writer.written == 0
+    target.free.set()
+    wait_until(lambda: writer.written == 3 and len(caplog.messages) == 2, 10, "they are written")
+    assert writer.failing == ""
+    writer.close(STOP, patience(10))
+    assert caplog.messages == [
+        "AUDIT: audit cannot be written - a write takes longer than 0.05 s; lines wait in memory, make room or mend it",
+        "AUDIT: audit can be written again; lines lost: 0",
+    ]
+
+
 def test_a_disk_that_fails_is_said_once_and_tried_again(
     writer: AuditWriter, target: FakeTarget, caplog: pytest.LogCaptureFixture
 ) -> None:

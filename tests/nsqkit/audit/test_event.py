@@ -64,11 +64,13 @@ def test_refusals_have_a_reason_and_perhaps_a_number() -> None:
         ("s3cr3t", "joe:s3cr3t@10.0.0.1"),
         ("s3cr3t", "GET http://joe:s3cr3t" + "x" * 400 + "@10.0.0.1/x"),
         ("s3cr3t", "x " * 90 + "a?token=s3cr3t" + "x" * 400),
-        (new_secret(), ""),
+        ("a token", ""),
     ],
 )
 def test_a_secret_in_any_text_is_left_out(secret: str, text: str) -> None:
-    text = text or f"orders {secret}"
+    if not text:
+        secret = new_secret()
+        text = f"orders {secret}"
     texts: dict[str, Any] = {
         "what": text,
         "error": text,

@@ -6,15 +6,14 @@ its audit trail is named, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Final, TypeAlias
 
 import attrs
 import trio
 
-from nsqadmin.access import user_of
-from nsqadmin.options import AdminOptions
+from nsqadmin.auth import identity_of
 from nsqadmin.upstream import NSQD, NSQLOOKUPD, Upstream, UpstreamError, responses
 from nsqadmin.upstream.audit import AuditLine, AuditPart, part_of
 from nsqkit.audit import STDERR, AuditQuery, AuditTrail, Means, Who, read_tail
@@ -41,17 +40,13 @@ _REASONS: Final = {
 """Why a daemon does not say what is in its audit trail, by the code of its error."""
 
 
-def client_of(options: AdminOptions) -> Callable[[Request], Who]:
+def client_of(request: Request) -> Who:
     """Who has sent a request to the console."""
-
-    def who(request: Request) -> Who:
-        user = user_of(options, request.headers)
-        remote, forwarded = request.remote, request.header(b"x-forwarded-for")
-        if forwarded is not None:
-            remote += f" for {forwarded[:MAX_TEXT].decode('latin-1')}"
-        return Who(user, Means.HEADER if user else Means.ANONYMOUS, remote)
-
-    return who
+    identity = identity_of(request)
+    remote, forwarded = request.remote, request.header(b"x-forwarded-for")
+    if forwarded is not None:
+        remote += f" for {forwarded[:MAX_TEXT].decode('latin-1')}"
+    return Who(identity.name, Means(identity.means.value), remote)
 
 
 @attrs.frozen

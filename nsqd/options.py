@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import attrs
 
+from nsqd.rules import NO_RULES, Rules, parse_rules
 from nsqkit.access import EVERYONE_MAY, NOTHING, ScopeError, anonymous_scopes
 from nsqkit.options import (
     FLOAT,
@@ -40,6 +41,7 @@ from nsqkit.options import (
     check_values,
     option,
     refusal,
+    tables,
 )
 from nsqkit.options import load as load_options
 from nsqkit.version import version_line
@@ -75,6 +77,14 @@ nsqd --data-path=/var/lib/nsqd --lookupd-tcp-address=10.0.0.5:4160 --broadcast-a
 curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=greetings'
 # who may do what: make, list and revoke tokens
 nsqd token --help
+"""
+_RULES = """
+[[rule]]
+topic = "orders.*"
+channel = "archive"
+max_depth = 1_000_000
+max_age = "24h"
+policy = "drop_oldest"
 """
 _HIGHEST_PORT = 65535
 
@@ -138,6 +148,19 @@ class NsqdOptions(DaemonOptions):
         flag="lookupd-tcp-address",
         help="TCP address of an nsqlookupd. This nsqd registers with it, so that consumers find its topics.",
     )
+    lookupd_tls: bool = option(
+        False,
+        help="Use TLS to the nsqlookupds, on their TCP ports and for requests over HTTPS. Their certificates must be "
+        "for the names in --lookupd-tcp-address, and for their --broadcast-address.",
+    )
+    lookupd_tls_root_ca_file: FilePath = option(
+        "",
+        help="File (PEM) with the certificate authorities to trust for nsqlookupds. Empty: that of --tls-root-ca-file.",
+    )
+    lookupd_tls_cert: FilePath = option(
+        "", help="Client certificate file (PEM) to show to nsqlookupds, with --lookupd-tls."
+    )
+    lookupd_tls_key: FilePath = option("", help="Private key file (PEM) of this certificate.")
     broadcast_address: str = option(
         factory=host_name,
         placeholder="HOST",
@@ -342,6 +365,28 @@ class NsqdOptions(DaemonOptions):
         minimum=0,
         help="Highest RDY count, that is, number of messages that a consumer can have in flight.",
     )
+    max_topics: int = option(
+        100_000,
+        minimum=0,
+        help="Topics that clients can have created. Those that exist are served. 0: no limit.",
+    )
+    max_channels: int = option(
+        200_000,
+        minimum=0,
+        help="Channels that clients can have created, of all topics together. 0: no limit.",
+    )
+    max_names_per_connection: int = option(
+        10_000,
+        minimum=0,
+        help="Topics and channels that one TCP connection can create: a loop that makes up names ends here. 0: no "
+        "limit.",
+    )
+    max_connections_per_address: int = option(
+        20_000,
+        minimum=0,
+        help="TCP connections of one address, of IPv6 of one network of 64 bits. Unix sockets are not limited. 0: no "
+        "limit.",
+    )
     max_channel_consumers: int = option(
         0, minimum=0, help="Maximum number of consumers of one channel. 0: no limit."
     )
@@ -394,7 +439,7 @@ class NsqdOptions(DaemonOptions):
         TlsRequired.NO, help="Refuse clients without TLS, over TCP and HTTP. tcp-https: allow plain HTTP."
     )
     tls_min_version: TlsVersion = option(
-        TlsVersion.TLS1_0,
+        TlsVersion.TLS1_2,
         help="Oldest version to accept: tls1.0, tls1.1, tls1.2 or tls1.3. Below tls1.2 weak signatures are "
         "accepted, too.",
     )
@@ -432,6 +477,11 @@ class NsqdOptions(DaemonOptions):
         "",
         help="File with the token that this nsqd sends to its nsqlookupds. It needs the scope operate there.",
     )
+    debug_endpoints: str = option(
+        "on",
+        choices=("on", "off"),
+        help="Whether profiles and the like can be asked for. off: nothing below /debug is there.",
+    )
     http_allowed_hosts: list[str] = option(
         flag="http-allowed-hosts",
         placeholder="NAME",
@@ -460,6 +510,15 @@ class NsqdOptions(DaemonOptions):
     )
     e2e_processing_latency_window_time: Duration = option(
         10 * MINUTE, minimum=1, help="Period that these measurements cover."
+    )
+
+    rules: Rules = tables(
+        NO_RULES,
+        key="rule",
+        parse=parse_rules,
+        help="Rules: what is set for the topics and channels whose names match, where * stands for any characters. "
+        "For each setting the first rule that matches and has it wins. docs/queues.md describes them.",
+        example=_RULES,
     )
 
     WITHOUT_EFFECT: ClassVar = NO_EFFECT
@@ -498,6 +557,7 @@ def validate(options: NsqdOptions) -> None:
         _check_auto(options)
     else:
         check_target_addresses(options, "replicate_to", "replicate-to")
+    _check_lookupd_tls(options)
     _check_copies(options)
     _check_access(options)
     check_target_addresses(options, "statsd_address", "statsd-address")
@@ -510,6 +570,12 @@ def validate(options: NsqdOptions) -> None:
 def chooses_followers(options: NsqdOptions) -> bool:
     """Whether followers are not configured, but chosen by this nsqd itself."""
     return options.replicate_to == [AUTO]
+
+
+def _check_lookupd_tls(options: NsqdOptions) -> None:
+    for name in ("lookupd_tls_root_ca_file", "lookupd_tls_cert", "lookupd_tls_key"):
+        if getattr(options, name) and not options.lookupd_tls:
+            raise refusal(options, name, f"--{name.replace('_', '-')} needs --lookupd-tls")
 
 
 def _check_access(options: NsqdOptions) -> None:

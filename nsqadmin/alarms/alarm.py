@@ -37,11 +37,13 @@ class Kind(Enum):
     REQUEUES = "requeues"
     NO_CONSUMER = "no-consumer"
     NO_CHANNEL = "no-channel"
+    IDLE = "idle"
     OLD = "old"
     NOT_ADOPTED = "not-adopted"
     UNDER_REPLICATED = "under-replicated"
     NO_TAKEOVER = "no-takeover"
     NOT_AUDITED = "not-audited"
+    CERTIFICATE = "certificate"
     PAUSED = "paused"
 
     @property
@@ -71,11 +73,13 @@ _KINDS = {
     Kind.REQUEUES: (Severity.WARNING, "requeues"),
     Kind.NO_CONSUMER: (Severity.WARNING, "no consumer"),
     Kind.NO_CHANNEL: (Severity.WARNING, "no channel"),
+    Kind.IDLE: (Severity.WARNING, "ends soon"),
     Kind.OLD: (Severity.WARNING, "old messages"),
     Kind.NOT_ADOPTED: (Severity.WARNING, "not adopted"),
     Kind.UNDER_REPLICATED: (Severity.WARNING, "under-replicated"),
     Kind.NO_TAKEOVER: (Severity.WARNING, "no takeover"),
     Kind.NOT_AUDITED: (Severity.WARNING, "not audited"),
+    Kind.CERTIFICATE: (Severity.WARNING, "certificate expires"),
     Kind.PAUSED: (Severity.INFO, "paused"),
 }
 _RANKS = {kind: rank for rank, kind in enumerate(Kind)}

@@ -37,6 +37,7 @@ _RECORD_OVERHEAD: Final = 40
 """Bytes on disk for each message besides its body, about."""
 _NAMED: Final = 3
 """Nodes that a text names; the others are counted."""
+_EXPIRES_SOON_S: Final = 14 * 24 * 3600
 _MAX_REASON: Final = 300
 """Characters of what a daemon reported."""
 
@@ -261,6 +262,29 @@ def _requeues(situation: Situation, _topic: TopicSnapshot, channel: ChannelSnaps
     )
 
 
+def _idle(situation: Situation, _topic: TopicSnapshot, channel: ChannelSnapshot) -> Alarm | None:
+    idle = [
+        (part, part.idle)
+        for part in situation.answering(channel.stats.nodes)
+        if part.idle is not None and part.idle.alarm
+    ]
+    if not idle:
+        return None
+    first, its = min(idle, key=lambda each: each[1].ttl_ms - each[1].idle_ms)
+    waiting = sum(part.depth + part.deferred_count for part, _ in idle)
+    left = max(0.0, its.ttl_ms - its.idle_ms) / 1000
+    action = {"delete": "deletes", "pause": "pauses"}.get(its.action, "ends")
+    return Alarm(
+        kind=Kind.IDLE,
+        subject=_of(channel),
+        since=situation.at,
+        text=f"{_named([first])} {action} it in {duration_text(left)}, as it has had no consumer for "
+        f"{duration_text(its.idle_ms / 1000)}; {_messages(waiting)} waiting",
+        advice="Start a consumer, or raise its idle_ttl, if anybody still needs it.",
+        figures={"messages": waiting, "seconds_left": left},
+    )
+
+
 # Topics.
 
 
@@ -434,6 +458,26 @@ def _not_audited(situation: Situation, node: NodeSnapshot) -> Alarm | None:
 # The cluster.
 
 
+def _certificate(situation: Situation, node: NodeSnapshot) -> Alarm | None:
+    if node.problem is not None:
+        return None
+    return _expiring(situation, Subject(node=node.address), node.usage.certificate_expiry)
+
+
+def _expiring(situation: Situation, subject: Subject, expiry: float | None) -> Alarm | None:
+    if expiry is None or (left := expiry - situation.at) > _EXPIRES_SOON_S:
+        return None
+    when = f"expires in {duration_text(left)}" if left > 0 else f"has expired {duration_text(-left)} ago"
+    return Alarm(
+        kind=Kind.CERTIFICATE,
+        subject=subject,
+        since=situation.at,
+        text=f"its certificate {when}",
+        advice="Put a new one into its files; it is read within a second, and nothing is disconnected.",
+        figures={"expires_in_seconds": left},
+    )
+
+
 def _gone(situation: Situation, node: GoneNode) -> Alarm:
     return Alarm(
         kind=Kind.SILENT,
@@ -464,6 +508,7 @@ _CHANNEL_RULES: Final[tuple[tuple[_ChannelRule, ...], ...]] = (
     (_stuck,),
     (_timeouts,),
     (_requeues,),
+    (_idle,),
 )
 _TOPIC_RULES: Final = (_topic_paused, _no_channel)
 _NODE_RULES: Final = (
@@ -474,6 +519,7 @@ _NODE_RULES: Final = (
     _not_adopted,
     _no_takeover,
     _not_audited,
+    _certificate,
 )
 
 
@@ -499,6 +545,9 @@ def cluster_alarms(situation: Situation) -> Iterator[Alarm]:
     for problem in situation.snapshot.problems:
         if problem.kind == "nsqlookupd":
             yield _registry_silent(problem)
+    for address, expiry in situation.snapshot.certificates.items():
+        if (alarm := _expiring(situation, Subject(registry=address), expiry)) is not None:
+            yield alarm
     for node in situation.memory.gone_nodes:
         yield _gone(situation, node)
 

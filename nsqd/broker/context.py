@@ -21,6 +21,7 @@ from nsqd.log.budget import MemoryBudget
 from nsqd.log.segment import Damage
 from nsqd.log.store import OF_ONE_TOPIC, Store
 from nsqd.log.topic_log import TopicLog
+from nsqd.rules import NO_RULES, Rules
 from nsqkit.logging import get_logger
 
 __all__ = ["BrokerContext", "BrokerOptions", "EphemeralBudget"]
@@ -48,6 +49,7 @@ class BrokerOptions:
     latency_window: float = 0.0  # how far back latencies are measured; 0: not at all
     has_registries: bool = False  # recovered topics that never flowed wait for `start`, as new topics do
     topology: Topology | None = None  # this daemon's location, with topology-aware consumption only
+    rules: Rules = NO_RULES
 
 
 @attrs.define
@@ -81,6 +83,13 @@ class Snapshotting(Protocol):
         """Write one slice; True when there are no more slices to write."""
 
 
+class Limited(Protocol):
+    """A topic with limits."""
+
+    def look(self, now: float) -> None:
+        """Do what is due. Called once a second; `now`: seconds of the broker's clock."""
+
+
 class BrokerContext:
     """`now`: seconds of a monotonic clock; `wall_ns`: wall time in nanoseconds since 1970.
 
@@ -103,6 +112,7 @@ class BrokerContext:
         self.to_pump: dict[Pumpable, None] = {}
         self.to_maintain: dict[str, None] = {}  # names of topics whose log may have something to release
         self.to_maintain_now: dict[str, None] = {}  # the same, of which some work has just been completed
+        self.limited: dict[str, Limited] = {}  # by the topic's name
         self.snapshots: deque[Snapshotting] = deque()  # whose snapshot has slices to write
         self.sync_due = False  # `sync_every` messages are unsynced
         self.round = 0  # counted by `Broker.advance`

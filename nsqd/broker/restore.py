@@ -29,15 +29,18 @@ def restore_topic(
     view.high_watermark = min(state.high_watermark, state.end)
     store = LogTopicStore(view)
     topic = Topic(context, listener, name, store)
-    topic.paused = state.paused
+    topic.paused, topic.own_settings = state.paused, state.settings
     topic.deferred, topic.last_generation = state.deferred, state.last_generation
     topic.aborted = state.aborted
     topic.aborted.discard_below(view.high_watermark)
     topic.started = not (context.options.has_registries and view.log.end > view.high_watermark == 0)
     for channel_state in state.channels.values():
         channel = Channel(context, name, channel_state.name, store.restored_backlog(channel_state))
-        channel.paused = channel_state.paused
+        channel.paused, channel.own_settings = channel_state.paused, channel_state.settings
         topic.channels[channel.name] = channel
+    topic.resolve_settings()
+    for channel_state in state.channels.values():
+        channel = topic.channels[channel_state.name]
         _restore_waiting(channel, channel_state)
     # The record of the high watermark may be lost although later records prove that these messages had flowed.
     for seq in [seq for seq in topic.deferred if seq < view.high_watermark]:

@@ -28,6 +28,7 @@ from nsqd.replication.wire import START_SIZE
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats
 from nsqkit.audit import AuditTrail
+from nsqkit.certificates import TlsFiles
 from nsqkit.logging import get_logger
 
 __all__ = ["Copies", "NotServed"]
@@ -74,6 +75,11 @@ class Copies:
         options = self._options
         if options.replication_tls:
             self._transport = Transport.with_tls(options.tls_cert, options.tls_key, options.tls_root_ca_file)
+
+    @property
+    def tls_files(self) -> list[TlsFiles]:
+        """Those of the connections to and from other nsqds, to be read again when they change."""
+        return self._transport.tls_files
 
     def make_storage(self, storage: Storage) -> Storage:
         """The storage for the data path: noted, if there are followers. `NotServed`."""

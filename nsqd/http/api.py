@@ -12,8 +12,10 @@ from nsqd.access import ROUTES
 from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
+from nsqd.http.limits import Limits
 from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
+from nsqd.names import TooManyNames
 from nsqd.replication.stand_in import CommandRefused, StandIns
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
@@ -34,13 +36,14 @@ from nsqkit.service.http import (
     Router,
     error,
     json_body,
+    only_over_tls,
     query,
     text,
 )
 from nsqkit.service.http.access import access_log
 from nsqkit.service.http.audit import AuditLines, note
 from nsqkit.service.http.config import Config, read_addresses, read_log_level
-from nsqkit.service.http.message import JSON
+from nsqkit.service.http.routing import Handler
 from nsqkit.service.tls import REQUIRE_VERIFY
 
 __all__ = ["make_plain_app", "make_router", "make_servers"]
@@ -109,9 +112,10 @@ def make_router(daemon: HttpBackend) -> Router:
         quiet=True,
     )
     for path, handler in Admin(daemon).routes():
-        router.add("POST", path, handler)
+        router.add("POST", path, _within_limits(daemon, path, handler))
     for method, path, handler in Peeking(daemon).routes():
         router.add(method, path, handler)
+    Limits(daemon).add_to(router)
     config = _config(daemon)
     router.add("GET", "/config/:opt", config.get)
     router.add(
@@ -122,8 +126,30 @@ def make_router(daemon: HttpBackend) -> Router:
         too_big=error(413, "INVALID_VALUE"),
     )
     router.add("GET", "/audit", AuditLines(daemon.audit).get)
-    Debug().add_to(router)
+    if options.debug_endpoints == "on":
+        Debug().add_to(router)
     return router
+
+
+def _within_limits(daemon: HttpBackend, path: str, handler: Handler) -> Handler:
+    """The handler of an administrative request, which creates no more than may be created."""
+    if not path.endswith("/create"):
+        return handler
+
+    def checked(request: Request) -> Response | Awaitable[Response]:
+        params = query(request)
+        topic, channel = params.get("topic", ""), params.get("channel", "")
+        try:
+            if path.startswith("/channel/"):
+                if topic in daemon.broker.topics:  # others are not found
+                    daemon.names.allow_channel(topic, channel)
+            else:
+                daemon.names.allow_topic(topic)
+        except TooManyNames as reason:
+            return error(503, reason.code)
+        return handler(request)
+
+    return checked
 
 
 def make_plain_app(daemon: HttpBackend, router: Router) -> Router | Only:
@@ -133,10 +159,8 @@ def make_plain_app(daemon: HttpBackend, router: Router) -> Router | Only:
     """
     if daemon.options.tls_required is not TlsRequired.YES:
         return router
-    # With the original's spaces, as clients compare the text.
-    body = b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(daemon.https_port, 0)
     assert router.guard is not None
-    return Only(router.guard.audit.of_a_look(lambda _request: Response(403, body, JSON)))
+    return only_over_tls(daemon.https_port, router.guard.audit)
 
 
 def _config(daemon: HttpBackend) -> Config:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from nsqkit.audit import AuditTrail
-from nsqkit.service.exposition import Family, counter, gauge, label_set, of_audit, program, render
+from nsqkit.certificates import TlsFiles
+from nsqkit.service.exposition import (
+    Family,
+    certificates,
+    counter,
+    gauge,
+    label_set,
+    of_audit,
+    program,
+    render,
+)
 from nsqkit.service.http import Request, Response, query
 from nsqlookupd.registry import Registry
 from nsqlookupd.traffic import Traffic
@@ -24,20 +34,29 @@ class Metrics:
         traffic: Traffic,
         witness: Witness,
         trail: AuditTrail,
+        tls_files: Collection[TlsFiles] = (),
     ) -> None:
         self._trail = trail
         self._registry = registry
         self._clock = clock
         self._traffic = traffic
         self._witness = witness
+        self._tls_files = tls_files
 
     async def get(self, request: Request) -> Response:
         query(request)  # a malformed query string is refused here too
-        return await metrics_page(self._registry, self._clock(), self._traffic, self._witness, self._trail)
+        return await metrics_page(
+            self._registry, self._clock(), self._traffic, self._witness, self._trail, self._tls_files
+        )
 
 
 async def metrics_page(
-    registry: Registry, now: float, traffic: Traffic, witness: Witness, trail: AuditTrail
+    registry: Registry,
+    now: float,
+    traffic: Traffic,
+    witness: Witness,
+    trail: AuditTrail,
+    tls_files: Collection[TlsFiles] = (),
 ) -> Response:
     """The response. `now`: by the registry's clock."""
     witness.advance(now)
@@ -45,6 +64,7 @@ async def metrics_page(
         [
             *_of_the_registry(registry, now),
             *_of_the_witness(witness),
+            *certificates("nsqlookupd", tls_files),
             *_of_the_daemon(traffic),
             *of_audit("nsqlookupd", trail),
             *program("nsqlookupd"),

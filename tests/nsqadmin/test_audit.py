@@ -10,7 +10,9 @@ import pytest
 import trio.testing
 
 from nsqadmin.audit import NSQADMIN, search_trails
-from nsqadmin.daemon import make_console
+from nsqadmin.auth import Role
+from nsqadmin.auth.users import add
+from nsqadmin.daemon import Daemon, make_console
 from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions
 from nsqadmin.site import Site
@@ -18,10 +20,14 @@ from nsqadmin.upstream import NSQD, NSQLOOKUPD
 from nsqkit.audit import AuditQuery, AuditTrail, Event, Means, Who
 from nsqkit.service.http import HttpError, Request, Response, Route, error
 from tests.nsqadmin.api.test_action_handlers import nsqd_with_topic, registry_of
+from tests.nsqadmin.auth.people import PASSWORD, user, with_users
 from tests.nsqadmin.fake_upstream import FakeUpstream
+from tests.nsqadmin.pages.reading import HtmlPage
+from tests.nsqadmin.pages.test_login import log_in
 from tests.nsqadmin.scripted import dead_address, scripted
 from tests.nsqadmin.serving import serving
-from tests.nsqkit.audit.reading import lines_in
+from tests.nsqkit.audit.reading import lines_in, wait_for_lines
+from tests.process.waiting import wait_until
 
 DEAD = dead_address()
 
@@ -145,6 +151,62 @@ async def test_refusals(tmp_path: Path) -> None:
         ("GET /topics", "", "HOST_NOT_ALLOWED"),
     ]
     assert {line["result"] for line in lines} == {"refused"}
+
+
+@pytest.mark.parametrize("required", [False, True])
+async def test_logins(tmp_path: Path, required: bool) -> None:
+    """Also while a required file cannot be written: somebody has to see what is wrong."""
+    path = tmp_path / "audit"
+    async with serving(
+        nsqds=[DEAD], base_path="/adm", audit_file=str(path), audit_required=required
+    ) as browser:
+        with_users(browser.console, user("ann", Role.ADMIN))
+        if required:
+            wait_for_lines(path, 0)
+            path.unlink()
+            path.mkdir()
+            assert (await log_in(browser)).status_code == 303
+            wait_until(lambda: browser.console.trail.refuses_changes, 10, "it cannot be written")
+            path.rmdir()
+        else:
+            assert (await log_in(browser)).status_code == 303
+        token = (
+            HtmlPage(await browser.get("/adm/nodes")).one("form", action="/adm/logout").one("input")["value"]
+        )
+        origin = {"Origin": f"http://{browser.address}"}
+        await browser.ask("POST", "/adm/logout", f"token={token}".encode(), origin)
+        await log_in(browser, "hunter2")
+        await log_in(browser, "hunter2", name="hunter2")
+    lines = lines_in(path)
+    assert [
+        (line["what"], line.get("who", ""), line.get("on", {}), line["result"], line.get("error", ""))
+        for line in lines[:3]
+    ] == [
+        ("login", "", {"user": "ann"}, "ok", ""),
+        ("logout", "ann", {}, "ok", ""),
+        ("login", "", {"user": "ann"}, "refused", "LOGIN_FAILED"),
+    ]
+    assert sum(line.get("count", 1) for line in lines) == 4
+    assert "hunter2" not in path.read_text()
+    assert PASSWORD not in path.read_text()
+
+
+def test_a_change_of_the_users_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    add(str(path), user("ann"))
+    options = AdminOptions(
+        nsqd_http_addresses=[DEAD], audit_file=str(tmp_path / "audit"), users_file=str(path)
+    )
+    console = Daemon(options).console
+    console.trail.start("console:4171")
+    add(str(path), user("bob"))
+    users = console.authentication.users
+    assert users is not None
+    assert users.look()()
+    console.authentication.on_users_change()
+    console.trail.close()
+    [line] = lines_in(tmp_path / "audit")
+    assert (line["what"], line["on"], line["after"]) == ("users", {"file": str(path)}, {"added": ["bob"]})
 
 
 # --- the search

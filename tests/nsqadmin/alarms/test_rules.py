@@ -10,7 +10,7 @@ import pytest
 from nsqadmin.alarms.alarm import Alarm, Kind, Subject
 from nsqadmin.alarms.memory import Memory
 from nsqadmin.cluster.snapshot import ClusterSnapshot, NodeSnapshot, Usage
-from nsqadmin.model import Copies, Draining, Follower, HeldCopy
+from nsqadmin.model import Copies, Draining, Follower, HeldCopy, Idle
 from nsqkit.options import MINUTE
 from tests.nsqadmin.alarms.looking import FakeMinutes, kinds, look, minutes
 from tests.nsqadmin.pages.cluster import NODE, NOW, channel, held_copy, node, problem, snapshot, topic
@@ -184,6 +184,29 @@ class TestShares:
         assert look(cluster(client_count=1, **stats), history) == []
 
 
+class TestIdle:
+    def idle(self, **changes: Any) -> Idle:
+        given = {"idle_ms": 7_200_000, "ttl_ms": 9_000_000, "action": "delete", "alarm": True, **changes}
+        return Idle(**given)
+
+    def test_a_channel_that_is_deleted_soon(self) -> None:
+        """Whether or not messages wait in it."""
+        alarm = one(look(cluster(deferred_count=3, idle=self.idle())), Kind.IDLE)
+        assert alarm.text == (
+            f"{NODE} deletes it in 30 min, as it has had no consumer for 2 h; 3 messages waiting"
+        )
+        assert alarm.figures == {"messages": 3, "seconds_left": 1800}
+        assert kinds(look(cluster(idle=self.idle()))) == [Kind.IDLE]
+
+    def test_one_that_is_paused_soon(self) -> None:
+        alarm = one(look(cluster(idle=self.idle(action="pause", idle_ms=9_000_001))), Kind.IDLE)
+        assert alarm.text.startswith(f"{NODE} pauses it in ")
+        assert alarm.figures["seconds_left"] == 0
+
+    def test_it_is_the_nsqd_that_says_when(self) -> None:
+        assert look(cluster(idle=self.idle(alarm=False))) == []
+
+
 class TestWaiting:
     def test_messages_without_a_consumer(self) -> None:
         alarm = one(look(cluster(depth=50, no_consumer_since=NOW - 9)), Kind.NO_CONSUMER)
@@ -249,6 +272,29 @@ class TestNodes:
         alarm = one(look(snapshot(problems=[trouble])), Kind.SILENT)
         assert alarm.subject == Subject(registry="10.9.0.1:4161")
         assert alarm.id == "silent:nsqlookupd:10.9.0.1:4161"
+
+    @pytest.mark.parametrize(
+        ("left", "text"),
+        [
+            (14 * DAY + 1, None),
+            (14 * DAY, "its certificate expires in 14 d"),
+            (3600, "its certificate expires in 1 h"),
+            (-2 * DAY, "its certificate has expired 2 d ago"),
+        ],
+    )
+    def test_a_certificate_that_expires_soon(self, left: float, text: str | None) -> None:
+        of_node = msgspec.structs.replace(node(), usage=Usage(certificate_expiry=NOW + left))
+        of_registry = msgspec.structs.replace(snapshot(), certificates={"10.9.0.1:4161": NOW + left})
+        for shown, subject in (
+            (snapshot(nodes=[of_node]), Subject(node=of_node.address)),
+            (of_registry, Subject(registry="10.9.0.1:4161")),
+        ):
+            if text is None:
+                assert look(shown) == []
+            else:
+                alarm = one(look(shown), Kind.CERTIFICATE)
+                assert (alarm.text, alarm.subject) == (text, subject)
+                assert alarm.figures == {"expires_in_seconds": left}
 
     @pytest.mark.parametrize(
         ("health", "kind", "text"),

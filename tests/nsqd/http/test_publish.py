@@ -148,6 +148,20 @@ async def test_a_full_disk(target: str) -> None:
     assert not daemon.broker.topics
 
 
+@pytest.mark.parametrize(
+    ("target", "body"), [("/pub?topic=t", b"x"), ("/pub?topic=t&defer=5", b"x"), ("/mpub?topic=t", b"x\ny")]
+)
+async def test_a_limit_is_named(target: str, body: bytes) -> None:
+    daemon = small()
+    daemon.make("t", "c")
+    daemon.broker.topics["t"].set_channel_limits("c", {"max_depth": 2})
+    reason = "LIMIT_REACHED: max_depth of channel c is 2, and 2 messages wait"
+    async with serving(daemon) as client:
+        assert_ok(await client.post("/mpub?topic=t", b"x\ny"))
+        assert_error(await client.post(target, body), 503, reason)
+    assert daemon.broker.topics["t"].message_count == 2
+
+
 # --- /pub of several clients at once
 
 
@@ -210,10 +224,20 @@ def test_a_topic_that_cannot_be_written_costs_its_own_messages() -> None:
     assert [topic.message_count for topic in daemon.broker.topics.values()] == [2, 2]
 
 
+def test_a_limit_refuses_what_is_too_much_of_it() -> None:
+    daemon = small()
+    daemon.make("t", "c")
+    daemon.broker.topics["t"].set_channel_limits("c", {"max_depth": 2})
+    answers = together(daemon, *[(b"topic=t", b"x")] * 3, (b"topic=u", b"y"))
+    limit = b'{"message":"LIMIT_REACHED: max_depth of channel c is 2, and 2 messages wait"}'
+    assert answers == [OK, OK, (503, limit), OK]
+    assert daemon.broker.topics["t"].message_count == 2
+
+
 def test_nothing_is_published_while_the_disk_is_full_or_an_answer_would_have_to_wait() -> None:
     daemon = small()
     daemon.broker.store.space.full = "no space left on device"
-    assert together(daemon, (b"topic=t", b"1")) == [None]
+    assert together(daemon, (b"topic=t", b"1")) == [EXITING]
     assert not daemon.broker.topics
     daemon = small(durability="disk")
     assert together(daemon, (b"topic=t", b"1")) == [None]

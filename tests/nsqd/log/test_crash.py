@@ -49,6 +49,8 @@ class LogMachine(RuleBasedStateMachine):
         self.change((Code.CHANNEL_CREATED, 1, "ch", 0))
         self.finished: set[int] = set()
         self.finished_synced: set[int] = set()
+        self.settings = 0
+        self.settings_synced = 0  # what a power loss must not take, or what came later
         self.sync()
 
     @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), deferred=st.booleans())
@@ -92,6 +94,15 @@ class LogMachine(RuleBasedStateMachine):
         self.log.append((), changes)
 
     @rule()
+    def set_limits(self) -> None:
+        self.settings += 1
+        self.change(*self._settings())
+
+    def _settings(self) -> list[Change]:
+        given = {"max_depth": self.settings} if self.settings else {}
+        return [(Code.TOPIC_SETTINGS, given), (Code.CHANNEL_SETTINGS, 1, given)]
+
+    @rule()
     def roll(self) -> None:
         self.log.roll()
 
@@ -126,6 +137,7 @@ class LogMachine(RuleBasedStateMachine):
     def _all_is_synced(self) -> None:
         self.synced = dict(self.there)
         self.finished_synced = set(self.finished)
+        self.settings_synced = self.settings
 
     @rule()
     def begin_snapshot(self) -> None:
@@ -135,7 +147,7 @@ class LogMachine(RuleBasedStateMachine):
     def _slices(self) -> Iterator[list[Change]]:
         yield [(Code.MARK, self.log.end, 0), self.log.segments_change()]
         yield [(Code.MOVED, position, seq) for seq, position in self.log.moved.items()]
-        yield [(Code.CHANNEL_CREATED, 1, "ch", 0)]
+        yield [(Code.CHANNEL_CREATED, 1, "ch", 0), *self._settings()]
         finished = RangeSet((seq, seq + 1) for seq in self.finished)
         yield [(Code.FINISHED, 1, *flat_runs(finished))]
 
@@ -180,6 +192,7 @@ class LogMachine(RuleBasedStateMachine):
         self.there = now
         assert not self._settled() & (now.keys() - self.finished), "something is missing for the channel"
         assert self._settled() >= self.finished
+        assert self._found_settings() == self.settings
         assert not self._reported() & self.there.keys()
 
     @rule(luck=st.randoms(use_true_random=False))
@@ -197,6 +210,8 @@ class LogMachine(RuleBasedStateMachine):
         assert settled >= self.finished_synced, "I3: something finished comes again"
         assert not settled & (now.keys() - self.finished), "something is missing for the channel"
         self.there, self.finished = now, settled
+        assert self.settings_synced <= self._found_settings() <= self.settings
+        self.settings = self._found_settings()
         self.sync()
 
     def _restart(self, storage: MemoryStorage) -> None:
@@ -209,6 +224,12 @@ class LogMachine(RuleBasedStateMachine):
         assert again.log.position == self.log.position
         # What the first one has found lost at the end, the broker records; here nobody does.
         assert again.log.end == self.log.end or self.found.damage
+
+    def _found_settings(self) -> int:
+        """Both are in one record."""
+        state = self.found.state
+        assert state.settings == state.channels[1].settings
+        return int(state.settings.get("max_depth", 0))
 
     def _read(self) -> dict[int, bytes]:
         return read_all(self.log)

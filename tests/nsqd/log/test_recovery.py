@@ -95,6 +95,10 @@ def model() -> Model:
         made.batch(seq % 3 + 1, delay=5 if seq % 4 == 3 else None)
         if seq % 3 == 0:
             made.change((Code.FINISHED, 1, *flat_runs([(seq, seq + 1)])))
+        if seq % 5 == 3:
+            made.change(
+                (Code.TOPIC_SETTINGS, {"max_age": seq}), (Code.CHANNEL_SETTINGS, 1, {"max_depth": seq})
+            )
     return made
 
 

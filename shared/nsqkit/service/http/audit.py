@@ -78,13 +78,13 @@ class HttpAudit:
     trail: AuditTrail
     who: Callable[[Request], Who]
 
-    def of_a_change(self, handler: Handler) -> Handler:
-        """The handler of a route that changes something, which is recorded."""
+    def of_a_change(self, handler: Handler, *, may_be_refused: bool = True) -> Handler:
+        """The handler of a route that changes something, which is recorded. `may_be_refused`: if that is required."""
         if not self.trail.enabled:
             return handler
 
         async def answer(request: Request) -> Response:
-            if self.trail.refuses_changes:
+            if may_be_refused and self.trail.refuses_changes:
                 self._in_vain(request, Result.FAILED, 503, "AUDIT_UNAVAILABLE")
                 raise HttpError(503, "AUDIT_UNAVAILABLE")
             request.notes = {}
@@ -101,7 +101,8 @@ class HttpAudit:
                 )
                 raise
             ticket = self._record(request, response.status, _code_of(response))
-            if self.trail.required and response.status < 400 and not await is_written(self.trail, ticket):
+            waits = may_be_refused and self.trail.required and response.status < 400
+            if waits and not await is_written(self.trail, ticket):
                 return _NOT_RECORDED
             return response
 
@@ -147,15 +148,12 @@ class HttpAudit:
         if 400 <= status < 500:
             self._in_vain(request, Result.REFUSED if status in _REFUSED else Result.FAILED, status, code)
             return None
-        details = self._details(request)
-        code = code or details.get("error", "")
-        result = Result.FAILED if code else Result.OK
-        return self.trail.record(
-            self.who(request), **{**details, "status": status, "result": result, "error": code}
-        )
+        details = {"error": code, **self._details(request), "status": status}
+        result = Result.FAILED if details["error"] else Result.OK
+        return self.trail.record(self.who(request), result=result, **details)
 
     def _in_vain(self, request: Request, result: Result, status: int, code: str) -> None:
-        details = {**self._details(request), "error": code, "status": status}
+        details = {"error": code, **self._details(request), "status": status}
         self.trail.refuse(self.who(request), result=result, **details)
 
     def _details(self, request: Request) -> dict[str, Any]:

@@ -131,6 +131,8 @@ class Request:
     """In the client's certificate; empty without one."""
     notes: dict[str, Any] | None = None
     """What a handler has noted for the audit trail (`nsqkit.service.http.audit.note`); None: there is none."""
+    identity: object = None
+    """Who sent it, as the application has found out, in a type of its own; None: it has not asked."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, its name given in lower case."""

@@ -194,6 +194,7 @@ class RequestParser:
         received = self._received
         try:
             if not self.unfinished and _is_one_request(piece):
+                self._line = b""  # there may be line breaks that came before
                 self._llhttp.feed_data(piece)
                 if self.unfinished:
                     self._keep_begun_line(piece)

@@ -22,10 +22,12 @@ from urllib.parse import quote
 
 from attrs import define, field
 
+from nsqkit.service.http.audit import HttpAudit
 from nsqkit.service.http.guard import Guard
 from nsqkit.service.http.message import (
     BODY_TOO_BIG,
     HTML,
+    JSON,
     AccessLog,
     BatchHandler,
     BodyLimit,
@@ -231,6 +233,13 @@ class Only:
     ) -> tuple[Route, dict[str, str]]:
         """The one route."""
         return self._route, {}
+
+
+def only_over_tls(https_port: int, audit: HttpAudit) -> Only:
+    """The application of a plain port where TLS is required: it says where, 0 for nowhere. `audit`: is told."""
+    # With the original's spaces, as clients compare the text.
+    response = Response(403, b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(https_port, 0), JSON)
+    return Only(audit.of_a_look(lambda _request: response))
 
 
 def _always(response: Response) -> Handler:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nsqkit.access import Access, Scopes, Token, digest_of, new_secret
 from nsqkit.access.token_file import add, remove
-from nsqkit.audit import AuditTrail, TokenChanges
+from nsqkit.audit import AuditTrail, FileChanges
 from tests.nsqkit.access.credentials import make_credentials
 from tests.nsqkit.audit.reading import lines_in, trail_in
 
@@ -16,7 +16,7 @@ def test_what_has_changed(tmp_path: Path) -> None:
     file = credentials.access.file
     assert file is not None
     with trail_in(tmp_path) as trail:
-        changes = TokenChanges(credentials.access, trail)
+        changes = FileChanges(trail, "tokens", file.path, lambda: file.tokens.by_name)
         changes.look()
         secret = new_secret()
         remove(file.path, "reader")
@@ -36,5 +36,6 @@ def test_what_has_changed(tmp_path: Path) -> None:
     assert secret not in (tmp_path / "audit").read_text()
 
 
-def test_without_a_file_of_tokens_nothing_changes() -> None:
-    TokenChanges(Access(), AuditTrail()).look()
+def test_without_a_file_nothing_changes() -> None:
+    access = Access()
+    FileChanges(AuditTrail(), "tokens", "", lambda: access.tokens.by_name).look()

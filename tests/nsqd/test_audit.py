@@ -106,6 +106,20 @@ async def test_what_was_there_before_and_is_there_after(tmp_path: Path) -> None:
     assert [(line.get("before"), line.get("after")) for line in lines] == [each[2:] for each in requests]
 
 
+async def test_limits_before_and_after(tmp_path: Path) -> None:
+    with trail_in(tmp_path) as trail:
+        daemon = make_daemon(trail)
+        daemon.make("t", "c")
+        async with serving(daemon) as client:
+            for settings in ({"max_depth": 5, "retain": ["24h", "1MB"]}, {"max_depth": None}):
+                body = json.dumps(settings).encode()
+                assert (await client.post("/topic/limits?topic=t", body)).status == 200
+    first, second = lines_in(tmp_path / "audit")
+    assert "before" not in first
+    assert first["after"] == second["before"] == {"max_depth": 5, "retain": ["24h0m0s", "1000000B"]}
+    assert second["after"] == {"retain": ["24h0m0s", "1000000B"]}
+
+
 async def test_addresses_in_the_configuration_are_shown_without_secrets(tmp_path: Path) -> None:
     with trail_in(tmp_path) as trail:
         daemon = make_daemon(trail)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import trio
 
+from nsqadmin.upstream.audit import AuditPart, decode_audit, params_of
 from nsqadmin.upstream.client import Upstream, UpstreamError
 from nsqadmin.upstream.decoding import (
     SMALL,
@@ -22,10 +23,23 @@ from nsqadmin.upstream.decoding import (
     decode_stats,
 )
 from nsqadmin.upstream.messages import MessagePage, decode_messages
+from nsqkit.audit import AuditQuery
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
 
-__all__ = ["Info", "Producer", "Stats", "channels", "info", "lookup", "messages", "nodes", "stats", "topics"]
+__all__ = [
+    "Info",
+    "Producer",
+    "Stats",
+    "audit",
+    "channels",
+    "info",
+    "lookup",
+    "messages",
+    "nodes",
+    "stats",
+    "topics",
+]
 
 ResponseT = TypeVar("ResponseT")
 EntryT = TypeVar("EntryT")
@@ -107,6 +121,11 @@ async def messages(
     if contains:
         params["contains"] = contains
     return await _get(upstream, nsqd, "/channel/peek", params, decode_messages)
+
+
+async def audit(upstream: Upstream, daemon: str, query: AuditQuery) -> AuditPart:
+    """The last lines of the audit trail of an nsqd or nsqlookupd."""
+    return await _get(upstream, daemon, "/audit", params_of(query), decode_audit)
 
 
 async def _get(

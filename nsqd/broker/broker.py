@@ -204,8 +204,11 @@ class Broker:
         self.listener.topic_deleted(topic)
 
     def channel_created(self, topic: Topic, channel: Channel) -> None:
-        self._channels_changed(topic, channel)
+        self._channels_changed(topic, channel, channel.backlog.needed_from)
         self.listener.channel_created(topic, channel)
+
+    def channel_sought(self, topic: Topic, channel: Channel) -> None:
+        self._channels_changed(topic, channel, channel.backlog.needed_from)
 
     def channel_deleted(self, topic: Topic, channel: Channel) -> None:
         self._channels_changed(topic, channel)
@@ -213,10 +216,10 @@ class Broker:
         if is_ephemeral(topic.name) and not topic.channels:
             self.delete_topic(topic.name)
 
-    def _channels_changed(self, topic: Topic, channel: Channel) -> None:
+    def _channels_changed(self, topic: Topic, channel: Channel, needed_from: int | None = None) -> None:
         retention = self.retentions.get(topic.name)
         if retention is not None and not is_ephemeral(channel.name):
-            retention.channels_changed()
+            retention.channels_changed(needed_from)
 
     def topic_awaited(self, topic: Topic) -> None:
         self.listener.topic_awaited(topic)

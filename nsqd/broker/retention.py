@@ -244,8 +244,10 @@ class Retention:
 
     # --- the manifest
 
-    def channels_changed(self) -> None:
-        """A channel was created or deleted."""
+    def channels_changed(self, needed_from: int | None = None) -> None:
+        """A channel was created, needs messages from `needed_from` on now, or (None) was deleted."""
+        if needed_from is not None:
+            self._compaction.needed_again(needed_from)
         self._manifest_stale = True
         if len(self.topic.channels) <= MANY_CHANNELS:
             self.write_manifest()
@@ -340,10 +342,11 @@ def snapshot_changes(topic: Topic, log: TopicLog) -> Iterator[list[Change]]:
     yield [
         (Code.TOPIC_PAUSED, topic.paused),
         (Code.MARK, topic.store.high_watermark, 0),
-        *((Code.LOST, start, end, False) for start, end in topic.aborted),
         log.segments_change(),
         (Code.LAST_ID, topic.context.store.ids.next - 1),
     ]
+    for ranges in _slices(list(topic.unavailable)):
+        yield [(Code.LOST, start, end, False) for start, end in ranges]
     for seqs in _slices(list(log.moved)):
         yield _moved_changes(log, seqs)
     for seqs in _slices(list(topic.deferred)):
@@ -351,6 +354,9 @@ def snapshot_changes(topic: Topic, log: TopicLog) -> Iterator[list[Change]]:
         yield [(Code.DEFERRED, *items)] if items else []
     for channel in list(topic.channels.values()):
         yield from _channel_changes(topic.context, channel)
+    # After the channels, which know of their own messages: for those that a later record creates.
+    for seqs in _slices(list(topic.delayed)):
+        yield _delayed_changes(topic, seqs)
 
 
 def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[Change]]:
@@ -371,6 +377,15 @@ def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[
 def _creation(channel: Channel, start: int) -> list[Change]:
     record = channel.backlog.record
     return record(Code.CHANNEL_CREATED, channel.name, start) + record(Code.CHANNEL_PAUSED, channel.paused)
+
+
+def _delayed_changes(topic: Topic, seqs: Iterable[int]) -> list[Change]:
+    context = topic.context
+    items: list[int] = []
+    for seq in seqs:
+        if (due := topic.delayed.get(seq, 0)) > context.now:
+            items += (seq, context.wall_ns + int((due - context.now) * 1e9))
+    return [recorded_now(context), (Code.DELAYED, *items)] if items else []
 
 
 def _moved_changes(log: TopicLog, seqs: Iterable[int]) -> list[Change]:

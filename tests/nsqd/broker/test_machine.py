@@ -7,6 +7,7 @@ drained, and all that was acknowledged has been finished or was dropped by a com
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from nsqd.broker import Channel, Refused, Topology, retention
 from nsqd.broker.peek import PeekState, search
 from nsqd.log.store import StoreOptions
+from nsqkit.wire.frames import ID
 from nsqkit.wire.names import is_ephemeral
 from tests.nsqd.broker.harness import (
     Consumer,
@@ -27,6 +29,7 @@ from tests.nsqd.broker.harness import (
     everything_of,
     log_backlog,
     peeked,
+    view_of,
 )
 from tests.nsqd.broker.model import ChannelModel, Copy, TopicModel
 
@@ -321,6 +324,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(name=topics)
     def empty_topic(self, name: str) -> None:
         if name in self.model and self.change(self.harness.topic(name).empty):
+            self.model[name].dropped.update(message_id for message_id, _ in self.model[name].backlog)
             self.model[name].backlog.clear()
 
     @precondition(has_topics)
@@ -357,6 +361,40 @@ class CoreMachine(RuleBasedStateMachine):
         ):
             del self.model[name].channels[channel]
             self.end_of_channel(name, channel)
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels, start=picks)
+    def create_channel_from(self, name: str, channel: str, start: int) -> None:
+        topic = self.model.get(name)
+        if topic is None or channel in topic.channels or is_ephemeral(channel):
+            return
+        real = self.harness.topic(name)
+        if self.change(lambda: real.create_channel_from(channel, start % (real.store.end + 1))):
+            self.model_channel(name, channel)  # the messages flow, if it is the first one
+            topic.channels[channel] = ChannelModel(durable=True)
+            self.begin_at(name, channel, start % (real.store.end + 1))
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels, start=picks)
+    def seek_channel(self, name: str, channel: str, start: int) -> None:
+        model = self.channel_model(name, channel)
+        if not model or not model.durable:
+            return
+        real = self.harness.topic(name)
+        if self.change(lambda: real.seek_channel(channel, start % (real.store.end + 1))):
+            self.begin_at(name, channel, start % (real.store.end + 1))
+
+    def begin_at(self, name: str, channel: str, start: int) -> None:
+        topic = self.model[name]
+        topic.channels[channel].begin_at(self.messages(name, start), topic.due, self.now)
+
+    def messages(self, name: str, start: int) -> dict[int, bytes]:
+        """The ids of the messages from `start` on that the log has, and that channels have got, by number."""
+        topic, view = self.model[name], view_of(self.harness.topic(name))
+        seqs = range(start, view.high_watermark)
+        with contextlib.closing(view.log.look().frames(seqs)) as frames:
+            ids = {seq: frame[ID] for seq, frame in zip(seqs, frames, strict=True) if frame is not None}
+        return {seq: message_id for seq, message_id in ids.items() if message_id not in topic.dropped}
 
     def channel_model(self, name: str, channel: str) -> ChannelModel | None:
         topic = self.model.get(name)

@@ -582,6 +582,7 @@ def _broker_options(options: NsqdOptions) -> BrokerOptions:
         latency_window=options.e2e_processing_latency_window_time / SECOND if measured else 0.0,
         has_registries=bool(options.nsqlookupd_tcp_addresses),
         topology=Topology(options.topology_region, options.topology_zone) if by_locality else None,
+        rules=options.rules,
     )
 
 

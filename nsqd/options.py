@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import attrs
 
+from nsqd.rules import NO_RULES, Rules, parse_rules
 from nsqkit.access import EVERYONE_MAY, NOTHING, ScopeError, anonymous_scopes
 from nsqkit.options import (
     FLOAT,
@@ -40,6 +41,7 @@ from nsqkit.options import (
     check_values,
     option,
     refusal,
+    tables,
 )
 from nsqkit.options import load as load_options
 from nsqkit.version import version_line
@@ -75,6 +77,14 @@ nsqd --data-path=/var/lib/nsqd --lookupd-tcp-address=10.0.0.5:4160 --broadcast-a
 curl -d 'hello' 'http://127.0.0.1:4151/pub?topic=greetings'
 # who may do what: make, list and revoke tokens
 nsqd token --help
+"""
+_RULES = """
+[[rule]]
+topic = "orders.*"
+channel = "archive"
+max_depth = 1_000_000
+max_age = "24h"
+policy = "drop_oldest"
 """
 _HIGHEST_PORT = 65535
 
@@ -460,6 +470,15 @@ class NsqdOptions(DaemonOptions):
     )
     e2e_processing_latency_window_time: Duration = option(
         10 * MINUTE, minimum=1, help="Period that these measurements cover."
+    )
+
+    rules: Rules = tables(
+        NO_RULES,
+        key="rule",
+        parse=parse_rules,
+        help="Rules: what is set for the topics and channels whose names match, where * stands for any characters. "
+        "For each setting the first rule that matches and has it wins. docs/queues.md describes them.",
+        example=_RULES,
     )
 
     WITHOUT_EFFECT: ClassVar = NO_EFFECT

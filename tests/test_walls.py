@@ -13,8 +13,9 @@ PROGRAMS = ("nsqd", "nsqlookupd", "nsqadmin", "nsqtools")
 NETWORK = {"trio", "anyio", "asyncio", "socket", "select", "selectors", "ssl", "httptools", "httpx"}
 WAITING = {*NETWORK, "threading"}
 ALLOWED_IN_THE_CORE = {
-    "nsqd/broker": {"nsqd.broker", "nsqd.log", "nsqkit.wire", "nsqkit.logging"},
+    "nsqd/broker": {"nsqd.broker", "nsqd.log", "nsqd.rules", "nsqkit.wire", "nsqkit.logging"},
     "nsqd/log": {"nsqd.log", "nsqkit.wire"},
+    "nsqd/rules": {"nsqd.rules", "nsqkit.access.scopes", "nsqkit.options", "nsqkit.wire"},
 }
 
 
@@ -54,7 +55,9 @@ def breaches(files: Iterator[Path], *forbidden: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("folder", "forbidden"), [("nsqd/broker", WAITING), ("nsqd/log", NETWORK)])
+@pytest.mark.parametrize(
+    ("folder", "forbidden"), [("nsqd/broker", WAITING), ("nsqd/log", NETWORK), ("nsqd/rules", WAITING)]
+)
 def test_the_core_knows_no_network_and_no_event_loop(folder: str, forbidden: set[str]) -> None:
     assert not breaches(files_in(folder), *forbidden)
 

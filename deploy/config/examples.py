@@ -21,7 +21,19 @@ from typing import Any
 
 import attrs
 
-from nsqkit.options import BOOL, DURATION, FLOAT, FLOATS, HIDDEN, INT, STRINGS, Kind, Option, options_of
+from nsqkit.options import (
+    BOOL,
+    DURATION,
+    FLOAT,
+    FLOATS,
+    HIDDEN,
+    INT,
+    STRINGS,
+    Kind,
+    Option,
+    options_of,
+    tables_of,
+)
 
 FOLDER = Path(__file__).parent
 WIDTH = 100
@@ -61,6 +73,10 @@ def example(program: str) -> str:
     for group in dict.fromkeys(option.group for option in shown):
         blocks.append(f"\n# --- {group} ---\n")
         blocks += [_entry(program, option, cls()) for option in shown if option.group == group]
+    for tables in tables_of(cls):  # at the end, as a key after a table would belong to it
+        text = "".join(f"#{line}\n" for line in tables.example.strip().split("\n"))
+        blocks.append(f"\n# --- Tables [[{tables.key}]] ---\n")
+        blocks.append(f"{_comment(f'{tables.help} An example:')}{text}")
     return "\n".join(blocks)
 
 

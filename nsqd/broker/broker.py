@@ -106,6 +106,15 @@ class Broker:
                 "own delay at most",
                 self.context.clock_behind,
             )
+        if self.topics:  # else nothing could match
+            for rule in options.rules.unmatched({name: t.channels for name, t in self.topics.items()}):
+                log.warning(
+                    "%s: matches none of the %d topics here (topic %s, channel %s); is it misspelt?",
+                    rule,
+                    len(self.topics),
+                    rule.topic,
+                    rule.channel,
+                )
         self.context.timers.set(self, now + MAINTENANCE_INTERVAL)
 
     # --- for the daemon

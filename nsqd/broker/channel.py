@@ -37,6 +37,7 @@ from nsqd.broker.oldest import PublishTime
 from nsqd.broker.outbox import Outbox
 from nsqd.broker.subscription import InFlight, Subscription
 from nsqd.log.ranges import RangeSet
+from nsqd.rules import NOTHING_GIVEN, NOTHING_SET, Settings
 from nsqkit.wire.frames import ID, MAX_ATTEMPTS, with_attempts
 
 __all__ = ["Channel"]
@@ -67,8 +68,10 @@ class Channel:
         "delivery",
         "latency",
         "name",
+        "own_settings",
         "paused",
         "requeued",
+        "settings",
         "topic_name",
     )
 
@@ -81,6 +84,8 @@ class Channel:
         backlog.wake = self._wake
         self.delivery = Delivery(by_locality=context.options.topology is not None)
         self.paused = False
+        self.own_settings = NOTHING_GIVEN  # set by operators for this channel
+        self.settings: Settings = NOTHING_SET  # what holds for it, see `Topic.resolve_settings`
         self.requeued: deque[tuple[int, int]] = deque()  # (seq, attempts so far)
         self.deferred = Deferred()
         self._restored: dict[int, Restored] = {}

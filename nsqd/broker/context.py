@@ -21,6 +21,7 @@ from nsqd.log.budget import MemoryBudget
 from nsqd.log.segment import Damage
 from nsqd.log.store import OF_ONE_TOPIC, Store
 from nsqd.log.topic_log import TopicLog
+from nsqd.rules import NO_RULES, Rules
 from nsqkit.logging import get_logger
 
 __all__ = ["BrokerContext", "BrokerOptions", "EphemeralBudget"]
@@ -48,6 +49,7 @@ class BrokerOptions:
     latency_window: float = 0.0  # how far back latencies are measured; 0: not at all
     has_registries: bool = False  # recovered topics that never flowed wait for `start`, as new topics do
     topology: Topology | None = None  # this daemon's location, with topology-aware consumption only
+    rules: Rules = NO_RULES
 
 
 @attrs.define

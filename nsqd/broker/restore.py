@@ -29,7 +29,7 @@ def restore_topic(
     view.high_watermark = min(state.high_watermark, state.end)
     store = LogTopicStore(view)
     topic = Topic(context, listener, name, store)
-    topic.paused = state.paused
+    topic.paused, topic.own_settings = state.paused, state.settings
     topic.deferred, topic.last_generation = state.deferred, state.last_generation
     topic.unavailable = state.unavailable
     for seq, (due_ns, delay_ns) in state.delayed.items():
@@ -39,9 +39,10 @@ def restore_topic(
     topic.started = not (context.options.has_registries and view.log.end > view.high_watermark == 0)
     for channel_state in state.channels.values():
         channel = Channel(context, name, channel_state.name, store.restored_backlog(channel_state))
-        channel.paused = channel_state.paused
+        channel.paused, channel.own_settings = channel_state.paused, channel_state.settings
         topic.channels[channel.name] = channel
         _restore_waiting(channel, channel_state)
+    topic.resolve_settings()
     # The record of the high watermark may be lost although later records prove that these messages had flowed.
     for seq in [seq for seq in topic.deferred if seq < view.high_watermark]:
         due = context.now + topic.deferred.pop(seq) / 1e9

@@ -341,6 +341,7 @@ def snapshot_changes(topic: Topic, log: TopicLog) -> Iterator[list[Change]]:
     # that is finished meanwhile has a record beyond the snapshot's position.
     yield [
         (Code.TOPIC_PAUSED, topic.paused),
+        *([(Code.TOPIC_SETTINGS, dict(topic.own_settings))] if topic.own_settings else []),
         (Code.MARK, topic.store.high_watermark, 0),
         log.segments_change(),
         (Code.LAST_ID, topic.context.store.ids.next - 1),
@@ -376,7 +377,10 @@ def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[
 
 def _creation(channel: Channel, start: int) -> list[Change]:
     record = channel.backlog.record
-    return record(Code.CHANNEL_CREATED, channel.name, start) + record(Code.CHANNEL_PAUSED, channel.paused)
+    changes = record(Code.CHANNEL_CREATED, channel.name, start) + record(Code.CHANNEL_PAUSED, channel.paused)
+    if channel.own_settings:
+        changes += record(Code.CHANNEL_SETTINGS, dict(channel.own_settings))
+    return changes
 
 
 def _delayed_changes(topic: Topic, seqs: Iterable[int]) -> list[Change]:

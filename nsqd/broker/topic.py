@@ -28,6 +28,7 @@ from nsqd.broker.topic_store import TopicStore
 from nsqd.log.ranges import RangeSet
 from nsqd.log.state import Change, ChannelState, Code, flat_runs
 from nsqd.log.topic_log import Batch
+from nsqd.rules import NOTHING_GIVEN, NOTHING_SET, Given, Settings
 from nsqkit.wire.frames import BODY
 from nsqkit.wire.names import is_ephemeral
 
@@ -60,6 +61,8 @@ class Topic:
         store.on_loss = self._lose
         self.channels: dict[str, Channel] = {}
         self.paused = False
+        self.own_settings = NOTHING_GIVEN  # set by operators for this topic and all of its channels
+        self.settings: Settings = NOTHING_SET  # what holds for the topic, see `resolve_settings`
         self.started = True
         self.message_count = 0
         self.message_bytes = 0
@@ -75,6 +78,7 @@ class Topic:
         self.last_generation = 0  # the highest one given to a channel; identifies it in records
         self._listener = listener
         self._pending: list[Batch] = []
+        self.resolve_settings()
 
     # --- figures
 
@@ -359,6 +363,7 @@ class Topic:
             changes.append(self.flow_change())
         self._write_changes(changes)  # before the channel exists: if it fails, nothing has changed
         channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
+        self._resolve_settings_of(channel)
         if flows and self.has_backlog:
             self.flow()
         self._listener.channel_created(self, channel)
@@ -387,6 +392,7 @@ class Topic:
         channel = self.channels[name] = Channel(
             self.context, self.name, name, self.store.restored_backlog(state)
         )
+        self._resolve_settings_of(channel)
         channel.begin(due)
         self._listener.channel_created(self, channel)
         return channel
@@ -411,6 +417,8 @@ class Topic:
             items += (seq, 0, context.wall_ns + int((when - context.now) * 1e9))
         changes = [*channel.backlog.record(Code.CHANNEL_DELETED), *creation]
         changes.append((Code.CHANNEL_PAUSED, state.generation, channel.paused))
+        if channel.own_settings:
+            changes.append((Code.CHANNEL_SETTINGS, state.generation, dict(channel.own_settings)))
         if items:
             changes += [(Code.MARK, 0, context.wall_ns), (Code.PARKED, state.generation, *items)]
         self._write_changes(changes)
@@ -499,6 +507,31 @@ class Topic:
         unused = not channel.subscriptions and self.channels.get(channel.name) is channel
         if unused and is_ephemeral(channel.name):
             self.delete_channel(channel.name)
+
+    # --- settings
+
+    def set_limits(self, given: Given) -> None:
+        """Replace what operators have set for this topic. `Refused` when it cannot be written."""
+        self._write_changes([(Code.TOPIC_SETTINGS, dict(given))])
+        self.own_settings = given
+        self.resolve_settings()
+
+    def set_channel_limits(self, name: str, given: Given) -> None:
+        """Replace what operators have set for a channel. `NotFound`; `Refused` when it cannot be written."""
+        channel = self.existing(name)
+        self._write_changes(channel.backlog.record(Code.CHANNEL_SETTINGS, dict(given)))
+        channel.own_settings = given
+        self._resolve_settings_of(channel)
+
+    def resolve_settings(self) -> None:
+        """Find out what holds for the topic and for each of its channels."""
+        self.settings = self.context.options.rules.settings(self.name, None, self.own_settings)
+        for channel in self.channels.values():
+            self._resolve_settings_of(channel)
+
+    def _resolve_settings_of(self, channel: Channel) -> None:
+        rules = self.context.options.rules
+        channel.settings = rules.settings(self.name, channel.name, self.own_settings, channel.own_settings)
 
     # --- the log
 

@@ -91,7 +91,11 @@ def take_over_channels(topic: Topic, taken: TakeBack, *, topic_was_lost: bool) -
     topic.finish_elsewhere(taken.finished)
     if topic_was_lost:
         topic.pause(taken.topic_paused)
+        if taken.topic_settings:
+            topic.set_limits(taken.topic_settings)
     for name, paused in taken.channels.items():
         if name not in topic.channels:
             topic.channel(name)
             topic.pause_channel(name, paused)
+            if settings := taken.channel_settings[name]:
+                topic.set_channel_limits(name, settings)

@@ -12,6 +12,7 @@ from nsqd.access import ROUTES
 from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
+from nsqd.http.limits import Limits
 from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
 from nsqd.replication.stand_in import CommandRefused, StandIns
@@ -102,6 +103,7 @@ def make_router(daemon: HttpBackend) -> Router:
         router.add("POST", path, handler)
     for method, path, handler in Peeking(daemon).routes():
         router.add(method, path, handler)
+    Limits(daemon).add_to(router)
     config = _config(daemon)
     router.add("GET", "/config/:opt", config.get)
     router.add(

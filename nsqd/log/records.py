@@ -44,7 +44,7 @@ __all__ = [
     "split_messages",
 ]
 
-VERSION: Final = 2
+VERSION: Final = 3
 MARKER: Final = b"\xa7Q"
 MAX_PAYLOAD: Final = 1 << 30  # a length above it is damage, whatever its checksum says
 FLOWING: Final = 1  # flag: the messages went to the channels at once, and the high watermark rose with them

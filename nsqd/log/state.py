@@ -16,7 +16,7 @@ watermark, `PARKED` is awaiting redelivery.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -58,6 +58,7 @@ class Code(enum.IntEnum):
     SEGMENTS = 6  # (position, first, end, message bytes, ...): complete segments
     MOVED = 7  # (position, seq, ...): the MOVED record at this position has these messages
     LAST_ID = 8  # (id): no message of the topic has a higher one
+    TOPIC_SETTINGS = 9  # (settings): all that operators have set, by name
     DELAYED = 11  # (seq, due, ...): messages below the high watermark that were published with a delay
     CHANNEL_CREATED = 16  # (generation, name, start)
     CHANNEL_DELETED = 17  # (generation)
@@ -65,6 +66,7 @@ class Code(enum.IntEnum):
     CHANNEL_EMPTIED = 19  # (generation, end): everything below is dropped
     FINISHED = 20  # (generation, start, run, gap, run, ...)
     PARKED = 21  # (generation, seq, attempts, due, ...)
+    CHANNEL_SETTINGS = 22  # (generation, settings): as TOPIC_SETTINGS
 
 
 def flat_runs(ranges: Iterable[tuple[int, int]]) -> list[int]:
@@ -101,12 +103,14 @@ class ChannelState:
     """A durable channel.
 
     `settled`: messages that it does not need any more. `awaiting_redelivery`: those that wait for another delivery.
-    `damaged`: how many of the settled ones were never delivered because the disk lost them.
+    `damaged`: how many of the settled ones were never delivered because the disk lost them. `settings`: those that
+    operators have set, by name.
     """
 
     name: str
     generation: int
     paused: bool = False
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
     settled: RangeSet = attrs.field(factory=RangeSet)
     awaiting_redelivery: dict[int, AwaitingRedelivery] = attrs.field(factory=dict)
     damaged: int = 0
@@ -148,12 +152,13 @@ class TopicState:
     messages flowed to a channel that nothing tells of, they wait for the next one. `segments`: by position, as a
     snapshot knows them; None for one of version 1. `moved`: the position of the latest MOVED record of each message
     that was moved. `last_id`: the highest message id. `deleted`: generations of channels that the log says were
-    deleted.
+    deleted. `settings`: those that operators have set, by name.
     """
 
     end: int = 0
     high_watermark: int = 0
     paused: bool = False
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
     channels: dict[int, ChannelState] = attrs.field(factory=dict)
     deferred: dict[int, int] = attrs.field(factory=dict)
     delayed: dict[int, tuple[int, int]] = attrs.field(factory=dict)
@@ -233,6 +238,7 @@ class TopicState:
             if start <= up_to and not (other.generation in self.channels or other.generation in self.deleted):
                 self.channel_created(other.generation, other.name, start)
                 self.channel_paused(other.generation, other.paused)
+                self.channel_settings(other.generation, other.settings)
                 adopted.append(other)
         return adopted
 
@@ -310,6 +316,9 @@ class TopicState:
     def message_id(self, last: int) -> None:
         self.last_id = max(self.last_id, last)
 
+    def topic_settings(self, settings: Mapping[str, Any]) -> None:
+        self.settings = _settings(settings)
+
     def channel_created(self, generation: int, name: str, start: int) -> None:
         self.last_generation = max(self.last_generation, generation)
         if generation in self.channels:
@@ -332,6 +341,10 @@ class TopicState:
         if channel := self.channels.get(generation):
             channel.paused = paused
 
+    def channel_settings(self, generation: int, settings: Mapping[str, Any]) -> None:
+        if channel := self.channels.get(generation):
+            channel.settings = _settings(settings)
+
     def channel_emptied(self, generation: int, end: int) -> None:
         if channel := self.channels.get(generation):
             channel.settle(0, end)
@@ -349,6 +362,12 @@ class TopicState:
                 channel.await_redelivery(seq, attempts, due_ns, longest_ns)
 
 
+def _settings(items: object) -> Mapping[str, Any]:
+    if not isinstance(items, Mapping) or not all(isinstance(name, str) for name in items):
+        raise TypeError("settings that are no map of names")
+    return dict(items)
+
+
 _HANDLERS: dict[int, Callable[..., None]] = {
     Code.CHECKPOINT: TopicState.checkpoint,
     Code.TOPIC_PAUSED: TopicState.topic_paused,
@@ -360,10 +379,12 @@ _HANDLERS: dict[int, Callable[..., None]] = {
     Code.SEGMENTS: TopicState.complete_segments,
     Code.MOVED: TopicState.moved_to,
     Code.LAST_ID: TopicState.message_id,
+    Code.TOPIC_SETTINGS: TopicState.topic_settings,
     Code.CHANNEL_CREATED: TopicState.channel_created,
     Code.CHANNEL_DELETED: TopicState.channel_deleted,
     Code.CHANNEL_PAUSED: TopicState.channel_paused,
     Code.CHANNEL_EMPTIED: TopicState.channel_emptied,
     Code.FINISHED: TopicState.finished,
     Code.PARKED: TopicState.awaiting_redelivery,
+    Code.CHANNEL_SETTINGS: TopicState.channel_settings,
 }

@@ -64,10 +64,12 @@ _ITEMS: dict[int, tuple[str, ...]] = {
     Code.TOPIC_EMPTIED: ("start", "end"),
     Code.LOST: ("start", "end", "damaged"),
     Code.LAST_ID: ("id",),
+    Code.TOPIC_SETTINGS: ("settings",),
     Code.CHANNEL_CREATED: ("generation", "name", "start"),
     Code.CHANNEL_DELETED: ("generation",),
     Code.CHANNEL_PAUSED: ("generation", "paused"),
     Code.CHANNEL_EMPTIED: ("generation", "end"),
+    Code.CHANNEL_SETTINGS: ("generation", "settings"),
 }
 
 
@@ -420,8 +422,14 @@ def _message_as_text(message: Message) -> str:
 
 
 def _change_as_text(change: dict[str, Any]) -> str:
-    items = [f"{key}={_item_as_text(value)}" for key, value in change.items() if key != "change"]
+    items = [f"{key}={_value_as_text(value)}" for key, value in change.items() if key != "change"]
     return f"{change['change']}({', '.join(items)})"
+
+
+def _value_as_text(value: Any) -> str:
+    if isinstance(value, dict):  # settings
+        return "{" + ", ".join(f"{name}={_item_as_text(item)}" for name, item in value.items()) + "}"
+    return _item_as_text(value)
 
 
 def _item_as_text(value: Any) -> str:

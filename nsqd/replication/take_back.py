@@ -18,9 +18,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -183,7 +183,8 @@ class TakeBack:
 
     Ask for `wanted` until it is None, `feed` what comes; then `read`, `messages`, and what there is to know:
     `channels`: names of those that were created there, and whether they were paused. `topic_paused`: whether the topic
-    was. `finished`: of messages that are ours, by generation of the channel. `close` in any case.
+    was. `topic_settings`, `channel_settings` (by name): what operators had set. `finished`: of messages that are ours,
+    by generation of the channel. `close` in any case.
     """
 
     def __init__(self, storage: Storage, stranded: Stranded) -> None:
@@ -193,6 +194,8 @@ class TakeBack:
         )
         self._fetched: list[_Fetched] = []
         self.topic_paused = False
+        self.topic_settings: Mapping[str, Any] = {}
+        self._settings: dict[int, Mapping[str, Any]] = {}
         self._paused: dict[int, bool] = {}
         self._names: dict[int, str] = {}
         self._known: set[int] = set()
@@ -276,6 +279,10 @@ class TakeBack:
                 self._paused[generation] = paused
             case [Code.TOPIC_PAUSED, paused]:
                 self.topic_paused = paused
+            case [Code.TOPIC_SETTINGS, dict() as settings]:
+                self.topic_settings = settings
+            case [Code.CHANNEL_SETTINGS, generation, dict() as settings]:
+                self._settings[generation] = settings
             case [Code.CHANNEL_EMPTIED, generation, end]:
                 self._settled[generation].add(0, end)
             case [Code.FINISHED, generation, *items]:
@@ -287,6 +294,10 @@ class TakeBack:
     @property
     def channels(self) -> dict[str, bool]:
         return {name: self._paused.get(generation, False) for generation, name in self._names.items()}
+
+    @property
+    def channel_settings(self) -> dict[str, Mapping[str, Any]]:
+        return {name: self._settings.get(generation, {}) for generation, name in self._names.items()}
 
     @property
     def finished(self) -> dict[int, list[tuple[int, int]]]:

@@ -22,6 +22,7 @@ from nsqadmin.upstream.decoding import decode_stats
 from nsqadmin.upstream.draining import read_draining
 from nsqadmin.upstream.messages import decode_messages
 from nsqd.auth.state import AuthFailed
+from nsqd.http.limits import _changes
 from nsqd.http.message_filter import MessageFilter
 from nsqd.importing import ImportRefused
 from nsqd.importing.journal import JOURNAL, Journal
@@ -36,6 +37,7 @@ from nsqd.replication.placement import Placed
 from nsqd.replication.scrub import ScrubNote
 from nsqd.replication.seal import SEAL, Seal
 from nsqd.replication.unasked import Unasked
+from nsqd.rules import SettingsError, changed
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit import discovery
 from nsqkit.access import TokenError, Tokens
@@ -264,6 +266,10 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqd/auth/state.py": (lambda text, _: parsed(text, 0.0), (AuthFailed,)),
     "nsqd/lookup/protocol.py": (lambda text, _: parse_identity(text), (RegistryError,)),
     "nsqd/lookup/known_channels.py": (lambda text, _: decode_json_as(text, dict), (DecodeError,)),
+    "nsqd/http/limits.py": (
+        lambda text, _: changed({}, _changes(text), of_channel=False),
+        (HttpError, SettingsError),
+    ),
     "nsqd/http/message_filter.py": (lambda text, _: _filtered(text), ()),
     "nsqd/lookup/known_nodes.py": (lambda text, _: parse_nodes(text), (DecodeError,)),
     "nsqd/protocol_v2/identify.py": (lambda text, _: _fields(text), (ProtocolError,)),

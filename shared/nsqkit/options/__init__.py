@@ -46,10 +46,13 @@ from nsqkit.options.option import (
     ConfigValue,
     Group,
     Option,
+    Tables,
     find_option,
     option,
     option_value,
     options_of,
+    tables,
+    tables_of,
 )
 
 __all__ = [
@@ -84,6 +87,7 @@ __all__ = [
     "Option",
     "OptionError",
     "Port",
+    "Tables",
     "TlsRequired",
     "TlsVersion",
     "Url",
@@ -100,4 +104,6 @@ __all__ = [
     "parse",
     "parse_duration",
     "refusal",
+    "tables",
+    "tables_of",
 ]

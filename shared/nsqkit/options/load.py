@@ -20,7 +20,7 @@ from nsqkit.options.config_file import ConfigFileError, ConfigValueError, read_c
 from nsqkit.options.daemon import DaemonOptions
 from nsqkit.options.flags import FlagError, HelpRequestedError, parse_flags
 from nsqkit.options.kinds import BOOL, STRING, FatalValueError
-from nsqkit.options.option import GENERAL, HIDDEN, Option, options_of
+from nsqkit.options.option import GENERAL, HIDDEN, Option, options_of, tables_of
 from nsqkit.redact import redacted
 from nsqkit.standard_streams import guard_standard_streams
 
@@ -84,7 +84,7 @@ def parse(
             raise ExitError(0, stdout=f"{version}\n")
         flags.check_no_arguments()
         path = values.pop(_CONFIG.field, "")
-        from_file = read_config_file(path, options, values) if path else {}
+        from_file = read_config_file(path, options, values, tables_of(cls)) if path else {}
     except HelpRequestedError:
         from nsqkit.options.usage import usage  # here, because it is seldom needed
 
@@ -100,6 +100,7 @@ def parse(
     made = cls(**from_file, **values)
     if isinstance(made, DaemonOptions):
         names = {option.field: option.config_name for option in options}
+        names |= {each.field: each.key for each in tables_of(cls)}
         made.origins = {field: f"{names[field]} in {path}" for field in from_file}
     return made
 

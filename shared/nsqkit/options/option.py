@@ -37,10 +37,13 @@ __all__ = [
     "ConfigValue",
     "Group",
     "Option",
+    "Tables",
     "find_option",
     "option",
     "option_value",
     "options_of",
+    "tables",
+    "tables_of",
 ]
 
 HIDDEN: Final = ""
@@ -48,6 +51,7 @@ HIDDEN: Final = ""
 
 ValueT = TypeVar("ValueT")
 _METADATA_KEY = "nsqkit.option"
+_TABLES_KEY = "nsqkit.tables"
 _NOT_GIVEN: Any = attrs.NOTHING
 
 
@@ -133,6 +137,37 @@ def option(
     if factory is not None:
         return attrs.field(factory=factory, metadata=metadata)
     return attrs.field(default=default, metadata=metadata)
+
+
+@attrs.frozen(kw_only=True)
+class Tables:
+    """An array of tables `[[key]]` of the configuration file, which no flag can replace."""
+
+    field: str
+    """Name of the attribute."""
+    key: str
+    parse: Callable[[list[dict[str, Any]]], Any]
+    """From all of its tables; `ValueError` has the whole reason."""
+    help: str
+    example: str
+    """Tables as they may be in the file."""
+
+
+def tables(
+    default: ValueT, *, key: str, parse: Callable[[list[dict[str, Any]]], ValueT], help: str, example: str
+) -> ValueT:
+    """Declare a field of an options class that the tables `[[key]]` of the configuration file make."""
+    metadata = {_TABLES_KEY: {"key": key, "parse": parse, "help": help, "example": example}}
+    return attrs.field(default=default, metadata=metadata)
+
+
+def tables_of(cls: type[attrs.AttrsInstance]) -> tuple[Tables, ...]:
+    """The arrays of tables of a class, in the order of their declaration."""
+    return tuple(
+        Tables(field=field.name, **field.metadata[_TABLES_KEY])
+        for field in attrs.fields(cls)
+        if _TABLES_KEY in field.metadata
+    )
 
 
 @functools.cache

@@ -50,6 +50,8 @@ class LogMachine(RuleBasedStateMachine):
         self.finished_by: dict[int, set[int]] = {1: set()}
         self.finished_synced: dict[int, set[int]] = {1: set()}
         self.change((Code.CHANNEL_CREATED, 1, "ch", 0))
+        self.settings = 0
+        self.settings_synced = 0  # what a power loss must not take, or what came later
         self.sync()
 
     @property
@@ -103,6 +105,7 @@ class LogMachine(RuleBasedStateMachine):
             (Code.CHANNEL_DELETED, old),
             (Code.CHANNEL_CREATED, self.generation, "ch", start),
             (Code.FINISHED, self.generation, *flat_runs(removed)),
+            *self._settings(),
         )
         self.finished_by[self.generation] = {*range(start), *(n for part in removed for n in range(*part))}
         for segment in self.log.segments:
@@ -110,6 +113,15 @@ class LogMachine(RuleBasedStateMachine):
 
     def change(self, *changes: Change) -> None:
         self.log.append((), changes)
+
+    @rule()
+    def set_limits(self) -> None:
+        self.settings += 1
+        self.change(*self._settings())
+
+    def _settings(self) -> list[Change]:
+        given = {"max_depth": self.settings} if self.settings else {}
+        return [(Code.TOPIC_SETTINGS, given), (Code.CHANNEL_SETTINGS, self.generation, given)]
 
     @rule()
     def roll(self) -> None:
@@ -146,6 +158,7 @@ class LogMachine(RuleBasedStateMachine):
     def _all_is_synced(self) -> None:
         self.synced = dict(self.there)
         self.finished_synced = {self.generation: set(self.finished)}
+        self.settings_synced = self.settings
 
     @rule()
     def begin_snapshot(self) -> None:
@@ -156,7 +169,7 @@ class LogMachine(RuleBasedStateMachine):
         yield [(Code.MARK, self.log.end, 0), self.log.segments_change()]
         yield [(Code.MOVED, position, seq) for seq, position in self.log.moved.items()]
         generation = self.generation
-        yield [(Code.CHANNEL_CREATED, generation, "ch", 0)]
+        yield [(Code.CHANNEL_CREATED, generation, "ch", 0), *self._settings()]
         finished = RangeSet((seq, seq + 1) for seq in self.finished_by[generation])
         yield [(Code.FINISHED, generation, *flat_runs(finished))]
 
@@ -202,6 +215,7 @@ class LogMachine(RuleBasedStateMachine):
         assert self.found.state.channels.keys() == {self.generation}
         assert not self._settled() & (now.keys() - self.finished), "something is missing for the channel"
         assert self._settled() >= self.finished
+        assert self._found_settings() == self.settings
         assert not self._reported() & self.there.keys()
 
     @rule(luck=st.randoms(use_true_random=False))
@@ -215,7 +229,7 @@ class LogMachine(RuleBasedStateMachine):
         assert now.items() <= known, "a phantom, or another message under its number"
         assert max(now, default=-1) < self.log.end <= end
         assert not self._reported() & self.synced.keys()
-        (self.generation,) = self.found.state.channels
+        (self.generation,) = self.found.state.channels  # before the settings are asked for
         settled = self._settled()
         assert self.generation >= max(self.finished_synced), "a seek that was synced has not happened"
         assert settled >= self.finished_synced.get(self.generation, set()), (
@@ -223,6 +237,8 @@ class LogMachine(RuleBasedStateMachine):
         )
         assert not settled & (now.keys() - self.finished), "something is missing for the channel"
         self.there, self.finished_by[self.generation] = now, settled
+        assert self.settings_synced <= self._found_settings() <= self.settings
+        self.settings = self._found_settings()
         self.sync()
 
     def _restart(self, storage: MemoryStorage) -> None:
@@ -235,6 +251,12 @@ class LogMachine(RuleBasedStateMachine):
         assert again.log.position == self.log.position
         # What the first one has found lost at the end, the broker records; here nobody does.
         assert again.log.end == self.log.end or self.found.damage
+
+    def _found_settings(self) -> int:
+        """Both are in one record."""
+        state = self.found.state
+        assert state.settings == state.channels[self.generation].settings
+        return int(state.settings.get("max_depth", 0))
 
     def _read(self) -> dict[int, bytes]:
         return read_all(self.log)

@@ -5,6 +5,9 @@ the names say. `aborted`: one append that failed and was cut back, one that coul
 has set aside. `flipped`: a flipped bit that it has not met. `torn`: half a record at the end. `unsnapped`: the newest
 snapshot cannot be read. `orders`: finishes out of order, requeued and deferred messages, a channel that was deleted and
 made again, one that is paused, two snapshots. What is expected here is what 1.4.0 itself recovered from the files.
+
+`data/data-path-format-2.tar.xz` was written with version 2 of the format, which was in no release, by a daemon that was
+killed. `orders`: moved messages, two snapshots, a manifest, besides the above.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import pytest
 
 from nsqd.log.file_storage import FileStorage
 from nsqd.log.ranges import runs
+from nsqd.log.records import VERSION
 from nsqd.log.recovery import Recovered
+from nsqd.log.state import Code
 from nsqd.log.store import Store, StoreOptions
 from nsqkit.wire.frames import decode_message
 from tests.nsqd.log.samples import append, everything, read_all
@@ -186,6 +191,49 @@ VERSION_1_4_0 = {
     ),
 }
 
+FORMAT_2 = {
+    "emptied": Expected(
+        end=6,
+        high_watermark=6,
+        segments=[0],
+        replayed=396,
+        messages=[(0, 6)],
+        crc=2328641265,
+        channels={1: ExpectedChannel(name="c", settled=[(0, 5)])},
+    ),
+    "orders": Expected(
+        end=64,
+        high_watermark=64,
+        segments=[8333],
+        snapshots=[8573, 11855],
+        replayed=511,
+        messages=[(46, 64)],
+        crc=2738655921,
+        channels={
+            1: ExpectedChannel(
+                name="mail",
+                settled=[(0, 3), (4, 5), (6, 30), (32, 60)],
+                awaiting={
+                    3: (1, 1_700_000_600 * 10**9),
+                    5: (1, 0),
+                    60: (0, 1_700_001_030 * 10**9),
+                },
+            ),
+            3: ExpectedChannel(name="archive", paused=True, settled=[(0, 61)]),
+        },
+    ),
+    "waiting": Expected(
+        end=4,
+        high_watermark=0,
+        paused=True,
+        deferred={2: 10**10},
+        segments=[0],
+        replayed=343,
+        messages=[(0, 4)],
+        crc=848212732,
+    ),
+}
+
 SET_ASIDE = {  # by 1.4.0, and what it would have set aside at this start
     "topic-aborted/00000000000000000000.log.338.damaged",
     "topic-damaged/00000000000000001782.log.64.damaged",
@@ -197,10 +245,19 @@ SET_ASIDE = {  # by 1.4.0, and what it would have set aside at this start
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[FileStorage]:
-    with tarfile.open(Path(__file__).parent / "data" / "data-path-1.4.0.tar.xz") as archive:
+    yield from unpacked(tmp_path, "1.4.0")
+
+
+@pytest.fixture
+def format_2(tmp_path: Path) -> Iterator[FileStorage]:
+    yield from unpacked(tmp_path, "format-2")
+
+
+def unpacked(tmp_path: Path, version: str) -> Iterator[FileStorage]:
+    with tarfile.open(Path(__file__).parent / "data" / f"data-path-{version}.tar.xz") as archive:
         for member in archive:
             if member.isdir():
-                (tmp_path / member.name).mkdir()
+                (tmp_path / member.name).mkdir(exist_ok=True)
             else:
                 content = archive.extractfile(member)
                 assert content is not None
@@ -277,3 +334,24 @@ def test_1_4_0_and_then_this_version(storage: FileStorage) -> None:
     store, again = start(storage)
     assert all("topic-flipped" in note for note in store.notes), "damage is met again, a cut is not"
     assert {name: read_all(topic.log, topic.log.segments[0].first) for name, topic in again.items()} == before
+
+
+def test_format_2(format_2: FileStorage) -> None:
+    store, topics = start(format_2)
+    assert not store.clean
+    assert {name: found(topic) for name, topic in topics.items()} == FORMAT_2
+    assert topics["orders"].log.moved == dict.fromkeys((3, 5, 30, 31), 11008)
+    assert not store.notes
+
+
+def test_format_2_and_then_this_version(format_2: FileStorage) -> None:
+    """Settings are in a new segment; the old ones stay what they are."""
+    _, topics = start(format_2)
+    log = topics["orders"].log
+    log.append((), [(Code.TOPIC_SETTINGS, {"max_depth": 5}), (Code.CHANNEL_SETTINGS, 1, {"max_age": 7})])
+    assert [segment.version for segment in log.segments] == [2, VERSION]
+    log.close()
+    _, again = start(format_2)
+    state = again["orders"].state
+    assert (state.settings, state.channels[1].settings) == ({"max_depth": 5}, {"max_age": 7})
+    assert found(again["orders"]).messages == FORMAT_2["orders"].messages

@@ -276,10 +276,19 @@ class TestFixedBytes:
         assert FileHeader.decode(data) == header
         assert header.encode() == data
 
-    def test_file_header(self) -> None:
-        assert HEADER.encode() == bytes.fromhex(
+    def test_file_header_of_version_2(self) -> None:
+        header = attrs.evolve(HEADER, version=2)
+        data = bytes.fromhex(
             "6e7371642e6c6f67 0002 0000 00c0ffee 0000000000000003 0000000000001000 0000000000000011"
             "17979cfe362a0000 026a794f 000000000000000000000000"
+        )
+        assert FileHeader.decode(data) == header
+        assert header.encode() == data
+
+    def test_file_header(self) -> None:
+        assert HEADER.encode() == bytes.fromhex(
+            "6e7371642e6c6f67 0003 0000 00c0ffee 0000000000000003 0000000000001000 0000000000000011"
+            "17979cfe362a0000 22947831 000000000000000000000000"
         )
 
     def test_moved(self) -> None:
@@ -303,6 +312,10 @@ class TestFixedBytes:
         assert encode_changes(changes) == bytes.fromhex(
             "94 10 01 a26368 07   93 02 cd012c cf0000010000000000   92 01 c3"
         )
+
+    def test_settings(self) -> None:
+        changes = [(Code.TOPIC_SETTINGS, {}), (Code.CHANNEL_SETTINGS, 1, {"retain": (None, 7)})]
+        assert encode_changes(changes) == bytes.fromhex("92 09 80   93 16 01 81 a672657461696e 92 c0 07")
 
     @pytest.mark.parametrize("kind", [Code, Kind])
     def test_the_documentation_names_every_number(self, kind: type[enum.IntEnum]) -> None:

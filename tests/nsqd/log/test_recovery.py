@@ -95,10 +95,15 @@ def model() -> Model:
         made.batch(seq % 3 + 1, delay=5 if seq % 4 == 3 else None)
         if seq % 3 == 0:
             made.change((Code.FINISHED, 1, *flat_runs([(seq, seq + 1)])))
+        if seq % 5 == 3:
+            made.change(
+                (Code.TOPIC_SETTINGS, {"max_age": seq}), (Code.CHANNEL_SETTINGS, 1, {"max_depth": seq})
+            )
     made.change((Code.CHANNEL_CREATED, 2, "side", 0), (Code.FINISHED, 2, 8, 1))
     made.batch(1)
     made.change((Code.CHANNEL_DELETED, 2), (Code.CHANNEL_CREATED, 3, "side", 0))  # it seeks
     made.change((Code.FINISHED, 3, 8, 1))
+    made.change((Code.CHANNEL_PAUSED, 3, True), (Code.PARKED, 3, 9, 1, 0))
     return made
 
 

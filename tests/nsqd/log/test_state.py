@@ -33,6 +33,7 @@ def summary(state: TopicState) -> dict[str, Any]:
         "end": state.end,
         "high_watermark": high_watermark,
         "paused": state.paused,
+        "settings": dict(state.settings),
         "deferred": dict(state.deferred),
         "unavailable": list(state.unavailable),
         "delayed": dict(state.delayed),
@@ -40,6 +41,7 @@ def summary(state: TopicState) -> dict[str, Any]:
             generation: (
                 channel.name,
                 channel.paused,
+                dict(channel.settings),
                 list(channel.settled),
                 dict(channel.awaiting_redelivery),
             )
@@ -52,6 +54,7 @@ def slices(state: TopicState) -> Iterator[list[Change]]:
     """The state as changes, in the order that a topic writes them, each slice made when it is asked for."""
     yield [
         (Code.TOPIC_PAUSED, state.paused),
+        (Code.TOPIC_SETTINGS, state.settings),
         (Code.MARK, state.high_watermark, 0),
         *((Code.LOST, start, end, False) for start, end in state.unavailable),
     ]
@@ -62,6 +65,7 @@ def slices(state: TopicState) -> Iterator[list[Change]]:
         yield [
             (Code.CHANNEL_CREATED, generation, channel.name, 0),
             (Code.CHANNEL_PAUSED, generation, channel.paused),
+            (Code.CHANNEL_SETTINGS, generation, channel.settings),
         ]
         for seq in list(channel.awaiting_redelivery):
             awaiting_redelivery = channel.awaiting_redelivery.get(seq)
@@ -161,6 +165,13 @@ class History:
         if self.truth.channels:
             self.change((Code.CHANNEL_PAUSED, self._channel(a), bool(b % 2)))
 
+    def set_channel(self, a: int, b: int) -> None:
+        if self.truth.channels:
+            self.change((Code.CHANNEL_SETTINGS, self._channel(a), {"max_depth": b} if b % 3 else {}))
+
+    def set_topic(self, a: int, b: int) -> None:
+        self.change((Code.TOPIC_SETTINGS, {"max_depth": a, "retain": [None, b]} if b % 3 else {}))
+
     def pause(self, a: int, b: int) -> None:
         changes: list[Change] = [(Code.TOPIC_PAUSED, bool(a % 2))]
         if not a % 2 and self.truth.channels:
@@ -236,6 +247,8 @@ OPERATIONS = [
     "seek",
     "delete",
     "pause_channel",
+    "set_channel",
+    "set_topic",
     "pause",
     "empty",
     "empty_channel",
@@ -382,6 +395,7 @@ class TestChannels:
             (Code.FINISHED, 1, 0, 1),
             (Code.PARKED, 1, 3, 1, 0),
             (Code.CHANNEL_PAUSED, 1, True),
+            (Code.CHANNEL_SETTINGS, 1, {"max_depth": 1}),
             (Code.CHANNEL_EMPTIED, 1, 9),
             (Code.CHANNEL_DELETED, 1),
         ]
@@ -477,6 +491,8 @@ class TestMark:
         (Code.DEFERRED, 1),
         (Code.FINISHED, [], 0, 1),
         (Code.CHANNEL_CREATED, 2, "ch", None),
+        (Code.TOPIC_SETTINGS, []),
+        (Code.CHANNEL_SETTINGS, 1, {1: 2}),
     ],
     ids=repr,
 )

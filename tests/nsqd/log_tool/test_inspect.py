@@ -296,6 +296,7 @@ class TestDump:
             Code.SEGMENTS: (1, 2, 3, 4),
             Code.MOVED: (1, 2, 3),
             Code.LAST_ID: (1,),
+            Code.TOPIC_SETTINGS: ({"max_depth": 1},),
             Code.DELAYED: (1, 2),
             Code.CHANNEL_CREATED: (1, "a", 0),
             Code.CHANNEL_DELETED: (1,),
@@ -303,6 +304,7 @@ class TestDump:
             Code.CHANNEL_EMPTIED: (1, 2),
             Code.FINISHED: (1, 2, 3),
             Code.PARKED: (1, 2, 3, 4),
+            Code.CHANNEL_SETTINGS: (1, {"max_depth": 1}),
         }
         assert set(samples) == set(Code)
         from nsqd.log_tool.inspect import _named

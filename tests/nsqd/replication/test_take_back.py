@@ -190,12 +190,14 @@ def test_a_topic_that_was_lost_is_there_again(anew: bool) -> None:
 
 
 @pytest.mark.parametrize("snapshot", [False, True])
-def test_what_was_paused_does_not_flow_when_it_comes_back(snapshot: bool) -> None:
+def test_what_was_paused_or_limited_is_so_when_it_comes_back(snapshot: bool) -> None:
     leader, follower = Leader(), Follower()
     for topic in ("u", "v"):
         leader.create("c", topic=topic)
         leader.create("d", topic=topic)
         leader.topic(topic).pause_channel("c", True)
+        leader.topic(topic).set_limits({"max_depth": 7})
+        leader.topic(topic).set_channel_limits("d", {"max_depth": 5})
         if snapshot:
             leader.snapshot(topic)
     leader.topic("v").pause(True)
@@ -207,6 +209,8 @@ def test_what_was_paused_does_not_flow_when_it_comes_back(snapshot: bool) -> Non
     assert (leader.topic("u").paused, leader.topic("v").paused) == (False, True)
     for topic in ("u", "v"):
         assert (leader.channel("c", topic).paused, leader.channel("d", topic).paused) == (True, False)
+        limits = [leader.channel(name, topic).settings.max_depth for name in ("c", "d")]
+        assert limits == [7, 5]
     assert (leader.topic("u").depth, leader.topic("v").depth) == (0, 1)
 
 

@@ -101,6 +101,10 @@ class TopicStore(Protocol):
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         """The backlog of a new channel, from the high watermark on. `Refused` when the disk is full."""
 
+    @property
+    def complete_from(self) -> int:
+        """From this seq on no message was removed. 0: none at all was."""
+
     def removed(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges of `[start, end)` whose messages are not there any more."""
 
@@ -216,6 +220,10 @@ class LogTopicStore:
         self._context.refuse_when_full()
         return LogBacklog(self.view, generation, self.view.high_watermark)
 
+    @property
+    def complete_from(self) -> int:
+        return self.view.log.complete_from
+
     def removed(self, start: int, end: int) -> list[tuple[int, int]]:
         return self.view.log.removed(start, end)
 
@@ -322,6 +330,10 @@ class MemoryTopicStore:
 
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         return MemoryBacklog(self._context, None)
+
+    @property
+    def complete_from(self) -> int:
+        return self.high_watermark
 
     def removed(self, start: int, end: int) -> list[tuple[int, int]]:
         return [(start, min(end, self.high_watermark))] if start < self.high_watermark else []

@@ -8,7 +8,7 @@ before the start, which has none, its record is searched for: a head of a record
 begins, and sequence numbers rise with the offset. So a look costs about the same at any depth.
 
 Message ids rise with the sequence numbers, too, as long as the messages come from this data path and its node has kept
-its id: so most ids can be searched for as well.
+its id: so most ids can be searched for as well. So do timestamps, unless the clock was set back.
 
 What is not in the page cache costs a millisecond for each place that is read. Numbers are spread evenly as a rule, so
 a search guesses a place a little before, and one a little after; every third step bisects, which bounds the worst case.
@@ -27,7 +27,7 @@ from nsqd.log.records import RECORD_HEAD_SIZE, RecordHead, find_record
 from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.segment import MessageRun, Segment, messages_of
 from nsqd.log.storage import File
-from nsqkit.wire.frames import ID
+from nsqkit.wire.frames import ID, TIMESTAMP
 
 __all__ = ["Look"]
 
@@ -80,6 +80,42 @@ class Look:
         The look must have all of `moved`.
         """
         return self._find_own(message_id) or self._find_moved(message_id)
+
+    def first_from(self, seq: int) -> tuple[int, bytes] | None:
+        """The first message from `seq` on that is in its own segment and can be read, as (sequence number, frame); None
+        if there is none. `OSError`.
+        """
+        return self._first(seq, lambda cursor, start: cursor.first_from(start))
+
+    def first_since(self, wanted_ns: int, seq: int) -> tuple[int, bytes] | None:
+        """As `first_from`, the first one with this timestamp or a later one, as far as timestamps rise."""
+        low, high = self._index_of(seq), len(self.segments)
+        while high - low > 1:  # the last segment whose first message is older, or the first one
+            middle = (low + high) // 2
+            found = self.first_from(self.segments[middle][0].first)
+            if found is not None and _timestamp(found[1]) < wanted_ns:
+                low = middle
+            else:
+                high = middle
+        start = max(seq, self.segments[low][0].first)
+        return self._first(start, lambda cursor, start: cursor.first_since(wanted_ns, start))
+
+    def _first(
+        self, seq: int, find: Callable[[_Cursor, int], tuple[int, bytes] | None]
+    ) -> tuple[int, bytes] | None:
+        """What `find` finds in the segment that has `seq`, from there on, or else in the next one in which it does."""
+        for entry in self.segments[self._index_of(seq) :]:
+            start = max(seq, entry[0].first)
+            if start >= entry[2]:
+                continue
+            cursor = self._cursor(entry)
+            try:
+                found = find(cursor, start)
+            finally:
+                cursor.file.close()
+            if found is not None:
+                return found
+        return None
 
     # --- segments
 
@@ -204,6 +240,18 @@ class _Cursor:
                 first, low_id = found[0] + 1, _number(found[1][ID])
         raise AssertionError("the steps never end")
 
+    def first_since(self, wanted_ns: int, first: int) -> tuple[int, bytes] | None:
+        """The first message from `first` on with this timestamp or a later one, if timestamps rise."""
+        end, found = self.end, None
+        while first < end:
+            middle = (first + end) // 2
+            at = self.first_from(middle)
+            if at is not None and _timestamp(at[1]) < wanted_ns:
+                first = at[0] + 1
+            else:
+                end, found = middle, at or found
+        return found
+
     def _go_to(self, offset: int, first: int) -> None:
         self.offset, self.next_seq = offset, first
         salt, limit = self.segment.salt, self.limit
@@ -266,6 +314,10 @@ class _Cursor:
         data = self.file.read(offset, size)
         self.look.bytes_read += len(data)
         return data
+
+
+def _timestamp(frame: bytes) -> int:
+    return int.from_bytes(frame[TIMESTAMP], "big", signed=True)
 
 
 def _number(message_id: bytes) -> int:

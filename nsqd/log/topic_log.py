@@ -465,6 +465,16 @@ class TopicLog:
         except OSError:
             return  # the loss is reported all the same
 
+    @property
+    def complete_from(self) -> int:
+        """From this sequence number on no message was removed. 0: none at all was."""
+        first = self.end
+        for segment in reversed(self.segments):
+            if segment.next_first is not None and segment.next_first < first:
+                break
+            first = segment.first
+        return first
+
     def removed(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges of `[start, end)` whose messages are in no file any more, as nobody has needed them."""
         there = RangeSet()

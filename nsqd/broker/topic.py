@@ -515,6 +515,7 @@ class Topic:
         self._write_changes([(Code.TOPIC_SETTINGS, dict(given))])
         self.own_settings = given
         self.resolve_settings()
+        self.context.schedule_maintenance(self.name)  # how much of the log is kept may have changed
 
     def set_channel_limits(self, name: str, given: Given) -> None:
         """Replace what operators have set for a channel. `NotFound`; `Refused` when it cannot be written."""

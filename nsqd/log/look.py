@@ -100,6 +100,22 @@ class Look:
         start = max(seq, self.segments[low][0].first)
         return self._first(start, lambda cursor, start: cursor.first_since(wanted_ns, start))
 
+    def newest(self, segment: Segment) -> int | None:
+        """The timestamp of the last message of a segment; None if none can be read. `OSError`."""
+        entry = next(entry for entry in self.segments if entry[0] is segment)
+        first, seq, step = segment.first, entry[2], 1
+        frame: bytes | None = None
+        cursor = self._cursor(entry)
+        try:
+            while frame is None and seq > first:  # the last numbers may be aborted, or damaged
+                seq, step = max(first, seq - step), 2 * step
+                following = seq
+                while (found := cursor.first_from(following)) is not None:
+                    following, frame = found[0] + 1, found[1]
+        finally:
+            cursor.file.close()
+        return None if frame is None else _timestamp(frame)
+
     def _first(
         self, seq: int, find: Callable[[_Cursor, int], tuple[int, bytes] | None]
     ) -> tuple[int, bytes] | None:

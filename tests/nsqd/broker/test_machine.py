@@ -7,7 +7,6 @@ drained, and all that was acknowledged has been finished or was dropped by a com
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Iterator
 
@@ -19,17 +18,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from nsqd.broker import Channel, Refused, Topology, retention
 from nsqd.broker.peek import PeekState, search
 from nsqd.log.store import StoreOptions
-from nsqkit.wire.frames import ID
+from nsqd.rules import Retain, Rule, Rules
 from nsqkit.wire.names import is_ephemeral
 from tests.nsqd.broker.harness import (
+    SECOND_NS,
     Consumer,
     Harness,
     conserved,
     deferred_of,
     everything_of,
     log_backlog,
+    messages_there,
     peeked,
-    view_of,
 )
 from tests.nsqd.broker.model import ChannelModel, Copy, TopicModel
 
@@ -50,6 +50,7 @@ class CoreMachine(RuleBasedStateMachine):
         segment_bytes=st.sampled_from([700, 3000, 1 << 20]),
         latency_window=st.sampled_from([0.0, 8.0]),
         topology=st.sampled_from([None, PLACES[0]]),
+        retain=st.sampled_from([None, Retain(4 * SECOND_NS, None), Retain(None, 3000)]),
         busy=st.booleans(),
     )
     def start(
@@ -58,6 +59,7 @@ class CoreMachine(RuleBasedStateMachine):
         segment_bytes: int,
         latency_window: float,
         topology: Topology | None,
+        retain: Retain | None,
         busy: bool,
     ) -> None:
         options = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=segment_bytes)
@@ -67,6 +69,7 @@ class CoreMachine(RuleBasedStateMachine):
             max_msg_timeout=MAX_MSG_TIMEOUT,
             latency_window=latency_window,
             topology=topology,
+            rules=Rules((Rule(1, "*", "*", {"retain": retain}),) if retain else ()),
         )
         self.model: dict[str, TopicModel] = {}
         self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
@@ -390,11 +393,8 @@ class CoreMachine(RuleBasedStateMachine):
 
     def messages(self, name: str, start: int) -> dict[int, bytes]:
         """The ids of the messages from `start` on that the log has, and that channels have got, by number."""
-        topic, view = self.model[name], view_of(self.harness.topic(name))
-        seqs = range(start, view.high_watermark)
-        with contextlib.closing(view.log.look().frames(seqs)) as frames:
-            ids = {seq: frame[ID] for seq, frame in zip(seqs, frames, strict=True) if frame is not None}
-        return {seq: message_id for seq, message_id in ids.items() if message_id not in topic.dropped}
+        there, dropped = messages_there(self.harness.topic(name), start), self.model[name].dropped
+        return {seq: message.id for seq, message in there.items() if message.id not in dropped}
 
     def channel_model(self, name: str, channel: str) -> ChannelModel | None:
         topic = self.model.get(name)

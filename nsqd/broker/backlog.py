@@ -7,6 +7,7 @@ which of them have never been delivered, where each body is, and how to record f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -26,7 +27,7 @@ TURN_BYTES = 64 * 1024  # that one subscription gets in one turn, approximately
 class ChannelCounts:
     """The counters of a channel since the daemon started (`damaged`: since the channel was created).
 
-    Conservation (I9): entered = finished + ready + in flight + deferred + dropped + damaged.
+    Conservation (I9): entered = finished + ready + in flight + deferred + dropped + expired + damaged.
     """
 
     entered: int = 0
@@ -34,7 +35,9 @@ class ChannelCounts:
     finished: int = 0
     requeued: int = 0  # by REQ, or by an operator
     timed_out: int = 0
-    dropped: int = 0  # by emptying, by sampling, by an ephemeral queue that was full
+    dropped: int = 0  # by emptying, by sampling, by an ephemeral queue that was full, by a limit
+    dropped_by: Counter[str] = attrs.field(factory=Counter)  # of these by the limits, by their names
+    expired: int = 0  # older than `max_age`
     damaged: int = 0  # lost to damage on disk
 
 
@@ -58,6 +61,9 @@ class Backlog(Protocol):
 
     def oldest(self) -> PublishTime:
         """When the oldest message that is not settled was published."""
+
+    def waiting_bytes(self, others: int) -> int:
+        """Bytes of the frames of the ready messages, and of so many other ones, as an estimate."""
 
     @property
     def needed_from(self) -> int:
@@ -136,6 +142,9 @@ class Backlog(Protocol):
 
     def finish_one(self, seq: int) -> bool:
         """Settle a message that is still ready; False if it is not."""
+
+    def drop_ready(self, limit: int, before: int) -> int:
+        """Settle the first ready messages, up to `limit`, with seqs below `before`. Returns how many."""
 
     def settle(self, seqs: list[int]) -> None:
         """Mark these as finished or dropped. May sort the list."""

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext, BrokerOptions
 from nsqd.broker.errors import NotFound, Refused
+from nsqd.broker.limits import TopicLimits
 from nsqd.broker.log_view import LogView
 from nsqd.broker.restore import restore_topic
 from nsqd.broker.retention import Retention
@@ -84,6 +85,7 @@ class Broker:
         self.listener = Listener()
         # Whether a new topic waits for `Topic.start`.
         self.lookup_first: Callable[[Topic], bool] = lambda _: False
+        self._to_trim: list[TopicLimits] = []  # of topics that were committed in this round
         self._last_sync = now
         self._clock_offset_ns = wall_ns - now * 1e9
         self._next_clock_step = now
@@ -298,18 +300,21 @@ class Broker:
         """Publish messages with the round's commit, all or none of them; `delay_ns`: deliver them after that delay.
 
         Returns the commit number, under which `topic.failed` has the reason if the commit fails. `Refused` while
-        nothing may be published. Names and sizes are not validated here.
+        nothing may be published, `LimitReached` if a limit is. Names and sizes are not validated here.
         """
         first_id = self.reserve_ids(len(bodies))
         wall_ns = self.context.wall_ns
         frames = [
             message_frame(message_id, wall_ns, body) for message_id, body in enumerate(bodies, first_id)
         ]
+        size = sum(map(len, frames))
+        if topic.guard is not None:
+            topic.guard.admit(len(frames), size)
         if delay_ns:
             for frame in frames:
                 topic.publish_deferred(frame, delay_ns)
         else:
-            topic.publish(frames, sum(map(len, frames)))
+            topic.publish(frames, size)
         return topic.commit_number
 
     def publish_one(self, topic: Topic, body: bytes) -> int:
@@ -325,6 +330,8 @@ class Broker:
         except OSError as error:
             raise Refused(error.strerror or str(error)) from error
         frame = HEAD.pack(BODY - 4 + len(body), MESSAGE, context.wall_ns, 1, message_id) + body
+        if topic.guard is not None:
+            topic.guard.admit(1, len(frame))
         topic.publish([frame], len(frame))
         return topic.commit_number
 
@@ -341,6 +348,8 @@ class Broker:
 
     def publish_frames(self, topic: Topic, frames: list[bytes], size: int) -> int:
         """As `publish`, for complete frames with ids from `reserve_ids` and this round's time; `size`: their bytes."""
+        if topic.guard is not None:
+            topic.guard.admit(len(frames), size)
         topic.publish(frames, size)
         return topic.commit_number
 
@@ -400,6 +409,8 @@ class Broker:
             topic = self.topics.get(to_commit.popitem()[0])
             if topic is not None:  # it may have been deleted since it asked
                 topic.commit()
+                if topic.limits is not None:
+                    self._to_trim.append(topic.limits)
         if self.context.to_maintain_now:
             to_maintain, self.context.to_maintain_now = self.context.to_maintain_now, {}
             self._maintain(to_maintain)
@@ -421,7 +432,16 @@ class Broker:
         to_pump, self.context.to_pump = self.context.to_pump, {}
         for channel in to_pump:
             channel.pump()
+        if self._to_trim:
+            self._trim()
         return bool(self.context.to_pump)
+
+    def _trim(self) -> None:
+        """Drop what is too much, after the appends: what takes the place of the oldest must be in the log; and after
+        the deliveries: it is only too much if nobody takes it. It is recorded by the next append."""
+        to_trim, self._to_trim = self._to_trim, []
+        for limits in to_trim:
+            limits.trim()
 
     @property
     def has_work(self) -> bool:
@@ -475,6 +495,9 @@ class Broker:
             log.info("disk: free space recovered, publishing resumes")
         if short := self.store.space.short_of(SPARE_SEGMENTS * self.store.options.max_segment_bytes):
             self._give_up_retained(short)
+        if not self._fenced:  # else somebody else may serve them
+            for limits in list(self.context.limited.values()):
+                limits.look(now)
         to_maintain, self.context.to_maintain = self.context.to_maintain, {}
         self._maintain(to_maintain)
         self._sync_by_time(now)

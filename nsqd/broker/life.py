@@ -53,6 +53,10 @@ class MessageEvent(enum.Enum):
     """Its consumer's connection has ended after an earlier consumer's had."""
     COME_DUE = "due"
     """Its delay has passed."""
+    DROP = "drop_oldest"
+    """More wait than a limit allows, and it is the oldest."""
+    EXPIRE = "max_age"
+    """It is too old."""
     EMPTY = "empty"
     """The channel is emptied, or deleted."""
     LOSE = "damage"
@@ -71,6 +75,8 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_READY, MessageEvent.SAMPLE_OUT): _SETTLED,
     (_READY, MessageEvent.FINISH_ELSEWHERE): _SETTLED,
     (_READY, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
+    (_READY, MessageEvent.DROP): _SETTLED,
+    (_READY, MessageEvent.EXPIRE): _SETTLED,
     (_READY, MessageEvent.EMPTY): _SETTLED,
     (_READY, MessageEvent.LOSE): _SETTLED,
     (_IN_FLIGHT, MessageEvent.FINISH): _SETTLED,
@@ -94,11 +100,14 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_REQUEUED, MessageEvent.DELIVER): _IN_FLIGHT,
     (_REQUEUED, MessageEvent.SAMPLE_OUT): _SETTLED,
     (_REQUEUED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
+    (_REQUEUED, MessageEvent.DROP): _SETTLED,
+    (_REQUEUED, MessageEvent.EXPIRE): _SETTLED,
     (_REQUEUED, MessageEvent.EMPTY): _SETTLED,
     (_REQUEUED, MessageEvent.LOSE): _SETTLED,
     (_DEFERRED, MessageEvent.COME_DUE): _REQUEUED,
     (_DEFERRED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_DEFERRED, MessageEvent.REQUEUE_BY_OPERATOR): _REQUEUED,
+    (_DEFERRED, MessageEvent.DROP): _SETTLED,
     (_DEFERRED, MessageEvent.EMPTY): _SETTLED,
 }
 """(state, event) -> state. A message enters as READY, or as DEFERRED when it was published with a delay."""

@@ -36,6 +36,7 @@ PROBE = 4 * 1024  # bytes in which the head of a record is looked for first
 # Of one read. A thread holds the interpreter from one read to the next, and the event loop waits for it.
 CHUNK = 32 * 1024
 NEAR_MESSAGES = 32  # the same for ids
+PROBES = 16  # messages that are looked at before a part of a segment is passed over
 _HIGHEST = 1 << 64  # above every offset
 
 
@@ -93,7 +94,7 @@ class Look:
         while high - low > 1:  # the last segment whose first message is older, or the first one
             middle = (low + high) // 2
             found = self.first_from(self.segments[middle][0].first)
-            if found is not None and _timestamp(found[1]) < wanted_ns:
+            if found is not None and _published_ns(found[1]) < wanted_ns:
                 low = middle
             else:
                 high = middle
@@ -114,7 +115,7 @@ class Look:
                     following, frame = found[0] + 1, found[1]
         finally:
             cursor.file.close()
-        return None if frame is None else _timestamp(frame)
+        return None if frame is None else _published_ns(frame)
 
     def _first(
         self, seq: int, find: Callable[[_Cursor, int], tuple[int, bytes] | None]
@@ -133,7 +134,63 @@ class Look:
                 return found
         return None
 
+    def first_younger(self, start: int, stop: int, cutoff_ns: int) -> tuple[int, int | None]:
+        """The first of the messages `[start, stop)` that was published after `cutoff_ns`: its sequence number and its
+        publish time, ns since 1970; (stop, None) without one. `OSError`. The look must have all of `moved`.
+
+        It looks at few of them, in strides from the front on: a sixteenth of a segment is passed over if its last
+        message is older.
+        """
+        seq = start
+        while seq < stop:
+            at = self._index_of(seq)
+            segment, _, end = self.segments[at]
+            after = self.segments[at + 1][0].first if at + 1 < len(self.segments) else stop
+            if not segment.first <= seq < end:
+                found = self._younger_moved(seq, min(stop, after if seq >= end else segment.first), cutoff_ns)
+                seq = min(stop, after if seq >= end else segment.first)
+            else:
+                found = self._younger_own(self.segments[at], seq, min(stop, end), cutoff_ns)
+                seq = min(stop, end)
+            if found is not None:
+                return found
+        return stop, None
+
     # --- segments
+
+    def _younger_own(
+        self, entry: tuple[Segment, int, int], start: int, stop: int, cutoff_ns: int
+    ) -> tuple[int, int] | None:
+        cursor = self._cursor(entry)
+        try:
+            # The last message of each of so many parts is looked at; the first part that is younger, or of which
+            # nothing is known, is divided again.
+            part = stop - start
+            while start < stop:
+                step = max(1, part // PROBES)
+                while start < stop:
+                    found = cursor.first_from(min(start + step, stop) - 1)
+                    if found is None or found[0] >= stop:  # aborted, or damaged
+                        if step == 1:
+                            return None
+                        break
+                    published = _published_ns(found[1])
+                    if published > cutoff_ns:
+                        if step == 1:
+                            return found[0], published
+                        break
+                    start = max(start + step, found[0] + 1)
+                part = step
+            return None
+        finally:
+            cursor.file.close()
+
+    def _younger_moved(self, start: int, stop: int, cutoff_ns: int) -> tuple[int, int] | None:
+        for seq in sorted(seq for seq in self.moved if start <= seq < stop):
+            frame = self._moved_frame(seq)
+            if frame is not None and _published_ns(frame) > cutoff_ns:
+                return seq, _published_ns(frame)
+        return None
 
     def _index_of(self, seq: int) -> int:
         return max(0, bisect_right(self.segments, seq, key=lambda entry: entry[0].first) - 1)
@@ -262,7 +319,7 @@ class _Cursor:
         while first < end:
             middle = (first + end) // 2
             at = self.first_from(middle)
-            if at is not None and _timestamp(at[1]) < wanted_ns:
+            if at is not None and _published_ns(at[1]) < wanted_ns:
                 first = at[0] + 1
             else:
                 end, found = middle, at or found
@@ -332,7 +389,7 @@ class _Cursor:
         return data
 
 
-def _timestamp(frame: bytes) -> int:
+def _published_ns(frame: bytes) -> int:
     return int.from_bytes(frame[TIMESTAMP], "big", signed=True)
 
 

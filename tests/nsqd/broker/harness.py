@@ -152,6 +152,12 @@ class Harness:
         target.publish(frames, sum(map(len, frames)))
         return self._receipt(target, frames)
 
+    def submit(self, *bodies: bytes, topic: str = "t", delay: float = 0.0) -> None:
+        """Publish through the broker, which may refuse it, and do a round. `LimitReached`."""
+        self.broker.advance(self.now, self.wall_ns)
+        self.broker.publish(self.topic(topic), bodies, int(delay * SECOND_NS))
+        self.round()
+
     def publish(self, *bodies: bytes, topic: str = "t") -> Receipt:
         """Publish in one piece, and do a round."""
         receipt = self.send(*bodies, topic=topic)
@@ -427,6 +433,7 @@ def conserved(channel: Channel) -> bool:
     counted = (
         channel.counts.finished
         + channel.counts.dropped
+        + channel.counts.expired
         + channel.counts.damaged
         + channel.depth
         + channel.in_flight_count

@@ -297,3 +297,69 @@ def test_a_log_that_nothing_was_removed_from_is_complete() -> None:
     first = log.segments[0].first
     assert log.complete_from == first
     assert log.removed(0, log.end) == [(0, 3), (4, first)]
+
+
+def aged_log(times: Sequence[int], storage: MemoryStorage, segment_bytes: int = 4000) -> TopicLog:
+    """Messages that were published at these times, in batches of up to five."""
+    log = new_log(storage, max_segment_bytes=segment_bytes)
+    for first in range(0, len(times), 5):
+        made = [frame(seq, timestamp_ns=at) for seq, at in enumerate(times[first : first + 5], first)]
+        log.append([Batch.of(made)])
+    return log
+
+
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_the_first_younger_message_is_found(is_cold: bool) -> None:
+    times = [10 * (seq // 3) for seq in range(2000)]
+    log = aged_log(times, MemoryStorage())
+    assert len(log.segments) > 20
+    if is_cold:
+        without_index(log)
+    for start in (0, 1, 700, 1999):
+        for cutoff in (-1, 0, 9, 10, 2000, 2345, 5000, 6649, 6650, 6659, 6660, 9999):
+            younger = next((seq for seq in range(start, 2000) if times[seq] > cutoff), None)
+            expected = (2000, None) if younger is None else (younger, times[younger])
+            assert log.look().first_younger(start, 2000, cutoff) == expected, (start, cutoff)
+
+
+def test_it_is_looked_for_up_to_a_message() -> None:
+    log = aged_log(range(100), MemoryStorage())
+    assert log.look().first_younger(0, 50, 70) == (50, None)
+    assert log.look().first_younger(0, 50, 48) == (49, 49)
+    assert log.look().first_younger(50, 50, 0) == (50, None)
+
+
+def test_aborted_ones_hide_no_younger_message() -> None:
+    """The last message of a part is not there: that says nothing of the part."""
+    log = new_log(MemoryStorage())
+    for at in range(0, 200, 10):
+        log.append([Batch.of([frame(log.end, timestamp_ns=at) for _ in range(1)])])
+        log.end += 40  # as after an append that failed
+    for cutoff in (-1, 0, 15, 100, 189):
+        seq, published = log.look().first_younger(0, log.end, cutoff)
+        assert published == 10 * (cutoff // 10 + 1)
+        assert seq == 41 * (cutoff // 10 + 1)
+    assert log.look().first_younger(0, log.end, 190) == (log.end, None)
+
+
+def test_moved_messages_are_looked_at() -> None:
+    log = aged_log(range(0, 400, 10), MemoryStorage(), segment_bytes=500)
+    first, second = log.segments[1].first, log.segments[2].first
+    log.append_moved([(seq, frame(seq, timestamp_ns=10 * seq)) for seq in (first - 1, first, first + 1)])
+    log.drop(log.segments[:2])
+    assert second > first + 2
+    for seq in (first - 1, first, first + 1):
+        assert log.look().first_younger(0, log.end, 10 * seq - 1) == (seq, 10 * seq)
+    assert log.look().first_younger(0, log.end, 10 * (first + 1)) == (second, 10 * second)
+
+
+def test_a_search_for_an_age_reads_little() -> None:
+    log = new_log(MemoryStorage(), max_segment_bytes=5 << 20)
+    for first in range(0, 200_000, 100):
+        made = [frame(seq, b"x" * 20, timestamp_ns=seq) for seq in range(first, first + 100)]
+        log.append([Batch.of(made)])
+    without_index(log)
+    for seq in (0, 77_777, 199_999):
+        look = log.look()
+        assert look.first_younger(0, log.end, seq - 1) == (seq, seq)
+        assert look.bytes_read < log.position

@@ -93,6 +93,7 @@ class Retention:
         self._last_position = log.position
         self._compaction = Compaction(context, topic, view, self._continue)
         self.retained = Retained(context, topic, view, self._continue)
+        self.retained_bytes = 0  # that nobody needs, and that are kept for replays, as an estimate
         self.alarm_at = math.inf
         self._to_sweep: Iterator[int] = iter(())
         self._manifest_position = manifest_position
@@ -139,7 +140,12 @@ class Retention:
         sweeping = self._forget_settled()
         usage = self._usage()
         if kept := self.retained.choose():
-            usage = usage.without(kept)
+            of_others = usage.without(kept)
+            needed = usage.all_needed - of_others.all_needed
+            self.retained_bytes = max(0, usage.total - of_others.total - round(needed))
+            usage = of_others
+        else:
+            self.retained_bytes = 0
         self._context.timers.set(self, self.retained.next_look())
         released = self._release(usage)
         usage = usage.without(released)

@@ -155,7 +155,15 @@ def test_a_rule_of_the_configuration_file() -> None:
 def test_it_is_no_backlog() -> None:
     harness, consumer = retaining(HOUR_NS)
     flow(harness, consumer, 100)
-    channel = harness.channel()
+    channel, retention = harness.channel(), harness.broker.retentions["t"]
+    assert retention.retained_bytes == kept(harness) > 0
+    harness.topic().seek_channel("c", 0)
+    harness.rdy(consumer, 0)
+    settle(harness, 2)
+    assert retention.retained_bytes < kept(harness) / 3, "all of it is a backlog"
+    harness.topic().seek_channel("c", 100)
+    settle(harness, 2)
+    assert retention.retained_bytes == kept(harness)
     assert (channel.depth, channel.backend_depth, harness.topic().depth, channel.oldest()) == (0, 0, 0, None)
 
 

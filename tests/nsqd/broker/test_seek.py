@@ -9,7 +9,15 @@ import pytest
 from nsqd.broker import Channel, NotFound, NotInFlight, Refused
 from nsqd.log.snapshots import SLICE
 from nsqd.log.store import StoreOptions
-from tests.nsqd.broker.harness import SECOND_NS, Consumer, Harness, conserved, deferred_of, log_backlog, view_of
+from tests.nsqd.broker.harness import (
+    SECOND_NS,
+    Consumer,
+    Harness,
+    conserved,
+    deferred_of,
+    log_backlog,
+    view_of,
+)
 
 
 def harness_with(count: int, **options: object) -> tuple[Harness, Consumer]:

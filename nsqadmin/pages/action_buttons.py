@@ -1,4 +1,4 @@
-"""The buttons of administrators: the request to the API, and the texts of the dialog.
+"""The buttons of operators: the request to the API, and the texts of the dialog.
 
 What cannot be undone is confirmed by typing the name, everything else by a click.
 """

@@ -1,8 +1,7 @@
 """The page of a channel's messages: those in one state, on each of its nodes.
 
 A page of it shows the first messages of a state on the nodes that have the most; the messages that follow are shown of
-one node at a time. Unlike other pages it is not renewed by itself, so that nothing moves while it is read. Only
-administrators see it, as bodies may be anything.
+one node at a time. Unlike other pages it is not renewed by itself, so that nothing moves while it is read.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ async def messages_page(request: PageRequest) -> Page:
     extents: list[NodeExtent] = []
     chosen: Sequence[str] = ()
     held = [part.node for part in channel.stats.nodes or ()] if channel is not None else []
-    if channel is not None and request.is_admin:
+    if channel is not None:
         node = request.query.get("node", "")
         start = request.query.get("from", "") if node in held else ""
         begin = int(start) if start.isascii() and start.isdigit() and len(start) < 19 else 0

@@ -115,6 +115,10 @@
         signal: AbortSignal.timeout(TIMEOUT_MS),
       });
       answer = await response.json().catch(() => ({}));
+      if (response.status === 401) {
+        location.reload(); // the session is over: the browser is sent to the page for logging in
+        return false;
+      }
       if (!response.ok) throw new Error(answer.message || `the console answered ${response.status}`);
     } catch (error) {
       const text = error.name === "TimeoutError" ? `no answer within ${TIMEOUT_MS / 1000} s` : error.message;

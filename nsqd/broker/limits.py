@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import attrs
@@ -115,13 +115,6 @@ class TopicLimits:
     def _all(self) -> list[Bounded]:
         return [self._topic, *self._topic.channels.values()]
 
-    def _bounded(self) -> Iterator[tuple[str, Bounded]]:
-        """Those that messages wait in at present, each with the name of the channel."""
-        if self._topic.flowing:
-            yield from self._topic.channels.items()
-        else:
-            yield "", self._topic
-
     # --- a publish
 
     def admit(self, count: int, size: int) -> None:
@@ -141,7 +134,8 @@ class TopicLimits:
         self._round = self._context.round
         self._messages = self._bytes = _ENDLESS
         count, size = self._topic.pending()
-        for name, bounded in self._bounded():
+        bounded: Bounded
+        for name, bounded in self._topic.channels.items() if self._topic.flowing else [("", self._topic)]:
             settings = bounded.settings
             if _trims(bounded):
                 continue
@@ -171,7 +165,7 @@ class TopicLimits:
 
     def trim(self) -> None:
         """Drop what is too much."""
-        for _, bounded in self._bounded():
+        for bounded in self._all():
             if _trims(bounded):
                 self._trim(bounded)
 

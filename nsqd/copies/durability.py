@@ -18,11 +18,11 @@ class Copied:
         self._written = 0
         self._syncer = broker.store.syncer
         self._disk = broker.options.sync_on_commit
-        self._waits = self._disk or safety.ack_copies > 1
+        self.at_once = not self._disk and safety.ack_copies <= 1
 
     @property
     def ticket(self) -> int:
-        return self._syncer.written if self._waits else 0
+        return 0 if self.at_once else self._syncer.written
 
     @property
     def reached(self) -> int:

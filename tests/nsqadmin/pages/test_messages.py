@@ -183,7 +183,7 @@ async def test_the_page_is_not_renewed_by_itself() -> None:
 @pytest.mark.parametrize("path", [PATH, f"{PATH}?node={NODE}"])
 async def test_only_administrators_see_messages(path: str) -> None:
     console = console_of({NODE: response(message(1))}, admin_users=["ann"])
-    page = await fetch(console, path)
+    page = await fetch(console, path, status=403)
     assert "only administrators can read them" in page.text
     assert asked(console) == []
     assert not page.all("form", id="publish")

@@ -8,6 +8,7 @@ drained, and all that was acknowledged has been finished or was dropped by a com
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -15,10 +16,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsqd.broker import Channel, Refused, Topology, retention
+from nsqd.broker import Channel, LimitReached, Refused, Topic, Topology, retention
 from nsqd.broker.peek import PeekState, search
 from nsqd.log.store import StoreOptions
-from nsqd.rules import Retain, Rule, Rules
+from nsqd.rules import NO_RULES, NOTHING_SET, Policy, Retain, Rule, Rules, parse_rules
 from nsqkit.wire.names import is_ephemeral
 from tests.nsqd.broker.harness import (
     SECOND_NS,
@@ -30,11 +31,21 @@ from tests.nsqd.broker.harness import (
     log_backlog,
     messages_there,
     peeked,
+    peeked_topic,
 )
 from tests.nsqd.broker.model import ChannelModel, Copy, TopicModel
 
 PLACES = [Topology("eu", "eu-1"), Topology("eu", "eu-2"), None]
 MAX_MSG_TIMEOUT = 7.0  # not under the longest time-out: IDENTIFY refuses such a one
+
+LIMITS = [
+    *[None] * 4,
+    {"max_depth": 2, "policy": "drop_oldest"},
+    {"max_depth": 3},
+    {"max_bytes": 300, "policy": "drop_oldest"},
+    {"max_age": "2s"},
+    {"max_age": "3s", "max_depth": 3, "policy": "drop_oldest", "channel": "c"},
+]
 
 topics = st.sampled_from(["a", "b"])
 channels = st.sampled_from(["c", "d", "e#ephemeral"])
@@ -52,6 +63,7 @@ class CoreMachine(RuleBasedStateMachine):
         topology=st.sampled_from([None, PLACES[0]]),
         retain=st.sampled_from([None, Retain(4 * SECOND_NS, None), Retain(None, 3000)]),
         busy=st.booleans(),
+        limits=st.sampled_from(LIMITS),
     )
     def start(
         self,
@@ -61,16 +73,20 @@ class CoreMachine(RuleBasedStateMachine):
         topology: Topology | None,
         retain: Retain | None,
         busy: bool,
+        limits: dict[str, object] | None,
     ) -> None:
         options = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=segment_bytes)
+        given = NO_RULES if limits is None else parse_rules([limits])
+        kept = [] if retain is None else [Rule(2, "*", "*", {"retain": retain})]
         self.harness = Harness(
             options,
             mem_queue_size=mem_queue_size,
             max_msg_timeout=MAX_MSG_TIMEOUT,
             latency_window=latency_window,
             topology=topology,
-            rules=Rules((Rule(1, "*", "*", {"retain": retain}),) if retain else ()),
+            rules=Rules((*given.rules, *kept)),
         )
+        self.shed: Counter[tuple[str, str]] = Counter()  # messages that limits took, by topic and channel
         self.model: dict[str, TopicModel] = {}
         self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
         self.seen: dict[Consumer, int] = {}
@@ -141,6 +157,8 @@ class CoreMachine(RuleBasedStateMachine):
             return
         bodies = self.bodies(count)
         pieces = [[body] for body in bodies] if lone else [bodies]
+        if not self.admitted(name, count):
+            return
         receipts = [self.harness.send(*result, topic=name) for result in pieces]
         stamp = self.harness.wall_ns
         self.harness.round()
@@ -148,6 +166,26 @@ class CoreMachine(RuleBasedStateMachine):
             self.sent.update(zip(receipt.ids, [(stamp, body) for body in result], strict=True))
             if receipt.acknowledged:
                 self.model[name].published(receipt.ids, None, self.now)
+
+    def admitted(self, name: str, count: int) -> bool:
+        """Whether there is room for so many messages; that there is, or is none, as the model has it."""
+        harness, topic = self.harness, self.harness.topic(name)
+        harness.broker.advance(self.now, harness.wall_ns)
+        rejecting = topic.settings.max_depth is not None and topic.settings.policy == Policy.REJECT
+        places = list(self.model[name].channels.values()) if topic.flowing else []
+        waiting = [len(place.at("ready")) + len(place.at("deferred")) for place in places if place.durable]
+        waiting += [channel.waiting for channel in topic.channels.values() if is_ephemeral(channel.name)]
+        most = max(waiting, default=0) if topic.flowing else len(self.model[name].backlog)
+        try:
+            if topic.guard is not None:
+                topic.guard.admit(count, 0)
+        except LimitReached:
+            assert rejecting
+            assert most + count > topic.settings.max_depth  # type: ignore[operator]
+            harness.round()
+            return False
+        assert not rejecting or most + count <= topic.settings.max_depth  # type: ignore[operator]
+        return True
 
     @rule(name=topics, delay=delays)
     def defer(self, name: str, delay: float) -> None:
@@ -335,6 +373,7 @@ class CoreMachine(RuleBasedStateMachine):
     def delete_topic(self, name: str) -> None:
         if name in self.model and self.change(lambda: self.harness.broker.delete_topic(name)):
             del self.model[name]
+            self.shed = Counter({key: count for key, count in self.shed.items() if key[0] != name})
             self.end_of_channel(name)
 
     @precondition(has_topics)
@@ -363,6 +402,7 @@ class CoreMachine(RuleBasedStateMachine):
             lambda: self.harness.topic(name).delete_channel(channel)
         ):
             del self.model[name].channels[channel]
+            del self.shed[name, channel]
             self.end_of_channel(name, channel)
 
     @precondition(has_topics)
@@ -371,7 +411,7 @@ class CoreMachine(RuleBasedStateMachine):
         topic = self.model.get(name)
         if topic is None or channel in topic.channels or is_ephemeral(channel):
             return
-        real = self.harness.topic(name)
+        real = self.settled_topic(name)
         if self.change(lambda: real.create_channel_from(channel, start % (real.store.end + 1))):
             self.model_channel(name, channel)  # the messages flow, if it is the first one
             topic.channels[channel] = ChannelModel(durable=True)
@@ -383,13 +423,20 @@ class CoreMachine(RuleBasedStateMachine):
         model = self.channel_model(name, channel)
         if not model or not model.durable:
             return
-        real = self.harness.topic(name)
+        real = self.settled_topic(name)
         if self.change(lambda: real.seek_channel(channel, start % (real.store.end + 1))):
             self.begin_at(name, channel, start % (real.store.end + 1))
 
     def begin_at(self, name: str, channel: str, start: int) -> None:
         topic = self.model[name]
         topic.channels[channel].begin_at(self.messages(name, start), topic.due, self.now)
+        self.harness.round()
+
+    def settled_topic(self, name: str) -> Topic:
+        """The topic, when its limits have taken what they take."""
+        self.harness.round()
+        self.everything_is_where_it_should_be()
+        return self.harness.topic(name)
 
     def messages(self, name: str, start: int) -> dict[int, bytes]:
         """The ids of the messages from `start` on that the log has, and that channels have got, by number."""
@@ -493,9 +540,13 @@ class CoreMachine(RuleBasedStateMachine):
         self.broken = False
         self.seen.clear()
         self.closing.clear()
+        self.shed.clear()
         for topic in self.model.values():
             topic.channels = {name: model for name, model in topic.channels.items() if model.durable}
+        for name, topic in self.model.items():
+            self.note_shed_by_topic(name, topic)
         for channel, model in self.pairs():
+            self.note_shed(channel, model, booted=True)
             seqs = {copy.seq for copy in model.finished_lately.values() if copy.seq is not None}
             settled = {seq for seq in seqs if seq in channel.backlog.settled}
             assert not orderly or settled == seqs
@@ -529,13 +580,65 @@ class CoreMachine(RuleBasedStateMachine):
             self.observe(consumer)
         for name, topic in self.model.items():
             real = broker.topics[name]
+            self.note_shed_by_topic(name, topic)
             assert set(real.channels) == set(topic.channels)
             assert (real.paused, real.depth) == (topic.paused, len(topic.backlog))
             assert 0 <= real.backend_depth <= real.depth
         for channel, model in self.pairs():
             self.check_channel(channel, model)
 
+    # --- limits
+
+    def note_shed_by_topic(self, name: str, model: TopicModel) -> None:
+        """Of messages that no channel has, the limits take the oldest."""
+        topic = self.harness.topic(name)
+        if topic.settings is NOTHING_SET:
+            return
+        there = {message.id for _, message in peeked_topic(topic)}
+        gone = [message_id for message_id, _ in model.backlog if message_id not in there]
+        self.count_shed(name, "", topic.dropped_by.total() + topic.expired_count, len(gone))
+        if topic.dropped_by:
+            assert [message_id for message_id, _ in model.backlog[: len(gone)]] == gone
+        model.dropped.update(gone)
+        model.backlog = [entry for entry in model.backlog if entry[0] in there]
+        if topic.settings.policy == Policy.DROP_OLDEST and not (self.broken or topic.flowing):
+            assert topic.settings.max_depth is None or topic.depth <= topic.settings.max_depth
+
+    def note_shed(self, channel: Channel, model: ChannelModel, *, booted: bool = False) -> None:
+        """What the limits have taken was waiting, and old enough, and is counted."""
+        settings, counts = channel.settings, channel.counts
+        if settings is NOTHING_SET:
+            return
+        there = {message.id for state in PeekState for _, message in peeked(channel, state)}
+        gone = [copy for message_id, copy in model.copies.items() if message_id not in there]
+        if model.durable:
+            shed, key = counts.dropped_by.total() + counts.expired, (channel.topic_name, channel.name)
+            if booted:  # what was taken and not journaled has come back, and was perhaps taken again
+                assert len(gone) <= shed <= len(gone) + len(model.finished_lately)
+                self.shed[key] = shed - len(gone)
+            self.count_shed(*key, shed, len(gone))
+        for copy in gone:
+            assert booted or not model.durable or copy.state != "in flight"
+            age = self.harness.wall_ns - self.sent[copy.id][0]
+            assert counts.dropped_by or not model.durable or age >= (settings.max_age or 0)
+            if model.durable:
+                if copy.seq is None:
+                    found = search(self.harness.topic(channel.topic_name), copy.id)()
+                    assert found is not None
+                    copy.seq = found[0]
+                model.finish(copy.id)
+        if settings.policy == Policy.DROP_OLDEST:
+            waiting = channel.waiting - len(
+                channel.requeued
+            )  # these may have come back since the last commit
+            assert settings.max_depth is None or waiting <= settings.max_depth
+
+    def count_shed(self, topic: str, channel: str, counted: int, now: int) -> None:
+        self.shed[topic, channel] += now
+        assert self.shed[topic, channel] == counted
+
     def check_channel(self, channel: Channel, model: ChannelModel) -> None:
+        self.note_shed(channel, model)
         for subscription in channel.subscriptions:
             owned = {copy.id for copy in model.at("in flight") if copy.owner is subscription.outbox.client}
             assert set(subscription.in_flight) == owned

@@ -36,6 +36,8 @@ ROUTES: Final[Mapping[tuple[str, str], Need]] = {
     ("POST", "/channel/empty"): Need.OPERATE,
     ("POST", "/channel/pause"): Need.OPERATE,
     ("POST", "/channel/unpause"): Need.OPERATE,
+    ("GET", "/channel/seek"): Need.READ,
+    ("POST", "/channel/seek"): Need.OPERATE,
     ("GET", "/topic/limits"): Need.READ,
     ("POST", "/topic/limits"): Need.OPERATE,
     ("GET", "/channel/limits"): Need.READ,

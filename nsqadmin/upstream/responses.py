@@ -22,7 +22,7 @@ from nsqadmin.upstream.decoding import (
     decode_producers,
     decode_stats,
 )
-from nsqadmin.upstream.messages import MessagePage, decode_messages
+from nsqadmin.upstream.messages import Extent, MessagePage, decode_extent, decode_messages
 from nsqkit.audit import AuditQuery
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
@@ -126,6 +126,11 @@ async def messages(
 async def audit(upstream: Upstream, daemon: str, query: AuditQuery) -> AuditPart:
     """The last lines of the audit trail of an nsqd or nsqlookupd."""
     return await _get(upstream, daemon, "/audit", params_of(query), decode_audit)
+
+
+async def extent(upstream: Upstream, nsqd: str, topic: str, channel: str) -> Extent:
+    """From when on one nsqd has everything of a topic, for replays."""
+    return await _get(upstream, nsqd, "/channel/seek", {"topic": topic, "channel": channel}, decode_extent)
 
 
 async def _get(

@@ -31,7 +31,7 @@ from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
 from nsqd.log.finished import read_finished
 from nsqd.log.ranges import RangeSet
 from nsqd.log.store import Store
-from nsqkit.logging import get_logger
+from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqkit.wire.frames import BODY, HEAD, MESSAGE, message_frame
 from nsqkit.wire.names import is_ephemeral
 
@@ -46,6 +46,9 @@ CLOCK_STEP_NS = 1_000_000_000
 # Seconds after the start in which a clock that was wrong at boot is expected to be set, and seconds between two steps.
 CLOCK_SETTLES = 600.0
 CLOCK_STEP_INTERVAL = 1.0
+# Messages that are only kept for replays go when there is no room for so many segments more, so that they go before
+# anything is refused.
+SPARE_SEGMENTS = 2
 # Seconds between syncs that no client waits for. Back to back, syncs would cost a fifth of the CPU.
 SYNC_INTERVAL = 0.1
 
@@ -88,6 +91,7 @@ class Broker:
         self._next_clock_step = now
         self._clock_settles_at = now + CLOCK_SETTLES
         self._reported_failing: set[str] = set()
+        self._disk_log = RateLimitedLogger(log)
         self.copies_missing: str | None = None  # publishes are acknowledged with fewer copies than asked for
         self._fenced = False
         self.alarm_at = math.inf
@@ -215,8 +219,11 @@ class Broker:
         self.listener.topic_deleted(topic)
 
     def channel_created(self, topic: Topic, channel: Channel) -> None:
-        self._channels_changed(topic, channel)
+        self._channels_changed(topic, channel, channel.backlog.needed_from)
         self.listener.channel_created(topic, channel)
+
+    def channel_sought(self, topic: Topic, channel: Channel) -> None:
+        self._channels_changed(topic, channel, channel.backlog.needed_from)
 
     def channel_deleted(self, topic: Topic, channel: Channel) -> None:
         self._channels_changed(topic, channel)
@@ -224,10 +231,10 @@ class Broker:
         if is_ephemeral(topic.name) and not topic.channels:
             self.delete_topic(topic.name)
 
-    def _channels_changed(self, topic: Topic, channel: Channel) -> None:
+    def _channels_changed(self, topic: Topic, channel: Channel, needed_from: int | None = None) -> None:
         retention = self.retentions.get(topic.name)
         if retention is not None and not is_ephemeral(channel.name):
-            retention.channels_changed()
+            retention.channels_changed(needed_from)
 
     def topic_awaited(self, topic: Topic) -> None:
         self.listener.topic_awaited(topic)
@@ -487,6 +494,8 @@ class Broker:
         self.store.space.check()
         if was_full and not self.store.space.full:
             log.info("disk: free space recovered, publishing resumes")
+        if short := self.store.space.short_of(SPARE_SEGMENTS * self.store.options.max_segment_bytes):
+            self._give_up_retained(short)
         if not self._fenced:  # else somebody else may serve them
             for limits in list(self.context.limited.values()):
                 limits.look(now)
@@ -499,6 +508,30 @@ class Broker:
             retention = self.retentions.get(name)  # None: a job of a topic deleted since has scheduled it
             if retention is not None and retention.maintain():
                 self.context.schedule_maintenance(name)
+
+    def _give_up_retained(self, short: int) -> None:
+        """Let messages go that are only kept for replays, the oldest of all topics first, for `short` bytes of room."""
+        # What was given up before may have to wait for a snapshot.
+        short -= sum(retention.waiting_bytes for retention in self.retentions.values())
+        gone = 0
+        while gone < short:
+            oldest = min(
+                (retention for retention in self.retentions.values() if retention.retained.is_kept),
+                key=lambda retention: retention.retained.oldest_ns,
+                default=None,
+            )
+            if oldest is None:
+                break
+            gone += oldest.retained.give_up_oldest()
+            self.context.maintain_now(oldest.topic.name)
+        if gone:
+            self._disk_log.log(
+                self.now,
+                "disk: %d bytes are free, %d bytes of finished messages are not retained any longer; "
+                "free some space, or retain less",
+                self.store.space.free or 0,
+                gone,
+            )
 
     def _look_at_failing_topics(self) -> None:
         """Log those that are new, and notice where missing files are back."""

@@ -570,13 +570,43 @@ class Channel:
     def empty(self) -> None:
         """Drop all messages. The topic writes the record of it."""
         self.counts.dropped += len(self.requeued) + len(self.deferred) + self.in_flight_count
+        self._withdraw_all()
+        self.counts.dropped += self.backlog.empty()
+        for subscription in self.subscriptions:
+            self.offer(subscription)
+
+    def begin(self, due: Mapping[int, float]) -> None:
+        """Begin with what the backlog has: a new channel, or a new generation, that begins before the high watermark.
+
+        `due`: seq -> due, in seconds of the broker's clock, of messages that are deferred.
+        """
+        self.counts.entered += self.backlog.ready + len(due)
+        for seq, when in due.items():
+            self.defer(seq, 0, when)
+        for subscription in self.subscriptions:
+            self.offer(subscription)
+
+    def go_on_with(self, backlog: Backlog, end: int) -> None:
+        """End a generation: the next one has this backlog, of messages below `end`, and is to `begin`. Consumers stay.
+
+        The topic writes the record of it. Unfinished messages that the next generation does not get count as dropped,
+        those that it gets leave the counters until they enter it.
+        """
+        old, settled = self.backlog.settled, backlog.settled
+        unfinished = end - old.count_between(0, end)
+        dropped = sum(last - first - old.count_between(first, last) for first, last in settled)
+        self.counts.dropped += dropped
+        self.counts.entered -= unfinished - dropped
+        self._withdraw_all()
+        self.backlog.close()
+        self.backlog, backlog.counts, backlog.wake = backlog, self.counts, self._wake
+
+    def _withdraw_all(self) -> None:
+        """Take back what is in flight, and forget all that does not wait in the backlog."""
         for subscription in (*self.subscriptions, *self.delivery.disconnected):
             subscription.in_flight.clear()
         self.delivery.disconnected.clear()
         self._forget_all()
-        self.counts.dropped += self.backlog.empty()
-        for subscription in self.subscriptions:
-            self.offer(subscription)
 
     def close(self) -> None:
         """Disconnect all clients and release all memory: the channel is deleted."""

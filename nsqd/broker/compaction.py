@@ -51,6 +51,7 @@ class Compaction:
         self.is_busy = False
         self._measured: dict[Segment, Measured] = {}
         self._seen: dict[Segment, int] = {}  # how many messages were needed at the last look
+        self._valid = 0  # counts the times when reads in progress became out of date
 
     def forget(self, segments: list[Segment]) -> None:
         """These segments are removed."""
@@ -101,6 +102,16 @@ class Compaction:
 
     # --- moves
 
+    def needed_again(self, start: int) -> None:
+        """A channel needs messages from `start` on that perhaps nobody has needed until now.
+
+        A read in progress does not have them all, so it must not lead to the removal of its segment.
+        """
+        self._valid += 1
+        for segment in self._log.segments:
+            if self._next_first(segment) > start:
+                segment.emptied = False
+
     def begin(self, segments: Iterable[Segment]) -> None:
         """Move what is needed of these complete segments.
 
@@ -145,9 +156,10 @@ class Compaction:
         then: Callable[[list[NeededMessages]], None],
     ) -> None:
         """Read these segments. If one was removed meanwhile, nothing of this read is used: others are begun again."""
+        valid = self._valid
 
         def done(found: list[NeededMessages] | None) -> None:
-            if self._log.deleted:
+            if self._log.deleted or valid != self._valid:
                 self._end()
             elif self._is_removed(segments):
                 self._next()

@@ -120,7 +120,7 @@ def peek_channel(channel: Channel, state: PeekState, start: int, limit: int) -> 
 def peek_topic(topic: Topic, start: int, limit: int) -> Page:
     """The same, of messages that no channel has been given yet, also of deferred ones."""
     store = topic.store
-    seqs = topic.aborted.first_outside(max(start, store.high_watermark), store.end, limit + 1)
+    seqs = topic.unavailable.first_outside(max(start, store.high_watermark), store.end, limit + 1)
     is_last = len(seqs) <= limit
     del seqs[limit:]
     held, look = store.look(seqs)

@@ -31,8 +31,11 @@ def restore_topic(
     topic = Topic(context, listener, name, store)
     topic.paused, topic.own_settings = state.paused, state.settings
     topic.deferred, topic.last_generation = state.deferred, state.last_generation
-    topic.aborted = state.aborted
-    topic.aborted.discard_below(view.high_watermark)
+    topic.unavailable = state.unavailable
+    for seq, (due_ns, delay_ns) in state.delayed.items():
+        # As for channels: no longer than the delay, in case the wall clock is behind.
+        topic.delayed[seq] = context.now + min(due_ns - context.wall_ns, delay_ns) / 1e9
+    topic.forget_due()
     topic.started = not (context.options.has_registries and view.log.end > view.high_watermark == 0)
     for channel_state in state.channels.values():
         channel = Channel(context, name, channel_state.name, store.restored_backlog(channel_state))

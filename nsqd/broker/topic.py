@@ -28,7 +28,7 @@ from nsqd.broker.outbox import Outbox
 from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic_store import TopicStore
 from nsqd.log.ranges import RangeSet
-from nsqd.log.state import Change, Code
+from nsqd.log.state import Change, ChannelState, Code, flat_runs
 from nsqd.log.topic_log import Batch
 from nsqd.rules import NOTHING_GIVEN, NOTHING_SET, Given, Settings
 from nsqkit.wire.frames import BODY
@@ -38,14 +38,16 @@ __all__ = ["Topic", "TopicListener"]
 
 DROPPED_RANGES = 1000  # of its own messages, in one record
 RECORD_BYTES = 1 << 20  # messages of several publishes share a record up to about this size
+DELAYED_LIMIT = 1000  # so many more delayed messages may be held than are not due yet, and twice those
 
 
 class TopicListener(Protocol):
-    """Notified of a topic's new and deleted channels, and of clients that use it before it is started. `Broker`
-    implements it."""
+    """Notified of a topic's new and deleted channels, of those that go on elsewhere, and of clients that use the topic
+    before it is started. `Broker` implements it."""
 
     def channel_created(self, topic: Topic, channel: Channel) -> None: ...
     def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
+    def channel_sought(self, topic: Topic, channel: Channel) -> None: ...
     def topic_awaited(self, topic: Topic) -> None: ...
 
 
@@ -75,9 +77,12 @@ class Topic:
         self.guard: TopicLimits | None = None  # the same, if it may refuse publishes
         self.commit_number = 0
         self.failed: dict[int, str] = {}
-        # At or above the high watermark:
-        self.aborted = RangeSet()  # seqs that a failed append has used up
-        self.deferred: dict[int, int] = {}  # seq -> delay in nanoseconds
+        # Seqs that no channel can get: used up by a failed append, lost, or dropped with an emptied topic.
+        self.unavailable = RangeSet()
+        self.deferred: dict[int, int] = {}  # at or above the high watermark: seq -> delay in nanoseconds
+        # Below it: seq -> due, also if no channel has it deferred (any more). Only for channels that begin before it.
+        self.delayed: dict[int, float] = {}
+        self._delayed_limit = DELAYED_LIMIT
         self._expired_to = 0  # what is below is dropped, or deferred
         self.last_generation = 0  # the highest one given to a channel; identifies it in records
         self._listener = listener
@@ -89,7 +94,8 @@ class Topic:
     @property
     def depth(self) -> int:
         """Messages that no channel has been given."""
-        return self.store.end - self.store.high_watermark - self.aborted.count
+        start, end = self.store.high_watermark, self.store.end
+        return end - start - self.unavailable.count_between(start, end)
 
     @property
     def waiting(self) -> int:
@@ -110,7 +116,7 @@ class Topic:
 
     def oldest(self) -> PublishTime:
         """When the oldest of them was published."""
-        return self.store.oldest(self.aborted.end_of(self.store.high_watermark)) if self.depth else None
+        return self.store.oldest(self.unavailable.end_of(self.store.high_watermark)) if self.depth else None
 
     # --- what the log must keep
 
@@ -118,14 +124,14 @@ class Topic:
         """The ranges of seqs in `[start, end)` that a channel needs, or that the channels have not been given."""
         watermark = self.store.high_watermark
         backlogs = (channel.backlog.needed(start, min(end, watermark)) for channel in self.channels.values())
-        parts = [part for part in (self.aborted.gaps(max(start, watermark), end), *backlogs) if part]
+        parts = [part for part in (self.unavailable.gaps(max(start, watermark), end), *backlogs) if part]
         return parts[0] if len(parts) == 1 else list(RangeSet(sorted(chain.from_iterable(parts))))
 
     def needed_at_least(self, start: int, end: int) -> int:
         """A lower limit of how many these are: of the topic itself, and of the channel that needs most."""
         watermark = self.store.high_watermark
         gathered = max(start, watermark)
-        own = max(0, end - gathered) - self.aborted.count_between(gathered, end)
+        own = max(0, end - gathered) - self.unavailable.count_between(gathered, end)
         end = max(start, min(end, watermark))
         return own + max(
             (channel.backlog.needed_count(start, end) for channel in self.channels.values()), default=0
@@ -134,7 +140,7 @@ class Topic:
     def needs(self, seq: int) -> bool:
         """Whether the log must keep this message."""
         if seq >= self.store.high_watermark:
-            return seq not in self.aborted
+            return seq not in self.unavailable
         return any(channel.backlog.needs(seq) for channel in self.channels.values())
 
     @property
@@ -211,7 +217,7 @@ class Topic:
         if count:
             # The log never uses a seq twice: those of the failed messages are skipped by all channels.
             self.store.abort()
-            self.aborted.add(self.store.end - count, self.store.end)
+            self._add_unavailable(self.store.end - count, self.store.end)
             if self.flowing:
                 self._skip_aborted()
                 self.store.advance(self.store.end)
@@ -234,8 +240,22 @@ class Topic:
     def _enter_deferred(self, seq: int, frame: bytes | None) -> None:
         """Start the delay of a message that the high watermark has passed."""
         due = self.context.now + self.deferred.pop(seq) / 1e9
+        self.delayed[seq] = due
+        if len(self.delayed) > self._delayed_limit:
+            self.forget_due()
         for channel in self.channels.values():
             channel.enter_deferred(seq, frame, due)
+
+    def forget_due(self) -> None:
+        """Of the delayed messages forget those that were due by now, as they are like all others."""
+        now = self.context.now
+        self.delayed = {seq: due for seq, due in self.delayed.items() if due > now}
+        self._delayed_limit = 2 * len(self.delayed) + DELAYED_LIMIT
+
+    def _add_unavailable(self, start: int, end: int) -> None:
+        self.unavailable.add(start, end)
+        # Of what is in no file any more the log itself knows that.
+        self.unavailable.discard_below(min(self.store.first, self.store.high_watermark))
 
     # --- administrative changes
 
@@ -262,7 +282,8 @@ class Topic:
     def flow(self) -> None:
         """Raise the high watermark to the log's end: give the channels all messages. The caller writes the record."""
         start, end = self.store.high_watermark, self.store.end
-        not_ready = RangeSet(self.aborted)  # and the deferred ones, which enter the channels separately
+        not_ready = RangeSet(self.unavailable.common(start, end))
+        # And the deferred ones, which enter the channels separately.
         self._skip_aborted()
         passed = sorted(seq for seq in self.deferred if seq < end)
         for seq in passed:
@@ -281,10 +302,9 @@ class Topic:
 
     def _skip_aborted(self) -> None:
         """Let the channels skip all aborted seqs, before the high watermark passes them."""
-        for start, end in self.aborted:
+        for start, end in self.unavailable.common(self.store.high_watermark, self.store.end):
             for channel in self.channels.values():
                 channel.backlog.skip_aborted(start, end)
-        self.aborted = RangeSet()
 
     def start(self) -> None:
         """Let the messages flow: all channels known to registries exist now. `Refused` if it cannot be written."""
@@ -324,7 +344,7 @@ class Topic:
         self._write_changes([(Code.TOPIC_EMPTIED, start, end)])
         self.dropped_count += waiting
         self.store.advance(end)
-        self.aborted = RangeSet()
+        self._add_unavailable(start, end)
         self.deferred.clear()
         for channel in self.channels.values():
             channel.backlog.skip_aborted(start, end)
@@ -341,7 +361,7 @@ class Topic:
         """Drop up to `count` of the messages that no channel has been given, for the limit `cause`."""
         ranges: list[tuple[int, int]] = []
         left = count
-        for start, end in self.aborted.gaps(self.store.high_watermark, self.store.end)[:DROPPED_RANGES]:
+        for start, end in self.unavailable.gaps(self.store.high_watermark, self.store.end)[:DROPPED_RANGES]:
             if left > 0:
                 ranges.append((start, min(end, start + left)))
                 left -= end - start
@@ -356,7 +376,7 @@ class Topic:
         start, end = max(self._expired_to, self.store.high_watermark), min(before, self.store.end)
         if start >= end:
             return
-        spared = RangeSet(self.aborted)
+        spared = RangeSet(self.unavailable.common(start, end))
         for seq in [seq for seq in self.deferred if start <= seq < end]:
             spared.add(seq, seq + 1)
         ranges = spared.gaps(start, end)[:DROPPED_RANGES]
@@ -374,7 +394,7 @@ class Topic:
             return 0
         gone = RangeSet(ranges)
         for start, end in ranges:
-            self.aborted.add(start, end)
+            self._add_unavailable(start, end)
             self.store.drop(start, end)
         if self.deferred and gone:
             self.deferred = {seq: delay for seq, delay in self.deferred.items() if seq not in gone}
@@ -428,6 +448,101 @@ class Topic:
             self.flow()
         self._listener.channel_created(self, channel)
         return channel
+
+    def create_channel_from(self, name: str, start: int) -> Channel:
+        """Create a channel, whose name is not in use, that begins with the message `start`, or with what is left of the
+        messages from there on. `Refused` when it cannot be written.
+
+        Messages that no channel has been given yet wait for all channels: if the topic does not flow, for this one too.
+        """
+        self._refuse_ephemeral(name)
+        self.context.refuse_when_full()
+        self.commit()
+        changes: list[Change] = []
+        flows = self.started and not self.paused and self.has_backlog
+        if flows:
+            # Before the channel exists, which gets only those from `start` on.
+            changes.append(self.flow_change())
+        state, creation = self._begin_at(name, start, self.store.end if flows else self.store.high_watermark)
+        self._write_changes(changes + creation)
+        self.last_generation = state.generation
+        if flows:
+            self.flow()
+        due = self._due_of(state, {})
+        channel = self.channels[name] = Channel(
+            self.context, self.name, name, self.store.restored_backlog(state)
+        )
+        self._resolve_settings_of(channel)
+        if channel.settings.is_limiting:
+            self._renew_limits()
+        self._begin(channel, due)
+        self._listener.channel_created(self, channel)
+        return channel
+
+    def seek_channel(self, name: str, start: int) -> None:
+        """Let a channel go on with the message `start`, back or forth, or with what is left of the messages from there
+        on. `NotFound`; `Refused` when it cannot be written.
+
+        A generation of the channel ends, and another one begins: nothing is in flight, no message has attempts, and
+        what was finished before is delivered again. Consumers stay, and so do the counters, and whether the channel is
+        paused; deferred messages stay deferred.
+        """
+        channel = self.existing(name)
+        self._refuse_ephemeral(name)
+        self.commit()
+        context, high_watermark = self.context, self.store.high_watermark
+        state, creation = self._begin_at(name, start, high_watermark)
+        deferred = {seq: entry[1] for seq in channel.deferred if (entry := channel.deferred.get(seq))}
+        due = self._due_of(state, deferred)
+        items: list[int] = []
+        for seq, when in due.items():
+            items += (seq, 0, context.wall_ns + int((when - context.now) * 1e9))
+        changes = [*channel.backlog.record(Code.CHANNEL_DELETED), *creation]
+        changes.append((Code.CHANNEL_PAUSED, state.generation, channel.paused))
+        if channel.own_settings:
+            changes.append((Code.CHANNEL_SETTINGS, state.generation, dict(channel.own_settings)))
+        if items:
+            changes += [(Code.MARK, 0, context.wall_ns), (Code.PARKED, state.generation, *items)]
+        self._write_changes(changes)
+        self.last_generation = state.generation
+        channel.go_on_with(self.store.restored_backlog(state), high_watermark)
+        self._begin(channel, due)
+        self._listener.channel_sought(self, channel)
+
+    def _begin(self, channel: Channel, due: Mapping[int, float]) -> None:
+        channel.begin(due)
+        self.store.ages.needed_again()
+        if self.limits is not None:  # the channel may have too many now
+            self.context.commit_soon(self.name)
+
+    def _refuse_ephemeral(self, channel_name: str) -> None:
+        if is_ephemeral(self.name) or is_ephemeral(channel_name):
+            raise Refused("messages of ephemeral topics and channels are not kept")
+
+    def _begin_at(self, name: str, start: int, end: int) -> tuple[ChannelState, list[Change]]:
+        """A channel that begins with the message `start`, and its record. `end`: where it has the high watermark."""
+        start = min(start, end)
+        state = ChannelState(name, self.last_generation + 1)
+        state.settled.add(0, start)
+        changes: list[Change] = [(Code.CHANNEL_CREATED, state.generation, name, start)]
+        if removed := self.store.removed(start, end):
+            changes.append((Code.FINISHED, state.generation, *flat_runs(removed)))
+        # Which ones are unavailable, the log says already.
+        for first, last in (*removed, *self.unavailable.common(start, end)):
+            state.settled.add(first, last)
+        return state, changes
+
+    def _due_of(self, state: ChannelState, deferred: Mapping[int, float]) -> dict[int, float]:
+        """Those messages of a new channel that are not due yet, by seq. `deferred`: those of its former generation.
+
+        They are noted in `state`, so that its backlog does not take them for ready.
+        """
+        now, due = self.context.now, {}
+        for seq, when in {**self.delayed, **deferred}.items():
+            if when > now and seq not in state.settled:
+                due[seq] = when
+                state.await_redelivery(seq, 0, 0)
+        return due
 
     def existing(self, name: str) -> Channel:
         """The channel with this name; `NotFound` if it does not exist."""
@@ -491,6 +606,7 @@ class Topic:
         self._write_changes([(Code.TOPIC_SETTINGS, dict(given))])
         self.own_settings = given
         self.resolve_settings()
+        self.context.schedule_maintenance(self.name)  # how much of the log is kept may have changed
 
     def set_channel_limits(self, name: str, given: Given) -> None:
         """Replace what operators have set for a channel. `NotFound`; `Refused` when it cannot be written."""
@@ -535,6 +651,7 @@ class Topic:
         """Settle lost messages in every channel, and record the loss."""
         for channel in self.channels.values():
             channel.backlog.lose(start, end, damaged)
+        self._add_unavailable(start, end)
         self.try_write_changes([(Code.LOST, start, end, damaged)])
 
     def close(self) -> None:

@@ -37,6 +37,10 @@ class TopicStore(Protocol):
         """The seq of the next message."""
 
     @property
+    def first(self) -> int:
+        """A seq such that nothing below it is there, apart from single messages that were moved."""
+
+    @property
     def high_watermark(self) -> int:
         """The first seq that the channels have not been given."""
 
@@ -109,6 +113,16 @@ class TopicStore(Protocol):
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         """The backlog of a new channel, from the high watermark on. `Refused` when the disk is full."""
 
+    @property
+    def complete_from(self) -> int:
+        """From this seq on no message was removed. 0: none at all was."""
+
+    def removed(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ranges of `[start, end)` whose messages are not there any more."""
+
+    def restored_backlog(self, state: ChannelState) -> Backlog:
+        """The backlog of a recovered channel, or of one that begins before the high watermark."""
+
     def close(self) -> None:
         """Release all memory: the topic is deleted."""
 
@@ -134,6 +148,10 @@ class LogTopicStore:
     @property
     def end(self) -> int:
         return self.view.log.end
+
+    @property
+    def first(self) -> int:
+        return self.view.log.segments[0].first
 
     @property
     def high_watermark(self) -> int:
@@ -224,8 +242,14 @@ class LogTopicStore:
         self._context.refuse_when_full()
         return LogBacklog(self.view, generation, self.view.high_watermark)
 
+    @property
+    def complete_from(self) -> int:
+        return self.view.log.complete_from
+
+    def removed(self, start: int, end: int) -> list[tuple[int, int]]:
+        return self.view.log.removed(start, end)
+
     def restored_backlog(self, state: ChannelState) -> Backlog:
-        """The backlog of a recovered channel."""
         return LogBacklog.restore(self.view, state)
 
     def close(self) -> None:
@@ -242,6 +266,10 @@ class MemoryTopicStore:
         self.collected: dict[Recorder, None] = {}
         self._context = context
         self._held: dict[int, bytes] = {}  # frames at or above the high watermark, by seq
+
+    @property
+    def first(self) -> int:
+        return self.high_watermark
 
     def on_disk_only(self, start: int) -> int:
         return 0
@@ -335,6 +363,16 @@ class MemoryTopicStore:
 
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         return MemoryBacklog(self._context, None)
+
+    @property
+    def complete_from(self) -> int:
+        return self.high_watermark
+
+    def removed(self, start: int, end: int) -> list[tuple[int, int]]:
+        return [(start, min(end, self.high_watermark))] if start < self.high_watermark else []
+
+    def restored_backlog(self, state: ChannelState) -> Backlog:
+        raise AssertionError("messages in memory are gone when the channels have got them")
 
     def close(self) -> None:
         self.advance(self.end)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from nsqd.broker import Broker, Channel, Refused, Topic
 from nsqd.http.context import HttpBackend, existing_channel, existing_topic, round_of, when_synced
 from nsqd.http.params import valid_topic
+from nsqd.http.seek import Seeking
 from nsqkit.logging import get_logger
 from nsqkit.service.http import Request, Response, error, query, text
 from nsqkit.service.http.audit import note
@@ -27,8 +28,9 @@ _FAILED = error(500, "INTERNAL_ERROR")
 class Admin:
     """The handlers, for one daemon."""
 
-    def __init__(self, daemon: HttpBackend) -> None:
+    def __init__(self, daemon: HttpBackend, seeking: Seeking) -> None:
         self._daemon = daemon
+        self._seeking = seeking
 
     def routes(self) -> Iterator[tuple[str, Handler]]:
         """Every path with its handler."""
@@ -79,6 +81,8 @@ class Admin:
         return self._do(request, act)
 
     def create_channel(self, request: Request) -> Response | Awaitable[Response]:
+        if "from" in query(request):
+            return self._seeking.create(request)
         name, channel = channel_of_topic(query(request))
 
         def act(broker: Broker) -> None:

@@ -7,6 +7,7 @@ Rules that every change keeps:
   the same state: a high watermark only rises, a finished message stays finished, a deleted channel stays deleted.
 - **Finished is final**, for one life of a channel. A channel that is deleted and made again has another generation.
 - A change of an unknown channel is one of a channel that was deleted later. It is ignored.
+- A channel that is created ends an earlier generation of its name, also if the record of its deletion is damaged.
 
 Messages are named by their sequence numbers. Names on disk are older than the words used here: `MARK` is the high
 watermark, `PARKED` is awaiting redelivery.
@@ -24,6 +25,7 @@ from nsqd.log.ranges import RangeSet
 from nsqd.log.records import FormatError
 
 __all__ = [
+    "DELAYED_LIMIT",
     "AwaitingRedelivery",
     "Change",
     "ChannelState",
@@ -33,6 +35,8 @@ __all__ = [
     "flat_runs",
     "unflatten_runs",
 ]
+
+DELAYED_LIMIT = 10_000  # so many more delayed messages may be held than are not due yet, and twice those
 
 Change = Sequence[Any]
 AwaitingRedelivery = tuple[int, int]
@@ -55,6 +59,7 @@ class Code(enum.IntEnum):
     MOVED = 7  # (position, seq, ...): the MOVED record at this position has these messages
     LAST_ID = 8  # (id): no message of the topic has a higher one
     TOPIC_SETTINGS = 9  # (settings): all that operators have set, by name
+    DELAYED = 11  # (seq, due, ...): messages below the high watermark that were published with a delay
     CHANNEL_CREATED = 16  # (generation, name, start)
     CHANNEL_DELETED = 17  # (generation)
     CHANNEL_PAUSED = 18  # (generation, paused)
@@ -141,11 +146,13 @@ class TopicState:
 
     `end`: the sequence number of the next message. `high_watermark`: of the first one not yet given to channels.
     `channels`: by generation. `deferred`: messages above the high watermark, with their delay in nanoseconds.
-    `aborted`: sequence numbers above it that never were messages. `incomplete`: records are missing; where messages
-    flowed to a channel that nothing tells of, they wait for the next one. `segments`: by position, as a snapshot knows
-    them; None for one of version 1. `moved`: the position of the latest MOVED record of each message that was moved.
-    `last_id`: the highest message id. `deleted`: generations of channels that the log says were deleted. `settings`:
-    those that operators have set, by name.
+    `delayed`: (due, delay), in nanoseconds, of messages below it that were published with a delay; those that were due
+    long ago may be missing. `unavailable`: sequence numbers that no channel can get, also if it is created later and
+    begins before them: aborted, lost, or dropped with an emptied topic. `incomplete`: records are missing; where
+    messages flowed to a channel that nothing tells of, they wait for the next one. `segments`: by position, as a
+    snapshot knows them; None for one of version 1. `moved`: the position of the latest MOVED record of each message
+    that was moved. `last_id`: the highest message id. `deleted`: generations of channels that the log says were
+    deleted. `settings`: those that operators have set, by name.
     """
 
     end: int = 0
@@ -154,13 +161,15 @@ class TopicState:
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     channels: dict[int, ChannelState] = attrs.field(factory=dict)
     deferred: dict[int, int] = attrs.field(factory=dict)
-    aborted: RangeSet = attrs.field(factory=RangeSet)
+    delayed: dict[int, tuple[int, int]] = attrs.field(factory=dict)
+    unavailable: RangeSet = attrs.field(factory=RangeSet)
     last_generation: int = 0
     incomplete: bool = False
     segments: dict[int, SegmentInfo] | None = None
     moved: dict[int, int] = attrs.field(factory=dict)
     last_id: int = 0
     deleted: set[int] = attrs.field(factory=set)
+    _delayed_limit: int = DELAYED_LIMIT
     _recorded_ns: int = 0  # wall time at which the record that is being applied was written; 0: unknown
 
     # --- messages
@@ -180,6 +189,13 @@ class TopicState:
                 self._defer(seq, published + delay, delay)
             else:
                 self.deferred[seq] = delay
+        if due and len(self.delayed) > self._delayed_limit:
+            self._forget_due(due[-1][0])
+
+    def _forget_due(self, now_ns: int) -> None:
+        """Of the delayed messages forget those that were due by now, as they are like all others."""
+        self.delayed = {seq: entry for seq, entry in self.delayed.items() if entry[0] > now_ns}
+        self._delayed_limit = 2 * len(self.delayed) + DELAYED_LIMIT
 
     def _flows(self, flowing: bool) -> bool:
         return flowing and (bool(self.channels) or not self.incomplete)
@@ -190,6 +206,7 @@ class TopicState:
             self.lost(self.end, first, False)
 
     def _defer(self, seq: int, due_ns: int, delay_ns: int) -> None:
+        self.delayed[seq] = (due_ns, delay_ns)
         for channel in self.channels.values():
             if seq not in channel.awaiting_redelivery:  # what is there already is newer
                 channel.await_redelivery(seq, 0, due_ns, delay_ns)
@@ -200,14 +217,14 @@ class TopicState:
         for channel in self.channels.values():
             for first, last in channel.settled.gaps(start, min(end, self.high_watermark)):
                 needed.add(first, last)
-        for first, last in self.aborted.gaps(max(start, self.high_watermark), min(end, self.end)):
+        for first, last in self.unavailable.gaps(max(start, self.high_watermark), min(end, self.end)):
             needed.add(first, last)
         return needed
 
     def needs(self, seq: int) -> bool:
         """Whether a channel needs this message, or channels have yet to be given it."""
         if seq >= self.high_watermark:
-            return seq < self.end and seq not in self.aborted
+            return seq < self.end and seq not in self.unavailable
         return any(seq not in channel.settled for channel in self.channels.values())
 
     def adopt_channels(self, others: Iterable[ChannelState], up_to: int) -> list[ChannelState]:
@@ -262,13 +279,13 @@ class TopicState:
         for seq in [n for n in self.deferred if n < high_watermark]:
             delay = self.deferred.pop(seq)
             self._defer(seq, now_ns + delay, delay)
-        self.aborted.discard_below(self.high_watermark)
 
     def topic_emptied(self, start: int, end: int) -> None:
         for seq in [n for n in self.deferred if start <= n < end]:
             del self.deferred[seq]
         for channel in self.channels.values():
             channel.settle(start, end)
+        self.unavailable.add(start, end)
         self.raise_high_watermark(end, 0)
 
     def lost(self, start: int, end: int, damaged: bool) -> None:
@@ -278,11 +295,14 @@ class TopicState:
             new = channel.settle(start, end)
             channel.damaged += new if damaged else 0
         self.end = max(self.end, end)
-        if end > self.high_watermark:
-            self.aborted.add(max(start, self.high_watermark), end)
+        self.unavailable.add(start, end)
 
     def deferred_waiting(self, *items: int) -> None:
         self.deferred.update(zip(items[::2], items[1::2], strict=True))
+
+    def delayed_until(self, *items: int) -> None:
+        for seq, due_ns in zip(items[::2], items[1::2], strict=True):
+            self.delayed[seq] = (due_ns, max(0, due_ns - self._recorded_ns))
 
     def complete_segments(self, *items: int) -> None:
         if self.segments is None:
@@ -303,11 +323,15 @@ class TopicState:
         self.last_generation = max(self.last_generation, generation)
         if generation in self.channels:
             return
+        for earlier in [g for g, c in self.channels.items() if c.name == name and g < generation]:
+            self.channel_deleted(earlier)
         self.raise_high_watermark(start, 0)  # also if the records that raised it so far are missing
         channel = self.channels[generation] = ChannelState(name, generation)
         channel.settled.add(0, start)
-        for begin, end in self.aborted:
+        for begin, end in self.unavailable:
             channel.settled.add(max(begin, start), end)
+        for seq, (due_ns, delay_ns) in self.delayed.items() if start < self.high_watermark else ():
+            channel.await_redelivery(seq, 0, due_ns, delay_ns)
 
     def channel_deleted(self, generation: int) -> None:
         self.channels.pop(generation, None)
@@ -351,6 +375,7 @@ _HANDLERS: dict[int, Callable[..., None]] = {
     Code.TOPIC_EMPTIED: TopicState.topic_emptied,
     Code.LOST: TopicState.lost,
     Code.DEFERRED: TopicState.deferred_waiting,
+    Code.DELAYED: TopicState.delayed_until,
     Code.SEGMENTS: TopicState.complete_segments,
     Code.MOVED: TopicState.moved_to,
     Code.LAST_ID: TopicState.message_id,

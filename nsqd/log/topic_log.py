@@ -27,6 +27,7 @@ from nsqd.log.fetch import FetchPlan, FetchResult
 from nsqd.log.look import Look
 from nsqd.log.moved import MovedPlan, NeededPlan
 from nsqd.log.paths import os_error
+from nsqd.log.ranges import RangeSet
 from nsqd.log.records import (
     FLOWING,
     VERSION,
@@ -485,6 +486,25 @@ class TopicLog:
             self.storage.replace(path, data)
         except OSError:
             return  # the loss is reported all the same
+
+    @property
+    def complete_from(self) -> int:
+        """From this sequence number on no message was removed. 0: none at all was."""
+        first = self.end
+        for segment in reversed(self.segments):
+            if segment.next_first is not None and segment.next_first < first:
+                break
+            first = segment.first
+        return first
+
+    def removed(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ranges of `[start, end)` whose messages are in no file any more, as nobody has needed them."""
+        there = RangeSet()
+        for segment in self.segments:
+            there.add(segment.first, self.end if segment.next_first is None else segment.next_first)
+        for seq in self.moved:
+            there.add(seq, seq + 1)
+        return there.gaps(start, end)
 
     # --- syncs
 

@@ -379,6 +379,8 @@ def _named(change: Sequence[Any]) -> dict[str, Any]:
             return out | {"generation": items[0], "messages": _grouped(keys, items[1:])}
         if code is Code.DEFERRED:
             return out | {"messages": _grouped(("number", "delay_ns"), items)}
+        if code is Code.DELAYED:
+            return out | {"messages": _grouped(("number", "due_ns"), items)}
         if code is Code.SEGMENTS:
             return out | {"segments": _grouped(("position", "first", "end", "message_bytes"), items)}
         if code is Code.MOVED:

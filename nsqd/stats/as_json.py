@@ -78,6 +78,7 @@ async def _topic(topic: TopicStats, now_ns: int, asked: str, yielder: Yielder) -
         "paused": topic.paused,
         "e2e_processing_latency": _latency(topic.latency),
         "disk_bytes": topic.disk_bytes,
+        **({} if topic.retained_bytes is None else {"retained_bytes": topic.retained_bytes}),
         **_limits(topic.limits),
         **_age(topic.oldest_age(now_ns)),
     }

@@ -122,7 +122,9 @@ class ChannelStats:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TopicStats:
-    """One topic; channels by name. `disk_bytes`: the size of its log."""
+    """One topic; channels by name. `disk_bytes`: the size of its log. `retained_bytes`: of that, finished messages that
+    the setting `retain` keeps; None without it.
+    """
 
     name: str
     channels: list[ChannelStats]
@@ -131,6 +133,7 @@ class TopicStats:
     message_count: int
     message_bytes: int
     disk_bytes: int
+    retained_bytes: int | None = None
     dropped_count: int = 0
     limits: LimitStats | None = None
     """Of its own messages; None as for a channel."""
@@ -238,7 +241,11 @@ async def _collect_topics(
     for name in [query.topic] if query.topic else sorted(topics):
         topic = topics.get(name)  # it may have been deleted since the names were sorted
         if topic is not None and (not query.channel or query.channel in topic.channels):
-            found.append(await _topic_stats(topic, query, clients, percentiles, oldest, yielder))
+            stats = await _topic_stats(topic, query, clients, percentiles, oldest, yielder)
+            retention = daemon.broker.retentions.get(name)
+            if retention is not None and topic.settings.retain is not None:
+                stats = attrs.evolve(stats, retained_bytes=retention.retained_bytes)
+            found.append(stats)
     return found
 
 

@@ -248,6 +248,10 @@ def _of_topics(rows: list[_TopicRow]) -> Iterator[Family]:
     yield gauge("nsqd_topic_oldest_message_age_seconds", text, _ages(rows))
     yield from _latencies("nsqd_topic", [(r.labels, r.stats.latency) for r in rows if r.stats.latency.count])
     yield from _of_limits("nsqd_topic", [(r.labels, r.stats.limits) for r in rows if r.stats.limits])
+    retained = [(r.labels, r.stats.retained_bytes) for r in rows if r.stats.retained_bytes is not None]
+    if retained:
+        text = "Of the log, finished messages that are kept for replays."
+        yield gauge("nsqd_topic_retained_bytes", text, retained)
 
 
 def _of_channels(rows: list[_ChannelRow], *, by_locality: bool) -> Iterator[Family]:

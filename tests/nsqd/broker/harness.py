@@ -7,6 +7,7 @@ Seconds go by in steps that floats hold exactly (halves, quarters), so tests may
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 from collections.abc import Callable
@@ -360,6 +361,15 @@ def log_backlog(channel: Channel) -> LogBacklog:
     """The backlog of a durable channel."""
     assert isinstance(channel.backlog, LogBacklog)
     return channel.backlog
+
+
+def messages_there(topic: Topic, start: int = 0) -> dict[int, Message]:
+    """By seq: the messages from `start` on that the log has, and that channels have been given."""
+    view = view_of(topic)
+    seqs = range(start, view.high_watermark)
+    with contextlib.closing(view.log.look().frames(seqs)) as frames:
+        found = zip(seqs, frames, strict=True)
+        return {seq: decode_message(frame) for seq, frame in found if frame is not None}
 
 
 def deferred_of(channel: Channel) -> dict[int, tuple[int, float]]:

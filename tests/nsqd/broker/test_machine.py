@@ -19,15 +19,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from nsqd.broker import Channel, LimitReached, Refused, Topic, Topology, retention
 from nsqd.broker.peek import PeekState, search
 from nsqd.log.store import StoreOptions
-from nsqd.rules import NO_RULES, NOTHING_SET, Policy, parse_rules
+from nsqd.rules import NO_RULES, NOTHING_SET, Policy, Retain, Rule, Rules, parse_rules
 from nsqkit.wire.names import is_ephemeral
 from tests.nsqd.broker.harness import (
+    SECOND_NS,
     Consumer,
     Harness,
     conserved,
     deferred_of,
     everything_of,
     log_backlog,
+    messages_there,
     peeked,
     peeked_topic,
 )
@@ -59,6 +61,7 @@ class CoreMachine(RuleBasedStateMachine):
         segment_bytes=st.sampled_from([700, 3000, 1 << 20]),
         latency_window=st.sampled_from([0.0, 8.0]),
         topology=st.sampled_from([None, PLACES[0]]),
+        retain=st.sampled_from([None, Retain(4 * SECOND_NS, None), Retain(None, 3000)]),
         busy=st.booleans(),
         limits=st.sampled_from(LIMITS),
     )
@@ -68,17 +71,20 @@ class CoreMachine(RuleBasedStateMachine):
         segment_bytes: int,
         latency_window: float,
         topology: Topology | None,
+        retain: Retain | None,
         busy: bool,
         limits: dict[str, object] | None,
     ) -> None:
         options = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=segment_bytes)
+        given = NO_RULES if limits is None else parse_rules([limits])
+        kept = [] if retain is None else [Rule(2, "*", "*", {"retain": retain})]
         self.harness = Harness(
             options,
             mem_queue_size=mem_queue_size,
             max_msg_timeout=MAX_MSG_TIMEOUT,
             latency_window=latency_window,
             topology=topology,
-            rules=NO_RULES if limits is None else parse_rules([limits]),
+            rules=Rules((*given.rules, *kept)),
         )
         self.shed: Counter[Topic | Channel] = Counter()  # messages that limits took
         self.model: dict[str, TopicModel] = {}
@@ -360,6 +366,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(name=topics)
     def empty_topic(self, name: str) -> None:
         if name in self.model and self.change(self.harness.topic(name).empty):
+            self.model[name].dropped.update(message_id for message_id, _ in self.model[name].backlog)
             self.model[name].backlog.clear()
 
     @precondition(has_topics)
@@ -367,6 +374,7 @@ class CoreMachine(RuleBasedStateMachine):
     def delete_topic(self, name: str) -> None:
         if name in self.model and self.change(lambda: self.harness.broker.delete_topic(name)):
             del self.model[name]
+            self.shed = Counter({key: count for key, count in self.shed.items() if key[0] != name})
             self.end_of_channel(name)
 
     @precondition(has_topics)
@@ -395,7 +403,46 @@ class CoreMachine(RuleBasedStateMachine):
             lambda: self.harness.topic(name).delete_channel(channel)
         ):
             del self.model[name].channels[channel]
+            del self.shed[name, channel]
             self.end_of_channel(name, channel)
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels, start=picks)
+    def create_channel_from(self, name: str, channel: str, start: int) -> None:
+        topic = self.model.get(name)
+        if topic is None or channel in topic.channels or is_ephemeral(channel):
+            return
+        real = self.settled_topic(name)
+        if self.change(lambda: real.create_channel_from(channel, start % (real.store.end + 1))):
+            self.model_channel(name, channel)  # the messages flow, if it is the first one
+            topic.channels[channel] = ChannelModel(durable=True)
+            self.begin_at(name, channel, start % (real.store.end + 1))
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels, start=picks)
+    def seek_channel(self, name: str, channel: str, start: int) -> None:
+        model = self.channel_model(name, channel)
+        if not model or not model.durable:
+            return
+        real = self.settled_topic(name)
+        if self.change(lambda: real.seek_channel(channel, start % (real.store.end + 1))):
+            self.begin_at(name, channel, start % (real.store.end + 1))
+
+    def begin_at(self, name: str, channel: str, start: int) -> None:
+        topic = self.model[name]
+        topic.channels[channel].begin_at(self.messages(name, start), topic.due, self.now)
+        self.harness.round()
+
+    def settled_topic(self, name: str) -> Topic:
+        """The topic, when its limits have taken what they take."""
+        self.harness.round()
+        self.everything_is_where_it_should_be()
+        return self.harness.topic(name)
+
+    def messages(self, name: str, start: int) -> dict[int, bytes]:
+        """The ids of the messages from `start` on that the log has, and that channels have got, by number."""
+        there, dropped = messages_there(self.harness.topic(name), start), self.model[name].dropped
+        return {seq: message.id for seq, message in there.items() if message.id not in dropped}
 
     def channel_model(self, name: str, channel: str) -> ChannelModel | None:
         topic = self.model.get(name)
@@ -552,6 +599,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.count_shed(topic, topic.dropped_by.total() + topic.expired_count, len(gone))
         if topic.dropped_by:
             assert [message_id for message_id, _ in model.backlog[: len(gone)]] == gone
+        model.dropped.update(gone)
         model.backlog = [entry for entry in model.backlog if entry[0] in there]
         if topic.settings.policy == Policy.DROP_OLDEST and not (self.broken or topic.flowing):
             assert topic.settings.max_depth is None or topic.depth <= topic.settings.max_depth

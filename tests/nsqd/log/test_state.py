@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nsqd.log.ranges import RangeSet
 from nsqd.log.records import FormatError
 from nsqd.log.snapshots import SnapshotWriter
-from nsqd.log.state import Change, Code, TopicState, flat_runs, unflatten_runs
+from nsqd.log.state import DELAYED_LIMIT, Change, Code, TopicState, flat_runs, unflatten_runs
 from nsqd.log.topic_log import Batch
 from nsqd.testing.faulty_storage import Fail, Fault, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
@@ -27,17 +27,16 @@ Entry = Callable[[TopicState], None]
 
 
 def summary(state: TopicState) -> dict[str, Any]:
-    """All that a restart must bring back. What lies below the mark is no void, and a mark passes voids by itself."""
-    aborted = RangeSet(state.aborted)
-    high_watermark = aborted.end_of(state.high_watermark)
-    aborted.discard_below(high_watermark)
+    """All that a restart must bring back. A mark passes what is unavailable by itself."""
+    high_watermark = state.unavailable.end_of(state.high_watermark)
     return {
         "end": state.end,
         "high_watermark": high_watermark,
         "paused": state.paused,
         "settings": dict(state.settings),
         "deferred": dict(state.deferred),
-        "aborted": list(aborted),
+        "unavailable": list(state.unavailable),
+        "delayed": dict(state.delayed),
         "channels": {
             generation: (
                 channel.name,
@@ -57,7 +56,7 @@ def slices(state: TopicState) -> Iterator[list[Change]]:
         (Code.TOPIC_PAUSED, state.paused),
         (Code.TOPIC_SETTINGS, state.settings),
         (Code.MARK, state.high_watermark, 0),
-        *((Code.LOST, start, end, False) for start, end in state.aborted),
+        *((Code.LOST, start, end, False) for start, end in state.unavailable),
     ]
     for seq in list(state.deferred):
         yield [(Code.DEFERRED, seq, state.deferred[seq])] if seq in state.deferred else []
@@ -73,6 +72,8 @@ def slices(state: TopicState) -> Iterator[list[Change]]:
             yield [(Code.PARKED, generation, seq, *awaiting_redelivery)] if awaiting_redelivery else []
         for start, end in list(channel.settled):
             yield [(Code.FINISHED, generation, *flat_runs([(start, end)]))]
+    for seq, (due, delay) in list(state.delayed.items()):
+        yield [(Code.MARK, 0, due - delay), (Code.DELAYED, seq, due)]
 
 
 class History:
@@ -133,6 +134,28 @@ class History:
         if not self.truth.paused:
             changes.append((Code.MARK, self.log.end, self.now))
         self.change(*changes)
+
+    def create_from(self, a: int, b: int) -> None:
+        """A channel that begins before the high watermark."""
+        if self.truth.channels and len(self.truth.channels) < 3:
+            self.generation += 1
+            start = a % (self.truth.high_watermark + 1)
+            self.change((Code.CHANNEL_CREATED, self.generation, f"ch{self.generation}", start))
+
+    def seek(self, a: int, b: int) -> None:
+        """A channel's generation ends, and another one of its name begins elsewhere, without some numbers."""
+        if not self.truth.channels:
+            return
+        old = self.truth.channels[self._channel(a)]
+        self.generation += 1
+        new, start = self.generation, b % (self.truth.high_watermark + 1)
+        self.change(
+            (Code.CHANNEL_DELETED, old.generation),
+            (Code.CHANNEL_CREATED, new, old.name, start),
+            (Code.CHANNEL_PAUSED, new, old.paused),
+            *((Code.PARKED, new, seq, 0, due) for seq, (_, due) in list(old.awaiting_redelivery.items())),
+            (Code.FINISHED, new, *flat_runs([(start, min(start + a % 3, self.truth.high_watermark))])),
+        )
 
     def delete(self, a: int, b: int) -> None:
         if self.truth.channels:
@@ -219,6 +242,9 @@ OPERATIONS = [
     "abort",
     "create",
     "create",
+    "create_from",
+    "seek",
+    "seek",
     "delete",
     "pause_channel",
     "set_channel",
@@ -322,6 +348,40 @@ class TestChannels:
         state.messages(0, 10, False)
         state.apply((Code.CHANNEL_CREATED, 1, "ch", 6))
         assert list(state.channels[1].settled) == [(0, 6)]
+
+    def test_a_channel_may_begin_before_the_mark(self) -> None:
+        """Without what no channel can get, and what is delayed has to wait."""
+        state = with_channel()
+        state.messages(0, 3, True)
+        state.deferred_messages(5, [(100, 50)], True)  # 3 and 4 were aborted
+        state.messages(6, 4, True)
+        state.apply((Code.LOST, 7, 8, True))
+        state.apply((Code.CHANNEL_CREATED, 2, "side", 1))
+        assert list(state.channels[2].settled) == [(0, 1), (3, 5), (7, 8)]
+        assert state.channels[2].awaiting_redelivery == {5: (0, 150)}
+        assert (state.channels[2].longest, state.high_watermark) == ({5: 50}, 10)
+
+    def test_what_was_emptied_before_a_channel_had_it_is_in_no_channel(self) -> None:
+        state = TopicState()
+        state.messages(0, 5, False)
+        state.apply((Code.TOPIC_EMPTIED, 0, 3))
+        state.apply((Code.CHANNEL_CREATED, 1, "ch", 1))
+        assert list(state.channels[1].settled) == [(0, 3)]
+
+    def test_a_channel_ends_an_earlier_one_of_its_name(self) -> None:
+        """Also if the record of that was damaged, and the creation is known from the manifest only."""
+        state = with_channel((Code.FINISHED, 1, 0, 5), (Code.CHANNEL_CREATED, 2, "ch", 0))
+        assert state.channels.keys() == {2}
+        assert not state.channels[2].settled
+        state.apply((Code.CHANNEL_DELETED, 1))
+        assert state.channels.keys() == {2}
+
+    def test_delayed_messages_that_were_due_are_forgotten(self) -> None:
+        """I12"""
+        state = with_channel()
+        for seq in range(DELAYED_LIMIT + 1):
+            state.deferred_messages(seq, [(seq, 10)], True)
+        assert min(state.delayed) == DELAYED_LIMIT - 9
 
     def test_numbers_that_never_were_are_settled_for_a_channel_made_later(self) -> None:
         state = TopicState()

@@ -297,6 +297,7 @@ class TestDump:
             Code.MOVED: (1, 2, 3),
             Code.LAST_ID: (1,),
             Code.TOPIC_SETTINGS: ({"max_depth": 1},),
+            Code.DELAYED: (1, 2),
             Code.CHANNEL_CREATED: (1, "a", 0),
             Code.CHANNEL_DELETED: (1,),
             Code.CHANNEL_PAUSED: (1, True),

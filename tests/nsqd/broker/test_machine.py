@@ -374,7 +374,6 @@ class CoreMachine(RuleBasedStateMachine):
     def delete_topic(self, name: str) -> None:
         if name in self.model and self.change(lambda: self.harness.broker.delete_topic(name)):
             del self.model[name]
-            self.shed = Counter({key: count for key, count in self.shed.items() if key[0] != name})
             self.end_of_channel(name)
 
     @precondition(has_topics)
@@ -403,7 +402,6 @@ class CoreMachine(RuleBasedStateMachine):
             lambda: self.harness.topic(name).delete_channel(channel)
         ):
             del self.model[name].channels[channel]
-            del self.shed[name, channel]
             self.end_of_channel(name, channel)
 
     @precondition(has_topics)

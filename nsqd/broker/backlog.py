@@ -7,6 +7,7 @@ which of them have never been delivered, where each body is, and how to record f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import attrs
 
 from nsqd.broker.oldest import PublishTime
 from nsqd.log.look import Look
+from nsqd.log.origin import Cause
 from nsqd.log.ranges import RangeSet
 from nsqd.log.state import Change, Code
 
@@ -26,7 +28,7 @@ TURN_BYTES = 64 * 1024  # that one subscription gets in one turn, approximately
 class ChannelCounts:
     """The counters of a channel since the daemon started (`damaged`: since the channel was created).
 
-    Conservation (I9): entered = finished + ready + in flight + deferred + dropped + damaged.
+    Conservation (I9): entered = finished + ready + in flight + deferred + leaving + dead_lettered + dropped + damaged.
     """
 
     entered: int = 0
@@ -36,6 +38,7 @@ class ChannelCounts:
     timed_out: int = 0
     dropped: int = 0  # by emptying, by sampling, by an ephemeral queue that was full
     damaged: int = 0  # lost to damage on disk
+    dead_lettered: Counter[Cause] = attrs.field(factory=Counter)  # safe in the dead topic
 
 
 class Backlog(Protocol):
@@ -46,6 +49,10 @@ class Backlog(Protocol):
     """Identifies the channel in the log's records; 0 for one that is in memory only."""
     wake: Callable[[], None]
     """Called when a body that had to be read from disk may be available now."""
+
+    @property
+    def repeats_ids(self) -> bool:
+        """Whether several messages may have the same id: dead letters of several channels, for instance."""
 
     # --- figures
 
@@ -124,7 +131,8 @@ class Backlog(Protocol):
         """
 
     def skip_aborted(self, start: int, end: int) -> None:
-        """Skip `[start, end)`: aborted seqs, or messages that the topic dropped before any channel got them."""
+        """Skip `[start, end)`: aborted seqs, messages that the topic dropped before any channel got them, or messages
+        for another channel alone."""
 
     def lose(self, start: int, end: int, damaged: bool) -> None:
         """Settle and count those of `[start, end)` that are still ready: the log has lost these messages."""
@@ -137,11 +145,17 @@ class Backlog(Protocol):
     def finish_one(self, seq: int) -> bool:
         """Settle a message that is still ready; False if it is not."""
 
+    def withdraw_ready(self, seq: int) -> bool:
+        """Take a message out of the ready ones, so that the channel may keep it elsewhere; False if it is not ready."""
+
     def settle(self, seqs: list[int]) -> None:
         """Mark these as finished or dropped. May sort the list."""
 
-    def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
-        """Record that a message is to be delivered again in `delay` seconds, after `attempts` deliveries."""
+    def await_redelivery(self, seq: int, attempts: int, delay: float, not_counted: int = 0) -> None:
+        """Record that a message is to be delivered again in `delay` seconds, after `attempts` deliveries.
+
+        `not_counted`: how many of these ended with a lost connection, for a channel with `max_attempts`.
+        """
 
     def empty(self) -> int:
         """Drop all messages; returns how many of them were ready. The topic writes the record of it."""

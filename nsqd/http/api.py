@@ -15,6 +15,7 @@ from nsqd.http.debug import Debug
 from nsqd.http.limits import Limits
 from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
+from nsqd.http.redrive import Redriving
 from nsqd.replication.stand_in import CommandRefused, StandIns
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
@@ -101,7 +102,7 @@ def make_router(daemon: HttpBackend) -> Router:
     )
     for path, handler in Admin(daemon).routes():
         router.add("POST", path, handler)
-    for method, path, handler in Peeking(daemon).routes():
+    for method, path, handler in (*Peeking(daemon).routes(), *Redriving(daemon).routes()):
         router.add(method, path, handler)
     Limits(daemon).add_to(router)
     config = _config(daemon)

@@ -72,6 +72,10 @@ class ChannelStats:
     finish_count: int
     dropped_count: int
     damaged_count: int
+    leaving_count: int = 0
+    """Messages on their way to the dead topic."""
+    dead_lettered: Mapping[str, int] = attrs.field(factory=dict)
+    """Messages that went there, by cause; empty if there were none."""
     client_count: int
     clients: list[ClientStats] | None
     paused: bool
@@ -249,6 +253,8 @@ def _channel_stats(
         finish_count=channel.counts.finished,
         dropped_count=channel.counts.dropped,
         damaged_count=channel.counts.damaged,
+        leaving_count=len(channel.leaving),
+        dead_lettered={cause.value: count for cause, count in channel.counts.dead_lettered.items()},
         client_count=len(channel.subscriptions),
         clients=clients,
         paused=channel.paused,

@@ -367,10 +367,10 @@ def peeked(channel: Channel, state: PeekState, limit: int = 1000) -> list[tuple[
     start: int | None = 0
     while start is not None:
         page = peek_channel(channel, state, start, limit)
-        with page.frames() as frames:
-            for entry, frame in zip(page.entries, frames, strict=True):
-                assert frame is not None
-                found.append((entry, decode_message(frame)))
+        with page.messages() as messages:
+            for entry, message in zip(page.entries, messages, strict=True):
+                assert message is not None
+                found.append((entry, decode_message(message.frame)))
         start = page.start_at(len(page.entries))
         assert page.count >= len(found) == len({entry.seq for entry, _ in found})
     assert page.count == len(found)
@@ -385,6 +385,7 @@ def everything_of(harness: Harness, channel: Channel) -> object:
         attrs.astuple(channel.counts),
         list(channel.requeued),
         deferred_of(channel),
+        dict(channel.leaving.messages),
         [(client, list(client.in_flight.items()), list(client.outbox.items)) for client in clients],
         [list(queue) for queue in channel.delivery.queues],
         (list(context.to_commit), list(context.to_pump), list(context.to_maintain), context.timers.next()),
@@ -418,6 +419,8 @@ def conserved(channel: Channel) -> bool:
         channel.counts.finished
         + channel.counts.dropped
         + channel.counts.damaged
+        + channel.counts.dead_lettered.total()
+        + len(channel.leaving)
         + channel.depth
         + channel.in_flight_count
         + len(channel.deferred)

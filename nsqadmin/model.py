@@ -28,7 +28,10 @@ __all__ = [
     "Draining",
     "Follower",
     "HeldCopy",
+    "Idle",
     "Latency",
+    "LimitCounts",
+    "Limits",
     "Measured",
     "Name",
     "Node",
@@ -120,6 +123,32 @@ class ClientStats(msgspec.Struct, gc=False):
     node_topology_zone: str = msgspec.field(default="", name="-node-zone")
 
 
+LimitCounts = Annotated[dict[Annotated[str, msgspec.Meta(max_length=32)], Count], msgspec.Meta(max_length=16)]
+"""Messages by the name of a limit."""
+
+
+class Limits(msgspec.Struct, gc=False, frozen=True):
+    """What is set for a channel, as its nsqd shows it. None, or empty: not set."""
+
+    max_depth: Count | None = None
+    max_bytes: Count | None = None
+    max_age: Text = ""
+    policy: Text = ""
+    """What happens beyond the first two: `reject`, `drop_oldest` or `dead_letter`."""
+    idle_ttl: Text = ""
+    idle_action: Text = ""
+
+
+class Idle(msgspec.Struct, gc=False, frozen=True):
+    """A channel that is deleted or paused (`action`) when it has no consumer for `ttl_ms`; it has had none so long."""
+
+    idle_ms: Measured = 0.0
+    ttl_ms: Measured = 0.0
+    action: Text = ""
+    alarm: bool = False
+    """Whether that is soon."""
+
+
 class ChannelStats(msgspec.Struct, gc=False):
     """One channel, of one node or of all."""
 
@@ -136,6 +165,15 @@ class ChannelStats(msgspec.Struct, gc=False):
     timeout_count: Count = 0
     damaged_count: Count = 0
     """Messages lost to damage on disk since the channel was created; the original does not report it."""
+    limits: Limits | None = None
+    """None if nothing is set. In a sum, those of one node."""
+    dropped_by_limits: LimitCounts | None = None
+    expired_count: Count = 0
+    """Messages older than the limit `max_age`."""
+    rejected: LimitCounts | None = None
+    """Messages of publishes that were refused because of this channel."""
+    idle: Idle | None = None
+    """None in a sum."""
     zone_local_msg_count: Count = 0
     region_local_msg_count: Count = 0
     global_msg_count: Count = 0

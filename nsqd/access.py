@@ -40,6 +40,8 @@ ROUTES: Final[Mapping[tuple[str, str], Need]] = {
     ("GET", "/channel/redrive"): Need.READ,
     ("POST", "/channel/redrive"): Need.OPERATE,
     ("POST", "/channel/redrive/stop"): Need.OPERATE,
+    ("GET", "/channel/seek"): Need.READ,
+    ("POST", "/channel/seek"): Need.OPERATE,
     ("GET", "/topic/limits"): Need.READ,
     ("POST", "/topic/limits"): Need.OPERATE,
     ("GET", "/channel/limits"): Need.READ,

@@ -37,6 +37,7 @@ class Kind(Enum):
     REQUEUES = "requeues"
     NO_CONSUMER = "no-consumer"
     NO_CHANNEL = "no-channel"
+    IDLE = "idle"
     OLD = "old"
     NOT_ADOPTED = "not-adopted"
     UNDER_REPLICATED = "under-replicated"
@@ -70,6 +71,7 @@ _KINDS = {
     Kind.REQUEUES: (Severity.WARNING, "requeues"),
     Kind.NO_CONSUMER: (Severity.WARNING, "no consumer"),
     Kind.NO_CHANNEL: (Severity.WARNING, "no channel"),
+    Kind.IDLE: (Severity.WARNING, "ends soon"),
     Kind.OLD: (Severity.WARNING, "old messages"),
     Kind.NOT_ADOPTED: (Severity.WARNING, "not adopted"),
     Kind.UNDER_REPLICATED: (Severity.WARNING, "under-replicated"),

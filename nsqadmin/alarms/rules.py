@@ -261,6 +261,29 @@ def _requeues(situation: Situation, _topic: TopicSnapshot, channel: ChannelSnaps
     )
 
 
+def _idle(situation: Situation, _topic: TopicSnapshot, channel: ChannelSnapshot) -> Alarm | None:
+    idle = [
+        (part, part.idle)
+        for part in situation.answering(channel.stats.nodes)
+        if part.idle is not None and part.idle.alarm
+    ]
+    if not idle:
+        return None
+    first, its = min(idle, key=lambda each: each[1].ttl_ms - each[1].idle_ms)
+    waiting = sum(part.depth + part.deferred_count for part, _ in idle)
+    left = max(0.0, its.ttl_ms - its.idle_ms) / 1000
+    action = {"delete": "deletes", "pause": "pauses"}.get(its.action, "ends")
+    return Alarm(
+        kind=Kind.IDLE,
+        subject=_of(channel),
+        since=situation.at,
+        text=f"{_named([first])} {action} it in {duration_text(left)}, as it has had no consumer for "
+        f"{duration_text(its.idle_ms / 1000)}; {_messages(waiting)} waiting",
+        advice="Start a consumer, or raise its idle_ttl, if anybody still needs it.",
+        figures={"messages": waiting, "seconds_left": left},
+    )
+
+
 # Topics.
 
 
@@ -452,6 +475,7 @@ _CHANNEL_RULES: Final[tuple[tuple[_ChannelRule, ...], ...]] = (
     (_stuck,),
     (_timeouts,),
     (_requeues,),
+    (_idle,),
 )
 _TOPIC_RULES: Final = (_topic_paused, _no_channel)
 _NODE_RULES: Final = (

@@ -6,7 +6,7 @@ The parts of a sum are not changed: a sum is always a new object, and its `nodes
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -190,6 +190,10 @@ def merge_channel(topic: str, name: str, parts: Iterable[ChannelStats]) -> Chann
         requeue_count=sum([part.requeue_count for part in nodes]),
         timeout_count=sum([part.timeout_count for part in nodes]),
         damaged_count=sum([part.damaged_count for part in nodes]),
+        limits=next((part.limits for part in nodes if part.limits is not None), None),
+        dropped_by_limits=_sum_counts([part.dropped_by_limits for part in nodes]),
+        expired_count=sum([part.expired_count for part in nodes]),
+        rejected=_sum_counts([part.rejected for part in nodes]),
         zone_local_msg_count=sum([part.zone_local_msg_count for part in nodes]),
         region_local_msg_count=sum([part.region_local_msg_count for part in nodes]),
         global_msg_count=sum([part.global_msg_count for part in nodes]),
@@ -202,6 +206,14 @@ def merge_channel(topic: str, name: str, parts: Iterable[ChannelStats]) -> Chann
         topic_name=topic,
         nodes=nodes,
     )
+
+
+def _sum_counts(parts: Iterable[Mapping[str, int] | None]) -> dict[str, int] | None:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, count in (part or {}).items():
+            total[name] = total.get(name, 0) + count
+    return total or None
 
 
 def max_age(ages: Iterable[int | None]) -> int | None:

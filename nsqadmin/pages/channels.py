@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import trio
 from attrs import define
 
 from nsqadmin.cluster.snapshot import ChannelSnapshot
-from nsqadmin.model import ClientStats
+from nsqadmin.model import ChannelStats, ClientStats
 from nsqadmin.pages.action_buttons import channel_buttons
 from nsqadmin.pages.badges import channel_badges
 from nsqadmin.pages.charts import charts_of, series_url, time_range_choices
@@ -16,9 +17,9 @@ from nsqadmin.pages.messages import state_tabs
 from nsqadmin.pages.node_parts import node_part_rows
 from nsqadmin.pages.page_request import Page, PageRequest
 from nsqadmin.pages.tables import Column, read_table_query, select_page
-from nsqadmin.text import duration_text
+from nsqadmin.text import duration_text, number_text
 
-__all__ = ["ChannelProgress", "channel_page", "channel_progress"]
+__all__ = ["ChannelLimits", "ChannelProgress", "channel_limits", "channel_page", "channel_progress"]
 
 
 @define(frozen=True)
@@ -33,6 +34,19 @@ class ChannelProgress:
     """When the backlog will be gone at the present rates; empty if there is none or it does not shrink."""
     falling_behind: bool
     """The backlog grows."""
+
+
+@define(frozen=True)
+class ChannelLimits:
+    """The limits of a channel, and what they have done since the nsqds started."""
+
+    settings: str
+    """Those that are set; empty if none is any more."""
+    dropped: int
+    dropped_by: str
+    """By which limit."""
+    rejected: int
+    rejected_by: str
 
 
 CLIENT_COLUMNS: tuple[Column[ClientStats], ...] = (
@@ -111,6 +125,7 @@ async def channel_page(request: PageRequest) -> Page:
         values["charts"] = charts_of(channel)
         values["tabs"] = state_tabs(request, topic_name, channel.stats)
         values["progress"] = channel_progress(channel, now)
+        values["limits"] = channel_limits(channel.stats)
         values["nodes"] = node_part_rows(request, channel.stats)
         values |= await _consumers_table(request, channel)
     return Page("channel.html", "topics", values, request.status_of(channel))
@@ -132,6 +147,28 @@ def channel_progress(channel: ChannelSnapshot, now: float) -> ChannelProgress:
         drained_in=drained_in,
         falling_behind=falling_behind,
     )
+
+
+def channel_limits(stats: ChannelStats) -> ChannelLimits | None:
+    """None if nothing is limited, and nothing was."""
+    dropped = dict(stats.dropped_by_limits or {})
+    if stats.expired_count:
+        dropped["max_age"] = stats.expired_count
+    rejected = stats.rejected or {}
+    if stats.limits is None and not dropped and not rejected:
+        return None
+    settings = msgspec.structs.asdict(stats.limits) if stats.limits is not None else {}
+    return ChannelLimits(
+        settings=", ".join(f"{name} {_limit_text(value)}" for name, value in settings.items() if value),
+        dropped=sum(dropped.values()),
+        dropped_by=", ".join(dropped),
+        rejected=sum(rejected.values()),
+        rejected_by=", ".join(rejected),
+    )
+
+
+def _limit_text(value: int | str) -> str:
+    return number_text(value) if isinstance(value, int) else value
 
 
 async def _consumers_table(request: PageRequest, channel: ChannelSnapshot) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from nsqd.broker.broker import Broker, Listener, Republished
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerOptions
-from nsqd.broker.errors import NotFound, NotInFlight, NotOwner, Refused
+from nsqd.broker.errors import LimitReached, NotFound, NotInFlight, NotOwner, Refused
 from nsqd.broker.locality import Locality, Topology
 from nsqd.broker.outbox import Client, Outbox
 from nsqd.broker.subscription import Subscription
@@ -14,6 +14,7 @@ __all__ = [
     "BrokerOptions",
     "Channel",
     "Client",
+    "LimitReached",
     "Listener",
     "Locality",
     "NotFound",

@@ -28,7 +28,8 @@ TURN_BYTES = 64 * 1024  # that one subscription gets in one turn, approximately
 class ChannelCounts:
     """The counters of a channel since the daemon started (`damaged`: since the channel was created).
 
-    Conservation (I9): entered = finished + ready + in flight + deferred + leaving + dead_lettered + dropped + damaged.
+    Conservation (I9): entered = finished + ready + in flight + deferred + leaving + dead_lettered + dropped + expired
+    + damaged.
     """
 
     entered: int = 0
@@ -36,7 +37,9 @@ class ChannelCounts:
     finished: int = 0
     requeued: int = 0  # by REQ, or by an operator
     timed_out: int = 0
-    dropped: int = 0  # by emptying, by sampling, by an ephemeral queue that was full
+    dropped: int = 0  # by emptying, by sampling, by an ephemeral queue that was full, by a limit
+    dropped_by: Counter[str] = attrs.field(factory=Counter)  # of these by the limits, by their names
+    expired: int = 0  # older than `max_age`
     damaged: int = 0  # lost to damage on disk
     dead_lettered: Counter[Cause] = attrs.field(factory=Counter)  # safe in the dead topic
 
@@ -65,6 +68,9 @@ class Backlog(Protocol):
 
     def oldest(self) -> PublishTime:
         """When the oldest message that is not settled was published."""
+
+    def waiting_bytes(self, others: int) -> int:
+        """Bytes of the frames of the ready messages, and of so many other ones, as an estimate."""
 
     @property
     def needed_from(self) -> int:
@@ -147,6 +153,9 @@ class Backlog(Protocol):
 
     def withdraw_ready(self, seq: int) -> bool:
         """Take a message out of the ready ones, so that the channel may keep it elsewhere; False if it is not ready."""
+
+    def drop_ready(self, limit: int, before: int) -> int:
+        """Settle the first ready messages, up to `limit`, with seqs below `before`. Returns how many."""
 
     def settle(self, seqs: list[int]) -> None:
         """Mark these as finished or dropped. May sort the list."""

@@ -23,6 +23,7 @@ from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext, BrokerOptions
 from nsqd.broker.dead_letters import DeadLetters
 from nsqd.broker.errors import NotFound, Refused
+from nsqd.broker.limits import TopicLimits
 from nsqd.broker.log_view import LogView
 from nsqd.broker.redrive import Redrives
 from nsqd.broker.restore import restore_topic
@@ -33,7 +34,7 @@ from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
 from nsqd.log.finished import read_finished
 from nsqd.log.ranges import RangeSet
 from nsqd.log.store import Store
-from nsqkit.logging import get_logger
+from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqkit.wire.frames import BODY, HEAD, MESSAGE, message_frame
 from nsqkit.wire.names import is_ephemeral
 
@@ -48,6 +49,9 @@ CLOCK_STEP_NS = 1_000_000_000
 # Seconds after the start in which a clock that was wrong at boot is expected to be set, and seconds between two steps.
 CLOCK_SETTLES = 600.0
 CLOCK_STEP_INTERVAL = 1.0
+# Messages that are only kept for replays go when there is no room for so many segments more, so that they go before
+# anything is refused.
+SPARE_SEGMENTS = 2
 # Seconds between syncs that no client waits for. Back to back, syncs would cost a fifth of the CPU.
 SYNC_INTERVAL = 0.1
 
@@ -95,11 +99,13 @@ class Broker:
         self.listener = Listener()
         # Whether a new topic waits for `Topic.start`.
         self.lookup_first: Callable[[Topic], bool] = lambda _: False
+        self._to_trim: list[TopicLimits] = []  # of topics that were committed in this round
         self._last_sync = now
         self._clock_offset_ns = wall_ns - now * 1e9
         self._next_clock_step = now
         self._clock_settles_at = now + CLOCK_SETTLES
         self._reported_failing: set[str] = set()
+        self._disk_log = RateLimitedLogger(log)
         self.copies_missing: str | None = None  # publishes are acknowledged with fewer copies than asked for
         self._fenced = False
         self.dead_letters = DeadLetters(self.context, self.topic)
@@ -314,18 +320,21 @@ class Broker:
         """Publish messages with the round's commit, all or none of them; `delay_ns`: deliver them after that delay.
 
         Returns the commit number, under which `topic.failed` has the reason if the commit fails. `Refused` while
-        nothing may be published. Names and sizes are not validated here.
+        nothing may be published, `LimitReached` if a limit is. Names and sizes are not validated here.
         """
         first_id = self.reserve_ids(len(bodies))
         wall_ns = self.context.wall_ns
         frames = [
             message_frame(message_id, wall_ns, body) for message_id, body in enumerate(bodies, first_id)
         ]
+        size = sum(map(len, frames))
+        if topic.guard is not None:
+            topic.guard.admit(len(frames), size)
         if delay_ns:
             for frame in frames:
                 topic.publish_deferred(frame, delay_ns)
         else:
-            topic.publish(frames, sum(map(len, frames)))
+            topic.publish(frames, size)
         return topic.commit_number
 
     def publish_one(self, topic: Topic, body: bytes) -> int:
@@ -341,6 +350,8 @@ class Broker:
         except OSError as error:
             raise Refused(error.strerror or str(error)) from error
         frame = HEAD.pack(BODY - 4 + len(body), MESSAGE, context.wall_ns, 1, message_id) + body
+        if topic.guard is not None:
+            topic.guard.admit(1, len(frame))
         topic.publish([frame], len(frame))
         return topic.commit_number
 
@@ -357,6 +368,8 @@ class Broker:
 
     def publish_frames(self, topic: Topic, frames: list[bytes], size: int) -> int:
         """As `publish`, for complete frames with ids from `reserve_ids` and this round's time; `size`: their bytes."""
+        if topic.guard is not None:
+            topic.guard.admit(len(frames), size)
         topic.publish(frames, size)
         return topic.commit_number
 
@@ -426,6 +439,8 @@ class Broker:
             topic = self.topics.get(to_commit.popitem()[0])
             if topic is not None:  # it may have been deleted since it asked
                 topic.commit()
+                if topic.limits is not None:
+                    self._to_trim.append(topic.limits)
         for each in moves:
             each.after_commit()
         if self.context.to_maintain_now:
@@ -449,7 +464,16 @@ class Broker:
         to_pump, self.context.to_pump = self.context.to_pump, {}
         for channel in to_pump:
             channel.pump()
+        if self._to_trim:
+            self._trim()
         return bool(self.context.to_pump)
+
+    def _trim(self) -> None:
+        """Drop what is too much, after the appends: what takes the place of the oldest must be in the log; and after
+        the deliveries: it is only too much if nobody takes it. It is recorded by the next append."""
+        to_trim, self._to_trim = self._to_trim, []
+        for limits in to_trim:
+            limits.trim()
 
     @property
     def has_work(self) -> bool:
@@ -501,6 +525,11 @@ class Broker:
         self.store.space.check()
         if was_full and not self.store.space.full:
             log.info("disk: free space recovered, publishing resumes")
+        if short := self.store.space.short_of(SPARE_SEGMENTS * self.store.options.max_segment_bytes):
+            self._give_up_retained(short)
+        if not self._fenced:  # else somebody else may serve them
+            for limits in list(self.context.limited.values()):
+                limits.look(now)
         to_maintain, self.context.to_maintain = self.context.to_maintain, {}
         self._maintain(to_maintain)
         self._sync_by_time(now)
@@ -510,6 +539,30 @@ class Broker:
             retention = self.retentions.get(name)  # None: a job of a topic deleted since has scheduled it
             if retention is not None and retention.maintain():
                 self.context.schedule_maintenance(name)
+
+    def _give_up_retained(self, short: int) -> None:
+        """Let messages go that are only kept for replays, the oldest of all topics first, for `short` bytes of room."""
+        # What was given up before may have to wait for a snapshot.
+        short -= sum(retention.waiting_bytes for retention in self.retentions.values())
+        gone = 0
+        while gone < short:
+            oldest = min(
+                (retention for retention in self.retentions.values() if retention.retained.is_kept),
+                key=lambda retention: retention.retained.oldest_ns,
+                default=None,
+            )
+            if oldest is None:
+                break
+            gone += oldest.retained.give_up_oldest()
+            self.context.maintain_now(oldest.topic.name)
+        if gone:
+            self._disk_log.log(
+                self.now,
+                "disk: %d bytes are free, %d bytes of finished messages are not retained any longer; "
+                "free some space, or retain less",
+                self.store.space.free or 0,
+                gone,
+            )
 
     def _look_at_failing_topics(self) -> None:
         """Log those that are new, and notice where missing files are back."""

@@ -84,6 +84,13 @@ class Snapshotting(Protocol):
         """Write one slice; True when there are no more slices to write."""
 
 
+class Limited(Protocol):
+    """A topic with limits."""
+
+    def look(self, now: float) -> None:
+        """Do what is due. Called once a second; `now`: seconds of the broker's clock."""
+
+
 class BrokerContext:
     """`now`: seconds of a monotonic clock; `wall_ns`: wall time in nanoseconds since 1970.
 
@@ -107,6 +114,7 @@ class BrokerContext:
         self.leaving: dict[LetterSource, None] = {}  # have messages for their dead topics
         self.to_maintain: dict[str, None] = {}  # names of topics whose log may have something to release
         self.to_maintain_now: dict[str, None] = {}  # the same, of which some work has just been completed
+        self.limited: dict[str, Limited] = {}  # by the topic's name
         self.snapshots: deque[Snapshotting] = deque()  # whose snapshot has slices to write
         self.sync_due = False  # `sync_every` messages are unsynced
         self.round = 0  # counted by `Broker.advance`

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["NotFound", "NotInFlight", "NotOwner", "Refused"]
+__all__ = ["LimitReached", "NotFound", "NotInFlight", "NotOwner", "Refused"]
 
 
 class Refused(Exception):
     """The operation is not possible now; the text is the reason as it is sent to the client."""
+
+
+class LimitReached(Refused):
+    """A limit of the topic, or of one of its channels, refuses a publish."""
 
 
 class NotFound(Exception):

@@ -59,6 +59,10 @@ class MessageEvent(enum.Enum):
     """Its consumer's connection has ended after an earlier consumer's had."""
     COME_DUE = "due"
     """Its delay has passed."""
+    DROP = "drop_oldest"
+    """More wait than a limit allows, and it is the oldest."""
+    EXPIRE = "max_age"
+    """It is too old."""
     EMPTY = "empty"
     """The channel is emptied, or deleted."""
     LOSE = "damage"
@@ -79,6 +83,8 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_READY, MessageEvent.FINISH_ELSEWHERE): _SETTLED,
     (_READY, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_READY, MessageEvent.GIVE_UP_BY_OPERATOR): _LEAVING,
+    (_READY, MessageEvent.DROP): _SETTLED,
+    (_READY, MessageEvent.EXPIRE): _SETTLED,
     (_READY, MessageEvent.EMPTY): _SETTLED,
     (_READY, MessageEvent.LOSE): _SETTLED,
     (_IN_FLIGHT, MessageEvent.FINISH): _SETTLED,
@@ -106,12 +112,15 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_REQUEUED, MessageEvent.SAMPLE_OUT): _SETTLED,
     (_REQUEUED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_REQUEUED, MessageEvent.GIVE_UP_BY_OPERATOR): _LEAVING,
+    (_REQUEUED, MessageEvent.DROP): _SETTLED,
+    (_REQUEUED, MessageEvent.EXPIRE): _SETTLED,
     (_REQUEUED, MessageEvent.EMPTY): _SETTLED,
     (_REQUEUED, MessageEvent.LOSE): _SETTLED,
     (_DEFERRED, MessageEvent.COME_DUE): _REQUEUED,
     (_DEFERRED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_DEFERRED, MessageEvent.REQUEUE_BY_OPERATOR): _REQUEUED,
     (_DEFERRED, MessageEvent.GIVE_UP_BY_OPERATOR): _LEAVING,
+    (_DEFERRED, MessageEvent.DROP): _SETTLED,
     (_DEFERRED, MessageEvent.EMPTY): _SETTLED,
     (_LEAVING, MessageEvent.ARRIVE): _SETTLED,
     (_LEAVING, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,

@@ -28,6 +28,8 @@ from nsqd.log.state import AwaitingRedelivery, Change, ChannelState, Code, flat_
 
 __all__ = ["LogBacklog"]
 
+COUNTED = 1000  # ready messages in memory whose bytes are counted; those of more are estimated
+
 
 class LogBacklog:
     """`generation`: identifies the channel in the log's records. `start`: its first seq."""
@@ -99,6 +101,16 @@ class LogBacklog:
         end = min(base, self.view.high_watermark)
         ready = max(0, end - self.cursor - self.skip.count_between(self.cursor, end))
         return ready + sum(1 for seq in requeued if seq < base)
+
+    def waiting_bytes(self, others: int) -> int:
+        cursor, high_watermark, log = self.cursor, self.view.high_watermark, self.view.log
+        ready, between = self.ready, high_watermark - cursor
+        size = others * log.average_size
+        if ready == between <= COUNTED and cursor >= self.view.window.base:
+            size += sum(map(len, self.view.window.slice(cursor, between)))
+        elif ready:
+            size += log.message_bytes(cursor, high_watermark) * ready / between
+        return int(size)
 
     def oldest(self) -> PublishTime:
         seq = self.settled.end_of(0)
@@ -237,20 +249,26 @@ class LogBacklog:
                 self.counts.dropped += gap_end - gap_start
 
     def finish_ready(self, ranges: Iterable[tuple[int, int]]) -> int:
-        high_watermark, count = self.view.high_watermark, 0
-        finished = RangeSet(self._unwritten)
-        # As ranges all the way: another nsqd may have finished millions of messages.
+        high_watermark = self.view.high_watermark
+        ready: list[tuple[int, int]] = []
         for start, end in ranges:
             for gap_start, gap_end in self.skip.gaps(max(start, self.cursor), min(end, high_watermark)):
                 self.skip.add(gap_start, gap_end)
-                self.settled.add(gap_start, gap_end)
-                finished.add(gap_start, gap_end)
-                count += gap_end - gap_start
-        if count:
-            self._unwritten = list(finished)
-            self.view.note_settled([seq for seq in self.view.log.moved if seq in finished])
-            self.view.record_soon(self)
-        return count
+                ready.append((gap_start, gap_end))
+        return self._settle_ranges(ready)
+
+    def _settle_ranges(self, ranges: list[tuple[int, int]]) -> int:
+        """Settle what is not settled yet; returns how many. As ranges all the way: they may have millions."""
+        if not ranges:
+            return 0
+        unwritten = RangeSet(self._unwritten)
+        for start, end in ranges:
+            self.settled.add(start, end)
+            unwritten.add(start, end)
+        self._unwritten = list(unwritten)
+        self.view.note_settled([seq for seq in self.view.log.moved if seq in unwritten])
+        self.view.record_soon(self)
+        return sum(end - start for start, end in ranges)
 
     # --- outcomes
 
@@ -262,6 +280,22 @@ class LogBacklog:
             return False
         self.skip.add(seq, seq + 1)
         return True
+
+    def drop_ready(self, limit: int, before: int) -> int:
+        stop, start, left = min(before, self.view.high_watermark), self.cursor, limit
+        dropped: list[tuple[int, int]] = []
+        for skip_start, skip_end in chain(self.skip.overlapping(start, stop), ((stop, stop),)):
+            if left and start < skip_start:
+                end = min(skip_start, start + left)
+                dropped.append((start, end))
+                left -= end - start
+            if not left:
+                break
+            start = skip_end
+        if dropped:
+            self.cursor = dropped[-1][1]
+            self.skip.discard_below(self.cursor)
+        return self._settle_ranges(dropped)
 
     def settle(self, seqs: list[int]) -> None:
         self._to_settle += seqs

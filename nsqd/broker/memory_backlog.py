@@ -35,6 +35,7 @@ class MemoryBacklog:
     __slots__ = (
         "_budget",
         "_frames",
+        "_held_bytes",
         "_oldest",
         "_queue",
         "_queue_size",
@@ -58,6 +59,7 @@ class MemoryBacklog:
         )
         self._oldest = Oldest(source) if source else None
         self._queue: deque[int] = deque()  # ready seqs
+        self._held_bytes = 0  # of `_frames`
         self._frames: dict[int, bytes] = {}  # of all messages it holds: ready, in flight, requeued, deferred
         self._unread: set[int] = set()  # held by seq only: their bodies are still in the log
 
@@ -80,6 +82,11 @@ class MemoryBacklog:
             assert self._oldest is not None
             return self._oldest.ask(int(unread))
         return published_ns(self._frames[int(held)]) if held < math.inf else None
+
+    def waiting_bytes(self, others: int) -> int:
+        held = len(self._frames)
+        waiting = len(self._queue) + others - len(self._unread)
+        return self._held_bytes * max(0, min(waiting, held)) // held if held else 0
 
     @property
     def needed_from(self) -> int:
@@ -171,6 +178,7 @@ class MemoryBacklog:
             self._reader.forget((seq,))
             unread.discard(seq)
             self._frames[seq] = frame
+            self._held_bytes += len(frame)
             self._budget.used += len(frame)  # even above the limit: it is delivered at once
         elif self._reader.is_lost(seq):
             unread.discard(seq)
@@ -222,6 +230,7 @@ class MemoryBacklog:
         if not self._budget.take(len(frame)):
             return False
         self._frames[seq] = frame
+        self._held_bytes += len(frame)
         return True
 
     def skip_aborted(self, start: int, end: int) -> None:
@@ -248,6 +257,13 @@ class MemoryBacklog:
         self._queue.remove(seq)
         return True
 
+    def drop_ready(self, limit: int, before: int) -> int:
+        dropped: list[int] = []
+        while len(dropped) < limit and self._queue and self._queue[0] < before:
+            dropped.append(self._queue.popleft())
+        self.settle(dropped)
+        return len(dropped)
+
     def settle(self, seqs: list[int]) -> None:
         if self._unread:
             assert self._reader is not None
@@ -256,6 +272,7 @@ class MemoryBacklog:
         pop, size = self._frames.pop, 0
         for seq in seqs:
             size += len(pop(seq, b""))
+        self._held_bytes -= size
         self._budget.release(size)
 
     def await_redelivery(self, seq: int, attempts: int, delay: float, not_counted: int = 0) -> None:
@@ -265,7 +282,8 @@ class MemoryBacklog:
         ready = len(self._queue)
         self._queue.clear()
         self._unread.clear()
-        self._budget.release(sum(map(len, self._frames.values())))
+        self._budget.release(self._held_bytes)
+        self._held_bytes = 0
         self._frames.clear()
         return ready
 
@@ -293,3 +311,4 @@ class MemoryBacklog:
         assert waiting.isdisjoint(self._queue), "a waiting message is also ready"
         assert {*waiting, *self._queue} == {*self._frames, *self._unread}, "a frame without a message"
         assert self._unread.isdisjoint(self._frames)
+        assert sum(map(len, self._frames.values())) == self._held_bytes

@@ -44,8 +44,11 @@ def restore_topic(
         channel.paused, channel.own_settings = channel_state.paused, channel_state.settings
         channel.redrive = channel_state.redrive
         topic.channels[channel.name] = channel
-        _restore_waiting(channel, channel_state)
     topic.resolve_settings()
+    for channel_state in state.channels.values():
+        channel = topic.channels[channel_state.name]
+        _restore_waiting(channel, channel_state)
+        channel.give_up_exhausted()
     # The record of the high watermark may be lost although later records prove that these messages had flowed.
     for seq in [seq for seq in topic.deferred if seq < view.high_watermark]:
         due = context.now + topic.deferred.pop(seq) / 1e9

@@ -4,10 +4,14 @@ A topic's log may have twice the bytes of the messages that somebody needs, and 
 that nobody needs are removed as soon as two snapshots have been begun after them. While there is more than allowed,
 snapshots are written for that purpose, and the few needed messages of other segments are moved (`compaction.py`), the
 segment with the least needed bytes first.
+
+Segments that are kept for replays (`retained.py`) are left out of all of this: nothing is removed from them, nothing
+moved, and they count for nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
@@ -18,6 +22,7 @@ from nsqd.broker.channel import Channel
 from nsqd.broker.compaction import Compaction, deferred_changes, parked_changes, recorded_now
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_view import LogView
+from nsqd.broker.retained import Retained
 from nsqd.broker.topic import Topic
 from nsqd.log.jobs import Job
 from nsqd.log.manifest import write_manifest
@@ -60,7 +65,7 @@ class Usage:
         return sum(self.needed.values())
 
     def without(self, segments: list[Segment]) -> Usage:
-        """Without these, which are removed."""
+        """Without these, which are removed, or stay in any case."""
         gone = set(segments)
         return Usage(
             self.total - sum(segment.file.size for segment in segments),
@@ -87,11 +92,17 @@ class Retention:
         self._snapshot_size = 0
         self._last_position = log.position
         self._compaction = Compaction(context, topic, view, self._continue)
+        self.retained = Retained(context, topic, view, self._continue)
+        self.retained_bytes = 0  # that nobody needs, and that are kept for replays, as an estimate
+        self.alarm_at = math.inf
         self._to_sweep: Iterator[int] = iter(())
         self._manifest_position = manifest_position
         self._manifest_stale = manifest_position is None
         # With smaller segments a snapshot would follow each write.
         self._segment_bytes = max(log.max_segment_bytes, SMALLEST_SEGMENT)
+        self.waiting_bytes = (
+            0  # of segments that nobody needs, and that may go when they are in no snapshot's replay
+        )
         self._looked_at = 0  # position of the log at the last maintenance
         self._total = 0  # and its bytes
         log.on_roll = self._rolled
@@ -128,12 +139,27 @@ class Retention:
             self.begin_snapshot()
         sweeping = self._forget_settled()
         usage = self._usage()
+        if kept := self.retained.choose():
+            of_others = usage.without(kept)
+            needed = usage.all_needed - of_others.all_needed
+            self.retained_bytes = max(0, usage.total - of_others.total - round(needed))
+            usage = of_others
+        else:
+            self.retained_bytes = 0
+        self._context.timers.set(self, self.retained.next_look())
         released = self._release(usage)
-        busy = self._make_room(usage.without(released), idle)
+        usage = usage.without(released)
+        self.waiting_bytes = sum(segment.file.size for segment in usage.needless)
+        busy = self._make_room(usage, idle)
         if self._manifest_stale:
             self.write_manifest()
         self._last_position = self.log.position  # again, as the record of a snapshot is not activity
         return not idle or self.topic.store.has_changes or bool(released) or busy or sweeping
+
+    def alarm(self, now: float) -> None:
+        """A segment that was kept may have to go."""
+        if not self.log.deleted:
+            self._context.schedule_maintenance(self.topic.name)
 
     # --- removal
 
@@ -199,10 +225,10 @@ class Retention:
         excess = usage.total - 2 * usage.all_needed - allowance
         if excess <= 0:
             return self._measure_something(usage, allowance)
-        waiting = sum(segment.file.size for segment in usage.needless)
-        if not self._compaction.is_busy and excess > waiting:
-            self._move_something(usage, excess - waiting, FULL_MOVE_BYTES if full else segment_bytes)
-        if self._snapshot is None and waiting:
+        if not self._compaction.is_busy and excess > self.waiting_bytes:
+            most = FULL_MOVE_BYTES if full else segment_bytes
+            self._move_something(usage, excess - self.waiting_bytes, most)
+        if self._snapshot is None and self.waiting_bytes:
             self.begin_snapshot()
         return True
 
@@ -210,7 +236,11 @@ class Retention:
         """Measure a segment, if the log may be above its allowed size when messages are not all of the same size."""
         if usage.total <= allowance or self._compaction.is_busy:
             return self._compaction.is_busy
-        uncertain = [segment for segment in self.log.segments[:-1] if self._compaction.is_uncertain(segment)]
+        uncertain = [
+            segment
+            for segment in self.log.segments[:-1]
+            if segment in usage.needed and self._compaction.is_uncertain(segment)
+        ]
         certain = usage.all_needed - sum(usage.needed[segment] for segment in uncertain)
         if not uncertain or usage.total - 2 * certain <= allowance:
             return False

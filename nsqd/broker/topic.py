@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Protocol
@@ -22,6 +23,7 @@ import attrs
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.errors import NotFound, Refused
+from nsqd.broker.limits import TopicLimits
 from nsqd.broker.locality import Topology
 from nsqd.broker.oldest import PublishTime
 from nsqd.broker.outbox import Outbox
@@ -30,12 +32,13 @@ from nsqd.broker.topic_store import TopicStore
 from nsqd.log.ranges import RangeSet
 from nsqd.log.state import Change, ChannelState, Code, RedriveState, flat_runs
 from nsqd.log.topic_log import Batch
-from nsqd.rules import NOTHING_GIVEN, NOTHING_SET, Given, Settings
+from nsqd.rules import NOTHING_GIVEN, NOTHING_SET, Given, Policy, Settings
 from nsqkit.wire.frames import BODY
 from nsqkit.wire.names import is_ephemeral
 
 __all__ = ["Topic", "TopicListener"]
 
+DROPPED_RANGES = 1000  # of its own messages, in one record
 RECORD_BYTES = 1 << 20  # messages of several publishes share a record up to about this size
 DELAYED_LIMIT = 1000  # so many more delayed messages may be held than are not due yet, and twice those
 
@@ -68,7 +71,12 @@ class Topic:
         self.started = True
         self.message_count = 0
         self.message_bytes = 0
-        self.dropped_count = 0  # by emptying, or because an ephemeral topic was full
+        self.dropped_count = 0  # by emptying, because an ephemeral topic was full, or by a limit
+        self.dropped_by: Counter[str] = Counter()  # of these by the limits, by their names
+        self.expired_count = 0  # older than `max_age`
+        self.rejected: Counter[tuple[str, str]] = Counter()  # messages, by channel ("": the topic) and limit
+        self.limits: TopicLimits | None = None  # None: nothing is limited here
+        self.guard: TopicLimits | None = None  # the same, if it may refuse publishes
         self.commit_number = 0
         self.failed: dict[int, str] = {}
         # Seqs that no channel can get: used up by a failed append, lost, or dropped with an emptied topic.
@@ -77,6 +85,7 @@ class Topic:
         # Below it: seq -> due, also if no channel has it deferred (any more). Only for channels that begin before it.
         self.delayed: dict[int, float] = {}
         self._delayed_limit = DELAYED_LIMIT
+        self._expired_to = 0  # what is below is dropped, or deferred
         self.last_generation = 0  # the highest one given to a channel; identifies it in records
         self._listener = listener
         self._pending: list[Batch] = []
@@ -90,6 +99,18 @@ class Topic:
         """Messages that no channel has been given."""
         start, end = self.store.high_watermark, self.store.end
         return end - start - self.unavailable.count_between(start, end)
+
+    @property
+    def waiting(self) -> int:
+        """The same: what its own limits count."""
+        return self.depth
+
+    def waiting_bytes(self) -> int:
+        """Bytes of their frames, as an estimate."""
+        start, end = self.store.high_watermark, self.store.end
+        if start == end:
+            return 0
+        return int(self.store.message_bytes(start, end) * self.depth / (end - start))
 
     @property
     def backend_depth(self) -> int:
@@ -163,6 +184,10 @@ class Topic:
         assert generation
         self.context.commit_soon(self.name)
         self._apart.append(Batch(frames, sum(map(len, frames)), directed=generation))
+
+    def pending(self) -> tuple[int, int]:
+        """How many messages this round has published so far, and the bytes of their frames."""
+        return sum(len(batch.frames) for batch in self._pending), sum(batch.size for batch in self._pending)
 
     def commit(self) -> None:
         """Write everything gathered, and give it to the channels. A failure is noted in `failed`."""
@@ -296,6 +321,8 @@ class Topic:
             self._enter_deferred(seq, deferred_frames[seq])
         for channel in self.channels.values():
             self.context.pump_soon(channel)
+        if self.limits is not None:  # the channels may have too many now
+            self.context.commit_soon(self.name)
 
     def _skip_aborted(self) -> None:
         """Let the channels skip all aborted seqs, before the high watermark passes them."""
@@ -346,6 +373,62 @@ class Topic:
         for channel in self.channels.values():
             channel.backlog.skip_aborted(start, end)
 
+    # --- limits
+
+    @property
+    def needed_from(self) -> int:
+        """A seq such that nobody needs a message below it."""
+        backlogs = (channel.backlog.needed_from for channel in self.channels.values())
+        return min(backlogs, default=self.store.high_watermark)
+
+    @property
+    def trims(self) -> bool:
+        """Whether its oldest messages go when a limit is reached; else publishes are refused. It has no dead topic."""
+        return self.settings.policy == Policy.DROP_OLDEST
+
+    def drop_oldest(self, count: int, cause: str) -> int:
+        """Drop up to `count` of the messages that no channel has been given, for the limit `cause`."""
+        ranges: list[tuple[int, int]] = []
+        left = count
+        for start, end in self.unavailable.gaps(self.store.high_watermark, self.store.end)[:DROPPED_RANGES]:
+            if left > 0:
+                ranges.append((start, min(end, start + left)))
+                left -= end - start
+        dropped = self._drop_own(ranges)
+        self.dropped_count += dropped
+        self.dropped_by[cause] += dropped
+        return dropped
+
+    def expire(self, before: int) -> None:
+        """Drop what is older than `max_age` of them, with a seq below `before`, but for deferred messages: their delay
+        has not begun."""
+        start, end = max(self._expired_to, self.store.high_watermark), min(before, self.store.end)
+        if start >= end:
+            return
+        spared = RangeSet(self.unavailable.common(start, end))
+        for seq in [seq for seq in self.deferred if start <= seq < end]:
+            spared.add(seq, seq + 1)
+        ranges = spared.gaps(start, end)[:DROPPED_RANGES]
+        dropped = self._drop_own(ranges)
+        self.expired_count += dropped
+        if dropped or not ranges:
+            self._expired_to = ranges[-1][1] if len(ranges) == DROPPED_RANGES else end
+
+    def _drop_own(self, ranges: list[tuple[int, int]]) -> int:
+        """Drop messages that no channel has been given; returns how many."""
+        try:
+            # As if they had been aborted: no channel gets them, those that will be created neither.
+            self._write_changes([(Code.LOST, start, end, False) for start, end in ranges])
+        except Refused:  # it is tried again
+            return 0
+        gone = RangeSet(ranges)
+        for start, end in ranges:
+            self._add_unavailable(start, end)
+            self.store.drop(start, end)
+        if self.deferred and gone:
+            self.deferred = {seq: delay for seq, delay in self.deferred.items() if seq not in gone}
+        return gone.count
+
     def hand_over(self, ranges: Iterable[tuple[int, int]]) -> int:
         """Record that no message in these ranges is to be delivered from here; returns how many would have been.
 
@@ -388,6 +471,8 @@ class Topic:
         self._write_changes(changes)  # before the channel exists: if it fails, nothing has changed
         channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
         self._resolve_settings_of(channel)
+        if channel.settings.is_limiting:
+            self._renew_limits()
         if flows and self.has_backlog:
             self.flow()
         self._listener.channel_created(self, channel)
@@ -417,7 +502,9 @@ class Topic:
             self.context, self.name, name, self.store.restored_backlog(state)
         )
         self._resolve_settings_of(channel)
-        channel.begin(due)
+        if channel.settings.is_limiting:
+            self._renew_limits()
+        self._begin(channel, due)
         self._listener.channel_created(self, channel)
         return channel
 
@@ -451,8 +538,14 @@ class Topic:
         self.last_generation = state.generation
         self.store.direct_to(state.generation, channel.generation)
         channel.go_on_with(self.store.restored_backlog(state), high_watermark)
-        channel.begin(due)
+        self._begin(channel, due)
         self._listener.channel_sought(self, channel)
+
+    def _begin(self, channel: Channel, due: Mapping[int, float]) -> None:
+        channel.begin(due)
+        self.store.ages.needed_again()
+        if self.limits is not None:  # the channel may have too many now
+            self.context.commit_soon(self.name)
 
     def _refuse_ephemeral(self, channel_name: str) -> None:
         if is_ephemeral(self.name) or is_ephemeral(channel_name):
@@ -523,6 +616,8 @@ class Topic:
         self._write_changes(channel.backlog.record(Code.CHANNEL_DELETED))
         del self.channels[name]
         channel.close()
+        if channel.settings.is_limiting:
+            self._renew_limits()
         self._listener.channel_deleted(self, channel)
 
     def subscribe(
@@ -560,6 +655,7 @@ class Topic:
         self._write_changes([(Code.TOPIC_SETTINGS, dict(given))])
         self.own_settings = given
         self.resolve_settings()
+        self.context.schedule_maintenance(self.name)  # how much of the log is kept may have changed
 
     def set_channel_limits(self, name: str, given: Given) -> None:
         """Replace what operators have set for a channel. `NotFound`; `Refused` when it cannot be written."""
@@ -567,12 +663,24 @@ class Topic:
         self._write_changes(channel.backlog.record(Code.CHANNEL_SETTINGS, dict(given)))
         channel.own_settings = given
         self._resolve_settings_of(channel)
+        self._renew_limits()
 
     def resolve_settings(self) -> None:
         """Find out what holds for the topic and for each of its channels."""
         self.settings = self.context.options.rules.settings(self.name, None, self.own_settings)
         for channel in self.channels.values():
             self._resolve_settings_of(channel)
+        self._renew_limits()
+
+    def _renew_limits(self) -> None:
+        """After a change of what is limited."""
+        self.limits = self.guard = None
+        self.context.limited.pop(self.name, None)
+        settings = [self.settings, *(channel.settings for channel in self.channels.values())]
+        if any(each.is_limiting for each in settings):
+            self.limits = self.context.limited[self.name] = TopicLimits(self, self.store.ages)
+            self.guard = self.limits if self.limits.rejects else None
+            self.context.commit_soon(self.name)  # there may be too many already
 
     def _resolve_settings_of(self, channel: Channel) -> None:
         rules = self.context.options.rules
@@ -603,6 +711,7 @@ class Topic:
 
     def delete(self) -> None:
         """Disconnect all clients and release all memory: the broker has deleted the topic."""
+        self.context.limited.pop(self.name, None)
         self.store.close()
         for channel in list(self.channels.values()):
             channel.close()

@@ -6,9 +6,11 @@ differ in durability, in memory limits, and in the kind of backlog that a channe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from nsqd.broker.ages import Ages, LogAges, MemoryAges
 from nsqd.broker.backlog import Backlog
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_backlog import LogBacklog
@@ -51,6 +53,16 @@ class TopicStore(Protocol):
 
     @property
     def bytes_on_disk(self) -> int: ...
+
+    @property
+    def ages(self) -> Ages:
+        """Always the same one."""
+
+    def message_bytes(self, start: int, end: int) -> float:
+        """Bytes of the frames of messages `[start, end)` at or above the high watermark, as an estimate."""
+
+    def drop(self, start: int, end: int) -> None:
+        """No channel gets these messages at or above the high watermark: release what memory has of them."""
 
     def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
         """The frames of messages at or above the high watermark: those in memory, and a read for the others."""
@@ -109,6 +121,10 @@ class TopicStore(Protocol):
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         """The backlog of a new channel, from the high watermark on. `Refused` when the disk is full."""
 
+    @property
+    def complete_from(self) -> int:
+        """From this seq on no message was removed. 0: none at all was."""
+
     def removed(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges of `[start, end)` whose messages are not there any more."""
 
@@ -158,6 +174,16 @@ class LogTopicStore:
     @property
     def bytes_on_disk(self) -> int:
         return self.view.log.bytes_on_disk
+
+    @functools.cached_property
+    def ages(self) -> Ages:
+        return LogAges(self.view)
+
+    def message_bytes(self, start: int, end: int) -> float:
+        return self.view.log.message_bytes(start, end)
+
+    def drop(self, start: int, end: int) -> None:
+        """Nothing to do: the window lets them go in its time."""
 
     def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
         return self.view.look(seqs, self.view.window.get)
@@ -232,6 +258,10 @@ class LogTopicStore:
         self._context.refuse_when_full()
         return LogBacklog(self.view, generation, self.view.high_watermark)
 
+    @property
+    def complete_from(self) -> int:
+        return self.view.log.complete_from
+
     def removed(self, start: int, end: int) -> list[tuple[int, int]]:
         return self.view.log.removed(start, end)
 
@@ -266,6 +296,17 @@ class MemoryTopicStore:
     @property
     def bytes_on_disk(self) -> int:
         return 0
+
+    @functools.cached_property
+    def ages(self) -> Ages:
+        return MemoryAges(self._context, lambda: self.end)
+
+    def message_bytes(self, start: int, end: int) -> float:
+        return sum(len(frame) for seq, frame in self._held.items() if start <= seq < end)
+
+    def drop(self, start: int, end: int) -> None:
+        for seq in [seq for seq in self._held if start <= seq < end]:
+            self._context.ephemeral_bytes.release(len(self._held.pop(seq)))
 
     def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
         return {seq: self._held[seq] for seq in seqs}, None
@@ -346,6 +387,10 @@ class MemoryTopicStore:
 
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         return MemoryBacklog(self._context, None)
+
+    @property
+    def complete_from(self) -> int:
+        return self.high_watermark
 
     def removed(self, start: int, end: int) -> list[tuple[int, int]]:
         return [(start, min(end, self.high_watermark))] if start < self.high_watermark else []

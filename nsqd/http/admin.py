@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from nsqd.broker import Broker, Channel, Refused, Topic
 from nsqd.http.context import HttpBackend, existing_channel, existing_topic, round_of, when_synced
 from nsqd.http.params import valid_topic
+from nsqd.http.seek import Seeking
 from nsqkit.logging import get_logger
 from nsqkit.service.http import Request, Response, error, query, text
 from nsqkit.service.http.params import any_param, channel_of_topic
@@ -26,8 +27,9 @@ _FAILED = error(500, "INTERNAL_ERROR")
 class Admin:
     """The handlers, for one daemon."""
 
-    def __init__(self, daemon: HttpBackend) -> None:
+    def __init__(self, daemon: HttpBackend, seeking: Seeking) -> None:
         self._daemon = daemon
+        self._seeking = seeking
 
     def routes(self) -> Iterator[tuple[str, Handler]]:
         """Every path with its handler."""
@@ -59,6 +61,8 @@ class Admin:
         return self._do(request, lambda broker: existing_topic(broker, name).pause(paused))
 
     def create_channel(self, request: Request) -> Response | Awaitable[Response]:
+        if "from" in query(request):
+            return self._seeking.create(request)
         name, channel = channel_of_topic(query(request))
         return self._do(request, lambda broker: existing_topic(broker, name).channel(channel))
 

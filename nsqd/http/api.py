@@ -13,9 +13,11 @@ from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
 from nsqd.http.limits import Limits
+from nsqd.http.looks import Looks
 from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
 from nsqd.http.redrive import Redriving
+from nsqd.http.seek import Seeking
 from nsqd.replication.stand_in import CommandRefused, StandIns
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
@@ -100,9 +102,12 @@ def make_router(daemon: HttpBackend) -> Router:
         too_big=publishing.mpub_too_big,
         quiet=True,
     )
-    for path, handler in Admin(daemon).routes():
+    looks = Looks()
+    seeking = Seeking(daemon, looks)
+    for path, handler in Admin(daemon, seeking).routes():
         router.add("POST", path, handler)
-    for method, path, handler in (*Peeking(daemon).routes(), *Redriving(daemon).routes()):
+    peeking, redriving = Peeking(daemon, looks), Redriving(daemon)
+    for method, path, handler in (*peeking.routes(), *seeking.routes(), *redriving.routes()):
         router.add(method, path, handler)
     Limits(daemon).add_to(router)
     config = _config(daemon)

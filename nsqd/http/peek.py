@@ -6,17 +6,15 @@ are read, and the response is made, in a thread. `docs/queues.md` has the parame
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Final, TypeVar
-
-import trio
+from typing import Final
 
 from nsqd.broker import Channel, Topic
 from nsqd.broker.life import MessageState
 from nsqd.broker.peek import Entry, Page, PeekState, peek_channel, peek_topic, search, whereabouts
 from nsqd.http.context import HttpBackend, existing_channel, existing_topic, round_of, when_synced
+from nsqd.http.looks import Looks
 from nsqd.http.message_filter import MessageFilter
 from nsqd.http.params import valid_topic
 from nsqd.http.peeked import Moment, PageQuery, Peeked, message_fields, waiting_fields
@@ -36,9 +34,6 @@ MAX_MESSAGES: Final = 1000
 MAX_BYTES: Final = 1 << 20
 MAX_EXAMINED: Final = 10_000
 MAX_START: Final = 1 << 62
-THREADS: Final = 2
-# A look whose messages were removed while it was read begins anew; that these are removed too is less and less likely.
-TRIES: Final = 5
 
 _DONE = text("")
 _FAILED = error(500, "INTERNAL_ERROR")
@@ -58,15 +53,14 @@ _NUMBER: Final = re.compile("[0-9]{1,19}")
 _ID: Final = re.compile("[!-~]{16}")
 
 _Command = Callable[[Channel, int, bytes], bool]
-_FoundT = TypeVar("_FoundT")
 
 
 class Peeking:
     """The handlers, for one daemon."""
 
-    def __init__(self, daemon: HttpBackend) -> None:
+    def __init__(self, daemon: HttpBackend, looks: Looks) -> None:
         self._daemon = daemon
-        self._threads = trio.CapacityLimiter(THREADS)
+        self._looks = looks
 
     def routes(self) -> Iterator[tuple[str, str, Handler]]:
         """Method and path of every route, with its handler."""
@@ -114,7 +108,7 @@ class Peeking:
             return lambda: peeked.add(page, moment)
 
         while not peeked.is_complete:
-            await self._read(begin)
+            await self._looks.run(begin)
         return Response(200, peeked.as_json(head), JSON)
 
     def _moment(self, entries: Iterable[Entry]) -> Moment:
@@ -177,25 +171,9 @@ class Peeking:
         self, topic: str, message_id: bytes, params: Mapping[str, str]
     ) -> tuple[int, Looked] | None:
         seq = _number(params, "seq", 0, MAX_START) if "seq" in params else None
-        return await self._read(lambda: search(self._topic(topic), message_id, seq))
+        return await self._looks.run(lambda: search(self._topic(topic), message_id, seq))
 
     # --- common
-
-    async def _read(self, begin: Callable[[], Callable[[], _FoundT]]) -> _FoundT:
-        """Run what `begin` returns in a thread; `begin` again when messages were removed meanwhile.
-
-        `HttpError` of `begin`, and 500 when the log cannot be read.
-        """
-        for _ in range(TRIES):
-            read = begin()
-            try:
-                return await trio.to_thread.run_sync(read, limiter=self._threads, abandon_on_cancel=True)
-            except OSError as failure:
-                # EBADF: the topic was deleted.
-                if failure.errno not in (errno.ENOENT, errno.EBADF):
-                    _log.error("HTTP: look into the log failed - %s", failure)
-                    break
-        raise HttpError(500, "INTERNAL_ERROR")
 
     def _topic(self, name: str) -> Topic:
         return existing_topic(self._daemon.broker, name)

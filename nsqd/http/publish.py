@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import Awaitable, Mapping
 
-from nsqd.broker import Refused
+from nsqd.broker import LimitReached, Refused
 from nsqd.http.context import HttpBackend, round_of, when_synced
 from nsqd.http.params import valid_topic
 from nsqkit.logging import get_logger
@@ -77,6 +77,8 @@ class Publishing:
     ) -> Response | Awaitable[Response]:
         try:
             ticket = self._daemon.publish(topic, bodies, delay_ns)
+        except LimitReached as reason:
+            return error(503, f"LIMIT_REACHED: {reason}")
         except Refused:  # the broker has logged why
             return _EXITING
         return when_synced(self._daemon, ticket, _OK, _EXITING) if ticket else _OK

@@ -8,7 +8,7 @@ before the start, which has none, its record is searched for: a head of a record
 begins, and sequence numbers rise with the offset. So a look costs about the same at any depth.
 
 Message ids rise with the sequence numbers, too, as long as the messages come from this data path and its node has kept
-its id: so most ids can be searched for as well.
+its id: so most ids can be searched for as well. So do timestamps, unless the clock was set back.
 
 What is not in the page cache costs a millisecond for each place that is read. Numbers are spread evenly as a rule, so
 a search guesses a place a little before, and one a little after; every third step bisects, which bounds the worst case.
@@ -28,7 +28,7 @@ from nsqd.log.records import RECORD_HEAD_SIZE, RecordHead, find_record, origins_
 from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.segment import MessageRun, Segment, messages_of
 from nsqd.log.storage import File
-from nsqkit.wire.frames import ID
+from nsqkit.wire.frames import ID, TIMESTAMP
 
 __all__ = ["Look", "Looked"]
 
@@ -37,6 +37,7 @@ PROBE = 4 * 1024  # bytes in which the head of a record is looked for first
 # Of one read. A thread holds the interpreter from one read to the next, and the event loop waits for it.
 CHUNK = 32 * 1024
 NEAR_MESSAGES = 32  # the same for ids
+PROBES = 16  # messages that are looked at before a part of a segment is passed over
 _HIGHEST = 1 << 64  # above every offset
 
 
@@ -89,7 +90,115 @@ class Look:
         """
         return self._find_own(message_id) or self._find_moved(message_id)
 
+    def first_from(self, seq: int) -> tuple[int, bytes] | None:
+        """The first message from `seq` on that is in its own segment and can be read, as (sequence number, frame); None
+        if there is none. `OSError`.
+        """
+        return self._first(seq, lambda cursor, start: cursor.first_from(start))
+
+    def first_since(self, wanted_ns: int, seq: int) -> tuple[int, bytes] | None:
+        """As `first_from`, the first one with this timestamp or a later one, as far as timestamps rise."""
+        low, high = self._index_of(seq), len(self.segments)
+        while high - low > 1:  # the last segment whose first message is older, or the first one
+            middle = (low + high) // 2
+            found = self.first_from(self.segments[middle][0].first)
+            if found is not None and _published_ns(found[1]) < wanted_ns:
+                low = middle
+            else:
+                high = middle
+        start = max(seq, self.segments[low][0].first)
+        return self._first(start, lambda cursor, start: cursor.first_since(wanted_ns, start))
+
+    def newest(self, segment: Segment) -> int | None:
+        """The timestamp of the last message of a segment; None if none can be read. `OSError`."""
+        entry = next(entry for entry in self.segments if entry[0] is segment)
+        first, seq, step = segment.first, entry[2], 1
+        frame: bytes | None = None
+        cursor = self._cursor(entry)
+        try:
+            while frame is None and seq > first:  # the last numbers may be aborted, or damaged
+                seq, step = max(first, seq - step), 2 * step
+                following = seq
+                while (found := cursor.first_from(following)) is not None:
+                    following, frame = found[0] + 1, found[1]
+        finally:
+            cursor.file.close()
+        return None if frame is None else _published_ns(frame)
+
+    def _first(
+        self, seq: int, find: Callable[[_Cursor, int], tuple[int, bytes] | None]
+    ) -> tuple[int, bytes] | None:
+        """What `find` finds in the segment that has `seq`, from there on, or else in the next one in which it does."""
+        for entry in self.segments[self._index_of(seq) :]:
+            start = max(seq, entry[0].first)
+            if start >= entry[2]:
+                continue
+            cursor = self._cursor(entry)
+            try:
+                found = find(cursor, start)
+            finally:
+                cursor.file.close()
+            if found is not None:
+                return found
+        return None
+
+    def first_younger(self, start: int, stop: int, cutoff_ns: int) -> tuple[int, int | None]:
+        """The first of the messages `[start, stop)` that was published after `cutoff_ns`: its sequence number and its
+        publish time, ns since 1970; (stop, None) without one. `OSError`. The look must have all of `moved`.
+
+        It looks at few of them, in strides from the front on: a sixteenth of a segment is passed over if its last
+        message is older.
+        """
+        seq = start
+        while seq < stop:
+            at = self._index_of(seq)
+            segment, _, end = self.segments[at]
+            after = self.segments[at + 1][0].first if at + 1 < len(self.segments) else stop
+            if not segment.first <= seq < end:
+                found = self._younger_moved(seq, min(stop, after if seq >= end else segment.first), cutoff_ns)
+                seq = min(stop, after if seq >= end else segment.first)
+            else:
+                found = self._younger_own(self.segments[at], seq, min(stop, end), cutoff_ns)
+                seq = min(stop, end)
+            if found is not None:
+                return found
+        return stop, None
+
     # --- segments
+
+    def _younger_own(
+        self, entry: tuple[Segment, int, int], start: int, stop: int, cutoff_ns: int
+    ) -> tuple[int, int] | None:
+        cursor = self._cursor(entry)
+        try:
+            # The last message of each of so many parts is looked at; the first part that is younger, or of which
+            # nothing is known, is divided again.
+            part = stop - start
+            while start < stop:
+                step = max(1, part // PROBES)
+                while start < stop:
+                    found = cursor.first_from(min(start + step, stop) - 1)
+                    if found is None or found[0] >= stop:  # aborted, or damaged
+                        if step == 1:
+                            return None
+                        break
+                    published = _published_ns(found[1])
+                    if published > cutoff_ns:
+                        if step == 1:
+                            return found[0], published
+                        break
+                    start = max(start + step, found[0] + 1)
+                part = step
+            return None
+        finally:
+            cursor.file.close()
+
+    def _younger_moved(self, start: int, stop: int, cutoff_ns: int) -> tuple[int, int] | None:
+        for seq in sorted(seq for seq in self.moved if start <= seq < stop):
+            message = self._moved_message(seq)
+            if message is not None and _published_ns(message.frame) > cutoff_ns:
+                return seq, _published_ns(message.frame)
+        return None
 
     def _index_of(self, seq: int) -> int:
         return max(0, bisect_right(self.segments, seq, key=lambda entry: entry[0].first) - 1)
@@ -220,6 +329,18 @@ class _Cursor:
                 first, low_id = found[0] + 1, _number(found[1][ID])
         raise AssertionError("the steps never end")
 
+    def first_since(self, wanted_ns: int, first: int) -> tuple[int, bytes] | None:
+        """The first message from `first` on with this timestamp or a later one, if timestamps rise."""
+        end, found = self.end, None
+        while first < end:
+            middle = (first + end) // 2
+            at = self.first_from(middle)
+            if at is not None and _published_ns(at[1]) < wanted_ns:
+                first = at[0] + 1
+            else:
+                end, found = middle, at or found
+        return found
+
     def _go_to(self, offset: int, first: int) -> None:
         self.offset, self.next_seq = offset, first
         salt, limit = self.segment.salt, self.limit
@@ -284,6 +405,10 @@ class _Cursor:
         data = self.file.read(offset, size)
         self.look.bytes_read += len(data)
         return data
+
+
+def _published_ns(frame: bytes) -> int:
+    return int.from_bytes(frame[TIMESTAMP], "big", signed=True)
 
 
 def _number(message_id: bytes) -> int:

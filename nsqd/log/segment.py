@@ -94,6 +94,26 @@ class Segment:
         count = 0 if self.next_first is None else self.next_first - self.first
         return self.message_bytes / count if count and self.message_bytes else UNKNOWN_SIZE
 
+    def size_of(self, start: int, end: int, after: int) -> float:
+        """Bytes of its messages with sequence numbers in `[start, end)`, as an estimate; `after`: follows its last."""
+        size = self.message_bytes or self.file.size  # segments of version 1 have no figures
+        if start <= self.first and after <= end:
+            return size
+        begin, stop = (
+            self._offset_near(max(start, self.first), after),
+            self._offset_near(min(end, after), after),
+        )
+        return size * max(0.0, stop - begin) / max(1, self.file.size - FILE_HEADER_SIZE)
+
+    def _offset_near(self, seq: int, after: int) -> float:
+        """About where a message is, from the two notes around it."""
+        if seq >= after:
+            return self.file.size
+        at = bisect_right(self.marks, (seq, _HIGHEST))
+        first, offset = self.marks[max(0, at - 1)]
+        next_first, next_offset = self.marks[at] if at < len(self.marks) else (after, self.file.size)
+        return offset + (next_offset - offset) * (seq - first) / max(1, next_first - first)
+
     def has(self, seq: int) -> bool:
         """Whether this is one of its own messages."""
         return self.first <= seq and (self.next_first is None or seq < self.next_first)

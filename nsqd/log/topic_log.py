@@ -16,8 +16,9 @@ import contextlib
 import errno
 import random
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from types import MappingProxyType
 
 import attrs
@@ -50,6 +51,7 @@ __all__ = ["INDEX_BYTES", "Batch", "SyncError", "TopicLog"]
 
 # Bytes; so that no write has to wait because the page cache is full of dirty pages.
 WRITE_BACK_EVERY = 4 * 1024 * 1024
+_first = attrgetter("first")  # of a segment
 MOVED_RECORD_BYTES = 16 * 1024  # of a MOVED record, about: a read of one message reads all of it
 # Bytes of memory for the places of single records, for all logs of a data path.
 INDEX_BYTES = 32 * 1024 * 1024
@@ -162,6 +164,27 @@ class TopicLog:
     @property
     def bytes_on_disk(self) -> int:
         return sum(segment.file.size for segment in self.segments)
+
+    @property
+    def average_size(self) -> float:
+        """Bytes of a message's frame, on average over the newest ones, as far as that is known."""
+        last = self.segments[-1]
+        count = self.end - last.first
+        return (
+            last.message_bytes / count if last.message_bytes and count else self.segments[-2:][0].average_size
+        )
+
+    def message_bytes(self, start: int, end: int) -> float:
+        """Bytes of the frames of the messages `[start, end)`, as an estimate.
+
+        It is exact for whole segments, and else to a step of their indexes.
+        """
+        low = max(0, bisect_right(self.segments, start, key=_first) - 1)
+        high = max(low + 1, bisect_left(self.segments, end, key=_first))
+        return sum(
+            segment.size_of(start, end, self.end if segment.next_first is None else segment.next_first)
+            for segment in self.segments[low:high]
+        )
 
     @property
     def unsynced(self) -> list[Segment]:
@@ -490,6 +513,16 @@ class TopicLog:
             self.storage.replace(path, data)
         except OSError:
             return  # the loss is reported all the same
+
+    @property
+    def complete_from(self) -> int:
+        """From this sequence number on no message was removed. 0: none at all was."""
+        first = self.end
+        for segment in reversed(self.segments):
+            if segment.next_first is not None and segment.next_first < first:
+                break
+            first = segment.first
+        return first
 
     def removed(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges of `[start, end)` whose messages are in no file any more, as nobody has needed them."""

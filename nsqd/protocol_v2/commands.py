@@ -12,7 +12,7 @@ import struct
 from typing import Final
 
 from nsqd.access import COMMANDS as NEEDS
-from nsqd.broker import NotInFlight, NotOwner, Refused
+from nsqd.broker import LimitReached, NotInFlight, NotOwner, Refused
 from nsqd.protocol_v2.framing import Incomplete, MultiScan, parse_batch
 from nsqd.protocol_v2.identify import decode_identify
 from nsqd.protocol_v2.layers import Upgrade
@@ -278,7 +278,10 @@ def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     if batch is None or batch.end - position - 4 > context.max_body_size:
         _wait_for_batch(session, data, position, count)
     assert batch is not None
-    commit_number = broker.publish_frames(topic, batch.frames, batch.size)
+    try:
+        commit_number = broker.publish_frames(topic, batch.frames, batch.size)
+    except LimitReached as error:
+        raise ProtocolError("E_MPUB_FAILED", f"MPUB failed {error}") from error
     session.answers.answer_publish(topic, commit_number, count, "MPUB")
     return batch.end
 

@@ -20,6 +20,7 @@ from nsqd.rules.settings import (
     SettingsError,
     changed,
     contradiction,
+    in_effect,
     shown,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "SettingsError",
     "changed",
     "contradiction",
+    "in_effect",
     "parse_rules",
     "shown",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "SettingsError",
     "changed",
     "contradiction",
+    "in_effect",
     "parse_setting",
     "shown",
 ]
@@ -89,6 +90,11 @@ class Settings:
     max_attempts: int | None = None
     dead_topic: str | None = None
     retain: Retain | None = attrs.field(default=None, converter=_retain_of)
+
+    @property
+    def is_limiting(self) -> bool:
+        """Whether what waits is limited, or a channel without a consumer."""
+        return (self.max_depth, self.max_bytes, self.max_age, self.idle_ttl) != (None, None, None, None)
 
 
 NOTHING_SET: Final = Settings()
@@ -242,6 +248,18 @@ def changed(given: Given, changes: Mapping[str, object], *, of_channel: bool) ->
 def shown(given: Given) -> dict[str, Any]:
     """As JSON, in the order of `SETTINGS`."""
     return {name: setting.show(given[name]) for name, setting in SETTINGS.items() if name in given}
+
+
+def in_effect(settings: Settings) -> dict[str, Any]:
+    """What is set, as JSON, and the defaults that mean something then. Empty if nothing is."""
+    if settings is NOTHING_SET:
+        return {}
+    given = {name: value for name in SETTINGS if (value := getattr(settings, name)) is not None}
+    if settings.max_depth is settings.max_bytes is None and settings.policy != Policy.DEAD_LETTER:
+        del given["policy"]
+    if settings.idle_ttl is None:
+        del given["idle_action"]
+    return shown(given)
 
 
 def contradiction(given: Given, topic: str, available: Collection[str] = ()) -> str | None:

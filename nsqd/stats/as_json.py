@@ -5,7 +5,9 @@ drain, and `copies` if there are copies on other nodes, or of others here; of a 
 `dropped_count` and `damaged_count`, and if it has dead letters `leaving_count` and `dead_lettered` (by cause); of both
 `oldest_unfinished_ms`, the age of the oldest message, if there is one and it is known. A consumer has
 `since_finish_ms`, `handling_time_ms` and `oldest_in_flight_ms` only on request (`include_timings=true`); null: there is
-nothing to tell.
+nothing to tell. A topic or channel with limits, or that had some, has `limits` (the settings), `dropped_by_limits` and
+`rejected` (messages, by the limit) and `expired_count`; a channel with an `idle_ttl` has `idle` while it has no
+consumer.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from nsqd.stats.collect import (
     ChannelStats,
     DrainStats,
     Latency,
+    LimitStats,
     Stats,
     TopicStats,
 )
@@ -76,6 +79,8 @@ async def _topic(topic: TopicStats, now_ns: int, asked: str, yielder: Yielder) -
         "paused": topic.paused,
         "e2e_processing_latency": _latency(topic.latency),
         "disk_bytes": topic.disk_bytes,
+        **({} if topic.retained_bytes is None else {"retained_bytes": topic.retained_bytes}),
+        **_limits(topic.limits),
         **_age(topic.oldest_age(now_ns)),
     }
     return msgspec.Raw(_encode(value))
@@ -100,6 +105,7 @@ def _channel(channel: ChannelStats, now_ns: int, asked: str) -> dict[str, Any]:
         "dropped_count": channel.dropped_count,
         "damaged_count": channel.damaged_count,
         **_dead_letters(channel),
+        **_limits(channel.limits),
         **_age(channel.oldest_age(now_ns)),
     }
 
@@ -113,6 +119,25 @@ def _dead_letters(channel: ChannelStats) -> dict[str, Any]:
 
 def _age(seconds: float | None) -> dict[str, int]:
     return {} if seconds is None else {"oldest_unfinished_ms": int(seconds * 1000)}
+
+
+def _limits(limits: LimitStats | None) -> dict[str, Any]:
+    if limits is None:
+        return {}
+    value = {
+        "limits": limits.settings,
+        "dropped_by_limits": limits.dropped,
+        "expired_count": limits.expired,
+        "rejected": limits.rejected,
+    }
+    if (idle := limits.idle) is not None:
+        value["idle"] = {
+            "idle_ms": int(idle.seconds * 1000),
+            "ttl_ms": int(idle.ttl_seconds * 1000),
+            "action": idle.action,
+            "alarm": idle.alarm,
+        }
+    return value
 
 
 def _draining(drain: DrainStats) -> dict[str, Any]:

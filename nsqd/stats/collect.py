@@ -8,6 +8,7 @@ milliseconds apart. The clients are grouped by channel in one pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import trio
@@ -15,6 +16,7 @@ import trio
 from nsqd.broker import Channel, Locality, Topic
 from nsqd.broker.latency import LatencyHistogram
 from nsqd.protocol_v2.client_stats import ClientStats
+from nsqd.rules import NOTHING_SET, Settings, in_effect
 from nsqd.stats.copies import CopiesStats
 from nsqd.stats.memory import MemoryStats, memory_stats
 from nsqd.stats.oldest import PlaceKey, publish_times
@@ -27,7 +29,9 @@ __all__ = [
     "SLICE_SECONDS",
     "ChannelStats",
     "DrainStats",
+    "IdleStats",
     "Latency",
+    "LimitStats",
     "Stats",
     "StatsQuery",
     "TopicStats",
@@ -50,6 +54,35 @@ class Latency:
 
 
 NOT_MEASURED = Latency()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class IdleStats:
+    """A channel with an `idle_ttl` that has no consumer: for how long, in seconds, and what comes after how long.
+
+    `alarm`: that is soon.
+    """
+
+    seconds: float
+    ttl_seconds: float
+    action: str
+    alarm: bool
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class LimitStats:
+    """What is set for a channel, or a topic, and what the limits have done since the start.
+
+    `settings`: as JSON. `dropped`: messages by the name of the limit; `rejected`: messages of refused publishes.
+    """
+
+    settings: Mapping[str, Any]
+    max_depth: int | None
+    max_bytes: int | None
+    dropped: Mapping[str, int]
+    expired: int
+    rejected: Mapping[str, int]
+    idle: IdleStats | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -76,6 +109,8 @@ class ChannelStats:
     """Messages on their way to the dead topic."""
     dead_lettered: Mapping[str, int] = attrs.field(factory=dict)
     """Messages that went there, by cause; empty if there were none."""
+    limits: LimitStats | None = None
+    """None: nothing is limited, and nothing was."""
     client_count: int
     clients: list[ClientStats] | None
     paused: bool
@@ -90,7 +125,9 @@ class ChannelStats:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TopicStats:
-    """One topic; channels by name. `disk_bytes`: the size of its log."""
+    """One topic; channels by name. `disk_bytes`: the size of its log. `retained_bytes`: of that, finished messages that
+    the setting `retain` keeps; None without it.
+    """
 
     name: str
     channels: list[ChannelStats]
@@ -99,7 +136,10 @@ class TopicStats:
     message_count: int
     message_bytes: int
     disk_bytes: int
+    retained_bytes: int | None = None
     dropped_count: int = 0
+    limits: LimitStats | None = None
+    """Of its own messages; None as for a channel."""
     paused: bool
     latency: Latency = NOT_MEASURED
     oldest_ns: int | None = None
@@ -195,7 +235,11 @@ async def _collect_topics(
     for name in [query.topic] if query.topic else sorted(topics):
         topic = topics.get(name)  # it may have been deleted since the names were sorted
         if topic is not None and (not query.channel or query.channel in topic.channels):
-            found.append(await _topic_stats(topic, query, clients, percentiles, oldest, yielder))
+            stats = await _topic_stats(topic, query, clients, percentiles, oldest, yielder)
+            retention = daemon.broker.retentions.get(name)
+            if retention is not None and topic.settings.retain is not None:
+                stats = attrs.evolve(stats, retained_bytes=retention.retained_bytes)
+            found.append(stats)
     return found
 
 
@@ -217,7 +261,9 @@ async def _topic_stats(
         if query.channel in ("", name):
             its_clients = clients.get((topic.name, name), []) if query.include_clients else None
             latency = _latency(its_samples, percentiles)
-            channels.append(_channel_stats(channel, its_clients, latency, oldest.get((topic.name, name))))
+            channels.append(
+                _channel_stats(topic, channel, its_clients, latency, oldest.get((topic.name, name)))
+            )
         await yielder.maybe_yield()
     await yielder.maybe_yield()
     return TopicStats(
@@ -229,14 +275,51 @@ async def _topic_stats(
         message_bytes=topic.message_bytes,
         disk_bytes=topic.store.bytes_on_disk,
         dropped_count=topic.dropped_count,
+        limits=_limit_stats(topic.settings, topic.dropped_by, topic.expired_count, _rejected(topic, "")),
         paused=topic.paused,
         latency=_latency(samples, percentiles),
         oldest_ns=oldest.get((topic.name, "")),
     )
 
 
+def _rejected(topic: Topic, channel: str) -> dict[str, int]:
+    return {limit: count for (name, limit), count in topic.rejected.items() if name == channel}
+
+
+def _limit_stats(
+    settings: Settings,
+    dropped: Mapping[str, int],
+    expired: int,
+    rejected: Mapping[str, int],
+    idle: IdleStats | None = None,
+) -> LimitStats | None:
+    if settings is NOTHING_SET and not (dropped or expired or rejected):
+        return None
+    return LimitStats(
+        settings=in_effect(settings),
+        max_depth=settings.max_depth,
+        max_bytes=settings.max_bytes,
+        dropped=dict(dropped),
+        expired=expired,
+        rejected=rejected,
+        idle=idle,
+    )
+
+
+def _idle_stats(channel: Channel) -> IdleStats | None:
+    settings, since = channel.settings, channel.idle_since
+    if since is None or settings.idle_ttl is None or channel.subscriptions:
+        return None
+    return IdleStats(
+        seconds=channel.context.now - since,
+        ttl_seconds=settings.idle_ttl / SECOND,
+        action=settings.idle_action,
+        alarm=channel.idle_alarm,
+    )
+
+
 def _channel_stats(
-    channel: Channel, clients: list[ClientStats] | None, latency: Latency, oldest_ns: int | None
+    topic: Topic, channel: Channel, clients: list[ClientStats] | None, latency: Latency, oldest_ns: int | None
 ) -> ChannelStats:
     return ChannelStats(
         name=channel.name,
@@ -255,6 +338,13 @@ def _channel_stats(
         damaged_count=channel.counts.damaged,
         leaving_count=len(channel.leaving),
         dead_lettered={cause.value: count for cause, count in channel.counts.dead_lettered.items()},
+        limits=_limit_stats(
+            channel.settings,
+            channel.counts.dropped_by,
+            channel.counts.expired,
+            _rejected(topic, channel.name),
+            _idle_stats(channel),
+        ),
         client_count=len(channel.subscriptions),
         clients=clients,
         paused=channel.paused,

@@ -8,7 +8,7 @@ create series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
@@ -19,6 +19,7 @@ from nsqd.stats.collect import (
     SLICE_SECONDS,
     ChannelStats,
     Latency,
+    LimitStats,
     Stats,
     StatsQuery,
     TopicStats,
@@ -234,6 +235,11 @@ def _of_topics(rows: list[_TopicRow]) -> Iterator[Family]:
     text = "Time since the oldest message that no channel has got yet was published."
     yield gauge("nsqd_topic_oldest_message_age_seconds", text, _ages(rows))
     yield from _latencies("nsqd_topic", [(r.labels, r.stats.latency) for r in rows if r.stats.latency.count])
+    yield from _of_limits("nsqd_topic", [(r.labels, r.stats.limits) for r in rows if r.stats.limits])
+    retained = [(r.labels, r.stats.retained_bytes) for r in rows if r.stats.retained_bytes is not None]
+    if retained:
+        text = "Of the log, finished messages that are kept for replays."
+        yield gauge("nsqd_topic_retained_bytes", text, retained)
 
 
 def _of_channels(rows: list[_ChannelRow], *, by_locality: bool) -> Iterator[Family]:
@@ -251,6 +257,56 @@ def _of_channels(rows: list[_ChannelRow], *, by_locality: bool) -> Iterator[Fami
     yield from _latencies(
         "nsqd_channel", [(r.labels, r.stats.latency) for r in rows if r.stats.latency.count]
     )
+    limited = [(r.labels, r.stats.limits) for r in rows if r.stats.limits]
+    yield from _of_limits("nsqd_channel", limited)
+    yield from _of_channel_limits(limited)
+
+
+_LimitRows = list[tuple[str, LimitStats]]
+"""With labels."""
+
+
+def _of_limits(prefix: str, rows: _LimitRows) -> Iterator[Family]:
+    """Of topics or channels; none where nothing is limited."""
+    if rows:
+        text = "Messages of publishes that were refused, by the limit."
+        rejected = [(labels, limits.rejected) for labels, limits in rows]
+        yield counter(f"{prefix}_rejected_messages_total", text, _by_limit(rejected))
+        text = "Messages that waited and were dropped, by the limit."
+        dropped = [(labels, limits.dropped) for labels, limits in rows]
+        yield counter(f"{prefix}_limit_dropped_messages_total", text, _by_limit(dropped))
+        text = "Messages that waited until they were older than max_age."
+        expired = [(labels, limits.expired) for labels, limits in rows]
+        yield counter(f"{prefix}_expired_messages_total", text, expired)
+
+
+def _of_channel_limits(rows: _LimitRows) -> Iterator[Family]:
+    for name, text, value in _LIMIT_GAUGES:
+        samples = [(labels, found) for labels, each in rows if (found := value(each)) is not None]
+        if samples:
+            yield gauge(f"nsqd_channel_{name}", text, samples)
+
+
+_LIMIT_GAUGES: Final[Sequence[tuple[str, str, Callable[[LimitStats], float | None]]]] = (
+    ("max_depth", "The limit of messages that wait.", lambda each: each.max_depth),
+    ("max_bytes", "The limit of bytes of messages that wait.", lambda each: each.max_bytes),
+    (
+        "idle_seconds",
+        "For how long a channel with an idle_ttl has had no consumer.",
+        lambda each: each.idle.seconds if each.idle else None,
+    ),
+    (
+        "idle_alarm",
+        "1 if it is deleted or paused for that soon.",
+        lambda each: int(each.idle.alarm) if each.idle else None,
+    ),
+)
+
+
+def _by_limit(rows: list[tuple[str, Mapping[str, int]]]) -> Iterator[Sample]:
+    for labels, counts in rows:
+        for limit, count in counts.items():
+            yield f'{labels[:-1]},cause="{limit}"}}', count
 
 
 def _samples(rows: list[_Row[_Stats]], value: Callable[[_Stats], float]) -> Iterator[Sample]:
@@ -322,7 +378,7 @@ _CHANNEL_FAMILIES: Final[Sequence[tuple[str, str, str, Callable[[ChannelStats], 
     (
         "dropped_messages_total",
         "counter",
-        "Messages dropped: the channel was emptied, a consumer samples, an ephemeral channel was full.",
+        "Messages dropped: the channel was emptied, a consumer samples, an ephemeral channel or a limit was full.",
         lambda c: c.dropped_count,
     ),
     (

@@ -107,6 +107,11 @@ CHANNEL = channel(
     global_msg_count=3,
     oldest_unfinished_ms=5_000,
     damaged_count=1,
+    limits={"max_depth": 9, "max_age": "1h0m0s", "policy": "drop_oldest", "retain": ["1h"]},
+    dropped_by_limits={"max_depth": 2},
+    expired_count=1,
+    rejected={"max_bytes": 4},
+    idle={"idle_ms": 5, "ttl_ms": 9, "action": "delete", "alarm": False},
 )
 REAL_STATS = {
     "version": "1.4.0",

@@ -10,7 +10,7 @@ import pytest
 from nsqadmin.alarms.alarm import Alarm, Kind, Subject
 from nsqadmin.alarms.memory import Memory
 from nsqadmin.cluster.snapshot import ClusterSnapshot, NodeSnapshot, Usage
-from nsqadmin.model import Copies, Draining, Follower, HeldCopy
+from nsqadmin.model import Copies, Draining, Follower, HeldCopy, Idle
 from nsqkit.options import MINUTE
 from tests.nsqadmin.alarms.looking import FakeMinutes, kinds, look, minutes
 from tests.nsqadmin.pages.cluster import NODE, NOW, channel, held_copy, node, problem, snapshot, topic
@@ -182,6 +182,29 @@ class TestShares:
         self, stats: dict[str, Any], history: FakeMinutes
     ) -> None:
         assert look(cluster(client_count=1, **stats), history) == []
+
+
+class TestIdle:
+    def idle(self, **changes: Any) -> Idle:
+        given = {"idle_ms": 7_200_000, "ttl_ms": 9_000_000, "action": "delete", "alarm": True, **changes}
+        return Idle(**given)
+
+    def test_a_channel_that_is_deleted_soon(self) -> None:
+        """Whether or not messages wait in it."""
+        alarm = one(look(cluster(deferred_count=3, idle=self.idle())), Kind.IDLE)
+        assert alarm.text == (
+            f"{NODE} deletes it in 30 min, as it has had no consumer for 2 h; 3 messages waiting"
+        )
+        assert alarm.figures == {"messages": 3, "seconds_left": 1800}
+        assert kinds(look(cluster(idle=self.idle()))) == [Kind.IDLE]
+
+    def test_one_that_is_paused_soon(self) -> None:
+        alarm = one(look(cluster(idle=self.idle(action="pause", idle_ms=9_000_001))), Kind.IDLE)
+        assert alarm.text.startswith(f"{NODE} pauses it in ")
+        assert alarm.figures["seconds_left"] == 0
+
+    def test_it_is_the_nsqd_that_says_when(self) -> None:
+        assert look(cluster(idle=self.idle(alarm=False))) == []
 
 
 class TestWaiting:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsqadmin.cluster.merge import merge_channel, merge_latency, merge_nodes, merge_topic, tell_apart
-from nsqadmin.model import ChannelStats, Count, Latency, Node, Percentile, TopicStats
+from nsqadmin.model import ChannelStats, Count, Latency, Limits, Node, Percentile, TopicStats
 
 COUNTS = st.integers(0, 10**12)
 
@@ -70,6 +70,19 @@ class TestSums:
             assert [getattr(merged, name) for name in names] == [
                 2 * place + 30 for place in range(len(names))
             ]
+
+    def test_what_limits_did_is_summed_by_limit(self) -> None:
+        limits = Limits(max_depth=5)
+        parts = [
+            ChannelStats("c", limits=limits, dropped_by_limits={"max_depth": 2}, rejected={"max_bytes": 1}),
+            ChannelStats("c", dropped_by_limits={"max_depth": 3, "max_bytes": 4}),
+            ChannelStats("c"),
+        ]
+        merged = merge_channel("t", "c", parts)
+        assert merged.limits is limits
+        assert merged.dropped_by_limits == {"max_depth": 5, "max_bytes": 4}
+        assert merged.rejected == {"max_bytes": 1}
+        assert merge_channel("t", "c", parts[2:]).dropped_by_limits is None
 
     def test_the_parts_of_a_sum_are_not_changed(self) -> None:
         part = TopicStats("t", [ChannelStats("c", depth=3, node="a:1")], node="a:1", hostname="a")

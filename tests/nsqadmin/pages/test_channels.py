@@ -7,8 +7,8 @@ from collections import Counter
 import trio
 import trio.testing
 
-from nsqadmin.model import Latency, Percentile
-from nsqadmin.pages.channels import channel_progress
+from nsqadmin.model import Latency, Limits, Percentile
+from nsqadmin.pages.channels import channel_limits, channel_progress
 from nsqadmin.text import UNKNOWN
 from tests.nsqadmin.pages.cluster import NODE, NOW, channel, client, fake_console, snapshot, topic
 from tests.nsqadmin.pages.reading import fetch
@@ -41,6 +41,31 @@ async def test_the_page_shows_counters_of_each_node_and_of_all() -> None:
     ]
     words = "60 % in the same zone, 30 % in the same region, 10 % elsewhere"
     assert [each["title"] for each in page.all("span", class_="share")] == [words] * 3
+
+
+async def test_limits_are_shown_with_what_they_did() -> None:
+    held = channel(
+        "a",
+        "b",
+        limits=Limits(max_depth=1000, max_age="1h0m0s", policy="drop_oldest"),
+        dropped_by_limits={"max_depth": 5},
+        expired_count=2,
+        rejected={"max_bytes": 9},
+    )
+    page = await fetch(fake_console(snapshot(topic("a", [held]))), "/topics/a/b")
+    assert "Dropped by limits 7 max_depth 1,000, max_age 1h0m0s, policy drop_oldest" in page.text
+    assert "Publishes refused 9 messages, by max_bytes" in page.text
+
+
+async def test_channels_without_limits_show_none() -> None:
+    page = await fetch(fake_console(snapshot(topic("a", [channel("a", "b")]))), "/topics/a/b")
+    assert "limits" not in page.text
+
+
+async def test_what_limits_did_is_shown_after_they_are_gone() -> None:
+    found = channel_limits(channel("a", "b", dropped_by_limits={"max_depth": 5}).stats)
+    assert found is not None
+    assert (found.settings, found.dropped, found.rejected) == ("", 5, 0)
 
 
 async def test_there_is_no_delivery_column_without_delivery_counts() -> None:

@@ -7,6 +7,7 @@ Seconds go by in steps that floats hold exactly (halves, quarters), so tests may
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 
@@ -150,6 +151,12 @@ class Harness:
         target = self.topic(topic)
         target.publish(frames, sum(map(len, frames)))
         return self._receipt(target, frames)
+
+    def submit(self, *bodies: bytes, topic: str = "t", delay: float = 0.0) -> None:
+        """Publish through the broker, which may refuse it, and do a round. `LimitReached`."""
+        self.broker.advance(self.now, self.wall_ns)
+        self.broker.publish(self.topic(topic), bodies, int(delay * SECOND_NS))
+        self.round()
 
     def publish(self, *bodies: bytes, topic: str = "t") -> Receipt:
         """Publish in one piece, and do a round."""
@@ -355,6 +362,15 @@ def log_backlog(channel: Channel) -> LogBacklog:
     return channel.backlog
 
 
+def messages_there(topic: Topic, start: int = 0) -> dict[int, Message]:
+    """By seq: the messages from `start` on that the log has, and that channels have been given."""
+    view = view_of(topic)
+    seqs = range(start, view.high_watermark)
+    with contextlib.closing(view.log.look().messages(seqs)) as messages:
+        found = zip(seqs, messages, strict=True)
+        return {seq: decode_message(message.frame) for seq, message in found if message is not None}
+
+
 def deferred_of(channel: Channel) -> dict[int, tuple[int, float]]:
     """seq -> (attempts, due)."""
     entries = {seq: channel.deferred.get(seq) for seq in channel.deferred}
@@ -418,6 +434,7 @@ def conserved(channel: Channel) -> bool:
     counted = (
         channel.counts.finished
         + channel.counts.dropped
+        + channel.counts.expired
         + channel.counts.damaged
         + channel.counts.dead_lettered.total()
         + len(channel.leaving)

@@ -433,3 +433,83 @@ class TestTheDeadTopic:
             assert message is not None
             assert message.origin is not None
             assert Origin.decode(message.origin).topic == "t"
+
+
+class TestLimits:
+    """The policy `dead_letter`: what a limit would drop leaves."""
+
+    @staticmethod
+    def limited(**settings: object) -> Harness:
+        rule = {"topic": "t", "channel": "c", "policy": "dead_letter", **settings}
+        harness = Harness(rules=parse_rules([rule]))
+        harness.create()
+        return harness
+
+    def test_the_oldest_beyond_a_depth(self) -> None:
+        harness = self.limited(max_depth=3)
+        consumer = harness.subscribe(rdy=2)
+        harness.publish_many(2)
+        harness.rdy(consumer, 0)
+        for message_id, delay in zip(consumer.in_flight, (0.0, 60.0), strict=True):
+            harness.requeue(consumer, message_id, delay)
+        for at in range(4):
+            assert harness.publish(b"new%d" % at).acknowledged
+        settle(harness)
+        # In turn: what was delivered before, then what is ready.
+        assert dead_bodies(harness) == [b"m0", b"new0", b"new1"]
+        assert (consumer.channel.depth, len(consumer.channel.deferred)) == (2, 1)
+        assert consumer.channel.counts.dead_lettered == {Cause.MAX_DEPTH: 3}
+        consumer.channel.invariant()
+        assert conserved(consumer.channel)
+        origins = [Origin.decode(letter.origin or b"") for letter in letters(harness)]
+        assert [(origin.cause, origin.attempts) for origin in origins] == [
+            ("max_depth", 1),
+            ("max_depth", 0),
+            ("max_depth", 0),
+        ]
+
+    def test_the_oldest_beyond_a_size(self) -> None:
+        harness = self.limited(max_bytes="2000B")
+        for at in range(30):
+            harness.publish(b"%03d" % at * 50)
+        settle(harness)
+        channel = harness.channel()
+        assert dead_bodies(harness) == [b"%03d" % at * 50 for at in range(30 - channel.depth)]
+        assert 0 < channel.depth < 15
+        assert channel.counts.dead_lettered == {Cause.MAX_BYTES: 30 - channel.depth}
+        channel.invariant()
+
+    def test_what_is_too_old(self) -> None:
+        harness = self.limited(max_age="10s")
+        consumer = harness.subscribe(rdy=1)
+        harness.publish(b"requeued", b"ready")
+        harness.rdy(consumer, 0)
+        harness.requeue(consumer, consumer.in_flight[0])
+        harness.advance(8.0)
+        harness.publish(b"new")
+        for _ in range(5):
+            harness.advance(1.0)
+        settle(harness)
+        assert sorted(dead_bodies(harness)) == [b"ready", b"requeued"]
+        assert consumer.channel.counts.dead_lettered == {Cause.MAX_AGE: 2}
+        assert consumer.channel.counts.expired == 0
+        assert consumer.channel.depth == 1
+        consumer.channel.invariant()
+        assert conserved(consumer.channel)
+
+    def test_without_a_dead_topic_publishes_are_refused(self) -> None:
+        harness = Harness(rules=parse_rules([{"max_depth": 1, "policy": "dead_letter"}]))
+        channel = harness.create("c", DEAD)
+        assert not channel.trims
+        assert harness.create("c").trims
+
+    def test_while_the_dead_topic_cannot_be_written_they_leave_all_the_same(self) -> None:
+        harness = self.limited(max_depth=1)
+        harness.fail("append", errno.EIO, path=f"topic-{DEAD}")
+        harness.publish_many(5)
+        settle(harness)
+        assert (harness.channel().depth, len(harness.channel().leaving)) == (1, 4)
+        harness.heal()
+        for _ in range(40):
+            harness.advance(1.0)
+        assert dead_bodies(harness) == [b"m0", b"m1", b"m2", b"m3"]

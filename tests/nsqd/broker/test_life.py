@@ -148,6 +148,16 @@ class Scene:
             self.lose_connection()
         self.disconnect()
 
+    def drop(self) -> None:
+        self.channel.drop_oldest(1, "max_depth")
+        self.harness.round()
+
+    def expire(self) -> None:
+        """With a limit that is short, and a clock that stands still: nothing else must become due."""
+        self.harness.topic().set_channel_limits(self.name, {"max_age": 1})
+        self.channel.expire(1)
+        self.harness.round()
+
     def empty(self) -> None:
         self.harness.topic().empty_channel(self.name)
         self.harness.round()
@@ -183,6 +193,8 @@ PLAYED: dict[MessageEvent, Callable[[Scene], None]] = {
     MessageEvent.COME_DUE: Scene.come_due,
     MessageEvent.DISCONNECT: Scene.disconnect,
     MessageEvent.DISCONNECT_AGAIN: Scene.disconnect_again,
+    MessageEvent.DROP: Scene.drop,
+    MessageEvent.EXPIRE: Scene.expire,
     MessageEvent.EMPTY: Scene.empty,
     MessageEvent.LOSE: Scene.lose,
     MessageEvent.KILL: Scene.kill,

@@ -21,17 +21,18 @@ from nsqd.broker.life import MessageState
 from nsqd.broker.peek import PeekState, search, whereabouts
 from nsqd.log.origin import Cause, Origin
 from nsqd.log.store import StoreOptions
-from nsqd.rules import parse_rules
+from nsqd.rules import Retain, Rule, Rules
 from nsqkit.wire import decode_message
-from nsqkit.wire.frames import ID
 from nsqkit.wire.names import is_ephemeral
 from tests.nsqd.broker.harness import (
+    SECOND_NS,
     Consumer,
     Harness,
     conserved,
     deferred_of,
     everything_of,
     log_backlog,
+    messages_there,
     peeked,
     view_of,
 )
@@ -55,6 +56,7 @@ class CoreMachine(RuleBasedStateMachine):
         latency_window=st.sampled_from([0.0, 8.0]),
         topology=st.sampled_from([None, PLACES[0]]),
         max_attempts=st.sampled_from([None, 1, 3]),
+        retain=st.sampled_from([None, Retain(4 * SECOND_NS, None), Retain(None, 3000)]),
         busy=st.booleans(),
     )
     def start(
@@ -64,16 +66,19 @@ class CoreMachine(RuleBasedStateMachine):
         latency_window: float,
         topology: Topology | None,
         max_attempts: int | None,
+        retain: Retain | None,
         busy: bool,
     ) -> None:
         options = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=segment_bytes)
+        given: dict[str, object] = {"retain": retain} if retain else {}
+        given |= {"max_attempts": max_attempts} if max_attempts else {}
         self.harness = Harness(
             options,
             mem_queue_size=mem_queue_size,
             max_msg_timeout=MAX_MSG_TIMEOUT,
             latency_window=latency_window,
             topology=topology,
-            rules=parse_rules([{"max_attempts": max_attempts}] if max_attempts else []),
+            rules=Rules((Rule(1, "*", "*", given),) if given else ()),
         )
         self.model: dict[str, TopicModel] = {}
         self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
@@ -409,12 +414,8 @@ class CoreMachine(RuleBasedStateMachine):
 
     def messages(self, name: str, start: int) -> dict[int, bytes]:
         """The ids of the messages from `start` on that the log has, and that channels have got, by number."""
-        topic, view = self.model[name], view_of(self.harness.topic(name))
-        seqs = range(start, view.high_watermark)
-        with contextlib.closing(view.log.look().messages(seqs)) as found:
-            messages = zip(seqs, found, strict=True)
-            ids = {seq: message.frame[ID] for seq, message in messages if message is not None}
-        return {seq: message_id for seq, message_id in ids.items() if message_id not in topic.dropped}
+        there, dropped = messages_there(self.harness.topic(name), start), self.model[name].dropped
+        return {seq: message.id for seq, message in there.items() if message.id not in dropped}
 
     def channel_model(self, name: str, channel: str) -> ChannelModel | None:
         topic = self.model.get(name)

@@ -9,7 +9,15 @@ import pytest
 from nsqd.broker import Channel, NotFound, NotInFlight, Refused
 from nsqd.log.snapshots import SLICE
 from nsqd.log.store import StoreOptions
-from tests.nsqd.broker.harness import Consumer, Harness, conserved, deferred_of, log_backlog, view_of
+from tests.nsqd.broker.harness import (
+    SECOND_NS,
+    Consumer,
+    Harness,
+    conserved,
+    deferred_of,
+    log_backlog,
+    view_of,
+)
 
 
 def harness_with(count: int, **options: object) -> tuple[Harness, Consumer]:
@@ -234,6 +242,33 @@ class TestSeek:
             harness.topic(topic).seek_channel(channel, 0)
         with pytest.raises(Refused, match="ephemeral"):
             harness.topic(topic).create_channel_from(f"x{channel}", 0)
+
+    def test_what_comes_again_is_as_old_as_it_is(self) -> None:
+        """Nobody has needed it, so its age was not looked at: `max_age` must neither drop all of it nor spare it."""
+        harness = Harness()
+        consumer = harness.subscribe(rdy=100)
+        harness.topic().set_channel_limits("c", {"max_age": 100 * SECOND_NS})
+        for _ in range(20):
+            harness.advance(10.0)
+            harness.publish(b"m")
+            harness.drain(consumer)
+        harness.advance(1.0)
+        harness.rdy(consumer, 0)
+        channel = seek(harness, 0)
+        assert channel.depth == 20
+        harness.advance(1.0)
+        assert (channel.depth, channel.counts.expired, channel.counts.dropped) == (10, 10, 0)
+
+    def test_limits_hold_for_what_comes_again(self) -> None:
+        harness, consumer = harness_with(20)
+        harness.rdy(consumer, 0)
+        harness.topic().set_channel_limits("c", {"max_depth": 5, "policy": "drop_oldest"})
+        channel = seek(harness, 0)
+        assert channel.depth == 5
+        assert channel.own_settings == {"max_depth": 5, "policy": "drop_oldest"}
+        harness.kill()
+        assert harness.channel().own_settings == {"max_depth": 5, "policy": "drop_oldest"}
+        assert harness.channel().depth == 5
 
     def test_no_such_channel(self) -> None:
         harness = Harness()

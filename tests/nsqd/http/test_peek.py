@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsqd.broker.peek import PeekState, peek_channel
-from nsqd.http import peek as peek_module
+from nsqd.http import looks as looks_module
 from nsqd.http import peeked as peeked_module
 from nsqd.http.message_filter import MessageFilter
 from nsqd.http.peeked import Moment, PageQuery, Peeked
@@ -395,7 +395,7 @@ async def test_a_look_whose_messages_are_removed_again_and_again_gives_up() -> N
     async with serving(daemon) as client:
         daemon.storage.fault = vanish
         assert_error(await client.get(f"/channel/peek?{WHERE}"), 500, "INTERNAL_ERROR")
-    assert tries == peek_module.TRIES
+    assert tries == looks_module.TRIES
 
 
 # --- any page

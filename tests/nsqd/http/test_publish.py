@@ -147,6 +147,20 @@ async def test_a_full_disk(target: str) -> None:
     assert not daemon.broker.topics
 
 
+@pytest.mark.parametrize(
+    ("target", "body"), [("/pub?topic=t", b"x"), ("/pub?topic=t&defer=5", b"x"), ("/mpub?topic=t", b"x\ny")]
+)
+async def test_a_limit_is_named(target: str, body: bytes) -> None:
+    daemon = small()
+    daemon.make("t", "c")
+    daemon.broker.topics["t"].set_channel_limits("c", {"max_depth": 2})
+    reason = "LIMIT_REACHED: max_depth of channel c is 2, and 2 messages wait"
+    async with serving(daemon) as client:
+        assert_ok(await client.post("/mpub?topic=t", b"x\ny"))
+        assert_error(await client.post(target, body), 503, reason)
+    assert daemon.broker.topics["t"].message_count == 2
+
+
 # --- /mpub
 
 

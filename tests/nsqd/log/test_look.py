@@ -234,6 +234,137 @@ def test_a_log_after_a_start_is_looked_at() -> None:
     assert seen(log, range(7)) == [frame(seq) for seq in range(7)]
 
 
+def timed_log(stamps: Sequence[int], size: int = 20, segment: int = 1 << 30) -> TopicLog:
+    """Messages with these timestamps, in records of up to ten."""
+    log = new_log(MemoryStorage(), max_segment_bytes=segment)
+    for first in range(0, len(stamps), 10):
+        part = stamps[first : first + 10]
+        log.append(
+            [Batch.of([frame(n, b"x" * size, timestamp_ns=stamp) for n, stamp in enumerate(part, first)])]
+        )
+    return log
+
+
+@pytest.mark.parametrize("segment", [300, 5000, 1 << 30])
+def test_the_first_message_since_a_time(segment: int) -> None:
+    chance = random.Random(segment)
+    stamps = sorted(chance.choices(range(0, 3000, 3), k=700))
+    log = without_index(timed_log(stamps, segment=segment))
+    for wanted in (-1, 0, *chance.choices(range(3100), k=100), 3100):
+        for start in (0, 250):
+            found = log.look().first_since(wanted, start)
+            expected = next((n for n, stamp in enumerate(stamps) if n >= start and stamp >= wanted), None)
+            assert (found and found[0]) == expected
+            assert found is None or found[1] == frame(found[0], b"x" * 20, timestamp_ns=stamps[found[0]])
+
+
+def test_a_search_for_a_time_reads_little() -> None:
+    log = without_index(timed_log(range(200_000)))
+    look = log.look()
+    found = look.first_since(123_456, 0)
+    assert found is not None
+    assert found[0] == 123_456
+    assert look.bytes_read < 20 * CHUNK < log.position / 10
+
+
+def test_the_first_message_since_a_time_over_aborted_ones_and_removed_segments() -> None:
+    log = timed_log(range(100), segment=300)
+    log._use_up([Batch.of([frame(0)] * 5)])  # an append has failed
+    append(log, 1)
+    log.drop(log.segments[2:4])
+    first = log.segments[2].first
+    assert log.complete_from == first > log.segments[1].first
+    assert log.removed(0, log.end) == [(log.segments[1].next_first, first)]
+    look = log.look()
+    assert (
+        look.first_from(first - 1)
+        == look.first_since(first - 1, 0)
+        == (first, frame(first, b"x" * 20, first))
+    )
+    assert look.first_from(100) == (105, frame(105))
+    assert look.first_from(106) is None
+    assert look.first_since(10**18, 0) is None
+
+
+def test_a_log_that_nothing_was_removed_from_is_complete() -> None:
+    log = new_log(MemoryStorage(), max_segment_bytes=300)
+    assert (log.complete_from, log.removed(0, 0)) == (0, [])
+    for _ in range(20):
+        append(log, 3)
+    assert log.complete_from == 0
+    log.moved[3] = 0
+    log.drop(log.segments[:1])
+    first = log.segments[0].first
+    assert log.complete_from == first
+    assert log.removed(0, log.end) == [(0, 3), (4, first)]
+
+
+def aged_log(times: Sequence[int], storage: MemoryStorage, segment_bytes: int = 4000) -> TopicLog:
+    """Messages that were published at these times, in batches of up to five."""
+    log = new_log(storage, max_segment_bytes=segment_bytes)
+    for first in range(0, len(times), 5):
+        made = [frame(seq, timestamp_ns=at) for seq, at in enumerate(times[first : first + 5], first)]
+        log.append([Batch.of(made)])
+    return log
+
+
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_the_first_younger_message_is_found(is_cold: bool) -> None:
+    times = [10 * (seq // 3) for seq in range(2000)]
+    log = aged_log(times, MemoryStorage())
+    assert len(log.segments) > 20
+    if is_cold:
+        without_index(log)
+    for start in (0, 1, 700, 1999):
+        for cutoff in (-1, 0, 9, 10, 2000, 2345, 5000, 6649, 6650, 6659, 6660, 9999):
+            younger = next((seq for seq in range(start, 2000) if times[seq] > cutoff), None)
+            expected = (2000, None) if younger is None else (younger, times[younger])
+            assert log.look().first_younger(start, 2000, cutoff) == expected, (start, cutoff)
+
+
+def test_it_is_looked_for_up_to_a_message() -> None:
+    log = aged_log(range(100), MemoryStorage())
+    assert log.look().first_younger(0, 50, 70) == (50, None)
+    assert log.look().first_younger(0, 50, 48) == (49, 49)
+    assert log.look().first_younger(50, 50, 0) == (50, None)
+
+
+def test_aborted_ones_hide_no_younger_message() -> None:
+    """The last message of a part is not there: that says nothing of the part."""
+    log = new_log(MemoryStorage())
+    for at in range(0, 200, 10):
+        log.append([Batch.of([frame(log.end, timestamp_ns=at) for _ in range(1)])])
+        log.end += 40  # as after an append that failed
+    for cutoff in (-1, 0, 15, 100, 189):
+        seq, published = log.look().first_younger(0, log.end, cutoff)
+        assert published == 10 * (cutoff // 10 + 1)
+        assert seq == 41 * (cutoff // 10 + 1)
+    assert log.look().first_younger(0, log.end, 190) == (log.end, None)
+
+
+def test_moved_messages_are_looked_at() -> None:
+    log = aged_log(range(0, 400, 10), MemoryStorage(), segment_bytes=500)
+    first, second = log.segments[1].first, log.segments[2].first
+    log.append_moved([(seq, frame(seq, timestamp_ns=10 * seq)) for seq in (first - 1, first, first + 1)])
+    log.drop(log.segments[:2])
+    assert second > first + 2
+    for seq in (first - 1, first, first + 1):
+        assert log.look().first_younger(0, log.end, 10 * seq - 1) == (seq, 10 * seq)
+    assert log.look().first_younger(0, log.end, 10 * (first + 1)) == (second, 10 * second)
+
+
+def test_a_search_for_an_age_reads_little() -> None:
+    log = new_log(MemoryStorage(), max_segment_bytes=5 << 20)
+    for first in range(0, 200_000, 100):
+        made = [frame(seq, b"x" * 20, timestamp_ns=seq) for seq in range(first, first + 100)]
+        log.append([Batch.of(made)])
+    without_index(log)
+    for seq in (0, 77_777, 199_999):
+        look = log.look()
+        assert look.first_younger(0, log.end, seq - 1) == (seq, seq)
+        assert look.bytes_read < log.position
+
+
 @pytest.mark.parametrize("is_moved", [False, True])
 def test_dead_letters_are_found_with_where_they_are_from(is_moved: bool) -> None:
     log = new_log(MemoryStorage())

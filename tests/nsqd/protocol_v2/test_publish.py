@@ -269,6 +269,23 @@ def test_a_full_disk_is_told_by_the_command(data: bytes, name: str, topic_is_the
     assert client.closed
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(pub(b"x"), "PUB"), (mpub(b"x", b"y"), "MPUB"), (dpub(b"x", 0), "DPUB"), (dpub(b"x", 9), "DPUB")],
+)
+def test_a_limit_is_told_by_the_command(data: bytes, name: str) -> None:
+    """What came before in the same round is published."""
+    machine = Machine()
+    machine.consumer(rdy=0)
+    machine.broker.topics["t"].set_channel_limits("c", {"max_depth": 1})
+    client = machine.client().send(pub(b"before") + data)
+    reason = "max_depth of channel c is 1, and 1 messages wait"
+    assert client.answers() == [OK, error(f"E_{name}_FAILED {name} failed {reason}")]
+    assert client.closed
+    assert machine.client().send(pub(b"elsewhere", topic="u")).answers() == [OK]
+    assert bodies_of(machine) == [b"before"]
+
+
 def test_a_sub_that_makes_a_topic_on_a_full_disk_gets_an_error() -> None:
     machine = Machine()
     machine.broker.store.space.full = "no space left on device"

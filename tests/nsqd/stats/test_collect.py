@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from nsqd.broker import Topology
+from nsqd.broker import LimitReached, Topology
 from nsqd.broker.latency import BITS
 from nsqd.protocol_v2.client_stats import Timings
 from nsqd.stats.as_json import stats_json
@@ -192,6 +192,53 @@ async def test_dropped_and_timed_out() -> None:
         await client.post("/channel/empty?topic=a&channel=ch")
         channel = (await client.get("/stats?format=json")).json["topics"][0]["channels"][0]
     assert (channel["depth"], channel["dropped_count"], channel["damaged_count"]) == (0, 2, 0)
+
+
+async def test_what_is_retained() -> None:
+    daemon = FakeDaemon()
+    daemon.make("a", "ch")
+    daemon.make("b", "ch")
+    daemon.broker.existing("a").set_limits({"retain": (3600 * 10**9, None)})
+    daemon.broker.retentions["a"].retained_bytes = 77
+    async with serving(daemon) as client:
+        kept, other = (await client.get("/stats?format=json")).json["topics"]
+    assert kept["retained_bytes"] == 77
+    assert "retained_bytes" not in other
+
+
+async def test_limits() -> None:
+    daemon = FakeDaemon()
+    daemon.make("a", "ch", "free", "idle")
+    topic = daemon.broker.existing("a")
+    topic.set_channel_limits("ch", {"max_depth": 1, "policy": "drop_oldest", "max_age": 3600 * 10**9})
+    topic.set_channel_limits("idle", {"idle_ttl": 60 * 10**9, "max_depth": 4})
+    topic.set_limits({"retain": (3600 * 10**9, None)})
+    daemon.put("a", b"1", b"2", b"3")
+    with pytest.raises(LimitReached):
+        daemon.put("a", b"4", b"5")
+    topic.existing("idle").idle_since = daemon.broker.now - 10
+    async with serving(daemon) as client:
+        shown = (await client.get("/stats?format=json")).json["topics"][0]
+    limited, free, idle = shown["channels"]
+    names = ("limits", "dropped_by_limits", "expired_count", "rejected")
+    assert [shown[name] for name in names] == [{"retain": ["1h0m0s"]}, {}, 0, {}]
+    assert not {*names, "idle"} & free.keys()
+    assert [limited[name] for name in names] == [
+        {"max_depth": 1, "max_age": "1h0m0s", "policy": "drop_oldest"},
+        {"max_depth": 2},
+        0,
+        {},
+    ]
+    assert limited["dropped_count"] == 2
+    assert [idle[name] for name in names] == [
+        {"max_depth": 4, "policy": "reject", "idle_ttl": "1m0s", "idle_action": "delete"},
+        {},
+        0,
+        {"max_depth": 2},
+    ]
+    assert idle["idle"]["ttl_ms"] == 60_000
+    assert 10_000 <= idle["idle"].pop("idle_ms") <= 11_000
+    assert idle["idle"] == {"ttl_ms": 60_000, "action": "delete", "alarm": False}
 
 
 async def test_the_queue_on_disk_is_told_apart() -> None:

@@ -12,7 +12,8 @@ import attrs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nsqd.broker import Topology
+from nsqd.broker import LimitReached, Topology
+from nsqd.broker.log_backlog import LogBacklog
 from nsqd.log.origin import Cause
 from nsqd.stats import oldest
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats, ScrubStats
@@ -132,6 +133,65 @@ async def test_lost_paused_and_timed_out_are_counted() -> None:
     assert ("nsqd_channel_oldest_message_age_seconds", "a", "ch") not in found
 
 
+def limited(**options: object) -> FakeDaemon:
+    """`c` has dropped two, and expired one; `full` has refused two; topic `own` has refused one; `idle` ends soon."""
+    daemon = worked(**options)
+    daemon.make("b", "c", "full", "idle")
+    daemon.make("own")
+    topic = daemon.broker.existing("b")
+    topic.set_channel_limits("c", {"max_depth": 2, "policy": "drop_oldest", "max_age": 10**18})
+    topic.set_channel_limits("full", {"max_bytes": 1000})
+    topic.set_channel_limits("idle", {"idle_ttl": 100 * 10**9})
+    daemon.broker.existing("own").set_limits({"max_depth": 1})
+    daemon.put("b", b"1", b"2", b"3", b"4")
+    daemon.put("own", b"1")
+    for name, bodies in (("b", [b"x" * 500, b"y" * 500]), ("own", [b"x"])):
+        with pytest.raises(LimitReached):
+            daemon.put(name, *bodies)
+    channel = topic.existing("c")
+    assert isinstance(channel.backlog, LogBacklog)
+    channel.expire(channel.backlog.cursor + 1)
+    topic.existing("idle").idle_since = daemon.broker.now - 80
+    topic.existing("idle").idle_alarm = True
+    return daemon
+
+
+async def test_limits() -> None:
+    daemon = limited()
+    found = await series_of(daemon)
+    assert {
+        (name.removeprefix("nsqd_"), *labels): value
+        for (name, *labels), value in found.items()
+        if "limit" in name or "expired" in name or "rejected" in name or "max_" in name or "idle_" in name
+    } == {
+        ("topic_rejected_messages_total", "own", "max_depth"): 1,
+        ("topic_expired_messages_total", "own"): 0,
+        ("channel_rejected_messages_total", "b", "full", "max_bytes"): 2,
+        ("channel_limit_dropped_messages_total", "b", "c", "max_depth"): 2,
+        ("channel_expired_messages_total", "b", "c"): 1,
+        ("channel_expired_messages_total", "b", "full"): 0,
+        ("channel_expired_messages_total", "b", "idle"): 0,
+        ("channel_max_depth", "b", "c"): 2,
+        ("channel_max_bytes", "b", "full"): 1000,
+        ("channel_idle_seconds", "b", "idle"): 80,
+        ("channel_idle_alarm", "b", "idle"): 1,
+    }
+    assert found["nsqd_channel_dropped_messages_total", "b", "c"] == 2
+
+
+async def test_what_is_retained() -> None:
+    daemon = worked()
+    daemon.broker.existing("a").set_limits({"retain": (3600 * 10**9, None)})
+    found = await series_of(daemon)
+    assert [key for key in found if "retained" in key[0]] == [("nsqd_topic_retained_bytes", "a")]
+
+
+async def test_limits_only_where_they_are() -> None:
+    names = {name for name, *_ in await series_of(worked())}
+    assert "nsqd_topic_retained_bytes" not in names
+    assert not [name for name in names if "limit" in name or "expired" in name or "rejected" in name]
+
+
 async def test_the_daemon() -> None:
     daemon = worked()
     daemon.loop_lag.measure(0.03)
@@ -240,8 +300,9 @@ async def test_promtool_accepts_the_page() -> None:
 
 
 async def test_every_series_is_documented() -> None:
-    daemon = worked(e2e_processing_latency_percentiles=[0.99])
-    daemon.broker.topics["a"].channels["ch"].counts.dead_lettered[Cause.ATTEMPTS] = 1
+    daemon = limited(e2e_processing_latency_percentiles=[0.99])
+    daemon.broker.existing("a").set_limits({"retain": (3600 * 10**9, None)})
+    daemon.broker.existing("a").channels["ch"].counts.dead_lettered[Cause.ATTEMPTS] = 1
     daemon.loop_lag.last_sync = 1.0
     follower = FollowerStats(
         address="a:1",

@@ -1,5 +1,5 @@
-"""The actions that change the cluster: create, pause, empty, delete, tombstone, drain, hand over, adopt, and those on
-single messages: publish, finish, requeue.
+"""The actions that change the cluster: create, pause, empty, seek, delete, tombstone, drain, hand over, adopt, and
+those on single messages: publish, finish, requeue.
 
 Their requests are sent one by one:
 
@@ -7,7 +7,7 @@ Their requests are sent one by one:
 | --- | --- |
 | create a topic | `/topic/create` to every registry |
 | create a channel | the same, then `/channel/create` to every registry and to every nsqd that has the topic |
-| pause, unpause, empty | to every nsqd that has the topic |
+| pause, unpause, empty, seek | to every nsqd that has the topic |
 | delete | the nsqds that have it are looked up first; then to every registry; then to each of these nsqds |
 | tombstone a node | it is looked up first; then to every registry, which hides it; then it deletes the topic |
 | drain a node, or cancel that | it is looked up first; then to this nsqd |
@@ -28,10 +28,20 @@ from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.model import Node
 from nsqadmin.upstream import NSQD, UpstreamError, UpstreamFailed, UpstreamRefused, Warnings
 
-__all__ = ["ADOPT_ACTION", "DRAIN_ACTIONS", "MESSAGE_ACTIONS", "STATE_ACTIONS", "ActionRefused", "Actions"]
+__all__ = [
+    "ADOPT_ACTION",
+    "DRAIN_ACTIONS",
+    "MESSAGE_ACTIONS",
+    "SEEK_ACTION",
+    "STATE_ACTIONS",
+    "ActionRefused",
+    "Actions",
+]
 
 STATE_ACTIONS = ("pause", "unpause", "empty")
 """Of topics and channels."""
+SEEK_ACTION = "seek"
+"""Of channels."""
 DRAIN_ACTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "drain": ("/drain", {}),
     "cancel_drain": ("/drain/cancel", {}),
@@ -73,6 +83,19 @@ class Actions:
     async def change_channel(self, action: str, topic: str, channel: str) -> str:
         """Pause, unpause or empty a channel."""
         return await self._change("channel", action, {"topic": topic, "channel": channel})
+
+    async def seek(self, topic: str, channel: str, to: str) -> str:
+        """Let a channel go on elsewhere: at `start`, `end`, a time, or a message (see nsqd's `/channel/seek`).
+
+        Nodes that do not have everything from there on stay where they are, and say so.
+        """
+        errors: list[str] = []
+        nodes = await self._look_up(self.queries.topic_nodes, topic, errors)
+        for node in nodes:
+            refused: list[str] = []
+            await self._post([node], "/channel/seek", {"topic": topic, "channel": channel, "to": to}, refused)
+            errors += (f"{node}: {reason}" for reason in refused)
+        return _message(errors)
 
     async def delete_topic(self, topic: str) -> str:
         """Delete a topic with all of its messages, on all daemons."""

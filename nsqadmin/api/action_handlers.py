@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 
 from nsqadmin.access import user_of
-from nsqadmin.actions import ADOPT_ACTION, DRAIN_ACTIONS, MESSAGE_ACTIONS, STATE_ACTIONS, ActionRefused
+from nsqadmin.actions import (
+    ADOPT_ACTION,
+    DRAIN_ACTIONS,
+    MESSAGE_ACTIONS,
+    SEEK_ACTION,
+    STATE_ACTIONS,
+    ActionRefused,
+)
 from nsqadmin.cluster.queries import UnknownNode
 from nsqadmin.console import Console
 from nsqadmin.notify import Event, Notifier
@@ -27,6 +34,7 @@ _log = get_logger(__name__)
 
 _JSON_SPACE = " \t\r\n"
 _SEQ = re.compile("[0-9]{0,18}")
+_PLACE = re.compile("[!-~]{1,40}")  # what it means, nsqd knows
 
 
 class ActionHandlers:
@@ -54,12 +62,16 @@ class ActionHandlers:
     async def change(self, request: Request) -> Response:
         """POST /api/topics/:topic and /api/topics/:topic/:channel."""
         self._console.check_change(request)
-        [action] = _decode(request, "action")
-        if action not in STATE_ACTIONS:
-            raise HttpError(400, "INVALID_ACTION")
+        action, place = _decode(request, "action", "to")
         topic, channel = request.params["topic"], request.params.get("channel", "")
+        if action not in STATE_ACTIONS and not (action == SEEK_ACTION and channel):
+            raise HttpError(400, "INVALID_ACTION")
+        if action == SEEK_ACTION and not _PLACE.fullmatch(place):
+            raise HttpError(400, "INVALID_TO")
         try:
-            if channel:
+            if action == SEEK_ACTION:
+                message = await self._actions.seek(topic, channel, place)
+            elif channel:
                 message = await self._actions.change_channel(action, topic, channel)
             else:
                 message = await self._actions.change_topic(action, topic)

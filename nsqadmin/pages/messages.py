@@ -20,9 +20,10 @@ from nsqadmin.pages.action_buttons import ActionButton, finish_message_button, r
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS
 from nsqadmin.pages.node_parts import node_titles
 from nsqadmin.pages.page_request import Page, PageRequest
+from nsqadmin.paths import segment
 from nsqadmin.text import bytes_text, duration_text
 from nsqadmin.upstream import UpstreamError, responses
-from nsqadmin.upstream.messages import Message, MessagePage, body_of
+from nsqadmin.upstream.messages import Extent, Message, MessagePage, body_of
 
 __all__ = ["StateTab", "messages_page", "state_tabs"]
 
@@ -38,6 +39,7 @@ _STATES = (
     ("deferred", "Deferred"),
 )
 _MAX_WORDS = 200  # characters of a search
+_NO_ANSWER = "It did not answer in time."
 
 
 @define(frozen=True)
@@ -83,6 +85,16 @@ class NodeMessages:
 
 
 @define(frozen=True)
+class NodeExtent:
+    """From when on a node has everything that was published; or (`problem`) why that is not known."""
+
+    title: str
+    oldest: str
+    since_ever: bool
+    problem: str
+
+
+@define(frozen=True)
 class _Asked:
     topic: str
     channel: str
@@ -109,6 +121,7 @@ async def messages_page(request: PageRequest) -> Page:
     state = state if state in dict(_STATES) else "ready"
     contains = request.query.get("q", "")[:_MAX_WORDS]
     nodes: list[NodeMessages] = []
+    extents: list[NodeExtent] = []
     chosen: Sequence[str] = ()
     held = [part.node for part in channel.stats.nodes or ()] if channel is not None else []
     if channel is not None and request.is_admin:
@@ -117,7 +130,7 @@ async def messages_page(request: PageRequest) -> Page:
         begin = int(start) if start.isascii() and start.isdigit() and len(start) < 19 else 0
         chosen = [node] if node in held else _fullest(channel.stats, state)[:NODES_ASKED]
         asked = _Asked(topic, name, state, begin, contains)
-        nodes = await _ask_all(request, chosen, asked)
+        nodes, extents = await _ask_all(request, chosen, asked)
     titles = node_titles(request.snapshot)
     values: dict[str, object] = {
         "topic_name": topic,
@@ -135,6 +148,8 @@ async def messages_page(request: PageRequest) -> Page:
             for each in held
             if each not in chosen
         ],
+        "extents": extents,
+        "seek_url": request.url(f"/api/topics/{segment(topic)}/{segment(name)}"),
         "publish_url": request.publish_url(topic),
         "publish_nodes": [(each, titles.get(each, each)) for each in held],
         "own_path": request.own_url,
@@ -154,23 +169,53 @@ def _fullest(stats: ChannelStats, state: str) -> list[str]:
     return [part.node for part in sorted(stats.nodes or (), key=count, reverse=True)]
 
 
-async def _ask_all(request: PageRequest, nodes: Sequence[str], asked: _Asked) -> list[NodeMessages]:
+async def _ask_all(
+    request: PageRequest, nodes: Sequence[str], asked: _Asked
+) -> tuple[list[NodeMessages], list[NodeExtent]]:
     found: dict[str, MessagePage | str] = {}
+    extents: dict[str, Extent | str] = {}
 
     async def ask(node: str) -> None:
         found[node] = await _ask(request, node, asked)
+
+    async def ask_extent(node: str) -> None:
+        extents[node] = await _ask_extent(request, node, asked)
 
     with trio.move_on_after(CONSUMERS_TIMEOUT_SECONDS):
         async with trio.open_nursery() as nursery:
             for node in nodes:
                 nursery.start_soon(ask, node)
+                nursery.start_soon(ask_extent, node)
     titles = node_titles(request.snapshot)
-    return [
-        _node_messages(
-            request, node, titles.get(node, node), found.get(node, "It did not answer in time."), asked
-        )
+    messages = [
+        _node_messages(request, node, titles.get(node, node), found.get(node, _NO_ANSWER), asked)
         for node in nodes
     ]
+    return messages, [_node_extent(titles.get(node, node), extents.get(node, _NO_ANSWER)) for node in nodes]
+
+
+async def _ask_extent(request: PageRequest, node: str, asked: _Asked) -> Extent | str:
+    """From when on a node has everything, or why that is not known."""
+    known = request.snapshot.nodes.get(node)
+    if known is not None and _is_of_the_original(known):
+        return f"nsqd {known.node.version} of the original project keeps no finished messages."
+    try:
+        upstream = request.console.queries.upstream
+        return await responses.extent(upstream, node, asked.topic, asked.channel)
+    except UpstreamError as error:
+        if r"\"NOT_FOUND\"" in str(error):
+            return "Its version of nsqd has no replays."
+        if r"\"EPHEMERAL\"" in str(error):
+            return "Ephemeral topics and channels keep nothing."
+        return f"Not known: {error}"
+
+
+def _node_extent(title: str, found: Extent | str) -> NodeExtent:
+    if isinstance(found, str):
+        return NodeExtent(title, "", False, found)
+    return NodeExtent(
+        title, found.oldest or "", found.since_ever, "" if found.oldest else "No message is there."
+    )
 
 
 async def _ask(request: PageRequest, node: str, asked: _Asked) -> MessagePage | str:

@@ -58,6 +58,11 @@
       publish(form);
       return;
     }
+    if (form.dataset.seek) {
+      event.preventDefault();
+      askToSeek(form);
+      return;
+    }
     if (!form.dataset.create) return;
     event.preventDefault();
     const topic = form.elements.topic.value.trim();
@@ -67,6 +72,23 @@
       if (succeeded) form.reset();
     });
   });
+
+  function askToSeek(form) {
+    const to = form.elements.to.value.trim();
+    const channel = form.dataset.channel;
+    askToConfirm({
+      do: "POST",
+      url: form.dataset.seek,
+      body: JSON.stringify({ action: "seek", to }),
+      title: `Move channel ${channel} to ${to}?`,
+      text:
+        "On all nodes, its messages from there on are delivered again, whether they were finished or not; those before " +
+        "are not. Consumers get an error when they answer for what they work on.",
+      verb: "Move",
+      done: `Channel ${channel} moved to ${to}`,
+      type: channel,
+    });
+  }
 
   function publish(form) {
     const node = form.elements.node.value;

@@ -1,4 +1,4 @@
-"""Messages in an nsqd's channels, as its `/channel/peek` shows them. The original has no such path."""
+"""Messages in an nsqd's channels, as its `/channel/peek` and `/channel/seek` show them. The original has neither."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ import msgspec
 from nsqadmin.model import Count
 from nsqkit.service.typed_json import decode_bounded
 
-__all__ = ["ID_PATTERN", "STATES", "Message", "MessageConsumer", "MessagePage", "body_of", "decode_messages"]
+__all__ = [
+    "ID_PATTERN",
+    "STATES",
+    "Extent",
+    "Message",
+    "MessageConsumer",
+    "MessagePage",
+    "body_of",
+    "decode_extent",
+    "decode_messages",
+]
 
 ID_PATTERN: Final = r"\A[!-~]{16}\Z"
 STATES: Final = ("ready", "in_flight", "requeued", "deferred")
@@ -56,6 +66,20 @@ class MessagePage(msgspec.Struct, gc=False):
     """How many were looked at for this page."""
     messages: Annotated[list[Message], msgspec.Meta(max_length=_MAX_MESSAGES)]
     next: Count | None = None
+
+
+class Extent(msgspec.Struct, gc=False):
+    """What a topic's log has for replays."""
+
+    oldest: _Text | None
+    """A time as of RFC 3339: everything since then is there. None: no message is there."""
+    since_ever: bool = False
+    """Nothing was removed before it, either."""
+
+
+def decode_extent(data: bytes) -> Extent:
+    """The response to GET `/channel/seek`. Raises `DecodeError`."""
+    return decode_bounded(data, Extent)
 
 
 def decode_messages(data: bytes) -> MessagePage:

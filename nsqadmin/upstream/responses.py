@@ -21,7 +21,7 @@ from nsqadmin.upstream.decoding import (
     decode_producers,
     decode_stats,
 )
-from nsqadmin.upstream.messages import MessagePage, decode_messages
+from nsqadmin.upstream.messages import Extent, MessagePage, decode_extent, decode_messages
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
 
@@ -107,6 +107,11 @@ async def messages(
     if contains:
         params["contains"] = contains
     return await _get(upstream, nsqd, "/channel/peek", params, decode_messages)
+
+
+async def extent(upstream: Upstream, nsqd: str, topic: str, channel: str) -> Extent:
+    """From when on one nsqd has everything of a topic, for replays."""
+    return await _get(upstream, nsqd, "/channel/seek", {"topic": topic, "channel": channel}, decode_extent)
 
 
 async def _get(

@@ -53,7 +53,16 @@ class Seeking:
         """The oldest time to which a channel can go."""
         topic_name, channel_name = _names(request)
         found = await self._looks.run(lambda: find_extent(self._topic(topic_name, channel_name)))
-        return json_body({"topic": topic_name, "channel": channel_name, **_extent_fields(found)})
+        oldest_ns = found.oldest_ns
+        return json_body(
+            {
+                "topic": topic_name,
+                "channel": channel_name,
+                "oldest": None if oldest_ns is None else time_text(oldest_ns),
+                "timestamp": oldest_ns,
+                "since_ever": found.since_ever,
+            }
+        )
 
     async def seek(self, request: Request) -> Response:
         """Let a channel go on elsewhere."""
@@ -96,11 +105,10 @@ class Seeking:
             try:
                 start = await self._looks.run(lambda: find_start(get_topic(), place))
             except MessageUnknown:
-                return _not_there(
-                    "MESSAGE_NOT_FOUND", await self._looks.run(lambda: find_extent(get_topic()))
-                )
-            except NoLongerThere as reason:
-                return _not_there("NO_LONGER_THERE", reason.extent)
+                extent = await self._looks.run(lambda: find_extent(get_topic()))
+                return _not_there("MESSAGE_NOT_FOUND", extent)
+            except NoLongerThere as gone:
+                return _not_there("NO_LONGER_THERE", gone.extent)
             with round_of(self._daemon):
                 topic = get_topic()
                 # Else messages from there on were removed while it was searched for.
@@ -157,10 +165,6 @@ def time_text(timestamp_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
-def _extent_fields(extent: Extent) -> dict[str, object]:
-    oldest = None if extent.oldest_ns is None else time_text(extent.oldest_ns)
-    return {"oldest": oldest, "timestamp": extent.oldest_ns, "since_ever": extent.since_ever}
-
-
 def _not_there(code: str, extent: Extent) -> Response:
-    return json_body({"message": code, **_extent_fields(extent)}, 404)
+    oldest = "there is no message" if extent.oldest_ns is None else f"oldest is {time_text(extent.oldest_ns)}"
+    return error(404, f"{code}: {oldest}")

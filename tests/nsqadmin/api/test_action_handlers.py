@@ -12,7 +12,7 @@ from tests.nsqadmin.serving import serving
 
 CHANGES = [
     *(f"/topic/{action}" for action in ("create", "delete", "pause", "unpause", "empty", "tombstone")),
-    *(f"/channel/{action}" for action in ("create", "delete", "pause", "unpause", "empty")),
+    *(f"/channel/{action}" for action in ("create", "delete", "pause", "unpause", "empty", "seek")),
 ]
 LIFE = "0123456789abcdef0123456789abcdef"
 ADOPT = {"action": "adopt_copy", "life": LIFE}
@@ -84,6 +84,24 @@ class TestCalls:
             f"GET {registry.address}/lookup?topic=t",
             *(f"POST {nsqd.address}{path}/{action}?topic=t{query}" for nsqd in nsqds),
         ]
+
+    async def test_a_seek_calls_the_nsqds_and_says_which_ones_do_not_go(self) -> None:
+        gone = error(404, "NO_LONGER_THERE: oldest is 2026-12-02T00:00:00Z")
+        async with scripted() as script:
+            nsqds = [await nsqd_with_topic(script) for _ in range(2)]
+            nsqds[1].on("/channel/seek", gone)
+            registry = await registry_of(script, *nsqds)
+            async with serving(lookupds=[registry.address]) as browser:
+                body = {"action": "seek", "to": "2026-12-01T08:00:00+01:00"}
+                response = await browser.ask("POST", "/api/topics/t/c", body)
+        place = "2026-12-01T08%3A00%3A00%2B01%3A00"
+        assert script.calls == [
+            f"GET {registry.address}/lookup?topic=t",
+            *(f"POST {nsqd.address}/channel/seek?topic=t&channel=c&to={place}" for nsqd in nsqds),
+        ]
+        assert response.status_code == 200
+        assert response.json()["message"].startswith(f"WARNING: {nsqds[1].address}: got response 404")
+        assert "oldest is 2026-12-02T00:00:00Z" in response.json()["message"]
 
     @pytest.mark.parametrize(("path", "query"), [("/topic", ""), ("/channel", "&channel=c")])
     async def test_deleting_looks_up_the_nsqds_and_calls_the_registries_first(
@@ -388,6 +406,9 @@ BAD_BODIES = [
     ("POST", "/api/topics/t", b"null", "INVALID_ACTION"),
     ("POST", "/api/nodes/1.1.1.1:1", b"", "EOF"),
     ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"pause"}', "INVALID_ACTION"),
+    ("POST", "/api/topics/t", b'{"action":"seek","to":"end"}', "INVALID_ACTION"),
+    ("POST", "/api/topics/t/c", b'{"action":"seek"}', "INVALID_TO"),
+    ("POST", "/api/topics/t/c", b'{"action":"seek","to":"1 2"}', "INVALID_TO"),
     ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"adopt_copy"}', "INVALID_LIFE"),
     ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"adopt_copy","life":"00&force=true"}', "INVALID_LIFE"),
     (

@@ -138,7 +138,7 @@ async def test_of_many_nodes_the_fullest_are_asked() -> None:
     console = console_of({f"10.0.1.{number}:4151": response() for number in range(15)})
     page = await fetch(console, PATH)
     assert len(asked(console)) == 10
-    assert len(page.one("main").all("p", class_="sub")[-2].all("a")) == 5
+    assert len(page.one("main").all("p", class_="sub")[-3].all("a")) == 5
 
 
 async def test_a_search_says_how_many_it_has_looked_at() -> None:
@@ -195,3 +195,39 @@ async def test_only_administrators_see_messages(path: str) -> None:
 async def test_a_missing_channel_is_not_found() -> None:
     page = await fetch(console_of({NODE: response()}), "/messages/orders/none", status=404)
     assert "No node has this channel" in page.text
+
+
+async def test_what_can_be_delivered_again_is_shown() -> None:
+    unknown = r'GET http://x/channel/seek: got response 404 Not Found "{\"message\":\"NOT_FOUND\"}"'
+    console = console_of({NODE: response(), OTHER: response(), THIRD: response()}, originals=(THIRD,))
+    upstream: Any = console.queries.upstream
+    upstream.extents = {NODE: {"oldest": "2026-12-01T08:00:00.5Z", "since_ever": True}, OTHER: unknown}
+    page = await fetch(console, PATH)
+    assert [each.text for each in page.one("ul", aria_label="What can be delivered again").all("li")] == [
+        "host-10.0.0.1: all messages since 2026-12-01T08:00:00.5Z , the first one",
+        "host-10.0.0.2: Its version of nsqd has no replays.",
+        "host-10.0.0.3: nsqd 1.3.0 of the original project keeps no finished messages.",
+    ]
+    form = page.one("form", id="seek")
+    assert (form["data-seek"], form["data-channel"]) == ("/api/topics/orders/mail", "mail")
+    assert [each["value"] for each in page.all("option") if "2026" in (each["value"] or "")] == [
+        "2026-12-01T08:00:00.5Z"
+    ]
+
+
+async def test_nothing_to_be_delivered_again() -> None:
+    console = console_of({NODE: response(), OTHER: response(), THIRD: response()})
+    upstream: Any = console.queries.upstream
+    ephemeral = r'GET http://x/channel/seek: got response 400 Bad Request "{\"message\":\"EPHEMERAL\"}"'
+    upstream.extents = {OTHER: ephemeral, THIRD: "GET http://x: refused"}
+    page = await fetch(console, PATH)
+    assert [each.text for each in page.one("ul", aria_label="What can be delivered again").all("li")] == [
+        "host-10.0.0.1: No message is there.",
+        "host-10.0.0.2: Ephemeral topics and channels keep nothing.",
+        "host-10.0.0.3: Not known: GET http://x: refused",
+    ]
+
+
+async def test_the_page_of_the_channel_leads_to_replays() -> None:
+    page = await fetch(console_of({NODE: response()}), "/topics/orders/mail")
+    assert f"{PATH}#replay" in [each["href"] for each in page.all("a")]

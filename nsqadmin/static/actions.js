@@ -63,6 +63,16 @@
       askToSeek(form);
       return;
     }
+    if (form.dataset.redrive) {
+      event.preventDefault();
+      askToRedrive(form);
+      return;
+    }
+    if (form.dataset.copy) {
+      event.preventDefault();
+      askToCopy(form, event.submitter ? event.submitter.value : "copy");
+      return;
+    }
     if (!form.dataset.create) return;
     event.preventDefault();
     const topic = form.elements.topic.value.trim();
@@ -87,6 +97,39 @@
       verb: "Move",
       done: `Channel ${channel} moved to ${to}`,
       type: channel,
+    });
+  }
+
+  function askToRedrive(form) {
+    const limit = form.elements.limit.value.trim();
+    const rate = form.elements.rate.value.trim();
+    const channel = form.dataset.channel;
+    askToConfirm({
+      do: "POST",
+      url: form.dataset.redrive,
+      body: JSON.stringify({ action: "redrive", limit, rate }),
+      title: `Put dead letters back into channel ${channel}?`,
+      text: "On all nodes, they are delivered to this channel again, and to no other one.",
+      verb: "Put back",
+      done: `Dead letters are put back into channel ${channel}`,
+    });
+  }
+
+  function askToCopy(form, action) {
+    const to = form.elements.to.value.trim();
+    const { node, id, seq } = form.dataset;
+    const moves = action === "move";
+    askToConfirm({
+      do: "POST",
+      url: form.dataset.copy,
+      body: JSON.stringify({ action, node, id, seq, to }),
+      title: `${moves ? "Move" : "Copy"} message ${id} to topic ${to}?`,
+      text:
+        `Its body is published to the topic on ${node}, as a new message.` +
+        (moves ? " Then the message is finished in this channel. This cannot be undone." : ""),
+      verb: moves ? "Move" : "Copy",
+      done: `Message ${id} ${moves ? "moved" : "copied"} to topic ${to}`,
+      type: moves ? id : "",
     });
   }
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace, data_root: Path) -> Results:
-    machine = facts(options.python, data_root)
+    machine = facts((options.python or [sys.executable])[0], data_root)
     started = time.perf_counter()
     brokers = _brokers(options)
     scale = QUICK if options.quick else FULL
@@ -101,10 +101,18 @@ def _keep(results: Results) -> None:
 
 
 def _brokers(options: argparse.Namespace) -> list[Broker]:
-    """The broker under test first, then those that it is compared with."""
-    tested = peer("broker", options.broker) if options.broker else nsqd(options.python)
-    peers = [peer(f"peer {number}", command) for number, command in enumerate(options.peer, 1)]
-    return [tested, *peers, *(make() for name, make in OTHERS.items() if name not in options.without)]
+    """The broker under test first, by each interpreter, then those that it is compared with."""
+    pythons = options.python or [sys.executable]
+    several = len(pythons) > 1
+    tested = [nsqd(python, of_several=several) for python in pythons]
+    if options.broker:
+        tested = [peer("broker", options.broker, tested=True)]
+    peers = [
+        peer(f"peer {number}", command, python=python if "{python}" in command else "")
+        for number, command in enumerate(options.peer, 1)
+        for python in (pythons if "{python}" in command else pythons[:1])
+    ]
+    return [*tested, *peers, *(make() for name, make in OTHERS.items() if name not in options.without)]
 
 
 def _warm_up(brokers: Sequence[Broker], data_root: Path) -> None:
@@ -145,7 +153,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar="CMD",
         help="run each row against this NSQ broker too, in turn: a shell command with {port}, "
-        "perhaps {http_port}, {data_path} and {flags}",
+        "perhaps {http_port}, {data_path} and {flags}; with {python}, for each --python",
     )
     parser.add_argument(
         "--broker", metavar="CMD", help="test this broker instead of nsqd: a command as for --peer"
@@ -171,7 +179,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--full-log", action="store_true", help="the curve of the log's size up to 10 GB")
     parser.add_argument(
-        "--python", default=sys.executable, help="interpreter that runs nsqd (default: this one)"
+        "--python",
+        action="append",
+        metavar="PATH",
+        help="interpreter that runs nsqd (default: this one); more than one: each row with each, and their ratios "
+        "side by side, so that nothing is tuned for one alone",
     )
     parser.add_argument(
         "--data-root",

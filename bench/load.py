@@ -64,6 +64,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--add-mb", type=float, default=0.0, help="publish as much more")
     parser.add_argument("--there", action="store_true", help="consume what is there, publish nothing")
     parser.add_argument("--more", action="store_true", help="with --there: there is more than --count")
+    parser.add_argument(
+        "--aside", action="store_true", help="for defer and requeue: with a delay that outlasts the run"
+    )
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--conns", type=int, default=2)
     parser.add_argument("--batch", type=int, default=200, help="messages in an MPUB")

@@ -22,6 +22,8 @@ SPREAD_MS = 1000
 PREPARED_A_SECOND = 20_000
 """Messages for which that takes less than a second, also on a slow machine."""
 PIPELINED = 500
+ASIDE_MS = 3_500_000
+"""The least delay of what is not to be due: nearly the highest that nsqd takes by default."""
 
 
 @attrs.define
@@ -44,7 +46,10 @@ class Requeuer:
 
 
 def requeue(options: argparse.Namespace, meter: Meter) -> Measurement:
-    """Queue `count` messages, get each once and requeue it with a delay at random; ends when all are due."""
+    """Queue `count` messages, get each once and requeue it with a delay at random; ends when all are due.
+
+    At once, if they are put `aside`.
+    """
     mpub(options, meter)
     requeuers, lead = [], _lead(options)
     for number, link in enumerate(open_links(NsqLink, options)):
@@ -58,17 +63,22 @@ def requeue(options: argparse.Namespace, meter: Meter) -> Measurement:
     for requeuer in requeuers:
         requeuer.link.send(b"RDY 0\n")
     measurement = meter.stop(options.count)
-    time.sleep((lead + SPREAD_MS) / 1000)
+    _wait_until_due(options, lead)
     return measurement
 
 
 def _lead(options: argparse.Namespace) -> int:
     """The least delay, in ms."""
-    return LEAD_MS + int(options.count) * 1000 // PREPARED_A_SECOND
+    return ASIDE_MS if options.aside else LEAD_MS + int(options.count) * 1000 // PREPARED_A_SECOND
+
+
+def _wait_until_due(options: argparse.Namespace, lead: int) -> None:
+    if not options.aside:
+        time.sleep((lead + SPREAD_MS) / 1000)
 
 
 def defer(options: argparse.Namespace, meter: Meter) -> Measurement:
-    """Publish `count` messages with a delay at random; ends when all are due."""
+    """Publish `count` messages with a delay at random; ends when all are due, or at once if they are put `aside`."""
     create_channels(options.port, options)
     link, body, chance = open_link(NsqLink, options), body_of(options), random.Random(1)
     lead = _lead(options)
@@ -90,7 +100,7 @@ def defer(options: argparse.Namespace, meter: Meter) -> Measurement:
         while count:
             count -= link.count_replies(link.receive())
     measurement = meter.stop(options.count)
-    time.sleep((lead + SPREAD_MS) / 1000)
+    _wait_until_due(options, lead)
     return measurement
 
 

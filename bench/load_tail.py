@@ -21,12 +21,13 @@ from bench.link import LoadError, Producer
 from bench.load_common import Load, body_of, open_link, open_links, open_loop, start
 from bench.load_nsq import create_channels, queue_of
 from bench.meter import Measurement, Meter, percentiles
-from bench.nsq import RESPONSE, Consumer, NsqLink, mpub_command, pub_command
+from bench.nsq import MESSAGE, RESPONSE, Consumer, NsqLink, mpub_command, pub_command
 
 __all__ = ["KINDS"]
 
 INTERVAL_SECONDS = 0.001
 NICENESS = 10
+HEARTBEAT_SECONDS = 20
 DRAIN_CONNECTIONS = 2
 
 
@@ -136,6 +137,21 @@ def nuisance_publish(options: argparse.Namespace, meter: Meter) -> Measurement:
         loop.turn()
 
 
+def nuisance_hold(options: argparse.Namespace, meter: Meter) -> Measurement:
+    """Get `count` messages, and keep them in flight without end."""
+    link = open_link(NsqLink, options)
+    link.subscribe(options.topic, options.channel)
+    link.send(b"RDY %d\n" % options.count)
+    held = 0
+    while held < options.count:
+        held += sum(kind == MESSAGE for kind, _ in link.frames(link.receive()))
+    link.send(b"RDY 0\n")
+    _say_started()
+    while True:
+        time.sleep(HEARTBEAT_SECONDS)
+        link.send(b"NOP\n")
+
+
 def nuisance_stats(options: argparse.Namespace, meter: Meter) -> Measurement:
     """GET /stats?format=json repeatedly, one at a time; PORT is the HTTP port."""
     os.nice(NICENESS)
@@ -155,5 +171,6 @@ KINDS: dict[str, Load] = {
     "tail": tail,
     "nuisance-drain": nuisance_drain,
     "nuisance-publish": nuisance_publish,
+    "nuisance-hold": nuisance_hold,
     "nuisance-stats": nuisance_stats,
 }

@@ -88,6 +88,8 @@ def to_markdown(results: Results, pictures: str = "") -> str:
     parts = [_preamble(results)]
     if results.rows:
         parts.append(_table(results))
+    if results.rows and (by_interpreter := _interpreters(results)):
+        parts.append(by_interpreter)
     if results.tails:
         parts.append(["## Tail latency", "", *_tail_table(results.tails)])
     parts += [_curve(drawn, pictures) for drawn in results.curves]
@@ -98,9 +100,48 @@ def _table(results: Results) -> list[str]:
     lines, notes = [*HEADER], []
     for cells in results.rows:
         for cell in cells:
-            lines.append(_table_line(cell, cells[0] if cells[0].broker is results.brokers[0] else None))
+            lines.append(_table_line(cell, _tested(cell, cells)))
             notes += [f"- {cell.row.name}, {_label(cell)}: {note}" for note in _notes(cell)]
     return lines + (["", "Notes", "", *notes] if notes else [])
+
+
+def _tested(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
+    """The cell of the broker under test that this one is compared with: by the same interpreter, or the first one."""
+    tested = [each for each in cells if each.broker.tested]
+    same = [each for each in tested if each.broker.interpreter == cell.broker.interpreter]
+    return next(iter(same or tested), None)
+
+
+def _interpreters(results: Results) -> list[str]:
+    """The ratios to each peer by all interpreters, side by side; nothing if there is only one."""
+    interpreters = [broker.interpreter for broker in results.brokers if broker.tested]
+    if len(interpreters) < 2:
+        return []
+    names = [f"{name}: ratio | CPU ratio" for name in interpreters]
+    lines = [
+        "## By interpreter",
+        "",
+        f"| work | compared with | {' | '.join(names)} |",
+        f"| --- | --- |{' ---: | ---: |' * len(names)}",
+    ]
+    for cells in results.rows:
+        ratios: dict[str, dict[str, str]] = {}
+        for cell in cells:
+            tested = _tested(cell, cells)
+            if cell.broker.tested or tested is None or not cell.measurements:
+                continue
+            peer = cell.broker.name.removesuffix(f", {cell.broker.interpreter}")
+            for interpreter in [cell.broker.interpreter] if cell.broker.interpreter else interpreters:
+                against = next(
+                    each for each in cells if each.broker.interpreter == interpreter and each.broker.tested
+                )
+                ratios.setdefault(peer, {})[interpreter] = (
+                    f"{_ratio(cell, against)} | {_cpu_ratio(cell, against)}"
+                )
+        for peer, found in ratios.items():
+            columns = " | ".join(found.get(interpreter, " | ") for interpreter in interpreters)
+            lines.append(f"| {cells[0].row.title} | {peer} | {columns} |")
+    return lines
 
 
 def _tail_table(tails: Sequence[Sequence[Cell]]) -> list[str]:
@@ -132,18 +173,20 @@ def _curve(drawn: Drawn, pictures: str) -> list[str]:
     lines = [f"## {curve.title}", ""]
     if pictures:
         lines += [f"![{curve.title}]({pictures}/{curve.name}.svg)", ""]
-    lines += [f"| {curve.axis} | work | rate | lowest to highest | CPU a message | RSS |"]
-    lines += ["| ---: | --- | ---: | ---: | ---: | ---: |"]
+    lines += [f"| {curve.axis} | work | rate | lowest to highest | CPU a message | to the first | RSS |"]
+    lines += ["| ---: | --- | ---: | ---: | ---: | ---: | ---: |"]
+    first: dict[str, Cell] = {}
     for point in drawn.points:
         start, cell = f"| {point.x:,} | {point.series.title} |", point.cell
         if cell.failed or not cell.measurements:
-            lines.append(f"{start} {_reason(cell)} | | | |")
+            lines.append(f"{start} {_reason(cell)} | | | | |")
             continue
+        growth = _quotient(median_cpu_us(cell), median_cpu_us(first.setdefault(point.series.title, cell)))
         rss = f"{_median(cell, lambda m: m.rss_bytes) / 2**20:.0f} MiB"
         answers = f", answers after {_extra(cell, 'start_ms'):.0f} ms" if cell.row.cold else ""
         lines.append(
             f"{start} {median_rate(cell):,.0f}/s{answers} | {_spread(cell, lambda m: m.rate, ',.0f')} | "
-            f"{median_cpu_us(cell):.2f} us | {rss} |"
+            f"{median_cpu_us(cell):.2f} us | {growth} | {rss} |"
         )
     return lines
 

@@ -55,7 +55,7 @@ def run_row(
                 continue
             progress(f"{row.name}: {cell.broker.label(to_disk=row.to_disk)}, run {run + 1} of {scale.runs}")
             try:
-                measurement = _run_once(row, cell.broker, scale, data_root, strict=cell.broker is brokers[0])
+                measurement = _run_once(row, cell.broker, scale, data_root, strict=cell.broker.tested)
             except (ServerError, OSError) as error:
                 cell.failed = str(error)
             else:
@@ -122,7 +122,8 @@ class _Run:
             case "tail":
                 return self._tail()
             case _:
-                return self._main_load()
+                with self._nuisance() if self.row.beside else nullcontext():
+                    return self._main_load()
 
     def _start(self) -> Measurement:
         time.sleep(SETTLE_SECONDS)

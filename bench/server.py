@@ -78,6 +78,10 @@ class Broker:
     """Its durability without `disk_flags`, if the name in the table has to mention it."""
     traced_command: str = ""
     """The command with a watch on its loop, see `Server.longest_stretch`."""
+    tested: bool = False
+    """Whether it is under test, and not only there to compare with."""
+    interpreter: str = ""
+    """It is compared with the one under test that has the same, or with the first one."""
 
     def label(self, *, to_disk: bool = False) -> str:
         """Its name in the table, with its durability."""
@@ -92,24 +96,30 @@ class Broker:
         return self.protocol == "nsq" and (self.reports_ports or "{http_port}" in self.command)
 
 
-def nsqd(python: str) -> Broker:
-    """This project's broker, run by that interpreter."""
+def nsqd(python: str, *, of_several: bool = False) -> Broker:
+    """This project's broker, run by that interpreter, which is one `of_several`."""
     interpreter = shlex.quote(python)
     flags = "--tcp-address=127.0.0.1:0 --http-address=127.0.0.1:0 --data-path={data_path} {flags}"
     return Broker(
-        "nsqd",
+        f"nsqd, {python}" if of_several else "nsqd",
         f"{interpreter} -m nsqd {flags}",
         reports_ports=True,
         disk_flags="--durability=disk",
         version=_first_line([python, "-m", "nsqd", "--version"]),
         traced_command=f"{interpreter} -m bench.traced nsqd {flags}",
+        tested=True,
+        interpreter=python if of_several else "",
     )
 
 
-def peer(name: str, command: str) -> Broker:
-    """Anything that speaks NSQ V2, started by a shell command."""
+def peer(name: str, command: str, *, tested: bool = False, python: str = "") -> Broker:
+    """Anything that speaks NSQ V2, started by a shell command, in which `{python}` is an interpreter."""
+    if python:
+        name, command = f"{name}, {python}", command.replace("{python}", shlex.quote(python))
     disk_flags = "--durability=disk" if "{flags}" in command else ""
-    return Broker(name, command, shell=True, disk_flags=disk_flags, version=command)
+    return Broker(
+        name, command, shell=True, disk_flags=disk_flags, version=command, tested=tested, interpreter=python
+    )
 
 
 def beanstalkd() -> Broker:

@@ -24,7 +24,7 @@ from bench.link import Link, LoadError
 from bench.machine import Facts, measure_sync
 from bench.meter import Measurement
 from bench.nsq import Consumer, count_distinct
-from bench.report import Results, to_markdown
+from bench.report import Drawn, Point, Results, to_markdown
 from bench.rows import FULL, QUICK, ROWS, TAILS, Scale
 from bench.runner import Cell, run_row
 from bench.scripted import ScriptedBeanstalk, ScriptedHttp, ScriptedNsq, cut, read_all
@@ -290,7 +290,7 @@ FACTS = Facts("d", "c", 2, 1, "k", 0.0, "/usr/bin/python3", "cpython 3", {}, "ab
 
 def test_the_table_has_medians_and_ratios() -> None:
     row = next(row for row in ROWS if row.name == "pub-16")
-    tested, other = Broker("mine", ""), Broker("theirs", "")
+    tested, other = Broker("mine", "", tested=True), Broker("theirs", "")
     cells = [
         Cell(row, tested, [Measurement(n, 1.0, n * 5e-6, 0.5, 1 << 20) for n in (100_000, 300_000, 200_000)]),
         Cell(row, other, [Measurement(100_000, 1.0, 1.0, 0.99, 2 << 20)]),
@@ -300,6 +300,35 @@ def test_the_table_has_medians_and_ratios() -> None:
     assert "| 200,000/s | 100,000 to 300,000 | 5.00 us | 1 MiB | 50% |" in mine
     assert theirs.endswith("| 100,000/s |  | 10.00 us | 2 MiB | 99% | 2.00 | 2.00 |")
     assert '"rate": 200000.0' in Results(FACTS, FULL, [tested, other], [cells], 1.0).to_json()
+
+
+def test_each_interpreter_has_ratios_of_its_own() -> None:
+    row = next(row for row in ROWS if row.name == "pub-16")
+    brokers = [
+        Broker("nsqd, a", "", tested=True, interpreter="a"),
+        Broker("nsqd, b", "", tested=True, interpreter="b"),
+        Broker("peer 1, a", "", interpreter="a"),
+        Broker("peer 1, b", "", interpreter="b"),
+        Broker("other", ""),
+    ]
+    cells = [
+        Cell(row, broker, [Measurement(rate, 1.0, rate * cpu_us / 1e6, 0.5, 1 << 20)])
+        for broker, rate, cpu_us in zip(brokers, (100, 50, 200, 20, 400), (4, 8, 2, 16, 1), strict=True)
+    ]
+    lines = to_markdown(Results(FACTS, FULL, brokers, [cells], 1.0)).splitlines()
+    assert f"| {row.title} | peer 1 | 0.50 | 0.50 | 2.50 | 2.00 |" in lines
+    assert f"| {row.title} | other | 0.25 | 0.25 | 0.12 | 0.12 |" in lines
+
+
+def test_a_curve_says_how_its_cost_grows() -> None:
+    curve = next(curve for curve in CURVES if curve.name == "many-deferred")
+    broker, points = Broker("nsqd", "", tested=True), []
+    for x, series, row in curve.points(quick=True, large=False):
+        cell = Cell(row, broker, [Measurement(1000, 1.0, 1e-6 * x, 0.5, 1 << 20)])
+        points.append(Point(x, series, cell))
+    lines = to_markdown(Results(FACTS, FULL, [broker], [], 1.0, (), [Drawn(curve, points)])).splitlines()
+    costs = [line.split(" | ")[4:6] for line in lines if line.startswith(("| 1,000 |", "| 100,000 |"))]
+    assert costs == [["1.00 us", "1.00"]] * 3 + [["100.00 us", "100.00"]] * 3
 
 
 def test_other_processes_are_mentioned() -> None:

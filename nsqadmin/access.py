@@ -1,67 +1,111 @@
-"""Access control: administrators, and clients of /config. Requests that other sites forge: see `origins`.
+"""What each request to the console needs: the only place that says so.
 
-A console usually runs behind a proxy that authenticates users and passes their names in a header. Without a list of
-administrators, every user is one. The header is trusted: clients that can reach the console directly can forge it.
+A route that is not in `ROUTES` cannot be added to the site. docs/security.md is generated from it. HEAD needs what GET
+does. Which role may do what, in principle: `nsqadmin.auth.identity`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable
+import enum
+from collections.abc import Mapping
+from typing import Final
 
-from nsqadmin.addresses import host_and_port
-from nsqadmin.options import AdminOptions
-from nsqkit.service.http import HttpError, Request
+import attrs
 
-__all__ = ["check_admin", "check_config_client", "is_admin", "user_of"]
+from nsqadmin.auth.identity import Identity, Role
 
-Headers = Iterable[tuple[bytes, bytes]]
-
-
-def is_admin(options: AdminOptions, headers: Headers) -> bool:
-    """Whether a request with these headers (names in lower case) may change the cluster."""
-    return not options.admin_users or user_of(options, headers) in options.admin_users
+__all__ = ["ROUTES", "About", "Need", "need_of"]
 
 
-def user_of(options: AdminOptions, headers: Headers) -> str:
-    """The name of the user, as the proxy sent it; empty if there is none."""
-    name = options.acl_http_header.lower().encode()
-    values = [value for key, value in headers if key == name]
-    # If there are two, one was sent by the client, and it is not known which.
-    return values[0].decode("utf-8", "replace") if len(values) == 1 else ""
+class About(enum.Enum):
+    """What a request is about: whether somebody who is limited to some topics may send it."""
+
+    ANY = "no topic"
+    """He may."""
+    SELECTION = "those of the user's topics"
+    """He may, and the handler leaves out all other topics."""
+    PATH = "the topic in the path"
+    QUERY = "the topic in the query"
+    """Without one it is about all topics."""
+    BODY = "the topic in the body"
+    """The handler looks: `Console.check_topic`."""
+    CLUSTER = "nodes, options, or topics of any name"
+    """He may not."""
 
 
-def check_admin(options: AdminOptions, request: Request) -> None:
-    """Raise `HttpError` 403 unless the user is an administrator."""
-    if not is_admin(options, request.headers):
-        raise HttpError(403, "FORBIDDEN")
+@attrs.frozen
+class Need:
+    """What a request needs."""
+
+    role: Role
+    about: About = About.ANY
+
+    def is_met(self, identity: Identity, path_params: Mapping[str, str], query: Mapping[str, str]) -> bool:
+        """Whether somebody may send such a request."""
+        if identity.role < self.role:
+            return False
+        topics = identity.topics
+        if self.about is About.PATH:
+            return topics.include(path_params["topic"])
+        if self.about is About.QUERY:
+            return topics.include(query.get("topic", ""))
+        return self.about is not About.CLUSTER or topics.are_all
 
 
-def check_config_client(options: AdminOptions, request: Request) -> None:
-    """Raise `HttpError` 403 unless the client may use /config, and 400 if its address is unknown.
+_OPEN: Final = Need(Role.STRANGER)
+_VIEW: Final = Need(Role.VIEWER)
+_VIEW_SELECTION: Final = Need(Role.VIEWER, About.SELECTION)
+_VIEW_TOPIC: Final = Need(Role.VIEWER, About.PATH)
+_CHANGE_TOPIC: Final = Need(Role.OPERATOR, About.PATH)
+_MESSAGES: Final = Need(Role.ADMIN, About.PATH)  # they may hold anything
 
-    Both the network and the list of administrators must allow it: /config shows secrets, and changes whom the console
-    believes. For a client of a proxy on this machine the address of the connection says nothing; the addresses in
-    X-Forwarded-For must be in the network, too. A client can forge these, but gains nothing: they can only forbid.
-    """
-    if options.allow_config_from_cidr:
-        _check_network(options.allow_config_from_cidr, request)
-    if not is_admin(options, request.headers):
-        raise HttpError(403, "FORBIDDEN")
+ROUTES: Final[Mapping[tuple[str, str], Need]] = {
+    ("GET", "/ping"): _OPEN,  # for load balancers
+    ("GET", "/static/:asset"): _OPEN,
+    ("GET", "/fonts/:asset"): _OPEN,
+    ("GET", "/login"): _OPEN,
+    ("POST", "/login"): _OPEN,
+    ("POST", "/logout"): _OPEN,
+    ("GET", "/"): _VIEW_SELECTION,
+    ("GET", "/topics"): _VIEW_SELECTION,
+    ("GET", "/topics/:topic"): _VIEW_TOPIC,
+    ("GET", "/topics/:topic/:channel"): _VIEW_TOPIC,
+    ("GET", "/messages/:topic/:channel"): _MESSAGES,
+    ("GET", "/nodes"): _VIEW_SELECTION,
+    ("GET", "/nodes/:node"): _VIEW_SELECTION,
+    ("GET", "/lookup"): _VIEW_SELECTION,
+    ("GET", "/alarms"): _VIEW_SELECTION,
+    ("GET", "/counter"): _VIEW_SELECTION,
+    ("GET", "/series"): Need(Role.VIEWER, About.QUERY),
+    ("GET", "/live"): _VIEW,  # says when there is a new snapshot, and nothing of it
+    ("GET", "/api/topics"): _VIEW_SELECTION,
+    ("POST", "/api/topics"): Need(Role.OPERATOR, About.BODY),
+    ("GET", "/api/topics/:topic"): _VIEW_TOPIC,
+    ("POST", "/api/topics/:topic"): _CHANGE_TOPIC,
+    ("DELETE", "/api/topics/:topic"): _CHANGE_TOPIC,
+    ("GET", "/api/topics/:topic/:channel"): _VIEW_TOPIC,
+    ("POST", "/api/topics/:topic/:channel"): _CHANGE_TOPIC,
+    ("DELETE", "/api/topics/:topic/:channel"): _CHANGE_TOPIC,
+    ("POST", "/api/messages/:topic"): _MESSAGES,
+    ("POST", "/api/messages/:topic/:channel"): _MESSAGES,
+    ("GET", "/api/messages/:topic/:channel/:id"): _MESSAGES,
+    ("GET", "/api/nodes"): _VIEW_SELECTION,
+    ("GET", "/api/alarms"): _VIEW_SELECTION,
+    ("GET", "/api/nodes/:node"): _VIEW_SELECTION,
+    ("POST", "/api/nodes/:node"): Need(Role.OPERATOR, About.CLUSTER),
+    ("DELETE", "/api/nodes/:node"): Need(Role.OPERATOR, About.BODY),
+    ("GET", "/api/counter"): _VIEW_SELECTION,
+    ("GET", "/api/graphite"): Need(Role.VIEWER, About.CLUSTER),
+    ("GET", "/config/:opt"): Need(Role.ADMIN, About.CLUSTER),
+    ("PUT", "/config/:opt"): Need(Role.ADMIN, About.CLUSTER),
+    ("GET", "/render"): Need(Role.VIEWER, About.CLUSTER),
+}
+"""By method and path, without the base path."""
 
 
-def _check_network(cidr: str, request: Request) -> None:
-    network = ipaddress.ip_network(cidr, strict=False)
-    try:
-        address = ipaddress.ip_address(host_and_port(request.remote)[0])
-    except ValueError:
-        raise HttpError(400, "INVALID_REMOTE_ADDR") from None
-    forwarded = [value for name, value in request.headers if name == b"x-forwarded-for"]
-    try:
-        others = [
-            ipaddress.ip_address(each.decode().strip()) for each in b",".join(forwarded).split(b",") if each
-        ]
-    except ValueError:
-        raise HttpError(403, "FORBIDDEN") from None
-    if not all(each in network for each in (address, *others)):
-        raise HttpError(403, "FORBIDDEN")
+def need_of(method: str, path: str) -> Need:
+    """What a route needs. `ValueError` for one that is not in the table."""
+    need = ROUTES.get(("GET" if method == "HEAD" else method, path))
+    if need is None:
+        raise ValueError(f"{method} {path} is not in the table of what requests need")
+    return need

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import attrs
 import trio
 
-from nsqadmin.access import check_admin, is_admin
 from nsqadmin.actions import Actions
+from nsqadmin.alarms.alarm import Alarm
 from nsqadmin.alarms.watch import AlarmWatch
+from nsqadmin.auth import Identity, identity_of
+from nsqadmin.auth.authentication import Authentication
 from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.poller import ClusterPoller
 from nsqadmin.cluster.queries import ClusterQueries
+from nsqadmin.cluster.selection import Selections
 from nsqadmin.options import AdminOptions
 from nsqadmin.origins import Origins
-from nsqkit.service.http import Request
+from nsqkit.service.http import HttpError, Request
 from nsqkit.version import VERSION
 
 __all__ = ["Console"]
@@ -35,6 +38,10 @@ class Console:
     actions: Actions
     alarms: AlarmWatch
     origins: Origins = attrs.field(default=attrs.Factory(lambda self: Origins(self.options), takes_self=True))
+    authentication: Authentication = attrs.field(
+        default=attrs.Factory(lambda self: Authentication(self.options, None), takes_self=True)
+    )
+    selections: Selections = attrs.field(factory=Selections, init=False)
     version: str = VERSION
     stopping: trio.Event = attrs.field(factory=trio.Event)
     """Set when nsqadmin stops, which ends the streams."""
@@ -48,11 +55,18 @@ class Console:
         """The path below the base path, for a route or a link; `path` begins with a slash."""
         return self.base_path + path if path != "/" else self.base_path or "/"
 
-    def is_admin(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether a request with these headers (names in lower case) may change the cluster."""
-        return is_admin(self.options, headers)
+    def check_topic(self, request: Request, topic: str) -> None:
+        """Raise `HttpError` 403 unless its sender may have to do with this topic, which is in the body."""
+        if not identity_of(request).topics.include(topic):
+            raise HttpError(403, "FORBIDDEN")
 
-    def check_change(self, request: Request) -> None:
-        """Raise `HttpError` 403 unless an administrator sent the request, and not a page of another site."""
-        check_admin(self.options, request)
-        self.origins.check_same_site(request)
+    def alarms_for(self, identity: Identity) -> Sequence[Alarm]:
+        """The alarms that he sees, the worst first. Those of nodes may name any topic."""
+        alarms = self.alarms.alarms
+        if identity.topics.are_all:
+            return alarms
+        return [each for each in alarms if each.subject.topic and identity.topics.include(each.subject.topic)]
+
+    def token_for(self, identity: Identity) -> str:
+        """What his pages have to show with a change; see `origins`."""
+        return identity.token or self.origins.token

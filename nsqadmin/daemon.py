@@ -15,6 +15,8 @@ import trio
 from nsqadmin.actions import Actions
 from nsqadmin.alarms.watch import AlarmWatch
 from nsqadmin.alarms.webhook import AlarmWebhook
+from nsqadmin.auth.authentication import Authentication
+from nsqadmin.auth.users import UserFileError
 from nsqadmin.cluster.consumers import ConsumerQueries
 from nsqadmin.cluster.history import History
 from nsqadmin.cluster.poller import ClusterPoller
@@ -24,13 +26,17 @@ from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
+from nsqkit.certificates import TlsFiles, warn_if_readable_by_all
+from nsqkit.file_watch import FileWatch
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND
 from nsqkit.service.descriptors import http_share
 from nsqkit.service.http import HttpServer, Limits
 from nsqkit.service.http.access import access_log
-from nsqkit.service.listeners import bound_address, close_listener, open_listeners
+from nsqkit.service.listeners import bound_address, close_listener, open_listeners, with_tls
 from nsqkit.service.systemd import keep_informed
+from nsqkit.service.tls import server_files
+from nsqkit.tls import TlsConfigError
 
 __all__ = ["Daemon", "StartError", "make_console", "tune_garbage_collection"]
 
@@ -51,9 +57,14 @@ class Daemon:
         self.options = options
         self.http_port = -1
         """The port that is bound; -1 for a unix socket, and before `run`."""
-        self.console = make_console(options)
+        try:
+            self.console = make_console(options)
+        except UserFileError as error:
+            raise StartError(f"--users-file: {error}") from error
         self._upstream = self.console.queries.upstream
         self._notifier = Notifier(self._upstream)
+        self._tls: TlsFiles | None = None  # see `_load_certificate`
+        self._certificates: list[FileWatch] = []
 
     def stop(self) -> None:
         """Begin to stop; `run` returns soon afterwards."""
@@ -63,7 +74,12 @@ class Daemon:
         """Serve. Raises `StartError` if it cannot start, and `OSError` if a listener fails."""
         failure: OSError | None = None
         # Signals first: a supervisor may stop it as soon as it has logged that it listens.
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        self._load_certificate()
+        options = self.options
+        has_files = self._certificates or options.users_file
+        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if has_files else [])]
+        warn_if_readable_by_all(options.tls_key, options.http_client_tls_key, options.access_token_file)
+        with trio.open_signal_receiver(*handled) as signals:
             listeners = await self._listen()
             try:
                 tune_garbage_collection()
@@ -90,6 +106,8 @@ class Daemon:
         stopping = self.console.stopping
         async with trio.open_nursery() as background:
             background.start_soon(self._watch, signals)
+            for watch in self._certificates:
+                background.start_soon(watch.run)
             background.start_soon(self.console.poller.run)
             background.start_soon(self.console.consumers.run)
             background.start_soon(self.console.alarms.run)
@@ -97,14 +115,27 @@ class Daemon:
                 webhook = AlarmWebhook(url, self.console.alarms, self._upstream, self.console.base_path)
                 background.start_soon(webhook.run)
             background.start_soon(self._notifier.run)
+            background.start_soon(self.console.authentication.run)
             # Two nurseries: requests that are being finished still need the tasks in the background.
             async with trio.open_nursery() as serving:
-                await serving.start(server.run, listeners)
+                await serving.start(
+                    server.run, listeners if self._tls is None else with_tls(listeners, self._tls)
+                )
                 on_ready()
                 serving.start_soon(keep_informed, stopping, f"HTTP {self.options.http_address}")
                 await stopping.wait()
                 server.stop()
             background.cancel_scope.cancel()
+
+    def _load_certificate(self) -> None:
+        options = self.options
+        if options.tls_cert or options.tls_key:
+            try:
+                self._tls = server_files(options.tls_cert, options.tls_key)
+            except TlsConfigError as error:
+                raise StartError(f"failed to build TLS config - {error}") from error
+        found = (self._tls, self._upstream.tls)
+        self._certificates = [FileWatch(each) for each in found if each is not None and each.files]
 
     async def _listen(self) -> list[trio.SocketListener]:
         address = self.options.http_address
@@ -114,19 +145,24 @@ class Daemon:
             raise StartError(f"listen ({address}) failed - {error}") from error
         bound = [bound_address(listener) for listener in listeners]
         for each in bound:
-            log.info("HTTP: listening on %s", each.text)
+            log.info("%s: listening on %s", "HTTP" if self._tls is None else "HTTPS", each.text)
         self.http_port = bound[0].port
         self.console.origins.listens_on(bound)
         return listeners
 
     async def _watch(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
+            if number == signal.SIGHUP:
+                for watch in self._certificates:
+                    watch.hang_up()
+                self.console.authentication.hang_up()
+                continue
             log.info("%s: stopping", signal.Signals(number).name)
             self.stop()
 
 
 def make_console(options: AdminOptions) -> Console:
-    """The console for these options, which are valid. Sends no requests yet."""
+    """The console for these options, which are valid. Sends no requests yet. `UserFileError`."""
     upstream = Upstream(options)
     history = History(options.poll_interval / SECOND, options.history_bytes)
     queries = ClusterQueries(options, upstream)
@@ -139,6 +175,7 @@ def make_console(options: AdminOptions) -> Console:
         queries=queries,
         actions=Actions(queries),
         alarms=AlarmWatch(poller),
+        authentication=Authentication.of_options(options),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlencode, urlsplit
 
 from nsqadmin.addresses import host_and_port
+from nsqadmin.auth import Means, identity_of
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import Upstream, UpstreamError
 from nsqkit.decoding import decode_json
@@ -73,6 +74,9 @@ class GraphiteHandlers:
         """GET /render: Graphite's response to the same path and query."""
         url = urlsplit(self._options.graphite_url)
         headers = _end_to_end(request.headers)
+        if identity_of(request).means in (Means.SESSION, Means.BASIC):
+            # Whoever has these is this user.
+            headers = [each for each in headers if each[0] not in (b"cookie", b"authorization")]
         _replace(headers, (b"X-Forwarded-For", _forwarded_for(request)))
         if url.username is not None:
             pair = f"{unquote(url.username)}:{unquote(url.password or '')}"

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import trio
 
+from nsqadmin.auth import Identity, Means, identity_of
 from nsqadmin.upstream import Upstream, UpstreamError
 from nsqkit.logging import get_logger
 from nsqkit.redact import redacted
@@ -84,7 +85,7 @@ def report(request: Request, event: Event, now: float) -> dict[str, Any]:
         "life": event.life or None,
         "message": event.message or None,
         "timestamp": math.floor(now),
-        "user": _user(request) or None,
+        "user": _user(request, identity_of(request)) or None,
         "remote_ip": request.remote,
         "user_agent": _text(request.header(b"user-agent")),
         "url": _url(request),
@@ -93,8 +94,10 @@ def report(request: Request, event: Event, now: float) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _user(request: Request) -> str:
-    """The user name of HTTP basic authentication, which a proxy may forward."""
+def _user(request: Request, identity: Identity) -> str:
+    """The name of a user of the console; otherwise that of HTTP basic authentication, which a proxy may forward."""
+    if identity.means in (Means.SESSION, Means.BASIC):
+        return identity.name
     scheme, _, value = (request.header(b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"basic":
         return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -52,6 +51,9 @@ _EXAMPLE = """
 nsqadmin --lookupd-http-address=127.0.0.1:4161
 # a single nsqd without nsqlookupd
 nsqadmin --nsqd-http-address=127.0.0.1:4151
+# with a login, for users of a file
+nsqadmin user add --users-file=/etc/nsq/users --role=operator alice
+nsqadmin --lookupd-http-address=lookup:4161 --users-file=/etc/nsq/users
 # behind an authenticating proxy; only two users may make changes
 nsqadmin --lookupd-http-address=lookup:4161 --base-path=/nsq --admin-user=ann --admin-user=bob
 # then open http://127.0.0.1:4171/
@@ -105,6 +107,12 @@ class AdminOptions(DaemonOptions):
     http_address: Address = option(
         "0.0.0.0:4171", help="Address of the console: host:port, or the path of a unix socket."
     )
+    tls_cert: FilePath = option(
+        "",
+        help="Certificate file (PEM) of the console, including the chain. With --tls-key the console is served over "
+        "HTTPS, and only so. Both files are read again when they change.",
+    )
+    tls_key: FilePath = option("", help="Private key file (PEM) of the certificate, not encrypted.")
     base_path: str = option("/", placeholder="PATH", help="URL path under which all pages are.")
     dev_static_dir: FilePath = option(
         "", help="Directory to serve /static from instead of the built-in files, for development."
@@ -121,6 +129,19 @@ class AdminOptions(DaemonOptions):
         flag="admin-user",
         placeholder="NAME",
         help="User who may make changes. If none is given, everybody may.",
+    )
+    users_file: FilePath = option(
+        "",
+        help="File with the users who can log in, made by `nsqadmin user add`; read again when it changes. Empty: "
+        "there is no login.",
+    )
+    session_idle_timeout: Duration = option(
+        4 * HOUR,
+        minimum=1 * MINUTE,
+        help="A login ends when no page of the console has been open for this time.",
+    )
+    session_lifetime: Duration = option(
+        24 * HOUR, minimum=1 * MINUTE, help="A login ends after this time in any case."
     )
     allowed_hosts: list[str] = option(
         flag="allowed-host",
@@ -145,6 +166,11 @@ class AdminOptions(DaemonOptions):
     )
     http_client_tls_insecure_skip_verify: bool = option(
         False, help="Do not verify the certificates of nsqds and nsqlookupds. For tests."
+    )
+    http_client_tls_required: bool = option(
+        False,
+        help="Send nothing to nsqds and nsqlookupds without TLS. A plain address is asked for the HTTPS port only; "
+        "they need --tls-required.",
     )
     http_client_tls_root_ca_file: FilePath = option(
         "",
@@ -304,9 +330,9 @@ def _check_tls(options: AdminOptions) -> None:
         _check_readable(options, f"http_client_tls_{name}")
     if cert:
         try:
-            ssl.create_default_context().load_cert_chain(cert, key)
-        except (OSError, ssl.SSLError) as error:
-            reason = f"failed to load --http-client-tls-cert {cert!r}: {error}"
+            client_context(root_ca_file=cert, cert_file=cert, key_file=key)
+        except TlsConfigError as error:
+            reason = f"failed to load --http-client-tls-cert: {error}"
             raise refusal(options, "http_client_tls_cert", reason) from error
     if authority := options.http_client_tls_root_ca_file:
         try:

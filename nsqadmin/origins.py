@@ -17,7 +17,8 @@ the proxy. A change must come from a page of the console. In this order:
 2. A request without `Origin` is not of a browser (curl, scripts) and is accepted.
 3. `Origin` names the host in `Host`, or one in `--allowed-host`.
 4. The request has the token that is in the console's pages. No other site can read a page, nor send this header without
-   being allowed to. This is for proxies that send another `Host`; the X-Forwarded headers prove nothing.
+   being allowed to. A session has a token of its own, which no other user knows. This is for proxies that send another
+   `Host`; the X-Forwarded headers prove nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Origins:
 
     options: AdminOptions
     token: str = attrs.field(factory=lambda: secrets.token_urlsafe(24), repr=False)
-    """In the pages; another one after each start."""
+    """In the pages of those who have no session; another one after each start."""
     _loopback_ports: set[int] = attrs.field(factory=set, init=False)
     _hosts: OwnHosts = attrs.field(init=False)
     _refusals: RateLimitedLogger = attrs.field(
@@ -70,7 +71,7 @@ class Origins:
         host = request.header(b"host")
         if host is None or not (self.options.allowed_hosts or self._loopback_ports):
             return
-        name, port = name_and_port(host, 80)
+        name, port = name_and_port(host, 443 if request.secure else 80)
         if self._hosts.has(name, port):
             return
         if self.options.allowed_hosts or port in self._loopback_ports:
@@ -82,8 +83,12 @@ class Origins:
             )
             raise HttpError(403, "HOST_NOT_ALLOWED")
 
-    def check_same_site(self, request: Request) -> None:
-        """Raise `HttpError` 403 unless the request may come from a page of the console, or is not of a browser."""
+    def check_same_site(self, request: Request, session_token: str = "", *, in_form: str = "") -> None:
+        """Raise `HttpError` 403 unless the request may come from a page of the console, or is not of a browser.
+
+        `session_token`: that of its session, which has another one in its pages. `in_form`: what a form sends, which
+        cannot send the header.
+        """
         site = request.header(b"sec-fetch-site")
         if site is not None:
             if site not in (b"same-origin", b"none"):
@@ -92,8 +97,8 @@ class Origins:
         origin = request.header(b"origin")
         if origin is None or self._is_own_origin(origin, request.header(b"host") or b""):
             return
-        token = request.header(TOKEN_HEADER) or b""
-        if not secrets.compare_digest(token, self.token.encode()):
+        shown = request.header(TOKEN_HEADER) or in_form.encode()
+        if not secrets.compare_digest(shown, (session_token or self.token).encode()):
             raise HttpError(403, "FORBIDDEN")
 
     def _is_own_origin(self, origin: bytes, host: bytes) -> bool:

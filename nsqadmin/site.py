@@ -1,6 +1,7 @@
 """All paths of the console, below its base path: the pages, the files, the API.
 
-`_add_routes` is the only list of them. Responses are compressed for clients that accept that.
+`_add_routes` is the only list of them; what each one needs is in `nsqadmin.access`. Responses are compressed for
+clients that accept that.
 
 **An object is never another one.** Browsers, proxies and client libraries resolve `.` and `..`, drop empty segments and
 follow redirects, so a request for a channel whose name is empty could reach the topic. A request that is not a GET, and
@@ -15,20 +16,25 @@ from typing import Any
 
 import attrs
 
+from nsqadmin.access import Need, need_of
 from nsqadmin.api import ActionHandlers, BodyDownload, ReadHandlers
+from nsqadmin.auth import Role
 from nsqadmin.compression import compressed_route
 from nsqadmin.config import MAX_BODY, ConfigHandlers
 from nsqadmin.console import Console
+from nsqadmin.gate import Gate
 from nsqadmin.graphite import GraphiteHandlers
 from nsqadmin.notify import Notifier
 from nsqadmin.pages.alarms import alarms_page
 from nsqadmin.pages.channels import channel_page
 from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
+from nsqadmin.pages.login import MAX_FORM, LoginPage
 from nsqadmin.pages.lookup import LookupPage
 from nsqadmin.pages.messages import messages_page
-from nsqadmin.pages.missing import missing_page
+from nsqadmin.pages.missing import forbidden_page, missing_page
 from nsqadmin.pages.nodes import node_page, nodes_page
+from nsqadmin.pages.page_request import View
 from nsqadmin.pages.render import Renderer
 from nsqadmin.pages.stream import EVENT_STREAM, LiveStream
 from nsqadmin.pages.topics import FrontPage, topic_page
@@ -54,8 +60,10 @@ class Site:
         self._access_log = access_log
         self._check = console.origins.check_host
         renderer = Renderer(console)
-        self._router = Router(access_log, _not_found_for(console, renderer.handler(missing_page)))
-        _add_routes(self._router, renderer, console, notifier)
+        gate = Gate(console, renderer.handler(forbidden_page))
+        missing = gate.handler(Need(Role.VIEWER), renderer.handler(missing_page), is_page=True)
+        self._router = Router(access_log, _not_found_for(console, missing))
+        _add_routes(self._router, gate, renderer, console, notifier)
 
     def route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes
@@ -73,39 +81,53 @@ class Site:
         return route, {key: name_of_segment(value) for key, value in params.items()}
 
 
-def _add_routes(router: Router, renderer: Renderer, console: Console, notifier: Notifier) -> None:
+def _add_routes(router: Router, gate: Gate, renderer: Renderer, console: Console, notifier: Notifier) -> None:
     options = console.options
     read, act = ReadHandlers(console), ActionHandlers(console, notifier)
     config, graphite = ConfigHandlers(console), GraphiteHandlers(options, console.queries.upstream)
     files = StaticFiles.of_options(options)
-    page, front = renderer.handler, FrontPage()
+    front, login = renderer.handler(FrontPage()), LoginPage(console, renderer)
 
-    def add(method: str, path: str, handler: Handler, **limits: Any) -> None:
-        router.add(method, console.url(path), handler, **limits)
+    def add(method: str, path: str, handler: Handler, *, is_page: bool = False, **limits: Any) -> None:
+        need = need_of(method, path)
+        passed = gate.handler(need, handler, is_page=is_page)
+        if "too_big" in limits:
+            limits["too_big"] = gate.handler(need, limits["too_big"])
+        router.add(method, console.url(path), passed, **limits)
         if method == "GET":
-            router.add("HEAD", console.url(path), handler, **limits)
+            router.add("HEAD", console.url(path), passed, **limits)
+
+    def page(path: str, view: View) -> None:
+        add("GET", path, renderer.handler(view), is_page=True)
 
     def api(method: str, path: str, handler: _ApiHandler) -> None:
         add(method, path, _with_bad_gateway(handler), body_limit=_MAX_API_BODY)
 
-    add("GET", "/", page(front))
+    add("GET", "/", front, is_page=True)
     if console.base_path:
         # Not redirected: proxies that serve a folder (nginx: `location /nsq/`) redirect the other way.
         for method in ("GET", "HEAD"):
-            router.add(method, console.base_path + "/", page(front))
-    add("GET", "/topics", page(front))
-    add("GET", "/topics/:topic", page(topic_page))
-    add("GET", "/topics/:topic/:channel", page(channel_page))
-    add("GET", "/messages/:topic/:channel", page(messages_page))
-    add("GET", "/nodes", page(nodes_page))
-    add("GET", "/nodes/:node", page(node_page))
-    add("GET", "/lookup", page(LookupPage()))
-    add("GET", "/alarms", page(alarms_page))
-    add("GET", "/counter", page(CounterPage()))
+            router.add(
+                method, console.base_path + "/", gate.handler(need_of(method, "/"), front, is_page=True)
+            )
+    add("GET", "/topics", front, is_page=True)
+    page("/topics/:topic", topic_page)
+    page("/topics/:topic/:channel", channel_page)
+    page("/messages/:topic/:channel", messages_page)
+    page("/nodes", nodes_page)
+    page("/nodes/:node", node_page)
+    page("/lookup", LookupPage())
+    page("/alarms", alarms_page)
+    page("/counter", CounterPage())
     add("GET", "/series", lambda request: series_response(console.history, request))
-    router.add_stream("GET", console.url("/live"), LiveStream(console))
-    router.add("HEAD", console.url("/live"), lambda _: Response(200, content_type=EVENT_STREAM, nsq=False))
+    live = need_of("GET", "/live")
+    router.add_stream("GET", console.url("/live"), gate.stream(live, LiveStream(console)))
+    no_events = Response(200, content_type=EVENT_STREAM, nsq=False)
+    router.add("HEAD", console.url("/live"), gate.handler(live, lambda _: no_events))
 
+    add("GET", "/login", login.get)
+    add("POST", "/login", login.post, body_limit=MAX_FORM)
+    add("POST", "/logout", login.log_out, body_limit=MAX_FORM)
     add("GET", "/static/:asset", files.get, quiet=True)
     add("GET", "/fonts/:asset", files.get, quiet=True)
 

@@ -39,8 +39,8 @@ def main() -> None:
         daemon = Daemon(options)
         validate(options)
         prepare_start(options.data_path or os.getcwd(), options.node_id)
-        daemon.load_certificates()
         configure(options.log_level, options.log_prefix, log_format=options.log_format)
+        daemon.load_certificates()
         banner(options)
         trio.run(daemon.run)
         if daemon.starts_anew:

@@ -14,7 +14,6 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -33,10 +32,12 @@ from nsqd.log.lock import DataPathLock
 from nsqd.log.store import Store, StoreOptions
 from nsqd.log.system_calls import keep_freed_memory
 from nsqd.lookup import Registries
+from nsqd.lookup.connect import SecureConnector
 from nsqd.lookup.known_channels import KnownChannels
 from nsqd.lookup.known_nodes import KnownNodes
 from nsqd.lookup.peer import PING_INTERVAL, PINGS_TO_ADOPTION, PeerOptions
 from nsqd.lookup.protocol import encode_identify
+from nsqd.names import NameLimits
 from nsqd.options import TOPOLOGY_AWARE, NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats, client_stats
 from nsqd.protocol_v2.connections import Connections
@@ -52,6 +53,8 @@ from nsqd.stats.statsd import Statsd
 from nsqkit.access import NOTHING, Access, ScopeError, TokenFileError
 from nsqkit.access.own_token import OwnToken
 from nsqkit.access.watch import TokenWatch
+from nsqkit.certificates import TlsFiles, warn_if_readable_by_all
+from nsqkit.file_watch import FileWatch
 from nsqkit.http_client import HttpClient, HttpOptions
 from nsqkit.logging import LogLevel, get_logger, set_level
 from nsqkit.options import MILLISECOND, SECOND, TlsRequired
@@ -68,7 +71,7 @@ from nsqkit.service.listeners import (
 )
 from nsqkit.service.statsd_prefix import expand_prefix
 from nsqkit.service.systemd import keep_informed
-from nsqkit.service.tls import REQUIRE_VERIFY, server_context
+from nsqkit.service.tls import REQUIRE_VERIFY, server_files
 from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import VERSION, version_line
 
@@ -98,7 +101,10 @@ class Daemon:
         self.hostname = socket.gethostname()
         self.start_time_ns = time.time_ns()
         self.tcp_port = self.http_port = self.https_port = self.replication_port = -1
-        self.tls_context: ssl.SSLContext | None = None  # see `load_certificates`
+        # See `load_certificates`.
+        self.tls: TlsFiles | None = None
+        self._tls_to_registries: TlsFiles | None = None
+        self._tls_to_auth_servers = self._client_tls("TLS to auth servers", options.tls_root_ca_file)
         self.access = Access()  # see `_load_access`
         self._own_token: OwnToken | None = None
         self.starts_anew = False
@@ -128,7 +134,7 @@ class Daemon:
         options = self.options
         try:
             if options.tls_cert or options.tls_key:
-                self.tls_context = server_context(
+                self.tls = server_files(
                     options.tls_cert,
                     options.tls_key,
                     client_auth_policy=options.tls_client_auth_policy,
@@ -143,9 +149,36 @@ class Daemon:
             raise StartError(f"failed to build TLS config for copies - {error}") from error
         try:
             if options.tls_root_ca_file:  # used for requests later; an invalid one must fail the start
-                client_context(root_ca_file=options.tls_root_ca_file)
+                self._tls_to_auth_servers.load()
+            if options.lookupd_tls:
+                self._tls_to_registries = self._client_tls(
+                    "TLS to nsqlookupds",
+                    options.lookupd_tls_root_ca_file or options.tls_root_ca_file,
+                    options.lookupd_tls_cert,
+                    options.lookupd_tls_key,
+                )
+                self._tls_to_registries.load()
         except TlsConfigError as error:
             raise StartError(f"failed to build client TLS config - {error}") from error
+
+    def _client_tls(self, name: str, root_ca_file: str, cert_file: str = "", key_file: str = "") -> TlsFiles:
+        make = functools.partial(
+            client_context,
+            root_ca_file=root_ca_file,
+            min_version=self.options.tls_min_version,
+            cert_file=cert_file,
+            key_file=key_file,
+        )
+        return TlsFiles(name, [root_ca_file, cert_file, key_file], make, cert_file=cert_file)
+
+    @property
+    def tls_files(self) -> list[TlsFiles]:
+        found = [self.tls, self._tls_to_registries, self._tls_to_auth_servers, *self.copies.tls_files]
+        return [each for each in found if each is not None and each.files]
+
+    def _use_new_context(self) -> None:
+        """For the connections that ask for TLS from now on."""
+        self.context.tls = self.tls.context if self.tls is not None else None
 
     def _load_access(self) -> None:
         try:
@@ -164,6 +197,15 @@ class Daemon:
         listeners = http if options.auth_http_addresses else [*tcp, *http]
         if warning := self.access.open_to_all(exposed_addresses(listeners)):
             log.warning("ACCESS: %s", warning)
+
+    def _warn_of_exposed_secrets(self) -> None:
+        options = self.options
+        warn_if_readable_by_all(
+            options.tls_key,
+            options.lookupd_tls_key,
+            options.access_token_file,
+            options.replication_secret_file,
+        )
 
     def _prepare_storage(self) -> None:
         try:
@@ -200,10 +242,16 @@ class Daemon:
             log.error("disk: %s; publishes are refused until space is freed", store.space.full)
         self.rounds = Rounds(self.broker, self._sync_failed, self.copies.durability(self.broker))
         self.copies.attach(self.rounds)
-        authorizer = Authorizer(options, HttpClient(_http_options(options)), self.access)
+        authorizer = Authorizer(
+            options, HttpClient(_http_options(options, self._tls_to_auth_servers)), self.access
+        )
         self.auth_queries = AuthQueries(authorizer, self.rounds)
+        self.names = NameLimits(
+            self.broker, options.max_topics, options.max_channels, options.max_names_per_connection
+        )
         self.context = Context(
             broker=self.broker,
+            names=self.names,
             version=VERSION,
             enlist=self.rounds.answering.append,
             refresh_clock=self.rounds.begin,
@@ -219,12 +267,14 @@ class Daemon:
             max_buffered_bytes=options.max_buffered_bytes,
             topology_region=options.topology_region,
             topology_zone=options.topology_zone,
-            tls=self.tls_context,
+            tls=self.tls.context if self.tls is not None else None,
             tls_required=options.tls_required is not TlsRequired.NO,
             snappy=options.snappy,
             deflate=options.deflate,
         )
-        self.connections = Connections(self.context, self.rounds, self._max_connections)
+        self.connections = Connections(
+            self.context, self.rounds, self._max_connections, options.max_connections_per_address
+        )
         self.token_watch.on_change = lambda: self.connections.end_revoked(self.access.is_valid)
         self.drain = Drain(
             self.broker,
@@ -260,18 +310,21 @@ class Daemon:
         }
         identify, limit = functools.partial(self._identify, fields), options.max_body_size
         fencing = self.copies.leader.fencing if self.copies.leader is not None else None
+        peers = PeerOptions(identify, max_reply_size=limit)
+        if (tls := self._tls_to_registries) is not None:
+            peers = attrs.evolve(peers, make_connect=lambda: SecureConnector(tls), secure=True)
         if fencing is None:
-            return PeerOptions(identify, max_reply_size=limit)
-        return PeerOptions(
-            identify,
-            max_reply_size=limit,
+            return peers
+        return attrs.evolve(
+            peers,
             ping_interval=min(PING_INTERVAL, options.adopt_after / SECOND / PINGS_TO_ADOPTION),
             on_ping=fencing.heard_registry,
         )
 
     def _registry_http_options(self) -> HttpOptions:
         """With the token, which auth servers do not get."""
-        return attrs.evolve(_http_options(self.options), bearer=self._own_token)
+        tls = self._tls_to_registries or self._tls_to_auth_servers
+        return attrs.evolve(_http_options(self.options, tls), bearer=self._own_token)
 
     def _identify(self, fields: Mapping[str, str | int]) -> bytes:
         """The command, with the token that is in its file now."""
@@ -296,12 +349,15 @@ class Daemon:
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve. Returns after an orderly stop; `OSError` if a sync or a listener failed; `StartError`."""
         # Signals first: as soon as the log says that it listens, it may be stopped.
-        handled = [*STOP_SIGNALS, DRAIN_SIGNAL, *([signal.SIGHUP] if self.options.tokens_file else [])]
+        self._certificate_watches = [FileWatch(each, self._use_new_context) for each in self.tls_files]
+        has_files = self.options.tokens_file or self._certificate_watches
+        handled = [*STOP_SIGNALS, DRAIN_SIGNAL, *([signal.SIGHUP] if has_files else [])]
         for number in handled:
             # trio restores this handler at the end: a second signal must not interrupt the last write.
             signal.signal(number, signal.SIG_IGN)
         with trio.open_signal_receiver(*handled) as signals, self._scope:
             self._load_access()
+            self._warn_of_exposed_secrets()
             tcp = await _listen(self.options.tcp_address)
             http = await _listen(self.options.http_address) if self.options.http_address else []
             https = await self._listen_with_tls()
@@ -334,10 +390,8 @@ class Daemon:
 
     async def _listen_with_tls(self) -> list[trio.SocketListener]:
         options = self.options
-        assert self.tls_context is not None or not (options.tls_cert or options.tls_key), (
-            "load_certificates first"
-        )
-        if self.tls_context is None or not options.https_address:
+        assert self.tls is not None or not (options.tls_cert or options.tls_key), "load_certificates first"
+        if self.tls is None or not options.https_address:
             return []
         return await _listen(options.https_address)
 
@@ -367,6 +421,7 @@ class Daemon:
                 self.loop_lag.run,
                 self._run_copies,
                 self.token_watch.run,
+                *(watch.run for watch in self._certificate_watches),
                 *([self._stop_at_the_end_of_input] if os.environ.get(ENDS_WITH_STDIN) else []),
                 *([Statsd(self).run] if self.options.statsd_address else []),
             ):
@@ -380,8 +435,8 @@ class Daemon:
                 if http:
                     await serving.start(plain_server.run, http)
                 if https:
-                    assert self.tls_context is not None
-                    await serving.start(tls_server.run, with_tls(https, self.tls_context))
+                    assert self.tls is not None
+                    await serving.start(tls_server.run, with_tls(https, self.tls))
                 async with trio.open_nursery() as accepting:
                     for listener in tcp:
                         accepting.start_soon(self._accept_from, listener)
@@ -414,11 +469,8 @@ class Daemon:
 
     def _accept(self, stream: trio.SocketStream) -> None:
         remote = remote_address(stream)
-        if not self.connections.make_room(remote):
-            log.warning(
-                "TCP: connection refused: %d connections, the most that the descriptor limit allows",
-                self._max_connections,
-            )
+        if refusal := self.connections.refusal(remote):
+            log.warning("TCP: client(%s) refused: %s", remote, refusal)
             stream.socket.close()
             return
         sock = socket.socket(fileno=stream.socket.detach())
@@ -441,6 +493,8 @@ class Daemon:
                 continue
             if number == signal.SIGHUP:
                 self.token_watch.hang_up()
+                for watch in self._certificate_watches:
+                    watch.hang_up()
                 continue
             log.info("%s: stopping", signal.Signals(number).name)
             self._stopping.set()
@@ -535,6 +589,10 @@ class Daemon:
         return self.rounds.durability.ticket
 
     @property
+    def safe_at_once(self) -> bool:
+        return self.rounds.durability.at_once
+
+    @property
     def safe(self) -> int:
         return self.rounds.durability.reached
 
@@ -545,6 +603,7 @@ class Daemon:
         """Publish and commit; see `HttpBackend.publish`."""
         self.rounds.begin()
         try:
+            self.names.allow_topic(topic_name)
             topic = self.broker.topic_to_publish(topic_name)
             commit_number = self.broker.publish(topic, bodies, delay_ns or 0)
             self.broker.commit()
@@ -611,14 +670,12 @@ def _reachable(listen_address: str, port: int, broadcast_address: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _http_options(options: NsqdOptions) -> HttpOptions:
-    """For requests to registries and to auth servers."""
+def _http_options(options: NsqdOptions, tls: TlsFiles) -> HttpOptions:
+    """For requests to registries or to auth servers."""
     return HttpOptions(
         connect_timeout=options.http_client_connect_timeout / SECOND,
         request_timeout=options.http_client_request_timeout / SECOND,
-        tls=functools.partial(
-            client_context, root_ca_file=options.tls_root_ca_file, min_version=options.tls_min_version
-        ),
+        tls=tls,
     )
 
 

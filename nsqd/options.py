@@ -148,6 +148,19 @@ class NsqdOptions(DaemonOptions):
         flag="lookupd-tcp-address",
         help="TCP address of an nsqlookupd. This nsqd registers with it, so that consumers find its topics.",
     )
+    lookupd_tls: bool = option(
+        False,
+        help="Use TLS to the nsqlookupds, on their TCP ports and for requests over HTTPS. Their certificates must be "
+        "for the names in --lookupd-tcp-address, and for their --broadcast-address.",
+    )
+    lookupd_tls_root_ca_file: FilePath = option(
+        "",
+        help="File (PEM) with the certificate authorities to trust for nsqlookupds. Empty: that of --tls-root-ca-file.",
+    )
+    lookupd_tls_cert: FilePath = option(
+        "", help="Client certificate file (PEM) to show to nsqlookupds, with --lookupd-tls."
+    )
+    lookupd_tls_key: FilePath = option("", help="Private key file (PEM) of this certificate.")
     broadcast_address: str = option(
         factory=host_name,
         placeholder="HOST",
@@ -352,6 +365,28 @@ class NsqdOptions(DaemonOptions):
         minimum=0,
         help="Highest RDY count, that is, number of messages that a consumer can have in flight.",
     )
+    max_topics: int = option(
+        100_000,
+        minimum=0,
+        help="Topics that clients can have created. Those that exist are served. 0: no limit.",
+    )
+    max_channels: int = option(
+        200_000,
+        minimum=0,
+        help="Channels that clients can have created, of all topics together. 0: no limit.",
+    )
+    max_names_per_connection: int = option(
+        10_000,
+        minimum=0,
+        help="Topics and channels that one TCP connection can create: a loop that makes up names ends here. 0: no "
+        "limit.",
+    )
+    max_connections_per_address: int = option(
+        20_000,
+        minimum=0,
+        help="TCP connections of one address, of IPv6 of one network of 64 bits. Unix sockets are not limited. 0: no "
+        "limit.",
+    )
     max_channel_consumers: int = option(
         0, minimum=0, help="Maximum number of consumers of one channel. 0: no limit."
     )
@@ -404,7 +439,7 @@ class NsqdOptions(DaemonOptions):
         TlsRequired.NO, help="Refuse clients without TLS, over TCP and HTTP. tcp-https: allow plain HTTP."
     )
     tls_min_version: TlsVersion = option(
-        TlsVersion.TLS1_0,
+        TlsVersion.TLS1_2,
         help="Oldest version to accept: tls1.0, tls1.1, tls1.2 or tls1.3. Below tls1.2 weak signatures are "
         "accepted, too.",
     )
@@ -441,6 +476,11 @@ class NsqdOptions(DaemonOptions):
     access_token_file: FilePath = option(
         "",
         help="File with the token that this nsqd sends to its nsqlookupds. It needs the scope operate there.",
+    )
+    debug_endpoints: str = option(
+        "on",
+        choices=("on", "off"),
+        help="Whether profiles and the like can be asked for. off: nothing below /debug is there.",
     )
     http_allowed_hosts: list[str] = option(
         flag="http-allowed-hosts",
@@ -517,6 +557,7 @@ def validate(options: NsqdOptions) -> None:
         _check_auto(options)
     else:
         check_target_addresses(options, "replicate_to", "replicate-to")
+    _check_lookupd_tls(options)
     _check_copies(options)
     _check_access(options)
     check_target_addresses(options, "statsd_address", "statsd-address")
@@ -529,6 +570,12 @@ def validate(options: NsqdOptions) -> None:
 def chooses_followers(options: NsqdOptions) -> bool:
     """Whether followers are not configured, but chosen by this nsqd itself."""
     return options.replicate_to == [AUTO]
+
+
+def _check_lookupd_tls(options: NsqdOptions) -> None:
+    for name in ("lookupd_tls_root_ca_file", "lookupd_tls_cert", "lookupd_tls_key"):
+        if getattr(options, name) and not options.lookupd_tls:
+            raise refusal(options, name, f"--{name.replace('_', '-')} needs --lookupd-tls")
 
 
 def _check_access(options: NsqdOptions) -> None:

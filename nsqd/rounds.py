@@ -78,6 +78,10 @@ class Durability(Protocol):
     def reached(self) -> int:
         """The ticket up to which publishes are safe."""
 
+    @property
+    def at_once(self) -> bool:
+        """Whether publishes are always safe as soon as they are committed."""
+
     def want(self) -> None:
         """Somebody waits for all that is committed so far."""
 
@@ -91,6 +95,7 @@ class OwnDisk:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self.want = broker.want_sync
+        self.at_once = not broker.options.sync_on_commit
 
     @property
     def ticket(self) -> int:

@@ -9,6 +9,9 @@ Rules:
   first response is served. Above `MAX_UNSENT` bytes nothing is read from it until it has accepted some.
 - When the input of a client ends, for any reason, its producer is removed at once, before the last responses are sent.
 - An error in one connection ends only that one.
+- TLS is on the same port as plain connections: a client begins with a record of TLS or with the magic bytes, and the
+  first byte tells which. The handshake is bounded as that of HTTPS, and counts as a connection that has not identified
+  itself.
 
 As clients may be silent, one peer could take all connections and keep them. When there are no more, and only then, one
 of them is closed for the new client (`_victim`):
@@ -18,7 +21,8 @@ of them is closed for the new client (`_victim`):
    every 15 s;
 3. else, if one address has more than a quarter of all and more than the new client's, the newest of that address.
 
-Otherwise the new client is refused.
+Otherwise the new client is refused. At the limit of one address, the oldest of this address that has not identified
+itself gives way, or else the new client is refused.
 """
 
 from __future__ import annotations
@@ -26,17 +30,22 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
+import ssl
+import sys
 from collections.abc import Callable
 from typing import Final
 
+import attrs
 import trio
 
 from nsqkit.access import Token
 from nsqkit.logging import get_logger
+from nsqkit.service.handshakes import Handshakes
 from nsqkit.service.shares import Shares, remote_group
+from nsqkit.service.tls import shows_certificate
 from nsqlookupd.protocol_v1 import Context, Session, SessionPhase
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "Tls"]
 
 log = get_logger(__name__)
 
@@ -51,17 +60,39 @@ LINGER_SECONDS: Final = 2.0  # for a client to read the last error before the co
 LINGER_BYTES: Final = 1 << 20
 MAX_CONNECTIONS: Final = 10_000
 SILENT_SECONDS: Final = 60.0
+_TLS_RECORD: Final = b"\x16"
+"""The type of the first record of TLS, a handshake."""
 _LARGE_SHARE: Final = 4  # an address with more than this part of all connections has to give way
 
 _CONNECTION_LOST = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
-class Connections:
-    """All connections of a daemon."""
+@attrs.frozen
+class Tls:
+    """TLS of the port. `context`: for a new connection."""
 
-    def __init__(self, context: Context, max_connections: int = MAX_CONNECTIONS) -> None:
+    context: Callable[[], ssl.SSLContext]
+    required: bool = False
+    """Whether plain clients are refused."""
+    registers: bool = False
+    """Whether clients that show a certificate, which is verified, need no token."""
+    handshakes: Handshakes = attrs.field(factory=Handshakes)
+
+
+class Connections:
+    """All connections of a daemon. Without `tls` all of them are plain."""
+
+    def __init__(
+        self,
+        context: Context,
+        max_connections: int = MAX_CONNECTIONS,
+        tls: Tls | None = None,
+        max_per_address: int = 0,
+    ) -> None:
         self._context = context
+        self._tls = tls
+        self._max_per_address = max_per_address or sys.maxsize
         self._max_connections = max_connections
         # All of these have the oldest first, and none that is being closed for others.
         self._open: Shares[_Connection] = Shares()
@@ -78,10 +109,10 @@ class Connections:
         traffic = self._context.traffic
         traffic.connections += 1
         traffic.connections_total += 1
-        connection = _Connection(stream, self._context, remote, self._was_heard)
+        connection = _Connection(stream, self._context, remote, self._was_heard, self._tls)
         try:
-            if not self._has_room(connection.group):
-                log.error("TCP: client(%s) refused: %d are connected", remote, self._open.total)
+            if refusal := self._refusal(connection.group):
+                log.error("TCP: client(%s) refused: %s", remote, refusal)
                 return
             log.info("TCP: new client(%s)", remote)
             self._open.add(connection.group, connection, 1)
@@ -94,7 +125,7 @@ class Connections:
         finally:
             self._forget(connection)
             traffic.connections -= 1
-            await trio.aclose_forcefully(stream)
+            await connection.aclose()
 
     def end_revoked(self, is_valid: Callable[[Token], bool]) -> None:
         """Close the connections that have identified themselves with a token that is not valid any more."""
@@ -119,21 +150,23 @@ class Connections:
         self._unidentified.remove(connection.group, connection)
         self._by_last_command.pop(connection, None)
 
-    def _has_room(self, group: str) -> bool:
-        """Whether another client of this address can be served, if need be after one of the others was closed."""
-        if self._open.total < self._max_connections:
-            return True
-        victim = self._victim(group)
+    def _refusal(self, group: str) -> str:
+        """Why another client of this address cannot be served; empty if it can, if need be after one of the others was
+        closed."""
+        if group and self._open.sum_of(group) >= self._max_per_address:
+            limit = f"{self._max_per_address} of its address are connected (--max-connections-per-address)"
+            victim = self._unidentified.oldest(group)
+        elif self._open.total >= self._max_connections:
+            limit = f"{self._max_connections} are connected"
+            victim = self._victim(group)
+        else:
+            return ""
         if victim is None:
-            return False
+            return limit
         self._forget(victim)
-        log.info(
-            "CLIENT(%s): closing: %d are connected, and others want to be",
-            victim.remote,
-            self._max_connections,
-        )
+        log.info("CLIENT(%s): closing: %s, and others want to be", victim.remote, limit)
         victim.close()
-        return True
+        return ""
 
     def _victim(self, group: str) -> _Connection | None:
         """The connection that gives way to a new client of this address."""
@@ -161,6 +194,17 @@ def tune(sock: trio.socket.SocketType) -> None:
                 sock.setsockopt(socket.IPPROTO_TCP, number, value)
 
 
+async def _first_byte(stream: trio.abc.Stream) -> bytes:
+    """That of a socket, which is still to be read; empty if there is none."""
+    if not isinstance(stream, trio.SocketStream):
+        return b""
+    await trio.lowlevel.wait_readable(stream.socket)
+    try:
+        return await stream.socket.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return b""  # reading it will tell
+
+
 class _Connection:
     """One client: its stream, its session, and the responses that it has not accepted yet."""
 
@@ -170,10 +214,13 @@ class _Connection:
         context: Context,
         remote: str,
         was_heard: Callable[[_Connection], None],
+        tls: Tls | None,
     ) -> None:
         self.remote = remote
         self.group = remote_group(remote)
-        self._stream = stream
+        self._socket_stream = stream
+        self._stream: trio.abc.Stream = stream
+        self._tls = tls
         self._context = context
         self._was_heard = was_heard
         self._session = Session(context, remote, self.close)
@@ -202,6 +249,8 @@ class _Connection:
     async def run(self) -> None:
         try:
             with self._scope:
+                if self._tls is not None and not await self._begin(self._tls):
+                    return
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
                     try:
@@ -211,6 +260,31 @@ class _Connection:
                         self._output_ready.set()
         finally:
             self._context.buffered -= len(self._unsent) + self._sending
+
+    async def aclose(self) -> None:
+        """Close the socket at once."""
+        await trio.aclose_forcefully(self._socket_stream)
+
+    async def _begin(self, tls: Tls) -> bool:
+        """Shake hands with a client that begins with TLS. Whether the connection can be used."""
+        with trio.move_on_after(MAGIC_SECONDS) as silent:
+            first = await _first_byte(self._socket_stream)
+        if silent.cancelled_caught:
+            log.error("CLIENT(%s): closing, nothing received for %g s", self.remote, MAGIC_SECONDS)
+            return False
+        if first != _TLS_RECORD:
+            if tls.required:
+                self._unsent += self._session.refuse_plain()
+                self._context.buffered += len(self._unsent)
+            return True
+        stream = trio.SSLStream(self._socket_stream, tls.context(), server_side=True, https_compatible=True)
+        if failure := await tls.handshakes.failure(stream):
+            log.error("CLIENT(%s): TLS handshake failed - %s", self.remote, failure)
+            return False
+        self._stream = stream
+        self._session.certified = tls.registers and shows_certificate(stream)
+        self.last_command_at = trio.current_time()
+        return True
 
     async def _read(self) -> None:
         session = self._session
@@ -287,9 +361,9 @@ class _Connection:
         """
         remaining = LINGER_BYTES
         with trio.move_on_after(LINGER_SECONDS), contextlib.suppress(*_CONNECTION_LOST):
-            await self._stream.send_eof()
+            await self._socket_stream.send_eof()  # of TLS, too: what it has to say is sent
             while remaining > 0:
-                data = await self._stream.receive_some(CHUNK)
+                data = await self._socket_stream.receive_some(CHUNK)
                 if not data:
                     break
                 remaining -= len(data)

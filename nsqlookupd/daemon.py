@@ -19,9 +19,11 @@ import trio
 
 from nsqkit.access import Access, ScopeError, TokenFileError
 from nsqkit.access.watch import TokenWatch
+from nsqkit.certificates import TlsFiles, warn_if_readable_by_all
+from nsqkit.file_watch import FileWatch
 from nsqkit.logging import get_logger
-from nsqkit.options import SECOND
-from nsqkit.service.http import Guard, Limits
+from nsqkit.options import SECOND, TlsRequired
+from nsqkit.service.http import Guard, HttpServer, Limits, only_over_tls
 from nsqkit.service.listeners import (
     BoundAddress,
     accept_forever,
@@ -30,15 +32,18 @@ from nsqkit.service.listeners import (
     exposed_addresses,
     open_listeners,
     remote_address,
+    with_tls,
 )
 from nsqkit.service.systemd import keep_informed
+from nsqkit.service.tls import VERIFY_IF_GIVEN, server_files
+from nsqkit.tls import TlsConfigError
 from nsqkit.version import VERSION
 from nsqlookupd.access import ROUTES
-from nsqlookupd.connections import MAX_CONNECTIONS, Connections, tune
+from nsqlookupd.connections import MAX_CONNECTIONS, Connections, Tls, tune
 from nsqlookupd.http import Watches, make_server
 from nsqlookupd.options import LookupdOptions
 from nsqlookupd.protocol_v1 import Context
-from nsqlookupd.registry import Registry
+from nsqlookupd.registry import Registry, RegistryLimits
 from nsqlookupd.witness import TICK_S, Witness
 
 __all__ = ["Daemon", "StartError"]
@@ -59,14 +64,16 @@ class Daemon:
 
     def __init__(self, options: LookupdOptions) -> None:
         self.options = options
-        self.tcp_port = self.http_port = -1
+        self.tcp_port = self.http_port = self.https_port = -1
         """The bound ports; -1 for a unix socket, and before `run`."""
         self.registry = Registry(
             inactive_after=options.inactive_producer_timeout / SECOND,
             tombstone_lifetime=options.tombstone_lifetime / SECOND,
+            limits=RegistryLimits(per_producer=options.max_registrations_per_nsqd),
         )
         self.witness = Witness()
         self.access = Access()  # see `_load_access`
+        self.tls: TlsFiles | None = None  # see `_load_certificates`
         self._stopping = trio.Event()
 
     def stop(self) -> None:
@@ -77,22 +84,30 @@ class Daemon:
         """Serve until a stop. `StartError` if it cannot start, `OSError` if a listener failed."""
         failure: OSError | None = None
         # Signals first: as soon as the log says that it listens, it may be stopped.
-        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if self.options.tokens_file else [])]
+        options = self.options
+        has_files = options.tokens_file or options.tls_cert
+        handled = [*STOP_SIGNALS, *([signal.SIGHUP] if has_files else [])]
         with trio.open_signal_receiver(*handled) as signals:
             async with contextlib.AsyncExitStack() as stack:
                 self._load_access()
-                tcp = await _listen(self.options.tcp_address, stack)
-                http = await _listen(self.options.http_address, stack) if self.options.http_address else []
+                self._load_certificates()
+                warn_if_readable_by_all(options.tls_key)
+                tcp = await _listen(options.tcp_address, stack)
+                http = await _listen(options.http_address, stack) if options.http_address else []
+                has_https = self.tls is not None and options.https_address
+                https = await _listen(options.https_address, stack) if has_https else []
                 self.tcp_port = _announce("TCP", tcp).port
                 if http:
                     self.http_port = _announce("HTTP", http).port
-                if warning := self.access.open_to_all(exposed_addresses([*tcp, *http])):
+                if https:
+                    self.https_port = _announce("HTTPS", https).port
+                if warning := self.access.open_to_all(exposed_addresses([*tcp, *http, *https])):
                     log.warning("ACCESS: %s", warning)
                 _tune_garbage_collection()
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._watch, signals)
-                        await self._serve(tcp, http, on_ready)
+                        await self._serve(tcp, http, https, on_ready)
                         nursery.cancel_scope.cancel()
                 except* OSError as errors:
                     failure = _first(errors)
@@ -107,8 +122,31 @@ class Daemon:
             raise StartError(f"failed to set up access control - {error}") from error
         self.token_watch = TokenWatch(self.access)
 
+    def _load_certificates(self) -> None:
+        options = self.options
+        if not (options.tls_cert or options.tls_key):
+            return
+        policy = options.tls_client_auth_policy
+        if options.register_by_certificate:
+            policy = policy or VERIFY_IF_GIVEN
+        try:
+            self.tls = server_files(
+                options.tls_cert,
+                options.tls_key,
+                client_auth_policy=policy,
+                root_ca_file=options.tls_root_ca_file,
+                min_version=options.tls_min_version,
+            )
+        except TlsConfigError as error:
+            raise StartError(f"failed to build TLS config - {error}") from error
+        self._tls_watch = FileWatch(self.tls)
+
     async def _serve(
-        self, tcp: list[trio.SocketListener], http: list[trio.SocketListener], on_ready: Callable[[], None]
+        self,
+        tcp: list[trio.SocketListener],
+        http: list[trio.SocketListener],
+        https: list[trio.SocketListener],
+        on_ready: Callable[[], None],
     ) -> None:
         context = Context(
             registry=self.registry,
@@ -127,8 +165,16 @@ class Daemon:
             watches=watches,
             witness=self.witness,
             guard=guard,
+            tls_files=[self.tls] if self.tls is not None else [],
+            debug=self.options.debug_endpoints == "on",
         )
-        connections = Connections(context, _max_connections())
+        plain_server = server
+        if self.options.tls_required is TlsRequired.YES:
+            app = only_over_tls(self.https_port)
+            plain_server = HttpServer(app, limits, budget=server.budget, share=server.share)
+        connections = Connections(
+            context, _max_connections(), self._tls_of_tcp(), self.options.max_connections_per_address
+        )
         self.token_watch.on_change = lambda: connections.end_revoked(self.access.is_valid)
         async with trio.open_nursery() as clients:
 
@@ -137,8 +183,15 @@ class Daemon:
                 clients.start_soon(connections.serve, stream, remote_address(stream))
 
             clients.start_soon(self.token_watch.run)
+            if self.tls is not None:
+                clients.start_soon(self._tls_watch.run)
             async with trio.open_nursery() as serving:
-                await serving.start(server.run, http)
+                secure = with_tls(https, self.tls) if self.tls is not None else []
+                if plain_server is server:
+                    await serving.start(server.run, [*http, *secure])
+                else:
+                    await serving.start(plain_server.run, http)
+                    await serving.start(server.run, secure)
                 for listener in tcp:
                     clients.start_soon(accept_forever, listener, take)
                 clients.start_soon(self._tick)
@@ -146,13 +199,25 @@ class Daemon:
                 serving.start_soon(keep_informed, self._stopping, f"TCP {self.options.tcp_address}")
                 await self._stopping.wait()
                 watches.stop()
+                plain_server.stop()
                 server.stop()
             clients.cancel_scope.cancel()
+
+    def _tls_of_tcp(self) -> Tls | None:
+        if self.tls is None:
+            return None
+        return Tls(
+            self.tls,
+            required=self.options.tls_required is not TlsRequired.NO,
+            registers=self.options.register_by_certificate,
+        )
 
     async def _watch(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
                 self.token_watch.hang_up()
+                if self.tls is not None:
+                    self._tls_watch.hang_up()
                 continue
             log.info("%s: stopping", signal.Signals(number).name)
             self.stop()
@@ -165,16 +230,16 @@ class Daemon:
 
     def _identity(self, **more: str) -> bytes:
         """The reply to IDENTIFY, keys sorted."""
-        return msgspec.json.encode(
-            {
-                "broadcast_address": self.options.broadcast_address,
-                "hostname": socket.gethostname(),
-                "http_port": self.http_port,
-                "tcp_port": self.tcp_port,
-                "version": VERSION,
-                **more,
-            }
-        )
+        fields = {
+            "broadcast_address": self.options.broadcast_address,
+            "hostname": socket.gethostname(),
+            "http_port": self.http_port,
+            "tcp_port": self.tcp_port,
+            "version": VERSION,
+            **({"https_port": self.https_port} if self.https_port > 0 else {}),  # not in the original
+            **more,
+        }
+        return msgspec.json.encode(fields, order="sorted")
 
 
 async def _listen(address: str, stack: contextlib.AsyncExitStack) -> list[trio.SocketListener]:

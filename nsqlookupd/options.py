@@ -20,12 +20,16 @@ from nsqkit.options import (
     Duration,
     FilePath,
     Group,
+    OptionError,
+    TlsRequired,
+    TlsVersion,
     check_listen_addresses,
     check_values,
     option,
     refusal,
 )
 from nsqkit.options import load as load_options
+from nsqkit.service.tls import REQUIRE_VERIFY
 from nsqkit.version import version_line
 
 __all__ = ["LookupdOptions", "load", "validate"]
@@ -73,6 +77,10 @@ class LookupdOptions(DaemonOptions):
         "0.0.0.0:4161",
         help="Address of the HTTP API, for consumers: host:port, or the path of a unix socket. Empty: no HTTP.",
     )
+    https_address: Address = option(
+        "0.0.0.0:4162",
+        help="Address of the HTTP API over TLS, used only with --tls-cert and --tls-key. Empty: no HTTPS.",
+    )
     broadcast_address: str = option(
         factory=host_name,
         placeholder="HOST",
@@ -91,6 +99,45 @@ class LookupdOptions(DaemonOptions):
         45 * SECOND, minimum=0, help="How long a tombstone hides an nsqd from look-ups of a topic."
     )
 
+    max_registrations_per_nsqd: int = option(
+        500_000,
+        minimum=0,
+        help="Topics and channels that one nsqd can register. One more ends its connection. 0: no limit.",
+    )
+    max_connections_per_address: int = option(
+        2500,
+        minimum=0,
+        help="TCP connections of one address, of IPv6 of one network of 64 bits. Unix sockets are not limited. 0: no "
+        "limit.",
+    )
+
+    TLS: ClassVar = Group("TLS")
+
+    tls_cert: FilePath = option(
+        "",
+        help="Certificate file (PEM), including the chain. With --tls-key it enables TLS: on the TCP port beside plain "
+        "connections, and on the one for HTTPS. Both files are read again when they change.",
+    )
+    tls_key: FilePath = option("", help="Private key file (PEM) of the certificate, not encrypted.")
+    tls_required: TlsRequired = option(
+        TlsRequired.NO,
+        help="Refuse nsqds and HTTP clients without TLS. tcp-https: allow plain HTTP. nsqds need --lookupd-tls.",
+    )
+    tls_min_version: TlsVersion = option(
+        TlsVersion.TLS1_2,
+        help="Oldest version to accept: tls1.0, tls1.1, tls1.2 or tls1.3. Below tls1.2 weak signatures are "
+        "accepted, too.",
+    )
+    tls_client_auth_policy: str = option(
+        "",
+        placeholder="POLICY",
+        help="Request a certificate from clients. require: any certificate. require-verify: one signed by "
+        "an authority of --tls-root-ca-file. Makes TLS required.",
+    )
+    tls_root_ca_file: FilePath = option(
+        "", help="File (PEM) with the certificate authorities to trust. Empty: those of the system."
+    )
+
     AUTHORIZATION: ClassVar = Group("Authorization")
 
     tokens_file: FilePath = option(
@@ -104,6 +151,16 @@ class LookupdOptions(DaemonOptions):
         help="What clients without a token may do: scopes with commas between them, or none. To register, an nsqd "
         "needs operate.",
     )
+    register_by_certificate: bool = option(
+        False,
+        help="A certificate signed by an authority of --tls-root-ca-file lets an nsqd register, as a token with "
+        "operate does. It counts on the TCP port only.",
+    )
+    debug_endpoints: str = option(
+        "on",
+        choices=("on", "off"),
+        help="Whether profiles and the like can be asked for. off: nothing below /debug is there.",
+    )
     http_allowed_hosts: list[str] = option(
         flag="http-allowed-hosts",
         placeholder="NAME",
@@ -113,11 +170,12 @@ class LookupdOptions(DaemonOptions):
 
 
 def validate(options: LookupdOptions) -> None:
-    """Check all values (`OptionError`). Addresses are not resolved."""
+    """Check all values (`OptionError`). A client certificate policy makes TLS required. Addresses are not resolved."""
     if not options.tcp_address:
         raise refusal(options, "tcp_address", "--tcp-address must not be empty")
     check_values(options)
-    check_listen_addresses(options, "tcp_address", "http_address")
+    check_listen_addresses(options, "tcp_address", "http_address", "https_address")
+    _check_tls(options)
     try:
         nobody = anonymous_scopes(options.anonymous) == NOTHING
     except ScopeError as error:
@@ -125,3 +183,20 @@ def validate(options: LookupdOptions) -> None:
     if nobody and not options.tokens_file:
         reason = "--anonymous=none needs --tokens-file: nobody could do anything"
         raise refusal(options, "anonymous", reason)
+
+
+def _check_tls(options: LookupdOptions) -> None:
+    if options.tls_client_auth_policy and options.tls_required is TlsRequired.NO:
+        options.tls_required = TlsRequired.YES
+    has_certificate = options.tls_cert or options.tls_key  # one without the other fails when they are loaded
+    if options.tls_required is not TlsRequired.NO and not has_certificate:
+        raise OptionError("cannot require TLS client connections without TLS key and cert")
+    if not options.register_by_certificate:
+        return
+    if not (has_certificate and options.tls_root_ca_file):
+        # With the authorities of the system everybody who has a certificate for a web site could register.
+        reason = "--register-by-certificate needs --tls-cert, --tls-key and --tls-root-ca-file"
+        raise refusal(options, "register_by_certificate", reason)
+    if options.tls_client_auth_policy not in ("", REQUIRE_VERIFY):
+        reason = f"--register-by-certificate needs --tls-client-auth-policy={REQUIRE_VERIFY}, or none"
+        raise refusal(options, "register_by_certificate", reason)

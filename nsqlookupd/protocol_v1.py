@@ -143,6 +143,8 @@ class Session:
         self.producer: Producer | None = None
         self.token: Token | None = None
         """The valid token of its IDENTIFY."""
+        self.certified = False
+        """Whether a certificate lets it do what the commands do."""
         self._context = context
         self._close = close
         self._member: Member | None = None
@@ -182,6 +184,11 @@ class Session:
         answer = self._refuse(self._bad_body(reason)) if reason is not None else b""
         self.phase = SessionPhase.CLOSING
         return _SIZE.pack(len(answer)) + answer if answer else b""
+
+    def refuse_plain(self) -> bytes:
+        """The response to a client without TLS where it is required."""
+        answer = self._refuse(ProtocolError("E_INVALID", "TLS required (--lookupd-tls)"))
+        return _SIZE.pack(len(answer)) + answer
 
     def end(self) -> None:
         """End the session, and remove its producer from the registry. A second call has no effect."""
@@ -396,7 +403,7 @@ class Session:
     def _check_scope(self, command: str) -> None:
         """Raise `ProtocolError` unless the command needs no token, or the one of this session is enough."""
         need = COMMANDS[command]
-        if self._context.access.anonymous.allows(need):
+        if self.certified or self._context.access.anonymous.allows(need):
             return
         if self.token is None:
             raise ProtocolError("E_UNAUTHORIZED", f"{command} needs a valid token (--access-token-file)")

@@ -61,6 +61,8 @@ class RegistryLimits:
     """Topics and channels, in total."""
     registrations: int = 10_000_000
     """Pairs of a producer and a topic, and of a producer and a channel, in total."""
+    per_producer: int = 0
+    """The same of one producer; 0: no limit."""
 
 
 @attrs.frozen(kw_only=True)
@@ -191,6 +193,9 @@ class Registry:
         needed = (not has_topic) + (not has_channel)
         if not needed:
             return
+        most = self.limits.per_producer
+        if most and self._registrations.of(producer.group).get(producer, 0) + needed > most:
+            raise Full(f"too many registrations of one nsqd ({most})")
         while self.registration_count + needed > self.limits.registrations:
             if not self._evict_for(producer):
                 raise Full("too many registrations")

@@ -21,7 +21,7 @@ import trio
 from nsqkit.discovery import DiscoveryFailed
 from nsqkit.http_client import HttpFailed
 from nsqkit.logging import LogLevel, configure, get_logger, stamped_line
-from nsqkit.options import SECOND, Duration, FilePath, OptionError, check_values, option
+from nsqkit.options import FilePath, OptionError, check_values, option
 from nsqtools.common import (
     WHERE_FROM,
     Channel,
@@ -30,7 +30,6 @@ from nsqtools.common import (
     Topic,
     access_token,
     check_names,
-    check_positive,
     check_sources,
     handle_signals,
     read_flags,
@@ -38,7 +37,7 @@ from nsqtools.common import (
     run,
     write_all,
 )
-from nsqtools.fetch import Fetcher, open_fetcher
+from nsqtools.fetch import Fetcher, HttpFlags, check_http_flags, open_fetcher
 from nsqtools.nsqds import looked_up_nsqds
 
 __all__ = ["PeekFlags", "main"]
@@ -68,7 +67,7 @@ _log = get_logger(__name__)
 
 
 @attrs.define(kw_only=True)
-class PeekFlags:
+class PeekFlags(HttpFlags):
     """The flags of nsq_peek."""
 
     topic: Topic = option("", help="Topic to look into. Required.")
@@ -101,12 +100,6 @@ class PeekFlags:
         help="HTTP address of an nsqlookupd, to look into all nsqds that have the topic, instead of "
         "--nsqd-http-address.",
     )
-    http_client_connect_timeout: Duration = option(
-        2 * SECOND, help="Time to connect to an nsqd or nsqlookupd."
-    )
-    http_client_request_timeout: Duration = option(
-        5 * SECOND, help="Time for a whole request to one of them."
-    )
     access_token_file: FilePath = option(
         "", help="File with the token to show to them. It needs the scope consume for the channel."
     )
@@ -137,7 +130,7 @@ def validate(flags: PeekFlags) -> str:
     check_names("topic", [flags.topic])
     check_names("channel", [flags.channel])
     check_values(flags)
-    check_positive(flags, "http-client-connect-timeout", "http-client-request-timeout")
+    check_http_flags(flags)
     for text in flags.json_values:
         path, equals, _ = text.partition("=")
         if not equals or (path and not path.startswith("/")):
@@ -157,11 +150,7 @@ class Peek:
     async def run(self) -> None:
         flags = self.flags
         async with (
-            open_fetcher(
-                flags.http_client_connect_timeout / SECOND,
-                flags.http_client_request_timeout / SECOND,
-                self.token,
-            ) as fetcher,
+            open_fetcher(flags, self.token) as fetcher,
             trio.open_nursery() as nursery,
         ):
             abort = nursery.cancel_scope.cancel

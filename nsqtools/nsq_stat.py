@@ -37,7 +37,7 @@ from nsqtools.common import (
     run,
     write_all,
 )
-from nsqtools.fetch import Fetcher, open_fetcher
+from nsqtools.fetch import Fetcher, HttpFlags, check_http_flags, open_fetcher
 from nsqtools.nsqds import combined_error, http_address, looked_up_nsqds
 
 __all__ = ["HEADER", "Sample", "Samples", "StatFlags", "line", "main"]
@@ -64,7 +64,7 @@ _STDOUT: Final = 1
 
 
 @attrs.define(kw_only=True)
-class StatFlags:
+class StatFlags(HttpFlags):
     """The flags of nsq_stat."""
 
     topic: Topic = option("", help="Topic to show. Required.")
@@ -86,12 +86,6 @@ class StatFlags:
         help="HTTP address of an nsqlookupd, to ask all nsqds that have the topic, instead of "
         "--nsqd-http-address.",
     )
-    http_client_connect_timeout: Duration = option(
-        2 * SECOND, help="Time to connect to an nsqd or nsqlookupd."
-    )
-    http_client_request_timeout: Duration = option(
-        5 * SECOND, help="Time for a whole request to one of them."
-    )
     access_token_file: FilePath = option(
         "", help="File with the token to show to them. It needs the scope read."
     )
@@ -112,7 +106,8 @@ def validate(flags: StatFlags) -> str:
     """Check the flags (`OptionError`), and return the token; empty: none."""
     if not flags.topic or not flags.channel:
         raise OptionError("--topic and --channel are required")
-    check_positive(flags, "interval", "http-client-connect-timeout", "http-client-request-timeout")
+    check_positive(flags, "interval")
+    check_http_flags(flags)
     if flags.count is not None:
         check_positive(flags, "count")
     nsqds, registries = flags.nsqd_http_addresses, flags.lookupd_http_addresses
@@ -187,11 +182,7 @@ class Stat:
     async def run(self) -> None:
         flags = self.flags
         async with (
-            open_fetcher(
-                flags.http_client_connect_timeout / SECOND,
-                flags.http_client_request_timeout / SECOND,
-                self.token,
-            ) as fetcher,
+            open_fetcher(flags, self.token) as fetcher,
             trio.open_nursery() as nursery,
         ):
             abort = nursery.cancel_scope.cancel

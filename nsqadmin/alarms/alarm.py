@@ -42,6 +42,7 @@ class Kind(Enum):
     NOT_ADOPTED = "not-adopted"
     UNDER_REPLICATED = "under-replicated"
     NO_TAKEOVER = "no-takeover"
+    CERTIFICATE = "certificate"
     PAUSED = "paused"
 
     @property
@@ -76,6 +77,7 @@ _KINDS = {
     Kind.NOT_ADOPTED: (Severity.WARNING, "not adopted"),
     Kind.UNDER_REPLICATED: (Severity.WARNING, "under-replicated"),
     Kind.NO_TAKEOVER: (Severity.WARNING, "no takeover"),
+    Kind.CERTIFICATE: (Severity.WARNING, "certificate expires"),
     Kind.PAUSED: (Severity.INFO, "paused"),
 }
 _RANKS = {kind: rank for rank, kind in enumerate(Kind)}

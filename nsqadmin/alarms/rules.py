@@ -37,6 +37,7 @@ _RECORD_OVERHEAD: Final = 40
 """Bytes on disk for each message besides its body, about."""
 _NAMED: Final = 3
 """Nodes that a text names; the others are counted."""
+_EXPIRES_SOON_S: Final = 14 * 24 * 3600
 _MAX_REASON: Final = 300
 """Characters of what a daemon reported."""
 
@@ -445,6 +446,26 @@ def _no_takeover(situation: Situation, node: NodeSnapshot) -> Alarm | None:
 # The cluster.
 
 
+def _certificate(situation: Situation, node: NodeSnapshot) -> Alarm | None:
+    if node.problem is not None:
+        return None
+    return _expiring(situation, Subject(node=node.address), node.usage.certificate_expiry)
+
+
+def _expiring(situation: Situation, subject: Subject, expiry: float | None) -> Alarm | None:
+    if expiry is None or (left := expiry - situation.at) > _EXPIRES_SOON_S:
+        return None
+    when = f"expires in {duration_text(left)}" if left > 0 else f"has expired {duration_text(-left)} ago"
+    return Alarm(
+        kind=Kind.CERTIFICATE,
+        subject=subject,
+        since=situation.at,
+        text=f"its certificate {when}",
+        advice="Put a new one into its files; it is read within a second, and nothing is disconnected.",
+        figures={"expires_in_seconds": left},
+    )
+
+
 def _gone(situation: Situation, node: GoneNode) -> Alarm:
     return Alarm(
         kind=Kind.SILENT,
@@ -485,6 +506,7 @@ _NODE_RULES: Final = (
     _under_replicated,
     _not_adopted,
     _no_takeover,
+    _certificate,
 )
 
 
@@ -510,6 +532,9 @@ def cluster_alarms(situation: Situation) -> Iterator[Alarm]:
     for problem in situation.snapshot.problems:
         if problem.kind == "nsqlookupd":
             yield _registry_silent(problem)
+    for address, expiry in situation.snapshot.certificates.items():
+        if (alarm := _expiring(situation, Subject(registry=address), expiry)) is not None:
+            yield alarm
     for node in situation.memory.gone_nodes:
         yield _gone(situation, node)
 

@@ -1,4 +1,4 @@
-"""POST and DELETE /api/...: checks the user and the body, does the action, and reports it.
+"""POST and DELETE /api/...: checks the body, does the action, and reports it. The gate has checked the user.
 
 Bodies are decoded as the original does it: the first JSON value, by the rules of `nsqkit.service.lenient_json`;
 anything after it is ignored.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 
-from nsqadmin.access import user_of
 from nsqadmin.actions import (
     ADOPT_ACTION,
     COPY_ACTIONS,
@@ -19,6 +18,7 @@ from nsqadmin.actions import (
     STATE_ACTIONS,
     ActionRefused,
 )
+from nsqadmin.auth import identity_of
 from nsqadmin.cluster.queries import UnknownNode
 from nsqadmin.console import Console
 from nsqadmin.notify import Event, Notifier
@@ -50,12 +50,12 @@ class ActionHandlers:
 
     async def create(self, request: Request) -> Response:
         """POST /api/topics."""
-        self._console.check_change(request)
         topic, channel = _decode(request, "topic", "channel")
         if not is_valid_name(topic):
             raise HttpError(400, "INVALID_TOPIC")
         if channel and not is_valid_name(channel):
             raise HttpError(400, "INVALID_CHANNEL")
+        self._console.check_topic(request, topic)
         message = await self._actions.create(topic, channel)
         self._report(request, Event("create_topic", topic))
         if channel:
@@ -64,7 +64,6 @@ class ActionHandlers:
 
     async def change(self, request: Request) -> Response:
         """POST /api/topics/:topic and /api/topics/:topic/:channel."""
-        self._console.check_change(request)
         action, place, limit, rate = _decode(request, "action", "to", "limit", "rate")
         topic, channel = request.params["topic"], request.params.get("channel", "")
         of_channels = action == SEEK_ACTION or action in REDRIVE_ACTIONS
@@ -91,7 +90,6 @@ class ActionHandlers:
 
     async def delete_topic(self, request: Request) -> Response:
         """DELETE /api/topics/:topic."""
-        self._console.check_change(request)
         topic = request.params["topic"]
         message = await self._actions.delete_topic(topic)
         self._report(request, Event("delete_topic", topic))
@@ -99,7 +97,6 @@ class ActionHandlers:
 
     async def delete_channel(self, request: Request) -> Response:
         """DELETE /api/topics/:topic/:channel."""
-        self._console.check_change(request)
         topic, channel = request.params["topic"], request.params["channel"]
         message = await self._actions.delete_channel(topic, channel)
         self._report(request, Event("delete_channel", topic, channel))
@@ -107,13 +104,13 @@ class ActionHandlers:
 
     async def tombstone(self, request: Request) -> Response:
         """DELETE /api/nodes/:node."""
-        self._console.check_change(request)
         try:
             [topic] = _decode(request, "topic")
         except HttpError:
             raise HttpError(400, "INVALID_BODY") from None
         if not is_valid_name(topic):
             raise HttpError(400, "INVALID_TOPIC")
+        self._console.check_topic(request, topic)
         node = request.params["node"]
         try:
             message = await self._actions.tombstone(node, topic)
@@ -124,7 +121,6 @@ class ActionHandlers:
 
     async def change_node(self, request: Request) -> Response:
         """POST /api/nodes/:node."""
-        self._console.check_change(request)
         action, life = _decode(request, "action", "life")
         node = request.params["node"]
         try:
@@ -147,7 +143,6 @@ class ActionHandlers:
 
     async def publish(self, request: Request) -> Response:
         """POST /api/messages/:topic."""
-        self._console.check_change(request)
         node, body = _decode(request, "node", "body")
         topic = request.params["topic"]
         if not is_valid_name(topic):
@@ -163,12 +158,13 @@ class ActionHandlers:
 
     async def change_message(self, request: Request) -> Response:
         """POST /api/messages/:topic/:channel."""
-        self._console.check_change(request)
         action, node, message_id, seq, to = _decode(request, "action", "node", "id", "seq", "to")
         if action not in (*MESSAGE_ACTIONS, *COPY_ACTIONS):
             raise HttpError(400, "INVALID_ACTION")
-        if action in COPY_ACTIONS and not is_valid_name(to):
-            raise HttpError(400, "INVALID_TO")
+        if action in COPY_ACTIONS:
+            if not is_valid_name(to):
+                raise HttpError(400, "INVALID_TO")
+            self._console.check_topic(request, to)
         if not re.match(ID_PATTERN, message_id) or not _SEQ.fullmatch(seq):
             raise HttpError(400, "INVALID_ID")
         topic, channel = request.params["topic"], request.params["channel"]
@@ -183,8 +179,7 @@ class ActionHandlers:
         return self._done(message)
 
     def _report(self, request: Request, event: Event) -> None:
-        user = user_of(self._console.options, request.headers)
-        _log.info("ACTION: %s by %s (%s)", event, user or "unknown user", request.remote)
+        _log.info("ACTION: %s by %s (%s)", event, identity_of(request).name or "unknown user", request.remote)
         self._notifier.notify(request, event)
         self._console.poller.poll_soon()
 

@@ -1,6 +1,6 @@
 """GET /api/messages/:topic/:channel/:id: the body of a message, as a file.
 
-Only administrators get it, as it may be anything; and only from an nsqd of this cluster, as the address comes from the
+Only from an nsqd of this cluster, as the address comes from the
 request.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 
-from nsqadmin.access import check_admin
 from nsqadmin.cluster.queries import UnknownNode
 from nsqadmin.console import Console
 from nsqadmin.upstream import NSQD, UpstreamError, UpstreamFailed, Warnings
@@ -29,7 +28,6 @@ class BodyDownload:
 
     async def get(self, request: Request) -> Response:
         """The body. Parameters: `node`, and `seq` if it is known."""
-        check_admin(self._console.options, request)
         params, message_id = query(request), request.params["id"]
         if not re.match(ID_PATTERN, message_id):
             raise HttpError(400, "INVALID_ID")

@@ -1,4 +1,7 @@
-"""GET /api/...: each request queries the daemons; `message` names those that did not answer."""
+"""GET /api/...: each request queries the daemons; `message` names those that did not answer.
+
+Lists have only those topics that the user may see.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import time
 from nsqadmin.alarms.alarm import alarm_as_json
 from nsqadmin.api.as_json import channel_as_json, counter_as_json, counter_key, node_as_json, topic_as_json
 from nsqadmin.api.json_pieces import Each, Members, json_response
+from nsqadmin.auth import identity_of
 from nsqadmin.cluster.merge import by_closeness
 from nsqadmin.cluster.queries import UnknownChannel, UnknownNode
 from nsqadmin.console import Console
@@ -25,12 +29,12 @@ class ReadHandlers:
 
     async def topics(self, request: Request) -> Response:
         """The names of all topics, or the inactive topics with their channels."""
-        warnings = Warnings()
+        warnings, visible = Warnings(), identity_of(request).topics
         if query(request).get("inactive") == "true":
             inactive = await self._queries.inactive_topics(warnings)
-            named = {name: channels or None for name, channels in inactive.items()}
+            named = {name: channels or None for name, channels in inactive.items() if visible.include(name)}
             return json_body({"topics": named, "message": warnings.message})
-        names = await self._queries.topics(warnings)
+        names = [name for name in await self._queries.topics(warnings) if visible.include(name)]
         return json_body({"topics": names or None, "message": warnings.message})
 
     async def topic(self, request: Request) -> Response:
@@ -57,13 +61,17 @@ class ReadHandlers:
         console, now = self._console, time.time()
         warnings = Warnings()
         warnings.add([problem.error for problem in console.poller.snapshot.problems])
-        alarms = [alarm_as_json(alarm, console.base_path, now) for alarm in console.alarms.alarms]
+        alarms = [
+            alarm_as_json(alarm, console.base_path, now) for alarm in console.alarms_for(identity_of(request))
+        ]
         return json_body({"alarms": alarms, "message": warnings.message})
 
     async def nodes(self, request: Request) -> Response:
         """All nodes."""
         warnings = Warnings()
-        nodes = await self._queries.nodes(warnings)
+        nodes, visible = await self._queries.nodes(warnings), identity_of(request).topics
+        for node in nodes:
+            node.topics = [each for each in node.topics if visible.include(each.topic)]
         shown = Each(node_as_json(node) for node in nodes) if nodes else None
         return json_response({"nodes": shown, "message": warnings.message})
 
@@ -72,9 +80,11 @@ class ReadHandlers:
         warnings = Warnings()
         address = request.params["node"]
         try:
-            topics = await self._queries.node(address, warnings)
+            found = await self._queries.node(address, warnings)
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
+        visible = identity_of(request).topics
+        topics = [topic for topic in found if visible.include(topic.topic_name)]
         channels = [channel for topic in topics for channel in topic.channels or ()]
         now = time.time()
         return json_response(
@@ -90,6 +100,10 @@ class ReadHandlers:
     async def counter(self, request: Request) -> Response:
         """The message counts of every channel of every node."""
         warnings = Warnings()
-        channels = await self._queries.node_channels(warnings)
-        counts = Members((counter_key(channel), counter_as_json(channel)) for channel in channels)
+        channels, visible = await self._queries.node_channels(warnings), identity_of(request).topics
+        counts = Members(
+            (counter_key(channel), counter_as_json(channel))
+            for channel in channels
+            if visible.include(channel.topic_name)
+        )
         return json_response({"stats": counts, "message": warnings.message})

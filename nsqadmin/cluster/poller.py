@@ -61,6 +61,14 @@ class _NsqdResponse:
     """Requested only without registries."""
 
 
+@attrs.frozen(eq=False)
+class _Registry:
+    """One registry that is polled."""
+
+    daemon: PolledDaemon[_RegistryResponse]
+    usage: UsagePoller
+
+
 @attrs.define(eq=False)
 class _Nsqd:
     """One nsqd that is polled."""
@@ -86,7 +94,7 @@ class ClusterPoller:
 
     snapshot: ClusterSnapshot = attrs.field(factory=ClusterSnapshot, init=False)
     """The last one; empty (`at` is 0) before the end of the first poll."""
-    _registries: dict[str, PolledDaemon[_RegistryResponse]] = attrs.field(factory=dict, init=False)
+    _registries: dict[str, _Registry] = attrs.field(factory=dict, init=False)
     _nsqds: dict[str, _Nsqd] = attrs.field(factory=dict, init=False)
     """By the HTTP address at which each is polled."""
     _builder: SnapshotBuilder = attrs.field(init=False)
@@ -158,7 +166,9 @@ class ClusterPoller:
         # Registries first: their responses decide which nsqds are polled.
         if self.options.with_registries:
             self._update_registries()
-            await poll_all(self._registries.values(), nursery, timeout_s)
+            for registry in self._registries.values():
+                registry.usage.begin(nursery)
+            await poll_all(self._polled_registries, nursery, timeout_s)
         self._update_nsqds()
         for nsqd in self._nsqds.values():
             nsqd.usage.begin(nursery)
@@ -167,7 +177,13 @@ class ClusterPoller:
         updated = await self._process_responses(yielder)
         states = sorted((nsqd.state for nsqd in self._nsqds.values()), key=lambda state: state.node.hostname)
         self.snapshot = await self._builder.build(
-            self.clock(), states, updated, self._registered_topics(), self._problems(), yielder
+            self.clock(),
+            states,
+            updated,
+            self._registered_topics(),
+            self._problems(),
+            self._certificates(),
+            yielder,
         )
         self._renewed.set()
         self._renewed = trio.Event()
@@ -217,13 +233,18 @@ class ClusterPoller:
             for address in self.options.lookupd_http_addresses
         }
 
-    def _new_registry(self, address: str) -> PolledDaemon[_RegistryResponse]:
+    @property
+    def _polled_registries(self) -> list[PolledDaemon[_RegistryResponse]]:
+        return [registry.daemon for registry in self._registries.values()]
+
+    def _new_registry(self, address: str) -> _Registry:
         async def request() -> _RegistryResponse:
             producers = await responses.nodes(self.upstream, address)
             topics = await responses.topics(self.upstream, address)
             return _RegistryResponse(nodes_of_producers(address, producers), topics)
 
-        return PolledDaemon(NSQLOOKUPD, address, request, self.clock)
+        daemon = PolledDaemon(NSQLOOKUPD, address, request, self.clock)
+        return _Registry(daemon, UsagePoller(self.upstream, address))
 
     def _update_nsqds(self) -> None:
         if not self.options.with_registries:
@@ -239,15 +260,15 @@ class ClusterPoller:
         """The nsqds to show. One that only failing registries listed stays while it answers itself."""
         listed_now = {
             node.http_address
-            for registry in self._registries.values()
+            for registry in self._polled_registries
             if registry.problem is None and registry.response is not None
             for node in registry.response.nodes
         }
-        all_fail = all(registry.problem is not None for registry in self._registries.values())
+        all_fail = all(registry.problem is not None for registry in self._polled_registries)
         # Copies, because `merge_nodes` changes its input and a registry's last response may be merged again.
         copies = [
             [msgspec.structs.replace(node) for node in registry.response.nodes]
-            for registry in self._registries.values()
+            for registry in self._polled_registries
             if registry.response is not None
         ]
         merged = {node.http_address: node for node in merge_nodes(copies)}
@@ -283,13 +304,21 @@ class ClusterPoller:
     def _registered_topics(self) -> set[str]:
         return {
             name
-            for registry in self._registries.values()
+            for registry in self._polled_registries
             if registry.response is not None
             for name in registry.response.topics
         }
 
+    def _certificates(self) -> dict[str, float]:
+        """When those of the registries expire, by their addresses."""
+        return {
+            address: expiry
+            for address, registry in self._registries.items()
+            if (expiry := registry.usage.usage.certificate_expiry) is not None
+        }
+
     def _problems(self) -> list[Problem]:
-        registries = [registry.problem for registry in self._registries.values()]
+        registries = [registry.problem for registry in self._polled_registries]
         nsqds = [nsqd.state.problem for nsqd in self._nsqds.values()]
         return [problem for problem in (*registries, *nsqds) if problem is not None]
 

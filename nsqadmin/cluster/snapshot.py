@@ -112,6 +112,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     """Size of the logs of all its topics."""
     loop_lag_s: float | None = None
     """How late its event loop was on average, since the answer before."""
+    certificate_expiry: float | None = None
+    """When its certificate expires, of several the first one; unix seconds."""
     missing: str = "Its first answer is still to come"
     """Why there are no figures; empty if there are, and those that are missing are known with the next answer."""
 
@@ -186,6 +188,8 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, gc=False):
     totals: Totals = Totals()
     problems: tuple[Problem, ...] = ()
     """Of registries first, then of nsqds."""
+    certificates: dict[str, float] = {}
+    """When those of registries expire, by HTTP address; unix seconds."""
 
     def channel(self, topic: str, name: str) -> ChannelSnapshot | None:
         """One channel; None if there is none of these names."""

@@ -28,7 +28,7 @@ from nsqadmin.model import ChannelStats, Copies, Draining, Node, TopicStats
 from nsqadmin.upstream.responses import Stats
 from nsqkit.yielder import Yielder
 
-__all__ = ["NodeState", "SnapshotBuilder"]
+__all__ = ["NodeState", "SnapshotBuilder", "totals_of"]
 
 
 @attrs.define(eq=False)
@@ -105,25 +105,26 @@ class SnapshotBuilder:
         updated: Sequence[NodeState],
         registered: Iterable[str],
         problems: Sequence[Problem],
+        certificates: Mapping[str, float],
         yielder: Yielder,
     ) -> ClusterSnapshot:
         """The snapshot of this time (unix seconds), with a row of the history.
 
         `updated` are the nodes whose response is not in an earlier snapshot, `registered` the topics that the
-        registries know.
+        registries know, `certificates` when those of the registries expire.
         """
         rates = await _sum_rates(nodes, yielder)
         await self._count_last_minute(updated, yielder)
         topics = await self._topics(now, await _by_name(nodes, registered, yielder), rates, yielder)
         by_address = {state.node.http_address: await _node_snapshot(state, yielder) for state in nodes}
-        totals = await _totals(topics.values(), by_address.values(), yielder, with_rates=rates is not None)
+        totals = await totals_of(topics.values(), by_address.values(), yielder, with_rates=rates is not None)
         self._add_total(totals, rates or {})
         if rates is None and any(state.problem is None for state in nodes):
             # The first responses, at the start or after an outage of all nodes: there are no rates yet.
             self.history.drop_row()
         else:
             await self.history.close_row(now, yielder)
-        return ClusterSnapshot(now, topics, by_address, totals, tuple(problems))
+        return ClusterSnapshot(now, topics, by_address, totals, tuple(problems), dict(certificates))
 
     async def _count_last_minute(self, updated: Sequence[NodeState], yielder: Yielder) -> None:
         counts: dict[ChannelKey, tuple[int, int]] = {}
@@ -293,9 +294,10 @@ async def _node_snapshot(state: NodeState, yielder: Yielder) -> NodeSnapshot:
     )
 
 
-async def _totals(
+async def totals_of(
     topics: Collection[TopicSnapshot], nodes: Collection[NodeSnapshot], yielder: Yielder, *, with_rates: bool
 ) -> Totals:
+    """Sums over these topics, and how many nodes there are. `with_rates`: whether the rates are known."""
     channels = clients = depth = in_flight = deferred = messages = requeues = timeouts = idle = 0
     entered = left = 0.0
     age: int | None = None

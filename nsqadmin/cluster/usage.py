@@ -1,4 +1,5 @@
-"""What one nsqd uses: CPU, memory, disk, and how late its event loop is, asked with each poll.
+"""What one nsqd uses: CPU, memory, disk, and how late its event loop is, asked with each poll; and when certificates
+expire, also those of nsqlookupds.
 
 No poll waits for it: the snapshot has the last answer. An nsqd that does not tell (the original has no `/metrics`) is
 asked again after a minute, and a cell without a figure says why.
@@ -25,7 +26,7 @@ _RETRY_S: Final = 60.0
 
 @attrs.define(eq=False)
 class UsagePoller:
-    """Asks one nsqd, with one request at a time."""
+    """Asks one nsqd, or nsqlookupd, with one request at a time."""
 
     upstream: Upstream
     address: str
@@ -50,7 +51,7 @@ class UsagePoller:
             self._failed(f"It does not answer /metrics, which the original does not have: {error}")
         except Exception:
             # Nothing that one daemon sends may end the polling of the others.
-            _log.exception("POLL: nsqd %s: cannot process its /metrics", self.address)
+            _log.exception("POLL: %s: cannot process its /metrics", self.address)
             self._failed("Its /metrics cannot be processed")
         else:
             now = trio.current_time()
@@ -74,6 +75,7 @@ def usage_between(before: ProcessMetrics | None, now: ProcessMetrics, seconds: f
         memory_bytes=now.memory_bytes,
         disk_free_bytes=now.disk_free_bytes,
         log_bytes=now.log_bytes,
+        certificate_expiry=now.certificate_expiry,
         loop_lag_s=lag / measured if lag is not None and measured else None,
         missing="" if now.memory_bytes is not None else "Its /metrics does not tell",
     )

@@ -1,4 +1,4 @@
-"""The buttons of administrators: the request to the API, and the texts of the dialog.
+"""The buttons of operators: the request to the API, and the texts of the dialog.
 
 What cannot be undone is confirmed by typing the name, everything else by a click.
 """
@@ -18,12 +18,14 @@ __all__ = [
     "ActionButton",
     "adopt_button",
     "channel_buttons",
+    "copy_message_button",
     "dead_letter_button",
     "delete_channel_button",
     "delete_topic_button",
     "drain_button",
     "finish_message_button",
     "hand_over_button",
+    "redrive_button",
     "requeue_message_button",
     "stop_redrive_button",
     "tombstone_button",
@@ -243,6 +245,39 @@ def dead_letter_button(
         "consumer that works on it gets an error when it answers.",
         verb="Give up",
         done=f"Message {message_id} given up",
+    )
+
+
+def copy_message_button(
+    request: PageRequest, topic: str, channel: str, node: str, message_id: str, seq: int, *, moves: bool
+) -> ActionButton:
+    """Copy or move one message to another topic, which the field `to` of a form names."""
+    verb = "Move" if moves else "Copy"
+    text = f"Its body is published to the topic on {node}, as a new message."
+    if moves:
+        text += f" Then the message is finished in the channel {channel}. {_IRREVERSIBLE}"
+    return ActionButton(
+        method="POST",
+        url=_messages_url(request, topic, channel),
+        body=_message_body(verb.lower(), node, message_id, seq),
+        title=f"{verb} message {message_id} to topic {{to}}?",
+        text=text,
+        verb=verb,
+        done=f"Message {message_id} {'moved' if moves else 'copied'} to topic {{to}}",
+        typed=message_id if moves else "",
+    )
+
+
+def redrive_button(request: PageRequest, topic: str, channel: str) -> ActionButton:
+    """Put dead letters back; the fields `limit` and `rate` of a form say how many."""
+    return ActionButton(
+        method="POST",
+        url=_api_url(request, topic, channel),
+        body=json.dumps({"action": "redrive"}),
+        title=f"Put dead letters back into channel {channel}?",
+        text="On all nodes, they are delivered to this channel again, and to no other one.",
+        verb="Put back",
+        done=f"Dead letters are put back into channel {channel}",
     )
 
 

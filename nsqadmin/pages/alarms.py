@@ -39,7 +39,7 @@ class AlarmRow:
 
 async def alarms_page(request: PageRequest) -> Page:
     """The page of all alarms."""
-    alarms = request.console.alarms.alarms
+    alarms = request.alarms
     query = read_table_query(
         request.own_url, request.query, _COLUMNS, sort="harm", filters=(key for key, _ in _FILTERS)
     )

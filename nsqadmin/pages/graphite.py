@@ -98,7 +98,8 @@ def node_graphs(address: str) -> list[Graph]:
 def graphite_panel(request: PageRequest, graphs: Iterable[Graph]) -> GraphitePanel | None:
     """The section of a page; None without `--graphite-url`. The time range is the parameter `t`."""
     options = request.console.options
-    if not options.graphite_url:
+    # Graphite behind /render shows any topic, so it is not for users who are limited to some.
+    if not options.graphite_url or (options.proxy_graphite and not request.identity.topics.are_all):
         return None
     selected = request.query.get("t", "")
     selected = selected if selected in TIME_RANGES else DEFAULT

@@ -74,10 +74,12 @@ class LookupPage:
     async def __call__(self, request: PageRequest) -> Page:
         """The registries, and the topics that only they know."""
         registries = request.console.options.lookupd_http_addresses
-        result = await self._query(request.console, request.snapshot) if registries else _Result([], "")
+        console, visible = request.console, request.identity.topics
+        result = await self._query(console, console.poller.snapshot) if registries else _Result([], "")
+        inactive = [each for each in result.topics if visible.include(each.name)]
         query = read_table_query(request.own_url, request.query, COLUMNS, sort="name")
         table = select_page(
-            result.topics, query, COLUMNS, text=lambda each: f"{each.name} {' '.join(each.channels)}"
+            inactive, query, COLUMNS, text=lambda each: f"{each.name} {' '.join(each.channels)}"
         )
         problems = {
             each.address: each.error for each in request.snapshot.problems if each.kind == "nsqlookupd"

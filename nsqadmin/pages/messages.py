@@ -1,8 +1,7 @@
 """The page of a channel's messages: those in one state, on each of its nodes.
 
 A page of it shows the first messages of a state on the nodes that have the most; the messages that follow are shown of
-one node at a time. Unlike other pages it is not renewed by itself, so that nothing moves while it is read. Only
-administrators see it, as bodies may be anything.
+one node at a time. Unlike other pages it is not renewed by itself, so that nothing moves while it is read.
 """
 
 from __future__ import annotations
@@ -19,8 +18,10 @@ from nsqadmin.cluster.snapshot import NodeSnapshot
 from nsqadmin.model import ChannelStats
 from nsqadmin.pages.action_buttons import (
     ActionButton,
+    copy_message_button,
     dead_letter_button,
     finish_message_button,
+    redrive_button,
     requeue_message_button,
     stop_redrive_button,
 )
@@ -76,6 +77,8 @@ class MessageRow:
     finish: ActionButton | None
     requeue: ActionButton | None
     give_up: ActionButton | None
+    copy: ActionButton | None
+    move: ActionButton | None
     origin: str
 
 
@@ -148,7 +151,7 @@ async def messages_page(request: PageRequest) -> Page:
     redrives: list[NodeRedrive] = []
     chosen: Sequence[str] = ()
     held = [part.node for part in channel.stats.nodes or ()] if channel is not None else []
-    if channel is not None and request.is_admin:
+    if channel is not None:
         node = request.query.get("node", "")
         start = request.query.get("from", "") if node in held else ""
         begin = int(start) if start.isascii() and start.isdigit() and len(start) < 19 else 0
@@ -174,6 +177,7 @@ async def messages_page(request: PageRequest) -> Page:
         ],
         "extents": extents,
         "redrives": redrives,
+        "redrive": redrive_button(request, topic, name),
         "stop_redrive": stop_redrive_button(request, topic, name),
         "seek_url": request.url(f"/api/topics/{segment(topic)}/{segment(name)}"),
         "publish_url": request.publish_url(topic),
@@ -321,7 +325,7 @@ def _row(request: PageRequest, node: str, message: Message, asked: _Asked, now_n
         else f"{consumer.hostname or consumer.client_id} {consumer.remote_address}".strip()
     )
     if message.id is None or message.timestamp is None:
-        return MessageRow(message, "", "", "", due, who, None, "", "", None, None, None, "")
+        return MessageRow(message, "", "", "", due, who, None, "", "", None, None, None, None, None, "")
     where = (request, asked.topic, asked.channel, node, message.id, message.seq)
     shown = shown_body(body_of(message), is_cut=bool(message.truncated))
     return MessageRow(
@@ -337,6 +341,8 @@ def _row(request: PageRequest, node: str, message: Message, asked: _Asked, now_n
         finish_message_button(*where),
         requeue_message_button(*where) if asked.state in ("in_flight", "deferred") else None,
         dead_letter_button(*where) if asked.state != "leaving" and message.origin is None else None,
+        copy_message_button(*where, moves=False),
+        copy_message_button(*where, moves=True),
         _origin_text(message.origin),
     )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from attrs import define, field
 
+from nsqadmin.alarms.alarm import Alarm
+from nsqadmin.auth import Identity, identity_of
+from nsqadmin.auth.cookies import cookies_in
 from nsqadmin.cluster.snapshot import ClusterSnapshot
 from nsqadmin.console import Console
 from nsqadmin.paths import channel_path, messages_path, node_path, segment, topic_path
@@ -31,13 +34,14 @@ class PageRequest:
     """The variable segments of the path."""
     query: Mapping[str, str]
     """The parameters, and for missing ones those in cookies."""
-    is_admin: bool
+    identity: Identity
     snapshot: ClusterSnapshot
-    """The same for the whole page."""
+    """The same for the whole page. It has only the topics that the user may see."""
 
     @classmethod
-    def from_http(cls, console: Console, request: Request) -> PageRequest:
+    async def from_http(cls, console: Console, request: Request) -> PageRequest:
         """The request, with the present snapshot."""
+        identity = identity_of(request)
         query = query_of(request)
         for name, value in _remembered(request).items():
             query.setdefault(name, value)
@@ -46,9 +50,14 @@ class PageRequest:
             path=request.path.removeprefix(console.base_path) or "/",
             path_params=request.params,
             query=query,
-            is_admin=console.is_admin(request.headers),
-            snapshot=console.poller.snapshot,
+            identity=identity,
+            snapshot=await console.selections.of(console.poller.snapshot, identity.topics),
         )
+
+    @property
+    def alarms(self) -> Sequence[Alarm]:
+        """Those that the user sees, the worst first."""
+        return self.console.alarms_for(self.identity)
 
     def url(self, path: str) -> str:
         """The link to a path of the console."""
@@ -115,11 +124,6 @@ def query_of(request: Request) -> dict[str, str]:
 
 def _remembered(request: Request) -> dict[str, str]:
     """The parameters that the browser has stored."""
-    cookies = {}
-    # Not http.cookies.SimpleCookie, which drops all cookies if one of them (a proxy's, say) is malformed.
-    for name, value in request.headers:
-        if name == b"cookie":
-            pairs = (pair.partition("=") for pair in value.decode("latin-1").split(";"))
-            cookies.update({key.strip(): text.strip() for key, _, text in pairs})
+    cookies = cookies_in(request.headers)
     stored = {name: cookies.get(f"console_{name}", "") for name in _REMEMBERED}
     return {name: value for name, value in stored.items() if value}

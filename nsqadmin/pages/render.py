@@ -4,7 +4,7 @@
   name that was not escaped could do nothing. The one inline script carries a nonce. Images may also come from Graphite
   if it is configured. No other site may frame a page.
 - **Globals.** The inline script defines the variables that scripts of others read from an nsqadmin: version, Graphite
-  and statsd options, the registries, whether the user is an administrator, the base path.
+  and statsd options, the registries, whether the user may change something, the base path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from attrs import define, field
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from nsqadmin.auth import Means
 from nsqadmin.cluster.snapshot import Problem
 from nsqadmin.console import Console
 from nsqadmin.options import AdminOptions
@@ -70,7 +71,7 @@ class Renderer:
 
         async def handle(http_request: Request) -> Response:
             await self.console.poller.up_to_date()
-            request = PageRequest.from_http(self.console, http_request)
+            request = await PageRequest.from_http(self.console, http_request)
             page = await view(request)
             # All browsers ask at the same time, when a snapshot is renewed: they take turns, and so do the two halves.
             turns = long_work()
@@ -82,29 +83,45 @@ class Renderer:
 
         return handle
 
+    def document(self, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
+        """A document for somebody who has not logged in: it shows nothing of the cluster, nor a version."""
+        return self._rendered(template, values, secrets.token_urlsafe(16), status)
+
     def _response(self, request: PageRequest, page: Page) -> Response:
         nonce = secrets.token_urlsafe(16)
-        template = self._environment.get_template(page.template)
-        text = template.render({**self._shared(request, nonce), "section": page.section, **page.values})
-        return Response(page.status, text.encode(), HTML, _headers(self.console.options, nonce), nsq=False)
+        values = {**self._shared(request, nonce), "section": page.section, **page.values}
+        return self._rendered(page.template, values, nonce, page.status)
+
+    def _rendered(self, template: str, values: Mapping[str, Any], nonce: str, status: int) -> Response:
+        url = self.console.url
+        text = self._environment.get_template(template).render(
+            {"url": url, "static": self._static_link(url), **values}
+        )
+        return Response(status, text.encode(), HTML, _headers(self.console.options, nonce), nsq=False)
 
     def _shared(self, request: PageRequest, nonce: str) -> dict[str, Any]:
-        options, snapshot = self.console.options, request.snapshot
+        options, snapshot, identity = self.console.options, request.snapshot, request.identity
         age = max(0.0, time.time() - snapshot.at) if snapshot.at else 0.0
+        has_session = identity.means is Means.SESSION
+        is_admin = identity.may_operate  # as the original calls those who may change something
         return {
-            "url": request.url,
             "page_path": request.path,
-            "static": self._static_link(request.url),
             "nonce": nonce,
-            "script_globals": script_globals(options, self.console.version, is_admin=request.is_admin),
+            "script_globals": script_globals(options, self.console.version, is_admin=is_admin),
             "version": self.console.version,
-            "user_is_admin": request.is_admin,
-            "token": self.console.origins.token if request.is_admin else "",
+            "user": identity.name,
+            "role": str(identity.role),
+            "topics": identity.topics,
+            "may_operate": identity.may_operate,
+            "may_operate_nodes": identity.may_operate_nodes,
+            "may_read_messages": identity.may_read_messages,
+            "log_out": request.url("/logout") if has_session else "",
+            "token": self.console.token_for(identity) if has_session or identity.may_operate else "",
             "polled": bool(snapshot.at),
             "age_ms": round(age * 1000),
             "age_text": duration_text(age),
             "every_ms": options.poll_interval // 1_000_000,
-            "alarm_count": len(self.console.alarms.alarms),
+            "alarm_count": len(request.alarms),
             "problems": [_problem_row(each, time.time()) for each in snapshot.problems],
             "graphite": None,
         }

@@ -6,9 +6,9 @@
 
 Rules: all windows of a browser share one stream (`shared_stream.js`), because a browser opens only six connections to a
 host. The number of streams is bounded; one more is answered 503, and its pages poll instead. An idle stream sends a
-comment every `HEARTBEAT_SECONDS`, so that proxies keep it open. It ends when the browser closes it or the console
-stops. A browser that reconnects sends the id of the last event it received (Last-Event-ID), and is sent an event at
-once if there is a newer snapshot.
+comment every `HEARTBEAT_SECONDS`, so that proxies keep it open. It ends when the browser closes it, when its user logs
+out or is removed or changed, and when the console stops. A browser that reconnects sends the id of the last event it
+received (Last-Event-ID), and is sent an event at once if there is a newer snapshot.
 
 The events carry no data: the page is fetched in the usual way, compressed.
 """
@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from nsqadmin.auth import identity_of
 from nsqadmin.console import Console
 from nsqkit.service.http import Exchange, Request, ResponseStream
 from nsqkit.service.http.message import Response, render
@@ -64,7 +65,7 @@ class LiveStream:
         return 200
 
     async def _serve(self, request: Request, exchange: Exchange) -> None:
-        stream = ResponseStream(request, exchange)
+        stream, identity = ResponseStream(request, exchange), identity_of(request)
         await stream.start(200, EVENT_STREAM, _HEADERS)
         await stream.send(b"retry: %d\n\n" % RETRY_MS)
         last_seen = (request.header(b"last-event-id") or b"").decode("latin-1")
@@ -72,10 +73,11 @@ class LiveStream:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_after, exchange.wait_disconnect, nursery.cancel_scope)
                 nursery.start_soon(_cancel_after, self._console.stopping.wait, nursery.cancel_scope)
+                nursery.start_soon(_cancel_after, identity.ended.wait, nursery.cancel_scope)
                 nursery.start_soon(self._send_events, stream, last_seen)
         except* ConnectionError:
             pass  # the browser closed the stream while an event was being sent
-        if not self._console.stopping.is_set():
+        if not (self._console.stopping.is_set() or identity.ended.is_set()):
             raise ConnectionError("the browser closed the stream")
         await stream.end()
 

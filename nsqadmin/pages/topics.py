@@ -162,9 +162,9 @@ class FrontPage:
             "rows": [_topic_row(request, each, rates.get(each.name, ())) for each in table.rows],
             "filters": TOPIC_FILTERS,
             "time_ranges": time_range_choices(request),
-            "charts": charts_of(request.snapshot.totals)[:2],
+            "charts": charts_of(request.snapshot.totals)[:2] if request.identity.topics.are_all else (),
             "series": series_url(request),
-            "alarms": [alarm_row(request, each) for each in request.console.alarms.alarms[:ALARMS_SHOWN]],
+            "alarms": [alarm_row(request, each) for each in request.alarms[:ALARMS_SHOWN]],
         }
         return Page("front.html", "topics", values)
 

@@ -1,7 +1,8 @@
 // Buttons that change the cluster: ask for confirmation, call the API, show the result.
 //
 // Attributes of a button: data-do (method), data-url, data-body (JSON), data-title, data-text, data-verb,
-// data-done, data-type (a name that has to be typed) and data-then (where to go afterwards).
+// data-done, data-type (a name that has to be typed) and data-then (where to go afterwards). A button that submits a form
+// has data-submit instead of data-do.
 (() => {
   "use strict";
   const TIMEOUT_MS = 20000;
@@ -63,14 +64,9 @@
       askToSeek(form);
       return;
     }
-    if (form.dataset.redrive) {
+    if (event.submitter && event.submitter.dataset.submit) {
       event.preventDefault();
-      askToRedrive(form);
-      return;
-    }
-    if (form.dataset.copy) {
-      event.preventDefault();
-      askToCopy(form, event.submitter ? event.submitter.value : "copy");
+      askToSubmit(form, event.submitter);
       return;
     }
     if (!form.dataset.create) return;
@@ -100,37 +96,15 @@
     });
   }
 
-  function askToRedrive(form) {
-    const limit = form.elements.limit.value.trim();
-    const rate = form.elements.rate.value.trim();
-    const channel = form.dataset.channel;
-    askToConfirm({
-      do: "POST",
-      url: form.dataset.redrive,
-      body: JSON.stringify({ action: "redrive", limit, rate }),
-      title: `Put dead letters back into channel ${channel}?`,
-      text: "On all nodes, they are delivered to this channel again, and to no other one.",
-      verb: "Put back",
-      done: `Dead letters are put back into channel ${channel}`,
-    });
-  }
-
-  function askToCopy(form, action) {
-    const to = form.elements.to.value.trim();
-    const { node, id, seq } = form.dataset;
-    const moves = action === "move";
-    askToConfirm({
-      do: "POST",
-      url: form.dataset.copy,
-      body: JSON.stringify({ action, node, id, seq, to }),
-      title: `${moves ? "Move" : "Copy"} message ${id} to topic ${to}?`,
-      text:
-        `Its body is published to the topic on ${node}, as a new message.` +
-        (moves ? " Then the message is finished in this channel. This cannot be undone." : ""),
-      verb: moves ? "Move" : "Copy",
-      done: `Message ${id} ${moves ? "moved" : "copied"} to topic ${to}`,
-      type: moves ? id : "",
-    });
+  // The fields are added to the body, and replace their names in braces in the texts.
+  function askToSubmit(form, button) {
+    const fields = {};
+    for (const [name, value] of new FormData(form)) fields[name] = value.trim();
+    const filled = (text) => text.replace(/\{(\w+)\}/g, (all, name) => fields[name] ?? all);
+    const action = { ...button.dataset, do: button.dataset.submit };
+    action.body = JSON.stringify({ ...JSON.parse(action.body), ...fields });
+    for (const name of ["title", "text", "done"]) action[name] = filled(action[name]);
+    askToConfirm(action);
   }
 
   function publish(form) {
@@ -158,6 +132,10 @@
         signal: AbortSignal.timeout(TIMEOUT_MS),
       });
       answer = await response.json().catch(() => ({}));
+      if (response.status === 401) {
+        location.reload(); // the session is over: the browser is sent to the page for logging in
+        return false;
+      }
       if (!response.ok) throw new Error(answer.message || `the console answered ${response.status}`);
     } catch (error) {
       const text = error.name === "TimeoutError" ? `no answer within ${TIMEOUT_MS / 1000} s` : error.message;

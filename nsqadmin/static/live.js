@@ -33,10 +33,16 @@
     const response = await fetch(url, {
       headers: { Accept: "text/html" },
       credentials: "same-origin",
+      redirect: "manual",
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
-    // A 404 is a page, too: of a topic that does not exist yet, or any more.
-    if (!response.ok && response.status !== 404) throw new Error(`the console answered ${response.status}`);
+    // To a page for logging in, the console's or a proxy's: the session is over. The browser has to go there itself.
+    if (response.type === "opaqueredirect") {
+      location.reload();
+      return;
+    }
+    // A 404 is a page, too: of a topic that does not exist yet, or any more. So is a 403: of what the user may not see.
+    if (!response.ok && ![403, 404].includes(response.status)) throw new Error(`the console answered ${response.status}`);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const fresh = page.getElementById("content");
     if (!fresh) throw new Error("the response is not a page of the console");
@@ -161,6 +167,7 @@
     typing = setTimeout(() => go(addressOf(form), { replace: true }), event.target.tagName === "SELECT" ? 0 : TYPING_MS);
   });
   document.addEventListener("submit", (event) => {
+    if (event.target.hasAttribute("data-leave")) leave(); // logging out: nothing here is to be fetched any more
     if (!event.target.hasAttribute("data-live")) return;
     event.preventDefault();
     clearTimeout(typing);

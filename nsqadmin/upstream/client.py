@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -33,6 +32,7 @@ from nsqadmin.addresses import host_and_port
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream.connections import IDLE_S, MAX_IDLE, Connections
 from nsqkit.access.own_token import OwnToken
+from nsqkit.certificates import TlsFiles
 from nsqkit.http_client import Answer, Header, HttpClient, HttpFailed, HttpOptions
 from nsqkit.options import SECOND
 from nsqkit.redact import redacted, shown_url
@@ -82,11 +82,14 @@ class Upstream:
     """Bytes of all responses that are being read, or wait to be decoded."""
     decoder: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1), init=False)
     """For the worker thread that decodes large responses. Several would only wait for one another, and need memory."""
+    tls: TlsFiles = attrs.field(init=False)
+    """For requests over https: to be read again when the files change."""
     _connections: Connections = attrs.field(init=False)
     _turn: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._connections = Connections(_http_options(self.options, self.max_body, self.budget))
+        self.tls = _tls_files(self.options)
+        self._connections = Connections(_http_options(self.options, self.max_body, self.budget, self.tls))
 
     async def get(self, address: str, path: str, params: Params | None = None) -> bytes:
         """GET from the daemon at `host:port`. Raises `UpstreamError`."""
@@ -180,24 +183,28 @@ def _without_foreign_body(answer: Answer) -> Answer:
     return attrs.evolve(answer, body=b"")
 
 
-def _http_options(options: AdminOptions, max_body: int, budget: ByteBudget) -> HttpOptions:
+def _http_options(options: AdminOptions, max_body: int, budget: ByteBudget, tls: TlsFiles) -> HttpOptions:
     return HttpOptions(
         connect_timeout=options.http_client_connect_timeout / SECOND,
         request_timeout=0,  # ours begins with the wait for a slot
         max_body=max_body,
         max_idle=MAX_IDLE,
         idle_timeout=IDLE_S,
-        tls=functools.partial(_tls_context, options),
+        tls=tls,
+        tls_only=options.http_client_tls_required,
         budget=budget,
         bearer=OwnToken(options.access_token_file) if options.access_token_file else None,
     )
 
 
-def _tls_context(options: AdminOptions) -> ssl.SSLContext:
-    context = client_context(root_ca_file=options.http_client_tls_root_ca_file)
-    if options.http_client_tls_insecure_skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if options.http_client_tls_cert:
-        context.load_cert_chain(options.http_client_tls_cert, options.http_client_tls_key)
-    return context
+def _tls_files(options: AdminOptions) -> TlsFiles:
+    root_ca_file = options.http_client_tls_root_ca_file
+    cert_file, key_file = options.http_client_tls_cert, options.http_client_tls_key
+    make = functools.partial(
+        client_context,
+        root_ca_file=root_ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+        verify=not options.http_client_tls_insecure_skip_verify,
+    )
+    return TlsFiles("TLS to daemons", [root_ca_file, cert_file, key_file], make, cert_file=cert_file)

@@ -1,4 +1,4 @@
-"""The figures of an nsqd's process, from its `/metrics`. Only the nsqds of this project have one.
+"""The figures of a daemon's process, from its `/metrics`. Only the daemons of this project have one.
 
 The page is text of another program: what cannot be read is None, and only its beginning is looked at. An nsqd that does
 not know the parameter sends its topics and channels too, after these figures.
@@ -21,7 +21,7 @@ _MAX_DIGITS: Final = 32
 
 @attrs.frozen(kw_only=True)
 class ProcessMetrics:
-    """Figures of one nsqd; None: not reported."""
+    """Figures of one nsqd, or nsqlookupd, which has some of them; None: not reported."""
 
     cpu_s: float | None = None
     """CPU time since the start."""
@@ -35,6 +35,8 @@ class ProcessMetrics:
     """Sum of all measurements of the event loop's lag since the start."""
     lag_count: float | None = None
     """Their number."""
+    certificate_expiry: float | None = None
+    """When its certificate expires, of several the first one; seconds since 1970."""
 
 
 _NAMES: Final = {
@@ -47,19 +49,28 @@ _NAMES: Final = {
 }
 
 
-async def metrics(upstream: Upstream, nsqd: str) -> ProcessMetrics:
-    """The figures of one nsqd. Raises `UpstreamError`."""
-    return read_metrics(await upstream.get(nsqd, "/metrics", {"include_topics": "false"}))
+_EXPIRIES: Final = (
+    b"nsqd_certificate_expiry_timestamp_seconds{",
+    b"nsqlookupd_certificate_expiry_timestamp_seconds{",
+)
+
+
+async def metrics(upstream: Upstream, daemon: str) -> ProcessMetrics:
+    """The figures of one daemon. Raises `UpstreamError`."""
+    return read_metrics(await upstream.get(daemon, "/metrics", {"include_topics": "false"}))
 
 
 def read_metrics(page: bytes) -> ProcessMetrics:
     """Read the page. Never raises."""
-    found = {}
+    found: dict[str, float] = {}
+    expiries: list[float] = []
     for line in page[:_MAX_READ].split(b"\n"):
         name, _, text = line.partition(b" ")
         if name in _NAMES and (value := _number(text)) is not None:
             found[_NAMES[name]] = value
-    return ProcessMetrics(**found)
+        elif line.startswith(_EXPIRIES) and (value := _number(line.rpartition(b" ")[2])) is not None:
+            expiries.append(value)
+    return ProcessMetrics(**found, certificate_expiry=min(expiries, default=None))
 
 
 def _number(text: bytes) -> float | None:

@@ -459,6 +459,7 @@ class Broker:
     def pump(self) -> bool:
         """Deliver messages. True when there is more to deliver at once."""
         if self._fenced:
+            self._to_trim.clear()  # somebody else may serve them
             return False
         # Channels that register meanwhile are served by the next round, after a poll of the network.
         to_pump, self.context.to_pump = self.context.to_pump, {}

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import attrs
@@ -69,7 +69,7 @@ class LimitedTopic(Bounded, Protocol):
     context: BrokerContext
     name: str
     channels: dict[str, Channel]
-    rejected: Counter[tuple[str, str]]
+    rejected: dict[str, Counter[str]]
     """Messages of refused publishes, by the channel ("": the topic itself) and the limit."""
 
     @property
@@ -112,19 +112,17 @@ class TopicLimits:
         self._failed = RateLimitedLogger(log)
         self.rejects = self.trims = False
         for bounded in self._all():
-            is_bounded = bounded.settings.max_depth is not None or bounded.settings.max_bytes is not None
-            self.rejects = self.rejects or (is_bounded and not bounded.trims)
-            self.trims = self.trims or (is_bounded and bounded.trims)
+            self.include(bounded)
+
+    def include(self, bounded: Bounded) -> None:
+        """A channel is new."""
+        self._round = -1
+        is_bounded = bounded.settings.max_depth is not None or bounded.settings.max_bytes is not None
+        self.rejects = self.rejects or (is_bounded and not bounded.trims)
+        self.trims = self.trims or (is_bounded and bounded.trims)
 
     def _all(self) -> list[Bounded]:
         return [self._topic, *self._topic.channels.values()]
-
-    def _bounded(self) -> Iterator[tuple[str, Bounded]]:
-        """Those that messages wait in at present, each with the name of the channel."""
-        if self._topic.flowing:
-            yield from self._topic.channels.items()
-        else:
-            yield "", self._topic
 
     # --- a publish
 
@@ -145,7 +143,8 @@ class TopicLimits:
         self._round = self._context.round
         self._messages = self._bytes = _ENDLESS
         count, size = self._topic.pending()
-        for name, bounded in self._bounded():
+        bounded: Bounded
+        for name, bounded in self._topic.channels.items() if self._topic.flowing else [("", self._topic)]:
             settings = bounded.settings
             if bounded.trims:
                 continue
@@ -159,7 +158,7 @@ class TopicLimits:
                 self._bytes = min(self._bytes, room, key=_left)
 
     def _refuse(self, room: _Room, count: int) -> None:
-        self._topic.rejected[room.channel, room.limit] += count
+        self._topic.rejected.setdefault(room.channel, Counter())[room.limit] += count
         whose = f"channel {room.channel}" if room.channel else f"topic {self._topic.name}"
         what = "messages" if room.limit == "max_depth" else "bytes"
         reason = f"{room.limit} of {whose} is {room.most}, and {room.most - room.left} {what} wait"
@@ -175,7 +174,7 @@ class TopicLimits:
 
     def trim(self) -> None:
         """Drop what is too much."""
-        for _, bounded in self._bounded():
+        for bounded in self._all():
             if bounded.trims:
                 self._trim(bounded)
 
@@ -205,12 +204,13 @@ class TopicLimits:
                 self._look_at_idle(channel, channel.settings.idle_ttl / SECOND_NS, now)
 
     def _expire(self) -> None:
+        needed_from = self._topic.needed_from
         for bounded in self._all():
             # With the policy `dead_letter` what is too old is not to be lost.
             if bounded.settings.max_age is not None and (
                 bounded.trims or bounded.settings.policy != Policy.DEAD_LETTER
             ):
-                bounded.expire(self._ages.boundary(bounded.settings.max_age, self._topic.needed_from))
+                bounded.expire(self._ages.boundary(bounded.settings.max_age, needed_from))
 
     def _look_at_idle(self, channel: Channel, idle_ttl: float, now: float) -> None:
         action = channel.settings.idle_action

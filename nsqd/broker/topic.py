@@ -74,7 +74,7 @@ class Topic:
         self.dropped_count = 0  # by emptying, because an ephemeral topic was full, or by a limit
         self.dropped_by: Counter[str] = Counter()  # of these by the limits, by their names
         self.expired_count = 0  # older than `max_age`
-        self.rejected: Counter[tuple[str, str]] = Counter()  # messages, by channel ("": the topic) and limit
+        self.rejected: dict[str, Counter[str]] = {}  # messages, by channel ("": the topic itself) and limit
         self.limits: TopicLimits | None = None  # None: nothing is limited here
         self.guard: TopicLimits | None = None  # the same, if it may refuse publishes
         self.commit_number = 0
@@ -472,7 +472,7 @@ class Topic:
         channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
         self._resolve_settings_of(channel)
         if channel.settings.is_limiting:
-            self._renew_limits()
+            self._limit(channel)
         if flows and self.has_backlog:
             self.flow()
         self._listener.channel_created(self, channel)
@@ -615,6 +615,7 @@ class Topic:
         channel = self.existing(name)
         self._write_changes(channel.backlog.record(Code.CHANNEL_DELETED))
         del self.channels[name]
+        self.rejected.pop(name, None)
         channel.close()
         if channel.settings.is_limiting:
             self._renew_limits()
@@ -671,6 +672,14 @@ class Topic:
         for channel in self.channels.values():
             self._resolve_settings_of(channel)
         self._renew_limits()
+
+    def _limit(self, channel: Channel) -> None:
+        """A channel with limits is new. In no more time with thousands of others."""
+        if self.limits is None:
+            self._renew_limits()
+        else:
+            self.limits.include(channel)
+            self.guard = self.limits if self.limits.rejects else None
 
     def _renew_limits(self) -> None:
         """After a change of what is limited."""

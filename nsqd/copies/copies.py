@@ -27,6 +27,7 @@ from nsqd.replication.transport import Transport
 from nsqd.replication.wire import START_SIZE
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats
+from nsqkit.certificates import TlsFiles
 from nsqkit.logging import get_logger
 
 __all__ = ["Copies", "NotServed"]
@@ -66,6 +67,11 @@ class Copies:
         options = self._options
         if options.replication_tls:
             self._transport = Transport.with_tls(options.tls_cert, options.tls_key, options.tls_root_ca_file)
+
+    @property
+    def tls_files(self) -> list[TlsFiles]:
+        """Those of the connections to and from other nsqds, to be read again when they change."""
+        return self._transport.tls_files
 
     def make_storage(self, storage: Storage) -> Storage:
         """The storage for the data path: noted, if there are followers. `NotServed`."""
@@ -107,6 +113,9 @@ class Copies:
         if identity is None:
             if options.replicate_to or options.replication_address:
                 log.error("COPIES: %s", NO_LIFE)
+            if self.leader is not None and options.fence == "on":
+                # Nobody can be asked whether another nsqd serves this.
+                broker.fence(NO_LIFE)
             return
         if options.replication_address:
             self.follower = FollowerRole(

@@ -18,14 +18,14 @@ class Copied:
         self._written = 0
         self._syncer = broker.store.syncer
         self._disk = broker.options.sync_on_commit
-        self._waits = self._disk or safety.ack_copies > 1
+        self.at_once = not self._disk and safety.ack_copies <= 1
 
         # A dead letter is finished in its channel only when copies have it where publishes wait for them.
         broker.dead_letters.safe = lambda: safety.safe(self._syncer.synced)
 
     @property
     def ticket(self) -> int:
-        return self._syncer.written if self._waits else 0
+        return 0 if self.at_once else self._syncer.written
 
     @property
     def reached(self) -> int:

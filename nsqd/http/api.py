@@ -18,6 +18,7 @@ from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
 from nsqd.http.redrive import Redriving
 from nsqd.http.seek import Seeking
+from nsqd.names import TooManyNames
 from nsqd.replication.stand_in import CommandRefused, StandIns
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
@@ -38,12 +39,13 @@ from nsqkit.service.http import (
     Router,
     error,
     json_body,
+    only_over_tls,
     query,
     text,
 )
 from nsqkit.service.http.access import access_log
 from nsqkit.service.http.config import Config, read_addresses, read_log_level
-from nsqkit.service.http.message import JSON
+from nsqkit.service.http.routing import Handler
 
 __all__ = ["make_plain_app", "make_router", "make_servers"]
 
@@ -65,7 +67,7 @@ def make_servers(daemon: HttpBackend) -> tuple[HttpServer, HttpServer]:
     router = make_router(daemon)
     budget = ByteBudget(daemon.options.max_buffered_bytes)
     share = ConnectionShare()
-    plain = HttpServer(make_plain_app(daemon, router), budget=budget, share=share)
+    plain = HttpServer(make_plain_app(daemon, router), budget=budget, share=share, batches=True)
     return plain, HttpServer(router, budget=budget, share=share)
 
 
@@ -92,6 +94,7 @@ def make_router(daemon: HttpBackend) -> Router:
         publishing.pub,
         body_limit=options.max_msg_size,
         too_big=error(413, "MSG_TOO_BIG"),
+        batch=publishing.pub_together,
         quiet=True,
     )
     router.add(
@@ -105,7 +108,7 @@ def make_router(daemon: HttpBackend) -> Router:
     looks = Looks()
     seeking = Seeking(daemon, looks)
     for path, handler in Admin(daemon, seeking).routes():
-        router.add("POST", path, handler)
+        router.add("POST", path, _within_limits(daemon, path, handler))
     peeking, redriving = Peeking(daemon, looks), Redriving(daemon)
     for method, path, handler in (*peeking.routes(), *seeking.routes(), *redriving.routes()):
         router.add(method, path, handler)
@@ -119,8 +122,30 @@ def make_router(daemon: HttpBackend) -> Router:
         body_limit=options.max_msg_size,
         too_big=error(413, "INVALID_VALUE"),
     )
-    Debug().add_to(router)
+    if options.debug_endpoints == "on":
+        Debug().add_to(router)
     return router
+
+
+def _within_limits(daemon: HttpBackend, path: str, handler: Handler) -> Handler:
+    """The handler of an administrative request, which creates no more than may be created."""
+    if not path.endswith("/create"):
+        return handler
+
+    def checked(request: Request) -> Response | Awaitable[Response]:
+        params = query(request)
+        topic, channel = params.get("topic", ""), params.get("channel", "")
+        try:
+            if path.startswith("/channel/"):
+                if topic in daemon.broker.topics:  # others are not found
+                    daemon.names.allow_channel(topic, channel)
+            else:
+                daemon.names.allow_topic(topic)
+        except TooManyNames as reason:
+            return error(503, reason.code)
+        return handler(request)
+
+    return checked
 
 
 def make_plain_app(daemon: HttpBackend, router: Router) -> Router | Only:
@@ -130,9 +155,7 @@ def make_plain_app(daemon: HttpBackend, router: Router) -> Router | Only:
     """
     if daemon.options.tls_required is not TlsRequired.YES:
         return router
-    # With the original's spaces, as clients compare the text.
-    body = b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(daemon.https_port, 0)
-    return Only(Response(403, body, JSON))
+    return only_over_tls(daemon.https_port)
 
 
 def _config(daemon: HttpBackend) -> Config:

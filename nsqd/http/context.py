@@ -17,6 +17,7 @@ from typing import Protocol
 from nsqd.broker import Broker, Channel, NotFound, Refused, Subscription, Topic
 from nsqd.copies.scrubbing import Scrubbing
 from nsqd.drain import Drain
+from nsqd.names import NameLimits
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.replication.stand_in import StandIns
 from nsqd.stats.source import StatsSource
@@ -35,6 +36,10 @@ class HttpBackend(StatsSource, Protocol):
     @property
     def access(self) -> Access:
         """Who may do what."""
+
+    @property
+    def names(self) -> NameLimits:
+        """How many topics and channels may be created."""
 
     @property
     def tcp_port(self) -> int: ...
@@ -75,13 +80,18 @@ class HttpBackend(StatsSource, Protocol):
         """Of everything committed so far."""
 
     @property
+    def safe_at_once(self) -> bool:
+        """Whether everything is safe as soon as it is committed."""
+
+    @property
     def safe(self) -> int:
         """The ticket up to which everything is safe: written, synced, or copied, as it is configured."""
 
     def publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> int:
         """Publish to a topic, created if it does not exist, in a round of its own: all or none. Nothing is validated.
 
-        Returns the sync ticket for `synced` (0: no need to wait). `Refused` if the messages could not be written.
+        Returns the sync ticket for `synced` (0: no need to wait). `Refused` if the messages could not be written,
+        `TooManyNames` if the topic cannot be created.
         """
 
     def set_log_level(self, level: LogLevel) -> None:

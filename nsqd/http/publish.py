@@ -9,15 +9,18 @@ checked, an empty one before a missing topic, and a topic is created before an i
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 
-from nsqd.broker import LimitReached, Refused
+from nsqd.broker import Broker, LimitReached, Refused, Topic
 from nsqd.http.context import HttpBackend, round_of, when_synced
 from nsqd.http.params import valid_topic
+from nsqd.names import NameLimits, TooManyNames
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, query, text
+from nsqkit.service.http.message import CACHED_QUERY_BYTES, parse_query
 
 __all__ = ["Publishing", "split_batch", "split_lines"]
 
@@ -29,6 +32,9 @@ _EXITING = error(503, "EXITING")
 _BODY_TOO_BIG = error(413, "BODY_TOO_BIG")
 
 _MODES = {"false": False, "0": False, "true": True, "1": True}
+_Published = tuple[Topic, int]
+"""To which topic, with which commit."""
+
 _INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})")  # longer numbers do not fit into 64 bits
 _NS_PER_MS = 1_000_000
 _SIZE = struct.Struct(">i")
@@ -51,6 +57,17 @@ class Publishing:
         if "defer" in params:
             return self._pub_deferred(topic, body, params["defer"])
         return self._publish(topic, [body], None)
+
+    def pub_together(self, requests: Sequence[Request]) -> list[Response | None]:
+        """Messages of several clients, which share a round. What is not plain is left to `pub`."""
+        if not self._daemon.safe_at_once:
+            return [None] * len(requests)
+        with round_of(self._daemon) as broker:
+            names = self._daemon.names
+            published = [_publish_plain(broker, names, request) for request in requests]
+            broker.commit()
+            # The end of the round forgets what has failed.
+            return [_outcome(each) if isinstance(each, tuple) else each for each in published]
 
     def mpub(self, request: Request) -> Response | Awaitable[Response]:
         """Messages in lines, or as a batch in binary."""
@@ -77,10 +94,8 @@ class Publishing:
     ) -> Response | Awaitable[Response]:
         try:
             ticket = self._daemon.publish(topic, bodies, delay_ns)
-        except LimitReached as reason:
-            return error(503, f"LIMIT_REACHED: {reason}")
-        except Refused:  # the broker has logged why
-            return _EXITING
+        except Refused as reason:
+            return _refused(reason)
         return when_synced(self._daemon, ticket, _OK, _EXITING) if ticket else _OK
 
     def _pub_deferred(self, topic: str, body: bytes, defer: str) -> Response | Awaitable[Response]:
@@ -98,8 +113,11 @@ class Publishing:
         if name in self._daemon.broker.topics:
             return
         try:
+            self._daemon.names.allow_topic(name)
             with round_of(self._daemon) as broker:
                 broker.topic_to_publish(name)
+        except TooManyNames as reason:
+            raise HttpError(503, reason.code) from reason
         except Refused as reason:
             _log.warning("HTTP: TOPIC(%s) cannot be created - %s", name, reason)
             raise HttpError(503, "EXITING") from reason
@@ -110,6 +128,48 @@ class Publishing:
             self._warned = True  # only once, as a producer sends the same value with every batch
             _log.warning("HTTP: binary=%s for /mpub is deprecated, use true or false", value[:20])
         return _MODES.get(value, True)
+
+
+def _refused(reason: Refused) -> Response:
+    """The log has the reason, but for a limit of the topic."""
+    if isinstance(reason, TooManyNames):
+        return error(503, reason.code)
+    return error(503, f"LIMIT_REACHED: {reason}") if isinstance(reason, LimitReached) else _EXITING
+
+
+def _publish_plain(broker: Broker, names: NameLimits, request: Request) -> _Published | Response | None:
+    """Publish a message whose query has no more than a topic, as nearly all do. Or the response, if it is refused.
+
+    None, and nothing is published, for any other.
+    """
+    if not request.body or len(request.query_string) > CACHED_QUERY_BYTES:
+        return None
+    name = _plain_topic(request.query_string)
+    if name is None:
+        return None
+    try:
+        topic = broker.topics.get(name)
+        if topic is None:
+            names.allow_topic(name)
+            topic = broker.topic_to_publish(name)
+        return topic, broker.publish_one(topic, request.body)
+    except Refused as reason:
+        return _refused(reason)
+
+
+def _outcome(published: _Published) -> Response:
+    topic, commit_number = published
+    return _EXITING if commit_number in topic.failed else _OK
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_topic(query_string: bytes) -> str | None:
+    """The topic of a query that has a valid one, and nothing else that matters to a publish; else None."""
+    try:
+        params = parse_query(query_string)
+        return valid_topic(params) if "defer" not in params else None
+    except HttpError:
+        return None
 
 
 def split_lines(body: bytes, max_msg_size: int) -> list[bytes]:

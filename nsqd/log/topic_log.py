@@ -169,10 +169,9 @@ class TopicLog:
     def average_size(self) -> float:
         """Bytes of a message's frame, on average over the newest ones, as far as that is known."""
         last = self.segments[-1]
-        count = self.end - last.first
-        return (
-            last.message_bytes / count if last.message_bytes and count else self.segments[-2:][0].average_size
-        )
+        if last.message_bytes:
+            return last.message_bytes / (self.end - last.first)
+        return next((each for each in reversed(self.segments) if each.message_bytes), last).average_size
 
     def message_bytes(self, start: int, end: int) -> float:
         """Bytes of the frames of the messages `[start, end)`, as an estimate.

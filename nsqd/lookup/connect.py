@@ -2,6 +2,9 @@
 
 The name is resolved for every connection, since its addresses may change; every address is tried in turn, each with a
 time limit. A resolver that hangs occupies one thread per registry, never more: each registry has one `Connector`.
+
+With `SecureConnector` TLS begins at once, on the same port: there is no command for it that could be suppressed on the
+way.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import errno
 import functools
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,9 +22,10 @@ import trio
 
 from nsqd.lookup.protocol import RegistryError
 
-__all__ = ["CONNECT_TIMEOUT", "Connector", "Resolve"]
+__all__ = ["CONNECT_TIMEOUT", "Connector", "Resolve", "SecureConnector"]
 
 CONNECT_TIMEOUT: Final = 1.0  # for the resolver, and for each address
+HANDSHAKE_TIMEOUT: Final = 5.0
 MAX_ADDRESSES = 16
 
 AddressInfo = tuple[int, int, int, str, Any]
@@ -65,6 +70,33 @@ class Connector:
             raise RegistryError(f"{host}: no answer from the resolver within {CONNECT_TIMEOUT:g} s") from None
         except ValueError as error:  # an empty label, or one too long
             raise RegistryError(f"not a host name - {error}") from error
+
+
+@attrs.define
+class SecureConnector:
+    """The same, with TLS. The certificate of the registry must be for the host of its address."""
+
+    tls: Callable[[], ssl.SSLContext]
+    """The context for a new connection."""
+    _connector: Connector = attrs.field(factory=Connector)
+
+    async def __call__(self, address: str) -> trio.SSLStream[trio.SocketStream]:
+        """A stream after its handshake. `RegistryError` or `OSError`."""
+        below = await self._connector(address)
+        host = address.rpartition(":")[0].strip("[]") or "localhost"
+        stream = trio.SSLStream(below, self.tls(), server_hostname=host, https_compatible=True)
+        try:
+            with trio.fail_after(HANDSHAKE_TIMEOUT):
+                await stream.do_handshake()
+        except (trio.BrokenResourceError, trio.TooSlowError) as error:
+            await trio.aclose_forcefully(stream)
+            cause = error.__cause__
+            reason = str(cause) if isinstance(cause, ssl.SSLError) else "no handshake"
+            raise RegistryError(f"TLS: {reason}") from error
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
 
 
 async def _open(info: AddressInfo) -> trio.SocketStream:

@@ -23,7 +23,7 @@ with a connection, which exist only as long as there are queries for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, Protocol
 
 import attrs
@@ -38,7 +38,7 @@ from nsqkit.service.typed_json import decode_json_as
 from nsqkit.wire.names import is_ephemeral, is_valid_name
 from nsqkit.yielder import Yielder
 
-__all__ = ["Client", "KnownChannels", "Query"]
+__all__ = ["Client", "KnownChannels", "Query", "registry_url"]
 
 log = get_logger("nsqd")
 
@@ -198,7 +198,7 @@ class _RegistryQueries:
 
     async def _answer(self, client: Client, topic: str) -> Answer:
         asked_at = trio.current_time()
-        url = http_url(self._registry.host, self._registry.port, "/channels", {"topic": topic})
+        url = registry_url(self._registry, "/channels", {"topic": topic})
         try:
             answer = await client.ask(url)
         except BaseException:
@@ -208,6 +208,11 @@ class _RegistryQueries:
             raise
         self._silent, self._answered_at = False, trio.current_time()
         return answer
+
+
+def registry_url(registry: HttpAddress, path: str, params: Mapping[str, str] | None = None) -> str:
+    """The URL of a path at a registry. `InvalidUrl` if its host is none."""
+    return http_url(registry.host, registry.port, path, params, secure=registry.secure)
 
 
 def _query_timeout(connect_timeout: float, request_timeout: float) -> float:

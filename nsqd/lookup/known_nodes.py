@@ -14,10 +14,10 @@ from typing import Final
 import attrs
 import trio
 
-from nsqd.lookup.known_channels import Client
+from nsqd.lookup.known_channels import Client, registry_url
 from nsqd.lookup.protocol import HIGHEST_PORT, HttpAddress
 from nsqkit.decoding import DecodeError
-from nsqkit.http_client import HttpClient, HttpFailed, HttpOptions, http_url
+from nsqkit.http_client import HttpClient, HttpFailed, HttpOptions
 from nsqkit.logging import get_logger
 from nsqkit.service.typed_json import decode_bounded
 
@@ -118,7 +118,7 @@ class KnownNodes:
         return list(found.values()) if answered else None
 
     async def _ask_one(self, registry: HttpAddress) -> list[KnownNode]:
-        answer = await self._client.ask(http_url(registry.host, registry.port, "/nodes"))
+        answer = await self._client.ask(registry_url(registry, "/nodes"))
         return parse_nodes(answer.body_of_ok())
 
     def _failed(self, registry: HttpAddress, reason: str) -> None:

@@ -71,6 +71,7 @@ Connect = Callable[[str], Awaitable[trio.abc.Stream]]
 @attrs.frozen
 class PeerOptions:
     """`identify`: makes the command. `max_reply_size`: bytes of one reply. `make_connect`: called per registry.
+    `secure`: nothing is sent without TLS; `make_connect` must be so, too.
 
     `ping_interval`: seconds, the longest. `on_ping`: called with the address of a registry that has answered one,
     whether it knows that this nsqd may have been adopted (for this it is asked in place of the PING), and when it was
@@ -80,6 +81,7 @@ class PeerOptions:
     identify: Callable[[], bytes]
     max_reply_size: int
     make_connect: Callable[[], Connect] = Connector
+    secure: bool = False
     ping_interval: float = PING_INTERVAL
     on_ping: Callable[[str, bool, float], None] | None = None
 
@@ -211,7 +213,7 @@ class Peer:
             registry = _RegistryStream(stream, Replies(self._options.max_reply_size))
             since = trio.current_time()
             (reply,) = await registry.exchange([MAGIC + self._options.identify()])
-            self._begin(parse_identity(reply))
+            self._begin(parse_identity(reply, secure=self._options.secure))
             self.heard_at = since
             since = trio.current_time()
             try:
@@ -226,8 +228,9 @@ class Peer:
         log.info("LOOKUPD(%s): connected", self.address)
         if identity.http is None:
             log.error(
-                "LOOKUPD(%s): no address for HTTP in the reply to IDENTIFY; not queried for channels of new topics",
+                "LOOKUPD(%s): no address for %s in the reply to IDENTIFY; not queried for channels of new topics",
                 self.address,
+                "HTTPS" if self._options.secure else "HTTP",
             )
         self.identified, self.http, self.witness = True, identity.http, identity.witness
         self._followers_due = True
@@ -297,6 +300,8 @@ class Peer:
 
 def _is_here(stream: trio.abc.Stream) -> bool:
     """Whether a connection does not leave this machine."""
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
     if not isinstance(stream, trio.SocketStream):
         return False
     try:

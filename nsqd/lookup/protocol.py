@@ -65,10 +65,11 @@ class RegistryError(Exception):
 
 @attrs.frozen
 class HttpAddress:
-    """The address of a registry's HTTP API, from its reply to IDENTIFY."""
+    """The address of a registry's HTTP API, from its reply to IDENTIFY. `secure`: it is for HTTPS."""
 
     host: str
     port: int
+    secure: bool = False
 
 
 @attrs.frozen
@@ -171,11 +172,12 @@ def _name_command(command: str, topic: str, channel: str | None) -> bytes:
 class _Identity:
     broadcast_address: str = ""
     http_port: int = 0
+    https_port: int = 0
     witness: str = ""
 
 
-def parse_identity(reply: bytes) -> RegistryIdentity:
-    """What a reply to IDENTIFY says.
+def parse_identity(reply: bytes, *, secure: bool = False) -> RegistryIdentity:
+    """What a reply to IDENTIFY says. `secure`: its HTTP API is asked over TLS only.
 
     `RegistryError` for an error reply, and for a reply that is not a JSON object with these fields.
     """
@@ -184,9 +186,10 @@ def parse_identity(reply: bytes) -> RegistryIdentity:
         identity = decode_json_as(reply, _Identity)
     except DecodeError as error:
         raise RegistryError(f"failed to parse the reply to IDENTIFY - {_shown(reply)}") from error
+    port = identity.https_port if secure else identity.http_port
     http = None
-    if identity.broadcast_address and 0 < identity.http_port <= HIGHEST_PORT:
-        http = HttpAddress(identity.broadcast_address, identity.http_port)
+    if identity.broadcast_address and 0 < port <= HIGHEST_PORT:
+        http = HttpAddress(identity.broadcast_address, port, secure)
     return RegistryIdentity(http, identity.witness if _WITNESS.fullmatch(identity.witness) else "")
 
 

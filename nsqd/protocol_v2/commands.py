@@ -113,6 +113,7 @@ def _sub(session: Session, words: list[bytes], data: bytes, position: int) -> in
     identity = session.identity
     timeout, sample = identity.msg_timeout / 1000, identity.sample_rate
     try:
+        session.context.names.allow_channel(topic_name, channel_name, session)
         topic = session.broker.topic(topic_name)
         subscribed = topic.subscribe(channel_name, session.outbox, timeout, sample, identity.topology)
     except Refused as error:
@@ -209,7 +210,7 @@ def _pub(session: Session, words: list[bytes], data: bytes, position: int) -> in
         session.authorization.check(session, "PUB", words[1].decode())
     try:
         if topic is None:
-            topic = session.broker.topic_to_publish(words[1].decode("ascii"))
+            topic = session.topic_to_publish(words[1])
         commit_number = session.broker.publish_one(topic, data[start:stop])
     except Refused as error:
         raise ProtocolError("E_PUB_FAILED", f"PUB failed {error}") from error
@@ -235,7 +236,7 @@ def _dpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     if delay_ms:
         session.context.refresh_clock()  # before the message has its time: after a restart that one counts
     try:
-        topic = session.broker.topic_to_publish(words[1].decode("ascii"))
+        topic = session.topic_to_publish(words[1])
         commit_number = session.broker.publish(topic, [data[start:stop]], delay_ms * 1_000_000)
     except Refused as error:
         raise ProtocolError("E_DPUB_FAILED", f"DPUB failed {error}") from error
@@ -267,7 +268,7 @@ def _mpub(session: Session, words: list[bytes], data: bytes, position: int) -> i
     if context.auth_required and words[1] not in session.authorization.publishes:
         session.authorization.check(session, "MPUB", words[1].decode())
     try:
-        topic = context.topics.get(words[1]) or broker.topic_to_publish(words[1].decode("ascii"))
+        topic = context.topics.get(words[1]) or session.topic_to_publish(words[1])
         count, whole_at = _message_count(session, data, position)
         if len(data) < whole_at:
             _wait_for_batch(session, data, position, count)

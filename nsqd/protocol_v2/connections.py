@@ -61,9 +61,12 @@ _IN = select.EPOLLIN
 class Connections:
     """Serves the connections that are handed to `add`."""
 
-    def __init__(self, context: Context, rounds: Rounds, max_connections: int = sys.maxsize) -> None:
+    def __init__(
+        self, context: Context, rounds: Rounds, max_connections: int = sys.maxsize, max_per_address: int = 0
+    ) -> None:
         self.context = context
         self._max_connections = max_connections
+        self._max_per_address = max_per_address or sys.maxsize
         self._open: Shares[ClientConnection] = Shares()
         # Those that were not seen to have become useful: looked at only when room is needed, and each only once then.
         self._idle: Shares[ClientConnection] = Shares()
@@ -108,37 +111,42 @@ class Connections:
         self._open.remove(connection.group, connection)
         self._idle.remove(connection.group, connection)
 
-    def make_room(self, remote: str) -> bool:
-        """Whether one more client, at this address, can be served: if need be after another one was closed."""
-        if len(self.connections) < self._max_connections:
-            return True
-        victim = self._victim(remote_group(remote))
+    def refusal(self, remote: str) -> str:
+        """Why one more client, at this address, cannot be served; empty if it can, if need be after another one was
+        closed."""
+        group = remote_group(remote)
+        if group and self._open.sum_of(group) >= self._max_per_address:
+            limit = f"{self._max_per_address} connections of its address (--max-connections-per-address)"
+            victim = self._idle_of(group)
+        elif len(self.connections) >= self._max_connections:
+            limit = f"{self._max_connections} connections, the most that the descriptor limit allows"
+            victim = self._victim(group)
+        else:
+            return ""
         if victim is None:
-            return False
-        log.info(
-            "[%s] closing: %d connections, the most that the descriptor limit allows, and others want to be",
-            victim.session.remote,
-            self._max_connections,
-        )
+            return limit
+        log.info("[%s] closing: %s, and others want to be", victim.session.remote, limit)
         self.rounds.begin()
         victim.close()
         self.rounds.end()
-        return True
+        return ""
 
     def _victim(self, group: str) -> ClientConnection | None:
         """The connection that gives way to a new client of this address."""
         while self._idle.total:
-            largest = self._idle.largest()
-            oldest = self._idle.oldest(largest)
-            assert oldest is not None
-            if not oldest.session.is_useful:
+            if (oldest := self._idle_of(self._idle.largest())) is not None:
                 return oldest
-            self._idle.remove(largest, oldest)
         largest = self._open.largest()
         share = self._open.sum_of(largest)
         if share > self._max_connections / _LARGE_SHARE and share > self._open.sum_of(group) + 1:
             return self._open.newest(largest)
         return None
+
+    def _idle_of(self, group: str) -> ClientConnection | None:
+        """The oldest connection of an address that is of no use."""
+        while (oldest := self._idle.oldest(group)) is not None and oldest.session.is_useful:
+            self._idle.remove(group, oldest)
+        return oldest
 
     def end_revoked(self, is_valid: Callable[[Token], bool]) -> None:
         """Close the connections that have authenticated with a token that is not valid any more."""

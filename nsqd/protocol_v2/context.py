@@ -10,6 +10,7 @@ import attrs
 
 from nsqd.auth import AuthClient
 from nsqd.broker import Broker, Topic
+from nsqd.names import NameLimits
 from nsqd.protocol_v2.answers import Answers
 from nsqd.protocol_v2.buffers import Buffers
 from nsqd.protocol_v2.identify import DEFAULT_DEFLATE_LEVEL, IdentifyLimits, Identity
@@ -35,6 +36,8 @@ class Context:
     that asked for them."""
     ask: Callable[[AuthClient], None] | None = None
     """Finds out what a session may do that has sent AUTH; None where there are neither tokens nor auth servers."""
+    names: NameLimits = attrs.field()
+    """How many topics and channels may be created."""
     anonymous: Scopes = attrs.field()
     """What clients may do without AUTH."""
     auth_required: bool = attrs.field(init=False)
@@ -59,6 +62,10 @@ class Context:
     """What connections hold of `max_buffered_bytes`."""
     buffers_of_strangers: Buffers = attrs.field(init=False)
     """What those hold that have yet to authenticate: a limit of their own, so that they take nothing from others."""
+
+    @names.default
+    def _without_limits(self) -> NameLimits:
+        return NameLimits(self.broker)
 
     @anonymous.default
     def _all_or_nothing(self) -> Scopes:

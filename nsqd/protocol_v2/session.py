@@ -25,7 +25,7 @@ from typing import Final
 import attrs
 
 from nsqd.auth import AuthRequest, AuthState
-from nsqd.broker import Broker, Channel, Outbox, Refused, Subscription
+from nsqd.broker import Broker, Channel, Outbox, Refused, Subscription, Topic
 from nsqd.protocol_v2.answers import Answers
 from nsqd.protocol_v2.authorization import SessionAuthorization
 from nsqd.protocol_v2.buffers import Holding
@@ -105,6 +105,8 @@ class Session:
     subscription: Subscription | None = None
     connected_at: int = attrs.field(init=False)
     """Unix time, seconds."""
+    created_names: int = 0
+    """Topics and channels that it has created."""
     upgrade: Upgrade | None = None
     """Agreed on, and not in place yet: the driver puts the layers in when the answers have left."""
     layers: Layers | None = None
@@ -129,6 +131,12 @@ class Session:
         self.identity = unidentified(self.remote_ip, self.context.limits)
         self.connected_at = broker.wall_ns // 1_000_000_000
         self.enter(State.INIT)
+
+    def topic_to_publish(self, name: bytes) -> Topic:
+        """The topic, which is created if it does not exist. `Refused`."""
+        text = name.decode("ascii")
+        self.context.names.allow_topic(text, self)
+        return self.broker.topic_to_publish(text)
 
     @property
     def remote_ip(self) -> str:

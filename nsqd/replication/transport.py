@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 
 import attrs
@@ -9,9 +10,10 @@ import trio
 
 from nsqd.lookup.connect import Connector
 from nsqd.replication.frame_stream import Turned
+from nsqkit.certificates import TlsFiles
 from nsqkit.options import TlsVersion
-from nsqkit.service.tls import REQUIRE_VERIFY, server_context
-from nsqkit.tls import client_context, load_certificate
+from nsqkit.service.tls import REQUIRE_VERIFY, server_files
+from nsqkit.tls import client_context
 
 __all__ = ["Transport"]
 
@@ -20,24 +22,33 @@ TLS_TIMEOUT = 5.0  # seconds for the handshake
 
 @attrs.define(eq=False)
 class Transport:
-    """Streams to followers, and from leaders. Without contexts they are plain."""
+    """Streams to followers, and from leaders. Without TLS they are plain."""
 
-    server: ssl.SSLContext | None = None
-    client: ssl.SSLContext | None = None
+    server: TlsFiles | None = None
+    client: TlsFiles | None = None
 
     @classmethod
     def with_tls(cls, cert_file: str, key_file: str, root_ca_file: str) -> Transport:
         """TLS 1.2 or later. `TlsConfigError`."""
-        client = client_context(root_ca_file=root_ca_file)
-        load_certificate(client, cert_file, key_file)
-        server = server_context(
+        make_client = functools.partial(
+            client_context, root_ca_file=root_ca_file, cert_file=cert_file, key_file=key_file
+        )
+        client = TlsFiles("TLS to followers", [cert_file, key_file, root_ca_file], make_client)
+        client.load()
+        server = server_files(
             cert_file,
             key_file,
             client_auth_policy=REQUIRE_VERIFY,
             root_ca_file=root_ca_file,
             min_version=TlsVersion.TLS1_2,
+            name="TLS from leaders",
         )
         return cls(server, client)
+
+    @property
+    def tls_files(self) -> list[TlsFiles]:
+        """To be read again when they change."""
+        return [files for files in (self.server, self.client) if files is not None]
 
     def connector(self) -> Link:
         """For one follower."""
@@ -47,7 +58,7 @@ class Transport:
         """The stream of a leader. `Turned` when its certificate, or ours, is refused."""
         if self.server is None:
             return stream
-        return await _handshake(trio.SSLStream(stream, self.server, server_side=True))
+        return await _handshake(trio.SSLStream(stream, self.server.context, server_side=True))
 
 
 @attrs.define(eq=False)
@@ -60,11 +71,11 @@ class Link:
     async def __call__(self, address: str) -> trio.abc.Stream:
         """A stream to `host:port`. `OSError`, `RegistryError`, `Turned`."""
         stream = await self._connector(address)
-        context = self._transport.client
-        if context is None:
+        tls = self._transport.client
+        if tls is None:
             return stream
         host = address.rpartition(":")[0].strip("[]")
-        return await _handshake(trio.SSLStream(stream, context, server_hostname=host))
+        return await _handshake(trio.SSLStream(stream, tls.context, server_hostname=host))
 
 
 async def _handshake(stream: trio.SSLStream[trio.abc.Stream]) -> trio.abc.Stream:

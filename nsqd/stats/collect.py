@@ -275,15 +275,13 @@ async def _topic_stats(
         message_bytes=topic.message_bytes,
         disk_bytes=topic.store.bytes_on_disk,
         dropped_count=topic.dropped_count,
-        limits=_limit_stats(topic.settings, topic.dropped_by, topic.expired_count, _rejected(topic, "")),
+        limits=_limit_stats(
+            topic.settings, topic.dropped_by, topic.expired_count, topic.rejected.get("", {})
+        ),
         paused=topic.paused,
         latency=_latency(samples, percentiles),
         oldest_ns=oldest.get((topic.name, "")),
     )
-
-
-def _rejected(topic: Topic, channel: str) -> dict[str, int]:
-    return {limit: count for (name, limit), count in topic.rejected.items() if name == channel}
 
 
 def _limit_stats(
@@ -301,7 +299,7 @@ def _limit_stats(
         max_bytes=settings.max_bytes,
         dropped=dict(dropped),
         expired=expired,
-        rejected=rejected,
+        rejected=dict(rejected),
         idle=idle,
     )
 
@@ -342,7 +340,7 @@ def _channel_stats(
             channel.settings,
             channel.counts.dropped_by,
             channel.counts.expired,
-            _rejected(topic, channel.name),
+            topic.rejected.get(channel.name, {}),
             _idle_stats(channel),
         ),
         client_count=len(channel.subscriptions),

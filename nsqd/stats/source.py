@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from nsqd.broker import Broker
@@ -10,6 +10,7 @@ from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
+from nsqkit.certificates import TlsFiles
 
 __all__ = ["DrainState", "StatsSource"]
 
@@ -43,6 +44,10 @@ class StatsSource(Protocol):
     @property
     def copies_stats(self) -> CopiesStats | None:
         """None without copies on other nodes, and without those of others here."""
+
+    @property
+    def tls_files(self) -> Collection[TlsFiles]:
+        """Those of all its listeners and connections with TLS."""
 
     @property
     def connection_count(self) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import attrs
 import trio
 
+from nsqkit.certificates import TlsFiles
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND, parse_duration
 from nsqkit.service.http import (
@@ -55,14 +56,23 @@ def make_server(
     watches: Watches | None = None,
     witness: Witness | None = None,
     guard: Guard | None = None,
+    tls_files: Collection[TlsFiles] = (),
+    debug: bool = True,
 ) -> HttpServer:
     """The server of this registry's API. `clock`: the registry's; `traffic`, `witness`: shared with the connections;
-    `guard`: refuses requests.
+    `guard`: refuses requests; `tls_files`: whose certificates `/metrics` shows; `debug`: with what is below /debug.
     """
     limits = limits or Limits()
     watches = watches or Watches(registry, limits.connections // 2)
     router = make_router(
-        registry, clock, traffic or Traffic(), watches, witness or Witness(), guard or Guard(ROUTES)
+        registry,
+        clock,
+        traffic or Traffic(),
+        watches,
+        witness or Witness(),
+        guard or Guard(ROUTES),
+        tls_files,
+        debug=debug,
     )
     return HttpServer(router, limits)
 
@@ -74,6 +84,9 @@ def make_router(
     watches: Watches,
     witness: Witness,
     guard: Guard,
+    tls_files: Collection[TlsFiles] = (),
+    *,
+    debug: bool = True,
 ) -> Router:
     """The routes of this registry's API."""
     leave_line = access_log(_log)
@@ -91,11 +104,12 @@ def make_router(
     router.add("GET", "/lookup", api.lookup)
     router.add("GET", "/nodes", api.nodes)
     router.add("GET", "/replicas", api.replicas)
-    router.add("GET", "/debug", api.debug)
-    router.add("GET", "/metrics", Metrics(registry, clock, traffic, witness).get)
+    router.add("GET", "/metrics", Metrics(registry, clock, traffic, witness, tls_files).get)
     for path, handler in Admin(registry, clock, witness).routes():
         router.add("POST", path, handler)
-    Profiling().add_to(router, index="/debug/pprof")
+    if debug:
+        router.add("GET", "/debug", api.debug)
+        Profiling().add_to(router, index="/debug/pprof")
     return router
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
-from nsqkit.service.exposition import Family, counter, gauge, label_set, program, render
+from nsqkit.certificates import TlsFiles
+from nsqkit.service.exposition import Family, certificates, counter, gauge, label_set, program, render
 from nsqkit.service.http import Request, Response, query
 from nsqlookupd.registry import Registry
 from nsqlookupd.traffic import Traffic
@@ -17,23 +18,42 @@ class Metrics:
     """The handler, for one registry and its clock."""
 
     def __init__(
-        self, registry: Registry, clock: Callable[[], float], traffic: Traffic, witness: Witness
+        self,
+        registry: Registry,
+        clock: Callable[[], float],
+        traffic: Traffic,
+        witness: Witness,
+        tls_files: Collection[TlsFiles] = (),
     ) -> None:
         self._registry = registry
         self._clock = clock
         self._traffic = traffic
         self._witness = witness
+        self._tls_files = tls_files
 
     async def get(self, request: Request) -> Response:
         query(request)  # a malformed query string is refused here too
-        return await metrics_page(self._registry, self._clock(), self._traffic, self._witness)
+        return await metrics_page(
+            self._registry, self._clock(), self._traffic, self._witness, self._tls_files
+        )
 
 
-async def metrics_page(registry: Registry, now: float, traffic: Traffic, witness: Witness) -> Response:
+async def metrics_page(
+    registry: Registry,
+    now: float,
+    traffic: Traffic,
+    witness: Witness,
+    tls_files: Collection[TlsFiles] = (),
+) -> Response:
     """The response. `now`: by the registry's clock."""
     witness.advance(now)
     return await render(
-        [*_of_the_registry(registry, now), *_of_the_witness(witness), *_of_the_daemon(traffic)]
+        [
+            *_of_the_registry(registry, now),
+            *_of_the_witness(witness),
+            *certificates("nsqlookupd", tls_files),
+            *_of_the_daemon(traffic),
+        ]
     )
 
 

@@ -148,6 +148,7 @@ class Program:
             flags.lookupd_http_addresses,
             timeout=timeout_ns / SECOND,
             bearer=self.options.auth_secret if self.options.skip_lookupd_authorization else "",
+            tls=self.options.tls_context,
         )
         refresh = flags.topic_refresh / SECOND
         while True:

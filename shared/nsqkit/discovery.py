@@ -32,6 +32,7 @@ Runs on trio and on asyncio.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import random as _random
@@ -46,7 +47,8 @@ import anyio
 import attrs
 
 from nsqkit.decoding import decode_json
-from nsqkit.http_client import ACCEPT, Answer, HttpClient, HttpOptions
+from nsqkit.http_client import ACCEPT, Answer, HttpClient, HttpOptions, TlsFactory
+from nsqkit.tls import client_context
 
 __all__ = ["Discovery", "DiscoveryFailed", "Fetch", "Node", "Watch", "registry_url"]
 
@@ -133,6 +135,8 @@ class Discovery:
     """Seconds for one request."""
     bearer: str = attrs.field(default="", kw_only=True, repr=False)
     """A token that is sent as `Authorization: Bearer TOKEN`; empty: none."""
+    tls: TlsFactory = attrs.field(default=client_context, kw_only=True, repr=False)
+    """Makes the context for registries at `https://` URLs."""
     fetch: Fetch = attrs.field(default=None, kw_only=True, repr=False)
     """Makes the requests; by default `nsqkit.http_client` does."""
     random: _random.Random = attrs.field(factory=_random.Random, kw_only=True, repr=False)
@@ -147,7 +151,7 @@ class Discovery:
         for address in self.addresses:
             registry_url(address, "lookup")
         if self.fetch is None:
-            self.fetch = _fetch
+            self.fetch = functools.partial(_fetch, self.tls)
 
     async def lookup(self, topic: str) -> list[Node]:
         """The nsqds that have the topic, sorted; empty if no registry knows it. Raises `DiscoveryFailed`."""
@@ -551,7 +555,7 @@ def _reason_of(error: Exception, timeout: float) -> str:
     return str(error) or type(error).__name__
 
 
-async def _fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> Answer:
+async def _fetch(tls: TlsFactory, url: str, headers: Mapping[str, str], timeout_s: float) -> Answer:
     """With a client for each request, as polls are a minute apart."""
     options = HttpOptions(
         connect_timeout=timeout_s,
@@ -559,5 +563,6 @@ async def _fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> Answ
         max_body=MAX_ANSWER,
         max_redirects=MAX_REDIRECTS,
         leave_host=False,
+        tls=tls,
     )
     return await HttpClient(options).ask(url, headers=headers)

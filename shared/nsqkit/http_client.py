@@ -43,15 +43,17 @@ import anyio.lowlevel
 import anyio.to_thread
 import attrs
 
+from nsqkit.certificates import TlsFiles
 from nsqkit.decoding import DecodeError, decode_json
 from nsqkit.tls import TlsConfigError, client_context
 from nsqkit.version import VERSION
 
 if TYPE_CHECKING:
+    import httpcore
     import httpx
 
 __all__ = ["ACCEPT", "MAX_BODY", "Answer", "AnswerTooLarge", "Header", "HttpClient", "HttpFailed"]
-__all__ += ["HttpOptions", "HttpTimeout", "InvalidUrl", "http_url", "https_url"]
+__all__ += ["HttpOptions", "HttpTimeout", "InvalidUrl", "TlsFactory", "http_url", "https_url"]
 
 ACCEPT: Final = "application/vnd.nsq; version=1.0"
 """The media type of the daemons' API."""
@@ -62,6 +64,8 @@ MAX_URL: Final = 1 << 16
 MAX_QUOTED: Final = 512
 """Bytes of an unwanted answer that its error quotes."""
 _HIGHEST_PORT: Final = 65_535
+_MAX_PORTS: Final = 10_000
+"""Daemons whose port for https is remembered."""
 _MAX_REFUSAL: Final = 4_096
 """Bytes of a 403 that is looked into."""
 _SLICE_S: Final = 0.004
@@ -110,7 +114,7 @@ TlsFactory = Callable[[], ssl.SSLContext]
 
 
 def _cached(make: TlsFactory) -> TlsFactory:
-    return functools.cache(make)
+    return make if isinstance(make, TlsFiles) else functools.cache(make)
 
 
 @attrs.frozen(kw_only=True)
@@ -134,7 +138,10 @@ class HttpOptions:
     that crosses with that would fail."""
     tls: TlsFactory = attrs.field(default=client_context, converter=_cached)
     """Makes the context for https, in a thread; all clients with these options share it, as loading the authorities
-    takes some 20 ms."""
+    takes some 20 ms. With `TlsFiles` new connections use the context of the files as they are now."""
+    tls_only: bool = False
+    """Whether `ask` never sends a request without TLS: at a URL of http it asks for the port of https only, see
+    `https_url`, and the request, with its token, is sent there."""
     budget: Budget | None = None
     bearer: Callable[[], str] | None = attrs.field(default=None, repr=False)
     """The token that `ask` shows to daemons. Nobody else gets it: `request` is for all kinds of servers."""
@@ -175,6 +182,7 @@ class HttpClient:
     def __init__(self, options: HttpOptions) -> None:
         self.options = options
         self._clients: dict[bool, httpx.AsyncClient] = {}  # by whether it is for https
+        self._https_of: dict[tuple[str, int | None], str] = {}  # see `tls_only`
         self._making = anyio.Lock()
 
     async def ask(
@@ -183,18 +191,44 @@ class HttpClient:
         """Ask a daemon of NSQ, or a server that is asked like one. Raises `HttpFailed`.
 
         Sends the headers of the current version of the API, and the token of the options, with `headers` in addition
-        or in their place. When the
-        server wants TLS (a 403 with a port, see `https_url`), the request is made again over https, within the same
-        time-out.
+        or in their place. When the server wants TLS (a 403 with a port, see `https_url`), the request is made again
+        over https, within the same time-out.
         """
         bearer = self.options.bearer
         own = {} if bearer is None else {"Authorization": f"Bearer {bearer()}"}
         all_headers = _api_headers({**own, **(headers or {})})
         with self._bounded():
+            if self.options.tls_only and not url.lower().startswith("https:"):
+                return await self._ask_over_tls(method, url, all_headers, content)
             answer = await self._read(await self._send(method, url, all_headers, content))
             if secure := https_url(url, answer):
                 answer = await self._read(await self._send(method, secure, all_headers, content))
         return answer
+
+    async def _ask_over_tls(self, method: str, url: str, headers: Sequence[Header], content: bytes) -> Answer:
+        """Ask at the port of https that the daemon names at this one, where nothing else is sent."""
+        import httpx
+
+        place = _parsed(url)
+        key = place.host, place.port
+        if key not in self._https_of:
+            ping = place.copy_with(raw_path=b"/ping", username="", password="")
+            answer = await self._read(await self._send("GET", str(ping), _api_headers({}), b""))
+            secure = https_url(url, answer)
+            if not secure:
+                raise HttpFailed(
+                    "it names no port for https (--tls-required), and without TLS nothing is sent"
+                )
+            if len(self._https_of) >= _MAX_PORTS:
+                self._https_of.clear()
+            self._https_of[key] = secure
+        known = httpx.URL(self._https_of[key])
+        try:
+            secure_url = str(place.copy_with(scheme="https", port=known.port))
+            return await self._read(await self._send(method, secure_url, headers, content))
+        except BaseException:
+            self._https_of.pop(key, None)  # perhaps it has another port now
+            raise
 
     async def request(
         self, method: str, url: str, headers: Sequence[Header] = (), content: bytes = b""
@@ -264,10 +298,7 @@ class HttpClient:
         client = await self._client(https=url[:6].lower() == "https:")
         import httpx  # loaded by now
 
-        try:
-            place = httpx.URL(url)
-        except httpx.InvalidURL:
-            raise InvalidUrl("URL too long" if len(url) > MAX_URL else "not a valid URL") from None
+        place = _parsed(url)
         _check(place)
         request = httpx.Request(method, place, headers=list(headers), content=content)
         redirects = 0
@@ -327,6 +358,8 @@ class HttpClient:
                 self._clients[https] = await anyio.to_thread.run_sync(
                     _make_client, self.options, https, abandon_on_cancel=True
                 )
+            if https:
+                _pool_of(self._clients[https])._ssl_context = self.options.tls()
             return self._clients[https]
 
     async def _read(self, response: httpx.Response) -> Answer:
@@ -368,15 +401,18 @@ class HttpClient:
             await self._read(response)
 
 
-def http_url(host: str, port: int, path: str, params: Mapping[str, str] | None = None) -> str:
+def http_url(
+    host: str, port: int, path: str, params: Mapping[str, str] | None = None, *, secure: bool = False
+) -> str:
     """The URL of a path on a daemon, `params` as its query. `InvalidUrl` if `host` is more or less than a host.
 
-    `host`: a name or an address; an IPv6 address without brackets. `path` is used as it is.
+    `host`: a name or an address; an IPv6 address without brackets. `path` is used as it is. `secure`: of https.
     """
     if not _HOST.fullmatch(host):
         raise InvalidUrl(f"not a host: {host!r}")
     query = f"?{urlencode(params)}" if params else ""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}{query}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}{query}"
 
 
 def https_url(url: str, answer: Answer) -> str:
@@ -431,16 +467,32 @@ async def _close_strays(client: httpx.AsyncClient) -> None:
     httpcore forgets a connection that is made at the very moment when its request is cancelled: on a machine that is so
     busy that requests run into their time-out, its sockets would stay open for good.
     """
-    import httpx
-
-    transport = client._transport
-    assert isinstance(transport, httpx.AsyncHTTPTransport)
-    pool = transport._pool
+    pool = _pool_of(client)
     taken = [request.connection for request in pool._requests]
     with anyio.CancelScope(shield=True):
         for connection in pool.connections:
             if connection not in taken and not connection.is_idle():
                 await connection.aclose()
+
+
+def _pool_of(client: httpx.AsyncClient) -> httpcore.AsyncConnectionPool:
+    import httpcore
+    import httpx
+
+    transport = client._transport
+    assert isinstance(transport, httpx.AsyncHTTPTransport)
+    assert isinstance(transport._pool, httpcore.AsyncConnectionPool)
+    return transport._pool
+
+
+def _parsed(url: str) -> httpx.URL:
+    """Raises `InvalidUrl`."""
+    import httpx
+
+    try:
+        return httpx.URL(url)
+    except httpx.InvalidURL:
+        raise InvalidUrl("URL too long" if len(url) > MAX_URL else "not a valid URL") from None
 
 
 def _check(url: httpx.URL) -> None:

@@ -20,11 +20,19 @@ class TlsConfigError(Exception):
     """The context cannot be made; the text is for the operator and names the file."""
 
 
-def client_context(*, root_ca_file: str = "", min_version: TlsVersion = TlsVersion.TLS1_2) -> ssl.SSLContext:
+def client_context(
+    *,
+    root_ca_file: str = "",
+    min_version: TlsVersion = TlsVersion.TLS1_2,
+    cert_file: str = "",
+    key_file: str = "",
+    verify: bool = True,
+) -> ssl.SSLContext:
     """The context of a client that verifies certificates and host names. Raises `TlsConfigError`.
 
     It trusts the authorities in the root CA file, or those of the system without one, which take some 20 ms to load. A
-    `min_version` below TLS 1.2 counts as TLS 1.2.
+    `min_version` below TLS 1.2 counts as TLS 1.2. With a certificate and its key, servers can verify the client.
+    Without `verify` every server is trusted: for tests.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion(max(min_version, TlsVersion.TLS1_2))
@@ -33,6 +41,11 @@ def client_context(*, root_ca_file: str = "", min_version: TlsVersion = TlsVersi
         load_root_ca(context, root_ca_file)
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if cert_file or key_file:
+        load_certificate(context, cert_file, key_file)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     return context
 
 

@@ -18,12 +18,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeVar
 
+import nsqadmin.access
 import nsqd.access
 import nsqlookupd.access
 from nsqd.broker.life import LIFE, MessageState
 from nsqkit.access import Need
 from nsqkit.wire import COMMANDS, State
 from tests.docs.figures import FIGURES
+
+NeedT = TypeVar("NeedT", Need, nsqadmin.access.Need)
 
 DOCS: Final = Path(__file__).parent.parent.parent / "docs"
 PAGES: Final = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -152,11 +155,27 @@ def needs() -> str:
     return table(["needed", "nsqd", "nsqlookupd"], rows)
 
 
-def _requests(routes: Mapping[tuple[str, str], Need], need: Need) -> list[str]:
+def roles() -> str:
+    """Role x topics x the requests to the console that need this."""
+    needs = sorted(
+        dict.fromkeys(nsqadmin.access.ROUTES.values()), key=lambda need: (need.role, need.about.value)
+    )
+    rows = [
+        [
+            str(need.role) if need.role else "nothing",
+            need.about.value,
+            ", ".join(_requests(nsqadmin.access.ROUTES, need)),
+        ]
+        for need in needs
+    ]
+    return table(["needed role", "about", "requests"], rows)
+
+
+def _requests(routes: Mapping[tuple[str, str], NeedT], need: NeedT) -> list[str]:
     """One text for the paths that differ in their end only: `POST /topic/{create,delete}`."""
     methods: dict[str, list[str]] = defaultdict(list)
     for (method, path), each in routes.items():
-        if each is need:
+        if each == need:
             methods[path].append(method)
     ends: dict[str, list[str]] = defaultdict(list)
     for path, several in methods.items():
@@ -184,6 +203,7 @@ def life_of_a_message() -> str:
 GENERATORS: Final[dict[str, Callable[[], str]]] = {
     "commands": commands,
     "life of a message": life_of_a_message,
+    "needed roles": roles,
     "needed scopes": needs,
     **FIGURES,
 }

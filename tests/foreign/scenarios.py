@@ -29,6 +29,7 @@ from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 
 __all__ = [
+    "on_limited_channels",
     "publish_and_consume",
     "survive_kill",
     "through_an_adoption",
@@ -135,6 +136,36 @@ def with_a_token(command: Sequence[str], data_path: Path) -> None:
         with contextlib.suppress(AssertionError):  # a library may say so, or try again without end
             assert wrong.wait_for("published", "publish_failed", within_s=1)["report"] == "publish_failed"
         assert "foreign.other" not in [topic["topic_name"] for topic in daemon.stats()["topics"]]
+
+
+def on_limited_channels(command: Sequence[str], data_path: Path) -> None:
+    """A full channel refuses publishes, which the library says, until a consumer has made room; another drops."""
+    config = data_path / "nsqd.toml"
+    config.write_text(
+        f'[[rule]]\ntopic = "{TOPIC}"\nmax_depth = 50\n'
+        '[[rule]]\ntopic = "dropping"\nmax_depth = 50\npolicy = "drop_oldest"\n'
+    )
+    bodies = [make_body("limited", number) for number in range(200)]
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(data_path, [f"--config={config}"]))
+        daemon.start()
+        for topic in (TOPIC, "dropping"):
+            daemon.create_channel(topic, CHANNEL)
+        with Puppet(command, [daemon.tcp_address]) as producer:
+            producer.publish("single", "dropping", bodies)
+            producer.publish("multi", TOPIC, bodies[:50])
+            body = base64.b64encode(b"too many").decode()
+            producer.order("publish", how="single", topic=TOPIC, bodies=[body], delay_ms=0)
+            report = producer.wait_for("published", "publish_failed")
+            assert report["report"] == "publish_failed", report
+            assert f"max_depth of channel {CHANNEL} is 50" in report["error"]
+        for topic, expected in ((TOPIC, bodies[:50]), ("dropping", bodies[-50:])):
+            with Puppet(command, [daemon.tcp_address]) as consumer:
+                consumer.consume(topic, CHANNEL)
+                _wait_until_empty(daemon, [consumer], topic=topic)
+                _check_messages(consumer.all_messages(), expected)
+        with Puppet(command, [daemon.tcp_address]) as producer:
+            producer.publish("single", TOPIC, bodies[50:60])
 
 
 def touch_keeps_a_message(command: Sequence[str], data_path: Path) -> None:
@@ -276,17 +307,19 @@ def _check_messages(reports: Sequence[Report], bodies: Sequence[bytes]) -> None:
         assert again is None or again["body"] == report["body"]
 
 
-def _is_subscribed(daemon: Daemon) -> bool:
+def _is_subscribed(daemon: Daemon, topic: str = TOPIC) -> bool:
     try:
-        return bool(daemon.channel_stats(TOPIC, CHANNEL)["client_count"])
+        return bool(daemon.channel_stats(topic, CHANNEL)["client_count"])
     except KeyError:
         return False
 
 
-def _wait_until_empty(daemon: Daemon, consumers: Sequence[Puppet], within_s: float = 15.0) -> None:
+def _wait_until_empty(
+    daemon: Daemon, consumers: Sequence[Puppet], within_s: float = 15.0, *, topic: str = TOPIC
+) -> None:
     """Wait until the channel has nothing left; the error tells what daemon and consumers said."""
     wait_until(
-        lambda: _is_subscribed(daemon) and daemon.unfinished(TOPIC, CHANNEL) == 0,
+        lambda: _is_subscribed(daemon, topic) and daemon.unfinished(topic, CHANNEL) == 0,
         within_s,
         "the channel is empty",
         describe=lambda: "\n".join(

@@ -33,6 +33,10 @@ def test_with_a_token(tmp_path: Path) -> None:
     scenarios.with_a_token(COMMAND, tmp_path)
 
 
+def test_on_limited_channels(tmp_path: Path) -> None:
+    scenarios.on_limited_channels(COMMAND, tmp_path)
+
+
 def test_touch_keeps_a_message(tmp_path: Path) -> None:
     scenarios.touch_keeps_a_message(COMMAND, tmp_path)
 

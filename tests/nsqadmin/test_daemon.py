@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nsqadmin.options import AdminOptions, validate
 from nsqkit.options import MILLISECOND
 from nsqkit.service.http import HttpServer, Request, Response, error, text
 from tests.nsqadmin.scripted import dead_address, scripted
+from tests.nsqkit.certificates import Certificates
 from tests.timing import patience
 
 
@@ -63,6 +65,40 @@ async def test_a_unix_socket_is_served_and_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+async def test_the_console_over_https(tmp_path: Path) -> None:
+    """And over nothing else; with a certificate that is replaced."""
+    certificates = Certificates(tmp_path)
+    daemon = made(tls_cert=certificates.cert_file, tls_key=certificates.key_file)
+    ready, context = trio.Event(), certificates.client_context()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(daemon.run, ready.set)
+        await ready.wait()
+        url = f"127.0.0.1:{daemon.http_port}/ping"
+        async with httpx.AsyncClient(trust_env=False, verify=context) as client:
+            assert (await client.get(f"https://{url}")).text == "OK"
+            with pytest.raises(httpx.HTTPError):
+                await client.get(f"http://{url}")
+        serial = certificates.renew()
+        with trio.fail_after(patience(10)):
+            while await serial_at(daemon.http_port, context) != serial:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        daemon.stop()
+
+
+async def serial_at(port: int, context: ssl.SSLContext) -> int:
+    stream = await trio.open_ssl_over_tcp_stream(
+        "127.0.0.1", port, ssl_context=context, https_compatible=True
+    )
+    async with stream:
+        await stream.do_handshake()
+        return int(stream.getpeercert()["serialNumber"], 16)
+
+
+async def test_a_certificate_that_cannot_be_used_is_a_start_error(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"failed to build TLS config - .*gone\.pem: No such file"):
+        await made(tls_cert=str(tmp_path / "gone.pem"), tls_key=str(tmp_path / "key.pem")).run()
+
+
 async def test_an_address_in_use_is_a_start_error() -> None:
     first, ready = made(), trio.Event()
     async with trio.open_nursery() as nursery:
@@ -72,6 +108,19 @@ async def test_an_address_in_use_is_a_start_error() -> None:
         with pytest.raises(StartError, match=rf"listen \({address}\) failed - "):
             await made(http_address=address).run()
         first.stop()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file or directory"), (b"{", "line 1: no JSON")]
+)
+def test_a_console_does_not_start_without_its_users(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "users"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StartError, match=f"--users-file: {path}: {reason}"):
+        made(users_file=str(path))
 
 
 async def test_the_error_of_a_listener_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:

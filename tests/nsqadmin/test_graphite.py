@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import trio
 
 from nsqkit.service.http import Request, Response, error, json_body
 from nsqkit.service.listeners import bound_address, open_listeners
+from tests.nsqadmin.auth.people import PASSWORD, logged_in, user, with_users
 from tests.nsqadmin.scripted import Script, dead_address, scripted
 from tests.nsqadmin.serving import Browser, serving
 
@@ -147,6 +149,18 @@ class TestRender:
             (b"x-two", b"a"),
             (b"x-two", b"b"),
         ]
+
+    async def test_render_forwards_no_secret_of_a_user_of_the_console(self) -> None:
+        async with render(Response(200, b"PNG", b"image/png", nsq=False)) as (browser, script):
+            with_users(browser.console, user("ann"))
+            basic = {"Authorization": "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()}
+            session = logged_in(browser.console, "ann", int(browser.address.rpartition(":")[2]))
+            for headers in (basic, session, {**session, **basic}):
+                assert (await browser.get("/render?target=a", **headers)).status_code == 200
+        assert len(script.requests) == 3
+        for request in script.requests:
+            assert request.header(b"cookie") is None
+            assert request.header(b"authorization") is None
 
     async def test_render_forwards_no_body(self) -> None:
         async def chunks() -> AsyncIterator[bytes]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from nsqadmin.auth import Identity, Means, Role
 from nsqadmin.notify import Event, Notifier, report
 from nsqadmin.options import AdminOptions
 from nsqadmin.upstream import Upstream
@@ -220,3 +221,14 @@ def test_empty_fields_are_left_out() -> None:
 @pytest.mark.parametrize("value", [b"Basic !!!", b"Basic YW5u", b"Bearer YW5uOng=", b""])
 def test_invalid_basic_authentication_has_no_user(value: bytes) -> None:
     assert "user" not in report(request_with((b"authorization", value)), Event("x", "t"), now=0)
+
+
+@pytest.mark.parametrize(
+    ("means", "name"), [(Means.SESSION, "ann"), (Means.BASIC, "ann"), (Means.HEADER, "eve")]
+)
+def test_a_user_of_the_console_is_named_and_otherwise_the_one_of_basic_authentication(
+    means: Means, name: str
+) -> None:
+    request = request_with((b"authorization", b"Basic ZXZlOng="))
+    request.identity = Identity("ann", means, Role.OPERATOR)
+    assert report(request, Event("x", "t"), now=0)["user"] == name

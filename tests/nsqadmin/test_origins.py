@@ -8,10 +8,10 @@ from nsqadmin.options import AdminOptions
 from nsqadmin.origins import TOKEN_HEADER, Origins
 from nsqkit.service.http import HttpError
 from nsqkit.service.listeners import BoundAddress
+from tests.nsqadmin.asking import request
 from tests.nsqadmin.pages.cluster import channel, fake_console, snapshot, topic
 from tests.nsqadmin.pages.reading import fetch
 from tests.nsqadmin.serving import serving
-from tests.nsqadmin.test_access import request
 from tests.nsqadmin.test_site import DEAD
 
 Header = tuple[bytes, bytes]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import ssl
 import warnings
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import trustme
 from attrs import define, field
+from cryptography import x509
 
 __all__ = ["Certificates", "shake_hands"]
 
@@ -29,9 +32,24 @@ class Certificates:
         self.client = self.authority.issue_cert("client@example.org", common_name="known")
         self.unknown_client = self.stranger.issue_cert("client@example.org", common_name="unknown")
         self.authority.cert_pem.write_to_path(str(self.root_ca_file))
-        self.server.private_key_pem.write_to_path(str(self.key_file))
-        chain = b"".join(pem.bytes() for pem in self.server.cert_chain_pems)
-        Path(self.cert_file).write_bytes(chain)
+        self._write(self.server, self.cert_file, self.key_file)
+        self._write(self.client, self.client_cert_file, self.client_key_file)
+
+    def renew(self, not_after: datetime | None = None) -> int:
+        """Give the server another certificate, in the same files: its serial number."""
+        self.server = self.authority.issue_cert("127.0.0.1", "localhost", not_after=not_after)
+        self._write(self.server, self.cert_file, self.key_file)
+        return x509.load_pem_x509_certificate(self.server.cert_chain_pems[0].bytes()).serial_number
+
+    def _write(self, leaf: trustme.LeafCert, cert_file: str, key_file: str) -> None:
+        for path, data in (
+            (key_file, leaf.private_key_pem.bytes()),
+            (cert_file, b"".join(pem.bytes() for pem in leaf.cert_chain_pems)),
+        ):
+            new = Path(path + ".new")
+            new.touch(0o600)
+            new.write_bytes(data)
+            new.replace(path)
 
     @property
     def cert_file(self) -> str:
@@ -40,6 +58,14 @@ class Certificates:
     @property
     def key_file(self) -> str:
         return str(self.folder / "key.pem")
+
+    @property
+    def client_cert_file(self) -> str:
+        return str(self.folder / "client.pem")
+
+    @property
+    def client_key_file(self) -> str:
+        return str(self.folder / "client-key.pem")
 
     @property
     def root_ca_file(self) -> str:
@@ -62,8 +88,14 @@ class Certificates:
         return context
 
 
-def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
-    """The server's side, when both are content; ssl.SSLError."""
+def _ignore(client: ssl.SSLObject) -> None:
+    """Nothing more is wanted of it."""
+
+
+def shake_hands(
+    server: ssl.SSLContext, client: ssl.SSLContext, look_at: Callable[[ssl.SSLObject], object] = _ignore
+) -> ssl.SSLObject:
+    """The server's side, when both are content; ssl.SSLError. `look_at` is called with the client's side."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = server.wrap_bio(to_server, to_client, server_side=True)
     theirs = client.wrap_bio(to_client, to_server, server_hostname="localhost")
@@ -72,5 +104,6 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject
             with contextlib.suppress(ssl.SSLWantReadError):
                 side.do_handshake()
                 if side is ours:
+                    look_at(theirs)
                     return ours
     raise AssertionError("no end")

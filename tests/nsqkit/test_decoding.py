@@ -291,7 +291,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqadmin/api/action_handlers.py": (_action, (HttpError,)),
     "nsqtools/nsq_to_nsq/json_filter.py": (lambda text, _: _read_object(text), (Dropped,)),
     "nsqtools/fetch.py": (lambda text, _: decode_json(text), (DecodeError,)),
-    "shared/nsqkit/access/tokens.py": (lambda text, _: Tokens.parse(text), (TokenError,)),
+    "shared/nsqkit/access/shared_file.py": (lambda text, _: Tokens.parse(text), (TokenError,)),
     "shared/nsqkit/discovery.py": (_nodes, (ValueError,)),
     "shared/nsqkit/client/codecs.py": (lambda text, _: Json().decode(text), (ValueError,)),
     "shared/nsqkit/client/protocol.py": (lambda text, _: Features.parse(text), (ProtocolViolation,)),

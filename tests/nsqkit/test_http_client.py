@@ -19,6 +19,7 @@ import pytest
 import trio
 
 from nsqkit import http_client
+from nsqkit.certificates import TlsFiles
 from nsqkit.http_client import (
     MAX_BODY,
     MAX_URL,
@@ -523,6 +524,56 @@ class TestTlsRequired:
             for each in (options, options, attrs.evolve(options, max_idle=0)):
                 assert (await HttpClient(each).ask(secure.url())).status == 200
         assert len(made) == 1
+
+    async def test_nothing_is_sent_without_tls_where_that_is_asked_for(
+        self, target: Target, certificates: Certificates
+    ) -> None:
+        """The plain port is asked where the other one is, once."""
+        options = attrs.evolve(
+            self.trusting(certificates).options, tls_only=True, bearer=lambda: SECRET, max_idle=1
+        )
+        client = HttpClient(options)
+        with Target(tls=self.server_context(certificates)) as secure:
+            target.answer = lambda request: text(f'{{"https_port":{secure.port}}}', 403)
+            for _ in range(2):
+                answer = await client.ask(target.url("/pub?topic=t"), method="POST", content=b"secret")
+                assert answer.body == b"OK"
+            assert Seen(secure).lines() == ["POST /pub?topic=t"] * 2
+            assert all(
+                (b"authorization", f"Bearer {SECRET}".encode()) in each.headers for each in secure.requests
+            )
+        assert Seen(target).lines() == ["GET /ping"]
+        assert not {name for name, _ in target.requests[0].headers} & {b"authorization"}
+        await client.aclose()
+
+    async def test_a_port_that_is_not_right_any_more_is_asked_for_again(
+        self, target: Target, certificates: Certificates
+    ) -> None:
+        client = HttpClient(attrs.evolve(self.trusting(certificates).options, tls_only=True))
+        for _ in range(2):
+            with Target(tls=self.server_context(certificates)) as secure:
+                target.answer = lambda request, port=secure.port: text(f'{{"https_port":{port}}}', 403)
+                assert (await client.ask(target.url())).body == b"OK"
+            with pytest.raises(HttpFailed, match="connection refused"):
+                await client.ask(target.url())
+
+    async def test_a_daemon_without_tls_is_asked_for_nothing(self, target: Target) -> None:
+        client = HttpClient(HttpOptions(tls_only=True, bearer=lambda: SECRET))
+        with pytest.raises(HttpFailed, match="names no port for https"):
+            await client.ask(target.url("/stats"))
+        assert Seen(target).lines() == ["GET /ping"]
+
+    async def test_new_connections_use_new_files(self, certificates: Certificates, tmp_path: Path) -> None:
+        authority = tmp_path / "ca.pem"
+        certificates.stranger.cert_pem.write_to_path(str(authority))
+        files = TlsFiles("TLS", [str(authority)], partial(client_context, root_ca_file=str(authority)))
+        client = HttpClient(HttpOptions(tls=files))
+        with Target(tls=self.server_context(certificates)) as secure:
+            with pytest.raises(HttpFailed, match="certificate verify failed"):
+                await client.ask(secure.url())
+            certificates.authority.cert_pem.write_to_path(str(authority))
+            assert files.look()()
+            assert (await client.ask(secure.url())).body == b"OK"
 
     async def test_request_does_not_follow(self, target: Target) -> None:
         target.answer = lambda request: text('{"https_port":1}', 403)

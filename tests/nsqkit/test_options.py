@@ -282,7 +282,7 @@ class TestGrammarOfFlags:
 
     def test_tls_versions(self) -> None:
         assert options("--tls-min-version", "TLS1.2").tls_min_version is TlsVersion.TLS1_2
-        assert options("--tls-min-version=").tls_min_version is TlsVersion.TLS1_0
+        assert options("--tls-min-version=").tls_min_version is TlsVersion.TLS1_2
         assert [int(version) for version in TlsVersion] == [769, 770, 771, 772]
         line = mistake("--tls-min-version=tls12")
         assert line.startswith(

@@ -42,7 +42,7 @@ def answers(*texts: bytes) -> bytes:
 class Client:
     """An nsqd, as nsqlookupd sees it."""
 
-    stream: trio.abc.HalfCloseableStream
+    stream: trio.abc.HalfCloseableStream | trio.SSLStream[trio.SocketStream]
     buffer: bytes = b""
 
     async def send(self, data: bytes) -> None:

@@ -45,15 +45,19 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
     return make_credentials(tmp_path_factory.mktemp("access"))
 
 
-def router_with(access: Access) -> Router:
+def router_with(access: Access, *, debug: bool = True) -> Router:
     registry = Registry()
-    return make_router(
-        registry, lambda: 0.0, Traffic(), Watches(registry, 1), Witness(), Guard(ROUTES, access)
-    )
+    guard = Guard(ROUTES, access)
+    return make_router(registry, lambda: 0.0, Traffic(), Watches(registry, 1), Witness(), guard, debug=debug)
 
 
 def test_the_table_has_every_route_and_no_other() -> None:
     assert set(router_with(Access()).routes()) == ROUTES.keys()
+
+
+def test_without_debug_endpoints_nothing_else_is_gone() -> None:
+    left = set(router_with(Access(), debug=False).routes())
+    assert left == {(method, path) for method, path in ROUTES if not path.startswith("/debug")}
 
 
 def test_what_a_stranger_may_do() -> None:

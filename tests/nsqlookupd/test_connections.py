@@ -6,14 +6,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
+from nsqkit.access import NOTHING, Access
+from nsqkit.service.handshakes import Handshakes
 from nsqkit.service.listeners import accept_forever, bound_address, open_listeners, remote_address
+from nsqkit.service.tls import VERIFY_IF_GIVEN, server_context
 from nsqlookupd import connections as module
 from nsqlookupd.connections import (
     COMMAND_SECONDS,
@@ -21,10 +26,12 @@ from nsqlookupd.connections import (
     SILENT_SECONDS,
     WRITE_SECONDS,
     Connections,
+    Tls,
     tune,
 )
 from nsqlookupd.protocol_v1 import Context, Session
 from nsqlookupd.registry import Registry, RegistryLimits
+from tests.nsqkit.certificates import Certificates
 from tests.nsqlookupd.peer import IDENTITY, Client, answers, identify
 
 MAGIC = b"  V1"
@@ -67,7 +74,8 @@ async def serving() -> AsyncIterator[Serving]:
 
 
 @contextlib.asynccontextmanager
-async def over_tcp(serving: Serving) -> AsyncIterator[Client]:
+async def over_tcp(serving: Serving, tls: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+    """A client, with TLS if there is a context for it."""
     [listener] = await open_listeners("127.0.0.1:0")
 
     def take(stream: trio.SocketStream) -> None:
@@ -77,7 +85,10 @@ async def over_tcp(serving: Serving) -> AsyncIterator[Client]:
     async with listener, trio.open_nursery() as nursery:
         nursery.start_soon(accept_forever, listener, take)
         async with await trio.open_tcp_stream("127.0.0.1", bound_address(listener).port) as stream:
-            yield Client(stream)
+            if tls is None:
+                yield Client(stream)
+            else:
+                yield Client(trio.SSLStream(stream, tls, server_hostname="127.0.0.1", https_compatible=True))
         nursery.cancel_scope.cancel()
 
 
@@ -252,6 +263,22 @@ async def test_too_many_connections(serving: Serving, caplog: pytest.LogCaptureF
     assert await serving.connect().ask(MAGIC + b"PING\n") == b"OK"
 
 
+async def test_an_address_has_a_limit_of_its_own(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    serving.driver = Connections(serving.context, max_per_address=2)
+    first = await serving.client(1, identified=True)
+    silent = await serving.client(1, identified=False)
+    await serving.client(1, identified=True)
+    assert await silent.ended()
+    assert await serving.connect("192.0.2.1:9").ended()
+    assert "refused: 2 of its address are connected (--max-connections-per-address)" in caplog.text
+    assert await serving.client(2, identified=True)
+    for _ in range(3):
+        assert await serving.connect("@").ask(MAGIC + b"PING\n") == b"OK", "a unix socket"
+    await first.stream.aclose()
+    await serving.settled(5)
+    assert await serving.client(1, identified=True)
+
+
 async def still_open(*clients: Client) -> list[bool]:
     """Which of them still get an answer."""
     answered = []
@@ -364,3 +391,101 @@ async def test_keepalive(serving: Serving) -> None:
 
 def test_the_frames_of_the_tests_are_those_of_the_wire() -> None:
     assert answers(b"OK") == b"\x00\x00\x00\x02\x4f\x4b"
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def with_certificate(serving: Serving, certificates: Certificates, **changes: Any) -> None:
+    """Have the port speak TLS."""
+    context = server_context(
+        certificates.cert_file,
+        certificates.key_file,
+        client_auth_policy=VERIFY_IF_GIVEN,
+        root_ca_file=certificates.root_ca_file,
+    )
+    serving.driver = Connections(serving.context, tls=Tls(lambda: context, **changes))
+
+
+async def test_plain_and_tls_share_a_port(serving: Serving, certificates: Certificates) -> None:
+    with_certificate(serving, certificates)
+    for tls in (certificates.client_context(), None):
+        async with over_tcp(serving, tls) as client:
+            assert await client.ask(MAGIC + identify()) == IDENTITY
+            assert await client.ask(b"REGISTER t c\n") == b"OK"
+            assert await client.ask(b"bad\n") == b"E_INVALID invalid command bad"
+            assert await client.ended()
+
+
+async def test_a_plain_client_is_told_that_tls_is_required(
+    serving: Serving, certificates: Certificates
+) -> None:
+    with_certificate(serving, certificates, required=True)
+    async with over_tcp(serving) as client:
+        await client.send(MAGIC + identify())
+        assert await client.read() == b"E_INVALID TLS required (--lookupd-tls)"
+        assert await client.ended()
+    assert serving.context.registry.producers() == []
+    async with over_tcp(serving, certificates.client_context()) as client:
+        assert await client.ask(MAGIC + identify()) == IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("shown", "registers", "may"),
+    [("client", True, True), (None, True, False), ("client", False, False)],
+)
+async def test_a_certificate_registers_in_place_of_a_token(
+    serving: Serving, certificates: Certificates, shown: str | None, registers: bool, may: bool
+) -> None:
+    serving.context.access = Access(NOTHING)
+    with_certificate(serving, certificates, registers=registers)
+    tls = certificates.client_context(getattr(certificates, shown) if shown else None)
+    async with over_tcp(serving, tls) as client:
+        answer = await client.ask(MAGIC + identify())
+        assert (answer == IDENTITY) is may
+        assert may or answer.startswith(b"E_UNAUTHORIZED IDENTIFY needs a valid token")
+
+
+async def test_a_certificate_of_a_stranger_is_refused_with_the_reason(
+    serving: Serving, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_certificate(serving, certificates, registers=True)
+    tls = certificates.client_context(certificates.unknown_client)
+    async with over_tcp(serving, tls) as client:
+        with pytest.raises(trio.BrokenResourceError) as refused:
+            await client.ask(MAGIC + identify())
+        assert "unknown ca" in str(refused.value.__cause__)
+    await serving.settled(0)
+    assert "TLS handshake failed" in caplog.text
+
+
+async def test_a_client_that_does_not_shake_hands_is_cut_off(
+    serving: Serving, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_certificate(serving, certificates, handshakes=Handshakes(seconds=0.1))
+    async with over_tcp(serving) as client:
+        await client.send(b"\x16\x03\x01\x02")
+        assert await client.ended()
+    await serving.settled(0)
+    assert "TLS handshake failed - not done within 0.1 s" in caplog.text
+
+
+async def test_a_client_that_says_nothing_is_cut_off(
+    serving: Serving, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAGIC_SECONDS", 0.1)
+    with_certificate(serving, certificates)
+    async with over_tcp(serving) as client:
+        assert await client.ended()
+
+
+async def test_a_client_that_goes_at_once_costs_nothing(serving: Serving, certificates: Certificates) -> None:
+    with_certificate(serving, certificates)
+    async with over_tcp(serving) as client:
+        await client.stream.aclose()
+        await serving.settled(0)

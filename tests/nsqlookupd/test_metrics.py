@@ -9,6 +9,8 @@ import attrs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nsqkit.certificates import TlsFiles
+from nsqkit.tls import client_context
 from nsqlookupd.http.metrics import metrics_page
 from nsqlookupd.protocol_v1 import Context, Session
 from nsqlookupd.registry import ProducerInfo, Registry
@@ -136,6 +138,9 @@ def test_promtool_accepts_the_page_of_a_daemon(lookupd: LookupDaemon) -> None:
 
 
 async def test_every_series_is_documented() -> None:
-    text = (await metrics_page(Registry(), 0, Traffic(), Witness())).body.decode()
+    certificate = TlsFiles("TLS", [], client_context, cert_file="/etc/cert.pem")
+    certificate.expires = 2e9
+    text = (await metrics_page(Registry(), 0, Traffic(), Witness(), [certificate])).body.decode()
+    assert parse(text)["certificate_expiry_timestamp_seconds", "/etc/cert.pem"] == 2e9
     names = set(re.findall(r"# TYPE (nsqlookupd_\w+)", text))
     assert names == set(re.findall(r"`(nsqlookupd_\w+)`", DOCS.read_text()))

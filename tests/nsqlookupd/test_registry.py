@@ -254,6 +254,20 @@ def test_no_more_keys_than_the_limit() -> None:
     assert sorted(registry.topics()) == ["t", "v"]
 
 
+def test_one_nsqd_has_a_limit_of_its_own() -> None:
+    registry = Registry(limits=RegistryLimits(per_producer=3))
+    loop, other = registry.identify(info(), 0.0), registry.identify(info(), 0.0)
+    registry.register(loop, "t", "c")
+    registry.register(loop, "u")
+    with pytest.raises(Full, match=r"too many registrations of one nsqd \(3\)"):
+        registry.register(loop, "v")
+    registry.register(loop, "t", "c")  # is there already
+    registry.register(other, "v")
+    assert registry.lookup("v", 0.0) is not None
+    registry.unregister(loop, "u")
+    registry.register(loop, "v")
+
+
 def test_no_more_registrations_than_the_limit() -> None:
     registry = Registry(limits=RegistryLimits(keys=100, registrations=3))
     producer = registry.identify(info(), 0.0)

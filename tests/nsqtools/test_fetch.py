@@ -10,9 +10,10 @@ import pytest
 import trio
 
 from nsqkit.http_client import HttpFailed
+from nsqkit.options import MILLISECOND
 from nsqkit.service.http import Response, text
 from nsqtools import fetch
-from nsqtools.fetch import open_fetcher
+from nsqtools.fetch import HttpFlags, open_fetcher
 from tests.nsqkit.certificates import Certificates
 from tests.nsqkit.http_target import Target, never
 from tests.timing import patience
@@ -25,7 +26,7 @@ def target() -> Iterator[Target]:
 
 
 async def object_at(target: Target) -> dict[str, object]:
-    async with open_fetcher(5.0, 5.0) as fetcher:
+    async with open_fetcher(HttpFlags()) as fetcher:
         return await fetcher.object(target.url("/stats"))
 
 
@@ -38,7 +39,7 @@ async def test_object(target: Target) -> None:
 
 async def test_connections_are_kept(target: Target) -> None:
     """And answers are not compressed, so that their bytes can be counted."""
-    async with open_fetcher(5.0, 5.0) as fetcher:
+    async with open_fetcher(HttpFlags()) as fetcher:
         for _ in range(3):
             assert (await fetcher.fetch(target.url("/ping"), {}, 5.0)).body == b"OK"
     assert len({request.remote for request in target.requests}) == 1
@@ -89,7 +90,7 @@ async def test_answers_without_bound(target: Target, monkeypatch: pytest.MonkeyP
     """Do not fill memory, and the next question has its answer."""
     monkeypatch.setattr(fetch, "MAX_ANSWER", 10)
     target.answer = lambda request: text("x" * 1_000_000)
-    async with open_fetcher(5.0, 5.0) as fetcher:
+    async with open_fetcher(HttpFlags()) as fetcher:
         with pytest.raises(HttpFailed, match=rf"{target.port}/: response of more than 10 bytes"):
             await fetcher.object(target.url("/"))
         target.answer = lambda request: text("{}")
@@ -99,7 +100,7 @@ async def test_answers_without_bound(target: Target, monkeypatch: pytest.MonkeyP
 async def test_a_refused_connection_and_a_missing_answer(target: Target) -> None:
     """Both within their times, and told with the address."""
     target.answer = never
-    async with open_fetcher(0.2, 0.2) as fetcher:
+    async with open_fetcher(HttpFlags(http_client_request_timeout=200 * MILLISECOND)) as fetcher:
         with (
             trio.fail_after(patience(5)),
             pytest.raises(HttpFailed, match=r"/stats: no answer within 0\.2 s"),

@@ -52,7 +52,7 @@ def test_every_tls_version_and_its_statistics(
 ) -> None:
     names = {"TLSv1": "TLS1.0", "TLSv1_2": "TLS1.2", "TLSv1_3": "TLS1.3"}
     with (
-        nsqd(tmp_path, certificates) as daemon,
+        nsqd(tmp_path, certificates, "--tls-min-version=tls1.0") as daemon,
         secured(daemon, certificates.client_context(version=version), client_id="me") as client,
     ):
         client.pub("t", b"hello")
@@ -67,6 +67,13 @@ def test_every_tls_version_and_its_statistics(
         assert daemon.terminate() == 0
         with pytest.raises((Disconnected, ssl.SSLError)):
             client.message()
+
+
+def test_versions_below_12_have_to_be_asked_for(tmp_path: Path, certificates: Certificates) -> None:
+    with nsqd(tmp_path, certificates) as daemon:
+        with pytest.raises(ssl.SSLError, match=r"(?i)version"):
+            secured(daemon, certificates.client_context(version=ssl.TLSVersion.TLSv1_1))
+        secured(daemon, certificates.client_context(version=ssl.TLSVersion.TLSv1_2)).close()
 
 
 def test_a_least_version(tmp_path: Path, certificates: Certificates) -> None:

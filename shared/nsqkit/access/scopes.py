@@ -21,7 +21,7 @@ from typing import Final
 
 import attrs
 
-__all__ = ["EVERYTHING", "NOTHING", "Need", "Scope", "ScopeError", "Scopes", "matches"]
+__all__ = ["EVERYTHING", "NOTHING", "Need", "Scope", "ScopeError", "Scopes", "matches", "parse_pattern"]
 
 MAX_SCOPES: Final = 100
 """Of one token, so that a check of all of them stays short."""
@@ -68,12 +68,12 @@ class Scope:
         if word in ("read", "operate", "admin") and not colon:
             return cls(word)
         if word == "publish":
-            return cls(word, _pattern(text, pattern if colon else "*"))
+            return cls(word, parse_pattern(pattern if colon else "*", text))
         if word == "consume":
             topic, slash, channel = (pattern if colon else "*/*").partition("/")
             if not slash:
                 raise ScopeError(f"{text[:_MAX_PATTERN]!r} names no channel; for all channels add /*")
-            return cls(word, _pattern(text, topic), _pattern(text, channel))
+            return cls(word, parse_pattern(topic, text), parse_pattern(channel, text))
         raise ScopeError(f"{text[:_MAX_PATTERN]!r} is no scope: it must be {_WORDS}")
 
     def __str__(self) -> str:
@@ -148,11 +148,12 @@ _ANY_NAME: Final = "\0"
 """No name, and no part of a pattern: only a pattern that allows everything matches it."""
 
 
-def _pattern(scope: str, text: str) -> str:
+def parse_pattern(text: str, scope: str = "") -> str:
+    """A pattern of names, with one `*` for several. `scope`: that it is a part of. `ScopeError`."""
     if _PATTERN.fullmatch(text) is None or len(text) > _MAX_PATTERN:
-        shown, whole = text[:_MAX_PATTERN], scope[: 2 * _MAX_PATTERN]
+        where = f" in {scope[: 2 * _MAX_PATTERN]!r}" if scope else ""
         rule = f"1 to {_MAX_PATTERN} of the characters of names, and *"
-        raise ScopeError(f"{shown!r} in {whole!r} is no pattern: it has {rule}")
+        raise ScopeError(f"{text[:_MAX_PATTERN]!r}{where} is no pattern: it has {rule}")
     return re.sub(r"\*+", "*", text)
 
 

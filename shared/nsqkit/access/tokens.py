@@ -3,7 +3,7 @@
 A token is `nsq_` and 32 random bytes in base64. The file has only its SHA-256, so who reads the file has no token. A
 slow hash would add nothing: it makes guessing passwords expensive, and 256 random bits cannot be guessed.
 
-The file has a JSON object in each line; empty lines, and those that begin with `#`, are comments:
+The file (see `shared_file`) has a line for each:
 
     {"name":"billing","sha256":"9f86d0...","scopes":["consume:orders/billing"],"created":"2026-12-01T12:00:00Z","expires":null}
 """
@@ -16,20 +16,26 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
 
 from nsqkit.access.scopes import ScopeError, Scopes
-from nsqkit.decoding import DecodeError, decode_json
+from nsqkit.access.shared_file import ContentError, fields_of, parse_lines, shown
 
-__all__ = ["MAX_FILE", "MAX_TOKENS", "Token", "TokenError", "Tokens", "checked_name", "digest_of", "name_in"]
-__all__ += ["new_secret", "shown_time"]
+__all__ = [
+    "MAX_TOKENS",
+    "Token",
+    "TokenError",
+    "Tokens",
+    "checked_name",
+    "digest_of",
+    "new_secret",
+    "shown_time",
+]
 
-MAX_FILE: Final = 4 << 20
-"""Bytes of a file."""
 MAX_TOKENS: Final = 10_000
 """Of one file."""
 _PREFIX: Final = "nsq_"
@@ -39,7 +45,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
-class TokenError(ValueError):
+class TokenError(ContentError):
     """A token, or a file of tokens, that cannot be; the message says why, and has no secret in it."""
 
 
@@ -82,14 +88,9 @@ class Token:
     def parse(cls, line: bytes) -> Token:
         """`TokenError`."""
         try:
-            fields = decode_json(line)
-        except DecodeError as error:
-            raise TokenError(f"no JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise TokenError("no JSON object")
-        given: Mapping[str, Any] = fields
-        if unknown := given.keys() - _FIELDS:  # an expiry that is misspelt must not become none
-            raise TokenError(f"unknown key {_shown(min(unknown))}")
+            given = fields_of(line, _FIELDS)
+        except ContentError as error:
+            raise TokenError(str(error)) from None
         scopes = given.get("scopes")
         if not isinstance(scopes, list) or not scopes or not all(isinstance(each, str) for each in scopes):
             raise TokenError("scopes must be a list of texts, one at least")
@@ -105,8 +106,8 @@ class Token:
             name=checked_name(given.get("name")),
             digest=bytes.fromhex(sha256),
             scopes=parsed,
-            created=_time("created", given.get("created")),
-            expires=math.inf if expires is None else _time("expires", expires),
+            created=parsed_time("created", given.get("created")),
+            expires=math.inf if expires is None else parsed_time("expires", expires),
         )
 
 
@@ -133,17 +134,11 @@ class Tokens:
     @classmethod
     def parse(cls, data: bytes) -> Tokens:
         """The tokens of a file's bytes. `TokenError` names the line."""
-        if len(data) > MAX_FILE:
-            raise TokenError(f"more than {MAX_FILE} bytes")
-        tokens = []
-        for number, line in enumerate(data.splitlines(), 1):
-            try:
-                token = _token_in(line)
-            except TokenError as error:
-                raise TokenError(f"line {number}: {error}") from None
-            if token is not None:
-                tokens.append(token)
-        return cls(tokens)
+        return cls(parse_lines(data, Token.parse, TokenError))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.by_name)
 
     def find(self, secret: bytes) -> Token | None:
         """The token with this text, expired or not.
@@ -160,22 +155,10 @@ class Tokens:
         return self.by_name.get(token.name) == token
 
 
-def name_in(line: bytes) -> str:
-    """The name of the token in a line, which is valid; empty for a comment."""
-    token = _token_in(line)
-    return token.name if token is not None else ""
-
-
-def _token_in(line: bytes) -> Token | None:
-    """None: a comment."""
-    stripped = line.strip()
-    return Token.parse(stripped) if stripped and not stripped.startswith(b"#") else None
-
-
 def checked_name(name: Any) -> str:
     """A name that a token can have. `TokenError` for another."""
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        raise TokenError(f"name {_shown(name)}: must have 1 to 64 letters, digits and characters of . _ @ -")
+        raise TokenError(f"name {shown(name)}: must have 1 to 64 letters, digits and characters of . _ @ -")
     return name
 
 
@@ -184,13 +167,9 @@ def shown_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime(_TIME)
 
 
-def _time(key: str, text: Any) -> float:
+def parsed_time(key: str, text: Any) -> float:
+    """The reverse: seconds since 1970 of the value of this key. `TokenError`."""
     try:
         return datetime.strptime(text, _TIME).replace(tzinfo=UTC).timestamp()
     except (TypeError, ValueError):
-        raise TokenError(f"{key} {_shown(text)} is no time such as 2026-12-01T12:00:00Z") from None
-
-
-def _shown(value: Any) -> str:
-    """A value of the file for people, in some characters."""
-    return repr(value[:80]) if isinstance(value, str) else f"({type(value).__name__})"
+        raise TokenError(f"{key} {shown(text)} is no time such as 2026-12-01T12:00:00Z") from None

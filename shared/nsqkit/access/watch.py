@@ -1,4 +1,4 @@
-"""Reading the file of tokens again while the daemon runs."""
+"""Tokens that change, or expire, while the daemon runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import attrs
 import trio
 
 from nsqkit.access.control import Access
-from nsqkit.access.token_file import TokenFile
+from nsqkit.file_watch import FileWatch
 
 __all__ = ["TokenWatch"]
 
-INTERVAL_S: Final = 1.0
+_INTERVAL_S: Final = 1.0
+"""Between two looks at the clock."""
 
 
 def _nobody() -> None:
@@ -22,43 +23,40 @@ def _nobody() -> None:
 
 @attrs.define(eq=False)
 class TokenWatch:
-    """Looks at the file every second, and at once after `hang_up`.
+    """Looks at the file and at the clock every second, and at the file at once after `hang_up`.
 
     `on_change` is called when tokens have changed or expired: whoever uses one that is not valid any more has to end.
     """
 
     access: Access
     on_change: Callable[[], object] = _nobody
-    _hang_up: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _file: FileWatch | None = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        file = self.access.file
+        self._file = FileWatch(file, self._file_changed) if file is not None else None
 
     def hang_up(self) -> None:
         """Read the file again, also if it seems to be unchanged: what SIGHUP asks for."""
-        self._hang_up.set()
+        if self._file is not None:
+            self._file.hang_up()
 
     async def run(self) -> None:
         """Watch until cancelled. Returns at once where there is no file."""
-        if self.access.file is None:
+        if self._file is None:
             return
         self.access.plan_expiry()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_file, self.access.file)
+            nursery.start_soon(self._file.run)
             nursery.start_soon(self._watch_expiry)
 
-    async def _watch_file(self, file: TokenFile) -> None:
-        while True:
-            with trio.move_on_after(INTERVAL_S):
-                await self._hang_up.wait()
-                self._hang_up = trio.Event()
-                file.forget_version()
-            # In a thread: the file may be on another machine, and a disk may hang.
-            apply = await trio.to_thread.run_sync(file.look, abandon_on_cancel=True)
-            if apply():
-                self.access.plan_expiry()
-                self.on_change()
+    def _file_changed(self) -> None:
+        self.access.plan_expiry()
+        self.on_change()
 
     async def _watch_expiry(self) -> None:
         """Apart from the file, as tokens expire also while a disk hangs."""
         while True:
-            await trio.sleep(INTERVAL_S)
+            await trio.sleep(_INTERVAL_S)
             if self.access.expired_meanwhile():
                 self.on_change()

@@ -22,7 +22,6 @@ from nsqkit import tls
 from nsqkit.client.address import Address
 from nsqkit.client.errors import ConnectionFailed, ConnectionLost, ProtocolViolation
 from nsqkit.client.options import ClientOptions
-from nsqkit.options import TLS_VERSIONS
 from nsqkit.wire.compression import CompressionError, Decoder, DeflateDecoder, DeflateEncoder, Encoder
 
 __all__ = ["CompressedStream", "compressed", "start_tls"]
@@ -34,7 +33,7 @@ COMPRESSED_CHUNK: Final = 32 * 1024
 async def start_tls(stream: ByteStream, address: Address, options: ClientOptions) -> TLSStream:
     """Do the client's handshake. `ConnectionFailed` when it fails or a file of the options cannot be used."""
     try:
-        context = await anyio.to_thread.run_sync(_context, options, abandon_on_cancel=True)  # reads files
+        context = await anyio.to_thread.run_sync(options.tls_context, abandon_on_cancel=True)  # reads files
         return await TLSStream.wrap(
             stream,
             server_side=False,
@@ -50,18 +49,6 @@ async def start_tls(stream: ByteStream, address: Address, options: ClientOptions
         raise ConnectionFailed(f"{address}: no TLS: {error.verify_message}") from error
     except (ssl.SSLError, ValueError) as error:  # ValueError: a host name that cannot be verified
         raise ConnectionFailed(f"{address}: no TLS: {error}") from error
-
-
-def _context(options: ClientOptions) -> ssl.SSLContext:
-    context = tls.client_context(
-        root_ca_file=options.tls_root_ca_file, min_version=TLS_VERSIONS[options.tls_min_version]
-    )
-    if options.tls_insecure_skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if options.tls_cert or options.tls_key:
-        tls.load_certificate(context, options.tls_cert, options.tls_key)
-    return context
 
 
 def compressed(

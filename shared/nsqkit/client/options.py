@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import socket
+import ssl
 from collections.abc import Callable, Collection
 from typing import Any, Final, TypedDict
 
@@ -16,6 +17,7 @@ import attrs
 
 from nsqkit.client.address import local_host
 from nsqkit.options import SECOND, TLS_VERSIONS, did_you_mean, parse_duration
+from nsqkit.tls import client_context
 from nsqkit.version import VERSION
 
 __all__ = ["BACKOFF_STRATEGIES", "ClientOptions", "OptionChanges", "parse_client_option"]
@@ -173,7 +175,7 @@ class ClientOptions:
 
     # TLS and compression.
     tls_v1: bool = _flag(False)
-    """Require TLS. The other `tls_` options have no effect without it."""
+    """Require TLS of nsqds. The other `tls_` options are for these connections, and for registries at https URLs."""
     tls_root_ca_file: str = _text()
     """File (PEM) with the certificate authorities to trust. Empty: those of the system."""
     tls_insecure_skip_verify: bool = _flag(False)
@@ -266,6 +268,16 @@ class ClientOptions:
             "topology_region": self.topology_region,
             "topology_zone": self.topology_zone,
         }
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Made of the files anew. `TlsConfigError` for one that cannot be used."""
+        return client_context(
+            root_ca_file=self.tls_root_ca_file,
+            min_version=TLS_VERSIONS[self.tls_min_version],
+            cert_file=self.tls_cert,
+            key_file=self.tls_key,
+            verify=not self.tls_insecure_skip_verify,
+        )
 
     def requeue_delay(self, attempts: int) -> float:
         """Seconds that a message with this number of attempts waits if no other delay is asked for."""

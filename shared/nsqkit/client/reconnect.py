@@ -160,4 +160,5 @@ def discovery_for(addresses: Sequence[str], options: ClientOptions) -> Discovery
         jitter=options.lookupd_poll_jitter,
         timeout=options.lookupd_poll_timeout,
         bearer=options.auth_secret if options.skip_lookupd_authorization else "",
+        tls=options.tls_context,
     )

@@ -158,7 +158,7 @@ def _floats_in_order(text: str) -> list[float]:
 
 
 def _tls_version_from_text(text: str) -> TlsVersion:
-    version = TLS_VERSIONS.get(text.lower() or "tls1.0")
+    version = TLS_VERSIONS.get(text.lower() or "tls1.2")
     if version is None:
         raise ValueError(f"unknown TLS version ({', '.join(TLS_VERSIONS)})")
     return version
@@ -338,7 +338,7 @@ TLS_VERSION = Kind(
     to_text=lambda value: _word_of(value, TLS_VERSIONS),
     words=tuple(TLS_VERSIONS),
 )
-"""A `TlsVersion`; an empty text is TLS 1.0."""
+"""A `TlsVersion`; an empty text is TLS 1.2."""
 TLS_REQUIRED = Kind(
     name="TLS required",
     placeholder="[=tcp-https]",

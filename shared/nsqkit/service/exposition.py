@@ -17,6 +17,7 @@ from itertools import islice
 
 import attrs
 
+from nsqkit.certificates import TlsFiles
 from nsqkit.service.http import Response
 from nsqkit.service.memory import resident_and_data
 from nsqkit.version import VERSION
@@ -27,6 +28,7 @@ __all__ = [
     "Family",
     "Histogram",
     "Sample",
+    "certificates",
     "counter",
     "gauge",
     "label_set",
@@ -103,6 +105,17 @@ class Histogram:
             yield f'_bucket{{le="{bound}"}}', total
         yield "_sum", self._sum
         yield "_count", total
+
+
+def certificates(name: str, files: Iterable[TlsFiles]) -> Iterator[Family]:
+    """When the certificates of a program expire; no family if it has none. `name`: e.g. `nsqd`."""
+    expiries = {each.cert_file: each.expires for each in files if each.expires is not None}
+    if expiries:
+        yield gauge(
+            f"{name}_certificate_expiry_timestamp_seconds",
+            "When the certificate in this file expires, in seconds since 1970.",
+            [(label_set({"file": path}), expires) for path, expires in sorted(expiries.items())],
+        )
 
 
 def program(name: str) -> list[Family]:

@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import trio
-from attrs import frozen
+from attrs import define, frozen
 
 __all__ = [
     "BoundAddress",
+    "TlsListener",
     "accept_forever",
     "bound_address",
     "close_listener",
@@ -207,17 +208,37 @@ def _host_port(name: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+@define(eq=False)
+class TlsListener(trio.abc.Listener["trio.SSLStream[trio.SocketStream]"]):
+    """A listener whose streams begin with a handshake, which is the caller's to make, and to bound in time.
+
+    As `trio.SSLListener`, but each stream gets the context of the moment: certificates may change while it listens.
+    """
+
+    transport_listener: trio.SocketListener
+    _context: Callable[[], ssl.SSLContext]
+
+    async def accept(self) -> trio.SSLStream[trio.SocketStream]:
+        """As that of the listener below."""
+        stream = await self.transport_listener.accept()
+        # https_compatible: HTTPS clients close without close_notify.
+        return trio.SSLStream(stream, self._context(), server_side=True, https_compatible=True)
+
+    async def aclose(self) -> None:
+        """Close the listener below."""
+        await self.transport_listener.aclose()
+
+
 def with_tls(
-    listeners: Iterable[trio.SocketListener], context: ssl.SSLContext
-) -> list[trio.SSLListener[trio.SocketStream]]:
-    """The same listeners with TLS. The caller must bound the time of the handshakes."""
-    # https_compatible: HTTPS clients close without close_notify.
-    return [trio.SSLListener(listener, context, https_compatible=True) for listener in listeners]
+    listeners: Iterable[trio.SocketListener], context: Callable[[], ssl.SSLContext]
+) -> list[TlsListener]:
+    """The same listeners with TLS. `context` is called for each connection."""
+    return [TlsListener(listener, context) for listener in listeners]
 
 
 async def close_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> None:
     """Close a listener and remove its unix socket; closing twice does nothing."""
-    inner = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
+    inner = listener.transport_listener if isinstance(listener, TlsListener) else listener
     path = None
     if (
         isinstance(inner, trio.SocketListener)

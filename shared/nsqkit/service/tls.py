@@ -1,7 +1,7 @@
 """TLS contexts of servers, and the properties of a connection after its handshake.
 
     context = server_context("cert.pem", "key.pem", client_auth_policy="require-verify", root_ca_file="ca.pem")
-    listener = trio.SSLListener(plain_listener, context, https_compatible=True)
+    [listener] = with_tls([plain_listener], lambda: context)
 
 Rules:
 
@@ -25,12 +25,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import ssl
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from nsqkit.certificates import TlsFiles
 from nsqkit.options import TlsVersion
 from nsqkit.tls import TlsConfigError, load_certificate, load_root_ca
 
@@ -40,14 +42,18 @@ if TYPE_CHECKING:
 __all__ = [
     "REQUIRE",
     "REQUIRE_VERIFY",
+    "VERIFY_IF_GIVEN",
     "cipher_suite_name",
     "peer_common_name",
     "server_context",
+    "server_files",
+    "shows_certificate",
     "tls_version_name",
 ]
 
 REQUIRE: Final = "require"
 REQUIRE_VERIFY: Final = "require-verify"
+VERIFY_IF_GIVEN: Final = "verify-if-given"
 
 # Those of the standard library, then the suites of TLS 1.0 and 1.1 (AES with SHA-1).
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!eNULL:!aDSS:!AESCCM"
@@ -60,13 +66,13 @@ def server_context(
     *,
     client_auth_policy: str = "",
     root_ca_file: str = "",
-    min_version: TlsVersion = TlsVersion.TLS1_0,
+    min_version: TlsVersion = TlsVersion.TLS1_2,
 ) -> ssl.SSLContext:
     """The context of a server with this certificate chain and key (PEM files). Raises `TlsConfigError`.
 
     `client_auth_policy`: `require` (any client certificate), `require-verify` (one signed by an authority in the root
-    CA file, or by one of the system's without a file); any other value requests none. The root CA file must be
-    readable in any case.
+    CA file, or by one of the system's without a file), `verify-if-given` (such a one or none); any other value requests
+    none. The root CA file must be readable in any case.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _set_min_version(context, min_version)
@@ -76,15 +82,39 @@ def server_context(
     load_certificate(context, cert_file, key_file)
     if root_ca_file:
         load_root_ca(context, root_ca_file)
-    if client_auth_policy == REQUIRE_VERIFY:
+    if client_auth_policy in (REQUIRE_VERIFY, VERIFY_IF_GIVEN):
         if not root_ca_file:
             context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
-        context.verify_mode = ssl.CERT_REQUIRED
+        required = client_auth_policy == REQUIRE_VERIFY
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     elif client_auth_policy == REQUIRE:
         context.verify_mode = ssl.CERT_REQUIRED
         _accept_any_certificate(context)
         _check_any_certificate(context, cert_file, key_file)
     return context
+
+
+def server_files(
+    cert_file: str,
+    key_file: str,
+    *,
+    client_auth_policy: str = "",
+    root_ca_file: str = "",
+    min_version: TlsVersion = TlsVersion.TLS1_2,
+    name: str = "TLS",
+) -> TlsFiles:
+    """The same, to be made again when the files change. `name`: for the log. Raises `TlsConfigError`."""
+    make = functools.partial(
+        server_context,
+        cert_file,
+        key_file,
+        client_auth_policy=client_auth_policy,
+        root_ca_file=root_ca_file,
+        min_version=min_version,
+    )
+    files = TlsFiles(name, [cert_file, key_file, root_ca_file], make, cert_file=cert_file)
+    files.load()
+    return files
 
 
 def _set_min_version(context: ssl.SSLContext, version: TlsVersion) -> None:
@@ -205,6 +235,11 @@ def tls_version_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:
     """The version as in `/stats`, `TLS1.0` to `TLS1.3`; "" before the handshake."""
     version = session.version()
     return _VERSIONS.get(version, version) if version else ""
+
+
+def shows_certificate(session: ssl.SSLObject | trio.SSLStream[Any]) -> bool:
+    """Whether the client has shown a certificate; with another policy than `require` it is verified."""
+    return bool(session.getpeercert(binary_form=True))
 
 
 def peer_common_name(session: ssl.SSLObject | trio.SSLStream[Any]) -> str:

@@ -274,6 +274,29 @@ class TestNodes:
         assert alarm.id == "silent:nsqlookupd:10.9.0.1:4161"
 
     @pytest.mark.parametrize(
+        ("left", "text"),
+        [
+            (14 * DAY + 1, None),
+            (14 * DAY, "its certificate expires in 14 d"),
+            (3600, "its certificate expires in 1 h"),
+            (-2 * DAY, "its certificate has expired 2 d ago"),
+        ],
+    )
+    def test_a_certificate_that_expires_soon(self, left: float, text: str | None) -> None:
+        of_node = msgspec.structs.replace(node(), usage=Usage(certificate_expiry=NOW + left))
+        of_registry = msgspec.structs.replace(snapshot(), certificates={"10.9.0.1:4161": NOW + left})
+        for shown, subject in (
+            (snapshot(nodes=[of_node]), Subject(node=of_node.address)),
+            (of_registry, Subject(registry="10.9.0.1:4161")),
+        ):
+            if text is None:
+                assert look(shown) == []
+            else:
+                alarm = one(look(shown), Kind.CERTIFICATE)
+                assert (alarm.text, alarm.subject) == (text, subject)
+                assert alarm.figures == {"expires_in_seconds": left}
+
+    @pytest.mark.parametrize(
         ("health", "kind", "text"),
         [
             ("NOK - no space left on device: 5 bytes free", Kind.REFUSES, "no space left"),

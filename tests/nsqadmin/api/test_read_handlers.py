@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from nsqadmin.auth import Role
 from nsqkit.service.http import error
+from tests.nsqadmin.auth.people import logged_in, user, with_users
 from tests.nsqadmin.scripted import Script, ScriptedDaemon, dead_address, producer, scripted
 from tests.nsqadmin.serving import serving
 
@@ -484,6 +486,44 @@ class TestCounter:
                 response = await browser.get("/api/counter")
         assert response.status_code == 502
         assert response.json() == {"message": "UPSTREAM_ERROR: failed to query any nsqd: "}
+
+
+async def test_lists_have_only_the_topics_that_a_user_may_see() -> None:
+    """Of all that names topics; single ones are refused by the gate."""
+    topics = [
+        topic_answer(name, channel_answer("c", message_count=5), message_count=7) for name in ("a", "b")
+    ]
+    async with scripted() as script:
+        registry, nsqd = await script.daemon(), await script.nsqd(stats_answer(*topics))
+        listed = [{"topic": name, "tombstoned": False} for name in ("a", "b")]
+        registry.on("/nodes", {"producers": [producer(nsqd, topics=["a", "b"], tombstones=[False, False])]})
+        registry.on("/topics", {"topics": ["a", "a.old", "b", "b.old"]})
+        registry.on("/channels", {"channels": ["c"]})
+        async with serving(lookupds=[registry.address]) as browser:
+            with_users(browser.console, user("ann", Role.VIEWER, "a*"), user("all"))
+            found = {}
+            for name in ("ann", "all"):
+                headers = logged_in(browser.console, name, int(browser.address.rpartition(":")[2]))
+                found[name] = [
+                    (await browser.get(path, **headers)).json()
+                    for path in (
+                        "/api/topics",
+                        "/api/topics?inactive=true",
+                        "/api/nodes",
+                        f"/api/nodes/{nsqd.address}",
+                        "/api/counter",
+                    )
+                ]
+    names, inactive, nodes, node, counter = found["ann"]
+    assert names["topics"] == ["a", "a.old"]
+    assert inactive["topics"] == {"a.old": ["c"]}
+    assert nodes["nodes"][0]["topics"] == listed[:1]
+    assert [each["topic_name"] for each in node["topics"]] == ["a"]
+    assert node["total_messages"] == 7
+    assert list(counter["stats"]) == [f"a:c:{nsqd.address}"]
+    names, inactive, nodes, node, counter = found["all"]
+    assert (len(names["topics"]), len(inactive["topics"]), node["total_messages"]) == (4, 2, 14)
+    assert (nodes["nodes"][0]["topics"], len(counter["stats"])) == (listed, 2)
 
 
 async def test_unknown_paths_and_methods_are_refused_as_by_all_daemons() -> None:

@@ -8,7 +8,16 @@ import trio.testing
 from nsqadmin.cluster.snapshot import Usage
 from nsqadmin.cluster.usage import usage_between
 from nsqadmin.upstream.metrics import ProcessMetrics
-from tests.nsqadmin.cluster.polling import ONE, TWO, Stage, nsqds, polling
+from tests.nsqadmin.cluster.polling import (
+    ONE,
+    OTHER_REGISTRY,
+    REGISTRY,
+    TWO,
+    Stage,
+    nsqds,
+    polling,
+    registries,
+)
 
 
 def page(cpu: float, lag: float = 0.0, measured: int = 0) -> bytes:
@@ -89,3 +98,17 @@ async def test_a_node_that_does_not_answer_shows_no_old_usage(autojump_clock: tr
         del stage.upstream.responses[ONE]
         shown = await stage.round(after_s=5)
         assert shown.nodes[ONE].usage == Usage(missing="It does not answer")
+
+
+async def test_the_certificate_of_a_registry_is_in_the_snapshot(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """That of the original has no /metrics."""
+    async with polling(**registries(REGISTRY, OTHER_REGISTRY)) as stage:
+        for registry in (REGISTRY, OTHER_REGISTRY):
+            stage.upstream.registry(registry, [])
+        line = b'nsqlookupd_certificate_expiry_timestamp_seconds{file="/c"} 2000000000.0\n'
+        stage.upstream.responses[REGISTRY]["/metrics"] = line
+        await stage.round()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await stage.round()).certificates == {REGISTRY: 2e9}

@@ -195,7 +195,7 @@ async def test_the_page_is_not_renewed_by_itself() -> None:
 @pytest.mark.parametrize("path", [PATH, f"{PATH}?node={NODE}"])
 async def test_only_administrators_see_messages(path: str) -> None:
     console = console_of({NODE: response(message(1))}, admin_users=["ann"])
-    page = await fetch(console, path)
+    page = await fetch(console, path, status=403)
     assert "only administrators can read them" in page.text
     assert asked(console) == []
     assert not page.all("form", id="publish")
@@ -255,6 +255,17 @@ async def test_where_a_dead_letter_is_from_is_shown() -> None:
     assert "Give up" not in first.text, "it is one already"
 
 
+async def test_copying_asks_for_a_topic_and_moving_for_the_id_too() -> None:
+    page = await fetch(console_of({NODE: response(message(5))}), PATH)
+    copy, move = [each for each in page.all("tbody", "button") if "data-submit" in each.attributes]
+    where = {"node": NODE, "id": f"{5:016x}", "seq": "5"}
+    assert json.loads(copy["data-body"]) == {"action": "copy", **where}
+    assert json.loads(move["data-body"]) == {"action": "move", **where}
+    assert "data-type" not in copy.attributes
+    assert move["data-type"] == f"{5:016x}"
+    assert copy["data-title"].endswith("to topic {to}?")
+
+
 async def test_dead_letters_are_shown_with_how_far_they_were_put_back() -> None:
     console = console_of({NODE: response(), OTHER: response(), THIRD: response()}, originals=(THIRD,))
     upstream: Any = console.queries.upstream
@@ -275,8 +286,10 @@ async def test_dead_letters_are_shown_with_how_far_they_were_put_back() -> None:
         f"host-10.0.0.1: 1,234 in {dead} ; 3 put back, waiting: the topic is paused",
         f"host-10.0.0.2: 7 in {dead}",
     ]
-    form = page.one("form", id="redrive")
-    assert (form["data-redrive"], form["data-channel"]) == ("/api/topics/orders/mail", "mail")
+    begin, stop = page.one("form", id="redrive").all("button")
+    assert (begin["data-submit"], begin["data-url"]) == ("POST", "/api/topics/orders/mail")
+    assert json.loads(begin["data-body"]) == {"action": "redrive"}
+    assert json.loads(stop["data-body"]) == {"action": "stop_redrive"}
 
 
 async def test_without_dead_letters_nothing_is_said_of_them() -> None:

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from msgspec.structs import replace
 
+from nsqadmin.auth import Identity, Means, Role
 from nsqadmin.console import Console
 from nsqadmin.pages import stream
 from nsqadmin.pages.stream import HEARTBEAT_SECONDS, LiveStream
@@ -30,7 +31,7 @@ class Browser:
     closed: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)
 
-    async def look(self, stream: LiveStream) -> None:
+    async def look(self, stream: LiveStream, identity: Identity | None = None) -> None:
         headers = [(b"last-event-id", self.last_seen.encode())] if self.last_seen else []
         request = Request(
             "GET",
@@ -44,6 +45,7 @@ class Browser:
             keep_alive=True,
             params={},
             route=cast(Any, None),
+            identity=identity,
         )
         with contextlib.suppress(ConnectionError):
             await stream(request, self)
@@ -126,6 +128,22 @@ async def test_a_stream_ends_when_its_browser_closes_it(console: Console, nurser
     browser.closed.set()
     await browser.ended.wait()
     assert application.open_streams == 0
+
+
+async def test_a_stream_ends_at_once_when_its_user_is_logged_out(
+    console: Console, nursery: trio.Nursery
+) -> None:
+    application = LiveStream(console)
+    identities = [Identity(name, Means.SESSION, Role.VIEWER) for name in ("ann", "bob")]
+    ann, bob = Browser(), Browser()
+    for browser, identity in zip((ann, bob), identities, strict=True):
+        nursery.start_soon(browser.look, application, identity)
+    await trio.testing.wait_all_tasks_blocked()
+    identities[0].ended.set()
+    await ann.ended.wait()
+    assert ann.complete
+    assert (bob.ended.is_set(), application.open_streams) == (False, 1)
+    bob.closed.set()
 
 
 async def test_streams_end_when_the_console_stops(console: Console, nursery: trio.Nursery) -> None:

@@ -26,6 +26,15 @@ async def test_the_page_of_an_nsqd_has_all_figures() -> None:
     assert read_metrics((await metrics_page(daemon, 0)).body).memory_bytes, "also with its topics"
 
 
+@pytest.mark.parametrize("daemon", ["nsqd", "nsqlookupd"])
+def test_of_several_certificates_the_first_that_expires_counts(daemon: str) -> None:
+    page = "".join(
+        f'{daemon}_certificate_expiry_timestamp_seconds{{file="/a b/{number}.pem"}} {expiry}\n'
+        for number, expiry in enumerate(["3e9", "2e9", "x"])
+    )
+    assert read_metrics(page.encode()) == ProcessMetrics(certificate_expiry=2e9)
+
+
 @pytest.mark.parametrize(
     "value", [b"", b"x", b"nan", b"inf", b"-1", b"1e999", b"9" * 5000, b"1 2", b"\xff", b"0x10"]
 )

@@ -83,7 +83,7 @@ async def running(*servers: AuthServer, tls: ssl.SSLContext | None = None) -> As
         for server in servers:
             listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
             server.port = listeners[0].socket.getsockname()[1]
-            served = listeners if tls is None else with_tls(listeners, tls)
+            served = listeners if tls is None else with_tls(listeners, lambda: tls)
             nursery.start_soon(trio.serve_listeners, server.serve, served)
         yield
         nursery.cancel_scope.cancel()

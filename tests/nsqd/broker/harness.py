@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+from collections.abc import Callable
 
 import attrs
 
@@ -17,7 +18,7 @@ from nsqd.broker import Broker, BrokerOptions, Channel, Outbox, Subscription, To
 from nsqd.broker.log_backlog import LogBacklog
 from nsqd.broker.log_view import LogView
 from nsqd.broker.memory_backlog import MemoryBacklog
-from nsqd.broker.peek import Entry, PeekState, peek_channel
+from nsqd.broker.peek import Entry, Page, PeekState, peek_channel, peek_topic
 from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
 from nsqd.log.jobs import Job
 from nsqd.log.store import Store, StoreOptions
@@ -379,10 +380,19 @@ def deferred_of(channel: Channel) -> dict[int, tuple[int, float]]:
 
 def peeked(channel: Channel, state: PeekState, limit: int = 1000) -> list[tuple[Entry, Message]]:
     """All messages in this state, looked at in pages of `limit`. All must be readable."""
+    return _all_of(lambda start: peek_channel(channel, state, start, limit))
+
+
+def peeked_topic(topic: Topic) -> list[tuple[Entry, Message]]:
+    """All messages that no channel has been given."""
+    return _all_of(lambda start: peek_topic(topic, start, 1000))
+
+
+def _all_of(peek: Callable[[int], Page]) -> list[tuple[Entry, Message]]:
     found: list[tuple[Entry, Message]] = []
     start: int | None = 0
     while start is not None:
-        page = peek_channel(channel, state, start, limit)
+        page = peek(start)
         with page.messages() as messages:
             for entry, message in zip(page.entries, messages, strict=True):
                 assert message is not None

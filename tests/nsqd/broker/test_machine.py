@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -16,12 +17,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsqd.broker import Channel, Refused, Topology, retention
+from nsqd.broker import Channel, LimitReached, Refused, Topic, Topology, retention
 from nsqd.broker.life import MessageState
 from nsqd.broker.peek import PeekState, search, whereabouts
 from nsqd.log.origin import Cause, Origin
 from nsqd.log.store import StoreOptions
-from nsqd.rules import Retain, Rule, Rules
+from nsqd.rules import NOTHING_SET, Policy, Retain, Rule, Rules, parse_rules
 from nsqkit.wire import decode_message
 from nsqkit.wire.names import is_ephemeral
 from tests.nsqd.broker.harness import (
@@ -34,12 +35,22 @@ from tests.nsqd.broker.harness import (
     log_backlog,
     messages_there,
     peeked,
+    peeked_topic,
     view_of,
 )
 from tests.nsqd.broker.model import ChannelModel, Copy, TopicModel
 
 PLACES = [Topology("eu", "eu-1"), Topology("eu", "eu-2"), None]
 MAX_MSG_TIMEOUT = 7.0  # not under the longest time-out: IDENTIFY refuses such a one
+
+LIMITS = [
+    *[None] * 4,
+    {"max_depth": 2, "policy": "drop_oldest"},
+    {"max_depth": 3},
+    {"max_bytes": 300, "policy": "drop_oldest"},
+    {"max_age": "2s"},
+    {"max_age": "3s", "max_depth": 3, "policy": "drop_oldest", "channel": "c"},
+]
 
 topics = st.sampled_from(["a", "b"])
 channels = st.sampled_from(["c", "d", "e#ephemeral"])
@@ -58,6 +69,7 @@ class CoreMachine(RuleBasedStateMachine):
         max_attempts=st.sampled_from([None, 1, 3]),
         retain=st.sampled_from([None, Retain(4 * SECOND_NS, None), Retain(None, 3000)]),
         busy=st.booleans(),
+        limits=st.sampled_from(LIMITS),
     )
     def start(
         self,
@@ -68,18 +80,21 @@ class CoreMachine(RuleBasedStateMachine):
         max_attempts: int | None,
         retain: Retain | None,
         busy: bool,
+        limits: dict[str, object] | None,
     ) -> None:
         options = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=segment_bytes)
         given: dict[str, object] = {"retain": retain} if retain else {}
         given |= {"max_attempts": max_attempts} if max_attempts else {}
+        own = (Rule(2, "*", "*", given),) if given else ()
         self.harness = Harness(
             options,
             mem_queue_size=mem_queue_size,
             max_msg_timeout=MAX_MSG_TIMEOUT,
             latency_window=latency_window,
             topology=topology,
-            rules=Rules((Rule(1, "*", "*", given),) if given else ()),
+            rules=Rules((*parse_rules([limits] if limits else []).rules, *own)),
         )
+        self.shed: Counter[Topic | Channel] = Counter()  # messages that limits took
         self.model: dict[str, TopicModel] = {}
         self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
         self.seen: dict[Consumer, int] = {}
@@ -150,6 +165,8 @@ class CoreMachine(RuleBasedStateMachine):
             return
         bodies = self.bodies(count)
         pieces = [[body] for body in bodies] if lone else [bodies]
+        if not self.admitted(name, count):
+            return
         receipts = [self.harness.send(*result, topic=name) for result in pieces]
         stamp = self.harness.wall_ns
         self.harness.round()
@@ -157,6 +174,26 @@ class CoreMachine(RuleBasedStateMachine):
             self.sent.update(zip(receipt.ids, [(stamp, body) for body in result], strict=True))
             if receipt.acknowledged:
                 self.model[name].published(receipt.ids, None, self.now)
+
+    def admitted(self, name: str, count: int) -> bool:
+        """Whether there is room for so many messages; that there is, or is none, as the model has it."""
+        harness, topic = self.harness, self.harness.topic(name)
+        harness.broker.advance(self.now, harness.wall_ns)
+        rejecting = topic.settings.max_depth is not None and topic.settings.policy == Policy.REJECT
+        places = list(self.model[name].channels.values()) if topic.flowing else []
+        waiting = [len(place.at("ready")) + len(place.at("deferred")) for place in places if place.durable]
+        waiting += [channel.waiting for channel in topic.channels.values() if is_ephemeral(channel.name)]
+        most = max(waiting, default=0) if topic.flowing else len(self.model[name].backlog)
+        try:
+            if topic.guard is not None:
+                topic.guard.admit(count, 0)
+        except LimitReached:
+            assert rejecting
+            assert most + count > topic.settings.max_depth  # type: ignore[operator]
+            harness.round()
+            return False
+        assert not rejecting or most + count <= topic.settings.max_depth  # type: ignore[operator]
+        return True
 
     @rule(name=topics, delay=delays)
     def defer(self, name: str, delay: float) -> None:
@@ -343,6 +380,7 @@ class CoreMachine(RuleBasedStateMachine):
         if name in self.model and self.change(lambda: self.harness.topic(name).pause(paused)):
             self.model[name].paused = paused
             self.model[name].flow(self.now)
+            self.harness.round()  # at whose end what is too much is dropped
 
     @precondition(has_topics)
     @rule(name=topics)
@@ -516,8 +554,11 @@ class CoreMachine(RuleBasedStateMachine):
         self.closing.clear()
         for topic in self.model.values():
             topic.channels = {name: model for name, model in topic.channels.items() if model.durable}
+        for name, topic in self.model.items():
+            self.note_shed_by_topic(name, topic)
         for channel, model in self.pairs():
             self.follow_the_dead(channel, model)
+            self.note_shed(channel, model, booted=True)
             seqs = {copy.seq for copy in model.finished_lately.values() if copy.seq is not None}
             settled = {seq for seq in seqs if seq in channel.backlog.settled}
             assert not orderly or settled == seqs
@@ -553,6 +594,7 @@ class CoreMachine(RuleBasedStateMachine):
             self.observe(consumer)
         for name, topic in self.model.items():
             real = broker.topics[name]
+            self.note_shed_by_topic(name, topic)
             assert set(real.channels) == set(topic.channels)
             assert (real.paused, real.depth) == (topic.paused, len(topic.backlog))
             assert 0 <= real.backend_depth <= real.depth
@@ -599,7 +641,57 @@ class CoreMachine(RuleBasedStateMachine):
                     ids.add(sent.id)
         return ids
 
+    # --- limits
+
+    def note_shed_by_topic(self, name: str, model: TopicModel) -> None:
+        """Of messages that no channel has, the limits take the oldest."""
+        topic = self.harness.topic(name)
+        if topic.settings is NOTHING_SET:
+            return
+        there = {message.id for _, message in peeked_topic(topic)}
+        gone = [message_id for message_id, _ in model.backlog if message_id not in there]
+        self.count_shed(topic, topic.dropped_by.total() + topic.expired_count, len(gone))
+        if topic.dropped_by:
+            assert [message_id for message_id, _ in model.backlog[: len(gone)]] == gone
+        model.backlog = [entry for entry in model.backlog if entry[0] in there]
+        if topic.settings.policy == Policy.DROP_OLDEST and not (self.broken or topic.flowing):
+            assert topic.settings.max_depth is None or topic.depth <= topic.settings.max_depth
+
+    def note_shed(self, channel: Channel, model: ChannelModel, *, booted: bool = False) -> None:
+        """What the limits have taken was waiting, and old enough, and is counted."""
+        settings, counts = channel.settings, channel.counts
+        if settings is NOTHING_SET:
+            return
+        there = {message.id for state in PeekState for _, message in peeked(channel, state)}
+        gone = [copy for message_id, copy in model.copies.items() if message_id not in there]
+        if model.durable:
+            shed = counts.dropped_by.total() + counts.expired
+            if booted:  # what was taken and not journaled has come back, and was perhaps taken again
+                assert len(gone) <= shed <= len(gone) + len(model.finished_lately)
+                self.shed[channel] = shed - len(gone)
+            self.count_shed(channel, shed, len(gone))
+        for copy in gone:
+            assert booted or not model.durable or copy.state != "in flight"
+            age = self.harness.wall_ns - self.sent[copy.id][0]
+            assert counts.dropped_by or not model.durable or age >= (settings.max_age or 0)
+            if model.durable:
+                if copy.seq is None:
+                    found = search(self.harness.topic(channel.topic_name), copy.id)()
+                    assert found is not None
+                    copy.seq = found[0]
+                model.finish(copy.id)
+        if settings.policy == Policy.DROP_OLDEST:
+            waiting = channel.waiting - len(
+                channel.requeued
+            )  # these may have come back since the last commit
+            assert settings.max_depth is None or waiting <= settings.max_depth
+
+    def count_shed(self, place: Topic | Channel, counted: int, now: int) -> None:
+        self.shed[place] += now
+        assert self.shed[place] == counted
+
     def check_channel(self, channel: Channel, model: ChannelModel) -> None:
+        self.note_shed(channel, model)
         for subscription in channel.subscriptions:
             owned = {copy.id for copy in model.at("in flight") if copy.owner is subscription.outbox.client}
             assert set(subscription.in_flight) == owned

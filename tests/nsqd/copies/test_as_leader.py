@@ -22,6 +22,7 @@ async def test_too_few_copies_are_said_or_refused_from_the_start(tmp_path: Path,
     setting = Setting(tmp_path, FOLLOWER, "--ack-copies=2", noted_start=noted_start)
     assert setting.broker.health == "OK - 1 of 2 copies"
     assert isinstance(setting.durability, Copied)
+    assert not setting.durability.at_once
     stats = setting.copies.stats()
     assert stats is not None
     assert (stats.in_step, stats.wanted) == (1, 2)

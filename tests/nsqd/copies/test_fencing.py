@@ -95,3 +95,22 @@ def test_without_the_option_there_is_none(tmp_path: Path) -> None:
     setting = Setting(tmp_path, FOLLOWER)
     assert setting.leader.fencing is None
     assert setting.rounds.at_begin is None
+
+
+@pytest.mark.parametrize("fence", ["on", "off"])
+async def test_r6_a_start_that_could_not_be_noted_serves_only_without_a_fence(
+    tmp_path: Path, fence: str
+) -> None:
+    """The disk was full: no follower and no registry can be asked whether the copy was adopted."""
+    setting = Setting(tmp_path, FOLLOWER, f"--fence={fence}", noted_start=False)
+    nsqd = setting.nsqd
+    nsqd.create()
+    consumer = nsqd.subscribe("c", rdy=1)
+    if fence == "off":
+        assert nsqd.publish(b"message").acknowledged
+        nsqd.round()
+        assert consumer.bodies() == [b"message"]
+        return
+    with pytest.raises(Refused, match="could not be noted"):
+        setting.broker.topic_to_publish("t")
+    assert setting.broker.health.startswith("NOK - the disk was full at the start")

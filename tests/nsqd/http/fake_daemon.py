@@ -16,6 +16,7 @@ from nsqd.copies.scrubbing import Scrubbing
 from nsqd.drain import Drain
 from nsqd.http import make_servers
 from nsqd.log.store import Store, StoreOptions
+from nsqd.names import NameLimits
 from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.replication.stand_in import StandIns
@@ -24,6 +25,7 @@ from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.testing.faulty_storage import FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.access import Access
+from nsqkit.certificates import TlsFiles
 from nsqkit.logging import LogLevel
 from nsqkit.service.listeners import bound_address, open_listeners
 from tests.timing import patience
@@ -62,6 +64,7 @@ class FakeDaemon:
 
     topology: Topology | None = None
     access = Access()
+    tls_files: Collection[TlsFiles] = ()
 
     def __init__(self, **changes: Any) -> None:
         self.options = NsqdOptions(**{"broadcast_address": "b.example", **changes})
@@ -75,6 +78,7 @@ class FakeDaemon:
             topology=self.topology,
         )
         self.broker = Broker(store, options, 1000.0, START_NS)
+        self.names = NameLimits(self.broker, self.options.max_topics, self.options.max_channels)
         self.tcp_port, self.http_port, self.https_port = 4150, 4151, 4152
         self.start_time_ns = START_NS
         self.hostname, self.version = "h.example", "1.4.0"
@@ -129,6 +133,10 @@ class FakeDaemon:
         return self.broker.sync_ticket
 
     @property
+    def safe_at_once(self) -> bool:
+        return not self.broker.options.sync_on_commit
+
+    @property
     def safe(self) -> int:
         return self.broker.synced
 
@@ -145,6 +153,7 @@ class FakeDaemon:
     def publish(self, topic_name: str, bodies: list[bytes], delay_ns: int | None) -> int:
         self.round()
         try:
+            self.names.allow_topic(topic_name)
             topic = self.broker.topic_to_publish(topic_name)
             commit_number = self.broker.publish(topic, bodies, delay_ns or 0)
             self.broker.commit()

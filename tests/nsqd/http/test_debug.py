@@ -16,6 +16,13 @@ from .fake_daemon import FakeDaemon, serving
 TEXT = "text/plain; charset=utf-8"
 
 
+async def test_off_it_is_as_if_it_never_was() -> None:
+    async with serving(FakeDaemon(debug_endpoints="off")) as client:
+        for path in ("/debug/pprof/", "/debug/pprof", "/debug/pprof/heap", "/debug/freememory"):
+            answer = await client.get(path)
+            assert (answer.status, answer.text) == (404, '{"message":"NOT_FOUND"}')
+
+
 async def test_index_links_to_every_page() -> None:
     async with serving(FakeDaemon()) as client:
         answer = await client.get("/debug/pprof")

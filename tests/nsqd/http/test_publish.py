@@ -10,9 +10,10 @@ import trio
 import trio.testing
 
 from nsqd.broker import Subscription
+from nsqd.http.api import make_router
 from nsqd.http.publish import split_batch, split_lines
 from nsqd.testing.faulty_storage import Fail
-from nsqkit.service.http import HttpError
+from nsqkit.service.http import HttpError, Request
 from nsqkit.wire import decode_message
 from tests.nsqd.broker.harness import deferred_of
 
@@ -159,6 +160,88 @@ async def test_a_limit_is_named(target: str, body: bytes) -> None:
         assert_ok(await client.post("/mpub?topic=t", b"x\ny"))
         assert_error(await client.post(target, body), 503, reason)
     assert daemon.broker.topics["t"].message_count == 2
+
+
+# --- /pub of several clients at once
+
+
+def together(daemon: FakeDaemon, *messages: tuple[bytes, bytes]) -> list[tuple[int, bytes] | None]:
+    """What is answered to messages that clients send at the same time, to these queries; None: nothing, at once."""
+    route, _ = make_router(daemon).route("POST", b"/pub", "/pub", b"")
+    requests = [
+        Request("POST", b"/pub?" + query, "/pub", query, [], "1.1", "@", False, True, {}, route, body)
+        for query, body in messages
+    ]
+    assert route.batch is not None
+    responses = route.batch(requests)
+    return [response and (response.status, response.body) for response in responses]
+
+
+OK = (200, b"OK")
+EXITING = (503, b'{"message":"EXITING"}')
+
+
+def test_messages_of_several_clients_share_a_round() -> None:
+    daemon = small()
+    consumer = daemon.subscribe("t", "c", rdy=10)
+    rounds = daemon.rounds
+    assert together(daemon, (b"topic=t", b"1"), (b"topic=u", b"2"), (b"x=y&topic=t", b"3")) == [OK, OK, OK]
+    assert daemon.rounds == rounds + 1
+    assert delivered(consumer) == [b"1", b"3"]
+    assert daemon.broker.topics["u"].message_bytes == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        (b"topic=t", b""),
+        (b"topic=t&defer=5", b"x"),
+        (b"topic=", b"x"),
+        (b"", b"x"),
+        (b"topic=t;", b"x"),
+        (b"topic=%zz", b"x"),
+        (b"topic=t&" + b"x" * 300, b"x"),
+    ],
+)
+def test_what_is_not_plain_is_left_alone(query: bytes, body: bytes) -> None:
+    daemon = small()
+    assert together(daemon, (b"topic=u", b"1"), (query, body), (b"topic=u", b"2")) == [OK, None, OK]
+    assert set(daemon.broker.topics) == {"u"}
+    assert daemon.broker.topics["u"].message_count == 2
+
+
+def test_a_topic_that_cannot_be_written_costs_its_own_messages() -> None:
+    daemon = small()
+    daemon.make("good")
+    daemon.make("bad")
+    daemon.storage.fault = lambda operation, path: (
+        Fail(errno.EIO) if operation == "append" and "bad" in path else None
+    )
+    messages = [(b"topic=bad", b"1"), (b"topic=good", b"2"), (b"topic=bad", b"3")]
+    assert together(daemon, *messages) == [EXITING, OK, EXITING]
+    daemon.storage.fault = lambda operation, path: None
+    assert together(daemon, *messages) == [OK, OK, OK]
+    assert [topic.message_count for topic in daemon.broker.topics.values()] == [2, 2]
+
+
+def test_a_limit_refuses_what_is_too_much_of_it() -> None:
+    daemon = small()
+    daemon.make("t", "c")
+    daemon.broker.topics["t"].set_channel_limits("c", {"max_depth": 2})
+    answers = together(daemon, *[(b"topic=t", b"x")] * 3, (b"topic=u", b"y"))
+    limit = b'{"message":"LIMIT_REACHED: max_depth of channel c is 2, and 2 messages wait"}'
+    assert answers == [OK, OK, (503, limit), OK]
+    assert daemon.broker.topics["t"].message_count == 2
+
+
+def test_nothing_is_published_while_the_disk_is_full_or_an_answer_would_have_to_wait() -> None:
+    daemon = small()
+    daemon.broker.store.space.full = "no space left on device"
+    assert together(daemon, (b"topic=t", b"1")) == [EXITING]
+    assert not daemon.broker.topics
+    daemon = small(durability="disk")
+    assert together(daemon, (b"topic=t", b"1")) == [None]
+    assert not daemon.broker.topics
 
 
 # --- /mpub

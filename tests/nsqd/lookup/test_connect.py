@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator
@@ -11,8 +12,13 @@ import pytest
 import trio
 import trio.testing
 
-from nsqd.lookup.connect import CONNECT_TIMEOUT, AddressInfo, Connector
+from nsqd.lookup import connect
+from nsqd.lookup.connect import CONNECT_TIMEOUT, AddressInfo, Connector, SecureConnector
 from nsqd.lookup.protocol import RegistryError
+from nsqkit.service.listeners import with_tls
+from nsqkit.service.tls import server_context
+from nsqkit.tls import client_context
+from tests.nsqkit.certificates import Certificates
 from tests.process.ports import free_port
 from tests.timing import patience
 
@@ -104,6 +110,61 @@ async def test_no_address(address: str) -> None:
 async def test_no_host_name(host: str) -> None:
     with pytest.raises(RegistryError, match="not a host name"):
         await Connector()(f"{host}:4160")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@asynccontextmanager
+async def listening_with_tls(certificates: Certificates) -> AsyncIterator[int]:
+    """A port that greets after the handshake."""
+    context = server_context(certificates.cert_file, certificates.key_file)
+
+    async def greet(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(b"hello")
+        await trio.aclose_forcefully(stream)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, greet, with_tls(listeners, lambda: context))
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_tls_begins_at_once(certificates: Certificates) -> None:
+    trusting = client_context(root_ca_file=certificates.root_ca_file)
+    connector = SecureConnector(lambda: trusting)
+    async with listening_with_tls(certificates) as port, await connector(f"localhost:{port}") as stream:
+        assert await stream.receive_some(5) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("host", "root_ca_file", "reason"),
+    [
+        ("localhost", False, "certificate verify failed"),
+        ("127.0.0.2", True, "IP address mismatch"),
+    ],
+)
+async def test_another_certificate_is_refused(
+    certificates: Certificates, host: str, root_ca_file: bool, reason: str
+) -> None:
+    context = client_context(root_ca_file=certificates.root_ca_file if root_ca_file else "")
+    async with listening_with_tls(certificates) as port:
+        connector = SecureConnector(lambda: context, Connector(lambda *_: [info("127.0.0.1", port)]))
+        with pytest.raises(RegistryError, match=f"^TLS: .*{reason}"):
+            await connector(f"{host}:{port}")
+
+
+async def test_a_registry_that_does_not_shake_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its backlog takes the connection, and nobody reads."""
+    monkeypatch.setattr(connect, "HANDSHAKE_TIMEOUT", 0.1)
+    context = client_context()
+    async with listening() as port:
+        with pytest.raises(RegistryError, match=r"^TLS: no handshake$"):
+            await SecureConnector(lambda: context)(f"127.0.0.1:{port}")
 
 
 async def test_a_resolver_that_hangs_holds_one_thread() -> None:

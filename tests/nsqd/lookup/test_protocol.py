@@ -122,6 +122,12 @@ class TestIdentity:
     def test_witness(self, value: str, witness: str) -> None:
         assert parse_identity(f'{{"witness":{value}}}'.encode()).witness == witness
 
+    def test_over_tls_only_https_counts(self) -> None:
+        both = b'{"broadcast_address":"r.example","http_port":4161,"https_port":4162}'
+        assert parse_identity(both, secure=True).http == HttpAddress("r.example", 4162, secure=True)
+        assert parse_identity(both).http == HttpAddress("r.example", 4161)
+        assert parse_identity(b'{"broadcast_address":"a","http_port":4161}', secure=True).http is None
+
     def test_error(self) -> None:
         with pytest.raises(RegistryError, match=r"^E_INVALID$"):
             parse_identity(b"E_INVALID")

@@ -425,7 +425,7 @@ async def test_endless_delivery_does_not_keep_clients_from_being_read(
 async def come(server: Server, host: int, *commands: bytes) -> Peer | None:
     """A client at that address, if it is let in, which gets an OK for each of the commands."""
     remote = f"192.0.2.{host}:5000"
-    if not server._connections.make_room(remote):
+    if server._connections.refusal(remote):
         return None
     peer = await server.connect(remote=remote, layers="plain")
     for command in commands:
@@ -465,6 +465,23 @@ async def test_an_address_with_a_large_share_of_connections_gives_way_to_others(
         assert await come(server, 8) is None
         assert still_there(server, *large) == [True, True, False, False]
         assert still_there(server, *small, *newcomers) == [True] * 6
+
+
+async def test_an_address_has_a_limit_of_its_own() -> None:
+    async with serving("plain") as server:
+        server._connections._max_per_address = 2
+        silent, first, other = await come(server, 1), await come(server, 1, sub()), await come(server, 2)
+        second = await come(server, 1, sub())
+        assert still_there(server, silent, first, second, other) == [False, True, True, True]
+        assert server._connections.refusal("192.0.2.1:9") == (
+            "2 connections of its address (--max-connections-per-address)"
+        )
+        assert server._connections.refusal("@") == "", "a unix socket"
+        assert first is not None
+        await first.close()
+        await server.settled()
+        assert await come(server, 1) is not None
+        assert still_there(server, second, other) == [True, True]
 
 
 async def test_connections_that_end_leave_nothing_behind_in_the_shares() -> None:

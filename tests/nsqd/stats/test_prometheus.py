@@ -19,6 +19,8 @@ from nsqd.stats import oldest
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats, ScrubStats
 from nsqd.stats.prometheus import metrics_page
 from nsqd.testing.faulty_storage import Fail
+from nsqkit.certificates import TlsFiles
+from nsqkit.tls import client_context
 from tests.nsqd.http.fake_daemon import START_NS, FakeDaemon, client_stats, serving
 from tests.nsqkit import promtool
 from tests.steps import Steps
@@ -314,6 +316,9 @@ async def test_every_series_is_documented() -> None:
         sent_bytes=5,
         troubles={},
     )
+    certificate = TlsFiles("TLS", [], client_context, cert_file="/etc/cert.pem")
+    certificate.expires = 2e9
+    daemon.tls_files = [certificate, certificate]
     daemon.copies_stats = CopiesStats(
         wanted=2,
         in_step=2,
@@ -336,6 +341,7 @@ async def test_every_series_is_documented() -> None:
         ),
     )
     text = (await metrics_page(daemon, daemon.broker.wall_ns)).body.decode()
+    assert text.count('nsqd_certificate_expiry_timestamp_seconds{file="/etc/cert.pem"} 2000000000.0\n') == 1
     documented = set(re.findall(r"`((?:nsqd|process)_[a-z_0-9]+)`", DOCS.read_text()))
     assert set(re.findall(r"# TYPE (\w+)", text)) == {
         name for name in documented if name[:11] != "nsqlookupd_"

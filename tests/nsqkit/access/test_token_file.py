@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nsqkit.access import Scopes, Token, TokenFile, TokenFileError, digest_of
-from nsqkit.access import token_file as module
+from nsqkit.access import Scopes, Token, TokenFile, TokenFileError, digest_of, shared_file
 from nsqkit.access.token_file import add, remove
 
 
@@ -183,7 +182,7 @@ def test_writers_take_turns_and_none_is_lost(path: Path) -> None:
 
 
 def test_a_lock_is_not_waited_for_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOCK_TIME_S", 0.0)
+    monkeypatch.setattr(shared_file, "_LOCK_TIME_S", 0.0)
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(TokenFileError, match="another process has had the lock for too long"):

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsqkit.access import Scopes, Token, TokenError, Tokens, digest_of, new_secret
-from nsqkit.access.tokens import MAX_FILE, MAX_TOKENS
+from nsqkit.access.shared_file import MAX_FILE
+from nsqkit.access.tokens import MAX_TOKENS
 
 GOOD = {
     "name": "shop",

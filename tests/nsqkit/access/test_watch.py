@@ -9,7 +9,8 @@ import trio.testing
 
 from nsqkit.access import Access
 from nsqkit.access.token_file import remove
-from nsqkit.access.watch import INTERVAL_S, TokenWatch
+from nsqkit.access.watch import TokenWatch
+from nsqkit.file_watch import INTERVAL_S
 from tests.nsqkit.access.credentials import NOW, make_credentials
 from tests.timing import patience
 

@@ -3,7 +3,7 @@
 from nsqkit.service.http.guard import Guard
 from nsqkit.service.http.limits import ByteBudget, ConnectionShare, Limits
 from nsqkit.service.http.message import BadQuery, HttpError, Request, Response, error, json_body, query, text
-from nsqkit.service.http.routing import Exchange, Only, Route, Router
+from nsqkit.service.http.routing import Exchange, Only, Route, Router, only_over_tls
 from nsqkit.service.http.server import HttpServer, serve
 from nsqkit.service.http.streaming import ResponseStream
 
@@ -24,6 +24,7 @@ __all__ = [
     "Router",
     "error",
     "json_body",
+    "only_over_tls",
     "query",
     "serve",
     "text",

@@ -25,6 +25,7 @@ import trio
 from attrs import define, field
 
 from nsqkit.logging import get_logger
+from nsqkit.service.http.batching import Batching, KnownHeads
 from nsqkit.service.http.limits import ByteBudget, Limits
 from nsqkit.service.http.message import NSQ_HEADER, HttpError, Request, Response, error, render
 from nsqkit.service.http.parser import Phase, RequestParser, Routes
@@ -58,6 +59,8 @@ class Connection:
     budget: ByteBudget
     remote: str
     secure: bool = False
+    batching: Batching | None = None
+    """Where it waits for its next request; None: alone."""
 
     deadline: float = field(default=math.inf, init=False)
     """Seconds of trio's clock."""
@@ -67,6 +70,7 @@ class Connection:
     """Whether the connection stays open after the current response."""
 
     _parser: RequestParser = field(init=False)
+    _known_heads: KnownHeads = field(factory=KnownHeads, init=False)
     _turns: Turns = field(factory=request_turns, init=False)
     _turn_began: float = field(default=0.0, init=False)
     """By `perf_counter`; 0 outside of a turn."""
@@ -125,8 +129,11 @@ class Connection:
         self.waiting_since = trio.current_time()
         self.deadline = self.waiting_since + self.limits.head_seconds
         while True:
-            size = _RECEIVE_BYTES if not parser.unfinished else self._receive_bytes()
-            data = await transport.receive(size, self._turn)
+            if self.batching is not None and not parser.unfinished:
+                data = await self._receive_in_batches(self.batching)
+            else:
+                size = _RECEIVE_BYTES if not parser.unfinished else self._receive_bytes()
+                data = await transport.receive(size, self._turn)
             self.waiting_since = math.inf
             if not data:
                 await self._answer_broken_off()
@@ -142,15 +149,52 @@ class Connection:
             data = b""  # an idle connection must not keep its last input in memory
             if not self.keep_alive or (self._stopping and not parser.unfinished):
                 break
-            self.waiting_since = now = trio.current_time()
+            now = trio.current_time()
             if parser.unfinished:
+                self.waiting_since = now
                 self._begin_wait_for_rest(now)
             else:
-                self._idle = True
-                self._phase = Phase.IDLE
-                self.deadline = now + self.limits.idle_seconds
+                self._begin_idling(now)
         if parser.phase is Phase.DEAD:
             await self._linger()
+
+    async def _receive_in_batches(self, batching: Batching) -> bytes:
+        """Input that has to be answered here, empty at the end."""
+        while (data := await batching.wait(self)) is None:
+            self._idle = False
+            await self._flush()  # the rest of a response
+            self._begin_idling(trio.current_time())
+        if (wait := self._turn()) is not None:
+            await wait
+        return data
+
+    @property
+    def fd(self) -> int:
+        """For `Batching`."""
+        return self.transport.fd
+
+    def receive_now(self) -> bytes | None:
+        """For `Batching`."""
+        return self.transport.receive_now(_RECEIVE_BYTES)
+
+    def match(self, data: bytes) -> Request | None:
+        """For `Batching`."""
+        return self._known_heads.match(data)
+
+    def answer_now(self, response: Response, now: float) -> bool:
+        """For `Batching`."""
+        self._parser.after_body = True
+        self.waiting_since = now
+        self.deadline = now + self.limits.idle_seconds
+        wire = response.rendered()
+        try:
+            sent = self.transport.send_now(wire)
+        except ConnectionError:
+            sent = 0  # our task meets the same error
+        if sent == len(wire):
+            return True
+        self._gather(wire[sent:])
+        return False
 
     async def _answer_broken_off(self) -> None:
         """The client has half-closed, perhaps in the middle of a body; it may still read the response."""
@@ -164,6 +208,12 @@ class Connection:
             return min(remaining, _RECEIVE_BODY_BYTES)
         return _RECEIVE_BYTES if self._parser.phase is Phase.HEAD or remaining else _RECEIVE_CHUNKED_BYTES
 
+    def _begin_idling(self, now: float) -> None:
+        self._idle = True
+        self._phase = Phase.IDLE
+        self.waiting_since = now
+        self.deadline = now + self.limits.idle_seconds
+
     def _begin_wait_for_rest(self, now: float) -> None:
         """A request is incomplete: its head has a fixed time, its body one that depends on its size."""
         phase = self._parser.phase
@@ -176,7 +226,8 @@ class Connection:
 
     async def _work_off(self, data: bytes) -> None:
         """Parse `data` and answer the requests in it."""
-        parser = self._parser
+        parser, received = self._parser, data
+        was_idle = not parser.unfinished
         while data:
             data = parser.feed(data)
             ready = parser.ready
@@ -186,6 +237,8 @@ class Connection:
                 await self._answer(ready)
                 if not self.keep_alive:
                     break
+                if was_idle and not data and ready[0].route.batch is not None:
+                    self._known_heads.note(received, ready[0])
             if self._pushback:
                 data += self._pushback
                 self._pushback = b""
@@ -345,7 +398,7 @@ class Connection:
 
     async def wait_disconnect(self) -> None:
         """For streaming handlers, see `routing.Exchange`. Only one task at a time may call it."""
-        data = self.transport.receive_now()
+        data = self.transport.receive_now(_PUSHBACK_BYTES)
         while True:
             if data is None:
                 data = await self.transport.receive(4096)

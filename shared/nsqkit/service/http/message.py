@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -26,11 +26,13 @@ from nsqkit.service.typed_json import encode_json
 __all__ = [
     "BAD_REQUEST",
     "BODY_TOO_BIG",
+    "CACHED_QUERY_BYTES",
     "NOT_IMPLEMENTED",
     "NSQ_HEADER",
     "VERSION_NOT_SUPPORTED",
     "AccessLog",
     "BadQuery",
+    "BatchHandler",
     "BodyLimit",
     "Check",
     "Exchange",
@@ -45,6 +47,7 @@ __all__ = [
     "error",
     "json_body",
     "json_bytes",
+    "parse_query",
     "query",
     "render",
     "text",
@@ -75,7 +78,7 @@ VERSION_NOT_SUPPORTED = (
 )
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_CACHED_QUERY_BYTES = 256
+CACHED_QUERY_BYTES = 256
 _CACHED_RESPONSE_BYTES = 1024
 
 
@@ -124,6 +127,8 @@ class Request:
     """Set when the body was refused: answers instead of the handler of the route."""
     charged: int = 0
     """Bytes of the body that are reserved in the budget of the daemon until the response is made."""
+    identity: object = None
+    """Who sent it, as the application has found out, in a type of its own; None: it has not asked."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, its name given in lower case."""
@@ -199,6 +204,9 @@ def error(status: int, code: str, headers: tuple[Header, ...] = ()) -> Response:
 
 
 Handler = Callable[[Request], Response | Awaitable[Response]]
+BatchHandler = Callable[[Sequence[Request]], Sequence["Response | None"]]
+"""Answers requests of several clients, each with all of its body, that came at the same time. None: this one is to be
+given to the handler, and nothing was done for it."""
 BodyLimit = int | Callable[[], int] | None
 Check = Callable[["Request"], "Response | None"]
 """Called when the head of a request is complete; what it returns is the answer, and no handler is called. It does not
@@ -240,6 +248,8 @@ class Route:
     is discarded, and a very long one ends the connection after the response."""
     too_big: Handler = _body_too_big
     """Answers a request whose body exceeds the limit; its `body` is empty."""
+    batch: BatchHandler | None = None
+    """Called instead of `handler` where that is possible, see `batching`. Its responses have no pieces."""
     stream: StreamHandler | None = None
     """Called instead of `handler` when the response is to be written piece by piece."""
     access_log: AccessLog | None = None
@@ -257,8 +267,12 @@ def query(request: Request) -> Mapping[str, str]:
 
     Raises BadQuery for a broken percent escape and for any `;`.
     """
-    raw = request.query_string
-    return _parse_query_cached(raw) if len(raw) <= _CACHED_QUERY_BYTES else _parse_query(raw)
+    return parse_query(request.query_string)
+
+
+def parse_query(raw: bytes) -> Mapping[str, str]:
+    """As `query`, of the part after the `?`."""
+    return _parse_query_cached(raw) if len(raw) <= CACHED_QUERY_BYTES else _parse_query(raw)
 
 
 def _parse_query(raw: bytes) -> Mapping[str, str]:

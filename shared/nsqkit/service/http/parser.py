@@ -142,7 +142,7 @@ class RequestParser:
     """The beginning of a request line that is not complete, with the line breaks before it."""
     _past_line: bool = field(default=False, init=False)
     """Whether the request line of the current request is complete. Known only if the input so far ends in a head."""
-    _after_body: bool = field(default=False, init=False)
+    after_body: bool = field(default=False, init=False)
     """Whether the last request was a POST, or had a body. Line breaks after it are skipped, as Go does it after a POST:
     old clients send them."""
 
@@ -192,6 +192,7 @@ class RequestParser:
         received = self._received
         try:
             if not self.unfinished and _is_one_request(piece):
+                self._line = b""  # there may be line breaks that came before
                 self._llhttp.feed_data(piece)
                 if self.unfinished:
                     self._keep_begun_line(piece)
@@ -239,7 +240,7 @@ class RequestParser:
         """Add to the request line, and check it, its end when it is complete."""
         self._line += part
         line = self._line.lstrip(b"\r\n")
-        if (len(line) < len(self._line) and not self._after_body) or line[:1] == b" ":
+        if (len(line) < len(self._line) and not self.after_body) or line[:1] == b" ":
             self._die(BAD_REQUEST)
         elif line[-1:] == b"\n":
             self._line, self._past_line = b"", True
@@ -268,7 +269,7 @@ class RequestParser:
         if (
             at < 0
             or _END_OF_HEAD in after
-            or (not self._after_body and _has_superfluous_line_breaks(piece[:at]))
+            or (not self.after_body and _has_superfluous_line_breaks(piece[:at]))
         ):
             self._die(BAD_REQUEST)
         self._past_line = b"\n" in after
@@ -484,7 +485,7 @@ class RequestParser:
         body = self._body
         request.body = body if isinstance(body, bytes) else bytes(body)
         self.ready.append(request)
-        self._after_body = request.method == "POST" or self._received > 0
+        self.after_body = request.method == "POST" or self._received > 0
         self._request = None
         self._body = b""
         self._target = b""

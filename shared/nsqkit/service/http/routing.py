@@ -26,7 +26,9 @@ from nsqkit.service.http.guard import Guard
 from nsqkit.service.http.message import (
     BODY_TOO_BIG,
     HTML,
+    JSON,
     AccessLog,
+    BatchHandler,
     BodyLimit,
     Exchange,
     Handler,
@@ -108,9 +110,11 @@ class Router:
         *,
         body_limit: BodyLimit = None,
         too_big: Response | Handler = BODY_TOO_BIG,
+        batch: BatchHandler | None = None,
         quiet: bool = False,
     ) -> None:
-        """Register a handler, and what answers a body over the limit; a `quiet` one is not in the access log.
+        """Register a handler, what answers several requests at once, if anything does, and what answers a body over the
+        limit; a `quiet` one is not in the access log.
 
         Raises ValueError when the method and path have a handler already, or are unknown to the guard.
         """
@@ -118,6 +122,7 @@ class Router:
             handler=handler,
             body_limit=body_limit,
             too_big=_always(too_big) if isinstance(too_big, Response) else too_big,
+            batch=batch,
             access_log=None if quiet else self.access_log,
         )
         self._add_route(method, path, route)
@@ -223,6 +228,12 @@ class Only:
     ) -> tuple[Route, dict[str, str]]:
         """The one route."""
         return self._route, {}
+
+
+def only_over_tls(https_port: int) -> Only:
+    """The application of a plain port where TLS is required: it says where, 0 for nowhere."""
+    # With the original's spaces, as clients compare the text.
+    return Only(Response(403, b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(https_port, 0), JSON))
 
 
 def _always(response: Response) -> Handler:

@@ -15,7 +15,6 @@ and ends only it.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Sequence
 
@@ -23,6 +22,8 @@ import trio
 from attrs import define, field
 
 from nsqkit.logging import get_logger
+from nsqkit.service.handshakes import Handshakes
+from nsqkit.service.http.batching import Batching
 from nsqkit.service.http.connection import Connection
 from nsqkit.service.http.limits import ByteBudget, ConnectionShare, Limits
 from nsqkit.service.http.message import error, render
@@ -34,7 +35,6 @@ __all__ = ["HttpServer", "serve"]
 
 _log = get_logger("http")
 
-_THROWN_AWAY_BYTES = 64 * 1024
 _FULL = error(503, "TOO_MANY_CONNECTIONS")
 
 
@@ -48,11 +48,14 @@ class HttpServer:
     """Shared with whatever else of the daemon holds clients' bytes."""
     share: ConnectionShare = field()
     """Shared with the other servers of the daemon."""
+    batches: bool = False
+    """Whether requests of clients without TLS are answered together, by routes that can do that."""
 
+    _batching: Batching | None = field(default=None, init=False)
     _connections: set[Connection] = field(factory=set, init=False)
     _handshakes: int = field(default=0, init=False)
     """Clients that have no connection here yet."""
-    _handshake_turns: trio.Lock = field(factory=trio.Lock, init=False)
+    _shaking: Handshakes = field(init=False)
     _stopping: trio.Event = field(factory=trio.Event, init=False)
     _changed: trio.Event = field(factory=trio.Event, init=False)
     """Set, and replaced, when the first connection comes or the last one goes."""
@@ -60,6 +63,10 @@ class HttpServer:
     @share.default
     def _own_share(self) -> ConnectionShare:
         return ConnectionShare(self.limits.connections)
+
+    @_shaking.default
+    def _with_limits(self) -> Handshakes:
+        return Handshakes(self.limits.handshake_seconds, self.limits.linger_seconds)
 
     @property
     def connection_count(self) -> int:
@@ -74,12 +81,15 @@ class HttpServer:
     ) -> None:
         """Serve until `stop` is called or the task is cancelled; the listeners are closed in either case.
 
-        A plain `trio.SocketListener` is served the fast way; streams of other listeners (`trio.SSLListener`)
+        A plain `trio.SocketListener` is served the fast way; streams of other listeners (`TlsListener`)
         are served through trio.
         """
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep)
+                if self.batches:
+                    self._batching = Batching()
+                    nursery.start_soon(self._batching.run)
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
                         accepting.start_soon(self._accept, listener, nursery)
@@ -92,6 +102,8 @@ class HttpServer:
         finally:
             with trio.CancelScope(shield=True):
                 await self._close_listeners(listeners)
+            if self._batching is not None:
+                self._batching.close()
 
     def stop(self) -> None:
         """Begin to stop; `run` returns within `Limits.stop_seconds` or so."""
@@ -129,42 +141,13 @@ class HttpServer:
         self._handshakes += 1
         self.share.handshakes += 1
         try:
-            with trio.move_on_after(self.limits.handshake_seconds) as scope:
-                await self._turn_for(stream)
-                await stream.do_handshake()
-        except trio.BrokenResourceError as error:
-            _log.info("HTTPS: handshake with %s failed - %s", remote, error.__cause__ or "it has gone")
-            await self._tell_why(stream)
-            return False
+            failure = await self._shaking.failure(stream)
         finally:
             self._handshakes -= 1
             self.share.handshakes -= 1
-        if scope.cancelled_caught:
-            _log.info("HTTPS: handshake with %s took too long", remote)
-        return not scope.cancelled_caught
-
-    async def _turn_for(self, stream: trio.SSLStream[trio.abc.Stream]) -> None:
-        """Wait for the client's first bytes, and then until no other handshake begins in the same pass of the loop.
-
-        The first step costs a millisecond, and hundreds of clients may connect at once.
-        """
-        if isinstance(stream.transport_stream, trio.SocketStream):
-            await trio.lowlevel.wait_readable(stream.transport_stream.socket)
-        async with self._handshake_turns:
-            await trio.lowlevel.checkpoint()
-
-    async def _tell_why(self, stream: trio.SSLStream[trio.abc.Stream]) -> None:
-        """Send TLS's own words for the failure, such as that a certificate is missing: trio keeps them for itself."""
-        outgoing = getattr(stream, "_outgoing", None)  # not public, and missed by nobody but the client
-        if outgoing is None:
-            return
-        transport, alert = stream.transport_stream, outgoing.read()
-        with trio.move_on_after(self.limits.linger_seconds), contextlib.suppress(trio.BrokenResourceError):
-            await transport.send_all(alert)
-            if isinstance(transport, trio.abc.HalfCloseableStream):
-                await transport.send_eof()
-                while await transport.receive_some(_THROWN_AWAY_BYTES):
-                    pass  # to close with unread input would reset the connection, and the alert with it
+        if failure:
+            _log.info("HTTPS: handshake with %s failed - %s", remote, failure)
+        return not failure
 
     def _take_socket(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
         remote = remote_address(stream)
@@ -172,7 +155,8 @@ class HttpServer:
         nursery.start_soon(lambda: self._serve(transport, remote, secure=False))
 
     async def _serve(self, transport: Transport, remote: str, *, secure: bool) -> None:
-        connection = Connection(transport, self.app, self.limits, self.budget, remote, secure)
+        batching = self._batching if transport.fd >= 0 else None
+        connection = Connection(transport, self.app, self.limits, self.budget, remote, secure, batching)
         if self._stopping.is_set() or not self.share.make_room():
             await self._refuse(transport)
             return

@@ -32,6 +32,10 @@ def _at_once() -> None:
 class Transport(Protocol):
     """A bidirectional byte stream, used by the task of one connection."""
 
+    @property
+    def fd(self) -> int:
+        """The descriptor of the socket, if nothing is between it and HTTP; else -1."""
+
     async def receive(self, size: int, turn: Turn = _at_once) -> bytes:
         """Wait for up to `size` bytes; empty at the end. Always a checkpoint.
 
@@ -44,7 +48,7 @@ class Transport(Protocol):
     async def send_all(self, data: bytes | memoryview) -> None:
         """Send everything. Raises ConnectionError."""
 
-    def receive_now(self) -> bytes | None:
+    def receive_now(self, size: int) -> bytes | None:
         """Receive without waiting: None if nothing is there (or that is unknown), empty at the end."""
 
     async def end(self) -> bool:
@@ -60,14 +64,14 @@ class SocketTransport:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._fd = sock.fileno()
+        self.fd = sock.fileno()
 
     async def receive(self, size: int, turn: Turn = _at_once) -> bytes:
         """See Transport."""
         while True:
             # Wait first: after a response the next request has hardly ever arrived, and a recv in vain costs an
             # exception.
-            await trio.lowlevel.wait_readable(self._fd)
+            await trio.lowlevel.wait_readable(self.fd)
             if (wait := turn()) is not None:
                 await wait
             try:
@@ -90,7 +94,7 @@ class SocketTransport:
         """See Transport."""
         rest = memoryview(data)
         while rest:
-            await trio.lowlevel.wait_writable(self._fd)
+            await trio.lowlevel.wait_writable(self.fd)
             try:
                 rest = rest[self._sock.send(rest) :]
             except BlockingIOError:
@@ -98,10 +102,10 @@ class SocketTransport:
             except OSError as exc:
                 raise ConnectionError(str(exc)) from exc
 
-    def receive_now(self) -> bytes | None:
+    def receive_now(self, size: int) -> bytes | None:
         """See Transport."""
         try:
-            return self._sock.recv(4096)
+            return self._sock.recv(size)
         except BlockingIOError:
             return None
         except OSError:
@@ -118,7 +122,7 @@ class SocketTransport:
         """See Transport."""
         if self._sock.fileno() < 0:
             return
-        trio.lowlevel.notify_closing(self._fd)
+        trio.lowlevel.notify_closing(self.fd)
         if reset:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -127,6 +131,8 @@ class SocketTransport:
 
 class StreamTransport:
     """A stream of trio. `close` does nothing: the owner of the stream closes it, which may have to wait."""
+
+    fd = -1
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -152,7 +158,7 @@ class StreamTransport:
         except _GONE as exc:
             raise ConnectionError(str(exc)) from exc
 
-    def receive_now(self) -> bytes | None:
+    def receive_now(self, size: int) -> bytes | None:
         """See Transport."""
         return None
 

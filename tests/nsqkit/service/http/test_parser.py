@@ -459,6 +459,20 @@ PIECES = st.sampled_from(
 )
 
 
+def test_line_breaks_after_a_post_are_forgotten_with_the_next_request() -> None:
+    parser = make()
+    pieces = [
+        post("/pub", b"abc"),
+        b"\n",
+        get("/ping")[:-4],
+        get("/ping")[-4:] + get("/ping")[:7],
+        get("/ping")[7:],
+    ]
+    requests = [request for piece in pieces for request in feed_all(parser, piece, None)]
+    assert parser.fault is None
+    assert [request.method for request in requests] == ["POST", "GET", "GET"]
+
+
 @given(st.lists(PIECES | st.binary(max_size=5), max_size=8), st.integers(1, 50))
 def test_any_bytes_in_any_pieces_come_to_the_same(pieces: list[bytes], step: int) -> None:
     data = b"".join(pieces)

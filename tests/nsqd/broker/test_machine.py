@@ -95,6 +95,7 @@ class CoreMachine(RuleBasedStateMachine):
             rules=Rules((*parse_rules([limits] if limits else []).rules, *own)),
         )
         self.shed: Counter[Topic | Channel] = Counter()  # messages that limits took
+        self.died: Counter[Channel] = Counter()  # those that are safe in the dead topic
         self.model: dict[str, TopicModel] = {}
         self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
         self.seen: dict[Consumer, int] = {}
@@ -605,7 +606,9 @@ class CoreMachine(RuleBasedStateMachine):
     def follow_the_dead(self, channel: Channel, model: ChannelModel) -> None:
         """Which messages were given up, and which of these are settled: only what is in the dead topic may be."""
         letters = self.letters(channel)
-        for copy in list(model.copies.values()):
+        counted = channel.counts.dead_lettered.total() - self.died[channel]
+        # Those that have died and come back, as that was not journaled, may be taken by a limit.
+        for copy in sorted(model.copies.values(), key=lambda copy: copy.state != "leaving"):
             if copy.seq is None or copy.state == "in flight":
                 continue
             if (message := channel.leaving.messages.get(copy.seq)) is not None:
@@ -614,11 +617,13 @@ class CoreMachine(RuleBasedStateMachine):
                     assert 0 < channel.max_attempts <= copy.most
                     copy.give_up()
                 assert copy.fewest <= message.attempts <= copy.most
-            elif copy.state == "leaving" or copy.id in letters:
+            elif copy.state == "leaving" or (copy.id in letters and counted):
                 state, _ = whereabouts(channel, copy.seq, copy.id)
                 if state is MessageState.SETTLED:
                     assert copy.id in letters, "given up, and nowhere"
                     model.finish(copy.id)
+                    counted = max(0, counted - 1)
+        self.died[channel] = channel.counts.dead_lettered.total()
 
     def letters(self, channel: Channel) -> set[bytes]:
         """The ids of dead letters of this channel, whatever generation it had. They are unchanged."""

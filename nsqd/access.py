@@ -51,6 +51,7 @@ ROUTES: Final[Mapping[tuple[str, str], Need]] = {
     ("POST", "/replicas/adopt"): Need.OPERATE,
     ("POST", "/replicas/forget"): Need.OPERATE,
     ("POST", "/replicas/scrub"): Need.OPERATE,
+    ("GET", "/audit"): Need.ADMIN,
     ("GET", "/config/:opt"): Need.ADMIN,
     ("PUT", "/config/:opt"): Need.ADMIN,
     ("GET", "/debug/pprof/"): Need.ADMIN,

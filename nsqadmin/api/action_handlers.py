@@ -27,6 +27,7 @@ from nsqadmin.upstream.messages import ID_PATTERN
 from nsqkit.decoding import first_json_value
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, json_body
+from nsqkit.service.http.audit import note
 from nsqkit.service.lenient_json import decode_object
 from nsqkit.wire.names import is_valid_name
 
@@ -60,7 +61,7 @@ class ActionHandlers:
         self._report(request, Event("create_topic", topic))
         if channel:
             self._report(request, Event("create_channel", topic, channel))
-        return self._done(message)
+        return self._done(request, message)
 
     async def change(self, request: Request) -> Response:
         """POST /api/topics/:topic and /api/topics/:topic/:channel."""
@@ -86,21 +87,21 @@ class ActionHandlers:
         finally:
             # Reported even if the action failed: some nsqds may have done it.
             self._report(request, Event(f"{action}_{'channel' if channel else 'topic'}", topic, channel))
-        return self._done(message)
+        return self._done(request, message)
 
     async def delete_topic(self, request: Request) -> Response:
         """DELETE /api/topics/:topic."""
         topic = request.params["topic"]
         message = await self._actions.delete_topic(topic)
         self._report(request, Event("delete_topic", topic))
-        return self._done(message)
+        return self._done(request, message)
 
     async def delete_channel(self, request: Request) -> Response:
         """DELETE /api/topics/:topic/:channel."""
         topic, channel = request.params["topic"], request.params["channel"]
         message = await self._actions.delete_channel(topic, channel)
         self._report(request, Event("delete_channel", topic, channel))
-        return self._done(message)
+        return self._done(request, message)
 
     async def tombstone(self, request: Request) -> Response:
         """DELETE /api/nodes/:node."""
@@ -117,7 +118,7 @@ class ActionHandlers:
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         self._report(request, Event("tombstone_topic_producer", topic, node=node))
-        return self._done(message)
+        return self._done(request, message)
 
     async def change_node(self, request: Request) -> Response:
         """POST /api/nodes/:node."""
@@ -139,7 +140,7 @@ class ActionHandlers:
         except ActionRefused as refusal:
             raise HttpError(409, f"REFUSED: {refusal}") from None
         self._report(request, event)
-        return self._done(message)
+        return self._done(request, message)
 
     async def publish(self, request: Request) -> Response:
         """POST /api/messages/:topic."""
@@ -154,7 +155,7 @@ class ActionHandlers:
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         self._report(request, Event("publish_message", topic, node=node))
-        return self._done(message)
+        return self._done(request, message)
 
     async def change_message(self, request: Request) -> Response:
         """POST /api/messages/:topic/:channel."""
@@ -176,15 +177,17 @@ class ActionHandlers:
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         self._report(request, Event(f"{action}_message", topic, channel, node, message=message_id))
-        return self._done(message)
+        return self._done(request, message)
 
     def _report(self, request: Request, event: Event) -> None:
+        note(request, what=event.action, on=event.names)
         _log.info("ACTION: %s by %s (%s)", event, identity_of(request).name or "unknown user", request.remote)
         self._notifier.notify(request, event)
         self._console.poller.poll_soon()
 
-    def _done(self, message: str) -> Response:
+    def _done(self, request: Request, message: str) -> Response:
         if message:
+            note(request, error=message)
             _log.warning("ACTION: %s", message)
         return json_body({"message": message})
 

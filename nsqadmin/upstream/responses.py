@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import trio
 
+from nsqadmin.upstream.audit import AuditPart, decode_audit, params_of
 from nsqadmin.upstream.client import Upstream, UpstreamError
 from nsqadmin.upstream.decoding import (
     SMALL,
@@ -29,6 +30,7 @@ from nsqadmin.upstream.messages import (
     decode_messages,
     decode_redrive,
 )
+from nsqkit.audit import AuditQuery
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
 
@@ -36,6 +38,7 @@ __all__ = [
     "Info",
     "Producer",
     "Stats",
+    "audit",
     "channels",
     "info",
     "lookup",
@@ -126,6 +129,11 @@ async def messages(
     if contains:
         params["contains"] = contains
     return await _get(upstream, nsqd, "/channel/peek", params, decode_messages)
+
+
+async def audit(upstream: Upstream, daemon: str, query: AuditQuery) -> AuditPart:
+    """The last lines of the audit trail of an nsqd or nsqlookupd."""
+    return await _get(upstream, daemon, "/audit", params_of(query), decode_audit)
 
 
 async def extent(upstream: Upstream, nsqd: str, topic: str, channel: str) -> Extent:

@@ -36,6 +36,7 @@ __all__ = [
     "StatsQuery",
     "TopicStats",
     "collect",
+    "health_of",
 ]
 
 SLICE_SECONDS = 0.00025
@@ -207,7 +208,7 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
     return Stats(
         query=query,
         version=daemon.version,
-        health=daemon.broker.health,
+        health=health_of(daemon),
         start_time_ns=daemon.start_time_ns,
         topics=topics,
         producers=producers,
@@ -216,6 +217,15 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
         draining=_drain_stats(daemon),
         copies=daemon.copies_stats,
     )
+
+
+def health_of(daemon: StatsSource) -> str:
+    """OK, perhaps with what is wrong all the same; or NOK, and why publishes are refused."""
+    health = daemon.broker.health
+    reason = daemon.audit.failing
+    if reason and not health.startswith(("NOK", "OK - topic")):  # more harmful, and there is room for one
+        return f"OK - audit file cannot be written: {reason}"
+    return health
 
 
 def _drain_stats(daemon: StatsSource) -> DrainStats | None:

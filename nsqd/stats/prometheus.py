@@ -28,7 +28,17 @@ from nsqd.stats.collect import (
 from nsqd.stats.copies import CopiesStats, ScrubStats
 from nsqd.stats.source import StatsSource
 from nsqkit.options import SECOND
-from nsqkit.service.exposition import Family, Sample, certificates, counter, gauge, label_set, program, render
+from nsqkit.service.exposition import (
+    Family,
+    Sample,
+    certificates,
+    counter,
+    gauge,
+    label_set,
+    of_audit,
+    program,
+    render,
+)
 from nsqkit.service.http import Response
 from nsqkit.yielder import Yielder
 
@@ -139,6 +149,7 @@ def _of_the_daemon(daemon: StatsSource, sums: _Sums) -> Iterator[Family]:
     )
     if (copies := daemon.copies_stats) is not None:
         yield from _of_copies(copies)
+    yield from of_audit("nsqd", daemon.audit)
     yield from certificates("nsqd", daemon.tls_files)
     yield from program("nsqd")
 

@@ -131,6 +131,26 @@ def test_a_message_is_published(open_page: OpenPage, scene: Scene) -> None:
     assert json.loads(shown) == {"typed": "here"}
 
 
+def test_a_channel_is_moved_back(open_page: OpenPage, scene: Scene) -> None:
+    set_up(scene, "look.replay", b"one", b"two")
+    nsqd = scene.cluster.nsqds[0]
+    with RawClient.connect(nsqd.tcp_port) as client:
+        client.identify(feature_negotiation=True)
+        client.sub("look.replay", "c")
+        client.rdy(2)
+        for _ in range(2):
+            client.fin(client.message().id)
+        page = opened(open_page, scene, "look.replay")
+        expect(page.locator("tbody tr")).to_have_count(0)
+        expect(page.locator("#replay li").first).to_contain_text("the first one")
+        check_looks(page, "replay")
+        page.fill("#seek-to", "start")
+        page.click("#seek button")
+        confirm_by_typing(page, "c")
+        expect_toast(page, "good", "Channel c moved to start")
+        assert [client.message().body for _ in range(2)] == [b"one", b"two"]
+
+
 def test_the_page_stays_as_it_is_while_it_is_read(open_page: OpenPage, scene: Scene) -> None:
     set_up(scene, "look.still", b"first")
     page = opened(open_page, scene, "look.still")

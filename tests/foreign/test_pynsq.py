@@ -37,6 +37,10 @@ def test_on_limited_channels(tmp_path: Path) -> None:
     scenarios.on_limited_channels(COMMAND, tmp_path)
 
 
+def test_on_a_channel_that_seeks(tmp_path: Path) -> None:
+    scenarios.on_a_channel_that_seeks(COMMAND, tmp_path)
+
+
 def test_touch_keeps_a_message(tmp_path: Path) -> None:
     scenarios.touch_keeps_a_message(COMMAND, tmp_path)
 

@@ -431,7 +431,7 @@ class CoreMachine(RuleBasedStateMachine):
         topic = self.model.get(name)
         if topic is None or channel in topic.channels or is_ephemeral(channel):
             return
-        real = self.harness.topic(name)
+        real = self.settled_topic(name)
         if self.change(lambda: real.create_channel_from(channel, start % (real.store.end + 1))):
             self.model_channel(name, channel)  # the messages flow, if it is the first one
             topic.channels[channel] = ChannelModel(durable=True)
@@ -443,13 +443,20 @@ class CoreMachine(RuleBasedStateMachine):
         model = self.channel_model(name, channel)
         if not model or not model.durable:
             return
-        real = self.harness.topic(name)
+        real = self.settled_topic(name)
         if self.change(lambda: real.seek_channel(channel, start % (real.store.end + 1))):
             self.begin_at(name, channel, start % (real.store.end + 1))
 
     def begin_at(self, name: str, channel: str, start: int) -> None:
         topic = self.model[name]
         topic.channels[channel].begin_at(self.messages(name, start), topic.due, self.now)
+        self.harness.round()
+
+    def settled_topic(self, name: str) -> Topic:
+        """The topic, when its limits have taken what they take."""
+        self.harness.round()
+        self.everything_is_where_it_should_be()
+        return self.harness.topic(name)
 
     def messages(self, name: str, start: int) -> dict[int, bytes]:
         """The ids of the messages from `start` on that the log has, and that channels have got, by number."""
@@ -658,6 +665,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.count_shed(topic, topic.dropped_by.total() + topic.expired_count, len(gone))
         if topic.dropped_by:
             assert [message_id for message_id, _ in model.backlog[: len(gone)]] == gone
+        model.dropped.update(gone)
         model.backlog = [entry for entry in model.backlog if entry[0] in there]
         if topic.settings.policy == Policy.DROP_OLDEST and not (self.broken or topic.flowing):
             assert topic.settings.max_depth is None or topic.depth <= topic.settings.max_depth

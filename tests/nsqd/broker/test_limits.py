@@ -495,6 +495,22 @@ class TestMaxAge:
         harness.advance(6.0)
         assert sorted(left(harness)) == sorted([b"deferred"])
 
+    @pytest.mark.parametrize("queue", [0, 10_000])
+    def test_what_a_channel_gets_again_expires_by_its_age(self, queue: int) -> None:
+        """It was finished by everybody, and nobody has looked how old it is."""
+        harness = limited(max_age="60s", retain="1h", mem_queue_size=queue)
+        consumer = harness.subscribe(rdy=100)
+        for number in range(10):
+            harness.submit(*bodies(number, 1))
+            harness.finish(consumer)
+            for _ in range(10):
+                harness.advance(1.0)
+        harness.topic().create_channel_from("again", 0)
+        for _ in range(3):
+            harness.advance(1.0)
+        assert harness.channel("again").counts.expired == 5
+        assert left(harness, "again") == bodies(5, 5)
+
     def test_the_topic_of_a_leader_that_is_fenced_loses_nothing(self) -> None:
         harness = limited(max_age="5s")
         harness.create()

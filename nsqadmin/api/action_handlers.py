@@ -10,8 +10,10 @@ import re
 
 from nsqadmin.actions import (
     ADOPT_ACTION,
+    COPY_ACTIONS,
     DRAIN_ACTIONS,
     MESSAGE_ACTIONS,
+    REDRIVE_ACTIONS,
     SEEK_ACTION,
     STATE_ACTIONS,
     ActionRefused,
@@ -35,6 +37,7 @@ _log = get_logger(__name__)
 
 _JSON_SPACE = " \t\r\n"
 _SEQ = re.compile("[0-9]{0,18}")
+_COUNT = re.compile("[0-9]{0,9}")
 _PLACE = re.compile("[!-~]{1,40}")  # what it means, nsqd knows
 
 
@@ -62,15 +65,21 @@ class ActionHandlers:
 
     async def change(self, request: Request) -> Response:
         """POST /api/topics/:topic and /api/topics/:topic/:channel."""
-        action, place = _decode(request, "action", "to")
+        action, place, limit, rate = _decode(request, "action", "to", "limit", "rate")
         topic, channel = request.params["topic"], request.params.get("channel", "")
-        if action not in STATE_ACTIONS and not (action == SEEK_ACTION and channel):
+        of_channels = action == SEEK_ACTION or action in REDRIVE_ACTIONS
+        if action not in STATE_ACTIONS and not (of_channels and channel):
             raise HttpError(400, "INVALID_ACTION")
         if action == SEEK_ACTION and not _PLACE.fullmatch(place):
             raise HttpError(400, "INVALID_TO")
+        for name, value in (("limit", limit), ("rate", rate)):
+            if not _COUNT.fullmatch(value):
+                raise HttpError(400, f"INVALID_{name.upper()}")
         try:
             if action == SEEK_ACTION:
                 message = await self._actions.seek(topic, channel, place)
+            elif action in REDRIVE_ACTIONS:
+                message = await self._actions.redrive(action, topic, channel, limit, rate)
             elif channel:
                 message = await self._actions.change_channel(action, topic, channel)
             else:
@@ -150,14 +159,21 @@ class ActionHandlers:
 
     async def change_message(self, request: Request) -> Response:
         """POST /api/messages/:topic/:channel."""
-        action, node, message_id, seq = _decode(request, "action", "node", "id", "seq")
-        if action not in MESSAGE_ACTIONS:
+        action, node, message_id, seq, to = _decode(request, "action", "node", "id", "seq", "to")
+        if action not in (*MESSAGE_ACTIONS, *COPY_ACTIONS):
             raise HttpError(400, "INVALID_ACTION")
+        if action in COPY_ACTIONS:
+            if not is_valid_name(to):
+                raise HttpError(400, "INVALID_TO")
+            self._console.check_topic(request, to)
         if not re.match(ID_PATTERN, message_id) or not _SEQ.fullmatch(seq):
             raise HttpError(400, "INVALID_ID")
         topic, channel = request.params["topic"], request.params["channel"]
         try:
-            message = await self._actions.change_message(action, node, topic, channel, message_id, seq)
+            if action in COPY_ACTIONS:
+                message = await self._actions.copy_message(action, node, topic, channel, message_id, seq, to)
+            else:
+                message = await self._actions.change_message(action, node, topic, channel, message_id, seq)
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         self._report(request, Event(f"{action}_message", topic, channel, node, message=message_id))

@@ -22,7 +22,14 @@ from nsqadmin.upstream.decoding import (
     decode_producers,
     decode_stats,
 )
-from nsqadmin.upstream.messages import Extent, MessagePage, decode_extent, decode_messages
+from nsqadmin.upstream.messages import (
+    Extent,
+    MessagePage,
+    Redrive,
+    decode_extent,
+    decode_messages,
+    decode_redrive,
+)
 from nsqkit.audit import AuditQuery
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
@@ -37,6 +44,7 @@ __all__ = [
     "lookup",
     "messages",
     "nodes",
+    "redrive",
     "stats",
     "topics",
 ]
@@ -131,6 +139,13 @@ async def audit(upstream: Upstream, daemon: str, query: AuditQuery) -> AuditPart
 async def extent(upstream: Upstream, nsqd: str, topic: str, channel: str) -> Extent:
     """From when on one nsqd has everything of a topic, for replays."""
     return await _get(upstream, nsqd, "/channel/seek", {"topic": topic, "channel": channel}, decode_extent)
+
+
+async def redrive(upstream: Upstream, nsqd: str, topic: str, channel: str) -> Redrive:
+    """How far the dead letters of a channel have been put back on one nsqd."""
+    return await _get(
+        upstream, nsqd, "/channel/redrive", {"topic": topic, "channel": channel}, decode_redrive
+    )
 
 
 async def _get(

@@ -46,6 +46,10 @@ class Bounded(Protocol):
     settings: Settings
 
     @property
+    def trims(self) -> bool:
+        """Whether the oldest messages go when a limit is reached; else publishes are refused."""
+
+    @property
     def waiting(self) -> int:
         """Messages that wait."""
 
@@ -114,8 +118,8 @@ class TopicLimits:
         """A channel is new."""
         self._round = -1
         is_bounded = bounded.settings.max_depth is not None or bounded.settings.max_bytes is not None
-        self.rejects = self.rejects or (is_bounded and not _trims(bounded))
-        self.trims = self.trims or (is_bounded and _trims(bounded))
+        self.rejects = self.rejects or (is_bounded and not bounded.trims)
+        self.trims = self.trims or (is_bounded and bounded.trims)
 
     def _all(self) -> list[Bounded]:
         return [self._topic, *self._topic.channels.values()]
@@ -142,7 +146,7 @@ class TopicLimits:
         bounded: Bounded
         for name, bounded in self._topic.channels.items() if self._topic.flowing else [("", self._topic)]:
             settings = bounded.settings
-            if _trims(bounded):
+            if bounded.trims:
                 continue
             if settings.max_depth is not None:
                 left = settings.max_depth - bounded.waiting - count
@@ -171,7 +175,7 @@ class TopicLimits:
     def trim(self) -> None:
         """Drop what is too much."""
         for bounded in self._all():
-            if _trims(bounded):
+            if bounded.trims:
                 self._trim(bounded)
 
     def _trim(self, bounded: Bounded) -> None:
@@ -203,7 +207,9 @@ class TopicLimits:
         needed_from = self._topic.needed_from
         for bounded in self._all():
             # With the policy `dead_letter` what is too old is not to be lost.
-            if bounded.settings.max_age is not None and bounded.settings.policy != Policy.DEAD_LETTER:
+            if bounded.settings.max_age is not None and (
+                bounded.trims or bounded.settings.policy != Policy.DEAD_LETTER
+            ):
                 bounded.expire(self._ages.boundary(bounded.settings.max_age, needed_from))
 
     def _look_at_idle(self, channel: Channel, idle_ttl: float, now: float) -> None:
@@ -246,7 +252,3 @@ class TopicLimits:
 
 def _left(room: _Room) -> float:
     return room.left
-
-
-def _trims(bounded: Bounded) -> bool:
-    return bounded.settings.policy == Policy.DROP_OLDEST

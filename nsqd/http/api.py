@@ -16,6 +16,7 @@ from nsqd.http.limits import Limits
 from nsqd.http.looks import Looks
 from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
+from nsqd.http.redrive import Redriving
 from nsqd.http.seek import Seeking
 from nsqd.names import TooManyNames
 from nsqd.replication.stand_in import CommandRefused, StandIns
@@ -117,7 +118,8 @@ def make_router(daemon: HttpBackend) -> Router:
     seeking = Seeking(daemon, looks)
     for path, handler in Admin(daemon, seeking).routes():
         router.add("POST", path, _within_limits(daemon, path, handler))
-    for method, path, handler in (*Peeking(daemon, looks).routes(), *seeking.routes()):
+    peeking, redriving = Peeking(daemon, looks), Redriving(daemon)
+    for method, path, handler in (*peeking.routes(), *seeking.routes(), *redriving.routes()):
         router.add(method, path, handler)
     Limits(daemon).add_to(router)
     config = _config(daemon)

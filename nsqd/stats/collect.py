@@ -106,6 +106,10 @@ class ChannelStats:
     finish_count: int
     dropped_count: int
     damaged_count: int
+    leaving_count: int = 0
+    """Messages on their way to the dead topic."""
+    dead_lettered: Mapping[str, int] = attrs.field(factory=dict)
+    """Messages that went there, by cause; empty if there were none."""
     limits: LimitStats | None = None
     """None: nothing is limited, and nothing was."""
     client_count: int
@@ -340,6 +344,8 @@ def _channel_stats(
         finish_count=channel.counts.finished,
         dropped_count=channel.counts.dropped,
         damaged_count=channel.counts.damaged,
+        leaving_count=len(channel.leaving),
+        dead_lettered={cause.value: count for cause, count in channel.counts.dead_lettered.items()},
         limits=_limit_stats(
             channel.settings,
             channel.counts.dropped_by,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nsqd.broker import Channel, LimitReached
+from nsqd.broker import Channel, LimitReached, Republished
 from nsqd.log.store import StoreOptions
 from nsqd.rules import parse_rules
 from nsqkit.wire.frames import BODY
@@ -151,7 +151,7 @@ class TestReject:
         """What a follower has, and is published again."""
         harness = limited(max_depth=1)
         harness.create()
-        frames = [(harness._frame(body), 0) for body in bodies(0, 3)]
+        frames = [Republished(harness._frame(body)) for body in bodies(0, 3)]
         harness.broker.publish_again(harness.topic(), frames)
         harness.round()
         assert left(harness) == bodies(0, 3)
@@ -469,7 +469,7 @@ class TestMaxAge:
         """What was published again is as old as it was, and behind younger messages."""
         harness = limited(max_age="60s", mem_queue_size=10_000)
         harness.create()
-        old = [(harness._frame(body), 0) for body in bodies(100, 600)]
+        old = [Republished(harness._frame(body)) for body in bodies(100, 600)]
         harness.advance(50.0)
         harness.submit(*bodies(0, 5))
         harness.broker.publish_again(harness.topic(), old)

@@ -147,7 +147,7 @@ class DeadLetters:
         self.refused[channel.dead_topic] += 1
         self._log.log(
             self._context.now,
-            "DEAD LETTERS: %s:%s to %s refused - %s; %d messages stay, next attempt in %g s",
+            "DEAD LETTERS: %s/%s to %s refused - %s; %d messages stay, next attempt in %g s",
             channel.topic_name,
             channel.name,
             channel.dead_topic,

@@ -348,7 +348,7 @@ class Redrives:
     def _wait(self, redrive: _Redrive, reason: str) -> None:
         if (redrive.phase, redrive.reason) != (_Phase.WAITING, reason):
             log.warning(
-                "REDRIVE: %s:%s waits - %s; next attempt in %g s",
+                "REDRIVE: %s/%s waits - %s; next attempt in %g s",
                 redrive.topic.name,
                 redrive.channel.name,
                 reason,
@@ -364,7 +364,7 @@ class Redrives:
             redrive.channel.redrive = None
             redrive.record()
         log.info(
-            "REDRIVE: %s:%s %s, %d dead letters of %s were put back",
+            "REDRIVE: %s/%s %s, %d dead letters of %s were put back",
             redrive.topic.name,
             redrive.channel.name,
             phase.value,

@@ -323,7 +323,7 @@ class TestADeadTopicThatCannotBeWritten:
             harness.round()
         assert len(consumer.channel.leaving) == 1
         assert consumer.channel.counts.dead_lettered.total() == 0
-        assert "DEAD LETTERS: t:c to t.c.dead refused" in caplog.text
+        assert "DEAD LETTERS: t/c to t.c.dead refused" in caplog.text
         harness.heal()
         harness.advance(30.0)
         settle(harness)

@@ -777,8 +777,9 @@ class Channel:
         `due`: seq -> due, in seconds of the broker's clock, of messages that are deferred.
         """
         self.counts.entered += self.backlog.ready + len(due)
-        for seq, when in due.items():
-            self.defer(seq, 0, when)
+        if due:
+            self.deferred.add_all(due)
+            self.context.timers.set(self, self.deferred.next_alarm(self.context.now))
         for subscription in self.subscriptions:
             self.offer(subscription)
 

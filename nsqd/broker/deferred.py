@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from nsqd.broker.paging import part_of
 
@@ -51,6 +51,13 @@ class Deferred:
         """Keep a message back until `due`."""
         entry = self._entries[seq] = (due, seq, attempts)
         heapq.heappush(self._later, entry)
+
+    def add_all(self, due: Mapping[int, float]) -> None:
+        """Keep messages that were not delivered yet back until their times, by seq. In one go: they may be millions."""
+        entries = [(when, seq, 0) for seq, when in due.items()]
+        self._entries.update(zip(due, entries, strict=True))
+        self._later += entries
+        heapq.heapify(self._later)
 
     def remove(self, seq: int) -> int | None:
         """Remove a message before it is due; returns its attempts, or None if it is not deferred here."""

@@ -521,11 +521,12 @@ class Topic:
         self.commit()
         context, high_watermark = self.context, self.store.high_watermark
         state, creation = self._begin_at(name, start, high_watermark, former=channel)
-        deferred = {seq: entry[1] for seq in channel.deferred if (entry := channel.deferred.get(seq))}
+        deferred = {seq: due for seq, _, due in channel.deferred.page(0, len(channel.deferred))}
         due = self._due_of(state, deferred)
         items: list[int] = []
         for seq, when in due.items():
-            items += (seq, 0, context.wall_ns + int((when - context.now) * 1e9))
+            if self.delayed.get(seq) != when:  # else the log says it already
+                items += (seq, 0, context.wall_ns + int((when - context.now) * 1e9))
         changes = [*channel.backlog.record(Code.CHANNEL_DELETED), *creation]
         changes.append((Code.CHANNEL_PAUSED, state.generation, channel.paused))
         if channel.redrive is not None:
@@ -581,11 +582,9 @@ class Topic:
 
         They are noted in `state`, so that its backlog does not take them for ready.
         """
-        now, due = self.context.now, {}
-        for seq, when in {**self.delayed, **deferred}.items():
-            if when > now and seq not in state.settled:
-                due[seq] = when
-                state.await_redelivery(seq, 0, 0)
+        now, known = self.context.now, {**self.delayed, **deferred}
+        due = {seq: when for seq, when in known.items() if when > now and seq not in state.settled}
+        state.awaiting_redelivery = dict.fromkeys(due, (0, 0))
         return due
 
     def existing(self, name: str) -> Channel:

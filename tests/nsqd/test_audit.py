@@ -106,6 +106,23 @@ async def test_what_was_there_before_and_is_there_after(tmp_path: Path) -> None:
     assert [(line.get("before"), line.get("after")) for line in lines] == [each[2:] for each in requests]
 
 
+async def test_where_a_channel_was_and_where_it_goes_on(tmp_path: Path) -> None:
+    with trail_in(tmp_path) as trail:
+        daemon = make_daemon(trail)
+        daemon.make("t", "c")
+        daemon.put("t", b"1", b"2", b"3")
+        async with serving(daemon) as client:
+            for target in (
+                "/channel/seek?topic=t&channel=c&to=end",
+                "/channel/create?topic=t&channel=d&from=start",
+            ):
+                assert (await client.post(target)).status == 200, target
+    first, second = lines_in(tmp_path / "audit")
+    assert first["on"] == {"topic": "t", "channel": "c", "to": "end"}
+    assert (first["before"], first["after"].keys()) == ({"depth": 3}, {"seq"})
+    assert second["on"] == {"topic": "t", "channel": "d", "from": "start"}
+
+
 async def test_limits_before_and_after(tmp_path: Path) -> None:
     with trail_in(tmp_path) as trail:
         daemon = make_daemon(trail)

@@ -41,7 +41,7 @@ _log = get_logger("http")
 
 _REFUSED: Final = (401, 403, 429)
 """The statuses of refusals; the last one is that of too many tries."""
-_NAMES: Final = ("topic", "channel", "id", "seq", "node", "life", "force", "hand_over")
+_NAMES: Final = ("topic", "channel", "id", "seq", "from", "to", "node", "life", "force", "hand_over")
 """The parameters that say what a change is done to, and how. Others may be anything, also secrets."""
 _NOT_RECORDED: Final = error(503, "DONE_BUT_NOT_AUDITED")
 _NO_FILE: Final = error(404, "NO_AUDIT_FILE")

@@ -120,7 +120,7 @@ class DeadLetters:
             self._pauses.pop(channel, None)  # it was emptied or deleted, or others have settled the messages
             return
         try:
-            self._context.refuse_publishing()
+            self._context.refuse_moving()
             topic = self._topic_of(channel.dead_topic)
         except Refused as error:
             self._refused(channel, str(error))

@@ -24,6 +24,7 @@ import attrs
 
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext
+from nsqd.broker.errors import Refused
 from nsqd.broker.log_backlog import LogBacklog
 from nsqd.broker.topic import Topic
 from nsqd.log.jobs import Job
@@ -298,10 +299,13 @@ class Redrives:
             self._look(redrive, backlog)
         elif not redrive.topic.flowing:
             self._wait(redrive, "the topic is paused")
-        elif context.refusal is not None or context.space.full is not None:
-            self._wait(redrive, context.refusal or context.space.full or "")
         else:
-            self._put_back(redrive)
+            try:
+                context.refuse_moving()
+            except Refused as reason:
+                self._wait(redrive, str(reason))
+            else:
+                self._put_back(redrive)
 
     def _put_back(self, redrive: _Redrive) -> None:
         wish, now = redrive.wish, self._context.now

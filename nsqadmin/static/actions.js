@@ -1,7 +1,8 @@
 // Buttons that change the cluster: ask for confirmation, call the API, show the result.
 //
 // Attributes of a button: data-do (method), data-url, data-body (JSON), data-title, data-text, data-verb,
-// data-done, data-type (a name that has to be typed) and data-then (where to go afterwards).
+// data-done, data-type (a name that has to be typed) and data-then (where to go afterwards). A button that submits a form
+// has data-submit instead of data-do.
 (() => {
   "use strict";
   const TIMEOUT_MS = 20000;
@@ -63,6 +64,11 @@
       askToSeek(form);
       return;
     }
+    if (event.submitter && event.submitter.dataset.submit) {
+      event.preventDefault();
+      askToSubmit(form, event.submitter);
+      return;
+    }
     if (!form.dataset.create) return;
     event.preventDefault();
     const topic = form.elements.topic.value.trim();
@@ -88,6 +94,17 @@
       done: `Channel ${channel} moved to ${to}`,
       type: channel,
     });
+  }
+
+  // The fields are added to the body, and replace their names in braces in the texts.
+  function askToSubmit(form, button) {
+    const fields = {};
+    for (const [name, value] of new FormData(form)) fields[name] = value.trim();
+    const filled = (text) => text.replace(/\{(\w+)\}/g, (all, name) => fields[name] ?? all);
+    const action = { ...button.dataset, do: button.dataset.submit };
+    action.body = JSON.stringify({ ...JSON.parse(action.body), ...fields });
+    for (const name of ["title", "text", "done"]) action[name] = filled(action[name]);
+    askToConfirm(action);
   }
 
   function publish(form) {

@@ -1,4 +1,6 @@
-"""Messages in an nsqd's channels, as its `/channel/peek` and `/channel/seek` show them. The original has neither."""
+"""Messages in an nsqd's channels, as its `/channel/peek`, `/channel/seek` and `/channel/redrive` show them. The
+original has none of these.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,16 @@ __all__ = [
     "Message",
     "MessageConsumer",
     "MessagePage",
+    "Origin",
+    "Redrive",
     "body_of",
     "decode_extent",
     "decode_messages",
+    "decode_redrive",
 ]
 
 ID_PATTERN: Final = r"\A[!-~]{16}\Z"
-STATES: Final = ("ready", "in_flight", "requeued", "deferred")
+STATES: Final = ("ready", "in_flight", "requeued", "deferred", "leaving")
 _MAX_MESSAGES: Final = 1000
 
 _Text = Annotated[str, msgspec.Meta(max_length=1024)]
@@ -36,6 +41,16 @@ class MessageConsumer(msgspec.Struct, gc=False):
     client_id: _Text = ""
     hostname: _Text = ""
     remote_address: _Text = ""
+
+
+class Origin(msgspec.Struct, gc=False):
+    """Where a dead letter is from. `cause`: why it was given up. `last_ns`: when, in ns since 1970."""
+
+    topic: _Text = ""
+    channel: _Text = ""
+    cause: _Text = ""
+    attempts: Count = 0
+    last_ns: Count = 0
 
 
 class Message(msgspec.Struct, gc=False):
@@ -55,6 +70,8 @@ class Message(msgspec.Struct, gc=False):
     due: Count | None = None
     """When it times out, or when its delay ends."""
     consumer: MessageConsumer | None = None
+    origin: Origin | None = None
+    """None for a message that is no dead letter."""
 
 
 class MessagePage(msgspec.Struct, gc=False):
@@ -75,6 +92,21 @@ class Extent(msgspec.Struct, gc=False):
     """A time as of RFC 3339: everything since then is there. None: no message is there."""
     since_ever: bool = False
     """Nothing was removed before it, either."""
+
+
+class Redrive(msgspec.Struct, gc=False):
+    """How far the dead letters of a channel have been put back. `left`: letters in its dead topic."""
+
+    state: _Text
+    moved: Count
+    left: Count
+    reason: _Text = ""
+    dead_topic: _Text | None = None
+
+
+def decode_redrive(data: bytes) -> Redrive:
+    """The response to GET `/channel/redrive`. Raises `DecodeError`."""
+    return decode_bounded(data, Redrive)
 
 
 def decode_extent(data: bytes) -> Extent:

@@ -43,6 +43,10 @@ class Deferred:
         entry = self._entries.get(seq)
         return (entry[2], entry[0]) if entry is not None else None
 
+    def attempts(self) -> Iterator[tuple[int, int]]:
+        """(seq, attempts) of each message."""
+        return ((seq, attempts) for _, seq, attempts in self._entries.values())
+
     def add(self, seq: int, attempts: int, due: float) -> None:
         """Keep a message back until `due`."""
         entry = self._entries[seq] = (due, seq, attempts)

@@ -93,7 +93,7 @@ def find_start(topic: Topic, place: Place) -> Callable[[], int]:
         assert isinstance(place, int)
         if not there.since_ever and (there.oldest_ns is None or place < there.oldest_ns):
             raise NoLongerThere(there)
-        found = None if look is None else look.first_since(place, there.seq)
-        return end if found is None else found[0]
+        first = None if look is None else look.first_since(place, there.seq)
+        return end if first is None else first[0]
 
     return run

@@ -19,7 +19,7 @@ from typing import TypeVar
 import attrs
 
 from nsqd.broker.channel import Channel
-from nsqd.broker.compaction import Compaction, parked_items, recorded_now
+from nsqd.broker.compaction import Compaction, deferred_changes, parked_changes, recorded_now
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_view import LogView
 from nsqd.broker.retained import Retained
@@ -170,6 +170,7 @@ class Retention:
             return []
         self.log.drop(segments)
         self._compaction.forget(segments)
+        self._view.segments_removed()
         self._manifest_stale = True
         unsynced = list(self.log.unsynced)
 
@@ -311,7 +312,7 @@ class Retention:
     def begin_snapshot(self) -> None:
         self.topic.commit()
         try:
-            self._snapshot = SnapshotWriter.begin(self.log, snapshot_changes(self.topic, self.log))
+            self._snapshot = SnapshotWriter.begin(self.log, snapshot_changes(self.topic, self._view))
         except OSError as error:
             self._context.report_write_error(self.topic.name, error)
             return
@@ -364,8 +365,9 @@ class Retention:
         self._failed(error)
 
 
-def snapshot_changes(topic: Topic, log: TopicLog) -> Iterator[list[Change]]:
+def snapshot_changes(topic: Topic, view: LogView) -> Iterator[list[Change]]:
     """The topic's state as changes, in slices. The broker keeps working between two slices."""
+    log = view.log
     # The order matters: a message that moves without a record (a deferred one from the topic into the channels'
     # tables, from there into the queue, from there in flight) moves to a place that is written later, and a message
     # that is finished meanwhile has a record beyond the snapshot's position.
@@ -388,6 +390,11 @@ def snapshot_changes(topic: Topic, log: TopicLog) -> Iterator[list[Change]]:
     # After the channels, which know of their own messages: for those that a later record creates.
     for seqs in _slices(list(topic.delayed)):
         yield _delayed_changes(topic, seqs)
+    for runs in _slices(list(view.letters)):
+        yield [(Code.LETTERS, *flat_runs(runs))]
+    for generation, directed in list(view.directed.items()):
+        for runs in _slices(list(directed)):
+            yield [(Code.DIRECTED, generation, *flat_runs(runs))]
 
 
 def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[Change]]:
@@ -395,12 +402,14 @@ def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[
     record = channel.backlog.record
     yield _creation(channel, 0)
     for seqs in _slices(list(channel.deferred)):
-        items = parked_items(context, channel, seqs)
-        parked = record(Code.PARKED, *items) if items else []
+        parked = deferred_changes(context, channel, seqs)
         yield [recorded_now(context), *parked] if parked else []
+    leaving = [(seq, attempts) for seq, (attempts, *_) in channel.leaving.messages.items() if attempts]
     in_flight = [(seq, attempts) for seq, attempts, *_ in channel.delivery.in_flight() if attempts > 1]
-    for entries in (*_slices(list(channel.requeued)), *_slices(in_flight)):
-        yield record(Code.PARKED, *(item for seq, attempts in entries for item in (seq, attempts, 0)))
+    for entries in (*_slices(list(channel.requeued)), *_slices(leaving)):
+        yield parked_changes(channel, ((seq, attempts, 0) for seq, attempts in entries))
+    for entries in _slices(in_flight):
+        yield parked_changes(channel, ((seq, attempts, 0) for seq, attempts in entries), in_flight=True)
     for ranges in _slices(list(channel.backlog.settled)):
         yield record(Code.FINISHED, *flat_runs(ranges))
 
@@ -410,6 +419,8 @@ def _creation(channel: Channel, start: int) -> list[Change]:
     changes = record(Code.CHANNEL_CREATED, channel.name, start) + record(Code.CHANNEL_PAUSED, channel.paused)
     if channel.own_settings:
         changes += record(Code.CHANNEL_SETTINGS, dict(channel.own_settings))
+    if channel.redrive is not None:
+        changes += record(Code.REDRIVE, *attrs.astuple(channel.redrive))
     return changes
 
 

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Protocol
 
+import attrs
+
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.errors import NotFound, Refused
@@ -28,9 +30,9 @@ from nsqd.broker.outbox import Outbox
 from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic_store import TopicStore
 from nsqd.log.ranges import RangeSet
-from nsqd.log.state import Change, ChannelState, Code, flat_runs
+from nsqd.log.state import Change, ChannelState, Code, RedriveState, flat_runs
 from nsqd.log.topic_log import Batch
-from nsqd.rules import NOTHING_GIVEN, NOTHING_SET, Given, Settings
+from nsqd.rules import NOTHING_GIVEN, NOTHING_SET, Given, Policy, Settings
 from nsqkit.wire.frames import BODY
 from nsqkit.wire.names import is_ephemeral
 
@@ -72,7 +74,7 @@ class Topic:
         self.dropped_count = 0  # by emptying, because an ephemeral topic was full, or by a limit
         self.dropped_by: Counter[str] = Counter()  # of these by the limits, by their names
         self.expired_count = 0  # older than `max_age`
-        self.rejected: Counter[tuple[str, str]] = Counter()  # messages, by channel ("": the topic) and limit
+        self.rejected: dict[str, Counter[str]] = {}  # messages, by channel ("": the topic itself) and limit
         self.limits: TopicLimits | None = None  # None: nothing is limited here
         self.guard: TopicLimits | None = None  # the same, if it may refuse publishes
         self.commit_number = 0
@@ -87,6 +89,7 @@ class Topic:
         self.last_generation = 0  # the highest one given to a channel; identifies it in records
         self._listener = listener
         self._pending: list[Batch] = []
+        self._apart: list[Batch] = []  # dead letters, and messages for one channel: records of their own
         self.resolve_settings()
 
     # --- figures
@@ -170,6 +173,18 @@ class Topic:
         self.context.commit_soon(self.name)
         self._pending.append(Batch([frame], len(frame), [delay_ns]))
 
+    def publish_letters(self, frames: list[bytes], origins: list[bytes]) -> None:
+        """Accept dead letters: complete frames, and where each of them is from."""
+        self.context.commit_soon(self.name)
+        self._apart.append(Batch(frames, sum(map(len, frames)), origins=origins))
+
+    def publish_directed(self, frames: list[bytes], generation: int) -> None:
+        """Accept messages for the durable channel with this generation alone. The topic must flow."""
+        assert self.flowing
+        assert generation
+        self.context.commit_soon(self.name)
+        self._apart.append(Batch(frames, sum(map(len, frames)), directed=generation))
+
     def pending(self) -> tuple[int, int]:
         """How many messages this round has published so far, and the bytes of their frames."""
         return sum(len(batch.frames) for batch in self._pending), sum(batch.size for batch in self._pending)
@@ -197,6 +212,9 @@ class Topic:
 
     def _take_pending(self) -> list[Batch]:
         batches, self._pending = self._pending, []
+        if self._apart:
+            batches += self._apart
+            self._apart = []
         self.commit_number += 1
         self._count(batches, 1)
         return batches
@@ -230,12 +248,18 @@ class Topic:
             if not self.started:
                 self._listener.topic_awaited(self)
             return
-        if batch.delays is None:
-            for channel in self.channels.values():
-                channel.enter(first, batch.frames)
-        else:
+        if batch.delays is not None:
             for seq, frame in enumerate(batch.frames, first):
                 self._enter_deferred(seq, frame)
+        elif batch.directed is not None:
+            for channel in self.channels.values():
+                if channel.backlog.generation == batch.directed:
+                    channel.enter(first, batch.frames)
+                else:
+                    channel.backlog.skip_aborted(first, first + len(batch.frames))
+        else:
+            for channel in self.channels.values():
+                channel.enter(first, batch.frames)
 
     def _enter_deferred(self, seq: int, frame: bytes | None) -> None:
         """Start the delay of a message that the high watermark has passed."""
@@ -357,6 +381,11 @@ class Topic:
         backlogs = (channel.backlog.needed_from for channel in self.channels.values())
         return min(backlogs, default=self.store.high_watermark)
 
+    @property
+    def trims(self) -> bool:
+        """Whether its oldest messages go when a limit is reached; else publishes are refused. It has no dead topic."""
+        return self.settings.policy == Policy.DROP_OLDEST
+
     def drop_oldest(self, count: int, cause: str) -> int:
         """Drop up to `count` of the messages that no channel has been given, for the limit `cause`."""
         ranges: list[tuple[int, int]] = []
@@ -443,7 +472,7 @@ class Topic:
         channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
         self._resolve_settings_of(channel)
         if channel.settings.is_limiting:
-            self._renew_limits()
+            self._limit(channel)
         if flows and self.has_backlog:
             self.flow()
         self._listener.channel_created(self, channel)
@@ -491,7 +520,7 @@ class Topic:
         self._refuse_ephemeral(name)
         self.commit()
         context, high_watermark = self.context, self.store.high_watermark
-        state, creation = self._begin_at(name, start, high_watermark)
+        state, creation = self._begin_at(name, start, high_watermark, former=channel)
         deferred = {seq: due for seq, _, due in channel.deferred.page(0, len(channel.deferred))}
         due = self._due_of(state, deferred)
         items: list[int] = []
@@ -500,12 +529,15 @@ class Topic:
                 items += (seq, 0, context.wall_ns + int((when - context.now) * 1e9))
         changes = [*channel.backlog.record(Code.CHANNEL_DELETED), *creation]
         changes.append((Code.CHANNEL_PAUSED, state.generation, channel.paused))
+        if channel.redrive is not None:
+            changes.append((Code.REDRIVE, state.generation, *attrs.astuple(channel.redrive)))
         if channel.own_settings:
             changes.append((Code.CHANNEL_SETTINGS, state.generation, dict(channel.own_settings)))
         if items:
             changes += [(Code.MARK, 0, context.wall_ns), (Code.PARKED, state.generation, *items)]
         self._write_changes(changes)
         self.last_generation = state.generation
+        self.store.direct_to(state.generation, channel.generation)
         channel.go_on_with(self.store.restored_backlog(state), high_watermark)
         self._begin(channel, due)
         self._listener.channel_sought(self, channel)
@@ -520,12 +552,24 @@ class Topic:
         if is_ephemeral(self.name) or is_ephemeral(channel_name):
             raise Refused("messages of ephemeral topics and channels are not kept")
 
-    def _begin_at(self, name: str, start: int, end: int) -> tuple[ChannelState, list[Change]]:
-        """A channel that begins with the message `start`, and its record. `end`: where it has the high watermark."""
+    def _begin_at(
+        self, name: str, start: int, end: int, former: Channel | None = None
+    ) -> tuple[ChannelState, list[Change]]:
+        """A channel that begins with the message `start`, and its record. `end`: where it has the high watermark.
+
+        `former`: of which it is the next generation.
+        """
         start = min(start, end)
         state = ChannelState(name, self.last_generation + 1)
         state.settled.add(0, start)
-        changes: list[Change] = [(Code.CHANNEL_CREATED, state.generation, name, start)]
+        changes: list[Change] = []
+        for generation, directed in self.store.directed.items():
+            if former is not None and generation == former.generation:
+                changes.append((Code.DIRECTED, state.generation, *flat_runs(directed)))
+            else:
+                for first, last in directed.common(start, end):
+                    state.settled.add(first, last)
+        changes.append((Code.CHANNEL_CREATED, state.generation, name, start))
         if removed := self.store.removed(start, end):
             changes.append((Code.FINISHED, state.generation, *flat_runs(removed)))
         # Which ones are unavailable, the log says already.
@@ -570,6 +614,7 @@ class Topic:
         channel = self.existing(name)
         self._write_changes(channel.backlog.record(Code.CHANNEL_DELETED))
         del self.channels[name]
+        self.rejected.pop(name, None)
         channel.close()
         if channel.settings.is_limiting:
             self._renew_limits()
@@ -597,6 +642,12 @@ class Topic:
         if unused and is_ephemeral(channel.name):
             self.delete_channel(channel.name)
 
+    def record_redrive(self, channel: Channel, wish: RedriveState | None) -> None:
+        """Record that dead letters are to be put back to a durable channel, or no longer. `Refused`."""
+        items = () if wish is None else attrs.astuple(wish)
+        self._write_changes(channel.backlog.record(Code.REDRIVE, *items))
+        channel.redrive = wish
+
     # --- settings
 
     def set_limits(self, given: Given) -> None:
@@ -621,6 +672,14 @@ class Topic:
             self._resolve_settings_of(channel)
         self._renew_limits()
 
+    def _limit(self, channel: Channel) -> None:
+        """A channel with limits is new. In no more time with thousands of others."""
+        if self.limits is None:
+            self._renew_limits()
+        else:
+            self.limits.include(channel)
+            self.guard = self.limits if self.limits.rejects else None
+
     def _renew_limits(self) -> None:
         """After a change of what is limited."""
         self.limits = self.guard = None
@@ -633,7 +692,9 @@ class Topic:
 
     def _resolve_settings_of(self, channel: Channel) -> None:
         rules = self.context.options.rules
-        channel.settings = rules.settings(self.name, channel.name, self.own_settings, channel.own_settings)
+        settings = rules.settings(self.name, channel.name, self.own_settings, channel.own_settings)
+        channel.settings = settings
+        channel.limit_attempts(settings.max_attempts or 0, settings.dead_topic)
 
     # --- the log
 
@@ -648,7 +709,7 @@ class Topic:
         """An orderly stop: write messages in flight and finishes. `OSError` if not everything could be written."""
         for channel in self.channels.values():
             channel.record_in_flight()
-        number, publishes = self.commit_number, bool(self._pending)
+        number, publishes = self.commit_number, bool(self._pending or self._apart)
         self.commit()
         if self.store.has_changes:
             # The disk was full. That has released the ballast, so changes that free space may fit now.

@@ -18,6 +18,7 @@ from nsqd.broker.log_view import LogView, Recorder
 from nsqd.broker.memory_backlog import MemoryBacklog
 from nsqd.broker.oldest import Oldest, PublishTime, published_ns
 from nsqd.log.look import Look
+from nsqd.log.ranges import RangeSet
 from nsqd.log.state import Change, ChannelState
 from nsqd.log.topic_log import Batch
 from nsqkit.wire.frames import ID
@@ -109,6 +110,13 @@ class TopicStore(Protocol):
         """A failed append has used up seqs: leave a gap."""
 
     # --- channels
+
+    @property
+    def directed(self) -> Mapping[int, RangeSet]:
+        """Messages for one channel alone, by its generation."""
+
+    def direct_to(self, generation: int, former: int) -> None:
+        """A channel has become another generation, which gets what was for it alone."""
 
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         """The backlog of a new channel, from the high watermark on. `Refused` when the disk is full."""
@@ -222,7 +230,7 @@ class LogTopicStore:
         return first, 0
 
     def keep(self, first: int, batch: Batch) -> None:
-        self.view.window.extend(batch.frames, batch.size)
+        self.view.keep(first, batch)
 
     def frame(self, seq: int) -> bytes | None:
         return self.view.window.get(seq)
@@ -235,6 +243,14 @@ class LogTopicStore:
         self.view.window.reset(self.view.log.end)
 
     # --- channels
+
+    @property
+    def directed(self) -> Mapping[int, RangeSet]:
+        return self.view.directed
+
+    def direct_to(self, generation: int, former: int) -> None:
+        if former in self.view.directed:
+            self.view.directed[generation] = self.view.directed.pop(former)
 
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         if is_ephemeral(channel_name):
@@ -337,6 +353,7 @@ class MemoryTopicStore:
             if len(admitted) < len(batch.frames):
                 dropped += len(batch.frames) - len(admitted)
                 batch.delays = batch.delays and [batch.delays[at] for at in admitted]
+                batch.origins = batch.origins and [batch.origins[at] for at in admitted]
                 batch.frames = [batch.frames[at] for at in admitted]
                 batch.size = sum(map(len, batch.frames))
         if flowing:  # each channel charges the budget for the frames in its own queue
@@ -360,6 +377,13 @@ class MemoryTopicStore:
         raise AssertionError("an append to memory does not fail")
 
     # --- channels
+
+    @property
+    def directed(self) -> Mapping[int, RangeSet]:
+        return {}
+
+    def direct_to(self, generation: int, former: int) -> None:
+        """Nothing to do: there are no such messages."""
 
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         return MemoryBacklog(self._context, None)

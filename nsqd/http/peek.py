@@ -18,6 +18,7 @@ from nsqd.http.looks import Looks
 from nsqd.http.message_filter import MessageFilter
 from nsqd.http.params import valid_topic
 from nsqd.http.peeked import Moment, PageQuery, Peeked, message_fields, waiting_fields
+from nsqd.log.look import Looked
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, json_body, query, text
 from nsqkit.service.http.message import JSON
@@ -45,6 +46,7 @@ _NAMES: Final = {
     MessageState.DISCONNECTED: "in_flight",
     MessageState.REQUEUED: "requeued",
     MessageState.DEFERRED: "deferred",
+    MessageState.LEAVING: "leaving",
     MessageState.SETTLED: "settled",
 }
 _NUMBER: Final = re.compile("[0-9]{1,19}")
@@ -67,6 +69,7 @@ class Peeking:
         yield "GET", "/topic/message", self.message
         yield "POST", "/message/finish", lambda request: self._command(request, Channel.finish_message)
         yield "POST", "/message/requeue", lambda request: self._command(request, Channel.requeue_message)
+        yield "POST", "/message/dead_letter", lambda request: self._command(request, _dead_letter)
 
     # --- pages
 
@@ -127,9 +130,9 @@ class Peeking:
         found = await self._find(name, message_id, params)
         if found is None:
             return _NOT_FOUND
-        seq, frame = found
+        seq, message = found
         if params.get("format") == "raw":
-            return Response(200, frame[BODY:], _BYTES)
+            return Response(200, message.frame[BODY:], _BYTES)
         topic = self._topic(name)
         states = [
             (channel.name, *whereabouts(channel, seq, message_id)) for channel in topic.channels.values()
@@ -142,8 +145,8 @@ class Peeking:
             for channel, state, entry in states
             if not waiting
         }
-        message = message_fields(seq, frame, max_bytes)
-        return json_body({"topic": name, "waiting": waiting, "delay": delay, **message, "channels": channels})
+        fields = message_fields(seq, message, max_bytes)
+        return json_body({"topic": name, "waiting": waiting, "delay": delay, **fields, "channels": channels})
 
     async def _command(self, request: Request, command: _Command) -> Response:
         """Apply a command to a message of a channel, and respond once that is durable."""
@@ -166,7 +169,7 @@ class Peeking:
 
     async def _find(
         self, topic: str, message_id: bytes, params: Mapping[str, str]
-    ) -> tuple[int, bytes] | None:
+    ) -> tuple[int, Looked] | None:
         seq = _number(params, "seq", 0, MAX_START) if "seq" in params else None
         return await self._looks.run(lambda: search(self._topic(topic), message_id, seq))
 
@@ -177,6 +180,12 @@ class Peeking:
 
     def _channel(self, topic: str, name: str) -> Channel:
         return existing_channel(self._topic(topic), name)
+
+
+def _dead_letter(channel: Channel, seq: int, message_id: bytes) -> bool:
+    if channel.dead_topic is None:
+        raise HttpError(400, "NO_DEAD_TOPIC")
+    return channel.dead_letter_message(seq, message_id)
 
 
 def _page_query(params: Mapping[str, str]) -> PageQuery:

@@ -17,6 +17,7 @@ from nsqd.http.context import HttpBackend, existing_channel, existing_topic, rou
 from nsqd.http.looks import TRIES, Looks
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, json_body, query, text
+from nsqkit.service.http.audit import note
 from nsqkit.service.http.params import any_param, channel_of_topic
 from nsqkit.service.http.routing import Handler
 from nsqkit.wire.names import is_ephemeral
@@ -68,12 +69,20 @@ class Seeking:
         """Let a channel go on elsewhere."""
         topic_name, channel_name = _names(request)
         place = parse_place(query(request), "to")
+        self._note(request, topic_name, channel_name)
         return await self._go(
             request,
             place,
             lambda: self._topic(topic_name, channel_name),
             lambda topic, start: topic.seek_channel(channel_name, start),
         )
+
+    def _note(self, request: Request, topic_name: str, channel_name: str) -> None:
+        """Have the audit trail say how much waited in the channel."""
+        topic = self._daemon.broker.topics.get(topic_name)
+        channel = topic.channels.get(channel_name) if topic is not None else None
+        if channel is not None:
+            note(request, before={"depth": channel.depth})
 
     async def create(self, request: Request) -> Response:
         """Create a channel that begins elsewhere than at the end."""
@@ -115,6 +124,7 @@ class Seeking:
                 if place is Edge.START or start >= topic.store.complete_from:
                     try:
                         go(topic, start)
+                        note(request, after={"seq": start})
                     except Refused as reason:
                         _log.error("HTTP: %s of %s refused - %s", request.path, request.remote, reason)
                         return _FAILED

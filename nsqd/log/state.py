@@ -30,6 +30,7 @@ __all__ = [
     "Change",
     "ChannelState",
     "Code",
+    "RedriveState",
     "SegmentInfo",
     "TopicState",
     "flat_runs",
@@ -59,7 +60,11 @@ class Code(enum.IntEnum):
     MOVED = 7  # (position, seq, ...): the MOVED record at this position has these messages
     LAST_ID = 8  # (id): no message of the topic has a higher one
     TOPIC_SETTINGS = 9  # (settings): all that operators have set, by name
+    # (generation, start, run, gap, run, ...): messages in the log that are for this channel alone (in snapshots, and
+    # where a channel seeks: its next generation gets them).
+    DIRECTED = 10
     DELAYED = 11  # (seq, due, ...): messages below the high watermark that were published with a delay
+    LETTERS = 12  # (start, run, gap, run, ...): messages in the log that are dead letters (in snapshots only)
     CHANNEL_CREATED = 16  # (generation, name, start)
     CHANNEL_DELETED = 17  # (generation)
     CHANNEL_PAUSED = 18  # (generation, paused)
@@ -67,6 +72,12 @@ class Code(enum.IntEnum):
     FINISHED = 20  # (generation, start, run, gap, run, ...)
     PARKED = 21  # (generation, seq, attempts, due, ...)
     CHANNEL_SETTINGS = 22  # (generation, settings): as TOPIC_SETTINGS
+    # (generation, seq, deliveries that ended with a lost connection, ...): of parked messages; after their PARKED,
+    # which says that there were none.
+    NOT_COUNTED = 23
+    # (generation, moved so far, limit, messages a second): dead letters go back to this channel; limit or rate 0: none.
+    # (generation): no more.
+    REDRIVE = 25
 
 
 def flat_runs(ranges: Iterable[tuple[int, int]]) -> list[int]:
@@ -98,6 +109,15 @@ class SegmentInfo:
     message_bytes: int
 
 
+@attrs.frozen
+class RedriveState:
+    """Dead letters go back to a channel: `moved` so far, up to `limit`, `rate` of them a second; 0: without."""
+
+    moved: int
+    limit: int
+    rate: int
+
+
 @attrs.define
 class ChannelState:
     """A durable channel.
@@ -114,6 +134,9 @@ class ChannelState:
     settled: RangeSet = attrs.field(factory=RangeSet)
     awaiting_redelivery: dict[int, AwaitingRedelivery] = attrs.field(factory=dict)
     damaged: int = 0
+    not_counted: dict[int, int] = attrs.field(factory=dict)
+    """Of those that await redelivery: deliveries that ended with a lost connection. It may have entries of others."""
+    redrive: RedriveState | None = None
     longest: dict[int, int] = attrs.field(factory=dict)
     """How long, in ns, a message that awaits its due time had to wait at most when that was recorded; unknown where
     there is no entry. It needs no clock. It may have entries of messages that do not wait any more."""
@@ -132,6 +155,7 @@ class ChannelState:
         return new
 
     def await_redelivery(self, seq: int, attempts: int, due_ns: int, longest_ns: int | None = None) -> None:
+        self.not_counted.pop(seq, None)
         if seq not in self.settled:
             self.awaiting_redelivery[seq] = (attempts, due_ns)
             if longest_ns is not None:
@@ -152,7 +176,8 @@ class TopicState:
     messages flowed to a channel that nothing tells of, they wait for the next one. `segments`: by position, as a
     snapshot knows them; None for one of version 1. `moved`: the position of the latest MOVED record of each message
     that was moved. `last_id`: the highest message id. `deleted`: generations of channels that the log says were
-    deleted. `settings`: those that operators have set, by name.
+    deleted. `settings`: those that operators have set, by name. `letters`: messages in the log that are dead letters.
+    `directed`: those that are for one channel alone, by its generation.
     """
 
     end: int = 0
@@ -169,6 +194,8 @@ class TopicState:
     moved: dict[int, int] = attrs.field(factory=dict)
     last_id: int = 0
     deleted: set[int] = attrs.field(factory=set)
+    letters: RangeSet = attrs.field(factory=RangeSet)
+    directed: dict[int, RangeSet] = attrs.field(factory=dict)
     _delayed_limit: int = DELAYED_LIMIT
     _recorded_ns: int = 0  # wall time at which the record that is being applied was written; 0: unknown
 
@@ -196,6 +223,30 @@ class TopicState:
         """Of the delayed messages forget those that were due by now, as they are like all others."""
         self.delayed = {seq: entry for seq, entry in self.delayed.items() if entry[0] > now_ns}
         self._delayed_limit = 2 * len(self.delayed) + DELAYED_LIMIT
+
+    def letters_written(self, first: int, count: int, flowing: bool) -> None:
+        """`count` dead letters were written, the first of them with the sequence number `first`."""
+        self.messages(first, count, flowing)
+        self.letters.add(first, first + count)
+
+    def directed_messages(self, first: int, count: int, generation: int, flowing: bool) -> None:
+        """The same, of messages for the channel with this generation alone."""
+        self.messages(first, count, flowing)
+        self._direct(generation, first, first + count)
+
+    def _direct(self, generation: int, start: int, end: int) -> None:
+        """Of several generations the highest gets a message: that of a channel that has sought since."""
+        own = [(start, end)]
+        for other, ranges in self.directed.items():
+            if other > generation:
+                own = [gap for first, last in own for gap in ranges.gaps(first, last)]
+            elif other < generation:
+                self.directed[other] = ranges.without(start, end)
+        for first, last in own:
+            self.directed.setdefault(generation, RangeSet()).add(first, last)
+            for channel in self.channels.values():
+                if channel.generation != generation:
+                    channel.settle(first, last)
 
     def _flows(self, flowing: bool) -> bool:
         return flowing and (bool(self.channels) or not self.incomplete)
@@ -319,6 +370,14 @@ class TopicState:
     def topic_settings(self, settings: Mapping[str, Any]) -> None:
         self.settings = _settings(settings)
 
+    def directed_to(self, generation: int, *items: int) -> None:
+        for start, end in unflatten_runs(items):
+            self._direct(generation, start, end)
+
+    def dead_letters(self, *items: int) -> None:
+        for start, end in unflatten_runs(items):
+            self.letters.add(start, end)
+
     def channel_created(self, generation: int, name: str, start: int) -> None:
         self.last_generation = max(self.last_generation, generation)
         if generation in self.channels:
@@ -332,6 +391,10 @@ class TopicState:
             channel.settled.add(max(begin, start), end)
         for seq, (due_ns, delay_ns) in self.delayed.items() if start < self.high_watermark else ():
             channel.await_redelivery(seq, 0, due_ns, delay_ns)
+        for other, ranges in self.directed.items():
+            if other != generation:
+                for begin, end in ranges:
+                    channel.settled.add(begin, end)
 
     def channel_deleted(self, generation: int) -> None:
         self.channels.pop(generation, None)
@@ -361,6 +424,17 @@ class TopicState:
                 longest_ns = max(0, due_ns - recorded_ns) if recorded_ns else None
                 channel.await_redelivery(seq, attempts, due_ns, longest_ns)
 
+    def deliveries_not_counted(self, generation: int, *items: int) -> None:
+        if channel := self.channels.get(generation):
+            for seq, count in zip(items[::2], items[1::2], strict=True):
+                if seq in channel.awaiting_redelivery:
+                    channel.not_counted[seq] = count
+
+    def redrive(self, generation: int, *items: int) -> None:
+        wanted = RedriveState(*items) if items else None
+        if channel := self.channels.get(generation):
+            channel.redrive = wanted
+
 
 def _settings(items: object) -> Mapping[str, Any]:
     if not isinstance(items, Mapping) or not all(isinstance(name, str) for name in items):
@@ -380,6 +454,8 @@ _HANDLERS: dict[int, Callable[..., None]] = {
     Code.MOVED: TopicState.moved_to,
     Code.LAST_ID: TopicState.message_id,
     Code.TOPIC_SETTINGS: TopicState.topic_settings,
+    Code.DIRECTED: TopicState.directed_to,
+    Code.LETTERS: TopicState.dead_letters,
     Code.CHANNEL_CREATED: TopicState.channel_created,
     Code.CHANNEL_DELETED: TopicState.channel_deleted,
     Code.CHANNEL_PAUSED: TopicState.channel_paused,
@@ -387,4 +463,6 @@ _HANDLERS: dict[int, Callable[..., None]] = {
     Code.FINISHED: TopicState.finished,
     Code.PARKED: TopicState.awaiting_redelivery,
     Code.CHANNEL_SETTINGS: TopicState.channel_settings,
+    Code.NOT_COUNTED: TopicState.deliveries_not_counted,
+    Code.REDRIVE: TopicState.redrive,
 }

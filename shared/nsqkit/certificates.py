@@ -107,7 +107,7 @@ class TlsFiles:
 
     def _replace(self, versions: _Versions, context: ssl.SSLContext, expires: float | None) -> bool:
         until = f", valid for {(expires - time.time()) / _DAY_S:.1f} days" if expires is not None else ""
-        _log.info("%s: read again: %s%s", self.name, ", ".join(self.files), until)
+        _log.info("%s: read again: %s", self.name, ", ".join(self.files) + until)
         self._use(versions, context, expires)
         return True
 

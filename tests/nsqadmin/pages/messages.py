@@ -44,18 +44,21 @@ def response(*messages: dict[str, Any], following: int | None = None, **changes:
 class FakeUpstream:
     """Answers each nsqd's requests with its response: a page, an error, or nothing for ever (None).
 
-    `extents`: the same, for what is there for replays. `asked`: for pages.
+    `extents`: the same, for what is there for replays, and `redrives` for dead letters. `asked`: for pages.
     """
 
     responses: Mapping[str, dict[str, Any] | str | None]
     asked: list[tuple[str, dict[str, str]]] = attrs.field(factory=list)
     extents: dict[str, dict[str, Any] | str | None] = attrs.field(factory=dict)
+    redrives: dict[str, dict[str, Any] | str | None] = attrs.field(factory=dict)
     decoder: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
 
     async def get(self, address: str, path: str, params: Mapping[str, str]) -> bytes:
         await trio.lowlevel.checkpoint()
         if path == "/channel/seek":
             found = self.extents.get(address, {"oldest": None})
+        elif path == "/channel/redrive":
+            found = self.redrives.get(address, {"state": "none", "moved": 0, "left": 0, "dead_topic": None})
         else:
             self.asked.append((address, dict(params)))
             found = self.responses[address]

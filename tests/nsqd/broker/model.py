@@ -21,7 +21,7 @@ class Copy:
     """One message in one channel. `owner`: the consumer that has it in flight; None when that one is gone."""
 
     id: bytes
-    state: str = "ready"  # or "deferred", "in flight"
+    state: str = "ready"  # or "deferred", "in flight", "leaving"
     owner: object = None
     due: float = NEVER
     deadline: float = 0.0
@@ -38,6 +38,12 @@ class Copy:
         self.state = "deferred" if due > NEVER else "ready"
         self.due, self.owner = due, None
         self.awaiting_redelivery.append((self.most, due))
+
+    def give_up(self) -> None:
+        """It is on its way to the dead topic. That is journaled only if it was delivered before."""
+        if self.most:
+            self.awaiting_redelivery.append((self.fewest, NEVER))
+        self.state, self.owner, self.due = "leaving", None, NEVER
 
 
 @attrs.define(eq=False)

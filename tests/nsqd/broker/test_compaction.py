@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import settings
@@ -142,10 +142,13 @@ class TestWhatIsOld:
         append_moved = TopicLog.append_moved
 
         def noted(
-            log: TopicLog, messages: Sequence[tuple[int, bytes]], changes: Sequence[Change] = ()
+            log: TopicLog,
+            messages: Sequence[tuple[int, bytes]],
+            changes: Sequence[Change],
+            origins: Mapping[int, bytes],
         ) -> None:
             written.append((harness.wall_ns, list(changes)))
-            append_moved(log, messages, changes)
+            append_moved(log, messages, changes, origins)
 
         monkeypatch.setattr(TopicLog, "append_moved", noted)
         flow(harness, consumer, 300)

@@ -80,7 +80,7 @@ async def test_looks_that_are_refused(target: str, status: int, code: str) -> No
     assert list(daemon.broker.topics) == ["t"]
 
 
-@pytest.mark.parametrize("command", ["finish", "requeue"])
+@pytest.mark.parametrize("command", ["finish", "requeue", "dead_letter"])
 async def test_commands_that_are_refused(command: str) -> None:
     daemon = FakeDaemon()
     daemon.make("t", "c")
@@ -97,7 +97,6 @@ async def test_commands_that_are_refused(command: str) -> None:
         ]:
             assert_error(await client.post(f"{path}?{query}"), status, code)
         assert_error(await client.get(f"{path}?{WHERE}"), 405, "METHOD_NOT_ALLOWED")
-        assert_error(await client.post(f"/message/dead_letter?{WHERE}"), 404, "NOT_FOUND")
 
 
 # --- pages

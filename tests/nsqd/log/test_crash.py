@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from nsqd.log.ranges import RangeSet
+from nsqd.log.records import Kind
 from nsqd.log.segment import Segment
 from nsqd.log.snapshots import KEPT, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
@@ -23,6 +25,11 @@ from nsqd.testing.memory_storage import MemoryStorage
 from tests.nsqd.log.samples import FOLDER, append, everything, frame, read_all, recovered, sync
 
 WALL_NS = 1_700_000_000_000_000_000
+
+
+def origin_of(frame: bytes) -> bytes:
+    """Of a dead letter."""
+    return b"from " + frame[-5:]
 
 
 class LogMachine(RuleBasedStateMachine):
@@ -50,6 +57,8 @@ class LogMachine(RuleBasedStateMachine):
         self.finished_by: dict[int, set[int]] = {1: set()}
         self.finished_synced: dict[int, set[int]] = {1: set()}
         self.change((Code.CHANNEL_CREATED, 1, "ch", 0))
+        self.letters: set[bytes] = set()
+        self.directed: set[int] = set()
         self.settings = 0
         self.settings_synced = 0  # what a power loss must not take, or what came later
         self.sync()
@@ -58,12 +67,24 @@ class LogMachine(RuleBasedStateMachine):
     def finished(self) -> set[int]:
         return self.finished_by[self.generation]
 
-    @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), deferred=st.booleans())
-    def publish(self, sizes: list[int], deferred: bool) -> None:
+    @rule(
+        sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        kind=st.sampled_from([Kind.MESSAGES, Kind.DEFERRED, Kind.LETTERS, Kind.DIRECTED]),
+    )
+    def publish(self, sizes: list[int], kind: Kind) -> None:
         batches, seq = [], self.log.end
         for size in sizes:
             made = [frame(n, b"message %d" % next(self.bodies)) for n in range(seq, seq + size)]
-            batches.append(Batch.of(made, [9] * size if deferred else None))
+            batch = Batch.of(made, [9] * size if kind is Kind.DEFERRED else None)
+            if kind is Kind.LETTERS:
+                batch.origins = [origin_of(each) for each in made]
+            elif kind is Kind.DIRECTED:
+                batch.directed = self.generation
+                self.directed.update(range(seq, seq + size))
+            assert batch.encode()[0] is kind
+            batches.append(batch)
+            if kind is Kind.LETTERS:
+                self.letters.update(made)
             self.there.update(enumerate(made, seq))
             seq += size
         self.log.append(batches, flowing=True)
@@ -103,6 +124,7 @@ class LogMachine(RuleBasedStateMachine):
         removed = self.log.removed(start, self.log.end)
         self.change(
             (Code.CHANNEL_DELETED, old),
+            (Code.DIRECTED, self.generation, *flat_runs(RangeSet((n, n + 1) for n in self.directed))),
             (Code.CHANNEL_CREATED, self.generation, "ch", start),
             (Code.FINISHED, self.generation, *flat_runs(removed)),
             *self._settings(),
@@ -145,7 +167,8 @@ class LogMachine(RuleBasedStateMachine):
             )
         ]
         if needed:
-            self.log.append_moved(sorted(needed))
+            origins = {seq: origin_of(body) for seq, body in needed if body in self.letters}
+            self.log.append_moved(sorted(needed), origins=origins)
         segment.emptied = True
 
     @rule()
@@ -172,6 +195,8 @@ class LogMachine(RuleBasedStateMachine):
         yield [(Code.CHANNEL_CREATED, generation, "ch", 0), *self._settings()]
         finished = RangeSet((seq, seq + 1) for seq in self.finished_by[generation])
         yield [(Code.FINISHED, generation, *flat_runs(finished))]
+        directed = RangeSet((seq, seq + 1) for seq in self.directed if seq < self.log.end)
+        yield [(Code.DIRECTED, self.generation, *flat_runs(directed))]
 
     @rule()
     def step_snapshot(self) -> None:
@@ -259,7 +284,11 @@ class LogMachine(RuleBasedStateMachine):
         return int(state.settings.get("max_depth", 0))
 
     def _read(self) -> dict[int, bytes]:
-        return read_all(self.log)
+        found = read_all(self.log)
+        with contextlib.closing(self.log.look(found).messages(found)) as messages:
+            for body, looked in zip(found.values(), messages, strict=True):
+                assert looked == (body, origin_of(body) if body in self.letters else None)
+        return found
 
     def _reported(self) -> set[int]:
         return {n for damage in self.found.damage for n in range(damage.first, damage.end)}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from nsqd.log import look as look_module
-from nsqd.log.look import CHUNK, Look
+from nsqd.log.look import CHUNK, Look, Looked
 from nsqd.log.records import RECORD_HEAD_SIZE
 from nsqd.log.topic_log import Batch, TopicLog
 from nsqd.testing.memory_storage import MemoryStorage
@@ -22,8 +22,8 @@ def seen(log: TopicLog, seqs: Sequence[int]) -> list[bytes | None]:
 
 
 def looked(look: Look, seqs: Sequence[int]) -> list[bytes | None]:
-    with contextlib.closing(look.frames(seqs)) as frames:
-        return list(frames)
+    with contextlib.closing(look.messages(seqs)) as messages:
+        return [message and message.frame for message in messages]
 
 
 def mixed_log(count: int, storage: MemoryStorage) -> TopicLog:
@@ -79,7 +79,7 @@ def test_a_search_for_an_id_reads_little() -> None:
     without_index(log)
     for seq in (0, 77_777, 199_999):
         look = log.look()
-        assert look.find(b"%016x" % seq) == (seq, frame(seq, b"x" * 20))
+        assert look.find(b"%016x" % seq) == (seq, Looked(frame(seq, b"x" * 20)))
         assert look.bytes_read < 30 * CHUNK < log.position / 10, "a chunk for each bisection at most"
 
 
@@ -101,7 +101,7 @@ def test_moved_messages_are_found() -> None:
     assert seen(log, [12, 5, 1, 10]) == [frame(12), frame(5), frame(1), frame(10)]
     assert seen(log, [2]) == [None], "it is gone"
     for seq in (1, 5, 10, 12):
-        assert log.look().find(b"%016x" % seq) == (seq, frame(seq))
+        assert log.look().find(b"%016x" % seq) == (seq, Looked(frame(seq)))
     assert log.look().find(b"%016x" % 2) is None
 
 
@@ -157,7 +157,7 @@ def test_ids_are_found(is_cold: bool) -> None:
     for seq in random.Random(2).sample(range(log.end), 50):
         found = log.look().find(b"%016x" % seq)
         assert found is not None
-        assert (found[0], found[1][18:34]) == (seq, b"%016x" % seq)
+        assert (found[0], found[1].frame[18:34]) == (seq, b"%016x" % seq)
     assert log.look().find(b"%016x" % log.end) is None
     assert log.look().find(b"f" * 16) is None
 
@@ -217,7 +217,7 @@ def test_ids_are_found_behind_segments_in_which_nothing_can_be_read() -> None:
         log.roll()
     for seq in range(12):
         found = log.look().find(b"%016x" % seq)
-        assert found == (None if seq // 2 in (1, 2, 4) else (seq, frame(seq)))
+        assert found == (None if seq // 2 in (1, 2, 4) else (seq, Looked(frame(seq))))
 
 
 def test_an_empty_log_has_no_ids() -> None:
@@ -363,3 +363,22 @@ def test_a_search_for_an_age_reads_little() -> None:
         look = log.look()
         assert look.first_younger(0, log.end, seq - 1) == (seq, seq)
         assert look.bytes_read < log.position
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_dead_letters_are_found_with_where_they_are_from(is_moved: bool) -> None:
+    log = new_log(MemoryStorage())
+    origins = {seq: b"origin %d" % seq for seq in range(2, 5)}
+    append(log, 2)
+    batch = Batch.of([frame(seq) for seq in origins])
+    batch.origins = list(origins.values())
+    log.append([batch])
+    append(log, 2)
+    if is_moved:
+        log.roll()
+        log.append_moved([(seq, frame(seq)) for seq in range(7)], origins=origins)
+    expected = [Looked(frame(seq), origins.get(seq)) for seq in range(7)]
+    for seqs in (range(7), [4], [3, 0, 2]):
+        with contextlib.closing(log.look(seqs).messages(seqs)) as messages:
+            assert list(messages) == [expected[seq] for seq in seqs]
+    assert log.look().find(b"%016x" % 3) == (3, expected[3])

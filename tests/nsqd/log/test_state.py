@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,8 @@ def summary(state: TopicState) -> dict[str, Any]:
         "deferred": dict(state.deferred),
         "unavailable": list(state.unavailable),
         "delayed": dict(state.delayed),
+        "letters": list(state.letters),
+        "directed": {generation: list(ranges) for generation, ranges in state.directed.items() if ranges},
         "channels": {
             generation: (
                 channel.name,
@@ -44,6 +47,8 @@ def summary(state: TopicState) -> dict[str, Any]:
                 dict(channel.settings),
                 list(channel.settled),
                 dict(channel.awaiting_redelivery),
+                {n: count for n, count in channel.not_counted.items() if n in channel.awaiting_redelivery},
+                channel.redrive,
             )
             for generation, channel in state.channels.items()
         },
@@ -66,14 +71,23 @@ def slices(state: TopicState) -> Iterator[list[Change]]:
             (Code.CHANNEL_CREATED, generation, channel.name, 0),
             (Code.CHANNEL_PAUSED, generation, channel.paused),
             (Code.CHANNEL_SETTINGS, generation, channel.settings),
+            (Code.REDRIVE, generation, *(attrs.astuple(channel.redrive) if channel.redrive else ())),
         ]
         for seq in list(channel.awaiting_redelivery):
             awaiting_redelivery = channel.awaiting_redelivery.get(seq)
-            yield [(Code.PARKED, generation, seq, *awaiting_redelivery)] if awaiting_redelivery else []
+            if awaiting_redelivery:
+                changes: list[Change] = [(Code.PARKED, generation, seq, *awaiting_redelivery)]
+                if count := channel.not_counted.get(seq):
+                    changes.append((Code.NOT_COUNTED, generation, seq, count))
+                yield changes
         for start, end in list(channel.settled):
             yield [(Code.FINISHED, generation, *flat_runs([(start, end)]))]
     for seq, (due, delay) in list(state.delayed.items()):
         yield [(Code.MARK, 0, due - delay), (Code.DELAYED, seq, due)]
+    for start, end in list(state.letters):
+        yield [(Code.LETTERS, *flat_runs([(start, end)]))]
+    for generation, ranges in list(state.directed.items()):
+        yield [(Code.DIRECTED, generation, *flat_runs(ranges))]
 
 
 class History:
@@ -111,6 +125,22 @@ class History:
         due = [(self.now, delay)] * count
         self.log.append([Batch.of(sent, [delay] * count)], flowing=flowing)
         self._enter(lambda state: state.deferred_messages(first, due, flowing))
+
+    def letters(self, a: int, b: int) -> None:
+        first, count, flowing = self.log.end, a % 4 + 1, self.flowing
+        batch = Batch.of([frame(seq) for seq in range(first, first + count)])
+        batch.origins = [b"origin"] * count
+        self.log.append([batch], flowing=flowing)
+        self._enter(lambda state: state.letters_written(first, count, flowing))
+
+    def direct(self, a: int, b: int) -> None:
+        if not self.flowing:
+            return
+        first, count, generation = self.log.end, a % 4 + 1, self._channel(b)
+        batch = Batch.of([frame(seq) for seq in range(first, first + count)])
+        batch.directed = generation
+        self.log.append([batch], flowing=True)
+        self._enter(lambda state: state.directed_messages(first, count, generation, True))
 
     def abort(self, a: int, b: int) -> None:
         """An append fails: its sequence numbers are not used again."""
@@ -151,6 +181,7 @@ class History:
         new, start = self.generation, b % (self.truth.high_watermark + 1)
         self.change(
             (Code.CHANNEL_DELETED, old.generation),
+            (Code.DIRECTED, new, *flat_runs(self.truth.directed.get(old.generation, ()))),
             (Code.CHANNEL_CREATED, new, old.name, start),
             (Code.CHANNEL_PAUSED, new, old.paused),
             *((Code.PARKED, new, seq, 0, due) for seq, (_, due) in list(old.awaiting_redelivery.items())),
@@ -195,6 +226,15 @@ class History:
         if seqs := self._open_numbers(a):
             seq = seqs[b % len(seqs)]
             self.change((Code.PARKED, self._channel(a), seq, a % 5, self.now + b))
+
+    def park_after_a_lost_connection(self, a: int, b: int) -> None:
+        if seqs := self._open_numbers(a):
+            seq, generation = seqs[b % len(seqs)], self._channel(a)
+            self.change((Code.PARKED, generation, seq, a % 5, 0), (Code.NOT_COUNTED, generation, seq, b + 1))
+
+    def redrive(self, a: int, b: int) -> None:
+        if self.truth.channels:
+            self.change((Code.REDRIVE, self._channel(a), *((b, a, 5) if b % 3 else ())))
 
     def lose(self, a: int, b: int) -> None:
         if self.log.end:
@@ -256,6 +296,10 @@ OPERATIONS = [
     "finish",
     "park",
     "lose",
+    "letters",
+    "direct",
+    "park_after_a_lost_connection",
+    "redrive",
 ]
 operations = st.lists(
     st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 30), st.integers(0, 30)), max_size=30

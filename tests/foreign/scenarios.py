@@ -21,11 +21,11 @@ from tests.foreign.puppet import Puppet, Report
 from tests.nsqkit.certificates import Certificates
 from tests.process.auth_server import AuthServer
 from tests.process.checker import make_body
+from tests.process.closed import Closed
 from tests.process.copies import held, in_step, listening, make_follower, make_leader
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
 from tests.process.ports import free_port
-from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 
 __all__ = [
@@ -241,16 +241,20 @@ def survive_kill(command: Sequence[str], data_path: Path, *, reconnects_within_s
     assert held <= {report["id"] for report in finished}
 
 
-def through_an_adoption(command: Sequence[str], data_path: Path) -> None:
-    """The disk of an nsqd is gone, and its copy adopted by itself: a consumer finds the stand-in, and gets the rest."""
+def through_an_adoption(command: Sequence[str], data_path: Path, closed: Closed | None = None) -> None:
+    """The disk of an nsqd is gone, and its copy adopted by itself: a consumer finds the stand-in, and gets the rest.
+
+    `closed`: what closes all daemons, for a library that shows registries its secret.
+    """
     bodies = [make_body("before", number) for number in range(200)]
     with contextlib.ExitStack() as stack:
-        registries = [stack.enter_context(LookupDaemon()) for _ in range(3)]
+        named = [] if closed is None else [f"--broadcast-address={HOST}"]  # which their certificates are for
+        registries = [stack.enter_context(LookupDaemon(flags=named, closed=closed)) for _ in range(3)]
         for registry in registries:
             registry.start()
         port = free_port()
-        follower = stack.enter_context(make_follower(data_path, port))
-        leader = stack.enter_context(make_leader(data_path, port))
+        follower = stack.enter_context(make_follower(data_path, port, closed))
+        leader = stack.enter_context(make_leader(data_path, port, closed))
         for daemon in (follower, leader):
             daemon.flags = (
                 *daemon.flags,
@@ -262,9 +266,9 @@ def through_an_adoption(command: Sequence[str], data_path: Path) -> None:
             daemon.start()
         leader.create_channel(TOPIC, CHANNEL)
         wait_until(lambda: in_step(leader), 10.0, "the copy is in step", describe=leader.log_end)
-        with RawClient.connect(leader.tcp_port) as producer:
+        with leader.connect() as producer:
             producer.mpub(TOPIC, bodies[:150])
-            consumer = stack.enter_context(Puppet(command, [], [f"{HOST}:{registries[0].http_port}"]))
+            consumer = stack.enter_context(Puppet(command, [], [registries[0].lookup_address]))
             consumer.consume(TOPIC, CHANNEL, in_flight=5, hold_after=50)
             consumer.wait_for("holding")
             wait_until(lambda: _is_at_rest(leader, consumer, left=100), 5.0, "all in flight is held")

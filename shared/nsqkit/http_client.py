@@ -461,8 +461,8 @@ def _make_client(options: HttpOptions, https: bool) -> httpx.AsyncClient:
 class _Opening:
     """The connection that is made for a request, if there is none that can be used again.
 
-    httpcore forgets the socket of a request that is cancelled in the TLS handshake. It would stay open until the garbage
-    collector finds it, at a server that hangs one for each request.
+    httpcore forgets the socket of a request that is cancelled in the TLS handshake. It would stay open until the
+    garbage collector finds it, at a server that hangs one for each request.
     """
 
     is_begun: bool = False

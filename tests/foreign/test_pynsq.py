@@ -37,6 +37,10 @@ def test_on_limited_channels(tmp_path: Path) -> None:
     scenarios.on_limited_channels(COMMAND, tmp_path)
 
 
+def test_in_a_closed_cluster(tmp_path: Path) -> None:
+    scenarios.in_a_closed_cluster(COMMAND, tmp_path)
+
+
 def test_touch_keeps_a_message(tmp_path: Path) -> None:
     scenarios.touch_keeps_a_message(COMMAND, tmp_path)
 

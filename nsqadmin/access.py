@@ -75,6 +75,7 @@ ROUTES: Final[Mapping[tuple[str, str], Need]] = {
     ("GET", "/nodes/:node"): _VIEW_SELECTION,
     ("GET", "/lookup"): _VIEW_SELECTION,
     ("GET", "/alarms"): _VIEW_SELECTION,
+    ("GET", "/audit"): Need(Role.ADMIN, About.CLUSTER),
     ("GET", "/counter"): _VIEW_SELECTION,
     ("GET", "/series"): Need(Role.VIEWER, About.QUERY),
     ("GET", "/live"): _VIEW,  # says when there is a new snapshot, and nothing of it
@@ -91,6 +92,7 @@ ROUTES: Final[Mapping[tuple[str, str], Need]] = {
     ("GET", "/api/messages/:topic/:channel/:id"): _MESSAGES,
     ("GET", "/api/nodes"): _VIEW_SELECTION,
     ("GET", "/api/alarms"): _VIEW_SELECTION,
+    ("GET", "/api/audit"): Need(Role.ADMIN, About.CLUSTER),
     ("GET", "/api/nodes/:node"): _VIEW_SELECTION,
     ("POST", "/api/nodes/:node"): Need(Role.OPERATOR, About.CLUSTER),
     ("DELETE", "/api/nodes/:node"): Need(Role.OPERATOR, About.BODY),

@@ -1,5 +1,5 @@
-"""The actions that change the cluster: create, pause, empty, delete, tombstone, drain, hand over, adopt, and those on
-single messages: publish, finish, requeue.
+"""The actions that change the cluster: create, pause, empty, seek, redrive, delete, tombstone, drain, hand over, adopt,
+and those on single messages: publish, finish, requeue, give up as a dead letter, copy and move to another topic.
 
 Their requests are sent one by one:
 
@@ -7,12 +7,13 @@ Their requests are sent one by one:
 | --- | --- |
 | create a topic | `/topic/create` to every registry |
 | create a channel | the same, then `/channel/create` to every registry and to every nsqd that has the topic |
-| pause, unpause, empty | to every nsqd that has the topic |
+| pause, unpause, empty, seek, redrive | to every nsqd that has the topic |
 | delete | the nsqds that have it are looked up first; then to every registry; then to each of these nsqds |
 | tombstone a node | it is looked up first; then to every registry, which hides it; then it deletes the topic |
 | drain a node, or cancel that | it is looked up first; then to this nsqd |
 | adopt a copy that a node holds | the same |
-| publish to a node; finish or requeue a message on a node | the same |
+| publish to a node; finish, requeue or give up a message on a node | the same |
+| copy or move a message | the same: its body is read, and published to the other topic there; then it is finished |
 
 A failed request does not end the action; its error becomes part of the warning. Only a lookup that no daemon answers
 ends it (`UpstreamFailed`), because there would be nothing to act on; and so does the failure of its only request.
@@ -28,10 +29,22 @@ from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.model import Node
 from nsqadmin.upstream import NSQD, UpstreamError, UpstreamFailed, UpstreamRefused, Warnings
 
-__all__ = ["ADOPT_ACTION", "DRAIN_ACTIONS", "MESSAGE_ACTIONS", "STATE_ACTIONS", "ActionRefused", "Actions"]
+__all__ = [
+    "ADOPT_ACTION",
+    "COPY_ACTIONS",
+    "DRAIN_ACTIONS",
+    "MESSAGE_ACTIONS",
+    "REDRIVE_ACTIONS",
+    "SEEK_ACTION",
+    "STATE_ACTIONS",
+    "ActionRefused",
+    "Actions",
+]
 
 STATE_ACTIONS = ("pause", "unpause", "empty")
 """Of topics and channels."""
+SEEK_ACTION = "seek"
+"""Of channels."""
 DRAIN_ACTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "drain": ("/drain", {}),
     "cancel_drain": ("/drain/cancel", {}),
@@ -41,7 +54,13 @@ DRAIN_ACTIONS: dict[str, tuple[str, dict[str, str]]] = {
 ADOPT_ACTION = "adopt_copy"
 """Of nodes: of a copy that a node holds."""
 
-MESSAGE_ACTIONS = ("finish", "requeue")
+REDRIVE_ACTIONS = {"redrive": "/channel/redrive", "stop_redrive": "/channel/redrive/stop"}
+"""Of channels, with their paths."""
+_NOTHING_THERE = ("DEAD_TOPIC_NOT_FOUND", "NO_REDRIVE")
+COPY_ACTIONS = ("copy", "move")
+"""Of single messages: to another topic of their node."""
+
+MESSAGE_ACTIONS = ("finish", "requeue", "dead_letter")
 """Of single messages in a channel of one node."""
 
 
@@ -73,6 +92,57 @@ class Actions:
     async def change_channel(self, action: str, topic: str, channel: str) -> str:
         """Pause, unpause or empty a channel."""
         return await self._change("channel", action, {"topic": topic, "channel": channel})
+
+    async def seek(self, topic: str, channel: str, to: str) -> str:
+        """Let a channel go on elsewhere: at `start`, `end`, a time, or a message (see nsqd's `/channel/seek`).
+
+        Nodes that do not have everything from there on stay where they are, and say so.
+        """
+        errors: list[str] = []
+        nodes = await self._look_up(self.queries.topic_nodes, topic, errors)
+        for node in nodes:
+            refused: list[str] = []
+            await self._post([node], "/channel/seek", {"topic": topic, "channel": channel, "to": to}, refused)
+            errors += (f"{node}: {reason}" for reason in refused)
+        return _message(errors)
+
+    async def redrive(self, action: str, topic: str, channel: str, limit: str = "", rate: str = "") -> str:
+        """Have the dead letters of a channel put back, or no longer: one of `REDRIVE_ACTIONS`.
+
+        `limit` and `rate`: numbers, of messages and messages a second, for each node; empty for all, at once. Nodes
+        that have no dead letters, or put none back, are passed over, unless no node has.
+        """
+        params = {"topic": topic, "channel": channel}
+        params |= {name: value for name, value in (("limit", limit), ("rate", rate)) if value}
+        errors: list[str] = []
+        nodes = await self._look_up(self.queries.topic_nodes, topic, errors)
+        passed: list[str] = []
+        for node in nodes:
+            refused: list[str] = []
+            await self._post([node], REDRIVE_ACTIONS[action], params, refused)
+            for reason in refused:
+                has_nothing = any(code in reason for code in _NOTHING_THERE)
+                (passed if has_nothing else errors).append(f"{node}: {reason}")
+        return _message(passed if len(passed) == len(nodes) else errors)
+
+    async def copy_message(
+        self, action: str, node: str, topic: str, channel: str, message_id: str, seq: str, to: str
+    ) -> str:
+        """Publish the body of a message to another topic of its node, as a new message; with `move`, finish it then.
+
+        Killed in between it is in both. Raises what `drain` raises.
+        """
+        warnings = Warnings()
+        await self.queries.find_node(node, warnings)
+        params = {"topic": topic, "id": message_id, "format": "raw"} | ({"seq": seq} if seq else {})
+        try:
+            body = await self.queries.upstream.get(node, "/topic/message", params)
+        except UpstreamError as error:
+            raise UpstreamFailed(NSQD, [str(error)]) from error
+        await self.publish(node, to, body)
+        if action == "move":
+            await self.change_message("finish", node, topic, channel, message_id, seq)
+        return warnings.message
 
     async def delete_topic(self, topic: str) -> str:
         """Delete a topic with all of its messages, on all daemons."""
@@ -119,7 +189,7 @@ class Actions:
     async def change_message(
         self, action: str, node: str, topic: str, channel: str, message_id: str, seq: str
     ) -> str:
-        """Finish or requeue a message that a channel on this node (`host:http_port`) has: one of `MESSAGE_ACTIONS`.
+        """Finish, requeue or give up a message of a channel on this node (`host:http_port`): one of `MESSAGE_ACTIONS`.
 
         `seq`: its number there, as the node has told it; may be empty. Raises what `drain` raises.
         """

@@ -10,6 +10,7 @@ import trio
 from nsqadmin.actions import Actions
 from nsqadmin.alarms.alarm import Alarm
 from nsqadmin.alarms.watch import AlarmWatch
+from nsqadmin.audit import client_of
 from nsqadmin.auth import Identity, identity_of
 from nsqadmin.auth.authentication import Authentication
 from nsqadmin.cluster.consumers import ConsumerQueries
@@ -19,7 +20,9 @@ from nsqadmin.cluster.queries import ClusterQueries
 from nsqadmin.cluster.selection import Selections
 from nsqadmin.options import AdminOptions
 from nsqadmin.origins import Origins
+from nsqkit.audit import AuditTrail
 from nsqkit.service.http import HttpError, Request
+from nsqkit.service.http.audit import HttpAudit
 from nsqkit.version import VERSION
 
 __all__ = ["Console"]
@@ -37,6 +40,9 @@ class Console:
     """Sent for each request of the API."""
     actions: Actions
     alarms: AlarmWatch
+    trail: AuditTrail = attrs.field(factory=AuditTrail)
+    audit: HttpAudit = attrs.field(init=False)
+    """Records what is changed here."""
     origins: Origins = attrs.field(default=attrs.Factory(lambda self: Origins(self.options), takes_self=True))
     authentication: Authentication = attrs.field(
         default=attrs.Factory(lambda self: Authentication(self.options, None), takes_self=True)
@@ -45,6 +51,10 @@ class Console:
     version: str = VERSION
     stopping: trio.Event = attrs.field(factory=trio.Event)
     """Set when nsqadmin stops, which ends the streams."""
+
+    @audit.default
+    def _audit(self) -> HttpAudit:
+        return HttpAudit(self.trail, client_of)
 
     @property
     def base_path(self) -> str:

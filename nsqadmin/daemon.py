@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import trio
@@ -15,6 +16,7 @@ import trio
 from nsqadmin.actions import Actions
 from nsqadmin.alarms.watch import AlarmWatch
 from nsqadmin.alarms.webhook import AlarmWebhook
+from nsqadmin.audit import NSQADMIN
 from nsqadmin.auth.authentication import Authentication
 from nsqadmin.auth.users import UserFileError
 from nsqadmin.cluster.consumers import ConsumerQueries
@@ -26,6 +28,8 @@ from nsqadmin.notify import Notifier
 from nsqadmin.options import AdminOptions
 from nsqadmin.site import Site
 from nsqadmin.upstream import Upstream
+from nsqkit.audit import AuditTrail, FileChanges
+from nsqkit.audit.waiting import AuditError, start_audit
 from nsqkit.certificates import TlsFiles, warn_if_readable_by_all
 from nsqkit.file_watch import FileWatch
 from nsqkit.logging import get_logger
@@ -61,6 +65,11 @@ class Daemon:
             self.console = make_console(options)
         except UserFileError as error:
             raise StartError(f"--users-file: {error}") from error
+        if (users := self.console.authentication.users) is not None:
+            changes = FileChanges(
+                self.console.trail, "users", options.users_file, lambda: users.users.by_name
+            )
+            self.console.authentication.on_users_change = changes.look
         self._upstream = self.console.queries.upstream
         self._notifier = Notifier(self._upstream)
         self._tls: TlsFiles | None = None  # see `_load_certificate`
@@ -74,14 +83,16 @@ class Daemon:
         """Serve. Raises `StartError` if it cannot start, and `OSError` if a listener fails."""
         failure: OSError | None = None
         # Signals first: a supervisor may stop it as soon as it has logged that it listens.
+        trail = self.console.trail
         self._load_certificate()
         options = self.options
-        has_files = self._certificates or options.users_file
+        has_files = self._certificates or options.users_file or trail.enabled
         handled = [*STOP_SIGNALS, *([signal.SIGHUP] if has_files else [])]
         warn_if_readable_by_all(options.tls_key, options.http_client_tls_key, options.access_token_file)
         with trio.open_signal_receiver(*handled) as signals:
             listeners = await self._listen()
             try:
+                await self._begin_audit()
                 tune_garbage_collection()
                 await self._serve(listeners, signals, on_ready)
             except* OSError as errors:
@@ -91,6 +102,7 @@ class Daemon:
                     for listener in listeners:
                         await close_listener(listener)
                     await self._upstream.aclose()
+                trail.close()
         if failure is not None:
             raise failure
         log.info("HTTP: bye")
@@ -127,6 +139,14 @@ class Daemon:
                 server.stop()
             background.cancel_scope.cancel()
 
+    async def _begin_audit(self) -> None:
+        """Once the port is known, which is in its lines. `StartError`."""
+        trail = self.console.trail
+        try:
+            await start_audit(trail, f"{socket.gethostname()}:{self.http_port}", version=self.console.version)
+        except AuditError as error:
+            raise StartError(str(error)) from error
+
     def _load_certificate(self) -> None:
         options = self.options
         if options.tls_cert or options.tls_key:
@@ -153,6 +173,7 @@ class Daemon:
     async def _watch(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
+                self.console.trail.reopen()
                 for watch in self._certificates:
                     watch.hang_up()
                 self.console.authentication.hang_up()
@@ -175,6 +196,7 @@ def make_console(options: AdminOptions) -> Console:
         queries=queries,
         actions=Actions(queries),
         alarms=AlarmWatch(poller),
+        trail=AuditTrail(options.audit_file, options.audit_required, NSQADMIN),
         authentication=Authentication.of_options(options),
     )
 

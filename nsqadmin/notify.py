@@ -42,9 +42,20 @@ class Event:
     message: str = ""
     """The id of the message, if it was done to one."""
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Of what it was done to, as the audit trail calls them."""
+        names = {
+            "topic": self.topic,
+            "channel": self.channel,
+            "node": self.node,
+            "life": self.life,
+            "id": self.message,
+        }
+        return {key: name for key, name in names.items() if name}
+
     def __str__(self) -> str:
-        names = [name for name in (self.topic, self.channel, self.node, self.life, self.message) if name]
-        return f"{self.action} {' '.join(names)}"
+        return f"{self.action} {' '.join(self.names.values())}"
 
 
 class Notifier:

@@ -26,6 +26,7 @@ from nsqadmin.gate import Gate
 from nsqadmin.graphite import GraphiteHandlers
 from nsqadmin.notify import Notifier
 from nsqadmin.pages.alarms import alarms_page
+from nsqadmin.pages.audit import audit_page
 from nsqadmin.pages.channels import channel_page
 from nsqadmin.pages.charts import series_response
 from nsqadmin.pages.counter import CounterPage
@@ -58,7 +59,7 @@ class Site:
 
     def __init__(self, console: Console, notifier: Notifier, access_log: AccessLog | None = None) -> None:
         self._access_log = access_log
-        self._check = console.origins.check_host
+        self._console = console
         renderer = Renderer(console)
         gate = Gate(console, renderer.handler(forbidden_page))
         missing = gate.handler(Need(Role.VIEWER), renderer.handler(missing_page), is_page=True)
@@ -71,6 +72,14 @@ class Site:
         """The route of a request, and the parameters of its path."""
         route, params = self._route(method, raw_path, path, query_string)
         return compressed_route(_checked(route, self._check)), params
+
+    def _check(self, request: Request) -> None:
+        """Raise `HttpError` for a request of another host."""
+        try:
+            self._console.origins.check_host(request)
+        except HttpError as refused:
+            self._console.audit.refused(request, error(refused.status, refused.code))
+            raise
 
     def _route(
         self, method: str, raw_path: bytes, path: str, query_string: bytes
@@ -88,11 +97,17 @@ def _add_routes(router: Router, gate: Gate, renderer: Renderer, console: Console
     files = StaticFiles.of_options(options)
     front, login = renderer.handler(FrontPage()), LoginPage(console, renderer)
 
+    audit = console.audit
+
     def add(method: str, path: str, handler: Handler, *, is_page: bool = False, **limits: Any) -> None:
         need = need_of(method, path)
         passed = gate.handler(need, handler, is_page=is_page)
         if "too_big" in limits:
             limits["too_big"] = gate.handler(need, limits["too_big"])
+        if method in _SAFE:
+            passed = audit.of_a_look(passed)
+        else:  # a login changes nothing that a missing line could hide
+            passed = audit.of_a_change(passed, may_be_refused=need.role is not Role.STRANGER)
         router.add(method, console.url(path), passed, **limits)
         if method == "GET":
             router.add("HEAD", console.url(path), passed, **limits)
@@ -118,6 +133,7 @@ def _add_routes(router: Router, gate: Gate, renderer: Renderer, console: Console
     page("/nodes/:node", node_page)
     page("/lookup", LookupPage())
     page("/alarms", alarms_page)
+    page("/audit", audit_page)
     page("/counter", CounterPage())
     add("GET", "/series", lambda request: series_response(console.history, request))
     live = need_of("GET", "/live")
@@ -144,6 +160,7 @@ def _add_routes(router: Router, gate: Gate, renderer: Renderer, console: Console
     api("GET", "/api/messages/:topic/:channel/:id", BodyDownload(console).get)
     api("GET", "/api/nodes", read.nodes)
     api("GET", "/api/alarms", read.alarms)
+    api("GET", "/api/audit", read.audit)
     api("GET", "/api/nodes/:node", read.node)
     api("POST", "/api/nodes/:node", act.change_node)
     api("DELETE", "/api/nodes/:node", act.tombstone)

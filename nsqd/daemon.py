@@ -53,6 +53,8 @@ from nsqd.stats.statsd import Statsd
 from nsqkit.access import NOTHING, Access, ScopeError, TokenFileError
 from nsqkit.access.own_token import OwnToken
 from nsqkit.access.watch import TokenWatch
+from nsqkit.audit import AuditTrail, FileChanges, by_signal
+from nsqkit.audit.waiting import AuditError, start_audit
 from nsqkit.certificates import TlsFiles, warn_if_readable_by_all
 from nsqkit.file_watch import FileWatch
 from nsqkit.http_client import HttpClient, HttpOptions
@@ -106,6 +108,7 @@ class Daemon:
         self._tls_to_registries: TlsFiles | None = None
         self._tls_to_auth_servers = self._client_tls("TLS to auth servers", options.tls_root_ca_file)
         self.access = Access()  # see `_load_access`
+        self.audit = AuditTrail(options.audit_file, options.audit_required, "nsqd")
         self._own_token: OwnToken | None = None
         self.starts_anew = False
         self._failure: OSError | None = None  # of a sync; nothing may be written after that
@@ -119,7 +122,7 @@ class Daemon:
             raise StartError(f"failed to lock data-path: {error.strerror}") from error
         self._storage = FileStorage(folder)
         try:
-            self.copies = Copies(options, Path(folder), self._start_anew)
+            self.copies = Copies(options, Path(folder), self._start_anew, self.audit)
         except SecretError as error:
             raise StartError(f"failed to read the replication secret - {error}") from error
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -188,6 +191,14 @@ class Daemon:
         except (ScopeError, TokenFileError) as error:
             raise StartError(f"failed to set up access control - {error}") from error
         self.token_watch = TokenWatch(self.access)
+        self._token_changes = FileChanges(
+            self.audit, "tokens", self.options.tokens_file, lambda: self.access.tokens.by_name
+        )
+
+    def _tokens_changed(self) -> None:
+        """Or one has expired."""
+        self._token_changes.look()
+        self.connections.end_revoked(self.access.is_valid)
 
     def _warn_if_open(self, tcp: list[trio.SocketListener], http: list[trio.SocketListener]) -> None:
         """Unless auth servers or certificates keep strangers out."""
@@ -269,13 +280,15 @@ class Daemon:
             topology_zone=options.topology_zone,
             tls=self.tls.context if self.tls is not None else None,
             tls_required=options.tls_required is not TlsRequired.NO,
+            trail=self.audit,
+            verifies_certificates=options.tls_client_auth_policy == REQUIRE_VERIFY,
             snappy=options.snappy,
             deflate=options.deflate,
         )
         self.connections = Connections(
             self.context, self.rounds, self._max_connections, options.max_connections_per_address
         )
-        self.token_watch.on_change = lambda: self.connections.end_revoked(self.access.is_valid)
+        self.token_watch.on_change = self._tokens_changed
         self.drain = Drain(
             self.broker,
             options.drain_timeout / SECOND,
@@ -350,7 +363,7 @@ class Daemon:
         """Serve. Returns after an orderly stop; `OSError` if a sync or a listener failed; `StartError`."""
         # Signals first: as soon as the log says that it listens, it may be stopped.
         self._certificate_watches = [FileWatch(each, self._use_new_context) for each in self.tls_files]
-        has_files = self.options.tokens_file or self._certificate_watches
+        has_files = self.options.tokens_file or self._certificate_watches or self.audit.enabled
         handled = [*STOP_SIGNALS, DRAIN_SIGNAL, *([signal.SIGHUP] if has_files else [])]
         for number in handled:
             # trio restores this handler at the end: a second signal must not interrupt the last write.
@@ -373,6 +386,7 @@ class Daemon:
                 self.options.statsd_prefix,
                 f"{self.options.broadcast_address}:{self.options.broadcast_http_port}",
             )
+            await self._begin_audit()
             self._prepare_storage()
             await self.copies.ask_followers()
             self._recover()
@@ -387,6 +401,19 @@ class Daemon:
         self._stop()
         if failure := self._failure or self._listener_failure:
             raise failure
+
+    async def _begin_audit(self) -> None:
+        """Once the ports are known, which are in its lines. `StartError`."""
+        options = self.options
+        try:
+            await start_audit(
+                self.audit,
+                f"{options.broadcast_address}:{options.broadcast_http_port}",
+                version=VERSION,
+                data_path=options.data_path,
+            )
+        except AuditError as error:
+            raise StartError(str(error)) from error
 
     async def _listen_with_tls(self) -> list[trio.SocketListener]:
         options = self.options
@@ -489,10 +516,13 @@ class Daemon:
     async def _watch_signals(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number == DRAIN_SIGNAL:
+                before = {"draining": self.drain.active}
+                self.audit.record(by_signal("SIGUSR1"), "drain", before=before, after={"draining": True})
                 self.drain.begin()
                 continue
             if number == signal.SIGHUP:
                 self.token_watch.hang_up()
+                self.audit.reopen()
                 for watch in self._certificate_watches:
                     watch.hang_up()
                 continue
@@ -542,6 +572,7 @@ class Daemon:
             if drained and not self.broker.failing_topics:
                 self.copies.retire()
         self.copies.close()
+        self.audit.close()
         self._storage.close()
         self._lock.release()
         log.info("NSQ: bye")

@@ -29,6 +29,7 @@ ROUTES: Final[Mapping[tuple[str, str], Need]] = {
     ("POST", "/channel/create"): Need.OPERATE,
     ("POST", "/channel/delete"): Need.OPERATE,
     ("POST", "/replicas/forget"): Need.OPERATE,
+    ("GET", "/audit"): Need.ADMIN,
     ("GET", "/debug/pprof"): Need.ADMIN,
     ("GET", "/debug/pprof/block"): Need.ADMIN,
     ("GET", "/debug/pprof/cmdline"): Need.ADMIN,

@@ -42,7 +42,7 @@ from nsqkit.access import Token
 from nsqkit.logging import get_logger
 from nsqkit.service.handshakes import Handshakes
 from nsqkit.service.shares import Shares, remote_group
-from nsqkit.service.tls import shows_certificate
+from nsqkit.service.tls import peer_common_name, shows_certificate
 from nsqlookupd.protocol_v1 import Context, Session, SessionPhase
 
 __all__ = ["Connections", "Tls"]
@@ -282,7 +282,8 @@ class _Connection:
             log.error("CLIENT(%s): TLS handshake failed - %s", self.remote, failure)
             return False
         self._stream = stream
-        self._session.certified = tls.registers and shows_certificate(stream)
+        if tls.registers and shows_certificate(stream):
+            self._session.certified, self._session.common_name = True, peer_common_name(stream)
         self.last_command_at = trio.current_time()
         return True
 

@@ -19,6 +19,8 @@ import trio
 
 from nsqkit.access import Access, ScopeError, TokenFileError
 from nsqkit.access.watch import TokenWatch
+from nsqkit.audit import AuditTrail, FileChanges
+from nsqkit.audit.waiting import AuditError, start_audit
 from nsqkit.certificates import TlsFiles, warn_if_readable_by_all
 from nsqkit.file_watch import FileWatch
 from nsqkit.logging import get_logger
@@ -35,7 +37,7 @@ from nsqkit.service.listeners import (
     with_tls,
 )
 from nsqkit.service.systemd import keep_informed
-from nsqkit.service.tls import VERIFY_IF_GIVEN, server_files
+from nsqkit.service.tls import REQUIRE, VERIFY_IF_GIVEN, server_files
 from nsqkit.tls import TlsConfigError
 from nsqkit.version import VERSION
 from nsqlookupd.access import ROUTES
@@ -73,6 +75,7 @@ class Daemon:
         )
         self.witness = Witness()
         self.access = Access()  # see `_load_access`
+        self.audit = AuditTrail(options.audit_file, options.audit_required, "nsqlookupd")
         self.tls: TlsFiles | None = None  # see `_load_certificates`
         self._stopping = trio.Event()
 
@@ -85,7 +88,7 @@ class Daemon:
         failure: OSError | None = None
         # Signals first: as soon as the log says that it listens, it may be stopped.
         options = self.options
-        has_files = options.tokens_file or options.tls_cert
+        has_files = options.tokens_file or options.tls_cert or self.audit.enabled
         handled = [*STOP_SIGNALS, *([signal.SIGHUP] if has_files else [])]
         with trio.open_signal_receiver(*handled) as signals:
             async with contextlib.AsyncExitStack() as stack:
@@ -103,6 +106,8 @@ class Daemon:
                     self.https_port = _announce("HTTPS", https).port
                 if warning := self.access.open_to_all(exposed_addresses([*tcp, *http, *https])):
                     log.warning("ACCESS: %s", warning)
+                await self._begin_audit()
+                stack.callback(self.audit.close)
                 _tune_garbage_collection()
                 try:
                     async with trio.open_nursery() as nursery:
@@ -121,6 +126,14 @@ class Daemon:
         except (ScopeError, TokenFileError) as error:
             raise StartError(f"failed to set up access control - {error}") from error
         self.token_watch = TokenWatch(self.access)
+
+    async def _begin_audit(self) -> None:
+        """Once the port is known, which is in its lines. `StartError`."""
+        try:
+            node = f"{self.options.broadcast_address}:{self.http_port}"
+            await start_audit(self.audit, node, version=VERSION)
+        except AuditError as error:
+            raise StartError(str(error)) from error
 
     def _load_certificates(self) -> None:
         options = self.options
@@ -154,10 +167,18 @@ class Daemon:
             witness_identity=self._identity(witness=self.witness.id),
             witness=self.witness,
             access=self.access,
+            trail=self.audit,
         )
         limits = Limits()
         watches = Watches(self.registry, limits.connections // 2)
-        guard = Guard(ROUTES, self.access, self.options.http_allowed_hosts, self.options.broadcast_address)
+        guard = Guard(
+            ROUTES,
+            self.access,
+            self.options.http_allowed_hosts,
+            self.options.broadcast_address,
+            self.audit,
+            verified=self.options.tls_client_auth_policy != REQUIRE,
+        )
         server = make_server(
             self.registry,
             limits=limits,
@@ -170,12 +191,21 @@ class Daemon:
         )
         plain_server = server
         if self.options.tls_required is TlsRequired.YES:
-            app = only_over_tls(self.https_port)
+            app = only_over_tls(self.https_port, guard.audit)
             plain_server = HttpServer(app, limits, budget=server.budget, share=server.share)
         connections = Connections(
             context, _max_connections(), self._tls_of_tcp(), self.options.max_connections_per_address
         )
-        self.token_watch.on_change = lambda: connections.end_revoked(self.access.is_valid)
+        token_changes = FileChanges(
+            self.audit, "tokens", self.options.tokens_file, lambda: self.access.tokens.by_name
+        )
+
+        def tokens_changed() -> None:
+            """Or one has expired."""
+            token_changes.look()
+            connections.end_revoked(self.access.is_valid)
+
+        self.token_watch.on_change = tokens_changed
         async with trio.open_nursery() as clients:
 
             def take(stream: trio.SocketStream) -> None:
@@ -216,6 +246,7 @@ class Daemon:
         async for number in signals:
             if number == signal.SIGHUP:
                 self.token_watch.hang_up()
+                self.audit.reopen()
                 if self.tls is not None:
                     self._tls_watch.hang_up()
                 continue

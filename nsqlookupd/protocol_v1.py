@@ -31,6 +31,7 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from nsqkit.access import Access, Token
+from nsqkit.audit import AuditTrail, Means, Result, Who
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import get_logger
 from nsqkit.service.lenient_json import decode_object
@@ -128,6 +129,8 @@ class Context:
     buffered: int = 0
     traffic: Traffic = attrs.field(factory=Traffic)
     access: Access = attrs.field(factory=Access)
+    trail: AuditTrail = attrs.field(factory=AuditTrail)
+    """Is told what nsqds were not allowed to do, and which copies may be adopted."""
 
 
 def _leave_open() -> None:
@@ -145,6 +148,8 @@ class Session:
         """The valid token of its IDENTIFY."""
         self.certified = False
         """Whether a certificate lets it do what the commands do."""
+        self.common_name = ""
+        """In this certificate."""
         self._context = context
         self._close = close
         self._member: Member | None = None
@@ -383,6 +388,13 @@ class Session:
                 follower.info.life,
                 answer.reason,
             )
+            self._context.trail.record(
+                self._who(),
+                "GRANT",
+                on={"life": life, "to": follower.info.node},
+                result=Result.OK if answer.granted else Result.FAILED,
+                error="" if answer.granted else answer.reason,
+            )
         return encode_json({"granted": answer.granted, "reason": answer.reason})
 
     def _release(self, body: bytes, now: float) -> bytes:
@@ -406,11 +418,20 @@ class Session:
         if self.certified or self._context.access.anonymous.allows(need):
             return
         if self.token is None:
-            raise ProtocolError("E_UNAUTHORIZED", f"{command} needs a valid token (--access-token-file)")
-        if not self.token.scopes.allows(need):
-            raise ProtocolError(
-                "E_UNAUTHORIZED", f"{command} needs the scope {need.value}, which {self.token.name} lacks"
-            )
+            reason = f"{command} needs a valid token (--access-token-file)"
+        elif self.token.scopes.allows(need):
+            return
+        else:
+            reason = f"{command} needs the scope {need.value}, which {self.token.name} lacks"
+        self._context.trail.refuse(self._who(), command, "E_UNAUTHORIZED")
+        raise ProtocolError("E_UNAUTHORIZED", reason)
+
+    def _who(self) -> Who:
+        if self.token is not None:
+            return Who(self.token.name, Means.TOKEN, self.remote)
+        if self.certified:
+            return Who(self.common_name, Means.CERTIFICATE, self.remote)
+        return Who(remote=self.remote)
 
     # --- helpers
 

@@ -42,6 +42,7 @@ class Kind(Enum):
     NOT_ADOPTED = "not-adopted"
     UNDER_REPLICATED = "under-replicated"
     NO_TAKEOVER = "no-takeover"
+    NOT_AUDITED = "not-audited"
     CERTIFICATE = "certificate"
     PAUSED = "paused"
 
@@ -77,6 +78,7 @@ _KINDS = {
     Kind.NOT_ADOPTED: (Severity.WARNING, "not adopted"),
     Kind.UNDER_REPLICATED: (Severity.WARNING, "under-replicated"),
     Kind.NO_TAKEOVER: (Severity.WARNING, "no takeover"),
+    Kind.NOT_AUDITED: (Severity.WARNING, "not audited"),
     Kind.CERTIFICATE: (Severity.WARNING, "certificate expires"),
     Kind.PAUSED: (Severity.INFO, "paused"),
 }

@@ -443,6 +443,18 @@ def _no_takeover(situation: Situation, node: NodeSnapshot) -> Alarm | None:
     )
 
 
+def _not_audited(situation: Situation, node: NodeSnapshot) -> Alarm | None:
+    if node.problem is not None or not node.is_not_audited:
+        return None
+    return Alarm(
+        kind=Kind.NOT_AUDITED,
+        subject=Subject(node=node.address),
+        since=situation.at,
+        text=f"its {node.health.removeprefix('OK - ')[:_MAX_REASON]}",
+        advice="Make room on that disk, or mend it: lines wait in memory, and are lost when there are too many.",
+    )
+
+
 # The cluster.
 
 
@@ -506,6 +518,7 @@ _NODE_RULES: Final = (
     _under_replicated,
     _not_adopted,
     _no_takeover,
+    _not_audited,
     _certificate,
 )
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import re
 
-from nsqadmin.actions import ADOPT_ACTION, DRAIN_ACTIONS, MESSAGE_ACTIONS, STATE_ACTIONS, ActionRefused
+from nsqadmin.actions import (
+    ADOPT_ACTION,
+    COPY_ACTIONS,
+    DRAIN_ACTIONS,
+    MESSAGE_ACTIONS,
+    REDRIVE_ACTIONS,
+    SEEK_ACTION,
+    STATE_ACTIONS,
+    ActionRefused,
+)
 from nsqadmin.auth import identity_of
 from nsqadmin.cluster.queries import UnknownNode
 from nsqadmin.console import Console
@@ -18,6 +27,7 @@ from nsqadmin.upstream.messages import ID_PATTERN
 from nsqkit.decoding import first_json_value
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, json_body
+from nsqkit.service.http.audit import note
 from nsqkit.service.lenient_json import decode_object
 from nsqkit.wire.names import is_valid_name
 
@@ -27,6 +37,8 @@ _log = get_logger(__name__)
 
 _JSON_SPACE = " \t\r\n"
 _SEQ = re.compile("[0-9]{0,18}")
+_COUNT = re.compile("[0-9]{0,9}")
+_PLACE = re.compile("[!-~]{1,40}")  # what it means, nsqd knows
 
 
 class ActionHandlers:
@@ -49,37 +61,47 @@ class ActionHandlers:
         self._report(request, Event("create_topic", topic))
         if channel:
             self._report(request, Event("create_channel", topic, channel))
-        return self._done(message)
+        return self._done(request, message)
 
     async def change(self, request: Request) -> Response:
         """POST /api/topics/:topic and /api/topics/:topic/:channel."""
-        [action] = _decode(request, "action")
-        if action not in STATE_ACTIONS:
-            raise HttpError(400, "INVALID_ACTION")
+        action, place, limit, rate = _decode(request, "action", "to", "limit", "rate")
         topic, channel = request.params["topic"], request.params.get("channel", "")
+        of_channels = action == SEEK_ACTION or action in REDRIVE_ACTIONS
+        if action not in STATE_ACTIONS and not (of_channels and channel):
+            raise HttpError(400, "INVALID_ACTION")
+        if action == SEEK_ACTION and not _PLACE.fullmatch(place):
+            raise HttpError(400, "INVALID_TO")
+        for name, value in (("limit", limit), ("rate", rate)):
+            if not _COUNT.fullmatch(value):
+                raise HttpError(400, f"INVALID_{name.upper()}")
         try:
-            if channel:
+            if action == SEEK_ACTION:
+                message = await self._actions.seek(topic, channel, place)
+            elif action in REDRIVE_ACTIONS:
+                message = await self._actions.redrive(action, topic, channel, limit, rate)
+            elif channel:
                 message = await self._actions.change_channel(action, topic, channel)
             else:
                 message = await self._actions.change_topic(action, topic)
         finally:
             # Reported even if the action failed: some nsqds may have done it.
             self._report(request, Event(f"{action}_{'channel' if channel else 'topic'}", topic, channel))
-        return self._done(message)
+        return self._done(request, message)
 
     async def delete_topic(self, request: Request) -> Response:
         """DELETE /api/topics/:topic."""
         topic = request.params["topic"]
         message = await self._actions.delete_topic(topic)
         self._report(request, Event("delete_topic", topic))
-        return self._done(message)
+        return self._done(request, message)
 
     async def delete_channel(self, request: Request) -> Response:
         """DELETE /api/topics/:topic/:channel."""
         topic, channel = request.params["topic"], request.params["channel"]
         message = await self._actions.delete_channel(topic, channel)
         self._report(request, Event("delete_channel", topic, channel))
-        return self._done(message)
+        return self._done(request, message)
 
     async def tombstone(self, request: Request) -> Response:
         """DELETE /api/nodes/:node."""
@@ -96,7 +118,7 @@ class ActionHandlers:
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         self._report(request, Event("tombstone_topic_producer", topic, node=node))
-        return self._done(message)
+        return self._done(request, message)
 
     async def change_node(self, request: Request) -> Response:
         """POST /api/nodes/:node."""
@@ -118,7 +140,7 @@ class ActionHandlers:
         except ActionRefused as refusal:
             raise HttpError(409, f"REFUSED: {refusal}") from None
         self._report(request, event)
-        return self._done(message)
+        return self._done(request, message)
 
     async def publish(self, request: Request) -> Response:
         """POST /api/messages/:topic."""
@@ -133,30 +155,39 @@ class ActionHandlers:
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         self._report(request, Event("publish_message", topic, node=node))
-        return self._done(message)
+        return self._done(request, message)
 
     async def change_message(self, request: Request) -> Response:
         """POST /api/messages/:topic/:channel."""
-        action, node, message_id, seq = _decode(request, "action", "node", "id", "seq")
-        if action not in MESSAGE_ACTIONS:
+        action, node, message_id, seq, to = _decode(request, "action", "node", "id", "seq", "to")
+        if action not in (*MESSAGE_ACTIONS, *COPY_ACTIONS):
             raise HttpError(400, "INVALID_ACTION")
+        if action in COPY_ACTIONS:
+            if not is_valid_name(to):
+                raise HttpError(400, "INVALID_TO")
+            self._console.check_topic(request, to)
         if not re.match(ID_PATTERN, message_id) or not _SEQ.fullmatch(seq):
             raise HttpError(400, "INVALID_ID")
         topic, channel = request.params["topic"], request.params["channel"]
         try:
-            message = await self._actions.change_message(action, node, topic, channel, message_id, seq)
+            if action in COPY_ACTIONS:
+                message = await self._actions.copy_message(action, node, topic, channel, message_id, seq, to)
+            else:
+                message = await self._actions.change_message(action, node, topic, channel, message_id, seq)
         except UnknownNode:
             raise HttpError(404, "NODE_NOT_FOUND") from None
         self._report(request, Event(f"{action}_message", topic, channel, node, message=message_id))
-        return self._done(message)
+        return self._done(request, message)
 
     def _report(self, request: Request, event: Event) -> None:
+        note(request, what=event.action, on=event.names)
         _log.info("ACTION: %s by %s (%s)", event, identity_of(request).name or "unknown user", request.remote)
         self._notifier.notify(request, event)
         self._console.poller.poll_soon()
 
-    def _done(self, message: str) -> Response:
+    def _done(self, request: Request, message: str) -> Response:
         if message:
+            note(request, error=message)
             _log.warning("ACTION: %s", message)
         return json_body({"message": message})
 

@@ -10,12 +10,14 @@ import time
 from nsqadmin.alarms.alarm import alarm_as_json
 from nsqadmin.api.as_json import channel_as_json, counter_as_json, counter_key, node_as_json, topic_as_json
 from nsqadmin.api.json_pieces import Each, Members, json_response
+from nsqadmin.audit import search_trails
 from nsqadmin.auth import identity_of
 from nsqadmin.cluster.merge import by_closeness
 from nsqadmin.cluster.queries import UnknownChannel, UnknownNode
 from nsqadmin.console import Console
 from nsqadmin.upstream import Warnings
 from nsqkit.service.http import HttpError, Request, Response, json_body, query
+from nsqkit.service.http.audit import audit_query
 
 __all__ = ["ReadHandlers"]
 
@@ -65,6 +67,18 @@ class ReadHandlers:
             alarm_as_json(alarm, console.base_path, now) for alarm in console.alarms_for(identity_of(request))
         ]
         return json_body({"alarms": alarms, "message": warnings.message})
+
+    async def audit(self, request: Request) -> Response:
+        """The last lines in the audit trails of all daemons."""
+        console = self._console
+        asked = audit_query(query(request))
+        nodes, registries = console.poller.snapshot.nodes, console.options.lookupd_http_addresses
+        report = await search_trails(console.trail, console.queries.upstream, asked, nodes, registries)
+        warnings = Warnings()
+        warnings.add(
+            [f"{kind} {address}".rstrip() + f" {text}" for (kind, address), text in report.problems.items()]
+        )
+        return json_body({"lines": report.lines, "complete": report.complete, "message": warnings.message})
 
     async def nodes(self, request: Request) -> Response:
         """All nodes."""

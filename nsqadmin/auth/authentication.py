@@ -17,7 +17,7 @@ With users:
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import attrs
@@ -112,6 +112,8 @@ class Authentication:
     users: UserFile | None
     """None: there is no login."""
     sessions: Sessions = attrs.field(init=False)
+    on_users_change: Callable[[], object] = attrs.field(default=lambda: None, init=False)
+    """Called when users have changed."""
     _logins: Logins | None = attrs.field(init=False)
     _ways: Sequence[Way] = attrs.field(init=False)
     _watch: FileWatch | None = attrs.field(init=False)
@@ -172,6 +174,10 @@ class Authentication:
             address,
         )
 
+    def knows(self, name: str) -> bool:
+        """Whether there is a user with this name."""
+        return self.users is not None and name in self.users.users.by_name
+
     @property
     def has_logins(self) -> bool:
         """Whether there are users who can log in."""
@@ -201,6 +207,7 @@ class Authentication:
     def _end_sessions(self) -> None:
         """Of users who were removed or changed."""
         assert self.users is not None
+        self.on_users_change()
         if ended := self.sessions.keep_only(self.users.users):
             _log.info("LOGIN: sessions ended, as their users were removed or changed: %d", ended)
 

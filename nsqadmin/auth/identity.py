@@ -115,6 +115,11 @@ class Identity:
         """Whether he may look into channels, and publish, finish and requeue."""
         return self.role >= Role.ADMIN
 
+    @property
+    def may_audit(self) -> bool:
+        """Whether he may see who has done what, on topics of all names."""
+        return self.role >= Role.ADMIN and self.topics.are_all
+
 
 STRANGER = Identity()
 

@@ -154,6 +154,11 @@ class NodeSnapshot(msgspec.Struct, frozen=True, gc=False):
         """Its HTTP address, which identifies it."""
         return self.node.http_address
 
+    @property
+    def is_not_audited(self) -> bool:
+        """Whether it cannot write its audit file."""
+        return self.health.startswith("OK - audit ")
+
 
 class Totals(msgspec.Struct, frozen=True, gc=False):
     """Sums over the whole cluster."""

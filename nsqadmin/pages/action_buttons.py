@@ -18,12 +18,16 @@ __all__ = [
     "ActionButton",
     "adopt_button",
     "channel_buttons",
+    "copy_message_button",
+    "dead_letter_button",
     "delete_channel_button",
     "delete_topic_button",
     "drain_button",
     "finish_message_button",
     "hand_over_button",
+    "redrive_button",
     "requeue_message_button",
+    "stop_redrive_button",
     "tombstone_button",
     "topic_buttons",
 ]
@@ -225,6 +229,68 @@ def requeue_message_button(
         "works on it gets an error when it answers.",
         verb="Requeue",
         done=f"Message {message_id} requeued",
+    )
+
+
+def dead_letter_button(
+    request: PageRequest, topic: str, channel: str, node: str, message_id: str, seq: int
+) -> ActionButton:
+    """Give one message up as a dead letter."""
+    return ActionButton(
+        method="POST",
+        url=_messages_url(request, topic, channel),
+        body=_message_body("dead_letter", node, message_id, seq),
+        title=f"Give message {message_id} up?",
+        text=f"The message goes to the dead topic of the channel {channel} on {node}, from which it can be put back. A "
+        "consumer that works on it gets an error when it answers.",
+        verb="Give up",
+        done=f"Message {message_id} given up",
+    )
+
+
+def copy_message_button(
+    request: PageRequest, topic: str, channel: str, node: str, message_id: str, seq: int, *, moves: bool
+) -> ActionButton:
+    """Copy or move one message to another topic, which the field `to` of a form names."""
+    verb = "Move" if moves else "Copy"
+    text = f"Its body is published to the topic on {node}, as a new message."
+    if moves:
+        text += f" Then the message is finished in the channel {channel}. {_IRREVERSIBLE}"
+    return ActionButton(
+        method="POST",
+        url=_messages_url(request, topic, channel),
+        body=_message_body(verb.lower(), node, message_id, seq),
+        title=f"{verb} message {message_id} to topic {{to}}?",
+        text=text,
+        verb=verb,
+        done=f"Message {message_id} {'moved' if moves else 'copied'} to topic {{to}}",
+        typed=message_id if moves else "",
+    )
+
+
+def redrive_button(request: PageRequest, topic: str, channel: str) -> ActionButton:
+    """Put dead letters back; the fields `limit` and `rate` of a form say how many."""
+    return ActionButton(
+        method="POST",
+        url=_api_url(request, topic, channel),
+        body=json.dumps({"action": "redrive"}),
+        title=f"Put dead letters back into channel {channel}?",
+        text="On all nodes, they are delivered to this channel again, and to no other one.",
+        verb="Put back",
+        done=f"Dead letters are put back into channel {channel}",
+    )
+
+
+def stop_redrive_button(request: PageRequest, topic: str, channel: str) -> ActionButton:
+    """Put no more dead letters back."""
+    return ActionButton(
+        method="POST",
+        url=_api_url(request, topic, channel),
+        body=json.dumps({"action": "stop_redrive"}),
+        title="Put no more dead letters back?",
+        text=f"On all nodes, those that are back in the channel {channel} stay there.",
+        verb="Stop",
+        done="No more dead letters are put back",
     )
 
 

@@ -81,6 +81,8 @@ def node_badges(node: NodeSnapshot, now: float) -> list[Badge]:
     badges: list[Badge] = []
     if node.problem is not None:
         badges.append(Badge("no answer", "bad", f"{node.problem.error}, for {_age(now, node.problem.since)}"))
+    elif node.is_not_audited:
+        badges.append(Badge("not audited", "warn", node.health))
     elif node.health and not _HEALTHY.fullmatch(node.health):
         badges.append(Badge("unhealthy", "bad", node.health))
     return [*badges, *_under_replicated_badges(node), *_draining_badges(node, with_amount=True)]

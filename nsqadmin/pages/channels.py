@@ -124,6 +124,7 @@ async def channel_page(request: PageRequest) -> Page:
     if channel is not None:
         values["charts"] = charts_of(channel)
         values["tabs"] = state_tabs(request, topic_name, channel.stats)
+        values["replay_path"] = request.messages_url(topic_name, name) + "#replay"
         values["progress"] = channel_progress(channel, now)
         values["limits"] = channel_limits(channel.stats)
         values["nodes"] = node_part_rows(request, channel.stats)

@@ -23,6 +23,7 @@ from nsqadmin.console import Console
 from nsqadmin.pages.page_request import query_of
 from nsqadmin.pages.render import Renderer
 from nsqkit.service.http import HttpError, Request, Response
+from nsqkit.service.http.audit import note
 from nsqkit.service.http.message import Header
 
 __all__ = ["MAX_FORM", "LoginPage", "form_of", "local_target"]
@@ -57,13 +58,17 @@ class LoginPage:
         form = form_of(request.body)
         self._check_origin(request, cookies_in(request.headers).get(_form_cookie(request), ""), form)
         name, target = form.get("name", ""), self._target(form.get("next", ""))
+        # Only a name that is one: somebody may have typed the password there.
+        note(request, what="login", on={"user": name} if self.console.authentication.knows(name) else {})
         if not self.console.authentication.has_logins:
             return _redirect(target)
         try:
             session_id = await self.console.authentication.log_in(request, name, form.get("password", ""))
         except LoginFailed:
+            note(request, error="LOGIN_FAILED")
             return self._form(request, target, name=name, problem=_WRONG, status=403)
         except TooManyTries as early:
+            note(request, error="TOO_MANY_TRIES")
             wait_s = math.ceil(early.wait_s)
             problem = f"Too many tries. The next one can be made in {wait_s} s."
             return self._form(request, target, name=name, problem=problem, status=429, wait_s=wait_s)
@@ -72,7 +77,8 @@ class LoginPage:
 
     def log_out(self, request: Request) -> Response:
         """POST /logout: ends the session, with all streams of it."""
-        session = self.console.authentication.session_of(request)
+        request.identity = session = self.console.authentication.session_of(request)
+        note(request, what="logout")
         if session is not None:
             self._check_origin(request, session.token, form_of(request.body))
             self.console.authentication.log_out(request)

@@ -6,6 +6,7 @@ one node at a time. Unlike other pages it is not renewed by itself, so that noth
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -15,13 +16,22 @@ from attrs import define
 from nsqadmin.bodies import ShownBody, preview, shown_body
 from nsqadmin.cluster.snapshot import NodeSnapshot
 from nsqadmin.model import ChannelStats
-from nsqadmin.pages.action_buttons import ActionButton, finish_message_button, requeue_message_button
+from nsqadmin.pages.action_buttons import (
+    ActionButton,
+    copy_message_button,
+    dead_letter_button,
+    finish_message_button,
+    redrive_button,
+    requeue_message_button,
+    stop_redrive_button,
+)
 from nsqadmin.pages.consumers import CONSUMERS_TIMEOUT_SECONDS
 from nsqadmin.pages.node_parts import node_titles
 from nsqadmin.pages.page_request import Page, PageRequest
+from nsqadmin.paths import segment
 from nsqadmin.text import bytes_text, duration_text
 from nsqadmin.upstream import UpstreamError, responses
-from nsqadmin.upstream.messages import Message, MessagePage, body_of
+from nsqadmin.upstream.messages import Extent, Message, MessagePage, Origin, Redrive, body_of
 
 __all__ = ["StateTab", "messages_page", "state_tabs"]
 
@@ -35,8 +45,10 @@ _STATES = (
     ("in_flight", "In flight"),
     ("requeued", "Requeued"),
     ("deferred", "Deferred"),
+    ("leaving", "Leaving"),
 )
 _MAX_WORDS = 200  # characters of a search
+_NO_ANSWER = "It did not answer in time."
 
 
 @define(frozen=True)
@@ -64,6 +76,10 @@ class MessageRow:
     download: str
     finish: ActionButton | None
     requeue: ActionButton | None
+    give_up: ActionButton | None
+    copy: ActionButton | None
+    move: ActionButton | None
+    origin: str
 
 
 @define(frozen=True)
@@ -79,6 +95,29 @@ class NodeMessages:
     rows: list[MessageRow]
     more: str
     """The link to those that follow; empty if there are none."""
+
+
+@define(frozen=True)
+class NodeExtent:
+    """From when on a node has everything that was published; or (`problem`) why that is not known."""
+
+    title: str
+    oldest: str
+    since_ever: bool
+    problem: str
+
+
+@define(frozen=True)
+class NodeRedrive:
+    """The dead letters of a channel on a node: how many there are, and how far they were put back."""
+
+    title: str
+    left: int
+    moved: int
+    state: str
+    """Empty if none were put back since the start of the node."""
+    dead_topic: str
+    dead_topic_path: str
 
 
 @define(frozen=True)
@@ -108,6 +147,8 @@ async def messages_page(request: PageRequest) -> Page:
     state = state if state in dict(_STATES) else "ready"
     contains = request.query.get("q", "")[:_MAX_WORDS]
     nodes: list[NodeMessages] = []
+    extents: list[NodeExtent] = []
+    redrives: list[NodeRedrive] = []
     chosen: Sequence[str] = ()
     held = [part.node for part in channel.stats.nodes or ()] if channel is not None else []
     if channel is not None:
@@ -116,7 +157,7 @@ async def messages_page(request: PageRequest) -> Page:
         begin = int(start) if start.isascii() and start.isdigit() and len(start) < 19 else 0
         chosen = [node] if node in held else _fullest(channel.stats, state)[:NODES_ASKED]
         asked = _Asked(topic, name, state, begin, contains)
-        nodes = await _ask_all(request, chosen, asked)
+        nodes, extents, redrives = await _ask_all(request, chosen, asked)
     titles = node_titles(request.snapshot)
     values: dict[str, object] = {
         "topic_name": topic,
@@ -134,6 +175,11 @@ async def messages_page(request: PageRequest) -> Page:
             for each in held
             if each not in chosen
         ],
+        "extents": extents,
+        "redrives": redrives,
+        "redrive": redrive_button(request, topic, name),
+        "stop_redrive": stop_redrive_button(request, topic, name),
+        "seek_url": request.url(f"/api/topics/{segment(topic)}/{segment(name)}"),
         "publish_url": request.publish_url(topic),
         "publish_nodes": [(each, titles.get(each, each)) for each in held],
         "own_path": request.own_url,
@@ -153,23 +199,81 @@ def _fullest(stats: ChannelStats, state: str) -> list[str]:
     return [part.node for part in sorted(stats.nodes or (), key=count, reverse=True)]
 
 
-async def _ask_all(request: PageRequest, nodes: Sequence[str], asked: _Asked) -> list[NodeMessages]:
+async def _ask_all(
+    request: PageRequest, nodes: Sequence[str], asked: _Asked
+) -> tuple[list[NodeMessages], list[NodeExtent], list[NodeRedrive]]:
     found: dict[str, MessagePage | str] = {}
+    extents: dict[str, Extent | str] = {}
+    redrives: dict[str, Redrive] = {}
 
     async def ask(node: str) -> None:
         found[node] = await _ask(request, node, asked)
+
+    async def ask_extent(node: str) -> None:
+        extents[node] = await _ask_extent(request, node, asked)
+
+    async def ask_redrive(node: str) -> None:
+        upstream = request.console.queries.upstream
+        with contextlib.suppress(UpstreamError):  # an nsqd that has no dead letters
+            redrives[node] = await responses.redrive(upstream, node, asked.topic, asked.channel)
 
     with trio.move_on_after(CONSUMERS_TIMEOUT_SECONDS):
         async with trio.open_nursery() as nursery:
             for node in nodes:
                 nursery.start_soon(ask, node)
+                nursery.start_soon(ask_extent, node)
+                known = request.snapshot.nodes.get(node)
+                if known is None or not _is_of_the_original(known):
+                    nursery.start_soon(ask_redrive, node)
     titles = node_titles(request.snapshot)
-    return [
-        _node_messages(
-            request, node, titles.get(node, node), found.get(node, "It did not answer in time."), asked
-        )
+    messages = [
+        _node_messages(request, node, titles.get(node, node), found.get(node, _NO_ANSWER), asked)
         for node in nodes
     ]
+    there = [_node_extent(titles.get(node, node), extents.get(node, _NO_ANSWER)) for node in nodes]
+    dead = [
+        _node_redrive(request, titles.get(node, node), redrives[node]) for node in nodes if node in redrives
+    ]
+    return messages, there, [each for each in dead if each is not None]
+
+
+def _node_redrive(request: PageRequest, title: str, found: Redrive) -> NodeRedrive | None:
+    """None if there is nothing to be said."""
+    if found.dead_topic is None or not (found.left or found.moved):
+        return None
+    state = found.state if not found.reason else f"{found.state}: {found.reason}"
+    return NodeRedrive(
+        title,
+        found.left,
+        found.moved,
+        "" if found.state == "none" else state,
+        found.dead_topic,
+        request.topic_url(found.dead_topic),
+    )
+
+
+async def _ask_extent(request: PageRequest, node: str, asked: _Asked) -> Extent | str:
+    """From when on a node has everything, or why that is not known."""
+    known = request.snapshot.nodes.get(node)
+    if known is not None and _is_of_the_original(known):
+        return f"nsqd {known.node.version} of the original project keeps no finished messages."
+    try:
+        upstream = request.console.queries.upstream
+        return await responses.extent(upstream, node, asked.topic, asked.channel)
+    except UpstreamError as error:
+        if r"\"NOT_FOUND\"" in str(error):
+            return "Its version of nsqd has no replays."
+        if r"\"EPHEMERAL\"" in str(error):
+            return "Ephemeral topics and channels keep nothing."
+        return f"Not known: {error}"
+
+
+def _node_extent(title: str, found: Extent | str) -> NodeExtent:
+    if isinstance(found, str):
+        return NodeExtent(title, "", False, found)
+    return NodeExtent(
+        title, found.oldest or "", found.since_ever, "" if found.oldest else "No message is there."
+    )
 
 
 async def _ask(request: PageRequest, node: str, asked: _Asked) -> MessagePage | str:
@@ -221,7 +325,7 @@ def _row(request: PageRequest, node: str, message: Message, asked: _Asked, now_n
         else f"{consumer.hostname or consumer.client_id} {consumer.remote_address}".strip()
     )
     if message.id is None or message.timestamp is None:
-        return MessageRow(message, "", "", "", due, who, None, "", "", None, None)
+        return MessageRow(message, "", "", "", due, who, None, "", "", None, None, None, None, None, "")
     where = (request, asked.topic, asked.channel, node, message.id, message.seq)
     shown = shown_body(body_of(message), is_cut=bool(message.truncated))
     return MessageRow(
@@ -236,4 +340,18 @@ def _row(request: PageRequest, node: str, message: Message, asked: _Asked, now_n
         request.download_url(asked.topic, asked.channel, message.id, node=node, seq=message.seq),
         finish_message_button(*where),
         requeue_message_button(*where) if asked.state in ("in_flight", "deferred") else None,
+        dead_letter_button(*where) if asked.state != "leaving" and message.origin is None else None,
+        copy_message_button(*where, moves=False),
+        copy_message_button(*where, moves=True),
+        _origin_text(message.origin),
+    )
+
+
+def _origin_text(origin: Origin | None) -> str:
+    if origin is None:
+        return ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(origin.last_ns // 10**9))
+    return (
+        f"from {origin.topic} / {origin.channel}, given up {when} after {origin.attempts} attempts "
+        f"({origin.cause})"
     )

@@ -112,6 +112,7 @@ class Renderer:
             "user": identity.name,
             "role": str(identity.role),
             "topics": identity.topics,
+            "may_audit": identity.may_audit,
             "may_operate": identity.may_operate,
             "may_operate_nodes": identity.may_operate_nodes,
             "may_read_messages": identity.may_read_messages,

@@ -1,7 +1,8 @@
 // Buttons that change the cluster: ask for confirmation, call the API, show the result.
 //
 // Attributes of a button: data-do (method), data-url, data-body (JSON), data-title, data-text, data-verb,
-// data-done, data-type (a name that has to be typed) and data-then (where to go afterwards).
+// data-done, data-type (a name that has to be typed) and data-then (where to go afterwards). A button that submits a form
+// has data-submit instead of data-do.
 (() => {
   "use strict";
   const TIMEOUT_MS = 20000;
@@ -58,6 +59,16 @@
       publish(form);
       return;
     }
+    if (form.dataset.seek) {
+      event.preventDefault();
+      askToSeek(form);
+      return;
+    }
+    if (event.submitter && event.submitter.dataset.submit) {
+      event.preventDefault();
+      askToSubmit(form, event.submitter);
+      return;
+    }
     if (!form.dataset.create) return;
     event.preventDefault();
     const topic = form.elements.topic.value.trim();
@@ -67,6 +78,34 @@
       if (succeeded) form.reset();
     });
   });
+
+  function askToSeek(form) {
+    const to = form.elements.to.value.trim();
+    const channel = form.dataset.channel;
+    askToConfirm({
+      do: "POST",
+      url: form.dataset.seek,
+      body: JSON.stringify({ action: "seek", to }),
+      title: `Move channel ${channel} to ${to}?`,
+      text:
+        "On all nodes, its messages from there on are delivered again, whether they were finished or not; those before " +
+        "are not. Consumers get an error when they answer for what they work on.",
+      verb: "Move",
+      done: `Channel ${channel} moved to ${to}`,
+      type: channel,
+    });
+  }
+
+  // The fields are added to the body, and replace their names in braces in the texts.
+  function askToSubmit(form, button) {
+    const fields = {};
+    for (const [name, value] of new FormData(form)) fields[name] = value.trim();
+    const filled = (text) => text.replace(/\{(\w+)\}/g, (all, name) => fields[name] ?? all);
+    const action = { ...button.dataset, do: button.dataset.submit };
+    action.body = JSON.stringify({ ...JSON.parse(action.body), ...fields });
+    for (const name of ["title", "text", "done"]) action[name] = filled(action[name]);
+    askToConfirm(action);
+  }
 
   function publish(form) {
     const node = form.elements.node.value;

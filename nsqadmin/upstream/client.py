@@ -53,7 +53,8 @@ _HEADERS: Final[list[Header]] = [
 ]
 
 _ERROR_OF_NSQ: Final = re.compile(
-    rb'\{"message":"(?:[A-Z0-9_]{1,64}|REFUSED: (?P<reason>[^"\\\x00-\x1f\x7f]{1,200}))"\}'
+    rb'\{"message":"(?:[A-Z0-9_]{1,64}(?:: oldest is [0-9TZ:.-]{20,40}|: there is no message)?|'
+    rb'REFUSED: (?P<reason>[^"\\\x00-\x1f\x7f]{1,200}))"\}'
 )
 
 Params = Mapping[str, str]

@@ -1,4 +1,6 @@
-"""Messages in an nsqd's channels, as its `/channel/peek` shows them. The original has no such path."""
+"""Messages in an nsqd's channels, as its `/channel/peek`, `/channel/seek` and `/channel/redrive` show them. The
+original has none of these.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,23 @@ import msgspec
 from nsqadmin.model import Count
 from nsqkit.service.typed_json import decode_bounded
 
-__all__ = ["ID_PATTERN", "STATES", "Message", "MessageConsumer", "MessagePage", "body_of", "decode_messages"]
+__all__ = [
+    "ID_PATTERN",
+    "STATES",
+    "Extent",
+    "Message",
+    "MessageConsumer",
+    "MessagePage",
+    "Origin",
+    "Redrive",
+    "body_of",
+    "decode_extent",
+    "decode_messages",
+    "decode_redrive",
+]
 
 ID_PATTERN: Final = r"\A[!-~]{16}\Z"
-STATES: Final = ("ready", "in_flight", "requeued", "deferred")
+STATES: Final = ("ready", "in_flight", "requeued", "deferred", "leaving")
 _MAX_MESSAGES: Final = 1000
 
 _Text = Annotated[str, msgspec.Meta(max_length=1024)]
@@ -26,6 +41,16 @@ class MessageConsumer(msgspec.Struct, gc=False):
     client_id: _Text = ""
     hostname: _Text = ""
     remote_address: _Text = ""
+
+
+class Origin(msgspec.Struct, gc=False):
+    """Where a dead letter is from. `cause`: why it was given up. `last_ns`: when, in ns since 1970."""
+
+    topic: _Text = ""
+    channel: _Text = ""
+    cause: _Text = ""
+    attempts: Count = 0
+    last_ns: Count = 0
 
 
 class Message(msgspec.Struct, gc=False):
@@ -45,6 +70,8 @@ class Message(msgspec.Struct, gc=False):
     due: Count | None = None
     """When it times out, or when its delay ends."""
     consumer: MessageConsumer | None = None
+    origin: Origin | None = None
+    """None for a message that is no dead letter."""
 
 
 class MessagePage(msgspec.Struct, gc=False):
@@ -56,6 +83,35 @@ class MessagePage(msgspec.Struct, gc=False):
     """How many were looked at for this page."""
     messages: Annotated[list[Message], msgspec.Meta(max_length=_MAX_MESSAGES)]
     next: Count | None = None
+
+
+class Extent(msgspec.Struct, gc=False):
+    """What a topic's log has for replays."""
+
+    oldest: _Text | None
+    """A time as of RFC 3339: everything since then is there. None: no message is there."""
+    since_ever: bool = False
+    """Nothing was removed before it, either."""
+
+
+class Redrive(msgspec.Struct, gc=False):
+    """How far the dead letters of a channel have been put back. `left`: letters in its dead topic."""
+
+    state: _Text
+    moved: Count
+    left: Count
+    reason: _Text = ""
+    dead_topic: _Text | None = None
+
+
+def decode_redrive(data: bytes) -> Redrive:
+    """The response to GET `/channel/redrive`. Raises `DecodeError`."""
+    return decode_bounded(data, Redrive)
+
+
+def decode_extent(data: bytes) -> Extent:
+    """The response to GET `/channel/seek`. Raises `DecodeError`."""
+    return decode_bounded(data, Extent)
 
 
 def decode_messages(data: bytes) -> MessagePage:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import trio
 
+from nsqadmin.upstream.audit import AuditPart, decode_audit, params_of
 from nsqadmin.upstream.client import Upstream, UpstreamError
 from nsqadmin.upstream.decoding import (
     SMALL,
@@ -21,11 +22,32 @@ from nsqadmin.upstream.decoding import (
     decode_producers,
     decode_stats,
 )
-from nsqadmin.upstream.messages import MessagePage, decode_messages
+from nsqadmin.upstream.messages import (
+    Extent,
+    MessagePage,
+    Redrive,
+    decode_extent,
+    decode_messages,
+    decode_redrive,
+)
+from nsqkit.audit import AuditQuery
 from nsqkit.decoding import DecodeError
 from nsqkit.logging import RateLimitedLogger, get_logger
 
-__all__ = ["Info", "Producer", "Stats", "channels", "info", "lookup", "messages", "nodes", "stats", "topics"]
+__all__ = [
+    "Info",
+    "Producer",
+    "Stats",
+    "audit",
+    "channels",
+    "info",
+    "lookup",
+    "messages",
+    "nodes",
+    "redrive",
+    "stats",
+    "topics",
+]
 
 ResponseT = TypeVar("ResponseT")
 EntryT = TypeVar("EntryT")
@@ -107,6 +129,23 @@ async def messages(
     if contains:
         params["contains"] = contains
     return await _get(upstream, nsqd, "/channel/peek", params, decode_messages)
+
+
+async def audit(upstream: Upstream, daemon: str, query: AuditQuery) -> AuditPart:
+    """The last lines of the audit trail of an nsqd or nsqlookupd."""
+    return await _get(upstream, daemon, "/audit", params_of(query), decode_audit)
+
+
+async def extent(upstream: Upstream, nsqd: str, topic: str, channel: str) -> Extent:
+    """From when on one nsqd has everything of a topic, for replays."""
+    return await _get(upstream, nsqd, "/channel/seek", {"topic": topic, "channel": channel}, decode_extent)
+
+
+async def redrive(upstream: Upstream, nsqd: str, topic: str, channel: str) -> Redrive:
+    """How far the dead letters of a channel have been put back on one nsqd."""
+    return await _get(
+        upstream, nsqd, "/channel/redrive", {"topic": topic, "channel": channel}, decode_redrive
+    )
 
 
 async def _get(

@@ -1,6 +1,6 @@
 """The synchronous core: topics, channels, subscriptions. No socket, no event loop; time is passed in as an argument."""
 
-from nsqd.broker.broker import Broker, Listener
+from nsqd.broker.broker import Broker, Listener, Republished
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerOptions
 from nsqd.broker.errors import LimitReached, NotFound, NotInFlight, NotOwner, Refused
@@ -22,6 +22,7 @@ __all__ = [
     "NotOwner",
     "Outbox",
     "Refused",
+    "Republished",
     "Subscription",
     "Topic",
     "Topology",

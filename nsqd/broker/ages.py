@@ -42,6 +42,9 @@ class Ages(Protocol):
         Nobody needs a message below `needed_from`.
         """
 
+    def needed_again(self) -> None:
+        """Messages are needed that nobody has needed until now, of any age."""
+
 
 @attrs.define
 class _Boundary:
@@ -72,6 +75,9 @@ class LogAges:
         elif known.seq < view.log.end:
             self._walk(known, max_age_ns)
         return known.seq
+
+    def needed_again(self) -> None:
+        self._boundaries.clear()
 
     def _walk(self, known: _Boundary, max_age_ns: int) -> None:
         """In memory."""
@@ -127,6 +133,9 @@ class MemoryAges:
         self._note(self._end())
         at = bisect_right(self._times_ns, self._context.wall_ns - max_age_ns)
         return self._ends[at - 1] if at else 0
+
+    def needed_again(self) -> None:
+        """Nothing to do: what nobody needs is not in memory."""
 
     def _note(self, end: int) -> None:
         """All messages below `end` were published before now."""

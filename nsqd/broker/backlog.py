@@ -15,6 +15,7 @@ import attrs
 
 from nsqd.broker.oldest import PublishTime
 from nsqd.log.look import Look
+from nsqd.log.origin import Cause
 from nsqd.log.ranges import RangeSet
 from nsqd.log.state import Change, Code
 
@@ -27,7 +28,8 @@ TURN_BYTES = 64 * 1024  # that one subscription gets in one turn, approximately
 class ChannelCounts:
     """The counters of a channel since the daemon started (`damaged`: since the channel was created).
 
-    Conservation (I9): entered = finished + ready + in flight + deferred + dropped + expired + damaged.
+    Conservation (I9): entered = finished + ready + in flight + deferred + leaving + dead_lettered + dropped + expired
+    + damaged.
     """
 
     entered: int = 0
@@ -39,6 +41,7 @@ class ChannelCounts:
     dropped_by: Counter[str] = attrs.field(factory=Counter)  # of these by the limits, by their names
     expired: int = 0  # older than `max_age`
     damaged: int = 0  # lost to damage on disk
+    dead_lettered: Counter[Cause] = attrs.field(factory=Counter)  # safe in the dead topic
 
 
 class Backlog(Protocol):
@@ -49,6 +52,10 @@ class Backlog(Protocol):
     """Identifies the channel in the log's records; 0 for one that is in memory only."""
     wake: Callable[[], None]
     """Called when a body that had to be read from disk may be available now."""
+
+    @property
+    def repeats_ids(self) -> bool:
+        """Whether several messages may have the same id: dead letters of several channels, for instance."""
 
     # --- figures
 
@@ -130,7 +137,8 @@ class Backlog(Protocol):
         """
 
     def skip_aborted(self, start: int, end: int) -> None:
-        """Skip `[start, end)`: aborted seqs, or messages that the topic dropped before any channel got them."""
+        """Skip `[start, end)`: aborted seqs, messages that the topic dropped before any channel got them, or messages
+        for another channel alone."""
 
     def lose(self, start: int, end: int, damaged: bool) -> None:
         """Settle and count those of `[start, end)` that are still ready: the log has lost these messages."""
@@ -143,14 +151,20 @@ class Backlog(Protocol):
     def finish_one(self, seq: int) -> bool:
         """Settle a message that is still ready; False if it is not."""
 
+    def withdraw_ready(self, seq: int) -> bool:
+        """Take a message out of the ready ones, so that the channel may keep it elsewhere; False if it is not ready."""
+
     def drop_ready(self, limit: int, before: int) -> int:
         """Settle the first ready messages, up to `limit`, with seqs below `before`. Returns how many."""
 
     def settle(self, seqs: list[int]) -> None:
         """Mark these as finished or dropped. May sort the list."""
 
-    def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
-        """Record that a message is to be delivered again in `delay` seconds, after `attempts` deliveries."""
+    def await_redelivery(self, seq: int, attempts: int, delay: float, not_counted: int = 0) -> None:
+        """Record that a message is to be delivered again in `delay` seconds, after `attempts` deliveries.
+
+        `not_counted`: how many of these ended with a lost connection, for a channel with `max_attempts`.
+        """
 
     def empty(self) -> int:
         """Drop all messages; returns how many of them were ready. The topic writes the record of it."""

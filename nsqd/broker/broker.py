@@ -17,12 +17,15 @@ import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext, BrokerOptions
+from nsqd.broker.dead_letters import DeadLetters
 from nsqd.broker.errors import NotFound, Refused
 from nsqd.broker.limits import TopicLimits
 from nsqd.broker.log_view import LogView
+from nsqd.broker.redrive import Redrives
 from nsqd.broker.restore import restore_topic
 from nsqd.broker.retention import Retention
 from nsqd.broker.subscription import Subscription
@@ -31,11 +34,11 @@ from nsqd.broker.topic_store import LogTopicStore, MemoryTopicStore
 from nsqd.log.finished import read_finished
 from nsqd.log.ranges import RangeSet
 from nsqd.log.store import Store
-from nsqkit.logging import get_logger
+from nsqkit.logging import RateLimitedLogger, get_logger
 from nsqkit.wire.frames import BODY, HEAD, MESSAGE, message_frame
 from nsqkit.wire.names import is_ephemeral
 
-__all__ = ["Broker", "Listener"]
+__all__ = ["Broker", "Listener", "Republished"]
 
 log = get_logger("broker")
 
@@ -46,8 +49,22 @@ CLOCK_STEP_NS = 1_000_000_000
 # Seconds after the start in which a clock that was wrong at boot is expected to be set, and seconds between two steps.
 CLOCK_SETTLES = 600.0
 CLOCK_STEP_INTERVAL = 1.0
+# Messages that are only kept for replays go when there is no room for so many segments more, so that they go before
+# anything is refused.
+SPARE_SEGMENTS = 2
 # Seconds between syncs that no client waits for. Back to back, syncs would cost a fifth of the CPU.
 SYNC_INTERVAL = 0.1
+
+
+class Republished(NamedTuple):
+    """A complete frame. `delay_ns`: from its timestamp on. `origin`: of a dead letter. `generation`: of the only
+    channel that gets it.
+    """
+
+    frame: bytes
+    delay_ns: int = 0
+    origin: bytes | None = None
+    generation: int | None = None
 
 
 class Listener:
@@ -88,8 +105,11 @@ class Broker:
         self._next_clock_step = now
         self._clock_settles_at = now + CLOCK_SETTLES
         self._reported_failing: set[str] = set()
+        self._disk_log = RateLimitedLogger(log)
         self.copies_missing: str | None = None  # publishes are acknowledged with fewer copies than asked for
         self._fenced = False
+        self.dead_letters = DeadLetters(self.context, self.topic)
+        self.redrives = Redrives(self.context, self.topics, lambda: self.dead_letters.safe())
         self.alarm_at = math.inf
         self._lost: defaultdict[str, list[tuple[int, int]]] = defaultdict(
             list
@@ -118,6 +138,7 @@ class Broker:
                     rule.channel,
                 )
         self.context.timers.set(self, now + MAINTENANCE_INTERVAL)
+        self.redrives.resume()
 
     # --- for the daemon
 
@@ -206,6 +227,8 @@ class Broker:
             except OSError as error:
                 raise Refused(error.strerror or str(error)) from error
             del self.retentions[name]
+        for channel in topic.channels.values():
+            self.redrives.forget(channel)
         del self.topics[name]
         del self.topics_by_wire_name[name.encode()]
         self.context.to_commit.pop(name, None)
@@ -215,19 +238,23 @@ class Broker:
         self.listener.topic_deleted(topic)
 
     def channel_created(self, topic: Topic, channel: Channel) -> None:
-        self._channels_changed(topic, channel)
+        self._channels_changed(topic, channel, channel.backlog.needed_from)
         self.listener.channel_created(topic, channel)
 
+    def channel_sought(self, topic: Topic, channel: Channel) -> None:
+        self._channels_changed(topic, channel, channel.backlog.needed_from)
+
     def channel_deleted(self, topic: Topic, channel: Channel) -> None:
+        self.redrives.forget(channel)
         self._channels_changed(topic, channel)
         self.listener.channel_deleted(topic, channel)
         if is_ephemeral(topic.name) and not topic.channels:
             self.delete_topic(topic.name)
 
-    def _channels_changed(self, topic: Topic, channel: Channel) -> None:
+    def _channels_changed(self, topic: Topic, channel: Channel, needed_from: int | None = None) -> None:
         retention = self.retentions.get(topic.name)
         if retention is not None and not is_ephemeral(channel.name):
-            retention.channels_changed()
+            retention.channels_changed(needed_from)
 
     def topic_awaited(self, topic: Topic) -> None:
         self.listener.topic_awaited(topic)
@@ -346,18 +373,25 @@ class Broker:
         topic.publish(frames, size)
         return topic.commit_number
 
-    def publish_again(self, topic: Topic, messages: Sequence[tuple[bytes, int]]) -> int:
-        """As `publish`, of complete frames with ids of earlier: (frame, delay in ns from its timestamp on).
+    def publish_again(self, topic: Topic, messages: Sequence[Republished]) -> int:
+        """As `publish`, of messages with ids of earlier.
 
         They are accepted also while nothing may be published: somebody was told that they are.
         """
         frames: list[bytes] = []
-        for frame, delay_ns in messages:
+        for message in messages:
+            frame, delay_ns = message.frame, message.delay_ns
             left_ns = HEAD.unpack_from(frame)[2] + delay_ns - self.context.wall_ns if delay_ns else 0
-            if left_ns > 0:
+            if message.origin is not None:
+                topic.publish_letters([frame], [message.origin])
+            elif message.generation is not None and topic.flowing:
+                topic.publish_directed([frame], message.generation)
+            elif left_ns > 0:
                 topic.publish_deferred(frame, left_ns)
             else:
-                frames.append(frame)
+                frames.append(
+                    frame
+                )  # while the topic is paused, also one for one channel: the others see it again
         if frames:
             topic.publish(frames, sum(map(len, frames)))
         return topic.commit_number
@@ -397,6 +431,9 @@ class Broker:
 
     def commit(self) -> None:
         """Write what the round has gathered. `Topic.failed` has the commits whose append failed."""
+        moves = [each for each in (self.dead_letters, self.redrives) if each.has_work]
+        for each in moves:
+            each.before_commit()
         to_commit = self.context.to_commit
         while to_commit:
             topic = self.topics.get(to_commit.popitem()[0])
@@ -404,6 +441,8 @@ class Broker:
                 topic.commit()
                 if topic.limits is not None:
                     self._to_trim.append(topic.limits)
+        for each in moves:
+            each.after_commit()
         if self.context.to_maintain_now:
             to_maintain, self.context.to_maintain_now = self.context.to_maintain_now, {}
             self._maintain(to_maintain)
@@ -420,6 +459,7 @@ class Broker:
     def pump(self) -> bool:
         """Deliver messages. True when there is more to deliver at once."""
         if self._fenced:
+            self._to_trim.clear()  # somebody else may serve them
             return False
         # Channels that register meanwhile are served by the next round, after a poll of the network.
         to_pump, self.context.to_pump = self.context.to_pump, {}
@@ -486,6 +526,8 @@ class Broker:
         self.store.space.check()
         if was_full and not self.store.space.full:
             log.info("disk: free space recovered, publishing resumes")
+        if short := self.store.space.short_of(SPARE_SEGMENTS * self.store.options.max_segment_bytes):
+            self._give_up_retained(short)
         if not self._fenced:  # else somebody else may serve them
             for limits in list(self.context.limited.values()):
                 limits.look(now)
@@ -498,6 +540,30 @@ class Broker:
             retention = self.retentions.get(name)  # None: a job of a topic deleted since has scheduled it
             if retention is not None and retention.maintain():
                 self.context.schedule_maintenance(name)
+
+    def _give_up_retained(self, short: int) -> None:
+        """Let messages go that are only kept for replays, the oldest of all topics first, for `short` bytes of room."""
+        # What was given up before may have to wait for a snapshot.
+        short -= sum(retention.waiting_bytes for retention in self.retentions.values())
+        gone = 0
+        while gone < short:
+            oldest = min(
+                (retention for retention in self.retentions.values() if retention.retained.is_kept),
+                key=lambda retention: retention.retained.oldest_ns,
+                default=None,
+            )
+            if oldest is None:
+                break
+            gone += oldest.retained.give_up_oldest()
+            self.context.maintain_now(oldest.topic.name)
+        if gone:
+            self._disk_log.log(
+                self.now,
+                "disk: %d bytes are free, %d bytes of finished messages are not retained any longer; "
+                "free some space, or retain less",
+                self.store.space.free or 0,
+                gone,
+            )
 
     def _look_at_failing_topics(self) -> None:
         """Log those that are new, and notice where missing files are back."""
@@ -540,6 +606,13 @@ class Broker:
         # Nothing is published any more, so the last records may use the space kept in reserve.
         self.store.space.full = None
         failure: OSError | None = None
+        if self.dead_letters.has_work or self.redrives.has_work:
+            # So that what has arrived is not moved once more after the start.
+            self.commit()
+            with contextlib.suppress(OSError):
+                self.store.syncer.sync_now()
+            self.dead_letters.settle_safe()
+            self.redrives.settle_safe()
         for name in self.retentions:
             try:
                 self.topics[name].close()

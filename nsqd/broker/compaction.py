@@ -22,7 +22,7 @@ from nsqd.log.records import FILE_HEADER_SIZE
 from nsqd.log.segment import ReadResult, Segment
 from nsqd.log.state import Change, Code
 
-__all__ = ["Compaction", "parked_items", "recorded_now"]
+__all__ = ["Compaction", "deferred_changes", "parked_changes", "recorded_now"]
 
 PIECE = 256 * 1024  # bytes moved with one append; it takes 1 or 2 ms of the event loop
 SMALL = 1024 * 1024  # bytes of segments that are read in one piece, and together
@@ -51,6 +51,7 @@ class Compaction:
         self.is_busy = False
         self._measured: dict[Segment, Measured] = {}
         self._seen: dict[Segment, int] = {}  # how many messages were needed at the last look
+        self._valid = 0  # counts the times when reads in progress became out of date
 
     def forget(self, segments: list[Segment]) -> None:
         """These segments are removed."""
@@ -101,6 +102,16 @@ class Compaction:
 
     # --- moves
 
+    def needed_again(self, start: int) -> None:
+        """A channel needs messages from `start` on that perhaps nobody has needed until now.
+
+        A read in progress does not have them all, so it must not lead to the removal of its segment.
+        """
+        self._valid += 1
+        for segment in self._log.segments:
+            if self._next_first(segment) > start:
+                segment.emptied = False
+
     def begin(self, segments: Iterable[Segment]) -> None:
         """Move what is needed of these complete segments.
 
@@ -145,9 +156,10 @@ class Compaction:
         then: Callable[[list[NeededMessages]], None],
     ) -> None:
         """Read these segments. If one was removed meanwhile, nothing of this read is used: others are begun again."""
+        valid = self._valid
 
         def done(found: list[NeededMessages] | None) -> None:
-            if self._log.deleted:
+            if self._log.deleted or valid != self._valid:
                 self._end()
             elif self._is_removed(segments):
                 self._next()
@@ -172,13 +184,15 @@ class Compaction:
     def _took(self, segments: list[Segment], found: list[NeededMessages]) -> None:
         """Small segments were read as a whole: measured, too."""
         emptied, messages = [], []
+        origins: dict[int, bytes] = {}
         for segment, its in zip(segments, found, strict=True):
             self._accept_damage(segment, its)
             self._note_size(segment, its.own_bytes)
             if self.is_worthwhile(segment, its.own_bytes + segment.moved_bytes):
                 emptied.append(segment)
                 messages += self._still_needed(its)
-        if self._append(messages):
+                origins |= its.origins
+        if self._append(messages, origins):
             for segment in emptied:
                 self._emptied(segment)
             self._next()
@@ -210,7 +224,7 @@ class Compaction:
 
     def _took_piece(self, segment: Segment, found: NeededMessages) -> None:
         self._accept_damage(segment, found)
-        if not self._append(self._still_needed(found)):
+        if not self._append(self._still_needed(found), found.origins):
             return
         if found.next_offset is not None:
             self._read_piece(segment, found.next_offset, found.next_first)
@@ -229,11 +243,11 @@ class Compaction:
             if self._log.moved.get(seq) == position and self._topic.needs(seq)
         ]
 
-    def _append(self, messages: list[tuple[int, bytes]]) -> bool:
+    def _append(self, messages: list[tuple[int, bytes]], origins: dict[int, bytes]) -> bool:
         if not messages:
             return True
         try:
-            self._log.append_moved(messages, self._waiting([seq for seq, _ in messages]))
+            self._log.append_moved(messages, self._waiting([seq for seq, _ in messages]), origins)
         except OSError as error:
             self._context.report_write_error(self._topic.name, error)
             self._give_up()
@@ -250,8 +264,7 @@ class Compaction:
         """Attempts and due times of deferred messages once more: their records may be in the old segment only."""
         changes: list[Change] = []
         for channel in self._topic.channels.values():
-            if items := parked_items(self._context, channel, seqs):
-                changes += channel.backlog.record(Code.PARKED, *items)
+            changes += deferred_changes(self._context, channel, seqs)
         return [recorded_now(self._context), *changes] if changes else []
 
     def _give_up(self) -> None:
@@ -269,11 +282,29 @@ def recorded_now(context: BrokerContext) -> Change:
     return (Code.MARK, 0, context.wall_ns)
 
 
-def parked_items(context: BrokerContext, channel: Channel, seqs: Iterable[int]) -> list[int]:
-    """The items of a PARKED change: of these messages those that are deferred."""
-    items: list[int] = []
+def deferred_changes(context: BrokerContext, channel: Channel, seqs: Iterable[int]) -> list[Change]:
+    """The changes that say how those of these messages wait that are deferred."""
+    entries: list[tuple[int, int, int]] = []
     for seq in seqs:
         if entry := channel.deferred.get(seq):
             attempts, due = entry
-            items += (seq, attempts, context.wall_ns + max(0, int((due - context.now) * 1e9)))
-    return items
+            entries.append((seq, attempts, context.wall_ns + max(0, int((due - context.now) * 1e9))))
+    return parked_changes(channel, entries)
+
+
+def parked_changes(
+    channel: Channel, entries: Iterable[tuple[int, int, int]], *, in_flight: bool = False
+) -> list[Change]:
+    """The changes that say how messages wait for another delivery: (seq, attempts, due in wall time or 0).
+
+    `in_flight`: who reads them, after a kill, has lost the connections that the messages are in flight at.
+    """
+    items: list[int] = []
+    not_counted: list[int] = []
+    for entry in entries:
+        items += entry
+        if count := channel.not_counted(entry[0], in_flight=in_flight):
+            not_counted += (entry[0], count)
+    record = channel.backlog.record
+    changes = record(Code.PARKED, *items) if items else []
+    return changes + record(Code.NOT_COUNTED, *not_counted) if not_counted else changes

@@ -14,6 +14,7 @@ from typing import Protocol
 import attrs
 
 from nsqd.broker.errors import Refused
+from nsqd.broker.leaving import LetterSource
 from nsqd.broker.locality import Topology
 from nsqd.broker.timers import Timers
 from nsqd.broker.window import WindowBudget
@@ -110,6 +111,7 @@ class BrokerContext:
         self.failures: list[dict[int, str]] = []  # `Topic.failed` of those whose commit failed in this round
         self.to_commit: dict[str, None] = {}  # names of topics, in the order of their first publish
         self.to_pump: dict[Pumpable, None] = {}
+        self.leaving: dict[LetterSource, None] = {}  # have messages for their dead topics
         self.to_maintain: dict[str, None] = {}  # names of topics whose log may have something to release
         self.to_maintain_now: dict[str, None] = {}  # the same, of which some work has just been completed
         self.limited: dict[str, Limited] = {}  # by the topic's name
@@ -132,6 +134,10 @@ class BrokerContext:
     def pump_soon(self, channel: Pumpable) -> None:
         """Register a channel that may have something to deliver."""
         self.to_pump[channel] = None
+
+    def leave_soon(self, channel: LetterSource) -> None:
+        """Register a channel that has messages for its dead topic."""
+        self.leaving[channel] = None
 
     def schedule_maintenance(self, topic_name: str) -> None:
         """Register a topic for the next maintenance, within a second."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from nsqd.broker.paging import part_of
 
@@ -43,10 +43,21 @@ class Deferred:
         entry = self._entries.get(seq)
         return (entry[2], entry[0]) if entry is not None else None
 
+    def attempts(self) -> Iterator[tuple[int, int]]:
+        """(seq, attempts) of each message."""
+        return ((seq, attempts) for _, seq, attempts in self._entries.values())
+
     def add(self, seq: int, attempts: int, due: float) -> None:
         """Keep a message back until `due`."""
         entry = self._entries[seq] = (due, seq, attempts)
         heapq.heappush(self._later, entry)
+
+    def add_all(self, due: Mapping[int, float]) -> None:
+        """Keep messages that were not delivered yet back until their times, by seq. In one go: they may be millions."""
+        entries = [(when, seq, 0) for seq, when in due.items()]
+        self._entries.update(zip(due, entries, strict=True))
+        self._later += entries
+        heapq.heapify(self._later)
 
     def remove(self, seq: int) -> int | None:
         """Remove a message before it is due; returns its attempts, or None if it is not deferred here."""

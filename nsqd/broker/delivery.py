@@ -142,9 +142,16 @@ class Delivery:
         for subscription in list(self._all()):
             yield from list(subscription.in_flight.values())
 
-    def owner_of(self, message_id: bytes) -> Subscription | None:
-        """Who has this message in flight, connected or not. All are searched: not for a command of a client."""
-        return next((owner for owner in self._all() if message_id in owner.in_flight), None)
+    def owner_of(self, message_id: bytes, seq: int | None = None) -> Subscription | None:
+        """Who has this message in flight, connected or not. All are searched: not for a command of a client.
+
+        `seq`: of the message; without it, of several messages with this id the first one is found.
+        """
+        for owner in self._all():
+            entry = owner.in_flight.get(message_id)
+            if entry is not None and seq in (None, entry[0]):
+                return owner
+        return None
 
     def in_flight_page(self, start: int, limit: int) -> list[tuple[Subscription, InFlight]]:
         """Up to `limit` messages in flight with their owners, after `start` others: client by client."""

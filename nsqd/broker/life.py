@@ -27,6 +27,8 @@ class MessageState(enum.Enum):
     """Delivered before, and to be delivered again as soon as a consumer has room."""
     DEFERRED = "deferred"
     """Not to be delivered before its due time."""
+    LEAVING = "leaving"
+    """On its way to the dead topic: not to be delivered, and not settled before it is safe there."""
     SETTLED = "settled"
     """Finished, dropped or lost: the channel no longer needs it."""
 
@@ -43,6 +45,10 @@ class MessageEvent(enum.Enum):
     """It was finished at another nsqd, which had a copy of it."""
     FINISH_BY_OPERATOR = "/message/finish"
     REQUEUE_BY_OPERATOR = "/message/requeue"
+    GIVE_UP_BY_OPERATOR = "/message/dead_letter"
+    EXHAUST = "REQ or time-out, last attempt"
+    """`max_attempts` is reached."""
+    ARRIVE = "safe in the dead topic"
     REQUEUE = "REQ 0"
     DEFER = "REQ n"
     TOUCH = "TOUCH"
@@ -69,12 +75,14 @@ class MessageEvent(enum.Enum):
 
 _READY, _IN_FLIGHT, _REQUEUED = MessageState.READY, MessageState.IN_FLIGHT, MessageState.REQUEUED
 _DISCONNECTED, _DEFERRED, _SETTLED = MessageState.DISCONNECTED, MessageState.DEFERRED, MessageState.SETTLED
+_LEAVING = MessageState.LEAVING
 
 LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_READY, MessageEvent.DELIVER): _IN_FLIGHT,
     (_READY, MessageEvent.SAMPLE_OUT): _SETTLED,
     (_READY, MessageEvent.FINISH_ELSEWHERE): _SETTLED,
     (_READY, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
+    (_READY, MessageEvent.GIVE_UP_BY_OPERATOR): _LEAVING,
     (_READY, MessageEvent.DROP): _SETTLED,
     (_READY, MessageEvent.EXPIRE): _SETTLED,
     (_READY, MessageEvent.EMPTY): _SETTLED,
@@ -83,6 +91,8 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_IN_FLIGHT, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_IN_FLIGHT, MessageEvent.REQUEUE): _REQUEUED,
     (_IN_FLIGHT, MessageEvent.REQUEUE_BY_OPERATOR): _REQUEUED,
+    (_IN_FLIGHT, MessageEvent.GIVE_UP_BY_OPERATOR): _LEAVING,
+    (_IN_FLIGHT, MessageEvent.EXHAUST): _LEAVING,
     (_IN_FLIGHT, MessageEvent.DEFER): _DEFERRED,
     (_IN_FLIGHT, MessageEvent.TOUCH): _IN_FLIGHT,
     (_IN_FLIGHT, MessageEvent.TIME_OUT): _REQUEUED,
@@ -94,12 +104,14 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_DISCONNECTED, MessageEvent.TIME_OUT): _REQUEUED,
     (_DISCONNECTED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_DISCONNECTED, MessageEvent.REQUEUE_BY_OPERATOR): _REQUEUED,
+    (_DISCONNECTED, MessageEvent.GIVE_UP_BY_OPERATOR): _LEAVING,
     (_DISCONNECTED, MessageEvent.EMPTY): _SETTLED,
     (_DISCONNECTED, MessageEvent.KILL): _REQUEUED,  # the first lost connection was recorded
     (_DISCONNECTED, MessageEvent.RESTART): _REQUEUED,
     (_REQUEUED, MessageEvent.DELIVER): _IN_FLIGHT,
     (_REQUEUED, MessageEvent.SAMPLE_OUT): _SETTLED,
     (_REQUEUED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
+    (_REQUEUED, MessageEvent.GIVE_UP_BY_OPERATOR): _LEAVING,
     (_REQUEUED, MessageEvent.DROP): _SETTLED,
     (_REQUEUED, MessageEvent.EXPIRE): _SETTLED,
     (_REQUEUED, MessageEvent.EMPTY): _SETTLED,
@@ -107,8 +119,15 @@ LIFE: Final[dict[tuple[MessageState, MessageEvent], MessageState]] = {
     (_DEFERRED, MessageEvent.COME_DUE): _REQUEUED,
     (_DEFERRED, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
     (_DEFERRED, MessageEvent.REQUEUE_BY_OPERATOR): _REQUEUED,
+    (_DEFERRED, MessageEvent.GIVE_UP_BY_OPERATOR): _LEAVING,
     (_DEFERRED, MessageEvent.DROP): _SETTLED,
     (_DEFERRED, MessageEvent.EMPTY): _SETTLED,
+    (_LEAVING, MessageEvent.ARRIVE): _SETTLED,
+    (_LEAVING, MessageEvent.FINISH_BY_OPERATOR): _SETTLED,
+    (_LEAVING, MessageEvent.EMPTY): _SETTLED,
+    (_LEAVING, MessageEvent.LOSE): _SETTLED,
+    (_LEAVING, MessageEvent.KILL): _REQUEUED,  # and leaves again, if `max_attempts` is still the same
+    (_LEAVING, MessageEvent.RESTART): _REQUEUED,
 }
 """(state, event) -> state. A message enters as READY, or as DEFERRED when it was published with a delay."""
 
@@ -122,6 +141,7 @@ REFUSALS: Final[dict[MessageState, type[NotInFlight | NotOwner]]] = {
     _DISCONNECTED: NotOwner,
     _REQUEUED: NotInFlight,
     _DEFERRED: NotInFlight,
+    _LEAVING: NotInFlight,
     _SETTLED: NotInFlight,
 }
 """The error for a command about a message that is not in flight at the client. If another client has it: `NotOwner`."""

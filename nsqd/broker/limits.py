@@ -46,6 +46,10 @@ class Bounded(Protocol):
     settings: Settings
 
     @property
+    def trims(self) -> bool:
+        """Whether the oldest messages go when a limit is reached; else publishes are refused."""
+
+    @property
     def waiting(self) -> int:
         """Messages that wait."""
 
@@ -65,7 +69,7 @@ class LimitedTopic(Bounded, Protocol):
     context: BrokerContext
     name: str
     channels: dict[str, Channel]
-    rejected: Counter[tuple[str, str]]
+    rejected: dict[str, Counter[str]]
     """Messages of refused publishes, by the channel ("": the topic itself) and the limit."""
 
     @property
@@ -108,9 +112,14 @@ class TopicLimits:
         self._failed = RateLimitedLogger(log)
         self.rejects = self.trims = False
         for bounded in self._all():
-            is_bounded = bounded.settings.max_depth is not None or bounded.settings.max_bytes is not None
-            self.rejects = self.rejects or (is_bounded and not _trims(bounded))
-            self.trims = self.trims or (is_bounded and _trims(bounded))
+            self.include(bounded)
+
+    def include(self, bounded: Bounded) -> None:
+        """A channel is new."""
+        self._round = -1
+        is_bounded = bounded.settings.max_depth is not None or bounded.settings.max_bytes is not None
+        self.rejects = self.rejects or (is_bounded and not bounded.trims)
+        self.trims = self.trims or (is_bounded and bounded.trims)
 
     def _all(self) -> list[Bounded]:
         return [self._topic, *self._topic.channels.values()]
@@ -137,7 +146,7 @@ class TopicLimits:
         bounded: Bounded
         for name, bounded in self._topic.channels.items() if self._topic.flowing else [("", self._topic)]:
             settings = bounded.settings
-            if _trims(bounded):
+            if bounded.trims:
                 continue
             if settings.max_depth is not None:
                 left = settings.max_depth - bounded.waiting - count
@@ -149,7 +158,7 @@ class TopicLimits:
                 self._bytes = min(self._bytes, room, key=_left)
 
     def _refuse(self, room: _Room, count: int) -> None:
-        self._topic.rejected[room.channel, room.limit] += count
+        self._topic.rejected.setdefault(room.channel, Counter())[room.limit] += count
         whose = f"channel {room.channel}" if room.channel else f"topic {self._topic.name}"
         what = "messages" if room.limit == "max_depth" else "bytes"
         reason = f"{room.limit} of {whose} is {room.most}, and {room.most - room.left} {what} wait"
@@ -166,7 +175,7 @@ class TopicLimits:
     def trim(self) -> None:
         """Drop what is too much."""
         for bounded in self._all():
-            if _trims(bounded):
+            if bounded.trims:
                 self._trim(bounded)
 
     def _trim(self, bounded: Bounded) -> None:
@@ -195,10 +204,13 @@ class TopicLimits:
                 self._look_at_idle(channel, channel.settings.idle_ttl / SECOND_NS, now)
 
     def _expire(self) -> None:
+        needed_from = self._topic.needed_from
         for bounded in self._all():
             # With the policy `dead_letter` what is too old is not to be lost.
-            if bounded.settings.max_age is not None and bounded.settings.policy != Policy.DEAD_LETTER:
-                bounded.expire(self._ages.boundary(bounded.settings.max_age, self._topic.needed_from))
+            if bounded.settings.max_age is not None and (
+                bounded.trims or bounded.settings.policy != Policy.DEAD_LETTER
+            ):
+                bounded.expire(self._ages.boundary(bounded.settings.max_age, needed_from))
 
     def _look_at_idle(self, channel: Channel, idle_ttl: float, now: float) -> None:
         action = channel.settings.idle_action
@@ -240,7 +252,3 @@ class TopicLimits:
 
 def _left(room: _Room) -> float:
     return room.left
-
-
-def _trims(bounded: Bounded) -> bool:
-    return bounded.settings.policy == Policy.DROP_OLDEST

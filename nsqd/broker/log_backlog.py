@@ -39,6 +39,7 @@ class LogBacklog:
         "_to_settle",
         "_unwritten",
         "_unwritten_awaiting",
+        "_unwritten_not_counted",
         "cache",
         "counts",
         "cursor",
@@ -68,6 +69,7 @@ class LogBacklog:
             tuple[int, int]
         ] = []  # ranges that are settled, but in no successful append yet
         self._unwritten_awaiting: dict[int, AwaitingRedelivery] = {}
+        self._unwritten_not_counted: dict[int, int] = {}
 
     @classmethod
     def restore(cls, view: LogView, state: ChannelState) -> LogBacklog:
@@ -83,6 +85,10 @@ class LogBacklog:
         for start, end in runs(list(state.awaiting_redelivery)) if state.awaiting_redelivery else ():
             backlog.skip.add(max(start, backlog.cursor), end)
         return backlog
+
+    @property
+    def repeats_ids(self) -> bool:
+        return self.view.repeats_ids
 
     # --- figures
 
@@ -269,6 +275,12 @@ class LogBacklog:
     def finish_one(self, seq: int) -> bool:
         return self.finish_ready([(seq, seq + 1)]) == 1
 
+    def withdraw_ready(self, seq: int) -> bool:
+        if not self.is_ready(seq):
+            return False
+        self.skip.add(seq, seq + 1)
+        return True
+
     def drop_ready(self, limit: int, before: int) -> int:
         stop, start, left = min(before, self.view.high_watermark), self.cursor, limit
         dropped: list[tuple[int, int]] = []
@@ -290,9 +302,13 @@ class LogBacklog:
         self.cache.forget(seqs)
         self.view.record_soon(self)
 
-    def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
+    def await_redelivery(self, seq: int, attempts: int, delay: float, not_counted: int = 0) -> None:
         due_ns = self.view.context.wall_ns + int(delay * 1e9) if delay > 0 else 0
         self._unwritten_awaiting[seq] = (attempts, due_ns)
+        if not_counted:
+            self._unwritten_not_counted[seq] = not_counted
+        elif self._unwritten_not_counted:
+            self._unwritten_not_counted.pop(seq, None)
         self.view.record_soon(self)
 
     def empty(self) -> int:
@@ -303,6 +319,7 @@ class LogBacklog:
         self._to_settle = []
         self._unwritten = []
         self._unwritten_awaiting.clear()
+        self._unwritten_not_counted.clear()
         self._release()
         return ready
 
@@ -344,6 +361,9 @@ class LogBacklog:
                 # Without the time at which a due time was set, a restart with a wrong clock could not bound the wait.
                 changes.append((Code.MARK, 0, self.view.context.wall_ns))
             changes.append((Code.PARKED, self.generation, *items))
+            if self._unwritten_not_counted:
+                counts = chain.from_iterable(self._unwritten_not_counted.items())
+                changes.append((Code.NOT_COUNTED, self.generation, *counts))
         return changes
 
     def changes_written(self, full: bool) -> None:
@@ -351,6 +371,7 @@ class LogBacklog:
         self._unwritten = []
         if not full:
             self._unwritten_awaiting.clear()
+            self._unwritten_not_counted.clear()
 
     @property
     def has_unwritten(self) -> bool:

@@ -12,9 +12,10 @@ from typing import Protocol
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.window import Window
 from nsqd.log.look import Look
+from nsqd.log.ranges import RangeSet
 from nsqd.log.segment import ReadResult
 from nsqd.log.state import Change
-from nsqd.log.topic_log import TopicLog
+from nsqd.log.topic_log import Batch, TopicLog
 
 __all__ = ["Keeper", "LogView", "Recorder"]
 
@@ -55,6 +56,8 @@ class LogView:
         self.settled_moved: list[
             int
         ] = []  # messages that were moved in the log, and settled in a channel since
+        self.letters = RangeSet()  # messages in the log that are dead letters
+        self.directed: dict[int, RangeSet] = {}  # those that are for one channel alone, by its generation
         self.on_loss: Callable[[int, int, bool], None] = lambda _start, _end, _damaged: None
         # Places of damage, as (path, offset): every read that passes one would report it again.
         self._reported: set[tuple[str, int]] = set()
@@ -68,16 +71,47 @@ class LogView:
         self.changed[recorder] = None
         self.context.commit_soon(self.topic_name)
 
+    @property
+    def repeats_ids(self) -> bool:
+        """Whether several messages may have the same id."""
+        return bool(self.letters or self.directed)
+
+    def keep(self, first: int, batch: Batch) -> None:
+        """Keep written messages, with seqs from `first` on, in the window."""
+        end = first + len(batch.frames)
+        if batch.origins is not None:
+            self.letters.add(first, end)
+        elif batch.directed is not None:
+            self.directed.setdefault(batch.directed, RangeSet()).add(first, end)
+        self.window.extend(batch.frames, batch.size)
+
+    def segments_removed(self) -> None:
+        """Forget what was known of messages that are not in the log any more."""
+        if self.repeats_ids:
+            start = min(self.log.segments[0].first, *self.log.moved, self.log.end)
+            self.letters.discard_below(start)
+            for ranges in self.directed.values():
+                ranges.discard_below(start)
+            self.directed = {generation: ranges for generation, ranges in self.directed.items() if ranges}
+
     def note_settled(self, seqs: list[int]) -> None:
         """A channel has settled these: retention looks whether their moved copies are needed any more."""
         if self.log.moved:
             self.settled_moved += self.log.moved.keys() & seqs
 
     def look(
-        self, seqs: Sequence[int], held: Callable[[int], bytes | None]
+        self, seqs: Sequence[int], held: Callable[[int], bytes | None], *, with_origins: bool = True
     ) -> tuple[dict[int, bytes], Look | None]:
-        """The frames of these messages: those that `held` has in memory, and a read for the others."""
-        frames = {seq: frame for seq in seqs if (frame := held(seq)) is not None}
+        """The frames of these messages: those that `held` has in memory, and a read for the others.
+
+        With `with_origins` dead letters are read, too: memory does not have where they are from.
+        """
+        letters = self.letters if with_origins else None
+        frames = {
+            seq: frame
+            for seq in seqs
+            if not (letters and seq in letters) and (frame := held(seq)) is not None
+        }
         if len(frames) == len(seqs):
             return frames, None
         return frames, self.log.look(seq for seq in seqs if seq not in frames)

@@ -63,6 +63,10 @@ class MemoryBacklog:
         self._frames: dict[int, bytes] = {}  # of all messages it holds: ready, in flight, requeued, deferred
         self._unread: set[int] = set()  # held by seq only: their bodies are still in the log
 
+    @property
+    def repeats_ids(self) -> bool:
+        return self._source is not None and self._source.repeats_ids
+
     # --- figures
 
     @property
@@ -110,7 +114,8 @@ class MemoryBacklog:
     def look(self, seqs: Sequence[int]) -> tuple[dict[int, bytes], Look | None]:
         if self._source is None:
             return {seq: self._frames[seq] for seq in seqs}, None
-        return self._source.look(seqs, self._frames.get)
+        # Without origins: the log may have removed what is held here.
+        return self._source.look(seqs, self._frames.get, with_origins=False)
 
     def find(self, message_id: bytes) -> tuple[int, bytes] | None:
         return next((item for item in self._frames.items() if item[1][ID] == message_id), None)
@@ -241,10 +246,15 @@ class MemoryBacklog:
     # --- outcomes
 
     def finish_one(self, seq: int) -> bool:
+        if not self.withdraw_ready(seq):
+            return False
+        self.settle([seq])
+        return True
+
+    def withdraw_ready(self, seq: int) -> bool:
         if not self.is_ready(seq):
             return False
         self._queue.remove(seq)
-        self.settle([seq])
         return True
 
     def drop_ready(self, limit: int, before: int) -> int:
@@ -265,7 +275,7 @@ class MemoryBacklog:
         self._held_bytes -= size
         self._budget.release(size)
 
-    def await_redelivery(self, seq: int, attempts: int, delay: float) -> None:
+    def await_redelivery(self, seq: int, attempts: int, delay: float, not_counted: int = 0) -> None:
         """Nothing to do: nothing is recorded."""
 
     def empty(self) -> int:

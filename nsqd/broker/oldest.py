@@ -12,15 +12,14 @@ import attrs
 from nsqd.broker.log_view import LogView
 from nsqd.log.moved import MovedPlan
 from nsqd.log.segment import ReadPlan
+from nsqkit.wire.frames import TIMESTAMP
 
 __all__ = ["Oldest", "OldestRead", "PublishTime", "published_ns"]
-
-_TIMESTAMP = slice(8, 16)  # of a message frame
 
 
 def published_ns(frame: bytes) -> int:
     """When a message was published, in nanoseconds since 1970."""
-    return int.from_bytes(frame[_TIMESTAMP], "big", signed=True)
+    return int.from_bytes(frame[TIMESTAMP], "big", signed=True)
 
 
 @attrs.frozen(eq=False)

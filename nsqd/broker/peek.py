@@ -21,7 +21,7 @@ from nsqd.broker.life import MessageState
 from nsqd.broker.paging import part_of
 from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic import Topic
-from nsqd.log.look import Look
+from nsqd.log.look import Look, Looked
 from nsqkit.wire.frames import ID
 
 __all__ = ["Entry", "Page", "PeekState", "peek_channel", "peek_topic", "search", "whereabouts"]
@@ -34,6 +34,7 @@ class PeekState(enum.Enum):
     IN_FLIGHT = "in_flight"
     REQUEUED = "requeued"
     DEFERRED = "deferred"
+    LEAVING = "leaving"
 
 
 class Entry(NamedTuple):
@@ -73,21 +74,25 @@ class Page:
         return self.entries[-1].seq + 1 if self.by_seq else self.start + index
 
     @contextlib.contextmanager
-    def frames(self) -> Iterator[Iterator[bytes | None]]:
-        """An iterator over the frames of the entries; None for one that cannot be read. *Any thread*.
+    def messages(self) -> Iterator[Iterator[Looked | None]]:
+        """An iterator over the messages of the entries; None for one that cannot be read. *Any thread*.
 
         `OSError`; `FileNotFoundError` if messages of the page were removed meanwhile.
         """
         if self.look is None:
-            yield (self.held.get(entry.seq) for entry in self.entries)
+            yield (self._held(entry.seq) for entry in self.entries)
             return
         missing = (entry.seq for entry in self.entries if entry.seq not in self.held)
-        with contextlib.closing(self.look.frames(missing)) as read:
-            yield (self.held[e.seq] if e.seq in self.held else next(read) for e in self.entries)
+        with contextlib.closing(self.look.messages(missing)) as read:
+            yield (self._held(e.seq) if e.seq in self.held else next(read) for e in self.entries)
+
+    def _held(self, seq: int) -> Looked | None:
+        frame = self.held.get(seq)
+        return None if frame is None else Looked(frame)
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the log that `frames` has read so far."""
+        """Bytes of the log that `messages` has read so far."""
         return 0 if self.look is None else self.look.bytes_read
 
 
@@ -105,6 +110,12 @@ def peek_channel(channel: Channel, state: PeekState, start: int, limit: int) -> 
     elif state is PeekState.DEFERRED:
         count = len(channel.deferred)
         entries = [Entry(*waiting) for waiting in channel.deferred.page(start, limit + 1)]
+    elif state is PeekState.LEAVING:
+        leaving = channel.leaving.messages
+        count = len(leaving)
+        entries = [
+            Entry(seq, message.attempts) for seq, message in part_of(leaving.items(), start, limit + 1)
+        ]
     else:
         count = channel.in_flight_count
         entries = [
@@ -120,7 +131,7 @@ def peek_channel(channel: Channel, state: PeekState, start: int, limit: int) -> 
 def peek_topic(topic: Topic, start: int, limit: int) -> Page:
     """The same, of messages that no channel has been given yet, also of deferred ones."""
     store = topic.store
-    seqs = topic.aborted.first_outside(max(start, store.high_watermark), store.end, limit + 1)
+    seqs = topic.unavailable.first_outside(max(start, store.high_watermark), store.end, limit + 1)
     is_last = len(seqs) <= limit
     del seqs[limit:]
     held, look = store.look(seqs)
@@ -130,16 +141,18 @@ def peek_topic(topic: Topic, start: int, limit: int) -> Page:
 
 def search(
     topic: Topic, message_id: bytes, hint: int | None = None
-) -> Callable[[], tuple[int, bytes] | None]:
-    """A search for a message by its id, to be run in *any thread*: (seq, frame), or None; `OSError` as for a page.
+) -> Callable[[], tuple[int, Looked] | None]:
+    """A search for a message by its id, to be run in *any thread*: with its seq, or None; `OSError` as for a page.
 
-    `hint`: its seq, if the caller has seen it. Without it, a message is not found whose id is out of order (it was
-    taken over from another node, or the node's id has changed), unless it is in flight.
+    `hint`: its seq, if the caller has seen it. Without it, a message is not found whose id is out of order (it is a
+    dead letter, or was put back from there; it was taken over from another node; or the node's id has changed), unless
+    it is in flight.
     """
     finds = [topic.store.find, *(channel.backlog.find for channel in topic.channels.values())]
     found = next(filter(None, (find(message_id) for find in finds)), None)
     if found is not None:
-        return lambda: found
+        seq, frame = found
+        return lambda: (seq, Looked(frame))
     look = topic.store.look_anywhere()
     if look is None:
         return lambda: None
@@ -148,11 +161,11 @@ def search(
         if (owner := channel.delivery.owner_of(message_id)) is not None:
             hints.append(owner.in_flight[message_id][0])
 
-    def run() -> tuple[int, bytes] | None:
-        with contextlib.closing(look.frames(hints)) as frames:
-            for seq, frame in zip(hints, frames, strict=True):
-                if frame is not None and frame[ID] == message_id:
-                    return seq, frame
+    def run() -> tuple[int, Looked] | None:
+        with contextlib.closing(look.messages(hints)) as messages:
+            for seq, message in zip(hints, messages, strict=True):
+                if message is not None and message.frame[ID] == message_id:
+                    return seq, message
         return look.find(message_id)
 
     return run
@@ -160,12 +173,14 @@ def search(
 
 def whereabouts(channel: Channel, seq: int, message_id: bytes) -> tuple[MessageState, Entry]:
     """The state of a message in a channel; `SETTLED` also if the channel never had it."""
-    if (owner := channel.delivery.owner_of(message_id)) is not None:
+    if (owner := channel.delivery.owner_of(message_id, seq)) is not None:
         _, attempts, deadline, _ = owner.in_flight[message_id]
         state = MessageState.DISCONNECTED if owner.disconnected else MessageState.IN_FLIGHT
         return state, Entry(seq, attempts, deadline, owner)
     if (deferred := channel.deferred.get(seq)) is not None:
         return MessageState.DEFERRED, Entry(seq, *deferred)
+    if (leaving := channel.leaving.messages.get(seq)) is not None:
+        return MessageState.LEAVING, Entry(seq, leaving.attempts)
     if channel.backlog.is_ready(seq):
         return MessageState.READY, Entry(seq)
     for queued, attempts in channel.requeued:

@@ -27,21 +27,28 @@ def restore_topic(
     state = recovered.state
     view = LogView(context, name, recovered.log)
     view.high_watermark = min(state.high_watermark, state.end)
+    view.letters, view.directed = state.letters, state.directed
+    view.segments_removed()
     store = LogTopicStore(view)
     topic = Topic(context, listener, name, store)
     topic.paused, topic.own_settings = state.paused, state.settings
     topic.deferred, topic.last_generation = state.deferred, state.last_generation
-    topic.aborted = state.aborted
-    topic.aborted.discard_below(view.high_watermark)
+    topic.unavailable = state.unavailable
+    for seq, (due_ns, delay_ns) in state.delayed.items():
+        # As for channels: no longer than the delay, in case the wall clock is behind.
+        topic.delayed[seq] = context.now + min(due_ns - context.wall_ns, delay_ns) / 1e9
+    topic.forget_due()
     topic.started = not (context.options.has_registries and view.log.end > view.high_watermark == 0)
     for channel_state in state.channels.values():
         channel = Channel(context, name, channel_state.name, store.restored_backlog(channel_state))
         channel.paused, channel.own_settings = channel_state.paused, channel_state.settings
+        channel.redrive = channel_state.redrive
         topic.channels[channel.name] = channel
     topic.resolve_settings()
     for channel_state in state.channels.values():
         channel = topic.channels[channel_state.name]
         _restore_waiting(channel, channel_state)
+        channel.give_up_exhausted()
     # The record of the high watermark may be lost although later records prove that these messages had flowed.
     for seq in [seq for seq in topic.deferred if seq < view.high_watermark]:
         due = context.now + topic.deferred.pop(seq) / 1e9
@@ -64,6 +71,8 @@ def restore_topic(
 
 def _restore_waiting(channel: Channel, state: ChannelState) -> None:
     context = channel.context
+    waiting = state.awaiting_redelivery
+    channel.restore_lost_connections({n: count for n, count in state.not_counted.items() if n in waiting})
     for seq in sorted(state.awaiting_redelivery):
         attempts, due_ns = state.awaiting_redelivery[seq]
         if due_ns == 0:

@@ -4,10 +4,14 @@ A topic's log may have twice the bytes of the messages that somebody needs, and 
 that nobody needs are removed as soon as two snapshots have been begun after them. While there is more than allowed,
 snapshots are written for that purpose, and the few needed messages of other segments are moved (`compaction.py`), the
 segment with the least needed bytes first.
+
+Segments that are kept for replays (`retained.py`) are left out of all of this: nothing is removed from them, nothing
+moved, and they count for nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
@@ -15,9 +19,10 @@ from typing import TypeVar
 import attrs
 
 from nsqd.broker.channel import Channel
-from nsqd.broker.compaction import Compaction, parked_items, recorded_now
+from nsqd.broker.compaction import Compaction, deferred_changes, parked_changes, recorded_now
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.log_view import LogView
+from nsqd.broker.retained import Retained
 from nsqd.broker.topic import Topic
 from nsqd.log.jobs import Job
 from nsqd.log.manifest import write_manifest
@@ -60,7 +65,7 @@ class Usage:
         return sum(self.needed.values())
 
     def without(self, segments: list[Segment]) -> Usage:
-        """Without these, which are removed."""
+        """Without these, which are removed, or stay in any case."""
         gone = set(segments)
         return Usage(
             self.total - sum(segment.file.size for segment in segments),
@@ -87,11 +92,17 @@ class Retention:
         self._snapshot_size = 0
         self._last_position = log.position
         self._compaction = Compaction(context, topic, view, self._continue)
+        self.retained = Retained(context, topic, view, self._continue)
+        self.retained_bytes = 0  # that nobody needs, and that are kept for replays, as an estimate
+        self.alarm_at = math.inf
         self._to_sweep: Iterator[int] = iter(())
         self._manifest_position = manifest_position
         self._manifest_stale = manifest_position is None
         # With smaller segments a snapshot would follow each write.
         self._segment_bytes = max(log.max_segment_bytes, SMALLEST_SEGMENT)
+        self.waiting_bytes = (
+            0  # of segments that nobody needs, and that may go when they are in no snapshot's replay
+        )
         self._looked_at = 0  # position of the log at the last maintenance
         self._total = 0  # and its bytes
         log.on_roll = self._rolled
@@ -128,12 +139,27 @@ class Retention:
             self.begin_snapshot()
         sweeping = self._forget_settled()
         usage = self._usage()
+        if kept := self.retained.choose():
+            of_others = usage.without(kept)
+            needed = usage.all_needed - of_others.all_needed
+            self.retained_bytes = max(0, usage.total - of_others.total - round(needed))
+            usage = of_others
+        else:
+            self.retained_bytes = 0
+        self._context.timers.set(self, self.retained.next_look())
         released = self._release(usage)
-        busy = self._make_room(usage.without(released), idle)
+        usage = usage.without(released)
+        self.waiting_bytes = sum(segment.file.size for segment in usage.needless)
+        busy = self._make_room(usage, idle)
         if self._manifest_stale:
             self.write_manifest()
         self._last_position = self.log.position  # again, as the record of a snapshot is not activity
         return not idle or self.topic.store.has_changes or bool(released) or busy or sweeping
+
+    def alarm(self, now: float) -> None:
+        """A segment that was kept may have to go."""
+        if not self.log.deleted:
+            self._context.schedule_maintenance(self.topic.name)
 
     # --- removal
 
@@ -144,6 +170,7 @@ class Retention:
             return []
         self.log.drop(segments)
         self._compaction.forget(segments)
+        self._view.segments_removed()
         self._manifest_stale = True
         unsynced = list(self.log.unsynced)
 
@@ -198,10 +225,10 @@ class Retention:
         excess = usage.total - 2 * usage.all_needed - allowance
         if excess <= 0:
             return self._measure_something(usage, allowance)
-        waiting = sum(segment.file.size for segment in usage.needless)
-        if not self._compaction.is_busy and excess > waiting:
-            self._move_something(usage, excess - waiting, FULL_MOVE_BYTES if full else segment_bytes)
-        if self._snapshot is None and waiting:
+        if not self._compaction.is_busy and excess > self.waiting_bytes:
+            most = FULL_MOVE_BYTES if full else segment_bytes
+            self._move_something(usage, excess - self.waiting_bytes, most)
+        if self._snapshot is None and self.waiting_bytes:
             self.begin_snapshot()
         return True
 
@@ -209,7 +236,11 @@ class Retention:
         """Measure a segment, if the log may be above its allowed size when messages are not all of the same size."""
         if usage.total <= allowance or self._compaction.is_busy:
             return self._compaction.is_busy
-        uncertain = [segment for segment in self.log.segments[:-1] if self._compaction.is_uncertain(segment)]
+        uncertain = [
+            segment
+            for segment in self.log.segments[:-1]
+            if segment in usage.needed and self._compaction.is_uncertain(segment)
+        ]
         certain = usage.all_needed - sum(usage.needed[segment] for segment in uncertain)
         if not uncertain or usage.total - 2 * certain <= allowance:
             return False
@@ -244,8 +275,10 @@ class Retention:
 
     # --- the manifest
 
-    def channels_changed(self) -> None:
-        """A channel was created or deleted."""
+    def channels_changed(self, needed_from: int | None = None) -> None:
+        """A channel was created, needs messages from `needed_from` on now, or (None) was deleted."""
+        if needed_from is not None:
+            self._compaction.needed_again(needed_from)
         self._manifest_stale = True
         if len(self.topic.channels) <= MANY_CHANNELS:
             self.write_manifest()
@@ -279,7 +312,7 @@ class Retention:
     def begin_snapshot(self) -> None:
         self.topic.commit()
         try:
-            self._snapshot = SnapshotWriter.begin(self.log, snapshot_changes(self.topic, self.log))
+            self._snapshot = SnapshotWriter.begin(self.log, snapshot_changes(self.topic, self._view))
         except OSError as error:
             self._context.report_write_error(self.topic.name, error)
             return
@@ -332,8 +365,9 @@ class Retention:
         self._failed(error)
 
 
-def snapshot_changes(topic: Topic, log: TopicLog) -> Iterator[list[Change]]:
+def snapshot_changes(topic: Topic, view: LogView) -> Iterator[list[Change]]:
     """The topic's state as changes, in slices. The broker keeps working between two slices."""
+    log = view.log
     # The order matters: a message that moves without a record (a deferred one from the topic into the channels'
     # tables, from there into the queue, from there in flight) moves to a place that is written later, and a message
     # that is finished meanwhile has a record beyond the snapshot's position.
@@ -341,10 +375,11 @@ def snapshot_changes(topic: Topic, log: TopicLog) -> Iterator[list[Change]]:
         (Code.TOPIC_PAUSED, topic.paused),
         *([(Code.TOPIC_SETTINGS, dict(topic.own_settings))] if topic.own_settings else []),
         (Code.MARK, topic.store.high_watermark, 0),
-        *((Code.LOST, start, end, False) for start, end in topic.aborted),
         log.segments_change(),
         (Code.LAST_ID, topic.context.store.ids.next - 1),
     ]
+    for ranges in _slices(list(topic.unavailable)):
+        yield [(Code.LOST, start, end, False) for start, end in ranges]
     for seqs in _slices(list(log.moved)):
         yield _moved_changes(log, seqs)
     for seqs in _slices(list(topic.deferred)):
@@ -352,6 +387,14 @@ def snapshot_changes(topic: Topic, log: TopicLog) -> Iterator[list[Change]]:
         yield [(Code.DEFERRED, *items)] if items else []
     for channel in list(topic.channels.values()):
         yield from _channel_changes(topic.context, channel)
+    # After the channels, which know of their own messages: for those that a later record creates.
+    for seqs in _slices(list(topic.delayed)):
+        yield _delayed_changes(topic, seqs)
+    for runs in _slices(list(view.letters)):
+        yield [(Code.LETTERS, *flat_runs(runs))]
+    for generation, directed in list(view.directed.items()):
+        for runs in _slices(list(directed)):
+            yield [(Code.DIRECTED, generation, *flat_runs(runs))]
 
 
 def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[Change]]:
@@ -359,12 +402,14 @@ def _channel_changes(context: BrokerContext, channel: Channel) -> Iterator[list[
     record = channel.backlog.record
     yield _creation(channel, 0)
     for seqs in _slices(list(channel.deferred)):
-        items = parked_items(context, channel, seqs)
-        parked = record(Code.PARKED, *items) if items else []
+        parked = deferred_changes(context, channel, seqs)
         yield [recorded_now(context), *parked] if parked else []
+    leaving = [(seq, attempts) for seq, (attempts, *_) in channel.leaving.messages.items() if attempts]
     in_flight = [(seq, attempts) for seq, attempts, *_ in channel.delivery.in_flight() if attempts > 1]
-    for entries in (*_slices(list(channel.requeued)), *_slices(in_flight)):
-        yield record(Code.PARKED, *(item for seq, attempts in entries for item in (seq, attempts, 0)))
+    for entries in (*_slices(list(channel.requeued)), *_slices(leaving)):
+        yield parked_changes(channel, ((seq, attempts, 0) for seq, attempts in entries))
+    for entries in _slices(in_flight):
+        yield parked_changes(channel, ((seq, attempts, 0) for seq, attempts in entries), in_flight=True)
     for ranges in _slices(list(channel.backlog.settled)):
         yield record(Code.FINISHED, *flat_runs(ranges))
 
@@ -374,7 +419,18 @@ def _creation(channel: Channel, start: int) -> list[Change]:
     changes = record(Code.CHANNEL_CREATED, channel.name, start) + record(Code.CHANNEL_PAUSED, channel.paused)
     if channel.own_settings:
         changes += record(Code.CHANNEL_SETTINGS, dict(channel.own_settings))
+    if channel.redrive is not None:
+        changes += record(Code.REDRIVE, *attrs.astuple(channel.redrive))
     return changes
+
+
+def _delayed_changes(topic: Topic, seqs: Iterable[int]) -> list[Change]:
+    context = topic.context
+    items: list[int] = []
+    for seq in seqs:
+        if (due := topic.delayed.get(seq, 0)) > context.now:
+            items += (seq, context.wall_ns + int((due - context.now) * 1e9))
+    return [recorded_now(context), (Code.DELAYED, *items)] if items else []
 
 
 def _moved_changes(log: TopicLog, seqs: Iterable[int]) -> list[Change]:

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Protocol
 
+import attrs
+
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext
 from nsqd.broker.errors import NotFound, Refused
@@ -28,9 +30,9 @@ from nsqd.broker.outbox import Outbox
 from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic_store import TopicStore
 from nsqd.log.ranges import RangeSet
-from nsqd.log.state import Change, Code
+from nsqd.log.state import Change, ChannelState, Code, RedriveState, flat_runs
 from nsqd.log.topic_log import Batch
-from nsqd.rules import NOTHING_GIVEN, NOTHING_SET, Given, Settings
+from nsqd.rules import NOTHING_GIVEN, NOTHING_SET, Given, Policy, Settings
 from nsqkit.wire.frames import BODY
 from nsqkit.wire.names import is_ephemeral
 
@@ -38,14 +40,16 @@ __all__ = ["Topic", "TopicListener"]
 
 DROPPED_RANGES = 1000  # of its own messages, in one record
 RECORD_BYTES = 1 << 20  # messages of several publishes share a record up to about this size
+DELAYED_LIMIT = 1000  # so many more delayed messages may be held than are not due yet, and twice those
 
 
 class TopicListener(Protocol):
-    """Notified of a topic's new and deleted channels, and of clients that use it before it is started. `Broker`
-    implements it."""
+    """Notified of a topic's new and deleted channels, of those that go on elsewhere, and of clients that use the topic
+    before it is started. `Broker` implements it."""
 
     def channel_created(self, topic: Topic, channel: Channel) -> None: ...
     def channel_deleted(self, topic: Topic, channel: Channel) -> None: ...
+    def channel_sought(self, topic: Topic, channel: Channel) -> None: ...
     def topic_awaited(self, topic: Topic) -> None: ...
 
 
@@ -70,18 +74,22 @@ class Topic:
         self.dropped_count = 0  # by emptying, because an ephemeral topic was full, or by a limit
         self.dropped_by: Counter[str] = Counter()  # of these by the limits, by their names
         self.expired_count = 0  # older than `max_age`
-        self.rejected: Counter[tuple[str, str]] = Counter()  # messages, by channel ("": the topic) and limit
+        self.rejected: dict[str, Counter[str]] = {}  # messages, by channel ("": the topic itself) and limit
         self.limits: TopicLimits | None = None  # None: nothing is limited here
         self.guard: TopicLimits | None = None  # the same, if it may refuse publishes
         self.commit_number = 0
         self.failed: dict[int, str] = {}
-        # At or above the high watermark:
-        self.aborted = RangeSet()  # seqs that a failed append has used up
-        self.deferred: dict[int, int] = {}  # seq -> delay in nanoseconds
+        # Seqs that no channel can get: used up by a failed append, lost, or dropped with an emptied topic.
+        self.unavailable = RangeSet()
+        self.deferred: dict[int, int] = {}  # at or above the high watermark: seq -> delay in nanoseconds
+        # Below it: seq -> due, also if no channel has it deferred (any more). Only for channels that begin before it.
+        self.delayed: dict[int, float] = {}
+        self._delayed_limit = DELAYED_LIMIT
         self._expired_to = 0  # what is below is dropped, or deferred
         self.last_generation = 0  # the highest one given to a channel; identifies it in records
         self._listener = listener
         self._pending: list[Batch] = []
+        self._apart: list[Batch] = []  # dead letters, and messages for one channel: records of their own
         self.resolve_settings()
 
     # --- figures
@@ -89,7 +97,8 @@ class Topic:
     @property
     def depth(self) -> int:
         """Messages that no channel has been given."""
-        return self.store.end - self.store.high_watermark - self.aborted.count
+        start, end = self.store.high_watermark, self.store.end
+        return end - start - self.unavailable.count_between(start, end)
 
     @property
     def waiting(self) -> int:
@@ -110,7 +119,7 @@ class Topic:
 
     def oldest(self) -> PublishTime:
         """When the oldest of them was published."""
-        return self.store.oldest(self.aborted.end_of(self.store.high_watermark)) if self.depth else None
+        return self.store.oldest(self.unavailable.end_of(self.store.high_watermark)) if self.depth else None
 
     # --- what the log must keep
 
@@ -118,14 +127,14 @@ class Topic:
         """The ranges of seqs in `[start, end)` that a channel needs, or that the channels have not been given."""
         watermark = self.store.high_watermark
         backlogs = (channel.backlog.needed(start, min(end, watermark)) for channel in self.channels.values())
-        parts = [part for part in (self.aborted.gaps(max(start, watermark), end), *backlogs) if part]
+        parts = [part for part in (self.unavailable.gaps(max(start, watermark), end), *backlogs) if part]
         return parts[0] if len(parts) == 1 else list(RangeSet(sorted(chain.from_iterable(parts))))
 
     def needed_at_least(self, start: int, end: int) -> int:
         """A lower limit of how many these are: of the topic itself, and of the channel that needs most."""
         watermark = self.store.high_watermark
         gathered = max(start, watermark)
-        own = max(0, end - gathered) - self.aborted.count_between(gathered, end)
+        own = max(0, end - gathered) - self.unavailable.count_between(gathered, end)
         end = max(start, min(end, watermark))
         return own + max(
             (channel.backlog.needed_count(start, end) for channel in self.channels.values()), default=0
@@ -134,7 +143,7 @@ class Topic:
     def needs(self, seq: int) -> bool:
         """Whether the log must keep this message."""
         if seq >= self.store.high_watermark:
-            return seq not in self.aborted
+            return seq not in self.unavailable
         return any(channel.backlog.needs(seq) for channel in self.channels.values())
 
     @property
@@ -164,6 +173,18 @@ class Topic:
         self.context.commit_soon(self.name)
         self._pending.append(Batch([frame], len(frame), [delay_ns]))
 
+    def publish_letters(self, frames: list[bytes], origins: list[bytes]) -> None:
+        """Accept dead letters: complete frames, and where each of them is from."""
+        self.context.commit_soon(self.name)
+        self._apart.append(Batch(frames, sum(map(len, frames)), origins=origins))
+
+    def publish_directed(self, frames: list[bytes], generation: int) -> None:
+        """Accept messages for the durable channel with this generation alone. The topic must flow."""
+        assert self.flowing
+        assert generation
+        self.context.commit_soon(self.name)
+        self._apart.append(Batch(frames, sum(map(len, frames)), directed=generation))
+
     def pending(self) -> tuple[int, int]:
         """How many messages this round has published so far, and the bytes of their frames."""
         return sum(len(batch.frames) for batch in self._pending), sum(batch.size for batch in self._pending)
@@ -191,6 +212,9 @@ class Topic:
 
     def _take_pending(self) -> list[Batch]:
         batches, self._pending = self._pending, []
+        if self._apart:
+            batches += self._apart
+            self._apart = []
         self.commit_number += 1
         self._count(batches, 1)
         return batches
@@ -211,7 +235,7 @@ class Topic:
         if count:
             # The log never uses a seq twice: those of the failed messages are skipped by all channels.
             self.store.abort()
-            self.aborted.add(self.store.end - count, self.store.end)
+            self._add_unavailable(self.store.end - count, self.store.end)
             if self.flowing:
                 self._skip_aborted()
                 self.store.advance(self.store.end)
@@ -224,18 +248,38 @@ class Topic:
             if not self.started:
                 self._listener.topic_awaited(self)
             return
-        if batch.delays is None:
-            for channel in self.channels.values():
-                channel.enter(first, batch.frames)
-        else:
+        if batch.delays is not None:
             for seq, frame in enumerate(batch.frames, first):
                 self._enter_deferred(seq, frame)
+        elif batch.directed is not None:
+            for channel in self.channels.values():
+                if channel.backlog.generation == batch.directed:
+                    channel.enter(first, batch.frames)
+                else:
+                    channel.backlog.skip_aborted(first, first + len(batch.frames))
+        else:
+            for channel in self.channels.values():
+                channel.enter(first, batch.frames)
 
     def _enter_deferred(self, seq: int, frame: bytes | None) -> None:
         """Start the delay of a message that the high watermark has passed."""
         due = self.context.now + self.deferred.pop(seq) / 1e9
+        self.delayed[seq] = due
+        if len(self.delayed) > self._delayed_limit:
+            self.forget_due()
         for channel in self.channels.values():
             channel.enter_deferred(seq, frame, due)
+
+    def forget_due(self) -> None:
+        """Of the delayed messages forget those that were due by now, as they are like all others."""
+        now = self.context.now
+        self.delayed = {seq: due for seq, due in self.delayed.items() if due > now}
+        self._delayed_limit = 2 * len(self.delayed) + DELAYED_LIMIT
+
+    def _add_unavailable(self, start: int, end: int) -> None:
+        self.unavailable.add(start, end)
+        # Of what is in no file any more the log itself knows that.
+        self.unavailable.discard_below(min(self.store.first, self.store.high_watermark))
 
     # --- administrative changes
 
@@ -262,7 +306,8 @@ class Topic:
     def flow(self) -> None:
         """Raise the high watermark to the log's end: give the channels all messages. The caller writes the record."""
         start, end = self.store.high_watermark, self.store.end
-        not_ready = RangeSet(self.aborted)  # and the deferred ones, which enter the channels separately
+        not_ready = RangeSet(self.unavailable.common(start, end))
+        # And the deferred ones, which enter the channels separately.
         self._skip_aborted()
         passed = sorted(seq for seq in self.deferred if seq < end)
         for seq in passed:
@@ -281,10 +326,9 @@ class Topic:
 
     def _skip_aborted(self) -> None:
         """Let the channels skip all aborted seqs, before the high watermark passes them."""
-        for start, end in self.aborted:
+        for start, end in self.unavailable.common(self.store.high_watermark, self.store.end):
             for channel in self.channels.values():
                 channel.backlog.skip_aborted(start, end)
-        self.aborted = RangeSet()
 
     def start(self) -> None:
         """Let the messages flow: all channels known to registries exist now. `Refused` if it cannot be written."""
@@ -324,7 +368,7 @@ class Topic:
         self._write_changes([(Code.TOPIC_EMPTIED, start, end)])
         self.dropped_count += waiting
         self.store.advance(end)
-        self.aborted = RangeSet()
+        self._add_unavailable(start, end)
         self.deferred.clear()
         for channel in self.channels.values():
             channel.backlog.skip_aborted(start, end)
@@ -337,11 +381,16 @@ class Topic:
         backlogs = (channel.backlog.needed_from for channel in self.channels.values())
         return min(backlogs, default=self.store.high_watermark)
 
+    @property
+    def trims(self) -> bool:
+        """Whether its oldest messages go when a limit is reached; else publishes are refused. It has no dead topic."""
+        return self.settings.policy == Policy.DROP_OLDEST
+
     def drop_oldest(self, count: int, cause: str) -> int:
         """Drop up to `count` of the messages that no channel has been given, for the limit `cause`."""
         ranges: list[tuple[int, int]] = []
         left = count
-        for start, end in self.aborted.gaps(self.store.high_watermark, self.store.end)[:DROPPED_RANGES]:
+        for start, end in self.unavailable.gaps(self.store.high_watermark, self.store.end)[:DROPPED_RANGES]:
             if left > 0:
                 ranges.append((start, min(end, start + left)))
                 left -= end - start
@@ -356,7 +405,7 @@ class Topic:
         start, end = max(self._expired_to, self.store.high_watermark), min(before, self.store.end)
         if start >= end:
             return
-        spared = RangeSet(self.aborted)
+        spared = RangeSet(self.unavailable.common(start, end))
         for seq in [seq for seq in self.deferred if start <= seq < end]:
             spared.add(seq, seq + 1)
         ranges = spared.gaps(start, end)[:DROPPED_RANGES]
@@ -374,7 +423,7 @@ class Topic:
             return 0
         gone = RangeSet(ranges)
         for start, end in ranges:
-            self.aborted.add(start, end)
+            self._add_unavailable(start, end)
             self.store.drop(start, end)
         if self.deferred and gone:
             self.deferred = {seq: delay for seq, delay in self.deferred.items() if seq not in gone}
@@ -423,11 +472,120 @@ class Topic:
         channel = self.channels[name] = Channel(self.context, self.name, name, backlog)
         self._resolve_settings_of(channel)
         if channel.settings.is_limiting:
-            self._renew_limits()
+            self._limit(channel)
         if flows and self.has_backlog:
             self.flow()
         self._listener.channel_created(self, channel)
         return channel
+
+    def create_channel_from(self, name: str, start: int) -> Channel:
+        """Create a channel, whose name is not in use, that begins with the message `start`, or with what is left of the
+        messages from there on. `Refused` when it cannot be written.
+
+        Messages that no channel has been given yet wait for all channels: if the topic does not flow, for this one too.
+        """
+        self._refuse_ephemeral(name)
+        self.context.refuse_when_full()
+        self.commit()
+        changes: list[Change] = []
+        flows = self.started and not self.paused and self.has_backlog
+        if flows:
+            # Before the channel exists, which gets only those from `start` on.
+            changes.append(self.flow_change())
+        state, creation = self._begin_at(name, start, self.store.end if flows else self.store.high_watermark)
+        self._write_changes(changes + creation)
+        self.last_generation = state.generation
+        if flows:
+            self.flow()
+        due = self._due_of(state, {})
+        channel = self.channels[name] = Channel(
+            self.context, self.name, name, self.store.restored_backlog(state)
+        )
+        self._resolve_settings_of(channel)
+        if channel.settings.is_limiting:
+            self._renew_limits()
+        self._begin(channel, due)
+        self._listener.channel_created(self, channel)
+        return channel
+
+    def seek_channel(self, name: str, start: int) -> None:
+        """Let a channel go on with the message `start`, back or forth, or with what is left of the messages from there
+        on. `NotFound`; `Refused` when it cannot be written.
+
+        A generation of the channel ends, and another one begins: nothing is in flight, no message has attempts, and
+        what was finished before is delivered again. Consumers stay, and so do the counters, and whether the channel is
+        paused; deferred messages stay deferred.
+        """
+        channel = self.existing(name)
+        self._refuse_ephemeral(name)
+        self.commit()
+        context, high_watermark = self.context, self.store.high_watermark
+        state, creation = self._begin_at(name, start, high_watermark, former=channel)
+        deferred = {seq: due for seq, _, due in channel.deferred.page(0, len(channel.deferred))}
+        due = self._due_of(state, deferred)
+        items: list[int] = []
+        for seq, when in due.items():
+            if self.delayed.get(seq) != when:  # else the log says it already
+                items += (seq, 0, context.wall_ns + int((when - context.now) * 1e9))
+        changes = [*channel.backlog.record(Code.CHANNEL_DELETED), *creation]
+        changes.append((Code.CHANNEL_PAUSED, state.generation, channel.paused))
+        if channel.redrive is not None:
+            changes.append((Code.REDRIVE, state.generation, *attrs.astuple(channel.redrive)))
+        if channel.own_settings:
+            changes.append((Code.CHANNEL_SETTINGS, state.generation, dict(channel.own_settings)))
+        if items:
+            changes += [(Code.MARK, 0, context.wall_ns), (Code.PARKED, state.generation, *items)]
+        self._write_changes(changes)
+        self.last_generation = state.generation
+        self.store.direct_to(state.generation, channel.generation)
+        channel.go_on_with(self.store.restored_backlog(state), high_watermark)
+        self._begin(channel, due)
+        self._listener.channel_sought(self, channel)
+
+    def _begin(self, channel: Channel, due: Mapping[int, float]) -> None:
+        channel.begin(due)
+        self.store.ages.needed_again()
+        if self.limits is not None:  # the channel may have too many now
+            self.context.commit_soon(self.name)
+
+    def _refuse_ephemeral(self, channel_name: str) -> None:
+        if is_ephemeral(self.name) or is_ephemeral(channel_name):
+            raise Refused("messages of ephemeral topics and channels are not kept")
+
+    def _begin_at(
+        self, name: str, start: int, end: int, former: Channel | None = None
+    ) -> tuple[ChannelState, list[Change]]:
+        """A channel that begins with the message `start`, and its record. `end`: where it has the high watermark.
+
+        `former`: of which it is the next generation.
+        """
+        start = min(start, end)
+        state = ChannelState(name, self.last_generation + 1)
+        state.settled.add(0, start)
+        changes: list[Change] = []
+        for generation, directed in self.store.directed.items():
+            if former is not None and generation == former.generation:
+                changes.append((Code.DIRECTED, state.generation, *flat_runs(directed)))
+            else:
+                for first, last in directed.common(start, end):
+                    state.settled.add(first, last)
+        changes.append((Code.CHANNEL_CREATED, state.generation, name, start))
+        if removed := self.store.removed(start, end):
+            changes.append((Code.FINISHED, state.generation, *flat_runs(removed)))
+        # Which ones are unavailable, the log says already.
+        for first, last in (*removed, *self.unavailable.common(start, end)):
+            state.settled.add(first, last)
+        return state, changes
+
+    def _due_of(self, state: ChannelState, deferred: Mapping[int, float]) -> dict[int, float]:
+        """Those messages of a new channel that are not due yet, by seq. `deferred`: those of its former generation.
+
+        They are noted in `state`, so that its backlog does not take them for ready.
+        """
+        now, known = self.context.now, {**self.delayed, **deferred}
+        due = {seq: when for seq, when in known.items() if when > now and seq not in state.settled}
+        state.awaiting_redelivery = dict.fromkeys(due, (0, 0))
+        return due
 
     def existing(self, name: str) -> Channel:
         """The channel with this name; `NotFound` if it does not exist."""
@@ -456,6 +614,7 @@ class Topic:
         channel = self.existing(name)
         self._write_changes(channel.backlog.record(Code.CHANNEL_DELETED))
         del self.channels[name]
+        self.rejected.pop(name, None)
         channel.close()
         if channel.settings.is_limiting:
             self._renew_limits()
@@ -483,6 +642,12 @@ class Topic:
         if unused and is_ephemeral(channel.name):
             self.delete_channel(channel.name)
 
+    def record_redrive(self, channel: Channel, wish: RedriveState | None) -> None:
+        """Record that dead letters are to be put back to a durable channel, or no longer. `Refused`."""
+        items = () if wish is None else attrs.astuple(wish)
+        self._write_changes(channel.backlog.record(Code.REDRIVE, *items))
+        channel.redrive = wish
+
     # --- settings
 
     def set_limits(self, given: Given) -> None:
@@ -490,6 +655,7 @@ class Topic:
         self._write_changes([(Code.TOPIC_SETTINGS, dict(given))])
         self.own_settings = given
         self.resolve_settings()
+        self.context.schedule_maintenance(self.name)  # how much of the log is kept may have changed
 
     def set_channel_limits(self, name: str, given: Given) -> None:
         """Replace what operators have set for a channel. `NotFound`; `Refused` when it cannot be written."""
@@ -506,6 +672,14 @@ class Topic:
             self._resolve_settings_of(channel)
         self._renew_limits()
 
+    def _limit(self, channel: Channel) -> None:
+        """A channel with limits is new. In no more time with thousands of others."""
+        if self.limits is None:
+            self._renew_limits()
+        else:
+            self.limits.include(channel)
+            self.guard = self.limits if self.limits.rejects else None
+
     def _renew_limits(self) -> None:
         """After a change of what is limited."""
         self.limits = self.guard = None
@@ -518,7 +692,9 @@ class Topic:
 
     def _resolve_settings_of(self, channel: Channel) -> None:
         rules = self.context.options.rules
-        channel.settings = rules.settings(self.name, channel.name, self.own_settings, channel.own_settings)
+        settings = rules.settings(self.name, channel.name, self.own_settings, channel.own_settings)
+        channel.settings = settings
+        channel.limit_attempts(settings.max_attempts or 0, settings.dead_topic)
 
     # --- the log
 
@@ -526,13 +702,14 @@ class Topic:
         """Settle lost messages in every channel, and record the loss."""
         for channel in self.channels.values():
             channel.backlog.lose(start, end, damaged)
+        self._add_unavailable(start, end)
         self.try_write_changes([(Code.LOST, start, end, damaged)])
 
     def close(self) -> None:
         """An orderly stop: write messages in flight and finishes. `OSError` if not everything could be written."""
         for channel in self.channels.values():
             channel.record_in_flight()
-        number, publishes = self.commit_number, bool(self._pending)
+        number, publishes = self.commit_number, bool(self._pending or self._apart)
         self.commit()
         if self.store.has_changes:
             # The disk was full. That has released the ballast, so changes that free space may fit now.

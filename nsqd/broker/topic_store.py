@@ -18,6 +18,7 @@ from nsqd.broker.log_view import LogView, Recorder
 from nsqd.broker.memory_backlog import MemoryBacklog
 from nsqd.broker.oldest import Oldest, PublishTime, published_ns
 from nsqd.log.look import Look
+from nsqd.log.ranges import RangeSet
 from nsqd.log.state import Change, ChannelState
 from nsqd.log.topic_log import Batch
 from nsqkit.wire.frames import ID
@@ -35,6 +36,10 @@ class TopicStore(Protocol):
     @property
     def end(self) -> int:
         """The seq of the next message."""
+
+    @property
+    def first(self) -> int:
+        """A seq such that nothing below it is there, apart from single messages that were moved."""
 
     @property
     def high_watermark(self) -> int:
@@ -106,8 +111,25 @@ class TopicStore(Protocol):
 
     # --- channels
 
+    @property
+    def directed(self) -> Mapping[int, RangeSet]:
+        """Messages for one channel alone, by its generation."""
+
+    def direct_to(self, generation: int, former: int) -> None:
+        """A channel has become another generation, which gets what was for it alone."""
+
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         """The backlog of a new channel, from the high watermark on. `Refused` when the disk is full."""
+
+    @property
+    def complete_from(self) -> int:
+        """From this seq on no message was removed. 0: none at all was."""
+
+    def removed(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ranges of `[start, end)` whose messages are not there any more."""
+
+    def restored_backlog(self, state: ChannelState) -> Backlog:
+        """The backlog of a recovered channel, or of one that begins before the high watermark."""
 
     def close(self) -> None:
         """Release all memory: the topic is deleted."""
@@ -134,6 +156,10 @@ class LogTopicStore:
     @property
     def end(self) -> int:
         return self.view.log.end
+
+    @property
+    def first(self) -> int:
+        return self.view.log.segments[0].first
 
     @property
     def high_watermark(self) -> int:
@@ -204,7 +230,7 @@ class LogTopicStore:
         return first, 0
 
     def keep(self, first: int, batch: Batch) -> None:
-        self.view.window.extend(batch.frames, batch.size)
+        self.view.keep(first, batch)
 
     def frame(self, seq: int) -> bytes | None:
         return self.view.window.get(seq)
@@ -218,14 +244,28 @@ class LogTopicStore:
 
     # --- channels
 
+    @property
+    def directed(self) -> Mapping[int, RangeSet]:
+        return self.view.directed
+
+    def direct_to(self, generation: int, former: int) -> None:
+        if former in self.view.directed:
+            self.view.directed[generation] = self.view.directed.pop(former)
+
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         if is_ephemeral(channel_name):
             return MemoryBacklog(self._context, self.view)
         self._context.refuse_when_full()
         return LogBacklog(self.view, generation, self.view.high_watermark)
 
+    @property
+    def complete_from(self) -> int:
+        return self.view.log.complete_from
+
+    def removed(self, start: int, end: int) -> list[tuple[int, int]]:
+        return self.view.log.removed(start, end)
+
     def restored_backlog(self, state: ChannelState) -> Backlog:
-        """The backlog of a recovered channel."""
         return LogBacklog.restore(self.view, state)
 
     def close(self) -> None:
@@ -242,6 +282,10 @@ class MemoryTopicStore:
         self.collected: dict[Recorder, None] = {}
         self._context = context
         self._held: dict[int, bytes] = {}  # frames at or above the high watermark, by seq
+
+    @property
+    def first(self) -> int:
+        return self.high_watermark
 
     def on_disk_only(self, start: int) -> int:
         return 0
@@ -309,6 +353,7 @@ class MemoryTopicStore:
             if len(admitted) < len(batch.frames):
                 dropped += len(batch.frames) - len(admitted)
                 batch.delays = batch.delays and [batch.delays[at] for at in admitted]
+                batch.origins = batch.origins and [batch.origins[at] for at in admitted]
                 batch.frames = [batch.frames[at] for at in admitted]
                 batch.size = sum(map(len, batch.frames))
         if flowing:  # each channel charges the budget for the frames in its own queue
@@ -333,8 +378,25 @@ class MemoryTopicStore:
 
     # --- channels
 
+    @property
+    def directed(self) -> Mapping[int, RangeSet]:
+        return {}
+
+    def direct_to(self, generation: int, former: int) -> None:
+        """Nothing to do: there are no such messages."""
+
     def new_backlog(self, channel_name: str, generation: int) -> Backlog:
         return MemoryBacklog(self._context, None)
+
+    @property
+    def complete_from(self) -> int:
+        return self.high_watermark
+
+    def removed(self, start: int, end: int) -> list[tuple[int, int]]:
+        return [(start, min(end, self.high_watermark))] if start < self.high_watermark else []
+
+    def restored_backlog(self, state: ChannelState) -> Backlog:
+        raise AssertionError("messages in memory are gone when the channels have got them")
 
     def close(self) -> None:
         self.advance(self.end)

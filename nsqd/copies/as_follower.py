@@ -18,6 +18,7 @@ from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.stand_in import StandIns
 from nsqd.replication.transport import Transport
 from nsqd.stats.copies import HeldStats
+from nsqkit.audit import AuditTrail
 from nsqkit.logging import get_logger
 from nsqkit.options import SECOND, TlsRequired
 from nsqkit.service.listeners import accept_forever, close_listener, remote_address
@@ -36,10 +37,12 @@ class FollowerRole:
         data_path: Path,
         identity: Identity,
         transport: Transport,
+        trail: AuditTrail | None,
         *,
         unclean: bool,
     ) -> None:
         self._options = options
+        self._trail = trail
         self._listeners: Sequence[trio.SocketListener] = ()
         self._accepting = trio.CancelScope()
         self.held = HeldCopies(
@@ -69,7 +72,8 @@ class FollowerRole:
             nursery.start_soon(self.stand_ins.run)
             if options.adopt == "auto":
                 after, grace = options.adopt_after / SECOND, options.restart_grace / SECOND
-                nursery.start_soon(AutoAdopt(self.held, self.stand_ins, witnesses, after, grace).run)
+                auto = AutoAdopt(self.held, self.stand_ins, witnesses, after, grace, self._trail)
+                nursery.start_soon(auto.run)
             with self._accepting:
                 async with trio.open_nursery() as accepting:
                     for listener in self._listeners:

@@ -10,6 +10,7 @@ import trio
 from nsqd.replication.held_copies import CopyState, HeldCopies
 from nsqd.replication.licence import FEWEST_WITNESSES, Licence, Witnesses, due_at, may_ask
 from nsqd.replication.stand_in import CommandRefused, StandIns
+from nsqkit.audit import NOBODY, AuditTrail, Value
 from nsqkit.logging import get_logger
 
 __all__ = ["AutoAdopt"]
@@ -24,7 +25,7 @@ LONGEST_PAUSE: Final = 10.0  # life do not take the grants from one another agai
 
 
 class AutoAdopt:
-    """`adopt_after`, `restart_grace`: seconds."""
+    """`adopt_after`, `restart_grace`: seconds. `trail`: is told, but not waited for, as messages wait for the copy."""
 
     def __init__(
         self,
@@ -33,7 +34,9 @@ class AutoAdopt:
         witnesses: Witnesses,
         adopt_after: float,
         restart_grace: float,
+        trail: AuditTrail | None = None,
     ) -> None:
+        self._trail = trail or AuditTrail()
         self._held, self._stand_ins, self._witnesses = held, stand_ins, witnesses
         self._adopt_after, self._restart_grace = adopt_after, restart_grace
         self._tried_until: dict[str, float] = {}
@@ -68,6 +71,7 @@ class AutoAdopt:
             try:
                 await self._stand_ins.adopt(life, force=False)
                 state.undecided = ""
+                self._record(state, registries=registries, agree=licence.yes)
                 return
             except KeyError:
                 refusal = "it was removed"
@@ -89,9 +93,16 @@ class AutoAdopt:
         if away < max(self._adopt_after, self._restart_grace):
             return False  # its nsqd may come back, and have all of it
         try:
-            return await self._stand_ins.adopt_left_over(state.note.life)
+            adopted = await self._stand_ins.adopt_left_over(state.note.life)
         except KeyError:
             return False
         except OSError as error:
             log.error("COPIES: the copy of %s cannot be looked at - %s", state.note.name, error)
             return False
+        if adopted:
+            self._record(state)
+        return adopted
+
+    def _record(self, state: CopyState, **reasons: Value) -> None:
+        on = {"of": state.note.name, "life": state.note.life}
+        self._trail.record(NOBODY, "adoption", on=on, after=reasons)

@@ -27,6 +27,7 @@ from nsqd.replication.transport import Transport
 from nsqd.replication.wire import START_SIZE
 from nsqd.rounds import Rounds
 from nsqd.stats.copies import CopiesStats
+from nsqkit.audit import AuditTrail
 from nsqkit.certificates import TlsFiles
 from nsqkit.logging import get_logger
 
@@ -50,9 +51,16 @@ class Copies:
     `leader`, `follower`, `stand_in`: the roles, None when this nsqd does not play them. `SecretError`.
     """
 
-    def __init__(self, options: NsqdOptions, data_path: Path, restart: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        options: NsqdOptions,
+        data_path: Path,
+        restart: Callable[[], None],
+        trail: AuditTrail | None = None,
+    ) -> None:
         self._options = options
         self._restart = restart
+        self._trail = trail
         self._data_path = data_path
         self._transport = Transport()
         self._secret = read_secret(options.replication_secret_file)
@@ -119,7 +127,12 @@ class Copies:
             return
         if options.replication_address:
             self.follower = FollowerRole(
-                options, self._data_path, identity, self._transport, unclean=not broker.store.clean
+                options,
+                self._data_path,
+                identity,
+                self._transport,
+                self._trail,
+                unclean=not broker.store.clean,
             )
         if self.leader is not None:
             self.leader.attach(identity, rounds, self._transport, self._restart)

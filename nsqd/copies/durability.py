@@ -20,6 +20,9 @@ class Copied:
         self._disk = broker.options.sync_on_commit
         self.at_once = not self._disk and safety.ack_copies <= 1
 
+        # A dead letter is finished in its channel only when copies have it where publishes wait for them.
+        broker.dead_letters.safe = lambda: safety.safe(self._syncer.synced)
+
     @property
     def ticket(self) -> int:
         return 0 if self.at_once else self._syncer.written

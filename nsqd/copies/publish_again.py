@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import trio
 
-from nsqd.broker import Broker, Refused
+from nsqd.broker import Broker, Refused, Republished
 from nsqd.broker.topic import Topic
 from nsqd.log.storage import Storage
 from nsqd.replication.take_back import Message, Stranded, TakeBack, Taken
 from nsqd.rounds import Rounds
 
-__all__ = ["PublishAgain", "take_over_channels"]
+__all__ = ["PublishAgain", "republished", "take_over_channels"]
 
 
 class PublishAgain:
@@ -55,7 +55,7 @@ class PublishAgain:
             while (batch := await trio.to_thread.run_sync(lambda: next(messages, None))) is not None:
                 if not self._is_there(topic):  # what was to be published would have been deleted with it
                     break
-                count += self._publish_batch(topic, batch)
+                count += self._publish_batch(topic, taken, batch)
         except Refused as error:
             raise OSError(
                 f"{name}: messages that only a follower has cannot be noted here - {error}"
@@ -67,7 +67,7 @@ class PublishAgain:
     def _is_there(self, topic: Topic) -> bool:
         return self._broker.topics.get(topic.name) is topic
 
-    def _publish_batch(self, topic: Topic, batch: list[Message]) -> int:
+    def _publish_batch(self, topic: Topic, taken: TakeBack, batch: list[Message]) -> int:
         wanted = [
             message
             for message in batch
@@ -76,7 +76,7 @@ class PublishAgain:
         ]
 
         with self._rounds.round():
-            messages = [(message.frame, message.delay_ns) for message in wanted]
+            messages = republished(topic, taken, wanted)
             number = self._broker.publish_again(topic, messages)
             self._broker.commit()
             if reason := topic.failed.get(number):
@@ -84,6 +84,21 @@ class PublishAgain:
         for message in wanted:
             self._taken.add(topic.name, message)
         return len(wanted)
+
+
+def republished(topic: Topic, taken: TakeBack, messages: Iterable[Message]) -> list[Republished]:
+    """These messages, as the topic takes them. Those for a channel that is not here any more are for nobody."""
+    channels = {channel.generation: name for name, channel in topic.channels.items()}
+    found: list[Republished] = []
+    for message in messages:
+        generation = None
+        if message.generation is not None:
+            channel = topic.channels.get(taken.channel_of(message.generation, channels) or "")
+            if channel is None or not channel.generation:
+                continue
+            generation = channel.generation
+        found.append(Republished(message.frame, message.delay_ns, message.origin, generation))
+    return found
 
 
 def take_over_channels(topic: Topic, taken: TakeBack, *, topic_was_lost: bool) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from nsqd.broker import Broker, Channel, Refused, Topic
 from nsqd.http.context import HttpBackend, existing_channel, existing_topic, round_of, when_synced
 from nsqd.http.params import valid_topic
+from nsqd.http.seek import Seeking
 from nsqkit.logging import get_logger
 from nsqkit.service.http import Request, Response, error, query, text
+from nsqkit.service.http.audit import note
 from nsqkit.service.http.params import any_param, channel_of_topic
 from nsqkit.service.http.routing import Handler
 
@@ -26,8 +28,9 @@ _FAILED = error(500, "INTERNAL_ERROR")
 class Admin:
     """The handlers, for one daemon."""
 
-    def __init__(self, daemon: HttpBackend) -> None:
+    def __init__(self, daemon: HttpBackend, seeking: Seeking) -> None:
         self._daemon = daemon
+        self._seeking = seeking
 
     def routes(self) -> Iterator[tuple[str, Handler]]:
         """Every path with its handler."""
@@ -44,34 +47,71 @@ class Admin:
 
     def create_topic(self, request: Request) -> Response | Awaitable[Response]:
         name = valid_topic(query(request))
+        note(request, after={"created": name not in self._daemon.broker.topics})
         return self._do(request, lambda broker: broker.topic(name))
 
     def delete_topic(self, request: Request) -> Response | Awaitable[Response]:
         name = any_param(query(request), "topic")
-        return self._do(request, lambda broker: broker.delete_topic(existing_topic(broker, name).name))
+
+        def act(broker: Broker) -> None:
+            topic = existing_topic(broker, name)
+            note(request, before={"depth": topic.depth, "channels": list(topic.channels)})
+            broker.delete_topic(topic.name)
+
+        return self._do(request, act)
 
     def empty_topic(self, request: Request) -> Response | Awaitable[Response]:
         name = valid_topic(query(request))
-        return self._do(request, lambda broker: existing_topic(broker, name).empty())
+
+        def act(broker: Broker) -> None:
+            topic = existing_topic(broker, name)
+            note(request, before={"depth": topic.depth})
+            topic.empty()
+
+        return self._do(request, act)
 
     def pause_topic(self, request: Request, paused: bool) -> Response | Awaitable[Response]:
         name = any_param(query(request), "topic")
-        return self._do(request, lambda broker: existing_topic(broker, name).pause(paused))
+
+        def act(broker: Broker) -> None:
+            topic = existing_topic(broker, name)
+            note(request, before={"paused": topic.paused}, after={"paused": paused})
+            topic.pause(paused)
+
+        return self._do(request, act)
 
     def create_channel(self, request: Request) -> Response | Awaitable[Response]:
+        if "from" in query(request):
+            return self._seeking.create(request)
         name, channel = channel_of_topic(query(request))
-        return self._do(request, lambda broker: existing_topic(broker, name).channel(channel))
+
+        def act(broker: Broker) -> None:
+            topic = existing_topic(broker, name)
+            note(request, after={"created": channel not in topic.channels})
+            topic.channel(channel)
+
+        return self._do(request, act)
 
     def delete_channel(self, request: Request) -> Response | Awaitable[Response]:
-        return self._do_with_channel(request, lambda topic, channel: topic.delete_channel(channel.name))
+        def act(topic: Topic, channel: Channel) -> None:
+            note(request, before={"depth": channel.depth})
+            topic.delete_channel(channel.name)
+
+        return self._do_with_channel(request, act)
 
     def empty_channel(self, request: Request) -> Response | Awaitable[Response]:
-        return self._do_with_channel(request, lambda topic, channel: topic.empty_channel(channel.name))
+        def act(topic: Topic, channel: Channel) -> None:
+            note(request, before={"depth": channel.depth})
+            topic.empty_channel(channel.name)
+
+        return self._do_with_channel(request, act)
 
     def pause_channel(self, request: Request, paused: bool) -> Response | Awaitable[Response]:
-        return self._do_with_channel(
-            request, lambda topic, channel: topic.pause_channel(channel.name, paused)
-        )
+        def act(topic: Topic, channel: Channel) -> None:
+            note(request, before={"paused": channel.paused}, after={"paused": paused})
+            topic.pause_channel(channel.name, paused)
+
+        return self._do_with_channel(request, act)
 
     def _do_with_channel(
         self, request: Request, action: Callable[[Topic, Channel], object]

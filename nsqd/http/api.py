@@ -13,13 +13,16 @@ from nsqd.http.admin import Admin
 from nsqd.http.context import HttpBackend
 from nsqd.http.debug import Debug
 from nsqd.http.limits import Limits
+from nsqd.http.looks import Looks
 from nsqd.http.peek import Peeking
 from nsqd.http.publish import Publishing
+from nsqd.http.redrive import Redriving
+from nsqd.http.seek import Seeking
 from nsqd.names import TooManyNames
 from nsqd.replication.stand_in import CommandRefused, StandIns
 from nsqd.stats.as_json import stats_json
 from nsqd.stats.as_text import stats_text
-from nsqd.stats.collect import StatsQuery, collect
+from nsqd.stats.collect import StatsQuery, collect, health_of
 from nsqd.stats.memory import watch_gc
 from nsqd.stats.prometheus import metrics_page
 from nsqkit.access import Need
@@ -41,8 +44,10 @@ from nsqkit.service.http import (
     text,
 )
 from nsqkit.service.http.access import access_log
+from nsqkit.service.http.audit import AuditLines, note
 from nsqkit.service.http.config import Config, read_addresses, read_log_level
 from nsqkit.service.http.routing import Handler
+from nsqkit.service.tls import REQUIRE_VERIFY
 
 __all__ = ["make_plain_app", "make_router", "make_servers"]
 
@@ -72,7 +77,14 @@ def make_router(daemon: HttpBackend) -> Router:
     """The API of this daemon, for its HTTP and its HTTPS listeners."""
     watch_gc()
     api, options = _Api(daemon), daemon.options
-    guard = Guard(ROUTES, daemon.access, options.http_allowed_hosts, options.broadcast_address)
+    guard = Guard(
+        ROUTES,
+        daemon.access,
+        options.http_allowed_hosts,
+        options.broadcast_address,
+        daemon.audit,
+        verified=options.tls_client_auth_policy == REQUIRE_VERIFY,
+    )
     router = Router(access_log(_log), guard=guard)
     router.add("GET", "/ping", api.ping)
     router.add("GET", "/info", api.info)
@@ -102,9 +114,12 @@ def make_router(daemon: HttpBackend) -> Router:
         too_big=publishing.mpub_too_big,
         quiet=True,
     )
-    for path, handler in Admin(daemon).routes():
+    looks = Looks()
+    seeking = Seeking(daemon, looks)
+    for path, handler in Admin(daemon, seeking).routes():
         router.add("POST", path, _within_limits(daemon, path, handler))
-    for method, path, handler in Peeking(daemon).routes():
+    peeking, redriving = Peeking(daemon, looks), Redriving(daemon)
+    for method, path, handler in (*peeking.routes(), *seeking.routes(), *redriving.routes()):
         router.add(method, path, handler)
     Limits(daemon).add_to(router)
     config = _config(daemon)
@@ -116,6 +131,7 @@ def make_router(daemon: HttpBackend) -> Router:
         body_limit=options.max_msg_size,
         too_big=error(413, "INVALID_VALUE"),
     )
+    router.add("GET", "/audit", AuditLines(daemon.audit).get)
     if options.debug_endpoints == "on":
         Debug().add_to(router)
     return router
@@ -149,7 +165,8 @@ def make_plain_app(daemon: HttpBackend, router: Router) -> Router | Only:
     """
     if daemon.options.tls_required is not TlsRequired.YES:
         return router
-    return only_over_tls(daemon.https_port)
+    assert router.guard is not None
+    return only_over_tls(daemon.https_port, router.guard.audit)
 
 
 def _config(daemon: HttpBackend) -> Config:
@@ -169,7 +186,7 @@ class _Api:
         self._daemon = daemon
 
     def ping(self, request: Request) -> Response:
-        health = self._daemon.broker.health
+        health = health_of(self._daemon)
         if not self._daemon.access.anonymous.allows(Need.READ):
             health = health.partition(" ")[0]  # everybody may ask, and the reason has names of topics
         if not health.startswith("OK"):
@@ -183,10 +200,12 @@ class _Api:
         hand_over = _BOOLEANS.get(query(request).get("hand_over", ""), False)
         if hand_over and (reason := self._daemon.hand_over_refusal) is not None:
             return error(409, f"REFUSED: {reason}")
+        note(request, before={"draining": self._daemon.drain.active}, after={"draining": True})
         self._daemon.drain.begin(hand_over=hand_over)
         return _DONE
 
     def cancel_drain(self, request: Request) -> Response:
+        note(request, before={"draining": self._daemon.drain.active}, after={"draining": False})
         return _DONE if self._daemon.drain.cancel() else _STOPPING
 
     def info(self, request: Request) -> Response:
@@ -252,6 +271,7 @@ class _Api:
         life = params.get("life", "")
         if stand_ins is None or life not in stand_ins.lives:
             return error(404, "NO_SUCH_COPY")
+        note(request, on={"of": stand_ins.name_of(life)})
         try:
             await act(stand_ins, life, force=_BOOLEANS.get(params.get("force", ""), False))
         except CommandRefused as reason:

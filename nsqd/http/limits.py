@@ -16,6 +16,7 @@ from nsqd.rules import Given, SettingsError, changed, contradiction, shown
 from nsqkit.decoding import DecodeError, decode_json
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, Router, error, json_body, query
+from nsqkit.service.http.audit import note
 from nsqkit.service.http.params import channel_of_topic
 
 __all__ = ["Limits"]
@@ -47,6 +48,8 @@ class Limits:
             with round_of(self._daemon):
                 topic, channel = self._asked(request)
                 given = _changed(topic, channel, changes)
+                own = topic.own_settings if channel is None else channel.own_settings
+                note(request, before=shown(own), after=shown(given))
                 if channel is None:
                     topic.set_limits(given)
                 else:

@@ -6,20 +6,19 @@ are read, and the response is made, in a thread. `docs/queues.md` has the parame
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Final, TypeVar
-
-import trio
+from typing import Final
 
 from nsqd.broker import Channel, Topic
 from nsqd.broker.life import MessageState
 from nsqd.broker.peek import Entry, Page, PeekState, peek_channel, peek_topic, search, whereabouts
 from nsqd.http.context import HttpBackend, existing_channel, existing_topic, round_of, when_synced
+from nsqd.http.looks import Looks
 from nsqd.http.message_filter import MessageFilter
 from nsqd.http.params import valid_topic
 from nsqd.http.peeked import Moment, PageQuery, Peeked, message_fields, waiting_fields
+from nsqd.log.look import Looked
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, error, json_body, query, text
 from nsqkit.service.http.message import JSON
@@ -35,9 +34,6 @@ MAX_MESSAGES: Final = 1000
 MAX_BYTES: Final = 1 << 20
 MAX_EXAMINED: Final = 10_000
 MAX_START: Final = 1 << 62
-THREADS: Final = 2
-# A look whose messages were removed while it was read begins anew; that these are removed too is less and less likely.
-TRIES: Final = 5
 
 _DONE = text("")
 _FAILED = error(500, "INTERNAL_ERROR")
@@ -50,21 +46,21 @@ _NAMES: Final = {
     MessageState.DISCONNECTED: "in_flight",
     MessageState.REQUEUED: "requeued",
     MessageState.DEFERRED: "deferred",
+    MessageState.LEAVING: "leaving",
     MessageState.SETTLED: "settled",
 }
 _NUMBER: Final = re.compile("[0-9]{1,19}")
 _ID: Final = re.compile("[!-~]{16}")
 
 _Command = Callable[[Channel, int, bytes], bool]
-_FoundT = TypeVar("_FoundT")
 
 
 class Peeking:
     """The handlers, for one daemon."""
 
-    def __init__(self, daemon: HttpBackend) -> None:
+    def __init__(self, daemon: HttpBackend, looks: Looks) -> None:
         self._daemon = daemon
-        self._threads = trio.CapacityLimiter(THREADS)
+        self._looks = looks
 
     def routes(self) -> Iterator[tuple[str, str, Handler]]:
         """Method and path of every route, with its handler."""
@@ -73,6 +69,7 @@ class Peeking:
         yield "GET", "/topic/message", self.message
         yield "POST", "/message/finish", lambda request: self._command(request, Channel.finish_message)
         yield "POST", "/message/requeue", lambda request: self._command(request, Channel.requeue_message)
+        yield "POST", "/message/dead_letter", lambda request: self._command(request, _dead_letter)
 
     # --- pages
 
@@ -111,7 +108,7 @@ class Peeking:
             return lambda: peeked.add(page, moment)
 
         while not peeked.is_complete:
-            await self._read(begin)
+            await self._looks.run(begin)
         return Response(200, peeked.as_json(head), JSON)
 
     def _moment(self, entries: Iterable[Entry]) -> Moment:
@@ -133,9 +130,9 @@ class Peeking:
         found = await self._find(name, message_id, params)
         if found is None:
             return _NOT_FOUND
-        seq, frame = found
+        seq, message = found
         if params.get("format") == "raw":
-            return Response(200, frame[BODY:], _BYTES)
+            return Response(200, message.frame[BODY:], _BYTES)
         topic = self._topic(name)
         states = [
             (channel.name, *whereabouts(channel, seq, message_id)) for channel in topic.channels.values()
@@ -148,8 +145,8 @@ class Peeking:
             for channel, state, entry in states
             if not waiting
         }
-        message = message_fields(seq, frame, max_bytes)
-        return json_body({"topic": name, "waiting": waiting, "delay": delay, **message, "channels": channels})
+        fields = message_fields(seq, message, max_bytes)
+        return json_body({"topic": name, "waiting": waiting, "delay": delay, **fields, "channels": channels})
 
     async def _command(self, request: Request, command: _Command) -> Response:
         """Apply a command to a message of a channel, and respond once that is durable."""
@@ -172,33 +169,23 @@ class Peeking:
 
     async def _find(
         self, topic: str, message_id: bytes, params: Mapping[str, str]
-    ) -> tuple[int, bytes] | None:
+    ) -> tuple[int, Looked] | None:
         seq = _number(params, "seq", 0, MAX_START) if "seq" in params else None
-        return await self._read(lambda: search(self._topic(topic), message_id, seq))
+        return await self._looks.run(lambda: search(self._topic(topic), message_id, seq))
 
     # --- common
-
-    async def _read(self, begin: Callable[[], Callable[[], _FoundT]]) -> _FoundT:
-        """Run what `begin` returns in a thread; `begin` again when messages were removed meanwhile.
-
-        `HttpError` of `begin`, and 500 when the log cannot be read.
-        """
-        for _ in range(TRIES):
-            read = begin()
-            try:
-                return await trio.to_thread.run_sync(read, limiter=self._threads, abandon_on_cancel=True)
-            except OSError as failure:
-                # EBADF: the topic was deleted.
-                if failure.errno not in (errno.ENOENT, errno.EBADF):
-                    _log.error("HTTP: look into the log failed - %s", failure)
-                    break
-        raise HttpError(500, "INTERNAL_ERROR")
 
     def _topic(self, name: str) -> Topic:
         return existing_topic(self._daemon.broker, name)
 
     def _channel(self, topic: str, name: str) -> Channel:
         return existing_channel(self._topic(topic), name)
+
+
+def _dead_letter(channel: Channel, seq: int, message_id: bytes) -> bool:
+    if channel.dead_topic is None:
+        raise HttpError(400, "NO_DEAD_TOPIC")
+    return channel.dead_letter_message(seq, message_id)
 
 
 def _page_query(params: Mapping[str, str]) -> PageQuery:

@@ -14,6 +14,9 @@ import attrs
 from nsqd.broker import Subscription
 from nsqd.broker.peek import Entry, Page
 from nsqd.http.message_filter import MessageFilter
+from nsqd.log.look import Looked
+from nsqd.log.origin import Origin
+from nsqd.log.records import FormatError
 from nsqkit.service.http.message import json_bytes
 from nsqkit.wire.frames import BODY, HEAD
 
@@ -79,15 +82,15 @@ class Peeked:
         query, shown = self.query, list[bytes]()
         room, examined, is_full = self.room, 0, False
         most_read = (SEARCH_BYTES if query.filter else READ_BYTES) - self._bytes_read
-        with page.frames() as frames:
-            for entry, frame in zip(page.entries, _in_turns(frames), strict=True):
-                body = b"" if frame is None else frame[BODY:]
-                if not query.filter or (frame is not None and query.filter.matches(body)):
+        with page.messages() as messages:
+            for entry, message in zip(page.entries, _in_turns(messages), strict=True):
+                body = b"" if message is None else message.frame[BODY:]
+                if not query.filter or (message is not None and query.filter.matches(body)):
                     size = min(len(body), query.max_bytes)
                     is_full = len(self.shown) + len(shown) == query.limit or size > room
                     if is_full:
                         break
-                    shown.append(json_bytes(_fields(entry, frame, moment, query.max_bytes)))
+                    shown.append(json_bytes(_fields(entry, message, moment, query.max_bytes)))
                     room -= size
                 examined += 1
                 is_full = page.bytes_read >= most_read
@@ -107,15 +110,15 @@ class Peeked:
         return json_bytes(rest)[:-1] + b',"messages":[' + b",".join(self.shown) + b"]}"
 
 
-def _in_turns(frames: Iterator[bytes | None]) -> Iterator[bytes | None]:
-    for number, frame in zip(count(1), frames, strict=False):
+def _in_turns(messages: Iterator[Looked | None]) -> Iterator[Looked | None]:
+    for number, message in zip(count(1), messages, strict=False):
         if number % TURN_MESSAGES == 0:
             time.sleep(0)
-        yield frame
+        yield message
 
 
-def _fields(entry: Entry, frame: bytes | None, moment: Moment, max_bytes: int) -> dict[str, Any]:
-    return message_fields(entry.seq, frame, max_bytes) | waiting_fields(entry, moment)
+def _fields(entry: Entry, message: Looked | None, moment: Moment, max_bytes: int) -> dict[str, Any]:
+    return message_fields(entry.seq, message, max_bytes) | waiting_fields(entry, moment)
 
 
 def waiting_fields(entry: Entry, moment: Moment) -> dict[str, Any]:
@@ -125,11 +128,15 @@ def waiting_fields(entry: Entry, moment: Moment) -> dict[str, Any]:
     return {"attempts": entry.attempts, "due": due, "delay": entry.delay_ns, "consumer": consumer}
 
 
-def message_fields(seq: int, frame: bytes | None, max_bytes: int) -> dict[str, Any]:
-    """What a message is, its body cut to `max_bytes`. All but `seq` is null if it cannot be read."""
-    if frame is None:
+def message_fields(seq: int, message: Looked | None, max_bytes: int) -> dict[str, Any]:
+    """What a message is, its body cut to `max_bytes`. All but `seq` is null if it cannot be read.
+
+    `origin`: where a dead letter is from; other messages have no such field.
+    """
+    if message is None:
         names = ("id", "timestamp", "size", "truncated", "encoding", "body")
         return {"seq": seq, **dict.fromkeys(names)}
+    frame = message.frame
     _, _, timestamp, _, message_id = HEAD.unpack_from(frame)
     size = len(frame) - BODY
     is_cut = size > max_bytes
@@ -147,4 +154,12 @@ def message_fields(seq: int, frame: bytes | None, max_bytes: int) -> dict[str, A
         "truncated": is_cut,
         "encoding": encoding,
         "body": text,
+        **({} if message.origin is None else {"origin": _origin(message.origin)}),
     }
+
+
+def _origin(data: bytes) -> dict[str, Any] | None:
+    try:
+        return attrs.asdict(Origin.decode(data))
+    except FormatError:
+        return None

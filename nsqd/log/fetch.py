@@ -12,16 +12,16 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 from crc32c import crc32c
 
 from nsqd.log.moved import MOVED_READ
 from nsqd.log.records import (
+    MOVED_KINDS,
     RECORD_HEAD_SIZE,
     FormatError,
-    Kind,
     RecordHead,
     decode_record,
     find_moved,
@@ -171,9 +171,9 @@ class _Fetch:
                     head = RecordHead.decode(data, offset - base, self.segment.salt)
                     data, base = self._read(offset, head.size), offset
                     record = decode_record(data, 0, self.segment.salt)
-                if record is None or record[0] != Kind.MOVED:
+                if record is None or record[0] not in MOVED_KINDS:
                     raise FormatError("another record than expected")
-                found = find_moved(record[3], record[2], wanted)
+                found = find_moved(record[0], record[3], record[2], wanted)
             except FormatError:
                 found = {}
             self.result.frames.update(found)
@@ -288,13 +288,13 @@ class _BlockBuilder:
         self._checks: list[int] = []
         self._blocks: list[Block] = []
 
-    def add(self, first: int, offset: int, frames: list[bytes], before: int) -> None:
+    def add(self, first: int, offset: int, frames: list[bytes], before: Iterable[int]) -> None:
         """A record at `offset`; `before`: bytes before each of its frames."""
         if self._seqs and offset - self._offset >= INDEX_EVERY <= self._end - offset:
             self.finish(offset, first)
         at = offset + RECORD_HEAD_SIZE - self._offset
-        for frame in frames:
-            at += before
+        for frame, more in zip(frames, before, strict=False):
+            at += more
             self._places.append(at)
             at += len(frame)
         self._seqs += range(first, first + len(frames))

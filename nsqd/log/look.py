@@ -8,7 +8,7 @@ before the start, which has none, its record is searched for: a head of a record
 begins, and sequence numbers rise with the offset. So a look costs about the same at any depth.
 
 Message ids rise with the sequence numbers, too, as long as the messages come from this data path and its node has kept
-its id: so most ids can be searched for as well.
+its id: so most ids can be searched for as well. So do timestamps, unless the clock was set back.
 
 What is not in the page cache costs a millisecond for each place that is read. Numbers are spread evenly as a rule, so
 a search guesses a place a little before, and one a little after; every third step bisects, which bounds the worst case.
@@ -19,17 +19,18 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import cycle
+from typing import NamedTuple
 
 import attrs
 
 from nsqd.log.moved import MovedPlan
-from nsqd.log.records import RECORD_HEAD_SIZE, RecordHead, find_record
+from nsqd.log.records import RECORD_HEAD_SIZE, RecordHead, find_record, origins_of
 from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.segment import MessageRun, Segment, messages_of
 from nsqd.log.storage import File
-from nsqkit.wire.frames import ID
+from nsqkit.wire.frames import ID, TIMESTAMP
 
-__all__ = ["Look"]
+__all__ = ["Look", "Looked"]
 
 NEAR = 16 * 1024  # bytes that are read faster than searched
 PROBE = 4 * 1024  # bytes in which the head of a record is looked for first
@@ -38,7 +39,13 @@ CHUNK = 32 * 1024
 NEAR_MESSAGES = 32  # the same for ids
 PROBES = 16  # messages that are looked at before a part of a segment is passed over
 _HIGHEST = 1 << 64  # above every offset
-_TIMESTAMP = slice(8, 16)  # of a message frame
+
+
+class Looked(NamedTuple):
+    """A message: its frame and, of a dead letter, where it is from."""
+
+    frame: bytes
+    origin: bytes | None = None
 
 
 @attrs.define(eq=False)
@@ -54,8 +61,8 @@ class Look:
     open: Callable[[Segment, bool], File]
     bytes_read: int = 0
 
-    def frames(self, seqs: Iterable[int]) -> Generator[bytes | None, None, None]:
-        """The frame of each of these messages, the fewest reads if they rise; None if it cannot be read.
+    def messages(self, seqs: Iterable[int]) -> Generator[Looked | None, None, None]:
+        """Each of these messages, the fewest reads if they rise; None if it cannot be read.
 
         `OSError`, `FileNotFoundError` if its segment was removed. To be closed.
         """
@@ -63,7 +70,7 @@ class Look:
         try:
             for seq in seqs:
                 if seq in self.moved:
-                    yield self._moved_frame(seq)
+                    yield self._moved_message(seq)
                     continue
                 entry = self.segments[self._index_of(seq)]
                 if cursor is None or cursor.segment is not entry[0]:
@@ -71,17 +78,69 @@ class Look:
                         cursor.file.close()
                         cursor = None  # before an `open` that may fail
                     cursor = self._cursor(entry)
-                yield cursor.frame(seq)
+                yield cursor.message(seq)
         finally:
             if cursor is not None:
                 cursor.file.close()
 
-    def find(self, message_id: bytes) -> tuple[int, bytes] | None:
-        """The message with this id, as (sequence number, frame); None if it is not where its id says. `OSError`.
+    def find(self, message_id: bytes) -> tuple[int, Looked] | None:
+        """The message with this id, and its sequence number; None if it is not where its id says. `OSError`.
 
         The look must have all of `moved`.
         """
         return self._find_own(message_id) or self._find_moved(message_id)
+
+    def first_from(self, seq: int) -> tuple[int, bytes] | None:
+        """The first message from `seq` on that is in its own segment and can be read, as (sequence number, frame); None
+        if there is none. `OSError`.
+        """
+        return self._first(seq, lambda cursor, start: cursor.first_from(start))
+
+    def first_since(self, wanted_ns: int, seq: int) -> tuple[int, bytes] | None:
+        """As `first_from`, the first one with this timestamp or a later one, as far as timestamps rise."""
+        low, high = self._index_of(seq), len(self.segments)
+        while high - low > 1:  # the last segment whose first message is older, or the first one
+            middle = (low + high) // 2
+            found = self.first_from(self.segments[middle][0].first)
+            if found is not None and _published_ns(found[1]) < wanted_ns:
+                low = middle
+            else:
+                high = middle
+        start = max(seq, self.segments[low][0].first)
+        return self._first(start, lambda cursor, start: cursor.first_since(wanted_ns, start))
+
+    def newest(self, segment: Segment) -> int | None:
+        """The timestamp of the last message of a segment; None if none can be read. `OSError`."""
+        entry = next(entry for entry in self.segments if entry[0] is segment)
+        first, seq, step = segment.first, entry[2], 1
+        frame: bytes | None = None
+        cursor = self._cursor(entry)
+        try:
+            while frame is None and seq > first:  # the last numbers may be aborted, or damaged
+                seq, step = max(first, seq - step), 2 * step
+                following = seq
+                while (found := cursor.first_from(following)) is not None:
+                    following, frame = found[0] + 1, found[1]
+        finally:
+            cursor.file.close()
+        return None if frame is None else _published_ns(frame)
+
+    def _first(
+        self, seq: int, find: Callable[[_Cursor, int], tuple[int, bytes] | None]
+    ) -> tuple[int, bytes] | None:
+        """What `find` finds in the segment that has `seq`, from there on, or else in the next one in which it does."""
+        for entry in self.segments[self._index_of(seq) :]:
+            start = max(seq, entry[0].first)
+            if start >= entry[2]:
+                continue
+            cursor = self._cursor(entry)
+            try:
+                found = find(cursor, start)
+            finally:
+                cursor.file.close()
+            if found is not None:
+                return found
+        return None
 
     def first_younger(self, start: int, stop: int, cutoff_ns: int) -> tuple[int, int | None]:
         """The first of the messages `[start, stop)` that was published after `cutoff_ns`: its sequence number and its
@@ -136,15 +195,15 @@ class Look:
 
     def _younger_moved(self, start: int, stop: int, cutoff_ns: int) -> tuple[int, int] | None:
         for seq in sorted(seq for seq in self.moved if start <= seq < stop):
-            frame = self._moved_frame(seq)
-            if frame is not None and _published_ns(frame) > cutoff_ns:
-                return seq, _published_ns(frame)
+            message = self._moved_message(seq)
+            if message is not None and _published_ns(message.frame) > cutoff_ns:
+                return seq, _published_ns(message.frame)
         return None
 
     def _index_of(self, seq: int) -> int:
         return max(0, bisect_right(self.segments, seq, key=lambda entry: entry[0].first) - 1)
 
-    def _find_own(self, message_id: bytes) -> tuple[int, bytes] | None:
+    def _find_own(self, message_id: bytes) -> tuple[int, Looked] | None:
         segments = [entry for entry in self.segments if entry[0].first < entry[2]]
         low, high = 0, len(segments)
         while high - low > 1:
@@ -159,9 +218,10 @@ class Look:
         entry = segments[low]
         cursor = self._cursor(entry)
         try:
-            return cursor.find(message_id)
+            found = cursor.find(message_id)
         finally:
             cursor.file.close()
+        return None if found is None else (found[0], cursor.with_origin(*found))
 
     def _cursor(self, entry: tuple[Segment, int, int]) -> _Cursor:
         segment, limit, end = entry
@@ -177,7 +237,7 @@ class Look:
 
     # --- moved messages
 
-    def _moved_frame(self, seq: int) -> bytes | None:
+    def _moved_message(self, seq: int) -> Looked | None:
         position = self.moved[seq]
         at = bisect_right(self.segments, position, key=lambda entry: entry[0].position) - 1
         segment, limit, _ = self.segments[max(0, at)]
@@ -186,18 +246,20 @@ class Look:
             return None
         self.bytes_read += CHUNK
         result = MovedPlan(segment, self.open, offset, limit, seq).run()
-        return result.runs[0].frames[0] if result is not None and result.runs else None
+        if result is None or not result.runs:
+            return None
+        return Looked(result.runs[0].frames[0], result.origins.get(seq))
 
-    def _find_moved(self, message_id: bytes) -> tuple[int, bytes] | None:
+    def _find_moved(self, message_id: bytes) -> tuple[int, Looked] | None:
         seqs = sorted(self.moved)
         low, high = 0, len(seqs)
         while low < high:
             middle = (low + high) // 2
-            frame = self._moved_frame(seqs[middle])
-            if frame is None or frame[ID] > message_id:
+            message = self._moved_message(seqs[middle])
+            if message is None or message.frame[ID] > message_id:
                 high = middle
-            elif frame[ID] == message_id:
-                return seqs[middle], frame
+            elif message.frame[ID] == message_id:
+                return seqs[middle], message
             else:
                 low = middle + 1
         return None
@@ -219,17 +281,22 @@ class _Cursor:
     offset: int = 0
     next_seq: int = 0  # the messages from `offset` on have this sequence number or a higher one
     run: MessageRun = attrs.field(factory=lambda: MessageRun(0, []))
+    origins: dict[int, bytes] = attrs.field(factory=dict)  # of those in `run` that are dead letters
     records: Iterator[Record | Damaged] = attrs.field(factory=lambda: iter(()))
     heads: list[tuple[int, int]] = attrs.field(factory=list)
 
-    def frame(self, seq: int) -> bytes | None:
-        """The frame of a message of this segment; None if it cannot be read."""
+    def message(self, seq: int) -> Looked | None:
+        """A message of this segment; None if it cannot be read."""
         found = self.first_from(seq)
         if found is None or found[0] != seq:
             # A body may hold records of this very file, which a search takes for its own.
             self._go_to(*self.segment.offset_of(seq))
             found = self._read_to(seq)
-        return found[1] if found is not None and found[0] == seq else None
+        return self.with_origin(*found) if found is not None and found[0] == seq else None
+
+    def with_origin(self, seq: int, frame: bytes) -> Looked:
+        """A message of `run`."""
+        return Looked(frame, self.origins.get(seq))
 
     def first_from(self, seq: int) -> tuple[int, bytes] | None:
         """The first message from `seq` on that can be read, as (sequence number, frame); None at the segment's end."""
@@ -262,6 +329,18 @@ class _Cursor:
                 first, low_id = found[0] + 1, _number(found[1][ID])
         raise AssertionError("the steps never end")
 
+    def first_since(self, wanted_ns: int, first: int) -> tuple[int, bytes] | None:
+        """The first message from `first` on with this timestamp or a later one, if timestamps rise."""
+        end, found = self.end, None
+        while first < end:
+            middle = (first + end) // 2
+            at = self.first_from(middle)
+            if at is not None and _published_ns(at[1]) < wanted_ns:
+                first = at[0] + 1
+            else:
+                end, found = middle, at or found
+        return found
+
     def _go_to(self, offset: int, first: int) -> None:
         self.offset, self.next_seq = offset, first
         salt, limit = self.segment.salt, self.limit
@@ -273,8 +352,10 @@ class _Cursor:
                 continue
             self.offset, self.next_seq = item.offset + item.head.size, item.head.end
             run = messages_of(item)
-            if run is not None and item.head.end > seq:
+            head = item.head
+            if run is not None and head.end > seq:
                 self.run = run
+                self.origins = origins_of(head.kind, head.first, head.count, item.payload)
                 seq = max(seq, run.first)
                 return seq, run.frames[seq - run.first]
         return None
@@ -327,7 +408,7 @@ class _Cursor:
 
 
 def _published_ns(frame: bytes) -> int:
-    return int.from_bytes(frame[_TIMESTAMP], "big", signed=True)
+    return int.from_bytes(frame[TIMESTAMP], "big", signed=True)
 
 
 def _number(message_id: bytes) -> int:

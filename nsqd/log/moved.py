@@ -11,7 +11,7 @@ from operator import itemgetter
 
 import attrs
 
-from nsqd.log.records import Kind, decode_moved
+from nsqd.log.records import MOVED_KINDS, moved_of, origins_of
 from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.segment import Damage, MessageRun, ReadResult, Segment, messages_of
 from nsqd.log.storage import File
@@ -62,7 +62,10 @@ class MovedPlan:
             result.damage.append(Damage(*where))
             result.next = result.moved_away = self.seq
             return result
-        frames = consecutive(*decode_moved(item.payload, item.head.count), self.seq)
+        head, frames = item.head, list[bytes]()
+        if head.kind in MOVED_KINDS:
+            frames = consecutive(*moved_of(head.kind, head.count, item.payload), self.seq)
+            result.origins = origins_of(head.kind, head.first, head.count, item.payload)
         if frames:
             result.runs.append(MessageRun(self.seq, frames))
         result.next = self.seq + len(frames)
@@ -85,6 +88,7 @@ class NeededMessages:
 
     `own_bytes`: of the segment's own among them. `next_offset`: where to read on; None at the end of the segment.
     `next_first`: its own messages from there on have this sequence number or a higher one. `damage`: met on the way.
+    `origins`: of those that are dead letters, by sequence number.
     """
 
     messages: list[tuple[int, int | None, bytes]] = attrs.field(factory=list)
@@ -92,6 +96,7 @@ class NeededMessages:
     next_offset: int | None = None
     next_first: int = 0
     damage: list[Damage] = attrs.field(factory=list)
+    origins: dict[int, bytes] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -144,6 +149,8 @@ class NeededPlan:
                 found.own_bytes += sum(len(frame) for _, position, frame in messages if position is None)
                 if keep:
                     found.messages += messages
+                    if messages and (origins := origins_of(head.kind, head.first, head.count, item.payload)):
+                        found.origins.update((seq, origins[seq]) for seq, _, _ in messages)
                     taken += sum(len(frame) for _, _, frame in messages)
                     if taken >= max_bytes and item.offset + head.size < self.limit:
                         found.next_offset, found.next_first = item.offset + head.size, head.end
@@ -154,9 +161,9 @@ class NeededPlan:
 
     def _of_record(self, record: Record) -> list[tuple[int, int | None, bytes]]:
         head = record.head
-        if head.kind is Kind.MOVED:
+        if head.kind in MOVED_KINDS:
             position = self.segment.position + record.offset
-            frames, seqs = decode_moved(record.payload, head.count)
+            frames, seqs = moved_of(head.kind, head.count, record.payload)
             return [(seq, position, frame) for seq, frame in zip(seqs, frames, strict=True)]
         # The first range that ends after the record's first message.
         at = bisect_right(self.needed, head.first, key=_end_of)

@@ -172,6 +172,14 @@ class RangeSet:
         """The ranges of what is in the set and in `[start, end)`."""
         return [(max(first, start), min(last, end)) for first, last in self.overlapping(start, end)]
 
+    def without(self, start: int, end: int) -> RangeSet:
+        """The set without the numbers of `[start, end)`: itself, or a new one."""
+        if not self.common(start, end):
+            return self
+        return RangeSet(
+            part for first, last in self for part in ((first, min(last, start)), (max(first, end), last))
+        )
+
     def first_range(self) -> tuple[int, int]:
         """The lowest range. `IndexError` for an empty set."""
         starts, ends = self._blocks[0]

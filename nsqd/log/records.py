@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, Final
 
 import attrs
@@ -22,6 +23,8 @@ __all__ = [
     "FILE_HEADER_SIZE",
     "FLOWING",
     "MARKER",
+    "MESSAGE_KINDS",
+    "MOVED_KINDS",
     "RECORD_HEAD_SIZE",
     "VERSION",
     "FileHeader",
@@ -32,15 +35,21 @@ __all__ = [
     "RecordHead",
     "decode_changes",
     "decode_deferred",
+    "decode_directed",
+    "decode_letters",
     "decode_moved",
     "decode_record",
     "encode_changes",
     "encode_deferred",
+    "encode_directed",
+    "encode_letters",
     "encode_moved",
     "encode_record",
     "find_moved",
     "find_record",
     "frames_of",
+    "moved_of",
+    "origins_of",
     "split_messages",
 ]
 
@@ -58,6 +67,15 @@ class Kind(enum.IntEnum):
     CHANGES = 3
     SEAL = 4  # ends a snapshot or a manifest: without it, the file was never finished
     MOVED = 5  # messages of an older segment, so that it can be removed
+    LETTERS = 6  # dead letters: messages of another topic, each with where it is from
+    MOVED_LETTERS = 7  # as MOVED, of such messages
+    DIRECTED = 8  # messages for one channel alone
+
+
+MESSAGE_KINDS: Final = frozenset({Kind.MESSAGES, Kind.DEFERRED, Kind.LETTERS, Kind.DIRECTED})
+"""Of records whose messages have the sequence numbers from the one in their head on."""
+MOVED_KINDS: Final = frozenset({Kind.MOVED, Kind.MOVED_LETTERS})
+"""Of records whose messages have any sequence numbers."""
 
 
 class FileKind(enum.Enum):
@@ -159,7 +177,7 @@ class RecordHead:
     @property
     def end(self) -> int:
         """The sequence number that the next message has."""
-        return self.first + self.count if self.kind in (Kind.MESSAGES, Kind.DEFERRED) else self.first
+        return self.first + self.count if self.kind in MESSAGE_KINDS else self.first
 
     @property
     def flowing(self) -> bool:
@@ -233,16 +251,33 @@ def find_record(data: bytes, offset: int, salt: int, at_least: int) -> tuple[int
     return None
 
 
-def frames_of(kind: int, count: int, payload: bytes) -> tuple[list[bytes], int]:
+def frames_of(kind: int, count: int, payload: bytes) -> tuple[list[bytes], Iterable[int]]:
     """The message frames of a record, and the bytes before each of them; none for a record without new messages.
 
     `FormatError` when they do not add up.
     """
     if kind == Kind.MESSAGES:
-        return split_messages(payload, count), 0
+        return split_messages(payload, count), repeat(0)
     if kind == Kind.DEFERRED:
-        return decode_deferred(payload, count)[0], _NUMBER.size
-    return [], 0
+        return decode_deferred(payload, count)[0], repeat(_NUMBER.size)
+    if kind == Kind.LETTERS:
+        frames, origins = decode_letters(payload, count)
+        return frames, [_SIZE.size + len(origin) for origin in origins]
+    if kind == Kind.DIRECTED:
+        return decode_directed(payload, count)[0], chain([_NUMBER.size], repeat(0))
+    return [], ()
+
+
+def origins_of(kind: int, first: int, count: int, payload: bytes) -> dict[int, bytes]:
+    """Where the dead letters of a record are from, by sequence number; empty for a record of another kind.
+
+    `FormatError` when they do not add up.
+    """
+    if kind == Kind.LETTERS:
+        return dict(enumerate(decode_letters(payload, count)[1], first))
+    if kind == Kind.MOVED_LETTERS:
+        return {seq: origin for seq, origin, _ in _numbered_letters(payload, count)}
+    return {}
 
 
 def split_messages(payload: bytes, count: int) -> list[bytes]:
@@ -270,9 +305,44 @@ def decode_deferred(payload: bytes, count: int) -> tuple[list[bytes], list[int]]
     return _decode_numbered(payload, count)
 
 
-def encode_moved(frames: Sequence[bytes], seqs: Sequence[int]) -> bytes:
-    """The payload of a MOVED record: before each frame its sequence number."""
-    return _encode_numbered(frames, seqs)
+def encode_letters(frames: Sequence[bytes], origins: Sequence[bytes]) -> bytes:
+    """The payload of a LETTERS record: before each frame where the message is from, and the length of that."""
+    pieces: list[bytes] = []
+    for frame, origin in zip(frames, origins, strict=True):
+        pieces += (_SIZE.pack(len(origin)), origin, frame)
+    return b"".join(pieces)
+
+
+def decode_letters(payload: bytes, count: int) -> tuple[list[bytes], list[bytes]]:
+    """Frames and origins of a LETTERS record. `FormatError` when they do not add up."""
+    letters = [(origin, frame) for _, origin, frame in _split_letters(payload, count, 0)]
+    return [frame for _, frame in letters], [origin for origin, _ in letters]
+
+
+def encode_directed(frames: Sequence[bytes], generation: int) -> bytes:
+    """The payload of a DIRECTED record: the generation of the channel, and the frames."""
+    return _NUMBER.pack(generation) + b"".join(frames)
+
+
+def decode_directed(payload: bytes, count: int) -> tuple[list[bytes], int]:
+    """Frames of a DIRECTED record, and the generation of their channel. `FormatError` when they do not add up."""
+    if len(payload) < _NUMBER.size:
+        raise FormatError("a record of directed messages without a channel")
+    return split_messages(payload[_NUMBER.size :], count), _NUMBER.unpack_from(payload)[0]
+
+
+def encode_moved(
+    frames: Sequence[bytes], seqs: Sequence[int], origins: Mapping[int, bytes] | None = None
+) -> bytes:
+    """The payload of a MOVED record: before each frame its sequence number. With `origins`, which has one for each of
+    the numbers, that of a MOVED_LETTERS record.
+    """
+    if origins is None:
+        return _encode_numbered(frames, seqs)
+    pieces: list[bytes] = []
+    for frame, seq in zip(frames, seqs, strict=True):
+        pieces += (_NUMBER_AND_SIZE.pack(seq, len(origins[seq])), origins[seq], frame)
+    return b"".join(pieces)
 
 
 def decode_moved(payload: bytes, count: int) -> tuple[list[bytes], list[int]]:
@@ -280,11 +350,21 @@ def decode_moved(payload: bytes, count: int) -> tuple[list[bytes], list[int]]:
     return _decode_numbered(payload, count)
 
 
-def find_moved(payload: bytes, count: int, wanted: set[int]) -> dict[int, bytes]:
-    """Those frames of a MOVED record whose sequence numbers are wanted. `FormatError` when they do not add up.
+def moved_of(kind: int, count: int, payload: bytes) -> tuple[list[bytes], list[int]]:
+    """Frames and sequence numbers of a record of one of `MOVED_KINDS`. `FormatError` when they do not add up."""
+    if kind == Kind.MOVED:
+        return decode_moved(payload, count)
+    letters = list(_numbered_letters(payload, count))
+    return [frame for _, _, frame in letters], [seq for seq, _, _ in letters]
 
-    As `decode_moved`, for a few of the messages.
+
+def find_moved(kind: int, payload: bytes, count: int, wanted: set[int]) -> dict[int, bytes]:
+    """Those frames of a record of one of `MOVED_KINDS` whose sequence numbers are wanted.
+
+    As `moved_of`, for a few of the messages. `FormatError` when they do not add up.
     """
+    if kind == Kind.MOVED_LETTERS:
+        return {seq: frame for seq, _, frame in _numbered_letters(payload, count) if seq in wanted}
     found: dict[int, bytes] = {}
     offset, end, unpack = 0, len(payload), _NUMBER_AND_SIZE.unpack_from
     for _ in range(count):
@@ -297,6 +377,26 @@ def find_moved(payload: bytes, count: int, wanted: set[int]) -> dict[int, bytes]
                 break
         offset += 12 + size
     return found
+
+
+def _numbered_letters(payload: bytes, count: int) -> Iterator[tuple[int, bytes, bytes]]:
+    for number, origin, frame in _split_letters(payload, count, _NUMBER.size):
+        yield int.from_bytes(number), origin, frame
+
+
+def _split_letters(payload: bytes, count: int, before: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """The first `before` bytes, the origin and the frame of each dead letter."""
+    offset, end, unpack = 0, len(payload), _SIZE.unpack_from
+    for _ in range(count):
+        at = offset + before + _SIZE.size
+        frame_at = at + unpack(payload, at - _SIZE.size)[0] if at <= end else end
+        if frame_at + _SIZE.size > end:
+            raise FormatError("a record holds fewer messages than its head says")
+        stop = frame_at + _SIZE.size + unpack(payload, frame_at)[0]
+        yield payload[offset : offset + before], payload[at:frame_at], payload[frame_at:stop]
+        offset = stop
+    if offset != end:
+        raise FormatError("the messages of a record do not fill it")
 
 
 def _encode_numbered(frames: Sequence[bytes], numbers: Sequence[int]) -> bytes:

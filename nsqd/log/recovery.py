@@ -19,6 +19,7 @@ from nsqd.log.manifest import MANIFEST, Manifest, load_manifest
 from nsqd.log.ranges import RangeSet
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
+    MOVED_KINDS,
     RECORD_HEAD_SIZE,
     FileHeader,
     FileKind,
@@ -28,7 +29,9 @@ from nsqd.log.records import (
     RecordHead,
     decode_changes,
     decode_deferred,
-    decode_moved,
+    decode_directed,
+    decode_letters,
+    moved_of,
     split_messages,
 )
 from nsqd.log.scan import Damaged, Record, find_salt, scan
@@ -360,8 +363,19 @@ def _apply(recovered: Recovered, segment: Segment, record: Record) -> None:
         state.deferred_messages(head.first, list(zip(published, delays, strict=True)), head.flowing)
         segment.message_bytes += sum(map(len, frames))
         recovered.note_ids(frames)
-    elif head.kind is Kind.MOVED:
-        state.moved_to(segment.position + record.offset, *decode_moved(record.payload, head.count)[1])
+    elif head.kind is Kind.LETTERS:
+        frames, _ = decode_letters(record.payload, head.count)
+        state.letters_written(head.first, head.count, head.flowing)
+        segment.message_bytes += sum(map(len, frames))
+        recovered.note_ids(frames)
+    elif head.kind is Kind.DIRECTED:
+        frames, generation = decode_directed(record.payload, head.count)
+        state.directed_messages(head.first, head.count, generation, head.flowing)
+        segment.message_bytes += sum(map(len, frames))
+        recovered.note_ids(frames)
+    elif head.kind in MOVED_KINDS:
+        _, seqs = moved_of(head.kind, head.count, record.payload)
+        state.moved_to(segment.position + record.offset, *seqs)
     elif head.kind is Kind.CHANGES:
         state.apply_record(decode_changes(record.payload, head.count))
     else:

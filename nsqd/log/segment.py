@@ -227,7 +227,7 @@ class ReadResult:
     """The result of a read: messages from the asked one on, notes for the index, damage met on the way.
 
     `next`: the sequence number to read from next. `moved_away`: a message whose MOVED record is damaged; it may still
-    be where it was before.
+    be where it was before. `origins`: of dead letters that were moved, by sequence number.
     """
 
     segment: Segment
@@ -236,6 +236,7 @@ class ReadResult:
     notes: list[tuple[int, int]]
     damage: list[Damage]
     moved_away: int | None = None
+    origins: dict[int, bytes] = attrs.field(factory=dict)
 
 
 @attrs.frozen

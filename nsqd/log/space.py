@@ -49,10 +49,18 @@ class Space:
             self.give_ballast_back()
             self.full = self.full or self.error  # until `check` finds room, also for a new ballast
 
+    @property
+    def _needed(self) -> int:
+        return self._min_free_space + (0 if self._has_ballast else self._ballast_bytes)
+
+    def short_of(self, more: int) -> int:
+        """How many bytes are missing, as of the last check, for `more` bytes to be written before it is full."""
+        return 0 if self.free is None else max(0, self._needed + more - self.free)
+
     def check(self) -> None:
         """See whether there is room; ask once a second. Never raises, and needs a descriptor only for a new ballast."""
         has_ballast = self._has_ballast
-        need = self._min_free_space + (0 if has_ballast else self._ballast_bytes)
+        need = self._needed
         try:
             free = self.free = self._storage.free_space()
         except OSError:

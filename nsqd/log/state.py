@@ -7,6 +7,7 @@ Rules that every change keeps:
   the same state: a high watermark only rises, a finished message stays finished, a deleted channel stays deleted.
 - **Finished is final**, for one life of a channel. A channel that is deleted and made again has another generation.
 - A change of an unknown channel is one of a channel that was deleted later. It is ignored.
+- A channel that is created ends an earlier generation of its name, also if the record of its deletion is damaged.
 
 Messages are named by their sequence numbers. Names on disk are older than the words used here: `MARK` is the high
 watermark, `PARKED` is awaiting redelivery.
@@ -24,15 +25,19 @@ from nsqd.log.ranges import RangeSet
 from nsqd.log.records import FormatError
 
 __all__ = [
+    "DELAYED_LIMIT",
     "AwaitingRedelivery",
     "Change",
     "ChannelState",
     "Code",
+    "RedriveState",
     "SegmentInfo",
     "TopicState",
     "flat_runs",
     "unflatten_runs",
 ]
+
+DELAYED_LIMIT = 10_000  # so many more delayed messages may be held than are not due yet, and twice those
 
 Change = Sequence[Any]
 AwaitingRedelivery = tuple[int, int]
@@ -55,6 +60,11 @@ class Code(enum.IntEnum):
     MOVED = 7  # (position, seq, ...): the MOVED record at this position has these messages
     LAST_ID = 8  # (id): no message of the topic has a higher one
     TOPIC_SETTINGS = 9  # (settings): all that operators have set, by name
+    # (generation, start, run, gap, run, ...): messages in the log that are for this channel alone (in snapshots, and
+    # where a channel seeks: its next generation gets them).
+    DIRECTED = 10
+    DELAYED = 11  # (seq, due, ...): messages below the high watermark that were published with a delay
+    LETTERS = 12  # (start, run, gap, run, ...): messages in the log that are dead letters (in snapshots only)
     CHANNEL_CREATED = 16  # (generation, name, start)
     CHANNEL_DELETED = 17  # (generation)
     CHANNEL_PAUSED = 18  # (generation, paused)
@@ -62,6 +72,12 @@ class Code(enum.IntEnum):
     FINISHED = 20  # (generation, start, run, gap, run, ...)
     PARKED = 21  # (generation, seq, attempts, due, ...)
     CHANNEL_SETTINGS = 22  # (generation, settings): as TOPIC_SETTINGS
+    # (generation, seq, deliveries that ended with a lost connection, ...): of parked messages; after their PARKED,
+    # which says that there were none.
+    NOT_COUNTED = 23
+    # (generation, moved so far, limit, messages a second): dead letters go back to this channel; limit or rate 0: none.
+    # (generation): no more.
+    REDRIVE = 25
 
 
 def flat_runs(ranges: Iterable[tuple[int, int]]) -> list[int]:
@@ -93,6 +109,15 @@ class SegmentInfo:
     message_bytes: int
 
 
+@attrs.frozen
+class RedriveState:
+    """Dead letters go back to a channel: `moved` so far, up to `limit`, `rate` of them a second; 0: without."""
+
+    moved: int
+    limit: int
+    rate: int
+
+
 @attrs.define
 class ChannelState:
     """A durable channel.
@@ -109,6 +134,9 @@ class ChannelState:
     settled: RangeSet = attrs.field(factory=RangeSet)
     awaiting_redelivery: dict[int, AwaitingRedelivery] = attrs.field(factory=dict)
     damaged: int = 0
+    not_counted: dict[int, int] = attrs.field(factory=dict)
+    """Of those that await redelivery: deliveries that ended with a lost connection. It may have entries of others."""
+    redrive: RedriveState | None = None
     longest: dict[int, int] = attrs.field(factory=dict)
     """How long, in ns, a message that awaits its due time had to wait at most when that was recorded; unknown where
     there is no entry. It needs no clock. It may have entries of messages that do not wait any more."""
@@ -127,6 +155,7 @@ class ChannelState:
         return new
 
     def await_redelivery(self, seq: int, attempts: int, due_ns: int, longest_ns: int | None = None) -> None:
+        self.not_counted.pop(seq, None)
         if seq not in self.settled:
             self.awaiting_redelivery[seq] = (attempts, due_ns)
             if longest_ns is not None:
@@ -141,11 +170,14 @@ class TopicState:
 
     `end`: the sequence number of the next message. `high_watermark`: of the first one not yet given to channels.
     `channels`: by generation. `deferred`: messages above the high watermark, with their delay in nanoseconds.
-    `aborted`: sequence numbers above it that never were messages. `incomplete`: records are missing; where messages
-    flowed to a channel that nothing tells of, they wait for the next one. `segments`: by position, as a snapshot knows
-    them; None for one of version 1. `moved`: the position of the latest MOVED record of each message that was moved.
-    `last_id`: the highest message id. `deleted`: generations of channels that the log says were deleted. `settings`:
-    those that operators have set, by name.
+    `delayed`: (due, delay), in nanoseconds, of messages below it that were published with a delay; those that were due
+    long ago may be missing. `unavailable`: sequence numbers that no channel can get, also if it is created later and
+    begins before them: aborted, lost, or dropped with an emptied topic. `incomplete`: records are missing; where
+    messages flowed to a channel that nothing tells of, they wait for the next one. `segments`: by position, as a
+    snapshot knows them; None for one of version 1. `moved`: the position of the latest MOVED record of each message
+    that was moved. `last_id`: the highest message id. `deleted`: generations of channels that the log says were
+    deleted. `settings`: those that operators have set, by name. `letters`: messages in the log that are dead letters.
+    `directed`: those that are for one channel alone, by its generation.
     """
 
     end: int = 0
@@ -154,13 +186,17 @@ class TopicState:
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     channels: dict[int, ChannelState] = attrs.field(factory=dict)
     deferred: dict[int, int] = attrs.field(factory=dict)
-    aborted: RangeSet = attrs.field(factory=RangeSet)
+    delayed: dict[int, tuple[int, int]] = attrs.field(factory=dict)
+    unavailable: RangeSet = attrs.field(factory=RangeSet)
     last_generation: int = 0
     incomplete: bool = False
     segments: dict[int, SegmentInfo] | None = None
     moved: dict[int, int] = attrs.field(factory=dict)
     last_id: int = 0
     deleted: set[int] = attrs.field(factory=set)
+    letters: RangeSet = attrs.field(factory=RangeSet)
+    directed: dict[int, RangeSet] = attrs.field(factory=dict)
+    _delayed_limit: int = DELAYED_LIMIT
     _recorded_ns: int = 0  # wall time at which the record that is being applied was written; 0: unknown
 
     # --- messages
@@ -180,6 +216,37 @@ class TopicState:
                 self._defer(seq, published + delay, delay)
             else:
                 self.deferred[seq] = delay
+        if due and len(self.delayed) > self._delayed_limit:
+            self._forget_due(due[-1][0])
+
+    def _forget_due(self, now_ns: int) -> None:
+        """Of the delayed messages forget those that were due by now, as they are like all others."""
+        self.delayed = {seq: entry for seq, entry in self.delayed.items() if entry[0] > now_ns}
+        self._delayed_limit = 2 * len(self.delayed) + DELAYED_LIMIT
+
+    def letters_written(self, first: int, count: int, flowing: bool) -> None:
+        """`count` dead letters were written, the first of them with the sequence number `first`."""
+        self.messages(first, count, flowing)
+        self.letters.add(first, first + count)
+
+    def directed_messages(self, first: int, count: int, generation: int, flowing: bool) -> None:
+        """The same, of messages for the channel with this generation alone."""
+        self.messages(first, count, flowing)
+        self._direct(generation, first, first + count)
+
+    def _direct(self, generation: int, start: int, end: int) -> None:
+        """Of several generations the highest gets a message: that of a channel that has sought since."""
+        own = [(start, end)]
+        for other, ranges in self.directed.items():
+            if other > generation:
+                own = [gap for first, last in own for gap in ranges.gaps(first, last)]
+            elif other < generation:
+                self.directed[other] = ranges.without(start, end)
+        for first, last in own:
+            self.directed.setdefault(generation, RangeSet()).add(first, last)
+            for channel in self.channels.values():
+                if channel.generation != generation:
+                    channel.settle(first, last)
 
     def _flows(self, flowing: bool) -> bool:
         return flowing and (bool(self.channels) or not self.incomplete)
@@ -190,6 +257,7 @@ class TopicState:
             self.lost(self.end, first, False)
 
     def _defer(self, seq: int, due_ns: int, delay_ns: int) -> None:
+        self.delayed[seq] = (due_ns, delay_ns)
         for channel in self.channels.values():
             if seq not in channel.awaiting_redelivery:  # what is there already is newer
                 channel.await_redelivery(seq, 0, due_ns, delay_ns)
@@ -200,14 +268,14 @@ class TopicState:
         for channel in self.channels.values():
             for first, last in channel.settled.gaps(start, min(end, self.high_watermark)):
                 needed.add(first, last)
-        for first, last in self.aborted.gaps(max(start, self.high_watermark), min(end, self.end)):
+        for first, last in self.unavailable.gaps(max(start, self.high_watermark), min(end, self.end)):
             needed.add(first, last)
         return needed
 
     def needs(self, seq: int) -> bool:
         """Whether a channel needs this message, or channels have yet to be given it."""
         if seq >= self.high_watermark:
-            return seq < self.end and seq not in self.aborted
+            return seq < self.end and seq not in self.unavailable
         return any(seq not in channel.settled for channel in self.channels.values())
 
     def adopt_channels(self, others: Iterable[ChannelState], up_to: int) -> list[ChannelState]:
@@ -262,13 +330,13 @@ class TopicState:
         for seq in [n for n in self.deferred if n < high_watermark]:
             delay = self.deferred.pop(seq)
             self._defer(seq, now_ns + delay, delay)
-        self.aborted.discard_below(self.high_watermark)
 
     def topic_emptied(self, start: int, end: int) -> None:
         for seq in [n for n in self.deferred if start <= n < end]:
             del self.deferred[seq]
         for channel in self.channels.values():
             channel.settle(start, end)
+        self.unavailable.add(start, end)
         self.raise_high_watermark(end, 0)
 
     def lost(self, start: int, end: int, damaged: bool) -> None:
@@ -278,11 +346,14 @@ class TopicState:
             new = channel.settle(start, end)
             channel.damaged += new if damaged else 0
         self.end = max(self.end, end)
-        if end > self.high_watermark:
-            self.aborted.add(max(start, self.high_watermark), end)
+        self.unavailable.add(start, end)
 
     def deferred_waiting(self, *items: int) -> None:
         self.deferred.update(zip(items[::2], items[1::2], strict=True))
+
+    def delayed_until(self, *items: int) -> None:
+        for seq, due_ns in zip(items[::2], items[1::2], strict=True):
+            self.delayed[seq] = (due_ns, max(0, due_ns - self._recorded_ns))
 
     def complete_segments(self, *items: int) -> None:
         if self.segments is None:
@@ -299,15 +370,31 @@ class TopicState:
     def topic_settings(self, settings: Mapping[str, Any]) -> None:
         self.settings = _settings(settings)
 
+    def directed_to(self, generation: int, *items: int) -> None:
+        for start, end in unflatten_runs(items):
+            self._direct(generation, start, end)
+
+    def dead_letters(self, *items: int) -> None:
+        for start, end in unflatten_runs(items):
+            self.letters.add(start, end)
+
     def channel_created(self, generation: int, name: str, start: int) -> None:
         self.last_generation = max(self.last_generation, generation)
         if generation in self.channels:
             return
+        for earlier in [g for g, c in self.channels.items() if c.name == name and g < generation]:
+            self.channel_deleted(earlier)
         self.raise_high_watermark(start, 0)  # also if the records that raised it so far are missing
         channel = self.channels[generation] = ChannelState(name, generation)
         channel.settled.add(0, start)
-        for begin, end in self.aborted:
+        for begin, end in self.unavailable:
             channel.settled.add(max(begin, start), end)
+        for seq, (due_ns, delay_ns) in self.delayed.items() if start < self.high_watermark else ():
+            channel.await_redelivery(seq, 0, due_ns, delay_ns)
+        for other, ranges in self.directed.items():
+            if other != generation:
+                for begin, end in ranges:
+                    channel.settled.add(begin, end)
 
     def channel_deleted(self, generation: int) -> None:
         self.channels.pop(generation, None)
@@ -337,6 +424,17 @@ class TopicState:
                 longest_ns = max(0, due_ns - recorded_ns) if recorded_ns else None
                 channel.await_redelivery(seq, attempts, due_ns, longest_ns)
 
+    def deliveries_not_counted(self, generation: int, *items: int) -> None:
+        if channel := self.channels.get(generation):
+            for seq, count in zip(items[::2], items[1::2], strict=True):
+                if seq in channel.awaiting_redelivery:
+                    channel.not_counted[seq] = count
+
+    def redrive(self, generation: int, *items: int) -> None:
+        wanted = RedriveState(*items) if items else None
+        if channel := self.channels.get(generation):
+            channel.redrive = wanted
+
 
 def _settings(items: object) -> Mapping[str, Any]:
     if not isinstance(items, Mapping) or not all(isinstance(name, str) for name in items):
@@ -351,10 +449,13 @@ _HANDLERS: dict[int, Callable[..., None]] = {
     Code.TOPIC_EMPTIED: TopicState.topic_emptied,
     Code.LOST: TopicState.lost,
     Code.DEFERRED: TopicState.deferred_waiting,
+    Code.DELAYED: TopicState.delayed_until,
     Code.SEGMENTS: TopicState.complete_segments,
     Code.MOVED: TopicState.moved_to,
     Code.LAST_ID: TopicState.message_id,
     Code.TOPIC_SETTINGS: TopicState.topic_settings,
+    Code.DIRECTED: TopicState.directed_to,
+    Code.LETTERS: TopicState.dead_letters,
     Code.CHANNEL_CREATED: TopicState.channel_created,
     Code.CHANNEL_DELETED: TopicState.channel_deleted,
     Code.CHANNEL_PAUSED: TopicState.channel_paused,
@@ -362,4 +463,6 @@ _HANDLERS: dict[int, Callable[..., None]] = {
     Code.FINISHED: TopicState.finished,
     Code.PARKED: TopicState.awaiting_redelivery,
     Code.CHANNEL_SETTINGS: TopicState.channel_settings,
+    Code.NOT_COUNTED: TopicState.deliveries_not_counted,
+    Code.REDRIVE: TopicState.redrive,
 }

@@ -17,8 +17,9 @@ import errno
 import random
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
+from types import MappingProxyType
 
 import attrs
 
@@ -27,6 +28,7 @@ from nsqd.log.fetch import FetchPlan, FetchResult
 from nsqd.log.look import Look
 from nsqd.log.moved import MovedPlan, NeededPlan
 from nsqd.log.paths import os_error
+from nsqd.log.ranges import RangeSet
 from nsqd.log.records import (
     FLOWING,
     VERSION,
@@ -35,6 +37,8 @@ from nsqd.log.records import (
     Kind,
     encode_changes,
     encode_deferred,
+    encode_directed,
+    encode_letters,
     encode_moved,
     encode_record,
 )
@@ -57,18 +61,36 @@ INDEX_BYTES = 32 * 1024 * 1024
 class Batch:
     """Messages that become one record: whole after a crash, or not there at all.
 
-    `frames`: as they go on the wire. `size`: their bytes. `delays`: for deferred messages, each one's delay in
-    nanoseconds.
+    `frames`: as they go on the wire. `size`: their bytes. At most one of the others: `delays`: of deferred messages,
+    each one's delay in nanoseconds. `origins`: of dead letters, where each of them is from. `directed`: the generation
+    of the only channel that gets the messages.
     """
 
     frames: list[bytes]
     size: int
     delays: list[int] | None = None
+    origins: list[bytes] | None = None
+    directed: int | None = None
 
     @classmethod
     def of(cls, frames: list[bytes], delays: list[int] | None = None) -> Batch:
         """For those who have not counted the bytes."""
         return cls(frames, sum(map(len, frames)), delays)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether these are messages for all channels, at once."""
+        return self.delays is None and self.origins is None and self.directed is None
+
+    def encode(self) -> tuple[Kind, bytes]:
+        """Kind and payload of the record."""
+        if self.delays is not None:
+            return Kind.DEFERRED, encode_deferred(self.frames, self.delays)
+        if self.origins is not None:
+            return Kind.LETTERS, encode_letters(self.frames, self.origins)
+        if self.directed is not None:
+            return Kind.DIRECTED, encode_directed(self.frames, self.directed)
+        return Kind.MESSAGES, b"".join(self.frames)
 
 
 class SyncError(OSError):
@@ -201,19 +223,27 @@ class TopicLog:
             file.start_writeback(segment.written_back, file.size - segment.written_back)
             segment.written_back = file.size
 
-    def append_moved(self, messages: Sequence[tuple[int, bytes]], changes: Sequence[Change] = ()) -> None:
+    def append_moved(
+        self,
+        messages: Sequence[tuple[int, bytes]],
+        changes: Sequence[Change] = (),
+        origins: Mapping[int, bytes] = MappingProxyType({}),
+    ) -> None:
         """Write messages (sequence number, frame) of older segments again, and changes, with one call to the system.
 
-        `OSError`: nothing was written.
+        `origins`: of those that are dead letters, by sequence number. `OSError`: nothing was written.
         """
         segment = self._writable_segment()
         file, offset = segment.file, segment.file.size
         buffers: list[bytes] = []
         places: list[tuple[int, Sequence[tuple[int, bytes]]]] = []
-        for group in _groups(messages, MOVED_RECORD_BYTES):
+        for group in _groups(messages, MOVED_RECORD_BYTES, origins):
             places.append((segment.position + offset, group))
-            payload = encode_moved([frame for _, frame in group], [seq for seq, _ in group])
-            buffers += (encode_record(Kind.MOVED, 0, segment.salt, self.end, len(group), payload), payload)
+            are_letters = group[0][0] in origins
+            kind = Kind.MOVED_LETTERS if are_letters else Kind.MOVED
+            frames, seqs = [frame for _, frame in group], [seq for seq, _ in group]
+            payload = encode_moved(frames, seqs, origins if are_letters else None)
+            buffers += (encode_record(kind, 0, segment.salt, self.end, len(group), payload), payload)
             offset += len(buffers[-2]) + len(payload)
         buffers += self._encode(segment.salt, (), changes, flowing=False)
         file.append(buffers)
@@ -273,10 +303,7 @@ class TopicLog:
         seq, flags = self.end, FLOWING if flowing else 0
         for batch in batches:
             frames = batch.frames
-            if batch.delays is not None:
-                kind, payload = Kind.DEFERRED, encode_deferred(frames, batch.delays)
-            else:
-                kind, payload = Kind.MESSAGES, b"".join(frames)
+            kind, payload = batch.encode()
             buffers += (encode_record(kind, flags, salt, seq, len(frames), payload), payload)
             seq += len(frames)
         if changes:
@@ -486,6 +513,25 @@ class TopicLog:
         except OSError:
             return  # the loss is reported all the same
 
+    @property
+    def complete_from(self) -> int:
+        """From this sequence number on no message was removed. 0: none at all was."""
+        first = self.end
+        for segment in reversed(self.segments):
+            if segment.next_first is not None and segment.next_first < first:
+                break
+            first = segment.first
+        return first
+
+    def removed(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ranges of `[start, end)` whose messages are in no file any more, as nobody has needed them."""
+        there = RangeSet()
+        for segment in self.segments:
+            there.add(segment.first, self.end if segment.next_first is None else segment.next_first)
+        for seq in self.moved:
+            there.add(seq, seq + 1)
+        return there.gaps(start, end)
+
     # --- syncs
 
     def sync_files(self, segments: Iterable[Segment]) -> None:
@@ -583,11 +629,15 @@ class TopicLog:
         self.index_budget.update(segment, 0)
 
 
-def _groups(messages: Sequence[tuple[int, bytes]], max_bytes: int) -> Iterator[Sequence[tuple[int, bytes]]]:
-    """Consecutive messages with about `max_bytes` together, and at least one."""
+def _groups(
+    messages: Sequence[tuple[int, bytes]], max_bytes: int, origins: Mapping[int, bytes]
+) -> Iterator[Sequence[tuple[int, bytes]]]:
+    """Consecutive messages with about `max_bytes` together, and at least one, dead letters apart from others."""
     start = size = 0
-    for at, (_, frame) in enumerate(messages):
-        if size and size + len(frame) > max_bytes:
+    for at, (seq, frame) in enumerate(messages):
+        if size and (
+            size + len(frame) > max_bytes or (seq in origins) is not (messages[start][0] in origins)
+        ):
             yield messages[start:at]
             start, size = at, 0
         size += len(frame)

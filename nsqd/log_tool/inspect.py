@@ -15,15 +15,18 @@ from __future__ import annotations
 import datetime
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from nsqd.log.manifest import MANIFEST
+from nsqd.log.origin import Origin
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
     MARKER,
+    MESSAGE_KINDS,
+    MOVED_KINDS,
     RECORD_HEAD_SIZE,
     FileHeader,
     FileKind,
@@ -33,8 +36,10 @@ from nsqd.log.records import (
     RecordHead,
     decode_changes,
     decode_deferred,
-    decode_moved,
-    split_messages,
+    decode_directed,
+    frames_of,
+    moved_of,
+    origins_of,
 )
 from nsqd.log.scan import Damaged, Record, scan
 from nsqd.log.state import Code, TopicState, unflatten_runs
@@ -75,13 +80,17 @@ _ITEMS: dict[int, tuple[str, ...]] = {
 
 @attrs.frozen
 class Message:
-    """One message of a record. `seq`: its sequence number. `delay_ns`: None unless it is deferred."""
+    """One message of a record. `seq`: its sequence number. `delay_ns`: None unless it is deferred. `origin`: of a dead
+    letter; `channel`: the generation of the only channel that gets it.
+    """
 
     seq: int
     id: str
     timestamp_ns: int
     body: bytes
-    delay_ns: int | None
+    delay_ns: int | None = None
+    origin: Mapping[str, Any] | None = None
+    channel: int | None = None
 
 
 @attrs.frozen
@@ -107,18 +116,22 @@ class FileRecord:
     @property
     def messages(self) -> list[Message]:
         """Its messages. `FormatError`."""
-        delays: Sequence[int | None]
-        if self.head.kind is Kind.MESSAGES:
-            frames, delays = split_messages(self.payload, self.head.count), [None] * self.head.count
-        elif self.head.kind is Kind.DEFERRED:
-            frames, delays = decode_deferred(self.payload, self.head.count)
-        elif self.head.kind is Kind.MOVED:
-            frames, seqs = decode_moved(self.payload, self.head.count)
-            return [_message(seq, frame, None) for seq, frame in zip(seqs, frames, strict=True)]
+        kind, first, count, payload = self.head.kind, self.head.first, self.head.count, self.payload
+        seqs: Sequence[int] = range(first, first + count)
+        if kind in MOVED_KINDS:
+            frames, seqs = moved_of(kind, count, payload)
         else:
-            return []
-        numbered = enumerate(zip(frames, delays, strict=True), self.head.first)
-        return [_message(seq, frame, delay) for seq, (frame, delay) in numbered]
+            frames, _ = frames_of(kind, count, payload)
+        messages = [_message(seq, frame) for seq, frame in zip(seqs[: len(frames)], frames, strict=True)]
+        if kind is Kind.DEFERRED:
+            delays = decode_deferred(payload, count)[1]
+            return [attrs.evolve(m, delay_ns=delay) for m, delay in zip(messages, delays, strict=True)]
+        if kind is Kind.DIRECTED:
+            channel = decode_directed(payload, count)[1]
+            return [attrs.evolve(message, channel=channel) for message in messages]
+        if origins := origins_of(kind, first, count, payload):
+            return [attrs.evolve(m, origin=attrs.asdict(Origin.decode(origins[m.seq]))) for m in messages]
+        return messages
 
     def check(self) -> None:
         """`FormatError` when its payload is not what its kind says, though its checksum is right."""
@@ -351,7 +364,7 @@ def _check_records(file: LogFile, report: FileReport, progress: Progress | None)
                 report.damage.append(item)
             continue
         report.records += 1
-        report.messages += item.head.count if item.head.kind in (Kind.MESSAGES, Kind.DEFERRED) else 0
+        report.messages += item.head.count if item.head.kind in MESSAGE_KINDS else 0
         sealed = item.head if item.head.kind is Kind.SEAL else None
         try:
             if item.problem is not None:
@@ -372,13 +385,22 @@ def _named(change: Sequence[Any]) -> dict[str, Any]:
         code = Code(change[0])
         items = list(change[1:])
         out: dict[str, Any] = {"change": code.name}
-        if code is Code.FINISHED:
+        if code in (Code.FINISHED, Code.DIRECTED):
             return out | {"generation": items[0], "ranges": [list(run) for run in unflatten_runs(items[1:])]}
+        if code is Code.LETTERS:
+            return out | {"ranges": [list(run) for run in unflatten_runs(items)]}
+        if code is Code.NOT_COUNTED:
+            return out | {"generation": items[0], "messages": _grouped(("number", "count"), items[1:])}
+        if code is Code.REDRIVE:
+            keys = ("moved", "limit", "rate") if len(items) > 1 else ()
+            return out | {"generation": items[0]} | dict(zip(keys, items[1:], strict=True))
         if code is Code.PARKED:
             keys = ("number", "attempts", "due_ns")
             return out | {"generation": items[0], "messages": _grouped(keys, items[1:])}
         if code is Code.DEFERRED:
             return out | {"messages": _grouped(("number", "delay_ns"), items)}
+        if code is Code.DELAYED:
+            return out | {"messages": _grouped(("number", "due_ns"), items)}
         if code is Code.SEGMENTS:
             return out | {"segments": _grouped(("position", "first", "end", "message_bytes"), items)}
         if code is Code.MOVED:
@@ -394,11 +416,11 @@ def _grouped(keys: Sequence[str], items: Sequence[Any]) -> list[dict[str, Any]]:
     return [dict(zip(keys, group, strict=True)) for group in groups]
 
 
-def _message(seq: int, frame: bytes, delay_ns: int | None) -> Message:
+def _message(seq: int, frame: bytes) -> Message:
     if len(frame) < BODY:
         raise FormatError("a message that is shorter than its head")
     _, _, timestamp_ns, _, message_id = HEAD.unpack_from(frame)
-    return Message(seq, message_id.decode("ascii", "backslashreplace"), timestamp_ns, frame[BODY:], delay_ns)
+    return Message(seq, message_id.decode("ascii", "backslashreplace"), timestamp_ns, frame[BODY:])
 
 
 def _message_as_json(message: Message) -> dict[str, Any]:
@@ -410,13 +432,29 @@ def _message_as_json(message: Message) -> dict[str, Any]:
     }
     if message.delay_ns is not None:
         out["delay_ns"] = message.delay_ns
+    if message.origin is not None:
+        out["origin"] = message.origin
+    if message.channel is not None:
+        out["channel"] = message.channel
     return out
 
 
 def _message_as_text(message: Message) -> str:
     delay = "" if message.delay_ns is None else f"  delay={message.delay_ns / 1e9:g}s"
     when = _time_text(message.timestamp_ns)
-    return f"{'':>14}{message.seq}  {message.id}  {when}{delay}  '{_escaped(message.body)}'"
+    origin = "" if message.origin is None else f"  from {_origin_as_text(message.origin)}"
+    channel = "" if message.channel is None else f"  channel={message.channel}"
+    return f"{'':>14}{message.seq}  {message.id}  {when}{delay}{origin}{channel}  '{_escaped(message.body)}'"
+
+
+def _origin_as_text(origin: Mapping[str, Any]) -> str:
+    """`orders:mail seq=5 cause=attempts attempts=3`, and when it was given up."""
+    place = f"{_escaped(origin['topic'].encode())}:{_escaped(origin['channel'].encode())}"
+    cause = _escaped(origin["cause"].encode())
+    return (
+        f"{place} seq={origin['seq']} cause={cause} attempts={origin['attempts']} "
+        f"last={_time_text(origin['last_ns'])}"
+    )
 
 
 def _change_as_text(change: dict[str, Any]) -> str:

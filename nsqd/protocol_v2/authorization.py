@@ -20,12 +20,36 @@ from nsqd.auth import AuthState
 from nsqd.broker import Broker
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.framing import Incomplete
+from nsqd.protocol_v2.layers import Layers
+from nsqkit.audit import Means, Who
+from nsqkit.service.tls import peer_common_name
 from nsqkit.wire import ProtocolError, encode_response
 
-__all__ = ["SessionAuthorization"]
+__all__ = ["Denied", "SessionAuthorization", "record_denied"]
 
 _REMEMBERED: Final = 100  # topics of one client; one more and all are forgotten
 MAX_SECRET: Final = 16 * 1024  # bytes: it is kept as long as the connection lives, and goes into a URL
+
+
+class Denied(ProtocolError):
+    """A client may not do this. `command`, `topic`, `channel`: what it wanted."""
+
+    def __init__(self, code: str, text: str, command: str, topic: str = "", channel: str = "") -> None:
+        super().__init__(code, text)
+        self.command, self.topic, self.channel = command, topic, channel
+
+
+class Client(Protocol):
+    """What the audit trail says of a session."""
+
+    @property
+    def context(self) -> Context: ...
+    @property
+    def remote(self) -> str: ...
+    @property
+    def authorization(self) -> SessionAuthorization: ...
+    @property
+    def layers(self) -> Layers | None: ...
 
 
 class Asking(Protocol):
@@ -54,7 +78,7 @@ class SessionAuthorization:
         if self.state is not None and self.state.authorizations:
             raise ProtocolError("E_INVALID", "AUTH already set")
         if len(secret) > MAX_SECRET:
-            raise ProtocolError("E_AUTH_FAILED", "AUTH failed")
+            raise Denied("E_AUTH_FAILED", "AUTH failed", "AUTH")
         self.secret, self._answers_auth = secret, True
 
     def answered(self, state: AuthState | None) -> bytes | None:
@@ -64,9 +88,9 @@ class SessionAuthorization:
         """
         answers_auth, self._answers_auth = self._answers_auth, False
         if state is None:
-            raise ProtocolError("E_AUTH_FAILED", "AUTH failed")
+            raise Denied("E_AUTH_FAILED", "AUTH failed", "AUTH")
         if answers_auth and not state.authorizations:
-            raise ProtocolError("E_UNAUTHORIZED", "AUTH no authorizations found")
+            raise Denied("E_UNAUTHORIZED", "AUTH no authorizations found", "AUTH")
         self.state = state
         if not answers_auth:
             return None
@@ -95,5 +119,27 @@ class SessionAuthorization:
         if session.context.anonymous.allows(COMMANDS[command], topic, channel):
             return
         if self.state is None:
-            raise ProtocolError("E_AUTH_FIRST", f"AUTH required before {command}")
-        raise ProtocolError("E_UNAUTHORIZED", f'AUTH failed for {command} on "{topic}" "{channel}"')
+            raise Denied("E_AUTH_FIRST", f"AUTH required before {command}", command, topic, channel)
+        text = f'AUTH failed for {command} on "{topic}" "{channel}"'
+        raise Denied("E_UNAUTHORIZED", text, command, topic, channel)
+
+
+def record_denied(session: Client, denied: Denied) -> None:
+    """Have the audit trail say what a client was not allowed to do: the one place for this protocol."""
+    trail = session.context.trail
+    if trail.enabled:
+        on = {"topic": denied.topic, "channel": denied.channel}
+        trail.refuse(_who(session), denied.command, denied.code, on=on)
+
+
+def _who(session: Client) -> Who:
+    state = session.authorization.state
+    if state is not None:
+        return Who(
+            state.identity, Means.TOKEN if state.token is not None else Means.AUTH_SERVER, session.remote
+        )
+    tls = session.layers.tls if session.layers is not None else None
+    if tls is not None and (name := peer_common_name(tls)):
+        verified = session.context.verifies_certificates
+        return Who(name, Means.CERTIFICATE if verified else Means.UNVERIFIED_CERTIFICATE, session.remote)
+    return Who(remote=session.remote)

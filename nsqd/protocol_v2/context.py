@@ -16,6 +16,7 @@ from nsqd.protocol_v2.buffers import Buffers
 from nsqd.protocol_v2.identify import DEFAULT_DEFLATE_LEVEL, IdentifyLimits, Identity
 from nsqd.protocol_v2.layers import Upgrade
 from nsqkit.access import EVERYTHING, NOTHING, Need, Scopes
+from nsqkit.audit import AuditTrail
 from nsqkit.wire import ProtocolError
 
 __all__ = ["Context"]
@@ -55,6 +56,9 @@ class Context:
     topology_zone: str = ""
     tls: ssl.SSLContext | None = None
     tls_required: bool = False
+    trail: AuditTrail = attrs.field(factory=AuditTrail)
+    """Is told what clients were not allowed to do."""
+    verifies_certificates: bool = True
     snappy: bool = True
     deflate: bool = True
     topics: dict[bytes, Topic] = attrs.field(init=False)

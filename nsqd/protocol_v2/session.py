@@ -27,7 +27,7 @@ import attrs
 from nsqd.auth import AuthRequest, AuthState
 from nsqd.broker import Broker, Channel, Outbox, Refused, Subscription, Topic
 from nsqd.protocol_v2.answers import Answers
-from nsqd.protocol_v2.authorization import SessionAuthorization
+from nsqd.protocol_v2.authorization import Denied, SessionAuthorization, record_denied
 from nsqd.protocol_v2.buffers import Holding
 from nsqd.protocol_v2.context import Context
 from nsqd.protocol_v2.deadlines import DEFAULT_HEARTBEAT, UNFINISHED_TIMEOUT, Deadlines
@@ -393,9 +393,8 @@ class Session:
         state = self.authorization.state
         if self.phase in ENDED or state is None or state.token is None or is_valid(state.token):
             return
-        self._fail(
-            ProtocolError("E_UNAUTHORIZED", f"AUTH token {state.token.name} is revoked or has expired")
-        )
+        text = f"AUTH token {state.token.name} is revoked or has expired"
+        self._fail(Denied("E_UNAUTHORIZED", text, "AUTH"))
         self.wake()
 
     # --- output
@@ -460,6 +459,8 @@ class Session:
     def _fail(self, error: ProtocolError) -> None:
         """A fatal error: its frame, and then the end."""
         log.info("[%s] %s", self.remote, error.payload.decode("utf-8", "replace"))
+        if isinstance(error, Denied):
+            record_denied(self, error)
         self.answers.answer(encode_error(error.payload))
         self._close_soon()
         self.partial.drop()

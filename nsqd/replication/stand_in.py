@@ -63,6 +63,10 @@ class StandIns:
         """Of which a copy is here."""
         return self._held.copies.keys()
 
+    def name_of(self, life: str) -> str:
+        """The address of the leader of a copy that is here. `KeyError`."""
+        return self._held.copies[life].note.name
+
     async def adopt(self, life: str, *, force: bool) -> None:
         """Seal a copy, and have it served. Twice is fine. `CommandRefused`; `KeyError` without such a copy.
 

@@ -27,12 +27,17 @@ import attrs
 from nsqd.log.ranges import RangeSet
 from nsqd.log.records import (
     FILE_HEADER_SIZE,
+    MESSAGE_KINDS,
+    MOVED_KINDS,
     FileHeader,
     FormatError,
     Kind,
     decode_changes,
     decode_deferred,
-    decode_moved,
+    decode_directed,
+    decode_letters,
+    moved_of,
+    origins_of,
     split_messages,
 )
 from nsqd.log.scan import Record, find_salt, scan
@@ -69,15 +74,24 @@ class Stranded:
 
 @attrs.frozen
 class Message:
-    """A frame with its old id. `delay_ns`: from its publishing on. `number`: of the one here that is damaged."""
+    """A frame with its old id. `delay_ns`: from its publishing on. `number`: of the one here that is damaged.
+
+    `origin`: of a dead letter. `generation`: of the only channel that gets it, in the follower's log.
+    """
 
     frame: bytes
     delay_ns: int = 0
     number: int | None = None
+    origin: bytes | None = None
+    generation: int | None = None
 
     @property
     def id_number(self) -> int | None:
-        """Its id; None for one that was imported, whose id may be any 16 bytes."""
+        """Its id, if no other message has it: not of an imported one, whose id may be any 16 bytes, nor of a dead
+        letter, or one that was put back.
+        """
+        if self.origin is not None or self.generation is not None:
+            return None
         try:
             return int(self.frame[ID], 16)
         except ValueError:
@@ -251,7 +265,7 @@ class TakeBack:
                     looked_at = 0
                 if not replaced and first is None:
                     first = int(fetched.piece.name[:20]) + record.offset, head.first
-                if head.kind in (Kind.MESSAGES, Kind.DEFERRED):
+                if head.kind in MESSAGE_KINDS:
                     self._numbers.add(head.first, head.end)
                 elif head.kind == Kind.CHANGES:
                     with contextlib.suppress(FormatError):
@@ -299,6 +313,12 @@ class TakeBack:
     def channel_settings(self) -> dict[str, Mapping[str, Any]]:
         return {name: self._settings.get(generation, {}) for generation, name in self._names.items()}
 
+    def channel_of(self, generation: int, topic_channels: Mapping[int, str]) -> str | None:
+        """The name of the channel that had this generation there. `topic_channels`: those here, by generation."""
+        if generation in self._names:
+            return self._names[generation]
+        return topic_channels.get(generation) if generation in self._known else None
+
     @property
     def finished(self) -> dict[int, list[tuple[int, int]]]:
         # The generation of one that was created there may have been given to another channel since.
@@ -317,7 +337,9 @@ class TakeBack:
                 looked_at += record.head.size
                 with contextlib.suppress(FormatError):
                     for number, message in self._messages_of(record, replaced):
-                        if self._is_needed(number) and (not given_up or number in self._lost):
+                        if self._is_needed(number, message.generation) and (
+                            not given_up or number in self._lost
+                        ):
                             batch.append(message)
                             size += len(message.frame)
                 if size >= BATCH_BYTES or looked_at >= STEP_BYTES:
@@ -335,18 +357,31 @@ class TakeBack:
             frames, delays = decode_deferred(payload, head.count)
             for number, (frame, delay) in enumerate(zip(frames, delays, strict=True), head.first):
                 yield number, Message(frame, delay, self._number_here(number, replaced))
-        elif head.kind == Kind.MOVED:
-            for frame, number in zip(*decode_moved(payload, head.count), strict=True):
+        elif head.kind == Kind.LETTERS:
+            for number, (frame, origin) in enumerate(
+                zip(*decode_letters(payload, head.count), strict=True), head.first
+            ):
+                yield number, Message(frame, 0, self._number_here(number, replaced), origin)
+        elif head.kind == Kind.DIRECTED:
+            frames, generation = decode_directed(payload, head.count)
+            for number, frame in enumerate(frames, head.first):
+                here = self._number_here(number, replaced)
+                yield number, Message(frame, 0, here, generation=generation)
+        elif head.kind in MOVED_KINDS:
+            origins = origins_of(head.kind, head.first, head.count, payload)
+            for frame, number in zip(*moved_of(head.kind, head.count, payload), strict=True):
                 # The record that it was moved from may be here, or at the follower.
                 if number >= self._ours_until and self._numbers.add(number, number + 1):
-                    yield number, Message(frame, 0, self._number_here(number, replaced))
+                    yield number, Message(frame, 0, self._number_here(number, replaced), origins.get(number))
 
     def _number_here(self, number: int, replaced: bool) -> int | None:
         # What was seen to be damaged is settled here, for that reason.
         return number if replaced and number not in self._lost else None
 
-    def _is_needed(self, number: int) -> bool:
+    def _is_needed(self, number: int, only_for: int | None) -> bool:
         if number in self._dropped:
             return False
         generations = self._known | self._names.keys()
+        if only_for is not None:
+            return only_for in generations and number not in self._settled[only_for]
         return not generations or any(number not in self._settled[each] for each in generations)

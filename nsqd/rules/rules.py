@@ -88,9 +88,10 @@ class Rules:
                 if name in given:
                     found[name] = given[name], source
                     break
-        # A rule for many topics names one for their dead letters, which it matches, too.
+        # A rule for many topics names one for their dead letters, which it matches, too: there they do not die again.
         if found.get("dead_topic", ("",))[0] == topic:
             del found["dead_topic"]
+            found.pop("max_attempts", None)
         return found
 
     def unmatched(self, topics: Mapping[str, Collection[str]]) -> Iterator[Rule]:

@@ -2,11 +2,12 @@
 
 The order of the keys is the original's. Additional keys are at the end of an object: `durability`, `draining` in a
 drain, and `copies` if there are copies on other nodes, or of others here; of a topic `disk_bytes`; of a channel
-`dropped_count` and `damaged_count`; of both `oldest_unfinished_ms`, the age of the oldest message, if there is one and
-it is known. A consumer has `since_finish_ms`, `handling_time_ms` and `oldest_in_flight_ms` only on request
-(`include_timings=true`); null: there is nothing to tell. A topic or channel with limits, or that had some, has
-`limits` (the settings), `dropped_by_limits` and `rejected` (messages, by the limit) and `expired_count`; a channel with
-an `idle_ttl` has `idle` while it has no consumer.
+`dropped_count` and `damaged_count`, and if it has dead letters `leaving_count` and `dead_lettered` (by cause); of both
+`oldest_unfinished_ms`, the age of the oldest message, if there is one and it is known. A consumer has
+`since_finish_ms`, `handling_time_ms` and `oldest_in_flight_ms` only on request (`include_timings=true`); null: there is
+nothing to tell. A topic or channel with limits, or that had some, has `limits` (the settings), `dropped_by_limits` and
+`rejected` (messages, by the limit) and `expired_count`; a channel with an `idle_ttl` has `idle` while it has no
+consumer.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ async def _topic(topic: TopicStats, now_ns: int, asked: str, yielder: Yielder) -
         "paused": topic.paused,
         "e2e_processing_latency": _latency(topic.latency),
         "disk_bytes": topic.disk_bytes,
+        **({} if topic.retained_bytes is None else {"retained_bytes": topic.retained_bytes}),
         **_limits(topic.limits),
         **_age(topic.oldest_age(now_ns)),
     }
@@ -102,9 +104,17 @@ def _channel(channel: ChannelStats, now_ns: int, asked: str) -> dict[str, Any]:
         "e2e_processing_latency": _latency(channel.latency),
         "dropped_count": channel.dropped_count,
         "damaged_count": channel.damaged_count,
+        **_dead_letters(channel),
         **_limits(channel.limits),
         **_age(channel.oldest_age(now_ns)),
     }
+
+
+def _dead_letters(channel: ChannelStats) -> dict[str, Any]:
+    """Only of channels that have some: others have what the original has."""
+    if not (channel.leaving_count or channel.dead_lettered):
+        return {}
+    return {"leaving_count": channel.leaving_count, "dead_lettered": channel.dead_lettered}
 
 
 def _age(seconds: float | None) -> dict[str, int]:

@@ -36,6 +36,7 @@ __all__ = [
     "StatsQuery",
     "TopicStats",
     "collect",
+    "health_of",
 ]
 
 SLICE_SECONDS = 0.00025
@@ -105,6 +106,10 @@ class ChannelStats:
     finish_count: int
     dropped_count: int
     damaged_count: int
+    leaving_count: int = 0
+    """Messages on their way to the dead topic."""
+    dead_lettered: Mapping[str, int] = attrs.field(factory=dict)
+    """Messages that went there, by cause; empty if there were none."""
     limits: LimitStats | None = None
     """None: nothing is limited, and nothing was."""
     client_count: int
@@ -121,7 +126,9 @@ class ChannelStats:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TopicStats:
-    """One topic; channels by name. `disk_bytes`: the size of its log."""
+    """One topic; channels by name. `disk_bytes`: the size of its log. `retained_bytes`: of that, finished messages that
+    the setting `retain` keeps; None without it.
+    """
 
     name: str
     channels: list[ChannelStats]
@@ -130,6 +137,7 @@ class TopicStats:
     message_count: int
     message_bytes: int
     disk_bytes: int
+    retained_bytes: int | None = None
     dropped_count: int = 0
     limits: LimitStats | None = None
     """Of its own messages; None as for a channel."""
@@ -200,7 +208,7 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
     return Stats(
         query=query,
         version=daemon.version,
-        health=daemon.broker.health,
+        health=health_of(daemon),
         start_time_ns=daemon.start_time_ns,
         topics=topics,
         producers=producers,
@@ -209,6 +217,15 @@ async def collect(daemon: StatsSource, query: StatsQuery) -> Stats:
         draining=_drain_stats(daemon),
         copies=daemon.copies_stats,
     )
+
+
+def health_of(daemon: StatsSource) -> str:
+    """OK, perhaps with what is wrong all the same; or NOK, and why publishes are refused."""
+    health = daemon.broker.health
+    reason = daemon.audit.failing
+    if reason and not health.startswith(("NOK", "OK - topic")):  # more harmful, and there is room for one
+        return f"OK - audit file cannot be written: {reason}"
+    return health
 
 
 def _drain_stats(daemon: StatsSource) -> DrainStats | None:
@@ -228,7 +245,11 @@ async def _collect_topics(
     for name in [query.topic] if query.topic else sorted(topics):
         topic = topics.get(name)  # it may have been deleted since the names were sorted
         if topic is not None and (not query.channel or query.channel in topic.channels):
-            found.append(await _topic_stats(topic, query, clients, percentiles, oldest, yielder))
+            stats = await _topic_stats(topic, query, clients, percentiles, oldest, yielder)
+            retention = daemon.broker.retentions.get(name)
+            if retention is not None and topic.settings.retain is not None:
+                stats = attrs.evolve(stats, retained_bytes=retention.retained_bytes)
+            found.append(stats)
     return found
 
 
@@ -264,15 +285,13 @@ async def _topic_stats(
         message_bytes=topic.message_bytes,
         disk_bytes=topic.store.bytes_on_disk,
         dropped_count=topic.dropped_count,
-        limits=_limit_stats(topic.settings, topic.dropped_by, topic.expired_count, _rejected(topic, "")),
+        limits=_limit_stats(
+            topic.settings, topic.dropped_by, topic.expired_count, topic.rejected.get("", {})
+        ),
         paused=topic.paused,
         latency=_latency(samples, percentiles),
         oldest_ns=oldest.get((topic.name, "")),
     )
-
-
-def _rejected(topic: Topic, channel: str) -> dict[str, int]:
-    return {limit: count for (name, limit), count in topic.rejected.items() if name == channel}
 
 
 def _limit_stats(
@@ -290,7 +309,7 @@ def _limit_stats(
         max_bytes=settings.max_bytes,
         dropped=dict(dropped),
         expired=expired,
-        rejected=rejected,
+        rejected=dict(rejected),
         idle=idle,
     )
 
@@ -325,11 +344,13 @@ def _channel_stats(
         finish_count=channel.counts.finished,
         dropped_count=channel.counts.dropped,
         damaged_count=channel.counts.damaged,
+        leaving_count=len(channel.leaving),
+        dead_lettered={cause.value: count for cause, count in channel.counts.dead_lettered.items()},
         limits=_limit_stats(
             channel.settings,
             channel.counts.dropped_by,
             channel.counts.expired,
-            _rejected(topic, channel.name),
+            topic.rejected.get(channel.name, {}),
             _idle_stats(channel),
         ),
         client_count=len(channel.subscriptions),

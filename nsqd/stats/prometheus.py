@@ -28,7 +28,17 @@ from nsqd.stats.collect import (
 from nsqd.stats.copies import CopiesStats, ScrubStats
 from nsqd.stats.source import StatsSource
 from nsqkit.options import SECOND
-from nsqkit.service.exposition import Family, Sample, certificates, counter, gauge, label_set, program, render
+from nsqkit.service.exposition import (
+    Family,
+    Sample,
+    certificates,
+    counter,
+    gauge,
+    label_set,
+    of_audit,
+    program,
+    render,
+)
 from nsqkit.service.http import Response
 from nsqkit.yielder import Yielder
 
@@ -139,6 +149,7 @@ def _of_the_daemon(daemon: StatsSource, sums: _Sums) -> Iterator[Family]:
     )
     if (copies := daemon.copies_stats) is not None:
         yield from _of_copies(copies)
+    yield from of_audit("nsqd", daemon.audit)
     yield from certificates("nsqd", daemon.tls_files)
     yield from program("nsqd")
 
@@ -237,6 +248,10 @@ def _of_topics(rows: list[_TopicRow]) -> Iterator[Family]:
     yield gauge("nsqd_topic_oldest_message_age_seconds", text, _ages(rows))
     yield from _latencies("nsqd_topic", [(r.labels, r.stats.latency) for r in rows if r.stats.latency.count])
     yield from _of_limits("nsqd_topic", [(r.labels, r.stats.limits) for r in rows if r.stats.limits])
+    retained = [(r.labels, r.stats.retained_bytes) for r in rows if r.stats.retained_bytes is not None]
+    if retained:
+        text = "Of the log, finished messages that are kept for replays."
+        yield gauge("nsqd_topic_retained_bytes", text, retained)
 
 
 def _of_channels(rows: list[_ChannelRow], *, by_locality: bool) -> Iterator[Family]:
@@ -244,6 +259,11 @@ def _of_channels(rows: list[_ChannelRow], *, by_locality: bool) -> Iterator[Fami
         yield Family(f"nsqd_channel_{name}", kind, text, _samples(rows, value))
     text = "Messages sent to consumers, each time they were sent, by where the consumer is."
     yield counter("nsqd_channel_deliveries_total", text, _deliveries(rows, by_locality))
+    if dead := [row for row in rows if row.stats.dead_lettered or row.stats.leaving_count]:
+        text = "Messages that went to the dead topic, by why."
+        yield counter("nsqd_channel_dead_letters_total", text, _dead_letters(dead))
+        text = "Messages on their way to the dead topic."
+        yield gauge("nsqd_channel_leaving_messages", text, _samples(dead, lambda c: c.leaving_count))
     text = "Time since the oldest message that is not finished was published."
     yield gauge("nsqd_channel_oldest_message_age_seconds", text, _ages(rows))
     yield from _latencies(
@@ -317,6 +337,12 @@ def _deliveries(rows: list[_ChannelRow], by_locality: bool) -> Iterator[Sample]:
         if by_locality:
             yield f'{labels},place="zone"}}', zone
             yield f'{labels},place="region"}}', region
+
+
+def _dead_letters(rows: list[_ChannelRow]) -> Iterator[Sample]:
+    for row in rows:
+        for cause, count in row.stats.dead_lettered.items():
+            yield f'{row.labels[:-1]},cause="{cause}"}}', count
 
 
 def _latencies(prefix: str, rows: list[tuple[str, Latency]]) -> Iterator[Family]:

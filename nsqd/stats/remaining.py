@@ -42,7 +42,8 @@ def remaining(broker: Broker) -> Iterator[Remaining]:
         if topic.depth:
             yield Remaining(name, "", topic.depth, _why_topic(topic))
         for channel in list(topic.channels.values()):
-            messages = channel.depth + channel.in_flight_count + len(channel.deferred)
+            waiting = channel.depth + len(channel.deferred) + len(channel.leaving)
+            messages = waiting + channel.in_flight_count
             if messages:
                 yield Remaining(name, channel.name, messages, _why_channel(channel))
 
@@ -56,6 +57,8 @@ def _why_topic(topic: Topic) -> str:
 def _why_channel(channel: Channel) -> str:
     if channel.paused:
         return "paused"
+    if channel.leaving and not channel.depth + channel.in_flight_count + len(channel.deferred):
+        return "dead letters cannot be written"
     if not channel.subscriptions:
         return "no consumer"
     return "" if channel.depth or channel.in_flight_count else "deferred"

@@ -10,6 +10,7 @@ from nsqd.options import NsqdOptions
 from nsqd.protocol_v2.client_stats import ClientStats
 from nsqd.stats.copies import CopiesStats
 from nsqd.stats.loop_lag import EventLoopLag
+from nsqkit.audit import AuditTrail
 from nsqkit.certificates import TlsFiles
 
 __all__ = ["DrainState", "StatsSource"]
@@ -37,6 +38,8 @@ class StatsSource(Protocol):
     def start_time_ns(self) -> int:
         """Wall time, nanoseconds since 1970."""
 
+    @property
+    def audit(self) -> AuditTrail: ...
     @property
     def drain(self) -> DrainState: ...
     @property

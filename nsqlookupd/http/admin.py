@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from nsqkit.logging import get_logger
 from nsqkit.service.http import HttpError, Request, Response, query, text
+from nsqkit.service.http.audit import note
 from nsqkit.service.http.params import any_param, channel_of_topic, valid_param
 from nsqkit.service.http.routing import Handler
 from nsqlookupd.registry import Full, Registry
@@ -53,7 +54,9 @@ class Admin:
 
     def delete_topic(self, request: Request) -> Response:
         """Delete a topic; 200 also if it does not exist."""
-        self._registry.delete_topic(any_param(query(request), "topic"))
+        topic = any_param(query(request), "topic")
+        note(request, before={"channels": self._registry.channels(topic)})
+        self._registry.delete_topic(topic)
         return _DONE
 
     def delete_channel(self, request: Request) -> Response:
@@ -67,6 +70,7 @@ class Admin:
         params = query(request)
         topic, node = any_param(params, "topic"), any_param(params, "node")
         hidden = self._registry.tombstone(topic, node, self._clock())
+        note(request, after={"hidden": hidden})
         _log.info("DB: %d producers of topic %s tombstoned at node %s", hidden, topic, node)
         return _DONE
 

@@ -25,6 +25,7 @@ from nsqkit.service.http import (
     text,
 )
 from nsqkit.service.http.access import access_log
+from nsqkit.service.http.audit import AuditLines
 from nsqkit.service.http.params import any_param
 from nsqkit.service.http.profiling import Profiling
 from nsqkit.version import VERSION
@@ -104,7 +105,9 @@ def make_router(
     router.add("GET", "/lookup", api.lookup)
     router.add("GET", "/nodes", api.nodes)
     router.add("GET", "/replicas", api.replicas)
-    router.add("GET", "/metrics", Metrics(registry, clock, traffic, witness, tls_files).get)
+    trail = guard.trail
+    router.add("GET", "/metrics", Metrics(registry, clock, traffic, witness, trail, tls_files).get)
+    router.add("GET", "/audit", AuditLines(trail).get)
     for path, handler in Admin(registry, clock, witness).routes():
         router.add("POST", path, handler)
     if debug:

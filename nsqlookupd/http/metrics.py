@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
+from nsqkit.audit import AuditTrail
 from nsqkit.certificates import TlsFiles
-from nsqkit.service.exposition import Family, certificates, counter, gauge, label_set, program, render
+from nsqkit.service.exposition import (
+    Family,
+    certificates,
+    counter,
+    gauge,
+    label_set,
+    of_audit,
+    program,
+    render,
+)
 from nsqkit.service.http import Request, Response, query
 from nsqlookupd.registry import Registry
 from nsqlookupd.traffic import Traffic
@@ -23,8 +33,10 @@ class Metrics:
         clock: Callable[[], float],
         traffic: Traffic,
         witness: Witness,
+        trail: AuditTrail,
         tls_files: Collection[TlsFiles] = (),
     ) -> None:
+        self._trail = trail
         self._registry = registry
         self._clock = clock
         self._traffic = traffic
@@ -34,7 +46,7 @@ class Metrics:
     async def get(self, request: Request) -> Response:
         query(request)  # a malformed query string is refused here too
         return await metrics_page(
-            self._registry, self._clock(), self._traffic, self._witness, self._tls_files
+            self._registry, self._clock(), self._traffic, self._witness, self._trail, self._tls_files
         )
 
 
@@ -43,6 +55,7 @@ async def metrics_page(
     now: float,
     traffic: Traffic,
     witness: Witness,
+    trail: AuditTrail,
     tls_files: Collection[TlsFiles] = (),
 ) -> Response:
     """The response. `now`: by the registry's clock."""
@@ -53,6 +66,8 @@ async def metrics_page(
             *_of_the_witness(witness),
             *certificates("nsqlookupd", tls_files),
             *_of_the_daemon(traffic),
+            *of_audit("nsqlookupd", trail),
+            *program("nsqlookupd"),
         ]
     )
 
@@ -96,4 +111,3 @@ def _of_the_daemon(traffic: Traffic) -> Iterator[Family]:
     yield counter("nsqlookupd_commands_total", "Commands of nsqds, by name.", commands)
     requests = [(label_set({"code": str(code)}), count) for code, count in sorted(traffic.requests.items())]
     yield counter("nsqlookupd_http_requests_total", "HTTP requests, by the status of the answer.", requests)
-    yield from program("nsqlookupd")

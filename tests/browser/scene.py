@@ -65,7 +65,8 @@ class Scene:
     def __enter__(self) -> Scene:
         """Start everything."""
         with contextlib.ExitStack() as stack:
-            self.cluster = stack.enter_context(Cluster(self.path, nsqd_flags=NSQD_FLAGS))
+            flags = [*NSQD_FLAGS, f"--audit-file={self.path / 'audit-of-nsqds'}"]
+            self.cluster = stack.enter_context(Cluster(self.path, nsqd_flags=flags))
             self.cluster.start()
             self._set_up_topics()
             stack.enter_context(_traffic([each.tcp_address for each in self.cluster.nsqds]))
@@ -87,7 +88,8 @@ class Scene:
     def start_console(self, *flags: str) -> AdminDaemon:
         """Start a further console for the same cluster; the caller stops it."""
         known = [f"--lookupd-http-address={each}" for each in self.cluster.lookupd_http_addresses]
-        console = AdminDaemon(flags=[*known, *self.console_flags, *flags])
+        audit = f"--audit-file={self.path / 'audit-of-consoles'}"
+        console = AdminDaemon(flags=[*known, audit, *self.console_flags, *flags])
         console.start()
         return console
 

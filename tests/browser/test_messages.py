@@ -14,6 +14,7 @@ from tests.browser.looks import check_looks
 from tests.browser.scene import Scene
 from tests.browser.test_actions import confirm_by_typing, expect_toast
 from tests.process.raw import RawClient
+from tests.process.waiting import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.process, pytest.mark.xdist_group("browser")]
 
@@ -90,6 +91,34 @@ def test_a_stuck_message_is_requeued_and_finished(open_page: OpenPage, scene: Sc
         assert nsqd.unfinished("look.stuck", "c") == 0
 
 
+def test_a_message_is_given_up_put_back_and_moved(open_page: OpenPage, scene: Scene) -> None:
+    set_up(scene, "look.give", b"bad")
+    nsqd = scene.cluster.nsqds[0]
+    page = opened(open_page, scene, "look.give")
+    page.locator("tbody tr").get_by_text("Give up").click()
+    page.click("#ask [data-part=ok]")
+    expect_toast(page, "good", "given up")
+    expect(page.locator("#dead-letters")).to_contain_text("1 in look.give.c.dead")
+    page.fill("#redrive-rate", "10")
+    check_looks(page, "dead letters")
+    page.get_by_role("button", name="Put back").click()
+    page.click("#ask [data-part=ok]")
+    expect_toast(page, "good", "Dead letters are put back into channel c")
+    wait_until(lambda: nsqd.unfinished("look.give", "c") == 1, 10.0, "it is back")
+    page.click("text=Look again")
+    expect(page.locator("#dead-letters")).to_contain_text("1 put back, done")
+    row = page.locator("tbody tr")
+    message_id = row.locator("th").inner_text()
+    row.locator("summary").click()
+    row.locator("input[name=to]").fill("look.moved")
+    row.get_by_text("Move").click()
+    expect(page.locator("#ask [data-part=title]")).to_contain_text("to topic look.moved?")
+    confirm_by_typing(page, message_id)
+    expect_toast(page, "good", "moved to topic look.moved")
+    assert nsqd.unfinished("look.give", "c") == 0
+    assert nsqd.request("GET", "/topic/peek?topic=look.moved")[1].count(b'"body":"bad"') == 1
+
+
 def test_a_message_is_published(open_page: OpenPage, scene: Scene) -> None:
     set_up(scene, "look.publish", b"first")
     page = opened(open_page, scene, "look.publish")
@@ -100,6 +129,26 @@ def test_a_message_is_published(open_page: OpenPage, scene: Scene) -> None:
     page.locator("tbody tr").nth(1).locator("summary").click()
     shown = page.locator("tbody tr").nth(1).locator("pre").inner_text()
     assert json.loads(shown) == {"typed": "here"}
+
+
+def test_a_channel_is_moved_back(open_page: OpenPage, scene: Scene) -> None:
+    set_up(scene, "look.replay", b"one", b"two")
+    nsqd = scene.cluster.nsqds[0]
+    with RawClient.connect(nsqd.tcp_port) as client:
+        client.identify(feature_negotiation=True)
+        client.sub("look.replay", "c")
+        client.rdy(2)
+        for _ in range(2):
+            client.fin(client.message().id)
+        page = opened(open_page, scene, "look.replay")
+        expect(page.locator("tbody tr")).to_have_count(0)
+        expect(page.locator("#replay li").first).to_contain_text("the first one")
+        check_looks(page, "replay")
+        page.fill("#seek-to", "start")
+        page.click("#seek button")
+        confirm_by_typing(page, "c")
+        expect_toast(page, "good", "Channel c moved to start")
+        assert [client.message().body for _ in range(2)] == [b"one", b"two"]
 
 
 def test_the_page_stays_as_it_is_while_it_is_read(open_page: OpenPage, scene: Scene) -> None:

@@ -92,7 +92,7 @@ def test_tables_keep_depth_and_rate_and_nothing_is_wider_than_the_screen(
 def test_the_navigation_is_one_line(open_page: OpenPage) -> None:
     page = live(open_page("/"))
     links = page.locator(".top nav a")
-    assert links.count() == 5
+    assert links.count() == 6
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
         for link in links.all():

@@ -21,6 +21,9 @@ PAGES = {
     "nodes": "/nodes",
     "node": "/nodes/{node}",
     "alarms": "/alarms",
+    "audit": "/audit",
+    "audit-filtered": "/audit?what=create&since=1h",
+    "audit-found-nothing": "/audit?who=nobody",
     "lookup": "/lookup",
     "counter": "/counter",
 }

@@ -30,6 +30,7 @@ from tests.process.waiting import wait_until
 
 __all__ = [
     "in_a_closed_cluster",
+    "on_a_channel_that_seeks",
     "on_limited_channels",
     "publish_and_consume",
     "survive_kill",
@@ -221,6 +222,44 @@ def on_limited_channels(command: Sequence[str], data_path: Path) -> None:
                 _check_messages(consumer.all_messages(), expected)
         with Puppet(command, [daemon.tcp_address]) as producer:
             producer.publish("single", TOPIC, bodies[50:60])
+
+
+def on_a_channel_that_seeks(command: Sequence[str], data_path: Path) -> None:
+    """What was finished and is retained comes again to a connected consumer, over a kill too; and to a side channel."""
+    config = data_path / "nsqd.toml"
+    config.write_text('[[rule]]\nretain = ["24h", "1GB"]\n')
+    flags = [f"--config={config}", "--max-bytes-per-file=20000", "--mem-queue-size=10"]
+    bodies = [make_body("seek", number, 200) for number in range(400)]
+    where = f"topic={TOPIC}&channel={CHANNEL}"
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(data_path, flags))
+        daemon.start()
+        daemon.create_channel(TOPIC, CHANNEL)
+        with Puppet(command, [daemon.tcp_address]) as client:
+            client.publish("multi", TOPIC, bodies)
+            client.consume(TOPIC, CHANNEL)
+            _wait_until_empty(daemon, [client])
+            _check_messages(client.all_messages(), bodies)
+        daemon.kill()
+        daemon.start()
+        client = stack.enter_context(Puppet(command, [daemon.tcp_address]))
+        client.consume(TOPIC, CHANNEL)
+        wait_until(partial(_is_subscribed, daemon), 15.0, "subscribed", describe=client.trouble)
+        assert daemon.request("POST", f"/channel/seek?{where}&to=start") == (200, b"")
+        _wait_until_empty(daemon, [client])
+        again = client.all_messages()
+        _check_messages(again, bodies)
+        middle = again[250]["id"]
+        assert daemon.request("POST", f"/channel/create?topic={TOPIC}&channel=side&from={middle}") == (
+            200,
+            b"",
+        )
+        side = stack.enter_context(Puppet(command, [daemon.tcp_address]))
+        side.consume(TOPIC, "side")
+        wait_until(lambda: daemon.unfinished(TOPIC, "side") == 0, 15.0, "empty", describe=side.trouble)
+        late = [report["body"] for report in again if report["id"] >= middle]
+        _check_messages(side.all_messages(), late)
+        assert len(client.all_messages()) == len(bodies)
 
 
 def touch_keeps_a_message(command: Sequence[str], data_path: Path) -> None:

@@ -70,6 +70,7 @@ async def serving(
     listeners = await open_listeners("127.0.0.1:0")
     address = bound_address(listeners[0]).text
     console.origins.listens_on([bound_address(listeners[0])])
+    console.trail.start(address)
     async with (
         trio.open_nursery() as nursery,
         httpx.AsyncClient(trust_env=False, timeout=patience(30)) as client,
@@ -83,3 +84,4 @@ async def serving(
         yield Browser(console, address, client)
         await console.queries.upstream.aclose()
         nursery.cancel_scope.cancel()
+    console.trail.close()

@@ -103,7 +103,8 @@ def test_what_strangers_and_admins_may_do() -> None:
     by_role = {role: {path for _, path in asked(role)} for role in Role}
     files = {"/static/:asset", "/fonts/:asset"}
     assert by_role[Role.STRANGER] == {"/ping", "/login", "/logout", *files}
-    assert all("/messages/" in path or path == "/config/:opt" for path in by_role[Role.ADMIN])
+    more = {"/config/:opt", "/audit", "/api/audit"}
+    assert all("/messages/" in path or path in more for path in by_role[Role.ADMIN])
     assert not any("/messages/" in path or "config" in path for path in by_role[Role.OPERATOR])
     changing = {need.role for (method, path), need in ROUTES.items() if method not in ("GET", "HEAD")}
     assert changing == {Role.STRANGER, Role.OPERATOR, Role.ADMIN}

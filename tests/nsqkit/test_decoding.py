@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nsqadmin.api import action_handlers
 from nsqadmin.bodies import shown_body
 from nsqadmin.graphite import _first_value
+from nsqadmin.upstream.audit import decode_audit
 from nsqadmin.upstream.copies import read_copies
 from nsqadmin.upstream.decoding import decode_stats
 from nsqadmin.upstream.draining import read_draining
@@ -41,13 +42,15 @@ from nsqd.rules import SettingsError, changed
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit import discovery
 from nsqkit.access import TokenError, Tokens
+from nsqkit.audit import AuditQuery, read_tail
 from nsqkit.client import Json
 from nsqkit.client.protocol import Features, ProtocolViolation
 from nsqkit.decoding import DecodeError, decode_json, decode_toml, first_json_value
 from nsqkit.http_client import Answer, https_url
 from nsqkit.options.config_file import ConfigFileError, ConfigValueError, read_config_file
 from nsqkit.options.option import options_of
-from nsqkit.service.http import HttpError
+from nsqkit.service.http import HttpError, Response
+from nsqkit.service.http.audit import _code_of
 from nsqkit.service.http.config import read_addresses
 from nsqkit.service.typed_json import convert, decode_json_as, encode_json
 from nsqkit.wire import ProtocolError
@@ -258,6 +261,12 @@ def _nodes(text: bytes, folder: Path) -> object:
 User = Callable[[bytes, Path], object]
 
 
+def _audit_file(text: bytes, folder: Path) -> object:
+    path = folder / "audit"
+    path.write_bytes(text + b'\n{"time":"2026-12-01T16:00:00.000000Z","what":"x","on":{"a":%b}}\n' % text)
+    return encode_json(read_tail(path, AuditQuery()).lines)
+
+
 def _filtered(text: bytes) -> bool:
     return MessageFilter(values=[(["a"], text.decode("utf-8", "replace"))]).matches(text)
 
@@ -278,6 +287,7 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqlookupd/protocol_v1.py": (lambda text, _: _producer_info(text, "r:1"), (ProtocolError,)),
     "nsqadmin/upstream/decoding.py": (lambda text, _: decode_stats(text, clients=True), (DecodeError,)),
     "nsqadmin/upstream/messages.py": (lambda text, _: decode_messages(text), (DecodeError,)),
+    "nsqadmin/upstream/audit.py": (lambda text, _: decode_audit(text), (DecodeError,)),
     "nsqadmin/bodies.py": (lambda text, _: shown_body(text), ()),
     "nsqadmin/upstream/copies.py": (lambda text, _: read_copies(msgspec.Raw(text)), ()),
     "nsqd/replication/keep.py": (_copy_note, ()),
@@ -291,12 +301,14 @@ USERS: dict[str, tuple[User, tuple[type[Exception], ...]]] = {
     "nsqadmin/api/action_handlers.py": (_action, (HttpError,)),
     "nsqtools/nsq_to_nsq/json_filter.py": (lambda text, _: _read_object(text), (Dropped,)),
     "nsqtools/fetch.py": (lambda text, _: decode_json(text), (DecodeError,)),
+    "shared/nsqkit/audit/reader.py": (_audit_file, ()),
     "shared/nsqkit/access/shared_file.py": (lambda text, _: Tokens.parse(text), (TokenError,)),
     "shared/nsqkit/discovery.py": (_nodes, (ValueError,)),
     "shared/nsqkit/client/codecs.py": (lambda text, _: Json().decode(text), (ValueError,)),
     "shared/nsqkit/client/protocol.py": (lambda text, _: Features.parse(text), (ProtocolViolation,)),
     "shared/nsqkit/http_client.py": (lambda text, _: https_url("http://a/", Answer(403, [], text)), ()),
     "shared/nsqkit/options/config_file.py": (_config_file, (ConfigFileError, ConfigValueError)),
+    "shared/nsqkit/service/http/audit.py": (lambda text, _: _code_of(Response(400, text)), ()),
     "shared/nsqkit/service/http/config.py": (lambda text, _: read_addresses(text, ["a:1"]), (ValueError,)),
 }
 """Every module that decodes: what it does with a text, and its own errors."""

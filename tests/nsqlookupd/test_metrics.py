@@ -9,6 +9,7 @@ import attrs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nsqkit.audit import AuditTrail
 from nsqkit.certificates import TlsFiles
 from nsqkit.tls import client_context
 from nsqlookupd.http.metrics import metrics_page
@@ -74,7 +75,7 @@ async def test_registrations_are_counted() -> None:
     registry.create_channel("u", "c")
     registry.create_topic("v")
     registry.tombstone("t", "n2:4151", 390)
-    found = parse((await metrics_page(registry, 400, Traffic(), Witness())).body.decode())
+    found = parse((await metrics_page(registry, 400, Traffic(), Witness(), AuditTrail())).body.decode())
     assert {name: found[name,] for name in ("topics", "channels", "registrations")} == {
         "topics": 3,
         "channels": 3,
@@ -92,7 +93,7 @@ async def test_lives_and_grants_are_counted() -> None:
     asking = witness.connected(follower, 0)
     witness.grant(asking, leader.life, 0.5)
     witness.grant(asking, leader.life, 1)
-    found = parse((await metrics_page(Registry(), 1, Traffic(), witness)).body.decode())
+    found = parse((await metrics_page(Registry(), 1, Traffic(), witness, AuditTrail())).body.decode())
     assert (found["lives",], found["lives_silent",]) == (2, 1)
     assert (found["grants_total", "granted"], found["grants_total", "refused"]) == (1, 1)
 
@@ -140,7 +141,8 @@ def test_promtool_accepts_the_page_of_a_daemon(lookupd: LookupDaemon) -> None:
 async def test_every_series_is_documented() -> None:
     certificate = TlsFiles("TLS", [], client_context, cert_file="/etc/cert.pem")
     certificate.expires = 2e9
-    text = (await metrics_page(Registry(), 0, Traffic(), Witness(), [certificate])).body.decode()
+    page = await metrics_page(Registry(), 0, Traffic(), Witness(), AuditTrail(), [certificate])
+    text = page.body.decode()
     assert parse(text)["certificate_expiry_timestamp_seconds", "/etc/cert.pem"] == 2e9
     names = set(re.findall(r"# TYPE (nsqlookupd_\w+)", text))
     assert names == set(re.findall(r"`(nsqlookupd_\w+)`", DOCS.read_text()))

@@ -34,6 +34,8 @@ SECOND = 1_000_000_000
 TABLE: list[tuple[str, str, Kind, Any]] = [
     ("log-level", "log_level", LOG_LEVEL, LogLevel.INFO),
     ("log-format", "log_format", STRING, "text"),
+    ("audit-file", "audit_file", STRING, ""),
+    ("audit-required", "audit_required", BOOL, False),
     ("verbose", HIDDEN, BOOL, False),
     ("log-prefix", "log_prefix", STRING, "[nsqlookupd] "),
     ("tcp-address", "tcp_address", STRING, "0.0.0.0:4160"),
@@ -80,6 +82,11 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     ("changes", "text"),
     [
         ({"tcp_address": ""}, "--tcp-address must not be empty"),
+        ({"audit_required": True}, "--audit-required needs an --audit-file that is a file"),
+        (
+            {"audit_required": True, "audit_file": "-"},
+            "--audit-required needs an --audit-file that is a file",
+        ),
         ({"log_format": "xml"}, "--log-format must be text or json, not 'xml'"),
         ({"tombstone_lifetime": -1}, "--tombstone-lifetime must be at least 0"),
         ({"inactive_producer_timeout": -1}, "--inactive-producer-timeout must be at least 0"),

@@ -80,12 +80,14 @@ def wait_for_log(daemon: Daemon, text: str) -> None:
 
 
 def test_plain_and_secure_nsqds_share_a_registry(tmp_path: Path, certificates: Certificates) -> None:
+    Path(certificates.key_file).chmod(0o644)
     with (
         registry(certificates, free_port()) as lookupd,
         Announcer.connect(lookupd.tcp_port) as foreign,
         nsqd(tmp_path / "secure", lookupd, *over_tls(certificates)) as secure,
         nsqd(tmp_path / "plain", lookupd) as plain,
     ):
+        wait_for_log(lookupd, f"SECRETS: {certificates.key_file}: every user of this machine may read it")
         foreign.identify(tcp_port=4150)
         foreign.ask(b"REGISTER orders\n")
         for daemon in (secure, plain):

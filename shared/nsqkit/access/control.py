@@ -89,7 +89,7 @@ class Access:
             return None
         if authorization is None:
             return Denial(Refusal.TOKEN_REQUIRED)
-        token = self._unless_expired(self._of_header(authorization))
+        token = self._unless_expired(self.token_in(authorization))
         if isinstance(token, Refusal):
             return Denial(token)
         return None if token.scopes.allows(need, topic, channel) else Denial(Refusal.OUT_OF_SCOPE, token)
@@ -99,7 +99,8 @@ class Access:
             return Refusal.TOKEN_INVALID
         return Refusal.TOKEN_EXPIRED if token.is_expired(self.clock()) else token
 
-    def _of_header(self, value: bytes) -> Token | None:
+    def token_in(self, value: bytes) -> Token | None:
+        """The token in the value of a header Authorization, if it is one of the file, expired or not."""
         if self._by_header_of is not self.tokens:
             self._by_header, self._by_header_of = {}, self.tokens
         token = self._by_header.get(value)

@@ -30,12 +30,17 @@ def refusal(options: attrs.AttrsInstance, field: str, reason: str) -> OptionErro
 
 
 def check_values(options: attrs.AttrsInstance) -> None:
-    """Raise `OptionError` for the first value outside the minimum, maximum or choices of its declaration."""
+    """Raise `OptionError` for the first value outside the minimum, maximum or choices of its declaration, and for
+    values of what all daemons have in common that exclude one another.
+    """
     for candidate in options_of(type(options)):
         value = getattr(options, candidate.field)
         expected = None if value is None else _expected(candidate, value)
         if expected is not None:
             raise refusal(options, candidate.field, f"--{candidate.flag} must be {expected}")
+    if isinstance(options, DaemonOptions) and options.audit_required and options.audit_file in ("", "-"):
+        reason = "--audit-required needs an --audit-file that is a file"
+        raise refusal(options, "audit_required", reason)
 
 
 def check_listen_addresses(options: attrs.AttrsInstance, *fields: str) -> None:

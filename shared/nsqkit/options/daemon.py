@@ -7,7 +7,8 @@ from typing import ClassVar
 import attrs
 
 from nsqkit.logging import LOG_FORMATS, TEXT, LogLevel
-from nsqkit.options.option import HIDDEN, NO_EFFECT, option
+from nsqkit.options.annotations import FilePath
+from nsqkit.options.option import HIDDEN, NO_EFFECT, Group, option
 
 __all__ = ["DaemonOptions"]
 
@@ -23,6 +24,17 @@ class DaemonOptions:
         TEXT,
         choices=LOG_FORMATS,
         help="Format of log lines. text: as the original writes them. json: one JSON object per line.",
+    )
+
+    AUDIT: ClassVar = Group("Audit")
+
+    audit_file: FilePath = option(
+        "",
+        help="File to append a line of JSON to for each change that is made over HTTP, and for each refusal. It may be "
+        "renamed: the next line goes to a new file. -: stderr. Empty: no audit trail.",
+    )
+    audit_required: bool = option(
+        False, help="Refuse changes while --audit-file cannot be written. Publishing and consuming continue."
     )
 
     WITHOUT_EFFECT: ClassVar = NO_EFFECT

@@ -17,6 +17,7 @@ from itertools import islice
 
 import attrs
 
+from nsqkit.audit import AuditTrail
 from nsqkit.certificates import TlsFiles
 from nsqkit.service.http import Response
 from nsqkit.service.memory import resident_and_data
@@ -32,6 +33,7 @@ __all__ = [
     "counter",
     "gauge",
     "label_set",
+    "of_audit",
     "program",
     "render",
 ]
@@ -105,6 +107,19 @@ class Histogram:
             yield f'_bucket{{le="{bound}"}}', total
         yield "_sum", self._sum
         yield "_count", total
+
+
+def of_audit(name: str, trail: AuditTrail) -> list[Family]:
+    """Metrics of the audit trail of the program `name`."""
+    return [
+        gauge(f"{name}_audit_failing", "1 while the audit file cannot be written.", int(bool(trail.failing))),
+        counter(f"{name}_audit_lines_total", "Lines of the audit trail.", trail.written_count),
+        counter(
+            f"{name}_audit_lines_lost_total",
+            "Lines that were lost, as the audit file could not be written for too long.",
+            trail.lost_count,
+        ),
+    ]
 
 
 def certificates(name: str, files: Iterable[TlsFiles]) -> Iterator[Family]:

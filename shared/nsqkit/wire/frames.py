@@ -34,6 +34,7 @@ __all__ = [
     "MESSAGE",
     "OK",
     "SIZE",
+    "TIMESTAMP",
     "FrameType",
     "Message",
     "decode_message",
@@ -56,6 +57,7 @@ class FrameType(enum.IntEnum):
 HEAD: Final = struct.Struct(">iiqH16s")  # size, type, timestamp, attempts, id
 SIZE: Final = struct.Struct(">I")
 ATTEMPTS: Final = struct.Struct(">H")
+TIMESTAMP: Final = slice(8, 16)
 ID: Final = slice(18, 34)
 BODY: Final = 34
 MAX_ATTEMPTS: Final = 0xFFFF  # the field saturates instead of wrapping

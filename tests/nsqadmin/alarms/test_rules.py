@@ -364,6 +364,11 @@ class TestNodes:
     def test_a_node_whose_messages_lack_no_copies(self, copies: Copies) -> None:
         assert look(snapshot(nodes=[node(copies=copies)])) == []
 
+    def test_a_node_that_cannot_write_its_audit_file(self) -> None:
+        failing = node(health="OK - audit file cannot be written: No space left on device")
+        alarm = one(look(snapshot(nodes=[failing])), Kind.NOT_AUDITED)
+        assert alarm.text == "its audit file cannot be written: No space left on device"
+
     def test_damage_that_the_copies_could_not_mend(self) -> None:
         copies = Copies(2, 2, unmended=("topic-t/1.log", "topic-t/2.log"), more_unmended=5)
         alarm = one(look(snapshot(nodes=[node(copies=copies)])), Kind.DAMAGED)

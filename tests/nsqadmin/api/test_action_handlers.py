@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from nsqkit.service.http import error
+from nsqkit.service.http import Response, error
 from tests.nsqadmin.scripted import Script, ScriptedDaemon, dead_address, info, producer, scripted
 from tests.nsqadmin.serving import serving
 
 CHANGES = [
     *(f"/topic/{action}" for action in ("create", "delete", "pause", "unpause", "empty", "tombstone")),
-    *(f"/channel/{action}" for action in ("create", "delete", "pause", "unpause", "empty")),
+    *(f"/channel/{action}" for action in ("create", "delete", "pause", "unpause", "empty", "seek")),
+    *("/channel/redrive", "/channel/redrive/stop"),
 ]
 LIFE = "0123456789abcdef0123456789abcdef"
 ADOPT = {"action": "adopt_copy", "life": LIFE}
@@ -85,6 +86,60 @@ class TestCalls:
             *(f"POST {nsqd.address}{path}/{action}?topic=t{query}" for nsqd in nsqds),
         ]
 
+    async def test_a_seek_calls_the_nsqds_and_says_which_ones_do_not_go(self) -> None:
+        gone = error(404, "NO_LONGER_THERE: oldest is 2026-12-02T00:00:00Z")
+        async with scripted() as script:
+            nsqds = [await nsqd_with_topic(script) for _ in range(2)]
+            nsqds[1].on("/channel/seek", gone)
+            registry = await registry_of(script, *nsqds)
+            async with serving(lookupds=[registry.address]) as browser:
+                body = {"action": "seek", "to": "2026-12-01T08:00:00+01:00"}
+                response = await browser.ask("POST", "/api/topics/t/c", body)
+        place = "2026-12-01T08%3A00%3A00%2B01%3A00"
+        assert script.calls == [
+            f"GET {registry.address}/lookup?topic=t",
+            *(f"POST {nsqd.address}/channel/seek?topic=t&channel=c&to={place}" for nsqd in nsqds),
+        ]
+        assert response.status_code == 200
+        assert response.json()["message"].startswith(f"WARNING: {nsqds[1].address}: got response 404")
+        assert "oldest is 2026-12-02T00:00:00Z" in response.json()["message"]
+
+    @pytest.mark.parametrize(
+        ("body", "path"),
+        [
+            ({"action": "redrive"}, "/channel/redrive?topic=t&channel=c"),
+            (
+                {"action": "redrive", "limit": "5", "rate": "2"},
+                "/channel/redrive?topic=t&channel=c&limit=5&rate=2",
+            ),
+            ({"action": "stop_redrive"}, "/channel/redrive/stop?topic=t&channel=c"),
+        ],
+    )
+    async def test_a_redrive_passes_over_nodes_without_dead_letters(
+        self, body: dict[str, str], path: str
+    ) -> None:
+        async with scripted() as script:
+            nsqds = [await nsqd_with_topic(script) for _ in range(2)]
+            nsqds[1].on("/channel/redrive", error(404, "DEAD_TOPIC_NOT_FOUND"))
+            nsqds[1].on("/channel/redrive/stop", error(404, "NO_REDRIVE"))
+            registry = await registry_of(script, *nsqds)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", "/api/topics/t/c", body)
+        assert script.calls == [
+            f"GET {registry.address}/lookup?topic=t",
+            *(f"POST {nsqd.address}{path}" for nsqd in nsqds),
+        ]
+        assert response.json() == {"message": ""}
+
+    async def test_a_redrive_without_any_dead_letter_says_so(self) -> None:
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            nsqd.on("/channel/redrive", error(404, "DEAD_TOPIC_NOT_FOUND"))
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", "/api/topics/t/c", {"action": "redrive"})
+        assert "DEAD_TOPIC_NOT_FOUND" in response.json()["message"]
+
     @pytest.mark.parametrize(("path", "query"), [("/topic", ""), ("/channel", "&channel=c")])
     async def test_deleting_looks_up_the_nsqds_and_calls_the_registries_first(
         self, path: str, query: str
@@ -144,7 +199,7 @@ class TestCalls:
             f"POST {nsqd.address}/replicas/adopt?life={LIFE}",
         ]
 
-    @pytest.mark.parametrize("action", ["finish", "requeue"])
+    @pytest.mark.parametrize("action", ["finish", "requeue", "dead_letter"])
     async def test_a_message_is_changed_at_its_node_only(self, action: str) -> None:
         body = {"action": action, "id": MESSAGE_ID, "seq": "7"}
         async with scripted() as script:
@@ -158,6 +213,42 @@ class TestCalls:
             f"GET {registry.address}/nodes",
             f"POST {nsqd.address}/message/{action}?topic=t&channel=c&id={MESSAGE_ID}&seq=7",
         ]
+
+    @pytest.mark.parametrize("action", ["copy", "move"])
+    async def test_a_message_is_published_to_another_topic_of_its_node(self, action: str) -> None:
+        body = {"action": action, "id": MESSAGE_ID, "seq": "7", "to": "repaired"}
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            nsqd.on("/topic/message", Response(200, b"\xff body", b"application/octet-stream"))
+            nsqd.on("/pub")
+            nsqd.on("/message/finish")
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", "/api/messages/t/c", {**body, "node": nsqd.address})
+        assert (response.status_code, response.json()) == (200, {"message": ""})
+        calls = [call for call in script.calls if not call.endswith("/nodes")]
+        assert calls == [
+            f"GET {nsqd.address}/topic/message?topic=t&id={MESSAGE_ID}&format=raw&seq=7",
+            f"POST {nsqd.address}/pub?topic=repaired",
+            *(
+                [f"POST {nsqd.address}/message/finish?topic=t&channel=c&id={MESSAGE_ID}&seq=7"]
+                if action == "move"
+                else []
+            ),
+        ]
+        published = next(request for request in script.requests if request.path.startswith("/pub"))
+        assert published.body == b"\xff body"
+
+    async def test_a_message_that_is_not_there_is_not_copied(self) -> None:
+        body = {"action": "move", "id": MESSAGE_ID, "to": "repaired"}
+        async with scripted() as script:
+            nsqd = await nsqd_with_topic(script)
+            nsqd.on("/topic/message", error(404, "MESSAGE_NOT_FOUND"))
+            registry = await registry_of(script, nsqd)
+            async with serving(lookupds=[registry.address]) as browser:
+                response = await browser.ask("POST", "/api/messages/t/c", {**body, "node": nsqd.address})
+        assert response.status_code == 502
+        assert not [call for call in script.calls if call.startswith("POST")]
 
     async def test_a_message_is_published_to_one_node(self) -> None:
         async with scripted() as script:
@@ -370,6 +461,8 @@ BAD_BODIES = [
     ("POST", "/api/messages/bad%20name", b'{"node":"1.1.1.1:1","body":"b"}', "INVALID_TOPIC"),
     ("POST", "/api/messages/t/c", b'{"action":"touch"}', "INVALID_ACTION"),
     ("POST", "/api/messages/t/c", b'{"action":"finish","id":"short"}', "INVALID_ID"),
+    ("POST", "/api/messages/t/c", b'{"action":"copy","id":"0123456789abcdef"}', "INVALID_TO"),
+    ("POST", "/api/messages/t/c", b'{"action":"move","id":"0123456789abcdef","to":"a b"}', "INVALID_TO"),
     ("POST", "/api/messages/t/c", b'{"action":"finish","id":"0123456789abcdef","seq":"-1"}', "INVALID_ID"),
     ("POST", "/api/topics", b"", "EOF"),
     ("POST", "/api/topics", b'{"topic":"bad name"}', "INVALID_TOPIC"),
@@ -388,6 +481,12 @@ BAD_BODIES = [
     ("POST", "/api/topics/t", b"null", "INVALID_ACTION"),
     ("POST", "/api/nodes/1.1.1.1:1", b"", "EOF"),
     ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"pause"}', "INVALID_ACTION"),
+    ("POST", "/api/topics/t", b'{"action":"seek","to":"end"}', "INVALID_ACTION"),
+    ("POST", "/api/topics/t/c", b'{"action":"seek"}', "INVALID_TO"),
+    ("POST", "/api/topics/t", b'{"action":"redrive"}', "INVALID_ACTION"),
+    ("POST", "/api/topics/t/c", b'{"action":"redrive","limit":"x"}', "INVALID_LIMIT"),
+    ("POST", "/api/topics/t/c", b'{"action":"redrive","rate":"-1"}', "INVALID_RATE"),
+    ("POST", "/api/topics/t/c", b'{"action":"seek","to":"1 2"}', "INVALID_TO"),
     ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"adopt_copy"}', "INVALID_LIFE"),
     ("POST", "/api/nodes/1.1.1.1:1", b'{"action":"adopt_copy","life":"00&force=true"}', "INVALID_LIFE"),
     (

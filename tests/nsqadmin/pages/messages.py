@@ -42,16 +42,26 @@ def response(*messages: dict[str, Any], following: int | None = None, **changes:
 
 @attrs.define
 class FakeUpstream:
-    """Answers each nsqd's requests with its response: a page, an error, or nothing for ever (None)."""
+    """Answers each nsqd's requests with its response: a page, an error, or nothing for ever (None).
+
+    `extents`: the same, for what is there for replays, and `redrives` for dead letters. `asked`: for pages.
+    """
 
     responses: Mapping[str, dict[str, Any] | str | None]
     asked: list[tuple[str, dict[str, str]]] = attrs.field(factory=list)
+    extents: dict[str, dict[str, Any] | str | None] = attrs.field(factory=dict)
+    redrives: dict[str, dict[str, Any] | str | None] = attrs.field(factory=dict)
     decoder: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
 
     async def get(self, address: str, path: str, params: Mapping[str, str]) -> bytes:
-        self.asked.append((address, dict(params)))
         await trio.lowlevel.checkpoint()
-        found = self.responses[address]
+        if path == "/channel/seek":
+            found = self.extents.get(address, {"oldest": None})
+        elif path == "/channel/redrive":
+            found = self.redrives.get(address, {"state": "none", "moved": 0, "left": 0, "dead_topic": None})
+        else:
+            self.asked.append((address, dict(params)))
+            found = self.responses[address]
         if found is None:
             await trio.sleep_forever()
         if isinstance(found, str):

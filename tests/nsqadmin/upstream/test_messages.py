@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nsqadmin.upstream.messages import body_of, decode_messages
+from nsqadmin.upstream.messages import body_of, decode_extent, decode_messages
 from nsqkit.decoding import DecodeError
 
 MESSAGE: dict[str, Any] = {
@@ -75,3 +75,17 @@ def test_what_is_no_page_is_refused(changes: dict[str, Any]) -> None:
 def test_other_responses_are_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         decode_messages(data)
+
+
+def test_what_is_there_for_replays() -> None:
+    found = decode_extent(
+        b'{"topic":"t","channel":"c","oldest":"2026-12-01T08:00:00Z","timestamp":1,"since_ever":true}'
+    )
+    assert (found.oldest, found.since_ever) == ("2026-12-01T08:00:00Z", True)
+    assert decode_extent(b'{"oldest":null}').oldest is None
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"oldest":1}', b'{"oldest":"' + b"x" * 2000 + b'"}'])
+def test_what_is_no_answer_about_replays(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_extent(data)

@@ -7,6 +7,7 @@ Seconds go by in steps that floats hold exactly (halves, quarters), so tests may
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 from collections.abc import Callable
@@ -362,6 +363,15 @@ def log_backlog(channel: Channel) -> LogBacklog:
     return channel.backlog
 
 
+def messages_there(topic: Topic, start: int = 0) -> dict[int, Message]:
+    """By seq: the messages from `start` on that the log has, and that channels have been given."""
+    view = view_of(topic)
+    seqs = range(start, view.high_watermark)
+    with contextlib.closing(view.log.look().messages(seqs)) as messages:
+        found = zip(seqs, messages, strict=True)
+        return {seq: decode_message(message.frame) for seq, message in found if message is not None}
+
+
 def deferred_of(channel: Channel) -> dict[int, tuple[int, float]]:
     """seq -> (attempts, due)."""
     entries = {seq: channel.deferred.get(seq) for seq in channel.deferred}
@@ -383,10 +393,10 @@ def _all_of(peek: Callable[[int], Page]) -> list[tuple[Entry, Message]]:
     start: int | None = 0
     while start is not None:
         page = peek(start)
-        with page.frames() as frames:
-            for entry, frame in zip(page.entries, frames, strict=True):
-                assert frame is not None
-                found.append((entry, decode_message(frame)))
+        with page.messages() as messages:
+            for entry, message in zip(page.entries, messages, strict=True):
+                assert message is not None
+                found.append((entry, decode_message(message.frame)))
         start = page.start_at(len(page.entries))
         assert page.count >= len(found) == len({entry.seq for entry, _ in found})
     assert page.count == len(found)
@@ -401,6 +411,7 @@ def everything_of(harness: Harness, channel: Channel) -> object:
         attrs.astuple(channel.counts),
         list(channel.requeued),
         deferred_of(channel),
+        dict(channel.leaving.messages),
         [(client, list(client.in_flight.items()), list(client.outbox.items)) for client in clients],
         [list(queue) for queue in channel.delivery.queues],
         (list(context.to_commit), list(context.to_pump), list(context.to_maintain), context.timers.next()),
@@ -435,6 +446,8 @@ def conserved(channel: Channel) -> bool:
         + channel.counts.dropped
         + channel.counts.expired
         + channel.counts.damaged
+        + channel.counts.dead_lettered.total()
+        + len(channel.leaving)
         + channel.depth
         + channel.in_flight_count
         + len(channel.deferred)

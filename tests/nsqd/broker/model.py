@@ -21,7 +21,7 @@ class Copy:
     """One message in one channel. `owner`: the consumer that has it in flight; None when that one is gone."""
 
     id: bytes
-    state: str = "ready"  # or "deferred", "in flight"
+    state: str = "ready"  # or "deferred", "in flight", "leaving"
     owner: object = None
     due: float = NEVER
     deadline: float = 0.0
@@ -38,6 +38,12 @@ class Copy:
         self.state = "deferred" if due > NEVER else "ready"
         self.due, self.owner = due, None
         self.awaiting_redelivery.append((self.most, due))
+
+    def give_up(self) -> None:
+        """It is on its way to the dead topic. That is journaled only if it was delivered before."""
+        if self.most:
+            self.awaiting_redelivery.append((self.fewest, NEVER))
+        self.state, self.owner, self.due = "leaving", None, NEVER
 
 
 @attrs.define(eq=False)
@@ -77,6 +83,21 @@ class ChannelModel:
         copy = self.copies.pop(message_id)
         self.finished.add(message_id)
         self.finished_lately[message_id] = copy
+
+    def begin_at(self, there: dict[int, bytes], due: dict[bytes, float], now: float) -> None:
+        """It goes on with these messages, by number, and no others. `due`: of those that have to wait."""
+        old, self.copies = self.copies, {}
+        for seq, message_id in there.items():
+            copy = self.copies[message_id] = Copy(message_id, seq=seq)
+            was = old.get(message_id)
+            copy.due = was.due if was is not None and was.state == "deferred" else due.get(message_id, NEVER)
+            copy.due = copy.due if copy.due > now else NEVER
+            copy.state = "deferred" if copy.due > NEVER else "ready"
+            copy.awaiting_redelivery = [(0, copy.due)]
+        self.advanced += len(self.copies.keys() - old.keys())
+        self.finished |= old.keys()
+        self.finished -= self.copies.keys()
+        self.finished_lately.clear()
 
     def leave(self, owner: object, unsent: set[bytes]) -> None:
         """A connection has ended."""
@@ -127,11 +148,16 @@ class ChannelModel:
 
 @attrs.define(eq=False)
 class TopicModel:
-    """A topic. `backlog`: ids that no channel has got, each with the delay that it has to wait from then on."""
+    """A topic. `backlog`: ids that no channel has got, each with the delay that it has to wait from then on.
+
+    `due`: of messages with a delay that channels have got. `dropped`: before any channel got them.
+    """
 
     paused: bool = False
     backlog: list[tuple[bytes, float | None]] = attrs.field(factory=list)
     channels: dict[str, ChannelModel] = attrs.field(factory=dict)
+    due: dict[bytes, float] = attrs.field(factory=dict)
+    dropped: set[bytes] = attrs.field(factory=set)
 
     def published(self, ids: list[bytes], delay: float | None, now: float) -> None:
         self.backlog += [(message_id, delay) for message_id in ids]
@@ -141,7 +167,8 @@ class TopicModel:
         """Unless it is paused, or has no channel, every channel gets what there is."""
         if self.paused or not self.channels:
             return
+        self.due.update((message_id, now + delay) for message_id, delay in self.backlog if delay is not None)
         for channel in self.channels.values():
-            for message_id, delay in self.backlog:
-                channel.enter(message_id, NEVER if delay is None else now + delay)
+            for message_id, _ in self.backlog:
+                channel.enter(message_id, self.due.get(message_id, NEVER))
         self.backlog.clear()

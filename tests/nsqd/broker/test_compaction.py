@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import settings
@@ -14,7 +14,8 @@ from nsqd.broker import compaction
 from nsqd.log.state import Change, Code
 from nsqd.log.store import StoreOptions
 from nsqd.log.topic_log import TopicLog
-from tests.nsqd.broker.harness import Consumer, Harness, deferred_of
+from nsqd.rules import Retain
+from tests.nsqd.broker.harness import SECOND_NS, Consumer, Harness, deferred_of, messages_there
 
 SEGMENT = 4096
 LONG = 3000.0  # seconds
@@ -65,7 +66,19 @@ def assert_bounded(harness: Harness) -> None:
     __tracebackhide__ = True
     work_off(harness)
     disk, wanted = on_disk(harness), needed(harness)
-    assert disk <= 2 * wanted + 2 * SEGMENT + RECORD
+    assert disk <= 2 * wanted + 2 * SEGMENT + RECORD + retained(harness)
+
+
+def retained(harness: Harness) -> int:
+    """Bytes that a rule allows besides: of the segments whose last message is young, but not more than a size."""
+    retain = harness.topic().settings.retain
+    if retain is None:
+        return 0
+    log = harness.broker.retentions["t"].log
+    since = 0 if retain.age is None else harness.wall_ns - retain.age
+    young = [at for at in log.segments if (log.look().newest(at) or 0) >= since]
+    size = sum(segment.file.size for segment in young)
+    return size if retain.size is None else min(size, retain.size)
 
 
 def flow(harness: Harness, consumer: Consumer, count: int, size: int = 150) -> None:
@@ -129,10 +142,13 @@ class TestWhatIsOld:
         append_moved = TopicLog.append_moved
 
         def noted(
-            log: TopicLog, messages: Sequence[tuple[int, bytes]], changes: Sequence[Change] = ()
+            log: TopicLog,
+            messages: Sequence[tuple[int, bytes]],
+            changes: Sequence[Change],
+            origins: Mapping[int, bytes],
         ) -> None:
             written.append((harness.wall_ns, list(changes)))
-            append_moved(log, messages, changes)
+            append_moved(log, messages, changes, origins)
 
         monkeypatch.setattr(TopicLog, "append_moved", noted)
         flow(harness, consumer, 300)
@@ -340,6 +356,20 @@ class LogSpaceMachine(RuleBasedStateMachine):
     def empty(self, name: str) -> None:
         self.harness.broker.existing("t").empty_channel(name)
         self.open[name].clear()
+
+    @rule(name=st.sampled_from("ab"), part=st.floats(0, 1))
+    def seek(self, name: str, part: float) -> None:
+        topic = self.harness.topic()
+        there = messages_there(topic, start := int(part * topic.store.end))
+        topic.seek_channel(name, start)
+        self.open[name] = {message.body for message in there.values()}
+
+    @rule(
+        age=st.none() | st.sampled_from([2, 20]).map(lambda seconds: seconds * SECOND_NS),
+        size=st.none() | st.sampled_from([SEGMENT, 4 * SEGMENT]),
+    )
+    def retain(self, age: int | None, size: int | None) -> None:
+        self.harness.topic().set_limits({} if age is size is None else {"retain": Retain(age, size)})
 
     @rule()
     def quiet(self) -> None:

@@ -44,6 +44,9 @@ class Scene:
             self.harness.requeue(self.owner, self.id, 5.0)
         elif state is MessageState.SETTLED:
             self.harness.finish(self.owner)
+        elif state is MessageState.LEAVING:
+            self.harness.broker.context.refuse("test", "the dead topic cannot be written")
+            self.exhaust()
         elif state is MessageState.DISCONNECTED:
             self.lose_connection()
             self.lose_connection()
@@ -56,6 +59,7 @@ class Scene:
             MessageState.DISCONNECTED: sum(len(s.in_flight) for s in channel.delivery.disconnected),
             MessageState.REQUEUED: len(channel.requeued),
             MessageState.DEFERRED: len(channel.deferred),
+            MessageState.LEAVING: len(channel.leaving),
             MessageState.READY: channel.backlog.ready,
         }
         found = [state for state, count in places.items() for _ in range(count)]
@@ -96,6 +100,23 @@ class Scene:
         known = self.state is not MessageState.SETTLED
         assert self.channel.requeue_message(0, self.id) is known
         self.harness.round()
+
+    def give_up_by_operator(self) -> None:
+        known = self.state is not MessageState.SETTLED
+        self.harness.broker.context.refuse("test", "the dead topic cannot be written")
+        assert self.channel.dead_letter_message(0, self.id) is known
+        self.harness.round()
+
+    def exhaust(self) -> None:
+        if self.state is MessageState.IN_FLIGHT:
+            self.harness.broker.context.refuse("test", "the dead topic cannot be written")
+            self.channel.limit_attempts(1)
+            self.harness.requeue(self.owner, self.id, 0)
+
+    def arrive(self) -> None:
+        self.harness.broker.context.refuse("test", None)
+        self.harness.advance(1.0)
+        self.harness.advance(0.5)
 
     def requeue(self) -> None:
         self.harness.requeue(self.owner, self.id, 0)
@@ -143,7 +164,10 @@ class Scene:
 
     def lose(self) -> None:
         self.harness.corrupt(b"body")
-        self.deliver()
+        if self.state is MessageState.LEAVING:
+            self.arrive()
+        else:
+            self.deliver()
 
     def kill(self) -> None:
         self.harness.kill()
@@ -159,6 +183,9 @@ PLAYED: dict[MessageEvent, Callable[[Scene], None]] = {
     MessageEvent.FINISH_ELSEWHERE: Scene.finish_elsewhere,
     MessageEvent.FINISH_BY_OPERATOR: Scene.finish_by_operator,
     MessageEvent.REQUEUE_BY_OPERATOR: Scene.requeue_by_operator,
+    MessageEvent.GIVE_UP_BY_OPERATOR: Scene.give_up_by_operator,
+    MessageEvent.EXHAUST: Scene.exhaust,
+    MessageEvent.ARRIVE: Scene.arrive,
     MessageEvent.REQUEUE: Scene.requeue,
     MessageEvent.DEFER: Scene.defer,
     MessageEvent.TOUCH: Scene.touch,
@@ -173,6 +200,8 @@ PLAYED: dict[MessageEvent, Callable[[Scene], None]] = {
     MessageEvent.KILL: Scene.kill,
     MessageEvent.RESTART: Scene.restart,
 }
+GONE = (MessageState.LEAVING, MessageState.SETTLED)
+"""Not to be delivered any more."""
 OF_THE_DISK = (MessageEvent.LOSE, MessageEvent.KILL, MessageEvent.RESTART)
 NOT_IN_MEMORY = (*OF_THE_DISK, MessageEvent.FINISH_ELSEWHERE)
 """Nothing of an ephemeral channel is kept over a stop, and nothing of it is on the disk, or in a copy."""
@@ -230,7 +259,7 @@ def test_another_client_cannot_answer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["c", "c#ephemeral"])
-@pytest.mark.parametrize("state", [state for state in MessageState if state is not MessageState.SETTLED])
+@pytest.mark.parametrize("state", [state for state in MessageState if state not in GONE])
 def test_a_message_that_is_not_settled_is_delivered_once_more(name: str, state: MessageState) -> None:
     scene = Scene(name)
     scene.put_into(state)

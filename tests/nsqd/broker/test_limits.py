@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nsqd.broker import Channel, LimitReached
+from nsqd.broker import Channel, LimitReached, Republished
 from nsqd.log.store import StoreOptions
 from nsqd.rules import parse_rules
 from nsqkit.wire.frames import BODY
@@ -47,7 +47,7 @@ class TestReject:
         harness.submit(*bodies(3, 2))
         with pytest.raises(LimitReached, match=f"^max_depth of channel {name} is 5, and 5 messages wait$"):
             harness.submit(b"x")
-        assert harness.topic().rejected == {(name, "max_depth"): 1}
+        assert harness.topic().rejected == {name: {"max_depth": 1}}
         assert harness.topic().message_count == 5
         assert left(harness, name) == bodies(0, 5)
         harness.submit(b"x")
@@ -60,7 +60,7 @@ class TestReject:
             harness.submit(*bodies(3, 3))
         harness.submit(*bodies(3, 2))
         assert left(harness) == bodies(0, 5)
-        assert harness.topic().rejected == {("c", "max_depth"): 3}
+        assert harness.topic().rejected == {"c": {"max_depth": 3}}
 
     def test_what_the_round_has_taken_counts(self) -> None:
         """Also when the clock is set anew within it, as for a DPUB."""
@@ -116,7 +116,7 @@ class TestReject:
         harness.submit(*bodies(0, 2))
         with pytest.raises(LimitReached, match=r"^max_depth of topic t is 2, and 2 messages wait$"):
             harness.submit(b"x")
-        assert harness.topic().rejected == {("", "max_depth"): 1}
+        assert harness.topic().rejected == {"": {"max_depth": 1}}
         harness.create()
         assert left(harness) == bodies(0, 2)
         harness.topic().pause(True)
@@ -133,7 +133,7 @@ class TestReject:
         harness.submit(b"x" * 10)
         with pytest.raises(LimitReached):
             harness.submit(b"")
-        assert harness.topic().rejected == {("c", "max_bytes"): 2}
+        assert harness.topic().rejected == {"c": {"max_bytes": 2}}
 
     def test_a_refusal_is_logged_once_a_second(self, caplog: pytest.LogCaptureFixture) -> None:
         harness = limited(max_depth=1)
@@ -151,7 +151,7 @@ class TestReject:
         """What a follower has, and is published again."""
         harness = limited(max_depth=1)
         harness.create()
-        frames = [(harness._frame(body), 0) for body in bodies(0, 3)]
+        frames = [Republished(harness._frame(body)) for body in bodies(0, 3)]
         harness.broker.publish_again(harness.topic(), frames)
         harness.round()
         assert left(harness) == bodies(0, 3)
@@ -171,6 +171,15 @@ class TestReject:
         assert topics[2].guard is topics[2].limits is None
         harness.broker.delete_topic("t")
         assert not harness.broker.context.limited
+
+    def test_a_channel_takes_its_count_with_it(self) -> None:
+        harness = limited(max_depth=1)
+        harness.create()
+        with pytest.raises(LimitReached):
+            harness.submit(*bodies(0, 2))
+        assert harness.topic().rejected == {"c": {"max_depth": 2}}
+        harness.topic().delete_channel("c")
+        assert not harness.topic().rejected
 
 
 class TestDropOldest:
@@ -460,7 +469,7 @@ class TestMaxAge:
         """What was published again is as old as it was, and behind younger messages."""
         harness = limited(max_age="60s", mem_queue_size=10_000)
         harness.create()
-        old = [(harness._frame(body), 0) for body in bodies(100, 600)]
+        old = [Republished(harness._frame(body)) for body in bodies(100, 600)]
         harness.advance(50.0)
         harness.submit(*bodies(0, 5))
         harness.broker.publish_again(harness.topic(), old)
@@ -486,13 +495,32 @@ class TestMaxAge:
         harness.advance(6.0)
         assert sorted(left(harness)) == sorted([b"deferred"])
 
+    @pytest.mark.parametrize("queue", [0, 10_000])
+    def test_what_a_channel_gets_again_expires_by_its_age(self, queue: int) -> None:
+        """It was finished by everybody, and nobody has looked how old it is."""
+        harness = limited(max_age="60s", retain="1h", mem_queue_size=queue)
+        consumer = harness.subscribe(rdy=100)
+        for number in range(10):
+            harness.submit(*bodies(number, 1))
+            harness.finish(consumer)
+            for _ in range(10):
+                harness.advance(1.0)
+        harness.topic().create_channel_from("again", 0)
+        for _ in range(3):
+            harness.advance(1.0)
+        assert harness.channel("again").counts.expired == 5
+        assert left(harness, "again") == bodies(5, 5)
+
     def test_the_topic_of_a_leader_that_is_fenced_loses_nothing(self) -> None:
         harness = limited(max_age="5s")
         harness.create()
         harness.submit(*bodies(0, 3))
         harness.broker.fence("cut off")
-        harness.advance(20.0)
+        for _ in range(20):
+            harness.advance(1.0)
+            harness.broker.context.commit_soon("t")
         assert harness.channel().depth == 3
+        assert not harness.broker._to_trim
         harness.broker.fence(None)
         harness.advance(1.0)
         assert harness.channel().depth == 0

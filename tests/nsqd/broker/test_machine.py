@@ -7,6 +7,7 @@ drained, and all that was acknowledged has been finished or was dropped by a com
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections import Counter
 from collections.abc import Iterator
@@ -16,20 +17,26 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nsqd.broker import Channel, LimitReached, Refused, Topology, retention
-from nsqd.broker.peek import PeekState, search
+from nsqd.broker import Channel, LimitReached, Refused, Topic, Topology, retention
+from nsqd.broker.life import MessageState
+from nsqd.broker.peek import PeekState, search, whereabouts
+from nsqd.log.origin import Cause, Origin
 from nsqd.log.store import StoreOptions
-from nsqd.rules import NO_RULES, NOTHING_SET, Policy, parse_rules
+from nsqd.rules import NOTHING_SET, Policy, Retain, Rule, Rules, parse_rules
+from nsqkit.wire import decode_message
 from nsqkit.wire.names import is_ephemeral
 from tests.nsqd.broker.harness import (
+    SECOND_NS,
     Consumer,
     Harness,
     conserved,
     deferred_of,
     everything_of,
     log_backlog,
+    messages_there,
     peeked,
     peeked_topic,
+    view_of,
 )
 from tests.nsqd.broker.model import ChannelModel, Copy, TopicModel
 
@@ -59,6 +66,8 @@ class CoreMachine(RuleBasedStateMachine):
         segment_bytes=st.sampled_from([700, 3000, 1 << 20]),
         latency_window=st.sampled_from([0.0, 8.0]),
         topology=st.sampled_from([None, PLACES[0]]),
+        max_attempts=st.sampled_from([None, 1, 3]),
+        retain=st.sampled_from([None, Retain(4 * SECOND_NS, None), Retain(None, 3000)]),
         busy=st.booleans(),
         limits=st.sampled_from(LIMITS),
     )
@@ -68,19 +77,25 @@ class CoreMachine(RuleBasedStateMachine):
         segment_bytes: int,
         latency_window: float,
         topology: Topology | None,
+        max_attempts: int | None,
+        retain: Retain | None,
         busy: bool,
         limits: dict[str, object] | None,
     ) -> None:
         options = StoreOptions(min_free_space=0, ballast_bytes=0, max_segment_bytes=segment_bytes)
+        given: dict[str, object] = {"retain": retain} if retain else {}
+        given |= {"max_attempts": max_attempts} if max_attempts else {}
+        own = (Rule(2, "*", "*", given),) if given else ()
         self.harness = Harness(
             options,
             mem_queue_size=mem_queue_size,
             max_msg_timeout=MAX_MSG_TIMEOUT,
             latency_window=latency_window,
             topology=topology,
-            rules=NO_RULES if limits is None else parse_rules([limits]),
+            rules=Rules((*parse_rules([limits] if limits else []).rules, *own)),
         )
-        self.shed: Counter[tuple[str, str]] = Counter()  # messages that limits took, by topic and channel
+        self.shed: Counter[Topic | Channel] = Counter()  # messages that limits took
+        self.died: Counter[Channel] = Counter()  # those that are safe in the dead topic
         self.model: dict[str, TopicModel] = {}
         self.sent: dict[bytes, tuple[int, bytes]] = {}  # id -> timestamp, body
         self.seen: dict[Consumer, int] = {}
@@ -321,8 +336,20 @@ class CoreMachine(RuleBasedStateMachine):
             known = channel.requeue_message(seq, copy.id)
             assert known or not model.durable
             copy.seq = seq
-            if known and copy.state != "ready":
+            if known and copy.state not in ("ready", "leaving"):
                 copy.park()
+            self.harness.round()
+
+    @precondition(has_topics)
+    @rule(pick=picks)
+    def dead_letter_by_operator(self, pick: int) -> None:
+        if entry := self.found(pick):
+            channel, model, copy, seq = entry
+            known = channel.dead_letter_message(seq, copy.id)
+            assert known or not model.durable
+            copy.seq = seq
+            if known and copy.state != "leaving":
+                copy.give_up()
             self.harness.round()
 
     # --- topics and channels
@@ -354,11 +381,13 @@ class CoreMachine(RuleBasedStateMachine):
         if name in self.model and self.change(lambda: self.harness.topic(name).pause(paused)):
             self.model[name].paused = paused
             self.model[name].flow(self.now)
+            self.harness.round()  # at whose end what is too much is dropped
 
     @precondition(has_topics)
     @rule(name=topics)
     def empty_topic(self, name: str) -> None:
         if name in self.model and self.change(self.harness.topic(name).empty):
+            self.model[name].dropped.update(message_id for message_id, _ in self.model[name].backlog)
             self.model[name].backlog.clear()
 
     @precondition(has_topics)
@@ -395,6 +424,44 @@ class CoreMachine(RuleBasedStateMachine):
         ):
             del self.model[name].channels[channel]
             self.end_of_channel(name, channel)
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels, start=picks)
+    def create_channel_from(self, name: str, channel: str, start: int) -> None:
+        topic = self.model.get(name)
+        if topic is None or channel in topic.channels or is_ephemeral(channel):
+            return
+        real = self.settled_topic(name)
+        if self.change(lambda: real.create_channel_from(channel, start % (real.store.end + 1))):
+            self.model_channel(name, channel)  # the messages flow, if it is the first one
+            topic.channels[channel] = ChannelModel(durable=True)
+            self.begin_at(name, channel, start % (real.store.end + 1))
+
+    @precondition(has_topics)
+    @rule(name=topics, channel=channels, start=picks)
+    def seek_channel(self, name: str, channel: str, start: int) -> None:
+        model = self.channel_model(name, channel)
+        if not model or not model.durable:
+            return
+        real = self.settled_topic(name)
+        if self.change(lambda: real.seek_channel(channel, start % (real.store.end + 1))):
+            self.begin_at(name, channel, start % (real.store.end + 1))
+
+    def begin_at(self, name: str, channel: str, start: int) -> None:
+        topic = self.model[name]
+        topic.channels[channel].begin_at(self.messages(name, start), topic.due, self.now)
+        self.harness.round()
+
+    def settled_topic(self, name: str) -> Topic:
+        """The topic, when its limits have taken what they take."""
+        self.harness.round()
+        self.everything_is_where_it_should_be()
+        return self.harness.topic(name)
+
+    def messages(self, name: str, start: int) -> dict[int, bytes]:
+        """The ids of the messages from `start` on that the log has, and that channels have got, by number."""
+        there, dropped = messages_there(self.harness.topic(name), start), self.model[name].dropped
+        return {seq: message.id for seq, message in there.items() if message.id not in dropped}
 
     def channel_model(self, name: str, channel: str) -> ChannelModel | None:
         topic = self.model.get(name)
@@ -493,18 +560,20 @@ class CoreMachine(RuleBasedStateMachine):
         self.broken = False
         self.seen.clear()
         self.closing.clear()
-        self.shed.clear()
         for topic in self.model.values():
             topic.channels = {name: model for name, model in topic.channels.items() if model.durable}
         for name, topic in self.model.items():
             self.note_shed_by_topic(name, topic)
         for channel, model in self.pairs():
+            self.follow_the_dead(channel, model)
             self.note_shed(channel, model, booted=True)
             seqs = {copy.seq for copy in model.finished_lately.values() if copy.seq is not None}
             settled = {seq for seq in seqs if seq in channel.backlog.settled}
             assert not orderly or settled == seqs
             deferred = {seq: due for seq, (_, due) in deferred_of(channel).items()}
             model.restarted(self.now, settled, deferred, orderly=orderly)
+            for copy in model.copies.values():
+                copy.lost_once = copy.seq is not None and channel.not_counted(copy.seq) > 0
         for channel, rdy in clients if back else ():
             self.subscribe(channel.topic_name, channel.name, rdy, 3.0, taking=True)
 
@@ -528,7 +597,7 @@ class CoreMachine(RuleBasedStateMachine):
     def everything_is_where_it_should_be(self) -> None:
         broker = self.harness.broker
         assert broker.store.fatal is None
-        assert set(broker.topics) == set(self.model)
+        assert {name for name in broker.topics if not name.endswith(".dead")} == set(self.model)
         for consumer in self.harness.consumers:
             self.observe(consumer)
         for name, topic in self.model.items():
@@ -538,7 +607,51 @@ class CoreMachine(RuleBasedStateMachine):
             assert (real.paused, real.depth) == (topic.paused, len(topic.backlog))
             assert 0 <= real.backend_depth <= real.depth
         for channel, model in self.pairs():
+            self.follow_the_dead(channel, model)
             self.check_channel(channel, model)
+
+    def follow_the_dead(self, channel: Channel, model: ChannelModel) -> None:
+        """Which messages were given up, and which of these are settled: only what is in the dead topic may be."""
+        letters = self.letters(channel)
+        counted = channel.counts.dead_lettered.total() - self.died[channel]
+        # Those that have died and come back, as that was not journaled, may be taken by a limit.
+        for copy in sorted(model.copies.values(), key=lambda copy: copy.state != "leaving"):
+            if copy.seq is None or copy.state == "in flight":
+                continue
+            if (message := channel.leaving.messages.get(copy.seq)) is not None:
+                if copy.state != "leaving":
+                    assert message.cause is Cause.ATTEMPTS
+                    assert 0 < channel.max_attempts <= copy.most
+                    copy.give_up()
+                assert copy.fewest <= message.attempts <= copy.most
+            elif copy.state == "leaving" or (copy.id in letters and counted):
+                state, _ = whereabouts(channel, copy.seq, copy.id)
+                if state is MessageState.SETTLED:
+                    assert copy.id in letters, "given up, and nowhere"
+                    model.finish(copy.id)
+                    counted = max(0, counted - 1)
+        self.died[channel] = channel.counts.dead_lettered.total()
+
+    def letters(self, channel: Channel) -> set[bytes]:
+        """The ids of dead letters of this channel, whatever generation it had. They are unchanged."""
+        topic = self.harness.broker.topics.get(channel.dead_topic or "")
+        if topic is None:
+            return set()
+        view, ids = view_of(topic), set[bytes]()
+        for start, end in view.letters:
+            seqs = range(start, end)
+            with contextlib.closing(view.log.look(seqs).messages(seqs)) as found:
+                for message in found:
+                    assert message is not None
+                    assert message.origin is not None
+                    origin, sent = Origin.decode(message.origin), decode_message(message.frame)
+                    assert (origin.topic, origin.channel.split("#")[0]) == (
+                        channel.topic_name,
+                        channel.name.split("#")[0],
+                    )
+                    assert self.sent[sent.id] == (sent.timestamp_ns, sent.body), "mutated"
+                    ids.add(sent.id)
+        return ids
 
     # --- limits
 
@@ -549,9 +662,10 @@ class CoreMachine(RuleBasedStateMachine):
             return
         there = {message.id for _, message in peeked_topic(topic)}
         gone = [message_id for message_id, _ in model.backlog if message_id not in there]
-        self.count_shed(name, "", topic.dropped_by.total() + topic.expired_count, len(gone))
+        self.count_shed(topic, topic.dropped_by.total() + topic.expired_count, len(gone))
         if topic.dropped_by:
             assert [message_id for message_id, _ in model.backlog[: len(gone)]] == gone
+        model.dropped.update(gone)
         model.backlog = [entry for entry in model.backlog if entry[0] in there]
         if topic.settings.policy == Policy.DROP_OLDEST and not (self.broken or topic.flowing):
             assert topic.settings.max_depth is None or topic.depth <= topic.settings.max_depth
@@ -564,11 +678,11 @@ class CoreMachine(RuleBasedStateMachine):
         there = {message.id for state in PeekState for _, message in peeked(channel, state)}
         gone = [copy for message_id, copy in model.copies.items() if message_id not in there]
         if model.durable:
-            shed, key = counts.dropped_by.total() + counts.expired, (channel.topic_name, channel.name)
+            shed = counts.dropped_by.total() + counts.expired
             if booted:  # what was taken and not journaled has come back, and was perhaps taken again
                 assert len(gone) <= shed <= len(gone) + len(model.finished_lately)
-                self.shed[key] = shed - len(gone)
-            self.count_shed(*key, shed, len(gone))
+                self.shed[channel] = shed - len(gone)
+            self.count_shed(channel, shed, len(gone))
         for copy in gone:
             assert booted or not model.durable or copy.state != "in flight"
             age = self.harness.wall_ns - self.sent[copy.id][0]
@@ -585,9 +699,9 @@ class CoreMachine(RuleBasedStateMachine):
             )  # these may have come back since the last commit
             assert settings.max_depth is None or waiting <= settings.max_depth
 
-    def count_shed(self, topic: str, channel: str, counted: int, now: int) -> None:
-        self.shed[topic, channel] += now
-        assert self.shed[topic, channel] == counted
+    def count_shed(self, place: Topic | Channel, counted: int, now: int) -> None:
+        self.shed[place] += now
+        assert self.shed[place] == counted
 
     def check_channel(self, channel: Channel, model: ChannelModel) -> None:
         self.note_shed(channel, model)
@@ -623,6 +737,7 @@ class CoreMachine(RuleBasedStateMachine):
         ids = {state: sorted(message.id for _, message in messages) for state, messages in seen.items()}
         ready = sorted(ids[PeekState.READY] + ids[PeekState.REQUEUED])
         assert ids[PeekState.IN_FLIGHT] == sorted(copy.id for copy in model.at("in flight"))
+        assert ids[PeekState.LEAVING] == sorted(copy.id for copy in model.at("leaving"))
         if model.durable:
             assert ready == sorted(copy.id for copy in model.at("ready"))
             assert ids[PeekState.DEFERRED] == sorted(copy.id for copy in model.at("deferred"))
@@ -636,7 +751,7 @@ class CoreMachine(RuleBasedStateMachine):
             assert copy.owner is (None if entry.owner.disconnected else entry.owner.outbox.client)
 
     def check_oldest(self, channel: Channel, model: ChannelModel) -> None:
-        unfinished = model.at("ready") + model.at("in flight") + model.at("deferred")
+        unfinished = list(model.copies.values())
         answer = channel.oldest()
         if model.durable:
             assert (answer is None) == (not unfinished)

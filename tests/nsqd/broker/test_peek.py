@@ -10,6 +10,7 @@ import pytest
 from nsqd.broker import Channel
 from nsqd.broker.life import MessageState
 from nsqd.broker.peek import Page, PeekState, peek_channel, peek_topic, search, whereabouts
+from nsqd.log.look import Looked
 from nsqd.log.store import StoreOptions
 from nsqkit.wire import decode_message
 from tests.nsqd.broker.harness import (
@@ -27,8 +28,8 @@ CHANNELS = ["c", "c#ephemeral"]
 
 
 def read(page: Page) -> list[bytes | None]:
-    with page.frames() as frames:
-        return [frame and decode_message(frame).body for frame in frames]
+    with page.messages() as messages:
+        return [message and decode_message(message.frame).body for message in messages]
 
 
 def bodies(channel: Channel, state: PeekState, limit: int = 1000) -> list[bytes]:
@@ -90,7 +91,7 @@ def test_bodies_that_are_on_disk_only_are_read() -> None:
     channel = consumer.channel
     assert not view_of(harness.topic()).window.frames
     before = everything_of(harness, channel)
-    assert [bodies(channel, state) for state in PeekState] == [[b"m4"], [b"m2", b"m3"], [b"m0"], [b"m1"]]
+    assert [bodies(channel, state) for state in PeekState] == [[b"m4"], [b"m2", b"m3"], [b"m0"], [b"m1"], []]
     assert everything_of(harness, channel) == before
 
 
@@ -186,7 +187,7 @@ def test_the_gathered_messages_of_an_ephemeral_channel_are_read_from_the_log() -
     assert everything_of(harness, channel) == before
     (found,) = [search(harness.topic(), message.id)() for _, message in peeked(channel, PeekState.DEFERRED)]
     assert found is not None
-    assert channel.finish_message(found[0], found[1][18:34])
+    assert channel.finish_message(found[0], found[1].frame[18:34])
     harness.round()
     channel.invariant()
     assert bodies(channel, PeekState.DEFERRED) == []
@@ -207,7 +208,7 @@ def test_a_message_is_found_by_its_id_in_any_state(topic: str, name: str) -> Non
     for message_id, body in zip(ids, (b"a", b"b", b"c"), strict=True):
         found = search(place, message_id)()
         assert found is not None
-        assert decode_message(found[1]).body == body
+        assert decode_message(found[1].frame).body == body
         states.append(whereabouts(consumer.channel, found[0], message_id)[0])
     assert states == [MessageState.DEFERRED, MessageState.IN_FLIGHT, MessageState.IN_FLIGHT]
     assert search(place, b"%016x" % 1)() is None
@@ -222,10 +223,10 @@ def test_a_message_whose_id_is_out_of_order_is_found_with_its_seq() -> None:
         harness.round()
     low_id = low[18:34]
     assert search(harness.topic(), low_id)() is None
-    assert search(harness.topic(), low_id, 2)() == (2, low)
-    assert search(harness.topic(), high[18:34], 2)() == (1, high), "a wrong seq does no harm"
+    assert search(harness.topic(), low_id, 2)() == (2, Looked(low))
+    assert search(harness.topic(), high[18:34], 2)() == (1, Looked(high)), "a wrong seq does no harm"
     consumer = harness.subscribe(rdy=3)
-    assert search(harness.topic(), low_id)() == (2, low), "it is in flight"
+    assert search(harness.topic(), low_id)() == (2, Looked(low)), "it is in flight"
     assert channel.finish_message(2, low_id)
     harness.round()
     assert consumer.in_flight == [middle[18:34], high[18:34]]

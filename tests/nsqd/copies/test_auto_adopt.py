@@ -18,6 +18,9 @@ from nsqd.replication.held_copies import COPIES, CopyState, HeldCopies, Room
 from nsqd.replication.keep import CopyNote
 from nsqd.replication.other_followers import OtherFollowers
 from nsqd.replication.stand_in import StandIns
+from nsqkit.audit import AuditTrail
+from tests.nsqkit.audit.reading import lines_in, trail_in
+from tests.process.waiting import wait_until
 
 US = Identity(b"f" * 16, 1, b"t" * 16, "follower:4150", b"")
 LIVES = ["aa" * 16, "bb" * 16]
@@ -69,7 +72,9 @@ class Setting:
 
 
 @asynccontextmanager
-async def silent_leaders(path: Path, registries: int = 3) -> AsyncIterator[Setting]:
+async def silent_leaders(
+    path: Path, registries: int = 3, trail: AuditTrail | None = None
+) -> AsyncIterator[Setting]:
     """Two lives, of which a complete copy is here, and whose leaders have not been heard."""
     for life in LIVES:
         folder = path / COPIES / life
@@ -80,7 +85,8 @@ async def silent_leaders(path: Path, registries: int = 3) -> AsyncIterator[Setti
     stand_ins = StandIns(held, lambda *_: [], range(1, 3), "127.0.0.1", OtherFollowers(US, connect))
     setting = Setting(held, Registries(), trio.current_time())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(AutoAdopt(held, stand_ins, setting.registries, ADOPT_AFTER, RESTART_GRACE).run)
+        auto = AutoAdopt(held, stand_ins, setting.registries, ADOPT_AFTER, RESTART_GRACE, trail)
+        nursery.start_soon(auto.run)
         yield setting
         nursery.cancel_scope.cancel()
     held.close()
@@ -100,6 +106,25 @@ async def test_a_silent_leader_is_adopted_after_its_time_one_at_a_time(
         await setting.at(ADOPT_AFTER + 33)
         assert setting.adopted == [True, True]
         assert setting.registries.given_back == []
+
+
+async def test_an_adoption_is_in_the_audit_trail_also_while_that_cannot_be_written(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    (tmp_path / "audit").mkdir()  # no file can be in its place
+    with trail_in(tmp_path, required=True) as trail:
+        wait_until(lambda: trail.refuses_changes, 10, "the file cannot be written")
+        async with silent_leaders(tmp_path, trail=trail) as setting:
+            await setting.at(ADOPT_AFTER + 3)
+            assert setting.adopted == [True, False]
+        (tmp_path / "audit").rmdir()
+    [line] = lines_in(tmp_path / "audit")
+    assert (line["what"], line["means"], line["on"]) == (
+        "adoption",
+        "itself",
+        {"of": "leader", "life": LIVES[0]},
+    )
+    assert line["after"]["registries"] == 3
 
 
 async def test_r7_nothing_is_adopted_without_a_majority_and_what_was_granted_is_given_back(

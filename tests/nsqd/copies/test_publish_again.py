@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from nsqd.broker import Broker
+from nsqd.broker import Broker, Republished
 from nsqd.broker.topic import Topic
 from nsqd.copies import Copies
 from nsqd.copies.publish_again import PublishAgain
@@ -81,7 +81,7 @@ async def test_what_was_published_before_a_failure_is_not_published_again(
     """As if the disk were full now and then."""
     publish, failures = Broker.publish_again, [False, True]
 
-    def fails(broker: Broker, topic: Topic, messages: Sequence[tuple[bytes, int]]) -> int:
+    def fails(broker: Broker, topic: Topic, messages: Sequence[Republished]) -> int:
         if failures and failures.pop(0):
             only_there.setting.nsqd.fail("append")
         return publish(broker, topic, messages)
@@ -99,7 +99,7 @@ async def test_a_topic_that_is_deleted_while_it_is_published_again_stays_so(
 ) -> None:
     publish = Broker.publish_again
 
-    def deleted_meanwhile(broker: Broker, topic: Topic, messages: Sequence[tuple[bytes, int]]) -> int:
+    def deleted_meanwhile(broker: Broker, topic: Topic, messages: Sequence[Republished]) -> int:
         number = publish(broker, topic, messages)
         trio.lowlevel.current_trio_token().run_sync_soon(broker.delete_topic, topic.name)
         return number

@@ -25,6 +25,7 @@ from nsqd.stats.loop_lag import EventLoopLag
 from nsqd.testing.faulty_storage import FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
 from nsqkit.access import Access
+from nsqkit.audit import AuditTrail
 from nsqkit.certificates import TlsFiles
 from nsqkit.logging import LogLevel
 from nsqkit.service.listeners import bound_address, open_listeners
@@ -64,6 +65,7 @@ class FakeDaemon:
 
     topology: Topology | None = None
     access = Access()
+    audit = AuditTrail()
     tls_files: Collection[TlsFiles] = ()
 
     def __init__(self, **changes: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from nsqd.log.ranges import RangeSet
+from nsqd.log.records import Kind
 from nsqd.log.segment import Segment
 from nsqd.log.snapshots import KEPT, SnapshotWriter, snapshot_name
 from nsqd.log.state import Change, Code, flat_runs
@@ -25,12 +27,17 @@ from tests.nsqd.log.samples import FOLDER, append, everything, frame, read_all, 
 WALL_NS = 1_700_000_000_000_000_000
 
 
+def origin_of(frame: bytes) -> bytes:
+    """Of a dead letter."""
+    return b"from " + frame[-5:]
+
+
 class LogMachine(RuleBasedStateMachine):
     """A log against what was written to it, and what of that was synced.
 
     `there`: messages by number, as the log must have them after a kill. `synced`: those that a power loss must not
-    take. `perhaps`: what a broken append may have left. `finished`: what the channel needs no more, and
-    `finished_synced`: what of it a power loss must not take.
+    take. `perhaps`: what a broken append may have left. `finished_by`: what each generation of the channel needs no
+    more, and `finished_synced`: what of it a power loss must not take.
     """
 
     @initialize()
@@ -46,19 +53,38 @@ class LogMachine(RuleBasedStateMachine):
         self.synced: dict[int, bytes] = {}
         self.perhaps: dict[int, bytes] = {}
         self.writer: SnapshotWriter | None = None
+        self.generation = 1
+        self.finished_by: dict[int, set[int]] = {1: set()}
+        self.finished_synced: dict[int, set[int]] = {1: set()}
         self.change((Code.CHANNEL_CREATED, 1, "ch", 0))
-        self.finished: set[int] = set()
-        self.finished_synced: set[int] = set()
+        self.letters: set[bytes] = set()
+        self.directed: set[int] = set()
         self.settings = 0
         self.settings_synced = 0  # what a power loss must not take, or what came later
         self.sync()
 
-    @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), deferred=st.booleans())
-    def publish(self, sizes: list[int], deferred: bool) -> None:
+    @property
+    def finished(self) -> set[int]:
+        return self.finished_by[self.generation]
+
+    @rule(
+        sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        kind=st.sampled_from([Kind.MESSAGES, Kind.DEFERRED, Kind.LETTERS, Kind.DIRECTED]),
+    )
+    def publish(self, sizes: list[int], kind: Kind) -> None:
         batches, seq = [], self.log.end
         for size in sizes:
             made = [frame(n, b"message %d" % next(self.bodies)) for n in range(seq, seq + size)]
-            batches.append(Batch.of(made, [9] * size if deferred else None))
+            batch = Batch.of(made, [9] * size if kind is Kind.DEFERRED else None)
+            if kind is Kind.LETTERS:
+                batch.origins = [origin_of(each) for each in made]
+            elif kind is Kind.DIRECTED:
+                batch.directed = self.generation
+                self.directed.update(range(seq, seq + size))
+            assert batch.encode()[0] is kind
+            batches.append(batch)
+            if kind is Kind.LETTERS:
+                self.letters.update(made)
             self.there.update(enumerate(made, seq))
             seq += size
         self.log.append(batches, flowing=True)
@@ -88,7 +114,24 @@ class LogMachine(RuleBasedStateMachine):
                     self.perhaps[seq] = self.there.pop(seq)
                     self.synced.pop(seq, None)
                 self.log.forget_moved(seq)
-            self.change((Code.FINISHED, 1, *flat_runs((n, n + 1) for n in chosen)))
+            self.change((Code.FINISHED, self.generation, *flat_runs((n, n + 1) for n in chosen)))
+
+    @rule(luck=st.randoms(use_true_random=False))
+    def seek(self, luck: random.Random) -> None:
+        """The channel's generation ends, and another begins anywhere: without what was removed, it needs all again."""
+        start, old = luck.randint(0, self.log.end), self.generation
+        self.generation += 1
+        removed = self.log.removed(start, self.log.end)
+        self.change(
+            (Code.CHANNEL_DELETED, old),
+            (Code.DIRECTED, self.generation, *flat_runs(RangeSet((n, n + 1) for n in self.directed))),
+            (Code.CHANNEL_CREATED, self.generation, "ch", start),
+            (Code.FINISHED, self.generation, *flat_runs(removed)),
+            *self._settings(),
+        )
+        self.finished_by[self.generation] = {*range(start), *(n for part in removed for n in range(*part))}
+        for segment in self.log.segments:
+            segment.emptied = False
 
     def change(self, *changes: Change) -> None:
         self.log.append((), changes)
@@ -100,7 +143,7 @@ class LogMachine(RuleBasedStateMachine):
 
     def _settings(self) -> list[Change]:
         given = {"max_depth": self.settings} if self.settings else {}
-        return [(Code.TOPIC_SETTINGS, given), (Code.CHANNEL_SETTINGS, 1, given)]
+        return [(Code.TOPIC_SETTINGS, given), (Code.CHANNEL_SETTINGS, self.generation, given)]
 
     @rule()
     def roll(self) -> None:
@@ -124,7 +167,8 @@ class LogMachine(RuleBasedStateMachine):
             )
         ]
         if needed:
-            self.log.append_moved(sorted(needed))
+            origins = {seq: origin_of(body) for seq, body in needed if body in self.letters}
+            self.log.append_moved(sorted(needed), origins=origins)
         segment.emptied = True
 
     @rule()
@@ -136,7 +180,7 @@ class LogMachine(RuleBasedStateMachine):
 
     def _all_is_synced(self) -> None:
         self.synced = dict(self.there)
-        self.finished_synced = set(self.finished)
+        self.finished_synced = {self.generation: set(self.finished)}
         self.settings_synced = self.settings
 
     @rule()
@@ -147,9 +191,12 @@ class LogMachine(RuleBasedStateMachine):
     def _slices(self) -> Iterator[list[Change]]:
         yield [(Code.MARK, self.log.end, 0), self.log.segments_change()]
         yield [(Code.MOVED, position, seq) for seq, position in self.log.moved.items()]
-        yield [(Code.CHANNEL_CREATED, 1, "ch", 0), *self._settings()]
-        finished = RangeSet((seq, seq + 1) for seq in self.finished)
-        yield [(Code.FINISHED, 1, *flat_runs(finished))]
+        generation = self.generation
+        yield [(Code.CHANNEL_CREATED, generation, "ch", 0), *self._settings()]
+        finished = RangeSet((seq, seq + 1) for seq in self.finished_by[generation])
+        yield [(Code.FINISHED, generation, *flat_runs(finished))]
+        directed = RangeSet((seq, seq + 1) for seq in self.directed if seq < self.log.end)
+        yield [(Code.DIRECTED, self.generation, *flat_runs(directed))]
 
     @rule()
     def step_snapshot(self) -> None:
@@ -190,6 +237,7 @@ class LogMachine(RuleBasedStateMachine):
         now = self._read()
         assert self.there.items() <= now.items() <= self.there.items() | self.perhaps.items()
         self.there = now
+        assert self.found.state.channels.keys() == {self.generation}
         assert not self._settled() & (now.keys() - self.finished), "something is missing for the channel"
         assert self._settled() >= self.finished
         assert self._found_settings() == self.settings
@@ -206,10 +254,14 @@ class LogMachine(RuleBasedStateMachine):
         assert now.items() <= known, "a phantom, or another message under its number"
         assert max(now, default=-1) < self.log.end <= end
         assert not self._reported() & self.synced.keys()
+        (self.generation,) = self.found.state.channels  # before the settings are asked for
         settled = self._settled()
-        assert settled >= self.finished_synced, "I3: something finished comes again"
+        assert self.generation >= max(self.finished_synced), "a seek that was synced has not happened"
+        assert settled >= self.finished_synced.get(self.generation, set()), (
+            "I3: something finished comes again"
+        )
         assert not settled & (now.keys() - self.finished), "something is missing for the channel"
-        self.there, self.finished = now, settled
+        self.there, self.finished_by[self.generation] = now, settled
         assert self.settings_synced <= self._found_settings() <= self.settings
         self.settings = self._found_settings()
         self.sync()
@@ -228,17 +280,21 @@ class LogMachine(RuleBasedStateMachine):
     def _found_settings(self) -> int:
         """Both are in one record."""
         state = self.found.state
-        assert state.settings == state.channels[1].settings
+        assert state.settings == state.channels[self.generation].settings
         return int(state.settings.get("max_depth", 0))
 
     def _read(self) -> dict[int, bytes]:
-        return read_all(self.log)
+        found = read_all(self.log)
+        with contextlib.closing(self.log.look(found).messages(found)) as messages:
+            for body, looked in zip(found.values(), messages, strict=True):
+                assert looked == (body, origin_of(body) if body in self.letters else None)
+        return found
 
     def _reported(self) -> set[int]:
         return {n for damage in self.found.damage for n in range(damage.first, damage.end)}
 
     def _settled(self) -> set[int]:
-        settled = self.found.state.channels[1].settled
+        settled = self.found.state.channels[self.generation].settled
         return {n for start, end in settled for n in range(start, end)}
 
     @invariant()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from nsqd.log import look as look_module
-from nsqd.log.look import CHUNK, Look
+from nsqd.log.look import CHUNK, Look, Looked
 from nsqd.log.records import RECORD_HEAD_SIZE
 from nsqd.log.topic_log import Batch, TopicLog
 from nsqd.testing.memory_storage import MemoryStorage
@@ -22,8 +22,8 @@ def seen(log: TopicLog, seqs: Sequence[int]) -> list[bytes | None]:
 
 
 def looked(look: Look, seqs: Sequence[int]) -> list[bytes | None]:
-    with contextlib.closing(look.frames(seqs)) as frames:
-        return list(frames)
+    with contextlib.closing(look.messages(seqs)) as messages:
+        return [message and message.frame for message in messages]
 
 
 def mixed_log(count: int, storage: MemoryStorage) -> TopicLog:
@@ -79,7 +79,7 @@ def test_a_search_for_an_id_reads_little() -> None:
     without_index(log)
     for seq in (0, 77_777, 199_999):
         look = log.look()
-        assert look.find(b"%016x" % seq) == (seq, frame(seq, b"x" * 20))
+        assert look.find(b"%016x" % seq) == (seq, Looked(frame(seq, b"x" * 20)))
         assert look.bytes_read < 30 * CHUNK < log.position / 10, "a chunk for each bisection at most"
 
 
@@ -101,7 +101,7 @@ def test_moved_messages_are_found() -> None:
     assert seen(log, [12, 5, 1, 10]) == [frame(12), frame(5), frame(1), frame(10)]
     assert seen(log, [2]) == [None], "it is gone"
     for seq in (1, 5, 10, 12):
-        assert log.look().find(b"%016x" % seq) == (seq, frame(seq))
+        assert log.look().find(b"%016x" % seq) == (seq, Looked(frame(seq)))
     assert log.look().find(b"%016x" % 2) is None
 
 
@@ -157,7 +157,7 @@ def test_ids_are_found(is_cold: bool) -> None:
     for seq in random.Random(2).sample(range(log.end), 50):
         found = log.look().find(b"%016x" % seq)
         assert found is not None
-        assert (found[0], found[1][18:34]) == (seq, b"%016x" % seq)
+        assert (found[0], found[1].frame[18:34]) == (seq, b"%016x" % seq)
     assert log.look().find(b"%016x" % log.end) is None
     assert log.look().find(b"f" * 16) is None
 
@@ -217,7 +217,7 @@ def test_ids_are_found_behind_segments_in_which_nothing_can_be_read() -> None:
         log.roll()
     for seq in range(12):
         found = log.look().find(b"%016x" % seq)
-        assert found == (None if seq // 2 in (1, 2, 4) else (seq, frame(seq)))
+        assert found == (None if seq // 2 in (1, 2, 4) else (seq, Looked(frame(seq))))
 
 
 def test_an_empty_log_has_no_ids() -> None:
@@ -232,6 +232,71 @@ def test_a_log_after_a_start_is_looked_at() -> None:
     append(new_log(storage), 3, 4)
     log = recovered(storage, FOLDER).log
     assert seen(log, range(7)) == [frame(seq) for seq in range(7)]
+
+
+def timed_log(stamps: Sequence[int], size: int = 20, segment: int = 1 << 30) -> TopicLog:
+    """Messages with these timestamps, in records of up to ten."""
+    log = new_log(MemoryStorage(), max_segment_bytes=segment)
+    for first in range(0, len(stamps), 10):
+        part = stamps[first : first + 10]
+        log.append(
+            [Batch.of([frame(n, b"x" * size, timestamp_ns=stamp) for n, stamp in enumerate(part, first)])]
+        )
+    return log
+
+
+@pytest.mark.parametrize("segment", [300, 5000, 1 << 30])
+def test_the_first_message_since_a_time(segment: int) -> None:
+    chance = random.Random(segment)
+    stamps = sorted(chance.choices(range(0, 3000, 3), k=700))
+    log = without_index(timed_log(stamps, segment=segment))
+    for wanted in (-1, 0, *chance.choices(range(3100), k=100), 3100):
+        for start in (0, 250):
+            found = log.look().first_since(wanted, start)
+            expected = next((n for n, stamp in enumerate(stamps) if n >= start and stamp >= wanted), None)
+            assert (found and found[0]) == expected
+            assert found is None or found[1] == frame(found[0], b"x" * 20, timestamp_ns=stamps[found[0]])
+
+
+def test_a_search_for_a_time_reads_little() -> None:
+    log = without_index(timed_log(range(200_000)))
+    look = log.look()
+    found = look.first_since(123_456, 0)
+    assert found is not None
+    assert found[0] == 123_456
+    assert look.bytes_read < 20 * CHUNK < log.position / 10
+
+
+def test_the_first_message_since_a_time_over_aborted_ones_and_removed_segments() -> None:
+    log = timed_log(range(100), segment=300)
+    log._use_up([Batch.of([frame(0)] * 5)])  # an append has failed
+    append(log, 1)
+    log.drop(log.segments[2:4])
+    first = log.segments[2].first
+    assert log.complete_from == first > log.segments[1].first
+    assert log.removed(0, log.end) == [(log.segments[1].next_first, first)]
+    look = log.look()
+    assert (
+        look.first_from(first - 1)
+        == look.first_since(first - 1, 0)
+        == (first, frame(first, b"x" * 20, first))
+    )
+    assert look.first_from(100) == (105, frame(105))
+    assert look.first_from(106) is None
+    assert look.first_since(10**18, 0) is None
+
+
+def test_a_log_that_nothing_was_removed_from_is_complete() -> None:
+    log = new_log(MemoryStorage(), max_segment_bytes=300)
+    assert (log.complete_from, log.removed(0, 0)) == (0, [])
+    for _ in range(20):
+        append(log, 3)
+    assert log.complete_from == 0
+    log.moved[3] = 0
+    log.drop(log.segments[:1])
+    first = log.segments[0].first
+    assert log.complete_from == first
+    assert log.removed(0, log.end) == [(0, 3), (4, first)]
 
 
 def aged_log(times: Sequence[int], storage: MemoryStorage, segment_bytes: int = 4000) -> TopicLog:
@@ -298,3 +363,22 @@ def test_a_search_for_an_age_reads_little() -> None:
         look = log.look()
         assert look.first_younger(0, log.end, seq - 1) == (seq, seq)
         assert look.bytes_read < log.position
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_dead_letters_are_found_with_where_they_are_from(is_moved: bool) -> None:
+    log = new_log(MemoryStorage())
+    origins = {seq: b"origin %d" % seq for seq in range(2, 5)}
+    append(log, 2)
+    batch = Batch.of([frame(seq) for seq in origins])
+    batch.origins = list(origins.values())
+    log.append([batch])
+    append(log, 2)
+    if is_moved:
+        log.roll()
+        log.append_moved([(seq, frame(seq)) for seq in range(7)], origins=origins)
+    expected = [Looked(frame(seq), origins.get(seq)) for seq in range(7)]
+    for seqs in (range(7), [4], [3, 0, 2]):
+        with contextlib.closing(log.look(seqs).messages(seqs)) as messages:
+            assert list(messages) == [expected[seq] for seq in seqs]
+    assert log.look().find(b"%016x" % 3) == (3, expected[3])

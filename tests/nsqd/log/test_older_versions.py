@@ -61,7 +61,7 @@ class Expected:
     snapshots: list[int] = attrs.field(factory=list)
     paused: bool = False
     deferred: dict[int, int] = attrs.field(factory=dict)
-    aborted: Ranges = attrs.field(factory=list)
+    unavailable: Ranges = attrs.field(factory=list)
     damage: list[tuple[int, int, int, int]] = attrs.field(factory=list)
     incomplete: bool = False
     torn: int = 0
@@ -71,7 +71,7 @@ VERSION_1_4_0 = {
     "aborted": Expected(
         end=11,
         high_watermark=11,
-        aborted=[(2, 5), (7, 9)],
+        unavailable=[(2, 5), (7, 9)],
         segments=[0, 338],
         replayed=393,
         messages=[(0, 2), (5, 7), (9, 11)],
@@ -115,6 +115,7 @@ VERSION_1_4_0 = {
         incomplete=True,
         segments=[0, 1748],
         replayed=2628,
+        unavailable=[(3, 7)],
         damage=[(263, 204, 3, 7)],
         messages=[(0, 3), (7, 54)],
         crc=1533358712,
@@ -170,7 +171,13 @@ VERSION_1_4_0 = {
         channels={1: ExpectedChannel(name="c", settled=[])},
     ),
     "unwanted": Expected(
-        end=6, high_watermark=5, segments=[0], replayed=364, messages=[(0, 6)], crc=3452662682
+        end=6,
+        high_watermark=5,
+        unavailable=[(0, 5)],
+        segments=[0],
+        replayed=364,
+        messages=[(0, 6)],
+        crc=3452662682,
     ),
     "waiting": Expected(
         end=7,
@@ -274,7 +281,7 @@ def found(recovered: Recovered) -> Expected:
         high_watermark=state.high_watermark,
         paused=state.paused,
         deferred=state.deferred,
-        aborted=list(state.aborted),
+        unavailable=list(state.unavailable),
         incomplete=state.incomplete,
         segments=[segment.position for segment in log.segments],
         snapshots=log.snapshots,

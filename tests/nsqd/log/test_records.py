@@ -28,12 +28,20 @@ from nsqd.log.records import (
     RecordHead,
     decode_changes,
     decode_deferred,
+    decode_directed,
+    decode_letters,
     decode_moved,
     encode_changes,
     encode_deferred,
+    encode_directed,
+    encode_letters,
     encode_moved,
     encode_record,
+    find_moved,
     find_record,
+    frames_of,
+    moved_of,
+    origins_of,
     split_messages,
 )
 from nsqd.log.state import Code
@@ -124,7 +132,7 @@ class TestRecordHead:
 
     def test_only_messages_have_numbers(self) -> None:
         ends = {kind: RecordHead.decode(encode_record(kind, 0, 1, 10, 5, b""), 0, 1).end for kind in Kind}
-        own = {Kind.MESSAGES, Kind.DEFERRED}
+        own = {Kind.MESSAGES, Kind.DEFERRED, Kind.LETTERS, Kind.DIRECTED}
         assert ends == {kind: 15 if kind in own else 10 for kind in Kind}
 
     @pytest.mark.parametrize("size", range(RECORD_HEAD_SIZE))
@@ -147,7 +155,7 @@ class TestRecordHead:
         with pytest.raises(FormatError, match="another file"):
             RecordHead.decode(HEAD, 0, SALT + 1)
 
-    @pytest.mark.parametrize("kind", [0, 6, 255])
+    @pytest.mark.parametrize("kind", [0, 9, 255])
     def test_unknown_kinds(self, kind: int) -> None:
         head = with_crc(struct.pack(">2sBBIIQII", b"\xa7Q", kind, 0, SALT, 0, 0, 1, 0))
         with pytest.raises(FormatError, match=f"unknown kind {kind}"):
@@ -264,6 +272,60 @@ def test_a_change_is_an_array_with_a_code(data: bytes) -> None:
         decode_changes(data, 1)
 
 
+FRAMES = [frame(seq, b"b" * (seq % 3 + 1)) for seq in range(4)]
+ORIGINS = [b"", b"o", b"from", b"x" * 300]
+PAYLOADS = {
+    Kind.MESSAGES: b"".join(FRAMES),
+    Kind.DEFERRED: encode_deferred(FRAMES, [1, 2, 3, 4]),
+    Kind.LETTERS: encode_letters(FRAMES, ORIGINS),
+    Kind.DIRECTED: encode_directed(FRAMES, 9),
+}
+MOVED = {
+    Kind.MOVED: encode_moved(FRAMES, [7, 9, 2, 4]),
+    Kind.MOVED_LETTERS: encode_moved(FRAMES, [7, 9, 2, 4], dict(zip([7, 9, 2, 4], ORIGINS, strict=True))),
+}
+
+
+class TestKinds:
+    """Payloads of each kind of record with messages."""
+
+    @pytest.mark.parametrize("kind", PAYLOADS)
+    def test_each_frame_is_where_it_is_said_to_be(self, kind: Kind) -> None:
+        payload, at = PAYLOADS[kind], 0
+        found, before = frames_of(kind, 4, payload)
+        assert found == FRAMES
+        for each, gap in zip(found, before, strict=False):
+            at += gap
+            assert payload[at : at + len(each)] == each
+            at += len(each)
+        assert at == len(payload)
+
+    @pytest.mark.parametrize("kind", MOVED)
+    def test_moved_messages_have_their_numbers(self, kind: Kind) -> None:
+        payload = MOVED[kind]
+        assert moved_of(kind, 4, payload) == (FRAMES, [7, 9, 2, 4])
+        assert find_moved(kind, payload, 4, {9, 4, 5}) == {9: FRAMES[1], 4: FRAMES[3]}
+
+    def test_only_letters_have_origins(self) -> None:
+        by_seq = dict(enumerate(ORIGINS, 20))
+        for kind, payload in PAYLOADS.items():
+            assert origins_of(kind, 20, 4, payload) == (by_seq if kind is Kind.LETTERS else {})
+        moved = dict(zip([7, 9, 2, 4], ORIGINS, strict=True))
+        for kind, payload in MOVED.items():
+            assert origins_of(kind, 20, 4, payload) == (moved if kind is Kind.MOVED_LETTERS else {})
+
+    @pytest.mark.parametrize("kind", [*PAYLOADS, *MOVED])
+    def test_payloads_that_do_not_add_up(self, kind: Kind) -> None:
+        read = moved_of if kind in MOVED else frames_of
+        payload = (PAYLOADS | MOVED)[kind]
+        for size in range(len(payload)):
+            with pytest.raises(FormatError):
+                read(kind, 4, payload[:size])
+        for wrong, count in ((payload + b"x", 4), (payload, 5), (payload, 3)):
+            with pytest.raises(FormatError):
+                read(kind, count, wrong)
+
+
 class TestFixedBytes:
     """The format as it is on people's disks. These bytes never change; `docs/format.md` describes them."""
 
@@ -297,6 +359,29 @@ class TestFixedBytes:
             "0000000000000011 00000020 00000002 0000000000000005 000130303030303030303030303030303131 6869"
         )
         assert decode_moved(payload, 1) == ([frame(17, b"hi", timestamp_ns=5)], [17])
+
+    def test_letters(self) -> None:
+        payload = encode_letters([frame(17, b"hi", timestamp_ns=5)], [b"here"])
+        assert payload == bytes.fromhex(
+            "00000004 6865726500000020 00000002 0000000000000005 000130303030303030303030303030303131 6869"
+        )
+        assert decode_letters(payload, 1) == ([frame(17, b"hi", timestamp_ns=5)], [b"here"])
+
+    def test_moved_letters(self) -> None:
+        payload = encode_moved([frame(17, b"hi", timestamp_ns=5)], [17], {17: b"here"})
+        assert payload == bytes.fromhex(
+            "0000000000000011 00000004 68657265"
+            "00000020 00000002 0000000000000005 000130303030303030303030303030303131 6869"
+        )
+        assert moved_of(Kind.MOVED_LETTERS, 1, payload) == ([frame(17, b"hi", timestamp_ns=5)], [17])
+        assert origins_of(Kind.MOVED_LETTERS, 99, 1, payload) == {17: b"here"}
+
+    def test_directed(self) -> None:
+        payload = encode_directed([frame(17, b"hi", timestamp_ns=5)], 3)
+        assert payload == bytes.fromhex(
+            "000000000000000300000020 00000002 0000000000000005 000130303030303030303030303030303131 6869"
+        )
+        assert decode_directed(payload, 1) == ([frame(17, b"hi", timestamp_ns=5)], 3)
 
     def test_record(self) -> None:
         payload = encode_deferred([frame(17, b"hi", timestamp_ns=5)], [1000])

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from nsqd.log.ranges import RangeSet
 from nsqd.log.records import FormatError
 from nsqd.log.snapshots import SnapshotWriter
-from nsqd.log.state import Change, Code, TopicState, flat_runs, unflatten_runs
+from nsqd.log.state import DELAYED_LIMIT, Change, Code, TopicState, flat_runs, unflatten_runs
 from nsqd.log.topic_log import Batch
 from nsqd.testing.faulty_storage import Fail, Fault, FaultyStorage
 from nsqd.testing.memory_storage import MemoryStorage
@@ -27,17 +28,18 @@ Entry = Callable[[TopicState], None]
 
 
 def summary(state: TopicState) -> dict[str, Any]:
-    """All that a restart must bring back. What lies below the mark is no void, and a mark passes voids by itself."""
-    aborted = RangeSet(state.aborted)
-    high_watermark = aborted.end_of(state.high_watermark)
-    aborted.discard_below(high_watermark)
+    """All that a restart must bring back. A mark passes what is unavailable by itself."""
+    high_watermark = state.unavailable.end_of(state.high_watermark)
     return {
         "end": state.end,
         "high_watermark": high_watermark,
         "paused": state.paused,
         "settings": dict(state.settings),
         "deferred": dict(state.deferred),
-        "aborted": list(aborted),
+        "unavailable": list(state.unavailable),
+        "delayed": dict(state.delayed),
+        "letters": list(state.letters),
+        "directed": {generation: list(ranges) for generation, ranges in state.directed.items() if ranges},
         "channels": {
             generation: (
                 channel.name,
@@ -45,6 +47,8 @@ def summary(state: TopicState) -> dict[str, Any]:
                 dict(channel.settings),
                 list(channel.settled),
                 dict(channel.awaiting_redelivery),
+                {n: count for n, count in channel.not_counted.items() if n in channel.awaiting_redelivery},
+                channel.redrive,
             )
             for generation, channel in state.channels.items()
         },
@@ -57,7 +61,7 @@ def slices(state: TopicState) -> Iterator[list[Change]]:
         (Code.TOPIC_PAUSED, state.paused),
         (Code.TOPIC_SETTINGS, state.settings),
         (Code.MARK, state.high_watermark, 0),
-        *((Code.LOST, start, end, False) for start, end in state.aborted),
+        *((Code.LOST, start, end, False) for start, end in state.unavailable),
     ]
     for seq in list(state.deferred):
         yield [(Code.DEFERRED, seq, state.deferred[seq])] if seq in state.deferred else []
@@ -67,12 +71,23 @@ def slices(state: TopicState) -> Iterator[list[Change]]:
             (Code.CHANNEL_CREATED, generation, channel.name, 0),
             (Code.CHANNEL_PAUSED, generation, channel.paused),
             (Code.CHANNEL_SETTINGS, generation, channel.settings),
+            (Code.REDRIVE, generation, *(attrs.astuple(channel.redrive) if channel.redrive else ())),
         ]
         for seq in list(channel.awaiting_redelivery):
             awaiting_redelivery = channel.awaiting_redelivery.get(seq)
-            yield [(Code.PARKED, generation, seq, *awaiting_redelivery)] if awaiting_redelivery else []
+            if awaiting_redelivery:
+                changes: list[Change] = [(Code.PARKED, generation, seq, *awaiting_redelivery)]
+                if count := channel.not_counted.get(seq):
+                    changes.append((Code.NOT_COUNTED, generation, seq, count))
+                yield changes
         for start, end in list(channel.settled):
             yield [(Code.FINISHED, generation, *flat_runs([(start, end)]))]
+    for seq, (due, delay) in list(state.delayed.items()):
+        yield [(Code.MARK, 0, due - delay), (Code.DELAYED, seq, due)]
+    for start, end in list(state.letters):
+        yield [(Code.LETTERS, *flat_runs([(start, end)]))]
+    for generation, ranges in list(state.directed.items()):
+        yield [(Code.DIRECTED, generation, *flat_runs(ranges))]
 
 
 class History:
@@ -111,6 +126,22 @@ class History:
         self.log.append([Batch.of(sent, [delay] * count)], flowing=flowing)
         self._enter(lambda state: state.deferred_messages(first, due, flowing))
 
+    def letters(self, a: int, b: int) -> None:
+        first, count, flowing = self.log.end, a % 4 + 1, self.flowing
+        batch = Batch.of([frame(seq) for seq in range(first, first + count)])
+        batch.origins = [b"origin"] * count
+        self.log.append([batch], flowing=flowing)
+        self._enter(lambda state: state.letters_written(first, count, flowing))
+
+    def direct(self, a: int, b: int) -> None:
+        if not self.flowing:
+            return
+        first, count, generation = self.log.end, a % 4 + 1, self._channel(b)
+        batch = Batch.of([frame(seq) for seq in range(first, first + count)])
+        batch.directed = generation
+        self.log.append([batch], flowing=True)
+        self._enter(lambda state: state.directed_messages(first, count, generation, True))
+
     def abort(self, a: int, b: int) -> None:
         """An append fails: its sequence numbers are not used again."""
         first, flowing = self.log.end, self.flowing
@@ -133,6 +164,29 @@ class History:
         if not self.truth.paused:
             changes.append((Code.MARK, self.log.end, self.now))
         self.change(*changes)
+
+    def create_from(self, a: int, b: int) -> None:
+        """A channel that begins before the high watermark."""
+        if self.truth.channels and len(self.truth.channels) < 3:
+            self.generation += 1
+            start = a % (self.truth.high_watermark + 1)
+            self.change((Code.CHANNEL_CREATED, self.generation, f"ch{self.generation}", start))
+
+    def seek(self, a: int, b: int) -> None:
+        """A channel's generation ends, and another one of its name begins elsewhere, without some numbers."""
+        if not self.truth.channels:
+            return
+        old = self.truth.channels[self._channel(a)]
+        self.generation += 1
+        new, start = self.generation, b % (self.truth.high_watermark + 1)
+        self.change(
+            (Code.CHANNEL_DELETED, old.generation),
+            (Code.DIRECTED, new, *flat_runs(self.truth.directed.get(old.generation, ()))),
+            (Code.CHANNEL_CREATED, new, old.name, start),
+            (Code.CHANNEL_PAUSED, new, old.paused),
+            *((Code.PARKED, new, seq, 0, due) for seq, (_, due) in list(old.awaiting_redelivery.items())),
+            (Code.FINISHED, new, *flat_runs([(start, min(start + a % 3, self.truth.high_watermark))])),
+        )
 
     def delete(self, a: int, b: int) -> None:
         if self.truth.channels:
@@ -172,6 +226,15 @@ class History:
         if seqs := self._open_numbers(a):
             seq = seqs[b % len(seqs)]
             self.change((Code.PARKED, self._channel(a), seq, a % 5, self.now + b))
+
+    def park_after_a_lost_connection(self, a: int, b: int) -> None:
+        if seqs := self._open_numbers(a):
+            seq, generation = seqs[b % len(seqs)], self._channel(a)
+            self.change((Code.PARKED, generation, seq, a % 5, 0), (Code.NOT_COUNTED, generation, seq, b + 1))
+
+    def redrive(self, a: int, b: int) -> None:
+        if self.truth.channels:
+            self.change((Code.REDRIVE, self._channel(a), *((b, a, 5) if b % 3 else ())))
 
     def lose(self, a: int, b: int) -> None:
         if self.log.end:
@@ -219,6 +282,9 @@ OPERATIONS = [
     "abort",
     "create",
     "create",
+    "create_from",
+    "seek",
+    "seek",
     "delete",
     "pause_channel",
     "set_channel",
@@ -230,6 +296,10 @@ OPERATIONS = [
     "finish",
     "park",
     "lose",
+    "letters",
+    "direct",
+    "park_after_a_lost_connection",
+    "redrive",
 ]
 operations = st.lists(
     st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 30), st.integers(0, 30)), max_size=30
@@ -322,6 +392,40 @@ class TestChannels:
         state.messages(0, 10, False)
         state.apply((Code.CHANNEL_CREATED, 1, "ch", 6))
         assert list(state.channels[1].settled) == [(0, 6)]
+
+    def test_a_channel_may_begin_before_the_mark(self) -> None:
+        """Without what no channel can get, and what is delayed has to wait."""
+        state = with_channel()
+        state.messages(0, 3, True)
+        state.deferred_messages(5, [(100, 50)], True)  # 3 and 4 were aborted
+        state.messages(6, 4, True)
+        state.apply((Code.LOST, 7, 8, True))
+        state.apply((Code.CHANNEL_CREATED, 2, "side", 1))
+        assert list(state.channels[2].settled) == [(0, 1), (3, 5), (7, 8)]
+        assert state.channels[2].awaiting_redelivery == {5: (0, 150)}
+        assert (state.channels[2].longest, state.high_watermark) == ({5: 50}, 10)
+
+    def test_what_was_emptied_before_a_channel_had_it_is_in_no_channel(self) -> None:
+        state = TopicState()
+        state.messages(0, 5, False)
+        state.apply((Code.TOPIC_EMPTIED, 0, 3))
+        state.apply((Code.CHANNEL_CREATED, 1, "ch", 1))
+        assert list(state.channels[1].settled) == [(0, 3)]
+
+    def test_a_channel_ends_an_earlier_one_of_its_name(self) -> None:
+        """Also if the record of that was damaged, and the creation is known from the manifest only."""
+        state = with_channel((Code.FINISHED, 1, 0, 5), (Code.CHANNEL_CREATED, 2, "ch", 0))
+        assert state.channels.keys() == {2}
+        assert not state.channels[2].settled
+        state.apply((Code.CHANNEL_DELETED, 1))
+        assert state.channels.keys() == {2}
+
+    def test_delayed_messages_that_were_due_are_forgotten(self) -> None:
+        """I12"""
+        state = with_channel()
+        for seq in range(DELAYED_LIMIT + 1):
+            state.deferred_messages(seq, [(seq, 10)], True)
+        assert min(state.delayed) == DELAYED_LIMIT - 9
 
     def test_numbers_that_never_were_are_settled_for_a_channel_made_later(self) -> None:
         state = TopicState()

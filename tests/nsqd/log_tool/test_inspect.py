@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from nsqd.log.file_storage import FileStorage
+from nsqd.log.origin import Origin
 from nsqd.log.records import FILE_HEADER_SIZE, RECORD_HEAD_SIZE, VERSION, FileHeader, FileKind
 from nsqd.log.recovery import recover_topic
 from nsqd.log.scan import Damaged
@@ -297,6 +299,11 @@ class TestDump:
             Code.MOVED: (1, 2, 3),
             Code.LAST_ID: (1,),
             Code.TOPIC_SETTINGS: ({"max_depth": 1},),
+            Code.DELAYED: (1, 2),
+            Code.DIRECTED: (1, 2, 3),
+            Code.LETTERS: (1, 2),
+            Code.NOT_COUNTED: (1, 2, 3),
+            Code.REDRIVE: (1, 2, 3, 4),
             Code.CHANNEL_CREATED: (1, "a", 0),
             Code.CHANNEL_DELETED: (1,),
             Code.CHANNEL_PAUSED: (1, True),
@@ -323,6 +330,44 @@ class TestDump:
         assert "first=5" in good
         run("dump", "--json", f"{tmp_path}/{segment(log, 2)}")
         assert "damaged" in json.loads(capsys.readouterr().out.splitlines()[0])
+
+    def test_dead_letters_and_messages_for_one_channel(
+        self, tmp_path: Path, storage: FileStorage, log: TopicLog, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        origin = Origin(
+            topic="orders",
+            channel="mail",
+            generation=3,
+            seq=17,
+            cause="attempts",
+            attempts=5,
+            first_ns=0,
+            last_ns=1_700_000_000 * 10**9,
+        )
+        seqs = range(log.end, log.end + 3)
+        letter, single = frame(seqs[0], b"dead"), frame(seqs[1], b"alive")
+        log.append(
+            [
+                Batch([letter], len(letter), origins=[origin.encode()]),
+                Batch([single], len(single), directed=9),
+            ]
+        )
+        log.append_moved([(seqs[0], letter)], origins={seqs[0]: origin.encode()})
+        path = f"{tmp_path}/{log.segments[-1].path}"
+        assert run("dump", "--bodies", path) == 0
+        *_, one, first, two, second, three, third = capsys.readouterr().out.splitlines()
+        assert ("LETTERS" in one, "DIRECTED" in two, "MOVED_LETTERS" in three) == (True, True, True)
+        place = (
+            "from orders:mail seq=17 cause=attempts attempts=5 last=2023-11-14T22:13:20.000000000Z  'dead'"
+        )
+        assert first.endswith(place)
+        assert third.endswith(place)
+        assert second.endswith("channel=9  'alive'")
+        run("dump", "--bodies", "--json", path)
+        records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert records[-3]["messages"][0]["origin"] == attrs.asdict(origin)
+        assert records[-2]["messages"][0]["channel"] == 9
+        assert run("verify", path) == 0
 
     def test_a_folder(self, tmp_path: Path, log: TopicLog, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("dump", str(tmp_path / FOLDER)) == 0

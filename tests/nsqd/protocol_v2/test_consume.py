@@ -476,4 +476,4 @@ def test_sampled_out_messages_leave_no_redelivery_marks() -> None:
     machine.consumer(sample_rate=1).send(b"RDY 2500\n")
     channel = machine.channel()
     assert channel.counts.dropped > 800
-    assert len(channel._redelivered_after_disconnect) == channel.in_flight_count
+    assert len(channel._lost_connections) == channel.in_flight_count

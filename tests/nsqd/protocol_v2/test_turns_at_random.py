@@ -25,9 +25,7 @@ from tests.nsqd.protocol_v2.harness import Client, Machine, dpub, fin, is_messag
 
 def http_api(machine: Machine) -> Any:
     """As much of the daemon as a publish over HTTP needs."""
-    daemon = SimpleNamespace(rounds=machine.rounds, broker=machine.broker)
-    daemon._publish = lambda *args: Daemon._publish(daemon, *args)  # type: ignore[arg-type]
-    return daemon
+    return SimpleNamespace(rounds=machine.rounds, broker=machine.broker, names=machine.context.names)
 
 
 def said(client: Client) -> list[bytes]:

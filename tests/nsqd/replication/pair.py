@@ -7,7 +7,7 @@ from typing import Any
 
 from nsqd.broker import Broker
 from nsqd.copies.as_leader import doubts_of
-from nsqd.copies.publish_again import take_over_channels
+from nsqd.copies.publish_again import republished, take_over_channels
 from nsqd.log.deletions import Deletions
 from nsqd.log.storage import Storage
 from nsqd.log.store import Store, StoreOptions
@@ -145,11 +145,10 @@ def publish_again(leader: Leader, stranded: Stranded, taken: TakeBack) -> list[b
     take_over_channels(topic, taken, topic_was_lost=lost)
     frames: list[bytes] = []
     for batch in taken.messages():
-        messages = [
-            (each.frame, each.delay_ns) for each in batch if each.number is None or topic.needs(each.number)
-        ]
+        wanted = [each for each in batch if each.number is None or topic.needs(each.number)]
+        messages = republished(topic, taken, wanted)
         leader.broker.publish_again(topic, messages)
-        frames += [frame for frame, _ in messages]
+        frames += [message.frame for message in messages]
     leader.round()
     leader.broker.store.sync_now()
     return frames

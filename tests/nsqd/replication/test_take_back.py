@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ import attrs
 import pytest
 
 from nsqd.log.file_storage import FileStorage
+from nsqd.log.look import Looked
 from nsqd.replication.reconcile import Piece
 from nsqd.replication.restore import Restoration, needs
 from nsqd.replication.take_back import Stranded, TakeBack
 from nsqd.replication.unasked import Doubt, Unasked
 from nsqd.testing.memory_storage import MemoryStorage
+from tests.nsqd.broker.harness import view_of
 from tests.nsqd.replication.pair import MAX_TAKE, Follower, Leader, connect, delivered, files_of
 
 
@@ -453,3 +456,40 @@ def test_a_damaged_note_is_an_empty_one(text: bytes) -> None:
     storage = MemoryStorage()
     storage.replace("nsqd.unasked", text)
     assert Unasked(storage).doubts("a") == {}
+
+
+def test_dead_letters_keep_their_origin_and_what_was_put_back_is_for_its_channel_alone(
+    leader: Leader,
+) -> None:
+    follower = Follower()
+    leader.create("d")
+    leader.broker.store.sync_now()
+    topic = leader.topic()
+    frames = [leader._frame(b"letter")] * 2 + [leader._frame(b"put back")]
+    topic.publish_letters(frames[:2], [b"of one", b"of another"])
+    topic.publish_directed(frames[2:], leader.channel("d").generation)
+    leader.round()
+    catch_up(leader, follower)
+    until = lose_power(leader)
+    assert not view_of(leader.topic()).letters
+    assert len(catch_up(leader, follower, until)) == 3
+    assert (leader.channel("c").depth, leader.channel("d").depth) == (3 + 2, 3)
+    view = view_of(leader.topic())
+    ((start, end),) = view.letters
+    with contextlib.closing(view.log.look(range(start, end)).messages(range(start, end))) as messages:
+        assert list(messages) == [Looked(frames[0], b"of one"), Looked(frames[1], b"of another")]
+    consumer = leader.subscribe("d", rdy=10)
+    assert consumer.bodies()[-1] == b"put back"
+
+
+def test_what_was_put_back_to_a_channel_that_was_lost_is_for_the_one_of_its_name(leader: Leader) -> None:
+    follower = Follower()
+    leader.create("new")
+    leader.topic().publish_directed([leader._frame(b"put back")], leader.channel("new").generation)
+    leader.round()
+    catch_up(leader, follower)
+    until = lose_power(leader)
+    leader.create("other")  # it has the generation that the lost one had
+    assert len(catch_up(leader, follower, until)) == 1
+    depths = {name: channel.depth for name, channel in leader.topic().channels.items()}
+    assert depths == {"c": 3, "other": 0, "new": 1}

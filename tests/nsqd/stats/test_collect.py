@@ -194,6 +194,18 @@ async def test_dropped_and_timed_out() -> None:
     assert (channel["depth"], channel["dropped_count"], channel["damaged_count"]) == (0, 2, 0)
 
 
+async def test_what_is_retained() -> None:
+    daemon = FakeDaemon()
+    daemon.make("a", "ch")
+    daemon.make("b", "ch")
+    daemon.broker.existing("a").set_limits({"retain": (3600 * 10**9, None)})
+    daemon.broker.retentions["a"].retained_bytes = 77
+    async with serving(daemon) as client:
+        kept, other = (await client.get("/stats?format=json")).json["topics"]
+    assert kept["retained_bytes"] == 77
+    assert "retained_bytes" not in other
+
+
 async def test_limits() -> None:
     daemon = FakeDaemon()
     daemon.make("a", "ch", "free", "idle")

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nsqd.broker import LimitReached, Topology
 from nsqd.broker.log_backlog import LogBacklog
+from nsqd.log.origin import Cause
 from nsqd.stats import oldest
 from nsqd.stats.copies import CopiesStats, FollowerStats, HeldStats, ScrubStats
 from nsqd.stats.prometheus import metrics_page
@@ -180,8 +181,16 @@ async def test_limits() -> None:
     assert found["nsqd_channel_dropped_messages_total", "b", "c"] == 2
 
 
+async def test_what_is_retained() -> None:
+    daemon = worked()
+    daemon.broker.existing("a").set_limits({"retain": (3600 * 10**9, None)})
+    found = await series_of(daemon)
+    assert [key for key in found if "retained" in key[0]] == [("nsqd_topic_retained_bytes", "a")]
+
+
 async def test_limits_only_where_they_are() -> None:
     names = {name for name, *_ in await series_of(worked())}
+    assert "nsqd_topic_retained_bytes" not in names
     assert not [name for name in names if "limit" in name or "expired" in name or "rejected" in name]
 
 
@@ -294,6 +303,8 @@ async def test_promtool_accepts_the_page() -> None:
 
 async def test_every_series_is_documented() -> None:
     daemon = limited(e2e_processing_latency_percentiles=[0.99])
+    daemon.broker.existing("a").set_limits({"retain": (3600 * 10**9, None)})
+    daemon.broker.existing("a").channels["ch"].counts.dead_lettered[Cause.ATTEMPTS] = 1
     daemon.loop_lag.last_sync = 1.0
     follower = FollowerStats(
         address="a:1",

@@ -119,13 +119,13 @@ topic.a.message_count:6|c
 topic.a.message_bytes:14|c
 topic.a.depth:0|g
 topic.a.backend_depth:0|g
-topic.a.channel.b#ephemeral.counts.entered:0|c
+topic.a.channel.b#ephemeral.message_count:0|c
 topic.a.channel.b#ephemeral.depth:0|g
 topic.a.channel.b#ephemeral.backend_depth:0|g
 topic.a.channel.b#ephemeral.in_flight_count:0|g
 topic.a.channel.b#ephemeral.deferred_count:0|g
-topic.a.channel.b#ephemeral.counts.requeued:0|c
-topic.a.channel.b#ephemeral.counts.timed_out:0|c
+topic.a.channel.b#ephemeral.requeue_count:0|c
+topic.a.channel.b#ephemeral.timeout_count:0|c
 topic.a.channel.b#ephemeral.clients:0|g
 topic.a.channel.ch.message_count:6|c
 topic.a.channel.ch.depth:3|g
@@ -135,7 +135,7 @@ topic.a.channel.ch.deferred_count:1|g
 topic.a.channel.ch.requeue_count:1|c
 topic.a.channel.ch.timeout_count:0|c
 topic.a.channel.ch.clients:1|g
-topic.e#ephemeral.counts.entered:0|c
+topic.e#ephemeral.message_count:0|c
 topic.e#ephemeral.message_bytes:0|c
 topic.e#ephemeral.depth:0|g
 topic.e#ephemeral.backend_depth:0|g

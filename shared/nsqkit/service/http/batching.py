@@ -72,6 +72,7 @@ class KnownHeads:
         if limit is None or parts[1] > (limit if isinstance(limit, int) else limit()):
             return None
         if route.check is not None and route.check(request) is not None:
+            del self._requests[parts[0]]  # a refusal is recorded: the next ones only once
             return None
         request.body = data[-parts[1] :] if parts[1] else b""
         return request

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import msgspec
 
+from nsqkit.audit import Value
 from nsqkit.decoding import decode_json
 from nsqkit.logging import get_logger
 from nsqkit.options import FLOATS, STRING, STRINGS, LogLevel, option_value
 from nsqkit.redact import shown_url
 from nsqkit.service.gojson import float_text
+from nsqkit.service.http.audit import note
 from nsqkit.service.http.message import HttpError, Request, Response, json_body, text
 
 __all__ = ["Config", "read_addresses", "read_log_level"]
@@ -50,6 +52,11 @@ class Config:
             return json_body([msgspec.Raw(float_text(number)) for number in shown.value])
         return json_body(None if name in self._nulls else shown.value)
 
+    def _shown(self, name: str) -> Value:
+        """The value of an option for the audit trail."""
+        value = option_value(self.options, name).value
+        return [shown_url(each) for each in value] if isinstance(value, list) else shown_url(str(value))
+
     def put(self, request: Request) -> Response:
         """Set an option. The response has its new value."""
         if not request.body:
@@ -57,11 +64,13 @@ class Config:
         name = request.params["opt"]
         if name not in self.setters:
             raise HttpError(400, "INVALID_OPTION")
+        before = self._shown(name)
         try:
             self.setters[name](request.body)
         except ValueError as reason:
             raise HttpError(400, "INVALID_VALUE") from reason
         (self._nulls.add if request.body.strip() == b"null" else self._nulls.discard)(name)
+        note(request, before={name: before}, after={name: self._shown(name)})
         _log.info("HTTP: %s set by %s", name, request.remote)
         return self.get(request)
 

@@ -59,6 +59,8 @@ class Connection:
     budget: ByteBudget
     remote: str
     secure: bool = False
+    common_name: str = ""
+    """In the client's certificate."""
     batching: Batching | None = None
     """Where it waits for its next request; None: alone."""
 
@@ -89,7 +91,9 @@ class Connection:
     """Read while a streaming handler watched for the client's end: the next requests."""
 
     def __attrs_post_init__(self) -> None:
-        self._parser = RequestParser(self.routes, self.limits, self.budget, self.remote, self.secure)
+        self._parser = RequestParser(
+            self.routes, self.limits, self.budget, self.remote, self.secure, self.common_name
+        )
 
     async def run(self) -> None:
         """Serve the client until either side ends the connection, and close the transport."""

@@ -11,6 +11,9 @@ whatever the client may do otherwise, a request that changes something is refuse
 
 Clients of NSQ send neither header. Reading is not refused for these, as a page cannot see the answers to requests that
 go to another site; against DNS rebinding there is the list of allowed hosts, for all requests.
+
+**Audit.** Each refusal is recorded, and each request of a route that changes something, but for publishing: the table
+says which these are, so there can be no route that is not recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from typing import Final
 import attrs
 
 from nsqkit.access import Access, Need, Refusal
+from nsqkit.audit import AuditTrail
 from nsqkit.logging import RateLimitedLogger, get_logger
+from nsqkit.service.http.audit import HttpAudit, client_of
 from nsqkit.service.http.hosts import OwnHosts, name_and_port, name_and_port_of_origin
 from nsqkit.service.http.message import Check, HttpError, Request, Response, error, query
 
@@ -60,6 +65,10 @@ class Guard:
     """If there are any, requests for other hosts are refused. A text may have several, with commas between them."""
     name: str = ""
     """Under which clients reach the daemon in any case."""
+    trail: AuditTrail = attrs.field(factory=AuditTrail)
+    verified: bool = True
+    """Whether the names in client certificates are verified, for the audit trail."""
+    audit: HttpAudit = attrs.field(init=False)
     _hosts: OwnHosts = attrs.field(init=False)
     _refusals: RateLimitedLogger = attrs.field(
         factory=lambda: RateLimitedLogger(get_logger("nsqkit.access")), init=False
@@ -67,12 +76,21 @@ class Guard:
 
     def __attrs_post_init__(self) -> None:
         self._hosts = OwnHosts(self.allowed_hosts, self.name)
+        self.audit = HttpAudit(self.trail, client_of(self.access, verified=self.verified))
 
-    def check_of(self, method: str, path: str) -> Check | None:
-        """The check of a route's requests; None, if none of them is ever refused. `ValueError` for an unknown route."""
+    def records(self, method: str, path: str) -> bool:
+        """Whether requests of a route are recorded. `ValueError` for an unknown route."""
+        return self._need_of(method, path) is not Need.PUBLISH and method not in _READING
+
+    def _need_of(self, method: str, path: str) -> Need:
         need = self.needs.get((method, path))
         if need is None:
             raise ValueError(f"{method} {path} is not in the table of what requests need")
+        return need
+
+    def check_of(self, method: str, path: str) -> Check | None:
+        """The check of a route's requests; None, if none of them is ever refused. `ValueError` for an unknown route."""
+        need = self._need_of(method, path)
         changes = method not in _READING
         open_to_all = self.access.anonymous.allow_all(need)
         if open_to_all and not self.allowed_hosts:
@@ -134,4 +152,5 @@ class Guard:
             request.remote,
             why,
         )
+        self.audit.refused(request, response)
         return response

@@ -127,6 +127,10 @@ class Request:
     """Set when the body was refused: answers instead of the handler of the route."""
     charged: int = 0
     """Bytes of the body that are reserved in the budget of the daemon until the response is made."""
+    common_name: str = ""
+    """In the client's certificate; empty without one."""
+    notes: dict[str, Any] | None = None
+    """What a handler has noted for the audit trail (`nsqkit.service.http.audit.note`); None: there is none."""
     identity: object = None
     """Who sent it, as the application has found out, in a type of its own; None: it has not asked."""
 

@@ -122,6 +122,8 @@ class RequestParser:
     budget: ByteBudget
     remote: str
     secure: bool = False
+    common_name: str = ""
+    """In the client's certificate."""
 
     ready: list[Request] = field(factory=list, init=False)
     """Complete requests, in order. The caller returns their `charged` bytes to the budget."""
@@ -403,6 +405,8 @@ class RequestParser:
             params,
             route,
         )
+        if self.common_name:
+            request.common_name = self.common_name
         if route.check is not None and (refusal := route.check(request)) is not None:
             route = request.route = route.refused(refusal)
         if self._length or self._chunked:

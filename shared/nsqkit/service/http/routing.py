@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from attrs import define, field
 
+from nsqkit.service.http.audit import HttpAudit
 from nsqkit.service.http.guard import Guard
 from nsqkit.service.http.message import (
     BODY_TOO_BIG,
@@ -137,6 +138,10 @@ class Router:
             raise ValueError(f"{method} {path} has a handler already")
         if self.guard is not None:
             route.check = self.guard.check_of(method, path)
+            if self.guard.records(method, path):
+                if route.stream is not None or route.batch is not None:
+                    raise ValueError(f"{method} {path} is recorded, so it must have a handler only")
+                route.handler = self.guard.audit.of_a_change(route.handler)
         entry.routes[method] = route
         if path in self._static:
             self._direct.setdefault(path.encode(), {})[method] = route, {}
@@ -214,10 +219,10 @@ class Router:
 
 
 class Only:
-    """An application that gives every request the same answer, without a line in the access log."""
+    """An application with one handler for every request, without a line in the access log."""
 
-    def __init__(self, response: Response) -> None:
-        self._route = Route(handler=_always(response))
+    def __init__(self, handler: Handler) -> None:
+        self._route = Route(handler=handler)
 
     def route(
         self,
@@ -230,10 +235,11 @@ class Only:
         return self._route, {}
 
 
-def only_over_tls(https_port: int) -> Only:
-    """The application of a plain port where TLS is required: it says where, 0 for nowhere."""
+def only_over_tls(https_port: int, audit: HttpAudit) -> Only:
+    """The application of a plain port where TLS is required: it says where, 0 for nowhere. `audit`: is told."""
     # With the original's spaces, as clients compare the text.
-    return Only(Response(403, b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(https_port, 0), JSON))
+    response = Response(403, b'{"message": "TLS_REQUIRED", "https_port": %d}' % max(https_port, 0), JSON)
+    return Only(audit.of_a_look(lambda _request: response))
 
 
 def _always(response: Response) -> Handler:

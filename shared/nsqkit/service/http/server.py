@@ -30,6 +30,7 @@ from nsqkit.service.http.message import error, render
 from nsqkit.service.http.parser import Routes
 from nsqkit.service.http.transport import SocketTransport, StreamTransport, Transport
 from nsqkit.service.listeners import accept_forever, close_listener, remote_address
+from nsqkit.service.tls import peer_common_name
 
 __all__ = ["HttpServer", "serve"]
 
@@ -115,7 +116,8 @@ class HttpServer:
         try:
             if isinstance(stream, trio.SSLStream) and not await self._shake_hands(stream, remote):
                 return
-            await self._serve(StreamTransport(stream), remote, secure=secure)
+            name = peer_common_name(stream) if isinstance(stream, trio.SSLStream) else ""
+            await self._serve(StreamTransport(stream), remote, secure=secure, common_name=name)
             with trio.move_on_after(self.limits.linger_seconds):
                 await stream.aclose()
         except (trio.BrokenResourceError, OSError):
@@ -154,9 +156,11 @@ class HttpServer:
         transport = SocketTransport(socket.socket(fileno=stream.socket.detach()))
         nursery.start_soon(lambda: self._serve(transport, remote, secure=False))
 
-    async def _serve(self, transport: Transport, remote: str, *, secure: bool) -> None:
+    async def _serve(self, transport: Transport, remote: str, *, secure: bool, common_name: str = "") -> None:
         batching = self._batching if transport.fd >= 0 else None
-        connection = Connection(transport, self.app, self.limits, self.budget, remote, secure, batching)
+        connection = Connection(
+            transport, self.app, self.limits, self.budget, remote, secure, common_name, batching
+        )
         if self._stopping.is_set() or not self.share.make_room():
             await self._refuse(transport)
             return

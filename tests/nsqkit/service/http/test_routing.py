@@ -200,9 +200,8 @@ async def test_too_big_may_raise_and_wait(autojump_clock: object) -> None:
 
 
 async def test_only(autojump_clock: object) -> None:
-    app = Only(
-        Response(403, b'{"message": "TLS_REQUIRED", "https_port": 4152}', b"application/json; charset=utf-8")
-    )
+    body, kind = b'{"message": "TLS_REQUIRED", "https_port": 4152}', b"application/json; charset=utf-8"
+    app = Only(lambda _: Response(403, body, kind))
     async with serving(app) as it:
         client = await it.connect()
         for data in (get("/ping"), post("/pub", b"abc"), get("/nowhere", "DELETE")):

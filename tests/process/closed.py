@@ -67,6 +67,7 @@ class Closed:
             f"--tls-root-ca-file={self.certificates.root_ca_file}",
             "--lookupd-tls",
             "--replication-tls",
+            "--hide-version",
         ]
 
     def lookupd_flags(self, https_port: int) -> list[str]:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the secrets of docker-compose.secure.yml, as far as they are missing, and then runs the command that it is given.
-# What exists stays as it is, but certificates that expire within 30 days, or are not for HOST_ADDRESS, are replaced, which
-# the daemons notice.
+# What exists stays as it is, but certificates that expire within 30 days, are not for HOST_ADDRESS or not of the authority,
+# are replaced, which the daemons notice.
 #
 #     /keys/authority     ca.key; the password of the console's user admin    no daemon has these
 #     /keys/shared        ca.pem; hashes of all tokens                        all daemons can read these
@@ -18,7 +18,8 @@ certificate() { # OPTION...: a key and its certificate, into new.key and new.pem
 }
 
 is_good() { # FILE: a certificate that can stay
-    test -s "$1" && openssl x509 -in "$1" -noout -checkend $((30 * 86400)) >/dev/null &&
+    openssl verify -CAfile shared/ca.pem "$1" >/dev/null 2>&1 &&
+        openssl x509 -in "$1" -noout -checkend $((30 * 86400)) >/dev/null &&
         openssl x509 -in "$1" -noout -checkip "${HOST_ADDRESS:-127.0.0.1}" | grep -q 'does match'
 }
 

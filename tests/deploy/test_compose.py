@@ -311,7 +311,7 @@ def test_the_first_administrator_logs_in_to_the_console_of_a_closed_cluster(clos
 
 
 def test_secrets_are_for_those_alone_who_need_them(closed: Closed) -> None:
-    """No daemon sees those of another one, or of the authority; nothing is made twice, or for another host."""
+    """No daemon sees those of another one, or of the authority. Only certificates that are no longer good are replaced."""
     for service in SERVICES:
         assert execute(closed.engine, service, "ls", "/keys").split() == ["own", "shared"]
         assert execute(closed.engine, service, "ls", "/keys/shared").split() == ["ca.pem", "tokens"]
@@ -322,13 +322,21 @@ def test_secrets_are_for_those_alone_who_need_them(closed: Closed) -> None:
     address = {"HOST_ADDRESS": ADDRESS}
     closed.engine.compose("up", "--detach", "--wait", environment=address)
     after = closed.engine.compose("run", "--rm", "-T", "secret", "sh", "-c", digests, environment=address)
-    changed = {line.split()[1] for line in set(after.splitlines()) ^ set(before.splitlines()) if "/" in line}
-    assert changed == {f"{service}/node.pem" for service in SERVICES}
+    certificates = {f"{service}/node.pem" for service in SERVICES}
+    assert changed(before, after) == certificates
     assert closed.request(HTTPS["nsqd1"], "GET", "/ping", host=ADDRESS)[2] == b"OK"
+    closed.run("rm", "/keys/shared/ca.pem")
+    renewed = closed.run("sh", "-c", digests)
+    assert changed(after, renewed) == certificates | {"shared/ca.pem", "authority/ca.key"}
     closed.engine.compose("down", "--volumes")
 
 
 # Inside.
+
+
+def changed(before: str, after: str) -> set[str]:
+    """The files that are not the same in two outputs of sha256sum."""
+    return {line.split()[1] for line in set(before.splitlines()) ^ set(after.splitlines()) if "/" in line}
 
 
 def status_of(connection: http.client.HTTPConnection, target: str) -> int:

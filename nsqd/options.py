@@ -482,6 +482,10 @@ class NsqdOptions(DaemonOptions):
         choices=("on", "off"),
         help="Whether profiles and the like can be asked for. off: nothing below /debug is there.",
     )
+    hide_version: bool = option(
+        False,
+        help="Do not tell clients version and topology in the answer to IDENTIFY, which they get before AUTH.",
+    )
     http_allowed_hosts: list[str] = option(
         flag="http-allowed-hosts",
         placeholder="NAME",

@@ -189,9 +189,10 @@ class Redrives:
         """Of the last one since the start."""
         redrive = self._by_channel.get(channel)
         if redrive is None:
-            source = self._topics.get(channel.dead_topic or "")
-            waiting = source.channels.get(REDRIVE_CHANNEL) if source is not None else None
-            left = waiting.backlog.ready if waiting is not None else source.depth if source is not None else 0
+            left, source = 0, self._topics.get(channel.dead_topic or "")
+            if source is not None:
+                waiting = source.channels.get(REDRIVE_CHANNEL)
+                left = source.depth if waiting is None else waiting.backlog.ready
             return Progress(left=left, dead_topic=channel.dead_topic)
         backlog = redrive.backlog
         return Progress(
@@ -209,9 +210,8 @@ class Redrives:
         for topic in self._topics.values():
             for channel in topic.channels.values():
                 if channel.redrive is not None:
-                    with contextlib.suppress(
-                        RedriveRefused
-                    ):  # its dead topic was deleted: nothing is left to do
+                    # Without its dead topic nothing is left to do.
+                    with contextlib.suppress(RedriveRefused):
                         self._go_on(topic, channel, self._source(channel))
 
     def _source(self, channel: Channel) -> Topic:
@@ -305,9 +305,9 @@ class Redrives:
             except Refused as reason:
                 self._wait(redrive, str(reason))
             else:
-                self._put_back(redrive)
+                self._put_back(redrive, backlog)
 
-    def _put_back(self, redrive: _Redrive) -> None:
+    def _put_back(self, redrive: _Redrive, backlog: LogBacklog) -> None:
         wish, now = redrive.wish, self._context.now
         count = len(redrive.found)
         if wish.rate:
@@ -315,8 +315,15 @@ class Redrives:
             count = 1 + int((now - redrive.next_at) * wish.rate)
         if wish.limit:
             count = min(count, wish.limit - wish.moved)
-        letters = [redrive.found.popleft() for _ in range(min(count, len(redrive.found)))]
         redrive.phase, redrive.reason = _Phase.RUNNING, ""
+        letters: list[_Letter] = []
+        while redrive.found and len(letters) < count:
+            letter = redrive.found.popleft()
+            if backlog.is_ready(letter.seq):  # else somebody has taken or finished it since it was read
+                letters.append(letter)
+        if not letters:
+            self.soon(redrive)
+            return
         if wish.rate:
             redrive.next_at += len(letters) / wish.rate
         redrive.wish = redrive.channel.redrive = attrs.evolve(wish, moved=wish.moved + len(letters))

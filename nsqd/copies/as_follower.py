@@ -20,7 +20,7 @@ from nsqd.replication.transport import Transport
 from nsqd.stats.copies import HeldStats
 from nsqkit.audit import AuditTrail
 from nsqkit.logging import get_logger
-from nsqkit.options import SECOND
+from nsqkit.options import SECOND, TlsRequired
 from nsqkit.service.listeners import accept_forever, close_listener, remote_address
 
 __all__ = ["FollowerRole"]
@@ -117,6 +117,8 @@ class FollowerRole:
 
     def _stand_in_command(self, folder: Path, tcp_port: int, http_port: int) -> list[str]:
         host = _host_of(self._options.tcp_address)
+        # Where plain HTTP is closed it says at which port there is HTTPS, so any free one will do.
+        https = f"{host}:0" if self._options.tls_required is TlsRequired.YES else ""
         return [
             *(sys.executable, "-m", "nsqd"),
             *sys.argv[1:],
@@ -125,7 +127,7 @@ class FollowerRole:
             f"--data-path={folder}",
             f"--tcp-address={host}:{tcp_port}",
             f"--http-address={host}:{http_port}",
-            "--https-address=",
+            f"--https-address={https}",
             "--replication-address=",
             "--adopt=manual",
             "--drain-timeout=0",

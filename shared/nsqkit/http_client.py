@@ -35,7 +35,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlencode
 
 import anyio
@@ -334,23 +334,19 @@ class HttpClient:
             raise
 
     async def _sent(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-        if not self.options.max_idle:
-            return await client.send(request, stream=True)
         import httpx
 
-        is_new = False
-
-        async def note_connect(event: str, _info: object) -> None:
-            nonlocal is_new
-            is_new = is_new or event.startswith("connection.connect_")
-
-        request.extensions["trace"] = note_connect
+        opening = _Opening()
+        request.extensions["trace"] = opening.note
         while True:
             try:
                 return await client.send(request, stream=True)
             except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                if is_new:  # which ends the loop: each failure removes one of the connections that are kept
-                    raise
+                if opening.is_begun or not self.options.max_idle:
+                    raise  # which ends the loop: each failure removes one of the connections that are kept
+            except BaseException:
+                await opening.give_up()
+                raise
 
     async def _client(self, *, https: bool) -> httpx.AsyncClient:
         async with self._making:
@@ -459,6 +455,36 @@ def _make_client(options: HttpOptions, https: bool) -> httpx.AsyncClient:
         ),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # which takes none
     )
+
+
+@attrs.define(eq=False)
+class _Opening:
+    """The connection that is made for a request, if there is none that can be used again.
+
+    httpcore forgets the socket of a request that is cancelled in the TLS handshake. It would stay open until the
+    garbage collector finds it, at a server that hangs one for each request.
+    """
+
+    is_begun: bool = False
+    _connected: httpcore.AsyncNetworkStream | None = None
+    _in_handshake: httpcore.AsyncNetworkStream | None = None
+
+    async def note(self, event: str, info: Mapping[str, Any]) -> None:
+        """To be called with the events of httpcore."""
+        if event.startswith("connection.connect_"):
+            self.is_begun = True
+        if event == "connection.connect_tcp.complete":
+            self._connected = info["return_value"]
+        elif event == "connection.start_tls.started":
+            self._in_handshake = self._connected
+        elif event == "connection.start_tls.complete":
+            self._in_handshake = None
+
+    async def give_up(self) -> None:
+        """Close the connection if its handshake is not completed."""
+        if self._in_handshake is not None:
+            with anyio.CancelScope(shield=True):
+                await self._in_handshake.aclose()
 
 
 async def _close_strays(client: httpx.AsyncClient) -> None:

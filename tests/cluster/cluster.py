@@ -23,12 +23,16 @@ import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import attrs
 
+from nsqkit.discovery import Discovery
+from nsqkit.tls import client_context
+from tests.process.closed import Closed
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
 from tests.process.waiting import wait_until
@@ -47,6 +51,8 @@ class Cluster:
     """Where each nsqd gets a folder for its data."""
     nsqd_flags: Sequence[str] = ()
     registry_flags: Sequence[str] = ()
+    closed: Closed | None = None
+    """What closes all members; None: they are open to everybody."""
     nsqds: list[Daemon] = attrs.field(factory=list, init=False)
     registries: list[LookupDaemon] = attrs.field(factory=list, init=False)
     _stack: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack, init=False)
@@ -67,7 +73,9 @@ class Cluster:
     def start(self) -> None:
         """Start the registries, then the nsqds; each is ready, and nothing is promised about who knows whom."""
         for _ in range(REGISTRIES):
-            registry = LookupDaemon(flags=[f"--broadcast-address={HOST}", *self.registry_flags])
+            registry = LookupDaemon(
+                flags=[f"--broadcast-address={HOST}", *self.registry_flags], closed=self.closed
+            )
             self.registries.append(registry)
             self._stack.callback(registry.kill)
             registry.start()
@@ -81,7 +89,8 @@ class Cluster:
         folder.mkdir()
         known = self.registries if registries is None else registries
         flags = [f"--broadcast-address={HOST}", f"--node-id={number}", *self.nsqd_flags]
-        nsqd = Daemon(folder, [*flags, *(f"--lookupd-tcp-address={each.tcp_address}" for each in known)])
+        flags += [f"--lookupd-tcp-address={each.tcp_address}" for each in known]
+        nsqd = Daemon(folder, flags, closed=self.closed)
         self.nsqds.append(nsqd)
         self._stack.callback(nsqd.kill)
         return nsqd
@@ -104,7 +113,20 @@ class Cluster:
     @property
     def lookupd_http_addresses(self) -> list[str]:
         """Give where consumers ask, of all registries."""
-        return [f"{HOST}:{registry.http_port}" for registry in self.registries]
+        return [registry.lookup_address for registry in self.registries]
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """Give what nsqkit's consumers and producers need."""
+        return self.closed.client_options if self.closed is not None else {}
+
+    def discovery(self, interval_s: float) -> Discovery:
+        """Give a client of all registries."""
+        if self.closed is None:
+            return Discovery(self.lookupd_http_addresses, interval=interval_s)
+        trusting = partial(client_context, root_ca_file=self.closed.certificates.root_ca_file)
+        bearer = self.closed.token
+        return Discovery(self.lookupd_http_addresses, interval=interval_s, tls=trusting, bearer=bearer)
 
     # What the registries know.
 

@@ -14,7 +14,7 @@ import attrs
 
 from tests.process.checker import ChannelBook, Ledger, Report, key_of
 from tests.process.daemon import Daemon
-from tests.process.raw import RawClient, pub_command
+from tests.process.raw import pub_command
 from tests.process.workload import Publisher, Workers
 
 __all__ = ["Stream", "Streams"]
@@ -35,7 +35,7 @@ class Stream:
 
     def work(self, stop: threading.Event) -> None:
         """Publish one message after the other, each acknowledged before the next, until told to stop."""
-        with RawClient.connect(self.nsqd.tcp_port) as client:
+        with self.nsqd.connect() as client:
             while not stop.is_set():
                 key, body = self.publisher.next_message()
                 client.ask_ok(pub_command(self.publisher.topic, body))

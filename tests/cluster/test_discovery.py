@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster, set_registries
+from tests.cluster.conftest import OPEN_AND_CLOSED
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
 from tests.process.raw import RawClient
@@ -65,7 +66,7 @@ def test_an_nsqd_that_starts_before_its_registries(tmp_path: Path) -> None:
             registry.kill()
         lonely = cluster.add_nsqd()
         lonely.start()
-        with RawClient.connect(lonely.tcp_port) as client:
+        with lonely.connect() as client:
             client.sub(TOPIC, CHANNEL)
             client.rdy(1)
             client.pub(TOPIC, b"nobody to ask")
@@ -99,6 +100,7 @@ def test_a_killed_nsqd_is_gone_at_once_and_back_soon(cluster: Cluster) -> None:
     cluster.wait_listed("its.own", [victim], STARTED_S)
 
 
+@OPEN_AND_CLOSED
 def test_a_killed_registry_is_filled_again(cluster: Cluster) -> None:
     """With what there is now, not with what there was; the other one is not disturbed meanwhile."""
     victim, other = cluster.registries
@@ -146,7 +148,7 @@ def test_losing_all_registries_touches_no_delivery(cluster: Cluster) -> None:
     """Messages flow on while there is none, new topics start at once, and all is listed again afterwards."""
     cluster.create_channel(TOPIC, CHANNEL)
     cluster.wait_listed(TOPIC, cluster.nsqds, STARTED_S)
-    clients = [RawClient.connect(nsqd.tcp_port) for nsqd in cluster.nsqds]
+    clients = [nsqd.connect() for nsqd in cluster.nsqds]
     try:
         for client in clients:
             client.sub(TOPIC, CHANNEL)
@@ -157,7 +159,7 @@ def test_losing_all_registries_touches_no_delivery(cluster: Cluster) -> None:
         # So long that the pauses between the attempts to connect have grown to their longest.
         _round_trips(clients, "without", rounds=20, for_s=3.5)
         for nsqd in cluster.nsqds:
-            with RawClient.connect(nsqd.tcp_port) as client:
+            with nsqd.connect() as client:
                 client.sub("made.meanwhile", CHANNEL)
                 client.rdy(1)
                 client.pub("made.meanwhile", b"at once")
@@ -206,10 +208,10 @@ def test_topics_and_channels_come_and_go(cluster: Cluster) -> None:
 def test_topics_and_channels_that_clients_create_are_listed(cluster: Cluster) -> None:
     """PUB makes a topic, SUB a channel; an ephemeral one is gone with its last consumer."""
     nsqd, *_ = cluster.nsqds
-    with RawClient.connect(nsqd.tcp_port) as publisher:
+    with nsqd.connect() as publisher:
         publisher.pub(TOPIC, b"one")
         cluster.wait_listed(TOPIC, [nsqd], STARTED_S)
-        with RawClient.connect(nsqd.tcp_port) as consumer:
+        with nsqd.connect() as consumer:
             consumer.sub(TOPIC, "passing#ephemeral")
             cluster.wait_registered(TOPIC, "passing#ephemeral", [nsqd], STARTED_S)
     cluster.wait_channels(TOPIC, [], STARTED_S)
@@ -331,7 +333,7 @@ def test_the_first_messages_reach_the_channels_that_exist_elsewhere(cluster: Clu
     channels = [CHANNEL, "only0", "only1"]
     for nsqd in (second, third):
         bodies = [b"%d" % number for number in range(50)]
-        with RawClient.connect(nsqd.tcp_port) as client:
+        with nsqd.connect() as client:
             for body in bodies[:10]:
                 client.pub(TOPIC, body)
             client.mpub(TOPIC, bodies[10:])
@@ -346,7 +348,7 @@ def test_a_registry_that_is_gone_hides_no_channel(cluster: Cluster) -> None:
     first.create_channel(TOPIC, CHANNEL)
     cluster.wait_channels(TOPIC, [CHANNEL], STARTED_S)
     cluster.registries[0].kill()
-    with RawClient.connect(second.tcp_port) as client:
+    with second.connect() as client:
         client.pub(TOPIC, b"first")
     wait_until(lambda: _has_channels(second, [CHANNEL]), STARTED_S, "the channel is there")
     assert _all_messages(second, TOPIC, CHANNEL, 1) == [b"first"]
@@ -362,7 +364,7 @@ def test_a_registry_that_is_silent_hides_no_channel_and_delays_no_publisher(tmp_
         first, second, _ = cluster.nsqds
         first.create_channel(TOPIC, CHANNEL)
         cluster.wait_channels(TOPIC, [CHANNEL], STARTED_S)
-        with cluster.registries[0].stop_cont(), RawClient.connect(second.tcp_port) as client:
+        with cluster.registries[0].stop_cont(), second.connect() as client:
             began_s = time.monotonic()
             for number in range(100):
                 client.pub(TOPIC, b"%d" % number)
@@ -397,7 +399,7 @@ def _round_trips(clients: list[RawClient], word: str, *, rounds: int, for_s: flo
 
 def _all_messages(nsqd: Daemon, topic: str, channel: str, count: int) -> list[bytes]:
     bodies = []
-    with RawClient.connect(nsqd.tcp_port) as client:
+    with nsqd.connect() as client:
         client.sub(topic, channel)
         client.rdy(count)
         for _ in range(count):
@@ -410,7 +412,7 @@ def _all_messages(nsqd: Daemon, topic: str, channel: str, count: int) -> list[by
 
 def _wait_until_started(nsqd: Daemon) -> None:
     """Until its own question about the new topic has been answered: what registries learn later is not for it."""
-    with RawClient.connect(nsqd.tcp_port) as client:
+    with nsqd.connect() as client:
         client.pub(TOPIC, b"started?")
     wait_until(lambda: nsqd.channel_stats(TOPIC, CHANNEL)["depth"] == 1, STARTED_S, "started")
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,15 @@ TOPIC, CHANNEL = "orders", "audit"
 FOUND_S = 5.0
 DRAINED_S = 30.0
 MANY = 50
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """An open one: these libraries show registries no token."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start()
+        cluster.wait_known(cluster.nsqds, within_s=2.0)
+        yield cluster
 
 
 def test_pynsq(cluster: Cluster) -> None:

@@ -21,9 +21,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from nsqkit.client import Consumer, ConsumerStats, Message, Producer, UncertainPublish
 from nsqkit.discovery import Discovery
 from tests.cluster.cluster import Cluster, addresses_of
+from tests.cluster.conftest import OPEN_AND_CLOSED
 from tests.process.checker import ChannelBook, Ledger, make_body
 from tests.process.daemon import Daemon
-from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 from tests.timing import patience
 
@@ -61,9 +61,14 @@ class Receiver:
 
     def __enter__(self) -> Receiver:
         """Begin to consume."""
-        self.discovery = Discovery(self.cluster.lookupd_http_addresses, interval=self.poll_s)
+        self.discovery = self.cluster.discovery(self.poll_s)
         self.consumer = Consumer(
-            TOPIC, CHANNEL, discovery=self.discovery, handler=self.note, max_in_flight=60
+            TOPIC,
+            CHANNEL,
+            discovery=self.discovery,
+            handler=self.note,
+            max_in_flight=60,
+            **self.cluster.client_options,
         )
         self._run = self.portal.start_task_soon(self.consumer.run)
         return self
@@ -130,7 +135,10 @@ class Sender:
     async def _publish_all(self) -> None:
         lookupds = self.cluster.lookupd_http_addresses
         async with Producer(
-            lookupd_http_addresses=lookupds, lookupd_poll_interval=POLL_S, at_least_once=self.at_least_once
+            lookupd_http_addresses=lookupds,
+            lookupd_poll_interval=POLL_S,
+            at_least_once=self.at_least_once,
+            **self.cluster.client_options,
         ) as producer:
             async with anyio.create_task_group() as group:
                 for number in range(PUBLISHERS):
@@ -156,6 +164,7 @@ class Sender:
             await anyio.sleep(PAUSE_S)
 
 
+@OPEN_AND_CLOSED
 def test_nothing_is_lost_when_an_nsqd_is_killed(cluster: Cluster, portal: BlockingPortal) -> None:
     """A consumer and a producer that sends nothing twice: each message comes from one nsqd, and once in each life."""
     cluster.create_channel(TOPIC, CHANNEL)
@@ -241,7 +250,7 @@ def test_losing_all_registries_touches_no_delivery(cluster: Cluster, portal: Blo
         new = cluster.add_nsqd()
         new.start()
         new.create_channel(TOPIC, CHANNEL)
-        with RawClient.connect(new.tcp_port) as client:
+        with new.connect() as client:
             client.pub(TOPIC, b"from the new one")
         receiver.wait_connected(known)
         for registry in cluster.registries:
@@ -279,7 +288,7 @@ def test_the_first_message_of_a_topic_on_another_nsqd_comes_long_before_the_next
     came: set[bytes] = set()
     with Receiver(portal, cluster, lambda message: came.add(message.body), poll_s=600.0) as receiver:
         receiver.wait_connected([first])
-        with RawClient.connect(second.tcp_port) as client:
+        with second.connect() as client:
             client.pub(TOPIC, b"the first one here")
         wait_until(lambda: b"the first one here" in came, FOUND_S, "the message of the second nsqd")
         receiver.wait_connected([first, second])
@@ -301,7 +310,7 @@ def test_a_topic_that_is_made_later_is_found(cluster: Cluster, portal: BlockingP
         wait_until(lambda: _was_asked(cluster), FOUND_S, "the registries were asked")
         assert receiver.stats().connections == ()
         for count, nsqd in enumerate(cluster.nsqds, 1):
-            with RawClient.connect(nsqd.tcp_port) as client:
+            with nsqd.connect() as client:
                 client.pub(TOPIC, b"first of %d" % count)
             receiver.wait_connected(cluster.nsqds[:count])
         wanted = {b"first of 1", b"first of 2", b"first of 3"}
@@ -311,7 +320,7 @@ def test_a_topic_that_is_made_later_is_found(cluster: Cluster, portal: BlockingP
 def _publish_to_each(nsqds: list[Daemon], word: str, came: set[bytes], *, within_s: float) -> None:
     bodies = {f"{word}: {nsqd.tcp_port}".encode(): nsqd for nsqd in nsqds}
     for body, nsqd in bodies.items():
-        with RawClient.connect(nsqd.tcp_port) as client:
+        with nsqd.connect() as client:
             client.pub(TOPIC, body)
     wait_until(lambda: came >= set(bodies), within_s, "all came", describe=lambda: f"{came}")
 

@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -63,6 +63,8 @@ class Engine:
     compose_program: Path
     inside: int = 0
     """A process in its namespaces, as seen from here."""
+    files: Sequence[str] = ("docker-compose.yml",)
+    """What Compose reads, in the project's folder; each one changes what those before it say."""
 
     @classmethod
     @contextlib.contextmanager
@@ -89,9 +91,9 @@ class Engine:
         return self._run(["docker", *words])
 
     def compose(self, *words: str, environment: Mapping[str, str] | None = None) -> str:
-        """Run Compose on the project's own file."""
-        file = ROOT / "docker-compose.yml"
-        return self._run([str(self.compose_program), f"--file={file}", *words], environment or {})
+        """Run Compose on the project's own files."""
+        files = [f"--file={ROOT / name}" for name in self.files]
+        return self._run([str(self.compose_program), *files, *words], environment or {})
 
     def run_inside(self, *command: str) -> None:
         """Run a command where the engine and the containers' processes are."""

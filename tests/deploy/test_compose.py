@@ -1,18 +1,27 @@
-"""The project's own docker-compose.yml, brought up by a real engine: what a user gets who types `docker compose up`."""
+"""The project's own docker-compose.yml, brought up by a real engine: what a user gets who types `docker compose up`.
+
+And docker-compose.secure.yml: the same with everything closed.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
+import ssl
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import attrs
 import pytest
 
 from tests.deploy.engine import ADDRESS, Engine, why_not
 from tests.foreign.puppet import Puppet
+from tests.process.lookup import Announcer
+from tests.process.raw import Disconnected, ErrorFrame, RawClient
 from tests.process.waiting import wait_until
 from tests.timing import patience
 
@@ -22,6 +31,15 @@ SERVICES = ["nsqadmin", "nsqd1", "nsqd2", "nsqd3", "nsqlookupd1", "nsqlookupd2"]
 NSQDS = {"nsqd1": 4150, "nsqd2": 4250, "nsqd3": 4350}
 """With their TCP ports; HTTP is the next one."""
 LOCALHOST = "127.0.0.1"
+SECURE = ("docker-compose.yml", "docker-compose.secure.yml")
+HTTPS = {
+    "nsqd1": 4152,
+    "nsqd2": 4252,
+    "nsqd3": 4352,
+    "nsqlookupd1": 4162,
+    "nsqlookupd2": 4262,
+    "nsqadmin": 4171,
+}
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +173,178 @@ def test_down_leaves_the_messages(up: Engine) -> None:
     assert up.docker("volume", "ls", "--quiet") == ""
 
 
+# With everything closed.
+
+
+@attrs.define
+class Closed:
+    """A cluster with everything closed, for those on the engine's host."""
+
+    engine: Engine
+    context: ssl.SSLContext = attrs.field(init=False)
+    """Trusts the authority of the cluster and no other."""
+
+    def __attrs_post_init__(self) -> None:
+        self.context = ssl.create_default_context(cadata=self.run("cat", "/keys/shared/ca.pem"))
+
+    def run(self, *command: str) -> str:
+        """Run a command where the secrets are; what it prints."""
+        return self.engine.compose("--progress=quiet", "run", "--rm", "-T", "secret", *command)
+
+    def new_token(self, name: str, scope: str) -> str:
+        """Make a token with one scope."""
+        options = ["--tokens-file=/keys/shared/tokens", f"--name={name}", f"--scope={scope}"]
+        [token] = re.findall(r"(?m)^nsq_\S+$", self.run("nsqd", "token", "new", *options))
+        return str(token)
+
+    def request(
+        self,
+        port: int,
+        method: str,
+        target: str,
+        body: str | None = None,
+        *,
+        host: str = LOCALHOST,
+        **headers: str,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One HTTPS request: status, headers and body of the answer."""
+        with self.engine.network():
+            connection = http.client.HTTPSConnection(host, port, timeout=patience(10), context=self.context)
+            try:
+                connection.request(method, target, body, headers)
+                response = connection.getresponse()
+                return response.status, response.headers, response.read()
+            finally:
+                connection.close()
+
+
+@pytest.fixture
+def closed(engine: Engine) -> Closed:
+    """Everything runs with both files, and is healthy."""
+    engine = attrs.evolve(engine, files=SECURE)
+    engine.compose("up", "--detach", "--wait")
+    return Closed(engine)
+
+
+def test_a_closed_cluster_works_for_those_who_have_tokens(closed: Closed) -> None:
+    """From nothing but the two files: tokens are made, published with and consumed with, all of it over TLS."""
+    states = {each["Service"]: (each["State"], each["Health"]) for each in containers(closed.engine)}
+    assert states == dict.fromkeys(SERVICES, ("running", "healthy"))
+    shop = closed.new_token("shop", "publish:orders")
+    billing = closed.new_token("billing", "consume:orders/*")
+    bodies = [f"orders by {name}" for name in NSQDS]
+
+    def publish(name: str, topic: str) -> int:
+        body, headers = f"{topic} by {name}", {"Authorization": f"Bearer {shop}"}
+        return closed.request(HTTPS[name], "POST", f"/pub?topic={topic}", body, **headers)[0]
+
+    for name in NSQDS:
+        wait_until(lambda: publish(name, "orders") == 200, 20.0, "the token is known")  # noqa: B023
+    assert publish("nsqd1", "other") == 403
+    command = ["timeout", "30", "nsq_tail", "--topic=orders", "--channel=billing", f"--n={len(bodies)}"]
+    registries = [
+        f"--lookupd-http-address=https://{name}:{HTTPS[name]}" for name in HTTPS if "lookupd" in name
+    ]
+    options = [f"--consumer-opt={option}" for option in ("tls_v1", f"auth_secret,{billing}")]
+    printed = execute(closed.engine, "nsqlookupd2", *command, *registries, *options)
+    assert sorted(line for line in printed.splitlines() if line.startswith("orders by ")) == bodies
+
+
+def test_strangers_are_refused_on_every_port_of_a_closed_cluster(closed: Closed) -> None:
+    """Those who have neither a token nor TLS, and those who have TLS."""
+    published = {
+        int(port) for port in re.findall(r":(\d+)->", closed.engine.docker("ps", "--format={{.Ports}}"))
+    }
+    ranges = re.findall(r":(\d+)-(\d+)->", closed.engine.docker("ps", "--format={{.Ports}}"))
+    published |= {port for first, last in ranges for port in range(int(first), int(last) + 1)}
+    stand_ins = {first + number for first in (4180, 4280, 4380) for number in range(4)}
+    over_tls = set(HTTPS.values())
+    plain_http = {4151, 4251, 4351, 4161, 4261}
+    assert published == {*NSQDS.values(), 4160, 4260} | plain_http | over_tls | stand_ins
+    with closed.engine.network():
+        for port in NSQDS.values():
+            with (
+                RawClient.connect(port) as client,
+                pytest.raises(ErrorFrame, match="TLS required"),
+            ):
+                client.pub("orders", b"1")
+        for port in (4160, 4260):
+            with Announcer.connect(port) as announcer:
+                announcer.send(b"PING\n")
+                assert announcer.read() == b"E_INVALID TLS required (--lookupd-tls)"
+        for port in stand_ins:
+            with pytest.raises((OSError, Disconnected)), RawClient.connect(port) as client:
+                client.response()
+        for port in over_tls:
+            with pytest.raises((OSError, http.client.HTTPException)):
+                status_of(http.client.HTTPConnection(LOCALHOST, port, timeout=patience(10)), "/ping")
+        for port in plain_http:
+            plain = http.client.HTTPConnection(LOCALHOST, port, timeout=patience(10))
+            assert status_of(plain, "/stats") == 403
+    for name, target in (("nsqd", "/stats"), ("nsqlookupd", "/nodes"), ("nsqadmin", "/api/nodes")):
+        for port in (port for service, port in HTTPS.items() if service.startswith(name)):
+            assert closed.request(port, "GET", target)[0] == 401
+            assert closed.request(port, "GET", target, Authorization="Bearer nsq_" + "a" * 43)[0] == 401
+            assert closed.request(port, "GET", "/debug/pprof/")[0] == 404
+
+
+def test_the_first_administrator_logs_in_to_the_console_of_a_closed_cluster(closed: Closed) -> None:
+    """With the password that was made at the first start; the console sees the whole cluster, over TLS."""
+    password = closed.run("cat", "/keys/authority/password").strip()
+    port = HTTPS["nsqadmin"]
+    status, headers, _ = closed.request(port, "GET", "/nodes")
+    assert (status, headers["Location"]) == (303, "/login?next=/nodes")
+    session, of_form = "", {"Content-Type": "application/x-www-form-urlencoded"}
+    for tried, expected in (("wrong " + password, ""), (password, "/nodes")):
+        form = urlencode({"name": "admin", "password": tried, "next": "/nodes"})
+        status, headers, _ = closed.request(port, "POST", "/login", form, **of_form)
+        assert headers.get("Location", "") == expected
+        session = headers.get("Set-Cookie", "")
+    assert {"Secure", "HttpOnly"} <= set(session.split("; "))
+    cookie = session.partition(";")[0]
+
+    def shows_all() -> bool:
+        _, _, page = closed.request(port, "GET", "/nodes", Cookie=cookie)
+        return all(f"{name}:{tcp + 1}".encode() in page for name, tcp in NSQDS.items())
+
+    wait_until(shows_all, 20.0, "the console shows all nodes")
+
+
+def test_secrets_are_for_those_alone_who_need_them(closed: Closed) -> None:
+    """No daemon sees those of another one, or of the authority. Certificates are replaced only when they are due."""
+    for service in SERVICES:
+        assert execute(closed.engine, service, "ls", "/keys").split() == ["own", "shared"]
+        assert execute(closed.engine, service, "ls", "/keys/shared").split() == ["ca.pem", "tokens"]
+        assert execute(closed.engine, service, "sh", "-c", "cat /keys/own/*").count("PRIVATE KEY") == 2
+    digests = "cd /keys && sha256sum */* && sha256sum /data/*"
+    before = closed.run("sh", "-c", digests)
+    assert closed.run("sh", "-c", digests) == before
+    address = {"HOST_ADDRESS": ADDRESS}
+    closed.engine.compose("up", "--detach", "--wait", environment=address)
+    after = closed.engine.compose("run", "--rm", "-T", "secret", "sh", "-c", digests, environment=address)
+    certificates = {f"{service}/node.pem" for service in SERVICES}
+    assert changed(before, after) == certificates
+    assert closed.request(HTTPS["nsqd1"], "GET", "/ping", host=ADDRESS)[2] == b"OK"
+    closed.run("rm", "/keys/shared/ca.pem")
+    renewed = closed.run("sh", "-c", digests)
+    assert changed(after, renewed) == certificates | {"shared/ca.pem", "authority/ca.key"}
+    closed.engine.compose("down", "--volumes")
+
+
 # Inside.
+
+
+def changed(before: str, after: str) -> set[str]:
+    """The files that are not the same in two outputs of sha256sum."""
+    return {line.split()[1] for line in set(before.splitlines()) ^ set(after.splitlines()) if "/" in line}
+
+
+def status_of(connection: http.client.HTTPConnection, target: str) -> int:
+    try:
+        connection.request("GET", target)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def containers(engine: Engine) -> list[dict[str, str]]:

@@ -23,11 +23,13 @@ class Ansq:
     addresses: Addresses
     _writer: Any = None
     _reader: Any = None
-    _task: asyncio.Task[None] | None = None
+    _tasks: list[asyncio.Task[None]] = attrs.field(factory=list)
 
     async def publish(self, how: str, topic: str, bodies: list[bytes], delay_ms: int) -> None:
         """Send all at once and wait for each answer."""
-        if self._writer is None:
+        if self._writer is None and self.addresses.secret:
+            self._writer = await self._authorized(self.addresses.nsqds[0])
+        elif self._writer is None:
             self._writer = await ansq.create_writer(nsqd_tcp_addresses=self.addresses.nsqds)
         if how == "multi":
             answers = [await self._writer.mpub(topic, *bodies)]
@@ -41,6 +43,12 @@ class Ansq:
 
     async def consume(self, topic: str, channel: str, in_flight: int, policy: Policy) -> None:
         """Start the reader and a task that answers; ansq gives each connection RDY 1, we ask for more."""
+        if self.addresses.secret:
+            for address in self.addresses.nsqds:
+                connection = await self._authorized(address)
+                await connection.subscribe(topic, channel, in_flight)
+                self._answer(connection, policy)
+            return
         # What the library sends as message time-out counts, not the daemon's flag. With registries a lost connection
         # makes it throw away unseen what it has of others: that shall not take a minute to come again.
         msg_timeout_ms = 1_000 if policy.touch_for_s else 15_000 if self.addresses.lookupds else 60_000
@@ -53,10 +61,25 @@ class Ansq:
             lookupd_poll_interval=LOOK_UP_EVERY_MS,
             connection_options=ansq.ConnectionOptions(features=features),
         )
-        self._task = asyncio.create_task(_answer_all(self._reader, policy))
-        self._task.add_done_callback(_tell_trouble)
+        self._answer(self._reader, policy)
         for connection in self._reader.connections:
             await connection.rdy(in_flight)
+
+    async def _authorized(self, address: str) -> Any:
+        """A connection after AUTH, which ansq's readers and writers do not send."""
+        host, port = address.split(":")
+        connection = await ansq.open_connection(host, int(port))
+        answer = await connection.auth(self.addresses.secret)
+        if answer.is_error:
+            raise RuntimeError(repr(answer))
+        # ansq 0.3 refuses to send more until this is set, and sets it nowhere.
+        connection._is_authorized = True
+        return connection
+
+    def _answer(self, source: Any, policy: Policy) -> None:
+        task = asyncio.create_task(_answer_all(source, policy))
+        task.add_done_callback(_tell_trouble)
+        self._tasks.append(task)
 
 
 def _end_at_errors() -> None:

@@ -21,14 +21,15 @@ from tests.foreign.puppet import Puppet, Report
 from tests.nsqkit.certificates import Certificates
 from tests.process.auth_server import AuthServer
 from tests.process.checker import make_body
+from tests.process.closed import Closed
 from tests.process.copies import held, in_step, listening, make_follower, make_leader
 from tests.process.daemon import HOST, Daemon
 from tests.process.lookup import LookupDaemon
 from tests.process.ports import free_port
-from tests.process.raw import RawClient
 from tests.process.waiting import wait_until
 
 __all__ = [
+    "in_a_closed_cluster",
     "on_a_channel_that_seeks",
     "on_a_channel_with_dead_letters",
     "on_limited_channels",
@@ -138,6 +139,60 @@ def with_a_token(command: Sequence[str], data_path: Path) -> None:
         with contextlib.suppress(AssertionError):  # a library may say so, or try again without end
             assert wrong.wait_for("published", "publish_failed", within_s=1)["report"] == "publish_failed"
         assert "foreign.other" not in [topic["topic_name"] for topic in daemon.stats()["topics"]]
+
+
+def in_a_closed_cluster(command: Sequence[str], data_path: Path, *, tls: bool = True) -> None:
+    """Two nsqds that the consumer finds through a registry, all of it with TLS and tokens only.
+
+    The library shows the registry its token as the password of a URL. Without `tls`, for one that has none, it is given
+    the addresses of nsqds that do not require it.
+    """
+    closed = Closed.in_folder(data_path)
+    authority = closed.certificates.root_ca_file
+    trusting = ["env", f"SSL_CERT_FILE={authority}", f"NODE_EXTRA_CA_CERTS={authority}", *command]
+    layers = ["--layer=tls", f"--ca={authority}"] if tls else []
+    producing = closed.new_token("producer", "publish:foreign.*")
+    consuming = closed.new_token("consumer", f"consume:{TOPIC}/*")
+    with contextlib.ExitStack() as stack:
+
+        def puppet(token: str, addresses: Sequence[str], registries: Sequence[str] = ()) -> Puppet:
+            words = [*trusting, *layers, *([f"--secret={token}"] if token else [])]
+            return stack.enter_context(Puppet(words, addresses, registries))
+
+        registry = LookupDaemon(flags=[f"--broadcast-address={HOST}"], closed=closed)
+        nsqds = []
+        for name in ("a", "b"):
+            (data_path / name).mkdir()
+            flags = [f"--broadcast-address={HOST}", f"--lookupd-tcp-address={registry.tcp_address}"]
+            flags += [] if tls else ["--tls-required=false"]
+            nsqds.append(Daemon(data_path / name, flags, closed=closed))
+        for daemon in (registry, *nsqds):
+            stack.enter_context(daemon)
+            daemon.start()
+        bodies = []
+        for number, nsqd in enumerate(nsqds):
+            bodies.append(b"%d" % number)
+            puppet(producing, [nsqd.tcp_address]).publish("single", TOPIC, bodies[-1:])
+        wait_until(lambda: len(registry.producers(TOPIC)) == 2, 10.0, "both are registered")
+        by_url = [f"https://:{consuming}@{HOST}:{registry.https_port}"]
+        addresses = [nsqd.tcp_address for nsqd in nsqds]
+        consumer = puppet(consuming, *(([], by_url) if tls else (addresses,)))
+        consumer.consume(TOPIC, CHANNEL)
+        wait_until(
+            lambda: sorted(report["body"] for report in consumer.messages()) == bodies,
+            15.0,
+            "the messages of both nsqds have come",
+            describe=consumer.trouble,
+        )
+        body = base64.b64encode(b"refused").decode()
+        for token in (consuming, closed.new_token("late", "publish:other", seconds=-1.0), ""):
+            thief = puppet(token, addresses[:1])
+            thief.order("publish", how="single", topic="foreign.other", bodies=[body], delay_ms=0)
+            with contextlib.suppress(AssertionError):  # a library may say so, or try again without end
+                assert (
+                    thief.wait_for("published", "publish_failed", within_s=0.5)["report"] == "publish_failed"
+                )
+        assert [topic["topic_name"] for topic in nsqds[0].stats()["topics"]] == [TOPIC]
 
 
 def on_limited_channels(command: Sequence[str], data_path: Path) -> None:
@@ -311,16 +366,20 @@ def survive_kill(command: Sequence[str], data_path: Path, *, reconnects_within_s
     assert held <= {report["id"] for report in finished}
 
 
-def through_an_adoption(command: Sequence[str], data_path: Path) -> None:
-    """The disk of an nsqd is gone, and its copy adopted by itself: a consumer finds the stand-in, and gets the rest."""
+def through_an_adoption(command: Sequence[str], data_path: Path, closed: Closed | None = None) -> None:
+    """The disk of an nsqd is gone, and its copy adopted by itself: a consumer finds the stand-in, and gets the rest.
+
+    `closed`: what closes all daemons, for a library that shows registries its secret.
+    """
     bodies = [make_body("before", number) for number in range(200)]
     with contextlib.ExitStack() as stack:
-        registries = [stack.enter_context(LookupDaemon()) for _ in range(3)]
+        named = [] if closed is None else [f"--broadcast-address={HOST}"]  # which their certificates are for
+        registries = [stack.enter_context(LookupDaemon(flags=named, closed=closed)) for _ in range(3)]
         for registry in registries:
             registry.start()
         port = free_port()
-        follower = stack.enter_context(make_follower(data_path, port))
-        leader = stack.enter_context(make_leader(data_path, port))
+        follower = stack.enter_context(make_follower(data_path, port, closed))
+        leader = stack.enter_context(make_leader(data_path, port, closed))
         for daemon in (follower, leader):
             daemon.flags = (
                 *daemon.flags,
@@ -332,9 +391,9 @@ def through_an_adoption(command: Sequence[str], data_path: Path) -> None:
             daemon.start()
         leader.create_channel(TOPIC, CHANNEL)
         wait_until(lambda: in_step(leader), 10.0, "the copy is in step", describe=leader.log_end)
-        with RawClient.connect(leader.tcp_port) as producer:
+        with leader.connect() as producer:
             producer.mpub(TOPIC, bodies[:150])
-            consumer = stack.enter_context(Puppet(command, [], [f"{HOST}:{registries[0].http_port}"]))
+            consumer = stack.enter_context(Puppet(command, [], [registries[0].lookup_address]))
             consumer.consume(TOPIC, CHANNEL, in_flight=5, hold_after=50)
             consumer.wait_for("holding")
             wait_until(lambda: _is_at_rest(leader, consumer, left=100), 5.0, "all in flight is held")

@@ -18,6 +18,11 @@ def test_publishes_and_consumes(tmp_path: Path) -> None:
     scenarios.publish_and_consume(COMMAND, tmp_path)
 
 
+def test_in_a_closed_cluster(tmp_path: Path) -> None:
+    """By address and without TLS, which it does not have."""
+    scenarios.in_a_closed_cluster(COMMAND, tmp_path, tls=False)
+
+
 def test_touch_keeps_a_message(tmp_path: Path) -> None:
     scenarios.touch_keeps_a_message(COMMAND, tmp_path)
 

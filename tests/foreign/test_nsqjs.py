@@ -30,6 +30,10 @@ def test_with_a_token(nsqjs: list[str], tmp_path: Path) -> None:
     scenarios.with_a_token(nsqjs, tmp_path)
 
 
+def test_in_a_closed_cluster(nsqjs: list[str], tmp_path: Path) -> None:
+    scenarios.in_a_closed_cluster(nsqjs, tmp_path)
+
+
 def test_touch_keeps_a_message(nsqjs: list[str], tmp_path: Path) -> None:
     scenarios.touch_keeps_a_message(nsqjs, tmp_path)
 

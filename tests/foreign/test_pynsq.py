@@ -41,6 +41,10 @@ def test_on_limited_channels(tmp_path: Path) -> None:
     scenarios.on_limited_channels(COMMAND, tmp_path)
 
 
+def test_in_a_closed_cluster(tmp_path: Path) -> None:
+    scenarios.in_a_closed_cluster(COMMAND, tmp_path)
+
+
 def test_on_a_channel_that_seeks(tmp_path: Path) -> None:
     scenarios.on_a_channel_that_seeks(COMMAND, tmp_path)
 

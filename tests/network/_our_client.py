@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 import attrs
 
@@ -21,7 +22,9 @@ class Nsqkit:
     async def publish(self, how: str, topic: str, bodies: list[bytes], delay_ms: int) -> None:
         """All of them, one after the other."""
         async with Producer(
-            nsqd_tcp_addresses=self.addresses.nsqds, lookupd_http_addresses=self.addresses.lookupds
+            nsqd_tcp_addresses=self.addresses.nsqds,
+            lookupd_http_addresses=self.addresses.lookupds,
+            **self._security(),
         ) as producer:
             for body in bodies:
                 await producer.publish(topic, body)
@@ -48,8 +51,16 @@ class Nsqkit:
             max_reconnect_delay=1,
             heartbeat_interval=1,
             read_timeout=3,
+            **self._security(),
         )
         self._task = asyncio.get_running_loop().create_task(consumer.run())
+
+    def _security(self) -> dict[str, Any]:
+        return {
+            "tls_v1": "tls" in self.addresses.layers,
+            "tls_root_ca_file": self.addresses.ca,
+            "auth_secret": self.addresses.secret,
+        }
 
 
 if __name__ == "__main__":

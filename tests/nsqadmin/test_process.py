@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.nsqadmin.admin import AdminDaemon
+from tests.process.closed import Closed
 from tests.process.daemon import HOST
 from tests.process.ports import free_port
 from tests.process.waiting import wait_until
@@ -25,12 +26,19 @@ FAST_S = patience(0.5)
 FAST = f"--http-client-request-timeout={FAST_S:g}s"
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three nsqds and two registries; tests take topics of their own."""
-    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+@contextlib.contextmanager
+def running(path: Path, closed: Closed | None = None) -> Iterator[Cluster]:
+    """Three nsqds and two registries."""
+    with Cluster(path, closed=closed) as cluster:
         cluster.start()
         cluster.wait_known(cluster.nsqds, within_s=5.0)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """For all tests of this module, which take topics of their own."""
+    with running(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 
@@ -38,12 +46,54 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def console(cluster: Cluster, *flags: str, registries: bool = True) -> Iterator[AdminDaemon]:
     """A console of this cluster."""
     if registries:
-        known = [f"--lookupd-http-address={each}" for each in cluster.lookupd_http_addresses]
+        known = [f"--lookupd-http-address={HOST}:{each.http_port}" for each in cluster.registries]
     else:
         known = [f"--nsqd-http-address={HOST}:{nsqd.http_port}" for nsqd in cluster.nsqds]
-    with AdminDaemon(flags=[*known, *flags]) as admin:
+    with AdminDaemon(flags=[*known, *flags], closed=cluster.closed) as admin:
         admin.start()
         yield admin
+
+
+def take_every_action(cluster: Cluster, registries: bool) -> None:
+    """Each of the console's actions on topics and channels, and what the nsqds say of it."""
+    topic = f"act{registries}"
+    cluster.create_channel(topic, "c")
+    cluster.wait_channels(topic, ["c"], within_s=5.0)
+    cluster.wait_listed(topic, cluster.nsqds, within_s=5.0)
+
+    def everywhere(key: str) -> list[object]:
+        return [nsqd.channel_stats(topic, "c")[key] for nsqd in cluster.nsqds]
+
+    with console(cluster, registries=registries) as admin:
+
+        def act(action: str, channel: str = "") -> None:
+            answer = admin.api("POST", f"/api/topics/{topic}{channel}", {"action": action})
+            assert answer == {"message": ""}
+
+        act("pause", "/c")
+        assert everywhere("paused") == [True] * 3
+        act("unpause", "/c")
+        assert everywhere("paused") == [False] * 3
+        for nsqd in cluster.nsqds:
+            nsqd.request("POST", f"/pub?topic={topic}", b"x")
+        assert everywhere("depth") == [1] * 3
+        act("empty", "/c")
+        assert everywhere("depth") == [0] * 3
+        act("pause")
+        assert admin.api("GET", f"/api/topics/{topic}")["paused"] is True
+        cluster.nsqds[0].request("POST", f"/pub?topic={topic}", b"x")
+        act("empty")
+        assert admin.api("GET", f"/api/topics/{topic}")["depth"] == 0
+        act("unpause")
+        if registries:
+            assert admin.api("POST", "/api/topics", {"topic": topic, "channel": "d"}) == {"message": ""}
+            assert all(nsqd.channel_stats(topic, "d") for nsqd in cluster.nsqds)
+        assert admin.api("DELETE", f"/api/topics/{topic}/c") == {"message": ""}
+        assert "c" not in [
+            each["channel_name"] for each in admin.api("GET", f"/api/topics/{topic}")["channels"] or ()
+        ]
+        assert admin.api("DELETE", f"/api/topics/{topic}") == {"message": ""}
+        assert topic not in (admin.api("GET", "/api/topics")["topics"] or [])
 
 
 class TestReading:
@@ -97,44 +147,12 @@ class TestReading:
 class TestActing:
     @pytest.mark.parametrize("registries", [True, False])
     def test_every_action_takes_effect(self, cluster: Cluster, registries: bool) -> None:
-        topic = f"act{registries}"
-        cluster.create_channel(topic, "c")
-        cluster.wait_channels(topic, ["c"], within_s=5.0)
-        cluster.wait_listed(topic, cluster.nsqds, within_s=5.0)
+        take_every_action(cluster, registries)
 
-        def everywhere(key: str) -> list[object]:
-            return [nsqd.channel_stats(topic, "c")[key] for nsqd in cluster.nsqds]
-
-        with console(cluster, registries=registries) as admin:
-
-            def act(action: str, channel: str = "") -> None:
-                answer = admin.api("POST", f"/api/topics/{topic}{channel}", {"action": action})
-                assert answer == {"message": ""}
-
-            act("pause", "/c")
-            assert everywhere("paused") == [True] * 3
-            act("unpause", "/c")
-            assert everywhere("paused") == [False] * 3
-            for nsqd in cluster.nsqds:
-                nsqd.request("POST", f"/pub?topic={topic}", b"x")
-            assert everywhere("depth") == [1] * 3
-            act("empty", "/c")
-            assert everywhere("depth") == [0] * 3
-            act("pause")
-            assert admin.api("GET", f"/api/topics/{topic}")["paused"] is True
-            cluster.nsqds[0].request("POST", f"/pub?topic={topic}", b"x")
-            act("empty")
-            assert admin.api("GET", f"/api/topics/{topic}")["depth"] == 0
-            act("unpause")
-            if registries:
-                assert admin.api("POST", "/api/topics", {"topic": topic, "channel": "d"}) == {"message": ""}
-                assert all(nsqd.channel_stats(topic, "d") for nsqd in cluster.nsqds)
-            assert admin.api("DELETE", f"/api/topics/{topic}/c") == {"message": ""}
-            assert "c" not in [
-                each["channel_name"] for each in admin.api("GET", f"/api/topics/{topic}")["channels"] or ()
-            ]
-            assert admin.api("DELETE", f"/api/topics/{topic}") == {"message": ""}
-            assert topic not in (admin.api("GET", "/api/topics")["topics"] or [])
+    def test_every_action_takes_effect_in_a_closed_cluster(self, tmp_path: Path) -> None:
+        """With TLS everywhere, a token of the console, and a user who logs in."""
+        with running(tmp_path, Closed.in_folder(tmp_path)) as cluster:
+            take_every_action(cluster, registries=True)
 
     def test_a_tombstone_removes_the_topic_from_one_node(self, cluster: Cluster) -> None:
         cluster.create_channel("tomb", "c")

@@ -69,6 +69,7 @@ TABLE: list[tuple[str, str | None, Kind, Any]] = [
     ("anonymous", None, STRING, "publish,consume,read,operate,admin"),
     ("access-token-file", None, STRING, ""),
     ("debug-endpoints", None, STRING, "on"),
+    ("hide-version", None, BOOL, False),
     ("http-allowed-hosts", None, STRINGS, []),
     ("http-client-connect-timeout", None, DURATION, 2 * SECOND),
     ("http-client-request-timeout", None, DURATION, 5 * SECOND),

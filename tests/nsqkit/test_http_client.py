@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import ssl
 import subprocess
@@ -39,6 +40,7 @@ from nsqkit.version import VERSION
 from tests.nsqkit.certificates import Certificates
 from tests.nsqkit.client.fake import both_backends, run
 from tests.nsqkit.http_target import Target, never
+from tests.timing import patience
 
 SECRET = "nsq_secret"
 TLS_REQUIRED = b'{"message": "TLS_REQUIRED", "https_port": 4152}'
@@ -396,6 +398,37 @@ class TestConnections:
                 nursery.start_soon(client.ask, target.url(f"/{number}"))
         await client.aclose()
         assert len(target.requests) == 50
+
+    @both_backends
+    def test_a_handshake_that_takes_too_long_leaves_no_socket_open(self, backend: str) -> None:
+        """Not even until the garbage collector comes."""
+
+        async def main() -> None:
+            async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+                port = listener.extra(anyio.abc.SocketAttribute.local_port)
+                client = HttpClient(HttpOptions(request_timeout=0.2))
+                with pytest.raises(HttpTimeout):
+                    await client.ask(f"https://127.0.0.1:{port}/ping")
+                closed = anyio.Event()
+
+                async def read_to_the_end(stream: anyio.abc.SocketStream) -> None:
+                    async with stream:
+                        with contextlib.suppress(anyio.EndOfStream):
+                            while True:
+                                await stream.receive()
+                    closed.set()
+
+                async with anyio.create_task_group() as group:
+                    group.start_soon(listener.serve, read_to_the_end)
+                    with anyio.fail_after(patience(5)):
+                        await closed.wait()
+                    group.cancel_scope.cancel()
+
+        gc.disable()
+        try:
+            run(main, backend)
+        finally:
+            gc.enable()
 
 
 class TestUrls:

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from tests.process.closed import Closed
 from tests.process.daemon import HOST, Daemon
 from tests.process.ports import free_port
 from tests.process.raw import RawClient
@@ -31,19 +32,21 @@ MUCH = 48 << 20
 """More bytes than a daemon's memory may grow by for the sake of a bad peer."""
 
 
-def make_follower(path: Path, port: int) -> Daemon:
-    """Not started. `path`: a folder for its data path. `port`: of replication."""
+def make_follower(path: Path, port: int, closed: Closed | None = None) -> Daemon:
+    """Not started. `path`: a folder for its data path. `port`: of replication. `closed`: what closes it."""
     folder = path / "follower"
     folder.mkdir()
     ports = f"{free_port()}-{free_port()}"
-    return Daemon(folder, (f"--replication-address={HOST}:{port}", f"--stand-in-ports={ports}"))
+    flags = (f"--replication-address={HOST}:{port}", f"--stand-in-ports={ports}")
+    return Daemon(folder, flags, closed=closed)
 
 
-def make_leader(path: Path, port: int) -> Daemon:
+def make_leader(path: Path, port: int, closed: Closed | None = None) -> Daemon:
     """As `make_follower`; an OK takes both."""
     folder = path / "leader"
     folder.mkdir()
-    return Daemon(folder, (f"--replicate-to={HOST}:{port}", "--ack-copies=2", "--replica-timeout=1s"))
+    flags = (f"--replicate-to={HOST}:{port}", "--ack-copies=2", "--replica-timeout=1s")
+    return Daemon(folder, flags, closed=closed)
 
 
 def in_step(leader: Daemon) -> bool:

@@ -10,6 +10,7 @@ Rules:
 
 - The first start listens on free ports and learns them from the daemon's own log lines; every later
   start asks for the same ones, as a restarted daemon in the field does.
+- With `closed` it serves nobody without TLS and a token, and the requests of this class have both.
 - Ready means: both listeners were announced and `/ping` was answered, whatever it said. A daemon that
   is not ready within `ready_within_s` is killed, and the error carries the end of its log.
 - No process stays behind: leaving the `with` block kills it, and on Linux the kernel does so when the
@@ -38,14 +39,16 @@ from typing import IO, Any
 
 import attrs
 
+from tests.process.closed import Closed
 from tests.process.ports import free_port
+from tests.process.raw import RawClient
 from tests.timing import patience
 
 __all__ = ["HOST", "Daemon", "DaemonError"]
 
 HOST = "127.0.0.1"
 LINES_KEPT = 5_000
-LISTENING = re.compile(r"INFO: (TCP|HTTP): listening on (?:.*):(\d+)\s*$")
+LISTENING = re.compile(r"INFO: (TCP|HTTPS?): listening on (?:.*):(\d+)\s*$")
 
 
 class DaemonError(AssertionError):
@@ -60,14 +63,22 @@ class Daemon:
     flags: Sequence[str] = ()
     ready_within_s: float = 10.0
     tcp_port: int = attrs.field(factory=free_port)
-    """The same over all its lives, as is the other one."""
+    """The same over all its lives, as are the other ones."""
     http_port: int = attrs.field(factory=free_port)
+    closed: Closed | None = None
+    """What closes it; None: it is open to everybody."""
+    https_port: int = 0
+    """Of one that is closed."""
     process: subprocess.Popen[str] | None = None
     lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LINES_KEPT))
     """The log lines of all lives of this daemon, oldest first."""
     _announced: dict[str, int] = attrs.field(factory=dict)
     _news: threading.Condition = attrs.field(factory=threading.Condition)
     _reader: threading.Thread | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.closed is not None:
+            self.https_port = free_port()
 
     def __enter__(self) -> Daemon:
         """Start nothing; only promise that nothing is left behind."""
@@ -118,8 +129,13 @@ class Daemon:
             f"--tcp-address={HOST}:{self.tcp_port}",
             f"--http-address={HOST}:{self.http_port}",
             f"--data-path={self.data_path}",
+            *self.closing_flags(),
             *self.flags,
         ]
+
+    def closing_flags(self) -> list[str]:
+        """Give what closes it; nothing for one that is open."""
+        return self.closed.nsqd_flags(self.https_port) if self.closed is not None else []
 
     def kill(self) -> None:
         """Send SIGKILL and wait for the end. Does nothing when it does not run."""
@@ -171,13 +187,32 @@ class Daemon:
         self, method: str, target: str, body: bytes | None = None, *, within_s: float = 5.0
     ) -> tuple[int, bytes]:
         """Make one HTTP request on a connection of its own: status and body. OSError when nobody answers."""
-        connection = http.client.HTTPConnection(HOST, self.http_port, timeout=patience(within_s))
+        connection, headers = self.http_client(patience(within_s))
         try:
-            connection.request(method, target, body)
+            connection.request(method, target, body, headers)
             response = connection.getresponse()
             return response.status, response.read()
         finally:
             connection.close()
+
+    def http_client(self, timeout_s: float) -> tuple[http.client.HTTPConnection, dict[str, str]]:
+        """Give a connection, not open yet, and the headers for its requests."""
+        if self.closed is None:
+            return http.client.HTTPConnection(HOST, self.http_port, timeout=timeout_s), {}
+        context = self.closed.context
+        secure = http.client.HTTPSConnection(HOST, self.https_port, timeout=timeout_s, context=context)
+        return secure, self.closed.headers
+
+    def connect(self) -> RawClient:
+        """Connect a client that may publish and subscribe. OSError when nobody listens."""
+        client = RawClient.connect(self.tcp_port)
+        try:
+            if self.closed is not None:
+                self.closed.enter(client)
+        except BaseException:
+            client.close()
+            raise
+        return client
 
     def metrics(self) -> bytes:
         """Give the page for Prometheus."""
@@ -219,6 +254,11 @@ class Daemon:
         return int(waiting + self._topic_stats(topic)["depth"])
 
     # Inside.
+
+    @property
+    def _listeners(self) -> set[str]:
+        """Those that it announces in its log."""
+        return {"TCP", "HTTP"} if self.closed is None else {"TCP", "HTTP", "HTTPS"}
 
     def _running(self) -> subprocess.Popen[str]:
         assert self.process is not None, "it is not running"
@@ -265,11 +305,12 @@ class Daemon:
                 raise DaemonError(
                     f"does not listen after {patience(self.ready_within_s):.1f} s\n{self.log_end()}"
                 )
-        self.tcp_port, self.http_port = self._announced["TCP"], self._announced["HTTP"]
+        self.tcp_port = self._announced.get("TCP", self.tcp_port)
+        self.http_port = self._announced.get("HTTP", self.http_port)
 
     def _listens(self, within_s: float) -> bool:
         with self._news:
-            return self._news.wait_for(lambda: len(self._announced) == 2, within_s)
+            return self._news.wait_for(lambda: self._announced.keys() >= self._listeners, within_s)
 
     def _wait_for_ping(self, deadline: float) -> None:
         while True:

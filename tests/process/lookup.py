@@ -43,6 +43,15 @@ class LookupDaemon(Daemon):
         command[command.index("nsqd")] = "nsqlookupd"
         return [word for word in command if not word.startswith("--data-path=")]
 
+    def closing_flags(self) -> list[str]:
+        """Give what closes it; nothing for one that is open."""
+        return self.closed.lookupd_flags(self.https_port) if self.closed is not None else []
+
+    @property
+    def lookup_address(self) -> str:
+        """Give where consumers ask."""
+        return f"{HOST}:{self.http_port}" if self.closed is None else f"https://{HOST}:{self.https_port}"
+
     def lookup(self, topic: str) -> dict[str, Any] | None:
         """Give the answer of `/lookup`; None when the topic is not known."""
         return self._json(f"/lookup?topic={topic}")

@@ -158,6 +158,11 @@ class RawClient:
         settings: dict[str, Any] = json.loads(answer)
         return settings
 
+    def auth(self, secret: str) -> dict[str, Any]:
+        """AUTH; the JSON of the answer."""
+        answer: dict[str, Any] = json.loads(self.ask(b"AUTH\n" + _SIZE.pack(len(secret)) + secret.encode()))
+        return answer
+
     def sub(self, topic: str, channel: str) -> None:
         """SUB, and its OK."""
         self.ask_ok(b"SUB %b %b\n" % (topic.encode(), channel.encode()))

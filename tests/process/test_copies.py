@@ -14,22 +14,27 @@ import pytest
 import trustme
 
 from tests.foreign.scenarios import through_an_adoption
+from tests.process.closed import Closed
 from tests.process.copies import (
     adopt,
     held,
     in_step,
     listening,
+    make_follower,
+    make_leader,
     received,
     runs,
     stand_in_pids,
     the_copy,
 )
 from tests.process.daemon import HOST, Daemon
-from tests.process.raw import RawClient
+from tests.process.raw import ErrorFrame, RawClient
 from tests.process.waiting import wait_until
 from tests.timing import patience
 
 pytestmark = pytest.mark.process
+
+OUR_CLIENT = [sys.executable, "-m", "tests.network._our_client"]
 
 
 @pytest.mark.parametrize("durability", ["os", "disk"])
@@ -260,7 +265,41 @@ def test_a_stand_in_is_started_again_and_goes_with_its_nsqd(leader: Daemon, foll
 
 def test_our_client_goes_through_an_adoption(tmp_path: Path) -> None:
     """As other libraries do."""
-    through_an_adoption([sys.executable, "-m", "tests.network._our_client"], tmp_path)
+    through_an_adoption(OUR_CLIENT, tmp_path)
+
+
+@pytest.mark.soak
+def test_our_client_goes_through_an_adoption_in_a_closed_cluster(tmp_path: Path) -> None:
+    """Nsqds, registries, the client and the stand-in: all of them need TLS and a token."""
+    closed = Closed.in_folder(tmp_path)
+    through_an_adoption([*OUR_CLIENT, *closed.puppet_words()], tmp_path, closed)
+
+
+def test_a_stand_in_is_as_closed_as_its_nsqd(tmp_path: Path, port: int) -> None:
+    """It serves those who have TLS and a token, over TCP and over HTTPS, and nobody else."""
+    closed = Closed.in_folder(tmp_path)
+    with make_follower(tmp_path, port, closed) as follower, make_leader(tmp_path, port, closed) as leader:
+        follower.start()
+        leader.start()
+        leader.create_channel("orders", "audit")
+        wait_until(lambda: in_step(leader), 10.0, "the follower is in step", describe=leader.log_end)
+        assert leader.request("POST", "/pub?topic=orders", b"1")[0] == 200
+        leader.kill()
+        wait_until(lambda: not held(follower)["connected"], 10.0, "the follower misses its leader")
+        tcp_port = adopt(follower)
+        last_port = int(follower.flags[1].rpartition("-")[2])
+        stranger = Daemon(tmp_path, tcp_port=tcp_port, http_port=last_port)
+        status, body = stranger.request("GET", "/stats")
+        assert (status, json.loads(body)["message"]) == (403, "TLS_REQUIRED")
+        with stranger.connect() as client, pytest.raises(ErrorFrame, match="TLS required"):
+            client.sub("orders", "audit")
+        stand_in = Daemon(tmp_path, tcp_port=tcp_port, closed=closed)
+        stand_in.https_port = json.loads(body)["https_port"]
+        assert stand_in.channel_stats("orders", "audit")["depth"] == 1
+        with stand_in.connect() as client:
+            client.sub("orders", "audit")
+            client.rdy(1)
+            assert client.message().body == b"1"
 
 
 def test_copies_over_tls(leader: Daemon, follower: Daemon, tmp_path: Path, port: int) -> None:

@@ -575,6 +575,9 @@ class CoreMachine(RuleBasedStateMachine):
             settled = {seq for seq in seqs if seq in channel.backlog.settled}
             assert not orderly or settled == seqs
             deferred = {seq: due for seq, (_, due) in deferred_of(channel).items()}
+            for copy in model.copies.values():
+                if copy.seq in channel.leaving.messages:  # a limit has taken it again at once
+                    deferred[copy.seq] = max(due for _, due in copy.awaiting_redelivery)
             model.restarted(self.now, settled, deferred, orderly=orderly)
             for copy in model.copies.values():
                 copy.lost_once = copy.seq is not None and channel.not_counted(copy.seq) > 0

@@ -40,9 +40,10 @@ class Copy:
         self.awaiting_redelivery.append((self.most, due))
 
     def give_up(self) -> None:
-        """It is on its way to the dead topic. That is journaled only if it was delivered before."""
-        if self.most:
-            self.awaiting_redelivery.append((self.fewest, NEVER))
+        """It is on its way to the dead topic. That is journaled only if it was delivered before; else a snapshot has
+        nothing of it, not even when it was due.
+        """
+        self.awaiting_redelivery.append((self.fewest, NEVER))
         self.state, self.owner, self.due = "leaving", None, NEVER
 
 
@@ -123,7 +124,8 @@ class ChannelModel:
         """Everything that happened so far is in the log."""
         self.finished_lately.clear()
         for copy in self.copies.values():
-            del copy.awaiting_redelivery[:-1]
+            if copy.most or copy.state != "leaving":
+                del copy.awaiting_redelivery[:-1]
 
     def restarted(self, now: float, settled: set[int], deferred: dict[int, float], *, orderly: bool) -> None:
         """The daemon was killed. `settled`, `deferred`: what it says of the numbers that it is asked for."""

@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from nsqd.broker import Broker
+from nsqd.broker import DRAIN, Broker
 from nsqd.stats.remaining import remaining
 from nsqkit.logging import get_logger
 
@@ -71,7 +71,7 @@ class Drain:
         if self.active:
             return
         self.since_ns = time.time_ns()
-        self._broker.refuse_publishing("drain", REFUSAL)
+        self._broker.refuse_publishing(DRAIN, REFUSAL)
         self._cancelled = trio.Event()
         self._begun.set()
         log.info("drain: publishes are refused; %s", self._summary())
@@ -83,7 +83,7 @@ class Drain:
         if self.active and not self._stopping:
             self.since_ns = 0
             self.hand_over = False
-            self._broker.refuse_publishing("drain", None)
+            self._broker.refuse_publishing(DRAIN, None)
             self._begun = trio.Event()
             self._cancelled.set()
             log.info("drain: cancelled, publishes are accepted; %s", self._summary())

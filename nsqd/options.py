@@ -214,7 +214,7 @@ class NsqdOptions(DaemonOptions):
         104857600,
         minimum=0,
         help="Size at which a topic's log continues in a new file. A file is deleted when all of its "
-        "messages are finished. 0: each write has a file of its own.",
+        "messages are finished, unless a rule retains them. 0: each write has a file of its own.",
     )
     sync_every: int = option(
         2500,

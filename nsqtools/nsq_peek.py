@@ -43,7 +43,7 @@ from nsqtools.nsqds import looked_up_nsqds
 __all__ = ["PeekFlags", "main"]
 
 PROGRAM: Final = "nsq_peek"
-STATES: Final = ("ready", "in_flight", "requeued", "deferred")
+STATES: Final = ("ready", "in_flight", "requeued", "deferred", "leaving")
 FORMATS: Final = ("body", "json")
 # The most messages that nsqd sends for one request, and that it looks at.
 PAGE: Final = 1000

@@ -2,7 +2,7 @@
 
 from nsqd.broker.broker import Broker, Listener, Republished
 from nsqd.broker.channel import Channel
-from nsqd.broker.context import BrokerOptions
+from nsqd.broker.context import DRAIN, BrokerOptions
 from nsqd.broker.errors import LimitReached, NotFound, NotInFlight, NotOwner, Refused
 from nsqd.broker.locality import Locality, Topology
 from nsqd.broker.outbox import Client, Outbox
@@ -10,6 +10,7 @@ from nsqd.broker.subscription import Subscription
 from nsqd.broker.topic import Topic
 
 __all__ = [
+    "DRAIN",
     "Broker",
     "BrokerOptions",
     "Channel",

@@ -431,9 +431,10 @@ class Broker:
 
     def commit(self) -> None:
         """Write what the round has gathered. `Topic.failed` has the commits whose append failed."""
-        moves = [each for each in (self.dead_letters, self.redrives) if each.has_work]
-        for each in moves:
-            each.before_commit()
+        moves = self.dead_letters.has_work or self.redrives.has_work
+        if moves:
+            self.dead_letters.before_commit()
+            self.redrives.before_commit()
         to_commit = self.context.to_commit
         while to_commit:
             topic = self.topics.get(to_commit.popitem()[0])
@@ -441,8 +442,9 @@ class Broker:
                 topic.commit()
                 if topic.limits is not None:
                     self._to_trim.append(topic.limits)
-        for each in moves:
-            each.after_commit()
+        if moves:
+            self.dead_letters.after_commit()
+            self.redrives.after_commit()
         if self.context.to_maintain_now:
             to_maintain, self.context.to_maintain_now = self.context.to_maintain_now, {}
             self._maintain(to_maintain)

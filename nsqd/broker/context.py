@@ -25,12 +25,13 @@ from nsqd.log.topic_log import TopicLog
 from nsqd.rules import NO_RULES, Rules
 from nsqkit.logging import get_logger
 
-__all__ = ["BrokerContext", "BrokerOptions", "EphemeralBudget"]
+__all__ = ["DRAIN", "BrokerContext", "BrokerOptions", "EphemeralBudget"]
 
 log = get_logger("broker")
 
 # Seconds between two log lines on the same error. A failing disk fails every round, thousands of times a second.
 WRITE_ERROR_INTERVAL = 1.0
+DRAIN = "drain"  # the cause for which a drain refuses publishes
 # Reads of the log in place, in one round. The others are jobs, which bounds the length of a round.
 INLINE_READS = 8
 
@@ -190,6 +191,15 @@ class BrokerContext:
             raise Refused(self.refusal)
         if self.space.full is not None:
             raise Refused(self.space.full)
+
+    def refuse_moving(self) -> None:
+        """Raise `Refused` while no message may be moved to another topic: as for publishing, but for a drain, which
+        would wait for such a message.
+        """
+        for cause, reason in self._refusals.items():
+            if cause != DRAIN:
+                raise Refused(reason)
+        self.refuse_when_full()
 
     def report_write_error(self, topic_name: str, error: OSError, *, exists: bool = True) -> None:
         """Log it, and keep it for the health. `exists`: whether there is such a topic."""

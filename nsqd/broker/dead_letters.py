@@ -120,7 +120,7 @@ class DeadLetters:
             self._pauses.pop(channel, None)  # it was emptied or deleted, or others have settled the messages
             return
         try:
-            self._context.refuse_publishing()
+            self._context.refuse_moving()
             topic = self._topic_of(channel.dead_topic)
         except Refused as error:
             self._refused(channel, str(error))
@@ -147,7 +147,7 @@ class DeadLetters:
         self.refused[channel.dead_topic] += 1
         self._log.log(
             self._context.now,
-            "DEAD LETTERS: %s:%s to %s refused - %s; %d messages stay, next attempt in %g s",
+            "DEAD LETTERS: %s/%s to %s refused - %s; %d messages stay, next attempt in %g s",
             channel.topic_name,
             channel.name,
             channel.dead_topic,

@@ -24,6 +24,7 @@ import attrs
 
 from nsqd.broker.channel import Channel
 from nsqd.broker.context import BrokerContext
+from nsqd.broker.errors import Refused
 from nsqd.broker.log_backlog import LogBacklog
 from nsqd.broker.topic import Topic
 from nsqd.log.jobs import Job
@@ -188,9 +189,10 @@ class Redrives:
         """Of the last one since the start."""
         redrive = self._by_channel.get(channel)
         if redrive is None:
-            source = self._topics.get(channel.dead_topic or "")
-            waiting = source.channels.get(REDRIVE_CHANNEL) if source is not None else None
-            left = waiting.backlog.ready if waiting is not None else source.depth if source is not None else 0
+            left, source = 0, self._topics.get(channel.dead_topic or "")
+            if source is not None:
+                waiting = source.channels.get(REDRIVE_CHANNEL)
+                left = source.depth if waiting is None else waiting.backlog.ready
             return Progress(left=left, dead_topic=channel.dead_topic)
         backlog = redrive.backlog
         return Progress(
@@ -208,9 +210,8 @@ class Redrives:
         for topic in self._topics.values():
             for channel in topic.channels.values():
                 if channel.redrive is not None:
-                    with contextlib.suppress(
-                        RedriveRefused
-                    ):  # its dead topic was deleted: nothing is left to do
+                    # Without its dead topic nothing is left to do.
+                    with contextlib.suppress(RedriveRefused):
                         self._go_on(topic, channel, self._source(channel))
 
     def _source(self, channel: Channel) -> Topic:
@@ -298,12 +299,15 @@ class Redrives:
             self._look(redrive, backlog)
         elif not redrive.topic.flowing:
             self._wait(redrive, "the topic is paused")
-        elif context.refusal is not None or context.space.full is not None:
-            self._wait(redrive, context.refusal or context.space.full or "")
         else:
-            self._put_back(redrive)
+            try:
+                context.refuse_moving()
+            except Refused as reason:
+                self._wait(redrive, str(reason))
+            else:
+                self._put_back(redrive, backlog)
 
-    def _put_back(self, redrive: _Redrive) -> None:
+    def _put_back(self, redrive: _Redrive, backlog: LogBacklog) -> None:
         wish, now = redrive.wish, self._context.now
         count = len(redrive.found)
         if wish.rate:
@@ -311,8 +315,15 @@ class Redrives:
             count = 1 + int((now - redrive.next_at) * wish.rate)
         if wish.limit:
             count = min(count, wish.limit - wish.moved)
-        letters = [redrive.found.popleft() for _ in range(min(count, len(redrive.found)))]
         redrive.phase, redrive.reason = _Phase.RUNNING, ""
+        letters: list[_Letter] = []
+        while redrive.found and len(letters) < count:
+            letter = redrive.found.popleft()
+            if backlog.is_ready(letter.seq):  # else somebody has taken or finished it since it was read
+                letters.append(letter)
+        if not letters:
+            self.soon(redrive)
+            return
         if wish.rate:
             redrive.next_at += len(letters) / wish.rate
         redrive.wish = redrive.channel.redrive = attrs.evolve(wish, moved=wish.moved + len(letters))
@@ -348,7 +359,7 @@ class Redrives:
     def _wait(self, redrive: _Redrive, reason: str) -> None:
         if (redrive.phase, redrive.reason) != (_Phase.WAITING, reason):
             log.warning(
-                "REDRIVE: %s:%s waits - %s; next attempt in %g s",
+                "REDRIVE: %s/%s waits - %s; next attempt in %g s",
                 redrive.topic.name,
                 redrive.channel.name,
                 reason,
@@ -364,7 +375,7 @@ class Redrives:
             redrive.channel.redrive = None
             redrive.record()
         log.info(
-            "REDRIVE: %s:%s %s, %d dead letters of %s were put back",
+            "REDRIVE: %s/%s %s, %d dead letters of %s were put back",
             redrive.topic.name,
             redrive.channel.name,
             phase.value,

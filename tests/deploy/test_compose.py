@@ -311,7 +311,7 @@ def test_the_first_administrator_logs_in_to_the_console_of_a_closed_cluster(clos
 
 
 def test_secrets_are_for_those_alone_who_need_them(closed: Closed) -> None:
-    """No daemon sees those of another one, or of the authority. Only certificates that are not good any more change."""
+    """No daemon sees those of another one, or of the authority. Certificates are replaced only when they are due."""
     for service in SERVICES:
         assert execute(closed.engine, service, "ls", "/keys").split() == ["own", "shared"]
         assert execute(closed.engine, service, "ls", "/keys/shared").split() == ["ca.pem", "tokens"]

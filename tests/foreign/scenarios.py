@@ -31,6 +31,7 @@ from tests.process.waiting import wait_until
 __all__ = [
     "in_a_closed_cluster",
     "on_a_channel_that_seeks",
+    "on_a_channel_with_dead_letters",
     "on_limited_channels",
     "publish_and_consume",
     "survive_kill",
@@ -260,6 +261,36 @@ def on_a_channel_that_seeks(command: Sequence[str], data_path: Path) -> None:
         late = [report["body"] for report in again if report["id"] >= middle]
         _check_messages(side.all_messages(), late)
         assert len(client.all_messages()) == len(bodies)
+
+
+def on_a_channel_with_dead_letters(command: Sequence[str], data_path: Path) -> None:
+    """What is requeued too often is consumed from the dead topic, and again from its channel when it was put back."""
+    config = data_path / "nsqd.toml"
+    config.write_text(f'[[rule]]\ntopic = "{TOPIC}"\nmax_attempts = 1\n')
+    bodies = [make_body("dead", number) for number in range(90)]
+    dead, where = f"{TOPIC}.{CHANNEL}.dead", f"topic={TOPIC}&channel={CHANNEL}"
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(data_path, [f"--config={config}"]))
+        daemon.start()
+        with Puppet(command, [daemon.tcp_address]) as producer:
+            producer.publish("multi", TOPIC, bodies)
+        with Puppet(command, [daemon.tcp_address]) as consumer:
+            consumer.consume(TOPIC, CHANNEL, requeue_every=3)
+            _wait_until_empty(daemon, [consumer])
+            reports = consumer.all_messages()
+            requeued = [report["body"] for report in reports if report["action"] == "requeue"]
+        assert len(requeued) == 30
+        assert len(reports) == 90, "and none of them came again"
+        with Puppet(command, [daemon.tcp_address]) as reader:
+            reader.consume(dead, CHANNEL)
+            _wait_until_empty(daemon, [reader], topic=dead)
+            _check_messages(reader.all_messages(), requeued)
+        assert daemon.request("POST", f"/channel/redrive?{where}")[0] == 200
+        with Puppet(command, [daemon.tcp_address]) as consumer:
+            consumer.consume(TOPIC, CHANNEL)
+            wait_until(lambda: len(consumer.messages()) >= 30, 15.0, "all are back")
+            _wait_until_empty(daemon, [consumer])
+            _check_messages(consumer.all_messages(), requeued)
 
 
 def touch_keeps_a_message(command: Sequence[str], data_path: Path) -> None:

@@ -33,6 +33,10 @@ def test_with_a_token(tmp_path: Path) -> None:
     scenarios.with_a_token(COMMAND, tmp_path)
 
 
+def test_on_a_channel_with_dead_letters(tmp_path: Path) -> None:
+    scenarios.on_a_channel_with_dead_letters(COMMAND, tmp_path)
+
+
 def test_on_limited_channels(tmp_path: Path) -> None:
     scenarios.on_limited_channels(COMMAND, tmp_path)
 

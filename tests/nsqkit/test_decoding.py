@@ -332,7 +332,7 @@ FORBIDDEN = {
     "tomllib": {"loads", "load"},
     "msgpack": {"unpackb", "unpack", "Unpacker"},
 }
-OWN_FILES = {"nsqd/log/records.py", "nsqd/replication/wire.py"}
+OWN_FILES = {"nsqd/log/origin.py", "nsqd/log/records.py", "nsqd/replication/wire.py"}
 """The first reads what this project has written itself, after its checksum; the second is the one place that decodes
 msgpack of others (`tests/nsqd/replication/test_wire.py`)."""
 

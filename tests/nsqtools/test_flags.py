@@ -161,7 +161,7 @@ REFUSED = [
     (
         "nsq_peek",
         [NSQD_HTTP, *STAT, "-state=waiting"],
-        "--state must be one of ready, in_flight, requeued, deferred, not 'waiting'",
+        "--state must be one of ready, in_flight, requeued, deferred, leaving, not 'waiting'",
     ),
     ("nsq_peek", [NSQD_HTTP, *STAT, "-format=xml"], "--format must be body or json, not 'xml'"),
     ("nsq_peek", [NSQD_HTTP, *STAT, "-json=/id"], "--json is invalid: '/id'; an example is /order/id=42"),

@@ -319,3 +319,31 @@ def test_copies_over_tls(leader: Daemon, follower: Daemon, tmp_path: Path, port:
         assert not stranger.recv(8).startswith(b"nsqr")
     leader.request("POST", "/pub?topic=orders", b"secret")
     assert leader.stats()["copies"]["in_step"] == 2
+
+
+def test_what_is_retained_and_a_seek_are_in_the_copy(
+    leader: Daemon, follower: Daemon, tmp_path: Path
+) -> None:
+    """Finished messages stay on both sides, and a channel that has sought goes on at the stand-in as it did here."""
+    config = tmp_path / "nsqd.toml"
+    config.write_text('[[rule]]\nretain = "24h"\n')
+    leader.flags = (*leader.flags, f"--config={config}", "--max-bytes-per-file=4096")
+    follower.start()
+    leader.start()
+    leader.create_channel("orders", "audit")
+    wait_until(lambda: in_step(leader), 10.0, "the follower is in step")
+    bodies = [b"order %d " % number + bytes(200) for number in range(200)]
+    with RawClient.connect(leader.tcp_port) as client:
+        for body in bodies:
+            client.pub("orders", body)
+    assert received(leader.tcp_port, "orders", "audit", len(bodies)) == bodies
+    wait_until(lambda: leader.unfinished("orders", "audit") == 0, 10.0, "all are finished")
+    assert leader.request("POST", "/channel/seek?topic=orders&channel=audit&to=start") == (200, b"")
+    ours, theirs = (path / "topic-orders" for path in (leader.data_path, the_copy(follower)))
+    segments = sorted(path.name for path in ours.glob("*.log"))
+    assert sorted(path.name for path in theirs.glob("*.log")) == segments
+    assert len(segments) > 10
+    leader.kill()
+    shutil.rmtree(leader.data_path)
+    wait_until(lambda: not held(follower)["connected"], 10.0, "the follower misses its leader")
+    assert received(adopt(follower), "orders", "audit", len(bodies)) == bodies

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from nsqd.broker import DRAIN
 from nsqd.broker.leaving import dead_topic_of
 from nsqd.broker.peek import PeekState, peek_channel, peek_topic
 from nsqd.log.look import Looked
@@ -323,7 +324,7 @@ class TestADeadTopicThatCannotBeWritten:
             harness.round()
         assert len(consumer.channel.leaving) == 1
         assert consumer.channel.counts.dead_lettered.total() == 0
-        assert "DEAD LETTERS: t:c to t.c.dead refused" in caplog.text
+        assert "DEAD LETTERS: t/c to t.c.dead refused" in caplog.text
         harness.heal()
         harness.advance(30.0)
         settle(harness)
@@ -343,6 +344,15 @@ class TestADeadTopicThatCannotBeWritten:
         harness.advance(1.0)
         settle(harness)
         assert dead_bodies(harness) == [b"bad"]
+
+    def test_a_drain_is_not_in_the_way(self) -> None:
+        harness, consumer = limited(most=1)
+        harness.publish(b"bad")
+        harness.broker.refuse_publishing(DRAIN, "it is draining")
+        fail(harness, consumer)
+        settle(harness)
+        assert dead_bodies(harness) == [b"bad"]
+        assert len(consumer.channel.leaving) == 0
 
 
 class TestTheDeadTopic:

@@ -50,6 +50,7 @@ LIMITS = [
     {"max_bytes": 300, "policy": "drop_oldest"},
     {"max_age": "2s"},
     {"max_age": "3s", "max_depth": 3, "policy": "drop_oldest", "channel": "c"},
+    {"max_age": "3s", "max_depth": 2, "policy": "dead_letter"},
 ]
 
 topics = st.sampled_from(["a", "b"])
@@ -180,7 +181,10 @@ class CoreMachine(RuleBasedStateMachine):
         """Whether there is room for so many messages; that there is, or is none, as the model has it."""
         harness, topic = self.harness, self.harness.topic(name)
         harness.broker.advance(self.now, harness.wall_ns)
-        rejecting = topic.settings.max_depth is not None and topic.settings.policy == Policy.REJECT
+        policy = topic.settings.policy
+        rejecting = topic.settings.max_depth is not None and (
+            policy == Policy.REJECT or (policy == Policy.DEAD_LETTER and not topic.flowing)
+        )
         places = list(self.model[name].channels.values()) if topic.flowing else []
         waiting = [len(place.at("ready")) + len(place.at("deferred")) for place in places if place.durable]
         waiting += [channel.waiting for channel in topic.channels.values() if is_ephemeral(channel.name)]
@@ -571,6 +575,9 @@ class CoreMachine(RuleBasedStateMachine):
             settled = {seq for seq in seqs if seq in channel.backlog.settled}
             assert not orderly or settled == seqs
             deferred = {seq: due for seq, (_, due) in deferred_of(channel).items()}
+            for copy in model.copies.values():
+                if copy.seq in channel.leaving.messages:  # a limit has taken it again at once
+                    deferred[copy.seq] = max(due for _, due in copy.awaiting_redelivery)
             model.restarted(self.now, settled, deferred, orderly=orderly)
             for copy in model.copies.values():
                 copy.lost_once = copy.seq is not None and channel.not_counted(copy.seq) > 0
@@ -616,12 +623,21 @@ class CoreMachine(RuleBasedStateMachine):
         counted = channel.counts.dead_lettered.total() - self.died[channel]
         # Those that have died and come back, as that was not journaled, may be taken by a limit.
         for copy in sorted(model.copies.values(), key=lambda copy: copy.state != "leaving"):
-            if copy.seq is None or copy.state == "in flight":
+            if copy.state == "in flight":
                 continue
+            if copy.seq is None:  # only a limit has it die before it was delivered
+                if channel.settings.policy != Policy.DEAD_LETTER:
+                    continue
+                found = search(self.harness.topic(channel.topic_name), copy.id)()
+                if found is None:
+                    continue
+                copy.seq = found[0]
             if (message := channel.leaving.messages.get(copy.seq)) is not None:
                 if copy.state != "leaving":
-                    assert message.cause is Cause.ATTEMPTS
-                    assert 0 < channel.max_attempts <= copy.most
+                    if message.cause is Cause.ATTEMPTS:
+                        assert 0 < channel.max_attempts <= copy.most
+                    else:
+                        assert channel.settings.policy == Policy.DEAD_LETTER
                     copy.give_up()
                 assert copy.fewest <= message.attempts <= copy.most
             elif copy.state == "leaving" or (copy.id in letters and counted):

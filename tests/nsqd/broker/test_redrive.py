@@ -287,6 +287,17 @@ def test_a_seek_is_told_by_a_snapshot_too(has_snapshot: bool) -> None:
     assert harness.topic().create_channel_from("late", 0).backlog.ready == 3
 
 
+def test_what_is_emptied_on_the_way_is_not_put_back() -> None:
+    harness = with_letters(40)
+    begin(harness, rate=10)
+    pass_time(harness, 1.0)
+    harness.topic(DEAD).empty_channel(REDRIVE_CHANNEL)
+    moved = progress(harness).moved
+    pass_time(harness, 6.0)
+    assert (progress(harness).state, progress(harness).moved) == ("done", moved)
+    assert len(consumed(harness)) == moved
+
+
 def test_the_channel_is_deleted_on_the_way() -> None:
     harness = with_letters(40)
     begin(harness, rate=10)

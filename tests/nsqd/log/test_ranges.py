@@ -130,3 +130,13 @@ def test_a_set_that_is_filled_at_random_has_small_blocks() -> None:
     assert max(len(starts) for starts, _ in ranges._blocks) <= ranges_module.BLOCK_RANGES
     ranges.add(0, 20_000)
     assert list(ranges) == [(0, 20_000)]
+
+
+@given(additions, ends)
+def test_without(parts: list[tuple[int, int]], gap: tuple[int, int]) -> None:
+    plain = {number for start, end in parts for number in range(start, end)}
+    ranges, before = RangeSet(parts), list(RangeSet(parts))
+    left = ranges.without(*gap)
+    assert left == of(plain - set(range(*gap)))
+    assert in_order(left)
+    assert list(ranges) == before

@@ -240,6 +240,9 @@ class Witness:
             return
         life.ended = True
         self._lives.pop(life.life, None)
+        for each in self._lives.values():
+            if each.granted_to == life.life:  # it will not act on that, also if it should come back
+                each.granted_to = ""
         owner = self._lives.get(life.info.stands_in_for)
         if owner is None:
             return

@@ -236,6 +236,9 @@ class TopicState:
 
     def _direct(self, generation: int, start: int, end: int) -> None:
         """Of several generations the highest gets a message: that of a channel that has sought since."""
+        self.last_generation = max(
+            self.last_generation, generation
+        )  # also if the record of its creation is gone
         own = [(start, end)]
         for other, ranges in self.directed.items():
             if other > generation:

@@ -53,7 +53,7 @@ class LogMachine(RuleBasedStateMachine):
         self.synced: dict[int, bytes] = {}
         self.perhaps: dict[int, bytes] = {}
         self.writer: SnapshotWriter | None = None
-        self.generation = 1
+        self.generation = self.last_generation = 1
         self.finished_by: dict[int, set[int]] = {1: set()}
         self.finished_synced: dict[int, set[int]] = {1: set()}
         self.change((Code.CHANNEL_CREATED, 1, "ch", 0))
@@ -120,7 +120,7 @@ class LogMachine(RuleBasedStateMachine):
     def seek(self, luck: random.Random) -> None:
         """The channel's generation ends, and another begins anywhere: without what was removed, it needs all again."""
         start, old = luck.randint(0, self.log.end), self.generation
-        self.generation += 1
+        self.generation = self.last_generation = self.last_generation + 1
         removed = self.log.removed(start, self.log.end)
         self.change(
             (Code.CHANNEL_DELETED, old),
@@ -239,7 +239,7 @@ class LogMachine(RuleBasedStateMachine):
         self.there = now
         assert self.found.state.channels.keys() == {self.generation}
         assert not self._settled() & (now.keys() - self.finished), "something is missing for the channel"
-        assert self._settled() >= self.finished
+        assert self._settled() >= self._messages(self.finished)
         assert self._found_settings() == self.settings
         assert not self._reported() & self.there.keys()
 
@@ -254,17 +254,27 @@ class LogMachine(RuleBasedStateMachine):
         assert now.items() <= known, "a phantom, or another message under its number"
         assert max(now, default=-1) < self.log.end <= end
         assert not self._reported() & self.synced.keys()
+        before = self.generation
         (self.generation,) = self.found.state.channels  # before the settings are asked for
         settled = self._settled()
         assert self.generation >= max(self.finished_synced), "a seek that was synced has not happened"
-        assert settled >= self.finished_synced.get(self.generation, set()), (
-            "I3: something finished comes again"
-        )
-        assert not settled & (now.keys() - self.finished), "something is missing for the channel"
+        finished = self._messages(self.finished_synced.get(self.generation, set()))
+        assert settled >= finished, "I3: something finished comes again"
+        # Where a seek is lost, and later records are not: those were for a generation that is not there.
+        lost_seek = self.generation != before
+        expected = self.finished | (self.directed if lost_seek else set())
+        assert not settled & (now.keys() - expected), "something is missing for the channel"
         self.there, self.finished_by[self.generation] = now, settled
-        assert self.settings_synced <= self._found_settings() <= self.settings
-        self.settings = self._found_settings()
+        found = int(self.found.state.settings.get("max_depth", 0)) if lost_seek else self._found_settings()
+        assert self.settings_synced <= found <= self.settings
+        self.settings = found
+        if lost_seek:
+            self.change(*self._settings())
         self.sync()
+
+    def _messages(self, seqs: set[int]) -> set[int]:
+        """Those of numbers that belong to a message. What is lost at the end of the log has none any more."""
+        return {seq for seq in seqs if seq < self.log.end}
 
     def _restart(self, storage: MemoryStorage) -> None:
         self.memory, self.storage, self.writer = storage, FaultyStorage(storage), None

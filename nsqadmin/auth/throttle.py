@@ -54,11 +54,12 @@ class Throttle:
 
     def begin(self, name: str, address: str, now: float) -> float:
         """Begin a try: 0, or for how many seconds none may be made. It has failed unless `succeeded` is called."""
-        found = [(self._find(key, now), free) for key, free in self._keys(name, address)]
-        wait = max(each.next_try - now for each, _ in found)
+        keys = self._keys(name, address)
+        # A try that is not made leaves nothing behind: else names that nobody has would push out those that count.
+        wait = max(self._failures[key].next_try - now if key in self._failures else 0.0 for key, _ in keys)
         if wait > 0:
             return wait
-        for failures, free in found:
+        for failures, free in [(self._find(key, now), free) for key, free in keys]:
             failures.count += 1
             failures.last = now
             if failures.count >= free:

@@ -191,7 +191,7 @@ class _Api:
             health = health.partition(" ")[0]  # everybody may ask, and the reason has names of topics
         if not health.startswith("OK"):
             return text(health, 500, nsq=False)
-        if self._daemon.drain.active:
+        if self._daemon.drain.active and self._daemon.access.anonymous.allows(Need.READ):
             return _DRAINING
         # One topic's trouble must not take the daemon out of service for all others: 200.
         return _HEALTHY if health == "OK" else text(health, nsq=False)

@@ -88,7 +88,7 @@ class TlsFiles:
             return _nothing_new
         try:
             context, expires = self._make(), _expiry_in(self.cert_file)
-        except TlsConfigError as error:
+        except (TlsConfigError, OSError) as error:  # the latter where a file changes while it is read
             reason = str(error)
             return lambda: self._keep(versions, reason)
         return lambda: self._replace(versions, context, expires)

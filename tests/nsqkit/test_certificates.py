@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -99,6 +100,27 @@ def test_files_that_are_gone_come_back(certificates: Certificates, caplog: pytes
     serial = certificates.renew()
     assert files.look()()
     assert serial_shown(files, certificates) == serial
+
+
+def test_files_that_change_while_they_are_read_change_nothing(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a reader meets then is not only an error of the certificate."""
+    files = server_of(certificates)
+    before = files.context
+    certificates.renew()
+    for error in (FileNotFoundError(2, "gone"), ssl.SSLError(1, "KEY_VALUES_MISMATCH")):
+        monkeypatch.setattr(files, "_make", failing_with(error))
+        assert not files.look()()
+        assert files.context is before
+    assert "KEY_VALUES_MISMATCH; what was read before stays in use" in caplog.text
+
+
+def failing_with(error: OSError) -> Callable[[], ssl.SSLContext]:
+    def make() -> ssl.SSLContext:
+        raise error
+
+    return make
 
 
 def test_an_authority_that_is_taken_away_is_trusted_no_more(certificates: Certificates) -> None:

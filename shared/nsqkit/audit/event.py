@@ -160,4 +160,12 @@ def _shown_value(value: Value) -> object:
 
 def _encoded(fields: Mapping[str, object]) -> bytes:
     given = {name: value for name, value in fields.items() if value not in (None, "", {})}
-    return json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    line = json.dumps(given, ensure_ascii=False, separators=(",", ":"))
+    if not line.isprintable():  # JSON leaves some characters that a terminal obeys as they are
+        line = "".join(char if char.isprintable() else _escaped(char) for char in line)
+    return line.encode() + b"\n"
+
+
+def _escaped(char: str) -> str:
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

@@ -97,6 +97,20 @@ def test_failures_are_forgotten() -> None:
         assert throttle.begin("alice", "1.1.1.1", 61 + FORGOTTEN_AFTER_S) == 0
 
 
+def test_tries_that_are_refused_push_nothing_out() -> None:
+    """One who has to wait tries made-up names, so that what is remembered of others should be forgotten."""
+    throttle = Throttle()
+    tries(throttle, 60, "alice", "1.1.1.1")
+    tries(throttle, 60, "mallory", "2.2.2.2")
+    assert throttle.begin("alice", "1.1.1.1", 60.0) > 0
+    assert any(
+        throttle.begin(f"any-{number}", "2.2.2.2", 60.0) for number in range(FREE_TRIES_OF_ADDRESS + 1)
+    )
+    for number in range(MAX_REMEMBERED + 10):
+        assert throttle.begin(f"made-up-{number}", "2.2.2.2", 60.0) > 0
+    assert throttle.begin("alice", "1.1.1.1", 60.0) > 0
+
+
 def test_memory_is_bounded() -> None:
     throttle = Throttle()
     for number in range(MAX_REMEMBERED + 100):

@@ -111,6 +111,14 @@ def test_any_text_makes_one_valid_line(name: str, text: str) -> None:
     assert line.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("control", ["\x1b", "\x7f", "\x9b", "\x9d", "\u202e", "\u2028", "\U000e0001"])
+def test_what_a_terminal_obeys_is_escaped(control: str) -> None:
+    event = Event(time=TIME, who=ANN, what=f"a{control}ä", on={"topic": control})
+    line = event.line("nsqd", "n:1").decode()
+    assert line.removesuffix("\n").isprintable()
+    assert decoded(event)["what"] == f"a{control}ä"
+
+
 def test_what_does_not_fit_is_left_out_from_the_end() -> None:
     long = {f"name-{number}": "x" * 150 for number in range(40)}
     short = {"topic": "orders"}

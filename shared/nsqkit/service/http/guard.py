@@ -43,6 +43,7 @@ _CHALLENGE: Final = (
 
 _FOREIGN: Final = error(403, "CROSS_SITE")
 _WRONG_HOST: Final = error(403, "HOST_NOT_ALLOWED")
+_AMBIGUOUS: Final = error(400, "INVALID_REQUEST")
 _NO_TOKEN: Final = {refusal: error(401, refusal.name, _CHALLENGE) for refusal in Refusal}
 _OUT_OF_SCOPE: Final = {
     need: error(403, f"SCOPE_REQUIRED_{'READ' if need is Need.FIND else need.name.partition('_')[0]}")
@@ -51,7 +52,8 @@ _OUT_OF_SCOPE: Final = {
 
 
 def _each_alone(texts: Iterable[str]) -> list[str]:
-    return [name.strip() for text in texts for name in text.split(",")]
+    names = [name.strip() for text in texts for name in text.split(",")]
+    return [name for name in names if name]
 
 
 @attrs.define(eq=False)
@@ -102,6 +104,8 @@ class Guard:
                 return self._refuse(request, _WRONG_HOST, "its host is not in --http-allowed-hosts")
             if changes and self._is_foreign(headers):
                 return self._refuse_foreign(request)
+            if sum(name == b"authorization" for name, _ in request.headers) > 1:
+                return self._refuse(request, _AMBIGUOUS, "it has more than one Authorization")
             return None if open_to_all else self._without_scope(request, need, headers.get(b"authorization"))
 
         return check

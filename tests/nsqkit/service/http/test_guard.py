@@ -182,4 +182,22 @@ def test_whatever_the_headers_are_there_is_an_answer(headers: list[tuple[bytes, 
         check = guard.check_of(method, "/a")
         assert check is not None
         refusal = check(request)
-        assert refusal is None or refusal.status in (401, 403)
+        assert refusal is None or refusal.status in (400, 401, 403)
+
+
+def test_more_than_one_authorization_is_refused() -> None:
+    """Else one part could take the first one, and another part the last."""
+    guard = Guard(NEEDS, Access(NOTHING))
+    check = guard.check_of("GET", "/a")
+    assert check is not None
+    headers = [(b"authorization", b"Bearer a"), (b"authorization", b"Bearer b")]
+    request = Request(
+        "GET", b"/a", "/a", b"", headers, "1.1", "@", False, True, {}, Route(handler=lambda _: text("OK"))
+    )
+    refusal = check(request)
+    assert refusal is not None
+    assert refusal.status == 400
+
+
+def test_an_empty_name_is_no_allowed_host() -> None:
+    assert Guard(NEEDS, allowed_hosts=["nsq.example,", " "]).allowed_hosts == ["nsq.example"]

@@ -79,9 +79,11 @@ class LoginPage:
         """POST /logout: ends the session, with all streams of it."""
         request.identity = session = self.console.authentication.session_of(request)
         note(request, what="logout")
-        if session is not None:
-            self._check_origin(request, session.token, form_of(request.body))
-            self.console.authentication.log_out(request)
+        if session is None:
+            # A page of another site may have sent it, without the cookie of a session that goes on.
+            return _redirect(self.console.url("/login"))
+        self._check_origin(request, session.token, form_of(request.body))
+        self.console.authentication.log_out(request)
         return _redirect(self.console.url("/login"), self._cookie(request, session_cookie(request), ""))
 
     def _check_origin(self, request: Request, token: str, form: dict[str, str]) -> None:

@@ -94,7 +94,7 @@ nsqd: $(VENV)/.run ## set everything up and start one broker alone
 	@exec $(BIN)/nsqd --data-path=$(DATA) --tcp-address=127.0.0.1:4150 --http-address=127.0.0.1:4151 \
 		--broadcast-address=127.0.0.1 $(ARGS)
 
-test: $(VENV)/.dev ## set everything up and run all tests (some eight minutes)
+test: $(VENV)/.dev ## set everything up and run all tests (some twelve minutes)
 	$(BIN)/pytest $(PROGRESS) $(PYTEST)
 
 test-fast: $(VENV)/.dev ## the tests that start no process and are quick (a minute)

@@ -22,7 +22,7 @@ import trio
 
 from nsqd.lookup.protocol import RegistryError
 
-__all__ = ["CONNECT_TIMEOUT", "Connector", "Resolve", "SecureConnector"]
+__all__ = ["CONNECT_TIMEOUT", "Connector", "Resolve", "SecureConnector", "handshake_failure"]
 
 CONNECT_TIMEOUT: Final = 1.0  # for the resolver, and for each address
 HANDSHAKE_TIMEOUT: Final = 5.0
@@ -85,18 +85,24 @@ class SecureConnector:
         below = await self._connector(address)
         host = address.rpartition(":")[0].strip("[]") or "localhost"
         stream = trio.SSLStream(below, self.tls(), server_hostname=host, https_compatible=True)
-        try:
-            with trio.fail_after(HANDSHAKE_TIMEOUT):
-                await stream.do_handshake()
-        except (trio.BrokenResourceError, trio.TooSlowError) as error:
-            await trio.aclose_forcefully(stream)
-            cause = error.__cause__
-            reason = str(cause) if isinstance(cause, ssl.SSLError) else "no handshake"
-            raise RegistryError(f"TLS: {reason}") from error
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
+        if failure := await handshake_failure(stream):
+            raise RegistryError(failure)
         return stream
+
+
+async def handshake_failure(stream: trio.SSLStream[Any]) -> str:
+    """Make the handshake, in bounded time. Why it has failed, and the stream is closed then; empty if it has not."""
+    try:
+        with trio.fail_after(HANDSHAKE_TIMEOUT):
+            await stream.do_handshake()
+    except (trio.BrokenResourceError, trio.TooSlowError) as error:
+        await trio.aclose_forcefully(stream)
+        cause = error.__cause__
+        return f"TLS: {cause if isinstance(cause, ssl.SSLError) else 'no handshake'}"
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return ""
 
 
 async def _open(info: AddressInfo) -> trio.SocketStream:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import ssl
 
 import attrs
 import trio
 
-from nsqd.lookup.connect import Connector
+from nsqd.lookup.connect import Connector, handshake_failure
 from nsqd.replication.frame_stream import Turned
 from nsqkit.certificates import TlsFiles
 from nsqkit.options import TlsVersion
@@ -16,8 +15,6 @@ from nsqkit.service.tls import REQUIRE_VERIFY, server_files
 from nsqkit.tls import client_context
 
 __all__ = ["Transport"]
-
-TLS_TIMEOUT = 5.0  # seconds for the handshake
 
 
 @attrs.define(eq=False)
@@ -79,15 +76,6 @@ class Link:
 
 
 async def _handshake(stream: trio.SSLStream[trio.abc.Stream]) -> trio.abc.Stream:
-    try:
-        with trio.fail_after(TLS_TIMEOUT):
-            await stream.do_handshake()
-    except (trio.BrokenResourceError, trio.TooSlowError) as error:
-        await trio.aclose_forcefully(stream)
-        cause = error.__cause__
-        reason = str(cause) if isinstance(cause, ssl.SSLError) else "no handshake"
-        raise Turned(f"TLS: {reason}") from error
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
+    if failure := await handshake_failure(stream):
+        raise Turned(failure)
     return stream

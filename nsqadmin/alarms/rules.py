@@ -455,9 +455,6 @@ def _not_audited(situation: Situation, node: NodeSnapshot) -> Alarm | None:
     )
 
 
-# The cluster.
-
-
 def _certificate(situation: Situation, node: NodeSnapshot) -> Alarm | None:
     if node.problem is not None:
         return None
@@ -476,6 +473,9 @@ def _expiring(situation: Situation, subject: Subject, expiry: float | None) -> A
         advice="Put a new one into its files; it is read within a second, and nothing is disconnected.",
         figures={"expires_in_seconds": left},
     )
+
+
+# The cluster.
 
 
 def _gone(situation: Situation, node: GoneNode) -> Alarm:
